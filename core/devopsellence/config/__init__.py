@@ -1,0 +1,38 @@
+"""devopsellence.yml: from the file to what an environment runs.
+
+``source`` finds and reads the file; ``compose`` and ``nodes`` turn it into a tree that knows its places. ``scalars``,
+``quantities``, ``schema`` and ``rules`` say what the format is, ``check`` applies them, ``overlay`` lays an environment
+over the document. ``resolve`` turns the result into messages, ``document`` turns them back, ``render``
+writes YAML. Every error names its path, line and column.
+
+Nothing here reaches etcd, Docker or the terminal. Importing the package loads neither pydantic nor protobuf, so that
+``identity`` is quick; :func:`load` does.
+"""
+
+from __future__ import annotations
+
+from devopsellence.config.findings import ConfigError, Finding
+from devopsellence.config.identity import Identity, identity
+from devopsellence.config.loading import load, parse
+from devopsellence.config.model import Build, Config, Registry, Resolved
+from devopsellence.config.names import InvalidName, check_name
+from devopsellence.config.render import to_yaml
+from devopsellence.config.source import FILE_NAME, find
+
+__all__ = [
+    "FILE_NAME",
+    "Build",
+    "Config",
+    "ConfigError",
+    "Finding",
+    "Identity",
+    "InvalidName",
+    "Registry",
+    "Resolved",
+    "check_name",
+    "find",
+    "identity",
+    "load",
+    "parse",
+    "to_yaml",
+]

@@ -1,0 +1,140 @@
+"""From a path to a validated :class:`Config`: the whole file with every overlay, and all that is wrong at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devopsellence.config import compose, source
+from devopsellence.config.findings import MAX_PROBLEMS, ConfigError, Finding, Problem, dotted, in_order
+from devopsellence.config.model import Build, Config, Registry
+from devopsellence.config.nodes import Entry, MapNode, Node, Scalar, locate, plain
+
+if TYPE_CHECKING:
+    from devopsellence.config.schema import Root
+
+
+def load(path: Path) -> Config:
+    """The configuration in the file at ``path``.
+
+    Raises:
+        ConfigError: it cannot be read, is no YAML, or does not hold what the format asks for; with everything that is
+            wrong, in the order of the file.
+    """
+    return parse(source.read(path), path)
+
+
+def parse(text: str, path: Path) -> Config:
+    """As :func:`load`, for a text that is not in a file yet; ``path`` is where it would stand."""
+    file = str(path)
+    document, problems = compose.parse(file, text)
+    found = _Found(file)
+    found.add(document, problems)
+    base = _checked(document)
+    found.add(document, [problem for problem in base.problems if problem not in base.withheld])
+    overlaid = _overlaid(document, base, found)
+    if found.findings or base.root is None:
+        raise ConfigError(in_order(found.findings))
+    return _config(path, base, overlaid, document)
+
+
+class _Base:
+    """The document without its overlays."""
+
+    def __init__(
+        self, root: Root | None, problems: list[Problem], default: object, environments: dict[str, Entry]
+    ) -> None:
+        self.root = root
+        self.problems = problems
+        self.known = {(problem.path, problem.fact) for problem in problems}
+        self.environments = environments
+        # Where the default environment has an overlay, the base may leave the ingress's hosts and rules to overlays.
+        parts = (("ingress", "hosts"), ("ingress", "rules"))
+        left_out = [problem for problem in problems if problem.path in parts and problem.fact == "is required"]
+        self.withheld = left_out if isinstance(default, str) and default in environments else []
+
+
+class _Found:
+    """Collects findings of one file."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.findings: list[Finding] = []
+
+    def add(self, root: Node, problems: Iterable[Problem]) -> None:
+        for problem in problems:
+            mark = problem.mark or locate(root, problem.path, on_key=problem.on_key)[0]
+            self._append(problem.path, dotted(problem.path), problem, mark.line, mark.column)
+
+    def add_overlaid(self, name: str, overlay: Entry, base: _Base, problems: Iterable[Problem]) -> None:
+        """Problems of the document with an overlay; without those that the base has by itself."""
+        for problem in problems:
+            mark, own = locate(overlay.value, problem.path, on_key=problem.on_key, start=overlay.mark)
+            if not own and (problem.path, problem.fact) in base.known and problem not in base.withheld:
+                continue
+            where = f"{dotted(('environments', name))}: {dotted(problem.path)}"
+            self._append(("environments", name, *problem.path), where, problem, mark.line, mark.column)
+
+    def _append(self, path: tuple[str | int, ...], where: str, problem: Problem, line: int, column: int) -> None:
+        message = f"{where} {problem.fact}".lstrip()
+        self.findings.append(Finding(dotted(path), message, self.file, line, column))
+
+
+def _checked(document: Node) -> _Base:
+    from devopsellence.config.check import check
+
+    values = plain(document)
+    root, problems = check(values)
+    entry = document.entries.get("environments") if isinstance(document, MapNode) else None
+    environments = entry.value.entries if entry and isinstance(entry.value, MapNode) else {}
+    default = values.get("default_environment", "production") if isinstance(values, dict) else None
+    return _Base(root, problems, default, environments)
+
+
+def _overlaid(document: Node, base: _Base, found: _Found) -> dict[str, Root]:
+    """Each environment's document, as far as it is sound; what is wrong with them goes to ``found``."""
+    from devopsellence.config.check import check
+    from devopsellence.config.overlay import laid_over, strangers
+
+    result: dict[str, Root] = {}
+    for name, entry in base.environments.items():
+        overlay = entry.value
+        if isinstance(overlay, Scalar) and overlay.value is None:
+            overlay = MapNode(entry.mark, {})
+        if not isinstance(overlay, MapNode) or not isinstance(document, MapNode) or len(found.findings) > MAX_PROBLEMS:
+            continue
+        found.add(document, strangers(overlay, document, ("environments", name)))
+        root, problems = check(plain(laid_over(document, overlay)))
+        found.add_overlaid(name, Entry(entry.mark, overlay), base, problems)
+        if root is not None:
+            result[name] = root
+    return result
+
+
+def _config(path: Path, base: _Base, overlaid: dict[str, Root], document: Node) -> Config:
+    root = base.root
+    assert root is not None  # noqa: S101 the caller has looked; for the type checker
+    # Not resolve(), which would follow links: Docker's own client does not.
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100
+    build = Build(
+        Path(os.path.abspath(absolute.parent / root.build.context)),  # noqa: PTH100
+        root.build.dockerfile,
+        list(root.build.platforms),
+    )
+    registry = root.registry
+    incomplete = _Found(str(path))
+    incomplete.add(document, base.withheld)
+    return Config(
+        organization=root.organization,
+        project=root.project,
+        default_environment=root.default_environment,
+        build=build,
+        registry=Registry(registry.repository, registry.username, registry.password_secret) if registry else None,
+        environments=tuple(overlaid),
+        path=absolute,
+        _base=root,
+        _overlaid=overlaid,
+        _incomplete=tuple(in_order(incomplete.findings)),
+    )

@@ -1,0 +1,32 @@
+"""A document as YAML that every reader takes for the same, also one of YAML 1.1, where ``yes`` is a boolean."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+# Booleans of YAML 1.1 that are text in 1.2, and what 1.1 takes for numbers, times and dates; ruamel quotes the rest.
+_AMBIGUOUS: Final = r"(?ai)(?:y|n|yes|no|on|off|[-+.:_0-9]*)\Z"
+
+
+def to_yaml(document: Mapping[str, Any]) -> str:
+    """``document`` (as of :meth:`Resolved.as_document`) as YAML in block style, keys in the given order."""
+    yaml = YAML()
+    yaml.width = 1 << 20
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    stream = io.StringIO()
+    yaml.dump(_unambiguous(document), stream)
+    return stream.getvalue()
+
+
+def _unambiguous(value: Any) -> Any:
+    if isinstance(value, str):
+        return DoubleQuotedScalarString(value) if re.match(_AMBIGUOUS, value) else value
+    if isinstance(value, Mapping):
+        return {_unambiguous(key): _unambiguous(below) for key, below in value.items()}
+    return [_unambiguous(below) for below in value] if isinstance(value, list) else value

@@ -1,0 +1,136 @@
+"""From a validated document to the messages that a release records."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+
+from devopsellence.api.v1 import workload_pb2 as pb
+from devopsellence.config import schema
+from devopsellence.config.model import Config, Resolved
+from devopsellence.config.rules import DEFAULT_PORT, HTTP, is_web
+
+RELEASE: Final = "release"
+CONDITIONS: Final = {
+    "service_started": pb.Dependency.SERVICE_STARTED,
+    "service_healthy": pb.Dependency.SERVICE_HEALTHY,
+    "service_completed_successfully": pb.Dependency.SERVICE_COMPLETED_SUCCESSFULLY,
+}
+TLS_MODES: Final = {"auto": pb.Ingress.AUTO, "off": pb.Ingress.OFF, "manual": pb.Ingress.MANUAL}
+ON_FAILURE: Final = {"rollback": pb.RolloutPolicy.ROLLBACK, "halt": pb.RolloutPolicy.HALT}
+
+
+def resolved(config: Config, environment: str, root: schema.Root) -> Resolved:
+    """``root`` (the base, or the base with the environment's overlay) as messages."""
+    tasks = {name: _task(name, task) for name, task in sorted(root.tasks.items())}
+    return Resolved(
+        organization=root.organization,
+        project=root.project,
+        environment=environment,
+        services=tuple(_service(name, service) for name, service in sorted(root.services.items())),
+        release_task=tasks.pop(RELEASE, None),
+        tasks=tuple(tasks.values()),
+        ingress=_ingress(root.ingress) if root.ingress else None,
+        rollout=_rollout(root.deploy),
+        build=config.build,
+        registry=config.registry,
+    )
+
+
+def _service(name: str, service: schema.Service) -> pb.Service:
+    http = next((port.port for port in service.ports if port.name == HTTP), None)
+    web = is_web(name, [port.name for port in service.ports], healthcheck=service.healthcheck is not None)
+    return pb.Service(
+        name=name,
+        kind=pb.Service.WEB if web else pb.Service.WORKER,
+        image=pb.Image(reference=service.image or "", app=service.image is None),
+        command=service.command,
+        args=service.args,
+        env=service.env,
+        secret_refs=[pb.SecretRef(name=ref.name, secret=ref.secret) for ref in service.secret_refs],
+        ports=[pb.Port(name=port.name, port=port.port) for port in service.ports],
+        healthcheck=_healthcheck(service.healthcheck, http) if service.healthcheck else None,
+        volumes=[pb.VolumeMount(source=volume.source, target=volume.target) for volume in service.volumes],
+        readiness=_readiness(service.readiness, http) if service.readiness else None,
+        depends_on=_dependencies(service),
+        resources=_resources(service.resources),
+        stop_grace_period=_duration(service.stop_grace_period),
+    )
+
+
+def _healthcheck(check: schema.HealthCheck, http: int | None) -> pb.HealthCheck:
+    return pb.HealthCheck(
+        path=check.path,
+        port=check.port or http or DEFAULT_PORT,
+        interval=_duration(check.interval),
+        timeout=_duration(check.timeout),
+        retries=check.retries,
+        start_period=_duration(check.start_period),
+    )
+
+
+def _readiness(check: schema.Readiness, http: int | None) -> pb.Readiness:
+    get = pb.HttpGet(path=check.path, port=check.port or http or DEFAULT_PORT) if check.path is not None else None
+    return pb.Readiness(
+        command=check.command,
+        tcp_port=check.tcp or 0,
+        http=get,
+        interval=_duration(check.interval),
+        timeout=_duration(check.timeout),
+        retries=check.retries,
+        start_period=_duration(check.start_period),
+    )
+
+
+def _dependencies(service: schema.Service) -> list[pb.Dependency]:
+    if isinstance(service.depends_on, list):
+        conditions = dict.fromkeys(service.depends_on, CONDITIONS["service_started"])
+    else:
+        conditions = {name: CONDITIONS[other.condition] for name, other in service.depends_on.items()}
+    return [pb.Dependency(service=name, condition=condition) for name, condition in sorted(conditions.items())]
+
+
+def _resources(resources: schema.Resources) -> pb.Resources | None:
+    if not (resources.cpus or resources.memory):
+        return None
+    return pb.Resources(cpu_millis=resources.cpus, memory_mib=resources.memory)
+
+
+def _task(name: str, task: schema.Task) -> pb.Task:
+    return pb.Task(name=name, service=task.service, command=task.command, args=task.args, env=task.env)
+
+
+def _ingress(ingress: schema.Ingress) -> pb.Ingress:
+    redirect = ingress.tls.mode == "auto" if ingress.redirect_http is None else ingress.redirect_http
+    return pb.Ingress(
+        hosts=ingress.hosts,
+        rules=[
+            pb.IngressRule(
+                host=rule.match.host,
+                path_prefix=rule.match.path_prefix,
+                service=rule.target.service,
+                port=rule.target.port,
+            )
+            for rule in ingress.rules
+        ],
+        tls_mode=TLS_MODES[ingress.tls.mode],
+        tls_email=ingress.tls.email,
+        tls_ca_directory_url=ingress.tls.ca_directory_url,
+        redirect_http=redirect,
+    )
+
+
+def _rollout(deploy: schema.Deploy) -> pb.RolloutPolicy:
+    return pb.RolloutPolicy(
+        max_parallel=deploy.max_parallel,
+        on_failure=ON_FAILURE[deploy.on_failure],
+        progress_deadline=_duration(deploy.progress_deadline),
+    )
+
+
+def _duration(value: timedelta) -> Duration:
+    result = Duration()
+    result.FromTimedelta(value)
+    return result

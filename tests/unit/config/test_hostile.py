@@ -1,0 +1,137 @@
+"""Whatever a file holds, it is read or refused: nothing but ConfigError comes out; what is accepted holds together."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from devopsellence.config import Config, ConfigError, parse, to_yaml
+from devopsellence.config.schema import Root
+from tests.unit.config.conftest import HEAD, PATH, WEB
+
+quick = settings(
+    derandomize=True, database=None, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+
+FIELDS = [
+    *Root.model_fields,
+    *("web", "redis", "env", "args", "command", "image", "ports", "name", "port", "healthcheck", "path", "volumes"),
+    *("source", "target", "readiness", "tcp", "depends_on", "condition", "service_healthy", "resources", "cpus"),
+    *("memory", "release", "service", "hosts", "rules", "match", "host", "http", "path_prefix", "tls", "mode", "off"),
+    *("staging", "secret_refs", "secret", "<<", "[key]", "(list)"),
+]
+VALUES = ["1", "0", "-1", "80", "5s", "25%", "512m", "/up", "a.example.com", "true", "~", "", "ü"]
+WORDS = st.sampled_from([*FIELDS, *VALUES])
+SCALARS = st.one_of(WORDS, st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20))
+TREES = st.recursive(
+    SCALARS,
+    lambda below: st.one_of(
+        st.lists(below, max_size=4), st.dictionaries(st.one_of(WORDS, st.text(max_size=5)), below, max_size=5)
+    ),
+    max_leaves=40,
+)
+
+
+def outcome(text: str) -> Config | None:
+    """Parse and use everything that comes out; None where ConfigError did, which is the only other outcome."""
+    try:
+        config = parse(text, PATH)
+        for environment in (config.default_environment, *config.environments[:1]):
+            hold_together(config, environment)
+    except ConfigError as error:
+        presentable(error)
+        return None
+    return config
+
+
+def hold_together(config: Config, environment: str) -> None:
+    document = config.resolve(environment).as_document()
+    assert parse(to_yaml(document), PATH).resolve(environment).as_document() == document
+
+
+def presentable(error: ConfigError) -> None:
+    assert error.findings
+    for finding in error.findings:
+        assert finding.line >= 1
+        assert finding.column >= 1
+        assert finding.message.isprintable(), finding.message
+    assert [f.line for f in error.findings] == sorted(f.line for f in error.findings)
+
+
+@quick
+@given(st.text(max_size=200))
+@example("%")
+@example("? ")
+@example("%YAML 1")
+@example("%TAG")
+@example("- - - ? : -")
+@example("&")
+@example("*")
+@example("!<")
+@example("|9\n x")
+@example("'")
+@example('"\\x')
+@example('"\\U00110000"')
+@example("a: !!timestamp 2020-01-01")
+@example("\u2028a: b\x85- c")
+def test_arbitrary_text(text: str) -> None:
+    outcome(text)
+
+
+@quick
+@given(st.text(alphabet="abc:-?,[]{}#&*!|>'\"%@`<~ \n\t01", max_size=80))
+def test_arbitrary_yaml_punctuation(text: str) -> None:
+    outcome(text)
+
+
+@quick
+@given(TREES)
+def test_arbitrary_structures(tree: Any) -> None:
+    outcome(json.dumps(tree))
+
+
+@quick
+@given(st.dictionaries(st.sampled_from(list(Root.model_fields)), TREES, max_size=6))
+def test_arbitrary_values_in_the_files_own_fields(tree: dict[str, Any]) -> None:
+    sound = {"schema_version": 1, "organization": "a", "project": "b"}
+    outcome(json.dumps({**sound, **tree}))
+
+
+@quick
+@given(st.dictionaries(st.sampled_from(["web", "redis", "a b"]), st.dictionaries(WORDS, TREES, max_size=6), max_size=3))
+def test_arbitrary_services_and_overlays(services: dict[str, Any]) -> None:
+    overlays = json.dumps({"staging": {"services": services}})
+    outcome(HEAD + f"services: {json.dumps(services)}\nenvironments: {overlays}")
+    outcome(HEAD + WEB + f"environments: {overlays}")
+
+
+@quick
+@given(st.text(max_size=30))
+def test_any_text_that_is_accepted_as_a_variable_comes_out_as_it_went_in(value: str) -> None:
+    config = outcome(HEAD + WEB + f"    env: {json.dumps({'A': value})}")
+    if config is not None:
+        assert config.resolve("production").services[0].env["A"] == value
+
+
+def services(count: int, waits_for: int) -> str:
+    names = [f"service-{n}" for n in range(count)]
+    return HEAD + "services: " + json.dumps({name: {"depends_on": names[:waits_for]} for name in names})
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        ("a very long key", "k" * 500_000 + ": x"),
+        ("ten thousand unknown keys", "\n".join(f"k{n}: x" for n in range(10_000))),
+        ("five thousand bad services", "services:\n" + "\n".join(f"  k{n}: {{x: y}}" for n in range(5_000))),
+        ("five thousand bad environments", "environments:\n" + "\n".join(f"  k{n}: {{x: y}}" for n in range(5_000))),
+        ("unknown services that are like known ones", services(100, 100).replace('["service-', '["services-')),
+        ("cycles of all shapes", services(60, 60)),
+    ],
+)
+def test_what_is_made_to_take_long_does_not(what: str, text: str) -> None:
+    assert outcome(text) is None, what

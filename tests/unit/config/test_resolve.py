@@ -1,0 +1,172 @@
+"""What a file becomes: messages with every default filled in, and back to a document."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from devopsellence.api.v1 import workload_pb2 as pb
+from devopsellence.config import Registry, Resolved, load, parse, to_yaml
+from devopsellence.config.quantities import format_duration
+from tests.unit.config.conftest import HEAD, PATH, WEB, Parse
+
+EXAMPLE = Path(__file__).parents[3] / "examples/annotated/devopsellence.yml"
+
+
+def seconds(value: float) -> Duration:
+    result = Duration()
+    result.FromTimedelta(timedelta(seconds=value))
+    return result
+
+
+def resolved(read: Parse, text: str) -> Resolved:
+    return read(text).resolve("production")
+
+
+def test_a_web_service_with_nothing_but_the_least_gets_the_designs_defaults(read: Parse) -> None:
+    (web,) = resolved(read, HEAD + WEB).services
+    assert web == pb.Service(
+        name="web",
+        kind=pb.Service.WEB,
+        image=pb.Image(app=True),
+        ports=[pb.Port(name="http", port=3000)],
+        healthcheck=pb.HealthCheck(
+            path="/up", port=3000, interval=seconds(5), timeout=seconds(2), retries=3, start_period=seconds(1)
+        ),
+        stop_grace_period=seconds(10),
+    )
+
+
+def test_a_supporting_service_keeps_its_image_and_its_images_entrypoint(read: Parse) -> None:
+    args, volumes = '[redis-server, --appendonly, "yes"]', "[{source: redis_data, target: /data/}]"
+    text = HEAD + f"services: {{redis: {{image: redis:7-alpine, args: {args}, volumes: {volumes}}}}}"
+    (redis,) = resolved(read, text).services
+    assert redis == pb.Service(
+        name="redis",
+        kind=pb.Service.WORKER,
+        image=pb.Image(reference="redis:7-alpine"),
+        args=["redis-server", "--appendonly", "yes"],
+        volumes=[pb.VolumeMount(source="redis_data", target="/data")],
+        stop_grace_period=seconds(10),
+    )
+
+
+def test_everything_of_a_service_reaches_the_message(read: Parse) -> None:
+    text = (
+        HEAD
+        + """\
+services:
+  db: {readiness: {tcp: 5432}}
+  api:
+    command: [a]
+    args: [128, 1.50, yes]
+    env: {N: 1.10, Y: yes}
+    secret_refs: [{name: V, secret: s}]
+    ports: [{name: http, port: 80}]
+    healthcheck: {}
+    readiness: {path: /ready, timeout: 500ms}
+    depends_on: {db: {condition: service_healthy}}
+    resources: {cpus: 0.5, memory: 1g}
+    stop_grace_period: 1m30s
+"""
+    )
+    api, db = resolved(read, text).services
+    assert db.readiness == pb.Readiness(
+        tcp_port=5432, interval=seconds(5), timeout=seconds(2), retries=3, start_period=seconds(1)
+    )
+    assert api == pb.Service(
+        name="api",
+        kind=pb.Service.WEB,
+        image=pb.Image(app=True),
+        command=["a"],
+        args=["128", "1.50", "yes"],
+        env={"N": "1.10", "Y": "yes"},
+        secret_refs=[pb.SecretRef(name="V", secret="s")],  # noqa: S106 a secret's name
+        ports=[pb.Port(name="http", port=80)],
+        healthcheck=pb.HealthCheck(
+            path="/up", port=80, interval=seconds(5), timeout=seconds(2), retries=3, start_period=seconds(1)
+        ),
+        readiness=pb.Readiness(
+            http=pb.HttpGet(path="/ready", port=80),
+            interval=seconds(5),
+            timeout=seconds(0.5),
+            retries=3,
+            start_period=seconds(1),
+        ),
+        depends_on=[pb.Dependency(service="db", condition=pb.Dependency.SERVICE_HEALTHY)],
+        resources=pb.Resources(cpu_millis=500, memory_mib=1024),
+        stop_grace_period=seconds(90),
+    )
+
+
+def test_services_and_tasks_are_sorted_and_the_release_task_stands_apart(read: Parse) -> None:
+    task = "{service: a, args: [x]}"
+    text = HEAD + f"services: {{c: , a: , b: }}\ntasks: {{z: {task}, release: {task}, m: {task}}}"
+    result = resolved(read, text)
+    assert [service.name for service in result.services] == ["a", "b", "c"]
+    assert result.release_task == pb.Task(name="release", service="a", args=["x"])
+    assert [task.name for task in result.tasks] == ["m", "z"]
+
+
+def test_without_tasks_ingress_and_registry_there_are_none(read: Parse) -> None:
+    result = resolved(read, HEAD + WEB)
+    assert (result.release_task, result.tasks, result.ingress, result.registry) == (None, (), None, None)
+    assert result.rollout == pb.RolloutPolicy(
+        max_parallel="25%", on_failure=pb.RolloutPolicy.ROLLBACK, progress_deadline=seconds(600)
+    )
+
+
+def test_the_same_list_of_dependencies_in_another_order_is_the_same_message(read: Parse) -> None:
+    one = resolved(read, HEAD + "services: {a: {depends_on: [c, b]}, b: , c: }")
+    other = resolved(read, HEAD + "services: {a: {depends_on: {b: , c: }}, b: , c: }")
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("context", "expected"), [(".", "/app"), ("./web", "/app/web"), ("../lib", "/lib"), ("/srv/x", "/srv/x")]
+)
+def test_the_build_context_is_relative_to_the_file(read: Parse, context: str, expected: str) -> None:
+    assert read(HEAD + WEB + f"build: {{context: {context}}}").build.context == Path(expected)
+
+
+def test_the_whole_files_fields_are_on_the_config(read: Parse) -> None:
+    registry = "registry: {repository: r.example.com/shop, username: u, password_secret: P}\n"
+    config = read(HEAD + WEB + registry + "environments: {staging: , eu: {}}")
+    assert (config.organization, config.project, config.default_environment) == ("acme", "shop", "production")
+    assert config.environments == ("staging", "eu")
+    assert config.registry == Registry("r.example.com/shop", "u", "P")
+    assert config.path == PATH
+    assert (config.build.dockerfile, config.build.platforms) == ("Dockerfile", ["linux/amd64"])
+
+
+@pytest.mark.parametrize("environment", ["production", "staging"])
+def test_a_resolved_document_loads_to_the_same_again(environment: str) -> None:
+    first = load(EXAMPLE).resolve(environment)
+    document = first.as_document()
+    config = parse(to_yaml(document), EXAMPLE)
+    assert config.default_environment == environment
+    second = config.resolve(environment)
+    assert second == first
+    assert second.as_document() == document
+
+
+@pytest.mark.parametrize(
+    "text", ["yes", "n", "1_000", "12:30", "2024-01-31", "-", "", "1.50", "true", "~", " a ", "a: b", "#", "é\n"]
+)
+def test_yaml_is_written_so_that_no_reader_takes_text_for_something_else(read: Parse, text: str) -> None:
+    document = resolved(read, HEAD + WEB).as_document()
+    document["services"]["web"]["env"] = {"A": text}
+    written = to_yaml(document)
+    assert dict(read(written).resolve("production").services[0].env) == {"A": text}
+    if text in ("yes", "n", "1_000", "12:30", "2024-01-31"):
+        assert f'A: "{text}"' in written
+
+
+@pytest.mark.parametrize(
+    ("time", "written"), [(0, "0s"), (0.5, "500ms"), (5, "5s"), (90, "1m30s"), (600, "10m"), (3723.004, "1h2m3s4ms")]
+)
+def test_durations_are_written_as_they_are_read(time: float, written: str) -> None:
+    assert format_duration(timedelta(seconds=time)) == written

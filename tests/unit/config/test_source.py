@@ -1,0 +1,83 @@
+"""Finding and opening the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from devopsellence.config import ConfigError, find, load
+from devopsellence.config.source import MAX_BYTES, read
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    return str(caught.value).removeprefix(str(path))
+
+
+def test_a_missing_file_says_how_to_write_one(tmp_path: Path) -> None:
+    assert (
+        refusal(tmp_path / "devopsellence.yml") == ":1:1: there is no such file; write one, or run: devopsellence init"
+    )
+
+
+def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f":1:1: is a folder; name the file in it, such as {tmp_path}/devopsellence.yml"
+
+
+def test_a_path_that_the_system_refuses_is_an_error_like_the_others() -> None:
+    assert "cannot be read: embedded null byte" in refusal(Path("a\0b"))
+    assert "cannot be read: File name too long" in refusal(Path("a" * 5000))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", ":1:1: is empty; write one, or run: devopsellence init"),
+        (b"a: 1\nb: \xff\xfe", ":2:4: is not UTF-8 text: the byte 0xff does not belong here"),
+        (b"\xff\xfea\x00", ":1:1: is not UTF-8 text: the byte 0xff does not belong here"),
+        ("é: \0".encode(), ":1:4: holds the control character U+0000, which YAML does not allow"),
+        (b"a: 1\nb: \x1b[2J", ":2:4: holds the control character U+001B, which YAML does not allow"),
+        (b"#" * (MAX_BYTES + 1), ":1:1: is larger than 1024 KiB, which no configuration should be"),
+        (b"# only\n# comments\n", ":3:1: is empty; write one, or run: devopsellence init"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_place(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "devopsellence.yml"
+    path.write_bytes(content)
+    assert refusal(path) == said
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "devopsellence.yml"
+    path.write_bytes(b"\xef\xbb\xbfa: 1\r\nb: 2\r\n")
+    assert read(path) == "a: 1\r\nb: 2\r\n"
+
+
+class TestFind:
+    def test_the_nearest_file_upwards_is_found(self, tmp_path: Path) -> None:
+        (tmp_path / "app/src/deep").mkdir(parents=True)
+        (tmp_path / "app/devopsellence.yml").touch()
+        (tmp_path / "devopsellence.yml").touch()
+        assert find(tmp_path / "app/src/deep") == tmp_path / "app/devopsellence.yml"
+        assert find(tmp_path / "app") == tmp_path / "app/devopsellence.yml"
+
+    def test_the_search_ends_at_the_root_of_the_working_tree(self, tmp_path: Path) -> None:
+        (tmp_path / "devopsellence.yml").touch()
+        (tmp_path / "app/.git").mkdir(parents=True)
+        (tmp_path / "app/src").mkdir()
+        assert find(tmp_path / "app/src") is None
+        (tmp_path / "app/devopsellence.yml").touch()
+        assert find(tmp_path / "app/src") == tmp_path / "app/devopsellence.yml"
+
+    def test_the_search_ends_at_the_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        (tmp_path / "home/app").mkdir(parents=True)
+        (tmp_path / "devopsellence.yml").touch()
+        assert find(tmp_path / "home/app") is None
+
+    def test_a_folder_of_that_name_is_not_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / "devopsellence.yml").mkdir()
+        (tmp_path / ".git").mkdir()
+        assert find(tmp_path) is None

@@ -1,0 +1,164 @@
+"""Reading YAML: what plain words mean, what is refused, and that nothing hostile gets through or takes long."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from devopsellence.config import ConfigError, compose
+from devopsellence.config.nodes import Number, plain
+
+
+def values(text: str) -> object:
+    node, problems = compose.parse("f.yml", text)
+    assert problems == []
+    return plain(node)
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        compose.parse("f.yml", text)
+    (finding,) = caught.value.findings
+    return str(finding).removeprefix("f.yml:")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("yes", "yes"),
+        ("off", "off"),
+        ("y", "y"),
+        ("NO", "NO"),
+        ("true", True),
+        ("False", False),
+        ('"true"', "true"),
+        ("a:", {"a": None}),
+        ("~", None),
+        ("null", None),
+        ('""', ""),
+        ("2024-01-31", "2024-01-31"),
+        ("12:30:45", "12:30:45"),
+        ("a: &x [b]\nc: *x", {"a": ["b"], "c": ["b"]}),
+        ("<<: {a: b, c: d}\na: own", {"a": "own", "c": "d"}),
+        (
+            "x: &x {a: b}\ny: &y {a: c, d: e}\nz:\n  <<: [*x, *y]",
+            {"x": {"a": "b"}, "y": {"a": "c", "d": "e"}, "z": {"a": "b", "d": "e"}},
+        ),
+        ('"<<": plain', {"<<": "plain"}),
+        ("1: a\ntrue: b", {"1": "a", "true": "b"}),
+        ("!!str 5", "5"),
+        ("%YAML 1.1\n---\nyes", "yes"),
+        ("--- a\n...\n", "a"),
+        ("|\n  two\n  lines\n", "two\nlines\n"),
+    ],
+)
+def test_plain_words_are_read_as_yaml_1_2(written: str, meant: object) -> None:
+    assert values(written) == meant
+
+
+@pytest.mark.parametrize("written", ["1", "-1", "+1", "007", "0x1F", "0o17", "1.10", ".5", "5.", "1e3", ".inf", ".nan"])
+def test_a_number_keeps_its_source_text(written: str) -> None:
+    value = values(written)
+    assert isinstance(value, Number)
+    assert value == written
+
+
+@pytest.mark.parametrize("written", ['"1"', "'1.5'", "1_000", "1.2.3", "0b1", "1:30", "--1", "e3", "0x", "1 2"])
+def test_what_is_quoted_or_only_looks_like_a_number_is_text(written: str) -> None:
+    assert not isinstance(values(written), Number)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("", "1:1: is empty; write one, or run: devopsellence init"),
+        ("# nothing but this\n", "2:1: is empty; write one, or run: devopsellence init"),
+        ("a: 1\n\tb: 2\n", "2:1: is indented with a tab; YAML wants spaces"),
+        ("a:\n  \t- b\n", "2:3: is indented with a tab; YAML wants spaces"),
+        ("a: b: c\n", "1:5: is not valid YAML: mapping values are not allowed here"),
+        ("a: 'b", "is a quote or a bracket never closed?"),
+        ("a: @b", "1:4: is not valid YAML: found character '@' that cannot start any token (quote the value)"),
+        ("a: [1", "1:6: is not valid YAML: expected ',' or ']'"),
+        (
+            "a: {{X}}-y",
+            "1:9: is not valid YAML: expected <block end>, but found '<scalar>' (a value that begins with {{",
+        ),
+        ("a: 1\n---\nb: 2\n", "2:1: holds a second document; one file is one document"),
+        (
+            "a: !!python/object:os.system x",
+            '1:4: has the tag "tag:yaml.org,2002:python/object:os.system"; tags are not',
+        ),
+        ("a: !secret x", '1:4: has the tag "!secret"; tags are not accepted, write the value alone'),
+        ("a: !!map {}", "1:4: has the tag"),
+        ("a: *b", '1:4: has the alias "b", but no anchor of that name before it'),
+        ("a: &b [*b]", '1:8: has the alias "b" inside of what it stands for'),
+        ("a: &b {<<: *b}", 'has the alias "b" inside of what it stands for'),
+        ("<<: 3", "1:1: merges (<<) something that is not a map"),
+        ("%YAML 2.0\n---\na: b", "is not valid YAML: found incompatible YAML document"),
+        ('"\\UFFFFFFFF"', "is not valid YAML"),
+        ("{" * 50, "1:33: is nested deeper than 32 levels"),
+        ("[" * 100_000, "1:33: is nested deeper than 32 levels"),
+        ("- &a " + "x" * 300_000 + "\n- *a" * 7, "7:3: holds more than 2 MiB of values"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_the_place_and_a_mend(written: str, said: str) -> None:
+    assert said in refusal(written)
+
+
+def bomb(levels: int, wide: int) -> str:
+    lines = ['a0: &a0 "lol"']
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * wide)}]" for n in range(1, levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        ("aliases of aliases", bomb(30, 10)),
+        (
+            "merges of merges",
+            "a0: &a0 {k: v}\n"
+            + "\n".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 9)),
+        ),
+        ("a chain of aliases, each a level deeper", bomb(500, 1)),
+        (
+            "aliases below deep nesting",
+            "\n".join(f"a{n}: &a{n} {'[' * 20}{f'*a{n - 1}' if n else 'x'}{']' * 20}" for n in range(50)),
+        ),
+        ("very many small values", "[" + "1," * 100_000 + "]"),
+    ],
+)
+def test_a_document_made_to_be_huge_is_refused_quickly(what: str, text: str) -> None:
+    started = time.monotonic()
+    said = refusal(text)
+    assert "holds more than 2 MiB" in said or "nested deeper" in said, what
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("a: 1\nb: 2\na: 3", "3:1 ('a',) stands there twice, first on line 1; keep one of them"),
+        ("x:\n  a: 1\n  a: 3", "3:3 ('x', 'a') stands there twice, first on line 2; keep one of them"),
+        ("{a: b}: c", "1:1 () has a key that is not text"),
+        ("? [a, b]\n: c", "1:3 () has a key that is not text"),
+        ("~: c", "1:1 () has a key that is not text"),
+        (
+            "p: {{APP}}",
+            "1:5 ('p',) has a key that is not text; if it begins with { or [ because of a template, quote it",
+        ),
+        ('a: "\\0"', "1:4 ('a',) holds a character that is no text"),
+        ('a: ["\\ud800"]', "1:5 ('a', 0) holds a character that is no text"),
+    ],
+)
+def test_what_does_not_hinder_reading_on_is_a_problem_beside_others(written: str, said: str) -> None:
+    _, problems = compose.parse("f.yml", written)
+    (problem,) = problems
+    assert problem.mark
+    assert f"{problem.mark.line}:{problem.mark.column} {problem.path} {problem.fact}".startswith(said)
+
+
+def test_of_a_key_that_stands_there_twice_the_first_counts() -> None:
+    node, _ = compose.parse("f.yml", "a: 1\na: 2")
+    assert plain(node) == {"a": "1"}
