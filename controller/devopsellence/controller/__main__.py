@@ -1,0 +1,85 @@
+"""The command ``devopsellence-controller``: options, logging, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import click
+import structlog
+
+from devopsellence import log
+from devopsellence.controller.run import run
+from devopsellence.store import settings as etcd_settings
+from devopsellence.store.settings import Settings, SettingsError
+
+_PEM = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="devopsellence")
+@click.option("--etcd-endpoints", metavar="ADDRESS:PORT[,…]", help="etcd's client addresses.")
+@click.option("--etcd-ca-cert", type=_PEM, help="PEM file of the authority that etcd's certificates come from.")
+@click.option("--etcd-cert", type=_PEM, help="PEM file of the client certificate.")
+@click.option("--etcd-key", type=_PEM, help="PEM file of its key.")
+@click.option("--prefix", metavar="/PATH/", help="What all keys begin with.")
+@click.option("--identity", metavar="NAME", help="The name in the election.  [default: <hostname>/<pid>]")
+@click.option("--debug", is_flag=True, help="Log also what is usual.")
+def main(
+    etcd_endpoints: str | None,
+    etcd_ca_cert: Path | None,
+    etcd_cert: Path | None,
+    etcd_key: Path | None,
+    prefix: str | None,
+    identity: str | None,
+    debug: bool,
+) -> None:
+    """Turn releases into assignments, and what the nodes report into rollouts.
+
+    Run one or several: one leads, the others stand by. Each option stands before its environment variable
+    (DEVOPSELLENCE_ETCD_ENDPOINTS, DEVOPSELLENCE_ETCD_CA_CERT, DEVOPSELLENCE_ETCD_CERT, DEVOPSELLENCE_ETCD_KEY,
+    DEVOPSELLENCE_PREFIX). SIGTERM and SIGINT stop it, and another one takes over at once.
+
+    Example: devopsellence-controller --etcd-endpoints 127.0.0.1:2379
+    """
+    given = {
+        etcd_settings.ENDPOINTS: etcd_endpoints,
+        etcd_settings.CA_CERT: etcd_ca_cert,
+        etcd_settings.CERT: etcd_cert,
+        etcd_settings.KEY: etcd_key,
+        etcd_settings.PREFIX: prefix,
+    }
+    settings = _settings({**os.environ, **{name: str(value) for name, value in given.items() if value is not None}})
+    log.configure("controller", debug=debug)
+    asyncio.run(_serve(settings, identity or f"{socket.gethostname()}/{os.getpid()}"))
+
+
+def _settings(environ: dict[str, str]) -> Settings:
+    try:
+        settings = Settings.from_environ(environ)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
+    if settings is None:
+        raise click.UsageError(
+            f"no etcd to talk to: give --etcd-endpoints 127.0.0.1:2379 or set {etcd_settings.ENDPOINTS}"
+        )
+    return settings
+
+
+async def _serve(settings: Settings, identity: str) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    structlog.get_logger().info(
+        "started", identity=identity, endpoints=",".join(settings.endpoints), prefix=settings.prefix
+    )
+    await run(settings, identity, stop)
+    structlog.get_logger().info("stopped")
+
+
+if __name__ == "__main__":
+    main(prog_name="devopsellence-controller")

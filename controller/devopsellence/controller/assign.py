@@ -1,0 +1,197 @@
+"""What one node should run of one environment, and how it is taken back. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.actions import Action, Basis, Change, Kind
+from devopsellence.controller.placement import placed_on
+from devopsellence.controller.world import NodeView
+from devopsellence.store.informer import Record
+from devopsellence.store.keys import EnvironmentRef, Keys
+
+M = TypeVar("M", bound=Message)
+
+
+def template(ref: EnvironmentRef, release: pb.Release, node: pb.Node) -> pb.Assignment:
+    """The assignment of ``release`` for nodes labelled as ``node`` is, without what differs from node to node."""
+    made = pb.Assignment(
+        organization=ref.organization,
+        project=ref.project,
+        environment=ref.environment,
+        release=release.number,
+        revision=release.revision,
+    )
+    made.services.extend(placed_on(node, sorted(release.services, key=lambda service: service.name)))
+    return made
+
+
+def assign(
+    keys: Keys, ref: EnvironmentRef, view: NodeView, node: pb.Node, wanted: pb.Assignment
+) -> tuple[pb.Assignment, Action | None]:
+    """The assignment that ``view`` should have, and the action that writes it; None if it is stored already.
+
+    ``node`` is the readable Node of ``view``, ``wanted`` the template for its labels.
+    """
+    current = _message(view.assignment)
+    if current is not None and _is_same(current, view.name, node.uid, wanted):
+        return current, None
+    made = pb.Assignment()
+    made.CopyFrom(wanted)
+    made.node, made.node_uid, made.generation = view.name, node.uid, next_generation(view)
+    reason, warning = _why_written(view.assignment, made)
+    change = Change(keys.assignment(view.name, ref), _revision(view.assignment), made)
+    return made, Action(
+        Kind.WRITE_ASSIGNMENT, reason, (change,), view.name, _basis_of_node(keys, view, current, made), warning
+    )
+
+
+def next_generation(view: NodeView) -> int:
+    """Above every generation that was stored or that the node has reported."""
+    assignment, status = _message(view.assignment), _message(view.status)
+    stored = assignment.generation if assignment is not None else 0
+    reported = status.generation if status is not None else 0
+    return max(stored, reported) + 1
+
+
+def withdraw(keys: Keys, ref: EnvironmentRef, view: NodeView, why: str) -> Action | None:
+    """The next step on the way to nothing of ``ref`` on the node: a tombstone, its deletion, or waiting (None).
+
+    ``why`` is the sentence's end for why the node should run nothing.
+    """
+    current = _message(view.assignment)
+    if view.assignment is None and not _is_left_over(view):
+        return _delete_status(keys, ref, view) if view.status is not None else None
+    if current is not None and current.removed:
+        return _delete_tombstone(keys, ref, view, current)
+    status, node = _message(view.status), _message(view.node)
+    owner = current or status or pb.Assignment(node_uid=node.uid if node is not None else "")
+    tombstone = pb.Assignment(
+        node=view.name,
+        node_uid=owner.node_uid,
+        organization=ref.organization,
+        project=ref.project,
+        environment=ref.environment,
+        generation=next_generation(view),
+        release=owner.release,
+        revision=current.revision if current is not None else "",
+        removed=True,
+    )
+    rests_on = [Basis(keys.node(view.name), 0)] if view.node is None else []
+    if view.assignment is None:
+        rests_on.append(Basis(keys.status(view.name, ref), _revision(view.status)))
+        why = f"{why}, but it still reports services that nothing assigns to it"
+    change = Change(keys.assignment(view.name, ref), _revision(view.assignment), tombstone)
+    return Action(Kind.WITHDRAW_ASSIGNMENT, why, (change,), view.name, rests_on)
+
+
+def _is_left_over(view: NodeView) -> bool:
+    """Whether there is a status of something that runs although no assignment says so (its key was deleted by hand)."""
+    status = _message(view.status)
+    if status is None or status.phase == pb.AssignmentStatus.REMOVED:
+        return False
+    return not _why_nobody_answers(view, status.node_uid)
+
+
+def _delete_status(keys: Keys, ref: EnvironmentRef, view: NodeView) -> Action | None:
+    status = _message(view.status)
+    nobody = _why_nobody_answers(view, status.node_uid if status is not None else "")
+    if status is None and not nobody:
+        return None
+    change = Change(keys.status(view.name, ref), _revision(view.status))
+    reason = nobody or "its status was left over after the assignment was deleted"
+    return Action(Kind.DELETE_ASSIGNMENT, reason, (change,), view.name, _basis_of_nobody(keys, view) if nobody else ())
+
+
+def _delete_tombstone(keys: Keys, ref: EnvironmentRef, view: NodeView, tombstone: pb.Assignment) -> Action | None:
+    status = _message(view.status)
+    carried_out = (
+        status is not None
+        and status.phase == pb.AssignmentStatus.REMOVED
+        and status.generation == tombstone.generation
+        and status.node_uid == tombstone.node_uid
+    )
+    nobody = "" if carried_out else _why_nobody_answers(view, tombstone.node_uid)
+    if not carried_out and not nobody:
+        return None
+    changes = [Change(keys.assignment(view.name, ref), _revision(view.assignment))]
+    if view.status is not None:
+        changes.append(Change(keys.status(view.name, ref), _revision(view.status)))
+    reason = nobody or "it has removed what it ran"
+    return Action(Kind.DELETE_ASSIGNMENT, reason, changes, view.name, _basis_of_nobody(keys, view) if nobody else ())
+
+
+def _why_nobody_answers(view: NodeView, uid: str) -> str:
+    """Why no agent will ever carry out a tombstone for the machine ``uid``; empty while one may."""
+    if view.node is None:
+        return "the node is not registered and has no heartbeat" if view.heartbeat is None else ""
+    node, heartbeat = _message(view.node), _message(view.heartbeat)
+    if node is None or not uid or node.uid == uid:
+        return ""
+    if view.heartbeat is None or (heartbeat is not None and heartbeat.uid != uid):
+        return "the machine that it was meant for has been replaced"
+    return ""
+
+
+def _basis_of_nobody(keys: Keys, view: NodeView) -> list[Basis]:
+    return [
+        Basis(keys.node(view.name), _revision(view.node)),
+        Basis(keys.heartbeat(view.name), _revision(view.heartbeat)),
+    ]
+
+
+def _basis_of_node(keys: Keys, view: NodeView, current: pb.Assignment | None, made: pb.Assignment) -> tuple[Basis, ...]:
+    """The Node, where something is taken away because of what it says: an old copy of it must not do that."""
+    if current is None or current.removed:
+        return ()
+    kept = {service.name for service in made.services}
+    if current.node_uid == made.node_uid and all(service.name in kept for service in current.services):
+        return ()
+    return (Basis(keys.node(view.name), _revision(view.node)),)
+
+
+def _is_same(current: pb.Assignment, name: str, uid: str, wanted: pb.Assignment) -> bool:
+    """Whether ``current`` says the same as ``wanted``, whatever its generation; the cheap comparisons come first."""
+    return (
+        not current.removed
+        and current.release == wanted.release
+        and current.node_uid == uid
+        and current.node == name
+        and current.generation > 0
+        and current.revision == wanted.revision
+        and current.environment == wanted.environment
+        and current.project == wanted.project
+        and current.organization == wanted.organization
+        and current.services == wanted.services
+    )
+
+
+def _why_written(record: Record[pb.Assignment] | None, made: pb.Assignment) -> tuple[str, bool]:
+    """Why an assignment is written, for people, and whether that is something that should not have happened."""
+    services = ", ".join(service.name for service in made.services) or "no service"
+    if record is None:
+        return f"attached; release {made.release} gives it {services}", False
+    current = record.message
+    if current is None:
+        reason = record.error.reason if record.error is not None else "it does not parse"
+        return f"its assignment could not be read and is written anew: {reason}", True
+    if current.removed:
+        return f"attached again; release {made.release} gives it {services}", False
+    if current.release != made.release:
+        return f"release {made.release} replaces release {current.release}: {services}", False
+    if current.node_uid != made.node_uid:
+        return f"registered anew, as another machine; release {made.release} gives it {services}", False
+    if [service.name for service in current.services] != [service.name for service in made.services]:
+        return f"its labels have changed; release {made.release} now gives it {services}", False
+    return f"its assignment did not say what release {made.release} says, and is written anew", True
+
+
+def _message(record: Record[M] | None) -> M | None:
+    return record.message if record is not None else None
+
+
+def _revision(record: Record[Any] | None) -> int:
+    return record.mod_revision if record is not None else 0

@@ -1,0 +1,64 @@
+"""The controller's own events: what it decided and why, in sentences. Pure; who stores them gives them a key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Final
+
+from devopsellence.api.v1 import stored_pb2 as pb
+
+SOURCE: Final = "controller"
+ROLLOUT_STARTED: Final = "rollout_started"
+ROLLOUT_SETTLED: Final = "rollout_settled"
+ROLLOUT_FAILED: Final = "rollout_failed"
+ASSIGNMENT_WRITTEN: Final = "assignment_written"
+# A tombstone was written: the node is asked to remove what it runs of the environment.
+ASSIGNMENT_WITHDRAWN: Final = "assignment_withdrawn"
+# The tombstone has been carried out, or nobody is left to carry it out.
+ASSIGNMENT_DELETED: Final = "assignment_deleted"
+_NAMED: Final = 5
+
+
+def event(
+    at: datetime,
+    code: str,
+    message: str,
+    *,
+    severity: pb.Event.Severity.ValueType = pb.Event.INFO,
+    node: str = "",
+    release: int = 0,
+) -> pb.Event:
+    """One event of the controller's; ``at`` has a time zone."""
+    made = pb.Event(severity=severity, source=SOURCE, code=code, message=message, node=node, release=release)
+    made.at.FromDatetime(at)
+    return made
+
+
+def about_nodes(
+    at: datetime, decisions: Iterable[tuple[str, str, str]], *, release: int, warn: Iterable[str] = ()
+) -> list[pb.Event]:
+    """One event for each (code, reason) of ``decisions``, which are (code, reason, node), in order of appearance.
+
+    A release that moves a thousand nodes is one event, not a thousand. Reasons in ``warn`` are warnings.
+    """
+    nodes_of: dict[tuple[str, str], list[str]] = {}
+    for code, reason, node in decisions:
+        nodes_of.setdefault((code, reason), []).append(node)
+    warnings = frozenset(warn)
+    return [
+        event(
+            at,
+            code,
+            f"{_names(nodes)}: {reason}",
+            severity=pb.Event.WARNING if reason in warnings else pb.Event.INFO,
+            node=nodes[0] if len(nodes) == 1 else "",
+            release=release,
+        )
+        for (code, reason), nodes in nodes_of.items()
+    ]
+
+
+def _names(nodes: Sequence[str]) -> str:
+    shown = ", ".join(nodes[:_NAMED])
+    return f"{shown} and {len(nodes) - _NAMED} more" if len(nodes) > _NAMED else shown

@@ -1,0 +1,169 @@
+"""How one node fares with its assignment: heartbeat and status folded into a NodeProgress. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.world import NodeView
+
+_Phase = pb.NodeProgress
+_Service = pb.ServiceStatus
+_PHASE_WORDS: Final[dict[int, str]] = {
+    _Service.PENDING: "waits to be started",
+    _Service.PULLING: "its image is being pulled",
+    _Service.STARTING: "is starting",
+    _Service.RUNNING: "is running, not yet healthy",
+    _Service.BACKOFF: "has ended or could not be started, and will be tried again",
+    _Service.STOPPING: "is stopping",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An attached node, with what it should run once the plan is written."""
+
+    view: NodeView
+    # None: it has no assignment, or one that cannot be read and is kept nevertheless.
+    assignment: pb.Assignment | None
+    # Why the node is left at what it has while the others move on; empty: it is not.
+    held: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A node's progress, and what it means for the rollout."""
+
+    progress: pb.NodeProgress
+    # The rollout waits for this node.
+    waited_for: bool
+    # Why a service was given up at the assignment's generation; empty: none was.
+    given_up: str = ""
+
+
+def judge(standing: Standing) -> Judgement:
+    """The NodeProgress of one attached node; every reason names the node."""
+    view, assignment = standing.view, standing.assignment
+    progress = pb.NodeProgress(node=view.name)
+    if assignment is not None:
+        progress.services_total = len(assignment.services)
+    if reason := _unreadable(standing):
+        return _done(progress, _Phase.ERROR, reason)
+    status = _status_of(view, assignment)
+    if status is not None and assignment is not None:
+        progress.services_settled = _count_settled(assignment, status)
+    if reason := _unreachable(view):
+        return _done(progress, _Phase.UNREACHABLE, reason, waited_for=False)
+    if assignment is None or status is None:
+        generation = assignment.generation if assignment is not None else 0
+        reason = standing.held or f"{view.name} has not yet reported generation {generation} of its assignment"
+        return _done(progress, _Phase.PENDING, reason, waited_for=not standing.held)
+    return _judge_status(standing, assignment, status, progress)
+
+
+def _judge_status(
+    standing: Standing, assignment: pb.Assignment, status: pb.AssignmentStatus, progress: pb.NodeProgress
+) -> Judgement:
+    name = standing.view.name
+    waited_for = not standing.held
+    if status.phase == pb.AssignmentStatus.ERROR:
+        reason = f"{name} cannot read its assignment: {status.reason or 'no reason given'}"
+        return _done(progress, _Phase.ERROR, reason, waited_for=waited_for)
+    given_up = next((describe(one, name) for one in status.services if one.failed), "")
+    if given_up:
+        return _done(progress, _Phase.FAILED, given_up, waited_for=waited_for, given_up=given_up)
+    heartbeat = standing.view.heartbeat
+    if heartbeat is not None and heartbeat.message is not None and heartbeat.message.problem:
+        reason = f"the agent of {name} cannot work: {heartbeat.message.problem}"
+        return _done(progress, _Phase.CONVERGING, reason, waited_for=waited_for)
+    if status.phase == pb.AssignmentStatus.SETTLED:
+        return _done(progress, _Phase.SETTLED, standing.held, waited_for=waited_for)
+    phase = _Phase.FAILED if status.phase == pb.AssignmentStatus.FAILED else _Phase.CONVERGING
+    return _done(progress, phase, _why_unsettled(assignment, status, name), waited_for=waited_for)
+
+
+def describe(service: pb.ServiceStatus, node: str) -> str:
+    """A sentence about a service that is not as assigned: names it, its node and its last exit code."""
+    reason = service.reason or _PHASE_WORDS.get(service.phase, "is in a phase that this version does not know")
+    sentence = f'service "{service.name}" on {node}: {reason}'
+    if service.HasField("last_exit") and service.last_exit.HasField("code"):
+        exit_code = f"exit code {service.last_exit.code}"
+        if exit_code not in reason:
+            sentence += f" ({exit_code}{', out of memory' if service.last_exit.oom_killed else ''})"
+    return sentence
+
+
+def is_settled(service: pb.ServiceStatus) -> bool:
+    """Whether a service runs as assigned and, where it is checked, healthy."""
+    return (
+        service.phase == _Service.RUNNING
+        and not service.failed
+        and service.health not in (_Service.CHECKING, _Service.UNHEALTHY)
+    )
+
+
+def _done(
+    progress: pb.NodeProgress,
+    phase: pb.NodeProgress.Phase.ValueType,
+    reason: str,
+    *,
+    waited_for: bool = True,
+    given_up: str = "",
+) -> Judgement:
+    progress.phase = phase
+    progress.reason = reason
+    return Judgement(progress, waited_for, given_up)
+
+
+def _unreadable(standing: Standing) -> str:
+    """What stored value about this node cannot be read; empty if all can."""
+    view = standing.view
+    for record in (view.node, view.heartbeat, view.status):
+        if record is not None and record.error is not None:
+            return f"{view.name}: {record.error}"
+    # An assignment that cannot be read is written anew, unless the node is held.
+    if standing.assignment is None and view.assignment is not None and view.assignment.error is not None:
+        return f"{view.name}: {view.assignment.error}"
+    return ""
+
+
+def _unreachable(view: NodeView) -> str:
+    """Why nobody answers for this node; empty if its agent does."""
+    if view.node is None or view.node.message is None:
+        return f"{view.name} is attached but not registered; run devopsellence node register {view.name}, or detach it"
+    if view.heartbeat is None or view.heartbeat.message is None:
+        return f"{view.name} has no heartbeat: its agent is not running or cannot reach etcd; it is not waited for"
+    if view.heartbeat.message.uid != view.node.message.uid:
+        return f"the agent that answers as {view.name} was started for an earlier registration of that name"
+    return ""
+
+
+def _status_of(view: NodeView, assignment: pb.Assignment | None) -> pb.AssignmentStatus | None:
+    """The status if it is about this very assignment, from the agent that it was meant for."""
+    status = view.status.message if view.status is not None else None
+    if status is None or assignment is None or status.node_uid != assignment.node_uid:
+        return None
+    # An agent that cannot read its assignment cannot say of which generation it is.
+    unknown = status.phase == pb.AssignmentStatus.ERROR and status.generation == 0
+    return status if unknown or status.generation == assignment.generation else None
+
+
+def _count_settled(assignment: pb.Assignment, status: pb.AssignmentStatus) -> int:
+    if status.phase == pb.AssignmentStatus.SETTLED:
+        return len(assignment.services)
+    assigned = {service.name for service in assignment.services}
+    return sum(1 for service in status.services if service.name in assigned and is_settled(service))
+
+
+def _why_unsettled(assignment: pb.Assignment, status: pb.AssignmentStatus, node: str) -> str:
+    reported = {service.name: service for service in status.services}
+    unsettled = [one for one in status.services if not is_settled(one)]
+    # What has ended says more than what is still on its way.
+    unsettled.sort(key=lambda one: one.phase != _Service.BACKOFF)
+    if unsettled:
+        return describe(unsettled[0], node)
+    for service in assignment.services:
+        if service.name not in reported:
+            return f'service "{service.name}" on {node} has not been started yet'
+    return f"{node}: {status.reason or 'is being converged'}"

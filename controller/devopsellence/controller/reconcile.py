@@ -1,0 +1,132 @@
+"""Observe, plan, write: one environment at a time, fenced by the leadership."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.actions import Plan
+from devopsellence.controller.journal import Journal
+from devopsellence.controller.plan import plan
+from devopsellence.controller.transactions import transactions
+from devopsellence.controller.world import Moment, Stopwatch, World
+from devopsellence.store.errors import LeaseLost, MalformedRecord
+from devopsellence.store.etcd import Compare, Delete, KeyValue, Put, TxnResult
+from devopsellence.store.informer import Record
+from devopsellence.store.keys import EnvironmentRef, Keys
+from devopsellence.store.records import decode
+
+_log = structlog.get_logger()
+
+
+class DisconnectedError(Exception):
+    """What the caches say may be old. What is gone from them may be there, so nothing is decided from them."""
+
+
+class OutdatedError(Exception):
+    """The plan was made from what is no longer so. Nothing was overwritten; plan again."""
+
+
+class View(Protocol):
+    """What knows what is stored: caches.Caches."""
+
+    keys: Keys
+
+    @property
+    def problem(self) -> str: ...
+
+    def observe(self, ref: EnvironmentRef) -> World: ...
+
+
+class Reader(Protocol):
+    """What reads etcd itself: store.etcd.Etcd."""
+
+    async def get(self, key: str) -> KeyValue | None: ...
+
+
+class Writer(Protocol):
+    """What writes, fenced: election.Leadership."""
+
+    async def txn(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> TxnResult: ...
+
+
+class Reconciler:
+    """Brings the assignments and the rollout of one environment at a time to what they should be."""
+
+    def __init__(
+        self, etcd: Reader, caches: View, writer: Writer, journal: Journal, clock: Callable[[], Moment]
+    ) -> None:
+        self._etcd = etcd
+        self._caches = caches
+        self._writer = writer
+        self._journal = journal
+        self._clock = clock
+        # One for each rollout whose progress deadline runs.
+        self._stopwatches: dict[EnvironmentRef, Stopwatch] = {}
+
+    async def reconcile(self, ref: EnvironmentRef) -> float | None:
+        """One round for ``ref``; returns after how many seconds to look again if nothing changes (None: never).
+
+        Raises:
+            DisconnectedError: the caches are not connected.
+            OutdatedError: something has changed meanwhile.
+            StoreError: etcd could not be read or written.
+        """
+        if problem := self._caches.problem:
+            raise DisconnectedError(problem)
+        world = await self._observe(ref)
+        now = self._clock()
+        made = plan(world, now, self._caches.keys)
+        await self._write(ref, made, now)
+        if made.stopwatch is None:
+            self._stopwatches.pop(ref, None)
+        else:
+            self._stopwatches[ref] = made.stopwatch
+        return made.recheck_after
+
+    async def _observe(self, ref: EnvironmentRef) -> World:
+        world = replace(self._caches.observe(ref), stopwatch=self._stopwatches.get(ref))
+        environment = world.environment.message if world.environment is not None else None
+        if environment is None or environment.latest_release == 0 or world.release is not None:
+            return world
+        # A deploy writes both at once, but they arrive on two streams: only etcd itself can say that it is not there.
+        return replace(world, release=await self._read_release(ref, environment.latest_release))
+
+    async def _read_release(self, ref: EnvironmentRef, number: int) -> Record[pb.Release] | None:
+        key = self._caches.keys.release(ref, number)
+        found = await self._etcd.get(key)
+        if found is None:
+            return None
+        try:
+            release = decode(pb.Release, key, found.value)
+        except MalformedRecord as error:
+            return Record(key, None, error, found.create_revision, found.mod_revision)
+        return Record(key, release, None, found.create_revision, found.mod_revision)
+
+    async def _write(self, ref: EnvironmentRef, made: Plan, now: Moment) -> None:
+        if not made.actions:
+            return
+        events = await self._journal.puts(ref, made.events, now)
+        told = False
+        for transaction in transactions(made, events):
+            try:
+                result = await self._writer.txn(transaction.compares, transaction.operations)
+            except LeaseLost:
+                self._journal.forget_lease()
+                raise
+            if not result.succeeded:
+                raise OutdatedError("a key was written meanwhile")
+            if not told:
+                told = True
+                _tell(ref, made.events)
+        _log.debug("plan carried out", environment=str(ref), actions=len(made.actions))
+
+
+def _tell(ref: EnvironmentRef, events: Sequence[pb.Event]) -> None:
+    for event in events:
+        level = {pb.Event.WARNING: _log.warning, pb.Event.ERROR: _log.error}.get(event.severity, _log.info)
+        level("decided", environment=str(ref), code=event.code, release=event.release, reason=event.message)

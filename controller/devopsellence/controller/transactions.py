@@ -1,0 +1,64 @@
+"""Turns a plan into transactions. Pure.
+
+Each transaction compares the environment that the plan was made from, and the modification revision of each key that it
+replaces: what has changed since the plan was made refuses the transaction, and the environment is planned again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from devopsellence.controller.actions import Action, Plan
+from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete, Put
+from devopsellence.store.records import encode
+
+# The leader's own compare comes on top.
+_FENCE: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """Conditions, and what to do if all of them hold; at most MAX_OPERATIONS of each, the leader's fence included."""
+
+    compares: Sequence[Compare]
+    operations: Sequence[Put | Delete]
+
+
+def transactions(plan: Plan, events: Sequence[Put]) -> Iterator[Transaction]:
+    """The transactions of ``plan``, in its order; each action is whole in one of them, ``events`` follow the first.
+
+    Lazy: what a refused transaction leaves undone is never encoded.
+    """
+    always = Compare.unmodified(plan.rests_on.key, plan.rests_on.mod_revision)
+    compares: dict[str, Compare] = {always.key: always}
+    operations: list[Put | Delete] = []
+    for needed, wanted in _units(plan.actions, events):
+        new = sum(1 for compare in needed if compare.key not in compares)
+        if operations and max(_FENCE + len(compares) + new, len(operations) + len(wanted)) > MAX_OPERATIONS:
+            yield Transaction(tuple(compares.values()), tuple(operations))
+            compares, operations = {always.key: always}, []
+        compares.update((compare.key, compare) for compare in needed)
+        operations += wanted
+    if operations:
+        yield Transaction(tuple(compares.values()), tuple(operations))
+
+
+def _units(actions: Iterable[Action], events: Sequence[Put]) -> Iterator[tuple[list[Compare], list[Put | Delete]]]:
+    """What must not be split: conditions with their operations."""
+    told = False
+    for action in actions:
+        needed = [Compare.unmodified(change.key, change.replaces) for change in action.changes]
+        needed += [Compare.unmodified(basis.key, basis.mod_revision) for basis in action.rests_on]
+        yield (
+            needed,
+            [
+                Delete(change.key) if change.message is None else Put(change.key, encode(change.message))
+                for change in action.changes
+            ],
+        )
+        if not told:
+            told = True
+            for event in events:
+                yield [], [event]

@@ -1,0 +1,63 @@
+"""What the pure parts are given: one environment as the caches show it, and the time. Nothing here is ever stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.store.informer import Record
+from devopsellence.store.keys import EnvironmentRef
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One reading of both clocks.
+
+    ``wall`` (with a time zone) is only ever written down; ``monotonic`` (seconds) is what intervals are measured with,
+    because the wall clocks of two controllers are never compared.
+    """
+
+    wall: datetime
+    monotonic: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stopwatch:
+    """How long a rollout has made no progress, for the progress deadline. Begins anew with a new leader.
+
+    ``settled`` is the largest number of settled services seen so far, over all nodes; ``since`` the monotonic second
+    when it was reached.
+    """
+
+    release: int
+    settled: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """All that is stored about one node and one environment. None: there is no such key."""
+
+    name: str
+    node: Record[pb.Node] | None = None
+    heartbeat: Record[pb.Heartbeat] | None = None
+    assignment: Record[pb.Assignment] | None = None
+    status: Record[pb.AssignmentStatus] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All that is stored about one environment.
+
+    ``release`` is the record of the release that the environment names as its newest; None when there is no such key.
+    ``nodes`` are those attached and those that still have an assignment or a status, sorted by name.
+    """
+
+    ref: EnvironmentRef
+    environment: Record[pb.Environment] | None = None
+    release: Record[pb.Release] | None = None
+    rollout: Record[pb.Rollout] | None = None
+    nodes: Sequence[NodeView] = ()
+    stopwatch: Stopwatch | None = None

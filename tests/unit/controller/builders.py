@@ -1,0 +1,229 @@
+"""Messages for tests, and a store in memory that plans are made from and carried out in."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from google.protobuf.message import Message
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.api.v1 import workload_pb2
+from devopsellence.controller.actions import Action, Kind, Plan
+from devopsellence.controller.identity import checked_environment, checked_node
+from devopsellence.controller.plan import plan
+from devopsellence.controller.world import Moment, NodeView, Stopwatch, World
+from devopsellence.store.errors import MalformedRecord
+from devopsellence.store.informer import Record
+from devopsellence.store.keys import EnvironmentRef, Keys
+
+REF = EnvironmentRef("acme", "shop", "production")
+KEYS = Keys("/t/")
+START = datetime(2025, 1, 1, tzinfo=UTC)
+SERVICE_KINDS = {"web": workload_pb2.Service.WEB, "worker": workload_pb2.Service.WORKER}
+
+
+def moment(seconds: float) -> Moment:
+    """Both clocks, ``seconds`` after the tests' beginning of time."""
+    return Moment(START + timedelta(seconds=seconds), 1000.0 + seconds)
+
+
+def service(name: str, kind: str = "web", image: str = "app:1") -> workload_pb2.Service:
+    return workload_pb2.Service(
+        name=name, kind=SERVICE_KINDS[kind], image=workload_pb2.Image(reference=image, pinned=f"sha256:{image}")
+    )
+
+
+def node(name: str, *labels: str, uid: str = "", cordoned: bool = False) -> pb.Node:
+    return pb.Node(name=name, uid=uid or f"uid-{name}", labels=sorted(labels), cordoned=cordoned)
+
+
+def release(number: int, *services: workload_pb2.Service, deadline: int = 600) -> pb.Release:
+    made = pb.Release(
+        organization=REF.organization,
+        project=REF.project,
+        environment=REF.environment,
+        number=number,
+        services=services,
+        revision=f"rev{number}",
+    )
+    made.rollout.progress_deadline.FromSeconds(deadline)
+    return made
+
+
+def service_status(name: str, **fields: Any) -> pb.ServiceStatus:
+    return pb.ServiceStatus(
+        name=name, **{"phase": pb.ServiceStatus.RUNNING, "health": pb.ServiceStatus.HEALTHY, **fields}
+    )
+
+
+def crashed(name: str, *, code: int = 1, failed: bool = False, reason: str = "ended by itself") -> pb.ServiceStatus:
+    made = service_status(name, phase=pb.ServiceStatus.BACKOFF, failed=failed, reason=reason)
+    made.last_exit.code = code
+    return made
+
+
+class Store:
+    """What etcd would hold under one environment, with revisions, and a controller that is driven step by step."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record[Any]] = {}
+        self.revision = 0
+        self.stopwatch: Stopwatch | None = None
+        self.events: list[pb.Event] = []
+        self.seconds = 0.0
+
+    def put(self, key: str, message: Message) -> None:
+        self.revision += 1
+        before = self.records.get(key)
+        created = before.create_revision if before is not None else self.revision
+        self.records[key] = Record(key, message, None, created, self.revision)
+
+    def garbage(self, key: str) -> None:
+        """As if someone had written nonsense with etcdctl."""
+        self.revision += 1
+        self.records[key] = Record(key, None, MalformedRecord(key, "Thing", "no JSON"), self.revision, self.revision)
+
+    def delete(self, key: str) -> None:
+        self.revision += 1
+        self.records.pop(key, None)
+
+    def add_node(self, name: str, *labels: str, uid: str = "", cordoned: bool = False, alive: bool = True) -> None:
+        self.put(KEYS.node(name), node(name, *labels, uid=uid, cordoned=cordoned))
+        if alive:
+            self.put(KEYS.heartbeat(name), pb.Heartbeat(node=name, uid=uid or f"uid-{name}"))
+
+    def set_environment(self, *nodes: str, latest: int = 0) -> None:
+        self.put(
+            KEYS.environment(REF),
+            pb.Environment(
+                organization=REF.organization,
+                project=REF.project,
+                environment=REF.environment,
+                nodes=sorted(nodes),
+                latest_release=latest,
+            ),
+        )
+
+    def attached(self) -> list[str]:
+        environment = self.environment()
+        return list(environment.nodes) if environment is not None else []
+
+    def deploy(self, number: int, *services: workload_pb2.Service, deadline: int = 600) -> None:
+        self.put(KEYS.release(REF, number), release(number, *services, deadline=deadline))
+        self.set_environment(*self.attached(), latest=number)
+
+    def environment(self) -> pb.Environment | None:
+        """None also if it cannot be read."""
+        record = self.records.get(KEYS.environment(REF))
+        return record.message if record is not None else None
+
+    def assignment(self, name: str) -> pb.Assignment | None:
+        record = self.records.get(KEYS.assignment(name, REF))
+        return record.message if record is not None else None
+
+    def assigned(self, name: str) -> list[str]:
+        """The services that ``name`` is to run."""
+        found = self.assignment(name)
+        assert found is not None, f"{name} has no assignment"
+        return [one.name for one in found.services]
+
+    def rollout(self) -> pb.Rollout:
+        found = self.records[KEYS.rollout(REF)].message
+        assert isinstance(found, pb.Rollout)
+        return found
+
+    def phase(self) -> str:
+        return pb.Rollout.Phase.Name(self.rollout().phase)
+
+    def progress(self, name: str) -> pb.NodeProgress:
+        return next(one for one in self.rollout().nodes if one.node == name)
+
+    def report(self, name: str, *services: pb.ServiceStatus, phase: str = "", **fields: Any) -> None:
+        """``name``'s agent reports about the assignment it has; by default that all of it has settled."""
+        found = self.assignment(name)
+        assert found is not None
+        settled = [service_status(one.name) for one in found.services]
+        default = "REMOVED" if found.removed else "CONVERGING" if services else "SETTLED"
+        status = pb.AssignmentStatus(
+            node=name,
+            node_uid=found.node_uid,
+            generation=found.generation,
+            release=found.release,
+            phase=pb.AssignmentStatus.Phase.Value(phase or default),
+            services=services or settled,
+        )
+        for field, value in fields.items():
+            setattr(status, field, value)
+        self.put(KEYS.status(name, REF), status)
+
+    def world(self) -> World:
+        environment = self.environment()
+        names = set(self.attached())
+        for key in self.records:
+            if key.startswith((KEYS.all_assignments_prefix, KEYS.all_statuses_prefix)):
+                names.add(KEYS.parse_assignment(key)[0])
+        latest = environment.latest_release if environment is not None else 0
+        views = [
+            NodeView(
+                name,
+                checked_node(self.records.get(KEYS.node(name)), name),
+                self.records.get(KEYS.heartbeat(name)),
+                self.records.get(KEYS.assignment(name, REF)),
+                self.records.get(KEYS.status(name, REF)),
+            )
+            for name in sorted(names)
+        ]
+        found = self.records.get(KEYS.release(REF, latest)) if latest else None
+        record = checked_environment(self.records.get(KEYS.environment(REF)), REF)
+        return World(
+            REF,
+            record,
+            found,
+            self.records.get(KEYS.rollout(REF)),
+            views,
+            self.stopwatch,
+        )
+
+    def plan(self) -> Plan:
+        """What would be done now."""
+        return plan(self.world(), moment(self.seconds), KEYS)
+
+    def step(self, *, only: int | None = None) -> Plan:
+        """Plan and carry out; ``only`` the first so many actions, as if the controller had died then."""
+        made = self.plan()
+        for action in made.actions[:only]:
+            self._apply(action)
+        self.stopwatch = made.stopwatch
+        if made.actions:
+            self.events += made.events
+        return made
+
+    def converge(self) -> None:
+        """Step until there is nothing left to do."""
+        for _ in range(10):
+            if not self.step().actions:
+                return
+        raise AssertionError(f"does not come to rest: {self.plan().actions}")
+
+    def _apply(self, action: Action) -> None:
+        for key, revision in [
+            *((change.key, change.replaces) for change in action.changes),
+            *((basis.key, basis.mod_revision) for basis in action.rests_on),
+        ]:
+            record = self.records.get(key)
+            assert (record.mod_revision if record is not None else 0) == revision, f"{action} rests on another {key}"
+        for change in action.changes:
+            if change.message is None:
+                self.delete(change.key)
+            else:
+                self.put(change.key, change.message)
+
+
+def kinds(made: Plan) -> list[Kind]:
+    return [action.kind for action in made.actions]
+
+
+def writes(made: Plan) -> list[Action]:
+    """The actions that change what a node should run."""
+    return [action for action in made.actions if action.node]

@@ -1,0 +1,410 @@
+"""How the reports become the Rollout, case by case."""
+
+from __future__ import annotations
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.rollout import MAX_HISTORY
+from tests.unit.controller.builders import KEYS, REF, Store, crashed, service, service_status
+
+WEB, REDIS = service("web"), service("redis", "worker")
+
+
+def deployed_store(*nodes: str, deadline: int = 600) -> Store:
+    """Release 1 of web, just assigned to ``nodes``."""
+    store = Store()
+    for name in nodes:
+        store.add_node(name, "web")
+    store.set_environment(*nodes)
+    store.deploy(1, WEB, deadline=deadline)
+    store.converge()
+    return store
+
+
+def settled_store(*nodes: str) -> Store:
+    store = deployed_store(*nodes)
+    for name in nodes:
+        store.report(name)
+    store.converge()
+    return store
+
+
+# From progressing to settled
+
+
+def test_it_progresses_until_every_node_has_settled() -> None:
+    store = deployed_store("n1", "n2")
+    assert store.phase() == "PROGRESSING"
+    assert store.rollout().reason.startswith("n1 has not yet reported generation 1 of its assignment; n2 ")
+    assert [one.phase for one in store.rollout().nodes] == [pb.NodeProgress.PENDING] * 2
+    store.report("n1")
+    store.converge()
+    assert store.phase() == "PROGRESSING"
+    assert store.rollout().reason == "n2 has not yet reported generation 1 of its assignment"
+    store.seconds = 5
+    store.report("n2")
+    store.converge()
+    assert store.phase() == "SETTLED"
+    assert store.rollout().reason == ""
+    assert store.rollout().finished_at.seconds - store.rollout().started_at.seconds == 5
+
+
+def test_a_report_about_another_generation_or_by_another_machine_does_not_count() -> None:
+    for changed in ({"generation": 9}, {"node_uid": "another"}):
+        store = deployed_store("n1")
+        store.report("n1", **changed)
+        store.converge()
+        assert store.progress("n1").phase == pb.NodeProgress.PENDING
+
+
+def test_the_reason_says_what_a_converging_service_does() -> None:
+    store = deployed_store("n1")
+    store.report("n1", service_status("web", phase=pb.ServiceStatus.PULLING, health=0))
+    store.converge()
+    progress = store.progress("n1")
+    assert (progress.phase, progress.services_settled, progress.services_total) == (pb.NodeProgress.CONVERGING, 0, 1)
+    assert store.rollout().reason == 'service "web" on n1: its image is being pulled'
+
+
+def test_a_running_service_that_is_not_healthy_has_not_settled() -> None:
+    store = deployed_store("n1")
+    store.report("n1", service_status("web", health=pb.ServiceStatus.CHECKING))
+    store.converge()
+    assert store.progress("n1").services_settled == 0
+
+
+def test_a_release_that_changes_nothing_settles_all_the_same() -> None:
+    store = settled_store("n1")
+    store.deploy(2, WEB)
+    store.converge()
+    store.report("n1")
+    store.converge()
+    assert (store.phase(), store.rollout().release) == ("SETTLED", 2)
+
+
+# Nodes that do not answer
+
+
+def test_an_unreachable_node_is_shown_and_not_waited_for() -> None:
+    store = deployed_store("n1", "n2")
+    store.delete(KEYS.heartbeat("n2"))
+    store.report("n1")
+    store.converge()
+    assert store.progress("n2").phase == pb.NodeProgress.UNREACHABLE
+    assert store.phase() == "SETTLED"
+    assert store.rollout().reason.startswith("n2 has no heartbeat")
+
+
+def test_the_only_node_of_a_service_is_waited_for_also_when_it_is_unreachable() -> None:
+    store = Store()
+    store.add_node("n1", "web")
+    store.add_node("n2", "worker", alive=False)
+    store.set_environment("n1", "n2")
+    store.deploy(1, REDIS, WEB)
+    store.converge()
+    store.report("n1")
+    store.converge()
+    assert store.phase() == "PROGRESSING"
+    assert store.rollout().reason.startswith("n2 has no heartbeat")
+
+
+def test_an_unreachable_node_that_comes_back_shows_its_own_progress() -> None:
+    store = deployed_store("n1", "n2")
+    store.delete(KEYS.heartbeat("n2"))
+    store.report("n1")
+    store.converge()
+    store.add_node("n2", "web")
+    store.converge()
+    assert store.progress("n2").phase == pb.NodeProgress.PENDING
+    assert store.phase() == "SETTLED"
+    store.report("n2")
+    store.converge()
+    assert store.rollout().reason == ""
+
+
+def test_the_agent_of_an_earlier_registration_does_not_count_as_the_node() -> None:
+    store = deployed_store("n1")
+    store.put(KEYS.heartbeat("n1"), pb.Heartbeat(node="n1", uid="an older one"))
+    store.converge()
+    assert store.progress("n1").phase == pb.NodeProgress.UNREACHABLE
+    assert "earlier registration" in store.progress("n1").reason
+
+
+def test_an_agent_that_cannot_work_keeps_its_node_from_settling() -> None:
+    store = deployed_store("n1")
+    store.put(KEYS.heartbeat("n1"), pb.Heartbeat(node="n1", uid="uid-n1", problem="Docker does not answer"))
+    store.report("n1")
+    store.converge()
+    assert store.phase() == "PROGRESSING"
+    assert store.rollout().reason == "the agent of n1 cannot work: Docker does not answer"
+
+
+def test_an_assignment_that_the_agent_cannot_read_is_an_error_of_that_node() -> None:
+    for generation in (1, 0):
+        store = deployed_store("n1")
+        store.report("n1", service_status("web"), phase="ERROR", reason="unknown kind", generation=generation)
+        store.converge()
+        assert store.progress("n1").phase == pb.NodeProgress.ERROR
+        assert store.rollout().reason == "n1 cannot read its assignment: unknown kind"
+
+
+# Failure
+
+
+def test_a_service_that_was_given_up_fails_the_rollout_with_node_service_and_exit_code() -> None:
+    store = deployed_store("n1", "n2")
+    store.report("n1")
+    store.report("n2", crashed("web", code=3, failed=True))
+    store.converge()
+    assert store.phase() == "FAILED"
+    assert store.rollout().reason == 'service "web" on n2: ended by itself (exit code 3)'
+    assert store.progress("n2").phase == pb.NodeProgress.FAILED
+    assert store.progress("n1").phase == pb.NodeProgress.SETTLED
+    assert [one.severity for one in store.events if one.code == "rollout_failed"] == [pb.Event.ERROR]
+
+
+def test_an_exit_code_that_the_reason_already_names_is_not_repeated() -> None:
+    store = deployed_store("n1")
+    store.report("n1", crashed("web", code=3, failed=True, reason="ended with exit code 3"))
+    store.converge()
+    assert store.rollout().reason == 'service "web" on n1: ended with exit code 3'
+
+
+def test_a_crash_that_was_not_given_up_yet_is_no_failure_of_the_rollout() -> None:
+    store = deployed_store("n1")
+    store.report("n1", crashed("web"), phase="FAILED")
+    store.converge()
+    assert store.phase() == "PROGRESSING"
+    assert store.progress("n1").phase == pb.NodeProgress.FAILED
+
+
+def test_a_failed_rollout_stays_failed_with_its_reason_until_all_has_settled() -> None:
+    store = deployed_store("n1")
+    store.report("n1", crashed("web", failed=True))
+    store.converge()
+    reason = store.rollout().reason
+    store.report("n1", service_status("web", phase=pb.ServiceStatus.STARTING, health=0))
+    store.converge()
+    assert (store.phase(), store.rollout().reason) == ("FAILED", reason)
+    store.report("n1")
+    store.converge()
+    assert (store.phase(), store.rollout().reason) == ("SETTLED", "")
+    assert [one.code for one in store.events][-2:] == ["rollout_failed", "rollout_settled"]
+
+
+def test_a_failure_reported_about_the_release_before_does_not_fail_this_one() -> None:
+    store = deployed_store("n1")
+    store.report("n1", crashed("web", failed=True))
+    store.converge()
+    store.deploy(2, WEB)
+    store.converge()
+    assert store.phase() == "PROGRESSING"
+
+
+def test_no_progress_within_the_deadline_fails_the_rollout() -> None:
+    store = deployed_store("n1", deadline=60)
+    store.seconds = 20
+    made = store.step()
+    assert made.recheck_after == pytest.approx(40)
+    store.seconds = 60
+    store.step()
+    assert store.phase() == "FAILED"
+    assert store.rollout().reason == (
+        "no progress within 60 s (progress_deadline): n1 has not yet reported generation 1 of its assignment"
+    )
+    assert store.step().recheck_after is None
+
+
+def test_progress_starts_the_deadline_anew() -> None:
+    store = deployed_store("n1", "n2", deadline=60)
+    store.seconds = 50
+    store.report("n1")
+    store.converge()
+    store.seconds = 109
+    assert store.step().recheck_after == pytest.approx(1)
+    assert store.phase() == "PROGRESSING"
+    store.seconds = 110
+    store.step()
+    assert store.phase() == "FAILED"
+
+
+def test_a_service_that_goes_up_and_down_is_no_progress() -> None:
+    store = deployed_store("n1", "n2", deadline=60)
+    for second in (10, 20, 30, 40):
+        store.seconds = second
+        store.report("n1", *([] if second % 20 else [crashed("web")]))
+        store.converge()
+    store.seconds = 70
+    store.step()
+    assert store.phase() == "FAILED"
+
+
+def test_a_new_leader_counts_the_deadline_from_when_it_began() -> None:
+    store = deployed_store("n1", deadline=60)
+    store.seconds, store.stopwatch = 3600, None
+    store.step()
+    assert store.phase() == "PROGRESSING"
+
+
+def test_a_release_without_a_deadline_gets_ten_minutes() -> None:
+    store = deployed_store("n1", deadline=0)
+    assert store.step().recheck_after == pytest.approx(600)
+
+
+# Placement
+
+
+def test_a_service_that_no_node_may_run_fails_the_rollout_at_once_and_the_rest_is_assigned() -> None:
+    store = deployed_store("n1")
+    store.deploy(2, REDIS, WEB)
+    store.converge()
+    assert store.phase() == "FAILED"
+    assert store.rollout().reason == (
+        'no attached node is labelled "worker", which service "redis" needs; '
+        "run devopsellence node label set n1 --labels web,worker"
+    )
+    assert store.assigned("n1") == ["web"]
+
+
+def test_a_rollout_that_failed_for_want_of_a_label_progresses_when_the_label_is_set() -> None:
+    store = deployed_store("n1")
+    store.deploy(2, REDIS, WEB)
+    store.converge()
+    store.add_node("n1", "web", "worker")
+    store.converge()
+    assert store.phase() == "PROGRESSING"
+    assert not store.rollout().HasField("finished_at")
+    store.report("n1")
+    store.converge()
+    assert store.phase() == "SETTLED"
+
+
+def test_a_release_without_attached_nodes_fails_and_says_what_to_do() -> None:
+    store = deployed_store()
+    assert store.phase() == "FAILED"
+    assert "devopsellence node attach" in store.rollout().reason
+    store.add_node("n1", "web")
+    store.set_environment("n1", latest=1)
+    store.converge()
+    assert store.phase() == "PROGRESSING"
+
+
+def test_an_attached_node_that_is_not_registered_is_said() -> None:
+    store = Store()
+    store.set_environment("n1")
+    store.deploy(1, WEB)
+    store.converge()
+    assert store.phase() == "FAILED"
+    assert "no attached node is registered (n1)" in store.rollout().reason
+
+
+def test_a_verdict_about_placement_rests_on_the_nodes_it_was_made_from() -> None:
+    store = deployed_store("n1")
+    store.deploy(2, REDIS, WEB)
+    assert [basis.key for basis in store.plan().actions[0].rests_on] == [KEYS.node("n1")]
+
+
+# After it has settled
+
+
+def test_a_service_that_crashes_after_it_has_settled_shows_as_a_reason() -> None:
+    store = settled_store("n1", "n2")
+    store.report("n2", crashed("web", code=137, failed=True))
+    store.converge()
+    assert store.phase() == "SETTLED"
+    assert store.rollout().reason == 'service "web" on n2: ended by itself (exit code 137)'
+    assert store.progress("n2").phase == pb.NodeProgress.FAILED
+    finished = store.rollout().finished_at
+    store.report("n2")
+    store.converge()
+    assert store.rollout().reason == ""
+    assert store.rollout().finished_at == finished
+
+
+def test_what_an_operator_changes_after_it_has_settled_leaves_it_settled_with_a_reason() -> None:
+    store = settled_store("n1")
+    store.add_node("n2", "web")
+    store.set_environment("n1", "n2", latest=1)
+    store.converge()
+    assert store.phase() == "SETTLED"
+    assert "n2 has not yet reported" in store.rollout().reason
+    store.set_environment(latest=1)
+    store.converge()
+    assert store.phase() == "SETTLED"
+    assert "no node is attached" in store.rollout().reason
+
+
+# History
+
+
+def test_a_newer_release_puts_the_outcome_into_the_history() -> None:
+    store = settled_store("n1")
+    finished = store.rollout().finished_at
+    store.seconds = 10
+    store.deploy(2, WEB)
+    store.converge()
+    [outcome] = store.rollout().history
+    assert (outcome.release, outcome.phase, outcome.finished_at) == (1, pb.Rollout.SETTLED, finished)
+
+
+def test_a_release_that_had_not_settled_was_superseded() -> None:
+    store = deployed_store("n1")
+    store.deploy(2, WEB)
+    store.converge()
+    [outcome] = store.rollout().history
+    assert (outcome.release, outcome.phase) == (1, pb.Rollout.SUPERSEDED)
+    assert outcome.reason == "release 2 was written before it settled"
+
+
+def test_a_release_that_failed_stays_failed_in_the_history() -> None:
+    store = deployed_store("n1")
+    store.report("n1", crashed("web", failed=True))
+    store.converge()
+    store.deploy(2, WEB)
+    store.converge()
+    [outcome] = store.rollout().history
+    assert (outcome.release, outcome.phase) == (1, pb.Rollout.FAILED)
+    assert "exit code 1" in outcome.reason
+
+
+def test_releases_that_were_overtaken_before_they_were_seen_were_superseded_too() -> None:
+    store = settled_store("n1")
+    store.deploy(4, WEB)
+    store.converge()
+    assert [(one.release, one.phase) for one in store.rollout().history] == [
+        (3, pb.Rollout.SUPERSEDED),
+        (2, pb.Rollout.SUPERSEDED),
+        (1, pb.Rollout.SETTLED),
+    ]
+
+
+def test_the_history_is_bounded_and_newest_first() -> None:
+    store = settled_store("n1")
+    for number in (2, 3, 250):
+        store.deploy(number, WEB)
+        store.converge()
+    history = store.rollout().history
+    assert len(history) == MAX_HISTORY
+    assert [one.release for one in history] == list(range(249, 149, -1))
+
+
+def test_a_release_number_that_falls_because_etcd_was_restored_starts_a_rollout_of_its_own() -> None:
+    store = settled_store("n1")
+    store.deploy(2, WEB)
+    store.converge()
+    store.set_environment("n1", latest=1)
+    store.converge()
+    assert store.rollout().release == 1
+    assert [one.release for one in store.rollout().history] == [2]
+
+
+def test_started_at_is_when_the_release_was_first_seen() -> None:
+    store = settled_store("n1")
+    started = store.rollout().started_at
+    store.seconds = 7
+    store.deploy(2, WEB)
+    store.converge()
+    assert store.rollout().started_at.seconds == started.seconds + 7
+    assert not store.rollout().HasField("finished_at")
+    assert (store.rollout().organization, store.rollout().environment) == (REF.organization, REF.environment)

@@ -1,0 +1,60 @@
+"""How a plan is cut into transactions."""
+
+from __future__ import annotations
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.actions import Action, Basis, Change, Kind, Plan
+from devopsellence.controller.transactions import transactions
+from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete, Put
+
+ENVIRONMENT = Basis("/t/environments/o/p/e", 7)
+
+
+def write(number: int, *rests_on: Basis) -> Action:
+    return Action(
+        Kind.WRITE_ASSIGNMENT, "why", (Change(f"k{number}", number, pb.Assignment()),), f"n{number}", rests_on
+    )
+
+
+def test_a_small_plan_is_one_transaction_that_compares_all_it_rests_on() -> None:
+    delete = Action(Kind.DELETE_ASSIGNMENT, "why", (Change("a", 3), Change("s", 4)), "n1", (Basis("nodes/n1", 0),))
+    [one] = transactions(Plan(ENVIRONMENT, [write(0), delete]), [Put("event", b"", 9)])
+    assert one.compares == (
+        Compare.unmodified(ENVIRONMENT.key, 7),
+        Compare.unmodified("k0", 0),
+        Compare.unmodified("a", 3),
+        Compare.unmodified("s", 4),
+        Compare.unmodified("nodes/n1", 0),
+    )
+    assert one.operations == (Put("k0", b"{}"), Put("event", b"", 9), Delete("a"), Delete("s"))
+
+
+def test_a_large_plan_is_cut_and_each_part_compares_the_environment() -> None:
+    parts = list(transactions(Plan(ENVIRONMENT, [write(number) for number in range(1000)]), []))
+    assert len(parts) == 11
+    assert [operation.key for part in parts for operation in part.operations] == [f"k{n}" for n in range(1000)]
+    for part in parts:
+        assert part.compares[0] == Compare.unmodified(ENVIRONMENT.key, 7)
+        assert len(part.compares) < MAX_OPERATIONS, "the fence comes on top"
+        assert len(part.operations) <= MAX_OPERATIONS
+        assert len(part.compares) == len(part.operations) + 1
+
+
+def test_an_action_is_never_split() -> None:
+    actions = [
+        Action(Kind.DELETE_ASSIGNMENT, "why", (Change(f"a{n}", 1), Change(f"s{n}", 1)), f"n{n}") for n in range(100)
+    ]
+    for part in transactions(Plan(ENVIRONMENT, actions), []):
+        keys = [operation.key for operation in part.operations]
+        assert all(f"s{key[1:]}" in keys for key in keys if key.startswith("a"))
+
+
+def test_events_follow_the_first_action() -> None:
+    plan = Plan(ENVIRONMENT, [write(number) for number in range(150)])
+    first, second = transactions(plan, [Put("e1", b""), Put("e2", b"")])
+    assert [operation.key for operation in first.operations][:4] == ["k0", "e1", "e2", "k1"]
+    assert "e1" not in [operation.key for operation in second.operations]
+
+
+def test_no_actions_are_no_transactions_whatever_there_is_to_tell() -> None:
+    assert list(transactions(Plan(ENVIRONMENT), [Put("e1", b"")])) == []
