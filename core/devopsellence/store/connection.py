@@ -1,0 +1,271 @@
+"""The channel under ``etcd``: endpoints, TLS, authentication, and every gRPC failure turned into one of our errors.
+
+Single requests go through etcd3aio's services with their retries turned off; the channel and the long streams are our
+own, see docs/decisions/0001-etcd-client.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import grpc
+import grpc.aio
+from etcd3aio import _protobuf as rpc
+from etcd3aio.auth import AuthService
+from etcd3aio.errors import EtcdError
+
+from devopsellence.store.errors import StoreError, Unauthenticated, Unavailable
+from devopsellence.store.failures import AuthenticationOff, classify
+from devopsellence.store.settings import Settings, SettingsError
+
+_OPTIONS: Final = (
+    ("grpc.lb_policy_name", "round_robin"),
+    # A silent peer is found after 15 s at most. The timeout that counts is the ping's, a minute by default; the one of
+    # keepalive alone changes nothing (seen with grpcio 1.85). etcd drops clients that ping more often than every 5 s
+    # (--grpc-keepalive-min-time).
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # etcd is soon back after a restart; gRPC's own backoff goes up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # What was sent is never sent again behind our back.
+    ("grpc.enable_retries", 0),
+    # A page of large values; gRPC's default is 4 MiB.
+    ("grpc.max_receive_message_length", -1),
+    # A proxy for the web (http_proxy) does not lead to etcd.
+    ("grpc.enable_http_proxy", 0),
+)
+# A member that has lost its cluster then ends the stream ("etcdserver: no leader") instead of staying silent.
+_REQUIRE_LEADER: Final = ("hasleader", "true")
+_NO_ANSWER: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+# What a call that failed may raise, besides CancelledError. InvalidStateError: a write on a stream that has ended.
+_FAILURES: Final = (EtcdError, grpc.aio.AioRpcError, grpc.aio.BaseError, TimeoutError, asyncio.InvalidStateError)
+
+
+class _Service(Protocol):
+    def __init__(self, channel: grpc.aio.Channel, *, max_attempts: int) -> None: ...
+
+    def set_token(self, token: str | None) -> None: ...
+
+
+S = TypeVar("S", bound=_Service)
+
+
+class Connection:
+    """One channel to one cluster. Everything raises the errors of :mod:`devopsellence.store.errors` alone."""
+
+    def __init__(self, settings: Settings, *, timeout: float) -> None:
+        self._settings = settings
+        self._timeout = timeout
+        self._services: list[_Service] = []
+        # None: not asked for yet. "": the cluster has no authentication.
+        self._token: str | None = None
+        self._authenticating = asyncio.Lock()
+        #: Set by :meth:`close`; nothing can be asked any more.
+        self.closed = False
+
+    async def open(self) -> None:
+        """Make the channel; it connects when it is first used.
+
+        Raises:
+            SettingsError: a certificate file cannot be read.
+        """
+        options = [*_OPTIONS, ("grpc.default_authority", self._settings.server_name)]
+        credentials = await asyncio.to_thread(_credentials, self._settings)
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(self._settings.target, options=options)
+        else:
+            options.append(("grpc.ssl_target_name_override", self._settings.server_name))
+            self._channel = grpc.aio.secure_channel(self._settings.target, credentials, options=options)
+        self._status = rpc.MaintenanceStub(self._channel).Status
+        # Never given the token: etcd refuses to authenticate whoever sends along a token that has run out.
+        self._auth = AuthService(self._channel, max_attempts=1)
+
+    async def close(self) -> None:
+        self.closed = True
+        await self._channel.close(None)
+
+    def service(self, kind: type[S]) -> S:
+        """One of etcd3aio's services on this channel, which sends each request once, with the current token."""
+        service = kind(self._channel, max_attempts=1)
+        service.set_token(self._token)
+        self._services.append(service)
+        return service
+
+    async def ask(
+        self, what: str, call: Callable[[float], Awaitable[Any]], seconds: float, *, write: bool = False
+    ) -> Any:
+        """The answer to one request, which ``call(seconds)`` sends.
+
+        Waits for a connection first, so that a write that was never sent is told from one that was not answered. A
+        refused token is replaced and the request, which then was not looked at, sent once more.
+        """
+        await self._connected(what, seconds)
+        token = await self._authenticated()
+        try:
+            return await self._answer(what, call(seconds), write=write)
+        except Unauthenticated:
+            if not self._settings.username:
+                raise
+        await self._authenticate(stale=token)
+        return await self._answer(what, call(seconds), write=write)
+
+    async def stream(
+        self, what: str, stub: Callable[[grpc.aio.Channel], Any], method: str, *, lost: type[StoreError]
+    ) -> Stream:
+        """Open a stream in both directions; ``lost`` is what it raises when it breaks."""
+        await self._connected(what, self._timeout)
+        token = await self._authenticated()
+        metadata = (_REQUIRE_LEADER, *((("token", token),) if token else ()))
+        call = getattr(stub(self._channel), method)(metadata=metadata)
+        return Stream(self, call, what, token, lost, self._timeout)
+
+    def forget(self, token: str) -> bool:
+        """``token`` was refused: the next request gets a new one. False if there is no other credential to try."""
+        if self._token == token:
+            self._token = None
+        return bool(self._settings.username)
+
+    def failure(self, error: BaseException, what: str, *, write: bool = False) -> StoreError:
+        """Our error for the client's."""
+        cause = error.__cause__ if isinstance(error, EtcdError) else error
+        where = f"{what} (etcd at {','.join(self._settings.endpoints)})"
+        if isinstance(cause, grpc.aio.AioRpcError):
+            return classify(cause.code().name, cause.details() or "", what=where, write=write)
+        if isinstance(cause, TimeoutError):
+            return classify("DEADLINE_EXCEEDED", "no answer in time", what=where, write=write)
+        return Unavailable(f"{where}: {cause or error}")
+
+    async def _answer(self, what: str, answer: Awaitable[Any], *, write: bool) -> Any:
+        try:
+            return await answer
+        except _FAILURES as error:
+            raise self.failure(error, what, write=write) from error
+
+    async def _connected(self, what: str, seconds: float) -> None:
+        try:
+            if self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+                return
+            await self._status(rpc.StatusRequest(), timeout=seconds, wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            # Any other refusal is an answer.
+            if error.code() in _NO_ANSWER:
+                where = ",".join(self._settings.endpoints)
+                raise Unavailable(f"{what}: etcd does not answer at {where}{await self._reason()}") from error
+        except grpc.aio.UsageError as error:
+            raise Unavailable(f"{what}: the connection to etcd has been closed") from error
+
+    async def _reason(self) -> str:
+        """Why there is no connection: what a request that does not wait for one is told."""
+        try:
+            await self._status(rpc.StatusRequest(), timeout=0.1)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                return f" ({(error.details() or '').rpartition('last error: ')[2]})"
+        return ""
+
+    async def _authenticated(self) -> str:
+        """The token to send; "" where certificates are the credential or the cluster asks for none."""
+        if self._token is None and self._settings.username:
+            await self._authenticate(stale=None)
+        return self._token or ""
+
+    async def _authenticate(self, *, stale: str | None) -> None:
+        """Replace the token, unless another task has replaced ``stale`` in the meantime."""
+        async with self._authenticating:
+            if self._token != stale and self._token is not None:
+                return
+            name, file = self._settings.username, self._settings.password_file
+            what = f"authenticate as {name}"
+            try:
+                password = (await asyncio.to_thread(Path.read_text, file)).rstrip("\r\n") if file else ""
+                answer = await self._answer(
+                    what, self._auth.authenticate(name, password, timeout=self._timeout), write=False
+                )
+                self._token = str(answer.token)
+            except OSError as error:
+                raise Unauthenticated(f"{what}: cannot read the password file: {error}") from error
+            except AuthenticationOff:
+                self._token = ""
+            for service in self._services:
+                service.set_token(self._token)
+
+
+class Stream:
+    """One stream in both directions."""
+
+    def __init__(
+        self, connection: Connection, call: Any, what: str, token: str, lost: type[StoreError], timeout: float
+    ) -> None:
+        self._connection = connection
+        self._call = call
+        self._what = what
+        self._token = token
+        self._lost = lost
+        self._timeout = timeout
+
+    async def exchange(self, request: Any) -> Any:
+        """Send the first request and return its answer.
+
+        Raises:
+            Unavailable: no answer within the connection's timeout.
+        """
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self.send(request)
+                return await self.receive()
+        except TimeoutError as error:
+            raise self._connection.failure(error, self._what) from error
+
+    async def send(self, request: Any) -> None:
+        await self._guarded(self._call.write(request))
+
+    async def receive(self) -> Any:
+        answer = await self._guarded(self._call.read())
+        if answer is grpc.aio.EOF:  # type: ignore[attr-defined]
+            raise self._lost(f"{self._what}: etcd ended the stream")
+        return answer
+
+    def refused(self, reason: str) -> StoreError:
+        """The error for a stream that etcd ended with ``reason``."""
+        return self._judge(classify("UNAVAILABLE", reason, what=self._what, write=False))
+
+    def close(self) -> None:
+        self._call.cancel()
+
+    async def _guarded(self, step: Awaitable[Any]) -> Any:
+        try:
+            return await step
+        except _FAILURES as error:
+            raise self._judge(self._connection.failure(error, self._what)) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Not our task but the call was cancelled: the channel is being closed.
+            raise self._lost(f"{self._what}: the connection to etcd has been closed") from error
+
+    def _judge(self, error: StoreError) -> StoreError:
+        if isinstance(error, Unauthenticated) and self._connection.forget(self._token):
+            return self._lost(f"{error} (will authenticate again)")
+        return self._lost(str(error)) if isinstance(error, Unavailable) else error
+
+
+def _credentials(settings: Settings) -> grpc.ChannelCredentials | None:
+    if settings.ca_cert is None or settings.cert is None or settings.key is None:
+        return None
+    try:
+        return grpc.ssl_channel_credentials(
+            root_certificates=settings.ca_cert.read_bytes(),
+            private_key=settings.key.read_bytes(),
+            certificate_chain=settings.cert.read_bytes(),
+        )
+    except OSError as error:
+        raise SettingsError(f"cannot read a certificate file for etcd: {error}") from error

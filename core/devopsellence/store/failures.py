@@ -1,0 +1,105 @@
+"""Which of our errors a failed request to etcd is. Pure: gRPC's status codes come in by name.
+
+etcd's texts are those of ``api/v3rpc/rpctypes/error.go`` (3.4 to 3.6). gRPC's codes alone do not tell enough apart:
+INVALID_ARGUMENT stands both for a missing credential and for a transaction that is too long.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from devopsellence.store.errors import (
+    Ambiguous,
+    Compacted,
+    LeaseLost,
+    NoSpace,
+    PermissionDenied,
+    Rejected,
+    StoreError,
+    Unauthenticated,
+    Unavailable,
+)
+
+
+class AuthenticationOff(Rejected):
+    """The cluster has no users (yet), so there is nothing to authenticate to."""
+
+
+class AlreadyThere(Rejected):
+    """The user or role to be added exists."""
+
+
+class NotThere(Rejected):
+    """The user or role that the request names does not exist."""
+
+
+#: Before etcd has seen the request, or instead of looking at it: a write that ended so did not happen. The first two
+#: are gRPC's, from a channel without a connection; the rest are etcd's.
+_NOT_WRITTEN: Final = (
+    "connections to all backends failing",
+    "failed to connect to all addresses",
+    "etcdserver: no leader",
+    "etcdserver: not leader",
+    "etcdserver: too many requests",
+)
+#: The credential is not (or no longer) good; with a password, authenticating again may help.
+_CREDENTIAL: Final = (
+    "etcdserver: invalid auth token",
+    "etcdserver: user name is empty",
+    "etcdserver: authentication failed",
+    "auth: revision in header is old",
+    "etcdserver: revision of auth store is old",
+)
+_BY_TEXT: Final[tuple[tuple[str, type[StoreError]], ...]] = (
+    *((text, Unauthenticated) for text in _CREDENTIAL),
+    ("etcdserver: permission denied", PermissionDenied),
+    ("etcdserver: mvcc: database space exceeded", NoSpace),
+    ("etcdserver: mvcc: required revision has been compacted", Compacted),
+    ("etcdserver: requested lease not found", LeaseLost),
+    ("etcdserver: too many operations in txn request", Rejected),
+    ("etcdserver: duplicate key given in txn request", Rejected),
+    ("etcdserver: request is too large", Rejected),
+    ("received message larger than max", Rejected),
+    ("etcdserver: authentication is not enabled", AuthenticationOff),
+    ("etcdserver: user name already exists", AlreadyThere),
+    ("etcdserver: role name already exists", AlreadyThere),
+    ("etcdserver: user name not found", NotThere),
+    ("etcdserver: role name not found", NotThere),
+)
+#: gRPC's codes for "no answer": the request may have been carried out.
+_UNANSWERED: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL", "ABORTED"})
+_BY_CODE: Final[dict[str, type[StoreError]]] = {
+    "UNAUTHENTICATED": Unauthenticated,
+    "PERMISSION_DENIED": PermissionDenied,
+    "INVALID_ARGUMENT": Rejected,
+    "FAILED_PRECONDITION": Rejected,
+    "OUT_OF_RANGE": Rejected,
+    "NOT_FOUND": Rejected,
+    "ALREADY_EXISTS": Rejected,
+}
+_REMEDY: Final[dict[type[StoreError], str]] = {
+    NoSpace: " (free space, then: etcdctl compact, etcdctl defrag, etcdctl alarm disarm)",
+}
+
+
+def classify(code: str, detail: str, *, what: str, write: bool) -> StoreError:
+    """The error for a request that failed.
+
+    Args:
+        code: gRPC's status code by name, such as ``"UNAVAILABLE"``; DEADLINE_EXCEEDED for our own timeout as well.
+        detail: gRPC's details, with etcd's text in them.
+        what: what was asked, such as ``"put /devopsellence/v1/nodes/n1 at 127.0.0.1:2379"``; begins the message.
+        write: the request changes something, so no answer means :class:`Ambiguous`.
+    """
+    for text, kind in _BY_TEXT:
+        if text in detail:
+            return Compacted() if kind is Compacted else kind(f"{what}: {detail}{_REMEDY.get(kind, '')}")
+    if any(text in detail for text in _NOT_WRITTEN):
+        return Unavailable(f"{what}: {detail}")
+    if code in _BY_CODE:
+        return _BY_CODE[code](f"{what}: {detail}")
+    reason = f"{what}: {detail or code.lower().replace('_', ' ')}"
+    if write and code in _UNANSWERED:
+        return Ambiguous(f"{reason}; it may have happened")
+    # Also codes that we never saw: the informer and the other loops retry, a person reads the text.
+    return Unavailable(reason)

@@ -1,0 +1,175 @@
+"""The only place where a key is built or parsed.
+
+All keys stand under one prefix (a setting, so that several installations can share an etcd). Every name that becomes
+part of a key passes :data:`NAME` first. A prefix that is read or watched ends with ``/``, because ``nodes/n1`` would
+match ``nodes/n10`` as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from devopsellence.config.names import NAME, NAME_RULE, InvalidName, check_name
+
+__all__ = ["DEFAULT_PREFIX", "NAME", "NAME_RULE", "EnvironmentRef", "InvalidName", "Keys", "check_name"]
+
+DEFAULT_PREFIX: Final = "/devopsellence/v1/"
+_RELEASE_DIGITS: Final = 10
+
+
+@dataclass(frozen=True, order=True)
+class EnvironmentRef:
+    """Names an environment: organization, project and environment, each a valid name."""
+
+    organization: str
+    project: str
+    environment: str
+
+    def __post_init__(self) -> None:
+        check_name("organization", self.organization)
+        check_name("project", self.project)
+        check_name("environment", self.environment)
+
+    def __str__(self) -> str:
+        return f"{self.organization}/{self.project}/{self.environment}"
+
+    @classmethod
+    def parse(cls, path: str) -> EnvironmentRef:
+        """The reference that ``organization/project/environment`` names; ValueError if it is none."""
+        parts = path.split("/")
+        if len(parts) != 3:
+            raise ValueError(f"{path!r} is not organization/project/environment")
+        return cls(*parts)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Builds and parses the keys under one prefix.
+
+    ``*_prefix`` properties and methods end with ``/``. ``parse_*`` methods take a full key and raise ValueError for one
+    that is not of their kind.
+    """
+
+    prefix: str = DEFAULT_PREFIX
+
+    def __post_init__(self) -> None:
+        if not (self.prefix.startswith("/") and self.prefix.endswith("/")):
+            raise ValueError(f"the key prefix {self.prefix!r} must begin and end with '/'")
+
+    @property
+    def nodes_prefix(self) -> str:
+        return f"{self.prefix}nodes/"
+
+    def node(self, node: str) -> str:
+        return self.nodes_prefix + check_name("node", node)
+
+    @property
+    def heartbeats_prefix(self) -> str:
+        return f"{self.prefix}heartbeats/"
+
+    def heartbeat(self, node: str) -> str:
+        return self.heartbeats_prefix + check_name("node", node)
+
+    @property
+    def environments_prefix(self) -> str:
+        return f"{self.prefix}environments/"
+
+    def environment(self, env: EnvironmentRef) -> str:
+        return f"{self.environments_prefix}{env}"
+
+    @property
+    def all_releases_prefix(self) -> str:
+        return f"{self.prefix}releases/"
+
+    def releases_prefix(self, env: EnvironmentRef) -> str:
+        return f"{self.all_releases_prefix}{env}/"
+
+    def release(self, env: EnvironmentRef, number: int) -> str:
+        if not 0 < number < 10**_RELEASE_DIGITS:
+            raise ValueError(f"{number} is not a release number")
+        return f"{self.releases_prefix(env)}{number:0{_RELEASE_DIGITS}d}"
+
+    @property
+    def rollouts_prefix(self) -> str:
+        return f"{self.prefix}rollouts/"
+
+    def rollout(self, env: EnvironmentRef) -> str:
+        return f"{self.rollouts_prefix}{env}"
+
+    @property
+    def all_assignments_prefix(self) -> str:
+        return f"{self.prefix}assignments/"
+
+    def assignments_prefix(self, node: str) -> str:
+        return f"{self.all_assignments_prefix}{check_name('node', node)}/"
+
+    def assignment(self, node: str, env: EnvironmentRef) -> str:
+        return f"{self.assignments_prefix(node)}{env}"
+
+    @property
+    def all_statuses_prefix(self) -> str:
+        return f"{self.prefix}status/"
+
+    def statuses_prefix(self, node: str) -> str:
+        return f"{self.all_statuses_prefix}{check_name('node', node)}/"
+
+    def status(self, node: str, env: EnvironmentRef) -> str:
+        return f"{self.statuses_prefix(node)}{env}"
+
+    @property
+    def all_events_prefix(self) -> str:
+        return f"{self.prefix}events/"
+
+    def events_prefix(self, env: EnvironmentRef) -> str:
+        return f"{self.all_events_prefix}{env}/"
+
+    def event(self, env: EnvironmentRef, event_id: str) -> str:
+        return self.events_prefix(env) + check_name("event", event_id)
+
+    @property
+    def election_prefix(self) -> str:
+        return f"{self.prefix}election/controller/"
+
+    def candidate(self, lease_id: int) -> str:
+        return f"{self.election_prefix}{lease_id:016x}"
+
+    def parse_node(self, key: str) -> str:
+        """The node that a ``nodes/`` or ``heartbeats/`` key is about."""
+        for prefix in (self.nodes_prefix, self.heartbeats_prefix):
+            if key.startswith(prefix):
+                return check_name("node", key.removeprefix(prefix))
+        raise ValueError(f"{key!r} is not a key about a node")
+
+    def parse_environment(self, key: str) -> EnvironmentRef:
+        """The environment that an ``environments/`` or ``rollouts/`` key is about."""
+        for prefix in (self.environments_prefix, self.rollouts_prefix):
+            if key.startswith(prefix):
+                return EnvironmentRef.parse(key.removeprefix(prefix))
+        raise ValueError(f"{key!r} is not a key about an environment")
+
+    def parse_release(self, key: str) -> tuple[EnvironmentRef, int]:
+        """The environment and number of a ``releases/`` key."""
+        env, _, digits = self._after(key, self.all_releases_prefix).rpartition("/")
+        if len(digits) != _RELEASE_DIGITS or not (digits.isascii() and digits.isdigit()) or int(digits) == 0:
+            raise ValueError(f"{key!r} does not end with a release number of {_RELEASE_DIGITS} digits")
+        return EnvironmentRef.parse(env), int(digits)
+
+    def parse_assignment(self, key: str) -> tuple[str, EnvironmentRef]:
+        """The node and environment of an ``assignments/`` or ``status/`` key."""
+        for prefix in (self.all_assignments_prefix, self.all_statuses_prefix):
+            if key.startswith(prefix):
+                node, _, env = key.removeprefix(prefix).partition("/")
+                return check_name("node", node), EnvironmentRef.parse(env)
+        raise ValueError(f"{key!r} is not a key about a node's assignment")
+
+    def parse_event(self, key: str) -> tuple[EnvironmentRef, str]:
+        """The environment and id of an ``events/`` key."""
+        env, _, event_id = self._after(key, self.all_events_prefix).rpartition("/")
+        return EnvironmentRef.parse(env), check_name("event", event_id)
+
+    @staticmethod
+    def _after(key: str, prefix: str) -> str:
+        if not key.startswith(prefix):
+            raise ValueError(f"{key!r} is not under {prefix!r}")
+        return key.removeprefix(prefix)

@@ -1,0 +1,173 @@
+"""Who may do what, against a real etcd with client certificates; and passwords, whose tokens run out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2
+from devopsellence.store import access
+from devopsellence.store.errors import PermissionDenied, Unauthenticated
+from devopsellence.store.etcd import Compare, Etcd, Put
+from devopsellence.store.informer import Informer
+from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.lease import LeaseKeeper
+from devopsellence.store.settings import Settings
+from tests.support.etcd import Authority, EtcdServer
+from tests.support.need import need_etcd
+
+pytestmark = pytest.mark.etcd
+
+ENV = EnvironmentRef("acme", "shop", "production")
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """An etcd whose access has been set up, twice over, with the nodes n1 and n10."""
+    need_etcd()
+    folder = tmp_path_factory.mktemp("secured")
+
+    async def set_up(server: EtcdServer) -> None:
+        async with Etcd(server.settings(user=access.USER_OPERATOR)) as etcd:
+            for _ in range(2):
+                await access.enable(etcd)
+                for node in ("n1", "n10"):
+                    await access.grant_node(etcd, node)
+            for node in ("n1", "n10"):
+                await etcd.put(etcd.keys.node(node), b"{}")
+                await etcd.put(etcd.keys.assignment(node, ENV), b"{}")
+
+    with EtcdServer(folder / "etcd", authority=Authority(folder / "ca")) as server:
+        asyncio.run(set_up(server))
+        yield server
+
+
+async def test_a_node_reads_and_writes_its_own(secured: EtcdServer) -> None:
+    async with Etcd(secured.settings(user=access.user_of_node("n1"))) as etcd, LeaseKeeper(etcd) as keeper:
+        keys = etcd.keys
+        assert await etcd.get(keys.node("n1"))
+        assert [item.key for item in (await etcd.list(keys.assignments_prefix("n1"))).items] == [
+            keys.assignment("n1", ENV)
+        ]
+        await etcd.head(keys.assignments_prefix("n1"))
+        async with aclosing(etcd.watch(keys.assignments_prefix("n1"), start_revision=0)) as batches:
+            await anext(batches)
+        lease = await keeper.grant(5)
+        await etcd.put(keys.heartbeat("n1"), b"{}", lease=lease.id)
+        status = keys.status("n1", ENV)
+        await etcd.txn([Compare.absent(status)], [Put(status, b"{}")])
+        await etcd.delete(status)
+        await etcd.put(keys.event(ENV, "e1"), b"{}")
+
+
+async def test_a_node_touches_nothing_else(secured: EtcdServer) -> None:
+    async with Etcd(secured.settings(user=access.user_of_node("n1"))) as etcd:
+        keys = etcd.keys
+        refused = [
+            etcd.get(keys.node("n10")),
+            etcd.put(keys.node("n1"), b"{}"),
+            etcd.list(keys.nodes_prefix),
+            etcd.list(keys.all_assignments_prefix),
+            etcd.list(keys.assignments_prefix("n10")),
+            etcd.put(keys.assignment("n1", ENV), b"{}"),
+            etcd.delete(keys.assignment("n1", ENV)),
+            etcd.get(keys.heartbeat("n10")),
+            etcd.put(keys.heartbeat("n10"), b"{}"),
+            etcd.list(keys.statuses_prefix("n10")),
+            etcd.put(keys.status("n10", ENV), b"{}"),
+            etcd.get(keys.event(ENV, "e1")),
+            etcd.get(keys.environment(ENV)),
+            etcd.list(keys.releases_prefix(ENV)),
+            etcd.put(keys.candidate(1), b"{}"),
+            etcd.put("/elsewhere", b"{}"),
+            etcd.txn([Compare.exists(keys.node("n10"))], [Put(keys.heartbeat("n1"), b"{}")]),
+            etcd.txn([], [Put(keys.heartbeat("n1"), b"{}"), Put(keys.heartbeat("n10"), b"{}")]),
+            anext(etcd.watch(keys.assignments_prefix("n10"), start_revision=0)),
+            access.grant_node(etcd, "n1"),
+        ]
+        for attempt in refused:
+            with pytest.raises(PermissionDenied, match="permission denied"):
+                await attempt
+
+
+async def test_the_controller_has_the_prefix_and_no_more(secured: EtcdServer) -> None:
+    async with Etcd(secured.settings(user=access.USER_CONTROLLER)) as etcd:
+        assert len((await etcd.list(etcd.keys.nodes_prefix)).items) == 2
+        await etcd.put(etcd.keys.candidate(1), b"{}")
+        with pytest.raises(PermissionDenied):
+            await etcd.put("/elsewhere", b"{}")
+        with pytest.raises(PermissionDenied):
+            await access.grant_node(etcd, "n2")
+        assert (await etcd.member()).alarms == ()
+
+
+async def test_a_certificate_without_a_user_opens_nothing(secured: EtcdServer) -> None:
+    async with Etcd(secured.settings(user="stranger")) as etcd:
+        with pytest.raises((PermissionDenied, Unauthenticated)):
+            await etcd.get(etcd.keys.node("n1"))
+
+
+async def test_a_revoked_node_is_out_and_an_informer_comes_back_with_the_grant(secured: EtcdServer) -> None:
+    async with (
+        Etcd(secured.settings(user=access.USER_OPERATOR)) as operator,
+        Etcd(secured.settings(user=access.user_of_node("n3"))) as etcd,
+    ):
+        await access.grant_node(operator, "n3")
+        await etcd.put(etcd.keys.heartbeat("n3"), b"{}")
+        for _ in range(2):
+            await access.revoke_node(operator, "n3")
+        with pytest.raises((PermissionDenied, Unauthenticated)):
+            await etcd.put(etcd.keys.heartbeat("n3"), b"{}")
+        informer = Informer(etcd, etcd.keys.assignments_prefix("n3"), stored_pb2.Assignment, lambda key: None)
+        task = asyncio.create_task(informer.run())
+        await asyncio.sleep(0.3)
+        assert not informer.connected
+        assert "denied" in informer.problem or "user name" in informer.problem
+        await access.grant_node(operator, "n3")
+        async with asyncio.timeout(8):
+            await informer.synced()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_passwords_and_their_tokens_that_run_out(tmp_path: Path) -> None:
+    need_etcd()
+    secret = tmp_path / "password"
+    secret.write_text("pw\n")
+    with EtcdServer(tmp_path / "etcd", arguments=("--auth-token-ttl=1",)) as server:
+        settings = Settings((server.endpoint,), username="root", password_file=secret)
+        async with Etcd(settings) as etcd, LeaseKeeper(etcd) as keeper:
+            # Not yet needed, so not yet asked for.
+            await etcd.put("/a", b"1")
+            for command in ("user add root:pw", "role add root", "user grant-role root root", "auth enable"):
+                await asyncio.to_thread(server.etcdctl, *command.split())
+            await asyncio.gather(*(etcd.put("/a", b"2") for _ in range(5)))
+            lease = await keeper.grant(1)
+            both = asyncio.Event()
+            informer = Informer(
+                etcd, etcd.keys.nodes_prefix, stored_pb2.Node, lambda key: both.set() if key.endswith("n2") else None
+            )
+            task = asyncio.create_task(informer.run())
+            await informer.synced()
+            for pause in (0.0, 2.5):
+                await asyncio.sleep(pause)
+                await etcd.put(etcd.keys.node("n1"), b"{}", lease=lease.id)
+            # A restart forgets every token (simple tokens live in memory).
+            await asyncio.to_thread(server.restart)
+            await etcd.put(etcd.keys.node("n2"), b"{}")
+            async with asyncio.timeout(10):
+                await both.wait()
+            assert len(informer.records) == 2
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            secret.write_text("wrong")
+            await asyncio.sleep(2.5)
+            with pytest.raises(Unauthenticated, match="invalid user ID or password"):
+                await etcd.get("/a")
+            secret.unlink()
+            with pytest.raises(Unauthenticated, match="cannot read the password file"):
+                await etcd.get("/a")

@@ -1,0 +1,192 @@
+"""Elections against a real etcd: one leader at a time, and a deposed one writes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from devopsellence.store.election import Election, Leadership
+from devopsellence.store.errors import Fenced
+from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Etcd, Put
+from devopsellence.store.lease import LeaseKeeper
+from devopsellence.store.settings import Settings
+from tests.support.etcd import EtcdServer, Relay
+
+pytestmark = pytest.mark.etcd
+
+
+class Candidate:
+    """Campaigns in a task of its own; leads until told otherwise."""
+
+    def __init__(self, etcd: Etcd, keeper: LeaseKeeper, name: str, ttl: int) -> None:
+        self.leadership: Leadership | None = None
+        self.terms = 0
+        self._moved = asyncio.Event()
+        self._resign = asyncio.Event()
+        self.task = asyncio.create_task(Election(etcd, keeper, name, ttl=ttl).run(self._lead))
+
+    async def _lead(self, leadership: Leadership) -> None:
+        self.leadership = leadership
+        self.terms += 1
+        self._moved.set()
+        try:
+            await self._resign.wait()
+            self._resign.clear()
+        finally:
+            self.leadership = None
+            self._moved.set()
+
+    def resign(self) -> None:
+        self._resign.set()
+
+    async def leads(self, seconds: float = 10) -> Leadership:
+        async with asyncio.timeout(seconds):
+            while self.leadership is None:
+                self._moved.clear()
+                await self._moved.wait()
+        return self.leadership
+
+    async def deposed(self, seconds: float = 10) -> None:
+        async with asyncio.timeout(seconds):
+            while self.leadership is not None:
+                self._moved.clear()
+                await self._moved.wait()
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def candidate(settings: Settings, name: str, ttl: int = 2) -> AsyncIterator[Candidate]:
+    async with Etcd(settings, timeout=1) as etcd, LeaseKeeper(etcd) as keeper:
+        stands = Candidate(etcd, keeper, name, ttl)
+        try:
+            yield stands
+        finally:
+            await stands.stop()
+
+
+async def test_the_first_leads_and_a_clean_stop_hands_over_at_once(etcd: Etcd, settings: Settings) -> None:
+    async with candidate(settings, "a", ttl=60) as a, AsyncExitStack() as stack:
+        first = await a.leads()
+        b = await stack.enter_async_context(candidate(settings, "b", ttl=60))
+        listing = await etcd.list(etcd.keys.election_prefix)
+        while len(listing.items) < 2:
+            listing = await etcd.list(etcd.keys.election_prefix)
+        assert b'"identity": "a"' in listing.items[0].value
+        assert b.leadership is None
+        await a.stop()
+        second = await b.leads(seconds=1)
+        assert second.create_revision > first.create_revision
+        assert len((await etcd.list(etcd.keys.election_prefix)).items) == 1
+
+
+async def test_a_leader_that_returns_steps_down_and_stands_again(settings: Settings) -> None:
+    async with candidate(settings, "a") as a:
+        await a.leads()
+        a.resign()
+        await a.deposed()
+        await a.leads()
+        assert a.terms == 2
+
+
+async def test_a_leader_whose_key_or_lease_is_taken_away_is_cancelled(etcd: Etcd, settings: Settings) -> None:
+    async with candidate(settings, "a", ttl=60) as a:
+        first = await a.leads()
+        await etcd.revoke_lease(first.lease.id)
+        await a.deposed(seconds=1)
+        second = await a.leads()
+        await etcd.delete(second.key)
+        await a.deposed(seconds=1)
+        third = await a.leads()
+        assert first.create_revision < second.create_revision < third.create_revision
+
+
+async def test_a_key_without_the_lease_it_is_named_after_does_not_lead(etcd: Etcd, settings: Settings) -> None:
+    await etcd.put(etcd.keys.election_prefix + "garbage", b"\xff")
+    await etcd.put(etcd.keys.candidate(42), b"{}")
+    async with candidate(settings, "a") as a:
+        await a.leads()
+
+
+async def test_a_silent_network_deposes_the_leader_before_another_one_leads(
+    etcd_server: EtcdServer, settings: Settings
+) -> None:
+    async with (
+        Relay(etcd_server.port) as relay,
+        candidate(Settings((relay.endpoint,), prefix=settings.prefix), "a") as a,
+        AsyncExitStack() as stack,
+    ):
+        old = await a.leads()
+        b = await stack.enter_async_context(candidate(settings, "b"))
+        relay.hold()
+        await a.deposed(seconds=4)
+        assert b.leadership is None
+        new = await b.leads(seconds=5)
+        # What was on its way arrives now: it is fenced.
+        relay.release()
+        with pytest.raises(Fenced):
+            await old.txn([], [Put(settings.prefix + "written", b"by the old leader")])
+        assert new.create_revision > old.create_revision
+        await new.txn([], [Put(settings.prefix + "written", b"by the new leader")])
+
+
+async def test_a_leader_that_slept_through_its_term_writes_nothing(etcd: Etcd, settings: Settings) -> None:
+    """SIGSTOP, and SIGCONT after the lease ran out, before anything on its loop has noticed."""
+    async with candidate(settings, "a") as a:
+        leadership = await a.leads()
+        key = settings.prefix + "written"
+        assert (await leadership.txn([], [Put(key, b"1")])).succeeded
+        await etcd.revoke_lease(leadership.lease.id)
+        # As if the keeper still believed in it: only etcd's own fence is left.
+        leadership.lease.lost.clear()
+        with pytest.raises(Fenced, match="no longer leads"):
+            await leadership.txn([], [Put(key, b"2")])
+        found = await etcd.get(key)
+        assert found is not None
+        assert found.value == b"1"
+
+
+async def test_another_compare_that_fails_is_not_the_fence(etcd: Etcd, settings: Settings) -> None:
+    async with candidate(settings, "a") as a:
+        leadership = await a.leads()
+        key = settings.prefix + "written"
+        assert not (await leadership.txn([Compare.exists(key)], [Put(key, b"1")])).succeeded
+        assert (await leadership.txn([Compare.absent(key)], [Put(key, b"1")])).succeeded
+        full = [Compare.exists(key)] * (MAX_OPERATIONS - 1)
+        assert (await leadership.txn(full, [Put(key + str(n), b"1") for n in range(MAX_OPERATIONS)])).succeeded
+
+
+async def test_a_leader_that_fails_stands_again_and_the_next_one_takes_over(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with candidate(settings, "b") as b, Etcd(settings) as etcd, LeaseKeeper(etcd) as keeper:
+        await b.leads()
+        failed = asyncio.Event()
+
+        async def fail(leadership: Leadership) -> None:
+            failed.set()
+            raise ZeroDivisionError
+
+        failing = asyncio.create_task(Election(etcd, keeper, "a", ttl=2).run(fail))
+        b.resign()
+        await failed.wait()
+        await b.leads()
+        assert b.terms >= 2
+        assert "ZeroDivisionError" in caplog.text
+        failing.cancel()
+        await asyncio.gather(failing, return_exceptions=True)
+
+
+async def test_etcd_restarts_under_a_leader(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with EtcdServer(tmp_path_factory.mktemp("etcd")) as server:
+        async with candidate(server.settings(), "a", ttl=5) as a:
+            before = await a.leads()
+            await asyncio.to_thread(server.restart)
+            assert (await before.txn([], [Put("/written", b"1")])).succeeded
+            await asyncio.sleep(0.5)
+            assert a.leadership is before

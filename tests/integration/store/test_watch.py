@@ -1,0 +1,192 @@
+"""One watch stream's life against a real etcd."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from etcd3aio import _protobuf as rpc
+
+from devopsellence.store.errors import (
+    Compacted,
+    PermissionDenied,
+    StoreError,
+    Unauthenticated,
+    Unavailable,
+    WatchLost,
+)
+from devopsellence.store.etcd import Delete, Etcd, Put, WatchBatch
+from devopsellence.store.settings import Settings
+from tests.support.etcd import EtcdServer, Relay
+from tests.support.need import need_etcd
+
+pytestmark = pytest.mark.etcd
+
+
+def told(batch: WatchBatch) -> list[tuple[str, bytes | None]]:
+    return [(event.key.rpartition("/")[2], event.kv.value if event.kv else None) for event in batch.events]
+
+
+async def test_it_stands_before_the_first_change_and_tells_puts_and_deletes_apart(etcd: Etcd) -> None:
+    start = await etcd.put(etcd.keys.node("before"), b"0")
+    async with asyncio.timeout(5), aclosing(etcd.watch(etcd.keys.nodes_prefix, start_revision=start + 1)) as batches:
+        first = await anext(batches)
+        assert (first.events, first.progress) == ((), False)
+        await etcd.put(etcd.keys.heartbeat("n1"), b"not watched")
+        revision = await etcd.put(etcd.keys.node("n1"), b"1")
+        batch = await anext(batches)
+        assert told(batch) == [("n1", b"1")]
+        assert batch.events[0].mod_revision == revision
+        gone = await etcd.delete(etcd.keys.node("n1"))
+        batch = await anext(batches)
+        assert told(batch) == [("n1", None)]
+        assert batch.events[0].mod_revision == gone
+
+
+async def test_history_comes_first_and_a_transaction_comes_whole(etcd: Etcd) -> None:
+    start = await etcd.put(etcd.keys.node("n1"), b"1")
+    await etcd.txn([], [Delete(etcd.keys.node("n1")), Put(etcd.keys.node("n2"), b"2")])
+    async with asyncio.timeout(5), aclosing(etcd.watch(etcd.keys.nodes_prefix, start_revision=start)) as batches:
+        await anext(batches)
+        batch = await anext(batches)
+        assert told(batch) == [("n1", b"1"), ("n1", None), ("n2", b"2")]
+
+
+async def test_fragments_are_put_together(tmp_path: Path) -> None:
+    need_etcd()
+    # etcd cuts an answer to a watch where it passes --max-request-bytes.
+    with EtcdServer(tmp_path, arguments=("--max-request-bytes=100000",)) as server:
+        async with Etcd(server.settings()) as etcd:
+            for number in range(5):
+                await etcd.txn([], [Put(f"/k/{number}{letter}", b"x" * 30_000) for letter in "abc"])
+            async with asyncio.timeout(5), aclosing(etcd.watch("/k/", start_revision=2)) as batches:
+                await anext(batches)
+                batch = await anext(batches)
+                assert [key for key, _ in told(batch)] == [
+                    f"{number}{letter}" for number in range(5) for letter in "abc"
+                ]
+
+
+async def test_a_compacted_start_names_what_is_left(etcd_server: EtcdServer, etcd: Etcd) -> None:
+    start = await etcd.put(etcd.keys.node("n1"), b"1")
+    last = await etcd.put(etcd.keys.node("n1"), b"2")
+    await asyncio.to_thread(etcd_server.etcdctl, "compact", str(last))
+    async with aclosing(etcd.watch(etcd.keys.nodes_prefix, start_revision=start)) as batches:
+        with pytest.raises(Compacted) as caught:
+            [batch async for batch in batches]
+    assert caught.value.revision == last
+
+
+async def test_a_broken_connection_ends_it(etcd_server: EtcdServer) -> None:
+    async with Relay(etcd_server.port) as relay, Etcd(Settings((relay.endpoint,))) as etcd, asyncio.timeout(5):
+        batches = etcd.watch("/k/", start_revision=0)
+        await anext(batches)
+        relay.cut()
+        with pytest.raises(WatchLost):
+            await anext(batches)
+
+
+async def test_a_silent_server_is_not_waited_for(etcd_server: EtcdServer) -> None:
+    async with Relay(etcd_server.port) as relay, Etcd(Settings((relay.endpoint,)), timeout=0.4) as etcd:
+        await etcd.get("/k")
+        relay.hold()
+        with pytest.raises((Unavailable, WatchLost)):
+            await anext(etcd.watch("/k/", start_revision=0))
+
+
+async def test_a_peer_that_falls_silent_is_found_by_keepalive(etcd_server: EtcdServer) -> None:
+    async with Relay(etcd_server.port) as relay, Etcd(Settings((relay.endpoint,))) as etcd, asyncio.timeout(17):
+        batches = etcd.watch("/k/", start_revision=0)
+        await anext(batches)
+        relay.hold()
+        with pytest.raises(WatchLost):
+            await anext(batches)
+
+
+async def test_a_member_that_lost_its_cluster_says_so(tmp_path: Path) -> None:
+    """etcd does this for streams that ask for a leader; otherwise the minority's side would only be silent."""
+    need_etcd()
+    members = EtcdServer.cluster(tmp_path, 3)
+    try:
+        for member in members:
+            member.spawn()
+        for member in members:
+            await asyncio.to_thread(member.wait_ready)
+        async with Etcd(members[0].settings()) as etcd, asyncio.timeout(10):
+            batches = etcd.watch("/k/", start_revision=0)
+            await anext(batches)
+            for member in members[1:]:
+                member.kill()
+            with pytest.raises(WatchLost, match="no leader"):
+                await anext(batches)
+    finally:
+        for member in members:
+            member.kill()
+
+
+class CancellingWatch:
+    """Speaks etcd's watch protocol on a live connection: makes the watch, tells one event, and cancels it."""
+
+    def __init__(self, reason: str, compact_revision: int = 0) -> None:
+        self._last = rpc.WatchResponse(canceled=True, cancel_reason=reason, compact_revision=compact_revision)
+
+    async def watch(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        async for _ in requests:
+            yield rpc.WatchResponse(created=True)
+            yield rpc.WatchResponse(events=[{"kv": {"key": b"/k/a", "mod_revision": 1}}])
+            yield self._last
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[Settings]:
+        server = grpc.aio.server()
+        method = grpc.stream_stream_rpc_method_handler(
+            self.watch, rpc.WatchRequest.FromString, rpc.WatchResponse.SerializeToString
+        )
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("etcdserverpb.Watch", {"Watch": method}),)
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            yield Settings((f"127.0.0.1:{port}",))
+        finally:
+            await server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("server", "error"),
+    [
+        (CancellingWatch("etcdserver: mvcc: required revision has been compacted", 7), Compacted),
+        (CancellingWatch("rpc error: code = PermissionDenied desc = etcdserver: permission denied"), PermissionDenied),
+        (CancellingWatch("rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"), Unauthenticated),
+        (CancellingWatch(""), WatchLost),
+        (CancellingWatch("whatever comes next"), WatchLost),
+    ],
+)
+async def test_a_watch_that_etcd_cancels_on_a_live_connection_ends(
+    server: CancellingWatch, error: type[StoreError]
+) -> None:
+    async with server.served() as settings, Etcd(settings) as etcd, asyncio.timeout(5):
+        batches = etcd.watch("/k/", start_revision=1)
+        assert (await anext(batches)).events == ()
+        assert [event.key for event in (await anext(batches)).events] == ["/k/a"]
+        with pytest.raises(error):
+            await anext(batches)
+
+
+async def test_closing_the_connection_does_not_look_like_cancellation(settings: Settings) -> None:
+    async with Etcd(settings) as etcd:
+        batches = etcd.watch(etcd.keys.nodes_prefix, start_revision=0)
+        await anext(batches)
+        waiting = asyncio.ensure_future(anext(batches))
+        await asyncio.sleep(0)
+    with pytest.raises(WatchLost, match="has been closed"):
+        await waiting
+    with pytest.raises(Unavailable, match="has been closed"):
+        await etcd.get("/k")

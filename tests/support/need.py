@@ -1,0 +1,43 @@
+"""What a test needs from the machine: in CI its absence is a failure, elsewhere the test is skipped and says why."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from functools import cache
+from typing import NoReturn
+
+import pytest
+
+
+def need_etcd() -> None:
+    """The test needs ``etcd`` and ``etcdctl`` on PATH."""
+    missing = [program for program in ("etcd", "etcdctl") if shutil.which(program) is None]
+    if missing:
+        lack(f"needs {' and '.join(missing)} on PATH")
+
+
+def need_docker() -> None:
+    """The test needs a Docker Engine that answers."""
+    if problem := _docker_problem():
+        lack(problem)
+
+
+def lack(reason: str) -> NoReturn:
+    """Fail (CI) or skip (elsewhere) the running test for want of something, named by ``reason``."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@cache
+def _docker_problem() -> str:
+    if shutil.which("docker") is None:
+        return "needs docker on PATH"
+    command = ["docker", "version", "--format", "{{.Server.Version}}"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except subprocess.TimeoutExpired:
+        return "needs a Docker Engine: it did not answer within 10 s"
+    return "" if answer.returncode == 0 else f"needs a Docker Engine: {answer.stderr.strip()}"

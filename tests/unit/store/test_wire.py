@@ -1,0 +1,46 @@
+"""Keys, compares and batches on their way to etcd."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from devopsellence.store.election import batches
+from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete
+from devopsellence.store.wire import compare_message, key_range, key_value
+
+
+def test_a_prefix_ends_where_its_slash_does() -> None:
+    assert key_range("/p/nodes/") == (b"/p/nodes/", b"/p/nodes0")
+    assert key_range("/p/nodes/n1") == (b"/p/nodes/n1", None)
+
+
+def test_a_key_that_is_no_text_can_be_shown() -> None:
+    raw = SimpleNamespace(key=b"/p/\xff", value=b"", create_revision=1, mod_revision=2, version=3, lease=0)
+    assert key_value(raw).key == "/p/\\xff"
+
+
+@pytest.mark.parametrize(
+    ("compare", "target", "revision", "result"),
+    [
+        (Compare.absent("/k"), "create_revision", 0, 0),
+        (Compare.exists("/k"), "create_revision", 0, 3),
+        (Compare.unmodified("/k", 7), "mod_revision", 7, 0),
+        (Compare.created_at("/k", 7), "create_revision", 7, 0),
+    ],
+)
+def test_compares(compare: Compare, target: str, revision: int, result: int) -> None:
+    message = compare_message(compare)
+    assert (message.key, message.result) == (b"/k", result)
+    assert message.WhichOneof("target_union") == target
+    assert getattr(message, target) == revision
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (100, [100]), (101, [100, 1]), (250, [100, 100, 50])])
+def test_batches(count: int, sizes: list[int]) -> None:
+    operations = [Delete(f"/{number}") for number in range(count)]
+    made = list(batches(operations))
+    assert [len(each) for each in made] == sizes
+    assert [operation for each in made for operation in each] == operations
+    assert MAX_OPERATIONS == 100
