@@ -1,0 +1,67 @@
+"""The local cluster's own certificate authority, and a certificate for each that talks to its etcd."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from typing import Final
+
+from devopsellence.cli.dev.layout import Layout
+from devopsellence.cli.dev.state import CONTROLLER, NODE, OPERATOR
+from devopsellence.cli.pki import CertificateAuthority, CertificateError, Request, load_certificate, why_expires
+from devopsellence.store.access import USER_CONTROLLER, USER_OPERATOR, user_of_node
+from devopsellence.store.settings import ETCD_SERVER_NAME
+
+AUTHORITY: Final = "ca"
+MEMBER: Final = "etcd"
+# No user of etcd has this name: its own certificate opens nothing in it. Peers must carry it.
+MEMBER_COMMON_NAME: Final = "etcd"
+_MEMBER_NAMES: Final = (ETCD_SERVER_NAME, "localhost", "127.0.0.1", "::1")
+
+
+def requests(node_name: str) -> dict[str, Request]:
+    """Who needs a certificate, by the name of its files."""
+    return {
+        MEMBER: Request(MEMBER_COMMON_NAME, _MEMBER_NAMES),
+        OPERATOR: Request(USER_OPERATOR),
+        CONTROLLER: Request(USER_CONTROLLER),
+        NODE: Request(user_of_node(node_name)),
+    }
+
+
+def ensure(layout: Layout, node_name: str, now: datetime.datetime) -> dict[str, str]:
+    """Make or renew what is missing, damaged or within thirty days of its end; ``now`` is aware.
+
+    Returns:
+        for each name of :func:`requests` a short text that changes when its certificate or the authority does.
+
+    Raises:
+        CertificateError: the node's name is too long for a certificate. OSError: the folder cannot be written.
+    """
+    authority = _authority(layout, now)
+    stamps = {}
+    trusted = layout.certificate(AUTHORITY).read_bytes()
+    for name, request in requests(node_name).items():
+        certificate, key = layout.certificate(name), layout.key(name)
+        try:
+            renew = authority.why_renew(load_certificate(certificate), request, now) or not key.exists()
+        except CertificateError:
+            renew = True
+        if renew:
+            authority.issue(request, now).write(certificate, key)
+        stamps[name] = hashlib.sha256(trusted + certificate.read_bytes()).hexdigest()[:16]
+    return stamps
+
+
+def _authority(layout: Layout, now: datetime.datetime) -> CertificateAuthority:
+    certificate, key = layout.certificate(AUTHORITY), layout.key(AUTHORITY)
+    try:
+        authority = CertificateAuthority.load(certificate, key)
+        if not why_expires(authority.certificate, now):
+            return authority
+    except CertificateError:
+        # None yet, or damaged: it is nobody's but this cluster's, and everything it signed is signed anew.
+        pass
+    authority = CertificateAuthority.create("devopsellence local cluster", now)
+    authority.issued.write(certificate, key)
+    return authority

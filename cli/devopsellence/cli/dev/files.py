@@ -1,0 +1,31 @@
+"""Files that are replaced in one step, so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
+    """Replace ``path``: written beside it, synced, renamed.
+
+    The folder must exist; one writer a process. ``sync`` False for what is worthless after a power cut.
+
+    Raises:
+        OSError: as from the system; ``path`` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)  # os.open's mode passes through the umask
+            file.write(data)
+            file.flush()
+            if sync:
+                os.fsync(descriptor)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise

@@ -1,0 +1,59 @@
+"""Ports on the loopback interface: found free once, then remembered."""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket
+from typing import Final, Protocol
+
+# Below what Linux hands out for outgoing connections (net.ipv4.ip_local_port_range begins at 32768): a port from
+# there would sooner or later be somebody's for a moment, just when etcd starts again.
+_FROM: Final = 20000
+_TO: Final = 32000
+_TRIES: Final = 200
+_HOST: Final = "127.0.0.1"
+
+
+class Ports(Protocol):
+    """What can be asked about the machine's ports."""
+
+    def why_not(self, port: int) -> str:
+        """Why nobody can listen on ``port`` of 127.0.0.1 at the moment; "" when one can."""
+
+    def choose(self, *, avoid: int = 0) -> int:
+        """A port other than ``avoid`` that is free now; OSError when none is left."""
+
+
+class LoopbackPorts:
+    """This machine's ports."""
+
+    def why_not(self, port: int) -> str:
+        with socket.socket() as probe:
+            # As servers do: a connection that lingers in TIME_WAIT does not count, a listener does.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((_HOST, port))
+            except OSError as error:
+                return "it is taken" if error.errno == errno.EADDRINUSE else str(error.strerror)
+        return ""
+
+    def choose(self, *, avoid: int = 0) -> int:
+        for _ in range(_TRIES):
+            port = random.randrange(_FROM, _TO)  # noqa: S311 - spread, not secret
+            if port != avoid and not self.why_not(port):
+                return port
+        raise OSError(errno.EADDRINUSE, f"no free port between {_FROM} and {_TO}")
+
+
+class FakePorts:
+    """Ports of no machine: ``taken`` are taken, and the lowest of the others from 20000 on is chosen."""
+
+    def __init__(self, *taken: int) -> None:
+        self.taken = set(taken)
+
+    def why_not(self, port: int) -> str:
+        return "it is taken" if port in self.taken else ""
+
+    def choose(self, *, avoid: int = 0) -> int:
+        return next(port for port in range(_FROM, _TO) if port != avoid and port not in self.taken)

@@ -1,0 +1,156 @@
+"""Waiting until each part does its work, and saying at once when one of them cannot even stay alive.
+
+What stands in etcd is waited for with a watch. For etcd itself there is nothing to watch yet: it is asked, often at
+first, then less often, for a bounded time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Final, TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat
+from devopsellence.cli.dev.layout import Layout
+from devopsellence.cli.dev.problems import not_ready
+from devopsellence.cli.dev.spec import ProcessReport, read_snapshot
+from devopsellence.store.errors import Compacted, MalformedRecord, StoreError, Unavailable, WatchLost
+from devopsellence.store.etcd import Etcd, Listing, Member
+from devopsellence.store.records import decode
+
+T = TypeVar("T")
+SECONDS: Final = 60.0  # for each part
+_LOOK_SECONDS: Final = 0.25
+_PROBLEM_SECONDS: Final = 5.0
+# So many ends within one wait are no accident.
+_ENDS: Final = 3
+
+
+async def etcd_answers(etcd: Etcd) -> Member:
+    """Return once etcd answers; the store's error when it does not for a minute."""
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(Unavailable),
+        wait=wait_random_exponential(multiplier=0.05, max=0.5),
+        stop=stop_after_delay(SECONDS),
+        reraise=True,
+    ):
+        with attempt:
+            return await etcd.member()
+    raise AssertionError("unreachable")
+
+
+async def controller_leads(etcd: Etcd, pid: Callable[[], int]) -> Candidate:
+    """Return once the controller that has ``pid()`` leads; one that was killed may seem to for another few seconds."""
+    async with aclosing(listings(etcd, etcd.keys.election_prefix)) as seen:
+        async for listing in seen:
+            candidate = leader(listing)
+            if candidate is not None and candidate.identity.rpartition("/")[2] == str(pid()):
+                return candidate
+    raise AssertionError("unreachable")
+
+
+async def agent_beats(etcd: Etcd, node: str, uid: str, since: Callable[[], float]) -> Heartbeat:
+    """Return once the heartbeat of the agent with ``uid`` that was started at ``since()`` is there and has no problem.
+
+    ``since()``: seconds since the epoch, 0 when it does not run at the moment. A problem that lasts for some seconds is
+    no longer that of somebody who is just starting, and is returned with the heartbeat.
+    """
+    beat = Heartbeat()
+    give_up: float | None = None
+    while True:
+        left = None if give_up is None else give_up - time.monotonic()
+        try:
+            beat = await asyncio.wait_for(_beat(etcd, node, uid, since, after=beat), left)
+        except TimeoutError:
+            return beat
+        if not beat.problem:
+            return beat
+        give_up = give_up or time.monotonic() + _PROBLEM_SECONDS
+
+
+async def _beat(etcd: Etcd, node: str, uid: str, since: Callable[[], float], *, after: Heartbeat) -> Heartbeat:
+    """The next heartbeat of that agent that is not ``after``."""
+    async with aclosing(listings(etcd, etcd.keys.heartbeats_prefix)) as seen:
+        async for listing in seen:
+            beat = heartbeat(etcd, listing, node)
+            started = since()
+            # Both are of this machine's clock. Whole seconds, because more need not have been written down.
+            ours = beat is not None and beat.uid == uid and started and beat.started_at.seconds >= int(started)
+            if beat is not None and ours and beat != after:
+                return beat
+    raise AssertionError("unreachable")
+
+
+def leader(listing: Listing) -> Candidate | None:
+    """Who leads according to the election's keys: the oldest; None when nobody does or it cannot be read."""
+    if not listing.items:
+        return None
+    first = min(listing.items, key=lambda item: item.create_revision)
+    try:
+        return decode(Candidate, first.key, first.value)
+    except MalformedRecord:
+        return None
+
+
+def heartbeat(etcd: Etcd, listing: Listing, node: str) -> Heartbeat | None:
+    """The heartbeat of ``node``; None when it is not there or cannot be read."""
+    key = etcd.keys.heartbeat(node)
+    for item in listing.items:
+        if item.key == key:
+            try:
+                return decode(Heartbeat, item.key, item.value)
+            except MalformedRecord:
+                return None
+    return None
+
+
+async def listings(etcd: Etcd, prefix: str) -> AsyncGenerator[Listing, None]:
+    """What is under ``prefix``, now and after each change, for ever."""
+    while True:
+        try:
+            listing = await etcd.list(prefix)
+            yield listing
+            async with aclosing(etcd.watch(prefix, start_revision=listing.revision + 1)) as batches:
+                async for batch in batches:
+                    if batch.events:
+                        break
+        except (WatchLost, Compacted, Unavailable):
+            await asyncio.sleep(_LOOK_SECONDS)  # etcd itself was just restarted
+
+
+async def within(layout: Layout, process: str, what: str, ready: Awaitable[T]) -> T:
+    """Wait for ``ready``, at most a minute, and no longer than ``process`` can be kept alive.
+
+    Raises:
+        CliError: ``dev_not_ready``, naming ``what`` did not happen and the process's last log lines.
+    """
+    waiting = asyncio.ensure_future(ready)
+    ends = _ends(layout, process)
+    deadline = asyncio.get_running_loop().time() + SECONDS
+    try:
+        while not (await asyncio.wait([waiting], timeout=_LOOK_SECONDS))[0]:
+            report = _report(layout, process)
+            if _ends(layout, process) - ends >= _ENDS:
+                raise not_ready(layout, report, what, f"it keeps ending: it {report.last_end}")
+            if asyncio.get_running_loop().time() > deadline:
+                raise not_ready(layout, report, what, f"not within {SECONDS:.0f} s")
+        return waiting.result()
+    except StoreError as error:
+        raise not_ready(layout, _report(layout, process), what, str(error)) from error
+    finally:
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+
+def _report(layout: Layout, process: str) -> ProcessReport:
+    snapshot = read_snapshot(layout.snapshot)
+    return snapshot.process(process) if snapshot else ProcessReport(process, "stopped")
+
+
+def _ends(layout: Layout, process: str) -> int:
+    report = _report(layout, process)
+    return report.restarts + (not report.alive and bool(report.last_end))

@@ -1,0 +1,156 @@
+"""``dev status``: what the supervisor says that it runs, and what each part says of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from devopsellence.cli.dev import cluster, keeper, state
+from devopsellence.cli.dev.engine import Engine, EngineError
+from devopsellence.cli.dev.layout import Layout
+from devopsellence.cli.dev.readiness import heartbeat, leader
+from devopsellence.cli.dev.spec import BACKOFF, RUNNING, ProcessReport, Snapshot
+from devopsellence.cli.dev.state import CONTROLLER, OPERATOR, DevState
+from devopsellence.store.errors import StoreError
+from devopsellence.store.etcd import Etcd
+
+_CALL_SECONDS = 2.0
+SUPERVISOR = "supervisor"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process. ``problem`` is why it does not do its work; "" when it does."""
+
+    report: ProcessReport
+    problem: str
+    log: str
+
+    def document(self) -> dict[str, Any]:
+        report = self.report
+        return {
+            "name": report.name,
+            "phase": report.phase,
+            "pid": report.pid or None,
+            "since": _stamp(report.since),
+            "restarts": report.restarts,
+            "healthy": not self.problem,
+            "problem": self.problem,
+            "next_attempt_at": _stamp(report.next_attempt_at),
+            "last_end": report.last_end,
+            "last_end_at": _stamp(report.last_end_at),
+            "last_lines": list(report.last_lines),
+            "log": self.log,
+        }
+
+
+@dataclass(frozen=True)
+class Status:
+    """The local cluster as it is now. ``docker_problem`` "" when the engine answers."""
+
+    layout: Layout
+    state: DevState
+    running: bool
+    parts: tuple[Part, ...]
+    docker_version: str
+    docker_problem: str
+
+    @property
+    def healthy(self) -> bool:
+        return not self.docker_problem and not any(part.problem for part in self.parts)
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "running": self.running,
+            "healthy": self.healthy,
+            "node": {"name": self.state.node_name, "uid": self.state.node_uid},
+            "etcd": {
+                "endpoint": f"127.0.0.1:{self.state.client_port}",
+                "client_port": self.state.client_port,
+                "peer_port": self.state.peer_port,
+            },
+            "docker": {
+                "host": self.state.docker_host,
+                "version": self.docker_version,
+                "problem": self.docker_problem,
+            },
+            "folder": str(self.layout.root),
+            "logs": str(self.layout.logs),
+            "processes": [part.document() for part in self.parts],
+        }
+
+
+def status() -> Status | None:
+    """Look at everything once; None when no local cluster was ever set up here."""
+    layout = state.layout()
+    remembered = state.load(layout)
+    if remembered is None:
+        return None
+    snapshot = keeper.running(layout)
+    problems = _problems(layout, remembered, snapshot) if snapshot else {}
+    version, docker_problem = _docker(remembered)
+    parts = [_supervisor(layout, snapshot)]
+    for name in cluster.PROCESSES:
+        report = snapshot.process(name) if snapshot else ProcessReport(name, "stopped")
+        problem = _not_running(report) or problems.get(name, "")
+        parts.append(Part(report, problem, str(layout.log(name))))
+    return Status(layout, remembered, snapshot is not None, tuple(parts), version, docker_problem)
+
+
+def _supervisor(layout: Layout, snapshot: Snapshot | None) -> Part:
+    log = str(layout.log(SUPERVISOR))
+    if snapshot is None:
+        return Part(ProcessReport(SUPERVISOR, "stopped"), "it does not run", log)
+    who = snapshot.supervisor
+    return Part(ProcessReport(SUPERVISOR, RUNNING, pid=who.pid, started=who.started, since=snapshot.since), "", log)
+
+
+def _not_running(report: ProcessReport) -> str:
+    if report.phase == BACKOFF:
+        seconds = max(0, round(report.next_attempt_at - time.time()))
+        return f"it {report.last_end}; next start in {seconds} s"
+    return "" if report.alive else "it does not run"
+
+
+def _problems(layout: Layout, remembered: DevState, snapshot: Snapshot) -> dict[str, str]:
+    """What hinders each process that runs, by name; from what stands in etcd."""
+    if not snapshot.process(cluster.ETCD).alive:
+        return dict.fromkeys((CONTROLLER, cluster.AGENT), "it cannot reach etcd")
+    return asyncio.run(_ask(layout, remembered, snapshot))
+
+
+async def _ask(layout: Layout, remembered: DevState, snapshot: Snapshot) -> dict[str, str]:
+    try:
+        async with Etcd(state.settings_of(layout, remembered, OPERATOR), timeout=_CALL_SECONDS) as etcd:
+            member = await etcd.member()
+            candidate = leader(await etcd.list(etcd.keys.election_prefix))
+            beat = heartbeat(etcd, await etcd.list(etcd.keys.heartbeats_prefix), remembered.node_name)
+    except StoreError as error:
+        return {cluster.ETCD: f"it does not answer: {error}"}
+    found = {}
+    if member.alarms:
+        found[cluster.ETCD] = f"it has raised {', '.join(member.alarms)}: run devopsellence doctor"
+    if candidate is None or candidate.identity.rpartition("/")[2] != str(snapshot.process(CONTROLLER).pid):
+        found[CONTROLLER] = f"it does not lead ({candidate.identity} does)" if candidate else "it does not lead yet"
+    if beat is None:
+        found[cluster.AGENT] = "its heartbeat is not in etcd"
+    elif beat.uid != remembered.node_uid:
+        found[cluster.AGENT] = f"another machine's agent has the name {remembered.node_name}"
+    elif beat.problem:
+        found[cluster.AGENT] = beat.problem
+    return found
+
+
+def _docker(remembered: DevState) -> tuple[str, str]:
+    """The engine's version, and why it does not answer."""
+    try:
+        return Engine(remembered.docker_host).version(), ""
+    except EngineError as error:
+        return "", str(error)
+
+
+def _stamp(seconds: float) -> str | None:
+    """RFC 3339, as everywhere in JSON; None for never."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)) if seconds else None

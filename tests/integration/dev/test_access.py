@@ -1,0 +1,71 @@
+"""Who gets into the local cluster's etcd, and how far."""
+
+import shlex
+import socket
+import ssl
+import subprocess
+
+import pytest
+
+from tests.support.dev import Dev
+
+
+def test_etcdctl_reads_the_cluster_with_what_env_prints(up: Dev) -> None:
+    script = f'eval "$({shlex.join(up.command("env"))})"; exec etcdctl get --prefix /devopsellence/v1/ --keys-only'
+    done = subprocess.run(["/bin/sh", "-ec", script], env=up.environ, capture_output=True, text=True, check=True)
+    keys = done.stdout.split()
+    assert "/devopsellence/v1/nodes/local" in keys
+    assert "/devopsellence/v1/heartbeats/local" in keys
+
+
+def test_a_nodes_certificate_opens_its_own_keys_and_no_others(up: Dev) -> None:
+    up.etcdctl("put", "/devopsellence/v1/assignments/other/o/p/e", "secret")
+    up.etcdctl("put", "/devopsellence/v1/nodes/local2", "secret")
+    assert "local" in up.etcdctl("get", "/devopsellence/v1/nodes/local", certificate="node").stdout
+    for what in (
+        "/devopsellence/v1/assignments/other/ --prefix",
+        "/devopsellence/v1/assignments/ --prefix",
+        "/devopsellence/v1/nodes/local2",
+        "/devopsellence/v1/releases/ --prefix",
+        "/ --prefix",
+    ):
+        refused = up.etcdctl("get", *what.split(), certificate="node", check=False)
+        assert refused.returncode != 0, what
+        assert "permission denied" in refused.stderr
+        assert "secret" not in refused.stdout
+    for key in ("/devopsellence/v1/nodes/local", "/devopsellence/v1/assignments/local/o/p/e"):
+        assert "permission denied" in up.etcdctl("put", key, "x", certificate="node", check=False).stderr
+    up.etcdctl("del", "/devopsellence/v1/assignments/other/o/p/e")
+    up.etcdctl("del", "/devopsellence/v1/nodes/local2")
+
+
+def test_etcds_own_certificate_is_no_user(up: Dev) -> None:
+    assert up.etcdctl("get", "/devopsellence/v1/nodes/local", certificate="etcd", check=False).returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("port", "certificate", "opens"),
+    [
+        ("client_port", "operator", True),
+        ("client_port", "", False),
+        ("peer_port", "etcd", True),
+        ("peer_port", "node", False),
+        ("peer_port", "operator", False),
+        ("peer_port", "", False),
+    ],
+)
+def test_who_may_speak_at_a_port(up: Dev, port: str, certificate: str, opens: bool) -> None:
+    context = ssl.create_default_context(cafile=str(up.layout.certificate("ca")))
+    if certificate:
+        context.load_cert_chain(up.layout.certificate(certificate), up.layout.key(certificate))
+    address = ("127.0.0.1", up.remembered()[port])
+    try:
+        with (
+            socket.create_connection(address, 5) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as tls,
+        ):
+            tls.sendall(b"GET /version HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            answer = tls.recv(64)
+    except OSError:
+        answer = b""
+    assert answer.startswith(b"HTTP/1.1 200") is opens

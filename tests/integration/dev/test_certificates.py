@@ -1,0 +1,85 @@
+"""The local cluster's certificates on disk: made once, kept, renewed when due, made anew when damaged."""
+
+import datetime
+from pathlib import Path
+
+import pytest
+
+from devopsellence.cli.dev import state
+from devopsellence.cli.dev.certificates import ensure
+from devopsellence.cli.dev.layout import Layout
+from devopsellence.cli.pki import CertificateAuthority, CertificateError, Request
+from tests.support.dev import Dev
+from tests.support.until import until
+
+NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
+DAY = datetime.timedelta(days=1)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path / "dev")
+    state.make_folders(layout)
+    return layout
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    return [name for name in before if before[name] != after[name]]
+
+
+def test_they_are_made_once_and_kept(layout: Layout) -> None:
+    made = ensure(layout, "local", NOW)
+    assert list(made) == ["etcd", "operator", "controller", "node"]
+    assert {path.name: path.stat().st_mode & 0o777 for path in layout.pki.iterdir()} == {
+        **{f"{name}.crt": 0o644 for name in ("ca", *made)},
+        **{f"{name}.key": 0o600 for name in ("ca", *made)},
+    }
+    assert ensure(layout, "local", NOW + 300 * DAY) == made
+
+
+def test_leaves_are_renewed_but_not_their_authority(layout: Layout) -> None:
+    made = ensure(layout, "local", NOW)
+    authority = layout.certificate("ca").read_bytes()
+    assert changed(made, ensure(layout, "local", NOW + 340 * DAY)) == list(made)
+    assert layout.certificate("ca").read_bytes() == authority
+
+
+@pytest.mark.parametrize("damage", ["node.crt", "node.key"])
+def test_what_is_missing_or_damaged_is_made_anew(layout: Layout, damage: str) -> None:
+    made = ensure(layout, "local", NOW)
+    path = layout.pki / damage
+    path.unlink() if damage.endswith(".key") else path.write_text("nonsense")
+    assert changed(made, ensure(layout, "local", NOW)) == ["node"]
+
+
+@pytest.mark.parametrize("passed", [0 * DAY, 3640 * DAY], ids=["damaged", "old"])
+def test_a_new_authority_signs_everything_anew(layout: Layout, passed: datetime.timedelta) -> None:
+    made = ensure(layout, "local", NOW)
+    if not passed:
+        layout.key("ca").write_text("nonsense")
+    assert changed(made, ensure(layout, "local", NOW + passed)) == list(made)
+
+
+def test_an_authority_with_somebody_elses_key_is_none(layout: Layout) -> None:
+    ensure(layout, "local", NOW)
+    with pytest.raises(CertificateError, match="is not the key of"):
+        CertificateAuthority.load(layout.certificate("ca"), layout.key("etcd"))
+
+
+def test_up_renews_what_is_due_and_starts_anew_only_whom_it_concerns(up: Dev) -> None:
+    layout = up.layout
+    authority = CertificateAuthority.load(layout.certificate("ca"), layout.key("ca"))
+    old = authority.issue(Request("node:local"), datetime.datetime.now(datetime.UTC) - 340 * DAY)
+    old.write(layout.certificate("node"), layout.key("node"))
+    before = up.pids()
+    up("up")
+    assert layout.certificate("node").read_bytes() != old.certificate
+    after = up.pids()
+    assert [name for name in before if before[name] != after[name]] == ["agent"]
+    assert up.healthy()
+
+
+def test_up_heals_a_lost_authority(up: Dev) -> None:
+    up.layout.key("ca").unlink()
+    up("up")
+    until("all do their work", up.healthy)

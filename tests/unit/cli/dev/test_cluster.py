@@ -1,0 +1,74 @@
+"""The command lines and environments of the three processes."""
+
+from pathlib import Path
+
+from devopsellence.cli.dev.cluster import PROCESSES, Programs, environment, etcd_command, specs
+from devopsellence.cli.dev.layout import Layout, home
+from devopsellence.cli.dev.spec import ProcessSpec
+from devopsellence.cli.dev.state import DevState
+from devopsellence.store.settings import Settings
+
+LAYOUT = Layout(Path("/home/ann/state/dev"))
+STATE = DevState("box", "u1", "unix:///run/docker.sock", client_port=20100, peer_port=20101)
+PROGRAMS = Programs("/usr/bin/etcd", "/usr/bin/python3", "1.0")
+STAMPS = {"etcd": "e", "controller": "c", "node": "n"}
+SHELL = {"PATH": "/bin", "HOME": "/home/ann", "ETCD_NAME": "x", "http_proxy": "http://p", "DEVOPSELLENCE_PREFIX": "/x/"}
+
+
+def made(programs: Programs = PROGRAMS, **stamps: str) -> tuple[ProcessSpec, ...]:
+    return specs(LAYOUT, STATE, programs, {**STAMPS, **stamps}, SHELL)
+
+
+def test_the_order_of_starting() -> None:
+    assert tuple(spec.name for spec in made()) == PROCESSES == ("etcd", "controller", "agent")
+
+
+def test_etcd_listens_on_the_loopback_interface_alone_with_client_certificates_on_both_ports() -> None:
+    command = etcd_command(LAYOUT, STATE, "/usr/bin/etcd")
+    urls = [flag.partition("=")[2] for flag in command if "-urls=" in flag]
+    assert urls
+    assert all(url.startswith("https://127.0.0.1:") for url in urls)
+    assert {"--client-cert-auth", "--peer-client-cert-auth", "--peer-cert-allowed-cn=etcd"} <= set(command)
+    assert not any("unsafe" in flag for flag in command)
+
+
+def test_each_program_has_its_own_credential() -> None:
+    _, controller, agent = made()
+    assert Settings.from_environ(controller.env) == Settings(
+        ("127.0.0.1:20100",),
+        ca_cert=LAYOUT.pki / "ca.crt",
+        cert=LAYOUT.pki / "controller.crt",
+        key=LAYOUT.pki / "controller.key",
+    )
+    assert agent.env["DEVOPSELLENCE_ETCD_CERT"] == str(LAYOUT.pki / "node.crt")
+
+
+def test_the_agent_is_told_who_it_is() -> None:
+    argv = made()[2].argv
+    assert argv[:4] == ("/usr/bin/python3", "-P", "-m", "devopsellence.nodeagent")
+    assert {"--node=box", "--node-uid=u1", "--docker-host=unix:///run/docker.sock"} <= set(argv)
+
+
+def test_the_shells_variables_stay_behind_but_for_the_needed_ones() -> None:
+    kept = environment(SHELL)
+    assert kept == {"PATH": "/bin", "HOME": "/home/ann", "PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2"}
+
+
+def test_relative_module_folders_become_absolute() -> None:
+    roots = environment({"PYTHONPATH": "core:/abs:"})["PYTHONPATH"].split(":")
+    assert roots == [str(Path("core").absolute()), "/abs"]
+
+
+def test_a_renewed_certificate_and_a_newer_version_restart_only_whom_they_concern() -> None:
+    def changed(other: tuple[ProcessSpec, ...]) -> list[str]:
+        return [before.name for before, after in zip(made(), other, strict=True) if before != after]
+
+    assert changed(made()) == []
+    assert changed(made(node="renewed")) == ["agent"]
+    assert changed(made(Programs("/usr/bin/etcd", "/usr/bin/python3", "1.1"))) == ["controller", "agent"]
+
+
+def test_the_state_folder() -> None:
+    assert home({"DEVOPSELLENCE_HOME": "/data", "XDG_STATE_HOME": "/state"}) == Path("/data")
+    assert home({"XDG_STATE_HOME": "/state"}) == Path("/state/devopsellence")
+    assert home({"XDG_STATE_HOME": "relative"}) == home({}) == Path.home() / ".local/state/devopsellence"

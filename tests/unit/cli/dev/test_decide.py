@@ -1,0 +1,79 @@
+"""What ``dev up`` decides from what was said, what is remembered and what is free."""
+
+from typing import Any
+
+import pytest
+
+from devopsellence.cli.dev.ports import FakePorts
+from devopsellence.cli.dev.proc import Identity, identify
+from devopsellence.cli.dev.spec import RUNNING, ProcessReport, Snapshot
+from devopsellence.cli.dev.state import DevState
+from devopsellence.cli.dev.up import Wish, decide
+from devopsellence.cli.output import CliError
+
+SOCKET = "unix:///run/docker.sock"
+KNOWN = DevState("local", "u1", SOCKET, client_port=20100, peer_port=20101)
+CHOSEN = DevState("local", "u1", SOCKET, client_port=2379, peer_port=20101, client_port_given=True)
+
+
+def decided(wish: Wish, remembered: DevState | None, *taken: int, before: Snapshot | None = None) -> DevState:
+    return decide(wish, remembered, before, SOCKET, FakePorts(*taken), home_made=True)
+
+
+def running_etcd() -> Snapshot:
+    """Our own etcd runs; for its process any that lives will do."""
+    me = identify(1)
+    assert me is not None
+    return Snapshot(Identity(1, ""), 0.0, (ProcessReport("etcd", RUNNING, pid=me.pid, started=me.started),))
+
+
+def test_the_first_start_chooses_everything() -> None:
+    first = decided(Wish(), None, 20000)
+    assert (first.node_name, first.client_port, first.peer_port) == ("local", 20001, 20002)
+    assert len(first.node_uid) == 32
+    assert not first.client_port_given
+    assert first.home_made
+
+
+def test_the_next_start_finds_the_same() -> None:
+    assert decided(Wish(), KNOWN) == KNOWN
+
+
+def test_what_a_person_says_at_the_first_start_holds() -> None:
+    first = decided(Wish(node_name="box", etcd_port=2379), None)
+    assert (first.node_name, first.client_port, first.client_port_given) == ("box", 2379, True)
+
+
+def test_ports_that_our_own_etcd_holds_are_not_taken() -> None:
+    assert decided(Wish(), KNOWN, 20100, 20101, before=running_etcd()) == KNOWN
+
+
+def test_a_port_of_our_choice_that_somebody_took_is_replaced() -> None:
+    assert decided(Wish(), KNOWN, 20100).client_port == 20000
+    assert decided(Wish(), KNOWN, 20101).peer_port == 20000
+
+
+def test_a_port_of_a_persons_choice_that_somebody_took_is_an_error_that_names_it() -> None:
+    with pytest.raises(CliError, match=r"port 2379 of 127\.0\.0\.1: it is taken") as failure:
+        decided(Wish(), CHOSEN, 2379)
+    commands = [action.command for action in failure.value.next_actions]
+    assert commands == ["ss -ltnp 'sport = :2379'", "devopsellence dev up --etcd-port <port>"]
+
+
+def test_another_port_can_be_chosen_later_and_is_looked_at_even_while_etcd_runs() -> None:
+    assert decided(Wish(etcd_port=2400), KNOWN, before=running_etcd()).client_port == 2400
+    with pytest.raises(CliError, match="port 2400"):
+        decided(Wish(etcd_port=2400), KNOWN, 2400, before=running_etcd())
+
+
+@pytest.mark.parametrize(
+    ("wish", "remembered", "code"),
+    [
+        pytest.param(Wish(node_name="other"), KNOWN, "dev_node_named", id="renamed"),
+        pytest.param(Wish(node_name="no/name"), None, "invalid_name", id="no name"),
+    ],
+)
+def test_a_node_name_that_cannot_be_is_a_usage_error(wish: Wish, remembered: Any, code: str) -> None:
+    with pytest.raises(CliError) as failure:
+        decided(wish, remembered)
+    assert (failure.value.code, failure.value.exit_code) == (code, 2)

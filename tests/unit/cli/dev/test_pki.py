@@ -1,0 +1,96 @@
+"""Certificates: what is in them, and when they are due."""
+
+import datetime
+import ipaddress
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from devopsellence.cli.pki import BACKDATE, LEAF_LIFE, CertificateAuthority, CertificateError, Request, why_expires
+
+NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
+DAY = datetime.timedelta(days=1)
+MEMBER = Request("etcd", ("etcd.devopsellence.internal", "localhost", "127.0.0.1", "::1"))
+OPERATOR = Request("root")
+
+
+@pytest.fixture(scope="module")
+def authority() -> CertificateAuthority:
+    return CertificateAuthority.create("test", NOW)
+
+
+def issue(authority: CertificateAuthority, request: Request, now: datetime.datetime = NOW) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(authority.issue(request, now).certificate)
+
+
+def test_the_authority_lives_ten_years_and_may_sign_leaves_only(authority: CertificateAuthority) -> None:
+    certificate = authority.certificate
+    assert certificate.not_valid_after_utc - NOW == 3650 * DAY
+    constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert constraints.critical
+    assert (constraints.value.ca, constraints.value.path_length) == (True, 0)
+
+
+def test_a_leaf_lives_a_year_is_signed_by_the_authority_and_is_none_itself(authority: CertificateAuthority) -> None:
+    leaf = issue(authority, OPERATOR)
+    leaf.verify_directly_issued_by(authority.certificate)
+    assert leaf.not_valid_before_utc == NOW - BACKDATE
+    assert leaf.not_valid_after_utc == NOW + LEAF_LIFE
+    assert leaf.subject.rfc4514_string() == "CN=root"
+    assert not leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+
+
+def test_a_leaf_does_not_outlive_its_authority(authority: CertificateAuthority) -> None:
+    leaf = issue(authority, OPERATOR, NOW + 3600 * DAY)
+    assert leaf.not_valid_after_utc == authority.certificate.not_valid_after_utc
+
+
+def test_a_member_answers_for_its_names_and_is_its_peers_client(authority: CertificateAuthority) -> None:
+    leaf = issue(authority, MEMBER)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["etcd.devopsellence.internal", "localhost"]
+    assert names.get_values_for_type(x509.IPAddress) == [
+        ipaddress.ip_address("127.0.0.1"),
+        ipaddress.ip_address("::1"),
+    ]
+    usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert set(usage) == {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
+
+
+def test_a_clients_certificate_cannot_be_a_servers(authority: CertificateAuthority) -> None:
+    usage = issue(authority, OPERATOR).extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+
+
+@pytest.mark.parametrize("name", ["", "node:" + 60 * "n"])
+def test_a_common_name_that_a_certificate_cannot_hold_is_an_error(authority: CertificateAuthority, name: str) -> None:
+    with pytest.raises(CertificateError, match="common name"):
+        authority.issue(Request(name), NOW)
+
+
+def test_a_fresh_certificate_serves(authority: CertificateAuthority) -> None:
+    assert authority.why_renew(issue(authority, MEMBER), MEMBER, NOW) == ""
+
+
+@pytest.mark.parametrize(
+    ("passed", "due"),
+    [(334 * DAY, False), (336 * DAY, True), (366 * DAY, True), (-1 * DAY, True)],
+    ids=["31 days left", "29 days left", "over", "not yet valid"],
+)
+def test_a_certificate_is_due_thirty_days_before_its_end(
+    authority: CertificateAuthority, passed: datetime.timedelta, due: bool
+) -> None:
+    leaf = issue(authority, OPERATOR)
+    assert bool(authority.why_renew(leaf, OPERATOR, NOW + passed)) is due
+    assert bool(why_expires(leaf, NOW + passed)) is due
+
+
+def test_a_certificate_for_somebody_else_or_other_names_is_due(authority: CertificateAuthority) -> None:
+    assert "not 'controller'" in authority.why_renew(issue(authority, OPERATOR), Request("controller"), NOW)
+    assert "other names" in authority.why_renew(issue(authority, MEMBER), Request("etcd", ("elsewhere",)), NOW)
+
+
+def test_a_certificate_of_another_authority_of_the_same_name_is_due(authority: CertificateAuthority) -> None:
+    other = CertificateAuthority.create("test", NOW)
+    assert "not signed" in authority.why_renew(issue(other, OPERATOR), OPERATOR, NOW)

@@ -1,0 +1,48 @@
+"""What counts as a leader, and what a person is told when Docker is not there."""
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Candidate
+from devopsellence.cli.dev.engine import EngineError
+from devopsellence.cli.dev.problems import docker_unusable
+from devopsellence.cli.dev.readiness import leader
+from devopsellence.store.records import encode
+from devopsellence.store.values import KeyValue, Listing
+
+
+def listing(*candidates: tuple[bytes, int]) -> Listing:
+    items = [KeyValue(f"/e/{revision}", value, revision, revision, 1, 7) for value, revision in candidates]
+    return Listing(tuple(items), revision=99, cluster_id=1)
+
+
+def candidate(identity: str) -> bytes:
+    return encode(Candidate(identity=identity))
+
+
+def test_the_oldest_candidate_leads() -> None:
+    found = leader(listing((candidate("vm/2"), 9), (candidate("vm/1"), 4)))
+    assert found is not None
+    assert found.identity == "vm/1"
+
+
+def test_nobody_leads_where_nobody_stands_or_the_first_cannot_be_read() -> None:
+    assert leader(listing()) is None
+    assert leader(listing((b"{", 4), (candidate("vm/2"), 9))) is None
+
+
+@pytest.mark.parametrize(
+    ("cause", "command"),
+    [
+        (FileNotFoundError(), "sudo apt-get install docker.io"),
+        (PermissionError(), "sudo usermod -aG docker $USER"),
+        (ConnectionRefusedError(), "sudo systemctl start docker"),
+        (TimeoutError(), "docker version"),
+        (None, "docker version"),
+    ],
+)
+def test_what_mends_docker_depends_on_what_is_wrong(cause: Exception | None, command: str) -> None:
+    error = EngineError("why")
+    error.__cause__ = cause
+    explained = docker_unusable(error)
+    assert (explained.code, explained.message, explained.exit_code) == ("docker_unavailable", "why", 1)
+    assert explained.next_actions[0].command == command
