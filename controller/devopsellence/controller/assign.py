@@ -8,8 +8,8 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.actions import Action, Basis, Change, Kind
-from devopsellence.controller.placement import placed_on
 from devopsellence.controller.world import NodeView
+from devopsellence.placement import placed_on
 from devopsellence.store.informer import Record
 from devopsellence.store.keys import EnvironmentRef, Keys
 

@@ -15,10 +15,10 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller import events
 from devopsellence.controller.actions import Action, Basis, Change, Kind, Plan
 from devopsellence.controller.assign import assign, template, withdraw
-from devopsellence.controller.placement import why_nowhere
 from devopsellence.controller.progress import Judgement, Standing, judge
 from devopsellence.controller.rollout import DEFAULT_DEADLINE_SECONDS, Facts, fold, nodes_to_move
 from devopsellence.controller.world import Moment, NodeView, World
+from devopsellence.placement import why_nowhere
 from devopsellence.store.keys import Keys
 
 # How many Nodes a verdict about placement is compared with; leaves room for the rest in a transaction.
@@ -191,7 +191,7 @@ def _why_unplaced(release: pb.Release, assigning: _Assigning) -> str:
         names = ", ".join(standing.view.name for standing in assigning.standings)
         return f'no attached node is registered ({names}), so service "{missing[0].name}" runs nowhere'
     missing.sort(key=lambda service: service.name)
-    return next((reason for service in missing if (reason := why_nowhere(service, nodes))), "")
+    return next((str(refusal) for service in missing if (refusal := why_nowhere(service, nodes))), "")
 
 
 def _is_covered(release: pb.Release, standings: Sequence[Standing], judgements: Sequence[Judgement]) -> bool:

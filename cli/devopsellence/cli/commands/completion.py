@@ -1,0 +1,30 @@
+"""``completion``: what a shell needs to complete our commands."""
+
+from __future__ import annotations
+
+import click
+
+from devopsellence.cli.output import Output, pass_output
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@pass_output
+@click.pass_context
+def completion(ctx: click.Context, output: Output, shell: str) -> None:
+    """Print the completion script for SHELL.
+
+    \b
+    Example:
+      devopsellence completion bash > ~/.local/share/bash-completion/completions/devopsellence
+      devopsellence completion zsh > "${fpath[1]}/_devopsellence"
+      devopsellence completion fish > ~/.config/fish/completions/devopsellence.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    program = ctx.find_root().info_name or "devopsellence"
+    kind = get_completion_class(shell)
+    if kind is None:  # the choices above are click's own
+        raise click.UsageError(f"no completion for {shell}")
+    script = kind(ctx.find_root().command, {}, program, f"_{program.upper().replace('-', '_')}_COMPLETE").source()
+    output.result("completion", script, shell=shell, script=script)

@@ -1,0 +1,92 @@
+"""``config validate`` and ``config resolve``: the file, and what an environment makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from devopsellence.cli import context
+from devopsellence.cli.options import environment_option
+from devopsellence.cli.output import Output, pass_output
+
+_FILE = click.argument("file", type=click.Path(path_type=Path), required=False)
+
+
+@click.group()
+def config() -> None:
+    """Check and show the configuration.
+
+    \b
+    Example:
+      devopsellence config validate
+      devopsellence config resolve --env staging
+    """
+
+
+@config.command()
+@_FILE
+@pass_output
+def validate(output: Output, file: Path | None) -> None:
+    """Check a devopsellence.yml with all its environments, and name everything that is wrong at once.
+
+    \b
+    Example:
+      devopsellence config validate
+      devopsellence config validate other/devopsellence.yml
+    """
+    from devopsellence import config as configuration
+
+    path = file or context.require_config()
+    loaded = configuration.load(path)
+    environments = list(dict.fromkeys([loaded.default_environment, *loaded.environments]))
+    services = [service.name for service in loaded.resolve(loaded.default_environment).services]
+    output.result(
+        "config validate",
+        f"{path} is valid: services {', '.join(services)}; environments {', '.join(environments)}",
+        file=str(path),
+        organization=loaded.organization,
+        project=loaded.project,
+        services=services,
+        environments=environments,
+    )
+
+
+@config.command()
+@_FILE
+@environment_option
+@pass_output
+@click.pass_context
+def resolve(ctx: click.Context, output: Output, file: Path | None) -> None:
+    """Print what an environment runs: defaults filled in, its overlay merged.
+
+    \b
+    Example:
+      devopsellence config resolve --env staging
+      devopsellence config resolve -o json
+    """
+    from devopsellence import config as configuration
+
+    loaded = configuration.load(file or context.require_config())
+    ref = context.environment_from_config(ctx, loaded.organization, loaded.project, loaded.default_environment)
+    document = loaded.resolve(ref.environment).as_document()
+    output.result(
+        "config resolve",
+        None if output.json else _yaml(document).rstrip(),
+        environment=ref.environment,
+        config=document,
+    )
+
+
+def _yaml(document: dict[str, Any]) -> str:
+    import io
+
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.width = 4096
+    stream = io.StringIO()
+    yaml.dump(document, stream)
+    return stream.getvalue()

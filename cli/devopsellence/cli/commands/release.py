@@ -1,0 +1,160 @@
+"""``release list`` and ``release show``: what was deployed, by whom, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from devopsellence.cli import context
+from devopsellence.cli.options import environment_option
+from devopsellence.cli.output import CliError, NextAction, Output, pass_output
+
+if TYPE_CHECKING:
+    from devopsellence.api.v1.stored_pb2 import Release, Rollout
+    from devopsellence.cli.view.snapshot import Problem
+    from devopsellence.store.etcd import Etcd
+    from devopsellence.store.keys import EnvironmentRef
+
+_HEADER = ("RELEASE", "WHEN", "BY", "REVISION", "OUTCOME", "MESSAGE")
+
+
+@click.group()
+def release() -> None:
+    """List and show releases.
+
+    \b
+    Example:
+      devopsellence release list
+      devopsellence release show 3
+    """
+
+
+@release.command("list")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, newest first.")
+@environment_option
+@pass_output
+@click.pass_context
+def list_(ctx: click.Context, output: Output, limit: int) -> None:
+    """List the releases of an environment, newest first.
+
+    \b
+    Example:
+      devopsellence release list --limit 5
+    """
+    ref, releases, rollout, problems = context.run(ctx, lambda etcd: _read(ctx, etcd))
+    from devopsellence.cli.view import document
+    from devopsellence.cli.view.words import columns
+
+    outcomes = document.outcomes(rollout)
+    shown = sorted(releases, key=lambda each: each.number, reverse=True)[:limit]
+    for problem in problems:
+        output.warning(f"{problem.key} is {problem.reason}")
+    text = columns(_HEADER, [_row(each, outcomes) for each in shown]) if shown else f"{ref} has no release yet."
+    documents = [{**document.release(each), "outcome": outcomes.get(each.number, "unknown")} for each in shown]
+    output.result("release list", text, environment=str(ref), releases=documents, problems=_documents(problems))
+
+
+@release.command()
+@click.argument("number", type=click.IntRange(min=1))
+@environment_option
+@pass_output
+@click.pass_context
+def show(ctx: click.Context, output: Output, number: int) -> None:
+    """Show all that release NUMBER records.
+
+    \b
+    Example:
+      devopsellence release show 3
+    """
+    ref, found, rollout = context.run(ctx, lambda etcd: _read_one(ctx, etcd, number))
+    if found is None:
+        action = NextAction("see which there are", "devopsellence release list")
+        raise CliError("release_unknown", f"{ref} has no release {number}", next_actions=[action])
+    from google.protobuf.json_format import MessageToDict
+
+    from devopsellence.cli.view import document
+
+    outcome = document.outcomes(rollout).get(number, "unknown")
+    record = MessageToDict(found, preserving_proto_field_name=True)
+    output.result("release show", _text(found, outcome), release={**record, "outcome": outcome})
+
+
+async def _read(
+    ctx: click.Context, etcd: Etcd
+) -> tuple[EnvironmentRef, list[Release], Rollout | None, Sequence[Problem]]:
+    from devopsellence.api.v1.stored_pb2 import Release, Rollout
+    from devopsellence.cli.read import Reader
+
+    ref = await context.environment(ctx, etcd)
+    reader = Reader(etcd)
+    releases = await reader.under(etcd.keys.releases_prefix(ref), Release)
+    rollout = await reader.one(etcd.keys.rollout(ref), Rollout)
+    return ref, list(releases.values()), rollout, reader.problems
+
+
+async def _read_one(
+    ctx: click.Context, etcd: Etcd, number: int
+) -> tuple[EnvironmentRef, Release | None, Rollout | None]:
+    from devopsellence.api.v1.stored_pb2 import Release, Rollout
+    from devopsellence.cli.read import Reader
+    from devopsellence.store.records import decode
+
+    ref = await context.environment(ctx, etcd)
+    key = etcd.keys.release(ref, number)
+    found = await etcd.get(key)
+    rollout = await Reader(etcd).one(etcd.keys.rollout(ref), Rollout)
+    return ref, decode(Release, key, found.value) if found else None, rollout
+
+
+def _row(release: Release, outcomes: dict[int, str]) -> list[str]:
+    from devopsellence.cli.view.words import since
+
+    created = since(release.created_at, datetime.now(UTC))
+    return [
+        str(release.number),
+        f"{created} ago" if created else "-",
+        _safe(release.created_by),
+        _safe(release.revision),
+        outcomes.get(release.number, "unknown"),
+        _safe(release.message) if not release.rollback_of else f"repeats release {release.rollback_of}",
+    ]
+
+
+def _text(release: Release, outcome: str) -> str:
+    from devopsellence.cli.view.words import columns, moment, safe
+
+    heads = [
+        ("Release", f"{release.number} of {release.organization}/{release.project}/{release.environment}"),
+        ("Outcome", outcome),
+        ("Written", f"{moment(release.created_at)} by {safe(release.created_by)}"),
+        ("Revision", safe(release.revision)),
+        ("Message", safe(release.message)),
+        ("Repeats", f"release {release.rollback_of}" if release.rollback_of else ""),
+    ]
+    rows = [
+        [service.name, service.image.reference, service.image.pinned.rpartition("sha256:")[2][:12], _settings(service)]
+        for service in release.services
+    ]
+    table = columns(("SERVICE", "IMAGE", "PINNED", "SETTINGS"), rows)
+    return "\n".join([*(f"{name:<9} {value}" for name, value in heads if value), "", table])
+
+
+def _settings(service: Any) -> str:
+    found = [f"port {port.name} {port.port}" for port in service.ports]
+    found += [f"volume {volume.source} at {volume.target}" for volume in service.volumes]
+    found += [f"env {', '.join(sorted(service.env))}"] if service.env else []
+    found += [f"args {' '.join(service.args)}"] if service.args else []
+    return "; ".join(_safe(each) for each in found)
+
+
+def _safe(text: str) -> str:
+    from devopsellence.cli.view.words import safe
+
+    return safe(text) or "-"
+
+
+def _documents(problems: Sequence[Problem]) -> list[dict[str, str]]:
+    return [{"key": problem.key, "reason": problem.reason} for problem in problems]

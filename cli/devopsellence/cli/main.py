@@ -1,0 +1,174 @@
+"""The root command: a table of names, so that ``--help`` imports nothing but click.
+
+``main`` is the click group; calling it runs the process: every error becomes a sentence and an exit code here and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from devopsellence.cli.options import add_global_options, global_options
+from devopsellence.cli.output import Output
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+PROGRAM: Final = "devopsellence"
+
+# section -> name -> (module:attribute, what the help says)
+SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
+    "Begin": {
+        "init": ("devopsellence.cli.commands.init:init", "Write a devopsellence.yml for this app."),
+        "dev": ("devopsellence.cli.dev.commands:dev", "A whole cluster on this machine, in the background."),
+        "config": ("devopsellence.cli.commands.config:config", "Check and show the configuration."),
+    },
+    "Deploy": {
+        "deploy": ("devopsellence.cli.commands.deploy:deploy", "Build, release, and follow the rollout."),
+        "status": ("devopsellence.cli.commands.status:status", "What runs where, and what does not, and why."),
+        "release": ("devopsellence.cli.commands.release:release", "List and show releases."),
+        "events": ("devopsellence.cli.commands.events:events", "Who deployed, what was decided, and why."),
+    },
+    "Cluster": {
+        "node": ("devopsellence.cli.commands.node:node", "Register, label, attach and detach nodes."),
+        "doctor": ("devopsellence.cli.commands.doctor:doctor", "Check what this depends on; say how to mend it."),
+        "completion": ("devopsellence.cli.commands.completion:completion", "Completion for bash, zsh or fish."),
+    },
+}
+COMMANDS: Final = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
+
+_HELP: Final = """Deploy containers to plain VMs: releases in etcd, one controller, one agent a machine.
+
+\b
+Example:
+  devopsellence init
+  devopsellence dev up
+  devopsellence deploy
+  devopsellence status
+"""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is used, not when it is listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.commands:
+            return self.commands[cmd_name]
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        add_global_options(command)
+        self.commands[cmd_name] = command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0].isidentifier() and args[0] not in COMMANDS:
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, n=2)
+            meant = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{meant}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section, commands in SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl([(name, text) for name, (_, text) in commands.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        names = [CompletionItem(n, help=text) for n, (_, text) in COMMANDS.items() if n.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line and exit with its code; with ``standalone_mode`` off as click's own."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        arguments = list(sys.argv[1:] if args is None else args)
+        output = Output()
+        try:
+            code = super().main(arguments, PROGRAM, complete_var, standalone_mode=False, obj=output, **extra)
+        except BrokenPipeError:
+            # Whoever read our output has gone; a flush at exit must not complain about it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (the one place where all errors end)
+            sys.exit(_report(error, output, arguments))
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(error: BaseException, output: Output, arguments: Sequence[str]) -> int:
+    """Print what went wrong and return the exit code."""
+    from devopsellence.cli.errors import explain
+
+    # An unknown option is found before any option takes effect.
+    output.json = output.json or _asks_for_json(arguments)
+    if output.debug or "--debug" in arguments:
+        import traceback
+
+        traceback.print_exception(error)
+    explained = explain(error)
+    if isinstance(error, click.UsageError) and not output.json:
+        error.show()
+    else:
+        output.error(explained)
+    return explained.exit_code
+
+
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    return any(
+        this in ("-ojson", "--output=json") or (this in ("-o", "--output") and following == "json")
+        for this, following in pairs
+    )
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        click.echo(f"{PROGRAM} {version(PROGRAM)}")
+    except PackageNotFoundError:
+        click.echo(f"{PROGRAM}, run from a source tree that is not installed")
+    ctx.exit()
+
+
+main = LazyGroup(
+    name=PROGRAM,
+    help=_HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    params=[
+        *global_options(hidden=False),
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_print_version,
+            help="Show the version and exit.",
+        ),
+    ],
+    no_args_is_help=True,
+)

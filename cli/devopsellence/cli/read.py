@@ -1,0 +1,99 @@
+"""Reading an environment once, everything at the same time, and a bad record spoils nothing but itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
+
+from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Environment, Heartbeat, Node, Release, Rollout
+from devopsellence.cli.view.snapshot import Problem, Snapshot
+from devopsellence.store.errors import MalformedRecord
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.records import decode
+
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+_AT_A_TIME: Final = 32
+
+
+class Reader:
+    """Reads records and remembers in ``problems`` those that cannot be read; a store error ends the command."""
+
+    def __init__(self, etcd: Etcd) -> None:
+        self.etcd = etcd
+        self.problems: list[Problem] = []
+        self._slots = asyncio.Semaphore(_AT_A_TIME)
+
+    async def one(self, key: str, kind: type[M]) -> M | None:
+        """The record at ``key``; None when there is none or it cannot be read."""
+        async with self._slots:
+            found = await self.etcd.get(key)
+        return self._decode(kind, key, found.value) if found else None
+
+    async def each(self, keys: dict[str, str], kind: type[M]) -> dict[str, M]:
+        """The records at the keys of ``keys`` (name to key), by name; those that are not there are left out."""
+        found = await together(self.one(key, kind) for key in keys.values())
+        return {name: message for name, message in zip(keys, found, strict=True) if message is not None}
+
+    async def under(self, prefix: str, kind: type[M]) -> dict[str, M]:
+        """All readable records under ``prefix`` by key, sorted."""
+        listing = await self.etcd.list(prefix)
+        decoded = {item.key: self._decode(kind, item.key, item.value) for item in listing.items}
+        return {key: message for key, message in decoded.items() if message is not None}
+
+    def _decode(self, kind: type[M], key: str, value: bytes) -> M | None:
+        try:
+            return decode(kind, key, value)
+        except MalformedRecord as error:
+            self.problems.append(Problem(error.key, f"not a readable {error.kind}: {error.reason}"))
+            return None
+
+
+async def together(work: Iterable[Awaitable[T]]) -> list[T]:
+    """All results in order; the first error ends the others, waits until they have ended, and is raised as it is."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def snapshot(etcd: Etcd, ref: EnvironmentRef) -> Snapshot:
+    """Everything that is known of one environment."""
+    reader, keys = Reader(etcd), etcd.keys
+    environment, rollout, controllers = await asyncio.gather(
+        reader.one(keys.environment(ref), Environment),
+        reader.one(keys.rollout(ref), Rollout),
+        etcd.list(keys.election_prefix, keys_only=True),
+    )
+    number = environment.latest_release if environment else 0
+    attached = environment.nodes if environment else ()
+    # A node that is being detached is still in the rollout until it has removed what it ran.
+    names = sorted({*attached, *(progress.node for progress in (rollout.nodes if rollout else ()))})
+    release, nodes, heartbeats, statuses = await asyncio.gather(
+        reader.one(keys.release(ref, number), Release) if number else _none(),
+        reader.each({name: keys.node(name) for name in names}, Node),
+        reader.each({name: keys.heartbeat(name) for name in names}, Heartbeat),
+        reader.each({name: keys.status(name, ref) for name in names}, AssignmentStatus),
+    )
+    return Snapshot(
+        ref=ref,
+        environment=environment,
+        release=release,
+        rollout=rollout,
+        nodes=nodes,
+        heartbeats=heartbeats,
+        statuses=statuses,
+        controllers=len(controllers.items),
+        problems=tuple(sorted(reader.problems, key=lambda problem: problem.key)),
+    )
+
+
+async def _none() -> None:
+    return None

@@ -1,0 +1,72 @@
+"""``deploy --dry-run``: the plan, with nothing built, pulled or written."""
+
+from __future__ import annotations
+
+from devopsellence.api.v1.stored_pb2 import Assignment
+from devopsellence.api.v1.workload_pb2 import Service
+from devopsellence.cli.read import Reader
+from devopsellence.cli.release.deploy import OPERATION, Deploy, checked
+from devopsellence.cli.release.pin import local
+from devopsellence.cli.release.plan import Step, headline, plan
+from devopsellence.cli.view.words import columns
+from devopsellence.store.etcd import Etcd
+
+
+async def preview(etcd: Etcd, run: Deploy) -> None:
+    """Print what a deploy would do now."""
+    target = await checked(etcd, run)
+    services = [await _presumed(run, service) for service in run.resolved.services]
+    absent = sorted({each.image.reference for each in services if each.image.reference and not each.image.pinned})
+    reader = Reader(etcd)
+    keys = {node.name: etcd.keys.assignment(node.name, run.ref) for node in target.nodes}
+    assigned = await reader.each(keys, Assignment)
+    unreadable = {problem.key for problem in reader.problems}
+    for problem in reader.problems:
+        run.output.warning(f"{problem.key} is {problem.reason}; its node is left out of the plan")
+    nodes = [node for node in target.nodes if keys[node.name] not in unreadable]
+    steps = plan(services, nodes, assigned)
+    table = [[step.node, step.service, step.kind.value + ("" if step.certain else "?"), step.reason] for step in steps]
+    lines = [headline(str(run.ref), target.newest, steps, nodes)]
+    lines += [f"node {target.attached_now} would be attached, as no node is"] if target.attached_now else []
+    app = _app_plan(run)
+    lines += [f"app image: {app}"] if app else []
+    lines += [f"image {reference} is not on this engine; it would be pulled" for reference in absent]
+    lines += ["", columns(("NODE", "SERVICE", "ACTION", "WHY"), table)]
+    run.output.result(
+        OPERATION,
+        "\n".join(lines),
+        dry_run=True,
+        environment=str(run.ref),
+        release=target.newest + 1,
+        app_image=app,
+        images_to_pull=absent,
+        attached=target.attached_now,
+        plan=[_document(step) for step in steps],
+    )
+
+
+async def _presumed(run: Deploy, service: Service) -> Service:
+    """``service`` with its image pinned as far as that is known without building or pulling."""
+    copy = Service()
+    copy.CopyFrom(service)
+    if copy.image.app:
+        copy.image.reference = run.image or ""
+    if copy.image.reference:
+        copy.image.pinned = await local(run.docker, copy.image.reference)
+    return copy
+
+
+def _document(step: Step) -> dict[str, str | bool]:
+    return {
+        "node": step.node,
+        "service": step.service,
+        "action": step.kind.value,
+        "reason": step.reason,
+        "certain": step.certain,
+    }
+
+
+def _app_plan(run: Deploy) -> str:
+    if not any(service.image.app for service in run.resolved.services):
+        return ""
+    return run.image or f"would be built from {run.config.build.context}"

@@ -1,0 +1,82 @@
+"""Small things in words: ages, times, enums; and text from elsewhere made safe for a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+_STEPS: Final = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+# Control characters, invisible formatting (such as a change of direction), lone surrogates.
+_UNSAFE: Final = frozenset({"Cc", "Cf", "Cs"})
+
+
+def age(seconds: float) -> str:
+    """A length of time in its largest unit or two, such as ``7s``, ``3m20s``, ``5h``, ``12d``."""
+    left = max(0, int(seconds))
+    for index, (size, unit) in enumerate(_STEPS):
+        if left >= size:
+            text = f"{left // size}{unit}"
+            # A second unit only where it still says something.
+            if left // size < 10 and index + 1 < len(_STEPS):
+                small, small_unit = _STEPS[index + 1]
+                text += f"{left % size // small}{small_unit}" if left % size // small else ""
+            return text
+    return "0s"
+
+
+def span(seconds: float) -> str:
+    """As :func:`age`, but tenths of a second where they say something."""
+    return f"{seconds:.1f}s" if seconds < 10 else age(seconds)
+
+
+def seconds_between(earlier: Timestamp, later: datetime) -> float:
+    """Seconds from ``earlier`` to ``later``, at least 0: clocks of two machines may differ, and this is for reading."""
+    return max(0.0, later.timestamp() - earlier.seconds - earlier.nanos / 1e9)
+
+
+def since(stamp: Timestamp, now: datetime) -> str:
+    """The age of ``stamp``; "" when it is not set."""
+    return age(seconds_between(stamp, now)) if stamp.seconds else ""
+
+
+def moment(stamp: Timestamp) -> str:
+    """``stamp`` in local time, to the second; "" when it is not set."""
+    if not stamp.seconds:
+        return ""
+    return datetime.fromtimestamp(stamp.seconds, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def iso(stamp: Timestamp) -> str | None:
+    """``stamp`` for JSON, in UTC; None when it is not set."""
+    return stamp.ToJsonString() if stamp.seconds else None
+
+
+def word(enum: Any, value: int) -> str:
+    """A value of a protobuf enum as people read it: lower case; "unknown" for none and for one not known here."""
+    try:
+        name = str(enum.Name(value))
+    except ValueError:
+        return "unknown"
+    return "unknown" if name.endswith("UNSPECIFIED") else name.lower().replace("_", " ")
+
+
+def safe(text: str) -> str:
+    """``text`` without anything that would move a terminal's cursor or change its colours."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in _UNSAFE and c != "\t" else c for c in text)
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 service``, ``2 services``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in plain text: columns two spaces apart, no line ends with a space."""
+    table = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(row[index]) for row in table) for index in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,110 @@
+"""Read, change, write: one transaction that holds only if nobody wrote in between."""
+
+from __future__ import annotations
+
+import getpass
+import secrets
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from devopsellence.api.v1.stored_pb2 import Event
+from devopsellence.cli.output import CliError
+from devopsellence.store.errors import Ambiguous
+from devopsellence.store.etcd import Compare, Etcd, Put
+from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.records import decode, encode
+
+M = TypeVar("M", bound=Message)
+EVENT_TTL: Final = 24 * 3600
+_ATTEMPTS: Final = 10
+
+
+class Moved(Exception):
+    """Someone wrote in between; read again."""
+
+
+def retrying() -> AsyncRetrying:
+    """Ten attempts within a few seconds, for whoever lost a race: a handful of people and pipelines, not a crowd."""
+    return AsyncRetrying(
+        retry=retry_if_exception_type((Moved, Ambiguous)),
+        wait=wait_random_exponential(multiplier=0.05, max=1),
+        stop=stop_after_attempt(_ATTEMPTS),
+        reraise=True,
+    )
+
+
+async def change(
+    etcd: Etcd,
+    key: str,
+    kind: type[M],
+    edit: Callable[[M | None], M],
+    *,
+    also: Callable[[M], Sequence[Put]] = lambda _: (),
+) -> M:
+    """Store what ``edit`` makes of what is at ``key`` (None: nothing is) and return it.
+
+    ``edit`` may be called several times and must return a message of its own; what equals the stored one is not
+    written. ``also`` gives further keys to write in the same transaction.
+
+    Raises:
+        MalformedRecord: what is there cannot be read, so it is not overwritten.
+        CliError: ``busy``: others kept writing; or whatever ``edit`` raises.
+    """
+    try:
+        async for attempt in retrying():
+            with attempt:
+                return await _change_once(etcd, key, kind, edit, also)
+    except Moved as error:
+        raise CliError("busy", f"{key} was changed by others {_ATTEMPTS} times in a row; try again") from error
+    raise AssertionError("unreachable")
+
+
+async def _change_once(
+    etcd: Etcd, key: str, kind: type[M], edit: Callable[[M | None], M], also: Callable[[M], Sequence[Put]]
+) -> M:
+    found = await etcd.get(key)
+    before = decode(kind, key, found.value) if found else None
+    after = edit(before)
+    # This is also how an unanswered write of ours is found to have happened: there is nothing left to change.
+    if after == before:
+        return after
+    unchanged = Compare.unmodified(key, found.mod_revision) if found else Compare.absent(key)
+    result = await etcd.txn([unchanged], [Put(key, encode(after)), *also(after)])
+    if not result.succeeded:
+        raise Moved
+    return after
+
+
+def now() -> Timestamp:
+    """This moment by this machine's clock, for people to read."""
+    stamp = Timestamp()
+    stamp.FromNanoseconds(time.time_ns() // 1000 * 1000)
+    return stamp
+
+
+def who() -> str:
+    """Who runs this, as ``user@host``."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+def event_id() -> str:
+    """An id that no other event has, and that sorts by time where clocks agree."""
+    return f"{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(6)}"
+
+
+async def event_put(etcd: Etcd, ref: EnvironmentRef, event: Event, *, name: str = "") -> Put:
+    """What writes ``event`` so that it is gone after a day; ``name`` is its id if the caller wants to know it."""
+    event.at.CopyFrom(now())
+    event.source = "cli"
+    lease = await etcd.grant_lease(EVENT_TTL)
+    return Put(etcd.keys.event(ref, name or event_id()), encode(event), lease=lease)

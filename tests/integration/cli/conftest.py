@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from devopsellence.store.settings import Settings
+from tests.integration.cli.harness import Cli
+
+CONFIG = """\
+schema_version: 1
+organization: acme
+project: Shop
+services:
+  web:
+    image: {image}
+    command: [/bin/httpd, -f, -p, "3000"]
+    ports: [{{name: http, port: 3000}}]
+    healthcheck: {{path: /up}}
+"""
+
+
+@pytest.fixture
+def cli(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Commands in an empty folder that has no configuration."""
+    for name in ("DEVOPSELLENCE_ENVIRONMENT", "DEVOPSELLENCE_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "app"
+    folder.mkdir()
+    # The search for a configuration goes no further up than this.
+    (tmp_path / ".git").mkdir()
+    monkeypatch.chdir(folder)
+    return Cli(settings, folder)
+
+
+@pytest.fixture
+def shop(cli: Cli) -> Cli:
+    """Commands in a folder with a configuration of one web service, whose image needs no registry."""
+    from tests.support.images import IMAGE, small_image
+
+    small_image()
+    (cli.folder / "devopsellence.yml").write_text(CONFIG.format(image=IMAGE))
+    return cli

@@ -1,0 +1,71 @@
+"""``doctor``: what it finds well, and what it says of what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat
+from tests.integration.cli.harness import Cli
+from tests.support.etcd import EtcdServer
+from tests.support.need import need_docker, need_etcd
+
+
+def test_all_is_well(shop: Cli) -> None:
+    uid = shop.json("node", "register", "n1")["uid"]
+    shop.write(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat(node="n1", uid=uid, docker_version="20.10"))
+    shop.write(lambda etcd: etcd.keys.candidate(1), Candidate(identity="host/1"))
+    shop.write(lambda etcd: etcd.keys.candidate(2), Candidate(identity="host/2"))
+    checks = {check["name"]: check for check in shop.json("doctor")["checks"]}
+    assert [check["severity"] for check in checks.values()] == ["ok"] * 5
+    assert checks["controller"]["message"] == "host/1 leads, 1 standing by"
+    assert "acme/Shop" in checks["configuration"]["message"]
+    assert "20.10" in checks["node n1"]["message"]
+
+
+def test_what_is_missing_comes_with_its_mend(cli: Cli) -> None:
+    need_docker()
+    cli.ok("node", "register", "n1")
+    result = cli.run("doctor")
+    assert result.exit_code == 1
+    assert "FAIL  controller: none is running" in result.stdout
+    assert "FAIL  node n1: no heartbeat" in result.stdout
+    assert "warn  configuration: no devopsellence.yml here" in result.stdout
+    assert "not well: controller, node n1" in result.stderr
+    codes = [finding["code"] for finding in cli.error("doctor")["findings"]]
+    assert codes == ["config_missing", "no_controller", "node_unreachable"]
+
+
+def test_a_dead_etcd_is_one_check_among_others(cli: Cli) -> None:
+    result = cli.run("--etcd-endpoints", "127.0.0.1:1", "doctor")
+    assert result.exit_code == 1
+    assert "FAIL  etcd: etcd at 127.0.0.1:1 does not answer" in result.stdout
+    assert "docker:" in result.stdout
+
+
+def test_an_invalid_configuration_and_no_cluster(cli: Cli) -> None:
+    (cli.folder / "devopsellence.yml").write_text("services: 3\n")
+    del cli.environ["DEVOPSELLENCE_ETCD_ENDPOINTS"]
+    codes = [finding["code"] for finding in cli.error("doctor")["findings"]]
+    assert codes[0] == "config_invalid"
+    assert codes[-1] == "etcd_unavailable"
+
+
+def test_a_full_etcd_names_the_alarm_and_the_remedy(cli: Cli, tmp_path: Path) -> None:
+    need_etcd()
+    with EtcdServer(tmp_path / "etcd", arguments=["--quota-backend-bytes=200000"]) as server:
+        full = Cli(server.settings(), cli.folder)
+        for index in range(40):
+            try:
+                server.etcdctl("put", f"/x{index}", "x" * 10_000)
+            except RuntimeError:
+                break
+        error = full.error("doctor")
+        (alarm,) = [finding for finding in error["findings"] if finding["code"] == "etcd_no_space"]
+        assert [action["command"].split()[1] for action in alarm["next_actions"]] == [
+            "endpoint",
+            "compact",
+            "defrag",
+            "alarm",
+        ]
+        refused = full.error("node", "register", "n1")
+        assert refused["code"] == "etcd_no_space"

@@ -1,0 +1,169 @@
+"""``node``: what it leaves in etcd."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Environment, Event, Heartbeat, Node
+from devopsellence.store import access
+from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.records import decode
+from tests.integration.cli.harness import Cli
+from tests.support.etcd import Authority, EtcdServer
+from tests.support.need import need_etcd
+
+ENV = "acme/Shop/production"
+REF = EnvironmentRef.parse(ENV)
+
+
+def test_register_makes_a_node_and_says_how_its_agent_is_started(cli: Cli) -> None:
+    said = cli.ok("node", "register", "prod-1", "--labels", "worker,web", "--address", "10.0.0.5")
+    node = cli.read(lambda etcd: etcd.keys.node("prod-1"), Node)
+    assert node is not None
+    assert (node.name, list(node.labels), node.address) == ("prod-1", ["web", "worker"], "10.0.0.5")
+    assert len(node.uid) == 32
+    assert node.registered_at.seconds
+    assert f"devopsellence-agent --node prod-1 --node-uid {node.uid}" in said
+    assert "devopsellence node attach prod-1" in said
+
+
+def test_a_node_runs_web_services_unless_said_otherwise(cli: Cli) -> None:
+    assert cli.json("node", "register", "n1")["labels"] == ["web"]
+
+
+def test_registering_again_in_the_same_way_gives_the_same_uid(cli: Cli) -> None:
+    first = cli.json("node", "register", "n1", "--labels", "web,worker")
+    assert cli.json("node", "register", "n1", "--labels", "worker,web")["uid"] == first["uid"]
+
+
+@pytest.mark.parametrize("flags", [["--labels", "worker"], ["--address", "10.0.0.6"]])
+def test_another_node_of_the_same_name_is_refused(cli: Cli, flags: list[str]) -> None:
+    uid = cli.json("node", "register", "n1")["uid"]
+    assert cli.error("node", "register", "n1", *flags)["code"] == "node_exists"
+    node = cli.read(lambda etcd: etcd.keys.node("n1"), Node)
+    assert node is not None
+    assert (node.uid, list(node.labels)) == (uid, ["web"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["node", "register", "a/b"], "invalid_name"),
+        (["node", "register", "n1", "--labels", "workers"], "invalid_label"),
+        (["node", "register", "n1", "--labels", ""], "invalid_label"),
+        (["node", "attach", "n1", "--env", "a/b"], "invalid_name"),
+        (["node", "attach", "n1", "--env", "a/b/../c"], "invalid_name"),
+        (["--prefix", "no-slashes", "node", "list"], "settings_invalid"),
+        (["--etcd-endpoints", "nonsense", "node", "list"], "settings_invalid"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_with_exit_code_2(cli: Cli, arguments: list[str], code: str) -> None:
+    error = cli.error(*arguments)
+    assert (error["code"], error["exit_code"]) == (code, 2)
+
+
+def test_attach_makes_the_environment_and_detach_takes_the_node_away(cli: Cli) -> None:
+    for name in ("n2", "n1"):
+        cli.ok("node", "register", name)
+        cli.ok("node", "attach", name, "--env", ENV)
+    environment = cli.read(lambda etcd: etcd.keys.environment(REF), Environment)
+    assert environment is not None
+    assert list(environment.nodes) == ["n1", "n2"]
+    assert (environment.organization, environment.project, environment.environment) == ("acme", "Shop", "production")
+    # Without a configuration the cluster's only environment is meant.
+    assert "its volumes stay" in cli.ok("node", "detach", "n2")
+    assert cli.json("node", "attach", "n1")["nodes"] == ["n1"]
+    assert cli.error("node", "detach", "n2")["code"] == "node_not_attached"
+
+
+def test_attach_and_detach_are_events(cli: Cli) -> None:
+    cli.ok("node", "register", "n1")
+    cli.ok("node", "attach", "n1", "--env", ENV)
+    cli.ok("node", "detach", "n1", "--env", ENV)
+    events = cli.json("events", "--env", ENV)["events"]
+    assert [(each["code"], each["node"], each["source"]) for each in events] == [
+        ("node_attached", "n1", "cli"),
+        ("node_detached", "n1", "cli"),
+    ]
+
+    async def leases(etcd: object) -> list[int]:
+        from devopsellence.store.etcd import Etcd
+
+        assert isinstance(etcd, Etcd)
+        return [item.lease for item in (await etcd.list(etcd.keys.events_prefix(REF))).items]
+
+    assert all(cli.etcd(leases))
+
+
+def test_a_node_that_is_not_registered_cannot_be_attached(cli: Cli) -> None:
+    error = cli.error("node", "attach", "nobody", "--env", ENV)
+    assert error["code"] == "node_unknown"
+    assert cli.read(lambda etcd: etcd.keys.environment(REF), Environment) is None
+
+
+def test_labels_are_replaced_removed_and_listed(cli: Cli) -> None:
+    cli.ok("node", "register", "n1")
+    assert cli.json("node", "label", "set", "n1", "--labels", "worker,web")["labels"] == ["web", "worker"]
+    assert cli.json("node", "label", "list")["nodes"] == {"n1": ["web", "worker"]}
+    assert cli.json("node", "label", "remove", "n1", "web")["labels"] == ["worker"]
+    assert cli.error("node", "label", "remove", "n1", "web")["code"] == "label_unknown"
+    assert cli.error("node", "label", "set", "nobody", "--labels", "web")["code"] == "node_unknown"
+    assert cli.error("node", "label", "list", "nobody")["code"] == "node_unknown"
+    # What the node was besides its labels stays.
+    node = cli.read(lambda etcd: etcd.keys.node("n1"), Node)
+    assert node is not None
+    assert node.uid
+
+
+def test_list_shows_agents_environments_and_what_is_wrong(cli: Cli) -> None:
+    uid = cli.json("node", "register", "n1")["uid"]
+    cli.ok("node", "register", "n2")
+    cli.ok("node", "attach", "n1", "--env", ENV)
+    cli.write(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat(node="n1", uid=uid, docker_version="20.10"))
+    cli.write(lambda etcd: etcd.keys.node("rotten"), b"{ not json")
+    document = cli.json("node", "list")
+    found = {each["node"]: each for each in document["nodes"]}
+    assert (found["n1"]["agent"], found["n1"]["note"], found["n1"]["environments"]) == ("up", "", [ENV])
+    assert (found["n2"]["agent"], found["n2"]["note"]) == ("gone", "no heartbeat: the agent is not there")
+    assert found["rotten"]["note"] == "its record cannot be read"
+    assert [each["key"] for each in document["problems"]] == [f"{cli.settings.prefix}nodes/rotten"]
+    cli.write(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat(node="n1", uid="another"))
+    assert "the agent was started with uid another" in cli.ok("node", "list")
+
+
+def test_an_unreadable_record_is_never_overwritten(cli: Cli) -> None:
+    cli.write(lambda etcd: etcd.keys.node("n1"), b"garbage")
+    error = cli.error("node", "label", "set", "n1", "--labels", "web")
+    assert error["code"] == "record_unreadable"
+    assert f"{cli.settings.prefix}nodes/n1" in error["message"]
+    assert cli.error("node", "register", "n1")["code"] == "record_unreadable"
+    cli.ok("node", "register", "n2")
+    cli.write(lambda etcd: etcd.keys.environment(REF), b"garbage")
+    assert cli.error("node", "attach", "n2", "--env", ENV)["code"] == "record_unreadable"
+
+
+def test_registering_lets_the_node_s_certificate_in_where_certificates_are_the_credential(
+    cli: Cli, tmp_path: Path
+) -> None:
+    need_etcd()
+    authority = Authority(tmp_path / "pki")
+    with EtcdServer(tmp_path / "etcd", authority=authority) as server:
+        secured = Cli(server.settings(user=access.USER_OPERATOR), cli.folder)
+        secured.etcd(access.enable)
+        for _ in range(2):
+            secured.ok("node", "register", "n1")
+        assert "node:n1" in server.etcdctl("user", "list")
+        stranger = Cli(server.settings(user="node:stranger"), cli.folder)
+        assert stranger.error("node", "list")["code"] in ("etcd_permission_denied", "etcd_unauthenticated")
+
+
+def test_events_skip_what_cannot_be_read(cli: Cli) -> None:
+    cli.ok("node", "register", "n1")
+    cli.ok("node", "attach", "n1", "--env", ENV)
+    cli.write(lambda etcd: etcd.keys.event(REF, "zzz"), b"garbage")
+    result = cli.run("events")
+    assert "node_attached" in result.stdout
+    assert "events/acme/Shop/production/zzz is not a readable Event" in result.stderr
+    assert decode(Event, "", b"{}") == Event()

@@ -1,0 +1,46 @@
+"""The revision that git knows."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from devopsellence.cli.release.source import revision
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", "-C", str(folder), *identity, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+async def test_a_folder_without_git_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert await revision(tmp_path) == ""
+
+
+async def test_a_machine_without_git_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert await revision(tmp_path) == ""
+
+
+async def test_the_short_commit_and_whether_anything_differs(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    assert await revision(tmp_path) == "", "no commit yet"
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "file").write_text("1")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    short = git(tmp_path, "rev-parse", "--short", "HEAD")
+    assert await revision(app) == short
+    # What lies outside the app's folder does not make the app differ.
+    (tmp_path / "elsewhere").write_text("x")
+    assert await revision(app) == short
+    (app / "new").write_text("x")
+    assert await revision(app) == f"{short}-dirty"
+    (app / "new").unlink()
+    (app / "file").write_text("2")
+    assert await revision(app) == f"{short}-dirty"

@@ -1,0 +1,63 @@
+"""What a command does before it gets to work: what it imports, and what it says when etcd is not there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.integration.cli.harness import NO_DEV_CLUSTER, Cli
+from tests.support.etcd import EtcdServer, free_ports
+from tests.support.need import need_etcd
+
+HEAVY = ("grpc", "docker", "pydantic", "rich", "google.protobuf", "ruamel", "etcd3aio")
+
+
+def environ() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "DEVOPSELLENCE_HOME": NO_DEV_CLUSTER}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from devopsellence.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ(), check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_an_etcd_that_is_not_there_is_reported_in_a_sentence(cli: Cli) -> None:
+    (port,) = free_ports(1)
+    error = cli.error("--etcd-endpoints", f"127.0.0.1:{port}", "node", "list")
+    assert error["code"] == "etcd_unavailable"
+    assert f"etcd at 127.0.0.1:{port} does not answer" in str(error["message"])
+
+
+def test_an_etcd_that_hangs_is_reported_in_a_sentence(cli: Cli, tmp_path: Path) -> None:
+    need_etcd()
+    with EtcdServer(tmp_path / "etcd") as server:
+        server.pause()
+        error = cli.error("--etcd-endpoints", server.endpoint, "node", "list")
+    assert error["code"] == "etcd_unavailable"
+
+
+def test_shell_completion_answers(cli: Cli) -> None:
+    script = cli.ok("completion", "bash")
+    assert "_DEVOPSELLENCE_COMPLETE=bash_complete" in script
+    for shell in ("zsh", "fish"):
+        assert "_DEVOPSELLENCE_COMPLETE" in cli.ok("completion", shell)
+    asked = {"_DEVOPSELLENCE_COMPLETE": "bash_complete", "COMP_WORDS": "devopsellence node at", "COMP_CWORD": "2"}
+    command = [sys.executable, "-m", "devopsellence.cli"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**environ(), **asked}, check=False)
+    assert done.stdout.split() == ["plain,attach"]
+
+
+def test_whoever_reads_our_output_may_leave(cli: Cli) -> None:
+    command = f"{sys.executable} -m devopsellence.cli --help | true"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environ(), check=False)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr

@@ -1,0 +1,170 @@
+"""On a terminal: live views that give the cursor back, questions, and what an interruption says."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from devopsellence import config
+from tests.integration.cli.harness import Cli
+
+HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, cli: Cli, *arguments: str, **environ: str) -> None:
+        command = [sys.executable, "-m", "devopsellence.cli", *arguments]
+        variables = {
+            **os.environ,
+            **cli.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "TERM": "xterm-256color",
+            "COLUMNS": "120",
+            **environ,
+        }
+        self.seen = b""
+        self._descriptor, other_end = pty.openpty()
+        # A session of its own, whose terminal this is: only then does Ctrl-C become a signal.
+        session = (
+            "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", session, *command],
+            stdin=other_end,
+            stdout=other_end,
+            stderr=other_end,
+            env=variables,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        os.close(other_end)
+
+    def read_until(self, wanted: bytes, seconds: float = 20.0) -> None:
+        give_up = time.monotonic() + seconds
+        while wanted not in self.seen:
+            assert time.monotonic() < give_up, self.seen
+            if not self._read(0.2):
+                raise AssertionError(self.seen)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._descriptor, keys)
+
+    def end(self) -> int:
+        """The exit code, after everything was read."""
+        while self._read(5.0):
+            pass
+        code = self._process.wait(timeout=20)
+        os.close(self._descriptor)
+        return code
+
+    def _read(self, seconds: float) -> bool:
+        ready, _, _ = select.select([self._descriptor], [], [], seconds)
+        if not ready:
+            return True
+        try:
+            chunk = os.read(self._descriptor, 65536)
+        except OSError:  # the other end is closed
+            return False
+        self.seen += chunk
+        return bool(chunk)
+
+
+@pytest.fixture
+def waiting(shop: Cli) -> Cli:
+    """A release that nobody rolls out."""
+    shop.ok("node", "register", "n1")
+    shop.ok("node", "attach", "n1")
+    shop.ok("deploy", "--detach")
+    return shop
+
+
+def test_control_c_gives_the_cursor_back_and_says_that_the_rollout_goes_on(waiting: Cli) -> None:
+    terminal = Terminal(waiting, "deploy")
+    terminal.read_until(b"waiting for the controller")
+    terminal.type(b"\x03")
+    assert terminal.end() == 130
+    assert terminal.seen.count(HIDE) == terminal.seen.count(SHOW) == 1
+    assert b"interrupted; release 2 is written and its rollout goes on: devopsellence status --watch" in terminal.seen
+    assert b"Traceback" not in terminal.seen
+
+
+def test_a_terminated_watch_gives_the_cursor_back(waiting: Cli) -> None:
+    terminal = Terminal(waiting, "status", "--watch")
+    terminal.read_until(b"waiting for the controller")
+    os.kill(terminal.pid, signal.SIGTERM)
+    assert terminal.end() == 143
+    assert terminal.seen.count(HIDE) == terminal.seen.count(SHOW) == 1
+    assert b"Traceback" not in terminal.seen
+
+
+def test_control_c_during_the_build_leaves_nothing(waiting: Cli) -> None:
+    file = waiting.folder / "devopsellence.yml"
+    file.write_text("\n".join(line for line in file.read_text().splitlines() if "image:" not in line))
+    from tests.support.images import IMAGE
+
+    (waiting.folder / "Dockerfile").write_text(f"FROM {IMAGE}\nRUN echo begun; sleep 40\n")
+    terminal = Terminal(waiting, "deploy")
+    terminal.read_until(b"Running in")
+    terminal.type(b"\x03")
+    assert terminal.end() == 130
+    assert b"interrupted; nothing was written" in terminal.seen
+    assert waiting.json("status")["release"]["number"] == 1
+
+
+def test_status_on_a_terminal_is_in_colour_unless_that_is_not_wanted(waiting: Cli) -> None:
+    coloured = Terminal(waiting, "status")
+    assert coloured.end() == 0
+    assert b"\x1b[" in coloured.seen
+    plain = Terminal(waiting, "status", NO_COLOR="1")
+    assert plain.end() == 0
+    assert b"n1" in plain.seen
+    assert b"\x1b[3" not in plain.seen
+
+
+def test_init_asks_on_a_terminal(cli: Cli) -> None:
+    (cli.folder / "Dockerfile").write_text("FROM x\nEXPOSE 8080\n")
+    terminal = Terminal(cli, "init")
+    terminal.read_until(b"Organization")
+    terminal.type(b"not a name\r")
+    terminal.read_until(b"is not a name")
+    terminal.type(b"acme\r")
+    terminal.read_until(b"Project [app]")
+    terminal.type(b"\r")
+    terminal.read_until(b"[8080]")
+    terminal.type(b"\r")
+    terminal.read_until(b"Health path [/up]")
+    terminal.type(b"healthz\r")
+    assert terminal.end() == 0
+    written = config.load(cli.folder / "devopsellence.yml")
+    (web,) = written.resolve("production").services
+    assert (written.organization, written.project) == ("acme", "app")
+    assert (web.ports[0].port, web.healthcheck.path) == (8080, "/healthz")
+
+
+def test_init_without_a_terminal_takes_flags_and_writes_what_validates(cli: Cli) -> None:
+    assert cli.error("init")["code"] == "missing_option"
+    cli.ok("init", "--organization", "acme", "--project", "Shop", "--environment", "staging", "--port", "80")
+    written = config.load(cli.folder / "devopsellence.yml")
+    assert (written.project, written.default_environment) == ("Shop", "staging")
+    assert "is valid" in cli.ok("config", "validate")
+
+
+def test_init_never_touches_what_is_there(cli: Cli, tmp_path: Path) -> None:
+    file = cli.folder / "devopsellence.yml"
+    file.write_text("mine")
+    assert cli.error("init", "--organization", "acme")["code"] == "config_exists"
+    assert file.read_text() == "mine"
+    file.unlink()
+    file.symlink_to(tmp_path / "elsewhere")
+    assert cli.error("init", "--organization", "acme")["code"] == "config_exists"
+    assert not (tmp_path / "elsewhere").exists()

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Assignment, Node
+from devopsellence.api.v1.workload_pb2 import Image, Port, Service
+from devopsellence.cli.release.plan import Kind, Step, differences, headline, plan, summary
+
+OLD, NEW = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+N1 = Node(name="n1", labels=["web", "worker"])
+
+
+def web(pinned: str = OLD, *, reference: str = "shop:1", **more: Any) -> Service:
+    image = Image(reference=reference, pinned=pinned, app=True)
+    return Service(name="web", kind=Service.WEB, image=image, **more)
+
+
+def redis(pinned: str = OLD) -> Service:
+    return Service(name="redis", kind=Service.WORKER, image=Image(reference="redis:7", pinned=pinned))
+
+
+def assigned(*services: Service, **more: Any) -> dict[str, Assignment]:
+    return {"n1": Assignment(node="n1", services=services, **more)}
+
+
+@pytest.mark.parametrize(
+    ("services", "before", "expected"),
+    [
+        ([web()], {}, Step("n1", "web", Kind.CREATED, "first release on this node")),
+        ([web()], assigned(), Step("n1", "web", Kind.CREATED, "not on this node yet")),
+        # A tombstone holds nothing.
+        ([web()], assigned(web(), removed=True), Step("n1", "web", Kind.CREATED, "not on this node yet")),
+        ([web()], assigned(web()), Step("n1", "web", Kind.KEPT, "nothing changed")),
+        # A name is for people; the same bytes under another name restart nothing.
+        ([web(reference="shop:2")], assigned(web()), Step("n1", "web", Kind.KEPT, "nothing changed")),
+        (
+            [web(NEW)],
+            assigned(web()),
+            Step("n1", "web", Kind.REPLACED, "image shop:1 (aaaaaaaaaaaa) → shop:1 (bbbbbbbbbbbb)"),
+        ),
+        ([], assigned(web()), Step("n1", "web", Kind.REMOVED, "no longer in the configuration")),
+        (
+            [web("")],
+            assigned(web()),
+            Step("n1", "web", Kind.REPLACED, "only if the image differs: the app image is built anew", certain=False),
+        ),
+        (
+            [redis("")],
+            assigned(redis()),
+            Step("n1", "redis", Kind.REPLACED, "only if the image differs: redis:7 is pulled anew", certain=False),
+        ),
+        # Something else changed as well, so the image does not matter.
+        (
+            [web("", ports=[Port(name="http", port=1)])],
+            assigned(web()),
+            Step("n1", "web", Kind.REPLACED, "ports changed"),
+        ),
+    ],
+)
+def test_what_becomes_of_a_service(services: list[Service], before: dict[str, Assignment], expected: Step) -> None:
+    assert plan(services, [N1], before) == [expected]
+
+
+def test_a_service_leaves_a_node_that_lost_its_label_and_never_comes_to_one_without() -> None:
+    node = Node(name="n1", labels=["web"])
+    assert plan([redis()], [node], assigned(redis())) == [
+        Step("n1", "redis", Kind.REMOVED, 'node is not labelled "worker" (labels: web)')
+    ]
+    assert plan([redis()], [node], {}) == []
+
+
+def test_all_nodes_and_services_sorted() -> None:
+    n2 = Node(name="n2", labels=["web"])
+    steps = plan([web(NEW), redis()], [n2, N1], assigned(web(), redis()))
+    assert [(step.node, step.service, step.kind) for step in steps] == [
+        ("n1", "redis", Kind.KEPT),
+        ("n1", "web", Kind.REPLACED),
+        ("n2", "web", Kind.CREATED),
+    ]
+    assert summary(steps) == "1 created, 1 replaced, 1 kept"
+    assert (
+        headline("a/b/c", 4, steps, [N1, n2]) == "a/b/c: release 5 on 2 nodes would be: 1 created, 1 replaced, 1 kept"
+    )
+
+
+def test_nothing_to_do() -> None:
+    assert summary(plan([], [N1], {})) == "nothing to do"
+
+
+def test_differences_name_variables_and_never_their_values() -> None:
+    before = web(env={"A": "1", "B": "old-password", "C": "3"})
+    after = web(env={"A": "1", "B": "new-password", "D": "4"}, args=["run"])
+    found = differences(before, after)
+    assert found == ["args changed", "env D added", "env B changed", "env C removed"]
+    assert "password" not in str(found)

@@ -1,0 +1,351 @@
+"""From messages to rows, text and JSON."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from devopsellence.api.v1.stored_pb2 import (
+    AssignmentStatus,
+    Environment,
+    Exit,
+    Heartbeat,
+    Node,
+    NodeProgress,
+    Release,
+    Rollout,
+    RolloutOutcome,
+    ServiceStatus,
+)
+from devopsellence.api.v1.workload_pb2 import Port, Service
+from devopsellence.cli.view import document, text
+from devopsellence.cli.view.rows import Row, rows
+from devopsellence.cli.view.snapshot import Outcome, Problem, Snapshot, judge
+from devopsellence.store.keys import EnvironmentRef
+
+REF = EnvironmentRef("acme", "Shop", "production")
+NOW = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
+
+
+def ago(seconds: float) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(NOW - timedelta(seconds=seconds))
+    return stamp
+
+
+WEB = Service(name="web", kind=Service.WEB, ports=[Port(name="metrics", port=9000), Port(name="http", port=3000)])
+REDIS = Service(name="redis", kind=Service.WORKER)
+RELEASE = Release(
+    number=2,
+    services=[REDIS, WEB],
+    revision="a1b2c3d",
+    created_by="ann@laptop",
+    message="new search",
+    created_at=ago(120),
+)
+
+
+def running(name: str, **more: Any) -> ServiceStatus:
+    fields: dict[str, Any] = {
+        "name": name,
+        "phase": ServiceStatus.RUNNING,
+        "health": ServiceStatus.HEALTHY if name == "web" else ServiceStatus.NONE,
+        "address": "172.18.0.3" if name == "web" else "172.18.0.2",
+        "release": 2,
+        "started_at": ago(30),
+    }
+    return ServiceStatus(**{**fields, **more})
+
+
+def status(*services: ServiceStatus, release: int = 2, **more: Any) -> AssignmentStatus:
+    return AssignmentStatus(node="n1", release=release, services=services, **more)
+
+
+def rollout(phase: Rollout.Phase.ValueType, settled: int = 2, **more: Any) -> Rollout:
+    fields: dict[str, Any] = {
+        "release": 2,
+        "phase": phase,
+        "started_at": ago(60),
+        "nodes": [NodeProgress(node="n1", services_settled=settled, services_total=2)],
+    }
+    return Rollout(**{**fields, **more})
+
+
+def snapshot(**more: Any) -> Snapshot:
+    """One node, two services, all settled at release 2."""
+    fields: dict[str, Any] = {
+        "ref": REF,
+        "environment": Environment(organization="acme", nodes=["n1"], latest_release=2),
+        "release": RELEASE,
+        "rollout": rollout(Rollout.SETTLED, finished_at=ago(57.5)),
+        "nodes": {"n1": Node(name="n1", uid="u1", labels=["web", "worker"])},
+        "heartbeats": {"n1": Heartbeat(node="n1", uid="u1")},
+        "statuses": {"n1": status(running("redis"), running("web"))},
+        "controllers": 1,
+    }
+    return Snapshot(**{**fields, **more})
+
+
+def row(state: Snapshot, service: str) -> Row:
+    return next(each for each in rows(state, NOW) if each.service == service)
+
+
+def test_what_runs_as_assigned_is_settled_and_says_where_it_answers() -> None:
+    web, redis = row(snapshot(), "web"), row(snapshot(), "redis")
+    assert (web.phase, web.health, web.settled, web.age) == ("running", "healthy", True, 30.0)
+    assert web.address == "http://172.18.0.3:3000"
+    assert (redis.health, redis.address, redis.settled, redis.reason) == ("none", "172.18.0.2", True, "")
+
+
+def test_a_service_that_was_left_untouched_says_so() -> None:
+    state = snapshot(statuses={"n1": status(running("redis", reused=True, release=1), running("web"))})
+    assert (row(state, "redis").reused, row(state, "redis").reason, row(state, "redis").release) == (True, "reused", 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"statuses": {}}, "the agent has not reported it yet"),
+        ({"statuses": {}, "heartbeats": {}}, "no heartbeat: the agent is not there"),
+        ({"heartbeats": {"n1": Heartbeat(uid="u1", problem="Docker does not answer")}}, "Docker does not answer"),
+        ({"heartbeats": {"n1": Heartbeat(uid="u0")}}, "the agent was started for an earlier machine of this name"),
+        ({"statuses": {"n1": status(running("web"), running("redis"), release=1)}}, "not yet at release 2"),
+        (
+            {"statuses": {"n1": status(running("web"), phase=AssignmentStatus.ERROR, reason="no JSON")}},
+            "no JSON",
+        ),
+        (
+            {
+                "heartbeats": None,
+                "rollout": rollout(
+                    Rollout.PROGRESSING,
+                    nodes=[NodeProgress(node="n1", phase=NodeProgress.UNREACHABLE, reason="silent for 15 s")],
+                ),
+            },
+            "silent for 15 s",
+        ),
+    ],
+    ids=["unreported", "no agent", "docker gone", "other machine", "earlier release", "unreadable", "unreachable"],
+)
+def test_what_is_not_settled_has_a_reason(more: dict[str, Any], reason: str) -> None:
+    web = row(snapshot(**more), "web")
+    assert not web.settled
+    assert web.reason == reason
+
+
+def test_a_failure_of_an_earlier_release_is_not_one_of_this() -> None:
+    failing = running("web", phase=ServiceStatus.BACKOFF, failed=True, reason="exit code 1")
+    web = row(snapshot(statuses={"n1": status(failing, release=1)}), "web")
+    assert (web.failed, web.reason) == (False, "not yet at release 2")
+
+
+def test_a_failed_service_shows_how_it_ended() -> None:
+    end = Exit(code=137, oom_killed=True, log_lines=["one", "\x1b[31mtwo"])
+    failing = running(
+        "web", phase=ServiceStatus.BACKOFF, failed=True, restarts=3, last_exit=end, reason="killed", address=""
+    )
+    state = snapshot(statuses={"n1": status(running("redis"), failing)})
+    web = row(state, "web")
+    assert (web.failed, web.settled, web.exit_code, web.oom_killed, web.restarts) == (True, False, 137, True, 3)
+    assert text.failure_lines(web) == [
+        "",
+        "n1/web: exit code 137, out of memory; its last lines:",
+        "    one",
+        "    \N{REPLACEMENT CHARACTER}[31mtwo",
+    ]
+    assert "\x1b" not in text.status(state, NOW)
+
+
+def test_what_goes_on_serving_while_the_new_version_does_not_is_said() -> None:
+    failing = running("web", phase=ServiceStatus.BACKOFF, failed=True, reason="exit code 3", release=1)
+    assert row(snapshot(statuses={"n1": status(failing)}), "web").reason == "exit code 3; release 1 goes on serving"
+    starting = running("web", phase=ServiceStatus.STARTING, release=1)
+    assert row(snapshot(statuses={"n1": status(starting)}), "web").reason == "release 1 goes on serving"
+
+
+def test_an_exit_code_of_zero_is_an_end_too() -> None:
+    ended = running("web", phase=ServiceStatus.BACKOFF, last_exit=Exit(code=0))
+    assert row(snapshot(statuses={"n1": status(ended)}), "web").exit_code == 0
+    assert row(snapshot(), "web").exit_code is None
+
+
+def test_a_service_on_its_way_out_is_shown_and_not_settled() -> None:
+    state = snapshot(statuses={"n1": status(running("web"), running("old", phase=ServiceStatus.STOPPING))})
+    assert (row(state, "old").phase, row(state, "old").settled) == ("stopping", False)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"nodes": {"n1": Node(name="n1", uid="u1")}}, "runs none of the services: not labelled"),
+        ({"nodes": {}}, "attached, but not registered"),
+        ({"release": None}, "nothing is released yet"),
+        ({"environment": Environment(latest_release=2)}, "no longer attached"),
+    ],
+)
+def test_a_node_that_runs_nothing_says_why(more: dict[str, Any], reason: str) -> None:
+    (only,) = rows(snapshot(statuses={}, **more), NOW)
+    assert (only.node, only.service, only.phase) == ("n1", "", "idle")
+    assert reason in only.reason
+
+
+@pytest.mark.parametrize(
+    ("more", "number", "outcome"),
+    [
+        ({}, 2, Outcome.SETTLED),
+        ({"rollout": None}, 2, Outcome.WAITING),
+        ({"rollout": rollout(Rollout.PROGRESSING)}, 2, Outcome.PROGRESSING),
+        ({"rollout": rollout(Rollout.FAILED)}, 2, Outcome.FAILED),
+        ({"rollout": rollout(Rollout.SETTLED, release=1)}, 2, Outcome.WAITING),
+        # A newer release was written, and the controller has not come to it yet, or never came to ours.
+        (
+            {"environment": Environment(latest_release=3), "rollout": rollout(Rollout.PROGRESSING)},
+            2,
+            Outcome.SUPERSEDED,
+        ),
+        ({"environment": Environment(latest_release=3), "rollout": None}, 2, Outcome.SUPERSEDED),
+        # One that had settled before stays settled, whatever came after.
+        ({"environment": Environment(latest_release=3)}, 2, Outcome.SETTLED),
+        (
+            {
+                "rollout": rollout(
+                    Rollout.PROGRESSING, release=3, history=[RolloutOutcome(release=2, phase=Rollout.SETTLED)]
+                )
+            },
+            2,
+            Outcome.SETTLED,
+        ),
+        (
+            {
+                "rollout": rollout(
+                    Rollout.PROGRESSING, release=3, history=[RolloutOutcome(release=2, phase=Rollout.FAILED)]
+                )
+            },
+            2,
+            Outcome.FAILED,
+        ),
+        (
+            {
+                "rollout": rollout(
+                    Rollout.SETTLED, release=3, history=[RolloutOutcome(release=2, phase=Rollout.SUPERSEDED)]
+                )
+            },
+            2,
+            Outcome.SUPERSEDED,
+        ),
+        ({"rollout": rollout(Rollout.SETTLED, release=9)}, 2, Outcome.SUPERSEDED),
+    ],
+)
+def test_how_a_rollout_stands(more: dict[str, Any], number: int, outcome: Outcome) -> None:
+    assert judge(snapshot(**more), number).outcome is outcome
+
+
+def test_status_as_text_is_a_heading_and_a_table() -> None:
+    assert text.status(snapshot(), NOW) == (
+        "Environment  acme/Shop/production\n"
+        "Release      2 (a1b2c3d, by ann@laptop, 2m ago): new search\n"
+        "Rollout      settled in 2.5s, 2/2 services\n"
+        "\n"
+        "NODE  SERVICE  PHASE    HEALTH   AGE  RESTARTS  ADDRESS                 REASON\n"
+        "n1    redis    running  none     30s  0         172.18.0.2\n"
+        "n1    web      running  healthy  30s  0         http://172.18.0.3:3000"
+    )
+
+
+def test_status_as_text_before_anything_was_deployed() -> None:
+    assert text.status(Snapshot(REF), NOW) == (
+        "Environment  acme/Shop/production\nRelease      none yet; run devopsellence deploy\n\nNo node is attached."
+    )
+
+
+def test_an_unreadable_record_is_named_and_the_rest_is_shown() -> None:
+    state = snapshot(release=None, problems=(Problem("/p/releases/x", "not a readable Release: line 1\x1b[2J"),))
+    shown = text.status(state, NOW)
+    assert "Release      2 (cannot be read)" in shown
+    assert "Cannot read /p/releases/x: not a readable Release: line 1\N{REPLACEMENT CHARACTER}[2J" in shown
+    assert "n1    web" in shown
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({"rollout": None}, "waiting for the controller"),
+        ({"rollout": None, "controllers": 0}, "waiting for the controller; none is running"),
+        ({"rollout": rollout(Rollout.PROGRESSING, settled=1)}, "progressing for 1m, 1/2 services"),
+        (
+            {"rollout": rollout(Rollout.FAILED, settled=1, finished_at=ago(48), reason="n1: web: exit code 1")},
+            "failed after 12s, 1/2 services: n1: web: exit code 1",
+        ),
+    ],
+)
+def test_the_rollout_in_a_line(more: dict[str, Any], line: str) -> None:
+    assert text.rollout_line(snapshot(**more), NOW) == line
+
+
+def test_changes_are_what_says_something_else_whatever_the_age() -> None:
+    before = rows(snapshot(), NOW)
+    assert text.changes(before, rows(snapshot(), NOW + timedelta(hours=1))) == []
+    stopped = rows(snapshot(statuses={"n1": status(running("web", phase=ServiceStatus.STOPPING))}), NOW)
+    assert [line for _, line in text.changes(before, stopped)] == [
+        "n1 redis: pending (the agent has not reported it yet)",
+        "n1 web: stopping, healthy",
+    ]
+    assert [line for _, line in text.changes(before, before[:1])] == ["n1 web: gone"]
+    assert [line for _, line in text.changes([], before)] == [
+        "n1 redis: running, 172.18.0.2",
+        "n1 web: running, healthy, http://172.18.0.3:3000",
+    ]
+
+
+def test_status_as_json_has_everything_that_the_text_has() -> None:
+    shown = json.loads(json.dumps(document.status(snapshot(), NOW)))
+    assert shown["environment"] == {
+        "organization": "acme",
+        "project": "Shop",
+        "environment": "production",
+        "nodes": ["n1"],
+        "latest_release": 2,
+    }
+    assert shown["release"]["number"] == 2
+    assert shown["release"]["services"] == ["redis", "web"]
+    assert shown["rollout"] == {
+        "release": 2,
+        "phase": "settled",
+        "reason": "",
+        "services_settled": 2,
+        "services_total": 2,
+        "started_at": "2026-05-01T11:59:00Z",
+        "finished_at": "2026-05-01T11:59:02.500Z",
+    }
+    assert shown["nodes"][0] == {
+        "node": "n1",
+        "labels": ["web", "worker"],
+        "heartbeat": True,
+        "phase": "unknown",
+        "reason": "",
+        "services_settled": 2,
+        "services_total": 2,
+    }
+    web = shown["services"][1]
+    assert (web["service"], web["settled"], web["age_seconds"]) == ("web", True, 30.0)
+    assert (shown["problems"], shown["stale"]) == ([], "")
+
+
+def test_an_older_release_s_times_are_not_this_one_s() -> None:
+    shown = document.rollout(snapshot(rollout=rollout(Rollout.SETTLED, release=1, finished_at=ago(50))))
+    assert shown is not None
+    assert (shown["phase"], shown["started_at"], shown["finished_at"]) == ("waiting", None, None)
+
+
+def test_outcomes_of_all_releases_that_the_controller_remembers() -> None:
+    found = rollout(
+        Rollout.PROGRESSING,
+        release=3,
+        history=[RolloutOutcome(release=2, phase=Rollout.FAILED), RolloutOutcome(release=1, phase=Rollout.SUPERSEDED)],
+    )
+    assert document.outcomes(found) == {3: "progressing", 2: "failed", 1: "superseded"}
+    assert document.outcomes(None) == {}

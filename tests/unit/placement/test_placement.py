@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Node
+from devopsellence.api.v1.workload_pb2 import Service
+from devopsellence.placement import label_needed, placed_on, places, unplaced, why_not, why_nowhere
+
+WEB = Service(name="web", kind=Service.WEB)
+REDIS = Service(name="redis", kind=Service.WORKER)
+ODD = Service(name="odd")
+
+
+def node(*labels: str, name: str = "n1") -> Node:
+    return Node(name=name, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("service", "labels", "runs"),
+    [
+        (WEB, ["web"], True),
+        (WEB, ["worker"], False),
+        (WEB, [], False),
+        (REDIS, ["web", "worker"], True),
+        (REDIS, ["web"], False),
+        # A node can be labelled anything; a service without a kind must not match a label "".
+        (ODD, ["web", "worker", ""], False),
+    ],
+)
+def test_a_node_runs_the_services_whose_kind_is_among_its_labels(
+    service: Service, labels: list[str], runs: bool
+) -> None:
+    assert places(service, node(*labels)) is runs
+    assert (why_not(service, node(*labels)) == "") is runs
+
+
+def test_why_not_names_the_label_and_those_there_are() -> None:
+    assert why_not(REDIS, node("web")) == 'not labelled "worker" (labels: web)'
+    assert why_not(WEB, node()) == 'not labelled "web" (labels: none)'
+
+
+def test_unplaced_are_those_that_no_node_runs_in_order() -> None:
+    assert unplaced([WEB, REDIS, ODD], [node("web"), node("web", name="n2")]) == [REDIS, ODD]
+    assert unplaced([WEB, REDIS], [node("web"), node("worker", name="n2")]) == []
+    assert unplaced([WEB], []) == [WEB]
+
+
+def test_a_kind_that_is_not_known_needs_no_label_that_anyone_has() -> None:
+    assert label_needed(ODD) == ""
+
+
+def test_a_cordoned_node_takes_nothing() -> None:
+    cordoned = Node(name="n1", labels=["web"], cordoned=True)
+    assert placed_on(cordoned, [WEB]) == []
+    assert why_not(WEB, cordoned) == "cordoned"
+
+
+@pytest.mark.parametrize(
+    ("service", "nodes", "expected"),
+    [
+        (
+            REDIS,
+            [node("web"), node("web", name="n2")],
+            'no attached node is labelled "worker", which service "redis" needs; '
+            "run devopsellence node label set <node> --labels web,worker",
+        ),
+        (
+            REDIS,
+            [node("gpu", "web")],
+            'no attached node is labelled "worker", which service "redis" needs; '
+            "run devopsellence node label set n1 --labels gpu,web,worker",
+        ),
+        (WEB, [], 'no node is attached, so service "web" runs nowhere; run devopsellence node attach <node>'),
+        (
+            REDIS,
+            [node("web"), Node(name="n2", labels=["worker"], cordoned=True)],
+            'every attached node that could run service "redis" is cordoned (n2); run devopsellence node uncordon n2',
+        ),
+        (ODD, [node("web")], 'the release does not say of what kind service "odd" is; run devopsellence deploy'),
+        (WEB, [node("worker"), node("web", name="n2")], ""),
+    ],
+    ids=["label", "one node", "nothing attached", "cordoned", "no kind", "placed"],
+)
+def test_the_filter_that_leaves_no_node_says_why(service: Service, nodes: list[Node], expected: str) -> None:
+    assert str(why_nowhere(service, nodes) or "") == expected
