@@ -59,8 +59,12 @@ class Workers:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(workers):
                     tasks.create_task(self._work())
-        except* Fenced as fenced:
-            raise fenced.exceptions[0] from None
+        except ExceptionGroup as group:
+            # Not except*: what is raised inside that is wrapped in a group again by Python 3.11.2, Debian 12's.
+            fenced, _ = group.split(Fenced)
+            if fenced is None:
+                raise
+            raise Fenced(str(fenced.exceptions[0])) from group
         finally:
             self._queue.close()
 

@@ -278,7 +278,7 @@ class Rollout(_message.Message):
     """The release that this is about."""
     phase: Global___Rollout.Phase.ValueType
     reason: _builtins.str
-    """Why it is not settled: names node and service. Empty when settled."""
+    """Why it is not settled: names node and service. Also set while SETTLED when something has failed since: degraded."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeProgress]:
         """Sorted by node."""
@@ -332,7 +332,7 @@ class NodeProgress(_message.Message):
         SETTLED: NodeProgress._Phase.ValueType  # 3
         FAILED: NodeProgress._Phase.ValueType  # 4
         UNREACHABLE: NodeProgress._Phase.ValueType  # 5
-        """The agent's heartbeat is gone."""
+        """The agent's heartbeat is gone, the node is not registered, or the agent there has another uid."""
         ERROR: NodeProgress._Phase.ValueType  # 6
         """A stored value of this node cannot be read; reason says which and why."""
 
@@ -344,7 +344,7 @@ class NodeProgress(_message.Message):
     SETTLED: NodeProgress.Phase.ValueType  # 3
     FAILED: NodeProgress.Phase.ValueType  # 4
     UNREACHABLE: NodeProgress.Phase.ValueType  # 5
-    """The agent's heartbeat is gone."""
+    """The agent's heartbeat is gone, the node is not registered, or the agent there has another uid."""
     ERROR: NodeProgress.Phase.ValueType  # 6
     """A stored value of this node cannot be read; reason says which and why."""
 

@@ -1,0 +1,48 @@
+# For a person and for CI alike. Every target can be run at any time, again and again.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup python check test proto lock demo demo-down bench
+# The targets share one virtual environment, one Docker and the terminal.
+.NOTPARALLEL:
+
+BIN := .venv/bin
+SCRIPTS = .ci/run $(sort $(shell find deploy -name '*.sh'))
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing: system packages, a Docker Engine that answers, .venv
+	@deploy/setup.sh
+
+# Only .venv, for the targets that need neither Docker nor etcd.
+python:
+	@deploy/setup.sh python
+
+check: python ## Check style, types, layers, generated code, pinned versions, shell scripts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	deploy/proto.sh --check
+	$(BIN)/python -m pytest -q tests/unit/project
+	@for script in $(SCRIPTS); do bash -n "$$script" || exit 1; done
+	@if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); else echo "shellcheck is not installed: scripts only parsed"; fi
+
+test: setup ## Run every test, with a real etcd and a real Docker Engine; ARGS="-k word" goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+proto: python ## Generate the code of the messages in proto/
+	deploy/proto.sh
+
+lock: ## Renew constraints.txt, the versions that setup installs
+	@deploy/lock.sh
+
+demo: setup ## Start a local cluster, deploy examples/shop with Redis and memcached, show its page
+	@deploy/demo.sh up
+
+demo-down: ## Stop what the demo started; PURGE=1 also forgets its data and images
+	@deploy/demo.sh down $(if $(PURGE),--purge)
+
+bench: setup ## Measure against docker run and Docker's own restarts; ARGS="--runs 5" goes to the benchmark
+	$(BIN)/python -m bench $(ARGS)

@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# The example from nothing to a page that answers, and away again. `make demo` and `make demo-down` run this after setup.
+#
+#   deploy/demo.sh up              images, local cluster, deploy, page. UPSTREAM=1 pulls the official Redis and memcached
+#   deploy/demo.sh down            stop the cluster and what it runs; volumes and releases stay for the next `up`
+#   deploy/demo.sh down --purge    forget those too, remove the images made here, stop a dockerd that setup started
+set -euo pipefail
+# shellcheck source=deploy/lib.sh
+. "$(dirname "$0")/lib.sh"
+cd "$(dirname "$0")/.."
+
+readonly APP=examples/shop
+readonly DEVOPSELLENCE=$PWD/.venv/bin/devopsellence
+
+# run COMMAND…: shows the command as one would type it, then runs it in the example's folder.
+run() {
+  printf '%s$ %s%s\n' "$bold" "$*" "$plain"
+  (cd "$APP" && PATH="$PWD/../../.venv/bin:$PATH" "$@")
+}
+
+# Where the web service answers, as http://ADDRESS:PORT, from the settled service that status shows.
+address() {
+  (cd "$APP" && "$DEVOPSELLENCE" status -o json) | .venv/bin/python -c '
+import json, sys
+services = json.load(sys.stdin)["services"]
+print(next((s["address"] for s in services if s["service"] == "web" and s["settled"]), ""))'
+}
+
+# Fetches the page's JSON; curl itself tries again for a while, because Redis may still be starting.
+fetch() { curl -fsS --noproxy '*' --retry 30 --retry-delay 1 --retry-max-time 30 --retry-connrefused "$1/?format=json"; }
+
+# What the page's JSON on stdin says, as "<visits> <the rest in words>".
+in_words() {
+  .venv/bin/python -c '
+import json, sys
+page = json.load(sys.stdin)
+offer = page["offer"]
+source = "from memcached" if offer["from_cache"] else "calculated, and now in memcached"
+print(page["visits"], "{percent} % off {product}: ".format(**offer) + source)'
+}
+
+show_page() {
+  local url first second offer
+  url=$(address)
+  [ -n "$url" ] || fail "status shows no settled web service: see 'devopsellence status' and 'devopsellence events' in $APP"
+  note "$url"
+  read -r first offer < <(fetch "$url" | in_words) || fail "the page at $url does not answer: see 'devopsellence status' in $APP"
+  note "visit $first, counted in Redis; $offer"
+  read -r second offer < <(fetch "$url" | in_words) || fail "the page at $url answered once and then no more: see 'devopsellence status' in $APP"
+  note "visit $second, counted in Redis; $offer"
+  [ "$second" -gt "$first" ] || fail "the counter did not rise: is Redis what answers at redis:6379?"
+}
+
+what_next() {
+  cat <<END
+   source .venv/bin/activate && cd $APP
+   devopsellence status                  what runs where, and why
+   devopsellence events                  who deployed, and what was decided
+   docker rm -f \$(docker ps -q --filter label=devopsellence.environment=acme/shop/production --filter label=devopsellence.service=redis)
+   devopsellence status --watch          Redis is back, and the counter goes on: its data is on a volume
+   eval "\$(devopsellence dev env)" && etcdctl get --prefix /devopsellence/v1/
+                                         everything there is to know, as the parts see it
+   sed -i 's/^VERSION = .*/VERSION = "2"/' app.py && devopsellence deploy
+                                         only web is replaced, and the old one serves until the new one is healthy
+   make demo-down                        in the project's folder: stop it all; with PURGE=1 forget it all
+END
+}
+
+up() {
+  heading "Images"
+  ./deploy/images/services.sh ${UPSTREAM:+--pull}
+  heading "A local cluster: etcd, controller and agent, in the background"
+  run devopsellence dev up
+  heading "Deploy $APP: a web app, a Redis, a memcached"
+  run devopsellence deploy
+  run devopsellence status --watch
+  heading "The page"
+  show_page
+  heading "What to try next"
+  what_next
+}
+
+down() {
+  if [ -x "$DEVOPSELLENCE" ]; then
+    heading "Stopping the local cluster"
+    if [ "${1:-}" = --purge ]; then
+      run devopsellence dev down --purge --yes
+    else
+      run devopsellence dev down
+    fi
+  fi
+  if [ "${1:-}" = --purge ]; then
+    if docker version >/dev/null 2>&1; then
+      ./deploy/images/services.sh --remove
+    fi
+    ./deploy/docker.sh stop
+  fi
+}
+
+case "${1:-}" in
+  up) up ;;
+  down) down "${2:-}" ;;
+  *) fail "$0 knows up and down, not '${1:-}'" ;;
+esac

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Renews constraints.txt: the newest versions that pyproject.toml allows, of everything that it leads to. Run it with the
+# oldest Python that is supported (PYTHON=python3.11), so that the versions suit every newer one.
+set -euo pipefail
+# shellcheck source=deploy/lib.sh
+. "$(dirname "$0")/lib.sh"
+cd "$(dirname "$0")/.."
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+heading "Renewing constraints.txt"
+"${PYTHON:-python3}" -m venv "$work/venv"
+mapfile -t build_requires < <("$work/venv/bin/python" -c '
+import tomllib
+with open("pyproject.toml", "rb") as file:
+    print(*tomllib.load(file)["build-system"]["requires"], sep="\n")')
+"$work/venv/bin/pip" install -qq --disable-pip-version-check --progress-bar off \
+  "${build_requires[@]}" --editable '.[dev,etcd]'
+{
+  echo "# Every version that 'make setup' installs. Written by 'make lock'; not to be edited."
+  "$work/venv/bin/pip" freeze --all --exclude pip --exclude devopsellence --exclude-editable
+} >"$work/constraints.txt"
+mv "$work/constraints.txt" constraints.txt
+note "$(grep -c == constraints.txt) versions; 'git diff constraints.txt' shows what moved, 'make check test' whether it works"

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Generates the Python code of the messages, beside the .proto files, where it is committed.
+#
+#   deploy/proto.sh            write it
+#   deploy/proto.sh --check    only say whether what is committed is what would be written
+set -euo pipefail
+# shellcheck source=deploy/lib.sh
+. "$(dirname "$0")/lib.sh"
+cd "$(dirname "$0")/.."
+
+readonly MESSAGES=devopsellence/api/v1
+
+generate() {
+  # protoc finds the generator of the type stubs on PATH.
+  PATH="$PWD/.venv/bin:$PATH" python -m grpc_tools.protoc -Iproto --python_out="$1" --mypy_out="quiet:$1" \
+    proto/"$MESSAGES"/*.proto
+}
+
+check() {
+  local fresh
+  fresh=$(mktemp -d)
+  # shellcheck disable=SC2064  # the folder of this run
+  trap "rm -rf '$fresh'" EXIT
+  generate "$fresh"
+  diff --unified=0 --recursive --exclude='*.proto' --exclude=__pycache__ "proto/$MESSAGES" "$fresh/$MESSAGES" ||
+    fail "the generated code in proto/ is not what the .proto files say: run 'make proto' and commit what it writes"
+}
+
+case "${1:-}" in
+  '') generate proto ;;
+  --check) check ;;
+  *) fail "$0 knows --check, not '$1'" ;;
+esac

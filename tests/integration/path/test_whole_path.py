@@ -1,0 +1,336 @@
+"""The whole path through the real commands on a machine of its own: dev up, deploy, status, all killed in turn.
+
+One host for the module (a network namespace with its own dockerd), one environment a test: the tests do not depend on
+each other's order, only on the host being healthy, which each leaves it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.host import Host
+from tests.support.images import small_image
+from tests.support.need import need_docker
+from tests.support.until import until
+
+pytestmark = pytest.mark.timeout(180)
+
+CONFIG = """\
+schema_version: 1
+organization: acme
+project: {project}
+services:
+  web:
+    ports:
+      - name: http
+        port: 3000
+    healthcheck:
+      path: /up
+      port: 3000
+      interval: 1s
+    stop_grace_period: 1s
+  keeper:
+    image: small:test
+    command: [/bin/sh, -c, "trap exit TERM; while :; do sleep 1 & wait; done"]
+    volumes:
+      - source: kept
+        target: /kept
+    stop_grace_period: 1s
+"""
+DOCKERFILE = """\
+FROM small:test
+COPY index.html /www/index.html
+COPY up /www/up
+CMD ["/bin/sh", "-c", "trap exit TERM; /bin/httpd -f -p 3000 -h /www & wait"]
+"""
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    need_docker()
+    image = small_image()
+    with Host(tmp_path_factory.mktemp("host")) as machine:
+        machine.docker("tag", machine.load_image(image), "small:test")
+        machine.devopsellence("dev", "up")
+        yield machine
+
+
+class App:
+    """A project in a folder of its own, deployed with the real command."""
+
+    def __init__(self, host: Host, folder: Path, project: str) -> None:
+        self.host = host
+        self.folder = folder
+        self.project = project
+        (folder / "devopsellence.yml").write_text(CONFIG.format(project=project))
+        (folder / "Dockerfile").write_text(DOCKERFILE)
+        (folder / "up").write_text("up\n")
+        self.page("one")
+
+    def page(self, content: str) -> None:
+        (self.folder / "index.html").write_text(f"{content}\n")
+
+    def deploy(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.host.devopsellence("deploy", *args, check=check, cwd=self.folder)
+
+    def status(self) -> dict[str, Any]:
+        return self.host.status(self.folder)
+
+    def service(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = next(each for each in self.status()["services"] if each["service"] == name)
+        return found
+
+    def settled(self) -> bool:
+        document = self.status()
+        return document["rollout"]["phase"] == "settled" and all(each["settled"] for each in document["services"])
+
+    def fetch(self) -> str:
+        return self.host.get(self.service("web")["address"]).strip()
+
+    def containers(self, service: str = "") -> list[str]:
+        """The ids of all containers of this environment, running or not."""
+        label = f"label=devopsellence.environment=acme/{self.project}/production"
+        chosen = ["--filter", f"label=devopsellence.service={service}"] if service else []
+        return self.host.docker("ps", "-aq", "--no-trunc", "--filter", label, *chosen).split()
+
+
+@pytest.fixture
+def app(host: Host, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[App]:
+    project = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:50].strip("-")
+    app = App(host, tmp_path, project)
+    yield app
+    host.devopsellence("node", "detach", "local", cwd=tmp_path, check=False)
+    until("the environment is gone from the node", lambda: not app.containers())
+
+
+def process(host: Host, name: str) -> int:
+    document = json.loads(host.devopsellence("dev", "status", "-o", "json").stdout)
+    return next(int(each["pid"]) for each in document["processes"] if each["name"] == name)
+
+
+def kill(host: Host, name: str) -> None:
+    """``kill -9`` one of the local cluster's processes; the supervisor brings it back, unless it is the victim."""
+    os.kill(process(host, name), signal.SIGKILL)
+
+
+def test_a_deploy_settles_and_the_page_answers(app: App) -> None:
+    app.deploy()
+    assert app.settled()
+    assert app.fetch() == "one"
+    assert len(app.containers()) == 2
+
+
+def test_a_changed_working_tree_at_the_same_revision_is_a_new_image(app: App) -> None:
+    app.deploy()
+    keeper = app.containers("keeper")
+    app.page("two")
+    app.deploy()
+    assert app.fetch() == "two"
+    assert app.containers("keeper") == keeper, "a service that did not change was restarted"
+    assert app.service("keeper")["reused"]
+    assert len(app.containers("web")) == 1
+
+
+def test_a_deploy_of_the_same_again_restarts_nothing(app: App) -> None:
+    app.deploy()
+    before = sorted(app.containers())
+    app.deploy()
+    assert sorted(app.containers()) == before
+
+
+def test_a_dry_run_writes_nothing(app: App, host: Host) -> None:
+    said = app.deploy("--dry-run").stdout
+    assert "web" in said
+    assert "keeper" in said
+    assert not app.containers()
+    assert json.loads(app.deploy("--dry-run", "-o", "json").stdout)["ok"]
+    listed = host.devopsellence("release", "list", cwd=app.folder, check=False)
+    assert "1" not in listed.stdout
+
+
+def test_two_deploys_at_once_get_two_numbers(app: App, host: Host) -> None:
+    command = host.command(sys.executable, "-m", "devopsellence.cli", "deploy", "--detach", "-o", "json")
+    both = [
+        subprocess.Popen(
+            command, env=host.environ, cwd=app.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [each.communicate(timeout=100) for each in both]
+    assert [each.returncode for each in both] == [0, 0], said
+    results = [json.loads(out.splitlines()[-1]) for out, _ in said]
+    assert sorted(each["release"]["number"] for each in results) == [1, 2]
+    until("settled", app.settled)
+    assert len(app.containers("web")) == 1
+    releases = json.loads(host.devopsellence("release", "list", "-o", "json", cwd=app.folder).stdout)
+    assert [each["number"] for each in releases["releases"]] == [2, 1]
+
+
+@pytest.mark.parametrize("victim", ["agent", "controller", "etcd"])
+def test_killed_in_the_middle_of_a_deploy(app: App, host: Host, victim: str) -> None:
+    app.deploy()
+    app.page("after")
+    app.deploy("--detach")
+    kill(host, victim)
+    until("settled at release 2", lambda: app.status()["release"]["number"] == 2 and app.settled(), seconds=60)
+    assert app.fetch() == "after"
+    assert len(app.containers()) == 2, "lost, doubled or orphaned containers"
+
+
+def test_a_killed_and_a_removed_container_are_back(app: App, host: Host) -> None:
+    app.deploy()
+    (web,) = app.containers("web")
+    host.docker("kill", web)
+    until("killed: serving again", lambda: app.service("web")["settled"] and app.fetch() == "one")
+    assert app.containers("web") == [web]
+    assert app.service("web")["restarts"] == 1
+    host.docker("rm", "-f", web)
+    until("removed: serving again", lambda: app.containers("web") not in ([], [web]) and app.settled())
+    assert app.fetch() == "one"
+
+
+def test_the_app_answers_while_everything_else_is_away(app: App, host: Host) -> None:
+    app.deploy()
+    address = app.service("web")["address"]
+    kill(host, "supervisor")
+    until(
+        "etcd is gone with its supervisor",
+        lambda: app.host.devopsellence("status", cwd=app.folder, check=False).returncode,
+    )
+    assert host.get(address).strip() == "one"
+    host.devopsellence("dev", "up")
+    until("settled", app.settled)
+    assert host.get(address).strip() == "one"
+
+
+def test_docker_killed_and_started_again(app: App, host: Host) -> None:
+    app.deploy()
+    host.kill_docker()
+    host.start_docker()
+    until("settled", app.settled, seconds=60)
+    assert app.fetch() == "one"
+    assert len(app.containers()) == 2
+
+
+def test_a_version_that_never_answers_leaves_the_old_one_serving(app: App, host: Host) -> None:
+    app.deploy()
+    (web,) = app.containers("web")
+    (app.folder / "Dockerfile").write_text(DOCKERFILE.replace("httpd -f", "false"))
+    refused = app.deploy(check=False)
+    assert refused.returncode == 1
+    assert "web" in refused.stderr
+    assert web in app.containers("web")
+    assert host.docker("inspect", "-f", "{{.State.Running}}", web) == "true"
+    (app.folder / "Dockerfile").write_text(DOCKERFILE)
+    app.deploy()
+    assert app.containers("web") == [web], "the version that served all along was replaced"
+
+
+def test_garbage_in_etcd_harms_its_own_key_only(app: App, host: Host) -> None:
+    app.deploy()
+    exports = host.devopsellence("dev", "env").stdout
+    prefix = "/devopsellence/v1"
+    garbage = [
+        f"{prefix}/nodes/rotten",
+        f"{prefix}/environments/acme/rotten/production",
+        f"{prefix}/releases/acme/{app.project}/production/zzz",
+        f"{prefix}/rollouts/acme/rotten/production",
+        f"{prefix}/assignments/local/acme/rotten/production",
+        f"{prefix}/status/local/acme/rotten/production",
+        f"{prefix}/heartbeats/rotten",
+        f"{prefix}/what/is/this",
+    ]
+    puts = "\n".join(f"etcdctl put {key} '{{{{ not json'" for key in garbage)
+    host.run("sh", "-c", f"{exports}\n{puts}")
+    app.page("in spite of it")
+    app.deploy()
+    assert app.fetch() == "in spite of it"
+    # What the controller wrote itself is written anew when somebody scribbles over it.
+    own = f"{prefix}/assignments/local/acme/{app.project}/production"
+    host.run("sh", "-c", f"{exports}\netcdctl put {own} scribble")
+    until(
+        "the assignment is readable again",
+        lambda: "scribble" not in host.run("sh", "-c", f"{exports}\netcdctl get {own}").stdout,
+    )
+    until("settled", app.settled)
+    assert len(app.containers()) == 2
+    host.run("sh", "-c", exports + "\n" + "\n".join(f"etcdctl del {key}" for key in garbage))
+
+
+def test_etcdctl_reads_every_record(app: App, host: Host) -> None:
+    app.deploy()
+    exports = host.devopsellence("dev", "env").stdout
+    lines = host.run("sh", "-c", f"{exports}\netcdctl get --prefix /devopsellence/v1/").stdout.splitlines()
+    records = dict(zip(lines[::2], lines[1::2], strict=True))
+    path = f"acme/{app.project}/production"
+    for key in (
+        "nodes/local", "heartbeats/local", f"environments/{path}", f"releases/{path}/0000000001", f"rollouts/{path}",
+        f"assignments/local/{path}", f"status/local/{path}",
+    ):  # fmt: skip
+        assert json.loads(records[f"/devopsellence/v1/{key}"])
+    assert json.loads(records[f"/devopsellence/v1/rollouts/{path}"])["phase"] == "SETTLED"
+
+
+def test_watching_in_a_pipe_is_plain_lines_or_one_object_a_line(app: App, host: Host) -> None:
+    app.deploy("--detach")
+    plain = host.devopsellence("status", "--watch", cwd=app.folder).stdout
+    assert "settled" in plain
+    assert "\x1b" not in plain
+    for line in host.devopsellence("status", "--watch", "-o", "json", cwd=app.folder).stdout.splitlines():
+        assert json.loads(line)["schema_version"] == 1
+
+
+def test_no_node_for_a_service_writes_nothing(app: App, host: Host) -> None:
+    host.devopsellence("node", "label", "set", "local", "--labels", "web")
+    try:
+        refused = app.deploy(check=False)
+        assert refused.returncode in (1, 2)
+        assert 'no attached node is labelled "worker", which service "keeper" needs' in refused.stderr
+        assert not app.containers()
+    finally:
+        host.devopsellence("node", "label", "set", "local", "--labels", "web,worker")
+    app.deploy()
+    assert app.settled()
+
+
+def test_labels_move_services_at_once(app: App, host: Host) -> None:
+    app.deploy()
+    host.devopsellence("node", "label", "set", "local", "--labels", "web")
+    until("the worker is gone", lambda: not app.containers("keeper"))
+    assert len(app.containers("web")) == 1
+    host.devopsellence("node", "label", "set", "local", "--labels", "web,worker")
+    until("settled", app.settled)
+    assert len(app.containers("keeper")) == 1
+
+
+@pytest.mark.parametrize(
+    ("mutilate", "expected"),
+    [
+        (lambda text: text.replace("healthcheck", "healthchek"), "healthcheck"),
+        (lambda text: text.replace("port: 3000", "port: 99999"), "port"),
+        (lambda text: text.replace("project: ", "project: ../"), "project"),
+        (lambda text: text + "\n\t- x", "devopsellence.yml"),
+        (lambda text: "", "devopsellence.yml"),
+    ],
+    ids=["unknown-key", "port", "name", "tab", "empty"],
+)
+def test_a_broken_config_is_refused_with_its_place(app: App, mutilate: Any, expected: str) -> None:
+    file = app.folder / "devopsellence.yml"
+    file.write_text(mutilate(file.read_text()))
+    refused = app.deploy(check=False)
+    assert refused.returncode == 2
+    assert "devopsellence.yml:" in refused.stderr
+    assert expected in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not app.containers()
+    file.write_text(CONFIG.format(project=app.project))

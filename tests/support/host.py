@@ -1,0 +1,184 @@
+"""A machine of a test's own: a network namespace with a real Docker Engine in it, and the real command line.
+
+What a test does here (killing dockerd, filling it with containers, taking ports) reaches nothing outside the namespace.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.support.need import lack
+from tests.support.until import until
+
+_READY_SECONDS = 60.0
+_REPOSITORY = Path(__file__).parents[2]
+
+
+def need_host() -> None:
+    """The test needs root, ``ip``, ``nsenter`` and ``dockerd``."""
+    missing = [program for program in ("dockerd", "ip", "nsenter", "iptables") if shutil.which(program) is None]
+    if missing:
+        lack(f"needs {', '.join(missing)} on PATH")
+    if os.geteuid() != 0:
+        lack("needs root, to make a network namespace")
+
+
+class Host:
+    """Use as a context manager: everything it started is gone at the end, its folder stays the caller's to remove.
+
+    ``folder`` holds the Docker Engine's files and the local cluster's state (``folder / "home"``).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.namespace = f"dvo-{uuid.uuid4().hex[:8]}"
+        # A socket's path may have 107 characters at most; pytest's folders come close.
+        self._sockets = Path("/tmp") / self.namespace
+        self.socket = f"unix://{self._sockets}/docker.sock"
+        self._dockerd: subprocess.Popen[bytes] | None = None
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment of everything that runs here."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("DEVOPSELLENCE_")}
+        roots = ["proto", "core", "controller", "nodeagent", "cli"]
+        return {
+            **kept,
+            "DOCKER_HOST": self.socket,
+            "DEVOPSELLENCE_HOME": str(self.folder / "home"),
+            "PYTHONPATH": os.pathsep.join(str(_REPOSITORY / root) for root in roots),
+            "NO_COLOR": "1",
+        }
+
+    def __enter__(self) -> Self:
+        need_host()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._sockets.mkdir(mode=0o700)
+        subprocess.run(["ip", "netns", "add", self.namespace], check=True)
+        try:
+            subprocess.run(["ip", "-n", self.namespace, "link", "set", "lo", "up"], check=True)
+            self.start_docker()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Purge the local cluster, stop the engine, remove the namespace."""
+        if self._dockerd is not None:
+            if self._dockerd.poll() is not None:
+                self.start_docker()
+            self.devopsellence("dev", "down", "--purge", "--yes", check=False)
+            containers = self.docker("ps", "-aq").split()
+            if containers:
+                self.docker("rm", "-f", *containers)
+            self.stop_docker()
+        subprocess.run(["ip", "netns", "delete", self.namespace], check=False)
+        self._unmount()
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def _unmount(self) -> None:
+        """Take away the mounts that a killed engine leaves behind, deepest first."""
+        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        ours = [mount for mount in mounts if mount.startswith((f"{self.folder}/", f"{self._sockets}/"))]
+        for mount in sorted(ours, reverse=True):
+            subprocess.run(["umount", "--lazy", mount], check=False)
+
+    def start_docker(self) -> None:
+        """Start the engine and return once it answers."""
+        root = self.folder / "docker"
+        root.mkdir(exist_ok=True)
+        command = [
+            "nsenter", f"--net=/run/netns/{self.namespace}",
+            "dockerd", "--host", self.socket, "--data-root", str(root / "data"),
+            "--exec-root", str(self._sockets / "exec"), "--pidfile", str(self._sockets / "pid"),
+        ]  # fmt: skip
+        with (self.folder / "dockerd.log").open("ab") as log:
+            self._dockerd = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        give_up = time.monotonic() + _READY_SECONDS
+        while subprocess.run(["docker", "version"], env=self.environ, capture_output=True, check=False).returncode != 0:
+            if self._dockerd.poll() is not None or time.monotonic() > give_up:
+                raise RuntimeError(f"dockerd did not start: {(self.folder / 'dockerd.log').read_text()[-2000:]}")
+            time.sleep(0.1)
+
+    def stop_docker(self) -> None:
+        """Stop the engine as its service manager would."""
+        assert self._dockerd is not None
+        self._dockerd.terminate()
+        self._dockerd.wait(timeout=60)
+
+    def kill_docker(self) -> None:
+        """``kill -9`` the engine; its containers' shims live on."""
+        assert self._dockerd is not None
+        pidfile = self._sockets / "exec" / "containerd" / "containerd.pid"
+        containerd = Path("/proc") / pidfile.read_text().strip() / "stat"
+        self._dockerd.send_signal(signal.SIGKILL)
+        self._dockerd.wait(timeout=60)
+        # containerd dies with it; until it has been reaped, the next dockerd would take it for alive and wait in vain.
+        until("containerd is gone", lambda: not containerd.exists() or ") Z " in containerd.read_text())
+        pidfile.unlink(missing_ok=True)
+
+    def command(self, *command: str) -> list[str]:
+        """``command`` as it is run inside the namespace."""
+        return ["nsenter", f"--net=/run/netns/{self.namespace}", *command]
+
+    def run(
+        self, *command: str, check: bool = True, cwd: Path | None = None, timeout: float = 100
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command here; its output is captured. A failure shows it."""
+        done = subprocess.run(
+            self.command(*command),
+            env=self.environ,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def devopsellence(
+        self, *args: str, check: bool = True, cwd: Path | None = None, timeout: float = 100
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the real command line here."""
+        return self.run(sys.executable, "-m", "devopsellence.cli", *args, check=check, cwd=cwd, timeout=timeout)
+
+    def docker(self, *args: str) -> str:
+        """What ``docker ARGS`` prints."""
+        return self.run("docker", *args).stdout.strip()
+
+    def load_image(self, reference: str) -> str:
+        """Bring an image of the machine's own engine here; its id."""
+        save = subprocess.Popen(["docker", "save", reference], stdout=subprocess.PIPE)
+        subprocess.run(["docker", "load"], stdin=save.stdout, env=self.environ, check=True, capture_output=True)
+        assert save.stdout is not None
+        save.stdout.close()
+        assert save.wait() == 0, f"docker save {reference} failed"
+        return self.docker("image", "inspect", "-f", "{{.Id}}", reference)
+
+    def status(self, cwd: Path) -> dict[str, Any]:
+        """The document that ``devopsellence status -o json`` prints."""
+        document: dict[str, Any] = json.loads(self.devopsellence("status", "-o", "json", cwd=cwd).stdout)
+        return document
+
+    def get(self, url: str) -> str:
+        """The body of a page, fetched from here; AssertionError if it is not there."""
+        fetch = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=5).read().decode())"
+        return self.run(sys.executable, "-c", fetch, url).stdout

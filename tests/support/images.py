@@ -1,0 +1,55 @@
+"""A small image for the tests that run containers; no registry is needed."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Final
+
+from tests.support.need import lack, need_docker
+
+IMAGE: Final = "devopsellence/test:small"
+_BUSYBOX: Final = Path("/bin/busybox")
+
+
+def small_image() -> str:
+    """The id (``sha256:…``) of a 2 MB image: busybox under all its names in /bin, and /www/up to be served.
+
+    Made from the machine's static busybox where it is not there yet; it stays.
+    """
+    need_docker()
+    present = subprocess.run(
+        ["docker", "image", "inspect", "-f", "{{.Id}}", IMAGE], capture_output=True, text=True, check=False
+    )
+    if present.returncode == 0:
+        return present.stdout.strip()
+    if not _BUSYBOX.exists():
+        lack("needs /bin/busybox (Debian: busybox-static)")
+    imported = subprocess.run(["docker", "import", "-", IMAGE], input=_archive(), capture_output=True, check=True)
+    return imported.stdout.decode().strip()
+
+
+def _archive() -> bytes:
+    applets = subprocess.run([str(_BUSYBOX), "--list"], capture_output=True, text=True, check=True).stdout.split()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        _file(archive, "bin/busybox", _BUSYBOX.read_bytes(), 0o755)
+        for applet in applets:
+            if applet == "busybox":
+                continue
+            link = tarfile.TarInfo(f"bin/{applet}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            archive.addfile(link)
+        _file(archive, "www/up", b"up\n", 0o644)
+        folder = tarfile.TarInfo("tmp")
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o1777
+        archive.addfile(folder)
+    return buffer.getvalue()
+
+
+def _file(archive: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(content), mode
+    archive.addfile(entry, io.BytesIO(content))

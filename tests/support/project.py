@@ -1,0 +1,14 @@
+"""The project's own files, for the tests that guard them."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+PROJECT: Final = Path(__file__).parents[2]
+
+
+def pyproject() -> dict[str, Any]:
+    """The content of pyproject.toml."""
+    return tomllib.loads((PROJECT / "pyproject.toml").read_text())
