@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import tarfile
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ IMAGE: Final = "devopsellence/test:small"
 _BUSYBOX: Final = Path("/bin/busybox")
 
 
+@cache
 def small_image() -> str:
     """The id (``sha256:…``) of a 2 MB image: busybox under all its names in /bin, and /www/up to be served.
 

@@ -1,0 +1,94 @@
+"""``devopsellence-agent``: the command line of the agent, its settings and signals."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from devopsellence import log
+from devopsellence.nodeagent.rest import few_arenas
+from devopsellence.nodeagent.state import StateError, StateFolder
+from devopsellence.store.keys import InvalidName, check_name
+from devopsellence.store.settings import Settings, SettingsError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the agent until SIGTERM or SIGINT. 0: clean end, 1: it cannot run, 2: it was called wrongly."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        settings = Settings.from_environ({**os.environ, **_overrides(options)})
+        check_name("node", options.node)
+        check_name("node uid", options.node_uid)
+    except (SettingsError, InvalidName) as error:
+        parser.error(str(error))
+    if settings is None:
+        parser.error("no etcd: give --etcd-endpoints or set DEVOPSELLENCE_ETCD_ENDPOINTS, such as 127.0.0.1:2379")
+    log.configure("devopsellence-agent", debug=options.debug)
+    few_arenas()
+    try:
+        folder = StateFolder(options.state_dir)
+    except StateError as error:
+        print(f"devopsellence-agent: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    asyncio.run(_run(options, settings, folder))
+    # Threads that sit out a container's grace period are not waited for: the engine finishes that by itself.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return 0
+
+
+async def _run(options: argparse.Namespace, settings: Settings, folder: StateFolder) -> None:
+    # Here, so that a wrong option is reported without waiting for these.
+    from devopsellence.nodeagent.agent import Options, run
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run(Options(options.node, options.node_uid, options.state_dir, options.docker_host, settings), folder, stop)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="devopsellence-agent",
+        description="Makes the local Docker Engine run what etcd assigns to this node.",
+        epilog="The etcd options can also be given as DEVOPSELLENCE_ETCD_ENDPOINTS, _ETCD_CA_CERT, _ETCD_CERT, "
+        "_ETCD_KEY and DEVOPSELLENCE_PREFIX.",
+    )
+    parser.add_argument("--node", required=True, help="this node's name")
+    parser.add_argument("--node-uid", required=True, help="the uid that the node was registered with")
+    parser.add_argument("--state-dir", required=True, type=Path, help="folder for the last assignments")
+    parser.add_argument(
+        "--docker-host",
+        default=os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock",
+        help="the Docker Engine's address (default: DOCKER_HOST, or %(default)s)",
+    )
+    parser.add_argument("--etcd-endpoints", help="address:port of etcd's members, separated by commas")
+    parser.add_argument("--etcd-ca-cert", help="PEM file of the authority that signed etcd's certificates")
+    parser.add_argument("--etcd-cert", help="PEM file of this node's certificate")
+    parser.add_argument("--etcd-key", help="PEM file of its key")
+    parser.add_argument("--prefix", help="what all keys begin with")
+    parser.add_argument("--debug", action="store_true", help="log more")
+    return parser
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, str]:
+    """Options as the variables that they stand for."""
+    given = {
+        "DEVOPSELLENCE_ETCD_ENDPOINTS": options.etcd_endpoints,
+        "DEVOPSELLENCE_ETCD_CA_CERT": options.etcd_ca_cert,
+        "DEVOPSELLENCE_ETCD_CERT": options.etcd_cert,
+        "DEVOPSELLENCE_ETCD_KEY": options.etcd_key,
+        "DEVOPSELLENCE_PREFIX": options.prefix,
+    }
+    return {variable: value for variable, value in given.items() if value}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""Carrying out one action: the engine's calls, what they show put into the view, and what is to be remembered of them.
+
+Every action may be repeated and may find that somebody else was first; both lead to the same end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from devopsellence.nodeagent import errors, naming, spec
+from devopsellence.nodeagent.action import Action, Kind
+from devopsellence.nodeagent.engine import Engine
+from devopsellence.nodeagent.memory import NO_MEMORY, Memory, Trouble
+from devopsellence.nodeagent.model import Container, Network, Now, State
+from devopsellence.nodeagent.spec import Desired
+
+#: What becomes of a memory.
+Change: TypeAlias = Callable[[Memory], Memory]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """``change`` is to be applied to the memory at ``key`` (service and hash)."""
+
+    key: tuple[str, str]
+    change: Change
+
+
+class Actions:
+    """Carries out actions on one engine. ``clock`` tells the time."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], Now]) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    async def carry_out(self, action: Action, want: Desired, progress: Callable[[str], None]) -> Result:
+        """Do it, and say what to remember. ``progress`` hears of a pull, in sentences, from another thread.
+
+        Raises:
+            EngineUnavailable: whether it was done is not known; connecting again tells.
+        """
+        try:
+            if action.kind is Kind.PULL:
+                change = await self._pull(action, want, progress)
+            else:
+                change = await _METHODS[action.kind](self, action, want)
+        except errors.EngineUnavailable:
+            raise
+        except errors.EngineError as error:
+            return self._failed(action, want, error)
+        return Result(_key(action), change)
+
+    def _failed(self, action: Action, want: Desired, error: errors.EngineError) -> Result:
+        trouble = Trouble.DISK_FULL if isinstance(error, errors.DiskFull) else Trouble.REFUSED
+        reason = f"{_WORDS[action.kind]}: {error}"
+        return Result(_key(action), self._refused(action, want, trouble, reason))
+
+    def _refused(self, action: Action, want: Desired, trouble: Trouble, reason: str) -> Change:
+        now, seed = self._clock(), f"{want.env}/{action.service}"
+        return lambda memory: memory.refused(trouble, reason, now, seed=seed)
+
+    async def _create_network(self, action: Action, want: Desired) -> Change:
+        labels = naming.environment_labels(want.node, want.node_uid, want.env)
+        try:
+            network = await self._engine.call(lambda docker: docker.create_network(action.name, labels))
+        except errors.Conflict:
+            await self._engine.relist()
+            if self._engine.view.of(str(want.env), action.name)[1] is None:
+                reason = f"a network called {action.name} that is not this agent's is in the way"
+                return self._refused(action, want, Trouble.NAME_TAKEN, reason)
+        else:
+            self._engine.view.put(Network(network, action.name, str(want.env)))
+        return _forget
+
+    async def _remove_network(self, action: Action, want: Desired) -> Change:
+        with suppress(errors.NotFound):
+            await self._engine.call(lambda docker: docker.remove_network(action.container))
+        self._engine.view.drop(action.container)
+        return _forget
+
+    async def _pull(self, action: Action, want: Desired, progress: Callable[[str], None]) -> Change:
+        reference = spec.pull_reference(want.services[action.service].image)
+        if reference is None:
+            return _keep
+        repository, digest = reference
+        try:
+            await self._engine.pull(lambda docker: docker.pull(repository, digest, progress))
+        except errors.ImageNotAvailable as error:
+            return self._refused(action, want, Trouble.PULL, f"cannot pull {repository}@{digest}: {error}")
+        return Memory.pulled
+
+    async def _create(self, action: Action, want: Desired) -> Change:
+        wanted = want.services[action.service]
+        body = spec.create_body(wanted, want)
+        try:
+            container = await self._engine.call(lambda docker: docker.create(action.name, body))
+        except errors.ImageNotAvailable:
+            if wanted.pullable:
+                return Memory.missing_image
+            reference = wanted.service.image.reference
+            called = f" ({reference})" if reference and reference != wanted.image else ""
+            reason = f"image {wanted.image}{called} is not on this machine, and an image id cannot be pulled"
+            return self._refused(action, want, Trouble.IMAGE, reason)
+        except errors.Conflict:
+            return await self._adopt(action, want)
+        self._engine.view.put(_created(container, action, want, body))
+        return _keep
+
+    async def _adopt(self, action: Action, want: Desired) -> Change:
+        """The name is taken: by a container of ours that an earlier call made after all, or by somebody else's."""
+        try:
+            found = await self._engine.call(lambda docker: docker.inspect(action.name))
+        except errors.NotFound:
+            return _keep
+        if found is not None and (found.env, found.hash) == (str(want.env), action.hash):
+            self._engine.view.put(found)
+            return _keep
+        reason = f"a container called {action.name} that is not this agent's is in the way (docker rm {action.name})"
+        return self._refused(action, want, Trouble.NAME_TAKEN, reason)
+
+    async def _start(self, action: Action, want: Desired) -> Change:
+        try:
+            seen = await self._engine.call(lambda docker: docker.start(action.container))
+        except errors.NetworkGone:
+            await self._engine.relist()
+            raise
+        except errors.NotFound:
+            self._engine.view.drop(action.container)
+            return _keep
+        if seen is not None:
+            self._engine.view.put(seen)
+        return Memory.started
+
+    async def _connect(self, action: Action, want: Desired) -> Change:
+        network = self._engine.view.of(str(want.env), want.network)[1]
+        if network is None:
+            return _keep
+        try:
+            await self._engine.call(lambda docker: docker.connect(network.id, action.container, action.service))
+        except errors.NotFound:
+            await self._engine.relist()
+            raise
+        await self._engine.look(action.container)
+        return Memory.cleared
+
+    async def _examine(self, action: Action, want: Desired) -> Change:
+        try:
+            seen, end = await self._engine.call(lambda docker: docker.examine(action.container))
+        except errors.NotFound:
+            self._engine.view.drop(action.container)
+            return _keep
+        self._engine.view.put(seen)
+        if end is None:
+            return _keep
+        now, seed = self._clock(), f"{want.env}/{action.service}"
+        return lambda memory: memory.ended(seen, end, now, seed=seed)
+
+    async def _stop(self, action: Action, want: Desired) -> Change:
+        try:
+            await self._engine.stop(lambda docker: docker.stop(action.container))
+        except errors.NotFound:
+            self._engine.view.drop(action.container)
+        else:
+            self._engine.view.ended(action.container)
+        return _forget
+
+    async def _remove(self, action: Action, want: Desired) -> Change:
+        try:
+            await self._engine.call(lambda docker: docker.remove(action.container))
+        except errors.NotFound:
+            pass
+        except errors.Conflict:
+            # It runs again, or the engine is already at it.
+            await self._engine.look(action.container)
+            raise
+        self._engine.view.drop(action.container)
+        return _forget
+
+
+def before(action: Action, container: Container, want: Desired, now: Now) -> Change:
+    """What is to be remembered before the action begins, in case the agent does not live to see its end."""
+    if action.kind is not Kind.STOP:
+        return _keep
+    if action.unhealthy:
+        return lambda memory: memory.never_healthy(container, action.reason, now, seed=f"{want.env}/{action.service}")
+    return lambda memory: memory.stopping(container)
+
+
+def _keep(memory: Memory) -> Memory:
+    return memory
+
+
+def _forget(_memory: Memory) -> Memory:
+    return NO_MEMORY
+
+
+def _key(action: Action) -> tuple[str, str]:
+    if action.kind in (Kind.STOP, Kind.REMOVE):
+        return action.service, ""
+    return action.service, action.hash
+
+
+def _created(container: str, action: Action, want: Desired, body: dict[str, Any]) -> Container:
+    """How a container stands that was created this moment: known without asking."""
+    return Container(
+        id=container,
+        name=action.name,
+        env=str(want.env),
+        service=action.service,
+        hash=action.hash,
+        release=want.release,
+        image=str(body["Image"]),
+        state=State.CREATED,
+    )
+
+
+_METHODS: Final[dict[Kind, Callable[[Actions, Action, Desired], Awaitable[Change]]]] = {
+    Kind.CREATE_NETWORK: Actions._create_network,
+    Kind.REMOVE_NETWORK: Actions._remove_network,
+    Kind.CREATE: Actions._create,
+    Kind.START: Actions._start,
+    Kind.CONNECT: Actions._connect,
+    Kind.EXAMINE: Actions._examine,
+    Kind.STOP: Actions._stop,
+    Kind.REMOVE: Actions._remove,
+}
+_WORDS: Final = {
+    Kind.CREATE_NETWORK: "the environment's network cannot be created",
+    Kind.REMOVE_NETWORK: "the environment's network cannot be removed",
+    Kind.PULL: "its image cannot be pulled",
+    Kind.CREATE: "its container cannot be created",
+    Kind.START: "its container cannot be started",
+    Kind.CONNECT: "its container cannot be put on the environment's network",
+    Kind.EXAMINE: "its container cannot be inspected",
+    Kind.STOP: "its container cannot be stopped",
+    Kind.REMOVE: "its container cannot be removed",
+}

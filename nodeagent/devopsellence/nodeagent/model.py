@@ -1,0 +1,135 @@
+"""What the agent knows of the engine, as plain frozen data. Nothing here is stored."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class State(enum.StrEnum):
+    """A container's state, in the engine's own words."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    EXITED = "exited"
+    REMOVING = "removing"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A container's place on a network. ``network_id`` is empty until it was started there, ``address`` while it is not
+    running."""
+
+    network_id: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One of our containers as the engine shows it."""
+
+    id: str
+    name: str
+    #: ``organization/project/environment``
+    env: str
+    service: str
+    hash: str
+    release: int
+    image: str
+    state: State
+    #: By network name.
+    networks: Mapping[str, Attachment] = field(default_factory=dict)
+    #: Monotonic seconds of this host; only while it runs.
+    running_since: float = 0.0
+    #: The engine's own timestamps (RFC 3339); empty where not known or not yet.
+    started_at: str = ""
+    finished_at: str = ""
+
+    @property
+    def up(self) -> bool:
+        return self.state in (State.RUNNING, State.PAUSED)
+
+    @property
+    def end_key(self) -> str:
+        """Names one end of one container; empty until it has been examined."""
+        return f"{self.id}@{self.finished_at}" if self.finished_at else ""
+
+    def address_on(self, network: str) -> str:
+        attachment = self.networks.get(network)
+        return attachment.address if attachment else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One of our networks."""
+
+    id: str
+    name: str
+    env: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All that carries our node's uid."""
+
+    containers: tuple[Container, ...]
+    networks: tuple[Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something happened on the engine. ``kind`` is container, network or image; ``time``: seconds, its clock."""
+
+    kind: str
+    action: str
+    id: str
+    attributes: Mapping[str, str]
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a container ended. ``ran`` is seconds on the engine's clock; log lines are the last ones, oldest first."""
+
+    code: int
+    oom_killed: bool
+    finished_at: str
+    ran: float
+    log_lines: tuple[str, ...] = ()
+
+
+class Verdict(enum.Enum):
+    """What the health checks of a container amount to."""
+
+    CHECKING = "checking"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """``overdue``: has not passed once since its start, in all the time it was given. ``message``: the last failure."""
+
+    verdict: Verdict
+    overdue: bool = False
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One environment on the engine, now. ``health`` is by container id."""
+
+    containers: tuple[Container, ...] = ()
+    network: Network | None = None
+    health: Mapping[str, Health] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """One moment on two clocks: ``mono`` for intervals, ``wall`` (seconds since the epoch) for what people read."""
+
+    mono: float
+    wall: float

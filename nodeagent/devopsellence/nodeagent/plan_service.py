@@ -1,0 +1,196 @@
+"""What to do next about one assigned service. Pure; part of :mod:`plan`.
+
+The old container serves until the new one has proved itself: it is healthy, or, without a check, has been up for a
+moment (``SETTLE_SECONDS``). A service with volumes stops the old one first, because two copies must not share them; but
+not before the new container has been created, which finds a missing image or a malformed spec while the old one still
+serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from devopsellence.api.v1 import stored_pb2
+from devopsellence.nodeagent.action import Action, HealthPhase, Kind, Memories, Phase, ServicePlan
+from devopsellence.nodeagent.case import SETTLE_SECONDS, Case, act, case_of, rank
+from devopsellence.nodeagent.memory import GIVE_UP, NO_MEMORY, STABLE_SECONDS, Trouble
+from devopsellence.nodeagent.model import Container, Now, Observed, State, Verdict
+from devopsellence.nodeagent.spec import Wanted
+
+_Status = stored_pb2.ServiceStatus
+_HEALTH: Final = {
+    Verdict.CHECKING: _Status.CHECKING,
+    Verdict.HEALTHY: _Status.HEALTHY,
+    Verdict.UNHEALTHY: _Status.UNHEALTHY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What the container of the assigned spec needs next."""
+
+    phase: Phase
+    reason: str = ""
+    actions: tuple[Action, ...] = ()
+
+
+def plan_service(
+    network_name: str,
+    wanted: Wanted,
+    containers: Sequence[Container],
+    seen: Observed,
+    memories: Memories,
+    now: Now,
+) -> ServicePlan:
+    """The next actions for one service of an assignment, given its containers of whatever spec."""
+    case = case_of(network_name, wanted, containers, seen, memories, now)
+    step = _step(case)
+    cleanup = case.cleanup
+    if case.proved:
+        leftover = cleanup.of(case.others, "the new container serves")
+    else:
+        leftover = cleanup.of(case.surplus, "neither assigned nor needed until the new container serves")
+    waiting = step.phase == _Status.BACKOFF
+    return ServicePlan(
+        service=wanted.service.name,
+        phase=step.phase,
+        actions=_upkeep(case) or step.actions + leftover,
+        reason=step.reason or cleanup.memory.reason,
+        health=_health(case),
+        current=_current(case),
+        proved=case.mine if case.running else None,
+        settled=case.running and not case.others and not case.failed and step.phase == _Status.RUNNING,
+        failed=case.failed,
+        retry_wall=case.memory.retry_wall if waiting else 0.0,
+        wake=_wake(case),
+    )
+
+
+def _step(case: Case) -> _Step:
+    if case.wanted.obstacle:
+        return _Step(_Status.PENDING, case.wanted.obstacle)
+    mine = case.mine
+    if mine is None:
+        return _absent(case)
+    if mine.up:
+        return _up(case, mine)
+    if mine.state is State.REMOVING:
+        return _Step(_Status.PENDING, "its container is being removed")
+    if mine.state is State.DEAD:
+        return _Step(_Status.PENDING, "", case.cleanup.of((mine,), "the engine could not remove it"))
+    if mine.state is State.EXITED and (not mine.end_key or mine.end_key != case.memory.examined):
+        return _Step(_Status.STARTING, "has ended", (case.action(Kind.EXAMINE, "it has ended"),))
+    if case.waits:
+        return _Step(_Status.BACKOFF, case.memory.reason)
+    if _stale(case, mine):
+        remove = case.cleanup.of((mine,), "its network is gone, and it cannot be started without")
+        if not remove:
+            return _Step(_Status.BACKOFF, case.cleanup.memory.reason)
+        return _Step(_Status.STARTING, "", (*remove, _create(case), *_make_way(case), _start(case)))
+    return _Step(_Status.STARTING, case.memory.reason, (*_make_way(case), _start(case)))
+
+
+def _absent(case: Case) -> _Step:
+    # A container that crashed and was then removed by hand is made anew at once: who removes it wants it so.
+    if case.waits and case.memory.trouble is not Trouble.CRASHED:
+        return _Step(_Status.BACKOFF, case.memory.reason)
+    actions = (_create(case), *_make_way(case), _start(case))
+    if case.memory.image_missing and case.wanted.pullable:
+        pull = case.action(Kind.PULL, "its image is not on this machine")
+        return _Step(_Status.PULLING, f"pulling {case.wanted.image}", (pull, *actions))
+    return _Step(_Status.PENDING, "", actions)
+
+
+def _up(case: Case, mine: Container) -> _Step:
+    network = case.network
+    if network is None or mine.networks.get(case.network_name) is None or _stale(case, mine):
+        if case.waits:
+            return _Step(_Status.BACKOFF, case.memory.reason)
+        reason = "it is not on its environment's network"
+        return _Step(_Status.STARTING, reason, (case.action(Kind.CONNECT, reason),))
+    if mine.state is State.PAUSED:
+        return _Step(_Status.RUNNING, f"is paused (docker unpause {mine.name})")
+    if case.running:
+        return _Step(_Status.RUNNING, _unstable(case) if case.failed else "")
+    if case.wanted.check is None:
+        return _Step(_Status.STARTING)
+    message = case.health.message
+    if case.overdue and not case.proved and case.fallback is not None and case.fallback.up:
+        reason = f"not healthy in time: {message}"
+        stop = () if case.cleanup.wake else (case.action(Kind.STOP, reason, unhealthy=True),)
+        return _Step(_Status.STARTING, reason, stop)
+    if case.health.verdict is Verdict.UNHEALTHY:
+        return _Step(_Status.RUNNING if case.proved else _Status.STARTING, f"not healthy: {message}")
+    return _Step(_Status.STARTING, f"not healthy yet: {message}" if message else "")
+
+
+def _upkeep(case: Case) -> tuple[Action, ...]:
+    """Keep the old container serving while the new one is not there yet, unless it had to make way."""
+    old = case.fallback
+    if old is None or old.up or case.proved or (case.wanted.stateful and case.mine is not None):
+        return ()
+    memory = case.memories.get((old.service, old.hash), NO_MEMORY)
+    if not old.end_key or old.end_key != memory.examined:
+        return (act(Kind.EXAMINE, "the container that serves has ended", old),)
+    if memory.waits(case.now.mono):
+        return ()
+    return (act(Kind.START, "it serves until the new container does", old),)
+
+
+def _make_way(case: Case) -> tuple[Action, ...]:
+    if not case.wanted.stateful:
+        return ()
+    why = "two containers must not share its volumes"
+    return tuple(act(Kind.STOP, why, each) for each in sorted(case.others, key=rank) if each.up)
+
+
+def _create(case: Case) -> Action:
+    if case.others:
+        return case.action(Kind.CREATE, "its spec changed")
+    return case.action(Kind.CREATE, "its container is gone" if case.memory.starts else "it has no container yet")
+
+
+def _start(case: Case) -> Action:
+    return case.action(Kind.START, case.memory.reason or "it does not run")
+
+
+def _stale(case: Case, mine: Container) -> bool:
+    """The container was on a network of this name that has since been removed."""
+    attachment = mine.networks.get(case.network_name)
+    if attachment is None or not attachment.network_id:
+        return False
+    return case.network is None or attachment.network_id != case.network.id
+
+
+def _unstable(case: Case) -> str:
+    return f"runs again, but has ended {case.memory.unstable} times within {STABLE_SECONDS:.0f} s of its start"
+
+
+def _current(case: Case) -> Container | None:
+    mine = case.mine if case.mine and case.mine.up else None
+    if mine and case.proved:
+        return mine
+    return case.fallback if case.fallback and case.fallback.up else mine
+
+
+def _health(case: Case) -> HealthPhase:
+    if case.wanted.check is None:
+        return _Status.NONE
+    if case.mine is None or not case.mine.up:
+        return _Status.HEALTH_UNSPECIFIED
+    return _HEALTH[case.health.verdict]
+
+
+def _wake(case: Case) -> float | None:
+    times = [case.cleanup.wake, case.memory.retry if case.waits else None]
+    if case.fallback is not None:
+        memory = case.memories.get((case.fallback.service, case.fallback.hash), NO_MEMORY)
+        times.append(memory.retry if memory.waits(case.now.mono) else None)
+    if case.mine is not None and case.mine.up:
+        if case.wanted.check is None:
+            times.append(case.mine.running_since + SETTLE_SECONDS)
+        if case.memory.unstable >= GIVE_UP:
+            times.append(case.stable_at)
+    return min((time for time in times if time is not None and time > case.now.mono), default=None)

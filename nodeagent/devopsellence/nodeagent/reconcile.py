@@ -1,0 +1,341 @@
+"""The loop: a queue of environments, and for each of them observe, plan, act.
+
+Whatever happens (an assignment, an event of the engine, a check, an action's end, a time that has come) puts an
+environment on the queue and nothing else; what is to be done is decided from the whole state when its turn comes. All
+of this lives on the event loop, so there are no locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+
+from devopsellence.api.v1 import stored_pb2
+from devopsellence.nodeagent import report
+from devopsellence.nodeagent.action import NEEDS_NETWORK, Action, Kind, Plan
+from devopsellence.nodeagent.actions import Actions, before
+from devopsellence.nodeagent.assigned import Assignments
+from devopsellence.nodeagent.engine import CALLS, PULLS, STOPS, Engine
+from devopsellence.nodeagent.errors import EngineUnavailable
+from devopsellence.nodeagent.health import Monitor
+from devopsellence.nodeagent.memory import NO_MEMORY, Memory, Trouble
+from devopsellence.nodeagent.model import Now, Observed
+from devopsellence.nodeagent.plan import plan
+from devopsellence.nodeagent.pool import Pool
+from devopsellence.nodeagent.spec import Desired
+from devopsellence.nodeagent.state import StateFolder
+from devopsellence.nodeagent.statuses import Statuses
+from devopsellence.store.errors import StoreError
+from devopsellence.store.keys import EnvironmentRef
+
+#: After an error of the agent itself, the service that it happened to is left alone for so long.
+AFTER_BUG_SECONDS: Final = 5.0
+#: At a clean end, calls in hand are waited for at most so long. Stops are not: the engine finishes those by itself.
+STOP_SECONDS: Final = 10.0
+#: Before an old container is stopped, the status that no longer names it is waited for so long.
+TELL_SECONDS: Final = 0.5
+_LIMITS: Final = {"call": CALLS, "stop": STOPS, "pull": PULLS}
+_log = structlog.get_logger()
+
+
+def clock() -> Now:
+    """This moment."""
+    return Now(time.monotonic(), time.time())
+
+
+@dataclass(slots=True)
+class _Environment:
+    """What is known of one environment besides what the engine and etcd hold."""
+
+    memories: dict[tuple[str, str], Memory]
+    saved: dict[tuple[str, str], Memory]
+    #: Actions under way, by service; the network's is at "".
+    busy: dict[str, Action] = field(default_factory=dict)
+    #: How far a pull is, by service.
+    progress: dict[str, str] = field(default_factory=dict)
+    want: Desired | None = None
+    plan: Plan = field(default_factory=Plan)
+    problem: str = ""
+    timer: asyncio.TimerHandle | None = None
+    saving: bool = False
+
+
+class Reconciler:
+    """Converges the engine to the assignments. ``run`` does so until cancelled; then call :meth:`close`."""
+
+    def __init__(
+        self,
+        node: str,
+        node_uid: str,
+        engine: Engine,
+        assignments: Assignments,
+        statuses: Statuses,
+        folder: StateFolder,
+        disk: Pool,
+    ) -> None:
+        self._node = node
+        self._uid = node_uid
+        self._engine = engine
+        self._assignments = assignments
+        self._statuses = statuses
+        self._folder = folder
+        self._disk = disk
+        self._actions = Actions(engine, clock)
+        self._monitor = Monitor(self._changed)
+        self._environments: dict[EnvironmentRef, _Environment] = {}
+        self._queue: dict[EnvironmentRef, None] = {}
+        self._wake = asyncio.Event()
+        self._busy: Counter[str] = Counter()
+        #: Had something to do when there was no slot left.
+        self._starved: dict[EnvironmentRef, None] = {}
+        self._unassigned: set[str] = set()
+        self._tasks: dict[asyncio.Task[None], Action | None] = {}
+
+    def enqueue(self, env: EnvironmentRef) -> None:
+        """Look at an environment again, soon."""
+        self._queue[env] = None
+        self._wake.set()
+
+    def changed(self, env: str) -> None:
+        """The engine has something new about an environment (by its path)."""
+        self._changed(env)
+
+    def everything(self) -> None:
+        """Look at everything again."""
+        for env in self._assignments.environments:
+            self.enqueue(env)
+        for path in self._engine.view.environments:
+            self._changed(path)
+
+    def image_arrived(self) -> None:
+        """An image has come to this machine: whoever waits for one tries at once."""
+        for env, state in self._environments.items():
+            for key, memory in state.memories.items():
+                if memory.trouble is Trouble.IMAGE or memory.image_missing:
+                    state.memories[key] = memory.hurry()
+                    self.enqueue(env)
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        self.everything()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            # One turn each, in order of arrival; what comes meanwhile has the next.
+            queue, self._queue = self._queue, {}
+            for env in queue:
+                await self._isolated(env)
+
+    async def close(self) -> None:
+        """Finish the calls in hand; containers go on as they are."""
+        self._monitor.close()
+        for state in self._environments.values():
+            if state.timer is not None:
+                state.timer.cancel()
+        calls = [task for task, action in self._tasks.items() if action is None or _lane(action) == "call"]
+        if calls:
+            await asyncio.wait(calls, timeout=STOP_SECONDS)
+
+    async def _isolated(self, env: EnvironmentRef) -> None:
+        """Reconcile; an error of the agent itself stays with the environment that it happened to."""
+        try:
+            await self._reconcile(env)
+        except Exception:  # noqa: BLE001 - it is logged with its traceback
+            _log.exception("an environment could not be reconciled", env=str(env))
+            asyncio.get_running_loop().call_later(AFTER_BUG_SECONDS, self.enqueue, env)
+
+    async def _reconcile(self, env: EnvironmentRef) -> None:
+        assigned = self._assignments.look(env)
+        state = self._environments.get(env)
+        if state is None:
+            memories = await self._disk.run(lambda: self._folder.memories(env, clock()))
+            state = self._environments[env] = _Environment(memories, dict(memories))
+        if state.want is not assigned.want:
+            state.want = assigned.want
+        state.problem = assigned.problem
+        if assigned.foreign:
+            _log.warning("an assignment is for another machine", env=str(env), uid=assigned.foreign, ours=self._uid)
+            self._statuses.forget(env)
+        if assigned.want is None:
+            self._not_assigned(env, assigned.problem)
+            return
+        if not self._engine.connected:
+            return
+        self._converge(env, state, assigned.want, saved=assigned.saved)
+        if not assigned.foreign:
+            self._statuses.report(env, lambda: self._status(env), now=report.at_rest(state.plan))
+        if state.plan.removed and assigned.absent:
+            await self._forget(env)
+
+    def _converge(self, env: EnvironmentRef, state: _Environment, want: Desired, *, saved: bool) -> None:
+        """Observe, plan, act."""
+        containers, network = self._engine.view.of(str(env), want.network)
+        checks = [
+            (each, wanted.check)
+            for each in containers
+            if each.up and (wanted := want.services.get(each.service)) and each.hash == wanted.hash and wanted.check
+        ]
+        self._monitor.watch(str(env), want.network, checks)
+        seen = Observed(containers, network, self._monitor.of(str(env)))
+        state.plan = plan(want, seen, state.memories, clock())
+        self._remember(env, state, seen)
+        for action in self._next(env, state, seen):
+            # Nothing is taken away for an assignment that would be forgotten if the agent were killed now.
+            if saved or action.kind not in (Kind.STOP, Kind.REMOVE, Kind.REMOVE_NETWORK):
+                self._start(env, state, action, want)
+        self._schedule(env, state)
+        self._save(env, state)
+
+    def _next(self, env: EnvironmentRef, state: _Environment, seen: Observed) -> list[Action]:
+        """The first action of each service that is not busy, as far as there are slots."""
+        firsts = [state.plan.network[:1], *(service.actions[:1] for service in state.plan.services)]
+        chosen: list[Action] = []
+        taken = Counter(self._busy)
+        for action in (each[0] for each in firsts if each):
+            if action.service in state.busy or (action.kind in NEEDS_NETWORK and seen.network is None):
+                continue
+            lane = _lane(action)
+            if taken[lane] >= _LIMITS[lane]:
+                self._starved[env] = None
+                continue
+            taken[lane] += 1
+            chosen.append(action)
+        return chosen
+
+    def _start(self, env: EnvironmentRef, state: _Environment, action: Action, want: Desired) -> None:
+        container = self._engine.view.containers.get(action.container)
+        if container is not None:
+            key = (action.service, action.hash)
+            state.memories[key] = before(action, container, want, clock())(state.memories.get(key, NO_MEMORY))
+        state.busy[action.service] = action
+        self._busy[_lane(action)] += 1
+        self._spawn(self._carry_out(env, state, action, want), action)
+
+    async def _carry_out(self, env: EnvironmentRef, state: _Environment, action: Action, want: Desired) -> None:
+        log = _log.bind(env=str(env), service=action.service, action=action.kind.value, name=action.name)
+        began = time.monotonic()
+        loop = asyncio.get_running_loop()
+
+        def progress(sentence: str) -> None:
+            loop.call_soon_threadsafe(self._progress, env, state, action.service, sentence)
+
+        try:
+            if action.kind is Kind.STOP and not action.unhealthy:
+                await self._tell(env)
+            result = await self._actions.carry_out(action, want, progress)
+        except EngineUnavailable as error:
+            log.warning("the engine did not answer", error=str(error))
+        except Exception:
+            log.exception("an action failed in the agent itself")
+            await asyncio.sleep(AFTER_BUG_SECONDS)
+        else:
+            memory = result.change(state.memories.get(result.key, NO_MEMORY))
+            state.memories[result.key] = memory
+            if memory == NO_MEMORY:
+                del state.memories[result.key]
+            log.info("action", reason=action.reason, trouble=memory.reason, seconds=round(time.monotonic() - began, 3))
+        finally:
+            state.busy.pop(action.service, None)
+            state.progress.pop(action.service, None)
+            self._busy[_lane(action)] -= 1
+            starved, self._starved = self._starved, {}
+            for each in (env, *starved):
+                self.enqueue(each)
+
+    async def _tell(self, env: EnvironmentRef) -> None:
+        """Name the container that serves from now on before the one that did is stopped; without etcd, stop it anyway."""
+        with suppress(TimeoutError, StoreError):
+            async with asyncio.timeout(TELL_SECONDS):
+                await self._statuses.write(env)
+
+    def _progress(self, env: EnvironmentRef, state: _Environment, service: str, sentence: str) -> None:
+        state.progress[service] = sentence
+        self.enqueue(env)
+
+    def _remember(self, env: EnvironmentRef, state: _Environment, seen: Observed) -> None:
+        """Note which specs have proved themselves; drop what is about specs that are neither wanted nor there."""
+        for service in state.plan.services:
+            if service.proved is not None:
+                key = (service.service, service.proved.hash)
+                memory = state.memories.get(key, NO_MEMORY)
+                proved = memory.running(service.proved)
+                if proved != memory:
+                    state.memories[key] = proved
+                    self.enqueue(env)
+        live = {(each.service, each.hash) for each in seen.containers}
+        if state.want is not None:
+            live |= {(name, wanted.hash) for name, wanted in state.want.services.items()}
+        services = {"", *(service for service, _ in live)}
+        for key in [key for key in state.memories if key not in live and (key[1] or key[0] not in services)]:
+            if key[0] not in state.busy:
+                del state.memories[key]
+
+    def _schedule(self, env: EnvironmentRef, state: _Environment) -> None:
+        if state.timer is not None:
+            state.timer.cancel()
+            state.timer = None
+        wake = state.plan.wake
+        if wake is not None:
+            state.timer = asyncio.get_running_loop().call_at(wake, self.enqueue, env)
+
+    def _save(self, env: EnvironmentRef, state: _Environment) -> None:
+        if state.memories != state.saved and not state.saving:
+            state.saving = True
+            self._spawn(self._save_memories(env, state), None)
+
+    async def _save_memories(self, env: EnvironmentRef, state: _Environment) -> None:
+        memories = dict(state.memories)
+        try:
+            await self._disk.run(lambda: self._folder.save_memories(env, memories))
+        except OSError as error:
+            _log.warning("the counters could not be kept on disk", env=str(env), error=str(error))
+        state.saved, state.saving = memories, False
+        self._save(env, state)
+
+    def _status(self, env: EnvironmentRef) -> stored_pb2.AssignmentStatus:
+        state = self._environments[env]
+        if state.want is None:
+            return report.unreadable(self._node, self._uid, env, state.problem)
+        return report.status(state.want, state.plan, state.memories, state.progress, state.problem)
+
+    def _not_assigned(self, env: EnvironmentRef, problem: str) -> None:
+        if problem:
+            self._statuses.report(env, lambda: self._status(env), now=True)
+        elif str(env) in self._engine.view.environments:
+            self._leave_alone(str(env))
+
+    def _leave_alone(self, path: str) -> None:
+        if path not in self._unassigned:
+            self._unassigned.add(path)
+            _log.warning("containers of an environment of which no assignment is known are left alone", env=path)
+
+    async def _forget(self, env: EnvironmentRef) -> None:
+        _log.info("the environment has left this node", env=str(env))
+        self._statuses.forget(env)
+        self._environments.pop(env, None)
+        await self._assignments.forget(env)
+
+    def _changed(self, path: str) -> None:
+        try:
+            self.enqueue(EnvironmentRef.parse(path))
+        except ValueError:
+            self._leave_alone(path)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], action: Action | None) -> None:
+        task = asyncio.create_task(work)
+        self._tasks[task] = action
+        task.add_done_callback(self._tasks.pop)
+
+
+def _lane(action: Action) -> str:
+    """What kind of slot an action takes."""
+    if action.kind is Kind.PULL:
+        return "pull"
+    return "stop" if action.kind is Kind.STOP else "call"

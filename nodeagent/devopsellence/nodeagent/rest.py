@@ -1,0 +1,44 @@
+"""Giving memory back when there is nothing to do: an agent rests most of its life, beside the workloads."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+from contextlib import suppress
+from typing import Final
+
+#: After this long without work.
+REST_SECONDS: Final = 5.0
+_M_ARENA_MAX: Final = -8
+
+
+def few_arenas() -> None:
+    """Keep glibc from giving each thread a heap of its own; call it before there are threads."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+
+
+class Rest:
+    """Call :meth:`stir` whenever there is work."""
+
+    def __init__(self) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0
+
+    def stir(self) -> None:
+        """There is work; rest begins five seconds after the last of these."""
+        loop = asyncio.get_running_loop()
+        self._until = loop.time() + REST_SECONDS
+        if self._timer is None:
+            self._timer = loop.call_at(self._until, self._look)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._until:
+            self._timer = loop.call_at(self._until, self._look)
+            return
+        self._timer = None
+        gc.collect()
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,146 @@
+"""What the agent keeps on disk, so that it goes on without etcd, also straight after a reboot.
+
+``assignments/`` holds the last assignment of each environment as it was read, ``memory/`` the counters and backoffs,
+``status/`` what was last reported (for people, while etcd is away). One file per environment; written to a temporary
+file, synced, renamed. Assignments can hold values that are nobody else's business: the folder is the agent's alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Final
+
+import structlog
+
+from devopsellence.api.v1 import stored_pb2
+from devopsellence.nodeagent.action import Memories
+from devopsellence.nodeagent.memory import BACKOFF_CAP, SPREAD, Memory, Trouble
+from devopsellence.nodeagent.model import End, Now
+from devopsellence.store.errors import MalformedRecord
+from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.records import decode, encode
+
+_KINDS: Final = ("assignments", "memory", "status")
+#: In file names, instead of "/"; no name may contain it.
+_SEPARATOR: Final = "+"
+_log = structlog.get_logger()
+
+
+class StateError(Exception):
+    """The state folder cannot be used; says why, and what to do."""
+
+
+class StateFolder:
+    """One agent's folder, locked against a second agent. Methods block.
+
+    Raises:
+        StateError: the folder cannot be made or is another agent's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock: IO[str] | None = None
+        try:
+            for kind in _KINDS:
+                (folder / kind).mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)
+            self._lock = (folder / "lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateError(
+                f"another agent already runs with the state folder {folder}; stop it, or give another --state-dir"
+            ) from error
+        except OSError as error:
+            raise StateError(
+                f"the state folder {folder} cannot be used: {error.strerror}; "
+                "give a folder that this user can write with --state-dir"
+            ) from error
+
+    def assignments(self) -> dict[EnvironmentRef, stored_pb2.Assignment]:
+        """Every assignment that can be read; one that cannot is named in the log and left where it is."""
+        found: dict[EnvironmentRef, stored_pb2.Assignment] = {}
+        for path in sorted((self._folder / "assignments").glob("*.json")):
+            try:
+                env = EnvironmentRef.parse(path.stem.replace(_SEPARATOR, "/"))
+                found[env] = decode(stored_pb2.Assignment, str(path), path.read_bytes())
+            except (OSError, ValueError, MalformedRecord) as error:
+                _log.warning("an assignment on disk cannot be read", path=str(path), error=str(error))
+        return found
+
+    def save_assignment(self, env: EnvironmentRef, assignment: stored_pb2.Assignment) -> None:
+        """Returns once it is on disk. OSError if it cannot be written."""
+        self._write("assignments", env, encode(assignment), sync=True)
+
+    def memories(self, env: EnvironmentRef, now: Now) -> dict[tuple[str, str], Memory]:
+        """The memories of an environment; none if there are none or they cannot be read."""
+        path = self._path("memory", env)
+        try:
+            stored = json.loads(path.read_bytes())
+            return {(each["service"], each["hash"]): _memory(each["memory"], now) for each in stored}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.warning("the counters on disk cannot be read", path=str(path), error=str(error))
+            return {}
+
+    def save_memories(self, env: EnvironmentRef, memories: Memories) -> None:
+        """Not synced: after a crash of the machine the counters may be a little old. OSError if it fails."""
+        stored = [
+            {"service": service, "hash": spec_hash, "memory": dataclasses.asdict(memory)}
+            for (service, spec_hash), memory in sorted(memories.items())
+        ]
+        self._write("memory", env, json.dumps(stored).encode(), sync=False)
+
+    def save_status(self, env: EnvironmentRef, status: bytes) -> None:
+        """OSError if it cannot be written."""
+        self._write("status", env, status, sync=False)
+
+    def forget(self, env: EnvironmentRef) -> None:
+        """The environment left this node."""
+        for kind in _KINDS:
+            self._path(kind, env).unlink(missing_ok=True)
+
+    def _path(self, kind: str, env: EnvironmentRef) -> Path:
+        return self._folder / kind / f"{str(env).replace('/', _SEPARATOR)}.json"
+
+    def _write(self, kind: str, env: EnvironmentRef, content: bytes, *, sync: bool) -> None:
+        path = self._path(kind, env)
+        temporary = path.with_suffix(".tmp")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            if sync:
+                os.fsync(descriptor)
+        temporary.replace(path)
+        if sync:
+            _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is on disk only when its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _memory(stored: Mapping[str, Any], now: Now) -> Memory:
+    """A memory from disk. Monotonic clocks start anew at a reboot, so the wall clock carries the wait across, and no
+    wait gets longer by that than the longest there is."""
+    known = {field.name for field in dataclasses.fields(Memory)}
+    values = {key: value for key, value in stored.items() if key in known}
+    end = values.get("last_end")
+    wait = min(max(0.0, float(values.get("retry_wall", 0.0)) - now.wall), BACKOFF_CAP * (1 + SPREAD))
+    values |= {
+        "trouble": Trouble(values.get("trouble", "")),
+        "retry": now.mono + wait,
+        "last_end": End(**{**end, "log_lines": tuple(end["log_lines"])}) if end else None,
+    }
+    return Memory(**values)

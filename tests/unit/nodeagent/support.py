@@ -1,0 +1,213 @@
+"""An engine in memory, just enough to carry out plans, and short ways to write what the tests need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.nodeagent.action import Action, Kind, Plan
+from devopsellence.nodeagent.actions import before
+from devopsellence.nodeagent.memory import NO_MEMORY, Memory
+from devopsellence.nodeagent.model import Attachment, Container, End, Health, Network, Now, Observed, State, Verdict
+from devopsellence.nodeagent.plan import plan
+from devopsellence.nodeagent.spec import Desired, Wanted, desired
+from devopsellence.store.keys import EnvironmentRef
+
+ENV = EnvironmentRef("acme", "shop", "production")
+UID = "uid-1"
+IMAGE = "sha256:" + "a" * 64
+REMOTE = "registry.example/shop@sha256:" + "b" * 64
+
+
+def service(
+    name: str = "web", version: str = "1", *, check: bool = False, volume: bool = False, image: str = IMAGE
+) -> workload_pb2.Service:
+    """A service; another ``version`` is another spec."""
+    made = workload_pb2.Service(
+        name=name,
+        kind=workload_pb2.Service.WEB,
+        image=workload_pb2.Image(pinned=image),
+        env={"VERSION": version},
+    )
+    if check:
+        made.healthcheck.path, made.healthcheck.port = "/up", 3000
+    if volume:
+        made.volumes.add(source="data", target="/data")
+    return made
+
+
+def want(*services: workload_pb2.Service, release: int = 1, removed: bool = False) -> Desired:
+    """An assignment of these services."""
+    assignment = stored_pb2.Assignment(
+        node="n1", node_uid=UID, generation=release, release=release, services=services, removed=removed
+    )
+    return desired(assignment, ENV, UID)
+
+
+def wanted(made: workload_pb2.Service) -> Wanted:
+    return want(made).services[made.name]
+
+
+def container(
+    made: workload_pb2.Service,
+    state: State = State.RUNNING,
+    *,
+    identity: str = "",
+    since: float = 0.0,
+    release: int = 1,
+    network: str = "net-1",
+    finished: str = "",
+) -> Container:
+    """A container of a service's spec."""
+    spec = wanted(made)
+    return Container(
+        id=identity or f"{made.name}-{spec.hash[:6]}",
+        name=spec.name,
+        env=str(ENV),
+        service=made.name,
+        hash=spec.hash,
+        release=release,
+        image=IMAGE,
+        state=state,
+        networks={want(made).network: Attachment(network, "172.18.0.2" if state is State.RUNNING else "")},
+        running_since=since,
+        started_at="2026-01-01T00:00:00Z" if state is not State.CREATED else "",
+        finished_at=finished,
+    )
+
+
+@dataclass
+class Engine:
+    """Carries out actions at once. ``sick``: hashes that never pass their check; ``ends``: hashes that end at once;
+    ``missing``: images that have to be pulled."""
+
+    containers: dict[str, Container] = field(default_factory=dict)
+    network: Network | None = None
+    memories: dict[tuple[str, str], Memory] = field(default_factory=dict)
+    sick: set[str] = field(default_factory=set)
+    ends: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
+    mono: float = 1000.0
+    made: int = 0
+    history: list[Action] = field(default_factory=list)
+
+    @property
+    def now(self) -> Now:
+        return Now(self.mono, 1_000_000.0 + self.mono)
+
+    def add(self, *containers: Container) -> None:
+        for each in containers:
+            self.containers[each.id] = each
+
+    def health(self) -> Mapping[str, Health]:
+        """Sick ones are overdue after 18 s, the others pass at once."""
+        found = {}
+        for each in self.containers.values():
+            if each.up and each.hash in self.sick:
+                late = self.mono - each.running_since >= 18.0
+                found[each.id] = Health(Verdict.UNHEALTHY if late else Verdict.CHECKING, late, "answered 503")
+            elif each.up:
+                found[each.id] = Health(Verdict.HEALTHY)
+        return found
+
+    def observe(self) -> Observed:
+        return Observed(tuple(self.containers.values()), self.network, self.health())
+
+    def plan(self, goal: Desired) -> Plan:
+        """Observe and plan, and remember what has proved itself, as the agent does."""
+        made = plan(goal, self.observe(), self.memories, self.now)
+        for each in made.services:
+            if each.proved is not None:
+                key = (each.service, each.proved.hash)
+                self.memories[key] = self.memories.get(key, NO_MEMORY).running(each.proved)
+        return made
+
+    def carry_out(self, action: Action, goal: Desired) -> None:
+        """One action, and what is remembered of it."""
+        self.history.append(action)
+        key = (action.service, action.hash)
+        memory = self.memories.get(key, NO_MEMORY)
+        found = self._find(action)
+        match action.kind:
+            case Kind.CREATE_NETWORK:
+                self.made += 1
+                self.network = Network(f"net-{self.made}", action.name, str(ENV))
+            case Kind.REMOVE_NETWORK:
+                assert not self.containers
+                self.network = None
+            case Kind.PULL:
+                self.missing.discard(goal.services[action.service].image)
+                self.memories[key] = memory.pulled()
+            case Kind.CREATE:
+                self._create(action, goal, memory)
+            case _ if found is None:
+                pass
+            case Kind.START:
+                self._start(found, goal, memory)
+            case Kind.CONNECT:
+                assert self.network is not None
+                self._put(replace(found, networks={goal.network: Attachment(self.network.id, "172.18.0.9")}))
+            case Kind.EXAMINE:
+                ended = replace(found, finished_at=found.finished_at or f"t{self.mono}")
+                self._put(ended)
+                self.memories[key] = memory.ended(ended, End(1, False, ended.finished_at, 0.1), self.now, seed="x")
+            case Kind.STOP:
+                self.memories[key] = before(action, found, goal, self.now)(memory)
+                self._put(_down(found))
+            case Kind.REMOVE:
+                assert not found.up
+                del self.containers[found.id]
+
+    def step(self, goal: Desired) -> bool:
+        """What the agent does in one turn: the first action of each service. False when there was none."""
+        made = self.plan(goal)
+        firsts = [made.network[:1], *(each.actions[:1] for each in made.services)]
+        actions = [each[0] for each in firsts if each]
+        for action in actions:
+            self.carry_out(action, goal)
+        return bool(actions)
+
+    def _find(self, action: Action) -> Container | None:
+        if action.container in self.containers:
+            return self.containers[action.container]
+        return next((each for each in self.containers.values() if each.name == action.name), None)
+
+    def _create(self, action: Action, goal: Desired, memory: Memory) -> None:
+        spec = goal.services[action.service]
+        if spec.image in self.missing:
+            self.memories[(action.service, action.hash)] = memory.missing_image()
+            return
+        self.made += 1
+        new = Container(
+            f"c{self.made}", spec.name, str(ENV), action.service, spec.hash, goal.release, spec.image, State.CREATED
+        )
+        assert all(each.name != new.name for each in self.containers.values()), f"{new.name} is there already"
+        self._put(new)
+
+    def _start(self, found: Container, goal: Desired, memory: Memory) -> None:
+        assert self.network is not None
+        if found.up:
+            return
+        up = replace(
+            found,
+            state=State.RUNNING,
+            networks={goal.network: Attachment(self.network.id, "172.18.0.3")},
+            running_since=self.mono,
+            started_at=f"s{self.mono}",
+            finished_at="",
+        )
+        self._put(_down(up) if found.hash in self.ends else up)
+        self.memories[(found.service, found.hash)] = memory.started()
+
+    def _put(self, found: Container) -> None:
+        self.containers[found.id] = found
+
+
+def _down(found: Container) -> Container:
+    return replace(found, state=State.EXITED, running_since=0.0, finished_at="")
+
+
+def kinds(actions: Iterable[Action]) -> list[str]:
+    """``service:kind`` for each."""
+    return [f"{each.service}:{each.kind}" if each.service else str(each.kind) for each in actions]

@@ -1,0 +1,117 @@
+"""Counters and backoffs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from devopsellence.nodeagent.memory import NO_MEMORY, Memory, Trouble
+from devopsellence.nodeagent.model import Container, End, Now, State
+from tests.unit.nodeagent.support import container, service
+
+NOW = Now(100.0, 5000.0)
+
+
+def ended(number: int) -> Container:
+    return container(service(), State.EXITED, finished=f"t{number}")
+
+
+def end(ran: float, code: int = 1, *, oom: bool = False) -> End:
+    return End(code, oom, "t", ran)
+
+
+def after(memory: Memory, ends: list[float]) -> Memory:
+    for number, ran in enumerate(ends):
+        memory = memory.ended(ended(number), end(ran), NOW, seed="x")
+    return memory
+
+
+@pytest.mark.parametrize(
+    ("ends", "least", "most"),
+    [
+        ([0.1], 0.0, 0.0),
+        ([0.1] * 2, 1.0, 1.1),
+        ([0.1] * 3, 2.0, 2.2),
+        ([0.1] * 9, 128.0, 140.8),
+        ([0.1] * 12, 300.0, 330.0),
+        ([0.1] * 500, 300.0, 330.0),
+        # A container that ran for ten minutes starts anew.
+        ([0.1] * 9 + [600.0], 0.0, 0.0),
+        ([0.1] * 9 + [599.0], 256.0, 281.6),
+    ],
+)
+def test_the_first_start_after_an_end_is_at_once_then_it_slows_down(
+    ends: list[float], least: float, most: float
+) -> None:
+    memory = after(NO_MEMORY, ends)
+    assert least <= memory.retry - NOW.mono <= most
+    assert memory.retry_wall - NOW.wall == pytest.approx(memory.retry - NOW.mono)
+
+
+@pytest.mark.parametrize(("ends", "unstable"), [([0.1] * 3, 3), ([0.1, 0.1, 10.0], 0), ([0.1, 10.0, 9.9], 1)])
+def test_only_ends_soon_after_a_start_count_towards_failure(ends: list[float], unstable: int) -> None:
+    assert after(NO_MEMORY, ends).unstable == unstable
+
+
+def test_an_end_is_counted_once() -> None:
+    once = NO_MEMORY.ended(ended(1), end(0.1), NOW, seed="x")
+    assert once.ended(ended(1), end(0.1), NOW, seed="x") == once
+
+
+def test_an_end_that_was_asked_for_is_not_counted() -> None:
+    memory = NO_MEMORY.stopping(ended(1)).ended(ended(1), end(5.0), NOW, seed="x")
+    assert (memory.crashes, memory.last_end, memory.trouble) == (0, None, Trouble.NONE)
+    assert memory.examined == ended(1).end_key
+
+
+def test_restarts_are_starts_after_the_first() -> None:
+    assert NO_MEMORY.restarts == 0
+    assert NO_MEMORY.started().restarts == 0
+    assert NO_MEMORY.started().started().restarts == 1
+
+
+def test_one_that_is_adopted_and_ends_has_been_restarted_once() -> None:
+    assert NO_MEMORY.ended(ended(1), end(0.1), NOW, seed="x").started().restarts == 1
+
+
+def test_sentences() -> None:
+    assert after(NO_MEMORY, [0.2]).reason == "ended with exit code 1 after running for 0.2 s"
+    assert after(NO_MEMORY, [0.2, 75.0]).reason == "ended with exit code 1 after running for 75 s, 2 times in a row"
+    oom = NO_MEMORY.ended(ended(1), end(7200.0, 137, oom=True), NOW, seed="x")
+    assert oom.reason == "was killed for want of memory after running for 120 min"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "first"),
+    [(Trouble.REFUSED, 1.0), (Trouble.IMAGE, 1.0), (Trouble.PULL, 10.0), (Trouble.DISK_FULL, 10.0)],
+)
+def test_refusals_double(trouble: Trouble, first: float) -> None:
+    memory, waits = NO_MEMORY, []
+    for _ in range(4):
+        memory = memory.refused(trouble, "because", NOW, seed="x")
+        waits.append(memory.retry - NOW.mono)
+    for number, wait in enumerate(waits):
+        assert first * 2**number <= wait <= first * 2**number * 1.1
+    assert memory.refusals == 4
+    assert memory.started().refusals == 0
+
+
+def test_services_that_fail_together_do_not_come_back_together() -> None:
+    waits = {NO_MEMORY.refused(Trouble.PULL, "because", NOW, seed=f"env/{name}").retry for name in "abcdefgh"}
+    assert len(waits) == 8
+
+
+def test_what_was_waited_for_ends_the_wait() -> None:
+    memory = NO_MEMORY.refused(Trouble.IMAGE, "because", NOW, seed="x")
+    assert memory.waits(NOW.mono)
+    assert not memory.hurry().waits(NOW.mono)
+    assert not memory.waits(memory.retry)
+
+
+def test_running_as_it_should_clears_what_stood_in_the_way() -> None:
+    memory = replace(NO_MEMORY.refused(Trouble.REFUSED, "because", NOW, seed="x"), unhealthy=2, crashes=3)
+    cleared = memory.running(container(service()))
+    assert (cleared.trouble, cleared.refusals, cleared.unhealthy) == (Trouble.NONE, 0, 0)
+    assert cleared.crashes == 3
+    assert cleared.proved == container(service()).id

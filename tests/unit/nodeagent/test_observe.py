@@ -1,0 +1,147 @@
+"""The cache of the engine: calls' results and events in whatever order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from devopsellence.nodeagent.model import Attachment, Container, Event, Listing, Network, Now, State
+from devopsellence.nodeagent.observe import View, epoch, parse_inspected, parse_listed
+from tests.unit.nodeagent.support import ENV, container, service, want
+
+STARTED = "2026-11-22T22:32:22.944082437Z"
+AT = epoch(STARTED)
+RUNNING = replace(container(service(), identity="c1"), started_at=STARTED)
+NETWORK = Network("net-1", want().network, str(ENV))
+LABELS = {"devopsellence.environment": str(ENV), "devopsellence.node_uid": "u"}
+
+
+def event(action: str, identity: str = "c1", kind: str = "container", time: float = AT + 60, **more: str) -> Event:
+    return Event(kind, action, identity, {**LABELS, **more}, time)
+
+
+def view(*there: Container | Network) -> View:
+    made = View()
+    for each in there:
+        made.put(each)
+    return made
+
+
+def only(made: View) -> Container:
+    (found,) = made.containers.values()
+    return found
+
+
+def test_an_end_is_seen_at_once() -> None:
+    made = view(RUNNING)
+    assert made.apply(event("die")).env == str(ENV)
+    assert only(made).state is State.EXITED
+    assert only(made).address_on(want().network) == ""
+
+
+def test_an_end_from_before_it_was_started_again_is_old_news() -> None:
+    made = view(RUNNING)
+    assert made.apply(event("die", time=AT - 1)).env == ""
+    assert only(made).up
+
+
+def test_an_answer_from_before_the_end_does_not_bring_it_back() -> None:
+    made = view(replace(RUNNING, state=State.CREATED))
+    made.apply(event("die"))
+    made.put(RUNNING)
+    assert only(made).state is State.EXITED
+    again = replace(RUNNING, started_at="2026-11-22T22:40:00Z")
+    made.put(again)
+    assert only(made) == again
+
+
+def test_what_was_destroyed_does_not_come_back() -> None:
+    made = view(RUNNING)
+    assert made.apply(event("destroy")).env == str(ENV)
+    made.put(RUNNING)
+    assert not made.containers
+    assert made.replace(Listing((RUNNING,), ()), made.stamp())[0] == set()
+    assert not made.containers
+
+
+@pytest.mark.parametrize("action", ["create", "start"])
+def test_what_a_call_of_ours_has_shown_already_needs_no_look(action: str) -> None:
+    assert view(RUNNING).apply(event(action)).inspect == ""
+
+
+@pytest.mark.parametrize("action", ["create", "start", "rename", "pause"])
+def test_what_somebody_else_does_is_looked_at(action: str) -> None:
+    assert view().apply(event(action)).inspect == "c1"
+
+
+def test_other_peoples_containers_are_none_of_ours() -> None:
+    made = view(RUNNING)
+    for action in ("create", "start", "die", "destroy"):
+        effect = made.apply(Event("container", action, "other", {"name": "x"}, AT))
+        assert (effect.env, effect.inspect) == ("", "")
+
+
+def test_a_network_that_is_removed_is_seen() -> None:
+    made = view(RUNNING, NETWORK)
+    assert made.apply(event("destroy", "net-1", "network")).env == str(ENV)
+    assert made.of(str(ENV), NETWORK.name)[1] is None
+
+
+def test_a_container_taken_off_our_network_is_looked_at_only_while_it_runs() -> None:
+    made = view(RUNNING, NETWORK)
+    off = event("disconnect", "net-1", "network", container="c1")
+    assert made.apply(off).inspect == "c1"
+    made.apply(event("die"))
+    assert made.apply(off).inspect == ""
+
+
+def test_images_are_told_of() -> None:
+    assert View().apply(Event("image", "load", "sha256:x", {}, AT)).image
+
+
+def test_a_listing_does_not_undo_what_was_learnt_after_it_was_asked_for() -> None:
+    made = view(RUNNING)
+    stamp = made.stamp()
+    new = container(service(version="2"), identity="c2")
+    made.put(new)
+    made.ended("c1")
+    made.replace(Listing((replace(RUNNING, started_at=""),), ()), stamp)
+    assert made.containers["c1"].state is State.EXITED
+    assert made.containers["c2"] == new
+
+
+def test_a_listing_keeps_what_only_an_inspection_tells_and_takes_what_it_knows_better() -> None:
+    made = view(RUNNING)
+    moved = {want().network: Attachment("net-2", "172.19.0.9")}
+    _, unknown = made.replace(Listing((replace(RUNNING, started_at="", networks=moved),), ()), made.stamp())
+    assert unknown == set()
+    assert only(made) == replace(RUNNING, networks=moved)
+
+
+def test_a_listing_names_what_has_to_be_inspected() -> None:
+    made = view(replace(RUNNING, state=State.EXITED))
+    concerned, unknown = made.replace(Listing((RUNNING,), (NETWORK,)), made.stamp())
+    assert (concerned, unknown) == ({str(ENV)}, {"c1"})
+    assert made.replace(Listing((), ()), made.stamp())[0] == {str(ENV)}
+    assert not made.containers
+
+
+def test_parsing_an_inspected_container() -> None:
+    document = {
+        "Id": "c1",
+        "Name": "/shop",
+        "Config": {"Image": "sha256:1", "Labels": {**LABELS, "devopsellence.release": "7"}},
+        "State": {"Status": "running", "StartedAt": STARTED, "FinishedAt": "0001-01-01T00:00:00Z"},
+        "NetworkSettings": {"Networks": {"n": {"NetworkID": "net-1", "IPAddress": "172.18.0.2"}}},
+    }
+    found = parse_inspected(document, Now(1000.0, AT + 5.0))
+    assert (found.name, found.release, found.started_at, found.finished_at) == ("shop", 7, STARTED, "")
+    assert found.running_since == pytest.approx(995.0)
+    assert found.address_on("n") == "172.18.0.2"
+
+
+def test_parsing_a_listed_container() -> None:
+    entry = {"Id": "c1", "Names": ["/shop"], "State": "exited", "Labels": LABELS, "Image": "sha256:1"}
+    found = parse_listed(entry)
+    assert (found.name, found.state, found.release, found.env) == ("shop", State.EXITED, 0, str(ENV))

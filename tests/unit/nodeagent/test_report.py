@@ -1,0 +1,106 @@
+"""What the status says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from devopsellence.api.v1 import stored_pb2
+from devopsellence.nodeagent import report
+from devopsellence.nodeagent.action import Memories
+from devopsellence.nodeagent.memory import NO_MEMORY, Trouble
+from devopsellence.nodeagent.model import Container, End, Health, Network, Now, Observed, State, Verdict
+from devopsellence.nodeagent.plan import plan
+from devopsellence.nodeagent.spec import Desired
+from tests.unit.nodeagent.support import ENV, REMOTE, UID, container, service, want, wanted
+
+A = stored_pb2.AssignmentStatus
+S = stored_pb2.ServiceStatus
+NETWORK = Network("net-1", want().network, str(ENV))
+OLD, NEW = service(version="1", check=True), service(version="2", check=True)
+
+
+def status(
+    goal: Desired,
+    *there: Container,
+    healthy: bool = True,
+    memories: Memories | None = None,
+    network: Network | None = NETWORK,
+    problem: str = "",
+) -> A:
+    verdict = Verdict.HEALTHY if healthy else Verdict.CHECKING
+    seen = Observed(there, network, {each.id: Health(verdict) for each in there})
+    memories = memories or {}
+    made = plan(goal, seen, memories, Now(1000.0, 2000.0))
+    return report.status(goal, made, memories, {"web": "3 of 7 layers"}, problem)
+
+
+def test_settled() -> None:
+    found = status(want(OLD, release=3), container(OLD))
+    (web,) = found.services
+    assert (found.phase, found.reason, found.generation, found.release, found.node_uid) == (A.SETTLED, "", 3, 3, UID)
+    assert (web.phase, web.health, web.address, web.reused) == (S.RUNNING, S.HEALTHY, "172.18.0.2", True)
+    assert web.release == 1
+    assert web.started_at.ToJsonString() == "2026-01-01T00:00:00Z"
+    assert web.hash == wanted(OLD).hash
+
+
+def test_one_that_this_release_made_is_not_reused() -> None:
+    assert not status(want(OLD), container(OLD)).services[0].reused
+
+
+def test_while_the_new_one_is_checked_the_old_one_is_what_serves() -> None:
+    found = status(want(NEW, release=2), container(OLD, identity="old"), container(NEW, identity="new"), healthy=False)
+    (web,) = found.services
+    assert (found.phase, web.phase, web.container, web.release) == (A.CONVERGING, S.STARTING, "old", 1)
+    assert not web.reused
+
+
+def test_failed_names_the_service_and_why() -> None:
+    key = ("web", wanted(OLD).hash)
+    end = End(3, False, "2026-01-01T00:00:07.123456789Z", 0.2, ("one", "two"))
+    memory = replace(
+        NO_MEMORY, trouble=Trouble.CRASHED, reason="ended with exit code 3", refusals=0, unstable=3, starts=5,
+        retry=1005.0, retry_wall=2005.0, last_end=end, examined="web@t1",
+    )  # fmt: skip
+    there = container(OLD, State.EXITED, identity="web", finished="t1")
+    found = status(want(OLD), there, memories={key: memory})
+    (web,) = found.services
+    assert (found.phase, found.reason) == (A.FAILED, "web: ended with exit code 3")
+    assert (web.phase, web.failed, web.restarts, web.next_attempt_at.ToSeconds()) == (S.BACKOFF, True, 4, 2005)
+    assert (web.last_exit.code, list(web.last_exit.log_lines)) == (3, ["one", "two"])
+    assert web.container == ""
+
+
+def test_an_exit_code_of_zero_is_still_an_exit() -> None:
+    memory = replace(NO_MEMORY, last_end=End(0, False, "", 1.0))
+    found = status(want(OLD), container(OLD), memories={("web", wanted(OLD).hash): memory})
+    assert found.services[0].last_exit.HasField("code")
+
+
+def test_a_pull_says_how_far_it_is() -> None:
+    made = service(image=REMOTE)
+    memory = replace(NO_MEMORY, image_missing=True)
+    found = status(want(made), memories={("web", wanted(made).hash): memory})
+    assert found.services[0].reason == f"pulling {REMOTE}: 3 of 7 layers"
+
+
+def test_what_is_on_its_way_out_is_told_until_it_is_gone() -> None:
+    found = status(want(OLD), container(OLD), container(service("gone")))
+    assert found.phase == A.CONVERGING
+    assert [(each.name, each.phase) for each in found.services] == [("gone", S.STOPPING), ("web", S.RUNNING)]
+
+
+def test_a_tombstone() -> None:
+    assert status(want(removed=True), container(OLD)).phase == A.CONVERGING
+    assert status(want(removed=True)).phase == A.CONVERGING
+    assert status(want(removed=True), network=None).phase == A.REMOVED
+
+
+def test_an_assignment_that_cannot_be_read_is_an_error_and_what_runs_is_told() -> None:
+    found = status(want(OLD), container(OLD), problem="it does not parse")
+    assert (found.phase, found.reason, len(found.services)) == (A.ERROR, "it does not parse", 1)
+    assert report.unreadable("n1", UID, ENV, "it does not parse").phase == A.ERROR
+
+
+def test_an_empty_assignment_is_settled() -> None:
+    assert status(want(), network=None).phase == A.SETTLED

@@ -1,0 +1,164 @@
+"""Names, hashes and the body of the create call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.nodeagent import naming
+from devopsellence.nodeagent.spec import create_body, desired, objection, obstacle, pull_reference, spec_hash
+from devopsellence.store.keys import EnvironmentRef
+from tests.unit.nodeagent.support import ENV, IMAGE, REMOTE, UID, service, want
+
+Change = Callable[[workload_pb2.Service], object]
+
+
+def full() -> workload_pb2.Service:
+    made = service("web", check=True, volume=True)
+    made.command.extend(["/bin/serve"])
+    made.args.extend(["--port", "3000"])
+    made.ports.add(name="http", port=3000)
+    made.resources.cpu_millis, made.resources.memory_mib = 1500, 256
+    made.stop_grace_period.FromMilliseconds(2500)
+    made.image.reference = "shop:1"
+    return made
+
+
+def test_the_hash_is_the_same_in_every_version() -> None:
+    # Another value here replaces every container of every installation at its next deploy.
+    assert spec_hash(full()) == "16e7881acb39b60a26ba24f41d44c463e033f22777ca76626321083d088b553b"
+
+
+MATTERS: dict[str, Change] = {
+    "image": lambda s: setattr(s.image, "pinned", REMOTE),
+    "command": lambda s: s.command.append("x"),
+    "args": lambda s: s.args.append("x"),
+    "args in another order": lambda s: s.args.reverse(),
+    "env": lambda s: s.env.update({"A": "1"}),
+    "secret": lambda s: s.secret_refs.add(name="A", secret="B"),  # noqa: S106
+    "volume": lambda s: s.volumes.add(source="x", target="/x"),
+    "cpu": lambda s: setattr(s.resources, "cpu_millis", 1),
+    "memory": lambda s: setattr(s.resources, "memory_mib", 1),
+    "grace": lambda s: s.stop_grace_period.FromSeconds(0),
+    "name": lambda s: setattr(s, "name", "other"),
+}
+DOES_NOT: dict[str, Change] = {
+    "the name of the image": lambda s: setattr(s.image, "reference", "shop:2"),
+    "ports": lambda s: s.ports.add(name="metrics", port=9090),
+    "check": lambda s: setattr(s.healthcheck, "path", "/other"),
+    "readiness": lambda s: setattr(s.readiness, "tcp_port", 1),
+    "dependencies": lambda s: s.depends_on.add(service="db"),
+    "kind": lambda s: setattr(s, "kind", workload_pb2.Service.WORKER),
+}
+
+
+@pytest.mark.parametrize("what", MATTERS)
+def test_what_makes_another_container(what: str) -> None:
+    made = full()
+    MATTERS[what](made)
+    assert spec_hash(made) != spec_hash(full())
+
+
+@pytest.mark.parametrize("what", DOES_NOT)
+def test_what_does_not(what: str) -> None:
+    made = full()
+    DOES_NOT[what](made)
+    assert spec_hash(made) == spec_hash(full())
+
+
+def test_the_order_of_maps_and_volumes_does_not_matter() -> None:
+    one, two = service(), service()
+    one.env.update({"A": "1", "B": "2"})
+    two.env.update({"B": "2", "A": "1"})
+    one.volumes.add(source="a", target="/a")
+    one.volumes.add(source="b", target="/b")
+    two.volumes.add(source="b", target="/b")
+    two.volumes.add(source="a", target="/a")
+    assert spec_hash(one) == spec_hash(two)
+
+
+def test_names_are_what_docker_takes_and_do_not_collide() -> None:
+    env = EnvironmentRef("Acme", "Shop-A", "prod")
+    name = naming.container_name(UID, env, "Web.1", "0" * 64)
+    assert re.fullmatch(r"shop-a-prod-web\.1-[0-9a-f]{10}", name)
+    assert naming.network_name(UID, env) != naming.network_name(UID, EnvironmentRef("Acme", "Shop", "A-prod"))
+    assert naming.network_name(UID, env) != naming.network_name(UID, EnvironmentRef("acme", "shop-a", "prod"))
+    assert naming.volume_name(UID, env, "data") != naming.volume_name("another machine", env, "data")
+    assert naming.container_name(UID, env, "web", "1" * 64) != naming.container_name(UID, env, "web", "2" * 64)
+
+
+def test_the_body_of_the_create_call() -> None:
+    goal = want(full(), release=4)
+    body = create_body(goal.services["web"], goal)
+    assert body["Image"] == IMAGE
+    assert (body["Entrypoint"], body["Cmd"]) == (["/bin/serve"], ["--port", "3000"])
+    assert body["StopTimeout"] == 3
+    host = body["HostConfig"]
+    assert host["RestartPolicy"] == {"Name": "no"}
+    assert (host["NanoCpus"], host["Memory"]) == (1_500_000_000, 256 * 1024 * 1024)
+    assert (host["Mounts"][0]["Source"], host["Mounts"][0]["Target"]) == (naming.volume_name(UID, ENV, "data"), "/data")
+    assert host["NetworkMode"] == goal.network
+    assert body["NetworkingConfig"]["EndpointsConfig"][goal.network]["Aliases"] == ["web"]
+    assert body["Labels"] == {
+        "devopsellence.managed": "true",
+        "devopsellence.environment": "acme/shop/production",
+        "devopsellence.service": "web",
+        "devopsellence.service_kind": "web",
+        "devopsellence.hash": spec_hash(full()),
+        "devopsellence.revision": "",
+        "devopsellence.release": "4",
+        "devopsellence.node": "n1",
+        "devopsellence.node_uid": UID,
+    }
+
+
+def test_what_is_not_said_is_left_to_the_image() -> None:
+    body = create_body(want(service()).services["web"], want(service()))
+    assert "Entrypoint" not in body
+    assert "Cmd" not in body
+    assert body["StopTimeout"] == 10
+    assert not {"NanoCpus", "Memory", "Mounts"} & set(body["HostConfig"])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda s: setattr(s.image, "pinned", ""), "not pinned"),
+        (lambda s: setattr(s.image, "pinned", "redis:7"), "'redis:7'"),
+        (lambda s: s.secret_refs.add(name="A", secret="DB"), "DB"),  # noqa: S106
+        (lambda s: setattr(s.healthcheck, "path", "/up HTTP/1.1\r\nX: y"), "health check's path"),
+        (lambda s: setattr(s.healthcheck, "path", "/up"), "no port"),
+    ],
+)
+def test_what_cannot_be_run_is_said(change: Change, says: str) -> None:
+    made = service()
+    assert obstacle(made) == ""
+    change(made)
+    if made.HasField("healthcheck") and "path" in says:
+        made.healthcheck.port = 3000
+    assert says in obstacle(made)
+
+
+def test_an_assignment_must_be_what_its_key_says() -> None:
+    made = stored_pb2.Assignment(node="n1", organization="acme", project="shop", environment="production")
+    assert objection(made, "n1", ENV) == ""
+    assert "'n1'" in objection(made, "n2", ENV)
+    assert objection(made, "n1", EnvironmentRef("acme", "shop", "staging"))
+    made.services.add(name="web")
+    made.services.add(name="web")
+    assert "twice" in objection(made, "n1", ENV)
+    made.services[0].name = "../../etc"
+    assert "../../etc" in objection(made, "n1", ENV)
+
+
+def test_only_a_registrys_digest_can_be_pulled() -> None:
+    assert pull_reference(REMOTE) == ("registry.example/shop", "sha256:" + "b" * 64)
+    assert pull_reference(IMAGE) is None
+
+
+def test_a_tombstone_wants_nothing() -> None:
+    made = stored_pb2.Assignment(node="n1", removed=True, services=[service()])
+    assert desired(made, ENV, UID).services == {}
