@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def about(made: workload_pb2.Service, memory: Memory) -> dict[tuple[str, str], M
     return {(spec.service.name, spec.hash): memory}
 
 
-def waiting(trouble: Trouble, **more: object) -> Memory:
+def waiting(trouble: Trouble, **more: Any) -> Memory:
     return replace(NO_MEMORY, trouble=trouble, reason="because", retry=1010.0, retry_wall=2010.0, **more)
 
 
@@ -150,7 +151,7 @@ def test_an_assignment_without_services_needs_no_network() -> None:
 
 def test_secrets_are_named_as_what_stands_in_the_way() -> None:
     made = service(version="2")
-    made.secret_refs.add(name="PASSWORD", secret="DB_PASSWORD")
+    made.secret_refs.add(name="PASSWORD", secret="DB_PASSWORD")  # noqa: S106 (its name)
     planned = plan(want(made), Observed((container(OLD),), NETWORK), {}, NOW)
     (found,) = planned.services
     assert planned.actions == ()
