@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import getpass
-import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC
 from typing import Final, TypeVar
 
 from google.protobuf.message import Message
@@ -17,11 +17,11 @@ from devopsellence.api.v1.stored_pb2 import Event
 from devopsellence.cli.output import CliError
 from devopsellence.store.errors import Ambiguous
 from devopsellence.store.etcd import Compare, Etcd, Put
+from devopsellence.store.journal import LEASE_TTL_SECONDS, event_id
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import decode, encode
 
 M = TypeVar("M", bound=Message)
-EVENT_TTL: Final = 24 * 3600
 _ATTEMPTS: Final = 10
 
 
@@ -97,14 +97,10 @@ def who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def event_id() -> str:
-    """An id that no other event has, and that sorts by time where clocks agree."""
-    return f"{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(6)}"
-
-
 async def event_put(etcd: Etcd, ref: EnvironmentRef, event: Event, *, name: str = "") -> Put:
     """What writes ``event`` so that it is gone after a day; ``name`` is its id if the caller wants to know it."""
     event.at.CopyFrom(now())
     event.source = "cli"
-    lease = await etcd.grant_lease(EVENT_TTL)
-    return Put(etcd.keys.event(ref, name or event_id()), encode(event), lease=lease)
+    lease = await etcd.grant_lease(LEASE_TTL_SECONDS)
+    name = name or event_id(event.at.ToDatetime(UTC))
+    return Put(etcd.keys.event(ref, name), encode(event), lease=lease)

@@ -4,7 +4,7 @@ Pure, with the time passed in: ``placement`` (which service where), ``assign`` (
 taken back), ``progress`` and ``rollout`` (how the newest release fares), ``plan`` (all of it, for one environment),
 ``events``, ``identity``, ``index``, ``transactions``; ``world`` and ``actions`` name what goes in and comes out. With
 IO: ``caches`` holds the informers, ``workqueue`` and ``workers`` the environments to look at, ``reconcile`` observes,
-plans and writes fenced, ``journal`` stores events, ``run`` stands by and leads, ``__main__`` is the command.
+plans and writes fenced, ``run`` stands by and leads, ``__main__`` is the command.
 
 Nothing here talks to Docker or to an agent, and nothing is kept in memory that the next leader would miss.
 """

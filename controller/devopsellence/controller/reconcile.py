@@ -10,13 +10,13 @@ import structlog
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.actions import Plan
-from devopsellence.controller.journal import Journal
 from devopsellence.controller.plan import plan
 from devopsellence.controller.transactions import transactions
 from devopsellence.controller.world import Moment, Stopwatch, World
 from devopsellence.store.errors import LeaseLost, MalformedRecord
 from devopsellence.store.etcd import Compare, Delete, KeyValue, Put, TxnResult
 from devopsellence.store.informer import Record
+from devopsellence.store.journal import Journal
 from devopsellence.store.keys import EnvironmentRef, Keys
 from devopsellence.store.records import decode
 
@@ -110,7 +110,7 @@ class Reconciler:
     async def _write(self, ref: EnvironmentRef, made: Plan, now: Moment) -> None:
         if not made.actions:
             return
-        events = await self._journal.puts(ref, made.events, now)
+        events = await self._journal.puts(ref, made.events, now.wall, now.monotonic)
         told = False
         for transaction in transactions(made, events):
             try:

@@ -10,12 +10,12 @@ from typing import Final
 import structlog
 
 from devopsellence.controller.caches import Caches
-from devopsellence.controller.journal import Journal
 from devopsellence.controller.reconcile import Reconciler
 from devopsellence.controller.workers import Workers
 from devopsellence.controller.world import Moment
 from devopsellence.store.election import Election, Leadership
 from devopsellence.store.etcd import Etcd
+from devopsellence.store.journal import Journal
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings

@@ -4,7 +4,7 @@
 is. ``etcd`` (with ``connection`` and ``wire`` under it) is the only module that imports the etcd client, and raises
 only the errors of ``errors``. ``lease`` keeps leases alive on one stream, ``informer`` keeps a cache of a prefix that
 is true or says that it is not, ``election`` decides who leads and fences what the leader writes, ``access`` gives
-each machine its rights. Nothing here knows what the messages mean.
+each machine its rights, ``journal`` lets events age out. Nothing else here knows what the messages mean.
 """
 
 import os

@@ -32,14 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.configure("devopsellence-agent", debug=options.debug)
     few_arenas()
     try:
-        folder = StateFolder(options.state_dir)
+        with StateFolder(options.state_dir) as folder:
+            # Threads that sit out a container's grace period end with us: the engine finishes that by itself.
+            asyncio.run(_run(options, settings, folder))
     except StateError as error:
         print(f"devopsellence-agent: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    asyncio.run(_run(options, settings, folder))
-    # Threads that sit out a container's grace period are not waited for: the engine finishes that by itself.
-    sys.stdout.flush()
-    sys.stderr.flush()
     return 0
 
 

@@ -140,8 +140,8 @@ class Memory:
         return replace(self, stopped=container.id)
 
     def hurry(self) -> Memory:
-        """What it waited for has happened: try at once."""
-        return replace(self, retry=0.0, retry_wall=0.0)
+        """What it waited for may have happened: try at once."""
+        return replace(self, image_missing=False, retry=0.0, retry_wall=0.0)
 
     def _wait(self, trouble: Trouble, reason: str, delay: float, now: Now) -> Memory:
         return replace(self, trouble=trouble, reason=reason, retry=now.mono + delay, retry_wall=now.wall + delay)

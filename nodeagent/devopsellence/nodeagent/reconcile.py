@@ -250,7 +250,7 @@ class Reconciler:
                 self.enqueue(each)
 
     async def _tell(self, env: EnvironmentRef) -> None:
-        """Name the container that serves from now on before the one that did is stopped; without etcd, go on anyway."""
+        """Name the container that serves from now on before the other is stopped; without etcd, do not wait for it."""
         with suppress(TimeoutError, StoreError):
             async with asyncio.timeout(TELL_SECONDS):
                 await self._statuses.write(env)

@@ -13,7 +13,8 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Final
+from types import TracebackType
+from typing import IO, Any, Final, Self
 
 import structlog
 
@@ -36,7 +37,7 @@ class StateError(Exception):
 
 
 class StateFolder:
-    """One agent's folder, locked against a second agent. Methods block.
+    """One agent's folder, locked against a second agent until it is closed. Methods block.
 
     Raises:
         StateError: the folder cannot be made or is another agent's.
@@ -52,6 +53,7 @@ class StateFolder:
             self._lock = (folder / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self.close()
             raise StateError(
                 f"another agent already runs with the state folder {folder}; stop it, or give another --state-dir"
             ) from error
@@ -60,6 +62,19 @@ class StateFolder:
                 f"the state folder {folder} cannot be used: {error.strerror}; "
                 "give a folder that this user can write with --state-dir"
             ) from error
+
+    def close(self) -> None:
+        """Let another agent have it."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
     def assignments(self) -> dict[EnvironmentRef, stored_pb2.Assignment]:
         """Every assignment that can be read; one that cannot is named in the log and left where it is."""

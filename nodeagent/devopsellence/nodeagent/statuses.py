@@ -7,25 +7,29 @@ anew, and nothing is written while nothing changes.
 from __future__ import annotations
 
 import asyncio
-
-#: Between two writes about one node while it converges. One write about thirty services costs about as much as
-#: starting one of them leaves idle.
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
 from devopsellence.api.v1 import stored_pb2
+from devopsellence.nodeagent.events import events, remembered
 from devopsellence.nodeagent.pool import Pool
 from devopsellence.nodeagent.state import StateFolder
+from devopsellence.store.election import batches
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Compare, Etcd, Put
 from devopsellence.store.informer import Informer
+from devopsellence.store.journal import Journal
 from devopsellence.store.keys import EnvironmentRef, Keys
 from devopsellence.store.records import encode
 
+#: Between two writes about one node while it converges. One write about thirty services costs about as much as
+#: starting one of them leaves idle.
 COALESCE_SECONDS: Final = 0.1
 #: A write of ours that has not come back through the watch by then is not waited for any longer.
 ECHO_SECONDS: Final = 5.0
@@ -37,11 +41,12 @@ Build: TypeAlias = Callable[[], stored_pb2.AssignmentStatus]
 @dataclass(slots=True)
 class _Report:
     """``build`` makes the newest status; ``value`` is what was last written and ``echo`` until when (loop time) etcd is
-    given the time to show it."""
+    given the time to show it. ``told`` is the status up to which events were told."""
 
     build: Build
     value: bytes = b""
     echo: float = 0.0
+    told: stored_pb2.AssignmentStatus | None = None
 
 
 class Statuses:
@@ -53,6 +58,7 @@ class Statuses:
         self._node = node
         self._folder = folder
         self._disk = disk
+        self._journal = Journal(etcd)
         self._reports: dict[EnvironmentRef, _Report] = {}
         self._dirty: set[EnvironmentRef] = set()
         self._wake = asyncio.Event()
@@ -135,10 +141,30 @@ class Statuses:
             await self._etcd.put(key, value)
         report.value = value
         report.echo = asyncio.get_running_loop().time() + ECHO_SECONDS
+        before = report.told or self._stored(env)
+        report.told = remembered(before, status)
+        await self._tell(env, events(before, status))
         try:
             await self._disk.run(lambda: self._folder.save_status(env, value))
         except OSError as error:
             _log.warning("a status could not be kept on disk", env=str(env), error=str(error))
+
+    def _stored(self, env: EnvironmentRef) -> stored_pb2.AssignmentStatus | None:
+        """What etcd held when it was last heard of."""
+        record = self._informer.records.get(self._keys.status(self._node, env))
+        return record.message if record is not None else None
+
+    async def _tell(self, env: EnvironmentRef, told: Sequence[stored_pb2.Event]) -> None:
+        """Store events as far as that can be had: nothing waits for them, and none is tried twice."""
+        now = datetime.now(UTC)
+        for event in told:
+            event.at.FromDatetime(now)
+        try:
+            for batch in batches(await self._journal.puts(env, told, now, time.monotonic())):
+                await self._etcd.txn([], batch)
+        except StoreError as error:
+            self._journal.forget_lease()
+            _log.warning("events not stored", env=str(env), error=str(error))
 
     def _holds(self, env: EnvironmentRef, report: _Report, value: bytes) -> bool:
         """Etcd has this status, or was given it a moment ago. What the cache shows may be older than our last write, so
@@ -147,8 +173,8 @@ class Statuses:
             return False
         if report.value and asyncio.get_running_loop().time() < report.echo:
             return True
-        record = self._informer.records.get(self._keys.status(self._node, env))
-        return record is not None and record.message is not None and encode(record.message) == value
+        stored = self._stored(env)
+        return stored is not None and encode(stored) == value
 
     def _on_change(self, key: str) -> None:
         try:
@@ -158,8 +184,8 @@ class Statuses:
         report = self._reports.get(env)
         if report is None or not report.value:
             return
-        record = self._informer.records.get(key)
-        if record is not None and record.message is not None and encode(record.message) == report.value:
+        stored = self._stored(env)
+        if stored is not None and encode(stored) == report.value:
             report.echo = 0.0
             return
         loop = asyncio.get_running_loop()

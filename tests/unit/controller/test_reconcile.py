@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from devopsellence.controller.journal import LEASE_SHARED_SECONDS, Journal
 from devopsellence.controller.reconcile import DisconnectedError, OutdatedError, Reconciler
 from devopsellence.controller.world import World
 from devopsellence.store.errors import LeaseLost, Unavailable
 from devopsellence.store.etcd import Compare, Delete, KeyValue, Put, TxnResult
+from devopsellence.store.journal import LEASE_SHARED_SECONDS, Journal
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import encode
 from tests.unit.controller.builders import KEYS, REF, Store, moment, release, service

@@ -151,7 +151,7 @@ def test_an_assignment_without_services_needs_no_network() -> None:
 
 def test_secrets_are_named_as_what_stands_in_the_way() -> None:
     made = service(version="2")
-    made.secret_refs.add(name="PASSWORD", secret="DB_PASSWORD")  # noqa: S106 (its name)
+    made.secret_refs.add(name="PASSWORD", secret="DB_PASSWORD")  # noqa: S106 - its name  # noqa: S106 (its name)
     planned = plan(want(made), Observed((container(OLD),), NETWORK), {}, NOW)
     (found,) = planned.services
     assert planned.actions == ()

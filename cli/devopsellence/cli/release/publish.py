@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Environment, Event, Node, Release
@@ -14,6 +15,7 @@ from devopsellence.cli.release import check
 from devopsellence.cli.view.words import plural
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Compare, Etcd, Put
+from devopsellence.store.journal import event_id
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import decode, encode
 
@@ -95,7 +97,7 @@ async def publish(etcd: Etcd, ref: EnvironmentRef, draft: Release, *, default_no
         CliError: ``no_node_for_service``; ``busy`` when others kept being faster.
         Ambiguous: etcd stopped answering; the release may have been written.
     """
-    marker = write.event_id()
+    marker = event_id(datetime.now(UTC))
     try:
         async for attempt in write.retrying():
             with attempt:

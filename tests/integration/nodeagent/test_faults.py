@@ -1,0 +1,222 @@
+"""What goes wrong with containers, images and the engine's objects, and what the agent makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tests.integration.nodeagent.harness import (
+    ENV,
+    Machine,
+    ServiceStatus,
+    Status,
+    docker,
+    says,
+    service_of,
+    web,
+    worker,
+)
+
+pytestmark = pytest.mark.docker
+
+NO_IMAGE = "sha256:" + "0" * 64
+
+
+async def test_a_killed_container_is_started_again_at_once(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(worker("a"))
+    before = service_of(await machine.settled(), "a").container
+    docker("kill", before)
+    began = time.monotonic()
+    assert await machine.runs(1) == [before]
+    assert time.monotonic() - began < 2.0
+    status = await machine.until("said", says("a", phase=ServiceStatus.RUNNING, restarts=1))
+    assert service_of(status, "a").last_exit.code == 137
+
+
+async def test_a_container_that_somebody_stops_is_started_again(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(worker("a"))
+    before = service_of(await machine.settled(), "a").container
+    docker("stop", "-t", "0", before)
+    await machine.until("said", says("a", phase=ServiceStatus.RUNNING, restarts=1, container=before))
+
+
+async def test_a_removed_container_is_made_anew_with_its_data(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(worker("a", volume="data"))
+    for _ in range(2):
+        before = service_of(await machine.settled(), "a").container
+        docker("exec", before, "sh", "-c", "echo kept > /data/file")
+        docker("rm", "-f", before)
+        began = time.monotonic()
+        (again,) = await machine.runs(1)
+        assert again != before
+        assert time.monotonic() - began < 3.0
+        assert docker("exec", again, "cat", "/data/file") == "kept"
+        await machine.until("said", says("a", container=again))
+
+
+async def test_a_crash_loop_shows_exit_code_and_log_lines_and_fails(machine: Machine) -> None:
+    machine.start()
+    script = "for i in $(seq 30); do echo line $i; done; exit 3"
+    await machine.assign(worker("a", "sh", "-c", script), worker("b"))
+    status = await machine.until("failed", lambda status: status.phase == Status.FAILED)
+    found = service_of(status, "a")
+    assert found.failed
+    assert "exit code 3" in found.reason
+    assert found.phase in (ServiceStatus.BACKOFF, ServiceStatus.STARTING)
+    assert found.last_exit.code == 3
+    assert found.last_exit.log_lines[-1] == "line 30"
+    assert len(found.last_exit.log_lines) == 20
+    assert service_of(status, "b").phase == ServiceStatus.RUNNING
+    waiting = await machine.until("waits", says("a", phase=ServiceStatus.BACKOFF))
+    assert service_of(waiting, "a").next_attempt_at.ToSeconds() > 0
+    # The counters outlive the agent.
+    restarts = service_of(waiting, "a").restarts
+    assert restarts >= 2
+    machine.kill()
+    machine.start()
+    await machine.until("counts on", lambda status: service_of(status, "a").restarts >= restarts)
+
+
+async def test_a_memory_limit_that_is_passed_is_told(machine: Machine) -> None:
+    machine.start()
+    hungry = worker("a", "sh", "-c", "sleep 0.2; tail /dev/zero")
+    hungry.resources.memory_mib = 16
+    await machine.assign(hungry)
+    status = await machine.until("said", lambda status: service_of(status, "a").last_exit.oom_killed)
+    assert service_of(status, "a").last_exit.code == 137
+
+
+async def test_an_image_that_is_not_there_leaves_everything_as_it_is_until_it_comes(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(worker("a"), worker("db", volume="data"))
+    first = await machine.settled()
+    await machine.assign(worker("a", image=NO_IMAGE), worker("db", volume="data", image=NO_IMAGE), release=2)
+    status = await machine.until("failed", lambda status: all(each.failed for each in status.services))
+    for name in ("a", "db"):
+        found = service_of(status, name)
+        assert found.phase == ServiceStatus.BACKOFF
+        assert NO_IMAGE in found.reason
+        assert (found.container, found.release) == (service_of(first, name).container, 1)
+    assert len(machine.containers("status=running")) == 2
+    await machine.assign(worker("a"), worker("db", volume="data"), release=3)
+    healed = await machine.settled()
+    assert service_of(healed, "a").container == service_of(first, "a").container
+
+
+async def test_a_command_that_cannot_be_run_fails_and_the_old_one_serves(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(worker("a"))
+    first = service_of(await machine.settled(), "a").container
+    await machine.assign(worker("a", "/no/such/command"), release=2)
+    status = await machine.until("failed", lambda status: service_of(status, "a").failed)
+    assert "/no/such/command" in service_of(status, "a").reason
+    assert service_of(status, "a").container == first
+    assert machine.containers("status=running") == [first]
+    await machine.assign(worker("a"), release=3)
+    await machine.settled()
+    assert machine.containers() == [first]
+
+
+async def test_a_new_version_that_is_never_healthy_never_takes_over(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(web())
+    first = service_of(await machine.settled(), "web").container
+    await machine.assign(web(text="two", script="sleep 1000"), release=2)
+    status = await machine.until("failed", lambda status: service_of(status, "web").failed)
+    assert "connection refused" in status.reason
+    assert service_of(status, "web").container == first
+    await machine.until("waits", says("web", phase=ServiceStatus.BACKOFF, container=first))
+    assert machine.containers("status=running") == [first]
+    # A version that works heals it.
+    await machine.assign(web(text="three"), release=3)
+    healed = service_of(await machine.settled(), "web")
+    assert not healed.failed
+    assert machine.containers() == [healed.container]
+
+
+async def test_one_that_stops_passing_its_check_is_unhealthy_and_recovers(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(web())
+    found = service_of(await machine.settled(), "web")
+    docker("exec", found.container, "mv", "/w/up", "/w/down")
+    status = await machine.until("unhealthy", says("web", health=ServiceStatus.UNHEALTHY))
+    assert (status.phase, service_of(status, "web").phase) == (Status.CONVERGING, ServiceStatus.RUNNING)
+    assert "answered 404" in service_of(status, "web").reason
+    docker("exec", found.container, "mv", "/w/down", "/w/up")
+    assert service_of(await machine.settled(), "web").container == found.container
+
+
+async def test_somebody_elses_container_in_the_way_stops_one_service(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(worker("a"))
+    name = machine.inspect(service_of(await machine.settled(), "a").container)["Name"].lstrip("/")
+    await machine.assign()
+    await machine.settled()
+    foreign = docker("run", "-d", "--name", name, worker("x").image.pinned, "sleep", "1000")
+    try:
+        await machine.assign(worker("a"), worker("b"))
+        status = await machine.until("said", lambda status: says("a", phase=ServiceStatus.BACKOFF)(status))
+        assert name in service_of(status, "a").reason
+        await machine.until("b goes on", says("b", phase=ServiceStatus.RUNNING))
+    finally:
+        docker("rm", "-f", foreign)
+    await machine.settled()
+
+
+async def test_a_network_that_is_taken_away_comes_back(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(web(), worker("b"))
+    status = await machine.settled()
+    network = docker("network", "ls", "-q", *machine.labelled)
+    for each in status.services:
+        docker("network", "disconnect", "-f", network, each.container)
+    docker("network", "rm", network, check=False)
+
+    def back(status: Status) -> bool:
+        return status.phase == Status.SETTLED and all(each.address for each in status.services)
+
+    await asyncio.sleep(0.5)
+    again = await machine.until("back on a network", back)
+    assert docker("exec", service_of(again, "b").container, "wget", "-qO-", "http://web:3000/up") == "one"
+
+
+async def test_a_network_that_is_pruned_while_all_are_stopped_comes_back(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(worker("a"))
+    before = service_of(await machine.settled(), "a").container
+    machine.kill()
+    docker("kill", before)
+    docker("network", "rm", docker("network", "ls", "-q", *machine.labelled))
+    machine.start()
+    await machine.until("back", lambda status: service_of(status, "a").container not in ("", before))
+    await machine.settled()
+    assert len(machine.containers()) == 1
+
+
+async def test_secrets_are_refused_with_a_reason(machine: Machine) -> None:
+    machine.start()
+    secretive = worker("a")
+    secretive.secret_refs.add(name="PASSWORD", secret="DB_PASSWORD")  # noqa: S106 - its name
+    await machine.assign(secretive, worker("b"))
+    status = await machine.until("failed", lambda status: says("b", phase=ServiceStatus.RUNNING)(status))
+    assert (status.phase, service_of(status, "a").failed) == (Status.FAILED, True)
+    assert "DB_PASSWORD" in status.reason
+    assert len(machine.containers()) == 1
+
+
+async def test_containers_of_an_unknown_environment_are_left_alone(machine: Machine) -> None:
+    labels = {"managed": "true", "environment": "acme/gone/production", "service": "a", "node_uid": machine.uid}
+    extra = [part for key, value in labels.items() for part in ("--label", f"devopsellence.{key}={value}")]
+    docker("run", "-d", *extra, worker("x").image.pinned, "sleep", "1000")
+    machine.start()
+    await machine.assign(worker("a"))
+    await machine.settled()
+    assert len(machine.containers("status=running")) == 2
+    (line,) = machine.lines("containers of an environment of which no assignment is known are left alone")
+    assert line["env"] == "acme/gone/production"
+    assert await machine.etcd.get(machine.etcd.keys.assignment(machine.node, ENV)) is not None

@@ -1,0 +1,165 @@
+"""The parts that do IO, each by itself: the state folder, the thread pool, one health check."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.nodeagent.health import probe
+from devopsellence.nodeagent.memory import NO_MEMORY, Trouble
+from devopsellence.nodeagent.model import End, Now
+from devopsellence.nodeagent.pool import Pool
+from devopsellence.nodeagent.state import StateError, StateFolder
+from devopsellence.store.keys import EnvironmentRef
+
+ENV = EnvironmentRef("acme", "Shop.App", "production")
+NOW = Now(100.0, 1_000_000.0)
+
+
+def test_assignments_come_back_as_they_were(folder: StateFolder) -> None:
+    assignment = stored_pb2.Assignment(node="n1", generation=7, services=[workload_pb2.Service(name="web")])
+    folder.save_assignment(ENV, assignment)
+    assert folder.assignments() == {ENV: assignment}
+    folder.forget(ENV)
+    assert folder.assignments() == {}
+
+
+def test_what_cannot_be_read_is_left_where_it_is_and_the_rest_is_read(folder: StateFolder, tmp_path: Path) -> None:
+    folder.save_assignment(ENV, stored_pb2.Assignment(node="n1"))
+    (tmp_path / "assignments" / "acme+other+production.json").write_text("{half")
+    (tmp_path / "assignments" / "what.json").write_text("{}")
+    assert list(folder.assignments()) == [ENV]
+    assert len(list((tmp_path / "assignments").iterdir())) == 3
+
+
+def test_nobody_else_can_read_it(tmp_path: Path) -> None:
+    with StateFolder(tmp_path / "state") as folder:
+        folder.save_assignment(ENV, stored_pb2.Assignment())
+    (file,) = (tmp_path / "state" / "assignments").iterdir()
+    assert (tmp_path / "state").stat().st_mode & 0o077 == 0
+    assert file.stat().st_mode & 0o077 == 0
+
+
+def test_memories_come_back_with_what_is_left_of_their_wait(folder: StateFolder) -> None:
+    end = End(3, False, "2026-01-01T00:00:00Z", 0.5, ("one", "two"))
+    memory = replace(
+        NO_MEMORY, starts=4, crashes=3, trouble=Trouble.CRASHED, retry=130.0, retry_wall=1_000_030.0, last_end=end
+    )
+    folder.save_memories(ENV, {("web", "hash"): memory})
+    # After a reboot the monotonic clock is another one, and twenty seconds have passed.
+    read = folder.memories(ENV, Now(5.0, 1_000_020.0))
+    assert read == {("web", "hash"): replace(memory, retry=15.0)}
+    # A wall clock that was set back does not make a wait longer than the longest.
+    assert folder.memories(ENV, Now(5.0, 0.0))[("web", "hash")].retry <= 5.0 + 330.0
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1]", '[{"service": "a"}]', '[{"service": "a", "hash": "b", "memory": {"trouble": "x"}}]']
+)
+def test_memories_that_cannot_be_read_are_none(folder: StateFolder, tmp_path: Path, content: str) -> None:
+    (tmp_path / "memory" / "acme+Shop.App+production.json").write_text(content)
+    assert folder.memories(ENV, NOW) == {}
+
+
+def test_one_agent_for_one_folder(tmp_path: Path) -> None:
+    with StateFolder(tmp_path), pytest.raises(StateError, match="another agent already runs"):
+        StateFolder(tmp_path)
+    StateFolder(tmp_path).close()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateError, match="--state-dir"):
+        StateFolder(tmp_path / "file" / "state")
+
+
+async def test_the_pool_is_bounded_and_delivers_results_and_errors() -> None:
+    pool = Pool(2, "test")
+    gate, inside = threading.Semaphore(0), []
+
+    def wait() -> int:
+        inside.append(threading.current_thread().name)
+        gate.acquire()
+        return 1
+
+    tasks = [asyncio.create_task(pool.run(wait)) for _ in range(4)]
+    async with asyncio.timeout(5):
+        await asyncio.sleep(0.05)
+        assert len(inside) == 2
+        gate.release(4)
+        assert await asyncio.gather(*tasks) == [1] * 4
+        with pytest.raises(ZeroDivisionError):
+            await pool.run(lambda: 1 // 0)
+
+
+async def test_a_call_whose_waiter_has_gone_still_ends() -> None:
+    pool = Pool(1, "test")
+    gate, ended = threading.Event(), threading.Event()
+
+    def call() -> None:
+        gate.wait()
+        ended.set()
+
+    task = asyncio.create_task(pool.run(call))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    gate.set()
+    assert await pool.run(lambda: ended.wait(5))
+
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(answer: bytes | None) -> AsyncIterator[int]:
+    """A server that says ``answer`` to everyone, or nothing."""
+    silence = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if answer is None:
+            await silence.wait()
+        else:
+            writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield int(server.sockets[0].getsockname()[1])
+    finally:
+        silence.set()
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", ""),
+        (b"HTTP/1.0 204 No Content\r\n\r\n", ""),
+        (b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n", ""),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", "answered 404"),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", "answered 503"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP"),
+        (b"", "does not speak HTTP"),
+        (b"x" * 10000, "GET"),
+        (None, "no answer within 0.1 s"),
+    ],
+)
+async def test_one_check(answer: bytes | None, says: str) -> None:
+    async with serving(answer) as port:
+        message = await probe("127.0.0.1", port, "/up", 0.1)
+    assert bool(message) == bool(says)
+    assert says in message
+
+
+async def test_a_check_where_nobody_listens() -> None:
+    async with serving(b"") as port:
+        pass
+    assert await probe("127.0.0.1", port, "/up", 1.0) == f"GET http://127.0.0.1:{port}/up: connection refused"

@@ -1,0 +1,139 @@
+"""Pulling by digest, from a registry of the test's own."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from tests.integration.nodeagent.harness import Machine, ServiceStatus, docker, says, service_of, worker
+
+pytestmark = pytest.mark.docker
+
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+
+
+def digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+class Registry:
+    """Serves one image read-only, over the registry's HTTP API (version 2); the engine accepts that on 127.0.0.1.
+
+    While ``there`` is not set it answers 404 to everything.
+    """
+
+    def __init__(self) -> None:
+        self.there = threading.Event()
+        layer = _layer()
+        packed = gzip.compress(layer)
+        config = json.dumps(
+            {
+                "architecture": "amd64",
+                "os": "linux",
+                "config": {},
+                "rootfs": {"type": "layers", "diff_ids": [digest(layer)]},
+            }
+        ).encode()
+        manifest = json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "config": _descriptor("application/vnd.docker.container.image.v1+json", config),
+                "layers": [_descriptor("application/vnd.docker.image.rootfs.diff.tar.gzip", packed)],
+            }
+        ).encode()
+        self.blobs = {digest(each): each for each in (packed, config, manifest)}
+        registry = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                content = b"{}" if self.path == "/v2/" else registry.blobs.get(self.path.rpartition("/")[2])
+                if content is None or not registry.there.is_set():
+                    self.send_error(404)
+                    return
+                self.send_response(200)
+                self.send_header("Content-Type", MANIFEST if "/manifests/" in self.path else "application/octet-stream")
+                self.send_header("Content-Length", str(len(content)))
+                self.send_header("Docker-Content-Digest", digest(content))
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(content)
+
+            do_HEAD = do_GET  # noqa: N815 - the name that the server looks for
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.repository = f"127.0.0.1:{self.server.server_port}/test/small"
+        self.pinned = f"{self.repository}@{digest(manifest)}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    made = Registry()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    docker("rmi", "-f", made.pinned, check=False)
+
+
+async def test_an_image_that_a_registry_has_is_pulled_by_digest(machine: Machine, registry: Registry) -> None:
+    registry.there.set()
+    machine.start()
+    await machine.assign(worker("a", image=registry.pinned))
+    found = service_of(await machine.settled(), "a")
+    assert found.restarts == 0
+    assert machine.inspect(found.container)["Config"]["Image"] == registry.pinned
+    assert machine.lines("action")[1]["action"] in ("create", "pull")
+    assert any(line["action"] == "pull" for line in machine.lines("action"))
+
+
+async def test_a_registry_that_does_not_have_it_is_named_and_the_old_one_serves(
+    machine: Machine, registry: Registry
+) -> None:
+    machine.start()
+    await machine.assign(worker("a"))
+    before = service_of(await machine.settled(), "a").container
+    await machine.assign(worker("a", image=registry.pinned), release=2)
+    status = await machine.until("backs off", says("a", phase=ServiceStatus.BACKOFF))
+    found = service_of(status, "a")
+    assert registry.repository in found.reason
+    assert (found.container, found.failed) == (before, False)
+    # Brought by other means, it is used at once, long before the next attempt.
+    registry.there.set()
+    docker("pull", "-q", registry.pinned)
+    await machine.settled(seconds=5)
+
+
+def _layer() -> bytes:
+    """Another one each time, so that the engine cannot have it already."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in (
+            ("bin/busybox", Path("/bin/busybox").read_bytes()),
+            ("made", uuid4().hex.encode()),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o755
+            archive.addfile(entry, io.BytesIO(content))
+        for applet in ("sh", "sleep"):
+            link = tarfile.TarInfo(f"bin/{applet}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            archive.addfile(link)
+    return buffer.getvalue()
+
+
+def _descriptor(media_type: str, content: bytes) -> dict[str, object]:
+    return {"mediaType": media_type, "size": len(content), "digest": digest(content)}

@@ -1,0 +1,84 @@
+"""What the agent tells of the difference between two statuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Event, Exit, ServiceStatus
+from devopsellence.nodeagent.events import events, remembered
+
+SERVES: dict[str, Any] = {
+    "container": "c1", "hash": "h1", "release": 1, "phase": ServiceStatus.RUNNING, "health": ServiceStatus.HEALTHY,
+}  # fmt: skip
+
+
+def status(*services: ServiceStatus) -> AssignmentStatus:
+    return AssignmentStatus(node="n1", release=2, services=services)
+
+
+def web(**changes: Any) -> ServiceStatus:
+    return ServiceStatus(name="web", **{**SERVES, **changes})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ([web()], [web()], []),
+        ([], [web()], [("service_started", "n1: web was started, container c1")]),
+        ([ServiceStatus(name="web")], [web()], [("service_started", "n1: web was started, container c1")]),
+        (
+            [web()],
+            [web(container="c2", hash="h2", release=2)],
+            [("service_replaced", "n1: web container c2 of release 2 serves in place of release 1's")],
+        ),
+        (
+            [web()],
+            [web(container="c2")],
+            [("service_recreated", "n1: web was made anew, because its container was gone")],
+        ),
+        (
+            [web()],
+            [web(restarts=1, last_exit=Exit(code=7))],
+            [("service_restarted", "n1: web was started again (restart 1): it had ended with exit code 7")],
+        ),
+        (
+            [web()],
+            [web(restarts=1, last_exit=Exit(code=137, oom_killed=True))],
+            [("service_restarted", "n1: web was started again (restart 1): it ran out of memory")],
+        ),
+        ([web()], [web(failed=True, reason="because")], [("service_failed", "n1: web cannot run: because")]),
+        ([web(failed=True)], [web(failed=True)], []),
+        ([web(failed=True)], [web()], [("service_recovered", "n1: web runs again")]),
+        (
+            [web()],
+            [web(health=ServiceStatus.UNHEALTHY, reason="not healthy: refused")],
+            [("service_unhealthy", "n1: web is not healthy: refused")],
+        ),
+        ([web(health=ServiceStatus.UNHEALTHY)], [web()], [("service_healthy", "n1: web is healthy again")]),
+        ([web()], [], [("service_removed", "n1: web was removed")]),
+    ],
+)
+def test_what_is_told(before: list[ServiceStatus], after: list[ServiceStatus], expected: list[tuple[str, str]]) -> None:
+    told = events(status(*before), status(*after))
+    assert [(event.code, event.message) for event in told] == expected
+    for event in told:
+        assert (event.source, event.node, event.service, event.release) == ("agent/n1", "n1", "web", 2)
+
+
+def test_a_service_that_runs_nowhere_for_a_moment_is_not_taken_for_a_new_one() -> None:
+    first, nowhere, again = status(web()), status(ServiceStatus(name="web")), status(web(container="c2"))
+    kept = remembered(first, nowhere)
+    assert events(first, nowhere) == []
+    assert [event.code for event in events(kept, again)] == ["service_recreated"]
+
+
+def test_nothing_is_told_of_the_first_status_that_is_known() -> None:
+    assert events(None, status(web())) == []
+
+
+def test_a_failure_is_an_error_and_a_restart_a_warning() -> None:
+    (failed,) = events(status(web()), status(web(failed=True)))
+    (restarted,) = events(status(web()), status(web(restarts=1)))
+    assert (failed.severity, restarted.severity) == (Event.ERROR, Event.WARNING)
