@@ -9,16 +9,19 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from devopsellence import log
-from devopsellence.nodeagent.rest import few_arenas
-from devopsellence.nodeagent.state import StateError, StateFolder
+from devopsellence.nodeagent.rest import spare
 from devopsellence.store.keys import InvalidName, check_name
 from devopsellence.store.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from devopsellence.nodeagent.state import StateFolder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the agent until SIGTERM or SIGINT. 0: clean end, 1: it cannot run, 2: it was called wrongly."""
+    spare()
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -29,8 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if settings is None:
         parser.error("no etcd: give --etcd-endpoints or set DEVOPSELLENCE_ETCD_ENDPOINTS, such as 127.0.0.1:2379")
+    # From here on, so that a wrong option is reported without waiting for all that the agent needs.
+    from devopsellence import log
+    from devopsellence.nodeagent.state import StateError, StateFolder
+
     log.configure("devopsellence-agent", debug=options.debug)
-    few_arenas()
     try:
         with StateFolder(options.state_dir) as folder:
             # Threads that sit out a container's grace period end with us: the engine finishes that by itself.
@@ -42,7 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(options: argparse.Namespace, settings: Settings, folder: StateFolder) -> None:
-    # Here, so that a wrong option is reported without waiting for these.
     from devopsellence.nodeagent.agent import Options, run
 
     stop = asyncio.Event()

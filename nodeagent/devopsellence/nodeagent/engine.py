@@ -86,7 +86,7 @@ class Engine:
             except EngineError as error:
                 self._disconnected(error)
             else:
-                self._disconnected(EngineUnavailable("the Docker Engine has closed the connection"))
+                self._disconnected(EngineUnavailable("the Docker Engine does not answer: it has closed the connection"))
             finally:
                 self.connected = False
                 session[1].close()

@@ -101,6 +101,11 @@ class Machine:
         """End the agent; its exit code."""
         assert self._agent is not None
         self._agent.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> int:
+        """The agent's exit code, once it has ended."""
+        assert self._agent is not None
         code = self._agent.wait(timeout=20)
         self._agent = None
         return code

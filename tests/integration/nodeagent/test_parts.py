@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,12 @@ from devopsellence.store.keys import EnvironmentRef
 
 ENV = EnvironmentRef("acme", "Shop.App", "production")
 NOW = Now(100.0, 1_000_000.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[StateFolder]:
+    with StateFolder(tmp_path) as made:
+        yield made
 
 
 def test_assignments_come_back_as_they_were(folder: StateFolder) -> None:

@@ -158,12 +158,7 @@ async def test_two_agents_with_one_folder(machine: Machine) -> None:
     machine.start()
     await machine.assign(worker("a"))
     await machine.settled()
-    first, machine._agent = machine._agent, None
-    try:
-        machine.start()
-        second = machine._agent
-        assert second is not None
-        assert await asyncio.to_thread(second.wait, 20) == 1
-        assert "another agent already runs" in machine.log.read_text()
-    finally:
-        machine._agent = first
+    second = Machine(machine.etcd, machine.settings, machine.folder)
+    second.start()
+    assert await asyncio.to_thread(second.ended) == 1
+    assert "another agent already runs" in machine.log.read_text()
