@@ -177,7 +177,7 @@ def test_nothing_is_built_or_written_without_a_node_for_every_service(shop: Cli)
     assert result.exit_code == 1
     assert (
         'production: no attached node is labelled "worker", which service "redis" needs; '
-        "run devopsellence node label set <node> --labels web,worker"
+        "run devopsellence node label set n1 --labels web,worker"
     ) in result.stderr
     assert "building" not in result.output
     assert release(shop, 1) is None
