@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-_WIDTH = 150
+_WIDTH = 170
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def _step(case: Case) -> _Step:
         return _Step(_Status.PENDING, "", case.cleanup.of((mine,), "the engine could not remove it"))
     if mine.state is State.EXITED and (not mine.end_key or mine.end_key != case.memory.examined):
         return _Step(_Status.STARTING, "has ended", (case.action(Kind.EXAMINE, "it has ended"),))
-    if case.waits:
+    if _held_back(case):
         return _Step(_Status.BACKOFF, case.memory.reason)
     if _stale(case, mine):
         remove = case.cleanup.of((mine,), "its network is gone, and it cannot be started without")
@@ -93,14 +93,20 @@ def _step(case: Case) -> _Step:
 
 
 def _absent(case: Case) -> _Step:
-    # A container that crashed and was then removed by hand is made anew at once: who removes it wants it so.
-    if case.waits and case.memory.trouble is not Trouble.CRASHED:
+    if _held_back(case):
         return _Step(_Status.BACKOFF, case.memory.reason)
     actions = (_create(case), *_make_way(case), _start(case))
     if case.memory.image_missing and case.wanted.pullable:
         pull = case.action(Kind.PULL, "its image is not on this machine")
         return _Step(_Status.PULLING, f"pulling {case.wanted.image}", (pull, *actions))
     return _Step(_Status.PENDING, "", actions)
+
+
+def _held_back(case: Case) -> bool:
+    """It is too early for the next attempt. A container that crashed and was then removed by hand is made anew at once:
+    who removes it wants it so."""
+    anew = case.mine is None or case.mine.state is State.CREATED
+    return case.waits and not (anew and case.memory.trouble is Trouble.CRASHED)
 
 
 def _up(case: Case, mine: Container) -> _Step:

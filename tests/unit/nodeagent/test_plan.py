@@ -97,6 +97,8 @@ ROWS = [
         memories=about(OLD, replace(NO_MEMORY, unstable=3))),
     Row("one that was removed by hand is made anew at once", want(OLD), [], ["web:create", "web:start"], S.PENDING,
         memories=about(OLD, waiting(Trouble.CRASHED, starts=1))),
+    Row("and started at once", want(OLD), [container(OLD, State.CREATED)], ["web:start"], S.STARTING,
+        memories=about(OLD, waiting(Trouble.CRASHED, starts=1))),
     Row("an image that a registry has is pulled", want(service(image=REMOTE)), [],
         ["web:pull", "web:create", "web:start"], S.PULLING,
         memories=about(service(image=REMOTE), replace(NO_MEMORY, image_missing=True))),
