@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import requests
@@ -165,8 +166,10 @@ class Docker:
         with _errors():
             document = self._client.inspect_container(container)
         seen, state = parse_inspected(document, _now()), document["State"]
-        if seen.up or not seen.finished_at:
+        if seen.up:
             return seen, None
+        # An end has a time even where the engine kept none: it is what tells one end from another.
+        seen = replace(seen, finished_at=seen.finished_at or seen.started_at or "1970-01-01T00:00:00Z")
         ran = max(0.0, epoch(seen.finished_at) - epoch(seen.started_at))
         oom = bool(state.get("OOMKilled"))
         return seen, End(int(state.get("ExitCode", 0)), oom, seen.finished_at, ran, self._logs(container))

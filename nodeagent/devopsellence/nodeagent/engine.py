@@ -35,6 +35,8 @@ RESYNC_SECONDS: Final = 60.0
 #: A frozen engine keeps its connections; only asking tells.
 PING_SECONDS: Final = 15.0
 PING_TIMEOUT: Final = 10.0
+#: Connecting lists and inspects everything.
+CONNECT_TIMEOUT: Final = 20.0
 #: An event about a container in our hands comes before the answer to the call that caused it.
 DOUBT_SECONDS: Final = 0.25
 
@@ -80,7 +82,7 @@ class Engine:
                 wait=wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.1),
                 before_sleep=lambda state: self._disconnected(state.outcome.exception() if state.outcome else None),
             )
-            session: tuple[Docker, Stream] = await retrying(self._connect)
+            session: tuple[Docker, Stream] = await retrying(self._connect_in_time)
             try:
                 await self._follow()
             except EngineError as error:
@@ -123,6 +125,15 @@ class Engine:
         for env in concerned:
             self._callbacks.changed(env)
 
+    async def _connect_in_time(self) -> tuple[Docker, Stream]:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                return await self._connect()
+        except TimeoutError as error:
+            raise EngineUnavailable(
+                f"the Docker Engine does not answer: nothing for {CONNECT_TIMEOUT:.0f} s"
+            ) from error
+
     async def _connect(self) -> tuple[Docker, Stream]:
         docker = await self._looks.run(lambda: Docker(self._host, self._node_uid))
         self._lost = asyncio.Event()
@@ -136,7 +147,7 @@ class Engine:
         try:
             self.version = await self._looks.run(docker.version)
             await self.relist(fresh=True)
-        except EngineError:
+        except BaseException:
             stream.close()
             docker.close()
             raise
@@ -159,7 +170,9 @@ class Engine:
                         await self.relist()
                         resync = loop.time() + RESYNC_SECONDS
             except TimeoutError as error:
-                raise EngineUnavailable(f"the Docker Engine has not answered for {PING_TIMEOUT:.0f} s") from error
+                raise EngineUnavailable(
+                    f"the Docker Engine does not answer: nothing for {PING_TIMEOUT:.0f} s"
+                ) from error
 
     async def _on(self, pool: Pool, call: Callable[[Docker], T]) -> T:
         docker = self._docker

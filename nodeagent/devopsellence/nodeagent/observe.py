@@ -215,13 +215,20 @@ def _container(
         hash=labels.get(naming.LABEL_HASH, ""),
         release=int(release) if release.isascii() and release.isdigit() else 0,
         image=image,
-        # "restarting" is of the engine's own restart policy, which our containers do not have.
-        state=State.RUNNING if state == "restarting" else State(state),
+        state=_state(state),
         networks={
             network: Attachment(str(place.get("NetworkID") or ""), str(place.get("IPAddress") or ""))
             for network, place in (network_settings.get("Networks") or {}).items()
         },
     )
+
+
+def _state(state: str) -> State:
+    # "restarting" is of the engine's own restart policy, which our containers do not have.
+    if state == "restarting":
+        return State.RUNNING
+    # A word that a later engine may use: hands off until it is another.
+    return State(state) if state in set(State) else State.REMOVING
 
 
 def _ended(container: Container) -> Container:

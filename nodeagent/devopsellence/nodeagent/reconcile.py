@@ -25,10 +25,10 @@ from devopsellence.nodeagent.assigned import Assignments
 from devopsellence.nodeagent.engine import CALLS, PULLS, STOPS, Engine
 from devopsellence.nodeagent.errors import EngineUnavailable
 from devopsellence.nodeagent.health import Monitor
-from devopsellence.nodeagent.memory import NO_MEMORY, Memory, Trouble
 from devopsellence.nodeagent.model import Now, Observed
 from devopsellence.nodeagent.plan import plan
 from devopsellence.nodeagent.pool import Pool
+from devopsellence.nodeagent.remembered import Remembered
 from devopsellence.nodeagent.spec import Desired
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.statuses import Statuses
@@ -54,8 +54,7 @@ def clock() -> Now:
 class _Environment:
     """What is known of one environment besides what the engine and etcd hold."""
 
-    memories: dict[tuple[str, str], Memory]
-    saved: dict[tuple[str, str], Memory]
+    remembered: Remembered
     #: Actions under way, by service; the network's is at "".
     busy: dict[str, Action] = field(default_factory=dict)
     #: How far a pull is, by service.
@@ -64,7 +63,6 @@ class _Environment:
     plan: Plan = field(default_factory=Plan)
     problem: str = ""
     timer: asyncio.TimerHandle | None = None
-    saving: bool = False
 
 
 class Reconciler:
@@ -117,10 +115,8 @@ class Reconciler:
     def image_arrived(self) -> None:
         """An image has come to this machine: whoever waits for one tries at once."""
         for env, state in self._environments.items():
-            for key, memory in state.memories.items():
-                if memory.trouble is Trouble.IMAGE or memory.image_missing:
-                    state.memories[key] = memory.hurry()
-                    self.enqueue(env)
+            if state.remembered.hurry():
+                self.enqueue(env)
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
@@ -156,10 +152,9 @@ class Reconciler:
         state = self._environments.get(env)
         if state is None:
             memories = await self._disk.run(lambda: self._folder.memories(env, clock()))
-            state = self._environments[env] = _Environment(memories, dict(memories))
-        if state.want is not assigned.want:
-            state.want = assigned.want
-        state.problem = assigned.problem
+            state = _Environment(Remembered(env, self._folder, self._disk, memories))
+            self._environments[env] = state
+        state.want, state.problem = assigned.want, assigned.problem
         if assigned.foreign:
             _log.warning("an assignment is for another machine", env=str(env), uid=assigned.foreign, ours=self._uid)
             self._statuses.forget(env)
@@ -184,14 +179,17 @@ class Reconciler:
         ]
         self._monitor.watch(str(env), want.network, checks)
         seen = Observed(containers, network, self._monitor.of(str(env)))
-        state.plan = plan(want, seen, state.memories, clock())
-        self._remember(env, state, seen)
+        state.plan = plan(want, seen, state.remembered.memories, clock())
+        if state.remembered.note_proved(state.plan.services):
+            self.enqueue(env)
+        state.remembered.prune(want, containers, state.busy)
         for action in self._next(env, state, seen):
             # Nothing is taken away for an assignment that would be forgotten if the agent were killed now.
             if saved or action.kind not in (Kind.STOP, Kind.REMOVE, Kind.REMOVE_NETWORK):
                 self._start(env, state, action, want)
         self._schedule(env, state)
-        self._save(env, state)
+        if state.remembered.unsaved:
+            self._spawn(state.remembered.save(), None)
 
     def _next(self, env: EnvironmentRef, state: _Environment, seen: Observed) -> list[Action]:
         """The first action of each service that is not busy, as far as there are slots."""
@@ -212,8 +210,7 @@ class Reconciler:
     def _start(self, env: EnvironmentRef, state: _Environment, action: Action, want: Desired) -> None:
         container = self._engine.view.containers.get(action.container)
         if container is not None:
-            key = (action.service, action.hash)
-            state.memories[key] = before(action, container, want, clock())(state.memories.get(key, NO_MEMORY))
+            state.remembered.change((action.service, action.hash), before(action, container, want, clock()))
         state.busy[action.service] = action
         self._busy[_lane(action)] += 1
         self._spawn(self._carry_out(env, state, action, want), action)
@@ -227,7 +224,7 @@ class Reconciler:
             loop.call_soon_threadsafe(self._progress, env, state, action.service, sentence)
 
         try:
-            if action.kind is Kind.STOP and not action.unhealthy:
+            if action.kind is Kind.STOP and not _is_served_by(state.plan, action.container):
                 await self._tell(env)
             result = await self._actions.carry_out(action, want, progress)
         except EngineUnavailable as error:
@@ -236,10 +233,7 @@ class Reconciler:
             log.exception("an action failed in the agent itself")
             await asyncio.sleep(AFTER_BUG_SECONDS)
         else:
-            memory = result.change(state.memories.get(result.key, NO_MEMORY))
-            state.memories[result.key] = memory
-            if memory == NO_MEMORY:
-                del state.memories[result.key]
+            memory = state.remembered.change(result.key, result.change)
             log.info("action", reason=action.reason, trouble=memory.reason, seconds=round(time.monotonic() - began, 3))
         finally:
             state.busy.pop(action.service, None)
@@ -259,24 +253,6 @@ class Reconciler:
         state.progress[service] = sentence
         self.enqueue(env)
 
-    def _remember(self, env: EnvironmentRef, state: _Environment, seen: Observed) -> None:
-        """Note which specs have proved themselves; drop what is about specs that are neither wanted nor there."""
-        for service in state.plan.services:
-            if service.proved is not None:
-                key = (service.service, service.proved.hash)
-                memory = state.memories.get(key, NO_MEMORY)
-                proved = memory.running(service.proved)
-                if proved != memory:
-                    state.memories[key] = proved
-                    self.enqueue(env)
-        live = {(each.service, each.hash) for each in seen.containers}
-        if state.want is not None:
-            live |= {(name, wanted.hash) for name, wanted in state.want.services.items()}
-        services = {"", *(service for service, _ in live)}
-        for key in [key for key in state.memories if key not in live and (key[1] or key[0] not in services)]:
-            if key[0] not in state.busy:
-                del state.memories[key]
-
     def _schedule(self, env: EnvironmentRef, state: _Environment) -> None:
         if state.timer is not None:
             state.timer.cancel()
@@ -285,25 +261,11 @@ class Reconciler:
         if wake is not None:
             state.timer = asyncio.get_running_loop().call_at(wake, self.enqueue, env)
 
-    def _save(self, env: EnvironmentRef, state: _Environment) -> None:
-        if state.memories != state.saved and not state.saving:
-            state.saving = True
-            self._spawn(self._save_memories(env, state), None)
-
-    async def _save_memories(self, env: EnvironmentRef, state: _Environment) -> None:
-        memories = dict(state.memories)
-        try:
-            await self._disk.run(lambda: self._folder.save_memories(env, memories))
-        except OSError as error:
-            _log.warning("the counters could not be kept on disk", env=str(env), error=str(error))
-        state.saved, state.saving = memories, False
-        self._save(env, state)
-
     def _status(self, env: EnvironmentRef) -> stored_pb2.AssignmentStatus:
         state = self._environments[env]
         if state.want is None:
             return report.unreadable(self._node, self._uid, env, state.problem)
-        return report.status(state.want, state.plan, state.memories, state.progress, state.problem)
+        return report.status(state.want, state.plan, state.remembered.memories, state.progress, state.problem)
 
     def _not_assigned(self, env: EnvironmentRef, problem: str) -> None:
         if problem:
@@ -332,6 +294,10 @@ class Reconciler:
         task = asyncio.create_task(work)
         self._tasks[task] = action
         task.add_done_callback(self._tasks.pop)
+
+
+def _is_served_by(planned: Plan, container: str) -> bool:
+    return any(each.current is not None and each.current.id == container for each in planned.services)
 
 
 def _lane(action: Action) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
@@ -44,6 +44,8 @@ class _Report:
     given the time to show it. ``told`` is the status up to which events were told."""
 
     build: Build
+    #: Two writes at once could arrive in either order.
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     value: bytes = b""
     echo: float = 0.0
     told: stored_pb2.AssignmentStatus | None = None
@@ -120,13 +122,20 @@ class Statuses:
             ),
         )
         # The newest each time: what is true by then, not what was when the first attempt was made.
-        await retrying(self.write, env)
+        try:
+            await retrying(self.write, env)
+        except Exception:  # noqa: BLE001 - it is logged with its traceback, and the other environments go on
+            _log.exception("a status could not be made", env=str(env))
 
     async def write(self, env: EnvironmentRef) -> None:
         """Write an environment's newest status, unless etcd has it. StoreError if that fails."""
         report = self._reports.get(env)
         if report is None:
             return
+        async with report.lock:
+            await self._write_report(env, report)
+
+    async def _write_report(self, env: EnvironmentRef, report: _Report) -> None:
         status = report.build()
         value = encode(status)
         if self._holds(env, report, value):

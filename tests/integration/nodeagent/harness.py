@@ -113,7 +113,8 @@ class Machine:
     def clean(self) -> None:
         """Leave nothing behind."""
         if self._agent is not None:
-            self.kill()
+            # Not SIGKILL: a call that it leaves behind would make something after this has looked.
+            self.kill(signal.SIGTERM)
         if containers := docker("ps", "-aq", *self.labelled).split():
             docker("rm", "-f", *containers)
         if networks := docker("network", "ls", "-q", *self.labelled).split():

@@ -30,7 +30,10 @@ STAGING = EnvironmentRef("acme", "shop", "staging")
 
 async def test_it_starts_what_is_assigned_says_so_and_rests(machine: Machine) -> None:
     machine.start()
-    await machine.assign(web(), worker("cache", volume="data"))
+    cache = worker("cache", volume="data")
+    cache.resources.cpu_millis, cache.resources.memory_mib = 500, 32
+    cache.stop_grace_period.FromMilliseconds(1500)
+    await machine.assign(web(), cache)
     status = await machine.settled()
     found = service_of(status, "web")
     assert (found.phase, found.health) == (ServiceStatus.RUNNING, ServiceStatus.HEALTHY)
@@ -40,6 +43,9 @@ async def test_it_starts_what_is_assigned_says_so_and_rests(machine: Machine) ->
     assert config["Config"]["Labels"]["devopsellence.environment"] == str(ENV)
     assert config["HostConfig"]["RestartPolicy"]["Name"] == "no"
     assert config["HostConfig"]["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "5"}
+    limited = machine.inspect(service_of(status, "cache").container)
+    assert (limited["HostConfig"]["NanoCpus"], limited["HostConfig"]["Memory"]) == (500_000_000, 32 * 1024 * 1024)
+    assert limited["Config"]["StopTimeout"] == 2
     by_name = docker("exec", service_of(status, "cache").container, "wget", "-qO-", "http://web:3000/up")
     assert by_name == "one"
 
@@ -189,20 +195,6 @@ async def test_thirty_services(machine: Machine) -> None:
     status = await machine.settled(seconds=60)
     assert len(status.services) == 30
     assert len(machine.containers("status=running")) == 30
-    await machine.assign(removed=True)
-    await machine.until("removed", lambda status: status.phase == Status.REMOVED, seconds=60)
-
-
-async def test_resources_and_grace_reach_the_engine(machine: Machine) -> None:
-    machine.start()
-    made = worker("a")
-    made.resources.cpu_millis, made.resources.memory_mib = 500, 32
-    made.stop_grace_period.FromMilliseconds(1500)
-    await machine.assign(made)
-    document = machine.inspect(service_of(await machine.settled(), "a").container)
-    assert document["HostConfig"]["NanoCpus"] == 500_000_000
-    assert document["HostConfig"]["Memory"] == 32 * 1024 * 1024
-    assert document["Config"]["StopTimeout"] == 2
 
 
 def fetch(address: str) -> str:

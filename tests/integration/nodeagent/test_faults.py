@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from devopsellence.api.v1 import workload_pb2
 from tests.integration.nodeagent.harness import (
     ENV,
     Machine,
@@ -34,14 +35,8 @@ async def test_a_killed_container_is_started_again_at_once(machine: Machine) -> 
     assert time.monotonic() - began < 2.0
     status = await machine.until("said", says("a", phase=ServiceStatus.RUNNING, restarts=1))
     assert service_of(status, "a").last_exit.code == 137
-
-
-async def test_a_container_that_somebody_stops_is_started_again(machine: Machine) -> None:
-    machine.start()
-    await machine.assign(worker("a"))
-    before = service_of(await machine.settled(), "a").container
     docker("stop", "-t", "0", before)
-    await machine.until("said", says("a", phase=ServiceStatus.RUNNING, restarts=1, container=before))
+    await machine.until("said", says("a", phase=ServiceStatus.RUNNING, restarts=2, container=before))
 
 
 async def test_a_removed_container_is_made_anew_with_its_data(machine: Machine) -> None:
@@ -91,35 +86,28 @@ async def test_a_memory_limit_that_is_passed_is_told(machine: Machine) -> None:
     assert service_of(status, "a").last_exit.code == 137
 
 
-async def test_an_image_that_is_not_there_leaves_everything_as_it_is_until_it_comes(machine: Machine) -> None:
+async def test_what_cannot_be_started_fails_and_leaves_the_old_one_serving(machine: Machine) -> None:
+    def services(image: str = "", *command: str) -> list[workload_pb2.Service]:
+        return [worker("a", image=image), worker("b", *command), worker("db", image=image, volume="data")]
+
     machine.start()
-    await machine.assign(worker("a"), worker("db", volume="data"))
+    await machine.assign(*services())
     first = await machine.settled()
-    await machine.assign(worker("a", image=NO_IMAGE), worker("db", volume="data", image=NO_IMAGE), release=2)
+    secretive = worker("s")
+    secretive.secret_refs.add(name="PASSWORD", secret="DB_PASSWORD")  # noqa: S106 - its name
+    await machine.assign(*services(NO_IMAGE, "/no/such/command"), secretive, release=2)
     status = await machine.until("failed", lambda status: all(each.failed for each in status.services))
-    for name in ("a", "db"):
+    for name, reason in (("a", NO_IMAGE), ("b", "/no/such/command"), ("db", NO_IMAGE)):
         found = service_of(status, name)
-        assert found.phase == ServiceStatus.BACKOFF
-        assert NO_IMAGE in found.reason
+        assert reason in found.reason
         assert (found.container, found.release) == (service_of(first, name).container, 1)
-    assert len(machine.containers("status=running")) == 2
-    await machine.assign(worker("a"), worker("db", volume="data"), release=3)
+    assert status.phase == Status.FAILED
+    assert "DB_PASSWORD" in service_of(status, "s").reason
+    assert len(machine.containers("status=running")) == 3
+    await machine.assign(*services(), release=3)
     healed = await machine.settled()
-    assert service_of(healed, "a").container == service_of(first, "a").container
-
-
-async def test_a_command_that_cannot_be_run_fails_and_the_old_one_serves(machine: Machine) -> None:
-    machine.start()
-    await machine.assign(worker("a"))
-    first = service_of(await machine.settled(), "a").container
-    await machine.assign(worker("a", "/no/such/command"), release=2)
-    status = await machine.until("failed", lambda status: service_of(status, "a").failed)
-    assert "/no/such/command" in service_of(status, "a").reason
-    assert service_of(status, "a").container == first
-    assert machine.containers("status=running") == [first]
-    await machine.assign(worker("a"), release=3)
-    await machine.settled()
-    assert machine.containers() == [first]
+    assert sorted(each.container for each in healed.services) == sorted(machine.containers())
+    assert [each.container for each in healed.services] == [each.container for each in first.services]
 
 
 async def test_a_new_version_that_is_never_healthy_never_takes_over(machine: Machine) -> None:
@@ -195,17 +183,6 @@ async def test_a_network_that_is_pruned_while_all_are_stopped_comes_back(machine
     machine.start()
     await machine.until("back", lambda status: service_of(status, "a").container not in ("", before))
     await machine.settled()
-    assert len(machine.containers()) == 1
-
-
-async def test_secrets_are_refused_with_a_reason(machine: Machine) -> None:
-    machine.start()
-    secretive = worker("a")
-    secretive.secret_refs.add(name="PASSWORD", secret="DB_PASSWORD")  # noqa: S106 - its name
-    await machine.assign(secretive, worker("b"))
-    status = await machine.until("failed", lambda status: says("b", phase=ServiceStatus.RUNNING)(status))
-    assert (status.phase, service_of(status, "a").failed) == (Status.FAILED, True)
-    assert "DB_PASSWORD" in status.reason
     assert len(machine.containers()) == 1
 
 

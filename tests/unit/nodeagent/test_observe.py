@@ -141,6 +141,11 @@ def test_parsing_an_inspected_container() -> None:
     assert found.address_on("n") == "172.18.0.2"
 
 
+def test_a_state_that_is_not_known_is_left_alone() -> None:
+    entry = {"Id": "c1", "Names": ["/shop"], "State": "hibernating", "Labels": LABELS, "Image": "sha256:1"}
+    assert parse_listed(entry).state is State.REMOVING
+
+
 def test_parsing_a_listed_container() -> None:
     entry = {"Id": "c1", "Names": ["/shop"], "State": "exited", "Labels": LABELS, "Image": "sha256:1"}
     found = parse_listed(entry)
