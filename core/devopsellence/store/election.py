@@ -80,7 +80,7 @@ class Election:
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, StoreError):
-            log.info("campaign or term ended: %s", error)
+            log.info("campaign or term ended", extra={"reason": str(error)})
         else:
             log.error("the leader failed", exc_info=error)
 

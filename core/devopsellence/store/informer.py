@@ -123,11 +123,11 @@ class Informer(Generic[M]):
         if isinstance(error, Compacted):
             self._must_list = True
         if isinstance(error, StoreError):
-            log.info("%s: %s", self._prefix, error)
+            log.info("watch interrupted", extra={"prefix": self._prefix, "reason": str(error)})
         else:
             # Ours to mend, but no reason to stop: what is cached stays.
             self._must_list = True
-            log.error("%s: unexpected error", self._prefix, exc_info=error)
+            log.error("watch failed", extra={"prefix": self._prefix}, exc_info=error)
         self._set_problem(f"{self._prefix} cannot be watched: {str(error) or type(error).__name__}")
 
     async def _follow(self) -> None:
@@ -154,7 +154,8 @@ class Informer(Generic[M]):
         changed = [key for key in keys if self._report_all or records.get(key) is not self._records.get(key)]
         if self._is_other_history(listing):
             self._epoch += 1
-            log.warning("%s: etcd came back with another history (cluster %x)", self._prefix, listing.cluster_id)
+            values = {"prefix": self._prefix, "cluster_id": f"{listing.cluster_id:x}"}
+            log.warning("etcd came back with another history", extra=values)
         self._revision, self._cluster_id = listing.revision, listing.cluster_id
         self._raft_term = listing.raft_term
         self._records.clear()
@@ -186,7 +187,7 @@ class Informer(Generic[M]):
         try:
             message = decode(self._kind, kv.key, kv.value)
         except MalformedRecord as error:
-            log.info("%s", error)
+            log.info("record unreadable", extra={"key": kv.key, "reason": error.reason})
             return Record(kv.key, None, error, kv.create_revision, kv.mod_revision)
         return Record(kv.key, message, None, kv.create_revision, kv.mod_revision)
 
@@ -247,7 +248,7 @@ class Informer(Generic[M]):
             try:
                 self._on_change(key)
             except Exception:
-                log.exception("on_change failed for %s", key)
+                log.exception("on_change failed", extra={"key": key})
 
     def _set_problem(self, problem: str) -> None:
         was_connected, self._problem = self.connected, problem

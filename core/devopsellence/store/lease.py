@@ -133,7 +133,7 @@ class LeaseKeeper:
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, StoreError):
-            log.info("keepalive stream lost: %s", error)
+            log.info("keepalive stream lost", extra={"reason": str(error)})
         else:
             log.error("keepalive failed", exc_info=error)
 

@@ -141,6 +141,8 @@ class Statuses:
         if self._holds(env, report, value):
             report.value = value
             return
+        # Before the write, because its echo may come before its answer.
+        before = report.told or self._stored(env)
         key = self._keys.status(self._node, env)
         if status.phase == stored_pb2.AssignmentStatus.REMOVED:
             # The controller deletes both keys once it has read this: it must not come back after that.
@@ -150,13 +152,12 @@ class Statuses:
             await self._etcd.put(key, value)
         report.value = value
         report.echo = asyncio.get_running_loop().time() + ECHO_SECONDS
-        before = report.told or self._stored(env)
         report.told = remembered(before, status)
-        await self._tell(env, events(before, status))
         try:
             await self._disk.run(lambda: self._folder.save_status(env, value))
         except OSError as error:
             _log.warning("a status could not be kept on disk", env=str(env), error=str(error))
+        await self._tell(env, events(before, status))
 
     def _stored(self, env: EnvironmentRef) -> stored_pb2.AssignmentStatus | None:
         """What etcd held when it was last heard of."""
