@@ -12,8 +12,10 @@ readonly MESSAGES=devopsellence/api/v1
 
 generate() {
   # protoc finds the generator of the type stubs on PATH.
-  PATH="$PWD/.venv/bin:$PATH" python -m grpc_tools.protoc -Iproto --python_out="$1" --mypy_out="quiet:$1" \
-    proto/"$MESSAGES"/*.proto
+  local -x PATH="$PWD/.venv/bin:$PATH"
+  python -m grpc_tools.protoc -Iproto --python_out="$1" --mypy_out="quiet:$1" proto/"$MESSAGES"/*.proto
+  # Only the agent has services.
+  python -m grpc_tools.protoc -Iproto --grpc_python_out="$1" --mypy_grpc_out="quiet:$1" proto/"$MESSAGES"/agent.proto
 }
 
 check() {

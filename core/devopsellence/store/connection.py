@@ -229,7 +229,7 @@ class Stream:
 
     async def receive(self) -> Any:
         answer = await self._guarded(self._call.read())
-        if answer is grpc.aio.EOF:  # type: ignore[attr-defined]
+        if answer is grpc.aio.EOF:
             raise self._lost(f"{self._what}: etcd ended the stream")
         return answer
 

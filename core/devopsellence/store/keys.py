@@ -12,9 +12,11 @@ from typing import Final
 
 from devopsellence.config.names import NAME, NAME_RULE, InvalidName, check_name
 
-__all__ = ["DEFAULT_PREFIX", "NAME", "NAME_RULE", "EnvironmentRef", "InvalidName", "Keys", "check_name"]
+__all__ = ["DEFAULT_PREFIX", "NAME", "NAME_RULE", "REGISTRY", "EnvironmentRef", "InvalidName", "Keys", "check_name"]
 
 DEFAULT_PREFIX: Final = "/devopsellence/v1/"
+#: In place of a service, for the registry's password; no service can be called so.
+REGISTRY: Final = "_registry"
 _RELEASE_DIGITS: Final = 10
 
 
@@ -118,6 +120,24 @@ class Keys:
         return f"{self.statuses_prefix(node)}{env}"
 
     @property
+    def operators_prefix(self) -> str:
+        return f"{self.prefix}operators/"
+
+    def operator(self, name: str) -> str:
+        return self.operators_prefix + check_name("operator", name)
+
+    @property
+    def all_secrets_prefix(self) -> str:
+        return f"{self.prefix}secrets/"
+
+    def secrets_prefix(self, env: EnvironmentRef) -> str:
+        return f"{self.all_secrets_prefix}{env}/"
+
+    def secret(self, env: EnvironmentRef, service: str, name: str) -> str:
+        """``service`` is a service's name or :data:`REGISTRY`."""
+        return f"{self.secrets_prefix(env)}{_secret_scope(service)}/{check_name('secret', name)}"
+
+    @property
     def all_events_prefix(self) -> str:
         return f"{self.prefix}events/"
 
@@ -163,6 +183,14 @@ class Keys:
                 return check_name("node", node), EnvironmentRef.parse(env)
         raise ValueError(f"{key!r} is not a key about a node's assignment")
 
+    def parse_secret(self, key: str) -> tuple[EnvironmentRef, str, str]:
+        """The environment, service and name of a ``secrets/`` key."""
+        parts = self._after(key, self.all_secrets_prefix).split("/")
+        if len(parts) != 5:
+            raise ValueError(f"{key!r} is not a key about a secret")
+        env = EnvironmentRef(*parts[:3])
+        return env, _secret_scope(parts[3]), check_name("secret", parts[4])
+
     def parse_event(self, key: str) -> tuple[EnvironmentRef, str]:
         """The environment and id of an ``events/`` key."""
         env, _, event_id = self._after(key, self.all_events_prefix).rpartition("/")
@@ -173,3 +201,7 @@ class Keys:
         if not key.startswith(prefix):
             raise ValueError(f"{key!r} is not under {prefix!r}")
         return key.removeprefix(prefix)
+
+
+def _secret_scope(service: str) -> str:
+    return service if service == REGISTRY else check_name("service", service)

@@ -38,6 +38,7 @@ class Node(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     CORDONED_FIELD_NUMBER: _builtins.int
     REGISTERED_AT_FIELD_NUMBER: _builtins.int
+    AGE_RECIPIENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     uid: _builtins.str
     """Made once when the node is registered: tells apart two machines that had the same name in turn."""
@@ -45,6 +46,10 @@ class Node(_message.Message):
     """Where the other nodes and operators reach it; may be empty."""
     cordoned: _builtins.bool
     """Keeps what it runs; takes nothing new."""
+    age_recipient: _builtins.str
+    """The age recipient ("age1…") that secrets for this node are encrypted to: taken over from its heartbeat by the
+    operator's command that first needs it. Empty: not known yet.
+    """
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Kinds of service that it runs: "web", "worker". Sorted."""
@@ -60,10 +65,11 @@ class Node(_message.Message):
         address: _builtins.str = ...,
         cordoned: _builtins.bool = ...,
         registered_at: _timestamp_pb2.Timestamp | None = ...,
+        age_recipient: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["registered_at", b"registered_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cordoned", b"cordoned", "labels", b"labels", "name", b"name", "registered_at", b"registered_at", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "age_recipient", b"age_recipient", "cordoned", b"cordoned", "labels", b"labels", "name", b"name", "registered_at", b"registered_at", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -84,6 +90,8 @@ class Heartbeat(_message.Message):
     HOSTNAME_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    AGE_RECIPIENT_FIELD_NUMBER: _builtins.int
+    API_ADDRESS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     uid: _builtins.str
     """The uid that the agent was started with; differs from Node.uid when the machine was replaced."""
@@ -92,6 +100,10 @@ class Heartbeat(_message.Message):
     hostname: _builtins.str
     problem: _builtins.str
     """Why the agent cannot do its work at the moment (such as: Docker does not answer); empty when it can."""
+    age_recipient: _builtins.str
+    """The age recipient whose identity only this machine has."""
+    api_address: _builtins.str
+    """Where the agent's gRPC API answers, as "10.0.0.5:7443"; empty when it has none."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -104,14 +116,264 @@ class Heartbeat(_message.Message):
         hostname: _builtins.str = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
         problem: _builtins.str = ...,
+        age_recipient: _builtins.str = ...,
+        api_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "docker_version", b"docker_version", "hostname", b"hostname", "node", b"node", "problem", b"problem", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "docker_version", b"docker_version", "hostname", b"hostname", "node", b"node", "problem", b"problem", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class Operator(_message.Message):
+    """operators/<name>. Written by an operator's own command line: whom secrets are encrypted to, besides the nodes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    AGE_RECIPIENT_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The key's name: "<user>.<host>-<6 hex digits>", made once for each identity."""
+    age_recipient: _builtins.str
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        age_recipient: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_recipient", b"age_recipient", "created_at", b"created_at", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Operator: _TypeAlias = Operator  # noqa: Y015
+
+@_typing.final
+class Secret(_message.Message):
+    """secrets/<organization>/<project>/<environment>/<service>/<name>. Written by an operator (secret set, node attach). The
+    service is "_registry" for the password of the registry.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    organization: _builtins.str
+    project: _builtins.str
+    environment: _builtins.str
+    service: _builtins.str
+    name: _builtins.str
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SecretVersion]:
+        """The newest last; at least the current one, at most ten."""
+
+    def __init__(
+        self,
+        *,
+        organization: _builtins.str = ...,
+        project: _builtins.str = ...,
+        environment: _builtins.str = ...,
+        service: _builtins.str = ...,
+        name: _builtins.str = ...,
+        versions: _abc.Iterable[Global___SecretVersion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "name", b"name", "organization", b"organization", "project", b"project", "service", b"service", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Secret: _TypeAlias = Secret  # noqa: Y015
+
+@_typing.final
+class SecretVersion(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    AGE_FIELD_NUMBER: _builtins.int
+    RECIPIENTS_FIELD_NUMBER: _builtins.int
+    SET_AT_FIELD_NUMBER: _builtins.int
+    SET_BY_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """From 1, rising by one with every value that is set."""
+    age: _builtins.str
+    """An ASCII-armored age file; its content is the value, byte for byte."""
+    set_by: _builtins.str
+    @_builtins.property
+    def recipients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Who can open it: the recipients of the environment's nodes and of the operators, as of then. Sorted."""
+
+    @_builtins.property
+    def set_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        age: _builtins.str = ...,
+        recipients: _abc.Iterable[_builtins.str] | None = ...,
+        set_at: _timestamp_pb2.Timestamp | None = ...,
+        set_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["set_at", b"set_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "recipients", b"recipients", "set_at", b"set_at", "set_by", b"set_by", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecretVersion: _TypeAlias = SecretVersion  # noqa: Y015
+
+@_typing.final
+class SealedSecret(_message.Message):
+    """A secret on its way to a node: part of an assignment, only for services that the node runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    AGE_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    name: _builtins.str
+    version: _builtins.int
+    age: _builtins.str
+    """As in SecretVersion."""
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        age: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "name", b"name", "service", b"service", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealedSecret: _TypeAlias = SealedSecret  # noqa: Y015
+
+@_typing.final
+class Registry(_message.Message):
+    """Where the app image is pushed to and pulled from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPOSITORY_FIELD_NUMBER: _builtins.int
+    USERNAME_FIELD_NUMBER: _builtins.int
+    PASSWORD_SECRET_FIELD_NUMBER: _builtins.int
+    PASSWORD_VERSION_FIELD_NUMBER: _builtins.int
+    repository: _builtins.str
+    """Such as "registry.example.com/shop"."""
+    username: _builtins.str
+    password_secret: _builtins.str
+    """The secret of the service "_registry"; empty where no password is needed."""
+    password_version: _builtins.int
+    """Pinned by the deploy."""
+    def __init__(
+        self,
+        *,
+        repository: _builtins.str = ...,
+        username: _builtins.str = ...,
+        password_secret: _builtins.str = ...,
+        password_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["password_secret", b"password_secret", "password_version", b"password_version", "repository", b"repository", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Registry: _TypeAlias = Registry  # noqa: Y015
+
+@_typing.final
+class TaskStatus(_message.Message):
+    """How the one run of a release's task fares. Written by the agent as part of its status, taken over into the Rollout by
+    the controller.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Phase:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[TaskStatus._Phase.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PHASE_UNSPECIFIED: TaskStatus._Phase.ValueType  # 0
+        WAITING: TaskStatus._Phase.ValueType  # 1
+        """Waits for the supporting services; reason says which and why."""
+        RUNNING: TaskStatus._Phase.ValueType  # 2
+        SUCCEEDED: TaskStatus._Phase.ValueType  # 3
+        FAILED: TaskStatus._Phase.ValueType  # 4
+        """It ended with another exit code than 0, could not be started, or its end is not known. Never tried again."""
+
+    class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper): ...
+    PHASE_UNSPECIFIED: TaskStatus.Phase.ValueType  # 0
+    WAITING: TaskStatus.Phase.ValueType  # 1
+    """Waits for the supporting services; reason says which and why."""
+    RUNNING: TaskStatus.Phase.ValueType  # 2
+    SUCCEEDED: TaskStatus.Phase.ValueType  # 3
+    FAILED: TaskStatus.Phase.ValueType  # 4
+    """It ended with another exit code than 0, could not be started, or its end is not known. Never tried again."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EXIT_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    FINISHED_AT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    service: _builtins.str
+    release: _builtins.int
+    """The release that it runs for: once."""
+    node: _builtins.str
+    """Where it runs: decided once for each release."""
+    phase: Global___TaskStatus.Phase.ValueType
+    reason: _builtins.str
+    @_builtins.property
+    def exit(self) -> Global___Exit:
+        """Absent while it has not ended."""
+
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def finished_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        service: _builtins.str = ...,
+        release: _builtins.int = ...,
+        node: _builtins.str = ...,
+        phase: Global___TaskStatus.Phase.ValueType = ...,
+        reason: _builtins.str = ...,
+        exit: Global___Exit | None = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        finished_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "finished_at", b"finished_at", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "finished_at", b"finished_at", "name", b"name", "node", b"node", "phase", b"phase", "reason", b"reason", "release", b"release", "service", b"service", "started_at", b"started_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskStatus: _TypeAlias = TaskStatus  # noqa: Y015
 
 @_typing.final
 class Environment(_message.Message):
@@ -174,6 +436,7 @@ class Release(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     ROLLBACK_OF_FIELD_NUMBER: _builtins.int
+    REGISTRY_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     project: _builtins.str
     environment: _builtins.str
@@ -202,6 +465,10 @@ class Release(_message.Message):
     def rollout(self) -> _workload_pb2.RolloutPolicy: ...
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def registry(self) -> Global___Registry:
+        """Absent: images go straight to the nodes."""
+
     def __init__(
         self,
         *,
@@ -219,10 +486,11 @@ class Release(_message.Message):
         created_by: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         rollback_of: _builtins.int = ...,
+        registry: Global___Registry | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ingress", b"ingress", "release_task", b"release_task", "rollout", b"rollout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ingress", b"ingress", "registry", b"registry", "release_task", b"release_task", "rollout", b"rollout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "environment", b"environment", "ingress", b"ingress", "message", b"message", "number", b"number", "organization", b"organization", "project", b"project", "release_task", b"release_task", "revision", b"revision", "rollback_of", b"rollback_of", "rollout", b"rollout", "services", b"services", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "environment", b"environment", "ingress", b"ingress", "message", b"message", "number", b"number", "organization", b"organization", "project", b"project", "registry", b"registry", "release_task", b"release_task", "revision", b"revision", "rollback_of", b"rollback_of", "rollout", b"rollout", "services", b"services", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -271,6 +539,7 @@ class Rollout(_message.Message):
     STARTED_AT_FIELD_NUMBER: _builtins.int
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     project: _builtins.str
     environment: _builtins.str
@@ -293,6 +562,10 @@ class Rollout(_message.Message):
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___RolloutOutcome]:
         """How the releases before this one ended, newest first, at most 100."""
 
+    @_builtins.property
+    def task(self) -> Global___TaskStatus:
+        """The release task of this release; absent when it has none. Its node is decided when the rollout begins."""
+
     def __init__(
         self,
         *,
@@ -306,10 +579,11 @@ class Rollout(_message.Message):
         started_at: _timestamp_pb2.Timestamp | None = ...,
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         history: _abc.Iterable[Global___RolloutOutcome] | None = ...,
+        task: Global___TaskStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_at", b"finished_at", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_at", b"finished_at", "started_at", b"started_at", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "finished_at", b"finished_at", "history", b"history", "nodes", b"nodes", "organization", b"organization", "phase", b"phase", "project", b"project", "reason", b"reason", "release", b"release", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "finished_at", b"finished_at", "history", b"history", "nodes", b"nodes", "organization", b"organization", "phase", b"phase", "project", b"project", "reason", b"reason", "release", b"release", "started_at", b"started_at", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -422,6 +696,10 @@ class Assignment(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    REGISTRY_FIELD_NUMBER: _builtins.int
+    TASK_SERVICE_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     node_uid: _builtins.str
     """The Node.uid that it is meant for."""
@@ -440,6 +718,26 @@ class Assignment(_message.Message):
     def services(self) -> _containers.RepeatedCompositeFieldContainer[_workload_pb2.Service]:
         """Sorted by name; those whose kind is among the node's labels."""
 
+    @_builtins.property
+    def task(self) -> _workload_pb2.Task:
+        """To be run once for this release, when every service here that has an image of its own is ready; absent: nothing.
+        Until it has succeeded, services holds the app image's services as they were before.
+        """
+
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___SealedSecret]:
+        """What the services (and the task, and the registry) refer to and can be opened by this node. Sorted by service,
+        name and version.
+        """
+
+    @_builtins.property
+    def registry(self) -> Global___Registry:
+        """How images of its repository are pulled; absent: without a password."""
+
+    @_builtins.property
+    def task_service(self) -> _workload_pb2.Service:
+        """The spec of the task's service where it is not (yet) among services as the task needs it: the new app image."""
+
     def __init__(
         self,
         *,
@@ -453,10 +751,14 @@ class Assignment(_message.Message):
         revision: _builtins.str = ...,
         services: _abc.Iterable[_workload_pb2.Service] | None = ...,
         removed: _builtins.bool = ...,
+        task: _workload_pb2.Task | None = ...,
+        secrets: _abc.Iterable[Global___SealedSecret] | None = ...,
+        registry: Global___Registry | None = ...,
+        task_service: _workload_pb2.Service | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["registry", b"registry", "task", b"task", "task_service", b"task_service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "generation", b"generation", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "project", b"project", "release", b"release", "removed", b"removed", "revision", b"revision", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "generation", b"generation", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "project", b"project", "registry", b"registry", "release", b"release", "removed", b"removed", "revision", b"revision", "secrets", b"secrets", "services", b"services", "task", b"task", "task_service", b"task_service"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -507,6 +809,7 @@ class AssignmentStatus(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
     NODE_UID_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     organization: _builtins.str
     project: _builtins.str
@@ -522,6 +825,10 @@ class AssignmentStatus(_message.Message):
     def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceStatus]:
         """Sorted by name. Also those on their way out, until they are gone."""
 
+    @_builtins.property
+    def task(self) -> Global___TaskStatus:
+        """Present while the assignment has a task."""
+
     def __init__(
         self,
         *,
@@ -535,10 +842,11 @@ class AssignmentStatus(_message.Message):
         reason: _builtins.str = ...,
         services: _abc.Iterable[Global___ServiceStatus] | None = ...,
         node_uid: _builtins.str = ...,
+        task: Global___TaskStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "generation", b"generation", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "phase", b"phase", "project", b"project", "reason", b"reason", "release", b"release", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "generation", b"generation", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "phase", b"phase", "project", b"project", "reason", b"reason", "release", b"release", "services", b"services", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -563,6 +871,8 @@ class ServiceStatus(_message.Message):
         BACKOFF: ServiceStatus._Phase.ValueType  # 5
         """Ended or could not be started; will be tried again at next_attempt_at."""
         STOPPING: ServiceStatus._Phase.ValueType  # 6
+        COMPLETED: ServiceStatus._Phase.ValueType  # 7
+        """Others wait for it to complete (service_completed_successfully), and it has ended with exit code 0."""
 
     class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper): ...
     PHASE_UNSPECIFIED: ServiceStatus.Phase.ValueType  # 0
@@ -574,6 +884,8 @@ class ServiceStatus(_message.Message):
     BACKOFF: ServiceStatus.Phase.ValueType  # 5
     """Ended or could not be started; will be tried again at next_attempt_at."""
     STOPPING: ServiceStatus.Phase.ValueType  # 6
+    COMPLETED: ServiceStatus.Phase.ValueType  # 7
+    """Others wait for it to complete (service_completed_successfully), and it has ended with exit code 0."""
 
     class _Health:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -611,6 +923,7 @@ class ServiceStatus(_message.Message):
     NEXT_ATTEMPT_AT_FIELD_NUMBER: _builtins.int
     LAST_EXIT_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    UNHEALTHY_SINCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     phase: Global___ServiceStatus.Phase.ValueType
     health: Global___ServiceStatus.Health.ValueType
@@ -640,6 +953,10 @@ class ServiceStatus(_message.Message):
     def last_exit(self) -> Global___Exit:
         """The last end that was not asked for; absent when there was none since the spec changed."""
 
+    @_builtins.property
+    def unhealthy_since(self) -> _timestamp_pb2.Timestamp:
+        """Since when health is UNHEALTHY; absent while it is not."""
+
     def __init__(
         self,
         *,
@@ -658,10 +975,11 @@ class ServiceStatus(_message.Message):
         next_attempt_at: _timestamp_pb2.Timestamp | None = ...,
         last_exit: Global___Exit | None = ...,
         failed: _builtins.bool = ...,
+        unhealthy_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_exit", b"last_exit", "next_attempt_at", b"next_attempt_at", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_exit", b"last_exit", "next_attempt_at", b"next_attempt_at", "started_at", b"started_at", "unhealthy_since", b"unhealthy_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "container", b"container", "failed", b"failed", "hash", b"hash", "health", b"health", "image", b"image", "last_exit", b"last_exit", "name", b"name", "next_attempt_at", b"next_attempt_at", "phase", b"phase", "reason", b"reason", "release", b"release", "restarts", b"restarts", "reused", b"reused", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "container", b"container", "failed", b"failed", "hash", b"hash", "health", b"health", "image", b"image", "last_exit", b"last_exit", "name", b"name", "next_attempt_at", b"next_attempt_at", "phase", b"phase", "reason", b"reason", "release", b"release", "restarts", b"restarts", "reused", b"reused", "started_at", b"started_at", "unhealthy_since", b"unhealthy_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,34 @@
+"""Who is who between operators and agents: names in certificates, and what both ends of the agent's API agree on.
+
+A certificate's common name is an etcd user (``store.access``) and here the caller's or the server's identity as well.
+Agents are reached by address, so the name that their certificate must carry follows from the node's name. No IO.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+#: What a person's certificate is called: etcd's root user, or an operator by name.
+OPERATOR_ROOT: Final = "root"
+OPERATOR_PREFIX: Final = "operator:"
+#: Where agents answer, unless told otherwise.
+API_PORT: Final = 7443
+#: How much of a layer goes into one message.
+CHUNK_BYTES: Final = 1 << 20
+#: Messages are bounded on both sides: an image's configuration is the largest that is not a stream.
+MAX_MESSAGE_BYTES: Final = 8 << 20
+#: Channel keepalive: a peer that has gone without a word is found within about this many seconds.
+KEEPALIVE_SECONDS: Final = 20
+
+
+def server_name(node: str) -> str:
+    """The DNS name in the certificate of a node's agent. Node names are not DNS names, so it is made of their hash."""
+    return f"{hashlib.sha256(node.encode()).hexdigest()[:32]}.node.devopsellence.internal"
+
+
+def is_operator(common_name: str) -> bool:
+    """Whether a certificate with this common name is a person's, who may ask agents for everything."""
+    return common_name == OPERATOR_ROOT or (
+        common_name.startswith(OPERATOR_PREFIX) and len(common_name) > len(OPERATOR_PREFIX)
+    )

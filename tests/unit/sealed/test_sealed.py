@@ -1,0 +1,46 @@
+"""Sealing for several recipients, opening by each of them, and by nobody else."""
+
+from __future__ import annotations
+
+import pytest
+
+from devopsellence.sealed import MAX_BYTES, Identity, SealError, is_recipient, seal
+
+
+def test_each_recipient_opens_it_and_nobody_else_does() -> None:
+    node, operator, stranger = Identity.generate(), Identity.generate(), Identity.generate()
+    sealed = seal(b"s3cret\x00\n", [node.recipient, operator.recipient, node.recipient])
+    assert "s3cret" not in sealed
+    assert node.open(sealed) == operator.open(sealed) == b"s3cret\x00\n"
+    with pytest.raises(SealError, match=stranger.recipient):
+        stranger.open(sealed)
+
+
+def test_an_identity_survives_its_file_and_shows_itself_nowhere_else() -> None:
+    identity = Identity.generate()
+    assert Identity(identity.text()).recipient == identity.recipient
+    assert "SECRET" not in repr(identity)
+    assert is_recipient(identity.recipient)
+
+
+@pytest.mark.parametrize("text", ["", "# a comment\n", "AGE-SECRET-KEY-1NOT", "age1xyz"])
+def test_what_is_no_identity_is_refused_without_being_repeated(text: str) -> None:
+    with pytest.raises(SealError) as caught:
+        Identity(text)
+    assert "NOT" not in str(caught.value)
+
+
+@pytest.mark.parametrize("recipients", [[], ["age1nonsense"], [""]])
+def test_nobody_to_seal_for(recipients: list[str]) -> None:
+    with pytest.raises(SealError):
+        seal(b"value", recipients)
+
+
+def test_a_file_is_no_secret() -> None:
+    with pytest.raises(SealError, match="64 KiB"):
+        seal(b"x" * (MAX_BYTES + 1), [Identity.generate().recipient])
+
+
+def test_what_is_no_age_file_is_not_opened() -> None:
+    with pytest.raises(SealError):
+        Identity.generate().open("nonsense")
