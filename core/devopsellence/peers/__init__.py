@@ -12,6 +12,8 @@ from typing import Final
 #: What a person's certificate is called: etcd's root user, or an operator by name.
 OPERATOR_ROOT: Final = "root"
 OPERATOR_PREFIX: Final = "operator:"
+#: Trailing metadata of every refusal by an agent itself, which tells it from one by the network.
+REFUSED_BY: Final = "devopsellence-refused-by"
 #: Where agents answer, unless told otherwise.
 API_PORT: Final = 7443
 #: How much of a layer goes into one message.
