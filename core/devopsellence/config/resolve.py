@@ -25,11 +25,16 @@ ON_FAILURE: Final = {"rollback": pb.RolloutPolicy.ROLLBACK, "halt": pb.RolloutPo
 def resolved(config: Config, environment: str, root: schema.Root) -> Resolved:
     """``root`` (the base, or the base with the environment's overlay) as messages."""
     tasks = {name: _task(name, task) for name, task in sorted(root.tasks.items())}
+    services = [_service(name, service) for name, service in sorted(root.services.items())]
+    done = pb.Dependency.SERVICE_COMPLETED_SUCCESSFULLY
+    waited_for = {each.service for service in services for each in service.depends_on if each.condition == done}
+    for service in services:
+        service.completes = service.name in waited_for
     return Resolved(
         organization=root.organization,
         project=root.project,
         environment=environment,
-        services=tuple(_service(name, service) for name, service in sorted(root.services.items())),
+        services=tuple(services),
         release_task=tasks.pop(RELEASE, None),
         tasks=tuple(tasks.values()),
         ingress=_ingress(root.ingress) if root.ingress else None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final
 
+from devopsellence.peers import OPERATOR_PREFIX
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.failures import AlreadyThere, NotThere
 from devopsellence.store.keys import check_name
@@ -25,6 +26,11 @@ ROLE_OPERATOR: Final = "operator"
 def user_of_node(node: str) -> str:
     """The user, role and certificate's common name of a node's agent."""
     return f"node:{check_name('node', node)}"
+
+
+def user_of_operator(name: str) -> str:
+    """The user and certificate's common name of an operator who is not root."""
+    return f"{OPERATOR_PREFIX}{check_name('operator', name)}"
 
 
 async def enable(etcd: Etcd) -> None:
@@ -53,6 +59,19 @@ async def grant_node(etcd: Etcd, node: str) -> None:
     await etcd.role_grant(role, keys.heartbeat(node), read=True, write=True)
     await etcd.role_grant(role, keys.statuses_prefix(node), read=True, write=True)
     await etcd.role_grant(role, keys.all_events_prefix, read=False, write=True)
+
+
+async def grant_operator(etcd: Etcd, name: str) -> None:
+    """Make the operator's user, with the role that all operators have. May be repeated.
+
+    Raises:
+        InvalidName: ``name`` is not a name.
+    """
+    await _role(etcd, ROLE_OPERATOR)
+    await etcd.role_grant(ROLE_OPERATOR, etcd.keys.prefix, read=True, write=True)
+    with suppress(AlreadyThere):
+        await etcd.user_add(user_of_operator(name))
+    await etcd.user_grant_role(user_of_operator(name), ROLE_OPERATOR)
 
 
 async def revoke_node(etcd: Etcd, node: str) -> None:

@@ -84,7 +84,7 @@ services:
         command=["a"],
         args=["128", "1.50", "yes"],
         env={"N": "1.10", "Y": "yes"},
-        secret_refs=[pb.SecretRef(name="V", secret="s")],  # noqa: S106 a secret's name
+        secret_refs=[pb.SecretRef(name="V", secret="s")],
         ports=[pb.Port(name="http", port=80)],
         healthcheck=pb.HealthCheck(
             path="/up", port=80, interval=seconds(5), timeout=seconds(2), retries=3, start_period=seconds(1)
@@ -123,6 +123,12 @@ def test_the_same_list_of_dependencies_in_another_order_is_the_same_message(read
     one = resolved(read, HEAD + "services: {a: {depends_on: [c, b]}, b: , c: }")
     other = resolved(read, HEAD + "services: {a: {depends_on: {b: , c: }}, b: , c: }")
     assert one == other
+
+
+def test_a_service_that_others_wait_for_to_complete_says_so_itself(read: Parse) -> None:
+    text = "services: {job: , db: , a: {depends_on: {job: {condition: service_completed_successfully}, db: }}}"
+    found = resolved(read, HEAD + text)
+    assert {service.name: service.completes for service in found.services} == {"a": False, "db": False, "job": True}
 
 
 @pytest.mark.parametrize(

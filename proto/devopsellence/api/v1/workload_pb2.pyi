@@ -83,9 +83,14 @@ class Service(_message.Message):
     DEPENDS_ON_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     STOP_GRACE_PERIOD_FIELD_NUMBER: _builtins.int
+    COMPLETES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: Global___Service.Kind.ValueType
     """The node label that a node needs to run it."""
+    completes: _builtins.bool
+    """Another service waits for it to complete (service_completed_successfully): once it has ended with exit code 0 it is
+    done, and is not started again. Said here, because that other service may run on another node.
+    """
     @_builtins.property
     def image(self) -> Global___Image: ...
     @_builtins.property
@@ -137,10 +142,11 @@ class Service(_message.Message):
         depends_on: _abc.Iterable[Global___Dependency] | None = ...,
         resources: Global___Resources | None = ...,
         stop_grace_period: _duration_pb2.Duration | None = ...,
+        completes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["healthcheck", b"healthcheck", "image", b"image", "readiness", b"readiness", "resources", b"resources", "stop_grace_period", b"stop_grace_period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "command", b"command", "depends_on", b"depends_on", "env", b"env", "healthcheck", b"healthcheck", "image", b"image", "kind", b"kind", "name", b"name", "ports", b"ports", "readiness", b"readiness", "resources", b"resources", "secret_refs", b"secret_refs", "stop_grace_period", b"stop_grace_period", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "command", b"command", "completes", b"completes", "depends_on", b"depends_on", "env", b"env", "healthcheck", b"healthcheck", "image", b"image", "kind", b"kind", "name", b"name", "ports", b"ports", "readiness", b"readiness", "resources", b"resources", "secret_refs", b"secret_refs", "stop_grace_period", b"stop_grace_period", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
