@@ -5,6 +5,6 @@ Here belongs what one machine needs to converge: names and specs of containers (
 (``actions``, ``docker``), health checks, the report, the copy on disk and the loop that joins them.
 
 Not here: anything about other nodes, releases or rollouts (the controller's), and any direct use of the etcd client.
-``plan``, ``spec``, ``naming``, ``memory``, ``observe`` and ``report`` are pure: no IO, no clock. Only ``docker``
-imports the Docker SDK.
+``plan``, ``spec``, ``probes``, ``dependencies``, ``naming``, ``memory``, ``observe`` and ``report`` are pure: no IO, no
+clock. Only ``docker`` and ``streams`` import the Docker SDK.
 """

@@ -5,17 +5,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from devopsellence.nodeagent.rest import spare
 from devopsellence.store.keys import InvalidName, check_name
 from devopsellence.store.settings import Settings, SettingsError
 
+#: A port of 0 is any that is free; a host may be an address in brackets.
+_ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:/@\s]+):\d{1,5}\Z")
+
 if TYPE_CHECKING:
+    from devopsellence.nodeagent.api.server import Listen
     from devopsellence.nodeagent.state import StateFolder
 
 
@@ -32,8 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if settings is None:
         parser.error("no etcd: give --etcd-endpoints or set DEVOPSELLENCE_ETCD_ENDPOINTS, such as 127.0.0.1:2379")
+    for option, address in (("--api-listen", options.api_listen), ("--api-advertise", options.api_advertise)):
+        if address is not None and not _ADDRESS.match(address):
+            parser.error(f"{option}: {address!r} is not host:port, such as 10.0.0.5:7443")
+    if options.api_listen is not None and settings.cert is None:
+        parser.error("--api-listen needs a certificate: give --etcd-ca-cert, --etcd-cert and --etcd-key")
     # From here on, so that a wrong option is reported without waiting for all that the agent needs.
     from devopsellence import log
+    from devopsellence.nodeagent.api.server import ApiError
     from devopsellence.nodeagent.state import StateError, StateFolder
 
     log.configure("devopsellence-agent", debug=options.debug)
@@ -41,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with StateFolder(options.state_dir) as folder:
             # Threads that sit out a container's grace period end with us: the engine finishes that by itself.
             asyncio.run(_run(options, settings, folder))
-    except StateError as error:
+    except (StateError, ApiError) as error:
         print(f"devopsellence-agent: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
@@ -54,7 +65,29 @@ async def _run(options: argparse.Namespace, settings: Settings, folder: StateFol
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await run(Options(options.node, options.node_uid, options.state_dir, options.docker_host, settings), folder, stop)
+    await run(
+        Options(
+            node=options.node,
+            node_uid=options.node_uid,
+            state_dir=options.state_dir,
+            docker_host=options.docker_host,
+            settings=settings,
+            listen=_listen(options, settings),
+        ),
+        folder,
+        stop,
+    )
+
+
+def _listen(options: argparse.Namespace, settings: Settings) -> Listen | None:
+    """Where the API is to answer, if anywhere."""
+    from devopsellence.nodeagent.api.certificates import Files
+    from devopsellence.nodeagent.api.server import Listen
+
+    if options.api_listen is None or not (settings.ca_cert and settings.cert and settings.key):
+        return None
+    files = Files(settings.ca_cert, settings.cert, settings.key)
+    return Listen(options.api_listen, options.api_advertise or "", files)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,6 +109,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--etcd-ca-cert", help="PEM file of the authority that signed etcd's certificates")
     parser.add_argument("--etcd-cert", help="PEM file of this node's certificate")
     parser.add_argument("--etcd-key", help="PEM file of its key")
+    parser.add_argument(
+        "--api-listen",
+        metavar="HOST:PORT",
+        help="answer operators here (logs, exec, images) with the certificate given for etcd; absent: there is no API",
+    )
+    parser.add_argument(
+        "--api-advertise",
+        metavar="HOST:PORT",
+        help="where operators reach it, if not where it listens; a registered node's address wins over the host",
+    )
     parser.add_argument("--prefix", help="what all keys begin with")
     parser.add_argument("--debug", action="store_true", help="log more")
     return parser

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from devopsellence.api.v1 import stored_pb2
@@ -33,8 +33,12 @@ class Kind(enum.StrEnum):
     EXAMINE = "examine"
     STOP = "stop"
     REMOVE = "remove"
+    #: Keep on record that the release's task cannot be run.
+    GIVE_UP = "give_up"
 
 
+#: In place of a service, for the release's task: no service can be called so.
+TASK: Final = "+task"
 #: These wait for the environment's network.
 NEEDS_NETWORK: Final = frozenset({Kind.CREATE, Kind.START, Kind.CONNECT})
 
@@ -45,7 +49,7 @@ class Action:
 
     ``service`` is empty for the network's. ``hash`` names the spec that it is about. ``container`` (or the network's
     id) is empty for one that is still to be created; ``name`` is always there. ``unhealthy``: the container is stopped
-    because it did not become healthy.
+    because it did not become healthy. ``lapsed``: because it was healthy and is not any more.
     """
 
     kind: Kind
@@ -55,6 +59,7 @@ class Action:
     container: str = ""
     name: str = ""
     unhealthy: bool = False
+    lapsed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,8 @@ class ServicePlan:
     ``current`` is the container that serves (of the assigned spec or an older one), None if nothing does. ``proved`` is
     the one that runs as assigned at this moment. ``settled``: it does, and nothing older is left. ``wake``: when time
     alone changes the answer (monotonic seconds). ``retry_wall``: the next attempt (seconds since the epoch), 0 if none
-    is due.
+    is due. ``unhealthy_since``: seconds since the epoch, 0 unless its checks fail. ``lasting``: it has been healthy for
+    so long that former lapses do not count any more.
     """
 
     service: str
@@ -78,6 +84,18 @@ class ServicePlan:
     failed: bool = False
     retry_wall: float = 0.0
     wake: float | None = None
+    unhealthy_since: float = 0.0
+    lasting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPlan:
+    """What the containers of release tasks need next. ``status`` is None while the assignment has no task; its reason
+    does not tell how far a pull is."""
+
+    actions: tuple[Action, ...] = ()
+    status: stored_pb2.TaskStatus | None = None
+    wake: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +108,14 @@ class Plan:
     reason: str = ""
     removed: bool = False
     network_wake: float | None = None
+    task: TaskPlan = field(default_factory=TaskPlan)
 
     @property
     def actions(self) -> tuple[Action, ...]:
-        return self.network + tuple(action for service in self.services for action in service.actions)
+        services = tuple(action for service in self.services for action in service.actions)
+        return self.network + services + self.task.actions
 
     @property
     def wake(self) -> float | None:
-        times = (self.network_wake, *(service.wake for service in self.services))
+        times = (self.network_wake, self.task.wake, *(service.wake for service in self.services))
         return min((time for time in times if time is not None), default=None)

@@ -10,12 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from devopsellence.nodeagent import errors, naming, spec
-from devopsellence.nodeagent.action import Action, Kind
+from devopsellence.nodeagent import body, errors, naming, spec, task_actions
+from devopsellence.nodeagent.action import TASK, Action, Kind
 from devopsellence.nodeagent.engine import Engine
 from devopsellence.nodeagent.memory import NO_MEMORY, Memory, Trouble
 from devopsellence.nodeagent.model import Container, Network, Now, State
-from devopsellence.nodeagent.spec import Desired
+from devopsellence.nodeagent.runs import Runs
+from devopsellence.nodeagent.secrets import SecretError, Vault
+from devopsellence.nodeagent.spec import Desired, Wanted
+from devopsellence.nodeagent.state import StateError
 
 #: What becomes of a memory.
 Change: TypeAlias = Callable[[Memory], Memory]
@@ -30,31 +33,36 @@ class Result:
 
 
 class Actions:
-    """Carries out actions on one engine. ``clock`` tells the time."""
+    """Carries out actions on one engine. ``clock`` tells the time, ``vault`` opens secrets."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], Now]) -> None:
+    def __init__(self, engine: Engine, clock: Callable[[], Now], vault: Vault) -> None:
         self._engine = engine
         self._clock = clock
+        self._vault = vault
 
-    async def carry_out(self, action: Action, want: Desired, progress: Callable[[str], None]) -> Result:
-        """Do it, and say what to remember. ``progress`` hears of a pull, in sentences, from another thread.
+    async def carry_out(self, action: Action, want: Desired, progress: Callable[[str], None], runs: Runs) -> Result:
+        """Do it, and say what to remember. ``progress`` hears of a pull, in sentences, from another thread. ``runs`` is
+        the record that the release's task needs.
 
         Raises:
             EngineUnavailable: whether it was done is not known; connecting again tells.
         """
         try:
-            if action.kind is Kind.PULL:
+            if action.service == TASK and action.kind in _TASK_METHODS:
+                await _TASK_METHODS[action.kind](self._engine, action, want, runs)
+                change: Change = _keep
+            elif action.kind is Kind.PULL:
                 change = await self._pull(action, want, progress)
             else:
                 change = await _METHODS[action.kind](self, action, want)
         except errors.EngineUnavailable:
             raise
-        except errors.EngineError as error:
+        except (errors.EngineError, SecretError, StateError) as error:
             return self._failed(action, want, error)
         return Result(_key(action), change)
 
-    def _failed(self, action: Action, want: Desired, error: errors.EngineError) -> Result:
-        trouble = Trouble.DISK_FULL if isinstance(error, errors.DiskFull) else Trouble.REFUSED
+    def _failed(self, action: Action, want: Desired, error: Exception) -> Result:
+        trouble = Trouble.DISK_FULL if isinstance(error, (errors.DiskFull, StateError)) else Trouble.REFUSED
         reason = f"{_WORDS[action.kind]}: {error}"
         return Result(_key(action), self._refused(action, want, trouble, reason))
 
@@ -82,21 +90,25 @@ class Actions:
         return _forget
 
     async def _pull(self, action: Action, want: Desired, progress: Callable[[str], None]) -> Change:
-        reference = spec.pull_reference(want.services[action.service].image)
+        reference = spec.pull_reference(_wanted(action, want).image)
         if reference is None:
             return _keep
         repository, digest = reference
         try:
-            await self._engine.pull(lambda docker: docker.pull(repository, digest, progress))
+            await self._engine.pull(
+                lambda docker: docker.pull(repository, digest, progress, self._login(repository, want))
+            )
         except errors.ImageNotAvailable as error:
             return self._refused(action, want, Trouble.PULL, f"cannot pull {repository}@{digest}: {error}")
         return Memory.pulled
 
     async def _create(self, action: Action, want: Desired) -> Change:
-        wanted = want.services[action.service]
-        body = spec.create_body(wanted, want)
+        wanted = _wanted(action, want)
         try:
-            container = await self._engine.call(lambda docker: docker.create(action.name, body))
+            # Secrets are opened on the thread that hands them to the engine, and nothing else gets to see them.
+            container = await self._engine.call(
+                lambda docker: docker.create(action.name, self._body(action, wanted, want))
+            )
         except errors.ImageNotAvailable:
             if wanted.pullable:
                 return Memory.missing_image
@@ -106,8 +118,19 @@ class Actions:
             return self._refused(action, want, Trouble.IMAGE, reason)
         except errors.Conflict:
             return await self._adopt(action, want)
-        self._engine.view.put(_created(container, action, want, body))
+        self._engine.view.put(_created(container, action, wanted, want))
         return _keep
+
+    def _body(self, action: Action, wanted: Wanted, want: Desired) -> dict[str, Any]:
+        secrets = self._vault.environ(want, wanted.service)
+        if action.service == TASK and want.task is not None:
+            return body.task_body(wanted, want, want.task, secrets, one_off=False)
+        return body.create_body(wanted, want, secrets)
+
+    def _login(self, repository: str, want: Desired) -> tuple[str, str] | None:
+        """User name and password for a repository: only the assignment's own registry is told them."""
+        ours = want.registry is not None and want.registry.repository == repository
+        return self._vault.password(want) if ours else None
 
     async def _adopt(self, action: Action, want: Desired) -> Change:
         """The name is taken: by a container of ours that an earlier call made after all, or by somebody else's."""
@@ -184,6 +207,8 @@ def before(action: Action, container: Container, want: Desired, now: Now) -> Cha
     """What is to be remembered before the action begins, in case the agent does not live to see its end."""
     if action.kind is not Kind.STOP:
         return _keep
+    if action.lapsed:
+        return lambda memory: memory.lapsed(container, action.reason)
     if action.unhealthy:
         return lambda memory: memory.never_healthy(container, action.reason, now, seed=f"{want.env}/{action.service}")
     return lambda memory: memory.stopping(container)
@@ -203,17 +228,26 @@ def _key(action: Action) -> tuple[str, str]:
     return action.service, action.hash
 
 
-def _created(container: str, action: Action, want: Desired, body: dict[str, Any]) -> Container:
+def _wanted(action: Action, want: Desired) -> Wanted:
+    """The spec that an action is about."""
+    if action.service == TASK and want.task_wanted is not None:
+        return want.task_wanted
+    return want.services[action.service]
+
+
+def _created(container: str, action: Action, wanted: Wanted, want: Desired) -> Container:
     """How a container stands that was created this moment: known without asking."""
+    task = want.task.name if action.service == TASK and want.task is not None else ""
     return Container(
         id=container,
         name=action.name,
         env=str(want.env),
-        service=action.service,
+        service=wanted.service.name,
         hash=action.hash,
         release=want.release,
-        image=str(body["Image"]),
+        image=wanted.image,
         state=State.CREATED,
+        task=task,
     )
 
 
@@ -227,6 +261,11 @@ _METHODS: Final[dict[Kind, Callable[[Actions, Action, Desired], Awaitable[Change
     Kind.STOP: Actions._stop,
     Kind.REMOVE: Actions._remove,
 }
+_TASK_METHODS: Final[dict[Kind, Callable[[Engine, Action, Desired, Runs], Awaitable[None]]]] = {
+    Kind.START: task_actions.start,
+    Kind.EXAMINE: task_actions.examine,
+    Kind.GIVE_UP: task_actions.give_up,
+}
 _WORDS: Final = {
     Kind.CREATE_NETWORK: "the environment's network cannot be created",
     Kind.REMOVE_NETWORK: "the environment's network cannot be removed",
@@ -237,4 +276,5 @@ _WORDS: Final = {
     Kind.EXAMINE: "its container cannot be inspected",
     Kind.STOP: "its container cannot be stopped",
     Kind.REMOVE: "its container cannot be removed",
+    Kind.GIVE_UP: "it cannot be given up",
 }

@@ -14,12 +14,18 @@ from typing import Final
 import structlog
 
 from devopsellence.api.v1 import stored_pb2
+from devopsellence.nodeagent.api.images import Images
+from devopsellence.nodeagent.api.server import Api, Listen
 from devopsellence.nodeagent.assigned import Assignments
 from devopsellence.nodeagent.engine import Callbacks, Engine
 from devopsellence.nodeagent.heartbeat import Heartbeat
+from devopsellence.nodeagent.identity import load_identity
+from devopsellence.nodeagent.images import Garbage
 from devopsellence.nodeagent.pool import Pool
 from devopsellence.nodeagent.reconcile import Reconciler
 from devopsellence.nodeagent.rest import Rest
+from devopsellence.nodeagent.secrets import Vault
+from devopsellence.nodeagent.staging import Staging
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.statuses import Statuses
 from devopsellence.store.errors import StoreError
@@ -42,6 +48,8 @@ class Options:
     state_dir: Path
     docker_host: str
     settings: Settings
+    #: None: there is no API.
+    listen: Listen | None = None
 
 
 async def run(options: Options, folder: StateFolder, stop: asyncio.Event) -> None:
@@ -54,6 +62,8 @@ class _Agent:
     def __init__(self, options: Options, folder: StateFolder, etcd: Etcd, keeper: LeaseKeeper) -> None:
         disk = Pool(1, "disk")
         node, uid = options.node, options.node_uid
+        identity = load_identity(options.state_dir)
+        vault = Vault(identity)
         self._rest = Rest()
         self._engine = Engine(
             options.docker_host,
@@ -62,11 +72,24 @@ class _Agent:
         )
         self._statuses = Statuses(etcd, etcd.keys, node, folder, disk)
         self._assignments = Assignments(etcd, etcd.keys, node, uid, folder, disk, self._assignment_changed)
-        self._reconciler = Reconciler(node, uid, self._engine, self._assignments, self._statuses, folder, disk)
-        self._heartbeat = Heartbeat(etcd, etcd.keys, keeper, _first_beat(node, uid))
+        self._garbage = Garbage(self._engine, options.state_dir / "images.json", disk)
+        self._reconciler = Reconciler(
+            node, uid, self._engine, self._assignments, self._statuses, folder, disk, vault, self._garbage
+        )
+        beat = _first_beat(node, uid, identity.recipient)
+        self._heartbeat = Heartbeat(etcd, etcd.keys, keeper, beat)
+        self._api: Api | None = None
+        if options.listen is not None:
+            images = Images(self._engine, Staging(options.state_dir / "staging"), self._garbage)
+            self._api = Api(options.listen, options.state_dir, beat, self._engine, self._assignments, vault, images)
+            beat.api_address = self._api.address
 
     async def run(self, stop: asyncio.Event) -> None:
         await self._assignments.load()
+        await self._garbage.load()
+        if self._api is not None:
+            # Before the heartbeat tells of it, and also without etcd, from the assignments on disk.
+            await self._api.start()
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(each)
@@ -85,6 +108,9 @@ class _Agent:
             await stop.wait()
             _log.info("stopping")
             converging.cancel()
+            self._garbage.close()
+            if self._api is not None:
+                await self._api.stop()
             await self._reconciler.close()
             for task in tasks:
                 task.cancel()
@@ -108,6 +134,8 @@ class _Agent:
         self._say()
         if self._engine.connected:
             self._reconciler.everything()
+            if self._api is not None:
+                self._api.engine_connected()
 
     def _say(self) -> None:
         """Put into the heartbeat what keeps this agent from its work."""
@@ -117,11 +145,13 @@ class _Agent:
         self._heartbeat.update(problem=problem, docker_version=self._engine.version)
 
 
-def _first_beat(node: str, node_uid: str) -> stored_pb2.Heartbeat:
+def _first_beat(node: str, node_uid: str, recipient: str) -> stored_pb2.Heartbeat:
     try:
         version = metadata.version("devopsellence")
     except metadata.PackageNotFoundError:
         version = "unknown"
-    beat = stored_pb2.Heartbeat(node=node, uid=node_uid, agent_version=version, hostname=socket.gethostname())
+    beat = stored_pb2.Heartbeat(
+        node=node, uid=node_uid, agent_version=version, hostname=socket.gethostname(), age_recipient=recipient
+    )
     beat.started_at.GetCurrentTime()
     return beat

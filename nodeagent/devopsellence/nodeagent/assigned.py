@@ -113,6 +113,11 @@ class Assignments:
         return found
 
     @property
+    def unread(self) -> str:
+        """Why etcd's assignments cannot be read at the moment; empty when they are followed as they change."""
+        return self._informer.problem
+
+    @property
     def foreign(self) -> str:
         """The uid for which the assignments in etcd are meant, where it is not ours."""
         return next((each.foreign for env in self.environments if (each := self.look(env)).foreign), "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from devopsellence.nodeagent.action import Action, Kind, Memories
-from devopsellence.nodeagent.memory import GIVE_UP, NO_MEMORY, STABLE_SECONDS, Memory
+from devopsellence.nodeagent.memory import GIVE_UP, NO_MEMORY, RESET_SECONDS, STABLE_SECONDS, Memory
 from devopsellence.nodeagent.model import Container, Health, Network, Now, Observed, State, Verdict
 from devopsellence.nodeagent.spec import Wanted
 
@@ -37,19 +37,57 @@ class Case:
         return (*((self.fallback,) if self.fallback else ()), *self.surplus)
 
     @property
-    def running(self) -> bool:
-        """The assigned spec runs as it should, at this moment."""
+    def ready(self) -> bool:
+        """A container of the assigned spec is up at this moment, and nothing is wrong with it."""
         mine = self.mine
         if mine is None or mine.state is not State.RUNNING:
             return False
-        if self.wanted.check is not None:
+        if self.wanted.probes:
             return self.health.verdict is Verdict.HEALTHY
         return self.now.mono >= mine.running_since + SETTLE_SECONDS
 
     @property
+    def running(self) -> bool:
+        """The assigned spec runs as it should, at this moment; one that is to complete never just runs."""
+        return self.ready and not self.wanted.completes
+
+    @property
+    def completed(self) -> bool:
+        """It was to complete, and has: its container has ended well, and not because the agent stopped it."""
+        mine = self.mine
+        if not self.wanted.completes or mine is None or mine.state is not State.EXITED:
+            return False
+        return mine.exit_code == 0 and self.memory.stopped != mine.id
+
+    @property
     def proved(self) -> bool:
         """The assigned spec has run as it should in this very container: nothing older is needed any more."""
-        return self.running or (self.mine is not None and self.memory.proved == self.mine.id)
+        if self.running or self.completed:
+            return True
+        return self.mine is not None and self.memory.proved == self.mine.id
+
+    @property
+    def lapsed(self) -> bool:
+        """It was healthy (since it is checked, before that, or one that this one was made in place of), and is not any
+        more."""
+        if self.mine is None or self.mine.state is not State.RUNNING or self.health.verdict is not Verdict.UNHEALTHY:
+            return False
+        return not self.health.overdue or self.memory.proved == self.mine.id or self.memory.lapses > 0
+
+    @property
+    def lapse_at(self) -> float:
+        """When a container that has lapsed may be replaced: the first at once, each further one later after its
+        start (monotonic)."""
+        if self.mine is None or not self.memory.lapses:
+            return 0.0
+        return self.mine.running_since + self.memory.lapse_wait(f"{self.mine.env}/{self.mine.service}")
+
+    @property
+    def lasting_at(self) -> float | None:
+        """When former lapses are forgotten, if it stays as it is (monotonic); None if there are none."""
+        if not self.memory.lapses or not self.running:
+            return None
+        return self.health.since.mono + RESET_SECONDS
 
     @property
     def cleanup(self) -> Cleanup:
@@ -57,7 +95,7 @@ class Case:
 
     @property
     def overdue(self) -> bool:
-        return self.mine is not None and self.mine.up and self.wanted.check is not None and self.health.overdue
+        return self.mine is not None and self.mine.up and bool(self.wanted.probes) and self.health.overdue
 
     @property
     def stable_at(self) -> float:
@@ -69,6 +107,12 @@ class Case:
         memory = self.memory
         if self.wanted.obstacle or memory.refusals >= GIVE_UP:
             return True
+        if self.completed:
+            return False
+        if self.wanted.completes and memory.crashes >= GIVE_UP:
+            return True
+        if not self.running and memory.lapses >= GIVE_UP:
+            return True
         if not self.running and (memory.unhealthy > 0 or (self.overdue and not memory.proved)):
             return True
         return memory.unstable >= GIVE_UP and not (self.running and self.now.mono >= self.stable_at)
@@ -77,10 +121,11 @@ class Case:
     def waits(self) -> bool:
         return self.memory.waits(self.now.mono)
 
-    def action(self, kind: Kind, reason: str, *, unhealthy: bool = False) -> Action:
+    def action(self, kind: Kind, reason: str, *, unhealthy: bool = False, lapsed: bool = False) -> Action:
         """An action on the container of the assigned spec, whether it is there or not."""
         container = self.mine.id if self.mine else ""
-        return Action(kind, reason, self.wanted.service.name, self.wanted.hash, container, self.wanted.name, unhealthy)
+        wanted = self.wanted
+        return Action(kind, reason, wanted.service.name, wanted.hash, container, wanted.name, unhealthy, lapsed)
 
 
 def case_of(

@@ -19,6 +19,7 @@ from docker.api.client import APIClient
 from docker.errors import APIError, DockerException, ImageNotFound
 
 from devopsellence.nodeagent import errors, naming
+from devopsellence.nodeagent.imagestore import ImageStore
 from devopsellence.nodeagent.model import Container, End, Event, Listing, Network, Now
 from devopsellence.nodeagent.observe import epoch, parse_inspected, parse_listed
 
@@ -46,15 +47,28 @@ class Docker:
     """
 
     def __init__(self, host: str, node_uid: str) -> None:
+        self._host = host
         with _errors():
-            self._client = APIClient(base_url=host, version="auto", timeout=CALL_SECONDS, max_pool_size=32)
-        # Otherwise each call looks for proxies and a .netrc first.
-        self._client.trust_env = False
+            self._client = self._connect(CALL_SECONDS)
         self._uid = node_uid
+        #: Whole images, as opposed to what runs from them.
+        self.images = ImageStore(self._client, self._connect, _errors, _refusal)
+
+    def _connect(self, patience: int) -> APIClient:
+        client = APIClient(base_url=self._host, version="auto", timeout=patience, max_pool_size=32)
+        # Otherwise each call looks for proxies and a .netrc first.
+        client.trust_env = False
+        return client
 
     def close(self) -> None:
         """Close the idle connections; a stream that is being read ends by its own :meth:`Stream.close`."""
         self._client.close()
+
+    @contextmanager
+    def client(self) -> Iterator[APIClient]:
+        """The SDK's own client, for ``streams``; what it raises within the block becomes an error of ours."""
+        with _errors():
+            yield self._client
 
     def version(self) -> str:
         """The engine's version, such as ``20.10.24``."""
@@ -98,8 +112,11 @@ class Docker:
         with _errors():
             self._client.remove_network(network)
 
-    def pull(self, repository: str, digest: str, progress: Callable[[str], None]) -> None:
-        """Pull an image by digest. ``progress`` gets sentences such as ``3 of 7 layers``, from this thread.
+    def pull(
+        self, repository: str, digest: str, progress: Callable[[str], None], login: tuple[str, str] | None = None
+    ) -> None:
+        """Pull an image by digest. ``progress`` gets sentences such as ``3 of 7 layers``, from this thread. ``login``:
+        user name and password for the registry, where it asks for them.
 
         Raises:
             ImageNotAvailable: the registry does not answer or does not give it.
@@ -108,7 +125,8 @@ class Docker:
         layers: dict[str, str] = {}
         try:
             with _errors():
-                for line in self._client.pull(repository, tag=digest, stream=True, decode=True):
+                auth = {"username": login[0], "password": login[1]} if login else None
+                for line in self._client.pull(repository, tag=digest, stream=True, decode=True, auth_config=auth):
                     if "error" in line:
                         raise _refusal(str(line["error"]), errors.ImageNotAvailable)
                     _note(layers, line, progress)

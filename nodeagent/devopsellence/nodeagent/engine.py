@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, wait_random
 
 from devopsellence.nodeagent.docker import Docker, Stream
 from devopsellence.nodeagent.errors import EngineError, EngineUnavailable, NotFound
@@ -30,6 +30,10 @@ CALLS: Final = 6
 #: Containers that are waited for while they stop at a time; each may take its grace period.
 STOPS: Final = 16
 PULLS: Final = 2
+#: Calls for the commands that health checks run in containers, at a time.
+CHECKS: Final = 4
+#: What people ask for through the API at a time.
+ASKS: Final = 8
 #: All is listed anew this often, for what no event told of.
 RESYNC_SECONDS: Final = 60.0
 #: A frozen engine keeps its connections; only asking tells.
@@ -69,6 +73,8 @@ class Engine:
         self._calls = Pool(CALLS, "docker-call")
         self._stops = Pool(STOPS, "docker-stop")
         self._pulls = Pool(PULLS, "docker-pull")
+        self._checks = Pool(CHECKS, "docker-check")
+        self._asks = Pool(ASKS, "docker-ask")
         #: Questions that must not wait behind calls: listing, inspecting, pinging.
         self._looks = Pool(4, "docker-look")
         self._doubts: set[str] = set()
@@ -79,7 +85,7 @@ class Engine:
         while True:
             retrying = AsyncRetrying(
                 retry=retry_if_exception_type(EngineError),
-                wait=wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.1),
+                wait=wait_exponential(multiplier=0.1, max=2.0) + wait_random(0, 0.1),
                 before_sleep=lambda state: self._disconnected(state.outcome.exception() if state.outcome else None),
             )
             session: tuple[Docker, Stream] = await retrying(self._connect_in_time)
@@ -105,6 +111,14 @@ class Engine:
     async def pull(self, call: Callable[[Docker], T]) -> T:
         """A call that may take minutes."""
         return await self._on(self._pulls, call)
+
+    async def check(self, call: Callable[[Docker], T]) -> T:
+        """A short call for a health check: it waits for nothing but other checks."""
+        return await self._on(self._checks, call)
+
+    async def ask(self, call: Callable[[Docker], T]) -> T:
+        """A call for a person: it neither waits behind the agent's own calls nor holds them up."""
+        return await self._on(self._asks, call)
 
     async def look(self, container: str) -> None:
         """Bring the view up to date about one container."""

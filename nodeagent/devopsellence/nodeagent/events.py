@@ -19,6 +19,7 @@ SERVICE_FAILED: Final = "service_failed"
 SERVICE_RECOVERED: Final = "service_recovered"
 SERVICE_UNHEALTHY: Final = "service_unhealthy"
 SERVICE_HEALTHY: Final = "service_healthy"
+SERVICE_COMPLETED: Final = "service_completed"
 SERVICE_REMOVED: Final = "service_removed"
 
 
@@ -52,6 +53,7 @@ def remembered(before: AssignmentStatus | None, after: AssignmentStatus) -> Assi
         last = known.get(service.name)
         if not service.container and last is not None:
             service.container, service.hash, service.release = last.container, last.hash, last.release
+            service.health = last.health
     return kept
 
 
@@ -70,6 +72,8 @@ def _of(before: ServiceStatus | None, after: ServiceStatus) -> Iterator[Event]:
             yield _event(after, Event.WARNING, SERVICE_UNHEALTHY, f"is {after.reason or 'not healthy'}")
         elif after.health == ServiceStatus.HEALTHY and old.health == ServiceStatus.UNHEALTHY:
             yield _event(after, Event.INFO, SERVICE_HEALTHY, "is healthy again")
+    if after.phase == ServiceStatus.COMPLETED and (old.phase, old.container) != (after.phase, after.container):
+        yield _event(after, Event.INFO, SERVICE_COMPLETED, "has completed")
 
 
 def _of_another_container(old: ServiceStatus, after: ServiceStatus) -> Iterator[Event]:
@@ -79,7 +83,8 @@ def _of_another_container(old: ServiceStatus, after: ServiceStatus) -> Iterator[
         message = f"container {after.container} of release {after.release} serves in place of release {old.release}'s"
         yield _event(after, Event.INFO, SERVICE_REPLACED, message)
     else:
-        yield _event(after, Event.WARNING, SERVICE_RECREATED, "was made anew, because its container was gone")
+        why = "it was not healthy" if old.health == ServiceStatus.UNHEALTHY else "its container was gone"
+        yield _event(after, Event.WARNING, SERVICE_RECREATED, f"was made anew, because {why}")
 
 
 def _why(service: ServiceStatus) -> str:

@@ -1,116 +1,118 @@
-"""HTTP health checks of the containers, from the node, on the event loop.
+"""The health of containers: their probes asked again and again on the event loop, and what the answers amount to.
 
-Kubernetes' readiness probe is the model, with Compose's names for the figures. Until a container has passed once it is
-asked often (25 ms, growing to a second), so that a cutover does not wait for an interval; afterwards at the interval.
+Until a probe has passed once it is asked often (after 25 ms, growing to a second; a command, which costs more, after
+100 ms), so that a cutover does not wait for an interval; afterwards at the interval, for as long as the container runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from devopsellence.api.v1 import workload_pb2
-from devopsellence.nodeagent.model import Container, Health, Verdict
-from devopsellence.nodeagent.spec import seconds
+import structlog
+
+from devopsellence.nodeagent.asking import Question
+from devopsellence.nodeagent.errors import EngineUnavailable
+from devopsellence.nodeagent.model import Container, Health, Now, Verdict
+from devopsellence.nodeagent.probes import Probe, Timing
 
 FIRST_DELAY: Final = 0.025
+FIRST_COMMAND_DELAY: Final = 0.1
 DELAY_GROWTH: Final = 1.5
 LONGEST_FIRST_DELAY: Final = 1.0
 _CHECKING: Final = Health(Verdict.CHECKING)
-_DEFAULTS: Final = (5.0, 2.0, 3, 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds, except ``retries``: how many failures in a row make a container unhealthy that has been healthy."""
-
-    interval: float
-    timeout: float
-    retries: int
-    start_period: float
-
-    @classmethod
-    def of(cls, check: workload_pb2.HealthCheck) -> Timing:
-        """The timing of a check; what is not set has the configuration's defaults."""
-        interval, timeout, retries, start_period = _DEFAULTS
-        return cls(
-            max(0.05, seconds(check.interval)) if check.HasField("interval") else interval,
-            max(0.05, seconds(check.timeout)) if check.HasField("timeout") else timeout,
-            check.retries or retries,
-            seconds(check.start_period) if check.HasField("start_period") else start_period,
-        )
-
-    @property
-    def allowance(self) -> float:
-        """How long a container has after its start until it must have passed once."""
-        return self.start_period + self.retries * self.interval + self.timeout
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """The checks of one container so far, and how long to wait for the next. ``since``: when they began (monotonic)."""
+    """One probe of one container so far, and how long to wait for the next. ``began``: when it was first asked
+    (monotonic)."""
 
     timing: Timing
-    since: float
+    began: float
     health: Health = _CHECKING
     failures: int = 0
     delay: float = FIRST_DELAY
     passed_once: bool = False
 
-    def passed(self) -> Course:
+    def passed(self, now: Now) -> Course:
         """The course after an answer that passes."""
-        return replace(self, health=Health(Verdict.HEALTHY), failures=0, delay=self.timing.interval, passed_once=True)
+        course = replace(self, failures=0, delay=self.timing.interval, passed_once=True)
+        return course._now(Health(Verdict.HEALTHY), now)
 
-    def failed(self, message: str, now: float) -> Course:
+    def failed(self, message: str, now: Now) -> Course:
         """The course after one that does not."""
         failures = self.failures + 1
         if self.passed_once:
+            course = replace(self, failures=failures, delay=self.timing.interval)
             bad = failures >= self.timing.retries
-            health = Health(Verdict.UNHEALTHY, message=message) if bad else self.health
-            return replace(self, health=health, failures=failures, delay=self.timing.interval)
-        if now - self.since >= self.timing.allowance:
-            health = Health(Verdict.UNHEALTHY, overdue=True, message=message)
-            return replace(self, health=health, failures=failures, delay=self.timing.interval)
+            return course._now(Health(Verdict.UNHEALTHY, message=message), now) if bad else course
+        if now.mono - self.began >= self.timing.allowance:
+            course = replace(self, failures=failures, delay=self.timing.interval)
+            return course._now(Health(Verdict.UNHEALTHY, overdue=True, message=message), now)
         delay = min(self.delay * DELAY_GROWTH, LONGEST_FIRST_DELAY, self.timing.interval)
-        return replace(self, health=Health(Verdict.CHECKING, message=message), failures=failures, delay=delay)
+        course = replace(self, failures=failures, delay=delay)
+        return course._now(Health(Verdict.CHECKING, message=message), now)
+
+    def _now(self, health: Health, now: Now) -> Course:
+        since = self.health.since if health.verdict is self.health.verdict else now
+        return replace(self, health=replace(health, since=since))
+
+
+def combined(healths: Sequence[Health]) -> Health:
+    """All probes of a container together: healthy since the last of them is, unhealthy since the first of them is.
+    While one has yet to pass, and has time for it, the others' failures do not count: it has not been healthy yet."""
+    bad = [each for each in healths if each.verdict is Verdict.UNHEALTHY]
+    message = "; ".join(each.message for each in healths if each.message)
+    overdue = any(each.overdue for each in bad)
+    if not overdue and any(each.verdict is Verdict.CHECKING for each in healths):
+        return Health(Verdict.CHECKING, message=message)
+    if bad:
+        return Health(Verdict.UNHEALTHY, overdue, message, min((each.since for each in bad), key=lambda at: at.mono))
+    return max(healths, key=lambda each: each.since.mono, default=_CHECKING)
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """What is checked; another run of the container, address or check is another target."""
+    """What is checked; another run of the container, address or probe is another target."""
 
     container: str
     started_at: str
     address: str
-    check: bytes
+    probes: tuple[Probe, ...]
 
 
 class Monitor:
-    """Checks containers. ``changed(env)`` is called on the loop when an environment's health is another."""
+    """Checks containers. ``ask`` makes the question of a probe (to a container, at an address); ``changed(env)`` is
+    called on the loop when an environment's health is another; ``clock`` tells the time."""
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
+    def __init__(
+        self, ask: Callable[[Probe, str, str], Question], changed: Callable[[str], None], clock: Callable[[], Now]
+    ) -> None:
+        self._ask = ask
         self._changed = changed
+        self._clock = clock
         self._tasks: dict[str, dict[_Target, asyncio.Task[None]]] = {}
         self._health: dict[str, dict[str, Health]] = {}
 
-    def watch(self, env: str, network: str, checks: Sequence[tuple[Container, workload_pb2.HealthCheck]]) -> None:
+    def watch(self, env: str, network: str, checks: Sequence[tuple[Container, tuple[Probe, ...]]]) -> None:
         """Check exactly these containers of an environment from now on; those that are checked already go on."""
-        targets = {
-            _Target(each.id, each.started_at, address, check.SerializeToString(deterministic=True)): check
-            for each, check in checks
+        targets = [
+            _Target(each.id, each.started_at, address, probes)
+            for each, probes in checks
             if (address := each.address_on(network))
-        }
+        ]
         tasks = self._tasks.setdefault(env, {})
         health = self._health.setdefault(env, {})
-        for target in [target for target in tasks if target not in targets]:
+        for target in tasks.keys() - targets:
             tasks.pop(target).cancel()
             health.pop(target.container, None)
-        for target, check in targets.items():
+        for target in targets:
             if target not in tasks:
-                tasks[target] = asyncio.create_task(self._follow(env, target, check))
+                tasks[target] = asyncio.create_task(self._follow(env, target))
         if not tasks:
             del self._tasks[env], self._health[env]
 
@@ -125,50 +127,32 @@ class Monitor:
                 task.cancel()
         self._tasks.clear()
 
-    async def _follow(self, env: str, target: _Target, check: workload_pb2.HealthCheck) -> None:
-        loop = asyncio.get_running_loop()
-        course = Course(Timing.of(check), loop.time())
-        path = check.path or "/"
-        while True:
-            message = await probe(target.address, check.port, path, course.timing.timeout)
-            before = course.health
-            course = course.failed(message, loop.time()) if message else course.passed()
-            if course.health != before:
-                self._health[env][target.container] = course.health
+    async def _follow(self, env: str, target: _Target) -> None:
+        healths = dict.fromkeys(target.probes, _CHECKING)
+
+        def learnt(probe: Probe, health: Health) -> None:
+            healths[probe] = health
+            before, after = self._health[env].get(target.container, _CHECKING), combined(list(healths.values()))
+            if after != before:
+                self._health[env][target.container] = after
                 self._changed(env)
+
+        async with asyncio.TaskGroup() as group:
+            for probe in healths:
+                group.create_task(self._repeat(probe, target, learnt))
+
+    async def _repeat(self, probe: Probe, target: _Target, learnt: Callable[[Probe, Health], None]) -> None:
+        ask = self._ask(probe, target.container, target.address)
+        course = Course(probe.timing, self._clock().mono, delay=FIRST_COMMAND_DELAY if probe.command else FIRST_DELAY)
+        while True:
+            try:
+                message = await ask()
+            except EngineUnavailable:
+                # It tells nothing of the container.
+                pass
+            except Exception:  # noqa: BLE001 - it is logged with its traceback, and the next answer counts
+                _log.exception("a container could not be checked", container=target.container)
+            else:
+                course = course.failed(message, self._clock()) if message else course.passed(self._clock())
+                learnt(probe, course.health)
             await asyncio.sleep(course.delay)
-
-
-async def probe(address: str, port: int, path: str, timeout: float) -> str:  # noqa: ASYNC109 - of the whole exchange
-    """Ask once, for at most ``timeout`` seconds. Empty if the answer passes (200 to 399), otherwise what is wrong."""
-    where = f"GET http://{address}:{port}{path}"
-    writer: asyncio.StreamWriter | None = None
-    try:
-        async with asyncio.timeout(timeout):
-            reader, writer = await asyncio.open_connection(address, port, limit=4096)
-            writer.write(_request(address, port, path))
-            line = await reader.readline()
-    except TimeoutError:
-        return f"{where}: no answer within {timeout:g} s"
-    except ConnectionRefusedError:
-        return f"{where}: connection refused"
-    except (OSError, ValueError) as error:
-        return f"{where}: {getattr(error, 'strerror', None) or error}"
-    finally:
-        if writer is not None:
-            # The rest of the answer is of no interest.
-            writer.transport.abort()
-    parts = line.split(maxsplit=2)
-    if len(parts) < 2 or not parts[0].startswith(b"HTTP/"):
-        return f"{where}: what answers does not speak HTTP"
-    code = 0
-    with suppress(ValueError):
-        code = int(parts[1])
-    return "" if 200 <= code <= 399 else f"{where}: answered {code}"
-
-
-def _request(address: str, port: int, path: str) -> bytes:
-    return (
-        f"GET {path} HTTP/1.1\r\nHost: {address}:{port}\r\nUser-Agent: devopsellence-agent\r\n"
-        "Accept: */*\r\nConnection: close\r\n\r\n"
-    ).encode()

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, wait_random
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.store.errors import MalformedRecord, StoreError
@@ -49,7 +49,7 @@ class Heartbeat:
         while True:
             retrying = AsyncRetrying(
                 retry=retry_if_exception_type(StoreError),
-                wait=wait_exponential_jitter(initial=0.2, max=3.0, jitter=0.5),
+                wait=wait_exponential(multiplier=0.2, max=3.0) + wait_random(0, 0.5),
                 before_sleep=lambda state: _log.warning(
                     "the heartbeat could not be written", error=str(state.outcome and state.outcome.exception())
                 ),

@@ -59,6 +59,8 @@ _FIRST: Final[Mapping[Trouble, float]] = {
 class Memory:
     """``proved``: the container (id) in which the spec last ran as it should. ``stopped``: the container that the agent
     itself stopped, so that its end is not held against it. ``examined``: the end that has been counted already.
+    ``lapses``: how often in a row a container was replaced because it was healthy and was not any more; ``discarded``:
+    the one that is being replaced for that.
     ``retry``/``retry_wall``: no attempt before this moment, on either clock; 0 is at once."""
 
     starts: int = 0
@@ -74,6 +76,8 @@ class Memory:
     proved: str = ""
     stopped: str = ""
     examined: str = ""
+    lapses: int = 0
+    discarded: str = ""
     last_end: End | None = None
 
     @property
@@ -91,7 +95,8 @@ class Memory:
 
     def running(self, container: Container) -> Memory:
         """``container`` runs as it should: healthy, or up for long enough."""
-        return replace(self.cleared(), proved=container.id, unhealthy=0, refusals=0, starts=max(1, self.starts))
+        memory = replace(self.cleared(), proved=container.id, unhealthy=0, refusals=0, starts=max(1, self.starts))
+        return replace(memory, discarded="")
 
     def cleared(self) -> Memory:
         """Nothing stands in the way of the next step."""
@@ -134,6 +139,20 @@ class Memory:
         """The agent is about to stop ``container``, which did not become healthy in time."""
         memory = replace(self, unhealthy=self.unhealthy + 1, stopped=container.id)
         return memory._wait(Trouble.UNHEALTHY, reason, _backoff(COSTLY_FIRST, self.unhealthy + 1, seed), now)
+
+    def lapsed(self, container: Container, reason: str) -> Memory:
+        """The agent is about to stop ``container`` and to make it anew: it was healthy, and is not any more."""
+        lapses = self.lapses if self.discarded == container.id else self.lapses + 1
+        memory = replace(self, lapses=lapses, stopped=container.id, discarded=container.id)
+        return replace(memory, trouble=Trouble.UNHEALTHY, reason=reason, retry=0.0, retry_wall=0.0)
+
+    def lapse_wait(self, seed: str) -> float:
+        """Seconds from a container's start until it may be replaced for another lapse."""
+        return _backoff(COSTLY_FIRST, self.lapses, seed) if self.lapses else 0.0
+
+    def lasting(self) -> Memory:
+        """It has been healthy for so long that former lapses do not count any more."""
+        return replace(self, lapses=0)
 
     def stopping(self, container: Container) -> Memory:
         """The agent is about to stop ``container``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 
 class State(enum.StrEnum):
@@ -47,6 +48,14 @@ class Container:
     #: The engine's own timestamps (RFC 3339); empty where not known or not yet.
     started_at: str = ""
     finished_at: str = ""
+    #: The name of the task that it was made for; empty for a service's container.
+    task: str = ""
+    #: The services that its own was to be stopped before, as of when it was made.
+    depends_on: tuple[str, ...] = ()
+    #: How it ended; None while it runs, and until it has been examined.
+    exit_code: int | None = None
+    #: Run by hand by an operator, whose call looks after it.
+    one_off: bool = False
 
     @property
     def up(self) -> bool:
@@ -101,6 +110,17 @@ class End:
     log_lines: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Now:
+    """One moment on two clocks: ``mono`` for intervals, ``wall`` (seconds since the epoch) for what people read."""
+
+    mono: float
+    wall: float
+
+
+NEVER: Final = Now(0.0, 0.0)
+
+
 class Verdict(enum.Enum):
     """What the health checks of a container amount to."""
 
@@ -111,11 +131,13 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """``overdue``: has not passed once since its start, in all the time it was given. ``message``: the last failure."""
+    """``overdue``: has not passed once since its start, in all the time it was given. ``message``: the last failure.
+    ``since``: when the verdict became what it is."""
 
     verdict: Verdict
     overdue: bool = False
     message: str = ""
+    since: Now = NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +147,3 @@ class Observed:
     containers: tuple[Container, ...] = ()
     network: Network | None = None
     health: Mapping[str, Health] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Now:
-    """One moment on two clocks: ``mono`` for intervals, ``wall`` (seconds since the epoch) for what people read."""
-
-    mono: float
-    wall: float

@@ -23,6 +23,12 @@ LABEL_REVISION: Final = "devopsellence.revision"
 LABEL_RELEASE: Final = "devopsellence.release"
 LABEL_NODE: Final = "devopsellence.node"
 LABEL_NODE_UID: Final = "devopsellence.node_uid"
+#: The services that its own is started after and stopped before, separated by commas; absent: none.
+LABEL_DEPENDS_ON: Final = "devopsellence.depends_on"
+#: The name of the task that a container was made for; a service's container has none.
+LABEL_TASK: Final = "devopsellence.task"
+#: On the container of a task that an operator runs by hand: it belongs to the one who runs it, not to the plan.
+LABEL_ONE_OFF: Final = "devopsellence.one_off"
 
 
 def container_name(node_uid: str, env: EnvironmentRef, service: str, spec_hash: str) -> str:
@@ -30,6 +36,12 @@ def container_name(node_uid: str, env: EnvironmentRef, service: str, spec_hash: 
     the new container stand side by side and the same spec is never made twice."""
     short = _digest(node_uid, str(env), service, spec_hash)[:10]
     return f"{env.project}-{env.environment}-{service}-{short}".lower()
+
+
+def task_name(node_uid: str, env: EnvironmentRef, task: str, release: int) -> str:
+    """``<project>-<environment>-task-<task>-<release>-<6 hex digits>``: one for the one run of a release's task."""
+    short = _digest(node_uid, str(env), "task", task, str(release))[:6]
+    return f"{env.project}-{env.environment}-task-{task}-{release}-{short}".lower()
 
 
 def network_name(node_uid: str, env: EnvironmentRef) -> str:

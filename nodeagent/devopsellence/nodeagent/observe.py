@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import datetime
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -56,6 +57,7 @@ def parse_inspected(document: Mapping[str, Any], now: Now) -> Container:
         running_since=now.mono - age if container.up else 0.0,
         started_at="" if started.startswith(_ZERO_TIME) else started,
         finished_at="" if container.up or finished.startswith(_ZERO_TIME) else finished,
+        exit_code=int(state.get("ExitCode", 0)) if container.state is State.EXITED else None,
     )
 
 
@@ -85,10 +87,21 @@ class View:
         self._died: dict[str, float] = {}
         self._gone: deque[str] = deque(maxlen=_REMEMBERED)
         self._clock = 0
+        self._watchers: set[Callable[[], None]] = set()
 
     @property
     def containers(self) -> Mapping[str, Container]:
         return self._containers
+
+    @contextmanager
+    def watched(self, watcher: Callable[[], None]) -> Iterator[None]:
+        """Within the block ``watcher`` is called whenever something is learnt; it may not look at the view by itself,
+        because what was learnt is not in it yet."""
+        self._watchers.add(watcher)
+        try:
+            yield
+        finally:
+            self._watchers.discard(watcher)
 
     @property
     def environments(self) -> set[str]:
@@ -197,6 +210,8 @@ class View:
     def _touch(self, changed: str) -> None:
         self._clock += 1
         self._stamps[changed] = self._clock
+        for watcher in self._watchers:
+            watcher()
 
     def _forget(self, gone: str) -> None:
         for table in (self._containers, self._networks, self._stamps, self._died):
@@ -220,6 +235,9 @@ def _container(
             network: Attachment(str(place.get("NetworkID") or ""), str(place.get("IPAddress") or ""))
             for network, place in (network_settings.get("Networks") or {}).items()
         },
+        task=labels.get(naming.LABEL_TASK, ""),
+        depends_on=tuple(filter(None, labels.get(naming.LABEL_DEPENDS_ON, "").split(","))),
+        one_off=naming.LABEL_ONE_OFF in labels,
     )
 
 

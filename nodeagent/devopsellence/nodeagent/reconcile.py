@@ -9,29 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 import structlog
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent import report
-from devopsellence.nodeagent.action import NEEDS_NETWORK, Action, Kind, Plan
+from devopsellence.nodeagent.action import NEEDS_NETWORK, TASK, Action, Kind, Plan
 from devopsellence.nodeagent.actions import Actions, before
+from devopsellence.nodeagent.asking import question
 from devopsellence.nodeagent.assigned import Assignments
-from devopsellence.nodeagent.engine import CALLS, PULLS, STOPS, Engine
+from devopsellence.nodeagent.engine import Engine
 from devopsellence.nodeagent.errors import EngineUnavailable
 from devopsellence.nodeagent.health import Monitor
-from devopsellence.nodeagent.model import Now, Observed
+from devopsellence.nodeagent.images import Garbage
+from devopsellence.nodeagent.lanes import Lane, Lanes, lane_of
+from devopsellence.nodeagent.memory import Memory
+from devopsellence.nodeagent.model import Now, Observed, State
 from devopsellence.nodeagent.plan import plan
 from devopsellence.nodeagent.pool import Pool
 from devopsellence.nodeagent.remembered import Remembered
+from devopsellence.nodeagent.runs import Runs
+from devopsellence.nodeagent.secrets import Vault, resealed
 from devopsellence.nodeagent.spec import Desired
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.statuses import Statuses
+from devopsellence.nodeagent.task import plan_task
 from devopsellence.store.errors import StoreError
 from devopsellence.store.keys import EnvironmentRef
 
@@ -41,7 +48,6 @@ AFTER_BUG_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 10.0
 #: Before an old container is stopped, the status that no longer names it is waited for so long.
 TELL_SECONDS: Final = 0.5
-_LIMITS: Final = {"call": CALLS, "stop": STOPS, "pull": PULLS}
 _log = structlog.get_logger()
 
 
@@ -55,7 +61,8 @@ class _Environment:
     """What is known of one environment besides what the engine and etcd hold."""
 
     remembered: Remembered
-    #: Actions under way, by service; the network's is at "".
+    runs: Runs
+    #: Actions under way, by service; the network's is at "", the release task's at TASK.
     busy: dict[str, Action] = field(default_factory=dict)
     #: How far a pull is, by service.
     progress: dict[str, str] = field(default_factory=dict)
@@ -77,6 +84,8 @@ class Reconciler:
         statuses: Statuses,
         folder: StateFolder,
         disk: Pool,
+        vault: Vault,
+        garbage: Garbage,
     ) -> None:
         self._node = node
         self._uid = node_uid
@@ -85,14 +94,13 @@ class Reconciler:
         self._statuses = statuses
         self._folder = folder
         self._disk = disk
-        self._actions = Actions(engine, clock)
-        self._monitor = Monitor(self._changed)
+        self._garbage = garbage
+        self._actions = Actions(engine, clock, vault)
+        self._monitor = Monitor(partial(question, engine), self._changed, clock)
         self._environments: dict[EnvironmentRef, _Environment] = {}
         self._queue: dict[EnvironmentRef, None] = {}
         self._wake = asyncio.Event()
-        self._busy: Counter[str] = Counter()
-        #: Had something to do when there was no slot left.
-        self._starved: dict[EnvironmentRef, None] = {}
+        self._lanes = Lanes()
         self._unassigned: set[str] = set()
         self._tasks: dict[asyncio.Task[None], Action | None] = {}
 
@@ -135,7 +143,7 @@ class Reconciler:
         for state in self._environments.values():
             if state.timer is not None:
                 state.timer.cancel()
-        calls = [task for task, action in self._tasks.items() if action is None or _lane(action) == "call"]
+        calls = [task for task, action in self._tasks.items() if action is None or lane_of(action) is Lane.CALL]
         if calls:
             await asyncio.wait(calls, timeout=STOP_SECONDS)
 
@@ -152,8 +160,11 @@ class Reconciler:
         state = self._environments.get(env)
         if state is None:
             memories = await self._disk.run(lambda: self._folder.memories(env, clock()))
-            state = _Environment(Remembered(env, self._folder, self._disk, memories))
+            runs = await Runs.load(env, self._folder, self._disk)
+            state = _Environment(Remembered(env, self._folder, self._disk, memories), runs)
             self._environments[env] = state
+        for key in resealed(state.want, assigned.want):
+            state.remembered.change(key, Memory.hurry)
         state.want, state.problem = assigned.want, assigned.problem
         if assigned.foreign:
             _log.warning("an assignment is for another machine", env=str(env), uid=assigned.foreign, ours=self._uid)
@@ -163,9 +174,12 @@ class Reconciler:
             return
         if not self._engine.connected:
             return
+        before = state.plan
         self._converge(env, state, assigned.want, saved=assigned.saved)
         if not assigned.foreign:
-            self._statuses.report(env, lambda: self._status(env), now=report.at_rest(state.plan))
+            now = report.at_rest(state.plan) or report.task_moved(before, state.plan)
+            self._statuses.report(env, lambda: self._status(env), now=now)
+        self._garbage.follow(assigned.want, settled=report.at_rest(state.plan))
         if state.plan.removed and assigned.absent:
             await self._forget(env)
 
@@ -173,19 +187,26 @@ class Reconciler:
         """Observe, plan, act."""
         containers, network = self._engine.view.of(str(env), want.network)
         checks = [
-            (each, wanted.check)
+            (each, wanted.probes)
             for each in containers
-            if each.up and (wanted := want.services.get(each.service)) and each.hash == wanted.hash and wanted.check
+            if each.state is State.RUNNING
+            and (wanted := want.services.get(each.service))
+            and each.hash == wanted.hash
+            and wanted.probes
         ]
         self._monitor.watch(str(env), want.network, checks)
         seen = Observed(containers, network, self._monitor.of(str(env)))
-        state.plan = plan(want, seen, state.remembered.memories, clock())
+        memories, runs, now = state.remembered.memories, state.runs, clock()
+        planned = plan(want, seen, memories, now)
+        task = plan_task(want, seen, planned.services, runs.known, memories, now, problem=runs.problem)
+        state.plan = replace(planned, task=task)
         if state.remembered.note_proved(state.plan.services):
             self.enqueue(env)
         state.remembered.prune(want, containers, state.busy)
         for action in self._next(env, state, seen):
-            # Nothing is taken away for an assignment that would be forgotten if the agent were killed now.
-            if saved or action.kind not in (Kind.STOP, Kind.REMOVE, Kind.REMOVE_NETWORK):
+            # Nothing is taken away, and no task run, for an assignment that would be forgotten if the agent were killed
+            # now.
+            if saved or (action.service != TASK and action.kind not in (Kind.STOP, Kind.REMOVE, Kind.REMOVE_NETWORK)):
                 self._start(env, state, action, want)
         self._schedule(env, state)
         if state.remembered.unsaved:
@@ -193,26 +214,21 @@ class Reconciler:
 
     def _next(self, env: EnvironmentRef, state: _Environment, seen: Observed) -> list[Action]:
         """The first action of each service that is not busy, as far as there are slots."""
-        firsts = [state.plan.network[:1], *(service.actions[:1] for service in state.plan.services)]
-        chosen: list[Action] = []
-        taken = Counter(self._busy)
-        for action in (each[0] for each in firsts if each):
-            if action.service in state.busy or (action.kind in NEEDS_NETWORK and seen.network is None):
-                continue
-            lane = _lane(action)
-            if taken[lane] >= _LIMITS[lane]:
-                self._starved[env] = None
-                continue
-            taken[lane] += 1
-            chosen.append(action)
-        return chosen
+        services = (service.actions[:1] for service in state.plan.services)
+        firsts = [state.plan.network[:1], state.plan.task.actions[:1], *services]
+        ready = (
+            action
+            for action in (each[0] for each in firsts if each)
+            if action.service not in state.busy and (action.kind not in NEEDS_NETWORK or seen.network is not None)
+        )
+        return self._lanes.choose(env, ready)
 
     def _start(self, env: EnvironmentRef, state: _Environment, action: Action, want: Desired) -> None:
         container = self._engine.view.containers.get(action.container)
         if container is not None:
             state.remembered.change((action.service, action.hash), before(action, container, want, clock()))
         state.busy[action.service] = action
-        self._busy[_lane(action)] += 1
+        self._lanes.enter(action)
         self._spawn(self._carry_out(env, state, action, want), action)
 
     async def _carry_out(self, env: EnvironmentRef, state: _Environment, action: Action, want: Desired) -> None:
@@ -224,9 +240,9 @@ class Reconciler:
             loop.call_soon_threadsafe(self._progress, env, state, action.service, sentence)
 
         try:
-            if action.kind is Kind.STOP and not _is_served_by(state.plan, action.container):
+            if action.kind is Kind.STOP and (action.lapsed or not _is_served_by(state.plan, action.container)):
                 await self._tell(env)
-            result = await self._actions.carry_out(action, want, progress)
+            result = await self._actions.carry_out(action, want, progress, state.runs)
         except EngineUnavailable as error:
             log.warning("the engine did not answer", error=str(error))
         except Exception:
@@ -234,17 +250,18 @@ class Reconciler:
             await asyncio.sleep(AFTER_BUG_SECONDS)
         else:
             memory = state.remembered.change(result.key, result.change)
+            if action.kind is Kind.PULL and not memory.trouble:
+                self._garbage.pulled(action, want)
             log.info("action", reason=action.reason, trouble=memory.reason, seconds=round(time.monotonic() - began, 3))
         finally:
             state.busy.pop(action.service, None)
             state.progress.pop(action.service, None)
-            self._busy[_lane(action)] -= 1
-            starved, self._starved = self._starved, {}
-            for each in (env, *starved):
+            for each in (env, *self._lanes.leave(action)):
                 self.enqueue(each)
 
     async def _tell(self, env: EnvironmentRef) -> None:
-        """Name the container that serves from now on before the other is stopped; without etcd, do not wait for it."""
+        """Name the container that serves from now on, or what is wrong with the one that does, before it is stopped;
+        without etcd, do not wait for it."""
         with suppress(TimeoutError, StoreError):
             async with asyncio.timeout(TELL_SECONDS):
                 await self._statuses.write(env)
@@ -282,6 +299,7 @@ class Reconciler:
         _log.info("the environment has left this node", env=str(env))
         self._statuses.forget(env)
         self._environments.pop(env, None)
+        self._garbage.departed(str(env))
         await self._assignments.forget(env)
 
     def _changed(self, path: str) -> None:
@@ -298,10 +316,3 @@ class Reconciler:
 
 def _is_served_by(planned: Plan, container: str) -> bool:
     return any(each.current is not None and each.current.id == container for each in planned.services)
-
-
-def _lane(action: Action) -> str:
-    """What kind of slot an action takes."""
-    if action.kind is Kind.PULL:
-        return "pull"
-    return "stop" if action.kind is Kind.STOP else "call"

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from devopsellence.nodeagent import model
-from devopsellence.nodeagent.action import Memories, ServicePlan
+from devopsellence.nodeagent.action import TASK, Memories, ServicePlan
 from devopsellence.nodeagent.memory import NO_MEMORY, Memory, Trouble
 from devopsellence.nodeagent.pool import Pool
 from devopsellence.nodeagent.spec import Desired
@@ -53,7 +53,10 @@ class Remembered:
             if (proved := service.proved) is not None:
                 key = (service.service, proved.hash)
                 before = self._memories.get(key, NO_MEMORY)
-                news = self.change(key, methodcaller("running", proved)) != before or news
+                after = self.change(key, methodcaller("running", proved))
+                if service.lasting:
+                    after = self.change(key, Memory.lasting)
+                news = after != before or news
         return news
 
     def hurry(self) -> bool:
@@ -67,6 +70,7 @@ class Remembered:
         """Drop what is about specs that are neither wanted nor there, except of services with an action under way."""
         live = {(each.service, each.hash) for each in containers}
         live |= {(name, wanted.hash) for name, wanted in want.services.items()}
+        live.add((TASK, want.task_wanted.hash if want.task_wanted is not None else _NO_HASH))
         live |= {(service, _NO_HASH) for service, _ in live} | {("", _NO_HASH)}
         for key in [key for key in self._memories if key not in live and key[0] not in busy]:
             del self._memories[key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.action import Memories, Plan, ServicePlan
+from devopsellence.nodeagent.action import TASK, Memories, Plan, ServicePlan
 from devopsellence.nodeagent.memory import NO_MEMORY
 from devopsellence.nodeagent.model import End
 from devopsellence.nodeagent.naming import network_name
@@ -31,7 +31,17 @@ def status(want: Desired, planned: Plan, memories: Memories, progress: dict[str,
         reason=reason,
         services=services,
         node_uid=want.node_uid,
+        task=_task(planned.task.status, progress.get(TASK, "")),
     )
+
+
+def _task(task: stored_pb2.TaskStatus | None, progress: str) -> stored_pb2.TaskStatus | None:
+    if task is None or not progress:
+        return task
+    told = stored_pb2.TaskStatus()
+    told.CopyFrom(task)
+    told.reason = f"{task.reason}: {progress}"
+    return told
 
 
 def unreadable(node: str, node_uid: str, env: EnvironmentRef, problem: str) -> _Status:
@@ -50,6 +60,12 @@ def unreadable(node: str, node_uid: str, env: EnvironmentRef, problem: str) -> _
 def at_rest(planned: Plan) -> bool:
     """Nothing will change by itself: worth reporting at once."""
     return planned.removed or all(each.settled or each.failed for each in planned.services)
+
+
+def task_moved(before: Plan, after: Plan) -> bool:
+    """The task is in another phase than it was: others wait for that."""
+    old, new = before.task.status, after.task.status
+    return (old.phase if old is not None else None) != (new.phase if new is not None else None)
 
 
 def _phase(want: Desired, planned: Plan) -> tuple[stored_pb2.AssignmentStatus.Phase.ValueType, str]:
@@ -95,15 +111,18 @@ def _service(want: Desired, planned: ServicePlan, memories: Memories, progress: 
         service.image = (wanted.service.image.reference if mine and wanted else "") or current.image
         if current.started_at:
             service.started_at.FromJsonString(current.started_at)
+    if planned.unhealthy_since:
+        service.unhealthy_since.FromMilliseconds(round(planned.unhealthy_since * 1000))
     if planned.retry_wall:
         # To the millisecond: nobody reads more.
         service.next_attempt_at.FromMilliseconds(round(planned.retry_wall * 1000))
     if memory.last_end is not None:
-        service.last_exit.CopyFrom(_exit(memory.last_end))
+        service.last_exit.CopyFrom(exit_of(memory.last_end))
     return service
 
 
-def _exit(end: End) -> stored_pb2.Exit:
+def exit_of(end: End) -> stored_pb2.Exit:
+    """How a container ended, as it is reported."""
     result = stored_pb2.Exit(code=end.code, oom_killed=end.oom_killed, log_lines=end.log_lines)
     if end.finished_at:
         result.finished_at.FromJsonString(end.finished_at)

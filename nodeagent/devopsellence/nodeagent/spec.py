@@ -1,27 +1,26 @@
-"""From an assignment to what a container is made of: the spec hash, the labels, the body of the create call. Pure."""
+"""From an assignment to what is wanted: specs, their hashes, and what stands in their way. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from google.protobuf.duration_pb2 import Duration
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent import naming
+from devopsellence.nodeagent import dependencies, naming
+from devopsellence.nodeagent.probes import Probe, probes_of, unaskable
 from devopsellence.store.keys import EnvironmentRef, InvalidName, check_name
 
 #: Part of every hash. Raising it replaces every container everywhere at the next deploy.
 HASH_VERSION: Final = 1
 DEFAULT_STOP_GRACE_SECONDS: Final = 10.0
-_LOGS: Final = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "5"}}
 _IMAGE_ID: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
-_PATH: Final = re.compile(r"/[!-~]*\Z")
+_VARIABLE: Final = re.compile(r"[^=\x00]+\Z")
 _DIGEST: Final = re.compile(r"(?P<repository>[^@\s]+)@(?P<digest>sha256:[0-9a-f]{64})\Z")
 
 
@@ -34,6 +33,13 @@ class Wanted:
     #: The container's name.
     name: str
     obstacle: str = ""
+    #: What is asked of its container; none: it is ready once it has run for a moment.
+    probes: tuple[Probe, ...] = ()
+
+    @property
+    def completes(self) -> bool:
+        """Others wait for it to complete: it is run until it ends with exit code 0, and then not again."""
+        return self.service.completes
 
     @property
     def stateful(self) -> bool:
@@ -47,10 +53,6 @@ class Wanted:
     @property
     def pullable(self) -> bool:
         return pull_reference(self.image) is not None
-
-    @property
-    def check(self) -> workload_pb2.HealthCheck | None:
-        return self.service.healthcheck if self.service.HasField("healthcheck") else None
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,30 @@ class Desired:
     removed: bool
     network: str
     services: Mapping[str, Wanted]
+    #: To be run once for this release; None: nothing.
+    task: workload_pb2.Task | None = None
+    #: What its container is made of: the hash and the name are the task's own.
+    task_wanted: Wanted | None = None
+    #: Ciphertext by service, secret and version.
+    sealed: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
+    registry: stored_pb2.Registry | None = None
 
 
 def desired(assignment: stored_pb2.Assignment, env: EnvironmentRef, node_uid: str) -> Desired:
     """Work out names and hashes of an assignment that :func:`objection` found nothing against."""
+    sealed = {(each.service, each.name, each.version): each.age for each in assignment.secrets}
+    cycles = dependencies.cycles(assignment.services)
     services = {
         service.name: Wanted(
             service,
             spec := spec_hash(service),
             naming.container_name(node_uid, env, service.name, spec),
-            obstacle(service),
+            obstacle(service) or cycles.get(service.name, "") or unsealed(service, sealed),
+            probes_of(service),
         )
         for service in assignment.services
     }
+    task = assignment.task if assignment.HasField("task") and not assignment.removed else None
     return Desired(
         env=env,
         node=assignment.node,
@@ -89,7 +102,35 @@ def desired(assignment: stored_pb2.Assignment, env: EnvironmentRef, node_uid: st
         removed=assignment.removed,
         network=naming.network_name(node_uid, env),
         services={} if assignment.removed else services,
+        task=task,
+        task_wanted=_task_wanted(assignment, task, env, node_uid, sealed) if task is not None else None,
+        sealed=sealed,
+        registry=assignment.registry if assignment.HasField("registry") else None,
     )
+
+
+def _task_wanted(
+    assignment: stored_pb2.Assignment,
+    task: workload_pb2.Task,
+    env: EnvironmentRef,
+    node_uid: str,
+    sealed: Mapping[tuple[str, str, int], str],
+) -> Wanted:
+    service = _task_service(assignment)
+    return Wanted(
+        service,
+        task_hash(task, service),
+        naming.task_name(node_uid, env, task.name, assignment.release),
+        obstacle(service) or unsealed(service, sealed),
+    )
+
+
+def _task_service(assignment: stored_pb2.Assignment) -> workload_pb2.Service:
+    """The spec that the assignment's task runs with; without a name if there is none."""
+    if assignment.HasField("task_service"):
+        return assignment.task_service
+    named = (each for each in assignment.services if each.name == assignment.task.service)
+    return next(named, workload_pb2.Service())
 
 
 def objection(assignment: stored_pb2.Assignment, node: str, env: EnvironmentRef) -> str:
@@ -106,21 +147,35 @@ def objection(assignment: stored_pb2.Assignment, node: str, env: EnvironmentRef)
         if service.name in seen:
             return f"it holds service {service.name} twice"
         seen.add(service.name)
+    return _task_objection(assignment) if assignment.HasField("task") and not assignment.removed else ""
+
+
+def _task_objection(assignment: stored_pb2.Assignment) -> str:
+    task = assignment.task
+    try:
+        check_name("task", task.name)
+    except InvalidName as error:
+        return str(error)
+    if not task.service or _task_service(assignment).name != task.service:
+        return f"it does not hold service {task.service!r}, in which its task {task.name} runs"
     return ""
 
 
 def obstacle(service: workload_pb2.Service) -> str:
     """Why this agent cannot run a service, in a sentence; empty if it can."""
-    if service.secret_refs:
-        names = ", ".join(sorted(ref.secret for ref in service.secret_refs))
-        return f"needs secrets ({names}), which this version of the agent does not support"
     pinned = service.image.pinned
     if not (_IMAGE_ID.match(pinned) or _DIGEST.match(pinned)):
         return f"its image is not pinned: {pinned!r} is neither an image id nor <repository>@sha256:<digest>"
-    if service.HasField("healthcheck") and not 0 < service.healthcheck.port < 65536:
-        return f"its health check names no port ({service.healthcheck.port})"
-    if not _PATH.match(service.healthcheck.path or "/"):
-        return f"its health check's path {service.healthcheck.path!r} is not one that HTTP can ask for"
+    return unaskable(service)
+
+
+def unsealed(service: workload_pb2.Service, sealed: Mapping[tuple[str, str, int], str]) -> str:
+    """Which secrets of a service this node was not given, or cannot hand over as a variable; empty if none."""
+    for ref in service.secret_refs:
+        if not _VARIABLE.match(ref.name):
+            return f"secret {ref.secret} is to be variable {ref.name!r}, which is not the name of one"
+        if (service.name, ref.secret, ref.version) not in sealed:
+            return f"secret {ref.secret} (version {ref.version}) was not sent to this node; run devopsellence deploy"
     return ""
 
 
@@ -142,7 +197,7 @@ def spec_hash(service: workload_pb2.Service) -> str:
         "command": list(service.command),
         "args": list(service.args),
         "env": dict(service.env),
-        "secret_refs": sorted([ref.name, ref.secret] for ref in service.secret_refs),
+        "secret_refs": sorted([ref.name, ref.secret, ref.version] for ref in service.secret_refs),
         "volumes": sorted([volume.target, volume.source] for volume in service.volumes),
         "cpu_millis": service.resources.cpu_millis,
         "memory_mib": service.resources.memory_mib,
@@ -150,6 +205,16 @@ def spec_hash(service: workload_pb2.Service) -> str:
     }
     canonical = {"v": HASH_VERSION, "name": service.name} | {key: value for key, value in fields.items() if value}
     return hashlib.sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def task_hash(task: workload_pb2.Task, service: workload_pb2.Service) -> str:
+    """64 hex digits that tell the task of a release from another of the same number and name.
+
+    It must be the same for the same release for ever, also with a later agent, because a task is run once: so it holds
+    only what cannot be counted otherwise, and not the service's spec.
+    """
+    fields = [task.name, task.service, list(task.command), list(task.args), dict(task.env), service.image.pinned]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def stop_grace(service: workload_pb2.Service) -> float:
@@ -162,59 +227,3 @@ def stop_grace(service: workload_pb2.Service) -> float:
 def seconds(duration: Duration) -> float:
     """A protobuf duration in seconds."""
     return duration.seconds + duration.nanos / 1e9
-
-
-def container_labels(wanted: Wanted, want: Desired) -> dict[str, str]:
-    """All labels of a container that is made now."""
-    return {
-        **naming.environment_labels(want.node, want.node_uid, want.env),
-        naming.LABEL_SERVICE: wanted.service.name,
-        naming.LABEL_SERVICE_KIND: workload_pb2.Service.Kind.Name(wanted.service.kind).lower(),
-        naming.LABEL_HASH: wanted.hash,
-        naming.LABEL_REVISION: want.revision,
-        naming.LABEL_RELEASE: str(want.release),
-    }
-
-
-def create_body(wanted: Wanted, want: Desired) -> dict[str, Any]:
-    """The body of the engine's ``POST /containers/create`` (API 1.41).
-
-    Entrypoint and Cmd are left out when empty, which keeps the image's; an Entrypoint alone drops the image's Cmd, as
-    in Compose. Named volumes come into being with the container, with our labels. The engine's own restart policy stays
-    "no": the agent restarts (docs/decisions/0003).
-    """
-    service = wanted.service
-    host: dict[str, Any] = {
-        "NetworkMode": want.network,
-        "RestartPolicy": {"Name": "no"},
-        "LogConfig": _LOGS,
-    }
-    if service.volumes:
-        host["Mounts"] = [_mount(volume, want) for volume in service.volumes]
-    if service.resources.cpu_millis:
-        host["NanoCpus"] = service.resources.cpu_millis * 1_000_000
-    if service.resources.memory_mib:
-        host["Memory"] = service.resources.memory_mib * 1024 * 1024
-    body: dict[str, Any] = {
-        "Image": service.image.pinned,
-        "Env": [f"{name}={service.env[name]}" for name in sorted(service.env)],
-        "Labels": container_labels(wanted, want),
-        # Whole seconds on the engine's side; rounded up, so that nobody gets less than was asked for.
-        "StopTimeout": math.ceil(stop_grace(service)),
-        "HostConfig": host,
-        "NetworkingConfig": {"EndpointsConfig": {want.network: {"Aliases": [service.name]}}},
-    }
-    if service.command:
-        body["Entrypoint"] = list(service.command)
-    if service.args:
-        body["Cmd"] = list(service.args)
-    return body
-
-
-def _mount(volume: workload_pb2.VolumeMount, want: Desired) -> dict[str, Any]:
-    return {
-        "Type": "volume",
-        "Source": naming.volume_name(want.node_uid, want.env, volume.source),
-        "Target": volume.target,
-        "VolumeOptions": {"Labels": dict(naming.environment_labels(want.node, want.node_uid, want.env))},
-    }

@@ -1,8 +1,9 @@
 """What the agent keeps on disk, so that it goes on without etcd, also straight after a reboot.
 
 ``assignments/`` holds the last assignment of each environment as it was read, ``memory/`` the counters and backoffs,
-``status/`` what was last reported (for people, while etcd is away). One file per environment; written to a temporary
-file, synced, renamed. Assignments can hold values that are nobody else's business: the folder is the agent's alone.
+``status/`` what was last reported (for people, while etcd is away), ``tasks/`` which release tasks were started and how
+they ended. One file per environment; written to a temporary file, synced, renamed. Assignments can hold values that are
+nobody else's business: the folder is the agent's alone. Secrets in them are sealed; what opens them is ``identity``'s.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
@@ -22,11 +23,12 @@ from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.action import Memories
 from devopsellence.nodeagent.memory import BACKOFF_CAP, SPREAD, Memory, Trouble
 from devopsellence.nodeagent.model import End, Now
+from devopsellence.nodeagent.task_record import Run, run_from, run_to
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import decode, encode
 
-_KINDS: Final = ("assignments", "memory", "status")
+_KINDS: Final = ("assignments", "memory", "status", "tasks")
 #: In file names, instead of "/"; no name may contain it.
 _SEPARATOR: Final = "+"
 _log = structlog.get_logger()
@@ -111,6 +113,27 @@ class StateFolder:
         ]
         self._write("memory", env, json.dumps(stored).encode(), sync=False)
 
+    def runs(self, env: EnvironmentRef) -> tuple[Run, ...]:
+        """What is known of the release tasks that were run here, oldest first.
+
+        Raises:
+            StateError: there is a record that cannot be read. That is not the same as none: a task may have run.
+        """
+        path = self._path("tasks", env)
+        try:
+            return tuple(run_from(each) for each in json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StateError(
+                f"the record of release tasks {path} cannot be read, so whether this one has run is not known; "
+                f"once you have made sure that it has not, remove the file and restart the agent ({error})"
+            ) from error
+
+    def save_runs(self, env: EnvironmentRef, runs: Sequence[Run]) -> None:
+        """Returns once they are on disk. OSError if they cannot be written."""
+        self._write("tasks", env, json.dumps([run_to(each) for each in runs]).encode(), sync=True)
+
     def save_status(self, env: EnvironmentRef, status: bytes) -> None:
         """OSError if it cannot be written."""
         self._write("status", env, status, sync=False)
@@ -124,17 +147,21 @@ class StateFolder:
         return self._folder / kind / f"{str(env).replace('/', _SEPARATOR)}.json"
 
     def _write(self, kind: str, env: EnvironmentRef, content: bytes, *, sync: bool) -> None:
-        path = self._path(kind, env)
-        temporary = path.with_suffix(".tmp")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            if sync:
-                os.fsync(descriptor)
-        temporary.replace(path)
+        write_file(self._path(kind, env), content, sync=sync)
+
+
+def write_file(path: Path, content: bytes, *, sync: bool) -> None:
+    """Put ``content`` in place of a file, for nobody else to read; on disk when it returns, if ``sync``. OSError."""
+    temporary = path.with_suffix(".tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
         if sync:
-            _sync_folder(path.parent)
+            os.fsync(descriptor)
+    temporary.replace(path)
+    if sync:
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

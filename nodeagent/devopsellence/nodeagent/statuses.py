@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, wait_random
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.events import events, remembered
@@ -116,7 +116,7 @@ class Statuses:
     async def _write(self, env: EnvironmentRef) -> None:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(StoreError),
-            wait=wait_exponential_jitter(initial=0.2, max=2.0, jitter=0.5),
+            wait=wait_exponential(multiplier=0.2, max=2.0) + wait_random(0, 0.5),
             before_sleep=lambda state: _log.warning(
                 "a status could not be written", env=str(env), error=str(state.outcome and state.outcome.exception())
             ),

@@ -129,8 +129,9 @@ class Machine:
         release: int = 1,
         removed: bool = False,
         uid: str = "",
+        **more: Any,
     ) -> int:
-        """Write an assignment; its generation."""
+        """Write an assignment; its generation. ``more``: its other fields."""
         generation = self.generations[env] = self.generations.get(env, 0) + 1
         assignment = stored_pb2.Assignment(
             node=self.node,
@@ -142,6 +143,7 @@ class Machine:
             release=release,
             services=sorted(services, key=lambda each: each.name),
             removed=removed,
+            **more,
         )
         await self.etcd.put(self.etcd.keys.assignment(self.node, env), encode(assignment))
         return generation

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent.health import probe
+from devopsellence.nodeagent.asking import ask_http, ask_tcp
 from devopsellence.nodeagent.memory import NO_MEMORY, Trouble
 from devopsellence.nodeagent.model import End, Now
 from devopsellence.nodeagent.pool import Pool
@@ -160,7 +160,7 @@ async def serving(answer: bytes | None) -> AsyncIterator[int]:
 )
 async def test_one_check(answer: bytes | None, says: str) -> None:
     async with serving(answer) as port:
-        message = await probe("127.0.0.1", port, "/up", 0.1)
+        message = await ask_http("127.0.0.1", port, "/up", 0.1)
     assert bool(message) == bool(says)
     assert says in message
 
@@ -168,4 +168,11 @@ async def test_one_check(answer: bytes | None, says: str) -> None:
 async def test_a_check_where_nobody_listens() -> None:
     async with serving(b"") as port:
         pass
-    assert await probe("127.0.0.1", port, "/up", 1.0) == f"GET http://127.0.0.1:{port}/up: connection refused"
+    assert await ask_http("127.0.0.1", port, "/up", 1.0) == f"GET http://127.0.0.1:{port}/up: connection refused"
+    assert await ask_tcp("127.0.0.1", port, 1.0) == f"tcp 127.0.0.1:{port}: connection refused"
+
+
+async def test_whoever_accepts_a_connection_passes() -> None:
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    async with server:
+        assert await ask_tcp("127.0.0.1", server.sockets[0].getsockname()[1], 20.0) == ""

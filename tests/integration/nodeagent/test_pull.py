@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import io
@@ -29,11 +30,14 @@ def digest(content: bytes) -> str:
 class Registry:
     """Serves one image read-only, over the registry's HTTP API (version 2); the engine accepts that on 127.0.0.1.
 
-    While ``there`` is not set it answers 404 to everything.
+    While ``there`` is not set it answers 404 to everything. ``login``: ``user:password`` that it asks for; ``logins``
+    are the Authorization headers that it was sent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, login: str = "") -> None:
         self.there = threading.Event()
+        self.logins: list[str] = []
+        expected = f"Basic {base64.b64encode(login.encode()).decode()}" if login else ""
         layer = _layer()
         packed = gzip.compress(layer)
         config = json.dumps(
@@ -57,6 +61,14 @@ class Registry:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                sent = self.headers.get("Authorization", "")
+                registry.logins += [sent] if sent else []
+                if sent != expected:
+                    self.send_response(401)
+                    self.send_header("WWW-Authenticate", 'Basic realm="test"')
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 content = b"{}" if self.path == "/v2/" else registry.blobs.get(self.path.rpartition("/")[2])
                 if content is None or not registry.there.is_set():
                     self.send_error(404)

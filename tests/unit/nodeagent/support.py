@@ -20,10 +20,21 @@ IMAGE = "sha256:" + "a" * 64
 REMOTE = "registry.example/shop@sha256:" + "b" * 64
 
 
+STARTED = workload_pb2.Dependency.SERVICE_STARTED
+HEALTHY = workload_pb2.Dependency.SERVICE_HEALTHY
+COMPLETED = workload_pb2.Dependency.SERVICE_COMPLETED_SUCCESSFULLY
+
+
 def service(
-    name: str = "web", version: str = "1", *, check: bool = False, volume: bool = False, image: str = IMAGE
+    name: str = "web",
+    version: str = "1",
+    *,
+    check: bool = False,
+    volume: bool = False,
+    image: str = IMAGE,
+    after: Mapping[str, workload_pb2.Dependency.Condition.ValueType] | None = None,
 ) -> workload_pb2.Service:
-    """A service; another ``version`` is another spec."""
+    """A service; another ``version`` is another spec. ``after``: on what its start depends."""
     made = workload_pb2.Service(
         name=name,
         kind=workload_pb2.Service.WEB,
@@ -34,11 +45,16 @@ def service(
         made.healthcheck.path, made.healthcheck.port = "/up", 3000
     if volume:
         made.volumes.add(source="data", target="/data")
+    for other, condition in (after or {}).items():
+        made.depends_on.add(service=other, condition=condition)
     return made
 
 
 def want(*services: workload_pb2.Service, release: int = 1, removed: bool = False) -> Desired:
-    """An assignment of these services."""
+    """An assignment of these services; the ones that others wait for to complete say so, as a release does."""
+    awaited = {each.service for made in services for each in made.depends_on if each.condition == COMPLETED}
+    for made in services:
+        made.completes = made.name in awaited
     assignment = stored_pb2.Assignment(
         node="n1", node_uid=UID, generation=release, release=release, services=services, removed=removed
     )
@@ -58,6 +74,7 @@ def container(
     release: int = 1,
     network: str = "net-1",
     finished: str = "",
+    code: int | None = None,
 ) -> Container:
     """A container of a service's spec."""
     spec = wanted(made)
@@ -74,19 +91,24 @@ def container(
         running_since=since,
         started_at="2026-01-01T00:00:00Z" if state is not State.CREATED else "",
         finished_at=finished,
+        depends_on=tuple(each.service for each in made.depends_on),
+        exit_code=code,
     )
 
 
 @dataclass
 class Engine:
-    """Carries out actions at once. ``sick``: hashes that never pass their check; ``ends``: hashes that end at once;
-    ``missing``: images that have to be pulled."""
+    """Carries out actions at once. ``sick``: hashes that never pass their check; ``lapsed``: containers that do not
+    pass it any more; ``ends``: hashes that end at once; ``done``: those that do with exit code 0; ``missing``: images
+    that have to be pulled."""
 
     containers: dict[str, Container] = field(default_factory=dict)
     network: Network | None = None
     memories: dict[tuple[str, str], Memory] = field(default_factory=dict)
     sick: set[str] = field(default_factory=set)
+    lapsed: set[str] = field(default_factory=set)
     ends: set[str] = field(default_factory=set)
+    done: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
     mono: float = 1000.0
     made: int = 0
@@ -107,8 +129,10 @@ class Engine:
             if each.up and each.hash in self.sick:
                 late = self.mono - each.running_since >= 18.0
                 found[each.id] = Health(Verdict.UNHEALTHY if late else Verdict.CHECKING, late, "answered 503")
+            elif each.up and each.id in self.lapsed:
+                found[each.id] = Health(Verdict.UNHEALTHY, False, "answered 500", self.now)
             elif each.up:
-                found[each.id] = Health(Verdict.HEALTHY)
+                found[each.id] = Health(Verdict.HEALTHY, since=Now(each.running_since, 0.0))
         return found
 
     def observe(self) -> Observed:
@@ -120,7 +144,8 @@ class Engine:
         for each in made.services:
             if each.proved is not None:
                 key = (each.service, each.proved.hash)
-                self.memories[key] = self.memories.get(key, NO_MEMORY).running(each.proved)
+                memory = self.memories.get(key, NO_MEMORY).running(each.proved)
+                self.memories[key] = memory.lasting() if each.lasting else memory
         return made
 
     def carry_out(self, action: Action, goal: Desired) -> None:
@@ -149,9 +174,10 @@ class Engine:
                 assert self.network is not None
                 self._put(replace(found, networks={goal.network: Attachment(self.network.id, "172.18.0.9")}))
             case Kind.EXAMINE:
-                ended = replace(found, finished_at=found.finished_at or f"t{self.mono}")
+                code = 0 if found.hash in self.done else 1
+                ended = replace(found, finished_at=found.finished_at or f"t{self.mono}", exit_code=code)
                 self._put(ended)
-                self.memories[key] = memory.ended(ended, End(1, False, ended.finished_at, 0.1), self.now, seed="x")
+                self.memories[key] = memory.ended(ended, End(code, False, ended.finished_at, 0.1), self.now, seed="x")
             case Kind.STOP:
                 self.memories[key] = before(action, found, goal, self.now)(memory)
                 self._put(_down(found))
@@ -180,8 +206,9 @@ class Engine:
             return
         self.made += 1
         new = Container(
-            f"c{self.made}", spec.name, str(ENV), action.service, spec.hash, goal.release, spec.image, State.CREATED
-        )
+            f"c{self.made}", spec.name, str(ENV), action.service, spec.hash, goal.release, spec.image, State.CREATED,
+            depends_on=tuple(each.service for each in spec.service.depends_on),
+        )  # fmt: skip
         assert all(each.name != new.name for each in self.containers.values()), f"{new.name} is there already"
         self._put(new)
 
@@ -196,8 +223,9 @@ class Engine:
             running_since=self.mono,
             started_at=f"s{self.mono}",
             finished_at="",
+            exit_code=None,
         )
-        self._put(_down(up) if found.hash in self.ends else up)
+        self._put(_down(up) if found.hash in self.ends | self.done else up)
         self.memories[(found.service, found.hash)] = memory.started()
 
     def _put(self, found: Container) -> None:
@@ -205,7 +233,7 @@ class Engine:
 
 
 def _down(found: Container) -> Container:
-    return replace(found, state=State.EXITED, running_since=0.0, finished_at="")
+    return replace(found, state=State.EXITED, running_since=0.0, finished_at="", exit_code=None)
 
 
 def kinds(actions: Iterable[Action]) -> list[str]:

@@ -57,6 +57,22 @@ def web(**changes: Any) -> ServiceStatus:
             [("service_unhealthy", "n1: web is not healthy: refused")],
         ),
         ([web(health=ServiceStatus.UNHEALTHY)], [web()], [("service_healthy", "n1: web is healthy again")]),
+        (
+            [web(health=ServiceStatus.UNHEALTHY)],
+            [web(container="c2", health=ServiceStatus.CHECKING)],
+            [("service_recreated", "n1: web was made anew, because it was not healthy")],
+        ),
+        (
+            [web(phase=ServiceStatus.STARTING)],
+            [web(phase=ServiceStatus.COMPLETED)],
+            [("service_completed", "n1: web has completed")],
+        ),
+        (
+            [],
+            [web(phase=ServiceStatus.COMPLETED)],
+            [("service_started", "n1: web was started, container c1"), ("service_completed", "n1: web has completed")],
+        ),
+        ([web(phase=ServiceStatus.COMPLETED)], [web(phase=ServiceStatus.COMPLETED)], []),
         ([web()], [], [("service_removed", "n1: web was removed")]),
     ],
 )
@@ -72,6 +88,12 @@ def test_a_service_that_runs_nowhere_for_a_moment_is_not_taken_for_a_new_one() -
     kept = remembered(first, nowhere)
     assert events(first, nowhere) == []
     assert [event.code for event in events(kept, again)] == ["service_recreated"]
+
+
+def test_why_it_was_made_anew_is_known_while_it_runs_nowhere() -> None:
+    sick, nowhere = status(web(health=ServiceStatus.UNHEALTHY)), status(ServiceStatus(name="web"))
+    (event,) = events(remembered(sick, nowhere), status(web(container="c2")))
+    assert event.message == "n1: web was made anew, because it was not healthy"
 
 
 def test_nothing_is_told_of_the_first_status_that_is_known() -> None:

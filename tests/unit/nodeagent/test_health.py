@@ -1,26 +1,39 @@
-"""The course of health checks."""
+"""The course of one probe, and several together."""
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 
-from devopsellence.api.v1 import workload_pb2
-from devopsellence.nodeagent.health import Course, Timing
-from devopsellence.nodeagent.model import Verdict
+from devopsellence.nodeagent.asking import Question
+from devopsellence.nodeagent.errors import EngineUnavailable
+from devopsellence.nodeagent.health import Course, Monitor, combined
+from devopsellence.nodeagent.model import Container, Health, Now, Verdict
+from devopsellence.nodeagent.probes import Probe, Timing
+from tests.unit.nodeagent.support import ENV, container, service, want
 
 TIMING = Timing(interval=5.0, timeout=2.0, retries=3, start_period=1.0)
+HTTP = Probe(TIMING, port=3000, path="/up")
+TCP = Probe(TIMING, port=6379)
 
 
-def test_defaults() -> None:
-    assert Timing.of(workload_pb2.HealthCheck()) == TIMING
-    assert TIMING.allowance == 18.0
+def at(mono: float) -> Now:
+    return Now(mono, 1_000_000.0 + mono)
+
+
+def failed(course: Course, message: str, *moments: float) -> Course:
+    for mono in moments:
+        course = course.failed(message, at(mono))
+    return course
 
 
 def test_until_the_first_success_it_is_asked_often() -> None:
     course, delays = Course(TIMING, 0.0), []
     for _ in range(14):
         delays.append(course.delay)
-        course = course.failed("refused", 0.0)
+        course = failed(course, "refused", 0.0)
     assert delays[:3] == pytest.approx([0.025, 0.0375, 0.05625])
     assert delays[-1] == 1.0
     assert course.health.verdict is Verdict.CHECKING
@@ -28,30 +41,124 @@ def test_until_the_first_success_it_is_asked_often() -> None:
 
 
 def test_a_short_interval_is_never_exceeded() -> None:
-    course = Course(Timing(0.2, 0.1, 3, 0.0), 0.0)
-    for _ in range(20):
-        course = course.failed("refused", 0.0)
+    course = failed(Course(Timing(0.2, 0.1, 3, 0.0), 0.0), "refused", *[0.0] * 20)
     assert course.delay == 0.2
 
 
 def test_one_success_makes_it_healthy() -> None:
-    course = Course(TIMING, 0.0).failed("refused", 0.1).passed()
-    assert course.health.verdict is Verdict.HEALTHY
+    course = failed(Course(TIMING, 0.0), "refused", 0.1).passed(at(0.2))
+    assert course.health == Health(Verdict.HEALTHY, since=at(0.2))
     assert course.delay == 5.0
+    assert course.passed(at(9.0)).health.since == at(0.2)
 
 
 def test_never_healthy_in_all_the_time_it_has() -> None:
-    course = Course(TIMING, 100.0).failed("refused", 117.9)
+    course = failed(Course(TIMING, 100.0), "refused", 117.9)
     assert not course.health.overdue
-    course = course.failed("refused", 118.0)
+    course = failed(course, "refused", 118.0)
     assert (course.health.verdict, course.health.overdue) == (Verdict.UNHEALTHY, True)
-    assert course.passed().health.verdict is Verdict.HEALTHY
+    assert course.passed(at(119.0)).health.verdict is Verdict.HEALTHY
 
 
 def test_one_that_was_healthy_becomes_unhealthy_after_failures_in_a_row() -> None:
-    course = Course(TIMING, 0.0).passed().failed("503", 50.0).failed("503", 55.0)
+    course = failed(Course(TIMING, 0.0).passed(at(0.0)), "503", 50.0, 55.0)
     assert course.health.verdict is Verdict.HEALTHY
-    assert course.passed().failed("503", 60.0).health.verdict is Verdict.HEALTHY
-    course = course.failed("503", 60.0)
-    assert (course.health.verdict, course.health.overdue) == (Verdict.UNHEALTHY, False)
-    assert course.passed().health.verdict is Verdict.HEALTHY
+    assert failed(course.passed(at(56.0)), "503", 60.0).health.verdict is Verdict.HEALTHY
+    course = failed(course, "503", 60.0)
+    assert course.health == Health(Verdict.UNHEALTHY, overdue=False, message="503", since=at(60.0))
+    assert failed(course, "504", 65.0).health == Health(Verdict.UNHEALTHY, message="504", since=at(60.0))
+    assert course.passed(at(66.0)).health.verdict is Verdict.HEALTHY
+
+
+@pytest.mark.parametrize(
+    ("healths", "expected"),
+    [
+        ([], Health(Verdict.CHECKING)),
+        (
+            [Health(Verdict.HEALTHY, since=at(1.0)), Health(Verdict.HEALTHY, since=at(3.0))],
+            Health(Verdict.HEALTHY, since=at(3.0)),
+        ),
+        (
+            [Health(Verdict.HEALTHY), Health(Verdict.CHECKING, message="refused")],
+            Health(Verdict.CHECKING, message="refused"),
+        ),
+        (
+            [Health(Verdict.CHECKING, message="refused"), Health(Verdict.UNHEALTHY, message="503", since=at(2.0))],
+            Health(Verdict.CHECKING, message="refused; 503"),
+        ),
+        (
+            [Health(Verdict.CHECKING), Health(Verdict.UNHEALTHY, overdue=True, message="503", since=at(2.0))],
+            Health(Verdict.UNHEALTHY, overdue=True, message="503", since=at(2.0)),
+        ),
+        (
+            [
+                Health(Verdict.UNHEALTHY, message="503", since=at(9.0)),
+                Health(Verdict.UNHEALTHY, message="no answer", since=at(2.0)),
+            ],
+            Health(Verdict.UNHEALTHY, message="503; no answer", since=at(2.0)),
+        ),
+    ],
+)
+def test_all_probes_have_to_pass(healths: list[Health], expected: Health) -> None:
+    assert combined(healths) == expected
+
+
+class Answers:
+    """Answers that the test gives, by probe; asking waits for them."""
+
+    def __init__(self) -> None:
+        self.given: dict[Probe, asyncio.Queue[str | EngineUnavailable]] = {HTTP: asyncio.Queue(), TCP: asyncio.Queue()}
+        self.changes: asyncio.Queue[str] = asyncio.Queue()
+        self.monitor = Monitor(self.question, self.changes.put_nowait, lambda: at(1.0))
+
+    def question(self, probe: Probe, _container: str, _address: str) -> Question:
+        async def ask() -> str:
+            answer = await self.given[probe].get()
+            if isinstance(answer, EngineUnavailable):
+                raise answer
+            return answer
+
+        return ask
+
+    def watch(self, each: Container, *probes: Probe) -> None:
+        self.monitor.watch(str(ENV), want().network, [(each, probes)])
+
+    async def changed(self) -> Verdict:
+        async with asyncio.timeout(20):
+            await self.changes.get()
+        (found,) = self.monitor.of(str(ENV)).values()
+        return found.verdict
+
+
+async def test_a_container_is_healthy_when_its_last_probe_has_passed() -> None:
+    answers = Answers()
+    answers.watch(container(service()), HTTP, TCP)
+    answers.given[HTTP].put_nowait("")
+    answers.given[TCP].put_nowait("refused")
+    assert await answers.changed() is Verdict.CHECKING
+    answers.given[TCP].put_nowait("")
+    assert await answers.changed() is Verdict.HEALTHY
+    answers.monitor.close()
+
+
+async def test_an_engine_that_does_not_answer_says_nothing_of_the_container() -> None:
+    answers = Answers()
+    answers.watch(container(service()), TCP)
+    for answer in (EngineUnavailable("gone"), EngineUnavailable("gone"), ""):
+        answers.given[TCP].put_nowait(answer)
+    assert await answers.changed() is Verdict.HEALTHY
+    answers.monitor.close()
+
+
+async def test_another_run_of_a_container_is_checked_from_the_start() -> None:
+    answers = Answers()
+    first = container(service())
+    answers.watch(first, TCP)
+    answers.given[TCP].put_nowait("")
+    assert await answers.changed() is Verdict.HEALTHY
+    answers.watch(replace(first, started_at="2026-01-02T00:00:00Z"), TCP)
+    assert answers.monitor.of(str(ENV)) == {}
+    answers.given[TCP].put_nowait("refused")
+    assert await answers.changed() is Verdict.CHECKING
+    answers.monitor.watch(str(ENV), want().network, [])
+    assert answers.monitor.of(str(ENV)) == {}

@@ -102,6 +102,27 @@ def test_services_that_fail_together_do_not_come_back_together() -> None:
     assert len(waits) == 8
 
 
+def test_lapses_slow_down_from_the_second_on_and_are_forgotten_after_lasting_health() -> None:
+    memory, waits = NO_MEMORY, []
+    for number in range(8):
+        waits.append(memory.lapse_wait("x"))
+        made = container(service(), identity=f"c{number}")
+        memory = memory.running(made).lapsed(made, "not healthy: answered 500")
+        # An agent that was killed before it could stop the container says so again.
+        assert memory.lapsed(made, "not healthy: answered 500") == memory
+        assert not memory.waits(NOW.mono)
+    assert waits[0] == 0.0
+    for number, wait in enumerate(waits[1:]):
+        assert min(300.0, 10.0 * 2**number) <= wait <= min(300.0, 10.0 * 2**number) * 1.1
+    assert memory.started().lapses == 8
+    assert memory.lasting().lapse_wait("x") == 0.0
+
+
+def test_the_end_of_one_that_is_replaced_is_not_counted() -> None:
+    memory = NO_MEMORY.lapsed(ended(1), "not healthy").ended(ended(1), end(5.0, 137), NOW, seed="x")
+    assert (memory.crashes, memory.last_end) == (0, None)
+
+
 def test_what_was_waited_for_ends_the_wait() -> None:
     memory = NO_MEMORY.refused(Trouble.IMAGE, "because", NOW, seed="x")
     assert memory.waits(NOW.mono)

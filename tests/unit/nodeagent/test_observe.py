@@ -131,7 +131,10 @@ def test_parsing_an_inspected_container() -> None:
     document = {
         "Id": "c1",
         "Name": "/shop",
-        "Config": {"Image": "sha256:1", "Labels": {**LABELS, "devopsellence.release": "7"}},
+        "Config": {
+            "Image": "sha256:1",
+            "Labels": {**LABELS, "devopsellence.release": "7", "devopsellence.depends_on": "db,redis"},
+        },
         "State": {"Status": "running", "StartedAt": STARTED, "FinishedAt": "0001-01-01T00:00:00Z"},
         "NetworkSettings": {"Networks": {"n": {"NetworkID": "net-1", "IPAddress": "172.18.0.2"}}},
     }
@@ -139,6 +142,13 @@ def test_parsing_an_inspected_container() -> None:
     assert (found.name, found.release, found.started_at, found.finished_at) == ("shop", 7, STARTED, "")
     assert found.running_since == pytest.approx(995.0)
     assert found.address_on("n") == "172.18.0.2"
+    assert (found.depends_on, found.exit_code) == (("db", "redis"), None)
+
+
+@pytest.mark.parametrize(("status", "code"), [("exited", 3), ("created", None), ("paused", None)])
+def test_only_an_end_has_an_exit_code(status: str, code: int | None) -> None:
+    document = {"Id": "c1", "Name": "/shop", "Config": {}, "State": {"Status": status, "ExitCode": 3}}
+    assert parse_inspected(document, Now(1000.0, AT)).exit_code == code
 
 
 def test_a_state_that_is_not_known_is_left_alone() -> None:

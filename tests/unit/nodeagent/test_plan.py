@@ -23,6 +23,7 @@ NETWORK = Network("net-1", want().network, str(ENV))
 NOW = Now(1000.0, 2000.0)
 JUST = 999.9
 HEALTHY = Health(Verdict.HEALTHY)
+UNHEALTHY = Health(Verdict.UNHEALTHY, message="answered 500", since=Now(990.0, 1990.0))
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,24 @@ ROWS = [
         health={container(NEW_WEB).id: Health(Verdict.UNHEALTHY, overdue=True)}),
     Row("without an old one it is left to try", want(NEW_WEB), [container(NEW_WEB)], [], S.STARTING, failed=True,
         health={container(NEW_WEB).id: Health(Verdict.UNHEALTHY, overdue=True)}),
-    Row("one that was healthy once and is not now is left running", want(OLD_WEB), [container(OLD_WEB)], [],
-        health={container(OLD_WEB).id: Health(Verdict.UNHEALTHY)},
+    Row("one that was healthy once and is not now is replaced at once", want(OLD_WEB), [container(OLD_WEB)],
+        ["web:stop", "web:remove", "web:create", "web:start"], health={container(OLD_WEB).id: UNHEALTHY},
         memories=about(OLD_WEB, replace(NO_MEMORY, proved=container(OLD_WEB).id))),
+    Row("the second time not before ten seconds after its start", want(OLD_WEB), [container(OLD_WEB, since=991.0)], [],
+        health={container(OLD_WEB).id: UNHEALTHY},
+        memories=about(OLD_WEB, replace(NO_MEMORY, proved=container(OLD_WEB).id, lapses=1))),
+    Row("but then", want(OLD_WEB), [container(OLD_WEB, since=988.0)],
+        ["web:stop", "web:remove", "web:create", "web:start"], health={container(OLD_WEB).id: UNHEALTHY},
+        memories=about(OLD_WEB, replace(NO_MEMORY, proved=container(OLD_WEB).id, lapses=1))),
+    Row("also when the one that took its place never was healthy", want(OLD_WEB), [container(OLD_WEB, since=900.0)],
+        ["web:stop", "web:remove", "web:create", "web:start"], health={container(OLD_WEB).id: UNHEALTHY},
+        memories=about(OLD_WEB, replace(NO_MEMORY, proved="another", lapses=2))),
+    Row("three times in a row fail it", want(OLD_WEB), [container(OLD_WEB, since=990.0)], [], failed=True,
+        health={container(OLD_WEB).id: UNHEALTHY},
+        memories=about(OLD_WEB, replace(NO_MEMORY, proved=container(OLD_WEB).id, lapses=3))),
+    Row("one that was stopped for that is made anew", want(OLD_WEB), [container(OLD_WEB, State.EXITED)],
+        ["web:remove", "web:create", "web:start"], S.STARTING,
+        memories=about(OLD_WEB, NO_MEMORY.running(container(OLD_WEB)).lapsed(container(OLD_WEB), "not healthy"))),
     Row("volumes: the new one is created before the old one stops, and starts after", want(NEW_DB),
         [container(OLD_DB)], ["web:create", "web:stop", "web:start"], S.PENDING),
     Row("volumes: the old one is removed when the new one runs", want(NEW_DB),
@@ -153,7 +169,7 @@ def test_an_assignment_without_services_needs_no_network() -> None:
 
 def test_secrets_are_named_as_what_stands_in_the_way() -> None:
     made = service(version="2")
-    made.secret_refs.add(name="PASSWORD", secret="DB_PASSWORD")  # noqa: S106 - its name  # noqa: S106 (its name)
+    made.secret_refs.add(name="PASSWORD", secret="DB_PASSWORD")
     planned = plan(want(made), Observed((container(OLD),), NETWORK), {}, NOW)
     (found,) = planned.services
     assert planned.actions == ()

@@ -8,14 +8,32 @@ from collections.abc import Callable
 import pytest
 
 from devopsellence.api.v1 import workload_pb2
+from devopsellence.nodeagent.memory import NO_MEMORY
 from devopsellence.nodeagent.model import Container, Network, State
 from devopsellence.nodeagent.spec import Desired
-from tests.unit.nodeagent.support import ENV, REMOTE, Engine, container, service, want, wanted
+from tests.unit.nodeagent.support import (
+    COMPLETED,
+    ENV,
+    HEALTHY,
+    REMOTE,
+    STARTED,
+    Engine,
+    container,
+    service,
+    want,
+    wanted,
+)
 
 OLD, NEW = service(version="1"), service(version="2")
 OLD_WEB, NEW_WEB = service(version="1", check=True), service(version="2", check=True)
 OLD_DB, NEW_DB = service("db", "1", volume=True), service("db", "2", volume=True)
 REMOTE_WEB = service(image=REMOTE)
+REDIS, NEW_REDIS = service("redis", check=True), service("redis", "2", check=True)
+APP = service("app", after={"redis": HEALTHY})
+NEW_APP = service("app", "2", check=True, after={"redis": HEALTHY, "job": COMPLETED})
+DB_AFTER = service("db", "2", volume=True, after={"redis": STARTED})
+JOB, NEW_JOB = service("job"), service("job", "2")
+AFTER_JOB = service("app", "3", after={"job": COMPLETED})
 ROUNDS = 400
 
 
@@ -28,6 +46,22 @@ def engine(*there: Container, network: bool = True) -> Engine:
 def missing() -> Engine:
     made = engine()
     made.missing.add(REMOTE)
+    return made
+
+
+def jobs(*there: Container) -> Engine:
+    """Jobs end by themselves, well."""
+    made = engine(*there)
+    made.done |= {wanted(JOB).hash, wanted(NEW_JOB).hash}
+    return made
+
+
+def lapsed(*there: Container) -> Engine:
+    """All but the last one has stopped to pass its checks."""
+    made = engine(*there)
+    made.lapsed |= {each.id for each in there[:-1]}
+    for each in there:
+        made.memories[each.service, each.hash] = NO_MEMORY.running(each)
     return made
 
 
@@ -57,6 +91,36 @@ SCENARIOS: dict[str, tuple[Callable[[], Engine], Desired]] = {
         ),
         want(NEW_DB),
     ),
+    "one after another, from nothing": (lambda: engine(network=False), want(APP, REDIS, DB_AFTER)),
+    "new versions, one after another": (
+        lambda: jobs(container(APP), container(REDIS), container(OLD_DB)),
+        want(NEW_APP, NEW_REDIS, JOB, DB_AFTER),
+    ),
+    "one that is to complete": (jobs, want(AFTER_JOB, JOB)),
+    "one that is to complete, again": (
+        lambda: jobs(container(JOB, State.EXITED, finished="t", code=0), container(AFTER_JOB)),
+        want(AFTER_JOB, NEW_JOB),
+    ),
+    "all went down": (
+        lambda: engine(container(APP, State.EXITED), container(REDIS, State.EXITED), network=False),
+        want(APP, REDIS),
+    ),
+    "healthy no more": (
+        lambda: lapsed(container(OLD_WEB), container(OLD_DB), container(REDIS)),
+        want(OLD_WEB, REDIS, OLD_DB),
+    ),
+    "healthy no more, and there is a newer version": (
+        lambda: lapsed(container(REDIS), container(APP)),
+        want(NEW_REDIS, APP),
+    ),
+    "a tombstone for what depends on one another": (
+        lambda: engine(container(APP), container(REDIS), container(service("x", after={"app": STARTED}))),
+        want(removed=True),
+    ),
+    "a tombstone for what says that it goes round in a circle": (
+        lambda: engine(container(APP), container(service("redis", after={"app": STARTED}))),
+        want(removed=True),
+    ),
     "a tombstone": (lambda: engine(container(OLD_WEB), container(OLD_DB)), want(removed=True)),
 }
 
@@ -76,6 +140,9 @@ def check(machine: Engine) -> None:
     """What must hold at every moment."""
     up = [each.service for each in machine.containers.values() if each.up]
     assert up.count("db") <= 1, "two containers share a volume"
+    for action in machine.history[-1:]:
+        if action.kind == "start" and action.hash in (wanted(APP).hash, wanted(NEW_APP).hash):
+            assert "redis" in up, "it was started before what it depends on"
 
 
 def finished(machine: Engine, goal: Desired) -> None:
@@ -83,7 +150,8 @@ def finished(machine: Engine, goal: Desired) -> None:
     assert sorted(each.hash for each in machine.containers.values()) == sorted(
         each.hash for each in goal.services.values()
     )
-    assert all(each.up for each in machine.containers.values())
+    for each in machine.containers.values():
+        assert each.up != goal.services[each.service].completes, each
     assert (machine.network is None) == goal.removed
 
 
@@ -194,6 +262,65 @@ def test_a_crash_loop_slows_down_and_fails_after_three_ends() -> None:
         machine.step(goal)
         machine.mono += 0.5
     assert machine.plan(goal).services[0].settled
+
+
+def test_what_leaves_goes_in_reverse_order() -> None:
+    machine = engine(container(APP), container(REDIS), container(service("x", after={"app": STARTED})))
+    converge(machine, want(removed=True))
+    stops = [each.service for each in machine.history if each.kind == "stop"]
+    assert stops == ["x", "app", "redis"]
+
+
+def test_one_that_is_to_complete_is_run_once_and_not_again() -> None:
+    machine, goal = jobs(), want(AFTER_JOB, JOB)
+    converge(machine, goal)
+    machine.memories.clear()
+    machine.mono += 10_000
+    converge(machine, goal)
+    assert [each.service for each in machine.history if each.kind == "start"] == ["job", "app"]
+
+
+def test_one_that_fails_is_run_until_it_completes() -> None:
+    machine, goal = engine(), want(AFTER_JOB, JOB)
+    machine.ends.add(wanted(JOB).hash)
+    for _ in range(60):
+        machine.step(goal)
+        machine.mono += 0.5
+    assert machine.plan(goal).services[1].failed
+    assert not [each for each in machine.history if each.kind == "start" and each.service == "app"]
+    machine.ends.clear()
+    machine.done.add(wanted(JOB).hash)
+    machine.mono += 400
+    converge(machine, goal)
+    finished(machine, goal)
+
+
+def test_one_that_is_never_healthy_for_long_is_replaced_ever_more_slowly_and_fails() -> None:
+    machine, goal = engine(container(OLD_WEB)), want(OLD_WEB)
+    healthy_at, failed = machine.mono, False
+    for _ in range(6000):
+        machine.step(goal)
+        # Each container is healthy for two seconds.
+        machine.lapsed |= {each.id for each in machine.containers.values() if machine.mono - each.running_since >= 2.0}
+        failed = failed or machine.plan(goal).services[0].failed
+        machine.mono += 0.1
+    stops = len([each for each in machine.history if each.kind == "stop"])
+    # 600 s: at once, then 10, 20, 40, 80, 160 and, not yet over, 300 s after a start.
+    assert machine.mono - healthy_at > 599
+    assert failed
+    assert 6 <= stops <= 7
+
+
+def test_after_ten_minutes_of_health_it_is_replaced_at_once_again() -> None:
+    machine, goal = lapsed(container(OLD_WEB), container(REDIS)), want(OLD_WEB, REDIS)
+    converge(machine, goal)
+    machine.mono += 601
+    converge(machine, goal)
+    assert machine.memories["web", wanted(OLD_WEB).hash].lapses == 0
+    (mine,) = [each for each in machine.containers.values() if each.service == "web"]
+    machine.lapsed.add(mine.id)
+    machine.step(goal)
+    assert machine.history[-1].kind == "stop"
 
 
 def test_the_same_input_gives_the_same_plan() -> None:

@@ -11,7 +11,7 @@ from devopsellence.nodeagent.memory import NO_MEMORY, Trouble
 from devopsellence.nodeagent.model import Container, End, Health, Network, Now, Observed, State, Verdict
 from devopsellence.nodeagent.plan import plan
 from devopsellence.nodeagent.spec import Desired
-from tests.unit.nodeagent.support import ENV, REMOTE, UID, container, service, want, wanted
+from tests.unit.nodeagent.support import COMPLETED, ENV, REMOTE, UID, container, service, want, wanted
 
 A = stored_pb2.AssignmentStatus
 S = stored_pb2.ServiceStatus
@@ -82,6 +82,27 @@ def test_a_pull_says_how_far_it_is() -> None:
     memory = replace(NO_MEMORY, image_missing=True)
     found = status(want(made), memories={("web", wanted(made).hash): memory})
     assert found.services[0].reason == f"pulling {REMOTE}: 3 of 7 layers"
+
+
+def test_since_when_one_is_not_healthy() -> None:
+    there = container(OLD)
+    since = Now(990.0, 1990.5)
+    seen = Observed((there,), NETWORK, {there.id: Health(Verdict.UNHEALTHY, message="answered 500", since=since)})
+    memories = {("web", wanted(OLD).hash): replace(NO_MEMORY, proved=there.id, lapses=1)}
+    made = plan(want(OLD), seen, memories, Now(1000.0, 2000.0))
+    (web,) = report.status(want(OLD), made, memories, {}, "").services
+    assert (web.health, web.unhealthy_since.ToMilliseconds()) == (S.UNHEALTHY, 1_990_500)
+    assert not status(want(OLD), there).services[0].HasField("unhealthy_since")
+
+
+def test_one_that_has_completed_is_settled_and_names_its_container() -> None:
+    job = service("job")
+    goal = want(job, service(version="1", after={"job": COMPLETED}))
+    done = container(job, State.EXITED, finished="t1", code=0)
+    memories = {("job", wanted(job).hash): replace(NO_MEMORY, examined=done.end_key)}
+    found = status(goal, done, container(service(version="1")), memories=memories)
+    assert found.phase == A.SETTLED
+    assert (found.services[0].phase, found.services[0].container) == (S.COMPLETED, done.id[:12])
 
 
 def test_what_is_on_its_way_out_is_told_until_it_is_gone() -> None:

@@ -9,9 +9,16 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.nodeagent import naming
-from devopsellence.nodeagent.spec import create_body, desired, objection, obstacle, pull_reference, spec_hash
+from devopsellence.nodeagent.body import container_labels, create_body
+from devopsellence.nodeagent.spec import (
+    desired,
+    objection,
+    obstacle,
+    pull_reference,
+    spec_hash,
+)
 from devopsellence.store.keys import EnvironmentRef
-from tests.unit.nodeagent.support import ENV, IMAGE, REMOTE, UID, service, want
+from tests.unit.nodeagent.support import ENV, HEALTHY, IMAGE, REMOTE, STARTED, UID, service, want
 
 Change = Callable[[workload_pb2.Service], object]
 
@@ -38,7 +45,7 @@ MATTERS: dict[str, Change] = {
     "args": lambda s: s.args.append("x"),
     "args in another order": lambda s: s.args.reverse(),
     "env": lambda s: s.env.update({"A": "1"}),
-    "secret": lambda s: s.secret_refs.add(name="A", secret="B"),  # noqa: S106
+    "secret": lambda s: s.secret_refs.add(name="A", secret="B"),
     "volume": lambda s: s.volumes.add(source="x", target="/x"),
     "cpu": lambda s: setattr(s.resources, "cpu_millis", 1),
     "memory": lambda s: setattr(s.resources, "memory_mib", 1),
@@ -92,7 +99,7 @@ def test_names_are_what_docker_takes_and_do_not_collide() -> None:
 
 def test_the_body_of_the_create_call() -> None:
     goal = want(full(), release=4)
-    body = create_body(goal.services["web"], goal)
+    body = create_body(goal.services["web"], goal, {})
     assert body["Image"] == IMAGE
     assert (body["Entrypoint"], body["Cmd"]) == (["/bin/serve"], ["--port", "3000"])
     assert body["StopTimeout"] == 3
@@ -116,7 +123,7 @@ def test_the_body_of_the_create_call() -> None:
 
 
 def test_what_is_not_said_is_left_to_the_image() -> None:
-    body = create_body(want(service()).services["web"], want(service()))
+    body = create_body(want(service()).services["web"], want(service()), {})
     assert "Entrypoint" not in body
     assert "Cmd" not in body
     assert body["StopTimeout"] == 10
@@ -128,7 +135,6 @@ def test_what_is_not_said_is_left_to_the_image() -> None:
     [
         (lambda s: setattr(s.image, "pinned", ""), "not pinned"),
         (lambda s: setattr(s.image, "pinned", "redis:7"), "'redis:7'"),
-        (lambda s: s.secret_refs.add(name="A", secret="DB"), "DB"),  # noqa: S106
         (lambda s: setattr(s.healthcheck, "path", "/up HTTP/1.1\r\nX: y"), "health check's path"),
         (lambda s: setattr(s.healthcheck, "path", "/up"), "no port"),
     ],
@@ -157,6 +163,22 @@ def test_an_assignment_must_be_what_its_key_says() -> None:
 def test_only_a_registrys_digest_can_be_pulled() -> None:
     assert pull_reference(REMOTE) == ("registry.example/shop", "sha256:" + "b" * 64)
     assert pull_reference(IMAGE) is None
+
+
+def test_what_it_is_stopped_before_is_on_the_container() -> None:
+    made = service(after={"redis": HEALTHY, "db": STARTED})
+    labels = container_labels(want(made).services["web"], want(made))
+    assert labels["devopsellence.depends_on"] == "db,redis"
+    assert "devopsellence.depends_on" not in container_labels(want(service()).services["web"], want(service()))
+    assert spec_hash(made) == spec_hash(service())
+
+
+def test_those_that_wait_for_themselves_cannot_run() -> None:
+    goal = want(
+        service(after={"db": STARTED}), service("db", after={"web": STARTED}), service("x", after={"db": STARTED})
+    )
+    assert goal.services["web"].obstacle == "it depends on itself: web → db → web"
+    assert goal.services["x"].obstacle == ""
 
 
 def test_a_tombstone_wants_nothing() -> None:

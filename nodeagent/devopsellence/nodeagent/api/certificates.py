@@ -1,0 +1,107 @@
+"""The certificate that the agent answers with: the node's own, the one that opens etcd for it.
+
+Its files are looked at anew for each connection, so that a renewed certificate needs no restart.
+"""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+import structlog
+
+_ROUNDS: Final = 6
+_log = structlog.get_logger()
+
+
+class CertificateProblem(Exception):
+    """The certificate cannot be used; says which file, and why."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """PEM files: the authority that callers' certificates are of, and this node's certificate and key."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+    def stamps(self) -> tuple[int, ...]:
+        """Changes when a file does."""
+        return tuple(path.stat().st_mtime_ns for path in (self.authority, self.certificate, self.key))
+
+
+class Certificates:
+    """Server credentials that follow their files.
+
+    Raises:
+        CertificateProblem: a file cannot be read, or the key is another certificate's.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._stamps, self._current = self._read()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Every caller must show a certificate of the authority."""
+        return grpc.dynamic_ssl_server_credentials(self._current, self._newest, require_client_authentication=True)
+
+    def _newest(self) -> grpc.ServerCertificateConfiguration:
+        """For each connection, on a thread of gRPC's. Files in the middle of being replaced are for the next one."""
+        with suppress(OSError):
+            if self._files.stamps() == self._stamps:
+                return self._current
+        try:
+            self._stamps, self._current = self._read()
+        except CertificateProblem as problem:
+            _log.warning("the certificate that was used before is used on", problem=str(problem))
+        return self._current
+
+    def _read(self) -> tuple[tuple[int, ...], grpc.ServerCertificateConfiguration]:
+        files = self._files
+        try:
+            stamps = files.stamps()
+            authority, certificate, key = (
+                path.read_bytes() for path in (files.authority, files.certificate, files.key)
+            )
+            _context(files)
+        except ssl.SSLError as error:
+            raise CertificateProblem(f"{files.key} is not the key of {files.certificate}: {error.reason}") from error
+        except OSError as error:
+            raise CertificateProblem(f"{error.filename} cannot be read: {error.strerror}") from error
+        return stamps, grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
+
+
+def expires(files: Files, server_name: str) -> float:
+    """When the certificate expires, in seconds since the epoch, if it is one that callers accept for ``server_name``.
+
+    Found out as a caller would: by shaking hands with ourselves, in memory.
+
+    Raises:
+        CertificateProblem: they would not accept it, and why.
+    """
+    try:
+        asking = ssl.create_default_context(cafile=str(files.authority))
+        forth, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+        caller = asking.wrap_bio(back, forth, server_hostname=server_name)
+        answerer = _context(files).wrap_bio(forth, back, server_side=True)
+        for _ in range(_ROUNDS):
+            for side in (caller, answerer):
+                with suppress(ssl.SSLWantReadError):
+                    side.do_handshake()
+    except ssl.SSLCertVerificationError as error:
+        raise CertificateProblem(f"callers do not accept {files.certificate}: {error.verify_message}") from error
+    except (OSError, ValueError) as error:
+        raise CertificateProblem(f"{files.certificate} cannot be used: {error}") from error
+    certificate = caller.getpeercert() or {}
+    return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))
+
+
+def _context(files: Files) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate, files.key)
+    return context

@@ -1,0 +1,170 @@
+"""The calls of the API: who may, what about, and whose work it is. One instance serves every call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, Final, Protocol, TypeVar
+
+import grpc
+import grpc.aio
+import structlog
+
+from devopsellence.api.v1.agent_pb2 import (
+    DiagnoseAnswer,
+    DiagnoseRequest,
+    FindImagesAnswer,
+    FindImagesRequest,
+    LoadImageAnswer,
+    LoadImageRequest,
+    LogsAnswer,
+    LogsRequest,
+    RunRequest,
+    RunStart,
+    SendLayerAnswer,
+    SendLayerRequest,
+)
+from devopsellence.nodeagent.api import callers, targets
+from devopsellence.nodeagent.api.diagnose import Diagnosis
+from devopsellence.nodeagent.api.execution import Execution
+from devopsellence.nodeagent.api.logs import Tail
+from devopsellence.nodeagent.api.oneoff import OneOff
+from devopsellence.nodeagent.api.refusal import Refusal
+from devopsellence.nodeagent.api.session import Answer, Requests, opening
+from devopsellence.nodeagent.assigned import Assignments
+from devopsellence.nodeagent.engine import Engine
+from devopsellence.nodeagent.model import Container
+from devopsellence.nodeagent.pool import Pool
+from devopsellence.nodeagent.secrets import Vault
+from devopsellence.nodeagent.spec import Desired
+from devopsellence.store.keys import EnvironmentRef, InvalidName, check_name
+
+T = TypeVar("T")
+_Context = grpc.aio.ServicerContext[Any, Any]
+_Code = grpc.StatusCode
+#: An empty command would be the engine's error; a very long one is not meant.
+_MAX_ARGUMENTS: Final = 10_000
+_log = structlog.get_logger()
+
+
+class ImageCalls(Protocol):
+    """Images that come by the API."""
+
+    async def find(self, request: FindImagesRequest) -> FindImagesAnswer: ...
+
+    async def send_layer(self, requests: AsyncIterator[SendLayerRequest]) -> SendLayerAnswer: ...
+
+    async def load(self, request: LoadImageRequest) -> LoadImageAnswer: ...
+
+
+class Service:
+    """Answers the calls of ``agent.proto``, whose names its methods have."""
+
+    def __init__(
+        self,
+        node: str,
+        engine: Engine,
+        assignments: Assignments,
+        vault: Vault,
+        images: ImageCalls,
+        diagnosis: Diagnosis,
+    ) -> None:
+        self._node = node
+        self._engine = engine
+        self._assignments = assignments
+        self._vault = vault
+        self._images = images
+        self._diagnosis = diagnosis
+        self._unsealing = Pool(1, "unseal")
+        #: Ending what a caller has left behind.
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def Logs(self, request: LogsRequest, context: _Context) -> None:  # noqa: N802 - the call's name
+        await self._serve(context, "Logs", lambda: self._logs(request, context.write))
+
+    async def Exec(self, requests: AsyncIterator[RunRequest], context: _Context) -> None:  # noqa: N802
+        await self._serve(context, "Exec", lambda: self._exec(requests, context.write))
+
+    async def RunTask(self, requests: AsyncIterator[RunRequest], context: _Context) -> None:  # noqa: N802
+        await self._serve(context, "RunTask", lambda: self._run_task(requests, context.write))
+
+    async def Diagnose(self, _: DiagnoseRequest, context: _Context) -> DiagnoseAnswer:  # noqa: N802
+        return await self._serve(context, "Diagnose", self._diagnosis.answer)
+
+    async def FindImages(self, request: FindImagesRequest, context: _Context) -> FindImagesAnswer:  # noqa: N802
+        return await self._serve(context, "FindImages", lambda: self._images.find(request))
+
+    async def SendLayer(  # noqa: N802
+        self, requests: AsyncIterator[SendLayerRequest], context: _Context
+    ) -> SendLayerAnswer:
+        return await self._serve(context, "SendLayer", lambda: self._images.send_layer(requests))
+
+    async def LoadImage(self, request: LoadImageRequest, context: _Context) -> LoadImageAnswer:  # noqa: N802
+        return await self._serve(context, "LoadImage", lambda: self._images.load(request))
+
+    async def close(self, seconds: float) -> None:
+        """Wait for what is being ended, but not for longer."""
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=seconds)
+
+    async def _serve(self, context: _Context, call: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do the work for an operator; every other end is a refusal."""
+        try:
+            caller = callers.caller(context.auth_context())
+            _log.info("called", call=call, caller=caller, peer=context.peer())
+            return await work()
+        except Exception as error:  # noqa: BLE001 - the caller is told, and what is a bug is logged
+            why = callers.refusal(error)
+            if why.code is _Code.INTERNAL:
+                _log.exception("a call failed in the agent itself", call=call)
+            await callers.abort(context, self._node, why)
+
+    async def _logs(self, request: LogsRequest, answer: Callable[[LogsAnswer], Awaitable[None]]) -> None:
+        env, want, containers = self._environment(request.environment)
+        targets.check_services(env, self._node, request.services, targets.services(want, containers))
+        await Tail(self._engine, str(env), request, answer).run()
+
+    async def _exec(self, requests: Requests, answer: Answer) -> None:
+        start = await opening(requests, "command")
+        env, want, containers = self._environment(start.environment)
+        if not 0 < len(start.command.command) <= _MAX_ARGUMENTS:
+            raise Refusal(_Code.INVALID_ARGUMENT, "there is no command to run")
+        service = start.command.service
+        targets.check_services(env, self._node, [service], targets.services(want, containers))
+        execution = Execution(self._engine, targets.running(want, containers, service, self._node).id)
+        try:
+            await execution.run(start, requests, answer)
+        finally:
+            self._end(execution.abandon())
+
+    async def _run_task(self, requests: Requests, answer: Answer) -> None:
+        start = await opening(requests, "task")
+        env, want, _ = self._environment(start.environment)
+        try:
+            check_name("task", start.task.name)
+        except InvalidName as error:
+            raise Refusal(_Code.INVALID_ARGUMENT, str(error)) from error
+        targets.check_services(env, self._node, [start.task.service], want.services if want is not None else ())
+        await self._run_one_off(want, start, requests, answer)
+
+    async def _run_one_off(self, want: Desired | None, start: RunStart, requests: Requests, answer: Answer) -> None:
+        if want is None:
+            raise Refusal(_Code.NOT_FOUND, f"nothing of {start.environment} is assigned to node {self._node}")
+        one_off = OneOff(self._engine, self._vault, self._unsealing)
+        try:
+            await one_off.run(want, want.services[start.task.service], start, requests, answer)
+        finally:
+            self._end(one_off.abandon())
+
+    def _environment(self, named: str) -> tuple[EnvironmentRef, Desired | None, tuple[Container, ...]]:
+        """What is assigned of an environment, and its containers here."""
+        known = {str(each) for each in self._assignments.environments} | self._engine.view.environments
+        env = targets.environment(self._node, named, known)
+        containers, _ = self._engine.view.of(str(env), "")
+        return env, self._assignments.look(env).want, containers
+
+    def _end(self, ending: Coroutine[Any, Any, None]) -> None:
+        """Apart from the call, which may have been cancelled."""
+        task = asyncio.create_task(ending)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)

@@ -1,0 +1,241 @@
+"""The API as it is served, over real mutual TLS and a real Docker Engine. What is assigned is made up."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+import grpc.aio
+
+from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest
+from devopsellence.cli.agents import Agent, connect
+from devopsellence.cli.pki import CertificateAuthority, Request
+from devopsellence.nodeagent import naming
+from devopsellence.nodeagent.api.certificates import Files
+from devopsellence.nodeagent.api.server import Api, Listen
+from devopsellence.nodeagent.api.service import ImageCalls
+from devopsellence.nodeagent.assigned import Assigned, Assignments
+from devopsellence.nodeagent.engine import Callbacks, Engine
+from devopsellence.nodeagent.secrets import Vault
+from devopsellence.nodeagent.spec import Desired, desired
+from devopsellence.peers import server_name
+from devopsellence.sealed import Identity
+from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.settings import Settings
+from tests.integration.nodeagent.harness import docker
+from tests.support.images import small_image
+
+if TYPE_CHECKING:
+    from devopsellence.api.v1.agent_pb2_grpc import AgentAsyncStub
+
+    Call: TypeAlias = grpc.aio.StreamStreamCall[RunRequest, RunAnswer]
+
+ENV = EnvironmentRef("acme", "shop", "production")
+NODE = "n1"
+
+
+class Pki:
+    """An authority, and certificates of it."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self.authority = folder / "ca.crt"
+        self.now = datetime.datetime.now(datetime.UTC)
+        self._ca = CertificateAuthority.create("authority of a test", self.now)
+        self.authority.write_bytes(self._ca.issued.certificate)
+
+    def files(self, common_name: str, *names: str, age: int = 0, file: str = "") -> Files:
+        """A certificate, made ``age`` days ago, in place of the one in ``file`` if that is given."""
+        made = self._ca.issue(Request(common_name, names), self.now - datetime.timedelta(days=age))
+        stem = self._folder / (file or uuid.uuid4().hex)
+        made.write(stem.with_suffix(".crt"), stem.with_suffix(".key"))
+        return Files(self.authority, stem.with_suffix(".crt"), stem.with_suffix(".key"))
+
+    def node(self, node: str = NODE) -> Files:
+        """The certificate that a node answers with; anew, each time."""
+        return self.files(f"node:{node}", server_name(node), file=f"node-{node}")
+
+
+def settings(files: Files) -> Settings:
+    """What a command line that has this certificate would use."""
+    return Settings(("127.0.0.1:1",), ca_cert=files.authority, cert=files.certificate, key=files.key)
+
+
+@dataclass
+class Following:
+    """Stands in for :class:`Assignments`: what a test says is assigned."""
+
+    wants: dict[EnvironmentRef, Desired] = field(default_factory=dict)
+    unread: str = ""
+
+    @property
+    def environments(self) -> set[EnvironmentRef]:
+        return set(self.wants)
+
+    def look(self, env: EnvironmentRef) -> Assigned:
+        return Assigned(self.wants.get(env))
+
+
+class NoImages:
+    """There are none by this API."""
+
+
+@dataclass
+class Place:
+    """One node: its engine's containers, and its API."""
+
+    engine: Engine
+    following: Following
+    uid: str
+    pki: Pki
+    address: str = ""
+
+    def assign(self, *services: workload_pb2.Service) -> Desired:
+        """What is assigned from now on."""
+        assignment = stored_pb2.Assignment(
+            node=NODE,
+            node_uid=self.uid,
+            organization=ENV.organization,
+            project=ENV.project,
+            environment=ENV.environment,
+            generation=1,
+            release=1,
+            services=services,
+        )
+        want = self.following.wants[ENV] = desired(assignment, ENV, self.uid)
+        return want
+
+    def run(self, service: str, *command: str, name: str = "", release: int = 1) -> str:
+        """A service's container, as the agent would make it; its id."""
+        labels = {
+            **naming.environment_labels(NODE, self.uid, ENV),
+            naming.LABEL_SERVICE: service,
+            naming.LABEL_RELEASE: str(release),
+        }
+        given = [part for key, value in labels.items() for part in ("--label", f"{key}={value}")]
+        named = ("--name", name) if name else ()
+        return docker("run", "-d", *named, *given, small_image(), *command)
+
+    async def start(self, service: str, *command: str, release: int = 1) -> str:
+        """The same, once the agent has seen it."""
+        made = await asyncio.to_thread(lambda: self.run(service, *command, release=release))
+        await self.engine.look(made)
+        return made
+
+    def network(self) -> None:
+        labels = naming.environment_labels(NODE, self.uid, ENV)
+        given = [part for key, value in labels.items() for part in ("--label", f"{key}={value}")]
+        docker("network", "create", *given, naming.network_name(self.uid, ENV))
+
+    def client(self, files: Files | None = None) -> AbstractAsyncContextManager[AgentAsyncStub]:
+        """An operator's stub, or that of whoever has ``files``."""
+        return connect(settings(files or self.pki.files("operator:ann")), Agent(NODE, self.address))
+
+    def clean(self) -> None:
+        labelled = ("--filter", f"label={naming.LABEL_NODE_UID}={self.uid}")
+        if containers := docker("ps", "-aq", *labelled).split():
+            docker("rm", "-f", "-v", *containers)
+        if networks := docker("network", "ls", "-q", *labelled).split():
+            docker("network", "rm", *networks)
+
+
+@asynccontextmanager
+async def place(folder: Path, host: str = "unix:///var/run/docker.sock") -> AsyncIterator[Place]:
+    """A node that answers, until the block ends."""
+    uid = f"test-{uuid.uuid4().hex}"
+    connected = asyncio.Event()
+    engine = Engine(host, uid, Callbacks(lambda _env: None, lambda: None, lambda: connected.set()))
+    made = Place(engine, Following(), uid, Pki(folder / "pki"))
+    running = asyncio.create_task(engine.run())
+    api = Api(
+        Listen("127.0.0.1:0", "", made.pki.node()),
+        folder,
+        stored_pb2.Heartbeat(node=NODE, uid=uid, agent_version="1.2.3", hostname="here"),
+        engine,
+        cast("Assignments", made.following),
+        Vault(Identity.generate()),
+        cast("ImageCalls", NoImages()),
+    )
+    made.address = api.address
+    try:
+        await asyncio.wait_for(connected.wait(), 20)
+        await api.start()
+        yield made
+    finally:
+        await api.stop()
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        await asyncio.to_thread(made.clean)
+
+
+@dataclass
+class Ran:
+    """How a command ended."""
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+    exit_code: int | None = None
+    container: str = ""
+
+    def take(self, answer: RunAnswer) -> None:
+        match answer.WhichOneof("kind"):
+            case "started":
+                self.container = answer.started.container
+            case "stdout":
+                self.stdout += answer.stdout
+            case "stderr":
+                self.stderr += answer.stderr
+            case "exit_code":
+                self.exit_code = answer.exit_code
+
+
+def command(service: str, *words: str, interactive: bool = False, tty: bool = False) -> RunRequest:
+    """The start of a command."""
+    request = RunRequest()
+    request.start.environment = str(ENV)
+    request.start.command.service = service
+    request.start.command.command.extend(words)
+    request.start.interactive, request.start.tty = interactive, tty
+    return request
+
+
+async def execute(stub: AgentAsyncStub, start: RunRequest, more: Sequence[RunRequest] = ()) -> Ran:
+    """Run a command to its end with all of this input."""
+
+    async def requests() -> AsyncIterator[RunRequest]:
+        yield start
+        for each in more:
+            yield each
+
+    ran = Ran()
+    async for answer in stub.Exec(requests()):
+        ran.take(answer)
+    return ran
+
+
+async def answered(call: Call) -> RunAnswer:
+    """The next answer; fails if the call has ended."""
+    answer = await call.read()
+    assert isinstance(answer, RunAnswer), await call.code()
+    return answer
+
+
+async def first_output(call: Call, seen: Ran) -> None:
+    """Until something is on stdout."""
+    while not seen.stdout:
+        seen.take(await answered(call))
+
+
+async def rest(call: Call, seen: Ran) -> None:
+    """Until the call has ended."""
+    while isinstance(answer := await call.read(), RunAnswer):
+        seen.take(answer)

@@ -1,0 +1,128 @@
+"""Who may ask, and what becomes of everybody else."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import grpc
+import grpc.aio
+import pytest
+
+from devopsellence.api.v1.agent_pb2 import DiagnoseRequest, LogsRequest
+from devopsellence.api.v1.agent_pb2_grpc import AgentStub
+from devopsellence.api.v1.stored_pb2 import Heartbeat
+from devopsellence.nodeagent.api.certificates import CertificateProblem, Files, expires
+from devopsellence.nodeagent.api.server import Api, ApiError, Listen
+from devopsellence.nodeagent.secrets import Vault
+from devopsellence.peers import server_name
+from devopsellence.sealed import Identity
+from tests.integration.agentapi.harness import ENV, NODE, Pki, Place, command, execute
+
+if TYPE_CHECKING:
+    from devopsellence.nodeagent.api.service import ImageCalls
+    from devopsellence.nodeagent.assigned import Assignments
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.mark.parametrize("name", ["root", "operator:bob"])
+async def test_operators_are_answered(here: Place, name: str) -> None:
+    async with here.client(here.pki.files(name)) as stub:
+        assert (await stub.Diagnose(DiagnoseRequest())).node == NODE
+
+
+@pytest.mark.parametrize("name", ["node:n1", "node:n2", "controller", "operator:", "Root"])
+async def test_other_certificates_of_the_cluster_are_refused_by_every_call(here: Place, name: str) -> None:
+    await here.start("web", "sleep", "1000")
+    async with here.client(here.pki.files(name)) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as first:
+            await stub.Diagnose(DiagnoseRequest())
+        with pytest.raises(grpc.aio.AioRpcError) as second:
+            await execute(stub, command("web", "true"))
+        with pytest.raises(grpc.aio.AioRpcError) as third:
+            await stub.Logs(LogsRequest(environment=str(ENV))).read()
+    for caught in (first, second, third):
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert name in str(caught.value.details())
+        assert ("devopsellence-refused-by", NODE) in list(caught.value.trailing_metadata() or ())
+
+
+async def test_a_strangers_authority_is_not_believed(here: Place, tmp_path: Path) -> None:
+    stranger = Pki(tmp_path / "stranger").files("root")
+    await _unanswered(here, Files(here.pki.authority, stranger.certificate, stranger.key))
+
+
+async def test_without_a_certificate_nobody_is_answered(here: Place) -> None:
+    options = [("grpc.ssl_target_name_override", server_name(NODE))]
+    credentials = grpc.ssl_channel_credentials(here.pki.authority.read_bytes())
+    async with grpc.aio.secure_channel(here.address, credentials, options=options) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await AgentStub(channel).Diagnose(DiagnoseRequest())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_an_expired_certificate_is_not_believed(here: Place) -> None:
+    await _unanswered(here, here.pki.files("operator:old", age=400))
+
+
+async def test_a_renewed_certificate_is_shown_without_a_restart(here: Place) -> None:
+    def shown() -> str:
+        operator = here.pki.files("operator:ann")
+        context = ssl.create_default_context(cafile=str(operator.authority))
+        context.load_cert_chain(operator.certificate, operator.key)
+        context.set_alpn_protocols(["h2"])
+
+        host, _, port = here.address.rpartition(":")
+        with (
+            socket.create_connection((host, int(port)), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname=server_name(NODE)) as secure,
+        ):
+            return str((secure.getpeercert() or {})["serialNumber"])
+
+    before = await asyncio.to_thread(shown)
+    assert await asyncio.to_thread(shown) == before
+    here.pki.node()
+    assert await asyncio.to_thread(shown) != before
+    # In the middle of being replaced: the key is another one already.
+    broken = here.pki.node()
+    now = await asyncio.to_thread(shown)
+    broken.key.write_bytes(here.pki.files("operator:x").key.read_bytes())
+    assert await asyncio.to_thread(shown) == now
+
+
+async def test_a_port_that_is_taken_and_a_certificate_that_is_missing_say_so(here: Place, tmp_path: Path) -> None:
+    def listen(at: Listen) -> Api:
+        vault, images = Vault(Identity.generate()), cast("ImageCalls", None)
+        beat = Heartbeat(node=NODE, uid=here.uid)
+        return Api(at, tmp_path, beat, here.engine, cast("Assignments", here.following), vault, images)
+
+    files = here.pki.node()
+    with pytest.raises(ApiError, match=f"cannot listen at {here.address}"):
+        listen(Listen(here.address, "", files))
+    with pytest.raises(ApiError, match=r"nothing\.crt cannot be read: No such file"):
+        listen(Listen("127.0.0.1:0", "", Files(files.authority, tmp_path / "nothing.crt", files.key)))
+
+
+def test_when_a_certificate_expires_is_found_out_as_a_caller_would(tmp_path: Path) -> None:
+    pki = Pki(tmp_path)
+    left = expires(pki.node(), server_name(NODE)) - pki.now.timestamp()
+    assert 364 < left / 86400 < 366
+    for files, why in [
+        (pki.node("n2"), "Hostname mismatch"),
+        (pki.files("node:n1", server_name(NODE), age=400), "expired"),
+        (pki.files("node:n1"), "purpose"),
+        (Files(tmp_path / "nothing", pki.authority, pki.authority), "cannot be used"),
+    ]:
+        with pytest.raises(CertificateProblem, match=why):
+            expires(files, server_name(NODE))
+
+
+async def _unanswered(here: Place, files: Files) -> None:
+    async with here.client(files) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Diagnose(DiagnoseRequest())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -1,0 +1,33 @@
+"""What a node says of itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from devopsellence.api.v1.agent_pb2 import DiagnoseRequest
+from tests.integration.agentapi.harness import NODE, Place
+
+pytestmark = pytest.mark.docker
+
+
+async def test_a_node_that_is_well(here: Place) -> None:
+    async with here.client() as stub:
+        answer = await stub.Diagnose(DiagnoseRequest())
+    assert (answer.node, answer.node_uid, answer.agent_version, answer.hostname) == (NODE, here.uid, "1.2.3", "here")
+    assert answer.docker_version == here.engine.version
+    assert 0 < answer.disk_free_mib <= answer.disk_total_mib
+    assert 0 < answer.memory_available_mib <= answer.memory_total_mib
+    assert answer.agent_memory_mib > 0
+    checks = {each.name: each for each in answer.checks}
+    assert list(checks) == ["docker", "etcd", "disk", "memory", "certificate", "assignments"]
+    assert all(checks[name].ok and not checks[name].mend for name in ("docker", "etcd", "certificate", "assignments"))
+
+
+async def test_what_is_wrong_is_named_with_what_mends_it(here: Place) -> None:
+    here.following.unread = "/devopsellence/v1/assignments/n1/ cannot be read: etcd does not answer"
+    async with here.client() as stub:
+        answer = await stub.Diagnose(DiagnoseRequest())
+    etcd = next(each for each in answer.checks if each.name == "etcd")
+    assert not etcd.ok
+    assert etcd.message == here.following.unread
+    assert "devopsellence doctor" in etcd.mend

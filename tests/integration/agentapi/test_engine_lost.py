@@ -1,0 +1,67 @@
+"""The engine goes away in the middle of calls, and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from devopsellence.api.v1.agent_pb2 import LogsRequest
+from tests.integration.agentapi.harness import ENV, Ran, command, execute, first_output, place, rest
+from tests.integration.nodeagent.harness import docker, soon
+from tests.support.host import Host, need_host
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """What the test has left to the collector is collected here, and not in another test."""
+    yield
+    gc.collect()
+
+
+# The SDK leaves a socket to the collector when it cannot connect.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("collected")
+async def test_logs_go_on_and_commands_end_with_a_refusal(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_host()
+    with Host(tmp_path_factory.mktemp("host")) as host:
+        host.load_image("devopsellence/test:small")
+        monkeypatch.setenv("DOCKER_HOST", host.socket)
+        async with place(tmp_path_factory.mktemp("place"), host.socket) as here:
+            # Each start says one more number.
+            script = "echo x >> /count; echo $(wc -l < /count); exec sleep 1000"
+            container = await here.start("web", "sh", "-c", script)
+            async with here.client() as stub:
+                following = aiter(stub.Logs(LogsRequest(environment=str(ENV), follow=True, lines=-1)))
+                lines = [line.line for line in (await anext(following)).lines]
+                call, seen = stub.Exec(), Ran()
+                await call.write(command("web", "sh", "-c", "echo ready; sleep 1000"))
+                await first_output(call, seen)
+
+                await asyncio.to_thread(host.kill_docker)
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await rest(call, seen)
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+                assert ("devopsellence-refused-by", "n1") in list(caught.value.trailing_metadata() or ())
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await execute(stub, command("web", "true"))
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+                await asyncio.to_thread(host.start_docker)
+
+                async def connected() -> bool:
+                    return here.engine.connected
+
+                await soon("connected again", connected, seconds=30)
+                await asyncio.to_thread(docker, "start", container)
+                while len(lines) < 2:
+                    answer = await asyncio.wait_for(anext(following), 30)
+                    lines += [line.line for line in answer.lines]
+            assert lines == [b"1", b"2"]

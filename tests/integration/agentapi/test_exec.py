@@ -1,0 +1,179 @@
+"""Commands in running containers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import pytest
+
+from devopsellence.api.v1.agent_pb2 import RunRequest, WindowSize
+from tests.integration.agentapi.harness import Place, Ran, answered, command, execute, first_output, rest
+from tests.integration.nodeagent.harness import docker, soon
+
+pytestmark = pytest.mark.docker
+SECONDS = 30
+
+
+async def test_stdout_stderr_and_the_exit_code_are_apart(here: Place) -> None:
+    container = await here.start("web", "sleep", "1000")
+    async with here.client() as stub:
+        ran = await execute(stub, command("web", "sh", "-c", "echo out; echo err >&2; exit 255"))
+    assert ran == Ran(b"out\n", b"err\n", 255, container[:12])
+
+
+async def test_the_output_of_quick_commands_is_never_lost(here: Place) -> None:
+    await here.start("web", "sleep", "1000")
+    async with here.client() as stub:
+        for number in range(30):
+            ran = await execute(stub, command("web", "echo", str(number)))
+            assert (ran.stdout, ran.exit_code) == (f"{number}\n".encode(), 0)
+
+
+async def test_input_of_any_size_goes_in_and_comes_out_again(here: Place) -> None:
+    await here.start("web", "sleep", "1000")
+    pieces = [bytes([number]) * 200_000 for number in range(40)]
+    async with here.client() as stub:
+        more = [*(RunRequest(stdin=piece) for piece in pieces), RunRequest(close_stdin=True)]
+        ran = await execute(stub, command("web", "cat", interactive=True), more)
+    assert ran.stdout == b"".join(pieces)
+    assert ran.exit_code == 0
+
+
+async def test_a_command_that_is_not_there_says_so_on_stderr(here: Place) -> None:
+    await here.start("web", "sleep", "1000")
+    async with here.client() as stub:
+        ran = await execute(stub, command("web", "no-such-command"))
+    assert ran.stdout == b""
+    assert b"no-such-command" in ran.stderr
+    assert ran.exit_code in (126, 127)
+
+
+async def test_a_terminal_has_the_size_of_the_window(here: Place) -> None:
+    await here.start("web", "sleep", "1000")
+    start = command("web", "sh", "-c", "read a; stty size; read b; stty size", interactive=True, tty=True)
+    start.start.size.columns, start.start.size.rows = 99, 33
+    async with here.client() as stub:
+        call = stub.Exec()
+        await call.write(start)
+        await call.write(RunRequest(stdin=b"\n"))
+        seen = Ran()
+
+        async def until(text: bytes) -> bool:
+            while text not in seen.stdout:
+                seen.take(await answered(call))
+            return True
+
+        await asyncio.wait_for(until(b"33 99"), SECONDS)
+        await call.write(RunRequest(resize=WindowSize(columns=120, rows=40)))
+        await call.write(RunRequest(stdin=b"\n"))
+        await asyncio.wait_for(until(b"40 120"), SECONDS)
+        await rest(call, seen)
+    assert seen.exit_code == 0
+
+
+@pytest.mark.parametrize(("signal", "code"), [("SIGINT", 130), ("TERM", 143), ("SIGKILL", 137)])
+async def test_signals_reach_it(here: Place, signal: str, code: int) -> None:
+    await here.start("web", "sleep", "1000")
+    async with here.client() as stub:
+        call = stub.Exec()
+        await call.write(command("web", "sh", "-c", "echo ready; exec sleep 1000"))
+        seen = Ran()
+        await first_output(call, seen)
+        await call.write(RunRequest(signal=signal))
+        await rest(call, seen)
+    assert seen.exit_code == code
+
+
+async def test_its_process_ends_with_the_caller_also_one_that_ignores_hanging_up(here: Place) -> None:
+    container = await here.start("web", "sleep", "1000")
+    async with here.client() as stub:
+        call = stub.Exec()
+        await call.write(command("web", "sh", "-c", "trap '' HUP; echo ready; while true; do sleep 77; done"))
+        seen = Ran()
+        await first_output(call, seen)
+        assert "sleep 77" in docker("top", container)
+        call.cancel()
+
+        async def gone() -> bool:
+            return "sleep 77" not in await asyncio.to_thread(docker, "top", container)
+
+        await soon("the command has ended", gone)
+    assert docker("inspect", "-f", "{{.State.Running}}", container) == "true"
+
+
+async def test_output_that_nobody_reads_stops_the_command_and_costs_bounded_memory(here: Place) -> None:
+    container = await here.start("web", "sleep", "1000")
+    async with here.client() as stub:
+        call = stub.Exec()
+        await call.write(command("web", "yes"))
+        seen = Ran()
+        await first_output(call, seen)
+        before = _memory()
+        await _still(container)
+        assert _memory() - before < 32
+        call.cancel()
+
+        async def gone() -> bool:
+            return "yes" not in await asyncio.to_thread(docker, "top", container)
+
+        await soon("the command has ended", gone)
+
+
+async def test_what_cannot_be_run_is_refused_with_what_there_is(here: Place) -> None:
+    container = await here.start("web", "true")
+    await asyncio.to_thread(docker, "wait", container)
+    await here.engine.look(container)
+    elsewhere = command("web", "true")
+    elsewhere.start.environment = "acme/shop/staging"
+    cases = [
+        (command("web", "true"), grpc.StatusCode.FAILED_PRECONDITION, "no container of web runs on node n1 (exited)"),
+        (command("db", "true"), grpc.StatusCode.NOT_FOUND, "no service 'db' on node n1; here is web"),
+        (elsewhere, grpc.StatusCode.NOT_FOUND, "nothing of acme/shop/staging is on node n1; here is acme/shop/produc"),
+        (command("web"), grpc.StatusCode.INVALID_ARGUMENT, "no command"),
+        (RunRequest(stdin=b"x"), grpc.StatusCode.INVALID_ARGUMENT, "the first request must be the start"),
+    ]
+    async with here.client() as stub:
+        for start, code, words in cases:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await execute(stub, start)
+            assert caught.value.code() is code
+            assert words in str(caught.value.details())
+            assert ("devopsellence-refused-by", "n1") in list(caught.value.trailing_metadata() or ())
+
+
+async def test_no_descriptor_is_left(here: Place) -> None:
+    await here.start("web", "sleep", "1000")
+    async with here.client() as stub:
+        # By then every thread that asks the engine has its connection.
+        for _ in range(20):
+            await execute(stub, command("web", "true"))
+        before = _descriptors()
+        for _ in range(20):
+            await execute(stub, command("web", "true"))
+        assert _descriptors() < before + 10
+
+
+async def _still(container: str) -> None:
+    """Until the command in the container uses no more processor time: what it writes is not taken."""
+
+    async def look() -> bool:
+        first = await asyncio.to_thread(docker, "exec", container, "sh", "-c", "cat /proc/[0-9]*/stat")
+        second = await asyncio.to_thread(docker, "exec", container, "sh", "-c", "cat /proc/[0-9]*/stat")
+        return _time_of(first) == _time_of(second)
+
+    await soon("the command waits", look)
+
+
+def _time_of(stats: str) -> list[str]:
+    return [" ".join(line.split()[13:15]) for line in stats.splitlines() if "(yes)" in line]
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def _memory() -> int:
+    """MiB that this process has: the API and its caller."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // (1 << 20)

@@ -1,0 +1,188 @@
+"""The output of containers, as it was and as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from devopsellence.api.v1.agent_pb2 import LogLine, LogsRequest
+from tests.integration.agentapi.harness import ENV, Place
+from tests.integration.nodeagent.harness import docker, soon
+
+if TYPE_CHECKING:
+    from devopsellence.api.v1.agent_pb2_grpc import AgentAsyncStub
+
+pytestmark = pytest.mark.docker
+SECONDS = 30
+
+
+def request(*services: str, follow: bool = False, lines: int = -1) -> LogsRequest:
+    return LogsRequest(environment=str(ENV), services=services, follow=follow, lines=lines)
+
+
+async def lines_of(stub: AgentAsyncStub, wanted: LogsRequest) -> AsyncIterator[LogLine]:
+    async for answer in stub.Logs(wanted):
+        for line in answer.lines:
+            yield line
+
+
+async def until(lines: AsyncIterator[LogLine], enough: Callable[[list[LogLine]], bool]) -> list[LogLine]:
+    """The lines up to the first for which ``enough`` holds."""
+    seen: list[LogLine] = []
+
+    async def read() -> None:
+        while not enough(seen):
+            seen.append(await anext(lines))
+
+    await asyncio.wait_for(read(), SECONDS)
+    return seen
+
+
+async def ended(here: Place, service: str, script: str, release: int = 1) -> str:
+    container = await here.start(service, "sh", "-c", script, release=release)
+    await asyncio.to_thread(docker, "wait", container)
+    await here.engine.look(container)
+    return container
+
+
+async def test_all_of_it_with_stream_time_and_container(here: Place) -> None:
+    before = time.time()
+    container = await ended(here, "web", "echo one; echo two >&2; printf three")
+    async with here.client() as stub:
+        lines = [line async for line in lines_of(stub, request())]
+    # Between the two streams the engine keeps no order.
+    assert [line.line for line in lines if not line.stderr] == [b"one", b"three"]
+    assert [line.line for line in lines if line.stderr] == [b"two"]
+    assert {(line.service, line.container) for line in lines} == {("web", container[:12])}
+    assert all(before - 1 < line.at.seconds + line.at.nanos / 1e9 < time.time() + 1 for line in lines)
+
+
+async def test_the_last_lines_of_each_container_of_the_chosen_services(here: Place) -> None:
+    await ended(here, "web", "seq 1 1000")
+    await ended(here, "worker", "seq 1 5")
+    await ended(here, "db", "seq 1 5")
+    async with here.client() as stub:
+        lines = [line async for line in lines_of(stub, request("web", "worker", lines=2))]
+        none = [line async for line in lines_of(stub, request(lines=0))]
+    of = {service: [line.line for line in lines if line.service == service] for service in ("web", "worker", "db")}
+    assert of == {"web": [b"999", b"1000"], "worker": [b"4", b"5"], "db": []}
+    assert none == []
+
+
+async def test_since_a_moment_leaves_out_what_was_before(here: Place) -> None:
+    await ended(here, "web", "seq 1 10")
+    async with here.client() as stub:
+        lines = [line async for line in lines_of(stub, request())]
+        later = request()
+        later.since.CopyFrom(lines[6].at)
+        again = [line async for line in lines_of(stub, later)]
+    assert [line.line for line in again][-4:] == [b"7", b"8", b"9", b"10"]
+
+
+async def test_a_long_line_arrives_in_pieces(here: Place) -> None:
+    await ended(here, "web", "head -c 40000 /dev/zero | tr '\\0' x; echo; echo end")
+    async with here.client() as stub:
+        lines = [line.line async for line in lines_of(stub, request())]
+    assert b"".join(lines) == b"x" * 40000 + b"end"
+    assert len(lines) == 4
+
+
+async def test_a_container_that_restarts_is_followed_without_a_gap_or_a_repetition(here: Place) -> None:
+    script = "echo begin $(cat /n 2>/dev/null); echo again >/n; sleep 1000"
+    container = await here.start("web", "sh", "-c", script)
+    async with here.client() as stub:
+        lines = lines_of(stub, request("web", follow=True))
+        await until(lines, lambda seen: len(seen) == 1)
+        await asyncio.to_thread(docker, "kill", container)
+        await asyncio.to_thread(docker, "start", container)
+        seen = await until(lines, lambda seen: len(seen) == 1)
+        assert [line.line for line in seen] == [b"begin again"]
+
+
+async def test_a_container_that_comes_is_followed_from_its_beginning_beside_the_old(here: Place) -> None:
+    old = await here.start("web", "sh", "-c", "echo old; sleep 1000")
+    async with here.client() as stub:
+        lines = lines_of(stub, request("web", follow=True, lines=10))
+        await until(lines, lambda seen: len(seen) == 1)
+        # Not through the agent: the engine's event tells.
+        new = await asyncio.to_thread(here.run, "web", "sh", "-c", "echo new; sleep 1000", release=2)
+        await asyncio.to_thread(here.run, "other", "sh", "-c", "echo other; sleep 1000")
+        seen = await until(lines, lambda seen: len(seen) == 1)
+        assert [(line.line, line.container) for line in seen] == [(b"new", new[:12])]
+        await asyncio.to_thread(docker, "exec", old, "sh", "-c", "echo more > /proc/1/fd/1")
+        seen = await until(lines, lambda seen: len(seen) == 1)
+        assert [(line.line, line.container) for line in seen] == [(b"more", old[:12])]
+
+
+async def test_ten_thousand_lines_a_second_pass(here: Place) -> None:
+    await ended(here, "web", "seq 1 100000")
+    before = _memory()
+    async with here.client() as stub:
+        numbers = [int(line.line) async for line in lines_of(stub, request())]
+    assert numbers == list(range(1, 100001))
+    # Of which the list of numbers is some 4.
+    assert _memory() - before < 64
+
+
+async def test_a_caller_that_does_not_read_costs_bounded_memory_and_leaves_no_thread(here: Place) -> None:
+    await here.start("web", "sh", "-c", "yes $(seq 1 100 | tr '\\n' ' ')")
+    async with here.client() as stub:
+        before = _memory()
+        call = stub.Logs(request(follow=True))
+        await call.read()
+        reader = next(each for each in threading.enumerate() if each.name == "docker-log")
+        await soon("the reader waits", lambda: _waits(reader))
+        assert _memory() - before < 32
+        call.cancel()
+
+        async def gone() -> bool:
+            return not reader.is_alive()
+
+        await soon("its thread has ended", gone)
+
+
+async def test_a_silent_log_ends_with_its_caller(here: Place) -> None:
+    await here.start("web", "sh", "-c", "echo one; sleep 1000")
+    async with here.client() as stub:
+        call = stub.Logs(request(follow=True))
+        await call.read()
+        reader = next(each for each in threading.enumerate() if each.name == "docker-log")
+        call.cancel()
+
+        async def gone() -> bool:
+            return not reader.is_alive()
+
+        await soon("its thread has ended", gone)
+
+
+async def test_unknown_services_are_refused_with_what_there_is(here: Place) -> None:
+    await ended(here, "web", "true")
+    async with here.client() as stub:
+        with pytest.raises(grpc.aio.AioRpcError, match="has no service 'api' on node n1; here is web") as caught:
+            await anext(lines_of(stub, request("api")))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def _waits(thread: threading.Thread) -> bool:
+    """Whether a thread has used no processor time for a while."""
+
+    def used() -> str:
+        stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
+        return " ".join(stat.rpartition(")")[2].split()[11:13])
+
+    first = used()
+    for _ in range(10):
+        await asyncio.sleep(0.02)
+    return used() == first
+
+
+def _memory() -> int:
+    """MiB that this process has: the API and its caller."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // (1 << 20)

@@ -1,0 +1,165 @@
+"""Tasks that are run by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+
+from devopsellence.api.v1 import workload_pb2
+from devopsellence.api.v1.agent_pb2 import RunRequest
+from devopsellence.nodeagent import naming
+from devopsellence.nodeagent.api.oneoff import discard_leftovers
+from tests.integration.agentapi.harness import ENV, Place, Ran, first_output, rest
+from tests.integration.nodeagent.harness import docker, soon, worker
+
+pytestmark = pytest.mark.docker
+
+
+def task(*words: str, service: str = "web", interactive: bool = False, tty: bool = False, **env: str) -> RunRequest:
+    request = RunRequest()
+    request.start.environment = str(ENV)
+    request.start.task.CopyFrom(
+        workload_pb2.Task(name="Migrate", service=service, command=words, env=env),
+    )
+    request.start.interactive, request.start.tty = interactive, tty
+    return request
+
+
+@pytest.fixture
+async def assigned(here: Place) -> Place:
+    """With a service, its network, and nothing that runs."""
+    await asyncio.to_thread(here.network)
+    here.assign(worker("web", "sleep", "1000", COLOUR="red", SIZE="large"))
+    return here
+
+
+async def run(here: Place, start: RunRequest, *more: RunRequest) -> Ran:
+    async def requests() -> AsyncIterator[RunRequest]:
+        yield start
+        for each in more:
+            yield each
+
+    ran = Ran()
+    async with here.client() as stub:
+        async for answer in stub.RunTask(requests()):
+            ran.take(answer)
+    return ran
+
+
+def left(here: Place) -> list[str]:
+    return docker("ps", "-aq", "--filter", f"label={naming.LABEL_NODE_UID}={here.uid}").split()
+
+
+async def test_its_output_and_exit_code_and_nothing_left(assigned: Place) -> None:
+    ran = await run(assigned, task("sh", "-c", "echo $COLOUR $SIZE; echo no >&2; exit 3", SIZE="small"))
+    assert (ran.stdout, ran.stderr, ran.exit_code) == (b"red small\n", b"no\n", 3)
+    assert left(assigned) == []
+
+
+async def test_the_output_of_quick_tasks_is_never_lost(assigned: Place) -> None:
+    for number in range(8):
+        ran = await run(assigned, task("echo", str(number)))
+        assert (ran.stdout, ran.exit_code) == (f"{number}\n".encode(), 0)
+
+
+async def test_input_goes_in(assigned: Place) -> None:
+    ran = await run(assigned, task("wc", "-c", interactive=True), RunRequest(stdin=b"12345"), RunRequest(stdin=b"67"))
+    assert (ran.stdout.strip(), ran.exit_code) == (b"7", 0)
+
+
+async def test_a_terminal(assigned: Place) -> None:
+    start = task("stty", "size", interactive=True, tty=True)
+    start.start.size.columns, start.start.size.rows = 99, 33
+    assert (await run(assigned, start)).exit_code == 0
+    ran = await run(assigned, task("sh", "-c", "test -t 1 && echo terminal", interactive=True, tty=True))
+    assert ran.stdout == b"terminal\r\n"
+
+
+async def test_a_command_that_is_not_there(assigned: Place) -> None:
+    ran = await run(assigned, task("no-such-command"))
+    assert (ran.stdout, ran.exit_code) == (b"", 127)
+    assert b"no-such-command" in ran.stderr
+    assert left(assigned) == []
+
+
+async def test_a_signal(assigned: Place) -> None:
+    async with assigned.client() as stub:
+        call, seen = stub.RunTask(), Ran()
+        await call.write(task("sh", "-c", "trap 'echo bye; exit 9' TERM; echo ready; while true; do sleep 0.1; done"))
+        await first_output(call, seen)
+        await call.write(RunRequest(signal="SIGTERM"))
+        await rest(call, seen)
+    assert (seen.stdout, seen.exit_code) == (b"ready\nbye\n", 9)
+
+
+async def test_it_goes_with_its_caller(assigned: Place) -> None:
+    async with assigned.client() as stub:
+        call, seen = stub.RunTask(), Ran()
+        await call.write(task("sh", "-c", "echo ready; exec sleep 1000"))
+        await first_output(call, seen)
+        assert len(left(assigned)) == 1
+        call.cancel()
+
+        async def gone() -> bool:
+            return await asyncio.to_thread(left, assigned) == []
+
+        await soon("its container is gone", gone)
+
+
+async def test_one_whose_caller_goes_at_once_leaves_nothing(assigned: Place) -> None:
+    async with assigned.client() as stub:
+        for _ in range(3):
+            call = stub.RunTask()
+            await call.write(task("sleep", "1000"))
+            call.cancel()
+
+        # One that runs through: whatever the others had begun has been taken up before it.
+        assert (await run(assigned, task("true"))).exit_code == 0
+
+        async def gone() -> bool:
+            return await asyncio.to_thread(left, assigned) == []
+
+        await soon("their containers are gone", gone)
+
+
+async def test_what_an_earlier_agent_left_behind_is_removed_and_nothing_else(assigned: Place) -> None:
+    labels = {
+        **naming.environment_labels("n1", assigned.uid, ENV),
+        naming.LABEL_TASK: "migrate",
+    }
+    given = [part for key, value in labels.items() for part in ("--label", f"{key}={value}")]
+    one_off = ("--label", f"{naming.LABEL_ONE_OFF}=true")
+
+    def make(*more: str, command: str) -> str:
+        image = worker("x").image.pinned
+        return docker("run", "-d", "--stop-timeout", "0", *given, *more, image, "sh", "-c", command)
+
+    await asyncio.to_thread(lambda: (make(*one_off, command="true"), make(*one_off, command="sleep 1000")))
+    release_task = await asyncio.to_thread(lambda: make(command="true"))
+    await discard_leftovers(assigned.engine, assigned.uid)
+    assert left(assigned) == [release_task[:12]]
+
+
+async def test_what_cannot_be_run_is_refused(assigned: Place) -> None:
+    bad = task("true")
+    bad.start.task.name = "../x"
+    for start, code in [
+        (task("true", service="db"), grpc.StatusCode.NOT_FOUND),
+        (bad, grpc.StatusCode.INVALID_ARGUMENT),
+        (RunRequest(), grpc.StatusCode.INVALID_ARGUMENT),
+    ]:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await run(assigned, start)
+        assert caught.value.code() is code
+    gone = worker("web", image="sha256:" + "0" * 64)
+    assigned.assign(gone)
+    with pytest.raises(grpc.aio.AioRpcError, match="the image of web is not on this node yet"):
+        await run(assigned, task("true"))
+    gone.secret_refs.add(name="KEY", secret="KEY", version=3)
+    assigned.assign(gone)
+    with pytest.raises(grpc.aio.AioRpcError, match="KEY"):
+        await run(assigned, task("true"))
+    assert left(assigned) == []

@@ -1,0 +1,242 @@
+"""Readiness, the order of starts and stops, what is run until it completes, and health that does not last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.store.records import decode
+from tests.integration.nodeagent.harness import (
+    ENV,
+    SERVE,
+    Machine,
+    ServiceStatus,
+    Status,
+    docker,
+    says,
+    service_of,
+    soon,
+    web,
+    worker,
+)
+from tests.support.images import small_image
+
+pytestmark = pytest.mark.docker
+
+D = workload_pb2.Dependency
+LISTEN = "exec httpd -f -p 6379 -h /www"
+
+
+def after(
+    service: workload_pb2.Service, others: Mapping[str, workload_pb2.Dependency.Condition.ValueType]
+) -> workload_pb2.Service:
+    """``service``, with dependencies."""
+    for name, condition in others.items():
+        service.depends_on.add(service=name, condition=condition)
+    return service
+
+
+def ready(service: workload_pb2.Service, *command: str, tcp: int = 0) -> workload_pb2.Service:
+    """``service``, asked five times a second whether it is ready."""
+    service.readiness.command.extend(command)
+    service.readiness.tcp_port, service.readiness.retries = tcp, 2
+    service.readiness.interval.FromMilliseconds(200)
+    service.readiness.timeout.FromMilliseconds(500)
+    service.readiness.start_period.FromSeconds(30)
+    return service
+
+
+def redis(delay: float = 0) -> workload_pb2.Service:
+    """Something that listens where Redis would, after ``delay`` seconds."""
+    return ready(worker("redis", "sh", "-c", f"sleep {delay}; {LISTEN}"), tcp=6379)
+
+
+def client() -> workload_pb2.Service:
+    """Ends at once if it cannot reach redis when it starts."""
+    script = "wget -qO- http://redis:6379/up || exit 7; exec sleep 100000"
+    return after(worker("client", "sh", "-c", script), {"redis": D.SERVICE_HEALTHY})
+
+
+async def codes(machine: Machine) -> list[str]:
+    """The codes of all events so far."""
+    found = await machine.etcd.list(machine.etcd.keys.events_prefix(ENV))
+    return [decode(stored_pb2.Event, each.key, each.value).code for each in found.items]
+
+
+async def test_what_depends_on_a_late_starter_waits_for_it_and_says_so(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(redis(delay=2), client())
+    said = await machine.until(
+        "waits", lambda status: "connection refused" in "".join(each.reason for each in status.services)
+    )
+    found = await machine.until("says", lambda status: "refused" in service_of(status, "client").reason)
+    assert service_of(found, "client").reason.startswith("waits for redis to be healthy: not healthy yet: tcp ")
+    assert service_of(found, "client").phase == ServiceStatus.PENDING
+    assert said.phase == Status.CONVERGING
+    status = await machine.settled()
+    assert service_of(status, "redis").health == ServiceStatus.HEALTHY
+    assert service_of(status, "client").restarts == 0
+
+    # All of it goes down, as by a reboot.
+    machine.kill()
+    docker("kill", *machine.containers())
+    machine.start()
+    status = await machine.until(
+        "again", lambda status: status.phase == Status.SETTLED and all(each.restarts == 1 for each in status.services)
+    )
+    started = {each.name: machine.inspect(each.container)["State"]["StartedAt"] for each in status.services}
+    assert started["redis"] < started["client"]
+    assert service_of(status, "client").last_exit.code == 137
+
+    # One that runs is left alone when what it depends on starts again.
+    before = service_of(status, "client").container
+    docker("kill", service_of(status, "redis").container)
+    await machine.until("restarted", says("redis", phase=ServiceStatus.RUNNING, restarts=2))
+    assert machine.inspect(before)["State"]["StartedAt"] == started["client"]
+
+
+async def test_a_command_tells_when_it_is_ready(machine: Machine) -> None:
+    machine.start()
+    service = worker("db", "sh", "-c", "sleep 1; touch /tmp/ready; exec sleep 100000")
+    await machine.assign(ready(service, "sh", "-c", "test -f /tmp/ready || { echo no such file; exit 3; }"))
+    waiting = await machine.until("asked", lambda status: "exit code 3" in service_of(status, "db").reason)
+    assert service_of(waiting, "db").reason.endswith("exit code 3: no such file")
+    assert service_of(waiting, "db").health == ServiceStatus.CHECKING
+    assert service_of(await machine.settled(), "db").health == ServiceStatus.HEALTHY
+
+
+async def test_a_command_that_cannot_be_run_is_what_is_wrong(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(ready(worker("db"), "no-such-command"))
+    await machine.until("said", lambda status: "no-such-command: " in service_of(status, "db").reason)
+
+
+async def test_a_command_that_hangs_or_never_stops_talking_is_ended(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(
+        ready(worker("hangs"), "sh", "-c", "sleep 3333; true"), ready(worker("talks"), "sh", "-c", "yes 4444; true")
+    )
+
+    def late(status: Status) -> bool:
+        return all("not ended within 0.5 s" in each.reason for each in status.services)
+
+    status = await machine.until("late", late)
+
+    async def asked_again() -> bool:
+        # One at a time, and the ones before are gone: the shell and what it has started.
+        for name, word in (("hangs", "3333"), ("talks", "4444")):
+            running = docker("top", service_of(status, name).container, "-o", "pid,args").splitlines()
+            assert len([line for line in running if word in line]) <= 2, running
+        return True
+
+    for _ in range(10):
+        await soon("asked", asked_again)
+        await asyncio.sleep(0.2)
+
+
+async def test_one_that_is_to_complete_runs_once_and_what_waits_for_it_starts_then(machine: Machine) -> None:
+    machine.start()
+    # Fails the first time.
+    job = worker("job", "sh", "-c", "sleep 0.5; [ -f /data/tried ] && exit 0; touch /data/tried; exit 4", volume="job")
+    job.completes = True
+    await machine.assign(job, after(worker("app"), {"job": D.SERVICE_COMPLETED_SUCCESSFULLY}))
+    await machine.until(
+        "waits", lambda status: service_of(status, "app").reason.startswith("waits for job to complete")
+    )
+    status = await machine.settled()
+    done = service_of(status, "job")
+    assert (done.phase, done.restarts, done.last_exit.code) == (ServiceStatus.COMPLETED, 1, 0)
+    ended = machine.inspect(done.container)["State"]["FinishedAt"]
+    assert ended < machine.inspect(service_of(status, "app").container)["State"]["StartedAt"]
+    assert "service_completed" in await codes(machine)
+
+    machine.kill()
+    machine.start()
+    await machine.assign(job, after(worker("app", A="1"), {"job": D.SERVICE_COMPLETED_SUCCESSFULLY}), release=2)
+    status = await machine.settled()
+    assert (service_of(status, "job").container, service_of(status, "job").reused) == (done.container, True)
+    assert machine.inspect(done.container)["State"]["FinishedAt"] == ended
+
+
+async def test_one_that_is_healthy_no_more_is_replaced(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(web(), worker("other"))
+    first = await machine.settled()
+    before = service_of(first, "web").container
+    docker("exec", before, "rm", "/w/up")
+    seen = await machine.until("unhealthy", says("web", health=ServiceStatus.UNHEALTHY))
+    found = service_of(seen, "web")
+    assert found.HasField("unhealthy_since")
+    assert found.reason.startswith("not healthy: GET http://")
+    assert found.reason.endswith("answered 404")
+    second = await machine.settled()
+    again = service_of(second, "web")
+    assert again.container != before
+    assert (again.restarts, again.HasField("unhealthy_since")) == (1, False)
+    assert service_of(second, "other").container == service_of(first, "other").container
+    assert len(machine.containers()) == 2
+
+    # The second time it has to wait, also across a restart of the agent, and says until when.
+    docker("exec", again.container, "rm", "/w/up")
+    waits = await machine.until("waits", lambda status: service_of(status, "web").HasField("next_attempt_at"))
+    assert service_of(waits, "web").container == again.container
+    machine.kill()
+    machine.start()
+    third = await machine.until(
+        "replaced", lambda status: service_of(status, "web").container not in ("", again.container), seconds=60
+    )
+    started = service_of(third, "web").started_at.ToMilliseconds() - again.started_at.ToMilliseconds()
+    assert started >= 10_000
+
+    async def told() -> bool:
+        return {"service_unhealthy", "service_recreated"} <= set(await codes(machine))
+
+    await soon("told", told)
+
+
+async def test_one_that_recovers_while_it_would_have_to_wait_is_left_alone(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(web())
+    first = service_of(await machine.settled(), "web").container
+    docker("exec", first, "rm", "/w/up")
+    await machine.until("gone", lambda status: service_of(status, "web").container != first)
+    found = service_of(await machine.settled(), "web")
+    docker("exec", found.container, "mv", "/w/up", "/w/down")
+    status = await machine.until("unhealthy", says("web", health=ServiceStatus.UNHEALTHY))
+    assert (status.phase, service_of(status, "web").phase) == (Status.CONVERGING, ServiceStatus.RUNNING)
+    docker("exec", found.container, "mv", "/w/down", "/w/up")
+    assert service_of(await machine.settled(), "web").container == found.container
+
+
+async def test_one_with_volumes_that_is_healthy_no_more_is_stopped_before_the_new_one_starts(machine: Machine) -> None:
+    machine.start()
+    script = f"echo started >> /data/log; trap 'echo ended >> /data/log; exit 0' TERM; ({SERVE}) & wait"
+    db = web("db", script=script)
+    db.volumes.add(source="data", target="/data")
+    db.stop_grace_period.FromSeconds(10)
+    await machine.assign(db)
+    before = service_of(await machine.settled(), "db").container
+    docker("exec", before, "rm", "/w/up")
+    await machine.until("gone", lambda status: service_of(status, "db").container != before)
+    found = service_of(await machine.settled(), "db")
+    assert docker("exec", found.container, "cat", "/data/log").split() == ["started", "ended", "started"]
+
+
+async def test_a_tombstone_stops_in_reverse_order(machine: Machine) -> None:
+    machine.start()
+    script = "trap 'sleep 0.3; echo $N >> /data/log; exit 0' TERM; while :; do sleep 0.05; done"
+    services = [worker(name, "sh", "-c", script, volume="log", N=name) for name in ("a", "b", "c")]
+    for service in services:
+        service.stop_grace_period.FromSeconds(10)
+    after(services[0], {"b": D.SERVICE_STARTED})
+    after(services[1], {"c": D.SERVICE_STARTED})
+    await machine.assign(*services)
+    await machine.settled()
+    await machine.assign(removed=True)
+    await machine.until("removed", lambda status: status.phase == Status.REMOVED)
+    (volume,) = docker("volume", "ls", "-q", *machine.labelled).split()
+    log = docker("run", "--rm", "-v", f"{volume}:/data", small_image(), "cat", "/data/log")
+    assert log.split() == ["a", "b", "c"]

@@ -1,0 +1,343 @@
+"""The release's task on a real engine: after what it needs, once, whatever is killed or removed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2, workload_pb2
+from tests.integration.nodeagent.gate import Gate
+from tests.integration.nodeagent.harness import Machine, Status, docker, service_of, soon, web, worker
+from tests.integration.nodeagent.test_pull import Registry
+from tests.support.host import Host, need_host
+from tests.support.images import small_image
+
+pytestmark = pytest.mark.docker
+
+TaskStatus = stored_pb2.TaskStatus
+APPEND = "echo ran >> /data/runs"
+
+
+def app(script: str = "exec sleep 100000", **env: str) -> workload_pb2.Service:
+    """The service whose image is the app's, with a volume that counts the runs."""
+    made = worker("web", "sh", "-c", script, volume="data", **env)
+    made.image.app = True
+    return made
+
+
+def task(script: str = APPEND, **env: str) -> workload_pb2.Task:
+    return workload_pb2.Task(name="release", service="web", command=["sh", "-c"], args=[script], env=env)
+
+
+async def assign(
+    machine: Machine, script: str = APPEND, *services: workload_pb2.Service, release: int = 1, **env: str
+) -> int:
+    """An assignment whose task runs ``script``."""
+    return await machine.assign(*services, release=release, task=task(script, **env), task_service=app())
+
+
+async def until(machine: Machine, phase: TaskStatus.Phase.ValueType, seconds: float = 30.0) -> TaskStatus:
+    """The task's status, once it is in ``phase``."""
+    name = TaskStatus.Phase.Name(phase)
+    status = await machine.until(f"task {name}", lambda status: status.task.phase == phase, seconds=seconds)
+    return status.task
+
+
+def runs(machine: Machine, volume: str = "runs") -> int:
+    """How often a task has run: the lines that they left on the volume."""
+    volumes = docker("volume", "ls", "-q", *machine.labelled).split()
+    mount = next(each for each in volumes if "-data-" in each)
+    script = f"cat /data/{volume} 2>/dev/null | wc -l"
+    return int(docker("run", "--rm", "-v", f"{mount}:/data", small_image(), "sh", "-c", script))
+
+
+def tasks(machine: Machine, *filters: str) -> list[str]:
+    return machine.containers("label=devopsellence.task", *filters)
+
+
+async def test_it_runs_after_what_it_needs_with_the_services_env_and_volumes(machine: Machine) -> None:
+    db = web("db")
+    needs = "wget -q -O /data/answer http://db:3000/up && echo $SHARED $OWN $BOTH > /data/env; echo ran >> /data/runs"
+    machine.start()
+    service = app(SHARED="service", BOTH="service")
+    await machine.assign(db, task=task(needs, OWN="task", BOTH="task"), task_service=service)
+    status = await machine.until("succeeded", lambda status: status.task.phase == TaskStatus.SUCCEEDED)
+    assert status.phase == Status.SETTLED
+    assert [each.name for each in status.services] == ["db"]
+    found = status.task
+    assert (found.name, found.service, found.release, found.node) == ("release", "web", 1, "n1")
+    assert (found.exit.code, found.reason) == (0, "")
+    assert found.finished_at.ToNanoseconds() >= found.started_at.ToNanoseconds() > 0
+    assert runs(machine) == 1
+    mount = next(each for each in docker("volume", "ls", "-q", *machine.labelled).split() if "-data-" in each)
+    read = docker("run", "--rm", "-v", f"{mount}:/data", small_image(), "cat", "/data/answer", "/data/env")
+    assert read.splitlines() == ["one", "service task task"]
+    # Phase two: everything, without the task; its container is kept as long as its release is.
+    await machine.assign(db, app(), release=1)
+    await machine.settled()
+    assert len(tasks(machine, "status=exited")) == 1
+    await machine.assign(db, app(), release=2)
+    await machine.settled()
+
+    async def gone() -> bool:
+        return not await asyncio.to_thread(tasks, machine)
+
+    await soon("the task's container is removed", gone)
+    assert runs(machine) == 1
+
+
+async def test_a_failed_one_says_how_it_ended_and_is_not_repeated(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(worker("web"))
+    before = service_of(await machine.settled(), "web").container
+    await assign(machine, f"{APPEND}; echo cannot migrate >&2; exit 3", worker("web"), release=2)
+    found = await until(machine, TaskStatus.FAILED)
+    assert (found.exit.code, found.reason) == (3, "ended with exit code 3")
+    assert list(found.exit.log_lines) == ["cannot migrate"]
+    machine.kill()
+    docker("rm", *tasks(machine))
+    machine.start()
+    await assign(machine, f"{APPEND}; echo cannot migrate >&2; exit 3", worker("web"), release=2)
+    assert (await until(machine, TaskStatus.FAILED)).exit.code == 3
+    assert service_of(await machine.settled(), "web").container == before
+    assert runs(machine) == 1
+
+
+async def test_it_waits_for_a_supporting_service_and_says_so(machine: Machine) -> None:
+    late = web(
+        "db",
+        script="while ! [ -e /tmp/go ]; do sleep 0.05; done; mkdir -p /w; echo > /w/up; exec httpd -f -p 3000 -h /w",
+    )
+    late.healthcheck.start_period.FromSeconds(60)
+    machine.start()
+    await assign(machine, APPEND, late)
+    status = await machine.until("waits", lambda status: status.task.reason.startswith("waits for db: not healthy yet"))
+    assert status.task.phase == TaskStatus.WAITING
+    assert tasks(machine) == []
+    docker("exec", *machine.containers("status=running"), "touch", "/tmp/go")
+    await until(machine, TaskStatus.SUCCEEDED)
+
+
+async def test_what_cannot_be_started_has_failed(machine: Machine) -> None:
+    machine.start()
+    broken = workload_pb2.Task(name="release", service="web", command=["/no/such/command"])
+    await machine.assign(task=broken, task_service=app())
+    found = await until(machine, TaskStatus.FAILED)
+    assert "its container cannot be started" in found.reason
+    assert "/no/such/command" in found.reason
+    assert not found.HasField("exit")
+
+
+async def test_an_image_that_is_not_there_is_tried_again_and_then_has_failed(machine: Machine) -> None:
+    machine.start()
+    service = app()
+    service.image.pinned = "sha256:" + "e" * 64
+    await machine.assign(task=task(), task_service=service)
+    assert "is not on this machine" in (await until(machine, TaskStatus.FAILED)).reason
+
+
+async def test_an_image_that_a_registry_has_is_pulled_for_it(machine: Machine) -> None:
+    registry = Registry()
+    registry.there.set()
+    try:
+        service = app()
+        service.image.pinned = registry.pinned
+        machine.start()
+        await machine.assign(task=task("exit 0"), task_service=service)
+        await until(machine, TaskStatus.SUCCEEDED)
+        assert [each["action"] for each in machine.lines("action") if each["service"]][-2:] == ["start", "examine"]
+    finally:
+        registry.server.shutdown()
+        registry.server.server_close()
+        await asyncio.to_thread(docker, "rm", *tasks(machine))
+        await asyncio.to_thread(docker, "rmi", "-f", registry.pinned)
+
+
+async def test_killed_at_any_moment_it_is_run_at_most_once(machine: Machine) -> None:
+    """The agent ends a little later in each release, roughly or not; each task leaves a line of its own."""
+    moments = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
+    outcomes = []
+    for release, after in enumerate(moments, start=1):
+        machine.start()
+        script = f"echo ran >> /data/runs-{release}; sleep 0.3; echo ended >> /data/runs-{release}"
+        await assign(machine, script, worker("db"), release=release)
+        await machine.until("begun", lambda _: True)
+        await asyncio.sleep(after)
+        machine.kill(signal.SIGTERM if release % 4 == 0 else signal.SIGKILL)
+        machine.start()
+        status = await machine.until(
+            "ended", lambda status: status.task.phase in (TaskStatus.SUCCEEDED, TaskStatus.FAILED), seconds=60
+        )
+        outcomes.append(status.task)
+        machine.kill()
+        assert runs(machine, f"runs-{release}") in ((2,) if status.task.phase == TaskStatus.SUCCEEDED else (0, 2))
+    assert sum(each.phase == TaskStatus.SUCCEEDED for each in outcomes) >= len(moments) - 2, outcomes
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "forward", "phase", "lines"),
+    [
+        pytest.param(b"/containers/create", False, TaskStatus.SUCCEEDED, 1, id="before it is created"),
+        pytest.param(b"/containers/create", True, TaskStatus.SUCCEEDED, 1, id="created, before the answer"),
+        pytest.param(b"/start", False, TaskStatus.FAILED, 0, id="on record as started, before the engine knows"),
+        pytest.param(b"/start", True, TaskStatus.SUCCEEDED, 1, id="started, before the answer"),
+    ],
+)
+@pytest.mark.parametrize("killed", [True, False], ids=["the agent killed", "the connection lost"])
+async def test_cut_at_each_call(
+    machine: Machine, stop_at: bytes, forward: bool, phase: TaskStatus.Phase.ValueType, lines: int, killed: bool
+) -> None:
+    with Gate(machine.folder, stop_at, forward=forward) as gate:
+        machine.start("--docker-host", gate.host)
+        await assign(machine)
+        await asyncio.to_thread(gate.wait)
+        if killed:
+            machine.kill()
+        gate.lift()
+        if killed:
+            machine.start("--docker-host", gate.host)
+        found = await until(machine, phase)
+        assert ("its outcome is not known" in found.reason) == (phase == TaskStatus.FAILED)
+        assert runs(machine) == lines
+        # It stays so, also with the next agent.
+        machine.kill()
+        machine.start("--docker-host", gate.host)
+        await assign(machine)
+        assert (await until(machine, phase)).reason == found.reason
+        assert runs(machine) == lines
+
+
+async def test_a_start_that_reaches_the_engine_late_is_still_the_only_one(machine: Machine) -> None:
+    """The engine is slow, the agent is killed meanwhile, and the next one has looked before the start takes effect."""
+    with Gate(machine.folder, b"/start", forward=False) as gate:
+        machine.start("--docker-host", gate.host)
+        await assign(machine)
+        await asyncio.to_thread(gate.wait)
+        machine.kill()
+        machine.start("--docker-host", gate.host)
+        await until(machine, TaskStatus.FAILED)
+        gate.lift(late=True)
+
+        async def ended() -> bool:
+            return bool(await asyncio.to_thread(tasks, machine, "status=exited"))
+
+        await soon("it has run", ended)
+        assert runs(machine) == 1
+        await assign(machine, release=2)
+        await until(machine, TaskStatus.SUCCEEDED)
+        assert runs(machine) == 2
+
+
+async def test_killed_while_it_runs_its_end_is_taken_up(machine: Machine) -> None:
+    machine.start()
+    await assign(machine, f"{APPEND}; while ! [ -e /data/go ]; do sleep 0.05; done; exit 4")
+    await until(machine, TaskStatus.RUNNING)
+    [container] = tasks(machine)
+    machine.kill()
+    docker("exec", container, "touch", "/data/go")
+    docker("wait", container)
+    machine.start()
+    assert (await until(machine, TaskStatus.FAILED)).exit.code == 4
+    assert runs(machine) == 1
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["while the agent looks", "while the agent is away"])
+async def test_removed_by_hand_while_it_runs_its_outcome_is_not_known(machine: Machine, away: bool) -> None:
+    machine.start()
+    await assign(machine, f"{APPEND}; exec sleep 1000")
+    await until(machine, TaskStatus.RUNNING)
+    if away:
+        machine.kill()
+    docker("rm", "-f", *tasks(machine))
+    if away:
+        machine.start()
+    found = await until(machine, TaskStatus.FAILED)
+    assert "its outcome is not known" in found.reason or found.exit.code == 137
+    assert runs(machine) == 1
+
+
+async def test_removed_by_hand_after_it_ran_its_result_stays_and_it_is_not_run_again(machine: Machine) -> None:
+    machine.start()
+    await assign(machine)
+    before = await until(machine, TaskStatus.SUCCEEDED)
+    docker("rm", *tasks(machine))
+    await assign(machine)
+    assert await until(machine, TaskStatus.SUCCEEDED) == before
+    machine.kill()
+    machine.start()
+    # The whole assignment once more, as after a lost rollout.
+    await assign(machine)
+    assert await until(machine, TaskStatus.SUCCEEDED) == before
+    assert tasks(machine) == []
+    assert runs(machine) == 1
+
+
+async def test_the_next_releases_task_waits_for_the_one_before_to_end(machine: Machine) -> None:
+    machine.start()
+    await assign(machine, f"{APPEND}; while ! [ -e /data/go ]; do sleep 0.05; done")
+    await until(machine, TaskStatus.RUNNING)
+    [container] = tasks(machine)
+    await assign(machine, release=2)
+    waits = "waits for task release of release 1 to end"
+    status = await machine.until("waits", lambda status: status.task.reason == waits)
+    assert (status.task.phase, status.task.release) == (TaskStatus.WAITING, 2)
+    docker("exec", container, "touch", "/data/go")
+    await until(machine, TaskStatus.SUCCEEDED)
+    assert runs(machine) == 2
+    # How the first one ended is still on record, though its container is gone.
+    [record] = (machine.folder / "state" / "tasks").iterdir()
+    assert [(each["release"], each["ended"], each["reason"]) for each in json.loads(record.read_text())] == [
+        (1, True, ""),
+        (2, True, ""),
+    ]
+
+
+async def test_a_tombstone_stops_and_removes_it(machine: Machine) -> None:
+    machine.start()
+    await assign(machine, "exec sleep 1000", worker("db"))
+    await until(machine, TaskStatus.RUNNING)
+    await machine.assign(removed=True)
+    await machine.until("removed", lambda status: status.phase == Status.REMOVED)
+    assert machine.containers() == []
+    assert docker("network", "ls", "-q", *machine.labelled) == ""
+
+
+async def test_a_record_that_cannot_be_read_is_not_an_empty_one(machine: Machine) -> None:
+    folder = machine.folder / "state" / "tasks"
+    folder.mkdir(parents=True)
+    (folder / "acme+shop+production.json").write_text('[{"release": 1')
+    machine.start()
+    await assign(machine)
+    status = await machine.until("says so", lambda status: "cannot be read" in status.task.reason)
+    assert status.task.phase == TaskStatus.WAITING
+    assert tasks(machine) == []
+
+
+async def test_the_engine_killed_while_it_runs(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> None:
+    need_host()
+    with Host(tmp_path_factory.mktemp("host")) as host:
+        image = host.load_image("devopsellence/test:small")
+        machine.start("--docker-host", host.socket)
+        service = app()
+        service.image.pinned = image
+        await machine.assign(task=task(f"{APPEND}; exec sleep 1000"), task_service=service)
+        await until(machine, TaskStatus.RUNNING)
+        host.kill_docker()
+        host.start_docker()
+        found = await until(machine, TaskStatus.FAILED)
+        assert found.reason
+        [volume] = host.docker("volume", "ls", "-q").split()
+        counted = host.docker("run", "--rm", "-v", f"{volume}:/data", image, "cat", "/data/runs")
+        assert counted.split() == ["ran"]
+        assert machine.kill(signal.SIGTERM) == 0
+
+
+def test_the_record_is_nobody_elses(tmp_path: Path) -> None:
+    from devopsellence.nodeagent.state import StateFolder
+
+    with StateFolder(tmp_path / "state"):
+        assert (tmp_path / "state" / "tasks").stat().st_mode & 0o777 == 0o700

@@ -1,0 +1,210 @@
+"""Secrets on a real agent: sealed for its identity, opened only into the container, and nowhere else to be found."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.sealed import Identity, is_recipient, seal
+from devopsellence.store.keys import REGISTRY
+from tests.integration.nodeagent.harness import Machine, ServiceStatus, docker, says, service_of, soon, worker
+from tests.integration.nodeagent.test_pull import Registry
+
+pytestmark = pytest.mark.docker
+
+SealedSecret = stored_pb2.SealedSecret
+
+
+@pytest.fixture
+def canary() -> str:
+    """A value that is found wherever it went."""
+    return f"canary-{uuid.uuid4().hex}"
+
+
+async def recipient(machine: Machine) -> str:
+    """The public key that the agent tells in its heartbeat."""
+
+    async def told() -> str:
+        beat = await machine.heartbeat()
+        return beat.age_recipient if beat else ""
+
+    return await soon("a recipient", told)
+
+
+def refers(service: workload_pb2.Service, version: int = 1) -> workload_pb2.Service:
+    service.secret_refs.add(name="PASSWORD", secret="DB_PASSWORD", version=version)
+    return service
+
+
+def sealed(value: bytes, to: str, version: int = 1, service: str = "a") -> stored_pb2.SealedSecret:
+    return SealedSecret(service=service, name="DB_PASSWORD", version=version, age=seal(value, [to]))
+
+
+def variables(machine: Machine, container: str) -> list[str]:
+    found: list[str] = machine.inspect(container)["Config"]["Env"]
+    return found
+
+
+def told_of_itself(pid: int, canary: str) -> bool:
+    """Whether a process shows ``canary`` in its command line or environment."""
+    return any(canary.encode() in Path(f"/proc/{pid}/{kind}").read_bytes() for kind in ("cmdline", "environ"))
+
+
+async def test_a_secret_becomes_a_variable_and_is_nowhere_else(machine: Machine, canary: str) -> None:
+    machine.start("--debug")
+    to = await recipient(machine)
+    assert is_recipient(to)
+    service = refers(worker("a", PASSWORD="overridden", OTHER="kept"))
+    await machine.assign(service, secrets=[sealed(f"{canary}\n=ü".encode(), to)])
+    status = await machine.settled()
+    found = variables(machine, service_of(status, "a").container)
+    assert f"PASSWORD={canary}\n=ü" in found
+    assert "OTHER=kept" in found
+    assert "PASSWORD=overridden" not in found
+    # Neither in the agent's folder and log, nor in anything that it wrote, nor in its command line or environment.
+    for path in [machine.log, *(machine.folder / "state").rglob("*")]:
+        assert not path.is_file() or canary.encode() not in path.read_bytes(), path
+    stored = await machine.etcd.list(machine.settings.prefix)
+    assert len(stored.items) >= 3
+    assert all(canary.encode() not in each.value for each in stored.items)
+    assert not told_of_itself(machine.pid, canary)
+
+
+async def test_a_changed_secret_replaces_exactly_its_users(machine: Machine, canary: str) -> None:
+    machine.start()
+    to = await recipient(machine)
+    await machine.assign(refers(worker("a")), worker("b"), secrets=[sealed(b"one", to)])
+    before = await machine.settled()
+    # Sealed anew, as for another node: nothing changes.
+    await machine.assign(refers(worker("a")), worker("b"), secrets=[sealed(b"one", to)], release=2)
+    assert (await machine.settled()).services[0].container == service_of(before, "a").container
+    both = [sealed(b"one", to), sealed(canary.encode(), to, 2)]
+    await machine.assign(refers(worker("a"), 2), worker("b"), secrets=both, release=3)
+    after = await machine.settled()
+    assert service_of(after, "b").container == service_of(before, "b").container
+    assert f"PASSWORD={canary}" in variables(machine, service_of(after, "a").container)
+
+
+async def test_one_that_was_not_sent_is_named_and_the_old_container_serves(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(worker("a"), worker("b"))
+    before = service_of(await machine.settled(), "a").container
+    await machine.assign(refers(worker("a"), 3), worker("b"), release=2)
+    found = service_of(await machine.until("failed", says("a", failed=True)), "a")
+    assert found.reason == "secret DB_PASSWORD (version 3) was not sent to this node; run devopsellence deploy"
+    assert found.container == before
+    to = await recipient(machine)
+    await machine.assign(refers(worker("a"), 3), worker("b"), release=3, secrets=[sealed(b"x", to, 3)])
+    await machine.settled()
+
+
+@pytest.mark.parametrize(
+    ("value", "says_why"),
+    [
+        (b"\xff\xfe", "is not UTF-8 text"),
+        (b"a\0b", "contains a NUL character"),
+        (None, "it cannot be opened with the identity of age1"),
+    ],
+)
+async def test_one_that_cannot_be_used_refuses_its_service_alone(
+    machine: Machine, value: bytes | None, says_why: str
+) -> None:
+    machine.start()
+    to = await recipient(machine)
+    secret = sealed(b"x", Identity.generate().recipient) if value is None else sealed(value, to)
+    await machine.assign(refers(worker("a")), worker("b"), secrets=[secret])
+    status = await machine.until("backs off", says("a", phase=ServiceStatus.BACKOFF))
+    reason = service_of(status, "a").reason
+    assert "secret DB_PASSWORD (version 1)" in reason
+    assert says_why in reason
+    await machine.until("the other runs", says("b", phase=ServiceStatus.RUNNING))
+
+
+async def test_the_identity_is_made_once_and_never_replaced(machine: Machine) -> None:
+    machine.start()
+    first = await recipient(machine)
+    path = machine.folder / "state" / "identity.age"
+    assert path.stat().st_mode & 0o777 == 0o600
+    machine.kill(signal.SIGTERM)
+    path.chmod(0o644)
+    machine.start()
+    assert await recipient(machine) == first
+    assert path.stat().st_mode & 0o777 == 0o600
+    machine.kill(signal.SIGTERM)
+    path.write_text("damaged")
+    machine.start()
+    assert await asyncio.to_thread(machine.ended) == 1
+    assert "identity.age holds no age identity" in machine.log.read_text()
+    assert path.read_text() == "damaged"
+
+
+async def test_without_etcd_what_is_on_disk_is_enough(machine: Machine, canary: str) -> None:
+    """A container that is gone is made anew from the sealed secrets on disk, in another agent's process."""
+    machine.start()
+    to = await recipient(machine)
+    await machine.assign(refers(worker("a")), secrets=[sealed(canary.encode(), to)])
+    before = service_of(await machine.settled(), "a").container
+    machine.kill()
+    docker("rm", "-f", before)
+    # An etcd that nobody answers for.
+    machine.start("--etcd-endpoints", "127.0.0.1:1")
+    [container] = await machine.runs(1)
+    assert f"PASSWORD={canary}" in variables(machine, container)
+
+
+async def test_the_release_task_has_its_services_secrets(machine: Machine, canary: str) -> None:
+    machine.start()
+    to = await recipient(machine)
+    task = workload_pb2.Task(
+        name="release", service="a", command=["sh", "-c"], args=['test "$PASSWORD" = "$WANT"'], env={"WANT": canary}
+    )
+    task.env["PASSWORD"] = "overridden"
+    await machine.assign(task=task, task_service=refers(worker("a")), secrets=[sealed(canary.encode(), to)])
+    status = await machine.until("ended", lambda status: status.task.HasField("exit"))
+    assert status.task.phase == stored_pb2.TaskStatus.SUCCEEDED
+
+
+@pytest.fixture
+def private(canary: str) -> Iterator[Registry]:
+    """A registry that asks for a password, which is the canary."""
+    made = Registry(login=f"robot:{canary}")
+    made.there.set()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    docker("rmi", "-f", made.pinned, check=False)
+
+
+async def test_a_private_registry_gets_its_password_and_no_other_one_does(
+    machine: Machine, private: Registry, canary: str
+) -> None:
+    machine.start("--debug")
+    to = await recipient(machine)
+    where = stored_pb2.Registry(
+        repository=private.repository, username="robot", password_secret="REGISTRY", password_version=1
+    )
+    password = SealedSecret(service=REGISTRY, name="REGISTRY", version=1, age=seal(canary.encode(), [to]))
+    service = worker("a", image=private.pinned)
+    elsewhere = stored_pb2.Registry()
+    elsewhere.CopyFrom(where)
+    elsewhere.repository = "registry.example/shop"
+    await machine.assign(service, registry=elsewhere, secrets=[password])
+    status = await machine.until("refused", says("a", phase=ServiceStatus.BACKOFF))
+    assert "cannot pull" in service_of(status, "a").reason
+    sent = [base64.b64decode(each.removeprefix("Basic ")).decode() for each in private.logins]
+    assert f"robot:{canary}" not in sent
+    await machine.assign(service, registry=where, release=2)
+    missing = re.compile(r"secret REGISTRY \(version 1\) was not sent")
+    await machine.until("missing", lambda status: bool(missing.search(service_of(status, "a").reason)), seconds=60)
+    docker("rmi", "-f", private.pinned, check=False)
+    await machine.assign(service, registry=where, release=3, secrets=[password])
+    await machine.settled(seconds=60)
+    assert canary not in machine.log.read_text()

@@ -1,0 +1,51 @@
+"""Who calls, and what callers are told of errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import grpc
+import pytest
+
+from devopsellence.nodeagent import errors
+from devopsellence.nodeagent.api.callers import caller, refusal
+from devopsellence.nodeagent.api.refusal import Refusal
+
+
+@pytest.mark.parametrize("name", ["root", "operator:ann", "operator:müller"])
+def test_operators(name: str) -> None:
+    assert caller({"x509_common_name": [name.encode()]}) == name
+
+
+@pytest.mark.parametrize(
+    ("identities", "shown"),
+    [
+        ({}, "nobody"),
+        ({"x509_common_name": []}, "nobody"),
+        ({"x509_common_name": [b"node:n1"]}, "node:n1"),
+        ({"x509_common_name": [b"operator:"]}, "operator:"),
+        ({"x509_common_name": [b"node:n1", b"root"]}, "node:n1, root"),
+        ({"x509_subject_alternative_name": [b"root"]}, "nobody"),
+        ({"x509_common_name": [b"\xff"]}, "\N{REPLACEMENT CHARACTER}"),
+    ],
+)
+def test_everybody_else(identities: Mapping[str, Iterable[bytes]], shown: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        caller(identities)
+    assert caught.value.code is grpc.StatusCode.PERMISSION_DENIED
+    assert caught.value.sentence.endswith(f"this is the certificate of {shown}")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (Refusal(grpc.StatusCode.NOT_FOUND, "not here"), grpc.StatusCode.NOT_FOUND, "not here"),
+        (errors.EngineUnavailable("gone"), grpc.StatusCode.UNAVAILABLE, "gone"),
+        (errors.DiskFull("full"), grpc.StatusCode.RESOURCE_EXHAUSTED, "full"),
+        (errors.NotFound("no such container"), grpc.StatusCode.FAILED_PRECONDITION, "no such container"),
+        (ValueError("secret"), grpc.StatusCode.INTERNAL, "the agent itself has failed; its log says how"),
+    ],
+)
+def test_errors_become_refusals(error: Exception, code: grpc.StatusCode, sentence: str) -> None:
+    told = refusal(error)
+    assert (told.code, told.sentence) == (code, sentence)

@@ -1,0 +1,85 @@
+"""Chain ids, names, configurations, and the archive that the engine is given."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+
+import pytest
+
+from devopsellence.nodeagent.layers import LayerFile, archive, chain, chains, is_ours, why_not_its_config
+
+A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
+
+
+def test_the_lowest_layers_chain_id_is_its_own_digest_and_each_other_depends_on_what_is_below() -> None:
+    over = f"sha256:{hashlib.sha256(f'{A} {B}'.encode()).hexdigest()}"
+    assert chain([A, B]) == [A, over]
+    assert chain([A, B, C])[2] == f"sha256:{hashlib.sha256(f'{over} {C}'.encode()).hexdigest()}"
+    assert chain([]) == []
+
+
+def test_a_layer_on_top_of_others_is_another_one() -> None:
+    known = chains([[A, B], [C]])
+    assert chain([A, B])[1] in known
+    assert chain([C, B])[1] not in known
+    assert chain([B])[0] not in known
+
+
+@pytest.mark.parametrize(
+    ("tag", "ours"),
+    [
+        ("devopsellence/shop-1a2b3c:0123456789ab", True),
+        ("devopsellence/my-shop-1a2b3c:0123456789ab", True),
+        ("devopsellence/test:small", False),
+        ("devopsellence/shop-1a2b3c:0123456789a", False),
+        ("devopsellence/shop-1a2b3c:0123456789ab\n", False),
+        ("devopsellence/../shop-1a2b3c:0123456789ab", False),
+        ("example.com/devopsellence/shop-1a2b3c:0123456789ab", False),
+        ("redis:7", False),
+        ("", False),
+    ],
+)
+def test_which_names_are_ours(tag: str, ours: bool) -> None:
+    assert is_ours(tag) is ours
+
+
+def test_a_name_belongs_to_one_image() -> None:
+    assert is_ours("devopsellence/shop-1a2b3c:aaaaaaaaaaaa", A)
+    assert not is_ours("devopsellence/shop-1a2b3c:aaaaaaaaaaaa", B)
+
+
+def test_a_configuration_is_believed_by_its_digest_and_must_list_the_layers() -> None:
+    def of(document: object) -> tuple[bytes, str]:
+        config = json.dumps(document).encode()
+        return config, f"sha256:{hashlib.sha256(config).hexdigest()}"
+
+    config, image = of({"rootfs": {"diff_ids": [A, B]}})
+    assert why_not_its_config(config, image, [A, B]) == ""
+    assert "other layers" in why_not_its_config(config, image, [B, A])
+    assert "digest" in why_not_its_config(config + b" ", image, [A, B])
+    nonsense: list[object] = [[], {}, {"rootfs": 1}, 7, None]
+    for broken in nonsense:
+        config, image = of(broken)
+        assert "lists no layers" in why_not_its_config(config, image, [])
+
+
+def test_the_archive_names_all_layers_and_holds_those_that_are_given() -> None:
+    content = b"x" * 700
+    layer = LayerFile(len(content), lambda: iter([content[:500], content[500:]]))
+    pieces = archive(A, b"{}", "devopsellence/shop-1a2b3c:aaaaaaaaaaaa", [B, C, C], {C: layer})
+    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as made:
+        names = made.getnames()
+        manifest = json.loads(made.extractfile("manifest.json").read())  # type: ignore[union-attr]
+        held = made.extractfile(f"{'c' * 64}/layer.tar").read()  # type: ignore[union-attr]
+    assert names == ["manifest.json", f"{'a' * 64}.json", f"{'c' * 64}/layer.tar"]
+    assert manifest == [
+        {
+            "Config": f"{'a' * 64}.json",
+            "RepoTags": ["devopsellence/shop-1a2b3c:aaaaaaaaaaaa"],
+            "Layers": [f"{letter * 64}/layer.tar" for letter in "bcc"],
+        }
+    ]
+    assert held == content

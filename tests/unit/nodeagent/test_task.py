@@ -1,0 +1,303 @@
+"""The release's task as a table of situations, and every way in which it can be cut: it is never started twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.nodeagent.action import TASK, Action, Kind, ServicePlan, TaskPlan
+from devopsellence.nodeagent.memory import GIVE_UP, NO_MEMORY, Memory, Trouble
+from devopsellence.nodeagent.model import Container, End, Now, Observed, State
+from devopsellence.nodeagent.plan import plan
+from devopsellence.nodeagent.spec import Desired, desired
+from devopsellence.nodeagent.task import plan_task
+from devopsellence.nodeagent.task_record import Run, RunKey
+from tests.unit.nodeagent.support import ENV, IMAGE, REMOTE, UID, container, service
+
+TaskStatus = stored_pb2.TaskStatus
+ServiceStatus = stored_pb2.ServiceStatus
+NOW = Now(1000.0, 1_000_000.0)
+WAITING, RUNNING, SUCCEEDED, FAILED = (
+    TaskStatus.WAITING,
+    TaskStatus.RUNNING,
+    TaskStatus.SUCCEEDED,
+    TaskStatus.FAILED,
+)
+
+
+def goal(
+    *services: workload_pb2.Service, release: int = 2, image: str = IMAGE, task: bool = True, removed: bool = False
+) -> Desired:
+    """An assignment with a task in service ``web``."""
+    assignment = stored_pb2.Assignment(
+        node="n1", node_uid=UID, generation=release, release=release, services=services, removed=removed
+    )
+    if task:
+        assignment.task.CopyFrom(workload_pb2.Task(name="release", service="web", command=["migrate"]))
+        assignment.task_service.CopyFrom(service(image=image))
+    return desired(assignment, ENV, UID)
+
+
+GOAL = goal()
+assert GOAL.task_wanted is not None
+HASH = GOAL.task_wanted.hash
+KEY = (2, "release", HASH)
+FRESH = Run(*KEY)
+STARTED = FRESH.starting("t1")
+ENDED = End(0, False, "2026-01-01T00:00:09Z", 9.0, ("done",))
+
+
+def made(state: State, *, identity: str = "t1", release: int = 2, one_off: bool = False) -> Container:
+    """The container of a task."""
+    return Container(
+        id=identity,
+        name=f"task-{release}",
+        env=str(ENV),
+        service="web",
+        hash=HASH,
+        release=release,
+        image=IMAGE,
+        state=state,
+        started_at="" if state is State.CREATED else "2026-01-01T00:00:00Z",
+        task="release",
+        one_off=one_off,
+    )
+
+
+def planned(
+    *containers: Container,
+    run: Run | None = None,
+    memory: Memory = NO_MEMORY,
+    want: Desired = GOAL,
+    services: tuple[ServicePlan, ...] = (),
+    runs: tuple[Run, ...] = (),
+    problem: str = "",
+) -> TaskPlan:
+    known = {each.key: each for each in (*runs, *((run,) if run else ()))}
+    memories = {(TASK, HASH): memory} if memory != NO_MEMORY else {}
+    return plan_task(want, Observed(containers), services, known, memories, NOW, problem=problem)
+
+
+def kinds(task: TaskPlan) -> list[str]:
+    assert all(each.service == TASK for each in task.actions)
+    return [f"{each.kind} {each.container}".strip() for each in task.actions]
+
+
+def refused(times: int, trouble: Trouble = Trouble.REFUSED) -> Memory:
+    memory = NO_MEMORY
+    for _ in range(times):
+        memory = memory.refused(trouble, "no such command", NOW, seed="x")
+    return memory
+
+
+@pytest.mark.parametrize(
+    ("containers", "run", "phase", "actions"),
+    [
+        pytest.param([], None, WAITING, ["create"], id="nothing has happened yet"),
+        pytest.param([State.CREATED], None, WAITING, ["start t1"], id="created, never started"),
+        pytest.param([State.REMOVING], None, WAITING, [], id="created, and being removed by somebody"),
+        pytest.param([State.CREATED], STARTED, RUNNING, ["examine t1"], id="on record as started, and was not"),
+        pytest.param([State.RUNNING], STARTED, RUNNING, [], id="runs"),
+        pytest.param([State.PAUSED], STARTED, RUNNING, [], id="is paused"),
+        pytest.param([State.RUNNING], None, RUNNING, ["examine t1"], id="runs, and the record is lost"),
+        pytest.param([State.EXITED], STARTED, RUNNING, ["examine t1"], id="has ended"),
+        pytest.param([State.EXITED], None, RUNNING, ["examine t1"], id="has ended, and the record is lost"),
+        pytest.param([State.REMOVING], STARTED, RUNNING, ["examine t1"], id="is being removed by somebody"),
+        pytest.param([], STARTED, RUNNING, ["examine t1"], id="was started, and its container is gone"),
+        pytest.param([State.EXITED], FRESH.failed("x"), FAILED, [], id="has failed"),
+        pytest.param([], FRESH.failed("x"), FAILED, [], id="has failed, and its container is gone"),
+        pytest.param([], STARTED.finished(made(State.EXITED), ENDED), SUCCEEDED, [], id="succeeded, container gone"),
+        pytest.param([State.RUNNING], FRESH.failed("x"), FAILED, [], id="runs although it was given up"),
+    ],
+)
+def test_the_next_step(
+    containers: list[State], run: Run | None, phase: TaskStatus.Phase.ValueType, actions: list[str]
+) -> None:
+    task = planned(*(made(state) for state in containers), run=run)
+    assert task.status is not None
+    assert (task.status.phase, kinds(task)) == (phase, actions)
+
+
+def test_the_status_tells_what_the_record_holds() -> None:
+    task = planned(run=STARTED.finished(made(State.EXITED), replace(ENDED, code=3)))
+    assert task.status is not None
+    assert (task.status.name, task.status.service, task.status.release, task.status.node) == ("release", "web", 2, "n1")
+    assert (task.status.phase, task.status.reason) == (FAILED, "ended with exit code 3")
+    assert (task.status.exit.code, list(task.status.exit.log_lines)) == (3, ["done"])
+    assert (task.status.finished_at.seconds - task.status.started_at.seconds) == 9
+
+
+def test_it_waits_for_the_services_that_have_an_image_of_their_own() -> None:
+    app, db = service("web"), service("db")
+    app.image.app = True
+    want = goal(app, db)
+    late = ServicePlan("db", ServiceStatus.STARTING, reason="not healthy yet: answered 503")
+    task = planned(want=want, services=(late, ServicePlan("web", ServiceStatus.BACKOFF, reason="ended")))
+    assert task.status is not None
+    assert (kinds(task), task.status.reason) == ([], "waits for db: not healthy yet: answered 503")
+    there = replace(late, settled=True)
+    assert kinds(planned(want=want, services=(there, ServicePlan("web", ServiceStatus.BACKOFF)))) == ["create"]
+    # What has been started is looked after, whatever becomes of them.
+    assert kinds(planned(made(State.EXITED), run=STARTED, want=want, services=(late,))) == ["examine t1"]
+
+
+def test_what_is_refused_is_tried_again_and_then_given_up() -> None:
+    task = planned(memory=refused(1))
+    assert task.status is not None
+    assert (kinds(task), task.status.phase, task.status.reason) == ([], WAITING, "no such command")
+    assert task.wake is not None
+    again = plan_task(GOAL, Observed(), (), {}, {(TASK, HASH): refused(1)}, Now(task.wake, 0.0))
+    assert kinds(again) == ["create"]
+    [action] = planned(memory=refused(GIVE_UP)).actions
+    assert (action.kind, action.reason) == (Kind.GIVE_UP, "no such command")
+
+
+def test_without_room_not_even_giving_up_is_tried_before_its_time() -> None:
+    assert kinds(planned(memory=refused(GIVE_UP, Trouble.DISK_FULL))) == []
+    assert kinds(planned(made(State.EXITED), run=STARTED, memory=refused(1, Trouble.DISK_FULL))) == []
+
+
+def test_an_image_that_a_registry_has_is_pulled_first() -> None:
+    want = goal(image=REMOTE)
+    assert want.task_wanted is not None
+    memories = {(TASK, want.task_wanted.hash): NO_MEMORY.missing_image()}
+    task = plan_task(want, Observed(), (), {}, memories, NOW)
+    assert [each.kind for each in task.actions] == [Kind.PULL, Kind.CREATE]
+
+
+def test_a_secret_that_was_not_sent_gives_it_up() -> None:
+    assignment = stored_pb2.Assignment(node="n1", release=2)
+    assignment.task.CopyFrom(workload_pb2.Task(name="release", service="web"))
+    assignment.task_service.CopyFrom(service())
+    assignment.task_service.secret_refs.add(name="A", secret="A", version=1)
+    [action] = plan_task(desired(assignment, ENV, UID), Observed(), (), {}, {}, NOW).actions
+    assert (action.kind, "secret A (version 1)" in action.reason) == (Kind.GIVE_UP, True)
+
+
+def test_a_record_that_cannot_be_read_stops_it() -> None:
+    task = planned(problem="the record cannot be read")
+    assert task.status is not None
+    assert (kinds(task), task.status.phase, task.status.reason) == ([], WAITING, "the record cannot be read")
+
+
+def test_the_one_before_is_let_end_and_then_removed() -> None:
+    old = Run(1, "release", HASH, container="t0")
+    running = planned(made(State.RUNNING, identity="t0", release=1), runs=(old,))
+    assert running.status is not None
+    assert (kinds(running), running.status.reason) == ([], "waits for task release of release 1 to end")
+    ended = made(State.EXITED, identity="t0", release=1)
+    assert kinds(planned(ended, runs=(old,))) == ["examine t0", "create"]
+    assert kinds(planned(ended, runs=(old.finished(ended, ENDED),))) == ["remove t0", "create"]
+    assert kinds(planned(ended)) == ["remove t0", "create"]
+
+
+def test_without_a_task_the_releases_own_container_is_kept_and_older_ones_go() -> None:
+    old, own = made(State.EXITED, identity="t0", release=1), made(State.EXITED)
+    task = planned(old, own, want=goal(service(), task=False))
+    assert (kinds(task), task.status) == (["remove t0"], None)
+    assert kinds(planned(made(State.RUNNING), want=goal(task=False, release=3))) == []
+
+
+def test_what_an_operator_runs_by_hand_is_left_alone_except_by_a_tombstone() -> None:
+    by_hand = made(State.RUNNING, identity="o1", one_off=True)
+    assert kinds(planned(by_hand, made(State.EXITED, identity="o2", one_off=True))) == ["create"]
+    tombstone = goal(removed=True)
+    there = [by_hand, made(State.EXITED)]
+    assert kinds(planned(*there, want=tombstone)) == ["remove t1", "stop o1", "remove o1"]
+    seen = Observed(tuple(there))
+    assert not plan(tombstone, seen, {}, NOW).removed
+
+
+def test_a_services_plan_does_not_see_them() -> None:
+    web = service()
+    seen = Observed((container(web), made(State.RUNNING)))
+    [only] = plan(goal(web), seen, {}, NOW).services
+    assert all(each.container != "t1" for each in only.actions)
+
+
+def test_an_environment_with_nothing_but_a_task_has_a_network() -> None:
+    [action] = plan(GOAL, Observed(), {}, NOW).network
+    assert action.kind is Kind.CREATE_NETWORK
+
+
+@dataclass(frozen=True)
+class World:
+    """All that outlives the agent: its container's state, its record, and how often the task was started."""
+
+    state: State | None = None
+    run: Run | None = None
+    starts: int = 0
+
+    def plan(self) -> TaskPlan:
+        known: dict[RunKey, Run] = {KEY: self.run} if self.run else {}
+        there = (made(self.state),) if self.state else ()
+        return plan_task(GOAL, Observed(there), (), known, {}, NOW)
+
+
+def cuts(world: World, action: Action) -> Iterator[World]:
+    """How the world may be when the agent is killed before, in or after an action; the last is its proper end."""
+    run = world.run or FRESH
+    yield world
+    if action.kind is Kind.CREATE:
+        assert world.state is None
+        yield replace(world, state=State.CREATED)
+    elif action.kind is Kind.START:
+        assert world.state is State.CREATED
+        recorded = replace(world, run=run.starting("t1"))
+        yield recorded
+        yield replace(recorded, state=State.RUNNING, starts=world.starts + 1)
+    elif action.kind is Kind.EXAMINE:
+        yield replace(world, run=_examined(world.state, run))
+
+
+def _examined(state: State | None, run: Run) -> Run:
+    if state in (None, State.CREATED):
+        return run.failed("not known")
+    return run.starting("t1") if state is State.RUNNING else run.finished(made(State.EXITED), ENDED)
+
+
+def meanwhile(world: World) -> Iterator[World]:
+    """What may become of the world beside the agent: nothing, the task ends, its container is removed."""
+    yield world
+    if world.state is State.RUNNING:
+        yield replace(world, state=State.EXITED)
+    if world.run is not None:
+        yield replace(world, state=None)
+
+
+def test_cut_anywhere_it_ends_and_was_started_at_most_once() -> None:
+    seen, todo, ends = {World()}, [World()], set()
+    while todo:
+        world = todo.pop()
+        assert world.starts <= 1
+        task = world.plan()
+        assert task.status is not None
+        if task.status.phase == SUCCEEDED:
+            assert world.starts == 1
+        if task.status.phase in (SUCCEEDED, FAILED):
+            ends.add(task.status.reason)
+        after = [each for action in task.actions[:1] for each in cuts(world, action)]
+        for each in [other for next_ in (world, *after) for other in meanwhile(next_)]:
+            if each not in seen:
+                seen.add(each)
+                todo.append(each)
+    assert ends == {"", "not known"}
+    assert len(seen) > 10
+
+
+def test_left_alone_every_situation_comes_to_an_end() -> None:
+    for state in (None, State.CREATED, State.RUNNING, State.EXITED):
+        for run in (None, FRESH, STARTED):
+            world = World(state, run)
+            for _ in range(10):
+                task = world.plan()
+                if task.actions:
+                    *_, world = cuts(world, task.actions[0])
+                elif world.state is State.RUNNING:
+                    world = replace(world, state=State.EXITED)
+            status = world.plan().status
+            assert status is not None
+            assert status.phase in (SUCCEEDED, FAILED), (state, run)
