@@ -8,6 +8,8 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.actions import Action, Basis, Change, Kind
+from devopsellence.controller.phases import withdrawn_task
+from devopsellence.controller.secrets import Secrets, is_sealed, seal
 from devopsellence.controller.world import NodeView
 from devopsellence.placement import placed_on
 from devopsellence.store.informer import Record
@@ -26,6 +28,8 @@ def template(ref: EnvironmentRef, release: pb.Release, node: pb.Node) -> pb.Assi
         revision=release.revision,
     )
     made.services.extend(placed_on(node, sorted(release.services, key=lambda service: service.name)))
+    if release.HasField("registry") and any(service.image.app for service in made.services):
+        made.registry.CopyFrom(release.registry)
     return made
 
 
@@ -47,6 +51,34 @@ def assign(
     return made, Action(
         Kind.WRITE_ASSIGNMENT, reason, (change,), view.name, _basis_of_node(keys, view, current, made), warning
     )
+
+
+def keep(
+    keys: Keys, ref: EnvironmentRef, view: NodeView, secrets: Secrets, release: int
+) -> tuple[pb.Assignment | None, Action | None]:
+    """What ``view`` has, kept while ``release`` is the newest, and the action that brings it up to date, if any.
+
+    Its secrets may have been encrypted anew, and the task of an earlier release is not started any more.
+    """
+    current = _message(view.assignment)
+    if current is None or current.removed:
+        return current, None
+    withdrawn = withdrawn_task(current, _message(view.status), release)
+    if not withdrawn and is_sealed(current, secrets):
+        return current, None
+    made = pb.Assignment()
+    made.CopyFrom(current)
+    if withdrawn:
+        made.ClearField("task")
+        made.ClearField("task_service")
+    seal(made, secrets, current, keep_deleted=True)
+    made.generation = next_generation(view)
+    if withdrawn:
+        reason = f"release {release} was written before the release task of release {current.release} had begun here"
+    else:
+        reason = _why_sealed(current, made)
+    change = Change(keys.assignment(view.name, ref), _revision(view.assignment), made)
+    return made, Action(Kind.WRITE_ASSIGNMENT, reason, (change,), view.name)
 
 
 def next_generation(view: NodeView) -> int:
@@ -166,6 +198,10 @@ def _is_same(current: pb.Assignment, name: str, uid: str, wanted: pb.Assignment)
         and current.project == wanted.project
         and current.organization == wanted.organization
         and current.services == wanted.services
+        and current.secrets == wanted.secrets
+        and current.registry == wanted.registry
+        and current.task == wanted.task
+        and current.task_service == wanted.task_service
     )
 
 
@@ -180,13 +216,33 @@ def _why_written(record: Record[pb.Assignment] | None, made: pb.Assignment) -> t
         return f"its assignment could not be read and is written anew: {reason}", True
     if current.removed:
         return f"attached again; release {made.release} gives it {services}", False
+    if made.HasField("task") and not (current.HasField("task") and current.release == made.release):
+        first = f"release {made.release} begins with its release task, {made.task.name}, here"
+        return f"{first}; beside it: {services}", False
     if current.release != made.release:
         return f"release {made.release} replaces release {current.release}: {services}", False
+    if current.HasField("task") and not made.HasField("task"):
+        return f"the release task of release {made.release} has succeeded; it now gives {services}", False
     if current.node_uid != made.node_uid:
         return f"registered anew, as another machine; release {made.release} gives it {services}", False
     if [service.name for service in current.services] != [service.name for service in made.services]:
         return f"its labels have changed; release {made.release} now gives it {services}", False
+    if current.services == made.services and current.secrets != made.secrets:
+        return _why_sealed(current, made), False
     return f"its assignment did not say what release {made.release} says, and is written anew", True
+
+
+def _why_sealed(current: pb.Assignment, made: pb.Assignment) -> str:
+    before = {(one.service, one.name, one.version): one.age for one in current.secrets}
+    after = {(one.service, one.name, one.version): one.age for one in made.secrets}
+    changed = sorted(
+        {
+            f"{name} of {service}"
+            for service, name, version in before | after
+            if before.get((service, name, version)) != after.get((service, name, version))
+        }
+    )
+    return f"secrets were stored anew: {', '.join(changed)}"
 
 
 def _message(record: Record[M] | None) -> M | None:

@@ -15,7 +15,7 @@ import structlog
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.identity import checked_environment, checked_node
+from devopsellence.controller.identity import checked_environment, checked_node, checked_secret
 from devopsellence.controller.index import Index, Tie
 from devopsellence.controller.world import NodeView, World
 from devopsellence.store.etcd import Etcd
@@ -42,6 +42,8 @@ class Caches:
         self._on_change = on_change
         self._on_connected = on_connected
         self._index = Index()
+        # The secrets of each environment, by service and name.
+        self._secrets_of: dict[EnvironmentRef, set[tuple[str, str]]] = {}
         # Keys that were complained about, with the revision at which they were: each is logged once.
         self._complained: dict[str, int] = {}
         self._was_connected = False
@@ -57,6 +59,7 @@ class Caches:
             self._informer(etcd, self.keys.all_assignments_prefix, pb.Assignment, self._assignment_changed),
             self._informer(etcd, self.keys.all_statuses_prefix, pb.AssignmentStatus, self._status_changed),
         )
+        self._secrets = self._informer(etcd, self.keys.all_secrets_prefix, pb.Secret, self._secret_changed)
 
     def _informer(self, etcd: Etcd, prefix: str, kind: type[M], on_change: Callable[[str], None]) -> Informer[M]:
         informer = Informer(etcd, prefix, kind, on_change, on_connection=self._connection_changed)
@@ -118,7 +121,16 @@ class Caches:
             )
             for name in self._index.nodes_of(ref)
         ]
-        return World(ref, environment, release, rollout, nodes)
+        return World(ref, environment, release, rollout, nodes, secrets=self._observe_secrets(ref))
+
+    def _observe_secrets(self, ref: EnvironmentRef) -> dict[tuple[str, str], Record[pb.Secret]]:
+        found = {}
+        for service, name in self._secrets_of.get(ref, ()):
+            record = self._secrets.records.get(self.keys.secret(ref, service, name))
+            checked = checked_secret(record, ref, service, name)
+            if checked is not None:
+                found[service, name] = checked
+        return found
 
     def _node_changed(self, key: str) -> None:
         self._about_node(key, self._nodes)
@@ -168,6 +180,21 @@ class Caches:
         ref = self._known(self.keys.parse_environment, key, self._rollouts.records.get(key))
         if ref is not None:
             self._on_change(ref, urgent=False)
+
+    def _secret_changed(self, key: str) -> None:
+        record = self._secrets.records.get(key)
+        found = self._known(self.keys.parse_secret, key, record)
+        if found is None:
+            return
+        ref, service, name = found
+        if record is not None:
+            self._secrets_of.setdefault(ref, set()).add((service, name))
+            self._complain_of(checked_secret(record, ref, service, name))
+        elif ref in self._secrets_of:
+            self._secrets_of[ref].discard((service, name))
+            if not self._secrets_of[ref]:
+                del self._secrets_of[ref]
+        self._on_change(ref, urgent=False)
 
     def _assignment_changed(self, key: str) -> None:
         self._about_assignment(key, self._assignments, Tie.ASSIGNMENT)

@@ -37,6 +37,19 @@ def checked_environment(record: Record[pb.Environment] | None, ref: EnvironmentR
     )
 
 
+def checked_secret(
+    record: Record[pb.Secret] | None, ref: EnvironmentRef, service: str, name: str
+) -> Record[pb.Secret] | None:
+    """``record``, as unreadable if it is not that secret, or has no version."""
+    if record is None or record.message is None:
+        return record
+    found = record.message
+    said = (found.organization, found.project, found.environment, found.service, found.name)
+    if said != (ref.organization, ref.project, ref.environment, service, name):
+        return _unreadable(record, f"it says that it is secret '{'/'.join(said)}'")
+    return record if found.versions else _unreadable(record, "it has no version")
+
+
 def _unreadable(record: Record[M], reason: str) -> Record[M]:
     kind = record.message.DESCRIPTOR.name if record.message is not None else ""
     error = MalformedRecord(record.key, kind, reason)

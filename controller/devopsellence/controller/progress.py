@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.task import sentence
 from devopsellence.controller.world import NodeView
 
 _Phase = pb.NodeProgress
@@ -17,6 +18,7 @@ _PHASE_WORDS: Final[dict[int, str]] = {
     _Service.RUNNING: "is running, not yet healthy",
     _Service.BACKOFF: "has ended or could not be started, and will be tried again",
     _Service.STOPPING: "is stopping",
+    _Service.COMPLETED: "has completed",
 }
 
 
@@ -29,6 +31,12 @@ class Standing:
     assignment: pb.Assignment | None
     # Why the node is left at what it has while the others move on; empty: it is not.
     held: str = ""
+    # It only waits its turn: held says for what.
+    waits: bool = False
+    # The release task, where it is this node's and has not succeeded.
+    task: pb.TaskStatus | None = None
+    # The services that it keeps as they were while the task has not succeeded.
+    kept: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +61,42 @@ def judge(standing: Standing) -> Judgement:
     status = _status_of(view, assignment)
     if status is not None and assignment is not None:
         progress.services_settled = _count_settled(assignment, status)
-    if reason := _unreachable(view):
-        return _done(progress, _Phase.UNREACHABLE, reason, waited_for=False)
+    task = standing.task
+    if reason := _unreachable(view, needed=task is not None):
+        return _done(progress, _Phase.UNREACHABLE, reason, waited_for=task is not None)
+    if standing.waits:
+        progress.services_settled = 0
+        return _done(progress, _Phase.PENDING, standing.held, waited_for=False)
+    if task is not None:
+        return _judge_task(standing, task, status, progress)
     if assignment is None or status is None:
         generation = assignment.generation if assignment is not None else 0
         reason = standing.held or f"{view.name} has not yet reported generation {generation} of its assignment"
         return _done(progress, _Phase.PENDING, reason, waited_for=not standing.held)
     return _judge_status(standing, assignment, status, progress)
+
+
+def _judge_task(
+    standing: Standing, task: pb.TaskStatus, status: pb.AssignmentStatus | None, progress: pb.NodeProgress
+) -> Judgement:
+    """The node of the release task; what it keeps as it was is not the new release's failure."""
+    name = standing.view.name
+    if task.phase == pb.TaskStatus.FAILED:
+        return _done(progress, _Phase.FAILED, sentence(task))
+    if status is None:
+        generation = standing.assignment.generation if standing.assignment is not None else 0
+        reason = f"the release task waits on {name}: it has not yet reported generation {generation} of its assignment"
+        return _done(progress, _Phase.PENDING, reason if task.phase != pb.TaskStatus.RUNNING else sentence(task))
+    if status.phase == pb.AssignmentStatus.ERROR:
+        return _done(progress, _Phase.ERROR, f"{name} cannot read its assignment: {status.reason or 'no reason given'}")
+    given_up = next(
+        (describe(one, name) for one in status.services if one.failed and one.name not in standing.kept), ""
+    )
+    if given_up and task.phase != pb.TaskStatus.RUNNING:
+        reason = f"the release task cannot begin: {given_up}"
+        return _done(progress, _Phase.FAILED, reason, given_up=reason)
+    problem = _problem(standing.view)
+    return _done(progress, _Phase.CONVERGING, f"{sentence(task)}; {problem}" if problem else sentence(task))
 
 
 def _judge_status(
@@ -73,10 +110,8 @@ def _judge_status(
     given_up = next((describe(one, name) for one in status.services if one.failed), "")
     if given_up:
         return _done(progress, _Phase.FAILED, given_up, waited_for=waited_for, given_up=given_up)
-    heartbeat = standing.view.heartbeat
-    if heartbeat is not None and heartbeat.message is not None and heartbeat.message.problem:
-        reason = f"the agent of {name} cannot work: {heartbeat.message.problem}"
-        return _done(progress, _Phase.CONVERGING, reason, waited_for=waited_for)
+    if problem := _problem(standing.view):
+        return _done(progress, _Phase.CONVERGING, problem, waited_for=waited_for)
     if status.phase == pb.AssignmentStatus.SETTLED:
         return _done(progress, _Phase.SETTLED, standing.held, waited_for=waited_for)
     phase = _Phase.FAILED if status.phase == pb.AssignmentStatus.FAILED else _Phase.CONVERGING
@@ -95,8 +130,8 @@ def describe(service: pb.ServiceStatus, node: str) -> str:
 
 
 def is_settled(service: pb.ServiceStatus) -> bool:
-    """Whether a service runs as assigned and, where it is checked, healthy."""
-    return (
+    """Whether a service runs as assigned and, where it is checked, healthy; or has completed, where others wait so."""
+    return (service.phase == _Service.COMPLETED and not service.failed) or (
         service.phase == _Service.RUNNING
         and not service.failed
         and service.health not in (_Service.CHECKING, _Service.UNHEALTHY)
@@ -116,6 +151,12 @@ def _done(
     return Judgement(progress, waited_for, given_up)
 
 
+def _problem(view: NodeView) -> str:
+    """Why the node's agent cannot do its work at the moment; empty if it can."""
+    problem = view.heartbeat.message.problem if view.heartbeat is not None and view.heartbeat.message else ""
+    return f"the agent of {view.name} cannot work: {problem}" if problem else ""
+
+
 def _unreadable(standing: Standing) -> str:
     """What stored value about this node cannot be read; empty if all can."""
     view = standing.view
@@ -128,12 +169,13 @@ def _unreadable(standing: Standing) -> str:
     return ""
 
 
-def _unreachable(view: NodeView) -> str:
-    """Why nobody answers for this node; empty if its agent does."""
+def _unreachable(view: NodeView, *, needed: bool) -> str:
+    """Why nobody answers for this node; empty if its agent does. It is ``needed`` for the release task."""
     if view.node is None or view.node.message is None:
         return f"{view.name} is attached but not registered; run devopsellence node register {view.name}, or detach it"
     if view.heartbeat is None or view.heartbeat.message is None:
-        return f"{view.name} has no heartbeat: its agent is not running or cannot reach etcd; it is not waited for"
+        waits = "the release task waits for it" if needed else "it is not waited for"
+        return f"{view.name} has no heartbeat: its agent is not running or cannot reach etcd; {waits}"
     if view.heartbeat.message.uid != view.node.message.uid:
         return f"the agent that answers as {view.name} was started for an earlier registration of that name"
     return ""

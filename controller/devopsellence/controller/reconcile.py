@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
+from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.actions import Plan
+from devopsellence.controller.identity import checked_secret
 from devopsellence.controller.plan import plan
+from devopsellence.controller.secrets import absent
 from devopsellence.controller.transactions import transactions
 from devopsellence.controller.world import Moment, Stopwatch, World
 from devopsellence.store.errors import LeaseLost, MalformedRecord
 from devopsellence.store.etcd import Compare, Delete, KeyValue, Put, TxnResult
 from devopsellence.store.informer import Record
 from devopsellence.store.journal import Journal
-from devopsellence.store.keys import EnvironmentRef, Keys
+from devopsellence.store.keys import EnvironmentRef, InvalidName, Keys
 from devopsellence.store.records import decode
 
+M = TypeVar("M", bound=Message)
 _log = structlog.get_logger()
 
 
@@ -89,23 +93,45 @@ class Reconciler:
         return made.recheck_after
 
     async def _observe(self, ref: EnvironmentRef) -> World:
+        """What the caches say; what is named but missing is read from etcd itself.
+
+        What was written together, or one after the other, arrives on several streams in any order.
+        """
         world = replace(self._caches.observe(ref), stopwatch=self._stopwatches.get(ref))
         environment = world.environment.message if world.environment is not None else None
-        if environment is None or environment.latest_release == 0 or world.release is not None:
+        if environment is None or environment.latest_release == 0:
             return world
-        # A deploy writes both at once, but they arrive on two streams: only etcd itself can say that it is not there.
-        return replace(world, release=await self._read_release(ref, environment.latest_release))
+        if world.release is None:
+            key = self._caches.keys.release(ref, environment.latest_release)
+            world = replace(world, release=await self._read(pb.Release, key))
+        return await self._with_all_secrets(world)
 
-    async def _read_release(self, ref: EnvironmentRef, number: int) -> Record[pb.Release] | None:
-        key = self._caches.keys.release(ref, number)
+    async def _with_all_secrets(self, world: World) -> World:
+        release = world.release.message if world.release is not None else None
+        secrets = dict(world.secrets)
+        for service, name in absent(release, secrets) if release is not None else ():
+            record = await self._read_secret(world.ref, service, name)
+            if record is not None:
+                secrets[service, name] = record
+        return replace(world, secrets=secrets)
+
+    async def _read_secret(self, ref: EnvironmentRef, service: str, name: str) -> Record[pb.Secret] | None:
+        try:
+            key = self._caches.keys.secret(ref, service, name)
+        except InvalidName:
+            # Nothing can be stored under such a name.
+            return None
+        return checked_secret(await self._read(pb.Secret, key), ref, service, name)
+
+    async def _read(self, kind: type[M], key: str) -> Record[M] | None:
         found = await self._etcd.get(key)
         if found is None:
             return None
         try:
-            release = decode(pb.Release, key, found.value)
+            message = decode(kind, key, found.value)
         except MalformedRecord as error:
             return Record(key, None, error, found.create_revision, found.mod_revision)
-        return Record(key, release, None, found.create_revision, found.mod_revision)
+        return Record(key, message, None, found.create_revision, found.mod_revision)
 
     async def _write(self, ref: EnvironmentRef, made: Plan, now: Moment) -> None:
         if not made.actions:

@@ -2,7 +2,7 @@
 
 The phase is the outcome of the release's rollout: SETTLED is left only by another release, so that "the last release
 that settled" stays one, and a service that crashes later shows as a reason and in its node's progress. FAILED is left
-when all settles after all, or when what the nodes should run changes.
+when all settles after all, or when what the nodes should run changes; not when it was the release task that failed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller import events
+from devopsellence.controller.phases import Stage, stage_of
 from devopsellence.controller.progress import Judgement
+from devopsellence.controller.task import sentence
 from devopsellence.controller.world import Moment, Stopwatch
 from devopsellence.store.keys import EnvironmentRef
 
@@ -21,6 +23,11 @@ MAX_HISTORY: Final = 100
 # For a release that says nothing about it, which the command line does not write.
 DEFAULT_DEADLINE_SECONDS: Final = 600.0
 _NAMED: Final = 3
+_TASK_EVENTS: Final[dict[int, str]] = {
+    pb.TaskStatus.RUNNING: events.RELEASE_TASK_STARTED,
+    pb.TaskStatus.SUCCEEDED: events.RELEASE_TASK_SUCCEEDED,
+    pb.TaskStatus.FAILED: events.RELEASE_TASK_FAILED,
+}
 _Phase = pb.Rollout
 _GRAVITY: Final[dict[int, int]] = {
     phase: position
@@ -51,6 +58,10 @@ class Facts:
     covered: bool
     # Seconds without progress after which the rollout fails.
     deadline: float
+    # The release task as decided; None if the release has none.
+    task: pb.TaskStatus | None = None
+    # What is wrong with secrets that the nodes need.
+    troubles: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +91,11 @@ def fold(facts: Facts, stopwatch: Stopwatch | None, now: Moment) -> Folded:
     watch = _advance(facts, stopwatch, now)
     phase, reason = _outcome(facts, rollout, watch, now)
     rollout.reason = reason
+    _record_task(rollout, facts.task)
     del rollout.nodes[:]
     rollout.nodes.extend(judgement.progress for judgement in facts.judgements)
     told = [_started(facts, now)] if begun else []
+    told += _told_of_task(facts, now)
     if phase != before:
         rollout.phase = phase
         if phase == _Phase.PROGRESSING:
@@ -93,7 +106,8 @@ def fold(facts: Facts, stopwatch: Stopwatch | None, now: Moment) -> Folded:
             told.append(_ended(rollout, now))
     if phase != _Phase.PROGRESSING:
         return Folded(rollout, told)
-    return Folded(rollout, told, watch, max(0.0, watch.since + facts.deadline - now.monotonic))
+    recheck_after = None if _is_paused(facts) else max(0.0, watch.since + facts.deadline - now.monotonic)
+    return Folded(rollout, told, watch, recheck_after)
 
 
 def _begin(facts: Facts, now: Moment) -> pb.Rollout:
@@ -111,6 +125,13 @@ def _begin(facts: Facts, now: Moment) -> pb.Rollout:
     if facts.previous is not None:
         rollout.history.extend(_history(facts.previous, facts.release, now))
     return rollout
+
+
+def _record_task(rollout: pb.Rollout, task: pb.TaskStatus | None) -> None:
+    if task is None:
+        rollout.ClearField("task")
+    else:
+        rollout.task.CopyFrom(task)
 
 
 def _history(previous: pb.Rollout, release: int, now: Moment) -> list[pb.RolloutOutcome]:
@@ -138,9 +159,10 @@ def _superseded(release: int, reason: str, now: Moment) -> pb.RolloutOutcome:
 
 
 def _advance(facts: Facts, stopwatch: Stopwatch | None, now: Moment) -> Stopwatch:
-    """The stopwatch, begun anew whenever there was progress or something else to do."""
+    """The stopwatch, begun anew whenever there was progress or something else to do; it stands while the task runs."""
     settled = sum(judgement.progress.services_settled for judgement in facts.judgements)
-    if stopwatch is None or stopwatch.release != facts.release or facts.moved or settled > stopwatch.settled:
+    anew = facts.moved or _is_paused(facts)
+    if stopwatch is None or stopwatch.release != facts.release or anew or settled > stopwatch.settled:
         return Stopwatch(facts.release, settled, now.monotonic)
     return stopwatch
 
@@ -149,18 +171,23 @@ def _outcome(
     facts: Facts, rollout: pb.Rollout, watch: Stopwatch, now: Moment
 ) -> tuple[pb.Rollout.Phase.ValueType, str]:
     """Phase and reason, in order of precedence."""
+    task = facts.task
+    if task is not None and task.phase == pb.TaskStatus.FAILED and not facts.unreadable:
+        return _Phase.FAILED, sentence(task)
     obstacle = facts.unreadable or facts.unplaced
     waited_for = [judgement for judgement in facts.judgements if judgement.waited_for]
-    if not obstacle and facts.covered and all(one.progress.phase == pb.NodeProgress.SETTLED for one in waited_for):
-        return _Phase.SETTLED, _why_unsettled(facts.judgements)
-    live = _join([obstacle] if obstacle else [], _why_unsettled(facts.judgements))
+    open_to_all = stage_of(task) is Stage.OPEN
+    settled = all(one.progress.phase == pb.NodeProgress.SETTLED for one in waited_for)
+    if not obstacle and open_to_all and facts.covered and settled:
+        return _Phase.SETTLED, _join(facts.troubles, _why_unsettled(facts))
+    live = _join([*([obstacle] if obstacle else []), *facts.troubles], _why_unsettled(facts))
     if rollout.phase == _Phase.SETTLED:
         return _Phase.SETTLED, live
     if obstacle:
         return _Phase.FAILED, obstacle
     given_up = [judgement.given_up for judgement in facts.judgements if judgement.given_up and judgement.waited_for]
     if given_up:
-        return _Phase.FAILED, _sentences(given_up)
+        return _Phase.FAILED, _join(facts.troubles, _sentences(given_up))
     if rollout.phase == _Phase.FAILED and not facts.moved:
         return _Phase.FAILED, rollout.reason
     if now.monotonic - watch.since >= facts.deadline:
@@ -168,9 +195,26 @@ def _outcome(
     return _Phase.PROGRESSING, live
 
 
-def _why_unsettled(judgements: Sequence[Judgement]) -> str:
-    """What the nodes that have not settled at the newest release say, the worst first; empty if all have."""
-    saying = [one.progress for one in judgements if one.progress.reason]
+def _is_paused(facts: Facts) -> bool:
+    """Whether the release task is running, for all that is known: that takes as long as it takes."""
+    task = facts.task
+    if task is None or task.phase != pb.TaskStatus.RUNNING:
+        return False
+    silent = (pb.NodeProgress.UNREACHABLE, pb.NodeProgress.ERROR)
+    return all(one.progress.phase not in silent for one in facts.judgements if one.progress.node == task.node)
+
+
+def _why_unsettled(facts: Facts) -> str:
+    """What the nodes that have not settled at the newest release say, the worst first; empty if all have.
+
+    While the release task has not ended, its node speaks for all.
+    """
+    task = facts.task
+    if task is not None and not task.node and task.phase == pb.TaskStatus.WAITING:
+        return sentence(task)
+    saying = [one.progress for one in facts.judgements if one.progress.reason]
+    if stage_of(task) is Stage.PREPARING and task is not None:
+        saying = [progress for progress in saying if progress.node == task.node]
     saying.sort(key=lambda progress: _GRAVITY.get(progress.phase, len(_GRAVITY)))
     return _sentences([progress.reason for progress in saying])
 
@@ -193,6 +237,16 @@ def _started(facts: Facts, now: Moment) -> pb.Event:
 def _resumed(facts: Facts, now: Moment) -> pb.Event:
     message = f"release {facts.release} is rolled out again, because what the nodes should run has changed"
     return events.event(now.wall, events.ROLLOUT_STARTED, message, release=facts.release)
+
+
+def _told_of_task(facts: Facts, now: Moment) -> list[pb.Event]:
+    task = facts.task
+    known = facts.previous.task.phase if facts.previous is not None and facts.previous.release == facts.release else 0
+    if task is None or task.phase == known or task.phase not in _TASK_EVENTS:
+        return []
+    severity = pb.Event.ERROR if task.phase == pb.TaskStatus.FAILED else pb.Event.INFO
+    code = _TASK_EVENTS[task.phase]
+    return [events.event(now.wall, code, sentence(task), severity=severity, node=task.node, release=facts.release)]
 
 
 def _ended(rollout: pb.Rollout, now: Moment) -> pb.Event:

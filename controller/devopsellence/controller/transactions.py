@@ -16,11 +16,16 @@ from devopsellence.store.records import encode
 
 # The leader's own compare comes on top.
 _FENCE: Final = 1
+# etcd refuses a request of more than 1.5 MiB by default; one action that is larger goes alone.
+MAX_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """Conditions, and what to do if all of them hold; at most MAX_OPERATIONS of each, the leader's fence included."""
+    """Conditions, and what to do if all of them hold.
+
+    At most MAX_OPERATIONS of each, the leader's fence included, and MAX_BYTES of values.
+    """
 
     compares: Sequence[Compare]
     operations: Sequence[Put | Delete]
@@ -34,11 +39,15 @@ def transactions(plan: Plan, events: Sequence[Put]) -> Iterator[Transaction]:
     always = Compare.unmodified(plan.rests_on.key, plan.rests_on.mod_revision)
     compares: dict[str, Compare] = {always.key: always}
     operations: list[Put | Delete] = []
+    size = 0
     for needed, wanted in _units(plan.actions, events):
         new = sum(1 for compare in needed if compare.key not in compares)
-        if operations and max(_FENCE + len(compares) + new, len(operations) + len(wanted)) > MAX_OPERATIONS:
+        added = sum(len(one.value) for one in wanted if isinstance(one, Put))
+        too_many = max(_FENCE + len(compares) + new, len(operations) + len(wanted)) > MAX_OPERATIONS
+        if operations and (too_many or size + added > MAX_BYTES):
             yield Transaction(tuple(compares.values()), tuple(operations))
-            compares, operations = {always.key: always}, []
+            compares, operations, size = {always.key: always}, [], 0
+        size += added
         compares.update((compare.key, compare) for compare in needed)
         operations += wanted
     if operations:

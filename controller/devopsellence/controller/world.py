@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from devopsellence.api.v1 import stored_pb2 as pb
@@ -52,7 +52,8 @@ class World:
     """All that is stored about one environment.
 
     ``release`` is the record of the release that the environment names as its newest; None when there is no such key.
-    ``nodes`` are those attached and those that still have an assignment or a status, sorted by name.
+    ``nodes`` are those attached and those that still have an assignment or a status, sorted by name. ``secrets`` are by
+    service and name.
     """
 
     ref: EnvironmentRef
@@ -61,3 +62,4 @@ class World:
     rollout: Record[pb.Rollout] | None = None
     nodes: Sequence[NodeView] = ()
     stopwatch: Stopwatch | None = None
+    secrets: Mapping[tuple[str, str], Record[pb.Secret]] = field(default_factory=dict)

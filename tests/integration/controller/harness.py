@@ -114,17 +114,24 @@ class Environment:
         made.rollout.progress_deadline.FromSeconds(600)
         await self.write(self.keys.release(REF, number), made)
 
+    async def deploy(self, release: pb.Release, *names: str) -> None:
+        """Write ``release`` as the newest, with ``names`` attached."""
+        await self.write(self.keys.release(REF, release.number), release)
+        await self.attach(*names, latest=release.number)
+
+    async def report_task(self, assignment: pb.Assignment, phase: pb.TaskStatus.Phase.ValueType) -> None:
+        """As the node's agent would, once all services beside the task are there."""
+        status = _status(assignment, pb.AssignmentStatus.SETTLED)
+        status.task.CopyFrom(
+            pb.TaskStatus(name=assignment.task.name, release=assignment.release, phase=phase, node=assignment.node)
+        )
+        await self.write(self.keys.status(assignment.node, REF), status)
+
     async def report(
         self, assignment: pb.Assignment, phase: pb.AssignmentStatus.Phase.ValueType, *services: pb.ServiceStatus
     ) -> None:
-        status = pb.AssignmentStatus(
-            node=assignment.node,
-            node_uid=assignment.node_uid,
-            generation=assignment.generation,
-            release=assignment.release,
-            phase=phase,
-            services=services,
-        )
+        status = _status(assignment, phase)
+        status.services.extend(services)
         await self.write(self.keys.status(assignment.node, REF), status)
 
     async def read(self, kind: type[M], key: str) -> M | None:
@@ -181,6 +188,16 @@ class Environment:
                 async for batch in self.etcd.watch(self.keys.election_prefix, start_revision=listing.revision + 1):
                     if batch.events:
                         break
+
+
+def _status(assignment: pb.Assignment, phase: pb.AssignmentStatus.Phase.ValueType) -> pb.AssignmentStatus:
+    return pb.AssignmentStatus(
+        node=assignment.node,
+        node_uid=assignment.node_uid,
+        generation=assignment.generation,
+        release=assignment.release,
+        phase=phase,
+    )
 
 
 def _readable(kind: type[M], key: str, value: bytes | None) -> M | None:

@@ -116,9 +116,10 @@ async def test_garbage_stops_its_own_key_only(start: Start, environment: Environ
     await environment.add_node("n2", "web")
     await settle(environment, 1, "n1", "n2", web="web")
 
-    for prefix in ("nodes/", "heartbeats/", "environments/", "releases/", "rollouts/", "assignments/", "status/"):
+    kinds = ("nodes/", "heartbeats/", "environments/", "releases/", "rollouts/", "assignments/", "status/", "secrets/")
+    for prefix in kinds:
         await etcd.put(f"{keys.prefix}{prefix}", b"{")
-        await etcd.put(f"{keys.prefix}{prefix}no/such/thing/at/all", b"\xff")
+        await etcd.put(f"{keys.prefix}{prefix}no/such/thing/at/all/either", b"\xff")
     await etcd.put(keys.node("n1"), b"nonsense")
     rollout = await environment.rollout(lambda one: one.nodes[0].phase == pb.NodeProgress.ERROR)
     assert keys.node("n1") in rollout.nodes[0].reason
@@ -152,7 +153,7 @@ async def test_garbage_stops_its_own_key_only(start: Start, environment: Environ
     await environment.attach("n1", "n2", latest=4)
     await environment.assignment("n1", lambda one: one.release == 4)
     complained = [line["key"] for line in controller.lines("key ignored")]
-    assert len(complained) == len(set(complained)) == 14
+    assert len(complained) == len(set(complained)) == 2 * len(kinds)
     assert not [line for line in controller.lines("not reconciled") if line["level"] == "error"]
 
 

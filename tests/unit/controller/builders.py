@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from google.protobuf.message import Message
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.controller.actions import Action, Kind, Plan
-from devopsellence.controller.identity import checked_environment, checked_node
+from devopsellence.controller.identity import checked_environment, checked_node, checked_secret
 from devopsellence.controller.plan import plan
 from devopsellence.controller.world import Moment, NodeView, Stopwatch, World
 from devopsellence.store.errors import MalformedRecord
@@ -28,9 +29,48 @@ def moment(seconds: float) -> Moment:
     return Moment(START + timedelta(seconds=seconds), 1000.0 + seconds)
 
 
-def service(name: str, kind: str = "web", image: str = "app:1") -> workload_pb2.Service:
+def service(
+    name: str,
+    kind: str = "web",
+    image: str = "app:1",
+    *,
+    app: bool = False,
+    after: Sequence[str] = (),
+    **secrets: int,
+) -> workload_pb2.Service:
+    """``after``: the services that it depends on; ``secrets``: the versions that it refers to."""
     return workload_pb2.Service(
-        name=name, kind=SERVICE_KINDS[kind], image=workload_pb2.Image(reference=image, pinned=f"sha256:{image}")
+        name=name,
+        kind=SERVICE_KINDS[kind],
+        image=workload_pb2.Image(reference=image, pinned=f"sha256:{image}", app=app),
+        depends_on=[
+            workload_pb2.Dependency(service=one, condition=workload_pb2.Dependency.SERVICE_HEALTHY) for one in after
+        ],
+        secret_refs=[workload_pb2.SecretRef(name=name, secret=name, version=secrets[name]) for name in secrets],
+    )
+
+
+def app(version: int, name: str = "web", kind: str = "web", **more: Any) -> workload_pb2.Service:
+    """A service with the image that was built as the app's ``version``."""
+    return service(name, kind, f"app:{version}", app=True, **more)
+
+
+def migration(**fields: Any) -> workload_pb2.Task:
+    return workload_pb2.Task(**{"name": "release", "service": "web", "command": ["migrate"], **fields})
+
+
+def secret(service: str, name: str, *versions: int, recipients: str = "n1") -> pb.Secret:
+    """With "ciphertexts" that name their version and whom they are for."""
+    return pb.Secret(
+        organization=REF.organization,
+        project=REF.project,
+        environment=REF.environment,
+        service=service,
+        name=name,
+        versions=[
+            pb.SecretVersion(version=version, age=f"{name}/{version} for {recipients}", recipients=[recipients])
+            for version in versions
+        ],
     )
 
 
@@ -38,7 +78,13 @@ def node(name: str, *labels: str, uid: str = "", cordoned: bool = False) -> pb.N
     return pb.Node(name=name, uid=uid or f"uid-{name}", labels=sorted(labels), cordoned=cordoned)
 
 
-def release(number: int, *services: workload_pb2.Service, deadline: int = 600) -> pb.Release:
+def release(
+    number: int,
+    *services: workload_pb2.Service,
+    deadline: int = 600,
+    task: workload_pb2.Task | None = None,
+    registry: pb.Registry | None = None,
+) -> pb.Release:
     made = pb.Release(
         organization=REF.organization,
         project=REF.project,
@@ -46,6 +92,8 @@ def release(number: int, *services: workload_pb2.Service, deadline: int = 600) -
         number=number,
         services=services,
         revision=f"rev{number}",
+        release_task=task,
+        registry=registry,
     )
     made.rollout.progress_deadline.FromSeconds(deadline)
     return made
@@ -109,8 +157,12 @@ class Store:
         environment = self.environment()
         return list(environment.nodes) if environment is not None else []
 
-    def deploy(self, number: int, *services: workload_pb2.Service, deadline: int = 600) -> None:
-        self.put(KEYS.release(REF, number), release(number, *services, deadline=deadline))
+    def store_secret(self, service: str, name: str, *versions: int, recipients: str = "n1") -> None:
+        self.put(KEYS.secret(REF, service, name), secret(service, name, *versions, recipients=recipients))
+
+    def deploy(self, number: int, *services: workload_pb2.Service, **more: Any) -> None:
+        """``more`` as for release()."""
+        self.put(KEYS.release(REF, number), release(number, *services, **more))
         self.set_environment(*self.attached(), latest=number)
 
     def environment(self) -> pb.Environment | None:
@@ -139,6 +191,23 @@ class Store:
     def progress(self, name: str) -> pb.NodeProgress:
         return next(one for one in self.rollout().nodes if one.node == name)
 
+    def task(self) -> pb.TaskStatus:
+        """As it is recorded."""
+        return self.rollout().task
+
+    def report_task(self, name: str, phase: str, *services: pb.ServiceStatus, **fields: Any) -> None:
+        """``name``'s agent reports how the task of its assignment fares; ``fields`` are the task status's."""
+        found = self.assignment(name)
+        assert found is not None
+        code = fields.pop("code", None)
+        lines = fields.pop("lines", ())
+        task = pb.TaskStatus(name=found.task.name, service=found.task.service, release=found.release, **fields)
+        task.phase = pb.TaskStatus.Phase.Value(phase)
+        if code is not None:
+            task.exit.code = code
+            task.exit.log_lines.extend(lines)
+        self.report(name, *services, task=task)
+
     def report(self, name: str, *services: pb.ServiceStatus, phase: str = "", **fields: Any) -> None:
         """``name``'s agent reports about the assignment it has; by default that all of it has settled."""
         found = self.assignment(name)
@@ -154,7 +223,10 @@ class Store:
             services=services or settled,
         )
         for field, value in fields.items():
-            setattr(status, field, value)
+            if isinstance(value, Message):
+                getattr(status, field).CopyFrom(value)
+            else:
+                setattr(status, field, value)
         self.put(KEYS.status(name, REF), status)
 
     def world(self) -> World:
@@ -183,7 +255,18 @@ class Store:
             self.records.get(KEYS.rollout(REF)),
             views,
             self.stopwatch,
+            self._secrets(),
         )
+
+    def _secrets(self) -> dict[tuple[str, str], Record[pb.Secret]]:
+        found = {}
+        for key, record in self.records.items():
+            if key.startswith(KEYS.secrets_prefix(REF)):
+                ref, service, name = KEYS.parse_secret(key)
+                checked = checked_secret(record, ref, service, name)
+                if checked is not None:
+                    found[service, name] = checked
+        return found
 
     def plan(self) -> Plan:
         """What would be done now."""
@@ -193,7 +276,7 @@ class Store:
         """Plan and carry out; ``only`` the first so many actions, as if the controller had died then."""
         made = self.plan()
         for action in made.actions[:only]:
-            self._apply(action)
+            self.carry_out(action)
         self.stopwatch = made.stopwatch
         if made.actions:
             self.events += made.events
@@ -206,7 +289,8 @@ class Store:
                 return
         raise AssertionError(f"does not come to rest: {self.plan().actions}")
 
-    def _apply(self, action: Action) -> None:
+    def carry_out(self, action: Action) -> None:
+        """As one transaction, whose conditions hold."""
         for key, revision in [
             *((change.key, change.replaces) for change in action.changes),
             *((basis.key, basis.mod_revision) for basis in action.rests_on),

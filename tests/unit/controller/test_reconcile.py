@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
+from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.reconcile import DisconnectedError, OutdatedError, Reconciler
 from devopsellence.controller.world import World
 from devopsellence.store.errors import LeaseLost, Unavailable
 from devopsellence.store.etcd import Compare, Delete, KeyValue, Put, TxnResult
 from devopsellence.store.journal import LEASE_SHARED_SECONDS, Journal
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import encode
-from tests.unit.controller.builders import KEYS, REF, Store, moment, release, service
+from devopsellence.store.records import decode, encode
+from tests.unit.controller.builders import KEYS, REF, Store, moment, release, secret, service
 
 WEB = service("web")
 
@@ -117,6 +118,29 @@ async def test_a_release_that_is_not_in_etcd_either_moves_nothing() -> None:
         await reconciler.reconcile(REF)
         assert etcd.keys_written(KEYS.all_assignments_prefix) == []
         assert etcd.keys_written(KEYS.rollouts_prefix) == [KEYS.rollout(REF)]
+
+
+@pytest.mark.parametrize("cached", ["nothing", "an older version"])
+async def test_a_secret_that_has_not_reached_the_cache_is_read_from_etcd(cached: str) -> None:
+    etcd, store, reconciler = make()
+    if cached == "an older version":
+        store.store_secret("web", "A", 1)
+    store.deploy(1, service("web", A=2))
+    etcd.values[KEYS.secret(REF, "web", "A")] = encode(secret("web", "A", 1, 2))
+    await reconciler.reconcile(REF)
+    [written] = [one for one in etcd.written if isinstance(one, Put) and one.key == KEYS.assignment("n1", REF)]
+    assert [(one.name, one.version) for one in decode(pb.Assignment, "", written.value).secrets] == [("A", 2)]
+
+
+@pytest.mark.parametrize("value", [None, b"nonsense", b"{}"])
+async def test_a_secret_that_is_not_in_etcd_either_or_is_nonsense_is_left_out(value: bytes | None) -> None:
+    etcd, store, reconciler = make()
+    store.deploy(1, service("web", A=2))
+    if value is not None:
+        etcd.values[KEYS.secret(REF, "web", "A")] = value
+    await reconciler.reconcile(REF)
+    [written] = [one for one in etcd.written if isinstance(one, Put) and one.key == KEYS.assignment("n1", REF)]
+    assert not decode(pb.Assignment, "", written.value).secrets
 
 
 async def test_a_decision_is_not_held_up_because_its_events_cannot_be_stored() -> None:

@@ -83,6 +83,17 @@ def test_a_release_that_changes_nothing_settles_all_the_same() -> None:
     assert (store.phase(), store.rollout().release) == ("SETTLED", 2)
 
 
+def test_a_service_that_others_wait_for_has_settled_when_it_has_completed() -> None:
+    store = deployed_store("n1")
+    completed = service_status("web", phase=pb.ServiceStatus.COMPLETED, health=pb.ServiceStatus.NONE)
+    store.report("n1", completed)
+    store.converge()
+    assert store.progress("n1").services_settled == 1
+    store.report("n1", completed, phase="SETTLED")
+    store.converge()
+    assert store.phase() == "SETTLED"
+
+
 # Nodes that do not answer
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.actions import Action, Basis, Change, Kind, Plan
-from devopsellence.controller.transactions import transactions
+from devopsellence.controller.transactions import MAX_BYTES, transactions
 from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete, Put
 
 ENVIRONMENT = Basis("/t/environments/o/p/e", 7)
@@ -58,3 +58,13 @@ def test_events_follow_the_first_action() -> None:
 
 def test_no_actions_are_no_transactions_whatever_there_is_to_tell() -> None:
     assert list(transactions(Plan(ENVIRONMENT), [Put("e1", b"")])) == []
+
+
+def test_a_plan_of_large_assignments_is_cut_before_etcd_would_refuse_it() -> None:
+    large = pb.Assignment(secrets=[pb.SealedSecret(age="x" * 300_000)])
+    actions = [Action(Kind.WRITE_ASSIGNMENT, "why", (Change(f"k{n}", n, large),), f"n{n}") for n in range(7)]
+    parts = list(transactions(Plan(ENVIRONMENT, actions), []))
+    assert [len(part.operations) for part in parts] == [3, 3, 1]
+    huge = Change("k", 0, pb.Assignment(secrets=[pb.SealedSecret(age="x" * 2 * MAX_BYTES)]))
+    [only] = transactions(Plan(ENVIRONMENT, [Action(Kind.WRITE_ASSIGNMENT, "why", (huge,), "n")]), [])
+    assert len(only.operations) == 1

@@ -1,0 +1,139 @@
+"""The release task and secrets: a real controller, a real etcd; operators and agents are played by the test."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.records import decode
+from devopsellence.store.settings import Settings
+from tests.integration.controller.harness import REF, ControllerProcess, Environment
+from tests.unit.controller.builders import app, migration, release, secret, service
+
+pytestmark = pytest.mark.etcd
+Start = Callable[[], ControllerProcess]
+SETTLED = pb.AssignmentStatus.SETTLED
+NODES = ("n1", "n2")
+REDIS = service("redis", "worker")
+
+
+@pytest.fixture
+def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
+    """Starts controllers, which are gone when the test is over."""
+    started: list[ControllerProcess] = []
+
+    def start_one() -> ControllerProcess:
+        log = tmp_path / f"controller{len(started)}.log"
+        started.append(ControllerProcess(settings, log, "--identity", f"c{len(started)}"))
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        process.kill()
+
+
+@pytest.fixture
+def environment(etcd: Etcd) -> Environment:
+    return Environment(etcd)
+
+
+def _is_at(number: int, assignment: pb.Assignment) -> bool:
+    return assignment.release == number
+
+
+async def settle(environment: Environment, number: int) -> None:
+    """Both nodes report that they have settled at release ``number``."""
+    for name in NODES:
+        found = await environment.assignment(name, lambda one: one.release == number and not one.HasField("task"))
+        await environment.report(found, SETTLED)
+    await environment.rollout(lambda one: one.release == number and one.phase == pb.Rollout.SETTLED)
+
+
+async def begin(environment: Environment) -> None:
+    """Both nodes have settled at release 1, which has no task."""
+    for name in NODES:
+        await environment.add_node(name, "web", "worker")
+    await environment.deploy(release(1, REDIS, app(1)), *NODES)
+    await settle(environment, 1)
+
+
+async def test_the_task_runs_between_the_supporting_services_and_the_app_and_a_failed_one_moves_nobody(
+    start: Start, environment: Environment
+) -> None:
+    start()
+    await begin(environment)
+    await environment.deploy(release(2, REDIS, app(2), task=migration()), *NODES)
+    told = await environment.assignment("n1", lambda one: one.HasField("task"))
+    assert [(one.name, one.image.reference) for one in told.services] == [("redis", "app:1"), ("web", "app:1")]
+    assert told.task_service == app(2)
+    await environment.report_task(told, pb.TaskStatus.RUNNING)
+    await environment.rollout(lambda one: one.task.phase == pb.TaskStatus.RUNNING)
+    assert (await environment.assignment("n2")).release == 1
+    await environment.report_task(told, pb.TaskStatus.SUCCEEDED)
+    await settle(environment, 2)
+
+    await environment.deploy(release(3, REDIS, app(3), task=migration()), *NODES)
+    told = await environment.assignment("n1", lambda one: one.release == 3)
+    await environment.report_task(told, pb.TaskStatus.FAILED)
+    rollout = await environment.rollout(lambda one: one.release == 3 and one.phase == pb.Rollout.FAILED)
+    assert rollout.reason.startswith('the release task "release" failed on n1')
+    assert (await environment.assignment("n2")).release == 2
+    items = (await environment.etcd.list(environment.keys.events_prefix(REF))).items
+    told_of = [decode(pb.Event, item.key, item.value).code for item in items]
+    assert [code for code in told_of if code.startswith("release_task")] == [
+        "release_task_started",
+        "release_task_succeeded",
+        "release_task_failed",
+    ]
+
+
+async def test_the_next_leader_goes_on_with_the_task_from_etcd_alone(start: Start, environment: Environment) -> None:
+    controllers = [start()]
+    await environment.leader("c0")
+    await begin(environment)
+
+    async def hand_over() -> None:
+        controllers.append(start())
+        await controllers[-1].logged("standing by")
+        controllers[-2].signal(signal.SIGKILL)
+        await environment.leader(f"c{len(controllers) - 1}")
+
+    await environment.deploy(release(2, REDIS, app(2), task=migration()), *NODES)
+    told = await environment.assignment("n1", lambda one: one.HasField("task"))
+    await hand_over()
+    await environment.report_task(told, pb.TaskStatus.RUNNING)
+    await environment.rollout(lambda one: one.task.phase == pb.TaskStatus.RUNNING)
+    await hand_over()
+    await environment.report_task(told, pb.TaskStatus.SUCCEEDED)
+    await settle(environment, 2)
+    rollout = await environment.rollout(lambda one: one.task.phase == pb.TaskStatus.SUCCEEDED)
+    assert rollout.task.node == "n1"
+    assert await environment.assignment("n1") == await environment.assignment("n1", lambda one: one.generation == 3)
+
+
+async def test_a_release_that_follows_its_secret_at_once_has_it(start: Start, environment: Environment) -> None:
+    keys = environment.keys
+    controller = start()
+    await begin(environment)
+    for number in range(2, 12):
+        await environment.write(keys.secret(REF, "web", "A"), secret("web", "A", *range(2, number + 1)))
+        await environment.deploy(release(number, REDIS, app(1, A=number)), *NODES)
+        found = await environment.assignment("n1", partial(_is_at, number))
+        assert [(one.name, one.version) for one in found.secrets] == [("A", number)]
+
+    renewed = secret("web", "A", *range(2, 12), recipients="n1,n2")
+    await environment.write(keys.secret(REF, "web", "A"), renewed)
+    found = await environment.assignment("n2", lambda one: bool(one.secrets) and one.secrets[0].age.endswith("n1,n2"))
+    await environment.etcd.put(keys.secret(REF, "web", "A"), b"nonsense")
+    await environment.rollout(lambda one: keys.secret(REF, "web", "A") in one.reason)
+    assert await environment.assignment("n2") == found
+    await environment.etcd.delete(keys.secret(REF, "web", "A"))
+    await environment.rollout(lambda one: "devopsellence secret set A --service web --stdin" in one.reason)
+    assert not [line for line in controller.lines("not reconciled") if line["level"] == "error"]
+    assert " for n1" not in controller.log.read_text(), "a ciphertext was logged"

@@ -1,0 +1,198 @@
+"""Which ciphertexts an assignment carries, case by case."""
+
+from __future__ import annotations
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.secrets import Reference, absent, references_of
+from devopsellence.store.keys import REGISTRY
+from tests.unit.controller.builders import KEYS, REF, Store, app, migration, release, service, writes
+
+REGISTERED = pb.Registry(repository="registry.example/shop", username="ann", password_secret="PASS", password_version=1)
+REDIS = service("redis", "worker")
+
+
+def sealed(store: Store, name: str) -> list[str]:
+    """What the node is given, as "service/ciphertext"; it is sorted."""
+    found = store.assignment(name)
+    assert found is not None
+    given = [(one.service, one.name, one.version) for one in found.secrets]
+    assert given == sorted(given)
+    return [f"{one.service}/{one.age}" for one in found.secrets]
+
+
+def deployed_store() -> Store:
+    """n1 (web) and n2 (worker) at release 1, whose services refer to a secret each."""
+    store = Store()
+    store.add_node("n1", "web")
+    store.add_node("n2", "worker")
+    store.set_environment("n1", "n2")
+    store.store_secret("web", "A", 1, 2)
+    store.store_secret("web", "B", 1)
+    store.store_secret("redis", "C", 3)
+    store.deploy(1, app(1, B=1, A=2), service("redis", "worker", C=3))
+    store.converge()
+    return store
+
+
+def settle(store: Store) -> None:
+    for name in store.attached():
+        store.report(name)
+    store.converge()
+
+
+def test_a_node_is_given_what_its_own_services_refer_to_in_the_version_that_the_release_pins() -> None:
+    store = deployed_store()
+    assert sealed(store, "n1") == ["web/A/2 for n1", "web/B/1 for n1"]
+    assert sealed(store, "n2") == ["redis/C/3 for n1"]
+    assert not store.plan().actions
+
+
+def test_a_secret_that_was_encrypted_anew_is_written_to_its_users_alone() -> None:
+    store = deployed_store()
+    store.store_secret("web", "B", 1, 2, recipients="n1,n2")
+    [action] = writes(store.step())
+    assert (action.node, action.reason) == ("n1", "secrets were stored anew: B of web")
+    assert sealed(store, "n1") == ["web/A/2 for n1", "web/B/1 for n1,n2"]
+    found = store.assignment("n1")
+    assert found is not None
+    assert found.generation == 2
+
+
+def test_a_new_version_that_no_release_pins_yet_changes_nothing() -> None:
+    store = deployed_store()
+    store.store_secret("web", "B", 1, 2)
+    assert not store.plan().actions
+
+
+def test_a_secret_that_is_missing_is_left_out_and_named_with_the_command() -> None:
+    store = deployed_store()
+    settle(store)
+    store.delete(KEYS.secret(REF, "web", "B"))
+    store.deploy(2, app(2, B=1, A=2), service("redis", "worker", C=3))
+    store.converge()
+    assert sealed(store, "n1") == ["web/A/2 for n1"]
+    assert store.rollout().reason.startswith(
+        'secret B of service "web" does not exist; '
+        "run devopsellence secret set B --service web --stdin, then devopsellence deploy; "
+    )
+    store.store_secret("web", "B", 1)
+    store.converge()
+    assert sealed(store, "n1") == ["web/A/2 for n1", "web/B/1 for n1"]
+    settle(store)
+    assert (store.phase(), store.rollout().reason) == ("SETTLED", "")
+
+
+def test_a_secret_that_cannot_be_read_is_kept_by_those_who_have_it_and_its_key_is_named() -> None:
+    spoiled = (
+        pb.Secret(),
+        pb.Secret(organization="acme", project="shop", environment="production", service="web", name="B"),
+        None,
+    )
+    for message in spoiled:
+        store = deployed_store()
+        settle(store)
+        key = KEYS.secret(REF, "web", "B")
+        if message is None:
+            store.garbage(key)
+        else:
+            store.put(key, message)
+        assert writes(store.step()) == []
+        assert store.phase() == "SETTLED"
+        assert key in store.rollout().reason
+        store.deploy(2, app(2, B=1, A=2), service("redis", "worker", C=3))
+        store.converge()
+        assert sealed(store, "n1") == ["web/A/2 for n1", "web/B/1 for n1"]
+
+
+def test_a_version_that_has_aged_out_is_kept_by_those_who_have_it_and_missed_by_those_who_do_not() -> None:
+    store = deployed_store()
+    store.store_secret("web", "B", 2, 3)
+    assert not writes(store.step())
+    store.add_node("n3", "web")
+    store.set_environment("n1", "n2", "n3", latest=1)
+    store.converge()
+    assert sealed(store, "n1") == ["web/A/2 for n1", "web/B/1 for n1"]
+    assert sealed(store, "n3") == ["web/A/2 for n1"]
+    assert 'secret B of service "web" has no version 1; run devopsellence deploy' in store.rollout().reason
+
+
+def test_the_registry_and_its_password_are_given_to_those_who_pull_the_app() -> None:
+    store = deployed_store()
+    store.store_secret(REGISTRY, "PASS", 1)
+    store.deploy(2, app(2), REDIS, registry=REGISTERED)
+    store.converge()
+    first, second = store.assignment("n1"), store.assignment("n2")
+    assert first is not None
+    assert second is not None
+    assert first.registry == REGISTERED
+    assert sealed(store, "n1") == [f"{REGISTRY}/PASS/1 for n1"]
+    assert not second.HasField("registry")
+    assert sealed(store, "n2") == []
+    store.deploy(3, app(2), REDIS)
+    store.converge()
+    first = store.assignment("n1")
+    assert first is not None
+    assert not first.HasField("registry")
+
+
+def test_a_registry_without_its_password_says_how_to_set_it() -> None:
+    store = deployed_store()
+    store.deploy(2, app(2), REDIS, registry=REGISTERED)
+    store.converge()
+    assert "secret PASS of the registry does not exist; run devopsellence secret set PASS --registry --stdin" in (
+        store.rollout().reason
+    )
+
+
+def test_the_tasks_node_is_given_what_the_task_and_what_the_kept_services_need() -> None:
+    store = deployed_store()
+    settle(store)
+    store.store_secret("web", "A", 2, 3)
+    store.store_secret(REGISTRY, "PASS", 1)
+    store.deploy(2, app(2, A=3), REDIS, task=migration(), registry=REGISTERED)
+    store.converge()
+    assert sealed(store, "n1") == [f"{REGISTRY}/PASS/1 for n1", "web/A/2 for n1", "web/A/3 for n1", "web/B/1 for n1"]
+    found = store.assignment("n1")
+    assert found is not None
+    assert found.registry == REGISTERED
+    assert sealed(store, "n2") == ["redis/C/3 for n1"], "it keeps what it has"
+
+
+def test_a_node_that_is_kept_at_what_it_has_gets_its_secrets_as_they_are_encrypted_now() -> None:
+    store = deployed_store()
+    settle(store)
+    store.add_node("n1", "web", cordoned=True)
+    store.store_secret("web", "B", 1, recipients="n1 anew")
+    [action] = writes(store.step())
+    assert action.reason == "secrets were stored anew: B of web"
+    assert sealed(store, "n1") == ["web/A/2 for n1", "web/B/1 for n1 anew"]
+    store.delete(KEYS.secret(REF, "web", "B"))
+    assert writes(store.step()) == []
+
+
+def test_no_ciphertext_and_no_value_is_told() -> None:
+    store = deployed_store()
+    store.store_secret("web", "B", 1, recipients="n1,n2")
+    store.converge()
+    settle(store)
+    assert not [one.message for one in store.events if " for n1" in one.message]
+    assert " for n1" not in str(store.rollout())
+
+
+def test_what_an_assignment_refers_to_is_of_its_services_its_task_and_its_registry() -> None:
+    assignment = pb.Assignment(
+        services=[app(1, A=1), app(1, "api", A=1)], task_service=app(2, A=2), registry=REGISTERED
+    )
+    assert references_of(assignment) == {
+        Reference("web", "A", 1),
+        Reference("api", "A", 1),
+        Reference("web", "A", 2),
+        Reference(REGISTRY, "PASS", 1),
+    }
+
+
+def test_absent_is_what_is_not_there_in_the_version_needed_and_not_what_cannot_be_read() -> None:
+    store = deployed_store()
+    store.garbage(KEYS.secret(REF, "redis", "C"))
+    needed = release(2, app(2, A=9, B=1, D=1), service("redis", "worker", C=3), registry=REGISTERED)
+    assert absent(needed, store.world().secrets) == [(REGISTRY, "PASS"), ("web", "A"), ("web", "D")]
