@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly VENV=.venv
-readonly WHAT_IT_TAKES="Python 3.11 or newer with venv, Docker, etcd with etcdctl, mmdebstrap, busybox (static), iptables, iproute2 and curl"
+readonly WHAT_IT_TAKES="Python 3.11 or newer with venv, Docker, etcd with etcdctl, docker-registry, mmdebstrap, busybox (static), iptables, iproute2 and curl"
 
 # The first Python that is new enough and can make virtual environments; fails when there is none.
 find_python() {
@@ -41,6 +41,7 @@ missing_packages() {
   fi
   have etcd || echo etcd-server
   have etcdctl || echo etcd-client
+  have docker-registry || echo docker-registry
   have mmdebstrap || echo mmdebstrap
   # The test image holds nothing but busybox, so it has to be the one that needs no libraries.
   { [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1; } || echo busybox-static
@@ -78,6 +79,10 @@ system() {
   if [[ " ${missing[*]} " == *" etcd-server "* ]] && [ -d /run/systemd/system ]; then
     note "Debian's etcd-server has also started an etcd service on port 2379. Nothing here uses it:"
     note "'sudo systemctl disable --now etcd' if you do not want it"
+  fi
+  if [[ " ${missing[*]} " == *" docker-registry "* ]] && [ -d /run/systemd/system ]; then
+    note "Debian's docker-registry has also started a registry on port 5000. Nothing here uses it:"
+    note "'sudo systemctl disable --now docker-registry' if you do not want it"
   fi
 }
 

@@ -39,7 +39,8 @@ provide() {
 remove() {
   local name
   # What starts from the base image inherits its label. The base sorts last, because the others are made of it.
-  docker image ls --filter label=devopsellence.stand-in=true --filter reference='devopsellence/shop-*' \
+  docker image ls --filter label=devopsellence.stand-in=true --filter reference='devopsellence/*shop-*' \
+    --filter reference='registry.example.com/search' \
     --filter reference=devopsellence/base "${NAMES[@]/#/--filter=reference=}" --format '{{.Repository}}:{{.Tag}}' |
     sort -r | while read -r name; do
     if docker image rm "$name" >/dev/null 2>&1; then

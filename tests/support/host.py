@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -138,13 +139,20 @@ class Host:
         return ["nsenter", f"--net=/run/netns/{self.namespace}", *command]
 
     def run(
-        self, *command: str, check: bool = True, cwd: Path | None = None, timeout: float = 100
+        self,
+        *command: str,
+        check: bool = True,
+        cwd: Path | None = None,
+        timeout: float = 100,
+        given: str = "",
+        environ: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command here; its output is captured. A failure shows it."""
+        """Run a command here; its output is captured, ``given`` is its input. A failure shows it."""
         done = subprocess.run(
             self.command(*command),
-            env=self.environ,
+            env={**self.environ, **(environ or {})},
             cwd=cwd,
+            input=given,
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -155,10 +163,17 @@ class Host:
         return done
 
     def devopsellence(
-        self, *args: str, check: bool = True, cwd: Path | None = None, timeout: float = 100
+        self,
+        *args: str,
+        check: bool = True,
+        cwd: Path | None = None,
+        timeout: float = 100,
+        given: str = "",
+        environ: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run the real command line here."""
-        return self.run(sys.executable, "-m", "devopsellence.cli", *args, check=check, cwd=cwd, timeout=timeout)
+        command = (sys.executable, "-m", "devopsellence.cli", *args)
+        return self.run(*command, check=check, cwd=cwd, timeout=timeout, given=given, environ=environ)
 
     def docker(self, *args: str) -> str:
         """What ``docker ARGS`` prints."""

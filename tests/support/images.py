@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import subprocess
 import tarfile
 from functools import cache
@@ -13,6 +15,7 @@ from tests.support.need import lack, need_docker
 
 IMAGE: Final = "devopsellence/test:small"
 _BUSYBOX: Final = Path("/bin/busybox")
+_SERVICES: Final = Path(__file__).parents[2] / "deploy" / "images" / "services.sh"
 
 
 @cache
@@ -31,6 +34,20 @@ def small_image() -> str:
         lack("needs /bin/busybox (Debian: busybox-static)")
     imported = subprocess.run(["docker", "import", "-", IMAGE], input=_archive(), capture_output=True, check=True)
     return imported.stdout.decode().strip()
+
+
+@cache
+def service_images() -> tuple[str, ...]:
+    """The names of the images that the examples start from and use: a Debian with Python, Redis, memcached.
+
+    Made as ``make demo`` makes them where they are not there yet, which takes half a minute; they stay.
+    """
+    need_docker()
+    if shutil.which("mmdebstrap") is None or os.geteuid() != 0:
+        lack("needs mmdebstrap and root, to make the images of the examples")
+    done = subprocess.run([str(_SERVICES)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return ("devopsellence/base:latest", "redis:7-alpine", "memcached:1.6-alpine")
 
 
 def _archive() -> bytes:

@@ -6,23 +6,28 @@ certificate of the very node that is meant: its name follows from the node's (``
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
 
-from devopsellence.api.v1.agent_pb2_grpc import AgentAsyncStub, AgentStub
+from devopsellence.api.v1.agent_pb2_grpc import AgentStub
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.read import Reader
 from devopsellence.peers import KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, REFUSED_BY, server_name
 
 if TYPE_CHECKING:
+    # Known to the stub file alone.
+    from devopsellence.api.v1.agent_pb2_grpc import AgentAsyncStub
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.settings import Settings
+
+    _Streaming: TypeAlias = grpc.aio.UnaryStreamCall[Any, Any] | grpc.aio.StreamStreamCall[Any, Any]
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -30,9 +35,16 @@ _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_SECONDS * 500),
     ("grpc.http2.max_pings_without_data", 0),
+    # A lost agent is looked for again soon, and one that does not even refuse is given up on.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.min_reconnect_backoff_ms", 5000),
     # One channel for each agent of each command: nothing is shared with another.
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+# Seconds for a connection and its handshake: a machine that has gone does not even refuse.
+_CONNECT_SECONDS: Final = 6.0
 
 
 @dataclass(frozen=True)
@@ -104,14 +116,34 @@ async def connect(settings: Settings, agent: Agent) -> AsyncIterator[AgentAsyncS
         yield stub
 
 
+async def connected(agent: Agent, call: _Streaming) -> None:
+    """Wait until a call has reached its agent.
+
+    Raises:
+        CliError: ``agent_unreachable``: nothing answers there in time.
+        AioRpcError: the call failed at once.
+    """
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            await call.wait_for_connection()
+    except TimeoutError:
+        call.cancel()
+        raise _unreachable(agent, f"no connection within {_CONNECT_SECONDS:.0f} s") from None
+
+
+def _unreachable(agent: Agent, details: str) -> CliError:
+    message = f"the agent of node {agent.node} does not answer at {agent.address}: {details}"
+    return CliError(
+        "agent_unreachable", message, next_actions=[NextAction("see what is wrong", "devopsellence doctor")]
+    )
+
+
 def refused(agent: Agent, error: grpc.aio.AioRpcError) -> CliError:
     """A failed call as an error for a person."""
     code, details = error.code(), error.details() or ""
     spoke = any(key == REFUSED_BY for key, _ in error.trailing_metadata() or ())
     if code is grpc.StatusCode.UNAVAILABLE and not spoke:
-        message = f"the agent of node {agent.node} does not answer at {agent.address}: {details}"
-        action = NextAction("see what is wrong", "devopsellence doctor")
-        return CliError("agent_unreachable", message, next_actions=[action])
+        return _unreachable(agent, details)
     words = {
         grpc.StatusCode.NOT_FOUND: "not_found",
         grpc.StatusCode.FAILED_PRECONDITION: "not_running",

@@ -33,7 +33,7 @@ def connection(ctx: click.Context) -> Settings:
     """
     from devopsellence.store.settings import PREFIX, Settings, SettingsError
 
-    flags = {name: value for name, value in said(ctx).items() if name.startswith("DEVOPSELLENCE_")}
+    flags = connection_flags(ctx)
     prefix = flags.get(PREFIX) or os.environ.get(PREFIX)
     try:
         settings = Settings.from_environ({**os.environ, **flags})
@@ -52,6 +52,11 @@ def connection(ctx: click.Context) -> Settings:
         message = "no cluster: run devopsellence dev up, or set DEVOPSELLENCE_ETCD_ENDPOINTS"
         raise CliError("etcd_unavailable", message, next_actions=mend)
     return settings
+
+
+def connection_flags(ctx: click.Context) -> dict[str, str]:
+    """What the flags say of etcd, by the variable that says the same."""
+    return {name: value for name, value in said(ctx).items() if name.startswith("DEVOPSELLENCE_")}
 
 
 def dev_settings() -> Settings | None:
@@ -84,13 +89,16 @@ def dev_node(settings: Settings) -> DevNode | None:
     return DevNode(state.node_name(), state.docker_host())
 
 
-def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]]) -> T:
-    """Connect, ``await work(etcd)``, disconnect; the errors of the store become sentences that name the endpoints."""
+def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: Settings | None = None) -> T:
+    """Connect, ``await work(etcd)``, disconnect; the errors of the store become sentences that name the endpoints.
+
+    ``settings`` lead elsewhere than :func:`connection`.
+    """
     from devopsellence.cli import errors
     from devopsellence.store.errors import StoreError
     from devopsellence.store.etcd import Etcd
 
-    settings = connection(ctx)
+    settings = settings or connection(ctx)
     if not ctx.ensure_object(Output).debug:
         # What the store logs is also in what we show, and would be written across a live view.
         logging.getLogger("devopsellence").addHandler(logging.NullHandler())

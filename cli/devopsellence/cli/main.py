@@ -32,11 +32,16 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Deploy": {
         "deploy": ("devopsellence.cli.commands.deploy:deploy", "Build, release, and follow the rollout."),
         "status": ("devopsellence.cli.commands.status:status", "What runs where, and what does not, and why."),
+        "logs": ("devopsellence.cli.commands.logs:logs", "What the services print, from all nodes at once."),
+        "exec": ("devopsellence.cli.commands.exec_:exec_", "Run a command in a service's container."),
+        "task": ("devopsellence.cli.commands.task:task", "Run a command of the configuration, once."),
+        "secret": ("devopsellence.cli.commands.secret:secret", "Set, list and delete secrets."),
         "release": ("devopsellence.cli.commands.release:release", "List and show releases."),
         "events": ("devopsellence.cli.commands.events:events", "Who deployed, what was decided, and why."),
     },
     "Cluster": {
         "node": ("devopsellence.cli.commands.node:node", "Register, label, attach and detach nodes."),
+        "cluster": ("devopsellence.cli.commands.cluster:cluster", "The certificates of a cluster of several machines."),
         "doctor": ("devopsellence.cli.commands.doctor:doctor", "Check what this depends on; say how to mend it."),
         "completion": ("devopsellence.cli.commands.completion:completion", "Completion for bash, zsh or fish."),
     },

@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from devopsellence.api.v1.stored_pb2 import Environment, Event, Heartbeat, Node
 from devopsellence.cli import write
@@ -15,8 +15,13 @@ from devopsellence.cli.read import Reader
 from devopsellence.cli.view.snapshot import Problem
 from devopsellence.cli.view.words import iso, safe
 from devopsellence.placement import LABELS
+from devopsellence.store.errors import PermissionDenied
 from devopsellence.store.etcd import Etcd, Put
 from devopsellence.store.keys import EnvironmentRef
+
+if TYPE_CHECKING:
+    from devopsellence.cli.secrets.members import Resealed
+    from devopsellence.cli.secrets.records import SecretId
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,19 @@ async def register(etcd: Etcd, name: str, labels: list[str], address: str, *, gr
 
     found = await write.change(etcd, etcd.keys.node(name), Node, edit)
     if grant:
-        from devopsellence.store import access
-
-        await access.grant_node(etcd, name)
+        await _let_in(etcd, name)
     return found
+
+
+async def _let_in(etcd: Etcd, name: str) -> None:
+    from devopsellence.store import access
+
+    try:
+        await access.grant_node(etcd, name)
+    except PermissionDenied as error:
+        message = f"node {name} is registered, but only root may let its certificate into etcd"
+        action = NextAction("with root's certificate", f"devopsellence node register {name}, as before")
+        raise CliError("etcd_permission_denied", message, next_actions=[action]) from error
 
 
 async def relabel(etcd: Etcd, name: str, edit: Callable[[list[str]], list[str]]) -> Node:
@@ -95,12 +109,17 @@ async def relabel(etcd: Etcd, name: str, edit: Callable[[list[str]], list[str]])
     return await write.change(etcd, etcd.keys.node(name), Node, relabelled)
 
 
-async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> Environment:
-    """Attach a node that is registered; the environment is made if it does not exist yet."""
+async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environment, Resealed]:
+    """Attach a node that is registered; the environment is made if it does not exist yet.
+
+    Before that its secrets are sealed for the node, so that nothing is assigned to it that it cannot open.
+    """
     if await etcd.get(etcd.keys.node(name)) is None:
         raise unknown(name)
     from devopsellence.cli.release.publish import new_environment
+    from devopsellence.cli.secrets import members
 
+    sealed = await members.admit(etcd, ref, name)
     fresh = new_environment(ref)
 
     def edit(before: Environment | None) -> Environment:
@@ -109,15 +128,18 @@ async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> Environment:
         after.nodes[:] = sorted({*after.nodes, name})
         return after
 
-    return await _change_environment(etcd, ref, edit, name, "node_attached", f"attached node {name}")
+    return await _change_environment(etcd, ref, edit, name, "node_attached", f"attached node {name}"), sealed
 
 
-async def detach(etcd: Etcd, ref: EnvironmentRef, name: str) -> Environment:
-    """Detach a node.
+async def detach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environment, list[SecretId]]:
+    """Detach a node; also returns the secrets that it could open, which nothing can make it forget.
 
     Raises:
         CliError: ``node_not_attached``.
     """
+    from devopsellence.cli.secrets import members
+
+    seen = await members.exposed_to(etcd, ref, name)
 
     def edit(before: Environment | None) -> Environment:
         if before is None or name not in before.nodes:
@@ -127,7 +149,7 @@ async def detach(etcd: Etcd, ref: EnvironmentRef, name: str) -> Environment:
         after.nodes[:] = [each for each in before.nodes if each != name]
         return after
 
-    return await _change_environment(etcd, ref, edit, name, "node_detached", f"detached node {name}")
+    return await _change_environment(etcd, ref, edit, name, "node_detached", f"detached node {name}"), seen
 
 
 async def _change_environment(
@@ -185,6 +207,7 @@ def overview_document(each: Overview) -> dict[str, Any]:
         "agent_version": heartbeat.agent_version if heartbeat else "",
         "docker_version": heartbeat.docker_version if heartbeat else "",
         "hostname": heartbeat.hostname if heartbeat else "",
+        "api_address": heartbeat.api_address if heartbeat else "",
         "environments": list(each.environments),
         "note": each.note,
     }

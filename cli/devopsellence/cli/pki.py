@@ -90,12 +90,8 @@ class CertificateAuthority:
         Raises:
             CertificateError: a file is missing or unreadable, or the two do not belong together.
         """
-        loaded = load_certificate(certificate)
-        try:
-            private = serialization.load_pem_private_key(key.read_bytes(), password=None)
-        except (OSError, ValueError) as error:
-            raise CertificateError(f"cannot read the authority's key {key}: {error}") from error
-        if not isinstance(private, ec.EllipticCurvePrivateKey) or private.public_key() != loaded.public_key():
+        loaded, private = load_certificate(certificate), load_key(key)
+        if private.public_key() != loaded.public_key():
             raise CertificateError(f"{key} is not the key of the certificate {certificate}")
         return cls(loaded, private)
 
@@ -111,13 +107,17 @@ class CertificateAuthority:
     def certificate(self) -> x509.Certificate:
         return self._certificate
 
-    def issue(self, request: Request, now: datetime.datetime) -> Issued:
-        """A leaf certificate with a key of its own, valid for a year from ``now`` but never longer than the authority.
+    def issue(
+        self, request: Request, now: datetime.datetime, *, key: ec.EllipticCurvePrivateKey | None = None
+    ) -> Issued:
+        """A leaf certificate, valid for a year from ``now`` but never longer than the authority.
+
+        ``key`` is the key that it is for; without one a new key is made.
 
         Raises:
             CertificateError: the common name is empty or longer than 64 characters.
         """
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         life = min(LEAF_LIFE, self._certificate.not_valid_after_utc - now)
         builder = _builder(
             _subject(request.common_name),
@@ -141,8 +141,8 @@ class CertificateAuthority:
 
     def why_renew(self, certificate: x509.Certificate, request: Request, now: datetime.datetime) -> str:
         """Why ``certificate`` no longer serves for ``request``; "" when it does."""
-        if _common_name(certificate) != request.common_name:
-            return f"it is for {_common_name(certificate)!r}, not {request.common_name!r}"
+        if common_name(certificate) != request.common_name:
+            return f"it is for {common_name(certificate)!r}, not {request.common_name!r}"
         if set(_alternative_names(certificate)) != set(request.alternative_names()):
             return "it is for other names"
         try:
@@ -164,6 +164,21 @@ def load_certificate(path: Path) -> x509.Certificate:
         raise CertificateError(f"cannot read the certificate {path}: {error}") from error
 
 
+def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The private key in a PEM file.
+
+    Raises:
+        CertificateError: it is missing, unreadable or none of ours.
+    """
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:  # TypeError: it is encrypted
+        raise CertificateError(f"cannot read the key {path}: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise CertificateError(f"{path} holds no elliptic curve key")
+    return key
+
+
 def why_expires(certificate: x509.Certificate, now: datetime.datetime) -> str:
     """Why a certificate should be replaced for its age: "" as long as more than thirty days are left."""
     if certificate.not_valid_before_utc > now:
@@ -171,6 +186,11 @@ def why_expires(certificate: x509.Certificate, now: datetime.datetime) -> str:
     if certificate.not_valid_after_utc - now < RENEW_WHEN_LEFT:
         return f"it is valid until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC only"
     return ""
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """Whom a certificate is for; "" when it does not say."""
+    return "".join(str(part.value) for part in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
 
 
 def _builder(
@@ -229,10 +249,6 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         return x509.DNSName(name)
-
-
-def _common_name(certificate: x509.Certificate) -> str:
-    return "".join(str(part.value) for part in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
 
 
 def _alternative_names(certificate: x509.Certificate) -> Sequence[x509.GeneralName]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat
+from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat, Secret
+from devopsellence.sealed import Identity
+from devopsellence.store.keys import EnvironmentRef
 from tests.integration.cli.harness import Cli
 from tests.support.etcd import EtcdServer
 from tests.support.need import need_docker, need_etcd
@@ -16,7 +18,7 @@ def test_all_is_well(shop: Cli) -> None:
     shop.write(lambda etcd: etcd.keys.candidate(1), Candidate(identity="host/1"))
     shop.write(lambda etcd: etcd.keys.candidate(2), Candidate(identity="host/2"))
     checks = {check["name"]: check for check in shop.json("doctor")["checks"]}
-    assert [check["severity"] for check in checks.values()] == ["ok"] * 5
+    assert [check["severity"] for check in checks.values()] == ["ok"] * 6
     assert checks["controller"]["message"] == "host/1 leads, 1 standing by"
     assert "acme/Shop" in checks["configuration"]["message"]
     assert "20.10" in checks["node n1"]["message"]
@@ -69,3 +71,28 @@ def test_a_full_etcd_names_the_alarm_and_the_remedy(cli: Cli, tmp_path: Path) ->
         ]
         refused = full.error("node", "register", "n1")
         assert refused["code"] == "etcd_no_space"
+
+
+def test_an_identity_that_others_can_read_or_that_is_none_is_told_of(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "operator.age"
+    cli.environ["DEVOPSELLENCE_IDENTITY"] = str(path)
+
+    def identity() -> tuple[str, str]:
+        findings = {finding["message"].partition(":")[0]: finding for finding in cli.error("doctor")["findings"]}
+        found = findings.get("identity", {})
+        return found.get("severity", "ok"), found.get("code", "")
+
+    assert identity() == ("ok", "")
+    assert not path.exists()
+    cli.write(lambda etcd: etcd.keys.secret(EnvironmentRef("o", "p", "e"), "web", "S"), Secret())
+    assert identity() == ("warning", "identity_missing")
+    path.write_text(Identity.generate().text())
+    path.chmod(0o600)
+    assert identity() == ("ok", "")
+    path.chmod(0o644)
+    assert identity() == ("warning", "identity_open")
+    path.write_text("nonsense")
+    assert identity() == ("error", "identity_unusable")
+    path.unlink()
+    path.mkdir()
+    assert identity() == ("error", "identity_unusable")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.api.v1.stored_pb2 import Environment, Event, Heartbeat, Node
+from devopsellence.api.v1.stored_pb2 import Environment, Event, Heartbeat, Node, Release
+from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
 from devopsellence.store import access
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import decode
@@ -167,3 +168,77 @@ def test_events_skip_what_cannot_be_read(cli: Cli) -> None:
     assert "node_attached" in result.stdout
     assert "events/acme/Shop/production/zzz is not a readable Event" in result.stderr
     assert decode(Event, "", b"{}") == Event()
+
+
+def release(cli: Cli, *nodes: str) -> None:
+    """A release of a web service and of redis, whose data is kept, with these nodes attached."""
+    services = [
+        Service(name="web", kind=Service.WEB),
+        Service(name="redis", kind=Service.WORKER, volumes=[VolumeMount(source="data", target="/data")]),
+    ]
+    cli.write(lambda etcd: etcd.keys.release(REF, 3), Release(number=3, services=services))
+    cli.write(lambda etcd: etcd.keys.environment(REF), Environment(nodes=nodes, latest_release=3))
+
+
+def labels_of(cli: Cli, name: str) -> list[str]:
+    nodes: dict[str, list[str]] = cli.json("node", "label", "list", name)["nodes"]
+    return nodes[name]
+
+
+def test_new_labels_say_first_what_they_move(cli: Cli) -> None:
+    for name, labels in (("n1", "web"), ("n2", "worker")):
+        cli.ok("node", "register", name, "--labels", labels)
+    release(cli, "n1", "n2")
+    wanted = ("node", "label", "set", "n1", "--labels", "worker")
+    tried = cli.ok(*wanted, "--force", "--dry-run")
+    assert f"{ENV}: redis starts on n1 (also on n2)" in tried
+    assert f'{ENV}: web stops on n1, which is not labelled "web"' in tried
+    assert labels_of(cli, "n1") == ["web"]
+    done = cli.json("node", "label", "set", "n1", "--labels", "web,worker")
+    assert [(move["service"], move["change"], move["elsewhere"]) for move in done["moves"]] == [
+        ("redis", "starts", ["n2"])
+    ]
+    assert f"{ENV}: redis stops on n2" in cli.ok("node", "label", "remove", "n2", "worker")
+    assert labels_of(cli, "n2") == []
+
+
+def test_labels_that_leave_a_service_nowhere_are_refused_unless_forced(cli: Cli) -> None:
+    cli.ok("node", "register", "n1", "--labels", "web,worker")
+    release(cli, "n1")
+    error = cli.error("node", "label", "remove", "n1", "worker")
+    assert error["code"] == "no_node_for_service"
+    assert "its volumes (data) stay on n1" in error["findings"][0]["message"]
+    command = error["findings"][-1]["next_actions"][0]["command"]
+    assert command == "devopsellence node label remove n1 worker --force"
+    assert labels_of(cli, "n1") == ["web", "worker"]
+    tried = cli.run("node", "label", "remove", "n1", "worker", "--dry-run")
+    assert (tried.exit_code, "would be refused without --force" in tried.stderr) == (0, True)
+    cli.ok(*command.split()[1:])
+    assert labels_of(cli, "n1") == ["web"]
+
+
+def test_what_moves_where_a_record_cannot_be_read_is_said_not_to_be_known(cli: Cli) -> None:
+    cli.ok("node", "register", "n1", "--labels", "web,worker")
+    release(cli, "n1")
+    cli.write(lambda etcd: etcd.keys.release(REF, 3), b"garbage")
+    cli.write(lambda etcd: f"{etcd.keys.environments_prefix}no-environment", Environment(nodes=["n1"]))
+    result = cli.run("node", "label", "set", "n1", "--labels", "web")
+    assert "what moves there is not shown" in result.stderr
+    assert labels_of(cli, "n1") == ["web"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["n" * 60], "invalid_name"), (["n1", "--address", "10.0.0.5:7443"], "invalid_address")]
+)
+def test_a_node_that_no_certificate_or_nobody_could_reach_is_not_registered(
+    cli: Cli, arguments: list[str], code: str
+) -> None:
+    assert cli.error("node", "register", *arguments)["code"] == code
+    assert cli.json("node", "list")["nodes"] == []
+
+
+def test_without_certificates_agents_have_no_api(cli: Cli) -> None:
+    said = cli.json("node", "register", "n1")
+    assert "--api-listen" not in said["agent_command"]
+    assert f"--etcd-endpoints {cli.settings.endpoints[0]}" in said["agent_command"]
+    assert said["bundle"] is None

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from devopsellence.peers import server_name
 from tests.support.dev import Dev
 
 
@@ -69,3 +70,26 @@ def test_who_may_speak_at_a_port(up: Dev, port: str, certificate: str, opens: bo
     except OSError:
         answer = b""
     assert answer.startswith(b"HTTP/1.1 200") is opens
+
+
+@pytest.mark.parametrize(("certificate", "opens"), [("operator", True), ("", False)])
+def test_the_agents_api_answers_under_the_nodes_name_whoever_has_a_certificate(
+    up: Dev, certificate: str, opens: bool
+) -> None:
+    context = ssl.create_default_context(cafile=str(up.layout.certificate("ca")))
+    context.set_alpn_protocols(["h2"])
+    if certificate:
+        context.load_cert_chain(up.layout.certificate(certificate), up.layout.key(certificate))
+    host, _, port = up.document("status")["agent"]["endpoint"].rpartition(":")
+    answer = b""
+    try:
+        with (
+            socket.create_connection((host, int(port)), 5) as plain,
+            context.wrap_socket(plain, server_hostname=server_name("local")) as tls,
+        ):
+            tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            answer = tls.recv(64)
+    except OSError:
+        pass
+    # A frame of HTTP/2's settings, or nothing at all.
+    assert answer[3:4] == (b"\x04" if opens else b"")

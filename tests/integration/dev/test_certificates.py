@@ -4,11 +4,13 @@ import datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from devopsellence.cli.dev import state
 from devopsellence.cli.dev.certificates import ensure
 from devopsellence.cli.dev.layout import Layout
-from devopsellence.cli.pki import CertificateAuthority, CertificateError, Request
+from devopsellence.cli.pki import CertificateAuthority, CertificateError, Request, load_certificate
+from devopsellence.peers import server_name
 from tests.support.dev import Dev
 from tests.support.until import until
 
@@ -76,6 +78,20 @@ def test_up_renews_what_is_due_and_starts_anew_only_whom_it_concerns(up: Dev) ->
     assert layout.certificate("node").read_bytes() != old.certificate
     after = up.pids()
     assert [name for name in before if before[name] != after[name]] == ["agent"]
+    assert up.healthy()
+
+
+def test_up_gives_a_certificate_of_an_older_version_the_name_of_the_agents_server(up: Dev) -> None:
+    layout = up.layout
+    authority = CertificateAuthority.load(layout.certificate("ca"), layout.key("ca"))
+    authority.issue(Request("node:local"), datetime.datetime.now(datetime.UTC)).write(
+        layout.certificate("node"), layout.key("node")
+    )
+    before = up.pids()
+    up("up")
+    names = load_certificate(layout.certificate("node")).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert names.value.get_values_for_type(x509.DNSName) == [server_name("local")]
+    assert [name for name, pid in up.pids().items() if before[name] != pid] == ["agent"]
     assert up.healthy()
 
 

@@ -130,6 +130,18 @@ def listening(port: int) -> socket.socket:
     return socket.create_server(("127.0.0.1", port))
 
 
+def test_what_a_version_without_the_agents_api_remembered_is_taken_over(up: Dev) -> None:
+    up("down")
+    old = {name: value for name, value in up.remembered().items() if name != "agent_port"}
+    up.layout.state.write_text(json.dumps(old))
+    assert up.document("status")["agent"]["endpoint"] == ""
+    said = up.document("up")
+    assert said["agent"]["port"] == up.remembered()["agent_port"] > 0
+    assert {name: up.remembered()[name] for name in old} == old
+    assert said["agent"]["endpoint"] in up("status").stdout
+    assert up.healthy()
+
+
 def test_in_the_foreground_it_ends_with_ctrl_c(up: Dev) -> None:
     assert "already runs in the background" in up("up", "--foreground", code=1).stderr
     up("down")

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from devopsellence.api.v1.stored_pb2 import Node
-from devopsellence.api.v1.workload_pb2 import SecretRef, Service, Task
-from devopsellence.cli.release.check import no_node, release_task, secrets
+from devopsellence.api.v1.workload_pb2 import Dependency, Service
+from devopsellence.cli.release.check import dependencies_elsewhere, no_node
 
 WEB = Service(name="web", kind=Service.WEB)
 REDIS = Service(name="redis", kind=Service.WORKER)
@@ -47,20 +47,9 @@ def test_without_any_node_the_mend_is_to_attach_one() -> None:
     assert problem.message == "staging: no node is attached; run devopsellence node attach <node> --env staging"
 
 
-def test_secrets_are_refused_by_name() -> None:
-    wanted = SecretRef(name="PASSWORD", secret="SEARCH_PASSWORD")  # noqa: S106 (its name)
-    wanting = Service(name="search", secret_refs=[wanted])
-    problem = secrets("production", [WEB, wanting])
-    assert problem is not None
-    assert problem.code == "secrets_unsupported"
-    assert [each.message for each in problem.findings] == [
-        'service "search" refers to secret "SEARCH_PASSWORD" as PASSWORD'
-    ]
-    assert secrets("production", [WEB]) is None
-
-
-def test_a_release_task_is_refused_because_skipping_it_would_be_worse() -> None:
-    problem = release_task("production", Task(name="release", service="web"))
-    assert problem is not None
-    assert problem.code == "release_task_unsupported"
-    assert release_task("production", None) is None
+def test_a_dependency_on_another_node_is_told_of() -> None:
+    web = Service(name="web", kind=Service.WEB, depends_on=[Dependency(service="redis")])
+    both, webs = Node(name="n1", labels=["web", "worker"]), Node(name="n2", labels=["web"])
+    assert dependencies_elsewhere([web, REDIS], [both]) == []
+    (sentence,) = dependencies_elsewhere([web, REDIS], [both, webs])
+    assert sentence.startswith('"web" depends on "redis", which does not run on n2')

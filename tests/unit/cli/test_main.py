@@ -53,14 +53,14 @@ def test_the_root_help_lists_every_command_with_a_sentence() -> None:
 
 def test_completion_offers_commands_without_importing_them() -> None:
     ctx = click.Context(main)
-    offered = main.shell_complete(ctx, "s")
+    offered = main.shell_complete(ctx, "st")
     assert [(each.value, each.help) for each in offered] == [("status", COMMANDS["status"][1])]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["statsu"], "No such command 'statsu'. Did you mean status?"),
+        (["doctr"], "No such command 'doctr'. Did you mean doctor?"),
         (["zzz"], "No such command 'zzz'."),
         (["deploy", "--no-such-flag"], "No such option"),
         (["-o", "yaml", "status"], "'yaml' is not one of 'text', 'json'"),

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Assignment, Node
-from devopsellence.api.v1.workload_pb2 import Image, Port, Service
-from devopsellence.cli.release.plan import Kind, Step, differences, headline, plan, summary
+from devopsellence.api.v1.workload_pb2 import Dependency, HealthCheck, Image, Port, Readiness, SecretRef, Service
+from devopsellence.cli.release.plan import WITHOUT_RESTART, Kind, Step, differences, headline, plan, summary
+from devopsellence.nodeagent.spec import spec_hash
 
 OLD, NEW = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
 N1 = Node(name="n1", labels=["web", "worker"])
@@ -53,9 +54,26 @@ def assigned(*services: Service, **more: Any) -> dict[str, Assignment]:
         ),
         # Something else changed as well, so the image does not matter.
         (
-            [web("", ports=[Port(name="http", port=1)])],
+            [web("", args=["serve"])],
             assigned(web()),
-            Step("n1", "web", Kind.REPLACED, "ports changed"),
+            Step("n1", "web", Kind.REPLACED, "args changed"),
+        ),
+        # Another port or check is no other container.
+        (
+            [web(ports=[Port(name="http", port=1)], readiness=Readiness(tcp_port=1))],
+            assigned(web()),
+            Step("n1", "web", Kind.KEPT, "ports, readiness changed, which needs no restart"),
+        ),
+        (
+            [web(secret_refs=[SecretRef(name="KEY", secret="API", version=2)])],
+            assigned(web(secret_refs=[SecretRef(name="KEY", secret="API", version=1)])),
+            Step("n1", "web", Kind.REPLACED, "secret API changed"),
+        ),
+        # Which version there is is only asked when it matters.
+        (
+            [web(secret_refs=[SecretRef(name="KEY", secret="API")])],
+            assigned(web(secret_refs=[SecretRef(name="KEY", secret="API", version=1)])),
+            Step("n1", "web", Kind.KEPT, "nothing changed"),
         ),
     ],
 )
@@ -95,3 +113,22 @@ def test_differences_name_variables_and_never_their_values() -> None:
     found = differences(before, after)
     assert found == ["args changed", "env D added", "env B changed", "env C removed"]
     assert "password" not in str(found)
+
+
+def test_what_needs_no_restart_is_what_the_agents_hash_leaves_out() -> None:
+    plain = web()
+    changed = {
+        "kind": {"kind": Service.WORKER},
+        "ports": {"ports": [Port(name="http", port=1)]},
+        "healthcheck": {"healthcheck": HealthCheck(path="/up", port=1)},
+        "readiness": {"readiness": Readiness(tcp_port=1)},
+        "depends_on": {"depends_on": [Dependency(service="redis")]},
+        "completes": {"completes": True},
+    }
+    assert changed.keys() == WITHOUT_RESTART
+    for field, value in changed.items():
+        other = Service()
+        other.CopyFrom(plain)
+        other.ClearField(field)  # type: ignore[arg-type]
+        other.MergeFrom(Service(**value))  # type: ignore[arg-type]
+        assert spec_hash(other) == spec_hash(plain), field

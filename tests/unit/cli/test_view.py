@@ -20,6 +20,7 @@ from devopsellence.api.v1.stored_pb2 import (
     Rollout,
     RolloutOutcome,
     ServiceStatus,
+    TaskStatus,
 )
 from devopsellence.api.v1.workload_pb2 import Port, Service
 from devopsellence.cli.view import document, text
@@ -320,6 +321,7 @@ def test_status_as_json_has_everything_that_the_text_has() -> None:
         "services_total": 2,
         "started_at": "2026-05-01T11:59:00Z",
         "finished_at": "2026-05-01T11:59:02.500Z",
+        "task": None,
     }
     assert shown["nodes"][0] == {
         "node": "n1",
@@ -349,3 +351,59 @@ def test_outcomes_of_all_releases_that_the_controller_remembers() -> None:
     )
     assert document.outcomes(found) == {3: "progressing", 2: "failed", 1: "superseded"}
     assert document.outcomes(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        (
+            {"phase": TaskStatus.WAITING, "reason": "waits for redis: not healthy yet"},
+            "Task         release on n1: waiting: waits for redis: not healthy yet",
+        ),
+        ({"phase": TaskStatus.RUNNING, "started_at": ago(4)}, "Task         release on n1: running for 4.0s"),
+        (
+            {"phase": TaskStatus.SUCCEEDED, "started_at": ago(20), "finished_at": ago(8)},
+            "Task         release on n1: succeeded in 12s",
+        ),
+        (
+            {"phase": TaskStatus.FAILED, "started_at": ago(20), "finished_at": ago(8), "reason": "exit code 3"},
+            "Task         release on n1: failed after 12s: exit code 3",
+        ),
+    ],
+)
+def test_the_release_task_has_a_line_of_its_own(fields: dict[str, Any], line: str) -> None:
+    task = TaskStatus(name="release", node="n1", release=2, **fields)
+    shown = text.status(snapshot(rollout=rollout(Rollout.PROGRESSING, task=task)), NOW)
+    assert line in shown.splitlines()
+
+
+def test_a_task_that_failed_shows_its_last_lines() -> None:
+    task = TaskStatus(name="release", node="n1", release=2, phase=TaskStatus.FAILED)
+    task.exit.code = 3
+    task.exit.log_lines.extend(["no such table", "\x1b[31mbad"])
+    found = snapshot(rollout=rollout(Rollout.FAILED, task=task))
+    lines = text.status(found, NOW).splitlines()
+    assert "task release on n1: its last lines:" in lines
+    assert "    no such table" in lines
+    assert not any("\x1b" in line for line in lines)
+    shown = document.status(found, NOW)["rollout"]["task"]
+    assert (shown["phase"], shown["exit_code"]) == ("failed", 3)
+
+
+def test_a_task_of_an_earlier_release_is_not_shown() -> None:
+    task = TaskStatus(name="release", node="n1", release=1, phase=TaskStatus.SUCCEEDED)
+    old = rollout(Rollout.SETTLED, release=1, task=task)
+    assert "Task" not in text.status(snapshot(rollout=old), NOW)
+
+
+def test_unhealthy_says_since_when() -> None:
+    sick = running("web", health=ServiceStatus.UNHEALTHY, unhealthy_since=ago(130), reason="not healthy: answered 500")
+    (row,) = rows(snapshot(statuses={"n1": status(sick)}, release=Release(number=2, services=[WEB])), NOW)
+    assert text.cells(row)[3] == "unhealthy 2m10s"
+    assert "2m" not in text.row_line(row), "a line that tells of a change must not change with time alone"
+
+
+def test_a_service_that_has_completed_is_as_it_should_be() -> None:
+    done = running("web", phase=ServiceStatus.COMPLETED, health=ServiceStatus.NONE)
+    (row,) = rows(snapshot(statuses={"n1": status(done)}, release=Release(number=2, services=[WEB])), NOW)
+    assert (row.settled, row.phase) == (True, "completed")

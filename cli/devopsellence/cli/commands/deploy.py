@@ -37,11 +37,13 @@ def deploy(ctx: click.Context, output: Output, dry_run: bool, image: str | None,
         _check_reference(image)
     loaded = config.load(context.require_config())
     ref = context.environment_from_config(ctx, loaded.organization, loaded.project, loaded.default_environment)
-    dev = context.dev_node(context.connection(ctx))
+    settings = context.connection(ctx)
+    dev = context.dev_node(settings)
     run = Deploy(
         ref=ref,
         config=loaded,
         resolved=loaded.resolve(ref.environment),
+        settings=settings,
         docker=Docker(dev.docker_host if dev else None),
         output=output,
         image=image,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from devopsellence.cli import context
+from devopsellence.cli.commands.cluster import pki_option
+from devopsellence.cli.commands.diagnose import diagnose
+from devopsellence.cli.commands.label import LABELS_HELP, label
 from devopsellence.cli.options import environment_option
-from devopsellence.cli.output import CliError, NextAction, Output, pass_output
+from devopsellence.cli.output import Output, pass_output
 
 if TYPE_CHECKING:
-    from devopsellence.api.v1.stored_pb2 import Environment, Node
+    from devopsellence.api.v1.stored_pb2 import Environment
+    from devopsellence.cli.secrets.members import Resealed
+    from devopsellence.cli.secrets.records import SecretId
     from devopsellence.store.etcd import Etcd
-
-_LABELS_HELP = "Kinds of service that it runs: web, worker, separated by commas."
 
 
 @click.group()
@@ -30,32 +34,41 @@ def node() -> None:
 
 @node.command()
 @click.argument("name")
-@click.option("--labels", default="web", show_default=True, metavar="LABELS", help=_LABELS_HELP)
+@click.option("--labels", default="web", show_default=True, metavar="LABELS", help=LABELS_HELP)
 @click.option("--address", default="", metavar="ADDRESS", help="Where other nodes and you reach it.")
+@pki_option
 @pass_output
 @click.pass_context
-def register(ctx: click.Context, output: Output, name: str, labels: str, address: str) -> None:
-    """Make a node known under NAME, and print the uid that its agent is started with.
+def register(ctx: click.Context, output: Output, name: str, labels: str, address: str, pki: str | None) -> None:
+    """Make a node known under NAME, and say how its agent is started.
 
-    Registering it again in the same way prints the same uid.
+    Where the cluster's authority is at hand, the node's certificate is made as well. Registering it again in the same
+    way prints the same.
 
     \b
     Example:
       devopsellence node register prod-1 --labels web,worker --address 10.0.0.5
     """
     from devopsellence.cli import nodes
+    from devopsellence.cli.cluster import join
+    from devopsellence.cli.cluster.folder import Folder
+    from devopsellence.cli.hosts import check_host
 
     kinds = nodes.parse_labels(labels)
+    join.check_node_name(name)
+    settings = context.connection(ctx)
     # Where certificates are the credential, etcd's access control must know the new node's.
-    grant = context.connection(ctx).cert is not None
-    found = context.run(ctx, lambda etcd: nodes.register(etcd, name, kinds, address, grant=grant))
-    agent = f"devopsellence-agent --node {name} --node-uid {found.uid} --state-dir /var/lib/devopsellence"
-    text = (
-        f"Node {name} is registered: uid {found.uid}, labels {','.join(found.labels)}.\n"
-        f"Next, on that machine: {agent}\n"
-        f"Then here: devopsellence node attach {name}"
+    grant = settings.cert is not None
+    where = check_host(address) if address else ""
+    found = context.run(ctx, lambda etcd: nodes.register(etcd, name, kinds, where, grant=grant))
+    joining = join.join(Folder.chosen(pki), settings, found, asked=pki is not None)
+    output.result(
+        "node register",
+        f"Node {name} is registered: uid {found.uid}, labels {','.join(found.labels)}.\n{joining.text(found)}",
+        **nodes.document(found),
+        agent_command=joining.command,
+        bundle=str(joining.bundle) if joining.bundle else None,
     )
-    output.result("node register", text, **nodes.document(found), agent_command=agent)
 
 
 @node.command("list")
@@ -93,17 +106,29 @@ def list_(ctx: click.Context, output: Output) -> None:
 def attach(ctx: click.Context, output: Output, name: str) -> None:
     """Let a node run the services of an environment whose kind is among its labels.
 
+    The environment's secrets are sealed for it first, which takes an operator who can open them.
+
     \b
     Example:
       devopsellence node attach prod-1 --env production
     """
     from devopsellence.cli import nodes
 
-    async def work(etcd: Etcd) -> Environment:
+    async def work(etcd: Etcd) -> tuple[Environment, Resealed]:
         return await nodes.attach(etcd, await context.environment(ctx, etcd), name)
 
-    environment = context.run(ctx, work)
-    _attached(output, "node attach", environment, f"Node {name} is attached to {_path(environment)}.")
+    environment, sealed = context.run(ctx, work)
+    for problem in sealed.problems:
+        output.warning(f"{problem.key} is {problem.reason}")
+    if sealed.keyless:
+        output.warning(f"node {name} has not said its key yet: a deploy seals the secrets for it")
+    _attached(
+        output,
+        "node attach",
+        environment,
+        f"Node {name} is attached to {_path(environment)}.",
+        secrets_sealed=_named(sealed.secrets),
+    )
 
 
 @node.command()
@@ -114,100 +139,35 @@ def attach(ctx: click.Context, output: Output, name: str) -> None:
 def detach(ctx: click.Context, output: Output, name: str) -> None:
     """Take an environment away from a node: its containers go, its volumes stay.
 
+    Names the secrets that the node could open; new values are not sealed for it.
+
     \b
     Example:
       devopsellence node detach prod-1 --env staging
     """
     from devopsellence.cli import nodes
 
-    async def work(etcd: Etcd) -> Environment:
+    async def work(etcd: Etcd) -> tuple[Environment, list[SecretId]]:
         return await nodes.detach(etcd, await context.environment(ctx, etcd), name)
 
-    environment = context.run(ctx, work)
+    environment, seen = context.run(ctx, work)
     text = f"Node {name} is detached from {_path(environment)}; its containers there are removed, its volumes stay."
-    _attached(output, "node detach", environment, text)
+    if seen:
+        names = ", ".join(str(each) for each in seen)
+        text += f"\nIt could read {names}. New values are not sealed for it: set them anew if it is not to be trusted."
+    _attached(output, "node detach", environment, text, secrets_seen=_named(seen))
 
 
-@node.group()
-def label() -> None:
-    """Which kinds of service nodes run: web, worker.
-
-    \b
-    Example:
-      devopsellence node label set prod-1 --labels web,worker
-    """
+node.add_command(label)
+node.add_command(diagnose)
 
 
-@label.command("set")
-@click.argument("name")
-@click.option("--labels", required=True, metavar="LABELS", help=_LABELS_HELP + " Replaces all.")
-@pass_output
-@click.pass_context
-def set_(ctx: click.Context, output: Output, name: str, labels: str) -> None:
-    """Replace all labels of a node.
-
-    \b
-    Example:
-      devopsellence node label set prod-1 --labels web,worker
-    """
-    from devopsellence.cli import nodes
-
-    wanted = nodes.parse_labels(labels)
-    _labelled(output, "node label set", context.run(ctx, lambda etcd: nodes.relabel(etcd, name, lambda _: wanted)))
+def _attached(output: Output, operation: str, environment: Environment, text: str, **facts: Any) -> None:
+    output.result(operation, text, environment=_path(environment), nodes=list(environment.nodes), **facts)
 
 
-@label.command()
-@click.argument("name")
-@click.argument("label_name", metavar="LABEL")
-@pass_output
-@click.pass_context
-def remove(ctx: click.Context, output: Output, name: str, label_name: str) -> None:
-    """Take one label from a node.
-
-    \b
-    Example:
-      devopsellence node label remove prod-1 worker
-    """
-    from devopsellence.cli import nodes
-
-    def without(labels: list[str]) -> list[str]:
-        if label_name not in labels:
-            action = NextAction("see which it has", f"devopsellence node label list {name}")
-            raise CliError("label_unknown", f"node {name} has no label {label_name!r}", next_actions=[action])
-        return [each for each in labels if each != label_name]
-
-    _labelled(output, "node label remove", context.run(ctx, lambda etcd: nodes.relabel(etcd, name, without)))
-
-
-@label.command("list")
-@click.argument("name", required=False)
-@pass_output
-@click.pass_context
-def label_list(ctx: click.Context, output: Output, name: str | None) -> None:
-    """List the labels of all nodes, or of one.
-
-    \b
-    Example:
-      devopsellence node label list
-    """
-    from devopsellence.cli import nodes
-    from devopsellence.cli.view.words import columns
-
-    overview, _ = context.run(ctx, nodes.overview)
-    shown = [each.node for each in overview if name in (None, each.name) and each.node is not None]
-    if name is not None and not shown:
-        raise nodes.unknown(name)
-    text = columns(("NODE", "LABELS"), [[each.name, ",".join(each.labels) or "-"] for each in shown])
-    output.result("node label list", text, nodes={each.name: list(each.labels) for each in shown})
-
-
-def _attached(output: Output, operation: str, environment: Environment, text: str) -> None:
-    output.result(operation, text, environment=_path(environment), nodes=list(environment.nodes))
-
-
-def _labelled(output: Output, operation: str, found: Node) -> None:
-    text = f"Node {found.name} has the labels {', '.join(found.labels) or '(none)'}."
-    output.result(operation, text, node=found.name, labels=list(found.labels))
+def _named(secrets: Iterable[SecretId]) -> list[dict[str, str]]:
+    return [{"service": each.service, "name": each.name} for each in secrets]
 
 
 def _path(environment: Environment) -> str:

@@ -6,26 +6,22 @@ import datetime
 import hashlib
 from typing import Final
 
+from devopsellence.cli import parties
 from devopsellence.cli.dev.layout import Layout
 from devopsellence.cli.dev.state import CONTROLLER, NODE, OPERATOR
 from devopsellence.cli.pki import CertificateAuthority, CertificateError, Request, load_certificate, why_expires
-from devopsellence.store.access import USER_CONTROLLER, USER_OPERATOR, user_of_node
-from devopsellence.store.settings import ETCD_SERVER_NAME
 
 AUTHORITY: Final = "ca"
 MEMBER: Final = "etcd"
-# No user of etcd has this name: its own certificate opens nothing in it. Peers must carry it.
-MEMBER_COMMON_NAME: Final = "etcd"
-_MEMBER_NAMES: Final = (ETCD_SERVER_NAME, "localhost", "127.0.0.1", "::1")
 
 
 def requests(node_name: str) -> dict[str, Request]:
     """Who needs a certificate, by the name of its files."""
     return {
-        MEMBER: Request(MEMBER_COMMON_NAME, _MEMBER_NAMES),
-        OPERATOR: Request(USER_OPERATOR),
-        CONTROLLER: Request(USER_CONTROLLER),
-        NODE: Request(user_of_node(node_name)),
+        MEMBER: parties.member(),
+        OPERATOR: parties.root(),
+        CONTROLLER: parties.controller(),
+        NODE: parties.node(node_name),
     }
 
 

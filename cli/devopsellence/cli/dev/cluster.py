@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from devopsellence.cli.dev.certificates import AUTHORITY, MEMBER, MEMBER_COMMON_NAME
+from devopsellence.cli.dev.certificates import AUTHORITY, MEMBER
 from devopsellence.cli.dev.layout import Layout
 from devopsellence.cli.dev.spec import ProcessSpec
 from devopsellence.cli.dev.state import CONTROLLER, NODE, DevState, settings_of
+from devopsellence.cli.parties import MEMBER_COMMON_NAME
 
 ETCD: Final = "etcd"
 AGENT: Final = "agent"
@@ -112,6 +113,7 @@ def specs(
                 f"--node-uid={state.node_uid}",
                 f"--state-dir={layout.agent_state}",
                 f"--docker-host={state.docker_host}",
+                f"--api-listen=127.0.0.1:{state.agent_port}",
             ),
             {**base, **agent},
             20,

@@ -183,6 +183,7 @@ def _up_document(running: Running) -> dict[str, Any]:
         "already": running.already,
         "node": {"name": running.state.node_name, "uid": running.state.node_uid, "labels": list(running.labels)},
         "etcd": {"endpoint": f"127.0.0.1:{running.state.client_port}", "client_port": running.state.client_port},
+        "agent": {"endpoint": f"127.0.0.1:{running.state.agent_port}", "port": running.state.agent_port},
         "docker": {"host": running.state.docker_host, "problem": running.problem},
         "folder": str(running.layout.root),
         "logs": str(running.layout.logs),

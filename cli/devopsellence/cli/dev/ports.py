@@ -21,8 +21,8 @@ class Ports(Protocol):
     def why_not(self, port: int) -> str:
         """Why nobody can listen on ``port`` of 127.0.0.1 at the moment; "" when one can."""
 
-    def choose(self, *, avoid: int = 0) -> int:
-        """A port other than ``avoid`` that is free now; OSError when none is left."""
+    def choose(self, *avoid: int) -> int:
+        """A port that is free now and none of ``avoid``; OSError when none is left."""
 
 
 class LoopbackPorts:
@@ -38,10 +38,10 @@ class LoopbackPorts:
                 return "it is taken" if error.errno == errno.EADDRINUSE else str(error.strerror)
         return ""
 
-    def choose(self, *, avoid: int = 0) -> int:
+    def choose(self, *avoid: int) -> int:
         for _ in range(_TRIES):
             port = random.randrange(_FROM, _TO)  # noqa: S311 - spread, not secret
-            if port != avoid and not self.why_not(port):
+            if port not in avoid and not self.why_not(port):
                 return port
         raise OSError(errno.EADDRINUSE, f"no free port between {_FROM} and {_TO}")
 
@@ -55,5 +55,5 @@ class FakePorts:
     def why_not(self, port: int) -> str:
         return "it is taken" if port in self.taken else ""
 
-    def choose(self, *, avoid: int = 0) -> int:
-        return next(port for port in range(_FROM, _TO) if port != avoid and port not in self.taken)
+    def choose(self, *avoid: int) -> int:
+        return next(port for port in range(_FROM, _TO) if port not in avoid and port not in self.taken)

@@ -54,7 +54,7 @@ async def controller_leads(etcd: Etcd, pid: Callable[[], int]) -> Candidate:
 
 
 async def agent_beats(etcd: Etcd, node: str, uid: str, since: Callable[[], float]) -> Heartbeat:
-    """Return once the heartbeat of the agent with ``uid`` that was started at ``since()`` is there and has no problem.
+    """Return once the heartbeat of the agent with ``uid`` that was started at ``since()`` is there and is well.
 
     ``since()``: seconds since the epoch, 0 when it does not run at the moment. A problem that lasts for some seconds is
     no longer that of somebody who is just starting, and is returned with the heartbeat.
@@ -67,7 +67,7 @@ async def agent_beats(etcd: Etcd, node: str, uid: str, since: Callable[[], float
             beat = await asyncio.wait_for(_beat(etcd, node, uid, since, after=beat), left)
         except TimeoutError:
             return beat
-        if not beat.problem:
+        if not problem_of(beat):
             return beat
         give_up = give_up or time.monotonic() + _PROBLEM_SECONDS
 
@@ -83,6 +83,11 @@ async def _beat(etcd: Etcd, node: str, uid: str, since: Callable[[], float], *, 
             if beat is not None and ours and beat != after:
                 return beat
     raise AssertionError("unreachable")
+
+
+def problem_of(beat: Heartbeat) -> str:
+    """What hinders the agent that says this of itself; "" when nothing does."""
+    return beat.problem or ("" if beat.api_address else "its API does not answer anywhere")
 
 
 def leader(listing: Listing) -> Candidate | None:

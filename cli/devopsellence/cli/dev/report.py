@@ -10,7 +10,7 @@ from typing import Any
 from devopsellence.cli.dev import cluster, keeper, state
 from devopsellence.cli.dev.engine import Engine, EngineError
 from devopsellence.cli.dev.layout import Layout
-from devopsellence.cli.dev.readiness import heartbeat, leader
+from devopsellence.cli.dev.readiness import heartbeat, leader, problem_of
 from devopsellence.cli.dev.spec import BACKOFF, RUNNING, ProcessReport, Snapshot
 from devopsellence.cli.dev.state import CONTROLLER, OPERATOR, DevState
 from devopsellence.store.errors import StoreError
@@ -61,6 +61,11 @@ class Status:
     def healthy(self) -> bool:
         return not self.docker_problem and not any(part.problem for part in self.parts)
 
+    @property
+    def agent_endpoint(self) -> str:
+        """Where the agent's API answers; "" in a cluster of an older version that had none."""
+        return f"127.0.0.1:{self.state.agent_port}" if self.state.agent_port else ""
+
     def document(self) -> dict[str, Any]:
         return {
             "running": self.running,
@@ -71,6 +76,7 @@ class Status:
                 "client_port": self.state.client_port,
                 "peer_port": self.state.peer_port,
             },
+            "agent": {"endpoint": self.agent_endpoint, "port": self.state.agent_port},
             "docker": {
                 "host": self.state.docker_host,
                 "version": self.docker_version,
@@ -138,8 +144,8 @@ async def _ask(layout: Layout, remembered: DevState, snapshot: Snapshot) -> dict
         found[cluster.AGENT] = "its heartbeat is not in etcd"
     elif beat.uid != remembered.node_uid:
         found[cluster.AGENT] = f"another machine's agent has the name {remembered.node_name}"
-    elif beat.problem:
-        found[cluster.AGENT] = beat.problem
+    elif problem := problem_of(beat):
+        found[cluster.AGENT] = problem
     return found
 
 

@@ -52,8 +52,10 @@ class Start:
             self._progress("the controller leads", part=CONTROLLER)
             beats = readiness.agent_beats(etcd, node.name, node.uid, lambda: self._report(cluster.AGENT).since)
             beat = await self._within(cluster.AGENT, "the agent gives no sign of life", beats)
-            self._progress(f"the agent of node {node.name} is there", part=cluster.AGENT, node=node.name)
-        return tuple(node.labels), beat.problem
+            self._progress(
+                f"the agent of node {node.name} is there", part=cluster.AGENT, node=node.name, address=beat.api_address
+            )
+        return tuple(node.labels), readiness.problem_of(beat)
 
     async def _prepare(self, etcd: Etcd, labels: tuple[str, ...] | None) -> Node:
         """Users and their grants, and the node's record."""

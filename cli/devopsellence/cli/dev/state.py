@@ -33,8 +33,9 @@ NODE: Final = "node"
 class DevState:
     """What was decided at the first start.
 
-    ``client_port_given``: a person chose it, so that no other may take its place. ``home_made``: devopsellence's state
-    folder was not there before, so that a purge takes it away as well.
+    ``client_port`` and ``peer_port`` are etcd's, ``agent_port`` is that of the agent's API; 0 in what an older version
+    remembered, until the next start. ``client_port_given``: a person chose it, so that no other may take its place.
+    ``home_made``: devopsellence's state folder was not there before, so that a purge takes it away as well.
     """
 
     node_name: str
@@ -44,6 +45,7 @@ class DevState:
     peer_port: int
     client_port_given: bool = False
     home_made: bool = False
+    agent_port: int = 0
 
 
 def layout() -> Layout:
@@ -64,12 +66,13 @@ def load(at: Layout | None = None) -> DevState | None:
     path = (at or layout()).state
     try:
         remembered = json.loads(path.read_bytes())
-        return DevState(**{each.name: remembered[each.name] for each in fields(DevState)})
+        known = {each.name for each in fields(DevState)} & remembered.keys()
+        return DevState(**{name: remembered[name] for name in known})
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise _unusable(path.parent, str(error)) from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise _unreadable(path, error) from error
 
 

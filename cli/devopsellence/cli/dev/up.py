@@ -113,9 +113,9 @@ def decide(
         raise problems.other_node_name(name, remembered.node_name)
     ours = before is not None and before.process(cluster.ETCD).alive
     client = _client_port(wish.etcd_port, remembered, ports, ours=ours)
-    peer = remembered.peer_port if remembered else 0
-    if not peer or (not ours and ports.why_not(peer)):
-        peer = ports.choose(avoid=client)
+    peer = _port(remembered.peer_port if remembered else 0, ports, client, ours=ours)
+    serves = before is not None and before.process(cluster.AGENT).alive
+    agent = _port(remembered.agent_port if remembered else 0, ports, client, peer, ours=serves)
     return DevState(
         node_name=name,
         node_uid=remembered.node_uid if remembered else uuid.uuid4().hex,
@@ -124,6 +124,7 @@ def decide(
         peer_port=peer,
         client_port_given=wish.etcd_port is not None or (remembered is not None and remembered.client_port_given),
         home_made=remembered.home_made if remembered else home_made,
+        agent_port=agent,
     )
 
 
@@ -140,6 +141,13 @@ def _client_port(asked: int | None, remembered: DevState | None, ports: Ports, *
     if given:
         raise problems.port_unusable(port, why)
     return ports.choose()
+
+
+def _port(known: int, ports: Ports, *avoid: int, ours: bool) -> int:
+    """The remembered port unless somebody else took it, which it is not while the process it belongs to runs (ours)."""
+    if known and known not in avoid and (ours or not ports.why_not(known)):
+        return known
+    return ports.choose(*avoid)
 
 
 def _docker(wish: Wish, remembered: DevState | None) -> str:

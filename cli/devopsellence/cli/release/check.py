@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from devopsellence.api.v1.stored_pb2 import Node
-from devopsellence.api.v1.workload_pb2 import Service, Task
+from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.output import CliError, Finding, NextAction
-from devopsellence.placement import unplaced, why_nowhere
+from devopsellence.placement import places, unplaced, why_nowhere
 
 
 def no_node(environment: str, services: Iterable[Service], nodes: Sequence[Node]) -> CliError | None:
@@ -34,25 +34,21 @@ def no_node(environment: str, services: Iterable[Service], nodes: Sequence[Node]
     return CliError("no_node_for_service", message, findings=findings)
 
 
-def secrets(environment: str, services: Iterable[Service]) -> CliError | None:
-    """The error for services that want secrets, which this version cannot give; None when none does."""
-    findings = [
-        Finding("secrets_unsupported", f'service "{service.name}" refers to secret "{ref.secret}" as {ref.name}')
-        for service in services
-        for ref in service.secret_refs
-    ]
-    if not findings:
-        return None
-    message = f"{environment}: this version cannot give secrets to services yet; remove secret_refs to deploy"
-    return CliError("secrets_unsupported", message, findings=findings)
+def dependencies_elsewhere(services: Sequence[Service], nodes: Sequence[Node]) -> list[str]:
+    """A sentence for each service that depends on one which does not run on all of its nodes.
 
-
-def release_task(environment: str, task: Task | None) -> CliError | None:
-    """The error for a release task, which this version cannot run; None when there is none.
-
-    A release whose migration was left out is half-done work, so it is not written at all.
+    A node knows and reaches only what it runs itself, so there such a dependency is not waited for.
     """
-    if task is None:
-        return None
-    message = f"{environment}: this version cannot run tasks.release yet; remove it to deploy, and run it by hand"
-    return CliError("release_task_unsupported", message)
+    known = {service.name: service for service in services}
+    found = []
+    for service in services:
+        homes = [node for node in nodes if places(service, node)]
+        for dependency in service.depends_on:
+            other = known.get(dependency.service)
+            without = [node.name for node in homes if other is not None and not places(other, node)]
+            if without:
+                found.append(
+                    f'"{service.name}" depends on "{dependency.service}", which does not run on {", ".join(without)}: '
+                    "there it is neither waited for nor reachable"
+                )
+    return found

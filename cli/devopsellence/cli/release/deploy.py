@@ -6,26 +6,35 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from devopsellence.api.v1.stored_pb2 import Release
-from devopsellence.cli import write
+from devopsellence.api.v1.stored_pb2 import Registry, Release
+from devopsellence.cli import secrets, write
 from devopsellence.cli.output import CliError, Output
 from devopsellence.cli.read import together
 from devopsellence.cli.release import check, source
 from devopsellence.cli.release.build import build
+from devopsellence.cli.release.distribute import distribute
 from devopsellence.cli.release.engine import Docker
 from devopsellence.cli.release.follow import failure, follow
 from devopsellence.cli.release.pin import Pin, pin_all, references
+from devopsellence.cli.release.prune import prune
 from devopsellence.cli.release.publish import Target, publish, read_target
+from devopsellence.cli.release.reference import IMAGE_ID
+from devopsellence.cli.release.registry import push
 from devopsellence.cli.view import document
 from devopsellence.cli.view.rows import rows
 from devopsellence.cli.view.text import rollout_line
-from devopsellence.store.etcd import Etcd
+from devopsellence.store.errors import MalformedRecord
+from devopsellence.store.etcd import Etcd, KeyValue
 from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.records import decode
 
 if TYPE_CHECKING:
     from devopsellence.config import Config, Resolved
+    from devopsellence.store.settings import Settings
 
 OPERATION: Final = "deploy"
+# The current release's images and those of the ten before it.
+KEPT_RELEASES: Final = 11
 # Seconds beyond the progress deadline that the controller has to say that it has passed.
 _MARGIN: Final = 30.0
 
@@ -37,6 +46,7 @@ class Deploy:
     ref: EnvironmentRef
     config: Config
     resolved: Resolved
+    settings: Settings
     docker: Docker
     output: Output
     image: str | None
@@ -48,9 +58,8 @@ class Deploy:
 async def deploy(etcd: Etcd, run: Deploy, *, detach: bool) -> None:
     """Deploy, and unless ``detach`` wait for the end; CliError when the rollout does not settle."""
     run.output.event(OPERATION, "started", environment=str(run.ref))
-    await checked(etcd, run)
-    _warn_of_what_is_not_there_yet(run)
-    draft = await _draft(run)
+    target = await checked(etcd, run)
+    draft = await _draft(etcd, run, target)
     run.stage = "the release may have been written: see devopsellence status"
     release, target = await publish(etcd, run.ref, draft, default_node=run.default_node)
     run.stage = f"release {release.number} is written and its rollout goes on: devopsellence status --watch"
@@ -63,7 +72,8 @@ async def deploy(etcd: Etcd, run: Deploy, *, detach: bool) -> None:
         run.output.result(OPERATION, text, release=document.release(release), detached=True)
         return
     run.output.progress(OPERATION, text, stage="released", release=document.release(release))
-    await _follow(etcd, run, release)
+    await follow_release(etcd, run.ref, run.output, OPERATION, release)
+    await _forget_old_images(etcd, run)
 
 
 async def checked(etcd: Etcd, run: Deploy) -> Target:
@@ -71,57 +81,64 @@ async def checked(etcd: Etcd, run: Deploy) -> Target:
     target = await read_target(etcd, run.ref, default_node=run.default_node)
     for error in target.unreadable:
         run.output.warning(f"{error}; its node counts as not there")
-    environment, services = run.ref.environment, run.resolved.services
-    problem = (
-        check.no_node(environment, services, target.nodes)
-        or check.secrets(environment, services)
-        or check.release_task(environment, run.resolved.release_task)
-    )
+    problem = check.no_node(run.ref.environment, run.resolved.services, target.nodes)
     if problem is not None:
         raise problem
+    for sentence in check.dependencies_elsewhere(run.resolved.services, target.nodes):
+        run.output.warning(sentence)
+    if run.resolved.ingress is not None:
+        run.output.warning("ingress is recorded in the release, but this version does not serve it")
+    if len(run.config.build.platforms) > 1:
+        run.output.warning("build.platforms: only one platform is built, the engine's own if it is among them")
     return target
 
 
-def _warn_of_what_is_not_there_yet(run: Deploy) -> None:
-    waits = [service.name for service in run.resolved.services if service.depends_on or service.HasField("readiness")]
-    if waits:
-        run.output.warning(f"readiness and depends_on have no effect in this version ({', '.join(waits)})")
-    if run.resolved.ingress is not None:
-        run.output.warning("ingress is recorded in the release, but this version does not serve it")
-    if run.resolved.registry is not None:
-        run.output.warning("registry is not used by this version: nodes need the app image on their own engine")
-    if len(run.config.build.platforms) > 1:
-        run.output.warning("build.platforms: only one platform is built, the engine's own if it is among them")
+async def _draft(etcd: Etcd, run: Deploy, target: Target) -> Release:
+    """The release to be, but for its number: secrets and images pinned, images where the nodes get them."""
+    draft = unpinned(run)
+    # Before the build: whoever has to set a secret first should not wait for it.
+    registry = draft.registry if draft.HasField("registry") else None
+    for name in await secrets.pin(etcd, run.ref, draft.services, registry, nodes=target.nodes):
+        text = (
+            f"node {name} has not told its key yet, so it cannot open the secrets; deploy again when its agent is there"
+        )
+        run.output.warning(text)
+    # Before the build as well, which takes the files as they are now.
+    draft.revision = await source.revision(run.config.path.parent)
+    app, others = await together(
+        [_app_image(etcd, run, registry), pin_all(run.docker, references(draft.services), run.output)]
+    )
+    for service in draft.services:
+        pin = app[""] if service.image.app else others[service.image.reference]
+        service.image.reference, service.image.pinned = pin.reference, pin.pinned
+    await distribute(etcd, run.settings, run.docker, draft, target.nodes, run.output)
+    return draft
 
 
-async def _draft(run: Deploy) -> Release:
-    """The release to be, but for its number: images built and pinned."""
+def unpinned(run: Deploy) -> Release:
+    """What the configuration says, as a release without number, images and versions."""
     resolved = run.resolved
-    # Before the build, which takes the files as they are now.
-    revision = await source.revision(run.config.path.parent)
-    app, others = await together([_app_image(run), pin_all(run.docker, references(resolved.services), run.output)])
     draft = Release(
         organization=run.ref.organization,
         project=run.ref.project,
         environment=run.ref.environment,
+        services=resolved.services,
         release_task=resolved.release_task,
         tasks=resolved.tasks,
         ingress=resolved.ingress,
         rollout=resolved.rollout,
-        revision=revision,
         message=run.message,
         created_by=write.who(),
         created_at=write.now(),
     )
-    for service in resolved.services:
-        pin = app[""] if service.image.app else others[service.image.reference]
-        copy = draft.services.add()
-        copy.CopyFrom(service)
-        copy.image.reference, copy.image.pinned = pin.reference, pin.pinned
+    if resolved.registry is not None:
+        draft.registry.repository = resolved.registry.repository
+        draft.registry.username = resolved.registry.username
+        draft.registry.password_secret = resolved.registry.password_secret
     return draft
 
 
-async def _app_image(run: Deploy) -> dict[str, Pin]:
+async def _app_image(etcd: Etcd, run: Deploy, registry: Registry | None) -> dict[str, Pin]:
     """The app image under ""; nothing where no service uses it."""
     users = [service.name for service in run.resolved.services if service.image.app]
     if not users:
@@ -129,22 +146,46 @@ async def _app_image(run: Deploy) -> dict[str, Pin]:
             raise CliError("image_unused", "--image is given, but every service has an image of its own", exit_code=2)
         return {}
     if run.image:
-        return {"": (await pin_all(run.docker, {run.image: users}, run.output))[run.image]}
-    return {"": await build(run.docker, run.config.build, run.ref, run.output)}
+        pin = (await pin_all(run.docker, {run.image: users}, run.output))[run.image]
+    else:
+        pin = await build(run.docker, run.config.build, run.ref, run.output)
+    if registry is None or not IMAGE_ID.match(pin.pinned):
+        return {"": pin}
+    password = await secrets.registry_password(etcd, run.ref, registry)
+    return {"": await push(run.docker, registry, password, pin.pinned, run.output)}
 
 
-async def _follow(etcd: Etcd, run: Deploy, release: Release) -> None:
-    patience = run.resolved.rollout.progress_deadline.ToTimedelta().total_seconds() + _MARGIN
-    snapshot, verdict = await follow(etcd, run.ref, run.output, OPERATION, number=release.number, patience=patience)
+async def _forget_old_images(etcd: Etcd, run: Deploy) -> None:
+    """The engine that builds keeps what the latest releases run, and loses the rest of what was built for them."""
+    # An image is named for its project, whose other environments may be at another one.
+    listing = await etcd.list(f"{etcd.keys.all_releases_prefix}{run.ref.organization}/{run.ref.project}/")
+    by_environment: dict[str, list[KeyValue]] = {}
+    for item in listing.items:
+        by_environment.setdefault(item.key.rpartition("/")[0], []).append(item)
+    keep = set()
+    for items in by_environment.values():
+        for item in items[-KEPT_RELEASES:]:
+            try:
+                release = decode(Release, item.key, item.value)
+            except MalformedRecord:
+                return  # what it runs is not known, so nothing is known to be superfluous
+            keep |= {service.image.pinned for service in release.services}
+    await prune(run.docker, run.ref, keep)
+
+
+async def follow_release(etcd: Etcd, ref: EnvironmentRef, output: Output, operation: str, release: Release) -> None:
+    """Follow a release that was just written to its end, and say how it ended; CliError unless it settled."""
+    patience = release.rollout.progress_deadline.ToTimedelta().total_seconds() + _MARGIN
+    snapshot, verdict = await follow(etcd, ref, output, operation, number=release.number, patience=patience)
     now = datetime.now(UTC)
     table = rows(snapshot, now)
     # What did not settle is still on the screen where there is one.
-    problem = failure(snapshot, release.number, verdict, [] if run.output.live else table)
+    problem = failure(snapshot, release.number, verdict, [] if output.live else table)
     if problem is not None:
         raise problem
-    run.output.result(
-        OPERATION,
-        f"Release {release.number} of {run.ref} is {rollout_line(snapshot, now)}",
+    output.result(
+        operation,
+        f"Release {release.number} of {ref} is {rollout_line(snapshot, now)}",
         release=document.release(release),
         rollout=document.rollout(snapshot),
         services=[document.row(row) for row in table],

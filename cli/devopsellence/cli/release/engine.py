@@ -10,7 +10,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Any, Final
 
 from devopsellence.cli.output import CliError, NextAction
 
@@ -19,10 +19,15 @@ _GRACE: Final = 5.0
 
 @dataclass(frozen=True)
 class Image:
-    """An image of the engine."""
+    """An image of the engine. ``layers`` are the digests of its layers, the lowest first; ``size`` is in bytes;
+    ``tagged_at`` is when it was last given a name here, as the engine writes it ("" where it does not say)."""
 
     id: str
     repo_digests: tuple[str, ...]
+    tags: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    size: int = 0
+    tagged_at: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,16 +55,33 @@ async def stream(
         return Finished(await process.wait(), "".join(lines))
 
 
-async def ask(command: Sequence[str], environ: Mapping[str, str] | None = None) -> Finished:
-    """Run a short ``command`` to its end, its two streams apart; otherwise as :func:`stream`."""
-    async with _process(command, None, environ, asyncio.subprocess.PIPE) as process:
-        output, errors = await process.communicate()
-        return Finished(await process.wait(), output.decode(errors="replace"), errors.decode(errors="replace"))
+async def ask(
+    command: Sequence[str],
+    environ: Mapping[str, str] | None = None,
+    *,
+    given: bytes = b"",
+    into: IO[bytes] | None = None,
+) -> Finished:
+    """Run ``command`` to its end, its two streams apart; otherwise as :func:`stream`.
+
+    ``given`` is its input; ``into`` is the file that its output goes to, instead of the answer.
+    """
+    pipe = asyncio.subprocess.PIPE
+    stdin = pipe if given else asyncio.subprocess.DEVNULL
+    async with _process(command, None, environ, pipe, stdin=stdin, stdout=into or pipe) as process:
+        output, errors = await process.communicate(given or None)
+        return Finished(await process.wait(), (output or b"").decode(errors="replace"), errors.decode(errors="replace"))
 
 
 @contextlib.asynccontextmanager
 async def _process(
-    command: Sequence[str], cwd: Path | None, environ: Mapping[str, str] | None, stderr: int
+    command: Sequence[str],
+    cwd: Path | None,
+    environ: Mapping[str, str] | None,
+    stderr: int,
+    *,
+    stdin: int = asyncio.subprocess.DEVNULL,
+    stdout: int | IO[bytes] = asyncio.subprocess.PIPE,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     if shutil.which(command[0]) is None:
         raise CliError(
@@ -72,8 +94,8 @@ async def _process(
             *command,
             cwd=cwd,
             env={**os.environ, **(environ or {})},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdin=stdin,
+            stdout=stdout,
             stderr=stderr,
         )
     )
@@ -119,8 +141,15 @@ class Docker:
     Every method raises CliError ``docker_missing`` or ``docker_unavailable`` when it cannot even ask.
     """
 
-    def __init__(self, host: str | None = None) -> None:
+    def __init__(self, host: str | None = None, *, config: Path | None = None) -> None:
+        self._host = host
         self._environ = {"DOCKER_HOST": host} if host else {}
+        if config is not None:
+            self._environ["DOCKER_CONFIG"] = str(config)
+
+    def configured(self, folder: Path) -> Docker:
+        """The same engine, with logins and settings from ``folder`` instead of the user's own."""
+        return Docker(self._host, config=folder)
 
     async def run(self, *arguments: str) -> Finished:
         """``docker arguments…``, whatever comes of it."""
@@ -160,8 +189,46 @@ class Docker:
             if "no such image" in done.errors.lower():
                 return None
             raise CliError("image_unreadable", f"docker image inspect {reference}: {last_line(done.errors)}")
-        found = json.loads(done.output)
-        return Image(id=str(found["Id"]), repo_digests=tuple(found.get("RepoDigests") or ()))
+        return _image(json.loads(done.output))
+
+    async def named(self, repository: str) -> list[Image]:
+        """The engine's images that have a name in ``repository``, each once.
+
+        Raises:
+            CliError: ``image_unreadable``.
+        """
+        listed = await self.run("image", "ls", "--quiet", "--no-trunc", repository)
+        ids = list(dict.fromkeys(listed.output.split()))
+        if listed.code == 0 and not ids:
+            return []
+        done = await self.run("image", "inspect", "--format", "{{json .}}", *ids) if ids else listed
+        if done.code != 0:
+            raise CliError("image_unreadable", f"docker image ls {repository}: {last_line(done.errors)}")
+        return [_image(json.loads(line)) for line in done.output.splitlines()]
+
+    async def save(self, images: Sequence[str], into: IO[bytes]) -> str:
+        """Write an archive of images into a file; "" when done, else why not."""
+        done = await ask(["docker", "save", *images], self._environ, into=into)
+        if done.code != 0 and _no_engine(done.errors):
+            raise unavailable(done.errors)
+        return "" if done.code == 0 else last_line(done.errors)
+
+    async def login(self, server: str, username: str, password: str) -> str:
+        """Log in to a registry; the password goes through a pipe. "" when done, else why not."""
+        command = ["docker", "login", "--username", username, "--password-stdin", *([server] if server else [])]
+        done = await ask(command, self._environ, given=password.encode())
+        if done.code != 0 and _no_engine(done.errors):
+            raise unavailable(done.errors)
+        return "" if done.code == 0 else last_line(done.errors)
+
+    async def push(self, name: str, on_line: Callable[[str], None]) -> Finished:
+        """``docker push name``."""
+        return await stream(["docker", "push", name], environ=self._environ, on_line=on_line)
+
+    async def untag(self, name: str) -> str:
+        """Take a name from an image, and the image with its last one; "" when done, else why not."""
+        done = await self.run("image", "rm", name)
+        return "" if done.code == 0 else last_line(done.errors)
 
     async def pull(self, reference: str) -> str:
         """Pull an image; "" when done, else why not."""
@@ -173,6 +240,17 @@ class Docker:
         done = await self.run("tag", image, name)
         if done.code != 0:
             raise CliError("tag_failed", f"docker tag {image} {name}: {last_line(done.errors)}")
+
+
+def _image(found: Mapping[str, Any]) -> Image:
+    return Image(
+        id=str(found["Id"]),
+        repo_digests=tuple(found.get("RepoDigests") or ()),
+        tags=tuple(found.get("RepoTags") or ()),
+        layers=tuple((found.get("RootFS") or {}).get("Layers") or ()),
+        size=int(found.get("Size") or 0),
+        tagged_at=str((found.get("Metadata") or {}).get("LastTagTime") or ""),
+    )
 
 
 def unavailable(said: str) -> CliError:

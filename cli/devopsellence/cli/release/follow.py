@@ -6,9 +6,11 @@ import asyncio
 import time
 from typing import Final
 
+from devopsellence.api.v1.stored_pb2 import TaskStatus
 from devopsellence.cli import read
 from devopsellence.cli.output import CliError, Finding, NextAction, Output
 from devopsellence.cli.release.watcher import Watcher
+from devopsellence.cli.view import task as tasks
 from devopsellence.cli.view.reporter import reporter
 from devopsellence.cli.view.rows import Row
 from devopsellence.cli.view.snapshot import Outcome, Snapshot, Verdict, judge
@@ -71,7 +73,7 @@ def failure(snapshot: Snapshot, number: int, verdict: Verdict, table: list[Row])
     if verdict.outcome is Outcome.SUPERSEDED:
         return CliError("rollout_superseded", f"{name} was superseded before it settled: {verdict.reason}")
     because = f": {verdict.reason}" if verdict.reason else ""
-    findings = _findings(table)
+    findings = _task_findings(snapshot) or _findings(table)
     if verdict.outcome is Outcome.FAILED:
         return CliError("rollout_failed", f"{name} failed{because}", findings=findings, next_actions=[STATUS])
     if snapshot.controllers == 0:
@@ -79,6 +81,14 @@ def failure(snapshot: Snapshot, number: int, verdict: Verdict, table: list[Row])
         return CliError("no_controller", f"{name}: no controller is running to roll it out", next_actions=[mend])
     message = f"{name} has not settled in time{because}"
     return CliError("rollout_timeout", message, findings=findings, next_actions=[STATUS])
+
+
+def _task_findings(snapshot: Snapshot) -> list[Finding]:
+    task = tasks.task_of(snapshot)
+    if task is None or task.phase != TaskStatus.FAILED:
+        return []
+    evidence = "\n".join(line.strip() for line in tasks.last_lines(task)[2:])
+    return [Finding("release_task_failed", f"task {tasks.headline(task)}", evidence=evidence)]
 
 
 def _findings(table: list[Row]) -> list[Finding]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Assignment, Node
 from devopsellence.api.v1.workload_pb2 import Image, Service
 from devopsellence.cli.view.words import plural
 from devopsellence.placement import places, why_not
+
+#: What the agent takes over without another container; everything else is part of its spec's hash.
+WITHOUT_RESTART: Final = frozenset({"kind", "ports", "healthcheck", "readiness", "depends_on", "completes"})
 
 
 class Kind(Enum):
@@ -73,20 +77,27 @@ def _step(node: Node, name: str, wanted: Service | None, before: Service | None,
     changes = differences(before, wanted)
     if changes:
         return Step(node.name, name, Kind.REPLACED, "; ".join(changes))
+    gentle = [field for field in sorted(WITHOUT_RESTART) if getattr(before, field) != getattr(wanted, field)]
     if not wanted.image.pinned:
         what = "the app image is built anew" if wanted.image.app else f"{wanted.image.reference} is pulled anew"
         return Step(node.name, name, Kind.REPLACED, f"only if the image differs: {what}", certain=False)
-    return Step(node.name, name, Kind.KEPT, "nothing changed")
+    kept = f"{', '.join(gentle)} changed, which needs no restart" if gentle else "nothing changed"
+    return Step(node.name, name, Kind.KEPT, kept)
 
 
 def differences(before: Service, after: Service) -> list[str]:
-    """What differs, in words; an image that is not known yet counts as the same, and so does one of another name."""
+    """What makes it another container, in words; an image that is not known yet counts as the same, and so does one of
+    another name."""
     found = []
     if after.image.pinned and before.image.pinned != after.image.pinned:
         found.append(f"image {_short(before.image)} → {_short(after.image)}")
     for field in Service.DESCRIPTOR.fields:
+        if field.name in WITHOUT_RESTART:
+            continue
         if field.name == "env":
             found += _env_differences(before.env, after.env)
+        elif field.name == "secret_refs":
+            found += _secret_differences(before, after)
         elif field.name != "image" and getattr(before, field.name) != getattr(after, field.name):
             found.append(f"{field.name} changed")
     return found
@@ -100,6 +111,17 @@ def _env_differences(before: Mapping[str, str], after: Mapping[str, str]) -> lis
         "removed": sorted(before.keys() - after.keys()),
     }
     return [f"env {', '.join(which)} {what}" for what, which in names.items() if which]
+
+
+def _secret_differences(before: Service, after: Service) -> list[str]:
+    """A version of 0 is one that is not known yet, and counts as the same."""
+    old = {(ref.name, ref.secret): ref.version for ref in before.secret_refs}
+    new = {(ref.name, ref.secret): ref.version for ref in after.secret_refs}
+    changed = {secret for (name, secret), version in new.items() if version and old.get((name, secret)) != version}
+    gone = {secret for name, secret in old.keys() - new.keys()}
+    added = {secret for name, secret in new.keys() - old.keys()}
+    names = sorted(changed | gone | added)
+    return [f"secret {', '.join(names)} changed"] if names else []
 
 
 def _short(image: Image) -> str:

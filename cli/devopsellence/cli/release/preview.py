@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from devopsellence.api.v1.stored_pb2 import Assignment
+from collections.abc import Iterable
+
+from devopsellence.api.v1.stored_pb2 import Assignment, Node, Release
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.read import Reader
-from devopsellence.cli.release.deploy import OPERATION, Deploy, checked
+from devopsellence.cli.release.deploy import OPERATION, Deploy, checked, unpinned
 from devopsellence.cli.release.pin import local
 from devopsellence.cli.release.plan import Step, headline, plan
+from devopsellence.cli.secrets import pin_versions
 from devopsellence.cli.view.words import columns
+from devopsellence.placement import places
 from devopsellence.store.etcd import Etcd
 
 
 async def preview(etcd: Etcd, run: Deploy) -> None:
     """Print what a deploy would do now."""
     target = await checked(etcd, run)
-    services = [await _presumed(run, service) for service in run.resolved.services]
+    draft = unpinned(run)
+    # A secret that is missing is said now, as a deploy would.
+    await pin_versions(etcd, run.ref, draft.services, draft.registry if draft.HasField("registry") else None)
+    services = [await _presumed(run, service) for service in draft.services]
     absent = sorted({each.image.reference for each in services if each.image.reference and not each.image.pinned})
     reader = Reader(etcd)
     keys = {node.name: etcd.keys.assignment(node.name, run.ref) for node in target.nodes}
@@ -30,6 +37,8 @@ async def preview(etcd: Etcd, run: Deploy) -> None:
     lines += [f"node {target.attached_now} would be attached, as no node is"] if target.attached_now else []
     app = _app_plan(run)
     lines += [f"app image: {app}"] if app else []
+    task = _task_plan(draft, target.nodes)
+    lines += [f"release task: {task}"] if task else []
     lines += [f"image {reference} is not on this engine; it would be pulled" for reference in absent]
     lines += ["", columns(("NODE", "SERVICE", "ACTION", "WHY"), table)]
     run.output.result(
@@ -39,6 +48,7 @@ async def preview(etcd: Etcd, run: Deploy) -> None:
         environment=str(run.ref),
         release=target.newest + 1,
         app_image=app,
+        release_task=task,
         images_to_pull=absent,
         attached=target.attached_now,
         plan=[_document(step) for step in steps],
@@ -70,3 +80,14 @@ def _app_plan(run: Deploy) -> str:
     if not any(service.image.app for service in run.resolved.services):
         return ""
     return run.image or f"would be built from {run.config.build.context}"
+
+
+def _task_plan(draft: Release, nodes: Iterable[Node]) -> str:
+    """What becomes of the release task; "" where there is none."""
+    if not draft.HasField("release_task"):
+        return ""
+    task = draft.release_task
+    service = next(each for each in draft.services if each.name == task.service)
+    able = sorted(node.name for node in nodes if places(service, node))
+    words = " ".join([*task.command, *task.args])
+    return f"{words!r} runs once, as {task.service}, on {able[0]}, before anything of the app is replaced"

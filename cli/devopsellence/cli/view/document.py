@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from devopsellence.api.v1.stored_pb2 import NodeProgress, Release, Rollout
+from devopsellence.cli.view import task as tasks
 from devopsellence.cli.view.rows import Row, node_names, rows
 from devopsellence.cli.view.snapshot import Snapshot, judge
 from devopsellence.cli.view.words import iso, word
@@ -35,9 +36,10 @@ def status(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
 def row(row: Row) -> dict[str, Any]:
     """One service on one node."""
     document = asdict(row)
-    document["age_seconds"] = None if row.age is None else round(row.age, 1)
+    for name in ("age", "unhealthy"):
+        seconds = document.pop(name)
+        document[f"{name}_seconds"] = None if seconds is None else round(seconds, 1)
     document["log_lines"] = list(row.log_lines)
-    del document["age"]
     return document
 
 
@@ -61,6 +63,7 @@ def rollout(snapshot: Snapshot) -> dict[str, Any] | None:
     verdict = judge(snapshot, snapshot.number)
     found = snapshot.rollout if snapshot.rollout and snapshot.rollout.release == snapshot.number else None
     settled, total = progress(snapshot)
+    task = tasks.task_of(snapshot)
     return {
         "release": snapshot.number,
         "phase": verdict.outcome.value,
@@ -69,6 +72,7 @@ def rollout(snapshot: Snapshot) -> dict[str, Any] | None:
         "services_total": total,
         "started_at": iso(found.started_at) if found else None,
         "finished_at": iso(found.finished_at) if found else None,
+        "task": tasks.document(task) if task else None,
     }
 
 

@@ -12,6 +12,7 @@ from typing import NoReturn, Protocol
 
 from devopsellence.cli.output import Output
 from devopsellence.cli.view import document, text
+from devopsellence.cli.view import task as tasks
 from devopsellence.cli.view.rows import Row, rows
 from devopsellence.cli.view.snapshot import Snapshot, judge
 from devopsellence.cli.view.words import plural
@@ -46,6 +47,7 @@ class Lines:
         self._whole = whole
         self._rows: list[Row] = []
         self._headline = ""
+        self._task = ""
         self._notes: list[str] = []
 
     def show(self, snapshot: Snapshot, number: int) -> None:
@@ -54,7 +56,9 @@ class Lines:
         current = rows(snapshot, now)
         changes = text.changes(self._rows, current)
         headline, notes = _headline(snapshot, number), text.notes(snapshot)
-        if not changes and headline == self._headline and notes == self._notes:
+        found = tasks.task_of(snapshot)
+        task = f"task {tasks.headline(found)}" if found else ""
+        if not changes and (headline, task, notes) == (self._headline, self._task, self._notes):
             return
         if self._output.json:
             changed = [row for row, _ in changes]
@@ -62,11 +66,12 @@ class Lines:
             self._output.event(self._operation, "progress", **shown)
         else:
             lines = [line for _, line in changes]
+            lines += [task] if task and task != self._task else []
             lines += [headline] if headline != self._headline else []
             lines += notes if notes != self._notes else []
             for line in lines:
                 self._output.line(line)
-        self._rows, self._headline, self._notes = current, headline, notes
+        self._rows, self._headline, self._task, self._notes = current, headline, task, notes
 
 
 def _headline(snapshot: Snapshot, number: int) -> str:

@@ -17,8 +17,9 @@ from devopsellence.placement import places, why_not
 class Row:
     """What is known of one service on one node; ``service`` is "" for a node that runs none.
 
-    ``age`` is seconds since the serving container was started, None when none serves. ``exit_code`` is None when
-    there was no end that was not asked for.
+    ``age`` is seconds since the serving container was started, None when none serves. ``unhealthy`` is for how many
+    seconds it has not been healthy, None while it is. ``exit_code`` is None when there was no end that was not asked
+    for.
     """
 
     node: str
@@ -26,6 +27,7 @@ class Row:
     phase: str
     health: str = ""
     age: float | None = None
+    unhealthy: float | None = None
     restarts: int = 0
     release: int = 0
     reused: bool = False
@@ -82,8 +84,7 @@ def _reported(
     now: datetime,
 ) -> Row:
     current = status.release >= snapshot.number
-    healthy = service.health in (ServiceStatus.NONE, ServiceStatus.HEALTHY)
-    settled = current and not trouble and service.phase == ServiceStatus.RUNNING and healthy
+    settled = current and not trouble and _as_assigned(service)
     reason = safe(service.reason)
     if not current:
         # What it says is about an earlier release.
@@ -102,6 +103,7 @@ def _reported(
         phase=word(ServiceStatus.Phase, service.phase),
         health=word(ServiceStatus.Health, service.health),
         age=seconds_between(service.started_at, now) if service.started_at.seconds else None,
+        unhealthy=seconds_between(service.unhealthy_since, now) if service.unhealthy_since.seconds else None,
         restarts=service.restarts,
         release=service.release,
         reused=service.reused,
@@ -113,6 +115,12 @@ def _reported(
         oom_killed=end is not None and end.oom_killed,
         log_lines=tuple(safe(line) for line in end.log_lines) if end is not None else (),
     )
+
+
+def _as_assigned(service: ServiceStatus) -> bool:
+    if service.phase == ServiceStatus.RUNNING:
+        return service.health in (ServiceStatus.NONE, ServiceStatus.HEALTHY)
+    return service.phase == ServiceStatus.COMPLETED
 
 
 def _address(service: ServiceStatus, spec: Service | None) -> str:

@@ -10,6 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from devopsellence.api.v1.stored_pb2 import TaskStatus
+from devopsellence.cli.view import task as tasks
 from devopsellence.cli.view import text
 from devopsellence.cli.view.document import progress
 from devopsellence.cli.view.rows import Row, rows
@@ -22,6 +24,7 @@ _COLOURS = {
     Outcome.WAITING: "yellow",
     Outcome.SUPERSEDED: "magenta",
 }
+_TASK_COLOURS = {TaskStatus.SUCCEEDED: "green", TaskStatus.FAILED: "red"}
 
 
 def status(snapshot: Snapshot, now: datetime) -> RenderableType:
@@ -31,6 +34,8 @@ def status(snapshot: Snapshot, now: datetime) -> RenderableType:
     parts.append(_table(table) if table else Text("No node is attached.", style="yellow"))
     for row in table:
         parts += [Text(line, style="red" if "last lines" in line else "") for line in text.failure_lines(row)]
+    task = tasks.task_of(snapshot)
+    parts += [Text(line) for line in (tasks.last_lines(task) if task else [])]
     parts += [Text(line, style="yellow") for line in text.notes(snapshot)]
     return Group(*parts)
 
@@ -48,6 +53,8 @@ def _head(snapshot: Snapshot, now: datetime) -> RenderableType:
         if total:
             bar = ProgressBar(total=total, completed=settled, width=40, complete_style=colour, finished_style="green")
             grid.add_row("", Padding(bar, 0))
+        if (task := tasks.task_of(snapshot)) is not None:
+            grid.add_row("Task", Text(tasks.line(task, now), style=_TASK_COLOURS.get(task.phase, "yellow")))
     return grid
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from devopsellence.api.v1.stored_pb2 import Release
+from devopsellence.cli.view import task as tasks
 from devopsellence.cli.view.document import progress
 from devopsellence.cli.view.rows import Row, rows
 from devopsellence.cli.view.snapshot import Outcome, Snapshot, judge
@@ -20,10 +21,13 @@ def status(snapshot: Snapshot, now: datetime) -> str:
     lines = [f"Environment  {snapshot.ref}", f"Release      {release_line(snapshot, now)}"]
     if snapshot.number:
         lines.append(f"Rollout      {rollout_line(snapshot, now)}")
+    task = tasks.task_of(snapshot)
+    lines += [f"Task         {tasks.line(task, now)}"] if task else []
     table = rows(snapshot, now)
     lines += ["", columns(HEADER, [cells(row) for row in table])] if table else ["", "No node is attached."]
     for row in table:
         lines += failure_lines(row)
+    lines += tasks.last_lines(task) if task else []
     lines += notes(snapshot)
     return "\n".join(lines)
 
@@ -74,12 +78,18 @@ def cells(row: Row) -> list[str]:
         row.node,
         row.service or "-",
         "failed" if row.failed else row.phase,
-        "-" if row.health in ("", "unknown") else row.health,
+        _health(row),
         "-" if row.age is None else age(row.age),
         str(row.restarts),
         row.address or "-",
         row.reason,
     ]
+
+
+def _health(row: Row) -> str:
+    if row.health in ("", "unknown"):
+        return "-"
+    return row.health if row.unhealthy is None else f"{row.health} {age(row.unhealthy)}"
 
 
 def failure_lines(row: Row) -> list[str]:

@@ -9,7 +9,7 @@ from devopsellence.cli.dev.state import DevState
 from devopsellence.store.settings import Settings
 
 LAYOUT = Layout(Path("/home/ann/state/dev"))
-STATE = DevState("box", "u1", "unix:///run/docker.sock", client_port=20100, peer_port=20101)
+STATE = DevState("box", "u1", "unix:///run/docker.sock", client_port=20100, peer_port=20101, agent_port=20102)
 PROGRAMS = Programs("/usr/bin/etcd", "/usr/bin/python3", "1.0")
 STAMPS = {"etcd": "e", "controller": "c", "node": "n"}
 SHELL = {"PATH": "/bin", "HOME": "/home/ann", "ETCD_NAME": "x", "http_proxy": "http://p", "DEVOPSELLENCE_PREFIX": "/x/"}
@@ -46,7 +46,12 @@ def test_each_program_has_its_own_credential() -> None:
 def test_the_agent_is_told_who_it_is() -> None:
     argv = made()[2].argv
     assert argv[:4] == ("/usr/bin/python3", "-P", "-m", "devopsellence.nodeagent")
-    assert {"--node=box", "--node-uid=u1", "--docker-host=unix:///run/docker.sock"} <= set(argv)
+    assert {
+        "--node=box",
+        "--node-uid=u1",
+        "--docker-host=unix:///run/docker.sock",
+        "--api-listen=127.0.0.1:20102",
+    } <= set(argv)
 
 
 def test_the_shells_variables_stay_behind_but_for_the_needed_ones() -> None:

@@ -1,5 +1,6 @@
 """What ``dev up`` decides from what was said, what is remembered and what is free."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,24 +13,25 @@ from devopsellence.cli.dev.up import Wish, decide
 from devopsellence.cli.output import CliError
 
 SOCKET = "unix:///run/docker.sock"
-KNOWN = DevState("local", "u1", SOCKET, client_port=20100, peer_port=20101)
-CHOSEN = DevState("local", "u1", SOCKET, client_port=2379, peer_port=20101, client_port_given=True)
+KNOWN = DevState("local", "u1", SOCKET, client_port=20100, peer_port=20101, agent_port=20102)
+CHOSEN = replace(KNOWN, client_port=2379, client_port_given=True)
 
 
 def decided(wish: Wish, remembered: DevState | None, *taken: int, before: Snapshot | None = None) -> DevState:
     return decide(wish, remembered, before, SOCKET, FakePorts(*taken), home_made=True)
 
 
-def running_etcd() -> Snapshot:
-    """Our own etcd runs; for its process any that lives will do."""
+def running(*names: str) -> Snapshot:
+    """These processes of ours run; any process that lives will do for them."""
     me = identify(1)
     assert me is not None
-    return Snapshot(Identity(1, ""), 0.0, (ProcessReport("etcd", RUNNING, pid=me.pid, started=me.started),))
+    reports = tuple(ProcessReport(name, RUNNING, pid=me.pid, started=me.started) for name in names)
+    return Snapshot(Identity(1, ""), 0.0, reports)
 
 
 def test_the_first_start_chooses_everything() -> None:
     first = decided(Wish(), None, 20000)
-    assert (first.node_name, first.client_port, first.peer_port) == ("local", 20001, 20002)
+    assert (first.node_name, first.client_port, first.peer_port, first.agent_port) == ("local", 20001, 20002, 20003)
     assert len(first.node_uid) == 32
     assert not first.client_port_given
     assert first.home_made
@@ -44,13 +46,23 @@ def test_what_a_person_says_at_the_first_start_holds() -> None:
     assert (first.node_name, first.client_port, first.client_port_given) == ("box", 2379, True)
 
 
-def test_ports_that_our_own_etcd_holds_are_not_taken() -> None:
-    assert decided(Wish(), KNOWN, 20100, 20101, before=running_etcd()) == KNOWN
+def test_ports_that_our_own_processes_hold_are_not_taken() -> None:
+    assert decided(Wish(), KNOWN, 20100, 20101, 20102, before=running("etcd", "agent")) == KNOWN
+    assert decided(Wish(), KNOWN, 20100, 20101, 20102, before=running("etcd")).agent_port == 20000
+
+
+def test_what_a_version_without_the_agents_api_remembered_gets_a_port_for_it() -> None:
+    assert decided(Wish(), replace(KNOWN, agent_port=0)) == replace(KNOWN, agent_port=20000)
+
+
+def test_the_agents_port_gives_way_to_one_that_a_person_chose_for_etcd() -> None:
+    assert decided(Wish(etcd_port=20102), KNOWN).agent_port == 20000
 
 
 def test_a_port_of_our_choice_that_somebody_took_is_replaced() -> None:
     assert decided(Wish(), KNOWN, 20100).client_port == 20000
     assert decided(Wish(), KNOWN, 20101).peer_port == 20000
+    assert decided(Wish(), KNOWN, 20102).agent_port == 20000
 
 
 def test_a_port_of_a_persons_choice_that_somebody_took_is_an_error_that_names_it() -> None:
@@ -61,9 +73,9 @@ def test_a_port_of_a_persons_choice_that_somebody_took_is_an_error_that_names_it
 
 
 def test_another_port_can_be_chosen_later_and_is_looked_at_even_while_etcd_runs() -> None:
-    assert decided(Wish(etcd_port=2400), KNOWN, before=running_etcd()).client_port == 2400
+    assert decided(Wish(etcd_port=2400), KNOWN, before=running("etcd")).client_port == 2400
     with pytest.raises(CliError, match="port 2400"):
-        decided(Wish(etcd_port=2400), KNOWN, 2400, before=running_etcd())
+        decided(Wish(etcd_port=2400), KNOWN, 2400, before=running("etcd"))
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,23 @@
 
 import datetime
 import ipaddress
+from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from devopsellence.cli.pki import BACKDATE, LEAF_LIFE, CertificateAuthority, CertificateError, Request, why_expires
+from devopsellence.cli.pki import (
+    BACKDATE,
+    LEAF_LIFE,
+    CertificateAuthority,
+    CertificateError,
+    Request,
+    load_key,
+    why_expires,
+)
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -61,6 +72,34 @@ def test_a_member_answers_for_its_names_and_is_its_peers_client(authority: Certi
 def test_a_clients_certificate_cannot_be_a_servers(authority: CertificateAuthority) -> None:
     usage = issue(authority, OPERATOR).extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+
+
+def test_a_certificate_can_be_renewed_for_the_key_that_is_there(
+    authority: CertificateAuthority, tmp_path: Path
+) -> None:
+    first = authority.issue(OPERATOR, NOW)
+    first.write(tmp_path / "tls.crt", tmp_path / "tls.key")
+    again = authority.issue(OPERATOR, NOW + 340 * DAY, key=load_key(tmp_path / "tls.key"))
+    assert again.key == first.key
+    assert again.certificate != first.certificate
+    before, after = (x509.load_pem_x509_certificate(each.certificate) for each in (first, again))
+    assert after.public_key() == before.public_key()
+    assert after.not_valid_after_utc == before.not_valid_after_utc + 340 * DAY
+
+
+def test_a_key_that_is_none_of_ours_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "tls.key"
+    pkcs8 = serialization.PrivateFormat.PKCS8
+    other = ed25519.Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, pkcs8, serialization.NoEncryption()
+    )
+    locked = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, pkcs8, serialization.BestAvailableEncryption(b"pw")
+    )
+    for content in (b"", b"nonsense", other, locked):
+        path.write_bytes(content)
+        with pytest.raises(CertificateError, match=str(path)):
+            load_key(path)
 
 
 @pytest.mark.parametrize("name", ["", "node:" + 60 * "n"])

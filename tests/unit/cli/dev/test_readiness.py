@@ -1,11 +1,11 @@
-"""What counts as a leader, and what a person is told when Docker is not there."""
+"""What counts as a leader and as an agent that is well, and what a person is told when Docker is not there."""
 
 import pytest
 
-from devopsellence.api.v1.stored_pb2 import Candidate
+from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat
 from devopsellence.cli.dev.engine import EngineError
 from devopsellence.cli.dev.problems import docker_unusable
-from devopsellence.cli.dev.readiness import leader
+from devopsellence.cli.dev.readiness import leader, problem_of
 from devopsellence.store.records import encode
 from devopsellence.store.values import KeyValue, Listing
 
@@ -28,6 +28,18 @@ def test_the_oldest_candidate_leads() -> None:
 def test_nobody_leads_where_nobody_stands_or_the_first_cannot_be_read() -> None:
     assert leader(listing()) is None
     assert leader(listing((b"{", 4), (candidate("vm/2"), 9))) is None
+
+
+@pytest.mark.parametrize(
+    ("beat", "problem"),
+    [
+        (Heartbeat(api_address="127.0.0.1:20102"), ""),
+        (Heartbeat(api_address="127.0.0.1:20102", problem="no Docker"), "no Docker"),
+        (Heartbeat(), "its API does not answer anywhere"),
+    ],
+)
+def test_an_agent_is_well_when_it_says_no_problem_and_where_its_api_is(beat: Heartbeat, problem: str) -> None:
+    assert problem_of(beat) == problem
 
 
 @pytest.mark.parametrize(

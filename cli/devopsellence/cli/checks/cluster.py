@@ -1,0 +1,79 @@
+"""What etcd and what stands in it say: its alarms, who leads, who gives a sign of life."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from devopsellence.cli import errors
+from devopsellence.cli.checks.check import Check
+from devopsellence.cli.output import NextAction
+from devopsellence.store.errors import StoreError
+
+if TYPE_CHECKING:
+    from devopsellence.store.etcd import Etcd
+    from devopsellence.store.settings import Settings
+
+
+async def members(etcd: Etcd, settings: Settings) -> list[Check]:
+    """etcd itself, and its alarms."""
+    member = await etcd.member()
+    found = [Check("etcd", "ok", f"{member.version} at {', '.join(settings.endpoints)}")]
+    for alarm in member.alarms:
+        if alarm == "NOSPACE":
+            message = "the NOSPACE alarm is raised: etcd refuses writes; what runs goes on"
+            found.append(Check("etcd alarm", "error", message, "etcd_no_space", tuple(errors.no_space_actions())))
+        else:
+            action = NextAction("see it", "etcdctl alarm list")
+            found.append(Check("etcd alarm", "error", f"the {alarm} alarm is raised", "etcd_alarm", (action,)))
+    return found
+
+
+async def controller(etcd: Etcd) -> list[Check]:
+    """Who leads."""
+    from devopsellence.api.v1.stored_pb2 import Candidate
+    from devopsellence.store.records import decode
+
+    candidates = sorted((await etcd.list(etcd.keys.election_prefix)).items, key=lambda item: item.create_revision)
+    if not candidates:
+        actions = (
+            NextAction("on one machine", "devopsellence dev up"),
+            NextAction("or on a server", "devopsellence-controller"),
+        )
+        return [Check("controller", "error", "none is running: releases are not rolled out", "no_controller", actions)]
+    try:
+        leader = decode(Candidate, candidates[0].key, candidates[0].value).identity
+    except StoreError:
+        leader = candidates[0].key
+    others = f", {len(candidates) - 1} standing by" if len(candidates) > 1 else ""
+    return [Check("controller", "ok", f"{leader} leads{others}")]
+
+
+async def nodes(etcd: Etcd) -> list[Check]:
+    """Each node's sign of life."""
+    from devopsellence.cli.nodes import overview
+
+    seen, problems = await overview(etcd)
+    found = [
+        Check(f"node {each.name}", "error" if each.note else "ok", each.note or _well(each), *_mend(each))
+        for each in seen
+    ]
+    for problem in problems:
+        action = NextAction("see what it holds", f"etcdctl get {problem.key}")
+        found.append(Check(problem.key, "error", problem.reason, "record_unreadable", (action,)))
+    if not found:
+        action = NextAction("register one", "devopsellence node register <name>")
+        return [Check("nodes", "warning", "none is registered", "no_node", (action,))]
+    return found
+
+
+def _well(each: Any) -> str:
+    labels = ",".join(each.node.labels) or "none"
+    return f"agent {each.heartbeat.agent_version}, docker {each.heartbeat.docker_version}, labels {labels}"
+
+
+def _mend(each: Any) -> tuple[str, tuple[NextAction, ...]]:
+    if not each.note:
+        return "", ()
+    if each.heartbeat is None:
+        return "node_unreachable", (NextAction("on that machine", "systemctl status devopsellence-agent"),)
+    return "node_unwell", (NextAction("on that machine", "docker version"),)

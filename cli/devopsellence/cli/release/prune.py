@@ -1,0 +1,46 @@
+"""Old app images of the engine that builds: their names are taken away, and the images go with the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from devopsellence.cli.release.build import image_name, repository
+from devopsellence.cli.release.engine import Docker, Image
+
+if TYPE_CHECKING:
+    from devopsellence.store.keys import EnvironmentRef
+
+#: Another deploy may have built it, and not written its release yet.
+_FRESH: Final = timedelta(hours=1)
+
+
+async def prune(docker: Docker, ref: EnvironmentRef, keep: Set[str]) -> list[str]:
+    """Take away the names of this project's app images that are not among ``keep`` (as releases pin them: ids, or
+    ``repository@digest``); those names. One that a container uses stays.
+
+    Raises:
+        CliError: ``image_unreadable``, ``docker_missing``, ``docker_unavailable``.
+    """
+    images = await docker.named(repository(ref))
+    return [name for name in superfluous(ref, images, keep, datetime.now(UTC)) if not await docker.untag(name)]
+
+
+def superfluous(ref: EnvironmentRef, images: Iterable[Image], keep: Set[str], now: datetime) -> list[str]:
+    """The names of those of ``images`` that nothing needs, sorted. Pure."""
+    names: list[str] = []
+    for image in images:
+        name = image_name(ref, image.id)
+        if name in image.tags and keep.isdisjoint({image.id, *image.repo_digests}) and not _fresh(image.tagged_at, now):
+            # Also the name that it was pushed by, which has the same tag (``registry``).
+            names += [each for each in image.tags if each.rpartition(":")[2] == name.rpartition(":")[2]]
+    return sorted(names)
+
+
+def _fresh(tagged_at: str, now: datetime) -> bool:
+    """Whether an image was given its name lately; also where that is not known."""
+    try:
+        return now - datetime.fromisoformat(tagged_at) < _FRESH
+    except (ValueError, TypeError):
+        return True

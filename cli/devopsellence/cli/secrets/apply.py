@@ -1,0 +1,67 @@
+"""``secret set --apply``: a release of the same content, in which one secret has its new version."""
+
+from __future__ import annotations
+
+from devopsellence.api.v1.stored_pb2 import Release
+from devopsellence.cli import write
+from devopsellence.cli.output import CliError, NextAction, Output
+from devopsellence.cli.release.publish import publish, read_target
+from devopsellence.cli.secrets import releases
+from devopsellence.cli.secrets.pins import pin
+from devopsellence.cli.secrets.records import SecretId
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.keys import EnvironmentRef
+
+
+async def base_for(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> Release:
+    """The release whose content is repeated: the newest.
+
+    Raises:
+        CliError: ``secret_unused``: there is none yet, or it does not refer to ``secret``.
+    """
+    release = await releases.newest(etcd, ref)
+    if release is not None and releases.pinned(release, secret):
+        return release
+    why = "there is no release yet" if release is None else f"release {release.number} does not refer to it"
+    message = f"{ref}: --apply has nothing to do for secret {secret}: {why}; nothing was written"
+    action = NextAction("set it without --apply, then", "devopsellence deploy")
+    raise CliError("secret_unused", message, next_actions=[action])
+
+
+async def publish_with(
+    etcd: Etcd, ref: EnvironmentRef, base: Release, secret: SecretId, version: int, output: Output
+) -> Release | None:
+    """Write a release of the content of ``base`` with ``version`` of ``secret``; None when ``base`` has it already.
+
+    Another release may be written at the same moment. Then ours, which repeats the one before, has replaced it, and
+    that one's content is released again.
+    """
+    if releases.pinned(base, secret) == {version}:
+        return None
+    # What is in the draft already, and what we wrote: to be followed by a release of ours is no loss to these.
+    accounted = {base.number}
+    while True:
+        draft = _draft(base, secret, version)
+        target = await read_target(etcd, ref)
+        registry = draft.registry if draft.HasField("registry") else None
+        keyless = await pin(etcd, ref, draft.services, registry, nodes=target.nodes)
+        if keyless:
+            output.warning(f"{', '.join(keyless)}: no key is known, so what is sealed cannot be opened there yet")
+        release, onto = await publish(etcd, ref, draft)
+        accounted.add(release.number)
+        before = onto.environment.latest_release
+        overtaken = await releases.read(etcd, ref, before) if before not in accounted else None
+        if overtaken is None:
+            return release
+        accounted.add(before)
+        output.warning(f"release {before} was written at the same moment; its content is released again")
+        base = overtaken
+
+
+def _draft(base: Release, secret: SecretId, version: int) -> Release:
+    draft = releases.with_version(base, secret, version)
+    draft.ClearField("rollback_of")
+    draft.message = f"secret {secret} set"
+    draft.created_by = write.who()
+    draft.created_at.CopyFrom(write.now())
+    return draft

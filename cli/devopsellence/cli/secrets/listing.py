@@ -1,0 +1,106 @@
+"""``secret list``: what is stored, who can open it, and which release uses it; never a value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from devopsellence.api.v1.stored_pb2 import Release, Secret, SecretVersion
+from devopsellence.cli.secrets import members, readers, records, releases
+from devopsellence.cli.secrets.readers import Readers
+from devopsellence.cli.secrets.records import SecretId
+from devopsellence.cli.view.snapshot import Problem
+from devopsellence.cli.view.words import columns, iso, safe, since
+from devopsellence.store.errors import MalformedRecord
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.keys import REGISTRY, EnvironmentRef
+
+_HEADER: Final = ("SERVICE", "SECRET", "VERSION", "SET", "BY", "READABLE ON", "RELEASE")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A secret as it is listed.
+
+    ``blind`` are the attached nodes that cannot open it; ``used`` are the versions that ``release``, the newest, refers
+    to.
+    """
+
+    secret: SecretId
+    version: SecretVersion
+    nodes: tuple[str, ...]
+    blind: tuple[str, ...]
+    operators: tuple[str, ...]
+    release: int
+    used: tuple[int, ...]
+
+
+async def look(etcd: Etcd, ref: EnvironmentRef) -> tuple[list[Entry], list[Problem]]:
+    """All secrets of the environment, sorted, and what could not be read."""
+    secrets = await members.everything(etcd, ref)
+    problems, names, release = list(secrets.problems), [], None
+    try:
+        names = await readers.attached(etcd, ref)
+        release = await releases.newest(etcd, ref)
+    except MalformedRecord as error:
+        problems.append(Problem(error.key, f"not a readable {error.kind}: {error.reason}"))
+    found = await readers.of_nodes(etcd, names, record=False)
+    return [entry(secret, stored, found, release) for secret, stored in secrets.stored.items()], problems
+
+
+def entry(secret: SecretId, stored: Secret, found: Readers, release: Release | None) -> Entry:
+    """One secret, in the light of who is there."""
+    version = records.current(stored)
+    nodes = found.nodes_among(version.recipients)
+    return Entry(
+        secret=secret,
+        version=version,
+        nodes=tuple(nodes),
+        blind=tuple(name for name in found.names if name not in nodes),
+        operators=tuple(found.operators_among(version.recipients)),
+        release=release.number if release else 0,
+        used=tuple(sorted(releases.pinned(release, secret))),
+    )
+
+
+def table(entries: Sequence[Entry], now: datetime) -> str:
+    """The entries for a person."""
+    return columns(_HEADER, [_cells(each, now) for each in entries])
+
+
+def document(each: Entry) -> dict[str, Any]:
+    """An entry in JSON."""
+    return {
+        "service": each.secret.service,
+        "name": each.secret.name,
+        "version": each.version.version,
+        "set_at": iso(each.version.set_at),
+        "set_by": each.version.set_by,
+        "nodes": list(each.nodes),
+        "nodes_without_access": list(each.blind),
+        "operators": list(each.operators),
+        "release": each.release if each.used else None,
+        "release_versions": list(each.used),
+    }
+
+
+def _cells(each: Entry, now: datetime) -> list[str]:
+    age = since(each.version.set_at, now)
+    return [
+        "(registry)" if each.secret.service == REGISTRY else each.secret.service,
+        each.secret.name,
+        str(each.version.version),
+        f"{age} ago" if age else "-",
+        safe(each.version.set_by) or "-",
+        "; ".join([", ".join(each.nodes) or "-", *([f"not {', '.join(each.blind)}"] if each.blind else [])]),
+        _use(each),
+    ]
+
+
+def _use(each: Entry) -> str:
+    if not each.used:
+        return "-"
+    old = [str(number) for number in each.used if number != each.version.version]
+    return f"{each.release} (version {', '.join(old)})" if old else str(each.release)

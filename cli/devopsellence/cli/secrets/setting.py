@@ -1,0 +1,106 @@
+"""``secret set``: check against the configuration, store, and release it at once if that is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from devopsellence.cli.output import CliError, Output
+from devopsellence.cli.secrets import identity, readers, vault
+from devopsellence.cli.secrets.apply import base_for, publish_with
+from devopsellence.cli.secrets.readers import Readers
+from devopsellence.cli.secrets.records import SecretId
+from devopsellence.cli.secrets.vault import Stored
+from devopsellence.cli.view import document
+from devopsellence.cli.view.words import iso, plural
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.keys import REGISTRY, EnvironmentRef
+
+OPERATION: Final = "secret set"
+
+
+@dataclass
+class Stage:
+    """How far it has got, for whoever is interrupted."""
+
+    words: str = "nothing was written"
+
+
+def against_config(path: Path | None, ref: EnvironmentRef, secret: SecretId) -> list[str]:
+    """What is odd about setting ``secret``, as sentences, in the light of the configuration; none where there is none.
+
+    Raises:
+        ConfigError: the configuration is not valid.
+        CliError: ``service_unknown`` (exit code 2): the environment has no such service.
+    """
+    from devopsellence import config
+
+    loaded = config.load(path) if path else None
+    if loaded is None or (loaded.organization, loaded.project) != (ref.organization, ref.project):
+        return []
+    resolved = loaded.resolve(ref.environment)
+    if secret.service == REGISTRY:
+        wanted = resolved.registry.password_secret if resolved.registry else ""
+        return [] if wanted == secret.name else [f"registry.password_secret does not name {secret.name} in {path}"]
+    services = {service.name: service for service in resolved.services}
+    if secret.service not in services:
+        message = f"{ref.environment} has no service {secret.service!r}; its services are {', '.join(services)}"
+        raise CliError("service_unknown", message, exit_code=2)
+    referenced = any(each.secret == secret.name for each in services[secret.service].secret_refs)
+    return [] if referenced else [f"services.{secret.service}.secret_refs does not name {secret.name} in {path}"]
+
+
+async def run(
+    etcd: Etcd, ref: EnvironmentRef, secret: SecretId, value: bytes, output: Output, stage: Stage, *, apply: bool
+) -> None:
+    """Store ``value``; with ``apply`` release it and follow the rollout."""
+    base = await base_for(etcd, ref, secret) if apply else None
+    me = await identity.me(etcd)
+    found = await readers.of_nodes(etcd, await readers.attached(etcd, ref))
+    if found.keyless:
+        names = ", ".join(found.keyless)
+        output.warning(f"no key is known of {names}: it cannot be opened there before a deploy has sealed it anew")
+    stage.words = f"secret {secret} may have been set: see devopsellence secret list"
+    stored = await vault.store(etcd, ref, secret, value, me=me, readers=found)
+    said, facts = _words(ref, secret, stored, found), _facts(ref, secret, stored, found)
+    if base is None:
+        after = "" if not stored.changed else "\nIt reaches containers with the next devopsellence deploy."
+        output.result(OPERATION, said + after, **facts)
+        return
+    output.progress(OPERATION, said, stage="set", **facts)
+    stage.words = f"secret {secret} is set; devopsellence deploy brings it to its containers"
+    release = await publish_with(etcd, ref, base, secret, stored.version.version, output)
+    if release is None:
+        text = f"Release {base.number} refers to version {stored.version.version} already."
+        output.result(OPERATION, text, **facts, release=document.release(base))
+        return
+    from devopsellence.cli.release.deploy import follow_release
+
+    stage.words = f"release {release.number} is written and its rollout goes on: devopsellence status --watch"
+    text = f"release {release.number} of {ref} is written"
+    output.progress(OPERATION, text, stage="released", release=document.release(release))
+    await follow_release(etcd, ref, output, OPERATION, release)
+
+
+def _words(ref: EnvironmentRef, secret: SecretId, stored: Stored, found: Readers) -> str:
+    number = stored.version.version
+    if not stored.changed:
+        return f"Secret {secret} of {ref} is unchanged: version {number} has this value."
+    nodes = ", ".join(found.nodes) or "no node"
+    operators = plural(len(found.operators), "operator")
+    return f"Secret {secret} of {ref} is set: version {number}, sealed for {nodes} and {operators}."
+
+
+def _facts(ref: EnvironmentRef, secret: SecretId, stored: Stored, found: Readers) -> dict[str, Any]:
+    return {
+        "environment": str(ref),
+        "service": secret.service,
+        "name": secret.name,
+        "version": stored.version.version,
+        "changed": stored.changed,
+        "set_at": iso(stored.version.set_at),
+        "nodes": sorted(found.nodes),
+        "nodes_without_key": list(found.keyless),
+        "operators": sorted(found.operators),
+    }

@@ -1,0 +1,149 @@
+"""Operators with identities of their own, and nodes that have keys, for the tests about secrets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from devopsellence.api.v1.stored_pb2 import Environment, Heartbeat, Node, Registry, Release, Secret
+from devopsellence.api.v1.workload_pb2 import Image, SecretRef, Service
+from devopsellence.cli.main import main
+from devopsellence.cli.secrets import identity
+from devopsellence.sealed import Identity
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.records import decode, encode
+from devopsellence.store.settings import Settings
+from tests.integration.cli.harness import REF, Cli
+
+CONFIG = """\
+schema_version: 1
+organization: acme
+project: Shop
+services:
+  web:
+    image: shop:1
+    ports: [{name: http, port: 3000}]
+    healthcheck: {path: /up}
+    secret_refs:
+      - {name: DATABASE_URL, secret: DATABASE_URL}
+  worker:
+    image: shop:1
+    secret_refs:
+      - {name: TOKEN, secret: TOKEN}
+registry:
+  repository: registry.example.com/shop
+  username: shop
+  password_secret: REGISTRY_PASSWORD
+"""
+
+
+class Operator(Cli):
+    """Commands of one operator, whose identity lies at ``identity``."""
+
+    def __init__(self, settings: Settings, folder: Path, path: Path) -> None:
+        super().__init__(settings, folder)
+        self.path = path
+        self.environ[identity.IDENTITY] = str(path)
+
+    def piped(self, value: bytes, *arguments: str) -> Result:
+        """A command that gets ``value`` on stdin."""
+        return CliRunner(env=self.environ).invoke(main, list(arguments), input=value)
+
+    def set(self, name: str, value: bytes, *flags: str, service: str = "web") -> Result:
+        """``secret set`` from stdin, which must succeed."""
+        scope = ["--registry"] if service == "_registry" else ["--service", service]
+        result = self.piped(value, "secret", "set", name, *scope, "--stdin", *flags)
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result
+
+    @contextmanager
+    def being(self) -> Iterator[None]:
+        """This process is the operator meanwhile, as it is when a command runs."""
+        before = os.environ.get(identity.IDENTITY)
+        os.environ[identity.IDENTITY] = str(self.path)
+        try:
+            yield
+        finally:
+            del os.environ[identity.IDENTITY]
+            if before is not None:
+                os.environ[identity.IDENTITY] = before
+
+    def stored(self, name: str, service: str = "web") -> Secret | None:
+        return self.read(lambda etcd: etcd.keys.secret(REF, service, name), Secret)
+
+    def versions(self, name: str, service: str = "web") -> list[int]:
+        secret = self.stored(name, service)
+        return [each.version for each in secret.versions] if secret else []
+
+    def newest(self) -> Release:
+        """The newest release."""
+
+        async def work(etcd: Etcd) -> Release:
+            found = await etcd.get(etcd.keys.environment(REF))
+            assert found is not None
+            number = decode(Environment, found.key, found.value).latest_release
+            item = await etcd.get(etcd.keys.release(REF, number))
+            assert item is not None
+            return decode(Release, item.key, item.value)
+
+        return self.etcd(work)
+
+    def dump(self) -> bytes:
+        """Every key and value under the test's prefix."""
+
+        async def work(etcd: Etcd) -> bytes:
+            listing = await etcd.list(etcd.keys.prefix)
+            return b"\n".join(item.key.encode() + b" " + item.value for item in listing.items)
+
+        return self.etcd(work)
+
+    def node(self, name: str, *, key: Identity | None = None, labels: str = "web,worker") -> Identity:
+        """Register ``name``, with an agent that has said its key."""
+        key = key or Identity.generate()
+        uid = self.json("node", "register", name, "--labels", labels)["uid"]
+        self.beat(name, uid, key.recipient)
+        return key
+
+    def beat(self, name: str, uid: str, recipient: str) -> None:
+        beat = Heartbeat(node=name, uid=uid, age_recipient=recipient)
+        self.write(lambda etcd: etcd.keys.heartbeat(name), beat)
+
+    def uid(self, name: str) -> str:
+        node = self.read(lambda etcd: etcd.keys.node(name), Node)
+        assert node is not None
+        return node.uid
+
+    def release(self, number: int, *services: Service, registry: Registry | None = None) -> None:
+        """Write a release, and make it the environment's newest."""
+
+        async def work(etcd: Etcd) -> None:
+            await put_release(etcd, REF, number, services, registry)
+
+        self.etcd(work)
+
+
+async def put_release(
+    etcd: Etcd, ref: EnvironmentRef, number: int, services: Iterable[Service], registry: Registry | None = None
+) -> None:
+    names: dict[str, Any] = {"organization": ref.organization, "project": ref.project, "environment": ref.environment}
+    release = Release(number=number, services=services, registry=registry, **names)
+    key = etcd.keys.environment(ref)
+    found = await etcd.get(key)
+    environment = decode(Environment, key, found.value) if found else Environment(**names)
+    environment.latest_release = number
+    await etcd.put(etcd.keys.release(ref, number), encode(release))
+    await etcd.put(key, encode(environment))
+
+
+def service(name: str, **secrets: int) -> Service:
+    """A service that refers to versions of secrets; a secret is called as its variable."""
+    refs = [SecretRef(name=secret, secret=secret, version=version) for secret, version in secrets.items()]
+    kind = Service.WEB if name == "web" else Service.WORKER
+    image = Image(reference="shop:1", pinned=f"sha256:{'0' * 64}", app=True)
+    return Service(name=name, kind=kind, image=image, secret_refs=refs)

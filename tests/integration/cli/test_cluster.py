@@ -1,0 +1,262 @@
+"""``cluster``: from nothing to an etcd that lets in whom it should, with the files that the commands wrote."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from devopsellence.api.v1.stored_pb2 import Environment
+from devopsellence.cli.cluster.begin import begin
+from devopsellence.cli.cluster.folder import Folder
+from devopsellence.cli.pki import CertificateAuthority, load_certificate
+from devopsellence.peers import server_name
+from devopsellence.store.keys import DEFAULT_PREFIX
+from devopsellence.store.settings import Settings
+from tests.integration.cli.harness import REF, Cli
+from tests.support.etcd import free_ports
+from tests.support.need import need_docker, need_etcd
+from tests.support.until import until
+
+MEMBERS = {"e1": "127.0.0.1", "e2": "127.0.0.2", "e3": "127.0.0.3"}
+FILES = {"ca.crt": 0o644, "tls.crt": 0o644, "tls.key": 0o600}
+
+
+@dataclass
+class Started:
+    """An etcd that runs with the variables that ``cluster init`` wrote for its members, but on ports of its own."""
+
+    cli: Cli
+    pki: Path
+    endpoints: str
+
+    def ok(self, *arguments: str) -> str:
+        """What root's own commands say."""
+        return self.cli.ok("cluster", *arguments, "--pki", str(self.pki), "--etcd-endpoints", self.endpoints)
+
+    def as_party(self, bundle: str) -> Cli:
+        """Commands with the certificate in one of the folders."""
+        root = self.pki / bundle
+        settings = Settings(
+            tuple(self.endpoints.split(",")), ca_cert=root / "ca.crt", cert=root / "tls.crt", key=root / "tls.key"
+        )
+        return Cli(settings, self.cli.folder)
+
+
+@pytest.fixture
+def pki(tmp_path: Path) -> Path:
+    return tmp_path / "pki"
+
+
+@pytest.fixture
+def bare(cli: Cli) -> Cli:
+    """Commands that nobody has told of an etcd."""
+    cli.environ = {"DEVOPSELLENCE_HOME": cli.environ["DEVOPSELLENCE_HOME"]}
+    return cli
+
+
+@pytest.fixture
+def started(bare: Cli, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
+    need_etcd()
+    for name in list(os.environ):
+        if name.startswith("DEVOPSELLENCE_ETCD_"):
+            monkeypatch.delenv(name)
+    bare.ok("cluster", "init", "--pki", str(pki), *(f"--etcd={name}={address}" for name, address in MEMBERS.items()))
+    client, peer = free_ports(2)
+    with ExitStack() as stack:
+        for name in MEMBERS:
+            variables = member_variables(pki / f"etcd-{name}", tmp_path / f"data-{name}", client, peer)
+            log = stack.enter_context((tmp_path / f"{name}.log").open("wb"))
+            process = subprocess.Popen(["etcd"], env=variables, stdout=log, stderr=log)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        started = Started(bare, pki, ",".join(f"{address}:{client}" for address in MEMBERS.values()))
+        until(
+            "etcd answers", lambda: started.as_party("root").run("node", "list").exit_code == 0, seconds=30, every=0.2
+        )
+        yield started
+
+
+def member_variables(bundle: Path, data: Path, client: int, peer: int) -> dict[str, str]:
+    """The environment of a member as ``etcd.env`` has it, but in folders and on ports of the test's own."""
+    text = (bundle / "etcd.env").read_text()
+    for said, meant in (
+        ("/etc/etcd/devopsellence", str(bundle)),
+        ("/var/lib/etcd/devopsellence", str(data)),
+        (":2379", f":{client}"),
+        (":2380", f":{peer}"),
+    ):
+        text = text.replace(said, meant)
+    return {"PATH": os.environ["PATH"], **dict(line.split("=", 1) for line in shlex.split(text))}
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+
+
+def test_init_makes_an_authority_and_everybodys_files_and_says_where_they_go(bare: Cli, pki: Path) -> None:
+    said = bare.ok("cluster", "init", "--pki", str(pki), "--etcd", "e1=10.0.0.1", "--etcd", "e2=10.0.0.2")
+    assert pki.stat().st_mode & 0o777 == 0o700
+    assert (pki / "ca.key").stat().st_mode & 0o777 == 0o600
+    assert modes(pki / "root") == FILES
+    assert modes(pki / "controller") == {**FILES, "controller.env": 0o644}
+    assert modes(pki / "etcd-e2") == {**FILES, "etcd.env": 0o644}
+    assert "/etc/etcd/devopsellence on 10.0.0.2" in said
+    assert "export DEVOPSELLENCE_ETCD_ENDPOINTS=10.0.0.1:2379,10.0.0.2:2379" in said
+    names = load_certificate(pki / "etcd-e2" / "tls.crt").extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert "10.0.0.2" in [str(each) for each in names.value.get_values_for_type(x509.IPAddress)]
+
+
+def test_init_again_keeps_what_serves_and_renews_what_does_not(bare: Cli, pki: Path) -> None:
+    init = ("cluster", "init", "--pki", str(pki))
+    bare.ok(*init, "--etcd", "e1=10.0.0.1")
+    keys = {path: path.read_bytes() for path in pki.rglob("*.key")}
+    again = bare.json(*init)
+    assert again["members"] == {"e1": "10.0.0.1"}
+    assert {each["outcome"] for each in again["bundles"]} == {"kept"}
+    moved = bare.json(*init, "--etcd", "e1=10.0.0.9")
+    assert [(each["outcome"], each["why"]) for each in moved["bundles"] if "etcd-e1" in each["folder"]] == [
+        ("renewed", "it is for other names")
+    ]
+    assert {path: path.read_bytes() for path in keys} == keys
+    bare.ok(*init, "--force")
+    assert all(path.read_bytes() != key for path, key in keys.items())
+
+
+def test_two_at_once_make_one_authority(pki: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: begin(Folder(pki), {"e1": "10.0.0.1"}, DEFAULT_PREFIX, force=False), range(4)))
+    outcomes = [each.outcome for begun in done for _, each in begun.issued]
+    assert sorted(outcomes) == ["kept"] * 9 + ["made"] * 3
+    authority = CertificateAuthority.load(pki / "ca.crt", pki / "ca.key")
+    for bundle in ("root", "controller", "etcd-e1"):
+        load_certificate(pki / bundle / "tls.crt").verify_directly_issued_by(authority.certificate)
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (lambda pki: (pki / "ca.key").unlink(), "authority_unusable"),
+        (lambda pki: (pki / "ca.crt").write_text("nonsense"), "authority_unusable"),
+        (lambda pki: (pki / "ca.crt").write_bytes((pki / "root" / "tls.crt").read_bytes()), "authority_unusable"),
+        (lambda pki: (pki / "root" / "tls.key").write_text("nonsense"), "key_unusable"),
+        (lambda pki: (pki / "cluster.json").write_text("[]"), "cluster_record_unreadable"),
+    ],
+)
+def test_what_is_damaged_is_not_overwritten(bare: Cli, pki: Path, damage: Callable[[Path], None], code: str) -> None:
+    bare.ok("cluster", "init", "--pki", str(pki))
+    damage(pki)
+    before = {path: path.read_bytes() for path in pki.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert bare.error("cluster", "init", "--pki", str(pki))["code"] == code
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["node", "n" * 60], "invalid_name"),
+        (["node", "../n1"], "invalid_name"),
+        (["operator", "a/b"], "invalid_name"),
+        (["operator"], "usage"),
+    ],
+)
+def test_a_name_that_cannot_be_leaves_no_file(bare: Cli, pki: Path, arguments: list[str], code: str) -> None:
+    bare.ok("cluster", "init", "--pki", str(pki))
+    before = sorted(pki.rglob("*"))
+    error = bare.error("cluster", "issue", *arguments, "--pki", str(pki))
+    assert (error["code"], error["exit_code"]) == (code, 2)
+    assert sorted(pki.rglob("*")) == before
+
+
+def test_without_an_authority_nothing_is_issued_and_nothing_prepared(bare: Cli, pki: Path) -> None:
+    assert bare.error("cluster", "issue", "node", "n1", "--pki", str(pki))["code"] == "authority_missing"
+    assert bare.error("cluster", "prepare", "--pki", str(pki))["code"] == "etcd_unavailable"
+    assert not pki.exists()
+
+
+def test_an_operator_who_cannot_be_let_in_now_has_the_certificate_and_the_command(bare: Cli, pki: Path) -> None:
+    bare.ok("cluster", "init", "--pki", str(pki))
+    error = bare.error("cluster", "issue", "operator", "ann", "--pki", str(pki))
+    assert error["code"] == "etcd_unavailable"
+    assert "ann is not let into etcd" in error["message"]
+    assert (pki / "operator-ann" / "tls.key").exists()
+    assert "kept" in bare.ok("cluster", "issue", "operator", "ann", "--no-grant", "--pki", str(pki))
+
+
+def test_from_nothing_to_a_cluster_that_lets_in_whom_it_should(started: Started, tmp_path: Path) -> None:
+    for _ in range(2):
+        started.ok("prepare")
+    started.ok("issue", "operator", "ann")
+    root, ann = started.as_party("root"), started.as_party("operator-ann")
+    said = root.json("node", "register", "n1", "--address", "10.0.0.5", "--pki", str(started.pki))
+    bundle = Path(said["bundle"])
+    assert modes(bundle) == {**FILES, "agent.env": 0o644}
+    names = load_certificate(bundle / "tls.crt").extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert names.value.get_values_for_type(x509.DNSName) == [server_name("n1")]
+    assert said["agent_command"].startswith(f"devopsellence-agent --node n1 --node-uid {said['uid']} ")
+    assert "--api-advertise 10.0.0.5:7443" in said["agent_command"]
+    assert said["uid"] in (bundle / "agent.env").read_text()
+    # An operator works, but does not let anybody in.
+    assert [each["node"] for each in ann.json("node", "list")["nodes"]] == ["n1"]
+    assert ann.error("node", "register", "n2", "--pki", str(started.pki))["code"] == "etcd_permission_denied"
+    # A node, a controller and a member of etcd are no operators; who has no user gets nothing.
+    assert started.as_party(bundle.name).error("node", "list")["code"] == "etcd_permission_denied"
+    assert started.as_party("controller").run("node", "list").exit_code == 0
+    for stranger in ("etcd-e1", "operator-bob"):
+        if stranger == "operator-bob":
+            started.ok("issue", "operator", "bob", "--no-grant")
+        assert started.as_party(stranger).error("node", "list")["code"] in (
+            "etcd_permission_denied",
+            "etcd_unauthenticated",
+        )
+
+
+def test_an_agent_started_as_register_says_answers_operators(started: Started, tmp_path: Path) -> None:
+    need_docker()
+    started.ok("prepare")
+    started.ok("issue", "operator", "ann")
+    root, ann = started.as_party("root"), started.as_party("operator-ann")
+    said = root.json("node", "register", "n1", "--address", "127.0.0.1", "--pki", str(started.pki))
+    root.write(lambda etcd: etcd.keys.environment(REF), Environment(nodes=["n1"]))
+    (port,) = free_ports(1)
+    command = said["agent_command"]
+    for its, meant in (
+        ("0.0.0.0:7443", f"127.0.0.1:{port}"),
+        ("127.0.0.1:7443", f"127.0.0.1:{port}"),
+        ("/etc/devopsellence", said["bundle"]),
+        ("/var/lib/devopsellence", str(tmp_path / "agent")),
+        (":2379", f":{started.endpoints.rpartition(':')[2]}"),
+    ):
+        command = command.replace(its, meant)
+    arguments = [sys.executable, "-m", "devopsellence.nodeagent", *shlex.split(command)[1:]]
+    with (tmp_path / "agent.log").open("wb") as log, subprocess.Popen(arguments, stdout=log, stderr=log) as agent:
+        try:
+            until("it is there", lambda: root.json("node", "list")["nodes"][0]["note"] == "", seconds=30, every=0.2)
+            checks = ann.run("doctor").stdout
+            assert f"ok    agent n1: answers at 127.0.0.1:{port}" in checks, checks
+        finally:
+            agent.terminate()
+
+
+def test_another_clusters_authority_makes_no_certificate(started: Started, tmp_path: Path) -> None:
+    started.ok("prepare")
+    other = tmp_path / "other"
+    started.cli.ok("cluster", "init", "--pki", str(other))
+    root = started.as_party("root")
+    assert root.error("node", "register", "n1", "--pki", str(other))["code"] == "authority_other"
+    assert not (other / "node-n1").exists()
+    # Where nobody said which, it is left to whoever has the right one.
+    root.environ["DEVOPSELLENCE_HOME"] = str(tmp_path / "home")
+    root.ok("cluster", "init", "--pki", str(tmp_path / "home" / "cluster"))
+    assert root.json("node", "register", "n1")["bundle"] is None

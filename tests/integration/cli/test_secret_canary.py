@@ -1,0 +1,127 @@
+"""A value that goes through every command is seen nowhere: not in etcd, not in output, not in the list of processes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from contextlib import suppress
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Node, Registry
+from devopsellence.cli.read import Reader
+from devopsellence.cli.secrets import pin, registry_password
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.keys import REGISTRY
+from tests.integration.cli.harness import REF, Cli
+from tests.integration.cli.secretly import CONFIG, Operator, service
+
+
+def registry() -> Registry:
+    return Registry(repository="registry.example.com/shop", username="shop", password_secret="REGISTRY_PASSWORD")
+
+
+class Watched(Operator):
+    """Commands as processes of their own; what they print is kept, and whether others could see ``canary``."""
+
+    canary = b""
+    printed = b""
+    exposed = False
+
+    def start(self, *arguments: str, value: bytes = b"", **environ: str) -> int:
+        """Run a command that gets ``value`` on stdin; its exit code."""
+        variables = {**os.environ, **self.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environ}
+        command = [sys.executable, "-m", "devopsellence.cli", *arguments]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(value)
+            process.stdin.close()
+            # Looks at all processes whenever it has printed something; it is there until its output ends.
+            while line := process.stdout.readline():
+                self.printed += line
+                self.exposed = self.exposed or self.canary in processes()
+        return process.returncode
+
+
+def processes() -> bytes:
+    """The command lines and environments of all processes."""
+    seen = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        for name in ("cmdline", "environ"):
+            with suppress(OSError):
+                seen.append((folder / name).read_bytes())
+    return b"\0".join(seen)
+
+
+@pytest.fixture
+def ann(cli: Cli, tmp_path: Path) -> Watched:
+    (cli.folder / "devopsellence.yml").write_text(CONFIG)
+    return Watched(cli.settings, cli.folder, tmp_path / "ann" / "operator.age")
+
+
+def test_a_value_is_seen_nowhere(ann: Watched, tmp_path: Path) -> None:
+    ann.canary = value = f"canary-{secrets.token_hex(16)}".encode()
+    forms = cycle(["text", "json"])
+    dumps = []
+
+    def run(*arguments: str, given: bytes = b"", fails: bool = False, **environ: str) -> None:
+        code = ann.start(*arguments, "--debug", "-o", next(forms), value=given, **environ)
+        assert (code != 0) == fails, (arguments, ann.printed[-2000:])
+        dumps.append(ann.dump())
+
+    web, worker = ["--service", "web", "--stdin"], ["--service", "worker", "--stdin"]
+    ann.node("n1")
+    run("secret", "set", "DATABASE_URL", *web, given=value)
+    run("secret", "set", "DATABASE_URL", *web, given=value)
+    run("secret", "set", "TOKEN", *worker, given=value + b"\n")
+    run("secret", "set", "REGISTRY_PASSWORD", "--registry", "--stdin", given=value)
+    run("secret", "list")
+    run("node", "attach", "n1")
+    release = [service("web", DATABASE_URL=0), service("worker", TOKEN=0)]
+    login = registry()
+
+    async def deploy(etcd: Etcd) -> str:
+        node = await Reader(etcd).one(etcd.keys.node("n1"), Node)
+        assert node is not None
+        await pin(etcd, REF, release, login, nodes=[node])
+        return await registry_password(etcd, REF, login)
+
+    with ann.being():
+        assert ann.etcd(deploy) == value.decode()
+    ann.release(1, *release, registry=login)
+    # Whatever goes wrong.
+    for problem in (b"\0", b"\xff", b"x" * 70000):
+        run("secret", "set", "DATABASE_URL", *web, given=value + problem, fails=True)
+    run("secret", "set", "DATABASE_URL", *web, "--apply", "--env", "a/b/c", given=value, fails=True)
+    run("secret", "set", "NO_SUCH", "--service", "nobody", "--stdin", given=value, fails=True)
+    run("secret", "delete", "DATABASE_URL", "--service", "web", "--yes", fails=True)
+    run("secret", "set", "TOKEN", *worker, given=value, fails=True, DEVOPSELLENCE_ETCD_ENDPOINTS="127.0.0.1:1")
+    stranger = str(tmp_path / "stranger.age")
+    run("secret", "reencrypt", fails=True, DEVOPSELLENCE_IDENTITY=stranger)
+    run("secret", "set", "TOKEN", *worker, given=value, DEVOPSELLENCE_IDENTITY=stranger)
+    run("secret", "reencrypt")
+    ann.write(lambda etcd: etcd.keys.secret(REF, "web", "DATABASE_URL"), b"garbage")
+    run("secret", "set", "DATABASE_URL", *web, given=value, fails=True)
+    run("node", "detach", "n1")
+    run("events")
+    run("secret", "delete", "TOKEN", "--service", "worker", "--yes", "--force")
+
+    assert not ann.exposed
+    for seen in (ann.printed, *dumps, *(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())):
+        assert value not in seen
+
+
+def test_the_password_of_the_registry_is_in_no_error(ann: Watched) -> None:
+    value = f"canary-{secrets.token_hex(16)}"
+    ann.set("REGISTRY_PASSWORD", value.encode(), service=REGISTRY)
+    ann.path.unlink()
+    with ann.being(), pytest.raises(Exception, match="not sealed for this identity") as caught:
+        ann.etcd(lambda etcd: registry_password(etcd, REF, registry()))
+    assert value not in repr(caught.value)

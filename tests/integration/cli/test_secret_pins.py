@@ -1,0 +1,184 @@
+"""What ``deploy`` makes of references to secrets: versions, and nodes that can open them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Node, Registry
+from devopsellence.api.v1.workload_pb2 import Service
+from devopsellence.cli.output import CliError
+from devopsellence.cli.read import Reader
+from devopsellence.cli.secrets import pin, pin_versions, registry_password
+from devopsellence.sealed import Identity
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.keys import REGISTRY
+from tests.integration.cli.harness import REF, Cli
+from tests.integration.cli.secretly import CONFIG, Operator, service
+
+VALUE = b"hunter2"
+
+
+@pytest.fixture
+def ann(cli: Cli, tmp_path: Path) -> Operator:
+    (cli.folder / "devopsellence.yml").write_text(CONFIG)
+    return Operator(cli.settings, cli.folder, tmp_path / "ann" / "operator.age")
+
+
+@pytest.fixture
+def bob(ann: Operator, tmp_path: Path) -> Operator:
+    return Operator(ann.settings, ann.folder, tmp_path / "bob" / "operator.age")
+
+
+def registry() -> Registry:
+    return Registry(repository="registry.example.com/shop", username="shop", password_secret="REGISTRY_PASSWORD")
+
+
+def pinned(operator: Operator, services: list[Service], login: Registry | None = None, *names: str) -> list[str]:
+    """What ``pin`` returns for the attached nodes ``names``, as they are registered."""
+
+    async def work(etcd: Etcd) -> list[str]:
+        nodes = await Reader(etcd).each({name: etcd.keys.node(name) for name in names}, Node)
+        return await pin(etcd, REF, services, login, nodes=list(nodes.values()))
+
+    with operator.being():
+        return operator.etcd(work)
+
+
+def test_references_mean_the_current_version_unless_they_say_another(ann: Operator) -> None:
+    for value in (b"one", b"two"):
+        ann.set("DATABASE_URL", value)
+    ann.set("TOKEN", VALUE, service="worker")
+    ann.set("REGISTRY_PASSWORD", VALUE, service=REGISTRY)
+    services = [service("web", DATABASE_URL=0), service("worker", TOKEN=0)]
+    login = registry()
+    assert pinned(ann, services, login) == []
+    assert [ref.version for each in services for ref in each.secret_refs] == [2, 1]
+    assert login.password_version == 1
+    # As a release that is repeated has them: what is still kept stays, what is not becomes the current one.
+    again = [service("web", DATABASE_URL=1), service("worker", TOKEN=7)]
+    assert pinned(ann, again) == []
+    assert [ref.version for each in again for ref in each.secret_refs] == [1, 1]
+
+
+def test_all_missing_secrets_are_named_at_once_with_what_sets_them(ann: Operator) -> None:
+    ann.set("TOKEN", VALUE, service="worker")
+    # A secret of the same name of another service is another secret.
+    services = [service("web", DATABASE_URL=0, TOKEN=0), service("worker", TOKEN=0)]
+    with pytest.raises(CliError) as caught:
+        pinned(ann, services, registry())
+    assert caught.value.code == "missing_secret"
+    assert caught.value.message == (
+        "missing secrets: REGISTRY_PASSWORD, DATABASE_URL, TOKEN "
+        "(run devopsellence secret set <name> --service <service> --stdin)"
+    )
+    commands = [finding.next_actions[0].command for finding in caught.value.findings]
+    assert commands == [
+        "devopsellence secret set REGISTRY_PASSWORD --registry --env production --stdin",
+        "devopsellence secret set DATABASE_URL --service web --env production --stdin",
+        "devopsellence secret set TOKEN --service web --env production --stdin",
+    ]
+    assert [ref.version for each in services for ref in each.secret_refs] == [0, 0, 0]
+
+
+def test_a_node_that_will_run_it_is_let_in_and_others_wait_for_no_key(ann: Operator) -> None:
+    ann.set("DATABASE_URL", VALUE)
+    ann.set("TOKEN", VALUE, service="worker")
+    n1 = ann.node("n1", labels="web")
+    ann.ok("node", "register", "n2", "--labels", "web")
+    ann.ok("node", "register", "n3", "--labels", "worker")
+    services = [service("web", DATABASE_URL=0)]
+    # n3 runs no user of a secret, so nobody misses its key.
+    assert pinned(ann, services, None, "n1", "n2", "n3") == ["n2"]
+    secret = ann.stored("DATABASE_URL")
+    assert secret is not None
+    assert n1.open(secret.versions[-1].age) == VALUE
+    assert ann.versions("DATABASE_URL") == [1]
+    node = ann.read(lambda etcd: etcd.keys.node("n1"), Node)
+    assert node is not None
+    assert node.age_recipient == n1.recipient
+
+
+def test_a_cordoned_node_is_let_in_for_when_it_is_not(ann: Operator) -> None:
+    n1 = ann.node("n1")
+    node = Node(name="n1", uid=ann.uid("n1"), labels=["web"], cordoned=True)
+    ann.write(lambda etcd: etcd.keys.node("n1"), node)
+    ann.set("DATABASE_URL", VALUE)
+    pinned(ann, [service("web", DATABASE_URL=0)], None, "n1")
+    secret = ann.stored("DATABASE_URL")
+    assert secret is not None
+    assert n1.open(secret.versions[-1].age) == VALUE
+
+
+def test_the_registry_s_password_is_for_those_that_pull_the_app_image(ann: Operator) -> None:
+    ann.set("REGISTRY_PASSWORD", VALUE, service=REGISTRY)
+    keys = {name: ann.node(name, labels=label) for name, label in (("n1", "web"), ("n2", "worker"))}
+    web, cache = service("web"), service("cache")
+    cache.image.app = False
+    before = ann.stored("REGISTRY_PASSWORD", REGISTRY)
+    pinned(ann, [cache], registry(), "n1", "n2")
+    assert ann.stored("REGISTRY_PASSWORD", REGISTRY) == before
+    pinned(ann, [cache, web], registry(), "n1", "n2")
+    secret = ann.stored("REGISTRY_PASSWORD", REGISTRY)
+    assert secret is not None
+    assert keys["n1"].open(secret.versions[-1].age) == VALUE
+
+
+def test_a_machine_that_was_set_up_anew_is_let_in_again(ann: Operator) -> None:
+    ann.node("n1")
+    ann.ok("node", "attach", "n1")
+    ann.set("DATABASE_URL", VALUE)
+    anew = Identity.generate()
+    ann.beat("n1", ann.uid("n1"), anew.recipient)
+    pinned(ann, [service("web", DATABASE_URL=0)], None, "n1")
+    secret = ann.stored("DATABASE_URL")
+    assert secret is not None
+    assert anew.open(secret.versions[-1].age) == VALUE
+
+
+def test_whoever_needs_not_open_anything_needs_no_identity(ann: Operator, bob: Operator) -> None:
+    n1 = ann.node("n1")
+    ann.ok("node", "attach", "n1")
+    ann.set("DATABASE_URL", VALUE)
+    assert pinned(bob, [service("web", DATABASE_URL=0)], None, "n1") == []
+    assert not bob.path.exists()
+    # An older version that nobody refers to does not matter either.
+    assert pinned(bob, [], None, "n1") == []
+    # But a node that has come since takes somebody who can open it.
+    ann.beat("n1", ann.uid("n1"), Identity.generate().recipient)
+    with pytest.raises(CliError) as caught:
+        pinned(bob, [service("web", DATABASE_URL=0)], None, "n1")
+    assert caught.value.code == "secret_sealed"
+    secret = ann.stored("DATABASE_URL")
+    assert secret is not None
+    assert n1.open(secret.versions[-1].age) == VALUE
+
+
+def test_versions_alone_write_nothing(ann: Operator) -> None:
+    ann.set("DATABASE_URL", VALUE)
+    ann.node("n1")
+    before = ann.dump()
+    services = [service("web", DATABASE_URL=0)]
+    ann.etcd(lambda etcd: pin_versions(etcd, REF, services, None))
+    assert services[0].secret_refs[0].version == 1
+    assert ann.dump() == before
+
+
+def test_the_registry_s_password_is_the_version_that_is_asked_for(ann: Operator, bob: Operator) -> None:
+    def password(operator: Operator, login: Registry) -> str:
+        with operator.being():
+            return operator.etcd(lambda etcd: registry_password(etcd, REF, login))
+
+    assert password(ann, Registry(repository="registry.example.com/shop")) == ""
+    with pytest.raises(CliError, match="missing secrets: REGISTRY_PASSWORD"):
+        password(ann, registry())
+    ann.set("REGISTRY_PASSWORD", b"one", service=REGISTRY)
+    ann.set("REGISTRY_PASSWORD", b"two", service=REGISTRY)
+    assert password(ann, registry()) == "two"
+    login = registry()
+    login.password_version = 1
+    assert password(ann, login) == "one"
+    with pytest.raises(CliError) as caught:
+        password(bob, login)
+    assert caught.value.code == "secret_sealed"

@@ -1,0 +1,66 @@
+"""Setting and deleting with answers that get lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Secret
+from devopsellence.cli.output import CliError
+from devopsellence.cli.secrets import vault
+from devopsellence.cli.secrets.identity import Me
+from devopsellence.cli.secrets.readers import Readers
+from devopsellence.cli.secrets.records import SecretId
+from devopsellence.sealed import MAX_BYTES, Identity
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.records import decode
+from devopsellence.store.settings import Settings
+from tests.integration.cli.harness import REF
+from tests.integration.cli.test_publish import LosesAnswers
+
+TOKEN = SecretId("web", "TOKEN")
+ANN = Me("ann", Identity.generate(), Path("operator.age"))
+READERS = Readers(nodes={}, operators={"ann": ANN.identity.recipient}, keyless=())
+
+
+async def stored(etcd: Etcd) -> Secret | None:
+    key = etcd.keys.secret(REF, TOKEN.service, TOKEN.name)
+    found = await etcd.get(key)
+    return decode(Secret, key, found.value) if found else None
+
+
+async def events(etcd: Etcd) -> int:
+    return len((await etcd.list(etcd.keys.events_prefix(REF), keys_only=True)).items)
+
+
+@pytest.mark.parametrize("when", ["before", "never", "later"])
+async def test_an_unanswered_value_is_set_exactly_once(etcd: Etcd, settings: Settings, when: str) -> None:
+    await vault.store(etcd, REF, TOKEN, b"one", me=ANN, readers=READERS)
+    async with LosesAnswers(settings, when) as unlucky:
+        done = await vault.store(unlucky, REF, TOKEN, b"two", me=ANN, readers=READERS)
+    assert (done.changed, done.version.version) == (True, 2)
+    secret = await stored(etcd)
+    assert secret is not None
+    assert [ANN.identity.open(each.age) for each in secret.versions] == [b"one", b"two"]
+    assert await events(etcd) == 2
+
+
+@pytest.mark.parametrize("when", ["before", "never", "later"])
+async def test_an_unanswered_deletion_is_one(etcd: Etcd, settings: Settings, when: str) -> None:
+    await vault.store(etcd, REF, TOKEN, b"one", me=ANN, readers=READERS)
+    async with LosesAnswers(settings, when) as unlucky:
+        await vault.delete(unlucky, REF, TOKEN)
+    assert await stored(etcd) is None
+    assert await events(etcd) == 2
+    with pytest.raises(CliError, match="no secret TOKEN of web"):
+        await vault.delete(etcd, REF, TOKEN)
+
+
+async def test_ten_of_the_largest_values_for_a_hundred_nodes_fit(etcd: Etcd) -> None:
+    nodes = {f"n{number}": Identity.generate().recipient for number in range(100)}
+    many = Readers(nodes=nodes, operators=READERS.operators, keyless=())
+    for number in range(11):
+        value = bytes([ord("a") + number]) * MAX_BYTES
+        done = await vault.store(etcd, REF, TOKEN, value, me=ANN, readers=many)
+        assert done.version.version == number + 1

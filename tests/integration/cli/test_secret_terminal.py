@@ -1,0 +1,57 @@
+"""``secret`` on a terminal: a value is asked for without echo, a deletion is asked about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from devopsellence.sealed import Identity
+from tests.integration.cli.harness import Cli
+from tests.integration.cli.secretly import CONFIG, Operator
+from tests.integration.cli.test_terminal import Terminal
+
+
+@pytest.fixture
+def ann(cli: Cli, tmp_path: Path) -> Operator:
+    (cli.folder / "devopsellence.yml").write_text(CONFIG)
+    return Operator(cli.settings, cli.folder, tmp_path / "ann" / "operator.age")
+
+
+def test_a_value_is_typed_twice_and_never_shown(ann: Operator) -> None:
+    terminal = Terminal(ann, "secret", "set", "DATABASE_URL", "--service", "web")
+    terminal.read_until(b"Value")
+    terminal.type(b"hunter2\r")
+    terminal.read_until(b"Repeat")
+    terminal.type(b"hunter3\r")
+    # What does not agree is asked for again.
+    terminal.read_until(b"do not match")
+    for word in (b"Value", b"Repeat"):
+        terminal.seen = b""
+        terminal.read_until(word)
+        terminal.type(b"hunter2\r")
+    terminal.read_until(b"is set: version 1")
+    assert terminal.end() == 0
+    assert b"hunter" not in terminal.seen
+    secret = ann.stored("DATABASE_URL")
+    assert secret is not None
+    assert Identity(ann.path.read_text()).open(secret.versions[0].age) == b"hunter2"
+
+
+def test_control_c_while_it_is_typed_leaves_nothing(ann: Operator) -> None:
+    terminal = Terminal(ann, "secret", "set", "DATABASE_URL", "--service", "web")
+    terminal.read_until(b"Value")
+    terminal.type(b"hunt\x03")
+    assert terminal.end() == 130
+    assert b"Traceback" not in terminal.seen
+    assert ann.stored("DATABASE_URL") is None
+
+
+def test_a_deletion_is_asked_about(ann: Operator) -> None:
+    ann.set("DATABASE_URL", b"value")
+    for answer, stays in ((b"n\r", True), (b"y\r", False)):
+        terminal = Terminal(ann, "secret", "delete", "DATABASE_URL", "--service", "web")
+        terminal.read_until(b"Go on?")
+        terminal.type(answer)
+        terminal.end()
+        assert (ann.stored("DATABASE_URL") is not None) == stays

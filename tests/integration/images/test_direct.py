@@ -1,0 +1,211 @@
+"""Images straight from the engine that builds to a node's: real engines, real mutual TLS, broken connections."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from devopsellence.api.v1.agent_pb2 import LayerStart, SendLayerRequest
+from devopsellence.cli.agents import Agent, connect
+from devopsellence.cli.output import CliError
+from devopsellence.cli.release.build import image_name
+from devopsellence.cli.release.distribute import distribute
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.settings import Settings
+from tests.integration.images.harness import BUILDER, ENV, CountingDocker, Receiving, Told, build, docker, release
+from tests.support.agentapi import AgentAuthority
+from tests.support.etcd import Relay
+from tests.support.host import Host
+from tests.support.until import until
+
+MIB = 1 << 20
+
+
+def layers_of(host: Host, image: str) -> str:
+    return host.docker("image", "inspect", "-f", "{{json .RootFS.Layers}}", image)
+
+
+async def test_an_image_arrives_with_its_id_its_name_and_its_content(
+    etcd: Etcd, operators: Settings, host: Host, node: Receiving
+) -> None:
+    image, output = build(b"hello\n", 3 * MIB), Told()
+    nodes = [await node.register(etcd)]
+    await distribute(etcd, operators, BUILDER, release(image), nodes, output)
+    assert host.docker("image", "inspect", "-f", "{{.Id}}", image_name(ENV, image)) == image
+    assert host.docker("run", "--rm", "--network", "none", image, "cat", "/f0") == "hello"
+    assert node.staged() == []
+    assert [data["stage"] for _, data in output.said] == ["sending", "sent"]
+
+
+async def test_a_second_deploy_sends_the_changed_layer_only(
+    etcd: Etcd, operators: Settings, host: Host, node: Receiving
+) -> None:
+    big = os.urandom(5 * MIB)
+    nodes = [await node.register(etcd)]
+    first, second = build(big, b"one"), build(big, b"two")
+    await distribute(etcd, operators, BUILDER, release(first), nodes, Told())
+    output = Told()
+    await distribute(etcd, operators, BUILDER, release(second), nodes, output)
+    # One file of three bytes in a tar.
+    assert 0 < output.sent("n1") <= 10240
+    assert output.said[0][1]["layers_there"] == 2
+    assert layers_of(host, second).count("sha256") == 3
+
+
+async def test_nothing_is_saved_for_nodes_that_have_everything(
+    etcd: Etcd, operators: Settings, host: Host, node: Receiving
+) -> None:
+    image, builder, output = build(b"once"), CountingDocker(), Told()
+    nodes = [await node.register(etcd)]
+    await distribute(etcd, operators, builder, release(image), nodes, output)
+    await distribute(etcd, operators, builder, release(image, image), nodes, output)
+    assert builder.saves == 1
+    assert node.servicer.loads == 1
+
+
+async def test_a_broken_connection_goes_on_where_it_broke(
+    etcd: Etcd, operators: Settings, host: Host, node: Receiving
+) -> None:
+    image, output = build(8 * MIB), Told()
+    nodes = [await node.register(etcd)]
+    await distribute(etcd, operators, BUILDER, release(build(b"base")), nodes, Told())
+    node.servicer.received.clear()
+    node.servicer.breaks = [4, 3]
+    await distribute(etcd, operators, BUILDER, release(image), nodes, output)
+    offsets = [offset for offset, _ in node.servicer.received]
+    assert offsets == [0, 3 * MIB, 5 * MIB]
+    assert host.docker("image", "inspect", "-f", "{{.Id}}", image) == image
+
+
+async def test_a_network_that_breaks_in_the_middle_costs_little(
+    etcd: Etcd, operators: Settings, host: Host, node: Receiving
+) -> None:
+    image = build(12 * MIB)
+    await distribute(etcd, operators, BUILDER, release(build(b"base")), [await node.register(etcd)], Told())
+    node.servicer.received.clear()
+    async with Relay(int(node.address.rpartition(":")[2])) as relay:
+        node.address = relay.endpoint
+        node.servicer.cut, node.servicer.breaks = relay.cut, [5]
+        await distribute(etcd, operators, BUILDER, release(image), [await node.register(etcd)], Told())
+    (_, before), (offset, _) = node.servicer.received
+    # All that had been read was kept, but for what was in hand when it broke.
+    assert before - MIB <= offset <= before
+    assert offset > 0
+    assert host.docker("image", "inspect", "-f", "{{.Id}}", image) == image
+
+
+async def test_a_caller_that_goes_leaves_what_it_has_sent(operators: Settings, node: Receiving) -> None:
+    data = os.urandom(3 * MIB)
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    part = node.staging / f"{digest.removeprefix('sha256:')}.part"
+
+    async def half() -> AsyncIterator[SendLayerRequest]:
+        yield SendLayerRequest(start=LayerStart(diff_id=digest, size=len(data)))
+        yield SendLayerRequest(data=data[:MIB])
+        await asyncio.Event().wait()
+
+    async def rest() -> AsyncIterator[SendLayerRequest]:
+        yield SendLayerRequest(start=LayerStart(diff_id=digest, offset=MIB, size=len(data)))
+        yield SendLayerRequest(data=data[MIB : 2 * MIB])
+        yield SendLayerRequest(data=data[2 * MIB :])
+
+    async with connect(operators, Agent("n1", node.address)) as stub:
+        call = stub.SendLayer(half())
+        await asyncio.to_thread(until, "half has arrived", lambda: part.exists() and part.stat().st_size == MIB)
+        call.cancel()
+        assert await asyncio.wait_for(_answer(stub.SendLayer(rest())), 60) == len(data)
+
+
+async def test_what_was_staged_survives_the_agent_and_is_checked(
+    etcd: Etcd, operators: Settings, host: Host, tmp_path: Path, authority: AgentAuthority, node: Receiving
+) -> None:
+    image = build(6 * MIB)
+    await node.stop()
+    async with Receiving("n1", host.socket, tmp_path, authority) as before:
+        nodes = [await before.register(etcd)]
+        before.servicer.breaks = [-1, 3, 1, 1, 1, 1, 1]
+        with pytest.raises(CliError) as failed:
+            await distribute(etcd, operators, BUILDER, release(image), nodes, Told())
+        assert failed.value.code == "images_not_sent"
+        assert "n1" in failed.value.message
+        assert [name for name in before.staged() if name.endswith(".part")]
+    # What is in the file is another thing than was sent: found out at the end, thrown away, sent anew.
+    part = next(path for path in before.staging.iterdir() if path.suffix == ".part")
+    part.write_bytes(bytes(part.stat().st_size))
+    async with Receiving("n1", host.socket, tmp_path, authority) as after:
+        nodes = [await after.register(etcd)]
+        await distribute(etcd, operators, BUILDER, release(image), nodes, Told())
+        offsets = [offset for offset, _ in after.servicer.received]
+        assert offsets[0] > 0
+        assert offsets[-1] == 0
+    assert host.docker("image", "inspect", "-f", "{{.Id}}", image) == image
+
+
+async def test_an_image_with_the_same_layer_twice(etcd: Etcd, operators: Settings, host: Host, node: Receiving) -> None:
+    image = build(b"same", lines=("COPY f0 /f0",))
+    listed = docker("image", "inspect", "-f", "{{range .RootFS.Layers}}{{.}} {{end}}", image).split()
+    assert listed[1] == listed[2]
+    nodes = [await node.register(etcd)]
+    await distribute(etcd, operators, BUILDER, release(image), nodes, Told())
+    assert host.docker("image", "inspect", "-f", "{{.Id}}", image) == image
+
+
+async def test_one_nodes_failure_does_not_stop_the_others_and_is_named(
+    etcd: Etcd, operators: Settings, host: Host, node: Receiving, tmp_path: Path, authority: AgentAuthority
+) -> None:
+    image, output = build(b"two nodes"), Told()
+    gone = Receiving("n2", host.socket, tmp_path, authority)
+    gone.address = "127.0.0.1:1"
+    silent = Receiving("n3", host.socket, tmp_path, authority)
+    nodes = [await node.register(etcd), await gone.register(etcd), await silent.register(etcd, alive=False)]
+    with pytest.raises(CliError) as failed:
+        await distribute(etcd, operators, BUILDER, release(image), nodes, output)
+    assert failed.value.code == "images_not_sent"
+    assert [finding.code for finding in failed.value.findings] == ["agent_unreachable"]
+    assert "n2" in failed.value.findings[0].message
+    assert host.docker("image", "inspect", "-f", "{{.Id}}", image) == image
+    assert len(output.warnings) == 1
+    assert "n3" in output.warnings[0]
+
+
+async def test_an_image_that_is_nowhere_is_named(etcd: Etcd, operators: Settings, node: Receiving) -> None:
+    nodes = [await node.register(etcd)]
+    with pytest.raises(CliError) as failed:
+        await distribute(etcd, operators, BUILDER, release(f"sha256:{'0' * 64}"), nodes, Told())
+    assert failed.value.code == "image_unavailable"
+
+
+async def test_two_callers_send_the_same_layer(operators: Settings, node: Receiving) -> None:
+    """The second waits for the first, and then finds what it has brought."""
+    data = os.urandom(4 * MIB)
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[SendLayerRequest]:
+        yield SendLayerRequest(start=LayerStart(diff_id=digest, size=len(data)))
+        yield SendLayerRequest(data=data[:MIB])
+        begun.set()
+        await go_on.wait()
+        yield SendLayerRequest(data=data[MIB:])
+
+    async def quickly() -> AsyncIterator[SendLayerRequest]:
+        yield SendLayerRequest(start=LayerStart(diff_id=digest, size=len(data)))
+        for offset in range(0, len(data), MIB):
+            yield SendLayerRequest(data=data[offset : offset + MIB])
+
+    async with connect(operators, Agent("n1", node.address)) as stub:
+        first = asyncio.ensure_future(_answer(stub.SendLayer(slowly())))
+        await asyncio.wait_for(begun.wait(), 30)
+        second = asyncio.ensure_future(_answer(stub.SendLayer(quickly())))
+        go_on.set()
+        assert set(await asyncio.wait_for(asyncio.gather(first, second), 60)) == {len(data)}
+    assert (node.staging / f"{digest.removeprefix('sha256:')}.layer").read_bytes() == data
+
+
+async def _answer(call: object) -> int:
+    return int((await call).staged_bytes)  # type: ignore[misc]

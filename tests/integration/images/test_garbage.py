@@ -1,0 +1,153 @@
+"""Old images on a node: gone when no release needs them, and only then; on a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.cli.release.build import image_name
+from devopsellence.nodeagent.images import Garbage
+from devopsellence.nodeagent.pool import Pool
+from devopsellence.nodeagent.spec import Desired, desired
+from devopsellence.store.keys import EnvironmentRef
+from tests.integration.images.harness import ENV, Receiving
+from tests.support.agentapi import AgentAuthority
+from tests.support.host import Host
+from tests.support.images import IMAGE, small_image
+from tests.support.until import until
+
+
+def want(release: int, *images: str, env: EnvironmentRef = ENV) -> Desired:
+    services = [
+        workload_pb2.Service(name=f"s{number}", image=workload_pb2.Image(pinned=image))
+        for number, image in enumerate(images)
+    ]
+    return desired(stored_pb2.Assignment(node="n1", node_uid="u", release=release, services=services), env, "u")
+
+
+class Node:
+    """Images on the host's engine, each of its own."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        small_image()
+        host.load_image(IMAGE)
+
+    def image(self, text: str, *, tag: bool = True) -> str:
+        """An image that differs from all others; with the name that a deploy would give it."""
+        container = self.host.docker("create", IMAGE, "true", text)
+        made = self.host.docker("commit", "--message", text, container)
+        self.host.docker("rm", container)
+        if tag:
+            self.host.docker("tag", made, image_name(ENV, made))
+        return made
+
+    def has(self, image: str) -> bool:
+        return image in self.host.docker("images", "-aq", "--no-trunc").split()
+
+
+@pytest.fixture
+def images(host: Host, node: Receiving) -> Node:
+    return Node(host)
+
+
+@pytest.fixture
+def make(node: Receiving, tmp_path: Path) -> Callable[..., Garbage]:
+    """Garbage of that node; a second one finds what the first has written."""
+
+    def made(delay: float = 1000.0, ahead: float = 0.0) -> Garbage:
+        clock: Callable[[], float] = lambda: time.time() + ahead  # noqa: E731 - named for its type
+        return Garbage(node.engine, tmp_path / "images.json", Pool(1, "disk"), delay=delay, clock=clock)
+
+    return made
+
+
+async def written(garbage: Garbage, path: Path, text: str) -> None:
+    await asyncio.to_thread(until, "the ledger is on disk", lambda: path.exists() and text in path.read_text())
+
+
+async def test_the_ten_latest_releases_stay(images: Node, make: Callable[..., Garbage], tmp_path: Path) -> None:
+    made = [images.image(f"release {number}") for number in range(1, 13)]
+    garbage = make()
+    await garbage.load()
+    for number, image in enumerate(made, 1):
+        garbage.follow(want(number, image), settled=True)
+    await garbage.sweep()
+    assert [images.has(image) for image in made] == [False, False, *[True] * 10]
+    await written(garbage, tmp_path / "images.json", made[-1])
+    garbage.close()
+
+
+async def test_what_is_used_or_named_by_others_or_not_ours_stays(images: Node, make: Callable[..., Garbage]) -> None:
+    used, named, foreign, unnamed, plain = (
+        images.image(text, tag=text not in ("unnamed", "foreign"))
+        for text in ("used", "named", "foreign", "unnamed", "plain")
+    )
+    images.host.docker("create", "--name", "user", used, "true")
+    images.host.docker("tag", named, "theirs:1")
+    images.host.docker("tag", foreign, "theirs:2")
+    garbage = make()
+    garbage.follow(want(1, used, named, foreign, unnamed, plain), settled=True)
+    garbage.departed(str(ENV))
+    await garbage.sweep()
+    assert [images.has(image) for image in (used, named, foreign, unnamed, plain)] == [True, True, True, True, False]
+    assert images.has(small_image())
+    # The next sweep, when its container is gone, takes it.
+    images.host.docker("rm", "user")
+    await garbage.sweep()
+    assert not images.has(used)
+
+
+async def test_what_a_deploy_has_just_asked_for_stays(images: Node, make: Callable[..., Garbage]) -> None:
+    image = images.image("rolled back to")
+    garbage = make()
+    garbage.follow(want(1, image), settled=True)
+    garbage.departed(str(ENV))
+    garbage.asked([image])
+    await garbage.sweep()
+    assert images.has(image)
+
+
+async def test_an_image_brought_for_a_release_that_never_came_goes_in_the_end(
+    images: Node, make: Callable[..., Garbage], tmp_path: Path
+) -> None:
+    image = images.image("in vain")
+    first = make()
+    first.brought(image)
+    await first.sweep()
+    assert images.has(image)
+    await written(first, tmp_path / "images.json", image)
+    later = make(ahead=2 * 86400.0)
+    await later.load()
+    await later.sweep()
+    assert not images.has(image)
+    later.close()
+
+
+async def test_a_sweep_comes_a_while_after_a_release_has_settled(images: Node, make: Callable[..., Garbage]) -> None:
+    made = [images.image(f"settled {number}") for number in range(1, 12)]
+    garbage = make(delay=0.2)
+    for number, image in enumerate(made, 1):
+        garbage.follow(want(number, image), settled=False)
+    garbage.follow(want(11, made[-1]), settled=True)
+    await asyncio.to_thread(until, "the oldest is gone", lambda: not images.has(made[0]))
+    assert all(images.has(image) for image in made[1:])
+    garbage.close()
+
+
+async def test_a_ledger_that_cannot_be_read_takes_nothing_away(
+    images: Node, make: Callable[..., Garbage], tmp_path: Path, authority: AgentAuthority
+) -> None:
+    image = images.image("unknown")
+    for content in ("{", "[]", '{"releases": {"a": 1}}', '{"releases": {}, "left": [], "brought": 7, "asked": {}}'):
+        (tmp_path / "images.json").write_text(content)
+        garbage = make()
+        await garbage.load()
+        await garbage.sweep()
+        garbage.close()
+    assert images.has(image)

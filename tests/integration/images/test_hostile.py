@@ -1,0 +1,174 @@
+"""What the agent's part for images makes of a caller that lies, of a full disk, and of things left lying about."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from devopsellence.api.v1.agent_pb2 import (
+    FindImagesRequest,
+    ImageDescription,
+    LayerStart,
+    LoadImageRequest,
+    SendLayerRequest,
+)
+from devopsellence.cli.agents import Agent, connect
+from devopsellence.cli.output import CliError
+from devopsellence.cli.release.distribute import distribute
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.settings import Settings
+from tests.integration.images.harness import BUILDER, Receiving, Told, build, release
+from tests.support.agentapi import AgentAuthority
+from tests.support.host import Host
+from tests.support.until import until
+
+MIB = 1 << 20
+DIGEST = f"sha256:{hashlib.sha256(b'abc').hexdigest()}"
+CONFIG = json.dumps({"rootfs": {"type": "layers", "diff_ids": [DIGEST]}}).encode()
+ID = f"sha256:{hashlib.sha256(CONFIG).hexdigest()}"
+TAG = f"devopsellence/shop-123abc:{ID[7:19]}"
+
+
+async def requests(*pieces: bytes, digest: str = DIGEST, size: int = 3, offset: int = 0) -> AsyncIterator[Any]:
+    yield SendLayerRequest(start=LayerStart(diff_id=digest, offset=offset, size=size))
+    for piece in pieces:
+        yield SendLayerRequest(data=piece)
+
+
+async def only_data() -> AsyncIterator[Any]:
+    yield SendLayerRequest(data=b"abc")
+
+
+async def code_of(call: Awaitable[Any]) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call
+    return refused.value.code()
+
+
+async def test_what_the_wire_may_not_say(operators: Settings, node: Receiving) -> None:
+    invalid, missing = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION
+    image = ImageDescription(id=ID, diff_ids=[DIGEST])
+    async with connect(operators, Agent("n1", node.address)) as stub:
+        for name in ("../../../etc/passwd", "sha256:../x", f"{DIGEST}\n", DIGEST.upper(), "", f"sha512:{'0' * 128}"):
+            assert await code_of(stub.SendLayer(requests(b"abc", digest=name))) is invalid
+            asked = FindImagesRequest(images=[ImageDescription(id=name)])
+            assert await code_of(stub.FindImages(asked)) is invalid
+        assert await code_of(stub.SendLayer(only_data())) is invalid
+        assert await code_of(stub.SendLayer(requests(b"abcd"))) is invalid
+        assert await code_of(stub.SendLayer(requests(b"abc", offset=5))) is missing
+        assert await code_of(stub.SendLayer(requests(size=2**63))) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await code_of(stub.SendLayer(requests(b"abd"))) is grpc.StatusCode.DATA_LOSS
+        for tag in (
+            "redis:7",
+            "devopsellence/shop-123abc:000000000000",
+            f"../{TAG}",
+            f"{TAG}\n",
+            f"evil.example/{TAG}",
+        ):
+            assert await code_of(stub.LoadImage(LoadImageRequest(image=image, config=CONFIG, tag=tag))) is invalid
+        other = LoadImageRequest(image=image, config=CONFIG + b" ", tag=TAG)
+        assert await code_of(stub.LoadImage(other)) is invalid
+        lying = LoadImageRequest(image=ImageDescription(id=ID, diff_ids=[ID]), config=CONFIG, tag=TAG)
+        assert await code_of(stub.LoadImage(lying)) is invalid
+        assert await code_of(stub.LoadImage(LoadImageRequest(image=image, config=CONFIG, tag=TAG))) is missing
+    assert node.staged() == []
+
+
+async def test_a_layer_that_is_no_tar_makes_no_image(operators: Settings, host: Host, node: Receiving) -> None:
+    before = host.docker("images", "-aq")
+    image = ImageDescription(id=ID, diff_ids=[DIGEST])
+    async with connect(operators, Agent("n1", node.address)) as stub:
+        assert (await stub.SendLayer(requests(b"abc"))).staged_bytes == 3
+        load = LoadImageRequest(image=image, config=CONFIG, tag=TAG)
+        assert await code_of(stub.LoadImage(load)) is grpc.StatusCode.FAILED_PRECONDITION
+    assert host.docker("images", "-aq") == before
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A state folder on a disk of 4 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+async def test_a_node_without_room_is_named_before_anything_is_sent(
+    etcd: Etcd, operators: Settings, host: Host, small_disk: Path, authority: AgentAuthority
+) -> None:
+    image = build(8 * MIB)
+    async with Receiving("n1", host.socket, small_disk, authority) as node:
+        nodes = [await node.register(etcd)]
+        with pytest.raises(CliError) as failed:
+            await distribute(etcd, operators, BUILDER, release(image), nodes, Told())
+        assert failed.value.code == "no_room"
+        assert "n1" in failed.value.message
+        assert node.servicer.received == []
+
+
+async def test_a_full_disk_is_said_and_what_nobody_wants_is_cleared(
+    operators: Settings, host: Host, small_disk: Path, authority: AgentAuthority
+) -> None:
+    data = os.urandom(3 * MIB)
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    async with Receiving("n1", host.socket, small_disk, authority) as node:
+        node.staging.mkdir()
+        filler = small_disk / "filler"
+        old = node.staging / f"{'0' * 64}.part"
+        old.write_bytes(b"old")
+        os.utime(old, (time.time() - 90000,) * 2)
+        arrived = asyncio.Event()
+
+        async def growing() -> AsyncIterator[Any]:
+            yield SendLayerRequest(start=LayerStart(diff_id=digest, size=len(data)))
+            yield SendLayerRequest(data=data[:MIB])
+            await asyncio.to_thread(until, "the first bytes are here", (node.staging / f"{digest[7:]}.part").exists)
+            # Somebody else fills the disk meanwhile.
+            filler.write_bytes(bytes(2 * MIB + MIB // 2))
+            arrived.set()
+            yield SendLayerRequest(data=data[MIB : 2 * MIB])
+            yield SendLayerRequest(data=data[2 * MIB :])
+
+        async with connect(operators, Agent("n1", node.address)) as stub:
+            assert await code_of(stub.SendLayer(growing())) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert arrived.is_set()
+            assert not old.exists()
+            filler.unlink()
+            here = (node.staging / f"{digest[7:]}.part").stat().st_size
+            assert here > 0
+            answer = await stub.SendLayer(requests(data[here:], digest=digest, size=len(data), offset=here))
+        assert answer.staged_bytes == len(data)
+        assert (node.staging / f"{digest[7:]}.layer").read_bytes() == data
+
+
+async def test_what_was_staged_and_never_used_goes_after_a_day(operators: Settings, node: Receiving) -> None:
+    async with connect(operators, Agent("n1", node.address)) as stub:
+        await stub.SendLayer(requests(b"abc"))
+        assert node.staged() == [f"{DIGEST[7:]}.layer"]
+        found = await stub.FindImages(FindImagesRequest(images=[ImageDescription(id=ID, diff_ids=[DIGEST])]))
+        assert [layer.staged for layer in found.images[0].layers] == [True]
+        os.utime(node.staging / f"{DIGEST[7:]}.layer", (time.time() - 90000,) * 2)
+        await stub.FindImages(FindImagesRequest())
+    assert node.staged() == []
+
+
+async def test_an_engine_that_is_away_is_said(operators: Settings, tmp_path: Path, authority: AgentAuthority) -> None:
+    node = Receiving("n1", f"unix://{tmp_path}/nothing.sock", tmp_path, authority)
+    await node.serve()
+    try:
+        async with connect(operators, Agent("n1", node.address)) as stub:
+            assert await code_of(stub.FindImages(FindImagesRequest())) is grpc.StatusCode.UNAVAILABLE
+    finally:
+        await node.stop()

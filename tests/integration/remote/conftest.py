@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.remote.harness import Cluster
+from tests.support.agentapi import AgentAuthority
+from tests.support.etcd import EtcdServer
+from tests.support.need import need_etcd
+
+
+@pytest.fixture(scope="session")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """An etcd whose authority also makes agents' certificates."""
+    need_etcd()
+    folder = tmp_path_factory.mktemp("secured")
+    with EtcdServer(folder / "etcd", authority=AgentAuthority(folder / "pki")) as server:
+        yield server
+
+
+@pytest.fixture
+def cluster(secured: EtcdServer, tmp_path: Path) -> Iterator[Cluster]:
+    """An environment without nodes, under a prefix of the test's own."""
+    (tmp_path / ".git").mkdir()
+    with Cluster(secured, f"/test-{uuid.uuid4().hex[:12]}/", tmp_path) as made:
+        yield made

@@ -1,0 +1,240 @@
+"""``exec`` and ``task run``: bytes, input, signals and exit codes of real processes behind a stand-in for an agent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import grpc
+import pytest
+
+from devopsellence.api.v1.agent_pb2 import RunStart
+from devopsellence.api.v1.workload_pb2 import Service, Task
+from tests.integration.remote.harness import TIMEOUT, Cluster
+from tests.integration.remote.window import Window
+from tests.support.agentapi import FakeAgent
+from tests.support.until import until
+
+EVERY_BYTE = bytes(range(256)) * 4096
+
+
+def started(agent: FakeAgent) -> RunStart:
+    """The one command that was started."""
+    (start,) = agent.started
+    return start
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 127, 137, 255])
+def test_the_exit_code_is_passed_on(cluster: Cluster, code: int) -> None:
+    agent = cluster.node("n1", "web")
+    assert cluster.run("exec", "web", "--", "sh", "-c", f"exit {code}").returncode == code
+    assert list(started(agent).command.command) == ["sh", "-c", f"exit {code}"]
+    assert (started(agent).interactive, started(agent).tty) == (False, False)
+
+
+def test_output_is_passed_on_byte_for_byte_and_apart(cluster: Cluster) -> None:
+    cluster.node("n1", "web")
+    file = cluster.folder / "bytes"
+    file.write_bytes(EVERY_BYTE)
+    done = cluster.run("exec", "web", "--", "sh", "-c", f"cat {file}; cat {file} >&2")
+    assert (done.returncode, done.stdout == EVERY_BYTE, done.stderr == EVERY_BYTE) == (0, True, True)
+
+
+def test_input_of_any_size_passes_and_ends(cluster: Cluster) -> None:
+    cluster.node("n1", "web")
+    sent = EVERY_BYTE * 20
+    done = cluster.run("exec", "web", "-i", "--", "sha256sum", stdin=sent)
+    assert done.stdout.split()[0].decode() == hashlib.sha256(sent).hexdigest()
+
+
+def test_input_from_a_file_passes(cluster: Cluster) -> None:
+    cluster.node("n1", "web")
+    file = cluster.folder / "bytes"
+    file.write_bytes(EVERY_BYTE)
+    with file.open("rb") as source:
+        process = cluster.start("exec", "web", "-i", "cat", stdin=source)
+        out, _ = process.communicate(timeout=TIMEOUT)
+    assert out == EVERY_BYTE
+
+
+def test_a_command_that_does_not_read_its_input_ends_all_the_same(cluster: Cluster) -> None:
+    cluster.node("n1", "web")
+    done = cluster.run("exec", "web", "-i", "--", "sh", "-c", "exit 7", stdin=EVERY_BYTE * 20)
+    assert done.returncode == 7
+
+
+def test_without_a_node_the_first_that_runs_it_is_taken_and_said(cluster: Cluster) -> None:
+    cluster.node("n1", "redis")
+    cluster.node("n2", "web", serves=False)
+    n3, n4 = cluster.node("n3", "web"), cluster.node("n4", "web")
+    done = cluster.run("exec", "web", "true")
+    assert done.stderr.decode() == "on node n3; web also runs on n2, n4 (--node chooses)\n"
+    assert len(n3.started) == 1
+    done = cluster.run("exec", "web", "--node", "n4", "true")
+    assert (done.stderr, len(n4.started)) == (b"", 1)
+
+
+def test_refusals_are_sentences(cluster: Cluster) -> None:
+    agent = cluster.node("n1", "web")
+    assert cluster.error("exec", "wbe", "true")["code"] == "service_unknown"
+    assert cluster.error("exec", "web", "--node", "n9", "true")["code"] == "node_not_attached"
+    assert cluster.error("exec", "web", "-t", "true")["code"] == "no_terminal"
+    agent.refusal = (grpc.StatusCode.FAILED_PRECONDITION, "nothing of web runs here")
+    error = cluster.error("exec", "web", "true")
+    assert (error["code"], error["message"]) == ("not_running", "node n1: nothing of web runs here")
+    cluster.servers["n1"].stop()
+    assert cluster.error("exec", "web", "true")["code"] == "agent_unreachable"
+
+
+def test_a_closed_stdin_is_a_sentence(cluster: Cluster) -> None:
+    command = f"exec {sys.executable} -m devopsellence.cli exec web -i true <&-"
+    done = subprocess.run(["sh", "-c", command], env=cluster.environ, capture_output=True, timeout=TIMEOUT, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith(b"Error: -i needs a stdin, and it is closed\n")
+
+
+def test_json_has_the_output_and_the_exit_code(cluster: Cluster) -> None:
+    cluster.node("n1", "web")
+    done = cluster.run("exec", "web", "-o", "json", "--", "sh", "-c", "echo out; echo err >&2; exit 3")
+    *output, result = map(json.loads, done.stdout.splitlines())
+    assert done.returncode == 3
+    assert {(each["stream"], each["data"]) for each in output} == {("stdout", "out\n"), ("stderr", "err\n")}
+    assert (result["event"], result["ok"], result["exit_code"], result["node"]) == ("result", False, 3, "n1")
+
+
+def test_control_c_is_passed_on_and_a_second_one_ends_it(cluster: Cluster) -> None:
+    agent = cluster.node("n1", "web")
+    # Ends only when it is killed; says that it was asked to.
+    command = "trap 'echo asked' INT; echo begun; while :; do read -r _ < fifo; done 2>/dev/null"
+    os.mkfifo(cluster.folder / "fifo")
+    process = cluster.start("exec", "web", "--", "sh", "-c", command.replace("fifo", str(cluster.folder / "fifo")))
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == b"asked\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, agent.signals) == (130, ["SIGINT"])
+    assert errors == b"Warning: SIGINT is passed on; Ctrl-C again ends it\n"
+    until("the command is ended", lambda: agent.ended == 1)
+
+
+def test_a_terminated_client_ends_the_command(cluster: Cluster) -> None:
+    agent = cluster.node("n1", "web")
+    process = cluster.start("exec", "web", "--", "sh", "-c", "echo begun; exec sleep 300")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    process.terminate()
+    process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 143
+    until("the command is ended", lambda: agent.ended == 1)
+
+
+def test_an_agent_that_is_lost_is_an_error(cluster: Cluster) -> None:
+    cluster.node("n1", "web")
+    process = cluster.start("exec", "web", "--", "sh", "-c", "echo begun; exec sleep 300")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    cluster.servers["n1"].stop()
+    _, errors = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 1
+    assert b"Error: " in errors
+    assert b"n1" in errors
+
+
+def test_on_a_terminal_keys_go_through_as_they_are_and_its_size_follows(cluster: Cluster) -> None:
+    agent = cluster.node("n1", "web")
+    window = Window(cluster, "exec", "web", "-it", "--", "cat")
+    window.resize(101, 31)
+    until("it has begun", lambda: agent.started and window.is_raw)
+    assert (started(agent).size.columns, started(agent).size.rows) == (101, 31)
+    window.type(b"hello\r")
+    window.read_until(b"hello\r\nhello\r\n")
+    window.resize(90, 20)
+    until("the size is followed", lambda: (90, 20) in agent.sizes)
+    window.type(b"\x03")
+    assert window.left() == (130, True)
+    assert agent.signals == []
+
+
+def test_the_terminal_is_restored_when_the_agent_is_lost(cluster: Cluster) -> None:
+    cluster.node("n1", "web")
+    window = Window(cluster, "exec", "web", "-it", "--", "echo", "begun;", "sleep", "300")
+    window.read_until(b"begun")
+    assert window.is_raw
+    cluster.servers["n1"].stop()
+    assert window.left() == (1, True)
+
+
+def test_a_task_runs_where_its_service_may_with_its_own_environment(cluster: Cluster) -> None:
+    cluster.node("n1", labels=["web"])
+    cluster.node("n2", labels=["worker"], serves=False)
+    n3 = cluster.node("n3", labels=["worker"])
+    report = Task(name="report", service="jobs", command=["sh", "-c"], args=['echo "$WHO" "$0"; exit 9'])
+    report.env["WHO"] = "report"
+    cluster.release(Service(name="jobs", kind=Service.WORKER), tasks=[report])
+    done = cluster.run("task", "run", "report")
+    assert (done.returncode, done.stdout) == (9, b"report sh\n")
+    done = cluster.run("task", "run", "report", "--", 'echo "$0" instead', "-x")
+    assert (done.returncode, done.stdout) == (0, b"-x instead\n")
+    assert len(n3.started) == 2
+    assert n3.started[0].task.name == "report"
+
+
+def test_control_c_stops_a_task_with_sigterm(cluster: Cluster) -> None:
+    n1 = cluster.node("n1", labels=["web"])
+    task = Task(name="long", service="web", command=["sh", "-c", "echo begun; exec sleep 300"])
+    cluster.release(Service(name="web", kind=Service.WEB), tasks=[task])
+    process = cluster.start("task", "run", "long")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, n1.signals) == (143, ["SIGTERM"])
+
+
+def test_the_release_task_is_not_run_by_accident(cluster: Cluster) -> None:
+    n1 = cluster.node("n1", labels=["web"])
+    release = Task(name="release", service="web", command=["true"])
+    cluster.release(Service(name="web", kind=Service.WEB), tasks=[Task(name="x", service="web")], release_task=release)
+    error = cluster.error("task", "run", "release")
+    assert (error["code"], error["exit_code"], n1.started) == ("release_task", 2, [])
+    assert cluster.run("task", "run", "release", "--yes").returncode == 0
+    assert cluster.error("task", "run", "other")["message"].endswith("has no task other; it has: release, x")
+    assert cluster.ok("task", "list").splitlines() == [
+        "TASK     SERVICE  COMMAND  RUNS",
+        "release  web      true     in every rollout",
+        "x        web               by hand",
+    ]
+
+
+def test_a_task_that_no_node_may_run_says_why(cluster: Cluster) -> None:
+    cluster.node("n1", labels=["worker"])
+    cluster.node("n2", labels=["web"], serves=False)
+    cluster.release(Service(name="web", kind=Service.WEB), tasks=[Task(name="x", service="web", command=["true"])])
+    error = cluster.error("task", "run", "x")
+    assert error["code"] == "no_node_for_task"
+    assert 'n1 is not labelled "web"' in error["message"]
+    assert "node n2 has no heartbeat" in error["message"]
+
+
+def test_names_are_completed_from_the_configuration(cluster: Cluster) -> None:
+    path = cluster.folder / "devopsellence.yml"
+    path.write_text("services: {web: {}, worker: {}, redis: {}}\ntasks: {report: {}}\n")
+    assert complete(cluster, "exec w") == ["plain,web", "plain,worker"]
+    assert complete(cluster, "task run r") == ["plain,report"]
+    path.write_text("{[")
+    assert complete(cluster, "logs w") == []
+
+
+def complete(cluster: Cluster, words: str) -> list[str]:
+    typed = f"devopsellence {words}"
+    asked = {"_DEVOPSELLENCE_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    process = cluster.start(environ=asked)
+    out, errors = process.communicate(timeout=TIMEOUT)
+    assert errors == b""
+    return out.decode().split()

@@ -1,0 +1,70 @@
+"""The commands against a real agent process, a real engine and real containers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from devopsellence.api.v1.workload_pb2 import Task
+from devopsellence.store.etcd import Etcd
+from tests.integration.nodeagent.harness import Machine, soon, worker
+from tests.integration.remote.harness import REF, Cluster
+from tests.integration.remote.window import Window
+from tests.support.need import need_docker
+
+pytestmark = [pytest.mark.docker, pytest.mark.etcd]
+
+
+@pytest.fixture
+async def machine(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Machine]:
+    """A node n1 whose agent runs a service called jobs, which greets and stays."""
+    need_docker()
+    own = cluster.authority.issue_agent(tmp_path, "n1")
+    async with Etcd(cluster.settings) as etcd:
+        made = Machine(etcd, replace(cluster.settings, cert=own.cert, key=own.key), tmp_path)
+        await asyncio.to_thread(cluster.registered, "n1", made.uid, ["worker"])
+        try:
+            made.start("--api-listen", "127.0.0.1:0")
+            jobs = worker("jobs", "sh", "-c", "echo hello; echo oh >&2; exec sleep 100000", GREETING="hi")
+            await made.assign(jobs, env=REF)
+            await made.settled(REF)
+            await soon("a heartbeat", made.heartbeat)
+            greet = Task(name="greet", service="jobs", command=["sh", "-c", 'echo "$GREETING $0"; exit 5'])
+            await asyncio.to_thread(cluster.release, jobs, tasks=[greet])
+            yield made
+        finally:
+            await asyncio.to_thread(made.clean)
+
+
+async def test_everything_that_can_be_asked(cluster: Cluster, machine: Machine) -> None:
+    def ask() -> None:
+        assert sorted(cluster.ok("logs", "jobs").splitlines()) == ["hello", "oh"]
+        done = cluster.run(
+            "exec", "jobs", "-i", "--", "sh", "-c", 'cat; echo "$GREETING" >&2; exit 137', stdin=b"\xff\0" * 99999
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (137, b"\xff\0" * 99999, b"hi\n")
+        assert cluster.run("exec", "jobs", "--", "no-such-command").returncode in (126, 127)
+        done = cluster.run("task", "run", "greet", "--", "you")
+        assert (done.returncode, done.stdout) == (5, b"hi you\n")
+        document = json.loads(cluster.run("node", "diagnose", "n1", "-o", "json").stdout.splitlines()[0])
+        assert document["operation"] == "node diagnose"
+
+    await asyncio.to_thread(ask)
+
+
+async def test_a_shell_on_a_terminal(cluster: Cluster, machine: Machine) -> None:
+    def use() -> None:
+        window = Window(cluster, "exec", "jobs", "-it", "--", "sh")
+        window.resize(97, 23)
+        window.read_until(b"# ")
+        window.type(b"echo be''gun; stty size\r")
+        window.read_until(b"begun\r\n23 97\r\n")
+        window.type(b"exit 3\r")
+        assert window.left() == (3, True)
+
+    await asyncio.to_thread(use)

@@ -1,0 +1,38 @@
+"""The command line on a terminal that can be resized, and that can be looked at afterwards."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import termios
+
+from tests.integration.cli.harness import Cli
+from tests.integration.cli.test_terminal import Terminal
+from tests.integration.remote.harness import TIMEOUT, Cluster
+
+
+class Window(Terminal):
+    """A terminal whose size changes, and that shows whether it was left as it was found."""
+
+    def __init__(self, cluster: Cluster, *arguments: str) -> None:
+        cli = Cli(cluster.settings, cluster.folder)
+        cli.environ["DEVOPSELLENCE_ENVIRONMENT"] = cluster.environ["DEVOPSELLENCE_ENVIRONMENT"]
+        super().__init__(cli, *arguments)
+
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self._descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    @property
+    def is_raw(self) -> bool:
+        return not termios.tcgetattr(self._descriptor)[3] & termios.ICANON
+
+    def left(self) -> tuple[int, bool]:
+        """The exit code, and whether the terminal was left as a new one is."""
+        code = self._process.wait(timeout=TIMEOUT)
+        mine, other = pty.openpty()
+        same = termios.tcgetattr(self._descriptor) == termios.tcgetattr(mine)
+        for descriptor in (mine, other, self._descriptor):
+            os.close(descriptor)
+        return code, same

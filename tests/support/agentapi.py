@@ -1,0 +1,320 @@
+"""A stand-in for a node's agent, as the command line sees one: the real API over real mutual TLS, nothing behind it.
+
+Commands run as processes on this machine, so that bytes, signals and exit codes are real; output to be shown is told.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from devopsellence import peers
+from devopsellence.api.v1.agent_pb2 import (
+    DiagnoseAnswer,
+    DiagnoseRequest,
+    FindImagesAnswer,
+    FindImagesRequest,
+    LoadImageAnswer,
+    LoadImageRequest,
+    LogLine,
+    LogsAnswer,
+    LogsRequest,
+    RunAnswer,
+    RunRequest,
+    RunStart,
+    RunStarted,
+    SendLayerAnswer,
+    SendLayerRequest,
+)
+from devopsellence.api.v1.agent_pb2_grpc import AgentServicer, add_AgentServicer_to_server
+from tests.support.etcd import Authority, Certificate
+
+_THREADS = 32
+_CHUNK = 32 << 10
+
+
+class AgentAuthority(Authority):
+    """An authority that also makes agents' certificates."""
+
+    def issue_agent(self, folder: Path, node: str) -> Certificate:
+        """The certificate with which the agent of ``node`` serves."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"node:{node}")])
+        names = x509.SubjectAlternativeName([x509.DNSName(peers.server_name(node))])
+        signed = (
+            self._builder(subject, key.public_key())
+            .add_extension(names, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        made = Certificate(folder / f"agent-{node}.pem", folder / f"agent-{node}.key")
+        made.cert.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+        made.key.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return made
+
+
+def line(service: str, at: float, text: str | bytes, *, container: str = "", stderr: bool = False) -> LogLine:
+    """A line that was written ``at`` seconds after 1970."""
+    stamp = Timestamp()
+    stamp.FromNanoseconds(round(at * 1_000_000_000))
+    raw = text if isinstance(text, bytes) else text.encode()
+    return LogLine(service=service, container=container or f"c-{service}", stderr=stderr, at=stamp, line=raw)
+
+
+class FakeAgent(AgentServicer):
+    """Has no images. What it was asked is in ``asked`` and ``started``; what it answers is set by the test.
+
+    ``refusal`` is answered to everything. ``breaks_after``: the next stream of output breaks after so many messages, of
+    ``batch`` lines each at most.
+    """
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        self.asked: list[LogsRequest] = []
+        self.started: list[RunStart] = []
+        self.sizes: list[tuple[int, int]] = []
+        self.signals: list[str] = []
+        self.diagnosis = DiagnoseAnswer(node=node)
+        self.refusal: tuple[grpc.StatusCode, str] | None = None
+        self.breaks_after: int | None = None
+        self.batch = 1
+        # How many commands whose caller has gone were ended.
+        self.ended = 0
+        self._lines: list[LogLine] = []
+        self._changed = threading.Condition()
+
+    def say(self, *lines: LogLine) -> None:
+        """Containers have written these."""
+        with self._changed:
+            self._lines += lines
+            self._changed.notify_all()
+
+    def Logs(self, request: LogsRequest, context: grpc.ServicerContext) -> Iterator[LogsAnswer]:  # noqa: N802
+        """History as it was asked for; then, line by line, what is said."""
+        self._check(context)
+        self.asked.append(request)
+        sent = 0
+        breaks_after, self.breaks_after = self.breaks_after, None
+        for answer in self._answers(request, context):
+            if sent == breaks_after:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "broken off")
+            yield answer
+            sent += 1
+        if sent == breaks_after:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "broken off")
+
+    def Exec(self, requests: Iterator[RunRequest], context: grpc.ServicerContext) -> Iterator[RunAnswer]:  # noqa: N802
+        """Runs the command here."""
+        self._check(context)
+        start = next(requests).start
+        self.started.append(start)
+        yield from self._run(list(start.command.command), start, requests, context)
+
+    def RunTask(self, requests: Iterator[RunRequest], context: grpc.ServicerContext) -> Iterator[RunAnswer]:  # noqa: N802
+        """Runs the task's command here."""
+        self._check(context)
+        start = next(requests).start
+        self.started.append(start)
+        yield from self._run([*start.task.command, *start.task.args], start, requests, context)
+
+    def Diagnose(self, request: DiagnoseRequest, context: grpc.ServicerContext) -> DiagnoseAnswer:  # noqa: N802
+        """What the test has put there."""
+        self._check(context)
+        return self.diagnosis
+
+    def FindImages(self, request: FindImagesRequest, context: grpc.ServicerContext) -> FindImagesAnswer:  # noqa: N802
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no images here")
+
+    def SendLayer(self, requests: Iterator[SendLayerRequest], context: grpc.ServicerContext) -> SendLayerAnswer:  # noqa: N802
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no images here")
+
+    def LoadImage(self, request: LoadImageRequest, context: grpc.ServicerContext) -> LoadImageAnswer:  # noqa: N802
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no images here")
+
+    def _check(self, context: grpc.ServicerContext) -> None:
+        if self.refusal is not None:
+            context.set_trailing_metadata(((peers.REFUSED_BY, self.node),))
+            context.abort(*self.refusal)
+
+    def _answers(self, request: LogsRequest, context: grpc.ServicerContext) -> Iterator[LogsAnswer]:
+        context.add_callback(self._wake)
+        position = len(self._lines)
+        yield from self._batches(self._history(request, position))
+        while request.follow:
+            with self._changed:
+                while len(self._lines) == position and context.is_active():
+                    self._changed.wait(timeout=60)
+                fresh, position = self._lines[position:], len(self._lines)
+            if not context.is_active():
+                return
+            yield from self._batches([each for each in fresh if _wanted(request, each)])
+
+    def _batches(self, lines: list[LogLine]) -> Iterator[LogsAnswer]:
+        for first in range(0, len(lines), self.batch):
+            yield LogsAnswer(lines=lines[first : first + self.batch])
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _history(self, request: LogsRequest, position: int) -> list[LogLine]:
+        by_container: dict[str, list[LogLine]] = defaultdict(list)
+        for each in self._lines[:position]:
+            if _wanted(request, each):
+                by_container[each.container].append(each)
+        tails = [each[-request.lines :] if request.lines >= 0 else each for each in by_container.values()]
+        return [each for tail in tails for each in (tail if request.lines != 0 else [])]
+
+    def _run(
+        self, command: list[str], start: RunStart, requests: Iterator[RunRequest], context: grpc.ServicerContext
+    ) -> Iterator[RunAnswer]:
+        running = _Command(self, command, start)
+        context.add_callback(running.caller_gone)
+        yield RunAnswer(started=RunStarted(container="0123456789ab"))
+        running.begin(requests)
+        yield from running.answers()
+
+
+class _Command:
+    """A process of this machine whose caller is elsewhere."""
+
+    def __init__(self, agent: FakeAgent, command: list[str], start: RunStart) -> None:
+        self._agent = agent
+        # script makes the terminal that a container would have.
+        words = ["script", "-qec", " ".join(command), "/dev/null"] if start.tty else command
+        self._process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE if start.interactive else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env={**os.environ, **dict(start.task.env)},
+        )
+        self._answers: queue.Queue[RunAnswer | None] = queue.Queue(8)
+        self._gone = threading.Event()
+
+    def begin(self, requests: Iterator[RunRequest]) -> None:
+        """Let input in and output out."""
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        for work, arguments in (
+            (self._take, (requests,)),
+            (self._copy, (self._process.stdout, lambda chunk: RunAnswer(stdout=chunk))),
+            (self._copy, (self._process.stderr, lambda chunk: RunAnswer(stderr=chunk))),
+        ):
+            threading.Thread(target=work, args=arguments, daemon=True).start()
+
+    def answers(self) -> Iterator[RunAnswer]:
+        """Output as it comes, then the exit code as a shell has it."""
+        for _ in range(2):
+            while (answer := self._next()) is not None:
+                yield answer
+        code = self._process.wait()
+        yield RunAnswer(exit_code=code if code >= 0 else 128 - code)
+
+    def caller_gone(self) -> None:
+        """Called at the end of the call, whatever ended it."""
+        self._gone.set()
+        if self._process.poll() is None:
+            self._agent.ended += 1
+            self._process.kill()
+            self._process.wait()
+
+    def _take(self, requests: Iterator[RunRequest]) -> None:
+        stdin = self._process.stdin
+        # Iterating raises when the call ends.
+        with suppress(grpc.RpcError, BrokenPipeError, ValueError), stdin or nullcontext():
+            for request in requests:
+                match request.WhichOneof("kind"):
+                    case "stdin" if stdin is not None:
+                        stdin.write(request.stdin)
+                    case "close_stdin" if stdin is not None:
+                        stdin.close()
+                    case "resize":
+                        self._agent.sizes.append((request.resize.columns, request.resize.rows))
+                    case "signal":
+                        self._agent.signals.append(request.signal)
+                        self._process.send_signal(signal.Signals[request.signal])
+
+    def _copy(self, stream: IO[bytes], answer: Callable[[bytes], RunAnswer]) -> None:
+        with stream:
+            while chunk := stream.read(_CHUNK):
+                self._put(answer(chunk))
+        self._put(None)
+
+    def _next(self) -> RunAnswer | None:
+        while not self._gone.is_set():
+            with suppress(queue.Empty):
+                return self._answers.get(timeout=0.1)
+        return None
+
+    def _put(self, answer: RunAnswer | None) -> None:
+        while not self._gone.is_set():
+            with suppress(queue.Full):
+                return self._answers.put(answer, timeout=0.1)
+        return None
+
+
+def _wanted(request: LogsRequest, each: LogLine) -> bool:
+    after = not request.HasField("since") or each.at.ToNanoseconds() >= request.since.ToNanoseconds()
+    return after and (not request.services or each.service in request.services)
+
+
+class AgentServer:
+    """A fake agent's API on a port of this machine; a context manager that can also be stopped and started again."""
+
+    def __init__(self, agent: FakeAgent, authority: Authority, certificate: Certificate) -> None:
+        self.agent = agent
+        self._credentials = grpc.ssl_server_credentials(
+            [(certificate.key.read_bytes(), certificate.cert.read_bytes())],
+            authority.ca_cert.read_bytes(),
+            require_client_auth=True,
+        )
+        self._port = 0
+        self._server: grpc.Server | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Serve, on the same port as before if it served before."""
+        self._server = grpc.server(ThreadPoolExecutor(_THREADS), options=[("grpc.so_reuseport", 0)])
+        add_AgentServicer_to_server(self.agent, self._server)
+        self._port = self._server.add_secure_port(f"127.0.0.1:{self._port}", self._credentials)
+        self._server.start()
+
+    def stop(self) -> None:
+        """Break everything off."""
+        if self._server is not None:
+            self._server.stop(0).wait(timeout=20)
+        self._server = None

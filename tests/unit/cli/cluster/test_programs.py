@@ -1,0 +1,94 @@
+"""With what a cluster's programs are started."""
+
+from __future__ import annotations
+
+import configparser
+import shlex
+
+from devopsellence.api.v1.stored_pb2 import Node
+from devopsellence.cli.cluster import programs
+from devopsellence.store.keys import DEFAULT_PREFIX
+from devopsellence.store.settings import Settings
+from tests.support.project import PROJECT
+
+MEMBERS = {"e1": "10.0.0.1", "e2": "10.0.0.2"}
+NODE = Node(name="prod-1", uid="u1", address="10.0.0.5")
+
+
+def test_every_port_of_a_member_asks_for_a_certificate_of_the_cluster() -> None:
+    variables = programs.member_variables("e2", MEMBERS)
+    urls = [value for name, value in variables.items() if name.endswith("_URLS")]
+    assert len(urls) == 4
+    assert all(value.startswith("https://10.0.0.2:") for value in urls)
+    assert variables["ETCD_CLIENT_CERT_AUTH"] == variables["ETCD_PEER_CLIENT_CERT_AUTH"] == "true"
+    assert variables["ETCD_PEER_CERT_ALLOWED_CN"] == "etcd"
+    assert variables["ETCD_INITIAL_CLUSTER"] == "e1=https://10.0.0.1:2380,e2=https://10.0.0.2:2380"
+
+
+def test_a_member_with_a_name_for_an_address_listens_everywhere_and_is_called_by_its_name() -> None:
+    variables = programs.member_variables("e1", {"e1": "etcd.example.com"})
+    assert variables["ETCD_LISTEN_PEER_URLS"] == "https://0.0.0.0:2380"
+    assert variables["ETCD_ADVERTISE_CLIENT_URLS"] == "https://etcd.example.com:2379"
+
+
+def test_the_agents_command_line_says_everything() -> None:
+    variables = programs.client_variables(programs.endpoints(MEMBERS), DEFAULT_PREFIX, programs.AGENT_HOME)
+    words = shlex.split(programs.agent_command(NODE, variables))
+    assert words[0] == "devopsellence-agent"
+    assert dict(zip(words[1::2], words[2::2], strict=True)) == {
+        "--node": "prod-1",
+        "--node-uid": "u1",
+        "--state-dir": "/var/lib/devopsellence",
+        "--api-listen": "0.0.0.0:7443",
+        "--api-advertise": "10.0.0.5:7443",
+        "--etcd-endpoints": "10.0.0.1:2379,10.0.0.2:2379",
+        "--etcd-ca-cert": "/etc/devopsellence/ca.crt",
+        "--etcd-cert": "/etc/devopsellence/tls.crt",
+        "--etcd-key": "/etc/devopsellence/tls.key",
+    }
+
+
+def test_an_ipv6_node_listens_and_is_called_in_brackets() -> None:
+    arguments = programs.agent_arguments(Node(name="n", uid="u", address="fd00::5"))
+    assert arguments[-4:] == ["--api-listen", "[::]:7443", "--api-advertise", "[fd00::5]:7443"]
+
+
+def test_without_certificates_there_is_no_api() -> None:
+    assert "--api-listen" not in programs.bare_agent_command(NODE, "127.0.0.1:2379", DEFAULT_PREFIX)
+
+
+def test_what_a_program_reads_back_is_what_was_meant() -> None:
+    variables = programs.client_variables("[fd00::1]:2379", "/other/", programs.AGENT_HOME)
+    settings = Settings.from_environ(variables)
+    assert settings is not None
+    assert (settings.endpoints, settings.prefix, str(settings.key)) == (
+        ("[fd00::1]:2379",),
+        "/other/",
+        "/etc/devopsellence/tls.key",
+    )
+
+
+def test_a_settings_file_quotes_what_systemd_would_take_apart() -> None:
+    assert programs.settings_file({"A": 'b c"\\'}) == b'A="b c\\"\\\\"\n'
+
+
+def unit(name: str) -> configparser.SectionProxy:
+    """The [Service] of one of the units in deploy/systemd."""
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read(PROJECT / "deploy" / "systemd" / f"{name}.service")
+    return parser["Service"]
+
+
+def test_the_systemd_units_read_what_the_commands_write() -> None:
+    agent, controller = unit("devopsellence-agent"), unit("devopsellence-controller")
+    assert agent["EnvironmentFile"] == f"{programs.AGENT_HOME}/agent.env"
+    assert agent["ExecStart"].endswith(f"/devopsellence-agent ${programs.AGENT_ARGUMENTS}")
+    assert f"/var/lib/{agent['StateDirectory']}" == programs.AGENT_STATE
+    assert controller["EnvironmentFile"] == f"{programs.CONTROLLER_HOME}/controller.env"
+    assert controller["LoadCredential"] == f"tls.key:{programs.CONTROLLER_HOME}/tls.key"
+
+
+def test_the_units_arguments_are_words_that_systemd_splits_as_a_shell_does() -> None:
+    arguments = programs.agent_variables(NODE, {})[programs.AGENT_ARGUMENTS]
+    assert arguments.split() == shlex.split(arguments) == programs.agent_arguments(NODE)

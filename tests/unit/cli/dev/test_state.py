@@ -1,0 +1,45 @@
+"""What is remembered of the local cluster, also by versions that knew less or more."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from devopsellence.cli.dev.layout import Layout
+from devopsellence.cli.dev.state import DevState, load, save
+from devopsellence.cli.output import CliError
+
+STATE = DevState("box", "u1", "unix:///run/docker.sock", client_port=20100, peer_port=20101, agent_port=20102)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path)
+
+
+def test_what_was_saved_is_loaded(layout: Layout) -> None:
+    assert load(layout) is None
+    save(layout, STATE)
+    assert load(layout) == STATE
+
+
+def test_what_an_older_version_did_not_know_has_its_default_and_what_a_newer_one_knows_is_left_out(
+    layout: Layout,
+) -> None:
+    remembered = {**asdict(STATE), "of_tomorrow": 1}
+    del remembered["agent_port"]
+    layout.state.write_text(json.dumps(remembered))
+    loaded = load(layout)
+    assert loaded is not None
+    assert (loaded.node_uid, loaded.agent_port) == ("u1", 0)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{}", '{"node_name": "box"}'])
+def test_what_holds_no_cluster_is_an_error(layout: Layout, content: str) -> None:
+    layout.state.write_text(content)
+    with pytest.raises(CliError) as failure:
+        load(layout)
+    assert failure.value.code == "dev_state_unreadable"

@@ -1,0 +1,80 @@
+"""Whose key is believed, who can open what, and what releases say."""
+
+from __future__ import annotations
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Heartbeat, Node, Registry, Release
+from devopsellence.api.v1.workload_pb2 import SecretRef, Service
+from devopsellence.cli.secrets import listing, records, releases
+from devopsellence.cli.secrets.readers import Readers, node_key
+from devopsellence.cli.secrets.records import SecretId
+from devopsellence.sealed import Identity
+from devopsellence.store.keys import REGISTRY, EnvironmentRef
+
+OLD, NEW = Identity.generate().recipient, Identity.generate().recipient
+WEB, PASSWORD = SecretId("web", "TOKEN"), SecretId(REGISTRY, "PASSWORD")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "uid", "said", "key", "because"),
+    [
+        ("", "u1", NEW, NEW, "the agent says its key for the first time"),
+        (OLD, "u1", NEW, NEW, "the machine was set up anew"),
+        (OLD, "u2", NEW, OLD, "the agent is another machine's"),
+        (OLD, "u1", "", OLD, "an agent that says nothing takes nothing back"),
+        (OLD, "u1", "age1nonsense", OLD, "what it says is no key"),
+        ("nonsense", "u1", "", "", "nor is what was recorded"),
+        ("", "u2", NEW, "", "nothing is known"),
+    ],
+)
+def test_whose_key_is_believed(recorded: str, uid: str, said: str, key: str, because: str) -> None:
+    node = Node(name="n1", uid="u1", age_recipient=recorded)
+    assert node_key(node, Heartbeat(node="n1", uid=uid, age_recipient=said)) == key, because
+
+
+def test_a_node_without_a_heartbeat_keeps_its_key() -> None:
+    assert node_key(Node(name="n1", age_recipient=OLD), None) == OLD
+
+
+def test_who_can_open_what_is_sealed_for() -> None:
+    found = Readers(nodes={"n2": OLD, "n1": NEW}, operators={"ann": "age1ann"}, keyless=("n3",))
+    assert found.recipients == {OLD, NEW, "age1ann"}
+    assert found.names == ["n1", "n2", "n3"]
+    assert found.keys(["n1", "n3", "n4"]) == {NEW}
+    assert (found.nodes_among([NEW, "age1ann"]), found.operators_among([NEW, "age1ann"])) == (["n1"], ["ann"])
+
+
+def release() -> Release:
+    web = Service(name="web", secret_refs=[SecretRef(name="A", secret="TOKEN", version=2)])
+    worker = Service(name="worker", secret_refs=[SecretRef(name="A", secret="TOKEN", version=5)])
+    return Release(number=7, services=[web, worker], registry=Registry(password_secret="PASSWORD", password_version=3))
+
+
+def test_which_versions_a_release_refers_to() -> None:
+    assert releases.pinned(release(), WEB) == {2}
+    assert releases.pinned(release(), PASSWORD) == {3}
+    assert releases.pinned(release(), SecretId(REGISTRY, "OTHER")) == frozenset()
+    assert releases.pinned(release(), SecretId("web", "OTHER")) == frozenset()
+    assert releases.pinned(None, WEB) == frozenset()
+
+
+def test_a_new_version_of_one_secret_changes_its_references_alone() -> None:
+    after = releases.with_version(release(), WEB, 3)
+    assert releases.pinned(after, WEB) == {3}
+    assert releases.pinned(after, SecretId("worker", "TOKEN")) == {5}
+    assert releases.with_version(release(), PASSWORD, 4).registry.password_version == 4
+    assert releases.with_version(release(), SecretId("web", "OTHER"), 9) == release()
+
+
+def test_a_listed_secret_says_who_is_shut_out_and_what_is_in_use() -> None:
+    version = records.fresh(b"x", 3, [NEW], release().created_at, "ann\x1b[2J")
+    secret = records.appended(None, EnvironmentRef("a", "b", "c"), WEB, version)
+    found = Readers(nodes={"n1": NEW, "n2": OLD}, operators={}, keyless=("n3",))
+    entry = listing.entry(WEB, secret, found, release())
+    assert (entry.nodes, entry.blind, entry.release, entry.used) == (("n1",), ("n2", "n3"), 7, (2,))
+    text = listing.table([entry], version.set_at.ToDatetime())
+    assert "n1; not n2, n3" in text
+    assert "7 (version 2)" in text
+    assert "\x1b" not in text
+    assert listing.document(entry)["nodes_without_access"] == ["n2", "n3"]

@@ -1,0 +1,115 @@
+"""What a stored secret becomes, without etcd."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from devopsellence.api.v1.stored_pb2 import Secret, SecretVersion
+from devopsellence.cli.secrets import records
+from devopsellence.cli.secrets.records import CannotOpen, SecretId
+from devopsellence.sealed import Identity
+from devopsellence.store.errors import MalformedRecord
+from devopsellence.store.keys import REGISTRY, EnvironmentRef
+
+REF = EnvironmentRef("acme", "shop", "production")
+WEB = SecretId("web", "TOKEN")
+ANN, BOB, NODE = Identity.generate(), Identity.generate(), Identity.generate()
+
+
+def version(number: int, value: bytes, *readers: Identity) -> SecretVersion:
+    return records.fresh(value, number, [each.recipient for each in readers], Timestamp(seconds=1), "ann@host")
+
+
+def stored(*versions: SecretVersion) -> Secret:
+    secret = None
+    for each in versions:
+        secret = records.appended(secret, REF, WEB, each)
+    assert secret is not None
+    return secret
+
+
+def test_the_newest_is_last_and_ten_are_kept() -> None:
+    secret = stored(*(version(number, b"x", ANN) for number in range(1, 13)))
+    assert [each.version for each in secret.versions] == list(range(3, 13))
+    assert records.current(secret).version == 12
+    assert (secret.organization, secret.environment, secret.service, secret.name) == (
+        "acme",
+        "production",
+        "web",
+        "TOKEN",
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "picked", "because"),
+    [
+        (0, 3, "a configuration says no version: the current one"),
+        (2, 2, "a release says one that is kept"),
+        (1, 3, "a release says one that is not kept any more"),
+    ],
+)
+def test_which_version_a_reference_means(asked: int, picked: int, because: str) -> None:
+    assert records.picked(stored(version(2, b"x", ANN), version(3, b"x", ANN)), asked) == picked, because
+
+
+@pytest.mark.parametrize("numbers", [[], [0], [2, 2], [3, 1]])
+def test_a_record_whose_versions_make_no_sense_is_unreadable(numbers: list[int]) -> None:
+    secret = Secret(versions=[SecretVersion(version=number) for number in numbers])
+    with pytest.raises(MalformedRecord, match="secrets/x"):
+        records.checked("secrets/x", secret)
+
+
+def test_resealing_touches_what_lacks_somebody_and_keeps_versions_and_values() -> None:
+    before = stored(version(1, b"one", ANN), version(2, b"two", ANN, NODE))
+    everybody = frozenset({ANN.recipient, NODE.recipient})
+    must = frozenset({NODE.recipient})
+    assert records.lacks(before, {1}, must)
+    assert not records.lacks(before, {2}, must)
+    after = records.resealed(before, ANN, everybody, must, {1, 2})
+    assert [NODE.open(each.age) for each in after.versions] == [b"one", b"two"]
+    assert after.versions[1] == before.versions[1]
+    assert list(after.versions[0].recipients) == sorted(everybody)
+    assert (after.versions[0].set_at, after.versions[0].set_by) == (before.versions[0].set_at, "ann@host")
+    assert not records.lacks(after, {1, 2}, must)
+
+
+def test_resealing_shuts_nobody_out() -> None:
+    before = stored(version(1, b"one", ANN, BOB))
+    before.versions[0].recipients.append("garbage")
+    after = records.resealed(before, ANN, frozenset({NODE.recipient}), {NODE.recipient}, {1})
+    assert list(after.versions[0].recipients) == sorted(each.recipient for each in (ANN, BOB, NODE))
+    assert BOB.open(after.versions[0].age) == b"one"
+
+
+def test_what_the_newest_release_refers_to_is_not_dropped() -> None:
+    secret = stored(*(version(number, b"x", ANN) for number in range(1, 11)))
+    after = records.appended(secret, REF, WEB, version(11, b"x", ANN), in_use={1, 2})
+    assert [each.version for each in after.versions] == [1, 2, *range(4, 12)]
+    # But there are never more than ten.
+    after = records.appended(secret, REF, WEB, version(11, b"x", ANN), in_use=set(range(1, 11)))
+    assert [each.version for each in after.versions] == list(range(2, 12))
+
+
+def test_a_version_that_cannot_be_opened_matters_only_if_it_is_needed() -> None:
+    before = stored(version(1, b"one", BOB), version(2, b"two", ANN))
+    everybody = frozenset({ANN.recipient, NODE.recipient})
+    after = records.resealed(before, ANN, everybody, {NODE.recipient}, {2})
+    assert after.versions[0] == before.versions[0]
+    assert NODE.open(after.versions[1].age) == b"two"
+    with pytest.raises(CannotOpen) as caught:
+        records.resealed(before, ANN, everybody, {NODE.recipient}, {1, 2})
+    assert caught.value.version.version == 1
+
+
+def test_only_who_can_open_a_value_knows_that_it_is_the_same() -> None:
+    sealed = version(1, b"one", ANN)
+    assert records.opens_to(sealed, ANN, b"one")
+    assert not records.opens_to(sealed, ANN, b"two")
+    assert not records.opens_to(sealed, BOB, b"one")
+    assert not records.opens_to(SecretVersion(age="garbage"), ANN, b"one")
+
+
+def test_secrets_in_words() -> None:
+    assert str(WEB) == "TOKEN of web"
+    assert str(SecretId(REGISTRY, "PASSWORD")) == "PASSWORD of the registry"

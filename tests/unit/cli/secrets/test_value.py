@@ -1,0 +1,68 @@
+"""Where a value comes from, and what cannot be one."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+import pytest
+
+from devopsellence.cli.output import CliError, Output
+from devopsellence.cli.secrets import value as values
+from devopsellence.sealed import MAX_BYTES
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (b"value\n", b"value"),
+        (b"value\r\n", b"value"),
+        (b"value\n\n", b"value\n"),
+        (b"value\r", b"value\r"),
+        (b"value", b"value"),
+        (b" two\nlines \n", b" two\nlines "),
+        (b"\n", b""),
+        (b"", b""),
+    ],
+)
+def test_one_newline_at_the_end_is_dropped(given: bytes, kept: bytes) -> None:
+    assert values.without_line_end(given) == kept
+
+
+@pytest.mark.parametrize("value", [b"v", b"x" * MAX_BYTES, "zażółć\n🔑".encode()])
+def test_what_an_environment_variable_can_hold_is_a_value(value: bytes) -> None:
+    values.check(value, allow_empty=False)
+
+
+@pytest.mark.parametrize("value", [b"", b"hunter2\0", b"hunter2\xff", b"hunter2" + b"x" * MAX_BYTES])
+def test_what_is_none_is_refused_without_being_repeated(value: bytes) -> None:
+    with pytest.raises(CliError) as caught:
+        values.check(value, allow_empty=False)
+    assert (caught.value.code, caught.value.exit_code) == ("invalid_secret", 2)
+    assert "hunter2" not in caught.value.text()
+    assert caught.value.__context__ is None
+
+
+def test_an_empty_value_must_be_meant() -> None:
+    values.check(b"", allow_empty=True)
+
+
+def test_an_endless_stdin_is_read_no_further_than_a_value_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO(b"x" * (10 * MAX_BYTES))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stream, isatty=lambda: False))
+    with pytest.raises(CliError, match="larger than 64 KiB"):
+        values.obtain(Output(), stdin=True, given=None, allow_empty=False)
+    assert stream.tell() < 2 * MAX_BYTES
+
+
+def test_the_largest_value_with_its_newline_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO(b"x" * MAX_BYTES + b"\r\n")
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stream, isatty=lambda: False))
+    assert values.obtain(Output(), stdin=True, given=None, allow_empty=False) == b"x" * MAX_BYTES
+
+
+def test_without_a_terminal_it_must_be_said_where_the_value_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"x"), isatty=lambda: False))
+    with pytest.raises(CliError) as caught:
+        values.obtain(Output(), stdin=False, given=None, allow_empty=False)
+    assert caught.value.code == "value_missing"

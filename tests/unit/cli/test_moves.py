@@ -1,0 +1,64 @@
+"""What a change of labels moves."""
+
+from __future__ import annotations
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Node
+from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
+from devopsellence.cli.moves import Move, moves
+from devopsellence.store.keys import EnvironmentRef
+
+REF = EnvironmentRef("acme", "Shop", "production")
+WEB = Service(name="web", kind=Service.WEB)
+REDIS = Service(name="redis", kind=Service.WORKER, volumes=[VolumeMount(source="data", target="/data")])
+
+
+def node(name: str, *labels: str, cordoned: bool = False) -> Node:
+    return Node(name=name, labels=labels, cordoned=cordoned)
+
+
+def moved(before: Node, after: Node, *others: Node) -> list[tuple[str, bool, tuple[str, ...], bool]]:
+    found = moves(REF, [WEB, REDIS], before, after, others)
+    return [(move.service, move.starts, move.elsewhere, move.nowhere) for move in found]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "others", "expected"),
+    [
+        pytest.param(["web"], ["web"], [], [], id="nothing changes"),
+        pytest.param(["web"], ["web", "worker"], [], [("redis", True, (), False)], id="a service starts"),
+        pytest.param(["web", "worker"], ["web"], [], [("redis", False, (), True)], id="its only copy stops"),
+        pytest.param(
+            ["web", "worker"],
+            ["web"],
+            [node("n2", "worker")],
+            [("redis", False, ("n2",), False)],
+            id="another node runs it too",
+        ),
+        pytest.param(
+            ["worker"],
+            ["web"],
+            [node("n2", "worker", cordoned=True)],
+            [("web", True, (), False), ("redis", False, ("n2",), False)],
+            id="a cordoned node keeps what it runs",
+        ),
+        pytest.param(["web"], [], [node("n2", "worker")], [("web", False, (), True)], id="no label is left"),
+    ],
+)
+def test_moves(before: list[str], after: list[str], others: list[Node], expected: list[object]) -> None:
+    assert moved(node("n1", *before), node("n1", *after), *others) == expected
+
+
+def test_nothing_moves_to_or_from_a_cordoned_node() -> None:
+    assert moved(node("n1", "web", cordoned=True), node("n1", "worker", cordoned=True)) == []
+
+
+def test_a_move_is_a_sentence_that_names_what_stays_behind() -> None:
+    (stops,) = moves(REF, [REDIS], node("n1", "worker"), node("n1", "web"), [])
+    assert stops.text("n1") == (
+        'acme/Shop/production: redis stops on n1, which is not labelled "worker" (labels: web) (nowhere else); '
+        "its volumes (data) stay on n1"
+    )
+    starts = Move(REF, "web", True, "", ("n2", "n3"), ())
+    assert starts.text("n1") == "acme/Shop/production: web starts on n1 (also on n2, n3)"
