@@ -291,7 +291,7 @@ def test_watching_in_a_pipe_is_plain_lines_or_one_object_a_line(app: App, host: 
 
 
 def test_no_node_for_a_service_writes_nothing(app: App, host: Host) -> None:
-    host.devopsellence("node", "label", "set", "local", "--labels", "web")
+    host.devopsellence("node", "label", "set", "local", "--labels", "web", "--force")
     try:
         refused = app.deploy(check=False)
         assert refused.returncode in (1, 2)
@@ -305,7 +305,7 @@ def test_no_node_for_a_service_writes_nothing(app: App, host: Host) -> None:
 
 def test_labels_move_services_at_once(app: App, host: Host) -> None:
     app.deploy()
-    host.devopsellence("node", "label", "set", "local", "--labels", "web")
+    host.devopsellence("node", "label", "set", "local", "--labels", "web", "--force")
     until("the worker is gone", lambda: not app.containers("keeper"))
     assert len(app.containers("web")) == 1
     host.devopsellence("node", "label", "set", "local", "--labels", "web,worker")

@@ -1,0 +1,10 @@
+"""The migration: no waiting and no second attempt, because Redis is ready before it is started."""
+
+import os
+
+import redis
+
+store = redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True)
+before = int(store.get("schema") or 0)
+store.set("schema", before + 1)
+print(f"schema {before} is now {before + 1}", flush=True)

@@ -1,0 +1,244 @@
+"""The guides' example, deployed as it stands on a machine of its own, and what the guides promise about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.host import Host
+from tests.support.until import until
+
+pytestmark = pytest.mark.timeout(300)
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "services"
+PASSWORD = "correct-horse-battery-staple"
+# Asks as fast as it is answered, until it is told to stop; then says how many answers were good and how many were not.
+ASK = """\
+import signal, sys, urllib.request
+asked = {"good": 0, "bad": 0}
+def done(*_):
+    print(asked["good"], asked["bad"], flush=True)
+    sys.exit()
+signal.signal(signal.SIGTERM, done)
+print("asking", flush=True)
+while True:
+    try:
+        good = urllib.request.urlopen(sys.argv[1], timeout=5).status == 200
+    except OSError:
+        good = False
+    asked["good" if good else "bad"] += 1
+"""
+
+
+class Bookshop:
+    """The example in a folder of its own, on a host of its own."""
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        self.host = host
+        self.folder = folder
+
+    def run(self, *args: str, check: bool = True, given: str = "") -> subprocess.CompletedProcess[str]:
+        return self.host.devopsellence(*args, check=check, given=given, cwd=self.folder, timeout=200)
+
+    def services(self) -> dict[str, dict[str, Any]]:
+        return {each["service"]: each for each in self.host.status(self.folder)["services"]}
+
+    def page(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.host.get(self.services()["web"]["address"]))
+        return document
+
+    def set_password(self, value: str, *more: str) -> None:
+        for service in ("search", "web"):
+            self.run("secret", "set", "SEARCH_PASSWORD", "--service", service, "--stdin", *more, given=f"{value}\n")
+
+    def containers(self) -> dict[str, str]:
+        return {name: each["container"] for name, each in self.reported().items() if "container" in each}
+
+    def reported(self) -> dict[str, dict[str, Any]]:
+        """What the agent wrote into etcd, by service."""
+        document = json.loads(self.etcd("status/local/acme/bookshop/production"))
+        return {each["name"]: each for each in document["services"]}
+
+    def etcd(self, key: str) -> str:
+        exports = self.host.devopsellence("dev", "env").stdout
+        flag = "--print-value-only" if key else "--prefix"
+        script = f"{exports}\netcdctl get {flag} /devopsellence/v1/{key}"
+        return self.host.run("sh", "-c", script).stdout
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        text = (self.folder / file).read_text()
+        assert old in text
+        (self.folder / file).write_text(text.replace(old, new))
+
+
+@pytest.fixture(scope="module")
+def shop(stocked: Host, tmp_path_factory: pytest.TempPathFactory) -> Bookshop:
+    """Deployed once; the first test looks at how that went."""
+    folder = tmp_path_factory.mktemp("bookshop")
+    shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True)
+    return Bookshop(stocked, folder)
+
+
+@pytest.fixture(scope="module")
+def deployed(shop: Bookshop) -> Bookshop:
+    refused = shop.run("deploy", check=False)
+    assert refused.returncode == 1
+    assert "missing secrets: SEARCH_PASSWORD" in refused.stderr
+    assert "devopsellence secret set SEARCH_PASSWORD --service search --env production --stdin" in refused.stderr
+    assert "has no release yet" in shop.run("release", "list").stdout
+    shop.set_password(PASSWORD)
+    shop.run("deploy")
+    return shop
+
+
+def test_everything_runs_and_the_page_knows_its_neighbours(deployed: Bookshop) -> None:
+    services = deployed.services()
+    assert set(services) == {"backup", "mailer", "memcached", "redis", "search", "web"}
+    assert all(each["settled"] for each in services.values())
+    page = deployed.page()
+    assert page["book"] == "Operators at work"
+    assert int(page["schema"]) >= 1, "the migration ran before the page was there"
+
+
+def test_the_migration_of_a_first_deploy_met_a_redis_that_was_ready(deployed: Bookshop) -> None:
+    task = json.loads(deployed.etcd("rollouts/acme/bookshop/production"))["task"]
+    assert task["phase"] == "SUCCEEDED"
+    assert task["exit"]["log_lines"][-1].startswith("schema")
+
+
+def test_logs_exec_and_tasks(deployed: Bookshop) -> None:
+    deployed.page()
+    ping = deployed.run("exec", "redis", "--", "redis-cli", "ping")
+    assert (ping.stdout, ping.returncode) == ("PONG\n", 0)
+    assert deployed.run("exec", "web", "--", "false", check=False).returncode == 1
+    assert deployed.run("exec", "-i", "web", "--", "cat", given="through\x00it").stdout == "through\x00it"
+    until("a mail is sent", lambda: "sent: visit" in deployed.run("logs", "mailer").stdout)
+    assert "Ready to accept connections" in deployed.run("logs", "redis").stdout
+    report = deployed.run("task", "run", "report")
+    assert report.stdout.startswith("visits: ")
+    assert deployed.run("exec", "backup", "--", "test", "-s", "/backups/redis.rdb").returncode == 0
+
+
+def test_a_secret_is_nowhere_in_the_clear(deployed: Bookshop) -> None:
+    everything = deployed.etcd("")
+    assert "SEARCH_PASSWORD" in everything
+    assert PASSWORD not in everything
+    home = deployed.host.folder / "home"
+    found = subprocess.run(["grep", "-rlF", PASSWORD, str(home)], capture_output=True, text=True, check=False)
+    assert found.stdout == ""
+    assert PASSWORD not in deployed.run("secret", "list").stdout
+    assert deployed.run("exec", "search", "--", "printenv", "SEARCH_PASSWORD").stdout == f"{PASSWORD}\n"
+
+
+def test_a_changed_secret_replaces_exactly_the_services_that_use_it(deployed: Bookshop) -> None:
+    before = deployed.containers()
+    deployed.set_password("another")
+    assert deployed.containers() == before, "setting alone replaces nothing"
+    deployed.run("deploy")
+    after = deployed.containers()
+    assert {name for name in after if after[name] != before[name]} == {"search", "web"}
+    assert deployed.page()["book"] == "Operators at work"
+    # At once, without another deploy; one service at a time.
+    deployed.set_password("a third", "--apply")
+    assert deployed.run("exec", "search", "--", "printenv", "SEARCH_PASSWORD").stdout == "a third\n"
+    assert deployed.page()["book"] == "Operators at work"
+    assert {name for name, each in deployed.containers().items() if each != after[name]} == {"search", "web"}
+
+
+def test_a_failing_migration_leaves_the_old_version_answering_every_request(deployed: Bookshop) -> None:
+    url = deployed.services()["web"]["address"]
+    before = deployed.containers()
+    deployed.edit("migrate.py", "store.set(", "raise SystemExit('column missing')\nstore.set(")
+    deployed.edit("web.py", 'VERSION = "1"', 'VERSION = "2"')
+    command = deployed.host.command(sys.executable, "-c", ASK, f"{url}/up")
+    asking = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert asking.stdout is not None
+        assert asking.stdout.readline() == "asking\n"
+        failed = deployed.run("deploy", check=False)
+    finally:
+        asking.terminate()
+        good, bad = (int(word) for word in asking.communicate(timeout=30)[0].split())
+    assert failed.returncode == 1
+    assert "column missing" in failed.stderr
+    assert "exit code 1" in failed.stderr
+    assert (good > 0, bad) == (True, 0)
+    assert deployed.containers() == before
+    assert deployed.page()["version"] == "1"
+    deployed.edit("migrate.py", "raise SystemExit('column missing')\n", "")
+    deployed.run("deploy")
+    assert deployed.page()["version"] == "2"
+
+
+@pytest.mark.parametrize("victim", ["agent", "controller"])
+def test_a_migration_runs_once_whoever_is_killed_meanwhile(deployed: Bookshop, victim: str) -> None:
+    schema = int(deployed.page()["schema"])
+    marker = f"holding-{victim}"
+    deployed.edit(
+        "migrate.py", 'print(f"schema', f'print("{marker}", flush=True); __import__("time").sleep(6)\nprint(f"schema'
+    )
+    deployed.run("deploy", "--detach")
+
+    def running() -> bool:
+        ids = deployed.host.docker("ps", "-q", "--filter", "label=devopsellence.task=release").split()
+        return any(marker in deployed.host.docker("logs", each) for each in ids)
+
+    until("the migration is at work", running)
+    document = json.loads(deployed.host.devopsellence("dev", "status", "-o", "json").stdout)
+    os.kill(next(int(each["pid"]) for each in document["processes"] if each["name"] == victim), signal.SIGKILL)
+    deployed.run("status", "--watch")
+    assert int(deployed.page()["schema"]) == schema + 1
+    deployed.edit("migrate.py", f'print("{marker}", flush=True); __import__("time").sleep(6)\n', "")
+
+
+def test_volumes_outlive_everything(deployed: Bookshop) -> None:
+    visits = deployed.page()["visits"]
+    deployed.edit(
+        "devopsellence.yml",
+        "args:\n      - redis-server",
+        'env: {WHY: "another spec"}\n    args:\n      - redis-server',
+    )
+    deployed.run("deploy")
+    assert deployed.page()["visits"] > visits
+
+
+def test_another_environment_on_the_same_node_is_a_world_of_its_own(deployed: Bookshop) -> None:
+    before = deployed.containers()
+    for service in ("search", "web"):
+        args = ("secret", "set", "SEARCH_PASSWORD", "--service", service, "--env", "staging", "--stdin")
+        deployed.run(*args, given="staging's own")
+    deployed.run("deploy", "--env", "staging")
+    status = json.loads(deployed.run("status", "--env", "staging", "-o", "json").stdout)
+    url = next(each["address"] for each in status["services"] if each["service"] == "web")
+    assert json.loads(deployed.host.get(url))["visits"] == 1, "staging has a Redis of its own"
+    assert deployed.containers() == before
+    deployed.run("node", "detach", "local", "--env", "staging")
+    until(
+        "staging is gone",
+        lambda: (
+            not deployed.host.docker("ps", "-aq", "--filter", "label=devopsellence.environment=acme/bookshop/staging")
+        ),
+    )
+    assert deployed.containers() == before
+
+
+def test_labels_move_services_at_once(deployed: Bookshop) -> None:
+    preview = deployed.run("node", "label", "set", "local", "--labels", "web", "--dry-run").stdout
+    assert "redis" in preview
+    assert "redis" in deployed.containers()
+    deployed.run("node", "label", "set", "local", "--labels", "web", "--force")
+    until("only the page is left", lambda: set(deployed.containers()) == {"web"})
+    deployed.run("node", "label", "set", "local", "--labels", "web,worker")
+    until(
+        "all are back",
+        lambda: all(each["settled"] for each in deployed.services().values()) and len(deployed.services()) == 6,
+    )
+    assert deployed.page()["visits"] > 1
