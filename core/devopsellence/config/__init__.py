@@ -15,9 +15,9 @@ from devopsellence.config.findings import ConfigError, Finding
 from devopsellence.config.identity import Identity, identity
 from devopsellence.config.loading import load, parse
 from devopsellence.config.model import Build, Config, Registry, Resolved
-from devopsellence.config.names import InvalidName, check_name
 from devopsellence.config.render import to_yaml
 from devopsellence.config.source import FILE_NAME, find
+from devopsellence.names import InvalidName, check_name
 
 __all__ = [
     "FILE_NAME",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devopsellence.config.findings import ConfigError, Finding
-from devopsellence.config.names import check_name
+from devopsellence.names import check_name
 
 if TYPE_CHECKING:
     from devopsellence.api.v1 import workload_pb2

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Final
 
 from devopsellence.config.findings import quoted
-from devopsellence.config.names import NAME, NAME_RULE
 from devopsellence.config.nodes import Number
+from devopsellence.names import NAME, NAME_RULE
 
 # The longest argument or variable that Linux passes to a program (MAX_ARG_STRLEN), less its end.
 MAX_TEXT: Final = (128 << 10) - 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from devopsellence.config.names import NAME, NAME_RULE, InvalidName, check_name
+from devopsellence.names import NAME, NAME_RULE, InvalidName, check_name
 
 __all__ = ["DEFAULT_PREFIX", "NAME", "NAME_RULE", "REGISTRY", "EnvironmentRef", "InvalidName", "Keys", "check_name"]
 

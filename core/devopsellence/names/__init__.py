@@ -1,4 +1,7 @@
-"""The one rule for names that become part of a key, a path or a container's name."""
+"""The one rule for names that become part of a key, a path or a container's name.
+
+A package of its own, because every program needs it and only one of them ever reads a configuration.
+"""
 
 from __future__ import annotations
 
