@@ -7,9 +7,16 @@ import asyncio
 import logging
 from pathlib import Path
 
-from bench import report
-from bench.cluster import cluster
-from bench.scenarios import all_figures
+from bench import images, report
+from bench.cluster import Cluster, cluster, store
+from bench.remote import remote_figures
+from bench.report import Figure
+from bench.scenarios import all_figures, small_image
+
+
+async def _in_cluster(running: Cluster, runs: int) -> list[Figure]:
+    async with store(running) as etcd:
+        return [*await all_figures(running, etcd, runs=runs), *await remote_figures(running, etcd, small_image(), runs)]
 
 
 def main() -> None:
@@ -20,7 +27,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     with cluster() as running:
-        figures = asyncio.run(all_figures(running, runs=arguments.runs))
+        figures = asyncio.run(_in_cluster(running, arguments.runs))
+    figures += images.all_figures(runs=arguments.runs)
     path = report.write(figures, arguments.folder)
     if arguments.json:
         print(report.as_json(figures))

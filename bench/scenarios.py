@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.cluster import Cluster, deploy, store, web, worker
+from bench.cluster import Cluster, deploy, web, worker
 from bench.report import Figure
 from devopsellence.store.etcd import Etcd
 
@@ -216,14 +216,13 @@ async def at_rest(running: Cluster, etcd: Etcd, image: str) -> list[Figure]:
     return figures
 
 
-async def all_figures(running: Cluster, *, runs: int) -> list[Figure]:
+async def all_figures(running: Cluster, etcd: Etcd, *, runs: int) -> list[Figure]:
     image = small_image()
-    async with store(running) as etcd:
-        return [
-            await many_services(etcd, image, 10, runs),
-            await many_services(etcd, image, 30, runs),
-            *await killed_container(running, etcd, image, runs),
-            await unchanged_restarts(running, etcd, image),
-            *await at_rest(running, etcd, image),
-            *command_line(running, max(runs, 5)),
-        ]
+    return [
+        await many_services(etcd, image, 10, runs),
+        await many_services(etcd, image, 30, runs),
+        *await killed_container(running, etcd, image, runs),
+        await unchanged_restarts(running, etcd, image),
+        *await at_rest(running, etcd, image),
+        *command_line(running, max(runs, 5)),
+    ]
