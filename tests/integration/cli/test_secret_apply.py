@@ -101,5 +101,5 @@ def test_a_release_that_was_written_at_the_same_moment_is_not_undone(ann: Operat
         return release.number
 
     with ann.being():
-        assert ann.etcd(work) == 4
+        assert ann.etcd(work) == 3
     assert versions(ann) == {"web/DATABASE_URL": 2, "web/EXTRA": 1, "registry": 0}

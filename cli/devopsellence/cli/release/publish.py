@@ -88,20 +88,28 @@ async def _nodes(etcd: Etcd, names: Sequence[str]) -> tuple[tuple[Node, ...], tu
     return tuple(nodes), tuple(unreadable)
 
 
-async def publish(etcd: Etcd, ref: EnvironmentRef, draft: Release, *, default_node: str = "") -> tuple[Release, Target]:
+class Overtaken(Exception):
+    """Another release has been written since the one that the draft was made from; nothing was written."""
+
+
+async def publish(
+    etcd: Etcd, ref: EnvironmentRef, draft: Release, *, default_node: str = "", onto: int | None = None
+) -> tuple[Release, Target]:
     """Store ``draft`` under the next number and return it with that number, and what it was written onto.
 
-    The environment is read anew, and nodes are checked again, before every attempt.
+    The environment is read anew, and nodes are checked again, before every attempt. ``onto``: only if this release is
+    still the newest, for a draft that repeats it in part.
 
     Raises:
         CliError: ``no_node_for_service``; ``busy`` when others kept being faster.
+        Overtaken: ``onto`` is not the newest release.
         Ambiguous: etcd stopped answering; the release may have been written.
     """
     marker = event_id(datetime.now(UTC))
     try:
         async for attempt in write.retrying():
             with attempt:
-                return await _publish_once(etcd, ref, draft, default_node, marker)
+                return await _publish_once(etcd, ref, draft, default_node, marker, onto)
     except write.Moved as error:
         message = f"{ref}: other deploys were faster every time, so nothing was written; deploy again"
         raise CliError("busy", message) from error
@@ -109,7 +117,7 @@ async def publish(etcd: Etcd, ref: EnvironmentRef, draft: Release, *, default_no
 
 
 async def _publish_once(
-    etcd: Etcd, ref: EnvironmentRef, draft: Release, default_node: str, marker: str
+    etcd: Etcd, ref: EnvironmentRef, draft: Release, default_node: str, marker: str, onto: int | None
 ) -> tuple[Release, Target]:
     target = await read_target(etcd, ref, default_node=default_node)
     # The marker is written with the release and never twice: it tells whether an attempt that got no answer happened,
@@ -118,6 +126,8 @@ async def _publish_once(
     written = await etcd.get(marker_key)
     if written is not None:
         return numbered(draft, decode(Event, marker_key, written.value).release), target
+    if onto is not None and target.environment.latest_release != onto:
+        raise Overtaken
     if problem := check.no_node(ref.environment, draft.services, target.nodes):
         raise problem
     release = numbered(draft, target.newest + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from devopsellence.api.v1.stored_pb2 import Release
 from devopsellence.cli import write
 from devopsellence.cli.output import CliError, NextAction, Output
-from devopsellence.cli.release.publish import publish, read_target
+from devopsellence.cli.release.publish import Overtaken, publish, read_target
 from devopsellence.cli.secrets import releases
 from devopsellence.cli.secrets.pins import pin
 from devopsellence.cli.secrets.records import SecretId
@@ -31,31 +31,22 @@ async def base_for(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> Release
 async def publish_with(
     etcd: Etcd, ref: EnvironmentRef, base: Release, secret: SecretId, version: int, output: Output
 ) -> Release | None:
-    """Write a release of the content of ``base`` with ``version`` of ``secret``; None when ``base`` has it already.
+    """Write a release of the content of ``base`` with ``version`` of ``secret``; None when it has that already.
 
-    Another release may be written at the same moment. Then ours, which repeats the one before, has replaced it, and
-    that one's content is released again.
+    When another release is written at the same moment, its content is what is repeated.
     """
-    if releases.pinned(base, secret) == {version}:
-        return None
-    # What is in the draft already, and what we wrote: to be followed by a release of ours is no loss to these.
-    accounted = {base.number}
-    while True:
+    while releases.pinned(base, secret) != {version}:
         draft = _draft(base, secret, version)
         target = await read_target(etcd, ref)
         registry = draft.registry if draft.HasField("registry") else None
         keyless = await pin(etcd, ref, draft.services, registry, nodes=target.nodes)
         if keyless:
             output.warning(f"{', '.join(keyless)}: no key is known, so what is sealed cannot be opened there yet")
-        release, onto = await publish(etcd, ref, draft)
-        accounted.add(release.number)
-        before = onto.environment.latest_release
-        overtaken = await releases.read(etcd, ref, before) if before not in accounted else None
-        if overtaken is None:
-            return release
-        accounted.add(before)
-        output.warning(f"release {before} was written at the same moment; its content is released again")
-        base = overtaken
+        try:
+            return (await publish(etcd, ref, draft, onto=base.number))[0]
+        except Overtaken:
+            base = await base_for(etcd, ref, secret)
+    return None
 
 
 def _draft(base: Release, secret: SecretId, version: int) -> Release:
