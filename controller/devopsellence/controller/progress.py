@@ -201,8 +201,8 @@ def _count_settled(assignment: pb.Assignment, status: pb.AssignmentStatus) -> in
 def _why_unsettled(assignment: pb.Assignment, status: pb.AssignmentStatus, node: str) -> str:
     reported = {service.name: service for service in status.services}
     unsettled = [one for one in status.services if not is_settled(one)]
-    # What has ended says more than what is still on its way.
-    unsettled.sort(key=lambda one: one.phase != _Service.BACKOFF)
+    # What has ended says more than what is still on its way, and that more than what waits for it.
+    unsettled.sort(key=lambda one: (one.phase != _Service.BACKOFF, one.phase == _Service.PENDING))
     if unsettled:
         return describe(unsettled[0], node)
     for service in assignment.services:
