@@ -7,6 +7,8 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 BIN := .venv/bin
+# Most tests wait for etcd and Docker; a module's tests stay together, because they share what they start.
+WORKERS := --numprocesses 3 --dist loadfile
 SCRIPTS = .ci/run $(sort $(shell find deploy -name '*.sh'))
 
 help: ## List the targets
@@ -30,7 +32,7 @@ check: python ## Check style, types, layers, generated code, pinned versions, sh
 	@if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); else echo "shellcheck is not installed: scripts only parsed"; fi
 
 test: setup ## Run every test, with a real etcd and a real Docker Engine; ARGS="-k word" goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 proto: python ## Generate the code of the messages in proto/
 	deploy/proto.sh

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import shutil
 import subprocess
 import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -25,15 +29,16 @@ def small_image() -> str:
     Made from the machine's static busybox where it is not there yet; it stays.
     """
     need_docker()
-    present = subprocess.run(
-        ["docker", "image", "inspect", "-f", "{{.Id}}", IMAGE], capture_output=True, text=True, check=False
-    )
-    if present.returncode == 0:
-        return present.stdout.strip()
-    if not _BUSYBOX.exists():
-        lack("needs /bin/busybox (Debian: busybox-static)")
-    imported = subprocess.run(["docker", "import", "-", IMAGE], input=_archive(), capture_output=True, check=True)
-    return imported.stdout.decode().strip()
+    with _alone():
+        present = subprocess.run(
+            ["docker", "image", "inspect", "-f", "{{.Id}}", IMAGE], capture_output=True, text=True, check=False
+        )
+        if present.returncode == 0:
+            return present.stdout.strip()
+        if not _BUSYBOX.exists():
+            lack("needs /bin/busybox (Debian: busybox-static)")
+        imported = subprocess.run(["docker", "import", "-", IMAGE], input=_archive(), capture_output=True, check=True)
+        return imported.stdout.decode().strip()
 
 
 @cache
@@ -45,9 +50,18 @@ def service_images() -> tuple[str, ...]:
     need_docker()
     if shutil.which("mmdebstrap") is None or os.geteuid() != 0:
         lack("needs mmdebstrap and root, to make the images of the examples")
-    done = subprocess.run([str(_SERVICES)], capture_output=True, text=True, check=False)
+    with _alone():
+        done = subprocess.run([str(_SERVICES)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return ("devopsellence/base:latest", "redis:7-alpine", "memcached:1.6-alpine")
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One process at a time makes images: tests run in several."""
+    with (Path(tempfile.gettempdir()) / "devopsellence-test-images.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _archive() -> bytes:
