@@ -187,7 +187,7 @@ def test_secrets_are_refused_before_anything_happens(ready: Cli) -> None:
     file = ready.folder / "devopsellence.yml"
     file.write_text(file.read_text() + "    secret_refs: [{name: TOKEN, secret: TOKEN}]\n")
     error = ready.error("deploy")
-    assert error["code"] == "secrets_unsupported"
+    assert error["code"] == "missing_secret"
     assert release(ready, 1) is None
 
 
