@@ -122,6 +122,7 @@ def test_memcached(stocked: Host, tmp_path: Path) -> None:
     # Reached by its name from the service beside it.
     asked = project.run("exec", "web", "--", "sh", "-c", "printf 'stats\\r\\nquit\\r\\n' | nc memcached 11211")
     assert "STAT limit_maxbytes 134217728" in asked
+    assert "memcached" in project.run("exec", "memcached", "--", "cat", "/proc/1/cmdline")
 
 
 def test_search_with_its_password(stocked: Host, tmp_path: Path) -> None:

@@ -134,7 +134,12 @@ def test_a_secret_is_nowhere_in_the_clear(deployed: Bookshop) -> None:
     home = deployed.host.folder / "home"
     found = subprocess.run(["grep", "-rlF", PASSWORD, str(home)], capture_output=True, text=True, check=False)
     assert found.stdout == ""
-    assert PASSWORD not in deployed.run("secret", "list").stdout
+    for command in (["secret", "list"], ["deploy", "--dry-run"], ["release", "show", "1"], ["events"], ["status"]):
+        for form in ("text", "json"):
+            said = deployed.run(*command, "-o", form)
+            assert PASSWORD not in said.stdout + said.stderr, command
+    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not any(PASSWORD.encode() in each for each in lines)
     assert deployed.run("exec", "search", "--", "printenv", "SEARCH_PASSWORD").stdout == f"{PASSWORD}\n"
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,9 +143,19 @@ def test_an_image_goes_through_a_registry_with_a_password(stocked: Host, tmp_pat
     assert app.fetch() == "one"
     pinned = app.pinned()
     assert re.fullmatch(rf"{re.escape(registry)}@sha256:[0-9a-f]{{64}}", pinned)
-    # The node itself gets it from the registry: it is gone from the engine, and so is the container.
+    # The node itself gets it from the registry: while nobody looks, container and image go from its engine.
     container = stocked.docker("ps", "-q", "--filter", "label=devopsellence.environment=acme/pushed/production")
     tags = stocked.docker("image", "inspect", "-f", "{{range .RepoTags}}{{.}} {{end}}{{.Id}}", pinned).split()
-    stocked.docker("rm", "-f", container)
-    stocked.docker("image", "rm", "-f", *tags)
-    until("it serves again", lambda: stocked.status(tmp_path)["services"][0]["settled"] and app.fetch() == "one")
+    document = json.loads(stocked.devopsellence("dev", "status", "-o", "json").stdout)
+    agent = next(int(each["pid"]) for each in document["processes"] if each["name"] == "agent")
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        stocked.docker("rm", "-f", container)
+        stocked.docker("image", "rm", "-f", *tags)
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    label = "label=devopsellence.environment=acme/pushed/production"
+    until("its container is back", lambda: stocked.docker("ps", "-q", "--filter", label))
+    until("it is as it should be", lambda: stocked.status(tmp_path)["services"][0]["settled"])
+    assert app.fetch() == "one"
+    assert app.pinned() == pinned

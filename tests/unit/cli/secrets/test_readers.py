@@ -9,10 +9,11 @@ from devopsellence.api.v1.workload_pb2 import SecretRef, Service
 from devopsellence.cli.secrets import listing, records, releases
 from devopsellence.cli.secrets.readers import Readers, node_key
 from devopsellence.cli.secrets.records import SecretId
-from devopsellence.sealed import Identity
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
 
-OLD, NEW = Identity.generate().recipient, Identity.generate().recipient
+# Fixed, so that every process of the tests collects the same ones.
+OLD = "age1mendh2wxy5ggtjh097gkess6qlsvpc70aucj9j5z87h0shml59vqjfpejn"
+NEW = "age1s0u5zaz6fslazmacdwsckff5t3aqmxa7s0d8ehp7e9xch7vhd5aspd35ft"
 WEB, PASSWORD = SecretId("web", "TOKEN"), SecretId(REGISTRY, "PASSWORD")
 
 
