@@ -78,6 +78,14 @@ async def test_a_terminal(assigned: Place) -> None:
     assert ran.stdout == b"terminal\r\n"
 
 
+async def test_a_terminal_gives_its_output_also_when_the_callers_requests_have_ended(assigned: Place) -> None:
+    ran = await run(assigned, task("sh", "-c", "sleep 1; echo late", interactive=True, tty=True))
+    assert (ran.stdout, ran.exit_code) == (b"late\r\n", 0)
+    # And who reads from it is told that there is no more.
+    ran = await run(assigned, task("cat", interactive=True, tty=True))
+    assert ran.exit_code == 0
+
+
 async def test_a_command_that_is_not_there(assigned: Place) -> None:
     ran = await run(assigned, task("no-such-command"))
     assert (ran.stdout, ran.exit_code) == (b"", 127)

@@ -8,6 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +27,16 @@ PASSWORD = "correct-horse-battery-staple"
 ASK = """\
 import signal, sys, urllib.request
 asked = {"good": 0, "bad": 0}
-def done(*_):
-    print(asked["good"], asked["bad"], flush=True)
-    sys.exit()
-signal.signal(signal.SIGTERM, done)
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(True))
 print("asking", flush=True)
-while True:
+while not told:
     try:
         good = urllib.request.urlopen(sys.argv[1], timeout=5).status == 200
     except OSError:
         good = False
     asked["good" if good else "bad"] += 1
+print(asked["good"], asked["bad"])
 """
 
 
@@ -77,6 +79,38 @@ class Bookshop:
         text = (self.folder / file).read_text()
         assert old in text
         (self.folder / file).write_text(text.replace(old, new))
+
+    @contextmanager
+    def edited(self, file: str, old: str, new: str) -> Iterator[None]:
+        """An edit that the next test does not see."""
+        before = (self.folder / file).read_text()
+        self.edit(file, old, new)
+        try:
+            yield
+        finally:
+            (self.folder / file).write_text(before)
+
+    @contextmanager
+    def asking(self, url: str) -> Iterator[Asking]:
+        """Asks for a page all the time."""
+        command = self.host.command(sys.executable, "-c", ASK, url)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        asking = Asking()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "asking\n"
+            yield asking
+        finally:
+            process.terminate()
+            words = process.communicate(timeout=30)[0].split()
+        asking.answers = (int(words[0]), int(words[1]))
+
+
+@dataclass
+class Asking:
+    """Good answers and others, once the asking has ended."""
+
+    answers: tuple[int, int] = (0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -161,24 +195,17 @@ def test_a_changed_secret_replaces_exactly_the_services_that_use_it(deployed: Bo
 def test_a_failing_migration_leaves_the_old_version_answering_every_request(deployed: Bookshop) -> None:
     url = deployed.services()["web"]["address"]
     before = deployed.containers()
-    deployed.edit("migrate.py", "store.set(", "raise SystemExit('column missing')\nstore.set(")
     deployed.edit("web.py", 'VERSION = "1"', 'VERSION = "2"')
-    command = deployed.host.command(sys.executable, "-c", ASK, f"{url}/up")
-    asking = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert asking.stdout is not None
-        assert asking.stdout.readline() == "asking\n"
+    failing = ("migrate.py", "store.set(", "raise SystemExit('column missing')\nstore.set(")
+    with deployed.edited(*failing), deployed.asking(f"{url}/up") as asking:
         failed = deployed.run("deploy", check=False)
-    finally:
-        asking.terminate()
-        good, bad = (int(word) for word in asking.communicate(timeout=30)[0].split())
     assert failed.returncode == 1
     assert "column missing" in failed.stderr
     assert "exit code 1" in failed.stderr
+    good, bad = asking.answers
     assert (good > 0, bad) == (True, 0)
     assert deployed.containers() == before
     assert deployed.page()["version"] == "1"
-    deployed.edit("migrate.py", "raise SystemExit('column missing')\n", "")
     deployed.run("deploy")
     assert deployed.page()["version"] == "2"
 
@@ -187,21 +214,19 @@ def test_a_failing_migration_leaves_the_old_version_answering_every_request(depl
 def test_a_migration_runs_once_whoever_is_killed_meanwhile(deployed: Bookshop, victim: str) -> None:
     schema = int(deployed.page()["schema"])
     marker = f"holding-{victim}"
-    deployed.edit(
-        "migrate.py", 'print(f"schema', f'print("{marker}", flush=True); __import__("time").sleep(6)\nprint(f"schema'
-    )
-    deployed.run("deploy", "--detach")
+    hold = f'print("{marker}", flush=True); __import__("time").sleep(6)\nprint(f"schema'
 
     def running() -> bool:
         ids = deployed.host.docker("ps", "-q", "--filter", "label=devopsellence.task=release").split()
         return any(marker in deployed.host.docker("logs", each) for each in ids)
 
-    until("the migration is at work", running)
-    document = json.loads(deployed.host.devopsellence("dev", "status", "-o", "json").stdout)
-    os.kill(next(int(each["pid"]) for each in document["processes"] if each["name"] == victim), signal.SIGKILL)
-    deployed.run("status", "--watch")
+    with deployed.edited("migrate.py", 'print(f"schema', hold):
+        deployed.run("deploy", "--detach")
+        until("the migration is at work", running)
+        document = json.loads(deployed.host.devopsellence("dev", "status", "-o", "json").stdout)
+        os.kill(next(int(each["pid"]) for each in document["processes"] if each["name"] == victim), signal.SIGKILL)
+        deployed.run("status", "--watch")
     assert int(deployed.page()["schema"]) == schema + 1
-    deployed.edit("migrate.py", f'print("{marker}", flush=True); __import__("time").sleep(6)\n', "")
 
 
 def test_volumes_outlive_everything(deployed: Bookshop) -> None:

@@ -15,6 +15,7 @@ from devopsellence.nodeagent.frames import Frames
 from devopsellence.nodeagent.streams import Connection
 
 _CHUNK: Final = 64 * 1024
+_END_OF_TRANSMISSION: Final = b"\x04"
 
 
 class Pipe:
@@ -46,8 +47,12 @@ class Pipe:
             return False
         return True
 
-    def end_input(self) -> None:
-        """No more input."""
+    async def end_input(self) -> None:
+        """No more input. A terminal is told as by Ctrl-D: if the connection to one is shut down for writing, the engine
+        closes the output as well (moby, ``container/stream/attach.go``)."""
+        if self._frames is None:
+            await self.write(_END_OF_TRANSMISSION)
+            return
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 

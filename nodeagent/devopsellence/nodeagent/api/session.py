@@ -125,7 +125,7 @@ async def _feed(pipe: Pipe, pieces: asyncio.Queue[bytes | None]) -> None:
     takes = True
     while (piece := await pieces.get()) is not None:
         takes = takes and await pipe.write(piece)
-    pipe.end_input()
+    await pipe.end_input()
 
 
 def signal_named(name: str) -> Signals:
