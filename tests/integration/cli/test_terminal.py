@@ -49,9 +49,9 @@ class Terminal:
         self.pid = self._process.pid
         os.close(other_end)
 
-    def read_until(self, wanted: bytes, seconds: float = 20.0) -> None:
+    def read_until(self, wanted: bytes, seconds: float = 20.0, *, times: int = 1) -> None:
         give_up = time.monotonic() + seconds
-        while wanted not in self.seen:
+        while self.seen.count(wanted) < times:
             assert time.monotonic() < give_up, self.seen
             if not self._read(0.2):
                 raise AssertionError(self.seen)
