@@ -109,6 +109,20 @@ async def relabel(etcd: Etcd, name: str, edit: Callable[[list[str]], list[str]])
     return await write.change(etcd, etcd.keys.node(name), Node, relabelled)
 
 
+async def cordon(etcd: Etcd, name: str, *, cordoned: bool) -> Node:
+    """Let a node keep what it runs and take nothing new, or let it take part again."""
+
+    def edit(before: Node | None) -> Node:
+        if before is None:
+            raise unknown(name)
+        after = Node()
+        after.CopyFrom(before)
+        after.cordoned = cordoned
+        return after
+
+    return await write.change(etcd, etcd.keys.node(name), Node, edit)
+
+
 async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environment, Resealed]:
     """Attach a node that is registered; the environment is made if it does not exist yet.
 

@@ -158,6 +158,43 @@ def detach(ctx: click.Context, output: Output, name: str) -> None:
     _attached(output, "node detach", environment, text, secrets_seen=_named(seen))
 
 
+@node.command()
+@click.argument("name")
+@pass_output
+@click.pass_context
+def cordon(ctx: click.Context, output: Output, name: str) -> None:
+    """Let a node keep what it runs, and give it nothing new: releases pass it by.
+
+    \b
+    Example:
+      devopsellence node cordon prod-1
+    """
+    _cordon(ctx, output, name, cordoned=True)
+
+
+@node.command()
+@click.argument("name")
+@pass_output
+@click.pass_context
+def uncordon(ctx: click.Context, output: Output, name: str) -> None:
+    """Let a cordoned node take part again: it goes straight to the newest release.
+
+    \b
+    Example:
+      devopsellence node uncordon prod-1
+    """
+    _cordon(ctx, output, name, cordoned=False)
+
+
+def _cordon(ctx: click.Context, output: Output, name: str, *, cordoned: bool) -> None:
+    from devopsellence.cli import nodes
+
+    found = context.run(ctx, lambda etcd: nodes.cordon(etcd, name, cordoned=cordoned))
+    kept = f"Node {name} is cordoned: it keeps what it runs and takes nothing new; devopsellence node uncordon {name}."
+    text = kept if cordoned else f"Node {name} takes part again."
+    output.result(f"node {'cordon' if cordoned else 'uncordon'}", text, node=name, cordoned=found.cordoned)
+
+
 node.add_command(label)
 node.add_command(diagnose)
 

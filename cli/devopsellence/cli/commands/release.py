@@ -1,4 +1,4 @@
-"""``release list`` and ``release show``: what was deployed, by whom, and how it ended."""
+"""``release``: what was deployed, by whom, and how it ended; and going back to it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ _HEADER = ("RELEASE", "WHEN", "BY", "REVISION", "OUTCOME", "MESSAGE")
 
 @click.group()
 def release() -> None:
-    """List and show releases.
+    """List and show releases, and go back to one.
 
     \b
     Example:
       devopsellence release list
       devopsellence release show 3
+      devopsellence release rollback
     """
 
 
@@ -80,6 +81,45 @@ def show(ctx: click.Context, output: Output, number: int) -> None:
     outcome = document.outcomes(rollout).get(number, "unknown")
     record = MessageToDict(found, preserving_proto_field_name=True)
     output.result("release show", _text(found, outcome), release={**record, "outcome": outcome})
+
+
+@release.command()
+@click.argument("number", type=click.IntRange(min=1), required=False)
+@click.option("--dry-run", is_flag=True, help="Print what would happen, and why; write nothing.")
+@click.option("--message", "-m", default="", metavar="TEXT", help="Why; shown with the release.")
+@environment_option
+@pass_output
+@click.pass_context
+def rollback(ctx: click.Context, output: Output, number: int | None, dry_run: bool, message: str) -> None:
+    """Write a release with the content of release NUMBER, and follow its rollout.
+
+    Without NUMBER the last release is meant that settled before the newest one.
+
+    \b
+    Example:
+      devopsellence release rollback --dry-run
+      devopsellence release rollback
+      devopsellence release rollback 3 --message "the new search is slow"
+    """
+    from devopsellence.cli.release.engine import Docker
+    from devopsellence.cli.release.rollback import Rollback
+    from devopsellence.cli.release.rollback import rollback as perform
+
+    settings = context.connection(ctx)
+    dev = context.dev_node(settings)
+    docker = Docker(dev.docker_host if dev else None)
+    begun: list[Rollback] = []
+
+    async def work(etcd: Etcd) -> None:
+        run = Rollback(await context.environment(ctx, etcd), settings, docker, output, number, message)
+        begun.append(run)
+        await perform(etcd, run, dry_run=dry_run)
+
+    try:
+        context.run(ctx, work)
+    except KeyboardInterrupt as error:
+        stage = begun[0].stage if begun else "nothing was written"
+        raise CliError("interrupted", f"interrupted; {stage}", exit_code=130) from error
 
 
 async def _read(

@@ -150,13 +150,14 @@ def delete(
     Example:
       devopsellence secret delete SEARCH_KEY --service web
     """
+    from devopsellence.cli.release.stored import newest
     from devopsellence.cli.secrets import releases, vault
 
     named = _named(name, left_over, service, registry)
 
     async def look(etcd: Etcd) -> EnvironmentRef:
         ref = await context.environment(ctx, etcd)
-        release = None if force else await releases.newest(etcd, ref)
+        release = None if force else await newest(etcd, ref)
         if release is not None and releases.pinned(release, named):
             raise vault.in_use(ref, named, release.number)
         return ref

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from devopsellence.api.v1.stored_pb2 import Assignment, Node, Release
 from devopsellence.api.v1.workload_pb2 import Service
+from devopsellence.cli.output import Output
 from devopsellence.cli.read import Reader
 from devopsellence.cli.release.deploy import OPERATION, Deploy, checked, unpinned
 from devopsellence.cli.release.pin import local
@@ -14,6 +15,7 @@ from devopsellence.cli.secrets import pin_versions
 from devopsellence.cli.view.words import columns
 from devopsellence.placement import places
 from devopsellence.store.etcd import Etcd
+from devopsellence.store.keys import EnvironmentRef
 
 
 async def preview(etcd: Etcd, run: Deploy) -> None:
@@ -24,15 +26,7 @@ async def preview(etcd: Etcd, run: Deploy) -> None:
     await pin_versions(etcd, run.ref, draft.services, draft.registry if draft.HasField("registry") else None)
     services = [await _presumed(run, service) for service in draft.services]
     absent = sorted({each.image.reference for each in services if each.image.reference and not each.image.pinned})
-    reader = Reader(etcd)
-    keys = {node.name: etcd.keys.assignment(node.name, run.ref) for node in target.nodes}
-    assigned = await reader.each(keys, Assignment)
-    unreadable = {problem.key for problem in reader.problems}
-    for problem in reader.problems:
-        run.output.warning(f"{problem.key} is {problem.reason}; its node is left out of the plan")
-    nodes = [node for node in target.nodes if keys[node.name] not in unreadable]
-    steps = plan(services, nodes, assigned)
-    table = [[step.node, step.service, step.kind.value + ("" if step.certain else "?"), step.reason] for step in steps]
+    nodes, steps = await compare(etcd, run.ref, services, target.nodes, run.output)
     lines = [headline(str(run.ref), target.newest, steps, nodes)]
     lines += [f"node {target.attached_now} would be attached, as no node is"] if target.attached_now else []
     app = _app_plan(run)
@@ -40,7 +34,7 @@ async def preview(etcd: Etcd, run: Deploy) -> None:
     task = _task_plan(draft, target.nodes)
     lines += [f"release task: {task}"] if task else []
     lines += [f"image {reference} is not on this engine; it would be pulled" for reference in absent]
-    lines += ["", columns(("NODE", "SERVICE", "ACTION", "WHY"), table)]
+    lines += ["", plan_table(steps)]
     run.output.result(
         OPERATION,
         "\n".join(lines),
@@ -51,8 +45,33 @@ async def preview(etcd: Etcd, run: Deploy) -> None:
         release_task=task,
         images_to_pull=absent,
         attached=target.attached_now,
-        plan=[_document(step) for step in steps],
+        plan=plan_document(steps),
     )
+
+
+async def compare(
+    etcd: Etcd, ref: EnvironmentRef, services: Iterable[Service], nodes: Sequence[Node], output: Output
+) -> tuple[list[Node], list[Step]]:
+    """The steps from what is assigned to ``services``, and the nodes of which that is known."""
+    reader = Reader(etcd)
+    keys = {node.name: etcd.keys.assignment(node.name, ref) for node in nodes}
+    assigned = await reader.each(keys, Assignment)
+    unreadable = {problem.key for problem in reader.problems}
+    for problem in reader.problems:
+        output.warning(f"{problem.key} is {problem.reason}; its node is left out of the plan")
+    known = [node for node in nodes if keys[node.name] not in unreadable]
+    return known, plan(services, known, assigned)
+
+
+def plan_table(steps: Iterable[Step]) -> str:
+    """The steps for people; a question mark where it is not certain."""
+    rows = [[step.node, step.service, step.kind.value + ("" if step.certain else "?"), step.reason] for step in steps]
+    return columns(("NODE", "SERVICE", "ACTION", "WHY"), rows)
+
+
+def plan_document(steps: Iterable[Step]) -> list[dict[str, str | bool]]:
+    """The shape that they have in JSON."""
+    return [_document(step) for step in steps]
 
 
 async def _presumed(run: Deploy, service: Service) -> Service:

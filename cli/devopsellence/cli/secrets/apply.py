@@ -6,6 +6,7 @@ from devopsellence.api.v1.stored_pb2 import Release
 from devopsellence.cli import write
 from devopsellence.cli.output import CliError, NextAction, Output
 from devopsellence.cli.release.publish import Overtaken, publish, read_target
+from devopsellence.cli.release.stored import newest
 from devopsellence.cli.secrets import releases
 from devopsellence.cli.secrets.pins import pin
 from devopsellence.cli.secrets.records import SecretId
@@ -19,7 +20,7 @@ async def base_for(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> Release
     Raises:
         CliError: ``secret_unused``: there is none yet, or it does not refer to ``secret``.
     """
-    release = await releases.newest(etcd, ref)
+    release = await newest(etcd, ref)
     if release is not None and releases.pinned(release, secret):
         return release
     why = "there is no release yet" if release is None else f"release {release.number} does not refer to it"

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from devopsellence.api.v1.stored_pb2 import Release, Secret, SecretVersion
+from devopsellence.cli.release.stored import newest
 from devopsellence.cli.secrets import members, readers, records, releases
 from devopsellence.cli.secrets.readers import Readers
 from devopsellence.cli.secrets.records import SecretId
@@ -43,7 +44,7 @@ async def look(etcd: Etcd, ref: EnvironmentRef) -> tuple[list[Entry], list[Probl
     problems, names, release = list(secrets.problems), [], None
     try:
         names = await readers.attached(etcd, ref)
-        release = await releases.newest(etcd, ref)
+        release = await newest(etcd, ref)
     except MalformedRecord as error:
         problems.append(Problem(error.key, f"not a readable {error.kind}: {error.reason}"))
     found = await readers.of_nodes(etcd, names, record=False)

@@ -9,6 +9,7 @@ from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Release, Secret
 from devopsellence.cli.read import Reader
+from devopsellence.cli.release.stored import newest
 from devopsellence.cli.secrets import identity, readers, records, releases
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.secrets.sealing import Wish, grant
@@ -71,7 +72,7 @@ async def admit(etcd: Etcd, ref: EnvironmentRef, name: str) -> Resealed:
     if found.keyless:
         await _key_said(etcd, name)
     everybody = await readers.of_nodes(etcd, {name, *await readers.attached(etcd, ref)})
-    wishes = _wishes(secrets, await releases.newest(etcd, ref), everybody.keys([name]))
+    wishes = _wishes(secrets, await newest(etcd, ref), everybody.keys([name]))
     done = await grant(etcd, ref, wishes, everybody.names)
     return Resealed(done, tuple({name} & set(everybody.keyless)), secrets.problems)
 
@@ -86,7 +87,7 @@ async def reencrypt(etcd: Etcd, ref: EnvironmentRef) -> Resealed:
     await identity.me(etcd)
     secrets = await everything(etcd, ref)
     everybody = await readers.of_nodes(etcd, await readers.attached(etcd, ref))
-    wishes = _wishes(secrets, await releases.newest(etcd, ref), everybody.recipients)
+    wishes = _wishes(secrets, await newest(etcd, ref), everybody.recipients)
     done = await grant(etcd, ref, wishes, everybody.names)
     return Resealed(done, everybody.keyless, secrets.problems)
 

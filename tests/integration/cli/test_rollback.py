@@ -1,0 +1,92 @@
+"""``release rollback`` and cordoned nodes, against a real etcd; a pretended controller rolls out."""
+
+from __future__ import annotations
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Node, Release, Rollout, RolloutOutcome
+from tests.integration.cli.harness import REF, Cli, Pretender
+from tests.integration.cli.test_deploy import pretending, release
+
+
+@pytest.fixture
+def ready(shop: Cli) -> Cli:
+    """Releases 1, 2 and 3; the second is the last that settled before the newest."""
+    shop.ok("node", "register", "n1")
+    shop.ok("node", "attach", "n1")
+    for message in ("first", "second", "third"):
+        shop.ok("deploy", "--detach", "-m", message)
+    outcomes = [RolloutOutcome(release=2, phase=Rollout.SETTLED), RolloutOutcome(release=1, phase=Rollout.SETTLED)]
+    shop.write(lambda etcd: etcd.keys.rollout(REF), Rollout(release=3, phase=Rollout.FAILED, history=outcomes))
+    return shop
+
+
+def newest(cli: Cli) -> Release:
+    found = max((each for number in range(1, 9) if (each := release(cli, number))), key=lambda each: each.number)
+    assert found is not None
+    return found
+
+
+def test_it_repeats_the_last_release_that_settled(ready: Cli) -> None:
+    async def script(pretender: Pretender) -> None:
+        await pretender.begin(4)
+        await pretender.settle()
+
+    with pretending(ready, script):
+        ready.ok("release", "rollback", "-m", "too slow")
+    made, second = newest(ready), release(ready, 2)
+    assert second is not None
+    assert (made.number, made.rollback_of, made.message) == (4, 2, "too slow")
+    assert list(made.services) == list(second.services)
+    assert made.revision == second.revision
+    assert "repeats release 2" in ready.ok("release", "list")
+
+
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(ready: Cli) -> None:
+    found = ready.json("release", "rollback", "1", "--dry-run")
+    assert (found["release"], found["rollback_of"]) == (4, 1)
+    assert [(each["service"], each["action"]) for each in found["plan"]] == [("web", "created")]
+    assert "its content would be release 1's" in ready.ok("release", "rollback", "1", "--dry-run")
+    assert newest(ready).number == 3
+
+
+def test_what_cannot_be_gone_back_to(ready: Cli) -> None:
+    assert ready.error("release", "rollback", "3")["code"] == "rollback_pointless"
+    assert ready.error("release", "rollback", "9")["code"] == "release_unknown"
+    ready.write(lambda etcd: etcd.keys.rollout(REF), Rollout(release=3, phase=Rollout.FAILED))
+    error = ready.error("release", "rollback")
+    assert error["code"] == "release_unknown"
+    assert "name one" in error["message"]
+    assert newest(ready).number == 3
+
+
+def test_before_the_first_release_there_is_nothing(shop: Cli) -> None:
+    assert shop.error("release", "rollback")["code"] == "release_unknown"
+
+
+def test_a_rollback_of_a_rollback_names_the_release_whose_content_it_is(ready: Cli) -> None:
+    async def script(pretender: Pretender) -> None:
+        for number in (4, 5, 6):
+            await pretender.begin(number)
+            await pretender.settle()
+
+    with pretending(ready, script):
+        for number in ("1", "2", "4"):
+            ready.ok("release", "rollback", number)
+    assert (newest(ready).number, newest(ready).rollback_of) == (6, 1)
+
+
+def test_a_cordoned_node_is_noted_until_it_is_let_in_again(ready: Cli) -> None:
+    def cordoned() -> bool:
+        node = ready.read(lambda etcd: etcd.keys.node("n1"), Node)
+        assert node is not None
+        return node.cordoned
+
+    assert ready.json("node", "cordon", "n1")["cordoned"] is True
+    assert cordoned()
+    error = ready.error("deploy", "--detach")
+    assert "cordoned" in error["message"]
+    assert "node uncordon n1" in error["message"]
+    ready.ok("node", "uncordon", "n1")
+    assert not cordoned()
+    assert ready.error("node", "cordon", "nobody")["code"] == "node_unknown"

@@ -1,0 +1,32 @@
+"""Which release a rollback goes back to."""
+
+from __future__ import annotations
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Rollout, RolloutOutcome
+from devopsellence.cli.release.rollback import last_settled
+
+_P = Rollout
+
+
+def rollout(newest: int, phase: Rollout.Phase.ValueType, *history: tuple[int, Rollout.Phase.ValueType]) -> Rollout:
+    outcomes = [RolloutOutcome(release=number, phase=each) for number, each in history]
+    return Rollout(release=newest, phase=phase, history=outcomes)
+
+
+@pytest.mark.parametrize(
+    ("found", "newest", "expected"),
+    [
+        (None, 3, None),
+        (rollout(1, _P.SETTLED), 1, None),
+        (rollout(3, _P.SETTLED, (2, _P.SETTLED), (1, _P.SETTLED)), 3, 2),
+        # One that failed is never chosen, nor one that was overtaken.
+        (rollout(4, _P.FAILED, (3, _P.SUPERSEDED), (2, _P.FAILED), (1, _P.SETTLED)), 4, 1),
+        # The controller has not taken up the newest yet: what it knows of is an earlier one.
+        (rollout(2, _P.SETTLED, (1, _P.SETTLED)), 3, 2),
+        (rollout(2, _P.FAILED), 3, None),
+    ],
+)
+def test_the_last_release_that_settled(found: Rollout | None, newest: int, expected: int | None) -> None:
+    assert last_settled(found, newest) == expected
