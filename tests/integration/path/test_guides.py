@@ -240,6 +240,18 @@ def test_volumes_outlive_everything(deployed: Bookshop) -> None:
     assert deployed.page()["visits"] > visits
 
 
+def test_a_rollback_brings_the_version_before_back_and_leaves_the_rest_alone(deployed: Bookshop) -> None:
+    version, before = deployed.page()["version"], deployed.containers()
+    with deployed.edited("web.py", f'VERSION = "{version}"', 'VERSION = "worse"'):
+        deployed.run("deploy")
+    assert deployed.page()["version"] == "worse"
+    assert "replaced" in deployed.run("release", "rollback", "--dry-run").stdout
+    deployed.run("release", "rollback", "--message", "it was worse")
+    assert deployed.page()["version"] == version
+    after = deployed.containers()
+    assert {name for name in after if after[name] == before[name]} == {"backup", "memcached", "redis", "search"}
+
+
 def test_another_environment_on_the_same_node_is_a_world_of_its_own(deployed: Bookshop) -> None:
     before = deployed.containers()
     for service in ("search", "web"):
