@@ -1,0 +1,208 @@
+"""The release task's records: reports that do not count, the deadline, and what is read back when one is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.actions import Basis
+from tests.unit.controller.builders import (
+    KEYS,
+    REF,
+    app,
+    migration,
+    service_status,
+    writes,
+)
+from tests.unit.controller.task_builders import (
+    REDIS,
+    REDIS_2,
+    pinned,
+    preparing_store,
+    settled_store,
+    task_phase,
+)
+
+# Reports that do not count
+
+
+@pytest.mark.parametrize("stale", [{"generation": 1}, {"node_uid": "another"}])
+def test_a_report_about_another_generation_or_by_another_machine_does_not_count(stale: dict[str, Any]) -> None:
+    store = preparing_store()
+    store.report("n1", **stale, task=pb.TaskStatus(name="release", release=2, phase=pb.TaskStatus.SUCCEEDED))
+    store.converge()
+    assert task_phase(store) == "WAITING"
+    assert pinned(store, "n2")["web"] == "app:1"
+
+
+def test_a_report_about_another_releases_task_or_without_a_phase_does_not_count() -> None:
+    for task in (
+        pb.TaskStatus(name="release", release=1, phase=pb.TaskStatus.SUCCEEDED),
+        pb.TaskStatus(name="other", release=2, phase=pb.TaskStatus.SUCCEEDED),
+        pb.TaskStatus(name="release", release=2),
+    ):
+        store = preparing_store()
+        store.report("n1", task=task)
+        store.converge()
+        assert task_phase(store) == "WAITING"
+
+
+def test_a_settled_status_before_the_task_has_ended_settles_nothing() -> None:
+    store = preparing_store()
+    store.report_task("n1", "WAITING")
+    store.converge()
+    assert store.phase() == "PROGRESSING"
+
+
+def test_a_task_that_runs_does_not_wait_again() -> None:
+    store = preparing_store()
+    store.report_task("n1", "RUNNING")
+    store.converge()
+    store.report_task("n1", "WAITING")
+    store.converge()
+    assert task_phase(store) == "RUNNING"
+
+
+# The deadline
+
+
+def test_the_deadline_stands_still_while_the_task_runs_and_runs_while_it_waits() -> None:
+    store = settled_store()
+    store.deploy(2, REDIS_2, app(2), task=migration(), deadline=60)
+    store.converge()
+    store.seconds = 50
+    store.report_task("n1", "RUNNING")
+    store.converge()
+    store.seconds = 5000
+    assert store.step().recheck_after is None
+    assert store.phase() == "PROGRESSING"
+    store.report_task("n1", "SUCCEEDED")
+    store.converge()
+    store.seconds = 5059
+    store.step()
+    assert store.phase() == "PROGRESSING"
+    store.seconds = 5060
+    store.step()
+    assert store.phase() == "FAILED"
+
+
+def test_a_task_that_waits_too_long_fails_the_rollout_with_what_it_waits_for() -> None:
+    store = settled_store()
+    store.deploy(2, REDIS_2, app(2), task=migration(), deadline=60)
+    store.converge()
+    store.report_task("n1", "WAITING", service_status("redis"), reason="waits for redis to be healthy: no answer")
+    store.converge()
+    store.seconds = 70
+    store.step()
+    assert store.rollout().reason == (
+        "no progress within 60 s (progress_deadline): "
+        "the release task waits on n1: waits for redis to be healthy: no answer"
+    )
+
+
+def test_the_deadline_runs_again_when_the_node_of_a_running_task_has_fallen_silent() -> None:
+    store = settled_store()
+    store.deploy(2, REDIS_2, app(2), task=migration(), deadline=60)
+    store.converge()
+    store.report_task("n1", "RUNNING")
+    store.converge()
+    store.seconds = 1000
+    store.delete(KEYS.heartbeat("n1"))
+    store.converge()
+    store.seconds = 1100
+    store.step()
+    assert store.phase() == "FAILED"
+    store.add_node("n1", "web", "worker")
+    store.report_task("n1", "SUCCEEDED")
+    store.converge()
+    assert store.phase() == "PROGRESSING", "it has run after all"
+
+
+# A record that is lost
+
+
+@pytest.mark.parametrize("unreadable", [True, False])
+def test_a_lost_record_is_read_back_from_who_has_the_task(unreadable: bool) -> None:
+    store = settled_store()
+    store.delete(KEYS.heartbeat("n1"))
+    store.deploy(2, REDIS, app(2), task=migration())
+    store.converge()
+    store.add_node("n1", "web", "worker")
+    if unreadable:
+        store.garbage(KEYS.rollout(REF))
+    else:
+        store.delete(KEYS.rollout(REF))
+    store.converge()
+    assert (store.task().node, task_phase(store)) == ("n2", "WAITING")
+
+
+def test_a_lost_record_of_a_task_that_had_succeeded_does_not_begin_it_again() -> None:
+    store = preparing_store()
+    store.report_task("n1", "SUCCEEDED")
+    store.converge()
+    store.delete(KEYS.rollout(REF))
+    store.converge()
+    assert task_phase(store) == "SUCCEEDED"
+    assert pinned(store, "n1")["web"] == "app:2"
+
+
+def test_a_lost_record_and_a_lost_assignment_are_read_back_from_the_report() -> None:
+    store = settled_store()
+    store.delete(KEYS.heartbeat("n1"))
+    store.deploy(2, REDIS, app(2), task=migration())
+    store.converge()
+    store.add_node("n1", "web", "worker")
+    store.report_task("n2", "RUNNING")
+    store.delete(KEYS.rollout(REF))
+    store.delete(KEYS.assignment("n2", REF))
+    store.converge()
+    assert (store.task().node, task_phase(store)) == ("n2", "RUNNING")
+
+
+def test_if_it_cannot_be_known_whether_the_task_has_run_it_has_failed() -> None:
+    store = preparing_store()
+    store.garbage(KEYS.rollout(REF))
+    store.garbage(KEYS.assignment("n1", REF))
+    store.converge()
+    assert "whether it has run cannot be told" in store.rollout().reason
+    assert pinned(store, "n2")["web"] == "app:1"
+
+
+def test_an_unreadable_assignment_of_the_tasks_node_is_left_alone_because_what_it_runs_is_not_known() -> None:
+    store = preparing_store()
+    store.garbage(KEYS.assignment("n1", REF))
+    assert writes(store.step()) == []
+    assert store.progress("n1").phase == pb.NodeProgress.ERROR
+    assert KEYS.assignment("n1", REF) in store.rollout().reason
+
+
+def test_an_unreadable_release_leaves_its_task_as_it_was_known() -> None:
+    store = preparing_store()
+    store.report_task("n1", "RUNNING")
+    store.converge()
+    store.garbage(KEYS.release(REF, 2))
+    store.converge()
+    assert task_phase(store) == "RUNNING"
+    assert pinned(store, "n2")["web"] == "app:1"
+
+
+def test_what_follows_from_the_record_rests_on_it() -> None:
+    store = preparing_store()
+    store.report_task("n1", "SUCCEEDED")
+    store.step(only=1)
+    record = store.records[KEYS.rollout(REF)]
+    moving = writes(store.plan())
+    assert [action.node for action in moving] == ["n1", "n2"]
+    assert all(Basis(record.key, record.mod_revision) in action.rests_on for action in moving)
+
+
+def test_a_choice_without_a_record_rests_on_nobody_having_been_told() -> None:
+    store = settled_store()
+    store.delete(KEYS.rollout(REF))
+    store.deploy(2, REDIS, app(2), task=migration())
+    first = store.plan().actions[0]
+    for name in ("n1", "n2"):
+        seen = store.records[KEYS.assignment(name, REF)]
+        assert Basis(seen.key, seen.mod_revision) in first.rests_on
