@@ -12,6 +12,7 @@ from tenacity import (
     retry_if_exception_type,
     retry_if_result,
     stop_after_attempt,
+    stop_after_delay,
     wait_exponential,
     wait_random_exponential,
 )
@@ -26,6 +27,8 @@ from devopsellence.nodeagent.engine import Engine
 
 #: A terminal is there a moment after the command was started.
 _RESIZE_ATTEMPTS: Final = 6
+#: The engine notes the number of a process it has started, a moment later.
+_PID_SECONDS: Final = 5.0
 _log = structlog.get_logger()
 
 
@@ -68,7 +71,7 @@ class Execution:
             return
         try:
             (await self._starting).socket.close()
-            seen = await self._look()
+            seen = await self._process()
             if seen.running and not await processes.end(seen.pid, self.container):
                 _log.warning("a command that nobody waits for cannot be ended from here", container=self.container)
         except errors.EngineError as error:
@@ -92,7 +95,7 @@ class Execution:
     async def signal(self, name: str) -> None:
         """Send it a signal. Refusal if its process cannot be reached from here."""
         wanted = signal_named(name)
-        seen = await self._look()
+        seen = await self._process()
         if seen.running and not processes.send(seen.pid, self.container, wanted):
             sentence = "the command cannot be signalled: its process cannot be reached from the agent's; use -t"
             raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, sentence)
@@ -104,6 +107,18 @@ class Execution:
         )
         seen: streams.Execution = await retrying(self._look)
         return seen.exit_code
+
+    async def _process(self) -> streams.Execution:
+        """How it stands, with its process's number if it runs: what it prints may be here before the engine has noted
+        that."""
+        retrying = AsyncRetrying(
+            retry=retry_if_result(lambda seen: seen.running and not seen.pid),
+            stop=stop_after_delay(_PID_SECONDS),
+            wait=wait_exponential(multiplier=0.01, max=0.2),
+            retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+        )
+        seen: streams.Execution = await retrying(self._look)
+        return seen
 
     async def _look(self) -> streams.Execution:
         return await self._engine.ask(lambda docker: streams.inspect_exec(docker, self._id))
