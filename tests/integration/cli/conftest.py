@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from devopsellence.store.settings import Settings
+from tests.integration.cli import secretly
 from tests.integration.cli.harness import Cli
 
 CONFIG = """\
@@ -41,3 +42,16 @@ def shop(cli: Cli) -> Cli:
     small_image()
     (cli.folder / "devopsellence.yml").write_text(CONFIG.format(image=IMAGE))
     return cli
+
+
+@pytest.fixture
+def ann(cli: Cli, tmp_path: Path) -> secretly.Operator:
+    """An operator in a folder with a configuration."""
+    (cli.folder / "devopsellence.yml").write_text(secretly.CONFIG)
+    return secretly.Operator(cli.settings, cli.folder, tmp_path / "ann" / "operator.age")
+
+
+@pytest.fixture
+def bob(ann: secretly.Operator, tmp_path: Path) -> secretly.Operator:
+    """Another one, on a machine of his own."""
+    return secretly.Operator(ann.settings, ann.folder, tmp_path / "bob" / "operator.age")

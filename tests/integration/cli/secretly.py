@@ -147,3 +147,13 @@ def service(name: str, **secrets: int) -> Service:
     kind = Service.WEB if name == "web" else Service.WORKER
     image = Image(reference="shop:1", pinned=f"sha256:{'0' * 64}", app=True)
     return Service(name=name, kind=kind, image=image, secret_refs=refs)
+
+
+def opened(key: Identity, operator: Operator, name: str = "DATABASE_URL", service: str = "web") -> bytes:
+    secret = operator.stored(name, service)
+    assert secret is not None
+    return key.open(secret.versions[-1].age)
+
+
+def own(operator: Operator) -> Identity:
+    return Identity(operator.path.read_text())

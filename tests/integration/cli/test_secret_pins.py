@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Node, Registry
@@ -14,21 +12,10 @@ from devopsellence.cli.secrets import pin, pin_versions, registry_password
 from devopsellence.sealed import Identity
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY
-from tests.integration.cli.harness import REF, Cli
-from tests.integration.cli.secretly import CONFIG, Operator, service
+from tests.integration.cli.harness import REF
+from tests.integration.cli.secretly import Operator, service
 
 VALUE = b"hunter2"
-
-
-@pytest.fixture
-def ann(cli: Cli, tmp_path: Path) -> Operator:
-    (cli.folder / "devopsellence.yml").write_text(CONFIG)
-    return Operator(cli.settings, cli.folder, tmp_path / "ann" / "operator.age")
-
-
-@pytest.fixture
-def bob(ann: Operator, tmp_path: Path) -> Operator:
-    return Operator(ann.settings, ann.folder, tmp_path / "bob" / "operator.age")
 
 
 def registry() -> Registry:

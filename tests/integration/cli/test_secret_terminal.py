@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
 from devopsellence.sealed import Identity
-from tests.integration.cli.harness import Cli
-from tests.integration.cli.secretly import CONFIG, Operator
+from tests.integration.cli.secretly import Operator
 from tests.integration.cli.test_terminal import Terminal
-
-
-@pytest.fixture
-def ann(cli: Cli, tmp_path: Path) -> Operator:
-    (cli.folder / "devopsellence.yml").write_text(CONFIG)
-    return Operator(cli.settings, cli.folder, tmp_path / "ann" / "operator.age")
 
 
 def test_a_value_is_typed_twice_and_never_shown(ann: Operator) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from devopsellence.api.v1.stored_pb2 import Registry, Release
@@ -14,29 +13,22 @@ from devopsellence.cli.release import check, source
 from devopsellence.cli.release.build import build
 from devopsellence.cli.release.distribute import distribute
 from devopsellence.cli.release.engine import Docker
-from devopsellence.cli.release.follow import failure, follow
+from devopsellence.cli.release.follow import follow_release
 from devopsellence.cli.release.pin import Pin, pin_all, references
-from devopsellence.cli.release.prune import prune
+from devopsellence.cli.release.prune import in_use, prune
 from devopsellence.cli.release.publish import Target, publish, read_target
 from devopsellence.cli.release.reference import IMAGE_ID
 from devopsellence.cli.release.registry import push
 from devopsellence.cli.view import document
-from devopsellence.cli.view.rows import rows
-from devopsellence.cli.view.text import rollout_line
-from devopsellence.store.errors import MalformedRecord
-from devopsellence.store.etcd import Etcd, KeyValue
+from devopsellence.store.errors import StoreError
+from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode
 
 if TYPE_CHECKING:
     from devopsellence.config import Config, Resolved
     from devopsellence.store.settings import Settings
 
 OPERATION: Final = "deploy"
-# The current release's images and those of the ten before it.
-KEPT_RELEASES: Final = 11
-# Seconds beyond the progress deadline that the controller has to say that it has passed.
-_MARGIN: Final = 30.0
 
 
 @dataclass
@@ -98,11 +90,7 @@ async def _draft(etcd: Etcd, run: Deploy, target: Target) -> Release:
     draft = unpinned(run)
     # Before the build: whoever has to set a secret first should not wait for it.
     registry = draft.registry if draft.HasField("registry") else None
-    for name in await secrets.pin(etcd, run.ref, draft.services, registry, nodes=target.nodes):
-        text = (
-            f"node {name} has not told its key yet, so it cannot open the secrets; deploy again when its agent is there"
-        )
-        run.output.warning(text)
+    secrets.warn_of_keyless(run.output, await secrets.pin(etcd, run.ref, draft.services, registry, nodes=target.nodes))
     # Before the build as well, which takes the files as they are now.
     draft.revision = await source.revision(run.config.path.parent)
     app, others = await together(
@@ -156,37 +144,10 @@ async def _app_image(etcd: Etcd, run: Deploy, registry: Registry | None) -> dict
 
 
 async def _forget_old_images(etcd: Etcd, run: Deploy) -> None:
-    """The engine that builds keeps what the latest releases run, and loses the rest of what was built for them."""
-    # An image is named for its project, whose other environments may be at another one.
-    listing = await etcd.list(f"{etcd.keys.all_releases_prefix}{run.ref.organization}/{run.ref.project}/")
-    by_environment: dict[str, list[KeyValue]] = {}
-    for item in listing.items:
-        by_environment.setdefault(item.key.rpartition("/")[0], []).append(item)
-    keep = set()
-    for items in by_environment.values():
-        for item in items[-KEPT_RELEASES:]:
-            try:
-                release = decode(Release, item.key, item.value)
-            except MalformedRecord:
-                return  # what it runs is not known, so nothing is known to be superfluous
-            keep |= {service.image.pinned for service in release.services}
-    await prune(run.docker, run.ref, keep)
-
-
-async def follow_release(etcd: Etcd, ref: EnvironmentRef, output: Output, operation: str, release: Release) -> None:
-    """Follow a release that was just written to its end, and say how it ended; CliError unless it settled."""
-    patience = release.rollout.progress_deadline.ToTimedelta().total_seconds() + _MARGIN
-    snapshot, verdict = await follow(etcd, ref, output, operation, number=release.number, patience=patience)
-    now = datetime.now(UTC)
-    table = rows(snapshot, now)
-    # What did not settle is still on the screen where there is one.
-    problem = failure(snapshot, release.number, verdict, [] if output.live else table)
-    if problem is not None:
-        raise problem
-    output.result(
-        operation,
-        f"Release {release.number} of {ref} is {rollout_line(snapshot, now)}",
-        release=document.release(release),
-        rollout=document.rollout(snapshot),
-        services=[document.row(row) for row in table],
-    )
+    """A release that has settled is no worse if this does not work."""
+    try:
+        needed = await in_use(etcd, run.ref)
+        if needed is not None:
+            await prune(run.docker, run.ref, needed)
+    except (CliError, StoreError) as error:
+        run.output.warning(f"older images are left on the engine that builds: {error}")

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from typing import Final
 
-from devopsellence.api.v1.stored_pb2 import TaskStatus
+from devopsellence.api.v1.stored_pb2 import Release, TaskStatus
 from devopsellence.cli import read
 from devopsellence.cli.output import CliError, Finding, NextAction, Output
 from devopsellence.cli.release.watcher import Watcher
+from devopsellence.cli.view import document
 from devopsellence.cli.view import task as tasks
 from devopsellence.cli.view.reporter import reporter
-from devopsellence.cli.view.rows import Row
+from devopsellence.cli.view.rows import Row, rows
 from devopsellence.cli.view.snapshot import Outcome, Snapshot, Verdict, judge
-from devopsellence.cli.view.text import failure_lines, row_line
+from devopsellence.cli.view.text import failure_lines, rollout_line, row_line
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
+# Seconds beyond the progress deadline that the controller has to say that it has passed.
+_MARGIN: Final = 30.0
 STATUS: Final = NextAction("see how it is now", "devopsellence status")
 
 
@@ -55,6 +59,25 @@ async def follow(
                 if verdict.final or (deadline is not None and time.monotonic() >= deadline):
                     return snapshot, verdict
                 snapshot = await watcher.next()
+
+
+async def follow_release(etcd: Etcd, ref: EnvironmentRef, output: Output, operation: str, release: Release) -> None:
+    """Follow a release that was just written to its end, and say how it ended; CliError unless it settled."""
+    patience = release.rollout.progress_deadline.ToTimedelta().total_seconds() + _MARGIN
+    snapshot, verdict = await follow(etcd, ref, output, operation, number=release.number, patience=patience)
+    now = datetime.now(UTC)
+    table = rows(snapshot, now)
+    # What did not settle is still on the screen where there is one.
+    problem = failure(snapshot, release.number, verdict, [] if output.live else table)
+    if problem is not None:
+        raise problem
+    output.result(
+        operation,
+        f"Release {release.number} of {ref} is {rollout_line(snapshot, now)}",
+        release=document.release(release),
+        rollout=document.rollout(snapshot),
+        services=[document.row(row) for row in table],
+    )
 
 
 async def _settle(etcd: Etcd, ref: EnvironmentRef, seen: Snapshot) -> Snapshot:

@@ -6,14 +6,35 @@ from collections.abc import Iterable, Set
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from devopsellence.api.v1.stored_pb2 import Release
 from devopsellence.cli.release.build import image_name, repository
 from devopsellence.cli.release.engine import Docker, Image
+from devopsellence.store.errors import MalformedRecord
+from devopsellence.store.etcd import Etcd, KeyValue
+from devopsellence.store.records import decode
 
 if TYPE_CHECKING:
     from devopsellence.store.keys import EnvironmentRef
 
+#: The current release's images and those of the ten before it.
+KEPT_RELEASES: Final = 11
 #: Another deploy may have built it, and not written its release yet.
 _FRESH: Final = timedelta(hours=1)
+
+
+async def in_use(etcd: Etcd, ref: EnvironmentRef) -> set[str] | None:
+    """What the latest releases of this project run, as they pin it; None if one cannot be read, because then nothing is
+    known to be superfluous. An image is named for its project, whose other environments may be at another release."""
+    listing = await etcd.list(f"{etcd.keys.all_releases_prefix}{ref.organization}/{ref.project}/")
+    by_environment: dict[str, list[KeyValue]] = {}
+    for item in listing.items:
+        by_environment.setdefault(item.key.rpartition("/")[0], []).append(item)
+    latest = [item for items in by_environment.values() for item in items[-KEPT_RELEASES:]]
+    try:
+        releases = [decode(Release, item.key, item.value) for item in latest]
+    except MalformedRecord:
+        return None
+    return {service.image.pinned for release in releases for service in release.services}
 
 
 async def prune(docker: Docker, ref: EnvironmentRef, keep: Set[str]) -> list[str]:

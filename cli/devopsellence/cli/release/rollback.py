@@ -14,9 +14,9 @@ from devopsellence.cli import secrets, write
 from devopsellence.cli.output import CliError, NextAction, Output
 from devopsellence.cli.read import Reader
 from devopsellence.cli.release import stored
-from devopsellence.cli.release.deploy import follow_release
 from devopsellence.cli.release.distribute import distribute
 from devopsellence.cli.release.engine import Docker
+from devopsellence.cli.release.follow import follow_release
 from devopsellence.cli.release.plan import headline
 from devopsellence.cli.release.preview import compare, plan_document, plan_table
 from devopsellence.cli.release.publish import Overtaken, Target, publish, read_target
@@ -56,8 +56,7 @@ async def rollback(etcd: Etcd, run: Rollback, *, dry_run: bool) -> None:
         await secrets.pin_versions(etcd, run.ref, draft.services, registry)
         await _preview(etcd, run, draft, older.number, target)
         return
-    for name in await secrets.pin(etcd, run.ref, draft.services, registry, nodes=target.nodes):
-        run.output.warning(f"node {name} has not told its key yet, so it cannot open the secrets")
+    secrets.warn_of_keyless(run.output, await secrets.pin(etcd, run.ref, draft.services, registry, nodes=target.nodes))
     await distribute(etcd, run.settings, run.docker, draft, target.nodes, run.output)
     run.stage = "the release may have been written: see devopsellence status"
     try:

@@ -11,6 +11,6 @@ A value is in memory only: it goes into no record, event, message or exception. 
 
 from __future__ import annotations
 
-from devopsellence.cli.secrets.pins import pin, pin_versions, registry_password
+from devopsellence.cli.secrets.pins import pin, pin_versions, registry_password, warn_of_keyless
 
-__all__ = ["pin", "pin_versions", "registry_password"]
+__all__ = ["pin", "pin_versions", "registry_password", "warn_of_keyless"]

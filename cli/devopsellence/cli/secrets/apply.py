@@ -8,7 +8,7 @@ from devopsellence.cli.output import CliError, NextAction, Output
 from devopsellence.cli.release.publish import Overtaken, publish, read_target
 from devopsellence.cli.release.stored import newest
 from devopsellence.cli.secrets import releases
-from devopsellence.cli.secrets.pins import pin
+from devopsellence.cli.secrets.pins import pin, warn_of_keyless
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -40,9 +40,7 @@ async def publish_with(
         draft = _draft(base, secret, version)
         target = await read_target(etcd, ref)
         registry = draft.registry if draft.HasField("registry") else None
-        keyless = await pin(etcd, ref, draft.services, registry, nodes=target.nodes)
-        if keyless:
-            output.warning(f"{', '.join(keyless)}: no key is known, so what is sealed cannot be opened there yet")
+        warn_of_keyless(output, await pin(etcd, ref, draft.services, registry, nodes=target.nodes))
         try:
             return (await publish(etcd, ref, draft, onto=base.number))[0]
         except Overtaken:

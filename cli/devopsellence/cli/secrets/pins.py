@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from devopsellence.api.v1.stored_pb2 import Node, Registry, Secret
 from devopsellence.api.v1.workload_pb2 import Service
-from devopsellence.cli.output import CliError, Finding, NextAction
+from devopsellence.cli.output import CliError, Finding, NextAction, Output
 from devopsellence.cli.secrets import identity, readers, records, vault
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.secrets.sealing import Wish, grant, sealed_for_others
@@ -49,6 +49,13 @@ async def pin(
     ]
     await grant(etcd, ref, wishes, [node.name for node in nodes])
     return [name for name in found.keyless if any(name in use.nodes for use in uses)]
+
+
+def warn_of_keyless(output: Output, nodes: Sequence[str]) -> None:
+    """Say which nodes :func:`pin` could not seal for."""
+    for name in nodes:
+        text = f"node {name} has not told its key yet, so it cannot open the secrets"
+        output.warning(f"{text}; deploy again when its agent is there")
 
 
 async def pin_versions(

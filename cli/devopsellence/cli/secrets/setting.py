@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from devopsellence.cli.output import CliError, Output
+from devopsellence.cli.release.follow import follow_release
 from devopsellence.cli.secrets import identity, readers, vault
 from devopsellence.cli.secrets.apply import base_for, publish_with
 from devopsellence.cli.secrets.readers import Readers
@@ -75,8 +76,6 @@ async def run(
         text = f"Release {base.number} refers to version {stored.version.version} already."
         output.result(OPERATION, text, **facts, release=document.release(base))
         return
-    from devopsellence.cli.release.deploy import follow_release
-
     stage.words = f"release {release.number} is written and its rollout goes on: devopsellence status --watch"
     text = f"release {release.number} of {ref} is written"
     output.progress(OPERATION, text, stage="released", release=document.release(release))

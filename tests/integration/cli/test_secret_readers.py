@@ -1,0 +1,190 @@
+"""Who can open secrets: nodes that come and go, and several operators; against a real etcd."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
+from devopsellence.cli.secrets import members
+from devopsellence.sealed import Identity, SealError
+from devopsellence.store import access
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.records import encode
+from tests.integration.cli.harness import REF, Cli
+from tests.integration.cli.secretly import Operator, opened, own, service
+from tests.support.etcd import Authority, EtcdServer
+from tests.support.need import need_etcd
+
+ENV = str(REF)
+VALUE = b"postgres://shop:hunter2@db/shop"
+
+
+def test_attach_lets_a_node_into_what_there_is(ann: Operator) -> None:
+    for value in (b"one", b"two"):
+        ann.set("DATABASE_URL", value)
+    ann.release(1, service("web", DATABASE_URL=1))
+    n1 = ann.node("n1")
+    assert ann.json("node", "attach", "n1")["secrets_sealed"] == [{"service": "web", "name": "DATABASE_URL"}]
+    secret = ann.stored("DATABASE_URL")
+    assert secret is not None
+    assert [n1.open(each.age) for each in secret.versions] == [b"one", b"two"]
+    assert ann.versions("DATABASE_URL") == [1, 2]
+    node = ann.read(lambda etcd: etcd.keys.node("n1"), Node)
+    assert node is not None
+    assert node.age_recipient == n1.recipient
+    assert ann.json("node", "attach", "n1")["secrets_sealed"] == []
+
+
+def test_attach_gives_an_agent_a_moment_to_say_its_key(ann: Operator) -> None:
+    ann.set("DATABASE_URL", VALUE)
+    ann.ok("node", "register", "n1")
+    uid, key = ann.uid("n1"), Identity.generate()
+    ann.beat("n1", uid, "")
+
+    async def work(etcd: Etcd) -> members.Resealed:
+        waiting = asyncio.create_task(members.admit(etcd, REF, "n1"))
+        beat = Heartbeat(node="n1", uid=uid, age_recipient=key.recipient)
+        await etcd.put(etcd.keys.heartbeat("n1"), encode(beat))
+        return await waiting
+
+    with ann.being():
+        done = ann.etcd(work)
+    assert (len(done.secrets), done.keyless) == (1, ())
+    assert opened(key, ann) == VALUE
+
+
+def test_a_node_without_a_key_is_attached_with_a_warning(ann: Operator) -> None:
+    ann.set("DATABASE_URL", VALUE)
+    ann.ok("node", "register", "n1")
+    result = ann.run("node", "attach", "n1")
+    assert result.exit_code == 0
+    assert "node n1 has not said its key yet" in result.stderr
+
+
+def test_a_key_of_another_registration_or_of_no_form_is_not_believed(ann: Operator) -> None:
+    n1 = ann.node("n1")
+    ann.ok("node", "attach", "n1")
+    for uid, recipient in (("other", n1.recipient), (ann.uid("n1"), "age1nonsense")):
+        ann.beat("n1", uid, recipient)
+        assert "no key is known of n1" in ann.set("DATABASE_URL", uid.encode()).stderr
+
+
+def test_detach_names_what_the_node_has_seen_and_later_values_are_not_for_it(ann: Operator) -> None:
+    n1 = ann.node("n1")
+    ann.ok("node", "attach", "n1")
+    ann.set("DATABASE_URL", VALUE)
+    ann.set("TOKEN", VALUE, service="worker")
+    text = ann.ok("node", "detach", "n1")
+    assert "DATABASE_URL of web, TOKEN of worker" in text
+    assert "set them anew" in text
+    ann.set("DATABASE_URL", b"new")
+    secret = ann.stored("DATABASE_URL")
+    assert secret is not None
+    assert n1.recipient not in secret.versions[-1].recipients
+    with pytest.raises(SealError):
+        n1.open(secret.versions[-1].age)
+
+
+def test_what_another_operator_sealed_takes_that_operator(ann: Operator, bob: Operator) -> None:
+    ann.set("DATABASE_URL", VALUE)
+    (name,) = ann.json("secret", "list")["secrets"][0]["operators"]
+    ann.node("n1")
+    before = ann.stored("DATABASE_URL")
+    for command in (["node", "attach", "n1"], ["secret", "reencrypt"]):
+        error = bob.error(*command)
+        assert error["code"] == "secret_sealed"
+        assert f"{name} can open it" in error["message"]
+    assert ann.stored("DATABASE_URL") == before
+    # Now that bob is known, ann lets bob in.
+    assert ann.json("secret", "reencrypt")["secrets"] == [{"service": "web", "name": "DATABASE_URL"}]
+    assert ann.ok("secret", "reencrypt").startswith("All secrets of")
+    assert opened(own(bob), bob) == VALUE
+    bob.ok("node", "attach", "n1")
+    # And whoever cannot open the current value can still set another.
+    ann.path.unlink()
+    ann.set("DATABASE_URL", VALUE)
+    assert ann.versions("DATABASE_URL") == [1, 2]
+
+
+def test_nothing_is_sealed_anew_when_one_secret_cannot_be_opened(ann: Operator, bob: Operator) -> None:
+    ann.set("TOKEN", VALUE, service="worker")
+    bob.set("DATABASE_URL", VALUE)
+    ann.node("n1")
+    before = ann.stored("DATABASE_URL"), ann.stored("TOKEN", "worker")
+    assert bob.error("node", "attach", "n1")["code"] == "secret_sealed"
+    assert (ann.stored("DATABASE_URL"), ann.stored("TOKEN", "worker")) == before
+    ann.ok("node", "attach", "n1")
+
+
+def test_the_version_that_runs_is_kept_however_often_it_is_set(ann: Operator) -> None:
+    ann.set("DATABASE_URL", b"one")
+    ann.release(1, service("web", DATABASE_URL=1))
+    for number in range(12):
+        ann.set("DATABASE_URL", str(number).encode())
+    assert ann.versions("DATABASE_URL") == [1, *range(5, 14)]
+    n1 = ann.node("n1")
+    ann.ok("node", "attach", "n1")
+    secret = ann.stored("DATABASE_URL")
+    assert secret is not None
+    assert n1.open(secret.versions[0].age) == b"one"
+
+
+def test_an_unreadable_environment_or_release_is_named_and_costs_nobody_access(ann: Operator) -> None:
+    n1 = ann.node("n1")
+    ann.node("n2")
+    ann.ok("node", "attach", "n1")
+    ann.set("DATABASE_URL", VALUE)
+    ann.release(1, service("web", DATABASE_URL=1))
+    before = ann.stored("DATABASE_URL")
+    ann.write(lambda etcd: etcd.keys.release(REF, 1), b"garbage")
+    (problem,) = ann.json("secret", "list")["problems"]
+    assert problem["key"] == f"{ann.settings.prefix}releases/{ENV}/0000000001"
+    assert ann.error("secret", "delete", "DATABASE_URL", "--service", "web", "--yes")["code"] == "record_unreadable"
+    assert ann.error("node", "attach", "n2")["code"] == "record_unreadable"
+    ann.write(lambda etcd: etcd.keys.environment(REF), b"garbage")
+    assert [each["name"] for each in ann.json("secret", "list")["secrets"]] == ["DATABASE_URL"]
+    for command in (["node", "attach", "n2"], ["node", "detach", "n1"], ["secret", "reencrypt"]):
+        assert ann.error(*command)["code"] == "record_unreadable"
+    result = ann.piped(b"new", "secret", "set", "DATABASE_URL", "--service", "web", "--stdin")
+    assert result.exit_code == 1
+    assert ann.stored("DATABASE_URL") == before
+    assert opened(n1, ann) == VALUE
+
+
+def test_a_node_whose_record_cannot_be_read_keeps_its_access(ann: Operator) -> None:
+    n1 = ann.node("n1")
+    ann.node("n2")
+    ann.ok("node", "attach", "n1")
+    ann.set("DATABASE_URL", VALUE)
+    ann.write(lambda etcd: etcd.keys.node("n1"), b"garbage")
+    ann.ok("node", "attach", "n2")
+    assert opened(n1, ann) == VALUE
+
+
+def test_a_node_that_never_had_a_key_has_seen_nothing(ann: Operator) -> None:
+    ann.ok("node", "register", "n1")
+    ann.ok("node", "attach", "n1")
+    ann.set("DATABASE_URL", VALUE)
+    assert ann.json("node", "detach", "n1")["secrets_seen"] == []
+
+
+def test_a_person_whose_certificate_is_not_root_s_can_do_all_this(cli: Cli, tmp_path: Path) -> None:
+    need_etcd()
+    authority = Authority(tmp_path / "pki")
+    with EtcdServer(tmp_path / "etcd", authority=authority) as server:
+        root = Operator(server.settings(user=access.USER_OPERATOR), cli.folder, tmp_path / "root.age")
+        root.etcd(access.enable)
+        root.etcd(lambda etcd: access.grant_operator(etcd, "ann"))
+        n1 = root.node("n1")
+        ann = Operator(server.settings(user="operator:ann"), cli.folder, tmp_path / "ann.age")
+        ann.set("DATABASE_URL", VALUE, "--env", ENV)
+        ann.ok("node", "attach", "n1", "--env", ENV)
+        assert opened(n1, ann) == VALUE
+        assert [each["nodes"] for each in ann.json("secret", "list")["secrets"]] == [["n1"]]
+        ann.ok("secret", "delete", "DATABASE_URL", "--service", "web", "--yes")
+        # The node itself reads no secret, sealed as it is.
+        node = Operator(server.settings(user="node:n1"), cli.folder, tmp_path / "n1.age")
+        assert node.error("secret", "list", "--env", ENV)["code"] == "etcd_permission_denied"
