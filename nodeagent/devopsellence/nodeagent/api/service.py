@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
@@ -78,6 +79,8 @@ class Service:
         self._unsealing = Pool(1, "unseal")
         #: Ending what a caller has left behind.
         self._ending: set[asyncio.Task[None]] = set()
+        #: Calls that go on: until one has ended, it is not known what it leaves behind.
+        self._calls: set[asyncio.Event] = set()
 
     async def Logs(self, request: LogsRequest, context: _Context) -> None:  # noqa: N802 - the call's name
         await self._serve(context, "Logs", lambda: self._logs(request, context.write))
@@ -103,12 +106,18 @@ class Service:
         return await self._serve(context, "LoadImage", lambda: self._images.load(request))
 
     async def close(self, seconds: float) -> None:
-        """Wait for what is being ended, but not for longer."""
-        if self._ending:
-            await asyncio.wait(self._ending, timeout=seconds)
+        """Wait for what is being ended, but not for longer. The server must have been stopped."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for call in list(self._calls):
+                    await call.wait()
+                if self._ending:
+                    await asyncio.wait(self._ending)
 
     async def _serve(self, context: _Context, call: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do the work for an operator; every other end is a refusal."""
+        ended = asyncio.Event()
+        self._calls.add(ended)
         try:
             caller = callers.caller(context.auth_context())
             _log.info("called", call=call, caller=caller, peer=context.peer())
@@ -118,6 +127,9 @@ class Service:
             if why.code is _Code.INTERNAL:
                 _log.exception("a call failed in the agent itself", call=call)
             await callers.abort(context, self._node, why)
+        finally:
+            self._calls.discard(ended)
+            ended.set()
 
     async def _logs(self, request: LogsRequest, answer: Callable[[LogsAnswer], Awaitable[None]]) -> None:
         env, want, containers = self._environment(request.environment)
