@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -11,15 +12,14 @@ from devopsellence.controller.actions import Action, Basis, Change, Kind
 from devopsellence.controller.phases import withdrawn_task
 from devopsellence.controller.secrets import Secrets, is_sealed, seal
 from devopsellence.controller.world import NodeView
-from devopsellence.placement import placed_on
 from devopsellence.store.informer import Record
 from devopsellence.store.keys import EnvironmentRef, Keys
 
 M = TypeVar("M", bound=Message)
 
 
-def template(ref: EnvironmentRef, release: pb.Release, node: pb.Node) -> pb.Assignment:
-    """The assignment of ``release`` for nodes labelled as ``node`` is, without what differs from node to node."""
+def template(ref: EnvironmentRef, release: pb.Release, names: AbstractSet[str]) -> pb.Assignment:
+    """The assignment of ``release`` for nodes that run ``names`` of it, without what differs from node to node."""
     made = pb.Assignment(
         organization=ref.organization,
         project=ref.project,
@@ -27,7 +27,9 @@ def template(ref: EnvironmentRef, release: pb.Release, node: pb.Node) -> pb.Assi
         release=release.number,
         revision=release.revision,
     )
-    made.services.extend(placed_on(node, sorted(release.services, key=lambda service: service.name)))
+    made.services.extend(
+        sorted((one for one in release.services if one.name in names), key=lambda service: service.name)
+    )
     if release.HasField("registry") and any(service.image.app for service in made.services):
         made.registry.CopyFrom(release.registry)
     return made
@@ -79,6 +81,25 @@ def keep(
         reason = _why_sealed(current, made)
     change = Change(keys.assignment(view.name, ref), _revision(view.assignment), made)
     return made, Action(Kind.WRITE_ASSIGNMENT, reason, (change,), view.name)
+
+
+def reduce(
+    keys: Keys, ref: EnvironmentRef, view: NodeView, secrets: Secrets, names: AbstractSet[str]
+) -> tuple[pb.Assignment | None, Action | None]:
+    """What ``view``, which is being drained, has of the services ``names``, and the action that takes the rest away."""
+    current = _message(view.assignment)
+    if current is None or current.removed or all(service.name in names for service in current.services):
+        return current, None
+    leaving = ", ".join(service.name for service in current.services if service.name not in names)
+    made = pb.Assignment()
+    made.CopyFrom(current)
+    del made.services[:]
+    made.services.extend(service for service in current.services if service.name in names)
+    seal(made, secrets, current, keep_deleted=True)
+    made.generation = next_generation(view)
+    change = Change(keys.assignment(view.name, ref), _revision(view.assignment), made)
+    basis = (Basis(keys.node(view.name), _revision(view.node)),)
+    return made, Action(Kind.WRITE_ASSIGNMENT, f"it is being drained of {leaving}", (change,), view.name, basis)
 
 
 def next_generation(view: NodeView) -> int:

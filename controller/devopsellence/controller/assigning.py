@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.actions import Action
-from devopsellence.controller.assign import assign, keep, template, withdraw
+from devopsellence.controller.assign import assign, keep, reduce, template, withdraw
 from devopsellence.controller.phases import Stage, preparation, stage_of
+from devopsellence.controller.placing import Placing
 from devopsellence.controller.progress import Judgement, Standing
 from devopsellence.controller.rollout import nodes_to_move
 from devopsellence.controller.secrets import Reference, holdable, references_of, seal
@@ -35,10 +36,15 @@ class Assigning:
 
 
 def assign_all(
-    world: World, attached: frozenset[str], release: pb.Release | None, task: pb.TaskStatus | None, keys: Keys
+    world: World,
+    attached: frozenset[str],
+    release: pb.Release | None,
+    task: pb.TaskStatus | None,
+    placing: Placing,
+    keys: Keys,
 ) -> Assigning:
     """What each node should run; ``task`` is the release's task as decided, None if it has none."""
-    return _Round(world, release, task, keys).go(attached)
+    return _Round(world, release, task, placing, keys).go(attached)
 
 
 def why_unplaced(release: pb.Release, assigning: Assigning) -> str:
@@ -75,7 +81,7 @@ def is_whole(assignment: pb.Assignment, release: pb.Release) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """What nodes with the same labels run."""
+    """What nodes that run the same services are given."""
 
     assignment: pb.Assignment
     # Secrets that are not to be found, and whether a node may hold some of them.
@@ -86,14 +92,17 @@ class _Template:
 class _Round:
     """One pass over the nodes of an environment."""
 
-    def __init__(self, world: World, release: pb.Release | None, task: pb.TaskStatus | None, keys: Keys) -> None:
+    def __init__(
+        self, world: World, release: pb.Release | None, task: pb.TaskStatus | None, placing: Placing, keys: Keys
+    ) -> None:
         self._world = world
         self._release = release
         self._task = task
         self._stage = stage_of(task)
+        self._placing = placing
         self._keys = keys
-        # A release's services are copied, and its secrets looked up, once for each set of labels.
-        self._templates: dict[tuple[str, ...], _Template] = {}
+        # A release's services are copied, and its secrets looked up, once for each set of services.
+        self._templates: dict[frozenset[str], _Template] = {}
         self._writes: dict[str, Action] = {}
         self._result = Assigning()
 
@@ -117,10 +126,12 @@ class _Round:
             self._result.actions.append(action)
 
     def _attached(self, view: NodeView, node: pb.Node | None) -> Standing:
-        release = self._release
-        if node is None or release is None or node.cordoned:
+        release, names = self._release, self._placing.services.get(view.name)
+        if node is not None and node.HasField("drain") and names is not None:
+            return self._drained(view, names)
+        if node is None or release is None or node.cordoned or names is None:
             return self._kept(view, node)
-        wanted = self._template(release, node)
+        wanted = self._template(release, names)
         if self._stage is Stage.OPEN:
             return self._given(view, node, wanted)
         if self._stage is Stage.PREPARING and self._is_tasks(view):
@@ -130,15 +141,23 @@ class _Round:
     def _is_tasks(self, view: NodeView) -> bool:
         return self._task is not None and view.name == self._task.node
 
-    def _template(self, release: pb.Release, node: pb.Node) -> _Template:
-        labels = tuple(node.labels)
-        if labels not in self._templates:
-            made = template(self._world.ref, release, node)
+    def _template(self, release: pb.Release, names: frozenset[str]) -> _Template:
+        if names not in self._templates:
+            made = template(self._world.ref, release, names)
             lacking = seal(made, self._world.secrets)
-            self._templates[labels] = _Template(made, lacking, holdable(lacking, self._world.secrets))
-            self._result.placed.update(service.name for service in made.services)
+            self._templates[names] = _Template(made, lacking, holdable(lacking, self._world.secrets))
+            self._result.placed |= names
             self._result.needed |= references_of(made)
-        return self._templates[labels]
+        return self._templates[names]
+
+    def _drained(self, view: NodeView, names: frozenset[str]) -> Standing:
+        """A node that is to be emptied stays at the release it has; a task that it has begun may end."""
+        current = _current(view)
+        if current is None or current.removed or current.HasField("task"):
+            return self._kept(view, view.node.message if view.node is not None else None)
+        left, action = reduce(self._keys, self._world.ref, view, self._world.secrets, names)
+        self._result.actions += [action] if action is not None else []
+        return Standing(view, left, f"{view.name} is being drained; run devopsellence node uncordon {view.name}")
 
     def _given(self, view: NodeView, node: pb.Node, made: _Template) -> Standing:
         """All that the node is to run of the release."""

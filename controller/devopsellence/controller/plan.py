@@ -17,6 +17,7 @@ from devopsellence.controller import events
 from devopsellence.controller.actions import Action, Basis, Change, Kind, Plan
 from devopsellence.controller.assign import withdraw
 from devopsellence.controller.assigning import Assigning, assign_all, is_covered, why_unplaced
+from devopsellence.controller.placing import Placing, place
 from devopsellence.controller.progress import Standing, judge
 from devopsellence.controller.rollout import DEFAULT_DEADLINE_SECONDS, Facts, fold
 from devopsellence.controller.secrets import problems
@@ -79,7 +80,8 @@ def _with_environment(world: World, environment: pb.Environment, now: Moment, ke
     number = environment.latest_release
     attached = frozenset(environment.nodes)
     decision = decide(world, attached, release, keys) if release is not None else Decision(_task_as_recorded(world))
-    assigning = assign_all(world, attached, release, decision.task, keys)
+    placing = place(world, attached, release, now) if release is not None else Placing()
+    assigning = assign_all(world, attached, release, decision.task, placing, keys)
     told = _tell(assigning.actions, now, release=number)
     if number == 0:
         return Plan(rests_on, assigning.actions, told)

@@ -63,3 +63,5 @@ class World:
     nodes: Sequence[NodeView] = ()
     stopwatch: Stopwatch | None = None
     secrets: Mapping[tuple[str, str], Record[pb.Secret]] = field(default_factory=dict)
+    # Nodes without a heartbeat, with the monotonic second since when this controller has seen none.
+    silent_since: Mapping[str, float] = field(default_factory=dict)

@@ -162,5 +162,7 @@ def _status(want: Desired, run: Run, mine: Container | None, step: _Step) -> sto
     if run.end is not None:
         status.exit.CopyFrom(exit_of(run.end))
         if status.exit.HasField("finished_at"):
-            status.finished_at.CopyFrom(status.exit.finished_at)
+            # Docker notes the start of a container after it, and may note the end of a very short one before.
+            late = status.exit.finished_at.ToNanoseconds() < status.started_at.ToNanoseconds()
+            status.finished_at.CopyFrom(status.started_at if late else status.exit.finished_at)
     return status

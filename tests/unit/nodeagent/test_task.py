@@ -130,6 +130,13 @@ def test_the_status_tells_what_the_record_holds() -> None:
     assert (task.status.finished_at.seconds - task.status.started_at.seconds) == 9
 
 
+def test_the_end_is_never_before_the_start() -> None:
+    # Docker notes when a container was started after starting it; one that ends at once may have ended before.
+    task = planned(run=STARTED.finished(made(State.EXITED), replace(ENDED, finished_at="2025-12-31T23:59:59.9999Z")))
+    assert task.status is not None
+    assert task.status.finished_at == task.status.started_at
+
+
 def test_it_waits_for_the_services_that_have_an_image_of_their_own() -> None:
     app, db = service("web"), service("db")
     app.image.app = True

@@ -39,6 +39,7 @@ class Node(_message.Message):
     CORDONED_FIELD_NUMBER: _builtins.int
     REGISTERED_AT_FIELD_NUMBER: _builtins.int
     AGE_RECIPIENT_FIELD_NUMBER: _builtins.int
+    DRAIN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     uid: _builtins.str
     """Made once when the node is registered: tells apart two machines that had the same name in turn."""
@@ -56,6 +57,10 @@ class Node(_message.Message):
 
     @_builtins.property
     def registered_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def drain(self) -> Global___Drain:
+        """Present: the node is to be emptied, web services first, and cordoned is true. Taken back together with cordoned."""
+
     def __init__(
         self,
         *,
@@ -66,14 +71,44 @@ class Node(_message.Message):
         cordoned: _builtins.bool = ...,
         registered_at: _timestamp_pb2.Timestamp | None = ...,
         age_recipient: _builtins.str = ...,
+        drain: Global___Drain | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["registered_at", b"registered_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "registered_at", b"registered_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "age_recipient", b"age_recipient", "cordoned", b"cordoned", "labels", b"labels", "name", b"name", "registered_at", b"registered_at", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "age_recipient", b"age_recipient", "cordoned", b"cordoned", "drain", b"drain", "labels", b"labels", "name", b"name", "registered_at", b"registered_at", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class Drain(_message.Message):
+    """An operator's wish that a node runs nothing (node drain)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTED_AT_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    VOLUMES_FIELD_NUMBER: _builtins.int
+    requested_by: _builtins.str
+    volumes: _builtins.bool
+    """Also services with volumes leave; their data stays behind on the node. Otherwise those go on running there."""
+    @_builtins.property
+    def requested_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        requested_at: _timestamp_pb2.Timestamp | None = ...,
+        requested_by: _builtins.str = ...,
+        volumes: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["requested_at", b"requested_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requested_at", b"requested_at", "requested_by", b"requested_by", "volumes", b"volumes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Drain: _TypeAlias = Drain  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):
@@ -92,6 +127,7 @@ class Heartbeat(_message.Message):
     PROBLEM_FIELD_NUMBER: _builtins.int
     AGE_RECIPIENT_FIELD_NUMBER: _builtins.int
     API_ADDRESS_FIELD_NUMBER: _builtins.int
+    DISK_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     uid: _builtins.str
     """The uid that the agent was started with; differs from Node.uid when the machine was replaced."""
@@ -106,6 +142,10 @@ class Heartbeat(_message.Message):
     """Where the agent's gRPC API answers, as "10.0.0.5:7443"; empty when it has none."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def disk(self) -> Global___DiskSpace:
+        """Of the file system that holds the engine's images and volumes; absent: not known yet."""
+
     def __init__(
         self,
         *,
@@ -118,14 +158,39 @@ class Heartbeat(_message.Message):
         problem: _builtins.str = ...,
         age_recipient: _builtins.str = ...,
         api_address: _builtins.str = ...,
+        disk: Global___DiskSpace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "docker_version", b"docker_version", "hostname", b"hostname", "node", b"node", "problem", b"problem", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "hostname", b"hostname", "node", b"node", "problem", b"problem", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class DiskSpace(_message.Message):
+    """Rounded coarsely by its writer, so that it changes seldom: a heartbeat is only written when it changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_MIB_FIELD_NUMBER: _builtins.int
+    FREE_MIB_FIELD_NUMBER: _builtins.int
+    total_mib: _builtins.int
+    free_mib: _builtins.int
+    def __init__(
+        self,
+        *,
+        total_mib: _builtins.int = ...,
+        free_mib: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_mib", b"free_mib", "total_mib", b"total_mib"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiskSpace: _TypeAlias = DiskSpace  # noqa: Y015
 
 @_typing.final
 class Operator(_message.Message):
@@ -517,6 +582,8 @@ class Rollout(_message.Message):
         """A node reported that a service cannot run, or the progress deadline passed. reason says which."""
         SUPERSEDED: Rollout._Phase.ValueType  # 4
         """A newer release was written before this one settled. Only in history."""
+        ROLLING_BACK: Rollout._Phase.ValueType  # 5
+        """It has failed, and what had moved goes back to target; then it is FAILED."""
 
     class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper): ...
     PHASE_UNSPECIFIED: Rollout.Phase.ValueType  # 0
@@ -528,6 +595,8 @@ class Rollout(_message.Message):
     """A node reported that a service cannot run, or the progress deadline passed. reason says which."""
     SUPERSEDED: Rollout.Phase.ValueType  # 4
     """A newer release was written before this one settled. Only in history."""
+    ROLLING_BACK: Rollout.Phase.ValueType  # 5
+    """It has failed, and what had moved goes back to target; then it is FAILED."""
 
     ORGANIZATION_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
@@ -540,6 +609,10 @@ class Rollout(_message.Message):
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    LAST_SETTLED_FIELD_NUMBER: _builtins.int
+    HALTED_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
     organization: _builtins.str
     project: _builtins.str
     environment: _builtins.str
@@ -548,9 +621,17 @@ class Rollout(_message.Message):
     phase: Global___Rollout.Phase.ValueType
     reason: _builtins.str
     """Why it is not settled: names node and service. Also set while SETTLED when something has failed since: degraded."""
+    target: _builtins.int
+    """The release that the environment is to run: this one, or, once it has failed and is rolled back, the one that
+    settled last before it. 0 (as earlier versions wrote): this one.
+    """
+    last_settled: _builtins.int
+    """The newest release before this one that has settled; 0: none is known to. Where an automatic rollback leads."""
+    halted: _builtins.str
+    """Why no further nodes are moved to this release; empty: they are, as max_parallel allows."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeProgress]:
-        """Sorted by node."""
+        """Sorted by node; at most 100: of more, those that have not settled come first, the worst of them first."""
 
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
@@ -566,6 +647,10 @@ class Rollout(_message.Message):
     def task(self) -> Global___TaskStatus:
         """The release task of this release; absent when it has none. Its node is decided when the rollout begins."""
 
+    @_builtins.property
+    def counts(self) -> Global___NodeCounts:
+        """Over all attached nodes, however many."""
+
     def __init__(
         self,
         *,
@@ -580,14 +665,67 @@ class Rollout(_message.Message):
         finished_at: _timestamp_pb2.Timestamp | None = ...,
         history: _abc.Iterable[Global___RolloutOutcome] | None = ...,
         task: Global___TaskStatus | None = ...,
+        target: _builtins.int = ...,
+        last_settled: _builtins.int = ...,
+        halted: _builtins.str = ...,
+        counts: Global___NodeCounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finished_at", b"finished_at", "started_at", b"started_at", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "finished_at", b"finished_at", "started_at", b"started_at", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "finished_at", b"finished_at", "history", b"history", "nodes", b"nodes", "organization", b"organization", "phase", b"phase", "project", b"project", "reason", b"reason", "release", b"release", "started_at", b"started_at", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "environment", b"environment", "finished_at", b"finished_at", "halted", b"halted", "history", b"history", "last_settled", b"last_settled", "nodes", b"nodes", "organization", b"organization", "phase", b"phase", "project", b"project", "reason", b"reason", "release", b"release", "started_at", b"started_at", "target", b"target", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Rollout: _TypeAlias = Rollout  # noqa: Y015
+
+@_typing.final
+class NodeCounts(_message.Message):
+    """How many attached nodes are in which phase of NodeProgress."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    CONVERGING_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    SERVICES_SETTLED_FIELD_NUMBER: _builtins.int
+    SERVICES_TOTAL_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    pending: _builtins.int
+    converging: _builtins.int
+    settled: _builtins.int
+    failed: _builtins.int
+    unreachable: _builtins.int
+    error: _builtins.int
+    waiting: _builtins.int
+    services_settled: _builtins.int
+    """Services, over all nodes that are assigned the target release."""
+    services_total: _builtins.int
+    def __init__(
+        self,
+        *,
+        total: _builtins.int = ...,
+        pending: _builtins.int = ...,
+        converging: _builtins.int = ...,
+        settled: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        unreachable: _builtins.int = ...,
+        error: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        services_settled: _builtins.int = ...,
+        services_total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["converging", b"converging", "error", b"error", "failed", b"failed", "pending", b"pending", "services_settled", b"services_settled", "services_total", b"services_total", "settled", b"settled", "total", b"total", "unreachable", b"unreachable", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeCounts: _TypeAlias = NodeCounts  # noqa: Y015
 
 @_typing.final
 class NodeProgress(_message.Message):
@@ -609,6 +747,8 @@ class NodeProgress(_message.Message):
         """The agent's heartbeat is gone, the node is not registered, or the agent there has another uid."""
         ERROR: NodeProgress._Phase.ValueType  # 6
         """A stored value of this node cannot be read; reason says which and why."""
+        WAITING: NodeProgress._Phase.ValueType  # 7
+        """Keeps what it has: its turn has not come, it is cordoned, or the rollout has halted. reason says which."""
 
     class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper): ...
     PHASE_UNSPECIFIED: NodeProgress.Phase.ValueType  # 0
@@ -621,17 +761,27 @@ class NodeProgress(_message.Message):
     """The agent's heartbeat is gone, the node is not registered, or the agent there has another uid."""
     ERROR: NodeProgress.Phase.ValueType  # 6
     """A stored value of this node cannot be read; reason says which and why."""
+    WAITING: NodeProgress.Phase.ValueType  # 7
+    """Keeps what it has: its turn has not come, it is cordoned, or the rollout has halted. reason says which."""
 
     NODE_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     SERVICES_SETTLED_FIELD_NUMBER: _builtins.int
     SERVICES_TOTAL_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     phase: Global___NodeProgress.Phase.ValueType
     reason: _builtins.str
     services_settled: _builtins.int
     services_total: _builtins.int
+    release: _builtins.int
+    """The release that the node is assigned; 0: none."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """When phase became what it is, by the clock of the controller that wrote it."""
+
     def __init__(
         self,
         *,
@@ -640,10 +790,12 @@ class NodeProgress(_message.Message):
         reason: _builtins.str = ...,
         services_settled: _builtins.int = ...,
         services_total: _builtins.int = ...,
+        release: _builtins.int = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "phase", b"phase", "reason", b"reason", "services_settled", b"services_settled", "services_total", b"services_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "phase", b"phase", "reason", b"reason", "release", b"release", "services_settled", b"services_settled", "services_total", b"services_total", "since", b"since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -716,7 +868,7 @@ class Assignment(_message.Message):
     """
     @_builtins.property
     def services(self) -> _containers.RepeatedCompositeFieldContainer[_workload_pb2.Service]:
-        """Sorted by name; those whose kind is among the node's labels."""
+        """Sorted by name; those that are placed on this node."""
 
     @_builtins.property
     def task(self) -> _workload_pb2.Task:

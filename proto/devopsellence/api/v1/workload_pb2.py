@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#devopsellence/api/v1/workload.proto\x12\x14\x64\x65vopsellence.api.v1\x1a\x1egoogle/protobuf/duration.proto\"\xdc\x05\n\x07Service\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\".devopsellence.api.v1.Service.Kind\x12*\n\x05image\x18\x03 \x01(\x0b\x32\x1b.devopsellence.api.v1.Image\x12\x0f\n\x07\x63ommand\x18\x04 \x03(\t\x12\x0c\n\x04\x61rgs\x18\x05 \x03(\t\x12\x33\n\x03\x65nv\x18\x06 \x03(\x0b\x32&.devopsellence.api.v1.Service.EnvEntry\x12\x34\n\x0bsecret_refs\x18\x07 \x03(\x0b\x32\x1f.devopsellence.api.v1.SecretRef\x12)\n\x05ports\x18\x08 \x03(\x0b\x32\x1a.devopsellence.api.v1.Port\x12\x36\n\x0bhealthcheck\x18\t \x01(\x0b\x32!.devopsellence.api.v1.HealthCheck\x12\x32\n\x07volumes\x18\n \x03(\x0b\x32!.devopsellence.api.v1.VolumeMount\x12\x32\n\treadiness\x18\x0b \x01(\x0b\x32\x1f.devopsellence.api.v1.Readiness\x12\x34\n\ndepends_on\x18\x0c \x03(\x0b\x32 .devopsellence.api.v1.Dependency\x12\x32\n\tresources\x18\r \x01(\x0b\x32\x1f.devopsellence.api.v1.Resources\x12\x34\n\x11stop_grace_period\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tcompletes\x18\x0f \x01(\x08\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"1\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x07\n\x03WEB\x10\x01\x12\n\n\x06WORKER\x10\x02\"7\n\x05Image\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06pinned\x18\x02 \x01(\t\x12\x0b\n\x03\x61pp\x18\x03 \x01(\x08\":\n\tSecretRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\"\"\n\x04Port\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"\xc4\x01\n\x0bHealthCheck\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12+\n\x08interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07retries\x18\x05 \x01(\r\x12/\n\x0cstart_period\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf6\x01\n\tReadiness\x12\x0f\n\x07\x63ommand\x18\x01 \x03(\t\x12\x10\n\x08tcp_port\x18\x02 \x01(\r\x12+\n\x04http\x18\x03 \x01(\x0b\x32\x1d.devopsellence.api.v1.HttpGet\x12+\n\x08interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07retries\x18\x06 \x01(\r\x12/\n\x0cstart_period\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"%\n\x07HttpGet\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"\xd2\x01\n\nDependency\x12\x0f\n\x07service\x18\x01 \x01(\t\x12=\n\tcondition\x18\x02 \x01(\x0e\x32*.devopsellence.api.v1.Dependency.Condition\"t\n\tCondition\x12\x19\n\x15\x43ONDITION_UNSPECIFIED\x10\x00\x12\x13\n\x0fSERVICE_STARTED\x10\x01\x12\x13\n\x0fSERVICE_HEALTHY\x10\x02\x12\"\n\x1eSERVICE_COMPLETED_SUCCESSFULLY\x10\x03\"-\n\x0bVolumeMount\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"3\n\tResources\x12\x12\n\ncpu_millis\x18\x01 \x01(\r\x12\x12\n\nmemory_mib\x18\x02 \x01(\r\"\xa2\x01\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x03 \x03(\t\x12\x0c\n\x04\x61rgs\x18\x04 \x03(\t\x12\x30\n\x03\x65nv\x18\x05 \x03(\x0b\x32#.devopsellence.api.v1.Task.EnvEntry\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8f\x02\n\x07Ingress\x12\r\n\x05hosts\x18\x01 \x03(\t\x12\x30\n\x05rules\x18\x02 \x03(\x0b\x32!.devopsellence.api.v1.IngressRule\x12\x37\n\x08tls_mode\x18\x03 \x01(\x0e\x32%.devopsellence.api.v1.Ingress.TlsMode\x12\x11\n\ttls_email\x18\x04 \x01(\t\x12\x1c\n\x14tls_ca_directory_url\x18\x05 \x01(\t\x12\x15\n\rredirect_http\x18\x06 \x01(\x08\"B\n\x07TlsMode\x12\x18\n\x14TLS_MODE_UNSPECIFIED\x10\x00\x12\x08\n\x04\x41UTO\x10\x01\x12\x07\n\x03OFF\x10\x02\x12\n\n\x06MANUAL\x10\x03\"O\n\x0bIngressRule\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x13\n\x0bpath_prefix\x18\x02 \x01(\t\x12\x0f\n\x07service\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\t\"\xdf\x01\n\rRolloutPolicy\x12\x14\n\x0cmax_parallel\x18\x01 \x01(\t\x12\x41\n\non_failure\x18\x02 \x01(\x0e\x32-.devopsellence.api.v1.RolloutPolicy.OnFailure\x12\x34\n\x11progress_deadline\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"?\n\tOnFailure\x12\x1a\n\x16ON_FAILURE_UNSPECIFIED\x10\x00\x12\x0c\n\x08ROLLBACK\x10\x01\x12\x08\n\x04HALT\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#devopsellence/api/v1/workload.proto\x12\x14\x64\x65vopsellence.api.v1\x1a\x1egoogle/protobuf/duration.proto\"\xee\x05\n\x07Service\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\".devopsellence.api.v1.Service.Kind\x12*\n\x05image\x18\x03 \x01(\x0b\x32\x1b.devopsellence.api.v1.Image\x12\x0f\n\x07\x63ommand\x18\x04 \x03(\t\x12\x0c\n\x04\x61rgs\x18\x05 \x03(\t\x12\x33\n\x03\x65nv\x18\x06 \x03(\x0b\x32&.devopsellence.api.v1.Service.EnvEntry\x12\x34\n\x0bsecret_refs\x18\x07 \x03(\x0b\x32\x1f.devopsellence.api.v1.SecretRef\x12)\n\x05ports\x18\x08 \x03(\x0b\x32\x1a.devopsellence.api.v1.Port\x12\x36\n\x0bhealthcheck\x18\t \x01(\x0b\x32!.devopsellence.api.v1.HealthCheck\x12\x32\n\x07volumes\x18\n \x03(\x0b\x32!.devopsellence.api.v1.VolumeMount\x12\x32\n\treadiness\x18\x0b \x01(\x0b\x32\x1f.devopsellence.api.v1.Readiness\x12\x34\n\ndepends_on\x18\x0c \x03(\x0b\x32 .devopsellence.api.v1.Dependency\x12\x32\n\tresources\x18\r \x01(\x0b\x32\x1f.devopsellence.api.v1.Resources\x12\x34\n\x11stop_grace_period\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tcompletes\x18\x0f \x01(\x08\x12\x10\n\x08replicas\x18\x10 \x01(\r\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"1\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x07\n\x03WEB\x10\x01\x12\n\n\x06WORKER\x10\x02\"7\n\x05Image\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06pinned\x18\x02 \x01(\t\x12\x0b\n\x03\x61pp\x18\x03 \x01(\x08\":\n\tSecretRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\"\"\n\x04Port\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"\xc4\x01\n\x0bHealthCheck\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12+\n\x08interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07retries\x18\x05 \x01(\r\x12/\n\x0cstart_period\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf6\x01\n\tReadiness\x12\x0f\n\x07\x63ommand\x18\x01 \x03(\t\x12\x10\n\x08tcp_port\x18\x02 \x01(\r\x12+\n\x04http\x18\x03 \x01(\x0b\x32\x1d.devopsellence.api.v1.HttpGet\x12+\n\x08interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07retries\x18\x06 \x01(\r\x12/\n\x0cstart_period\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"%\n\x07HttpGet\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"\xd2\x01\n\nDependency\x12\x0f\n\x07service\x18\x01 \x01(\t\x12=\n\tcondition\x18\x02 \x01(\x0e\x32*.devopsellence.api.v1.Dependency.Condition\"t\n\tCondition\x12\x19\n\x15\x43ONDITION_UNSPECIFIED\x10\x00\x12\x13\n\x0fSERVICE_STARTED\x10\x01\x12\x13\n\x0fSERVICE_HEALTHY\x10\x02\x12\"\n\x1eSERVICE_COMPLETED_SUCCESSFULLY\x10\x03\"-\n\x0bVolumeMount\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"3\n\tResources\x12\x12\n\ncpu_millis\x18\x01 \x01(\r\x12\x12\n\nmemory_mib\x18\x02 \x01(\r\"\xa2\x01\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x03 \x03(\t\x12\x0c\n\x04\x61rgs\x18\x04 \x03(\t\x12\x30\n\x03\x65nv\x18\x05 \x03(\x0b\x32#.devopsellence.api.v1.Task.EnvEntry\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8f\x02\n\x07Ingress\x12\r\n\x05hosts\x18\x01 \x03(\t\x12\x30\n\x05rules\x18\x02 \x03(\x0b\x32!.devopsellence.api.v1.IngressRule\x12\x37\n\x08tls_mode\x18\x03 \x01(\x0e\x32%.devopsellence.api.v1.Ingress.TlsMode\x12\x11\n\ttls_email\x18\x04 \x01(\t\x12\x1c\n\x14tls_ca_directory_url\x18\x05 \x01(\t\x12\x15\n\rredirect_http\x18\x06 \x01(\x08\"B\n\x07TlsMode\x12\x18\n\x14TLS_MODE_UNSPECIFIED\x10\x00\x12\x08\n\x04\x41UTO\x10\x01\x12\x07\n\x03OFF\x10\x02\x12\n\n\x06MANUAL\x10\x03\"O\n\x0bIngressRule\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x13\n\x0bpath_prefix\x18\x02 \x01(\t\x12\x0f\n\x07service\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\t\"\x94\x02\n\rRolloutPolicy\x12\x14\n\x0cmax_parallel\x18\x01 \x01(\t\x12\x41\n\non_failure\x18\x02 \x01(\x0e\x32-.devopsellence.api.v1.RolloutPolicy.OnFailure\x12\x34\n\x11progress_deadline\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10reschedule_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"?\n\tOnFailure\x12\x1a\n\x16ON_FAILURE_UNSPECIFIED\x10\x00\x12\x0c\n\x08ROLLBACK\x10\x01\x12\x08\n\x04HALT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,43 +37,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TASK_ENVENTRY']._loaded_options = None
   _globals['_TASK_ENVENTRY']._serialized_options = b'8\001'
   _globals['_SERVICE']._serialized_start=94
-  _globals['_SERVICE']._serialized_end=826
-  _globals['_SERVICE_ENVENTRY']._serialized_start=733
-  _globals['_SERVICE_ENVENTRY']._serialized_end=775
-  _globals['_SERVICE_KIND']._serialized_start=777
-  _globals['_SERVICE_KIND']._serialized_end=826
-  _globals['_IMAGE']._serialized_start=828
-  _globals['_IMAGE']._serialized_end=883
-  _globals['_SECRETREF']._serialized_start=885
-  _globals['_SECRETREF']._serialized_end=943
-  _globals['_PORT']._serialized_start=945
-  _globals['_PORT']._serialized_end=979
-  _globals['_HEALTHCHECK']._serialized_start=982
-  _globals['_HEALTHCHECK']._serialized_end=1178
-  _globals['_READINESS']._serialized_start=1181
-  _globals['_READINESS']._serialized_end=1427
-  _globals['_HTTPGET']._serialized_start=1429
-  _globals['_HTTPGET']._serialized_end=1466
-  _globals['_DEPENDENCY']._serialized_start=1469
-  _globals['_DEPENDENCY']._serialized_end=1679
-  _globals['_DEPENDENCY_CONDITION']._serialized_start=1563
-  _globals['_DEPENDENCY_CONDITION']._serialized_end=1679
-  _globals['_VOLUMEMOUNT']._serialized_start=1681
-  _globals['_VOLUMEMOUNT']._serialized_end=1726
-  _globals['_RESOURCES']._serialized_start=1728
-  _globals['_RESOURCES']._serialized_end=1779
-  _globals['_TASK']._serialized_start=1782
-  _globals['_TASK']._serialized_end=1944
-  _globals['_TASK_ENVENTRY']._serialized_start=733
-  _globals['_TASK_ENVENTRY']._serialized_end=775
-  _globals['_INGRESS']._serialized_start=1947
-  _globals['_INGRESS']._serialized_end=2218
-  _globals['_INGRESS_TLSMODE']._serialized_start=2152
-  _globals['_INGRESS_TLSMODE']._serialized_end=2218
-  _globals['_INGRESSRULE']._serialized_start=2220
-  _globals['_INGRESSRULE']._serialized_end=2299
-  _globals['_ROLLOUTPOLICY']._serialized_start=2302
-  _globals['_ROLLOUTPOLICY']._serialized_end=2525
-  _globals['_ROLLOUTPOLICY_ONFAILURE']._serialized_start=2462
-  _globals['_ROLLOUTPOLICY_ONFAILURE']._serialized_end=2525
+  _globals['_SERVICE']._serialized_end=844
+  _globals['_SERVICE_ENVENTRY']._serialized_start=751
+  _globals['_SERVICE_ENVENTRY']._serialized_end=793
+  _globals['_SERVICE_KIND']._serialized_start=795
+  _globals['_SERVICE_KIND']._serialized_end=844
+  _globals['_IMAGE']._serialized_start=846
+  _globals['_IMAGE']._serialized_end=901
+  _globals['_SECRETREF']._serialized_start=903
+  _globals['_SECRETREF']._serialized_end=961
+  _globals['_PORT']._serialized_start=963
+  _globals['_PORT']._serialized_end=997
+  _globals['_HEALTHCHECK']._serialized_start=1000
+  _globals['_HEALTHCHECK']._serialized_end=1196
+  _globals['_READINESS']._serialized_start=1199
+  _globals['_READINESS']._serialized_end=1445
+  _globals['_HTTPGET']._serialized_start=1447
+  _globals['_HTTPGET']._serialized_end=1484
+  _globals['_DEPENDENCY']._serialized_start=1487
+  _globals['_DEPENDENCY']._serialized_end=1697
+  _globals['_DEPENDENCY_CONDITION']._serialized_start=1581
+  _globals['_DEPENDENCY_CONDITION']._serialized_end=1697
+  _globals['_VOLUMEMOUNT']._serialized_start=1699
+  _globals['_VOLUMEMOUNT']._serialized_end=1744
+  _globals['_RESOURCES']._serialized_start=1746
+  _globals['_RESOURCES']._serialized_end=1797
+  _globals['_TASK']._serialized_start=1800
+  _globals['_TASK']._serialized_end=1962
+  _globals['_TASK_ENVENTRY']._serialized_start=751
+  _globals['_TASK_ENVENTRY']._serialized_end=793
+  _globals['_INGRESS']._serialized_start=1965
+  _globals['_INGRESS']._serialized_end=2236
+  _globals['_INGRESS_TLSMODE']._serialized_start=2170
+  _globals['_INGRESS_TLSMODE']._serialized_end=2236
+  _globals['_INGRESSRULE']._serialized_start=2238
+  _globals['_INGRESSRULE']._serialized_end=2317
+  _globals['_ROLLOUTPOLICY']._serialized_start=2320
+  _globals['_ROLLOUTPOLICY']._serialized_end=2596
+  _globals['_ROLLOUTPOLICY_ONFAILURE']._serialized_start=2533
+  _globals['_ROLLOUTPOLICY_ONFAILURE']._serialized_end=2596
 # @@protoc_insertion_point(module_scope)

@@ -84,6 +84,7 @@ class Service(_message.Message):
     RESOURCES_FIELD_NUMBER: _builtins.int
     STOP_GRACE_PERIOD_FIELD_NUMBER: _builtins.int
     COMPLETES_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: Global___Service.Kind.ValueType
     """The node label that a node needs to run it."""
@@ -91,6 +92,8 @@ class Service(_message.Message):
     """Another service waits for it to complete (service_completed_successfully): once it has ended with exit code 0 it is
     done, and is not started again. Said here, because that other service may run on another node.
     """
+    replicas: _builtins.int
+    """On how many of the nodes that may run it it runs, one copy each; 0: on each of them."""
     @_builtins.property
     def image(self) -> Global___Image: ...
     @_builtins.property
@@ -143,10 +146,11 @@ class Service(_message.Message):
         resources: Global___Resources | None = ...,
         stop_grace_period: _duration_pb2.Duration | None = ...,
         completes: _builtins.bool = ...,
+        replicas: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["healthcheck", b"healthcheck", "image", b"image", "readiness", b"readiness", "resources", b"resources", "stop_grace_period", b"stop_grace_period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "command", b"command", "completes", b"completes", "depends_on", b"depends_on", "env", b"env", "healthcheck", b"healthcheck", "image", b"image", "kind", b"kind", "name", b"name", "ports", b"ports", "readiness", b"readiness", "resources", b"resources", "secret_refs", b"secret_refs", "stop_grace_period", b"stop_grace_period", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "command", b"command", "completes", b"completes", "depends_on", b"depends_on", "env", b"env", "healthcheck", b"healthcheck", "image", b"image", "kind", b"kind", "name", b"name", "ports", b"ports", "readiness", b"readiness", "replicas", b"replicas", "resources", b"resources", "secret_refs", b"secret_refs", "stop_grace_period", b"stop_grace_period", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -593,21 +597,27 @@ class RolloutPolicy(_message.Message):
     MAX_PARALLEL_FIELD_NUMBER: _builtins.int
     ON_FAILURE_FIELD_NUMBER: _builtins.int
     PROGRESS_DEADLINE_FIELD_NUMBER: _builtins.int
+    RESCHEDULE_AFTER_FIELD_NUMBER: _builtins.int
     max_parallel: _builtins.str
     """Nodes moved at a time, as written: a count ("2") or a share ("25%"); at least one."""
     on_failure: Global___RolloutPolicy.OnFailure.ValueType
     @_builtins.property
     def progress_deadline(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def reschedule_after(self) -> _duration_pb2.Duration:
+        """A replica moves to another node when its own has been unreachable for so long; absent: one minute."""
+
     def __init__(
         self,
         *,
         max_parallel: _builtins.str = ...,
         on_failure: Global___RolloutPolicy.OnFailure.ValueType = ...,
         progress_deadline: _duration_pb2.Duration | None = ...,
+        reschedule_after: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress_deadline", b"progress_deadline"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress_deadline", b"progress_deadline", "reschedule_after", b"reschedule_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_parallel", b"max_parallel", "on_failure", b"on_failure", "progress_deadline", b"progress_deadline"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_parallel", b"max_parallel", "on_failure", b"on_failure", "progress_deadline", b"progress_deadline", "reschedule_after", b"reschedule_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
