@@ -125,7 +125,7 @@ class TaskInAnyOrder(RuleBasedStateMachine):
 
     @rule(unreadable=st.booleans())
     def lose_the_record(self, unreadable: bool) -> None:
-        if not self._is_written_elsewhere():
+        if KEYS.rollout(REF) not in self.store.records or not (unreadable or self._is_written_elsewhere()):
             return
         if unreadable:
             self.store.garbage(KEYS.rollout(REF))
@@ -191,8 +191,10 @@ class TaskInAnyOrder(RuleBasedStateMachine):
         assert rollout.release == self.number
         assert rollout.HasField("task") == (self.number in self.with_task)
         if rollout.task.phase == pb.TaskStatus.FAILED:
-            assert rollout.phase == pb.Rollout.FAILED
+            assert rollout.phase in (pb.Rollout.FAILED, pb.Rollout.ROLLING_BACK)
             assert not self._whole()
+        if rollout.target != self.number:
+            assert rollout.target == rollout.last_settled < self.number
 
     # What holds always
 
