@@ -157,7 +157,8 @@ class _Round:
             return self._kept(view, view.node.message if view.node is not None else None)
         left, action = reduce(self._keys, self._world.ref, view, self._world.secrets, names)
         self._result.actions += [action] if action is not None else []
-        return Standing(view, left, f"{view.name} is being drained; run devopsellence node uncordon {view.name}")
+        why = f": {self._placing.why[view.name]}" if view.name in self._placing.why else ""
+        return Standing(view, left, f"{view.name} is being drained{why}; run devopsellence node uncordon {view.name}")
 
     def _given(self, view: NodeView, node: pb.Node, made: _Template) -> Standing:
         """All that the node is to run of the release."""
@@ -180,7 +181,9 @@ class _Round:
         return Standing(view, self._assign(view, node, made), task=self._task, kept=kept)
 
     def _assign(self, view: NodeView, node: pb.Node, wanted: pb.Assignment) -> pb.Assignment:
-        assignment, action = assign(self._keys, self._world.ref, view, node, wanted)
+        assignment, action = assign(
+            self._keys, self._world.ref, view, node, wanted, self._placing.why.get(view.name, "")
+        )
         if action is not None:
             self._writes[view.name] = action
         return assignment

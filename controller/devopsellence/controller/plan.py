@@ -85,7 +85,7 @@ def _with_environment(world: World, environment: pb.Environment, now: Moment, ke
     told = _tell(assigning.actions, now, release=number)
     if number == 0:
         return Plan(rests_on, assigning.actions, told)
-    facts = _facts(world, release, unreadable, assigning, decision.task, number)
+    facts = _facts(world, release, unreadable, assigning, decision.task, number, placing)
     folded = fold(facts, world.stopwatch, now)
     revision = world.rollout.mod_revision if world.rollout is not None else 0
     key = keys.rollout(world.ref)
@@ -100,7 +100,8 @@ def _with_environment(world: World, environment: pb.Environment, now: Moment, ke
         # First, so that the task's record is there before its node is told of it, and so that whoever follows the
         # release sees it begin, also where the rest takes several transactions.
         actions = [write, *assigning.actions]
-    return Plan(rests_on, actions, [*folded.events, *told], folded.stopwatch, folded.recheck_after)
+    recheck_after = min((one for one in (folded.recheck_after, placing.recheck_after) if one is not None), default=None)
+    return Plan(rests_on, actions, [*folded.events, *told], folded.stopwatch, recheck_after)
 
 
 def _facts(
@@ -110,6 +111,7 @@ def _facts(
     assigning: Assigning,
     task: pb.TaskStatus | None,
     number: int,
+    placing: Placing,
 ) -> Facts:
     judgements = [judge(standing) for standing in assigning.standings]
     stored = world.rollout.message if world.rollout is not None else None
@@ -125,7 +127,7 @@ def _facts(
         covered=release is not None and is_covered(release, assigning.standings, judgements),
         deadline=_deadline(release),
         task=task,
-        troubles=problems(assigning.needed, frozenset(assigning.lacking), world.secrets),
+        troubles=[*problems(assigning.needed, frozenset(assigning.lacking), world.secrets), *placing.shortages],
     )
 
 

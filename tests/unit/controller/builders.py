@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from devopsellence.api.v1 import workload_pb2
 from devopsellence.controller.actions import Action, Kind, Plan
 from devopsellence.controller.identity import checked_environment, checked_node, checked_secret
 from devopsellence.controller.plan import plan
+from devopsellence.controller.silence import Silences
 from devopsellence.controller.world import Moment, NodeView, Stopwatch, World
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.informer import Record
@@ -120,6 +122,7 @@ class Store:
         self.stopwatch: Stopwatch | None = None
         self.events: list[pb.Event] = []
         self.seconds = 0.0
+        self.silences = Silences()
 
     def put(self, key: str, message: Message) -> None:
         self.revision += 1
@@ -248,7 +251,7 @@ class Store:
         ]
         found = self.records.get(KEYS.release(REF, latest)) if latest else None
         record = checked_environment(self.records.get(KEYS.environment(REF)), REF)
-        return World(
+        world = World(
             REF,
             record,
             found,
@@ -257,6 +260,7 @@ class Store:
             self.stopwatch,
             self._secrets(),
         )
+        return replace(world, silent_since=self.silences.note(world, moment(self.seconds)))
 
     def _secrets(self) -> dict[tuple[str, str], Record[pb.Secret]]:
         found = {}
