@@ -6,7 +6,7 @@ unless that was said as well; a replica stays until it runs elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from devopsellence.api.v1 import stored_pb2 as pb
@@ -50,8 +50,7 @@ def emptying(
         for name in sorted(leaving & left & waiting.keys())
     ]
     if others := sorted((leaving & left) - waiting.keys()):
-        before = ", ".join(f'"{name}"' for name in sorted(webs)) or "what has left"
-        said.append(f"{', '.join(others)} leaves when {before} has ended")
+        said.append(f"{', '.join(others)} runs until {_before(webs or _ending(view))}")
     return Emptying(left, "; ".join(said))
 
 
@@ -59,7 +58,19 @@ def _is_quiet(view: NodeView) -> bool:
     """Whether the node reports that nothing runs there any more that it was told to end."""
     assignment = view.assignment.message if view.assignment is not None else None
     status = view.status.message if view.status is not None else None
-    if assignment is None or status is None or status.node_uid != assignment.node_uid:
+    if assignment is None or status is None or _ending(view):
         return False
-    shown = {service.name for service in status.services}
-    return status.generation == assignment.generation and shown <= {one.name for one in assignment.services}
+    return (status.node_uid, status.generation) == (assignment.node_uid, assignment.generation)
+
+
+def _ending(view: NodeView) -> set[str]:
+    """What the node still reports although it is not assigned any more."""
+    assignment = view.assignment.message if view.assignment is not None else None
+    status = view.status.message if view.status is not None else None
+    if assignment is None or status is None:
+        return set()
+    return {service.name for service in status.services} - {service.name for service in assignment.services}
+
+
+def _before(names: Collection[str]) -> str:
+    return f"{', '.join(sorted(names))} has ended there" if names else "its agent has reported"

@@ -34,9 +34,11 @@ from devopsellence.placement import (
 
 # For a release that says nothing about it, which the command line does not write.
 DEFAULT_RESCHEDULE_SECONDS: Final = 60.0
-_RUNS: Final = 1
-# It runs as the release says.
-_CURRENT: Final = 2
+# How good a copy is, for placement's Held. It ran when its node last reported, which was before the assignment changed;
+# it runs; it runs as the release says. 0: it does not run, as far as is known.
+_RAN: Final = 1
+_RUNS: Final = 2
+_CURRENT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +132,19 @@ def _names(view: NodeView) -> set[str]:
 
 
 def _standing(view: NodeView, service: str, release: int) -> int:
-    """How good the node's copy is, for placement's Held; 0: it is not known to run."""
+    """How good the node's copy is."""
     assignment = view.assignment.message if view.assignment is not None else None
-    status = view.status.message if view.status is not None else None
-    if assignment is None or status is None or not answers(view):
+    if assignment is None or view.status is None or not answers(view):
         return 0
-    if (status.node_uid, status.generation) != (assignment.node_uid, assignment.generation):
+    status = view.status.message
+    if status is None:
+        return _RAN
+    if status.node_uid != assignment.node_uid or not any(
+        one.name == service and is_settled(one) for one in status.services
+    ):
         return 0
-    if not any(one.name == service and is_settled(one) for one in status.services):
-        return 0
+    if status.generation != assignment.generation:
+        return _RAN
     return _CURRENT if assignment.release == release else _RUNS
 
 
@@ -190,17 +196,17 @@ class _Handover:
         return {name: self._kept(found, self._held[name]) for name, found in self._spreads.items()}
 
     def _kept(self, found: Spread, copies: Mapping[str, int]) -> list[str]:
-        """One for each copy that does not run yet where it is to run.
+        """One that runs for each copy that does not run yet where it is to run.
 
         A node that does not answer keeps its copy for as long as there is no place for another, so that nothing is lost
         when it comes back; one that answers was told to give it up.
         """
-        running = sum(copies.get(name, 0) > 0 for name in found.nodes)
-        left = sorted(
-            (name for name in copies if name not in found.nodes and name in self._known),
-            key=lambda name: (-copies[name], name not in self._answering, name),
-        )
+        running = sum(copies.get(name, 0) >= _RUNS for name in found.nodes)
         placed, wanted = len(found.nodes) - running, found.service.replicas - running
-        return [
-            name for position, name in enumerate(left) if position < (placed if name in self._answering else wanted)
-        ]
+        kept, enough = [], 0
+        for name in sorted(copies.keys() - set(found.nodes), key=lambda name: (-copies[name], name)):
+            answering = name in self._answering
+            if name in self._known and enough < (placed if answering else wanted) and (copies[name] or not answering):
+                kept.append(name)
+                enough += copies[name] >= _RUNS
+        return kept
