@@ -186,7 +186,7 @@ class _Handover:
     """Which copies stay for the time being, although they are to leave or are too many."""
 
     def __init__(self, views: Sequence[NodeView], found: Layout, held: Mapping[str, Mapping[str, int]]) -> None:
-        self._answering = {view.name for view in views if answers(view)}
+        self._views = {view.name: view for view in views}
         self._known = found.services.keys()
         self._spreads = found.spreads
         self._held = held
@@ -205,7 +205,7 @@ class _Handover:
         placed, wanted = len(found.nodes) - running, found.service.replicas - running
         kept, enough = [], 0
         for name in sorted(copies.keys() - set(found.nodes), key=lambda name: (-copies[name], name)):
-            answering = name in self._answering
+            answering = answers(self._views[name])
             if name in self._known and enough < (placed if answering else wanted) and (copies[name] or not answering):
                 kept.append(name)
                 enough += copies[name] >= _RUNS

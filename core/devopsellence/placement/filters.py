@@ -6,7 +6,7 @@ what it may keep are not the same: a cordoned node takes nothing and keeps every
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -32,6 +32,10 @@ class Refusal:
 class Filter(Protocol):
     """One condition that a node meets or not."""
 
+    def sees(self, node: Node) -> Hashable:
+        """All of ``node`` that the answers depend on: of nodes that look the same, one needs to be asked about."""
+        ...
+
     def why_not(self, service: Service, node: Node) -> str:
         """Why ``node`` may not be given ``service``, as a clause about the node; "" if it may."""
         ...
@@ -47,6 +51,9 @@ class Filter(Protocol):
 
 class LabelFilter:
     """The service's kind must be among the node's labels."""
+
+    def sees(self, node: Node) -> Hashable:
+        return tuple(node.labels)
 
     def why_not(self, service: Service, node: Node) -> str:
         label = label_needed(service)
@@ -76,6 +83,9 @@ class LabelFilter:
 class DrainFilter:
     """A node that is being drained is emptied; what has a volume stays, unless that was said as well."""
 
+    def sees(self, node: Node) -> Hashable:
+        return node.HasField("drain"), node.drain.volumes
+
     def why_not(self, service: Service, node: Node) -> str:
         return "being drained" if node.HasField("drain") else ""
 
@@ -88,6 +98,9 @@ class DrainFilter:
 
 class CordonFilter:
     """A cordoned node keeps what it runs and takes nothing new."""
+
+    def sees(self, node: Node) -> Hashable:
+        return node.cordoned
 
     def why_not(self, service: Service, node: Node) -> str:
         return "cordoned" if node.cordoned else ""
@@ -111,6 +124,9 @@ class UnreachableFilter:
     silent: Mapping[str, str]
     # Those of them that are not waited for any longer.
     gone: AbstractSet[str] = frozenset()
+
+    def sees(self, node: Node) -> Hashable:
+        return node.name if node.name in self.silent else ""
 
     def why_not(self, service: Service, node: Node) -> str:
         return self.silent.get(node.name, "") if service.replicas else ""

@@ -7,7 +7,7 @@ by name; what is too many leaves those that run the most. So a change moves noth
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -63,76 +63,85 @@ def layout(
     counted: list[Service] = []
     for service in services:
         (counted if service.replicas else everywhere).append(service)
-    placed: dict[str, set[str]] = {}
-    shared: dict[tuple[object, ...], frozenset[str]] = {}
+    asked = _Asked(nodes, filters)
+    shared: dict[Hashable, frozenset[str]] = {}
     result: dict[str, frozenset[str]] = {}
     for node in nodes:
-        # All of a node that matters to a service which runs on every node.
-        profile = (*node.labels, node.cordoned, node.HasField("drain"))
-        if profile not in shared:
-            shared[profile] = frozenset(one.name for one in everywhere if not why_not(one, node, filters))
-        result[node.name] = shared[profile]
+        look = asked.looks[node.name]
+        if look not in shared:
+            shared[look] = frozenset(one.name for one in everywhere if not asked.why_not(one, node))
+        result[node.name] = shared[look]
     if not counted:
         return Layout(result)
-    spreads = spread(counted, nodes, held, {name: len(names) for name, names in result.items()}, filters)
+    spreads = _Spreading(asked, {name: len(names) for name, names in result.items()}).spread(counted, held)
     for name, each in spreads.items():
         for node_name in each.nodes:
-            placed.setdefault(node_name, set()).add(name)
-    for node_name, names in placed.items():
-        if node_name in result:
-            result[node_name] |= names
+            if node_name in result:
+                result[node_name] |= {name}
     return Layout(result, spreads)
 
 
-def spread(
-    services: Iterable[Service],
-    nodes: Sequence[Node],
-    held: Held,
-    load: Mapping[str, int],
-    filters: Sequence[Filter] = FILTERS,
-) -> dict[str, Spread]:
-    """Where the replicas of ``services`` run; ``load`` is how many other services each node runs."""
-    ordered = sorted(services, key=lambda service: service.name)
-    known = {node.name: node for node in nodes}
-    busy = Counter(load)
-    stays: dict[str, list[str]] = {}
-    for service in ordered:
-        copies = held.get(service.name, {})
-        stays[service.name] = [
-            name for name in sorted(copies) if name not in known or not why_leaves(service, known[name], filters)
-        ]
-        busy.update(stays[service.name])
-    return {
-        service.name: _spread(service, known, stays[service.name], held.get(service.name, {}), busy, filters)
-        for service in ordered
-    }
+class _Asked:
+    """What the filters say, asked once for nodes that look the same to them."""
+
+    def __init__(self, nodes: Sequence[Node], filters: Sequence[Filter]) -> None:
+        self._filters = filters
+        self.nodes = {node.name: node for node in nodes}
+        self.looks: dict[str, Hashable] = {node.name: tuple(one.sees(node) for one in filters) for node in nodes}
+        self._refused: dict[tuple[str, Hashable], str] = {}
+        self._leaves: dict[tuple[str, Hashable], str] = {}
+
+    def why_not(self, service: Service, node: Node) -> str:
+        key = service.name, self.looks[node.name]
+        if key not in self._refused:
+            self._refused[key] = why_not(service, node, self._filters)
+        return self._refused[key]
+
+    def why_leaves(self, service: Service, node: Node) -> str:
+        key = service.name, self.looks[node.name]
+        if key not in self._leaves:
+            self._leaves[key] = why_leaves(service, node, self._filters)
+        return self._leaves[key]
 
 
-def _spread(
-    service: Service,
-    known: Mapping[str, Node],
-    stays: Sequence[str],
-    copies: Mapping[str, int],
-    busy: Counter[str],
-    filters: Sequence[Filter],
-) -> Spread:
-    """One service's spread; ``busy`` is kept up to date."""
-    refused = {name: clause for name, node in known.items() if (clause := why_not(service, node, filters))}
-    # Of two copies that are equally good the one stays that could not be taken away, or not brought back.
-    best = sorted(stays, key=lambda name: (-copies[name], name in known and name not in refused, busy[name], name))
-    chosen = best[: service.replicas]
-    busy.subtract(best[service.replicas :])
-    free = [name for name in known if name not in refused and name not in chosen]
-    free.sort(key=lambda name: (busy[name], name))
-    new = free[: service.replicas - len(chosen)]
-    busy.update(new)
-    there = tuple(sorted([*chosen, *new]))
-    return Spread(
-        service,
-        there,
-        fixed={name: refused[name] for name in there if name in refused},
-        refused={name: clause for name, clause in refused.items() if name not in there},
-    )
+class _Spreading:
+    """One round over all services with replicas; ``load`` is how many other services each node runs."""
+
+    def __init__(self, asked: _Asked, load: Mapping[str, int]) -> None:
+        self._asked = asked
+        self._busy = Counter(load)
+
+    def spread(self, services: Iterable[Service], held: Held) -> dict[str, Spread]:
+        ordered = sorted(services, key=lambda service: service.name)
+        stays = {service.name: self._stays(service, held.get(service.name, {})) for service in ordered}
+        for names in stays.values():
+            self._busy.update(names)
+        return {
+            service.name: self._spread(service, stays[service.name], held.get(service.name, {})) for service in ordered
+        }
+
+    def _stays(self, service: Service, copies: Iterable[str]) -> list[str]:
+        nodes = self._asked.nodes
+        return [name for name in copies if name not in nodes or not self._asked.why_leaves(service, nodes[name])]
+
+    def _spread(self, service: Service, stays: Sequence[str], copies: Mapping[str, int]) -> Spread:
+        nodes, busy = self._asked.nodes, self._busy
+        refused = {name: clause for name, node in nodes.items() if (clause := self._asked.why_not(service, node))}
+        # Of two copies that are equally good the one stays that could not be taken away, or not brought back.
+        best = sorted(stays, key=lambda name: (-copies[name], name in nodes and name not in refused, busy[name], name))
+        chosen = set(best[: service.replicas])
+        busy.subtract(best[service.replicas :])
+        if missing := service.replicas - len(chosen):
+            free = (name for name in nodes if name not in refused and name not in chosen)
+            new = sorted(free, key=lambda name: (busy[name], name))[:missing]
+            busy.update(new)
+            chosen.update(new)
+        return Spread(
+            service,
+            tuple(sorted(chosen)),
+            fixed={name: clause for name, clause in refused.items() if name in chosen},
+            refused={name: clause for name, clause in refused.items() if name not in chosen},
+        )
 
 
 def why_short(found: Spread, nodes: Sequence[Node], filters: Sequence[Filter] = FILTERS) -> Refusal | None:
