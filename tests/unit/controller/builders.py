@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.controller.actions import Action, Kind, Plan
+from devopsellence.controller.course import fallback_number
 from devopsellence.controller.identity import checked_environment, checked_node, checked_secret
 from devopsellence.controller.plan import plan
 from devopsellence.controller.silence import Silences
@@ -86,6 +87,8 @@ def release(
     deadline: int = 600,
     task: workload_pb2.Task | None = None,
     registry: pb.Registry | None = None,
+    parallel: str = "100%",
+    halt: bool = False,
 ) -> pb.Release:
     made = pb.Release(
         organization=REF.organization,
@@ -98,6 +101,8 @@ def release(
         registry=registry,
     )
     made.rollout.progress_deadline.FromSeconds(deadline)
+    made.rollout.max_parallel = parallel
+    made.rollout.on_failure = workload_pb2.RolloutPolicy.HALT if halt else workload_pb2.RolloutPolicy.ROLLBACK
     return made
 
 
@@ -260,7 +265,9 @@ class Store:
             self.stopwatch,
             self._secrets(),
         )
-        return replace(world, silent_since=self.silences.note(world, moment(self.seconds)))
+        number = fallback_number(world)
+        fallback = self.records.get(KEYS.release(REF, number)) if number else None
+        return replace(world, fallback=fallback, silent_since=self.silences.note(world, moment(self.seconds)))
 
     def _secrets(self) -> dict[tuple[str, str], Record[pb.Secret]]:
         found = {}
