@@ -105,7 +105,7 @@ async def test_a_drained_node_is_emptied_of_web_services_first(environment: Envi
     await report(environment, empty)
     rollout = await environment.rollout(
         lambda one: any(
-            progress.reason == "n1 is being drained; run devopsellence node uncordon n1" for progress in one.nodes
+            progress.reason.endswith(" drained; run devopsellence node uncordon n1") for progress in one.nodes
         )
     )
     assert rollout.phase == pb.Rollout.SETTLED
