@@ -11,6 +11,7 @@ from devopsellence.cli import nodes
 from devopsellence.cli.moves import Move, moves
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.read import Reader, together
+from devopsellence.cli.release import replicas
 from devopsellence.cli.view.snapshot import Problem
 from devopsellence.cli.view.words import safe
 from devopsellence.store.etcd import Etcd
@@ -50,7 +51,9 @@ async def preview(etcd: Etcd, name: str, edit: Callable[[list[str]], list[str]])
     found: list[Move] = []
     for (ref, environment), release in zip(environments.items(), releases, strict=True):
         others = [node for each in environment.nodes if each != name and (node := listing.get(keys.node(each)))]
-        found += moves(ref, release.services if release else (), before, after, others)
+        services = release.services if release else ()
+        held = replicas.held(await replicas.assignments(etcd, ref, services, [before, *others]))
+        found += moves(ref, services, before, after, others, held)
     return Preview(before, after, tuple(found), tuple(reader.problems))
 
 
@@ -62,7 +65,7 @@ def refusal(shown: Preview, anyway: str) -> CliError | None:
     lost = [move for move in shown.moves if move.nowhere]
     if not lost:
         return None
-    findings = [Finding("no_node_for_service", move.text(shown.after.name)) for move in lost]
+    findings = [Finding("no_node_for_service", move.text()) for move in lost]
     action = NextAction("do it all the same", anyway)
     names = ", ".join(sorted({safe(move.service) for move in lost}))
     return CliError("no_node_for_service", f"{names} would run nowhere", findings=findings, next_actions=[action])

@@ -42,17 +42,18 @@ def is_assigned(view: NodeView, node: pb.Node, wanted: pb.Assignment) -> bool:
 
 
 def assign(
-    keys: Keys, ref: EnvironmentRef, view: NodeView, node: pb.Node, wanted: pb.Assignment
+    keys: Keys, ref: EnvironmentRef, view: NodeView, node: pb.Node, wanted: pb.Assignment, why_placed: str = ""
 ) -> tuple[pb.Assignment, Action]:
     """The assignment that ``view``, which has another, should have, and the action that writes it.
 
-    ``node`` is the readable Node of ``view``, ``wanted`` the template for its services.
+    ``node`` is the readable Node of ``view``, ``wanted`` the template for its services, ``why_placed`` a clause about
+    why it is given some that it did not have.
     """
     current = _message(view.assignment)
     made = pb.Assignment()
     made.CopyFrom(wanted)
     made.node, made.node_uid, made.generation = view.name, node.uid, next_generation(view)
-    reason, warning = _why_written(view.assignment, made)
+    reason, warning = _why_written(view.assignment, made, why_placed)
     change = Change(keys.assignment(view.name, ref), _revision(view.assignment), made)
     return made, Action(
         Kind.WRITE_ASSIGNMENT, reason, (change,), view.name, _basis_of_node(keys, view, current, made), warning
@@ -235,7 +236,7 @@ def _is_same(current: pb.Assignment, name: str, uid: str, wanted: pb.Assignment)
     )
 
 
-def _why_written(record: Record[pb.Assignment] | None, made: pb.Assignment) -> tuple[str, bool]:
+def _why_written(record: Record[pb.Assignment] | None, made: pb.Assignment, why_placed: str) -> tuple[str, bool]:
     """Why an assignment is written, for people, and whether that is something that should not have happened."""
     services = ", ".join(service.name for service in made.services) or "no service"
     if record is None:
@@ -256,10 +257,20 @@ def _why_written(record: Record[pb.Assignment] | None, made: pb.Assignment) -> t
     if current.node_uid != made.node_uid:
         return f"registered anew, as another machine; release {made.release} gives it {services}", False
     if [service.name for service in current.services] != [service.name for service in made.services]:
-        return f"its labels have changed; release {made.release} now gives it {services}", False
+        why = why_placed or _why_placed_anew(current, made)
+        return f"{why}; release {made.release} now gives it {services}", False
     if current.services == made.services and current.secrets != made.secrets:
         return _why_sealed(current, made), False
     return f"its assignment did not say what release {made.release} says, and is written anew", True
+
+
+def _why_placed_anew(current: pb.Assignment, made: pb.Assignment) -> str:
+    """What changed for a node whose services are others at the same release."""
+    before, after = {one.name: one for one in current.services}, {one.name: one for one in made.services}
+    changed = [*(after[name] for name in after.keys() - before), *(before[name] for name in before.keys() - after)]
+    if all(service.replicas for service in changed):
+        return f"replicas have moved ({', '.join(sorted(service.name for service in changed))})"
+    return "its labels have changed"
 
 
 def _why_sealed(current: pb.Assignment, made: pb.Assignment) -> str:

@@ -123,7 +123,8 @@ class _Round:
         node = view.node.message if view.node is not None else None
         if option.wanted is None or node is None:
             raise ValueError(f"{view.name} has nowhere to move")
-        made, action = assign(self._keys, self._world.ref, view, node, option.wanted)
+        why_placed = self._placings[option.wanted.release].why.get(view.name, "")
+        made, action = assign(self._keys, self._world.ref, view, node, option.wanted, why_placed)
         hold, why = (None, "") if stays.hold is Hold.TURN else (stays.hold, stays.why)
         moved = Standing(view, made, hold, why, stays.task, stays.kept)
         self._result.actions.append(action)
@@ -145,7 +146,8 @@ class _Round:
         target = self._placings.get(self._course.target)
         names = target.services.get(view.name) if target is not None else None
         if node is not None and node.HasField("drain") and names is not None:
-            return Option(self._drained(view, names))
+            why = target.why.get(view.name, "") if target is not None else ""
+            return Option(self._drained(view, names, why))
         release = self._bearing(view)
         placing = self._placings.get(release.number) if release is not None else None
         names = placing.services.get(view.name) if placing is not None else None
@@ -204,15 +206,18 @@ class _Round:
         stays = Standing(view, assigned(view), task=self._task, kept=kept)
         return Option(stays, None if is_assigned(view, node, made) else made)
 
-    def _drained(self, view: NodeView, names: frozenset[str]) -> Standing:
-        """A node that is to be emptied stays at the release it has; a task that it has begun may end."""
+    def _drained(self, view: NodeView, names: frozenset[str], why: str) -> Standing:
+        """A node that is to be emptied stays at the release it has; a task that it has begun may end.
+
+        ``why``: a clause about what is left there and why; "" where nothing is to be left.
+        """
         current = assigned(view)
         if current is None or current.HasField("task"):
             return self._kept(view, view.node.message if view.node is not None else None)
         left, action = reduce(self._keys, self._world.ref, view, self._world.secrets, names)
         self._result.actions += [action] if action is not None else []
         empty = left is None or not left.services
-        what = "has been drained" if empty else "is being drained"
+        what = "has been drained" if empty else f"is being drained{f': {why}' if why else ''}"
         return Standing(view, left, Hold.OUT, f"{view.name} {what}; run devopsellence node uncordon {view.name}")
 
     def _kept(self, view: NodeView, node: pb.Node | None) -> Standing:

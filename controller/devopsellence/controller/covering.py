@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.course import is_partial
-from devopsellence.controller.progress import Judgement, Standing
+from devopsellence.controller.course import has_reported_settled, is_partial
+from devopsellence.controller.progress import Hold, Judgement, Standing
 from devopsellence.placement import why_nowhere
 
 
@@ -34,7 +34,11 @@ def is_covered(release: pb.Release, standings: Iterable[Standing], judgements: I
         if not missing:
             break
         assignment = standing.assignment
-        if judgement.done and assignment is not None and is_whole(assignment, release.number):
+        if assignment is None or not is_whole(assignment, release.number):
+            continue
+        # A node that takes no part any more, such as one that is drained, still runs what it keeps.
+        keeps = judgement.hold is Hold.OUT and judgement.answers and has_reported_settled(standing.view, assignment)
+        if judgement.done or keeps:
             missing.difference_update(service.name for service in assignment.services)
     return not missing
 

@@ -136,6 +136,7 @@ def _survey(
     placings = {release.number: place(world, attached, release, now) for release in found}
     assigning = assign_all(Brief(world, course, releases, task, placings, keys), attached)
     target = releases.of(course.target)
+    shortages = placings[target.number].shortages if target is not None and target.number in placings else ()
     stored = world.rollout.message if world.rollout is not None else None
     known = stored.task.phase if stored is not None and stored.release == course.release else pb.TaskStatus.WAITING
     facts = Facts(
@@ -150,7 +151,7 @@ def _survey(
         covered=target is not None and is_covered(target, assigning.standings, assigning.judgements),
         deadline=_deadline(releases.newest),
         task=task,
-        troubles=problems(assigning.needed, frozenset(assigning.lacking), world.secrets),
+        troubles=[*problems(assigning.needed, frozenset(assigning.lacking), world.secrets), *shortages],
     )
     return _Survey(assigning, facts, [placing.recheck_after for placing in placings.values()])
 

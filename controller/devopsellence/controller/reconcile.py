@@ -15,6 +15,7 @@ from devopsellence.controller.course import fallback_number
 from devopsellence.controller.identity import checked_secret
 from devopsellence.controller.plan import plan
 from devopsellence.controller.secrets import absent
+from devopsellence.controller.silence import Silences
 from devopsellence.controller.transactions import transactions
 from devopsellence.controller.world import Moment, Stopwatch, World
 from devopsellence.store.errors import LeaseLost, MalformedRecord
@@ -72,6 +73,7 @@ class Reconciler:
         self._clock = clock
         # One for each rollout whose progress deadline runs.
         self._stopwatches: dict[EnvironmentRef, Stopwatch] = {}
+        self._silences = Silences()
 
     async def reconcile(self, ref: EnvironmentRef) -> float | None:
         """One round for ``ref``; returns after how many seconds to look again if nothing changes (None: never).
@@ -85,6 +87,7 @@ class Reconciler:
             raise DisconnectedError(problem)
         world = await self._observe(ref)
         now = self._clock()
+        world = replace(world, silent_since=self._silences.note(world, now))
         made = plan(world, now, self._caches.keys)
         await self._write(ref, made, now)
         if made.stopwatch is None:

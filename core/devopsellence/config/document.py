@@ -59,6 +59,7 @@ def service_document(service: pb.Service) -> dict[str, Any]:
             other.service: {"condition": _word(CONDITIONS, other.condition)} for other in service.depends_on
         },
         "resources": _resources(service.resources),
+        "replicas": service.replicas or None,
     }
     return {**_filled(fields), "stop_grace_period": _time(service.stop_grace_period)}
 
@@ -97,6 +98,7 @@ def rollout_document(rollout: pb.RolloutPolicy) -> dict[str, Any]:
         "max_parallel": int(rollout.max_parallel) if rollout.max_parallel.isdecimal() else rollout.max_parallel,
         "on_failure": _word(ON_FAILURE, rollout.on_failure),
         "progress_deadline": _time(rollout.progress_deadline),
+        "reschedule_after": _time(rollout.reschedule_after),
     }
 
 

@@ -62,6 +62,7 @@ def _service(name: str, service: schema.Service) -> pb.Service:
         depends_on=_dependencies(service),
         resources=_resources(service.resources),
         stop_grace_period=_duration(service.stop_grace_period),
+        replicas=service.replicas or 0,
     )
 
 
@@ -132,6 +133,7 @@ def _rollout(deploy: schema.Deploy) -> pb.RolloutPolicy:
         max_parallel=deploy.max_parallel,
         on_failure=ON_FAILURE[deploy.on_failure],
         progress_deadline=_duration(deploy.progress_deadline),
+        reschedule_after=_duration(deploy.reschedule_after),
     )
 
 

@@ -20,6 +20,7 @@ from devopsellence.config.findings import DocPath
 MAX_ENTRIES: Final = 1000
 MAX_SERVICES: Final = 200
 MAX_ENVIRONMENTS: Final = 100
+MAX_REPLICAS: Final = 10_000
 _MS_100: Final = timedelta(milliseconds=100)
 
 T = TypeVar("T")
@@ -157,6 +158,8 @@ class Service(Model):
     depends_on: DependsOn = []
     resources: Sub[Resources] = Resources()
     stop_grace_period: Time = timedelta(seconds=10)
+    # Not written: on every node that may run it.
+    replicas: Annotated[int | None, PlainValidator(quantities.whole(1, MAX_REPLICAS))] = None
 
 
 class Task(Model):
@@ -200,6 +203,9 @@ class Deploy(Model):
     on_failure: Annotated[str, PlainValidator(scalars.choice("rollback", "halt"))] = "rollback"
     progress_deadline: Annotated[timedelta, PlainValidator(quantities.duration(timedelta(seconds=1)))] = timedelta(
         minutes=10
+    )
+    reschedule_after: Annotated[timedelta, PlainValidator(quantities.duration(timedelta(seconds=1)))] = timedelta(
+        minutes=1
     )
 
 

@@ -19,7 +19,7 @@ def node(name: str, *labels: str, cordoned: bool = False) -> Node:
 
 
 def moved(before: Node, after: Node, *others: Node) -> list[tuple[str, bool, tuple[str, ...], bool]]:
-    found = moves(REF, [WEB, REDIS], before, after, others)
+    found = moves(REF, [WEB, REDIS], before, after, others, {})
     return [(move.service, move.starts, move.elsewhere, move.nowhere) for move in found]
 
 
@@ -55,10 +55,57 @@ def test_nothing_moves_to_or_from_a_cordoned_node() -> None:
 
 
 def test_a_move_is_a_sentence_that_names_what_stays_behind() -> None:
-    (stops,) = moves(REF, [REDIS], node("n1", "worker"), node("n1", "web"), [])
-    assert stops.text("n1") == (
+    (stops,) = moves(REF, [REDIS], node("n1", "worker"), node("n1", "web"), [], {})
+    assert stops.text() == (
         'acme/Shop/production: redis stops on n1, which is not labelled "worker" (labels: web) (nowhere else); '
         "its volumes (data) stay on n1"
     )
-    starts = Move(REF, "web", True, "", ("n2", "n3"), ())
-    assert starts.text("n1") == "acme/Shop/production: web starts on n1 (also on n2, n3)"
+    starts = Move(REF, "web", "n1", True, "", ("n2", "n3"), ())
+    assert starts.text() == "acme/Shop/production: web starts on n1 (also on n2, n3)"
+
+
+JOBS = Service(name="jobs", kind=Service.WORKER, replicas=2)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "others", "expected"),
+    [
+        pytest.param(
+            ["worker"],
+            ["web"],
+            [node("n2", "worker"), node("n3", "worker")],
+            [
+                'jobs stops on n1, which is not labelled "worker" (labels: web) (also on n2, n3, 2 of 2 replicas)',
+                "jobs starts on n3 (also on n2, 2 of 2 replicas)",
+            ],
+            id="another node takes its place",
+        ),
+        pytest.param(
+            ["worker"],
+            ["web"],
+            [node("n2", "worker"), node("n3", "worker", cordoned=True)],
+            ['jobs stops on n1, which is not labelled "worker" (labels: web) (also on n2, 1 of 2 replicas)'],
+            id="there is no other",
+        ),
+        pytest.param(
+            ["worker"],
+            ["web"],
+            [],
+            ['jobs stops on n1, which is not labelled "worker" (labels: web) (nowhere else, 0 of 2 replicas)'],
+            id="it was the last",
+        ),
+    ],
+)
+def test_replicas_move_to_other_nodes(
+    before: list[str], after: list[str], others: list[Node], expected: list[str]
+) -> None:
+    held = {"jobs": {"n1": 0, **{each.name: 0 for each in others if each.name == "n2"}}}
+    found = moves(REF, [JOBS], node("n1", *before), node("n1", *after), others, held)
+    assert [move.text().removeprefix(f"{REF}: ") for move in found] == expected
+    assert [move.nowhere for move in found] == ["nowhere" in text for text in expected]
+
+
+def test_replicas_that_have_their_nodes_do_not_come_because_of_a_label() -> None:
+    held = {"jobs": {"n2": 0, "n3": 0}}
+    others = [node("n2", "worker"), node("n3", "worker")]
+    assert moves(REF, [JOBS], node("n1", "web"), node("n1", "worker"), others, held) == []

@@ -4,8 +4,17 @@ from typing import Any
 
 import pytest
 
-from devopsellence.api.v1.stored_pb2 import Assignment, Node
-from devopsellence.api.v1.workload_pb2 import Dependency, HealthCheck, Image, Port, Readiness, SecretRef, Service
+from devopsellence.api.v1.stored_pb2 import Assignment, Drain, Node
+from devopsellence.api.v1.workload_pb2 import (
+    Dependency,
+    HealthCheck,
+    Image,
+    Port,
+    Readiness,
+    SecretRef,
+    Service,
+    VolumeMount,
+)
 from devopsellence.cli.release.plan import WITHOUT_RESTART, Kind, Step, differences, headline, plan, summary
 from devopsellence.nodeagent.spec import spec_hash
 
@@ -89,6 +98,94 @@ def test_a_service_leaves_a_node_that_lost_its_label_and_never_comes_to_one_with
     assert plan([redis()], [node], {}) == []
 
 
+def jobs(replicas: int = 2, **more: Any) -> Service:
+    image = Image(reference="shop:1", pinned=OLD, app=True)
+    return Service(name="jobs", kind=Service.WORKER, image=image, replicas=replicas, **more)
+
+
+def workers(*names: str) -> list[Node]:
+    return [Node(name=name, labels=["worker"]) for name in names]
+
+
+def holding(*names: str, replicas: int = 2) -> dict[str, Assignment]:
+    return {name: Assignment(node=name, services=[jobs(replicas)]) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("service", "before", "silent", "expected"),
+    [
+        pytest.param(
+            jobs(),
+            {},
+            (),
+            [("n1", Kind.CREATED, "one of 2 replicas"), ("n2", Kind.CREATED, "one of 2 replicas")],
+            id="new",
+        ),
+        pytest.param(
+            jobs(),
+            holding("n2", "n3"),
+            (),
+            [("n2", Kind.KEPT, "nothing changed"), ("n3", Kind.KEPT, "nothing changed")],
+            id="they stay",
+        ),
+        pytest.param(
+            jobs(1),
+            holding("n2", "n3"),
+            (),
+            [
+                ("n2", Kind.KEPT, "replicas changed, which needs no restart"),
+                ("n3", Kind.REMOVED, "its 1 replica runs on n2"),
+            ],
+            id="fewer",
+        ),
+        pytest.param(
+            jobs(3),
+            holding("n2", "n3"),
+            (),
+            [
+                ("n1", Kind.CREATED, "one of 3 replicas"),
+                ("n2", Kind.KEPT, "replicas changed, which needs no restart"),
+                ("n3", Kind.KEPT, "replicas changed, which needs no restart"),
+            ],
+            id="more",
+        ),
+        pytest.param(
+            jobs(),
+            holding("n2"),
+            ("n1", "n2"),
+            [("n2", Kind.KEPT, "nothing changed"), ("n3", Kind.CREATED, "one of 2 replicas")],
+            id="a node that does not answer takes none",
+        ),
+    ],
+)
+def test_where_replicas_go(
+    service: Service, before: dict[str, Assignment], silent: tuple[str, ...], expected: list[tuple[str, Kind, str]]
+) -> None:
+    steps = plan([service], workers("n1", "n2", "n3"), before, frozenset(silent))
+    assert [(step.node, step.kind, step.reason) for step in steps] == expected
+
+
+@pytest.mark.parametrize(
+    ("service", "drain", "expected"),
+    [
+        pytest.param(
+            web(NEW), None, Step("n1", "web", Kind.KEPT, "node is cordoned, and keeps it as it is"), id="cordoned"
+        ),
+        pytest.param(web(NEW), Drain(), Step("n1", "web", Kind.REMOVED, "node is being drained"), id="drained"),
+        pytest.param(
+            web(NEW, volumes=[VolumeMount(source="data", target="/data")]),
+            Drain(),
+            Step("n1", "web", Kind.KEPT, "node is being drained, and keeps it as it is"),
+            id="drained, with a volume",
+        ),
+    ],
+)
+def test_a_node_that_takes_nothing_new(service: Service, drain: Drain | None, expected: Step) -> None:
+    node = Node(name="n1", labels=["web"], cordoned=True, drain=drain)
+    assert plan([service, jobs()], [node], assigned(service)) == [expected]
+    assert plan([service], [node], {}) == []
+
+
 def test_all_nodes_and_services_sorted() -> None:
     n2 = Node(name="n2", labels=["web"])
     steps = plan([web(NEW), redis()], [n2, N1], assigned(web(), redis()))
@@ -124,6 +221,7 @@ def test_what_needs_no_restart_is_what_the_agents_hash_leaves_out() -> None:
         "readiness": {"readiness": Readiness(tcp_port=1)},
         "depends_on": {"depends_on": [Dependency(service="redis")]},
         "completes": {"completes": True},
+        "replicas": {"replicas": 2},
     }
     assert changed.keys() == WITHOUT_RESTART
     for field, value in changed.items():

@@ -33,6 +33,13 @@ def test_each_node_is_sent_what_it_will_run_and_no_registry_has() -> None:
     assert images_by_node(release, nodes) == {"both": [A, B], "web": [A]}
 
 
+def test_every_node_that_may_get_a_replica_has_its_image() -> None:
+    release = draft(jobs=A)
+    release.services[0].replicas = 1
+    nodes = [Node(name=name, labels=["worker"]) for name in ("n1", "n2")]
+    assert images_by_node(release, nodes) == {"n1": [A], "n2": [A]}
+
+
 def test_a_release_of_a_registrys_images_alone_is_sent_to_nobody() -> None:
     assert images_by_node(draft(web=f"registry.example/shop@{A}"), [Node(name="n1", labels=["web"])]) == {}
 

@@ -105,6 +105,8 @@ SERVICE_FITS = [
     "stop_grace_period: 0s",
     "stop_grace_period: 1h2m3s4ms",
     "stop_grace_period: 1.5s",
+    "replicas: 1",
+    "replicas: 10000",
 ]
 
 
@@ -212,6 +214,11 @@ def test_a_service_may_have(problems: Problems, written: str) -> None:
             "stop_grace_period: 10",
             "stop_grace_period must be a time such as 5s, 1m30s or 500ms, not the number 10; write 10s",
         ),
+        ("replicas: 0", "replicas must be a whole number from 1 to 10000, not the number 0"),
+        ("replicas: 10001", "replicas must be a whole number from 1 to 10000, not the number 10001"),
+        ('replicas: "2"', 'must be a whole number from 1 to 10000, not "2"; remove the quotes'),
+        ("replicas: all", 'replicas must be a whole number from 1 to 10000, not "all"'),
+        ("replicas:", "replicas must be a whole number from 1 to 10000, not nothing"),
         ("stop_grace_period: soon", 'stop_grace_period must be a time such as 5s, 1m30s or 500ms, not "soon"'),
         ("stop_grace_period: 5s 3s", "must be a time such as"),
         ("stop_grace_period: -5s", "must be a time such as"),
@@ -267,7 +274,7 @@ def test_a_health_check_may_not_have(problems: Problems, written: str, fact: str
         "environments:",
         "environments: {staging: , prod: {services: {web: }}}",
         "ingress:",
-        "deploy: {max_parallel: 2, on_failure: halt, progress_deadline: 1h}",
+        "deploy: {max_parallel: 2, on_failure: halt, progress_deadline: 1h, reschedule_after: 5m}",
         "deploy: {max_parallel: 100%}",
         "deploy:",
         "registry: {repository: registry.example.com/team/shop, username: u, password_secret: P}",
@@ -302,6 +309,8 @@ def test_a_file_may_have(problems: Problems, written: str) -> None:
         ("deploy: {max_parallel: 0.5}", "must be a count of nodes such as 2"),
         ("deploy: {on_failure: abort}", 'deploy.on_failure must be rollback or halt, not "abort"'),
         ("deploy: {progress_deadline: 0s}", 'deploy.progress_deadline must be from 1s to 168h, not "0s"'),
+        ("deploy: {reschedule_after: 500ms}", 'deploy.reschedule_after must be from 1s to 168h, not "500ms"'),
+        ("deploy: {reschedule_after: 60}", "must be a time such as 5s, 1m30s or 500ms, not the number 60"),
         ("registry: {}", "registry.repository is required"),
         (
             "registry: {repository: 'localhost/shop:1'}",

@@ -248,3 +248,12 @@ def test_an_overlay_that_forgets_them_as_well_is_told(problems: Problems) -> Non
 def test_an_environment_has_a_name(read: Parse, name: str) -> None:
     with pytest.raises(InvalidName):
         read(BASE).resolve(name)
+
+
+def test_an_overlay_may_say_how_many_replicas(read: Parse) -> None:
+    text = (
+        HEAD + "services: {job: , queue: {replicas: 2}}\nenvironments: {staging: {services: {queue: {replicas: 1}}}}\n"
+    )
+    config = read(text)
+    found = {name: [each.replicas for each in config.resolve(name).services] for name in ("production", "staging")}
+    assert found == {"production": [0, 2], "staging": [0, 1]}

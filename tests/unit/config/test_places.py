@@ -87,7 +87,7 @@ def test_a_key_that_stands_there_twice_is_at_the_second_and_hides_nothing(places
     assert places(HEAD + "services:\n  a: {}\n  a: {}\n  b: {x: y}\nproject: other\n") == [
         "6:3: services.a stands there twice, first on line 5; keep one of them",
         "7:7: services.b.x is not a known key; known keys: image, command, args, env, secret_refs, ports, healthcheck, "
-        "volumes, readiness, depends_on, resources, stop_grace_period",
+        "volumes, readiness, depends_on, resources, stop_grace_period, replicas",
         "8:1: project stands there twice, first on line 3; keep one of them",
     ]
 

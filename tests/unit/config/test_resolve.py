@@ -71,6 +71,7 @@ services:
     depends_on: {db: {condition: service_healthy}}
     resources: {cpus: 0.5, memory: 1g}
     stop_grace_period: 1m30s
+    replicas: 3
 """
     )
     api, db = resolved(read, text).services
@@ -99,6 +100,7 @@ services:
         depends_on=[pb.Dependency(service="db", condition=pb.Dependency.SERVICE_HEALTHY)],
         resources=pb.Resources(cpu_millis=500, memory_mib=1024),
         stop_grace_period=seconds(90),
+        replicas=3,
     )
 
 
@@ -115,7 +117,10 @@ def test_without_tasks_ingress_and_registry_there_are_none(read: Parse) -> None:
     result = resolved(read, HEAD + WEB)
     assert (result.release_task, result.tasks, result.ingress, result.registry) == (None, (), None, None)
     assert result.rollout == pb.RolloutPolicy(
-        max_parallel="25%", on_failure=pb.RolloutPolicy.ROLLBACK, progress_deadline=seconds(600)
+        max_parallel="25%",
+        on_failure=pb.RolloutPolicy.ROLLBACK,
+        progress_deadline=seconds(600),
+        reschedule_after=seconds(60),
     )
 
 

@@ -15,6 +15,7 @@ from devopsellence.controller.actions import Action, Kind, Plan
 from devopsellence.controller.course import fallback_number
 from devopsellence.controller.identity import checked_environment, checked_node, checked_secret
 from devopsellence.controller.plan import plan
+from devopsellence.controller.silence import Silences
 from devopsellence.controller.world import Moment, NodeView, Stopwatch, World
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.informer import Record
@@ -126,6 +127,7 @@ class Store:
         self.stopwatch: Stopwatch | None = None
         self.events: list[pb.Event] = []
         self.seconds = 0.0
+        self.silences = Silences()
 
     def put(self, key: str, message: Message) -> None:
         self.revision += 1
@@ -264,7 +266,8 @@ class Store:
             self._secrets(),
         )
         number = fallback_number(world)
-        return replace(world, fallback=self.records.get(KEYS.release(REF, number))) if number else world
+        fallback = self.records.get(KEYS.release(REF, number)) if number else None
+        return replace(world, fallback=fallback, silent_since=self.silences.note(world, moment(self.seconds)))
 
     def _secrets(self) -> dict[tuple[str, str], Record[pb.Secret]]:
         found = {}

@@ -115,7 +115,7 @@ def _change(
             if refused is not None:
                 raise refused
             for move in found.moves:
-                output.line(move.text(name))
+                output.line(move.text())
             await nodes.relabel(etcd, name, edit)
         elif refused is not None:
             output.warning(f"this would be refused without --force: {refused.message}")
@@ -136,7 +136,7 @@ def _text(found: Preview, *, dry_run: bool) -> str:
     labels = ", ".join(found.after.labels) or "(none)"
     if not dry_run:
         return f"Node {found.after.name} has the labels {labels}."
-    moves = [move.text(found.after.name) for move in found.moves]
+    moves = [move.text() for move in found.moves]
     if found.after.cordoned and not moves:
         moves = [f"Nothing moves: {found.after.name} is cordoned and keeps what it runs."]
     return "\n".join([*(moves or ["Nothing moves."]), f"Node {found.after.name} would have the labels {labels}."])

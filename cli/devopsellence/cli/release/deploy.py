@@ -9,7 +9,7 @@ from devopsellence.api.v1.stored_pb2 import Registry, Release
 from devopsellence.cli import secrets, write
 from devopsellence.cli.output import CliError, Output
 from devopsellence.cli.read import together
-from devopsellence.cli.release import check, source
+from devopsellence.cli.release import check, replicas, source
 from devopsellence.cli.release.build import build
 from devopsellence.cli.release.distribute import distribute
 from devopsellence.cli.release.engine import Docker
@@ -73,10 +73,16 @@ async def checked(etcd: Etcd, run: Deploy) -> Target:
     target = await read_target(etcd, run.ref, default_node=run.default_node)
     for error in target.unreadable:
         run.output.warning(f"{error}; its node counts as not there")
-    problem = check.no_node(run.ref.environment, run.resolved.services, target.nodes)
+    services = run.resolved.services
+    assigned = await replicas.assignments(etcd, run.ref, services, target.nodes)
+    problem = check.no_node(run.ref.environment, services, target.nodes, assigned)
     if problem is not None:
         raise problem
-    for sentence in check.dependencies_elsewhere(run.resolved.services, target.nodes):
+    silent = await replicas.silent(etcd, services, target.nodes)
+    for sentence in [
+        *check.fewer_for_now(services, target.nodes, assigned, silent),
+        *check.dependencies_elsewhere(services, target.nodes, assigned),
+    ]:
         run.output.warning(sentence)
     if run.resolved.ingress is not None:
         run.output.warning("ingress is recorded in the release, but this version does not serve it")

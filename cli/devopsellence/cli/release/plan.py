@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Assignment, Node
 from devopsellence.api.v1.workload_pb2 import Image, Service
+from devopsellence.cli.release.replicas import filters, held
 from devopsellence.cli.view.words import plural
-from devopsellence.placement import places, why_not
+from devopsellence.placement import Layout, Spread, layout, why_leaves
 
 #: What the agent takes over without another container; everything else is part of its spec's hash.
-WITHOUT_RESTART: Final = frozenset({"kind", "ports", "healthcheck", "readiness", "depends_on", "completes"})
+WITHOUT_RESTART: Final = frozenset({"kind", "ports", "healthcheck", "readiness", "depends_on", "completes", "replicas"})
 
 
 class Kind(Enum):
@@ -36,17 +38,27 @@ class Step:
     certain: bool = True
 
 
-def plan(services: Iterable[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment]) -> list[Step]:
+def plan(
+    services: Sequence[Service],
+    nodes: Sequence[Node],
+    assigned: Mapping[str, Assignment],
+    silent: AbstractSet[str] = frozenset(),
+) -> list[Step]:
     """The steps from ``assigned`` (by node; none for a node that has no assignment) to ``services`` on ``nodes``.
 
-    An image whose ``pinned`` is "" is not known yet. Sorted by node and service.
+    An image whose ``pinned`` is "" is not known yet. ``silent`` nodes are given no replicas. Sorted by node and
+    service.
     """
     wanted = {service.name: service for service in services}
+    placed = layout(services, nodes, held(assigned), filters(silent))
     steps = []
     for node in sorted(nodes, key=lambda each: each.name):
         before = _before(assigned.get(node.name))
         for name in sorted({*wanted, *before}):
-            step = _step(node, name, wanted.get(name), before.get(name), first=node.name not in assigned)
+            if node.cordoned:
+                step = _left_alone(node, before.get(name))
+            else:
+                step = _step(node, name, wanted.get(name), before.get(name), placed, first=node.name not in assigned)
             if step is not None:
                 steps.append(step)
     return steps
@@ -64,15 +76,30 @@ def _before(assignment: Assignment | None) -> dict[str, Service]:
     return {service.name: service for service in assignment.services}
 
 
-def _step(node: Node, name: str, wanted: Service | None, before: Service | None, *, first: bool) -> Step | None:
-    if wanted is not None and not places(wanted, node):
+def _left_alone(node: Node, before: Service | None) -> Step | None:
+    """What becomes of a service on a node that takes nothing new."""
+    if before is None:
+        return None
+    why = f"node is {'being drained' if node.HasField('drain') else 'cordoned'}"
+    if node.HasField("drain") and why_leaves(before, node):
+        return Step(node.name, before.name, Kind.REMOVED, why)
+    return Step(node.name, before.name, Kind.KEPT, f"{why}, and keeps it as it is")
+
+
+def _step(
+    node: Node, name: str, wanted: Service | None, before: Service | None, placed: Layout, *, first: bool
+) -> Step | None:
+    if wanted is not None and name not in placed.services[node.name]:
         if before is None:
             return None
-        return Step(node.name, name, Kind.REMOVED, f"node is {why_not(wanted, node)}")
+        why = why_leaves(wanted, node)
+        return Step(node.name, name, Kind.REMOVED, f"node is {why}" if why else _elsewhere(placed.spreads[name]))
     if wanted is None:
         return Step(node.name, name, Kind.REMOVED, "no longer in the configuration")
     if before is None:
         reason = "first release on this node" if first else "not on this node yet"
+        if wanted.replicas:
+            reason = f"one of {_replicas(wanted)}"
         return Step(node.name, name, Kind.CREATED, reason)
     changes = differences(before, wanted)
     if changes:
@@ -83,6 +110,15 @@ def _step(node: Node, name: str, wanted: Service | None, before: Service | None,
         return Step(node.name, name, Kind.REPLACED, f"only if the image differs: {what}", certain=False)
     kept = f"{', '.join(gentle)} changed, which needs no restart" if gentle else "nothing changed"
     return Step(node.name, name, Kind.KEPT, kept)
+
+
+def _replicas(service: Service) -> str:
+    return plural(service.replicas, "replica")
+
+
+def _elsewhere(spread: Spread) -> str:
+    runs = "runs" if spread.service.replicas == 1 else "run"
+    return f"its {_replicas(spread.service)} {runs} on {', '.join(spread.nodes)}"
 
 
 def differences(before: Service, after: Service) -> list[str]:

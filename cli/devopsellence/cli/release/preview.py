@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from devopsellence.api.v1.stored_pb2 import Assignment, Node, Release
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.output import Output
 from devopsellence.cli.read import Reader
+from devopsellence.cli.release import replicas
 from devopsellence.cli.release.deploy import OPERATION, Deploy, checked, unpinned
 from devopsellence.cli.release.pin import local
 from devopsellence.cli.release.plan import Step, headline, plan
 from devopsellence.cli.secrets import pin_versions
 from devopsellence.cli.view.words import columns
-from devopsellence.placement import places
+from devopsellence.placement import Spread, layout, places
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
@@ -26,15 +29,15 @@ async def preview(etcd: Etcd, run: Deploy) -> None:
     await pin_versions(etcd, run.ref, draft.services, draft.registry if draft.HasField("registry") else None)
     services = [await _presumed(run, service) for service in draft.services]
     absent = sorted({each.image.reference for each in services if each.image.reference and not each.image.pinned})
-    nodes, steps = await compare(etcd, run.ref, services, target.nodes, run.output)
-    lines = [headline(str(run.ref), target.newest, steps, nodes)]
+    compared = await compare(etcd, run.ref, services, target.nodes, run.output)
+    lines = [headline(str(run.ref), target.newest, compared.steps, compared.nodes)]
     lines += [f"node {target.attached_now} would be attached, as no node is"] if target.attached_now else []
     app = _app_plan(run)
     lines += [f"app image: {app}"] if app else []
     task = _task_plan(draft, target.nodes)
     lines += [f"release task: {task}"] if task else []
     lines += [f"image {reference} is not on this engine; it would be pulled" for reference in absent]
-    lines += ["", plan_table(steps)]
+    lines += [*compared.where_text(), "", plan_table(compared.steps)]
     run.output.result(
         OPERATION,
         "\n".join(lines),
@@ -45,14 +48,40 @@ async def preview(etcd: Etcd, run: Deploy) -> None:
         release_task=task,
         images_to_pull=absent,
         attached=target.attached_now,
-        plan=plan_document(steps),
+        plan=plan_document(compared.steps),
+        replicas=compared.where_document(),
     )
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What would happen to the nodes of which is known what they have, and where services with replicas would run."""
+
+    nodes: list[Node]
+    steps: list[Step]
+    spreads: list[Spread]
+
+    def where_text(self) -> list[str]:
+        """A line for each service with replicas: on which nodes it runs, and what is in the way of the others."""
+        return [f"replicas of {each.service.name}: {_where(each)}" for each in self.spreads]
+
+    def where_document(self) -> list[dict[str, Any]]:
+        """The shape that it has in JSON."""
+        return [
+            {
+                "service": each.service.name,
+                "replicas": each.service.replicas,
+                "nodes": list(each.nodes),
+                "refused": dict(each.refused),
+            }
+            for each in self.spreads
+        ]
+
+
 async def compare(
-    etcd: Etcd, ref: EnvironmentRef, services: Iterable[Service], nodes: Sequence[Node], output: Output
-) -> tuple[list[Node], list[Step]]:
-    """The steps from what is assigned to ``services``, and the nodes of which that is known."""
+    etcd: Etcd, ref: EnvironmentRef, services: Sequence[Service], nodes: Sequence[Node], output: Output
+) -> Compared:
+    """The steps from what is assigned to ``services``."""
     reader = Reader(etcd)
     keys = {node.name: etcd.keys.assignment(node.name, ref) for node in nodes}
     assigned = await reader.each(keys, Assignment)
@@ -60,7 +89,15 @@ async def compare(
     for problem in reader.problems:
         output.warning(f"{problem.key} is {problem.reason}; its node is left out of the plan")
     known = [node for node in nodes if keys[node.name] not in unreadable]
-    return known, plan(services, known, assigned)
+    silent = await replicas.silent(etcd, services, known)
+    placed = layout(services, known, replicas.held(assigned), replicas.filters(silent))
+    return Compared(known, plan(services, known, assigned, silent), list(placed.spreads.values()))
+
+
+def _where(spread: Spread) -> str:
+    count = f"{len(spread.nodes)} of {spread.service.replicas}"
+    refused = "; ".join(f"{name}: {clause}" for name, clause in sorted(spread.refused.items()))
+    return f"{', '.join(spread.nodes) or 'no node'} ({count}{f'; not on {refused}' if refused else ''})"
 
 
 def plan_table(steps: Iterable[Step]) -> str:

@@ -11,7 +11,7 @@ from devopsellence.api.v1.stored_pb2 import Environment, Event, Node, Release
 from devopsellence.cli import write
 from devopsellence.cli.output import CliError
 from devopsellence.cli.read import together
-from devopsellence.cli.release import check
+from devopsellence.cli.release import check, replicas
 from devopsellence.cli.view.words import plural
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Compare, Etcd, Put
@@ -128,7 +128,8 @@ async def _publish_once(
         return numbered(draft, decode(Event, marker_key, written.value).release), target
     if onto is not None and target.environment.latest_release != onto:
         raise Overtaken
-    if problem := check.no_node(ref.environment, draft.services, target.nodes):
+    assigned = await replicas.assignments(etcd, ref, draft.services, target.nodes)
+    if problem := check.no_node(ref.environment, draft.services, target.nodes, assigned):
         raise problem
     release = numbered(draft, target.newest + 1)
     environment = Environment()

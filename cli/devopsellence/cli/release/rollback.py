@@ -110,14 +110,19 @@ def repeated(older: Release, message: str) -> Release:
 
 
 async def _preview(etcd: Etcd, run: Rollback, draft: Release, older: int, target: Target) -> None:
-    nodes, steps = await compare(etcd, run.ref, draft.services, target.nodes, run.output)
-    lines = [headline(str(run.ref), target.newest, steps, nodes), f"its content would be release {older}'s"]
+    compared = await compare(etcd, run.ref, draft.services, target.nodes, run.output)
+    lines = [
+        headline(str(run.ref), target.newest, compared.steps, compared.nodes),
+        f"its content would be release {older}'s",
+        *compared.where_text(),
+    ]
     run.output.result(
         OPERATION,
-        "\n".join([*lines, "", plan_table(steps)]),
+        "\n".join([*lines, "", plan_table(compared.steps)]),
         dry_run=True,
         environment=str(run.ref),
         release=target.newest + 1,
         rollback_of=draft.rollback_of,
-        plan=plan_document(steps),
+        plan=plan_document(compared.steps),
+        replicas=compared.where_document(),
     )

@@ -119,10 +119,14 @@ def _released(survey: Survey) -> Sequence[Service]:
 
 
 def _services_of(survey: Survey, name: str) -> set[str]:
-    """What a node runs, by its own account, and what it should run, by its labels."""
+    """What a node runs, by its own account, and what it should run, by its labels.
+
+    On which nodes the replicas of a service run, these tell alone.
+    """
     status, node = survey.statuses.get(name), survey.nodes.get(name)
     reported = {service.name for service in status.services} if status is not None else set()
-    placed = {each.name for each in _released(survey) if node is not None and not why_not(each, node)}
+    everywhere = [each for each in _released(survey) if not each.replicas]
+    placed = {each.name for each in everywhere if node is not None and not why_not(each, node)}
     return reported | placed
 
 

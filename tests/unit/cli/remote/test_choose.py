@@ -56,6 +56,13 @@ def test_output_is_asked_of_the_nodes_that_run_a_service_or_should() -> None:
     assert found(choose.sources(seen, ["jobs"])) == {"n2": ("jobs",)}
 
 
+def test_a_node_that_runs_no_replica_is_not_asked_for_its_output() -> None:
+    one = Service(name="jobs", kind=Service.WORKER, replicas=1)
+    labels = {"n1": "worker", "n2": "worker"}
+    seen = survey({"n1": [], "n2": ["jobs"]}, labels=labels, release=Release(services=[one]))
+    assert found(choose.sources(seen, ["jobs"])) == {"n2": ("jobs",)}
+
+
 def test_a_node_on_its_way_out_still_has_output() -> None:
     seen = survey({"n1": ["old"]}, labels={"n1": "web"}, release=Release(services=[WEB]))
     assert found(choose.sources(seen, ["old"])) == {"n1": ("old",)}

@@ -1,0 +1,111 @@
+"""Replicas with the real controller and a real etcd: a node that dies, and one that is drained in steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.api.v1.workload_pb2 import Service
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.settings import Settings
+from tests.integration.controller.harness import REF, ControllerProcess, Environment
+
+pytestmark = pytest.mark.etcd
+SETTLED = pb.AssignmentStatus.SETTLED
+NODES = ("n1", "n2", "n3")
+
+
+@pytest.fixture
+def controller(settings: Settings, tmp_path: Path) -> Iterator[ControllerProcess]:
+    process = ControllerProcess(settings, tmp_path / "controller.log", "--debug")
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+async def environment(etcd: Etcd, controller: ControllerProcess) -> Environment:
+    """Three nodes, of which two run ``jobs`` and all run ``web``; settled."""
+    made = Environment(etcd)
+    release = pb.Release(
+        organization=REF.organization,
+        project=REF.project,
+        environment=REF.environment,
+        number=1,
+        services=[
+            Service(name="jobs", kind=Service.WORKER, replicas=2),
+            Service(name="web", kind=Service.WEB),
+        ],
+    )
+    release.rollout.progress_deadline.FromSeconds(600)
+    release.rollout.reschedule_after.FromSeconds(1)
+    for name in NODES:
+        await made.add_node(name, "web", "worker")
+    await made.deploy(release, *NODES)
+    for name, expected in {"n1": ["jobs", "web"], "n2": ["jobs", "web"], "n3": ["web"]}.items():
+        await report(made, await made.assignment(name, runs(*expected)))
+    await made.rollout(lambda one: one.phase == pb.Rollout.SETTLED)
+    return made
+
+
+def runs(*services: str) -> Callable[[pb.Assignment], bool]:
+    return lambda one: [service.name for service in one.services] == list(services)
+
+
+async def report(environment: Environment, assignment: pb.Assignment, *also: pb.ServiceStatus) -> None:
+    """As its agent would: all that is assigned runs, and ``also``."""
+    running = [
+        pb.ServiceStatus(name=one.name, phase=pb.ServiceStatus.RUNNING, health=pb.ServiceStatus.NONE)
+        for one in assignment.services
+    ]
+    phase = pb.AssignmentStatus.CONVERGING if also else SETTLED
+    await environment.report(assignment, phase, *running, *also)
+
+
+async def drain(environment: Environment, name: str) -> None:
+    node = pb.Node(name=name, uid=f"uid-{name}", labels=["web", "worker"], cordoned=True)
+    node.drain.requested_by = "test"
+    await environment.write(environment.keys.node(name), node)
+
+
+async def test_a_replica_leaves_a_node_that_is_gone_and_the_node_takes_that_over_when_it_is_back(
+    environment: Environment,
+) -> None:
+    keys = environment.keys
+    await environment.etcd.delete(keys.heartbeat("n1"))
+    moved = await environment.assignment("n3", runs("jobs", "web"))
+    before = await environment.read(pb.Assignment, keys.assignment("n1", REF))
+    assert before is not None
+    assert runs("jobs", "web")(before), "it keeps its copy until the other one runs"
+    await report(environment, moved)
+    gone = await environment.assignment("n1", runs("web"))
+    await environment.write(keys.heartbeat("n1"), pb.Heartbeat(node="n1", uid="uid-n1"))
+    await report(environment, gone)
+    await environment.rollout(lambda one: one.phase == pb.Rollout.SETTLED and not one.reason)
+    assert await environment.read(pb.Assignment, keys.assignment("n3", REF)) == moved
+    events = [item.value.decode() for item in (await environment.etcd.list(keys.events_prefix(REF))).items]
+    assert any("jobs moves here from n1 (unreachable for more than 1 s)" in event for event in events)
+
+
+async def test_a_drained_node_is_emptied_of_web_services_first(environment: Environment) -> None:
+    await drain(environment, "n1")
+    stays = await environment.assignment("n1", runs("jobs"))
+    moved = await environment.assignment("n3", runs("jobs", "web"))
+    # The replica runs elsewhere before the drained node has said that its web service has ended.
+    await report(environment, moved)
+    await report(environment, stays, pb.ServiceStatus(name="web", phase=pb.ServiceStatus.STOPPING))
+    rollout = await environment.rollout(
+        lambda one: any("jobs runs until web has ended there" in progress.reason for progress in one.nodes)
+    )
+    assert rollout.phase == pb.Rollout.SETTLED
+    await report(environment, stays)
+    empty = await environment.assignment("n1", runs())
+    await report(environment, empty)
+    rollout = await environment.rollout(
+        lambda one: any(
+            progress.reason.endswith(" drained; run devopsellence node uncordon n1") for progress in one.nodes
+        )
+    )
+    assert rollout.phase == pb.Rollout.SETTLED

@@ -1,0 +1,392 @@
+"""Where replicas run: what is there, what time it is, who is drained; and what is kept until others run."""
+
+from __future__ import annotations
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.api.v1 import workload_pb2
+from devopsellence.controller.placing import Placing, place
+from tests.unit.controller.builders import KEYS, REF, Store, moment, service, service_status
+
+JOBS = "jobs"
+
+
+def jobs(replicas: int, name: str = JOBS, *, volume: bool = False, kind: str = "worker") -> workload_pb2.Service:
+    made = service(name, kind)
+    made.replicas = replicas
+    if volume:
+        made.volumes.add(source="data", target="/data")
+    return made
+
+
+def store(*names: str, replicas: workload_pb2.Service | None = None) -> Store:
+    """A store with worker nodes ``names`` and release 1, at rest: every node has reported that it has settled."""
+    made = Store()
+    for name in names:
+        made.add_node(name, "worker")
+    made.set_environment(*names)
+    made.deploy(1, replicas if replicas is not None else jobs(2))
+    settle(made)
+    return made
+
+
+def settle(made: Store) -> None:
+    """Plans are carried out and agents report that all is settled, until nothing changes any more."""
+    for _ in range(10):
+        made.converge()
+        waiting = [name for name in made.attached() if answers(made, name) and not reported(made, name)]
+        if not waiting:
+            return
+        for name in waiting:
+            made.report(name)
+    raise AssertionError("does not come to rest")
+
+
+def answers(made: Store, name: str) -> bool:
+    return KEYS.heartbeat(name) in made.records
+
+
+def reported(made: Store, name: str) -> bool:
+    assignment, status = made.assignment(name), made.records.get(KEYS.status(name, REF))
+    if assignment is None:
+        return True
+    message = status.message if status is not None else None
+    return message is not None and (message.generation, message.phase) == (
+        assignment.generation,
+        pb.AssignmentStatus.SETTLED,
+    )
+
+
+def silence(made: Store, name: str) -> None:
+    made.delete(KEYS.heartbeat(name))
+
+
+def come_back(made: Store, name: str) -> None:
+    made.put(KEYS.heartbeat(name), pb.Heartbeat(node=name, uid=f"uid-{name}"))
+
+
+def drain(made: Store, name: str, *labels: str, volumes: bool = False) -> None:
+    node = pb.Node(name=name, uid=f"uid-{name}", labels=labels or ["worker"], cordoned=True)
+    node.drain.volumes = volumes
+    made.put(KEYS.node(name), node)
+
+
+def placing(made: Store) -> Placing:
+    release = made.records[KEYS.release(REF, 1)].message
+    assert isinstance(release, pb.Release)
+    return place(made.world(), frozenset(made.attached()), release, moment(made.seconds))
+
+
+def homes(made: Store, name: str = JOBS) -> list[str]:
+    """The nodes that are to run the service."""
+    return [node for node in made.attached() if made.assignment(node) is not None and name in made.assigned(node)]
+
+
+def test_replicas_are_spread_and_stay() -> None:
+    made = store("n1", "n2", "n3")
+    assert homes(made) == ["n1", "n2"]
+    assert made.phase() == "SETTLED"
+    made.add_node("n0", "worker")
+    made.set_environment("n0", "n1", "n2", "n3", latest=1)
+    settle(made)
+    assert homes(made) == ["n1", "n2"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"), [(2, 3, ["n1", "n2", "n3"]), (3, 1, ["n1"]), (2, 9, ["n1", "n2", "n3"])]
+)
+def test_scaled(before: int, after: int, expected: list[str]) -> None:
+    made = store("n1", "n2", "n3", replicas=jobs(before))
+    made.deploy(2, jobs(after))
+    settle(made)
+    assert homes(made) == expected
+
+
+def test_as_many_as_there_are_and_what_is_missing_is_the_reason() -> None:
+    made = store("n1", "n2", replicas=jobs(3))
+    assert homes(made) == ["n1", "n2"]
+    assert made.phase() == "SETTLED"
+    assert made.rollout().reason == (
+        'service "jobs" is to have 3 replicas, and 2 attached nodes may run it; run devopsellence node attach <node>'
+    )
+
+
+def test_a_node_may_be_silent_for_a_while() -> None:
+    made = store("n1", "n2", "n3")
+    silence(made, "n1")
+    made.converge()
+    assert placing(made).recheck_after == 60.0
+    made.seconds += 59
+    assert placing(made).recheck_after == 1.0
+    made.converge()
+    assert homes(made) == ["n1", "n2"]
+
+
+def test_then_its_replica_starts_elsewhere_and_is_taken_from_it_when_that_has_settled() -> None:
+    made = store("n1", "n2", "n3")
+    silence(made, "n1")
+    made.converge()
+    made.seconds += 60
+    made.converge()
+    assert homes(made) == ["n1", "n2", "n3"], "it keeps its copy until the other one runs"
+    (event,) = (one for one in made.events if one.code == "assignment_written" and "moves here" in one.message)
+    assert "jobs moves here from n1 (unreachable for more than 60 s)" in event.message
+    made.report("n3")
+    made.converge()
+    assert homes(made) == ["n2", "n3"]
+    assert placing(made).recheck_after is None
+    come_back(made, "n1")
+    settle(made)
+    assert homes(made) == ["n2", "n3"], "the copy that has settled elsewhere stays"
+
+
+def test_who_is_back_before_the_other_copy_has_settled_keeps_its_own() -> None:
+    made = store("n1", "n2", "n3")
+    silence(made, "n1")
+    made.converge()
+    made.seconds += 60
+    made.converge()
+    come_back(made, "n1")
+    made.converge()
+    assert homes(made) == ["n1", "n2"]
+
+
+def test_without_a_place_for_it_a_silent_node_keeps_its_replica() -> None:
+    made = store("n1", "n2")
+    silence(made, "n1")
+    made.converge()
+    made.seconds += 100
+    settle(made)
+    assert homes(made) == ["n1", "n2"]
+    assert "(n1: unreachable for more than 60 s); run devopsellence node diagnose n1" in made.rollout().reason
+    come_back(made, "n1")
+    settle(made)
+    assert homes(made) == ["n1", "n2"]
+    assert made.rollout().reason == ""
+
+
+def test_what_has_a_volume_waits_for_its_node() -> None:
+    made = store("n1", "n2", replicas=jobs(1, volume=True))
+    silence(made, "n1")
+    made.converge()
+    made.seconds += 1000
+    assert placing(made).recheck_after is None
+    settle(made)
+    assert homes(made) == ["n1"]
+
+
+def test_a_new_leader_counts_anew() -> None:
+    made = store("n1", "n2", "n3")
+    silence(made, "n1")
+    made.converge()
+    made.seconds += 50
+    made.silences = Store().silences
+    made.converge()
+    made.seconds += 50
+    made.converge()
+    assert homes(made) == ["n1", "n2"]
+    made.seconds += 10
+    made.converge()
+    assert homes(made) == ["n1", "n2", "n3"]
+
+
+def test_the_release_says_how_long() -> None:
+    made = store("n1", "n2", "n3")
+    found = made.records[KEYS.release(REF, 1)].message
+    assert isinstance(found, pb.Release)
+    found.rollout.reschedule_after.FromSeconds(5)
+    silence(made, "n1")
+    made.converge()
+    assert placing(made).recheck_after == 5.0
+
+
+def test_nodes_that_do_not_answer_get_no_replica() -> None:
+    made = Store()
+    for name in ("n1", "n2"):
+        made.add_node(name, "worker", alive=name == "n2")
+    made.set_environment("n1", "n2")
+    made.deploy(1, jobs(2))
+    made.converge()
+    assert homes(made) == ["n2"]
+    assert made.phase() == "PROGRESSING"
+    assert "(n1: unreachable)" in made.rollout().reason
+    come_back(made, "n1")
+    settle(made)
+    assert homes(made) == ["n1", "n2"]
+
+
+def test_another_label_moves_it_when_the_other_copy_runs() -> None:
+    made = store("n1", "n2", "n3")
+    made.add_node("n1", "web")
+    made.converge()
+    assert homes(made) == ["n1", "n2", "n3"]
+    settle(made)
+    assert homes(made) == ["n2", "n3"]
+
+
+def test_a_cordoned_node_keeps_its_copy_which_counts() -> None:
+    made = store("n1", "n2", "n3")
+    made.add_node("n1", "worker", cordoned=True)
+    settle(made)
+    assert homes(made) == ["n1", "n2"]
+
+
+def test_what_no_release_reaches_says_so() -> None:
+    made = store("n1", "n2", replicas=jobs(1))
+    made.add_node("n1", "worker", cordoned=True)
+    made.deploy(2, jobs(1))
+    settle(made)
+    assert homes(made) == ["n1"]
+    assert made.phase() == "PROGRESSING"
+    assert 'service "jobs" stays where nothing new comes (n1: cordoned); run devopsellence node uncordon n1' in (
+        made.rollout().reason
+    )
+
+
+def test_a_node_that_cannot_be_read_keeps_its_copy_which_counts() -> None:
+    made = store("n1", "n2", "n3")
+    made.garbage(KEYS.node("n1"))
+    made.converge()
+    assert homes(made) == ["n1", "n2"]
+
+
+def test_an_assignment_that_cannot_be_read_is_where_its_agent_reports_a_copy() -> None:
+    made = store("n1", "n2", "n3")
+    made.garbage(KEYS.assignment("n2", REF))
+    made.converge()
+    assert homes(made) == ["n1", "n2"]
+
+
+def test_a_machine_that_replaces_another_gets_its_replicas() -> None:
+    made = store("n1", "n2", "n3")
+    made.add_node("n2", "worker", uid="another")
+    settle(made)
+    assert homes(made) == ["n1", "n2"]
+
+
+def test_a_detached_node_is_replaced() -> None:
+    made = store("n1", "n2", "n3")
+    made.set_environment("n2", "n3", latest=1)
+    settle(made)
+    assert homes(made) == ["n2", "n3"]
+
+
+# Draining
+
+
+def test_a_drained_nodes_replica_leaves_when_another_has_settled() -> None:
+    made = store("n1", "n2", "n3")
+    drain(made, "n1")
+    made.converge()
+    assert homes(made) == ["n1", "n2", "n3"]
+    assert made.progress("n1").reason == (
+        'n1 is being drained: service "jobs" stays until it has settled on n2, n3; run devopsellence node uncordon n1'
+    )
+    made.report("n3", service_status(JOBS, health=pb.ServiceStatus.CHECKING))
+    made.converge()
+    assert homes(made) == ["n1", "n2", "n3"]
+    settle(made)
+    assert homes(made) == ["n2", "n3"]
+    assert made.progress("n1").reason.endswith(" drained; run devopsellence node uncordon n1")
+
+
+def test_without_a_place_for_it_the_drained_nodes_replica_leaves_all_the_same() -> None:
+    made = store("n1", "n2")
+    drain(made, "n1")
+    settle(made)
+    assert homes(made) == ["n2"]
+    assert "(n1: being drained)" in made.rollout().reason
+
+
+def test_two_drained_nodes_keep_one_copy_for_each_that_is_missing() -> None:
+    made = store("n1", "n2", "n3", "n4")
+    drain(made, "n1")
+    drain(made, "n2")
+    made.converge()
+    assert homes(made) == ["n1", "n2", "n3", "n4"]
+    made.report("n3")
+    made.converge()
+    assert homes(made) == ["n1", "n3", "n4"]
+    settle(made)
+    assert homes(made) == ["n3", "n4"]
+
+
+@pytest.mark.parametrize(("volumes", "expected"), [(False, ["n1"]), (True, ["n2"])])
+def test_data_is_left_behind_only_if_that_was_said(*, volumes: bool, expected: list[str]) -> None:
+    made = store("n1", "n2", replicas=jobs(1, volume=True))
+    drain(made, "n1", volumes=volumes)
+    settle(made)
+    assert homes(made) == expected
+    said = 'service "jobs" stays, as its data is here; devopsellence node drain n1 --move-volumes moves it'
+    assert (said in made.progress("n1").reason) is not volumes
+
+
+def test_a_drained_node_is_emptied_of_web_services_first() -> None:
+    made = Store()
+    for name in ("n1", "n2"):
+        made.add_node(name, "web", "worker")
+    made.set_environment("n1", "n2")
+    made.deploy(1, service("web"), service("redis", "worker"), service("queue", "worker"))
+    settle(made)
+    drain(made, "n1", "web", "worker")
+    made.converge()
+    assert made.assigned("n1") == ["queue", "redis"]
+    assert made.progress("n1").reason == (
+        "n1 is being drained: queue, redis runs until web has ended there; run devopsellence node uncordon n1"
+    )
+    stopping = service_status("web", phase=pb.ServiceStatus.STOPPING)
+    made.report("n1", service_status("queue"), service_status("redis"), stopping)
+    made.converge()
+    assert made.assigned("n1") == ["queue", "redis"], "web is still stopping"
+    made.report("n1")
+    made.converge()
+    assert made.assigned("n1") == []
+    settle(made)
+    assert made.assigned("n2") == ["queue", "redis", "web"]
+    assert made.phase() == "SETTLED"
+
+
+def test_a_web_replica_that_waits_for_its_place_keeps_the_others_waiting() -> None:
+    made = Store()
+    for name in ("n1", "n2"):
+        made.add_node(name, "web", "worker")
+    made.set_environment("n1", "n2")
+    made.deploy(1, jobs(1, "site", kind="web"), service("redis", "worker"))
+    settle(made)
+    drain(made, "n1", "web", "worker")
+    made.converge()
+    assert made.assigned("n1") == ["redis", "site"]
+    assert "redis runs until site has ended there" in made.progress("n1").reason
+    settle(made)
+    assert (made.assigned("n1"), made.assigned("n2")) == ([], ["redis", "site"])
+
+
+def test_a_drained_node_that_does_not_answer_blocks_nothing() -> None:
+    made = store("n1", "n2", "n3")
+    silence(made, "n1")
+    drain(made, "n1")
+    settle(made)
+    assert homes(made) == ["n2", "n3"]
+    assert made.phase() == "SETTLED"
+    made.deploy(2, jobs(2))
+    settle(made)
+    assert made.phase() == "SETTLED"
+
+
+def test_who_is_not_drained_any_more_takes_part_again_and_nothing_moves_back() -> None:
+    made = store("n1", "n2", "n3")
+    drain(made, "n1")
+    settle(made)
+    made.add_node("n1", "worker")
+    settle(made)
+    assert homes(made) == ["n2", "n3"]
+
+
+def test_taken_back_in_the_middle_the_copy_that_runs_stays() -> None:
+    made = store("n1", "n2", "n3")
+    drain(made, "n1")
+    made.converge()
+    made.add_node("n1", "worker")
+    made.converge()
+    assert homes(made) == ["n1", "n2"]

@@ -1,0 +1,245 @@
+"""Where replicas go; and that nothing moves but what a change is about."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Drain, Node
+from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
+from devopsellence.placement import FILTERS, Held, Layout, UnreachableFilter, layout, why_short, why_stuck
+
+SEEDS = range(60)
+
+
+def jobs(replicas: int, name: str = "jobs") -> Service:
+    return Service(name=name, kind=Service.WORKER, replicas=replicas)
+
+
+def node(name: str, *, labels: str = "worker", cordoned: bool = False, drain: Drain | None = None) -> Node:
+    return Node(name=name, labels=labels.split(), cordoned=cordoned or drain is not None, drain=drain)
+
+
+def nodes(*names: str) -> list[Node]:
+    return [node(name) for name in names]
+
+
+N1234 = nodes("n1", "n2", "n3", "n4")
+CORDONED = [node("n1", cordoned=True), *nodes("n2", "n3")]
+DRAINED = [node("n1", drain=Drain()), *nodes("n2", "n3")]
+GONE = UnreachableFilter({"n1": "unreachable"}, frozenset({"n1"}))
+
+
+@pytest.mark.parametrize(
+    ("services", "given", "held", "expected"),
+    [
+        pytest.param([jobs(2)], N1234, {}, ["n1", "n2"], id="by name"),
+        pytest.param([jobs(2)], N1234, {"jobs": {"n3": 0}}, ["n1", "n3"], id="it stays where it is"),
+        pytest.param([jobs(1), jobs(2, "a")], N1234, {}, ["n3"], id="where the fewest run"),
+        pytest.param(
+            [jobs(1), Service(name="web", kind=Service.WEB)],
+            [node("n1", labels="web worker"), node("n2")],
+            {},
+            ["n2"],
+            id="what runs everywhere counts",
+        ),
+        pytest.param([jobs(9)], N1234, {}, ["n1", "n2", "n3", "n4"], id="more than nodes"),
+        pytest.param([jobs(1)], N1234, {"jobs": {"n1": 0, "n2": 1}}, ["n2"], id="the better copy stays"),
+        pytest.param(
+            [jobs(1), jobs(1, "a")],
+            N1234,
+            {"jobs": {"n1": 0, "n2": 0}, "a": {"n1": 0}},
+            ["n2"],
+            id="it leaves where the most run",
+        ),
+        pytest.param([jobs(2)], CORDONED, {"jobs": {"n1": 0}}, ["n1", "n2"], id="a cordoned node's copy counts"),
+        pytest.param(
+            [jobs(1)], CORDONED, {"jobs": {"n1": 0, "n2": 0}}, ["n1"], id="which cannot be taken away is not too many"
+        ),
+        pytest.param([jobs(2)], CORDONED, {}, ["n2", "n3"], id="a cordoned node takes nothing"),
+        pytest.param([jobs(2)], DRAINED, {"jobs": {"n1": 0, "n3": 0}}, ["n2", "n3"], id="a drained node's copy moves"),
+        pytest.param(
+            [jobs(2)], nodes("n2"), {"jobs": {"n1": 0}}, ["n1", "n2"], id="a node that cannot be read keeps its"
+        ),
+        pytest.param(
+            [jobs(1)],
+            [node("n1", labels="web"), node("n2")],
+            {"jobs": {"n1": 0}},
+            ["n2"],
+            id="another label, another node",
+        ),
+    ],
+)
+def test_where_replicas_run(services: list[Service], given: list[Node], held: Held, expected: list[str]) -> None:
+    assert list(layout(services, given, held).spreads["jobs"].nodes) == expected
+
+
+def test_from_a_node_that_is_gone_they_move_but_not_their_volumes() -> None:
+    filters = (*FILTERS, GONE)
+    held = {"jobs": {"n1": 0}}
+    assert layout([jobs(1)], nodes("n1", "n2"), held, filters).spreads["jobs"].nodes == ("n2",)
+    data = Service(name="jobs", kind=Service.WORKER, replicas=1, volumes=[VolumeMount(source="a", target="/a")])
+    found = layout([data], nodes("n1", "n2"), held, filters).spreads["jobs"]
+    assert (found.nodes, found.fixed) == (("n1",), {"n1": "unreachable"})
+
+
+def test_services_by_node() -> None:
+    web = Service(name="web", kind=Service.WEB)
+    found = layout([web, jobs(1)], [node("n1", labels="web worker"), node("n2", labels="web")], {})
+    assert found.services == {"n1": {"web", "jobs"}, "n2": {"web"}}
+    assert (found.nodes_of("web"), found.nodes_of("jobs"), found.nodes_of("x")) == (("n1", "n2"), ("n1",), ())
+
+
+@pytest.mark.parametrize(
+    ("service", "given", "held", "expected"),
+    [
+        pytest.param(jobs(2), N1234, {}, "", id="enough"),
+        pytest.param(
+            jobs(3),
+            [node("n1"), node("n2", cordoned=True), node("n3", labels="web"), node("n4", drain=Drain())],
+            {},
+            'service "jobs" is to have 3 replicas, and 1 attached node may run it (n2: cordoned; n3: not labelled '
+            '"worker" (labels: web); n4: being drained); run devopsellence node uncordon n2',
+            id="each refused node",
+        ),
+        pytest.param(
+            jobs(1),
+            [node(f"n{number}", labels="web") for number in range(8)],
+            {},
+            'service "jobs" is to have 1 replica, and no attached node may run it ('
+            + "; ".join(f'n{number}: not labelled "worker" (labels: web)' for number in range(5))
+            + "; and 3 more); run devopsellence node label set <node> --labels web,worker",
+            id="many refused",
+        ),
+        pytest.param(
+            jobs(3),
+            nodes("n1", "n2"),
+            {},
+            'service "jobs" is to have 3 replicas, and 2 attached nodes may run it; '
+            "run devopsellence node attach <node>",
+            id="none refused",
+        ),
+    ],
+)
+def test_the_shortage_names_who_was_refused(service: Service, given: list[Node], held: Held, expected: str) -> None:
+    found = layout([service], given, held).spreads["jobs"]
+    assert str(why_short(found, given) or "") == expected
+
+
+def test_what_stays_where_nothing_new_comes_is_said() -> None:
+    stuck = layout([jobs(1)], CORDONED, {"jobs": {"n1": 0}}).spreads["jobs"]
+    assert str(why_stuck(stuck, CORDONED)) == (
+        'service "jobs" stays where nothing new comes (n1: cordoned); run devopsellence node uncordon n1'
+    )
+    assert why_stuck(layout([jobs(2)], CORDONED, {"jobs": {"n1": 0}}).spreads["jobs"], CORDONED) is None
+
+
+# What holds for any cluster
+
+
+class Cluster:
+    """Some services on some nodes, at rest."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+        self.nodes = [
+            node(f"n{number:02}", labels=self.random.choice(["worker", "worker", "web worker", "web"]))
+            for number in range(self.random.randint(3, 12))
+        ]
+        self.services = [jobs(self.random.randint(1, 6), f"s{number}") for number in range(self.random.randint(1, 5))]
+        self.services.append(Service(name="web", kind=Service.WEB))
+
+    def settle(self) -> Held:
+        return held(layout(self.services, self.nodes, {}))
+
+    def matching(self) -> list[str]:
+        return [each.name for each in self.nodes if "worker" in each.labels]
+
+
+def held(found: Layout) -> dict[str, dict[str, int]]:
+    return {name: dict.fromkeys(each.nodes, 1) for name, each in found.spreads.items()}
+
+
+def places(found: Layout) -> set[tuple[str, str]]:
+    return {(name, node) for name, each in found.spreads.items() for node in each.nodes}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_as_many_as_there_are_nodes_and_evenly(seed: int) -> None:
+    cluster = Cluster(seed)
+    found = layout(cluster.services, cluster.nodes, {})
+    matching = cluster.matching()
+    for name, each in found.spreads.items():
+        assert len(each.nodes) == min(each.service.replicas, len(matching)), name
+        assert set(each.nodes) <= set(matching)
+    # The last one was placed with all others in sight: nowhere is it beside more than it needs to be.
+    load = {name: len(found.services[name]) for name in matching}
+    last = found.spreads[max(found.spreads)].nodes
+    free = [load[name] for name in matching if name not in last]
+    assert not free or not last or max(load[name] for name in last) <= min(free) + 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nothing_moves_when_nothing_has_changed_whatever_the_order(seed: int) -> None:
+    cluster = Cluster(seed)
+    before = cluster.settle()
+    cluster.random.shuffle(cluster.nodes)
+    cluster.random.shuffle(cluster.services)
+    assert held(layout(cluster.services, cluster.nodes, before)) == before
+    assert held(layout(cluster.services, cluster.nodes, {})) == before
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_new_node_or_service_moves_nothing(seed: int) -> None:
+    cluster = Cluster(seed)
+    # All have their nodes, so that none waits for one.
+    cluster.services = [jobs(min(each.replicas, len(cluster.matching())) or 1, each.name) for each in cluster.services]
+    before = layout(cluster.services, cluster.nodes, {})
+    if not cluster.matching():
+        return
+    after = layout([*cluster.services, jobs(2, "a-new-one")], [*cluster.nodes, node("n00-new")], held(before))
+    assert {place for place in places(after) if place[0] != "a-new-one"} == places(before)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("way", ["drained", "gone", "other labels", "detached"])
+def test_only_the_copies_of_a_lost_node_move(seed: int, way: str) -> None:
+    cluster = Cluster(seed)
+    before = layout(cluster.services, cluster.nodes, {})
+    lost = cluster.random.choice(cluster.nodes)
+    rest = [each for each in cluster.nodes if each is not lost]
+    gone = UnreachableFilter({lost.name: "unreachable"}, frozenset({lost.name}))
+    instead = {
+        "drained": [node(lost.name, labels=" ".join(lost.labels), drain=Drain())],
+        "gone": [lost],
+        "other labels": [node(lost.name, labels="gpu")],
+        "detached": [],
+    }[way]
+    held_before = held(before)
+    if way == "detached":
+        held_before = {
+            name: {n: s for n, s in copies.items() if n != lost.name} for name, copies in held_before.items()
+        }
+    filters = (*FILTERS, gone) if way == "gone" else FILTERS
+    after = layout(cluster.services, [*rest, *instead], held_before, filters)
+    stayed = {(name, where) for name, where in places(before) if where != lost.name}
+    assert stayed <= places(after), "what did not run on the lost node stays"
+    assert all(where != lost.name for _, where in places(after))
+    free = len([name for name in cluster.matching() if name != lost.name])
+    for name, each in after.spreads.items():
+        assert len(each.nodes) == min(each.service.replicas, free), name
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_scaling_starts_or_stops_only_what_it_says(seed: int) -> None:
+    cluster = Cluster(seed)
+    before = layout(cluster.services, cluster.nodes, {})
+    chosen = cluster.random.choice([each for each in cluster.services if each.replicas])
+    scaled = jobs(cluster.random.randint(1, 8), chosen.name)
+    services = [scaled if each is chosen else each for each in cluster.services]
+    after = layout(services, cluster.nodes, held(before))
+    moved = places(before) ^ places(after)
+    assert {name for name, _ in moved} <= {chosen.name}
+    old, new = (set(each.spreads[chosen.name].nodes) for each in (before, after))
+    assert old <= new or new <= old
