@@ -200,7 +200,7 @@ def test_changes_are_told_for_nodes_together() -> None:
     done = {name: status(name, 6) for name in ("n041", "n042")}
     after = groups.groups(cluster(statuses={**state.statuses, **done}), NOW + timedelta(hours=1), ages=False)
     assert groups.changes(before, before) == []
-    assert groups.changes(before, after) == [(Kind.MOVING, Line(("n041", "n042"), ""))]
+    assert groups.changes(before, after) == [(Kind.MOVING, Line(("n041", "n042"), "has just settled"))]
     assert sum(len(line.nodes) for _, line in groups.changes([], before)) == 300
 
 

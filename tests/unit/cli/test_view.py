@@ -526,3 +526,22 @@ def test_a_service_that_has_completed_is_as_it_should_be() -> None:
     done = running("web", phase=ServiceStatus.COMPLETED, health=ServiceStatus.NONE)
     (row,) = rows(snapshot(statuses={"n1": status(done)}, release=Release(number=2, services=[WEB])), NOW)
     assert (row.settled, row.phase) == (True, "completed")
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"phase": Rollout.PROGRESSING}, "progressing"),
+        ({"phase": Rollout.SETTLED, "target": 2}, "settled, runs"),
+        ({"phase": Rollout.FAILED, "target": 2}, "failed, runs"),
+        ({"phase": Rollout.FAILED, "target": 2, "halted": "web ended"}, "failed, halted"),
+        ({"phase": Rollout.ROLLING_BACK, "target": 1, "halted": "web ended"}, "rolling back"),
+        ({"phase": Rollout.FAILED, "target": 1, "halted": "web ended"}, "rolled back"),
+    ],
+    ids=["progressing", "settled", "failed", "halted", "rolling back", "rolled back"],
+)
+def test_how_the_newest_release_is_marked(fields: dict[str, Any], text: str) -> None:
+    found = Rollout(release=2, history=[RolloutOutcome(release=1, phase=Rollout.SETTLED)], **fields)
+    outcomes = document.outcomes(found)
+    assert outcomes[2].text == text
+    assert outcomes[1].text == ("settled, runs" if fields.get("target") == 1 else "settled")

@@ -84,8 +84,9 @@ async def choose(etcd: Etcd, ref: EnvironmentRef, number: int | None) -> tuple[R
             message = f"no release of {ref} before release {current} is known to have settled; name one"
             raise CliError("release_unknown", message, next_actions=[_LIST])
     if number == current:
-        which = "the newest of" if current == newest.number else "what runs in"
-        message = f"release {number} is {which} {ref}; deploy runs it already"
+        message = f"release {number} is the newest of {ref}; deploy runs it already"
+        if current != newest.number:
+            message = f"release {number} of {ref} runs already, since release {newest.number} was rolled back"
         raise CliError("rollback_pointless", message, next_actions=[_LIST])
     older = await stored.read(etcd, ref, number)
     if older is None:

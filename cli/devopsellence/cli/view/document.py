@@ -87,18 +87,24 @@ def rollout(snapshot: Snapshot, now: datetime) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a release ended or stands; ``runs``: the environment is to run it; ``rolled_back``: it no longer is to."""
+    """How a release ended or stands.
+
+    ``runs``: the environment is to run it. ``halted``: no further node is moved to it. ``rolled_back``: the release
+    before it runs again.
+    """
 
     outcome: str
     reason: str = ""
     runs: bool = False
+    halted: bool = False
     rolled_back: bool = False
 
     @property
     def text(self) -> str:
         """Outcome and the rest, for people."""
-        outcome = "rolled back" if self.rolled_back else self.outcome
-        return f"{outcome}, runs" if self.runs and outcome != "progressing" else outcome
+        if self.rolled_back or self.halted:
+            return "rolled back" if self.rolled_back else f"{self.outcome}, halted"
+        return f"{self.outcome}, runs" if self.runs and self.outcome != "progressing" else self.outcome
 
     def document(self) -> dict[str, Any]:
         """The shape that it has in JSON."""
@@ -114,8 +120,14 @@ def outcomes(found: Rollout | None) -> dict[int, Ended]:
         past.release: Ended(word(Rollout.Phase, past.phase), past.reason, runs=past.release == target)
         for past in found.history
     }
-    back = found.phase == Rollout.FAILED and target != found.release
-    newest = Ended(word(Rollout.Phase, found.phase), found.reason, target == found.release, rolled_back=back)
+    runs = target == found.release
+    newest = Ended(
+        outcome=word(Rollout.Phase, found.phase),
+        reason=found.reason,
+        runs=runs,
+        halted=runs and bool(found.halted),
+        rolled_back=found.phase == Rollout.FAILED and not runs,
+    )
     return {**ended, found.release: newest}
 
 

@@ -111,9 +111,11 @@ def rooms(found: Sequence[Group], room: int | None) -> list[int]:
 
 def _kind(snapshot: Snapshot, standing: Standing, table: Iterable[Row]) -> Kind:
     kind = _KINDS[standing.phase]
-    if kind in (Kind.SETTLED, Kind.MOVING) and not all(row.settled for row in table):
-        # The node may have said so since the controller last looked.
-        kind = Kind.FAILED if any(row.failed for row in table) else Kind.MOVING
+    # The node may have said so since the controller last looked.
+    if kind is not Kind.UNREACHABLE and any(row.failed for row in table):
+        kind = Kind.FAILED
+    elif kind is Kind.SETTLED and not all(row.settled for row in table):
+        kind = Kind.MOVING
     return Kind.PENDING if kind is Kind.MOVING and snapshot.current is None else kind
 
 
@@ -145,7 +147,7 @@ def _said(kind: Kind, standing: Standing, table: Sequence[Row], now: datetime | 
     if kind is Kind.FAILED:
         return [_clause(row) for row in unsettled if row.failed] or [reason]
     if not unsettled:
-        return [reason]
+        return ["has just settled" if any(row.service for row in table) else reason]
     if not any(row.current for row in unsettled):
         return [unsettled[0].reason]
     more = f"; {plural(len(unsettled) - 1, 'other service')} as well" if len(unsettled) > 1 else ""

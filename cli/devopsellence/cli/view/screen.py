@@ -75,7 +75,7 @@ def frame(console: Console, snapshot: Snapshot, now: datetime, *, everything: bo
 def _lines(console: Console, renderable: RenderableType, width: int) -> list[str]:
     with console.capture() as capture:
         console.print(renderable, width=width)
-    return capture.get().splitlines()
+    return [line.rstrip() for line in capture.get().splitlines()]
 
 
 def _foot(snapshot: Snapshot) -> list[RenderableType]:
@@ -85,9 +85,10 @@ def _foot(snapshot: Snapshot) -> list[RenderableType]:
 
 
 def _head(snapshot: Snapshot, now: datetime) -> RenderableType:
-    grid = Table.grid(padding=(0, 2))
+    # As wide as the terminal, so that a line does not change when another becomes longer.
+    grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(style="dim", no_wrap=True)
-    grid.add_column()
+    grid.add_column(ratio=1)
     grid.add_row("Environment", Text(str(snapshot.ref), style="bold"))
     grid.add_row("Release", Text(text.release_line(snapshot, now)))
     if snapshot.number:
