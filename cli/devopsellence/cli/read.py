@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from google.protobuf.message import Message
 
 from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Environment, Heartbeat, Node, Release, Rollout
-from devopsellence.cli.view.snapshot import Problem, Snapshot
+from devopsellence.cli.view.snapshot import Problem, Snapshot, named_by
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -18,6 +18,8 @@ from devopsellence.store.records import decode
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 _AT_A_TIME: Final = 32
+# Of more nodes than this, one list of everything of a kind costs less than a call for each.
+FEW: Final = 16
 
 
 class Reader:
@@ -38,6 +40,15 @@ class Reader:
         """The records at the keys of ``keys`` (name to key), by name; those that are not there are left out."""
         found = await together(self.one(key, kind) for key in keys.values())
         return {name: message for name, message in zip(keys, found, strict=True) if message is not None}
+
+    async def among(self, prefix: str, keys: dict[str, str], kind: type[M]) -> dict[str, M]:
+        """As :meth:`each` for keys that are all under ``prefix``, with one call where they are many."""
+        if len(keys) <= FEW:
+            return await self.each(keys, kind)
+        names = {key: name for name, key in keys.items()}
+        listing = await self.etcd.list(prefix)
+        found = {names[kv.key]: self._decode(kind, kv.key, kv.value) for kv in listing.items if kv.key in names}
+        return {name: message for name, message in found.items() if message is not None}
 
     async def under(self, prefix: str, kind: type[M]) -> dict[str, M]:
         """All readable records under ``prefix`` by key, sorted."""
@@ -76,24 +87,23 @@ async def snapshot(etcd: Etcd, ref: EnvironmentRef) -> Snapshot:
     attached = environment.nodes if environment else ()
     # A node that is being detached is still in the rollout until it has removed what it ran.
     names = sorted({*attached, *(progress.node for progress in (rollout.nodes if rollout else ()))})
-    release, nodes, heartbeats, statuses = await asyncio.gather(
-        reader.one(keys.release(ref, number), Release) if number else _none(),
-        reader.each({name: keys.node(name) for name in names}, Node),
-        reader.each({name: keys.heartbeat(name) for name in names}, Heartbeat),
-        reader.each({name: keys.status(name, ref) for name in names}, AssignmentStatus),
+    numbers = sorted({number, *named_by(rollout)} - {0})
+    releases, nodes, heartbeats, statuses = await asyncio.gather(
+        reader.each({str(each): keys.release(ref, each) for each in numbers}, Release),
+        reader.among(keys.nodes_prefix, {name: keys.node(name) for name in names}, Node),
+        reader.among(keys.heartbeats_prefix, {name: keys.heartbeat(name) for name in names}, Heartbeat),
+        reader.among(keys.all_statuses_prefix, {name: keys.status(name, ref) for name in names}, AssignmentStatus),
     )
+    others = {int(each): release for each, release in releases.items()}
     return Snapshot(
         ref=ref,
         environment=environment,
-        release=release,
+        release=others.pop(number, None),
         rollout=rollout,
         nodes=nodes,
         heartbeats=heartbeats,
         statuses=statuses,
         controllers=len(controllers.items),
         problems=tuple(sorted(reader.problems, key=lambda problem: problem.key)),
+        others=others,
     )
-
-
-async def _none() -> None:
-    return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +43,10 @@ class Cli:
         self.settings = settings
         self.folder = folder
         self.environ = {**settings.to_environ(), "DEVOPSELLENCE_HOME": NO_DEV_CLUSTER}
+
+    def process_environ(self) -> dict[str, str]:
+        """The environment of a command that is to be a process of its own."""
+        return {**os.environ, **self.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
     def run(self, *arguments: str) -> Result:
         return CliRunner(env=self.environ).invoke(main, list(arguments))

@@ -25,9 +25,7 @@ class Terminal:
     def __init__(self, cli: Cli, *arguments: str, **environ: str) -> None:
         command = [sys.executable, "-m", "devopsellence.cli", *arguments]
         variables = {
-            **os.environ,
-            **cli.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            **cli.process_environ(),
             "TERM": "xterm-256color",
             "COLUMNS": "120",
             **environ,

@@ -63,7 +63,8 @@ def running(name: str, **more: Any) -> ServiceStatus:
 
 
 def status(*services: ServiceStatus, release: int = 2, **more: Any) -> AssignmentStatus:
-    return AssignmentStatus(node="n1", release=release, services=services, **more)
+    fields: dict[str, Any] = {"node": "n1", "phase": AssignmentStatus.SETTLED}
+    return AssignmentStatus(release=release, services=services, **{**fields, **more})
 
 
 def rollout(phase: Rollout.Phase.ValueType, settled: int = 2, **more: Any) -> Rollout:
@@ -245,6 +246,106 @@ def test_how_a_rollout_stands(more: dict[str, Any], number: int, outcome: Outcom
     assert judge(snapshot(**more), number).outcome is outcome
 
 
+@pytest.mark.parametrize(
+    ("phase", "more", "outcome", "instead", "final"),
+    [
+        (
+            Rollout.ROLLING_BACK,
+            {"target": 1, "halted": "web ended", "reason": "n2 waits"},
+            Outcome.ROLLING_BACK,
+            1,
+            False,
+        ),
+        (Rollout.FAILED, {"target": 1, "reason": "web ended; release 1 runs again"}, Outcome.FAILED, 1, True),
+        (Rollout.FAILED, {"target": 2, "reason": "web ended", "halted": "web ended"}, Outcome.FAILED, 0, True),
+        # As earlier versions wrote it.
+        (Rollout.FAILED, {"target": 0, "reason": "web ended"}, Outcome.FAILED, 0, True),
+    ],
+    ids=["rolling back", "rolled back", "halted", "no target"],
+)
+def test_what_runs_instead_of_a_failed_release(
+    phase: Rollout.Phase.ValueType, more: dict[str, Any], outcome: Outcome, instead: int, final: bool
+) -> None:
+    verdict = judge(snapshot(rollout=rollout(phase, **more)), 2)
+    assert (verdict.outcome, verdict.instead, verdict.final) == (outcome, instead, final)
+    assert verdict.reason.startswith("web ended")
+
+
+def test_one_that_goes_back_while_a_newer_one_is_written_has_failed() -> None:
+    found = rollout(Rollout.ROLLING_BACK, target=1, halted="web ended")
+    verdict = judge(snapshot(environment=Environment(latest_release=3), rollout=found), 2)
+    assert (verdict.outcome, verdict.reason) == (Outcome.FAILED, "web ended")
+
+
+def back_at_one(**more: Any) -> Snapshot:
+    """Release 2 has failed and was rolled back: release 1 runs."""
+    reason = "web on n1: ended with exit code 3; release 1 runs again"
+    fields: dict[str, Any] = {
+        "rollout": rollout(Rollout.FAILED, finished_at=ago(48), target=1, last_settled=1, reason=reason),
+        "others": {1: Release(number=1, services=[REDIS, WEB], revision="0d1e2f3")},
+        "statuses": {"n1": status(running("redis", release=1), running("web", release=1), release=1)},
+    }
+    return snapshot(**{**fields, **more})
+
+
+def test_after_a_rollback_the_older_release_is_what_should_run() -> None:
+    state = back_at_one()
+    assert [(each.settled, each.reason) for each in rows(state, NOW)] == [(True, ""), (True, "")]
+    assert row(state, "web").address == "http://172.18.0.3:3000"
+    shown = text.status(state, NOW).splitlines()
+    assert shown[2:4] == [
+        "Rollout      failed after 12s, 2/2 services: web on n1: ended with exit code 3; release 1 runs again",
+        "Runs         1 (0d1e2f3)",
+    ]
+    found = document.rollout(state, NOW)
+    assert found is not None
+    assert (found["phase"], found["target"], found["last_settled"]) == ("failed", 1, 1)
+    ended = document.outcomes(state.rollout)[2]
+    assert (ended.outcome, ended.text, ended.runs, ended.rolled_back) == ("failed", "rolled back", False, True)
+
+
+def test_what_is_taken_back_still_says_why() -> None:
+    failing = running("web", phase=ServiceStatus.BACKOFF, failed=True, reason="exit code 3", last_exit=Exit(code=3))
+    state = back_at_one(
+        rollout=rollout(Rollout.ROLLING_BACK, target=1, last_settled=1, halted="exit code 3"),
+        statuses={"n1": status(running("redis"), failing)},
+    )
+    web = row(state, "web")
+    assert (web.failed, web.settled, web.reason) == (True, False, "exit code 3; goes back to release 1")
+    assert text.rollout_line(state, NOW) == "failed, going back to release 1 for 1m, 2/2 services: exit code 3"
+
+
+def test_a_node_that_waits_its_turn_is_not_late() -> None:
+    waits = NodeProgress(
+        node="n1", phase=NodeProgress.WAITING, reason="n1 waits its turn: 1 node moves at a time", release=1
+    )
+    state = snapshot(
+        rollout=rollout(Rollout.PROGRESSING, nodes=[waits], target=2, last_settled=1),
+        others={1: Release(number=1, services=[WEB])},
+        statuses={"n1": status(running("web", release=1), release=1)},
+    )
+    (web,) = rows(state, NOW)
+    assert (web.waiting, web.settled, web.failed) == (True, False, False)
+    assert web.reason == "waits its turn: 1 node moves at a time; release 1 goes on"
+
+
+def test_a_waiting_node_that_runs_nothing_says_what_it_waits_for() -> None:
+    waits = NodeProgress(node="n1", phase=NodeProgress.WAITING, reason="n1 is cordoned and takes nothing new")
+    (only,) = rows(snapshot(rollout=rollout(Rollout.PROGRESSING, nodes=[waits]), statuses={}), NOW)
+    assert (only.phase, only.reason, only.settled, only.waiting) == (
+        "waiting",
+        "is cordoned and takes nothing new",
+        False,
+        True,
+    )
+
+
+def test_replicas_are_expected_only_where_they_were_reported() -> None:
+    release = Release(number=2, services=[Service(name="web", kind=Service.WEB, replicas=1)])
+    (only,) = rows(snapshot(release=release, statuses={}), NOW)
+    assert (only.service, only.reason) == ("", "runs none of the services: its replicas run on other nodes")
+
+
 def test_status_as_text_is_a_heading_and_a_table() -> None:
     assert text.status(snapshot(), NOW) == (
         "Environment  acme/Shop/production\n"
@@ -317,18 +418,34 @@ def test_status_as_json_has_everything_that_the_text_has() -> None:
         "release": 2,
         "phase": "settled",
         "reason": "",
+        "target": 2,
+        "last_settled": None,
+        "halted": "",
         "services_settled": 2,
         "services_total": 2,
+        "counts": {
+            "total": 1,
+            "pending": 0,
+            "converging": 0,
+            "settled": 1,
+            "failed": 0,
+            "unreachable": 0,
+            "error": 0,
+            "waiting": 0,
+        },
         "started_at": "2026-05-01T11:59:00Z",
         "finished_at": "2026-05-01T11:59:02.500Z",
+        "seconds_left": None,
         "task": None,
     }
     assert shown["nodes"][0] == {
         "node": "n1",
         "labels": ["web", "worker"],
         "heartbeat": True,
-        "phase": "unknown",
+        "phase": "settled",
         "reason": "",
+        "since": None,
+        "release": 2,
         "services_settled": 2,
         "services_total": 2,
     }
@@ -338,7 +455,7 @@ def test_status_as_json_has_everything_that_the_text_has() -> None:
 
 
 def test_an_older_release_s_times_are_not_this_one_s() -> None:
-    shown = document.rollout(snapshot(rollout=rollout(Rollout.SETTLED, release=1, finished_at=ago(50))))
+    shown = document.rollout(snapshot(rollout=rollout(Rollout.SETTLED, release=1, finished_at=ago(50))), NOW)
     assert shown is not None
     assert (shown["phase"], shown["started_at"], shown["finished_at"]) == ("waiting", None, None)
 
@@ -349,7 +466,9 @@ def test_outcomes_of_all_releases_that_the_controller_remembers() -> None:
         release=3,
         history=[RolloutOutcome(release=2, phase=Rollout.FAILED), RolloutOutcome(release=1, phase=Rollout.SUPERSEDED)],
     )
-    assert document.outcomes(found) == {3: "progressing", 2: "failed", 1: "superseded"}
+    outcomes = document.outcomes(found)
+    assert {number: each.text for number, each in outcomes.items()} == {3: "progressing", 2: "failed", 1: "superseded"}
+    assert outcomes[3].runs
     assert document.outcomes(None) == {}
 
 
@@ -407,3 +526,22 @@ def test_a_service_that_has_completed_is_as_it_should_be() -> None:
     done = running("web", phase=ServiceStatus.COMPLETED, health=ServiceStatus.NONE)
     (row,) = rows(snapshot(statuses={"n1": status(done)}, release=Release(number=2, services=[WEB])), NOW)
     assert (row.settled, row.phase) == (True, "completed")
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"phase": Rollout.PROGRESSING}, "progressing"),
+        ({"phase": Rollout.SETTLED, "target": 2}, "settled, runs"),
+        ({"phase": Rollout.FAILED, "target": 2}, "failed, runs"),
+        ({"phase": Rollout.FAILED, "target": 2, "halted": "web ended"}, "failed, halted"),
+        ({"phase": Rollout.ROLLING_BACK, "target": 1, "halted": "web ended"}, "rolling back"),
+        ({"phase": Rollout.FAILED, "target": 1, "halted": "web ended"}, "rolled back"),
+    ],
+    ids=["progressing", "settled", "failed", "halted", "rolling back", "rolled back"],
+)
+def test_how_the_newest_release_is_marked(fields: dict[str, Any], text: str) -> None:
+    found = Rollout(release=2, history=[RolloutOutcome(release=1, phase=Rollout.SETTLED)], **fields)
+    outcomes = document.outcomes(found)
+    assert outcomes[2].text == text
+    assert outcomes[1].text == ("settled, runs" if fields.get("target") == 1 else "settled")

@@ -14,11 +14,14 @@ from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.stored_pb2 import Release, Rollout
+    from devopsellence.cli.view.document import Ended
     from devopsellence.cli.view.snapshot import Problem
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.keys import EnvironmentRef
 
-_HEADER = ("RELEASE", "WHEN", "BY", "REVISION", "OUTCOME", "MESSAGE")
+_HEADER = ("RELEASE", "WHEN", "BY", "REVISION", "OUTCOME", "MESSAGE", "REASON")
+# Of a reason in a list; release show has all of it.
+_REASON = 60
 
 
 @click.group()
@@ -54,7 +57,7 @@ def list_(ctx: click.Context, output: Output, limit: int) -> None:
     for problem in problems:
         output.warning(f"{problem.key} is {problem.reason}")
     text = columns(_HEADER, [_row(each, outcomes) for each in shown]) if shown else f"{ref} has no release yet."
-    documents = [{**document.release(each), "outcome": outcomes.get(each.number, "unknown")} for each in shown]
+    documents = [{**document.release(each), **_ended(outcomes, each.number).document()} for each in shown]
     output.result("release list", text, environment=str(ref), releases=documents, problems=_documents(problems))
 
 
@@ -78,9 +81,9 @@ def show(ctx: click.Context, output: Output, number: int) -> None:
 
     from devopsellence.cli.view import document
 
-    outcome = document.outcomes(rollout).get(number, "unknown")
+    ended = _ended(document.outcomes(rollout), number)
     record = MessageToDict(found, preserving_proto_field_name=True)
-    output.result("release show", _text(found, outcome), release={**record, "outcome": outcome})
+    output.result("release show", _text(found, ended), release={**record, **ended.document()})
 
 
 @release.command()
@@ -93,7 +96,7 @@ def show(ctx: click.Context, output: Output, number: int) -> None:
 def rollback(ctx: click.Context, output: Output, number: int | None, dry_run: bool, message: str) -> None:
     """Write a release with the content of release NUMBER, and follow its rollout.
 
-    Without NUMBER the last release is meant that settled before the newest one.
+    Without NUMBER the last release is meant that settled before the one that runs.
 
     \b
     Example:
@@ -149,26 +152,35 @@ async def _read_one(
     return ref, decode(Release, key, found.value) if found else None, rollout
 
 
-def _row(release: Release, outcomes: dict[int, str]) -> list[str]:
+def _ended(outcomes: dict[int, Ended], number: int) -> Ended:
+    from devopsellence.cli.view.document import Ended
+
+    return outcomes.get(number) or Ended("unknown")
+
+
+def _row(release: Release, outcomes: dict[int, Ended]) -> list[str]:
     from devopsellence.cli.view.words import since
 
-    created = since(release.created_at, datetime.now(UTC))
+    created, ended = since(release.created_at, datetime.now(UTC)), _ended(outcomes, release.number)
+    reason = ended.reason if len(ended.reason) <= _REASON else f"{ended.reason[: _REASON - 1]}…"
     return [
         str(release.number),
         f"{created} ago" if created else "-",
         _safe(release.created_by),
         _safe(release.revision),
-        outcomes.get(release.number, "unknown"),
+        ended.text,
         _safe(release.message) if not release.rollback_of else f"repeats release {release.rollback_of}",
+        _safe(reason) if reason else "",
     ]
 
 
-def _text(release: Release, outcome: str) -> str:
+def _text(release: Release, ended: Ended) -> str:
     from devopsellence.cli.view.words import columns, moment, safe
 
     heads = [
         ("Release", f"{release.number} of {release.organization}/{release.project}/{release.environment}"),
-        ("Outcome", outcome),
+        ("Outcome", ended.text),
+        ("Reason", safe(ended.reason)),
         ("Written", f"{moment(release.created_at)} by {safe(release.created_by)}"),
         ("Revision", safe(release.revision)),
         ("Message", safe(release.message)),

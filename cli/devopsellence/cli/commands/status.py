@@ -20,11 +20,14 @@ OPERATION: Final = "status"
 
 @click.command()
 @click.option("--watch", "-w", is_flag=True, help="Go on until the rollout has settled or failed.")
+@click.option("--all", "everything", is_flag=True, help="Every service of every node, also of many.")
 @environment_option
 @pass_output
 @click.pass_context
-def status(ctx: click.Context, output: Output, watch: bool) -> None:
+def status(ctx: click.Context, output: Output, watch: bool, everything: bool) -> None:
     """Show an environment: its release, the rollout, and every service on every node.
+
+    Of more than a dozen nodes, those that stand alike share a line, what is wrong first; --all shows each.
 
     In a folder without a devopsellence.yml, the only environment of the cluster is shown, or the one that --env names.
 
@@ -32,12 +35,13 @@ def status(ctx: click.Context, output: Output, watch: bool) -> None:
     Example:
       devopsellence status
       devopsellence status --watch
+      devopsellence status --all
       devopsellence status --env acme/shop/staging -o json
     """
     if watch:
-        context.run(ctx, lambda etcd: _watch(ctx, etcd, output))
+        context.run(ctx, lambda etcd: _watch(ctx, etcd, output, everything=everything))
     else:
-        _print(output, context.run(ctx, lambda etcd: _read(ctx, etcd)))
+        _print(output, context.run(ctx, lambda etcd: _read(ctx, etcd)), everything=everything)
 
 
 async def _read(ctx: click.Context, etcd: Etcd) -> Snapshot:
@@ -46,24 +50,21 @@ async def _read(ctx: click.Context, etcd: Etcd) -> Snapshot:
     return await snapshot(etcd, await context.environment(ctx, etcd))
 
 
-async def _watch(ctx: click.Context, etcd: Etcd, output: Output) -> None:
+async def _watch(ctx: click.Context, etcd: Etcd, output: Output, *, everything: bool) -> None:
     from devopsellence.cli.release.follow import failure, follow
     from devopsellence.cli.view import document
-    from devopsellence.cli.view.rows import rows
     from devopsellence.cli.view.text import rollout_line
 
     ref = await context.environment(ctx, etcd)
-    snapshot, verdict = await follow(etcd, ref, output, OPERATION, whole=True)
-    now = datetime.now(UTC)
-    # What did not settle is still on the screen where there is one.
-    problem = failure(snapshot, snapshot.number, verdict, [] if output.live else rows(snapshot, now))
-    if problem is not None:
+    end = await follow(etcd, ref, output, OPERATION, whole=True, everything=everything)
+    if (problem := failure(end, live=output.live)) is not None:
         raise problem
+    snapshot, now = end.snapshot, datetime.now(UTC)
     text = f"Release {snapshot.number} of {ref} is {rollout_line(snapshot, now)}"
     output.result(OPERATION, text, **document.status(snapshot, now))
 
 
-def _print(output: Output, snapshot: Snapshot) -> None:
+def _print(output: Output, snapshot: Snapshot, *, everything: bool) -> None:
     now = datetime.now(UTC)
     if output.json:
         from devopsellence.cli.view import document
@@ -72,8 +73,9 @@ def _print(output: Output, snapshot: Snapshot) -> None:
     elif output.is_tty:
         from devopsellence.cli.view import screen
 
-        output.console().print(screen.status(snapshot, now))
+        console = output.console()
+        console.print(screen.status(snapshot, now, console.width, everything=everything))
     else:
         from devopsellence.cli.view import text
 
-        output.result(OPERATION, text.status(snapshot, now))
+        output.result(OPERATION, text.status(snapshot, now, everything=everything))

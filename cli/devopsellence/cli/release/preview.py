@@ -14,6 +14,7 @@ from devopsellence.cli.release import replicas
 from devopsellence.cli.release.deploy import OPERATION, Deploy, checked, unpinned
 from devopsellence.cli.release.pin import local
 from devopsellence.cli.release.plan import Step, headline, plan
+from devopsellence.cli.release.steps import at_a_time, described
 from devopsellence.cli.secrets import pin_versions
 from devopsellence.cli.view.words import columns
 from devopsellence.placement import Spread, layout, places
@@ -32,6 +33,8 @@ async def preview(etcd: Etcd, run: Deploy) -> None:
     compared = await compare(etcd, run.ref, services, target.nodes, run.output)
     lines = [headline(str(run.ref), target.newest, compared.steps, compared.nodes)]
     lines += [f"node {target.attached_now} would be attached, as no node is"] if target.attached_now else []
+    steps_text = described(draft.rollout, target.nodes)
+    lines += [f"steps: {steps_text}"] if steps_text else []
     app = _app_plan(run)
     lines += [f"app image: {app}"] if app else []
     task = _task_plan(draft, target.nodes)
@@ -44,6 +47,7 @@ async def preview(etcd: Etcd, run: Deploy) -> None:
         dry_run=True,
         environment=str(run.ref),
         release=target.newest + 1,
+        nodes_at_a_time=at_a_time(draft.rollout, target.nodes),
         app_image=app,
         release_task=task,
         images_to_pull=absent,

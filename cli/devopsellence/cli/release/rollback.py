@@ -21,6 +21,7 @@ from devopsellence.cli.release.plan import headline
 from devopsellence.cli.release.preview import compare, plan_document, plan_table
 from devopsellence.cli.release.publish import Overtaken, Target, publish, read_target
 from devopsellence.cli.view import document
+from devopsellence.cli.view.snapshot import target_of
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
@@ -31,7 +32,7 @@ _LIST: Final = NextAction("see which there are", "devopsellence release list")
 
 @dataclass
 class Rollback:
-    """One rollback: ``number`` is the release to go back to, None for the last that settled before the newest."""
+    """One rollback: ``number`` is the release to go back to, None for the last that settled before what runs."""
 
     ref: EnvironmentRef
     settings: Settings
@@ -75,13 +76,17 @@ async def choose(etcd: Etcd, ref: EnvironmentRef, number: int | None) -> tuple[R
     newest = await stored.newest(etcd, ref)
     if newest is None:
         raise CliError("release_unknown", f"{ref} has no release to go back from", next_actions=[_LIST])
+    rollout = await Reader(etcd).one(etcd.keys.rollout(ref), Rollout)
+    current = running(rollout, newest.number)
     if number is None:
-        number = last_settled(await Reader(etcd).one(etcd.keys.rollout(ref), Rollout), newest.number)
+        number = last_settled(rollout, current)
         if number is None:
-            message = f"no release of {ref} before release {newest.number} is known to have settled; name one"
+            message = f"no release of {ref} before release {current} is known to have settled; name one"
             raise CliError("release_unknown", message, next_actions=[_LIST])
-    if number == newest.number:
+    if number == current:
         message = f"release {number} is the newest of {ref}; deploy runs it already"
+        if current != newest.number:
+            message = f"release {number} of {ref} runs already, since release {newest.number} was rolled back"
         raise CliError("rollback_pointless", message, next_actions=[_LIST])
     older = await stored.read(etcd, ref, number)
     if older is None:
@@ -89,12 +94,18 @@ async def choose(etcd: Etcd, ref: EnvironmentRef, number: int | None) -> tuple[R
     return newest, older
 
 
-def last_settled(rollout: Rollout | None, newest: int) -> int | None:
-    """The last release that settled before ``newest``; None if that is not known. Pure."""
+def running(rollout: Rollout | None, newest: int) -> int:
+    """The release that the environment is to run: ``newest``, or the one that it was rolled back to. Pure."""
+    return target_of(rollout) if rollout is not None and rollout.release == newest else newest
+
+
+def last_settled(rollout: Rollout | None, current: int) -> int | None:
+    """The last release that settled before ``current``; None if that is not known. Pure."""
     if rollout is None:
         return None
     outcomes = {each.release: each.phase for each in rollout.history} | {rollout.release: rollout.phase}
-    return max((each for each, phase in outcomes.items() if each < newest and phase == Rollout.SETTLED), default=None)
+    settled = {each for each, phase in outcomes.items() if phase == Rollout.SETTLED} | {rollout.last_settled or current}
+    return max((each for each in settled if each < current), default=None)
 
 
 def repeated(older: Release, message: str) -> Release:

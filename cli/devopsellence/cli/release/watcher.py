@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterable, Mapping
-from typing import Any, Self, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Self, TypeVar
 
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from devopsellence.api.v1.stored_pb2 import (
@@ -18,14 +18,17 @@ from devopsellence.api.v1.stored_pb2 import (
     Release,
     Rollout,
 )
-from devopsellence.cli.view.snapshot import Problem, Snapshot
+from devopsellence.cli.read import FEW
+from devopsellence.cli.view.snapshot import Problem, Snapshot, named_by
 from devopsellence.store.errors import MalformedRecord, StoreError, Unavailable
-from devopsellence.store.etcd import Etcd
+from devopsellence.store.etcd import Etcd, KeyValue
 from devopsellence.store.informer import Informer, Record
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import decode
 
 M = TypeVar("M", bound=Message)
+# Seconds after which what could not be read is tried again.
+_AGAIN: Final = 1.0
 
 
 class Watcher:
@@ -38,7 +41,7 @@ class Watcher:
     connection only makes the snapshots ``stale``.
     """
 
-    def __init__(self, etcd: Etcd, ref: EnvironmentRef, *, watches: int = 16, patience: float = 10.0) -> None:
+    def __init__(self, etcd: Etcd, ref: EnvironmentRef, *, watches: int = FEW, patience: float = 10.0) -> None:
         self._etcd = etcd
         self._ref = ref
         self._watches = watches
@@ -47,12 +50,14 @@ class Watcher:
         self._tasks: set[asyncio.Task[Any]] = set()
         keys = etcd.keys
         self._environments = self._informer(keys.environment(ref), Environment)
-        self._rollouts = self._informer(keys.rollout(ref), Rollout)
+        # Only that it changes: it does so with every status of every node, and is read when it is to be shown.
+        self._rollouts = self._informer(keys.rollout(ref), Empty)
+        self._rollout: Record[Rollout] | None = None
         self._nodes = self._informer(keys.nodes_prefix, Node)
         self._heartbeats = self._informer(keys.heartbeats_prefix, Heartbeat)
         self._candidates = self._informer(keys.election_prefix, Candidate)
         self._statuses: dict[str, Informer[AssignmentStatus]] = {}
-        self._releases: dict[int, Release | Problem] = {}
+        self._releases: dict[int, Record[Release]] = {}
 
     async def __aenter__(self) -> Self:
         fixed: list[Informer[Any]] = [
@@ -93,7 +98,10 @@ class Watcher:
         for task in done - {changed}:
             task.result()
         self._changed.clear()
-        await self._refresh()
+        try:
+            await self._refresh()
+        except StoreError:
+            asyncio.get_running_loop().call_later(_AGAIN, self.wake)
         return self.snapshot()
 
     def snapshot(self) -> Snapshot:
@@ -101,15 +109,14 @@ class Watcher:
         keys, ref = self._etcd.keys, self._ref
         problems: list[Problem] = []
         environment = _message(self._environments.records.get(keys.environment(ref)), problems)
-        rollout = _message(self._rollouts.records.get(keys.rollout(ref)), problems)
+        rollout = _message(self._rollout, problems)
         names = self._names(environment, rollout)
-        release = self._releases.get(environment.latest_release) if environment else None
-        if isinstance(release, Problem):
-            problems.append(release)
+        number = environment.latest_release if environment else 0
+        releases = self._named(number, rollout, problems)
         return Snapshot(
             ref=ref,
             environment=environment,
-            release=release if isinstance(release, Release) else None,
+            release=releases.pop(number, None),
             rollout=rollout,
             nodes=_by_name(names, {name: self._nodes.records.get(keys.node(name)) for name in names}, problems),
             heartbeats=_by_name(names, {n: self._heartbeats.records.get(keys.heartbeat(n)) for n in names}, problems),
@@ -117,10 +124,16 @@ class Watcher:
             controllers=len(self._candidates.records),
             problems=tuple(sorted(problems, key=lambda problem: problem.key)),
             stale="" if self._rollouts.connected else self._rollouts.problem,
+            others=releases,
         )
 
     def _informer(self, prefix: str, kind: type[M]) -> Informer[M]:
         return Informer(self._etcd, prefix, kind, lambda _key: self._changed.set(), on_connection=self._changed.set)
+
+    def _named(self, number: int, rollout: Rollout | None, problems: list[Problem]) -> dict[int, Release]:
+        """The newest release and those that the rollout names, as far as they have been read."""
+        found = {each: _message(self._releases.get(each), problems) for each in sorted({number, *named_by(rollout)})}
+        return {each: release for each, release in found.items() if release is not None}
 
     def _names(self, environment: Environment | None, rollout: Rollout | None) -> list[str]:
         in_rollout = [progress.node for progress in rollout.nodes] if rollout else []
@@ -139,13 +152,29 @@ class Watcher:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _refresh(self) -> None:
-        self._watch_statuses()
-        await self._fetch_release()
+        """Read what is watched only by name: the rollout and the releases that matter; watch nodes that are new."""
+        await self._fetch_rollout()
+        environment = _message(self._environments.records.get(self._etcd.keys.environment(self._ref)), [])
+        rollout = _message(self._rollout, [])
+        self._watch_statuses(self._names(environment, rollout))
+        number = environment.latest_release if environment else 0
+        for each in sorted({number, *named_by(rollout)} - {0} - self._releases.keys()):
+            await self._fetch_release(each)
 
-    def _watch_statuses(self) -> None:
+    async def _fetch_rollout(self) -> None:
+        """Read the rollout if it is another than the one that was read."""
+        key = self._etcd.keys.rollout(self._ref)
+        seen = self._rollouts.records.get(key)
+        if seen is None or (self._rollout is not None and self._rollout.mod_revision == seen.mod_revision):
+            self._rollout = self._rollout if seen is not None else None
+            return
+        found = await self._etcd.get(key)
+        self._rollout = _record(Rollout, found) if found is not None else None
+
+    def _watch_statuses(self, names: Sequence[str]) -> None:
         """Watch the statuses of nodes that are new here; what they hold is a change when it has been read."""
-        snapshot, keys = self.snapshot(), self._etcd.keys
-        missing = [name for name in self._names(snapshot.environment, snapshot.rollout) if name not in self._statuses]
+        keys = self._etcd.keys
+        missing = [name for name in names if name not in self._statuses]
         if "" in self._statuses or not missing:
             return
         if len(self._statuses) + len(missing) > self._watches:
@@ -156,20 +185,20 @@ class Watcher:
         self._statuses |= new
         self._run(new.values())
 
-    async def _fetch_release(self) -> None:
-        """Read the newest release once; it never changes."""
-        record = self._environments.records.get(self._etcd.keys.environment(self._ref))
-        number = record.message.latest_release if record is not None and record.message is not None else 0
-        if not number or number in self._releases:
-            return
-        key = self._etcd.keys.release(self._ref, number)
-        with contextlib.suppress(StoreError):
-            try:
-                found = await self._etcd.get(key)
-                if found is not None:
-                    self._releases[number] = decode(Release, key, found.value)
-            except MalformedRecord as error:
-                self._releases[number] = Problem(key, f"not a readable {error.kind}: {error.reason}")
+    async def _fetch_release(self, number: int) -> None:
+        """Read a release once; it never changes."""
+        found = await self._etcd.get(self._etcd.keys.release(self._ref, number))
+        if found is not None:
+            self._releases[number] = _record(Release, found)
+
+
+def _record(kind: type[M], kv: KeyValue) -> Record[M]:
+    message, error = None, None
+    try:
+        message = decode(kind, kv.key, kv.value)
+    except MalformedRecord as problem:
+        error = problem
+    return Record(kv.key, message, error, kv.create_revision, kv.mod_revision)
 
 
 def _message(record: Record[M] | None, problems: list[Problem]) -> M | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from devopsellence.api.v1.stored_pb2 import NodeProgress, Release, Rollout
+from devopsellence.cli.view import pace
 from devopsellence.cli.view import task as tasks
-from devopsellence.cli.view.rows import Row, node_names, rows
-from devopsellence.cli.view.snapshot import Snapshot, judge
+from devopsellence.cli.view.rows import Row, rows
+from devopsellence.cli.view.snapshot import Snapshot, judge, target_of
+from devopsellence.cli.view.standing import Standing, standings
 from devopsellence.cli.view.words import iso, word
 
 
@@ -25,8 +27,8 @@ def status(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
             "latest_release": snapshot.number,
         },
         "release": release(snapshot.release) if snapshot.release else None,
-        "rollout": rollout(snapshot),
-        "nodes": [_node(snapshot, name) for name in node_names(snapshot)],
+        "rollout": rollout(snapshot, now),
+        "nodes": [_node(snapshot, each) for each in standings(snapshot)],
         "services": [row(each) for each in rows(snapshot, now)],
         "problems": [{"key": problem.key, "reason": problem.reason} for problem in snapshot.problems],
         "stale": snapshot.stale,
@@ -56,52 +58,90 @@ def release(release: Release) -> dict[str, Any]:
     }
 
 
-def rollout(snapshot: Snapshot) -> dict[str, Any] | None:
+def rollout(snapshot: Snapshot, now: datetime) -> dict[str, Any] | None:
     """How the newest release fares; None before the first."""
     if not snapshot.number:
         return None
     verdict = judge(snapshot, snapshot.number)
-    found = snapshot.rollout if snapshot.rollout and snapshot.rollout.release == snapshot.number else None
-    settled, total = progress(snapshot)
+    found = snapshot.current
+    counts = pace.counts(found)
     task = tasks.task_of(snapshot)
+    apart = sum(1 for node in snapshot.nodes.values() if node.cordoned)
+    left = pace.seconds_left(found, now, apart=apart) if found else None
     return {
         "release": snapshot.number,
         "phase": verdict.outcome.value,
         "reason": verdict.reason,
-        "services_settled": settled,
-        "services_total": total,
+        "target": snapshot.target,
+        "last_settled": found.last_settled or None if found else None,
+        "halted": found.halted if found else "",
+        "services_settled": counts.services_settled,
+        "services_total": counts.services_total,
+        "counts": pace.by_phase(found, standings(snapshot)),
         "started_at": iso(found.started_at) if found else None,
         "finished_at": iso(found.finished_at) if found else None,
+        "seconds_left": None if left is None else round(left),
         "task": tasks.document(task) if task else None,
     }
 
 
-def progress(snapshot: Snapshot) -> tuple[int, int]:
-    """Services settled and services in all, over the nodes, as the controller counts them for the newest release."""
-    found = snapshot.rollout
-    if found is None or found.release != snapshot.number:
-        return 0, 0
-    return sum(node.services_settled for node in found.nodes), sum(node.services_total for node in found.nodes)
+@dataclass(frozen=True)
+class Ended:
+    """How a release ended or stands.
+
+    ``runs``: the environment is to run it. ``halted``: no further node is moved to it. ``rolled_back``: the release
+    before it runs again.
+    """
+
+    outcome: str
+    reason: str = ""
+    runs: bool = False
+    halted: bool = False
+    rolled_back: bool = False
+
+    @property
+    def text(self) -> str:
+        """Outcome and the rest, for people."""
+        if self.rolled_back or self.halted:
+            return "rolled back" if self.rolled_back else f"{self.outcome}, halted"
+        return f"{self.outcome}, runs" if self.runs and self.outcome != "progressing" else self.outcome
+
+    def document(self) -> dict[str, Any]:
+        """The shape that it has in JSON."""
+        return asdict(self)
 
 
-def outcomes(found: Rollout | None) -> dict[int, str]:
+def outcomes(found: Rollout | None) -> dict[int, Ended]:
     """How each release ended or stands, by number, as far as the controller remembers."""
     if found is None:
         return {}
-    past = {outcome.release: word(Rollout.Phase, outcome.phase) for outcome in found.history}
-    return {**past, found.release: word(Rollout.Phase, found.phase)}
+    target = target_of(found)
+    ended = {
+        past.release: Ended(word(Rollout.Phase, past.phase), past.reason, runs=past.release == target)
+        for past in found.history
+    }
+    runs = target == found.release
+    newest = Ended(
+        outcome=word(Rollout.Phase, found.phase),
+        reason=found.reason,
+        runs=runs,
+        halted=runs and bool(found.halted),
+        rolled_back=found.phase == Rollout.FAILED and not runs,
+    )
+    return {**ended, found.release: newest}
 
 
-def _node(snapshot: Snapshot, name: str) -> dict[str, Any]:
-    record = snapshot.nodes.get(name)
-    found = next((each for each in snapshot.rollout.nodes if each.node == name), None) if snapshot.rollout else None
+def _node(snapshot: Snapshot, standing: Standing) -> dict[str, Any]:
+    record = snapshot.nodes.get(standing.node)
     heartbeats = snapshot.heartbeats
     return {
-        "node": name,
+        "node": standing.node,
         "labels": list(record.labels) if record else [],
-        "heartbeat": None if heartbeats is None else name in heartbeats,
-        "phase": word(NodeProgress.Phase, found.phase) if found else "unknown",
-        "reason": found.reason if found else "",
-        "services_settled": found.services_settled if found else 0,
-        "services_total": found.services_total if found else 0,
+        "heartbeat": None if heartbeats is None else standing.node in heartbeats,
+        "phase": word(NodeProgress.Phase, standing.phase),
+        "reason": standing.reason,
+        "since": iso(standing.since) if standing.since is not None else None,
+        "release": standing.release or None,
+        "services_settled": standing.services_settled,
+        "services_total": standing.services_total,
     }

@@ -9,7 +9,8 @@ from datetime import datetime
 from devopsellence.api.v1.stored_pb2 import AssignmentStatus, NodeProgress, ServiceStatus
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.view.snapshot import Snapshot
-from devopsellence.cli.view.words import safe, seconds_between, word
+from devopsellence.cli.view.standing import Standing, standings
+from devopsellence.cli.view.words import anonymous, safe, seconds_between, word
 from devopsellence.placement import places, why_not
 
 
@@ -19,7 +20,8 @@ class Row:
 
     ``age`` is seconds since the serving container was started, None when none serves. ``unhealthy`` is for how many
     seconds it has not been healthy, None while it is. ``exit_code`` is None when there was no end that was not asked
-    for.
+    for. ``current``: the node has reported about the release that it is to run. ``waiting``: it is left at another
+    release for now, so that not being settled is as it should be.
     """
 
     node: str
@@ -35,6 +37,8 @@ class Row:
     reason: str = ""
     settled: bool = False
     failed: bool = False
+    current: bool = True
+    waiting: bool = False
     exit_code: int | None = None
     oom_killed: bool = False
     log_lines: tuple[str, ...] = ()
@@ -42,55 +46,61 @@ class Row:
 
 def rows(snapshot: Snapshot, now: datetime) -> list[Row]:
     """All rows, sorted by node and service. ``now`` is what ages are counted to."""
-    return [row for node in node_names(snapshot) for row in _of_node(snapshot, node, now)]
+    return [row for standing in standings(snapshot) for row in of_node(snapshot, standing, now)]
 
 
-def node_names(snapshot: Snapshot) -> list[str]:
-    """The nodes that have to do with the environment: attached ones and those that still report about it."""
-    attached = set(snapshot.environment.nodes) if snapshot.environment else set()
-    in_rollout = {progress.node for progress in snapshot.rollout.nodes} if snapshot.rollout else set()
-    return sorted(attached | in_rollout | set(snapshot.statuses))
-
-
-def _of_node(snapshot: Snapshot, node: str, now: datetime) -> Iterator[Row]:
+def of_node(snapshot: Snapshot, standing: Standing, now: datetime) -> Iterator[Row]:
+    """The rows of one node, sorted by service; at least one."""
+    node, waits = standing.node, standing.phase == NodeProgress.WAITING
     status = snapshot.statuses.get(node)
     reported = {each.name: each for each in status.services} if status else {}
-    expected = _expected(snapshot, node)
-    trouble = _node_trouble(snapshot, node)
+    expected = () if waits else _expected(snapshot, node)
     for name in sorted({*expected, *reported}):
         if name in reported and status is not None:
-            yield _reported(snapshot, status, reported[name], expected.get(name), trouble, now)
+            yield _reported(snapshot, standing, status, reported[name], now)
         else:
-            yield Row(node, name, "pending", reason=trouble or "the agent has not reported it yet")
+            yield Row(node, name, "pending", reason=standing.trouble or "the agent has not reported it yet")
     if not expected and not reported:
-        yield Row(node, "", "idle", reason=trouble or _idle_reason(snapshot, node), settled=not trouble)
+        reason = standing.trouble or (anonymous(standing.reason, node) if waits else "")
+        yield Row(
+            node,
+            "",
+            "waiting" if waits else "idle",
+            reason=reason or _idle_reason(snapshot, node),
+            settled=not reason,
+            waiting=waits,
+        )
 
 
-def _expected(snapshot: Snapshot, node: str) -> dict[str, Service]:
-    """The services of the newest release that the node should run."""
-    record = snapshot.nodes.get(node)
+def _expected(snapshot: Snapshot, node: str) -> frozenset[str]:
+    """The services that the node should run, as far as it can be known before the agent has reported them."""
+    record, release = snapshot.nodes.get(node), snapshot.numbered(snapshot.target)
     attached = snapshot.environment is not None and node in snapshot.environment.nodes
-    if record is None or snapshot.release is None or not attached:
-        return {}
-    return {service.name: service for service in snapshot.release.services if places(service, record)}
+    if record is None or release is None or not attached:
+        return frozenset()
+    # On which nodes the replicas of a service run is for the controller to decide.
+    return frozenset(each.name for each in release.services if not each.replicas and places(each, record))
 
 
 def _reported(
-    snapshot: Snapshot,
-    status: AssignmentStatus,
-    service: ServiceStatus,
-    spec: Service | None,
-    trouble: str,
-    now: datetime,
+    snapshot: Snapshot, standing: Standing, status: AssignmentStatus, service: ServiceStatus, now: datetime
 ) -> Row:
-    current = status.release >= snapshot.number
-    settled = current and not trouble and _as_assigned(service)
+    # A status may be of a release so new that nothing else of it has been read yet.
+    current = status.release == snapshot.target or status.release > snapshot.number
+    waits = standing.phase == NodeProgress.WAITING and not current
+    settled = current and not standing.trouble and _as_assigned(service)
+    # Also of a release that is taken back: that is why.
+    failed = service.failed and (current or status.release == snapshot.number)
     reason = safe(service.reason)
-    if not current:
-        # What it says is about an earlier release.
-        reason = f"not yet at release {snapshot.number}" + (f": {trouble}" if trouble else "")
+    if failed and not current:
+        reason += f"; goes back to release {snapshot.target}"
+    elif waits:
+        reason = _waits(standing, status.release)
+    elif not current:
+        # What it says is about another release.
+        reason = f"not yet at release {snapshot.target}" + (f": {standing.trouble}" if standing.trouble else "")
     elif not settled:
-        reason = reason or trouble
+        reason = reason or standing.trouble
         if service.address and 0 < service.release < status.release:
             # The old version goes on until the new one has proved itself.
             reason += f"{'; ' if reason else ''}release {service.release} goes on serving"
@@ -98,7 +108,7 @@ def _reported(
         reason = reason or "reused"
     end = service.last_exit if service.HasField("last_exit") else None
     return Row(
-        node=status.node,
+        node=status.node or standing.node,
         service=service.name,
         phase=word(ServiceStatus.Phase, service.phase),
         health=word(ServiceStatus.Health, service.health),
@@ -107,14 +117,27 @@ def _reported(
         restarts=service.restarts,
         release=service.release,
         reused=service.reused,
-        address=_address(service, spec),
+        address=_address(service, _spec(snapshot, status.release, service.name)),
         reason=reason,
         settled=settled,
-        failed=service.failed and current,
+        failed=failed,
+        current=current,
+        waiting=waits,
         exit_code=end.code if end is not None and end.HasField("code") else None,
         oom_killed=end is not None and end.oom_killed,
         log_lines=tuple(safe(line) for line in end.log_lines) if end is not None else (),
     )
+
+
+def _waits(standing: Standing, release: int) -> str:
+    """Why a node is left at ``release``: it is not late."""
+    reason = anonymous(standing.reason or standing.trouble, standing.node) or "waits its turn"
+    return reason if not release or f"release {release}" in reason else f"{reason}; release {release} goes on"
+
+
+def _spec(snapshot: Snapshot, number: int, name: str) -> Service | None:
+    release = snapshot.numbered(number)
+    return next((each for each in release.services if each.name == name), None) if release is not None else None
 
 
 def _as_assigned(service: ServiceStatus) -> bool:
@@ -132,33 +155,14 @@ def _address(service: ServiceStatus, spec: Service | None) -> str:
     return f"{service.address}:{spec.ports[0].port}" if spec.ports else service.address
 
 
-def _node_trouble(snapshot: Snapshot, node: str) -> str:
-    """Why the node as a whole does not do what it should; "" when it does."""
-    status = snapshot.statuses.get(node)
-    if status is not None and status.phase == AssignmentStatus.ERROR:
-        return safe(status.reason) or "its assignment cannot be read"
-    if snapshot.heartbeats is not None:
-        heartbeat = snapshot.heartbeats.get(node)
-        if heartbeat is None:
-            return "no heartbeat: the agent is not there"
-        if heartbeat.problem:
-            return safe(heartbeat.problem)
-        record = snapshot.nodes.get(node)
-        if record is not None and heartbeat.uid != record.uid:
-            return "the agent was started for an earlier machine of this name"
-    for progress in snapshot.rollout.nodes if snapshot.rollout else ():
-        if progress.node == node and progress.phase in (NodeProgress.UNREACHABLE, NodeProgress.ERROR):
-            return safe(progress.reason) or word(NodeProgress.Phase, progress.phase)
-    return ""
-
-
 def _idle_reason(snapshot: Snapshot, node: str) -> str:
     if snapshot.environment is None or node not in snapshot.environment.nodes:
         return "no longer attached"
     record = snapshot.nodes.get(node)
     if record is None:
         return "attached, but not registered"
-    if snapshot.release is None:
+    release = snapshot.numbered(snapshot.target)
+    if release is None:
         return "nothing is released yet"
-    reasons = {why_not(service, record) for service in snapshot.release.services}
+    reasons = {why_not(service, record) or "its replicas run on other nodes" for service in release.services}
     return f"runs none of the services: {'; '.join(sorted(reasons))}"

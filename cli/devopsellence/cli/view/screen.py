@@ -1,61 +1,126 @@
-"""A snapshot on a terminal: a table, a progress bar, colours."""
+"""A snapshot on a terminal: a table or groups, a progress bar, colours."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
-from rich.console import Group, RenderableType
-from rich.padding import Padding
+from rich.console import Console, Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from devopsellence.api.v1.stored_pb2 import TaskStatus
+from devopsellence.cli.view import pace, text
 from devopsellence.cli.view import task as tasks
-from devopsellence.cli.view import text
-from devopsellence.cli.view.document import progress
+from devopsellence.cli.view.groups import Kind, are_few, groups
 from devopsellence.cli.view.rows import Row, rows
 from devopsellence.cli.view.snapshot import Outcome, Snapshot, judge
+from devopsellence.cli.view.standing import node_names
+from devopsellence.cli.view.words import safe
 
-_COLOURS = {
+_COLOURS: Final = {
     Outcome.SETTLED: "green",
     Outcome.FAILED: "red",
     Outcome.PROGRESSING: "yellow",
+    Outcome.ROLLING_BACK: "red",
     Outcome.WAITING: "yellow",
     Outcome.SUPERSEDED: "magenta",
 }
-_TASK_COLOURS = {TaskStatus.SUCCEEDED: "green", TaskStatus.FAILED: "red"}
+_KIND_COLOURS: Final = {
+    Kind.FAILED: "bold red",
+    Kind.UNREACHABLE: "red",
+    Kind.MOVING: "yellow",
+    Kind.PENDING: "yellow",
+    Kind.WAITING: "cyan",
+    Kind.SETTLED: "green",
+}
+_TASK_COLOURS: Final = {TaskStatus.SUCCEEDED: "green", TaskStatus.FAILED: "red"}
+_BAR: Final = 30
 
 
-def status(snapshot: Snapshot, now: datetime) -> RenderableType:
-    """The whole snapshot."""
-    table = rows(snapshot, now)
+def status(snapshot: Snapshot, now: datetime, width: int, *, everything: bool = False) -> RenderableType:
+    """The whole snapshot, as high as it is; many nodes in groups, unless ``everything`` is wanted."""
     parts: list[RenderableType] = [_head(snapshot, now), Text()]
-    parts.append(_table(table) if table else Text("No node is attached.", style="yellow"))
-    for row in table:
-        parts += [Text(line, style="red" if "last lines" in line else "") for line in text.failure_lines(row)]
+    if not node_names(snapshot):
+        parts.append(Text("No node is attached.", style="yellow"))
+    elif everything or are_few(snapshot):
+        table = rows(snapshot, now)
+        parts.append(_table(table))
+        parts += [_last_words(line) for row in table for line in text.failure_lines(row)]
+    else:
+        parts.append(_groups(snapshot, now, width))
+    return Group(*parts, *_foot(snapshot))
+
+
+def frame(console: Console, snapshot: Snapshot, now: datetime, *, everything: bool = False) -> list[str]:
+    """The snapshot as lines that fit the console's size, with control codes for colours only.
+
+    What does not fit is left out from below, and said so; before that, nodes go into groups.
+    """
+    width, height = max(20, console.width - 1), max(4, console.height - 1)
+    if everything or are_few(snapshot):
+        lines = _lines(console, status(snapshot, now, width, everything=everything), width)
+        if len(lines) <= height:
+            return lines
+        if everything:
+            return [*lines[: height - 1], f"… {len(lines) - height + 1} more lines: devopsellence status --all"]
+    head = _lines(console, Group(_head(snapshot, now), Text()), width)
+    foot = _lines(console, Group(*_foot(snapshot)), width)
+    room = max(1, height - len(head) - len(foot))
+    lines = _lines(console, _groups(snapshot, now, width, room), width)
+    return [*head, *lines[:room], *foot][:height]
+
+
+def _lines(console: Console, renderable: RenderableType, width: int) -> list[str]:
+    with console.capture() as capture:
+        console.print(renderable, width=width)
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def _foot(snapshot: Snapshot) -> list[RenderableType]:
     task = tasks.task_of(snapshot)
-    parts += [Text(line) for line in (tasks.last_lines(task) if task else [])]
-    parts += [Text(line, style="yellow") for line in text.notes(snapshot)]
-    return Group(*parts)
+    foot: list[RenderableType] = [Text(line) for line in (tasks.last_lines(task) if task else [])]
+    return foot + [Text(line, style="yellow") for line in text.notes(snapshot)]
 
 
 def _head(snapshot: Snapshot, now: datetime) -> RenderableType:
-    grid = Table.grid(padding=(0, 2))
+    # As wide as the terminal, so that a line does not change when another becomes longer.
+    grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(style="dim", no_wrap=True)
-    grid.add_column()
+    grid.add_column(ratio=1)
     grid.add_row("Environment", Text(str(snapshot.ref), style="bold"))
     grid.add_row("Release", Text(text.release_line(snapshot, now)))
     if snapshot.number:
-        colour = _COLOURS[judge(snapshot, snapshot.number).outcome]
-        grid.add_row("Rollout", Text(text.rollout_line(snapshot, now), style=colour))
-        settled, total = progress(snapshot)
-        if total:
-            bar = ProgressBar(total=total, completed=settled, width=40, complete_style=colour, finished_style="green")
-            grid.add_row("", Padding(bar, 0))
+        verdict, counts = judge(snapshot, snapshot.number), pace.counts(snapshot.current)
+        colour = _COLOURS[verdict.outcome]
+        line = ", ".join(filter(None, [text.rollout_time(snapshot, now), text.time_left(snapshot, now)]))
+        grid.add_row("Rollout", Text(f"{line}: {safe(verdict.reason)}" if verdict.reason else line, style=colour))
+        if counts.nodes:
+            done = 1.0 if verdict.outcome is Outcome.SETTLED else counts.share
+            bar = ProgressBar(1.0, done, width=_BAR, complete_style=colour, finished_style="green")
+            beside = Table.grid(padding=(0, 2))
+            beside.add_row(bar, Text(pace.progress(counts)))
+            grid.add_row("", beside)
+        if running := text.running_line(snapshot, now):
+            grid.add_row("Runs", Text(running, style="bold"))
         if (task := tasks.task_of(snapshot)) is not None:
             grid.add_row("Task", Text(tasks.line(task, now), style=_TASK_COLOURS.get(task.phase, "yellow")))
     return grid
+
+
+def _groups(snapshot: Snapshot, now: datetime, width: int, room: int | None = None) -> RenderableType:
+    """A line, cut where it is too long, for what nodes have in common, then the last words of what failed."""
+    found = groups(snapshot, now)
+    lines: list[RenderableType] = []
+    for group, head, rest in text.group_lines(found, room=room, width=width):
+        line = Text(head, style=_KIND_COLOURS[group.kind], no_wrap=room is not None, overflow="ellipsis")
+        lines.append(line.append(rest, style="not bold default"))
+    return Group(*lines, *[_last_words(line) for line in text.last_words(found)])
+
+
+def _last_words(line: str) -> Text:
+    return Text(line, style="red" if "last lines" in line else "")
 
 
 def _table(table: list[Row]) -> Table:
@@ -77,4 +142,6 @@ def _colour(row: Row) -> str:
         return "bold red"
     if row.settled:
         return "green"
+    if row.waiting:
+        return "cyan"
     return "red" if row.phase == "backoff" else "yellow"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 from devopsellence.api.v1.stored_pb2 import (
     AssignmentStatus,
     Environment,
     Heartbeat,
     Node,
+    NodeProgress,
     Release,
     Rollout,
 )
@@ -30,6 +32,7 @@ class Snapshot:
     """The records of one environment; None and missing entries were not there (unreadable ones are in ``problems``).
 
     ``nodes``, ``heartbeats`` and ``statuses`` are by node. ``heartbeats`` is None where nobody looked.
+    ``release`` is the newest one, ``others`` are earlier ones that the rollout names (:func:`named_by`), by number.
     ``controllers`` is how many controllers stand for election, None where nobody looked. ``stale`` says why what is
     shown may be old; "" when it is not.
     """
@@ -44,11 +47,43 @@ class Snapshot:
     controllers: int | None = None
     problems: tuple[Problem, ...] = ()
     stale: str = ""
+    others: Mapping[int, Release] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def number(self) -> int:
         """The newest release; 0 before the first."""
         return self.environment.latest_release if self.environment else 0
+
+    @cached_property
+    def current(self) -> Rollout | None:
+        """The rollout, if it is the newest release's."""
+        return self.rollout if self.rollout is not None and self.rollout.release == self.number else None
+
+    @cached_property
+    def target(self) -> int:
+        """The release that the environment is to run: the newest, unless that was rolled back; 0 before the first."""
+        return target_of(self.current) if self.current is not None else self.number
+
+    def numbered(self, number: int) -> Release | None:
+        """Release ``number``; None when it was not read or cannot be."""
+        return self.release if number == self.number else self.others.get(number)
+
+    @cached_property
+    def progress(self) -> Mapping[str, NodeProgress]:
+        """What the controller says of the nodes, by name; of many, it lists only the worst hundred."""
+        return {each.node: each for each in self.rollout.nodes} if self.rollout else {}
+
+
+def target_of(rollout: Rollout) -> int:
+    """The release that the rollout's environment is to run."""
+    return rollout.target or rollout.release
+
+
+def named_by(rollout: Rollout | None) -> frozenset[int]:
+    """The numbers of the releases that nodes are to run or may go back to."""
+    if rollout is None:
+        return frozenset()
+    return frozenset({target_of(rollout), rollout.last_settled} - {0})
 
 
 class Outcome(Enum):
@@ -56,6 +91,7 @@ class Outcome(Enum):
 
     WAITING = "waiting"
     PROGRESSING = "progressing"
+    ROLLING_BACK = "rolling back"
     SETTLED = "settled"
     FAILED = "failed"
     SUPERSEDED = "superseded"
@@ -63,10 +99,14 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """``outcome`` with the reason that the controller gave, "" if it gave none."""
+    """``outcome`` with the reason that the controller gave, "" if it gave none.
+
+    ``instead`` is the release that runs in place of a failed one that was (or is) rolled back; 0 if none does.
+    """
 
     outcome: Outcome
     reason: str = ""
+    instead: int = 0
 
     @property
     def final(self) -> bool:
@@ -76,6 +116,7 @@ class Verdict:
 
 _OUTCOMES = {
     Rollout.PROGRESSING: Outcome.PROGRESSING,
+    Rollout.ROLLING_BACK: Outcome.ROLLING_BACK,
     Rollout.SETTLED: Outcome.SETTLED,
     Rollout.FAILED: Outcome.FAILED,
     Rollout.SUPERSEDED: Outcome.SUPERSEDED,
@@ -89,9 +130,19 @@ def judge(snapshot: Snapshot, number: int) -> Verdict:
     if rollout is None or rollout.release < number:
         return superseded if snapshot.number > number else Verdict(Outcome.WAITING)
     if rollout.release == number:
-        verdict = Verdict(_OUTCOMES.get(rollout.phase, Outcome.WAITING), rollout.reason)
-        return superseded if snapshot.number > number and not verdict.final else verdict
+        return _of_rollout(rollout, superseded if snapshot.number > number else None)
     for past in rollout.history:
         if past.release == number and past.phase in (Rollout.SETTLED, Rollout.FAILED):
             return Verdict(_OUTCOMES[past.phase], past.reason)
     return Verdict(Outcome.SUPERSEDED, f"release {rollout.release} was written after it")
+
+
+def _of_rollout(rollout: Rollout, overtaken: Verdict | None) -> Verdict:
+    outcome = _OUTCOMES.get(rollout.phase, Outcome.WAITING)
+    instead = target_of(rollout) if target_of(rollout) != rollout.release else 0
+    if outcome is Outcome.ROLLING_BACK:
+        # It has failed already, whatever comes after it.
+        reason = rollout.halted or rollout.reason
+        return Verdict(Outcome.FAILED, reason) if overtaken else Verdict(outcome, reason, instead)
+    verdict = Verdict(outcome, rollout.reason, instead)
+    return overtaken if overtaken and not verdict.final else verdict

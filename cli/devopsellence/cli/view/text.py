@@ -4,41 +4,95 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Release
+from devopsellence.cli.view import pace
 from devopsellence.cli.view import task as tasks
-from devopsellence.cli.view.document import progress
+from devopsellence.cli.view.groups import Group, are_few, groups, rooms
+from devopsellence.cli.view.ranges import folded
 from devopsellence.cli.view.rows import Row, rows
-from devopsellence.cli.view.snapshot import Outcome, Snapshot, judge
+from devopsellence.cli.view.snapshot import Outcome, Snapshot, Verdict, judge
+from devopsellence.cli.view.standing import node_names
 from devopsellence.cli.view.words import age, columns, plural, safe, seconds_between, since, span
 
 HEADER = ("NODE", "SERVICE", "PHASE", "HEALTH", "AGE", "RESTARTS", "ADDRESS", "REASON")
 _SPANS = {Outcome.SETTLED: "in", Outcome.FAILED: "after"}
+# How long lines that stand for many nodes become where nothing else limits them, and the names' share of that.
+_WIDTH: Final = 150
+_NAMES: Final = 0.4
+# Of so many services that failed, the last lines are shown.
+_ENDS: Final = 3
 
 
-def status(snapshot: Snapshot, now: datetime) -> str:
-    """The whole snapshot."""
+def status(snapshot: Snapshot, now: datetime, *, everything: bool = False) -> str:
+    """The whole snapshot: many nodes in groups, unless ``everything`` is wanted."""
     lines = [f"Environment  {snapshot.ref}", f"Release      {release_line(snapshot, now)}"]
     if snapshot.number:
         lines.append(f"Rollout      {rollout_line(snapshot, now)}")
+    if running := running_line(snapshot, now):
+        lines.append(f"Runs         {running}")
     task = tasks.task_of(snapshot)
     lines += [f"Task         {tasks.line(task, now)}"] if task else []
-    table = rows(snapshot, now)
-    lines += ["", columns(HEADER, [cells(row) for row in table])] if table else ["", "No node is attached."]
-    for row in table:
-        lines += failure_lines(row)
+    if not node_names(snapshot):
+        lines += ["", "No node is attached."]
+    elif everything or are_few(snapshot):
+        table = rows(snapshot, now)
+        lines += ["", columns(HEADER, [cells(row) for row in table])]
+        lines += [line for row in table for line in failure_lines(row)]
+    else:
+        found = groups(snapshot, now)
+        lines += ["", *[f"{head}{tail}" for _, head, tail in group_lines(found)], *last_words(found)]
     lines += tasks.last_lines(task) if task else []
     lines += notes(snapshot)
     return "\n".join(lines)
+
+
+def group_lines(
+    found: Sequence[Group], *, room: int | None = None, width: int = _WIDTH
+) -> list[tuple[Group, str, str]]:
+    """Groups as lines: each with its group, its heading (empty after the group's first), and the rest.
+
+    At most ``room`` lines if there is room for one a group. What is to be said of nodes leaves their names a part of
+    ``width``.
+    """
+    shown = []
+    digits = max((len(str(len(group.nodes))) for group in found), default=0)
+    for group, given in zip(found, rooms(found, room), strict=True):
+        head = f"{group.kind.value:<11}  {len(group.nodes):>{digits}}  "
+        for line in group.within(given):
+            names = folded(line.nodes, int(width * _NAMES) if line.what else width - len(head))
+            shown.append((group, head, f"{names}: {line.what}" if line.what else names))
+            head = " " * len(head)
+    return shown
+
+
+def last_words(found: Sequence[Group]) -> list[str]:
+    """How what failed ended, once for what ended alike; the first few."""
+    ends: dict[tuple[str, ...], list[str]] = {}
+    for row in (row for group in found for row in group.rows):
+        if lines := failure_lines(row):
+            ends.setdefault((row.service, *lines[2:]), lines)
+    return [line for lines in list(ends.values())[:_ENDS] for line in lines]
 
 
 def release_line(snapshot: Snapshot, now: datetime) -> str:
     """The newest release in a line: ``3 (a1b2c3d, by ann@laptop, 2m ago): message``."""
     if not snapshot.number:
         return "none yet; run devopsellence deploy"
-    release = snapshot.release
+    return _release_line(snapshot.number, snapshot.release, now)
+
+
+def running_line(snapshot: Snapshot, now: datetime) -> str:
+    """The release that the environment is to run in place of the newest, as :func:`release_line`; "" if none is."""
+    if snapshot.target == snapshot.number:
+        return ""
+    return _release_line(snapshot.target, snapshot.numbered(snapshot.target), now)
+
+
+def _release_line(number: int, release: Release | None, now: datetime) -> str:
     if release is None:
-        return f"{snapshot.number} (cannot be read)"
+        return f"{number} (cannot be read)"
     return f"{release.number} ({', '.join(release_facts(release, now))})" + (
         f": {safe(release.message)}" if release.message else ""
     )
@@ -59,17 +113,38 @@ def release_facts(release: Release, now: datetime) -> list[str]:
 def rollout_line(snapshot: Snapshot, now: datetime) -> str:
     """How the newest release fares in a line: ``settled in 4s, 2/2 services``."""
     verdict = judge(snapshot, snapshot.number)
-    found = snapshot.rollout
-    settled, total = progress(snapshot)
-    text = verdict.outcome.value
+    parts = [rollout_time(snapshot, now), pace.progress(pace.counts(snapshot.current)), time_left(snapshot, now)]
+    text = ", ".join(part for part in parts if part)
+    return f"{text}: {safe(verdict.reason)}" if verdict.reason else text
+
+
+def rollout_time(snapshot: Snapshot, now: datetime) -> str:
+    """How the newest release stands, and how long it took, or has taken: ``settled in 4s``."""
+    verdict, found = judge(snapshot, snapshot.number), snapshot.current
+    text = standing_word(verdict)
     if verdict.outcome is Outcome.WAITING:
         return f"{text} for the controller" + ("" if snapshot.controllers != 0 else "; none is running")
-    if found is not None and found.started_at.seconds:
-        end = found.finished_at.ToDatetime(tzinfo=now.tzinfo) if found.finished_at.seconds else None
-        taken = span(seconds_between(found.started_at, end or now))
-        text += f" {_SPANS.get(verdict.outcome, 'for')} {taken}"
-    text += f", {settled}/{plural(total, 'service')}" if total else ""
-    return f"{text}: {safe(verdict.reason)}" if verdict.reason else text
+    if found is None or not found.started_at.seconds:
+        return text
+    end = found.finished_at.ToDatetime(tzinfo=now.tzinfo) if found.finished_at.seconds else now
+    return f"{text} {_SPANS.get(verdict.outcome, 'for')} {span(seconds_between(found.started_at, end))}"
+
+
+def time_left(snapshot: Snapshot, now: datetime) -> str:
+    """An estimate of how long it will go on, in words; "" where there is nothing to go by."""
+    if snapshot.current is None:
+        return ""
+    # They wait for something else than their turn.
+    apart = sum(1 for node in snapshot.nodes.values() if node.cordoned)
+    left = pace.seconds_left(snapshot.current, now, apart=apart)
+    return pace.left(left) if left is not None else ""
+
+
+def standing_word(verdict: Verdict) -> str:
+    """A verdict in a word, or a few while nodes go back."""
+    if verdict.outcome is Outcome.ROLLING_BACK:
+        return f"failed, going back to release {verdict.instead}"
+    return str(verdict.outcome.value)
 
 
 def cells(row: Row) -> list[str]:
@@ -112,15 +187,7 @@ def notes(snapshot: Snapshot) -> list[str]:
 
 def row_line(row: Row) -> str:
     """A row as a line of its own, as a log shows changes: ``n1 web: running, healthy, http://…``."""
-    state = ["failed" if row.failed else row.phase]
-    if row.health not in ("", "none", "unknown"):
-        state.append(row.health)
-    if row.restarts:
-        state.append(plural(row.restarts, "restart"))
-    if row.settled and row.address:
-        state.append(row.address)
-    text = f"{row.node} {row.service}: {', '.join(state)}" if row.service else f"{row.node}: {row.phase}"
-    return f"{text} ({row.reason})" if row.reason else text
+    return f"{row.node} {row.service}: {_state(row)}" if row.service else f"{row.node}: {_state(row)}"
 
 
 def changes(before: Sequence[Row], after: Sequence[Row]) -> list[tuple[Row, str]]:
@@ -130,3 +197,15 @@ def changes(before: Sequence[Row], after: Sequence[Row]) -> list[tuple[Row, str]
     found = [(row, row_line(row)) for row in after if known.get((row.node, row.service)) != row_line(row)]
     gone = [row for row in before if row.service and (row.node, row.service) not in there]
     return found + [(row, f"{row.node} {row.service}: gone") for row in gone]
+
+
+def _state(row: Row) -> str:
+    state = ["failed" if row.failed else row.phase]
+    if row.health not in ("", "none", "unknown"):
+        state.append(row.health)
+    if row.restarts:
+        state.append(plural(row.restarts, "restart"))
+    if row.settled and row.address:
+        state.append(row.address)
+    text = ", ".join(state)
+    return f"{text} ({row.reason})" if row.reason else text

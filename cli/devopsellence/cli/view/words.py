@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -66,7 +67,19 @@ def word(enum: Any, value: int) -> str:
 
 def safe(text: str) -> str:
     """``text`` without anything that would move a terminal's cursor or change its colours."""
-    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in _UNSAFE and c != "\t" else c for c in text)
+    return (
+        text
+        if text.isprintable()
+        else "".join(
+            "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in _UNSAFE and c != "\t" else c for c in text
+        )
+    )
+
+
+def anonymous(reason: str, node: str) -> str:
+    """A sentence about ``node`` without its name, so that it says the same of every node."""
+    name = re.escape(node)
+    return re.sub(rf"^{name}:? |,? (?:on|of|as) {name}\b", "", reason)
 
 
 def plural(count: int, noun: str) -> str:
