@@ -165,7 +165,7 @@ def test_what_is_damaged_is_not_overwritten(bare: Cli, pki: Path, damage: Callab
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["node", "n" * 60], "invalid_name"),
+        (["node", "n" * 64], "invalid_name"),
         (["node", "../n1"], "invalid_name"),
         (["operator", "a/b"], "invalid_name"),
         (["operator"], "usage"),
@@ -203,7 +203,7 @@ def test_from_nothing_to_a_cluster_that_lets_in_whom_it_should(started: Started,
     bundle = Path(said["bundle"])
     assert modes(bundle) == {**FILES, "agent.env": 0o644}
     names = load_certificate(bundle / "tls.crt").extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    assert names.value.get_values_for_type(x509.DNSName) == [server_name("n1")]
+    assert names.value.get_values_for_type(x509.DNSName) == [server_name(said["uid"])]
     assert said["agent_command"].startswith(f"devopsellence-agent --node n1 --node-uid {said['uid']} ")
     assert "--api-advertise 10.0.0.5:7443" in said["agent_command"]
     assert said["uid"] in (bundle / "agent.env").read_text()

@@ -153,9 +153,8 @@ def test_registering_lets_the_node_s_certificate_in_where_certificates_are_the_c
     with EtcdServer(tmp_path / "etcd", authority=authority) as server:
         secured = Cli(server.settings(user=access.USER_OPERATOR), cli.folder)
         secured.etcd(access.enable)
-        for _ in range(2):
-            secured.ok("node", "register", "n1")
-        assert "node:n1" in server.etcdctl("user", "list")
+        uids = {secured.json("node", "register", "n1")["uid"] for _ in range(2)}
+        assert server.etcdctl("user", "list").split() == ["controller", *(f"node:{uid}" for uid in uids), "root"]
         stranger = Cli(server.settings(user="node:stranger"), cli.folder)
         assert stranger.error("node", "list")["code"] in ("etcd_permission_denied", "etcd_unauthenticated")
 
@@ -228,7 +227,7 @@ def test_what_moves_where_a_record_cannot_be_read_is_said_not_to_be_known(cli: C
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(["n" * 60], "invalid_name"), (["n1", "--address", "10.0.0.5:7443"], "invalid_address")]
+    ("arguments", "code"), [(["n" * 64], "invalid_name"), (["n1", "--address", "10.0.0.5:7443"], "invalid_address")]
 )
 def test_a_node_that_no_certificate_or_nobody_could_reach_is_not_registered(
     cli: Cli, arguments: list[str], code: str
