@@ -15,12 +15,13 @@ import pytest
 from devopsellence.api.v1.agent_pb2 import DiagnoseRequest, LogsRequest
 from devopsellence.api.v1.agent_pb2_grpc import AgentStub
 from devopsellence.api.v1.stored_pb2 import Heartbeat
+from devopsellence.cli.agents import Agent, connect
 from devopsellence.nodeagent.api.certificates import CertificateProblem, Files, expires
 from devopsellence.nodeagent.api.server import Api, ApiError, Listen
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.peers import server_name
 from devopsellence.sealed import Identity
-from tests.integration.agentapi.harness import ENV, NODE, Pki, Place, command, execute
+from tests.integration.agentapi.harness import ENV, NODE, Pki, Place, command, execute, settings
 
 if TYPE_CHECKING:
     from devopsellence.nodeagent.api.service import ImageCalls
@@ -49,6 +50,17 @@ async def test_other_certificates_of_the_cluster_are_refused_by_every_call(here:
         assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
         assert name in str(caught.value.details())
         assert ("devopsellence-refused-by", NODE) in list(caught.value.trailing_metadata() or ())
+
+
+async def test_a_machine_that_was_replaced_is_not_taken_for_the_new_one(here: Place) -> None:
+    """It answers at the address that the new one has been given, with a certificate that is still valid."""
+    operator = settings(here.pki.files("operator:ann"))
+    async with connect(operator, Agent(NODE, "the-new-one", here.address)) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Diagnose(DiagnoseRequest())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    async with connect(operator, Agent(NODE, here.uid, here.address)) as stub:
+        assert (await stub.Diagnose(DiagnoseRequest())).node_uid == here.uid
 
 
 async def test_a_strangers_authority_is_not_believed(here: Place, tmp_path: Path) -> None:
