@@ -57,7 +57,10 @@ class Cluster:
 
     async def listed_as(self, name: str, state: str) -> dict[str, Any]:
         """The same, once it is in that state."""
-        return await self.until(f"{name} is {state}", lambda: self.listed(name), lambda each: each["state"] == state)
+        found: dict[str, Any] = await self.until(
+            f"{name} is {state}", lambda: self.listed(name), lambda each: each["state"] == state
+        )
+        return found
 
     def controller(self) -> None:
         """Start one."""
@@ -85,7 +88,11 @@ class Cluster:
 
     async def release(self, number: int, *services: workload_pb2.Service, nodes: tuple[str, ...]) -> None:
         """Write a release as the newest, with these nodes attached."""
-        names = {"organization": REF.organization, "project": REF.project, "environment": REF.environment}
+        names: dict[str, Any] = {
+            "organization": REF.organization,
+            "project": REF.project,
+            "environment": REF.environment,
+        }
         made = Release(number=number, services=services, **names)
         made.rollout.progress_deadline.FromSeconds(600)
         await self.etcd.put(self.etcd.keys.release(REF, number), encode(made))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -74,47 +75,11 @@ def drain(
       devopsellence node drain prod-1 --dry-run
       devopsellence node drain prod-1 --move-volumes --timeout 1h
     """
-    written = False
-
-    async def work(etcd: Etcd) -> tuple[Preview, Seen]:
-        from devopsellence.cli import nodes
-        from devopsellence.cli.machines import drain as draining
-        from devopsellence.cli.machines import emptying
-
-        nonlocal written
-        await nodes.find(etcd, name)
-        shown = await emptying.preview(etcd, name, move_volumes=move_volumes)
-        for problem in shown.problems:
-            output.warning(f"{problem.key} is {problem.reason}: what leaves there is not shown")
-        flags = " --move-volumes" if move_volumes else ""
-        refused = None if force else emptying.refusal(shown, f"devopsellence node drain {name}{flags} --force")
-        if dry_run:
-            if refused is not None:
-                output.warning(f"this would be refused without --force: {refused.message}")
-            return shown, shown.seen
-        if refused is not None:
-            raise refused
-        for each in shown.leaving:
-            output.line(each.text(name))
-        node = await draining.order(etcd, name, move_volumes=move_volumes)
-        written = True
-        if not shown.seen.answers:
-            output.warning(f"the agent of node {name} is not there: it empties the node when it is back")
-        if detach:
-            return shown, shown.seen
-        output.event(DRAIN, "started", node=name, drain=nodes.document(node)["drain"])
-
-        def tell(sentence: str, seen: Seen) -> None:
-            output.progress(DRAIN, sentence, left=_running(seen.leaving))
-
-        return shown, await draining.follow(etcd, name, tell, seconds)
-
+    run = Draining(name, output, move_volumes=move_volumes, dry_run=dry_run, force=force, detach=detach)
     try:
-        shown, seen = context.run(ctx, work)
+        shown, seen = context.run(ctx, lambda etcd: _drain(etcd, run, seconds))
     except KeyboardInterrupt as error:
-        where = f"node {name} goes on being drained; devopsellence node uncordon {name} takes it back"
-        message = f"interrupted; {where if written else 'nothing was changed'}"
-        raise CliError("interrupted", message, exit_code=130) from error
+        raise CliError("interrupted", f"interrupted; {run.stage}", exit_code=130) from error
     output.result(
         DRAIN,
         _drained_text(shown, seen, dry_run=dry_run, detach=detach),
@@ -125,6 +90,50 @@ def drain(
         left=_running(seen.leaving if seen.drained or not dry_run else seen.running),
         stays=_running(seen.running) if seen.drained else [],
     )
+
+
+@dataclass
+class Draining:
+    """One ``node drain``; ``stage`` is what to say of it when it is interrupted."""
+
+    name: str
+    output: Output
+    move_volumes: bool
+    dry_run: bool
+    force: bool
+    detach: bool
+    stage: str = "nothing was changed"
+
+
+async def _drain(etcd: Etcd, run: Draining, seconds: float) -> tuple[Preview, Seen]:
+    """What was to leave, and the node as it is afterwards."""
+    from devopsellence.cli import nodes
+    from devopsellence.cli.machines import drain as draining
+    from devopsellence.cli.machines import emptying
+
+    name, output = run.name, run.output
+    await nodes.find(etcd, name)
+    shown = await emptying.preview(etcd, name, move_volumes=run.move_volumes)
+    for problem in shown.problems:
+        output.warning(f"{problem.key} is {problem.reason}: what leaves there is not shown")
+    flags = " --move-volumes" if run.move_volumes else ""
+    _refuse(run, emptying.refusal(shown, f"devopsellence node drain {name}{flags} --force"))
+    if run.dry_run:
+        return shown, shown.seen
+    for each in shown.leaving:
+        output.line(each.text(name))
+    node = await draining.order(etcd, name, move_volumes=run.move_volumes)
+    run.stage = f"node {name} goes on being drained; devopsellence node uncordon {name} takes it back"
+    if not shown.seen.answers:
+        output.warning(f"the agent of node {name} is not there: it empties the node when it is back")
+    if run.detach:
+        return shown, shown.seen
+    output.event(DRAIN, "started", node=name, drain=nodes.document(node)["drain"])
+
+    def tell(sentence: str, seen: Seen) -> None:
+        output.progress(DRAIN, sentence, left=_running(seen.leaving))
+
+    return shown, await draining.follow(etcd, name, tell, seconds)
 
 
 def _drained_text(shown: Preview, seen: Seen, *, dry_run: bool, detach: bool) -> str:
@@ -161,38 +170,11 @@ def remove(ctx: click.Context, output: Output, name: str, force: bool, dry_run: 
 
     check_name("node", name)
     grant = context.connection(ctx).cert is not None
-    begun = False
-
-    async def work(etcd: Etcd) -> Removal:
-        from devopsellence.cli.machines import remove as removing
-
-        nonlocal begun
-        planned = await removing.plan(etcd, name)
-        refused = None if force else removing.refusal(planned)
-        if dry_run:
-            if refused is not None:
-                output.warning(f"this would be refused without --force: {refused.message}")
-            return planned
-        if refused is not None:
-            raise refused
-        if planned.knew:
-            output.line(exposure(planned.knew))
-        if force and planned.seen.answers:
-            output.warning(f"the agent of node {name} is there: what it runs goes on until you stop it on that machine")
-        begun = True
-
-        def tell(sentence: str) -> None:
-            output.progress(REMOVE, sentence)
-
-        await removing.remove(etcd, planned, tell, force=force, grant=grant, seconds=seconds)
-        return planned
-
+    run = Removing(name, output, dry_run=dry_run, force=force)
     try:
-        planned = context.run(ctx, work)
+        planned = context.run(ctx, lambda etcd: _remove(etcd, run, grant=grant, seconds=seconds))
     except KeyboardInterrupt as error:
-        again = f"devopsellence node remove {name} goes on where it ended"
-        message = f"interrupted; {again if begun else 'nothing was changed'}"
-        raise CliError("interrupted", message, exit_code=130) from error
+        raise CliError("interrupted", f"interrupted; {run.stage}", exit_code=130) from error
     output.result(
         REMOVE,
         _removed_text(planned, dry_run=dry_run, force=force),
@@ -203,6 +185,48 @@ def remove(ctx: click.Context, output: Output, name: str, force: bool, dry_run: 
         running=_running(planned.seen.running),
         secrets_seen=exposure_document(planned.knew),
     )
+
+
+@dataclass
+class Removing:
+    """One ``node remove``; ``stage`` is what to say of it when it is interrupted."""
+
+    name: str
+    output: Output
+    dry_run: bool
+    force: bool
+    stage: str = "nothing was changed"
+
+
+async def _remove(etcd: Etcd, run: Removing, *, grant: bool, seconds: float) -> Removal:
+    """What there was to take away."""
+    from devopsellence.cli.machines import remove as removing
+
+    name, output = run.name, run.output
+    planned = await removing.plan(etcd, name)
+    _refuse(run, removing.refusal(planned))
+    if run.dry_run:
+        return planned
+    if planned.knew:
+        output.line(exposure(planned.knew))
+    if run.force and planned.seen.answers:
+        output.warning(f"the agent of node {name} is there: what it runs goes on until you stop it on that machine")
+    run.stage = f"devopsellence node remove {name}{' --force' if run.force else ''} goes on where it ended"
+
+    def tell(sentence: str) -> None:
+        output.progress(REMOVE, sentence)
+
+    await removing.remove(etcd, planned, tell, force=run.force, grant=grant, seconds=seconds)
+    return planned
+
+
+def _refuse(run: Draining | Removing, refused: CliError | None) -> None:
+    """Raise what speaks against it, unless it is forced; a dry run only tells."""
+    if refused is None or run.force:
+        return
+    if not run.dry_run:
+        raise refused
+    run.output.warning(f"this would be refused without --force: {refused.message}")
 
 
 def _removed_text(planned: Removal, *, dry_run: bool, force: bool) -> str:

@@ -15,9 +15,10 @@ WEB = Service(name="web", kind=Service.WEB)
 REDIS = Service(name="redis", kind=Service.WORKER, volumes=[VolumeMount(source="data", target="/data")])
 
 
-def other(*labels: str, answers: bool = True, runs: tuple[str, ...] = (), **more: bool) -> Other:
-    drain = Drain() if more.pop("draining", False) else None
-    node = Node(name="n2", uid="u2", labels=labels, drain=drain, **more)
+def other(
+    *labels: str, answers: bool = True, runs: tuple[str, ...] = (), cordoned: bool = False, draining: bool = False
+) -> Other:
+    node = Node(name="n2", uid="u2", labels=labels, cordoned=cordoned, drain=Drain() if draining else None)
     return Other(node, answers, frozenset(runs))
 
 
