@@ -10,11 +10,12 @@ import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.store.errors import MalformedRecord, PermissionDenied, StoreError, Unauthenticated
+from devopsellence.store.errors import MalformedRecord, StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import Keys
 from devopsellence.store.lease import Lease, LeaseKeeper
 from devopsellence.store.records import decode, encode
+from devopsellence.store.retry import REFUSED_SECONDS, is_refused
 
 #: Seconds until the key is gone after the agent is.
 LEASE_TTL: Final = 10
@@ -22,7 +23,7 @@ LEASE_TTL: Final = 10
 STAND_BY_SECONDS: Final = 5.0
 _USUAL: Final = wait_exponential(multiplier=0.2, max=3.0) + wait_random(0, 0.5)
 #: etcd knows us no more, and that seldom changes: another machine was registered under this node's name, or none is.
-_REFUSED: Final = wait_exponential(multiplier=0.5, max=60.0) + wait_random(0, 0.5)
+_REFUSED: Final = wait_exponential(multiplier=0.5, max=REFUSED_SECONDS) + wait_random(0, 0.5)
 _log = structlog.get_logger()
 
 
@@ -58,7 +59,7 @@ class Heartbeat:
         while True:
             retrying = AsyncRetrying(
                 retry=retry_if_exception_type(StoreError),
-                wait=lambda state: (_REFUSED if _is_refused(state) else _USUAL)(state),
+                wait=lambda state: (_REFUSED if is_refused(state) else _USUAL)(state),
                 before_sleep=self._failed,
             )
             await retrying(self._write)
@@ -83,7 +84,7 @@ class Heartbeat:
 
     def _failed(self, state: RetryCallState) -> None:
         error = str(state.outcome and state.outcome.exception())
-        if _is_refused(state):
+        if is_refused(state):
             _log.error(
                 "etcd refuses this machine; was it replaced or removed as a node?",
                 node=self._beat.node,
@@ -126,8 +127,3 @@ class Heartbeat:
         with suppress(MalformedRecord):
             return decode(stored_pb2.Node, key, found.value).uid
         return ""
-
-
-def _is_refused(state: RetryCallState) -> bool:
-    error = state.outcome.exception() if state.outcome is not None else None
-    return isinstance(error, PermissionDenied | Unauthenticated)
