@@ -6,9 +6,10 @@ How they are registered, emptied and removed is in ``machines``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from devopsellence.api.v1.stored_pb2 import Environment, Event, Heartbeat, Node
 from devopsellence.cli import write
@@ -17,13 +18,17 @@ from devopsellence.cli.read import Reader
 from devopsellence.cli.view.snapshot import Problem
 from devopsellence.cli.view.words import iso, safe
 from devopsellence.placement import LABELS
-from devopsellence.store.etcd import Etcd, Put
+from devopsellence.store.etcd import MAX_OPERATIONS, Etcd, Put
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import decode
 
 if TYPE_CHECKING:
     from devopsellence.cli.secrets.members import Resealed
     from devopsellence.cli.secrets.records import SecretId
+
+
+# One operation is the change itself.
+_MAX_EVENTS: Final = MAX_OPERATIONS - 1
 
 
 @dataclass(frozen=True)
@@ -151,13 +156,26 @@ async def detach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
 async def _change_environment(
     etcd: Etcd, ref: EnvironmentRef, edit: Callable[[Environment | None], Environment], node: str, code: str, did: str
 ) -> Environment:
-    event = Event(severity=Event.INFO, code=code, message=f"{write.who()} {did}", node=node)
-    put = await write.event_put(etcd, ref, event)
+    puts = await event_puts(etcd, [ref], node, code, did)
+    return await write.change(etcd, etcd.keys.environment(ref), Environment, edit, also=lambda _: puts)
 
-    def also(_: Environment) -> list[Put]:
-        return [put]
 
-    return await write.change(etcd, etcd.keys.environment(ref), Environment, edit, also=also)
+async def attached_to(etcd: Etcd, name: str) -> list[EnvironmentRef]:
+    """The environments that the node is attached to, sorted; records that cannot be read are left out."""
+    found, keys = [], etcd.keys
+    for key, environment in (await Reader(etcd).under(keys.environments_prefix, Environment)).items():
+        with suppress(ValueError):
+            found += [keys.parse_environment(key)] if name in environment.nodes else []
+    return sorted(found)
+
+
+async def event_puts(etcd: Etcd, refs: Iterable[EnvironmentRef], node: str, code: str, did: str) -> list[Put]:
+    """What tells, in each of these environments, what somebody did with a node; as many as one transaction takes."""
+    message = f"{write.who()} {did}"
+    return [
+        await write.event_put(etcd, ref, Event(severity=Event.INFO, code=code, message=message, node=node))
+        for ref in list(refs)[:_MAX_EVENTS]
+    ]
 
 
 async def overview(etcd: Etcd) -> tuple[list[Overview], list[Problem]]:

@@ -296,6 +296,9 @@ def test_drain_writes_down_the_wish_and_uncordon_takes_it_back(two: Cli) -> None
     two.ok("node", "drain", "n1", "--detach")
     assert node_of(two, "n1") == node
     assert two.json("node", "list")["nodes"][0]["state"] == "draining"
+    assert [(each["code"], each["node"]) for each in two.json("events", "--env", ENV)["events"]] == [
+        ("node_draining", "n1")
+    ]
     two.ok("node", "uncordon", "n1")
     node = node_of(two, "n1")
     assert (node.cordoned, node.HasField("drain")) == (False, False)

@@ -11,7 +11,7 @@ from devopsellence.api.v1.stored_pb2 import Drain, Node
 from devopsellence.cli import write
 from devopsellence.cli.machines.following import NotInTime, wait_until
 from devopsellence.cli.machines.occupancy import Running, Seen
-from devopsellence.cli.nodes import unknown
+from devopsellence.cli.nodes import attached_to, event_puts, unknown
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.view.words import age, plural, safe
 from devopsellence.store.etcd import Etcd
@@ -34,7 +34,8 @@ async def order(etcd: Etcd, name: str, *, move_volumes: bool) -> Node:
             after.drain.CopyFrom(Drain(requested_at=write.now(), requested_by=write.who(), volumes=move_volumes))
         return after
 
-    return await write.change(etcd, etcd.keys.node(name), Node, edit)
+    puts = await event_puts(etcd, await attached_to(etcd, name), name, "node_draining", f"drains node {name}")
+    return await write.change(etcd, etcd.keys.node(name), Node, edit, also=lambda _: puts)
 
 
 async def follow(etcd: Etcd, name: str, tell: Callable[[str, Seen], None], seconds: float) -> Seen:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.cli import write
 from devopsellence.cli.machines import access
-from devopsellence.cli.nodes import find
+from devopsellence.cli.nodes import attached_to, event_puts, find
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.secrets import members
 from devopsellence.cli.secrets.records import SecretId
@@ -79,7 +79,9 @@ async def replace(etcd: Etcd, said: Said, *, grant: bool) -> Registered:
             replaced = base.uid
         return _made(said, base, uid=uid)
 
-    node = await write.change(etcd, etcd.keys.node(said.name), Node, edit)
+    did = f"put another machine in the place of node {said.name}"
+    puts = await event_puts(etcd, await attached_to(etcd, said.name), said.name, "node_replaced", did)
+    node = await write.change(etcd, etcd.keys.node(said.name), Node, edit, also=lambda _: puts)
     if grant and replaced != before.uid:
         # Somebody else was a moment faster.
         await access.shut_out(etcd, said.name, replaced, f"devopsellence node register {said.name} --replace")

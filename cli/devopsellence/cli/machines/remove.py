@@ -7,17 +7,14 @@ says who it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
-from devopsellence.api.v1.stored_pb2 import Environment
 from devopsellence.cli import nodes
 from devopsellence.cli.machines import access
 from devopsellence.cli.machines.drain import why_stuck
 from devopsellence.cli.machines.following import NotInTime, wait_until
 from devopsellence.cli.machines.occupancy import Seen, look
 from devopsellence.cli.output import CliError, Finding, NextAction
-from devopsellence.cli.read import Reader
 from devopsellence.cli.secrets import members
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.view.words import age
@@ -42,14 +39,10 @@ class Removal:
 
 async def plan(etcd: Etcd, name: str) -> Removal:
     """What removing the node would take away. Writes nothing."""
-    seen, keys, reader = await look(etcd, name), etcd.keys, Reader(etcd)
-    record = await etcd.get(keys.node(name))
-    attached = []
-    for key, environment in (await reader.under(keys.environments_prefix, Environment)).items():
-        with suppress(ValueError):
-            attached += [keys.parse_environment(key)] if name in environment.nodes else []
+    seen, record = await look(etcd, name), await etcd.get(etcd.keys.node(name))
+    attached = await nodes.attached_to(etcd, name)
     knew = await members.known_to(etcd, name) if record is not None and seen.node is not None else {}
-    return Removal(seen, record.mod_revision if record else 0, tuple(sorted(attached)), knew)
+    return Removal(seen, record.mod_revision if record else 0, tuple(attached), knew)
 
 
 def refusal(planned: Removal) -> CliError | None:
