@@ -84,6 +84,12 @@ async def test_what_has_data_stays_until_it_is_told_to_leave(cluster: Cluster, p
     await second.runs(2)
     shown = await cluster.json("node", "drain", "n1", "--dry-run")
     assert {each["service"]: each["stays"] for each in shown["leaving"]} == {"jobs": False, "redis": True}
+    done = await cluster.json("node", "drain", "n1")
+    assert (done["drained"], [each["service"] for each in done["stays"]]) == (True, ["redis"])
+    assert len(first.containers("status=running")) == 1
+    listed = await cluster.listed("n1")
+    assert (listed["state"], listed["note"]) == ("drained", "redis stays, for its volumes")
+    assert (await cluster.error("node", "remove", "n1"))["code"] == "node_in_use"
     moved = await cluster.json("node", "drain", "n1", "--move-volumes")
     assert (moved["drained"], moved["stays"]) == (True, [])
     assert first.containers() == []
