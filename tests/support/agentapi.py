@@ -53,17 +53,17 @@ _CHUNK = 32 << 10
 class AgentAuthority(Authority):
     """An authority that also makes agents' certificates."""
 
-    def issue_agent(self, folder: Path, node: str) -> Certificate:
-        """The certificate with which the agent of ``node`` serves."""
+    def issue_agent(self, folder: Path, uid: str) -> Certificate:
+        """The certificate with which the agent of the machine ``uid`` serves."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"node:{node}")])
-        names = x509.SubjectAlternativeName([x509.DNSName(peers.server_name(node))])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"node:{uid}")])
+        names = x509.SubjectAlternativeName([x509.DNSName(peers.server_name(uid))])
         signed = (
             self._builder(subject, key.public_key())
             .add_extension(names, critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        made = Certificate(folder / f"agent-{node}.pem", folder / f"agent-{node}.key")
+        made = Certificate(folder / f"agent-{uid}.pem", folder / f"agent-{uid}.key")
         made.cert.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
         made.key.write_bytes(
             key.private_bytes(

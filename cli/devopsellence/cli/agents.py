@@ -1,7 +1,7 @@
 """Reaching agents: where each answers, and a channel to it over mutual TLS.
 
 The certificate that opens etcd opens the agents' API as well, if it is an operator's. An agent must show the
-certificate of the very node that is meant: its name follows from the node's (``devopsellence.peers``).
+certificate of the very machine that is meant: its name follows from the node's uid (``devopsellence.peers``).
 """
 
 from __future__ import annotations
@@ -49,9 +49,13 @@ _CONNECT_SECONDS: Final = 6.0
 
 @dataclass(frozen=True)
 class Agent:
-    """A node's agent: ``address`` is ``host:port``, or "" with ``problem`` saying why nobody can be asked."""
+    """A node's agent: ``address`` is ``host:port``, or "" with ``problem`` saying why nobody can be asked.
+
+    ``uid`` is the machine's that must answer there; "" where there is none.
+    """
 
     node: str
+    uid: str
     address: str
     problem: str = ""
 
@@ -68,17 +72,18 @@ async def find(etcd: Etcd, names: Iterable[str]) -> list[Agent]:
 def locate(name: str, node: Node | None, beat: Heartbeat | None) -> Agent:
     """Where the agent of one node answers. A node's registered address wins over what its agent says of itself."""
     if node is None:
-        return Agent(name, "", f"node {name} is not registered, or its record cannot be read")
+        return Agent(name, "", "", f"node {name} is not registered, or its record cannot be read")
     if beat is None:
-        return Agent(name, "", f"node {name} has no heartbeat: its agent is not running or cannot reach etcd")
+        return Agent(name, node.uid, "", f"node {name} has no heartbeat: its agent is not running or cannot reach etcd")
     if beat.uid != node.uid:
-        return Agent(name, "", f"the agent that answers as {name} was started for an earlier registration of that name")
+        problem = f"the agent that answers as {name} was started for an earlier registration of that name"
+        return Agent(name, node.uid, "", problem)
     host, _, port = beat.api_address.rpartition(":")
     if not (host and port):
-        return Agent(name, "", f"the agent of node {name} has no API (it was started without --api-listen)")
+        return Agent(name, node.uid, "", f"the agent of node {name} has no API (it was started without --api-listen)")
     if node.address:
         host = f"[{node.address}]" if ":" in node.address else node.address
-    return Agent(name, f"{host}:{port}")
+    return Agent(name, node.uid, f"{host}:{port}")
 
 
 def credentials(settings: Settings) -> grpc.ChannelCredentials:
@@ -109,7 +114,7 @@ async def connect(settings: Settings, agent: Agent) -> AsyncIterator[AgentAsyncS
     """
     if not agent.address:
         raise CliError("agent_unreachable", agent.problem)
-    options: Sequence[tuple[str, str | int]] = (*_OPTIONS, ("grpc.ssl_target_name_override", server_name(agent.node)))
+    options: Sequence[tuple[str, str | int]] = (*_OPTIONS, ("grpc.ssl_target_name_override", server_name(agent.uid)))
     async with grpc.aio.secure_channel(agent.address, credentials(settings), options=options) as channel:
         # The generated class is one for both kinds of channel; only its stub file has two.
         stub: AgentAsyncStub = AgentStub(channel)

@@ -1,12 +1,15 @@
-"""What ``node`` does to the store."""
+"""Nodes in the store: their labels, whether they take part, and the environments that they are attached to.
+
+How they are registered, emptied and removed is in ``machines``.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from devopsellence.api.v1.stored_pb2 import Environment, Event, Heartbeat, Node
 from devopsellence.cli import write
@@ -15,18 +18,22 @@ from devopsellence.cli.read import Reader
 from devopsellence.cli.view.snapshot import Problem
 from devopsellence.cli.view.words import iso, safe
 from devopsellence.placement import LABELS
-from devopsellence.store.errors import PermissionDenied
-from devopsellence.store.etcd import Etcd, Put
+from devopsellence.store.etcd import MAX_OPERATIONS, Etcd, Put
 from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.records import decode
 
 if TYPE_CHECKING:
     from devopsellence.cli.secrets.members import Resealed
     from devopsellence.cli.secrets.records import SecretId
 
 
+# One operation is the change itself.
+_MAX_EVENTS: Final = MAX_OPERATIONS - 1
+
+
 @dataclass(frozen=True)
 class Overview:
-    """A node as ``node list`` shows it; ``node`` is None when its record cannot be read."""
+    """A node at a glance; ``node`` is None when its record cannot be read."""
 
     name: str
     node: Node | None
@@ -60,39 +67,17 @@ def parse_labels(text: str) -> list[str]:
     return labels
 
 
-async def register(etcd: Etcd, name: str, labels: list[str], address: str, *, grant: bool) -> Node:
-    """The node of that name, made if there is none yet; with ``grant`` its certificate is let into etcd.
+async def find(etcd: Etcd, name: str) -> Node:
+    """The node of that name.
 
     Raises:
-        CliError: ``node_exists``: there is one with other labels or another address.
+        CliError: ``node_unknown``. MalformedRecord: its record cannot be read.
     """
-    new = Node(name=name, uid=uuid.uuid4().hex, labels=labels, address=address, registered_at=write.now())
-
-    def edit(before: Node | None) -> Node:
-        if before is None:
-            return new
-        if (list(before.labels), before.address) != (labels, address):
-            has = f"labels {','.join(before.labels)}" + (f", address {before.address}" if before.address else "")
-            action = NextAction("change its labels", f"devopsellence node label set {name} --labels {','.join(labels)}")
-            message = f"there is a node {name} already, which is another ({has})"
-            raise CliError("node_exists", message, next_actions=[action])
-        return before
-
-    found = await write.change(etcd, etcd.keys.node(name), Node, edit)
-    if grant:
-        await _let_in(etcd, name)
-    return found
-
-
-async def _let_in(etcd: Etcd, name: str) -> None:
-    from devopsellence.store import access
-
-    try:
-        await access.grant_node(etcd, name)
-    except PermissionDenied as error:
-        message = f"node {name} is registered, but only root may let its certificate into etcd"
-        action = NextAction("with root's certificate", f"devopsellence node register {name}, as before")
-        raise CliError("etcd_permission_denied", message, next_actions=[action]) from error
+    key = etcd.keys.node(name)
+    found = await etcd.get(key)
+    if found is None:
+        raise unknown(name)
+    return decode(Node, key, found.value)
 
 
 async def relabel(etcd: Etcd, name: str, edit: Callable[[list[str]], list[str]]) -> Node:
@@ -110,7 +95,7 @@ async def relabel(etcd: Etcd, name: str, edit: Callable[[list[str]], list[str]])
 
 
 async def cordon(etcd: Etcd, name: str, *, cordoned: bool) -> Node:
-    """Let a node keep what it runs and take nothing new, or let it take part again."""
+    """Let a node keep what it runs and take nothing new; or let it take part again, also if it is being drained."""
 
     def edit(before: Node | None) -> Node:
         if before is None:
@@ -118,6 +103,8 @@ async def cordon(etcd: Etcd, name: str, *, cordoned: bool) -> Node:
         after = Node()
         after.CopyFrom(before)
         after.cordoned = cordoned
+        if not cordoned:
+            after.ClearField("drain")
         return after
 
     return await write.change(etcd, etcd.keys.node(name), Node, edit)
@@ -169,13 +156,26 @@ async def detach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
 async def _change_environment(
     etcd: Etcd, ref: EnvironmentRef, edit: Callable[[Environment | None], Environment], node: str, code: str, did: str
 ) -> Environment:
-    event = Event(severity=Event.INFO, code=code, message=f"{write.who()} {did}", node=node)
-    put = await write.event_put(etcd, ref, event)
+    puts = await event_puts(etcd, [ref], node, code, did)
+    return await write.change(etcd, etcd.keys.environment(ref), Environment, edit, also=lambda _: puts)
 
-    def also(_: Environment) -> list[Put]:
-        return [put]
 
-    return await write.change(etcd, etcd.keys.environment(ref), Environment, edit, also=also)
+async def attached_to(etcd: Etcd, name: str) -> list[EnvironmentRef]:
+    """The environments that the node is attached to, sorted; records that cannot be read are left out."""
+    found, keys = [], etcd.keys
+    for key, environment in (await Reader(etcd).under(keys.environments_prefix, Environment)).items():
+        with suppress(ValueError):
+            found += [keys.parse_environment(key)] if name in environment.nodes else []
+    return sorted(found)
+
+
+async def event_puts(etcd: Etcd, refs: Iterable[EnvironmentRef], node: str, code: str, did: str) -> list[Put]:
+    """What tells, in each of these environments, what somebody did with a node; as many as one transaction takes."""
+    message = f"{write.who()} {did}"
+    return [
+        await write.event_put(etcd, ref, Event(severity=Event.INFO, code=code, message=message, node=node))
+        for ref in list(refs)[:_MAX_EVENTS]
+    ]
 
 
 async def overview(etcd: Etcd) -> tuple[list[Overview], list[Problem]]:
@@ -199,34 +199,6 @@ async def overview(etcd: Etcd) -> tuple[list[Overview], list[Problem]]:
     return found, reader.problems
 
 
-def cells(each: Overview) -> list[str]:
-    """A row of ``node list``."""
-    return [
-        safe(each.name),
-        ",".join(each.node.labels) if each.node and each.node.labels else "-",
-        (safe(each.node.address) if each.node else "") or "-",
-        "up" if each.heartbeat else "gone",
-        (safe(each.heartbeat.docker_version) if each.heartbeat else "") or "-",
-        ", ".join(each.environments) or "-",
-        each.note,
-    ]
-
-
-def overview_document(each: Overview) -> dict[str, Any]:
-    """A node of ``node list`` in JSON."""
-    heartbeat = each.heartbeat
-    return {
-        **(document(each.node) if each.node else {"node": each.name}),
-        "agent": "up" if heartbeat else "gone",
-        "agent_version": heartbeat.agent_version if heartbeat else "",
-        "docker_version": heartbeat.docker_version if heartbeat else "",
-        "hostname": heartbeat.hostname if heartbeat else "",
-        "api_address": heartbeat.api_address if heartbeat else "",
-        "environments": list(each.environments),
-        "note": each.note,
-    }
-
-
 def document(found: Node) -> dict[str, Any]:
     """A node in JSON."""
     return {
@@ -235,8 +207,16 @@ def document(found: Node) -> dict[str, Any]:
         "labels": list(found.labels),
         "address": found.address,
         "cordoned": found.cordoned,
+        "drain": _drain(found),
         "registered_at": iso(found.registered_at),
     }
+
+
+def _drain(found: Node) -> dict[str, Any] | None:
+    if not found.HasField("drain"):
+        return None
+    drain = found.drain
+    return {"requested_at": iso(drain.requested_at), "requested_by": drain.requested_by, "volumes": drain.volumes}
 
 
 def unknown(name: str) -> CliError:

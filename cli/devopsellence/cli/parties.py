@@ -1,6 +1,7 @@
 """Whose certificates there are, and what each of them says: the same for the local cluster and for a real one.
 
 A common name is an etcd user (``store.access``) and the name that agents and operators know one another by (``peers``).
+A node's is its machine's uid, so that a machine is told apart from another that had the same name before.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Final
 from devopsellence.cli.pki import MAX_COMMON_NAME, CertificateError, Request
 from devopsellence.peers import server_name
 from devopsellence.store.access import USER_CONTROLLER, USER_OPERATOR, user_of_node, user_of_operator
+from devopsellence.store.keys import check_name
 from devopsellence.store.settings import ETCD_SERVER_NAME
 
 #: No user of etcd has this name: a member's certificate opens nothing in etcd. Peers must carry it.
@@ -39,22 +41,21 @@ def operator(name: str) -> Request:
     Raises:
         InvalidName: it is no name. CertificateError: it is longer than a certificate can hold.
     """
-    return _fitting(Request(user_of_operator(name)), name, "an operator's")
-
-
-def node(name: str) -> Request:
-    """A node's agent: etcd's client, and a server for operators under the one name that belongs to the node.
-
-    Raises:
-        InvalidName: it is no name. CertificateError: it is longer than a certificate can hold.
-    """
-    return _fitting(Request(user_of_node(name), (server_name(name),)), name, "a node's")
-
-
-def _fitting(request: Request, name: str, whose: str) -> Request:
+    request = Request(user_of_operator(name))
     room = MAX_COMMON_NAME - (len(request.common_name) - len(name))
     if len(name) > room:
         raise CertificateError(
-            f"{name!r} has {len(name)} characters, and {whose} certificate has room for a name of {room}"
+            f"{name!r} has {len(name)} characters, and an operator's certificate has room for a name of {room}"
         )
     return request
+
+
+def node(name: str, uid: str) -> Request:
+    """The agent of the machine ``uid``: etcd's client, and a server for operators under the one name of that machine.
+
+    The node's name is in it for people alone.
+
+    Raises:
+        InvalidName: ``name`` or ``uid`` is no name.
+    """
+    return Request(user_of_node(uid), (server_name(uid),), unit=check_name("node", name))

@@ -52,11 +52,12 @@ class Request:
 
     ``common_name`` is the etcd user's name. ``server_names`` are the DNS names and IP addresses that a server's
     certificate answers for; empty: the certificate is a client's only. Every leaf can be used as a client's, because
-    the members of an etcd cluster are one another's clients.
+    the members of an etcd cluster are one another's clients. ``unit`` is for people: nobody's rights follow from it.
     """
 
     common_name: str
     server_names: tuple[str, ...] = ()
+    unit: str = ""
 
     def alternative_names(self) -> list[x509.GeneralName]:
         return [_general_name(name) for name in self.server_names]
@@ -120,7 +121,7 @@ class CertificateAuthority:
         key = key or ec.generate_private_key(ec.SECP256R1())
         life = min(LEAF_LIFE, self._certificate.not_valid_after_utc - now)
         builder = _builder(
-            _subject(request.common_name),
+            _subject(request.common_name, request.unit),
             self._certificate.subject,
             key.public_key(),
             now,
@@ -215,13 +216,14 @@ def _builder(
     )
 
 
-def _subject(common_name: str) -> x509.Name:
+def _subject(common_name: str, unit: str = "") -> x509.Name:
     if not 0 < len(common_name) <= MAX_COMMON_NAME:
         raise CertificateError(
             f"{common_name!r} cannot be a certificate's common name: it has {len(common_name)} characters, "
             f"and 1 to {MAX_COMMON_NAME} are allowed"
         )
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    named = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit)] if unit else []
+    return x509.Name([*named, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
 def _key_usage(*, sign_certificates: bool) -> x509.KeyUsage:

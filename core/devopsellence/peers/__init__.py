@@ -1,7 +1,8 @@
 """Who is who between operators and agents: names in certificates, and what both ends of the agent's API agree on.
 
 A certificate's common name is an etcd user (``store.access``) and here the caller's or the server's identity as well.
-Agents are reached by address, so the name that their certificate must carry follows from the node's name. No IO.
+Agents are reached by address, so the name that their certificate must carry follows from their machine's uid: another
+machine that has, or had, the same node name cannot answer for it. No IO.
 """
 
 from __future__ import annotations
@@ -24,9 +25,15 @@ MAX_MESSAGE_BYTES: Final = 8 << 20
 KEEPALIVE_SECONDS: Final = 20
 
 
-def server_name(node: str) -> str:
-    """The DNS name in the certificate of a node's agent. Node names are not DNS names, so it is made of their hash."""
-    return f"{hashlib.sha256(node.encode()).hexdigest()[:32]}.node.devopsellence.internal"
+def server_name(uid: str) -> str:
+    """The DNS name in the certificate of the machine ``uid``'s agent; of its hash, because a uid may be no DNS name.
+
+    Raises:
+        ValueError: it is empty: there is no such machine, and no certificate must do for it.
+    """
+    if not uid:
+        raise ValueError("a machine without a uid has no server name")
+    return f"{hashlib.sha256(uid.encode()).hexdigest()[:32]}.node.devopsellence.internal"
 
 
 def is_operator(common_name: str) -> bool:

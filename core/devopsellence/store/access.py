@@ -1,8 +1,11 @@
 """etcd's users, roles and grants. The common names of certificates are the user names; nobody has a password.
 
 A node can read what is meant for it and write what it reports, and nothing else: a machine that is taken over cannot
-touch another. etcd 3.5.1 and 3.4.23 let a user with a grant on a prefix read beyond it through some requests (fixed in
-3.5.33 and 3.6.14), so no secret's safety may rest on this alone.
+touch another. Its role belongs to the node's name, its user to the machine: when another machine gets the name, the
+user of the one before goes.
+
+etcd 3.5.1 and 3.4.23 let a user with a grant on a prefix read beyond it through some requests (fixed in 3.5.33 and
+3.6.14), so no secret's safety may rest on this alone.
 """
 
 from __future__ import annotations
@@ -23,8 +26,13 @@ _ROLE_ROOT: Final = "root"
 ROLE_OPERATOR: Final = "operator"
 
 
-def user_of_node(node: str) -> str:
-    """The user, role and certificate's common name of a node's agent."""
+def user_of_node(uid: str) -> str:
+    """The user and certificate's common name of the agent on the machine that was registered with ``uid``."""
+    return f"node:{check_name('node uid', uid)}"
+
+
+def role_of_node(node: str) -> str:
+    """The role with the grants of whichever machine is the node of that name."""
     return f"node:{check_name('node', node)}"
 
 
@@ -46,14 +54,14 @@ async def enable(etcd: Etcd) -> None:
     await etcd.auth_enable()
 
 
-async def grant_node(etcd: Etcd, node: str) -> None:
-    """Make the node's user, with the grants that an agent needs. May be repeated.
+async def grant_node(etcd: Etcd, node: str, uid: str) -> None:
+    """Make the user of the machine that is ``node``, with the grants that an agent needs. May be repeated.
 
     Raises:
-        InvalidName: ``node`` is not a name.
+        InvalidName: ``node`` or ``uid`` is not a name.
     """
-    role, keys = user_of_node(node), etcd.keys
-    await _user_with_role(etcd, role, role)
+    role, keys = role_of_node(node), etcd.keys
+    await _user_with_role(etcd, user_of_node(uid), role)
     await etcd.role_grant(role, keys.node(node), read=True, write=False)
     await etcd.role_grant(role, keys.assignments_prefix(node), read=True, write=False)
     await etcd.role_grant(role, keys.heartbeat(node), read=True, write=True)
@@ -75,14 +83,21 @@ async def grant_operator(etcd: Etcd, name: str) -> None:
 
 
 async def revoke_node(etcd: Etcd, node: str) -> None:
-    """Delete the node's user and role: its certificate opens nothing from now on. May be repeated.
+    """Delete the role of every machine that is, or was, ``node``: none of them gets anywhere any more. May be repeated.
 
-    A watch that it holds open goes on until its stream ends; etcd asks for rights when a watch is made.
+    Their users, which are left without any right, are :func:`revoke_machine`'s. A watch that one of them holds open
+    goes on until its stream ends; etcd asks for rights when a watch is made.
     """
     with suppress(NotThere):
-        await etcd.user_delete(user_of_node(node))
+        await etcd.role_delete(role_of_node(node))
+    # Earlier versions called the user as the role.
+    await revoke_machine(etcd, node)
+
+
+async def revoke_machine(etcd: Etcd, uid: str) -> None:
+    """Delete the user of one machine: its certificate opens nothing from now on. May be repeated."""
     with suppress(NotThere):
-        await etcd.role_delete(user_of_node(node))
+        await etcd.user_delete(user_of_node(uid))
 
 
 async def _user_with_role(etcd: Etcd, user: str, role: str) -> None:

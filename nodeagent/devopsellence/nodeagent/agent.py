@@ -17,6 +17,7 @@ from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.api.images import Images
 from devopsellence.nodeagent.api.server import Api, Listen
 from devopsellence.nodeagent.assigned import Assignments
+from devopsellence.nodeagent.disk import DiskWatch
 from devopsellence.nodeagent.engine import Callbacks, Engine
 from devopsellence.nodeagent.heartbeat import Heartbeat
 from devopsellence.nodeagent.identity import load_identity
@@ -78,6 +79,8 @@ class _Agent:
         )
         beat = _first_beat(node, uid, identity.recipient)
         self._heartbeat = Heartbeat(etcd, etcd.keys, keeper, beat)
+        self._disk = DiskWatch(self._engine, disk, self._heartbeat.room)
+        self._foreign = ""
         self._api: Api | None = None
         if options.listen is not None:
             images = Images(self._engine, Staging(options.state_dir / "staging"), self._garbage)
@@ -98,6 +101,7 @@ class _Agent:
                     self._assignments.run(),
                     self._statuses.run(),
                     self._heartbeat.run(),
+                    self._disk.run(),
                 )
             ]
             await self._assignments.first_list()
@@ -133,15 +137,19 @@ class _Agent:
     def _connection_changed(self) -> None:
         self._say()
         if self._engine.connected:
+            self._disk.engine_connected()
             self._reconciler.everything()
             if self._api is not None:
                 self._api.engine_connected()
 
     def _say(self) -> None:
         """Put into the heartbeat what keeps this agent from its work."""
-        problem = self._engine.problem
-        if not problem and (uid := self._assignments.foreign):
-            problem = f"this node's assignments are for the machine with uid {uid}, which this one is not"
+        problem, foreign = self._engine.problem, self._assignments.foreign
+        if foreign and foreign != self._foreign:
+            _log.warning("this node's assignments are for another machine; what runs here goes on", uid=foreign)
+        self._foreign = foreign
+        if not problem and foreign:
+            problem = f"this node's assignments are for the machine with uid {foreign}, which this one is not"
         self._heartbeat.update(problem=problem, docker_version=self._engine.version)
 
 

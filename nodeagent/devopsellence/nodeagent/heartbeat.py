@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, wait_random
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.store.errors import MalformedRecord, StoreError
@@ -15,11 +15,15 @@ from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import Keys
 from devopsellence.store.lease import Lease, LeaseKeeper
 from devopsellence.store.records import decode, encode
+from devopsellence.store.retry import REFUSED_SECONDS, is_refused
 
 #: Seconds until the key is gone after the agent is.
 LEASE_TTL: Final = 10
 #: While another machine has this node's name and a heartbeat.
 STAND_BY_SECONDS: Final = 5.0
+_USUAL: Final = wait_exponential(multiplier=0.2, max=3.0) + wait_random(0, 0.5)
+#: etcd knows us no more, and that seldom changes: another machine was registered under this node's name, or none is.
+_REFUSED: Final = wait_exponential(multiplier=0.5, max=REFUSED_SECONDS) + wait_random(0, 0.5)
 _log = structlog.get_logger()
 
 
@@ -44,15 +48,19 @@ class Heartbeat:
             self._beat.problem, self._beat.docker_version = problem, docker_version
             self._changed.set()
 
+    def room(self, disk: stored_pb2.DiskSpace) -> None:
+        """How much room the engine has from now on; written if it is something new."""
+        if disk != self._beat.disk:
+            self._beat.disk.CopyFrom(disk)
+            self._changed.set()
+
     async def run(self) -> None:
         """Keep it until cancelled."""
         while True:
             retrying = AsyncRetrying(
                 retry=retry_if_exception_type(StoreError),
-                wait=wait_exponential(multiplier=0.2, max=3.0) + wait_random(0, 0.5),
-                before_sleep=lambda state: _log.warning(
-                    "the heartbeat could not be written", error=str(state.outcome and state.outcome.exception())
-                ),
+                wait=lambda state: (_REFUSED if is_refused(state) else _USUAL)(state),
+                before_sleep=self._failed,
             )
             await retrying(self._write)
             lease = self._lease
@@ -73,6 +81,18 @@ class Heartbeat:
         """A clean end: the key goes at once. StoreError if etcd does not answer; then the lease runs out."""
         if self._lease is not None and not self._lease.lost.is_set():
             await self._lease.revoke()
+
+    def _failed(self, state: RetryCallState) -> None:
+        error = str(state.outcome and state.outcome.exception())
+        if is_refused(state):
+            _log.error(
+                "etcd refuses this machine; was it replaced or removed as a node?",
+                node=self._beat.node,
+                uid=self._beat.uid,
+                error=error,
+            )
+        else:
+            _log.warning("the heartbeat could not be written", error=error)
 
     async def _write(self) -> None:
         if not await self._ours():

@@ -27,12 +27,15 @@ from devopsellence.store.informer import Informer
 from devopsellence.store.journal import Journal
 from devopsellence.store.keys import EnvironmentRef, Keys
 from devopsellence.store.records import encode
+from devopsellence.store.retry import REFUSED_SECONDS, is_refused
 
 #: Between two writes about one node while it converges. One write about thirty services costs about as much as
 #: starting one of them leaves idle.
 COALESCE_SECONDS: Final = 0.1
 #: A write of ours that has not come back through the watch by then is not waited for any longer.
 ECHO_SECONDS: Final = 5.0
+_USUAL: Final = wait_exponential(multiplier=0.2, max=2.0) + wait_random(0, 0.5)
+_REFUSED: Final = wait_exponential(multiplier=0.5, max=REFUSED_SECONDS) + wait_random(0, 0.5)
 _log = structlog.get_logger()
 
 Build: TypeAlias = Callable[[], stored_pb2.AssignmentStatus]
@@ -116,7 +119,7 @@ class Statuses:
     async def _write(self, env: EnvironmentRef) -> None:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(StoreError),
-            wait=wait_exponential(multiplier=0.2, max=2.0) + wait_random(0, 0.5),
+            wait=lambda state: (_REFUSED if is_refused(state) else _USUAL)(state),
             before_sleep=lambda state: _log.warning(
                 "a status could not be written", env=str(env), error=str(state.outcome and state.outcome.exception())
             ),

@@ -59,9 +59,9 @@ class Pki:
         made.write(stem.with_suffix(".crt"), stem.with_suffix(".key"))
         return Files(self.authority, stem.with_suffix(".crt"), stem.with_suffix(".key"))
 
-    def node(self, node: str = NODE) -> Files:
-        """The certificate that a node answers with; anew, each time."""
-        return self.files(f"node:{node}", server_name(node), file=f"node-{node}")
+    def node(self, uid: str) -> Files:
+        """The certificate that the agent of a machine answers with; anew, each time."""
+        return self.files(f"node:{uid}", server_name(uid), file=f"node-{uid}")
 
 
 def settings(files: Files) -> Settings:
@@ -137,7 +137,7 @@ class Place:
 
     def client(self, files: Files | None = None) -> AbstractAsyncContextManager[AgentAsyncStub]:
         """An operator's stub, or that of whoever has ``files``."""
-        return connect(settings(files or self.pki.files("operator:ann")), Agent(NODE, self.address))
+        return connect(settings(files or self.pki.files("operator:ann")), Agent(NODE, self.uid, self.address))
 
     def clean(self) -> None:
         labelled = ("--filter", f"label={naming.LABEL_NODE_UID}={self.uid}")
@@ -156,7 +156,7 @@ async def place(folder: Path, host: str = "unix:///var/run/docker.sock") -> Asyn
     made = Place(engine, Following(), uid, Pki(folder / "pki"))
     running = asyncio.create_task(engine.run())
     api = Api(
-        Listen("127.0.0.1:0", "", made.pki.node()),
+        Listen("127.0.0.1:0", "", made.pki.node(uid)),
         folder,
         stored_pb2.Heartbeat(node=NODE, uid=uid, agent_version="1.2.3", hostname="here"),
         engine,

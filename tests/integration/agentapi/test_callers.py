@@ -15,12 +15,13 @@ import pytest
 from devopsellence.api.v1.agent_pb2 import DiagnoseRequest, LogsRequest
 from devopsellence.api.v1.agent_pb2_grpc import AgentStub
 from devopsellence.api.v1.stored_pb2 import Heartbeat
+from devopsellence.cli.agents import Agent, connect
 from devopsellence.nodeagent.api.certificates import CertificateProblem, Files, expires
 from devopsellence.nodeagent.api.server import Api, ApiError, Listen
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.peers import server_name
 from devopsellence.sealed import Identity
-from tests.integration.agentapi.harness import ENV, NODE, Pki, Place, command, execute
+from tests.integration.agentapi.harness import ENV, NODE, Pki, Place, command, execute, settings
 
 if TYPE_CHECKING:
     from devopsellence.nodeagent.api.service import ImageCalls
@@ -51,13 +52,24 @@ async def test_other_certificates_of_the_cluster_are_refused_by_every_call(here:
         assert ("devopsellence-refused-by", NODE) in list(caught.value.trailing_metadata() or ())
 
 
+async def test_a_machine_that_was_replaced_is_not_taken_for_the_new_one(here: Place) -> None:
+    """It answers at the address that the new one has been given, with a certificate that is still valid."""
+    operator = settings(here.pki.files("operator:ann"))
+    async with connect(operator, Agent(NODE, "the-new-one", here.address)) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Diagnose(DiagnoseRequest())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    async with connect(operator, Agent(NODE, here.uid, here.address)) as stub:
+        assert (await stub.Diagnose(DiagnoseRequest())).node_uid == here.uid
+
+
 async def test_a_strangers_authority_is_not_believed(here: Place, tmp_path: Path) -> None:
     stranger = Pki(tmp_path / "stranger").files("root")
     await _unanswered(here, Files(here.pki.authority, stranger.certificate, stranger.key))
 
 
 async def test_without_a_certificate_nobody_is_answered(here: Place) -> None:
-    options = [("grpc.ssl_target_name_override", server_name(NODE))]
+    options = [("grpc.ssl_target_name_override", server_name(here.uid))]
     credentials = grpc.ssl_channel_credentials(here.pki.authority.read_bytes())
     async with grpc.aio.secure_channel(here.address, credentials, options=options) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -79,16 +91,16 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(here: Place) -> 
         host, _, port = here.address.rpartition(":")
         with (
             socket.create_connection((host, int(port)), timeout=10) as plain,
-            context.wrap_socket(plain, server_hostname=server_name(NODE)) as secure,
+            context.wrap_socket(plain, server_hostname=server_name(here.uid)) as secure,
         ):
             return str((secure.getpeercert() or {})["serialNumber"])
 
     before = await asyncio.to_thread(shown)
     assert await asyncio.to_thread(shown) == before
-    here.pki.node()
+    here.pki.node(here.uid)
     assert await asyncio.to_thread(shown) != before
     # In the middle of being replaced: the key is another one already.
-    broken = here.pki.node()
+    broken = here.pki.node(here.uid)
     now = await asyncio.to_thread(shown)
     broken.key.write_bytes(here.pki.files("operator:x").key.read_bytes())
     assert await asyncio.to_thread(shown) == now
@@ -100,7 +112,7 @@ async def test_a_port_that_is_taken_and_a_certificate_that_is_missing_say_so(her
         beat = Heartbeat(node=NODE, uid=here.uid)
         return Api(at, tmp_path, beat, here.engine, cast("Assignments", here.following), vault, images)
 
-    files = here.pki.node()
+    files = here.pki.node(here.uid)
     with pytest.raises(ApiError, match=f"cannot listen at {here.address}"):
         listen(Listen(here.address, "", files))
     with pytest.raises(ApiError, match=r"nothing\.crt cannot be read: No such file"):
@@ -109,16 +121,16 @@ async def test_a_port_that_is_taken_and_a_certificate_that_is_missing_say_so(her
 
 def test_when_a_certificate_expires_is_found_out_as_a_caller_would(tmp_path: Path) -> None:
     pki = Pki(tmp_path)
-    left = expires(pki.node(), server_name(NODE)) - pki.now.timestamp()
+    left = expires(pki.node("u1"), server_name("u1")) - pki.now.timestamp()
     assert 364 < left / 86400 < 366
     for files, why in [
-        (pki.node("n2"), "Hostname mismatch"),
-        (pki.files("node:n1", server_name(NODE), age=400), "expired"),
-        (pki.files("node:n1"), "purpose"),
+        (pki.node("u2"), "Hostname mismatch"),
+        (pki.files("node:u1", server_name("u1"), age=400), "expired"),
+        (pki.files("node:u1"), "purpose"),
         (Files(tmp_path / "nothing", pki.authority, pki.authority), "cannot be used"),
     ]:
         with pytest.raises(CertificateProblem, match=why):
-            expires(files, server_name(NODE))
+            expires(files, server_name("u1"))
 
 
 async def _unanswered(here: Place, files: Files) -> None:

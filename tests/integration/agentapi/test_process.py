@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -54,7 +54,7 @@ class Cluster:
 
     @property
     def agent(self) -> Agent:
-        return Agent(NODE, self.address)
+        return Agent(NODE, self.machine.uid, self.address)
 
 
 @pytest.fixture
@@ -69,11 +69,10 @@ def server(tmp_path: Path) -> Iterator[tuple[Pki, EtcdServer]]:
 @pytest.fixture
 async def cluster(server: tuple[Pki, EtcdServer], tmp_path: Path) -> AsyncIterator[Cluster]:
     pki, etcd_server = server
-    node = pki.node()
     async with Etcd(etcd_server.settings(user="root")) as etcd:
-        own = etcd_server.settings()
-        own = type(own)(own.endpoints, ca_cert=node.authority, cert=node.certificate, key=node.key)
-        machine = Machine(etcd, own, tmp_path)
+        machine = Machine(etcd, etcd_server.settings(), tmp_path)
+        node = pki.node(machine.uid)
+        machine.settings = replace(machine.settings, ca_cert=node.authority, cert=node.certificate, key=node.key)
         (port,) = free_ports(1)
         try:
             yield Cluster(pki, etcd_server, machine, f"127.0.0.1:{port}")
@@ -96,7 +95,7 @@ async def test_it_is_found_by_the_heartbeat_and_answers_about_what_runs(cluster:
     beat = await _heartbeat(machine)
     assert beat.api_address.startswith("127.0.0.1:")
     assert not beat.api_address.endswith(":0")
-    agent = Agent(NODE, beat.api_address)
+    agent = Agent(NODE, machine.uid, beat.api_address)
     async with connect(settings(cluster.pki.files("operator:ann")), agent) as stub:
         answer = await anext(aiter(stub.Logs(LogsRequest(environment=str(ENV), lines=-1))))
         assert [line.line for line in answer.lines] == [b"hello"]
@@ -197,7 +196,7 @@ async def test_the_engine_going_is_a_refusal_and_its_return_an_answer(cluster: C
 
 def test_what_the_command_line_refuses(server: tuple[Pki, EtcdServer], tmp_path: Path) -> None:
     pki, etcd_server = server
-    node = pki.node()
+    node = pki.node("u1")
     agent = [sys.executable, "-m", "devopsellence.nodeagent", "--node", NODE, "--node-uid", "u1"]
     agent += ["--state-dir", str(tmp_path / "state"), "--etcd-endpoints", etcd_server.endpoint]
     files = ["--etcd-ca-cert", node.authority, "--etcd-cert", node.certificate, "--etcd-key", node.key]

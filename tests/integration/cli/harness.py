@@ -63,6 +63,10 @@ class Cli:
         assert document["ok"]
         return document
 
+    def json_lines(self, *arguments: str) -> list[dict[str, Any]]:
+        """All objects that a streaming command prints that must succeed."""
+        return [json.loads(line) for line in self.ok(*arguments, "-o", "json").splitlines()]
+
     def error(self, *arguments: str) -> dict[str, Any]:
         """The error object of a command that must fail, with its exit code checked."""
         result = self.run(*arguments, "-o", "json")

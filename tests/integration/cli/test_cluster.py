@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from devopsellence.api.v1.stored_pb2 import Environment
 from devopsellence.cli.cluster.begin import begin
@@ -165,7 +166,7 @@ def test_what_is_damaged_is_not_overwritten(bare: Cli, pki: Path, damage: Callab
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["node", "n" * 60], "invalid_name"),
+        (["node", "n" * 64], "invalid_name"),
         (["node", "../n1"], "invalid_name"),
         (["operator", "a/b"], "invalid_name"),
         (["operator"], "usage"),
@@ -183,6 +184,26 @@ def test_without_an_authority_nothing_is_issued_and_nothing_prepared(bare: Cli, 
     assert bare.error("cluster", "issue", "node", "n1", "--pki", str(pki))["code"] == "authority_missing"
     assert bare.error("cluster", "prepare", "--pki", str(pki))["code"] == "etcd_unavailable"
     assert not pki.exists()
+
+
+def test_a_nodes_certificate_is_for_one_machine_and_so_is_its_key(bare: Cli, pki: Path) -> None:
+    bare.ok("cluster", "init", "--pki", str(pki))
+    issue = ("cluster", "issue", "node", "n1", "--pki", str(pki))
+    error = bare.error(*issue)
+    assert error["code"] == "etcd_unavailable"
+    assert "--uid <uid>" in error["findings"][-1]["next_actions"][-1]["command"]
+    assert not (pki / "node-n1").exists()
+    assert bare.json(*issue, "--uid", "first")["common_name"] == "node:first"
+    key = (pki / "node-n1" / "tls.key").read_bytes()
+    certificate = load_certificate(pki / "node-n1" / "tls.crt")
+    units = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    assert [each.value for each in units] == ["n1"]
+    assert bare.json(*issue, "--uid", "first")["outcome"] == "kept"
+    assert (pki / "node-n1" / "tls.key").read_bytes() == key
+    # The machine before still has that key: another one is made for the next.
+    second = bare.json(*issue, "--uid", "second")
+    assert (second["outcome"], second["why"]) == ("made", "it was for 'node:first'")
+    assert (pki / "node-n1" / "tls.key").read_bytes() != key
 
 
 def test_an_operator_who_cannot_be_let_in_now_has_the_certificate_and_the_command(bare: Cli, pki: Path) -> None:
@@ -203,10 +224,12 @@ def test_from_nothing_to_a_cluster_that_lets_in_whom_it_should(started: Started,
     bundle = Path(said["bundle"])
     assert modes(bundle) == {**FILES, "agent.env": 0o644}
     names = load_certificate(bundle / "tls.crt").extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    assert names.value.get_values_for_type(x509.DNSName) == [server_name("n1")]
+    assert names.value.get_values_for_type(x509.DNSName) == [server_name(said["uid"])]
     assert said["agent_command"].startswith(f"devopsellence-agent --node n1 --node-uid {said['uid']} ")
     assert "--api-advertise 10.0.0.5:7443" in said["agent_command"]
     assert said["uid"] in (bundle / "agent.env").read_text()
+    # The folder's certificate is asked for by name as well: etcd knows the uid.
+    assert said["uid"] in started.ok("issue", "node", "n1")
     # An operator works, but does not let anybody in.
     assert [each["node"] for each in ann.json("node", "list")["nodes"]] == ["n1"]
     assert ann.error("node", "register", "n2", "--pki", str(started.pki))["code"] == "etcd_permission_denied"

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.api.v1.stored_pb2 import Environment, Event, Heartbeat, Node, Release
+from devopsellence.api.v1.stored_pb2 import (
+    Assignment,
+    AssignmentStatus,
+    Environment,
+    Event,
+    Heartbeat,
+    Node,
+    Release,
+    ServiceStatus,
+)
 from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
 from devopsellence.store import access
 from devopsellence.store.keys import EnvironmentRef
@@ -153,9 +162,8 @@ def test_registering_lets_the_node_s_certificate_in_where_certificates_are_the_c
     with EtcdServer(tmp_path / "etcd", authority=authority) as server:
         secured = Cli(server.settings(user=access.USER_OPERATOR), cli.folder)
         secured.etcd(access.enable)
-        for _ in range(2):
-            secured.ok("node", "register", "n1")
-        assert "node:n1" in server.etcdctl("user", "list")
+        uids = {secured.json("node", "register", "n1")["uid"] for _ in range(2)}
+        assert server.etcdctl("user", "list").split() == ["controller", *(f"node:{uid}" for uid in uids), "root"]
         stranger = Cli(server.settings(user="node:stranger"), cli.folder)
         assert stranger.error("node", "list")["code"] in ("etcd_permission_denied", "etcd_unauthenticated")
 
@@ -228,7 +236,7 @@ def test_what_moves_where_a_record_cannot_be_read_is_said_not_to_be_known(cli: C
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(["n" * 60], "invalid_name"), (["n1", "--address", "10.0.0.5:7443"], "invalid_address")]
+    ("arguments", "code"), [(["n" * 64], "invalid_name"), (["n1", "--address", "10.0.0.5:7443"], "invalid_address")]
 )
 def test_a_node_that_no_certificate_or_nobody_could_reach_is_not_registered(
     cli: Cli, arguments: list[str], code: str
@@ -242,3 +250,137 @@ def test_without_certificates_agents_have_no_api(cli: Cli) -> None:
     assert "--api-listen" not in said["agent_command"]
     assert f"--etcd-endpoints {cli.settings.endpoints[0]}" in said["agent_command"]
     assert said["bundle"] is None
+
+
+def running(cli: Cli, node: str, *services: Service, uid: str = "") -> None:
+    """What a controller would have assigned, and the agent reported."""
+    uid = uid or str(cli.json("node", "register", node, *labels_flag(cli, node))["uid"])
+    assignment = Assignment(node=node, node_uid=uid, release=3, services=services)
+    status = AssignmentStatus(node=node, node_uid=uid, services=[ServiceStatus(name=each.name) for each in services])
+    cli.write(lambda etcd: etcd.keys.assignment(node, REF), assignment)
+    cli.write(lambda etcd: etcd.keys.status(node, REF), status)
+    cli.write(lambda etcd: etcd.keys.heartbeat(node), Heartbeat(node=node, uid=uid))
+
+
+def labels_flag(cli: Cli, node: str) -> list[str]:
+    return ["--labels", ",".join(labels_of(cli, node))]
+
+
+WEB = Service(name="web", kind=Service.WEB)
+REDIS = Service(name="redis", kind=Service.WORKER, volumes=[VolumeMount(source="data", target="/data")])
+
+
+@pytest.fixture
+def two(cli: Cli) -> Cli:
+    """n1 runs web and redis, n2 web."""
+    for name, labels in (("n1", "web,worker"), ("n2", "web")):
+        cli.ok("node", "register", name, "--labels", labels)
+    release(cli, "n1", "n2")
+    running(cli, "n1", WEB, REDIS)
+    running(cli, "n2", WEB)
+    return cli
+
+
+def node_of(cli: Cli, name: str) -> Node:
+    found = cli.read(lambda etcd: etcd.keys.node(name), Node)
+    assert found is not None
+    return found
+
+
+def test_drain_writes_down_the_wish_and_uncordon_takes_it_back(two: Cli) -> None:
+    said = two.ok("node", "drain", "n1", "--detach")
+    assert f"{ENV}: web leaves n1 (runs on, or moves to, n2)" in said
+    assert f"{ENV}: redis stays on n1, where its data is (data)" in said
+    node = node_of(two, "n1")
+    assert (node.cordoned, node.drain.volumes, bool(node.drain.requested_by)) == (True, False, True)
+    two.ok("node", "drain", "n1", "--detach")
+    assert node_of(two, "n1") == node
+    assert two.json("node", "list")["nodes"][0]["state"] == "draining"
+    assert [(each["code"], each["node"]) for each in two.json("events", "--env", ENV)["events"]] == [
+        ("node_draining", "n1")
+    ]
+    two.ok("node", "uncordon", "n1")
+    node = node_of(two, "n1")
+    assert (node.cordoned, node.HasField("drain")) == (False, False)
+
+
+def test_drain_refuses_what_would_run_nowhere_unless_forced(two: Cli) -> None:
+    error = two.error("node", "drain", "n1", "--move-volumes")
+    assert error["code"] == "node_drain_unplaced"
+    assert 'n2 is not labelled "worker"' in error["findings"][0]["message"]
+    command = error["findings"][-1]["next_actions"][-1]["command"]
+    assert command == "devopsellence node drain n1 --move-volumes --force"
+    tried = two.run("node", "drain", "n1", "--move-volumes", "--dry-run")
+    assert (tried.exit_code, "would be refused without --force" in tried.stderr) == (0, True)
+    assert not node_of(two, "n1").cordoned
+    two.ok(*command.split()[1:], "--detach")
+    assert node_of(two, "n1").drain.volumes
+    # Nobody carries it out here.
+    late = two.error("node", "drain", "n1", "--move-volumes", "--force", "--timeout", "1s")
+    assert late["code"] == "node_drain_timeout"
+    assert "no controller is running" in late["message"]
+    assert [each["message"] for each in late["findings"][:2]] == [
+        f"{ENV}: redis is still there",
+        f"{ENV}: web is still there",
+    ]
+
+
+def test_drain_of_nobody_and_for_no_time_is_refused(cli: Cli) -> None:
+    assert cli.error("node", "drain", "nobody")["code"] == "node_unknown"
+    cli.ok("node", "register", "n1")
+    assert cli.error("node", "drain", "n1", "--timeout", "soon")["exit_code"] == 2
+    # A node that runs nothing is drained at once, without anybody's help.
+    assert cli.json_lines("node", "drain", "n1")[-1]["drained"]
+
+
+def test_remove_is_for_nodes_that_run_nothing(two: Cli) -> None:
+    error = two.error("node", "remove", "n1")
+    assert error["code"] == "node_in_use"
+    assert [action["command"] for action in error["findings"][-1]["next_actions"]] == [
+        "devopsellence node drain n1",
+        "devopsellence node remove n1 --force",
+    ]
+    tried = two.run("node", "remove", "n1", "--dry-run")
+    assert (tried.exit_code, "would be refused without --force" in tried.stderr) == (0, True)
+    assert f"n1 would be detached from {ENV}" in tried.stdout
+    assert node_of(two, "n1").uid
+    forced = two.json_lines("node", "remove", "n1", "--force")[-1]
+    assert (forced["removed"], forced["detached"]) == (True, [ENV])
+    assert two.read(lambda etcd: etcd.keys.node("n1"), Node) is None
+    assert two.read(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat) is None
+    environment = two.read(lambda etcd: etcd.keys.environment(REF), Environment)
+    assert environment is not None
+    assert list(environment.nodes) == ["n2"]
+    # Its assignment is for the controller to put away: until then there is something left to remove.
+    assert two.json("node", "remove", "n1")["removed"] is True
+
+
+def test_remove_of_a_node_that_was_never_used_and_of_nobody(cli: Cli) -> None:
+    cli.ok("node", "register", "n1")
+    assert cli.json("node", "remove", "n1")["removed"] is True
+    assert cli.json("node", "remove", "n1")["removed"] is False
+    assert "there is nothing to remove" in cli.ok("node", "remove", "n1")
+    assert cli.error("node", "remove", "a/b")["code"] == "invalid_name"
+
+
+def test_what_cannot_be_read_is_removed_by_force_alone(cli: Cli) -> None:
+    cli.ok("node", "register", "n1")
+    cli.write(lambda etcd: etcd.keys.node("n1"), b"garbage")
+    error = cli.error("node", "remove", "n1")
+    assert error["code"] == "record_unreadable"
+    cli.ok("node", "remove", "n1", "--force")
+    assert cli.json("node", "list")["nodes"] == []
+
+
+def test_another_machine_under_the_name(cli: Cli) -> None:
+    assert cli.error("node", "register", "n1", "--replace")["code"] == "node_unknown"
+    first = cli.json("node", "register", "n1", "--labels", "worker", "--address", "10.0.0.5")
+    cli.ok("node", "cordon", "n1")
+    cli.write(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat(node="n1", uid=first["uid"]))
+    second = cli.json("node", "register", "n1", "--replace", "--address", "10.0.0.6")
+    assert second["replaced"] == first["uid"] != second["uid"]
+    assert (second["labels"], second["address"], second["cordoned"]) == (["worker"], "10.0.0.6", True)
+    assert cli.read(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat) is None
+    assert second["uid"] in second["agent_command"]
+    cli.write(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat(node="n1", uid=first["uid"]))
+    assert cli.json("node", "list")["nodes"][0]["state"] == "replaced"

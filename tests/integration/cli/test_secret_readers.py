@@ -186,5 +186,5 @@ def test_a_person_whose_certificate_is_not_root_s_can_do_all_this(cli: Cli, tmp_
         assert [each["nodes"] for each in ann.json("secret", "list")["secrets"]] == [["n1"]]
         ann.ok("secret", "delete", "DATABASE_URL", "--service", "web", "--yes")
         # The node itself reads no secret, sealed as it is.
-        node = Operator(server.settings(user="node:n1"), cli.folder, tmp_path / "n1.age")
+        node = Operator(server.settings(user=f"node:{root.uid('n1')}"), cli.folder, tmp_path / "n1.age")
         assert node.error("secret", "list", "--env", ENV)["code"] == "etcd_permission_denied"

@@ -16,6 +16,7 @@ from tests.support.until import until
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)
+UID = 32 * "a"
 
 
 @pytest.fixture
@@ -30,40 +31,40 @@ def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 
 def test_they_are_made_once_and_kept(layout: Layout) -> None:
-    made = ensure(layout, "local", NOW)
+    made = ensure(layout, "local", UID, NOW)
     assert list(made) == ["etcd", "operator", "controller", "node"]
     assert {path.name: path.stat().st_mode & 0o777 for path in layout.pki.iterdir()} == {
         **{f"{name}.crt": 0o644 for name in ("ca", *made)},
         **{f"{name}.key": 0o600 for name in ("ca", *made)},
     }
-    assert ensure(layout, "local", NOW + 300 * DAY) == made
+    assert ensure(layout, "local", UID, NOW + 300 * DAY) == made
 
 
 def test_leaves_are_renewed_but_not_their_authority(layout: Layout) -> None:
-    made = ensure(layout, "local", NOW)
+    made = ensure(layout, "local", UID, NOW)
     authority = layout.certificate("ca").read_bytes()
-    assert changed(made, ensure(layout, "local", NOW + 340 * DAY)) == list(made)
+    assert changed(made, ensure(layout, "local", UID, NOW + 340 * DAY)) == list(made)
     assert layout.certificate("ca").read_bytes() == authority
 
 
 @pytest.mark.parametrize("damage", ["node.crt", "node.key"])
 def test_what_is_missing_or_damaged_is_made_anew(layout: Layout, damage: str) -> None:
-    made = ensure(layout, "local", NOW)
+    made = ensure(layout, "local", UID, NOW)
     path = layout.pki / damage
     path.unlink() if damage.endswith(".key") else path.write_text("nonsense")
-    assert changed(made, ensure(layout, "local", NOW)) == ["node"]
+    assert changed(made, ensure(layout, "local", UID, NOW)) == ["node"]
 
 
 @pytest.mark.parametrize("passed", [0 * DAY, 3640 * DAY], ids=["damaged", "old"])
 def test_a_new_authority_signs_everything_anew(layout: Layout, passed: datetime.timedelta) -> None:
-    made = ensure(layout, "local", NOW)
+    made = ensure(layout, "local", UID, NOW)
     if not passed:
         layout.key("ca").write_text("nonsense")
-    assert changed(made, ensure(layout, "local", NOW + passed)) == list(made)
+    assert changed(made, ensure(layout, "local", UID, NOW + passed)) == list(made)
 
 
 def test_an_authority_with_somebody_elses_key_is_none(layout: Layout) -> None:
-    ensure(layout, "local", NOW)
+    ensure(layout, "local", UID, NOW)
     with pytest.raises(CertificateError, match="is not the key of"):
         CertificateAuthority.load(layout.certificate("ca"), layout.key("etcd"))
 
@@ -71,7 +72,9 @@ def test_an_authority_with_somebody_elses_key_is_none(layout: Layout) -> None:
 def test_up_renews_what_is_due_and_starts_anew_only_whom_it_concerns(up: Dev) -> None:
     layout = up.layout
     authority = CertificateAuthority.load(layout.certificate("ca"), layout.key("ca"))
-    old = authority.issue(Request("node:local"), datetime.datetime.now(datetime.UTC) - 340 * DAY)
+    old = authority.issue(
+        Request(f"node:{up.remembered()['node_uid']}"), datetime.datetime.now(datetime.UTC) - 340 * DAY
+    )
     old.write(layout.certificate("node"), layout.key("node"))
     before = up.pids()
     up("up")
@@ -90,7 +93,7 @@ def test_up_gives_a_certificate_of_an_older_version_the_name_of_the_agents_serve
     before = up.pids()
     up("up")
     names = load_certificate(layout.certificate("node")).extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    assert names.value.get_values_for_type(x509.DNSName) == [server_name("local")]
+    assert names.value.get_values_for_type(x509.DNSName) == [server_name(up.remembered()["node_uid"])]
     assert [name for name, pid in up.pids().items() if before[name] != pid] == ["agent"]
     assert up.healthy()
 

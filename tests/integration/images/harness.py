@@ -171,7 +171,7 @@ class Receiving:
         self.garbage = Garbage(self.engine, folder / "images.json", Pool(1, "disk"))
         self.images = Images(self.engine, Staging(self.staging), self.garbage)
         self.servicer = Servicer(node, self.images)
-        made = authority.issue_agent(folder, node)
+        made = authority.issue_agent(folder, self.uid)
         self._credentials = grpc.ssl_server_credentials(
             [(made.key.read_bytes(), made.cert.read_bytes())], authority.ca_cert.read_bytes(), require_client_auth=True
         )

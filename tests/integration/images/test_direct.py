@@ -114,7 +114,7 @@ async def test_a_caller_that_goes_leaves_what_it_has_sent(operators: Settings, n
         yield SendLayerRequest(data=data[MIB : 2 * MIB])
         yield SendLayerRequest(data=data[2 * MIB :])
 
-    async with connect(operators, Agent("n1", node.address)) as stub:
+    async with connect(operators, Agent("n1", node.uid, node.address)) as stub:
         call = stub.SendLayer(half())
         await asyncio.to_thread(until, "half has arrived", lambda: part.exists() and part.stat().st_size == MIB)
         call.cancel()
@@ -198,7 +198,7 @@ async def test_two_callers_send_the_same_layer(operators: Settings, node: Receiv
         for offset in range(0, len(data), MIB):
             yield SendLayerRequest(data=data[offset : offset + MIB])
 
-    async with connect(operators, Agent("n1", node.address)) as stub:
+    async with connect(operators, Agent("n1", node.uid, node.address)) as stub:
         first = asyncio.ensure_future(_answer(stub.SendLayer(slowly())))
         await asyncio.wait_for(begun.wait(), 30)
         second = asyncio.ensure_future(_answer(stub.SendLayer(quickly())))

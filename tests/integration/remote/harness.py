@@ -60,7 +60,7 @@ class Cluster:
     def node(self, name: str, *services: str, labels: Sequence[str] = ("web",), serves: bool = True) -> FakeAgent:
         """An attached node that runs ``services``; ``serves``: its agent answers and has a heartbeat."""
         agent = FakeAgent(name)
-        server = AgentServer(agent, self.authority, self.authority.issue_agent(self.folder, name))
+        server = AgentServer(agent, self.authority, self.authority.issue_agent(self.folder, f"uid-{name}"))
         if serves:
             self.servers[name] = self._stack.enter_context(server)
         self._write_node(name, services, labels, server.address if serves else "")
@@ -125,14 +125,14 @@ class Cluster:
 
     def _write_node(self, name: str, services: Sequence[str], labels: Sequence[str], address: str) -> None:
         statuses = [ServiceStatus(name=each, phase=ServiceStatus.RUNNING, container="0" * 12) for each in services]
-        self.registered(name, "u", labels)
-        self.write({f"status/{name}": AssignmentStatus(node=name, node_uid="u", services=statuses)})
+        self.registered(name, f"uid-{name}", labels)
+        self.write({f"status/{name}": AssignmentStatus(node=name, node_uid=f"uid-{name}", services=statuses)})
         if address:
             self.write_heartbeat(name, address)
 
     def write_heartbeat(self, name: str, address: str) -> None:
         """Say that the agent of ``name`` is there and answers at ``address``."""
-        self.write({f"heartbeat/{name}": Heartbeat(node=name, uid="u", api_address=address)})
+        self.write({f"heartbeat/{name}": Heartbeat(node=name, uid=f"uid-{name}", api_address=address)})
 
     def _environment(self) -> Environment:
         return Environment(

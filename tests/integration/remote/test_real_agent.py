@@ -24,9 +24,10 @@ pytestmark = [pytest.mark.docker, pytest.mark.etcd]
 async def machine(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Machine]:
     """A node n1 whose agent runs a service called jobs, which greets and stays."""
     need_docker()
-    own = cluster.authority.issue_agent(tmp_path, "n1")
     async with Etcd(cluster.settings) as etcd:
-        made = Machine(etcd, replace(cluster.settings, cert=own.cert, key=own.key), tmp_path)
+        made = Machine(etcd, cluster.settings, tmp_path)
+        own = cluster.authority.issue_agent(tmp_path, made.uid)
+        made.settings = replace(cluster.settings, cert=own.cert, key=own.key)
         await asyncio.to_thread(cluster.registered, "n1", made.uid, ["worker"])
         try:
             made.start("--api-listen", "127.0.0.1:0")

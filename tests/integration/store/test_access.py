@@ -36,7 +36,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
             for _ in range(2):
                 await access.enable(etcd)
                 for node in ("n1", "n10"):
-                    await access.grant_node(etcd, node)
+                    await access.grant_node(etcd, node, f"uid-{node}")
             for node in ("n1", "n10"):
                 await etcd.put(etcd.keys.node(node), b"{}")
                 await etcd.put(etcd.keys.assignment(node, ENV), b"{}")
@@ -47,7 +47,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
 
 
 async def test_a_node_reads_and_writes_its_own(secured: EtcdServer) -> None:
-    async with Etcd(secured.settings(user=access.user_of_node("n1"))) as etcd, LeaseKeeper(etcd) as keeper:
+    async with Etcd(secured.settings(user=access.user_of_node("uid-n1"))) as etcd, LeaseKeeper(etcd) as keeper:
         keys = etcd.keys
         assert await etcd.get(keys.node("n1"))
         assert [item.key for item in (await etcd.list(keys.assignments_prefix("n1"))).items] == [
@@ -65,7 +65,7 @@ async def test_a_node_reads_and_writes_its_own(secured: EtcdServer) -> None:
 
 
 async def test_a_node_touches_nothing_else(secured: EtcdServer) -> None:
-    async with Etcd(secured.settings(user=access.user_of_node("n1"))) as etcd:
+    async with Etcd(secured.settings(user=access.user_of_node("uid-n1"))) as etcd:
         keys = etcd.keys
         refused = [
             etcd.get(keys.node("n10")),
@@ -87,7 +87,7 @@ async def test_a_node_touches_nothing_else(secured: EtcdServer) -> None:
             etcd.txn([Compare.exists(keys.node("n10"))], [Put(keys.heartbeat("n1"), b"{}")]),
             etcd.txn([], [Put(keys.heartbeat("n1"), b"{}"), Put(keys.heartbeat("n10"), b"{}")]),
             anext(etcd.watch(keys.assignments_prefix("n10"), start_revision=0)),
-            access.grant_node(etcd, "n1"),
+            access.grant_node(etcd, "n1", "uid-n1"),
         ]
         for attempt in refused:
             with pytest.raises(PermissionDenied, match="permission denied"):
@@ -101,7 +101,7 @@ async def test_the_controller_has_the_prefix_and_no_more(secured: EtcdServer) ->
         with pytest.raises(PermissionDenied):
             await etcd.put("/elsewhere", b"{}")
         with pytest.raises(PermissionDenied):
-            await access.grant_node(etcd, "n2")
+            await access.grant_node(etcd, "n2", "uid-n2")
         assert (await etcd.member()).alarms == ()
 
 
@@ -114,9 +114,9 @@ async def test_a_certificate_without_a_user_opens_nothing(secured: EtcdServer) -
 async def test_a_revoked_node_is_out_and_an_informer_comes_back_with_the_grant(secured: EtcdServer) -> None:
     async with (
         Etcd(secured.settings(user=access.USER_OPERATOR)) as operator,
-        Etcd(secured.settings(user=access.user_of_node("n3"))) as etcd,
+        Etcd(secured.settings(user=access.user_of_node("uid-n3"))) as etcd,
     ):
-        await access.grant_node(operator, "n3")
+        await access.grant_node(operator, "n3", "uid-n3")
         await etcd.put(etcd.keys.heartbeat("n3"), b"{}")
         for _ in range(2):
             await access.revoke_node(operator, "n3")
@@ -127,7 +127,7 @@ async def test_a_revoked_node_is_out_and_an_informer_comes_back_with_the_grant(s
         await asyncio.sleep(0.3)
         assert not informer.connected
         assert "denied" in informer.problem or "user name" in informer.problem
-        await access.grant_node(operator, "n3")
+        await access.grant_node(operator, "n3", "uid-n3")
         async with asyncio.timeout(8):
             await informer.synced()
         task.cancel()

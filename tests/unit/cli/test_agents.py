@@ -9,7 +9,7 @@ from devopsellence.cli.agents import Agent, locate, refused
 from devopsellence.peers import REFUSED_BY
 
 NODE = Node(name="n1", uid="u")
-AGENT = Agent("n1", "10.0.0.1:7443")
+AGENT = Agent("n1", "u", "10.0.0.1:7443")
 
 
 def beat(address: str, uid: str = "u") -> Heartbeat:
@@ -26,7 +26,7 @@ def beat(address: str, uid: str = "u") -> Heartbeat:
     ],
 )
 def test_the_registered_address_wins_over_what_the_agent_says(address: str, said: str, expected: str) -> None:
-    assert locate("n1", Node(name="n1", uid="u", address=address), beat(said)) == Agent("n1", expected)
+    assert locate("n1", Node(name="n1", uid="u", address=address), beat(said)) == Agent("n1", "u", expected)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import pytest
 from devopsellence.cli import parties
 from devopsellence.cli.pki import CertificateError
 from devopsellence.peers import is_operator, server_name
+from devopsellence.store.keys import InvalidName
 
 
-def test_a_node_is_a_server_under_the_one_name_that_is_its_own() -> None:
-    request = parties.node("prod-1")
-    assert request.common_name == "node:prod-1"
-    assert request.server_names == (server_name("prod-1"),)
+def test_a_node_is_a_server_under_the_one_name_that_is_its_machines_own() -> None:
+    request = parties.node("prod-1", "6c8f")
+    assert request.common_name == "node:6c8f"
+    assert request.server_names == (server_name("6c8f"),)
+    assert request.unit == "prod-1"
     assert not is_operator(request.common_name)
 
 
@@ -31,8 +33,9 @@ def test_a_member_of_etcd_answers_under_every_name_that_it_is_called_by() -> Non
 
 
 def test_the_longest_names_that_a_certificate_holds() -> None:
-    assert len(parties.node("n" * 59).common_name) == len(parties.operator("o" * 55).common_name) == 64
-    with pytest.raises(CertificateError, match="a node's certificate has room for a name of 59"):
-        parties.node("n" * 60)
+    assert parties.node("n" * 63, 32 * "a").unit == "n" * 63
+    with pytest.raises(InvalidName):
+        parties.node("n" * 64, 32 * "a")
+    assert len(parties.operator("o" * 55).common_name) == 64
     with pytest.raises(CertificateError, match="an operator's certificate has room for a name of 55"):
         parties.operator("o" * 56)

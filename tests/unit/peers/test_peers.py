@@ -7,10 +7,15 @@ import pytest
 from devopsellence.peers import is_operator, server_name
 
 
-def test_every_node_has_a_server_name_of_its_own_that_is_a_dns_name() -> None:
-    names = {server_name(node) for node in ("web-1", "Web-1", "web_1", "a" * 63)}
+def test_every_machine_has_a_server_name_of_its_own_that_is_a_dns_name() -> None:
+    names = {server_name(uid) for uid in ("6c8f", "6C8F", "6c_8f", "a" * 63)}
     assert len(names) == 4
     assert all(len(label) <= 63 for name in names for label in name.split("."))
+
+
+def test_no_certificate_does_for_a_machine_without_a_uid() -> None:
+    with pytest.raises(ValueError, match="has no server name"):
+        server_name("")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""The cluster's authority and what it signs. A key is never replaced unless somebody says so.
+"""The cluster's authority and what it signs. A party's key is never replaced unless somebody says so.
 
 Everything may be repeated: what serves is kept, and a certificate that no longer does (it is old, or for other names)
-is signed anew for the key that is there.
+is signed anew for the key that is there. A key that was made for somebody else, such as the machine that a node was
+before, is not used on: that machine still has it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from devopsellence.cli.cluster.folder import Bundle, Folder, make_private
 from devopsellence.cli.dev.files import write_atomic
 from devopsellence.cli.output import CliError, NextAction
-from devopsellence.cli.pki import CertificateAuthority, CertificateError, Request, load_certificate, load_key
+from devopsellence.cli.pki import (
+    CertificateAuthority,
+    CertificateError,
+    Request,
+    common_name,
+    load_certificate,
+    load_key,
+)
 
 AUTHORITY_NAME: Final = "devopsellence cluster"
 
@@ -86,9 +94,10 @@ def issue(
         CliError: ``key_unusable``: the key that is there cannot be read.
     """
     make_private(bundle.root)
-    if force or not bundle.key.exists():
+    another = _whose_else(bundle, request)
+    if force or another or not bundle.key.exists():
         authority.issue(request, at).write(bundle.certificate, bundle.key)
-        outcome = Issue(bundle, Outcome.MADE)
+        outcome = Issue(bundle, Outcome.MADE, f"it was for {another!r}" if another else "")
     elif why := _why_renew(authority, bundle, request, at):
         renewed = authority.issue(request, at, key=_key(bundle))
         write_atomic(bundle.certificate, renewed.certificate, mode=0o644)
@@ -97,6 +106,15 @@ def issue(
         outcome = Issue(bundle, Outcome.KEPT)
     write_atomic(bundle.authority, authority.issued.certificate, mode=0o644)
     return outcome
+
+
+def _whose_else(bundle: Bundle, request: Request) -> str:
+    """The common name of whom the certificate that is there is for, if that is somebody else; "" otherwise."""
+    try:
+        name = common_name(load_certificate(bundle.certificate))
+    except CertificateError:
+        return ""
+    return name if name != request.common_name else ""
 
 
 def _why_renew(authority: CertificateAuthority, bundle: Bundle, request: Request, at: datetime.datetime) -> str:

@@ -12,7 +12,7 @@ from devopsellence.cli.cluster import programs
 from devopsellence.cli.cluster.folder import Folder
 from devopsellence.cli.dev.files import write_atomic
 from devopsellence.cli.output import CliError, NextAction
-from devopsellence.cli.pki import CertificateAuthority, CertificateError, load_certificate
+from devopsellence.cli.pki import CertificateAuthority, load_certificate
 from devopsellence.store.settings import Settings
 
 
@@ -27,18 +27,6 @@ class Joining:
     def text(self, node: Node) -> str:
         """What is to be done next, in order."""
         return f"{self.first}\n  {self.command}\nThen here: devopsellence node attach {node.name}"
-
-
-def check_node_name(name: str) -> None:
-    """Refuse what a node's certificate cannot hold.
-
-    Raises:
-        CliError: ``invalid_name`` (exit code 2): a node's certificate cannot hold it.
-    """
-    try:
-        parties.node(name)
-    except CertificateError as error:
-        raise CliError("invalid_name", str(error), exit_code=2) from error
 
 
 def join(folder: Folder, settings: Settings, node: Node, *, asked: bool) -> Joining:
@@ -60,14 +48,14 @@ def join(folder: Folder, settings: Settings, node: Node, *, asked: bool) -> Join
     )
     command = programs.agent_command(node, variables)
     if authority is None:
-        made = f"devopsellence cluster issue node {node.name}"
+        made = f"devopsellence cluster issue node {node.name} --uid {node.uid}"
         first = (
             f"Next, where the cluster's authority is: {made}\nThen, with that in {programs.AGENT_HOME} on that machine:"
         )
         return Joining(command, first)
     bundle = folder.node(node.name)
     with folder.locked():
-        issuing.issue(authority, bundle, parties.node(node.name), issuing.now())
+        issuing.issue(authority, bundle, parties.node(node.name, node.uid), issuing.now())
         text = programs.settings_file(programs.agent_variables(node, variables))
         write_atomic(bundle.settings_file("agent"), text, mode=0o644)
     first = (

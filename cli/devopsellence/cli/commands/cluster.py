@@ -87,6 +87,7 @@ def prepare(ctx: click.Context, output: Output, pki: str | None) -> None:
 @click.argument("kind", type=click.Choice(["node", "operator", "controller"]))
 @click.argument("name", required=False)
 @pki_option
+@click.option("--uid", metavar="UID", help="A node's uid; without it etcd is asked.")
 @click.option("--out", metavar="DIR", help="Where the three files go; a folder beside the authority by default.")
 @click.option("--no-grant", is_flag=True, help="Do not let an operator into etcd now.")
 @click.option("--force", is_flag=True, help="Make a new key, also where there is one.")
@@ -98,11 +99,14 @@ def issue(
     kind: str,
     name: str | None,
     pki: str | None,
+    uid: str | None,
     out: str | None,
     no_grant: bool,
     force: bool,
 ) -> None:
     """Make or renew a certificate: ca.crt, tls.crt and tls.key in a folder. An operator is let into etcd as well.
+
+    A node's is for the machine that it was registered with; node register lets that into etcd.
 
     \b
     Example:
@@ -113,9 +117,9 @@ def issue(
     from devopsellence.cli.cluster.folder import Bundle, Folder
 
     folder = Folder.chosen(pki)
-    usual, request = _party(folder, kind, name)
-    bundle = Bundle(Path(out).absolute()) if out else usual
     authority = issuing.load(folder)
+    usual, request = _party(ctx, folder, kind, name, uid)
+    bundle = Bundle(Path(out).absolute()) if out else usual
     with folder.locked():
         issued = issuing.issue(authority, bundle, request, issuing.now(), force=force)
     granted = kind == "operator" and not no_grant
@@ -132,7 +136,7 @@ def issue(
     )
 
 
-def _party(folder: Folder, kind: str, name: str | None) -> tuple[Bundle, Request]:
+def _party(ctx: click.Context, folder: Folder, kind: str, name: str | None, uid: str | None) -> tuple[Bundle, Request]:
     """Where the certificate of that party goes, and what it says."""
     from devopsellence.cli import parties
     from devopsellence.cli.pki import CertificateError
@@ -141,12 +145,33 @@ def _party(folder: Folder, kind: str, name: str | None) -> tuple[Bundle, Request
         return folder.controller, parties.controller()
     if name is None:
         raise CliError("usage", f"which {kind}? devopsellence cluster issue {kind} <name>", exit_code=2)
+    # The request first: it checks the name before that becomes part of a path.
+    if kind == "node":
+        request = parties.node(name, uid or _uid(ctx, folder, name))
+        return folder.node(name), request
     try:
-        # The request first: it checks the name before that becomes part of a path.
-        request = parties.node(name) if kind == "node" else parties.operator(name)
+        request = parties.operator(name)
     except CertificateError as error:
         raise CliError("invalid_name", str(error), exit_code=2) from error
-    return (folder.node(name) if kind == "node" else folder.operator(name)), request
+    return folder.operator(name), request
+
+
+def _uid(ctx: click.Context, folder: Folder, name: str) -> str:
+    """The uid that the node was registered with, from etcd."""
+    from devopsellence.cli import nodes
+    from devopsellence.cli.cluster.access import root_settings
+    from devopsellence.store.keys import check_name
+
+    check_name("node", name)
+    try:
+        settings = root_settings(folder, context.connection_flags(ctx), os.environ)
+        return context.run(ctx, lambda etcd: nodes.find(etcd, name), settings=settings).uid
+    except CliError as error:
+        say = NextAction("or say its uid", f"devopsellence cluster issue node {name} --uid <uid>")
+        message = f"a node's certificate is for one machine, and its uid is not known: {error.message}"
+        raise CliError(
+            error.code, message, exit_code=error.exit_code, next_actions=[*error.next_actions, say]
+        ) from error
 
 
 def _let_in(ctx: click.Context, folder: Folder, name: str, issued: Issue) -> None:
@@ -170,4 +195,5 @@ def _let_in(ctx: click.Context, folder: Folder, name: str, issued: Issue) -> Non
 def _issued_text(issued: Issue, request: Request, *, granted: bool) -> str:
     why = f" ({issued.why})" if issued.why else ""
     user = " It is let into etcd." if granted else ""
-    return f"The certificate of {request.common_name} is {issued.outcome}{why}: {issued.bundle.root}.{user}"
+    whose = f"{request.common_name} ({request.unit})" if request.unit else request.common_name
+    return f"The certificate of {whose} is {issued.outcome}{why}: {issued.bundle.root}.{user}"

@@ -11,11 +11,13 @@ from devopsellence.cli import context
 from devopsellence.cli.commands.cluster import pki_option
 from devopsellence.cli.commands.diagnose import diagnose
 from devopsellence.cli.commands.label import LABELS_HELP, label
+from devopsellence.cli.commands.leave import drain, exposure, exposure_document, remove
 from devopsellence.cli.options import environment_option
 from devopsellence.cli.output import Output, pass_output
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.stored_pb2 import Environment
+    from devopsellence.cli.machines.registering import Registered
     from devopsellence.cli.secrets.members import Resealed
     from devopsellence.cli.secrets.records import SecretId
     from devopsellence.store.etcd import Etcd
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def node() -> None:
-    """Register machines, label them, and attach them to environments.
+    """Register machines, label them, attach them to environments, empty and remove them.
 
     \b
     Example:
@@ -34,66 +36,101 @@ def node() -> None:
 
 @node.command()
 @click.argument("name")
-@click.option("--labels", default="web", show_default=True, metavar="LABELS", help=LABELS_HELP)
-@click.option("--address", default="", metavar="ADDRESS", help="Where other nodes and you reach it.")
+@click.option("--labels", metavar="LABELS", help=f"{LABELS_HELP}  [default: web]")
+@click.option("--address", metavar="ADDRESS", help="Where other nodes and you reach it.")
+@click.option("--replace", is_flag=True, help="Another machine takes this name; the one before is shut out.")
 @pki_option
 @pass_output
 @click.pass_context
-def register(ctx: click.Context, output: Output, name: str, labels: str, address: str, pki: str | None) -> None:
+def register(
+    ctx: click.Context,
+    output: Output,
+    name: str,
+    labels: str | None,
+    address: str | None,
+    replace: bool,
+    pki: str | None,
+) -> None:
     """Make a node known under NAME, and say how its agent is started.
 
     Where the cluster's authority is at hand, the node's certificate is made as well. Registering it again in the same
-    way prints the same.
+    way prints the same. With --replace another machine takes its place: labels, address and environments stay.
 
     \b
     Example:
       devopsellence node register prod-1 --labels web,worker --address 10.0.0.5
+      devopsellence node register prod-1 --replace
     """
     from devopsellence.cli import nodes
     from devopsellence.cli.cluster import join
     from devopsellence.cli.cluster.folder import Folder
     from devopsellence.cli.hosts import check_host
+    from devopsellence.cli.machines import registering
+    from devopsellence.store.keys import check_name
 
-    kinds = nodes.parse_labels(labels)
-    join.check_node_name(name)
+    check_name("node", name)
+    said = registering.Said(
+        name,
+        nodes.parse_labels(labels) if labels is not None else None,
+        check_host(address) if address else address,
+    )
     settings = context.connection(ctx)
     # Where certificates are the credential, etcd's access control must know the new node's.
     grant = settings.cert is not None
-    where = check_host(address) if address else ""
-    found = context.run(ctx, lambda etcd: nodes.register(etcd, name, kinds, where, grant=grant))
-    joining = join.join(Folder.chosen(pki), settings, found, asked=pki is not None)
+    how = registering.replace if replace else registering.register
+    found = context.run(ctx, lambda etcd: how(etcd, said, grant=grant))
+    joining = join.join(Folder.chosen(pki), settings, found.node, asked=pki is not None)
     output.result(
         "node register",
-        f"Node {name} is registered: uid {found.uid}, labels {','.join(found.labels)}.\n{joining.text(found)}",
-        **nodes.document(found),
+        f"{_registered(found)}\n{joining.text(found.node)}",
+        **nodes.document(found.node),
+        replaced=found.replaced or None,
+        secrets_seen=exposure_document(found.knew),
         agent_command=joining.command,
         bundle=str(joining.bundle) if joining.bundle else None,
     )
+
+
+def _registered(found: Registered) -> str:
+    node = found.node
+    if not found.replaced:
+        return f"Node {node.name} is registered: uid {node.uid}, labels {','.join(node.labels)}."
+    lines = [f"Node {node.name} is another machine from now on: uid {node.uid} (before: {found.replaced})."]
+    if found.knew:
+        lines.append(exposure(found.knew))
+        lines.append("When the new machine's agent is there, let it into them:")
+        lines += [f"  devopsellence secret reencrypt --env {ref}" for ref in found.knew]
+    if node.cordoned:
+        lines.append(f"It is cordoned, as it was before; devopsellence node uncordon {node.name}.")
+    return "\n".join(lines)
 
 
 @node.command("list")
 @pass_output
 @click.pass_context
 def list_(ctx: click.Context, output: Output) -> None:
-    """List the nodes, whether their agents are there, and the environments that they are attached to.
+    """List the nodes: their state, labels, versions, free disk space, and the environments that they are attached to.
 
     \b
     Example:
+      devopsellence node list
       devopsellence node list -o json
     """
-    from devopsellence.cli import nodes
+    from datetime import UTC, datetime
+
+    from devopsellence.cli.machines import listing
     from devopsellence.cli.view.words import columns
 
-    overview, problems = context.run(ctx, nodes.overview)
+    found, problems = context.run(ctx, listing.listing)
     for problem in problems:
         output.warning(f"{problem.key} is {problem.reason}")
-    header = ("NODE", "LABELS", "ADDRESS", "AGENT", "DOCKER", "ENVIRONMENTS", "NOTE")
-    table = [nodes.cells(each) for each in overview]
-    text = columns(header, table) if table else "No node is registered; run devopsellence node register <name>."
+    now = datetime.now(UTC)
+    table = [each.cells(now) for each in found]
+    text = columns(listing.HEADER, table) if table else "No node is registered; run devopsellence node register <name>."
     output.result(
         "node list",
         text,
-        nodes=[nodes.overview_document(each) for each in overview],
+        nodes=[each.document() for each in found],
         problems=[{"key": problem.key, "reason": problem.reason} for problem in problems],
     )
 
@@ -177,7 +214,7 @@ def cordon(ctx: click.Context, output: Output, name: str) -> None:
 @pass_output
 @click.pass_context
 def uncordon(ctx: click.Context, output: Output, name: str) -> None:
-    """Let a cordoned node take part again: it goes straight to the newest release.
+    """Let a cordoned node, or one that is being drained, take part again: it goes straight to the newest release.
 
     \b
     Example:
@@ -195,8 +232,8 @@ def _cordon(ctx: click.Context, output: Output, name: str, *, cordoned: bool) ->
     output.result(f"node {'cordon' if cordoned else 'uncordon'}", text, node=name, cordoned=found.cordoned)
 
 
-node.add_command(label)
-node.add_command(diagnose)
+for command in (label, diagnose, drain, remove):
+    node.add_command(command)
 
 
 def _attached(output: Output, operation: str, environment: Environment, text: str, **facts: Any) -> None:

@@ -15,29 +15,29 @@ AUTHORITY: Final = "ca"
 MEMBER: Final = "etcd"
 
 
-def requests(node_name: str) -> dict[str, Request]:
+def requests(node_name: str, node_uid: str) -> dict[str, Request]:
     """Who needs a certificate, by the name of its files."""
     return {
         MEMBER: parties.member(),
         OPERATOR: parties.root(),
         CONTROLLER: parties.controller(),
-        NODE: parties.node(node_name),
+        NODE: parties.node(node_name, node_uid),
     }
 
 
-def ensure(layout: Layout, node_name: str, now: datetime.datetime) -> dict[str, str]:
+def ensure(layout: Layout, node_name: str, node_uid: str, now: datetime.datetime) -> dict[str, str]:
     """Make or renew what is missing, damaged or within thirty days of its end; ``now`` is aware.
 
     Returns:
         for each name of :func:`requests` a short text that changes when its certificate or the authority does.
 
     Raises:
-        CertificateError: the node's name is too long for a certificate. OSError: the folder cannot be written.
+        CertificateError: a certificate cannot be made. OSError: the folder cannot be written.
     """
     authority = _authority(layout, now)
     stamps = {}
     trusted = layout.certificate(AUTHORITY).read_bytes()
-    for name, request in requests(node_name).items():
+    for name, request in requests(node_name, node_uid).items():
         certificate, key = layout.certificate(name), layout.key(name)
         try:
             renew = authority.why_renew(load_certificate(certificate), request, now) or not key.exists()

@@ -60,7 +60,7 @@ class Start:
     async def _prepare(self, etcd: Etcd, labels: tuple[str, ...] | None) -> Node:
         """Users and their grants, and the node's record."""
         await access.enable(etcd)
-        await access.grant_node(etcd, self._state.node_name)
+        await access.grant_node(etcd, self._state.node_name, self._state.node_uid)
         await _depose_the_dead(etcd)
         key = etcd.keys.node(self._state.node_name)
         return await change(etcd, key, Node, lambda before: registered(before, self._state, labels))

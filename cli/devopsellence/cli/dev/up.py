@@ -15,7 +15,6 @@ from devopsellence.cli.dev.ports import LoopbackPorts, Ports
 from devopsellence.cli.dev.spec import ProcessSpec, Snapshot, read_snapshot, write_specs
 from devopsellence.cli.dev.start import Progress, Start
 from devopsellence.cli.dev.state import DEFAULT_NODE, DevState
-from devopsellence.cli.pki import CertificateError
 from devopsellence.store.keys import InvalidName, check_name
 
 
@@ -60,7 +59,8 @@ def up(wish: Wish, progress: Progress) -> Running:
             keeper.stop(layout)  # what is left of one that was killed, or of another version
         remembered = state.load(layout)
         decided = decide(wish, remembered, before, docker_host, LoopbackPorts(), home_made=home_made)
-        stamps = _certificates(layout, decided)
+        now = datetime.datetime.now(datetime.UTC)
+        stamps = certificates.ensure(layout, decided.node_name, decided.node_uid, now)
         state.save(layout, decided)
         specs = cluster.specs(layout, decided, programs, stamps, os.environ)
         return _start(layout, decided, specs, before, wish, progress)
@@ -158,13 +158,6 @@ def _docker(wish: Wish, remembered: DevState | None) -> str:
     except EngineError as error:
         raise problems.docker_unusable(error) from error
     return host
-
-
-def _certificates(layout: Layout, decided: DevState) -> dict[str, str]:
-    try:
-        return certificates.ensure(layout, decided.node_name, datetime.datetime.now(datetime.UTC))
-    except CertificateError as error:
-        raise problems.bad_node_name(str(error)) from error
 
 
 def _pids(snapshot: Snapshot) -> list[tuple[str, int, str]]:

@@ -105,6 +105,16 @@ async def exposed_to(etcd: Etcd, ref: EnvironmentRef, name: str) -> list[SecretI
     ]
 
 
+async def known_to(etcd: Etcd, name: str) -> dict[EnvironmentRef, list[SecretId]]:
+    """As :func:`exposed_to`, over all environments that have secrets, whether it is attached to them or not."""
+    refs = set()
+    for item in (await etcd.list(etcd.keys.all_secrets_prefix, keys_only=True)).items:
+        with suppress(ValueError):
+            refs.add(etcd.keys.parse_secret(item.key)[0])
+    found = {ref: await exposed_to(etcd, ref, name) for ref in sorted(refs)}
+    return {ref: secrets for ref, secrets in found.items() if secrets}
+
+
 def _wishes(secrets: Secrets, release: Release | None, must: frozenset[str]) -> list[Wish]:
     """That everybody in ``must`` can open the current versions, and those that ``release`` refers to."""
     return [

@@ -84,7 +84,7 @@ class Diagnosis:
 
     def _certificate(self) -> Check:
         def measure() -> float:
-            return expires(self.files, server_name(self.beat.node)) - time.time()
+            return expires(self.files, server_name(self.beat.uid)) - time.time()
 
         return check_certificate(measure)
 

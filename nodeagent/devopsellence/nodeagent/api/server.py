@@ -77,7 +77,7 @@ class Api:
         vault: Vault,
         images: ImageCalls,
     ) -> None:
-        self._node, self._uid = beat.node, beat.uid
+        self._uid = beat.uid
         self._files = listen.files
         self._engine = engine
         self._threads = Pool(2, "api")
@@ -102,7 +102,7 @@ class Api:
         await self._server.start()
         _log.info("the API answers", address=self.address)
         try:
-            await self._threads.run(lambda: expires(self._files, server_name(self._node)))
+            await self._threads.run(lambda: expires(self._files, server_name(self._uid)))
         except CertificateProblem as problem:
             _log.warning("callers will not believe this agent", problem=str(problem))
 

@@ -28,7 +28,7 @@ def survey(
     return Survey(
         REF,
         {
-            name: Agent(name, "" if name in away else "h:1", f"{name} is away" if name in away else "")
+            name: Agent(name, f"uid-{name}", "" if name in away else "h:1", f"{name} is away" if name in away else "")
             for name in running
         },
         release,

@@ -1,0 +1,41 @@
+"""An etcd that lets in whoever has a user, root's commands, and machines with certificates of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from devopsellence.store import access
+from devopsellence.store.etcd import Etcd
+from tests.integration.cli.harness import Cli
+from tests.integration.machines.harness import Cluster
+from tests.support.agentapi import AgentAuthority
+from tests.support.etcd import EtcdServer
+from tests.support.need import need_etcd
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EtcdServer]:
+    need_etcd()
+    with EtcdServer(tmp_path / "etcd", authority=AgentAuthority(tmp_path / "pki")) as running:
+        yield running
+
+
+@pytest.fixture
+async def cluster(server: EtcdServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
+    for name in ("DEVOPSELLENCE_ENVIRONMENT", "DEVOPSELLENCE_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DEVOPSELLENCE_IDENTITY", str(tmp_path / "operator.age"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".git").mkdir()
+    settings = server.settings(user=access.USER_OPERATOR)
+    async with Etcd(settings) as etcd:
+        await access.enable(etcd)
+        made = Cluster(server, etcd, Cli(settings, tmp_path), tmp_path)
+        try:
+            yield made
+        finally:
+            await asyncio.to_thread(made.clean)

@@ -1,0 +1,194 @@
+"""A machine is its uid: what another machine under the same name means for the one before."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
+from devopsellence.store import access
+from devopsellence.store.errors import PermissionDenied, StoreError, Unauthenticated
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.lease import LeaseKeeper
+from devopsellence.store.records import encode
+from tests.integration.cli.harness import Cli
+from tests.integration.machines.harness import REF, Cluster
+from tests.integration.nodeagent.harness import docker, soon, worker
+from tests.support.need import need_docker
+
+pytestmark = pytest.mark.etcd
+
+
+async def test_the_machine_before_gets_nowhere_in_etcd(cluster: Cluster) -> None:
+    first = (await cluster.json("node", "register", "n1", "--labels", "web,worker", "--address", "10.0.0.5"))["uid"]
+    await cluster.command("node", "register", "n2")
+    async with Etcd(cluster.settings(first)) as old, LeaseKeeper(old) as keeper:
+        keys = old.keys
+        lease = await keeper.grant(30)
+        await old.put(keys.heartbeat("n1"), encode(Heartbeat(node="n1", uid=first)), lease=lease.id)
+        await old.put(keys.status("n1", REF), b"{}")
+        said = await cluster.json("node", "register", "n1", "--replace")
+        second = said["uid"]
+        assert (said["replaced"], said["labels"], said["address"]) == (first, ["web", "worker"], "10.0.0.5")
+        # Its sign of life goes with it.
+        assert await cluster.etcd.get(keys.heartbeat("n1")) is None
+        for attempt in (
+            old.put(keys.heartbeat("n1"), b"{}"),
+            old.put(keys.status("n1", REF), b"{}"),
+            old.get(keys.node("n1")),
+            old.list(keys.assignments_prefix("n1")),
+            old.put(keys.event(REF, "e1"), b"{}"),
+        ):
+            with pytest.raises((PermissionDenied, Unauthenticated)):
+                await attempt
+    async with Etcd(cluster.settings(second)) as new:
+        await new.put(new.keys.heartbeat("n1"), encode(Heartbeat(node="n1", uid=second)))
+        with pytest.raises(PermissionDenied):
+            await new.get(new.keys.node("n2"))
+    assert f"node:{first}" not in cluster.users()
+    assert (await cluster.listed("n1"))["state"] == "ready"
+
+
+async def test_a_certificate_of_an_earlier_version_is_shut_out_with_its_machine(cluster: Cluster) -> None:
+    """Earlier versions called a node's user after its name."""
+    uid = (await cluster.json("node", "register", "n1"))["uid"]
+    await cluster.etcd.user_add("node:n1")
+    await cluster.etcd.user_grant_role("node:n1", access.role_of_node("n1"))
+    legacy = cluster.server.settings(user="node:n1")
+    async with Etcd(legacy) as old:
+        # Registered again it goes on, until its agent has the new certificate.
+        assert (await cluster.json("node", "register", "n1"))["uid"] == uid
+        await old.put(old.keys.heartbeat("n1"), b"{}")
+        await cluster.command("node", "register", "n1", "--replace")
+        with pytest.raises((PermissionDenied, Unauthenticated)):
+            await old.put(old.keys.heartbeat("n1"), b"{}")
+
+
+async def test_a_replacement_that_was_broken_off_anywhere_is_done_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut after each of its calls to etcd, then done again: one machine has the name, and nobody else gets in."""
+    await cluster.command("node", "register", "n1")
+    users = {f"node:{(await cluster.json('node', 'register', 'n1'))['uid']}"}
+    cut = 0
+    while True:
+        with monkeypatch.context() as patch:
+            counted = _cut_after(patch, cut)
+            result = await asyncio.to_thread(cluster.cli.run, "node", "register", "n1", "--replace")
+        done = result.exit_code == 0
+        users |= {each for each in cluster.users() if each.startswith("node:")}
+        said = await cluster.json("node", "register", "n1")
+        node = cluster.etcd.keys.node("n1")
+        assert await cluster.etcd.get(node)
+        if done:
+            break
+        assert counted[0] > cut
+        cut += 1
+    assert cut > 5
+    final = (await cluster.json("node", "register", "n1", "--replace"))["uid"]
+    assert final != said["uid"]
+    for user in users - {f"node:{final}"}:
+        async with Etcd(cluster.settings(user.removeprefix("node:"))) as old:
+            with pytest.raises((PermissionDenied, Unauthenticated)):
+                await old.get(node)
+    async with Etcd(cluster.settings(final)) as new:
+        assert await new.get(node)
+
+
+async def test_an_operator_who_is_not_root_replaces_nothing(cluster: Cluster) -> None:
+    uid = (await cluster.json("node", "register", "n1"))["uid"]
+    await access.grant_operator(cluster.etcd, "ann")
+    ann = Cli(cluster.server.settings(user="operator:ann"), cluster.folder)
+    for arguments in (("register", "n1", "--replace"), ("remove", "n1"), ("remove", "n1", "--force")):
+        error = await asyncio.to_thread(ann.error, "node", *arguments)
+        assert error["code"] == "etcd_permission_denied"
+        assert "nothing was changed" in error["message"]
+    found = await cluster.etcd.get(cluster.etcd.keys.node("n1"))
+    assert found is not None
+    assert uid.encode() in found.value
+    async with Etcd(cluster.settings(uid)) as still:
+        await still.get(still.keys.node("n1"))
+
+
+async def test_secrets_are_sealed_for_the_new_machine_and_those_that_the_old_one_knew_are_named(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    from devopsellence.sealed import Identity
+    from tests.integration.cli.secretly import CONFIG, Operator
+
+    (tmp_path / "devopsellence.yml").write_text(CONFIG)
+    ann = Operator(cluster.server.settings(user="root"), tmp_path, tmp_path / "operator.age")
+    old, new = Identity.generate(), Identity.generate()
+
+    def work() -> None:
+        ann.node("n1", key=old)
+        ann.set("DATABASE_URL", b"postgres://", "--env", str(REF))
+        ann.ok("node", "attach", "n1", "--env", str(REF))
+        said = ann.json("node", "register", "n1", "--replace")
+        assert [each["name"] for each in said["secrets_seen"]] == ["DATABASE_URL"]
+        node = ann.read(lambda etcd: etcd.keys.node("n1"), Node)
+        assert node is not None
+        assert node.age_recipient == ""
+        # Nobody's key is taken for the new machine's.
+        assert "no key is known of n1" in ann.run("secret", "reencrypt", "--env", str(REF)).output
+        ann.beat("n1", said["uid"], new.recipient)
+        ann.ok("secret", "reencrypt", "--env", str(REF))
+        stored = ann.stored("DATABASE_URL")
+        assert stored is not None
+        assert new.open(stored.versions[-1].age) == b"postgres://"
+        # What is set from now on is not for the old one.
+        ann.set("DATABASE_URL", b"postgres://2", "--env", str(REF))
+        stored = ann.stored("DATABASE_URL")
+        assert stored is not None
+        assert old.recipient not in stored.versions[-1].recipients
+        assert new.recipient in stored.versions[-1].recipients
+
+    await asyncio.to_thread(work)
+
+
+@pytest.mark.docker
+async def test_the_old_agent_keeps_what_runs_and_says_why_it_gets_nowhere(cluster: Cluster) -> None:
+    need_docker()
+    cluster.controller()
+    old = await cluster.registered("n1", "--labels", "worker")
+    old.start("--api-listen", "127.0.0.1:0")
+    await cluster.release(1, worker("jobs", "sleep", "1000"), nodes=("n1",))
+    (container,) = await old.runs(1)
+    await cluster.listed_as("n1", "ready")
+    said = await cluster.json("node", "register", "n1", "--replace")
+    new = cluster.machine("n1", said["uid"])
+    new.start("--api-listen", "127.0.0.1:0")
+    await new.runs(1)
+    listed = await cluster.listed_as("n1", "ready")
+    assert listed["uid"] == new.uid
+
+    async def complains() -> bool:
+        return "etcd refuses this machine" in old.log.read_text()
+
+    await soon("the old agent says so", complains)
+    assert old.containers("status=running") == [container]
+    # Clearing up by hand, as an operator would; the agent is not in the way of it.
+    docker("rm", "-f", container)
+
+
+def _cut_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> list[int]:
+    """etcd is away for the command after so many calls that change something; counts them."""
+    counted = [0]
+
+    def cutting(real: object) -> object:
+        async def call(self: Etcd, *arguments: object, **named: object) -> object:
+            counted[0] += 1
+            if counted[0] > calls:
+                raise StoreError("cut")
+            assert callable(real)
+            return await real(self, *arguments, **named)
+
+        return call
+
+    for name in ("txn", "put", "delete", "revoke_lease", "user_add", "user_delete", "user_grant_role", "role_add"):
+        monkeypatch.setattr(Etcd, name, cutting(getattr(Etcd, name)))
+    for name in ("role_delete", "role_grant"):
+        monkeypatch.setattr(Etcd, name, cutting(getattr(Etcd, name)))
+    return counted

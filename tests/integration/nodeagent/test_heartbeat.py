@@ -1,0 +1,54 @@
+"""The heartbeat: there as long as the agent is, gone soon after it, and silent while nothing changes."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Heartbeat
+from tests.integration.nodeagent.harness import Machine, soon
+
+pytestmark = [pytest.mark.docker, pytest.mark.etcd]
+
+
+async def _beat(machine: Machine) -> Heartbeat:
+    async def whole() -> Heartbeat | None:
+        beat = await machine.heartbeat()
+        return beat if beat is not None and beat.HasField("disk") else None
+
+    found = await soon("a heartbeat that knows the disk", whole)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+async def test_it_goes_by_itself_when_the_agent_cannot_say_goodbye(machine: Machine, how: signal.Signals) -> None:
+    machine.start()
+    before = await _beat(machine)
+    os.kill(machine.pid, how)
+    try:
+        # The bound tells "never" alone.
+        await soon("the heartbeat is gone", lambda: _gone(machine), seconds=60)
+    finally:
+        os.kill(machine.pid, signal.SIGCONT)
+    if how is signal.SIGSTOP:
+        # It notices that its lease has run out, and is back.
+        after = await _beat(machine)
+        assert after.uid == before.uid
+
+
+async def test_it_tells_of_the_engines_disk_and_is_seldom_written(machine: Machine) -> None:
+    machine.start()
+    beat = await _beat(machine)
+    assert 0 <= beat.disk.free_mib <= beat.disk.total_mib
+    assert beat.docker_version
+    found = await machine.etcd.get(machine.etcd.keys.heartbeat(machine.node))
+    assert found is not None
+    # That it is there, that it has found the engine, how much room that has.
+    assert found.version <= 3
+
+
+async def _gone(machine: Machine) -> bool:
+    return await machine.heartbeat() is None

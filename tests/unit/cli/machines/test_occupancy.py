@@ -1,0 +1,90 @@
+"""What a node runs, and when it is empty."""
+
+from __future__ import annotations
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Assignment, AssignmentStatus, Drain, Heartbeat, Node, ServiceStatus
+from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
+from devopsellence.cli.machines.occupancy import Seen
+from devopsellence.cli.view.snapshot import Problem
+from devopsellence.store.keys import EnvironmentRef
+
+REF = EnvironmentRef("acme", "shop", "production")
+WEB = Service(name="web")
+REDIS = Service(name="redis", volumes=[VolumeMount(source="data", target="/data")])
+
+
+def assigned(*services: Service, removed: bool = False) -> dict[EnvironmentRef, Assignment]:
+    return {REF: Assignment(node_uid="u", services=services, removed=removed)}
+
+
+def reported(*names: str, uid: str = "u", phase: str = "SETTLED") -> dict[EnvironmentRef, AssignmentStatus]:
+    services = [ServiceStatus(name=name) for name in names]
+    return {REF: AssignmentStatus(node_uid=uid, services=services, phase=AssignmentStatus.Phase.Value(phase))}
+
+
+def seen(
+    assignments: dict[EnvironmentRef, Assignment],
+    statuses: dict[EnvironmentRef, AssignmentStatus],
+    *,
+    volumes: bool = False,
+    problems: tuple[Problem, ...] = (),
+) -> Seen:
+    node = Node(name="n1", uid="u", cordoned=True, drain=Drain(volumes=volumes))
+    return Seen("n1", node, Heartbeat(uid="u"), assignments, statuses, 1, problems)
+
+
+@pytest.mark.parametrize(
+    ("state", "runs"),
+    [
+        (seen(assigned(WEB), reported("web")), ["web"]),
+        (seen(assigned(WEB), {}), ["web"]),
+        (seen(assigned(), reported("web")), ["web"]),
+        (seen(assigned(), reported()), []),
+        (seen({}, reported("web")), ["web"]),
+        (seen(assigned(WEB, removed=True), reported("web")), ["web"]),
+        (seen(assigned(WEB, removed=True), reported(phase="REMOVED")), []),
+        (seen(assigned(), reported("web", uid="before")), []),
+        (seen({}, {}), []),
+    ],
+    ids=[
+        "assigned and reported",
+        "assigned, not yet reported",
+        "on its way out",
+        "gone",
+        "reported without an assignment",
+        "a tombstone that is being carried out",
+        "a tombstone that was carried out",
+        "the report of the machine before",
+        "nothing",
+    ],
+)
+def test_what_a_node_runs(state: Seen, runs: list[str]) -> None:
+    assert [each.service for each in state.running] == runs
+    assert state.drained is (runs == [])
+
+
+@pytest.mark.parametrize(("volumes", "leaving", "drained"), [(False, [], True), (True, ["redis"], False)])
+def test_what_has_data_there_stays_unless_it_is_told_to_leave(volumes: bool, leaving: list[str], drained: bool) -> None:
+    state = seen(assigned(REDIS), reported("redis"), volumes=volumes)
+    assert [each.service for each in state.leaving] == leaving
+    assert state.drained is drained
+    assert [each.volumes for each in state.running] == [("data",)]
+
+
+def test_what_cannot_be_read_is_not_empty() -> None:
+    state = seen({}, {}, problems=(Problem("/status/n1/a", "not readable"),))
+    assert not state.drained
+    assert not state.clear
+
+
+def test_a_node_that_is_not_being_drained_is_not_drained() -> None:
+    assert not Seen("n1", Node(name="n1", uid="u"), None).drained
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "answers"), [(None, False), (Heartbeat(uid="before"), False), (Heartbeat(uid="u"), True)]
+)
+def test_only_the_machine_that_is_registered_answers(heartbeat: Heartbeat | None, answers: bool) -> None:
+    assert Seen("n1", Node(name="n1", uid="u"), heartbeat).answers is answers
