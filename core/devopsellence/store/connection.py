@@ -16,9 +16,10 @@ import grpc.aio
 from etcd3aio import _protobuf as rpc
 from etcd3aio.auth import AuthService
 from etcd3aio.errors import EtcdError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from devopsellence.store.errors import StoreError, Unauthenticated, Unavailable
-from devopsellence.store.failures import AuthenticationOff, classify
+from devopsellence.store.failures import AuthenticationChanged, AuthenticationOff, NotServed, classify
 from devopsellence.store.settings import Settings, SettingsError
 
 _OPTIONS: Final = (
@@ -42,7 +43,7 @@ _OPTIONS: Final = (
     # A proxy for the web (http_proxy) does not lead to etcd.
     ("grpc.enable_http_proxy", 0),
 )
-# A member that has lost its cluster then ends the stream ("etcdserver: no leader") instead of staying silent.
+# A member that has lost its cluster then says so ("etcdserver: no leader"), at once, instead of staying silent.
 _REQUIRE_LEADER: Final = ("hasleader", "true")
 _NO_ANSWER: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 # What a call that failed may raise, besides CancelledError. InvalidStateError: a write on a stream that has ended.
@@ -64,7 +65,7 @@ class Connection:
     def __init__(self, settings: Settings, *, timeout: float) -> None:
         self._settings = settings
         self._timeout = timeout
-        self._services: list[_Service] = []
+        self._services: list[tuple[_Service, bool]] = []
         # None: not asked for yet. "": the cluster has no authentication.
         self._token: str | None = None
         self._authenticating = asyncio.Lock()
@@ -87,16 +88,20 @@ class Connection:
         self._status = rpc.MaintenanceStub(self._channel).Status
         # Never given the token: etcd refuses to authenticate whoever sends along a token that has run out.
         self._auth = AuthService(self._channel, max_attempts=1)
+        _send_along(self._auth, None, leader=True)
 
     async def close(self) -> None:
         self.closed = True
         await self._channel.close(None)
 
-    def service(self, kind: type[S]) -> S:
-        """One of etcd3aio's services on this channel, which sends each request once, with the current token."""
+    def service(self, kind: type[S], *, leader: bool = True) -> S:
+        """One of etcd3aio's services on this channel, which sends each request once, with the current token.
+
+        With ``leader``, a member that has lost the others turns requests away.
+        """
         service = kind(self._channel, max_attempts=1)
-        service.set_token(self._token)
-        self._services.append(service)
+        self._services.append((service, leader))
+        _send_along(service, self._token, leader=leader)
         return service
 
     async def ask(
@@ -104,13 +109,26 @@ class Connection:
     ) -> Any:
         """The answer to one request, which ``call(seconds)`` sends.
 
-        Waits for a connection first, so that a write that was never sent is told from one that was not answered. A
-        refused token is replaced and the request, which then was not looked at, sent once more.
+        Waits for a connection first, so that a write that was never sent is told from one that was not answered. What
+        was not looked at is sent again: to another member when one turns it away, for ``seconds`` at most, and once with
+        another token.
         """
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(NotServed),
+            wait=wait_random_exponential(multiplier=0.02, max=0.25),
+            stop=stop_after_delay(seconds),
+            reraise=True,
+        )
+        return await retrying(self._ask, what, call, seconds, write)
+
+    async def _ask(self, what: str, call: Callable[[float], Awaitable[Any]], seconds: float, write: bool) -> Any:
         await self._connected(what, seconds)
         token = await self._authenticated()
         try:
             return await self._answer(what, call(seconds), write=write)
+        except AuthenticationChanged as error:
+            if not self._settings.username:
+                raise NotServed(str(error)) from error
         except Unauthenticated:
             if not self._settings.username:
                 raise
@@ -194,8 +212,8 @@ class Connection:
                 raise Unauthenticated(f"{what}: cannot read the password file: {error}") from error
             except AuthenticationOff:
                 self._token = ""
-            for service in self._services:
-                service.set_token(self._token)
+            for service, leader in self._services:
+                _send_along(service, self._token, leader=leader)
 
 
 class Stream:
@@ -256,6 +274,16 @@ class Stream:
         if isinstance(error, Unauthenticated) and self._connection.forget(self._token):
             return self._lost(f"{error} (will authenticate again)")
         return self._lost(str(error)) if isinstance(error, Unavailable) else error
+
+
+def _send_along(service: Any, token: str | None, *, leader: bool) -> None:
+    """Let a service of etcd3aio send the token with every request, and that a leader is required.
+
+    The library has no public way for the latter; an interceptor would do, and cost every request a tenth of its time.
+    """
+    service.set_token(token)
+    if leader:
+        service._metadata = (*service._metadata, _REQUIRE_LEADER)
 
 
 def _credentials(settings: Settings) -> grpc.ChannelCredentials | None:
