@@ -75,7 +75,7 @@ at() {
 }
 
 # state_of URL FIELD: what a member says of itself, such as Leader, MemberID, Revision; nothing when it does not answer.
-state_of() { at "$1" endpoint status --write-out=fields 2>/dev/null | sed -n "s/^\"$2\" : //p" | head -n 1; }
+state_of() { at "$1" endpoint status --write-out=fields 2>/dev/null | sed -n "s/^\"$2\" : //p" | tail -n 1; }
 
 answers() { [ -n "$(state_of "$1" MemberID)" ]; }
 
@@ -156,7 +156,7 @@ snapshot() {
   umask 077
   mkdir -p "$folder"
   # A member that follows: the leader has enough to do.
-  url=$(answering | head -n 1)
+  url=$(answering | sed -n 1p)
   [ -n "$url" ] || fail "no member answers, so that there is nothing to take a snapshot of"
   file=$folder/etcd-$(date -u +%Y%m%dT%H%M%SZ).db
   ETCDCTL_ENDPOINTS=$url etcdctl --command-timeout=10m snapshot save "$file" >/dev/null
@@ -195,7 +195,7 @@ restore() {
 }
 
 # The id of the member of that name, or, before it has ever started, at that peer address.
-id_of() { members | awk -F', ' -v name="$1" -v peer="$2" '$3 == name || $4 == peer { print $1; exit }'; }
+id_of() { members | awk -F', ' -v name="$1" -v peer="$2" '$3 == name || $4 == peer { print $1 }' | tail -n 1; }
 
 # take_in add|replace NAME [--pki FOLDER]
 take_in() {

@@ -110,8 +110,8 @@ class Connection:
         """The answer to one request, which ``call(seconds)`` sends.
 
         Waits for a connection first, so that a write that was never sent is told from one that was not answered. What
-        was not looked at is sent again: to another member when one turns it away, for ``seconds`` at most, and once with
-        another token.
+        was not looked at is sent again: to another member when one turns it away, for ``seconds`` at most, and once
+        with another token.
         """
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(NotServed),

@@ -199,9 +199,7 @@ class Etcd:
 
         An unanswered request is repeated, and Unavailable in the end: a lease that nobody knows of runs out by itself.
         """
-        answer = await self._read(
-            f"grant a lease of {ttl} s", lambda seconds: self._leases.grant(ttl, timeout=seconds)
-        )
+        answer = await self._read(f"grant a lease of {ttl} s", lambda seconds: self._leases.grant(ttl, timeout=seconds))
         return int(answer.ID)
 
     async def revoke_lease(self, lease_id: int) -> None:

@@ -117,8 +117,8 @@ class TxnResult:
 class Member:
     """The etcd member that answered: its version, its cluster, and the cluster's alarms (such as ``NOSPACE``).
 
-    ``leader`` is the ``id`` of the member that leads as this one knows, 0: none. Sizes are in bytes: of the file, of what
-    in it is in use, and at which etcd raises the alarm; 0 where it does not tell.
+    ``leader`` is the ``id`` of the member that leads as this one knows, 0: none. Sizes are in bytes: of the file, of
+    what in it is in use, and at which etcd raises the alarm; 0 where it does not tell.
     """
 
     version: str

@@ -10,7 +10,6 @@ from etcd3aio.kv import KVService, prefix_range_end
 
 from devopsellence.store.values import Compare, Delete, KeyValue, Member, Put, WatchEvent
 
-
 #: How a member tells of an alarm of any member (etcd's AlarmMember, as text).
 _ALARM: Final = re.compile(r"alarm:([A-Z]+)")
 

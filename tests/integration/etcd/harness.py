@@ -1,22 +1,24 @@
 """A cluster as docs/etcd.md sets one up: three members with TLS and users, two controllers, an agent, a container.
 
-Everything is started with what the command line's own ``cluster init``, ``cluster prepare`` and ``node register`` wrote.
-The first member stands in a network namespace, so that it can be cut off from the other two and not from its clients.
+Everything is started with what the commands ``cluster init``, ``cluster prepare`` and ``node register`` wrote.
+Two of the members stand in network namespaces, so that one can be cut off from the others and not from its clients.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import itertools
 import json
 import os
-import random
+import secrets
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -52,34 +54,55 @@ services:
 
 
 class Link:
-    """A network namespace with one address, and two addresses on this side of the wire to it."""
+    """Three addresses, one of this machine and two of network namespaces, with a wire between any two of them.
+
+    Whoever connects does so from its own address: members of etcd check that against each other's certificates.
+    """
 
     def __init__(self) -> None:
-        self.namespace = f"dvo-etcd-{uuid.uuid4().hex[:6]}"
-        base = f"198.18.{random.randrange(256)}.{random.randrange(32) * 8}".rpartition(".")
-        number = int(base[2])
-        self.inside, *self.outside = (f"{base[0]}.{number + each}" for each in (1, 2, 3))
+        tag = secrets.token_hex(3)
+        # Of the addresses that are set aside for tests of networks (RFC 2544).
+        first = ipaddress.ip_address("198.18.0.0") + 4 * secrets.randbelow(1 << 14)
+        #: By place; "" is this machine.
+        self.addresses = {
+            place: str(first + number) for number, place in enumerate((f"dvo-{tag}-1", "", f"dvo-{tag}-3"))
+        }
+        self._tag = tag
 
     def __enter__(self) -> Self:
-        near, far = f"{self.namespace[-6:]}-n", f"{self.namespace[-6:]}-f"
-        _ip("netns", "add", self.namespace)
-        _ip("link", "add", near, "type", "veth", "peer", "name", far, "netns", self.namespace)
-        for address in self.outside:
-            _ip("addr", "add", f"{address}/29", "dev", near)
-        _ip("link", "set", near, "up")
-        _ip("-n", self.namespace, "addr", "add", f"{self.inside}/29", "dev", far)
-        for each in (far, "lo"):
-            _ip("-n", self.namespace, "link", "set", each, "up")
+        try:
+            for place in filter(None, self.addresses):
+                _ip("netns", "add", place)
+                _ip("-n", place, "link", "set", "lo", "up")
+            for number, pair in enumerate(itertools.combinations(self.addresses, 2)):
+                self._wire(*pair, f"d{self._tag}-{number}")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _ip("netns", "del", self.namespace)
+        for place in filter(None, self.addresses):
+            _run(["ip", "netns", "del", place], check=False)
+
+    def _wire(self, one: str, other: str, name: str) -> None:
+        ends = {one: f"{name}a", other: f"{name}b"}
+        _ip("link", "add", ends[one], "type", "veth", "peer", "name", ends[other])
+        for place, end in ends.items():
+            if place:
+                _ip("link", "set", end, "netns", place)
+        for place, there in ((one, other), (other, one)):
+            inside = ["-n", place] if place else []
+            _ip(*inside, "addr", "add", f"{self.addresses[place]}/32", "dev", ends[place])
+            _ip(*inside, "link", "set", ends[place], "up")
+            route = (f"{self.addresses[there]}/32", "dev", ends[place], "src", self.addresses[place])
+            _ip(*inside, "route", "add", *route)
 
     @contextmanager
     def cut(self, client_port: int) -> Iterator[None]:
-        """Nothing passes but what goes to ``client_port`` inside, and the answers."""
+        """Nothing passes to or from the first place but what clients ask at ``client_port`` there, and the answers."""
         rules = [
             ("INPUT", "-p", "tcp", "!", "--dport", str(client_port), "-j", "DROP"),
             ("OUTPUT", "-p", "tcp", "!", "--sport", str(client_port), "-j", "DROP"),
@@ -93,7 +116,7 @@ class Link:
                 self._iptables("-D", *rule)
 
     def _iptables(self, *words: str) -> None:
-        _run(["ip", "netns", "exec", self.namespace, "iptables", "-w", *words])
+        _run(["ip", "netns", "exec", next(iter(self.addresses)), "iptables", "-w", *words])
 
 
 class Program:
@@ -176,6 +199,11 @@ class Member(Program):
         self.environ = {"PATH": os.environ["PATH"], **self.environ, **said, **self.extra}
         super().start()
 
+    def wipe(self) -> None:
+        """Its machine is lost."""
+        assert not self.running
+        shutil.rmtree(self.data)
+
     #: Variables beside those of the file.
     extra: dict[str, str] = {}  # noqa: RUF012 - replaced, never changed
 
@@ -191,12 +219,11 @@ class Stage:
         (folder / ".git").mkdir()
         self.pki = folder / "pki"
         self._release = 0
-        addresses = dict(zip(("e1", "e2", "e3"), (link.inside, *link.outside), strict=True))
+        addresses = dict(zip(("e1", "e2", "e3"), link.addresses.values(), strict=True))
         bare = Cli(Settings(("127.0.0.1:1",)), self.app)
         bare.environ = {"DEVOPSELLENCE_HOME": NO_DEV_CLUSTER}
         bare.ok("cluster", "init", "--pki", str(self.pki), *(f"--etcd={n}={a}" for n, a in addresses.items()))
         self.client_port, peer = free_ports(2)
-        inside = ["ip", "netns", "exec", link.namespace]
         self.members = [
             Member(
                 name,
@@ -204,9 +231,9 @@ class Stage:
                 self.pki / f"etcd-{name}",
                 folder / f"data-{name}",
                 (self.client_port, peer),
-                inside if name == "e1" else [],
+                ["ip", "netns", "exec", place] if place else [],
             )
-            for name, address in addresses.items()
+            for (name, address), place in zip(addresses.items(), link.addresses, strict=True)
         ]
         for member in self.members:
             member.extra = dict(extra)
@@ -251,7 +278,7 @@ class Stage:
         """What deploy/etcd/etcd.sh says, with root's certificate."""
         reach = {**os.environ, **self.settings.to_environ(), "DEVOPSELLENCE_HOME": str(self.folder), **(environ or {})}
         done = _run([str(SCRIPT), *words], environ=reach, check=check)
-        return done.stdout + done.stderr
+        return done.stdout if done.returncode == 0 else done.stderr
 
     @property
     def leader(self) -> Member:
@@ -294,7 +321,9 @@ class Stage:
             command = [sys.executable, "-m", CONTROLLER, "--identity", name]
             self.controllers.append(Program(command, environ, self.folder / f"{name}.log"))
             self.controllers[-1].start()
-        said = self.cli.json("node", "register", "n1", "--labels", "web,worker", "--address", "127.0.0.1", "--pki", str(self.pki))
+        said = self.cli.json(
+            "node", "register", "n1", "--labels", "web,worker", "--address", "127.0.0.1", "--pki", str(self.pki)
+        )
         self._uid = said["uid"]
         (port,) = free_ports(1)
         command = said["agent_command"]
@@ -326,7 +355,7 @@ class Stage:
         """A release whose ``probe`` has ``text``, followed until it has settled; its number."""
         self.configure(text)
         self.cli.ok("deploy")
-        assert self.probe() == text
+        until("it alone runs", lambda: self.probe() == text)
         return int(self.cli.json("status")["release"]["number"])
 
     def steady(self) -> str:
@@ -334,9 +363,10 @@ class Stage:
         return self._inspect("steady", "{{.Id}} {{.State.StartedAt}} {{.State.Running}}")
 
     def probe(self) -> str:
-        """The text of the other one."""
-        environ = self._inspect("probe", "{{json .Config.Env}}")
-        return next((each[5:] for each in json.loads(environ or "[]") if each.startswith("TEXT=")), "")
+        """The text of the other one; "" unless exactly one runs."""
+        found = self._inspect("probe", "{{range .Config.Env}}{{println .}}{{end}}").split("\n")
+        texts = [line.removeprefix("TEXT=") for line in found if line.startswith("TEXT=")]
+        return texts[0] if len(texts) == 1 else ""
 
     def _inspect(self, service: str, what: str) -> str:
         running = ("--filter", "status=running", "--filter", f"label=devopsellence.service={service}")
@@ -390,11 +420,3 @@ def _run(
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
     assert not check or done.returncode == 0, f"{shlex.join(command)}: {done.stdout}{done.stderr}"
     return done
-
-
-def wipe(path: Path) -> None:
-    with suppress(FileNotFoundError):
-        shutil.rmtree(path)
-
-
-Look = Callable[[], Any]

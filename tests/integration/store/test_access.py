@@ -134,6 +134,26 @@ async def test_a_revoked_node_is_out_and_an_informer_comes_back_with_the_grant(s
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_users_that_change_meanwhile_disturb_nobody(secured: EtcdServer) -> None:
+    async with (
+        Etcd(secured.settings(user=access.USER_OPERATOR)) as operator,
+        Etcd(secured.settings(user=access.USER_CONTROLLER)) as etcd,
+    ):
+        stop = asyncio.Event()
+
+        async def read_and_write() -> None:
+            while not stop.is_set():
+                await etcd.get(etcd.keys.node("n1"))
+                await etcd.put(etcd.keys.candidate(9), b"{}")
+
+        tasks = [asyncio.create_task(read_and_write()) for _ in range(8)]
+        for number in range(40):
+            await operator.user_add(f"passer-by-{number}")
+            await operator.user_delete(f"passer-by-{number}")
+        stop.set()
+        await asyncio.gather(*tasks)
+
+
 async def test_passwords_and_their_tokens_that_run_out(tmp_path: Path) -> None:
     need_etcd()
     secret = tmp_path / "password"

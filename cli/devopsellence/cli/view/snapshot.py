@@ -31,7 +31,7 @@ class Snapshot:
 
     ``nodes``, ``heartbeats`` and ``statuses`` are by node. ``heartbeats`` is None where nobody looked.
     ``controllers`` is how many controllers stand for election, None where nobody looked. ``stale`` says why what is
-    shown may be old; "" when it is not.
+    shown may be old; "" when it is not. ``warnings`` are sentences about the cluster itself.
     """
 
     ref: EnvironmentRef
@@ -44,6 +44,7 @@ class Snapshot:
     controllers: int | None = None
     problems: tuple[Problem, ...] = ()
     stale: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def number(self) -> int:
