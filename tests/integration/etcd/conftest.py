@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from devopsellence.store.settings import Settings
+from tests.integration.cli.harness import Cli
 from tests.integration.etcd.harness import Stage, staged
 from tests.support.host import need_host
 from tests.support.images import small_image
@@ -23,6 +26,13 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         tmp_path_factory.mktemp("stage"), ETCD_AUTH_TOKEN_TTL="2", ETCD_QUOTA_BACKEND_BYTES=str(12 * 1024 * 1024)
     ) as made:
         yield made
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Commands in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return Cli(Settings(("127.0.0.1:1",)), tmp_path)
 
 
 @pytest.fixture
