@@ -18,7 +18,7 @@ from etcd3aio.auth import AuthService
 from etcd3aio.errors import EtcdError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from devopsellence.store.errors import StoreError, Unauthenticated, Unavailable
+from devopsellence.store.errors import PermissionDenied, StoreError, Unauthenticated, Unavailable
 from devopsellence.store.failures import AuthenticationChanged, AuthenticationOff, NotServed, classify
 from devopsellence.store.settings import Settings, SettingsError
 
@@ -68,6 +68,8 @@ class Connection:
         self._services: list[tuple[_Service, bool]] = []
         # None: not asked for yet. "": the cluster has no authentication.
         self._token: str | None = None
+        # When it was given to us, on the loop's clock.
+        self._authenticated_at = 0.0
         self._authenticating = asyncio.Lock()
         #: Set by :meth:`close`; nothing can be asked any more.
         self.closed = False
@@ -151,6 +153,15 @@ class Connection:
             self._token = None
         return bool(self._settings.username)
 
+    def doubt(self, token: str) -> bool:
+        """etcd denied a watch to ``token``, which is also what older releases (3.5.1) say of one that has run out.
+
+        True if there may be another to try; False if there is none, or if it was new, so that etcd is to be believed.
+        """
+        if not token or (self._token == token and self._age() < self._timeout):
+            return False
+        return self.forget(token)
+
     def failure(self, error: BaseException, what: str, *, write: bool = False) -> StoreError:
         """Our error for the client's."""
         cause = error.__cause__ if isinstance(error, EtcdError) else error
@@ -195,6 +206,10 @@ class Connection:
             await self._authenticate(stale=None)
         return self._token or ""
 
+    def _age(self) -> float:
+        """Of the token, in seconds."""
+        return asyncio.get_running_loop().time() - self._authenticated_at
+
     async def _authenticate(self, *, stale: str | None) -> None:
         """Replace the token, unless another task has replaced ``stale`` in the meantime."""
         async with self._authenticating:
@@ -208,6 +223,7 @@ class Connection:
                     what, self._auth.authenticate(name, password, timeout=self._timeout), write=False
                 )
                 self._token = str(answer.token)
+                self._authenticated_at = asyncio.get_running_loop().time()
             except OSError as error:
                 raise Unauthenticated(f"{what}: cannot read the password file: {error}") from error
             except AuthenticationOff:
@@ -271,7 +287,8 @@ class Stream:
             raise self._lost(f"{self._what}: the connection to etcd has been closed") from error
 
     def _judge(self, error: StoreError) -> StoreError:
-        if isinstance(error, Unauthenticated) and self._connection.forget(self._token):
+        refused = isinstance(error, Unauthenticated) and self._connection.forget(self._token)
+        if refused or (isinstance(error, PermissionDenied) and self._connection.doubt(self._token)):
             return self._lost(f"{error} (will authenticate again)")
         return self._lost(str(error)) if isinstance(error, Unavailable) else error
 
