@@ -137,9 +137,13 @@ class EtcdServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def cluster(cls, folder: Path, size: int, *, arguments: Sequence[str] = ()) -> list[EtcdServer]:
+    def cluster(
+        cls, folder: Path, size: int, *, authority: Authority | None = None, arguments: Sequence[str] = ()
+    ) -> list[EtcdServer]:
         """``size`` members of one cluster, none of them started: call ``spawn`` on all, then ``wait_ready`` on all."""
-        members = [cls(folder / f"m{i}", name=f"m{i}", arguments=arguments) for i in range(1, size + 1)]
+        members = [
+            cls(folder / f"m{i}", name=f"m{i}", authority=authority, arguments=arguments) for i in range(1, size + 1)
+        ]
         for member in members:
             member.initial_cluster = ",".join(f"{each.name}={each.peer_url}" for each in members)
         return members
@@ -154,7 +158,7 @@ class EtcdServer:
 
     @property
     def peer_url(self) -> str:
-        return f"http://127.0.0.1:{self.peer_port}"
+        return f"{'https' if self.authority else 'http'}://127.0.0.1:{self.peer_port}"
 
     @property
     def running(self) -> bool:
@@ -281,12 +285,13 @@ class EtcdServer:
     def _tls_arguments(self) -> list[str]:
         if self.authority is None or self._certificate is None:
             return []
-        return [
-            "--client-cert-auth",
-            f"--trusted-ca-file={self.authority.ca_cert}",
-            f"--cert-file={self._certificate.cert}",
-            f"--key-file={self._certificate.key}",
-        ]
+        files = (
+            f"trusted-ca-file={self.authority.ca_cert}",
+            f"cert-file={self._certificate.cert}",
+            f"key-file={self._certificate.key}",
+            "client-cert-auth",
+        )
+        return [f"--{which}{each}" for each in files for which in ("", "peer-")]
 
     def _answers(self) -> bool:
         context: ssl.SSLContext | None = None

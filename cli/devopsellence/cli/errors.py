@@ -73,8 +73,7 @@ def of_store(error: store.StoreError, *, where: str = "", dev: bool = False) -> 
                 "etcd_permission_denied", f"etcd{at} does not allow this to us{detail}", next_actions=[_DOCTOR]
             )
         case store.NoSpace():
-            message = f"etcd{at} has raised its NOSPACE alarm and refuses writes; what runs goes on"
-            return CliError("etcd_no_space", message, next_actions=no_space_actions())
+            return of_alarm("NOSPACE", where=where)
         case store.MalformedRecord():
             show = NextAction("see what it holds", f"etcdctl get {error.key}")
             return CliError("record_unreadable", str(error), next_actions=[show])
@@ -87,6 +86,16 @@ def _reason(said: str) -> str:
     _, found, rest = said.partition(" does not answer at ")
     reason = _ADDRESS.sub("", rest.partition(" (")[2].removesuffix(")")) if found else said
     return f" ({reason})" if reason else ""
+
+
+def of_alarm(alarm: str, *, where: str = "") -> CliError:
+    """What an alarm of etcd means to a person."""
+    at = f" at {where}" if where else ""
+    if alarm == "NOSPACE":
+        message = f"etcd{at} has raised its NOSPACE alarm and refuses writes; what runs goes on"
+        return CliError("etcd_no_space", message, next_actions=no_space_actions())
+    message = f"etcd{at} has raised its {alarm} alarm: the data of a member differs from that of the others"
+    return CliError("etcd_alarm", message, next_actions=[NextAction("see which member", "etcdctl alarm list")])
 
 
 def no_space_actions() -> list[NextAction]:

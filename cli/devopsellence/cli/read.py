@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from google.protobuf.message import Message
 
 from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Environment, Heartbeat, Node, Release, Rollout
+from devopsellence.cli.errors import of_alarm
 from devopsellence.cli.view.snapshot import Problem, Snapshot, named_by
-from devopsellence.store.errors import MalformedRecord
+from devopsellence.store.errors import MalformedRecord, StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import decode
@@ -78,10 +80,11 @@ async def together(work: Iterable[Awaitable[T]]) -> list[T]:
 async def snapshot(etcd: Etcd, ref: EnvironmentRef) -> Snapshot:
     """Everything that is known of one environment."""
     reader, keys = Reader(etcd), etcd.keys
-    environment, rollout, controllers = await asyncio.gather(
+    environment, rollout, controllers, warnings = await asyncio.gather(
         reader.one(keys.environment(ref), Environment),
         reader.one(keys.rollout(ref), Rollout),
         etcd.list(keys.election_prefix, keys_only=True),
+        _alarms(etcd),
     )
     number = environment.latest_release if environment else 0
     attached = environment.nodes if environment else ()
@@ -106,4 +109,15 @@ async def snapshot(etcd: Etcd, ref: EnvironmentRef) -> Snapshot:
         controllers=len(controllers.items),
         problems=tuple(sorted(reader.problems, key=lambda problem: problem.key)),
         others=others,
+        warnings=warnings,
     )
+
+
+async def _alarms(etcd: Etcd) -> tuple[str, ...]:
+    """A sentence for each alarm of etcd; a member that does not tell keeps nobody from the rest."""
+    with suppress(StoreError):
+        return tuple(
+            f"{of_alarm(alarm).message}; devopsellence doctor says what ends it"
+            for alarm in (await etcd.member()).alarms
+        )
+    return ()

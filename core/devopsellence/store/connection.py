@@ -16,9 +16,10 @@ import grpc.aio
 from etcd3aio import _protobuf as rpc
 from etcd3aio.auth import AuthService
 from etcd3aio.errors import EtcdError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from devopsellence.store.errors import StoreError, Unauthenticated, Unavailable
-from devopsellence.store.failures import AuthenticationOff, classify
+from devopsellence.store.errors import PermissionDenied, StoreError, Unauthenticated, Unavailable
+from devopsellence.store.failures import AuthenticationChanged, AuthenticationOff, NotServed, classify
 from devopsellence.store.settings import Settings, SettingsError
 
 _OPTIONS: Final = (
@@ -42,7 +43,7 @@ _OPTIONS: Final = (
     # A proxy for the web (http_proxy) does not lead to etcd.
     ("grpc.enable_http_proxy", 0),
 )
-# A member that has lost its cluster then ends the stream ("etcdserver: no leader") instead of staying silent.
+# A member that has lost its cluster then says so ("etcdserver: no leader"), at once, instead of staying silent.
 _REQUIRE_LEADER: Final = ("hasleader", "true")
 _NO_ANSWER: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 # What a call that failed may raise, besides CancelledError. InvalidStateError: a write on a stream that has ended.
@@ -64,9 +65,11 @@ class Connection:
     def __init__(self, settings: Settings, *, timeout: float) -> None:
         self._settings = settings
         self._timeout = timeout
-        self._services: list[_Service] = []
+        self._services: list[tuple[_Service, bool]] = []
         # None: not asked for yet. "": the cluster has no authentication.
         self._token: str | None = None
+        # When it was given to us, on the loop's clock.
+        self._authenticated_at = 0.0
         self._authenticating = asyncio.Lock()
         #: Set by :meth:`close`; nothing can be asked any more.
         self.closed = False
@@ -87,16 +90,20 @@ class Connection:
         self._status = rpc.MaintenanceStub(self._channel).Status
         # Never given the token: etcd refuses to authenticate whoever sends along a token that has run out.
         self._auth = AuthService(self._channel, max_attempts=1)
+        _send_along(self._auth, None, leader=True)
 
     async def close(self) -> None:
         self.closed = True
         await self._channel.close(None)
 
-    def service(self, kind: type[S]) -> S:
-        """One of etcd3aio's services on this channel, which sends each request once, with the current token."""
+    def service(self, kind: type[S], *, leader: bool = True) -> S:
+        """One of etcd3aio's services on this channel, which sends each request once, with the current token.
+
+        With ``leader``, a member that has lost the others turns requests away.
+        """
         service = kind(self._channel, max_attempts=1)
-        service.set_token(self._token)
-        self._services.append(service)
+        self._services.append((service, leader))
+        _send_along(service, self._token, leader=leader)
         return service
 
     async def ask(
@@ -104,13 +111,26 @@ class Connection:
     ) -> Any:
         """The answer to one request, which ``call(seconds)`` sends.
 
-        Waits for a connection first, so that a write that was never sent is told from one that was not answered. A
-        refused token is replaced and the request, which then was not looked at, sent once more.
+        Waits for a connection first, so that a write that was never sent is told from one that was not answered. What
+        was not looked at is sent again: to another member when one turns it away, for ``seconds`` at most, and once
+        with another token.
         """
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(NotServed),
+            wait=wait_random_exponential(multiplier=0.02, max=0.25),
+            stop=stop_after_delay(seconds),
+            reraise=True,
+        )
+        return await retrying(self._ask, what, call, seconds, write)
+
+    async def _ask(self, what: str, call: Callable[[float], Awaitable[Any]], seconds: float, write: bool) -> Any:
         await self._connected(what, seconds)
         token = await self._authenticated()
         try:
             return await self._answer(what, call(seconds), write=write)
+        except AuthenticationChanged as error:
+            if not self._settings.username:
+                raise NotServed(str(error)) from error
         except Unauthenticated:
             if not self._settings.username:
                 raise
@@ -132,6 +152,15 @@ class Connection:
         if self._token == token:
             self._token = None
         return bool(self._settings.username)
+
+    def doubt(self, token: str) -> bool:
+        """etcd denied a watch to ``token``, which is also what older releases (3.5.1) say of one that has run out.
+
+        True if there may be another to try; False if there is none, or if it was new, so that etcd is to be believed.
+        """
+        if not token or (self._token == token and self._age() < self._timeout):
+            return False
+        return self.forget(token)
 
     def failure(self, error: BaseException, what: str, *, write: bool = False) -> StoreError:
         """Our error for the client's."""
@@ -177,6 +206,10 @@ class Connection:
             await self._authenticate(stale=None)
         return self._token or ""
 
+    def _age(self) -> float:
+        """Of the token, in seconds."""
+        return asyncio.get_running_loop().time() - self._authenticated_at
+
     async def _authenticate(self, *, stale: str | None) -> None:
         """Replace the token, unless another task has replaced ``stale`` in the meantime."""
         async with self._authenticating:
@@ -190,12 +223,13 @@ class Connection:
                     what, self._auth.authenticate(name, password, timeout=self._timeout), write=False
                 )
                 self._token = str(answer.token)
+                self._authenticated_at = asyncio.get_running_loop().time()
             except OSError as error:
                 raise Unauthenticated(f"{what}: cannot read the password file: {error}") from error
             except AuthenticationOff:
                 self._token = ""
-            for service in self._services:
-                service.set_token(self._token)
+            for service, leader in self._services:
+                _send_along(service, self._token, leader=leader)
 
 
 class Stream:
@@ -253,9 +287,20 @@ class Stream:
             raise self._lost(f"{self._what}: the connection to etcd has been closed") from error
 
     def _judge(self, error: StoreError) -> StoreError:
-        if isinstance(error, Unauthenticated) and self._connection.forget(self._token):
+        refused = isinstance(error, Unauthenticated) and self._connection.forget(self._token)
+        if refused or (isinstance(error, PermissionDenied) and self._connection.doubt(self._token)):
             return self._lost(f"{error} (will authenticate again)")
         return self._lost(str(error)) if isinstance(error, Unavailable) else error
+
+
+def _send_along(service: Any, token: str | None, *, leader: bool) -> None:
+    """Let a service of etcd3aio send the token with every request, and that a leader is required.
+
+    The library has no public way for the latter; an interceptor would do, and cost every request a tenth of its time.
+    """
+    service.set_token(token)
+    if leader:
+        service._metadata = (*service._metadata, _REQUIRE_LEADER)
 
 
 def _credentials(settings: Settings) -> grpc.ChannelCredentials | None:

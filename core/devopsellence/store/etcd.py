@@ -15,7 +15,7 @@ from etcd3aio import _protobuf as rpc
 from etcd3aio.auth import AuthService, PermissionType
 from etcd3aio.kv import KVService
 from etcd3aio.lease import LeaseService
-from etcd3aio.maintenance import AlarmType, MaintenanceService
+from etcd3aio.maintenance import MaintenanceService
 from tenacity import (
     AsyncRetrying,
     retry_if_exception,
@@ -26,7 +26,7 @@ from tenacity import (
 )
 
 from devopsellence.store.connection import Connection, Stream
-from devopsellence.store.errors import Compacted, LeaseLost, PermissionDenied, Unauthenticated, Unavailable, WatchLost
+from devopsellence.store.errors import Compacted, LeaseLost, Unavailable, WatchLost
 from devopsellence.store.keys import Keys
 from devopsellence.store.settings import Settings
 from devopsellence.store.values import (
@@ -41,7 +41,15 @@ from devopsellence.store.values import (
     WatchBatch,
     WatchEvent,
 )
-from devopsellence.store.wire import compare_message, key_bytes, key_range, key_value, operation_message, watch_event
+from devopsellence.store.wire import (
+    compare_message,
+    key_bytes,
+    key_range,
+    key_value,
+    member,
+    operation_message,
+    watch_event,
+)
 
 __all__ = [
     "MAX_OPERATIONS",
@@ -88,7 +96,7 @@ class Etcd:
         self._kv = self._connection.service(KVService)
         self._leases = self._connection.service(LeaseService)
         self._auth = self._connection.service(AuthService)
-        self._maintenance = self._connection.service(MaintenanceService)
+        self._maintenance = self._connection.service(MaintenanceService, leader=False)
         return self
 
     async def __aexit__(
@@ -189,11 +197,9 @@ class Etcd:
     async def grant_lease(self, ttl: int) -> int:
         """Make a lease of ``ttl`` seconds (etcd raises a very short one) and return its id.
 
-        An unanswered request is Unavailable and may be repeated: a lease that nobody knows of runs out by itself.
+        An unanswered request is repeated, and Unavailable in the end: a lease that nobody knows of runs out by itself.
         """
-        answer = await self._connection.ask(
-            f"grant a lease of {ttl} s", lambda seconds: self._leases.grant(ttl, timeout=seconds), self._timeout
-        )
+        answer = await self._read(f"grant a lease of {ttl} s", lambda seconds: self._leases.grant(ttl, timeout=seconds))
         return int(answer.ID)
 
     async def revoke_lease(self, lease_id: int) -> None:
@@ -204,15 +210,8 @@ class Etcd:
             )
 
     async def member(self) -> Member:
-        """The member that answers. Needs the root role on a cluster with authentication to see all alarms."""
-        status = await self._read("status", lambda seconds: self._maintenance.status(timeout=seconds))
-        try:
-            answer = await self._read("alarms", lambda seconds: self._maintenance.alarms(timeout=seconds))
-        except (PermissionDenied, Unauthenticated):
-            alarms = {kind.name for kind in AlarmType if any(f"alarm:{kind.name}" in text for text in status.errors)}
-        else:
-            alarms = {AlarmType(alarm.alarm).name for alarm in answer.alarms}
-        return Member(status.version, int(status.header.cluster_id), tuple(sorted(alarms - {"NONE"})))
+        """What one member, whichever it is, says of itself; takes no rights, and costs the others nothing."""
+        return member(await self._read("status", lambda seconds: self._maintenance.status(timeout=seconds)))
 
     async def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
         """Changes under ``prefix`` from ``start_revision`` on, for as long as one stream lives.

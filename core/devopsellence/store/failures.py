@@ -33,25 +33,29 @@ class NotThere(Rejected):
     """The user or role that the request names does not exist."""
 
 
-#: Before etcd has seen the request, or instead of looking at it: a write that ended so did not happen. The first two
-#: are gRPC's, from a channel without a connection; the rest are etcd's.
-_NOT_WRITTEN: Final = (
-    "connections to all backends failing",
-    "failed to connect to all addresses",
-    "etcdserver: no leader",
-    "etcdserver: not leader",
-    "etcdserver: too many requests",
-)
+class NotServed(Unavailable):
+    """A member turned the request away without looking at it: another one, or the same in a moment, may serve it."""
+
+
+class AuthenticationChanged(Unauthenticated):
+    """Users or roles were changed while etcd looked at the request, which therefore was not carried out."""
+
+
+#: gRPC's, from a channel without a connection: a write that ended so did not happen.
+_NOT_SENT: Final = ("connections to all backends failing", "failed to connect to all addresses")
 #: The credential is not (or no longer) good; with a password, authenticating again may help.
 _CREDENTIAL: Final = (
     "etcdserver: invalid auth token",
     "etcdserver: user name is empty",
     "etcdserver: authentication failed",
-    "auth: revision in header is old",
-    "etcdserver: revision of auth store is old",
 )
 _BY_TEXT: Final[tuple[tuple[str, type[StoreError]], ...]] = (
     *((text, Unauthenticated) for text in _CREDENTIAL),
+    ("auth: revision in header is old", AuthenticationChanged),
+    ("etcdserver: revision of auth store is old", AuthenticationChanged),
+    ("etcdserver: no leader", NotServed),
+    ("etcdserver: not leader", NotServed),
+    ("etcdserver: too many requests", NotServed),
     ("etcdserver: permission denied", PermissionDenied),
     ("etcdserver: mvcc: database space exceeded", NoSpace),
     ("etcdserver: mvcc: required revision has been compacted", Compacted),
@@ -94,7 +98,7 @@ def classify(code: str, detail: str, *, what: str, write: bool) -> StoreError:
     for text, kind in _BY_TEXT:
         if text in detail:
             return Compacted() if kind is Compacted else kind(f"{what}: {detail}{_REMEDY.get(kind, '')}")
-    if any(text in detail for text in _NOT_WRITTEN):
+    if any(text in detail for text in _NOT_SENT):
         return Unavailable(f"{what}: {detail}")
     if code in _BY_CODE:
         return _BY_CODE[code](f"{what}: {detail}")

@@ -115,8 +115,17 @@ class TxnResult:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """The etcd member that answered: its version, its cluster, and the alarms that are raised (such as ``NOSPACE``)."""
+    """The etcd member that answered: its version, its cluster, and the cluster's alarms (such as ``NOSPACE``).
+
+    ``leader`` is the ``id`` of the member that leads as this one knows, 0: none. Sizes are in bytes: of the file, of
+    what in it is in use, and at which etcd raises the alarm; 0 where it does not tell.
+    """
 
     version: str
     cluster_id: int
     alarms: tuple[str, ...]
+    id: int = 0
+    leader: int = 0
+    size: int = 0
+    used: int = 0
+    quota: int = 0

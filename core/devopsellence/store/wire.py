@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from etcd3aio import _protobuf as rpc
 from etcd3aio.kv import KVService, prefix_range_end
 
-from devopsellence.store.values import Compare, Delete, KeyValue, Put, WatchEvent
+from devopsellence.store.values import Compare, Delete, KeyValue, Member, Put, WatchEvent
+
+#: How a member tells of an alarm of any member (etcd's AlarmMember, as text).
+_ALARM: Final = re.compile(r"alarm:([A-Z]+)")
 
 
 def key_bytes(key: str) -> bytes:
@@ -43,3 +47,18 @@ def operation_message(operation: Put | Delete) -> Any:
     if isinstance(operation, Put):
         return KVService.txn_op_put(key_bytes(operation.key), operation.value, lease=operation.lease)
     return KVService.txn_op_delete(key_bytes(operation.key))
+
+
+def member(status: Any) -> Member:
+    """What a member's answer to Status says; etcd tells its quota since 3.6, and the size in use since 3.4."""
+    alarms = {name for text in status.errors for name in _ALARM.findall(text)} - {"NONE"}
+    return Member(
+        version=status.version,
+        cluster_id=int(status.header.cluster_id),
+        alarms=tuple(sorted(alarms)),
+        id=int(status.header.member_id),
+        leader=int(status.leader),
+        size=int(status.dbSize),
+        used=int(status.dbSizeInUse),
+        quota=int(status.dbSizeQuota),
+    )

@@ -134,6 +134,26 @@ async def test_a_revoked_node_is_out_and_an_informer_comes_back_with_the_grant(s
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_users_that_change_meanwhile_disturb_nobody(secured: EtcdServer) -> None:
+    async with (
+        Etcd(secured.settings(user=access.USER_OPERATOR)) as operator,
+        Etcd(secured.settings(user=access.USER_CONTROLLER)) as etcd,
+    ):
+        stop = asyncio.Event()
+
+        async def read_and_write() -> None:
+            while not stop.is_set():
+                await etcd.get(etcd.keys.node("n1"))
+                await etcd.put(etcd.keys.candidate(9), b"{}")
+
+        tasks = [asyncio.create_task(read_and_write()) for _ in range(8)]
+        for number in range(40):
+            await operator.user_add(f"passer-by-{number}")
+            await operator.user_delete(f"passer-by-{number}")
+        stop.set()
+        await asyncio.gather(*tasks)
+
+
 async def test_passwords_and_their_tokens_that_run_out(tmp_path: Path) -> None:
     need_etcd()
     secret = tmp_path / "password"
@@ -162,6 +182,14 @@ async def test_passwords_and_their_tokens_that_run_out(tmp_path: Path) -> None:
             async with asyncio.timeout(10):
                 await both.wait()
             assert len(informer.records) == 2
+            # The same where nothing but watches is asked for: older releases say "permission denied" of an old token.
+            third = asyncio.Event()
+            informer._on_change = lambda key: third.set() if key.endswith("n3") else None
+            await asyncio.sleep(6)
+            await asyncio.to_thread(server.restart)
+            await asyncio.to_thread(server.etcdctl, "--user=root:pw", "put", etcd.keys.node("n3"), "{}")
+            async with asyncio.timeout(15):
+                await third.wait()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             secret.write_text("wrong")

@@ -15,13 +15,20 @@ from devopsellence.store.errors import (
     Unauthenticated,
     Unavailable,
 )
-from devopsellence.store.failures import AlreadyThere, AuthenticationOff, NotThere, classify
+from devopsellence.store.failures import (
+    AlreadyThere,
+    AuthenticationChanged,
+    AuthenticationOff,
+    NotServed,
+    NotThere,
+    classify,
+)
 
 ALIKE = [
     ("UNAUTHENTICATED", "etcdserver: invalid auth token", Unauthenticated),
     ("INVALID_ARGUMENT", "etcdserver: user name is empty", Unauthenticated),
     ("INVALID_ARGUMENT", "etcdserver: authentication failed, invalid user ID or password", Unauthenticated),
-    ("UNKNOWN", "auth: revision in header is old", Unauthenticated),
+    ("UNKNOWN", "auth: revision in header is old", AuthenticationChanged),
     ("UNKNOWN", "rpc error: code = InvalidArgument desc = etcdserver: user name is empty", Unauthenticated),
     ("PERMISSION_DENIED", "etcdserver: permission denied", PermissionDenied),
     ("UNAVAILABLE", "rpc error: code = PermissionDenied desc = etcdserver: permission denied", PermissionDenied),
@@ -36,8 +43,8 @@ ALIKE = [
     ("FAILED_PRECONDITION", "etcdserver: role name already exists", AlreadyThere),
     ("FAILED_PRECONDITION", "etcdserver: user name not found", NotThere),
     # Refused before etcd looked at the request.
-    ("UNAVAILABLE", "etcdserver: no leader", Unavailable),
-    ("RESOURCE_EXHAUSTED", "etcdserver: too many requests", Unavailable),
+    ("UNAVAILABLE", "etcdserver: no leader", NotServed),
+    ("RESOURCE_EXHAUSTED", "etcdserver: too many requests", NotServed),
     ("UNAVAILABLE", "connections to all backends failing; last error: Connection refused", Unavailable),
     ("UNAVAILABLE", "failed to connect to all addresses", Unavailable),
 ]

@@ -40,11 +40,12 @@ def all_checks(ctx: click.Context) -> list[Check]:
 
 async def _cluster(settings: Settings) -> list[Check]:
     from devopsellence.cli.checks import agents, cluster
+    from devopsellence.cli.checks.etcd import members
     from devopsellence.store.etcd import Etcd
 
     try:
         async with Etcd(settings, timeout=context.CALL_TIMEOUT) as etcd:
-            found = await cluster.members(etcd, settings)
+            found = await members(etcd, settings)
             for name, check in (
                 ("controller", cluster.controller),
                 ("nodes", cluster.nodes),

@@ -1,31 +1,15 @@
-"""What etcd and what stands in it say: its alarms, who leads, who gives a sign of life."""
+"""What stands in etcd: who leads, who gives a sign of life."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from devopsellence.cli import errors
 from devopsellence.cli.checks.check import Check
 from devopsellence.cli.output import NextAction
 from devopsellence.store.errors import StoreError
 
 if TYPE_CHECKING:
     from devopsellence.store.etcd import Etcd
-    from devopsellence.store.settings import Settings
-
-
-async def members(etcd: Etcd, settings: Settings) -> list[Check]:
-    """etcd itself, and its alarms."""
-    member = await etcd.member()
-    found = [Check("etcd", "ok", f"{member.version} at {', '.join(settings.endpoints)}")]
-    for alarm in member.alarms:
-        if alarm == "NOSPACE":
-            message = "the NOSPACE alarm is raised: etcd refuses writes; what runs goes on"
-            found.append(Check("etcd alarm", "error", message, "etcd_no_space", tuple(errors.no_space_actions())))
-        else:
-            action = NextAction("see it", "etcdctl alarm list")
-            found.append(Check("etcd alarm", "error", f"the {alarm} alarm is raised", "etcd_alarm", (action,)))
-    return found
 
 
 async def controller(etcd: Etcd) -> list[Check]:

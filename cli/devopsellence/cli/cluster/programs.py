@@ -22,6 +22,8 @@ PEER_PORT: Final = 2380
 AGENT_HOME: Final = "/etc/devopsellence"
 CONTROLLER_HOME: Final = "/etc/devopsellence-controller"
 ETCD_HOME: Final = "/etc/etcd/devopsellence"
+#: More than that and etcd takes no more writes; a member maps it into memory.
+QUOTA_BYTES: Final = 2 * 1024**3
 AGENT_STATE: Final = "/var/lib/devopsellence"
 #: In the settings file of an agent: its arguments, for the systemd unit.
 AGENT_ARGUMENTS: Final = "DEVOPSELLENCE_AGENT_ARGUMENTS"
@@ -70,6 +72,12 @@ def member_variables(name: str, members: Mapping[str, str]) -> dict[str, str]:
         "ETCD_ENABLE_GRPC_GATEWAY": "false",
         "ETCD_AUTO_COMPACTION_MODE": "periodic",
         "ETCD_AUTO_COMPACTION_RETENTION": "1h",
+        # etcd's defaults, but for the count (3.6's): said here, so that they are the same in every version, and so that
+        # whoever has slow disks, a slow network or a large installation finds where to change them.
+        "ETCD_QUOTA_BACKEND_BYTES": str(QUOTA_BYTES),
+        "ETCD_SNAPSHOT_COUNT": "10000",
+        "ETCD_HEARTBEAT_INTERVAL": "100",
+        "ETCD_ELECTION_TIMEOUT": "1000",
     }
 
 

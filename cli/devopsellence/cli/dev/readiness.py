@@ -39,7 +39,10 @@ async def etcd_answers(etcd: Etcd) -> Member:
         reraise=True,
     ):
         with attempt:
-            return await etcd.member()
+            member = await etcd.member()
+            if not member.leader:
+                raise Unavailable("etcd has no leader yet")
+            return member
     raise AssertionError("unreachable")
 
 

@@ -16,7 +16,7 @@ from devopsellence.cli.view.words import iso, word
 
 
 def status(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
-    """The whole snapshot: ``environment``, ``release``, ``rollout``, ``nodes``, ``services``, ``problems``."""
+    """The whole snapshot: ``environment``, ``release``, ``rollout``, ``nodes``, ``services``, ``problems``, …"""
     environment = snapshot.environment
     return {
         "environment": {
@@ -32,6 +32,7 @@ def status(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
         "services": [row(each) for each in rows(snapshot, now)],
         "problems": [{"key": problem.key, "reason": problem.reason} for problem in snapshot.problems],
         "stale": snapshot.stale,
+        "warnings": list(snapshot.warnings),
     }
 
 

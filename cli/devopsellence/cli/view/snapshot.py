@@ -34,7 +34,7 @@ class Snapshot:
     ``nodes``, ``heartbeats`` and ``statuses`` are by node. ``heartbeats`` is None where nobody looked.
     ``release`` is the newest one, ``others`` are earlier ones that the rollout names (:func:`named_by`), by number.
     ``controllers`` is how many controllers stand for election, None where nobody looked. ``stale`` says why what is
-    shown may be old; "" when it is not.
+    shown may be old; "" when it is not. ``warnings`` are sentences about the cluster itself.
     """
 
     ref: EnvironmentRef
@@ -48,6 +48,7 @@ class Snapshot:
     problems: tuple[Problem, ...] = ()
     stale: str = ""
     others: Mapping[int, Release] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def number(self) -> int:

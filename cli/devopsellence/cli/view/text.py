@@ -180,6 +180,7 @@ def failure_lines(row: Row) -> list[str]:
 def notes(snapshot: Snapshot) -> list[str]:
     """What makes the rest doubtful: keys that cannot be read, a connection that is gone."""
     lines = [f"Cannot read {problem.key}: {safe(problem.reason)}" for problem in snapshot.problems]
+    lines += [safe(warning) for warning in snapshot.warnings]
     if snapshot.stale:
         lines.append(f"What is shown may be old: {safe(snapshot.stale)}")
     return ["", *lines] if lines else []

@@ -72,11 +72,11 @@ def test_a_settings_file_quotes_what_systemd_would_take_apart() -> None:
     assert programs.settings_file({"A": 'b c"\\'}) == b'A="b c\\"\\\\"\n'
 
 
-def unit(name: str) -> configparser.SectionProxy:
-    """The [Service] of one of the units in deploy/systemd."""
+def unit(name: str, folder: str = "systemd") -> configparser.SectionProxy:
+    """The [Service] of one of the units in a folder of deploy/."""
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment, method-assign]
-    parser.read(PROJECT / "deploy" / "systemd" / f"{name}.service")
+    parser.read(PROJECT / "deploy" / folder / f"{name}.service")
     return parser["Service"]
 
 
@@ -92,3 +92,18 @@ def test_the_systemd_units_read_what_the_commands_write() -> None:
 def test_the_units_arguments_are_words_that_systemd_splits_as_a_shell_does() -> None:
     arguments = programs.agent_variables(NODE, {})[programs.AGENT_ARGUMENTS]
     assert arguments.split() == shlex.split(arguments) == programs.agent_arguments(NODE)
+
+
+def test_the_units_of_etcd_read_what_the_commands_write() -> None:
+    member, snapshot = unit("devopsellence-etcd", "etcd"), unit("devopsellence-etcd-snapshot", "etcd")
+    assert member["EnvironmentFile"] == snapshot["EnvironmentFile"] == f"{programs.ETCD_HOME}/etcd.env"
+    data = programs.member_variables("e1", MEMBERS)["ETCD_DATA_DIR"]
+    assert data in [f"/var/lib/{each}" for each in member["StateDirectory"].split()]
+    assert f"readonly HOME_DIR={programs.ETCD_HOME} " in (PROJECT / "deploy" / "etcd" / "etcd.sh").read_text()
+
+
+def test_every_version_of_etcd_is_given_the_same_limits() -> None:
+    variables = programs.member_variables("e1", MEMBERS)
+    assert int(variables["ETCD_QUOTA_BACKEND_BYTES"]) == programs.QUOTA_BYTES
+    # etcd makes a shorter lease last for one and a half elections; a controller's has 5 s.
+    assert int(variables["ETCD_ELECTION_TIMEOUT"]) * 1.5 < 5000

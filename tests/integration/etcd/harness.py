@@ -1,0 +1,422 @@
+"""A cluster as docs/etcd.md sets one up: three members with TLS and users, two controllers, an agent, a container.
+
+Everything is started with what the commands ``cluster init``, ``cluster prepare`` and ``node register`` wrote.
+Two of the members stand in network namespaces, so that one can be cut off from the others and not from its clients.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import json
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from devopsellence.store.settings import PASSWORD_FILE, USERNAME, Settings
+from tests.integration.cli.harness import NO_DEV_CLUSTER, Cli
+from tests.support.etcd import free_ports
+from tests.support.images import IMAGE
+from tests.support.project import PROJECT
+from tests.support.until import until
+
+SCRIPT = PROJECT / "deploy" / "etcd" / "etcd.sh"
+CONTROLLER, AGENT = "devopsellence.controller", "devopsellence.nodeagent"
+# `steady` never changes; `probe` is another container with every release.
+CONFIG = """\
+schema_version: 1
+organization: acme
+project: {project}
+services:
+  steady:
+    image: {image}
+    command: [/bin/httpd, -f, -p, "3000", -h, /www]
+    ports: [{{name: http, port: 3000}}]
+    healthcheck: {{path: /up, interval: 1s}}
+    stop_grace_period: 0s
+  probe:
+    image: {image}
+    command: [/bin/sleep, "100000"]
+    env: {{TEXT: "{text}"}}
+    stop_grace_period: 0s
+"""
+
+
+class Link:
+    """Three addresses, one of this machine and two of network namespaces, with a wire between any two of them.
+
+    Whoever connects does so from its own address: members of etcd check that against each other's certificates.
+    """
+
+    def __init__(self) -> None:
+        tag = secrets.token_hex(3)
+        # Of the addresses that are set aside for tests of networks (RFC 2544).
+        first = ipaddress.ip_address("198.18.0.0") + 4 * secrets.randbelow(1 << 14)
+        #: By place; "" is this machine.
+        self.addresses = {
+            place: str(first + number) for number, place in enumerate((f"dvo-{tag}-1", "", f"dvo-{tag}-3"))
+        }
+        self._tag = tag
+
+    def __enter__(self) -> Self:
+        try:
+            for place in filter(None, self.addresses):
+                _ip("netns", "add", place)
+                _ip("-n", place, "link", "set", "lo", "up")
+            for number, pair in enumerate(itertools.combinations(self.addresses, 2)):
+                self._wire(*pair, f"d{self._tag}-{number}")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for place in filter(None, self.addresses):
+            _run(["ip", "netns", "del", place], check=False)
+
+    def _wire(self, one: str, other: str, name: str) -> None:
+        ends = {one: f"{name}a", other: f"{name}b"}
+        _ip("link", "add", ends[one], "type", "veth", "peer", "name", ends[other])
+        for place, end in ends.items():
+            if place:
+                _ip("link", "set", end, "netns", place)
+        for place, there in ((one, other), (other, one)):
+            inside = ["-n", place] if place else []
+            _ip(*inside, "addr", "add", f"{self.addresses[place]}/32", "dev", ends[place])
+            _ip(*inside, "link", "set", ends[place], "up")
+            route = (f"{self.addresses[there]}/32", "dev", ends[place], "src", self.addresses[place])
+            _ip(*inside, "route", "add", *route)
+
+    @contextmanager
+    def cut(self, client_port: int) -> Iterator[None]:
+        """Nothing passes to or from the first place but what clients ask at ``client_port`` there, and the answers."""
+        rules = [
+            ("INPUT", "-p", "tcp", "!", "--dport", str(client_port), "-j", "DROP"),
+            ("OUTPUT", "-p", "tcp", "!", "--sport", str(client_port), "-j", "DROP"),
+        ]
+        for rule in rules:
+            self._iptables("-A", *rule)
+        try:
+            yield
+        finally:
+            for rule in rules:
+                self._iptables("-D", *rule)
+
+    def _iptables(self, *words: str) -> None:
+        _run(["ip", "netns", "exec", next(iter(self.addresses)), "iptables", "-w", *words])
+
+
+class Program:
+    """A process that can be killed, paused and started again, with its log."""
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+        self.command = list(command)
+        self.environ = dict(environ)
+        self.log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        assert not self.running
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command, env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Signal it, and wait until it has ended; fine if it has."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            if number != signal.SIGKILL:
+                self._process.send_signal(signal.SIGCONT)
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(20)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.send(signal.SIGCONT)
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """Log lines with this message."""
+        found = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in found if line.get("event") == event]
+
+
+class Member(Program):
+    """One member of etcd, with the settings in ``bundle`` but on ports and in a folder of its own."""
+
+    def __init__(self, name: str, address: str, bundle: Path, data: Path, ports: tuple[int, int], prefix: list[str]):
+        client, peer = ports
+        self.name, self.address, self.data, self.bundle = name, address, data, bundle
+        self.endpoint = f"{address}:{client}"
+        settings = bundle / "etcd.env"
+        text = settings.read_text()
+        for said, meant in (
+            ("/etc/etcd/devopsellence", str(bundle)),
+            ("/var/lib/etcd/devopsellence", str(data)),
+            (":2379", f":{client}"),
+            (":2380", f":{peer}"),
+        ):
+            text = text.replace(said, meant)
+        settings.write_text(text)
+        super().__init__([*prefix, "etcd"], {}, data.with_suffix(".log"))
+
+    def start(self) -> None:
+        text = (self.bundle / "etcd.env").read_text()
+        said = dict(line.split("=", 1) for line in shlex.split(text))
+        self.environ = {"PATH": os.environ["PATH"], **self.environ, **said, **self.extra}
+        super().start()
+
+    def wipe(self) -> None:
+        """Its machine is lost."""
+        assert not self.running
+        shutil.rmtree(self.data)
+
+    #: Variables beside those of the file.
+    extra: dict[str, str] = {}  # noqa: RUF012 - replaced, never changed
+
+
+class Stage:
+    """The cluster, its programs, and what an operator does with it."""
+
+    def __init__(self, folder: Path, link: Link, extra: Mapping[str, str]) -> None:
+        self.folder, self.link = folder, link
+        self.project = f"etcd-{uuid.uuid4().hex[:8]}"
+        self.app = folder / "app"
+        self.app.mkdir()
+        (folder / ".git").mkdir()
+        self.pki = folder / "pki"
+        self._release = 0
+        addresses = dict(zip(("e1", "e2", "e3"), link.addresses.values(), strict=True))
+        bare = Cli(Settings(("127.0.0.1:1",)), self.app)
+        bare.environ = {"DEVOPSELLENCE_HOME": NO_DEV_CLUSTER}
+        bare.ok("cluster", "init", "--pki", str(self.pki), *(f"--etcd={n}={a}" for n, a in addresses.items()))
+        self.client_port, peer = free_ports(2)
+        self.members = [
+            Member(
+                name,
+                address,
+                self.pki / f"etcd-{name}",
+                folder / f"data-{name}",
+                (self.client_port, peer),
+                ["ip", "netns", "exec", place] if place else [],
+            )
+            for (name, address), place in zip(addresses.items(), link.addresses, strict=True)
+        ]
+        for member in self.members:
+            member.extra = dict(extra)
+        root = self.pki / "root"
+        self.settings = Settings(
+            tuple(each.endpoint for each in self.members),
+            ca_cert=root / "ca.crt",
+            cert=root / "tls.crt",
+            key=root / "tls.key",
+        )
+        self.cli = Cli(self.settings, self.app)
+        self.cli.environ |= {"DEVOPSELLENCE_IDENTITY": str(folder / "operator.age")}
+        python = os.pathsep.join(filter(None, sys.path))
+        self._environ = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("DEVOPSELLENCE_")},
+            "PYTHONPATH": python,
+        }
+        self.controllers: list[Program] = []
+        self.agent: Program | None = None
+        self._uid = ""
+
+    # -- etcd
+
+    def ready(self, *, seconds: float = 40.0) -> None:
+        """Return once all members serve."""
+        for member in self.members:
+            until(f"{member.name} serves", lambda member=member: self._serves(member), seconds=seconds, every=0.1)  # type: ignore[misc]
+
+    def _serves(self, member: Member) -> bool:
+        assert member.running, member.log.read_text()[-3000:]
+        return self.etcdctl("endpoint", "health", at=[member], check=False).returncode == 0
+
+    def etcdctl(
+        self, *words: str, at: Sequence[Member] | None = None, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        root = self.settings
+        endpoints = ",".join(f"https://{each.endpoint}" for each in (self.members if at is None else at))
+        command = ["etcdctl", f"--endpoints={endpoints}", f"--cacert={root.ca_cert}", f"--cert={root.cert}"]
+        return _run([*command, f"--key={root.key}", *words], check=check)
+
+    def script(self, *words: str, check: bool = True, environ: Mapping[str, str] | None = None) -> str:
+        """What deploy/etcd/etcd.sh says, with root's certificate."""
+        reach = {**os.environ, **self.settings.to_environ(), "DEVOPSELLENCE_HOME": str(self.folder), **(environ or {})}
+        done = _run([str(SCRIPT), *words], environ=reach, check=check)
+        return done.stdout if done.returncode == 0 else done.stderr
+
+    @property
+    def leader(self) -> Member:
+        """The member that leads."""
+
+        def look() -> Member | None:
+            for member in self.members:
+                if member.running:
+                    said = self.etcdctl("endpoint", "status", "--write-out=json", at=[member], check=False)
+                    if said.returncode == 0:
+                        status = json.loads(said.stdout)[0]["Status"]
+                        if status["leader"] == status["header"]["member_id"]:
+                            return member
+            return None
+
+        found = until("one leads", look, every=0.1)
+        assert found is not None
+        return found
+
+    # -- ours
+
+    def prepare(self) -> None:
+        """Users; two controllers, of which one has a password and no certificate that names a user; the agent."""
+        until("etcd answers", lambda: self.cli.run("node", "list").exit_code == 0, seconds=40, every=0.2)
+        self.cli.ok("cluster", "prepare", "--pki", str(self.pki))
+        self.cli.ok("cluster", "issue", "node", "stranger", "--pki", str(self.pki), "--out", str(self.folder / "none"))
+        self.etcdctl("user", "add", "second:pw")
+        self.etcdctl("user", "grant-role", "second", "controller")
+        password = self.folder / "password"
+        password.write_text("pw\n")
+        own, none = self.pki / "controller", self.folder / "none"
+        for name, bundle, more in (
+            ("c1", own, {}),
+            ("c2", none, {USERNAME: "second", PASSWORD_FILE: str(password)}),
+        ):
+            settings = replace(
+                self.settings, ca_cert=bundle / "ca.crt", cert=bundle / "tls.crt", key=bundle / "tls.key"
+            )
+            environ = {**self._environ, **settings.to_environ(), **more}
+            command = [sys.executable, "-m", CONTROLLER, "--identity", name]
+            self.controllers.append(Program(command, environ, self.folder / f"{name}.log"))
+            self.controllers[-1].start()
+        said = self.cli.json(
+            "node", "register", "n1", "--labels", "web,worker", "--address", "127.0.0.1", "--pki", str(self.pki)
+        )
+        self._uid = said["uid"]
+        (port,) = free_ports(1)
+        command = said["agent_command"]
+        for its, meant in (
+            ("0.0.0.0:7443", f"127.0.0.1:{port}"),
+            ("127.0.0.1:7443", f"127.0.0.1:{port}"),
+            ("/etc/devopsellence", said["bundle"]),
+            ("/var/lib/devopsellence", str(self.folder / "agent")),
+            (":2379", f":{self.client_port}"),
+        ):
+            command = command.replace(its, meant)
+        words = [sys.executable, "-m", AGENT, *shlex.split(command)[1:]]
+        self.agent = Program(words, self._environ, self.folder / "agent.log")
+        self.agent.start()
+        until("the agent is there", lambda: self.cli.json("node", "list")["nodes"][0]["note"] == "", every=0.2)
+        self.configure("")
+        self.cli.ok("node", "attach", "n1")
+
+    @property
+    def programs(self) -> list[Program]:
+        """Controllers and agent."""
+        assert self.agent is not None
+        return [*self.controllers, self.agent]
+
+    def configure(self, text: str) -> None:
+        (self.app / "devopsellence.yml").write_text(CONFIG.format(project=self.project, image=IMAGE, text=text))
+
+    def deploy(self, text: str) -> int:
+        """A release whose ``probe`` has ``text``, followed until it has settled; its number."""
+        self.configure(text)
+        self.cli.ok("deploy")
+        until("it alone runs", lambda: self.probe() == text)
+        return int(self.cli.json("status")["release"]["number"])
+
+    def steady(self) -> str:
+        """The id of the container that nothing may touch, with when it was started, and whether it runs."""
+        return self._inspect("steady", "{{.Id}} {{.State.StartedAt}} {{.State.Running}}")
+
+    def probe(self) -> str:
+        """The text of the other one; "" unless exactly one runs."""
+        found = self._inspect("probe", "{{range .Config.Env}}{{println .}}{{end}}").split("\n")
+        texts = [line.removeprefix("TEXT=") for line in found if line.startswith("TEXT=")]
+        return texts[0] if len(texts) == 1 else ""
+
+    def _inspect(self, service: str, what: str) -> str:
+        running = ("--filter", "status=running", "--filter", f"label=devopsellence.service={service}")
+        found = docker("ps", "-q", *self._ours, *running).split()
+        return docker("inspect", "-f", what, *found) if found else ""
+
+    @property
+    def _ours(self) -> tuple[str, str]:
+        return "--filter", f"label=devopsellence.node_uid={self._uid}"
+
+    def clean(self) -> None:
+        """Leave nothing behind."""
+        for program in [*self.controllers, *([self.agent] if self.agent else [])]:
+            program.end(signal.SIGTERM)
+        for member in self.members:
+            member.end()
+        if self._uid:
+            if found := docker("ps", "-aq", *self._ours).split():
+                docker("rm", "-f", *found)
+            if found := docker("network", "ls", "-q", *self._ours).split():
+                docker("network", "rm", *found)
+
+
+@contextmanager
+def staged(folder: Path, **extra: str) -> Iterator[Stage]:
+    """A stage with release 1 settled; ``extra`` are more variables of etcd's."""
+    with ExitStack() as stack:
+        stage = Stage(folder, stack.enter_context(Link()), extra)
+        stack.callback(stage.clean)
+        previous = Path.cwd()
+        os.chdir(stage.app)
+        stack.callback(os.chdir, previous)
+        for member in stage.members:
+            member.start()
+        stage.prepare()
+        stage.deploy("first")
+        yield stage
+
+
+def docker(*words: str) -> str:
+    return _run(["docker", *words]).stdout.strip()
+
+
+def _ip(*words: str) -> None:
+    _run(["ip", *words])
+
+
+def _run(
+    command: Sequence[str], *, environ: Mapping[str, str] | None = None, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    assert not check or done.returncode == 0, f"{shlex.join(command)}: {done.stdout}{done.stderr}"
+    return done
