@@ -6,7 +6,7 @@ import json
 
 import pytest
 from google.protobuf.message import Message
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
@@ -53,7 +53,8 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=30)
+# How fast a machine draws examples says nothing about the records.
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(value=st.dictionaries(st.sampled_from(FIELDS), VALUES).map(lambda value: json.dumps(value).encode()))
 @pytest.mark.parametrize("kind", [stored_pb2.Node, stored_pb2.Assignment])
 def test_whatever_is_stored_nothing_but_malformed_comes_out(kind: type[Message], value: bytes) -> None:
