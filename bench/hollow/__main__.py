@@ -90,7 +90,10 @@ def main() -> None:
         parser.error("no etcd: set DEVOPSELLENCE_ETCD_ENDPOINTS")
     logging.basicConfig(level=logging.WARNING)
     # A line for each action of a thousand agents would be what is measured.
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     asyncio.run(_serve(node_names(arguments.count, arguments.first), arguments.folder, settings))
 
 

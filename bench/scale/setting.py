@@ -30,8 +30,6 @@ from tests.support.etcd import EtcdServer
 REF = EnvironmentRef("bench", "scale", "production")
 FLEETS = 2
 PATIENCE_SECONDS = 120.0
-# A thousand agents on one disk would wait for its syncs, which a real one has for itself.
-_MEMORY = Path("/dev/shm")  # noqa: S108
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ class HollowProcess:
 async def fleets(where: Setting) -> AsyncIterator[Sequence[HollowProcess]]:
     """A hollow agent for each node, in two processes; all of them have a heartbeat."""
     share = -(-len(where.nodes) // FLEETS)
-    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory(dir=_memory()) as folder:
         running: list[HollowProcess] = []
         try:
             for first in range(0, len(where.nodes), share):
@@ -139,6 +137,12 @@ async def fleets(where: Setting) -> AsyncIterator[Sequence[HollowProcess]]:
         finally:
             for each in running:
                 await each.end()
+
+
+def _memory() -> Path | None:
+    """A thousand agents on one disk would wait for its syncs, which a real one has for itself."""
+    folder = Path("/dev/shm")  # noqa: S108
+    return folder if folder.is_dir() else None
 
 
 async def _until_all_beat(where: Setting) -> None:
