@@ -39,7 +39,8 @@ class Setting:
     server: EtcdServer
     settings: Settings
     etcd: Etcd
-    controller: psutil.Process
+    # None: nothing decides here.
+    controller: psutil.Process | None
     nodes: Sequence[str]
 
     def status(self) -> dict[str, Any]:
@@ -49,20 +50,28 @@ class Setting:
 
     def processor_seconds(self) -> float:
         """What the controller has used so far."""
-        used = self.controller.cpu_times()
+        used = self._process.cpu_times()
         return float(used.user + used.system)
 
     def memory_mib(self) -> float:
-        return float(self.controller.memory_info().rss) / 2**20
+        """What the controller has now."""
+        return float(self._process.memory_info().rss) / 2**20
+
+    @property
+    def _process(self) -> psutil.Process:
+        if self.controller is None:
+            raise RuntimeError("there is no controller here")
+        return self.controller
 
 
 @contextlib.asynccontextmanager
-async def setting(count: int) -> AsyncIterator[Setting]:
-    """``count`` nodes registered and attached, no agents yet."""
+async def setting(count: int, *, controlled: bool = True) -> AsyncIterator[Setting]:
+    """``count`` nodes registered, no agents yet; ``controlled``: with a controller."""
     with tempfile.TemporaryDirectory(prefix="devopsellence-scale-") as folder:
         server = EtcdServer(Path(folder) / "etcd")
-        with server, _controller(server.settings(), Path(folder) / "controller.log") as controller:
-            settings = server.settings()
+        with server, contextlib.ExitStack() as stack:
+            settings, log = server.settings(), Path(folder) / "controller.log"
+            controller = stack.enter_context(_controller(settings, log)) if controlled else None
             async with Etcd(settings) as etcd:
                 nodes = node_names(count)
                 await put_all(etcd, registrations(etcd, nodes, ["web"]))
