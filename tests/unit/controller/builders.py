@@ -286,7 +286,8 @@ class Store:
         for action in made.actions[:only]:
             self.carry_out(action)
         self.stopwatch = made.stopwatch
-        if made.actions:
+        if made.actions[:only]:
+            # With the first of the transactions.
             self.events += made.events
         return made
 
