@@ -95,7 +95,8 @@ def test_an_image_of_a_registry_is_there_once_it_was_pulled() -> None:
     where = machine()
     with pytest.raises(errors.ImageNotAvailable):
         where.create("web-1", body(image=REMOTE))
-    where.pull(*REMOTE.split("@"), lambda _: None)
+    repository, _, digest = REMOTE.partition("@")
+    where.pull(repository, digest, lambda _: None)
     where.create("web-1", body(image=REMOTE))
     where.faults.missing.add(REMOTE)
     with pytest.raises(errors.ImageNotAvailable):
@@ -172,8 +173,7 @@ async def test_an_engine_that_goes_away_and_comes_back() -> None:
     await engine.look(identity)
     where.leave()
     await told.connection()
-    assert not engine.connected
-    assert engine.problem
+    assert (engine.connected, bool(engine.problem)) == (False, True)
     with pytest.raises(errors.EngineUnavailable):
         await engine.call(start(identity))
     with pytest.raises(errors.EngineUnavailable):
@@ -183,7 +183,7 @@ async def test_an_engine_that_goes_away_and_comes_back() -> None:
     assert engine.view.containers[identity].up
     where.come_back()
     await told.connection()
-    assert engine.connected
+    assert (engine.connected, engine.problem) == (True, "")
     assert engine.view.containers[identity].exit_code == 7
     running.cancel()
 
