@@ -2,6 +2,7 @@
 
 It says ``{"ready": …}`` once all agents run, and then answers each line with one line of JSON:
 
+- ``followed <release>``: how many agents have begun to follow their assignment of it, and when the last one did.
 - ``created <release>``: by node, when (monotonic) its first container of that release was made; those that made one.
 - ``watch <prefix>``: put plain watchers, one for each node, on ``<prefix><node>/``; answers once they stand.
 - ``watched``: by node, when (monotonic) its watcher last heard of something.
@@ -18,6 +19,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import MutableMapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -53,8 +55,26 @@ class _Watchers:
                 stands.set()
 
 
-async def _answer(line: str, fleet: Fleet, watchers: _Watchers) -> Any:
+class _Followed:
+    """Hears in the agents' own log when they begin to follow an assignment, and keeps what is usual out of it: a line
+    for each action of a thousand agents would be what is measured."""
+
+    def __init__(self) -> None:
+        self.moments: dict[int, list[float]] = {}
+
+    def __call__(self, _logger: Any, method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if entry["event"] == "following an assignment":
+            self.moments.setdefault(entry["release"], []).append(time.monotonic())
+        if method in ("debug", "info"):
+            raise structlog.DropEvent
+        return entry
+
+
+async def _answer(line: str, fleet: Fleet, watchers: _Watchers, followed: _Followed) -> Any:
     command, _, argument = line.strip().partition(" ")
+    if command == "followed":
+        moments = followed.moments.get(int(argument), [])
+        return {"count": len(moments), "last": max(moments, default=0.0)}
     if command == "created":
         release = int(argument)
         machines = {agent.name: agent.machine for agent in fleet.agents}
@@ -67,7 +87,7 @@ async def _answer(line: str, fleet: Fleet, watchers: _Watchers) -> Any:
     raise SystemExit(f"bench.hollow: what is {command!r}?")
 
 
-async def _serve(names: list[str], folder: Path, settings: Settings) -> None:
+async def _serve(names: list[str], folder: Path, settings: Settings, followed: _Followed) -> None:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -75,7 +95,7 @@ async def _serve(names: list[str], folder: Path, settings: Settings) -> None:
         watchers = _Watchers(etcd, names)
         print(json.dumps({"ready": len(fleet.agents)}), flush=True)
         while line := await reader.readline():
-            print(json.dumps(await _answer(line.decode(), fleet, watchers)), flush=True)
+            print(json.dumps(await _answer(line.decode(), fleet, watchers, followed)), flush=True)
         os._exit(0)
 
 
@@ -89,12 +109,13 @@ def main() -> None:
     if settings is None:
         parser.error("no etcd: set DEVOPSELLENCE_ETCD_ENDPOINTS")
     logging.basicConfig(level=logging.WARNING)
-    # A line for each action of a thousand agents would be what is measured.
+    followed = _Followed()
     structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        processors=[followed, structlog.dev.ConsoleRenderer(colors=False)],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    asyncio.run(_serve(node_names(arguments.count, arguments.first), arguments.folder, settings))
+    asyncio.run(_serve(node_names(arguments.count, arguments.first), arguments.folder, settings, followed))
 
 
 if __name__ == "__main__":
