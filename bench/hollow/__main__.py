@@ -4,8 +4,6 @@ It says ``{"ready": …}`` once all agents run, and then answers each line with 
 
 - ``followed <release>``: how many agents have begun to follow their assignment of it, and when the last one did.
 - ``created <release>``: by node, when (monotonic) its first container of that release was made; those that made one.
-- ``watch <prefix>``: put plain watchers, one for each node, on ``<prefix><node>/``; answers once they stand.
-- ``watched``: by node, when (monotonic) its watcher last heard of something.
 
 It ends, without a goodbye, when its input ends.
 """
@@ -20,7 +18,6 @@ import os
 import sys
 import time
 from collections.abc import MutableMapping
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -28,31 +25,7 @@ import structlog
 
 from bench.hollow.fleet import Fleet
 from bench.hollow.names import node_names
-from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-
-
-class _Watchers:
-    """What a watcher costs that does nothing."""
-
-    def __init__(self, etcd: Etcd, names: list[str]) -> None:
-        self._etcd = etcd
-        self._names = names
-        self._tasks: list[asyncio.Task[None]] = []
-        self.heard: dict[str, float] = {}
-
-    async def stand(self, prefix: str) -> None:
-        standing = [asyncio.Event() for _ in self._names]
-        for name, stands in zip(self._names, standing, strict=True):
-            self._tasks.append(asyncio.create_task(self._follow(name, f"{prefix}{name}/", stands)))
-        await asyncio.gather(*(each.wait() for each in standing))
-
-    async def _follow(self, name: str, prefix: str, stands: asyncio.Event) -> None:
-        async with aclosing(self._etcd.watch(prefix, start_revision=0)) as batches:
-            async for batch in batches:
-                if batch.events:
-                    self.heard[name] = time.monotonic()
-                stands.set()
 
 
 class _Followed:
@@ -70,7 +43,7 @@ class _Followed:
         return entry
 
 
-async def _answer(line: str, fleet: Fleet, watchers: _Watchers, followed: _Followed) -> Any:
+async def _answer(line: str, fleet: Fleet, followed: _Followed) -> Any:
     command, _, argument = line.strip().partition(" ")
     if command == "followed":
         moments = followed.moments.get(int(argument), [])
@@ -79,11 +52,6 @@ async def _answer(line: str, fleet: Fleet, watchers: _Watchers, followed: _Follo
         release = int(argument)
         machines = {agent.name: agent.machine for agent in fleet.agents}
         return {name: one.first_create[release] for name, one in machines.items() if release in one.first_create}
-    if command == "watch":
-        await watchers.stand(argument)
-        return {"watching": argument}
-    if command == "watched":
-        return watchers.heard
     raise SystemExit(f"bench.hollow: what is {command!r}?")
 
 
@@ -91,11 +59,10 @@ async def _serve(names: list[str], folder: Path, settings: Settings, followed: _
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    async with Fleet(names, folder, settings) as fleet, Etcd(settings) as etcd:
-        watchers = _Watchers(etcd, names)
+    async with Fleet(names, folder, settings) as fleet:
         print(json.dumps({"ready": len(fleet.agents)}), flush=True)
         while line := await reader.readline():
-            print(json.dumps(await _answer(line.decode(), fleet, watchers, followed)), flush=True)
+            print(json.dumps(await _answer(line.decode(), fleet, followed)), flush=True)
         os._exit(0)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bench.report import Figure
-from bench.scale import action, changes, rollout
+from bench.scale import action, changes, delivery, rollout
 
 
 async def all_figures(runs: int) -> list[Figure]:
-    """A release for a thousand nodes, rest, what a change costs, and how soon a node acts."""
-    return [*await rollout.figures(runs), *await changes.figures(runs), *await action.figures(runs)]
+    """How soon a release reaches a thousand nodes and settles, rest, what a change costs, how soon a node acts."""
+    parts = (delivery.figures, rollout.figures, changes.figures, action.figures)
+    return [figure for part in parts for figure in await part(runs)]

@@ -1,15 +1,13 @@
-"""A release for a thousand hollow agents: how soon all have it, and how soon it has settled, against plain watchers."""
+"""A release for a thousand hollow agents until it has settled, and what it costs when nothing happens afterwards."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Sequence
 
 from bench.report import Figure
-from bench.scale.setting import HollowProcess, Setting, fleets, publish, put_all, release, setting, settled
-from devopsellence.store.etcd import Put
+from bench.scale.setting import HollowProcess, Setting, fleets, publish, release, setting, settled
 
 NODES = 1000
 REST_SECONDS = 25.0
@@ -17,24 +15,6 @@ REST_SECONDS = 25.0
 _PAUSE = 2.0
 #: After the last status: events, and the lists with which every reconnection ends.
 QUIET_SECONDS = 12.0
-
-
-async def _floor(where: Setting, running: Sequence[HollowProcess], turn: int) -> float:
-    """Seconds until every plain watcher has heard of as many bytes as its agent's assignment has."""
-    listing = await where.etcd.list(where.etcd.keys.all_assignments_prefix)
-    size = sum(len(item.value) for item in listing.items) // max(1, len(listing.items))
-    prefix = f"/floor/{turn}/"
-    for each in running:
-        await each.ask(f"watch {prefix}")
-    value = secrets.token_hex(size // 2 + 1).encode()[:size]
-    started = time.monotonic()
-    await put_all(where.etcd, [Put(f"{prefix}{name}/it", value) for name in where.nodes])
-    heard: dict[str, float] = {}
-    async with asyncio.timeout(30):
-        while len(heard) < len(where.nodes) or min(heard.values()) < started:
-            for each in running:
-                heard |= await each.ask("watched")
-    return max(heard.values()) - started
 
 
 async def _deploy(where: Setting, running: Sequence[HollowProcess], number: int) -> tuple[float, float, float]:
@@ -76,17 +56,13 @@ async def _at_rest(where: Setting) -> list[Figure]:
 async def figures(runs: int, *, nodes: int = NODES) -> list[Figure]:
     async with setting(nodes) as where, fleets(where) as running:
         await _deploy(where, running, 1)
-        seconds, floors = [], []
+        seconds = []
         for turn in range(runs):
-            await asyncio.sleep(_PAUSE)
-            floors.append(await _floor(where, running, turn))
             await asyncio.sleep(_PAUSE)
             seconds.append(await _deploy(where, running, 2 + turn))
         followed, created, whole = (list(column) for column in zip(*seconds, strict=True))
-        watchers = "as many bytes to plain watchers"
         return [
-            Figure(f"{nodes} nodes: release written to the last agent following it", "s", followed, limit=1.0),
-            Figure(f"{nodes} nodes: the same, as a ratio", "s", followed, watchers, floors),
+            Figure(f"{nodes} nodes: release written to the last agent following it", "s", followed),
             Figure(f"{nodes} nodes: release written to the last agent's first call", "s", created),
             Figure(f"{nodes} nodes: release written to settled, all at once", "s", whole, limit=5.0),
             *await _at_rest(where),

@@ -92,8 +92,6 @@ def _controller(settings: Settings, log: Path) -> Iterator[psutil.Process]:
     finally:
         process.kill()
         process.wait()
-        if keep := os.environ.get("BENCH_CONTROLLER_LOG"):
-            Path(keep).write_bytes(log.read_bytes())
 
 
 class HollowProcess:
