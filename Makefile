@@ -46,5 +46,5 @@ demo: setup ## Start a local cluster, deploy examples/shop with Redis and memcac
 demo-down: ## Stop what the demo started; PURGE=1 also forgets its data and images
 	@deploy/demo.sh down $(if $(PURGE),--purge)
 
-bench: setup ## Measure against docker run and Docker's own restarts; ARGS="--runs 5" goes to the benchmark
+bench: setup ## Measure against docker run, Docker's own restarts and plain etcd; ARGS="--only scale --runs 5" goes to the benchmark
 	$(BIN)/python -m bench $(ARGS)

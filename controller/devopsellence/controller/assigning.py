@@ -65,6 +65,8 @@ class _Template:
     # Secrets that are not to be found, and whether a node may hold some of them.
     lacking: frozenset[Reference]
     holdable: bool
+    # The same for two assignments that are equal, also of two plans; quickly compared.
+    mark: bytes
 
 
 class _Round:
@@ -172,7 +174,8 @@ class _Round:
         if key not in self._templates:
             made = template(self._world.ref, release, names)
             lacking = seal(made, self._world.secrets)
-            self._templates[key] = _Template(made, lacking, holdable(lacking, self._world.secrets))
+            mark = made.SerializeToString(deterministic=True)
+            self._templates[key] = _Template(made, lacking, holdable(lacking, self._world.secrets), mark)
             self._result.needed |= references_of(made)
         if release.number == self._course.target:
             self._result.placed |= names
@@ -189,11 +192,17 @@ class _Round:
         current = assigned(view)
         halted = self._course.holds and wanted.release != self._course.release
         hold, why = (Hold.HALT, self._why_halted(view.name, current)) if halted else (None, "")
-        if is_assigned(view, node, wanted):
+        if self._has(view, node, wanted, made):
             return Option(Standing(view, current, hold, why))
         if not halted and release_at(view) != wanted.release:
             hold, why = Hold.TURN, f"{view.name} waits its turn{self._how_turns_go}"
         return Option(Standing(view, current, hold, why), wanted)
+
+    @staticmethod
+    def _has(view: NodeView, node: pb.Node, wanted: pb.Assignment, made: _Template) -> bool:
+        if wanted is not made.assignment:
+            return is_assigned(view, node, wanted)
+        return view.recall("assigned", (node.uid, made.mark), lambda: is_assigned(view, node, wanted))
 
     def _prepared(self, view: NodeView, node: pb.Node, release: pb.Release, wanted: pb.Assignment) -> Option:
         """What the release task needs, and what ran before; if that cannot be read, the node is left alone."""

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import DiskSpace
-from devopsellence.nodeagent import streams
-from devopsellence.nodeagent.engine import Engine
 from devopsellence.nodeagent.errors import EngineError
 from devopsellence.nodeagent.pool import Pool
 
@@ -25,10 +23,15 @@ _MIB: Final = 1024 * 1024
 
 
 class DiskWatch:
-    """Looks when the engine is connected, and every five minutes; ``tell`` is given what it sees, on the loop."""
+    """Looks when the engine is connected, and every five minutes; ``tell`` is given what it sees, on the loop.
 
-    def __init__(self, engine: Engine, threads: Pool, tell: Callable[[DiskSpace], None]) -> None:
-        self._engine = engine
+    ``data_root`` answers with the folder of the engine's images and volumes, or raises EngineError.
+    """
+
+    def __init__(
+        self, data_root: Callable[[], Awaitable[str]], threads: Pool, tell: Callable[[DiskSpace], None]
+    ) -> None:
+        self._data_root = data_root
         self._threads = threads
         self._tell = tell
         self._told = DiskSpace()
@@ -47,7 +50,7 @@ class DiskWatch:
             self._soon.clear()
             # An engine on another machine has its data where we cannot look: then nothing is told.
             with suppress(EngineError, OSError):
-                root = await self._engine.ask(streams.data_root)
+                root = await self._data_root()
                 self._told = rounded(self._told, await self._threads.run(partial(space, root)))
                 self._tell(self._told)
 

@@ -147,6 +147,7 @@ class Statuses:
         # Before the write, because its echo may come before its answer.
         before = report.told or self._stored(env)
         key = self._keys.status(self._node, env)
+        self._informer.expect(key, value, status)
         if status.phase == stored_pb2.AssignmentStatus.REMOVED:
             # The controller deletes both keys once it has read this: it must not come back after that.
             assignment = self._keys.assignment(self._node, env)
