@@ -159,6 +159,11 @@ class Bustle:
             else:
                 await self._report()
 
+    async def written(self) -> None:
+        """Return once the leader has followed a release that was not there when this was called."""
+        release = self.release
+        await self._environment.rollout(lambda one: one.release > release)
+
     async def finish(self) -> None:
         """A last release on all nodes, followed until it has settled everywhere and nothing else is assigned."""
         for name in NODES:
