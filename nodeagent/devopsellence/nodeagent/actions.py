@@ -12,10 +12,10 @@ from typing import Any, Final, TypeAlias
 
 from devopsellence.nodeagent import body, errors, naming, spec, task_actions
 from devopsellence.nodeagent.action import TASK, Action, Kind
-from devopsellence.nodeagent.engine import Engine
 from devopsellence.nodeagent.memory import NO_MEMORY, Memory, Trouble
 from devopsellence.nodeagent.model import Container, Network, Now, State
 from devopsellence.nodeagent.runs import Runs
+from devopsellence.nodeagent.runtime import Runtime
 from devopsellence.nodeagent.secrets import SecretError, Vault
 from devopsellence.nodeagent.spec import Desired, Wanted
 from devopsellence.nodeagent.state import StateError
@@ -35,7 +35,7 @@ class Result:
 class Actions:
     """Carries out actions on one engine. ``clock`` tells the time, ``vault`` opens secrets."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], Now], vault: Vault) -> None:
+    def __init__(self, engine: Runtime, clock: Callable[[], Now], vault: Vault) -> None:
         self._engine = engine
         self._clock = clock
         self._vault = vault
@@ -261,7 +261,7 @@ _METHODS: Final[dict[Kind, Callable[[Actions, Action, Desired], Awaitable[Change
     Kind.STOP: Actions._stop,
     Kind.REMOVE: Actions._remove,
 }
-_TASK_METHODS: Final[dict[Kind, Callable[[Engine, Action, Desired, Runs], Awaitable[None]]]] = {
+_TASK_METHODS: Final[dict[Kind, Callable[[Runtime, Action, Desired, Runs], Awaitable[None]]]] = {
     Kind.START: task_actions.start,
     Kind.EXAMINE: task_actions.examine,
     Kind.GIVE_UP: task_actions.give_up,

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import structlog
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.api.images import Images
 from devopsellence.nodeagent.api.server import Api, Listen
+from devopsellence.nodeagent.asking import question
 from devopsellence.nodeagent.assigned import Assignments
 from devopsellence.nodeagent.engine import Callbacks, Engine
 from devopsellence.nodeagent.heartbeat import Heartbeat
@@ -24,6 +26,7 @@ from devopsellence.nodeagent.images import Garbage
 from devopsellence.nodeagent.pool import Pool
 from devopsellence.nodeagent.reconcile import Reconciler
 from devopsellence.nodeagent.rest import Rest
+from devopsellence.nodeagent.runtime import Machine, Runtime
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.nodeagent.staging import Staging
 from devopsellence.nodeagent.state import StateFolder
@@ -36,6 +39,7 @@ from devopsellence.store.settings import Settings
 
 #: At a clean end, for the last statuses and the lease, when etcd does not answer.
 GOODBYE_SECONDS: Final = 3.0
+R = TypeVar("R", bound=Runtime)
 _log = structlog.get_logger()
 
 
@@ -52,41 +56,82 @@ class Options:
     listen: Listen | None = None
 
 
+@dataclass(frozen=True)
+class Process:
+    """What belongs to a process rather than to an agent, of which there may be several in one."""
+
+    etcd: Etcd
+    keeper: LeaseKeeper
+    disk: Pool
+    rest: Rest
+
+
 async def run(options: Options, folder: StateFolder, stop: asyncio.Event) -> None:
     """Run until ``stop`` is set: then no new action is begun, those in hand end, containers go on."""
+
+    def docker(callbacks: Callbacks) -> Machine[Engine]:
+        engine = Engine(options.docker_host, options.node_uid, callbacks)
+        return Machine(engine, partial(question, engine))
+
     async with Etcd(options.settings) as etcd, LeaseKeeper(etcd) as keeper:
-        await _Agent(options, folder, etcd, keeper).run(stop)
+        agent = Agent(options, folder, Process(etcd, keeper, Pool(1, "disk"), Rest()), docker)
+        if options.listen is not None:
+            images = Images(agent.engine, Staging(options.state_dir / "staging"), agent.garbage)
+            agent.serve(
+                Api(
+                    options.listen,
+                    options.state_dir,
+                    agent.beat,
+                    agent.engine,
+                    agent.assignments,
+                    agent.vault,
+                    images,
+                )
+            )
+        await agent.run(stop)
 
 
-class _Agent:
-    def __init__(self, options: Options, folder: StateFolder, etcd: Etcd, keeper: LeaseKeeper) -> None:
-        disk = Pool(1, "disk")
+class Agent(Generic[R]):
+    """One node's agent on the machine that ``make`` makes, given whom to tell; first :meth:`serve`, then :meth:`run`."""
+
+    def __init__(
+        self, options: Options, folder: StateFolder, process: Process, make: Callable[[Callbacks], Machine[R]]
+    ) -> None:
+        etcd, disk = process.etcd, process.disk
         node, uid = options.node, options.node_uid
         identity = load_identity(options.state_dir)
-        vault = Vault(identity)
-        self._rest = Rest()
-        self._engine = Engine(
-            options.docker_host,
-            uid,
-            Callbacks(changed=self._engine_changed, image=self._image_arrived, connection=self._connection_changed),
+        self.vault = Vault(identity)
+        self._rest = process.rest
+        machine = make(
+            Callbacks(changed=self._engine_changed, image=self._image_arrived, connection=self._connection_changed)
         )
+        self.engine = machine.engine
         self._statuses = Statuses(etcd, etcd.keys, node, folder, disk)
-        self._assignments = Assignments(etcd, etcd.keys, node, uid, folder, disk, self._assignment_changed)
-        self._garbage = Garbage(self._engine, options.state_dir / "images.json", disk)
+        self.assignments = Assignments(etcd, etcd.keys, node, uid, folder, disk, self._assignment_changed)
+        self.garbage = Garbage(self.engine, options.state_dir / "images.json", disk)
         self._reconciler = Reconciler(
-            node, uid, self._engine, self._assignments, self._statuses, folder, disk, vault, self._garbage
+            node, uid, machine, self.assignments, self._statuses, folder, disk, self.vault, self.garbage
         )
-        beat = _first_beat(node, uid, identity.recipient)
-        self._heartbeat = Heartbeat(etcd, etcd.keys, keeper, beat)
+        self.beat = _first_beat(node, uid, identity.recipient)
+        self._heartbeat = Heartbeat(etcd, etcd.keys, process.keeper, self.beat)
         self._api: Api | None = None
-        if options.listen is not None:
-            images = Images(self._engine, Staging(options.state_dir / "staging"), self._garbage)
-            self._api = Api(options.listen, options.state_dir, beat, self._engine, self._assignments, vault, images)
-            beat.api_address = self._api.address
+
+    def serve(self, api: Api) -> None:
+        """Have operators answered, and say so."""
+        self._api = api
+        self.beat.api_address = api.address
 
     async def run(self, stop: asyncio.Event) -> None:
-        await self._assignments.load()
-        await self._garbage.load()
+        """Work until ``stop`` is set. Nothing of it goes on afterwards, nor when it is cancelled."""
+        try:
+            await self._run(stop)
+        finally:
+            self.garbage.close()
+            self._reconciler.abandon()
+
+    async def _run(self, stop: asyncio.Event) -> None:
+        await self.assignments.load()
+        await self.garbage.load()
         if self._api is not None:
             # Before the heartbeat tells of it, and also without etcd, from the assignments on disk.
             await self._api.start()
@@ -94,21 +139,18 @@ class _Agent:
             tasks = [
                 group.create_task(each)
                 for each in (
-                    self._engine.run(),
-                    self._assignments.run(),
+                    self.engine.run(),
+                    self.assignments.run(),
                     self._statuses.run(),
                     self._heartbeat.run(),
                 )
             ]
-            await self._assignments.first_list()
+            await self.assignments.first_list()
             converging = group.create_task(self._reconciler.run())
-            # What is here now stays: the collector need not look at it again and again.
-            gc.freeze()
-            self._rest.stir()
+            self._rest.begin()
             await stop.wait()
             _log.info("stopping")
             converging.cancel()
-            self._garbage.close()
             if self._api is not None:
                 await self._api.stop()
             await self._reconciler.close()
@@ -132,17 +174,17 @@ class _Agent:
 
     def _connection_changed(self) -> None:
         self._say()
-        if self._engine.connected:
+        if self.engine.connected:
             self._reconciler.everything()
             if self._api is not None:
                 self._api.engine_connected()
 
     def _say(self) -> None:
         """Put into the heartbeat what keeps this agent from its work."""
-        problem = self._engine.problem
-        if not problem and (uid := self._assignments.foreign):
+        problem = self.engine.problem
+        if not problem and (uid := self.assignments.foreign):
             problem = f"this node's assignments are for the machine with uid {uid}, which this one is not"
-        self._heartbeat.update(problem=problem, docker_version=self._engine.version)
+        self._heartbeat.update(problem=problem, docker_version=self.engine.version)
 
 
 def _first_beat(node: str, node_uid: str, recipient: str) -> stored_pb2.Heartbeat:

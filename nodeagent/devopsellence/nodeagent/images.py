@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -16,12 +16,11 @@ from typing import Final
 import structlog
 
 from devopsellence.nodeagent.action import TASK, Action
-from devopsellence.nodeagent.docker import Docker
-from devopsellence.nodeagent.engine import Engine
 from devopsellence.nodeagent.errors import EngineError
 from devopsellence.nodeagent.imagestore import StoredImage
 from devopsellence.nodeagent.ledger import Ledger, LedgerFile, garbage
 from devopsellence.nodeagent.pool import Pool
+from devopsellence.nodeagent.runtime import Calls, Runtime
 from devopsellence.nodeagent.spec import Desired
 
 #: From a deploy that has settled to the sweep.
@@ -34,7 +33,7 @@ class Garbage:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Runtime,
         path: Path,
         disk: Pool,
         *,
@@ -154,6 +153,6 @@ class Garbage:
             self._saving = None
 
 
-def _look(docker: Docker) -> tuple[list[StoredImage], frozenset[str]]:
+def _look(docker: Calls) -> tuple[Sequence[StoredImage], frozenset[str]]:
     # In this order: a container that comes in between keeps its image by the engine's own refusal.
     return docker.images.stored(), docker.images.in_use()

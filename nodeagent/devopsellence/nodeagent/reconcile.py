@@ -12,7 +12,6 @@ import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -21,9 +20,7 @@ from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent import report
 from devopsellence.nodeagent.action import NEEDS_NETWORK, TASK, Action, Kind, Plan
 from devopsellence.nodeagent.actions import Actions, before
-from devopsellence.nodeagent.asking import question
 from devopsellence.nodeagent.assigned import Assignments
-from devopsellence.nodeagent.engine import Engine
 from devopsellence.nodeagent.errors import EngineUnavailable
 from devopsellence.nodeagent.health import Monitor
 from devopsellence.nodeagent.images import Garbage
@@ -34,6 +31,7 @@ from devopsellence.nodeagent.plan import plan
 from devopsellence.nodeagent.pool import Pool
 from devopsellence.nodeagent.remembered import Remembered
 from devopsellence.nodeagent.runs import Runs
+from devopsellence.nodeagent.runtime import Machine, Runtime
 from devopsellence.nodeagent.secrets import Vault, resealed
 from devopsellence.nodeagent.spec import Desired
 from devopsellence.nodeagent.state import StateFolder
@@ -79,7 +77,7 @@ class Reconciler:
         self,
         node: str,
         node_uid: str,
-        engine: Engine,
+        machine: Machine[Runtime],
         assignments: Assignments,
         statuses: Statuses,
         folder: StateFolder,
@@ -89,14 +87,14 @@ class Reconciler:
     ) -> None:
         self._node = node
         self._uid = node_uid
-        self._engine = engine
+        engine = self._engine = machine.engine
         self._assignments = assignments
         self._statuses = statuses
         self._folder = folder
         self._disk = disk
         self._garbage = garbage
         self._actions = Actions(engine, clock, vault)
-        self._monitor = Monitor(partial(question, engine), self._changed, clock)
+        self._monitor = Monitor(machine.ask, self._changed, clock)
         self._environments: dict[EnvironmentRef, _Environment] = {}
         self._queue: dict[EnvironmentRef, None] = {}
         self._wake = asyncio.Event()
@@ -139,13 +137,22 @@ class Reconciler:
 
     async def close(self) -> None:
         """Finish the calls in hand; containers go on as they are."""
+        self._end_watch()
+        calls = [task for task, action in self._tasks.items() if action is None or lane_of(action) is Lane.CALL]
+        if calls:
+            await asyncio.wait(calls, timeout=STOP_SECONDS)
+
+    def abandon(self) -> None:
+        """Begin nothing more and wait for nothing; what the engine was asked for it finishes by itself."""
+        self._end_watch()
+        for task in list(self._tasks):
+            task.cancel()
+
+    def _end_watch(self) -> None:
         self._monitor.close()
         for state in self._environments.values():
             if state.timer is not None:
                 state.timer.cancel()
-        calls = [task for task, action in self._tasks.items() if action is None or lane_of(action) is Lane.CALL]
-        if calls:
-            await asyncio.wait(calls, timeout=STOP_SECONDS)
 
     async def _isolated(self, env: EnvironmentRef) -> None:
         """Reconcile; an error of the agent itself stays with the environment that it happened to."""

@@ -32,6 +32,11 @@ class Rest:
         self._timer: asyncio.TimerHandle | None = None
         self._until = 0.0
 
+    def begin(self) -> None:
+        """All is there: what is here now stays, and the collector need not look at it again and again."""
+        gc.freeze()
+        self.stir()
+
     def stir(self) -> None:
         """There is work; rest begins five seconds after the last of these."""
         loop = asyncio.get_running_loop()

@@ -6,16 +6,16 @@ import structlog
 
 from devopsellence.nodeagent import errors
 from devopsellence.nodeagent.action import Action
-from devopsellence.nodeagent.engine import Engine
 from devopsellence.nodeagent.model import State
 from devopsellence.nodeagent.runs import Runs
+from devopsellence.nodeagent.runtime import Runtime
 from devopsellence.nodeagent.spec import Desired
 from devopsellence.nodeagent.task_record import UNKNOWN, RunKey
 
 _log = structlog.get_logger()
 
 
-async def start(engine: Engine, action: Action, want: Desired, runs: Runs) -> None:
+async def start(engine: Runtime, action: Action, want: Desired, runs: Runs) -> None:
     """Start the task's container, once.
 
     It is recorded as started before the engine is asked, so an answer that is lost (with the agent or with the engine)
@@ -45,7 +45,7 @@ async def start(engine: Engine, action: Action, want: Desired, runs: Runs) -> No
             engine.view.put(seen)
 
 
-async def examine(engine: Engine, action: Action, _want: Desired, runs: Runs) -> None:
+async def examine(engine: Runtime, action: Action, _want: Desired, runs: Runs) -> None:
     """Find out what became of a container that was started, or that no record tells of.
 
     The engine's answer is a fresh one: a start that is still under way when the question arrives is waited for by it.
@@ -71,7 +71,7 @@ async def examine(engine: Engine, action: Action, _want: Desired, runs: Runs) ->
         _log.info("a release task has ended", env=seen.env, task=run.task, release=run.release, failure=run.reason)
 
 
-async def give_up(_engine: Engine, action: Action, want: Desired, runs: Runs) -> None:
+async def give_up(_engine: Runtime, action: Action, want: Desired, runs: Runs) -> None:
     """Keep on record that it cannot be run."""
     await runs.keep(runs.of(_assigned(action, want)).failed(action.reason))
 

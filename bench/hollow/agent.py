@@ -1,0 +1,92 @@
+"""One hollow agent: the real one over a machine in memory, to be started, stopped and killed."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from pathlib import Path
+
+from bench.hollow.engine import HollowEngine, hollow
+from bench.hollow.machine import HollowMachine
+from devopsellence.nodeagent.agent import Agent, Options, Process
+from devopsellence.nodeagent.pool import Pool
+from devopsellence.nodeagent.rest import Rest
+from devopsellence.nodeagent.state import StateFolder
+from devopsellence.store.errors import StoreError
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.lease import LeaseKeeper
+from devopsellence.store.settings import Settings
+
+
+class HollowAgent:
+    """The agent of node ``name``, registered with ``uid``; ``machine`` and ``folder`` outlive its ends.
+
+    With a ``process`` it shares what that holds and can only be stopped; without one it has a connection of its own,
+    to the etcd of ``settings``, and can also be killed, cut off and started again.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        uid: str,
+        folder: Path,
+        settings: Settings,
+        *,
+        machine: HollowMachine | None = None,
+        process: Process | None = None,
+    ) -> None:
+        self.name = name
+        self.uid = uid
+        self.machine = machine or HollowMachine()
+        #: Of the run under way, or of the last one.
+        self.agent: Agent[HollowEngine] | None = None
+        self._options = Options(name, uid, folder, "hollow", settings)
+        self._process = process
+        self._stop = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._etcd: Etcd | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def start(self) -> None:
+        """Begin to work, on whatever is on the machine and in the folder."""
+        if self.running:
+            raise RuntimeError(f"the agent of {self.name} runs already")
+        self._stop = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name=f"agent of {self.name}")
+
+    async def stop(self) -> None:
+        """SIGTERM: calls in hand end, the heartbeat goes. Raises what ended it before, if anything did."""
+        if self._task is not None:
+            self._stop.set()
+            await self._task
+
+    async def kill(self) -> None:
+        """kill -9: nothing more is sent, the heartbeat's lease runs out, calls in hand may or may not have happened."""
+        if self._process is not None:
+            raise RuntimeError(f"the agent of {self.name} shares its connection and cannot be killed")
+        if self._task is None:
+            return
+        if self._etcd is not None:
+            # First, so that no goodbye gets through.
+            await self._etcd.__aexit__(None, None, None)
+        self._task.cancel()
+        with suppress(asyncio.CancelledError, StoreError):
+            await self._task
+
+    async def _run(self) -> None:
+        async with AsyncExitStack() as stack:
+            process = self._process or await self._own(stack)
+            folder = stack.enter_context(await process.disk.run(partial(StateFolder, self._options.state_dir)))
+            # What was handed to the disk before a kill is written before another agent uses the folder.
+            stack.push_async_callback(process.disk.run, lambda: None)
+            self.agent = Agent(self._options, folder, process, partial(hollow, self.machine))
+            await self.agent.run(self._stop)
+
+    async def _own(self, stack: AsyncExitStack) -> Process:
+        self._etcd = await stack.enter_async_context(Etcd(self._options.settings))
+        keeper = await stack.enter_async_context(LeaseKeeper(self._etcd))
+        return Process(self._etcd, keeper, Pool(1, "disk"), Rest())

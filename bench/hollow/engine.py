@@ -1,0 +1,116 @@
+"""The engine for the event loop, over a machine in memory: no threads, and the connection of the real one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from bench.hollow.machine import HollowMachine
+from devopsellence.nodeagent.asking import Question
+from devopsellence.nodeagent.engine import CALLS, PULLS, STOPS, Callbacks
+from devopsellence.nodeagent.errors import EngineUnavailable, NotFound
+from devopsellence.nodeagent.model import Event
+from devopsellence.nodeagent.observe import View
+from devopsellence.nodeagent.probes import Probe
+from devopsellence.nodeagent.runtime import Calls, Machine
+
+T = TypeVar("T")
+
+VERSION: Final = "hollow"
+_AWAY: Final = "the Docker Engine does not answer: it is not running"
+
+
+class HollowEngine:
+    """A :class:`devopsellence.nodeagent.runtime.Runtime`. One agent at a time works on a machine."""
+
+    def __init__(self, machine: HollowMachine, callbacks: Callbacks) -> None:
+        self.view = View()
+        self.connected = False
+        self.problem = "not connected to the Docker Engine yet"
+        self.version = ""
+        self._machine = machine
+        self._callbacks = callbacks
+        self._calls = asyncio.Semaphore(CALLS)
+        self._stops = asyncio.Semaphore(STOPS)
+        self._pulls = asyncio.Semaphore(PULLS)
+
+    async def run(self) -> None:
+        """Connect, follow, connect again, until cancelled."""
+        self._machine.told.add(self._on_event)
+        try:
+            while True:
+                await self._machine.until_back()
+                self.view.replace(self._machine.list(), self.view.stamp())
+                for each in self._machine.containers.values():
+                    self.view.put(each)
+                self.connected, self.problem, self.version = True, "", VERSION
+                self._callbacks.connection()
+                await self._machine.until_gone()
+                self.connected, self.problem = False, _AWAY
+                self._callbacks.connection()
+        finally:
+            self.connected = False
+            self._machine.told.discard(self._on_event)
+
+    async def call(self, call: Callable[[Calls], T]) -> T:
+        async with self._calls:
+            return await self._on(self._machine.faults.call_seconds, call)
+
+    async def stop(self, call: Callable[[Calls], T]) -> T:
+        faults = self._machine.faults
+        async with self._stops:
+            return await self._on(faults.call_seconds + faults.stop_seconds, call)
+
+    async def pull(self, call: Callable[[Calls], T]) -> T:
+        faults = self._machine.faults
+        async with self._pulls:
+            return await self._on(faults.call_seconds + faults.pull_seconds, call)
+
+    async def look(self, container: str) -> None:
+        try:
+            seen = await self._on(0.0, lambda machine: machine.inspect(container))
+        except NotFound:
+            self.view.drop(container)
+            return
+        if seen is not None:
+            self.view.put(seen)
+
+    async def relist(self) -> None:
+        stamp = self.view.stamp()
+        listing = self._machine.list()
+        concerned, unknown = self.view.replace(listing, stamp)
+        for container in unknown:
+            await self.look(container)
+        for env in concerned:
+            self._callbacks.changed(env)
+
+    def question(self, _probe: Probe, container: str, _address: str) -> Question:
+        async def ask() -> str:
+            return self._machine.passes(container)
+
+        return ask
+
+    async def _on(self, seconds: float, call: Callable[[Calls], T]) -> T:
+        """What is cut off before the call leaves nothing; what is cut off after it has happened all the same."""
+        await asyncio.sleep(seconds / 2)
+        if self._machine.away:
+            raise EngineUnavailable(_AWAY)
+        answer = call(self._machine)
+        await asyncio.sleep(seconds / 2)
+        if self._machine.away:
+            raise EngineUnavailable(_AWAY)
+        return answer
+
+    def _on_event(self, event: Event) -> None:
+        if self._machine.away:
+            return
+        effect = self.view.apply(event)
+        if effect.env:
+            self._callbacks.changed(effect.env)
+
+
+def hollow(machine: HollowMachine, callbacks: Callbacks) -> Machine[HollowEngine]:
+    """What :class:`devopsellence.nodeagent.agent.Agent` is given to work on ``machine``."""
+    engine = HollowEngine(machine, callbacks)
+    return Machine(engine, engine.question)
