@@ -10,6 +10,7 @@ import asyncio
 import sys
 import tempfile
 import time
+import traceback
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import IO
@@ -35,7 +36,10 @@ async def _one(seed: int, shared: EtcdServer, folder: Path) -> list[str]:
             stack.callback(server.kill)
             await asyncio.to_thread(server.start)
         cluster = await stack.enter_async_context(Cluster(made, server, f"/seed-{seed}/", folder / str(seed)))
-        return await play(made, cluster)
+        try:
+            return await play(made, cluster)
+        except Exception:  # noqa: BLE001 - the other schedules go on
+            return [traceback.format_exc()]
 
 
 async def _all(seeds: list[int], folder: Path) -> dict[int, list[str]]:

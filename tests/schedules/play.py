@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -25,10 +26,11 @@ async def play(schedule: Schedule, cluster: Cluster) -> list[str]:
     await operator.begin(schedule)
     cluster.start()
     begun = asyncio.get_running_loop().time()
+    turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
     async with asyncio.TaskGroup() as happening:
         for step in schedule.steps:
             await asyncio.sleep(begun + step.at - asyncio.get_running_loop().time())
-            happening.create_task(_happen(step, cluster, operator))
+            happening.create_task(_in_turn(turns[step.target], step, cluster, operator))
     found = await _settle(cluster, operator)
     history = await read_history(cluster.etcd)
     keys = cluster.etcd.keys
@@ -71,6 +73,15 @@ async def _end(cluster: Cluster, operator: Operator) -> End:
 def _withhold(cluster: Cluster, image: str) -> None:
     for node in cluster.nodes.values():
         node.machine.faults.missing.add(image)
+
+
+async def _in_turn(turn: asyncio.Lock, step: Step, cluster: Cluster, operator: Operator) -> None:
+    """What happens to one target comes one after the other, also where the end of something takes its time."""
+    if step.what in (What.DEPLOY, What.RACE):
+        await _happen(step, cluster, operator)
+    else:
+        async with turn:
+            await _happen(step, cluster, operator)
 
 
 async def _happen(step: Step, cluster: Cluster, operator: Operator) -> None:

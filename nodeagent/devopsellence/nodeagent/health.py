@@ -131,6 +131,9 @@ class Monitor:
         healths = dict.fromkeys(target.probes, _CHECKING)
 
         def learnt(probe: Probe, health: Health) -> None:
+            if target not in self._tasks.get(env, ()):
+                # The answer came while this was being cancelled; another run of the container may be checked by now.
+                return
             healths[probe] = health
             before, after = self._health[env].get(target.container, _CHECKING), combined(list(healths.values()))
             if after != before:

@@ -162,3 +162,20 @@ async def test_another_run_of_a_container_is_checked_from_the_start() -> None:
     assert await answers.changed() is Verdict.CHECKING
     answers.monitor.watch(str(ENV), want().network, [])
     assert answers.monitor.of(str(ENV)) == {}
+
+
+async def test_an_answer_about_the_run_before_says_nothing_of_the_next_one() -> None:
+    answers = Answers()
+    first = container(service())
+    answers.watch(first, TCP)
+    for _ in range(5):  # until the question has been put
+        await asyncio.sleep(0)
+    # The answer is on its way when the container turns out to run anew.
+    answers.given[TCP].put_nowait("")
+    answers.watch(replace(first, started_at="2026-01-02T00:00:00Z"), TCP)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert answers.monitor.of(str(ENV)) == {}
+    answers.given[TCP].put_nowait("refused")
+    assert await answers.changed() is Verdict.CHECKING
+    answers.monitor.close()
