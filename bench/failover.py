@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 from bench.report import Figure
 from devopsellence.api.v1 import stored_pb2, workload_pb2
@@ -49,11 +50,11 @@ class Pair:
             self._started += 1
             identity = f"controller-{self._started}"
             command = [sys.executable, "-m", "devopsellence.controller", "--identity", identity]
-            self._controllers[identity] = subprocess.Popen(
+            self._controllers[identity] = subprocess.Popen(  # noqa: ASYNC220 - does not block
                 command, env=self._environ, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
         async with asyncio.timeout(WAIT_SECONDS):
-            while len(await self._line()) < 2:
+            while len(await self._line()) < 2:  # noqa: ASYNC110 - nothing is measured meanwhile
                 await asyncio.sleep(0.05)
 
     async def measure(self, number: signal.Signals) -> float:
@@ -86,7 +87,11 @@ class Pair:
 
     async def _write_release(self) -> None:
         keys = self._etcd.keys
-        named = {"organization": REF.organization, "project": REF.project, "environment": REF.environment}
+        named: dict[str, Any] = {
+            "organization": REF.organization,
+            "project": REF.project,
+            "environment": REF.environment,
+        }
         web = workload_pb2.Service(name="web", kind=workload_pb2.Service.WEB)
         release = stored_pb2.Release(**named, number=self._release, services=[web])
         await self._etcd.put(keys.release(REF, self._release), encode(release))
@@ -149,8 +154,17 @@ def _etcd(folder: Path) -> Iterator[Settings]:
             probe.bind(("127.0.0.1", 0))
             ports.append(probe.getsockname()[1])
     client, peer = (f"http://127.0.0.1:{port}" for port in ports)
-    command = ["etcd", f"--data-dir={folder}/etcd", f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
-    command += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=default={peer}"]
+    command = [
+        "etcd",
+        f"--data-dir={folder}/etcd",
+        f"--listen-client-urls={client}",
+        f"--advertise-client-urls={client}",
+    ]
+    command += [
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster=default={peer}",
+    ]
     process = subprocess.Popen([*command, "--log-level=error"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield Settings((client.removeprefix("http://"),))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import sys
 import tempfile
 import time
 import traceback
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
-from typing import IO
+from typing import TextIO
 
 import structlog
 
@@ -23,7 +24,7 @@ from tests.schedules.schedule import schedule
 from tests.support.etcd import EtcdServer
 
 #: So many at a time: most of their time they wait.
-AT_ONCE = 8
+AT_ONCE = 10
 
 
 async def _one(seed: int, shared: EtcdServer, folder: Path) -> list[str]:
@@ -36,10 +37,13 @@ async def _one(seed: int, shared: EtcdServer, folder: Path) -> list[str]:
             stack.callback(server.kill)
             await asyncio.to_thread(server.start)
         cluster = await stack.enter_async_context(Cluster(made, server, f"/seed-{seed}/", folder / str(seed)))
+        begun = time.monotonic()
         try:
-            return await play(made, cluster)
+            found = await play(made, cluster)
+            structlog.get_logger().info("schedule over", seconds=round(time.monotonic() - begun, 1), wrong=found)
         except Exception:  # noqa: BLE001 - the other schedules go on
             return [traceback.format_exc()]
+        return found
 
 
 async def _all(seeds: list[int], folder: Path) -> dict[int, list[str]]:
@@ -54,7 +58,7 @@ async def _all(seeds: list[int], folder: Path) -> dict[int, list[str]]:
     return dict(zip(seeds, found, strict=True))
 
 
-def _log_to(file: IO[str]) -> None:
+def _log_to(file: TextIO) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -65,6 +69,7 @@ def _log_to(file: IO[str]) -> None:
         ],
         logger_factory=structlog.PrintLoggerFactory(file),
     )
+    logging.basicConfig(handlers=[logging.NullHandler()])
 
 
 def main() -> None:
@@ -75,10 +80,10 @@ def main() -> None:
     if len(arguments.seeds) == 1:
         print(schedule(arguments.seeds[0]), flush=True)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="devopsellence-schedules-") as folder:
-        with arguments.log.open("w") if arguments.log else sys.stderr as log:
-            _log_to(log)
-            found = asyncio.run(_all(arguments.seeds, Path(folder)))
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="devopsellence-schedules-"))
+        _log_to(stack.enter_context(arguments.log.open("w")) if arguments.log else sys.stderr)
+        found = asyncio.run(_all(arguments.seeds, Path(folder)))
     for seed, wrong in found.items():
         if wrong:
             print(f"{schedule(seed)}\n  ends wrongly:", *wrong, sep="\n    - ")

@@ -67,7 +67,9 @@ class Operator:
         nodes = {*environment.nodes, node} if attached else {*environment.nodes} - {node}
         environment.nodes[:] = sorted(nodes)
         where = self._etcd.keys.environment(REF)
-        return (await self._etcd.txn([Compare.unmodified(where, revision)], [Put(where, encode(environment))])).succeeded
+        return (
+            await self._etcd.txn([Compare.unmodified(where, revision)], [Put(where, encode(environment))])
+        ).succeeded
 
     async def change_node(self, node: str, change: Callable[[pb.Node], None]) -> None:
         """Read, change and write a Node."""
@@ -79,7 +81,9 @@ class Operator:
         assert found is not None
         changed = decode(pb.Node, key, found.value)
         change(changed)
-        return (await self._etcd.txn([Compare.unmodified(key, found.mod_revision)], [Put(key, encode(changed))])).succeeded
+        return (
+            await self._etcd.txn([Compare.unmodified(key, found.mod_revision)], [Put(key, encode(changed))])
+        ).succeeded
 
     async def expire_heartbeat(self, node: str) -> None:
         """As if the agent had not been heard for the time of its lease."""

@@ -11,9 +11,10 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from tests.integration.controller.audit import audit, read_history
 from tests.schedules.cluster import Cluster, ControllerActor, Node
 from tests.schedules.operator import Operator
-from tests.schedules.schedule import Schedule, Step, What
+from tests.schedules.schedule import WISHES, Schedule, Step, What
 from tests.schedules.verdict import End, defects, regressions
 
+OPERATOR: Final = "operator"
 #: For the end to be reached; a container that was held back goes on within 10 s, a heartbeat lasts as long.
 BOUND_SECONDS: Final = 60.0
 #: So long it has to stay as it is.
@@ -30,7 +31,8 @@ async def play(schedule: Schedule, cluster: Cluster) -> list[str]:
     async with asyncio.TaskGroup() as happening:
         for step in schedule.steps:
             await asyncio.sleep(begun + step.at - asyncio.get_running_loop().time())
-            happening.create_task(_in_turn(turns[step.target], step, cluster, operator))
+            turn = turns[OPERATOR if step.what in WISHES else step.target]
+            happening.create_task(_in_turn(turn, step, cluster, operator))
     found = await _settle(cluster, operator)
     history = await read_history(cluster.etcd)
     keys = cluster.etcd.keys
@@ -76,12 +78,10 @@ def _withhold(cluster: Cluster, image: str) -> None:
 
 
 async def _in_turn(turn: asyncio.Lock, step: Step, cluster: Cluster, operator: Operator) -> None:
-    """What happens to one target comes one after the other, also where the end of something takes its time."""
-    if step.what in (What.DEPLOY, What.RACE):
+    """What happens to one target comes one after the other, also where the end of something takes its time; so do the
+    operator's wishes."""
+    async with turn:
         await _happen(step, cluster, operator)
-    else:
-        async with turn:
-            await _happen(step, cluster, operator)
 
 
 async def _happen(step: Step, cluster: Cluster, operator: Operator) -> None:

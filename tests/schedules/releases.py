@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from bench.hollow.behaviour import END, READY
 from devopsellence.api.v1 import stored_pb2 as pb
@@ -17,7 +18,7 @@ _LONG_SECONDS = 600
 _SHORT_SECONDS = 2
 
 
-def named() -> dict[str, str]:
+def named() -> dict[str, Any]:
     """What environment a message is about."""
     return {"organization": REF.organization, "project": REF.project, "environment": REF.environment}
 
@@ -31,7 +32,9 @@ def release(number: int, shape: Shape, created_by: str) -> pb.Release:
     """The release of ``shape`` with this number."""
     made = pb.Release(**named(), number=number, services=_services(number, shape), created_by=created_by)
     made.rollout.max_parallel = shape.max_parallel
-    made.rollout.on_failure = workload_pb2.RolloutPolicy.ROLLBACK if shape.goes_back else workload_pb2.RolloutPolicy.HALT
+    made.rollout.on_failure = (
+        workload_pb2.RolloutPolicy.ROLLBACK if shape.goes_back else workload_pb2.RolloutPolicy.HALT
+    )
     stuck = shape.quality is Quality.STUCK
     made.rollout.progress_deadline.FromSeconds(_SHORT_SECONDS if stuck else _LONG_SECONDS)
     if shape.task and not stuck:

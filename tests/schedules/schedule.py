@@ -11,7 +11,7 @@ from typing import Final
 #: Seconds in which things happen; then all is mended, and only the last release counts.
 CHAOS_SECONDS: Final = 5.0
 CONTROLLERS: Final = 2
-_LABELS: Final = (("web",), ("worker",), ("web", "worker"), ("web", "worker"))
+_LABELS: Final[tuple[tuple[str, ...], ...]] = (("web",), ("worker",), ("web", "worker"), ("web", "worker"))
 
 
 class Quality(Enum):
@@ -86,6 +86,8 @@ _OF_NODES: Final = (
 )
 _OF_CONTROLLERS: Final = (What.KILL_CONTROLLER, What.STOP_CONTROLLER, What.HOLD_CONTROLLER, What.CUT_CONTROLLER)
 _OF_OPERATORS: Final = (What.RELABEL, What.CORDON, What.UNCORDON, What.ATTACH, What.DETACH)
+#: What operators ask for, as opposed to what befalls.
+WISHES: Final = frozenset({What.DEPLOY, What.RACE, *_OF_OPERATORS})
 _OF_ETCD: Final = (What.PAUSE_ETCD, What.RESTART_ETCD)
 
 
@@ -128,7 +130,8 @@ def schedule(seed: int) -> Schedule:
     rng = random.Random(seed)
     names = [f"n{number}" for number in range(1, rng.randint(3, 6) + 1)]
     # The first one stays attached, with all labels: every service can run somewhere at any time.
-    labels = {name: rng.choice(_LABELS) for name in names} | {names[0]: ("web", "worker")}
+    labels = {name: rng.choice(_LABELS) for name in names}
+    labels[names[0]] = ("web", "worker")
     attached = (names[0], *(name for name in names[1:] if rng.random() < 0.8))
     own_etcd = seed % 10 == 0
     steps = [*_deploys(rng), *_faults(rng, names, own_etcd=own_etcd), *_wishes(rng, names[1:])]

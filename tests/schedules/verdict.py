@@ -53,7 +53,9 @@ class End:
 
 def defects(end: End) -> list[str]:
     """Everything that is not as the last release, or what it went back to, asks for."""
-    return [*_numbers(end), *_tasks(end), *_rollout(end), *_nodes(end)]
+    if lost := list(_numbers(end)):
+        return lost
+    return [*_tasks(end), *_rollout(end), *_nodes(end)]
 
 
 def _numbers(end: End) -> Iterator[str]:
@@ -91,17 +93,22 @@ def _rollout(end: End) -> Iterator[str]:
         yield f"the rollout is about release {rollout.release}, the newest is {latest}"
         return
     told = [one.release for one in rollout.history]
-    if told != list(range(latest - 1, 0, -1)):
+    # Of those before the first that was rolled out at all, nothing is told.
+    if told != list(range(latest - 1, latest - 1 - len(told), -1)):
         yield f"the history tells of {told} before release {latest}"
-    if any(end.shapes[number].quality is not Quality.GOOD for number in [_last_settled(rollout)] if number):
-        yield f"release {_last_settled(rollout)} is bad and is said to have settled"
+    settled = _last_settled(rollout)
+    if settled and end.shapes[settled].quality is not Quality.GOOD:
+        yield f"release {settled} is bad and is said to have settled"
     if not _is_bad(end, rollout):
         if (rollout.phase, rollout.target or latest) != (_Phase.SETTLED, latest):
             yield f"release {latest} is good, and its rollout {phase} towards {rollout.target}: {rollout.reason}"
         return
-    back = _goes_back_to(end, rollout)
-    if (rollout.phase, rollout.target or latest) != (_Phase.FAILED, back or latest):
-        yield f"release {latest} is bad, and its rollout {phase} towards {rollout.target} rather than FAILED towards {back or latest}: {rollout.reason}"
+    target = _goes_back_to(end, rollout) or latest
+    if (rollout.phase, rollout.target or latest) != (_Phase.FAILED, target):
+        yield (
+            f"release {latest} is bad, and its rollout {phase} towards {rollout.target} "
+            f"rather than FAILED towards {target}: {rollout.reason}"
+        )
 
 
 def _nodes(end: End) -> Iterator[str]:
@@ -118,7 +125,8 @@ def _nodes(end: End) -> Iterator[str]:
 def _detached(end: End, name: str) -> Iterator[str]:
     left = [key for key in (end.keys.assignment(name, REF), end.keys.status(name, REF)) if key in end.values]
     if left or end.containers[name] or end.networks[name]:
-        yield f"{name} is not attached, and there are {left}, {_text(end.containers[name])}, {end.networks[name]} networks"
+        here = f"{left}, {_text(end.containers[name])}, {end.networks[name]} networks"
+        yield f"{name} is not attached, and there are {here}"
 
 
 def _attached(end: End, name: str) -> Iterator[str]:
@@ -174,7 +182,10 @@ def _compare(end: End, name: str, services: Sequence[workload_pb2.Service]) -> I
 
 
 def _text(containers: Sequence[Container]) -> str:
-    return ", ".join(f"{each.service}{'/' + each.task if each.task else ''} {each.image} {each.state.name}" for each in containers) or "no containers"
+    described = [
+        f"{one.service}{'/' + one.task if one.task else ''} {one.image} {one.state.name}" for one in containers
+    ]
+    return ", ".join(described) or "no containers"
 
 
 def regressions(history: History, keys: Keys) -> list[str]:
@@ -187,7 +198,9 @@ def regressions(history: History, keys: Keys) -> list[str]:
                 continue
             rollout = decode(pb.Rollout, event.key, event.kv.value)
             if rollout.release < before.release:
-                found.append(f"revision {revision}: the rollout went from release {before.release} to {rollout.release}")
+                found.append(
+                    f"revision {revision}: the rollout went from release {before.release} to {rollout.release}"
+                )
             if (rollout.release, before.phase) == (before.release, _Phase.SETTLED) and rollout.phase != before.phase:
                 found.append(f"revision {revision}: release {rollout.release} had settled and no longer has")
             before = rollout

@@ -55,7 +55,9 @@ async def read_history(etcd: Etcd) -> History:
 def audit(history: History, keys: Keys) -> Findings:
     """Whether the leader of the moment, in the term that it signed with, wrote each of the controllers' revisions."""
     candidacies = _candidacies(history, keys)
-    writes, leaders, defects = 0, [], []
+    writes = 0
+    leaders: list[str] = []
+    defects: list[str] = []
     for revision in sorted(history):
         events = history[revision]
         written = [event.key for event in events if _is_controllers(event, keys)]
@@ -117,6 +119,8 @@ def _generations_backwards(history: History, keys: Keys) -> list[str]:
                 continue
             generation = decode(pb.Assignment, event.key, event.kv.value).generation
             if generation <= newest.get(event.key, 0):
-                defects.append(f"revision {revision}: {event.key} went from generation {newest[event.key]} to {generation}")
+                defects.append(
+                    f"revision {revision}: {event.key} went from generation {newest[event.key]} to {generation}"
+                )
             newest[event.key] = generation
     return defects

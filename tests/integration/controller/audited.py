@@ -1,9 +1,9 @@
 """A real controller that signs its writes: ``python -m tests.integration.controller.audited IDENTITY``.
 
-Each transaction of a term also writes ``audit/<identity>``: the leader's key and revision that it was meant to be fenced
-by. So each revision of etcd tells who wrote it, also one whose answer never arrived. On SIGUSR1 the process stops itself
-(SIGSTOP) at the worst moment: its lease looked at, its next write not yet sent. With ``UNFENCED`` set it leaves the
-fence away, which the audit has to find.
+Each transaction of a term also writes ``audit/<identity>``: the leader's key and revision that it was meant to be
+fenced by. So each revision of etcd tells who wrote it, also one whose answer never arrived. On SIGUSR1 the process
+stops itself (SIGSTOP) at the worst moment: its lease looked at, its next write not yet sent. With ``UNFENCED`` set it
+leaves the fence away, which the audit has to find.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ import random
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,12 +26,28 @@ NODES: Final = ("n1", "n2", "n3", "n4")
 PATIENCE_SECONDS: Final = 20.0
 
 
+async def candidates(etcd: Etcd, check: Callable[[list[str]], bool]) -> list[str]:
+    """The identities in the election, the leader first, as soon as ``check`` says yes to them."""
+    prefix = etcd.keys.election_prefix
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            listing = await etcd.list(prefix)
+            standing = sorted(listing.items, key=lambda item: item.create_revision)
+            line = [decode(pb.Candidate, item.key, item.value).identity for item in standing]
+            if check(line):
+                return line
+            async with aclosing(etcd.watch(prefix, start_revision=listing.revision + 1)) as batches:
+                async for batch in batches:
+                    if batch.events:
+                        break
+
+
 class Controllers:
     """Any number of signing controllers as processes; a context manager."""
 
     def __init__(self, etcd: Etcd, settings: Settings, folder: Path, count: int, **environ: str) -> None:
         self._etcd = etcd
-        self.pids: dict[str, int] = {}
+        folder.mkdir(exist_ok=True)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         for number in range(count):
             identity = f"c{number}"
@@ -54,24 +71,21 @@ class Controllers:
 
     async def leader(self) -> str:
         """Whoever is the first in line, as soon as somebody is."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not (line := await self.line()):
-                await asyncio.sleep(0.02)
-        return line[0]
+        return (await candidates(self._etcd, lambda line: bool(line)))[0]
+
+    async def succeeded(self, leader: str) -> None:
+        """Return once another one than ``leader`` leads."""
+        await candidates(self._etcd, lambda line: bool(line) and line[0] != leader)
 
     async def line(self) -> list[str]:
         """The candidates, in the order in which they stood."""
-        listing = await self._etcd.list(self._etcd.keys.election_prefix)
-        standing = sorted(listing.items, key=lambda item: item.create_revision)
-        return [decode(pb.Candidate, item.key, item.value).identity for item in standing]
+        return await candidates(self._etcd, lambda _: True)
 
     async def all_stand(self) -> None:
         """Return once all that still run are candidates."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while len(await self.line()) < len(self._processes):
-                await asyncio.sleep(0.02)
+        await candidates(self._etcd, lambda line: len(line) == len(self._processes))
 
-    def signal(self, identity: str, number: signal.Signals) -> None:
+    def send(self, identity: str, number: signal.Signals) -> None:
         self._processes[identity].send_signal(number)
 
     async def end(self, identity: str, number: signal.Signals) -> int:
@@ -84,7 +98,7 @@ class Controllers:
         """Whether it has stopped itself, after at most a second."""
         with suppress(TimeoutError):
             async with asyncio.timeout(1):
-                while not self._is_stopped(identity):
+                while not self._is_stopped(identity):  # noqa: ASYNC110 - the kernel tells nobody
                     await asyncio.sleep(0.005)
                 return True
         return False
@@ -119,12 +133,12 @@ async def pause_at_random(controllers: Controllers, rng: random.Random, count: i
         long = rng.random() < 0.6
         seconds = rng.uniform(TTL_SECONDS + 0.2, TTL_SECONDS * 2.0) if long else rng.uniform(0.02, TTL_SECONDS * 0.9)
         if at_write:
-            controllers.signal(victim, signal.SIGUSR1)
+            controllers.send(victim, signal.SIGUSR1)
             at_write = await controllers.stopped(victim)
         if not at_write:
-            controllers.signal(victim, signal.SIGSTOP)
+            controllers.send(victim, signal.SIGSTOP)
         await asyncio.sleep(seconds)
-        controllers.signal(victim, signal.SIGCONT)
+        controllers.send(victim, signal.SIGCONT)
         pauses.past_the_lease += long
         pauses.shorter += not long
         pauses.at_a_write += at_write
@@ -171,16 +185,14 @@ class Bustle:
         await self._deploy(NODES)
         reporting = asyncio.create_task(self._report_all())
         try:
-            await self._environment.rollout(
-                lambda one: one.release == self.release and one.phase == pb.Rollout.SETTLED
-            )
+            await self._environment.rollout(lambda one: one.release == self.release and one.phase == pb.Rollout.SETTLED)
         finally:
             reporting.cancel()
             await asyncio.gather(reporting, return_exceptions=True)
         for name in NODES:
             assert (await self._environment.assignment(name)).release == self.release
 
-    async def _deploy(self, nodes: object) -> None:
+    async def _deploy(self, nodes: Sequence[str]) -> None:
         self.release += 1
         kinds = {f"s{number}": "web" for number in range(1, 1 + self._rng.randint(1, 3))}
         await self._environment.release(self.release, **kinds)

@@ -18,7 +18,7 @@ from devopsellence.store.etcd import Etcd, WatchBatch
 from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
 from tests.integration.controller.audit import audit, read_history
-from tests.integration.controller.fenced import Bustle, Controllers
+from tests.integration.controller.fenced import Bustle, Controllers, candidates
 from tests.integration.controller.harness import Environment
 from tests.support.etcd import EtcdServer, Relay
 
@@ -40,9 +40,7 @@ async def test_of_five_the_last_one_goes_on(
             await bustle.written()
             code = await standing.end(before, number)
             assert code == (0 if number == signal.SIGTERM else -signal.SIGKILL)
-            async with asyncio.timeout(20):
-                while await standing.leader() == before:
-                    await asyncio.sleep(0.02)
+            await standing.succeeded(before)
         busy.cancel()
         await asyncio.gather(busy, return_exceptions=True)
         await bustle.finish()
@@ -147,7 +145,5 @@ async def test_who_cannot_reach_etcd_stands_aside_and_is_back_later(
                 relay.refuse()
                 await environment.leader("second")
                 relay.accept()
-                async with asyncio.timeout(20):
-                    while len((await etcd.list(etcd.keys.election_prefix)).items) < 2:
-                        await asyncio.sleep(0.02)
+                await candidates(etcd, lambda line: len(line) == 2)
             await environment.leader("first")

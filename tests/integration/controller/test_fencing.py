@@ -17,8 +17,7 @@ import pytest
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
 from tests.integration.controller.audit import Findings, audit, read_history
-from tests.integration.controller.audited import TTL_SECONDS
-from tests.integration.controller.fenced import Bustle, Controllers, Pauses, pause_at_random
+from tests.integration.controller.fenced import Bustle, Controllers, Pauses, candidates, pause_at_random
 from tests.support.etcd import EtcdServer
 
 pytestmark = pytest.mark.etcd
@@ -33,7 +32,6 @@ def _settings(server: EtcdServer) -> Settings:
 async def _group(settings: Settings, folder: Path, controllers: int, seed: str) -> tuple[Pauses, Findings]:
     """One environment, its controllers, and a share of the pauses."""
     rng = random.Random(seed)
-    folder.mkdir()
     async with Etcd(settings) as etcd:
         with Controllers(etcd, settings, folder, controllers) as standing:
             await standing.all_stand()
@@ -51,7 +49,7 @@ async def _group(settings: Settings, folder: Path, controllers: int, seed: str) 
 
 async def test_a_paused_leader_writes_nothing_after_its_lease(etcd_server: EtcdServer, tmp_path: Path) -> None:
     seed = os.environ.get("FENCING_SEED") or uuid.uuid4().hex[:8]
-    print(f"FENCING_SEED={seed}")
+    print(f"FENCING_SEED={seed}")  # noqa: T201 - shown when it fails
     groups = await asyncio.gather(
         *(
             _group(_settings(etcd_server), tmp_path / str(number), 3 if number == 0 else 2, f"{seed}/{number}")
@@ -59,7 +57,6 @@ async def test_a_paused_leader_writes_nothing_after_its_lease(etcd_server: EtcdS
         )
     )
     for pauses, findings in groups:
-        print(pauses.count, pauses.past_the_lease, pauses.at_a_write, findings.writes, len(findings.leaders))
         assert findings.defects == [], pauses.done
         assert len(findings.leaders) > 1, "the pauses deposed nobody"
         assert findings.writes > pauses.count, "too little was written to tell"
@@ -71,14 +68,12 @@ async def test_the_audit_finds_a_leader_without_a_fence(settings: Settings, etcd
     """What the audit above rests on: stopped with a write in hand, resumed past its lease, it writes, and is found."""
     with Controllers(etcd, settings, tmp_path, 1, UNFENCED="yes") as standing:
         await standing.all_stand()
-        standing.signal(await standing.leader(), signal.SIGUSR1)
+        standing.send(await standing.leader(), signal.SIGUSR1)
         bustle = Bustle(etcd, random.Random(1))
         await bustle.begin()
         assert await standing.stopped("c0")
-        async with asyncio.timeout(10 * TTL_SECONDS):
-            while await standing.line():
-                await asyncio.sleep(0.05)
-        standing.signal("c0", signal.SIGCONT)
+        await candidates(etcd, lambda line: not line)
+        standing.send("c0", signal.SIGCONT)
         await standing.all_stand()
         await bustle.finish()
         findings = audit(await read_history(etcd), etcd.keys)
