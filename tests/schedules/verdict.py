@@ -132,10 +132,14 @@ def _detached(end: End, name: str) -> Iterator[str]:
 def _attached(end: End, name: str) -> Iterator[str]:
     rollout, latest = end.rollout(), end.environment().latest_release
     assignment = end.assignment(name)
+    if rollout.release != latest:
+        return
+    if rollout.task.phase == pb.TaskStatus.FAILED and not _goes_back_to(end, rollout):
+        # Nobody moved, from wherever an earlier release that was overtaken had left it.
+        yield from _as_assigned(end, name)
+        return
     if assignment is None:
         yield f"{name} is attached and has no assignment"
-        return
-    if rollout.release != latest:
         return
     if _is_bad(end, rollout) and not _goes_back_to(end, rollout):
         yield from _halted(end, name, rollout, assignment)
@@ -157,15 +161,15 @@ def _halted(end: End, name: str, rollout: pb.Rollout, assignment: pb.Assignment)
 
 
 def _as_assigned(end: End, name: str) -> Iterator[str]:
-    """A cordoned node keeps whatever it has, if that was sound."""
+    """It keeps whatever it has, and runs that if it was sound."""
     assignment = end.assignment(name)
     if assignment is None:
         if end.containers[name]:
-            yield f"{name} is cordoned, has no assignment, and runs {_text(end.containers[name])}"
+            yield f"{name} has no assignment and runs {_text(end.containers[name])}"
     elif end.shapes[assignment.release].quality is Quality.GOOD and not assignment.HasField("task"):
         running = {each.service for each in end.containers[name] if each.up and not each.task}
         if running != {service.name for service in assignment.services}:
-            yield f"{name} is cordoned, and runs {_text(end.containers[name])} rather than what it is assigned"
+            yield f"{name} runs {_text(end.containers[name])} rather than what it is assigned"
 
 
 def _compare(end: End, name: str, services: Sequence[workload_pb2.Service]) -> Iterator[str]:
