@@ -56,26 +56,31 @@ def assign(
 
 
 def keep(
-    keys: Keys, ref: EnvironmentRef, view: NodeView, secrets: Secrets, release: int
+    keys: Keys, ref: EnvironmentRef, view: NodeView, secrets: Secrets, release: int, *, task_failed: bool = False
 ) -> tuple[pb.Assignment | None, Action | None]:
     """What ``view`` has, kept while ``release`` is the newest, and the action that brings it up to date, if any.
 
-    Its secrets may have been encrypted anew, and the task of an earlier release is not started any more.
+    Its secrets may have been encrypted anew, and a task of an earlier release is not started any more, nor that of
+    ``release`` once it counts as failed (``task_failed``).
     """
     current = _message(view.assignment)
     if current is None or current.removed:
         return current, None
-    withdrawn = withdrawn_task(current, _message(view.status), release)
+    withdrawn = withdrawn_task(current, _message(view.status), release, failed=task_failed)
     if not withdrawn and is_sealed(current, secrets):
         return current, None
     made = pb.Assignment()
     made.CopyFrom(current)
     if withdrawn:
         made.ClearField("task")
+    if withdrawn and current.release != release:
+        # Of the newest release it stays, and says that the assignment is not all of the release.
         made.ClearField("task_service")
     seal(made, secrets, current, keep_deleted=True)
     made.generation = next_generation(view)
-    if withdrawn:
+    if withdrawn and current.release == release:
+        reason = f"release {release} has failed before its release task had begun here"
+    elif withdrawn:
         reason = f"release {release} was written before the release task of release {current.release} had begun here"
     else:
         reason = _why_sealed(current, made)

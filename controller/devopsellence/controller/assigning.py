@@ -1,22 +1,37 @@
-"""Goes through the nodes of an environment: what each should run, and what has to be written for that. Pure."""
+"""Goes through the nodes of an environment: what each should run, and what has to be written for that now. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.actions import Action
 from devopsellence.controller.assign import assign, keep, reduce, template, withdraw
+from devopsellence.controller.batch import Candidate, choose, limit_of
+from devopsellence.controller.course import Course, Releases, assigned, has_reported_settled, release_at
+from devopsellence.controller.covering import is_whole
 from devopsellence.controller.phases import Stage, preparation, stage_of
 from devopsellence.controller.placing import Placing
-from devopsellence.controller.progress import Judgement, Standing
-from devopsellence.controller.rollout import nodes_to_move
+from devopsellence.controller.progress import Hold, Judgement, Standing, judge
 from devopsellence.controller.secrets import Reference, holdable, references_of, seal
 from devopsellence.controller.task import sentence
 from devopsellence.controller.world import NodeView, World
-from devopsellence.placement import why_nowhere
 from devopsellence.store.keys import Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What all nodes of an environment have in common."""
+
+    world: World
+    course: Course
+    releases: Releases
+    # The newest release's task as decided; None if it has none.
+    task: pb.TaskStatus | None
+    # Where the services of each release run that nodes are to run, by its number.
+    placings: Mapping[int, Placing]
+    keys: Keys
 
 
 @dataclass
@@ -25,58 +40,20 @@ class Assigning:
 
     # One for each attached node, sorted by name.
     standings: list[Standing] = field(default_factory=list)
+    judgements: list[Judgement] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
-    # Services of the newest release that some node is to run, now or when the release task has succeeded.
+    # Services of the target that some node is to run, now or later.
     placed: set[str] = field(default_factory=set)
-    # A node's assignment is written for the newest release.
+    # A node's assignment is written for the release that it is to run.
     moved: bool = False
-    # Secrets that the nodes need for the newest release, and those of them that some node is not given.
+    # Secrets that the nodes need, and those of them that some node is not given.
     needed: set[Reference] = field(default_factory=set)
     lacking: set[Reference] = field(default_factory=set)
 
 
-def assign_all(
-    world: World,
-    attached: frozenset[str],
-    release: pb.Release | None,
-    task: pb.TaskStatus | None,
-    placing: Placing,
-    keys: Keys,
-) -> Assigning:
-    """What each node should run; ``task`` is the release's task as decided, None if it has none."""
-    return _Round(world, release, task, placing, keys).go(attached)
-
-
-def why_unplaced(release: pb.Release, assigning: Assigning) -> str:
-    """Why a service of the release runs nowhere; empty if each runs somewhere, or if that cannot be known."""
-    missing = [service for service in release.services if service.name not in assigning.placed]
-    records = [standing.view.node for standing in assigning.standings]
-    if not missing or any(record is not None and record.error is not None for record in records):
-        return ""
-    nodes = [record.message for record in records if record is not None and record.message is not None]
-    if not nodes and records:
-        names = ", ".join(standing.view.name for standing in assigning.standings)
-        return f'no attached node is registered ({names}), so service "{missing[0].name}" runs nowhere'
-    missing.sort(key=lambda service: service.name)
-    return next((str(refusal) for service in missing if (refusal := why_nowhere(service, nodes))), "")
-
-
-def is_covered(release: pb.Release, standings: Sequence[Standing], judgements: Sequence[Judgement]) -> bool:
-    """Whether each service of the release has settled on at least one node."""
-    missing = {service.name for service in release.services}
-    for standing, judgement in zip(standings, judgements, strict=True):
-        if not missing:
-            break
-        assignment = standing.assignment
-        settled = judgement.progress.phase == pb.NodeProgress.SETTLED
-        if settled and assignment is not None and is_whole(assignment, release):
-            missing.difference_update(service.name for service in assignment.services)
-    return not missing
-
-
-def is_whole(assignment: pb.Assignment, release: pb.Release) -> bool:
-    """Whether it gives the node all that it is to run of ``release``, and not only what the task needs."""
-    return assignment.release == release.number and not assignment.HasField("task")
+def assign_all(brief: Brief, attached: frozenset[str]) -> Assigning:
+    """What each node should run, and who of those that are to run something else moves now."""
+    return _Round(brief, attached).go()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,34 +66,56 @@ class _Template:
     holdable: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """How a node stands if it is left at what it has, and, where that is to change, once it has changed."""
+
+    stays: Standing
+    moves: Standing | None = None
+    action: Action | None = None
+
+
 class _Round:
     """One pass over the nodes of an environment."""
 
-    def __init__(
-        self, world: World, release: pb.Release | None, task: pb.TaskStatus | None, placing: Placing, keys: Keys
-    ) -> None:
-        self._world = world
-        self._release = release
-        self._task = task
-        self._stage = stage_of(task)
-        self._placing = placing
-        self._keys = keys
+    def __init__(self, brief: Brief, attached: frozenset[str]) -> None:
+        self._world, self._keys = brief.world, brief.keys
+        self._course, self._releases, self._task = brief.course, brief.releases, brief.task
+        self._placings = brief.placings
+        self._stage = stage_of(brief.task)
+        self._attached_names = attached
         # A release's services are copied, and its secrets looked up, once for each set of services.
-        self._templates: dict[frozenset[str], _Template] = {}
-        self._writes: dict[str, Action] = {}
+        self._templates: dict[tuple[int, frozenset[str]], _Template] = {}
         self._result = Assigning()
+        newest = brief.releases.newest
+        self._max_parallel = newest.rollout.max_parallel if newest is not None else ""
+        self._limit = None if brief.course.open else limit_of(self._max_parallel, self._count_taking_part())
+        self._promised = _promised(brief)
 
-    def go(self, attached: frozenset[str]) -> Assigning:
+    def _count_taking_part(self) -> int:
+        records = (view.node for view in self._world.nodes if view.name in self._attached_names)
+        return sum(1 for one in records if one is not None and one.message is not None and not one.message.cordoned)
+
+    def go(self) -> Assigning:
+        options = []
         for view in self._world.nodes:
-            if view.name not in attached:
+            if view.name not in self._attached_names:
                 self._withdraw(view, "no longer attached")
             elif view.node is None:
                 self._withdraw(view, "no longer registered")
-                self._result.standings.append(Standing(view, None))
+                options.append(_Option(Standing(view, None)))
             else:
-                self._result.standings.append(self._attached(view, view.node.message))
-        moving = nodes_to_move(list(self._writes))
-        self._result.actions += [self._writes[name] for name in moving]
+                options.append(self._option(view, view.node.message))
+        judged = [judge(option.stays) for option in options]
+        moving = self._choose(options, judged)
+        for option, judgement in zip(options, judged, strict=True):
+            action = moving.get(judgement.node)
+            if action is None or option.moves is None:
+                self._leave(option, judgement)
+            else:
+                self._result.standings.append(option.moves)
+                self._result.judgements.append(judge(option.moves))
+        self._result.actions += moving.values()
         self._result.moved = bool(moving)
         return self._result
 
@@ -125,102 +124,222 @@ class _Round:
         if action is not None:
             self._result.actions.append(action)
 
-    def _attached(self, view: NodeView, node: pb.Node | None) -> Standing:
-        release, names = self._release, self._placing.services.get(view.name)
+    # Who moves
+
+    def _choose(self, options: list[_Option], judged: list[Judgement]) -> dict[str, Action]:
+        candidates, actions, in_flight = [], {}, 0
+        for option, judgement in zip(options, judged, strict=True):
+            candidate = self._candidate(option, judgement) if option.moves is not None else None
+            if candidate is not None and option.action is not None:
+                candidates.append(candidate)
+                actions[candidate.name] = option.action
+            elif is_in_flight(judgement, self._course.target):
+                in_flight += 1
+        return {name: actions[name] for name in choose(candidates, in_flight, self._limit)}
+
+    def _candidate(self, option: _Option, judgement: Judgement) -> Candidate | None:
+        """The node as one of those that could move; None: it is not there to be moved."""
+        view = option.stays.view
+        at, to = release_at(view), option.moves.assignment if option.moves is not None else None
+        if to is None:
+            return None
+        stays = at == to.release
+        midway = not stays and self._is_midway(view)
+        if judgement.phase == pb.NodeProgress.UNREACHABLE and not (stays or midway):
+            return None
+        return Candidate(
+            view.name,
+            free=stays or midway or at == 0 or _is_empty(view, to.node_uid) or view.name in self._promised,
+            answers=judgement.answers,
+            first=self._is_tasks(view),
+            midway=midway,
+        )
+
+    def _is_midway(self, view: NodeView) -> bool:
+        """Whether it is on the way to a release that nobody is to run any more, and has not arrived."""
+        found = assigned(view)
+        wanted = (self._course.target, self._course.last_settled)
+        return found is not None and found.release not in wanted and not has_reported_settled(view, found)
+
+    def _leave(self, option: _Option, judgement: Judgement) -> None:
+        """The node is left at what it has, except for what can be brought up to date there."""
+        stays = option.stays
+        if self._may_touch and option.moves is not None:
+            stays = self._kept_up(stays)
+            judgement = judge(stays) if stays is not option.stays else judgement
+        self._result.standings.append(stays)
+        self._result.judgements.append(judgement)
+
+    # What a node is to run
+
+    def _option(self, view: NodeView, node: pb.Node | None) -> _Option:
+        target = self._placings.get(self._course.target)
+        names = target.services.get(view.name) if target is not None else None
         if node is not None and node.HasField("drain") and names is not None:
-            return self._drained(view, names)
+            return _Option(self._drained(view, names))
+        release = self._bearing(view)
+        placing = self._placings.get(release.number) if release is not None else None
+        names = placing.services.get(view.name) if placing is not None else None
         if node is None or release is None or node.cordoned or names is None:
-            return self._kept(view, node)
+            return _Option(self._kept(view, node))
         wanted = self._template(release, names)
-        if self._stage is Stage.OPEN:
+        if release.number != self._course.release or self._stage is Stage.OPEN:
             return self._given(view, node, wanted)
         if self._stage is Stage.PREPARING and self._is_tasks(view):
             return self._prepared(view, node, release, wanted.assignment)
-        return self._kept(view, node)
+        return _Option(self._kept(view, node))
+
+    def _bearing(self, view: NodeView) -> pb.Release | None:
+        """The release that the node is to run: the target, or, once the rollout has halted, the one that it has."""
+        return self._releases.of(release_at(view) if self._course.holds else self._course.target)
 
     def _is_tasks(self, view: NodeView) -> bool:
         return self._task is not None and view.name == self._task.node
 
     def _template(self, release: pb.Release, names: frozenset[str]) -> _Template:
-        if names not in self._templates:
+        key = (release.number, names)
+        if key not in self._templates:
             made = template(self._world.ref, release, names)
             lacking = seal(made, self._world.secrets)
-            self._templates[names] = _Template(made, lacking, holdable(lacking, self._world.secrets))
-            self._result.placed |= names
+            self._templates[key] = _Template(made, lacking, holdable(lacking, self._world.secrets))
             self._result.needed |= references_of(made)
-        return self._templates[names]
+        if release.number == self._course.target:
+            self._result.placed |= names
+        return self._templates[key]
 
-    def _drained(self, view: NodeView, names: frozenset[str]) -> Standing:
-        """A node that is to be emptied stays at the release it has; a task that it has begun may end."""
-        current = _current(view)
-        if current is None or current.removed or current.HasField("task"):
-            return self._kept(view, view.node.message if view.node is not None else None)
-        left, action = reduce(self._keys, self._world.ref, view, self._world.secrets, names)
-        self._result.actions += [action] if action is not None else []
-        return Standing(view, left, f"{view.name} is being drained; run devopsellence node uncordon {view.name}")
-
-    def _given(self, view: NodeView, node: pb.Node, made: _Template) -> Standing:
-        """All that the node is to run of the release."""
+    def _given(self, view: NodeView, node: pb.Node, made: _Template) -> _Option:
+        """All that the node is to run of a release."""
         wanted, lacking = made.assignment, made.lacking
         if made.holdable:
             wanted = pb.Assignment()
             wanted.CopyFrom(made.assignment)
             lacking = seal(wanted, self._world.secrets, _current(view))
         self._result.lacking |= lacking
-        return Standing(view, self._assign(view, node, wanted))
+        assignment, action = assign(self._keys, self._world.ref, view, node, wanted)
+        halted = self._course.holds and wanted.release != self._course.release
+        hold, why = (Hold.HALT, self._why_halted(view.name, assignment)) if halted else (None, "")
+        moves = Standing(view, assignment, hold, why)
+        if action is None:
+            return _Option(moves)
+        if halted or release_at(view) == wanted.release:
+            return _Option(Standing(view, assigned(view), hold, why), moves, action)
+        turn = f"{view.name} waits its turn{' to go back' if self._course.going_back else ''}: {self._at_a_time()}"
+        return _Option(Standing(view, assigned(view), Hold.TURN, turn), moves, action)
 
-    def _prepared(self, view: NodeView, node: pb.Node, release: pb.Release, wanted: pb.Assignment) -> Standing:
+    def _prepared(self, view: NodeView, node: pb.Node, release: pb.Release, wanted: pb.Assignment) -> _Option:
         """What the release task needs, and what ran before; if that cannot be read, the node is left alone."""
         if view.assignment is not None and view.assignment.error is not None:
-            return Standing(view, None, task=self._task)
+            return _Option(Standing(view, None, task=self._task))
         made, kept = preparation(release, wanted, _current(view), node.uid)
         lacking = seal(made, self._world.secrets, _current(view))
         self._result.needed |= references_of(made)
         self._result.lacking |= lacking
-        return Standing(view, self._assign(view, node, made), task=self._task, kept=kept)
+        assignment, action = assign(self._keys, self._world.ref, view, node, made)
+        moves = Standing(view, assignment, task=self._task, kept=kept)
+        if action is None:
+            return _Option(moves)
+        return _Option(Standing(view, assigned(view), task=self._task, kept=kept), moves, action)
 
-    def _assign(self, view: NodeView, node: pb.Node, wanted: pb.Assignment) -> pb.Assignment:
-        assignment, action = assign(self._keys, self._world.ref, view, node, wanted)
-        if action is not None:
-            self._writes[view.name] = action
-        return assignment
+    def _drained(self, view: NodeView, names: frozenset[str]) -> Standing:
+        """A node that is to be emptied stays at the release it has; a task that it has begun may end."""
+        current = assigned(view)
+        if current is None or current.HasField("task"):
+            return self._kept(view, view.node.message if view.node is not None else None)
+        left, action = reduce(self._keys, self._world.ref, view, self._world.secrets, names)
+        self._result.actions += [action] if action is not None else []
+        empty = left is None or not left.services
+        what = "has been drained" if empty else "is being drained"
+        return Standing(view, left, Hold.OUT, f"{view.name} {what}; run devopsellence node uncordon {view.name}")
 
     def _kept(self, view: NodeView, node: pb.Node | None) -> Standing:
-        """Leaves a node at what it has: its Node or the release cannot be read, it is cordoned, or the task holds."""
-        release, current = self._release, _current(view)
-        if current is not None and current.removed:
+        """Leaves a node at what it has: its Node or the release cannot be read, it takes no part, or it is held."""
+        if view.assignment is not None and view.assignment.message is not None and view.assignment.message.removed:
             self._withdraw(view, "attached, but nothing can be assigned to it")
-            current = None
-        if release is not None:
-            kept, action = keep(self._keys, self._world.ref, view, self._world.secrets, release.number)
-            current = kept if current is not None else None
-            self._result.actions += [action] if action is not None else []
-        if release is not None and current is not None and is_whole(current, release):
+        standing = Standing(view, assigned(view))
+        if self._may_touch:
+            standing = self._kept_up(standing)
+        current = standing.assignment
+        if current is not None and is_whole(current, self._course.target):
             self._result.placed.update(service.name for service in current.services)
-            return Standing(view, current)
-        if self._is_tasks(view) and self._stage is not Stage.OPEN:
+            return standing
+        if self._is_tasks(view) and self._stage is not Stage.OPEN and not self._course.going_back:
             return Standing(view, current, task=self._task)
         return Standing(view, current, *self._why_kept(view.name, node, current))
 
-    def _why_kept(self, name: str, node: pb.Node | None, current: pb.Assignment | None) -> tuple[str, bool]:
-        """Why the node is left at what it has, and whether it only waits its turn."""
+    @property
+    def _may_touch(self) -> bool:
+        """Whether it is known what is to run, so that what a node keeps is brought up to date."""
+        return self._releases.of(self._course.target) is not None
+
+    def _kept_up(self, standing: Standing) -> Standing:
+        """``standing`` with its secrets as they are stored now, and without a task that is not to be begun."""
+        failed = self._task is not None and self._task.phase == pb.TaskStatus.FAILED
+        kept, action = keep(
+            self._keys,
+            self._world.ref,
+            standing.view,
+            self._world.secrets,
+            self._course.release,
+            task_failed=failed,
+        )
+        if action is None:
+            return standing
+        self._result.actions.append(action)
+        return Standing(standing.view, kept, standing.hold, standing.why, standing.task, standing.kept)
+
+    # Why it is held
+
+    def _why_kept(self, name: str, node: pb.Node | None, current: pb.Assignment | None) -> tuple[Hold, str]:
+        keeps = f"keeps {_what(current)}" if current is not None else "gets nothing"
         if node is not None and node.cordoned:
-            keeps = f"keeps {_what(current)}" if current is not None else "takes nothing new"
-            return f"{name} is cordoned and {keeps}; run devopsellence node uncordon {name}", False
-        if node is None:
-            return "", False
-        if self._stage is Stage.PREPARING and self._task is not None:
-            return f"{name} waits for the release task on {self._task.node}", True
-        if self._task is not None and self._stage is Stage.CLOSED:
-            keeps = f"keeps {_what(current)}" if current is not None else "gets nothing"
+            keeps = keeps if current is not None else "takes nothing new"
+            return Hold.OUT, f"{name} is cordoned and {keeps}; run devopsellence node uncordon {name}"
+        if self._releases.of(self._course.target) is None:
+            return Hold.HALT, f"{name} {keeps}: release {self._course.target} cannot be read"
+        if self._course.holds:
+            return Hold.HALT, self._why_halted(name, current)
+        if self._stage is Stage.PREPARING and self._task is not None and not self._course.going_back:
+            return Hold.TASK, f"{name} waits for the release task on {self._task.node}"
+        if self._stage is Stage.CLOSED and self._task is not None and not self._course.going_back:
             failed = self._task.phase == pb.TaskStatus.FAILED
             why = f"the release task of release {self._task.release} failed" if failed else sentence(self._task)
-            return f"{name} {keeps}: {why}", not failed
-        return f"{name} keeps what it has", False
+            return (Hold.HALT if failed else Hold.TASK), f"{name} {keeps}: {why}"
+        return Hold.OUT, f"{name} keeps what it has"
+
+    def _why_halted(self, name: str, current: pb.Assignment | None) -> str:
+        keeps = f"keeps {_what(current)}" if current is not None else "gets nothing"
+        return f"{name} {keeps}: release {self._course.release} has been halted"
+
+    def _at_a_time(self) -> str:
+        nodes = "1 node moves" if self._limit == 1 else f"{self._limit} nodes move"
+        return f"{nodes} at a time (max_parallel{f' {self._max_parallel}' if self._max_parallel else ''})"
+
+
+def is_in_flight(judgement: Judgement, target: int) -> bool:
+    """Whether the node has moved to ``target``, answers, and is not done."""
+    return judgement.release == target and judgement.answers and judgement.hold is None and not judgement.done
+
+
+def _promised(brief: Brief) -> frozenset[str]:
+    """The nodes that the Rollout says have been moved to the target.
+
+    Where the assignment does not say so, it was written so late that it is not seen yet, or the controller died before
+    it was: they have their place among those in flight already.
+    """
+    rollout = brief.world.rollout.message if brief.world.rollout is not None else None
+    if rollout is None or (rollout.release, rollout.target) != (brief.course.release, brief.course.target):
+        return frozenset()
+    return frozenset(one.node for one in rollout.nodes if one.release == brief.course.target)
+
+
+def _is_empty(view: NodeView, uid: str) -> bool:
+    """Whether nothing of the environment runs on the machine ``uid``, as far as its assignment says."""
+    found = assigned(view)
+    return found is not None and (found.node_uid != uid or not found.services)
 
 
 def _what(current: pb.Assignment) -> str:
-    return "what ran beside the release task" if current.HasField("task") else f"release {current.release}"
+    return "what ran beside the release task" if current.HasField("task_service") else f"release {current.release}"
 
 
 def _current(view: NodeView) -> pb.Assignment | None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import structlog
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.course import fallback_number
 from devopsellence.controller.identity import checked_environment, checked_node, checked_secret
 from devopsellence.controller.index import Index, Tie
 from devopsellence.controller.world import NodeView, World
@@ -122,7 +124,9 @@ class Caches:
             )
             for name in self._index.nodes_of(ref)
         ]
-        return World(ref, environment, release, rollout, nodes, secrets=self._observe_secrets(ref))
+        world = World(ref, environment, release, rollout, nodes, secrets=self._observe_secrets(ref))
+        number = fallback_number(world)
+        return replace(world, fallback=self._releases.records.get(keys.release(ref, number))) if number else world
 
     def _observe_secrets(self, ref: EnvironmentRef) -> dict[tuple[str, str], Record[pb.Secret]]:
         found = {}

@@ -12,6 +12,11 @@ SOURCE: Final = "controller"
 ROLLOUT_STARTED: Final = "rollout_started"
 ROLLOUT_SETTLED: Final = "rollout_settled"
 ROLLOUT_FAILED: Final = "rollout_failed"
+# No further node moves to the release; those that have moved stay.
+ROLLOUT_HALTED: Final = "rollout_halted"
+# What has moved goes back to the release that settled last.
+ROLLOUT_ROLLING_BACK: Final = "rollout_rolling_back"
+ROLLOUT_ROLLED_BACK: Final = "rollout_rolled_back"
 RELEASE_TASK_STARTED: Final = "release_task_started"
 RELEASE_TASK_SUCCEEDED: Final = "release_task_succeeded"
 RELEASE_TASK_FAILED: Final = "release_task_failed"

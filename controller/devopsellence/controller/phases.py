@@ -71,16 +71,18 @@ def preparation(
     return made, frozenset(kept)
 
 
-def withdrawn_task(current: pb.Assignment, status: pb.AssignmentStatus | None, release: int) -> bool:
-    """Whether ``current`` carries the task of an earlier release than ``release`` that is not to be started any more.
+def withdrawn_task(
+    current: pb.Assignment, status: pb.AssignmentStatus | None, release: int, *, failed: bool = False
+) -> bool:
+    """Whether ``current`` carries a task that is not to be started any more.
 
-    One that is running is left to end.
+    That of an earlier release than ``release``, unless it is running: then it is left to end. That of ``release``
+    itself if it counts as ``failed`` although the node has not begun it.
     """
-    if not current.HasField("task") or current.release == release:
+    if not current.HasField("task"):
         return False
-    running = status is not None and status.node_uid == current.node_uid and _is_running(status, current.release)
-    return not running
-
-
-def _is_running(status: pb.AssignmentStatus, release: int) -> bool:
-    return status.task.phase == pb.TaskStatus.RUNNING and status.task.release == release
+    theirs = status is not None and status.node_uid == current.node_uid and status.task.release == current.release
+    reported = status.task.phase if status is not None and theirs else pb.TaskStatus.WAITING
+    if current.release == release:
+        return failed and reported not in (pb.TaskStatus.RUNNING, pb.TaskStatus.SUCCEEDED, pb.TaskStatus.FAILED)
+    return reported != pb.TaskStatus.RUNNING

@@ -2,31 +2,40 @@
 
 ``plan(world, now, keys)`` is given all that is stored about an environment and answers with actions, each with its
 reason. Every prefix of the actions, cut anywhere, followed by a new observation, leads to the same end. A value that
-cannot be read is never taken for one that is not there. A release with a task goes to the task's node first, and to
-everybody when the task has succeeded.
+cannot be read is never taken for one that is not there. Nodes move in batches; a release that fails goes back to the
+one that settled last. A release with a task goes to the task's node first, and to the others when the task has
+succeeded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller import events
 from devopsellence.controller.actions import Action, Basis, Change, Kind, Plan
 from devopsellence.controller.assign import withdraw
-from devopsellence.controller.assigning import Assigning, assign_all, is_covered, why_unplaced
-from devopsellence.controller.placing import Placing, place
-from devopsellence.controller.progress import Standing, judge
-from devopsellence.controller.rollout import DEFAULT_DEADLINE_SECONDS, Facts, fold
+from devopsellence.controller.assigning import Assigning, Brief, assign_all
+from devopsellence.controller.course import Course, Releases, course_of, releases_of
+from devopsellence.controller.covering import is_covered, why_unplaced
+from devopsellence.controller.history import begin
+from devopsellence.controller.outcome import Facts, weigh
+from devopsellence.controller.placing import place
+from devopsellence.controller.progress import Standing
+from devopsellence.controller.rollout import advance, fold
 from devopsellence.controller.secrets import problems
 from devopsellence.controller.task import Decision, decide
 from devopsellence.controller.world import Moment, World
 from devopsellence.store.keys import Keys
 
-# How many Nodes a verdict about placement is compared with; leaves room for the rest in a transaction.
-_MAX_NODES_COMPARED: Final = 80
+# How many Nodes a verdict about placement is compared with, and how many nodes' assignments and statuses a verdict
+# about the release; leaves room for the rest in a transaction.
+_MAX_NODES_COMPARED: Final = 60
+_MAX_BLAMED_COMPARED: Final = 10
+# For a release that says nothing about it, which the command line does not write.
+DEFAULT_DEADLINE_SECONDS: Final = 600.0
 _EVENT_CODES: Final[dict[Kind, str]] = {
     Kind.WRITE_ASSIGNMENT: events.ASSIGNMENT_WRITTEN,
     Kind.WITHDRAW_ASSIGNMENT: events.ASSIGNMENT_WITHDRAWN,
@@ -76,86 +85,109 @@ def _with_unreadable_environment(world: World, keys: Keys) -> Plan:
 def _with_environment(world: World, environment: pb.Environment, now: Moment, keys: Keys) -> Plan:
     record = world.environment
     rests_on = Basis(keys.environment(world.ref), record.mod_revision if record is not None else 0)
-    release, unreadable = _newest_release(world, environment, keys)
-    number = environment.latest_release
     attached = frozenset(environment.nodes)
-    decision = decide(world, attached, release, keys) if release is not None else Decision(_task_as_recorded(world))
-    placing = place(world, attached, release, now) if release is not None else Placing()
-    assigning = assign_all(world, attached, release, decision.task, placing, keys)
-    told = _tell(assigning.actions, now, release=number)
+    number = environment.latest_release
     if number == 0:
-        return Plan(rests_on, assigning.actions, told)
-    facts = _facts(world, release, unreadable, assigning, decision.task, number)
-    folded = fold(facts, world.stopwatch, now)
-    revision = world.rollout.mod_revision if world.rollout is not None else 0
-    key = keys.rollout(world.ref)
-    if folded.rollout == facts.previous:
-        # Who may be given what follows from the task's record: an old copy of it must not decide that.
-        basis = Basis(key, revision)
-        actions = [_resting_on(basis, one) if decision.task is not None else one for one in assigning.actions]
-    else:
-        nodes = _basis_of_nodes(assigning.standings) if facts.unplaced else ()
-        change = Change(key, revision, folded.rollout)
-        write = Action(Kind.WRITE_ROLLOUT, folded.rollout.reason, (change,), rests_on=[*nodes, *decision.rests_on])
-        # First, so that the task's record is there before its node is told of it, and so that whoever follows the
-        # release sees it begin, also where the rest takes several transactions.
-        actions = [write, *assigning.actions]
-    return Plan(rests_on, actions, [*folded.events, *told], folded.stopwatch, folded.recheck_after)
+        nothing = Brief(world, Course(0, 0), Releases(None, None), None, {}, keys)
+        actions = assign_all(nothing, attached).actions
+        return Plan(rests_on, actions, _tell(actions, now, release=0))
+    before = begin(world, number, now)
+    course = course_of(before)
+    releases = releases_of(world, course, keys)
+    decision = _decide(world, attached, releases.newest, before, keys)
+    survey = _survey(world, attached, course, releases, decision.task, now, keys)
+    watch = advance(survey.facts, world.stopwatch, now)
+    outcome = weigh(survey.facts, before, watch, now)
+    blamed = outcome.blamed
+    if outcome.course != course:
+        # The rollout has turned round: what the nodes are to run is worked out again, from what is recorded with it.
+        survey = _survey(world, attached, outcome.course, releases, outcome.task, now, keys)
+        watch = advance(survey.facts, world.stopwatch, now)
+        outcome = weigh(survey.facts, before, watch, now)
+    previous = world.rollout.message if world.rollout is not None else None
+    folded = fold(survey.facts, outcome, before, previous, watch, now)
+    told = [*folded.events, *_tell(survey.assigning.actions, now, release=outcome.course.target)]
+    actions = _in_order(world, folded.rollout, survey, [*decision.rests_on, *_basis_of(blamed, world, keys)], keys)
+    rechecks = [one for one in (folded.recheck_after, *survey.rechecks) if one is not None]
+    return Plan(rests_on, actions, told, folded.stopwatch, min(rechecks, default=None))
 
 
-def _facts(
+@dataclass(frozen=True, slots=True)
+class _Survey:
+    """What the nodes are to run on one course, and how they fare."""
+
+    assigning: Assigning
+    facts: Facts
+    # When to look again because of where services are placed, in seconds.
+    rechecks: Sequence[float | None]
+
+
+def _survey(
     world: World,
-    release: pb.Release | None,
-    unreadable: str,
-    assigning: Assigning,
+    attached: frozenset[str],
+    course: Course,
+    releases: Releases,
     task: pb.TaskStatus | None,
-    number: int,
-) -> Facts:
-    judgements = [judge(standing) for standing in assigning.standings]
+    now: Moment,
+    keys: Keys,
+) -> _Survey:
+    followed = (course.release, course.last_settled) if course.holds else (course.target,)
+    found = [release for number in followed if (release := releases.of(number)) is not None]
+    placings = {release.number: place(world, attached, release, now) for release in found}
+    assigning = assign_all(Brief(world, course, releases, task, placings, keys), attached)
+    target = releases.of(course.target)
     stored = world.rollout.message if world.rollout is not None else None
-    known = stored.task.phase if stored is not None and stored.release == number else pb.TaskStatus.WAITING
-    return Facts(
+    known = stored.task.phase if stored is not None and stored.release == course.release else pb.TaskStatus.WAITING
+    facts = Facts(
         ref=world.ref,
-        release=number,
-        previous=stored,
-        unreadable=unreadable,
-        unplaced=why_unplaced(release, assigning) if release is not None else "",
+        course=course,
+        unreadable=_why_not(releases, course),
+        unplaced=why_unplaced(target, assigning.placed, assigning.standings) if target is not None else "",
+        returns=releases.returns,
+        why_no_return=releases.why_no_return,
         moved=assigning.moved or (task is not None and task.phase != known),
-        judgements=judgements,
-        covered=release is not None and is_covered(release, assigning.standings, judgements),
-        deadline=_deadline(release),
+        judgements=assigning.judgements,
+        covered=target is not None and is_covered(target, assigning.standings, assigning.judgements),
+        deadline=_deadline(releases.newest),
         task=task,
         troubles=problems(assigning.needed, frozenset(assigning.lacking), world.secrets),
     )
+    return _Survey(assigning, facts, [placing.recheck_after for placing in placings.values()])
 
 
-def _task_as_recorded(world: World) -> pb.TaskStatus | None:
-    """The task of a release that cannot be read, as it was known."""
-    environment = world.environment.message if world.environment is not None else None
-    stored = world.rollout.message if world.rollout is not None else None
-    if environment is None or stored is None or stored.release != environment.latest_release:
-        return None
-    return stored.task if stored.HasField("task") else None
+def _decide(
+    world: World, attached: frozenset[str], newest: pb.Release | None, before: pb.Rollout, keys: Keys
+) -> Decision:
+    """The newest release's task; of one that cannot be read, as it was known."""
+    if newest is None:
+        return Decision(before.task if before.HasField("task") else None)
+    return decide(world, attached, newest, keys)
+
+
+def _why_not(releases: Releases, course: Course) -> str:
+    why = releases.why_not(course)
+    return f"{why}; the nodes keep what they have until another release is deployed" if why else ""
+
+
+def _in_order(
+    world: World, rollout: pb.Rollout, survey: _Survey, decided_from: Sequence[Basis], keys: Keys
+) -> list[Action]:
+    """The Rollout, where it changes, before the assignments that follow from it; otherwise these rest on it."""
+    key = keys.rollout(world.ref)
+    revision = world.rollout.mod_revision if world.rollout is not None else 0
+    actions = survey.assigning.actions
+    if world.rollout is not None and rollout == world.rollout.message:
+        # Who moves follows from what is recorded: an old copy of it must not decide that.
+        return [_resting_on(Basis(key, revision), one) for one in actions]
+    nodes = _basis_of_nodes(survey.assigning.standings) if survey.facts.unplaced else ()
+    change = Change(key, revision, rollout)
+    # Also so that the task's record is there before its node is told of it, and so that whoever follows the release
+    # sees it begin, where the rest takes several transactions.
+    return [Action(Kind.WRITE_ROLLOUT, rollout.reason, (change,), rests_on=[*nodes, *decided_from]), *actions]
 
 
 def _resting_on(basis: Basis, action: Action) -> Action:
     return replace(action, rests_on=[*action.rests_on, basis])
-
-
-def _newest_release(world: World, environment: pb.Environment, keys: Keys) -> tuple[pb.Release | None, str]:
-    """The newest release, or None and why it cannot be rolled out (empty: there is none yet)."""
-    number = environment.latest_release
-    if number == 0:
-        return None, ""
-    kept = "; the nodes keep what they have until another release is deployed"
-    if world.release is None:
-        return None, f"release {number} is the newest, but {keys.release(world.ref, number)} does not exist{kept}"
-    release = world.release.message
-    if release is None:
-        return None, f"release {number} cannot be rolled out: {world.release.error}{kept}"
-    if release.number != number:
-        return None, f"release {number} cannot be rolled out: its record says that it is release {release.number}{kept}"
-    return release, ""
 
 
 def _deadline(release: pb.Release | None) -> float:
@@ -171,6 +203,20 @@ def _basis_of_nodes(standings: Sequence[Standing]) -> list[Basis]:
     return [
         Basis(view.node.key, view.node.mod_revision) for view in views[:_MAX_NODES_COMPARED] if view.node is not None
     ]
+
+
+def _basis_of(blamed: Sequence[str], world: World, keys: Keys) -> list[Basis]:
+    """What the verdict that a release has failed was made from: a report that has been overtaken must not make it."""
+    names = frozenset(blamed[:_MAX_BLAMED_COMPARED])
+    basis = []
+    for view in world.nodes:
+        if view.name in names:
+            assignment, status = view.assignment, view.status
+            basis += [
+                Basis(keys.assignment(view.name, world.ref), assignment.mod_revision if assignment is not None else 0),
+                Basis(keys.status(view.name, world.ref), status.mod_revision if status is not None else 0),
+            ]
+    return basis
 
 
 def _tell(actions: Sequence[Action], now: Moment, *, release: int) -> list[pb.Event]:

@@ -1,8 +1,9 @@
-"""How one node fares with its assignment: heartbeat and status folded into a NodeProgress. Pure."""
+"""How one node fares with its assignment: heartbeat and status folded into a Judgement. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
@@ -22,6 +23,19 @@ _PHASE_WORDS: Final[dict[int, str]] = {
 }
 
 
+class Hold(Enum):
+    """Why a node is left at what it has while others move on."""
+
+    # Its turn has not come.
+    TURN = auto()
+    # The release task has not succeeded.
+    TASK = auto()
+    # The rollout has halted.
+    HALT = auto()
+    # It takes no part: it is cordoned or drained, or it is not known what it is to run. Not waited for.
+    OUT = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """An attached node, with what it should run once the plan is written."""
@@ -29,10 +43,9 @@ class Standing:
     view: NodeView
     # None: it has no assignment, or one that cannot be read and is kept nevertheless.
     assignment: pb.Assignment | None
-    # Why the node is left at what it has while the others move on; empty: it is not.
-    held: str = ""
-    # It only waits its turn: held says for what.
-    waits: bool = False
+    # None: it is not held; otherwise ``why`` is a sentence about it that names the node.
+    hold: Hold | None = None
+    why: str = ""
     # The release task, where it is this node's and has not succeeded.
     task: pb.TaskStatus | None = None
     # The services that it keeps as they were while the task has not succeeded.
@@ -43,79 +56,89 @@ class Standing:
 class Judgement:
     """A node's progress, and what it means for the rollout."""
 
-    progress: pb.NodeProgress
+    node: str
+    phase: pb.NodeProgress.Phase.ValueType
+    # Names the node; empty when there is nothing to say.
+    reason: str
+    # Of its assignment; 0 without one.
+    release: int
+    services_settled: int
+    services_total: int
     # The rollout waits for this node.
-    waited_for: bool
+    waited_for: bool = True
+    # Its agent answers, and what is stored about it can be read.
+    answers: bool = True
     # Why a service was given up at the assignment's generation; empty: none was.
     given_up: str = ""
+    hold: Hold | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether all of its assignment has settled."""
+        return self.phase == _Phase.SETTLED
 
 
 def judge(standing: Standing) -> Judgement:
-    """The NodeProgress of one attached node; every reason names the node."""
+    """How one attached node fares; every reason names the node."""
     view, assignment = standing.view, standing.assignment
-    progress = pb.NodeProgress(node=view.name)
-    if assignment is not None:
-        progress.services_total = len(assignment.services)
-    if reason := _unreadable(standing):
-        return _done(progress, _Phase.ERROR, reason)
     status = _status_of(view, assignment)
-    if status is not None and assignment is not None:
-        progress.services_settled = _count_settled(assignment, status)
-    task = standing.task
-    if reason := _unreachable(view, needed=task is not None):
-        return _done(progress, _Phase.UNREACHABLE, reason, waited_for=task is not None)
-    if standing.waits:
-        progress.services_settled = 0
-        return _done(progress, _Phase.PENDING, standing.held, waited_for=False)
-    if task is not None:
-        return _judge_task(standing, task, status, progress)
+    if reason := _unreadable(standing):
+        return _judged(standing, _Phase.ERROR, reason, answers=False)
+    needed = standing.task is not None
+    if reason := _unreachable(view, needed=needed):
+        return _judged(standing, _Phase.UNREACHABLE, reason, status, answers=False, waited_for=needed)
+    if standing.hold is not None:
+        return _judge_held(standing, standing.hold, status)
+    if standing.task is not None:
+        return _judge_task(standing, standing.task, status)
     if assignment is None or status is None:
         generation = assignment.generation if assignment is not None else 0
-        reason = standing.held or f"{view.name} has not yet reported generation {generation} of its assignment"
-        return _done(progress, _Phase.PENDING, reason, waited_for=not standing.held)
-    return _judge_status(standing, assignment, status, progress)
+        reason = f"{view.name} has not yet reported generation {generation} of its assignment"
+        return _judged(standing, _Phase.PENDING, reason)
+    return _judge_status(standing, assignment, status)
 
 
-def _judge_task(
-    standing: Standing, task: pb.TaskStatus, status: pb.AssignmentStatus | None, progress: pb.NodeProgress
-) -> Judgement:
+def _judge_held(standing: Standing, hold: Hold, status: pb.AssignmentStatus | None) -> Judgement:
+    """A node that keeps what it has: what has failed there is said, but is not the target's failure."""
+    given_up = _given_up(standing, status)
+    reason = f"{standing.why}; {given_up}" if given_up else standing.why
+    return _judged(standing, _Phase.WAITING, reason, hold=hold, waited_for=hold is not Hold.OUT)
+
+
+def _judge_task(standing: Standing, task: pb.TaskStatus, status: pb.AssignmentStatus | None) -> Judgement:
     """The node of the release task; what it keeps as it was is not the new release's failure."""
     name = standing.view.name
     if task.phase == pb.TaskStatus.FAILED:
-        return _done(progress, _Phase.FAILED, sentence(task))
+        return _judged(standing, _Phase.FAILED, sentence(task), status)
     if status is None:
         generation = standing.assignment.generation if standing.assignment is not None else 0
         reason = f"the release task waits on {name}: it has not yet reported generation {generation} of its assignment"
-        return _done(progress, _Phase.PENDING, reason if task.phase != pb.TaskStatus.RUNNING else sentence(task))
-    if status.phase == pb.AssignmentStatus.ERROR:
-        return _done(progress, _Phase.ERROR, f"{name} cannot read its assignment: {status.reason or 'no reason given'}")
-    given_up = next(
-        (describe(one, name) for one in status.services if one.failed and one.name not in standing.kept), ""
-    )
-    if given_up and task.phase != pb.TaskStatus.RUNNING:
-        reason = f"the release task cannot begin: {given_up}"
-        return _done(progress, _Phase.FAILED, reason, given_up=reason)
-    problem = _problem(standing.view)
-    return _done(progress, _Phase.CONVERGING, f"{sentence(task)}; {problem}" if problem else sentence(task))
-
-
-def _judge_status(
-    standing: Standing, assignment: pb.Assignment, status: pb.AssignmentStatus, progress: pb.NodeProgress
-) -> Judgement:
-    name = standing.view.name
-    waited_for = not standing.held
+        return _judged(standing, _Phase.PENDING, reason if task.phase != pb.TaskStatus.RUNNING else sentence(task))
     if status.phase == pb.AssignmentStatus.ERROR:
         reason = f"{name} cannot read its assignment: {status.reason or 'no reason given'}"
-        return _done(progress, _Phase.ERROR, reason, waited_for=waited_for)
-    given_up = next((describe(one, name) for one in status.services if one.failed), "")
-    if given_up:
-        return _done(progress, _Phase.FAILED, given_up, waited_for=waited_for, given_up=given_up)
+        return _judged(standing, _Phase.ERROR, reason, status)
+    given_up = _given_up(standing, status)
+    if given_up and task.phase != pb.TaskStatus.RUNNING:
+        reason = f"the release task cannot begin: {given_up}"
+        return _judged(standing, _Phase.FAILED, reason, status, given_up=reason)
+    problem = _problem(standing.view)
+    reason = f"{sentence(task)}; {problem}" if problem else sentence(task)
+    return _judged(standing, _Phase.CONVERGING, reason, status)
+
+
+def _judge_status(standing: Standing, assignment: pb.Assignment, status: pb.AssignmentStatus) -> Judgement:
+    name = standing.view.name
+    if status.phase == pb.AssignmentStatus.ERROR:
+        reason = f"{name} cannot read its assignment: {status.reason or 'no reason given'}"
+        return _judged(standing, _Phase.ERROR, reason, status)
+    if given_up := _given_up(standing, status):
+        return _judged(standing, _Phase.FAILED, given_up, status, given_up=given_up)
     if problem := _problem(standing.view):
-        return _done(progress, _Phase.CONVERGING, problem, waited_for=waited_for)
+        return _judged(standing, _Phase.CONVERGING, problem, status)
     if status.phase == pb.AssignmentStatus.SETTLED:
-        return _done(progress, _Phase.SETTLED, standing.held, waited_for=waited_for)
+        return _judged(standing, _Phase.SETTLED, "", status)
     phase = _Phase.FAILED if status.phase == pb.AssignmentStatus.FAILED else _Phase.CONVERGING
-    return _done(progress, phase, _why_unsettled(assignment, status, name), waited_for=waited_for)
+    return _judged(standing, phase, _why_unsettled(assignment, status, name), status)
 
 
 def describe(service: pb.ServiceStatus, node: str) -> str:
@@ -138,17 +161,33 @@ def is_settled(service: pb.ServiceStatus) -> bool:
     )
 
 
-def _done(
-    progress: pb.NodeProgress,
+def _judged(
+    standing: Standing,
     phase: pb.NodeProgress.Phase.ValueType,
     reason: str,
+    status: pb.AssignmentStatus | None = None,
     *,
     waited_for: bool = True,
+    answers: bool = True,
     given_up: str = "",
+    hold: Hold | None = None,
 ) -> Judgement:
-    progress.phase = phase
-    progress.reason = reason
-    return Judgement(progress, waited_for, given_up)
+    """``status``: what the settled services are counted in."""
+    assignment = standing.assignment
+    if assignment is None:
+        return Judgement(standing.view.name, phase, reason, 0, 0, 0, waited_for, answers, given_up, hold)
+    settled = _count_settled(assignment, status) if status is not None else 0
+    total = len(assignment.services)
+    name = standing.view.name
+    return Judgement(name, phase, reason, assignment.release, settled, total, waited_for, answers, given_up, hold)
+
+
+def _given_up(standing: Standing, status: pb.AssignmentStatus | None) -> str:
+    """What the node says about a service that it has given up, other than those that it keeps; empty if none is."""
+    for one in status.services if status is not None else ():
+        if one.failed and one.name not in standing.kept:
+            return describe(one, standing.view.name)
+    return ""
 
 
 def _problem(view: NodeView) -> str:

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.actions import Plan
+from devopsellence.controller.course import fallback_number
 from devopsellence.controller.identity import checked_secret
 from devopsellence.controller.plan import plan
 from devopsellence.controller.secrets import absent
@@ -104,6 +105,8 @@ class Reconciler:
         if world.release is None:
             key = self._caches.keys.release(ref, environment.latest_release)
             world = replace(world, release=await self._read(pb.Release, key))
+        if world.fallback is None and (number := fallback_number(world)):
+            world = replace(world, fallback=await self._read(pb.Release, self._caches.keys.release(ref, number)))
         return await self._with_all_secrets(world)
 
     async def _with_all_secrets(self, world: World) -> World:

@@ -14,6 +14,7 @@ from typing import Final
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.controller.actions import Basis
+from devopsellence.controller.course import is_partial
 from devopsellence.controller.world import NodeView, World
 from devopsellence.placement import places, unplaced, why_nowhere
 from devopsellence.store.keys import Keys
@@ -64,6 +65,13 @@ def decide(world: World, attached: frozenset[str], release: pb.Release, keys: Ke
     return Decision(chosen, _basis_of(view, keys) if task.node else ())
 
 
+def ended_by_failure(task: pb.TaskStatus | None) -> pb.TaskStatus | None:
+    """``task`` of a release that has failed: one that has not ended by then has failed with it, and is never begun."""
+    if task is None or task.phase in _ENDED:
+        return task
+    return _failed(task, "it had not ended when the release failed")
+
+
 def sentence(task: pb.TaskStatus) -> str:
     """How the task fares, for people; the node is named, and of one that failed the exit code and the last lines."""
     where = f" on {task.node}" if task.node else ""
@@ -92,20 +100,27 @@ def _recorded(world: World, release: pb.Release) -> pb.TaskStatus | None:
 def _recovered(world: World, release: pb.Release) -> pb.TaskStatus:
     """What the assignments and the statuses say about a task of which there is no record.
 
-    Nobody but the task's node has an assignment of the release before the task has succeeded.
+    Nobody but the task's node has an assignment of the release before the task has succeeded. After the release has
+    failed nobody may have one: so where a record was, it has begun for all that is known.
     """
     task = _fresh(release)
     for view in world.nodes:
         status, assignment = _status_of(view), _assignment_of(view)
         if assignment is not None and assignment.release == release.number and not assignment.HasField("task"):
+            if is_partial(assignment):
+                task.node = view.name
+                return _failed(task, "it had not ended when the release failed")
             task.phase = _Phase.SUCCEEDED
             return task
         if status is not None and _is_about(status, task):
             task = _as_reported(task, status, view.name)
         elif assignment is not None and _carries(assignment, release.number):
             task.node = view.name
-    unreadable = [one.assignment.error for one in world.nodes if one.assignment is not None and one.assignment.error]
-    if not task.node and unreadable and not _knows_of_another(world, release):
+    if task.node or _knows_of_another(world, release):
+        return task
+    records = [world.rollout, *(one.assignment for one in world.nodes)]
+    unreadable = [record.error for record in records if record is not None and record.error is not None]
+    if unreadable:
         return _failed(task, f"the record of it is lost, and whether it has run cannot be told: {unreadable[0]}")
     return task
 

@@ -27,13 +27,16 @@ class Moment:
 class Stopwatch:
     """How long a rollout has made no progress, for the progress deadline. Begins anew with a new leader.
 
-    ``settled`` is the largest number of settled services seen so far, over all nodes; ``since`` the monotonic second
-    when it was reached.
+    ``release`` is the newest, ``target`` what is to run. ``settled`` is the largest number of services and nodes that
+    were seen to have settled at the target so far; ``since`` the monotonic second when it was reached. ``paused``: it
+    stood until now, because the release task was running.
     """
 
     release: int
+    target: int
     settled: int
     since: float
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,8 @@ class NodeView:
 class World:
     """All that is stored about one environment.
 
-    ``release`` is the record of the release that the environment names as its newest; None when there is no such key.
+    ``release`` is the record of the release that the environment names as its newest, ``fallback`` of the one that
+    ``course.fallback_number()`` names; None when there is no such key.
     ``nodes`` are those attached and those that still have an assignment or a status, sorted by name. ``secrets`` are by
     service and name.
     """
@@ -65,3 +69,4 @@ class World:
     secrets: Mapping[tuple[str, str], Record[pb.Secret]] = field(default_factory=dict)
     # Nodes without a heartbeat, with the monotonic second since when this controller has seen none.
     silent_since: Mapping[str, float] = field(default_factory=dict)
+    fallback: Record[pb.Release] | None = None

@@ -101,7 +101,7 @@ class Environment:
             ),
         )
 
-    async def release(self, number: int, **services: str) -> None:
+    async def release(self, number: int, *, parallel: str = "100%", **services: str) -> None:
         """``services``: name → kind."""
         made = pb.Release(
             organization=REF.organization,
@@ -112,6 +112,7 @@ class Environment:
             services=[workload_pb2.Service(name=name, kind=KINDS[kind]) for name, kind in sorted(services.items())],
         )
         made.rollout.progress_deadline.FromSeconds(600)
+        made.rollout.max_parallel = parallel
         await self.write(self.keys.release(REF, number), made)
 
     async def deploy(self, release: pb.Release, *names: str) -> None:

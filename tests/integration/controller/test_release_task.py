@@ -81,8 +81,12 @@ async def test_the_task_runs_between_the_supporting_services_and_the_app_and_a_f
     await environment.deploy(release(3, REDIS, app(3), task=migration()), *NODES)
     told = await environment.assignment("n1", lambda one: one.release == 3)
     await environment.report_task(told, pb.TaskStatus.FAILED)
+    await environment.rollout(lambda one: one.release == 3 and one.phase == pb.Rollout.ROLLING_BACK)
+    back = await environment.assignment("n1", lambda one: one.release == 2)
+    await environment.report(back, SETTLED)
     rollout = await environment.rollout(lambda one: one.release == 3 and one.phase == pb.Rollout.FAILED)
     assert rollout.reason.startswith('the release task "release" failed on n1')
+    assert (rollout.target, rollout.task.phase) == (2, pb.TaskStatus.FAILED)
     assert (await environment.assignment("n2")).release == 2
     items = (await environment.etcd.list(environment.keys.events_prefix(REF))).items
     told_of = [decode(pb.Event, item.key, item.value).code for item in items]

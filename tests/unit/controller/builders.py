@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from google.protobuf.message import Message
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.controller.actions import Action, Kind, Plan
+from devopsellence.controller.course import fallback_number
 from devopsellence.controller.identity import checked_environment, checked_node, checked_secret
 from devopsellence.controller.plan import plan
 from devopsellence.controller.world import Moment, NodeView, Stopwatch, World
@@ -84,6 +86,8 @@ def release(
     deadline: int = 600,
     task: workload_pb2.Task | None = None,
     registry: pb.Registry | None = None,
+    parallel: str = "100%",
+    halt: bool = False,
 ) -> pb.Release:
     made = pb.Release(
         organization=REF.organization,
@@ -96,6 +100,8 @@ def release(
         registry=registry,
     )
     made.rollout.progress_deadline.FromSeconds(deadline)
+    made.rollout.max_parallel = parallel
+    made.rollout.on_failure = workload_pb2.RolloutPolicy.HALT if halt else workload_pb2.RolloutPolicy.ROLLBACK
     return made
 
 
@@ -248,7 +254,7 @@ class Store:
         ]
         found = self.records.get(KEYS.release(REF, latest)) if latest else None
         record = checked_environment(self.records.get(KEYS.environment(REF)), REF)
-        return World(
+        world = World(
             REF,
             record,
             found,
@@ -257,6 +263,8 @@ class Store:
             self.stopwatch,
             self._secrets(),
         )
+        number = fallback_number(world)
+        return replace(world, fallback=self.records.get(KEYS.release(REF, number))) if number else world
 
     def _secrets(self) -> dict[tuple[str, str], Record[pb.Secret]]:
         found = {}

@@ -32,6 +32,17 @@ def preparing_store(*more: str) -> Store:
     return store
 
 
+def first_preparing_store() -> Store:
+    """n1 and n2, all web and worker; release 1, with redis, an app and a task, has just been planned."""
+    store = Store()
+    for name in ("n1", "n2"):
+        store.add_node(name, "web", "worker")
+    store.set_environment("n1", "n2")
+    store.deploy(1, REDIS, app(1), task=migration())
+    store.converge()
+    return store
+
+
 def pinned(store: Store, name: str) -> dict[str, str]:
     found = store.assignment(name)
     assert found is not None

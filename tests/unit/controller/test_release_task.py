@@ -9,6 +9,8 @@ import pytest
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.actions import Kind
 from tests.unit.controller.builders import (
+    KEYS,
+    REF,
     Store,
     app,
     crashed,
@@ -19,8 +21,8 @@ from tests.unit.controller.builders import (
     writes,
 )
 from tests.unit.controller.task_builders import (
-    REDIS,
     REDIS_2,
+    first_preparing_store,
     pinned,
     preparing_store,
     settled_store,
@@ -48,12 +50,7 @@ def test_the_first_node_gets_the_supporting_services_and_the_task_and_keeps_its_
 
 
 def test_the_first_release_of_all_gives_the_tasks_node_the_supporting_services_alone() -> None:
-    store = Store()
-    for name in ("n1", "n2"):
-        store.add_node(name, "web", "worker")
-    store.set_environment("n1", "n2")
-    store.deploy(1, REDIS, app(1), task=migration())
-    store.converge()
+    store = first_preparing_store()
     assert store.assigned("n1") == ["redis"]
     assert store.assignment("n2") is None
 
@@ -70,7 +67,7 @@ def test_the_reason_says_what_the_task_waits_for_and_the_other_nodes_wait_for_it
     assert store.rollout().reason == f"the release task waits on n1: {why}"
     assert store.progress("n1").phase == pb.NodeProgress.CONVERGING
     waiting = store.progress("n2")
-    assert (waiting.phase, waiting.reason) == (pb.NodeProgress.PENDING, "n2 waits for the release task on n1")
+    assert (waiting.phase, waiting.reason) == (pb.NodeProgress.WAITING, "n2 waits for the release task on n1")
     assert waiting.services_settled == 0
 
 
@@ -104,7 +101,7 @@ def test_it_runs_succeeds_and_everybody_moves() -> None:
     ]
 
 
-def test_it_failed_so_nobody_moves_and_the_reason_has_the_exit_code_and_the_last_lines() -> None:
+def test_it_failed_so_its_node_goes_back_and_the_reason_has_the_exit_code_and_the_last_lines() -> None:
     store = preparing_store()
     store.report_task("n1", "RUNNING")
     store.converge()
@@ -112,19 +109,52 @@ def test_it_failed_so_nobody_moves_and_the_reason_has_the_exit_code_and_the_last
         "n1", "FAILED", reason="ended by itself", code=3, lines=["one", "two", "", "three", "no such table"]
     )
     store.converge()
-    assert store.phase() == "FAILED"
     reason = (
         'the release task "release" failed on n1: ended by itself (exit code 3); '
         "its last lines: two | three | no such table"
     )
-    assert store.rollout().reason == reason
-    assert store.progress("n1").phase == pb.NodeProgress.FAILED
-    assert store.progress("n2").phase == pb.NodeProgress.SETTLED
-    assert store.progress("n2").reason == "n2 keeps release 1: the release task of release 2 failed"
-    assert pinned(store, "n2") == {"redis": "app:1", "web": "app:1"}
-    assert pinned(store, "n1") == {"redis": "redis:2", "web": "app:1"}
+    assert (store.phase(), store.rollout().target, store.rollout().halted) == ("ROLLING_BACK", 1, reason)
+    assert (
+        store.rollout().reason == f"{reason}; back to release 1: n1 has not yet reported generation 3 of its assignment"
+    )
+    for name in ("n1", "n2"):
+        found = store.assignment(name)
+        assert found is not None
+        assert (found.release, found.HasField("task"), found.HasField("task_service")) == (1, False, False)
+        assert pinned(store, name) == {"redis": "app:1", "web": "app:1"}, "the supporting services as well"
+    store.report("n1")
+    store.converge()
+    assert (store.phase(), store.rollout().reason) == ("FAILED", f"{reason}; release 1 runs again")
+    assert (task_phase(store), store.task().release) == ("FAILED", 2)
     failed = [one for one in store.events if one.code == "release_task_failed"]
     assert [(one.node, one.severity) for one in failed] == [("n1", pb.Event.ERROR)]
+
+
+def test_the_first_release_whose_task_fails_leaves_everything_as_it_is() -> None:
+    store = first_preparing_store()
+    store.report_task("n1", "FAILED", reason="ended by itself", code=3)
+    store.converge()
+    assert (store.phase(), store.rollout().target) == ("FAILED", 1)
+    assert store.progress("n1").phase == pb.NodeProgress.FAILED
+    waiting = store.progress("n2")
+    assert (waiting.phase, waiting.reason) == (
+        pb.NodeProgress.WAITING,
+        "n2 gets nothing: the release task of release 1 failed",
+    )
+    assert pinned(store, "n1") == {"redis": "app:1"}
+
+
+def test_a_release_that_halts_when_its_task_fails_moves_nobody_to_or_fro() -> None:
+    store = settled_store()
+    store.deploy(2, REDIS_2, app(2), task=migration(), halt=True)
+    store.converge()
+    store.report_task("n1", "FAILED", reason="ended by itself", code=3)
+    store.converge()
+    assert (store.phase(), store.rollout().target) == ("FAILED", 2)
+    assert store.rollout().reason == store.rollout().halted
+    assert store.progress("n2").reason == "n2 keeps release 1: release 2 has been halted"
+    assert pinned(store, "n2") == {"redis": "app:1", "web": "app:1"}
+    assert pinned(store, "n1") == {"redis": "redis:2", "web": "app:1"}
 
 
 def test_a_task_that_has_failed_is_never_tried_again_but_the_next_release_has_its_own() -> None:
@@ -187,19 +217,55 @@ def test_an_old_service_that_has_failed_does_not_fail_the_release_that_replaces_
     assert store.phase() == "PROGRESSING"
     store.report_task("n1", "WAITING", crashed("redis", failed=True), service_status("web"))
     store.converge()
-    assert store.phase() == "FAILED"
-    assert store.rollout().reason == (
+    assert store.phase() == "ROLLING_BACK"
+    assert store.rollout().halted == (
         'the release task cannot begin: service "redis" on n1: ended by itself (exit code 1)'
     )
+    assert (task_phase(store), store.task().reason) == ("FAILED", "it had not ended when the release failed")
 
 
-def test_a_rollout_that_failed_before_its_task_began_goes_on_when_the_task_does() -> None:
-    store = preparing_store()
+def test_a_first_rollout_that_failed_before_its_task_began_goes_on_when_the_task_does() -> None:
+    store = first_preparing_store()
     store.report_task("n1", "WAITING", crashed("redis", failed=True))
     store.converge()
+    assert store.phase() == "FAILED"
     store.report_task("n1", "RUNNING")
     store.converge()
     assert store.phase() == "PROGRESSING"
+
+
+def test_a_task_that_had_not_begun_when_its_release_was_halted_is_not_begun_any_more() -> None:
+    store = settled_store()
+    store.deploy(2, REDIS_2, app(2), task=migration(), halt=True)
+    store.converge()
+    store.report_task("n1", "WAITING", crashed("redis", failed=True))
+    store.converge()
+    assert (store.phase(), task_phase(store)) == ("FAILED", "FAILED")
+    left = store.assignment("n1")
+    assert left is not None
+    assert (left.release, left.HasField("task"), left.HasField("task_service")) == (2, False, True)
+    assert not store.plan().actions
+    store.delete(KEYS.rollout(REF))
+    store.converge()
+    assert task_phase(store) == "FAILED", "also without the record"
+
+
+def test_a_task_that_ran_when_its_release_was_halted_is_left_to_end_and_changes_nothing() -> None:
+    store = settled_store()
+    store.deploy(2, REDIS_2, app(2), task=migration(), halt=True, deadline=60)
+    store.converge()
+    store.report_task("n1", "RUNNING")
+    store.converge()
+    store.delete(KEYS.heartbeat("n1"))
+    store.converge()
+    store.seconds = 60
+    store.converge()
+    assert (store.phase(), task_phase(store)) == ("FAILED", "FAILED")
+    store.add_node("n1", "web", "worker")
+    store.report_task("n1", "SUCCEEDED")
+    store.converge()
+    assert (store.phase(), task_phase(store)) == ("FAILED", "FAILED")
+    assert pinned(store, "n2") == {"redis": "app:1", "web": "app:1"}
 
 
 # A controller that dies

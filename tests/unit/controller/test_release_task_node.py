@@ -128,7 +128,7 @@ def test_a_task_of_a_service_that_is_not_there_has_failed() -> None:
     store.deploy(2, REDIS, app(2), task=migration(service="api"))
     store.converge()
     assert store.rollout().reason == (
-        'the release task "release" failed: release 2 has no service "api" for it to run in'
+        'the release task "release" failed: release 2 has no service "api" for it to run in; release 1 runs again'
     )
     assert pinned(store, "n1")["web"] == "app:1"
 
@@ -153,7 +153,7 @@ def test_a_node_that_goes_before_its_task_has_ended_fails_it(loss: str, phase: s
     store.converge()
     unknown = "while it was running there; its outcome is not known"
     known = "before it was known to have run there"
-    assert store.rollout().reason == (
+    assert store.rollout().halted == (
         f'the release task "release" failed on n1: n1 {loss} {unknown if phase == "RUNNING" else known}'
     )
     assert pinned(store, "n2")["web"] == "app:1"
@@ -230,7 +230,7 @@ def test_a_node_that_is_attached_while_the_task_runs_waits_and_a_detached_one_is
     store.set_environment("n1", "n3", latest=2)
     store.converge()
     assert store.assignment("n3") is None
-    assert store.progress("n3").phase == pb.NodeProgress.PENDING
+    assert store.progress("n3").phase == pb.NodeProgress.WAITING
     gone = store.assignment("n2")
     assert gone is not None
     assert gone.removed

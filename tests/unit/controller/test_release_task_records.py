@@ -11,6 +11,7 @@ from devopsellence.controller.actions import Basis
 from tests.unit.controller.builders import (
     KEYS,
     REF,
+    Store,
     app,
     migration,
     service_status,
@@ -19,6 +20,7 @@ from tests.unit.controller.builders import (
 from tests.unit.controller.task_builders import (
     REDIS,
     REDIS_2,
+    first_preparing_store,
     pinned,
     preparing_store,
     settled_store,
@@ -85,7 +87,7 @@ def test_the_deadline_stands_still_while_the_task_runs_and_runs_while_it_waits()
     assert store.phase() == "PROGRESSING"
     store.seconds = 5060
     store.step()
-    assert store.phase() == "FAILED"
+    assert store.phase() == "ROLLING_BACK"
 
 
 def test_a_task_that_waits_too_long_fails_the_rollout_with_what_it_waits_for() -> None:
@@ -96,13 +98,14 @@ def test_a_task_that_waits_too_long_fails_the_rollout_with_what_it_waits_for() -
     store.converge()
     store.seconds = 70
     store.step()
-    assert store.rollout().reason == (
+    assert store.rollout().halted == (
         "no progress within 60 s (progress_deadline): "
         "the release task waits on n1: waits for redis to be healthy: no answer"
     )
 
 
-def test_the_deadline_runs_again_when_the_node_of_a_running_task_has_fallen_silent() -> None:
+def silent_while_it_ran() -> Store:
+    """The node of release 2's task has fallen silent while the task ran; the deadline has passed since."""
     store = settled_store()
     store.deploy(2, REDIS_2, app(2), task=migration(), deadline=60)
     store.converge()
@@ -111,13 +114,45 @@ def test_the_deadline_runs_again_when_the_node_of_a_running_task_has_fallen_sile
     store.seconds = 1000
     store.delete(KEYS.heartbeat("n1"))
     store.converge()
+    assert store.phase() == "PROGRESSING"
     store.seconds = 1100
-    store.step()
+    store.converge()
+    return store
+
+
+def test_the_deadline_runs_again_when_the_node_of_a_running_task_has_fallen_silent() -> None:
+    store = silent_while_it_ran()
+    assert store.phase() == "FAILED", "n2, the only one that answers, is where it should be"
+    assert store.rollout().reason.endswith(
+        "; release 1 runs again, but n1 has no heartbeat: its agent is not running "
+        "or cannot reach etcd; it is not waited for"
+    )
+    assert pinned(store, "n1") == {"redis": "app:1", "web": "app:1"}, "as soon as it can read it"
+
+
+def test_a_task_that_succeeds_after_its_release_was_taken_back_changes_nothing() -> None:
+    store = silent_while_it_ran()
+    store.add_node("n1", "web", "worker")
+    store.report("n1", task=pb.TaskStatus(name="release", release=2, phase=pb.TaskStatus.SUCCEEDED))
+    store.converge()
+    assert (store.phase(), task_phase(store)) == ("FAILED", "FAILED")
+    assert pinned(store, "n2")["web"] == "app:1"
+
+
+def test_a_task_of_the_first_release_that_was_given_up_has_run_after_all() -> None:
+    store = first_preparing_store()
+    store.report_task("n1", "RUNNING")
+    store.converge()
+    store.delete(KEYS.heartbeat("n1"))
+    store.converge()
+    store.seconds = 700
+    store.converge()
     assert store.phase() == "FAILED"
     store.add_node("n1", "web", "worker")
     store.report_task("n1", "SUCCEEDED")
     store.converge()
-    assert store.phase() == "PROGRESSING", "it has run after all"
+    assert store.phase() == "PROGRESSING"
+    assert pinned(store, "n2")["web"] == "app:1"
 
 
 # A record that is lost

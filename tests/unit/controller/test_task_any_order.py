@@ -191,8 +191,10 @@ class TaskInAnyOrder(RuleBasedStateMachine):
         assert rollout.release == self.number
         assert rollout.HasField("task") == (self.number in self.with_task)
         if rollout.task.phase == pb.TaskStatus.FAILED:
-            assert rollout.phase == pb.Rollout.FAILED
+            assert rollout.phase in (pb.Rollout.FAILED, pb.Rollout.ROLLING_BACK)
             assert not self._whole()
+        if rollout.target != self.number:
+            assert rollout.target == rollout.last_settled < self.number
 
     # What holds always
 
