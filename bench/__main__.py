@@ -1,34 +1,46 @@
-"""``python -m bench``: measure, print the table, write the JSON."""
+"""``python -m bench``: measure, print the table, write the JSON. ``--only`` chooses groups."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Final, TypeAlias
 
-from bench import images, report
-from bench.cluster import Cluster, cluster, store
-from bench.remote import remote_figures
+from bench import images, local, report, scale
 from bench.report import Figure
-from bench.scenarios import all_figures, small_image
+
+#: Given how many runs there are to be of each figure.
+Group: TypeAlias = Callable[[int], list[Figure] | Coroutine[Any, Any, list[Figure]]]
+
+#: What is measured, in this order. Each group sets up what it needs; a new one is a line here.
+GROUPS: Final[Mapping[str, Group]] = {
+    "local": local.all_figures,
+    "images": images.all_figures,
+    "scale": scale.all_figures,
+}
 
 
-async def _in_cluster(running: Cluster, runs: int) -> list[Figure]:
-    async with store(running) as etcd:
-        return [*await all_figures(running, etcd, runs=runs), *await remote_figures(running, etcd, small_image(), runs)]
+def measure(groups: Sequence[str], runs: int, known: Mapping[str, Group] = GROUPS) -> list[Figure]:
+    """The figures of ``groups``."""
+    figures = []
+    for name in groups:
+        made = known[name](runs)
+        figures += asyncio.run(made) if isinstance(made, Coroutine) else made
+    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="pairs of runs of each figure (default: 3)")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="these groups (default: all)")
     parser.add_argument("--json", action="store_true", help="print the JSON document instead of the table")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "results", help="where the JSON is kept")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    with cluster() as running:
-        figures = asyncio.run(_in_cluster(running, arguments.runs))
-    figures += images.all_figures(runs=arguments.runs)
+    figures = measure(arguments.only, arguments.runs)
     path = report.write(figures, arguments.folder)
     if arguments.json:
         print(report.as_json(figures))

@@ -143,7 +143,7 @@ def changed_layer(pair: _Pair, runs: int) -> list[Figure]:
     ]
 
 
-def all_figures(*, runs: int) -> list[Figure]:
+def all_figures(runs: int) -> list[Figure]:
     """Needs root; see ``tests.support.host``."""
     with tempfile.TemporaryDirectory(prefix="dvo-bench-") as folder, Host(Path(folder)) as host:
         host.devopsellence("dev", "up")
@@ -159,7 +159,7 @@ def main() -> None:
     if arguments.send:
         asyncio.run(send(arguments.send))
     else:
-        report.print_table(all_figures(runs=arguments.runs))
+        report.print_table(all_figures(arguments.runs))
 
 
 if __name__ == "__main__":

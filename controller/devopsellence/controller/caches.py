@@ -8,7 +8,7 @@ such.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.course import fallback_number
 from devopsellence.controller.identity import checked_environment, checked_node, checked_secret
 from devopsellence.controller.index import Index, Tie
+from devopsellence.controller.views import Views
 from devopsellence.controller.world import NodeView, World
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.informer import Informer, Record
@@ -44,6 +45,7 @@ class Caches:
         self._on_change = on_change
         self._on_connection = on_connection
         self._index = Index()
+        self._views = Views(self._view)
         # The secrets of each environment, by service and name.
         self._secrets_of: dict[EnvironmentRef, set[tuple[str, str]]] = {}
         # Keys that were complained about, with the revision at which they were: each is logged once.
@@ -114,19 +116,31 @@ class Caches:
         if environment is not None and environment.message is not None and environment.message.latest_release:
             release = self._releases.records.get(keys.release(ref, environment.message.latest_release))
         rollout = self._rollouts.records.get(keys.rollout(ref))
-        nodes = [
-            NodeView(
-                name,
-                checked_node(self._nodes.records.get(f"{keys.nodes_prefix}{name}"), name),
-                self._heartbeats.records.get(f"{keys.heartbeats_prefix}{name}"),
-                self._assignments.records.get(f"{keys.all_assignments_prefix}{name}/{ref}"),
-                self._statuses.records.get(f"{keys.all_statuses_prefix}{name}/{ref}"),
-            )
-            for name in self._index.nodes_of(ref)
-        ]
+        nodes = self._views.of(ref, self._index.nodes_of(ref))
         world = World(ref, environment, release, rollout, nodes, secrets=self._observe_secrets(ref))
         number = fallback_number(world)
         return replace(world, fallback=self._releases.records.get(keys.release(ref, number))) if number else world
+
+    def _view(self, ref: EnvironmentRef, name: str) -> NodeView:
+        keys = self.keys
+        return NodeView(
+            name,
+            checked_node(self._nodes.records.get(f"{keys.nodes_prefix}{name}"), name),
+            self._heartbeats.records.get(f"{keys.heartbeats_prefix}{name}"),
+            self._assignments.records.get(f"{keys.all_assignments_prefix}{name}/{ref}"),
+            self._statuses.records.get(f"{keys.all_statuses_prefix}{name}/{ref}"),
+        )
+
+    def expect(self, written: Iterable[tuple[str, bytes, Message]]) -> None:
+        """These keys are about to be given these values, which stand for these messages."""
+        ours: list[tuple[str, Informer[Any]]] = [
+            (self.keys.all_assignments_prefix, self._assignments),
+            (self.keys.rollouts_prefix, self._rollouts),
+        ]
+        for key, value, message in written:
+            for prefix, informer in ours:
+                if key.startswith(prefix):
+                    informer.expect(key, value, message)
 
     def _observe_secrets(self, ref: EnvironmentRef) -> dict[tuple[str, str], Record[pb.Secret]]:
         found = {}
@@ -150,6 +164,7 @@ class Caches:
             if informer is self._nodes:
                 self._complain_of(checked_node(record, node))
             for ref in self._index.environments_of(node):
+                self._views.touch(ref, node)
                 self._on_change(ref, urgent=False)
 
     def _environment_changed(self, key: str) -> None:
@@ -213,6 +228,7 @@ class Caches:
         if found is not None:
             node, ref = found
             self._index.set(ref, node, tie, present=record is not None)
+            self._views.touch(ref, node)
             self._on_change(ref, urgent=False)
 
     def _known(self, parse: Callable[[str], T], key: str, record: Record[Any] | None) -> T | None:

@@ -6,7 +6,7 @@ are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Flag, auto
 from typing import TypeVar
 
@@ -32,6 +32,8 @@ class Index:
         self._ties: dict[tuple[EnvironmentRef, str], Tie] = {}
         self._nodes_of: dict[EnvironmentRef, set[str]] = {}
         self._environments_of: dict[str, set[EnvironmentRef]] = {}
+        # Nodes of an environment, sorted; absent where they have changed since they were asked for.
+        self._sorted: dict[EnvironmentRef, list[str]] = {}
 
     def attach(self, ref: EnvironmentRef, nodes: Iterable[str]) -> None:
         """``nodes`` are now those attached to ``ref``."""
@@ -49,6 +51,8 @@ class Index:
         after = before | tie if present else before & ~tie
         if after == before:
             return
+        if not (before and after):
+            self._sorted.pop(ref, None)
         if after:
             self._ties[pair] = after
             self._nodes_of.setdefault(ref, set()).add(node)
@@ -58,9 +62,13 @@ class Index:
         _discard(self._nodes_of, ref, node)
         _discard(self._environments_of, node, ref)
 
-    def nodes_of(self, ref: EnvironmentRef) -> list[str]:
-        """The nodes that ``ref`` has a tie to, sorted."""
-        return sorted(self._nodes_of.get(ref, ()))
+    def nodes_of(self, ref: EnvironmentRef) -> Sequence[str]:
+        """The nodes that ``ref`` has a tie to, sorted; the same object for as long as they are the same."""
+        if ref not in self._nodes_of:
+            return []
+        if ref not in self._sorted:
+            self._sorted[ref] = sorted(self._nodes_of[ref])
+        return self._sorted[ref]
 
     def count_of(self, ref: EnvironmentRef) -> int:
         """How many nodes ``ref`` has a tie to."""

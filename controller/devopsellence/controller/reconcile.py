@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
@@ -45,6 +45,8 @@ class View(Protocol):
     def problem(self) -> str: ...
 
     def observe(self, ref: EnvironmentRef) -> World: ...
+
+    def expect(self, written: Iterable[tuple[str, bytes, Message]]) -> None: ...
 
 
 class Reader(Protocol):
@@ -142,6 +144,7 @@ class Reconciler:
         events = await self._journal.puts(ref, made.events, now.wall, now.monotonic)
         told = False
         for transaction in transactions(made, events):
+            self._caches.expect(transaction.written)
             try:
                 result = await self._writer.txn(transaction.compares, transaction.operations)
             except LeaseLost:

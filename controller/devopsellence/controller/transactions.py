@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from google.protobuf.message import Message
+
 from devopsellence.controller.actions import Action, Plan
 from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete, Put
 from devopsellence.store.records import encode
@@ -24,11 +26,13 @@ MAX_BYTES: Final = 1024 * 1024
 class Transaction:
     """Conditions, and what to do if all of them hold.
 
-    At most MAX_OPERATIONS of each, the leader's fence included, and MAX_BYTES of values.
+    At most MAX_OPERATIONS of each, the leader's fence included, and MAX_BYTES of values. ``written``: the keys, values
+    and messages of what the plan's actions write.
     """
 
     compares: Sequence[Compare]
     operations: Sequence[Put | Delete]
+    written: Sequence[tuple[str, bytes, Message]] = ()
 
 
 def transactions(plan: Plan, events: Sequence[Put]) -> Iterator[Transaction]:
@@ -39,23 +43,31 @@ def transactions(plan: Plan, events: Sequence[Put]) -> Iterator[Transaction]:
     always = Compare.unmodified(plan.rests_on.key, plan.rests_on.mod_revision)
     compares: dict[str, Compare] = {always.key: always}
     operations: list[Put | Delete] = []
+    written: list[tuple[str, bytes, Message]] = []
     size = 0
-    for needed, wanted in _units(plan.actions, events):
+    for needed, wanted, messages in _units(plan.actions, events):
         new = sum(1 for compare in needed if compare.key not in compares)
         added = sum(len(one.value) for one in wanted if isinstance(one, Put))
         too_many = max(_FENCE + len(compares) + new, len(operations) + len(wanted)) > MAX_OPERATIONS
         if operations and (too_many or size + added > MAX_BYTES):
-            yield Transaction(tuple(compares.values()), tuple(operations))
-            compares, operations, size = {always.key: always}, [], 0
+            yield Transaction(tuple(compares.values()), tuple(operations), tuple(written))
+            compares, operations, written, size = {always.key: always}, [], [], 0
         size += added
         compares.update((compare.key, compare) for compare in needed)
         operations += wanted
+        written += [
+            (one.key, one.value, message)
+            for one, message in zip(wanted, messages, strict=True)
+            if isinstance(one, Put) and message is not None
+        ]
     if operations:
-        yield Transaction(tuple(compares.values()), tuple(operations))
+        yield Transaction(tuple(compares.values()), tuple(operations), tuple(written))
 
 
-def _units(actions: Iterable[Action], events: Sequence[Put]) -> Iterator[tuple[list[Compare], list[Put | Delete]]]:
-    """What must not be split: conditions with their operations."""
+def _units(
+    actions: Iterable[Action], events: Sequence[Put]
+) -> Iterator[tuple[list[Compare], list[Put | Delete], list[Message | None]]]:
+    """What must not be split: conditions with their operations, and the message of each operation, if it has one."""
     told = False
     for action in actions:
         needed = [Compare.unmodified(change.key, change.replaces) for change in action.changes]
@@ -66,8 +78,9 @@ def _units(actions: Iterable[Action], events: Sequence[Put]) -> Iterator[tuple[l
                 Delete(change.key) if change.message is None else Put(change.key, encode(change.message))
                 for change in action.changes
             ],
+            [change.message for change in action.changes],
         )
         if not told:
             told = True
             for event in events:
-                yield [], [event]
+                yield [], [event], [None]

@@ -78,6 +78,8 @@ class Informer(Generic[M]):
         self._view = MappingProxyType(self._records)
         # Of the raw values: tells whether a listed value is the one in the cache, whatever the revisions say.
         self._hashes: dict[str, int] = {}
+        # What this process itself is about to write, by key.
+        self._expected: dict[str, tuple[bytes, M]] = {}
         self._synced = asyncio.Event()
         self._problem = f"{prefix} has not been read yet"
         self._epoch = 0
@@ -110,6 +112,11 @@ class Informer(Generic[M]):
     def epoch(self) -> int:
         """How often etcd has come back with another history (restored from a snapshot, replaced)."""
         return self._epoch
+
+    def expect(self, key: str, value: bytes, message: M) -> None:
+        """This process is about to write ``value``, which stands for ``message``, at ``key``: when that comes by, it is
+        not parsed. Anything else that comes by instead is. ``message`` may not be changed any more."""
+        self._expected[key] = (value, message)
 
     async def synced(self) -> None:
         """Return once the first list is in the cache."""
@@ -184,6 +191,9 @@ class Informer(Generic[M]):
         return records, hashes
 
     def _record(self, kv: KeyValue) -> Record[M]:
+        expected = self._expected.pop(kv.key, None)
+        if expected is not None and expected[0] == kv.value:
+            return Record(kv.key, expected[1], None, kv.create_revision, kv.mod_revision)
         try:
             message = decode(self._kind, kv.key, kv.value)
         except MalformedRecord as error:
@@ -236,6 +246,7 @@ class Informer(Generic[M]):
             if event.kv is None:
                 self._records.pop(event.key, None)
                 self._hashes.pop(event.key, None)
+                self._expected.pop(event.key, None)
             else:
                 self._records[event.key] = self._record(event.kv)
                 self._hashes[event.key] = hash(event.kv.value)

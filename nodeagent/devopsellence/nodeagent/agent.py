@@ -92,7 +92,7 @@ async def run(options: Options, folder: StateFolder, stop: asyncio.Event) -> Non
 
 
 class Agent(Generic[R]):
-    """One node's agent on the machine that ``make`` makes, given whom to tell; first :meth:`serve`, then :meth:`run`."""
+    """One node's agent, on the machine that ``make`` makes. First :meth:`serve`, if at all, then :meth:`run`."""
 
     def __init__(
         self, options: Options, folder: StateFolder, process: Process, make: Callable[[Callbacks], Machine[R]]

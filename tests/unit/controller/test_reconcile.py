@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.reconcile import DisconnectedError, OutdatedError, Reconciler
@@ -40,6 +41,9 @@ class FakeEtcd:
         world = self.store.world()
         self.store.records = whole
         return world
+
+    def expect(self, written: Iterable[tuple[str, bytes, Message]]) -> None:
+        assert all(decode(type(message), key, value) == message for key, value, message in written)
 
     async def get(self, key: str) -> KeyValue | None:
         value = self.values.get(key)

@@ -106,6 +106,18 @@ async def test_repeated_and_backward_events_are_dropped() -> None:
     assert followed.reported == ["a", "b", "a", "c"]
 
 
+async def test_what_was_written_here_is_not_parsed_when_it_comes_back_and_anything_else_is() -> None:
+    fake = FakeEtcd([listing(4)], [[batch(4), batch(7, put("mine", 5), put("theirs", 6), deleted("gone", 7))]])
+    followed = Followed(fake)
+    mine = stored_pb2.Node(address="5")
+    for name in ("mine", "theirs", "gone"):
+        followed.informer.expect(PREFIX + name, encode(mine), mine)
+    await followed.step()
+    assert followed.cache == {"mine": "5", "theirs": "6"}
+    assert followed.informer.records[PREFIX + "mine"].message is mine
+    assert not followed.informer._expected
+
+
 async def test_a_deletion_is_not_undone_by_a_late_repetition() -> None:
     fake = FakeEtcd(
         [listing(4)], [[batch(4), batch(6, put("k", 5), deleted("k", 6), put("k", 5)), batch(6, put("k", 5))]]
