@@ -152,12 +152,13 @@ def _attached(end: End, name: str) -> Iterator[str]:
 
 
 def _halted(end: End, name: str, rollout: pb.Rollout, assignment: pb.Assignment) -> Iterator[str]:
-    """What is at a bad release stays there; the others run what ran before it, untouched."""
-    before = _last_settled(rollout)
-    if assignment.release not in {rollout.release, before}:
-        yield f"{name} is assigned release {assignment.release}, neither {rollout.release} nor {before}"
-    elif assignment.release == before:
-        yield from _compare(end, name, end.release(before).services)
+    """What is at a bad release stays there; the others run on what they had, also where that was overtaken before it
+    had settled everywhere. Nobody is left at another bad one."""
+    if assignment.release == rollout.release:
+        return
+    if end.shapes[assignment.release].quality is not Quality.GOOD:
+        yield f"{name} is left at release {assignment.release}, which is bad"
+    yield from _as_assigned(end, name)
 
 
 def _as_assigned(end: End, name: str) -> Iterator[str]:
