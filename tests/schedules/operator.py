@@ -24,11 +24,15 @@ class Operator:
         self._on_missing = on_missing
 
     async def begin(self, schedule: Schedule) -> None:
+        await _insist(lambda: self._begin(schedule))
+
+    async def _begin(self, schedule: Schedule) -> bool:
         keys = self._etcd.keys
         for name, labels in schedule.labels.items():
             await self._etcd.put(keys.node(name), encode(pb.Node(name=name, uid=f"uid-{name}", labels=labels)))
         environment = pb.Environment(**named(), nodes=schedule.attached)
         await self._etcd.put(keys.environment(REF), encode(environment))
+        return True
 
     async def deploy(self, shape: Shape) -> None:
         """As the command line does: the number that is free, in one transaction."""

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.store.errors import StoreError
 from tests.integration.controller.audit import audit, read_history
 from tests.schedules.cluster import Cluster, ControllerActor, Node
 from tests.schedules.operator import Operator
@@ -16,7 +17,7 @@ from tests.schedules.verdict import End, defects, regressions
 
 OPERATOR: Final = "operator"
 #: For the end to be reached; a container that was held back goes on within 10 s, a heartbeat lasts as long.
-BOUND_SECONDS: Final = 60.0
+BOUND_SECONDS: Final = 90.0
 #: So long it has to stay as it is.
 STILL_SECONDS: Final = 0.3
 
@@ -45,7 +46,10 @@ async def _settle(cluster: Cluster, operator: Operator) -> list[str]:
     give_up = loop.time() + BOUND_SECONDS
     fine_since: float | None = None
     while True:
-        found = defects(await _end(cluster, operator))
+        try:
+            found = defects(await _end(cluster, operator))
+        except StoreError as error:
+            found = [f"etcd cannot be read: {error}"]
         now = loop.time()
         if found:
             fine_since = None
