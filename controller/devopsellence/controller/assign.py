@@ -35,16 +35,20 @@ def template(ref: EnvironmentRef, release: pb.Release, names: AbstractSet[str]) 
     return made
 
 
+def is_assigned(view: NodeView, node: pb.Node, wanted: pb.Assignment) -> bool:
+    """Whether ``wanted`` is what ``view`` has: then assign() has nothing to do."""
+    current = _message(view.assignment)
+    return current is not None and _is_same(current, view.name, node.uid, wanted)
+
+
 def assign(
     keys: Keys, ref: EnvironmentRef, view: NodeView, node: pb.Node, wanted: pb.Assignment
-) -> tuple[pb.Assignment, Action | None]:
-    """The assignment that ``view`` should have, and the action that writes it; None if it is stored already.
+) -> tuple[pb.Assignment, Action]:
+    """The assignment that ``view``, which has another, should have, and the action that writes it.
 
-    ``node`` is the readable Node of ``view``, ``wanted`` the template for its labels.
+    ``node`` is the readable Node of ``view``, ``wanted`` the template for its services.
     """
     current = _message(view.assignment)
-    if current is not None and _is_same(current, view.name, node.uid, wanted):
-        return current, None
     made = pb.Assignment()
     made.CopyFrom(wanted)
     made.node, made.node_uid, made.generation = view.name, node.uid, next_generation(view)

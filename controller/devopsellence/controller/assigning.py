@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.actions import Action
-from devopsellence.controller.assign import assign, keep, reduce, template, withdraw
+from devopsellence.controller.assign import assign, is_assigned, keep, reduce, template, withdraw
 from devopsellence.controller.batch import Candidate, choose, limit_of
 from devopsellence.controller.course import Course, Releases, assigned, has_reported_settled, release_at
 from devopsellence.controller.covering import is_whole
@@ -64,15 +64,16 @@ class _Template:
     # Secrets that are not to be found, and whether a node may hold some of them.
     lacking: frozenset[Reference]
     holdable: bool
+    # The same for two assignments that are equal, also of two plans; quickly compared.
+    mark: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """How a node stands if it is left at what it has, and, where that is to change, once it has changed."""
+    """How a node stands if it is left at what it has, and what it is to have instead (None: nothing else)."""
 
     stays: Standing
-    moves: Standing | None = None
-    action: Action | None = None
+    wanted: pb.Assignment | None = None
 
 
 class _Round:
@@ -88,8 +89,9 @@ class _Round:
         self._templates: dict[tuple[int, frozenset[str]], _Template] = {}
         self._result = Assigning()
         newest = brief.releases.newest
-        self._max_parallel = newest.rollout.max_parallel if newest is not None else ""
-        self._limit = None if brief.course.open else limit_of(self._max_parallel, self._count_taking_part())
+        max_parallel = newest.rollout.max_parallel if newest is not None else ""
+        self._limit = None if brief.course.open else limit_of(max_parallel, self._count_taking_part())
+        self._how_turns_go = _turns(brief.course, max_parallel, self._limit)
         self._promised = _promised(brief)
 
     def _count_taking_part(self) -> int:
@@ -109,13 +111,10 @@ class _Round:
         judged = [judge(option.stays) for option in options]
         moving = self._choose(options, judged)
         for option, judgement in zip(options, judged, strict=True):
-            action = moving.get(judgement.node)
-            if action is None or option.moves is None:
-                self._leave(option, judgement)
+            if judgement.node in moving:
+                self._move(option)
             else:
-                self._result.standings.append(option.moves)
-                self._result.judgements.append(judge(option.moves))
-        self._result.actions += moving.values()
+                self._leave(option, judgement)
         self._result.moved = bool(moving)
         return self._result
 
@@ -126,30 +125,29 @@ class _Round:
 
     # Who moves
 
-    def _choose(self, options: list[_Option], judged: list[Judgement]) -> dict[str, Action]:
-        candidates, actions, in_flight = [], {}, 0
+    def _choose(self, options: list[_Option], judged: list[Judgement]) -> frozenset[str]:
+        candidates, in_flight = [], 0
         for option, judgement in zip(options, judged, strict=True):
-            candidate = self._candidate(option, judgement) if option.moves is not None else None
-            if candidate is not None and option.action is not None:
+            candidate = self._candidate(option, judgement)
+            if candidate is not None:
                 candidates.append(candidate)
-                actions[candidate.name] = option.action
             elif is_in_flight(judgement, self._course.target):
                 in_flight += 1
-        return {name: actions[name] for name in choose(candidates, in_flight, self._limit)}
+        return frozenset(choose(candidates, in_flight, self._limit))
 
     def _candidate(self, option: _Option, judgement: Judgement) -> Candidate | None:
-        """The node as one of those that could move; None: it is not there to be moved."""
-        view = option.stays.view
-        at, to = release_at(view), option.moves.assignment if option.moves is not None else None
-        if to is None:
+        """The node as one of those that could move; None: it has nowhere to move, or is not there to be moved."""
+        view, wanted = option.stays.view, option.wanted
+        if wanted is None:
             return None
-        stays = at == to.release
+        at = release_at(view)
+        stays = at == wanted.release
         midway = not stays and self._is_midway(view)
         if judgement.phase == pb.NodeProgress.UNREACHABLE and not (stays or midway):
             return None
         return Candidate(
             view.name,
-            free=stays or midway or at == 0 or _is_empty(view, to.node_uid) or view.name in self._promised,
+            free=stays or midway or at == 0 or _is_empty(view) or view.name in self._promised,
             answers=judgement.answers,
             first=self._is_tasks(view),
             midway=midway,
@@ -161,10 +159,22 @@ class _Round:
         wanted = (self._course.target, self._course.last_settled)
         return found is not None and found.release not in wanted and not has_reported_settled(view, found)
 
+    def _move(self, option: _Option) -> None:
+        stays, view = option.stays, option.stays.view
+        node = view.node.message if view.node is not None else None
+        if option.wanted is None or node is None:
+            raise ValueError(f"{view.name} has nowhere to move")
+        made, action = assign(self._keys, self._world.ref, view, node, option.wanted)
+        hold, why = (None, "") if stays.hold is Hold.TURN else (stays.hold, stays.why)
+        moved = Standing(view, made, hold, why, stays.task, stays.kept)
+        self._result.actions.append(action)
+        self._result.standings.append(moved)
+        self._result.judgements.append(judge(moved))
+
     def _leave(self, option: _Option, judgement: Judgement) -> None:
         """The node is left at what it has, except for what can be brought up to date there."""
         stays = option.stays
-        if self._may_touch and option.moves is not None:
+        if self._may_touch and option.wanted is not None:
             stays = self._kept_up(stays)
             judgement = judge(stays) if stays is not option.stays else judgement
         self._result.standings.append(stays)
@@ -201,7 +211,8 @@ class _Round:
         if key not in self._templates:
             made = template(self._world.ref, release, names)
             lacking = seal(made, self._world.secrets)
-            self._templates[key] = _Template(made, lacking, holdable(lacking, self._world.secrets))
+            mark = made.SerializeToString(deterministic=True)
+            self._templates[key] = _Template(made, lacking, holdable(lacking, self._world.secrets), mark)
             self._result.needed |= references_of(made)
         if release.number == self._course.target:
             self._result.placed |= names
@@ -215,16 +226,20 @@ class _Round:
             wanted.CopyFrom(made.assignment)
             lacking = seal(wanted, self._world.secrets, _current(view))
         self._result.lacking |= lacking
-        assignment, action = assign(self._keys, self._world.ref, view, node, wanted)
+        current = assigned(view)
         halted = self._course.holds and wanted.release != self._course.release
-        hold, why = (Hold.HALT, self._why_halted(view.name, assignment)) if halted else (None, "")
-        moves = Standing(view, assignment, hold, why)
-        if action is None:
-            return _Option(moves)
-        if halted or release_at(view) == wanted.release:
-            return _Option(Standing(view, assigned(view), hold, why), moves, action)
-        turn = f"{view.name} waits its turn{' to go back' if self._course.going_back else ''}: {self._at_a_time()}"
-        return _Option(Standing(view, assigned(view), Hold.TURN, turn), moves, action)
+        hold, why = (Hold.HALT, self._why_halted(view.name, current)) if halted else (None, "")
+        if self._has(view, node, wanted, made):
+            return _Option(Standing(view, current, hold, why))
+        if not halted and release_at(view) != wanted.release:
+            hold, why = Hold.TURN, f"{view.name} waits its turn{self._how_turns_go}"
+        return _Option(Standing(view, current, hold, why), wanted)
+
+    @staticmethod
+    def _has(view: NodeView, node: pb.Node, wanted: pb.Assignment, made: _Template) -> bool:
+        if wanted is not made.assignment:
+            return is_assigned(view, node, wanted)
+        return view.recall("assigned", (node.uid, made.mark), lambda: is_assigned(view, node, wanted))
 
     def _prepared(self, view: NodeView, node: pb.Node, release: pb.Release, wanted: pb.Assignment) -> _Option:
         """What the release task needs, and what ran before; if that cannot be read, the node is left alone."""
@@ -234,11 +249,8 @@ class _Round:
         lacking = seal(made, self._world.secrets, _current(view))
         self._result.needed |= references_of(made)
         self._result.lacking |= lacking
-        assignment, action = assign(self._keys, self._world.ref, view, node, made)
-        moves = Standing(view, assignment, task=self._task, kept=kept)
-        if action is None:
-            return _Option(moves)
-        return _Option(Standing(view, assigned(view), task=self._task, kept=kept), moves, action)
+        stays = Standing(view, assigned(view), task=self._task, kept=kept)
+        return _Option(stays, None if is_assigned(view, node, made) else made)
 
     def _drained(self, view: NodeView, names: frozenset[str]) -> Standing:
         """A node that is to be emptied stays at the release it has; a task that it has begun may end."""
@@ -310,10 +322,6 @@ class _Round:
         keeps = f"keeps {_what(current)}" if current is not None else "gets nothing"
         return f"{name} {keeps}: release {self._course.release} has been halted"
 
-    def _at_a_time(self) -> str:
-        nodes = "1 node moves" if self._limit == 1 else f"{self._limit} nodes move"
-        return f"{nodes} at a time (max_parallel{f' {self._max_parallel}' if self._max_parallel else ''})"
-
 
 def is_in_flight(judgement: Judgement, target: int) -> bool:
     """Whether the node has moved to ``target``, answers, and is not done."""
@@ -332,10 +340,17 @@ def _promised(brief: Brief) -> frozenset[str]:
     return frozenset(one.node for one in rollout.nodes if one.release == brief.course.target)
 
 
-def _is_empty(view: NodeView, uid: str) -> bool:
-    """Whether nothing of the environment runs on the machine ``uid``, as far as its assignment says."""
+def _is_empty(view: NodeView) -> bool:
+    """Whether nothing of the environment runs on the machine that is registered, as far as its assignment says."""
     found = assigned(view)
-    return found is not None and (found.node_uid != uid or not found.services)
+    node = view.node.message if view.node is not None else None
+    return found is not None and (not found.services or node is None or found.node_uid != node.uid)
+
+
+def _turns(course: Course, max_parallel: str, limit: int | None) -> str:
+    nodes = "1 node moves" if limit == 1 else f"{limit} nodes move"
+    written = f"max_parallel {max_parallel}" if max_parallel else "max_parallel"
+    return f"{' to go back' if course.going_back else ''}: {nodes} at a time ({written})"
 
 
 def _what(current: pb.Assignment) -> str:

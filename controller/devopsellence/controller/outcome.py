@@ -158,8 +158,9 @@ def _going_back(facts: Facts, before: pb.Rollout, watch: Stopwatch, now: Moment)
     if waited_for and all(one.done for one in waited_for):
         reason = f"{course.halted}; release {course.target} runs again{f', but {said}' if said else ''}"
         return Outcome(_Phase.FAILED, reason, course, facts.task, is_back=True)
+    on_its_way = before.target == course.target
     late = now.monotonic - watch.since >= facts.deadline
-    if before.phase == _Phase.FAILED or (late and before.phase == _Phase.ROLLING_BACK):
+    if on_its_way and (late or before.phase == _Phase.FAILED):
         reason = f"{course.halted}; release {course.target} is to run again, but {said}"
         return Outcome(_Phase.FAILED, reason, course, facts.task)
     return Outcome(_Phase.ROLLING_BACK, f"{course.halted}; back to release {course.target}: {said}", course, facts.task)

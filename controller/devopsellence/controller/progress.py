@@ -80,6 +80,11 @@ class Judgement:
 
 def judge(standing: Standing) -> Judgement:
     """How one attached node fares; every reason names the node."""
+    given = (standing.assignment, standing.hold, standing.why, standing.task, standing.kept)
+    return standing.view.recall("judge", given, lambda: _judge(standing))
+
+
+def _judge(standing: Standing) -> Judgement:
     view, assignment = standing.view, standing.assignment
     status = _status_of(view, assignment)
     if reason := _unreadable(standing):

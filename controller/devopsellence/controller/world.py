@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, TypeVar
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.informer import Record
 from devopsellence.store.keys import EnvironmentRef
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,21 @@ class NodeView:
     heartbeat: Record[pb.Heartbeat] | None = None
     assignment: Record[pb.Assignment] | None = None
     status: Record[pb.AssignmentStatus] | None = None
+    # What was worked out from this view alone, see recall(). Gone with the view when anything of it changes.
+    notes: dict[str, tuple[tuple[object, ...], Any]] = field(default_factory=dict, compare=False, repr=False)
+
+    def recall(self, what: str, given: tuple[object, ...], work_out: Callable[[], T]) -> T:
+        """What ``work_out`` answers, which depends on this view and on ``given`` only: asked once in a row for both.
+
+        The caches keep a view until something about it changes, so that a plan costs as much as has changed.
+        """
+        known = self.notes.get(what)
+        if known is not None and known[0] == given:
+            found: T = known[1]
+            return found
+        made = work_out()
+        self.notes[what] = (given, made)
+        return made
 
 
 @dataclass(frozen=True, slots=True)

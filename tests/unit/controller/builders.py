@@ -126,6 +126,8 @@ class Store:
         self.stopwatch: Stopwatch | None = None
         self.events: list[pb.Event] = []
         self.seconds = 0.0
+        # As the caches keep them: for as long as nothing about the node changes.
+        self.views: dict[str, NodeView] = {}
 
     def put(self, key: str, message: Message) -> None:
         self.revision += 1
@@ -259,12 +261,17 @@ class Store:
             record,
             found,
             self.records.get(KEYS.rollout(REF)),
-            views,
+            [self._kept(view) for view in views],
             self.stopwatch,
             self._secrets(),
         )
         number = fallback_number(world)
         return replace(world, fallback=self.records.get(KEYS.release(REF, number))) if number else world
+
+    def _kept(self, view: NodeView) -> NodeView:
+        if self.views.get(view.name) != view:
+            self.views[view.name] = view
+        return self.views[view.name]
 
     def _secrets(self) -> dict[tuple[str, str], Record[pb.Secret]]:
         found = {}
@@ -277,8 +284,12 @@ class Store:
         return found
 
     def plan(self) -> Plan:
-        """What would be done now."""
-        return plan(self.world(), moment(self.seconds), KEYS)
+        """What would be done now; what was worked out for earlier plans makes no difference to it."""
+        world, now = self.world(), moment(self.seconds)
+        made = plan(world, now, KEYS)
+        anew = replace(world, nodes=[replace(view, notes={}) for view in world.nodes])
+        assert plan(anew, now, KEYS) == made
+        return made
 
     def step(self, *, only: int | None = None) -> Plan:
         """Plan and carry out; ``only`` the first so many actions, as if the controller had died then."""
@@ -286,7 +297,8 @@ class Store:
         for action in made.actions[:only]:
             self.carry_out(action)
         self.stopwatch = made.stopwatch
-        if made.actions:
+        if made.actions[:only]:
+            # With the first of the transactions.
             self.events += made.events
         return made
 

@@ -1,0 +1,72 @@
+"""Who moves now, as a table."""
+
+from __future__ import annotations
+
+import pytest
+
+from devopsellence.controller.batch import Candidate, choose, limit_of
+
+
+@pytest.mark.parametrize(
+    ("max_parallel", "nodes", "expected"),
+    [
+        ("1", 10, 1),
+        ("2", 10, 2),
+        ("7", 3, 7),
+        ("25%", 1, 1),
+        ("25%", 3, 1),
+        ("25%", 8, 2),
+        ("25%", 11, 2),
+        ("50%", 3, 1),
+        ("100%", 3, 3),
+        ("1%", 3000, 30),
+        ("25%", 0, 1),
+        ("0", 5, 1),
+        ("", 8, 2),
+        ("many", 8, 1),
+        ("-3", 8, 1),
+        ("²", 8, 1),
+    ],
+)
+def test_the_limit_is_a_count_or_a_share_rounded_down_and_at_least_one(
+    max_parallel: str, nodes: int, expected: int
+) -> None:
+    assert limit_of(max_parallel, nodes) == expected
+
+
+def behind(*names: str) -> list[Candidate]:
+    return [Candidate(name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "in_flight", "limit", "expected"),
+    [
+        pytest.param(behind("c", "a", "b"), 0, 1, ["a"], id="by name"),
+        pytest.param(behind("c", "a", "b"), 0, 2, ["a", "b"], id="as many as the limit"),
+        pytest.param(behind("a", "b"), 1, 1, [], id="nobody while one is in flight"),
+        pytest.param(behind("a", "b"), 1, 2, ["a"], id="the rest of the limit"),
+        pytest.param(behind("a", "b"), 5, 2, [], id="more are in flight than may be"),
+        pytest.param(behind("a", "b"), 9, None, ["a", "b"], id="no limit"),
+        pytest.param([*behind("a"), Candidate("z", first=True)], 0, 1, ["z"], id="the release task's node first"),
+        pytest.param(
+            [Candidate("z", free=True, midway=True), *behind("a"), Candidate("y", first=True)],
+            0,
+            2,
+            ["y", "z"],
+            id="task, midway, name",
+        ),
+        pytest.param([Candidate("a", free=True), *behind("b")], 1, 1, ["a"], id="what is free goes beyond the limit"),
+        pytest.param([*behind("a"), Candidate("b", free=True)], 0, 1, ["b"], id="what is free takes a place"),
+        pytest.param(
+            [*behind("a"), Candidate("b", free=True, answers=False)], 0, 1, ["a", "b"], id="unless nobody answers there"
+        ),
+        pytest.param([], 0, 1, [], id="nobody is behind"),
+    ],
+)
+def test_who_moves(candidates: list[Candidate], in_flight: int, limit: int | None, expected: list[str]) -> None:
+    assert sorted(choose(candidates, in_flight, limit)) == sorted(expected)
+
+
+def test_who_moves_is_in_order() -> None:
+    candidates = [Candidate("z", free=True, midway=True), *behind("b", "a"), Candidate("y", first=True)]
+    assert choose(candidates, 0, None) == ["y", "z", "a", "b"]
