@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.actions import Action
 from devopsellence.controller.assign import assign, is_assigned, keep, reduce, template, withdraw
-from devopsellence.controller.batch import Candidate, choose, limit_of
-from devopsellence.controller.course import Course, Releases, assigned, has_reported_settled, release_at
+from devopsellence.controller.batch import limit_of
+from devopsellence.controller.course import Course, Releases, assigned, release_at
 from devopsellence.controller.covering import is_whole
 from devopsellence.controller.phases import Stage, preparation, stage_of
 from devopsellence.controller.placing import Placing
 from devopsellence.controller.progress import Hold, Judgement, Standing, judge
 from devopsellence.controller.secrets import Reference, holdable, references_of, seal
 from devopsellence.controller.task import sentence
+from devopsellence.controller.turns import Option, choose_among, how_turns_go, promised
 from devopsellence.controller.world import NodeView, World
 from devopsellence.store.keys import Keys
 
@@ -68,14 +69,6 @@ class _Template:
     mark: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Option:
-    """How a node stands if it is left at what it has, and what it is to have instead (None: nothing else)."""
-
-    stays: Standing
-    wanted: pb.Assignment | None = None
-
-
 class _Round:
     """One pass over the nodes of an environment."""
 
@@ -90,9 +83,10 @@ class _Round:
         self._result = Assigning()
         newest = brief.releases.newest
         max_parallel = newest.rollout.max_parallel if newest is not None else ""
-        self._limit = None if brief.course.open else limit_of(max_parallel, self._count_taking_part())
-        self._how_turns_go = _turns(brief.course, max_parallel, self._limit)
-        self._promised = _promised(brief)
+        # Before anything has settled there is nothing to protect.
+        self._limit = limit_of(max_parallel, self._count_taking_part()) if brief.course.last_settled else None
+        self._how_turns_go = how_turns_go(brief.course, max_parallel, self._limit)
+        self._promised = promised(brief.world, brief.course)
 
     def _count_taking_part(self) -> int:
         records = (view.node for view in self._world.nodes if view.name in self._attached_names)
@@ -105,11 +99,12 @@ class _Round:
                 self._withdraw(view, "no longer attached")
             elif view.node is None:
                 self._withdraw(view, "no longer registered")
-                options.append(_Option(Standing(view, None)))
+                options.append(Option(Standing(view, None)))
             else:
                 options.append(self._option(view, view.node.message))
         judged = [judge(option.stays) for option in options]
-        moving = self._choose(options, judged)
+        task_node = self._task.node if self._task is not None else ""
+        moving = choose_among(options, judged, self._course, self._limit, self._promised, task_node)
         for option, judgement in zip(options, judged, strict=True):
             if judgement.node in moving:
                 self._move(option)
@@ -125,41 +120,7 @@ class _Round:
 
     # Who moves
 
-    def _choose(self, options: list[_Option], judged: list[Judgement]) -> frozenset[str]:
-        candidates, in_flight = [], 0
-        for option, judgement in zip(options, judged, strict=True):
-            candidate = self._candidate(option, judgement)
-            if candidate is not None:
-                candidates.append(candidate)
-            elif is_in_flight(judgement, self._course.target):
-                in_flight += 1
-        return frozenset(choose(candidates, in_flight, self._limit))
-
-    def _candidate(self, option: _Option, judgement: Judgement) -> Candidate | None:
-        """The node as one of those that could move; None: it has nowhere to move, or is not there to be moved."""
-        view, wanted = option.stays.view, option.wanted
-        if wanted is None:
-            return None
-        at = release_at(view)
-        stays = at == wanted.release
-        midway = not stays and self._is_midway(view)
-        if judgement.phase == pb.NodeProgress.UNREACHABLE and not (stays or midway):
-            return None
-        return Candidate(
-            view.name,
-            free=stays or midway or at == 0 or _is_empty(view) or view.name in self._promised,
-            answers=judgement.answers,
-            first=self._is_tasks(view),
-            midway=midway,
-        )
-
-    def _is_midway(self, view: NodeView) -> bool:
-        """Whether it is on the way to a release that nobody is to run any more, and has not arrived."""
-        found = assigned(view)
-        wanted = (self._course.target, self._course.last_settled)
-        return found is not None and found.release not in wanted and not has_reported_settled(view, found)
-
-    def _move(self, option: _Option) -> None:
+    def _move(self, option: Option) -> None:
         stays, view = option.stays, option.stays.view
         node = view.node.message if view.node is not None else None
         if option.wanted is None or node is None:
@@ -171,7 +132,7 @@ class _Round:
         self._result.standings.append(moved)
         self._result.judgements.append(judge(moved))
 
-    def _leave(self, option: _Option, judgement: Judgement) -> None:
+    def _leave(self, option: Option, judgement: Judgement) -> None:
         """The node is left at what it has, except for what can be brought up to date there."""
         stays = option.stays
         if self._may_touch and option.wanted is not None:
@@ -182,22 +143,22 @@ class _Round:
 
     # What a node is to run
 
-    def _option(self, view: NodeView, node: pb.Node | None) -> _Option:
+    def _option(self, view: NodeView, node: pb.Node | None) -> Option:
         target = self._placings.get(self._course.target)
         names = target.services.get(view.name) if target is not None else None
         if node is not None and node.HasField("drain") and names is not None:
-            return _Option(self._drained(view, names))
+            return Option(self._drained(view, names))
         release = self._bearing(view)
         placing = self._placings.get(release.number) if release is not None else None
         names = placing.services.get(view.name) if placing is not None else None
         if node is None or release is None or node.cordoned or names is None:
-            return _Option(self._kept(view, node))
+            return Option(self._kept(view, node))
         wanted = self._template(release, names)
         if release.number != self._course.release or self._stage is Stage.OPEN:
             return self._given(view, node, wanted)
         if self._stage is Stage.PREPARING and self._is_tasks(view):
             return self._prepared(view, node, release, wanted.assignment)
-        return _Option(self._kept(view, node))
+        return Option(self._kept(view, node))
 
     def _bearing(self, view: NodeView) -> pb.Release | None:
         """The release that the node is to run: the target, or, once the rollout has halted, the one that it has."""
@@ -218,7 +179,7 @@ class _Round:
             self._result.placed |= names
         return self._templates[key]
 
-    def _given(self, view: NodeView, node: pb.Node, made: _Template) -> _Option:
+    def _given(self, view: NodeView, node: pb.Node, made: _Template) -> Option:
         """All that the node is to run of a release."""
         wanted, lacking = made.assignment, made.lacking
         if made.holdable:
@@ -230,10 +191,10 @@ class _Round:
         halted = self._course.holds and wanted.release != self._course.release
         hold, why = (Hold.HALT, self._why_halted(view.name, current)) if halted else (None, "")
         if self._has(view, node, wanted, made):
-            return _Option(Standing(view, current, hold, why))
+            return Option(Standing(view, current, hold, why))
         if not halted and release_at(view) != wanted.release:
             hold, why = Hold.TURN, f"{view.name} waits its turn{self._how_turns_go}"
-        return _Option(Standing(view, current, hold, why), wanted)
+        return Option(Standing(view, current, hold, why), wanted)
 
     @staticmethod
     def _has(view: NodeView, node: pb.Node, wanted: pb.Assignment, made: _Template) -> bool:
@@ -241,16 +202,16 @@ class _Round:
             return is_assigned(view, node, wanted)
         return view.recall("assigned", (node.uid, made.mark), lambda: is_assigned(view, node, wanted))
 
-    def _prepared(self, view: NodeView, node: pb.Node, release: pb.Release, wanted: pb.Assignment) -> _Option:
+    def _prepared(self, view: NodeView, node: pb.Node, release: pb.Release, wanted: pb.Assignment) -> Option:
         """What the release task needs, and what ran before; if that cannot be read, the node is left alone."""
         if view.assignment is not None and view.assignment.error is not None:
-            return _Option(Standing(view, None, task=self._task))
+            return Option(Standing(view, None, task=self._task))
         made, kept = preparation(release, wanted, _current(view), node.uid)
         lacking = seal(made, self._world.secrets, _current(view))
         self._result.needed |= references_of(made)
         self._result.lacking |= lacking
         stays = Standing(view, assigned(view), task=self._task, kept=kept)
-        return _Option(stays, None if is_assigned(view, node, made) else made)
+        return Option(stays, None if is_assigned(view, node, made) else made)
 
     def _drained(self, view: NodeView, names: frozenset[str]) -> Standing:
         """A node that is to be emptied stays at the release it has; a task that it has begun may end."""
@@ -321,36 +282,6 @@ class _Round:
     def _why_halted(self, name: str, current: pb.Assignment | None) -> str:
         keeps = f"keeps {_what(current)}" if current is not None else "gets nothing"
         return f"{name} {keeps}: release {self._course.release} has been halted"
-
-
-def is_in_flight(judgement: Judgement, target: int) -> bool:
-    """Whether the node has moved to ``target``, answers, and is not done."""
-    return judgement.release == target and judgement.answers and judgement.hold is None and not judgement.done
-
-
-def _promised(brief: Brief) -> frozenset[str]:
-    """The nodes that the Rollout says have been moved to the target.
-
-    Where the assignment does not say so, it was written so late that it is not seen yet, or the controller died before
-    it was: they have their place among those in flight already.
-    """
-    rollout = brief.world.rollout.message if brief.world.rollout is not None else None
-    if rollout is None or (rollout.release, rollout.target) != (brief.course.release, brief.course.target):
-        return frozenset()
-    return frozenset(one.node for one in rollout.nodes if one.release == brief.course.target)
-
-
-def _is_empty(view: NodeView) -> bool:
-    """Whether nothing of the environment runs on the machine that is registered, as far as its assignment says."""
-    found = assigned(view)
-    node = view.node.message if view.node is not None else None
-    return found is not None and (not found.services or node is None or found.node_uid != node.uid)
-
-
-def _turns(course: Course, max_parallel: str, limit: int | None) -> str:
-    nodes = "1 node moves" if limit == 1 else f"{limit} nodes move"
-    written = f"max_parallel {max_parallel}" if max_parallel else "max_parallel"
-    return f"{' to go back' if course.going_back else ''}: {nodes} at a time ({written})"
 
 
 def _what(current: pb.Assignment) -> str:

@@ -30,8 +30,6 @@ class Course:
     last_settled: int = 0
     # Why no further node is moved to ``release``; empty: they are.
     halted: str = ""
-    # It has failed with nothing to go back to, so that there is nothing to protect: all may move.
-    open: bool = False
 
     @property
     def going_back(self) -> bool:
@@ -45,22 +43,20 @@ class Course:
 
     def back(self, why: str) -> Course:
         """Everything goes back, because of ``why``."""
-        return replace(self, target=self.last_settled, halted=why, open=False)
+        return replace(self, target=self.last_settled, halted=why)
 
     def hold(self, why: str) -> Course:
         """Nobody moves any more, because of ``why``."""
-        return replace(self, halted=why, open=False)
+        return replace(self, halted=why)
 
 
 def course_of(rollout: pb.Rollout) -> Course:
     """The course that ``rollout``, of the newest release, has recorded."""
-    failed = rollout.phase == pb.Rollout.FAILED and not rollout.last_settled
     return Course(
         release=rollout.release,
         target=rollout.target or rollout.release,
         last_settled=rollout.last_settled,
         halted=rollout.halted,
-        open=failed and rollout.task.phase != pb.TaskStatus.FAILED,
     )
 
 

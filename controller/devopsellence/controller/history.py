@@ -30,6 +30,8 @@ def begin(world: World, release: int, now: Moment) -> pb.Rollout:
         rollout.started_at.FromDatetime(now.wall)
         if previous is not None:
             rollout.history.extend(_history(previous, release, now))
+            # Since when a node is unreachable does not depend on releases.
+            rollout.nodes.extend(previous.nodes)
     rollout.target = rollout.target or release
     rollout.last_settled = last_settled(world, release)
     return rollout

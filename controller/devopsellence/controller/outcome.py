@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.assigning import is_in_flight
 from devopsellence.controller.course import Course
 from devopsellence.controller.phases import Stage, stage_of
 from devopsellence.controller.progress import Hold, Judgement
 from devopsellence.controller.task import ended_by_failure, sentence
+from devopsellence.controller.turns import is_in_flight
 from devopsellence.controller.world import Moment, Stopwatch
 from devopsellence.store.keys import EnvironmentRef
 

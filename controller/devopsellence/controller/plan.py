@@ -30,9 +30,9 @@ from devopsellence.controller.task import Decision, decide
 from devopsellence.controller.world import Moment, World
 from devopsellence.store.keys import Keys
 
-# How many Nodes a verdict about placement is compared with, and how many nodes' assignments and statuses a verdict
-# about the release; leaves room for the rest in a transaction.
-_MAX_NODES_COMPARED: Final = 60
+# How many keys what is recorded is compared with, and how many nodes' assignments and statuses a verdict about the
+# release; leaves room for the rest in a transaction.
+_MAX_COMPARED: Final = 90
 _MAX_BLAMED_COMPARED: Final = 10
 # For a release that says nothing about it, which the command line does not write.
 DEFAULT_DEADLINE_SECONDS: Final = 600.0
@@ -107,7 +107,7 @@ def _with_environment(world: World, environment: pb.Environment, now: Moment, ke
     previous = world.rollout.message if world.rollout is not None else None
     folded = fold(survey.facts, outcome, before, previous, watch, now)
     told = [*folded.events, *_tell(survey.assigning.actions, now, release=outcome.course.target)]
-    actions = _in_order(world, folded.rollout, survey, [*decision.rests_on, *_basis_of(blamed, world, keys)], keys)
+    actions = _in_order(world, folded.rollout, survey, [*_basis_of(blamed, world, keys), *decision.rests_on], keys)
     rechecks = [one for one in (folded.recheck_after, *survey.rechecks) if one is not None]
     return Plan(rests_on, actions, told, folded.stopwatch, min(rechecks, default=None))
 
@@ -183,7 +183,8 @@ def _in_order(
     change = Change(key, revision, rollout)
     # Also so that the task's record is there before its node is told of it, and so that whoever follows the release
     # sees it begin, where the rest takes several transactions.
-    return [Action(Kind.WRITE_ROLLOUT, rollout.reason, (change,), rests_on=[*nodes, *decided_from]), *actions]
+    rests_on = [*decided_from, *nodes][:_MAX_COMPARED]
+    return [Action(Kind.WRITE_ROLLOUT, rollout.reason, (change,), rests_on=rests_on), *actions]
 
 
 def _resting_on(basis: Basis, action: Action) -> Action:
@@ -199,10 +200,8 @@ def _deadline(release: pb.Release | None) -> float:
 
 def _basis_of_nodes(standings: Sequence[Standing]) -> list[Basis]:
     """The Nodes that a verdict about placement was made from: it fails the rollout, so an old copy must not make it."""
-    views = [standing.view for standing in standings if standing.view.node is not None]
-    return [
-        Basis(view.node.key, view.node.mod_revision) for view in views[:_MAX_NODES_COMPARED] if view.node is not None
-    ]
+    records = [standing.view.node for standing in standings]
+    return [Basis(record.key, record.mod_revision) for record in records if record is not None]
 
 
 def _basis_of(blamed: Sequence[str], world: World, keys: Keys) -> list[Basis]:

@@ -20,7 +20,7 @@ from devopsellence.placement import places, unplaced, why_nowhere
 from devopsellence.store.keys import Keys
 
 # How many assignments a choice is compared with; leaves room for the rest in a transaction.
-_MAX_ASSIGNMENTS_COMPARED: Final = 80
+_MAX_ASSIGNMENTS_COMPARED: Final = 60
 _LINES_SHOWN: Final = 3
 _Phase = pb.TaskStatus
 _ENDED: Final = (_Phase.SUCCEEDED, _Phase.FAILED)

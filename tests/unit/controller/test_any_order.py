@@ -59,6 +59,13 @@ class AnyOrder(RuleBasedStateMachine):
 
     # The agents
 
+    @rule()
+    def settle(self) -> None:
+        self.store.converge()
+        for name in NODES:
+            self.report(name)
+        self.store.converge()
+
     @rule(name=nodes)
     def report(self, name: str) -> None:
         if self.store.assignment(name) is not None:
@@ -119,34 +126,50 @@ class AnyOrder(RuleBasedStateMachine):
                 assert after is None or (after.message is not None and after.message.removed)
             elif self._is_held(name) and was is not None and was.message and not was.message.removed:
                 assert after == was, "what cannot be read takes nothing away"
+            elif after == was and self._may_be_left(name):
+                continue
             else:
                 self._check_attached(name)
         if environment is None and not any(self._is_left(name) for name in NODES):
             assert KEYS.rollout(REF) not in self.store.records
 
+    def _target(self) -> int:
+        """The release that the environment is to run; 0: none."""
+        record = self.store.records.get(KEYS.rollout(REF))
+        return record.message.target if record is not None and record.message is not None else 0
+
     def _is_held(self, name: str) -> bool:
-        """Whether its Node or the newest release cannot be read."""
-        node, found = self.store.records.get(KEYS.node(name)), self.store.records.get(KEYS.release(REF, self.number))
+        """Whether its Node or the release that is to run cannot be read."""
+        node, target = self.store.records.get(KEYS.node(name)), self._target()
+        found = self.store.records.get(KEYS.release(REF, target)) if target else None
         return node is not None and (node.error is not None or (found is not None and found.error is not None))
+
+    def _may_be_left(self, name: str) -> bool:
+        """Whether it does not answer, so that it is not moved before it is back."""
+        node, heartbeat = self.store.records.get(KEYS.node(name)), self.store.records.get(KEYS.heartbeat(name))
+        if node is None or node.message is None or heartbeat is None:
+            return True
+        return heartbeat.message is not None and heartbeat.message.uid != node.message.uid
 
     def _is_left(self, name: str) -> bool:
         return bool({KEYS.assignment(name, REF), KEYS.status(name, REF)} & set(self.store.records))
 
     def _check_attached(self, name: str) -> None:
-        environment = self.store.environment()
-        latest = environment.latest_release if environment is not None else 0
-        found, node = self.store.records.get(KEYS.release(REF, latest or 1)), self.store.records.get(KEYS.node(name))
-        if not latest or found is None or found.message is None or node is None or node.message is None:
+        target = self._target()
+        node = self.store.records.get(KEYS.node(name))
+        found = self.store.records.get(KEYS.release(REF, target)) if target else None
+        if found is None or found.message is None or node is None or node.message is None or node.message.cordoned:
             return
-        if node.message.cordoned:
+        rollout, assignment = self.store.rollout(), self.store.assignment(name)
+        if rollout.halted and target == rollout.release:
             return
-        assignment = self.store.assignment(name)
         assert assignment is not None
         expected = sorted(one for one in SERVICES if SERVICES[one] in node.message.labels)
         released = {one.name for one in found.message.services}
         assert [one.name for one in assignment.services] == [one for one in expected if one in released]
-        assert (assignment.release, assignment.node_uid, assignment.removed) == (latest, node.message.uid, False)
-        assert self.store.rollout().release == latest
+        assert (assignment.release, assignment.node_uid, assignment.removed) == (target, node.message.uid, False)
+        assert rollout.release == self.number
+        assert target in (rollout.release, rollout.last_settled)
 
     @invariant()
     def the_generation_rises_when_and_only_when_something_else_changes(self) -> None:

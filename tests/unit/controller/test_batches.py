@@ -7,7 +7,9 @@ import pytest
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.actions import Basis
 from devopsellence.controller.summary import MAX_NODES
-from tests.unit.controller.builders import KEYS, REF, Store, crashed, service, service_status, writes
+from devopsellence.controller.transactions import transactions
+from devopsellence.store.etcd import MAX_OPERATIONS
+from tests.unit.controller.builders import KEYS, REF, Store, crashed, migration, service, service_status, writes
 from tests.unit.controller.moving import (
     at,
     come_back,
@@ -255,6 +257,16 @@ def test_since_is_when_the_phase_began() -> None:
     assert store.progress("n2").since.seconds == begun
 
 
+def test_since_when_a_node_is_unreachable_outlives_a_release() -> None:
+    store = rolling_store("n1", "n2")
+    fall_silent(store, "n2")
+    since = store.progress("n2").since
+    store.seconds = 100
+    store.deploy(3, web(3))
+    store.converge()
+    assert store.progress("n2").since == since
+
+
 def test_each_progress_starts_the_deadline_anew() -> None:
     store = rolling_store("n1", "n2", deadline=60)
     store.seconds = 50
@@ -330,3 +342,15 @@ def test_an_unreadable_assignment_of_a_node_whose_turn_has_not_come_is_left_unti
     settle(store, "n1")
     assert at(store, "n2") == [2]
     assert generation(store, "n2") == 2
+
+
+def test_what_a_verdict_rests_on_fits_into_a_transaction_however_many_nodes_there_are() -> None:
+    store = Store()
+    names = [f"n{number:03d}" for number in range(150)]
+    for name in names:
+        store.add_node(name, "web")
+    store.set_environment(*names)
+    store.deploy(1, web(1), service("redis", "worker"), task=migration(service="web"))
+    made = store.plan()
+    [first, *_] = transactions(made, [])
+    assert len(first.compares) < MAX_OPERATIONS

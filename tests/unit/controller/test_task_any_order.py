@@ -125,7 +125,7 @@ class TaskInAnyOrder(RuleBasedStateMachine):
 
     @rule(unreadable=st.booleans())
     def lose_the_record(self, unreadable: bool) -> None:
-        if not self._is_written_elsewhere():
+        if KEYS.rollout(REF) not in self.store.records or not (unreadable or self._is_written_elsewhere()):
             return
         if unreadable:
             self.store.garbage(KEYS.rollout(REF))

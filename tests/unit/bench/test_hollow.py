@@ -1,0 +1,210 @@
+"""The machine in memory behaves as an engine does, as far as the agent can tell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bench.hollow.behaviour import Behaviour, Faults
+from bench.hollow.engine import HollowEngine
+from bench.hollow.machine import HollowMachine
+from devopsellence.nodeagent import errors, naming
+from devopsellence.nodeagent.engine import Callbacks
+from devopsellence.nodeagent.model import Container, Event, State
+from devopsellence.nodeagent.probes import Probe, Timing
+from devopsellence.nodeagent.runtime import Calls
+
+ENV = "acme/shop/production"
+LOCAL = f"sha256:{'a' * 64}"
+REMOTE = f"registry.example/shop@sha256:{'b' * 64}"
+
+
+def body(service: str = "web", image: str = LOCAL, **environ: str) -> dict[str, Any]:
+    return {
+        "Image": image,
+        "Env": [f"{name}={value}" for name, value in environ.items()],
+        "Labels": {
+            naming.LABEL_ENVIRONMENT: ENV,
+            naming.LABEL_SERVICE: service,
+            naming.LABEL_HASH: "f" * 64,
+            naming.LABEL_RELEASE: "3",
+        },
+        "NetworkingConfig": {"EndpointsConfig": {"net": {}}},
+    }
+
+
+def machine(**faults: Any) -> HollowMachine:
+    made = HollowMachine(Faults(**faults))
+    made.create_network("net", {naming.LABEL_ENVIRONMENT: ENV})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, Behaviour()),
+        ({"HOLLOW_READY": "1.5"}, Behaviour(ready=1.5)),
+        ({"HOLLOW_READY": "never"}, Behaviour(ready=None)),
+        ({"HOLLOW_END": "0.2:3"}, Behaviour(end=(0.2, 3))),
+        ({"HOLLOW_END": "0.2"}, Behaviour(end=(0.2, 0))),
+    ],
+    ids=["usual", "late", "never", "ends", "completes"],
+)
+def test_a_service_says_how_its_containers_behave(environ: dict[str, str], expected: Behaviour) -> None:
+    assert Behaviour.of(environ) == expected
+
+
+def test_a_container_from_its_creation_to_its_removal() -> None:
+    where = machine()
+    identity = where.create("web-1", body())
+    created = where.inspect("web-1")
+    assert created is not None
+    assert (created.id, created.state, created.release) == (identity, State.CREATED, 3)
+    assert where.first_create.keys() == {3}
+    started = where.start(identity)
+    assert started is not None
+    assert started.up
+    assert started.address_on("net")
+    assert where.passes(identity) == ""
+    with pytest.raises(errors.Conflict):
+        where.remove(identity)
+    with pytest.raises(errors.EngineError, match="active endpoints"):
+        where.remove_network(next(iter(where.networks)))
+    where.stop(identity)
+    seen, end = where.examine(identity)
+    assert end is not None
+    assert (seen.state, seen.exit_code, end.code) == (State.EXITED, 0, 0)
+    where.remove(identity)
+    with pytest.raises(errors.NotFound):
+        where.inspect(identity)
+
+
+def test_names_are_given_once() -> None:
+    where = machine()
+    where.create("web-1", body())
+    with pytest.raises(errors.Conflict):
+        where.create("web-1", body())
+    with pytest.raises(errors.Conflict):
+        where.create_network("net", {})
+
+
+def test_an_image_of_a_registry_is_there_once_it_was_pulled() -> None:
+    where = machine()
+    with pytest.raises(errors.ImageNotAvailable):
+        where.create("web-1", body(image=REMOTE))
+    where.pull(*REMOTE.split("@"), lambda _: None)
+    where.create("web-1", body(image=REMOTE))
+    where.faults.missing.add(REMOTE)
+    with pytest.raises(errors.ImageNotAvailable):
+        where.create("web-2", body(image=REMOTE))
+
+
+def test_a_container_is_not_started_without_its_network() -> None:
+    where = machine()
+    identity = where.create("web-1", body())
+    where.remove_network(next(iter(where.networks)))
+    with pytest.raises(errors.NetworkGone):
+        where.start(identity)
+
+
+@pytest.mark.parametrize(
+    ("faults", "environ", "answer"),
+    [
+        ({}, {"HOLLOW_READY": "never"}, "answered 503"),
+        ({"sick": {"web"}}, {}, "answered 503"),
+        ({}, {"HOLLOW_READY": "3600"}, "connection refused"),
+        ({"sick": {"other"}}, {}, ""),
+    ],
+    ids=["never", "sick", "not yet", "other"],
+)
+def test_what_a_check_is_answered(faults: dict[str, Any], environ: dict[str, str], answer: str) -> None:
+    where = machine(**faults)
+    identity = where.create("web-1", body(**environ))
+    where.start(identity)
+    assert where.passes(identity) == answer
+
+
+async def test_what_ends_by_itself_is_told_and_nothing_of_a_call_is() -> None:
+    where = machine(crashing={"web"})
+    told: asyncio.Queue[Event] = asyncio.Queue()
+    where.told.add(told.put_nowait)
+    identity = where.create("web-1", body())
+    where.start(identity)
+    async with asyncio.timeout(20):
+        event = await told.get()
+    assert (event.action, event.id) == ("die", identity)
+    assert where.containers[identity].exit_code == 1
+    where.remove(identity)
+    assert told.empty()
+
+
+class Told:
+    """What the agent hears of an engine."""
+
+    def __init__(self) -> None:
+        self.changed: list[str] = []
+        self.connections = asyncio.Event()
+
+    @property
+    def callbacks(self) -> Callbacks:
+        return Callbacks(changed=self.changed.append, image=lambda: None, connection=self.connections.set)
+
+    async def connection(self) -> None:
+        async with asyncio.timeout(20):
+            await self.connections.wait()
+        self.connections.clear()
+
+
+def start(identity: str) -> Callable[[Calls], Container | None]:
+    return lambda calls: calls.start(identity)
+
+
+async def test_an_engine_that_goes_away_and_comes_back() -> None:
+    where, told = machine(), Told()
+    engine = HollowEngine(where, told.callbacks)
+    running = asyncio.create_task(engine.run())
+    await told.connection()
+    identity = await engine.call(lambda calls: calls.create("web-1", body()))
+    await engine.call(start(identity))
+    await engine.look(identity)
+    where.leave()
+    await told.connection()
+    assert not engine.connected
+    assert engine.problem
+    with pytest.raises(errors.EngineUnavailable):
+        await engine.call(start(identity))
+    with pytest.raises(errors.EngineUnavailable):
+        await engine.question(Probe(Timing(), port=80), identity, "")()
+    # Its containers go on, and what becomes of them meanwhile is seen later.
+    where.end(identity, 7)
+    assert engine.view.containers[identity].up
+    where.come_back()
+    await told.connection()
+    assert engine.connected
+    assert engine.view.containers[identity].exit_code == 7
+    running.cancel()
+
+
+async def test_a_call_that_is_cut_off_may_have_happened() -> None:
+    where, told = machine(call_seconds=0.02), Told()
+    engine = HollowEngine(where, told.callbacks)
+    created = asyncio.Event()
+
+    def create(calls: Calls) -> str:
+        created.set()
+        return calls.create("web-1", body())
+
+    call = asyncio.create_task(engine.call(create))
+    await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert not where.containers, "cut off before the engine was asked"
+    call = asyncio.create_task(engine.call(create))
+    await created.wait()
+    where.leave()
+    with pytest.raises(errors.EngineUnavailable):
+        await call
+    assert where.containers, "the answer was lost"
