@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from bench import images, local, report, scale
+from bench import failover, images, local, report, scale
 from bench.report import Figure
 
 #: Given how many runs there are to be of each figure.
@@ -20,6 +20,7 @@ GROUPS: Final[Mapping[str, Group]] = {
     "local": local.all_figures,
     "images": images.all_figures,
     "scale": scale.all_figures,
+    "failover": failover.all_figures,
 }
 
 

@@ -406,7 +406,8 @@ class Relay:
         finally:
             for each_writer in writers:
                 each_writer.transport.abort()
-            await asyncio.gather(*(each_writer.wait_closed() for each_writer in writers), return_exceptions=True)
+            with suppress(asyncio.CancelledError):  # cut once more while it ends
+                await asyncio.gather(*(each_writer.wait_closed() for each_writer in writers), return_exceptions=True)
             self._connections.discard(task)
 
     async def _pass_on(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, answers: bool) -> None:

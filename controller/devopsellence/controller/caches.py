@@ -39,11 +39,11 @@ class OnChange(Protocol):
 class Caches:
     """Everything the controller reads, as of a moment ago."""
 
-    def __init__(self, etcd: Etcd, on_change: OnChange, on_connected: Callable[[], None]) -> None:
-        """``on_connected`` is called whenever all caches are connected again."""
+    def __init__(self, etcd: Etcd, on_change: OnChange, on_connection: Callable[[], None]) -> None:
+        """``on_connection`` is called whenever all caches are connected, or no longer are: see :attr:`problem`."""
         self.keys = etcd.keys
         self._on_change = on_change
-        self._on_connected = on_connected
+        self._on_connection = on_connection
         self._index = Index()
         self._views = Views(self._view)
         # The secrets of each environment, by service and name.
@@ -90,10 +90,11 @@ class Caches:
         if self._was_connected and problem:
             self._was_connected = False
             _log.warning("caches not connected", reason=problem)
+            self._on_connection()
         elif not self._was_connected and not problem:
             self._was_connected = True
             _log.info("caches connected")
-            self._on_connected()
+            self._on_connection()
 
     def environments(self) -> list[EnvironmentRef]:
         """Every environment that anything is stored about, sorted."""

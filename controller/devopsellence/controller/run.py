@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -24,6 +25,9 @@ from devopsellence.store.settings import Settings
 # at once are a few rounds and not a thousand: what one report costs does not grow with the nodes.
 GATHER_SECONDS_PER_NODE: Final = 0.00025
 GATHER_SECONDS_AT_MOST: Final = 0.75
+# A leader that cannot see what changes plans nothing, and keeps those who can from it. Watches that break together with
+# a member of etcd are back long before.
+PATIENCE_SECONDS: Final = 10.0
 _SYNC_COMPLAINT_SECONDS: Final = 5.0
 _log = structlog.get_logger()
 
@@ -31,19 +35,22 @@ _log = structlog.get_logger()
 async def run(settings: Settings, identity: str, stop: asyncio.Event) -> None:
     """Lead or stand by until ``stop`` is set; then give up the leadership and return."""
     async with Etcd(settings) as etcd, LeaseKeeper(etcd) as keeper:
-        controller = Controller(etcd)
-        election = Election(etcd, keeper, identity)
-        async with asyncio.TaskGroup() as tasks:
-            caches = tasks.create_task(controller.caches.run())
-            campaign = tasks.create_task(controller.campaign(election))
-            stopping = tasks.create_task(stop.wait())
-            await asyncio.wait({caches, campaign, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            _log.info("stopping")
-            # First the campaign: it revokes the lease, and another controller takes over while this one goes.
-            campaign.cancel()
-            await asyncio.wait({campaign})
-            caches.cancel()
-            stopping.cancel()
+        await serve(Controller(etcd), Election(etcd, keeper, identity), stop)
+
+
+async def serve(controller: Controller, election: Election, stop: asyncio.Event) -> None:
+    """As :func:`run`, with what is made already."""
+    async with asyncio.TaskGroup() as tasks:
+        caches = tasks.create_task(controller.caches.run())
+        campaign = tasks.create_task(controller.campaign(election))
+        stopping = tasks.create_task(stop.wait())
+        await asyncio.wait({caches, campaign, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        _log.info("stopping")
+        # First the campaign: it revokes the lease, and another controller takes over while this one goes.
+        campaign.cancel()
+        await asyncio.wait({campaign})
+        caches.cancel()
+        stopping.cancel()
 
 
 def read_clocks() -> Moment:
@@ -54,24 +61,39 @@ def read_clocks() -> Moment:
 class Controller:
     """Keeps the caches warm whether it leads or not; reconciles while it leads."""
 
-    def __init__(self, etcd: Etcd) -> None:
+    def __init__(self, etcd: Etcd, *, patience: float = PATIENCE_SECONDS) -> None:
+        """``patience``: a leader whose caches have been disconnected for so many seconds gives up its term."""
         self._etcd = etcd
-        self.caches = Caches(etcd, self._changed, self._connected)
+        self._patience = patience
+        self.caches = Caches(etcd, self._changed, self._connection_changed)
+        self._can_read = asyncio.Event()
         # None: does not lead. Nothing is queued then; a new leader looks at everything.
         self._workers: Workers | None = None
+        # Of the term that is under way.
+        self._blind: asyncio.Timeout | None = None
 
     async def campaign(self, election: Election) -> None:
         """Stand by and lead in turn, until cancelled. Who cannot read is no candidate: another one may be able to."""
-        await self._wait_for_caches()
-        _log.info("standing by")
-        await election.run(self.lead)
+        await election.run(self.lead, self._wait_for_caches)
 
     async def lead(self, leadership: Leadership) -> None:
-        """Reconcile until cancelled.
+        """Reconcile until cancelled, or until the caches have been disconnected for too long.
 
         Raises:
             Fenced: another one leads.
         """
+        try:
+            async with asyncio.timeout(None) as self._blind:
+                self._watch_connection()
+                await self._reconcile(leadership)
+        except TimeoutError:
+            if self._blind is None or not self._blind.expired():
+                raise
+            _log.warning("giving up the leadership", reason=self.caches.problem)
+        finally:
+            self._blind = None
+
+    async def _reconcile(self, leadership: Leadership) -> None:
         _log.info("leading", key=leadership.key, revision=leadership.create_revision)
         reconciler = Reconciler(self._etcd, self.caches, leadership, Journal(self._etcd), read_clocks)
         self._workers = Workers(reconciler.reconcile)
@@ -89,18 +111,28 @@ class Controller:
         gather = min(GATHER_SECONDS_AT_MOST, GATHER_SECONDS_PER_NODE * self.caches.count_of_nodes(ref))
         self._workers.add(ref, delay=0.0 if urgent else gather)
 
-    def _connected(self) -> None:
-        if self._workers is not None:
-            self._workers.unpark()
+    def _connection_changed(self) -> None:
+        if self.caches.problem:
+            self._can_read.clear()
+        else:
+            self._can_read.set()
+            if self._workers is not None:
+                self._workers.unpark()
+        self._watch_connection()
+
+    def _watch_connection(self) -> None:
+        """Let the term go on for as long as the caches are connected, and for a while when they are not."""
+        if self._blind is None or self._blind.expired():
+            return
+        loop = asyncio.get_running_loop()
+        self._blind.reschedule(None if self._can_read.is_set() else loop.time() + self._patience)
 
     async def _wait_for_caches(self) -> None:
-        """Return when each cache holds a first list; nothing may be planned before."""
-        synced = asyncio.ensure_future(self.caches.synced())
-        try:
-            while not synced.done():
-                await asyncio.wait({synced}, timeout=_SYNC_COMPLAINT_SECONDS)
-                if not synced.done():
-                    _log.warning("waiting for the caches", reason=self.caches.problem)
-            synced.result()
-        finally:
-            synced.cancel()
+        """Return when all caches are connected; nothing may be planned before."""
+        while not self._can_read.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SYNC_COMPLAINT_SECONDS):
+                    await self._can_read.wait()
+            if not self._can_read.is_set():
+                _log.warning("waiting for the caches", reason=self.caches.problem)
+        _log.info("standing by")

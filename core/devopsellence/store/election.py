@@ -28,8 +28,15 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Who leads next after a leader has vanished does so once its lease has run out, which etcd looks after every 500 ms:
+#: 2.7 s to 4.5 s later, as keepalives are sent every third of it. A leader goes on through 2.7 s without an answer.
+LEASE_SECONDS: Final = 4
 _LONGEST_BACKOFF: Final = 2.0
 _REVOKE_SECONDS: Final = 2.0
+
+
+async def _at_once() -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -64,19 +71,26 @@ class Election:
     ``ttl`` seconds after a leader has vanished at the latest, another one leads.
     """
 
-    def __init__(self, etcd: Etcd, keeper: LeaseKeeper, identity: str, *, ttl: int = 5) -> None:
+    def __init__(self, etcd: Etcd, keeper: LeaseKeeper, identity: str, *, ttl: int = LEASE_SECONDS) -> None:
         self._etcd = etcd
         self._keeper = keeper
         self._identity = identity
         self._ttl = ttl
 
-    async def run(self, lead: Callable[[Leadership], Awaitable[None]]) -> None:
-        """Campaign until cancelled, and run ``lead`` whenever elected.
+    async def run(
+        self, lead: Callable[[Leadership], Awaitable[None]], ready: Callable[[], Awaitable[None]] = _at_once
+    ) -> None:
+        """Campaign until cancelled, and run ``lead`` whenever elected. ``ready`` is awaited before every candidacy.
 
         ``lead`` is cancelled when the lease is lost or the key is gone, and awaited before the next campaign. It ends
         the term by returning or raising. On cancellation the lease is revoked, so that another one leads at once.
         """
-        await repeat(lambda: self._term(lead), self._failed, longest=_LONGEST_BACKOFF)
+
+        async def attempt() -> None:
+            await ready()
+            await self._term(lead)
+
+        await repeat(attempt, self._failed, longest=_LONGEST_BACKOFF)
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, StoreError):

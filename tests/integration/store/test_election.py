@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from devopsellence.store.election import Election, Leadership
+from devopsellence.store.election import LEASE_SECONDS, Election, Leadership
 from devopsellence.store.errors import Fenced
 from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Etcd, Put
 from devopsellence.store.lease import LeaseKeeper
@@ -104,6 +105,17 @@ async def test_a_leader_whose_key_or_lease_is_taken_away_is_cancelled(etcd: Etcd
         await a.deposed(seconds=1)
         third = await a.leads()
         assert first.create_revision < second.create_revision < third.create_revision
+
+
+async def test_a_leader_that_was_busy_for_a_second_goes_on(settings: Settings) -> None:
+    """Nothing is sent and nothing heard in that time: planning for thousands of nodes, or a starved machine."""
+    async with candidate(settings, "a", ttl=LEASE_SECONDS) as a:
+        before = await a.leads()
+        for _ in range(3):
+            time.sleep(1.2)  # noqa: ASYNC251 - it is the loop that is to be held up
+            assert (await before.txn([], [Put(settings.prefix + "written", b"1")])).succeeded
+        assert a.leadership is before
+        assert a.terms == 1
 
 
 async def test_a_key_without_the_lease_it_is_named_after_does_not_lead(etcd: Etcd, settings: Settings) -> None:

@@ -1,0 +1,96 @@
+"""``python -m tests.schedules SEED …``: play the schedules of these seeds; exit code 1 if one of them ends badly.
+
+One seed alone is shown with its steps and all log lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+import tempfile
+import time
+import traceback
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from typing import TextIO
+
+import structlog
+
+from tests.schedules.cluster import Cluster
+from tests.schedules.play import play
+from tests.schedules.schedule import schedule
+from tests.support.etcd import EtcdServer
+
+#: So many at a time: most of their time they wait.
+AT_ONCE = 10
+
+
+async def _one(seed: int, shared: EtcdServer, folder: Path) -> list[str]:
+    structlog.contextvars.bind_contextvars(seed=seed)
+    made = schedule(seed)
+    async with AsyncExitStack() as stack:
+        server = shared
+        if made.own_etcd:
+            server = EtcdServer(folder / f"etcd-{seed}")
+            stack.callback(server.kill)
+            await asyncio.to_thread(server.start)
+        cluster = await stack.enter_async_context(Cluster(made, server, f"/seed-{seed}/", folder / str(seed)))
+        begun = time.monotonic()
+        try:
+            found = await play(made, cluster)
+            structlog.get_logger().info("schedule over", seconds=round(time.monotonic() - begun, 1), wrong=found)
+        except Exception:  # noqa: BLE001 - the other schedules go on
+            return [traceback.format_exc()]
+        return found
+
+
+async def _all(seeds: list[int], folder: Path) -> dict[int, list[str]]:
+    at_once = asyncio.Semaphore(AT_ONCE)
+
+    async def limited(seed: int) -> list[str]:
+        async with at_once:
+            return await _one(seed, shared, folder)
+
+    with EtcdServer(folder / "etcd") as shared:
+        found = await asyncio.gather(*(limited(seed) for seed in seeds))
+    return dict(zip(seeds, found, strict=True))
+
+
+def _log_to(file: TextIO) -> None:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(file),
+    )
+    logging.basicConfig(handlers=[logging.NullHandler()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.schedules", description=__doc__)
+    parser.add_argument("seeds", type=int, nargs="+", metavar="SEED")
+    parser.add_argument("--log", type=Path, help="where the log lines go")
+    arguments = parser.parse_args()
+    if len(arguments.seeds) == 1:
+        print(schedule(arguments.seeds[0]), flush=True)
+    started = time.monotonic()
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="devopsellence-schedules-"))
+        _log_to(stack.enter_context(arguments.log.open("w")) if arguments.log else sys.stderr)
+        found = asyncio.run(_all(arguments.seeds, Path(folder)))
+    for seed, wrong in found.items():
+        if wrong:
+            print(f"{schedule(seed)}\n  ends wrongly:", *wrong, sep="\n    - ")
+    bad = sum(bool(wrong) for wrong in found.values())
+    print(f"{len(found)} schedules, {bad} of them ended wrongly, {time.monotonic() - started:.0f} s")
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What operators do in a schedule: each wish is written until etcd has it, and only once."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.store.errors import StoreError
+from devopsellence.store.etcd import Compare, Etcd, Put
+from devopsellence.store.records import decode, encode
+from tests.schedules.releases import REF, missing_image, named, release
+from tests.schedules.schedule import Quality, Schedule, Shape
+
+
+class Operator:
+    """Knows afterwards which release has which shape."""
+
+    def __init__(self, etcd: Etcd, on_missing: Callable[[str], None]) -> None:
+        """``on_missing`` is told of an image that is not to be had, before a release needs it."""
+        self.shapes: dict[int, Shape] = {}
+        self._etcd = etcd
+        self._on_missing = on_missing
+
+    async def begin(self, schedule: Schedule) -> None:
+        await _insist(lambda: self._begin(schedule))
+
+    async def _begin(self, schedule: Schedule) -> bool:
+        keys = self._etcd.keys
+        for name, labels in schedule.labels.items():
+            await self._etcd.put(keys.node(name), encode(pb.Node(name=name, uid=f"uid-{name}", labels=labels)))
+        environment = pb.Environment(**named(), nodes=schedule.attached)
+        await self._etcd.put(keys.environment(REF), encode(environment))
+        return True
+
+    async def deploy(self, shape: Shape) -> None:
+        """As the command line does: the number that is free, in one transaction."""
+        by = uuid.uuid4().hex
+        await _insist(lambda: self._deploy(shape, by))
+
+    async def _deploy(self, shape: Shape, by: str) -> bool:
+        keys = self._etcd.keys
+        environment, revision = await self._environment()
+        latest = environment.latest_release
+        for number in range(1, latest + 1):
+            # The answer to an earlier attempt may have been lost.
+            stored = await self._etcd.get(keys.release(REF, number))
+            assert stored is not None, f"release {number} of {latest} is missing"
+            if decode(pb.Release, stored.key, stored.value).created_by == by:
+                self.shapes[number] = shape
+                return True
+        made = release(latest + 1, shape, by)
+        if shape.quality is Quality.STUCK:
+            self._on_missing(missing_image(made.number))
+        environment.latest_release = made.number
+        where, key = keys.environment(REF), keys.release(REF, made.number)
+        result = await self._etcd.txn(
+            [Compare.absent(key), Compare.unmodified(where, revision)],
+            [Put(key, encode(made)), Put(where, encode(environment))],
+        )
+        if result.succeeded:
+            self.shapes[made.number] = shape
+        return result.succeeded
+
+    async def attach(self, node: str, *, attached: bool) -> None:
+        await _insist(lambda: self._attach(node, attached=attached))
+
+    async def _attach(self, node: str, *, attached: bool) -> bool:
+        environment, revision = await self._environment()
+        nodes = {*environment.nodes, node} if attached else {*environment.nodes} - {node}
+        environment.nodes[:] = sorted(nodes)
+        where = self._etcd.keys.environment(REF)
+        return (
+            await self._etcd.txn([Compare.unmodified(where, revision)], [Put(where, encode(environment))])
+        ).succeeded
+
+    async def change_node(self, node: str, change: Callable[[pb.Node], None]) -> None:
+        """Read, change and write a Node."""
+        await _insist(lambda: self._change_node(node, change))
+
+    async def _change_node(self, node: str, change: Callable[[pb.Node], None]) -> bool:
+        key = self._etcd.keys.node(node)
+        found = await self._etcd.get(key)
+        assert found is not None
+        changed = decode(pb.Node, key, found.value)
+        change(changed)
+        return (
+            await self._etcd.txn([Compare.unmodified(key, found.mod_revision)], [Put(key, encode(changed))])
+        ).succeeded
+
+    async def expire_heartbeat(self, node: str) -> None:
+        """As if the agent had not been heard for the time of its lease."""
+        await _insist(lambda: self._expire_heartbeat(node))
+
+    async def _expire_heartbeat(self, node: str) -> bool:
+        found = await self._etcd.get(self._etcd.keys.heartbeat(node))
+        if found is not None and found.lease:
+            await self._etcd.revoke_lease(found.lease)
+        return True
+
+    async def _environment(self) -> tuple[pb.Environment, int]:
+        key = self._etcd.keys.environment(REF)
+        found = await self._etcd.get(key)
+        assert found is not None
+        return decode(pb.Environment, key, found.value), found.mod_revision
+
+
+async def _insist(attempt: Callable[[], Awaitable[bool]]) -> None:
+    """Try until it says that it is done; etcd may be away for a while."""
+    while True:
+        try:
+            if await attempt():
+                return
+        except StoreError:
+            await asyncio.sleep(0.05)

@@ -1,0 +1,224 @@
+"""Lets a schedule happen to a cluster, mends everything, and waits for what it must come to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.store.errors import StoreError
+from tests.integration.controller.audit import audit, read_history
+from tests.schedules.cluster import Cluster, ControllerActor, Node
+from tests.schedules.operator import Operator
+from tests.schedules.schedule import WISHES, Schedule, Step, What
+from tests.schedules.verdict import End, defects, regressions
+
+OPERATOR: Final = "operator"
+#: For the end to be reached; a container that was held back goes on within 10 s, a heartbeat lasts as long.
+BOUND_SECONDS: Final = 90.0
+#: So long it has to stay as it is.
+STILL_SECONDS: Final = 0.3
+
+
+async def play(schedule: Schedule, cluster: Cluster) -> list[str]:
+    """What is wrong in the end; nothing if all is as the last release asks for."""
+    operator = Operator(cluster.etcd, lambda image: _withhold(cluster, image))
+    await operator.begin(schedule)
+    cluster.start()
+    begun = asyncio.get_running_loop().time()
+    turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+    async with asyncio.TaskGroup() as happening:
+        for step in schedule.steps:
+            await asyncio.sleep(begun + step.at - asyncio.get_running_loop().time())
+            turn = turns[OPERATOR if step.what in WISHES else step.target]
+            happening.create_task(_in_turn(turn, step, cluster, operator))
+    found = await _settle(cluster, operator)
+    history = await read_history(cluster.etcd)
+    keys = cluster.etcd.keys
+    return [*found, *audit(history, keys).defects, *regressions(history, keys)]
+
+
+async def _settle(cluster: Cluster, operator: Operator) -> list[str]:
+    """Return when nothing is wrong any more and stays so, or what is still wrong at the bound."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + BOUND_SECONDS
+    fine_since: float | None = None
+    while True:
+        try:
+            found = defects(await _end(cluster, operator))
+        except StoreError as error:
+            found = [f"etcd cannot be read: {error}"]
+        now = loop.time()
+        if found:
+            fine_since = None
+        elif fine_since is None:
+            fine_since = now
+        elif now - fine_since >= STILL_SECONDS:
+            return []
+        if now > give_up:
+            return found
+        await asyncio.sleep(0.1)
+
+
+async def _end(cluster: Cluster, operator: Operator) -> End:
+    listing = await cluster.etcd.list(cluster.etcd.keys.prefix)
+    values = {item.key: item.value for item in listing.items}
+    machines = {name: node.machine for name, node in cluster.nodes.items()}
+    return End(
+        cluster.etcd.keys,
+        values,
+        operator.shapes,
+        containers={name: tuple(machine.containers.values()) for name, machine in machines.items()},
+        networks={name: len(machine.networks) for name, machine in machines.items()},
+        tasks_started=[machine.tasks_started for machine in machines.values()],
+    )
+
+
+def _withhold(cluster: Cluster, image: str) -> None:
+    for node in cluster.nodes.values():
+        node.machine.faults.missing.add(image)
+
+
+async def _in_turn(turn: asyncio.Lock, step: Step, cluster: Cluster, operator: Operator) -> None:
+    """What happens to one target comes one after the other, also where the end of something takes its time; so do the
+    operator's wishes."""
+    async with turn:
+        await _happen(step, cluster, operator)
+
+
+async def _happen(step: Step, cluster: Cluster, operator: Operator) -> None:
+    if step.target in cluster.controllers:
+        await _TO_CONTROLLERS[step.what](cluster.controllers[step.target], step.seconds)
+    elif step.what in _TO_MACHINES:
+        await _TO_MACHINES[step.what](cluster.nodes[step.target], step.seconds)
+    elif step.what in _TO_ETCD:
+        await _TO_ETCD[step.what](cluster, step.seconds)
+    elif step.what is What.CUT_AGENT:
+        await _cut_agent(cluster.nodes[step.target], operator, step.seconds)
+    else:
+        await _wish(step, operator)
+
+
+async def _wish(step: Step, operator: Operator) -> None:
+    match step.what:
+        case What.DEPLOY | What.RACE:
+            await asyncio.gather(*(operator.deploy(shape) for shape in step.shapes))
+        case What.ATTACH | What.DETACH:
+            await operator.attach(step.target, attached=step.what is What.ATTACH)
+        case What.RELABEL:
+
+            def relabel(node: pb.Node) -> None:
+                node.labels[:] = sorted(step.labels)
+
+            await operator.change_node(step.target, relabel)
+        case What.CORDON | What.UNCORDON:
+
+            def cordon(node: pb.Node) -> None:
+                node.cordoned = step.what is What.CORDON
+
+            await operator.change_node(step.target, cordon)
+        case _:
+            raise AssertionError(step.what)
+
+
+async def _kill_agent(node: Node, seconds: float) -> None:
+    await node.agent.kill()
+    await asyncio.sleep(seconds)
+    node.agent.start()
+
+
+async def _stop_agent(node: Node, seconds: float) -> None:
+    await node.agent.stop()
+    await asyncio.sleep(seconds)
+    node.agent.start()
+
+
+async def _reboot(node: Node, seconds: float) -> None:
+    await node.agent.kill()
+    node.machine.reboot()
+    await asyncio.sleep(seconds)
+    node.agent.start()
+
+
+async def _hold(actor: Node | ControllerActor, seconds: float) -> None:
+    actor.relay.hold()
+    await asyncio.sleep(seconds)
+    actor.relay.release()
+
+
+async def _cut(actor: Node | ControllerActor, seconds: float) -> None:
+    actor.relay.refuse()
+    await asyncio.sleep(seconds)
+    actor.relay.accept()
+
+
+async def _cut_agent(node: Node, operator: Operator, seconds: float) -> None:
+    node.relay.refuse()
+    await operator.expire_heartbeat(node.name)
+    await asyncio.sleep(seconds)
+    node.relay.accept()
+
+
+async def _engine_away(node: Node, seconds: float) -> None:
+    node.machine.leave()
+    await asyncio.sleep(seconds)
+    node.machine.come_back()
+
+
+async def _slow_engine(node: Node, seconds: float) -> None:
+    node.machine.faults.call_seconds = seconds / 4
+    await asyncio.sleep(seconds)
+    node.machine.faults.call_seconds = 0.0
+
+
+async def _crash(node: Node, _seconds: float) -> None:
+    running = [each for each in node.machine.containers.values() if each.up and not each.task]
+    if running:
+        node.machine.end(running[0].id, 1)
+
+
+async def _kill_controller(controller: ControllerActor, seconds: float) -> None:
+    await controller.kill()
+    await asyncio.sleep(seconds)
+    controller.start()
+
+
+async def _stop_controller(controller: ControllerActor, seconds: float) -> None:
+    await controller.stop()
+    await asyncio.sleep(seconds)
+    controller.start()
+
+
+async def _pause_etcd(cluster: Cluster, seconds: float) -> None:
+    cluster.server.pause()
+    await asyncio.sleep(seconds)
+    cluster.server.resume()
+
+
+async def _restart_etcd(cluster: Cluster, seconds: float) -> None:
+    await asyncio.to_thread(cluster.server.kill)
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(cluster.server.start)
+
+
+_TO_MACHINES: Final[dict[What, Callable[[Node, float], Awaitable[None]]]] = {
+    What.KILL_AGENT: _kill_agent,
+    What.STOP_AGENT: _stop_agent,
+    What.HOLD_AGENT: _hold,
+    What.ENGINE_AWAY: _engine_away,
+    What.SLOW_ENGINE: _slow_engine,
+    What.CRASH: _crash,
+    What.REBOOT: _reboot,
+}
+_TO_CONTROLLERS: Final[dict[What, Callable[[ControllerActor, float], Awaitable[None]]]] = {
+    What.KILL_CONTROLLER: _kill_controller,
+    What.STOP_CONTROLLER: _stop_controller,
+    What.HOLD_CONTROLLER: _hold,
+    What.CUT_CONTROLLER: _cut,
+}
+_TO_ETCD: Final[dict[What, Callable[[Cluster, float], Awaitable[None]]]] = {
+    What.PAUSE_ETCD: _pause_etcd,
+    What.RESTART_ETCD: _restart_etcd,
+}

@@ -1,0 +1,48 @@
+"""A hundred random schedules of kills, pauses, partitions and deploys, each ending as the last release asks for.
+
+``SCHEDULES="17 23" pytest tests/schedules`` plays those instead; ``python -m tests.schedules 17`` shows one with its
+log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.support.need import need_etcd
+from tests.support.project import PROJECT
+
+pytestmark = [pytest.mark.etcd, pytest.mark.timeout(400)]
+#: Each has an event loop, and so a core, to itself.
+PROCESSES = 2
+
+
+async def _play(seeds: Sequence[str], log: Path) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tests.schedules", "--log", str(log), *seeds),
+        cwd=PROJECT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return process.returncode or 0, output.decode()
+
+
+async def test_each_schedule_ends_as_the_last_release_asks_for(tmp_path: Path) -> None:
+    need_etcd()
+    seeds = os.environ.get("SCHEDULES", "").split() or [str(seed) for seed in range(1, 101)]
+    shares = [share for number in range(PROCESSES) if (share := seeds[number::PROCESSES])]
+    ends = await asyncio.gather(*(_play(share, tmp_path / f"{number}.log") for number, share in enumerate(shares)))
+    assert all(code == 0 for code, _ in ends), "\n".join(output for _, output in ends)
+    for share, (_, output) in zip(shares, ends, strict=True):
+        assert f"{len(share)} schedules, 0 of them ended wrongly" in output

@@ -1,0 +1,212 @@
+"""What is wrong with how a schedule has ended, from what etcd and the machines hold. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.api.v1 import workload_pb2
+from devopsellence.nodeagent.model import Container
+from devopsellence.store.keys import Keys
+from devopsellence.store.records import decode
+from tests.integration.controller.audit import History
+from tests.schedules.releases import REF
+from tests.schedules.schedule import Quality, Shape
+
+_LABELS = {workload_pb2.Service.WEB: "web", workload_pb2.Service.WORKER: "worker"}
+_Phase = pb.Rollout
+
+
+@dataclass(frozen=True)
+class End:
+    """``values`` is all that etcd holds, by key; the rest is what the machines hold, by node."""
+
+    keys: Keys
+    values: Mapping[str, bytes]
+    shapes: Mapping[int, Shape]
+    containers: Mapping[str, Sequence[Container]]
+    networks: Mapping[str, int]
+    tasks_started: Sequence[Counter[int]]
+
+    def environment(self) -> pb.Environment:
+        key = self.keys.environment(REF)
+        return decode(pb.Environment, key, self.values[key])
+
+    def rollout(self) -> pb.Rollout:
+        key = self.keys.rollout(REF)
+        return decode(pb.Rollout, key, self.values.get(key, b"{}"))
+
+    def release(self, number: int) -> pb.Release:
+        key = self.keys.release(REF, number)
+        return decode(pb.Release, key, self.values[key])
+
+    def node(self, name: str) -> pb.Node:
+        key = self.keys.node(name)
+        return decode(pb.Node, key, self.values[key])
+
+    def assignment(self, name: str) -> pb.Assignment | None:
+        key = self.keys.assignment(name, REF)
+        return decode(pb.Assignment, key, self.values[key]) if key in self.values else None
+
+
+def defects(end: End) -> list[str]:
+    """Everything that is not as the last release, or what it went back to, asks for."""
+    if lost := list(_numbers(end)):
+        return lost
+    return [*_tasks(end), *_rollout(end), *_nodes(end)]
+
+
+def _numbers(end: End) -> Iterator[str]:
+    latest = end.environment().latest_release
+    if sorted(end.shapes) != list(range(1, latest + 1)):
+        yield f"releases {sorted(end.shapes)} were written, the newest is {latest}"
+
+
+def _tasks(end: End) -> Iterator[str]:
+    started = sum(end.tasks_started, Counter())
+    for number, times in started.items():
+        if times > 1:
+            yield f"the task of release {number} was started {times} times"
+
+
+def _is_bad(end: End, rollout: pb.Rollout) -> bool:
+    shape = end.shapes[rollout.release]
+    # A task that was running when its machine or its agent went is rightly called failed.
+    return shape.quality is not Quality.GOOD or rollout.task.phase == pb.TaskStatus.FAILED
+
+
+def _last_settled(rollout: pb.Rollout) -> int:
+    return max((one.release for one in rollout.history if one.phase == _Phase.SETTLED), default=0)
+
+
+def _goes_back_to(end: End, rollout: pb.Rollout) -> int:
+    """Where a bad release leads; 0: nowhere."""
+    return _last_settled(rollout) if end.shapes[rollout.release].goes_back else 0
+
+
+def _rollout(end: End) -> Iterator[str]:
+    rollout, latest = end.rollout(), end.environment().latest_release
+    phase = _Phase.Phase.Name(rollout.phase)
+    if rollout.release != latest:
+        yield f"the rollout is about release {rollout.release}, the newest is {latest}"
+        return
+    told = [one.release for one in rollout.history]
+    # Of those before the first that was rolled out at all, nothing is told.
+    if told != list(range(latest - 1, latest - 1 - len(told), -1)):
+        yield f"the history tells of {told} before release {latest}"
+    settled = _last_settled(rollout)
+    if settled and end.shapes[settled].quality is not Quality.GOOD:
+        yield f"release {settled} is bad and is said to have settled"
+    if not _is_bad(end, rollout):
+        if (rollout.phase, rollout.target or latest) != (_Phase.SETTLED, latest):
+            yield f"release {latest} is good, and its rollout {phase} towards {rollout.target}: {rollout.reason}"
+        return
+    target = _goes_back_to(end, rollout) or latest
+    if (rollout.phase, rollout.target or latest) != (_Phase.FAILED, target):
+        yield (
+            f"release {latest} is bad, and its rollout {phase} towards {rollout.target} "
+            f"rather than FAILED towards {target}: {rollout.reason}"
+        )
+
+
+def _nodes(end: End) -> Iterator[str]:
+    attached = end.environment().nodes
+    for name in end.containers:
+        if name not in attached:
+            yield from _detached(end, name)
+        elif end.node(name).cordoned:
+            yield from _as_assigned(end, name)
+        else:
+            yield from _attached(end, name)
+
+
+def _detached(end: End, name: str) -> Iterator[str]:
+    left = [key for key in (end.keys.assignment(name, REF), end.keys.status(name, REF)) if key in end.values]
+    if left or end.containers[name] or end.networks[name]:
+        here = f"{left}, {_text(end.containers[name])}, {end.networks[name]} networks"
+        yield f"{name} is not attached, and there are {here}"
+
+
+def _attached(end: End, name: str) -> Iterator[str]:
+    rollout, latest = end.rollout(), end.environment().latest_release
+    assignment = end.assignment(name)
+    if rollout.release != latest:
+        return
+    if rollout.task.phase == pb.TaskStatus.FAILED and not _goes_back_to(end, rollout):
+        # Nobody moved, from wherever an earlier release that was overtaken had left it.
+        yield from _as_assigned(end, name)
+        return
+    if assignment is None:
+        yield f"{name} is attached and has no assignment"
+        return
+    if _is_bad(end, rollout) and not _goes_back_to(end, rollout):
+        yield from _halted(end, name, rollout, assignment)
+        return
+    target = latest if not _is_bad(end, rollout) else _goes_back_to(end, rollout)
+    if assignment.release != target:
+        yield f"{name} is assigned release {assignment.release} rather than {target}"
+        return
+    yield from _compare(end, name, end.release(target).services)
+
+
+def _halted(end: End, name: str, rollout: pb.Rollout, assignment: pb.Assignment) -> Iterator[str]:
+    """What is at a bad release stays there; the others run on what they had, also where that was overtaken before it
+    had settled everywhere. Nobody is left at another bad one."""
+    if assignment.release == rollout.release:
+        return
+    if end.shapes[assignment.release].quality is not Quality.GOOD:
+        yield f"{name} is left at release {assignment.release}, which is bad"
+    yield from _as_assigned(end, name)
+
+
+def _as_assigned(end: End, name: str) -> Iterator[str]:
+    """It keeps whatever it has, and runs that if it was sound."""
+    assignment = end.assignment(name)
+    if assignment is None:
+        if end.containers[name]:
+            yield f"{name} has no assignment and runs {_text(end.containers[name])}"
+    elif end.shapes[assignment.release].quality is Quality.GOOD and not assignment.HasField("task"):
+        running = {each.service for each in end.containers[name] if each.up and not each.task}
+        if running != {service.name for service in assignment.services}:
+            yield f"{name} runs {_text(end.containers[name])} rather than what it is assigned"
+
+
+def _compare(end: End, name: str, services: Sequence[workload_pb2.Service]) -> Iterator[str]:
+    labels = set(end.node(name).labels)
+    wanted = sorted((one.name, one.image.pinned) for one in services if _LABELS[one.kind] in labels)
+    ours = [each for each in end.containers[name] if not each.task]
+    running = sorted((each.service, each.image) for each in ours)
+    if running != wanted or not all(each.up for each in ours):
+        yield f"{name} should run {wanted} and has {_text(ours)}"
+    if any(each.up for each in end.containers[name] if each.task):
+        yield f"a task goes on on {name}"
+    if end.networks[name] > 1:
+        yield f"{name} has {end.networks[name]} networks"
+
+
+def _text(containers: Sequence[Container]) -> str:
+    described = [
+        f"{one.service}{'/' + one.task if one.task else ''} {one.image} {one.state.name}" for one in containers
+    ]
+    return ", ".join(described) or "no containers"
+
+
+def regressions(history: History, keys: Keys) -> list[str]:
+    """Rollouts that went from SETTLED to something else, or back to an older release."""
+    found = []
+    before = pb.Rollout()
+    for revision in sorted(history):
+        for event in history[revision]:
+            if event.key != keys.rollout(REF) or event.kv is None:
+                continue
+            rollout = decode(pb.Rollout, event.key, event.kv.value)
+            if rollout.release < before.release:
+                found.append(
+                    f"revision {revision}: the rollout went from release {before.release} to {rollout.release}"
+                )
+            if (rollout.release, before.phase) == (before.release, _Phase.SETTLED) and rollout.phase != before.phase:
+                found.append(f"revision {revision}: release {rollout.release} had settled and no longer has")
+            before = rollout
+    return found

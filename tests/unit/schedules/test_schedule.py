@@ -1,0 +1,31 @@
+"""Schedules are what their seed makes of them, and keep to what the verdict takes for granted."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.schedules.schedule import Quality, What, schedule
+
+SEEDS = range(1, 101)
+
+
+def test_a_seed_always_makes_the_same_schedule() -> None:
+    assert [str(schedule(seed)) for seed in SEEDS] == [str(schedule(seed)) for seed in SEEDS]
+    assert len({str(schedule(seed)) for seed in SEEDS}) == len(SEEDS)
+
+
+def test_a_hundred_of_them_leave_nothing_out() -> None:
+    steps = [step for seed in SEEDS for step in schedule(seed).steps]
+    assert {step.what for step in steps} == set(What)
+    assert {shape.quality for step in steps for shape in step.shapes} == set(Quality)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_service_can_run_somewhere_whatever_happens(seed: int) -> None:
+    made = schedule(seed)
+    assert made.labels["n1"] == ("web", "worker")
+    assert "n1" in made.attached
+    meddling = {What.RELABEL, What.CORDON, What.DETACH}
+    assert not [step for step in made.steps if step.target == "n1" and step.what in meddling]
+    assert made.steps[0].shapes[0].quality is Quality.GOOD
+    assert made.own_etcd or not [step for step in made.steps if step.target == "etcd"]

@@ -1,0 +1,125 @@
+"""The verdict on a schedule's end finds what is wrong: otherwise a hundred good ends would mean nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.nodeagent.model import Container, State
+from devopsellence.store.keys import Keys
+from devopsellence.store.records import encode
+from devopsellence.store.values import KeyValue, WatchEvent
+from tests.schedules.releases import REF, named, release
+from tests.schedules.schedule import Quality, Shape
+from tests.schedules.verdict import End, defects, regressions
+
+KEYS = Keys()
+GOOD, SICK = Shape(), Shape(Quality.SICK)
+
+
+def running(name: str, number: int, shape: Shape, state: State = State.RUNNING) -> tuple[Container, ...]:
+    """The containers of a release as they should be."""
+    return tuple(
+        Container(f"{name}-{one.name}", one.name, str(REF), one.name, "", number, one.image.pinned, state)
+        for one in release(number, shape, "").services
+    )
+
+
+def written(*records: tuple[str, Message]) -> dict[str, bytes]:
+    return {key: encode(message) for key, message in records}
+
+
+def rollout(**fields: Any) -> pb.Rollout:
+    made = pb.Rollout(**named(), release=2, phase=pb.Rollout.SETTLED, history=[outcome(1, pb.Rollout.SETTLED)])
+    made.MergeFrom(pb.Rollout(**fields))
+    return made
+
+
+def outcome(number: int, phase: pb.Rollout.Phase.ValueType) -> pb.RolloutOutcome:
+    return pb.RolloutOutcome(release=number, phase=phase)
+
+
+def assigned(number: int) -> tuple[str, Message]:
+    return KEYS.assignment("n1", REF), pb.Assignment(node="n1", release=number)
+
+
+def end(*, shape: Shape = GOOD, number: int = 2, **fields: Any) -> End:
+    """``n1`` attached to release 2 of ``shape``, running release ``number``."""
+    values = written(
+        (KEYS.environment(REF), pb.Environment(**named(), nodes=["n1"], latest_release=2)),
+        (KEYS.node("n1"), pb.Node(name="n1", labels=["web", "worker"])),
+        (KEYS.release(REF, 1), release(1, GOOD, "")),
+        (KEYS.release(REF, 2), release(2, shape, "")),
+        (KEYS.rollout(REF), rollout(**fields)),
+        assigned(number),
+    )
+    return End(KEYS, values, {1: GOOD, 2: shape}, {"n1": running("n1", number, GOOD)}, {"n1": 1}, [])
+
+
+def test_a_good_release_that_runs_everywhere() -> None:
+    assert defects(end()) == []
+
+
+def test_a_bad_release_that_went_back() -> None:
+    went_back = end(shape=SICK, number=1, phase=pb.Rollout.FAILED, target=1)
+    assert defects(went_back) == []
+    assert defects(end(shape=SICK, number=1, phase=pb.Rollout.ROLLING_BACK, target=1)) != []
+    assert defects(end(shape=SICK, number=1, phase=pb.Rollout.FAILED, target=2)) != []
+    assert defects(replace(went_back, values={**went_back.values, **written(assigned(2))})) != []
+
+
+def hold(one: End, *containers: Container) -> End:
+    return replace(one, containers={"n1": containers})
+
+
+def store(one: End, *records: tuple[str, Message]) -> End:
+    return replace(one, values={**one.values, **written(*records)})
+
+
+def orphan(one: End) -> End:
+    return replace(one, containers={**one.containers, "n2": running("n2", 2, GOOD)}, networks={"n1": 1, "n2": 0})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        pytest.param(lambda one: hold(one, *running("n1", 1, GOOD)), "n1 should run", id="older"),
+        pytest.param(lambda one: hold(one, *running("n1", 2, GOOD, State.EXITED)), "n1 should run", id="ended"),
+        pytest.param(lambda one: hold(one, *one.containers["n1"] * 2), "n1 should run", id="doubled"),
+        pytest.param(orphan, "n2 is not attached", id="orphan"),
+        pytest.param(lambda one: replace(one, networks={"n1": 2}), "2 networks", id="network"),
+        pytest.param(lambda one: replace(one, tasks_started=[Counter({2: 1})] * 2), "started 2 times", id="task twice"),
+        pytest.param(lambda one: replace(one, shapes={2: GOOD}), "releases [2] were written", id="number lost"),
+        pytest.param(lambda one: store(one, assigned(1)), "rather than 2", id="not moved"),
+        pytest.param(
+            lambda one: store(one, (KEYS.rollout(REF), rollout(phase=pb.Rollout.FAILED))), "is good, and", id="failed"
+        ),
+        pytest.param(lambda one: store(one, (KEYS.rollout(REF), pb.Rollout())), "the newest is 2", id="no rollout"),
+    ],
+)
+def test_what_is_wrong_is_found(spoil: Callable[[End], End], expected: str) -> None:
+    assert any(expected in found for found in defects(spoil(end())))
+
+
+@pytest.mark.parametrize(
+    ("rollouts", "count"),
+    [
+        ([rollout(), rollout(reason="degraded")], 0),
+        ([rollout(), rollout(phase=pb.Rollout.FAILED)], 1),
+        ([rollout(), pb.Rollout(release=1)], 1),
+    ],
+    ids=["settled", "settled no longer", "an older release"],
+)
+def test_rollouts_only_go_forward(rollouts: list[pb.Rollout], count: int) -> None:
+    key = KEYS.rollout(REF)
+    history = {
+        revision: [WatchEvent(key, KeyValue(key, encode(one), 1, revision, 1, 0), revision)]
+        for revision, one in enumerate(rollouts, 1)
+    }
+    assert len(regressions(history, KEYS)) == count
