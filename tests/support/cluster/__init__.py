@@ -8,7 +8,7 @@ this machine: commands run here, with the Docker Engine that is here.
 A bed lives in one folder, and any process can take it up from there. Everything in a machine ends with the machine's
 first process, so that taking a bed down is to kill those and to remove the folder.
 
-``machine`` what every machine is, ``network`` the switch, ``roles`` what runs where, ``bed`` the whole and how it is set
-up through the real commands, ``app`` an app to deploy, ``load`` requests to it that are counted, ``audit`` whether
+``machine`` what every machine is, ``network`` the switch, ``roles`` what runs where, ``bed`` the whole and how it is
+set up through the real commands, ``app`` an app to deploy, ``load`` requests to it that are counted, ``audit`` whether
 anything was lost, doubled or orphaned. ``__main__`` is what ``deploy/cluster.sh`` runs.
 """

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from devopsellence.api.v1.stored_pb2 import Environment
+from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.records import decode
 from tests.support.cluster.bed import Bed
 from tests.support.images import web_image
 
@@ -41,7 +44,7 @@ deploy:
 
 
 class App:
-    """A project in ``folder``, attached to hosts of ``bed``. ``linger``: seconds that an old version goes on serving."""
+    """A project in ``folder``, on ``bed``. ``linger``: seconds that a version goes on after it was told to end."""
 
     def __init__(self, bed: Bed, folder: Path, project: str, *, linger: float = 1.5) -> None:
         self.bed = bed
@@ -72,5 +75,12 @@ class App:
         """Run a command in the project's folder."""
         return self.bed.devopsellence(*arguments, check=check, cwd=self.folder)
 
-    def status(self) -> dict[str, Any]:
-        return self.bed.json("status", cwd=self.folder)
+    @property
+    def release(self) -> int:
+        """The number of the newest release."""
+
+        async def work(etcd: Etcd) -> int:
+            found = await etcd.get(etcd.keys.environment(self.ref))
+            return decode(Environment, found.key, found.value).latest_release if found else 0
+
+        return self.bed.store(work)

@@ -101,15 +101,15 @@ class Bed:
             self._name_machines()
             self._remember()
         with ThreadPoolExecutor(8) as pool:
-            _all(pool, lambda each: each.on or each.switch_on(), self.machines.values())
+            _all(pool, lambda each: each.switch_on(), [each for each in self.machines.values() if not each.on])
             for host in self.hosts.values():
                 host.describe_engine(self._cgroup)
             engines = [pool.submit(self._start_engine, host) for host in self.hosts.values()]
             self._start_etcd()
             controllers = pool.submit(self._start_controllers)
             _all(pool, self.enlist, self.hosts.values())
-            for each in (*engines, controllers):
-                each.result()
+            for work in (*engines, controllers):
+                work.result()
         self.wait()
 
     def down(self) -> None:
@@ -140,6 +140,16 @@ class Bed:
         until("a controller leads", self.leader, seconds=_SETTLE_SECONDS, every=0.2)
         until("every agent is at work", self._agents_at_work, seconds=_SETTLE_SECONDS, every=0.3)
 
+    def mend(self) -> None:
+        """Bring back everything that was cut, paused or killed, and return once it is at work."""
+        for machine in self.machines.values():
+            machine.join()
+            for program in machine.programs:
+                if program.running:
+                    program.resume()
+            machine.start()
+        self.wait()
+
     def leader(self) -> str:
         """The name of the controller that leads; empty when none does."""
 
@@ -167,7 +177,8 @@ class Bed:
     @property
     def environ(self) -> dict[str, str]:
         """The environment in which root, the operator, works."""
-        return {**environ(), "DEVOPSELLENCE_HOME": str(self.folder / "home"), **self.variables}
+        theirs = {name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}
+        return {**environ(), **theirs, "DEVOPSELLENCE_HOME": str(self.folder / "home"), **self.variables}
 
     def devopsellence(
         self, *arguments: str, check: bool = True, cwd: Path | None = None, timeout: float = 120
@@ -182,9 +193,7 @@ class Bed:
         document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return document
 
-    def etcdctl(
-        self, *arguments: str, endpoints: str = "", check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
+    def etcdctl(self, *arguments: str, endpoints: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run etcdctl as root."""
         variables = {**self.environ, **self.etcdctl_variables}
         if endpoints:

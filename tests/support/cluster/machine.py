@@ -30,9 +30,8 @@ _END_SECONDS: Final = 20.0
 
 def environ() -> dict[str, str]:
     """The environment of everything that runs on a bed: this project's code, nothing of the caller's own cluster."""
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("DEVOPSELLENCE_", "ETCDCTL_", "ETCD_"))
-    }
+    theirs = ("DEVOPSELLENCE_", "ETCDCTL_", "ETCD_", "DOCKER_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
     roots = [REPOSITORY / root for root in ("proto", "core", "controller", "nodeagent", "cli", ".")]
     return {**kept, "PYTHONPATH": os.pathsep.join(str(root) for root in roots), "NO_COLOR": "1"}
 

@@ -6,9 +6,10 @@ set -euo pipefail
 readonly name=$1 disk=$2
 
 hostname "$name"
-# Every mount was copied into this namespace. Those of containers elsewhere would keep alive what their engines remove.
+# Every mount was copied into this namespace. Those of containers elsewhere would keep alive what their engines remove;
+# some are removed meanwhile.
 sed -n 's/^[^ ]* [^ ]* [^ ]* [^ ]* \([^ ]*\) .* - \(overlay\|nsfs\) .*/\1/p' /proc/self/mountinfo |
-  tac | while read -r point; do [ "$point" = / ] || umount --lazy "$point"; done
+  tac | while read -r point; do [ "$point" = / ] || umount --lazy "$point" 2>/dev/null || true; done
 
 mkdir -p "$disk"/{docker,etcd,devopsellence}
 exec {disk_fd}<"$disk"

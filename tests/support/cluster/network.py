@@ -1,7 +1,7 @@
 """The bed's network: a switch in a machine of its own, a link to each other machine and one to the operator.
 
-The bridge is in the switch, so that nothing here touches the packet filter of the operator's machine. Beds have numbers,
-and their networks are 10.99.<number>.0/24.
+The bridge is in the switch, so that nothing here touches the packet filter of the operator's machine. Beds have
+numbers, and their networks are 10.99.<number>.0/24.
 """
 
 from __future__ import annotations

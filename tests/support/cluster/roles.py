@@ -1,4 +1,4 @@
-"""What the machines of a bed are for: hosts, members of etcd, controllers. Each can be cut off, and its programs killed.
+"""What the machines of a bed are for: hosts, members of etcd, controllers. Each can be cut off, its programs killed.
 
 Their paths and ports are those that the commands and the documentation name; what is started is what ``cluster init``
 and ``node register`` say.
@@ -181,4 +181,3 @@ class ControllerPlace(Linked):
 def variables(file: Path) -> dict[str, str]:
     """What a settings file says, as systemd's ``EnvironmentFile=`` reads it."""
     return dict(word.split("=", 1) for word in shlex.split(file.read_text()))
-

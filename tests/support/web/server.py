@@ -1,5 +1,5 @@
-"""A web server that ends as an app should: asked to, it goes on answering for a while, tells its clients to go elsewhere,
-finishes what it is answering, and ends.
+"""A web server that ends as an app should: asked to, it goes on answering for a while, tells its clients to go
+elsewhere, finishes what it is answering, and ends.
 
 ``VERSION`` is what ``/`` answers; ``/up`` fails for the version "broken". ``LINGER`` is how many seconds it goes on.
 """
@@ -22,7 +22,7 @@ class Handler(BaseHTTPRequestHandler):
     # Otherwise the head and the body are two packets, and the second waits for the first one's acknowledgement.
     wbufsize = -1
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """Answer with the version, or how the server is."""
         well = self.path != "/up" or VERSION != "broken"
         body = (VERSION if self.path != "/up" else "up" if well else "broken").encode()
@@ -45,6 +45,12 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
 
+def asked_to_end(*_: object) -> None:
+    """Not here and now: the server's own thread waits for this one."""
+    leaving.set()
+    threading.Thread(target=leave).start()
+
+
 def leave() -> None:
     """Go on for a while, then end."""
     time.sleep(LINGER)
@@ -52,7 +58,7 @@ def leave() -> None:
 
 
 server = Server(("", 3000), Handler)
-signal.signal(signal.SIGTERM, lambda *_: (leaving.set(), threading.Thread(target=leave).start()))
+signal.signal(signal.SIGTERM, asked_to_end)
 server.serve_forever()
 # What came last is answered.
 time.sleep(0.2)
