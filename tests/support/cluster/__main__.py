@@ -45,12 +45,14 @@ def _up(options: argparse.Namespace) -> None:
 
 
 def _app(options: argparse.Namespace) -> None:
-    """A folder with an app to deploy, attached to every host; what is there stays."""
+    """``devopsellence WORDS`` in the folder of an app, which is made and attached to every host if it is not there."""
     bed = _taken_up(options)
     folder = options.folder / "app"
     if not (folder / "devopsellence.yml").exists():
         App(bed, folder, "hello").attach(*bed.hosts)
-    print(folder)
+    command = [sys.executable, "-m", "devopsellence.cli", *options.words]
+    if subprocess.run(command, env=bed.environ, cwd=folder, check=False).returncode != 0:
+        raise RuntimeError(f"the cluster is up, but 'devopsellence {shlex.join(options.words)}' in {folder} failed")
 
 
 def _down(options: argparse.Namespace) -> None:
@@ -157,7 +159,8 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--members", type=int, default=3, help="members of etcd")
     up.add_argument("--controllers", type=int, default=2)
     command("down", _down, "end and forget everything")
-    command("app", _app, "make an app to deploy; prints its folder")
+    app = command("app", _app, "run devopsellence in the folder of a small app, made where it is not there yet")
+    app.add_argument("words", nargs="*", metavar="WORD")
     command("env", _env, 'print variables for a shell: eval "$(deploy/cluster.sh env)"')
     command("status", _status, "which nodes are there, who leads")
     commands.add_parser("guard").set_defaults(work=_guard)
