@@ -117,7 +117,7 @@ class Bed:
         folders = [each for each in (self.folder / "machines").glob("*") if each.is_dir()]
         with ThreadPoolExecutor(8) as pool:
             # Those on disk, whatever they are called: one that was replaced, or one of a bed of another size.
-            known: dict[str, Machine] = {**self.machines, "switch": self.switch}
+            known: dict[str, Machine] = {each.port: each for each in (*self.machines.values(), self.switch)}
             _all(pool, lambda at: known.get(at.name, Machine(at.name, "", at, self.logs)).switch_off(), folders)
             _all(pool, lambda at: shutil.rmtree(at), folders)
         if self.number >= 0:
@@ -135,9 +135,26 @@ class Bed:
         if not host.agent.running:
             host.start_agent()
 
+    def replace(self, name: str) -> Host:
+        """Put another machine, with another address, in place of a host and under its name.
+
+        Returns the machine before, as it was: nothing is done to it, and to switch it off is the caller's.
+        """
+        before = self.hosts[name]
+        taken = sum(1 for each in (self.folder / "machines").glob("n*"))
+        where = address(self.number, _FIRST_ADDRESS["n"] + taken)
+        host = Host(name, where, self._place(f"{name}-{taken}"), self.logs, self.switch)
+        host.switch_on()
+        host.describe_engine(self._cgroup)
+        self._start_engine(host)
+        self.hosts[name] = host
+        self.enlist(host, "--replace")
+        self.wait()
+        return before
+
     def wait(self) -> None:
         """Return once etcd answers, a controller leads, and every agent is there and has its engine."""
-        until("a controller leads", self.leader, seconds=_SETTLE_SECONDS, every=0.2)
+        until("a controller leads", self._led, seconds=_SETTLE_SECONDS, every=0.2)
         until("every agent is at work", self._agents_at_work, seconds=_SETTLE_SECONDS, every=0.3)
 
     def mend(self) -> None:
@@ -245,6 +262,11 @@ class Bed:
         running = [name for name, member in self.etcd.items() if member.etcd.running]
         assert len(running) == len(self.etcd), f"etcd has ended: see {self.logs}"
         return self.etcdctl("endpoint", "health", check=False).returncode == 0
+
+    def _led(self) -> str:
+        for each in self.controllers.values():
+            assert each.controller.running, f"the controller has ended: {each.log('controller').read_text()[-1000:]}"
+        return self.leader()
 
     def _start_controllers(self) -> None:
         for each in self.controllers.values():

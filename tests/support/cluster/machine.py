@@ -48,6 +48,11 @@ class Machine:
         self._init: Identity | None = None
 
     @property
+    def port(self) -> str:
+        """What tells it apart on the bed: its name, but for one that took over another's."""
+        return self.folder.name
+
+    @property
     def init(self) -> Identity:
         """Its first process, as seen from outside."""
         if self._init is None:
@@ -57,6 +62,7 @@ class Machine:
 
     @property
     def on(self) -> bool:
+        """It has been switched on, and is still."""
         return (self.folder / "init.pid").exists() and self.init.alive
 
     @property
@@ -94,7 +100,7 @@ class Machine:
         self._init = None
 
     def log(self, program: str) -> Path:
-        return self.logs / f"{self.name}-{program}.log"
+        return self.logs / f"{self.port}-{program}.log"
 
     def inside(self, *command: str) -> list[str]:
         """``command`` as it is run on the machine."""

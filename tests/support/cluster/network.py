@@ -24,7 +24,7 @@ def address(bed: int, machine: int) -> str:
 
 
 class Switch(Machine):
-    """Joins the machines of a bed. Its end of a machine's link has the machine's name."""
+    """Joins the machines of a bed. Its end of a machine's link is the machine's ``port``."""
 
     def __init__(self, folder: Path, logs: Path) -> None:
         super().__init__("switch", "", folder, logs)
@@ -53,9 +53,9 @@ class Switch(Machine):
     def connect(self, machine: Machine) -> None:
         """Give a machine that is on its link and its address."""
         self._ip(
-            f"link add {machine.name} type veth peer name eth0 netns {machine.init.pid}",
-            f"link set {machine.name} master bridge",
-            f"link set {machine.name} up",
+            f"link add {machine.port} type veth peer name eth0 netns {machine.init.pid}",
+            f"link set {machine.port} master bridge",
+            f"link set {machine.port} up",
         )
         _ip_batch(
             _in_network_of(machine),
@@ -66,11 +66,11 @@ class Switch(Machine):
 
     def cut(self, machine: Machine) -> None:
         """Take a machine's link out of the switch: it stays up at both ends, and what is sent goes nowhere."""
-        self._ip(f"link set {machine.name} nomaster")
+        self._ip(f"link set {machine.port} nomaster")
 
     def join(self, machine: Machine) -> None:
         """Let everything through again."""
-        self._ip(f"link set {machine.name} master bridge")
+        self._ip(f"link set {machine.port} master bridge")
 
     def _ip(self, *commands: str) -> None:
         _ip_batch(_in_network_of(self), *commands)
