@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup python check test proto lock demo demo-down bench
+.PHONY: help setup python check test proto lock demo demo-down cluster cluster-down bench
 # The targets share one virtual environment, one Docker and the terminal.
 .NOTPARALLEL:
 
@@ -12,7 +12,7 @@ WORKERS := --numprocesses 3 --dist loadfile
 SCRIPTS = .ci/run $(sort $(shell find deploy -name '*.sh'))
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing: system packages, a Docker Engine that answers, .venv
 	@deploy/setup.sh
@@ -45,6 +45,12 @@ demo: setup ## Start a local cluster, deploy examples/shop with Redis and memcac
 
 demo-down: ## Stop what the demo started; PURGE=1 also forgets its data and images
 	@deploy/demo.sh down $(if $(PURGE),--purge)
+
+cluster: setup ## Start three hosts, a three-member etcd and two controllers on this machine; ARGS="--hosts 5" for more
+	@deploy/cluster.sh up $(ARGS)
+
+cluster-down: ## End and forget what cluster started
+	@deploy/cluster.sh down
 
 bench: setup ## Measure against docker run, Docker's own restarts and plain etcd; ARGS="--only scale --runs 5" goes to the benchmark
 	$(BIN)/python -m bench $(ARGS)

@@ -26,12 +26,17 @@ _REPOSITORY = Path(__file__).parents[2]
 
 
 def need_host() -> None:
-    """The test needs root, ``ip``, ``nsenter`` and ``dockerd``."""
-    missing = [program for program in ("dockerd", "ip", "nsenter", "iptables") if shutil.which(program) is None]
+    """The test needs root, and what makes a network namespace and an engine in it."""
+    if problem := host_problem():
+        lack(problem)
+
+
+def host_problem() -> str:
+    """What is missing here for machines of one's own, as "needs …"; empty when nothing is."""
+    missing = [program for program in ("dockerd", "ip", "nsenter", "unshare", "iptables") if not shutil.which(program)]
     if missing:
-        lack(f"needs {', '.join(missing)} on PATH")
-    if os.geteuid() != 0:
-        lack("needs root, to make a network namespace")
+        return f"needs {', '.join(missing)} on PATH"
+    return "" if os.geteuid() == 0 else "needs root, to make a network namespace"
 
 
 class Host:

@@ -18,8 +18,10 @@ from typing import Final
 from tests.support.need import lack, need_docker
 
 IMAGE: Final = "devopsellence/test:small"
+WEB_IMAGE: Final = "devopsellence/test:web"
 _BUSYBOX: Final = Path("/bin/busybox")
 _SERVICES: Final = Path(__file__).parents[2] / "deploy" / "images" / "services.sh"
+_WEB: Final = Path(__file__).parent / "web"
 
 
 @cache
@@ -54,6 +56,18 @@ def service_images() -> tuple[str, ...]:
         done = subprocess.run([str(_SERVICES)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return ("devopsellence/base:latest", "redis:7-alpine", "memcached:1.6-alpine")
+
+
+@cache
+def web_image() -> str:
+    """The name of an image with a web server whose version is a variable (``web/server.py``); 35 MB. It stays."""
+    service_images()
+    with _alone():
+        done = subprocess.run(
+            ["docker", "build", "--quiet", "--tag", WEB_IMAGE, str(_WEB)], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return WEB_IMAGE
 
 
 @contextmanager

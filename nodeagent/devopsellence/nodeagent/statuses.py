@@ -44,12 +44,13 @@ Build: TypeAlias = Callable[[], stored_pb2.AssignmentStatus]
 @dataclass(slots=True)
 class _Report:
     """``build`` makes the newest status; ``value`` is what was last written and ``echo`` until when (loop time) etcd is
-    given the time to show it. ``told`` is the status up to which events were told."""
+    given the time to show it, ``kept`` what is on disk. ``told`` is the status up to which events were told."""
 
     build: Build
     #: Two writes at once could arrive in either order.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     value: bytes = b""
+    kept: bytes = b""
     echo: float = 0.0
     told: stored_pb2.AssignmentStatus | None = None
 
@@ -135,8 +136,21 @@ class Statuses:
         report = self._reports.get(env)
         if report is None:
             return
+        await self._keep(env, report)
         async with report.lock:
             await self._write_report(env, report)
+
+    async def _keep(self, env: EnvironmentRef, report: _Report) -> None:
+        """Put the newest status on disk. Before etcd is asked for anything, and whatever write it is still to answer:
+        who looks there while etcd is away is told what is, not what was."""
+        value = encode(report.build())
+        if value == report.kept:
+            return
+        report.kept = value
+        try:
+            await self._disk.run(lambda: self._folder.save_status(env, value))
+        except OSError as error:
+            _log.warning("a status could not be kept on disk", env=str(env), error=str(error))
 
     async def _write_report(self, env: EnvironmentRef, report: _Report) -> None:
         status = report.build()
@@ -157,10 +171,6 @@ class Statuses:
         report.value = value
         report.echo = asyncio.get_running_loop().time() + ECHO_SECONDS
         report.told = remembered(before, status)
-        try:
-            await self._disk.run(lambda: self._folder.save_status(env, value))
-        except OSError as error:
-            _log.warning("a status could not be kept on disk", env=str(env), error=str(error))
         await self._tell(env, events(before, status))
 
     def _stored(self, env: EnvironmentRef) -> stored_pb2.AssignmentStatus | None:

@@ -31,7 +31,7 @@ class Simulation:
     """One cluster: what is stored, and what really runs on each node."""
 
     def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+        self.random = random.Random(seed)
         self.store = Store()
         self.runs: dict[str, dict[str, str]] = {name: {} for name in NODES}
         self.drained = ""

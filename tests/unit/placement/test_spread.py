@@ -142,7 +142,7 @@ class Cluster:
     """Some services on some nodes, at rest."""
 
     def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+        self.random = random.Random(seed)
         self.nodes = [
             node(f"n{number:02}", labels=self.random.choice(["worker", "worker", "web worker", "web"]))
             for number in range(self.random.randint(3, 12))

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from tests.support.project import PROJECT, pyproject
 
 ROOTS = ("proto", "core", "controller", "nodeagent", "cli")
-TARGETS = {"help", "setup", "check", "test", "proto", "lock", "demo", "demo-down", "bench"}
+TARGETS = {"help", "setup", "check", "test", "proto", "lock", "demo", "demo-down", "cluster", "cluster-down", "bench"}
 
 
 def in_project(paths: Iterable[Path]) -> list[str]:

@@ -1,0 +1,52 @@
+"""A rolling deploy over three real hosts while clients ask each of them: how long it takes, and what fails.
+
+The hosts are those of the several-host test bed; it takes root and about a minute.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.cluster.app import App
+from tests.support.cluster.audit import nothing_amiss
+from tests.support.cluster.bed import Bed
+from tests.support.cluster.load import Load
+
+#: Seconds that an old version goes on after it was told to end; each host's turn takes that long at least.
+LINGER_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Rolling:
+    """One deploy. ``longest_gap``: seconds between two answers on one host, at most."""
+
+    hosts: int
+    up_seconds: float
+    deploy_seconds: float
+    requests: int
+    failed: int
+    longest_gap: float
+
+
+def measure(deploys: int = 3) -> list[Rolling]:
+    """Deploy ``deploys`` times on a bed of its own. AssertionError if the bed is not as it should be afterwards."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="devopsellence-bench-") as folder:
+        began = time.monotonic()
+        with Bed(Path(folder) / "bed") as bed:
+            up_seconds = time.monotonic() - began
+            app = App(bed, Path(folder) / "app", "rolling", linger=LINGER_SECONDS)
+            app.attach(*bed.hosts)
+            app.deploy("0")
+            for number in range(deploys):
+                with Load(app, *bed.hosts) as load:
+                    began = time.monotonic()
+                    app.deploy(f"{number + 1}")
+                    seconds = time.monotonic() - began
+                gap = max(each.longest_gap for each in load.results.values())
+                found.append(Rolling(len(bed.hosts), up_seconds, seconds, load.requests, len(load.failed), gap))
+                nothing_amiss(bed)
+    return found

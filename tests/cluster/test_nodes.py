@@ -1,0 +1,76 @@
+"""The life of a node among others, while people use the app on the others: emptied, taken away, replaced."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.cluster.app import App
+from tests.support.cluster.audit import nothing_amiss, stored
+from tests.support.cluster.bed import Bed
+from tests.support.cluster.load import Load
+from tests.support.until import until
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def versions(app: App, node: str) -> list[str]:
+    """What the app's containers on a host are, each by its version."""
+    found = app.bed.hosts[node].containers(f"label=devopsellence.environment={app.ref}")
+    return [word.partition("=")[2] for each in found for word in each["Config"]["Env"] if word.startswith("VERSION=")]
+
+
+def test_drained_it_is_empty_and_stays_so_until_it_takes_part_again(app: App, bed: Bed) -> None:
+    with Load(app, "n1", "n2") as load:
+        app.devopsellence("node", "drain", "n3")
+        assert versions(app, "n3") == []
+        app.deploy("while drained")
+        assert versions(app, "n3") == []
+        app.devopsellence("node", "uncordon", "n3")
+        until("n3 runs the newest release", lambda: versions(app, "n3") == ["while drained"])
+        nothing_amiss(bed)
+    assert load.failed == []
+
+
+def test_removed_it_is_out_and_may_come_again(app: App, bed: Bed) -> None:
+    with Load(app, "n1", "n2") as load:
+        app.devopsellence("node", "drain", "n3")
+        app.devopsellence("node", "remove", "n3")
+        found = stored(bed)
+        assert "n3" not in found.nodes
+        assert "n3" not in found.environments[app.ref].nodes
+        assert not [node for node, _ in (*found.assignments, *found.statuses) if node == "n3"]
+        bed.hosts["n3"].kill_agent()
+        bed.enlist(bed.hosts["n3"])
+        bed.wait()
+        app.attach("n3")
+        until("n3 runs the newest release", lambda: versions(app, "n3") == versions(app, "n1"))
+        nothing_amiss(bed)
+    assert load.failed == []
+
+
+def test_replaced_under_its_name_the_machine_before_is_shut_out(app: App, bed: Bed) -> None:
+    before = bed.hosts["n3"]
+    uid = stored(bed).nodes["n3"].uid
+    (container,) = before.containers()
+    before.cut()
+    try:
+        with Load(app, "n1", "n2") as load:
+            bed.replace("n3")
+            # Images that come from no registry are on no new machine: a deploy sends them.
+            app.deploy("replaced")
+            assert versions(app, "n3") == ["replaced"]
+            before.join()
+            until("etcd has refused the old machine", lambda: refused(before.log("agent").read_text()), seconds=60)
+            app.deploy("without the old machine")
+            nothing_amiss(bed)
+        assert load.failed == []
+        found = stored(bed)
+        assert uid not in {found.nodes["n3"].uid, *(each.node_uid for each in found.statuses.values())}
+        # Who is shut out changes nothing: what it ran when it was last told goes on.
+        assert [each["Id"] for each in before.containers()] == [container["Id"]]
+    finally:
+        before.switch_off()
+
+
+def refused(log: str) -> bool:
+    return "permission denied" in log or "authentication" in log

@@ -1,0 +1,196 @@
+"""Rollouts over three hosts while people use the app: what fails, what is cut off and what is killed hurts nobody.
+
+Clients on every host ask all the time (``tests.support.cluster.load`` says what that proves). Before and after each
+test etcd, the agents and the engines must agree that nothing is lost, doubled or orphaned.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import NodeProgress, Rollout
+from tests.support.cluster.app import App
+from tests.support.cluster.audit import amiss, at_once, nothing_amiss, steps, stored
+from tests.support.cluster.bed import Bed
+from tests.support.cluster.load import Load
+from tests.support.until import until
+
+pytestmark = pytest.mark.timeout(180)
+
+_numbers = count(1)
+
+
+@pytest.fixture
+def version() -> str:
+    """One that was never deployed before."""
+    return f"v{next(_numbers)}"
+
+
+def running(app: App) -> dict[str, str]:
+    """The version in each host's only container of the app, by host."""
+    found = {}
+    for name, host in app.bed.hosts.items():
+        (only,) = host.containers(f"label=devopsellence.environment={app.ref}")
+        variables = dict(each.split("=", 1) for each in only["Config"]["Env"])
+        found[name] = variables["VERSION"]
+    return found
+
+
+def rollout(app: App) -> Rollout:
+    return stored(app.bed).rollouts[app.ref]
+
+
+def progress(app: App, node: str) -> NodeProgress.Phase.ValueType:
+    return next((each.phase for each in rollout(app).nodes if each.node == node), NodeProgress.PHASE_UNSPECIFIED)
+
+
+def settled(app: App, release: int) -> bool:
+    found = rollout(app)
+    return found.release == release and found.phase == Rollout.SETTLED
+
+
+def moved(app: App, release: int) -> int:
+    """How many nodes are assigned a release."""
+    return sum(each.release == release for (_, ref), each in stored(app.bed).assignments.items() if ref == app.ref)
+
+
+def test_one_host_after_another_and_nobody_notices(app: App, version: str) -> None:
+    (before,) = set(running(app).values())
+    with Load(app, *app.bed.hosts) as load:
+        app.deploy(version)
+    assert load.failed == []
+    for result in load.results.values():
+        assert {before, version} == result.answered.keys(), f"{result.host} was asked during the whole rollout"
+    assert set(running(app).values()) == {version}
+    release = app.release
+    happened = steps(app.bed, app.ref, release)
+    assert at_once(happened, release) == 1
+    assert {step.node for step in happened if step.what == "settled"} == set(app.bed.hosts)
+
+
+def test_a_release_that_never_gets_healthy_goes_back_by_itself(app: App) -> None:
+    (before,) = set(running(app).values())
+    generations = {place: each.generation for place, each in stored(app.bed).assignments.items()}
+    with Load(app, *app.bed.hosts) as load:
+        refused = app.deploy("broken", check=False)
+        until("it has failed for good", lambda: rollout(app).phase == Rollout.FAILED, every=0.2)
+        nothing_amiss(app.bed)
+    assert refused.returncode == 1
+    assert load.failed == []
+    assert {version for result in load.results.values() for version in result.answered} == {before}
+    release = app.release
+    touched = {step.node for step in steps(app.bed, app.ref, release) if step.release == release}
+    assert len(touched) == 1, "one node was enough to find out"
+    untouched = [place for place in generations if place[0] not in touched]
+    now = stored(app.bed).assignments
+    assert {place: now[place].generation for place in untouched} == {place: generations[place] for place in untouched}
+    found = rollout(app)
+    assert found.target == found.last_settled == release - 1
+    assert touched.pop() in found.reason
+    assert set(running(app).values()) == {before}
+
+
+def test_a_node_that_is_cut_off_is_not_waited_for_and_catches_up(app: App, bed: Bed, version: str) -> None:
+    (before,) = set(running(app).values())
+    with Load(app, *bed.hosts) as load:
+        app.deploy(f"{version}-overtaken", "--detach")
+        first = app.release
+        bed.hosts["n2"].cut()
+        until("it settles without n2", lambda: settled(app, first), seconds=60, every=0.3)
+        assert progress(app, "n2") == NodeProgress.UNREACHABLE
+        app.deploy(version)
+        assert settled(app, first + 1)
+        assert amiss(bed, {"n2"}) == []
+        bed.hosts["n2"].join()
+        until("n2 has caught up", lambda: running_on_all(app, version), seconds=60, every=0.3)
+        nothing_amiss(bed)
+    assert load.failed == []
+    seen = set(load.results["n2"].answered)
+    assert {before, version} <= seen <= {before, f"{version}-overtaken", version}
+
+
+def test_both_controllers_killed_in_turn(app: App, bed: Bed, version: str) -> None:
+    with Load(app, *bed.hosts) as load:
+        app.deploy(version, "--detach")
+        release = app.release
+        until("the first node moves", lambda: moved(app, release) >= 1)
+        first = bed.leader()
+        bed.controllers[first].kill()
+        second = until("the other leads", lambda: (bed.leader() or first).replace(first, ""), every=0.2)
+        until("the next node moves", lambda: moved(app, release) >= 2)
+        bed.controllers[first].start()
+        bed.controllers[second].kill()
+        until("it is settled", lambda: settled(app, release), seconds=60, every=0.2)
+        assert bed.leader() == first
+    assert load.failed == []
+    assert set(running(app).values()) == {version}
+    assert at_once(steps(bed, app.ref, release), release) == 1
+
+
+@pytest.mark.parametrize("leads", [True, False], ids=["the-leader", "a-follower"])
+def test_a_member_of_etcd_killed(app: App, bed: Bed, version: str, leads: bool) -> None:
+    with Load(app, *bed.hosts) as load:
+        app.deploy(version, "--detach")
+        release = app.release
+        leader = bed.etcd_leader()
+        victim = next(name for name in bed.etcd if (name == leader) is leads)
+        bed.etcd[victim].kill()
+        until("it is settled", lambda: settled(app, release), seconds=60, every=0.2)
+        nothing_amiss(bed)
+    assert load.failed == []
+    assert set(running(app).values()) == {version}
+
+
+def test_an_agent_killed_and_then_its_engine(app: App, bed: Bed, version: str) -> None:
+    host = bed.hosts["n1"]
+    with Load(app, "n2", "n3") as load:
+        app.deploy(version, "--detach")
+        release = app.release
+        until("the first node moves", lambda: moved(app, release) >= 1)
+        host.kill_agent()
+        host.start_agent()
+        until("it is settled", lambda: settled(app, release), seconds=60, every=0.2)
+        host.kill_docker()
+        host.start_docker()
+        nothing_amiss(bed)
+    assert load.failed == []
+    assert set(running(app).values()) == {version}
+
+
+def running_on_all(app: App, version: str) -> bool:
+    """Every host runs that version, and nothing else is left of the app."""
+    try:
+        return set(running(app).values()) == {version}
+    except ValueError:
+        return False
+
+
+# What the others rely on: that something amiss would be seen.
+
+
+def test_the_clients_do_notice_an_app_that_is_gone(app: App, bed: Bed) -> None:
+    host = bed.hosts["n1"]
+    with Load(app, "n1") as load:
+        (container,) = host.containers(f"label=devopsellence.environment={app.ref}")
+        host.docker("kill", container["Id"])
+        until("the clients have noticed", lambda: load.failures("n1"))
+    assert load.failed
+
+
+def test_the_audit_does_notice_what_is_lost_and_what_is_too_many(app: App, bed: Bed) -> None:
+    host = bed.hosts["n1"]
+    (mine,) = host.containers(f"label=devopsellence.environment={app.ref}")
+    labels = [f"--label={name}={value}" for name, value in mine["Config"]["Labels"].items()]
+    foreign = "--label=devopsellence.node_uid=somebody-elses"
+    host.docker("create", "--name", "another", *labels, foreign, mine["Image"])
+    try:
+        seen = amiss(bed, set())
+        assert any("a machine that was here before" in line for line in seen)
+        assert any("1 too many" in line for line in seen)
+    finally:
+        host.docker("rm", "another")
+    host.kill_agent()
+    host.docker("rm", "--force", mine["Id"])
+    assert f"{app.ref} web on n1: 1 lost" in amiss(bed, set())

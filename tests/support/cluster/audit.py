@@ -1,0 +1,205 @@
+"""Whether the bed is as its releases ask: nothing lost, nothing doubled, nothing orphaned.
+
+Three views must agree: what etcd says should run (environments, assignments), what agents say runs (statuses), and what
+runs (the engines' containers and networks).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from devopsellence.api.v1.stored_pb2 import Assignment, AssignmentStatus, Environment, Node, Rollout
+from devopsellence.nodeagent.naming import LABEL_ENVIRONMENT, LABEL_HASH, LABEL_NODE_UID, LABEL_SERVICE
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.keys import EnvironmentRef, Keys
+from devopsellence.store.records import decode
+from tests.support.cluster.bed import Bed
+from tests.support.cluster.roles import Host
+from tests.support.until import until
+
+#: An environment on a node.
+Place = tuple[str, EnvironmentRef]
+
+
+@dataclass
+class Stored:
+    """What etcd holds, all of one revision as far as each kind goes."""
+
+    nodes: dict[str, Node] = field(default_factory=dict)
+    environments: dict[EnvironmentRef, Environment] = field(default_factory=dict)
+    rollouts: dict[EnvironmentRef, Rollout] = field(default_factory=dict)
+    assignments: dict[Place, Assignment] = field(default_factory=dict)
+    statuses: dict[Place, AssignmentStatus] = field(default_factory=dict)
+    releases: dict[EnvironmentRef, list[int]] = field(default_factory=dict)
+
+
+def stored(bed: Bed) -> Stored:
+    """Read everything."""
+    return bed.store(_read)
+
+
+def nothing_amiss(bed: Bed, *, away: Iterable[str] = (), seconds: float = 30.0) -> None:
+    """Return once the whole bed is as it should be; AssertionError with all that is not.
+
+    ``away`` are hosts that cannot be looked at now: nothing is said about them.
+    """
+    seen: list[str] = []
+
+    def well() -> bool:
+        seen[:] = amiss(bed, set(away))
+        return not seen
+
+    try:
+        until("the bed is as its releases ask", well, seconds=seconds, every=0.5)
+    except AssertionError as error:
+        raise AssertionError("\n".join([str(error), *seen])) from None
+
+
+def amiss(bed: Bed, away: set[str]) -> list[str]:
+    """Everything that is not as it should be, each in a sentence."""
+    found = stored(bed)
+    hosts = {name: host for name, host in bed.hosts.items() if name not in away}
+    return [
+        *_in_etcd(found, away),
+        *(line for name, host in hosts.items() for line in _on(host, found)),
+    ]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that happened to a node in a rollout: ``assigned`` a release, or reported to have ``settled`` at it."""
+
+    node: str
+    what: str
+    release: int
+
+
+def steps(bed: Bed, ref: EnvironmentRef, since: int) -> list[Step]:
+    """What happened to the nodes of an environment from release ``since`` on, in the order of etcd's revisions."""
+
+    async def work(etcd: Etcd) -> list[Step]:
+        keys = etcd.keys
+        written = await etcd.get(keys.release(ref, since))
+        assert written is not None, f"there is no release {since}"
+        last = max(item.mod_revision for item in (await etcd.list(keys.prefix)).items)
+        made: list[Step] = []
+        async for batch in etcd.watch(keys.prefix, start_revision=written.create_revision):
+            for event in batch.events:
+                if event.kv is not None:
+                    made += _step(keys, ref, event.key, event.kv.value)
+            if any(event.kv is not None and event.kv.mod_revision >= last for event in batch.events):
+                break
+        return [step for number, step in enumerate(made) if step not in made[:number]]
+
+    return bed.store(work)
+
+
+def at_once(happened: Iterable[Step], release: int) -> int:
+    """How many nodes were at most on their way to a release at the same time."""
+    under_way: set[str] = set()
+    most = 0
+    for step in happened:
+        if step.release != release:
+            under_way.discard(step.node)
+        elif step.what == "assigned":
+            under_way.add(step.node)
+        else:
+            under_way.discard(step.node)
+        most = max(most, len(under_way))
+    return most
+
+
+def _step(keys: Keys, ref: EnvironmentRef, key: str, value: bytes) -> Iterable[Step]:
+    if key.startswith(keys.all_assignments_prefix):
+        node, env = _place(key, keys.all_assignments_prefix)
+        if env == ref:
+            yield Step(node, "assigned", decode(Assignment, key, value).release)
+    elif key.startswith(keys.all_statuses_prefix):
+        node, env = _place(key, keys.all_statuses_prefix)
+        status = decode(AssignmentStatus, key, value)
+        if env == ref and status.phase == AssignmentStatus.SETTLED:
+            yield Step(node, "settled", status.release)
+
+
+def _in_etcd(found: Stored, away: set[str]) -> Iterable[str]:
+    for ref, environment in found.environments.items():
+        numbers = found.releases.get(ref, [])
+        if numbers != list(range(1, environment.latest_release + 1)):
+            yield f"{ref}: releases {numbers}, the newest should be {environment.latest_release}"
+        rollout = found.rollouts.get(ref)
+        if numbers and (rollout is None or rollout.release != environment.latest_release):
+            yield f"{ref}: no rollout of release {environment.latest_release}"
+    attached = {(node, ref) for ref, each in found.environments.items() for node in each.nodes}
+    for node, ref in sorted(found.assignments.keys() - attached):
+        yield f"{ref} is assigned to {node}, which is not attached"
+    for node, ref in sorted(found.statuses.keys() - found.assignments.keys()):
+        yield f"a status of {ref} on {node} is left, without an assignment"
+    for (node, ref), assignment in sorted(found.assignments.items()):
+        if node not in away:
+            yield from _told(f"{ref} on {node}", assignment, found.statuses.get((node, ref)))
+            if assignment.node_uid != found.nodes[node].uid:
+                yield f"{ref} on {node}: the assignment is for another machine"
+
+
+def _told(where: str, assignment: Assignment, status: AssignmentStatus | None) -> Iterable[str]:
+    if status is None:
+        yield f"{where}: no status"
+    elif status.generation != assignment.generation or status.node_uid != assignment.node_uid:
+        yield f"{where}: the status is about generation {status.generation}, assigned is {assignment.generation}"
+    elif status.phase != AssignmentStatus.SETTLED:
+        yield f"{where}: {AssignmentStatus.Phase.Name(status.phase)} {status.reason}"
+
+
+def _on(host: Host, found: Stored) -> Iterable[str]:
+    assigned = {ref: each for (node, ref), each in found.assignments.items() if node == host.name}
+    containers = host.containers()
+    running: Counter[tuple[str, str]] = Counter()
+    for each in containers:
+        labels: Mapping[str, str] = each["Config"]["Labels"]
+        running[labels[LABEL_ENVIRONMENT], labels[LABEL_SERVICE]] += 1
+        where = f"{labels[LABEL_ENVIRONMENT]} {labels[LABEL_SERVICE]} on {host.name}"
+        if labels[LABEL_NODE_UID] != found.nodes[host.name].uid:
+            yield f"{where}: a container of a machine that was here before"
+        if not each["State"]["Running"]:
+            yield f"{where}: a container that has ended ({each['State']['Status']})"
+        status = found.statuses.get((host.name, EnvironmentRef.parse(labels[LABEL_ENVIRONMENT])))
+        hashes = {service.name: service.hash for service in status.services} if status else {}
+        if labels[LABEL_HASH] != hashes.get(labels[LABEL_SERVICE]):
+            yield f"{where}: a container of another spec than the status names"
+    wanted = Counter({(str(ref), service.name): 1 for ref, each in assigned.items() for service in each.services})
+    for (env, service), count in sorted((wanted - running).items()):
+        yield f"{env} {service} on {host.name}: {count} lost"
+    for (env, service), count in sorted((running - wanted).items()):
+        yield f"{env} {service} on {host.name}: {count} too many"
+    networks = host.docker("network", "ls", "--filter", f"label={LABEL_ENVIRONMENT}", "--quiet").split()
+    environments = {ref for ref, each in assigned.items() if each.services}
+    if len(networks) != len(environments):
+        yield f"{host.name}: {len(networks)} networks for {len(environments)} environments"
+
+
+async def _read(etcd: Etcd) -> Stored:
+    keys, found = etcd.keys, Stored()
+    for item in (await etcd.list(keys.environments_prefix)).items:
+        environment = decode(Environment, item.key, item.value)
+        found.environments[EnvironmentRef.parse(item.key.removeprefix(keys.environments_prefix))] = environment
+    for item in (await etcd.list(keys.rollouts_prefix)).items:
+        ref = EnvironmentRef.parse(item.key.removeprefix(keys.rollouts_prefix))
+        found.rollouts[ref] = decode(Rollout, item.key, item.value)
+    for item in (await etcd.list(keys.all_releases_prefix)).items:
+        path, _, number = item.key.removeprefix(keys.all_releases_prefix).rpartition("/")
+        found.releases.setdefault(EnvironmentRef.parse(path), []).append(int(number))
+    for item in (await etcd.list(keys.nodes_prefix)).items:
+        node = decode(Node, item.key, item.value)
+        found.nodes[node.name] = node
+    for item in (await etcd.list(keys.all_assignments_prefix)).items:
+        found.assignments[_place(item.key, keys.all_assignments_prefix)] = decode(Assignment, item.key, item.value)
+    for item in (await etcd.list(keys.all_statuses_prefix)).items:
+        found.statuses[_place(item.key, keys.all_statuses_prefix)] = decode(AssignmentStatus, item.key, item.value)
+    return found
+
+
+def _place(key: str, prefix: str) -> Place:
+    node, _, path = key.removeprefix(prefix).partition("/")
+    return node, EnvironmentRef.parse(path)

@@ -1,0 +1,354 @@
+"""The bed: its machines, and how it becomes a cluster through the commands that an operator types."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat
+from devopsellence.cli.dev.files import write_atomic
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.records import decode
+from devopsellence.store.settings import Settings
+from tests.support.cluster.machine import Machine, environ
+from tests.support.cluster.network import Switch, address
+from tests.support.cluster.roles import ControllerPlace, Host, Linked, Member
+from tests.support.until import until
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Linked)
+_FIRST_ADDRESS: Final = {"e": 11, "c": 31, "n": 51}
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_SETTLE_SECONDS: Final = 90.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many of each there are."""
+
+    hosts: int = 3
+    members: int = 3
+    controllers: int = 2
+
+
+class Bed:
+    """A bed in ``folder``, which is the caller's to remove. As a context manager it is up inside and gone afterwards,
+    also when this process is killed."""
+
+    def __init__(self, folder: Path, size: Size | None = None) -> None:
+        self.folder = folder
+        self.logs = folder / "logs"
+        self._record = folder / "bed.json"
+        said = json.loads(self._record.read_bytes()) if self._record.exists() else {}
+        self.size = size or Size(**said.get("size", {}))
+        self.number = int(said.get("number", -1))
+        self.variables: dict[str, str] = said.get("variables", {})
+        self.switch = Switch(self._place("switch"), self.logs)
+        self.hosts: dict[str, Host] = {}
+        self.etcd: dict[str, Member] = {}
+        self.controllers: dict[str, ControllerPlace] = {}
+        self._name_machines()
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    # --- all of it
+
+    @property
+    def machines(self) -> dict[str, Linked]:
+        """All but the switch, by name."""
+        return {**self.etcd, **self.controllers, **self.hosts}
+
+    @property
+    def exists(self) -> bool:
+        """Somebody has set it up, and it was not taken down since."""
+        return self._record.exists()
+
+    def __enter__(self) -> Self:
+        self._watch_over()
+        try:
+            self.up()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.down()
+        if self._guard is not None:
+            self._guard.communicate(timeout=60)
+
+    def up(self) -> None:
+        """Start what does not run, set up what is not set up yet, and return once everything is at work."""
+        for each in (self.folder, self.logs):
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.switch.on:
+            # Addresses come with the switch; what was set up for others (before a reboot) is of no use.
+            self.down()
+            self.switch.switch_on()
+            self.number = self.switch.connect_operator()
+            self._name_machines()
+            self._remember()
+        with ThreadPoolExecutor(8) as pool:
+            _all(pool, lambda each: each.switch_on(), [each for each in self.machines.values() if not each.on])
+            for host in self.hosts.values():
+                host.describe_engine(self._cgroup)
+            engines = [pool.submit(self._start_engine, host) for host in self.hosts.values()]
+            self._start_etcd()
+            controllers = pool.submit(self._start_controllers)
+            _all(pool, self.enlist, self.hosts.values())
+            for work in (*engines, controllers):
+                work.result()
+        self.wait()
+
+    def down(self) -> None:
+        """End everything by its process id and forget it; logs stay. May be repeated, also after a failure."""
+        folders = [each for each in (self.folder / "machines").glob("*") if each.is_dir()]
+        with ThreadPoolExecutor(8) as pool:
+            # Those on disk, whatever they are called: one that was replaced, or one of a bed of another size.
+            known: dict[str, Machine] = {each.port: each for each in (*self.machines.values(), self.switch)}
+            _all(pool, lambda at: known.get(at.name, Machine(at.name, "", at, self.logs)).switch_off(), folders)
+            _all(pool, lambda at: shutil.rmtree(at), folders)
+        if self.number >= 0:
+            _remove_cgroups(self._cgroup)
+        for each in ("machines", "home"):
+            shutil.rmtree(self.folder / each, ignore_errors=True)
+        self._record.unlink(missing_ok=True)
+
+    # --- parts of it
+
+    def enlist(self, host: Host, *options: str) -> None:
+        """Register the node, carry its bundle there, and start its agent unless it runs."""
+        said = self.json("node", "register", host.name, "--labels", "web,worker", "--address", host.address, *options)
+        host.install_agent(Path(said["bundle"]), said["agent_command"])
+        if not host.agent.running:
+            host.start_agent()
+
+    def replace(self, name: str) -> Host:
+        """Put another machine, with another address, in place of a host and under its name.
+
+        Returns the machine before, as it was: nothing is done to it, and to switch it off is the caller's.
+        """
+        before = self.hosts[name]
+        taken = sum(1 for each in (self.folder / "machines").glob("n*"))
+        where = address(self.number, _FIRST_ADDRESS["n"] + taken)
+        host = Host(name, where, self._place(f"{name}-{taken}"), self.logs, self.switch)
+        host.switch_on()
+        host.describe_engine(self._cgroup)
+        self._start_engine(host)
+        self.hosts[name] = host
+        self.enlist(host, "--replace")
+        self.wait()
+        return before
+
+    def wait(self) -> None:
+        """Return once etcd answers, a controller leads, and every agent is there and has its engine."""
+        until("a controller leads", self._led, seconds=_SETTLE_SECONDS, every=0.2)
+        until("every agent is at work", self._agents_at_work, seconds=_SETTLE_SECONDS, every=0.3)
+
+    def mend(self) -> None:
+        """Bring back everything that was cut, paused or killed, and return once it is at work."""
+        for machine in self.machines.values():
+            machine.join()
+            for program in machine.programs:
+                if program.running:
+                    program.resume()
+            machine.start()
+        self.wait()
+
+    def leader(self) -> str:
+        """The name of the controller that leads; empty when none does."""
+
+        async def work(etcd: Etcd) -> str:
+            listing = await etcd.list(etcd.keys.election_prefix)
+            first = min(listing.items, key=lambda item: item.create_revision, default=None)
+            return decode(Candidate, first.key, first.value).identity if first else ""
+
+        return self.store(work)
+
+    def etcd_leader(self) -> str:
+        """The name of the member of etcd that leads; empty when none does."""
+        for name, member in self.etcd.items():
+            if not member.etcd.running:
+                continue
+            done = self.etcdctl("endpoint", "status", "-w", "json", endpoints=f"{member.address}:2379", check=False)
+            with suppress(ValueError, LookupError):
+                status = json.loads(done.stdout)[0]["Status"]
+                if status["leader"] == status["header"]["member_id"]:
+                    return name
+        return ""
+
+    # --- the operator's place
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment in which root, the operator, works."""
+        theirs = {name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}
+        return {**environ(), **theirs, "DEVOPSELLENCE_HOME": str(self.folder / "home"), **self.variables}
+
+    def devopsellence(
+        self, *arguments: str, check: bool = True, cwd: Path | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the real command line."""
+        command = [sys.executable, "-m", "devopsellence.cli", *arguments]
+        return self._run(command, self.environ, check=check, cwd=cwd, timeout=timeout)
+
+    def json(self, *arguments: str, check: bool = True, cwd: Path | None = None) -> dict[str, Any]:
+        """The last document that a command prints with ``-o json``."""
+        done = self.devopsellence(*arguments, "-o", "json", check=check, cwd=cwd)
+        document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return document
+
+    def etcdctl(self, *arguments: str, endpoints: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run etcdctl as root."""
+        variables = {**self.environ, **self.etcdctl_variables}
+        if endpoints:
+            variables["ETCDCTL_ENDPOINTS"] = endpoints
+        return self._run(["etcdctl", *arguments], variables, check=check, timeout=30)
+
+    @property
+    def etcdctl_variables(self) -> dict[str, str]:
+        return {
+            "ETCDCTL_API": "3",
+            "ETCDCTL_ENDPOINTS": self.variables["DEVOPSELLENCE_ETCD_ENDPOINTS"],
+            "ETCDCTL_CACERT": self.variables["DEVOPSELLENCE_ETCD_CA_CERT"],
+            "ETCDCTL_CERT": self.variables["DEVOPSELLENCE_ETCD_CERT"],
+            "ETCDCTL_KEY": self.variables["DEVOPSELLENCE_ETCD_KEY"],
+        }
+
+    def store(self, work: Callable[[Etcd], Awaitable[T]]) -> T:
+        """What ``work`` returns when it is given a connection as root."""
+        settings = Settings.from_environ(self.variables)
+        assert settings is not None
+
+        async def connected() -> T:
+            async with Etcd(settings) as etcd:
+                return await work(etcd)
+
+        return asyncio.run(connected())
+
+    # --- how it comes up
+
+    def _start_engine(self, host: Host) -> None:
+        if not host.engine.running:
+            host.engine.start()
+        host.wait_engine()
+
+    def _start_etcd(self) -> None:
+        """Certificates, the members, etcd's users."""
+        members = [f"--etcd={name}={member.address}" for name, member in self.etcd.items()]
+        begun = self.json("cluster", "init", *members)
+        self.variables = begun["variables"]
+        self._remember()
+        pki = self.folder / "home" / "cluster"
+        for name, member in self.etcd.items():
+            member.install(pki / f"etcd-{name}")
+            member.start()
+        until("etcd answers", self._etcd_answers, every=0.1)
+        self.devopsellence("cluster", "prepare")
+
+    def _etcd_answers(self) -> bool:
+        running = [name for name, member in self.etcd.items() if member.etcd.running]
+        assert len(running) == len(self.etcd), f"etcd has ended: see {self.logs}"
+        return self.etcdctl("endpoint", "health", check=False).returncode == 0
+
+    def _led(self) -> str:
+        for each in self.controllers.values():
+            assert each.controller.running, f"the controller has ended: {each.log('controller').read_text()[-1000:]}"
+        return self.leader()
+
+    def _start_controllers(self) -> None:
+        for each in self.controllers.values():
+            each.install(self.folder / "home" / "cluster" / "controller")
+            each.start()
+
+    def _agents_at_work(self) -> bool:
+        async def work(etcd: Etcd) -> set[str]:
+            listing = await etcd.list(etcd.keys.heartbeats_prefix)
+            beats = (decode(Heartbeat, item.key, item.value) for item in listing.items)
+            return {each.node for each in beats if each.docker_version and not each.problem}
+
+        return self.store(work) >= self.hosts.keys()
+
+    def _name_machines(self) -> None:
+        """Every machine by its role's letter and a number; the address follows from both."""
+        self.etcd = self._named(Member, "e", self.size.members)
+        self.controllers = self._named(ControllerPlace, "c", self.size.controllers)
+        self.hosts = self._named(Host, "n", self.size.hosts)
+
+    def _named(self, kind: type[M], letter: str, count: int) -> dict[str, M]:
+        made = {}
+        for each in range(count):
+            name = f"{letter}{each + 1}"
+            where = address(self.number, _FIRST_ADDRESS[letter] + each)
+            made[name] = kind(name, where, self._place(name), self.logs, self.switch)
+        return made
+
+    def _place(self, name: str) -> Path:
+        return self.folder / "machines" / name
+
+    @property
+    def _cgroup(self) -> str:
+        return f"devopsellence-bed{self.number}"
+
+    def _remember(self) -> None:
+        said = {"number": self.number, "size": vars(self.size), "variables": self.variables}
+        write_atomic(self._record, json.dumps(said, indent=1).encode() + b"\n")
+
+    def _watch_over(self) -> None:
+        """Have another process take the bed down when this one has gone without doing so."""
+        command = [sys.executable, "-m", "tests.support.cluster", "--folder", str(self.folder), "guard"]
+        self._guard = subprocess.Popen(
+            command, env=environ(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+
+    @staticmethod
+    def _run(
+        command: Sequence[str],
+        variables: Mapping[str, str],
+        *,
+        check: bool,
+        cwd: Path | None = None,
+        timeout: float,
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command,
+            env=dict(variables),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+
+def _all(pool: ThreadPoolExecutor, work: Callable[[T], object], on: Iterable[T]) -> None:
+    """Do it to each at the same time; the first failure is raised when all are done."""
+    futures = [pool.submit(work, each) for each in on]
+    failures = [future.exception() for future in futures]
+    for failure in failures:
+        if failure is not None:
+            raise failure
+
+
+def _remove_cgroups(name: str) -> None:
+    """Of containers whose engine was killed with its machine: empty, but there."""
+    for top in _CGROUPS.glob(f"*/{name}"):
+        for folder, _, _ in os.walk(top, topdown=False):
+            with suppress(OSError):
+                Path(folder).rmdir()

@@ -1,0 +1,230 @@
+"""One machine of the bed, and the programs that run on it.
+
+What is known of a machine lies in its folder, so that another process can go on with it: ``init.pid`` names its first
+process, ``disk/`` outlives it, ``<program>.json`` is how a program is started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from devopsellence.cli.dev.proc import Identity, identify, read_pid_file
+from tests.support.until import until
+
+REPOSITORY: Final = Path(__file__).parents[3]
+_FIRST_PROCESS: Final = Path(__file__).with_name("machine.sh")
+_NEW_NAMESPACES: Final = ("unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--kill-child")
+_END_SECONDS: Final = 20.0
+
+
+def environ() -> dict[str, str]:
+    """The environment of everything that runs on a bed: this project's code, nothing of the caller's own cluster."""
+    theirs = ("DEVOPSELLENCE_", "ETCDCTL_", "ETCD_", "DOCKER_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
+    roots = [REPOSITORY / root for root in ("proto", "core", "controller", "nodeagent", "cli", ".")]
+    return {**kept, "PYTHONPATH": os.pathsep.join(str(root) for root in roots), "NO_COLOR": "1"}
+
+
+class Machine:
+    """A machine with a ``name`` and an ``address``; ``folder`` is its own, ``logs`` where its programs write."""
+
+    def __init__(self, name: str, address: str, folder: Path, logs: Path) -> None:
+        self.name = name
+        self.address = address
+        self.folder = folder
+        self.logs = logs
+        self._unshare: subprocess.Popen[str] | None = None
+        self._init: Identity | None = None
+
+    @property
+    def port(self) -> str:
+        """What tells it apart on the bed: its name, but for one that took over another's."""
+        return self.folder.name
+
+    @property
+    def init(self) -> Identity:
+        """Its first process, as seen from outside."""
+        if self._init is None:
+            self._init = read_pid_file(self.folder / "init.pid")
+        assert self._init is not None, f"{self.name} was never switched on"
+        return self._init
+
+    @property
+    def on(self) -> bool:
+        """It has been switched on, and is still."""
+        return (self.folder / "init.pid").exists() and self.init.alive
+
+    @property
+    def root(self) -> Path:
+        """Its file system, as seen from outside."""
+        return Path(f"/proc/{self.init.pid}/root")
+
+    def switch_on(self) -> None:
+        """Make its namespaces and its first process; it has no network yet."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [*_NEW_NAMESPACES, "--mount-proc", str(_FIRST_PROCESS), self.name, str(self.folder / "disk")]
+        with self.log("machine").open("a") as log:
+            self._unshare = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            )
+        assert self._unshare.stdout is not None
+        with self._unshare.stdout as said:
+            ready = said.readline()
+        # Also of one that is half made: its first process must not be forgotten.
+        for child in psutil.Process(self._unshare.pid).children():
+            self._init = identify(child.pid)
+        if self._init is not None:
+            (self.folder / "init.pid").write_text(f"{self._init.pid} {self._init.started}\n")
+        if ready != "ready\n":
+            raise RuntimeError(f"machine {self.name} cannot be made: {self.log('machine').read_text()[-1000:]}")
+
+    def switch_off(self) -> None:
+        """As if the power failed: everything in it is gone, but for its disk."""
+        if (self.folder / "init.pid").exists():
+            self.init.send(signal.SIGKILL)
+            self.init.wait_gone(_END_SECONDS)
+        if self._unshare is not None:
+            self._unshare.wait(timeout=_END_SECONDS)
+            self._unshare = None
+        self._init = None
+
+    def log(self, program: str) -> Path:
+        return self.logs / f"{self.port}-{program}.log"
+
+    def inside(self, *command: str) -> list[str]:
+        """``command`` as it is run on the machine."""
+        names = ("--mount", "--uts", "--ipc", "--net", "--pid")
+        return ["nsenter", "--target", str(self.init.pid), *names, "--wd=/", "--", *command]
+
+    def run(
+        self, *command: str, check: bool = True, timeout: float = 60, given: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command there; its output is captured, ``given`` is its input. A failure shows it."""
+        done = subprocess.run(
+            self.inside(*command),
+            env=environ(),
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"{self.name}: {' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def copy(self, files: Path, to: str) -> None:
+        """Carry a folder's files into the folder ``to`` of the machine."""
+        target = self.root / to.lstrip("/")
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in files.iterdir():
+            shutil.copy2(file, target)
+
+    def program(self, name: str) -> Program:
+        return Program(self, name)
+
+
+class Program:
+    """A program that is meant to run on a machine for long: killed, paused and started again by name."""
+
+    def __init__(self, machine: Machine, name: str) -> None:
+        self.machine = machine
+        self.name = name
+        self._described = machine.folder / f"{name}.json"
+
+    def describe(self, command: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
+        """Say how it is started from now on."""
+        self._described.write_text(json.dumps({"command": list(command), "variables": dict(variables or {})}))
+
+    def python(self, module: str, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
+        """The same for one that is this project's code."""
+        self.describe([sys.executable, "-m", module, *arguments], variables)
+
+    @property
+    def running(self) -> bool:
+        return self.machine.on and self._alive(self._pid())
+
+    def start(self) -> None:
+        """Start it; it is a child of the machine's first process and logs to a file outside."""
+        assert not self.running, f"{self.name} on {self.machine.name} already runs"
+        said = json.loads(self._described.read_text())
+        script = 'setsid "$@" & echo "$!" >"$0"'
+        with self.machine.log(self.name).open("ab") as log:
+            subprocess.run(
+                self.machine.inside("sh", "-c", script, self._pid_file, *said["command"]),
+                env={**environ(), **said["variables"]},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=True,
+            )
+
+    def stop(self) -> None:
+        """SIGTERM, and wait for its end."""
+        self._end("TERM")
+
+    def kill(self) -> None:
+        """SIGKILL; also ends one that is paused."""
+        self._end("KILL")
+
+    def pause(self) -> None:
+        """SIGSTOP: its connections stay open, it does nothing."""
+        self._signal("STOP")
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._signal("CONT")
+
+    @property
+    def _pid_file(self) -> str:
+        return f"/run/bed-{self.name}.pid"
+
+    def _pid(self) -> int:
+        """Its number inside the machine; 0 when it was never started there."""
+        file = self.machine.root / self._pid_file.lstrip("/")
+        return int(file.read_text()) if file.exists() else 0
+
+    def _alive(self, pid: int) -> bool:
+        try:
+            stat = (self.machine.root / "proc" / str(pid) / "stat").read_text()
+        except OSError:
+            return False
+        return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+    def _end(self, name: str) -> None:
+        pid = self._pid()
+        if not self._alive(pid):
+            return
+        self._signal(name)
+        until(f"{self.name} on {self.machine.name} has ended", lambda: not self._alive(pid), seconds=_END_SECONDS)
+
+    def _signal(self, name: str) -> None:
+        pid = self._pid()
+        assert self._alive(pid), f"{self.name} on {self.machine.name} does not run"
+        self.machine.run("kill", f"-{name}", str(pid))
+
+
+def wait_for(what: str, program: Program, ready: Sequence[str], seconds: float = 60.0) -> None:
+    """Return once the command ``ready`` succeeds on the program's machine.
+
+    Raises:
+        RuntimeError: the program has ended, or the time is over; with the end of its log.
+    """
+    give_up = time.monotonic() + seconds
+    while program.machine.run(*ready, check=False).returncode != 0:
+        if not program.running or time.monotonic() > give_up:
+            log = program.machine.log(program.name)
+            tail = log.read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"{what} on {program.machine.name} is not there; the end of {log}:\n{tail}")
+        time.sleep(0.1)
