@@ -27,6 +27,8 @@ class Candidate:
     first: bool = False
     # Half-way to what it is not to run any more.
     midway: bool = False
+    # It is recorded to have moved: its place comes before anybody else's.
+    promised: bool = False
 
 
 def limit_of(max_parallel: str, nodes: int) -> int:
@@ -43,7 +45,7 @@ def choose(candidates: Iterable[Candidate], in_flight: int, limit: int | None) -
 
     ``in_flight`` are those that have moved before and are not done; ``limit`` None: all may move.
     """
-    ordered = sorted(candidates, key=lambda one: (not one.first, not one.midway, one.name))
+    ordered = sorted(candidates, key=lambda one: (not one.promised, not one.first, not one.midway, one.name))
     if limit is None:
         return [one.name for one in ordered]
     room = limit - in_flight - sum(1 for one in ordered if one.free and one.answers)

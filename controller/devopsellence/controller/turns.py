@@ -48,7 +48,7 @@ def promised(world: World, course: Course) -> frozenset[str]:
     """The nodes that the Rollout says have been moved to the target.
 
     Where the assignment does not say so, it was written so late that it is not seen yet, or the controller died before
-    it was: they have their place among those in flight already.
+    it was: nobody else may be given their place among those in flight.
     """
     rollout = world.rollout.message if world.rollout is not None else None
     if rollout is None or (rollout.release, rollout.target) != (course.release, course.target):
@@ -77,10 +77,11 @@ def _candidate(
         return None
     return Candidate(
         view.name,
-        free=stays or midway or at == 0 or _is_empty(view) or view.name in promised,
+        free=stays or midway or at == 0 or _is_empty(view),
         answers=judgement.answers,
         first=view.name == task_node,
         midway=midway,
+        promised=view.name in promised,
     )
 
 

@@ -60,6 +60,12 @@ def behind(*names: str) -> list[Candidate]:
         pytest.param(
             [*behind("a"), Candidate("b", free=True, answers=False)], 0, 1, ["a", "b"], id="unless nobody answers there"
         ),
+        pytest.param(
+            [*behind("a"), Candidate("b", promised=True), Candidate("c", first=True)], 0, 1, ["b"], id="promised first"
+        ),
+        pytest.param(
+            [*behind("a"), Candidate("b", promised=True)], 1, 1, [], id="a promise is no place beyond the limit"
+        ),
         pytest.param([], 0, 1, [], id="nobody is behind"),
     ],
 )
