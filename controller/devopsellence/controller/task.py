@@ -56,13 +56,13 @@ def decide(world: World, attached: frozenset[str], release: pb.Release, keys: Ke
     told = bool(task.node) and _was_told(task, view)
     if told:
         why = _why_lost(task, view, attached)
-        return Decision(_failed(task, why), _basis_of(view, keys)) if why else Decision(task)
+        return Decision(_failed(task, why), _basis_of(view, world, keys)) if why else Decision(task)
     if task.node and _qualifies(view, service, attached):
         return Decision(task)
     chosen = _chosen(world, attached, release, service)
     if recorded is None:
         return Decision(chosen, () if _knows_of_another(world, release) else _basis_of_assignments(world, keys))
-    return Decision(chosen, _basis_of(view, keys) if task.node else ())
+    return Decision(chosen, _basis_of(view, world, keys) if task.node else ())
 
 
 def ended_by_failure(task: pb.TaskStatus | None) -> pb.TaskStatus | None:
@@ -114,6 +114,9 @@ def _recovered(world: World, release: pb.Release) -> pb.TaskStatus:
             return task
         if status is not None and _is_about(status, task):
             task = _as_reported(task, status, view.name)
+            if task.phase not in _ENDED and not _may_carry(view, release.number):
+                # It was taken back, or given to another machine, after this was reported.
+                return _failed(task, "the record of it is lost, and its outcome is not known")
         elif assignment is not None and _carries(assignment, release.number):
             task.node = view.name
     if task.node or _knows_of_another(world, release):
@@ -265,8 +268,21 @@ def _is_about(status: pb.AssignmentStatus, task: pb.TaskStatus) -> bool:
     return status.HasField("task") and (status.task.release, status.task.name) == (task.release, task.name)
 
 
-def _basis_of(view: NodeView, keys: Keys) -> list[Basis]:
-    """The Node (old copies of it must not end a task) and, where it is known, the assignment."""
+def _may_carry(view: NodeView, release: int) -> bool:
+    """Whether the node's assignment carries the task of ``release`` for the machine that reports; in doubt it does."""
+    status, assignment = _status_of(view), _assignment_of(view)
+    if assignment is None or status is None:
+        return view.assignment is not None and view.assignment.error is not None
+    return _carries(assignment, release) and assignment.node_uid == status.node_uid
+
+
+def _basis_of(view: NodeView, world: World, keys: Keys) -> list[Basis]:
+    """The Node (old copies of it must not end a task) and, where it is known, the assignment.
+
+    Of a node that has nothing to do with the environment any more nothing is known: the environment says so.
+    """
+    if view not in world.nodes:
+        return []
     basis = [Basis(keys.node(view.name), view.node.mod_revision if view.node is not None else 0)]
     if view.assignment is not None:
         basis.append(Basis(view.assignment.key, view.assignment.mod_revision))
