@@ -359,3 +359,79 @@ class Agent:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class PeersStub:
+    """What one node's agent asks of another's. Answered to the certificates of nodes.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.FetchImage = channel.unary_stream(
+                '/devopsellence.api.v1.Peers/FetchImage',
+                request_serializer=devopsellence_dot_api_dot_v1_dot_agent__pb2.FetchImageRequest.SerializeToString,
+                response_deserializer=devopsellence_dot_api_dot_v1_dot_agent__pb2.ImagePart.FromString,
+                _registered_method=True)
+
+
+class PeersServicer:
+    """What one node's agent asks of another's. Answered to the certificates of nodes.
+    """
+
+    def FetchImage(self, request, context):
+        """An image, to whoever can name it by its id: only who is told to run it knows that.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_PeersServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'FetchImage': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchImage,
+                    request_deserializer=devopsellence_dot_api_dot_v1_dot_agent__pb2.FetchImageRequest.FromString,
+                    response_serializer=devopsellence_dot_api_dot_v1_dot_agent__pb2.ImagePart.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'devopsellence.api.v1.Peers', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('devopsellence.api.v1.Peers', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Peers:
+    """What one node's agent asks of another's. Answered to the certificates of nodes.
+    """
+
+    @staticmethod
+    def FetchImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/devopsellence.api.v1.Peers/FetchImage',
+            devopsellence_dot_api_dot_v1_dot_agent__pb2.FetchImageRequest.SerializeToString,
+            devopsellence_dot_api_dot_v1_dot_agent__pb2.ImagePart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

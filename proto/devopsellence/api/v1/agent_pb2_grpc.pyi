@@ -125,3 +125,34 @@ class AgentServicer(metaclass=_abc_1.ABCMeta):
         """Make an image of layers that the engine has or that are staged; then what was staged for it goes."""
 
 def add_AgentServicer_to_server(servicer: AgentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class PeersStub:
+    """What one node's agent asks of another's. Answered to the certificates of nodes."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> PeersAsyncStub: ...
+    FetchImage: _grpc.UnaryStreamMultiCallable[_agent_pb2.FetchImageRequest, _agent_pb2.ImagePart]
+    """An image, to whoever can name it by its id: only who is told to run it knows that."""
+
+@_typing.type_check_only
+class PeersAsyncStub(PeersStub):
+    """What one node's agent asks of another's. Answered to the certificates of nodes."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    FetchImage: _aio.UnaryStreamMultiCallable[_agent_pb2.FetchImageRequest, _agent_pb2.ImagePart]  # type: ignore[assignment]
+    """An image, to whoever can name it by its id: only who is told to run it knows that."""
+
+class PeersServicer(metaclass=_abc_1.ABCMeta):
+    """What one node's agent asks of another's. Answered to the certificates of nodes."""
+
+    @_abc_1.abstractmethod
+    def FetchImage(
+        self,
+        request: _agent_pb2.FetchImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_pb2.ImagePart], _abc.AsyncIterator[_agent_pb2.ImagePart]]:
+        """An image, to whoever can name it by its id: only who is told to run it knows that."""
+
+def add_PeersServicer_to_server(servicer: PeersServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

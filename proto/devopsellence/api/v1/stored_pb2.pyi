@@ -852,6 +852,7 @@ class Assignment(_message.Message):
     SECRETS_FIELD_NUMBER: _builtins.int
     REGISTRY_FIELD_NUMBER: _builtins.int
     TASK_SERVICE_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     node_uid: _builtins.str
     """The Node.uid that it is meant for."""
@@ -890,6 +891,12 @@ class Assignment(_message.Message):
     def task_service(self) -> _workload_pb2.Service:
         """The spec of the task's service where it is not (yet) among services as the task needs it: the new app image."""
 
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Peer]:
+        """Nodes that run this release already and can be asked for images that come from no registry; at most three.
+        Chosen when the assignment is written; that others would be chosen now is no reason to write it again.
+        """
+
     def __init__(
         self,
         *,
@@ -907,14 +914,43 @@ class Assignment(_message.Message):
         secrets: _abc.Iterable[Global___SealedSecret] | None = ...,
         registry: Global___Registry | None = ...,
         task_service: _workload_pb2.Service | None = ...,
+        peers: _abc.Iterable[Global___Peer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["registry", b"registry", "task", b"task", "task_service", b"task_service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "generation", b"generation", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "project", b"project", "registry", b"registry", "release", b"release", "removed", b"removed", "revision", b"revision", "secrets", b"secrets", "services", b"services", "task", b"task", "task_service", b"task_service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "generation", b"generation", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "peers", b"peers", "project", b"project", "registry", b"registry", "release", b"release", "removed", b"removed", "revision", b"revision", "secrets", b"secrets", "services", b"services", "task", b"task", "task_service", b"task_service"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
+
+@_typing.final
+class Peer(_message.Message):
+    """Another node, as an agent reaches it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    API_ADDRESS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    uid: _builtins.str
+    api_address: _builtins.str
+    """Where its agent's gRPC API answers, as "10.0.0.5:7443"."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        api_address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_address", b"api_address", "node", b"node", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Peer: _TypeAlias = Peer  # noqa: Y015
 
 @_typing.final
 class AssignmentStatus(_message.Message):
