@@ -9,7 +9,7 @@ from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.errors import StoreError
-from tests.integration.controller.audit import audit, read_history
+from tests.integration.controller.audit import audit, next_revision, read_history
 from tests.schedules.cluster import Cluster, ControllerActor, Node
 from tests.schedules.operator import Operator
 from tests.schedules.schedule import WISHES, Schedule, Step, What
@@ -24,6 +24,7 @@ STILL_SECONDS: Final = 0.3
 
 async def play(schedule: Schedule, cluster: Cluster) -> list[str]:
     """What is wrong in the end; nothing if all is as the last release asks for."""
+    since = await next_revision(cluster.etcd)
     operator = Operator(cluster.etcd, lambda image: _withhold(cluster, image))
     await operator.begin(schedule)
     cluster.start()
@@ -35,7 +36,7 @@ async def play(schedule: Schedule, cluster: Cluster) -> list[str]:
             turn = turns[OPERATOR if step.what in WISHES else step.target]
             happening.create_task(_in_turn(turn, step, cluster, operator))
     found = await _settle(cluster, operator)
-    history = await read_history(cluster.etcd)
+    history = await read_history(cluster.etcd, since)
     keys = cluster.etcd.keys
     return [*found, *audit(history, keys).defects, *regressions(history, keys)]
 

@@ -114,7 +114,7 @@ def _recovered(world: World, release: pb.Release) -> pb.TaskStatus:
             return task
         if status is not None and _is_about(status, task):
             task = _as_reported(task, status, view.name)
-            if task.phase not in _ENDED and not _may_carry(view, release.number):
+            if task.phase not in _ENDED and not _may_go_on(view, status, release.number):
                 # It was taken back, or given to another machine, after this was reported.
                 return _failed(task, "the record of it is lost, and its outcome is not known")
         elif assignment is not None and _carries(assignment, release.number):
@@ -268,12 +268,13 @@ def _is_about(status: pb.AssignmentStatus, task: pb.TaskStatus) -> bool:
     return status.HasField("task") and (status.task.release, status.task.name) == (task.release, task.name)
 
 
-def _may_carry(view: NodeView, release: int) -> bool:
-    """Whether the node's assignment carries the task of ``release`` for the machine that reports; in doubt it does."""
-    status, assignment = _status_of(view), _assignment_of(view)
-    if assignment is None or status is None:
-        return view.assignment is not None and view.assignment.error is not None
-    return _carries(assignment, release) and assignment.node_uid == status.node_uid
+def _may_go_on(view: NodeView, status: pb.AssignmentStatus, release: int) -> bool:
+    """Whether the machine that reports the task of ``release`` may still be the one that has it."""
+    assignment = _assignment_of(view)
+    if assignment is not None:
+        return _carries(assignment, release) and assignment.node_uid == status.node_uid
+    node = view.node.message if view.node is not None else None
+    return node is None or node.uid == status.node_uid
 
 
 def _basis_of(view: NodeView, world: World, keys: Keys) -> list[Basis]:

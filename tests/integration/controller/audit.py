@@ -38,12 +38,17 @@ class Findings:
     defects: Sequence[str]
 
 
-async def read_history(etcd: Etcd) -> History:
-    """All changes under the prefix since its first one, by revision; nothing may have been compacted."""
+async def next_revision(etcd: Etcd) -> int:
+    """Where a history begins that nobody has written to yet. Who shares the etcd may have compacted what is before."""
+    return (await etcd.head(etcd.keys.prefix)).revision + 1
+
+
+async def read_history(etcd: Etcd, since: int) -> History:
+    """All changes under the prefix from revision ``since`` on, by revision; nothing of it may have been compacted."""
     prefix = etcd.keys.prefix
     until = await etcd.put(f"{prefix}audit-end", b"")
     history: dict[int, list[WatchEvent]] = defaultdict(list)
-    async with aclosing(etcd.watch(prefix, start_revision=1)) as batches:
+    async with aclosing(etcd.watch(prefix, start_revision=since)) as batches:
         async for batch in batches:
             for event in batch.events:
                 history[event.mod_revision].append(event)

@@ -17,7 +17,7 @@ from devopsellence.store.errors import WatchLost
 from devopsellence.store.etcd import Etcd, WatchBatch
 from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
-from tests.integration.controller.audit import audit, read_history
+from tests.integration.controller.audit import audit, next_revision, read_history
 from tests.integration.controller.fenced import Bustle, Controllers, candidates
 from tests.integration.controller.harness import Environment
 from tests.support.etcd import EtcdServer, Relay
@@ -30,6 +30,7 @@ async def test_of_five_the_last_one_goes_on(
     etcd: Etcd, settings: Settings, tmp_path: Path, number: signal.Signals
 ) -> None:
     """Each leader goes while releases are written and statuses come in."""
+    since = await next_revision(etcd)
     with Controllers(etcd, settings, tmp_path, 5) as standing:
         await standing.all_stand()
         bustle = Bustle(etcd, random.Random(5))
@@ -44,7 +45,7 @@ async def test_of_five_the_last_one_goes_on(
         busy.cancel()
         await asyncio.gather(busy, return_exceptions=True)
         await bustle.finish()
-    findings = audit(await read_history(etcd), etcd.keys)
+    findings = audit(await read_history(etcd, since), etcd.keys)
     assert findings.defects == []
     assert len(findings.leaders) == 5
 

@@ -16,7 +16,7 @@ import pytest
 
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.integration.controller.audit import Findings, audit, read_history
+from tests.integration.controller.audit import Findings, audit, next_revision, read_history
 from tests.integration.controller.fenced import Bustle, Controllers, Pauses, candidates, pause_at_random
 from tests.support.etcd import EtcdServer
 
@@ -33,6 +33,7 @@ async def _group(settings: Settings, folder: Path, controllers: int, seed: str) 
     """One environment, its controllers, and a share of the pauses."""
     rng = random.Random(seed)
     async with Etcd(settings) as etcd:
+        since = await next_revision(etcd)
         with Controllers(etcd, settings, folder, controllers) as standing:
             await standing.all_stand()
             bustle = Bustle(etcd, rng)
@@ -44,7 +45,7 @@ async def _group(settings: Settings, folder: Path, controllers: int, seed: str) 
                 busy.cancel()
                 await asyncio.gather(busy, return_exceptions=True)
             await bustle.finish()
-        return pauses, audit(await read_history(etcd), etcd.keys)
+        return pauses, audit(await read_history(etcd, since), etcd.keys)
 
 
 async def test_a_paused_leader_writes_nothing_after_its_lease(etcd_server: EtcdServer, tmp_path: Path) -> None:
@@ -66,6 +67,7 @@ async def test_a_paused_leader_writes_nothing_after_its_lease(etcd_server: EtcdS
 
 async def test_the_audit_finds_a_leader_without_a_fence(settings: Settings, etcd: Etcd, tmp_path: Path) -> None:
     """What the audit above rests on: stopped with a write in hand, resumed past its lease, it writes, and is found."""
+    since = await next_revision(etcd)
     with Controllers(etcd, settings, tmp_path, 1, UNFENCED="yes") as standing:
         await standing.all_stand()
         standing.send(await standing.leader(), signal.SIGUSR1)
@@ -76,6 +78,6 @@ async def test_the_audit_finds_a_leader_without_a_fence(settings: Settings, etcd
         standing.send("c0", signal.SIGCONT)
         await standing.all_stand()
         await bustle.finish()
-        findings = audit(await read_history(etcd), etcd.keys)
+        findings = audit(await read_history(etcd, since), etcd.keys)
     assert len(findings.defects) == 1
     assert "while None led" in findings.defects[0]

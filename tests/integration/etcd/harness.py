@@ -304,7 +304,8 @@ class Stage:
         """Users; two controllers, of which one has a password and no certificate that names a user; the agent."""
         until("etcd answers", lambda: self.cli.run("node", "list").exit_code == 0, seconds=40, every=0.2)
         self.cli.ok("cluster", "prepare", "--pki", str(self.pki))
-        self.cli.ok("cluster", "issue", "node", "stranger", "--pki", str(self.pki), "--out", str(self.folder / "none"))
+        stranger = ("cluster", "issue", "node", "stranger", "--uid", uuid.uuid4().hex)
+        self.cli.ok(*stranger, "--pki", str(self.pki), "--out", str(self.folder / "none"))
         self.etcdctl("user", "add", "second:pw")
         self.etcdctl("user", "grant-role", "second", "controller")
         password = self.folder / "password"
