@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from bench import failover, images, local, report, scale
+from bench import cluster_rolling, failover, images, local, report, scale
 from bench.report import Figure
 
 #: Given how many runs there are to be of each figure.
@@ -21,6 +21,7 @@ GROUPS: Final[Mapping[str, Group]] = {
     "images": images.all_figures,
     "scale": scale.all_figures,
     "failover": failover.all_figures,
+    "rolling": cluster_rolling.all_figures,
 }
 
 

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.report import Figure
 from tests.support.cluster.app import App
 from tests.support.cluster.audit import nothing_amiss
 from tests.support.cluster.bed import Bed
@@ -50,3 +51,16 @@ def measure(deploys: int = 3) -> list[Rolling]:
                 found.append(Rolling(len(bed.hosts), up_seconds, seconds, load.requests, len(load.failed), gap))
                 nothing_amiss(bed)
     return found
+
+
+def all_figures(runs: int) -> list[Figure]:
+    """``runs`` deploys over three hosts under load."""
+    rolls = measure(runs)
+    return [
+        Figure("three hosts: rolling deploy under load", "s", [one.deploy_seconds for one in rolls]),
+        Figure(
+            "three hosts: requests that failed meanwhile", "requests", [float(one.failed) for one in rolls], limit=0.0
+        ),
+        Figure("three hosts: requests answered meanwhile", "requests", [float(one.requests) for one in rolls]),
+        Figure("three hosts: longest time without an answer", "s", [one.longest_gap for one in rolls]),
+    ]

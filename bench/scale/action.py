@@ -49,15 +49,15 @@ async def _hear(where: Setting, heard: dict[int, float], stands: asyncio.Event) 
                 heard[decode(stored_pb2.Assignment, event.key, event.kv.value).release] = now
 
 
-async def _sample(where: Setting, running: Sequence[HollowProcess]) -> tuple[list[float], list[float]]:
-    """Milliseconds, one for each write; each is of another release, so that each makes a container. Then those of a
-    plain watcher that heard of the same writes."""
+async def _sample(where: Setting, running: Sequence[HollowProcess], first: int) -> tuple[list[float], list[float]]:
+    """Milliseconds, one for each write; each is of another release, from ``first`` on, so that each makes a container.
+    Then those of a plain watcher that heard of the same writes."""
     heard: dict[int, float] = {}
     stands = asyncio.Event()
     hearing = asyncio.create_task(_hear(where, heard, stands))
     await stands.wait()
     started: dict[int, float] = {}
-    for number in range(1, SAMPLES + 1):
+    for number in range(first, first + SAMPLES):
         node = where.nodes[number % len(where.nodes)]
         value = encode(_assignment(node, number))
         started[number] = time.monotonic()
@@ -81,8 +81,8 @@ async def figures(runs: int) -> list[Figure]:
     theirs: list[list[float]] = []
     async with setting(AGENTS, controlled=False) as where, fleets(where) as running:
         others = asyncio.create_task(_elsewhere(where))
-        for _ in range(runs):
-            took, heard = await _sample(where, running)
+        for run in range(runs):
+            took, heard = await _sample(where, running, 1 + run * SAMPLES)
             ours.append(took)
             theirs.append(heard)
         others.cancel()
