@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.support.need import lack
+from tests.support.run import run
 from tests.support.until import until
 
 _READY_SECONDS = 60.0
@@ -153,19 +154,14 @@ class Host:
         environ: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command here; its output is captured, ``given`` is its input. A failure shows it."""
-        done = subprocess.run(
+        return run(
             self.command(*command),
-            env={**self.environ, **(environ or {})},
+            environ={**self.environ, **(environ or {})},
             cwd=cwd,
-            input=given,
-            capture_output=True,
-            text=True,
+            given=given,
             timeout=timeout,
-            check=False,
+            check=check,
         )
-        if check and done.returncode != 0:
-            raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-        return done
 
     def devopsellence(
         self,

@@ -74,6 +74,10 @@ class ControllerProcess:
         self._process.wait(10)
 
 
+#: Starts one, with these arguments.
+Start = Callable[..., ControllerProcess]
+
+
 class Environment:
     """What operators and agents would write, written by the test; waits on etcd's watch, never on time."""
 

@@ -6,38 +6,16 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.integration.controller.harness import REF, ControllerProcess, Environment
+from tests.integration.controller.harness import REF, ControllerProcess, Environment, Start
 
 pytestmark = pytest.mark.etcd
-Start = Callable[..., ControllerProcess]
 SETTLED = pb.AssignmentStatus.SETTLED
-
-
-@pytest.fixture
-def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
-    """Starts controllers, which are gone when the test is over."""
-    started: list[ControllerProcess] = []
-
-    def start_one(*arguments: str) -> ControllerProcess:
-        started.append(ControllerProcess(settings, tmp_path / f"controller{len(started)}.log", *arguments))
-        return started[-1]
-
-    yield start_one
-    for process in started:
-        process.kill()
-
-
-@pytest.fixture
-def environment(etcd: Etcd) -> Environment:
-    return Environment(etcd)
 
 
 async def settle(environment: Environment, number: int, *names: str, **services: str) -> None:

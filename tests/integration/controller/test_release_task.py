@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.store.etcd import Etcd
 from devopsellence.store.records import decode
-from devopsellence.store.settings import Settings
-from tests.integration.controller.harness import REF, ControllerProcess, Environment
+from tests.integration.controller.harness import REF, Environment, Start
 from tests.unit.controller.builders import app, migration, release, secret, service
 
 pytestmark = pytest.mark.etcd
-Start = Callable[[], ControllerProcess]
 SETTLED = pb.AssignmentStatus.SETTLED
 NODES = ("n1", "n2")
 REDIS = service("redis", "worker")
-
-
-@pytest.fixture
-def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
-    """Starts controllers, which are gone when the test is over."""
-    started: list[ControllerProcess] = []
-
-    def start_one() -> ControllerProcess:
-        log = tmp_path / f"controller{len(started)}.log"
-        started.append(ControllerProcess(settings, log, "--identity", f"c{len(started)}"))
-        return started[-1]
-
-    yield start_one
-    for process in started:
-        process.kill()
-
-
-@pytest.fixture
-def environment(etcd: Etcd) -> Environment:
-    return Environment(etcd)
 
 
 def _is_at(number: int, assignment: pb.Assignment) -> bool:

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from devopsellence.store.settings import Settings
 from tests.support.cluster.machine import Machine, environ
 from tests.support.cluster.network import Switch, address
 from tests.support.cluster.roles import ControllerPlace, Host, Linked, Member
+from tests.support.run import run
 from tests.support.until import until
 
 T = TypeVar("T")
@@ -202,7 +203,7 @@ class Bed:
     ) -> subprocess.CompletedProcess[str]:
         """Run the real command line."""
         command = [sys.executable, "-m", "devopsellence.cli", *arguments]
-        return self._run(command, self.environ, check=check, cwd=cwd, timeout=timeout)
+        return run(command, environ=self.environ, check=check, cwd=cwd, timeout=timeout)
 
     def json(self, *arguments: str, check: bool = True, cwd: Path | None = None) -> dict[str, Any]:
         """The last document that a command prints with ``-o json``."""
@@ -215,7 +216,7 @@ class Bed:
         variables = {**self.environ, **self.etcdctl_variables}
         if endpoints:
             variables["ETCDCTL_ENDPOINTS"] = endpoints
-        return self._run(["etcdctl", *arguments], variables, check=check, timeout=30)
+        return run(["etcdctl", *arguments], environ=variables, check=check, timeout=30)
 
     @property
     def etcdctl_variables(self) -> dict[str, str]:
@@ -312,29 +313,6 @@ class Bed:
         self._guard = subprocess.Popen(
             command, env=environ(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
         )
-
-    @staticmethod
-    def _run(
-        command: Sequence[str],
-        variables: Mapping[str, str],
-        *,
-        check: bool,
-        cwd: Path | None = None,
-        timeout: float,
-    ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command,
-            env=dict(variables),
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        if check and done.returncode != 0:
-            raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}")
-        return done
 
 
 def _all(pool: ThreadPoolExecutor, work: Callable[[T], object], on: Iterable[T]) -> None:

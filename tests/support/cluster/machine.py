@@ -20,6 +20,7 @@ from typing import Final
 import psutil
 
 from devopsellence.cli.dev.proc import Identity, identify, read_pid_file
+from tests.support.run import run
 from tests.support.until import until
 
 REPOSITORY: Final = Path(__file__).parents[3]
@@ -111,18 +112,7 @@ class Machine:
         self, *command: str, check: bool = True, timeout: float = 60, given: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run a command there; its output is captured, ``given`` is its input. A failure shows it."""
-        done = subprocess.run(
-            self.inside(*command),
-            env=environ(),
-            input=given,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        if check and done.returncode != 0:
-            raise AssertionError(f"{self.name}: {' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}")
-        return done
+        return run(self.inside(*command), environ=environ(), given=given, timeout=timeout, check=check)
 
     def copy(self, files: Path, to: str) -> None:
         """Carry a folder's files into the folder ``to`` of the machine."""
