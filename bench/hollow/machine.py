@@ -212,7 +212,7 @@ class HollowMachine:
         if found.up:
             self._end(found, 0)
 
-    def remove(self, container: str) -> None:
+    def remove(self, container: str, *, force: bool = False) -> None:
         found = self._known(container)
         if found.up:
             raise errors.Conflict(f"You cannot remove a running container {container}")

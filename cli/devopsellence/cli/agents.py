@@ -19,7 +19,7 @@ from devopsellence.api.v1.agent_pb2_grpc import AgentStub
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.read import Reader
-from devopsellence.peers import KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, REFUSED_BY, server_name
+from devopsellence.peers import KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, REFUSED_BY, answers_at, server_name
 
 if TYPE_CHECKING:
     # Known to the stub file alone.
@@ -78,12 +78,10 @@ def locate(name: str, node: Node | None, beat: Heartbeat | None) -> Agent:
     if beat.uid != node.uid:
         problem = f"the agent that answers as {name} was started for an earlier registration of that name"
         return Agent(name, node.uid, "", problem)
-    host, _, port = beat.api_address.rpartition(":")
-    if not (host and port):
+    address = answers_at(node.address, beat.api_address)
+    if not address:
         return Agent(name, node.uid, "", f"the agent of node {name} has no API (it was started without --api-listen)")
-    if node.address:
-        host = f"[{node.address}]" if ":" in node.address else node.address
-    return Agent(name, node.uid, f"{host}:{port}")
+    return Agent(name, node.uid, address)
 
 
 def credentials(settings: Settings) -> grpc.ChannelCredentials:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 
@@ -42,17 +43,24 @@ def is_assigned(view: NodeView, node: pb.Node, wanted: pb.Assignment) -> bool:
 
 
 def assign(
-    keys: Keys, ref: EnvironmentRef, view: NodeView, node: pb.Node, wanted: pb.Assignment, why_placed: str = ""
+    keys: Keys,
+    ref: EnvironmentRef,
+    view: NodeView,
+    node: pb.Node,
+    wanted: pb.Assignment,
+    why_placed: str = "",
+    peers: Sequence[pb.Peer] = (),
 ) -> tuple[pb.Assignment, Action]:
     """The assignment that ``view``, which has another, should have, and the action that writes it.
 
     ``node`` is the readable Node of ``view``, ``wanted`` the template for its services, ``why_placed`` a clause about
-    why it is given some that it did not have.
+    why it is given some that it did not have, ``peers`` whom it can ask for images.
     """
     current = _message(view.assignment)
     made = pb.Assignment()
     made.CopyFrom(wanted)
     made.node, made.node_uid, made.generation = view.name, node.uid, next_generation(view)
+    made.peers.extend(peers)
     reason, warning = _why_written(view.assignment, made, why_placed)
     change = Change(keys.assignment(view.name, ref), _revision(view.assignment), made)
     return made, Action(
@@ -91,6 +99,20 @@ def keep(
         reason = _why_sealed(current, made)
     change = Change(keys.assignment(view.name, ref), _revision(view.assignment), made)
     return made, Action(Kind.WRITE_ASSIGNMENT, reason, (change,), view.name)
+
+
+def offer(
+    keys: Keys, ref: EnvironmentRef, view: NodeView, current: pb.Assignment, peers: Sequence[pb.Peer]
+) -> tuple[pb.Assignment, Action]:
+    """``current``, which is what ``view`` has, with others to ask for images, and the action that writes it."""
+    made = pb.Assignment()
+    made.CopyFrom(current)
+    del made.peers[:]
+    made.peers.extend(peers)
+    made.generation = next_generation(view)
+    change = Change(keys.assignment(view.name, ref), _revision(view.assignment), made)
+    whom = ", ".join(peer.node for peer in peers)
+    return made, Action(Kind.WRITE_ASSIGNMENT, f"an image that it lacks can be had from {whom}", (change,), view.name)
 
 
 def reduce(
@@ -217,7 +239,8 @@ def _basis_of_node(keys: Keys, view: NodeView, current: pb.Assignment | None, ma
 
 
 def _is_same(current: pb.Assignment, name: str, uid: str, wanted: pb.Assignment) -> bool:
-    """Whether ``current`` says the same as ``wanted``, whatever its generation; the cheap comparisons come first."""
+    """Whether ``current`` says the same as ``wanted``, whatever its generation and whom it may ask for images; the
+    cheap comparisons come first."""
     return (
         not current.removed
         and current.release == wanted.release

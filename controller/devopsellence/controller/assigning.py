@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.actions import Action
-from devopsellence.controller.assign import assign, is_assigned, keep, reduce, template, withdraw
+from devopsellence.controller.assign import assign, is_assigned, keep, offer, reduce, template, withdraw
 from devopsellence.controller.batch import limit_of
 from devopsellence.controller.course import Course, Releases, assigned, release_at
 from devopsellence.controller.covering import is_whole
+from devopsellence.controller.offers import Holders, images_of, lacks
 from devopsellence.controller.phases import Stage, preparation, stage_of
 from devopsellence.controller.placing import Placing
 from devopsellence.controller.progress import Hold, Judgement, Standing, judge
@@ -87,6 +88,7 @@ class _Round:
         self._limit = limit_of(max_parallel, self._count_taking_part()) if brief.course.last_settled else None
         self._how_turns_go = how_turns_go(brief.course, max_parallel, self._limit)
         self._promised = promised(brief.world, brief.course)
+        self._holders = Holders((), brief.course.target)
 
     def _count_taking_part(self) -> int:
         records = (view.node for view in self._world.nodes if view.name in self._attached_names)
@@ -103,6 +105,8 @@ class _Round:
             else:
                 options.append(self._option(view, view.node.message))
         judged = [judge(option.stays) for option in options]
+        views = (option.stays.view for option in options)
+        self._holders = Holders(zip(views, judged, strict=True), self._course.target)
         task_node = self._task.node if self._task is not None else ""
         moving = choose_among(options, judged, self._course, self._limit, self._promised, task_node)
         for option, judgement in zip(options, judged, strict=True):
@@ -126,7 +130,9 @@ class _Round:
         if option.wanted is None or node is None:
             raise ValueError(f"{view.name} has nowhere to move")
         why_placed = self._placings[option.wanted.release].why.get(view.name, "")
-        made, action = assign(self._keys, self._world.ref, view, node, option.wanted, why_placed)
+        whole = is_whole(option.wanted, option.wanted.release)
+        peers = self._holders.choose(view.name, images_of(option.wanted)) if whole else ()
+        made, action = assign(self._keys, self._world.ref, view, node, option.wanted, why_placed, peers)
         hold, why = (None, "") if stays.hold is Hold.TURN else (stays.hold, stays.why)
         moved = Standing(view, made, hold, why, stays.task, stays.kept)
         self._result.actions.append(action)
@@ -138,9 +144,25 @@ class _Round:
         stays = option.stays
         if self._may_touch and option.wanted is not None:
             stays = self._kept_up(stays)
-            judgement = judge(stays) if stays is not option.stays else judgement
+        if stays is option.stays and not judgement.done:
+            stays = self._helped(stays)
+        if stays is not option.stays:
+            judgement = judge(stays)
         self._result.standings.append(stays)
         self._result.judgements.append(judgement)
+
+    def _helped(self, standing: Standing) -> Standing:
+        """``standing`` with others to ask for the images that the node lacks, where it knows of none who can help."""
+        current = standing.assignment
+        if current is None or current is not assigned(standing.view) or not is_whole(current, self._course.target):
+            return standing
+        images = lacks(standing.view) if standing.hold is None else frozenset()
+        peers = self._holders.choose(standing.view.name, images) if images else []
+        if not peers or any(self._holders.has(peer) for peer in current.peers):
+            return standing
+        made, action = offer(self._keys, self._world.ref, standing.view, current, peers)
+        self._result.actions.append(action)
+        return replace(standing, assignment=made)
 
     # What a node is to run
 

@@ -13,11 +13,15 @@ from typing import Final
 #: What a person's certificate is called: etcd's root user, or an operator by name.
 OPERATOR_ROOT: Final = "root"
 OPERATOR_PREFIX: Final = "operator:"
+#: What an agent's certificate is called, followed by its machine's uid.
+NODE_PREFIX: Final = "node:"
 #: Trailing metadata of every refusal by an agent itself, which tells it from one by the network.
 REFUSED_BY: Final = "devopsellence-refused-by"
 #: Where agents answer, unless told otherwise.
 API_PORT: Final = 7443
-#: How much of a layer goes into one message.
+#: Initial metadata of an image that one agent sends to another: how large it is, in bytes, as a decimal number.
+IMAGE_BYTES: Final = "devopsellence-image-bytes"
+#: How much of a layer, or of an image, goes into one message.
 CHUNK_BYTES: Final = 1 << 20
 #: Messages are bounded on both sides: an image's configuration is the largest that is not a stream.
 MAX_MESSAGE_BYTES: Final = 8 << 20
@@ -41,3 +45,19 @@ def is_operator(common_name: str) -> bool:
     return common_name == OPERATOR_ROOT or (
         common_name.startswith(OPERATOR_PREFIX) and len(common_name) > len(OPERATOR_PREFIX)
     )
+
+
+def is_node(common_name: str) -> bool:
+    """Whether a certificate with this common name is an agent's, who may ask other agents for images."""
+    return common_name.startswith(NODE_PREFIX) and len(common_name) > len(NODE_PREFIX)
+
+
+def answers_at(registered: str, said: str) -> str:
+    """Where an agent's API answers, as ``host:port``: at the address that its node is registered with (may be empty),
+    and otherwise where it says itself; empty if it has none."""
+    host, _, port = said.rpartition(":")
+    if not (host and port):
+        return ""
+    if registered:
+        host = f"[{registered}]" if ":" in registered else registered
+    return f"{host}:{port}"

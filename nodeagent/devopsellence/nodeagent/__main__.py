@@ -20,6 +20,7 @@ from devopsellence.store.settings import Settings, SettingsError
 _ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:/@\s]+):\d{1,5}\Z")
 
 if TYPE_CHECKING:
+    from devopsellence.nodeagent.api.certificates import Files
     from devopsellence.nodeagent.api.server import Listen
     from devopsellence.nodeagent.state import StateFolder
 
@@ -73,6 +74,7 @@ async def _run(options: argparse.Namespace, settings: Settings, folder: StateFol
             docker_host=options.docker_host,
             settings=settings,
             listen=_listen(options, settings),
+            files=_files(settings),
         ),
         folder,
         stop,
@@ -81,13 +83,21 @@ async def _run(options: argparse.Namespace, settings: Settings, folder: StateFol
 
 def _listen(options: argparse.Namespace, settings: Settings) -> Listen | None:
     """Where the API is to answer, if anywhere."""
-    from devopsellence.nodeagent.api.certificates import Files
     from devopsellence.nodeagent.api.server import Listen
 
-    if options.api_listen is None or not (settings.ca_cert and settings.cert and settings.key):
+    files = _files(settings)
+    if options.api_listen is None or files is None:
         return None
-    files = Files(settings.ca_cert, settings.cert, settings.key)
     return Listen(options.api_listen, options.api_advertise or "", files)
+
+
+def _files(settings: Settings) -> Files | None:
+    """The certificate for operators and other agents, if there is one."""
+    from devopsellence.nodeagent.api.certificates import Files
+
+    if not (settings.ca_cert and settings.cert and settings.key):
+        return None
+    return Files(settings.ca_cert, settings.cert, settings.key)
 
 
 def _parser() -> argparse.ArgumentParser:

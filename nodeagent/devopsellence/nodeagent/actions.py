@@ -10,16 +10,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+import structlog
+
 from devopsellence.nodeagent import body, errors, naming, spec, task_actions
 from devopsellence.nodeagent.action import TASK, Action, Kind
 from devopsellence.nodeagent.memory import NO_MEMORY, Memory, Trouble
 from devopsellence.nodeagent.model import Container, Network, Now, State
 from devopsellence.nodeagent.runs import Runs
-from devopsellence.nodeagent.runtime import Runtime
+from devopsellence.nodeagent.runtime import Fetch, Runtime
 from devopsellence.nodeagent.secrets import SecretError, Vault
 from devopsellence.nodeagent.spec import Desired, Wanted
 from devopsellence.nodeagent.state import StateError
 
+_log = structlog.get_logger()
 #: What becomes of a memory.
 Change: TypeAlias = Callable[[Memory], Memory]
 
@@ -33,12 +36,14 @@ class Result:
 
 
 class Actions:
-    """Carries out actions on one engine. ``clock`` tells the time, ``vault`` opens secrets."""
+    """Carries out actions on one engine. ``clock`` tells the time, ``vault`` opens secrets, ``fetch`` gets images from
+    other nodes."""
 
-    def __init__(self, engine: Runtime, clock: Callable[[], Now], vault: Vault) -> None:
+    def __init__(self, engine: Runtime, clock: Callable[[], Now], vault: Vault, fetch: Fetch | None = None) -> None:
         self._engine = engine
         self._clock = clock
         self._vault = vault
+        self._fetch = fetch
 
     async def carry_out(self, action: Action, want: Desired, progress: Callable[[str], None], runs: Runs) -> Result:
         """Do it, and say what to remember. ``progress`` hears of a pull, in sentences, from another thread. ``runs`` is
@@ -90,9 +95,10 @@ class Actions:
         return _forget
 
     async def _pull(self, action: Action, want: Desired, progress: Callable[[str], None]) -> Change:
-        reference = spec.pull_reference(_wanted(action, want).image)
+        wanted = _wanted(action, want)
+        reference = spec.pull_reference(wanted.image)
         if reference is None:
-            return _keep
+            return await self._get(action, wanted, want, progress)
         repository, digest = reference
         try:
             await self._engine.pull(
@@ -102,6 +108,23 @@ class Actions:
             return self._refused(action, want, Trouble.PULL, f"cannot pull {repository}@{digest}: {error}")
         return Memory.pulled
 
+    async def _get(self, action: Action, wanted: Wanted, want: Desired, progress: Callable[[str], None]) -> Change:
+        """Get an image by its id, which other nodes may have and no registry has."""
+        if self._fetch is None or not wanted.peers:
+            return self._without_image(action, wanted, want)
+        try:
+            await self._fetch(wanted.image, wanted.peers, progress)
+        except errors.ImageNotAvailable as error:
+            reason = f"image {wanted.image} is not on this machine, and cannot be fetched from other nodes: {error}"
+            return self._refused(action, want, Trouble.PULL, reason)
+        return Memory.pulled
+
+    def _without_image(self, action: Action, wanted: Wanted, want: Desired) -> Change:
+        reference = wanted.service.image.reference
+        called = f" ({reference})" if reference and reference != wanted.image else ""
+        reason = f"image {wanted.image}{called} is not on this machine, and an image id cannot be pulled"
+        return self._refused(action, want, Trouble.IMAGE, reason)
+
     async def _create(self, action: Action, want: Desired) -> Change:
         wanted = _wanted(action, want)
         try:
@@ -110,12 +133,7 @@ class Actions:
                 lambda docker: docker.create(action.name, self._body(action, wanted, want))
             )
         except errors.ImageNotAvailable:
-            if wanted.pullable:
-                return Memory.missing_image
-            reference = wanted.service.image.reference
-            called = f" ({reference})" if reference and reference != wanted.image else ""
-            reason = f"image {wanted.image}{called} is not on this machine, and an image id cannot be pulled"
-            return self._refused(action, want, Trouble.IMAGE, reason)
+            return Memory.missing_image if wanted.obtainable else self._without_image(action, wanted, want)
         except errors.Conflict:
             return await self._adopt(action, want)
         self._engine.view.put(_created(container, action, wanted, want))
@@ -151,6 +169,12 @@ class Actions:
             await self._engine.relist()
             raise
         except errors.NotFound:
+            self._engine.view.drop(action.container)
+            return _keep
+        except errors.HalfStarted as error:
+            _log.warning("a container whose start was cut off is made anew", name=action.name, error=str(error))
+            with suppress(errors.NotFound):
+                await self._engine.call(lambda docker: docker.remove(action.container, force=True))
             self._engine.view.drop(action.container)
             return _keep
         if seen is not None:

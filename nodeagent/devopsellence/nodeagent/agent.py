@@ -16,12 +16,14 @@ import structlog
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent import streams
+from devopsellence.nodeagent.api.certificates import Files
 from devopsellence.nodeagent.api.images import Images
 from devopsellence.nodeagent.api.server import Api, Listen
 from devopsellence.nodeagent.asking import question
 from devopsellence.nodeagent.assigned import Assignments
 from devopsellence.nodeagent.disk import DiskWatch
 from devopsellence.nodeagent.engine import Callbacks, Engine
+from devopsellence.nodeagent.fetching import Fetcher
 from devopsellence.nodeagent.heartbeat import Heartbeat
 from devopsellence.nodeagent.identity import load_identity
 from devopsellence.nodeagent.images import Garbage
@@ -56,6 +58,8 @@ class Options:
     settings: Settings
     #: None: there is no API.
     listen: Listen | None = None
+    #: What other nodes' agents are shown; None: they are not asked for anything.
+    files: Files | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ async def run(options: Options, folder: StateFolder, stop: asyncio.Event) -> Non
 
     def docker(callbacks: Callbacks) -> Machine[Engine]:
         engine = Engine(options.docker_host, options.node_uid, callbacks)
-        return Machine(engine, partial(question, engine))
+        fetcher = Fetcher(engine, options.node_uid, options.files) if options.files is not None else None
+        return Machine(engine, partial(question, engine), fetcher.fetch if fetcher is not None else None)
 
     async with Etcd(options.settings) as etcd, LeaseKeeper(etcd) as keeper:
         threads = Pool(1, "disk")

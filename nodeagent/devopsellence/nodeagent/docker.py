@@ -36,6 +36,8 @@ _EVENTS: Final = {
         *("connect", "disconnect", "load", "pull", "import", "tag"),
     ],
 }  # fmt: skip
+#: Of a container whose start was cut off by the engine's own end: what runs containers has kept its half of it.
+_HALF_STARTED: Final = re.compile(r"\btask [0-9a-f]{64}:? already exists")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -151,7 +153,7 @@ class Docker:
         """Start it, unless it runs already; how it stands then.
 
         Raises:
-            NotFound, NetworkGone, Refused, DiskFull.
+            NotFound, NetworkGone, Refused, HalfStarted, DiskFull.
         """
         with _errors(errors.Refused):
             self._client.start(container)
@@ -174,10 +176,10 @@ class Docker:
             grace = document["Config"].get("StopTimeout")
             self._client.stop(container, timeout=10 if grace is None else grace)
 
-    def remove(self, container: str) -> None:
-        """Remove one that does not run; its volumes stay, named or not. Conflict if it runs."""
+    def remove(self, container: str, *, force: bool = False) -> None:
+        """Remove one that does not run; its volumes stay, named or not. Conflict if it runs, unless ``force``."""
         with _errors():
-            self._client.remove_container(container)
+            self._client.remove_container(container, force=force)
 
     def examine(self, container: str) -> tuple[Container, End | None]:
         """A container of ours that was seen ended, and how it ended; None if it runs again. NotFound if it is gone."""
@@ -254,6 +256,8 @@ def _errors(refusal: type[errors.EngineError] = errors.EngineError) -> Iterator[
             raise errors.NetworkGone(sentence) from error
         if error.status_code == 404:
             raise errors.NotFound(sentence) from error
+        if _HALF_STARTED.search(sentence):
+            raise errors.HalfStarted(sentence) from error
         if error.status_code == 409:
             raise errors.Conflict(sentence) from error
         raise _refusal(sentence, refusal) from error

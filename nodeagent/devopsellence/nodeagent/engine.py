@@ -30,6 +30,8 @@ CALLS: Final = 6
 #: Containers that are waited for while they stop at a time; each may take its grace period.
 STOPS: Final = 16
 PULLS: Final = 2
+#: Images that are sent to other nodes at a time.
+SAVES: Final = 2
 #: Calls for the commands that health checks run in containers, at a time.
 CHECKS: Final = 4
 #: What people ask for through the API at a time.
@@ -73,6 +75,7 @@ class Engine:
         self._calls = Pool(CALLS, "docker-call")
         self._stops = Pool(STOPS, "docker-stop")
         self._pulls = Pool(PULLS, "docker-pull")
+        self._saves = Pool(SAVES, "docker-save")
         self._checks = Pool(CHECKS, "docker-check")
         self._asks = Pool(ASKS, "docker-ask")
         #: Questions that must not wait behind calls: listing, inspecting, pinging.
@@ -111,6 +114,10 @@ class Engine:
     async def pull(self, call: Callable[[Docker], T]) -> T:
         """A call that may take minutes."""
         return await self._on(self._pulls, call)
+
+    async def save(self, call: Callable[[Docker], T]) -> T:
+        """A call that may take minutes, for another node: it does not wait behind pulls."""
+        return await self._on(self._saves, call)
 
     async def check(self, call: Callable[[Docker], T]) -> T:
         """A short call for a health check: it waits for nothing but other checks."""

@@ -34,5 +34,9 @@ class Refused(EngineError):
     """The engine or its runtime will not create or start this container as specified (such as: no such command)."""
 
 
+class HalfStarted(EngineError):
+    """The engine was ended while it started this container: it has no process of it, and can never start it again."""
+
+
 class DiskFull(EngineError):
     """No space is left where the engine keeps its data."""

@@ -70,7 +70,7 @@ class Garbage:
     def follow(self, want: Desired, *, settled: bool) -> None:
         """This is assigned; ``settled``: and it runs."""
         env, release = str(want.env), want.release
-        images = frozenset(each.image for each in (*want.services.values(), want.task_wanted) if each is not None)
+        images = want.images
         if not images <= self._ledger.releases.get(env, {}).get(release, frozenset()):
             self._change(self._ledger.released(env, release, images))
         if settled and self._settled.get(env) != release:

@@ -54,6 +54,12 @@ class ImageStore:
             document = self._client.inspect_image(image)
         return tuple((document.get("RootFS") or {}).get("Layers") or ())
 
+    def describe(self, image: str) -> tuple[int, tuple[str, ...]]:
+        """How many bytes an image has, and what it is called. ImageNotAvailable if there is no such image."""
+        with self._translated():
+            document = self._client.inspect_image(image)
+        return int(document.get("Size") or 0), _named(document.get("RepoTags"))
+
     def in_use(self) -> frozenset[str]:
         """Ids of the images of all containers, whoever made them, running or not."""
         with self._translated():

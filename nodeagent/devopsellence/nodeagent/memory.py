@@ -162,6 +162,10 @@ class Memory:
         """What it waited for may have happened: try at once."""
         return replace(self, image_missing=False, retry=0.0, retry_wall=0.0)
 
+    def offered(self) -> Memory:
+        """Its image may be had from somebody who was not asked yet: failing to get it counts anew."""
+        return replace(self.hurry(), refusals=0) if self.trouble in (Trouble.IMAGE, Trouble.PULL) else self
+
     def _wait(self, trouble: Trouble, reason: str, delay: float, now: Now) -> Memory:
         return replace(self, trouble=trouble, reason=reason, retry=now.mono + delay, retry_wall=now.wall + delay)
 

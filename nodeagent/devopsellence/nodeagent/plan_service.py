@@ -113,9 +113,9 @@ def _absent(case: Case, waits: str) -> _Step:
     if _held_back(case):
         return _Step(_Status.BACKOFF, case.memory.reason)
     actions = (_create(case), *(() if waits else (*_make_way(case), _start(case))))
-    if case.memory.image_missing and case.wanted.pullable:
+    if case.memory.image_missing and case.wanted.obtainable:
         pull = case.action(Kind.PULL, "its image is not on this machine")
-        return _Step(_Status.PULLING, f"pulling {case.wanted.image}", (pull, *actions))
+        return _Step(_Status.PULLING, case.wanted.obtaining, (pull, *actions))
     return _Step(_Status.PENDING, waits or case.memory.reason, actions)
 
 

@@ -33,7 +33,7 @@ from devopsellence.nodeagent.remembered import Remembered
 from devopsellence.nodeagent.runs import Runs
 from devopsellence.nodeagent.runtime import Machine, Runtime
 from devopsellence.nodeagent.secrets import Vault, resealed
-from devopsellence.nodeagent.spec import Desired
+from devopsellence.nodeagent.spec import Desired, offered
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.statuses import Statuses
 from devopsellence.nodeagent.task import plan_task
@@ -93,7 +93,7 @@ class Reconciler:
         self._folder = folder
         self._disk = disk
         self._garbage = garbage
-        self._actions = Actions(engine, clock, vault)
+        self._actions = Actions(engine, clock, vault, machine.fetch)
         self._monitor = Monitor(machine.ask, self._changed, clock)
         self._environments: dict[EnvironmentRef, _Environment] = {}
         self._queue: dict[EnvironmentRef, None] = {}
@@ -172,6 +172,8 @@ class Reconciler:
             self._environments[env] = state
         for key in resealed(state.want, assigned.want):
             state.remembered.change(key, Memory.hurry)
+        for key in offered(state.want, assigned.want):
+            state.remembered.change(key, Memory.offered)
         state.want, state.problem = assigned.want, assigned.problem
         if assigned.foreign:
             _log.warning("an assignment is for another machine", env=str(env), uid=assigned.foreign, ours=self._uid)

@@ -6,10 +6,11 @@ People's calls through the API (logs, exec, images) need a Docker Engine and are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from devopsellence.api.v1.stored_pb2 import Peer
 from devopsellence.nodeagent.asking import Question
 from devopsellence.nodeagent.imagestore import StoredImage
 from devopsellence.nodeagent.model import Container, End
@@ -17,6 +18,8 @@ from devopsellence.nodeagent.observe import View
 from devopsellence.nodeagent.probes import Probe
 
 T = TypeVar("T")
+#: Has an image that no registry has on this machine, from one of these nodes; hears how far it is, in words.
+Fetch: TypeAlias = Callable[[str, Sequence[Peer], Callable[[str], None]], Awaitable[None]]
 
 
 class Images(Protocol):
@@ -53,7 +56,7 @@ class Calls(Protocol):
 
     def stop(self, container: str) -> None: ...
 
-    def remove(self, container: str) -> None: ...
+    def remove(self, container: str, *, force: bool = False) -> None: ...
 
     def examine(self, container: str) -> tuple[Container, End | None]: ...
 
@@ -85,7 +88,9 @@ R_co = TypeVar("R_co", bound=Runtime, covariant=True)
 
 @dataclass(frozen=True)
 class Machine(Generic[R_co]):
-    """What an agent works on: the ``engine``, and how a probe is put to a container of it at an address (``ask``)."""
+    """What an agent works on: the ``engine``, how a probe is put to a container of it at an address (``ask``), and how
+    images are got from other nodes (None: they are not)."""
 
     engine: R_co
     ask: Callable[[Probe, str, str], Question]
+    fetch: Fetch | None = None

@@ -35,6 +35,8 @@ class Wanted:
     obstacle: str = ""
     #: What is asked of its container; none: it is ready once it has run for a moment.
     probes: tuple[Probe, ...] = ()
+    #: Other nodes to ask for the image, where no registry has it.
+    peers: tuple[stored_pb2.Peer, ...] = ()
 
     @property
     def completes(self) -> bool:
@@ -51,8 +53,14 @@ class Wanted:
         return self.service.image.pinned
 
     @property
-    def pullable(self) -> bool:
-        return pull_reference(self.image) is not None
+    def obtainable(self) -> bool:
+        """There is somebody to get the image from: a registry, or other nodes."""
+        return pull_reference(self.image) is not None or len(self.peers) > 0
+
+    @property
+    def obtaining(self) -> str:
+        """What is done when it is got."""
+        return f"fetching image {self.image}" if self.peers else f"pulling {self.image}"
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,11 @@ class Desired:
     sealed: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
     registry: stored_pb2.Registry | None = None
 
+    @property
+    def images(self) -> frozenset[str]:
+        """What the services and the task run, as it is pinned."""
+        return frozenset(each.image for each in (*self.services.values(), self.task_wanted) if each is not None)
+
 
 def desired(assignment: stored_pb2.Assignment, env: EnvironmentRef, node_uid: str) -> Desired:
     """Work out names and hashes of an assignment that :func:`objection` found nothing against."""
@@ -88,6 +101,7 @@ def desired(assignment: stored_pb2.Assignment, env: EnvironmentRef, node_uid: st
             naming.container_name(node_uid, env, service.name, spec),
             obstacle(service) or cycles.get(service.name, "") or unsealed(service, sealed),
             probes_of(service),
+            _peers(assignment, service),
         )
         for service in assignment.services
     }
@@ -122,7 +136,23 @@ def _task_wanted(
         task_hash(task, service),
         naming.task_name(node_uid, env, task.name, assignment.release),
         obstacle(service) or unsealed(service, sealed),
+        peers=_peers(assignment, service),
     )
+
+
+def _peers(assignment: stored_pb2.Assignment, service: workload_pb2.Service) -> tuple[stored_pb2.Peer, ...]:
+    return tuple(assignment.peers) if _IMAGE_ID.match(service.image.pinned) else ()
+
+
+def offered(before: Desired | None, after: Desired | None) -> list[tuple[str, str]]:
+    """The specs (service and hash) whose images can be had from others than before."""
+    if before is None or after is None:
+        return []
+    return [
+        (name, wanted.hash)
+        for name, wanted in after.services.items()
+        if wanted.peers and (known := before.services.get(name)) is not None and known.peers != wanted.peers
+    ]
 
 
 def _task_service(assignment: stored_pb2.Assignment) -> workload_pb2.Service:

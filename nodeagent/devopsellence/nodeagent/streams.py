@@ -1,8 +1,8 @@
-"""The engine's streams through its SDK: logs as they are written, and connections that go both ways.
+"""The engine's streams through its SDK: logs as they are written, images, and connections that go both ways.
 
 Beside ``docker`` the only module that knows the SDK. Functions block and belong on a thread (``Engine.ask``); they
 raise only the errors of ``errors``. What is streamed afterwards needs no thread: a connection that goes both ways is
-handed out as a plain socket for the event loop. Only logs are read by a thread, because HTTP frames them.
+handed out as a plain socket for the event loop. Only logs and images are read by a thread, because HTTP frames them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from devopsellence.nodeagent.docker import CALL_SECONDS, Docker
 from devopsellence.nodeagent.frames import Frames, Malformed
 
 _CHUNK: Final = 64 * 1024
+#: Before the first byte of an image the engine writes all of it to its disk.
+_SAVE_SECONDS: Final = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,27 @@ class Execution:
     pid: int
 
 
-class LogStream:
-    """A container's log. Iterating blocks; ends where the log ends, or when it is closed from another thread."""
+class _Answer:
+    """An answer of the engine that is still being read."""
 
     def __init__(self, response: requests.Response) -> None:
         self._response = response
         self._closed = False
+
+    def close(self) -> None:
+        """End the reading, from any thread."""
+        self._closed = True
+        with suppress(OSError, AttributeError, DockerException):
+            CancellableStream(iter(()), self._response).close()
+
+    def release(self) -> None:
+        """Give the connection up, by whoever has read."""
+        with suppress(OSError, urllib3.exceptions.HTTPError):
+            self._response.close()
+
+
+class LogStream(_Answer):
+    """A container's log. Iterating blocks; ends where the log ends, or when it is closed from another thread."""
 
     def __iter__(self) -> Iterator[tuple[bool, bytes]]:
         """Whether it is of stderr, and the entry as the engine writes it.
@@ -65,16 +82,36 @@ class LogStream:
             if not self._closed:
                 raise errors.EngineUnavailable(f"the Docker Engine has broken off a log: {error}") from error
 
-    def close(self) -> None:
-        """End the iteration."""
-        self._closed = True
-        with suppress(OSError, AttributeError, DockerException):
-            CancellableStream(iter(()), self._response).close()
 
-    def release(self) -> None:
-        """Give the connection up, by whoever has iterated."""
-        with suppress(OSError, urllib3.exceptions.HTTPError):
-            self._response.close()
+class ArchiveStream(_Answer):
+    """An image as an archive."""
+
+    def read(self, count: int) -> bytes:
+        """The next bytes, ``count`` of them unless it ends before; none at its end. Blocks.
+
+        Raises:
+            EngineUnavailable: the connection broke before the archive's end.
+        """
+        try:
+            return bytes(self._response.raw.read(count))
+        except (OSError, ValueError, AttributeError, urllib3.exceptions.HTTPError) as error:
+            raise errors.EngineUnavailable(f"the Docker Engine has broken off an image: {error}") from error
+
+
+def open_archive(docker: Docker, image: str) -> ArchiveStream:
+    """An image, by its id or a name, as the engine writes it for ``docker load``; may take minutes to begin.
+
+    Raises:
+        ImageNotAvailable: there is none.
+    """
+    with docker.client() as client:
+        url = f"{client.base_url}/v{client.api_version}/images/{image}/get"
+        response = client.get(url, stream=True, timeout=(CALL_SECONDS, _SAVE_SECONDS))
+        try:
+            response.raise_for_status()
+        except requests.HTTPError as error:
+            create_api_error_from_http_exception(error)
+    return ArchiveStream(response)
 
 
 def open_log(docker: Docker, container: str, *, follow: bool, tail: int | None, since: tuple[int, int]) -> LogStream:

@@ -105,9 +105,9 @@ def _unstarted(wanted: Wanted, mine: Container | None, held_up: str, memory: Mem
     if mine is not None:
         return _Step(_Status.WAITING, memory.reason, (_act(Kind.START, "everything that it needs is ready", mine),))
     create = Action(Kind.CREATE, "everything that it needs is ready", TASK, wanted.hash, "", wanted.name)
-    if memory.image_missing and wanted.pullable:
+    if memory.image_missing and wanted.obtainable:
         pull = Action(Kind.PULL, "its image is not on this machine", TASK, wanted.hash, "", wanted.name)
-        return _Step(_Status.WAITING, f"pulling {wanted.image}", (pull, create))
+        return _Step(_Status.WAITING, wanted.obtaining, (pull, create))
     return _Step(_Status.WAITING, "", (create,))
 
 

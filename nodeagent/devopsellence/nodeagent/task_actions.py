@@ -38,6 +38,8 @@ async def start(engine: Runtime, action: Action, want: Desired, runs: Runs) -> N
         # Removed by somebody, before it was started or a moment after.
         engine.view.drop(action.container)
         await runs.keep(run.failed(f"its container was removed as it was started, so {UNKNOWN}"))
+    except errors.HalfStarted:
+        await runs.keep(run.failed(f"the engine was gone while its container was being started, so {UNKNOWN}"))
     except (errors.Refused, errors.DiskFull) as error:
         await runs.keep(run.failed(f"its container cannot be started: {error}"))
     else:

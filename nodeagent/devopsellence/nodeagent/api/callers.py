@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -10,7 +10,7 @@ import grpc.aio
 
 from devopsellence.nodeagent import errors
 from devopsellence.nodeagent.api.refusal import Refusal
-from devopsellence.peers import REFUSED_BY, is_operator
+from devopsellence.peers import REFUSED_BY, is_node, is_operator
 
 _COMMON_NAME: Final = "x509_common_name"
 _Code = grpc.StatusCode
@@ -22,12 +22,23 @@ def caller(identities: Mapping[str, Iterable[bytes]]) -> str:
     Raises:
         Refusal: PERMISSION_DENIED: it is no operator's.
     """
+    return _named(identities, is_operator, "only operators may ask an agent")
+
+
+def node(identities: Mapping[str, Iterable[bytes]]) -> str:
+    """The same, where it must be a node's.
+
+    Raises:
+        Refusal: PERMISSION_DENIED: it is none.
+    """
+    return _named(identities, is_node, "only nodes may ask an agent for images")
+
+
+def _named(identities: Mapping[str, Iterable[bytes]], may: Callable[[str], bool], rule: str) -> str:
     names = [name.decode(errors="replace") for name in identities.get(_COMMON_NAME) or ()]
-    if len(names) != 1 or not is_operator(names[0]):
+    if len(names) != 1 or not may(names[0]):
         shown = ", ".join(names) or "nobody"
-        raise Refusal(
-            _Code.PERMISSION_DENIED, f"only operators may ask an agent, and this is the certificate of {shown}"
-        )
+        raise Refusal(_Code.PERMISSION_DENIED, f"{rule}, and this is the certificate of {shown}")
     return names[0]
 
 

@@ -10,11 +10,17 @@ from typing import Final, cast
 import grpc.aio
 import structlog
 
-from devopsellence.api.v1.agent_pb2_grpc import AgentServicer, add_AgentServicer_to_server
+from devopsellence.api.v1.agent_pb2_grpc import (
+    AgentServicer,
+    PeersServicer,
+    add_AgentServicer_to_server,
+    add_PeersServicer_to_server,
+)
 from devopsellence.api.v1.stored_pb2 import Heartbeat
 from devopsellence.nodeagent.api.certificates import CertificateProblem, Certificates, Files, expires
 from devopsellence.nodeagent.api.diagnose import Diagnosis
 from devopsellence.nodeagent.api.oneoff import discard_leftovers
+from devopsellence.nodeagent.api.peers import PeerService
 from devopsellence.nodeagent.api.service import ImageCalls, Service
 from devopsellence.nodeagent.assigned import Assignments
 from devopsellence.nodeagent.engine import Engine
@@ -83,6 +89,7 @@ class Api:
         self._threads = Pool(2, "api")
         diagnosis = Diagnosis(beat, engine, assignments, listen.files, state_dir, self._threads)
         self._service = Service(beat.node, engine, assignments, vault, images, diagnosis)
+        self._peers = PeerService(beat.node, engine, assignments)
         self._clearing: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
         try:
@@ -99,6 +106,7 @@ class Api:
         """Answer calls."""
         # The generated base class knows only methods that yield; these write, which waits for the caller to take it.
         add_AgentServicer_to_server(cast("AgentServicer", self._service), self._server)
+        add_PeersServicer_to_server(cast("PeersServicer", self._peers), self._server)
         await self._server.start()
         _log.info("the API answers", address=self.address)
         try:

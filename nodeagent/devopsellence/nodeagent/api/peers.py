@@ -1,0 +1,99 @@
+"""What other nodes' agents may ask: an image that this node is assigned, by its id (service ``Peers``).
+
+Images are all that a node gives to another. Its caller must have a node's certificate and know the id, which only
+assignments tell; what this node is not assigned it does not give, whatever else is on its engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+import structlog
+
+from devopsellence.api.v1.agent_pb2 import FetchImageRequest, ImagePart
+from devopsellence.nodeagent import errors, streams
+from devopsellence.nodeagent.api import callers
+from devopsellence.nodeagent.api.refusal import Refusal
+from devopsellence.nodeagent.assigned import Assignments
+from devopsellence.nodeagent.docker import Docker
+from devopsellence.nodeagent.engine import SAVES, Engine
+from devopsellence.nodeagent.layers import is_ours
+from devopsellence.nodeagent.pool import Pool
+from devopsellence.nodeagent.staging import is_digest
+from devopsellence.peers import CHUNK_BYTES, IMAGE_BYTES
+
+#: Callers that wait for their turn; more are sent to somebody else.
+WAITING: Final = 16
+_Code = grpc.StatusCode
+_Context = grpc.aio.ServicerContext[Any, Any]
+_log = structlog.get_logger()
+
+
+class PeerService:
+    """Answers the calls of ``Peers``, whose names its methods have."""
+
+    def __init__(self, node: str, engine: Engine, assignments: Assignments) -> None:
+        self._node = node
+        self._engine = engine
+        self._assignments = assignments
+        self._slots = asyncio.Semaphore(SAVES)
+        self._reading = Pool(SAVES, "save")
+        self._calls = 0
+
+    async def FetchImage(self, request: FetchImageRequest, context: _Context) -> None:  # noqa: N802 - the call's name
+        try:
+            caller = callers.node(context.auth_context())
+            _log.info("called", call="FetchImage", caller=caller, peer=context.peer(), image=request.image)
+            self._check(request.image)
+            await self._in_turn(lambda: self._send(request.image, caller, context))
+        except Exception as error:  # noqa: BLE001 - the caller is told, and what is a bug is logged
+            why = callers.refusal(error)
+            if why.code is _Code.INTERNAL:
+                _log.exception("a call failed in the agent itself", call="FetchImage")
+            await callers.abort(context, self._node, why)
+
+    def _check(self, image: str) -> None:
+        if not is_digest(image):
+            raise Refusal(_Code.INVALID_ARGUMENT, "an image is named by its id, sha256:<64 hex digits>")
+        wants = (self._assignments.look(env).want for env in self._assignments.environments)
+        if not any(want is not None and image in want.images for want in wants):
+            raise Refusal(_Code.NOT_FOUND, f"node {self._node} is not assigned image {image}")
+
+    async def _in_turn(self, send: Callable[[], Awaitable[None]]) -> None:
+        if self._calls >= SAVES + WAITING:
+            sentence = f"node {self._node} is sending images to too many others"
+            raise Refusal(_Code.RESOURCE_EXHAUSTED, sentence)
+        self._calls += 1
+        try:
+            async with self._slots:
+                await send()
+        finally:
+            self._calls -= 1
+
+    async def _send(self, image: str, caller: str, context: _Context) -> None:
+        try:
+            size, name = await self._engine.ask(lambda docker: _described(docker, image))
+            await context.send_initial_metadata(((IMAGE_BYTES, str(size)),))
+            stream = await self._engine.save(lambda docker: streams.open_archive(docker, name))
+        except errors.ImageNotAvailable as error:
+            raise Refusal(_Code.NOT_FOUND, f"node {self._node} does not have image {image} itself") from error
+        count = 0
+        try:
+            # A piece is read when the one before has been taken: whoever reads slowly holds up the engine, not memory.
+            while data := await self._reading.run(lambda: stream.read(CHUNK_BYTES)):
+                await context.write(ImagePart(data=data))
+                count += len(data)
+        finally:
+            stream.close()
+        _log.info("image sent", image=image, caller=caller, bytes=count)
+
+
+def _described(docker: Docker, image: str) -> tuple[int, str]:
+    """How large it is, and what to ask for: by a name that this project gives to it, if it has one, so that it arrives
+    with it."""
+    size, tags = docker.images.describe(image)
+    return size, next((tag for tag in sorted(tags) if is_ours(tag, image)), image)
