@@ -115,12 +115,12 @@ class Fetcher:
         """The call, once it has a connection; what is left of it ends with the block."""
         options = (*_OPTIONS, ("grpc.ssl_target_name_override", server_name(peer.uid)))
         async with grpc.aio.secure_channel(peer.api_address, self._credentials(), options=options) as channel:
-            call: Any = PeersStub(channel).FetchImage(FetchImageRequest(image=image))
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    await call.wait_for_connection()
+                    await _decided(channel)
             except TimeoutError as error:
                 raise _Broken(f"no connection to {peer.api_address} within {CONNECT_SECONDS:.0f} s") from error
+            call: Any = PeersStub(channel).FetchImage(FetchImageRequest(image=image))
             try:
                 yield call
             finally:
@@ -185,6 +185,13 @@ class Fetcher:
         need = _LOAD_FACTOR * size
         if need > free:
             raise errors.DiskFull(f"image {image} needs {need // _MIB} MiB here, and {free // _MIB} MiB are free")
+
+
+async def _decided(channel: grpc.aio.Channel) -> None:
+    """Until there is a connection, or a reason why there is none: the call tells it."""
+    connectivity = grpc.ChannelConnectivity
+    while (state := channel.get_state(try_to_connect=True)) in (connectivity.IDLE, connectivity.CONNECTING):
+        await channel.wait_for_state_change(state)
 
 
 def _size(metadata: Any) -> int:

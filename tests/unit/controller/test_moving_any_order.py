@@ -31,6 +31,7 @@ class MovingInAnyOrder(RuleBasedStateMachine):
     def begin(self, parallel: str) -> None:
         for name in NODES:
             self.store.add_node(name, "web", "worker")
+            self.come_back(name)
         self.store.set_environment(*NODES)
         self.deploy(frozenset(), parallel, halt=False)
         self.everybody_goes_on(12)
@@ -61,13 +62,19 @@ class MovingInAnyOrder(RuleBasedStateMachine):
 
     @rule(name=nodes)
     def come_back(self, name: str) -> None:
-        self.store.put(KEYS.heartbeat(name), pb.Heartbeat(node=name, uid=f"uid-{name}"))
+        self.store.put(KEYS.heartbeat(name), pb.Heartbeat(node=name, uid=f"uid-{name}", api_address="0.0.0.0:7443"))
 
     @rule(name=nodes)
     def start(self, name: str) -> None:
         found = self.store.assignment(name)
         if self._answers(name) and found is not None and not found.removed and found.services:
             self.store.report(name, service_status("web", phase=pb.ServiceStatus.STARTING))
+
+    @rule(name=nodes)
+    def lack_an_image(self, name: str) -> None:
+        found = self.store.assignment(name)
+        if self._answers(name) and found is not None and not found.removed and found.services:
+            self.store.report(name, service_status("web", phase=pb.ServiceStatus.BACKOFF))
 
     @rule(name=nodes)
     def arrive(self, name: str) -> None:

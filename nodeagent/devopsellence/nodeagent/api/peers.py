@@ -19,7 +19,6 @@ from devopsellence.nodeagent import errors, streams
 from devopsellence.nodeagent.api import callers
 from devopsellence.nodeagent.api.refusal import Refusal
 from devopsellence.nodeagent.assigned import Assignments
-from devopsellence.nodeagent.docker import Docker
 from devopsellence.nodeagent.engine import SAVES, Engine
 from devopsellence.nodeagent.layers import is_ours
 from devopsellence.nodeagent.pool import Pool
@@ -31,6 +30,10 @@ WAITING: Final = 16
 _Code = grpc.StatusCode
 _Context = grpc.aio.ServicerContext[Any, Any]
 _log = structlog.get_logger()
+
+
+class _CallerGone(Exception):
+    """Nobody is there any more to be sent anything."""
 
 
 class PeerService:
@@ -49,7 +52,12 @@ class PeerService:
             caller = callers.node(context.auth_context())
             _log.info("called", call="FetchImage", caller=caller, peer=context.peer(), image=request.image)
             self._check(request.image)
-            await self._in_turn(lambda: self._send(request.image, caller, context))
+            size, name = await self._described(request.image)
+            await context.send_initial_metadata(((IMAGE_BYTES, str(size)),))
+            count = await self._in_turn(lambda: self._send(name, context))
+            _log.info("image sent", image=request.image, caller=caller, bytes=count)
+        except _CallerGone:
+            _log.info("the caller has gone", call="FetchImage", image=request.image)
         except Exception as error:  # noqa: BLE001 - the caller is told, and what is a bug is logged
             why = callers.refusal(error)
             if why.code is _Code.INTERNAL:
@@ -63,37 +71,39 @@ class PeerService:
         if not any(want is not None and image in want.images for want in wants):
             raise Refusal(_Code.NOT_FOUND, f"node {self._node} is not assigned image {image}")
 
-    async def _in_turn(self, send: Callable[[], Awaitable[None]]) -> None:
+    async def _described(self, image: str) -> tuple[int, str]:
+        """How large it is, and what to ask for: by a name that this project gives to it, if it has one, so that it
+        arrives with it."""
+        try:
+            size, tags = await self._engine.ask(lambda docker: docker.images.describe(image))
+        except errors.ImageNotAvailable as error:
+            raise Refusal(_Code.NOT_FOUND, f"node {self._node} does not have image {image} itself") from error
+        return size, next((tag for tag in sorted(tags) if is_ours(tag, image)), image)
+
+    async def _in_turn(self, send: Callable[[], Awaitable[int]]) -> int:
+        """What ``send`` returns, once it is its turn."""
         if self._calls >= SAVES + WAITING:
             sentence = f"node {self._node} is sending images to too many others"
             raise Refusal(_Code.RESOURCE_EXHAUSTED, sentence)
         self._calls += 1
         try:
             async with self._slots:
-                await send()
+                return await send()
         finally:
             self._calls -= 1
 
-    async def _send(self, image: str, caller: str, context: _Context) -> None:
-        try:
-            size, name = await self._engine.ask(lambda docker: _described(docker, image))
-            await context.send_initial_metadata(((IMAGE_BYTES, str(size)),))
-            stream = await self._engine.save(lambda docker: streams.open_archive(docker, name))
-        except errors.ImageNotAvailable as error:
-            raise Refusal(_Code.NOT_FOUND, f"node {self._node} does not have image {image} itself") from error
+    async def _send(self, name: str, context: _Context) -> int:
+        """How many bytes it took."""
+        stream = await self._engine.save(lambda docker: streams.open_archive(docker, name))
         count = 0
         try:
             # A piece is read when the one before has been taken: whoever reads slowly holds up the engine, not memory.
             while data := await self._reading.run(lambda: stream.read(CHUNK_BYTES)):
-                await context.write(ImagePart(data=data))
+                try:
+                    await context.write(ImagePart(data=data))
+                except grpc.aio.InternalError as error:
+                    raise _CallerGone from error
                 count += len(data)
         finally:
             stream.close()
-        _log.info("image sent", image=image, caller=caller, bytes=count)
-
-
-def _described(docker: Docker, image: str) -> tuple[int, str]:
-    """How large it is, and what to ask for: by a name that this project gives to it, if it has one, so that it arrives
-    with it."""
-    size, tags = docker.images.describe(image)
-    return size, next((tag for tag in sorted(tags) if is_ours(tag, image)), image)
+        return count

@@ -1,0 +1,149 @@
+"""What another node may ask an agent for, and nobody else: images that the node is assigned, by their ids."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.api.v1.agent_pb2 import DiagnoseRequest, FetchImageRequest, ImagePart
+from devopsellence.api.v1.agent_pb2_grpc import AgentStub, PeersStub
+from devopsellence.nodeagent.api.peers import WAITING
+from devopsellence.nodeagent.engine import SAVES
+from devopsellence.nodeagent.received import only
+from devopsellence.nodeagent.spec import desired
+from devopsellence.peers import CHUNK_BYTES, IMAGE_BYTES, server_name
+from tests.integration.agentapi.harness import ENV, NODE, Place
+from tests.integration.images.harness import build, docker
+from tests.support.images import small_image
+
+pytestmark = pytest.mark.docker
+OTHER = "sha256:" + "0" * 64
+
+
+def service(image: str) -> workload_pb2.Service:
+    return workload_pb2.Service(name="web", image=workload_pb2.Image(pinned=image))
+
+
+@asynccontextmanager
+async def channel(here: Place, name: str = "") -> AsyncIterator[grpc.aio.Channel]:
+    """From whoever has a certificate with this common name; none: without one."""
+    files = here.pki.files(name) if name else None
+    own = (files.key.read_bytes(), files.certificate.read_bytes()) if files is not None else (None, None)
+    credentials = grpc.ssl_channel_credentials(here.pki.authority.read_bytes(), *own)
+    options = [
+        ("grpc.ssl_target_name_override", server_name(here.uid)),
+        ("grpc.max_receive_message_length", 8 << 20),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    async with grpc.aio.secure_channel(here.address, credentials, options=options) as made:
+        yield made
+
+
+async def refused(here: Place, name: str, image: str) -> grpc.aio.AioRpcError:
+    async with channel(here, name) as made:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(made, image, timeout=5).read()
+    return caught.value
+
+
+def call(made: grpc.aio.Channel, image: str, timeout: float | None = None) -> Any:
+    return PeersStub(made).FetchImage(FetchImageRequest(image=image), timeout=timeout)
+
+
+async def test_a_node_gets_an_image_that_is_assigned_here(here: Place) -> None:
+    here.assign(service(small_image()))
+    async with channel(here, "node:another") as made:
+        answer = call(made, small_image())
+        metadata = dict(await answer.initial_metadata())
+        sizes, archive = [], b""
+        async for part in answer:
+            sizes.append(len(part.data))
+            archive += part.data
+    assert max(sizes) <= CHUNK_BYTES
+    assert int(metadata[IMAGE_BYTES]) == int(docker("image", "inspect", "-f", "{{.Size}}", small_image()))
+    assert 0 < int(metadata[IMAGE_BYTES]) <= len(archive)
+    assert list(only(small_image(), [archive])), "it is what the asking end takes"
+
+
+@pytest.mark.parametrize("name", ["operator:ann", "root", "controller", "node:", "Node:n1"])
+async def test_nobody_but_nodes_is_given_one(here: Place, name: str) -> None:
+    here.assign(service(small_image()))
+    error = await refused(here, name, small_image())
+    assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert f"only nodes may ask an agent for images, and this is the certificate of {name}" in str(error.details())
+    assert ("devopsellence-refused-by", NODE) in list(error.trailing_metadata() or ())
+
+
+async def test_without_a_certificate_nothing_is_answered(here: Place) -> None:
+    here.assign(service(small_image()))
+    assert (await refused(here, "", small_image())).code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_node_is_given_nothing_else(here: Place) -> None:
+    """Neither what is on the engine but not assigned, nor another call."""
+    unassigned = await asyncio.to_thread(lambda: build(b"not assigned"))
+    here.assign(service(small_image()))
+    for image, code, why in [
+        (unassigned, grpc.StatusCode.NOT_FOUND, f"node {NODE} is not assigned image {unassigned}"),
+        (OTHER, grpc.StatusCode.NOT_FOUND, "is not assigned"),
+        ("devopsellence/test:small", grpc.StatusCode.INVALID_ARGUMENT, "named by its id"),
+        ("../../etc", grpc.StatusCode.INVALID_ARGUMENT, "named by its id"),
+        ("", grpc.StatusCode.INVALID_ARGUMENT, "named by its id"),
+    ]:
+        error = await refused(here, "node:another", image)
+        assert (error.code(), why in str(error.details())) == (code, True), error
+    async with channel(here, "node:another") as made:
+        with pytest.raises(grpc.aio.AioRpcError, match="only operators may ask an agent"):
+            await AgentStub(made).Diagnose(DiagnoseRequest())
+    docker("rmi", "-f", unassigned)
+
+
+async def test_an_environment_that_has_left_gives_nothing(here: Place) -> None:
+    here.assign(service(small_image()))
+    tombstone = stored_pb2.Assignment(node=NODE, node_uid=here.uid, generation=2, removed=True)
+    here.following.wants[ENV] = desired(tombstone, ENV, here.uid)
+    assert (await refused(here, "node:another", small_image())).code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_one_that_is_assigned_and_not_there_is_said_so(here: Place) -> None:
+    here.assign(service(OTHER))
+    error = await refused(here, "node:another", OTHER)
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert f"does not have image {OTHER} itself" in str(error.details())
+
+
+async def test_few_at_a_time_and_whoever_goes_makes_room(here: Place) -> None:
+    """Those who do not read hold up nothing but themselves."""
+    large = await asyncio.to_thread(lambda: build(24 << 20))
+    here.assign(service(large))
+    async with AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(channel(here, "node:another")) for _ in range(SAVES + WAITING)]
+        sending = [call(made, large) for made in channels[:SAVES]]
+        for each in sending:
+            assert isinstance(await each.read(), ImagePart)
+        waiting = [call(made, large) for made in channels[SAVES:]]
+        for each in waiting:
+            assert IMAGE_BYTES in dict(await each.initial_metadata())
+        while (error := await refused(here, "node:one-more", large)).code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            pass  # one of those that are to wait has not arrived yet
+        assert "too many others" in str(error.details())
+        assert not any(each.done() for each in waiting)
+        reading = {asyncio.ensure_future(each.read()): each for each in waiting}
+        sending[0].cancel()
+        (first,), others = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
+        count = len((await first).data)
+        while isinstance(part := await reading[first].read(), ImagePart):
+            count += len(part.data)
+        assert count > 24 << 20
+        # Then the next one's turn has come.
+        await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+        for each in [*sending, *waiting]:
+            each.cancel()
+    docker("rmi", "-f", large)

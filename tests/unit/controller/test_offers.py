@@ -1,0 +1,239 @@
+"""Whom a node may ask for an image that no registry has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.actions import Plan
+from tests.unit.controller.builders import KEYS, REF, Store, crashed, service, service_status, writes
+
+
+class Sharing(Store):
+    """Nodes whose agents have an API."""
+
+    def add_node(self, name: str, *labels: str, address: str = "", **more: Any) -> None:
+        super().add_node(name, *(labels or ("web",)), **more)
+        self.put(
+            KEYS.node(name), pb.Node(name=name, uid=self._uid(name), labels=sorted(labels or ("web",)), address=address)
+        )
+        if KEYS.heartbeat(name) in self.records:
+            self.beat(name)
+
+    def beat(self, name: str, *, uid: str = "", api: str = "0.0.0.0:7443") -> None:
+        self.put(KEYS.heartbeat(name), pb.Heartbeat(node=name, uid=uid or self._uid(name), api_address=api))
+
+    def peers(self, name: str) -> list[str]:
+        found = self.assignment(name)
+        assert found is not None
+        return [each.node for each in found.peers]
+
+    def stuck(self, name: str, *services: str) -> Plan:
+        """``name`` reports that it could not make a container of these, and the controller looks."""
+        backing_off = {"phase": pb.ServiceStatus.BACKOFF, "reason": "its image is not on this machine"}
+        self.report(name, *(service_status(each, **backing_off) for each in services))
+        made = self.step()
+        self.converge()
+        return made
+
+    @staticmethod
+    def _uid(name: str) -> str:
+        return f"uid-{name}"
+
+
+def settled(*names: str, away: tuple[str, ...] = (), image: str = "app:1") -> Sharing:
+    """Release 1 on ``names``; those in ``away`` have been assigned it and are silent since."""
+    store = Sharing()
+    for name in (*names, *away):
+        store.add_node(name)
+    store.set_environment(*names, *away)
+    store.deploy(1, service("web", image=image), parallel="1")
+    store.converge()
+    for name in away:
+        store.delete(KEYS.heartbeat(name))
+    for name in names:
+        store.report(name)
+    store.converge()
+    return store
+
+
+def test_nobody_is_named_while_nobody_runs_the_release() -> None:
+    store = settled("n1", "n2")
+    assert (store.peers("n1"), store.peers("n2")) == ([], [])
+
+
+def test_who_comes_later_is_told_where_the_image_is() -> None:
+    store = settled("n1", "n2")
+    store.add_node("n3")
+    store.set_environment("n1", "n2", "n3", latest=1)
+    store.converge()
+    assert sorted(store.peers("n3")) == ["n1", "n2"]
+    found = store.assignment("n3")
+    assert found is not None
+    assert {(each.uid, each.api_address) for each in found.peers} == {
+        ("uid-n1", "0.0.0.0:7443"),
+        ("uid-n2", "0.0.0.0:7443"),
+    }
+    # That others could be named now is no reason to write an assignment.
+    store.report("n3")
+    store.beat("n1", api="10.0.0.9:7443")
+    store.delete(KEYS.heartbeat("n2"))
+    assert writes(store.plan()) == []
+
+
+def test_a_registered_address_stands_before_what_an_agent_says_of_itself() -> None:
+    store = Sharing()
+    store.add_node("n1", address="fd00::1")
+    store.set_environment("n1")
+    store.deploy(1, service("web"))
+    store.converge()
+    store.report("n1")
+    store.add_node("n2")
+    store.set_environment("n1", "n2", latest=1)
+    store.converge()
+    found = store.assignment("n2")
+    assert found is not None
+    assert [each.api_address for each in found.peers] == ["[fd00::1]:7443"]
+
+
+@pytest.mark.parametrize("how", ["silent", "another-machine", "no-api", "not-settled", "pulls-it"])
+def test_who_cannot_help_is_not_named(how: str) -> None:
+    store = settled("n1", "n2", image="app:1")
+    match how:
+        case "silent":
+            store.delete(KEYS.heartbeat("n1"))
+        case "another-machine":
+            store.beat("n1", uid="uid-other")
+        case "no-api":
+            store.beat("n1", api="")
+        case "not-settled":
+            store.report("n1", service_status("web", phase=pb.ServiceStatus.STARTING))
+        case "pulls-it":
+            store.put(KEYS.release(REF, 2), pb.Release())
+            pulled = service("web")
+            pulled.image.pinned = "registry.example/shop@sha256:1"
+            store.deploy(2, pulled)
+            store.converge()
+            store.report("n1")
+            store.report("n2")
+            store.converge()
+    store.add_node("n3")
+    store.set_environment("n1", "n2", "n3", latest=store.rollout().release)
+    store.converge()
+    assert store.peers("n3") == ([] if how == "pulls-it" else ["n2"])
+
+
+def test_in_a_rollout_the_next_is_told_of_those_before_it() -> None:
+    store = settled("n1", "n2", "n3")
+    store.deploy(2, service("web", image="app:2"), parallel="1")
+    store.converge()
+    assert store.peers("n1") == []
+    store.report("n1")
+    store.converge()
+    assert store.peers("n2") == ["n1"]
+    store.report("n2")
+    store.converge()
+    assert sorted(store.peers("n3")) == ["n1", "n2"]
+
+
+def test_what_goes_back_is_told_of_those_that_never_moved() -> None:
+    store = settled("n1", "n2", "n3")
+    store.deploy(2, service("web", image="app:2"), parallel="1")
+    store.converge()
+    store.report("n1", crashed("web", failed=True))
+    store.converge()
+    found = store.assignment("n1")
+    assert found is not None
+    assert (found.release, sorted(store.peers("n1"))) == (1, ["n2", "n3"])
+
+
+def test_who_is_stuck_without_anybody_to_ask_is_told_once() -> None:
+    store = settled("n1", away=("n2",))
+    found = store.assignment("n2")
+    assert found is not None
+    assert store.peers("n2") == [], "it was told when nobody ran it"
+    store.beat("n2")
+    store.converge()
+    assert store.assignment("n2") == found, "it may have the image"
+    (action,) = writes(store.stuck("n2", "web"))
+    assert action.reason == "an image that it lacks can be had from n1"
+    assert store.peers("n2") == ["n1"]
+    told = store.assignment("n2")
+    assert told is not None
+    assert told.generation == found.generation + 1
+    assert store.progress("n2").phase == pb.NodeProgress.PENDING
+    store.stuck("n2", "web")
+    assert store.assignment("n2") == told
+    # Of others, when none of those that it knows is there any more.
+    store.add_node("n3")
+    store.set_environment("n1", "n2", "n3", latest=1)
+    store.converge()
+    store.report("n3")
+    store.converge()
+    assert store.assignment("n2") == told
+    store.delete(KEYS.heartbeat("n1"))
+    store.stuck("n2", "web")
+    assert store.peers("n2") == ["n3"]
+
+
+@pytest.mark.parametrize("why", ["it ran and ended", "it is of an older generation", "it pulls"])
+def test_who_does_not_lack_an_image_is_told_nothing(why: str) -> None:
+    store = settled("n1", away=("n2",))
+    before = store.assignment("n2")
+    assert before is not None
+    store.beat("n2")
+    if why == "it ran and ended":
+        store.report("n2", crashed("web"))
+    elif why == "it is of an older generation":
+        store.report("n2", service_status("web", phase=pb.ServiceStatus.BACKOFF), generation=before.generation - 1)
+    else:
+        store.report("n2", service_status("web", phase=pb.ServiceStatus.PULLING))
+    store.converge()
+    assert store.assignment("n2") == before
+
+
+def test_a_node_that_would_have_failed_the_rollout_for_want_of_an_image_is_helped() -> None:
+    store = settled("n1", "n2", "n3")
+    store.deploy(2, service("web", image="app:2"), parallel="3")
+    store.converge()
+    store.report("n1")
+    store.report("n2", service_status("web", phase=pb.ServiceStatus.BACKOFF, failed=True))
+    store.converge()
+    assert (store.phase(), store.peers("n2")) == ("PROGRESSING", ["n1"])
+
+
+def test_not_everybody_asks_the_same_ones_and_three_at_most() -> None:
+    names = [f"n{number:02}" for number in range(20)]
+    store = settled(*names)
+    later = [f"m{number:02}" for number in range(20)]
+    for name in later:
+        store.add_node(name)
+    store.set_environment(*names, *later, latest=1)
+    store.converge()
+    chosen = [store.peers(name) for name in later]
+    assert {len(each) for each in chosen} == {3}
+    assert all(len(set(each)) == 3 for each in chosen)
+    assert len({each[0] for each in chosen}) >= 8
+    asked = [sum(name in each for each in chosen) for name in names]
+    assert max(asked) <= 9, "sixty are to be spread over twenty"
+
+
+def test_together_they_have_every_image() -> None:
+    store = Sharing()
+    for number in range(4):
+        store.add_node(f"a{number}", "web")
+    store.add_node("b", "worker")
+    store.set_environment("a0", "a1", "a2", "a3", "b")
+    store.deploy(1, service("front", image="app:1"), service("jobs", "worker", image="jobs:1"))
+    store.converge()
+    for name in store.attached():
+        store.report(name)
+    store.converge()
+    store.add_node("c", "web", "worker")
+    store.set_environment(*store.attached(), "c", latest=1)
+    store.converge()
+    assert len(store.peers("c")) == 3
+    assert "b" in store.peers("c")
+    assert store.peers("c")[0] != store.peers("c")[1]

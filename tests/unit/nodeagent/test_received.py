@@ -1,0 +1,144 @@
+"""What another machine sends as an image: only that image reaches the engine, and only whole."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from devopsellence.nodeagent.received import MOST_BYTES, Unsound, only
+
+CONFIG = b'{"rootfs": {"type": "layers", "diff_ids": []}}'
+DIGEST = hashlib.sha256(CONFIG).hexdigest()
+IMAGE = f"sha256:{DIGEST}"
+OURS = f"devopsellence/shop-0a1b2c:{DIGEST[:12]}"
+LISTED = {"Config": f"{DIGEST}.json", "RepoTags": None, "Layers": ["l1/layer.tar"]}
+LAYER = bytes(range(256)) * 5000
+
+
+def archive(files: dict[str, bytes | str]) -> bytes:
+    """A tar of these; a string is where a link leads."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                entry.type, entry.linkname = tarfile.SYMTYPE, content
+                tar.addfile(entry)
+            else:
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    return made.getvalue()
+
+
+def saved(**more: Any) -> dict[str, bytes | str]:
+    """The files of a good archive; ``more`` is for its list."""
+    return {
+        "l1/layer.tar": LAYER,
+        "l2/layer.tar": "../l1/layer.tar",
+        f"{DIGEST}.json": CONFIG,
+        "manifest.json": json.dumps([{**LISTED, **more}]).encode(),
+    }
+
+
+def pieces(data: bytes, size: int = 1000) -> Iterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+def passed(files: dict[str, bytes | str], size: int = 1000) -> dict[str, bytes | str]:
+    """What of an archive reaches the engine."""
+    through = b"".join(only(IMAGE, pieces(archive(files), size)))
+    with tarfile.open(fileobj=io.BytesIO(through)) as tar:
+        found: dict[str, bytes | str] = {}
+        for entry in tar:
+            content = tar.extractfile(entry) if entry.isreg() else None
+            found[entry.name] = content.read() if content is not None else entry.linkname
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 512, 1 << 20], ids=["bytewise", "blocks", "at-once"])
+def test_a_good_archive_arrives_as_it_was(size: int) -> None:
+    files = {"l1/layer.tar": LAYER[:2000], **{name: content for name, content in saved().items() if "l1" not in name}}
+    assert passed(files, size) == files
+
+
+def test_one_of_a_newer_engine_is_listed_once() -> None:
+    blob = f"blobs/sha256/{DIGEST}"
+    files: dict[str, bytes | str] = {
+        blob: CONFIG,
+        "blobs/sha256/layer": LAYER,
+        "index.json": b'{"manifests": []}',
+        "manifest.json": json.dumps([{"Config": blob, "RepoTags": [], "Layers": ["blobs/sha256/layer"]}]).encode(),
+        "oci-layout": b"{}",
+    }
+    assert passed(files).keys() == {blob, "blobs/sha256/layer", "manifest.json"}
+
+
+@pytest.mark.parametrize(
+    ("named", "kept"),
+    [
+        ([OURS], [OURS]),
+        (["redis:7-alpine"], None),
+        ([OURS, "devopsellence/shop-0a1b2c:000000000000"], [OURS]),
+    ],
+    ids=["ours", "somebody-elses", "ours-of-another-image"],
+)
+def test_it_brings_no_name_but_ours(named: list[str], kept: list[str] | None) -> None:
+    files = passed({**saved(RepoTags=named), "repositories": b'{"redis": {"7-alpine": "l1"}}'})
+    assert "repositories" not in files
+    assert json.loads(files["manifest.json"])[0]["RepoTags"] == kept
+
+
+def test_nothing_of_an_archive_is_finished_that_holds_something_else() -> None:
+    two = saved()
+    two["manifest.json"] = json.dumps([LISTED, LISTED]).encode()
+    cases: list[tuple[dict[str, bytes | str], str]] = [
+        (two, "one image"),
+        ({**saved(), "manifest.json": b"{"}, "one image"),
+        ({**saved(), "manifest.json": b"[7]"}, "one image"),
+        (saved(Config="other.json"), "another image"),
+        ({**saved(), f"{DIGEST}.json": CONFIG + b" "}, "another digest"),
+        ({**saved(), f"{DIGEST}.json": b"." * (MOST_BYTES + 1)}, "no file of at most 8 MiB"),
+        ({**saved(), f"{DIGEST}.json": "elsewhere"}, "no file of at most"),
+        ({"l1/layer.tar": LAYER}, "not in it"),
+        ({"manifest.json": saved()["manifest.json"]}, "not in it"),
+        ({}, "not in it"),
+    ]
+    for files, why in cases:
+        with pytest.raises(Unsound, match=why):
+            list(only(IMAGE, pieces(archive(files))))
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 3000, archive(saved())[:700_000]], ids=["empty", "noise", "cut"])
+def test_what_is_no_whole_archive_is_refused(data: bytes) -> None:
+    with pytest.raises(Unsound):
+        list(only(IMAGE, pieces(data)))
+
+
+def test_a_device_is_refused() -> None:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        entry = tarfile.TarInfo("l1/sda")
+        entry.type = tarfile.BLKTYPE
+        tar.addfile(entry)
+    with pytest.raises(Unsound, match="no file"):
+        list(only(IMAGE, [made.getvalue()]))
+
+
+def test_what_breaks_on_its_way_breaks_here() -> None:
+    class Broken(Exception):
+        pass
+
+    def broken() -> Iterator[bytes]:
+        yield archive(saved())[:600_000]
+        raise Broken
+
+    taken = only(IMAGE, broken())
+    with pytest.raises(Broken):
+        list(taken)
