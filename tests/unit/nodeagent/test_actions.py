@@ -1,0 +1,202 @@
+"""Carrying out actions on an engine whose answers the test decides: what is remembered of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import docker.errors
+import pytest
+import requests
+
+from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.nodeagent import errors
+from devopsellence.nodeagent.action import TASK, Action, Kind
+from devopsellence.nodeagent.actions import Actions
+from devopsellence.nodeagent.docker import _errors
+from devopsellence.nodeagent.memory import NO_MEMORY, Memory, Trouble
+from devopsellence.nodeagent.model import Now, State
+from devopsellence.nodeagent.observe import View
+from devopsellence.nodeagent.plan import plan
+from devopsellence.nodeagent.pool import Pool
+from devopsellence.nodeagent.runs import Runs
+from devopsellence.nodeagent.runtime import Fetch
+from devopsellence.nodeagent.secrets import Vault
+from devopsellence.nodeagent.spec import Desired, desired, offered
+from devopsellence.nodeagent.state import StateFolder
+from devopsellence.sealed import Identity
+from tests.unit.nodeagent.support import ENV, IMAGE, REMOTE, UID, Engine, container, service
+
+PEERS = [stored_pb2.Peer(node=f"n{number}", uid=f"uid-{number}", api_address="10.0.0.1:7443") for number in (2, 3)]
+NOW = Now(1000.0, 1_001_000.0)
+
+
+def wants(*services: workload_pb2.Service, peers: Sequence[stored_pb2.Peer] = (), **more: Any) -> Desired:
+    assignment = stored_pb2.Assignment(node="n1", node_uid=UID, release=1, services=services, peers=peers, **more)
+    return desired(assignment, ENV, UID)
+
+
+class Asked:
+    """An engine that answers each call with ``answers`` by its name; an exception is raised. ``calls`` are kept."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.view = View()
+        self.calls: list[tuple[str, Any]] = []
+        self._answers = answers
+
+    async def call(self, call: Callable[[Any], Any]) -> Any:
+        return call(self)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def answer(*arguments: Any, **options: Any) -> Any:
+            self.calls.append((name, options or arguments))
+            found = self._answers.get(name)
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        return answer
+
+
+async def remembered(
+    engine: Asked,
+    action: Action,
+    want: Desired,
+    memory: Memory = NO_MEMORY,
+    fetch: Fetch | None = None,
+    runs: Any = None,
+) -> Memory:
+    """What is remembered after the action."""
+    actions = Actions(engine, lambda: NOW, Vault(Identity.generate()), fetch)  # type: ignore[arg-type]
+    return (await actions.carry_out(action, want, lambda _: None, runs)).change(memory)
+
+
+def about(want: Desired, kind: Kind, identity: str = "") -> Action:
+    wanted = want.services["web"]
+    return Action(kind, "", "web", wanted.hash, identity, wanted.name)
+
+
+async def test_an_image_by_id_is_asked_for_where_there_is_somebody_to_ask() -> None:
+    missing = Asked(create=errors.ImageNotAvailable("No such image"))
+    alone, among = wants(service()), wants(service(), peers=PEERS)
+    memory = await remembered(missing, about(alone, Kind.CREATE), alone)
+    assert (memory.trouble, memory.image_missing) == (Trouble.IMAGE, False)
+    assert memory.reason == f"image {IMAGE} is not on this machine, and an image id cannot be pulled"
+    memory = await remembered(missing, about(among, Kind.CREATE), among)
+    assert (memory.trouble, memory.image_missing) == (Trouble.NONE, True)
+    engine = Engine(memories={("web", among.services["web"].hash): memory})
+    (planned,) = plan(among, engine.observe(), engine.memories, engine.now).services
+    assert planned.reason == f"fetching image {IMAGE}"
+    assert [each.kind for each in planned.actions] == [Kind.PULL, Kind.CREATE, Kind.START]
+
+
+async def test_what_other_nodes_answer_is_remembered_as_a_pull() -> None:
+    want = wants(service(), peers=PEERS)
+    asked: list[Any] = []
+
+    async def given(image: str, peers: Sequence[stored_pb2.Peer], _progress: Callable[[str], None]) -> None:
+        asked.append((image, list(peers)))
+
+    async def refused(*_: Any) -> None:
+        raise errors.ImageNotAvailable("n2: it has none; n3: does not answer")
+
+    async def full(*_: Any) -> None:
+        raise errors.DiskFull("needs 3 MiB here, and 2 MiB are free")
+
+    before = NO_MEMORY.missing_image()
+    pull = about(want, Kind.PULL)
+    assert await remembered(Asked(), pull, want, before, given) == NO_MEMORY
+    assert asked == [(IMAGE, PEERS)]
+    memory = await remembered(Asked(), pull, want, before, refused)
+    assert (memory.trouble, memory.image_missing) == (Trouble.PULL, True)
+    assert "cannot be fetched from other nodes: n2: it has none; n3: does not answer" in memory.reason
+    assert memory.retry > NOW.mono
+    assert (await remembered(Asked(), pull, want, before, full)).trouble is Trouble.DISK_FULL
+    # An agent without a certificate cannot ask.
+    assert (await remembered(Asked(), pull, want, before)).trouble is Trouble.IMAGE
+
+
+def test_nobody_is_asked_for_what_a_registry_has() -> None:
+    want = wants(service(image=REMOTE), peers=PEERS)
+    assert want.services["web"].peers == ()
+    assert want.services["web"].obtaining == f"pulling {REMOTE}"
+
+
+def test_others_to_ask_are_no_other_spec_and_are_noticed() -> None:
+    one, other = service("web"), service("worker", image=REMOTE)
+    before, after = wants(one, other), wants(one, other, peers=PEERS)
+    assert {name: each.hash for name, each in before.services.items()} == {
+        name: each.hash for name, each in after.services.items()
+    }
+    assert offered(before, after) == [("web", after.services["web"].hash)]
+    assert offered(after, after) == offered(None, after) == offered(after, before) == []
+
+
+def test_with_others_to_ask_what_was_refused_before_does_not_count() -> None:
+    memory = NO_MEMORY
+    for _ in range(3):
+        memory = memory.refused(Trouble.IMAGE, "is not here", NOW, seed="")
+    assert (memory.offered().refusals, memory.offered().waits(NOW.mono)) == (0, False)
+    crashed = NO_MEMORY.refused(Trouble.REFUSED, "no such command", NOW, seed="")
+    assert crashed.offered() == crashed
+
+
+# A start that was cut off by the engine's own end
+
+TASK_ID = "5b0cf1a09f5d2c7e4f4a7f7e3b1d0e8c5b0cf1a09f5d2c7e4f4a7f7e3b1d0e8c"
+
+
+@pytest.mark.parametrize("status", [500, 409])
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        f"failed to create shim: task {TASK_ID} already exists: unknown",
+        f"failed to create task for container: task {TASK_ID}: already exists",
+    ],
+    ids=["20.10", "newer"],
+)
+def test_it_is_told_from_other_refusals(sentence: str, status: int) -> None:
+    with pytest.raises(errors.HalfStarted, match="already exists"), _errors(errors.Refused):
+        raise refusal(sentence, status)
+
+
+def test_a_name_that_is_taken_is_not_one() -> None:
+    with pytest.raises(errors.Conflict), _errors(errors.Refused):
+        raise refusal('the container name "/task" already exists', 409)
+
+
+async def test_its_container_is_removed_and_made_anew() -> None:
+    want = wants(service())
+    made = container(service(), State.CREATED)
+    asked = Asked(start=errors.HalfStarted("already exists"))
+    asked.view.put(made)
+    memory = await remembered(asked, about(want, Kind.START, made.id), want)
+    assert memory == NO_MEMORY
+    assert [name for name, _ in asked.calls] == ["start", "remove"]
+    assert asked.calls[-1][1] == {"force": True}
+    assert asked.view.of(str(ENV), want.network)[0] == ()
+    engine = Engine()
+    (planned,) = plan(want, engine.observe(), {}, engine.now).services
+    assert [each.kind for each in planned.actions] == [Kind.CREATE, Kind.START]
+
+
+async def test_a_release_task_counts_as_started(tmp_path: Path) -> None:
+    task = workload_pb2.Task(name="release", service="web", command=["migrate"])
+    want = wants(service(), task=task)
+    assert want.task_wanted is not None
+    asked = Asked(start=errors.HalfStarted("already exists"))
+    action = Action(Kind.START, "", TASK, want.task_wanted.hash, "c1", want.task_wanted.name)
+    with StateFolder(tmp_path) as folder:
+        runs = await Runs.load(ENV, folder, Pool(1, "disk"))
+        await remembered(asked, action, want, runs=runs)
+    (run,) = runs.known.values()
+    assert run.ended
+    assert run.reason.endswith("its outcome is not known")
+    assert [name for name, _ in asked.calls] == ["start"], "nothing of it is taken away or started again"
+
+
+def refusal(sentence: str, status: int) -> docker.errors.APIError:
+    response = requests.Response()
+    response.status_code = status
+    return docker.errors.APIError(sentence, response=response, explanation=sentence)
