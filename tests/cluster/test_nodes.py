@@ -56,7 +56,9 @@ def test_replaced_under_its_name_the_machine_before_is_shut_out(app: App, bed: B
     try:
         with Load(app, "n1", "n2") as load:
             bed.replace("n3")
-            # Images that come from no registry are on no new machine: a deploy sends them.
+            # Images that come from no registry are on no new machine: it gets them from the others.
+            until("n3 runs the app", lambda: versions(app, "n3") == versions(app, "n1"), seconds=60)
+            nothing_amiss(bed)
             app.deploy("replaced")
             assert versions(app, "n3") == ["replaced"]
             before.join()

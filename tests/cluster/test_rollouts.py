@@ -15,6 +15,7 @@ from tests.support.cluster.app import App
 from tests.support.cluster.audit import amiss, at_once, nothing_amiss, steps, stored
 from tests.support.cluster.bed import Bed
 from tests.support.cluster.load import Load
+from tests.support.cluster.roles import Host
 from tests.support.until import until
 
 pytestmark = pytest.mark.timeout(180)
@@ -44,6 +45,10 @@ def rollout(app: App) -> Rollout:
 
 def progress(app: App, node: str) -> NodeProgress.Phase.ValueType:
     return next((each.phase for each in rollout(app).nodes if each.node == node), NodeProgress.PHASE_UNSPECIFIED)
+
+
+def has(host: Host, image: str) -> bool:
+    return image in host.docker("images", "--all", "--quiet", "--no-trunc").split()
 
 
 def settled(app: App, release: int) -> bool:
@@ -93,6 +98,7 @@ def test_a_release_that_never_gets_healthy_goes_back_by_itself(app: App) -> None
 
 
 def test_a_node_that_is_cut_off_is_not_waited_for_and_catches_up(app: App, bed: Bed, version: str) -> None:
+    """Also where it lacks the image, which it could not be sent: it gets that from those who run it."""
     (before,) = set(running(app).values())
     with Load(app, *bed.hosts) as load:
         app.deploy(f"{version}-overtaken", "--detach")
@@ -100,12 +106,15 @@ def test_a_node_that_is_cut_off_is_not_waited_for_and_catches_up(app: App, bed: 
         bed.hosts["n2"].cut()
         until("it settles without n2", lambda: settled(app, first), seconds=60, every=0.3)
         assert progress(app, "n2") == NodeProgress.UNREACHABLE
-        app.deploy(version)
+        with app.new_image() as image:
+            app.deploy(version)
         assert settled(app, first + 1)
         assert amiss(bed, {"n2"}) == []
+        assert {name for name, host in bed.hosts.items() if has(host, image)} == {"n1", "n3"}
         bed.hosts["n2"].join()
         until("n2 has caught up", lambda: running_on_all(app, version), seconds=60, every=0.3)
         nothing_amiss(bed)
+        assert has(bed.hosts["n2"], image)
     assert load.failed == []
     seen = set(load.results["n2"].answered)
     assert {before, version} <= seen <= {before, f"{version}-overtaken", version}

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -68,6 +69,23 @@ def web_image() -> str:
         )
     assert done.returncode == 0, done.stdout + done.stderr
     return WEB_IMAGE
+
+
+@contextmanager
+def new_web_image() -> Iterator[str]:
+    """The name of one as :func:`web_image` with a layer of its own, which no machine has; gone with the block."""
+    name = f"devopsellence/test:web-{uuid.uuid4().hex[:12]}"
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "new").write_bytes(os.urandom(1 << 20))
+        (Path(folder) / "Dockerfile").write_text(f"FROM {web_image()}\nCOPY new /\n")
+        subprocess.run(["docker", "build", "--quiet", "--tag", name, folder], check=True, capture_output=True)
+    try:
+        yield name
+    finally:
+        # With all its names: a deploy gives it another.
+        found = ["docker", "image", "inspect", "--format", "{{.Id}}", name]
+        image = subprocess.run(found, check=True, capture_output=True, text=True).stdout.strip()
+        subprocess.run(["docker", "rmi", "--force", image], check=True, capture_output=True)
 
 
 @contextmanager

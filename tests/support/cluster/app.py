@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +13,7 @@ from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import decode
 from tests.support.cluster.bed import Bed
-from tests.support.images import web_image
+from tests.support.images import new_web_image, web_image
 
 PORT: Final = 3000
 SERVICE: Final = "web"
@@ -50,6 +52,8 @@ class App:
         self.bed = bed
         self.folder = folder
         self.ref = EnvironmentRef("acme", project, "production")
+        #: The name of its image on the machine that deploys.
+        self.image = web_image()
         self._linger = linger
         self.write("1")
 
@@ -57,7 +61,7 @@ class App:
         """Write the configuration with another version."""
         self.folder.mkdir(parents=True, exist_ok=True)
         text = _CONFIG.format(
-            project=self.ref.project, image=web_image(), version=version, linger=self._linger, port=PORT
+            project=self.ref.project, image=self.image, version=version, linger=self._linger, port=PORT
         )
         (self.folder / "devopsellence.yml").write_text(text)
 
@@ -74,6 +78,17 @@ class App:
     def devopsellence(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command in the project's folder."""
         return self.bed.devopsellence(*arguments, check=check, cwd=self.folder)
+
+    @contextmanager
+    def new_image(self) -> Iterator[str]:
+        """Within the block it is deployed with an image that no host has; its id."""
+        before = self.image
+        with new_web_image() as self.image:
+            found = ["docker", "image", "inspect", "--format", "{{.Id}}", self.image]
+            try:
+                yield subprocess.run(found, check=True, capture_output=True, text=True).stdout.strip()
+            finally:
+                self.image = before
 
     @property
     def release(self) -> int:
