@@ -122,8 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--api-listen",
         metavar="HOST:PORT",
-        help="answer operators (logs, exec, images) and other nodes (images) here, with the certificate given for etcd; "
-        "absent: there is no API",
+        help="answer operators (logs, exec, images) and other nodes (images) here, with the certificate given for "
+        "etcd; absent: there is no API",
     )
     parser.add_argument(
         "--api-advertise",
