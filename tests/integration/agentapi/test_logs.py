@@ -64,6 +64,15 @@ async def test_all_of_it_with_stream_time_and_container(here: Place) -> None:
     assert all(before - 1 < line.at.seconds + line.at.nanos / 1e9 < time.time() + 1 for line in lines)
 
 
+async def test_who_follows_what_says_nothing_hears_that_the_agent_is_there(here: Place) -> None:
+    await here.start("web", "sleep", "100")
+    async with here.client() as stub:
+        call = stub.Logs(request("web", follow=True))
+        # What the command line takes for the connection.
+        await asyncio.wait_for(call.initial_metadata(), SECONDS)
+        call.cancel()
+
+
 async def test_the_last_lines_of_each_container_of_the_chosen_services(here: Place) -> None:
     await ended(here, "web", "seq 1 1000")
     await ended(here, "worker", "seq 1 5")

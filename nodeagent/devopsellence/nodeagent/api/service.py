@@ -121,6 +121,8 @@ class Service:
         try:
             caller = callers.caller(context.auth_context())
             _log.info("called", call=call, caller=caller, peer=context.peer())
+            # At once: until it has come the caller does not know that anybody is there, and the answer may take long.
+            await context.send_initial_metadata(())
             return await work()
         except Exception as error:  # noqa: BLE001 - the caller is told, and what is a bug is logged
             why = callers.refusal(error)
