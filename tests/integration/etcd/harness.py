@@ -372,7 +372,8 @@ class Stage:
     def _inspect(self, service: str, what: str) -> str:
         running = ("--filter", "status=running", "--filter", f"label=devopsellence.service={service}")
         found = docker("ps", "-q", *self._ours, *running).split()
-        return docker("inspect", "-f", what, *found) if found else ""
+        # One may go between the two: the others are shown nevertheless.
+        return _run(["docker", "inspect", "-f", what, *found], check=False).stdout.strip() if found else ""
 
     @property
     def _ours(self) -> tuple[str, str]:
