@@ -90,15 +90,13 @@ def keep(
         # Of the newest release it stays, and says that the assignment is not all of the release.
         made.ClearField("task_service")
     seal(made, secrets, current, keep_deleted=True)
-    made.generation = next_generation(view)
     if withdrawn and current.release == release:
         reason = f"release {release} has failed before its release task had begun here"
     elif withdrawn:
         reason = f"release {release} was written before the release task of release {current.release} had begun here"
     else:
         reason = _why_sealed(current, made)
-    change = Change(keys.assignment(view.name, ref), _revision(view.assignment), made)
-    return made, Action(Kind.WRITE_ASSIGNMENT, reason, (change,), view.name)
+    return made, _rewrite(keys, ref, view, made, reason)
 
 
 def offer(
@@ -109,10 +107,8 @@ def offer(
     made.CopyFrom(current)
     del made.peers[:]
     made.peers.extend(peers)
-    made.generation = next_generation(view)
-    change = Change(keys.assignment(view.name, ref), _revision(view.assignment), made)
     whom = ", ".join(peer.node for peer in peers)
-    return made, Action(Kind.WRITE_ASSIGNMENT, f"an image that it lacks can be had from {whom}", (change,), view.name)
+    return made, _rewrite(keys, ref, view, made, f"an image that it lacks can be had from {whom}")
 
 
 def reduce(
@@ -128,10 +124,17 @@ def reduce(
     del made.services[:]
     made.services.extend(service for service in current.services if service.name in names)
     seal(made, secrets, current, keep_deleted=True)
+    basis = (Basis(keys.node(view.name), _revision(view.node)),)
+    return made, _rewrite(keys, ref, view, made, f"it is being drained of {leaving}", basis)
+
+
+def _rewrite(
+    keys: Keys, ref: EnvironmentRef, view: NodeView, made: pb.Assignment, reason: str, rests_on: Sequence[Basis] = ()
+) -> Action:
+    """The action that writes ``made``, changed from what ``view`` has, as its next generation."""
     made.generation = next_generation(view)
     change = Change(keys.assignment(view.name, ref), _revision(view.assignment), made)
-    basis = (Basis(keys.node(view.name), _revision(view.node)),)
-    return made, Action(Kind.WRITE_ASSIGNMENT, f"it is being drained of {leaving}", (change,), view.name, basis)
+    return Action(Kind.WRITE_ASSIGNMENT, reason, (change,), view.name, rests_on)
 
 
 def next_generation(view: NodeView) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.actions import Action
 from devopsellence.controller.assign import assign, is_assigned, keep, offer, reduce, template, withdraw
-from devopsellence.controller.batch import limit_of
 from devopsellence.controller.course import Course, Releases, assigned, release_at
 from devopsellence.controller.covering import is_whole
 from devopsellence.controller.offers import Holders, images_of, lacks
@@ -19,6 +18,7 @@ from devopsellence.controller.secrets import Reference, holdable, references_of,
 from devopsellence.controller.task import sentence
 from devopsellence.controller.turns import Option, choose_among, how_turns_go, promised
 from devopsellence.controller.world import NodeView, World
+from devopsellence.placement.parallel import limit_of
 from devopsellence.store.keys import Keys
 
 

@@ -8,10 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
-
-# For a release that says nothing about it, which the command line does not write.
-DEFAULT_MAX_PARALLEL: Final = "25%"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +25,6 @@ class Candidate:
     midway: bool = False
     # It is recorded to have moved: its place comes before anybody else's.
     promised: bool = False
-
-
-def limit_of(max_parallel: str, nodes: int) -> int:
-    """How many of ``nodes`` may be in flight at once: ``max_parallel`` as in RolloutPolicy; at least one."""
-    written = max_parallel or DEFAULT_MAX_PARALLEL
-    number = written.removesuffix("%")
-    if not (number.isascii() and number.isdecimal()):
-        return 1
-    return max(1, int(number) if number == written else nodes * int(number) // 100)
 
 
 def choose(candidates: Iterable[Candidate], in_flight: int, limit: int | None) -> list[str]:

@@ -7,28 +7,8 @@ import pytest
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import RolloutPolicy
 from devopsellence.cli.release.steps import at_a_time, described
-from devopsellence.placement.parallel import limit_of
 
 BACK = "if a node fails, all go back to the last release that settled"
-
-
-@pytest.mark.parametrize(
-    ("written", "nodes", "limit"),
-    [
-        ("1", 5, 1),
-        ("3", 5, 3),
-        ("9", 5, 9),
-        ("25%", 3, 1),
-        ("25%", 300, 75),
-        ("100%", 7, 7),
-        ("50%", 0, 1),
-        ("", 8, 2),
-        ("nonsense", 8, 1),
-        ("-1", 8, 1),
-    ],
-)
-def test_a_count_or_a_share_and_at_least_one(written: str, nodes: int, limit: int) -> None:
-    assert limit_of(written, nodes) == limit
 
 
 @pytest.mark.parametrize(

@@ -4,34 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.controller.batch import Candidate, choose, limit_of
-
-
-@pytest.mark.parametrize(
-    ("max_parallel", "nodes", "expected"),
-    [
-        ("1", 10, 1),
-        ("2", 10, 2),
-        ("7", 3, 7),
-        ("25%", 1, 1),
-        ("25%", 3, 1),
-        ("25%", 8, 2),
-        ("25%", 11, 2),
-        ("50%", 3, 1),
-        ("100%", 3, 3),
-        ("1%", 3000, 30),
-        ("25%", 0, 1),
-        ("0", 5, 1),
-        ("", 8, 2),
-        ("many", 8, 1),
-        ("-3", 8, 1),
-        ("²", 8, 1),
-    ],
-)
-def test_the_limit_is_a_count_or_a_share_rounded_down_and_at_least_one(
-    max_parallel: str, nodes: int, expected: int
-) -> None:
-    assert limit_of(max_parallel, nodes) == expected
+from devopsellence.controller.batch import Candidate, choose
 
 
 def behind(*names: str) -> list[Candidate]:
