@@ -20,7 +20,8 @@ from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
 from tests.integration.controller.audited import SigningEtcd
 from tests.schedules.schedule import CONTROLLERS, Schedule
-from tests.support.etcd import EtcdServer, Relay
+from tests.support.etcd import EtcdServer
+from tests.support.relay import Relay
 
 #: Short, and yet more than this process may be busy with the other schedules that it plays.
 LEASE_SECONDS: Final = 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import ipaddress
 import os
@@ -319,100 +318,3 @@ class EtcdServer:
             self._process.kill()
             self._process.wait(timeout=10)
         self._process = None
-
-
-class Relay:
-    """Stands between a client and a server on this machine: a network that can fall silent or break.
-
-    An async context manager; ``endpoint`` is what the client connects to.
-    """
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._open = asyncio.Event()
-        self._open.set()
-        self._both = False
-        self._refusing = False
-        self._connections: set[asyncio.Task[None]] = set()
-        self.endpoint = ""
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.endpoint = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.close()
-        self.cut()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-        await self._server.wait_closed()
-
-    def hold_answers(self) -> None:
-        """The server hears the client, the client hears nothing."""
-        self._both = False
-        self._open.clear()
-
-    def hold(self) -> None:
-        """Connections stay, nothing gets through: what was sent waits."""
-        self._both = True
-        self._open.clear()
-
-    def release(self) -> None:
-        """Everything gets through again, also what waited."""
-        self._open.set()
-
-    def refuse(self) -> None:
-        """Break all connections, and every new one at once, until :meth:`accept`."""
-        self._refusing = True
-        self.cut()
-
-    def accept(self) -> None:
-        self._refusing = False
-
-    def cut(self) -> None:
-        """Break all connections; new ones are accepted."""
-        self._open.set()
-        for connection in self._connections:
-            connection.cancel()
-
-    @property
-    def connections(self) -> int:
-        return len(self._connections)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        writers = [writer]
-        try:
-            if self._refusing:
-                return
-            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._port)
-            writers.append(server_writer)
-            both = [
-                asyncio.ensure_future(self._pass_on(reader, server_writer, answers=False)),
-                asyncio.ensure_future(self._pass_on(server_reader, writer, answers=True)),
-            ]
-            try:
-                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for each in both:
-                    each.cancel()
-                await asyncio.gather(*both, return_exceptions=True)
-        except (OSError, asyncio.CancelledError):
-            pass  # nobody listens, or cut: the client sees its connection end
-        finally:
-            for each_writer in writers:
-                each_writer.transport.abort()
-            with suppress(asyncio.CancelledError):  # cut once more while it ends
-                await asyncio.gather(*(each_writer.wait_closed() for each_writer in writers), return_exceptions=True)
-            self._connections.discard(task)
-
-    async def _pass_on(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, answers: bool) -> None:
-        while data := await source.read(65536):
-            if answers or self._both:
-                await self._open.wait()
-            target.write(data)
-            await target.drain()

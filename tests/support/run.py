@@ -10,15 +10,18 @@ from pathlib import Path
 def run(
     command: Sequence[str],
     *,
-    environ: Mapping[str, str],
+    environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     given: str = "",
     timeout: float = 100,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``command``; its output is captured, ``given`` is its input. AssertionError with its output if it fails."""
+    """Run ``command``; its output is captured, ``given`` is its input. AssertionError with its output if it fails.
+
+    ``environ`` None: this process's own.
+    """
     done = subprocess.run(
-        command, env=dict(environ), cwd=cwd, input=given, capture_output=True, text=True, timeout=timeout, check=False
+        command, env=environ, cwd=cwd, input=given, capture_output=True, text=True, timeout=timeout, check=False
     )
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")

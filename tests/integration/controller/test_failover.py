@@ -20,7 +20,8 @@ from devopsellence.store.settings import Settings
 from tests.integration.controller.audit import audit, next_revision, read_history
 from tests.integration.controller.fenced import Bustle, Controllers, candidates
 from tests.integration.controller.harness import Environment
-from tests.support.etcd import EtcdServer, Relay
+from tests.support.etcd import EtcdServer
+from tests.support.relay import Relay
 
 pytestmark = pytest.mark.etcd
 

@@ -6,13 +6,9 @@ Two of the members stand in network namespaces, so that one can be cut off from 
 
 from __future__ import annotations
 
-import ipaddress
-import itertools
 import json
 import os
-import secrets
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,14 +17,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 from devopsellence.store.settings import PASSWORD_FILE, USERNAME, Settings
 from tests.integration.cli.harness import NO_DEV_CLUSTER, Cli
+from tests.integration.etcd.link import Link
+from tests.integration.etcd.members import Member, Program
 from tests.support.etcd import free_ports
 from tests.support.images import IMAGE
 from tests.support.project import PROJECT
+from tests.support.run import run
 from tests.support.until import until
 
 SCRIPT = PROJECT / "deploy" / "etcd" / "etcd.sh"
@@ -51,161 +48,6 @@ services:
     env: {{TEXT: "{text}"}}
     stop_grace_period: 0s
 """
-
-
-class Link:
-    """Three addresses, one of this machine and two of network namespaces, with a wire between any two of them.
-
-    Whoever connects does so from its own address: members of etcd check that against each other's certificates.
-    """
-
-    def __init__(self) -> None:
-        tag = secrets.token_hex(3)
-        # Of the addresses that are set aside for tests of networks (RFC 2544).
-        first = ipaddress.ip_address("198.18.0.0") + 4 * secrets.randbelow(1 << 14)
-        #: By place; "" is this machine.
-        self.addresses = {
-            place: str(first + number) for number, place in enumerate((f"dvo-{tag}-1", "", f"dvo-{tag}-3"))
-        }
-        self._tag = tag
-
-    def __enter__(self) -> Self:
-        try:
-            for place in filter(None, self.addresses):
-                _ip("netns", "add", place)
-                _ip("-n", place, "link", "set", "lo", "up")
-            for number, pair in enumerate(itertools.combinations(self.addresses, 2)):
-                self._wire(*pair, f"d{self._tag}-{number}")
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for place in filter(None, self.addresses):
-            _run(["ip", "netns", "del", place], check=False)
-
-    def _wire(self, one: str, other: str, name: str) -> None:
-        ends = {one: f"{name}a", other: f"{name}b"}
-        _ip("link", "add", ends[one], "type", "veth", "peer", "name", ends[other])
-        for place, end in ends.items():
-            if place:
-                _ip("link", "set", end, "netns", place)
-        for place, there in ((one, other), (other, one)):
-            inside = ["-n", place] if place else []
-            _ip(*inside, "addr", "add", f"{self.addresses[place]}/32", "dev", ends[place])
-            _ip(*inside, "link", "set", ends[place], "up")
-            route = (f"{self.addresses[there]}/32", "dev", ends[place], "src", self.addresses[place])
-            _ip(*inside, "route", "add", *route)
-
-    @contextmanager
-    def cut(self, client_port: int) -> Iterator[None]:
-        """Nothing passes to or from the first place but what clients ask at ``client_port`` there, and the answers."""
-        rules = [
-            ("INPUT", "-p", "tcp", "!", "--dport", str(client_port), "-j", "DROP"),
-            ("OUTPUT", "-p", "tcp", "!", "--sport", str(client_port), "-j", "DROP"),
-        ]
-        for rule in rules:
-            self._iptables("-A", *rule)
-        try:
-            yield
-        finally:
-            for rule in rules:
-                self._iptables("-D", *rule)
-
-    def _iptables(self, *words: str) -> None:
-        _run(["ip", "netns", "exec", next(iter(self.addresses)), "iptables", "-w", *words])
-
-
-class Program:
-    """A process that can be killed, paused and started again, with its log."""
-
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
-        self.command = list(command)
-        self.environ = dict(environ)
-        self.log = log
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> None:
-        assert not self.running
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self.command, env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def send(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Signal it, and wait until it has ended; fine if it has."""
-        if self._process is not None:
-            self._process.send_signal(number)
-            if number != signal.SIGKILL:
-                self._process.send_signal(signal.SIGCONT)
-            try:
-                self._process.wait(20)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait(20)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        self.send(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.send(signal.SIGCONT)
-
-    def lines(self, event: str) -> list[dict[str, Any]]:
-        """Log lines with this message."""
-        found = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
-        return [line for line in found if line.get("event") == event]
-
-
-class Member(Program):
-    """One member of etcd, with the settings in ``bundle`` but on ports and in a folder of its own."""
-
-    def __init__(self, name: str, address: str, bundle: Path, data: Path, ports: tuple[int, int], prefix: list[str]):
-        client, peer = ports
-        self.name, self.address, self.data, self.bundle = name, address, data, bundle
-        self.endpoint = f"{address}:{client}"
-        settings = bundle / "etcd.env"
-        text = settings.read_text()
-        for said, meant in (
-            ("/etc/etcd/devopsellence", str(bundle)),
-            ("/var/lib/etcd/devopsellence", str(data)),
-            (":2379", f":{client}"),
-            (":2380", f":{peer}"),
-        ):
-            text = text.replace(said, meant)
-        settings.write_text(text)
-        super().__init__([*prefix, "etcd"], {}, data.with_suffix(".log"))
-
-    def start(self) -> None:
-        text = (self.bundle / "etcd.env").read_text()
-        said = dict(line.split("=", 1) for line in shlex.split(text))
-        self.environ = {"PATH": os.environ["PATH"], **self.environ, **said, **self.extra}
-        super().start()
-
-    def wipe(self) -> None:
-        """Its machine is lost."""
-        assert not self.running
-        shutil.rmtree(self.data)
-
-    #: Variables beside those of the file.
-    extra: dict[str, str] = {}  # noqa: RUF012 - replaced, never changed
 
 
 class Stage:
@@ -272,12 +114,12 @@ class Stage:
         root = self.settings
         endpoints = ",".join(f"https://{each.endpoint}" for each in (self.members if at is None else at))
         command = ["etcdctl", f"--endpoints={endpoints}", f"--cacert={root.ca_cert}", f"--cert={root.cert}"]
-        return _run([*command, f"--key={root.key}", *words], check=check)
+        return run([*command, f"--key={root.key}", *words], check=check)
 
     def script(self, *words: str, check: bool = True, environ: Mapping[str, str] | None = None) -> str:
         """What deploy/etcd/etcd.sh says, with root's certificate."""
         reach = {**os.environ, **self.settings.to_environ(), "DEVOPSELLENCE_HOME": str(self.folder), **(environ or {})}
-        done = _run([str(SCRIPT), *words], environ=reach, check=check)
+        done = run([str(SCRIPT), *words], environ=reach, check=check)
         return done.stdout if done.returncode == 0 else done.stderr
 
     @property
@@ -373,7 +215,7 @@ class Stage:
         running = ("--filter", "status=running", "--filter", f"label=devopsellence.service={service}")
         found = docker("ps", "-q", *self._ours, *running).split()
         # One may go between the two: the others are shown nevertheless.
-        return _run(["docker", "inspect", "-f", what, *found], check=False).stdout.strip() if found else ""
+        return run(["docker", "inspect", "-f", what, *found], check=False).stdout.strip() if found else ""
 
     @property
     def _ours(self) -> tuple[str, str]:
@@ -409,16 +251,4 @@ def staged(folder: Path, **extra: str) -> Iterator[Stage]:
 
 
 def docker(*words: str) -> str:
-    return _run(["docker", *words]).stdout.strip()
-
-
-def _ip(*words: str) -> None:
-    _run(["ip", *words])
-
-
-def _run(
-    command: Sequence[str], *, environ: Mapping[str, str] | None = None, check: bool = True
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
-    assert not check or done.returncode == 0, f"{shlex.join(command)}: {done.stdout}{done.stderr}"
-    return done
+    return run(["docker", *words]).stdout.strip()

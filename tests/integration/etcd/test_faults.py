@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from tests.integration.etcd.harness import Member, Stage
+from tests.integration.etcd.harness import Stage
+from tests.integration.etcd.members import Member
 
 pytestmark = [pytest.mark.docker, pytest.mark.etcd, pytest.mark.usefixtures("untouched")]
 

@@ -19,8 +19,8 @@ from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
 from tests.integration.images.harness import BUILDER, ENV, CountingDocker, Receiving, Told, build, docker, release
 from tests.support.agentapi import AgentAuthority
-from tests.support.etcd import Relay
 from tests.support.host import Host
+from tests.support.relay import Relay
 from tests.support.until import until
 
 MIB = 1 << 20

@@ -15,8 +15,9 @@ from devopsellence.store.etcd import Etcd
 from tests.integration.images.harness import build, docker
 from tests.integration.nodeagent.harness import Machine, ServiceStatus, says, service_of, soon, worker
 from tests.support.agentapi import AgentAuthority
-from tests.support.etcd import EtcdServer, Relay
+from tests.support.etcd import EtcdServer
 from tests.support.host import Host
+from tests.support.relay import Relay
 from tests.support.until import until
 
 MIB = 1 << 20

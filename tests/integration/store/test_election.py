@@ -14,7 +14,8 @@ from devopsellence.store.errors import Fenced
 from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Etcd, Put
 from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
-from tests.support.etcd import EtcdServer, Relay
+from tests.support.etcd import EtcdServer
+from tests.support.relay import Relay
 
 pytestmark = pytest.mark.etcd
 

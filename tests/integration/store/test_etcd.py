@@ -11,8 +11,9 @@ import pytest
 from devopsellence.store.errors import Ambiguous, LeaseLost, NoSpace, Rejected, Unavailable
 from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete, Etcd, Put
 from devopsellence.store.settings import Settings, SettingsError
-from tests.support.etcd import Authority, EtcdServer, Relay, free_ports
+from tests.support.etcd import Authority, EtcdServer, free_ports
 from tests.support.need import need_etcd
+from tests.support.relay import Relay
 
 pytestmark = pytest.mark.etcd
 

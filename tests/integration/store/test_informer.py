@@ -16,8 +16,9 @@ from devopsellence.store.etcd import Delete, Etcd, Put
 from devopsellence.store.informer import Informer
 from devopsellence.store.records import encode
 from devopsellence.store.settings import Settings
-from tests.support.etcd import EtcdServer, Relay
+from tests.support.etcd import EtcdServer
 from tests.support.need import need_etcd
+from tests.support.relay import Relay
 
 pytestmark = pytest.mark.etcd
 

@@ -11,8 +11,9 @@ import pytest
 from devopsellence.store.etcd import Etcd, KeepaliveStream
 from devopsellence.store.lease import Lease, LeaseKeeper
 from devopsellence.store.settings import Settings
-from tests.support.etcd import EtcdServer, Relay
+from tests.support.etcd import EtcdServer
 from tests.support.need import need_etcd
+from tests.support.relay import Relay
 
 pytestmark = pytest.mark.etcd
 

@@ -23,8 +23,9 @@ from devopsellence.store.errors import (
 )
 from devopsellence.store.etcd import Delete, Etcd, Put, WatchBatch
 from devopsellence.store.settings import Settings
-from tests.support.etcd import EtcdServer, Relay
+from tests.support.etcd import EtcdServer
 from tests.support.need import need_etcd
+from tests.support.relay import Relay
 
 pytestmark = pytest.mark.etcd
 
