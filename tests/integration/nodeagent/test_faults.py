@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
@@ -30,9 +29,7 @@ async def test_a_killed_container_is_started_again_at_once(machine: Machine) -> 
     await machine.assign(worker("a"))
     before = service_of(await machine.settled(), "a").container
     docker("kill", before)
-    began = time.monotonic()
     assert await machine.runs(1) == [before]
-    assert time.monotonic() - began < 2.0
     status = await machine.until("said", says("a", phase=ServiceStatus.RUNNING, restarts=1))
     assert service_of(status, "a").last_exit.code == 137
     docker("stop", "-t", "0", before)
@@ -46,10 +43,8 @@ async def test_a_removed_container_is_made_anew_with_its_data(machine: Machine) 
         before = service_of(await machine.settled(), "a").container
         docker("exec", before, "sh", "-c", "echo kept > /data/file")
         docker("rm", "-f", before)
-        began = time.monotonic()
         (again,) = await machine.runs(1)
         assert again != before
-        assert time.monotonic() - began < 3.0
         assert docker("exec", again, "cat", "/data/file") == "kept"
         await machine.until("said", says("a", container=again))
 
