@@ -15,7 +15,7 @@ import tomllib
 with open("pyproject.toml", "rb") as file:
     print(*tomllib.load(file)["build-system"]["requires"], sep="\n")')
 "$work/venv/bin/pip" install -qq --disable-pip-version-check --progress-bar off \
-  "${build_requires[@]}" --editable '.[dev,etcd]'
+  "${build_requires[@]}" --editable '.[dev,envoy,etcd]'
 {
   echo "# Every version that 'make setup' installs. Written by 'make lock'; not to be edited."
   "$work/venv/bin/pip" freeze --all --exclude pip --exclude devopsellence --exclude-editable

@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly VENV=.venv
-readonly WHAT_IT_TAKES="Python 3.11 or newer with venv, Docker, etcd with etcdctl, docker-registry, mmdebstrap, busybox (static), iptables, iproute2 and curl"
+readonly WHAT_IT_TAKES="Python 3.11 or newer with venv, Docker, etcd with etcdctl, docker-registry, pebble, mmdebstrap, busybox (static), iptables, iproute2 and curl"
 
 # The first Python that is new enough and can make virtual environments; fails when there is none.
 find_python() {
@@ -42,6 +42,7 @@ missing_packages() {
   have etcd || echo etcd-server
   have etcdctl || echo etcd-client
   have docker-registry || echo docker-registry
+  have pebble || echo pebble
   have mmdebstrap || echo mmdebstrap
   # The test image holds nothing but busybox, so it has to be the one that needs no libraries.
   { [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1; } || echo busybox-static
@@ -108,7 +109,7 @@ virtual_environment() {
   fi
   # The second variable is the first one's successor for build tools; a pip that does not know it ignores it.
   PIP_CONSTRAINT=$PWD/constraints.txt PIP_BUILD_CONSTRAINT=$PWD/constraints.txt \
-    "$VENV/bin/pip" install -qq --disable-pip-version-check --progress-bar off --editable '.[dev]' ||
+    "$VENV/bin/pip" install -qq --disable-pip-version-check --progress-bar off --editable '.[dev,envoy]' ||
     fail "pip could not install the project: its lines above say why; 'make lock' renews constraints.txt if a pinned version is gone"
   printf '%s\n' "$wanted" >"$VENV/.installed"
 }

@@ -64,6 +64,7 @@ async def grant_node(etcd: Etcd, node: str, uid: str) -> None:
     await _user_with_role(etcd, user_of_node(uid), role)
     await etcd.role_grant(role, keys.node(node), read=True, write=False)
     await etcd.role_grant(role, keys.assignments_prefix(node), read=True, write=False)
+    await etcd.role_grant(role, keys.ingress_prefix(node), read=True, write=False)
     await etcd.role_grant(role, keys.heartbeat(node), read=True, write=True)
     await etcd.role_grant(role, keys.statuses_prefix(node), read=True, write=True)
     await etcd.role_grant(role, keys.all_events_prefix, read=False, write=True)

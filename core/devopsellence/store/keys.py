@@ -10,13 +10,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from devopsellence.names import NAME, NAME_RULE, InvalidName, check_name
+from devopsellence.names import NAME, NAME_RULE, InvalidName, check_host, check_name
 
-__all__ = ["DEFAULT_PREFIX", "NAME", "NAME_RULE", "REGISTRY", "EnvironmentRef", "InvalidName", "Keys", "check_name"]
+__all__ = [
+    "DEFAULT_PREFIX",
+    "NAME",
+    "NAME_RULE",
+    "PEERS",
+    "REGISTRY",
+    "EnvironmentRef",
+    "InvalidName",
+    "Keys",
+    "check_name",
+]
 
 DEFAULT_PREFIX: Final = "/devopsellence/v1/"
 #: In place of a service, for the registry's password; no service can be called so.
 REGISTRY: Final = "_registry"
+#: The part of a node's ingress that is not about a host; no host can be called so.
+PEERS: Final = "+peers"
 _RELEASE_DIGITS: Final = 10
 
 
@@ -138,6 +150,27 @@ class Keys:
         return f"{self.secrets_prefix(env)}{_secret_scope(service)}/{check_name('secret', name)}"
 
     @property
+    def all_certificates_prefix(self) -> str:
+        return f"{self.prefix}certificates/"
+
+    def certificates_prefix(self, env: EnvironmentRef) -> str:
+        return f"{self.all_certificates_prefix}{env}/"
+
+    def certificate(self, env: EnvironmentRef, host: str) -> str:
+        return self.certificates_prefix(env) + check_host(host)
+
+    @property
+    def all_ingress_prefix(self) -> str:
+        return f"{self.prefix}ingress/"
+
+    def ingress_prefix(self, node: str) -> str:
+        return f"{self.all_ingress_prefix}{check_name('node', node)}/"
+
+    def ingress(self, node: str, env: EnvironmentRef, part: str) -> str:
+        """``part`` is a host or :data:`PEERS`."""
+        return f"{self.ingress_prefix(node)}{env}/{_ingress_part(part)}"
+
+    @property
     def all_events_prefix(self) -> str:
         return f"{self.prefix}events/"
 
@@ -191,6 +224,17 @@ class Keys:
         env = EnvironmentRef(*parts[:3])
         return env, _secret_scope(parts[3]), check_name("secret", parts[4])
 
+    def parse_certificate(self, key: str) -> tuple[EnvironmentRef, str]:
+        """The environment and host of a ``certificates/`` key."""
+        env, _, host = self._after(key, self.all_certificates_prefix).rpartition("/")
+        return EnvironmentRef.parse(env), check_host(host)
+
+    def parse_ingress(self, key: str) -> tuple[str, EnvironmentRef, str]:
+        """The node, environment and part of an ``ingress/`` key."""
+        node, _, rest = self._after(key, self.all_ingress_prefix).partition("/")
+        env, _, part = rest.rpartition("/")
+        return check_name("node", node), EnvironmentRef.parse(env), _ingress_part(part)
+
     def parse_event(self, key: str) -> tuple[EnvironmentRef, str]:
         """The environment and id of an ``events/`` key."""
         env, _, event_id = self._after(key, self.all_events_prefix).rpartition("/")
@@ -205,3 +249,7 @@ class Keys:
 
 def _secret_scope(service: str) -> str:
     return service if service == REGISTRY else check_name("service", service)
+
+
+def _ingress_part(part: str) -> str:
+    return part if part == PEERS else check_host(part)

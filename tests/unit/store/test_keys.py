@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devopsellence.store.keys import EnvironmentRef, InvalidName, Keys, check_name
+from devopsellence.store.keys import PEERS, EnvironmentRef, InvalidName, Keys, check_name
 
 KEYS = Keys()
 ENV = EnvironmentRef("acme", "ShopApp", "production")
@@ -22,6 +22,11 @@ def test_keys_read_as_designed() -> None:
     assert KEYS.assignment("n1", ENV) == "/devopsellence/v1/assignments/n1/acme/ShopApp/production"
     assert KEYS.status("n1", ENV) == "/devopsellence/v1/status/n1/acme/ShopApp/production"
     assert KEYS.event(ENV, "e1") == "/devopsellence/v1/events/acme/ShopApp/production/e1"
+    assert (
+        KEYS.certificate(ENV, "app.example.com")
+        == "/devopsellence/v1/certificates/acme/ShopApp/production/app.example.com"
+    )
+    assert KEYS.ingress("n1", ENV, PEERS) == "/devopsellence/v1/ingress/n1/acme/ShopApp/production/+peers"
     assert KEYS.candidate(0x1F) == "/devopsellence/v1/election/controller/000000000000001f"
 
 
@@ -39,6 +44,9 @@ def test_what_is_built_is_parsed_back(
     assert keys.parse_assignment(keys.assignment(node, env)) == (node, env)
     assert keys.parse_assignment(keys.status(node, env)) == (node, env)
     assert keys.parse_event(keys.event(env, node)) == (env, node)
+    for part in ("app.example.com", PEERS):
+        assert keys.parse_ingress(keys.ingress(node, env, part)) == (node, env, part)
+    assert keys.parse_certificate(keys.certificate(env, "xn--bcher-kva.de")) == (env, "xn--bcher-kva.de")
 
 
 @pytest.mark.parametrize(
@@ -91,3 +99,15 @@ def test_a_number_that_does_not_fit_is_refused(number: int) -> None:
 def test_a_prefix_begins_and_ends_with_a_slash(prefix: str) -> None:
     with pytest.raises(ValueError, match="must begin and end"):
         Keys(prefix)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("", "App.example.com", "a_b.example.com", "a..b", ".a", "a.", "-a.com", "a-.com", "a/b", "a:80", "*.a.com"),
+        *("a\n", "b\xfccher.de", "a" * 64 + ".com", "a." * 127 + "com", "+peers"),
+    ],
+)
+def test_what_is_no_host_gets_into_no_key(host: str) -> None:
+    with pytest.raises(InvalidName, match="host"):
+        KEYS.certificate(ENV, host)

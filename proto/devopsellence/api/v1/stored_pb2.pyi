@@ -128,6 +128,7 @@ class Heartbeat(_message.Message):
     AGE_RECIPIENT_FIELD_NUMBER: _builtins.int
     API_ADDRESS_FIELD_NUMBER: _builtins.int
     DISK_FIELD_NUMBER: _builtins.int
+    ROUTER_ADDRESS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     uid: _builtins.str
     """The uid that the agent was started with; differs from Node.uid when the machine was replaced."""
@@ -140,6 +141,8 @@ class Heartbeat(_message.Message):
     """The age recipient whose identity only this machine has."""
     api_address: _builtins.str
     """Where the agent's gRPC API answers, as "10.0.0.5:7443"; empty when it has none."""
+    router_address: _builtins.str
+    """Where other nodes' routers hand requests over to this one's, as "10.0.0.5:7444"; empty when they cannot."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -159,10 +162,11 @@ class Heartbeat(_message.Message):
         age_recipient: _builtins.str = ...,
         api_address: _builtins.str = ...,
         disk: Global___DiskSpace | None = ...,
+        router_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "hostname", b"hostname", "node", b"node", "problem", b"problem", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_recipient", b"age_recipient", "agent_version", b"agent_version", "api_address", b"api_address", "disk", b"disk", "docker_version", b"docker_version", "hostname", b"hostname", "node", b"node", "problem", b"problem", "router_address", b"router_address", "started_at", b"started_at", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -853,6 +857,7 @@ class Assignment(_message.Message):
     REGISTRY_FIELD_NUMBER: _builtins.int
     TASK_SERVICE_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
+    INGRESS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     node_uid: _builtins.str
     """The Node.uid that it is meant for."""
@@ -897,6 +902,12 @@ class Assignment(_message.Message):
         Chosen when the assignment is written; that others would be chosen now is no reason to write it again.
         """
 
+    @_builtins.property
+    def ingress(self) -> _workload_pb2.Ingress:
+        """What is routed from outside to the services here; present only where every service that its rules target is
+        assigned. Certificates and challenges come apart, see NodeIngress.
+        """
+
     def __init__(
         self,
         *,
@@ -915,10 +926,11 @@ class Assignment(_message.Message):
         registry: Global___Registry | None = ...,
         task_service: _workload_pb2.Service | None = ...,
         peers: _abc.Iterable[Global___Peer] | None = ...,
+        ingress: _workload_pb2.Ingress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["registry", b"registry", "task", b"task", "task_service", b"task_service"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ingress", b"ingress", "registry", b"registry", "task", b"task", "task_service", b"task_service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "generation", b"generation", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "peers", b"peers", "project", b"project", "registry", b"registry", "release", b"release", "removed", b"removed", "revision", b"revision", "secrets", b"secrets", "services", b"services", "task", b"task", "task_service", b"task_service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "generation", b"generation", "ingress", b"ingress", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "peers", b"peers", "project", b"project", "registry", b"registry", "release", b"release", "removed", b"removed", "revision", b"revision", "secrets", b"secrets", "services", b"services", "task", b"task", "task_service", b"task_service"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -951,6 +963,358 @@ class Peer(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Peer: _TypeAlias = Peer  # noqa: Y015
+
+@_typing.final
+class Certificate(_message.Message):
+    """certificates/<organization>/<project>/<environment>/<host>. Written by an operator (ingress cert install; node attach
+    seals the key for another node) and by the controller: the certificate for one host of an environment, and how the next
+    one comes about.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Source:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Certificate._Source.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SOURCE_UNSPECIFIED: Certificate._Source.ValueType  # 0
+        ACME: Certificate._Source.ValueType  # 1
+        """Obtained by the controller (tls.mode auto)."""
+        INSTALLED: Certificate._Source.ValueType  # 2
+        """Installed by an operator (tls.mode manual)."""
+
+    class Source(_Source, metaclass=_SourceEnumTypeWrapper): ...
+    SOURCE_UNSPECIFIED: Certificate.Source.ValueType  # 0
+    ACME: Certificate.Source.ValueType  # 1
+    """Obtained by the controller (tls.mode auto)."""
+    INSTALLED: Certificate.Source.ValueType  # 2
+    """Installed by an operator (tls.mode manual)."""
+
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    CHAIN_PEM_FIELD_NUMBER: _builtins.int
+    KEY_AGE_FIELD_NUMBER: _builtins.int
+    RECIPIENTS_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_FIELD_NUMBER: _builtins.int
+    OBTAINED_AT_FIELD_NUMBER: _builtins.int
+    OBTAINED_BY_FIELD_NUMBER: _builtins.int
+    ISSUANCE_FIELD_NUMBER: _builtins.int
+    organization: _builtins.str
+    project: _builtins.str
+    environment: _builtins.str
+    host: _builtins.str
+    source: Global___Certificate.Source.ValueType
+    """SOURCE_UNSPECIFIED: there is no certificate yet, and the fields up to obtained_by are empty."""
+    chain_pem: _builtins.str
+    """PEM: the host's certificate first, then those that lead to the authority's."""
+    key_age: _builtins.str
+    """An ASCII-armored age file; its content is the private key, PEM (PKCS #8)."""
+    serial: _builtins.str
+    """Of the host's certificate, lower-case hex."""
+    issuer: _builtins.str
+    """Of the host's certificate: its authority's common name, for people."""
+    obtained_by: _builtins.str
+    @_builtins.property
+    def recipients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Who can open it: the age recipients of nodes and operators. Sorted."""
+
+    @_builtins.property
+    def not_before(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def not_after(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def obtained_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def issuance(self) -> Global___Issuance:
+        """How the controller gets the next one; absent while there is nothing to get."""
+
+    def __init__(
+        self,
+        *,
+        organization: _builtins.str = ...,
+        project: _builtins.str = ...,
+        environment: _builtins.str = ...,
+        host: _builtins.str = ...,
+        source: Global___Certificate.Source.ValueType = ...,
+        chain_pem: _builtins.str = ...,
+        key_age: _builtins.str = ...,
+        recipients: _abc.Iterable[_builtins.str] | None = ...,
+        serial: _builtins.str = ...,
+        issuer: _builtins.str = ...,
+        not_before: _timestamp_pb2.Timestamp | None = ...,
+        not_after: _timestamp_pb2.Timestamp | None = ...,
+        obtained_at: _timestamp_pb2.Timestamp | None = ...,
+        obtained_by: _builtins.str = ...,
+        issuance: Global___Issuance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["issuance", b"issuance", "not_after", b"not_after", "not_before", b"not_before", "obtained_at", b"obtained_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_pem", b"chain_pem", "environment", b"environment", "host", b"host", "issuance", b"issuance", "issuer", b"issuer", "key_age", b"key_age", "not_after", b"not_after", "not_before", b"not_before", "obtained_at", b"obtained_at", "obtained_by", b"obtained_by", "organization", b"organization", "project", b"project", "recipients", b"recipients", "serial", b"serial", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Certificate: _TypeAlias = Certificate  # noqa: Y015
+
+@_typing.final
+class Issuance(_message.Message):
+    """One attempt after another at a certificate by ACME (RFC 8555). The certificate before it is served meanwhile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Phase:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Issuance._Phase.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PHASE_UNSPECIFIED: Issuance._Phase.ValueType  # 0
+        KEY: Issuance._Phase.ValueType  # 1
+        """A node is to make the private key."""
+        ORDER: Issuance._Phase.ValueType  # 2
+        """The authority is asked, and says what is to be proved."""
+        CHALLENGE: Issuance._Phase.ValueType  # 3
+        """The nodes are to answer the challenge, then the authority looks."""
+        FINALIZE: Issuance._Phase.ValueType  # 4
+        """The certificate is made."""
+        BACKOFF: Issuance._Phase.ValueType  # 5
+        """The attempt has failed: reason says why; the next one begins at next_attempt_at."""
+
+    class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper): ...
+    PHASE_UNSPECIFIED: Issuance.Phase.ValueType  # 0
+    KEY: Issuance.Phase.ValueType  # 1
+    """A node is to make the private key."""
+    ORDER: Issuance.Phase.ValueType  # 2
+    """The authority is asked, and says what is to be proved."""
+    CHALLENGE: Issuance.Phase.ValueType  # 3
+    """The nodes are to answer the challenge, then the authority looks."""
+    FINALIZE: Issuance.Phase.ValueType  # 4
+    """The certificate is made."""
+    BACKOFF: Issuance.Phase.ValueType  # 5
+    """The attempt has failed: reason says why; the next one begins at next_attempt_at."""
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_AT_FIELD_NUMBER: _builtins.int
+    KEY_REQUEST_FIELD_NUMBER: _builtins.int
+    KEY_NODE_FIELD_NUMBER: _builtins.int
+    CHALLENGES_FIELD_NUMBER: _builtins.int
+    phase: Global___Issuance.Phase.ValueType
+    reason: _builtins.str
+    failures: _builtins.int
+    """Attempts in a row that have failed."""
+    key_node: _builtins.str
+    """The node that is to answer key_request."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def next_attempt_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def key_request(self) -> Global___KeyRequest: ...
+    @_builtins.property
+    def challenges(self) -> _containers.RepeatedCompositeFieldContainer[Global___Challenge]:
+        """To be answered by every node that serves the host."""
+
+    def __init__(
+        self,
+        *,
+        phase: Global___Issuance.Phase.ValueType = ...,
+        reason: _builtins.str = ...,
+        failures: _builtins.int = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        next_attempt_at: _timestamp_pb2.Timestamp | None = ...,
+        key_request: Global___KeyRequest | None = ...,
+        key_node: _builtins.str = ...,
+        challenges: _abc.Iterable[Global___Challenge] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key_request", b"key_request", "next_attempt_at", b"next_attempt_at", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenges", b"challenges", "failures", b"failures", "key_node", b"key_node", "key_request", b"key_request", "next_attempt_at", b"next_attempt_at", "phase", b"phase", "reason", b"reason", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Issuance: _TypeAlias = Issuance  # noqa: Y015
+
+@_typing.final
+class KeyRequest(_message.Message):
+    """Asks one node for a new private key and a signing request (RFC 2986) for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    RECIPIENTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Made once for each attempt: lower-case hex."""
+    host: _builtins.str
+    @_builtins.property
+    def recipients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For whom the key is to be sealed. Sorted."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        host: _builtins.str = ...,
+        recipients: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "id", b"id", "recipients", b"recipients"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyRequest: _TypeAlias = KeyRequest  # noqa: Y015
+
+@_typing.final
+class Challenge(_message.Message):
+    """HTTP-01 (RFC 8555, section 8.3): what http://<host>/.well-known/acme-challenge/<token> answers. Nothing in it is secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    KEY_AUTHORIZATION_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    key_authorization: _builtins.str
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        key_authorization: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_authorization", b"key_authorization", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Challenge: _TypeAlias = Challenge  # noqa: Y015
+
+@_typing.final
+class NodeIngress(_message.Message):
+    """ingress/<node>/<organization>/<project>/<environment>/<part>. Written by the controller: what a node needs to serve an
+    environment's ingress besides the rules, which are in its assignment, because it changes at other times. The part is a
+    host, or "+peers".
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    NODE_UID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    CHALLENGES_FIELD_NUMBER: _builtins.int
+    KEY_REQUEST_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    node_uid: _builtins.str
+    """The Node.uid that it is meant for."""
+    organization: _builtins.str
+    project: _builtins.str
+    environment: _builtins.str
+    part: _builtins.str
+    @_builtins.property
+    def certificate(self) -> Global___HostCertificate:
+        """About a host: the certificate to serve. Absent: none is there yet."""
+
+    @_builtins.property
+    def challenges(self) -> _containers.RepeatedCompositeFieldContainer[Global___Challenge]:
+        """About a host. Sorted by token."""
+
+    @_builtins.property
+    def key_request(self) -> Global___KeyRequest:
+        """About a host; present while this node is to make a key for it."""
+
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouterPeer]:
+        """Of the part "+peers": other nodes that serve the same ingress, to turn to when nothing here can answer. Sorted by node."""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        node_uid: _builtins.str = ...,
+        organization: _builtins.str = ...,
+        project: _builtins.str = ...,
+        environment: _builtins.str = ...,
+        part: _builtins.str = ...,
+        certificate: Global___HostCertificate | None = ...,
+        challenges: _abc.Iterable[Global___Challenge] | None = ...,
+        key_request: Global___KeyRequest | None = ...,
+        peers: _abc.Iterable[Global___RouterPeer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "key_request", b"key_request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "challenges", b"challenges", "environment", b"environment", "key_request", b"key_request", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "part", b"part", "peers", b"peers", "project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeIngress: _TypeAlias = NodeIngress  # noqa: Y015
+
+@_typing.final
+class HostCertificate(_message.Message):
+    """As in Certificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIAL_FIELD_NUMBER: _builtins.int
+    CHAIN_PEM_FIELD_NUMBER: _builtins.int
+    KEY_AGE_FIELD_NUMBER: _builtins.int
+    serial: _builtins.str
+    chain_pem: _builtins.str
+    key_age: _builtins.str
+    def __init__(
+        self,
+        *,
+        serial: _builtins.str = ...,
+        chain_pem: _builtins.str = ...,
+        key_age: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_pem", b"chain_pem", "key_age", b"key_age", "serial", b"serial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostCertificate: _TypeAlias = HostCertificate  # noqa: Y015
+
+@_typing.final
+class RouterPeer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    uid: _builtins.str
+    address: _builtins.str
+    """As in Heartbeat.router_address."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node", b"node", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouterPeer: _TypeAlias = RouterPeer  # noqa: Y015
 
 @_typing.final
 class AssignmentStatus(_message.Message):
@@ -998,6 +1362,7 @@ class AssignmentStatus(_message.Message):
     SERVICES_FIELD_NUMBER: _builtins.int
     NODE_UID_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
+    INGRESS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     organization: _builtins.str
     project: _builtins.str
@@ -1017,6 +1382,10 @@ class AssignmentStatus(_message.Message):
     def task(self) -> Global___TaskStatus:
         """Present while the assignment has a task."""
 
+    @_builtins.property
+    def ingress(self) -> Global___IngressStatus:
+        """Present while the assignment has an ingress. Says nothing about phase: what cannot be routed runs all the same."""
+
     def __init__(
         self,
         *,
@@ -1031,14 +1400,143 @@ class AssignmentStatus(_message.Message):
         services: _abc.Iterable[Global___ServiceStatus] | None = ...,
         node_uid: _builtins.str = ...,
         task: Global___TaskStatus | None = ...,
+        ingress: Global___IngressStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ingress", b"ingress", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "generation", b"generation", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "phase", b"phase", "project", b"project", "reason", b"reason", "release", b"release", "services", b"services", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "generation", b"generation", "ingress", b"ingress", "node", b"node", "node_uid", b"node_uid", "organization", b"organization", "phase", b"phase", "project", b"project", "reason", b"reason", "release", b"release", "services", b"services", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AssignmentStatus: _TypeAlias = AssignmentStatus  # noqa: Y015
+
+@_typing.final
+class IngressStatus(_message.Message):
+    """How an environment's ingress fares on one node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Phase:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[IngressStatus._Phase.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PHASE_UNSPECIFIED: IngressStatus._Phase.ValueType  # 0
+        STARTING: IngressStatus._Phase.ValueType  # 1
+        """The router is not there yet, or has not yet taken over what it was last given."""
+        SERVING: IngressStatus._Phase.ValueType  # 2
+        """Requests are routed as assigned."""
+        FAILED: IngressStatus._Phase.ValueType  # 3
+        """They are not, or not all of them: reason says why. The agent goes on trying."""
+
+    class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper): ...
+    PHASE_UNSPECIFIED: IngressStatus.Phase.ValueType  # 0
+    STARTING: IngressStatus.Phase.ValueType  # 1
+    """The router is not there yet, or has not yet taken over what it was last given."""
+    SERVING: IngressStatus.Phase.ValueType  # 2
+    """Requests are routed as assigned."""
+    FAILED: IngressStatus.Phase.ValueType  # 3
+    """They are not, or not all of them: reason says why. The agent goes on trying."""
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    HTTP_PORT_FIELD_NUMBER: _builtins.int
+    HTTPS_PORT_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    CHALLENGES_FIELD_NUMBER: _builtins.int
+    SIGNING_REQUESTS_FIELD_NUMBER: _builtins.int
+    phase: Global___IngressStatus.Phase.ValueType
+    reason: _builtins.str
+    http_port: _builtins.int
+    """Where the router listens; 0: not at all."""
+    https_port: _builtins.int
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedCertificate]:
+        """What is served for each host by HTTPS. Sorted by host."""
+
+    @_builtins.property
+    def challenges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tokens of the challenges that are answered here. Sorted."""
+
+    @_builtins.property
+    def signing_requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___SigningRequest]:
+        """Answers to the key requests that this node was given. Sorted by id."""
+
+    def __init__(
+        self,
+        *,
+        phase: Global___IngressStatus.Phase.ValueType = ...,
+        reason: _builtins.str = ...,
+        http_port: _builtins.int = ...,
+        https_port: _builtins.int = ...,
+        certificates: _abc.Iterable[Global___ServedCertificate] | None = ...,
+        challenges: _abc.Iterable[_builtins.str] | None = ...,
+        signing_requests: _abc.Iterable[Global___SigningRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates", "challenges", b"challenges", "http_port", b"http_port", "https_port", b"https_port", "phase", b"phase", "reason", b"reason", "signing_requests", b"signing_requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IngressStatus: _TypeAlias = IngressStatus  # noqa: Y015
+
+@_typing.final
+class ServedCertificate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    serial: _builtins.str
+    """As in Certificate."""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        serial: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "serial", b"serial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServedCertificate: _TypeAlias = ServedCertificate  # noqa: Y015
+
+@_typing.final
+class SigningRequest(_message.Message):
+    """A new private key, sealed where it was made, and the request to certify it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    CSR_PEM_FIELD_NUMBER: _builtins.int
+    KEY_AGE_FIELD_NUMBER: _builtins.int
+    RECIPIENTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The KeyRequest's."""
+    csr_pem: _builtins.str
+    key_age: _builtins.str
+    """As in Certificate."""
+    @_builtins.property
+    def recipients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        csr_pem: _builtins.str = ...,
+        key_age: _builtins.str = ...,
+        recipients: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr_pem", b"csr_pem", "id", b"id", "key_age", b"key_age", "recipients", b"recipients"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SigningRequest: _TypeAlias = SigningRequest  # noqa: Y015
 
 @_typing.final
 class ServiceStatus(_message.Message):

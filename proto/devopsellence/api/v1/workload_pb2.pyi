@@ -518,6 +518,7 @@ class Ingress(_message.Message):
     TLS_EMAIL_FIELD_NUMBER: _builtins.int
     TLS_CA_DIRECTORY_URL_FIELD_NUMBER: _builtins.int
     REDIRECT_HTTP_FIELD_NUMBER: _builtins.int
+    DRAIN_TIMEOUT_FIELD_NUMBER: _builtins.int
     tls_mode: Global___Ingress.TlsMode.ValueType
     tls_email: _builtins.str
     tls_ca_directory_url: _builtins.str
@@ -526,6 +527,10 @@ class Ingress(_message.Message):
     def hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___IngressRule]: ...
+    @_builtins.property
+    def drain_timeout(self) -> _duration_pb2.Duration:
+        """How long requests under way may take on a container that is to be stopped; absent: 30 s."""
+
     def __init__(
         self,
         *,
@@ -535,10 +540,11 @@ class Ingress(_message.Message):
         tls_email: _builtins.str = ...,
         tls_ca_directory_url: _builtins.str = ...,
         redirect_http: _builtins.bool = ...,
+        drain_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["drain_timeout", b"drain_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts", "redirect_http", b"redirect_http", "rules", b"rules", "tls_ca_directory_url", b"tls_ca_directory_url", "tls_email", b"tls_email", "tls_mode", b"tls_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain_timeout", b"drain_timeout", "hosts", b"hosts", "redirect_http", b"redirect_http", "rules", b"rules", "tls_ca_directory_url", b"tls_ca_directory_url", "tls_email", b"tls_email", "tls_mode", b"tls_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
