@@ -8,9 +8,9 @@ from typing import Final
 from devopsellence.nodeagent.ingress.model import Listen, PeerTls, Site, TlsCertificate
 from devopsellence.nodeagent.ingress.resources import Message, file_name, response, source
 
-SECRET: Final = "envoy.extensions.transport_sockets.tls.v3.Secret"
+KIND: Final = "envoy.extensions.transport_sockets.tls.v3.Secret"
 #: The node's own certificate, and the authority that peers' certificates must come from.
-PEER_SECRET: Final = "peer"
+PEER: Final = "peer"
 _PEER_CA: Final = "peer-ca"
 #: What the name in every node's certificate ends with (``devopsellence.peers.server_name``).
 _NODES: Final = ".node.devopsellence.internal"
@@ -54,15 +54,15 @@ def host_file(host: str, certificate: TlsCertificate) -> bytes:
         "certificate_chain": {"inline_string": certificate.chain_pem},
         "private_key": {"inline_string": certificate.key_pem},
     }
-    return response(SECRET, [{"name": host_secret(host), "tls_certificate": pair}])
+    return response(KIND, [{"name": host_secret(host), "tls_certificate": pair}])
 
 
 def peer_files(tls: PeerTls) -> dict[str, bytes]:
     """The node's own certificate, by reference: Envoy follows the files it names when they are replaced by rename."""
     pair = {"certificate_chain": {"filename": tls.cert}, "private_key": {"filename": tls.key}}
     return {
-        secret_path(PEER_SECRET): response(SECRET, [{"name": PEER_SECRET, "tls_certificate": pair}]),
+        secret_path(PEER): response(KIND, [{"name": PEER, "tls_certificate": pair}]),
         secret_path(_PEER_CA): response(
-            SECRET, [{"name": _PEER_CA, "validation_context": {"trusted_ca": {"filename": tls.ca}}}]
+            KIND, [{"name": _PEER_CA, "validation_context": {"trusted_ca": {"filename": tls.ca}}}]
         ),
     }

@@ -1,8 +1,8 @@
 """Where requests go: one cluster for each backend, with its endpoints in a file of their own, so that a cutover
 replaces that file and nothing else.
 
-A cluster says nothing of its endpoints or of other nodes, so it stays as it is while those come and go: Envoy would make
-a changed cluster anew, and count its requests under way from zero.
+A cluster says nothing of its endpoints or of other nodes, so it stays as it is while those come and go: Envoy would
+make a changed cluster anew, and count its requests under way from zero.
 
 Endpoints of this node have priority 0, other nodes' routers priority 1 (Envoy, "Priority levels"): they are asked when
 nobody answers here. Those are reached by TLS with the nodes' own certificates, and what comes from one of them goes to
@@ -15,7 +15,7 @@ import json
 from ipaddress import ip_address
 from typing import Final
 
-from devopsellence.nodeagent.ingress.certificates import PEER_SECRET, peer_validation, secret_source
+from devopsellence.nodeagent.ingress.certificates import PEER, peer_validation, secret_source
 from devopsellence.nodeagent.ingress.model import Backend, Endpoint, Listen, RouterPeer, Site
 from devopsellence.nodeagent.ingress.resources import Message, extension, file_name, response, source
 from devopsellence.store.keys import EnvironmentRef
@@ -177,7 +177,7 @@ def _peer_socket(folder: str) -> Message:
         "auto_sni_san_validation": True,
         "common_tls_context": {
             "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-            "tls_certificate_sds_secret_configs": [secret_source(PEER_SECRET, folder)],
+            "tls_certificate_sds_secret_configs": [secret_source(PEER, folder)],
             "validation_context_sds_secret_config": peer_validation(folder),
         },
     }

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from devopsellence.nodeagent.ingress.certificates import (
-    PEER_SECRET,
+    PEER,
     host_secret,
     node_names,
     peer_validation,
@@ -33,14 +33,13 @@ _UNAVAILABLE: Final = "503: nothing answers for this address at the moment\n"
 
 def listeners(routing: Routing, listen: Listen, folder: str) -> bytes:
     """The file with all listeners: those that have a port and something to serve."""
-    found = []
+    found: list[Message] = []
     if listen.http_port:
-        chain = {"name": HTTP, "filters": [_requests(HTTP, folder)]}
-        found.append(_listener(HTTP, listen.http_port, listen, [chain]))
+        found.append(_listener(HTTP, listen.http_port, listen, [{"name": HTTP, "filters": [_requests(HTTP, folder)]}]))
     if chains := list(_secure_chains(routing, listen, folder)):
         found.append(_listener(HTTPS, listen.https_port, listen, chains, inspect=True))
     if listen.peer_port and listen.peer_tls is not None and routing.sites:
-        chain = {
+        chain: Message = {
             "name": PEERS,
             "filters": [_requests(PEERS, folder)],
             "transport_socket": _peer_socket(folder),
@@ -92,7 +91,7 @@ def _peer_socket(folder: str) -> Message:
         "require_client_certificate": True,
         "common_tls_context": {
             "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-            "tls_certificate_sds_secret_configs": [secret_source(PEER_SECRET, folder)],
+            "tls_certificate_sds_secret_configs": [secret_source(PEER, folder)],
             "combined_validation_context": {
                 "default_validation_context": {"match_typed_subject_alt_names": node_names()},
                 "validation_context_sds_secret_config": peer_validation(folder),

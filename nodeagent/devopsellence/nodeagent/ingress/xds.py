@@ -1,8 +1,8 @@
 """Envoy's configuration as files, from what is to be routed: pure, and the one door to the modules that know Envoy's
 API (``bootstrap``, ``listeners``, ``virtual_hosts``, ``clusters``, ``certificates``).
 
-The folder: ``lds.json`` and ``cds.json``; ``rds/`` with ``http``, ``https`` and ``peers``; ``eds/`` with a file for each
-backend; ``sds/`` with a file for each host and two for the node's own certificate. What a file names is in files that
+The folder: ``lds.json`` and ``cds.json``; ``rds/`` with ``http``, ``https`` and ``peers``; ``eds/`` with a file for
+each backend; ``sds/`` with a file for each host and two for the node's own certificate. What a file names is in files that
 come before it in :data:`ORDER`.
 """
 
