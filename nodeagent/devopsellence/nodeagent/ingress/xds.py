@@ -2,8 +2,8 @@
 API (``bootstrap``, ``listeners``, ``virtual_hosts``, ``clusters``, ``certificates``).
 
 The folder: ``lds.json`` and ``cds.json``; ``rds/`` with ``http``, ``https`` and ``peers``; ``eds/`` with a file for
-each backend; ``sds/`` with a file for each host and two for the node's own certificate. What a file names is in files that
-come before it in :data:`ORDER`.
+each backend; ``sds/`` with a file for each host and two for the node's own certificate. What a file names is in files
+that come before it in :data:`ORDER`.
 """
 
 from __future__ import annotations
