@@ -75,6 +75,7 @@ class Keeper:
         self._disk = disk
         self._changed = changed
         self._wanted: Wanted | None = None
+        self._asked = False
         self._confirmed = ""
         self._ending: set[str] = set()
         self._id = ""
@@ -82,8 +83,8 @@ class Keeper:
 
     def want(self, wanted: Wanted | None) -> None:
         """Have this run from now on; None: nothing. The same again costs nothing."""
-        if wanted != self._wanted:
-            self._wanted = wanted
+        if wanted != self._wanted or not self._asked:
+            self._wanted, self._asked = wanted, True
             self.look()
 
     def confirm(self, spec_hash: str) -> None:
@@ -132,6 +133,9 @@ class Keeper:
 
     async def _converge(self) -> None:
         found = await self._find()
+        if not self._asked:
+            # What the last agent has left goes on until it is known what is wanted.
+            return
         if self._wanted is None:
             for each in found:
                 await self._engine.stop(partial(container.end, container=each.id))
