@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import socket
 import subprocess
 import uuid
@@ -12,9 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
 from devopsellence.nodeagent.docker import DEFAULT_HOST
 from devopsellence.nodeagent.engine import Callbacks, Engine
-from devopsellence.nodeagent.ingress.model import Backend, Endpoint, Route, Site
+from devopsellence.nodeagent.ingress.model import Backend, Endpoint, Route, Site, TlsCertificate
 from devopsellence.nodeagent.ingress.options import BUILT_IN, IngressOptions
 from devopsellence.nodeagent.ingress.router import Router
 from devopsellence.nodeagent.pool import Pool
@@ -22,6 +28,7 @@ from devopsellence.store.keys import EnvironmentRef
 
 T = TypeVar("T")
 ENV = EnvironmentRef("acme", "shop", "production")
+OTHER = EnvironmentRef("acme", "shop", "staging")
 HOST = "shop.example"
 
 
@@ -115,6 +122,27 @@ def site(*services: Service, **more: object) -> Site:
         (Backend("web", "http", tuple(sorted(each.endpoint for each in services))),),
     )
     return replace(plain, **more)  # type: ignore[arg-type]
+
+
+def certificate() -> dict[str, TlsCertificate]:
+    """One for :data:`HOST` that nobody trusts."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+    begin = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(0xAB)
+        .not_valid_before(begin)
+        .not_valid_after(begin + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    secret = key.private_bytes(pem, pkcs8, serialization.NoEncryption()).decode()
+    return {HOST: TlsCertificate("ab", made.public_bytes(pem).decode(), secret)}
 
 
 @dataclass

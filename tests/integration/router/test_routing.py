@@ -7,7 +7,6 @@ import asyncio
 from tests.integration.router.harness import ENV, Connect, Node, eventually, service, site
 
 
-
 async def test_requests_reach_a_service_and_the_last_site_takes_envoy_with_it(node: Node, connect: Connect) -> None:
     async with service("one") as one, node.router() as routing:
         routing.router.want(ENV, site(one))
