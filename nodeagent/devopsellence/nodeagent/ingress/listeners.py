@@ -18,7 +18,7 @@ from devopsellence.nodeagent.ingress.certificates import (
     secure_hosts,
 )
 from devopsellence.nodeagent.ingress.model import Listen, Routing
-from devopsellence.nodeagent.ingress.resources import Message, extension, response, source
+from devopsellence.nodeagent.ingress.resources import Message, extension, source
 from devopsellence.nodeagent.ingress.virtual_hosts import HTTP, HTTPS, PEERS, routes_path
 
 LISTENER: Final = "envoy.config.listener.v3.Listener"
@@ -31,8 +31,8 @@ _HANDSHAKE: Final = "15s"
 _UNAVAILABLE: Final = "503: nothing answers for this address at the moment\n"
 
 
-def listeners(routing: Routing, listen: Listen, folder: str) -> bytes:
-    """The file with all listeners: those that have a port and something to serve."""
+def listeners(routing: Routing, listen: Listen, folder: str) -> list[Message]:
+    """All listeners: those that have a port and something to serve. Each has the routes of its name."""
     found: list[Message] = []
     if listen.http_port:
         found.append(_listener(HTTP, listen.http_port, listen, [{"name": HTTP, "filters": [_requests(HTTP, folder)]}]))
@@ -46,7 +46,7 @@ def listeners(routing: Routing, listen: Listen, folder: str) -> bytes:
             "transport_socket_connect_timeout": _HANDSHAKE,
         }
         found.append(_listener(PEERS, listen.peer_port, listen, [chain]))
-    return response(LISTENER, found)
+    return found
 
 
 def _listener(name: str, port: int, listen: Listen, chains: list[Message], *, inspect: bool = False) -> Message:

@@ -32,11 +32,18 @@ _UNTRUSTED: Final = ("forwarded", "x-real-ip", "x-envoy-external-address", "x-en
 
 
 def routes_path(name: str) -> str:
-    """The file of a route configuration: :data:`HTTP`, :data:`HTTPS` or :data:`PEERS`."""
+    """Where the routes of a listener are."""
     return f"rds/{name}.json"
 
 
-def http_routes(routing: Routing, listen: Listen) -> bytes:
+def routes(name: str, routing: Routing, listen: Listen) -> bytes:
+    """The file with the routes of the listener :data:`HTTP`, :data:`HTTPS` or :data:`PEERS`."""
+    if name == HTTP:
+        return _http_routes(routing, listen)
+    return _https_routes(routing, listen) if name == HTTPS else _peer_routes(routing)
+
+
+def _http_routes(routing: Routing, listen: Listen) -> bytes:
     """What is asked by plain HTTP."""
     hosts = []
     for site in routing.sites:
@@ -47,7 +54,7 @@ def http_routes(routing: Routing, listen: Listen) -> bytes:
     return _configuration(HTTP, hosts, listen.http_port)
 
 
-def https_routes(routing: Routing, listen: Listen) -> bytes:
+def _https_routes(routing: Routing, listen: Listen) -> bytes:
     """What is asked by HTTPS."""
     hosts = [
         _virtual_host(host, list(_proxied(site, host))) for site in routing.sites for host in secure_hosts(site, listen)
@@ -55,7 +62,7 @@ def https_routes(routing: Routing, listen: Listen) -> bytes:
     return _configuration(HTTPS, hosts, listen.https_port)
 
 
-def peer_routes(routing: Routing) -> bytes:
+def _peer_routes(routing: Routing) -> bytes:
     """What other nodes' routers ask: only for endpoints of this node, and what they say of the client stays."""
     hosts = [
         _virtual_host(host, list(_proxied(site, host, local_only=True)))

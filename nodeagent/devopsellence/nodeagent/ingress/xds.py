@@ -14,7 +14,7 @@ from devopsellence.nodeagent.ingress import certificates, clusters, virtual_host
 from devopsellence.nodeagent.ingress.bootstrap import ADMIN_SOCKET, bootstrap
 from devopsellence.nodeagent.ingress.clusters import cluster_name
 from devopsellence.nodeagent.ingress.clusters import read as read_endpoints
-from devopsellence.nodeagent.ingress.listeners import listeners
+from devopsellence.nodeagent.ingress.listeners import LISTENER, listeners
 from devopsellence.nodeagent.ingress.model import Listen, PeerTls, Routing
 from devopsellence.nodeagent.ingress.resources import CLUSTERS, LISTENERS, response
 
@@ -42,8 +42,9 @@ def files(routing: Routing, listen: Listen, folder: str) -> dict[str, bytes]:
             found[path] = clusters.endpoints(site, backend, listen)
             made.append(clusters.cluster(site.env, backend, listen, folder))
     found[CLUSTERS] = response(clusters.CLUSTER, made)
-    found[virtual_hosts.routes_path(virtual_hosts.HTTP)] = virtual_hosts.http_routes(routing, listen)
-    found[virtual_hosts.routes_path(virtual_hosts.HTTPS)] = virtual_hosts.https_routes(routing, listen)
-    found[virtual_hosts.routes_path(virtual_hosts.PEERS)] = virtual_hosts.peer_routes(routing)
-    found[LISTENERS] = listeners(routing, listen, folder)
+    listening = listeners(routing, listen, folder)
+    for listener in listening:
+        name = listener["name"]
+        found[virtual_hosts.routes_path(name)] = virtual_hosts.routes(name, routing, listen)
+    found[LISTENERS] = response(LISTENER, listening)
     return found
