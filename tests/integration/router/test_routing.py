@@ -102,5 +102,5 @@ async def test_the_next_agent_goes_on_in_the_middle_of_a_drain(node: Node, conne
             assert node.containers() == container
 
 
-async def _true(value: bool) -> bool:  # noqa: FBT001
+async def _true(value: bool) -> bool:
     return value
