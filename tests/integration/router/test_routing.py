@@ -30,7 +30,8 @@ async def test_a_cutover_loses_no_request(node: Node, connect: Connect) -> None:
         done = asyncio.Event()
 
         async def load(*, kept: bool) -> list[tuple[int, str]]:
-            client, answers = connect(), []
+            client = connect()
+            answers: list[tuple[int, str]] = []
             while not (done.is_set() and answers and answers[-1][1] == "new"):
                 answers.append(await client.get())
                 if not kept:
