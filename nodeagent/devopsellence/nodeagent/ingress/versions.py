@@ -27,10 +27,18 @@ def expected(files: Mapping[str, bytes]) -> dict[str, Expected]:
 
     Envoy reads routes only for listeners that are there, and certificates only for those that these name.
     """
+    return _expected(files, {str(each["name"]) for each in json.loads(files[LISTENERS])["resources"]})
+
+
+def expected_endpoints(files: Mapping[str, bytes]) -> dict[str, Expected]:
+    """The same for files of endpoints alone."""
+    return _expected(files, set())
+
+
+def _expected(files: Mapping[str, bytes], listeners: set[str]) -> dict[str, Expected]:
     found: dict[str, Expected] = {}
-    read = {path: json.loads(content) for path, content in files.items()}
-    listeners = {str(each["name"]) for each in read[LISTENERS]["resources"]}
-    for path, document in read.items():
+    for path, content in files.items():
+        document = json.loads(content)
         statistic = _statistic(path, document, listeners)
         if statistic:
             found[statistic] = Expected(path, str(document["version_info"]))
