@@ -188,8 +188,10 @@ class Router:
                 # One that we have just had started listens on what was found free for it.
                 if not running:
                     self._rendering.ended()
-                if not running or not self._listening.open:
-                    self._listening.ours(await self._disk.run(self._folder.ports) if running else ())
+                    self._listening.ours(())
+                elif not self._listening.open:
+                    self._listening.ours(await self._disk.run(self._folder.ports))
+                    self._rendering.found(await self._disk.run(self._folder.count))
             self._ran = self._keeper.running
             self._standing.restarted()
 
