@@ -104,16 +104,21 @@ class Envoy:
 
     def apply(self, *sites: Site) -> dict[str, bytes]:
         """Write what has changed, start Envoy if it is not there, and wait until it uses it. Returns all files."""
+        found = self.write(*sites)
+        if self._process is None:
+            self._start()
+        wanted = _wanted(found)
+        until("Envoy uses what it was given", lambda: self._used() >= wanted, every=0.01)
+        return found
+
+    def write(self, *sites: Site) -> dict[str, bytes]:
+        """Write what has changed. Returns all files."""
         found = xds.files(Routing(sites), self.listen, str(self.folder))
         for path, content in found.items():
             if self._written.get(path) != content:
                 (self.folder / path).parent.mkdir(exist_ok=True)
                 write_atomic(self.folder / path, content)
         self._written = found
-        if self._process is None:
-            self._start()
-        wanted = _wanted(found)
-        until("Envoy uses what it was given", lambda: self._used() >= wanted, every=0.01)
         return found
 
     def admin(self, path: str, **query: str) -> str:
