@@ -98,8 +98,9 @@ def secured(connection: socket.socket, server_name: str, *alpn: str) -> ssl.SSLS
 class WebSocket:
     """A connection that was upgraded, and then carries lines."""
 
-    def __init__(self, port: int, *, host: str = "a.example") -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS)
+    def __init__(self, port: int, *, host: str = "a.example", secure: bool = False) -> None:
+        plain = socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS)
+        self._socket = secured(plain, host, "http/1.1") if secure else plain
         self._socket.sendall(
             f"GET /ws HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGVzdHMgb2YgaW5ncmVzcw==\r\n\r\n".encode()

@@ -33,6 +33,7 @@ from devopsellence.store.keys import EnvironmentRef
 from tests.support.need import lack
 from tests.support.until import until
 
+DRAIN = ("--drain-time-s", "86400")
 ENV = EnvironmentRef("acme", "shop", "production")
 
 
@@ -134,6 +135,12 @@ class Envoy:
         """The access log so far."""
         return [json.loads(line) for line in (self.folder / "access.log").read_text().splitlines()]
 
+    def inotify_instances(self) -> int:
+        """How many it holds."""
+        assert self._process is not None
+        links = Path(f"/proc/{self._process.pid}/fd").iterdir()
+        return sum(str(link.readlink()) == "anon_inode:inotify" for link in links)
+
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
@@ -145,7 +152,7 @@ class Envoy:
     def _start(self) -> None:
         (self.folder / "bootstrap.json").write_bytes(xds.bootstrap(str(self.folder), node="tests"))
         command = [str(envoy_program()), "-c", str(self.folder / "bootstrap.json"), "--disable-hot-restart"]
-        options = ["--concurrency", "2", "--log-level", "warning", "--file-flush-interval-msec", "50"]
+        options = ["--concurrency", "2", "--log-level", "warning", "--file-flush-interval-msec", "50", *DRAIN]
         with (self.folder / "access.log").open("wb") as out, (self.folder / "envoy.log").open("wb") as log:
             self._process = subprocess.Popen([*command, *options], stdout=out, stderr=log)
         until("Envoy's admin socket", self._answers, every=0.01)

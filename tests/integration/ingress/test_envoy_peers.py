@@ -66,7 +66,7 @@ def test_requests_of_a_peer_go_to_no_other_peer(pair: tuple[Envoy, Envoy]) -> No
     two.apply(site(peers=(peer(one, ONE),)))
     assert ask(one.listen.http_port, "/").status == 503
     until("the other node was asked once", lambda: [line["listener"] for line in two.log()] == ["peers"])
-    assert [line["listener"] for line in one.log()] == ["http"]
+    until("and the client's request ended", lambda: [line["listener"] for line in one.log()] == ["http"])
 
 
 def test_requests_under_way_are_still_counted_when_peers_change(pair: tuple[Envoy, Envoy]) -> None:

@@ -114,6 +114,18 @@ def test_what_a_client_claims_of_itself_is_replaced(envoy: Envoy) -> None:
         assert not [key for key in [*told, *answer.headers] if key.startswith("x-envoy")]
 
 
+def test_a_client_does_not_say_how_a_request_is_treated(envoy: Envoy) -> None:
+    with App("web") as web:
+        envoy.apply(site(web.endpoint()))
+        with closing(Client(envoy.listen.http_port)) as client:
+            client.begin("/slow", X_Envoy_Upstream_Rq_Timeout_Ms="1")
+            assert web.entered.acquire(timeout=30)
+            for _ in range(20):
+                assert ask(envoy.listen.http_port, "/").status == 200
+            web.release()
+            assert client.finish().status == 200
+
+
 def test_headers_have_limits_and_underscores_do_not_pass(envoy: Envoy) -> None:
     with App("web") as web:
         envoy.apply(site(web.endpoint()))
@@ -167,7 +179,7 @@ def test_websockets_and_large_bodies_pass(envoy: Envoy) -> None:
             assert websocket.echo("hello") == "web:hello"
         body = b"x" * (5 << 20)
         assert ask(envoy.listen.http_port, "/", method="PUT", body=body).said["bytes"] == len(body)
-        assert raw(envoy.listen.http_port, b"GET / HTTP/1.0\r\nHost: a.example\r\n\r\n").startswith(b"HTTP/1.1 200")
+        assert raw(envoy.listen.http_port, b"GET / HTTP/1.0\r\nHost: a.example\r\n\r\n").startswith(b"HTTP/1.0 200")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
