@@ -48,6 +48,9 @@ async def test_a_killed_envoy_comes_back_without_and_with_the_agent(node: Node, 
             await routing.serves()
             _kill(node)
             await eventually("it answers again", answers)
+            # To the engine that is as good as a stop: it would leave it so.
+            docker("kill", *node.containers())
+            await eventually("it was started again", answers)
             docker("rm", "-f", *node.containers())
             await eventually("it was made again", answers)
             await routing.serves()

@@ -11,9 +11,12 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from docker.errors import NotFound
 
 from devopsellence.nodeagent import naming
 from devopsellence.nodeagent.docker import Docker
@@ -123,16 +126,21 @@ class Found:
 def find(docker: Docker, node_uid: str) -> list[Found]:
     """This node's, by name. Blocks, as all below; raises EngineError."""
     ours = {"label": [f"{naming.LABEL_NODE_UID}={node_uid}", naming.LABEL_ROUTER]}
+    found = []
     with docker.client() as client:
-        listed = client.containers(all=True, filters=ours)
-    return sorted((_found(each) for each in listed), key=lambda each: each.name)
+        for each in client.containers(all=True, filters=ours):
+            # A listing lags behind the event of an end.
+            with suppress(NotFound):
+                found.append(_found(client.inspect_container(each["Id"])))
+    return sorted(found, key=lambda each: each.name)
 
 
-def _found(entry: Mapping[str, Any]) -> Found:
-    names = entry.get("Names") or [""]
-    labels = entry.get("Labels") or {}
-    running = entry.get("State") in ("running", "restarting")
-    return Found(str(entry["Id"]), str(names[0]).lstrip("/"), str(labels.get(naming.LABEL_ROUTER, "")), running)
+def _found(document: Mapping[str, Any]) -> Found:
+    labels = document["Config"].get("Labels") or {}
+    # One that the engine is about to start again counts.
+    running = document["State"]["Status"] in ("running", "restarting")
+    name = str(document["Name"]).lstrip("/")
+    return Found(str(document["Id"]), name, str(labels.get(naming.LABEL_ROUTER, "")), running)
 
 
 def begin(docker: Docker, container: str) -> None:

@@ -22,7 +22,8 @@ from devopsellence.nodeagent.pool import Pool
 T = TypeVar("T")
 
 RETRY_FIRST: Final = 1.0
-RETRY_CAP: Final = 60.0
+#: It is looked at this often for what no event told of, and no wait for another attempt is longer.
+LOOK_SECONDS: Final = 60.0
 #: A replaced Envoy is asked this often whether its requests have ended.
 _ASK_SECONDS: Final = 0.25
 _log = structlog.get_logger()
@@ -115,7 +116,9 @@ class Keeper:
         self._wake.set()
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(RETRY_CAP, RETRY_FIRST * 2.0**attempts) if attempts else None):
+                async with asyncio.timeout(
+                    min(LOOK_SECONDS, RETRY_FIRST * 2.0**attempts) if attempts else LOOK_SECONDS
+                ):
                     await self._wake.wait()
             self._wake.clear()
             try:
