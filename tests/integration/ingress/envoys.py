@@ -75,7 +75,8 @@ class Envoy:
 
     def __init__(self, folder: Path, *, peer_name: str = "") -> None:
         self.folder = folder
-        self.listen = Listen(*free_ports(3))
+        http_port, https_port, peer_port = free_ports(3)
+        self.listen = Listen(http_port, https_port, peer_port)
         (folder / "run").mkdir(parents=True)
         if peer_name:
             own = PeerTls(*(str(folder / f"{part}.pem") for part in ("ca", "cert", "key")))
@@ -205,11 +206,11 @@ def _wanted(files: dict[str, bytes]) -> set[str]:
     return found
 
 
-def admin(path: Path, request: str) -> str:
+def admin(path: Path, request: str, *, method: str = "GET") -> str:
     """What an admin interface answers."""
     connection = _Unix(path)
     try:
-        connection.request("GET", request)
+        connection.request(method, request)
         return connection.getresponse().read().decode()
     finally:
         connection.close()

@@ -7,9 +7,10 @@ from contextlib import closing
 import pytest
 
 from devopsellence.nodeagent.ingress.model import Endpoint
+from devopsellence.nodeagent.ingress.xds import ADMIN_SOCKET
 from tests.integration.ingress.apps import App
 from tests.integration.ingress.clients import Client, WebSocket, ask
-from tests.integration.ingress.envoys import Envoy, free_ports, site
+from tests.integration.ingress.envoys import Envoy, admin, free_ports, site
 from tests.support.until import until
 
 
@@ -41,6 +42,32 @@ def test_a_draining_endpoint_ends_what_it_has_and_gets_nothing_new(envoy: Envoy)
             until("the old endpoint is gone", lambda: at not in envoy.active())
             assert websocket.echo("even now") == "old:even now"
             assert waiting.ask("/").said["app"] == "new"
+
+
+def test_an_envoy_that_is_to_go_listens_no_more_and_lets_its_clients_end(envoy: Envoy) -> None:
+    port = envoy.listen.http_port
+    with App("web") as web:
+        envoy.apply(site(web.endpoint()))
+        with closing(Client(port)) as kept, closing(Client(port)) as waiting, closing(WebSocket(port)) as websocket:
+            assert kept.ask("/").status == 200
+            waiting.begin("/slow")
+            for _ in range(2):
+                assert web.entered.acquire(timeout=30)
+            for request in ("/drain_listeners", "/healthcheck/fail"):
+                admin(envoy.folder / ADMIN_SOCKET, request, method="POST")
+            until("nothing listens", lambda: _refused(port))
+            assert kept.ask("/").headers["connection"] == "close"
+            assert websocket.echo("still") == "web:still"
+            web.release()
+            assert waiting.finish().status == 200
+
+
+def _refused(port: int) -> bool:
+    try:
+        Client(port).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_a_request_that_cannot_connect_goes_to_another_endpoint(envoy: Envoy) -> None:

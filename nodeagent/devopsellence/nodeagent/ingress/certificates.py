@@ -24,9 +24,18 @@ _NODES: Final = ".node.devopsellence.internal"
 
 def secure_hosts(site: Site, listen: Listen) -> list[str]:
     """The hosts of a site that are served by HTTPS: it is to be, something listens, and there is a certificate."""
-    if not (site.tls and listen.https_port):
-        return []
-    return sorted(host for host in site.hosts if host in site.certificates and _taken(site.certificates[host]))
+    return sorted(usable(site)) if listen.https_port else []
+
+
+def usable(site: Site) -> dict[str, TlsCertificate]:
+    """The certificates of a site that is to be served by HTTPS, by host, except those that Envoy would not take."""
+    found = site.certificates if site.tls else {}
+    return {host: found[host] for host in site.hosts if host in found and _taken(found[host])}
+
+
+def unusable(site: Site) -> list[str]:
+    """The hosts of a site that have a certificate which Envoy would not take."""
+    return sorted(set(site.certificates) & set(site.hosts) - set(usable(site))) if site.tls else []
 
 
 def secret_path(name: str) -> str:

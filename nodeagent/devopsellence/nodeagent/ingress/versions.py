@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from devopsellence.nodeagent.ingress.certificates import host_secret
 from devopsellence.nodeagent.ingress.resources import CLUSTERS, LISTENERS
 
 _LISTENERS: Final = "listener_manager.lds"
@@ -25,21 +24,21 @@ class Expected:
 def expected(files: Mapping[str, bytes]) -> dict[str, Expected]:
     """By statistic (as in :attr:`admin.Seen.versions`), for what :func:`xds.files` has made.
 
-    Envoy reads routes only for listeners that are there, and certificates only for those that these name.
+    Envoy reads routes only for listeners that are there. Hosts' certificates are part of those.
     """
     found: dict[str, Expected] = {}
     read = {path: json.loads(content) for path, content in files.items()}
-    listeners = {str(each["name"]) for each in read[LISTENERS]["resources"]}
+    named = {str(each["name"]) for each in read[LISTENERS]["resources"]}
     for path, document in read.items():
-        statistic = _statistic(path, document, listeners)
+        statistic = _statistic(path, document, named)
         if statistic:
             found[statistic] = Expected(path, str(document["version_info"]))
     return found
 
 
-def host_certificate(host: str) -> str:
-    """The statistic for the certificate of a host."""
-    return f"sds.{host_secret(host)}"
+def listeners() -> str:
+    """The statistic for the listeners, and with them for hosts' certificates."""
+    return _LISTENERS
 
 
 def routes(name: str) -> str:
@@ -57,5 +56,5 @@ def _statistic(path: str, document: Mapping[str, Any], listeners: set[str]) -> s
         return routes(resource["name"]) if resource["name"] in listeners else ""
     if path.startswith("eds/"):
         return f"cluster.{resource['cluster_name']}"
-    # Of the node's own certificate two parts are read by whoever needs them, which need not be anybody.
-    return f"sds.{resource['name']}" if resource["name"].startswith(host_secret("")) else ""
+    # The two parts of the node's own certificate are read by whoever needs them, which need not be anybody.
+    return ""
