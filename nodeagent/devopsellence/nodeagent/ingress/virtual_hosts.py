@@ -100,7 +100,7 @@ def _configuration(name: str, hosts: list[Message], port: int) -> bytes:
 
 
 def _virtual_host(host: str, routes: list[Message]) -> Message:
-    return {"name": host, "domains": [host], "routes": routes}
+    return {"name": host, "domains": [host], "routes": routes, "retry_policy": _retry(_UNSENT)}
 
 
 def _challenges(site: Site, host: str) -> Iterator[Message]:
@@ -128,13 +128,9 @@ def _proxied(site: Site, host: str, *, local_only: bool = False) -> Iterator[Mes
         to: Message = {"cluster": cluster_name(site.env, route.service, route.port), "timeout": "0s"}
         if local_only:
             to["metadata_match"] = LOCAL_ONLY
-        unsent, unanswered = _retry(_UNSENT), _retry(_UNANSWERED)
-        yield {
-            "match": {**path, "headers": [_WEBSOCKET]},
-            "route": {**to, "idle_timeout": _WEBSOCKET_IDLE, "retry_policy": unsent},
-        }
-        yield {"match": {**path, "headers": [_SAFE]}, "route": {**to, "retry_policy": unanswered}}
-        yield {"match": path, "route": {**to, "retry_policy": unsent}}
+        yield {"match": {**path, "headers": [_WEBSOCKET]}, "route": {**to, "idle_timeout": _WEBSOCKET_IDLE}}
+        yield {"match": {**path, "headers": [_SAFE]}, "route": {**to, "retry_policy": _retry(_UNANSWERED)}}
+        yield {"match": path, "route": to}
 
 
 def _by_prefix(site: Site, host: str) -> dict[str, Route]:
