@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -25,10 +24,10 @@ from devopsellence.nodeagent.ingress.admin import AdminSilent, Host, Seen
 from devopsellence.nodeagent.ingress.conflicts import settle
 from devopsellence.nodeagent.ingress.container import FOLDER
 from devopsellence.nodeagent.ingress.drain import Key, Place
-from devopsellence.nodeagent.ingress.files import AUTHORITY, CERTIFICATE, KEY, NODE_FOLDER, EnvoyFolder
+from devopsellence.nodeagent.ingress.files import EnvoyFolder
 from devopsellence.nodeagent.ingress.keeper import Engine, Keeper, Wanted
-from devopsellence.nodeagent.ingress.listening import Ports
-from devopsellence.nodeagent.ingress.model import DEFAULT_DRAIN_SECONDS, Listen, PeerTls, RouterStatus, Routing, Site
+from devopsellence.nodeagent.ingress.listening import Listening
+from devopsellence.nodeagent.ingress.model import DEFAULT_DRAIN_SECONDS, Listen, RouterStatus, Routing, Site
 from devopsellence.nodeagent.ingress.options import IngressOptions
 from devopsellence.nodeagent.ingress.standing import Standing
 from devopsellence.nodeagent.ingress.versions import Expected, expected
@@ -44,8 +43,6 @@ LOOK_CAP: Final = 0.25
 PATIENCE_SECONDS: Final = 5.0
 LOOK_PATIENT: Final = 5.0
 RETRY_CAP: Final = 60.0
-#: The node's own certificate is looked at so often.
-FOLLOW_SECONDS: Final = 60.0
 AFTER_TROUBLE_SECONDS: Final = 5.0
 _log = structlog.get_logger()
 
@@ -74,15 +71,13 @@ class Router:
         self._options = options
         self._disk = disk
         self._changed = changed
-        self._certificate = certificate
         self._reachable = reachable
-        self._folder = EnvoyFolder(folder)
+        self._folder = EnvoyFolder(folder.absolute())
         self._keeper = Keeper(engine, node_uid, self._folder, disk, self._look_soon)
         self._envoy = Wanted(
             node, node_uid, options.image, xds.bootstrap(FOLDER, node=node), max(1, os.cpu_count() or 1)
         )
-        self._ports = Ports(options, disk)
-        self._ipv6 = has_ipv6()
+        self._listening = Listening(options, self._folder, disk, certificate)
         self._sites: dict[EnvironmentRef, Site | None] = {}
         self._places: dict[Key, Place] = {}
         self._dirty: set[EnvironmentRef] = set()
@@ -97,7 +92,6 @@ class Router:
         self._retries = 0
         self._again = 0.0
         self._interval = LOOK_FIRST
-        self._followed = 0.0
         self._wake = asyncio.Event()
 
     # What the agent's loop asks.
@@ -189,8 +183,8 @@ class Router:
             if not (self._keeper.running and self._ran):
                 running = self._keeper.running
                 # One that we have just had started listens on what was found free for it.
-                if not running or not self._ports.open:
-                    self._ports.ours(await self._disk.run(self._folder.ports) if running else ())
+                if not running or not self._listening.open:
+                    self._listening.ours(await self._disk.run(self._folder.ports) if running else ())
             self._ran = self._keeper.running
             self._standing.restarted()
 
@@ -200,14 +194,12 @@ class Router:
         """Write what is another than it was, and have Envoy run if there is anything to route."""
         shown = [drain.shown(self._sites.get(env), env, self._places) for env in self._environments()]
         routing, conflicts = settle(site for site in shown if site is not None)
-        wanted = self._wanted_ports(routing)
-        await self._ports.look(wanted)
-        self._standing.conflicts, self._standing.ports = conflicts, self._ports.problems
-        listen = self._listening(wanted & self._ports.open)
+        listen = await self._listening.look(routing)
+        self._standing.conflicts, self._standing.ports = conflicts, self._listening.problems
         if self._dirty or listen != self._listen:
             await self._put(routing, listen)
-        await self._follow_certificate(listen)
-        usable = bool({listen.http_port, listen.https_port} - {0}) or bool(self._keeper.running)
+        # One that runs waits for a port that it is to have.
+        usable = listen.http_port or listen.https_port or (self._listening.any and self._keeper.running)
         self._keeper.want(self._envoy if routing.sites and usable else None)
 
     async def _put(self, routing: Routing, listen: Listen) -> None:
@@ -237,32 +229,6 @@ class Router:
 
     def _environments(self) -> set[EnvironmentRef]:
         return {*self._sites, *(key.env for key in self._places)}
-
-    def _wanted_ports(self, routing: Routing) -> frozenset[int]:
-        if not routing.sites:
-            return frozenset()
-        tls = any(site.tls for site in routing.sites)
-        peers = self._options.peer_port if self._certificate is not None else 0
-        return frozenset({self._options.http_port, self._options.https_port if tls else 0, peers} - {0})
-
-    def _listening(self, ports: frozenset[int]) -> Listen:
-        def mine(port: int) -> int:
-            return port if port in ports else 0
-
-        tls = None
-        if self._certificate is not None and self._options.peer_port:
-            tls = PeerTls(*(f"{FOLDER}/{NODE_FOLDER}/{name}" for name in (AUTHORITY, CERTIFICATE, KEY)))
-        options = self._options
-        return Listen(mine(options.http_port), mine(options.https_port), mine(options.peer_port), tls, self._ipv6)
-
-    async def _follow_certificate(self, listen: Listen) -> None:
-        now = time.monotonic()
-        if self._certificate is not None and listen.peer_port and (not self._followed or now >= self._followed):
-            self._followed = now + FOLLOW_SECONDS
-            try:
-                await self._disk.run(partial(self._folder.follow, self._certificate))
-            except OSError as error:
-                _log.warning("the node's certificate cannot be given to the router", error=str(error))
 
     # From what Envoy says to what is held, and how each environment fares.
 
@@ -354,23 +320,11 @@ class Router:
         """When there is something to be done although nothing happens, on the loop's clock (which is the monotonic)."""
         if not self._keeper.looked:
             return None
-        moments = [self._ports.next_look(self._wanted_ports(Routing(tuple(filter(None, self._sites.values())))))]
-        moments.append(drain.first_limit(self._places))
+        sites = Routing(tuple(filter(None, self._sites.values())))
+        moments = [self._listening.next_look(sites), drain.first_limit(self._places)]
         now = time.monotonic()
-        if self._keeper.running:
-            if drain.unsettled(self._places) or self._standing.unsettled(self._expected):
-                moments.append(now + self._interval)
-                rare = now - self._written > PATIENCE_SECONDS and drain.first_limit(self._places) is None
-                self._interval = min(LOOK_PATIENT if rare else LOOK_CAP, self._interval * LOOK_FACTOR)
-            if self._certificate is not None and self._followed:
-                moments.append(self._followed)
+        if self._keeper.running and (drain.unsettled(self._places) or self._standing.unsettled(self._expected)):
+            moments.append(now + self._interval)
+            rare = now - self._written > PATIENCE_SECONDS and drain.first_limit(self._places) is None
+            self._interval = min(LOOK_PATIENT if rare else LOOK_CAP, self._interval * LOOK_FACTOR)
         return min((each for each in moments if each is not None), default=None)
-
-
-def has_ipv6() -> bool:
-    """Whether this machine can listen on all its addresses of both kinds with one socket."""
-    with suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as trial:
-        trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        trial.bind(("::", 0))
-        return True
-    return False
