@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import pytest
 
-from devopsellence.cli.pki import CertificateAuthority, Request
 from devopsellence.nodeagent.ingress import xds
 from devopsellence.nodeagent.ingress.model import (
     Backend,
@@ -24,6 +22,7 @@ from devopsellence.nodeagent.ingress.model import (
     TlsCertificate,
 )
 from devopsellence.store.keys import EnvironmentRef
+from tests.unit.nodeagent.ingress.tls import tls_certificate
 
 ENV: Final = EnvironmentRef("acme", "shop", "production")
 OTHER: Final = EnvironmentRef("acme", "blog", "production")
@@ -35,9 +34,7 @@ PEER: Final = RouterPeer("n2", "ab.node.devopsellence.internal", "10.0.0.2", 744
 
 @pytest.fixture(scope="module")
 def certificate() -> TlsCertificate:
-    now = datetime.now(UTC)
-    made = CertificateAuthority.create("tests", now).issue(Request("a.example", ("a.example",)), now)
-    return TlsCertificate("01", made.certificate.decode(), made.key.decode())
+    return tls_certificate()
 
 
 def site(*endpoints: Endpoint, **more: Any) -> Site:

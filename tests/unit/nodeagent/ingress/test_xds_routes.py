@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from devopsellence.cli.pki import CertificateAuthority, Request
 from devopsellence.nodeagent.ingress import xds
 from devopsellence.nodeagent.ingress.model import Listen, Route, Routing, Site, TlsCertificate
 from devopsellence.store.keys import EnvironmentRef
+from tests.unit.nodeagent.ingress.tls import tls_certificate
 
 ENV = EnvironmentRef("acme", "shop", "production")
 HOST = "a.example"
@@ -20,9 +19,7 @@ HOST = "a.example"
 
 @pytest.fixture(scope="module")
 def certificate() -> TlsCertificate:
-    now = datetime.now(UTC)
-    made = CertificateAuthority.create("tests", now).issue(Request(HOST, (HOST,)), now)
-    return TlsCertificate("01", made.certificate.decode(), made.key.decode())
+    return tls_certificate()
 
 
 def site(*prefixes: str) -> Site:
