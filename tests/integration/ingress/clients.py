@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from subprocess import CompletedProcess
 from typing import Any
 
 from tests.integration.ingress.envoys import authority
+from tests.support.need import lack
+from tests.support.run import run
 
 TIMEOUT_SECONDS = 30
 
@@ -93,6 +97,14 @@ def secured(connection: socket.socket, server_name: str, *alpn: str) -> ssl.SSLS
     if alpn:
         context.set_alpn_protocols(list(alpn))
     return context.wrap_socket(connection, server_hostname=server_name)
+
+
+def curl(port: int, host: str, *options: str, check: bool = True) -> CompletedProcess[str]:
+    """``curl https://<host>:<port>/`` with these options, whatever the certificate."""
+    if shutil.which("curl") is None:
+        lack("needs curl on PATH")
+    at = ["--resolve", f"{host}:{port}:127.0.0.1"]
+    return run(["curl", "-sk", *at, *options, f"https://{host}:{port}/"], check=check)
 
 
 class WebSocket:

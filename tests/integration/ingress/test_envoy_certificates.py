@@ -17,9 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from devopsellence.nodeagent.ingress.model import Backend, Route, Site, TlsCertificate
 from tests.integration.ingress.apps import App
-from tests.integration.ingress.clients import Client, WebSocket, ask
+from tests.integration.ingress.clients import Client, WebSocket, ask, curl
 from tests.integration.ingress.envoys import ENV, Envoy, certificate
-from tests.support.run import run
 
 #: curl(1), exit codes.
 _TLS_FAILED: Final = 35
@@ -163,8 +162,6 @@ def test_two_hundred_hosts_each_with_its_own_certificate(envoy: Envoy) -> None:
 def test_old_tls_is_refused(envoy: Envoy) -> None:
     with App("web") as web:
         envoy.apply(secure_site(web, {"a.example": certificate("a.example")}, "a.example"))
-        command = ["curl", "-sk", "--tls-max", "1.1", "--ciphers", "DEFAULT:@SECLEVEL=0"]
-        at = ["--resolve", f"a.example:{envoy.listen.https_port}:127.0.0.1"]
-        address = f"https://a.example:{envoy.listen.https_port}/"
-        assert run([*command, *at, address], check=False).returncode == _TLS_FAILED
-        assert run(["curl", "-sk", *at, address]).stdout
+        port, old = envoy.listen.https_port, ("--tls-max", "1.1", "--ciphers", "DEFAULT:@SECLEVEL=0")
+        assert curl(port, "a.example", *old, check=False).returncode == _TLS_FAILED
+        assert curl(port, "a.example").stdout

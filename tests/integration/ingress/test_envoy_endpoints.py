@@ -89,10 +89,11 @@ def test_only_what_changes_nothing_is_sent_twice(envoy: Envoy, method: str, stat
 
 
 def test_the_only_endpoint_is_always_tried(envoy: Envoy) -> None:
-    with App("web") as web:
-        envoy.apply(site(web.endpoint()))
-        for _ in range(20):
-            assert ask(envoy.listen.http_port, "/die", method="POST").status == 503
+    (port,) = free_ports(1)
+    envoy.apply(site(Endpoint("web", "127.0.0.1", port)))
+    for _ in range(20):
+        assert ask(envoy.listen.http_port, "/").status == 503
+    with App("web", port=port):
         assert ask(envoy.listen.http_port, "/").status == 200
 
 

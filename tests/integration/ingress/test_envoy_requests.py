@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from contextlib import closing
-
-import pytest
 
 from devopsellence.nodeagent.ingress.model import Backend, Route, Site
 from devopsellence.store.keys import EnvironmentRef
 from tests.integration.ingress.apps import App
-from tests.integration.ingress.clients import Client, WebSocket, ask, raw
+from tests.integration.ingress.clients import Client, WebSocket, ask, curl, raw
 from tests.integration.ingress.envoys import ENV, Envoy, certificate, site
 from tests.support.until import until
 
@@ -80,6 +76,23 @@ def test_host_and_longest_prefix_say_where_a_request_goes(envoy: Envoy) -> None:
             404,
         ], seen
         assert envoy.rejected() == {}
+
+
+def test_hosts_of_any_kind_that_dns_knows_stand_beside_one_another(envoy: Envoy) -> None:
+    hosts = ("a.example", "under_score.example", "xn--bcher-kva.example", "single", f"{'x' * 63}.example", "10.0.0.1")
+    with App("web") as web:
+        every = Site(
+            ENV,
+            hosts,
+            tuple(Route(host, "/", "web", "http") for host in hosts),
+            (Backend("web", "http", (web.endpoint(),)),),
+            tls=True,
+            certificates=dict.fromkeys(hosts, certificate("a.example")),
+        )
+        envoy.apply(every)
+        assert [ask(envoy.listen.http_port, "/", host=host).status for host in hosts] == [200] * len(hosts)
+        assert ask(envoy.listen.https_port, "/", server_name="a.example").status == 200
+    assert envoy.rejected() == {}
 
 
 def test_what_a_client_claims_of_itself_is_replaced(envoy: Envoy) -> None:
@@ -182,15 +195,10 @@ def test_websockets_and_large_bodies_pass(envoy: Envoy) -> None:
         assert raw(envoy.listen.http_port, b"GET / HTTP/1.0\r\nHost: a.example\r\n\r\n").startswith(b"HTTP/1.0 200")
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_http_2_is_spoken_by_https(envoy: Envoy) -> None:
     with App("web") as web:
         envoy.apply(site(web.endpoint(), tls=True, certificates={"a.example": certificate("a.example")}))
-        port = envoy.listen.https_port
-        command = ["curl", "--http2", "-sk", "--resolve", f"a.example:{port}:127.0.0.1", "-w", "%{http_version}"]
-        done = subprocess.run(
-            [*command, "-o", "/dev/null", f"https://a.example:{port}/"], capture_output=True, text=True, check=True
-        )
+        done = curl(envoy.listen.https_port, "a.example", "--http2", "-w", "%{http_version}", "-o", "/dev/null")
         assert done.stdout == "2"
 
 
