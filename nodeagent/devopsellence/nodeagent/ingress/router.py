@@ -29,8 +29,9 @@ from devopsellence.nodeagent.ingress.keeper import Engine, Keeper, Wanted
 from devopsellence.nodeagent.ingress.listening import Listening
 from devopsellence.nodeagent.ingress.model import DEFAULT_DRAIN_SECONDS, Listen, RouterStatus, Routing, Site
 from devopsellence.nodeagent.ingress.options import IngressOptions
+from devopsellence.nodeagent.ingress.rendering import Rendered, Rendering
 from devopsellence.nodeagent.ingress.standing import Standing
-from devopsellence.nodeagent.ingress.versions import Expected, expected
+from devopsellence.nodeagent.ingress.versions import Expected
 from devopsellence.nodeagent.model import Now
 from devopsellence.nodeagent.pool import Pool
 from devopsellence.store.keys import EnvironmentRef
@@ -82,6 +83,8 @@ class Router:
         self._places: dict[Key, Place] = {}
         self._dirty: set[EnvironmentRef] = set()
         self._listen: Listen | None = None
+        self._rendering = Rendering(FOLDER)
+        self._refit: float | None = None
         self._expected: Mapping[str, Expected] = {}
         self._standing = Standing(options)
         self._told: dict[EnvironmentRef, tuple[RouterStatus, Mapping[str, str]]] = {}
@@ -183,8 +186,12 @@ class Router:
             if not (self._keeper.running and self._ran):
                 running = self._keeper.running
                 # One that we have just had started listens on what was found free for it.
-                if not running or not self._listening.open:
-                    self._listening.ours(await self._disk.run(self._folder.ports) if running else ())
+                if not running:
+                    self._rendering.ended()
+                    self._listening.ours(())
+                elif not self._listening.open:
+                    self._listening.ours(await self._disk.run(self._folder.ports))
+                    self._rendering.found(await self._disk.run(self._folder.count))
             self._ran = self._keeper.running
             self._standing.restarted()
 
@@ -196,7 +203,8 @@ class Router:
         routing, conflicts = settle(site for site in shown if site is not None)
         listen = await self._listening.look(routing)
         self._standing.conflicts, self._standing.ports = conflicts, self._listening.problems
-        if self._dirty or listen != self._listen:
+        refit = self._refit is not None and time.monotonic() >= self._refit
+        if self._dirty or listen != self._listen or refit:
             await self._put(routing, listen)
         # One that runs waits for a port that it is to have.
         usable = listen.http_port or listen.https_port or (self._listening.any and self._keeper.running)
@@ -208,22 +216,24 @@ class Router:
         places, sites = dict(self._places), dict(self._sites)
         gone = {env for env in dirty if sites.get(env) is None and not any(key.env == env for key in places)}
 
-        def write() -> Mapping[str, Expected]:
+        def write() -> Rendered:
             keep = {env: None if env in gone else kept.to_bytes(env, sites.get(env), places, now) for env in dirty}
-            files = xds.files(routing, listen, FOLDER)
+            rendered = self._rendering.render(routing, listen)
             ports = {listen.http_port, listen.https_port, listen.peer_port} - {0}
-            self._folder.write(keep, files, ports)
-            return expected(files)
+            self._folder.write(keep, rendered.files, ports)
+            return rendered
 
         try:
-            self._expected = await self._disk.run(write)
+            rendered = await self._disk.run(write)
         except BaseException:
             self._dirty |= dirty
             raise
         self._listen = listen
         for env in gone & self._sites.keys() - self._dirty:
             del self._sites[env]
-        self._standing.wrote(routing)
+        self._expected = rendered.expected
+        self._standing.wrote(rendered.routing, rendered.told)
+        self._refit = time.monotonic() + RETRY_CAP if rendered.told else None
         self._written, self._interval = time.monotonic(), LOOK_FIRST
         self._retries, self._again = 0, self._written + PATIENCE_SECONDS
 
@@ -321,7 +331,7 @@ class Router:
         if not self._keeper.looked:
             return None
         sites = Routing(tuple(filter(None, self._sites.values())))
-        moments = [self._listening.next_look(sites), drain.first_limit(self._places)]
+        moments = [self._listening.next_look(sites), drain.first_limit(self._places), self._refit]
         now = time.monotonic()
         if self._keeper.running and (drain.unsettled(self._places) or self._standing.unsettled(self._expected)):
             moments.append(now + self._interval)

@@ -27,6 +27,7 @@ class Standing:
         self.ports: Mapping[int, str] = {}
         self._options = options
         self._routing = Routing()
+        self._told: Mapping[EnvironmentRef, str] = {}
         self._running = False
         self._problem = ""
         self._failed = False
@@ -39,9 +40,9 @@ class Standing:
         self._serials: dict[str, str] = {}
         self._tokens: frozenset[str] = frozenset()
 
-    def wrote(self, routing: Routing) -> None:
-        """Envoy's files hold this now."""
-        self._routing, self._unused = routing, None
+    def wrote(self, routing: Routing, told: Mapping[EnvironmentRef, str]) -> None:
+        """Envoy's files hold this now. ``told``: of environments that they do not hold as they should."""
+        self._routing, self._told, self._unused = routing, told, None
         there = {site.env for site in routing.sites}
         self._served &= there
         wanted = {host: each.serial for site in routing.sites for host, each in site.certificates.items()}
@@ -132,6 +133,8 @@ class Standing:
             yield self._problem
         if site.env in self.conflicts:
             yield self.conflicts[site.env]
+        if site.env in self._told:
+            yield self._told[site.env]
         for port in (self._options.http_port, self._options.https_port if site.tls else 0):
             if port in self.ports:
                 yield self.ports[port]

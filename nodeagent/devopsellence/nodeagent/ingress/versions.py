@@ -26,10 +26,18 @@ def expected(files: Mapping[str, bytes]) -> dict[str, Expected]:
 
     Envoy reads routes only for listeners that are there. Hosts' certificates are part of those.
     """
+    return _expected(files, {str(each["name"]) for each in json.loads(files[LISTENERS])["resources"]})
+
+
+def expected_endpoints(files: Mapping[str, bytes]) -> dict[str, Expected]:
+    """The same for files of endpoints alone."""
+    return _expected(files, set())
+
+
+def _expected(files: Mapping[str, bytes], named: set[str]) -> dict[str, Expected]:
     found: dict[str, Expected] = {}
-    read = {path: json.loads(content) for path, content in files.items()}
-    named = {str(each["name"]) for each in read[LISTENERS]["resources"]}
-    for path, document in read.items():
+    for path, content in files.items():
+        document = json.loads(content)
         statistic = _statistic(path, document, named)
         if statistic:
             found[statistic] = Expected(path, str(document["version_info"]))
@@ -46,14 +54,14 @@ def routes(name: str) -> str:
     return f"http.{name}.rds.{name}"
 
 
-def _statistic(path: str, document: Mapping[str, Any], listeners: set[str]) -> str:
+def _statistic(path: str, document: Mapping[str, Any], named: set[str]) -> str:
     if path == LISTENERS:
         return _LISTENERS
     if path == CLUSTERS:
         return _CLUSTERS
     (resource,) = document["resources"]
     if path.startswith("rds/"):
-        return routes(resource["name"]) if resource["name"] in listeners else ""
+        return routes(resource["name"]) if resource["name"] in named else ""
     if path.startswith("eds/"):
         return f"cluster.{resource['cluster_name']}"
     # The two parts of the node's own certificate are read by whoever needs them, which need not be anybody.

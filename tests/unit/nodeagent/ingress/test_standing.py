@@ -25,7 +25,7 @@ BOTH = frozenset({80, 443})
 
 
 def wrote(standing: Standing, site: Site) -> Mapping[str, Expected]:
-    standing.wrote(Routing((site,)))
+    standing.wrote(Routing((site,)), {})
     return expected(files(Routing((site,)), Listen(80, 443), "/f"))
 
 
