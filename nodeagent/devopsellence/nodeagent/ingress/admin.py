@@ -72,8 +72,12 @@ class Admin:
         return parse_refused(await self._json("GET", "/config_dump?resource=dynamic_listeners"))
 
     async def drain(self) -> None:
-        """Have clients go elsewhere: connections are asked to end, and after the drain time nothing listens."""
-        await self._ask("POST", "/drain_listeners?graceful&skip_exit")
+        """Have clients go elsewhere: nothing listens any more, and connections are asked to end with the next answer.
+
+        Not "graceful", which goes on listening for the drain time: that is long (``bootstrap``).
+        """
+        await self._ask("POST", "/drain_listeners")
+        await self._ask("POST", "/healthcheck/fail")
 
     async def _json(self, method: str, path: str) -> Any:
         try:

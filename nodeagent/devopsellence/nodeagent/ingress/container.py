@@ -28,14 +28,16 @@ CONFIG: Final = "config"
 #: In there, what belongs to one container alone: its static configuration and its admin socket.
 RUN: Final = "run"
 BOOTSTRAP: Final = "bootstrap.json"
-#: How long a replaced Envoy goes on, and connections of a host whose certificate went.
+#: How long a replaced Envoy goes on.
 DRAIN_SECONDS: Final = 30
+#: How long connections go on to a host whose certificate has been replaced.
+_CHAIN_SECONDS: Final = 86_400
 _LOGS: Final = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "5"}}
 _ARGUMENTS: Final = (
     *("--config-path", f"{FOLDER}/{RUN}/{BOOTSTRAP}"),
     # Shared memory and a socket of a well-known name, for something that containers do not do.
     "--disable-hot-restart",
-    *("--drain-time-s", str(DRAIN_SECONDS), "--drain-strategy", "immediate"),
+    *("--drain-time-s", str(_CHAIN_SECONDS)),
     *("--file-flush-interval-msec", "1000", "--log-level", "warning"),
 )
 

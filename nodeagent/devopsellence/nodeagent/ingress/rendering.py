@@ -38,7 +38,7 @@ class Rendering:
         self._room = room
         self._last: tuple[Routing, Listen, Rendered] | None = None
         self._followed = 0
-        self._secure: frozenset[str] = frozenset()
+        self._routed: frozenset[EnvironmentRef] = frozenset()
 
     def found(self, files: int) -> None:
         """An Envoy runs that follows so many files already."""
@@ -46,7 +46,7 @@ class Rendering:
 
     def ended(self) -> None:
         """No Envoy runs, and none follows anything."""
-        self._followed, self._secure, self._last = 0, frozenset(), None
+        self._followed, self._routed, self._last = 0, frozenset(), None
 
     def render(self, routing: Routing, listen: Listen) -> Rendered:
         """As :func:`xds.files` makes them. Blocks for as long as that takes."""
@@ -68,10 +68,10 @@ class Rendering:
         found = self._made(routing, listen, {})
         more = len(found.expected) + _BESIDE - self._followed
         if more > 0 and (lack := more - self._room(more)) > 0:
-            fitting, told = fit(routing, lack, self._secure)
+            fitting, told = fit(routing, lack, self._routed)
             found = self._made(fitting, listen, told)
         self._followed = max(self._followed, len(found.expected) + _BESIDE)
-        self._secure = frozenset(host for site in found.routing.sites for host in site.certificates)
+        self._routed = frozenset(site.env for site in found.routing.sites)
         return found
 
     def _made(self, routing: Routing, listen: Listen, told: Mapping[EnvironmentRef, str]) -> Rendered:

@@ -2,7 +2,7 @@
 
 Envoy takes an inotify instance for every file that it follows. When the kernel gives it none it ends, and would end
 again at each start, with everything that it serves. The kernel gives a user 128 unless told otherwise (inotify(7),
-``max_user_instances``), and there is a file for each host with a certificate.
+``max_user_instances``), and there is a file for each backend.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import ctypes
 import os
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -41,27 +40,22 @@ def room(more: int) -> int:
     return _had(more)
 
 
-def fit(routing: Routing, lack: int, secure: Collection[str]) -> tuple[Routing, dict[EnvironmentRef, str]]:
-    """The sites without the certificates of as many hosts as files cannot be followed, and what to tell of it. Pure.
+def fit(routing: Routing, lack: int, followed: Collection[EnvironmentRef]) -> tuple[Routing, dict[EnvironmentRef, str]]:
+    """Without as many sites as have ``lack`` files that cannot be followed, and what to tell of those. Pure.
 
-    ``secure``: hosts that have theirs already, and keep it.
+    ``followed``: environments that are routed already, and stay.
     """
-    new = sorted((host, site.env) for site in routing.sites for host in site.certificates if host not in secure)
-    left_out = frozenset(new[max(0, len(new) - lack) :])
-    told: dict[EnvironmentRef, str] = {}
-    sites = []
-    for site in routing.sites:
-        lost = sorted(host for host, env in left_out if env == site.env)
-        if lost:
-            rest = {host: each for host, each in site.certificates.items() if host not in lost}
-            site = replace(site, certificates=rest)
-            more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-            told[site.env] = (
-                f"host {lost[0]}{more} is served without HTTPS, because Envoy cannot follow as many files on this "
-                f"machine: run `sysctl -w fs.inotify.max_user_instances={_enough(len(left_out) + _limit())}` on it"
-            )
-        sites.append(site)
-    return Routing(tuple(sites)), told
+    left_out: set[EnvironmentRef] = set()
+    freed = 0
+    for site in reversed(routing.sites):
+        if freed < lack and site.env not in followed and site.backends:
+            left_out.add(site.env)
+            freed += len(site.backends)
+    reason = (
+        "Envoy cannot follow as many files on this machine: "
+        f"run `sysctl -w fs.inotify.max_user_instances={_enough(lack + _limit())}` on it"
+    )
+    return Routing(tuple(site for site in routing.sites if site.env not in left_out)), dict.fromkeys(left_out, reason)
 
 
 def _enough(more: int) -> int:

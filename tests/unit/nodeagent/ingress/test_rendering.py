@@ -7,14 +7,15 @@ from dataclasses import replace
 import pytest
 
 from devopsellence.nodeagent.ingress import watches, xds
-from devopsellence.nodeagent.ingress.model import Backend, Endpoint, Listen, Route, Routing, Site, TlsCertificate
+from devopsellence.nodeagent.ingress.model import Backend, Endpoint, Listen, Route, Routing, Site
 from devopsellence.nodeagent.ingress.rendering import Rendering
-from devopsellence.nodeagent.ingress.versions import expected, host_certificate
+from devopsellence.nodeagent.ingress.versions import expected
 from devopsellence.store.keys import EnvironmentRef
+from tests.unit.nodeagent.ingress.tls import tls_certificate
 
 ENV = EnvironmentRef("acme", "shop", "production")
 LISTEN = Listen(80, 443)
-CERTIFICATE = TlsCertificate("ab", "chain", "key")
+CERTIFICATE = tls_certificate()
 ONE, TWO = Endpoint("one", "10.0.0.2", 3000), Endpoint("two", "10.0.0.3", 3000)
 
 
@@ -62,19 +63,25 @@ def test_another_place_to_listen_makes_everything_anew() -> None:
     assert rendering.render(routing("a"), Listen(80, 0)).files == xds.files(routing("a"), Listen(80, 0), "/f")
 
 
-def test_hosts_that_envoy_cannot_follow_are_served_without_https_and_those_that_are_there_stay() -> None:
+def environments(*names: str) -> Routing:
+    sites = [replace(routing(name).sites[0], env=EnvironmentRef("acme", "shop", name)) for name in names]
+    return Routing(tuple(sites))
+
+
+def test_environments_that_envoy_cannot_follow_are_left_out_and_those_that_are_there_stay() -> None:
     room = Room()
     rendering = Rendering("/f", room)
-    rendering.render(routing("b", "c"), LISTEN)
+    rendering.render(environments("b", "c"), LISTEN)
     room.free = 1
-    found = rendering.render(routing("a", "b", "c", "d"), LISTEN)
-    assert {host for host in "abcd" if host_certificate(host) in found.expected} == {"a", "b", "c"}
-    assert found.routing.sites[0].hosts == ("a", "b", "c", "d")
-    assert found.told[ENV].startswith("host d is served without HTTPS")
+    found = rendering.render(environments("a", "b", "c", "d"), LISTEN)
+    assert [site.env.environment for site in found.routing.sites] == ["a", "b", "c"]
+    assert found.files == xds.files(environments("a", "b", "c"), LISTEN, "/f")
+    assert {env.environment for env in found.told} == {"d"}
+    assert "sysctl -w fs.inotify.max_user_instances=" in "".join(found.told.values())
 
     room.free = 1000
-    again = rendering.render(routing("a", "b", "c", "d"), LISTEN)
-    assert host_certificate("d") in again.expected
+    again = rendering.render(environments("a", "b", "c", "d"), LISTEN)
+    assert again.files == xds.files(environments("a", "b", "c", "d"), LISTEN, "/f")
     assert again.told == {}
 
 

@@ -23,11 +23,11 @@ from devopsellence.nodeagent.ingress.model import (
     RouterPeer,
     Routing,
     Site,
-    TlsCertificate,
 )
 from devopsellence.nodeagent.ingress.options import BUILT_IN, peer_address
 from devopsellence.nodeagent.model import Now
 from devopsellence.store.keys import EnvironmentRef
+from tests.unit.nodeagent.ingress.tls import tls_certificate
 
 FIRST = EnvironmentRef("acme", "shop", "production")
 SECOND = EnvironmentRef("acme", "shop", "staging")
@@ -38,7 +38,7 @@ SITE = Site(
     (Backend("web", "http", (Endpoint("one", "10.0.0.2", 3000),)),),
     tls=True,
     redirect=True,
-    certificates={"a.example": TlsCertificate("ab", "chain", "key")},
+    certificates={"a.example": tls_certificate()},
     challenges={"b.example": (("token", "answer"),)},
     peers=(RouterPeer("n2", "x.node.devopsellence.internal", "10.9.0.2", 7444),),
     drain_seconds=12.5,
@@ -93,7 +93,6 @@ def test_each_file_has_a_statistic_that_confirms_it() -> None:
         "cluster.acme/shop/production/web/http",
         "http.http.rds.http",
         "http.https.rds.https",
-        versions.host_certificate("a.example"),
     }
     for each in found.values():
         assert json.loads(files[each.path])["version_info"] == each.version

@@ -14,11 +14,12 @@ from devopsellence.nodeagent.ingress.standing import NOT_YET, Standing
 from devopsellence.nodeagent.ingress.versions import Expected, expected
 from devopsellence.nodeagent.ingress.xds import files
 from devopsellence.store.keys import EnvironmentRef
+from tests.unit.nodeagent.ingress.tls import tls_certificate
 
 ENV = EnvironmentRef("acme", "shop", "production")
 HOST = "a.example"
 PLAIN = Site(ENV, (HOST,), (Route(HOST, "/", "web", "http"),), (), challenges={HOST: (("token", "answer"),)})
-SECURE = replace(PLAIN, tls=True, certificates={HOST: TlsCertificate("ab", "chain", "key")})
+SECURE = replace(PLAIN, tls=True, certificates={HOST: tls_certificate()})
 OPTIONS = IngressOptions()
 BOTH = frozenset({80, 443})
 
@@ -59,7 +60,7 @@ def test_what_envoy_uses_is_told() -> None:
 @pytest.mark.parametrize(
     ("unused", "certificates", "challenges"),
     [
-        ("sds.host/a.example", {}, frozenset({"token"})),
+        ("listener_manager.lds", {}, frozenset({"token"})),
         ("http.http.rds.http", {HOST: "ab"}, frozenset()),
     ],
     ids=["certificate", "routes"],
@@ -81,7 +82,7 @@ def test_certificates_and_challenges_are_told_once_envoy_uses_them(
 
 def test_a_change_under_way_is_not_told_and_a_new_certificate_only_once_it_is_used() -> None:
     standing = served(SECURE)
-    renewed = replace(SECURE, certificates={HOST: TlsCertificate("cd", "chain 2", "key 2")})
+    renewed = replace(SECURE, certificates={HOST: tls_certificate("cd")})
     found = wrote(standing, renewed)
     assert standing.unsettled(found)
     assert standing.of(renewed).serving
@@ -115,6 +116,14 @@ def test_what_is_wrong_is_told_beside_what_works() -> None:
     # Another port's problem is none of a site that does not use it.
     standing.conflicts = {}
     assert "443" not in standing.of(PLAIN).reason
+
+
+def test_a_certificate_that_cannot_be_served_is_told_and_the_rest_works() -> None:
+    broken = replace(SECURE, certificates={HOST: TlsCertificate("ab", "no certificate", "no key")})
+    status = served(broken).of(broken)
+    assert (status.serving, status.failed, status.certificates) == (True, True, {})
+    assert status.reason.startswith("the certificate of a.example cannot be served: ")
+    assert "no key" not in status.reason
 
 
 def test_an_envoy_that_has_gone_serves_nothing() -> None:
