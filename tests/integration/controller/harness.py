@@ -122,7 +122,7 @@ class Environment:
         await self.write(self.keys.release(REF, number), made)
 
     async def certify(self, host: str, serial: str, **issuance: Any) -> None:
-        """As whoever obtains certificates would; "": there is none yet. ``issuance``: how the next one comes about."""
+        """As an operator would, so that nobody else touches it; "": there is none yet. ``issuance``: of the next one."""
         made = pb.Certificate(
             organization=REF.organization,
             project=REF.project,
@@ -130,7 +130,7 @@ class Environment:
             host=host,
         )
         if serial:
-            made.source, made.serial = pb.Certificate.ACME, serial
+            made.source, made.serial = pb.Certificate.INSTALLED, serial
             made.chain_pem, made.key_age = f"chain {serial}", f"key {serial}"
         if issuance:
             made.issuance.CopyFrom(pb.Issuance(**issuance))
