@@ -122,7 +122,7 @@ class Environment:
         await self.write(self.keys.release(REF, number), made)
 
     async def certify(self, host: str, serial: str, **issuance: Any) -> None:
-        """As an operator would, so that nobody else touches it; "": there is none yet. ``issuance``: of the next one."""
+        """As an operator would, so that nobody else touches it; "": there is none yet. ``issuance``: of the next."""
         made = pb.Certificate(
             organization=REF.organization,
             project=REF.project,
