@@ -115,6 +115,7 @@ class Agent(Generic[R]):
             Callbacks(changed=self._engine_changed, image=self._image_arrived, connection=self._connection_changed)
         )
         self.engine = machine.engine
+        self._routes = machine.routes
         self._statuses = Statuses(etcd, etcd.keys, node, folder, disk)
         self.assignments = Assignments(etcd, etcd.keys, node, uid, folder, disk, self._assignment_changed)
         self.garbage = Garbage(self.engine, options.state_dir / "images.json", disk)
@@ -147,6 +148,8 @@ class Agent(Generic[R]):
     async def _run(self, stop: asyncio.Event) -> None:
         await self.assignments.load()
         await self.garbage.load()
+        # Before the first plan: what is routed to must be known by then.
+        await self._routes.load()
         if self._api is not None:
             # Before the heartbeat tells of it, and also without etcd, from the assignments on disk.
             await self._api.start()
@@ -158,6 +161,7 @@ class Agent(Generic[R]):
                     self.assignments.run(),
                     self._statuses.run(),
                     self.heartbeat.run(),
+                    self._routes.run(),
                 )
             ]
             if self._disk is not None:

@@ -7,12 +7,13 @@ People's calls through the API (logs, exec, images) need a Docker Engine and are
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from devopsellence.api.v1.stored_pb2 import Peer
 from devopsellence.nodeagent.asking import Question
 from devopsellence.nodeagent.imagestore import StoredImage
+from devopsellence.nodeagent.ingress.routing import NoRoutes, Routes
 from devopsellence.nodeagent.model import Container, End
 from devopsellence.nodeagent.observe import View
 from devopsellence.nodeagent.probes import Probe
@@ -88,9 +89,11 @@ R_co = TypeVar("R_co", bound=Runtime, covariant=True)
 
 @dataclass(frozen=True)
 class Machine(Generic[R_co]):
-    """What an agent works on: the ``engine``, how a probe is put to a container of it at an address (``ask``), and how
-    images are got from other nodes (None: they are not)."""
+    """What an agent works on: the ``engine``, how a probe is put to a container of it at an address (``ask``), how
+    images are got from other nodes (None: they are not), and what leads requests from outside to its containers. All of
+    it tells of an environment by ``engine.Callbacks.changed``."""
 
     engine: R_co
     ask: Callable[[Probe, str, str], Question]
     fetch: Fetch | None = None
+    routes: Routes = field(default_factory=NoRoutes)
