@@ -83,7 +83,9 @@ def _leaving(
                 for dependency in each.depends_on:
                     dependents.setdefault(dependency, set()).add(name)
     return {
-        name: _gone(name, containers, held_by(name, dependents), Cleanup(name, memories, now), seen, removed=want.removed)
+        name: _gone(
+            name, containers, held_by(name, dependents), Cleanup(name, memories, now), seen, removed=want.removed
+        )
         for name, containers in by_service.items()
         if name not in want.services
     }

@@ -1,9 +1,10 @@
 """What to do next about one assigned service. Pure; part of :mod:`plan`.
 
 The old container serves until the new one has proved itself: it is healthy, or, without a check, has been up for a
-moment (``SETTLE_SECONDS``); and it is stopped when no request is under way on it (``serving``). A service with volumes stops the old one first, because two copies must not share them; but
-not before the new container has been created, which finds a missing image or a malformed spec while the old one still
-serves, nor before everything is there that the new one depends on.
+moment (``SETTLE_SECONDS``); and it is stopped when no request is under way on it (``serving``). A service with volumes
+stops the old one first, because two copies must not share them; but not before the new container has been created,
+which finds a missing image or a malformed spec while the old one still serves, nor before everything is there that the
+new one depends on.
 
 A container that was healthy and is not any more is replaced: at once the first time, then ever more slowly. A service
 that others wait for to complete is run until it ends with exit code 0; its container stays, as the record of that.

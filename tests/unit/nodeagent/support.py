@@ -98,8 +98,8 @@ def container(
 
 @dataclass
 class Router:
-    """Holds what requests go to, and afterwards, for so long as some are under way: ``lasts`` seconds. What it routes to
-    outlives the agent."""
+    """Holds what requests go to, and afterwards, for so long as some are under way: ``lasts`` seconds. What it routes
+    to outlives the agent."""
 
     lasts: float = 1.2
     routed: frozenset[str] = frozenset()

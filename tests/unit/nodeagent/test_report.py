@@ -31,7 +31,7 @@ def status(
     seen = Observed(there, network, {each.id: Health(verdict) for each in there})
     memories = memories or {}
     made = plan(goal, seen, memories, Now(1000.0, 2000.0))
-    return report.status(goal, made, memories, {"web": "3 of 7 layers"}, problem)
+    return report.status(goal, made, memories, {"web": "3 of 7 layers"}, problem, None)
 
 
 def test_settled() -> None:
