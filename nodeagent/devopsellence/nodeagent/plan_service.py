@@ -57,7 +57,7 @@ def plan_service(case: Case, waits: str) -> ServicePlan:
         service=case.wanted.service.name,
         phase=step.phase,
         actions=way.actions,
-        reason=(step.reason if case.failed else "") or way.waits or step.reason or cleanup.memory.reason,
+        reason=step.reason or way.waits or cleanup.memory.reason,
         health=_health(case),
         current=_current(case),
         serving=serving(case, way.leaving),

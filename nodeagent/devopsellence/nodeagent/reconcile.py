@@ -187,14 +187,13 @@ class Reconciler:
         if assigned.want is None:
             self._not_assigned(env, assigned.problem)
             return
-        before, told = state.plan, state.ingress
-        if self._engine.connected:
-            self._converge(env, state, assigned.want, saved=assigned.saved)
-        elif state.plan.services:
-            # Certificates and challenges may be others.
-            self._route(state, assigned.want)
-        else:
+        if not self._engine.connected:
+            if state.plan.services:
+                # Certificates and challenges may be others.
+                self._route(state, assigned.want)
             return
+        before, told = state.plan, state.ingress
+        self._converge(env, state, assigned.want, saved=assigned.saved)
         if not assigned.foreign:
             moved = report.task_moved(before, state.plan) or awaited(told, state.ingress)
             now = report.at_rest(state.plan) or moved

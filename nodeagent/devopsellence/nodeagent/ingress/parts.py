@@ -92,10 +92,9 @@ class Parts:
                 await self._wake.wait()
                 self._wake.clear()
                 dirty, self._dirty = self._dirty, {}
-                changed = dict.fromkeys([await self._look(key) for key in dirty])
-                for env in changed:
-                    if env is not None:
-                        self._changed(env)
+                looked = [await self._look(key) for key in dirty]
+                for changed in dict.fromkeys(each for each in looked if each is not None):
+                    self._changed(changed)
 
     async def _look(self, key: str) -> EnvironmentRef | None:
         """Take what etcd has at ``key``; the environment if that makes a difference."""
