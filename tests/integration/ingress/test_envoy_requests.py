@@ -1,0 +1,221 @@
+"""Requests through a real Envoy: which service they reach, and what it is told of them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from contextlib import closing
+
+import pytest
+
+from devopsellence.nodeagent.ingress.model import Backend, Route, Site
+from devopsellence.store.keys import EnvironmentRef
+from tests.integration.ingress.apps import App
+from tests.integration.ingress.clients import Client, WebSocket, ask, raw
+from tests.integration.ingress.envoys import ENV, Envoy, certificate, site
+from tests.support.until import until
+
+OTHER = EnvironmentRef("acme", "blog", "production")
+
+
+def test_host_and_longest_prefix_say_where_a_request_goes(envoy: Envoy) -> None:
+    with App("web") as web, App("api") as api, App("docs") as docs, App("blog") as blog:
+        shop = Site(
+            ENV,
+            ("a.example", "www.a.example"),
+            (
+                Route("a.example", "/", "web", "http"),
+                Route("a.example", "/api", "api", "http"),
+                Route("a.example", "/api/docs/", "docs", "http"),
+                Route("www.a.example", "/only", "web", "http"),
+            ),
+            tuple(Backend(app.name, "http", (app.endpoint(),)) for app in (web, api, docs)),
+        )
+        envoy.apply(shop, site(blog.endpoint(), host="b.example", env=OTHER))
+
+        def reached(host: str, path: str) -> str | int:
+            answer = ask(envoy.listen.http_port, path, host=host)
+            return str(answer.said["app"]) if answer.status == 200 else answer.status
+
+        seen = {
+            (host, path): reached(host, path)
+            for host, path in (
+                ("a.example", "/"),
+                ("a.example", "/apix"),
+                ("a.example", "/api"),
+                ("a.example", "/api?x=/"),
+                ("a.example", "/api/x"),
+                ("a.example", "/api/docs"),
+                ("a.example", "/api/docs/x"),
+                ("a.example", "/api/docsx"),
+                ("a.example", "/x/../api/"),
+                ("A.Example", "/"),
+                ("a.example:8080", "/"),
+                ("a.example.", "/"),
+                ("www.a.example", "/only/x"),
+                ("www.a.example", "/"),
+                ("b.example", "/api"),
+                ("c.example", "/"),
+                ("127.0.0.1", "/"),
+            )
+        }
+        assert list(seen.values()) == [
+            "web",
+            "web",
+            "api",
+            "api",
+            "api",
+            "docs",
+            "docs",
+            "api",
+            "api",
+            "web",
+            "web",
+            "web",
+            "web",
+            404,
+            "blog",
+            404,
+            404,
+        ], seen
+        assert envoy.rejected() == {}
+
+
+def test_what_a_client_claims_of_itself_is_replaced(envoy: Envoy) -> None:
+    with App("web") as web:
+        envoy.apply(site(web.endpoint()))
+        claims = {
+            "X_Forwarded_For": "6.6.6.6",
+            "X_Forwarded_Proto": "https",
+            "X_Forwarded_Host": "evil.example",
+            "X_Forwarded_Port": "443",
+            "X_Real_IP": "6.6.6.6",
+            "Forwarded": "for=6.6.6.6",
+            "X_Request_Id": "mine",
+            "X_Envoy_Retry_On": "5xx",
+            "X_Envoy_Upstream_Rq_Timeout_Ms": "1",
+            "X_Envoy_Internal": "true",
+        }
+        answer = ask(envoy.listen.http_port, "/x?a=b", host="a.example:8080", **claims)
+        told = answer.said["headers"]
+        assert answer.said["path"] == "/x?a=b"
+        assert told["host"] == "a.example:8080"
+        assert {key: told[key] for key in told if key.startswith("x-forwarded")} == {
+            "x-forwarded-for": "127.0.0.1",
+            "x-forwarded-proto": "http",
+            "x-forwarded-host": "a.example:8080",
+            "x-forwarded-port": str(envoy.listen.http_port),
+        }
+        assert re.fullmatch("[0-9a-f-]{36}", told["x-request-id"])
+        assert answer.headers["x-request-id"] == told["x-request-id"]
+        assert answer.headers["server"] == "an-app/1"
+        assert not {"forwarded", "x-real-ip"} & told.keys()
+        assert not [key for key in [*told, *answer.headers] if key.startswith("x-envoy")]
+
+
+def test_headers_have_limits_and_underscores_do_not_pass(envoy: Envoy) -> None:
+    with App("web") as web:
+        envoy.apply(site(web.endpoint()))
+        port = envoy.listen.http_port
+        underscored = b"GET / HTTP/1.1\r\nHost: a.example\r\nX_Forwarded_For: 6.6.6.6\r\nConnection: close\r\n\r\n"
+        assert b"6.6.6.6" not in (answer := raw(port, underscored))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert ask(port, "/", x="a" * (59 << 10)).status == 200
+        assert ask(port, "/", x="a" * (61 << 10)).status == 431
+        assert ask(port, "/", **{f"x{n}": "" for n in range(101)}).status == 431
+        assert raw(port, b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        assert raw(port, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+
+
+def test_hosts_with_a_certificate_are_led_to_https_and_others_served(envoy: Envoy) -> None:
+    with App("web") as web:
+        both = Site(
+            ENV,
+            ("a.example", "b.example"),
+            (Route("a.example", "/", "web", "http"), Route("b.example", "/", "web", "http")),
+            (Backend("web", "http", (web.endpoint(),)),),
+            tls=True,
+            redirect=True,
+            certificates={"a.example": certificate("a.example")},
+            challenges={"a.example": (("token-1", "token-1.print"),), "b.example": (("token-2", "token-2.print"),)},
+        )
+        envoy.apply(both)
+        port, secure = envoy.listen.http_port, envoy.listen.https_port
+        got = ask(port, "/x/y?z=1", host="A.example:80")
+        assert (got.status, got.headers["location"]) == (301, f"https://a.example:{secure}/x/y?z=1")
+        posted = ask(port, "/x", method="POST", body=b"x")
+        assert (posted.status, posted.headers["location"]) == (308, f"https://a.example:{secure}/x")
+        assert ask(port, "/", host="b.example").said["app"] == "web"
+
+        path = "/.well-known/acme-challenge/"
+        for host, token in (("a.example", "token-1"), ("b.example", "token-2")):
+            answer = ask(port, path + token, host=host)
+            assert (answer.status, answer.body) == (200, f"{token}.print".encode())
+        assert ask(port, path + "token-2").status == 301
+
+        told = ask(secure, "/", server_name="a.example").said["headers"]
+        assert (told["x-forwarded-proto"], told["x-forwarded-port"]) == ("https", str(secure))
+        assert "strict-transport-security" not in ask(secure, "/", server_name="a.example").headers
+
+
+def test_websockets_and_large_bodies_pass(envoy: Envoy) -> None:
+    with App("web") as web:
+        envoy.apply(site(web.endpoint()))
+        with closing(WebSocket(envoy.listen.http_port)) as websocket:
+            assert websocket.status == 101
+            assert websocket.echo("hello") == "web:hello"
+        body = b"x" * (5 << 20)
+        assert ask(envoy.listen.http_port, "/", method="PUT", body=body).said["bytes"] == len(body)
+        assert raw(envoy.listen.http_port, b"GET / HTTP/1.0\r\nHost: a.example\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_http_2_is_spoken_by_https(envoy: Envoy) -> None:
+    with App("web") as web:
+        envoy.apply(site(web.endpoint(), tls=True, certificates={"a.example": certificate("a.example")}))
+        port = envoy.listen.https_port
+        command = ["curl", "--http2", "-sk", "--resolve", f"a.example:{port}:127.0.0.1", "-w", "%{http_version}"]
+        done = subprocess.run(
+            [*command, "-o", "/dev/null", f"https://a.example:{port}/"], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "2"
+
+
+def test_the_access_log_says_what_happened_without_the_query(envoy: Envoy) -> None:
+    with App("web") as web:
+        envoy.apply(site(web.endpoint()), site(host="b.example", env=OTHER))
+        with closing(Client(envoy.listen.http_port)) as client:
+            first = client.ask("/x?token=secret", user_agent="tests")
+            client.ask("/", host="b.example")
+        lines = until("both requests in the log", lambda: found if len(found := envoy.log()) == 2 else None)
+    assert lines[0].pop("time").endswith("Z")
+    assert lines[0].pop("duration_ms") >= 0
+    assert lines[0].pop("bytes_sent") == len(first.body)
+    assert lines[0] == {
+        "listener": "http",
+        "host": "a.example",
+        "method": "GET",
+        "path": "/x",
+        "protocol": "HTTP/1.1",
+        "status": 200,
+        "flags": "-",
+        "details": "via_upstream",
+        "bytes_received": 0,
+        "upstream": f"127.0.0.1:{web.port}",
+        "attempts": 1,
+        "environment": "acme/shop/production",
+        "service": "web",
+        "request_id": first.headers["x-request-id"],
+        "client": "127.0.0.1",
+        "user_agent": "tests",
+    }
+    assert (lines[1]["status"], lines[1]["flags"], lines[1]["environment"]) == (503, "UH", "acme/blog/production")
+
+
+def test_a_service_that_nobody_answers_for_is_said_plainly(envoy: Envoy) -> None:
+    gone = Site(ENV, ("b.example",), (Route("b.example", "/", "removed", "http"),), ())
+    envoy.apply(site(host="c.example"), gone)
+    for host in ("b.example", "c.example"):
+        answer = ask(envoy.listen.http_port, "/", host=host)
+        assert (answer.status, answer.body) == (503, b"503: nothing answers for this address at the moment\n")

