@@ -28,8 +28,8 @@ from devopsellence.nodeagent.heartbeat import Heartbeat
 from devopsellence.nodeagent.identity import load_identity
 from devopsellence.nodeagent.images import Garbage
 from devopsellence.nodeagent.ingress.following import Ingress
-from devopsellence.nodeagent.ingress.parts import Parts
 from devopsellence.nodeagent.ingress.options import IngressOptions
+from devopsellence.nodeagent.ingress.parts import Parts
 from devopsellence.nodeagent.ingress.router import Router
 from devopsellence.nodeagent.pool import Pool
 from devopsellence.nodeagent.reconcile import Reconciler, clock
