@@ -185,6 +185,7 @@ class Reconciler:
             _log.warning("an assignment is for another machine", env=str(env), uid=assigned.foreign, ours=self._uid)
             self._statuses.forget(env)
         if assigned.want is None:
+            self._ingress.unassigned(env)
             self._not_assigned(env, assigned.problem)
             return
         if not self._engine.connected:

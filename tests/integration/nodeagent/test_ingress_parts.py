@@ -138,3 +138,19 @@ async def test_other_nodes_routers(machine: Machine) -> None:
             return not await peers()
 
         await soon("no peer", alone, seconds=60)
+
+
+async def test_nothing_is_kept_of_an_environment_that_is_not_assigned(machine: Machine) -> None:
+    stored = machine.folder / "state" / "ingress"
+
+    async def there() -> bool:
+        return len(list(stored.glob("*.json"))) == 1
+
+    async def gone() -> bool:
+        return not await there()
+
+    async with agent_of(machine, FakeRoutes()) as agent:
+        await send(machine, part(machine, certificate=sealed(HOST, agent.beat.age_recipient)))
+        await soon("it is on disk", there, seconds=60)
+        await machine.etcd.delete(machine.etcd.keys.ingress(machine.node, ENV, HOST))
+        await soon("it is on disk no more", gone, seconds=60)

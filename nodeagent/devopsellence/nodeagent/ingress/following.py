@@ -39,6 +39,10 @@ class Ingress:
         self._routes.want(env, found.site)
         return status(found, given, self._routes.status(env))
 
+    def unassigned(self, env: EnvironmentRef) -> None:
+        """No assignment of it is known: what is routed stays, but nothing is kept that etcd has no more."""
+        self._parts.keep(env, ())
+
     def forget(self, env: EnvironmentRef) -> None:
         """The environment left this node."""
         self._parts.forget(env)

@@ -76,8 +76,12 @@ class Parts:
     async def load(self) -> None:
         """Take up what is on disk."""
         for (env, part), stored in (await self._disk.run(self._folder.parts)).items():
-            if stored.node_uid == self._uid:
+            if stored.node_uid != self._uid:
+                continue
+            try:
                 self._put(env, part, await self._disk.run(partial(take, stored, None, self._vault)))
+            except Exception:  # noqa: BLE001 - it is logged with its traceback, and the agent starts without it
+                _log.exception("a part of an ingress on disk could not be taken", env=str(env), part=part)
 
     async def run(self) -> None:
         """Follow etcd until cancelled; call :meth:`load` first."""
