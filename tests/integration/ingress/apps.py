@@ -18,12 +18,12 @@ class App:
     an upgrade to WebSocket gets one, and every line that comes then comes back.
     """
 
-    def __init__(self, name: str, address: str = "127.0.0.1") -> None:
+    def __init__(self, name: str, address: str = "127.0.0.1", port: int = 0) -> None:
         self.name = name
         self.asked: list[str] = []
         self.entered = threading.Semaphore(0)
         self._free = threading.Event()
-        self._server = _Server((address, 0), self)
+        self._server = _Server((address, port), self)
         self.address, self.port = address, self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from subprocess import CompletedProcess
 from typing import Any
 
 from tests.integration.ingress.envoys import authority
+from tests.support.need import lack
+from tests.support.run import run
 
 TIMEOUT_SECONDS = 30
 
@@ -95,11 +99,20 @@ def secured(connection: socket.socket, server_name: str, *alpn: str) -> ssl.SSLS
     return context.wrap_socket(connection, server_hostname=server_name)
 
 
+def curl(port: int, host: str, *options: str, check: bool = True) -> CompletedProcess[str]:
+    """``curl https://<host>:<port>/`` with these options, whatever the certificate."""
+    if shutil.which("curl") is None:
+        lack("needs curl on PATH")
+    at = ["--resolve", f"{host}:{port}:127.0.0.1"]
+    return run(["curl", "-sk", *at, *options, f"https://{host}:{port}/"], check=check)
+
+
 class WebSocket:
     """A connection that was upgraded, and then carries lines."""
 
-    def __init__(self, port: int, *, host: str = "a.example") -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS)
+    def __init__(self, port: int, *, host: str = "a.example", secure: bool = False) -> None:
+        plain = socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS)
+        self._socket = secured(plain, host, "http/1.1") if secure else plain
         self._socket.sendall(
             f"GET /ws HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGVzdHMgb2YgaW5ncmVzcw==\r\n\r\n".encode()

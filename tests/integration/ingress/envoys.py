@@ -33,6 +33,7 @@ from devopsellence.store.keys import EnvironmentRef
 from tests.support.need import lack
 from tests.support.until import until
 
+DRAIN = ("--drain-time-s", "86400")
 ENV = EnvironmentRef("acme", "shop", "production")
 
 
@@ -74,7 +75,8 @@ class Envoy:
 
     def __init__(self, folder: Path, *, peer_name: str = "") -> None:
         self.folder = folder
-        self.listen = Listen(*free_ports(3))
+        http_port, https_port, peer_port = free_ports(3)
+        self.listen = Listen(http_port, https_port, peer_port)
         (folder / "run").mkdir(parents=True)
         if peer_name:
             own = PeerTls(*(str(folder / f"{part}.pem") for part in ("ca", "cert", "key")))
@@ -104,16 +106,21 @@ class Envoy:
 
     def apply(self, *sites: Site) -> dict[str, bytes]:
         """Write what has changed, start Envoy if it is not there, and wait until it uses it. Returns all files."""
+        found = self.write(*sites)
+        if self._process is None:
+            self._start()
+        wanted = _wanted(found)
+        until("Envoy uses what it was given", lambda: self._used() >= wanted, every=0.01)
+        return found
+
+    def write(self, *sites: Site) -> dict[str, bytes]:
+        """Write what has changed. Returns all files."""
         found = xds.files(Routing(sites), self.listen, str(self.folder))
         for path, content in found.items():
             if self._written.get(path) != content:
                 (self.folder / path).parent.mkdir(exist_ok=True)
                 write_atomic(self.folder / path, content)
         self._written = found
-        if self._process is None:
-            self._start()
-        wanted = _wanted(found)
-        until("Envoy uses what it was given", lambda: self._used() >= wanted, every=0.01)
         return found
 
     def admin(self, path: str, **query: str) -> str:
@@ -129,6 +136,12 @@ class Envoy:
         """The access log so far."""
         return [json.loads(line) for line in (self.folder / "access.log").read_text().splitlines()]
 
+    def inotify_instances(self) -> int:
+        """How many it holds."""
+        assert self._process is not None
+        links = Path(f"/proc/{self._process.pid}/fd").iterdir()
+        return sum(str(link.readlink()) == "anon_inode:inotify" for link in links)
+
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
@@ -140,7 +153,7 @@ class Envoy:
     def _start(self) -> None:
         (self.folder / "bootstrap.json").write_bytes(xds.bootstrap(str(self.folder), node="tests"))
         command = [str(envoy_program()), "-c", str(self.folder / "bootstrap.json"), "--disable-hot-restart"]
-        options = ["--concurrency", "2", "--log-level", "warning", "--file-flush-interval-msec", "50"]
+        options = ["--concurrency", "2", "--log-level", "warning", "--file-flush-interval-msec", "50", *DRAIN]
         with (self.folder / "access.log").open("wb") as out, (self.folder / "envoy.log").open("wb") as log:
             self._process = subprocess.Popen([*command, *options], stdout=out, stderr=log)
         until("Envoy's admin socket", self._answers, every=0.01)
@@ -193,11 +206,11 @@ def _wanted(files: dict[str, bytes]) -> set[str]:
     return found
 
 
-def admin(path: Path, request: str) -> str:
+def admin(path: Path, request: str, *, method: str = "GET") -> str:
     """What an admin interface answers."""
     connection = _Unix(path)
     try:
-        connection.request("GET", request)
+        connection.request(method, request)
         return connection.getresponse().read().decode()
     finally:
         connection.close()

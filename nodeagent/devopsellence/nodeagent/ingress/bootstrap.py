@@ -1,9 +1,12 @@
 """Envoy's static configuration: where its files are, its admin socket, and what holds for the whole process.
 
 It is started as ``envoy -c <folder>/bootstrap.json --disable-hot-restart``: several Envoys share a machine (tests, and
-two of one node while one replaces the other), so nothing is shared by shared memory and base ids. ``--drain-time-s``
-is how long connections that a removed listener or chain had accepted may go on (600 s unless said), and
-``--file-flush-interval-msec`` how late the access log may be (10 s unless said).
+two of one node while one replaces the other), so nothing is shared by shared memory and base ids.
+``--file-flush-interval-msec`` is how late the access log may be (10 s unless said).
+
+``--drain-time-s`` must be long, a day: for so long the connections to a host go on whose certificate has been replaced,
+and what has not ended then, such as a WebSocket, is cut. How long an Envoy goes on that is itself replaced is for
+whoever replaces it to say (``POST /healthcheck/fail`` asks clients to go, ``POST /drain_listeners`` listens no more).
 """
 
 from __future__ import annotations

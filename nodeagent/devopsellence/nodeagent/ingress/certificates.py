@@ -1,36 +1,46 @@
-"""Certificates for Envoy: a file for each host, which can be replaced without anything else being read again, and the
-node's own certificate for the traffic between routers."""
+"""Certificates for Envoy: each host's, which stand in its listener, and the node's own for the traffic between routers.
+
+A host's is no file of its own ("SDS"), although renewing it would then touch nothing else: Envoy takes one of the
+machine's inotify instances for every such file, of which a user has 128 unless told otherwise
+(``fs.inotify.max_user_instances``), and aborts when there is none left.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from devopsellence.nodeagent.ingress.model import Listen, PeerTls, Site, TlsCertificate
-from devopsellence.nodeagent.ingress.resources import Message, file_name, response, source
+from devopsellence.nodeagent.ingress.resources import Message, response, source
 
 KIND: Final = "envoy.extensions.transport_sockets.tls.v3.Secret"
 #: The node's own certificate, and the authority that peers' certificates must come from.
 PEER: Final = "peer"
 _PEER_CA: Final = "peer-ca"
 #: What the name in every node's certificate ends with (``devopsellence.peers.server_name``).
+_MIN_RSA_BITS: Final = 2048
 _NODES: Final = ".node.devopsellence.internal"
 
 
 def secure_hosts(site: Site, listen: Listen) -> list[str]:
     """The hosts of a site that are served by HTTPS: it is to be, something listens, and there is a certificate."""
-    if not (site.tls and listen.https_port):
-        return []
-    return sorted(host for host in site.hosts if host in site.certificates)
+    return sorted(usable(site)) if listen.https_port else []
 
 
-def host_secret(host: str) -> str:
-    """What a host's certificate is called."""
-    return f"host/{host}"
+def usable(site: Site) -> dict[str, TlsCertificate]:
+    """The certificates of a site that is to be served by HTTPS, by host, except those that Envoy would not take."""
+    found = site.certificates if site.tls else {}
+    return {host: found[host] for host in site.hosts if host in found and _taken(found[host])}
+
+
+def unusable(site: Site) -> list[str]:
+    """The hosts of a site that have a certificate which Envoy would not take."""
+    return sorted(set(site.certificates) & set(site.hosts) - set(usable(site))) if site.tls else []
 
 
 def secret_path(name: str) -> str:
     """The file of a secret."""
-    return f"sds/{file_name(name.removeprefix('host/'), name)}"
+    return f"sds/{name}.json"
 
 
 def secret_source(name: str, folder: str) -> Message:
@@ -48,20 +58,46 @@ def node_names() -> list[Message]:
     return [{"san_type": "DNS", "matcher": {"suffix": _NODES}}]
 
 
-def host_file(host: str, certificate: TlsCertificate) -> bytes:
-    """A host's certificate and key, as PEM inside the file."""
-    pair = {
+def pair(certificate: TlsCertificate) -> Message:
+    """A host's certificate and key, for its TLS context."""
+    return {
         "certificate_chain": {"inline_string": certificate.chain_pem},
         "private_key": {"inline_string": certificate.key_pem},
     }
-    return response(KIND, [{"name": host_secret(host), "tls_certificate": pair}])
+
+
+@lru_cache(maxsize=1024)
+def _taken(certificate: TlsCertificate) -> bool:
+    """Whether Envoy takes a certificate: that of one host must not have the whole listener refused.
+
+    It serves RSA keys of 2,048 bits and more and the curves of NIST (Envoy, "TLS: certificate selection").
+    """
+    # Whoever has a certificate has loaded this already.
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    try:
+        public = x509.load_pem_x509_certificates(certificate.chain_pem.encode())[0].public_key()
+        key = serialization.load_pem_private_key(certificate.key_pem.encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return False
+    match public:
+        case rsa.RSAPublicKey():
+            fits = public.key_size >= _MIN_RSA_BITS
+        case ec.EllipticCurvePublicKey():
+            fits = isinstance(public.curve, (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1))
+        case _:
+            fits = False
+    return fits and key.public_key() == public
 
 
 def peer_files(tls: PeerTls) -> dict[str, bytes]:
     """The node's own certificate, by reference: Envoy follows the files it names when they are replaced by rename."""
-    pair = {"certificate_chain": {"filename": tls.cert}, "private_key": {"filename": tls.key}}
+    own = {"certificate_chain": {"filename": tls.cert}, "private_key": {"filename": tls.key}}
     return {
-        secret_path(PEER): response(KIND, [{"name": PEER, "tls_certificate": pair}]),
+        secret_path(PEER): response(KIND, [{"name": PEER, "tls_certificate": own}]),
         secret_path(_PEER_CA): response(
             KIND, [{"name": _PEER_CA, "validation_context": {"trusted_ca": {"filename": tls.ca}}}]
         ),

@@ -59,7 +59,7 @@ def cluster(env: EnvironmentRef, backend: Backend, listen: Listen, folder: str) 
                 METADATA: {"environment": str(env), "service": backend.service, "port": backend.port},
             }
         },
-        "lb_policy": "LEAST_REQUEST",
+        "lb_policy": "ROUND_ROBIN",
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "connect_timeout": f"{_CONNECT_SECONDS}s",
         "per_connection_buffer_limit_bytes": _BUFFER_BYTES,

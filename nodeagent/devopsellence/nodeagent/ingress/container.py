@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from docker.errors import NotFound
-
 from devopsellence.nodeagent import naming
 from devopsellence.nodeagent.docker import Docker
+from devopsellence.nodeagent.errors import NotFound
 from devopsellence.nodeagent.ingress.image import PROGRAM
 
 #: Where the folder with Envoy's files is inside of the container.
@@ -29,14 +28,16 @@ CONFIG: Final = "config"
 #: In there, what belongs to one container alone: its static configuration and its admin socket.
 RUN: Final = "run"
 BOOTSTRAP: Final = "bootstrap.json"
-#: How long a replaced Envoy goes on, and connections of a host whose certificate went.
+#: How long a replaced Envoy goes on.
 DRAIN_SECONDS: Final = 30
+#: How long connections go on to a host whose certificate has been replaced.
+_CHAIN_SECONDS: Final = 86_400
 _LOGS: Final = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "5"}}
 _ARGUMENTS: Final = (
     *("--config-path", f"{FOLDER}/{RUN}/{BOOTSTRAP}"),
     # Shared memory and a socket of a well-known name, for something that containers do not do.
     "--disable-hot-restart",
-    *("--drain-time-s", str(DRAIN_SECONDS), "--drain-strategy", "immediate"),
+    *("--drain-time-s", str(_CHAIN_SECONDS)),
     *("--file-flush-interval-msec", "1000", "--log-level", "warning"),
 )
 
@@ -88,9 +89,9 @@ class EnvoySpec:
             "StopTimeout": DRAIN_SECONDS,
             "HostConfig": {
                 "NetworkMode": "host",
-                "Binds": [
-                    f"{self.folder / CONFIG}:{FOLDER}:ro",
-                    f"{run_folder(self.folder, spec_hash)}:{FOLDER}/{RUN}",
+                "Mounts": [
+                    _mount(self.folder / CONFIG, FOLDER, read_only=True),
+                    _mount(run_folder(self.folder, spec_hash), f"{FOLDER}/{RUN}", read_only=False),
                 ],
                 "ReadonlyRootfs": True,
                 "CapDrop": ["ALL"],
@@ -101,6 +102,10 @@ class EnvoySpec:
                 "LogConfig": _LOGS,
             },
         }
+
+
+def _mount(source: Path, target: str, *, read_only: bool) -> dict[str, Any]:
+    return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": read_only}
 
 
 def run_folder(folder: Path, spec_hash: str) -> Path:
@@ -128,10 +133,11 @@ def find(docker: Docker, node_uid: str) -> list[Found]:
     ours = {"label": [f"{naming.LABEL_NODE_UID}={node_uid}", naming.LABEL_ROUTER]}
     found = []
     with docker.client() as client:
-        for each in client.containers(all=True, filters=ours):
-            # A listing lags behind the event of an end.
-            with suppress(NotFound):
-                found.append(_found(client.inspect_container(each["Id"])))
+        listed = client.containers(all=True, filters=ours)
+    for each in listed:
+        # A listing lags behind the event of an end, and ahead of a removal.
+        with suppress(NotFound), docker.client() as client:
+            found.append(_found(client.inspect_container(each["Id"])))
     return sorted(found, key=lambda each: each.name)
 
 

@@ -59,6 +59,10 @@ class EnvoyFolder:
                 _log.warning("what was routed cannot be read", path=str(path), error=str(error))
         return found
 
+    def count(self) -> int:
+        """How many files Envoy was given."""
+        return len(self._there())
+
     def ports(self) -> tuple[int, ...]:
         """The ports that Envoy was last told to listen on."""
         with suppress(OSError, ValueError, TypeError):
@@ -134,14 +138,14 @@ class EnvoyFolder:
         self._digests[name] = hashlib.sha256(content).digest()
 
     def _stale(self, files: Mapping[str, bytes]) -> list[Path]:
-        config = self.path / CONFIG
-        there = {str(path.relative_to(config)): path for path in config.rglob("*.json") if path.is_file()}
+        there = self._there()
         # The other way round than they were written.
-        return [
-            there[name]
-            for name in sorted(there, key=_rank, reverse=True)
-            if name not in files and name.startswith(ORDER)
-        ]
+        return [there[name] for name in sorted(there, key=_rank, reverse=True) if name not in files]
+
+    def _there(self) -> dict[str, Path]:
+        config = self.path / CONFIG
+        found = {str(path.relative_to(config)): path for path in config.rglob("*.json")}
+        return {name: path for name, path in found.items() if name.startswith(ORDER)}
 
 
 def _kept_name(env: EnvironmentRef) -> str:

@@ -11,8 +11,8 @@ from typing import Final
 
 from devopsellence.nodeagent.ingress.certificates import (
     PEER,
-    host_secret,
     node_names,
+    pair,
     peer_validation,
     secret_source,
     secure_hosts,
@@ -28,6 +28,9 @@ _DOWNSTREAM_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.DownstreamTl
 _BUFFER_BYTES: Final = 64 << 10
 _BACKLOG: Final = 4096
 _HANDSHAKE: Final = "15s"
+#: No client is of the house, whose word Envoy would take for how to treat a request; empty would be all private
+#: addresses. Nobody sends from this one.
+_NOBODY: Final[Message] = {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]}
 _UNAVAILABLE: Final = "503: nothing answers for this address at the moment\n"
 
 
@@ -66,14 +69,15 @@ def _listener(name: str, port: int, listen: Listen, chains: list[Message], *, in
 
 
 def _secure_chains(routing: Routing, listen: Listen, folder: str) -> Iterator[Message]:
-    """One for each host, so that adding one leaves the connections of the others alone (Envoy, "Filter chain only
-    update"); its certificate is a file of its own, so that renewing it does not touch the listener at all."""
-    for host in sorted(host for site in routing.sites for host in secure_hosts(site, listen)):
+    """One for each host: with another certificate for one only that one's connections are drained, and those of the
+    others do not notice (Envoy, "Filter chain only update")."""
+    found = {host: site.certificates[host] for site in routing.sites for host in secure_hosts(site, listen)}
+    for host, certificate in sorted(found.items()):
         tls = {
             "common_tls_context": {
                 "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
                 "alpn_protocols": ["h2", "http/1.1"],
-                "tls_certificate_sds_secret_configs": [secret_source(host_secret(host), folder)],
+                "tls_certificates": [pair(certificate)],
             }
         }
         yield {
@@ -113,7 +117,7 @@ def _requests(name: str, folder: str) -> Message:
         "http_filters": [extension("envoy.filters.http.router", kind, {"suppress_envoy_headers": True})],
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "use_remote_address": outside,
-        "internal_address_config": {},
+        "internal_address_config": _NOBODY,
         "preserve_external_request_id": not outside,
         "always_set_request_id_in_response": True,
         "server_header_transformation": "PASS_THROUGH",

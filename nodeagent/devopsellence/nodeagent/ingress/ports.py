@@ -79,3 +79,12 @@ def _listeners(table: Path, port: int) -> list[str]:
         rows = [line.split() for line in table.read_text().splitlines()[1:]]
         return [row[9] for row in rows if row[3] == _LISTEN and int(row[1].rpartition(":")[2], 16) == port]
     return []
+
+
+def has_ipv6() -> bool:
+    """Whether this machine can listen on all its addresses of both kinds with one socket."""
+    with suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        trial.bind(("::", 0))
+        return True
+    return False

@@ -32,9 +32,9 @@ def extension(name: str, kind: str, fields: Mapping[str, Any] | None = None) -> 
 
 def response(kind: str, resources: Sequence[Mapping[str, Any]]) -> bytes:
     """The file that holds these resources. Equal resources give equal bytes; the version is a hash of them."""
-    found = [typed(kind, resource) for resource in resources]
-    version = hashlib.sha256(_json(found)).hexdigest()[:16]
-    return _json({"version_info": version, "resources": found})
+    found = _json([typed(kind, resource) for resource in resources])
+    version = hashlib.sha256(found).hexdigest()[:16]
+    return b'{"resources":%s,"version_info":"%s"}' % (found, version.encode())
 
 
 def plain(message: Message) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -25,13 +24,14 @@ from devopsellence.nodeagent.ingress.admin import AdminSilent, Host, Seen
 from devopsellence.nodeagent.ingress.conflicts import settle
 from devopsellence.nodeagent.ingress.container import FOLDER
 from devopsellence.nodeagent.ingress.drain import Key, Place
-from devopsellence.nodeagent.ingress.files import AUTHORITY, CERTIFICATE, KEY, NODE_FOLDER, EnvoyFolder
+from devopsellence.nodeagent.ingress.files import EnvoyFolder
 from devopsellence.nodeagent.ingress.keeper import Engine, Keeper, Wanted
-from devopsellence.nodeagent.ingress.listening import Ports
-from devopsellence.nodeagent.ingress.model import DEFAULT_DRAIN_SECONDS, Listen, PeerTls, RouterStatus, Routing, Site
+from devopsellence.nodeagent.ingress.listening import Listening
+from devopsellence.nodeagent.ingress.model import DEFAULT_DRAIN_SECONDS, Listen, RouterStatus, Routing, Site
 from devopsellence.nodeagent.ingress.options import IngressOptions
+from devopsellence.nodeagent.ingress.rendering import Rendered, Rendering
 from devopsellence.nodeagent.ingress.standing import Standing
-from devopsellence.nodeagent.ingress.versions import Expected, expected
+from devopsellence.nodeagent.ingress.versions import Expected
 from devopsellence.nodeagent.model import Now
 from devopsellence.nodeagent.pool import Pool
 from devopsellence.store.keys import EnvironmentRef
@@ -44,8 +44,6 @@ LOOK_CAP: Final = 0.25
 PATIENCE_SECONDS: Final = 5.0
 LOOK_PATIENT: Final = 5.0
 RETRY_CAP: Final = 60.0
-#: The node's own certificate is looked at so often.
-FOLLOW_SECONDS: Final = 60.0
 AFTER_TROUBLE_SECONDS: Final = 5.0
 _log = structlog.get_logger()
 
@@ -74,30 +72,30 @@ class Router:
         self._options = options
         self._disk = disk
         self._changed = changed
-        self._certificate = certificate
         self._reachable = reachable
-        self._folder = EnvoyFolder(folder)
+        self._folder = EnvoyFolder(folder.absolute())
         self._keeper = Keeper(engine, node_uid, self._folder, disk, self._look_soon)
         self._envoy = Wanted(
             node, node_uid, options.image, xds.bootstrap(FOLDER, node=node), max(1, os.cpu_count() or 1)
         )
-        self._ports = Ports(options, disk)
-        self._ipv6 = has_ipv6()
+        self._listening = Listening(options, self._folder, disk, certificate)
         self._sites: dict[EnvironmentRef, Site | None] = {}
         self._places: dict[Key, Place] = {}
         self._dirty: set[EnvironmentRef] = set()
         self._listen: Listen | None = None
+        self._rendering = Rendering(FOLDER)
+        self._refit: float | None = None
         self._expected: Mapping[str, Expected] = {}
         self._standing = Standing(options)
         self._told: dict[EnvironmentRef, tuple[RouterStatus, Mapping[str, str]]] = {}
         self._address = ""
         self._ran = ""
+        self._listens = ""
         self._silent_since: float | None = None
         self._written = 0.0
         self._retries = 0
         self._again = 0.0
         self._interval = LOOK_FIRST
-        self._followed = 0.0
         self._wake = asyncio.Event()
 
     # What the agent's loop asks.
@@ -137,6 +135,7 @@ class Router:
         # One that has begun anew has yet to read everything.
         self._places = drain.anew(self._places)
         self._standing.restarted()
+        self._listens = ""
         self._look_soon()
 
     async def load(self) -> None:
@@ -189,8 +188,12 @@ class Router:
             if not (self._keeper.running and self._ran):
                 running = self._keeper.running
                 # One that we have just had started listens on what was found free for it.
-                if not running or not self._ports.open:
-                    self._ports.ours(await self._disk.run(self._folder.ports) if running else ())
+                if not running:
+                    self._rendering.ended()
+                    self._listening.ours(())
+                elif not self._listening.open:
+                    self._listening.ours(await self._disk.run(self._folder.ports))
+                    self._rendering.found(await self._disk.run(self._folder.count))
             self._ran = self._keeper.running
             self._standing.restarted()
 
@@ -200,14 +203,13 @@ class Router:
         """Write what is another than it was, and have Envoy run if there is anything to route."""
         shown = [drain.shown(self._sites.get(env), env, self._places) for env in self._environments()]
         routing, conflicts = settle(site for site in shown if site is not None)
-        wanted = self._wanted_ports(routing)
-        await self._ports.look(wanted)
-        self._standing.conflicts, self._standing.ports = conflicts, self._ports.problems
-        listen = self._listening(wanted & self._ports.open)
-        if self._dirty or listen != self._listen:
+        listen = await self._listening.look(routing)
+        self._standing.conflicts, self._standing.ports = conflicts, self._listening.problems
+        refit = self._refit is not None and time.monotonic() >= self._refit
+        if self._dirty or listen != self._listen or refit:
             await self._put(routing, listen)
-        await self._follow_certificate(listen)
-        usable = bool({listen.http_port, listen.https_port} - {0}) or bool(self._keeper.running)
+        # One that runs waits for a port that it is to have.
+        usable = listen.http_port or listen.https_port or (self._listening.any and self._keeper.running)
         self._keeper.want(self._envoy if routing.sites and usable else None)
 
     async def _put(self, routing: Routing, listen: Listen) -> None:
@@ -216,59 +218,37 @@ class Router:
         places, sites = dict(self._places), dict(self._sites)
         gone = {env for env in dirty if sites.get(env) is None and not any(key.env == env for key in places)}
 
-        def write() -> Mapping[str, Expected]:
+        def write() -> Rendered:
             keep = {env: None if env in gone else kept.to_bytes(env, sites.get(env), places, now) for env in dirty}
-            files = xds.files(routing, listen, FOLDER)
+            rendered = self._rendering.render(routing, listen)
             ports = {listen.http_port, listen.https_port, listen.peer_port} - {0}
-            self._folder.write(keep, files, ports)
-            return expected(files)
+            self._folder.write(keep, rendered.files, ports)
+            return rendered
 
         try:
-            self._expected = await self._disk.run(write)
+            rendered = await self._disk.run(write)
         except BaseException:
             self._dirty |= dirty
             raise
         self._listen = listen
         for env in gone & self._sites.keys() - self._dirty:
             del self._sites[env]
-        self._standing.wrote(routing)
+        self._expected = rendered.expected
+        self._standing.wrote(rendered.routing, rendered.told)
+        self._refit = time.monotonic() + RETRY_CAP if rendered.told else None
         self._written, self._interval = time.monotonic(), LOOK_FIRST
         self._retries, self._again = 0, self._written + PATIENCE_SECONDS
 
     def _environments(self) -> set[EnvironmentRef]:
         return {*self._sites, *(key.env for key in self._places)}
 
-    def _wanted_ports(self, routing: Routing) -> frozenset[int]:
-        if not routing.sites:
-            return frozenset()
-        tls = any(site.tls for site in routing.sites)
-        peers = self._options.peer_port if self._certificate is not None else 0
-        return frozenset({self._options.http_port, self._options.https_port if tls else 0, peers} - {0})
-
-    def _listening(self, ports: frozenset[int]) -> Listen:
-        def mine(port: int) -> int:
-            return port if port in ports else 0
-
-        tls = None
-        if self._certificate is not None and self._options.peer_port:
-            tls = PeerTls(*(f"{FOLDER}/{NODE_FOLDER}/{name}" for name in (AUTHORITY, CERTIFICATE, KEY)))
-        options = self._options
-        return Listen(mine(options.http_port), mine(options.https_port), mine(options.peer_port), tls, self._ipv6)
-
-    async def _follow_certificate(self, listen: Listen) -> None:
-        now = time.monotonic()
-        if self._certificate is not None and listen.peer_port and (not self._followed or now >= self._followed):
-            self._followed = now + FOLLOW_SECONDS
-            try:
-                await self._disk.run(partial(self._folder.follow, self._certificate))
-            except OSError as error:
-                _log.warning("the node's certificate cannot be given to the router", error=str(error))
-
     # From what Envoy says to what is held, and how each environment fares.
 
     async def _look(self) -> None:
         if not (drain.unsettled(self._places) or self._standing.unsettled(self._expected)):
             return
+        # Another one may run by the time of the answer.
+        running = self._keeper.running
         try:
             seen = await self._seen()
         except AdminSilent as silent:
@@ -284,16 +264,20 @@ class Router:
         self._let_go(drain.observe(self._places, hosts, time.monotonic(), routes_known=known))
         self._standing.placed(self._unplaced())
         if not unused:
-            self._keeper.confirm(self._keeper.running)
+            self._keeper.confirm(running)
         elif time.monotonic() >= self._again:
             await self._once_more(unused)
 
     async def _seen(self) -> Seen:
         """What Envoy uses; requests are also those of one that is being replaced."""
-        admins = self._keeper.admins
+        admins, running = self._keeper.admins, self._keeper.running
         if not admins:
             raise AdminSilent("Envoy does not run")
         seen = await admins[0].look()
+        if self._listens != running:
+            if not await admins[0].listens():
+                raise AdminSilent("Envoy has not begun to listen")
+            self._listens = running
         for other in admins[1:]:
             with suppress(AdminSilent):
                 seen = drain.together(seen, await other.look())
@@ -354,23 +338,11 @@ class Router:
         """When there is something to be done although nothing happens, on the loop's clock (which is the monotonic)."""
         if not self._keeper.looked:
             return None
-        moments = [self._ports.next_look(self._wanted_ports(Routing(tuple(filter(None, self._sites.values())))))]
-        moments.append(drain.first_limit(self._places))
+        sites = Routing(tuple(filter(None, self._sites.values())))
+        moments = [self._listening.next_look(sites), drain.first_limit(self._places), self._refit]
         now = time.monotonic()
-        if self._keeper.running:
-            if drain.unsettled(self._places) or self._standing.unsettled(self._expected):
-                moments.append(now + self._interval)
-                rare = now - self._written > PATIENCE_SECONDS and drain.first_limit(self._places) is None
-                self._interval = min(LOOK_PATIENT if rare else LOOK_CAP, self._interval * LOOK_FACTOR)
-            if self._certificate is not None and self._followed:
-                moments.append(self._followed)
+        if self._keeper.running and (drain.unsettled(self._places) or self._standing.unsettled(self._expected)):
+            moments.append(now + self._interval)
+            rare = now - self._written > PATIENCE_SECONDS and drain.first_limit(self._places) is None
+            self._interval = min(LOOK_PATIENT if rare else LOOK_CAP, self._interval * LOOK_FACTOR)
         return min((each for each in moments if each is not None), default=None)
-
-
-def has_ipv6() -> bool:
-    """Whether this machine can listen on all its addresses of both kinds with one socket."""
-    with suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as trial:
-        trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        trial.bind(("::", 0))
-        return True
-    return False

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from devopsellence.nodeagent.ingress.admin import Seen
+from devopsellence.nodeagent.ingress.certificates import unusable, usable
 from devopsellence.nodeagent.ingress.model import RouterStatus, Routing, Site
 from devopsellence.nodeagent.ingress.options import IngressOptions
-from devopsellence.nodeagent.ingress.versions import Expected, host_certificate, routes
+from devopsellence.nodeagent.ingress.versions import Expected, listeners, routes
 from devopsellence.nodeagent.ingress.virtual_hosts import HTTP
 from devopsellence.store.keys import EnvironmentRef
 
@@ -26,6 +27,7 @@ class Standing:
         self.ports: Mapping[int, str] = {}
         self._options = options
         self._routing = Routing()
+        self._told: Mapping[EnvironmentRef, str] = {}
         self._running = False
         self._problem = ""
         self._failed = False
@@ -38,9 +40,9 @@ class Standing:
         self._serials: dict[str, str] = {}
         self._tokens: frozenset[str] = frozenset()
 
-    def wrote(self, routing: Routing) -> None:
-        """Envoy's files hold this now."""
-        self._routing, self._unused = routing, None
+    def wrote(self, routing: Routing, told: Mapping[EnvironmentRef, str]) -> None:
+        """Envoy's files hold this now. ``told``: of environments that they do not hold as they should."""
+        self._routing, self._told, self._unused = routing, told, None
         there = {site.env for site in routing.sites}
         self._served &= there
         wanted = {host: each.serial for site in routing.sites for host, each in site.certificates.items()}
@@ -66,12 +68,8 @@ class Standing:
         self._listening = seen.ports
         if not self._unused:
             self._refused = ""
-        self._serials |= {
-            host: each.serial
-            for site in self._routing.sites
-            for host, each in site.certificates.items()
-            if (name := host_certificate(host)) in files and name not in unused
-        }
+        if listeners() in files and listeners() not in unused:
+            self._serials = {host: each.serial for site in self._routing.sites for host, each in usable(site).items()}
         if (name := routes(HTTP)) in files and name not in unused:
             self._tokens = _tokens(self._routing)
         return self._unused
@@ -124,12 +122,19 @@ class Standing:
 
     def _wrong(self, site: Site) -> Iterable[str]:
         """What will not come by itself, or not soon."""
+        for host in unusable(site):
+            yield (
+                f"the certificate of {host} cannot be served: its key is another's, or neither RSA of 2,048 bits or "
+                "more nor EC P-256, P-384 or P-521; give it another with devopsellence ingress cert install"
+            )
         if not (self._options.http_port or self._options.https_port):
             yield "this agent was started without ports for requests: give --ingress-http-port and --ingress-https-port"
         if self._failed and self._problem:
             yield self._problem
         if site.env in self.conflicts:
             yield self.conflicts[site.env]
+        if site.env in self._told:
+            yield self._told[site.env]
         for port in (self._options.http_port, self._options.https_port if site.tls else 0):
             if port in self.ports:
                 yield self.ports[port]

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from devopsellence.nodeagent.ingress.certificates import host_secret
 from devopsellence.nodeagent.ingress.resources import CLUSTERS, LISTENERS
 
 _LISTENERS: Final = "listener_manager.lds"
@@ -25,21 +24,29 @@ class Expected:
 def expected(files: Mapping[str, bytes]) -> dict[str, Expected]:
     """By statistic (as in :attr:`admin.Seen.versions`), for what :func:`xds.files` has made.
 
-    Envoy reads routes only for listeners that are there, and certificates only for those that these name.
+    Envoy reads routes only for listeners that are there. Hosts' certificates are part of those.
     """
+    return _expected(files, {str(each["name"]) for each in json.loads(files[LISTENERS])["resources"]})
+
+
+def expected_endpoints(files: Mapping[str, bytes]) -> dict[str, Expected]:
+    """The same for files of endpoints alone."""
+    return _expected(files, set())
+
+
+def _expected(files: Mapping[str, bytes], named: set[str]) -> dict[str, Expected]:
     found: dict[str, Expected] = {}
-    read = {path: json.loads(content) for path, content in files.items()}
-    listeners = {str(each["name"]) for each in read[LISTENERS]["resources"]}
-    for path, document in read.items():
-        statistic = _statistic(path, document, listeners)
+    for path, content in files.items():
+        document = json.loads(content)
+        statistic = _statistic(path, document, named)
         if statistic:
             found[statistic] = Expected(path, str(document["version_info"]))
     return found
 
 
-def host_certificate(host: str) -> str:
-    """The statistic for the certificate of a host."""
-    return f"sds.{host_secret(host)}"
+def listeners() -> str:
+    """The statistic for the listeners, and with them for hosts' certificates."""
+    return _LISTENERS
 
 
 def routes(name: str) -> str:
@@ -47,15 +54,15 @@ def routes(name: str) -> str:
     return f"http.{name}.rds.{name}"
 
 
-def _statistic(path: str, document: Mapping[str, Any], listeners: set[str]) -> str:
+def _statistic(path: str, document: Mapping[str, Any], named: set[str]) -> str:
     if path == LISTENERS:
         return _LISTENERS
     if path == CLUSTERS:
         return _CLUSTERS
     (resource,) = document["resources"]
     if path.startswith("rds/"):
-        return routes(resource["name"]) if resource["name"] in listeners else ""
+        return routes(resource["name"]) if resource["name"] in named else ""
     if path.startswith("eds/"):
         return f"cluster.{resource['cluster_name']}"
-    # Of the node's own certificate two parts are read by whoever needs them, which need not be anybody.
-    return f"sds.{resource['name']}" if resource["name"].startswith(host_secret("")) else ""
+    # The two parts of the node's own certificate are read by whoever needs them, which need not be anybody.
+    return ""

@@ -27,8 +27,10 @@ _UNSENT: Final = "connect-failure,refused-stream,reset-before-request"
 _UNANSWERED: Final = f"{_UNSENT},reset"
 _SAFE: Final[Message] = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD|OPTIONS"}}}
 _WEBSOCKET: Final[Message] = {"name": "upgrade", "string_match": {"exact": "websocket", "ignore_case": True}}
-#: What only a proxy in front can know, and what Envoy says of itself to services.
-_UNTRUSTED: Final = ("forwarded", "x-real-ip", "x-envoy-external-address", "x-envoy-internal")
+#: What Envoy would tell services.
+_ENVOYS: Final = ("x-envoy-external-address", "x-envoy-internal")
+#: What only a proxy in front of this one could know, and there is none.
+_UNTRUSTED: Final = ("forwarded", "x-real-ip")
 
 
 def routes_path(name: str) -> str:
@@ -69,7 +71,8 @@ def _peer_routes(routing: Routing) -> bytes:
         for site in routing.sites
         for host in sorted(site.hosts)
     ]
-    return response(ROUTES, [{"name": PEERS, "virtual_hosts": hosts, **_COMMON}])
+    configuration = {"name": PEERS, "virtual_hosts": hosts, "request_headers_to_remove": list(_ENVOYS), **_COMMON}
+    return response(ROUTES, [configuration])
 
 
 _COMMON: Final[Message] = {"ignore_port_in_host_matching": True}
@@ -86,7 +89,7 @@ def _configuration(name: str, hosts: list[Message], port: int) -> bytes:
     configuration = {
         "name": name,
         "virtual_hosts": hosts,
-        "request_headers_to_remove": list(_UNTRUSTED),
+        "request_headers_to_remove": [*_UNTRUSTED, *_ENVOYS],
         "request_headers_to_add": [
             {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
             for key, value in said.items()
@@ -97,7 +100,7 @@ def _configuration(name: str, hosts: list[Message], port: int) -> bytes:
 
 
 def _virtual_host(host: str, routes: list[Message]) -> Message:
-    return {"name": host, "domains": [host], "routes": routes}
+    return {"name": host, "domains": [host], "routes": routes, "retry_policy": _retry(_UNSENT)}
 
 
 def _challenges(site: Site, host: str) -> Iterator[Message]:
@@ -125,13 +128,9 @@ def _proxied(site: Site, host: str, *, local_only: bool = False) -> Iterator[Mes
         to: Message = {"cluster": cluster_name(site.env, route.service, route.port), "timeout": "0s"}
         if local_only:
             to["metadata_match"] = LOCAL_ONLY
-        unsent, unanswered = _retry(_UNSENT), _retry(_UNANSWERED)
-        yield {
-            "match": {**path, "headers": [_WEBSOCKET]},
-            "route": {**to, "idle_timeout": _WEBSOCKET_IDLE, "retry_policy": unsent},
-        }
-        yield {"match": {**path, "headers": [_SAFE]}, "route": {**to, "retry_policy": unanswered}}
-        yield {"match": path, "route": {**to, "retry_policy": unsent}}
+        yield {"match": {**path, "headers": [_WEBSOCKET]}, "route": {**to, "idle_timeout": _WEBSOCKET_IDLE}}
+        yield {"match": {**path, "headers": [_SAFE]}, "route": {**to, "retry_policy": _retry(_UNANSWERED)}}
+        yield {"match": path, "route": to}
 
 
 def _by_prefix(site: Site, host: str) -> dict[str, Route]:
@@ -157,7 +156,7 @@ def _retry(on: str) -> Message:
                 "envoy.retry_host_predicates.previous_hosts", f"{package}.host.previous_hosts.v3.PreviousHostsPredicate"
             )
         ],
-        "host_selection_retry_max_attempts": 3,
+        "host_selection_retry_max_attempts": 10,
         "retry_priority": extension(
             "envoy.retry_priorities.previous_priorities",
             f"{package}.priority.previous_priorities.v3.PreviousPrioritiesConfig",

@@ -1,8 +1,8 @@
 """Envoy's configuration as files, from what is to be routed: pure, and the one door to the modules that know Envoy's
 API (``bootstrap``, ``listeners``, ``virtual_hosts``, ``clusters``, ``certificates``).
 
-The folder: ``lds.json`` and ``cds.json``; ``rds/`` with ``http``, ``https`` and ``peers``; ``eds/`` with a file for
-each backend; ``sds/`` with a file for each host and two for the node's own certificate. What a file names is in files
+The folder: ``lds.json``, which holds the hosts' certificates, and ``cds.json``; ``rds/`` with a file for each listener;
+``eds/`` with a file for each backend; ``sds/`` with two for the node's own certificate. What a file names is in files
 that come before it in :data:`ORDER`.
 """
 
@@ -28,13 +28,9 @@ ORDER: Final = ("sds/", "eds/", CLUSTERS, "rds/", LISTENERS)
 def files(routing: Routing, listen: Listen, folder: str) -> dict[str, bytes]:
     """Every file except the bootstrap, by its path in ``folder``, in :data:`ORDER`; the same for the same input.
 
-    Files under ``sds/`` hold private keys.
+    ``lds.json`` holds private keys.
     """
     found = certificates.peer_files(listen.peer_tls) if listen.peer_tls is not None else {}
-    for site in routing.sites:
-        for host in certificates.secure_hosts(site, listen):
-            path = certificates.secret_path(certificates.host_secret(host))
-            found[path] = certificates.host_file(host, site.certificates[host])
     made = []
     for site in routing.sites:
         for backend in sorted(site.backends, key=lambda backend: (backend.service, backend.port)):

@@ -1,0 +1,167 @@
+"""Certificates that come, change and go under a real Envoy, and the connections that live meanwhile."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+
+from devopsellence.nodeagent.ingress.model import Backend, Route, Site, TlsCertificate
+from tests.integration.ingress.apps import App
+from tests.integration.ingress.clients import Client, WebSocket, ask, curl
+from tests.integration.ingress.envoys import ENV, Envoy, certificate
+
+#: curl(1), exit codes.
+_TLS_FAILED: Final = 35
+
+
+def secure_site(app: App, certificates: dict[str, TlsCertificate], *hosts: str) -> Site:
+    return Site(
+        ENV,
+        hosts,
+        tuple(Route(host, "/", "web", "http") for host in hosts),
+        (Backend("web", "http", (app.endpoint(),)),),
+        tls=True,
+        redirect=True,
+        certificates=certificates,
+    )
+
+
+def serial(of: TlsCertificate) -> int:
+    return x509.load_pem_x509_certificate(of.chain_pem.encode()).serial_number
+
+
+def test_certificates_come_and_change_without_touching_a_connection(envoy: Envoy) -> None:
+    hosts = ("a.example", "b.example", "c.example")
+    first, second, other = certificate("a.example"), certificate("a.example"), certificate("b.example")
+    port = envoy.listen.https_port
+    with App("web") as web:
+        start = secure_site(web, {"a.example": first}, *hosts)
+        envoy.apply(start)
+        with closing(Client(port, server_name="a.example")) as kept, closing(WebSocket(port, secure=True)) as websocket:
+            assert kept.serial() == serial(first)
+            kept.begin("/slow")
+            for _ in range(2):
+                assert web.entered.acquire(timeout=30)
+
+            envoy.apply(replace(start, certificates={"a.example": first, "b.example": other}))
+            envoy.apply(replace(start, certificates={"a.example": second, "b.example": other}))
+            for host, wanted in (("a.example", second), ("b.example", other)):
+                with closing(Client(port, server_name=host)) as new:
+                    assert new.ask("/", host=host).status == 200
+                    assert new.serial() == serial(wanted)
+            web.release()
+            assert kept.finish().status == 200
+            assert kept.ask("/").status == 200
+            assert websocket.echo("hello") == "web:hello"
+
+            envoy.apply(replace(start, certificates={"a.example": second}))
+            assert kept.ask("/").status == 200
+            assert websocket.echo("hello") == "web:hello"
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            Client(port, server_name="c.example")
+    assert envoy.rejected() == {}
+
+
+def _rsa(bits: int) -> TlsCertificate:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
+    return _self_signed(key)
+
+
+def _ed25519() -> TlsCertificate:
+    return _self_signed(ed25519.Ed25519PrivateKey.generate())
+
+
+def _mixed() -> TlsCertificate:
+    return TlsCertificate("", certificate("b.example").chain_pem, certificate("b.example").key_pem)
+
+
+def _text() -> TlsCertificate:
+    return TlsCertificate("", "no certificate", "no key")
+
+
+@pytest.mark.parametrize(
+    "made", [lambda: _rsa(1024), _ed25519, _mixed, _text], ids=["short", "ed25519", "mixed", "text"]
+)
+def test_a_certificate_that_envoy_would_not_take_harms_no_other_host(
+    envoy: Envoy, made: Callable[[], TlsCertificate]
+) -> None:
+    hosts = ("a.example", "b.example", "c.example")
+    good = {"a.example": certificate("a.example")}
+    with App("web") as web:
+        start = secure_site(web, good, *hosts)
+        envoy.apply(replace(start, certificates={**good, "b.example": made(), "c.example": certificate("c.example")}))
+        assert ask(envoy.listen.http_port, "/", host="b.example").status == 200
+        for host in ("a.example", "c.example"):
+            assert ask(envoy.listen.https_port, "/", server_name=host, host=host).status == 200
+        assert envoy.rejected() == {}
+
+
+def test_rsa_certificates_are_served_too(envoy: Envoy) -> None:
+    with App("web") as web:
+        made = _rsa(2048)
+        envoy.apply(secure_site(web, {"a.example": made}, "a.example"))
+        context = ssl.create_default_context(cadata=made.chain_pem)
+        with (
+            socket.create_connection(("127.0.0.1", envoy.listen.https_port), 30) as plain,
+            context.wrap_socket(plain, server_hostname="a.example") as secured,
+        ):
+            assert secured.version() == "TLSv1.3"
+
+
+def _self_signed(key: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> TlsCertificate:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a.example")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("a.example")]), critical=False)
+        .sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return TlsCertificate("", made.public_bytes(pem).decode(), private.decode())
+
+
+def test_two_hundred_hosts_each_with_its_own_certificate(envoy: Envoy) -> None:
+    hosts = tuple(f"h{number}.example" for number in range(200))
+    with App("web") as web, App("api") as api:
+        one = certificate(*hosts)
+        many = Site(
+            ENV,
+            hosts,
+            tuple(Route(host, *to, "http") for host in hosts for to in (("/", "web"), ("/api", "api"))),
+            tuple(Backend(app.name, "http", (app.endpoint(),)) for app in (web, api)),
+            tls=True,
+            certificates=dict.fromkeys(hosts, one),
+        )
+        envoy.apply(many)
+        assert envoy.inotify_instances() < 16, "a user has 128 of them on the whole machine"
+        for host in hosts[::33]:
+            answer = ask(envoy.listen.https_port, "/api/x", server_name=host, host=host)
+            assert answer.said["app"] == "api"
+        envoy.apply(replace(many, certificates={**many.certificates, hosts[0]: certificate(hosts[0])}))
+        assert ask(envoy.listen.https_port, "/", server_name=hosts[0], host=hosts[0]).said["app"] == "web"
+    assert envoy.rejected() == {}
+
+
+def test_old_tls_is_refused(envoy: Envoy) -> None:
+    with App("web") as web:
+        envoy.apply(secure_site(web, {"a.example": certificate("a.example")}, "a.example"))
+        port, old = envoy.listen.https_port, ("--tls-max", "1.1", "--ciphers", "DEFAULT:@SECLEVEL=0")
+        assert curl(port, "a.example", *old, check=False).returncode == _TLS_FAILED
+        assert curl(port, "a.example").stdout

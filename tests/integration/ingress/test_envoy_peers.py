@@ -1,0 +1,112 @@
+"""Two routers, each a real Envoy, that help one another out."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from devopsellence.cli.pki import CertificateAuthority
+from devopsellence.nodeagent.ingress.model import Endpoint, RouterPeer
+from devopsellence.peers import server_name
+from tests.integration.ingress.apps import App
+from tests.integration.ingress.clients import Client, ask
+from tests.integration.ingress.envoys import Envoy, free_ports, site
+from tests.support.until import until
+
+ONE, TWO = server_name("uid-one"), server_name("uid-two")
+
+
+@pytest.fixture
+def pair(short_path: Path) -> Iterator[tuple[Envoy, Envoy]]:
+    with Envoy(short_path / "one", peer_name=ONE) as one, Envoy(short_path / "two", peer_name=TWO) as two:
+        yield one, two
+
+
+def peer(of: Envoy, name: str) -> RouterPeer:
+    return RouterPeer(f"node-{name[:4]}", name, "127.0.0.1", of.listen.peer_port)
+
+
+def test_another_node_answers_while_nobody_does_here(pair: tuple[Envoy, Envoy]) -> None:
+    one, two = pair
+    with App("here") as here, App("there") as there:
+        two.apply(site(there.endpoint(), peers=(peer(one, ONE),)))
+        one.apply(site(here.endpoint(), peers=(peer(two, TWO),)))
+        port = one.listen.http_port
+        assert {ask(port, "/").said["app"] for _ in range(20)} == {"here"}
+
+        one.apply(site(here.endpoint(draining=True), peers=(peer(two, TWO),)))
+        first = ask(port, "/x", host="a.example:8080", X_Forwarded_For="6.6.6.6")
+        told = first.said["headers"]
+        assert first.said["app"] == "there"
+        assert {key: told[key] for key in ("x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "host")} == {
+            "x-forwarded-for": "127.0.0.1",
+            "x-forwarded-host": "a.example:8080",
+            "x-forwarded-port": str(port),
+            "host": "a.example:8080",
+        }
+        assert told["x-forwarded-proto"] == "http"
+        assert told["x-request-id"] == first.headers["x-request-id"]
+        assert not [key for key in told if key.startswith("x-envoy")]
+
+        (closed,) = free_ports(1)
+        one.apply(site(Endpoint("gone", "127.0.0.1", closed), peers=(peer(two, TWO),)))
+        posts = [ask(port, "/", method="POST", body=b"x") for _ in range(10)]
+        assert [answer.said["app"] for answer in posts] == ["there"] * 10
+    assert one.rejected() == two.rejected() == {}
+
+
+def test_requests_of_a_peer_go_to_no_other_peer(pair: tuple[Envoy, Envoy]) -> None:
+    one, two = pair
+    one.apply(site(peers=(peer(two, TWO),)))
+    two.apply(site(peers=(peer(one, ONE),)))
+    assert ask(one.listen.http_port, "/").status == 503
+    until("the other node was asked once", lambda: [line["listener"] for line in two.log()] == ["peers"])
+    until("and the client's request ended", lambda: [line["listener"] for line in one.log()] == ["http"])
+
+
+def test_requests_under_way_are_still_counted_when_peers_change(pair: tuple[Envoy, Envoy]) -> None:
+    one, two = pair
+    two.apply(site())
+    with App("old") as old, ExitStack() as stack:
+        one.apply(site(old.endpoint()))
+        client = stack.enter_context(closing(Client(one.listen.http_port)))
+        client.begin("/slow")
+        assert old.entered.acquire(timeout=30)
+        one.apply(site(old.endpoint(draining=True), peers=(peer(two, TWO),)))
+        assert one.active()[f"127.0.0.1:{old.port}"] == 1
+        old.release()
+        assert client.finish().status == 200
+
+
+def test_who_is_not_the_node_that_was_meant_gets_no_request(pair: tuple[Envoy, Envoy]) -> None:
+    one, two = pair
+    with App("there") as there:
+        two.apply(site(there.endpoint()))
+        one.apply(site(peers=(peer(two, server_name("uid-three")),)))
+        assert ask(one.listen.http_port, "/").status == 503
+        assert there.asked == []
+
+        two.own_certificate(server_name("uid-three"))
+        until("a renewed certificate is used", lambda: ask(one.listen.http_port, "/").status == 200)
+
+
+@pytest.mark.parametrize("name", ["operator.example", TWO], ids=["no-node", "of-another-authority"])
+def test_who_is_no_node_of_the_cluster_is_not_let_in(pair: tuple[Envoy, Envoy], name: str) -> None:
+    one, two = pair
+    by = CertificateAuthority.create("others", datetime.now(UTC)) if name == TWO else None
+    with App("here") as here:
+        one.apply(site(here.endpoint()))
+        two.own_certificate(name, by)
+        two.apply(site(peers=(peer(one, ONE),)))
+        assert ask(two.listen.http_port, "/").status == 503
+        with (
+            pytest.raises((ssl.SSLError, ConnectionError)),
+            closing(Client(one.listen.peer_port, server_name=ONE)) as nobody,
+        ):
+            nobody.ask("/")
+        assert here.asked == []
