@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +14,7 @@ from devopsellence.api.v1.workload_pb2 import Ingress
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.read import Reader, together
 from devopsellence.cli.view.snapshot import target_of
+from devopsellence.cli.view.words import few
 from devopsellence.placement import Layout
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -137,7 +138,7 @@ def _conflict(ref: EnvironmentRef, found: Sequence[Owner]) -> CliError:
     ]
     if len(findings) == 1:
         return CliError("ingress_conflict", f"{ref}: {findings[0].message}", findings=findings)
-    hosts = ", ".join(_few(sorted({each.host for each in found})))
+    hosts = few(sorted({each.host for each in found}))
     return CliError("ingress_conflict", f"{ref}: other environments on its nodes have {hosts}", findings=findings)
 
 
@@ -147,7 +148,3 @@ def _mend(each: Owner) -> tuple[NextAction, ...]:
         NextAction("take the host out of ingress.hosts there or here, then", "devopsellence deploy"),
         NextAction("or keep the two apart", detach),
     )
-
-
-def _few(names: Sequence[str], most: int = 5) -> Iterable[str]:
-    return names if len(names) <= most else [*names[:most], f"{len(names) - most} more"]
