@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from devopsellence.cli import context
+from devopsellence.cli.options import in_seconds
 from devopsellence.cli.output import CliError, Output, pass_output
 
 if TYPE_CHECKING:
@@ -29,23 +29,13 @@ RENEW: Final = (
 )
 
 
-def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
-    from devopsellence.config.quantities import duration
-    from devopsellence.config.scalars import Unfit
-
-    try:
-        return duration(timedelta(seconds=1))(value).total_seconds()
-    except Unfit as error:
-        raise click.BadParameter(str(error)) from error
-
-
 _timeout_option = click.option(
     "--timeout",
     "seconds",
     default="15m",
     show_default=True,
     metavar="TIME",
-    callback=_seconds,
+    callback=in_seconds,
     help="How long to wait, such as 90s or 1h.",
 )
 _dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would happen.")
