@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
@@ -14,7 +14,7 @@ from devopsellence.api.v1.stored_pb2 import Assignment, Certificate, Heartbeat, 
 from devopsellence.api.v1.workload_pb2 import Ingress
 from devopsellence.cli.checks.check import Check
 from devopsellence.cli.ingress import judging, probing
-from devopsellence.cli.ingress.resolving import Names, addresses
+from devopsellence.cli.ingress.resolving import Names, addresses, first
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.read import Reader, snapshot, together
 from devopsellence.cli.view import ingress as view
@@ -153,8 +153,11 @@ class Checking:
 
     async def _look(self, seen: Look, about: Iterable[str]) -> Results:
         names = Names(self._server, seconds=_DNS_SECONDS)
+        known = await addresses(names, seen.where)
+        # A name that DNS does not have may be known to this machine all the same.
+        seen = replace(seen, where={node: first(known[node]) or where for node, where in seen.where.items()})
         # Also where only hosts are asked about: of nodes that cannot be reached it need not be said again for each.
-        ports, known = await asyncio.gather(self._ports(seen), addresses(names, seen.where))
+        ports = await self._ports(seen)
         wanted = list(about)
         hosts = [host for host in wanted if host != NODES]
         found = await together(self._host(seen, host, names, known, ports) for host in hosts)
