@@ -17,12 +17,12 @@ import dns.rrset
 class NameServer:
     """Answers on ``address``. ``names`` are the addresses of each name, or the one name that it is an alias of.
 
-    A name that it does not have does not exist; one in ``silent`` gets no answer. A context manager.
+    A name that it does not have does not exist; one in ``broken`` cannot be answered. A context manager.
     """
 
     def __init__(self) -> None:
         self.names: dict[str, list[str]] = {}
-        self.silent: set[str] = set()
+        self.broken: set[str] = set()
         self.asked: list[str] = []
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
@@ -49,14 +49,13 @@ class NameServer:
             query = dns.message.from_wire(wire)
             name = query.question[0].name.to_text(omit_final_dot=True).lower()
             self.asked.append(name)
-            if name not in self.silent:
-                self._socket.sendto(self._answer(query, name).to_wire(), client)
+            self._socket.sendto(self._answer(query, name).to_wire(), client)
 
     def _answer(self, query: dns.message.Message, name: str) -> dns.message.Message:
         answer = dns.message.make_response(query)
         answer.flags |= dns.flags.RA
-        if name not in self.names:
-            answer.set_rcode(dns.rcode.NXDOMAIN)
+        if name in self.broken or name not in self.names:
+            answer.set_rcode(dns.rcode.SERVFAIL if name in self.broken else dns.rcode.NXDOMAIN)
             return answer
         owner = name
         while len(self.names[owner]) == 1 and self.names[owner][0] in self.names:

@@ -122,7 +122,7 @@ def test_names_of_all_kinds(bed: Bed) -> None:
         "empty.example.com": [],
         "silent.example.com": [],
     }
-    bed.names.silent.add("silent.example.com")
+    bed.names.broken.add("silent.example.com")
     bed.release(ingress(*bed.names.names, "gone.example.com", "127.0.0.11", "shop.localhost"))
     code, found = bed.check()
     said = {each["message"].partition(":")[0]: (each["severity"], each["code"]) for each in found}
@@ -237,6 +237,25 @@ def test_an_environment_without_an_ingress_and_one_that_nobody_serves(bed: Bed) 
         assert error["findings"][0]["next_actions"][0]["command"].startswith("devopsellence ingress set --host")
     released(bed.operator, ingress(HOST), [])
     assert ("error", "ingress_nowhere") in bed.codes()
+
+
+def test_node_list_and_doctor_name_what_is_wrong(bed: Bed) -> None:
+    bed.release(ingress(HOST, mode=Ingress.MANUAL))
+    failed = IngressStatus(phase=IngressStatus.FAILED, reason="port 80 is taken by nginx (pid 7)")
+    says(bed.operator, "n2", failed, uid=bed.operator.uid("n2"))
+    one, two = bed.operator.json("node", "list")["nodes"]
+    assert (one["note"], two["note"]) == ("", f"ingress of {REF}: port 80 is taken by nginx (pid 7)")
+    said = {
+        (each["severity"], each["code"])
+        for each in bed.operator.error("doctor")["findings"]
+        if "ingress" in each["message"]
+    }
+    assert said == {("error", "ingress_not_served"), ("warning", "ingress_certificate_missing")}
+    bed.says("n2")
+    bed.install()
+    assert all(each["note"] == "" for each in bed.operator.json("node", "list")["nodes"])
+    lines = bed.operator.run("doctor").stdout.splitlines()
+    assert f"ok    ingress {REF}: 1 host on 2 nodes" in lines
 
 
 def test_show_and_status_say_what_is_routed_and_what_is_wrong(bed: Bed) -> None:
