@@ -104,7 +104,7 @@ def test_what_it_is_stored_for_in_vain_is_said(ann: Operator, tmp_path: Path) ->
     released(ann, ingress(OTHER, mode=Ingress.AUTO), ["n1"])
     result = installed(ann, tmp_path, "--host", HOST)
     assert "app.example.com: no host of the ingress" in result.stderr
-    assert "ingress.tls.mode is auto: it is served, and nobody renews it" in result.stderr
+    assert "ingress.tls.mode is auto: shortly before its end one that is obtained takes its place" in result.stderr
 
 
 def test_a_node_that_is_attached_later_can_open_it_and_one_that_leaves_is_named(shop: Operator, tmp_path: Path) -> None:

@@ -219,6 +219,6 @@ def _doubts(ref: EnvironmentRef, chosen: Sequence[str], ingress: Ingress | None,
             "ingress.tls.mode is off, so it is not served: devopsellence ingress set --tls manual, then deploy"
         )
     elif mode != "manual":
-        mend = "devopsellence ingress set --tls manual says that certificates are installed by hand"
-        found.append(f"ingress.tls.mode is {mode}: it is served, and nobody renews it; {mend}")
+        keep = "devopsellence ingress set --tls manual keeps to those that are installed"
+        found.append(f"ingress.tls.mode is {mode}: shortly before its end one that is obtained takes its place; {keep}")
     return found

@@ -163,20 +163,22 @@ def _rules(data: Mapping[str, Any], rules: Sequence[Any], hosts: Sequence[str], 
     target: dict[str, str] | None = None
     if wanted.service is not None or wanted.port is not None:
         target = _target(data, wanted)
+    # /api and /api/ are the same to a router.
+    same = path.rstrip("/")
     there: set[tuple[str, str]] = set()
     for rule in rules:
         match = _map(_map(rule).get("match"))
-        host, prefix = str(match.get("host", "")).lower(), str(match.get("path_prefix", "/"))
+        host, prefix = str(match.get("host", "")).lower(), str(match.get("path_prefix", "/")).rstrip("/")
         if host not in hosts:
             continue
         there.add((host, prefix))
-        if target is not None and prefix == path and _map(rule).get("target") != target:
+        if target is not None and prefix == same and _map(rule).get("target") != target:
             rule = {"match": match, "target": target}
         yield rule
     for host in hosts:
         # A host that has rules keeps them, unless another path is asked for.
         has = any(each == host for each, _ in there)
-        if (host, path) not in there and (not has or wanted.path is not None):
+        if (host, same) not in there and (not has or wanted.path is not None):
             match = {"host": host} if path == "/" else {"host": host, "path_prefix": path}
             yield {"match": match, "target": target or _target(data, wanted)}
 
