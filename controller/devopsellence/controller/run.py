@@ -86,7 +86,7 @@ class Controller:
         etcd: Etcd,
         *,
         patience: float = PATIENCE_SECONDS,
-        certificates: CertificateOptions = CertificateOptions(),  # noqa: B008 - frozen
+        certificates: CertificateOptions = CertificateOptions(),
     ) -> None:
         """``patience``: a leader whose caches have been disconnected for so many seconds gives up its term."""
         self._etcd = etcd
