@@ -89,6 +89,7 @@ def release(
     registry: pb.Registry | None = None,
     parallel: str = "100%",
     halt: bool = False,
+    ingress: workload_pb2.Ingress | None = None,
 ) -> pb.Release:
     made = pb.Release(
         organization=REF.organization,
@@ -99,6 +100,7 @@ def release(
         revision=f"rev{number}",
         release_task=task,
         registry=registry,
+        ingress=ingress,
     )
     made.rollout.progress_deadline.FromSeconds(deadline)
     made.rollout.max_parallel = parallel

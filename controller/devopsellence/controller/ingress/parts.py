@@ -1,8 +1,8 @@
 """Which parts of an environment's ingress each node is given: certificates, challenges, other nodes' routers. Pure.
 
-A part is written when it should say something else, and deleted when there is nothing to say any more. What a node
-serves is not taken from it before it knows that it is not to serve it: until it has reported that assignment, or nobody
-is there to report. A certificate or an assignment that cannot be read takes nothing away.
+A part is written when it should say something else, and deleted when there is nothing to say any more. What a node is
+not to serve any more is left to it until it knows that: until it has reported that assignment, or nobody is there to
+report. A certificate or an assignment that cannot be read takes nothing away.
 """
 
 from __future__ import annotations
@@ -59,33 +59,33 @@ class _Node:
     keys: Keys
 
     def actions(self) -> list[Action]:
-        wanted, kept = self._wanted()
         found = self.view.parts
-        actions = [
-            self._write(part, made) for part, made in wanted.items() if part not in found or found[part].message != made
-        ]
+        actions: list[Action] = []
+        named: set[str] = set()
+        if self.assignment is not None and self.assignment.HasField("ingress"):
+            wanted = self._wanted(self.assignment)
+            named = {*hosts_of(self.assignment.ingress), PEERS}
+            actions += [self._write(part, made) for part, made in wanted.items() if self._differs(part, made)]
+            silent = sorted(part for part in found if part in named and part not in wanted and self._is_known(part))
+            actions += [self._delete(part, "there is nothing to say about it", self._basis_of(part)) for part in silent]
         if self._may_take():
-            actions += [self._delete(part) for part in sorted(found.keys() - wanted.keys() - kept)]
+            rests_on = (self._basis_of_assignment(),)
+            unnamed = sorted(found.keys() - named)
+            actions += [self._delete(part, "its node does not serve it", rests_on) for part in unnamed]
         return actions
 
-    def _wanted(self) -> tuple[dict[str, pb.NodeIngress], set[str]]:
-        """The parts that it should have, and the hosts whose part stays as it is: their certificate is unreadable."""
+    def _wanted(self, assignment: pb.Assignment) -> dict[str, pb.NodeIngress]:
+        """The parts that say something."""
         wanted: dict[str, pb.NodeIngress] = {}
-        kept: set[str] = set()
-        if self.assignment is None or not self.assignment.HasField("ingress"):
-            return wanted, kept
-        for host in hosts_of(self.assignment.ingress):
+        for host in hosts_of(assignment.ingress):
             record = self.certificates.get(host)
-            if record is not None and record.message is None:
-                kept.add(host)
-            elif record is not None and record.message is not None:
-                made = self._empty(self.assignment, host)
-                if _fill(made, record.message, self.assignment.ingress):
-                    wanted[host] = made
+            made = self._empty(assignment, host)
+            if record is not None and record.message is not None and _fill(made, record.message, assignment.ingress):
+                wanted[host] = made
         if self.near:
-            wanted[PEERS] = self._empty(self.assignment, PEERS)
+            wanted[PEERS] = self._empty(assignment, PEERS)
             wanted[PEERS].peers.extend(self.near)
-        return wanted, kept
+        return wanted
 
     def _empty(self, assignment: pb.Assignment, part: str) -> pb.NodeIngress:
         return pb.NodeIngress(
@@ -96,6 +96,14 @@ class _Node:
             environment=self.ref.environment,
             part=part,
         )
+
+    def _differs(self, part: str, made: pb.NodeIngress) -> bool:
+        return part not in self.view.parts or self.view.parts[part].message != made
+
+    def _is_known(self, part: str) -> bool:
+        """Whether what it is made from can be read."""
+        record = self.certificates.get(part)
+        return record is None or record.error is None
 
     def _may_take(self) -> bool:
         """Whether it knows all that it should run, so that it can do without what that does not name."""
@@ -117,18 +125,17 @@ class _Node:
         reason = _why(record.message if record is not None else None, made)
         return Action(Kind.WRITE_PART, reason, (change,), self.view.name, self._basis_of(part))
 
-    def _delete(self, part: str) -> Action:
+    def _delete(self, part: str, reason: str, rests_on: Sequence[Basis]) -> Action:
         change = Change(self._key(part), self.view.parts[part].mod_revision)
-        what = "no other node's router to turn to" if part == PEERS else f"nothing to serve {part} with"
-        stored = self.view.assignment
-        assigned = Basis(
-            self.keys.assignment(self.view.name, self.ref), stored.mod_revision if stored is not None else 0
-        )
-        basis = (assigned, *self._basis_of(part))
-        return Action(Kind.DELETE_PART, f"it needs {what} any more", (change,), self.view.name, basis)
+        return Action(Kind.DELETE_PART, f"{part}: {reason}", (change,), self.view.name, rests_on)
 
     def _key(self, part: str) -> str:
         return self.keys.ingress(self.view.name, self.ref, part)
+
+    def _basis_of_assignment(self) -> Basis:
+        stored = self.view.assignment
+        key = self.keys.assignment(self.view.name, self.ref)
+        return Basis(key, stored.mod_revision if stored is not None else 0)
 
     def _basis_of(self, part: str) -> tuple[Basis, ...]:
         """The certificate: an old copy of it must not replace a newer one on the nodes."""
