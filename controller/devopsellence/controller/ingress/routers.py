@@ -1,0 +1,70 @@
+"""Which other nodes' routers a node can turn to when nothing of its own can answer. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Final
+from zlib import crc32
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.world import NodeView
+from devopsellence.peers import answers_at
+from devopsellence.store.keys import PEERS
+
+#: So many nodes are named to one that serves an ingress.
+MOST: Final = 8
+
+
+class Routers:
+    """The routers of the nodes that serve an ingress, each with the uid of its machine.
+
+    A router stays one for as long as its node serves, also while its agent is away: where it answered last is read back
+    from what others were told, in ``views``. So an agent that starts again changes nothing for the others.
+    """
+
+    def __init__(self, serving: Iterable[tuple[NodeView, str]], views: Sequence[NodeView]) -> None:
+        self._views = views
+        # By places that have nothing to do with their names, so that the nodes are spread evenly over each other, and
+        # one that comes or goes makes a difference to few.
+        found = (router for view, uid in serving if (router := self._router(view, uid)) is not None)
+        self._ring = sorted(((_place(router.node), router) for router in found), key=lambda one: one[0])
+
+    def near(self, node: str) -> tuple[pb.RouterPeer, ...]:
+        """Whom ``node`` can turn to, sorted by name: all others, or, of more than eight, those that follow it."""
+        start = bisect_right(self._ring, _place(node), key=lambda one: one[0])
+        following = (self._ring[(start + step) % len(self._ring)][1] for step in range(len(self._ring)))
+        found = islice((router for router in following if router.node != node), MOST)
+        return tuple(sorted(found, key=lambda one: one.node))
+
+    def _router(self, view: NodeView, uid: str) -> pb.RouterPeer | None:
+        said = view.recall("router", (uid,), lambda: _said(view, uid))
+        return said if said is not None else self._last_known.get((view.name, uid))
+
+    @cached_property
+    def _last_known(self) -> dict[tuple[str, str], pb.RouterPeer]:
+        """Where each router answered when that was last written for anybody, by node and uid."""
+        records = [record for view in self._views if (record := view.parts.get(PEERS)) is not None]
+        records.sort(key=lambda record: record.mod_revision)
+        return {
+            (peer.node, peer.uid): peer
+            for record in records
+            if record.message is not None
+            for peer in record.message.peers
+        }
+
+
+def _place(node: str) -> tuple[int, str]:
+    return crc32(node.encode()), node
+
+
+def _said(view: NodeView, uid: str) -> pb.RouterPeer | None:
+    """Where the node's router answers, as its agent says now; None if it says nothing."""
+    node = view.node.message if view.node is not None else None
+    beat = view.heartbeat.message if view.heartbeat is not None else None
+    if beat is None or beat.uid != uid:
+        return None
+    address = answers_at(node.address if node is not None else "", beat.router_address)
+    return pb.RouterPeer(node=view.name, uid=uid, address=address) if address else None
