@@ -10,9 +10,9 @@ from typing import Final
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.controller.course import fallback_number
+from devopsellence.controller.ingress.rules import hosts_of
 from devopsellence.controller.silence import answers
 from devopsellence.controller.world import NodeView, World
-from devopsellence.names import HOST
 from devopsellence.sealed import is_recipient
 from devopsellence.store.informer import Record
 
@@ -110,8 +110,6 @@ def demands(world: World) -> Demands | None:
             named=named is None or host in named or host in serving,
         )
         for host in sorted({*serving, *world.certificates})
-        # What DNS cannot know has no certificate, and no key in etcd.
-        if HOST.match(host)
     }
     attached = frozenset(environment.message.nodes) if environment is not None and environment.message else frozenset()
     keys = {view.recall("recipient", (), partial(recipient_of, view)) for view in world.nodes if view.name in attached}
@@ -142,8 +140,7 @@ def _serving(view: NodeView) -> _Serving | None:
         frozenset(said.challenges),
         {one.id: one for one in said.signing_requests},
     )
-    hosts = tuple(dict.fromkeys(assignment.ingress.hosts))
-    return _Serving(server, assignment.ingress, hosts, assignment.release)
+    return _Serving(server, assignment.ingress, tuple(hosts_of(assignment.ingress)), assignment.release)
 
 
 def _account(ingress: workload_pb2.Ingress) -> Account | None:
@@ -169,7 +166,7 @@ def _named(world: World) -> frozenset[str] | None:
 
 def _hosts(record: Record[pb.Release] | None) -> Iterator[str]:
     if record is not None and record.message is not None:
-        yield from record.message.ingress.hosts
+        yield from hosts_of(record.message.ingress)
 
 
 def _has_ingress(record: Record[pb.Release] | None) -> bool:
