@@ -22,7 +22,7 @@ _PATH: Final = "/.well-known/acme-challenge/"
 
 
 def signing_request(request: pb.KeyRequest, *, host: str = "") -> pb.SigningRequest:
-    """A new key and what certifies it, as an agent answers ``request``; ``host``: for another one than was asked for."""
+    """A new key and what certifies it, as an agent answers ``request``; ``host``: a wrong one."""
     key = ec.generate_private_key(ec.SECP256R1())
     names = x509.SubjectAlternativeName([x509.DNSName(host or request.host)])
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(names, critical=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import ssl
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -37,6 +37,7 @@ REQUEST_SECONDS: Final = 20
 AUTHORITY_SECONDS: Final = 120
 # The client itself tries once more; authorities that refuse good nonces at random exist to test that.
 _BAD_NONCES: Final = 10
+_ENDS: Final = (messages.STATUS_VALID, messages.STATUS_INVALID)
 _KINDS: Final = {
     "rateLimited": Kind.RATE_LIMITED,
     "rejectedIdentifier": Kind.REJECTED,
@@ -160,18 +161,27 @@ class Order:
             IssuanceError: the authority does not make it.
         """
         with _told(self._account, self._notes):
-            # The client measures by the local time, without a zone.
-            deadline = datetime.datetime.now() + datetime.timedelta(seconds=AUTHORITY_SECONDS)  # noqa: DTZ005
-            return str(self._client.finalize_order(self._order, deadline).fullchain_pem)
+            body = _asking(lambda body: body.status not in _ENDS)(self._advance)
+            if body.status == messages.STATUS_VALID and body.certificate:
+                return str(self._read(body.certificate).text)
+            if body.error is not None:
+                raise body.error
+            raise IssuanceError(Failure(Kind.OTHER, f"{_name(self._account)} does not say why it makes no certificate"))
+
+    def _advance(self) -> messages.Order:
+        """How the order stands; one that is ready is finalized (RFC 8555, section 7.4)."""
+        body: messages.Order = messages.Order.from_json(self._read(self._order.uri).json())
+        if body.status == messages.STATUS_READY:
+            self._client.begin_finalization(self._order)
+        return body
+
+    def _read(self, url: str) -> requests.Response:
+        """POST-as-GET (RFC 8555, section 6.3)."""
+        return self._client.net.post(url, None, new_nonce_url=self._client.directory["newNonce"])
 
     def _await(self, authorization: messages.AuthorizationResource) -> None:
         waiting = (messages.STATUS_PENDING, messages.STATUS_PROCESSING)
-        asking = Retrying(
-            retry=retry_if_result(lambda answer: answer.status in waiting),
-            wait=wait_exponential(multiplier=0.1, max=5),
-            stop=stop_after_delay(AUTHORITY_SECONDS),
-        )
-        body = asking(lambda: self._client.poll(authorization)[0].body)
+        body = _asking(lambda body: body.status in waiting)(lambda: self._client.poll(authorization)[0].body)
         if body.status == messages.STATUS_VALID:
             return
         problem = next((each.error for each in body.challenges if each.error is not None), None)
@@ -220,6 +230,14 @@ class _Trusting(HTTPAdapter):
         super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
 
 
+def _asking(again: Callable[[Any], bool]) -> Retrying:
+    return Retrying(
+        retry=retry_if_result(again),
+        wait=wait_exponential(multiplier=0.1, max=5),
+        stop=stop_after_delay(AUTHORITY_SECONDS),
+    )
+
+
 def _http01(authorization: messages.AuthorizationResource) -> messages.ChallengeBody:
     for each in authorization.body.challenges:
         if isinstance(each.chall, challenges.HTTP01):
@@ -239,9 +257,7 @@ def _told(account: Account, notes: _Notes | None = None) -> Iterator[_Notes]:
         kind = _KINDS.get(error.code or str(error.typ).rpartition(":")[2], Kind.OTHER)
         retry_after = notes.retry_after if kind is Kind.RATE_LIMITED else 0.0
         raise IssuanceError(Failure(kind, f"{name} refused: {_detail(error)}", retry_after)) from error
-    except errors.IssuanceError as error:
-        raise IssuanceError(Failure(Kind.OTHER, f"{name} refused: {_detail(error.error)}")) from error
-    except (errors.TimeoutError, RetryError) as error:
+    except RetryError as error:
         detail = f"{name} has not come to an end within {AUTHORITY_SECONDS} s"
         raise IssuanceError(Failure(Kind.OTHER, detail)) from error
     except requests.exceptions.SSLError as error:

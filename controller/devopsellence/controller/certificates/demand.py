@@ -58,7 +58,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Demands:
-    """``hosts``: all that are named, served or have a record, by name. ``recipients``: of the attached nodes."""
+    """``hosts``: all that are named, served or have a record, by name. ``recipients``: of the nodes."""
 
     hosts: Mapping[str, Demand]
     recipients: frozenset[str]
@@ -112,7 +112,8 @@ def demands(world: World) -> Demands | None:
         for host in sorted({*serving, *world.certificates})
     }
     attached = frozenset(environment.message.nodes) if environment is not None and environment.message else frozenset()
-    keys = {view.recall("recipient", (), partial(recipient_of, view)) for view in world.nodes if view.name in attached}
+    readers = attached.union(one.server.node for members in groups.values() for one in members)
+    keys = {view.recall("recipient", (), partial(recipient_of, view)) for view in world.nodes if view.name in readers}
     return Demands(found, frozenset(keys - {""}))
 
 
