@@ -64,8 +64,8 @@ class Pebble:
         self._bind = bind
         self._answers_at = answers_at
         self._port, self._management_port, self._dns_port, self._dns_management_port = free_ports(4)
-        authority = Authority(folder / "tls")
-        own = authority.issue("pebble", server=True, addresses=sorted({bind, "127.0.0.1"}))
+        authority = Authority(folder / "tls", addresses=sorted({bind, "127.0.0.1"}))
+        own = authority.issue("pebble", server=True)
         self.ca_cert = authority.ca_cert
         self.directory_url = f"https://{bind}:{self._port}/dir"
         self._config = folder / "pebble.json"

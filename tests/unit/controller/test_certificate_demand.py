@@ -72,7 +72,7 @@ def test_what_a_node_says_counts_as_long_as_it_is_that_machine() -> None:
     said = pb.IngressStatus(challenges=["t1"], signing_requests=[pb.SigningRequest(id="id-1")])
     store.report("n1", ingress=said)
     [server] = of(store).servers
-    assert (server.answers, server.tokens, list(server.requests)) == (True, {"t1"}, ["id-1"])
+    assert (server.answers, server.tokens, list(server.requests)) == (True, frozenset({"t1"}), ["id-1"])
     replaced = pb.AssignmentStatus(node="n1", node_uid="another", ingress=said)
     store.put(KEYS.status("n1", REF), replaced)
     [server] = of(store).servers
