@@ -68,11 +68,15 @@ def main(
 
 
 def _readable(ca_cert: Path | None) -> Path | None:
-    if ca_cert is not None:
-        try:
-            ssl.create_default_context(cafile=ca_cert)
-        except OSError as error:
-            raise click.UsageError(f"--acme-ca-cert ({_ACME_CA_CERT}): {ca_cert}: {error.strerror or error}") from error
+    """``ca_cert``, of which nobody would hear before the first order if it could not be used."""
+    if ca_cert is None:
+        return None
+    try:
+        ssl.create_default_context(cafile=ca_cert)
+    except ssl.SSLError as error:
+        raise click.UsageError(f"--acme-ca-cert ({_ACME_CA_CERT}): {ca_cert}: no certificate is in it") from error
+    except OSError as error:
+        raise click.UsageError(f"--acme-ca-cert ({_ACME_CA_CERT}): {ca_cert}: {error.strerror or error}") from error
     return ca_cert
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 NAME_RULE: Final = "letters, digits, '-', '_' and '.', at most 63 of them, the first a letter or digit"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z", re.ASCII)
-HOST_RULE: Final = "at most 253 letters in lower case, digits, '-' and '.', such as app.example.com (another script as DNS has it: xn--…)"
+HOST_RULE: Final = "at most 253 letters in lower case, digits, '-' and '.', such as app.example.com (IDN as xn--…)"
 #: RFC 1123, section 2.1, in lower case.
 HOST: Final = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\Z", re.ASCII

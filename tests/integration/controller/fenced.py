@@ -16,12 +16,14 @@ from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.etcd import Etcd
+from devopsellence.store.keys import PEERS
 from devopsellence.store.records import decode
 from devopsellence.store.settings import Settings
 from tests.integration.controller.audited import TTL_SECONDS
 from tests.integration.controller.harness import REF, Environment
 from tests.support.project import PROJECT
 
+HOST: Final = "app.example.com"
 NODES: Final = ("n1", "n2", "n3", "n4")
 PATIENCE_SECONDS: Final = 20.0
 
@@ -148,7 +150,7 @@ async def pause_at_random(controllers: Controllers, rng: random.Random, count: i
 
 
 class Bustle:
-    """Operators and agents at work: releases, attachments, labels and statuses, all the time."""
+    """Operators and agents at work: releases, attachments, labels, certificates and statuses, all the time."""
 
     def __init__(self, etcd: Etcd, rng: random.Random) -> None:
         self._environment = Environment(etcd)
@@ -170,6 +172,8 @@ class Bustle:
                 await self._deploy(rng.sample(NODES, rng.randint(1, len(NODES))))
             elif rng.random() < 0.3:
                 await self._environment.add_node(rng.choice(NODES), *rng.sample(["web", "worker"], rng.randint(1, 2)))
+            elif rng.random() < 0.3:
+                await self._environment.certify(HOST, f"{rng.getrandbits(32):x}")
             else:
                 await self._report()
 
@@ -182,6 +186,7 @@ class Bustle:
         """A last release on all nodes, followed until it has settled everywhere and nothing else is assigned."""
         for name in NODES:
             await self._environment.add_node(name, "web")
+        await self._environment.certify(HOST, "last")
         await self._deploy(NODES)
         reporting = asyncio.create_task(self._report_all())
         try:
@@ -191,11 +196,12 @@ class Bustle:
             await asyncio.gather(reporting, return_exceptions=True)
         for name in NODES:
             assert (await self._environment.assignment(name)).release == self.release
+            assert sorted(await self._environment.parts(name)) == [PEERS, HOST]
 
     async def _deploy(self, nodes: Sequence[str]) -> None:
         self.release += 1
-        kinds = {f"s{number}": "web" for number in range(1, 1 + self._rng.randint(1, 3))}
-        await self._environment.release(self.release, **kinds)
+        kinds = {f"s{number}": "web" for number in range(1, 1 + self._rng.randint(1, 3))} | {"web": "web"}
+        await self._environment.release(self.release, hosts=[HOST], **kinds)
         await self._environment.attach(*nodes, latest=self.release)
 
     async def _report_all(self) -> None:
