@@ -96,12 +96,8 @@ def _candidacies(history: History, keys: Keys) -> list[Candidacy]:
 
 
 def _is_controllers(event: WatchEvent, keys: Keys) -> bool:
-<<<<<<< HEAD
     ours = (keys.all_assignments_prefix, keys.rollouts_prefix, keys.all_certificates_prefix, keys.all_ingress_prefix)
     if event.key.startswith(ours):
-=======
-    if event.key.startswith((keys.all_assignments_prefix, keys.rollouts_prefix, keys.all_ingress_prefix)):
->>>>>>> d
         return True
     if event.key.startswith(keys.all_statuses_prefix):
         return event.kv is None

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-<<<<<<< HEAD
-=======
 from functools import partial
->>>>>>> d
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
@@ -32,30 +29,6 @@ def distribute(world: World, standings: Sequence[Standing], keys: Keys) -> list[
 
     ``standings``: the attached nodes with what they should run once the plan is written; other nodes should have none.
     """
-<<<<<<< HEAD
-    serving = {
-        standing.view.name: standing.assignment
-        for standing in standings
-        if standing.assignment is not None and standing.assignment.HasField("ingress")
-    }
-    concerned = [view for view in world.nodes if view.name in serving or view.parts]
-    if not concerned:
-        return []
-    standing_at = {standing.view.name: standing.assignment for standing in standings}
-    routers = Routers(((view, serving[view.name].node_uid) for view in concerned if view.name in serving), world.nodes)
-    actions: list[Action] = []
-    for view in concerned:
-        assignment = standing_at.get(view.name)
-        near = routers.near(view.name) if view.name in serving else ()
-        node = _Node(world.ref, view, assignment, world.certificates, near, keys)
-        actions += view.recall("parts", (assignment, world.certificates, near), node.actions)
-    return actions
-
-
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """One node, with what it should run (None: nothing, or that cannot be read) and whom it can turn to."""
-=======
     standing_at = {standing.view.name: standing.assignment for standing in standings}
     serving = {name: one.node_uid for name, one in standing_at.items() if one is not None and one.HasField("ingress")}
     concerned = [view for view in world.nodes if view.name in serving or view.parts]
@@ -79,17 +52,12 @@ def _actions(
 @dataclass(frozen=True, slots=True)
 class _Node:
     """One node, with what it should run (None: nothing, or that cannot be read)."""
->>>>>>> d
 
     ref: EnvironmentRef
     view: NodeView
     assignment: pb.Assignment | None
     certificates: Certificates
-<<<<<<< HEAD
-    near: Sequence[pb.RouterPeer]
-=======
     routers: Routers
->>>>>>> d
     keys: Keys
 
     def actions(self) -> list[Action]:
@@ -116,15 +84,9 @@ class _Node:
             made = self._empty(assignment, host)
             if record is not None and record.message is not None and _fill(made, record.message, assignment.ingress):
                 wanted[host] = made
-<<<<<<< HEAD
-        if self.near:
-            wanted[PEERS] = self._empty(assignment, PEERS)
-            wanted[PEERS].peers.extend(self.near)
-=======
         if near := self.routers.near(self.view.name):
             wanted[PEERS] = self._empty(assignment, PEERS)
             wanted[PEERS].peers.extend(near)
->>>>>>> d
         return wanted
 
     def _empty(self, assignment: pb.Assignment, part: str) -> pb.NodeIngress:

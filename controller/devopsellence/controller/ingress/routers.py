@@ -5,14 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-<<<<<<< HEAD
-from itertools import islice
-from typing import Final
-=======
 from hashlib import blake2b
 from itertools import islice
 from typing import Final, TypeAlias
->>>>>>> d
 from zlib import crc32
 
 from devopsellence.api.v1 import stored_pb2 as pb
@@ -22,11 +17,8 @@ from devopsellence.store.keys import PEERS
 
 #: So many nodes are named to one that serves an ingress.
 MOST: Final = 8
-<<<<<<< HEAD
-=======
 # A router, and what tells it from others.
 _Line: TypeAlias = tuple[pb.RouterPeer, bytes]
->>>>>>> d
 
 
 class Routers:
@@ -38,23 +30,6 @@ class Routers:
 
     def __init__(self, serving: Iterable[tuple[NodeView, str]], views: Sequence[NodeView]) -> None:
         self._views = views
-<<<<<<< HEAD
-        # By places that have nothing to do with their names, so that the nodes are spread evenly over each other, and
-        # one that comes or goes makes a difference to few.
-        found = (router for view, uid in serving if (router := self._router(view, uid)) is not None)
-        self._ring = sorted(((_place(router.node), router) for router in found), key=lambda one: one[0])
-
-    def near(self, node: str) -> tuple[pb.RouterPeer, ...]:
-        """Whom ``node`` can turn to, sorted by name: all others, or, of more than eight, those that follow it."""
-        start = bisect_right(self._ring, _place(node), key=lambda one: one[0])
-        following = (self._ring[(start + step) % len(self._ring)][1] for step in range(len(self._ring)))
-        found = islice((router for router in following if router.node != node), MOST)
-        return tuple(sorted(found, key=lambda one: one.node))
-
-    def _router(self, view: NodeView, uid: str) -> pb.RouterPeer | None:
-        said = view.recall("router", (uid,), lambda: _said(view, uid))
-        return said if said is not None else self._last_known.get((view.name, uid))
-=======
         self._routers = [router for view, uid in serving if (router := self._router(view, uid)) is not None]
         #: The same for the same routers, also of two plans; quickly compared.
         self.mark = blake2b(b"".join(line for _, line in self._routers)).digest()
@@ -79,7 +54,6 @@ class Routers:
             return said
         known = self._last_known.get((view.name, uid))
         return _line(known) if known is not None else None
->>>>>>> d
 
     @cached_property
     def _last_known(self) -> dict[tuple[str, str], pb.RouterPeer]:
@@ -98,23 +72,15 @@ def _place(node: str) -> tuple[int, str]:
     return crc32(node.encode()), node
 
 
-<<<<<<< HEAD
-def _said(view: NodeView, uid: str) -> pb.RouterPeer | None:
-=======
 def _said(view: NodeView, uid: str) -> _Line | None:
->>>>>>> d
     """Where the node's router answers, as its agent says now; None if it says nothing."""
     node = view.node.message if view.node is not None else None
     beat = view.heartbeat.message if view.heartbeat is not None else None
     if beat is None or beat.uid != uid:
         return None
     address = answers_at(node.address if node is not None else "", beat.router_address)
-<<<<<<< HEAD
-    return pb.RouterPeer(node=view.name, uid=uid, address=address) if address else None
-=======
     return _line(pb.RouterPeer(node=view.name, uid=uid, address=address)) if address else None
 
 
 def _line(router: pb.RouterPeer) -> _Line:
     return router, f"{router.node} {router.uid} {router.address}\n".encode()
->>>>>>> d
