@@ -57,15 +57,21 @@ async def read_history(etcd: Etcd, since: int) -> History:
     raise AssertionError("the watch has ended")
 
 
-def audit(history: History, keys: Keys) -> Findings:
-    """Whether the leader of the moment, in the term that it signed with, wrote each of the controllers' revisions."""
+def audit(history: History, keys: Keys, *, certificates: bool = False) -> Findings:
+    """Whether the leader of the moment, in the term that it signed with, wrote each of the controllers' revisions.
+
+    ``certificates``: they are the controllers' as well, because nobody wrote them by hand.
+    """
+    ours = [keys.all_assignments_prefix, keys.rollouts_prefix, keys.all_ingress_prefix]
+    if certificates:
+        ours.append(keys.all_certificates_prefix)
     candidacies = _candidacies(history, keys)
     writes = 0
     leaders: list[str] = []
     defects: list[str] = []
     for revision in sorted(history):
         events = history[revision]
-        written = [event.key for event in events if _is_controllers(event, keys)]
+        written = [event.key for event in events if _is_controllers(event, keys, tuple(ours))]
         if not written:
             continue
         writes += 1
@@ -95,8 +101,7 @@ def _candidacies(history: History, keys: Keys) -> list[Candidacy]:
     return [*ended, *standing.values()]
 
 
-def _is_controllers(event: WatchEvent, keys: Keys) -> bool:
-    ours = (keys.all_assignments_prefix, keys.rollouts_prefix, keys.all_certificates_prefix, keys.all_ingress_prefix)
+def _is_controllers(event: WatchEvent, keys: Keys, ours: tuple[str, ...]) -> bool:
     if event.key.startswith(ours):
         return True
     if event.key.startswith(keys.all_statuses_prefix):

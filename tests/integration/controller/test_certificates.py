@@ -252,7 +252,7 @@ async def test_killed_in_every_phase_there_is_one_certificate(
             found = await certificate(etcd, HOST, is_there)
         for identity in nodes.identities.values():
             assert opened(found, identity)
-    findings = audit(await read_history(etcd, since), etcd.keys)
+    findings = audit(await read_history(etcd, since), etcd.keys, certificates=True)
     assert findings.defects == []
     assert len(findings.leaders) == 5
     assert [one.code for one in await events(etcd)] == ["certificate_obtained"]
