@@ -99,11 +99,11 @@ def test_a_host_is_named_for_as_long_as_a_release_that_counts_names_it() -> None
     store.deploy(2, WEB)
     store.step()
     # Release 1 is what would be gone back to.
-    assert of(store) == Demand(HOST, [], None, named=True)
+    assert of(store) == Demand(HOST, named=True)
     settle(store)
     store.deploy(3, WEB)
     settle(store)
-    assert of(store) == Demand(HOST, [], None, named=False)
+    assert of(store) == Demand(HOST, named=False)
 
 
 @pytest.mark.parametrize("what", ["release", "assignment", "missing release"])
@@ -136,4 +136,4 @@ def test_of_an_environment_that_is_gone_the_certificates_are_not_named() -> None
     store.converge()
     store.report("n1")
     store.converge()
-    assert of(store) == Demand(HOST, [], None, named=False)
+    assert of(store) == Demand(HOST, named=False)

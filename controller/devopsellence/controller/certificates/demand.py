@@ -74,12 +74,12 @@ class _Serving:
     release: int
 
 
-def _name(one: _Serving) -> str:
-    return one.server.node
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """Who serves a host, and whom its certificate is ordered from."""
 
-
-def _release(one: _Serving) -> int:
-    return one.release
+    servers: Sequence[Server]
+    account: Account | None
 
 
 def concerned(world: World) -> bool:
@@ -92,29 +92,37 @@ def demands(world: World) -> Demands | None:
     environment = world.environment
     if environment is not None and environment.message is None:
         return None
+    attached = frozenset(environment.message.nodes) if environment is not None and environment.message else frozenset()
+    recipients: set[str] = set()
     # By the hosts that they serve, which mostly are the same everywhere: so many nodes cost little with many hosts.
     groups: dict[tuple[str, ...], list[_Serving]] = {}
     for view in world.nodes:
-        if one := view.recall("serving", (), partial(_serving, view)):
-            groups.setdefault(one.hosts, []).append(one)
-    serving: dict[str, list[_Serving]] = {}
-    for hosts, members in groups.items():
+        recipient, serving = view.recall("certificates", (), partial(_see, view))
+        if serving is not None:
+            groups.setdefault(serving.hosts, []).append(serving)
+        if serving is not None or view.name in attached:
+            recipients.add(recipient)
+    found = {host: Demand(host, named=True, servers=one.servers, account=one.account) for host, one in _shares(groups)}
+    unserved = world.certificates.keys() - found.keys()
+    if unserved:
+        named = _named(world)
+        found |= {host: Demand(host, named=named is None or host in named) for host in unserved}
+    return Demands(dict(sorted(found.items())), frozenset(recipients - {""}))
+
+
+def _shares(groups: Mapping[tuple[str, ...], list[_Serving]]) -> Iterator[tuple[str, _Share]]:
+    """Each host with those who serve it; whoever has the newest release says how."""
+    by_host: dict[str, tuple[tuple[str, ...], ...]] = {}
+    for hosts in groups:
         for host in hosts:
-            serving[host] = sorted([*serving[host], *members], key=_name) if host in serving else members
-    named = _named(world)
-    found = {
-        host: Demand(
-            host,
-            [one.server for one in serving.get(host, ())],
-            _account(max(serving[host], key=_release).ingress) if host in serving else None,
-            named=named is None or host in named or host in serving,
-        )
-        for host in sorted({*serving, *world.certificates})
-    }
-    attached = frozenset(environment.message.nodes) if environment is not None and environment.message else frozenset()
-    readers = attached.union(one.server.node for members in groups.values() for one in members)
-    keys = {view.recall("recipient", (), partial(recipient_of, view)) for view in world.nodes if view.name in readers}
-    return Demands(found, frozenset(keys - {""}))
+            by_host[host] = (*by_host.get(host, ()), hosts)
+    shares: dict[tuple[tuple[str, ...], ...], _Share] = {}
+    for host, several in by_host.items():
+        if several not in shares:
+            members = sorted((one for hosts in several for one in groups[hosts]), key=lambda one: one.server.node)
+            newest = max(members, key=lambda one: one.release)
+            shares[several] = _Share([one.server for one in members], _account(newest.ingress))
+        yield host, shares[several]
 
 
 def recipient_of(view: NodeView) -> str:
@@ -125,6 +133,10 @@ def recipient_of(view: NodeView) -> str:
         return ""
     said = beat.age_recipient if beat is not None and beat.uid == node.uid else ""
     return next((key for key in (said, node.age_recipient) if is_recipient(key)), "")
+
+
+def _see(view: NodeView) -> tuple[str, _Serving | None]:
+    return recipient_of(view), _serving(view)
 
 
 def _serving(view: NodeView) -> _Serving | None:
