@@ -23,7 +23,6 @@ from tests.integration.controller.audited import TTL_SECONDS
 from tests.integration.controller.harness import REF, Environment
 from tests.support.project import PROJECT
 
-HOST: Final = "app.example.com"
 NODES: Final = ("n1", "n2", "n3", "n4")
 PATIENCE_SECONDS: Final = 20.0
 
@@ -150,7 +149,7 @@ async def pause_at_random(controllers: Controllers, rng: random.Random, count: i
 
 
 class Bustle:
-    """Operators and agents at work: releases, attachments, labels, certificates and statuses, all the time."""
+    """Operators and agents at work: releases, attachments, labels and statuses, all the time."""
 
     def __init__(self, etcd: Etcd, rng: random.Random) -> None:
         self._environment = Environment(etcd)
@@ -172,8 +171,6 @@ class Bustle:
                 await self._deploy(rng.sample(NODES, rng.randint(1, len(NODES))))
             elif rng.random() < 0.3:
                 await self._environment.add_node(rng.choice(NODES), *rng.sample(["web", "worker"], rng.randint(1, 2)))
-            elif rng.random() < 0.3:
-                await self._environment.certify(HOST, f"{rng.getrandbits(32):x}")
             else:
                 await self._report()
 
@@ -186,7 +183,6 @@ class Bustle:
         """A last release on all nodes, followed until it has settled everywhere and nothing else is assigned."""
         for name in NODES:
             await self._environment.add_node(name, "web")
-        await self._environment.certify(HOST, "last")
         await self._deploy(NODES)
         reporting = asyncio.create_task(self._report_all())
         try:
@@ -196,12 +192,12 @@ class Bustle:
             await asyncio.gather(reporting, return_exceptions=True)
         for name in NODES:
             assert (await self._environment.assignment(name)).release == self.release
-            assert sorted(await self._environment.parts(name)) == [PEERS, HOST]
+            assert await self._environment.parts(name) == [PEERS]
 
     async def _deploy(self, nodes: Sequence[str]) -> None:
         self.release += 1
         kinds = {f"s{number}": "web" for number in range(1, 1 + self._rng.randint(1, 3))} | {"web": "web"}
-        await self._environment.release(self.release, hosts=[HOST], **kinds)
+        await self._environment.release(self.release, hosts=["app.example.com"], **kinds)
         await self._environment.attach(*nodes, latest=self.release)
 
     async def _report_all(self) -> None:

@@ -148,6 +148,25 @@ async def test_a_revoked_node_is_out_and_an_informer_comes_back_with_the_grant(s
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_a_role_that_an_earlier_version_made_gets_what_is_new_when_it_is_granted_again(
+    secured: EtcdServer,
+) -> None:
+    async with (
+        Etcd(secured.settings(user=access.USER_OPERATOR)) as operator,
+        Etcd(secured.settings(user=access.user_of_node("uid-n4"))) as etcd,
+    ):
+        role, user = access.role_of_node("n4"), access.user_of_node("uid-n4")
+        await operator.role_add(role)
+        await operator.role_grant(role, etcd.keys.assignments_prefix("n4"), read=True, write=False)
+        await operator.user_add(user)
+        await operator.user_grant_role(user, role)
+        await etcd.list(etcd.keys.assignments_prefix("n4"))
+        with pytest.raises(PermissionDenied):
+            await etcd.list(etcd.keys.ingress_prefix("n4"))
+        await access.grant_node(operator, "n4", "uid-n4")
+        assert (await etcd.list(etcd.keys.ingress_prefix("n4"))).items == ()
+
+
 async def test_users_that_change_meanwhile_disturb_nobody(secured: EtcdServer) -> None:
     async with (
         Etcd(secured.settings(user=access.USER_OPERATOR)) as operator,
