@@ -171,6 +171,7 @@ class HollowMachine:
             networks={network: Attachment("", "") for network in body["NetworkingConfig"]["EndpointsConfig"]},
             task=labels.get(naming.LABEL_TASK, ""),
             depends_on=tuple(filter(None, labels.get(naming.LABEL_DEPENDS_ON, "").split(","))),
+            ports=naming.parse_ports(labels[naming.LABEL_PORTS]) if naming.LABEL_PORTS in labels else None,
         )
         self._behaviours[made.id] = Behaviour.of(dict(each.partition("=")[::2] for each in body["Env"]))
         self.containers[made.id] = made

@@ -66,11 +66,12 @@ class Action:
 class ServicePlan:
     """What one service does next, and how it stands meanwhile.
 
-    ``current`` is the container that serves (of the assigned spec or an older one), None if nothing does. ``proved`` is
-    the one that runs as assigned at this moment. ``settled``: it does, and nothing older is left. ``wake``: when time
-    alone changes the answer (monotonic seconds). ``retry_wall``: the next attempt (seconds since the epoch), 0 if none
-    is due. ``unhealthy_since``: seconds since the epoch, 0 unless its checks fail. ``lasting``: it has been healthy for
-    so long that former lapses do not count any more.
+    ``current`` is the container that serves (of the assigned spec or an older one), None if nothing does. ``serving``:
+    those that requests from outside are to go to. ``proved`` is the one that runs as assigned at this moment.
+    ``settled``: it does, and nothing older is left. ``wake``: when time alone changes the answer (monotonic seconds).
+    ``retry_wall``: the next attempt (seconds since the epoch), 0 if none is due. ``unhealthy_since``: seconds since the
+    epoch, 0 unless its checks fail. ``lasting``: it has been healthy for so long that former lapses do not count any
+    more.
     """
 
     service: str
@@ -79,6 +80,7 @@ class ServicePlan:
     reason: str = ""
     health: HealthPhase = stored_pb2.ServiceStatus.HEALTH_UNSPECIFIED
     current: Container | None = None
+    serving: tuple[Container, ...] = ()
     proved: Container | None = None
     settled: bool = False
     failed: bool = False

@@ -27,10 +27,12 @@ from devopsellence.nodeagent.fetching import Fetcher
 from devopsellence.nodeagent.heartbeat import Heartbeat
 from devopsellence.nodeagent.identity import load_identity
 from devopsellence.nodeagent.images import Garbage
+from devopsellence.nodeagent.ingress.following import Ingress
 from devopsellence.nodeagent.ingress.options import IngressOptions
+from devopsellence.nodeagent.ingress.parts import Parts
 from devopsellence.nodeagent.ingress.router import Router
 from devopsellence.nodeagent.pool import Pool
-from devopsellence.nodeagent.reconcile import Reconciler
+from devopsellence.nodeagent.reconcile import Reconciler, clock
 from devopsellence.nodeagent.rest import Rest
 from devopsellence.nodeagent.runtime import Machine, Runtime
 from devopsellence.nodeagent.secrets import Vault
@@ -138,11 +140,14 @@ class Agent(Generic[R]):
             Callbacks(changed=self._engine_changed, image=self._image_arrived, connection=self._connection_changed)
         )
         self.engine = machine.engine
+        self._routes = machine.routes
         self._statuses = Statuses(etcd, etcd.keys, node, folder, disk)
         self.assignments = Assignments(etcd, etcd.keys, node, uid, folder, disk, self._assignment_changed)
         self.garbage = Garbage(self.engine, options.state_dir / "images.json", disk)
+        self._parts = Parts(etcd, etcd.keys, node, uid, folder, disk, self.vault, self._parts_changed)
+        ingress = Ingress(machine.routes, self._parts, clock)
         self._reconciler = Reconciler(
-            node, uid, machine, self.assignments, self._statuses, folder, disk, self.vault, self.garbage
+            node, uid, machine, self.assignments, self._statuses, folder, disk, self.vault, self.garbage, ingress
         )
         self.beat = _first_beat(node, uid, identity.recipient)
         self.heartbeat = Heartbeat(etcd, etcd.keys, process.keeper, self.beat)
@@ -170,6 +175,9 @@ class Agent(Generic[R]):
     async def _run(self, stop: asyncio.Event) -> None:
         await self.assignments.load()
         await self.garbage.load()
+        # Before the first plan: what is routed to must be known by then, and what is served with it.
+        await self._parts.load()
+        await self._routes.load()
         if self._api is not None:
             # Before the heartbeat tells of it, and also without etcd, from the assignments on disk.
             await self._api.start()
@@ -181,6 +189,8 @@ class Agent(Generic[R]):
                     self.assignments.run(),
                     self._statuses.run(),
                     self.heartbeat.run(),
+                    self._parts.run(),
+                    self._routes.run(),
                 )
             ]
             if self._disk is not None:
@@ -204,6 +214,9 @@ class Agent(Generic[R]):
     def _assignment_changed(self, env: EnvironmentRef) -> None:
         self._reconciler.enqueue(env)
         self._say()
+
+    def _parts_changed(self, env: EnvironmentRef) -> None:
+        self._reconciler.enqueue(env)
 
     def _engine_changed(self, env: str) -> None:
         self._rest.stir()

@@ -23,6 +23,7 @@ def container_labels(wanted: Wanted, want: Desired) -> dict[str, str]:
         naming.LABEL_HASH: wanted.hash,
         naming.LABEL_REVISION: want.revision,
         naming.LABEL_RELEASE: str(want.release),
+        naming.LABEL_PORTS: naming.ports_label({each.name: each.port for each in wanted.service.ports}),
         **({naming.LABEL_DEPENDS_ON: before} if before else {}),
     }
 

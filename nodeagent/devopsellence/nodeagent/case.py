@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +31,8 @@ class Case:
     memory: Memory
     memories: Memories
     now: Now
+    #: As in :attr:`model.Observed.held`.
+    held: Mapping[str, str]
 
     @property
     def others(self) -> tuple[Container, ...]:
@@ -144,7 +146,7 @@ def case_of(
         return memory.proved == each.id and memory.stopped != each.id
 
     usable = [each for each in others if each.up or (each.state is State.EXITED and proved(each))]
-    fallback = max(usable, key=lambda each: (each.up, proved(each), rank(each)), default=None)
+    fallback = max(usable, key=lambda each: (each.up, proved(each) or each.id in seen.held, rank(each)), default=None)
     return Case(
         wanted=wanted,
         network_name=network_name,
@@ -156,6 +158,7 @@ def case_of(
         memory=memories.get((wanted.service.name, wanted.hash), NO_MEMORY),
         memories=memories,
         now=now,
+        held=seen.held,
     )
 
 

@@ -52,6 +52,8 @@ class Container:
     task: str = ""
     #: The services that its own was to be stopped before, as of when it was made.
     depends_on: tuple[str, ...] = ()
+    #: By name, those that its own listened on when it was made; None: that was not kept then.
+    ports: Mapping[str, int] | None = None
     #: How it ended; None while it runs, and until it has been examined.
     exit_code: int | None = None
     #: Run by hand by an operator, whose call looks after it.
@@ -142,8 +144,10 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One environment on the engine, now. ``health`` is by container id."""
+    """One environment on the engine, now. ``health`` is by container id, as is ``held``: those that must not be stopped
+    yet, because requests go to them, with the reason as the end of a sentence."""
 
     containers: tuple[Container, ...] = ()
     network: Network | None = None
     health: Mapping[str, Health] = field(default_factory=dict)
+    held: Mapping[str, str] = field(default_factory=dict)

@@ -25,6 +25,8 @@ LABEL_NODE: Final = "devopsellence.node"
 LABEL_NODE_UID: Final = "devopsellence.node_uid"
 #: The services that its own is started after and stopped before, separated by commas; absent: none.
 LABEL_DEPENDS_ON: Final = "devopsellence.depends_on"
+#: The ports of its service, as "http=3000,metrics=9090": an older container is reached on its own.
+LABEL_PORTS: Final = "devopsellence.ports"
 #: The name of the task that a container was made for; a service's container has none.
 LABEL_TASK: Final = "devopsellence.task"
 #: On the container of a task that an operator runs by hand: it belongs to the one who runs it, not to the plan.
@@ -54,6 +56,17 @@ def network_name(node_uid: str, env: EnvironmentRef) -> str:
 def volume_name(node_uid: str, env: EnvironmentRef, source: str) -> str:
     """``<project>-<environment>-<source>-<6 hex digits>``: the same for every release, so that data stays."""
     return f"{env.project}-{env.environment}-{source}-{_digest(node_uid, str(env))[:6]}".lower()
+
+
+def ports_label(ports: Mapping[str, int]) -> str:
+    """What :data:`LABEL_PORTS` holds."""
+    return ",".join(f"{name}={ports[name]}" for name in sorted(ports))
+
+
+def parse_ports(label: str) -> Mapping[str, int]:
+    """The ports by name that :func:`ports_label` made a label of; what is none is left out."""
+    pairs = (each.rpartition("=") for each in label.split(","))
+    return {name: int(port) for name, _, port in pairs if name and port.isascii() and port.isdigit()}
 
 
 def environment_labels(node: str, node_uid: str, env: EnvironmentRef) -> Mapping[str, str]:

@@ -238,6 +238,7 @@ def _container(
         task=labels.get(naming.LABEL_TASK, ""),
         depends_on=tuple(filter(None, labels.get(naming.LABEL_DEPENDS_ON, "").split(","))),
         one_off=naming.LABEL_ONE_OFF in labels,
+        ports=naming.parse_ports(labels[naming.LABEL_PORTS]) if naming.LABEL_PORTS in labels else None,
     )
 
 

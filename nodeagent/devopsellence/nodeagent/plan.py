@@ -18,6 +18,7 @@ from devopsellence.nodeagent.dependencies import Standing, held_by, order, waits
 from devopsellence.nodeagent.memory import NO_MEMORY
 from devopsellence.nodeagent.model import Container, Now, Observed
 from devopsellence.nodeagent.plan_service import plan_service
+from devopsellence.nodeagent.serving import course
 from devopsellence.nodeagent.spec import Desired
 
 
@@ -31,7 +32,7 @@ def plan(want: Desired, seen: Observed, memories: Memories, now: Now) -> Plan:
         name: case_of(want.network, wanted, by_service.get(name, ()), seen, memories, now)
         for name, wanted in want.services.items()
     }
-    planned = _assigned(cases) | _leaving(want, by_service, memories, now)
+    planned = _assigned(cases) | _leaving(want, by_service, seen, memories, now)
     services = tuple(planned[name] for name in sorted(planned))
     memory = memories.get(("", ""), NO_MEMORY)
     waiting = memory.waits(now.mono)
@@ -70,7 +71,7 @@ def _assigned(cases: Mapping[str, Case]) -> dict[str, ServicePlan]:
 
 
 def _leaving(
-    want: Desired, by_service: Mapping[str, Sequence[Container]], memories: Memories, now: Now
+    want: Desired, by_service: Mapping[str, Sequence[Container]], seen: Observed, memories: Memories, now: Now
 ) -> dict[str, ServicePlan]:
     """What it does not hold: stopped after those containers on their way out that were started after it."""
     dependents: dict[str, set[str]] = {}
@@ -82,23 +83,26 @@ def _leaving(
                 for dependency in each.depends_on:
                     dependents.setdefault(dependency, set()).add(name)
     return {
-        name: _gone(name, containers, held_by(name, dependents), Cleanup(name, memories, now), removed=want.removed)
+        name: _gone(
+            name, containers, held_by(name, dependents), Cleanup(name, memories, now), seen, removed=want.removed
+        )
         for name, containers in by_service.items()
         if name not in want.services
     }
 
 
 def _gone(
-    name: str, containers: Sequence[Container], held: Sequence[str], cleanup: Cleanup, *, removed: bool
+    name: str, containers: Sequence[Container], first: Sequence[str], cleanup: Cleanup, seen: Observed, *, removed: bool
 ) -> ServicePlan:
-    """A service that the assignment does not hold. ``held``: who has to stop before it."""
+    """A service that the assignment does not hold. ``first``: who has to stop before it."""
     why = "the environment left this node" if removed else "the assignment no longer holds this service"
-    waiting = f"is stopped after {', '.join(held)}, which depends on it" if held else ""
+    waiting = f"is stopped after {', '.join(first)}, which depends on it" if first else ""
+    way = course(cleanup.of([each for each in containers if not (first and each.up)], why), seen.held)
     return ServicePlan(
         name,
         stored_pb2.ServiceStatus.STOPPING,
-        cleanup.of([each for each in containers if not (held and each.up)], why),
-        cleanup.memory.reason or waiting or why,
+        way.actions,
+        cleanup.memory.reason or way.waits or waiting or why,
         current=max((each for each in containers if each.up), key=rank, default=None),
         retry_wall=cleanup.memory.retry_wall,
         wake=cleanup.wake,

@@ -1,9 +1,10 @@
 """What to do next about one assigned service. Pure; part of :mod:`plan`.
 
 The old container serves until the new one has proved itself: it is healthy, or, without a check, has been up for a
-moment (``SETTLE_SECONDS``). A service with volumes stops the old one first, because two copies must not share them; but
-not before the new container has been created, which finds a missing image or a malformed spec while the old one still
-serves, nor before everything is there that the new one depends on.
+moment (``SETTLE_SECONDS``); and it is stopped when no request is under way on it (``serving``). A service with volumes
+stops the old one first, because two copies must not share them; but not before the new container has been created,
+which finds a missing image or a malformed spec while the old one still serves, nor before everything is there that the
+new one depends on.
 
 A container that was healthy and is not any more is replaced: at once the first time, then ever more slowly. A service
 that others wait for to complete is run until it ends with exit code 0; its container stays, as the record of that.
@@ -19,6 +20,7 @@ from devopsellence.nodeagent.action import Action, HealthPhase, Kind, Phase, Ser
 from devopsellence.nodeagent.case import SETTLE_SECONDS, Case, act, rank
 from devopsellence.nodeagent.memory import GIVE_UP, NO_MEMORY, STABLE_SECONDS, Trouble
 from devopsellence.nodeagent.model import Container, State, Verdict
+from devopsellence.nodeagent.serving import course, serving
 
 _Status = stored_pb2.ServiceStatus
 _HEALTH: Final = {
@@ -50,13 +52,15 @@ def plan_service(case: Case, waits: str) -> ServicePlan:
     else:
         leftover = cleanup.of(case.surplus, "neither assigned nor needed until the new container serves")
     lasting_at = case.lasting_at
+    way = course(_upkeep(case, waits) or step.actions + leftover, case.held)
     return ServicePlan(
         service=case.wanted.service.name,
         phase=step.phase,
-        actions=_upkeep(case, waits) or step.actions + leftover,
-        reason=step.reason or cleanup.memory.reason,
+        actions=way.actions,
+        reason=step.reason or way.waits or cleanup.memory.reason,
         health=_health(case),
         current=_current(case),
+        serving=serving(case, way.leaving),
         proved=case.mine if case.running else None,
         settled=_settled(case, step),
         failed=case.failed,

@@ -24,6 +24,8 @@ from devopsellence.nodeagent.assigned import Assignments
 from devopsellence.nodeagent.errors import EngineUnavailable
 from devopsellence.nodeagent.health import Monitor
 from devopsellence.nodeagent.images import Garbage
+from devopsellence.nodeagent.ingress.following import Ingress
+from devopsellence.nodeagent.ingress.site import awaited
 from devopsellence.nodeagent.lanes import Lane, Lanes, lane_of
 from devopsellence.nodeagent.memory import Memory
 from devopsellence.nodeagent.model import Now, Observed, State
@@ -66,6 +68,8 @@ class _Environment:
     progress: dict[str, str] = field(default_factory=dict)
     want: Desired | None = None
     plan: Plan = field(default_factory=Plan)
+    #: How its ingress fares; None: it has none.
+    ingress: stored_pb2.IngressStatus | None = None
     problem: str = ""
     timer: asyncio.TimerHandle | None = None
 
@@ -84,6 +88,7 @@ class Reconciler:
         disk: Pool,
         vault: Vault,
         garbage: Garbage,
+        ingress: Ingress,
     ) -> None:
         self._node = node
         self._uid = node_uid
@@ -93,6 +98,7 @@ class Reconciler:
         self._folder = folder
         self._disk = disk
         self._garbage = garbage
+        self._ingress = ingress
         self._actions = Actions(engine, clock, vault, machine.fetch)
         self._monitor = Monitor(machine.ask, self._changed, clock)
         self._environments: dict[EnvironmentRef, _Environment] = {}
@@ -179,14 +185,19 @@ class Reconciler:
             _log.warning("an assignment is for another machine", env=str(env), uid=assigned.foreign, ours=self._uid)
             self._statuses.forget(env)
         if assigned.want is None:
+            self._ingress.unassigned(env)
             self._not_assigned(env, assigned.problem)
             return
         if not self._engine.connected:
+            if state.plan.services:
+                # Certificates and challenges may be others.
+                self._route(state, assigned.want)
             return
-        before = state.plan
+        before, told = state.plan, state.ingress
         self._converge(env, state, assigned.want, saved=assigned.saved)
         if not assigned.foreign:
-            now = report.at_rest(state.plan) or report.task_moved(before, state.plan)
+            moved = report.task_moved(before, state.plan) or awaited(told, state.ingress)
+            now = report.at_rest(state.plan) or moved
             self._statuses.report(env, lambda: self._status(env), now=now)
         self._garbage.follow(assigned.want, settled=report.at_rest(state.plan))
         if state.plan.removed and assigned.absent:
@@ -204,11 +215,12 @@ class Reconciler:
             and wanted.probes
         ]
         self._monitor.watch(str(env), want.network, checks)
-        seen = Observed(containers, network, self._monitor.of(str(env)))
+        seen = Observed(containers, network, self._monitor.of(str(env)), self._ingress.held(env))
         memories, runs, now = state.remembered.memories, state.runs, clock()
         planned = plan(want, seen, memories, now)
         task = plan_task(want, seen, planned.services, runs.known, memories, now, problem=runs.problem)
         state.plan = replace(planned, task=task)
+        self._route(state, want)
         if state.remembered.note_proved(state.plan.services):
             self.enqueue(env)
         state.remembered.prune(want, containers, state.busy)
@@ -220,6 +232,10 @@ class Reconciler:
         self._schedule(env, state)
         if state.remembered.unsaved:
             self._spawn(state.remembered.save(), None)
+
+    def _route(self, state: _Environment, want: Desired) -> None:
+        """Before anything is stopped: requests are to go elsewhere first."""
+        state.ingress = self._ingress.follow(want, state.plan.services, state.busy.values())
 
     def _next(self, env: EnvironmentRef, state: _Environment, seen: Observed) -> list[Action]:
         """The first action of each service that is not busy, as far as there are slots."""
@@ -291,7 +307,8 @@ class Reconciler:
         state = self._environments[env]
         if state.want is None:
             return report.unreadable(self._node, self._uid, env, state.problem)
-        return report.status(state.want, state.plan, state.remembered.memories, state.progress, state.problem)
+        memories, progress = state.remembered.memories, state.progress
+        return report.status(state.want, state.plan, memories, progress, state.problem, state.ingress)
 
     def _not_assigned(self, env: EnvironmentRef, problem: str) -> None:
         if problem:
@@ -307,6 +324,7 @@ class Reconciler:
     async def _forget(self, env: EnvironmentRef) -> None:
         _log.info("the environment has left this node", env=str(env))
         self._statuses.forget(env)
+        self._ingress.forget(env)
         self._environments.pop(env, None)
         self._garbage.departed(str(env))
         await self._assignments.forget(env)

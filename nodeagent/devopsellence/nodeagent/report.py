@@ -13,9 +13,17 @@ from devopsellence.store.keys import EnvironmentRef
 _Status = stored_pb2.AssignmentStatus
 
 
-def status(want: Desired, planned: Plan, memories: Memories, progress: dict[str, str], problem: str) -> _Status:
+def status(
+    want: Desired,
+    planned: Plan,
+    memories: Memories,
+    progress: dict[str, str],
+    problem: str,
+    ingress: stored_pb2.IngressStatus | None,
+) -> _Status:
     """The status of an environment. ``progress``: how far the pull of a service's image is. ``problem``: why the
-    assignment in etcd cannot be followed (``want`` is then the one before), empty if it can."""
+    assignment in etcd cannot be followed (``want`` is then the one before), empty if it can. ``ingress``: how it fares,
+    None if there is none; it has no part in the phase."""
     services = [_service(want, each, memories, progress.get(each.service, "")) for each in planned.services]
     phase, reason = _phase(want, planned)
     if problem:
@@ -32,6 +40,7 @@ def status(want: Desired, planned: Plan, memories: Memories, progress: dict[str,
         services=services,
         node_uid=want.node_uid,
         task=_task(planned.task.status, progress.get(TASK, "")),
+        ingress=ingress,
     )
 
 

@@ -57,6 +57,20 @@ class Vault:
         password = self._open(want, REGISTRY, registry.password_secret, registry.password_version)
         return registry.username, password
 
+    def key(self, sealed: str) -> str:
+        """A private key that was sealed for this node, as PEM.
+
+        Raises:
+            SecretError: it was not sealed for this node, or is no text.
+        """
+        try:
+            value = _text(self._identity.open(sealed))
+        except SealError as error:
+            raise SecretError(str(error)) from error
+        if value is None:
+            raise SecretError("it is not PEM")
+        return value
+
     def _open(self, want: Desired, service: str, secret: str, version: int) -> str:
         called = f"secret {secret} (version {version})"
         sealed = want.sealed.get((service, secret, version))

@@ -83,6 +83,8 @@ class Desired:
     #: Ciphertext by service, secret and version.
     sealed: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
     registry: stored_pb2.Registry | None = None
+    #: What is routed here from outside; None: nothing.
+    ingress: workload_pb2.Ingress | None = None
 
     @property
     def images(self) -> frozenset[str]:
@@ -120,6 +122,7 @@ def desired(assignment: stored_pb2.Assignment, env: EnvironmentRef, node_uid: st
         task_wanted=_task_wanted(assignment, task, env, node_uid, sealed) if task is not None else None,
         sealed=sealed,
         registry=assignment.registry if assignment.HasField("registry") else None,
+        ingress=assignment.ingress if assignment.HasField("ingress") and not assignment.removed else None,
     )
 
 

@@ -2,14 +2,16 @@
 
 ``assignments/`` holds the last assignment of each environment as it was read, ``memory/`` the counters and backoffs,
 ``status/`` what was last reported (for people, while etcd is away), ``tasks/`` which release tasks were started and how
-they ended. One file per environment; written to a temporary file, synced, renamed. Assignments can hold values that are
-nobody else's business: the folder is the agent's alone. Secrets in them are sealed; what opens them is ``identity``'s.
+they ended, ``ingress/`` what the controller sent about an environment's hosts. One file per environment (there, per
+host); written to a temporary file, synced, renamed. Assignments can hold values that are nobody else's business: the
+folder is the agent's alone. Secrets in them are sealed; what opens them is ``identity``'s.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -28,7 +30,7 @@ from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import decode, encode
 
-_KINDS: Final = ("assignments", "memory", "status", "tasks")
+_KINDS: Final = ("assignments", "memory", "status", "tasks", "ingress")
 #: In file names, instead of "/"; no name may contain it.
 _SEPARATOR: Final = "+"
 _log = structlog.get_logger()
@@ -134,6 +136,28 @@ class StateFolder:
         """Returns once they are on disk. OSError if they cannot be written."""
         self._write("tasks", env, json.dumps([run_to(each) for each in runs]).encode(), sync=True)
 
+    def parts(self) -> dict[tuple[EnvironmentRef, str], stored_pb2.NodeIngress]:
+        """Every part of an ingress that can be read, by environment and part; one that cannot is named in the log and
+        left where it is."""
+        found: dict[tuple[EnvironmentRef, str], stored_pb2.NodeIngress] = {}
+        for path in sorted((self._folder / "ingress").glob("*.json")):
+            try:
+                stored = decode(stored_pb2.NodeIngress, str(path), path.read_bytes())
+                env = EnvironmentRef(stored.organization, stored.project, stored.environment)
+            except (OSError, ValueError, MalformedRecord) as error:
+                _log.warning("a part of an ingress on disk cannot be read", path=str(path), error=str(error))
+            else:
+                found[env, stored.part] = stored
+        return found
+
+    def save_part(self, env: EnvironmentRef, part: str, stored: stored_pb2.NodeIngress) -> None:
+        """Returns once it is on disk. OSError if it cannot be written."""
+        write_file(self._part(env, part), encode(stored), sync=True)
+
+    def forget_part(self, env: EnvironmentRef, part: str) -> None:
+        """It is needed no more."""
+        self._part(env, part).unlink(missing_ok=True)
+
     def save_status(self, env: EnvironmentRef, status: bytes) -> None:
         """OSError if it cannot be written."""
         self._write("status", env, status, sync=False)
@@ -142,6 +166,13 @@ class StateFolder:
         """The environment left this node."""
         for kind in _KINDS:
             self._path(kind, env).unlink(missing_ok=True)
+        for path in (self._folder / "ingress").glob(f"{str(env).replace('/', _SEPARATOR)}{_SEPARATOR}*.json"):
+            path.unlink(missing_ok=True)
+
+    def _part(self, env: EnvironmentRef, part: str) -> Path:
+        """By a hash: a host's name may be too long for a file's."""
+        short = hashlib.sha256(part.encode()).hexdigest()[:32]
+        return self._folder / "ingress" / f"{str(env).replace('/', _SEPARATOR)}{_SEPARATOR}{short}.json"
 
     def _path(self, kind: str, env: EnvironmentRef) -> Path:
         return self._folder / kind / f"{str(env).replace('/', _SEPARATOR)}.json"

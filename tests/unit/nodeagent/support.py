@@ -97,6 +97,28 @@ def container(
 
 
 @dataclass
+class Router:
+    """Holds what requests go to, and afterwards, for so long as some are under way: ``lasts`` seconds. What it routes
+    to outlives the agent."""
+
+    lasts: float = 1.2
+    routed: frozenset[str] = frozenset()
+    #: By container, until when.
+    draining: dict[str, float] = field(default_factory=dict)
+
+    def want(self, containers: Iterable[str], mono: float) -> None:
+        wanted = frozenset(containers)
+        self.draining |= dict.fromkeys(self.routed - wanted, mono + self.lasts)
+        for each in wanted:
+            self.draining.pop(each, None)
+        self.routed = wanted
+
+    def held(self, mono: float) -> Mapping[str, str]:
+        waiting = {each: "3 requests are under way" for each, until in self.draining.items() if mono < until}
+        return waiting | dict.fromkeys(self.routed, "serves")
+
+
+@dataclass
 class Engine:
     """Carries out actions at once. ``sick``: hashes that never pass their check; ``lapsed``: containers that do not
     pass it any more; ``ends``: hashes that end at once; ``done``: those that do with exit code 0; ``missing``: images
@@ -113,6 +135,7 @@ class Engine:
     mono: float = 1000.0
     made: int = 0
     history: list[Action] = field(default_factory=list)
+    router: Router | None = None
 
     @property
     def now(self) -> Now:
@@ -136,7 +159,10 @@ class Engine:
         return found
 
     def observe(self) -> Observed:
-        return Observed(tuple(self.containers.values()), self.network, self.health())
+        return Observed(tuple(self.containers.values()), self.network, self.health(), self.held())
+
+    def held(self) -> Mapping[str, str]:
+        return self.router.held(self.mono) if self.router is not None else {}
 
     def plan(self, goal: Desired) -> Plan:
         """Observe and plan, and remember what has proved itself, as the agent does."""
@@ -146,11 +172,22 @@ class Engine:
                 key = (each.service, each.proved.hash)
                 memory = self.memories.get(key, NO_MEMORY).running(each.proved)
                 self.memories[key] = memory.lasting() if each.lasting else memory
+        self._route(made)
         return made
+
+    def _route(self, made: Plan) -> None:
+        serving = [each for service in made.services for each in service.serving]
+        for each in serving:
+            assert each.state is State.RUNNING
+            assert each.hash not in self.sick, "it has never been healthy"
+        if self.router is not None:
+            self.router.want([each.id for each in serving], self.mono)
 
     def carry_out(self, action: Action, goal: Desired) -> None:
         """One action, and what is remembered of it."""
         self.history.append(action)
+        if action.kind is Kind.STOP and not (action.lapsed or action.unhealthy):
+            assert action.container not in self.held(), "requests go there"
         key = (action.service, action.hash)
         memory = self.memories.get(key, NO_MEMORY)
         found = self._find(action)

@@ -18,6 +18,7 @@ from tests.unit.nodeagent.support import (
     REMOTE,
     STARTED,
     Engine,
+    Router,
     container,
     service,
     want,
@@ -162,10 +163,26 @@ def actions_of(start: Callable[[], Engine], goal: Desired) -> int:
     return len(machine.history)
 
 
+ROUTES = pytest.mark.parametrize("routes", [False, True], ids=["not routed", "routed"])
+
+
+def starting(scenario: str, *, routes: bool) -> tuple[Callable[[], Engine], Desired]:
+    """How a scenario begins, and its goal. ``routes``: requests go to all that is up."""
+    start, goal = SCENARIOS[scenario]
+
+    def routed() -> Engine:
+        machine = start()
+        machine.router = Router(routed=frozenset(each.id for each in machine.containers.values() if each.up))
+        return machine
+
+    return (routed if routes else start), goal
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("forgets", [False, True], ids=["remembers", "forgets"])
-def test_cut_anywhere_it_converges(scenario: str, forgets: bool) -> None:
-    start, goal = SCENARIOS[scenario]
+@ROUTES
+def test_cut_anywhere_it_converges(scenario: str, forgets: bool, routes: bool) -> None:
+    start, goal = starting(scenario, routes=routes)
     for cut in range(actions_of(start, goal) + 1):
         machine = start()
         while len(machine.history) < cut:
@@ -182,8 +199,9 @@ def test_cut_anywhere_it_converges(scenario: str, forgets: bool) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_every_prefix_of_the_first_plan_converges(scenario: str) -> None:
-    start, goal = SCENARIOS[scenario]
+@ROUTES
+def test_every_prefix_of_the_first_plan_converges(scenario: str, routes: bool) -> None:
+    start, goal = starting(scenario, routes=routes)
     whole = start().plan(goal).actions
     for cut in range(len(whole) + 1):
         machine = start()
@@ -195,14 +213,14 @@ def test_every_prefix_of_the_first_plan_converges(scenario: str) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_the_goal_may_change_at_every_action(scenario: str) -> None:
-    start, first = SCENARIOS[scenario]
+@ROUTES
+def test_the_goal_may_change_at_every_action(scenario: str, routes: bool) -> None:
+    start, first = starting(scenario, routes=routes)
     goal = want(service(version="3", check=True), service("db", "3", volume=True), release=3)
     for cut in range(actions_of(start, first) + 1):
         machine = start()
         for _ in range(cut):
-            if not machine.step(first):
-                break
+            machine.step(first)
             machine.mono += 0.5
         converge(machine, goal)
         finished(machine, goal)
@@ -217,6 +235,35 @@ def test_without_volumes_something_serves_at_every_moment(old: workload_pb2.Serv
         assert any(each.up for each in machine.containers.values())
         machine.mono += 0.1
     finished(machine, goal)
+
+
+@pytest.mark.parametrize(("old", "new"), [(OLD, NEW), (OLD_WEB, NEW_WEB)], ids=["without a check", "with a check"])
+def test_without_volumes_requests_go_somewhere_at_every_moment(
+    old: workload_pb2.Service, new: workload_pb2.Service
+) -> None:
+    """Also when the agent is killed at any moment, and knows nothing any more but what is routed to."""
+    before, goal = container(old), want(new)
+    for cut in range(50):
+        machine = engine(before)
+        machine.router = Router(routed=frozenset([before.id]))
+        for round_ in range(50):
+            if round_ == cut:
+                machine.memories.clear()
+            machine.step(goal)
+            assert len(machine.router.routed) == 1
+            assert all(machine.containers[each].up for each in machine.router.routed)
+            machine.mono += 0.1
+        finished(machine, goal)
+
+
+def test_without_its_router_nothing_holds_a_container() -> None:
+    """The old one goes in the very turn in which the new one has proved itself."""
+    machine, goal = engine(container(OLD)), want(NEW)
+    machine.memories["web", wanted(OLD).hash] = NO_MEMORY.running(container(OLD))
+    for _ in range(3):
+        machine.step(goal)
+        machine.mono += 1.0
+    assert [each.kind for each in machine.history] == ["create", "start", "stop"]
 
 
 def test_a_new_version_that_never_becomes_healthy_never_takes_over() -> None:

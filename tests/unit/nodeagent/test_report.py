@@ -31,7 +31,7 @@ def status(
     seen = Observed(there, network, {each.id: Health(verdict) for each in there})
     memories = memories or {}
     made = plan(goal, seen, memories, Now(1000.0, 2000.0))
-    return report.status(goal, made, memories, {"web": "3 of 7 layers"}, problem)
+    return report.status(goal, made, memories, {"web": "3 of 7 layers"}, problem, None)
 
 
 def test_settled() -> None:
@@ -90,7 +90,7 @@ def test_since_when_one_is_not_healthy() -> None:
     seen = Observed((there,), NETWORK, {there.id: Health(Verdict.UNHEALTHY, message="answered 500", since=since)})
     memories = {("web", wanted(OLD).hash): replace(NO_MEMORY, proved=there.id, lapses=1)}
     made = plan(want(OLD), seen, memories, Now(1000.0, 2000.0))
-    (web,) = report.status(want(OLD), made, memories, {}, "").services
+    (web,) = report.status(want(OLD), made, memories, {}, "", None).services
     assert (web.health, web.unhealthy_since.ToMilliseconds()) == (S.UNHEALTHY, 1_990_500)
     assert not status(want(OLD), there).services[0].HasField("unhealthy_since")
 

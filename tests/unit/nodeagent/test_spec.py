@@ -117,6 +117,7 @@ def test_the_body_of_the_create_call() -> None:
         "devopsellence.hash": spec_hash(full()),
         "devopsellence.revision": "",
         "devopsellence.release": "4",
+        "devopsellence.ports": "http=3000",
         "devopsellence.node": "n1",
         "devopsellence.node_uid": UID,
     }

@@ -1,0 +1,124 @@
+"""Containers that requests go to: replaced when the last request has ended, and at once where they are not healthy."""
+
+from __future__ import annotations
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.nodeagent.ingress.model import Endpoint
+from tests.integration.nodeagent.harness import ENV, Machine, Status, docker, says, service_of, soon, web, worker
+from tests.integration.nodeagent.routed import agent_of
+from tests.support.routes import FakeRoutes
+
+pytestmark = pytest.mark.docker
+
+HOST = "app.example.com"
+Ingress = stored_pb2.IngressStatus
+
+
+def ingress(service: str = "web") -> workload_pb2.Ingress:
+    made = workload_pb2.Ingress(hosts=[HOST], tls_mode=workload_pb2.Ingress.AUTO)
+    made.rules.add(host=HOST, path_prefix="/", service=service, port="http")
+    return made
+
+
+def database(version: str) -> workload_pb2.Service:
+    made = worker("db", volume="data", V=version)
+    made.ports.add(name="http", port=3000)
+    return made
+
+
+async def routed(routes: FakeRoutes, count: int = 1) -> set[str]:
+    """The containers that requests go to, once there are so many."""
+
+    async def look() -> bool:
+        return len(routes.routed(ENV)) == count
+
+    await soon(f"{count} routed to", look, seconds=60)
+    return routes.routed(ENV)
+
+
+def runs(container: str) -> bool:
+    return docker("inspect", "--format", "{{.State.Running}}", container) == "true"
+
+
+async def test_the_old_container_is_stopped_when_its_last_request_has_ended(machine: Machine) -> None:
+    routes = FakeRoutes()
+    async with agent_of(machine, routes):
+        await machine.assign(web(text="one"), ingress=ingress())
+        status = await machine.settled(seconds=60)
+        (old,) = await routed(routes)
+        site = routes.sites[ENV]
+        assert site is not None
+        assert site.backends[0].endpoints == (Endpoint(old, service_of(status, "web").address, 3000),)
+        assert status.ingress.phase == Ingress.SERVING
+        assert docker("inspect", "--format", '{{index .Config.Labels "devopsellence.ports"}}', old) == "http=3000"
+        await machine.assign(web(text="two"), release=2, ingress=ingress())
+        status = await machine.until(
+            "the new one serves",
+            lambda seen: "is not stopped yet: 1 request" in service_of(seen, "web").reason,
+            seconds=60,
+        )
+        (new,) = await routed(routes)
+        assert (service_of(status, "web").container, status.phase) == (new[:12], Status.CONVERGING)
+        assert (routes.draining(ENV), runs(old)) == ({old}, True)
+    # Another agent goes on where this one ended.
+    async with agent_of(machine, routes):
+        status = await machine.until("it still waits", says("web", container=new[:12]), seconds=60)
+        assert await routed(routes) == {new}
+        assert runs(old)
+        routes.end_requests(ENV)
+        await machine.settled(seconds=60)
+        assert machine.containers() == [new[:12]]
+
+
+async def test_one_that_must_stop_first_gets_no_requests_and_waits_for_its_last(machine: Machine) -> None:
+    routes = FakeRoutes()
+    async with agent_of(machine, routes):
+        await machine.assign(database("1"), ingress=ingress("db"))
+        await machine.settled(seconds=60)
+        (old,) = await routed(routes)
+        await machine.assign(database("2"), release=2, ingress=ingress("db"))
+        await machine.until("it waits", lambda seen: "is not stopped yet" in service_of(seen, "db").reason, seconds=60)
+        await routed(routes, 0)
+        assert runs(old)
+        routes.end_requests(ENV)
+        await machine.settled(seconds=60)
+        (new,) = await routed(routes)
+        assert machine.containers() == [new[:12]]
+
+
+async def test_one_that_is_healthy_no_more_is_replaced_whatever_is_under_way(machine: Machine) -> None:
+    routes = FakeRoutes()
+    async with agent_of(machine, routes):
+        await machine.assign(web(), ingress=ingress())
+        await machine.settled(seconds=60)
+        (old,) = await routed(routes)
+        docker("exec", old, "rm", "/w/up")
+
+        async def replaced() -> set[str]:
+            return routes.routed(ENV) - {old}
+
+        (new,) = await soon("another one is routed to", replaced, seconds=60)
+        assert old[:12] not in machine.containers()
+        assert runs(new)
+
+
+async def test_what_leaves_waits_for_its_last_request(machine: Machine) -> None:
+    routes = FakeRoutes()
+    async with agent_of(machine, routes):
+        await machine.assign(web(), worker("other"), ingress=ingress())
+        await machine.settled(seconds=60)
+        (old,) = await routed(routes)
+        await machine.assign(worker("other"), release=2, ingress=ingress())
+        status = await machine.until(
+            "it waits", lambda seen: "is not stopped yet" in "".join(each.reason for each in seen.services), seconds=60
+        )
+        assert status.ingress.phase == Ingress.FAILED
+        assert status.ingress.reason == "requests are to go to service web, which is not assigned to this node"
+        await machine.assign(removed=True)
+        await routed(routes, 0)
+        assert runs(old)
+        routes.end_requests(ENV)
+        await machine.until("removed", lambda seen: seen.phase == Status.REMOVED, seconds=60)
+        assert machine.containers() == []

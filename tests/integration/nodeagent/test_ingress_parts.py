@@ -1,0 +1,156 @@
+"""What the controller sends about an ingress besides assignments: followed, kept on disk, and answered."""
+
+from __future__ import annotations
+
+import pytest
+from cryptography import x509
+
+from devopsellence.api.v1 import stored_pb2
+from devopsellence.sealed import Identity
+from devopsellence.store.keys import PEERS
+from devopsellence.store.records import encode
+from devopsellence.store.settings import Settings
+from tests.integration.nodeagent.harness import ENV, Machine, Status, soon
+from tests.integration.nodeagent.routed import agent_of
+from tests.integration.nodeagent.test_ingress import HOST, ingress
+from tests.support.routes import FakeRoutes
+from tests.unit.nodeagent.ingress.certificates import sealed
+
+pytestmark = pytest.mark.docker
+
+NOBODY = Settings(("127.0.0.1:1",))
+
+
+def part(
+    machine: Machine, name: str = HOST, certificate: stored_pb2.HostCertificate | None = None, uid: str = ""
+) -> stored_pb2.NodeIngress:
+    return stored_pb2.NodeIngress(
+        node=machine.node,
+        node_uid=uid or machine.uid,
+        organization=ENV.organization,
+        project=ENV.project,
+        environment=ENV.environment,
+        part=name,
+        certificate=certificate,
+    )
+
+
+async def send(machine: Machine, sent: stored_pb2.NodeIngress | bytes, name: str = HOST) -> None:
+    value = sent if isinstance(sent, bytes) else encode(sent)
+    await machine.etcd.put(machine.etcd.keys.ingress(machine.node, ENV, name), value)
+
+
+async def serves(machine: Machine, serial: str, *tokens: str, says: str = "") -> Status:
+    """The status once it tells of this certificate (empty: none) and these challenges, and ``says`` so."""
+
+    def holds(status: Status) -> bool:
+        found = status.ingress
+        serials = [(each.host, each.serial) for each in found.certificates]
+        expected = [(HOST, serial)] if serial else []
+        return (serials, tuple(found.challenges)) == (expected, tokens) and says in found.reason
+
+    return await machine.until(f"{serial} {tokens} {says!r}", holds, seconds=60)
+
+
+async def test_certificates_come_change_and_stay(machine: Machine) -> None:
+    """Nothing runs here: what the rules lead to is not assigned, which the status says all along."""
+    routes = FakeRoutes()
+    async with agent_of(machine, routes) as agent:
+        me = agent.beat.age_recipient
+        first, second, foreign = sealed(HOST, me), sealed(HOST, me), sealed(HOST, Identity.generate().recipient)
+        await machine.assign(ingress=ingress())
+        await serves(machine, "")
+        sent = part(machine, certificate=first)
+        sent.challenges.add(token="t1", key_authorization="t1.x")
+        await send(machine, sent)
+        await serves(machine, first.serial, "t1")
+        await send(machine, part(machine, certificate=second))
+        await serves(machine, second.serial)
+        await send(machine, part(machine, certificate=foreign))
+        await serves(machine, second.serial, says="the one before it is served on")
+        await send(machine, b"{")
+        await serves(machine, second.serial, says="does not hold a readable NodeIngress")
+        sent = part(machine, certificate=first, uid="another")
+        sent.challenges.add(token="t2", key_authorization="t2.x")
+        await send(machine, sent)
+        site = routes.sites[ENV]
+        assert site is not None
+        assert "PRIVATE KEY" in site.certificates[HOST].key_pem
+    secret = site.certificates[HOST].key_pem.splitlines()[1]
+    files = [each for each in (machine.folder / "state").rglob("*") if each.is_file()]
+    assert any("+" in each.name and each.parent.name == "ingress" for each in files)
+    assert not [each for each in files if secret.encode() in each.read_bytes()]
+    # Without etcd, from disk: the last one that could be used.
+    routes.sites.clear()
+    async with agent_of(machine, routes, NOBODY):
+
+        async def served() -> str:
+            found = routes.sites.get(ENV)
+            return found.certificates[HOST].serial if found is not None and HOST in found.certificates else ""
+
+        assert await soon("it is served from disk", served, seconds=60) == second.serial
+    async with agent_of(machine, routes):
+        await machine.etcd.delete(machine.etcd.keys.ingress(machine.node, ENV, HOST))
+        await send(machine, part(machine, PEERS), PEERS)
+        await serves(machine, second.serial)
+        other = ingress()
+        other.hosts[:], other.rules[0].host = ["other.example.com"], "other.example.com"
+        await machine.assign(ingress=other, release=2)
+        await serves(machine, "")
+        await machine.assign(ingress=ingress(), release=3)
+        await serves(machine, "")
+
+
+async def test_a_request_for_a_key_is_answered(machine: Machine) -> None:
+    operator = Identity.generate()
+    async with agent_of(machine, FakeRoutes()) as agent:
+        await machine.assign(ingress=ingress())
+        sent = part(machine)
+        recipients = sorted([operator.recipient, agent.beat.age_recipient])
+        sent.key_request.CopyFrom(stored_pb2.KeyRequest(id="ab", host=HOST, recipients=recipients))
+        await send(machine, sent)
+        status = await machine.until("answered", lambda seen: len(seen.ingress.signing_requests) == 1, seconds=60)
+        (answer,) = status.ingress.signing_requests
+        asked = x509.load_pem_x509_csr(answer.csr_pem.encode())
+        assert (answer.id, list(answer.recipients), asked.is_signature_valid) == ("ab", recipients, True)
+        assert b"PRIVATE KEY" in operator.open(answer.key_age)
+        # The certificate of that key comes back, sealed as it was, and the request goes.
+        await send(machine, part(machine))
+        await machine.until("it is forgotten", lambda seen: not seen.ingress.signing_requests, seconds=60)
+
+
+async def test_other_nodes_routers(machine: Machine) -> None:
+    routes = FakeRoutes()
+    async with agent_of(machine, routes):
+        await machine.assign(ingress=ingress())
+        sent = part(machine, PEERS)
+        sent.peers.add(node="n2", uid="u2", address="10.0.0.2:7444")
+        await send(machine, sent, PEERS)
+
+        async def peers() -> list[str]:
+            site = routes.sites.get(ENV)
+            return [f"{each.node} {each.address} {each.port}" for each in site.peers] if site is not None else []
+
+        assert await soon("a peer", peers, seconds=60) == ["n2 10.0.0.2 7444"]
+        await machine.etcd.delete(machine.etcd.keys.ingress(machine.node, ENV, PEERS))
+
+        async def alone() -> bool:
+            return not await peers()
+
+        await soon("no peer", alone, seconds=60)
+
+
+async def test_nothing_is_kept_of_an_environment_that_is_not_assigned(machine: Machine) -> None:
+    stored = machine.folder / "state" / "ingress"
+
+    async def there() -> bool:
+        return len(list(stored.glob("*.json"))) == 1
+
+    async def gone() -> bool:
+        return not await there()
+
+    async with agent_of(machine, FakeRoutes()) as agent:
+        await send(machine, part(machine, certificate=sealed(HOST, agent.beat.age_recipient)))
+        await soon("it is on disk", there, seconds=60)
+        await machine.etcd.delete(machine.etcd.keys.ingress(machine.node, ENV, HOST))
+        await soon("it is on disk no more", gone, seconds=60)

@@ -1,0 +1,127 @@
+"""The agent as people run it, with its Envoy: a cutover under requests, and a certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import signal
+import socket
+import ssl
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2
+from tests.integration.nodeagent.harness import SERVE, Machine, Status, docker, service_of, soon, web
+from tests.integration.nodeagent.test_ingress import HOST, ingress
+from tests.integration.nodeagent.test_ingress_parts import part, send
+from tests.support.envoy import envoy_image
+from tests.unit.nodeagent.ingress.certificates import sealed
+
+pytestmark = pytest.mark.docker
+
+#: Answers /cgi-bin/slow when there is a file /w/go; that it has begun is seen by /w/begun.
+SLOW = (
+    "mkdir -p /w/cgi-bin; cd /w; printf '#!/bin/sh\\ntouch /w/begun; while [ ! -e /w/go ]; do sleep 0.1; done; "
+    'printf "Content-Type: text/plain\\\\r\\\\n\\\\r\\\\n$TEXT"\' > cgi-bin/slow; chmod +x cgi-bin/slow; '
+) + SERVE
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return int(trial.getsockname()[1])
+
+
+def get(port: int, path: str = "/up") -> tuple[int, str]:
+    """Status and text of one request for :data:`HOST`."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", path, headers={"Host": HOST})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode().strip()
+    finally:
+        connection.close()
+
+
+def serial_at(port: int) -> str:
+    """Of the certificate that :data:`HOST` is served with; empty while it is not."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname=HOST) as secure,
+        ):
+            found = secure.getpeercert(binary_form=True)
+    except OSError:
+        return ""
+    from cryptography import x509
+
+    return f"{x509.load_der_x509_certificate(found or b'').serial_number:x}"
+
+
+async def test_a_cutover_under_requests_also_with_the_agent_killed_and_a_certificate(machine: Machine) -> None:
+    envoy_image()
+    http_port, https_port = free_port(), free_port()
+    arguments = [
+        *("--envoy-image", "built-in", "--ingress-peer-port", "0"),
+        *("--ingress-http-port", str(http_port), "--ingress-https-port", str(https_port)),
+    ]
+    machine.start(*arguments)
+    await machine.assign(web(text="one", script=SLOW), ingress=ingress())
+    status = await machine.until(
+        "it is served", lambda seen: seen.ingress.phase == stored_pb2.IngressStatus.SERVING, seconds=60
+    )
+    old = service_of(status, "web").container
+    assert status.ingress.http_port == http_port
+    assert await asyncio.to_thread(get, http_port) == (200, "one")
+
+    done = asyncio.Event()
+
+    async def load() -> set[tuple[int, str]]:
+        answers: set[tuple[int, str]] = set()
+        while not (done.is_set() and (200, "two") in answers):
+            answers.add(await asyncio.to_thread(get, http_port))
+        return answers
+
+    requests = asyncio.create_task(load())
+    slow = asyncio.create_task(asyncio.to_thread(get, http_port, "/cgi-bin/slow"))
+
+    async def begun() -> bool:
+        return "begun" in await asyncio.to_thread(docker, "exec", old, "ls", "/w")
+
+    await soon("the slow request has begun", begun, seconds=60)
+    await machine.assign(web(text="two", script=SLOW), release=2, ingress=ingress())
+    await machine.until(
+        "it waits", lambda seen: service_of(seen, "web").reason.endswith("1 request is under way"), seconds=60
+    )
+    machine.kill(signal.SIGKILL)
+    assert await asyncio.to_thread(get, http_port) == (200, "two")
+    machine.start(*arguments)
+    status = await machine.until("it is followed again", lambda seen: seen.phase == Status.CONVERGING, seconds=60)
+    assert docker("inspect", "--format", "{{.State.Running}}", old) == "true"
+    docker("exec", old, "touch", "/w/go")
+    assert await slow == (200, "one")
+    await machine.settled(seconds=60)
+    done.set()
+    assert await requests == {(200, "one"), (200, "two")}
+    assert old not in machine.containers()
+
+    beat = await machine.heartbeat()
+    assert beat is not None
+    certificate = sealed(HOST, beat.age_recipient)
+    await send(machine, part(machine, certificate=certificate))
+    await machine.until("a certificate", lambda seen: len(seen.ingress.certificates) == 1, seconds=60)
+
+    async def served() -> bool:
+        return await asyncio.to_thread(serial_at, https_port) == certificate.serial
+
+    await soon("it is served by HTTPS", served, seconds=60)
+    await machine.assign(removed=True)
+    await machine.until("removed", lambda seen: seen.phase == Status.REMOVED, seconds=60)
+
+    async def gone() -> bool:
+        return not await asyncio.to_thread(machine.containers)
+
+    await soon("and Envoy with it", gone, seconds=60)

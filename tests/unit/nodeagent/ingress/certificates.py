@@ -1,0 +1,40 @@
+"""Certificates for tests: made in a moment, signed by themselves."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from devopsellence.api.v1 import stored_pb2
+from devopsellence.sealed import seal
+
+PEM = serialization.Encoding.PEM
+UNTIL = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def make(host: str, until: datetime = UNTIL) -> tuple[str, str, str]:
+    """Serial, chain and private key (both PEM) for ``host``."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(until - timedelta(days=3650))
+        .not_valid_after(until)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return f"{certificate.serial_number:x}", certificate.public_bytes(PEM).decode(), private.decode()
+
+
+def sealed(host: str, *recipients: str, until: datetime = UNTIL) -> stored_pb2.HostCertificate:
+    """As the controller sends it."""
+    serial, chain, key = make(host, until)
+    return stored_pb2.HostCertificate(serial=serial, chain_pem=chain, key_age=seal(key.encode(), recipients))
