@@ -22,6 +22,9 @@ class Kind(Enum):
     WITHDRAW_ASSIGNMENT = "withdraw_assignment"
     # Deletes what is left of an assignment: its key, its status, or both.
     DELETE_ASSIGNMENT = "delete_assignment"
+    # Of what a node needs for an ingress besides its assignment.
+    WRITE_PART = "write_part"
+    DELETE_PART = "delete_part"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.actions import Action, Basis, Change, Kind
+from devopsellence.controller.ingress.rules import hosts_of, reaches
 from devopsellence.controller.phases import withdrawn_task
 from devopsellence.controller.secrets import Secrets, is_sealed, seal
 from devopsellence.controller.world import NodeView
@@ -33,6 +34,8 @@ def template(ref: EnvironmentRef, release: pb.Release, names: AbstractSet[str]) 
     )
     if release.HasField("registry") and any(service.image.app for service in made.services):
         made.registry.CopyFrom(release.registry)
+    if reaches(release.ingress, names):
+        made.ingress.CopyFrom(release.ingress)
     return made
 
 
@@ -123,6 +126,8 @@ def reduce(
     made.CopyFrom(current)
     del made.services[:]
     made.services.extend(service for service in current.services if service.name in names)
+    if not reaches(made.ingress, {service.name for service in made.services}):
+        made.ClearField("ingress")
     seal(made, secrets, current, keep_deleted=True)
     basis = (Basis(keys.node(view.name), _revision(view.node)),)
     return made, _rewrite(keys, ref, view, made, f"it is being drained of {leaving}", basis)
@@ -259,6 +264,7 @@ def _is_same(current: pb.Assignment, name: str, uid: str, wanted: pb.Assignment)
         and current.registry == wanted.registry
         and current.task == wanted.task
         and current.task_service == wanted.task_service
+        and current.ingress == wanted.ingress
     )
 
 
@@ -285,6 +291,9 @@ def _why_written(record: Record[pb.Assignment] | None, made: pb.Assignment, why_
     if [service.name for service in current.services] != [service.name for service in made.services]:
         why = why_placed or _why_placed_anew(current, made)
         return f"{why}; release {made.release} now gives it {services}", False
+    if current.services == made.services and made.HasField("ingress") and not current.HasField("ingress"):
+        # Written by an earlier version.
+        return f"release {made.release} routes {', '.join(hosts_of(made.ingress))} to it", False
     if current.services == made.services and current.secrets != made.secrets:
         return _why_sealed(current, made), False
     return f"its assignment did not say what release {made.release} says, and is written anew", True

@@ -17,7 +17,8 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.course import fallback_number
-from devopsellence.controller.identity import checked_environment, checked_node, checked_secret
+from devopsellence.controller.groups import Groups
+from devopsellence.controller.identity import checked_certificate, checked_environment, checked_node, checked_secret
 from devopsellence.controller.index import Index, Tie
 from devopsellence.controller.views import Views
 from devopsellence.controller.world import NodeView, World
@@ -46,8 +47,10 @@ class Caches:
         self._on_connection = on_connection
         self._index = Index()
         self._views = Views(self._view)
-        # The secrets of each environment, by service and name.
-        self._secrets_of: dict[EnvironmentRef, set[tuple[str, str]]] = {}
+        # By service and name; by host; by part.
+        self._secrets_of: Groups[EnvironmentRef, tuple[str, str], pb.Secret] = Groups()
+        self._certificates_of: Groups[EnvironmentRef, str, pb.Certificate] = Groups()
+        self._parts_of: Groups[tuple[EnvironmentRef, str], str, pb.NodeIngress] = Groups()
         # Keys that were complained about, with the revision at which they were: each is logged once.
         self._complained: dict[str, int] = {}
         self._was_connected = False
@@ -63,7 +66,11 @@ class Caches:
             self._informer(etcd, self.keys.all_assignments_prefix, pb.Assignment, self._assignment_changed),
             self._informer(etcd, self.keys.all_statuses_prefix, pb.AssignmentStatus, self._status_changed),
         )
-        self._secrets = self._informer(etcd, self.keys.all_secrets_prefix, pb.Secret, self._secret_changed)
+        self._secrets, self._certificates, self._parts = (
+            self._informer(etcd, self.keys.all_secrets_prefix, pb.Secret, self._secret_changed),
+            self._informer(etcd, self.keys.all_certificates_prefix, pb.Certificate, self._certificate_changed),
+            self._informer(etcd, self.keys.all_ingress_prefix, pb.NodeIngress, self._part_changed),
+        )
 
     def _informer(self, etcd: Etcd, prefix: str, kind: type[M], on_change: Callable[[str], None]) -> Informer[M]:
         informer = Informer(etcd, prefix, kind, on_change, on_connection=self._connection_changed)
@@ -98,7 +105,7 @@ class Caches:
 
     def environments(self) -> list[EnvironmentRef]:
         """Every environment that anything is stored about, sorted."""
-        refs = set(self._index.environments())
+        refs = {*self._index.environments(), *self._certificates_of}
         for key in [*self._environments.records, *self._rollouts.records]:
             if (ref := _parsed(self.keys.parse_environment, key)) is not None:
                 refs.add(ref)
@@ -117,7 +124,8 @@ class Caches:
             release = self._releases.records.get(keys.release(ref, environment.message.latest_release))
         rollout = self._rollouts.records.get(keys.rollout(ref))
         nodes = self._views.of(ref, self._index.nodes_of(ref))
-        world = World(ref, environment, release, rollout, nodes, secrets=self._observe_secrets(ref))
+        secrets, certificates = self._secrets_of.of(ref), self._certificates_of.of(ref)
+        world = World(ref, environment, release, rollout, nodes, secrets=secrets, certificates=certificates)
         number = fallback_number(world)
         return replace(world, fallback=self._releases.records.get(keys.release(ref, number))) if number else world
 
@@ -129,6 +137,7 @@ class Caches:
             self._heartbeats.records.get(f"{keys.heartbeats_prefix}{name}"),
             self._assignments.records.get(f"{keys.all_assignments_prefix}{name}/{ref}"),
             self._statuses.records.get(f"{keys.all_statuses_prefix}{name}/{ref}"),
+            self._parts_of.of((ref, name)),
         )
 
     def expect(self, written: Iterable[tuple[str, bytes, Message]]) -> None:
@@ -136,20 +145,13 @@ class Caches:
         ours: list[tuple[str, Informer[Any]]] = [
             (self.keys.all_assignments_prefix, self._assignments),
             (self.keys.rollouts_prefix, self._rollouts),
+            (self.keys.all_certificates_prefix, self._certificates),
+            (self.keys.all_ingress_prefix, self._parts),
         ]
         for key, value, message in written:
             for prefix, informer in ours:
                 if key.startswith(prefix):
                     informer.expect(key, value, message)
-
-    def _observe_secrets(self, ref: EnvironmentRef) -> dict[tuple[str, str], Record[pb.Secret]]:
-        found = {}
-        for service, name in self._secrets_of.get(ref, ()):
-            record = self._secrets.records.get(self.keys.secret(ref, service, name))
-            checked = checked_secret(record, ref, service, name)
-            if checked is not None:
-                found[service, name] = checked
-        return found
 
     def _node_changed(self, key: str) -> None:
         self._about_node(key, self._nodes)
@@ -207,14 +209,30 @@ class Caches:
         if found is None:
             return
         ref, service, name = found
-        if record is not None:
-            self._secrets_of.setdefault(ref, set()).add((service, name))
-            self._complain_of(checked_secret(record, ref, service, name))
-        elif ref in self._secrets_of:
-            self._secrets_of[ref].discard((service, name))
-            if not self._secrets_of[ref]:
-                del self._secrets_of[ref]
+        checked = checked_secret(record, ref, service, name)
+        self._secrets_of.set(ref, (service, name), checked)
+        self._complain_of(checked)
         self._on_change(ref, urgent=False)
+
+    def _certificate_changed(self, key: str) -> None:
+        record = self._certificates.records.get(key)
+        found = self._known(self.keys.parse_certificate, key, record)
+        if found is not None:
+            ref, host = found
+            checked = checked_certificate(record, ref, host)
+            self._certificates_of.set(ref, host, checked)
+            self._complain_of(checked)
+            self._on_change(ref, urgent=False)
+
+    def _part_changed(self, key: str) -> None:
+        record = self._parts.records.get(key)
+        found = self._known(self.keys.parse_ingress, key, record)
+        if found is not None:
+            node, ref, part = found
+            self._parts_of.set((ref, node), part, record)
+            self._index.set(ref, node, Tie.INGRESS, present=(ref, node) in self._parts_of)
+            self._views.touch(ref, node)
+            self._on_change(ref, urgent=False)
 
     def _assignment_changed(self, key: str) -> None:
         self._about_assignment(key, self._assignments, Tie.ASSIGNMENT)

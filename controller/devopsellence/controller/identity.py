@@ -50,6 +50,19 @@ def checked_secret(
     return record if found.versions else _unreadable(record, "it has no version")
 
 
+def checked_certificate(
+    record: Record[pb.Certificate] | None, ref: EnvironmentRef, host: str
+) -> Record[pb.Certificate] | None:
+    """``record``, as unreadable if it is not that certificate."""
+    if record is None or record.message is None:
+        return record
+    found = record.message
+    said = (found.organization, found.project, found.environment, found.host)
+    if said == (ref.organization, ref.project, ref.environment, host):
+        return record
+    return _unreadable(record, f"it says that it is certificate '{'/'.join(said)}'")
+
+
 def _unreadable(record: Record[M], reason: str) -> Record[M]:
     kind = record.message.DESCRIPTOR.name if record.message is not None else ""
     error = MalformedRecord(record.key, kind, reason)

@@ -22,6 +22,8 @@ class Tie(Flag):
     ATTACHED = auto()
     ASSIGNMENT = auto()
     STATUS = auto()
+    # There is a part of an ingress for the node.
+    INGRESS = auto()
 
 
 class Index:

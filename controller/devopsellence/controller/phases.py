@@ -61,6 +61,7 @@ def preparation(
     made = pb.Assignment()
     made.CopyFrom(wanted)
     del made.services[:]
+    made.ClearField("ingress")
     made.services.extend(service for _, service in sorted({**supporting, **kept}.items()))
     made.task.CopyFrom(release.release_task)
     made.task_service.CopyFrom(next(one for one in release.services if one.name == release.release_task.service))
@@ -68,6 +69,9 @@ def preparation(
         made.registry.CopyFrom(release.registry)
     elif had and current is not None and current.HasField("registry"):
         made.registry.CopyFrom(current.registry)
+    if had and current is not None and current.HasField("ingress"):
+        # All that it routes to is kept, or supports.
+        made.ingress.CopyFrom(current.ingress)
     return made, frozenset(kept)
 
 

@@ -21,6 +21,7 @@ from devopsellence.controller.assigning import Assigning, Brief, assign_all
 from devopsellence.controller.course import Course, Releases, course_of, releases_of
 from devopsellence.controller.covering import is_covered, why_unplaced
 from devopsellence.controller.history import begin
+from devopsellence.controller.ingress.parts import distribute
 from devopsellence.controller.outcome import Facts, weigh
 from devopsellence.controller.placing import place
 from devopsellence.controller.progress import Standing
@@ -47,7 +48,8 @@ def plan(world: World, now: Moment, keys: Keys) -> Plan:
     """What to write for the environment ``world`` is about.
 
     Deleted environment: tombstones, and in the end nothing is left. Unreadable environment: everything stays, and its
-    Rollout says so. Otherwise: an assignment for each attached node, a tombstone for each other node that has one.
+    Rollout says so. Otherwise: an assignment for each attached node, a tombstone for each other node that has one, and
+    to those that serve its ingress what they need for it besides.
     """
     if world.environment is None:
         return _without_environment(world, now, keys)
@@ -63,6 +65,7 @@ def _without_environment(world: World, now: Moment, keys: Keys) -> Plan:
     if world.rollout is not None and not left:
         change = Change(keys.rollout(world.ref), world.rollout.mod_revision)
         actions.append(Action(Kind.DELETE_ROLLOUT, "the environment was deleted and nothing is left of it", (change,)))
+    actions += distribute(world, (), keys)
     return Plan(rests_on, actions, _tell(actions, now, release=0))
 
 
@@ -89,7 +92,8 @@ def _with_environment(world: World, environment: pb.Environment, now: Moment, ke
     number = environment.latest_release
     if number == 0:
         nothing = Brief(world, Course(0, 0), Releases(None, None), None, {}, keys)
-        actions = assign_all(nothing, attached).actions
+        assigning = assign_all(nothing, attached)
+        actions = [*assigning.actions, *distribute(world, assigning.standings, keys)]
         return Plan(rests_on, actions, _tell(actions, now, release=0))
     before = begin(world, number, now)
     course = course_of(before)
@@ -108,6 +112,7 @@ def _with_environment(world: World, environment: pb.Environment, now: Moment, ke
     folded = fold(survey.facts, outcome, before, previous, watch, now)
     told = [*folded.events, *_tell(survey.assigning.actions, now, release=outcome.course.target)]
     actions = _in_order(world, folded.rollout, survey, [*_basis_of(blamed, world, keys), *decision.rests_on], keys)
+    actions += distribute(world, survey.assigning.standings, keys)
     rechecks = [one for one in (folded.recheck_after, *survey.rechecks) if one is not None]
     return Plan(rests_on, actions, told, folded.stopwatch, min(rechecks, default=None))
 
@@ -220,7 +225,9 @@ def _basis_of(blamed: Sequence[str], world: World, keys: Keys) -> list[Basis]:
 
 
 def _tell(actions: Sequence[Action], now: Moment, *, release: int) -> list[pb.Event]:
-    decisions = [(_EVENT_CODES[action.kind], action.reason, action.node) for action in actions if action.node]
+    decisions = [
+        (_EVENT_CODES[action.kind], action.reason, action.node) for action in actions if action.kind in _EVENT_CODES
+    ]
     warn = [action.reason for action in actions if action.warning]
     return events.about_nodes(now.wall, decisions, release=release, warn=warn)
 

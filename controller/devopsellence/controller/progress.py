@@ -141,7 +141,7 @@ def _judge_status(standing: Standing, assignment: pb.Assignment, status: pb.Assi
     if problem := _problem(standing.view):
         return _judged(standing, _Phase.CONVERGING, problem, status)
     if status.phase == pb.AssignmentStatus.SETTLED:
-        return _judged(standing, _Phase.SETTLED, "", status)
+        return _judged(standing, _Phase.SETTLED, _why_not_routed(assignment, status, name), status)
     phase = _Phase.FAILED if status.phase == pb.AssignmentStatus.FAILED else _Phase.CONVERGING
     return _judged(standing, phase, _why_unsettled(assignment, status, name), status)
 
@@ -164,6 +164,13 @@ def is_settled(service: pb.ServiceStatus) -> bool:
         and not service.failed
         and service.health not in (_Service.CHECKING, _Service.UNHEALTHY)
     )
+
+
+def _why_not_routed(assignment: pb.Assignment, status: pb.AssignmentStatus, node: str) -> str:
+    """What the node says about an ingress that it does not serve as assigned; that fails no rollout."""
+    if not assignment.HasField("ingress") or status.ingress.phase != pb.IngressStatus.FAILED:
+        return ""
+    return f"ingress on {node}: {status.ingress.reason or 'no reason given'}"
 
 
 def _judged(

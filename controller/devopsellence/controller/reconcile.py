@@ -10,7 +10,7 @@ import structlog
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.actions import Plan
+from devopsellence.controller.actions import Kind, Plan
 from devopsellence.controller.course import fallback_number
 from devopsellence.controller.identity import checked_secret
 from devopsellence.controller.plan import plan
@@ -159,6 +159,8 @@ class Reconciler:
                 told = True
                 _tell(ref, made.events)
         _log.debug("plan carried out", environment=str(ref), actions=len(made.actions))
+        if parts := sum(action.kind in (Kind.WRITE_PART, Kind.DELETE_PART) for action in made.actions):
+            _log.info("parts of the ingress given out", environment=str(ref), parts=parts)
 
 
 def _tell(ref: EnvironmentRef, events: Sequence[pb.Event]) -> None:

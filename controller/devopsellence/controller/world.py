@@ -51,6 +51,8 @@ class NodeView:
     heartbeat: Record[pb.Heartbeat] | None = None
     assignment: Record[pb.Assignment] | None = None
     status: Record[pb.AssignmentStatus] | None = None
+    # What the node was given besides for its ingress, by part: a host, or keys.PEERS.
+    parts: Mapping[str, Record[pb.NodeIngress]] = field(default_factory=dict)
     # What was worked out from this view alone, see recall(). Gone with the view when anything of it changes.
     notes: dict[str, tuple[tuple[object, ...], Any]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -74,8 +76,9 @@ class World:
 
     ``release`` is the record of the release that the environment names as its newest, ``fallback`` of the one that
     ``course.fallback_number()`` names; None when there is no such key.
-    ``nodes`` are those attached and those that still have an assignment or a status, sorted by name. ``secrets`` are by
-    service and name.
+    ``nodes`` are those attached and those that still have an assignment, a status or a part of an ingress, sorted by
+    name. ``secrets`` are by service and name. ``certificates`` are by host: the same mapping for as long as none of
+    them changes.
     """
 
     ref: EnvironmentRef
@@ -88,3 +91,4 @@ class World:
     # Nodes without a heartbeat, with the monotonic second since when this controller has seen none.
     silent_since: Mapping[str, float] = field(default_factory=dict)
     fallback: Record[pb.Release] | None = None
+    certificates: Mapping[str, Record[pb.Certificate]] = field(default_factory=dict)

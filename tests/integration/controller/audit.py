@@ -58,7 +58,8 @@ async def read_history(etcd: Etcd, since: int) -> History:
 
 
 def audit(history: History, keys: Keys) -> Findings:
-    """Whether the leader of the moment, in the term that it signed with, wrote each of the controllers' revisions."""
+    """Whether the leader of the moment, in the term that it signed with, wrote each revision that is a controller's: it
+    is signed, or about what controllers alone write."""
     candidacies = _candidacies(history, keys)
     writes = 0
     leaders: list[str] = []
@@ -66,15 +67,16 @@ def audit(history: History, keys: Keys) -> Findings:
     for revision in sorted(history):
         events = history[revision]
         written = [event.key for event in events if _is_controllers(event, keys)]
-        if not written:
+        signed = _signature(events, keys)
+        if not written and signed is None:
             continue
         writes += 1
         leader = min((one for one in candidacies if one.stands_at(revision)), key=lambda one: one.created, default=None)
-        signed = _signature(events, keys)
         if signed is None:
             defects.append(f"revision {revision}: {written} was written by nobody who signed")
         elif leader is None or signed != (leader.identity, leader.key, leader.created):
-            defects.append(f"revision {revision}: {written} was written by {signed} while {leader} led")
+            touched = [event.key for event in events]
+            defects.append(f"revision {revision}: {touched} was written by {signed} while {leader} led")
         elif not leaders or leaders[-1] != leader.key:
             leaders.append(leader.key)
     return Findings(writes, leaders, [*defects, *_generations_backwards(history, keys)])
@@ -96,7 +98,7 @@ def _candidacies(history: History, keys: Keys) -> list[Candidacy]:
 
 
 def _is_controllers(event: WatchEvent, keys: Keys) -> bool:
-    if event.key.startswith((keys.all_assignments_prefix, keys.rollouts_prefix)):
+    if event.key.startswith((keys.all_assignments_prefix, keys.rollouts_prefix, keys.all_ingress_prefix)):
         return True
     if event.key.startswith(keys.all_statuses_prefix):
         return event.kv is None

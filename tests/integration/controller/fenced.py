@@ -16,6 +16,7 @@ from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.etcd import Etcd
+from devopsellence.store.keys import PEERS
 from devopsellence.store.records import decode
 from devopsellence.store.settings import Settings
 from tests.integration.controller.audited import TTL_SECONDS
@@ -191,11 +192,12 @@ class Bustle:
             await asyncio.gather(reporting, return_exceptions=True)
         for name in NODES:
             assert (await self._environment.assignment(name)).release == self.release
+            assert await self._environment.parts(name) == [PEERS]
 
     async def _deploy(self, nodes: Sequence[str]) -> None:
         self.release += 1
-        kinds = {f"s{number}": "web" for number in range(1, 1 + self._rng.randint(1, 3))}
-        await self._environment.release(self.release, **kinds)
+        kinds = {f"s{number}": "web" for number in range(1, 1 + self._rng.randint(1, 3))} | {"web": "web"}
+        await self._environment.release(self.release, hosts=["app.example.com"], **kinds)
         await self._environment.attach(*nodes, latest=self.release)
 
     async def _report_all(self) -> None:

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,7 +91,7 @@ class Environment:
     async def add_node(self, name: str, *labels: str, uid: str = "") -> None:
         uid = uid or f"uid-{name}"
         await self.write(self.keys.node(name), pb.Node(name=name, uid=uid, labels=sorted(labels)))
-        await self.write(self.keys.heartbeat(name), pb.Heartbeat(node=name, uid=uid))
+        await self.write(self.keys.heartbeat(name), pb.Heartbeat(node=name, uid=uid, router_address=f"{name}:7444"))
 
     async def attach(self, *names: str, latest: int = 0) -> None:
         await self.write(
@@ -105,8 +105,8 @@ class Environment:
             ),
         )
 
-    async def release(self, number: int, *, parallel: str = "100%", **services: str) -> None:
-        """``services``: name → kind."""
+    async def release(self, number: int, *, parallel: str = "100%", hosts: Sequence[str] = (), **services: str) -> None:
+        """``services``: name → kind; ``hosts`` lead to the one called web."""
         made = pb.Release(
             organization=REF.organization,
             project=REF.project,
@@ -117,7 +117,38 @@ class Environment:
         )
         made.rollout.progress_deadline.FromSeconds(600)
         made.rollout.max_parallel = parallel
+        if hosts:
+            made.ingress.CopyFrom(routed(hosts))
         await self.write(self.keys.release(REF, number), made)
+
+    async def certify(self, host: str, serial: str, **issuance: Any) -> None:
+        """As whoever obtains certificates would; "": there is none yet. ``issuance``: how the next one comes about."""
+        made = pb.Certificate(
+            organization=REF.organization,
+            project=REF.project,
+            environment=REF.environment,
+            host=host,
+        )
+        if serial:
+            made.source, made.serial = pb.Certificate.ACME, serial
+            made.chain_pem, made.key_age = f"chain {serial}", f"key {serial}"
+        if issuance:
+            made.issuance.CopyFrom(pb.Issuance(**issuance))
+        await self.write(self.keys.certificate(REF, host), made)
+
+    async def part(
+        self, name: str, part: str, check: Callable[[pb.NodeIngress], bool] = lambda _: True
+    ) -> pb.NodeIngress:
+        """The part of ``name``'s ingress as soon as there is one that ``check`` says yes to."""
+        key = self.keys.ingress(name, REF, part)
+        found = await self.until(pb.NodeIngress, key, lambda one: one is not None and check(one))
+        assert found is not None
+        return found
+
+    async def parts(self, name: str) -> list[str]:
+        """The parts of its ingress that ``name`` has now."""
+        listing = await self.etcd.list(self.keys.ingress_prefix(name))
+        return [self.keys.parse_ingress(item.key)[2] for item in listing.items]
 
     async def deploy(self, release: pb.Release, *names: str) -> None:
         """Write ``release`` as the newest, with ``names`` attached."""
@@ -193,6 +224,12 @@ class Environment:
                 async for batch in self.etcd.watch(self.keys.election_prefix, start_revision=listing.revision + 1):
                     if batch.events:
                         break
+
+
+def routed(hosts: Sequence[str]) -> workload_pb2.Ingress:
+    """``hosts`` lead to the service web; nobody is asked for certificates, which the test writes itself."""
+    rules = [workload_pb2.IngressRule(host=host, path_prefix="/", service="web", port="http") for host in hosts]
+    return workload_pb2.Ingress(hosts=hosts, rules=rules, tls_mode=workload_pb2.Ingress.MANUAL)
 
 
 def _status(assignment: pb.Assignment, phase: pb.AssignmentStatus.Phase.ValueType) -> pb.AssignmentStatus:

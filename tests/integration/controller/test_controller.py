@@ -6,6 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,14 @@ from tests.integration.controller.harness import REF, ControllerProcess, Environ
 
 pytestmark = pytest.mark.etcd
 SETTLED = pb.AssignmentStatus.SETTLED
+HOST = "app.example.com"
 
 
-async def settle(environment: Environment, number: int, *names: str, **services: str) -> None:
+async def settle(
+    environment: Environment, number: int, *names: str, hosts: Sequence[str] = (), **services: str
+) -> None:
     """Attach ``names``, deploy, and have all of them report that they have settled."""
-    await environment.release(number, **services)
+    await environment.release(number, hosts=hosts, **services)
     await environment.attach(*names, latest=number)
     for name in names:
         found = await environment.assignment(name, lambda one: one.release == number)
@@ -94,7 +98,8 @@ async def test_garbage_stops_its_own_key_only(start: Start, environment: Environ
     await environment.add_node("n2", "web")
     await settle(environment, 1, "n1", "n2", web="web")
 
-    kinds = ("nodes/", "heartbeats/", "environments/", "releases/", "rollouts/", "assignments/", "status/", "secrets/")
+    said = "nodes heartbeats environments releases rollouts assignments status secrets certificates ingress"
+    kinds = [f"{kind}/" for kind in said.split()]
     for prefix in kinds:
         await etcd.put(f"{keys.prefix}{prefix}", b"{")
         await etcd.put(f"{keys.prefix}{prefix}no/such/thing/at/all/either", b"\xff")
@@ -187,7 +192,10 @@ async def test_a_paused_leader_writes_nothing_when_it_wakes(start: Start, enviro
 async def test_an_idle_controller_writes_nothing(start: Start, environment: Environment) -> None:
     controller = start()
     await environment.add_node("n1", "web")
-    await settle(environment, 1, "n1", web="web")
+    await environment.add_node("n2", "web")
+    await environment.certify(HOST, "aa")
+    await settle(environment, 1, "n1", "n2", hosts=[HOST], web="web")
+    await environment.part("n2", HOST)
     revision = (await environment.etcd.list(environment.keys.prefix)).revision
     written: list[str] = []
 

@@ -14,7 +14,7 @@ from devopsellence.store import access
 from devopsellence.store.errors import PermissionDenied, Unauthenticated
 from devopsellence.store.etcd import Compare, Etcd, Put
 from devopsellence.store.informer import Informer
-from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.keys import PEERS, EnvironmentRef
 from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
 from tests.support.etcd import Authority, EtcdServer
@@ -23,6 +23,7 @@ from tests.support.need import need_etcd
 pytestmark = pytest.mark.etcd
 
 ENV = EnvironmentRef("acme", "shop", "production")
+HOST = "app.example.com"
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
             for node in ("n1", "n10"):
                 await etcd.put(etcd.keys.node(node), b"{}")
                 await etcd.put(etcd.keys.assignment(node, ENV), b"{}")
+                await etcd.put(etcd.keys.ingress(node, ENV, HOST), b"{}")
+            await etcd.put(etcd.keys.certificate(ENV, HOST), b"{}")
 
     with EtcdServer(folder / "etcd", authority=Authority(folder / "ca")) as server:
         asyncio.run(set_up(server))
@@ -53,9 +56,13 @@ async def test_a_node_reads_and_writes_its_own(secured: EtcdServer) -> None:
         assert [item.key for item in (await etcd.list(keys.assignments_prefix("n1"))).items] == [
             keys.assignment("n1", ENV)
         ]
-        await etcd.head(keys.assignments_prefix("n1"))
-        async with aclosing(etcd.watch(keys.assignments_prefix("n1"), start_revision=0)) as batches:
-            await anext(batches)
+        assert [item.key for item in (await etcd.list(keys.ingress_prefix("n1"))).items] == [
+            keys.ingress("n1", ENV, HOST)
+        ]
+        for prefix in (keys.assignments_prefix("n1"), keys.ingress_prefix("n1")):
+            await etcd.head(prefix)
+            async with aclosing(etcd.watch(prefix, start_revision=0)) as batches:
+                await anext(batches)
         lease = await keeper.grant(5)
         await etcd.put(keys.heartbeat("n1"), b"{}", lease=lease.id)
         status = keys.status("n1", ENV)
@@ -75,6 +82,13 @@ async def test_a_node_touches_nothing_else(secured: EtcdServer) -> None:
             etcd.list(keys.assignments_prefix("n10")),
             etcd.put(keys.assignment("n1", ENV), b"{}"),
             etcd.delete(keys.assignment("n1", ENV)),
+            etcd.list(keys.all_ingress_prefix),
+            etcd.list(keys.ingress_prefix("n10")),
+            etcd.get(keys.ingress("n10", ENV, PEERS)),
+            etcd.put(keys.ingress("n1", ENV, HOST), b"{}"),
+            anext(etcd.watch(keys.ingress_prefix("n10"), start_revision=0)),
+            etcd.get(keys.certificate(ENV, HOST)),
+            etcd.put(keys.certificate(ENV, HOST), b"{}"),
             etcd.get(keys.heartbeat("n10")),
             etcd.put(keys.heartbeat("n10"), b"{}"),
             etcd.list(keys.statuses_prefix("n10")),
@@ -132,6 +146,25 @@ async def test_a_revoked_node_is_out_and_an_informer_comes_back_with_the_grant(s
             await informer.synced()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_role_that_an_earlier_version_made_gets_what_is_new_when_it_is_granted_again(
+    secured: EtcdServer,
+) -> None:
+    async with (
+        Etcd(secured.settings(user=access.USER_OPERATOR)) as operator,
+        Etcd(secured.settings(user=access.user_of_node("uid-n4"))) as etcd,
+    ):
+        role, user = access.role_of_node("n4"), access.user_of_node("uid-n4")
+        await operator.role_add(role)
+        await operator.role_grant(role, etcd.keys.assignments_prefix("n4"), read=True, write=False)
+        await operator.user_add(user)
+        await operator.user_grant_role(user, role)
+        await etcd.list(etcd.keys.assignments_prefix("n4"))
+        with pytest.raises(PermissionDenied):
+            await etcd.list(etcd.keys.ingress_prefix("n4"))
+        await access.grant_node(operator, "n4", "uid-n4")
+        assert (await etcd.list(etcd.keys.ingress_prefix("n4"))).items == ()
 
 
 async def test_users_that_change_meanwhile_disturb_nobody(secured: EtcdServer) -> None:

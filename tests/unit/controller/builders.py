@@ -13,7 +13,7 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.controller.actions import Action, Kind, Plan
 from devopsellence.controller.course import fallback_number
-from devopsellence.controller.identity import checked_environment, checked_node, checked_secret
+from devopsellence.controller.identity import checked_certificate, checked_environment, checked_node, checked_secret
 from devopsellence.controller.plan import plan
 from devopsellence.controller.silence import Silences
 from devopsellence.controller.world import Moment, NodeView, Stopwatch, World
@@ -89,6 +89,7 @@ def release(
     registry: pb.Registry | None = None,
     parallel: str = "100%",
     halt: bool = False,
+    ingress: workload_pb2.Ingress | None = None,
 ) -> pb.Release:
     made = pb.Release(
         organization=REF.organization,
@@ -99,6 +100,7 @@ def release(
         revision=f"rev{number}",
         release_task=task,
         registry=registry,
+        ingress=ingress,
     )
     made.rollout.progress_deadline.FromSeconds(deadline)
     made.rollout.max_parallel = parallel
@@ -245,6 +247,8 @@ class Store:
         for key in self.records:
             if key.startswith((KEYS.all_assignments_prefix, KEYS.all_statuses_prefix)):
                 names.add(KEYS.parse_assignment(key)[0])
+            elif key.startswith(KEYS.all_ingress_prefix):
+                names.add(KEYS.parse_ingress(key)[0])
         latest = environment.latest_release if environment is not None else 0
         views = [
             NodeView(
@@ -253,6 +257,7 @@ class Store:
                 self.records.get(KEYS.heartbeat(name)),
                 self.records.get(KEYS.assignment(name, REF)),
                 self.records.get(KEYS.status(name, REF)),
+                self.parts(name),
             )
             for name in sorted(names)
         ]
@@ -266,6 +271,7 @@ class Store:
             [self._kept(view) for view in views],
             self.stopwatch,
             self._secrets(),
+            certificates=self._certificates(),
         )
         number = fallback_number(world)
         fallback = self.records.get(KEYS.release(REF, number)) if number else None
@@ -285,6 +291,21 @@ class Store:
                 if checked is not None:
                     found[service, name] = checked
         return found
+
+    def _certificates(self) -> dict[str, Record[pb.Certificate]]:
+        found = {}
+        for key, record in self.records.items():
+            if key.startswith(KEYS.certificates_prefix(REF)):
+                ref, host = KEYS.parse_certificate(key)
+                checked = checked_certificate(record, ref, host)
+                if checked is not None:
+                    found[host] = checked
+        return found
+
+    def parts(self, name: str) -> dict[str, Record[pb.NodeIngress]]:
+        """What ``name`` has for its ingress, by part."""
+        prefix = KEYS.ingress_prefix(name)
+        return {KEYS.parse_ingress(key)[2]: self.records[key] for key in self.records if key.startswith(prefix)}
 
     def plan(self) -> Plan:
         """What would be done now; what was worked out for earlier plans makes no difference to it."""

@@ -37,7 +37,7 @@ operations = st.lists(
         st.tuples(
             st.sampled_from(ENVIRONMENTS),
             st.sampled_from(NODES),
-            st.sampled_from([Tie.ASSIGNMENT, Tie.STATUS]),
+            st.sampled_from([Tie.ASSIGNMENT, Tie.STATUS, Tie.INGRESS]),
             st.booleans(),
         ),
     ),

@@ -1,0 +1,129 @@
+"""The real controller gives the nodes that serve an ingress what they need besides, and takes it back."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.store.keys import PEERS
+from tests.integration.controller.harness import REF, Environment, Start
+
+pytestmark = pytest.mark.etcd
+HOST, OTHER = "app.example.com", "other.example.com"
+SETTLED, REMOVED = pb.AssignmentStatus.SETTLED, pb.AssignmentStatus.REMOVED
+
+
+async def report(environment: Environment, *names: str) -> None:
+    """All of ``names`` have settled at what they are assigned now."""
+    for name in names:
+        await environment.report(await environment.assignment(name), SETTLED)
+
+
+async def test_parts_follow_attachments_labels_and_certificates(start: Start, environment: Environment) -> None:
+    keys = environment.keys
+    start()
+    await environment.add_node("n1", "web")
+    await environment.add_node("n2", "web")
+    await environment.add_node("n3", "worker")
+    await environment.certify(HOST, "aa")
+    await environment.release(1, hosts=[HOST, OTHER], web="web", redis="worker")
+    await environment.attach("n1", "n3", latest=1)
+    first = await environment.part("n1", HOST)
+    assert (first.certificate.serial, first.node_uid) == ("aa", "uid-n1")
+    assert (await environment.assignment("n1")).HasField("ingress")
+    assert not (await environment.assignment("n3")).HasField("ingress")
+    await report(environment, "n1", "n3")
+
+    # A node that is attached is told of the others, and they of it.
+    await environment.attach("n1", "n2", "n3", latest=1)
+    assert [peer.address for peer in (await environment.part("n2", PEERS)).peers] == ["n1:7444"]
+    assert [peer.address for peer in (await environment.part("n1", PEERS)).peers] == ["n2:7444"]
+    assert (await environment.part("n2", HOST)).certificate == first.certificate
+    await report(environment, "n1", "n2", "n3")
+
+    # A certificate is obtained: one node makes the key, all answer the challenge.
+    challenge = pb.Challenge(token="t1", key_authorization="t1.thumb")
+    await environment.certify(
+        OTHER, "", challenges=[challenge], key_request=pb.KeyRequest(id="k1", host=OTHER), key_node="n2"
+    )
+    asked = await environment.part("n2", OTHER, lambda one: one.HasField("key_request"))
+    assert list(asked.challenges) == [challenge]
+    assert not (await environment.part("n1", OTHER)).HasField("key_request")
+    generation = (await environment.assignment("n1")).generation
+    await environment.certify(OTHER, "bb")
+    await environment.part("n1", OTHER, lambda one: one.certificate.serial == "bb" and not one.challenges)
+    assert (await environment.assignment("n1")).generation == generation
+
+    # What cannot be read takes nothing away, and stops nobody else.
+    await environment.etcd.put(keys.certificate(REF, HOST), b"{")
+    await environment.etcd.put(keys.ingress("n1", REF, OTHER), b"[]")
+    await environment.part("n1", OTHER, lambda one: one.certificate.serial == "bb")
+    assert (await environment.part("n1", HOST)).certificate.serial == "aa"
+    await environment.certify(HOST, "cc")
+    await environment.part("n1", HOST, lambda one: one.certificate.serial == "cc")
+
+    # Without the service there is nothing to serve; n2 serves alone.
+    await environment.add_node("n1", "worker")
+    await environment.assignment("n1", lambda one: not one.HasField("ingress"))
+    await report(environment, "n1")
+    await environment.gone(keys.ingress("n1", REF, HOST))
+    await environment.gone(keys.ingress("n2", REF, PEERS))
+    assert await environment.parts("n1") == []
+    assert await environment.parts("n2") == [HOST, OTHER]
+
+    # Detached: all of it stays until the node says that it has removed what it ran.
+    await environment.attach("n1", "n3", latest=1)
+    tombstone = await environment.assignment("n2", lambda one: one.removed)
+    assert await environment.parts("n2") == [HOST, OTHER]
+    await environment.report(tombstone, REMOVED)
+    await environment.gone(keys.ingress("n2", REF, OTHER))
+    assert await environment.parts("n2") == []
+
+
+async def test_the_next_leader_takes_back_what_is_left_of_a_deleted_environment(
+    start: Start, environment: Environment
+) -> None:
+    keys = environment.keys
+    first = start("--identity", "first")
+    await environment.leader("first")
+    second = start("--identity", "second")
+    await environment.add_node("n1", "web")
+    await environment.certify(HOST, "aa")
+    await environment.release(1, hosts=[HOST], web="web")
+    await environment.attach("n1", latest=1)
+    await environment.part("n1", HOST)
+    await second.logged("standing by")
+    first.signal(signal.SIGKILL)
+    # Also of a node that nobody has heard of.
+    await environment.write(keys.ingress("gone", REF, HOST), pb.NodeIngress(node="gone", part=HOST))
+    await environment.etcd.delete(keys.environment(REF))
+    await environment.gone(keys.ingress("gone", REF, HOST))
+    assert await environment.parts("n1") == [HOST]
+    await environment.report(await environment.assignment("n1", lambda one: one.removed), REMOVED)
+    await environment.gone(keys.ingress("n1", REF, HOST))
+    await environment.gone(keys.rollout(REF))
+
+
+async def test_an_ingress_that_fails_is_told_by_the_rollout_that_has_settled(
+    start: Start, environment: Environment
+) -> None:
+    start()
+    await environment.add_node("n1", "web")
+    await environment.release(1, hosts=[HOST], web="web")
+    await environment.attach("n1", latest=1)
+    assigned = await environment.assignment("n1")
+    status = pb.AssignmentStatus(
+        node="n1",
+        node_uid=assigned.node_uid,
+        generation=assigned.generation,
+        release=1,
+        phase=SETTLED,
+        ingress=pb.IngressStatus(phase=pb.IngressStatus.FAILED, reason="port 80 is taken"),
+    )
+    await environment.write(environment.keys.status("n1", REF), status)
+    rollout = await environment.rollout(lambda one: one.phase == pb.Rollout.SETTLED)
+    assert rollout.reason == "ingress on n1: port 80 is taken"
+    await environment.report(assigned, SETTLED)
+    await environment.rollout(lambda one: one.phase == pb.Rollout.SETTLED and not one.reason)
