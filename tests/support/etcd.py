@@ -58,11 +58,12 @@ class Certificate:
 
 
 class Authority:
-    """A certificate authority that lives as long as ``folder``."""
+    """A certificate authority that lives as long as ``folder``; its servers are at ``addresses``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, addresses: Sequence[str] = ("127.0.0.1",)) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._addresses = tuple(addresses)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "throwaway authority")])
         certificate = (
@@ -80,7 +81,8 @@ class Authority:
         uses = [ExtendedKeyUsageOID.CLIENT_AUTH, *([ExtendedKeyUsageOID.SERVER_AUTH] if server else [])]
         builder = self._builder(subject, key.public_key()).add_extension(x509.ExtendedKeyUsage(uses), critical=False)
         if server:
-            names = [x509.DNSName(ETCD_SERVER_NAME), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            names: list[x509.GeneralName] = [x509.DNSName(ETCD_SERVER_NAME)]
+            names += [x509.IPAddress(ipaddress.ip_address(address)) for address in self._addresses]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         stem = self._folder / common_name.replace(":", "-").replace("/", "-")
         made = Certificate(stem.with_suffix(".pem"), stem.with_suffix(".key"))

@@ -13,9 +13,12 @@ import pytest
 
 def need_etcd() -> None:
     """The test needs ``etcd`` and ``etcdctl`` on PATH."""
-    missing = [program for program in ("etcd", "etcdctl") if shutil.which(program) is None]
-    if missing:
-        lack(f"needs {' and '.join(missing)} on PATH")
+    _need_programs("etcd", "etcdctl")
+
+
+def need_pebble() -> None:
+    """The test needs ``pebble`` and ``pebble-challtestsrv`` on PATH."""
+    _need_programs("pebble", "pebble-challtestsrv")
 
 
 def need_docker() -> None:
@@ -29,6 +32,12 @@ def lack(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+def _need_programs(*programs: str) -> None:
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        lack(f"needs {' and '.join(missing)} on PATH")
 
 
 @cache

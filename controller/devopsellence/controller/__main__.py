@@ -6,17 +6,19 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 from pathlib import Path
 
 import click
 import structlog
 
 from devopsellence import log
-from devopsellence.controller.run import run
+from devopsellence.controller.run import CertificateOptions, run
 from devopsellence.store import settings as etcd_settings
 from devopsellence.store.settings import Settings, SettingsError
 
 _PEM = click.Path(path_type=Path, dir_okay=False)
+_ACME_CA_CERT = "DEVOPSELLENCE_ACME_CA_CERT"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,6 +28,12 @@ _PEM = click.Path(path_type=Path, dir_okay=False)
 @click.option("--etcd-cert", type=_PEM, help="PEM file of the client certificate.")
 @click.option("--etcd-key", type=_PEM, help="PEM file of its key.")
 @click.option("--prefix", metavar="/PATH/", help="What all keys begin with.")
+@click.option(
+    "--acme-ca-cert",
+    type=_PEM,
+    envvar=_ACME_CA_CERT,
+    help="PEM file of the authority of a private ACME server's own certificate.",
+)
 @click.option("--identity", metavar="NAME", help="The name in the election.  [default: <hostname>/<pid>]")
 @click.option("--debug", is_flag=True, help="Log also what is usual.")
 def main(
@@ -34,6 +42,7 @@ def main(
     etcd_cert: Path | None,
     etcd_key: Path | None,
     prefix: str | None,
+    acme_ca_cert: Path | None,
     identity: str | None,
     debug: bool,
 ) -> None:
@@ -41,7 +50,7 @@ def main(
 
     Run one or several: one leads, the others stand by. Each option stands before its environment variable
     (DEVOPSELLENCE_ETCD_ENDPOINTS, DEVOPSELLENCE_ETCD_CA_CERT, DEVOPSELLENCE_ETCD_CERT, DEVOPSELLENCE_ETCD_KEY,
-    DEVOPSELLENCE_PREFIX). SIGTERM and SIGINT stop it, and another one takes over at once.
+    DEVOPSELLENCE_PREFIX, DEVOPSELLENCE_ACME_CA_CERT). SIGTERM and SIGINT stop it, and another one takes over at once.
 
     Example: devopsellence-controller --etcd-endpoints 127.0.0.1:2379
     """
@@ -53,8 +62,22 @@ def main(
         etcd_settings.PREFIX: prefix,
     }
     settings = _settings({**os.environ, **{name: str(value) for name, value in given.items() if value is not None}})
+    certificates = CertificateOptions(_readable(acme_ca_cert))
     log.configure("controller", debug=debug)
-    asyncio.run(_serve(settings, identity or f"{socket.gethostname()}/{os.getpid()}"))
+    asyncio.run(_serve(settings, identity or f"{socket.gethostname()}/{os.getpid()}", certificates))
+
+
+def _readable(ca_cert: Path | None) -> Path | None:
+    """``ca_cert``, of which nobody would hear before the first order if it could not be used."""
+    if ca_cert is None:
+        return None
+    try:
+        ssl.create_default_context(cafile=ca_cert)
+    except ssl.SSLError as error:
+        raise click.UsageError(f"--acme-ca-cert ({_ACME_CA_CERT}): {ca_cert}: no certificate is in it") from error
+    except OSError as error:
+        raise click.UsageError(f"--acme-ca-cert ({_ACME_CA_CERT}): {ca_cert}: {error.strerror or error}") from error
+    return ca_cert
 
 
 def _settings(environ: dict[str, str]) -> Settings:
@@ -69,7 +92,7 @@ def _settings(environ: dict[str, str]) -> Settings:
     return settings
 
 
-async def _serve(settings: Settings, identity: str) -> None:
+async def _serve(settings: Settings, identity: str, certificates: CertificateOptions) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -77,7 +100,7 @@ async def _serve(settings: Settings, identity: str) -> None:
     structlog.get_logger().info(
         "started", identity=identity, endpoints=",".join(settings.endpoints), prefix=settings.prefix
     )
-    await run(settings, identity, stop)
+    await run(settings, identity, stop, certificates)
     structlog.get_logger().info("stopped")
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 import structlog
 
 from devopsellence.controller.caches import Caches
+from devopsellence.controller.certificates.attempt import Orders
+from devopsellence.controller.certificates.failure import Pace
+from devopsellence.controller.certificates.issuer import Issuer
+from devopsellence.controller.certificates.records import Records
 from devopsellence.controller.reconcile import Reconciler
-from devopsellence.controller.workers import Workers
+from devopsellence.controller.workers import Workers, together
 from devopsellence.controller.world import Moment
 from devopsellence.store.election import Election, Leadership
 from devopsellence.store.etcd import Etcd
@@ -32,10 +38,24 @@ _SYNC_COMPLAINT_SECONDS: Final = 5.0
 _log = structlog.get_logger()
 
 
-async def run(settings: Settings, identity: str, stop: asyncio.Event) -> None:
+@dataclass(frozen=True, slots=True)
+class CertificateOptions:
+    """How certificates are ordered. ``acme_ca_cert``: PEM, whom to trust for ACME servers besides those that all do."""
+
+    acme_ca_cert: Path | None = None
+    pace: Pace = field(default_factory=Pace)
+
+    def orders(self) -> Orders:
+        """The ACME client. Takes its time, and memory: not before it is needed."""
+        from devopsellence.controller.certificates.acme import Authorities
+
+        return Authorities(self.acme_ca_cert)
+
+
+async def run(settings: Settings, identity: str, stop: asyncio.Event, certificates: CertificateOptions) -> None:
     """Lead or stand by until ``stop`` is set; then give up the leadership and return."""
     async with Etcd(settings) as etcd, LeaseKeeper(etcd) as keeper:
-        await serve(Controller(etcd), Election(etcd, keeper, identity), stop)
+        await serve(Controller(etcd, certificates=certificates), Election(etcd, keeper, identity), stop)
 
 
 async def serve(controller: Controller, election: Election, stop: asyncio.Event) -> None:
@@ -61,14 +81,22 @@ def read_clocks() -> Moment:
 class Controller:
     """Keeps the caches warm whether it leads or not; reconciles while it leads."""
 
-    def __init__(self, etcd: Etcd, *, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        etcd: Etcd,
+        *,
+        patience: float = PATIENCE_SECONDS,
+        certificates: CertificateOptions = CertificateOptions(),
+    ) -> None:
         """``patience``: a leader whose caches have been disconnected for so many seconds gives up its term."""
         self._etcd = etcd
         self._patience = patience
+        self._certificates = certificates
         self.caches = Caches(etcd, self._changed, self._connection_changed)
         self._can_read = asyncio.Event()
         # None: does not lead. Nothing is queued then; a new leader looks at everything.
         self._workers: Workers | None = None
+        self._issuer: Issuer | None = None
         # Of the term that is under way.
         self._blind: asyncio.Timeout | None = None
 
@@ -95,29 +123,35 @@ class Controller:
 
     async def _reconcile(self, leadership: Leadership) -> None:
         _log.info("leading", key=leadership.key, revision=leadership.create_revision)
-        reconciler = Reconciler(self._etcd, self.caches, leadership, Journal(self._etcd), read_clocks)
+        journal = Journal(self._etcd)
+        reconciler = Reconciler(self._etcd, self.caches, leadership, journal, read_clocks)
         self._workers = Workers(reconciler.reconcile)
+        records = Records(self._etcd, self.caches, leadership, journal, read_clocks)
+        options = self._certificates
+        self._issuer = Issuer(self._etcd, self.caches, records, options.orders, read_clocks, options.pace)
         try:
             refs = self.caches.environments()
             _log.info("reconciling", environments=len(refs))
-            await self._workers.run(refs)
+            await together(self._workers.run(refs), self._issuer.run(refs))
         finally:
-            self._workers = None
+            self._workers = self._issuer = None
             _log.info("not leading")
 
     def _changed(self, ref: EnvironmentRef, *, urgent: bool) -> None:
-        if self._workers is None:
+        if self._workers is None or self._issuer is None:
             return
         gather = min(GATHER_SECONDS_AT_MOST, GATHER_SECONDS_PER_NODE * self.caches.count_of_nodes(ref))
         self._workers.add(ref, delay=0.0 if urgent else gather)
+        self._issuer.add(ref, delay=0.0 if urgent else gather)
 
     def _connection_changed(self) -> None:
         if self.caches.problem:
             self._can_read.clear()
         else:
             self._can_read.set()
-            if self._workers is not None:
+            if self._workers is not None and self._issuer is not None:
                 self._workers.unpark()
+                self._issuer.unpark()
         self._watch_connection()
 
     def _watch_connection(self) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final
 
 import structlog
 
@@ -17,6 +17,24 @@ WORKERS: Final = 4
 # A failure that goes on is worth a line when it begins to hurt.
 FAILURES_BEFORE_WARNING: Final = 5
 _log = structlog.get_logger()
+
+
+async def together(*work: Coroutine[Any, Any, None]) -> None:
+    """Run all of ``work`` at once; the first that raises ends the others.
+
+    Raises:
+        Fenced: one of them was.
+    """
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for one in work:
+                tasks.create_task(one)
+    except ExceptionGroup as group:
+        # Not except*: what is raised inside that is wrapped in a group again by Python 3.11.2, Debian 12's.
+        fenced, _ = group.split(Fenced)
+        if fenced is None:
+            raise
+        raise Fenced(str(fenced.exceptions[0])) from group
 
 
 class Workers:
@@ -56,15 +74,7 @@ class Workers:
         for ref in first:
             self._queue.add(ref)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(workers):
-                    tasks.create_task(self._work())
-        except ExceptionGroup as group:
-            # Not except*: what is raised inside that is wrapped in a group again by Python 3.11.2, Debian 12's.
-            fenced, _ = group.split(Fenced)
-            if fenced is None:
-                raise
-            raise Fenced(str(fenced.exceptions[0])) from group
+            await together(*(self._work() for _ in range(workers)))
         finally:
             self._queue.close()
 

@@ -57,26 +57,30 @@ async def read_history(etcd: Etcd, since: int) -> History:
     raise AssertionError("the watch has ended")
 
 
-def audit(history: History, keys: Keys) -> Findings:
-    """Whether the leader of the moment, in the term that it signed with, wrote each revision that is a controller's: it
-    is signed, or about what controllers alone write."""
+def audit(history: History, keys: Keys, *, certificates: bool = False) -> Findings:
+    """Whether the leader of the moment, in the term that it signed with, wrote each of the controllers' revisions.
+
+    ``certificates``: they are the controllers' as well, because nobody wrote them by hand.
+    """
+    ours = [keys.all_assignments_prefix, keys.rollouts_prefix, keys.all_ingress_prefix]
+    if certificates:
+        ours.append(keys.all_certificates_prefix)
     candidacies = _candidacies(history, keys)
     writes = 0
     leaders: list[str] = []
     defects: list[str] = []
     for revision in sorted(history):
         events = history[revision]
-        written = [event.key for event in events if _is_controllers(event, keys)]
-        signed = _signature(events, keys)
-        if not written and signed is None:
+        written = [event.key for event in events if _is_controllers(event, keys, tuple(ours))]
+        if not written:
             continue
         writes += 1
         leader = min((one for one in candidacies if one.stands_at(revision)), key=lambda one: one.created, default=None)
+        signed = _signature(events, keys)
         if signed is None:
             defects.append(f"revision {revision}: {written} was written by nobody who signed")
         elif leader is None or signed != (leader.identity, leader.key, leader.created):
-            touched = [event.key for event in events]
-            defects.append(f"revision {revision}: {touched} was written by {signed} while {leader} led")
+            defects.append(f"revision {revision}: {written} was written by {signed} while {leader} led")
         elif not leaders or leaders[-1] != leader.key:
             leaders.append(leader.key)
     return Findings(writes, leaders, [*defects, *_generations_backwards(history, keys)])
@@ -97,8 +101,8 @@ def _candidacies(history: History, keys: Keys) -> list[Candidacy]:
     return [*ended, *standing.values()]
 
 
-def _is_controllers(event: WatchEvent, keys: Keys) -> bool:
-    if event.key.startswith((keys.all_assignments_prefix, keys.rollouts_prefix, keys.all_ingress_prefix)):
+def _is_controllers(event: WatchEvent, keys: Keys, ours: tuple[str, ...]) -> bool:
+    if event.key.startswith(ours):
         return True
     if event.key.startswith(keys.all_statuses_prefix):
         return event.kv is None

@@ -14,9 +14,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from devopsellence import log
-from devopsellence.controller.run import Controller, serve
+from devopsellence.controller.run import CertificateOptions, Controller, serve
 from devopsellence.store.election import Election
 from devopsellence.store.etcd import Compare, Delete, Etcd, KeyValue, Put, TxnResult
 from devopsellence.store.lease import LeaseKeeper
@@ -62,7 +63,11 @@ async def _main(identity: str) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_signal_handler(signal.SIGUSR1, etcd.stop_at_write)
-        await serve(Controller(etcd), Election(etcd, keeper, identity, ttl=TTL_SECONDS), stop)
+        ca_cert = os.environ.get("DEVOPSELLENCE_ACME_CA_CERT")
+        certificates = CertificateOptions(Path(ca_cert) if ca_cert else None)
+        await serve(
+            Controller(etcd, certificates=certificates), Election(etcd, keeper, identity, ttl=TTL_SECONDS), stop
+        )
 
 
 if __name__ == "__main__":

@@ -225,7 +225,13 @@ async def test_it_starts_without_etcd_and_stops_without_etcd(settings: Settings,
         ([], "no etcd to talk to: give --etcd-endpoints 127.0.0.1:2379 or set DEVOPSELLENCE_ETCD_ENDPOINTS"),
         (["--etcd-endpoints", "nonsense"], "'nonsense' is not address:port"),
         (["--etcd-endpoints", "127.0.0.1:1", "--prefix", "x"], "must begin and end with '/'"),
+        (
+            ["--etcd-endpoints", "127.0.0.1:1", "--acme-ca-cert", "nowhere.pem"],
+            "nowhere.pem: No such file or directory",
+        ),
+        (["--etcd-endpoints", "127.0.0.1:1", "--acme-ca-cert", "README.md"], "README.md: no certificate is in it"),
     ],
+    ids=["no etcd", "no address", "no prefix", "no file", "no certificate"],
 )
 def test_settings_that_cannot_be_right_are_a_usage_error(arguments: list[str], expected: str) -> None:
     done = subprocess.run(
@@ -237,3 +243,10 @@ def test_settings_that_cannot_be_right_are_a_usage_error(arguments: list[str], e
     )
     assert done.returncode == 2
     assert expected in " ".join(done.stderr.split())
+
+
+def test_where_no_certificate_is_ordered_nothing_of_it_is_in_memory() -> None:
+    heavy = {"acme", "josepy", "requests", "cryptography", "pyrage"}
+    code = f"import sys, devopsellence.controller.__main__; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,139 @@
+"""Who serves which host, read from an environment as the caches show it."""
+
+from __future__ import annotations
+
+import pytest
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.api.v1 import workload_pb2
+from devopsellence.controller.certificates.demand import DEFAULT_DIRECTORY, Account, Demand, Demands, concerned, demands
+from tests.unit.controller.builders import KEYS, REF, Store
+from tests.unit.controller.certificate_builders import recipient
+from tests.unit.controller.ingress_builders import HOST, WEB, ingress, put_certificate, serving_store, settle
+
+OTHER = "other.example.com"
+
+
+def found(store: Store) -> Demands:
+    made = demands(store.world())
+    assert made is not None
+    return made
+
+
+def of(store: Store, host: str = HOST) -> Demand:
+    return found(store).hosts[host]
+
+
+def beat(store: Store, name: str, key: str, uid: str = "") -> None:
+    store.put(KEYS.heartbeat(name), pb.Heartbeat(node=name, uid=uid or f"uid-{name}", age_recipient=key))
+
+
+def test_where_no_ingress_is_nothing_is_asked_for() -> None:
+    store = Store()
+    store.add_node("n1", "web")
+    store.set_environment("n1")
+    store.deploy(1, WEB)
+    assert not concerned(store.world())
+    assert concerned(serving_store("n1").world())
+
+
+def test_all_nodes_with_the_ingress_serve_all_of_its_hosts() -> None:
+    store = serving_store("n2", "n1", hosts=[HOST, OTHER])
+    assert list(found(store).hosts) == [HOST, OTHER]
+    for host in (HOST, OTHER):
+        one = of(store, host)
+        assert [server.node for server in one.servers] == ["n1", "n2"]
+        assert one.account == Account(DEFAULT_DIRECTORY, "")
+        assert one.named
+
+
+def test_nodes_at_two_releases_count_for_the_hosts_that_they_have_and_the_newer_one_says_how() -> None:
+    store = serving_store("n1", "n2")
+    newer = ingress(HOST, OTHER, tls_email="ops@example.com", tls_ca_directory_url="https://acme.example.com/dir")
+    store.deploy(2, WEB, ingress=newer, parallel="1")
+    store.step()
+    assert {name: found_.release for name in ("n1", "n2") if (found_ := store.assignment(name))} == {"n1": 2, "n2": 1}
+    assert [server.node for server in of(store).servers] == ["n1", "n2"]
+    assert [server.node for server in of(store, OTHER).servers] == ["n1"]
+    assert of(store).account == Account("https://acme.example.com/dir", "ops@example.com")
+
+
+@pytest.mark.parametrize("mode", [workload_pb2.Ingress.OFF, workload_pb2.Ingress.MANUAL], ids=["off", "manual"])
+def test_other_modes_order_nothing(mode: workload_pb2.Ingress.TlsMode.ValueType) -> None:
+    store = serving_store("n1")
+    store.deploy(2, WEB, ingress=ingress(HOST, tls_mode=mode))
+    settle(store)
+    assert of(store).account is None
+    assert of(store).named
+
+
+def test_what_a_node_says_counts_as_long_as_it_is_that_machine() -> None:
+    store = serving_store("n1")
+    said = pb.IngressStatus(challenges=["t1"], signing_requests=[pb.SigningRequest(id="id-1")])
+    store.report("n1", ingress=said)
+    [server] = of(store).servers
+    assert (server.answers, server.tokens, list(server.requests)) == (True, frozenset({"t1"}), ["id-1"])
+    replaced = pb.AssignmentStatus(node="n1", node_uid="another", ingress=said)
+    store.put(KEYS.status("n1", REF), replaced)
+    [server] = of(store).servers
+    assert (server.tokens, list(server.requests)) == (frozenset(), [])
+    store.delete(KEYS.heartbeat("n1"))
+    assert not of(store).servers[0].answers
+
+
+def test_keys_are_those_of_the_machines_that_now_are_the_nodes() -> None:
+    store = serving_store("n1", "n2")
+    assert found(store).recipients == frozenset()
+    beat(store, "n1", recipient(1))
+    store.put(KEYS.node("n2"), pb.Node(name="n2", uid="uid-n2", labels=["web"], age_recipient=recipient(2)))
+    beat(store, "n2", recipient(9), uid="another machine")
+    assert found(store).recipients == {recipient(1), recipient(2)}
+    assert [server.recipient for server in of(store).servers] == [recipient(1), recipient(2)]
+    beat(store, "n1", "no key")
+    assert found(store).recipients == {recipient(2)}
+
+
+def test_a_host_is_named_for_as_long_as_a_release_that_counts_names_it() -> None:
+    store = serving_store("n1")
+    put_certificate(store, serial="abc")
+    store.deploy(2, WEB)
+    store.step()
+    # Release 1 is what would be gone back to.
+    assert of(store) == Demand(HOST, named=True)
+    settle(store)
+    store.deploy(3, WEB)
+    settle(store)
+    assert of(store) == Demand(HOST, named=False)
+
+
+@pytest.mark.parametrize("what", ["release", "assignment", "missing release"])
+def test_what_cannot_be_read_may_name_it(what: str) -> None:
+    store = serving_store("n1")
+    put_certificate(store, serial="abc")
+    for number in (2, 3):
+        store.deploy(number, WEB)
+        settle(store)
+    assert not of(store).named
+    if what == "release":
+        store.garbage(KEYS.release(REF, 3))
+    elif what == "assignment":
+        store.garbage(KEYS.assignment("n1", REF))
+    else:
+        store.delete(KEYS.release(REF, 3))
+    assert of(store).named
+
+
+def test_of_an_environment_that_cannot_be_read_nothing_is_said() -> None:
+    store = serving_store("n1")
+    store.garbage(KEYS.environment(REF))
+    assert demands(store.world()) is None
+
+
+def test_of_an_environment_that_is_gone_the_certificates_are_not_named() -> None:
+    store = serving_store("n1")
+    put_certificate(store, serial="abc")
+    store.delete(KEYS.environment(REF))
+    store.converge()
+    store.report("n1")
+    store.converge()
+    assert of(store) == Demand(HOST, named=False)
