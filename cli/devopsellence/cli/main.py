@@ -36,6 +36,7 @@ SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "exec": ("devopsellence.cli.commands.exec_:exec_", "Run a command in a service's container."),
         "task": ("devopsellence.cli.commands.task:task", "Run a command of the configuration, once."),
         "secret": ("devopsellence.cli.commands.secret:secret", "Set, list and delete secrets."),
+        "ingress": ("devopsellence.cli.commands.ingress:ingress", "Hosts, certificates, and whether they work."),
         "release": ("devopsellence.cli.commands.release:release", "List and show releases, and go back to one."),
         "events": ("devopsellence.cli.commands.events:events", "Who deployed, what was decided, and why."),
     },

@@ -23,8 +23,7 @@ from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import decode
 
 if TYPE_CHECKING:
-    from devopsellence.cli.secrets.members import Resealed
-    from devopsellence.cli.secrets.records import SecretId
+    from devopsellence.cli.secrets.members import Exposure, Resealed
 
 
 # One operation is the change itself.
@@ -114,12 +113,18 @@ async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
     """Attach a node that is registered; the environment is made if it does not exist yet.
 
     Before that its secrets are sealed for the node, so that nothing is assigned to it that it cannot open.
+
+    Raises:
+        CliError: ``node_unknown``; ``ingress_conflict``: another environment of the node has one of its hosts.
     """
     if await etcd.get(etcd.keys.node(name)) is None:
         raise unknown(name)
+    from devopsellence.cli.ingress import hosts
     from devopsellence.cli.release.publish import new_environment
     from devopsellence.cli.secrets import members
 
+    if problem := await hosts.conflict(etcd, ref, await hosts.of_environment(etcd, ref), [name]):
+        raise problem
     sealed = await members.admit(etcd, ref, name)
     fresh = new_environment(ref)
 
@@ -132,8 +137,8 @@ async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
     return await _change_environment(etcd, ref, edit, name, "node_attached", f"attached node {name}"), sealed
 
 
-async def detach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environment, list[SecretId]]:
-    """Detach a node; also returns the secrets that it could open, which nothing can make it forget.
+async def detach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environment, Exposure]:
+    """Detach a node; also returns what it could open, which nothing can make it forget.
 
     Raises:
         CliError: ``node_not_attached``.

@@ -70,6 +70,21 @@ def environment_option(command: F) -> F:
     return decorate(command)
 
 
+def in_seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float:
+    """The callback of an option that takes a time such as ``5m``, of a second at least; 0 where it is not given."""
+    if value is None:
+        return 0.0
+    from datetime import timedelta
+
+    from devopsellence.config.quantities import duration
+    from devopsellence.config.scalars import Unfit
+
+    try:
+        return duration(timedelta(seconds=1))(value).total_seconds()
+    except Unfit as error:
+        raise click.BadParameter(str(error)) from error
+
+
 def global_options(*, hidden: bool) -> list[click.Option]:
     """The flags, made anew; ``hidden`` keeps them out of the help, but for ``--output``."""
     # Eager, so that also an error in the other arguments is printed in the right form.

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import suppress
 from typing import Final, TypeVar
 
 from google.protobuf.message import Message
 
-from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Environment, Heartbeat, Node, Release, Rollout
+from devopsellence.api.v1.stored_pb2 import (
+    AssignmentStatus,
+    Certificate,
+    Environment,
+    Heartbeat,
+    Node,
+    Release,
+    Rollout,
+)
 from devopsellence.cli.errors import of_alarm
 from devopsellence.cli.view.snapshot import Problem, Snapshot, named_by
 from devopsellence.store.errors import MalformedRecord, StoreError
 from devopsellence.store.etcd import Etcd
-from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.keys import EnvironmentRef, Keys
 from devopsellence.store.records import decode
 
 M = TypeVar("M", bound=Message)
@@ -80,11 +88,12 @@ async def together(work: Iterable[Awaitable[T]]) -> list[T]:
 async def snapshot(etcd: Etcd, ref: EnvironmentRef) -> Snapshot:
     """Everything that is known of one environment."""
     reader, keys = Reader(etcd), etcd.keys
-    environment, rollout, controllers, warnings = await asyncio.gather(
+    environment, rollout, controllers, warnings, certificates = await asyncio.gather(
         reader.one(keys.environment(ref), Environment),
         reader.one(keys.rollout(ref), Rollout),
         etcd.list(keys.election_prefix, keys_only=True),
         _alarms(etcd),
+        reader.under(keys.certificates_prefix(ref), Certificate),
     )
     number = environment.latest_release if environment else 0
     attached = environment.nodes if environment else ()
@@ -110,7 +119,17 @@ async def snapshot(etcd: Etcd, ref: EnvironmentRef) -> Snapshot:
         problems=tuple(sorted(reader.problems, key=lambda problem: problem.key)),
         others=others,
         warnings=warnings,
+        certificates=by_host(keys, certificates),
     )
+
+
+def by_host(keys: Keys, certificates: Mapping[str, T]) -> dict[str, T]:
+    """What stands at the keys of certificates, by host; other keys are left out."""
+    found = {}
+    for key, each in certificates.items():
+        with suppress(ValueError):
+            found[keys.parse_certificate(key)[1]] = each
+    return found
 
 
 async def _alarms(etcd: Etcd) -> tuple[str, ...]:

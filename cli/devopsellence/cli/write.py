@@ -16,7 +16,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from devopsellence.api.v1.stored_pb2 import Event
 from devopsellence.cli.output import CliError
 from devopsellence.store.errors import Ambiguous
-from devopsellence.store.etcd import Compare, Etcd, Put
+from devopsellence.store.etcd import Compare, Delete, Etcd, KeyValue, Put
 from devopsellence.store.journal import LEASE_TTL_SECONDS, event_id
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import decode, encode
@@ -79,6 +79,33 @@ async def _change_once(
     if not result.succeeded:
         raise Moved
     return after
+
+
+async def delete(etcd: Etcd, key: str, told: Put, missing: CliError) -> None:
+    """Delete what is at ``key``, also what cannot be read, and write ``told`` with it.
+
+    Raises:
+        CliError: ``missing``: nothing is there. ``busy``: others kept writing.
+    """
+    tried = False
+    try:
+        async for attempt in retrying():
+            with attempt:
+                found = await etcd.get(key)
+                if found is not None:
+                    tried = True
+                    await _delete_once(etcd, found, told)
+                elif not tried:
+                    # After an attempt it is as it should be: an unanswered write of ours did it, or somebody else.
+                    raise missing
+    except Moved as error:
+        raise CliError("busy", f"{key} kept being changed by others; try again") from error
+
+
+async def _delete_once(etcd: Etcd, found: KeyValue, told: Put) -> None:
+    result = await etcd.txn([Compare.unmodified(found.key, found.mod_revision)], [Delete(found.key), told])
+    if not result.succeeded:
+        raise Moved
 
 
 def now() -> Timestamp:

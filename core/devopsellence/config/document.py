@@ -89,7 +89,10 @@ def ingress_document(ingress: pb.Ingress) -> dict[str, Any]:
         }
         for rule in ingress.rules
     ]
-    return {"hosts": list(ingress.hosts), "rules": rules, "tls": _filled(tls), "redirect_http": ingress.redirect_http}
+    fields = {"hosts": list(ingress.hosts), "rules": rules, "tls": _filled(tls), "redirect_http": ingress.redirect_http}
+    # Releases of earlier versions do not say it.
+    drain = {"drain_timeout": _time(ingress.drain_timeout)} if ingress.HasField("drain_timeout") else {}
+    return {**fields, **drain}
 
 
 def rollout_document(rollout: pb.RolloutPolicy) -> dict[str, Any]:

@@ -125,6 +125,7 @@ def _ingress(ingress: schema.Ingress) -> pb.Ingress:
         tls_email=ingress.tls.email,
         tls_ca_directory_url=ingress.tls.ca_directory_url,
         redirect_http=redirect,
+        drain_timeout=_duration(ingress.drain_timeout),
     )
 
 

@@ -207,9 +207,11 @@ def _routes(routes: list[Plain], hosts: set[str], services: _Services) -> Iterat
                     (*path, "match", "host"), f"{quoted(host)} not found in ingress.hosts{did_you_mean(host, [*hosts])}"
                 )
             if isinstance(prefix, str):
-                if (host.lower(), prefix) in seen:
+                # /api and /api/ are the same to a router.
+                same = (host.lower(), prefix.rstrip("/"))
+                if same in seen:
                     yield Problem((*path, "match"), f"{quoted(host.lower() + prefix)} has a rule already")
-                seen.add((host.lower(), prefix))
+                seen.add(same)
         yield from _target((*path, "target"), target, services)
 
 

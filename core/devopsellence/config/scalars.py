@@ -5,6 +5,7 @@ They raise :class:`Unfit` for anything else. Units are those of the Compose file
 
 from __future__ import annotations
 
+import ipaddress
 import posixpath
 import re
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Final
 
 from devopsellence.config.findings import quoted
 from devopsellence.config.nodes import Number
-from devopsellence.names import NAME, NAME_RULE
+from devopsellence.names import HOST, NAME, NAME_RULE
 
 # The longest argument or variable that Linux passes to a program (MAX_ARG_STRLEN), less its end.
 MAX_TEXT: Final = (128 << 10) - 1
@@ -20,7 +21,7 @@ _MAX_REFERENCE: Final = 512
 
 _VARIABLE: Final = r"[^\s=\x00-\x1f\x7f]+\Z"
 _PLATFORM: Final = r"(?a)[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9.]+)?\Z"
-_HOST_LABEL: Final = r"(?a)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z"
+_HOST_WITH_PORT: Final = r"(?a)[^/:]+:\d+\Z"
 _URL: Final = r"https?://[^\s/]+\S*\Z"
 _EMAIL: Final = r"[^\s@]+@[^\s@]+\Z"
 # Docker's reference grammar: [registry[:port]/]path[:tag][@digest], the path in lower case.
@@ -147,19 +148,59 @@ def url_path(value: object) -> str:
 
 
 def path_prefix(value: object) -> str:
+    """What a path begins with, in the one way that a router writes it: without ``.``, ``..``, ``//`` and ``%2F``."""
     if "?" in (result := url_path(value)):
         raise Unfit(f"must be a path without a query, not {quoted(result)}")
+    if {".", ".."} & {*re.sub("(?i)%2e", ".", result).split("/")}:
+        raise Unfit(f"{quoted(result)} holds a . or .. as a step: write where it leads")
+    if "//" in result:
+        raise Unfit(f"{quoted(result)} holds //: write one /")
+    if re.search(r"(?i)%2f|%5c|\\", result):
+        raise Unfit(f"{quoted(result)} holds a slash that is none (%2F, %5C or \\): no request can be told by it")
     return result
 
 
 def host(value: object) -> str:
     """A host's name in lower case."""
     result = filled(value).lower()
-    if not result.isascii():
-        raise Unfit(f"{quoted(result)} is not a host name: write it as DNS has it (xn--…)")
-    if len(result) > 253 or not all(re.match(_HOST_LABEL, label) for label in result.split(".")):
-        raise Unfit(f"{quoted(result)} is not a host name such as app.example.com (no scheme, port, path or wildcard)")
-    return result
+    if HOST.match(result):
+        return result
+    raise Unfit(f"{quoted(result)} {_why_no_host(result)}")
+
+
+def _why_no_host(written: str) -> str:
+    """What is wrong with a host's name, and how to write it."""
+    if not written.isascii():
+        return f"is not as DNS has it{_in_dns(written)}"
+    if "://" in written or "/" in written:
+        return "is an address: write the host alone, without scheme and path"
+    if _is_ipv6(written):
+        return "is an IPv6 address, which cannot be a host: write a name such as app.example.com"
+    if re.match(_HOST_WITH_PORT, written):
+        return f"has a port, which is not the ingress's to say: write {quoted(written.partition(':')[0])}"
+    if "*" in written:
+        return "is a wildcard, and hosts are named one by one: write each, such as app.example.com"
+    if written.endswith(".") and HOST.match(written[:-1]):
+        return f"ends with a dot, which no browser sends: write {quoted(written[:-1])}"
+    if "_" in written:
+        return "has an underscore, which no host's name may have: write - instead"
+    return "is not a host name such as app.example.com: letters, digits and -, in labels of at most 63, 253 in all"
+
+
+def _in_dns(written: str) -> str:
+    """``: write "xn--…"``, where there is such a form (RFC 3490)."""
+    try:
+        name = written.encode("idna").decode().lower()
+    except UnicodeError:
+        return ""
+    return f": write {quoted(name)}" if HOST.match(name) else ""
+
+
+def _is_ipv6(written: str) -> bool:
+    try:
+        return ipaddress.ip_address(written.strip("[]")).version == 6
+    except ValueError:
+        return False
 
 
 def email(value: object) -> str:

@@ -21,6 +21,7 @@ MAX_ENTRIES: Final = 1000
 MAX_SERVICES: Final = 200
 MAX_ENVIRONMENTS: Final = 100
 MAX_REPLICAS: Final = 10_000
+MAX_HOSTS: Final = 500
 _MS_100: Final = timedelta(milliseconds=100)
 
 T = TypeVar("T")
@@ -192,10 +193,13 @@ class Tls(Model):
 
 class Ingress(Model):
     # That neither is empty is a rule, because the base may leave both to its environments.
-    hosts: Annotated[list[Annotated[str, PlainValidator(scalars.host)]], _a_list(" such as [app.example.com]")] = []
+    hosts: Annotated[
+        list[Annotated[str, PlainValidator(scalars.host)]], _a_list(" such as [app.example.com]", most=MAX_HOSTS)
+    ] = []
     rules: Annotated[list[Annotated[Rule, _a_map(" with match and target")]], _a_list("")] = []
     tls: Sub[Tls] = Tls()
     redirect_http: Annotated[bool | None, PlainValidator(scalars.truth)] = None
+    drain_timeout: Time = timedelta(seconds=30)
 
 
 class Deploy(Model):

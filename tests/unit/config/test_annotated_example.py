@@ -61,7 +61,7 @@ def test_every_field_of_the_format_occurs_in_the_example() -> None:
 
 
 def test_the_format_has_the_fields_that_we_think_it_has() -> None:
-    assert len(ALL) == 74
+    assert len(ALL) == 75
     assert ("Service", "depends_on") in ALL
     assert ("Tls", "ca_directory_url") in ALL
 

@@ -374,22 +374,82 @@ def test_a_host_may_be(problems: Problems, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host",
+    ("host", "fact"),
     [
-        "https://a.example.com",
-        "a.example.com:8080",
-        "a.example.com/x",
-        "'*.example.com'",
-        "-a.com",
-        "a..b",
-        "a_b.com",
-        "a" * 64,
+        ("https://a.example.com", "is an address: write the host alone, without scheme and path"),
+        ("a.example.com/x", "is an address: write the host alone"),
+        ("a.example.com:8080", 'has a port, which is not the ingress\'s to say: write "a.example.com"'),
+        ("'[::1]'", "is an IPv6 address"),
+        ("'2001:db8::1'", "is an IPv6 address"),
+        ("'*.example.com'", "is a wildcard, and hosts are named one by one"),
+        ("a_b.com", "has an underscore"),
+        ("a.example.com.", 'ends with a dot, which no browser sends: write "a.example.com"'),
+        ("BÜCHER.example.com", 'is not as DNS has it: write "xn--bcher-kva.example.com"'),
+        ("'a\u3002..b'", "is not as DNS has it"),
+        ("-a.com", "is not a host name such as app.example.com"),
+        ("a..b", "is not a host name such as app.example.com"),
+        ("a" * 64, "is not a host name such as app.example.com"),
+        (".".join(["a" * 60] * 5), "is not a host name such as app.example.com"),
     ],
 )
-def test_a_host_may_not_be(problems: Problems, host: str) -> None:
-    messages = problems(INGRESS.replace("HERE", "redirect_http: false").replace("a.example.com", host))
+def test_a_host_may_not_be(problems: Problems, host: str, fact: str) -> None:
+    text = INGRESS.replace("HERE", "redirect_http: false").replace("host: a.example.com", f"host: {host}")
+    messages = problems(text.replace("hosts: [a.example.com]", f"hosts: [{host}]"))
     assert [message.split(" ")[0] for message in messages] == ["ingress.hosts[0]", "ingress.rules[0].match.host"]
-    assert "is not a host name such as app.example.com (no scheme, port, path or wildcard)" in messages[0]
+    assert fact in messages[0]
+
+
+@pytest.mark.parametrize("count", [200, 500])
+def test_an_ingress_may_have_many_hosts(problems: Problems, count: int) -> None:
+    assert problems(_with_hosts(count)) == []
+
+
+def test_an_ingress_may_have_500_hosts_and_no_more(problems: Problems) -> None:
+    assert problems(_with_hosts(501)) == ["ingress.hosts has 501 entries; at most 500 are accepted"]
+
+
+def _with_hosts(count: int) -> str:
+    hosts = [f"h{n}.example.com" for n in range(count)]
+    rules = [{"match": {"host": host}, "target": {"service": "web", "port": "http"}} for host in hosts]
+    return HEAD + WEB + "ingress: " + json.dumps({"hosts": hosts, "rules": rules})
+
+
+PREFIX = INGRESS.replace("HERE", "redirect_http: false").replace(
+    "match: {host: a.example.com}", "match: {host: a.example.com, path_prefix: PREFIX}"
+)
+
+
+@pytest.mark.parametrize("prefix", ["/", "/api", "/api/", "/api/v1.2", "/a%20b", "/.well-known", "/a..b", "/~ann"])
+def test_a_path_prefix_may_be(problems: Problems, prefix: str) -> None:
+    assert problems(PREFIX.replace("PREFIX", prefix)) == []
+
+
+@pytest.mark.parametrize(
+    ("prefix", "fact"),
+    [
+        ("api", 'must begin with /, not be "api"'),
+        ("'/a?b'", "must be a path without a query"),
+        ("'/a#b'", "is not the path of a URL"),
+        ("'/a b'", "is not the path of a URL"),
+        ("/ä", "is not the path of a URL"),
+        ("/a/../b", "holds a . or .. as a step"),
+        ("/a/%2E%2e/b", "holds a . or .. as a step"),
+        ("/./a", "holds a . or .. as a step"),
+        ("/a//b", "holds //: write one /"),
+        ("/a%2Fb", "holds a slash that is none"),
+        ("/a%5cb", "holds a slash that is none"),
+        ("'/a\\b'", "holds a slash that is none"),
+    ],
+)
+def test_a_path_prefix_may_not_be(problems: Problems, prefix: str, fact: str) -> None:
+    (message,) = problems(PREFIX.replace("PREFIX", prefix))
+    assert message.startswith("ingress.rules[0].match.path_prefix ")
+    assert fact in message
+
+
+@pytest.mark.parametrize("written", ["0s", "30s", "1h"])
+def test_a_drain_timeout_may_be(problems: Problems, written: str) -> None:
+    assert problems(INGRESS.replace("HERE", f"drain_timeout: {written}")) == []
 
 
 @pytest.mark.parametrize("text", ["a", "- a", "~", "3", "true"])

@@ -121,6 +121,8 @@ def rule(host: str = "a.org", service: str = "web", port: str = "http", prefix: 
         (["A.org"], [rule("a.ORG")], []),
         (["a.org"], [rule(), rule(prefix="/api")], []),
         (["a.org"], [rule(prefix="/"), rule()], ['rules[1].match "a.org/" has a rule already']),
+        (["a.org"], [rule(prefix="/a"), rule(prefix="/a/")], ['rules[1].match "a.org/a/" has a rule already']),
+        (["a.org"], [rule(prefix="/a"), rule(prefix="/a/b"), rule(prefix="/ab")], []),
         (["a.org"], [rule("b.net")], ['rules[0].match.host "b.net" not found in ingress.hosts']),
         (["a.org"], [rule("b.org")], ['rules[0].match.host "b.org" not found in ingress.hosts; did you mean "a.org"?']),
         (["a.org"], [rule(port="x")], ['rules[0].target.port "x" not found on service "web" (its ports: http)']),

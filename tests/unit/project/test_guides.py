@@ -38,4 +38,4 @@ def test_every_example_in_the_guides_is_part_of_the_one_that_is_deployed(block: 
 
 
 def test_there_are_guides() -> None:
-    assert {guide.stem for guide in GUIDES} == {"supporting-services", "secrets", "release-tasks"}
+    assert {guide.stem for guide in GUIDES} == {"supporting-services", "secrets", "release-tasks", "ingress"}

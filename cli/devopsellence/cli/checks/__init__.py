@@ -49,6 +49,7 @@ async def _cluster(settings: Settings) -> list[Check]:
             for name, check in (
                 ("controller", cluster.controller),
                 ("nodes", cluster.nodes),
+                ("ingress", cluster.ingress),
                 ("agents", lambda etcd: agents.answers(etcd, settings)),
                 ("identity", agents.identity),
             ):

@@ -50,6 +50,23 @@ async def nodes(etcd: Etcd) -> list[Check]:
     return found
 
 
+async def ingress(etcd: Etcd) -> list[Check]:
+    """What is wrong with each environment's ingress, as far as etcd tells; ``ingress check`` looks from outside."""
+    from datetime import UTC, datetime
+
+    from devopsellence.cli.ingress.everywhere import standings
+    from devopsellence.cli.view.words import plural
+
+    found = []
+    for each in await standings(etcd, datetime.now(UTC)):
+        name = f"ingress {each.environment}"
+        look = NextAction("look from outside", f"devopsellence ingress check --env {each.environment}")
+        found += [Check(name, one.severity, one.text, one.code, (look,)) for one in each.troubles]
+        if not each.troubles:
+            found.append(Check(name, "ok", f"{plural(each.hosts, 'host')} on {plural(len(each.nodes), 'node')}"))
+    return found
+
+
 def _well(each: Any) -> str:
     labels = ",".join(each.node.labels) or "none"
     return f"agent {each.heartbeat.agent_version}, docker {each.heartbeat.docker_version}, labels {labels}"

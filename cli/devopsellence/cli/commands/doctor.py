@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from devopsellence.cli.output import CliError, Output, pass_output
+
+if TYPE_CHECKING:
+    from devopsellence.cli.checks.check import Check
 
 OPERATION: Final = "doctor"
 _SIGNS: Final = {"ok": "ok  ", "warning": "warn", "error": "FAIL"}
@@ -26,15 +29,18 @@ def doctor(ctx: click.Context, output: Output) -> None:
     from devopsellence.cli import checks
 
     found = checks.all_checks(ctx)
-    lines = []
-    for check in found:
-        sign = click.style(_SIGNS[check.severity], fg=_COLOURS[check.severity])
-        lines.append(f"{sign}  {check.name}: {check.message}")
-        lines += [f"      {action.label}: {action.command}" for action in check.next_actions]
     failed = [check for check in found if check.severity == "error"]
     if not failed or not output.json:
-        output.result(OPERATION, "\n".join(lines), checks=[check.document() for check in found])
+        text = "\n".join(line for check in found for line in lines(check))
+        output.result(OPERATION, text, checks=[check.document() for check in found])
     if failed:
         names = ", ".join(check.name for check in failed)
         findings = [check.finding() for check in found if check.severity != "ok"] if output.json else []
         raise CliError("check_failed", f"not well: {names}", findings=findings)
+
+
+def lines(check: Check) -> list[str]:
+    """A check for a person, with what mends it."""
+    sign = click.style(_SIGNS[check.severity], fg=_COLOURS[check.severity])
+    mend = [f"      {action.label}: {action.command}" for action in check.next_actions]
+    return [f"{sign}  {check.name}: {check.message}", *mend]

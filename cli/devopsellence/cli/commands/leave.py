@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from devopsellence.cli import context
+from devopsellence.cli.options import in_seconds
 from devopsellence.cli.output import CliError, Output, pass_output
 
 if TYPE_CHECKING:
     from devopsellence.cli.machines.emptying import Preview
     from devopsellence.cli.machines.occupancy import Running, Seen
     from devopsellence.cli.machines.remove import Removal
-    from devopsellence.cli.secrets.records import SecretId
+    from devopsellence.cli.secrets.members import Exposure
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.keys import EnvironmentRef
 
 DRAIN: Final = "node drain"
 REMOVE: Final = "node remove"
-
-
-def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
-    from devopsellence.config.quantities import duration
-    from devopsellence.config.scalars import Unfit
-
-    try:
-        return duration(timedelta(seconds=1))(value).total_seconds()
-    except Unfit as error:
-        raise click.BadParameter(str(error)) from error
+#: What to do about certificates whose private keys somebody has seen who is not to be trusted.
+RENEW: Final = (
+    "have them revoked if it is not to be trusted, and make new ones (devopsellence ingress cert install; "
+    "devopsellence ingress cert remove lets the controller obtain another)"
+)
 
 
 _timeout_option = click.option(
@@ -40,7 +35,7 @@ _timeout_option = click.option(
     default="15m",
     show_default=True,
     metavar="TIME",
-    callback=_seconds,
+    callback=in_seconds,
     help="How long to wait, such as 90s or 1h.",
 )
 _dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would happen.")
@@ -183,7 +178,7 @@ def remove(ctx: click.Context, output: Output, name: str, force: bool, dry_run: 
         removed=not dry_run and not planned.nothing,
         detached=[str(ref) for ref in planned.attached],
         running=_running(planned.seen.running),
-        secrets_seen=exposure_document(planned.knew),
+        **exposure_document(planned.knew),
     )
 
 
@@ -243,20 +238,29 @@ def _removed_text(planned: Removal, *, dry_run: bool, force: bool) -> str:
     return "\n".join([*lines, f"Node {name} would be removed."])
 
 
-def exposure(knew: Mapping[EnvironmentRef, Sequence[SecretId]]) -> str:
-    """Which secrets a machine could open, and what to do about it."""
-    lines = [f"  {ref}: {', '.join(str(each) for each in secrets)}" for ref, secrets in knew.items()]
-    what = "Its machine could read these secrets; set them anew if it is not to be trusted (devopsellence secret set):"
-    return "\n".join([what, *lines])
+def exposure(knew: Mapping[EnvironmentRef, Exposure]) -> str:
+    """What a machine could open, and what to do about it."""
+    lines: list[str] = []
+    if secrets := [f"  {ref}: {', '.join(map(str, each.secrets))}" for ref, each in knew.items() if each.secrets]:
+        mend = "set them anew if it is not to be trusted (devopsellence secret set):"
+        lines += [f"Its machine could read these secrets; {mend}", *secrets]
+    if hosts := [f"  {ref}: {', '.join(each.hosts)}" for ref, each in knew.items() if each.hosts]:
+        lines += [f"Its machine could read the private keys of these hosts' certificates; {RENEW}:", *hosts]
+    return "\n".join(lines)
 
 
-def exposure_document(knew: Mapping[EnvironmentRef, Sequence[SecretId]]) -> list[dict[str, Any]]:
-    """The same in JSON."""
-    return [
-        {"environment": str(ref), "service": each.service, "name": each.name}
-        for ref, secrets in knew.items()
-        for each in secrets
-    ]
+def exposure_document(knew: Mapping[EnvironmentRef, Exposure]) -> dict[str, list[dict[str, Any]]]:
+    """The same in JSON: the fields ``secrets_seen`` and ``certificates_seen``."""
+    return {
+        "secrets_seen": [
+            {"environment": str(ref), "service": each.service, "name": each.name}
+            for ref, seen in knew.items()
+            for each in seen.secrets
+        ],
+        "certificates_seen": [
+            {"environment": str(ref), "host": host} for ref, seen in knew.items() for host in seen.hosts
+        ],
+    }
 
 
 def _running(found: Iterable[Running]) -> list[dict[str, Any]]:

@@ -11,14 +11,14 @@ from devopsellence.cli import context
 from devopsellence.cli.commands.cluster import pki_option
 from devopsellence.cli.commands.diagnose import diagnose
 from devopsellence.cli.commands.label import LABELS_HELP, label
-from devopsellence.cli.commands.leave import drain, exposure, exposure_document, remove
+from devopsellence.cli.commands.leave import RENEW, drain, exposure, exposure_document, remove
 from devopsellence.cli.options import environment_option
 from devopsellence.cli.output import Output, pass_output
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.stored_pb2 import Environment
     from devopsellence.cli.machines.registering import Registered
-    from devopsellence.cli.secrets.members import Resealed
+    from devopsellence.cli.secrets.members import Exposure, Resealed
     from devopsellence.cli.secrets.records import SecretId
     from devopsellence.store.etcd import Etcd
 
@@ -85,7 +85,7 @@ def register(
         f"{_registered(found)}\n{joining.text(found.node)}",
         **nodes.document(found.node),
         replaced=found.replaced or None,
-        secrets_seen=exposure_document(found.knew),
+        **exposure_document(found.knew),
         agent_command=joining.command,
         bundle=str(joining.bundle) if joining.bundle else None,
     )
@@ -143,7 +143,8 @@ def list_(ctx: click.Context, output: Output) -> None:
 def attach(ctx: click.Context, output: Output, name: str) -> None:
     """Let a node run the services of an environment whose kind is among its labels.
 
-    The environment's secrets are sealed for it first, which takes an operator who can open them.
+    The environment's secrets and the keys of its certificates are sealed for it first, which takes an operator who can
+    open them. An environment that has a host in common with another one of the node is refused.
 
     \b
     Example:
@@ -158,13 +159,18 @@ def attach(ctx: click.Context, output: Output, name: str) -> None:
     for problem in sealed.problems:
         output.warning(f"{problem.key} is {problem.reason}")
     if sealed.keyless:
-        output.warning(f"node {name} has not said its key yet: a deploy seals the secrets for it")
+        seals = "a deploy, or devopsellence secret reencrypt, seals the secrets for it"
+        output.warning(f"node {name} has not said its key yet: {seals}")
+    if sealed.closed:
+        hosts = ", ".join(sealed.closed)
+        output.warning(f"the keys of {hosts} cannot be opened here: the controller obtains new certificates for {name}")
     _attached(
         output,
         "node attach",
         environment,
         f"Node {name} is attached to {_path(environment)}.",
         secrets_sealed=_named(sealed.secrets),
+        certificates_sealed=list(sealed.hosts),
     )
 
 
@@ -176,7 +182,7 @@ def attach(ctx: click.Context, output: Output, name: str) -> None:
 def detach(ctx: click.Context, output: Output, name: str) -> None:
     """Take an environment away from a node: its containers go, its volumes stay.
 
-    Names the secrets that the node could open; new values are not sealed for it.
+    Names the secrets and the certificates' keys that the node could open; new ones are not sealed for it.
 
     \b
     Example:
@@ -184,15 +190,18 @@ def detach(ctx: click.Context, output: Output, name: str) -> None:
     """
     from devopsellence.cli import nodes
 
-    async def work(etcd: Etcd) -> tuple[Environment, list[SecretId]]:
+    async def work(etcd: Etcd) -> tuple[Environment, Exposure]:
         return await nodes.detach(etcd, await context.environment(ctx, etcd), name)
 
     environment, seen = context.run(ctx, work)
     text = f"Node {name} is detached from {_path(environment)}; its containers there are removed, its volumes stay."
-    if seen:
-        names = ", ".join(str(each) for each in seen)
+    if seen.secrets:
+        names = ", ".join(str(each) for each in seen.secrets)
         text += f"\nIt could read {names}. New values are not sealed for it: set them anew if it is not to be trusted."
-    _attached(output, "node detach", environment, text, secrets_seen=_named(seen))
+    if seen.hosts:
+        text += f"\nIt could read the private keys of the certificates of {', '.join(seen.hosts)}: {RENEW}."
+    facts = {"secrets_seen": _named(seen.secrets), "certificates_seen": list(seen.hosts)}
+    _attached(output, "node detach", environment, text, **facts)
 
 
 @node.command()

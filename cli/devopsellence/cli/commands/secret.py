@@ -175,7 +175,9 @@ def delete(
 @pass_output
 @click.pass_context
 def reencrypt(ctx: click.Context, output: Output) -> None:
-    """Seal secrets for the nodes and operators that have come since; their values and versions stay.
+    """Seal secrets, and the keys of certificates, for the nodes and operators that have come since.
+
+    Values and versions stay.
 
     \b
     Example:
@@ -191,13 +193,17 @@ def reencrypt(ctx: click.Context, output: Output) -> None:
     _warn(output, done.problems)
     if done.keyless:
         output.warning(f"no key is known of {', '.join(done.keyless)}: sealed for the others alone")
-    names = ", ".join(str(each) for each in done.secrets)
+    if done.closed:
+        hosts = ", ".join(done.closed)
+        output.warning(f"the keys of {hosts} cannot be opened here: the controller obtains new certificates for them")
+    names = ", ".join([*map(str, done.secrets), *(f"the key of {host}" for host in done.hosts)])
     text = f"Sealed anew in {ref}: {names}." if names else f"All secrets of {ref} are sealed for everybody already."
     output.result(
         "secret reencrypt",
         text,
         environment=str(ref),
         secrets=[{"service": each.service, "name": each.name} for each in done.secrets],
+        certificates=list(done.hosts),
         nodes_without_key=list(done.keyless),
     )
 

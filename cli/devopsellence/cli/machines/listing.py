@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from devopsellence.api.v1.stored_pb2 import Heartbeat, NodeProgress, Rollout
 from devopsellence.cli import nodes
+from devopsellence.cli.ingress import everywhere
 from devopsellence.cli.machines.occupancy import Seen, look
 from devopsellence.cli.nodes import Overview
 from devopsellence.cli.read import Reader, together
@@ -47,6 +48,8 @@ class Listed:
     since: Timestamp | None = None
     # What stays on a drained node.
     stays: tuple[str, ...] = ()
+    # What is wrong with the ingress there.
+    ingress: str = ""
 
     @property
     def note(self) -> str:
@@ -57,6 +60,7 @@ class Listed:
         node = self.base.node
         if self.state in (State.UNREACHABLE, State.REPLACED) and node is not None and node.cordoned:
             said.append("to be drained" if node.HasField("drain") else "cordoned")
+        said.append(self.ingress)
         return "; ".join(filter(None, said))
 
     def cells(self, now: datetime) -> list[str]:
@@ -100,13 +104,17 @@ class Listed:
 async def listing(etcd: Etcd) -> tuple[list[Listed], list[Problem]]:
     """All nodes, sorted by name, and the keys that could not be read."""
     reader = Reader(etcd)
-    (found, problems), rollouts = await asyncio.gather(
-        nodes.overview(etcd), reader.under(etcd.keys.rollouts_prefix, Rollout)
+    (found, problems), rollouts, ingresses = await asyncio.gather(
+        nodes.overview(etcd),
+        reader.under(etcd.keys.rollouts_prefix, Rollout),
+        everywhere.standings(etcd, datetime.now(UTC)),
     )
+    routed = everywhere.notes(ingresses)
     draining = [each.name for each in found if each.node is not None and each.node.HasField("drain")]
     looks = dict(zip(draining, await together(look(etcd, name) for name in draining), strict=True))
     silent = silent_since(rollouts.values())
-    return [listed(each, looks, silent) for each in found], [*problems, *reader.problems]
+    shown = [replace(listed(each, looks, silent), ingress=routed.get(each.name, "")) for each in found]
+    return shown, [*problems, *reader.problems]
 
 
 def listed(base: Overview, looks: Mapping[str, Seen], silent: Mapping[str, Timestamp]) -> Listed:

@@ -12,7 +12,7 @@ from devopsellence.cli.machines import access
 from devopsellence.cli.nodes import attached_to, event_puts, find
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.secrets import members
-from devopsellence.cli.secrets.records import SecretId
+from devopsellence.cli.secrets.members import Exposure
 from devopsellence.placement import DEFAULT_LABELS
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -29,11 +29,11 @@ class Said:
 
 @dataclass(frozen=True)
 class Registered:
-    """The node. ``replaced``: the uid of the machine before, "" where there was none, and the secrets that it knew."""
+    """The node. ``replaced``: the uid of the machine before, "" where there was none, and what it could open."""
 
     node: Node
     replaced: str = ""
-    knew: Mapping[EnvironmentRef, Sequence[SecretId]] = field(default_factory=dict)
+    knew: Mapping[EnvironmentRef, Exposure] = field(default_factory=dict)
 
 
 async def register(etcd: Etcd, said: Said, *, grant: bool) -> Registered:

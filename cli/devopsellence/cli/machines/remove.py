@@ -6,7 +6,7 @@ says who it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from devopsellence.cli import nodes
@@ -16,7 +16,7 @@ from devopsellence.cli.machines.following import NotInTime, wait_until
 from devopsellence.cli.machines.occupancy import Seen, look
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.secrets import members
-from devopsellence.cli.secrets.records import SecretId
+from devopsellence.cli.secrets.members import Exposure
 from devopsellence.cli.view.words import age
 from devopsellence.store.etcd import Compare, Delete, Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -24,12 +24,12 @@ from devopsellence.store.keys import EnvironmentRef
 
 @dataclass(frozen=True)
 class Removal:
-    """What is to go. ``revision`` is the node record's, 0 where there is none; ``knew``: the secrets it could open."""
+    """What is to go. ``revision`` is the node record's, 0 where there is none; ``knew``: what it could open."""
 
     seen: Seen
     revision: int
     attached: tuple[EnvironmentRef, ...]
-    knew: Mapping[EnvironmentRef, Sequence[SecretId]]
+    knew: Mapping[EnvironmentRef, Exposure]
 
     @property
     def nothing(self) -> bool:

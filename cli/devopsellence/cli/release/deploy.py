@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -9,7 +10,7 @@ from devopsellence.api.v1.stored_pb2 import Registry, Release
 from devopsellence.cli import secrets, write
 from devopsellence.cli.output import CliError, Output
 from devopsellence.cli.read import together
-from devopsellence.cli.release import check, replicas, source
+from devopsellence.cli.release import check, replicas, routed, source
 from devopsellence.cli.release.build import build
 from devopsellence.cli.release.distribute import distribute
 from devopsellence.cli.release.engine import Docker
@@ -19,7 +20,9 @@ from devopsellence.cli.release.prune import in_use, prune
 from devopsellence.cli.release.publish import Target, publish, read_target
 from devopsellence.cli.release.reference import IMAGE_ID
 from devopsellence.cli.release.registry import push
+from devopsellence.cli.secrets import members
 from devopsellence.cli.view import document
+from devopsellence.cli.view.words import few
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -51,7 +54,14 @@ async def deploy(etcd: Etcd, run: Deploy, *, detach: bool) -> None:
     """Deploy, and unless ``detach`` wait for the end; CliError when the rollout does not settle."""
     run.output.event(OPERATION, "started", environment=str(run.ref))
     target = await checked(etcd, run)
-    draft = await _draft(etcd, run, target)
+    pointing = asyncio.create_task(_pointing(etcd, run, target))
+    try:
+        draft = await _draft(etcd, run, target)
+        for sentence in await pointing:
+            run.output.warning(sentence)
+    finally:
+        pointing.cancel()
+        await asyncio.gather(pointing, return_exceptions=True)
     run.stage = "the release may have been written: see devopsellence status"
     release, target = await publish(etcd, run.ref, draft, default_node=run.default_node)
     run.stage = f"release {release.number} is written and its rollout goes on: devopsellence status --watch"
@@ -84,11 +94,27 @@ async def checked(etcd: Etcd, run: Deploy) -> Target:
         *check.dependencies_elsewhere(services, target.nodes, assigned),
     ]:
         run.output.warning(sentence)
-    if run.resolved.ingress is not None:
-        run.output.warning("ingress is recorded in the release, but this version does not serve it")
+    ingress = run.resolved.ingress
+    await routed.refuse_conflict(etcd, run.ref, ingress, target.nodes)
+    if ingress is not None:
+        for sentence in routed.warnings(ingress, routed.where(ingress, services, target.nodes, assigned)):
+            run.output.warning(sentence)
     if len(run.config.build.platforms) > 1:
         run.output.warning("build.platforms: only one platform is built, the engine's own if it is among them")
     return target
+
+
+async def _pointing(etcd: Etcd, run: Deploy, target: Target) -> list[str]:
+    """What DNS says of the hosts, meanwhile: it warns, and refuses nothing."""
+    ingress = run.resolved.ingress
+    if ingress is None:
+        return []
+    from devopsellence.cli.ingress import pointing, resolving
+
+    assigned = await replicas.assignments(etcd, run.ref, run.resolved.services, target.nodes)
+    serving = set(routed.where(ingress, run.resolved.services, target.nodes, assigned))
+    nodes = [node for node in target.nodes if node.name in serving]
+    return await pointing.warnings(etcd, ingress.hosts, nodes, resolving.chosen(None)) if nodes else []
 
 
 async def _draft(etcd: Etcd, run: Deploy, target: Target) -> Release:
@@ -97,6 +123,7 @@ async def _draft(etcd: Etcd, run: Deploy, target: Target) -> Release:
     # Before the build: whoever has to set a secret first should not wait for it.
     registry = draft.registry if draft.HasField("registry") else None
     secrets.warn_of_keyless(run.output, await secrets.pin(etcd, run.ref, draft.services, registry, nodes=target.nodes))
+    await _share_keys(etcd, run, target)
     # Before the build as well, which takes the files as they are now.
     draft.revision = await source.revision(run.config.path.parent)
     app, others = await together(
@@ -107,6 +134,18 @@ async def _draft(etcd: Etcd, run: Deploy, target: Target) -> Release:
         service.image.reference, service.image.pinned = pin.reference, pin.pinned
     await distribute(etcd, run.settings, run.docker, draft, target.nodes, run.output)
     return draft
+
+
+async def _share_keys(etcd: Etcd, run: Deploy, target: Target) -> None:
+    """Seal the certificates' keys for nodes that could not be sealed for when they were attached."""
+    if run.resolved.ingress is None:
+        return
+    shared = await members.share_keys(etcd, run.ref, [node.name for node in target.nodes])
+    for problem in shared.problems:
+        run.output.warning(f"{problem.key} is {problem.reason}")
+    if shared.closed:
+        mend = "the controller obtains another one, or devopsellence ingress cert install puts one there"
+        run.output.warning(f"not every node can open the certificate's key of {few(shared.closed)}: {mend}")
 
 
 def unpinned(run: Deploy) -> Release:

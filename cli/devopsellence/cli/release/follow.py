@@ -14,7 +14,7 @@ from devopsellence.api.v1.stored_pb2 import Release, TaskStatus
 from devopsellence.cli import read
 from devopsellence.cli.output import CliError, Finding, NextAction, Output
 from devopsellence.cli.release.watcher import Watcher
-from devopsellence.cli.view import document, pace
+from devopsellence.cli.view import document, ingress, pace
 from devopsellence.cli.view import task as tasks
 from devopsellence.cli.view.reporter import reporter
 from devopsellence.cli.view.rows import Row, rows
@@ -33,6 +33,8 @@ _LONGEST_REST: Final = 1.0
 _DAY: Final = 86400.0
 # Of more services that failed, the rest is counted.
 _FINDINGS: Final = 20
+# Of more addresses, the rest is left to status.
+_URLS: Final = 10
 STATUS: Final = NextAction("see how it is now", "devopsellence status")
 LOGS: Final = NextAction("see what the services print", "devopsellence logs")
 _HALTED: Final = (
@@ -128,12 +130,15 @@ async def follow_release(etcd: Etcd, ref: EnvironmentRef, output: Output, operat
     now, snapshot = datetime.now(UTC), end.snapshot
     if (problem := failure(end, live=output.live)) is not None:
         raise problem
+    found = ingress.troubles(snapshot, now)
+    lines = [f"Release {release.number} of {ref} is {rollout_line(snapshot, now)}", *ingress.urls(snapshot)[:_URLS]]
     output.result(
         operation,
-        f"Release {release.number} of {ref} is {rollout_line(snapshot, now)}",
+        "\n".join([*lines, *ingress.lines(found)]),
         release=document.release(release),
         rollout=document.rollout(snapshot, now),
         services=[document.row(row) for row in rows(snapshot, now)],
+        ingress=ingress.document(snapshot, now),
     )
 
 

@@ -10,7 +10,7 @@ from devopsellence.api.v1.stored_pb2 import Assignment, Node, Release
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.output import Output
 from devopsellence.cli.read import Reader
-from devopsellence.cli.release import replicas
+from devopsellence.cli.release import replicas, routed, stored
 from devopsellence.cli.release.deploy import OPERATION, Deploy, checked, unpinned
 from devopsellence.cli.release.pin import local
 from devopsellence.cli.release.plan import Step, headline, plan
@@ -39,6 +39,11 @@ async def preview(etcd: Etcd, run: Deploy) -> None:
     lines += [f"app image: {app}"] if app else []
     task = _task_plan(draft, target.nodes)
     lines += [f"release task: {task}"] if task else []
+    before = await stored.newest(etcd, run.ref)
+    routes = before.ingress if before is not None and before.HasField("ingress") else None
+    ingress = run.resolved.ingress
+    serving = routed.where(ingress, services, target.nodes, compared.assigned) if ingress is not None else []
+    lines += routed.preview(routes, ingress, serving)
     lines += [f"image {reference} is not on this engine; it would be pulled" for reference in absent]
     lines += [*compared.where_text(), "", plan_table(compared.steps)]
     run.output.result(
@@ -54,6 +59,7 @@ async def preview(etcd: Etcd, run: Deploy) -> None:
         attached=target.attached_now,
         plan=plan_document(compared.steps),
         replicas=compared.where_document(),
+        ingress=routed.preview_document(routes, ingress, serving),
     )
 
 
@@ -64,6 +70,7 @@ class Compared:
     nodes: list[Node]
     steps: list[Step]
     spreads: list[Spread]
+    assigned: dict[str, Assignment]
 
     def where_text(self) -> list[str]:
         """A line for each service with replicas: on which nodes it runs, and what is in the way of the others."""
@@ -95,7 +102,7 @@ async def compare(
     known = [node for node in nodes if keys[node.name] not in unreadable]
     silent = await replicas.silent(etcd, services, known)
     placed = layout(services, known, replicas.held(assigned), replicas.filters(silent))
-    return Compared(known, plan(services, known, assigned, silent), list(placed.spreads.values()))
+    return Compared(known, plan(services, known, assigned, silent), list(placed.spreads.values()), assigned)
 
 
 def _where(spread: Spread) -> str:

@@ -13,7 +13,7 @@ from devopsellence.api.v1.stored_pb2 import Release, Rollout
 from devopsellence.cli import secrets, write
 from devopsellence.cli.output import CliError, NextAction, Output
 from devopsellence.cli.read import Reader
-from devopsellence.cli.release import stored
+from devopsellence.cli.release import routed, stored
 from devopsellence.cli.release.distribute import distribute
 from devopsellence.cli.release.engine import Docker
 from devopsellence.cli.release.follow import follow_release
@@ -53,6 +53,8 @@ async def rollback(etcd: Etcd, run: Rollback, *, dry_run: bool) -> None:
     draft = repeated(older, run.message)
     target = await read_target(etcd, run.ref)
     registry = draft.registry if draft.HasField("registry") else None
+    ingress = draft.ingress if draft.HasField("ingress") else None
+    await routed.refuse_conflict(etcd, run.ref, ingress, target.nodes)
     if dry_run:
         await secrets.pin_versions(etcd, run.ref, draft.services, registry)
         await _preview(etcd, run, draft, older.number, target)

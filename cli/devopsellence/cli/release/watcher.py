@@ -12,13 +12,14 @@ from google.protobuf.message import Message
 from devopsellence.api.v1.stored_pb2 import (
     AssignmentStatus,
     Candidate,
+    Certificate,
     Environment,
     Heartbeat,
     Node,
     Release,
     Rollout,
 )
-from devopsellence.cli.read import FEW
+from devopsellence.cli.read import FEW, by_host
 from devopsellence.cli.view.snapshot import Problem, Snapshot, named_by
 from devopsellence.store.errors import MalformedRecord, StoreError, Unavailable
 from devopsellence.store.etcd import Etcd, KeyValue
@@ -56,12 +57,13 @@ class Watcher:
         self._nodes = self._informer(keys.nodes_prefix, Node)
         self._heartbeats = self._informer(keys.heartbeats_prefix, Heartbeat)
         self._candidates = self._informer(keys.election_prefix, Candidate)
+        self._certificates = self._informer(keys.certificates_prefix(ref), Certificate)
         self._statuses: dict[str, Informer[AssignmentStatus]] = {}
         self._releases: dict[int, Record[Release]] = {}
 
     async def __aenter__(self) -> Self:
         fixed: list[Informer[Any]] = [
-            self._environments, self._rollouts, self._nodes, self._heartbeats, self._candidates
+            self._environments, self._rollouts, self._nodes, self._heartbeats, self._candidates, self._certificates
         ]  # fmt: skip
         try:
             async with asyncio.timeout(self._patience):
@@ -113,6 +115,7 @@ class Watcher:
         names = self._names(environment, rollout)
         number = environment.latest_release if environment else 0
         releases = self._named(number, rollout, problems)
+        certificates = {key: _message(record, problems) for key, record in self._certificates.records.items()}
         return Snapshot(
             ref=ref,
             environment=environment,
@@ -125,6 +128,7 @@ class Watcher:
             problems=tuple(sorted(problems, key=lambda problem: problem.key)),
             stale="" if self._rollouts.connected else self._rollouts.problem,
             others=releases,
+            certificates={host: each for host, each in by_host(keys, certificates).items() if each is not None},
         )
 
     def _informer(self, prefix: str, kind: type[M]) -> Informer[M]:

@@ -1,7 +1,8 @@
 """Secrets as an operator handles them: sealed here, stored sealed, opened by nodes and by other operators.
 
 ``records`` is what a stored secret is and becomes, ``releases`` what releases say about it; ``readers`` finds whom to
-seal for, ``identity`` who we are. ``vault`` reads, sets and deletes, ``sealing`` lets more readers in. ``pins`` makes a
+seal for, ``identity`` who we are. ``vault`` reads, sets and deletes; ``items`` is everything that is sealed, also the
+private keys of certificates, and ``sealing`` lets more readers in. ``pins`` makes a
 release refer to versions, ``members`` is about nodes that come and go. ``value``, ``setting``, ``apply`` and
 ``listing`` serve the commands.
 

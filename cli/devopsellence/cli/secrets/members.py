@@ -1,18 +1,20 @@
-"""Nodes that come to an environment and nodes that leave it: who is let into its secrets, and who has seen them."""
+"""Nodes that come to an environment and nodes that leave it: who is let into what is sealed, and who has seen it."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from devopsellence.api.v1.stored_pb2 import Heartbeat, Release, Secret
+from devopsellence.api.v1.stored_pb2 import Certificate, Heartbeat, Release, Secret
 from devopsellence.cli.read import Reader
 from devopsellence.cli.release.stored import newest
 from devopsellence.cli.secrets import identity, readers, records, releases
+from devopsellence.cli.secrets.items import KEY, KeyItem, SecretItem
 from devopsellence.cli.secrets.records import SecretId
-from devopsellence.cli.secrets.sealing import Wish, grant
+from devopsellence.cli.secrets.sealing import Granted, Wish, grant
 from devopsellence.cli.view.snapshot import Problem
 from devopsellence.store.errors import MalformedRecord, StoreError
 from devopsellence.store.etcd import Etcd, KeyValue
@@ -32,12 +34,50 @@ class Secrets:
 
 
 @dataclass(frozen=True)
-class Resealed:
-    """What was sealed anew, and what could not be looked at. ``keyless``: nodes that cannot be sealed for yet."""
+class Certificates:
+    """All certificates of an environment that can be read, by host, sorted, and the keys that cannot."""
 
-    secrets: tuple[SecretId, ...]
-    keyless: tuple[str, ...]
+    stored: dict[str, Certificate]
     problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What somebody could open: secrets, and the private keys of the certificates of ``hosts``; all sorted."""
+
+    secrets: tuple[SecretId, ...] = ()
+    hosts: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.secrets or self.hosts)
+
+
+@dataclass(frozen=True)
+class Resealed:
+    """What was sealed anew, and what could not be looked at. ``keyless``: nodes that cannot be sealed for yet.
+
+    ``hosts``: those whose certificates' keys were. ``closed``: those whose keys we cannot open; the controller obtains
+    new certificates for them.
+    """
+
+    secrets: tuple[SecretId, ...] = ()
+    keyless: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    hosts: tuple[str, ...] = ()
+    closed: tuple[str, ...] = ()
+
+
+async def certificates(etcd: Etcd, ref: EnvironmentRef) -> Certificates:
+    """Read all certificates of the environment."""
+    reader = Reader(etcd)
+    found = await reader.under(etcd.keys.certificates_prefix(ref), Certificate)
+    stored, problems = {}, reader.problems
+    for key, certificate in found.items():
+        try:
+            stored[etcd.keys.parse_certificate(key)[1]] = certificate
+        except ValueError:
+            problems.append(Problem(key, "not the key of a certificate"))
+    return Certificates(stored, tuple(problems))
 
 
 async def everything(etcd: Etcd, ref: EnvironmentRef) -> Secrets:
@@ -59,22 +99,23 @@ async def everything(etcd: Etcd, ref: EnvironmentRef) -> Secrets:
 async def admit(etcd: Etcd, ref: EnvironmentRef, name: str) -> Resealed:
     """Let the registered node ``name``, which is about to be attached, into what the environment has.
 
-    Sealed anew are the current versions and those that the newest release refers to. A node whose agent is there but
-    has not said its key yet is given a moment.
+    Sealed anew are the current versions of secrets and those that the newest release refers to, and the keys of
+    certificates. A node whose agent is there but has not said its key yet is given a moment.
 
     Raises:
         CliError: ``secret_sealed``: it takes somebody else; ``identity_unusable``.
     """
-    secrets = await everything(etcd, ref)
-    if not secrets.stored:
-        return Resealed((), (), secrets.problems)
+    secrets, served = await everything(etcd, ref), await certificates(etcd, ref)
+    problems = secrets.problems + served.problems
+    if not secrets.stored and not _with_keys(served):
+        return Resealed(problems=problems)
     found = await readers.of_nodes(etcd, [name])
     if found.keyless:
         await _key_said(etcd, name)
     everybody = await readers.of_nodes(etcd, {name, *await readers.attached(etcd, ref)})
-    wishes = _wishes(secrets, await newest(etcd, ref), everybody.keys([name]))
+    wishes = _wishes(secrets, served, await newest(etcd, ref), everybody.keys([name]))
     done = await grant(etcd, ref, wishes, everybody.names)
-    return Resealed(done, tuple({name} & set(everybody.keyless)), secrets.problems)
+    return _resealed(done, tuple({name} & set(everybody.keyless)), problems)
 
 
 async def reencrypt(etcd: Etcd, ref: EnvironmentRef) -> Resealed:
@@ -85,42 +126,89 @@ async def reencrypt(etcd: Etcd, ref: EnvironmentRef) -> Resealed:
     """
     # First, so that we are among the operators that it is sealed for.
     await identity.me(etcd)
-    secrets = await everything(etcd, ref)
+    secrets, served = await everything(etcd, ref), await certificates(etcd, ref)
     everybody = await readers.of_nodes(etcd, await readers.attached(etcd, ref))
-    wishes = _wishes(secrets, await newest(etcd, ref), everybody.recipients)
+    wishes = _wishes(secrets, served, await newest(etcd, ref), everybody.recipients)
     done = await grant(etcd, ref, wishes, everybody.names)
-    return Resealed(done, everybody.keyless, secrets.problems)
+    return _resealed(done, everybody.keyless, secrets.problems + served.problems)
 
 
-async def exposed_to(etcd: Etcd, ref: EnvironmentRef, name: str) -> list[SecretId]:
-    """The secrets of which node ``name`` could open a version, sorted; those that cannot be read are left out."""
-    secrets = await everything(etcd, ref)
-    if not secrets.stored:
-        return []
+async def share_keys(etcd: Etcd, ref: EnvironmentRef, names: Collection[str]) -> Resealed:
+    """Seal the keys of certificates for those of the attached nodes ``names`` that lack them, as far as we can.
+
+    Raises:
+        CliError: ``identity_unusable``.
+    """
+    served = await certificates(etcd, ref)
+    if not _with_keys(served):
+        return Resealed(problems=served.problems)
+    everybody = await readers.of_nodes(etcd, names)
+    one, must = frozenset({KEY}), everybody.keys(names)
+    wishes = [
+        Wish(KeyItem(host), KeyItem(host).files("", certificate), frozenset(), must, one)
+        for host, certificate in _with_keys(served).items()
+    ]
+    return _resealed(await grant(etcd, ref, wishes, names), everybody.keyless, served.problems)
+
+
+async def exposed_to(etcd: Etcd, ref: EnvironmentRef, name: str) -> Exposure:
+    """What node ``name`` could open, also an earlier version of it; what cannot be read is left out."""
+    secrets, served = await everything(etcd, ref), await certificates(etcd, ref)
+    keys = _with_keys(served)
+    if not secrets.stored and not keys:
+        return Exposure()
     found = await readers.of_nodes(etcd, [name], record=False)
-    return [
-        secret
-        for secret, stored in secrets.stored.items()
-        if any(found.nodes_among(each.recipients) for each in stored.versions)
-    ]
+    return Exposure(
+        tuple(
+            secret
+            for secret, stored in secrets.stored.items()
+            if any(found.nodes_among(each.recipients) for each in stored.versions)
+        ),
+        tuple(host for host, certificate in keys.items() if found.nodes_among(certificate.recipients)),
+    )
 
 
-async def known_to(etcd: Etcd, name: str) -> dict[EnvironmentRef, list[SecretId]]:
-    """As :func:`exposed_to`, over all environments that have secrets, whether it is attached to them or not."""
-    refs = set()
-    for item in (await etcd.list(etcd.keys.all_secrets_prefix, keys_only=True)).items:
+async def known_to(etcd: Etcd, name: str) -> dict[EnvironmentRef, Exposure]:
+    """As :func:`exposed_to`, over all environments that have something sealed, also those it is not attached to."""
+    keys, refs = etcd.keys, set()
+    for item in (await etcd.list(keys.all_secrets_prefix, keys_only=True)).items:
         with suppress(ValueError):
-            refs.add(etcd.keys.parse_secret(item.key)[0])
+            refs.add(keys.parse_secret(item.key)[0])
+    for item in (await etcd.list(keys.all_certificates_prefix, keys_only=True)).items:
+        with suppress(ValueError):
+            refs.add(keys.parse_certificate(item.key)[0])
     found = {ref: await exposed_to(etcd, ref, name) for ref in sorted(refs)}
-    return {ref: secrets for ref, secrets in found.items() if secrets}
+    return {ref: exposure for ref, exposure in found.items() if exposure}
 
 
-def _wishes(secrets: Secrets, release: Release | None, must: frozenset[str]) -> list[Wish]:
-    """That everybody in ``must`` can open the current versions, and those that ``release`` refers to."""
-    return [
-        Wish(secret, stored, releases.pinned(release, secret) | {records.current(stored).version}, must)
+def _with_keys(served: Certificates) -> Mapping[str, Certificate]:
+    """Those that are more than a wish for one."""
+    return {host: certificate for host, certificate in served.stored.items() if certificate.key_age}
+
+
+def _wishes(secrets: Secrets, served: Certificates, release: Release | None, must: frozenset[str]) -> list[Wish]:
+    """That everybody in ``must`` can open the current versions and those that ``release`` refers to, and the keys of
+    certificates; of one that the controller obtained only if we can, because it can obtain another."""
+    found = [
+        Wish(SecretItem(secret), stored, releases.pinned(release, secret) | {records.current(stored).version}, must)
         for secret, stored in secrets.stored.items()
     ]
+    for host, certificate in _with_keys(served).items():
+        item, one = KeyItem(host), frozenset({KEY})
+        ours = certificate.source == Certificate.INSTALLED
+        files = item.files("", certificate)
+        found.append(Wish(item, files, one if ours else frozenset(), must, frozenset() if ours else one))
+    return found
+
+
+def _resealed(done: Granted, keyless: tuple[str, ...], problems: tuple[Problem, ...]) -> Resealed:
+    return Resealed(
+        secrets=tuple(each.secret for each in done.sealed if isinstance(each, SecretItem)),
+        keyless=keyless,
+        problems=problems,
+        hosts=tuple(each.host for each in done.sealed if isinstance(each, KeyItem)),
+        closed=tuple(each.host for each in done.closed if isinstance(each, KeyItem)),
+    )
 
 
 async def _key_said(etcd: Etcd, name: str) -> None:

@@ -9,6 +9,7 @@ from devopsellence.api.v1.stored_pb2 import Node, Registry, Secret
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.output import CliError, Finding, NextAction, Output
 from devopsellence.cli.secrets import identity, readers, records, vault
+from devopsellence.cli.secrets.items import SecretItem
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.secrets.sealing import Wish, grant, sealed_for_others
 from devopsellence.placement import label_needed
@@ -44,7 +45,7 @@ async def pin(
     uses = _uses(services, registry, nodes)
     found = await readers.of_nodes(etcd, {node.name for node in nodes})
     wishes = [
-        Wish(use.secret, stored[use.secret], frozenset({use.version}), found.keys(use.nodes))
+        Wish(SecretItem(use.secret), stored[use.secret], frozenset({use.version}), found.keys(use.nodes))
         for use in dict.fromkeys(uses)
     ]
     await grant(etcd, ref, wishes, [node.name for node in nodes])
@@ -108,7 +109,7 @@ async def registry_password(etcd: Etcd, ref: EnvironmentRef, registry: Registry)
         raise CliError("invalid_secret", f"secret {secret} is not text, so it is no password") from None
     except SealError as error:
         operators = await readers.of_nodes(etcd, [])
-        raise sealed_for_others(ref, secret, version, me, operators) from error
+        raise sealed_for_others(ref, SecretItem(secret), version, me, operators) from error
 
 
 def missing_secrets(ref: EnvironmentRef, missing: Sequence[SecretId]) -> CliError:

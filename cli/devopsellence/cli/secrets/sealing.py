@@ -5,79 +5,95 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from google.protobuf.message import Message
+
 from devopsellence.api.v1.stored_pb2 import Secret, SecretVersion
 from devopsellence.cli import write
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.secrets import identity, readers, records
 from devopsellence.cli.secrets.identity import Me
+from devopsellence.cli.secrets.items import Item
 from devopsellence.cli.secrets.readers import Readers
-from devopsellence.cli.secrets.records import CannotOpen, SecretId
-from devopsellence.cli.secrets.vault import flags, unknown
+from devopsellence.cli.secrets.records import CannotOpen
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
 
 @dataclass(frozen=True)
 class Wish:
-    """The versions ``needed`` of a secret, as it is ``stored`` now, are to be open to all keys of ``must``."""
+    """The versions ``needed`` among the ``files`` of an item, as they are now, are to be open to all keys of ``must``.
 
-    secret: SecretId
-    stored: Secret
+    Those ``welcome`` are as well if we can open them, and stay as they are if we cannot.
+    """
+
+    item: Item
+    files: Secret
     needed: frozenset[int]
     must: frozenset[str]
+    welcome: frozenset[int] = frozenset()
 
-    @property
-    def granted(self) -> bool:
-        """Whether there is nothing to do."""
-        return not records.lacks(self.stored, self.needed, self.must)
+    def granted(self, files: Secret) -> bool:
+        """Whether ``files`` leave nothing to do."""
+        return not records.lacks(files, self.needed | self.welcome, self.must)
 
 
-async def grant(etcd: Etcd, ref: EnvironmentRef, wishes: Iterable[Wish], nodes: Iterable[str]) -> tuple[SecretId, ...]:
-    """Seal anew what is not yet as wished, for all of ``nodes`` and the operators; return which secrets that were.
+@dataclass(frozen=True)
+class Granted:
+    """``sealed``: what is sealed for everybody now, and was not before. ``closed``: what was welcome, and still is."""
+
+    sealed: tuple[Item, ...] = ()
+    closed: tuple[Item, ...] = ()
+
+
+async def grant(etcd: Etcd, ref: EnvironmentRef, wishes: Iterable[Wish], nodes: Iterable[str]) -> Granted:
+    """Seal anew what is not yet as wished, for all of ``nodes`` and the operators.
 
     Our identity is only looked for if there is something to do.
 
     Raises:
         CliError: ``secret_sealed``: a needed version is not sealed for us; nothing was written. ``identity_unusable``.
     """
-    left = [wish for wish in wishes if not wish.granted]
+    left = [wish for wish in wishes if not wish.granted(wish.files)]
     if not left:
-        return ()
+        return Granted()
     me = await identity.me(etcd)
     everybody = await readers.of_nodes(etcd, nodes)
     for wish in left:
-        _as_wished(ref, wish, wish.stored, me, everybody)
+        _as_wished(ref, wish, wish.files, me, everybody)
+    done: dict[Item, bool] = {}
     for wish in left:
-        await _grant_one(etcd, ref, wish, me, everybody)
-    return tuple(dict.fromkeys(wish.secret for wish in left))
+        done[wish.item] = await _grant_one(etcd, ref, wish, me, everybody) and done.get(wish.item, True)
+    return Granted(
+        tuple(item for item, granted in done.items() if granted),
+        tuple(item for item, granted in done.items() if not granted),
+    )
 
 
-async def _grant_one(etcd: Etcd, ref: EnvironmentRef, wish: Wish, me: Me, everybody: Readers) -> None:
-    key = etcd.keys.secret(ref, wish.secret.service, wish.secret.name)
+async def _grant_one(etcd: Etcd, ref: EnvironmentRef, wish: Wish, me: Me, everybody: Readers) -> bool:
+    """Whether it is as wished afterwards."""
+    item, key = wish.item, wish.item.key(etcd.keys, ref)
 
-    def edit(before: Secret | None) -> Secret:
+    def edit(before: Message | None) -> Message:
         if before is None:
-            raise unknown(ref, wish.secret)
-        return _as_wished(ref, wish, records.checked(key, before), me, everybody)
+            raise item.unknown(ref)
+        return item.with_files(before, _as_wished(ref, wish, item.files(key, before), me, everybody))
 
-    await write.change(etcd, key, Secret, edit)
+    return wish.granted(item.files(key, await write.change(etcd, key, item.kind, edit)))
 
 
-def _as_wished(ref: EnvironmentRef, wish: Wish, stored: Secret, me: Me, everybody: Readers) -> Secret:
-    """The record as wished; CliError when that takes somebody else."""
+def _as_wished(ref: EnvironmentRef, wish: Wish, files: Secret, me: Me, everybody: Readers) -> Secret:
+    """The files as wished; CliError when that takes somebody else."""
     try:
-        return records.resealed(stored, me.identity, everybody.recipients, wish.must, wish.needed)
+        return records.resealed(files, me.identity, everybody.recipients, wish.must, wish.needed)
     except CannotOpen as error:
-        raise sealed_for_others(ref, wish.secret, error.version, me, everybody) from error
+        raise sealed_for_others(ref, wish.item, error.version, me, everybody) from error
 
 
-def sealed_for_others(
-    ref: EnvironmentRef, secret: SecretId, version: SecretVersion, me: Me, everybody: Readers
-) -> CliError:
+def sealed_for_others(ref: EnvironmentRef, item: Item, version: SecretVersion, me: Me, everybody: Readers) -> CliError:
     """The error for a version that we must open and cannot; says who can."""
     who: Sequence[str] = everybody.operators_among(version.recipients)
-    what = f"secret {secret} (version {version.version}) is not sealed for this identity ({me.name}, {me.path})"
-    again = NextAction("or set it anew", f"devopsellence secret set {flags(secret)} --env {ref} --stdin")
+    what = f"{item.named(version)} is not sealed for this identity ({me.name}, {me.path})"
+    again = item.anew(ref)
     if not who:
         return CliError("secret_sealed", f"{what}, nor for any other operator", next_actions=[again])
     ask = NextAction(f"let {' or '.join(who)} seal it for you", f"devopsellence secret reencrypt --env {ref}")

@@ -14,7 +14,7 @@ from devopsellence.cli.secrets import records, releases
 from devopsellence.cli.secrets.identity import Me
 from devopsellence.cli.secrets.readers import Readers
 from devopsellence.cli.secrets.records import SecretId
-from devopsellence.store.etcd import Compare, Delete, Etcd, KeyValue, Put
+from devopsellence.store.etcd import Etcd, Put
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
 from devopsellence.store.records import decode
 
@@ -91,26 +91,7 @@ async def delete(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> None:
     """
     key = etcd.keys.secret(ref, secret.service, secret.name)
     event = Event(severity=Event.INFO, code="secret_deleted", message=f"{write.who()} deleted secret {secret}")
-    told = await write.event_put(etcd, ref, event)
-    tried = False
-    try:
-        async for attempt in write.retrying():
-            with attempt:
-                found = await etcd.get(key)
-                if found is not None:
-                    tried = True
-                    await _delete_once(etcd, found, told)
-                elif not tried:
-                    # After an attempt it is as it should be: an unanswered write of ours did it, or somebody else.
-                    raise unknown(ref, secret)
-    except write.Moved as error:
-        raise CliError("busy", f"{key} kept being changed by others; try again") from error
-
-
-async def _delete_once(etcd: Etcd, found: KeyValue, told: Put) -> None:
-    result = await etcd.txn([Compare.unmodified(found.key, found.mod_revision)], [Delete(found.key), told])
-    if not result.succeeded:
-        raise write.Moved
+    await write.delete(etcd, key, await write.event_put(etcd, ref, event), unknown(ref, secret))
 
 
 def flags(secret: SecretId) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from devopsellence.api.v1.stored_pb2 import NodeProgress, Release, Rollout
-from devopsellence.cli.view import pace
+from devopsellence.cli.view import ingress, pace
 from devopsellence.cli.view import task as tasks
 from devopsellence.cli.view.rows import Row, rows
 from devopsellence.cli.view.snapshot import Snapshot, judge, target_of
@@ -30,6 +30,7 @@ def status(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
         "rollout": rollout(snapshot, now),
         "nodes": [_node(snapshot, each) for each in standings(snapshot)],
         "services": [row(each) for each in rows(snapshot, now)],
+        "ingress": ingress.document(snapshot, now),
         "problems": [{"key": problem.key, "reason": problem.reason} for problem in snapshot.problems],
         "stale": snapshot.stale,
         "warnings": list(snapshot.warnings),

@@ -37,7 +37,7 @@ class Lines:
         now = datetime.now(UTC)
         current = rows(snapshot, now)
         changes = text.changes(self._rows, current)
-        line, notes = headline(snapshot, number), text.notes(snapshot)
+        line, notes = headline(snapshot, number), text.notes(snapshot, now)
         found = tasks.task_of(snapshot)
         task = f"task {tasks.headline(found)}" if found else ""
         if not changes and (line, task, notes) == (self._headline, self._task, self._notes):

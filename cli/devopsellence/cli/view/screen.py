@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from devopsellence.api.v1.stored_pb2 import TaskStatus
-from devopsellence.cli.view import pace, text
+from devopsellence.cli.view import ingress, pace, text
 from devopsellence.cli.view import task as tasks
 from devopsellence.cli.view.groups import Kind, are_few, groups
 from devopsellence.cli.view.rows import Row, rows
@@ -50,7 +50,7 @@ def status(snapshot: Snapshot, now: datetime, width: int, *, everything: bool = 
         parts += [_last_words(line) for row in table for line in text.failure_lines(row)]
     else:
         parts.append(_groups(snapshot, now, width))
-    return Group(*parts, *_foot(snapshot))
+    return Group(*parts, *_foot(snapshot, now))
 
 
 def frame(console: Console, snapshot: Snapshot, now: datetime, *, everything: bool = False) -> list[str]:
@@ -66,7 +66,7 @@ def frame(console: Console, snapshot: Snapshot, now: datetime, *, everything: bo
         if everything:
             return [*lines[: height - 1], f"… {len(lines) - height + 1} more lines: devopsellence status --all"]
     head = _lines(console, Group(_head(snapshot, now), Text()), width)
-    foot = _lines(console, Group(*_foot(snapshot)), width)
+    foot = _lines(console, Group(*_foot(snapshot, now)), width)
     room = max(1, height - len(head) - len(foot))
     lines = _lines(console, _groups(snapshot, now, width, room), width)
     return [*head, *lines[:room], *foot][:height]
@@ -78,10 +78,10 @@ def _lines(console: Console, renderable: RenderableType, width: int) -> list[str
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
-def _foot(snapshot: Snapshot) -> list[RenderableType]:
+def _foot(snapshot: Snapshot, now: datetime) -> list[RenderableType]:
     task = tasks.task_of(snapshot)
     foot: list[RenderableType] = [Text(line) for line in (tasks.last_lines(task) if task else [])]
-    return foot + [Text(line, style="yellow") for line in text.notes(snapshot)]
+    return foot + [Text(line, style="yellow") for line in text.notes(snapshot, now)]
 
 
 def _head(snapshot: Snapshot, now: datetime) -> RenderableType:
@@ -106,6 +106,8 @@ def _head(snapshot: Snapshot, now: datetime) -> RenderableType:
             grid.add_row("Runs", Text(running, style="bold"))
         if (task := tasks.task_of(snapshot)) is not None:
             grid.add_row("Task", Text(tasks.line(task, now), style=_TASK_COLOURS.get(task.phase, "yellow")))
+        if where := ingress.line(snapshot):
+            grid.add_row("Ingress", Text(where))
     return grid
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from devopsellence.api.v1.stored_pb2 import (
     AssignmentStatus,
+    Certificate,
     Environment,
     Heartbeat,
     Node,
@@ -34,7 +35,8 @@ class Snapshot:
     ``nodes``, ``heartbeats`` and ``statuses`` are by node. ``heartbeats`` is None where nobody looked.
     ``release`` is the newest one, ``others`` are earlier ones that the rollout names (:func:`named_by`), by number.
     ``controllers`` is how many controllers stand for election, None where nobody looked. ``stale`` says why what is
-    shown may be old; "" when it is not. ``warnings`` are sentences about the cluster itself.
+    shown may be old; "" when it is not. ``warnings`` are sentences about the cluster itself. ``certificates`` are by
+    host.
     """
 
     ref: EnvironmentRef
@@ -49,6 +51,7 @@ class Snapshot:
     stale: str = ""
     others: Mapping[int, Release] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    certificates: Mapping[str, Certificate] = field(default_factory=dict)
 
     @cached_property
     def number(self) -> int:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Release
-from devopsellence.cli.view import pace
+from devopsellence.cli.view import ingress, pace
 from devopsellence.cli.view import task as tasks
 from devopsellence.cli.view.groups import Group, are_few, groups, rooms
 from devopsellence.cli.view.ranges import folded
@@ -34,6 +34,8 @@ def status(snapshot: Snapshot, now: datetime, *, everything: bool = False) -> st
         lines.append(f"Runs         {running}")
     task = tasks.task_of(snapshot)
     lines += [f"Task         {tasks.line(task, now)}"] if task else []
+    where = ingress.line(snapshot)
+    lines += [f"Ingress      {where}"] if where else []
     if not node_names(snapshot):
         lines += ["", "No node is attached."]
     elif everything or are_few(snapshot):
@@ -44,7 +46,7 @@ def status(snapshot: Snapshot, now: datetime, *, everything: bool = False) -> st
         found = groups(snapshot, now)
         lines += ["", *[f"{head}{tail}" for _, head, tail in group_lines(found)], *last_words(found)]
     lines += tasks.last_lines(task) if task else []
-    lines += notes(snapshot)
+    lines += notes(snapshot, now)
     return "\n".join(lines)
 
 
@@ -177,9 +179,10 @@ def failure_lines(row: Row) -> list[str]:
     return ["", f"{row.node}/{row.service}: {code}{memory}{last}", *[f"    {line}" for line in row.log_lines]]
 
 
-def notes(snapshot: Snapshot) -> list[str]:
-    """What makes the rest doubtful: keys that cannot be read, a connection that is gone."""
-    lines = [f"Cannot read {problem.key}: {safe(problem.reason)}" for problem in snapshot.problems]
+def notes(snapshot: Snapshot, now: datetime) -> list[str]:
+    """What is wrong with the ingress, and what makes the rest doubtful: keys that cannot be read, a lost connection."""
+    lines = ingress.lines(ingress.troubles(snapshot, now))
+    lines += [f"Cannot read {problem.key}: {safe(problem.reason)}" for problem in snapshot.problems]
     lines += [safe(warning) for warning in snapshot.warnings]
     if snapshot.stale:
         lines.append(f"What is shown may be old: {safe(snapshot.stale)}")

@@ -87,6 +87,13 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def few(names: Sequence[str], most: int = 5) -> str:
+    """``a, b and 3 more``: all of them where they are not more than ``most``."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[:most])} and {len(names) - most} more"
+
+
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in plain text: columns two spaces apart, no line ends with a space."""
     table = [list(header), *[list(row) for row in rows]]

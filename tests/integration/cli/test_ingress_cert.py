@@ -1,0 +1,206 @@
+"""Certificates that an operator brings: stored, sealed for those who serve them, and for nobody else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from devopsellence.api.v1.stored_pb2 import Certificate, Issuance
+from devopsellence.api.v1.workload_pb2 import Ingress
+from devopsellence.sealed import Identity, SealError
+from tests.integration.cli.harness import REF
+from tests.integration.cli.ingressed import ingress, key_of, released
+from tests.integration.cli.secretly import Operator, own
+from tests.support.certificates import Made, made
+
+HOST, OTHER = "app.example.com", "www.example.com"
+ROOT = made("Some Authority", ca=True)
+LEAF = made("app", [HOST, OTHER], by=ROOT)
+
+
+@pytest.fixture
+def shop(ann: Operator) -> Operator:
+    """Node n1 is attached, and a release with two hosts of the kind manual is out."""
+    ann.node("n1")
+    ann.ok("node", "attach", "n1")
+    released(ann, ingress(HOST, OTHER, mode=Ingress.MANUAL), ["n1"])
+    return ann
+
+
+def files(tmp_path: Path, leaf: Made = LEAF, *issuers: Made) -> list[str]:
+    """The flags that name the files of a certificate."""
+    (tmp_path / "chain.pem").write_bytes(b"".join(each.pem for each in (leaf, *(issuers or (ROOT,)))))
+    (tmp_path / "key.pem").write_bytes(leaf.key_pem(pkcs8=False))
+    return ["--cert-file", str(tmp_path / "chain.pem"), "--key-file", str(tmp_path / "key.pem")]
+
+
+def installed(operator: Operator, tmp_path: Path, *arguments: str, leaf: Made = LEAF) -> Result:
+    result = operator.run("ingress", "cert", "install", *files(tmp_path, leaf), *arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result
+
+
+def stored(operator: Operator, host: str = HOST) -> Certificate | None:
+    return operator.read(key_of(host), Certificate)
+
+
+def test_a_certificate_is_stored_for_the_hosts_that_it_covers(shop: Operator, tmp_path: Path) -> None:
+    key = shop.node("n2")
+    shop.ok("node", "attach", "n2")
+    document = json.loads(installed(shop, tmp_path, "-o", "json").stdout)
+    assert (document["hosts"], document["installed"]) == ([HOST, OTHER], [HOST, OTHER])
+    for host in (HOST, OTHER):
+        found = stored(shop, host)
+        assert found is not None
+        assert (found.source, found.issuer, found.serial) == (Certificate.INSTALLED, "Some Authority", LEAF.serial)
+        assert found.chain_pem.encode() == LEAF.pem + ROOT.pem
+        assert key.open(found.key_age) == own(shop).open(found.key_age) == LEAF.key_pem()
+        assert len(found.recipients) == 3
+    assert LEAF.key_pem() not in shop.dump()
+    assert b"PRIVATE KEY" not in shop.dump()
+    assert "certificate_installed" in [each["code"] for each in shop.json("events")["events"]]
+
+
+def test_installing_it_again_writes_nothing_and_another_one_replaces_it(shop: Operator, tmp_path: Path) -> None:
+    installed(shop, tmp_path)
+    before = shop.dump()
+    assert "has this certificate already" in installed(shop, tmp_path).stdout
+    assert shop.dump() == before
+    newer = made("app", [HOST], by=ROOT)
+    installed(shop, tmp_path, leaf=newer)
+    first, second = stored(shop, HOST), stored(shop, OTHER)
+    assert first is not None
+    assert second is not None
+    assert (first.serial, second.serial) == (newer.serial, LEAF.serial)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "leaf", "why"),
+    [
+        (["--host", "other.example.com"], LEAF, "the certificate is not for other.example.com: it covers"),
+        ([], made("x", ["x.example.com"], by=ROOT), "the certificate covers x.example.com, and the hosts of"),
+        ([], made("x", [HOST]), "certificate 2 of the file (Some Authority) did not issue certificate 1"),
+    ],
+    ids=["another host", "none of ours", "another issuer"],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_written(
+    shop: Operator, tmp_path: Path, arguments: list[str], leaf: Made, why: str
+) -> None:
+    before = shop.dump()
+    error = shop.error("ingress", "cert", "install", *files(tmp_path, leaf, ROOT), *arguments)
+    assert (error["code"], error["exit_code"]) == ("invalid_certificate", 2)
+    assert why in error["message"]
+    assert shop.dump() == before
+
+
+def test_what_it_is_stored_for_in_vain_is_said(ann: Operator, tmp_path: Path) -> None:
+    ann.node("n1")
+    ann.ok("node", "attach", "n1")
+    result = ann.run("ingress", "cert", "install", *files(tmp_path), "--host", HOST)
+    assert "acme/Shop/production has no ingress yet" in result.stderr
+    released(ann, ingress(OTHER, mode=Ingress.AUTO), ["n1"])
+    result = installed(ann, tmp_path, "--host", HOST)
+    assert "app.example.com: no host of the ingress" in result.stderr
+    assert "ingress.tls.mode is auto: shortly before its end one that is obtained takes its place" in result.stderr
+
+
+def test_a_node_that_is_attached_later_can_open_it_and_one_that_leaves_is_named(shop: Operator, tmp_path: Path) -> None:
+    installed(shop, tmp_path)
+    key = shop.node("n2")
+    document = shop.json("node", "attach", "n2")
+    assert (document["certificates_sealed"], document["secrets_sealed"]) == ([HOST, OTHER], [])
+    found = stored(shop)
+    assert found is not None
+    assert key.open(found.key_age) == LEAF.key_pem()
+    left = shop.run("node", "detach", "n2")
+    assert f"the private keys of the certificates of {HOST}, {OTHER}" in left.stdout
+    assert shop.json("node", "detach", "n1")["certificates_seen"] == [HOST, OTHER]
+    replaced = shop.json("node", "register", "n2", "--replace")
+    assert replaced["certificates_seen"] == [{"environment": str(REF), "host": host} for host in (HOST, OTHER)]
+
+
+def test_an_operator_who_came_later_is_let_in_by_one_who_can(shop: Operator, bob: Operator, tmp_path: Path) -> None:
+    installed(shop, tmp_path)
+    assert bob.error("secret", "reencrypt")["code"] == "secret_sealed"
+    found = stored(bob)
+    assert found is not None
+    with pytest.raises(SealError):
+        own(bob).open(found.key_age)
+    error = bob.error("node", "attach", bob_node(bob))
+    assert error["code"] == "secret_sealed"
+    assert f"the private key of {HOST}'s certificate is not sealed for this identity" in error["message"]
+    assert sorted(shop.json("secret", "reencrypt")["certificates"]) == [HOST, OTHER]
+    bob.ok("node", "attach", "n3")
+    found = stored(bob)
+    assert found is not None
+    assert own(bob).open(found.key_age) == LEAF.key_pem()
+
+
+def bob_node(bob: Operator) -> str:
+    bob.node("n3")
+    return "n3"
+
+
+def test_one_that_the_controller_obtained_keeps_nobody_out(shop: Operator, bob: Operator, tmp_path: Path) -> None:
+    installed(shop, tmp_path)
+    found = stored(shop)
+    assert found is not None
+    found.source = Certificate.ACME
+    found.issuance.phase = Issuance.ORDER
+    shop.write(key_of(HOST), found)
+    shop.ok("ingress", "cert", "remove", OTHER)
+    bob.node("n3")
+    result = bob.run("node", "attach", "n3")
+    assert result.exit_code == 0, result.output
+    assert f"the keys of {HOST} cannot be opened here: the controller obtains new certificates for n3" in result.stderr
+    assert stored(shop) == found
+    assert shop.json("secret", "reencrypt")["certificates"] == [HOST]
+    after = stored(shop)
+    assert after is not None
+    assert (after.issuance.phase, own(bob).open(after.key_age)) == (Issuance.ORDER, LEAF.key_pem())
+
+
+def test_certificates_are_listed_with_who_can_open_them_and_what_happens_next(shop: Operator, tmp_path: Path) -> None:
+    assert "has no certificates" in shop.ok("ingress", "cert", "list")
+    installed(shop, tmp_path)
+    wish = Certificate(host="new.example.com", issuance=Issuance(phase=Issuance.BACKOFF, reason="DNS leads elsewhere"))
+    shop.write(key_of("new.example.com"), wish)
+    shop.write(lambda etcd: f"{etcd.keys.certificates_prefix(REF)}broken.example.com", b"{")
+    result = shop.run("ingress", "cert", "list", "-o", "json")
+    listed = {each["host"]: each for each in json.loads(result.stdout)["certificates"]}
+    assert listed[HOST]["nodes"] == ["n1"]
+    assert (listed[HOST]["source"], listed[HOST]["issuer"]) == ("installed", "Some Authority")
+    assert listed["new.example.com"]["issuance"]["reason"] == "DNS leads elsewhere"
+    assert "key_age" not in result.stdout
+    assert "broken.example.com is not a readable Certificate" in result.stderr
+    table = shop.ok("ingress", "cert", "list").splitlines()
+    assert table[0].split() == ["HOST", "ISSUER", "EXPIRES", "SOURCE", "READABLE", "ON", "NEXT"]
+    assert "DNS leads elsewhere" in next(line for line in table if line.startswith("new.example.com"))
+
+
+def test_a_certificate_is_removed_also_one_that_cannot_be_read(shop: Operator, tmp_path: Path) -> None:
+    installed(shop, tmp_path)
+    shop.ok("ingress", "cert", "remove", "APP.example.com")
+    assert stored(shop) is None
+    assert shop.error("ingress", "cert", "remove", HOST)["code"] == "certificate_unknown"
+    shop.write(key_of(HOST), b"{")
+    shop.ok("ingress", "cert", "remove", HOST)
+    assert stored(shop) is None
+
+
+def test_one_that_cannot_be_read_is_replaced(shop: Operator, tmp_path: Path) -> None:
+    shop.write(key_of(HOST), b"{")
+    installed(shop, tmp_path)
+    assert stored(shop) is not None
+
+
+def test_a_hundred_and_fifty_hosts_are_stored(ann: Operator, tmp_path: Path) -> None:
+    ann.node("n1", key=Identity.generate())
+    ann.ok("node", "attach", "n1")
+    hosts = [f"h{number}.example.com" for number in range(150)]
+    released(ann, ingress(*hosts, mode=Ingress.MANUAL), ["n1"])
+    installed(ann, tmp_path, leaf=made("wild", ["*.example.com"], by=ROOT))
+    assert len(ann.json("ingress", "cert", "list")["certificates"]) == 150

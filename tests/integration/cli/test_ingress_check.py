@@ -1,0 +1,277 @@
+"""``ingress check`` and ``ingress show`` with real names, listeners and etcd; what agents say is the test's word."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import IngressStatus
+from devopsellence.api.v1.workload_pb2 import Ingress
+from tests.integration.cli.harness import REF
+from tests.integration.cli.ingressed import ingress, key_of, released, says, serving
+from tests.integration.cli.secretly import Operator
+from tests.support.certificates import DAY, made
+from tests.support.etcd import free_ports
+from tests.support.names import NameServer
+from tests.support.router import Router
+from tests.support.until import until
+
+HOST = "app.example.com"
+ADDRESSES = {"n1": "127.0.0.11", "n2": "127.0.0.12"}
+ROOT = made("Test Authority", ca=True)
+LEAF = made("app", [HOST], by=ROOT)
+
+
+class Bed:
+    """Two nodes that serve an ingress, and a name server."""
+
+    def __init__(self, operator: Operator, names: NameServer, routers: dict[str, Router], tmp_path: Path) -> None:
+        self.operator = operator
+        self.names = names
+        self.routers = routers
+        self.folder = tmp_path
+        names.names[HOST] = list(ADDRESSES.values())
+        operator.environ["DEVOPSELLENCE_DNS"] = names.address
+        for node, address in ADDRESSES.items():
+            operator.ok("node", "register", node, "--address", address)
+            self.says(node)
+
+    def says(self, node: str, *, https: bool = True) -> None:
+        router = self.routers[node]
+        status = serving(router.http_port, router.https_port if https else 0)
+        says(self.operator, node, status, uid=self.operator.uid(node))
+
+    def release(self, found: Ingress) -> None:
+        released(self.operator, found, list(ADDRESSES))
+
+    def install(self) -> None:
+        """The certificate, in etcd and on the nodes; trusted here."""
+        (self.folder / "root.pem").write_bytes(ROOT.pem)
+        (self.folder / "chain.pem").write_bytes(LEAF.pem + ROOT.pem)
+        (self.folder / "key.pem").write_bytes(LEAF.key_pem())
+        self.operator.environ["SSL_CERT_FILE"] = str(self.folder / "root.pem")
+        files = ["--cert-file", str(self.folder / "chain.pem"), "--key-file", str(self.folder / "key.pem")]
+        self.operator.ok("ingress", "cert", "install", *files, "--host", HOST)
+        for router in self.routers.values():
+            router.serve(HOST, LEAF, ROOT)
+            router.redirect = True
+
+    def check(self, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+        """The exit code and everything that was not well."""
+        result = self.operator.run("ingress", "check", "-o", "json", *arguments)
+        last = json.loads(result.stdout.splitlines()[-1])
+        found = last["checks"] if last["ok"] else last["error"]["findings"]
+        return result.exit_code, [each for each in found if each["severity"] != "ok"]
+
+    def codes(self) -> list[tuple[str, str]]:
+        return [(each["severity"], each["code"]) for each in self.check()[1]]
+
+
+@pytest.fixture
+def bed(ann: Operator, tmp_path: Path) -> Iterator[Bed]:
+    with ExitStack() as stack:
+        names = stack.enter_context(NameServer())
+        routers = {node: stack.enter_context(Router(address, tmp_path)) for node, address in ADDRESSES.items()}
+        yield Bed(ann, names, routers, tmp_path)
+
+
+MANUAL = ingress(HOST, mode=Ingress.MANUAL, redirect=True)
+
+
+def test_all_is_well_over_https(bed: Bed) -> None:
+    bed.release(MANUAL)
+    bed.install()
+    assert bed.check() == (0, [])
+    text = bed.operator.ok("ingress", "check")
+    assert f"ok    DNS of {HOST}: leads to 127.0.0.11, 127.0.0.12" in text
+    assert f"ok    HTTPS of {HOST}: serves the certificate by Test Authority (n1, n2)" in text
+    assert f"ok    answer of https://{HOST}/: status 200 (n1, n2)" in text
+    assert f"ok    redirect of http://{HOST}/: status 308, to HTTPS (n1, n2)" in text
+    assert text.splitlines()[-1] == f"Ingress of {REF}: 9 well"
+    # Each node was asked, by its own address, for the host.
+    for router in bed.routers.values():
+        assert f"https://{HOST}:{router.https_port}/" in router.paths
+
+
+def test_all_is_well_over_plain_http(bed: Bed) -> None:
+    bed.release(ingress(HOST, path="/shop"))
+    assert bed.check() == (0, [])
+    assert bed.routers["n1"].paths == [f"http://{HOST}:{bed.routers['n1'].http_port}/shop"]
+
+
+def test_the_flag_says_whom_to_ask(bed: Bed) -> None:
+    bed.release(ingress(HOST))
+    bed.operator.environ["DEVOPSELLENCE_DNS"] = "127.0.0.1:1"
+    assert bed.check("--resolver", bed.names.address) == (0, [])
+    error = bed.operator.error("ingress", "check", "--resolver", "dns.example.com")
+    assert (error["code"], error["exit_code"]) == ("invalid_address", 2)
+
+
+def test_names_of_all_kinds(bed: Bed) -> None:
+    bed.names.names |= {
+        "alias.example.com": [HOST],
+        "one.example.com": ["127.0.0.11"],
+        "elsewhere.example.com": ["127.0.0.99"],
+        "six.example.com": ["fd00::9"],
+        "empty.example.com": [],
+        "silent.example.com": [],
+    }
+    bed.names.broken.add("silent.example.com")
+    bed.release(ingress(*bed.names.names, "gone.example.com", "127.0.0.11", "shop.localhost"))
+    code, found = bed.check()
+    said = {each["message"].partition(":")[0]: (each["severity"], each["code"]) for each in found}
+    assert code == 1
+    assert said == {
+        "DNS of one.example.com": ("warning", "ingress_dns_incomplete"),
+        "DNS of elsewhere.example.com": ("error", "ingress_dns_elsewhere"),
+        "DNS of six.example.com": ("error", "ingress_dns_elsewhere"),
+        "DNS of empty.example.com": ("error", "ingress_dns_missing"),
+        "DNS of silent.example.com": ("error", "ingress_dns_silent"),
+        "DNS of gone.example.com": ("error", "ingress_dns_missing"),
+        "DNS of 127.0.0.11": ("warning", "ingress_dns_incomplete"),
+        "DNS of shop.localhost": ("error", "ingress_dns_elsewhere"),
+    }
+    gone = next(each for each in found if "gone" in each["message"])
+    assert gone["next_actions"][0]["command"] == "gone.example.com  A/AAAA  127.0.0.11, 127.0.0.12"
+
+
+def test_a_node_may_be_registered_by_name_or_without_an_address(bed: Bed) -> None:
+    bed.names.names["n3.example.net"] = ["127.0.0.11"]
+    bed.operator.ok("node", "register", "n3", "--address", "n3.example.net")
+    bed.operator.ok("node", "register", "n4")
+    bed.operator.ok("node", "register", "n5")
+    port = bed.routers["n1"].http_port
+    says(bed.operator, "n3", serving(port), uid=bed.operator.uid("n3"))
+    says(bed.operator, "n4", serving(port), uid=bed.operator.uid("n4"), api="127.0.0.11:7443")
+    says(bed.operator, "n5", serving(port), uid=bed.operator.uid("n5"))
+    released(bed.operator, ingress(HOST), ["n1", "n4", "n5"])
+    code, found = bed.check()
+    assert code == 0
+    assert {each["code"] for each in found} == {"node_without_address", "ingress_dns_elsewhere"}
+    released(bed.operator, ingress(HOST), ["n1", "n2", "n3"])
+    assert [code for _, code in bed.codes()] == []
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["said", "not reached"])
+def test_a_node_that_does_not_serve_is_named_with_the_reason(bed: Bed, listens: bool) -> None:
+    bed.release(ingress(HOST))
+    if listens:
+        failed = IngressStatus(phase=IngressStatus.FAILED, reason="port 80 is taken by nginx (pid 7)")
+        says(bed.operator, "n2", failed, uid=bed.operator.uid("n2"))
+    else:
+        says(bed.operator, "n2", serving(free_ports(1)[0]), uid=bed.operator.uid("n2"))
+    code, (found,) = bed.check()
+    assert (code, found["severity"]) == (1, "error")
+    assert found["code"] == ("ingress_not_served" if listens else "ingress_port_closed")
+    assert ("port 80 is taken by nginx (pid 7)" if listens else "the connection is refused") in found["message"]
+
+
+def test_certificates_that_are_missing_old_or_not_trusted(bed: Bed) -> None:
+    bed.release(MANUAL)
+    assert bed.codes() == [("error", "ingress_certificate_missing")]
+    bed.install()
+    del bed.operator.environ["SSL_CERT_FILE"]
+    assert bed.codes() == [("warning", "ingress_certificate_untrusted")]
+    bed.routers["n1"].serve(HOST, made("app", [HOST], by=ROOT, ends=DAY), ROOT)
+    bed.routers["n2"].serve(HOST, made("app", ["other.example.com"], by=ROOT), ROOT)
+    assert bed.codes() == [("error", "ingress_certificate_other"), ("error", "ingress_certificate_other")]
+
+
+@pytest.mark.parametrize(("status", "severity"), [(503, "error"), (404, "warning"), (401, "")])
+def test_what_the_app_answers(bed: Bed, status: int, severity: str) -> None:
+    bed.release(ingress(HOST))
+    bed.routers["n2"].status = status
+    code, found = bed.check()
+    assert code == (1 if severity == "error" else 0)
+    assert [each["severity"] for each in found] == ([severity] if severity else [])
+    assert all(f"status {status}" in each["message"] and "(n2)" in each["message"] for each in found)
+
+
+def test_a_redirect_that_is_missing(bed: Bed) -> None:
+    bed.release(MANUAL)
+    bed.install()
+    bed.routers["n1"].redirect = False
+    assert bed.codes() == [("error", "ingress_redirect")]
+
+
+def test_waiting_ends_when_all_is_well_and_tells_what_has_changed(bed: Bed) -> None:
+    bed.release(ingress(HOST))
+    del bed.names.names[HOST]
+    bed.routers["n2"].status = 503
+
+    def mend() -> None:
+        until("it has been looked at", lambda: bed.names.asked.count(HOST) >= 2)
+        bed.names.names[HOST] = list(ADDRESSES.values())
+        bed.routers["n2"].status = 200
+
+    thread = threading.Thread(target=mend)
+    thread.start()
+    result = bed.operator.run("ingress", "check", "--wait", "1m", "-o", "json")
+    thread.join()
+    assert result.exit_code == 0, result.output
+    *progress, last = [json.loads(line) for line in result.stdout.splitlines()]
+    told = [(each["check"]["name"], each["check"]["severity"]) for each in progress]
+    assert told[:2] == [(f"DNS of {HOST}", "error"), (f"answer of http://{HOST}/", "error")]
+    assert (f"DNS of {HOST}", "ok") in told
+    assert all(each["severity"] == "ok" for each in last["checks"])
+
+
+def test_waiting_ends_with_what_still_fails(bed: Bed) -> None:
+    bed.release(ingress(HOST))
+    del bed.names.names[HOST]
+    assert bed.operator.error("ingress", "check", "--wait", "1s")["code"] == "ingress_unwell"
+    assert bed.operator.run("ingress", "check", "--wait", "soon").exit_code == 2
+
+
+def test_an_environment_without_an_ingress_and_one_that_nobody_serves(bed: Bed) -> None:
+    released(bed.operator, None, ["n1"])
+    for command in ("check", "show"):
+        error = bed.operator.error("ingress", command)
+        assert error["code"] == "ingress_none"
+        assert error["findings"][0]["next_actions"][0]["command"].startswith("devopsellence ingress set --host")
+    released(bed.operator, ingress(HOST), [])
+    assert ("error", "ingress_nowhere") in bed.codes()
+
+
+def test_node_list_and_doctor_name_what_is_wrong(bed: Bed) -> None:
+    bed.release(ingress(HOST, mode=Ingress.MANUAL))
+    failed = IngressStatus(phase=IngressStatus.FAILED, reason="port 80 is taken by nginx (pid 7)")
+    says(bed.operator, "n2", failed, uid=bed.operator.uid("n2"))
+    one, two = bed.operator.json("node", "list")["nodes"]
+    assert (one["note"], two["note"]) == ("", f"ingress of {REF}: port 80 is taken by nginx (pid 7)")
+    said = {
+        (each["severity"], each["code"])
+        for each in bed.operator.error("doctor")["findings"]
+        if "ingress" in each["message"]
+    }
+    assert said == {("error", "ingress_not_served"), ("warning", "ingress_certificate_missing")}
+    bed.says("n2")
+    bed.install()
+    assert all(each["note"] == "" for each in bed.operator.json("node", "list")["nodes"])
+    lines = bed.operator.run("doctor").stdout.splitlines()
+    assert f"ok    ingress {REF}: 1 host on 2 nodes" in lines
+
+
+def test_show_and_status_say_what_is_routed_and_what_is_wrong(bed: Bed) -> None:
+    bed.release(ingress(HOST, mode=Ingress.MANUAL))
+    shown = bed.operator.json("ingress", "show")["ingress"]
+    assert (shown["hosts"][0]["certificate"], [each["node"] for each in shown["nodes"]]) == (None, ["n1", "n2"])
+    assert shown["rules"][0]["target"] == {"service": "web", "port": "http"}
+    text = bed.operator.ok("ingress", "show")
+    assert "no certificate is installed, so plain HTTP" in text
+    failed = IngressStatus(phase=IngressStatus.FAILED, reason="port 80 is taken by nginx (pid 7)")
+    says(bed.operator, "n2", failed, uid=bed.operator.uid("n2"))
+    assert "Ingress: n2: port 80 is taken by nginx (pid 7)" in bed.operator.ok("status")
+    document = bed.operator.json("status")["ingress"]
+    assert [each["code"] for each in document["problems"]] == ["ingress_not_served", "ingress_certificate_missing"]
+    bed.install()
+    port = bed.routers["n1"].https_port
+    assert f"Ingress      https://{HOST}:{port}/" in bed.operator.ok("status")
+    bed.operator.write(key_of("x.example.com"), b"{")
+    assert "x.example.com is not a readable Certificate" in bed.operator.run("ingress", "show").stderr

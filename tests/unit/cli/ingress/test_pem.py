@@ -1,0 +1,124 @@
+"""A certificate and a key that somebody brings: what is taken, and what is refused in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from devopsellence.cli.ingress import pem
+from devopsellence.cli.output import CliError
+from tests.support.certificates import DAY, NOW, made
+
+ROOT = made("Some Authority", ca=True)
+MIDDLE = made("Some Authority R3", by=ROOT, ca=True)
+LEAF = made("whatever", ["app.example.com", "*.Shop.example.com", "192.0.2.7"], by=MIDDLE)
+CHAIN = LEAF.pem + MIDDLE.pem
+
+
+def refused(certificates: bytes, key: bytes) -> str:
+    with pytest.raises(CliError) as caught:
+        pem.read(certificates, key, NOW)
+    assert (caught.value.code, caught.value.exit_code) == ("invalid_certificate", 2)
+    return caught.value.message
+
+
+def test_what_a_chain_says() -> None:
+    found = pem.read(CHAIN, LEAF.key_pem(pkcs8=False), NOW)
+    assert (found.issuer, found.serial) == ("Some Authority R3", LEAF.serial)
+    assert (found.not_before, found.not_after) == (NOW - DAY, NOW + 90 * DAY)
+    assert found.names == ("app.example.com", "*.shop.example.com")
+    assert found.key_pem.startswith(b"-----BEGIN PRIVATE KEY-----")
+    assert load_pem_private_key(found.key_pem, None).private_numbers() == LEAF.key.private_numbers()  # type: ignore[union-attr]
+    assert found.chain_pem.encode() == CHAIN
+    assert found.warnings == ()
+    assert "PRIVATE" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("host", "covers"),
+    [
+        ("app.example.com", True),
+        ("a.shop.example.com", True),
+        ("shop.example.com", False),
+        ("a.b.shop.example.com", False),
+        ("example.com", False),
+        ("192.0.2.7", True),
+        ("192.0.2.8", False),
+    ],
+)
+def test_which_hosts_a_certificate_covers(host: str, covers: bool) -> None:
+    assert pem.read(CHAIN, LEAF.key_pem(), NOW).covers(host) is covers
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        lambda: ec.generate_private_key(ec.SECP384R1()),
+        lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048),
+    ],
+    ids=["P-384", "RSA 2048"],
+)
+def test_keys_that_are_taken(key: Callable[[], rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey]) -> None:
+    leaf = made("a", ["a.example.com"], by=MIDDLE, key=key())
+    assert pem.read(leaf.pem + MIDDLE.pem, leaf.key_pem(), NOW).serial == leaf.serial
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        (lambda: rsa.generate_private_key(public_exponent=65537, key_size=1024), "RSA with 1024 bits"),  # noqa: S505
+        (ed25519.Ed25519PrivateKey.generate, "of a kind that browsers do not accept"),
+        (lambda: ec.generate_private_key(ec.SECP256K1()), "of a kind that browsers do not accept"),
+    ],
+    ids=["RSA 1024", "Ed25519", "secp256k1"],
+)
+def test_keys_that_are_refused(key: Callable[[], ed25519.Ed25519PrivateKey], why: str) -> None:
+    leaf = made("a", ["a.example.com"], key=key())
+    assert why in refused(leaf.pem, leaf.key_pem())
+
+
+def test_a_leaf_alone_is_warned_of_and_one_that_signed_itself_is_not() -> None:
+    assert "stands alone" in pem.read(LEAF.pem, LEAF.key_pem(), NOW).warnings[0]
+    own = made("own", ["own.example.com"])
+    assert pem.read(own.pem, own.key_pem(), NOW).warnings == ()
+
+
+EXPIRED = made("old", ["a.example.com"], by=MIDDLE, begins=-9 * DAY, ends=-DAY)
+EARLY = made("new", ["a.example.com"], by=MIDDLE, begins=DAY)
+OLD_MIDDLE = made("Old R1", by=ROOT, ca=True, begins=-9 * DAY, ends=-DAY)
+BELOW_OLD = made("b", ["a.example.com"], by=OLD_MIDDLE)
+NAMELESS = made("app.example.com", by=MIDDLE)
+
+
+@pytest.mark.parametrize(
+    ("certificates", "key", "why"),
+    [
+        (b"", LEAF.key_pem(), "holds no certificate in PEM"),
+        (LEAF.key_pem(), LEAF.key_pem(), "holds no certificate in PEM"),
+        (CHAIN, b"nothing", "holds no private key in PEM"),
+        (CHAIN, CHAIN, "holds no private key in PEM"),
+        (CHAIN, LEAF.key_pem(password=b"x"), "protected by a passphrase"),
+        (CHAIN, MIDDLE.key_pem(), "the key belongs to certificate 2 of the file, which must come first"),
+        (MIDDLE.pem + LEAF.pem, LEAF.key_pem(), "the key belongs to certificate 2 of the file"),
+        (CHAIN, ROOT.key_pem(), "the key does not belong to the certificate"),
+        (LEAF.pem + ROOT.pem, LEAF.key_pem(), "certificate 2 of the file (Some Authority) did not issue certificate 1"),
+        (CHAIN + LEAF.pem, LEAF.key_pem(), "certificate 3 of the file (whatever) did not issue certificate 2"),
+        (LEAF.pem * 11, LEAF.key_pem(), "holds 11 certificates"),
+        (EXPIRED.pem, EXPIRED.key_pem(), "the certificate has expired on "),
+        (EARLY.pem, EARLY.key_pem(), "is not valid before "),
+        (BELOW_OLD.pem + OLD_MIDDLE.pem, BELOW_OLD.key_pem(), "certificate 2 of the file has expired"),
+        (NAMELESS.pem, NAMELESS.key_pem(), "names no host"),
+    ],
+    ids=range(15),
+)
+def test_what_is_refused(certificates: bytes, key: bytes, why: str) -> None:
+    message = refused(certificates, key)
+    assert why in message
+    assert "nothing was written" in message
+
+
+def test_a_root_at_the_end_does_no_harm() -> None:
+    assert pem.read(CHAIN + ROOT.pem, LEAF.key_pem(), NOW).serial == LEAF.serial
