@@ -56,7 +56,7 @@ show_page() {
 
 what_next() {
   cat <<END
-   http://$HOST:$1/            the page, in a browser on this machine
+   http://$HOST:$1/           the page, in a browser on this machine
    source .venv/bin/activate && cd $APP
    devopsellence status                  what runs where, and why
    devopsellence events                  who deployed, and what was decided

@@ -1,4 +1,4 @@
-"""The process that asks: ``python -m tests.support.load.clients REPORT``, with the plan on its standard input.
+"""The process that asks: ``python -m tests.support.load.clients PLAN REPORT``, the plan as JSON.
 
 It asks until the plan's time is over or SIGTERM comes; then it finishes what it has asked for. What it has seen so far
 is in REPORT all the time, and complete when that says ``done``; each request's time is in ``REPORT.samples`` then.
@@ -221,4 +221,4 @@ async def main(plan: Plan, report: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Plan.of_json(sys.stdin.read()), Path(sys.argv[1])))
+    asyncio.run(main(Plan.of_json(sys.argv[1]), Path(sys.argv[2])))

@@ -36,12 +36,8 @@ class Load:
         self._folder = tempfile.TemporaryDirectory(prefix="devopsellence-load-")
         environ = {**os.environ, "PYTHONPATH": str(_REPOSITORY)}
         for number, plan in enumerate(self._plans):
-            command = [sys.executable, "-m", "tests.support.load.clients", str(self._report(number))]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environ)
-            assert process.stdin is not None
-            with process.stdin as given:
-                given.write(plan.to_json().encode())
-            self._processes.append(process)
+            command = [sys.executable, "-m", "tests.support.load.clients", plan.to_json(), str(self._report(number))]
+            self._processes.append(subprocess.Popen(command, env=environ))
         if self._wait:
             try:
                 until("somebody is answered", lambda: all(self.answered(each) for each in range(len(self._plans))))
