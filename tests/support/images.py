@@ -81,7 +81,8 @@ def envoy_image() -> str:
     from devopsellence.nodeagent.ingress.options import BUILT_IN
 
     with _alone():
-        return provide(Docker(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")), BUILT_IN, lambda _: None)
+        engine = Docker(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"), node_uid="")
+        return provide(engine, BUILT_IN, lambda _: None)
 
 
 @cache

@@ -86,6 +86,8 @@ class App:
         #: The name of its image on the machine that deploys.
         self.image = web_image()
         self._directory = directory
+        #: The authority of its certificates, where it is served by HTTPS: PEM, whoever knows it writes it there.
+        self.authority = folder.with_name(f"{folder.name}-authority.pem")
         self._private = private
         self.write("1")
 
@@ -93,7 +95,11 @@ class App:
         """Write the configuration with another version."""
         self.folder.mkdir(parents=True, exist_ok=True)
         private = _PRIVATE.format(name=PRIVATE, image=self.image, port=PRIVATE_PORT) if self._private else ""
-        tls = f'{{mode: auto, email: ops@{HOST}, ca_directory_url: "{self._directory}"}}' if self._directory else "{mode: off}"
+        tls = (
+            f'{{mode: auto, email: ops@{HOST}, ca_directory_url: "{self._directory}"}}'
+            if self._directory
+            else "{mode: off}"
+        )
         text = _CONFIG.format(
             project=self.ref.project, image=self.image, version=version, port=PORT, private=private, host=HOST, tls=tls
         )
@@ -113,10 +119,11 @@ class App:
         """Run a command in the project's folder."""
         return self.bed.devopsellence(*arguments, check=check, cwd=self.folder)
 
-    def plan(self, authority: Path | None = None) -> Plan:
-        """Requests to it on a host, from there; by HTTPS where there is the ``authority`` of its certificates."""
-        port = 443 if authority else 80
-        return Plan("127.0.0.1", port, HOST, authority=str(authority or ""))
+    def plan(self) -> Plan:
+        """Requests to it on a host, from there."""
+        if self._directory:
+            return Plan("127.0.0.1", 443, HOST, authority=str(self.authority))
+        return Plan("127.0.0.1", 80, HOST)
 
     @contextmanager
     def new_image(self) -> Iterator[str]:

@@ -1,0 +1,209 @@
+"""The way in, with the real agent, its Envoy and the local engine: what a new version costs those who use the old one.
+
+The app is one that is gone at once when it is asked to end; the clients are ``tests.support.load``'s. A new version
+also costs what Docker takes to make and start a container, whoever asks for it: that is measured beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from bench.cluster import Cluster, cluster, deploy, release, settled, store, web
+from bench.report import Figure
+from bench.scenarios import address_of, docker
+from devopsellence.api.v1.workload_pb2 import Ingress, Service
+from devopsellence.store.etcd import Etcd
+from tests.support.images import web_image
+from tests.support.load.local import Load
+from tests.support.load.plan import Plan
+from tests.support.load.result import Result
+
+HOST: Final = "bench.test"
+COMMAND: Final = ["/usr/bin/python3", "/server.py"]
+PORT: Final = 3000
+CUTOVERS: Final = 50
+REST_SECONDS: Final = 15.0
+FAST_SECONDS: Final = 4.0
+_LOOK_SECONDS: Final = 0.005
+_GIVE_UP_SECONDS: Final = 60.0
+
+
+class Setting:
+    """The app behind the ingress, and the same by hand."""
+
+    def __init__(self, running: Cluster, etcd: Etcd) -> None:
+        self.etcd = etcd
+        self.port = running.http_port()
+        self.image = docker("image", "inspect", "-f", "{{.Id}}", web_image())
+        self._uid = running.node_uid()
+        self._number = 0
+
+    def services(self, version: str) -> list[Service]:
+        """The app in a version."""
+        service = web("web", self.image, COMMAND, PORT)
+        service.healthcheck.path = "/up"
+        service.env["VERSION"] = version
+        return [service]
+
+    @staticmethod
+    def ingress() -> Ingress:
+        made = Ingress(hosts=[HOST], tls_mode=Ingress.OFF)
+        made.rules.add(host=HOST, path_prefix="/", service="web", port="http")
+        return made
+
+    async def next_version(self) -> str:
+        """Release the next version and return once it has settled."""
+        self._number += 1
+        version = f"v{self._number}"
+        await deploy(self.etcd, self.services(version), self.ingress())
+        return version
+
+    async def until_answers(self) -> float:
+        """Seconds from before the next version's release is written until it answers through Envoy."""
+        self._number += 1
+        version = f"v{self._number}"
+        began = time.monotonic()
+        number = await release(self.etcd, self.services(version), self.ingress())
+        await asyncio.to_thread(until_body, "127.0.0.1", self.port, "/version", version)
+        seconds = time.monotonic() - began
+        await settled(self.etcd, number)
+        return seconds
+
+    def by_hand(self, version: str) -> float:
+        """Seconds that create, start and waiting for the first good ``/up`` take; the container is gone afterwards."""
+        began = time.monotonic()
+        container = docker("create", "--env", f"VERSION={version}", self.image, *COMMAND)
+        try:
+            docker("start", container)
+            until_body(address_of(container), PORT, "/up", "up")
+            return time.monotonic() - began
+        finally:
+            docker("rm", "-f", container)
+
+    def address(self) -> str:
+        """Where the app's only container is."""
+        filters = [
+            "--filter",
+            f"label=devopsellence.node_uid={self._uid}",
+            "--filter",
+            "label=devopsellence.service=web",
+        ]
+        (container,) = docker("ps", "-q", *filters).split()
+        return address_of(container)
+
+    def plan(self, **how: float) -> Plan:
+        return Plan("127.0.0.1", self.port, HOST, **how)  # type: ignore[arg-type]
+
+
+def until_body(address: str, port: int, path: str, body: str) -> None:
+    """Ask until the answer is that; TimeoutError if it never is."""
+    give_up = time.monotonic() + _GIVE_UP_SECONDS
+    while body_of(address, port, path) != body:
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"{path} at {address}:{port} never answered {body!r}")
+        time.sleep(_LOOK_SECONDS)
+
+
+def body_of(address: str, port: int, path: str) -> str:
+    connection = http.client.HTTPConnection(address, port, timeout=1.0)
+    try:
+        connection.request("GET", path, headers={"Host": HOST})
+        answer = connection.getresponse()
+        body = answer.read().decode()
+        return body if answer.status == 200 else ""
+    except (OSError, http.client.HTTPException):
+        return ""
+    finally:
+        connection.close()
+
+
+async def cutovers(setting: Setting) -> list[Figure]:
+    """Fifty versions one after another under a steady load, against the time before and after, and against containers
+    that are made and started by hand under the same load."""
+    windows: list[tuple[float, float]] = []
+
+    async def timed(work: Callable[[], Awaitable[object]]) -> tuple[float, float]:
+        began = time.time()
+        await work()
+        return began, time.time()
+
+    async def by_hand() -> None:
+        for number in range(CUTOVERS // 5):
+            await asyncio.to_thread(setting.by_hand, f"{number}")
+
+    plan = setting.plan(kept=6, new=6, rate=150.0, slow=1, sockets=1)
+    with Load(plan, processes=2) as load:
+        rests = [await timed(lambda: asyncio.sleep(REST_SECONDS))]
+        windows = [await timed(setting.next_version) for _ in range(CUTOVERS)]
+        hand = [await timed(by_hand)]
+        rests.append(await timed(lambda: asyncio.sleep(REST_SECONDS)))
+    seen = load.result
+    during, rest, by_docker = (p99(seen, each) for each in (windows, rests, hand))
+    return [
+        Figure(f"{CUTOVERS} new versions under load: failed requests", "requests", [float(seen.failed)], limit=0.0),
+        Figure(f"{CUTOVERS} new versions under load: requests", "requests", [float(seen.requests)]),
+        Figure("p99 of requests during a rollout", "s", [during], "p99 at rest", [rest], limit=2.0),
+        Figure("p99 of requests during a rollout, as a ratio", "s", [during], "while docker starts one", [by_docker]),
+        Figure("longest time without an answer meanwhile", "s", [seen.longest_gap]),
+    ]
+
+
+def p99(seen: Result, windows: list[tuple[float, float]]) -> float:
+    """Of the kept and new clients' requests that were due within any of some windows."""
+    inside = [
+        each
+        for each in seen.samples
+        if each.kind in ("kept", "new") and any(began <= each.at < ended for began, ended in windows)
+    ]
+    return Result(samples=inside).percentile(0.99)
+
+
+async def new_version(setting: Setting, runs: int) -> list[Figure]:
+    """From the release written to the new version answering, against what Docker and the app take by themselves."""
+    ours, theirs = [], []
+    for number in range(max(runs, 10)):
+        theirs.append(await asyncio.to_thread(setting.by_hand, f"{number}"))
+        ours.append(await setting.until_answers())
+    return [
+        Figure("release written, new version answers by Envoy", "s", ours, limit=1.0),
+        Figure("the same, as a ratio", "s", ours, "create, start, first good /up", theirs, limit=2.0),
+    ]
+
+
+async def throughput(setting: Setting, runs: int) -> list[Figure]:
+    """Requests a second that the app gives directly and through Envoy, as many as the clients can ask for."""
+    address = await asyncio.to_thread(setting.address)
+    figures = []
+    for name, how in (("kept connections", {"kept": 16, "new": 0}), ("new connections", {"kept": 0, "new": 16})):
+        direct, through = [], []
+        for _ in range(runs):
+            for where, found in ((Plan(address, PORT, HOST), direct), (setting.plan(), through)):
+                plan = Plan(where.address, where.port, HOST, rate=0.0, seconds=FAST_SECONDS, **how)  # type: ignore[arg-type]
+                found.append(await asyncio.to_thread(requests_a_second, plan))
+        figures.append(
+            Figure(f"{name}: requests a second, directly", "1/s", direct, "through Envoy", through, limit=2.0)
+        )
+    return figures
+
+
+def requests_a_second(plan: Plan) -> float:
+    """How many are answered; RuntimeError if one fails."""
+    with Load(plan) as load:
+        load.join()
+    if load.result.failed:
+        raise RuntimeError(load.result.outages())
+    return load.result.requests / plan.seconds
+
+
+async def all_figures(runs: int) -> list[Figure]:
+    """In a cluster of its own."""
+    with cluster() as running:
+        async with store(running) as etcd:
+            setting = Setting(running, etcd)
+            first = await setting.next_version()
+            await asyncio.to_thread(until_body, "127.0.0.1", setting.port, "/version", first)
+            return [*await cutovers(setting), *await new_version(setting, runs), *await throughput(setting, runs)]
