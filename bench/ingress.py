@@ -114,9 +114,10 @@ def body_of(address: str, port: int, path: str) -> str:
         connection.request("GET", path, headers={"Host": HOST})
         answer = connection.getresponse()
         body = answer.read().decode()
-        return body if answer.status == 200 else ""
     except (OSError, http.client.HTTPException):
         return ""
+    else:
+        return body if answer.status == 200 else ""
     finally:
         connection.close()
 
@@ -179,7 +180,8 @@ async def throughput(setting: Setting, runs: int) -> list[Figure]:
     address = await asyncio.to_thread(setting.address)
     figures = []
     for name, how in (("kept connections", {"kept": 16, "new": 0}), ("new connections", {"kept": 0, "new": 16})):
-        direct, through = [], []
+        direct: list[float] = []
+        through: list[float] = []
         for _ in range(runs):
             for where, found in ((Plan(address, PORT, HOST), direct), (setting.plan(), through)):
                 plan = Plan(where.address, where.port, HOST, rate=0.0, seconds=FAST_SECONDS, **how)  # type: ignore[arg-type]

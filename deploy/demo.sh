@@ -87,6 +87,13 @@ up() {
   what_next "$port"
 }
 
+# The image that the agent made of the package's Envoy, unless a container uses it.
+remove_envoy() {
+  docker image ls --format '{{.Repository}}:{{.Tag}}' devopsellence/envoy | while read -r name; do
+    if docker image rm "$name" >/dev/null 2>&1; then note "removed the image $name"; fi
+  done
+}
+
 down() {
   if [ -x "$DEVOPSELLENCE" ]; then
     heading "Stopping the local cluster"
@@ -99,6 +106,7 @@ down() {
   if [ "${1:-}" = --purge ]; then
     if docker version >/dev/null 2>&1; then
       ./deploy/images/services.sh --remove
+      remove_envoy
     fi
     ./deploy/docker.sh stop
   fi

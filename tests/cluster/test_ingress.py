@@ -24,6 +24,7 @@ from tests.support.cluster.load import Load
 from tests.support.cluster.network import OPERATOR, address
 from tests.support.cluster.roles import Host
 from tests.support.host import need_host
+from tests.support.load.plan import KEPT, NEW
 from tests.support.need import need_docker, need_etcd, need_pebble
 from tests.support.pebble import Pebble
 from tests.support.until import until
@@ -125,7 +126,7 @@ def renewed(app: App, before: set[str]) -> str:
 def told(load: Load) -> None:
     """Show what clients saw."""
     for host, result in load.results.items():
-        slowest = result.percentile(0.99)
+        slowest = result.percentile(0.99, KEPT, NEW)
         gap = result.longest_gap
         print(f"{host}: {result.outages()}; p99 {slowest:.3f} s, longest without an answer {gap:.2f} s")  # noqa: T201
 
@@ -169,16 +170,16 @@ def test_without_the_authority_everything_is_served_and_the_renewal_comes_late(a
     with Load(app, "n1") as load:
         pebble.stop()
         make_due(app)
-        why = until("it has failed", lambda: record(app).issuance.reason, seconds=90, every=0.3)
+        until("it has failed", lambda: record(app).issuance.failures, seconds=90, every=0.3)
         assert set(served(app).values()) == {before}
-        assert HOST in app.devopsellence("status", "--all").stdout
-        pebble.start()
-        # A new one, which has another root.
-        app.authority.write_text(app.authority.read_text() + pebble.roots())
-        make_due(app)
-        renewed(app, {before})
-    print(why)  # noqa: T201
+    print(record(app).issuance.reason)  # noqa: T201
     assert load.failed == []
+    assert HOST in app.devopsellence("status", "--all").stdout
+    pebble.start()
+    # A new one, which has another root.
+    app.authority.write_text(app.authority.read_text() + pebble.roots())
+    make_due(app)
+    renewed(app, {before})
 
 
 def test_where_the_container_is_gone_another_host_answers(app: App, bed: Bed) -> None:
@@ -239,6 +240,12 @@ def test_what_no_rule_leads_to_is_reached_from_nowhere_outside(app: App, bed: Be
     try:
         for where, port in addresses.items():
             assert not reaches(here, where, port)
+            # It is not for want of a way: without Docker's rule it is reached.
+            there.run("iptables", "--policy", "FORWARD", "ACCEPT")
+            try:
+                assert reaches(here, where, port)
+            finally:
+                there.run("iptables", "--policy", "FORWARD", "DROP")
     finally:
         here.run("ip", "route", "del", network)
     for host in bed.hosts.values():

@@ -65,6 +65,9 @@ _PRIVATE: Final = """\
     image: {image}
     env:
       PORT: "{port}"
+    ports:
+      - name: http
+        port: {port}
     healthcheck:
       path: /up
       port: {port}

@@ -16,7 +16,7 @@ from tests.support.cluster.roles import Host
 from tests.support.load.result import Result, read, result
 from tests.support.until import until
 
-_RATE: Final = 60.0
+_RATE: Final = 40.0
 _REPORT: Final = "/run/bed-clients.json"
 
 
