@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import socket
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
+from devopsellence.cli.pki import CertificateAuthority, Request
+from devopsellence.nodeagent.api.certificates import Files
 from devopsellence.nodeagent.docker import DEFAULT_HOST
 from devopsellence.nodeagent.engine import Callbacks, Engine
-from devopsellence.nodeagent.ingress.model import Backend, Endpoint, Route, Site, TlsCertificate
+from devopsellence.nodeagent.ingress.model import Backend, Endpoint, Route, RouterPeer, Site, TlsCertificate
 from devopsellence.nodeagent.ingress.options import BUILT_IN, IngressOptions
 from devopsellence.nodeagent.ingress.router import Router
 from devopsellence.nodeagent.pool import Pool
+from devopsellence.peers import server_name
 from devopsellence.store.keys import EnvironmentRef
 
 T = TypeVar("T")
@@ -55,6 +54,21 @@ class Node:
         default_factory=lambda: IngressOptions(image=BUILT_IN, http_port=free_port(), https_port=free_port())
     )
     uid: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex}")
+    #: The node's own, where it has one.
+    certificate: Files | None = None
+    #: Where other nodes' routers reach this one, as it says itself.
+    reachable: str = ""
+
+    def identify(self) -> RouterPeer:
+        """Give the node a certificate of its own, and have it answer other nodes; where they reach it."""
+        issued = authority().issue(Request(f"node:{self.uid}", (server_name(self.uid),)), datetime.now(UTC))
+        self.certificate = Files(*(self.folder / name for name in ("ca.pem", "cert.pem", "key.pem")))
+        self.certificate.authority.write_bytes(authority().issued.certificate)
+        self.certificate.certificate.write_bytes(issued.certificate)
+        self.certificate.key.write_bytes(issued.key)
+        port = free_port()
+        self.options = replace(self.options, peer_port=port, peer_address=f"127.0.0.1:{port}")
+        return RouterPeer(self.uid, server_name(self.uid), "127.0.0.1", port)
 
     @contextlib.asynccontextmanager
     async def router(self) -> AsyncIterator[Routing]:
@@ -69,7 +83,22 @@ class Node:
         )
         engine = Engine(DEFAULT_HOST, self.uid, callbacks)
         disk = Pool(1, "test-disk")
-        router = Router("n1", self.uid, engine, self.folder / "envoy", self.options, disk, lambda _env: changed.set())
+
+        def reachable(address: str) -> None:
+            self.reachable = address
+            changed.set()
+
+        router = Router(
+            "n1",
+            self.uid,
+            engine,
+            self.folder / "envoy",
+            self.options,
+            disk,
+            lambda _env: changed.set(),
+            certificate=self.certificate,
+            reachable=reachable,
+        )
         made.append(router)
         await router.load()
         async with asyncio.TaskGroup() as group:
@@ -124,25 +153,16 @@ def site(*services: Service, **more: object) -> Site:
     return replace(plain, **more)  # type: ignore[arg-type]
 
 
+@cache
+def authority() -> CertificateAuthority:
+    return CertificateAuthority.create("tests of the router", datetime.now(UTC))
+
+
+@cache
 def certificate() -> dict[str, TlsCertificate]:
-    """One for :data:`HOST` that nobody trusts."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
-    begin = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(0xAB)
-        .not_valid_before(begin)
-        .not_valid_after(begin + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    secret = key.private_bytes(pem, pkcs8, serialization.NoEncryption()).decode()
-    return {HOST: TlsCertificate("ab", made.public_bytes(pem).decode(), secret)}
+    """One for :data:`HOST`."""
+    made = authority().issue(Request(HOST, (HOST,)), datetime.now(UTC))
+    return {HOST: TlsCertificate("ab", made.certificate.decode(), made.key.decode())}
 
 
 @dataclass

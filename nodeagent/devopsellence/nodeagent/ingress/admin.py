@@ -22,6 +22,7 @@ ASK_SECONDS: Final = 2.0
 #: Two hundred hosts with their routes and clusters are about a tenth of this.
 _LARGEST: Final = 16 << 20
 _VERSION: Final = "version_text"
+_STARTED: Final = "listener_manager.workers_started"
 _ACTIVE: Final = ("rq_active", "rq_pending_active")
 
 
@@ -62,6 +63,10 @@ class Admin:
         clusters = parse_clusters(await self._json("GET", "/clusters?format=json"))
         versions = parse_versions(await self._json("GET", "/stats?format=json&type=TextReadouts"))
         return Seen(clusters, versions, parse_ports(await self._json("GET", "/listeners?format=json")))
+
+    async def listens(self) -> bool:
+        """Whether its threads have begun to listen; before, its ports refuse whoever comes."""
+        return parse_started(await self._json("GET", f"/stats?format=json&filter={_STARTED}"))
 
     async def requests(self) -> int:
         """How many requests are under way, from all clients."""
@@ -154,6 +159,11 @@ def parse_ports(document: Mapping[str, Any]) -> frozenset[int]:
     """From ``/listeners?format=json``."""
     places = (each.get("local_address") or {} for each in document.get("listener_statuses", ()))
     return frozenset(int((place.get("socket_address") or {}).get("port_value", 0)) for place in places)
+
+
+def parse_started(document: Mapping[str, Any]) -> bool:
+    """From ``/stats?format=json&filter=listener_manager.workers_started``."""
+    return any(each["name"] == _STARTED and int(each.get("value", 0)) == 1 for each in _stats(document))
 
 
 def parse_requests(document: Mapping[str, Any]) -> int:

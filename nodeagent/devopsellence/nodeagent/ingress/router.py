@@ -90,6 +90,7 @@ class Router:
         self._told: dict[EnvironmentRef, tuple[RouterStatus, Mapping[str, str]]] = {}
         self._address = ""
         self._ran = ""
+        self._listens = ""
         self._silent_since: float | None = None
         self._written = 0.0
         self._retries = 0
@@ -134,6 +135,7 @@ class Router:
         # One that has begun anew has yet to read everything.
         self._places = drain.anew(self._places)
         self._standing.restarted()
+        self._listens = ""
         self._look_soon()
 
     async def load(self) -> None:
@@ -245,6 +247,8 @@ class Router:
     async def _look(self) -> None:
         if not (drain.unsettled(self._places) or self._standing.unsettled(self._expected)):
             return
+        # Another one may run by the time of the answer.
+        running = self._keeper.running
         try:
             seen = await self._seen()
         except AdminSilent as silent:
@@ -260,16 +264,20 @@ class Router:
         self._let_go(drain.observe(self._places, hosts, time.monotonic(), routes_known=known))
         self._standing.placed(self._unplaced())
         if not unused:
-            self._keeper.confirm(self._keeper.running)
+            self._keeper.confirm(running)
         elif time.monotonic() >= self._again:
             await self._once_more(unused)
 
     async def _seen(self) -> Seen:
         """What Envoy uses; requests are also those of one that is being replaced."""
-        admins = self._keeper.admins
+        admins, running = self._keeper.admins, self._keeper.running
         if not admins:
             raise AdminSilent("Envoy does not run")
         seen = await admins[0].look()
+        if self._listens != running:
+            if not await admins[0].listens():
+                raise AdminSilent("Envoy has not begun to listen")
+            self._listens = running
         for other in admins[1:]:
             with suppress(AdminSilent):
                 seen = drain.together(seen, await other.look())

@@ -69,6 +69,13 @@ def test_ports() -> None:
     assert admin.parse_ports({}) == frozenset()
 
 
+@pytest.mark.parametrize(("value", "started"), [(1, True), (0, False)])
+def test_whether_it_listens(value: int, *, started: bool) -> None:
+    document = {"stats": [{"name": "listener_manager.workers_started", "value": value}]}
+    assert admin.parse_started(document) is started
+    assert not admin.parse_started({})
+
+
 def test_requests_without_those_of_the_admin_interface_itself() -> None:
     counts = {"http.admin.downstream_rq_active": 1, "http.http.downstream_rq_active": 2, "listener.x": 5}
     assert admin.parse_requests({"stats": [{"name": name, "value": value} for name, value in counts.items()]}) == 2
