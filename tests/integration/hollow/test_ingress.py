@@ -75,10 +75,14 @@ def assignment(release: int, *services: workload_pb2.Service, removed: bool = Fa
     )
 
 
-async def settled(etcd: Etcd, release: int, phase: stored_pb2.AssignmentStatus.Phase.ValueType) -> None:
+async def settled(
+    etcd: Etcd, routes: FakeRoutes, release: int, phase: stored_pb2.AssignmentStatus.Phase.ValueType
+) -> None:
+    """Returns when that is the status; requests end all the time."""
     key = etcd.keys.status("n1", ENV)
 
     async def look() -> bool:
+        routes.end_requests(ENV)
         found = await etcd.get(key)
         status = decode(stored_pb2.AssignmentStatus, key, found.value) if found is not None else None
         return status is not None and (status.release, status.phase) == (release, phase)
@@ -113,22 +117,10 @@ async def test_what_is_routed_to_is_never_stopped(etcd: Etcd, settings: Settings
                 if chance.random() < 0.3 and machine.containers:
                     machine.end(chance.choice(sorted(machine.containers)), 1)
     async with agent_on("n1", "uid-n1", tmp_path, settings, lambda callbacks: works(machine, routes, callbacks)):
-
-        async def done() -> bool:
-            routes.end_requests(ENV)
-            return len(routes.routed(ENV)) == 2 and len(machine.containers) == 2
-
-        await soon("the last release alone", done, seconds=60)
-        await settled(etcd, release, stored_pb2.AssignmentStatus.SETTLED)
+        await settled(etcd, routes, release, stored_pb2.AssignmentStatus.SETTLED)
         assert routes.routed(ENV) == set(machine.containers)
         await etcd.put(key, encode(assignment(release + 1, removed=True)))
-
-        async def gone() -> bool:
-            routes.end_requests(ENV)
-            return not machine.containers
-
-        await soon("nothing is left", gone, seconds=60)
-        await settled(etcd, release + 1, stored_pb2.AssignmentStatus.REMOVED)
+        await settled(etcd, routes, release + 1, stored_pb2.AssignmentStatus.REMOVED)
     assert not machine.stopped_too_early
 
 
@@ -137,7 +129,7 @@ async def test_challenges_are_answered_while_the_engine_is_away(etcd: Etcd, sett
     machine = HollowMachine()
     async with agent_on("n1", "uid-n1", tmp_path, settings, lambda callbacks: works(machine, routes, callbacks)):
         await etcd.put(etcd.keys.assignment("n1", ENV), encode(assignment(1, service("web", 1))))
-        await settled(etcd, 1, stored_pb2.AssignmentStatus.SETTLED)
+        await settled(etcd, routes, 1, stored_pb2.AssignmentStatus.SETTLED)
         before = routes.routed(ENV)
         machine.leave()
         part = stored_pb2.NodeIngress(

@@ -36,13 +36,16 @@ async def agent_on(
     stop = asyncio.Event()
     with StateFolder(folder) as state:
         async with Etcd(settings) as etcd, LeaseKeeper(etcd) as keeper:
-            agent = Agent(options, state, Process(etcd, keeper, Pool(1, "disk"), Rest()), make)
+            disk = Pool(1, "disk")
+            agent = Agent(options, state, Process(etcd, keeper, disk, Rest()), make)
             running = asyncio.create_task(agent.run(stop))
             try:
                 yield agent
             finally:
                 stop.set()
                 await running
+                # A process that ends takes its threads with it.
+                await disk.run(lambda: None)
 
 
 @asynccontextmanager
