@@ -121,19 +121,18 @@ class Environment:
             made.ingress.CopyFrom(routed(hosts))
         await self.write(self.keys.release(REF, number), made)
 
-    async def certify(self, host: str, serial: str, **issuance: Any) -> None:
-        """As whoever obtains certificates would; "": there is none yet. ``issuance``: how the next one comes about."""
+    async def certify(self, host: str, serial: str) -> None:
+        """As an operator would, so that nobody else touches it."""
         made = pb.Certificate(
             organization=REF.organization,
             project=REF.project,
             environment=REF.environment,
             host=host,
+            source=pb.Certificate.INSTALLED,
+            serial=serial,
+            chain_pem=f"chain {serial}",
+            key_age=f"key {serial}",
         )
-        if serial:
-            made.source, made.serial = pb.Certificate.ACME, serial
-            made.chain_pem, made.key_age = f"chain {serial}", f"key {serial}"
-        if issuance:
-            made.issuance.CopyFrom(pb.Issuance(**issuance))
         await self.write(self.keys.certificate(REF, host), made)
 
     async def part(
