@@ -149,19 +149,24 @@ async def test_renewed_ahead_of_its_end_and_kept_while_the_authority_is_away(
         await environment.deploy(release(1, acme.directory_url, HOST), "n1")
         first = await certificate(etcd, HOST, is_there)
         renewing = await certificate(etcd, HOST, lambda one: one.HasField("issuance"))
-        assert renewing.serial == first.serial
+        assert renewing.chain_pem, "nothing is served while it is renewed"
         assert "the certificate ends at" in renewing.issuance.reason
         second = await certificate(etcd, HOST, lambda one: is_there(one) and one.serial != first.serial)
         assert second.key_age != first.key_age
         await asyncio.to_thread(acme.stop)
         failed = await certificate(etcd, HOST, lambda one: one.issuance.failures == 2)
-        assert failed.serial == second.serial
+        assert failed.chain_pem, "nothing is served while the authority is away"
         assert "cannot be reached; it is tried again by itself" in failed.issuance.reason
         # Another server, as far as it can tell: pebble forgets everything.
         await asyncio.to_thread(acme.start)
-        await certificate(etcd, HOST, lambda one: is_there(one) and one.serial != second.serial)
+        await certificate(etcd, HOST, lambda one: is_there(one) and one.serial != failed.serial)
     told = [one.code for one in await events(etcd)]
-    assert told[:3] == ["certificate_obtained", "certificate_renewed", "certificate_failed"]
+    # On a machine that is slow enough one of those short lives may be over before it is stored.
+    assert [code for code in dict.fromkeys(told) if code != "certificate_failed"] == [
+        "certificate_obtained",
+        "certificate_renewed",
+    ]
+    assert told.index("certificate_failed") < len(told) - 1
     assert told[-1] == "certificate_renewed"
 
 
@@ -220,6 +225,20 @@ async def test_what_is_not_named_any_more_goes_unless_an_operator_installed_it(
         await environment.rollout(lambda one: one.release == 3 and one.phase == pb.Rollout.SETTLED)
         await environment.gone(etcd.keys.certificate(REF, HOST))
         assert await environment.read(pb.Certificate, etcd.keys.certificate(REF, other)) == installed
+
+
+async def test_a_silent_authority_holds_up_nobodys_end(
+    etcd: Etcd, environment: Environment, start: Start, tmp_path: Path
+) -> None:
+    async with serving(etcd, "n1") as nodes, authority(tmp_path, nodes.port) as acme:
+        acme.pause()
+        controller = start("--acme-ca-cert", str(acme.ca_cert))
+        await environment.deploy(release(1, acme.directory_url, HOST), "n1")
+        await certificate(etcd, HOST, lambda one: one.issuance.phase == pb.Issuance.ORDER)
+        assert await controller.stop() == 0
+        acme.resume()
+        start("--acme-ca-cert", str(acme.ca_cert))
+        await certificate(etcd, HOST, is_there)
 
 
 async def test_killed_in_every_phase_there_is_one_certificate(

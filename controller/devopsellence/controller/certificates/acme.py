@@ -1,6 +1,6 @@
 """The ACME client (RFC 8555): the only importer of ``acme``, ``josepy`` and requests, and of all that they need.
 
-Everything blocks, each request for at most :data:`REQUEST_SECONDS`; what goes wrong is an IssuanceError. One account
+Everything blocks, for at most :data:`REQUEST_SECONDS` without a word; what goes wrong is an IssuanceError. One account
 for each directory and address is made when it is first needed, and forgotten with the process: certificates do not
 depend on it, and its key is nowhere but here.
 """
@@ -62,9 +62,10 @@ _KINDS: Final = {
 class Authorities:
     """The ACME servers that environments name, and our accounts there. To be called from any thread."""
 
-    def __init__(self, ca_cert: Path | None = None) -> None:
+    def __init__(self, ca_cert: Path | None = None, *, request_seconds: int = REQUEST_SECONDS) -> None:
         """``ca_cert``: a PEM file of further authorities that the servers' own certificates may come from."""
         self._ca_cert = ca_cert
+        self._request_seconds = request_seconds
         self._lock = threading.Lock()
         self._registered: dict[Account, _Registered] = {}
         self._registering: dict[Account, threading.Lock] = {}
@@ -111,7 +112,7 @@ class Authorities:
             return made
 
     def _network(self, key: JWKEC, notes: _Notes) -> _Network:
-        net = _Network(key, alg=ES256, user_agent="devopsellence", timeout=REQUEST_SECONDS)
+        net = _Network(key, alg=ES256, user_agent="devopsellence", timeout=self._request_seconds)
         net.session.hooks["response"].append(notes.hear)
         if self._ca_cert is not None:
             net.session.mount("https://", _Trusting(self._ca_cert))
@@ -264,7 +265,7 @@ def _told(account: Account, notes: _Notes | None = None) -> Iterator[_Notes]:
         detail = f"{name} shows a certificate that is not trusted here"
         raise IssuanceError(Failure(Kind.UNTRUSTED, detail)) from error
     except requests.exceptions.Timeout as error:
-        detail = f"{name} does not answer within {REQUEST_SECONDS} s"
+        detail = f"{name} does not answer in time"
         raise IssuanceError(Failure(Kind.UNREACHABLE, detail)) from error
     except requests.exceptions.ConnectionError as error:
         raise IssuanceError(Failure(Kind.UNREACHABLE, f"{name} cannot be reached")) from error
