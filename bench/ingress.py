@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Final
 
 from bench.cluster import Cluster, cluster, deploy, release, settled, store, web
@@ -19,14 +19,15 @@ from devopsellence.api.v1.workload_pb2 import Ingress, Service
 from devopsellence.store.etcd import Etcd
 from tests.support.images import web_image
 from tests.support.load.local import Load
-from tests.support.load.plan import Plan
+from tests.support.load.plan import KEPT, NEW, Plan
 from tests.support.load.result import Result
 
 HOST: Final = "bench.test"
 COMMAND: Final = ["/usr/bin/python3", "/server.py"]
 PORT: Final = 3000
 CUTOVERS: Final = 50
-REST_SECONDS: Final = 15.0
+BATCHES: Final = 5
+REST_SECONDS: Final = 1.0
 FAST_SECONDS: Final = 4.0
 _LOOK_SECONDS: Final = 0.005
 _GIVE_UP_SECONDS: Final = 60.0
@@ -123,44 +124,44 @@ def body_of(address: str, port: int, path: str) -> str:
 
 
 async def cutovers(setting: Setting) -> list[Figure]:
-    """Fifty versions one after another under a steady load, against the time before and after, and against containers
-    that are made and started by hand under the same load."""
-    windows: list[tuple[float, float]] = []
-
-    async def timed(work: Callable[[], Awaitable[object]]) -> tuple[float, float]:
-        began = time.time()
-        await work()
-        return began, time.time()
-
-    async def by_hand() -> None:
-        for number in range(CUTOVERS // 5):
-            await asyncio.to_thread(setting.by_hand, f"{number}")
-
-    plan = setting.plan(kept=6, new=6, rate=150.0, slow=1, sockets=1)
-    with Load(plan, processes=2) as load:
-        rests = [await timed(lambda: asyncio.sleep(REST_SECONDS))]
-        windows = [await timed(setting.next_version) for _ in range(CUTOVERS)]
-        hand = [await timed(by_hand)]
-        rests.append(await timed(lambda: asyncio.sleep(REST_SECONDS)))
+    """Fifty versions one after another under a steady load, in turn with rest, and with containers that are made and
+    started by hand under the same load; percentiles are of a batch's, so that a noisy minute is in all of them."""
+    windows = [(Windows(), Windows(), Windows()) for _ in range(BATCHES)]
+    with Load(setting.plan(kept=6, new=6, rate=150.0, slow=1, sockets=1), processes=2) as load:
+        for during, rest, hand in windows:
+            for number in range(CUTOVERS // BATCHES):
+                await during.add(setting.next_version())
+                await rest.add(asyncio.sleep(REST_SECONDS))
+                if number % 5 == 0:
+                    await hand.add(asyncio.to_thread(setting.by_hand, f"{number}"))
     seen = load.result
-    during, rest, by_docker = (p99(seen, each) for each in (windows, rests, hand))
+    during, rest, hand = ([each.p99(seen) for each in one] for one in zip(*windows, strict=True))
     return [
         Figure(f"{CUTOVERS} new versions under load: failed requests", "requests", [float(seen.failed)], limit=0.0),
         Figure(f"{CUTOVERS} new versions under load: requests", "requests", [float(seen.requests)]),
-        Figure("p99 of requests during a rollout", "s", [during], "p99 at rest", [rest], limit=2.0),
-        Figure("p99 of requests during a rollout, as a ratio", "s", [during], "while docker starts one", [by_docker]),
+        Figure("p99 of requests during a rollout", "s", during, "p99 at rest", rest, limit=2.0),
+        Figure("p99 of requests during a rollout, as a ratio", "s", during, "while docker starts one", hand),
         Figure("longest time without an answer meanwhile", "s", [seen.longest_gap]),
     ]
 
 
-def p99(seen: Result, windows: list[tuple[float, float]]) -> float:
-    """Of the kept and new clients' requests that were due within any of some windows."""
-    inside = [
-        each
-        for each in seen.samples
-        if each.kind in ("kept", "new") and any(began <= each.at < ended for began, ended in windows)
-    ]
-    return Result(samples=inside).percentile(0.99)
+class Windows:
+    """Moments in which something went on."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[float, float]] = []
+
+    async def add(self, work: Awaitable[object]) -> None:
+        """Carry it out; all of that is one."""
+        began = time.time()
+        await work
+        self._spans.append((began, time.time()))
+
+    def p99(self, seen: Result) -> float:
+        """Of the kept and new clients' requests that were due within any of them."""
+        spans = self._spans
+        chosen = [each for each in seen.samples if any(began <= each.at < ended for began, ended in spans)]
+        return Result(samples=chosen).percentile(0.99, KEPT, NEW)
 
 
 async def new_version(setting: Setting, runs: int) -> list[Figure]:
