@@ -135,12 +135,12 @@ async def cutovers(setting: Setting) -> list[Figure]:
                 if number % 5 == 0:
                     await hand.add(asyncio.to_thread(setting.by_hand, f"{number}"))
     seen = load.result
-    during, rest, hand = ([each.p99(seen) for each in one] for one in zip(*windows, strict=True))
+    changing, resting, by_hand = ([each.p99(seen) for each in one] for one in zip(*windows, strict=True))
     return [
         Figure(f"{CUTOVERS} new versions under load: failed requests", "requests", [float(seen.failed)], limit=0.0),
         Figure(f"{CUTOVERS} new versions under load: requests", "requests", [float(seen.requests)]),
-        Figure("p99 of requests during a rollout", "s", during, "p99 at rest", rest, limit=2.0),
-        Figure("p99 of requests during a rollout, as a ratio", "s", during, "while docker starts one", hand),
+        Figure("p99 of requests during a rollout", "s", changing, "p99 at rest", resting, limit=2.0),
+        Figure("p99 of requests during a rollout, as a ratio", "s", changing, "while docker starts one", by_hand),
         Figure("longest time without an answer meanwhile", "s", [seen.longest_gap]),
     ]
 
