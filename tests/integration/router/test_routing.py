@@ -17,6 +17,9 @@ async def test_requests_reach_a_service_and_the_last_site_takes_envoy_with_it(no
         assert await connect().get() == (200, "one")
         assert routing.router.held(ENV) == {"one": "serves"}
         assert len(node.containers()) == 1
+        # Whoever looks after environments does not see it.
+        await routing.engine.relist(fresh=True)
+        assert routing.engine.view.containers == {}
 
         routing.router.want(ENV, None)
         await routing.until("it is let go", lambda: not routing.router.held(ENV))
