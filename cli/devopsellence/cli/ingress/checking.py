@@ -106,6 +106,7 @@ class Checking:
         self._ref = ref
         self._server = server
         self._slots = asyncio.Semaphore(_AT_A_TIME)
+        self._trusted = probing.trusting()
         self.results: Results = {}
 
     @property
@@ -202,7 +203,7 @@ class Checking:
             plain = await self._each(http, probing.answer, host, path, secure=False)
             return checks + judging.answered(host, path, plain, secure=False)
         shown, answers, redirects = await asyncio.gather(
-            self._each(https, probing.certificate, host),
+            self._each(https, probing.certificate, host, self._trusted),
             self._each(https, probing.answer, host, path, secure=True),
             self._each(http if seen.ingress.redirect_http else {}, probing.answer, host, path, secure=False),
         )
@@ -211,7 +212,7 @@ class Checking:
         return checks + judging.redirected(host, path, redirects)
 
     async def _each(
-        self, where: Mapping[str, tuple[str, int]], probe: Callable[..., T], *about: str, **how: bool
+        self, where: Mapping[str, tuple[str, int]], probe: Callable[..., T], *about: object, **how: object
     ) -> dict[str, T]:
         """What a probe finds at each of the nodes."""
         found = await together(self._blocking(probe, *where[name], *about, **how) for name in where)
@@ -242,8 +243,9 @@ def _nodes(seen: Look, ports: Mapping[str, Mapping[int, str]]) -> list[Check]:
         what = f"none serves the ingress: none is assigned all of {wanted}"
         mend = NextAction("see what runs where", "devopsellence status")
         return [Check("nodes", "error", what, "ingress_nowhere", (mend,))]
+    secure = any(seen.certificate(host) is not None for host in seen.ingress.hosts)
     return [
         check
         for name, status in seen.nodes.items()
-        for check in judging.node(name, status, seen.where[name], ports[name], seen.ingress)
+        for check in judging.node(name, status, seen.where[name], ports[name], secure=secure)
     ]

@@ -51,11 +51,12 @@ def name(host: str, found: Found, nodes: Mapping[str, frozenset[str]]) -> Check:
 
 
 def node(
-    node: str, status: IngressStatus | None, address: str, answers: Mapping[int, str], ingress: Ingress
+    node: str, status: IngressStatus | None, address: str, answers: Mapping[int, str], *, secure: bool
 ) -> list[Check]:
     """A node that serves the ingress: what its agent says, and whether its ports answer at ``address``.
 
-    ``answers`` are by port: why nothing answers there, "" if something does.
+    ``answers`` are by port: why nothing answers there, "" if something does. ``secure``: there is something to serve by
+    HTTPS.
     """
     about = f"node {node}"
     if status is None:
@@ -79,7 +80,7 @@ def node(
         if why:
             check = Check(check.name, "error", f"{address}: {why}", "ingress_port_closed", (open_it,))
         found.append(check)
-    if ingress.tls_mode != Ingress.OFF and status.phase == IngressStatus.SERVING and not status.https_port:
+    if secure and status.phase == IngressStatus.SERVING and not status.https_port:
         found.append(Check(about, "error", "its router does not listen for HTTPS", "ingress_not_served"))
     return found
 

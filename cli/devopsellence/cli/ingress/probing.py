@@ -51,15 +51,20 @@ def reachable(address: str, port: int) -> str:
     return ""
 
 
-def certificate(address: str, port: int, host: str) -> Served:
-    """The certificate that is served for ``host``."""
+def trusting() -> ssl.SSLContext:
+    """Whom this machine trusts, for :func:`certificate`; it takes a while to make."""
+    return ssl.create_default_context()
+
+
+def certificate(address: str, port: int, host: str, trusted: ssl.SSLContext) -> Served:
+    """The certificate that is served for ``host``, and whether ``trusted`` accepts it."""
     from cryptography import x509
 
     from devopsellence.cli.ingress import pem
 
     distrust = ""
     try:
-        _handshake(address, port, host, ssl.create_default_context())
+        _handshake(address, port, host, trusted)
     except ssl.SSLCertVerificationError as error:
         distrust = error.verify_message or "its certificate cannot be verified"
     except OSError:

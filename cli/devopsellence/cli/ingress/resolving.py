@@ -64,7 +64,7 @@ class Names:
         if is_address(name):
             return Found(Kind.FOUND, (str(ipaddress.ip_address(name)),))
         if is_loopback(name):
-            return Found(Kind.FOUND, ("127.0.0.1", "::1"))
+            return Found(Kind.FOUND, ("127.0.0.1",))
         import dns.exception
         import dns.resolver
 

@@ -130,11 +130,10 @@ async def follow_release(etcd: Etcd, ref: EnvironmentRef, output: Output, operat
     now, snapshot = datetime.now(UTC), end.snapshot
     if (problem := failure(end, live=output.live)) is not None:
         raise problem
-    found = ingress.troubles(snapshot, now)
     lines = [f"Release {release.number} of {ref} is {rollout_line(snapshot, now)}", *ingress.urls(snapshot)[:_URLS]]
     output.result(
         operation,
-        "\n".join([*lines, *ingress.lines(found)]),
+        "\n".join(lines),
         release=document.release(release),
         rollout=document.rollout(snapshot, now),
         services=[document.row(row) for row in rows(snapshot, now)],

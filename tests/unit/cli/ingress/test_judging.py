@@ -62,47 +62,47 @@ SERVING = IngressStatus(phase=IngressStatus.SERVING, http_port=80, https_port=44
 
 
 @pytest.mark.parametrize(
-    ("status", "address", "answers", "ingress", "said"),
+    ("status", "address", "answers", "secure", "said"),
     [
-        (SERVING, "8.8.1.1", {80: "", 443: ""}, AUTO, ["ok answers at 8.8.1.1", "ok answers at 8.8.1.1"]),
-        (SERVING, "8.8.1.1", {80: "", 443: "refused"}, AUTO, ["ok answers at 8.8.1.1", "error 8.8.1.1: refused"]),
-        (None, "8.8.1.1", {}, AUTO, ["error its agent has not said yet that it serves the ingress"]),
-        (SERVING, "", {}, AUTO, ["warning it is registered without an address"]),
+        (SERVING, "8.8.1.1", {80: "", 443: ""}, True, ["ok answers at 8.8.1.1", "ok answers at 8.8.1.1"]),
+        (SERVING, "8.8.1.1", {80: "", 443: "refused"}, True, ["ok answers at 8.8.1.1", "error 8.8.1.1: refused"]),
+        (None, "8.8.1.1", {}, True, ["error its agent has not said yet that it serves the ingress"]),
+        (SERVING, "", {}, True, ["warning it is registered without an address"]),
         (
             IngressStatus(phase=IngressStatus.FAILED, reason="port 80 is taken by nginx"),
             "8.8.1.1",
             {},
-            AUTO,
+            True,
             ["error port 80 is taken by nginx"],
         ),
         (
             IngressStatus(phase=IngressStatus.STARTING),
             "8.8.1.1",
             {},
-            AUTO,
+            True,
             ["error its router is starting"],
         ),
         (
             IngressStatus(phase=IngressStatus.SERVING, http_port=80),
             "8.8.1.1",
             {80: ""},
-            AUTO,
+            True,
             ["ok answers at 8.8.1.1", "error its router does not listen for HTTPS"],
         ),
         (
             IngressStatus(phase=IngressStatus.SERVING, http_port=80),
             "8.8.1.1",
             {80: ""},
-            OFF,
+            False,
             ["ok answers at 8.8.1.1"],
         ),
     ],
     ids=["well", "closed", "silent", "no address", "failed", "starting", "no https", "no https wanted"],
 )
 def test_a_node(
-    status: IngressStatus | None, address: str, answers: dict[int, str], ingress: Ingress, said: list[str]
+    status: IngressStatus | None, address: str, answers: dict[int, str], secure: bool, said: list[str]
 ) -> None:
-    checks = judging.node("n1", status, address, answers, ingress)
+    checks = judging.node("n1", status, address, answers, secure=secure)
     assert len(checks) == len(said)
     for check, words in zip(checks, said, strict=True):
         assert f"{check.severity} {check.message}".startswith(words)
