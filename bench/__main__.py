@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from bench import cluster_rolling, failover, images, local, report, scale
+from bench import cluster_rolling, failover, images, ingress, local, report, scale
 from bench.report import Figure
 
 #: Given how many runs there are to be of each figure.
@@ -19,6 +19,7 @@ Group: TypeAlias = Callable[[int], list[Figure] | Coroutine[Any, Any, list[Figur
 GROUPS: Final[Mapping[str, Group]] = {
     "local": local.all_figures,
     "images": images.all_figures,
+    "ingress": ingress.all_figures,
     "scale": scale.all_figures,
     "failover": failover.all_figures,
     "rolling": cluster_rolling.all_figures,

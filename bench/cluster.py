@@ -52,6 +52,10 @@ class Cluster:
                 return int(line["pid"])
         raise LookupError(process)
 
+    def http_port(self) -> int:
+        """Where apps' ingress answers."""
+        return int(json.loads(self.cli("dev", "status", "-o", "json"))["ingress"]["http_port"])
+
     def node_uid(self) -> str:
         return str(json.loads(self.cli("dev", "status", "-o", "json"))["node"]["uid"])
 
@@ -114,7 +118,9 @@ def web(name: str, image: str, command: Sequence[str], port: int) -> workload_pb
     return service
 
 
-async def release(etcd: Etcd, services: Sequence[workload_pb2.Service]) -> int:
+async def release(
+    etcd: Etcd, services: Sequence[workload_pb2.Service], ingress: workload_pb2.Ingress | None = None
+) -> int:
     """Write the next release of the benchmark's environment in one transaction, as ``deploy`` does; its number."""
     key = etcd.keys.environment(ENVIRONMENT)
     stored = await etcd.get(key)
@@ -136,6 +142,7 @@ async def release(etcd: Etcd, services: Sequence[workload_pb2.Service]) -> int:
         environment=ENVIRONMENT.environment,
         number=environment.latest_release,
         services=sorted(services, key=lambda service: service.name),
+        ingress=ingress,
         created_by="bench",
     )
     new.created_at.GetCurrentTime()
@@ -168,8 +175,10 @@ async def settled(etcd: Etcd, number: int) -> None:
                 return
 
 
-async def deploy(etcd: Etcd, services: Sequence[workload_pb2.Service]) -> float:
+async def deploy(
+    etcd: Etcd, services: Sequence[workload_pb2.Service], ingress: workload_pb2.Ingress | None = None
+) -> float:
     """Seconds from the moment before a release of ``services`` is written until its rollout has settled."""
     started = time.monotonic()
-    await settled(etcd, await release(etcd, services))
+    await settled(etcd, await release(etcd, services, ingress))
     return time.monotonic() - started

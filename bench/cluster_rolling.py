@@ -16,9 +16,6 @@ from tests.support.cluster.audit import nothing_amiss
 from tests.support.cluster.bed import Bed
 from tests.support.cluster.load import Load
 
-#: Seconds that an old version goes on after it was told to end; each host's turn takes that long at least.
-LINGER_SECONDS = 1.0
-
 
 @dataclass(frozen=True)
 class Rolling:
@@ -39,7 +36,7 @@ def measure(deploys: int = 3) -> list[Rolling]:
         began = time.monotonic()
         with Bed(Path(folder) / "bed") as bed:
             up_seconds = time.monotonic() - began
-            app = App(bed, Path(folder) / "app", "rolling", linger=LINGER_SECONDS)
+            app = App(bed, Path(folder) / "app", "rolling")
             app.attach(*bed.hosts)
             app.deploy("0")
             for number in range(deploys):

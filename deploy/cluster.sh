@@ -4,7 +4,7 @@
 #
 #   deploy/cluster.sh up [--hosts 5]   start it and deploy a small app; again: start what does not run
 #   deploy/cluster.sh down             end and forget everything
-#   deploy/cluster.sh cut n2           and join, kill, start, pause, resume, logs, enter, status, env: see --help
+#   deploy/cluster.sh cut n2           and join, kill, start, pause, resume, logs, enter, url, status, env
 set -euo pipefail
 # shellcheck source=deploy/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -23,12 +23,13 @@ in_app() {
 }
 
 what_next() {
+  bed url | sed 's/^/   /'
   cat <<END
    In another terminal, as root and with .venv/bin on the PATH:
    eval "\$($SELF env)" && cd $FOLDER/app
    devopsellence status --watch                       what runs where
    sed -i 's/VERSION: .*/VERSION: "2"/' devopsellence.yml && devopsellence deploy
-                                                      one host after another
+                                                      one host after another, and no request fails
    sed -i 's/VERSION: .*/VERSION: "broken"/' devopsellence.yml && devopsellence deploy
                                                       never healthy: it goes back by itself
    Here:

@@ -10,6 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly APP=examples/shop
+readonly HOST=shop.localhost
 readonly DEVOPSELLENCE=$PWD/.venv/bin/devopsellence
 
 # run COMMAND…: shows the command as one would type it, then runs it in the example's folder.
@@ -18,16 +19,18 @@ run() {
   (cd "$APP" && PATH="$PWD/../../.venv/bin:$PATH" "$@")
 }
 
-# Where the web service answers, as http://ADDRESS:PORT, from the settled service that status shows.
-address() {
-  (cd "$APP" && "$DEVOPSELLENCE" status -o json) | .venv/bin/python -c '
-import json, sys
-services = json.load(sys.stdin)["services"]
-print(next((s["address"] for s in services if s["service"] == "web" and s["settled"]), ""))'
+# The port on which the ingress answers by HTTP.
+port() {
+  local DEVOPSELLENCE_HTTP_PORT=
+  eval "$("$DEVOPSELLENCE" dev env)"
+  printf '%s' "$DEVOPSELLENCE_HTTP_PORT"
 }
 
 # Fetches the page's JSON; curl itself tries again for a while, because Redis may still be starting.
-fetch() { curl -fsS --noproxy '*' --retry 30 --retry-delay 1 --retry-max-time 30 --retry-connrefused "$1/?format=json"; }
+fetch() {
+  curl -fsS --noproxy '*' --retry 30 --retry-delay 1 --retry-max-time 30 --retry-connrefused \
+    -H "Host: $HOST" "http://127.0.0.1:$1/?format=json"
+}
 
 # What the page's JSON on stdin says, as "<visits> <the rest in words>".
 in_words() {
@@ -40,19 +43,20 @@ print(page["visits"], "{percent} % off {product}: ".format(**offer) + source)'
 }
 
 show_page() {
-  local url first second offer
-  url=$(address)
-  [ -n "$url" ] || fail "status shows no settled web service: see 'devopsellence status' and 'devopsellence events' in $APP"
-  note "$url"
-  read -r first offer < <(fetch "$url" | in_words) || fail "the page at $url does not answer: see 'devopsellence status' in $APP"
+  local first second offer
+  note "curl -H 'Host: $HOST' http://127.0.0.1:$1/"
+  read -r first offer < <(fetch "$1" | in_words) ||
+    fail "the page does not answer through Envoy on port $1: see 'devopsellence ingress check' and 'devopsellence status' in $APP"
   note "visit $first, counted in Redis; $offer"
-  read -r second offer < <(fetch "$url" | in_words) || fail "the page at $url answered once and then no more: see 'devopsellence status' in $APP"
+  read -r second offer < <(fetch "$1" | in_words) ||
+    fail "the page on port $1 answered once and then no more: see 'devopsellence status' in $APP"
   note "visit $second, counted in Redis; $offer"
   [ "$second" -gt "$first" ] || fail "the counter did not rise: is Redis what answers at redis:6379?"
 }
 
 what_next() {
   cat <<END
+   http://$HOST:$1/           the page, in a browser on this machine
    source .venv/bin/activate && cd $APP
    devopsellence status                  what runs where, and why
    devopsellence events                  who deployed, and what was decided
@@ -61,7 +65,8 @@ what_next() {
    eval "\$(devopsellence dev env)" && etcdctl get --prefix /devopsellence/v1/
                                          everything there is to know, as the parts see it
    sed -i 's/^VERSION = .*/VERSION = "2"/' app.py && devopsellence deploy
-                                         only web is replaced, and the old one serves until the new one is healthy
+                                         only web is replaced, and no request fails: Envoy sends new ones to the new
+                                         container, and the old one ends when its last request was answered
    make demo-down                        in the project's folder: stop it all; with PURGE=1 forget it all
 END
 }
@@ -74,10 +79,19 @@ up() {
   heading "Deploy $APP: a web app, a Redis, a memcached"
   run devopsellence deploy
   run devopsellence status --watch
-  heading "The page"
-  show_page
+  heading "The page, through Envoy"
+  local port
+  port=$(port)
+  show_page "$port"
   heading "What to try next"
-  what_next
+  what_next "$port"
+}
+
+# The image that the agent made of the package's Envoy, unless a container uses it.
+remove_envoy() {
+  docker image ls --format '{{.Repository}}:{{.Tag}}' devopsellence/envoy | while read -r name; do
+    if docker image rm "$name" >/dev/null 2>&1; then note "removed the image $name"; fi
+  done
 }
 
 down() {
@@ -92,6 +106,7 @@ down() {
   if [ "${1:-}" = --purge ]; then
     if docker version >/dev/null 2>&1; then
       ./deploy/images/services.sh --remove
+      remove_envoy
     fi
     ./deploy/docker.sh stop
   fi

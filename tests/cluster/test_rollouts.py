@@ -66,8 +66,8 @@ def test_one_host_after_another_and_nobody_notices(app: App, version: str) -> No
     with Load(app, *app.bed.hosts) as load:
         app.deploy(version)
     assert load.failed == []
-    for result in load.results.values():
-        assert {before, version} == result.answered.keys(), f"{result.host} was asked during the whole rollout"
+    for host, result in load.results.items():
+        assert {before, version} == result.answered.keys(), f"{host} was asked during the whole rollout"
     assert set(running(app).values()) == {version}
     release = app.release
     happened = steps(app.bed, app.ref, release)
@@ -180,10 +180,11 @@ def running_on_all(app: App, version: str) -> bool:
 
 
 def test_the_clients_do_notice_an_app_that_is_gone(app: App, bed: Bed) -> None:
-    host = bed.hosts["n1"]
     with Load(app, "n1") as load:
-        (container,) = host.containers(f"label=devopsellence.environment={app.ref}")
-        host.docker("kill", container["Id"])
+        for host in bed.hosts.values():
+            host.kill_agent()
+            (container,) = host.containers(f"label=devopsellence.environment={app.ref}")
+            host.docker("kill", container["Id"])
         until("the clients have noticed", lambda: load.failures("n1"))
     assert load.failed
 

@@ -71,6 +71,33 @@ def web_image() -> str:
     return WEB_IMAGE
 
 
+@cache
+def envoy_image() -> str:
+    """The name of the image that agents make of the Envoy in the Python package, on this machine's engine. It stays."""
+    need_docker()
+    # Only what runs a router needs it.
+    from devopsellence.nodeagent.docker import Docker
+    from devopsellence.nodeagent.ingress.image import provide
+    from devopsellence.nodeagent.ingress.options import BUILT_IN
+
+    with _alone():
+        engine = Docker(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"), node_uid="")
+        return provide(engine, BUILT_IN, lambda _: None)
+
+
+@cache
+def envoy_archive() -> Path:
+    """:func:`envoy_image` as ``docker save`` writes it, for engines that have no way to make it. It stays."""
+    name = envoy_image()
+    archive = Path(tempfile.gettempdir()) / f"{name.replace('/', '-').replace(':', '-')}.tar"
+    with _alone():
+        if not archive.exists():
+            written = archive.with_suffix(".part")
+            subprocess.run(["docker", "save", "--output", str(written), name], check=True)
+            written.replace(archive)
+    return archive
+
+
 @contextmanager
 def new_web_image() -> Iterator[str]:
     """The name of one as :func:`web_image` with a layer of its own, which no machine has; gone with the block."""

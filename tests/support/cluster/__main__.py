@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.support.cluster.app import App
+from tests.support.cluster.app import HOST, App
 from tests.support.cluster.bed import Bed, Size
 from tests.support.cluster.machine import environ
 from tests.support.cluster.roles import Linked
@@ -53,6 +53,13 @@ def _app(options: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "devopsellence.cli", *options.words]
     if subprocess.run(command, env=bed.environ, cwd=folder, check=False).returncode != 0:
         raise RuntimeError(f"the cluster is up, but 'devopsellence {shlex.join(options.words)}' in {folder} failed")
+
+
+def _url(options: argparse.Namespace) -> None:
+    """How the app is asked for, on each host."""
+    bed = _taken_up(options)
+    for host in bed.hosts.values():
+        print(f"curl -H 'Host: {HOST}' http://{host.address}/")
 
 
 def _down(options: argparse.Namespace) -> None:
@@ -161,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     command("down", _down, "end and forget everything")
     app = command("app", _app, "run devopsellence in the folder of a small app, made where it is not there yet")
     app.add_argument("words", nargs="*", metavar="WORD")
+    command("url", _url, "how the app is asked for, on each host")
     command("env", _env, 'print variables for a shell: eval "$(deploy/cluster.sh env)"')
     command("status", _status, "which nodes are there, who leads")
     commands.add_parser("guard").set_defaults(work=_guard)

@@ -1,4 +1,8 @@
-"""An app for the bed: a small web server whose version is in its configuration, deployed with the real command."""
+"""An app for the bed: a small web server whose version is in its configuration, deployed with the real command.
+
+It is gone at once when it is asked to end (``tests/support/web/server.py``): that none of its users notices is the
+router's doing.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,15 @@ from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import decode
 from tests.support.cluster.bed import Bed
 from tests.support.images import new_web_image, web_image
+from tests.support.load.plan import Plan
 
 PORT: Final = 3000
 SERVICE: Final = "web"
+#: Where people look for it.
+HOST: Final = "shop.test"
+#: A service that no rule leads to.
+PRIVATE: Final = "private"
+PRIVATE_PORT: Final = 3001
 _CONFIG: Final = """\
 schema_version: 1
 organization: acme
@@ -27,8 +37,6 @@ services:
     env:
       # Another version is another container; "broken" is one that never becomes healthy.
       VERSION: "{version}"
-      # Goes on answering for so long after it was asked to end, as an app does whose clients learn of it by and by.
-      LINGER: "{linger}"
     ports:
       - name: http
         port: {port}
@@ -38,30 +46,65 @@ services:
       interval: 500ms
       retries: 2
     stop_grace_period: 10s
+{private}ingress:
+  hosts: [{host}]
+  rules:
+    - match:
+        host: {host}
+      target:
+        service: web
+        port: http
+  tls: {tls}
 deploy:
   max_parallel: 1
   on_failure: rollback
   progress_deadline: 60s
 """
+_PRIVATE: Final = """\
+  {name}:
+    image: {image}
+    env:
+      PORT: "{port}"
+    ports:
+      - name: http
+        port: {port}
+    healthcheck:
+      path: /up
+      port: {port}
+      interval: 500ms
+"""
 
 
 class App:
-    """A project in ``folder``, on ``bed``. ``linger``: seconds that a version goes on after it was told to end."""
+    """A project in ``folder``, on ``bed``.
 
-    def __init__(self, bed: Bed, folder: Path, project: str, *, linger: float = 1.5) -> None:
+    ``directory``: the ACME server that its certificates come from; empty: it is served by plain HTTP. ``private``: with
+    a service besides, :data:`PRIVATE`, that no rule leads to.
+    """
+
+    def __init__(self, bed: Bed, folder: Path, project: str, *, directory: str = "", private: bool = False) -> None:
         self.bed = bed
         self.folder = folder
         self.ref = EnvironmentRef("acme", project, "production")
         #: The name of its image on the machine that deploys.
         self.image = web_image()
-        self._linger = linger
+        self._directory = directory
+        #: The authority of its certificates, where it is served by HTTPS: PEM, whoever knows it writes it there.
+        self.authority = folder.with_name(f"{folder.name}-authority.pem")
+        self._private = private
         self.write("1")
 
     def write(self, version: str) -> None:
         """Write the configuration with another version."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        private = _PRIVATE.format(name=PRIVATE, image=self.image, port=PRIVATE_PORT) if self._private else ""
+        tls = (
+            f'{{mode: auto, email: ops@{HOST}, ca_directory_url: "{self._directory}"}}'
+            if self._directory
+            else "{mode: off}"
+        )
         text = _CONFIG.format(
-            project=self.ref.project, image=self.image, version=version, linger=self._linger, port=PORT
+            project=self.ref.project, image=self.image, version=version, port=PORT, private=private, host=HOST, tls=tls
         )
         (self.folder / "devopsellence.yml").write_text(text)
 
@@ -78,6 +121,12 @@ class App:
     def devopsellence(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command in the project's folder."""
         return self.bed.devopsellence(*arguments, check=check, cwd=self.folder)
+
+    def plan(self) -> Plan:
+        """Requests to it on a host, from there."""
+        if self._directory:
+            return Plan("127.0.0.1", 443, HOST, authority=str(self.authority))
+        return Plan("127.0.0.1", 80, HOST)
 
     @contextmanager
     def new_image(self) -> Iterator[str]:

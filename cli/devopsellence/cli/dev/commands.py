@@ -34,6 +34,18 @@ def dev() -> None:
 @click.option(
     "--etcd-port", type=click.IntRange(1, 65535), metavar="PORT", help="Where etcd listens; a free port at first."
 )
+@click.option(
+    "--http-port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Where apps' ingress answers by HTTP; 8080 or the next free port at first.",
+)
+@click.option(
+    "--https-port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="The same by HTTPS; 8443 or the next free port at first.",
+)
 @click.option("--docker-host", metavar="URL", help="The Docker Engine; DOCKER_HOST or its usual socket at first.")
 @click.option("--foreground", is_flag=True, help="Stay until interrupted, then stop.")
 @pass_output
@@ -42,6 +54,8 @@ def up(
     node_name: str | None,
     labels: str | None,
     etcd_port: int | None,
+    http_port: int | None,
+    https_port: int | None,
     docker_host: str | None,
     foreground: bool,
 ) -> None:
@@ -53,6 +67,7 @@ def up(
     Example:
       devopsellence dev up
       devopsellence dev up --labels web --etcd-port 2379
+      devopsellence dev up --http-port 80 --https-port 443
     """
     from devopsellence.cli.dev.up import Wish
     from devopsellence.cli.dev.up import up as bring_up
@@ -60,7 +75,7 @@ def up(
 
     kinds = None if labels is None else tuple(parse_labels(labels))
     running = bring_up(
-        Wish(node_name, kinds, etcd_port, docker_host),
+        Wish(node_name, kinds, etcd_port, docker_host, http_port, https_port),
         lambda message, **data: output.progress("dev up", message, **data),
     )
     if foreground and running.already:
@@ -117,14 +132,15 @@ def status(output: Output) -> None:
 @dev.command()
 @pass_output
 def env(output: Output) -> None:
-    """Print the variables with which etcdctl reaches the cluster's etcd.
+    """Print the variables with which etcdctl reaches the cluster's etcd, and the ports of the apps' ingress.
 
     \b
     Example:
       eval "$(devopsellence dev env)"
       etcdctl get --prefix /devopsellence/v1/
+      curl -H 'Host: shop.localhost' http://127.0.0.1:$DEVOPSELLENCE_HTTP_PORT/
     """
-    variables = etcdctl_variables()
+    variables = {**etcdctl_variables(), **ingress_variables()}
     text = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
     output.result("dev env", text, variables=variables)
 
@@ -144,6 +160,19 @@ def etcdctl_variables() -> dict[str, str]:
         "ETCDCTL_CACERT": str(settings.ca_cert),
         "ETCDCTL_CERT": str(settings.cert),
         "ETCDCTL_KEY": str(settings.key),
+    }
+
+
+def ingress_variables() -> dict[str, str]:
+    """Where apps' ingress answers on this machine; nothing in a cluster of an older version that had none."""
+    from devopsellence.cli.dev import state
+
+    remembered = state.load()
+    if remembered is None or not remembered.http_port:
+        return {}
+    return {
+        "DEVOPSELLENCE_HTTP_PORT": str(remembered.http_port),
+        "DEVOPSELLENCE_HTTPS_PORT": str(remembered.https_port),
     }
 
 
@@ -173,6 +202,7 @@ def _up_text(running: Running) -> str:
         (
             f"The local cluster {runs}: node {state.node_name} ({', '.join(running.labels)}), "
             f"etcd at 127.0.0.1:{state.client_port}, logs in {running.layout.logs}",
+            f"Apps with an ingress answer at http://127.0.0.1:{state.http_port} and https://127.0.0.1:{state.https_port}",
             "Next: devopsellence deploy",
         )
     )
@@ -184,6 +214,7 @@ def _up_document(running: Running) -> dict[str, Any]:
         "node": {"name": running.state.node_name, "uid": running.state.node_uid, "labels": list(running.labels)},
         "etcd": {"endpoint": f"127.0.0.1:{running.state.client_port}", "client_port": running.state.client_port},
         "agent": {"endpoint": f"127.0.0.1:{running.state.agent_port}", "port": running.state.agent_port},
+        "ingress": {"http_port": running.state.http_port, "https_port": running.state.https_port},
         "docker": {"host": running.state.docker_host, "problem": running.problem},
         "folder": str(running.layout.root),
         "logs": str(running.layout.logs),

@@ -18,6 +18,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
 UID_LABEL: Final = "devopsellence.node_uid"
+# On the container through which requests from outside come.
+ROUTER_LABEL: Final = "devopsellence.router"
 _ANSWER_SECONDS: Final = 5.0
 # Stopping answers when the container has ended, which takes up to its own grace period.
 _STOP_SECONDS: Final = 600.0
@@ -62,6 +64,11 @@ class Engine:
         """All containers, running or not, that the node ``uid`` made."""
         found = self._request("GET", "/containers/json", all="1", filters=_labelled(uid))
         return [Container(each["Id"], each["Names"][0].lstrip("/"), each["State"] == "running") for each in found]
+
+    def routes(self, uid: str) -> bool:
+        """The container through which requests reach the apps of the node ``uid`` runs."""
+        found = self._request("GET", "/containers/json", filters=_labelled(uid, ROUTER_LABEL))
+        return bool(found)
 
     def networks(self, uid: str) -> list[str]:
         """The ids of all networks that the node ``uid`` made."""
@@ -140,8 +147,8 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _labelled(uid: str) -> str:
-    return json.dumps({"label": [f"{UID_LABEL}={uid}"]})
+def _labelled(uid: str, *labels: str) -> str:
+    return json.dumps({"label": [f"{UID_LABEL}={uid}", *labels]})
 
 
 def _message(body: bytes) -> str:

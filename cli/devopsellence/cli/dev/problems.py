@@ -38,13 +38,13 @@ def no_etcd() -> CliError:
     )
 
 
-def port_unusable(port: int, why: str) -> CliError:
+def port_unusable(who: str, option: str, port: int, why: str) -> CliError:
     return CliError(
         "port_unusable",
-        f"etcd cannot listen on port {port} of 127.0.0.1: {why}",
+        f"{who} cannot listen on port {port}: {why}",
         next_actions=[
             NextAction("see by whom", f"ss -ltnp 'sport = :{port}'"),
-            NextAction("choose another", "devopsellence dev up --etcd-port <port>"),
+            NextAction("choose another", f"devopsellence dev up {option} <port>"),
         ],
     )
 

@@ -48,6 +48,7 @@ def places(status: Status) -> list[str]:
         f"Node    {state.node_name}",
         f"etcd    127.0.0.1:{state.client_port} (peers {state.peer_port})",
         f"Agent   {status.agent_endpoint or '-'}",
+        f"Apps    {', '.join(status.ingress_urls) or '-'}",
         f"Docker  {state.docker_host} ({docker})",
         f"Folder  {status.layout.root}",
         f"Logs    {status.layout.logs}",

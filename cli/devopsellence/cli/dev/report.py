@@ -66,6 +66,12 @@ class Status:
         """Where the agent's API answers; "" in a cluster of an older version that had none."""
         return f"127.0.0.1:{self.state.agent_port}" if self.state.agent_port else ""
 
+    @property
+    def ingress_urls(self) -> tuple[str, ...]:
+        """Where apps' ingress answers; nothing in a cluster of an older version that had none."""
+        ports = (("http", self.state.http_port), ("https", self.state.https_port))
+        return tuple(f"{scheme}://127.0.0.1:{port}" for scheme, port in ports if port)
+
     def document(self) -> dict[str, Any]:
         return {
             "running": self.running,
@@ -77,6 +83,7 @@ class Status:
                 "peer_port": self.state.peer_port,
             },
             "agent": {"endpoint": self.agent_endpoint, "port": self.state.agent_port},
+            "ingress": {"http_port": self.state.http_port, "https_port": self.state.https_port},
             "docker": {
                 "host": self.state.docker_host,
                 "version": self.docker_version,

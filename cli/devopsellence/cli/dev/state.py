@@ -34,7 +34,8 @@ class DevState:
     """What was decided at the first start.
 
     ``client_port`` and ``peer_port`` are etcd's, ``agent_port`` is that of the agent's API; 0 in what an older version
-    remembered, until the next start. ``client_port_given``: a person chose it, so that no other may take its place.
+    remembered, until the next start. So are ``http_port`` and ``https_port``, on which the apps' ingress answers.
+    ``…_given``: a person chose the port, so that no other may take its place.
     ``home_made``: devopsellence's state folder was not there before, so that a purge takes it away as well.
     """
 
@@ -46,6 +47,10 @@ class DevState:
     client_port_given: bool = False
     home_made: bool = False
     agent_port: int = 0
+    http_port: int = 0
+    https_port: int = 0
+    http_port_given: bool = False
+    https_port_given: bool = False
 
 
 def layout() -> Layout:

@@ -6,16 +6,22 @@ import asyncio
 import datetime
 import os
 import uuid
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
 
 from devopsellence.cli.dev import certificates, cluster, keeper, problems, state
 from devopsellence.cli.dev.engine import Engine, EngineError, default_host
 from devopsellence.cli.dev.layout import Layout
-from devopsellence.cli.dev.ports import LoopbackPorts, Ports
+from devopsellence.cli.dev.ports import MachinePorts, Ports
 from devopsellence.cli.dev.spec import ProcessSpec, Snapshot, read_snapshot, write_specs
 from devopsellence.cli.dev.start import Progress, Start
 from devopsellence.cli.dev.state import DEFAULT_NODE, DevState
 from devopsellence.store.keys import InvalidName, check_name
+
+#: Where the apps' ingress answers, if nobody else does there: the usual ports where one is not root.
+HTTP_PORT: Final = 8080
+HTTPS_PORT: Final = 8443
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class Wish:
     labels: tuple[str, ...] | None = None
     etcd_port: int | None = None
     docker_host: str | None = None
+    http_port: int | None = None
+    https_port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,8 @@ def up(wish: Wish, progress: Progress) -> Running:
         if before is None:
             keeper.stop(layout)  # what is left of one that was killed, or of another version
         remembered = state.load(layout)
-        decided = decide(wish, remembered, before, docker_host, LoopbackPorts(), home_made=home_made)
+        routes = _routes(docker_host, remembered)
+        decided = decide(wish, remembered, before, docker_host, MachinePorts(), home_made=home_made, routes=routes)
         now = datetime.datetime.now(datetime.UTC)
         stamps = certificates.ensure(layout, decided.node_name, decided.node_uid, now)
         state.save(layout, decided)
@@ -96,10 +105,12 @@ def decide(
     ports: Ports,
     *,
     home_made: bool,
+    routes: bool = False,
 ) -> DevState:
     """What holds from now on: what was said, else what is remembered, else what is found free.
 
-    ``before``: what the supervisor runs; None when there is none.
+    ``before``: what the supervisor runs; None when there is none. ``routes``: the apps' ingress runs, which it goes on
+    to do without us.
 
     Raises:
         CliError: the node has another name already, or a port that a person chose is taken.
@@ -112,35 +123,58 @@ def decide(
     if remembered and name != remembered.node_name:
         raise problems.other_node_name(name, remembered.node_name)
     ours = before is not None and before.process(cluster.ETCD).alive
-    client = _client_port(wish.etcd_port, remembered, ports, ours=ours)
-    peer = _port(remembered.peer_port if remembered else 0, ports, client, ours=ours)
+    known = remembered or DevState(name, uuid.uuid4().hex, docker_host, 0, 0, home_made=home_made)
+    etcd = _Listener("etcd", "--etcd-port", ports.why_not, ports.choose)
+    client, client_given = etcd.port(wish.etcd_port, known.client_port, given=known.client_port_given, ours=ours)
+    peer = _port(known.peer_port, ports, client, ours=ours)
     serves = before is not None and before.process(cluster.AGENT).alive
-    agent = _port(remembered.agent_port if remembered else 0, ports, client, peer, ours=serves)
-    return DevState(
-        node_name=name,
-        node_uid=remembered.node_uid if remembered else uuid.uuid4().hex,
+    agent = _port(known.agent_port, ports, client, peer, ours=serves)
+
+    def everywhere(port: int) -> str:
+        return ports.why_not(port, everywhere=True)
+
+    http = _Listener("the ingress", "--http-port", everywhere, lambda: ports.next_free(HTTP_PORT, agent, client, peer))
+    http_port, http_given = http.port(wish.http_port, known.http_port, given=known.http_port_given, ours=routes)
+    taken = (agent, client, peer, http_port)
+    https = _Listener("the ingress", "--https-port", everywhere, lambda: ports.next_free(HTTPS_PORT, *taken))
+    https_port, https_given = https.port(wish.https_port, known.https_port, given=known.https_port_given, ours=routes)
+    if https_port == http_port:
+        raise problems.port_unusable("the ingress", "--https-port", https_port, "it is its port for HTTP")
+    return replace(
+        known,
         docker_host=docker_host,
         client_port=client,
         peer_port=peer,
-        client_port_given=wish.etcd_port is not None or (remembered is not None and remembered.client_port_given),
-        home_made=remembered.home_made if remembered else home_made,
+        client_port_given=client_given,
         agent_port=agent,
+        http_port=http_port,
+        https_port=https_port,
+        http_port_given=http_given,
+        https_port_given=https_given,
     )
 
 
-def _client_port(asked: int | None, remembered: DevState | None, ports: Ports, *, ours: bool) -> int:
-    """``ours``: our etcd runs, so that it is us who has the remembered port."""
-    known = remembered.client_port if remembered else 0
-    given = asked is not None or (remembered is not None and remembered.client_port_given)
-    port = asked or known
-    if port and port == known and ours:
-        return port
-    why = ports.why_not(port) if port else "none is remembered"
-    if not why:
-        return port
-    if given:
-        raise problems.port_unusable(port, why)
-    return ports.choose()
+@dataclass(frozen=True)
+class _Listener:
+    """Who listens on a port that a person may choose, and with which option they do."""
+
+    who: str
+    option: str
+    why_not: Callable[[int], str]
+    choose: Callable[[], int]
+
+    def port(self, asked: int | None, known: int, *, given: bool, ours: bool) -> tuple[int, bool]:
+        """The port, and whether a person chose it. ``ours``: we listen already, on the one that is known."""
+        given = given or asked is not None
+        port = asked or known
+        if port and port == known and ours:
+            return port, given
+        why = self.why_not(port) if port else "none is remembered"
+        if not why:
+            return port, given
+        if given:
+            raise problems.port_unusable(self.who, self.option, port, why)
+        return self.choose(), False
 
 
 def _port(known: int, ports: Ports, *avoid: int, ours: bool) -> int:
@@ -158,6 +192,14 @@ def _docker(wish: Wish, remembered: DevState | None) -> str:
     except EngineError as error:
         raise problems.docker_unusable(error) from error
     return host
+
+
+def _routes(docker_host: str, remembered: DevState | None) -> bool:
+    """The apps' ingress runs, and so has the ports that are remembered."""
+    try:
+        return remembered is not None and Engine(docker_host).routes(remembered.node_uid)
+    except EngineError as error:
+        raise problems.docker_unusable(error) from error
 
 
 def _pids(snapshot: Snapshot) -> list[tuple[str, int, str]]:

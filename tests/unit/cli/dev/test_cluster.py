@@ -1,15 +1,25 @@
 """The command lines and environments of the three processes."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from devopsellence.cli.dev.cluster import PROCESSES, Programs, environment, etcd_command, specs
+from devopsellence.cli.dev.cluster import PROCESSES, Programs, environment, envoy_image, etcd_command, specs
 from devopsellence.cli.dev.layout import Layout, home
 from devopsellence.cli.dev.spec import ProcessSpec
 from devopsellence.cli.dev.state import DevState
 from devopsellence.store.settings import Settings
 
 LAYOUT = Layout(Path("/home/ann/state/dev"))
-STATE = DevState("box", "u1", "unix:///run/docker.sock", client_port=20100, peer_port=20101, agent_port=20102)
+STATE = DevState(
+    "box",
+    "u1",
+    "unix:///run/docker.sock",
+    client_port=20100,
+    peer_port=20101,
+    agent_port=20102,
+    http_port=8080,
+    https_port=8443,
+)
 PROGRAMS = Programs("/usr/bin/etcd", "/usr/bin/python3", "1.0")
 STAMPS = {"etcd": "e", "controller": "c", "node": "n"}
 SHELL = {"PATH": "/bin", "HOME": "/home/ann", "ETCD_NAME": "x", "http_proxy": "http://p", "DEVOPSELLENCE_PREFIX": "/x/"}
@@ -51,7 +61,16 @@ def test_the_agent_is_told_who_it_is() -> None:
         "--node-uid=u1",
         "--docker-host=unix:///run/docker.sock",
         "--api-listen=127.0.0.1:20102",
+        "--ingress-http-port=8080",
+        "--ingress-https-port=8443",
+        "--ingress-peer-port=0",
     } <= set(argv)
+    assert not [word for word in argv if word.startswith("--envoy-image")]
+
+
+def test_the_agent_is_told_which_envoy_where_there_is_a_choice() -> None:
+    assert "--envoy-image=built-in" in made(replace(PROGRAMS, envoy="built-in"))[2].argv
+    assert envoy_image({"DEVOPSELLENCE_ENVOY_IMAGE": "mirror.example.com/envoy:1"}) == "mirror.example.com/envoy:1"
 
 
 def test_the_shells_variables_stay_behind_but_for_the_needed_ones() -> None:

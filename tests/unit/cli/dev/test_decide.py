@@ -13,12 +13,16 @@ from devopsellence.cli.dev.up import Wish, decide
 from devopsellence.cli.output import CliError
 
 SOCKET = "unix:///run/docker.sock"
-KNOWN = DevState("local", "u1", SOCKET, client_port=20100, peer_port=20101, agent_port=20102)
+KNOWN = DevState(
+    "local", "u1", SOCKET, client_port=20100, peer_port=20101, agent_port=20102, http_port=8080, https_port=8443
+)
 CHOSEN = replace(KNOWN, client_port=2379, client_port_given=True)
 
 
-def decided(wish: Wish, remembered: DevState | None, *taken: int, before: Snapshot | None = None) -> DevState:
-    return decide(wish, remembered, before, SOCKET, FakePorts(*taken), home_made=True)
+def decided(
+    wish: Wish, remembered: DevState | None, *taken: int, before: Snapshot | None = None, routes: bool = False
+) -> DevState:
+    return decide(wish, remembered, before, SOCKET, FakePorts(*taken), home_made=True, routes=routes)
 
 
 def running(*names: str) -> Snapshot:
@@ -33,7 +37,8 @@ def test_the_first_start_chooses_everything() -> None:
     first = decided(Wish(), None, 20000)
     assert (first.node_name, first.client_port, first.peer_port, first.agent_port) == ("local", 20001, 20002, 20003)
     assert len(first.node_uid) == 32
-    assert not first.client_port_given
+    assert (first.http_port, first.https_port) == (8080, 8443)
+    assert not any((first.client_port_given, first.http_port_given, first.https_port_given))
     assert first.home_made
 
 
@@ -66,7 +71,7 @@ def test_a_port_of_our_choice_that_somebody_took_is_replaced() -> None:
 
 
 def test_a_port_of_a_persons_choice_that_somebody_took_is_an_error_that_names_it() -> None:
-    with pytest.raises(CliError, match=r"port 2379 of 127\.0\.0\.1: it is taken") as failure:
+    with pytest.raises(CliError, match=r"etcd cannot listen on port 2379: it is taken") as failure:
         decided(Wish(), CHOSEN, 2379)
     commands = [action.command for action in failure.value.next_actions]
     assert commands == ["ss -ltnp 'sport = :2379'", "devopsellence dev up --etcd-port <port>"]
@@ -76,6 +81,38 @@ def test_another_port_can_be_chosen_later_and_is_looked_at_even_while_etcd_runs(
     assert decided(Wish(etcd_port=2400), KNOWN, before=running("etcd")).client_port == 2400
     with pytest.raises(CliError, match="port 2400"):
         decided(Wish(etcd_port=2400), KNOWN, 2400, before=running("etcd"))
+
+
+def test_the_ingress_answers_at_the_next_ports_where_the_usual_ones_are_taken() -> None:
+    first = decided(Wish(), None, 8080, 8081, 8443)
+    assert (first.http_port, first.https_port) == (8082, 8444)
+    again = decided(Wish(), first, 8082)
+    assert (again.http_port, again.https_port) == (8080, 8444)
+
+
+def test_what_a_version_without_an_ingress_remembered_gets_ports_for_it() -> None:
+    assert decided(Wish(), replace(KNOWN, http_port=0, https_port=0)) == KNOWN
+
+
+def test_the_ingress_has_the_ports_that_it_goes_on_listening_on_without_us() -> None:
+    assert decided(Wish(), KNOWN, 8080, 8443, routes=True) == KNOWN
+    assert decided(Wish(), KNOWN, 8080, 8443).http_port == 8081
+
+
+def test_ports_for_the_ingress_that_a_person_chose_hold_or_are_an_error_that_names_them() -> None:
+    first = decided(Wish(http_port=80, https_port=443), None)
+    assert (first.http_port, first.http_port_given, first.https_port, first.https_port_given) == (80, True, 443, True)
+    assert decided(Wish(), first, 8080) == first
+    with pytest.raises(CliError, match="the ingress cannot listen on port 443: it is taken") as failure:
+        decided(Wish(), first, 443)
+    assert failure.value.next_actions[-1].command == "devopsellence dev up --https-port <port>"
+    with pytest.raises(CliError, match="port 80: it is its port for HTTP"):
+        decided(Wish(https_port=80), first)
+
+
+def test_one_port_does_not_take_the_other_one_from_the_ingress() -> None:
+    first = decided(Wish(http_port=8443), None)
+    assert (first.http_port, first.https_port) == (8443, 8444)
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,11 @@ def test_what_an_older_version_did_not_know_has_its_default_and_what_a_newer_one
     layout: Layout,
 ) -> None:
     remembered = {**asdict(STATE), "of_tomorrow": 1}
-    del remembered["agent_port"]
+    del remembered["agent_port"], remembered["http_port"]
     layout.state.write_text(json.dumps(remembered))
     loaded = load(layout)
     assert loaded is not None
-    assert (loaded.node_uid, loaded.agent_port) == ("u1", 0)
+    assert (loaded.node_uid, loaded.agent_port, loaded.http_port) == ("u1", 0, 0)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{}", '{"node_name": "box"}'])

@@ -1,0 +1,212 @@
+"""The way in, with the real agent, its Envoy and the local engine: what a new version costs those who use the old one.
+
+The app is one that is gone at once when it is asked to end; the clients are ``tests.support.load``'s. A new version
+also costs what Docker takes to make and start a container, whoever asks for it: that is measured beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import time
+from collections.abc import Awaitable
+from typing import Final
+
+from bench.cluster import Cluster, cluster, deploy, release, settled, store, web
+from bench.report import Figure
+from bench.scenarios import address_of, docker
+from devopsellence.api.v1.workload_pb2 import Ingress, Service
+from devopsellence.store.etcd import Etcd
+from tests.support.images import web_image
+from tests.support.load.local import Load
+from tests.support.load.plan import KEPT, NEW, Plan
+from tests.support.load.result import Result
+
+HOST: Final = "bench.test"
+COMMAND: Final = ["/usr/bin/python3", "/server.py"]
+PORT: Final = 3000
+CUTOVERS: Final = 50
+BATCHES: Final = 5
+REST_SECONDS: Final = 1.0
+FAST_SECONDS: Final = 4.0
+_LOOK_SECONDS: Final = 0.005
+_GIVE_UP_SECONDS: Final = 60.0
+
+
+class Setting:
+    """The app behind the ingress, and the same by hand."""
+
+    def __init__(self, running: Cluster, etcd: Etcd) -> None:
+        self.etcd = etcd
+        self.port = running.http_port()
+        self.image = docker("image", "inspect", "-f", "{{.Id}}", web_image())
+        self._uid = running.node_uid()
+        self._number = 0
+
+    def services(self, version: str) -> list[Service]:
+        """The app in a version."""
+        service = web("web", self.image, COMMAND, PORT)
+        service.healthcheck.path = "/up"
+        service.env["VERSION"] = version
+        return [service]
+
+    @staticmethod
+    def ingress() -> Ingress:
+        made = Ingress(hosts=[HOST], tls_mode=Ingress.OFF)
+        made.rules.add(host=HOST, path_prefix="/", service="web", port="http")
+        return made
+
+    async def next_version(self) -> str:
+        """Release the next version and return once it has settled."""
+        self._number += 1
+        version = f"v{self._number}"
+        await deploy(self.etcd, self.services(version), self.ingress())
+        return version
+
+    async def until_answers(self) -> float:
+        """Seconds from before the next version's release is written until it answers through Envoy."""
+        self._number += 1
+        version = f"v{self._number}"
+        began = time.monotonic()
+        number = await release(self.etcd, self.services(version), self.ingress())
+        await asyncio.to_thread(until_body, "127.0.0.1", self.port, "/version", version)
+        seconds = time.monotonic() - began
+        await settled(self.etcd, number)
+        return seconds
+
+    def by_hand(self, version: str) -> float:
+        """Seconds that create, start and waiting for the first good ``/up`` take; the container is gone afterwards."""
+        began = time.monotonic()
+        container = docker("create", "--env", f"VERSION={version}", self.image, *COMMAND)
+        try:
+            docker("start", container)
+            until_body(address_of(container), PORT, "/up", "up")
+            return time.monotonic() - began
+        finally:
+            docker("rm", "-f", container)
+
+    def address(self) -> str:
+        """Where the app's only container is."""
+        filters = [
+            "--filter",
+            f"label=devopsellence.node_uid={self._uid}",
+            "--filter",
+            "label=devopsellence.service=web",
+        ]
+        (container,) = docker("ps", "-q", *filters).split()
+        return address_of(container)
+
+    def plan(self, **how: float) -> Plan:
+        return Plan("127.0.0.1", self.port, HOST, **how)  # type: ignore[arg-type]
+
+
+def until_body(address: str, port: int, path: str, body: str) -> None:
+    """Ask until the answer is that; TimeoutError if it never is."""
+    give_up = time.monotonic() + _GIVE_UP_SECONDS
+    while body_of(address, port, path) != body:
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"{path} at {address}:{port} never answered {body!r}")
+        time.sleep(_LOOK_SECONDS)
+
+
+def body_of(address: str, port: int, path: str) -> str:
+    connection = http.client.HTTPConnection(address, port, timeout=1.0)
+    try:
+        connection.request("GET", path, headers={"Host": HOST})
+        answer = connection.getresponse()
+        body = answer.read().decode()
+    except (OSError, http.client.HTTPException):
+        return ""
+    else:
+        return body if answer.status == 200 else ""
+    finally:
+        connection.close()
+
+
+async def cutovers(setting: Setting) -> list[Figure]:
+    """Fifty versions one after another under a steady load, in turn with rest, and with containers that are made and
+    started by hand under the same load; percentiles are of a batch's, so that a noisy minute is in all of them."""
+    windows = [(Windows(), Windows(), Windows()) for _ in range(BATCHES)]
+    with Load(setting.plan(kept=6, new=6, rate=150.0, slow=1, sockets=1), processes=2) as load:
+        for during, rest, hand in windows:
+            for number in range(CUTOVERS // BATCHES):
+                await during.add(setting.next_version())
+                await rest.add(asyncio.sleep(REST_SECONDS))
+                if number % 5 == 0:
+                    await hand.add(asyncio.to_thread(setting.by_hand, f"{number}"))
+    seen = load.result
+    changing, resting, by_hand = ([each.p99(seen) for each in one] for one in zip(*windows, strict=True))
+    return [
+        Figure(f"{CUTOVERS} new versions under load: failed requests", "requests", [float(seen.failed)], limit=0.0),
+        Figure(f"{CUTOVERS} new versions under load: requests", "requests", [float(seen.requests)]),
+        Figure("p99 of requests during a rollout", "s", changing, "p99 at rest", resting, limit=2.0),
+        Figure("p99 of requests during a rollout, as a ratio", "s", changing, "while docker starts one", by_hand),
+        Figure("longest time without an answer meanwhile", "s", [seen.longest_gap]),
+    ]
+
+
+class Windows:
+    """Moments in which something went on."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[float, float]] = []
+
+    async def add(self, work: Awaitable[object]) -> None:
+        """Carry it out; all of that is one."""
+        began = time.time()
+        await work
+        self._spans.append((began, time.time()))
+
+    def p99(self, seen: Result) -> float:
+        """Of the kept and new clients' requests that were due within any of them."""
+        spans = self._spans
+        chosen = [each for each in seen.samples if any(began <= each.at < ended for began, ended in spans)]
+        return Result(samples=chosen).percentile(0.99, KEPT, NEW)
+
+
+async def new_version(setting: Setting, runs: int) -> list[Figure]:
+    """From the release written to the new version answering, against what Docker and the app take by themselves."""
+    ours, theirs = [], []
+    for number in range(max(runs, 10)):
+        theirs.append(await asyncio.to_thread(setting.by_hand, f"{number}"))
+        ours.append(await setting.until_answers())
+    return [
+        Figure("release written, new version answers by Envoy", "s", ours, limit=1.0),
+        Figure("the same, as a ratio", "s", ours, "create, start, first good /up", theirs, limit=2.0),
+    ]
+
+
+async def throughput(setting: Setting, runs: int) -> list[Figure]:
+    """Requests a second that the app gives directly and through Envoy, as many as the clients can ask for."""
+    address = await asyncio.to_thread(setting.address)
+    figures = []
+    for name, how in (("kept connections", {"kept": 16, "new": 0}), ("new connections", {"kept": 0, "new": 16})):
+        direct: list[float] = []
+        through: list[float] = []
+        for _ in range(runs):
+            for where, found in ((Plan(address, PORT, HOST), direct), (setting.plan(), through)):
+                plan = Plan(where.address, where.port, HOST, rate=0.0, seconds=FAST_SECONDS, **how)  # type: ignore[arg-type]
+                found.append(await asyncio.to_thread(requests_a_second, plan))
+        figures.append(
+            Figure(f"{name}: requests a second, directly", "1/s", direct, "through Envoy", through, limit=2.0)
+        )
+    return figures
+
+
+def requests_a_second(plan: Plan) -> float:
+    """How many are answered; RuntimeError if one fails."""
+    with Load(plan) as load:
+        load.join()
+    if load.result.failed:
+        raise RuntimeError(load.result.outages())
+    return load.result.requests / plan.seconds
+
+
+async def all_figures(runs: int) -> list[Figure]:
+    """In a cluster of its own."""
+    with cluster() as running:
+        async with store(running) as etcd:
+            setting = Setting(running, etcd)
+            first = await setting.next_version()
+            await asyncio.to_thread(until_body, "127.0.0.1", setting.port, "/version", first)
+            return [*await cutovers(setting), *await new_version(setting, runs), *await throughput(setting, runs)]

@@ -1,0 +1,266 @@
+"""Three hosts behind one name, as people see them: certificates from a real ACME server, deploys, and what breaks.
+
+The app is gone at once when it is asked to end, so that whoever is not dropped owes it to the routers. Outages that
+are nobody's to prevent are printed, not judged: what is asserted is that they end, and that they stay where they were.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from devopsellence.api.v1.stored_pb2 import Certificate
+from devopsellence.store.etcd import Compare, Etcd, Put
+from devopsellence.store.records import decode, encode
+from tests.support.cluster.app import HOST, PORT, PRIVATE, PRIVATE_PORT, App
+from tests.support.cluster.audit import nothing_amiss, stored
+from tests.support.cluster.bed import Bed
+from tests.support.cluster.load import Load
+from tests.support.cluster.network import OPERATOR, address
+from tests.support.cluster.roles import Host
+from tests.support.host import need_host
+from tests.support.load.plan import KEPT, NEW
+from tests.support.need import need_docker, need_etcd, need_pebble
+from tests.support.pebble import Pebble
+from tests.support.until import until
+
+pytestmark = pytest.mark.timeout(240)
+
+_numbers = count(1)
+_DAY = 24 * 3600
+
+
+@pytest.fixture(scope="module")
+def hosts_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    need_host()
+    need_etcd()
+    need_docker()
+    need_pebble()
+    with Bed(tmp_path_factory.mktemp("bed")) as bed:
+        yield bed
+
+
+@pytest.fixture(scope="module")
+def pebble(hosts_only: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pebble]:
+    """In the bed's network, with a DNS in which the app's name is all hosts'."""
+    here = address(hosts_only.number, OPERATOR)
+    with Pebble(tmp_path_factory.mktemp("pebble"), http_port=80, bind=here) as server:
+        server.point(HOST, [each.address for each in hosts_only.hosts.values()])
+        hosts_only.trust(server.ca_cert)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared(hosts_only: Bed, pebble: Pebble, tmp_path_factory: pytest.TempPathFactory) -> App:
+    """The app on all hosts, served with a certificate by each of them."""
+    app = App(hosts_only, tmp_path_factory.mktemp("app"), "shop", directory=pebble.directory_url, private=True)
+    app.authority.write_text(pebble.roots())
+    app.attach(*hosts_only.hosts)
+    app.deploy("first")
+    until("every host has the certificate", lambda: len(served(app)) == len(hosts_only.hosts), seconds=90, every=0.2)
+    return app
+
+
+@pytest.fixture
+def version() -> str:
+    """One that was never deployed before."""
+    return f"v{next(_numbers)}"
+
+
+def served(app: App) -> dict[str, str]:
+    """The serial of the certificate that each host shows and that can be trusted, by host."""
+    trust = ssl.create_default_context(cafile=str(app.authority))
+    found = {}
+    for name, host in app.bed.hosts.items():
+        try:
+            with (
+                socket.create_connection((host.address, 443), timeout=5) as plain,
+                trust.wrap_socket(plain, server_hostname=HOST) as connection,
+            ):
+                certificate: Mapping[str, object] = connection.getpeercert() or {}
+                found[name] = str(certificate["serialNumber"])
+        except OSError:
+            pass
+    return found
+
+
+def record(app: App) -> Certificate:
+    return stored(app.bed).certificates[app.ref, HOST]
+
+
+def make_due(app: App) -> None:
+    """Make the certificate seem old enough to be renewed, and forget what was tried before."""
+
+    async def work(etcd: Etcd) -> bool:
+        key = etcd.keys.certificate(app.ref, HOST)
+        found = await etcd.get(key)
+        assert found is not None
+        certificate = decode(Certificate, key, found.value)
+        now = Timestamp()
+        now.GetCurrentTime()
+        certificate.not_before.seconds = now.seconds - 60 * _DAY
+        certificate.not_after.seconds = now.seconds + 10 * _DAY
+        certificate.ClearField("issuance")
+        result = await etcd.txn([Compare.unmodified(key, found.mod_revision)], [Put(key, encode(certificate))])
+        return result.succeeded
+
+    until("the certificate is due", lambda: app.bed.store(work))
+
+
+def renewed(app: App, before: set[str]) -> str:
+    """The serial of the certificate that all hosts show, once it is none of ``before``."""
+
+    def look() -> str:
+        serials = served(app)
+        one = set(serials.values())
+        return one.pop() if len(serials) == len(app.bed.hosts) and len(one) == 1 and not one & before else ""
+
+    return until("every host has the next certificate", look, seconds=90, every=0.2)
+
+
+def told(load: Load) -> None:
+    """Show what clients saw."""
+    for host, result in load.results.items():
+        slowest = result.percentile(0.99, KEPT, NEW)
+        gap = result.longest_gap
+        print(f"{host}: {result.outages()}; p99 {slowest:.3f} s, longest without an answer {gap:.2f} s")  # noqa: T201
+
+
+def test_people_get_one_certificate_from_all_hosts_and_are_led_to_it(app: App) -> None:
+    assert set(served(app).values()) == {renewed(app, set())}
+    for host in app.bed.hosts.values():
+        with socket.create_connection((host.address, 80), timeout=5) as plain:
+            plain.sendall(f"GET /version?a=b HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+            answer = plain.recv(65536).decode().lower()
+        assert answer.split()[1] in ("301", "308")
+        assert f"location: https://{HOST}/version?a=b\r\n" in answer
+
+
+def test_any_host_answers_the_challenge_and_a_renewal_drops_nobody(app: App, bed: Bed, pebble: Pebble) -> None:
+    serials = {renewed(app, set())}
+    with Load(app, *bed.hosts, sockets=2) as load:
+        for host in bed.hosts.values():
+            pebble.point(HOST, [host.address])
+            make_due(app)
+            serials.add(renewed(app, serials))
+    pebble.point(HOST, [each.address for each in bed.hosts.values()])
+    told(load)
+    assert load.failed == []
+    assert len(serials) == 1 + len(bed.hosts)
+
+
+def test_rolling_deploys_drop_nobody(app: App, bed: Bed, version: str) -> None:
+    """Also not who waits long for an answer or talks on a WebSocket."""
+    with Load(app, *bed.hosts, slow=2, slow_seconds=3.0, sockets=2, socket_seconds=3.0) as load:
+        app.deploy(version)
+        app.deploy(f"{version}-again")
+    told(load)
+    assert load.failed == []
+    for host, result in load.results.items():
+        assert {version, f"{version}-again"} <= result.answered.keys(), f"{host} was asked during both rollouts"
+
+
+def test_without_the_authority_everything_is_served_and_the_renewal_comes_late(app: App, pebble: Pebble) -> None:
+    before = renewed(app, set())
+    with Load(app, "n1") as load:
+        pebble.stop()
+        make_due(app)
+        until("it has failed", lambda: record(app).issuance.failures, seconds=90, every=0.3)
+        assert set(served(app).values()) == {before}
+    print(record(app).issuance.reason)  # noqa: T201
+    assert load.failed == []
+    assert HOST in app.devopsellence("status", "--all").stdout
+    pebble.start()
+    # A new one, which has another root.
+    app.authority.write_text(app.authority.read_text() + pebble.roots())
+    make_due(app)
+    renewed(app, {before})
+
+
+def test_where_the_container_is_gone_another_host_answers(app: App, bed: Bed) -> None:
+    """Even where nobody is there to tell the router."""
+    host = bed.hosts["n2"]
+    with Load(app, *bed.hosts) as load:
+        host.kill_agent()
+        (container,) = containers(app, host)
+        host.docker("kill", container)
+        before = load.answered("n2")
+        until("others answer", lambda: load.answered("n2") > before + 100)
+        host.start_agent()
+        nothing_amiss(bed)
+    told(load)
+    assert {line.split()[0] for line in load.failed} <= {"n2"}
+
+
+def kill_envoy(host: Host) -> None:
+    (router,) = host.routers()
+    host.run("kill", "-9", str(router["State"]["Pid"]))
+
+
+def kill_agent(host: Host) -> None:
+    host.kill_agent()
+    host.start_agent()
+
+
+def kill_docker(host: Host) -> None:
+    host.kill_docker()
+    host.start_docker()
+
+
+@pytest.mark.parametrize("kill", [kill_envoy, kill_agent, kill_docker])
+def test_killed_it_heals_by_itself_and_other_hosts_do_not_notice(
+    app: App, bed: Bed, kill: Callable[[Host], None]
+) -> None:
+    with Load(app, *bed.hosts) as load:
+        kill(bed.hosts["n1"])
+        nothing_amiss(bed, seconds=60)
+        before = load.answered("n1")
+        until("n1 answers again", lambda: load.answered("n1") > before + 100)
+    told(load)
+    assert {line.split()[0] for line in load.failed} <= ({"n1"} if kill is not kill_agent else set())
+
+
+def test_what_no_rule_leads_to_is_reached_from_nowhere_outside(app: App, bed: Bed) -> None:
+    """Neither through the router nor by somebody who knows the way to the containers' network."""
+    there, here = bed.hosts["n1"], bed.hosts["n2"]
+    addresses = {}
+    for service, port in ((PRIVATE, PRIVATE_PORT), ("web", PORT)):
+        (container,) = containers(app, there, service)
+        where = there.docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container)
+        addresses[where] = port
+    network = f"{where.rpartition('.')[0]}.0/24"
+    for where, port in addresses.items():
+        assert reaches(there, where, port), "from its own host it can be reached"
+    here.run("ip", "route", "add", network, "via", there.address)
+    try:
+        for where, port in addresses.items():
+            assert not reaches(here, where, port)
+            # It is not for want of a way: without Docker's rule it is reached.
+            there.run("iptables", "--policy", "FORWARD", "ACCEPT")
+            try:
+                assert reaches(here, where, port)
+            finally:
+                there.run("iptables", "--policy", "FORWARD", "DROP")
+    finally:
+        here.run("ip", "route", "del", network)
+    for host in bed.hosts.values():
+        assert not reaches(here, host.address, PRIVATE_PORT)
+        assert not reaches(here, host.address, PORT)
+    ask = ["curl", "-sk", "-o", "/dev/null", "-w", "%{http_code}", "--noproxy", "*", "-H", f"Host: {PRIVATE}"]
+    assert here.run(*ask, f"http://{there.address}/").stdout == "404"
+
+
+def containers(app: App, host: Host, service: str = "web") -> list[str]:
+    labels = (f"label=devopsellence.environment={app.ref}", f"label=devopsellence.service={service}")
+    return [each["Id"] for each in host.containers(*labels)]
+
+
+def reaches(host: Host, where: str, port: int) -> bool:
+    """Something on a host can connect to a port."""
+    connect = f"timeout 2 bash -c 'exec 3<>/dev/tcp/{where}/{port}'"
+    return host.run("sh", "-c", connect, check=False).returncode == 0

@@ -1,0 +1,114 @@
+"""As much of HTTP/1.1 (RFC 9112) and WebSocket (RFC 6455) as clients need that retry nothing by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import ssl
+import struct
+from dataclasses import dataclass
+from typing import Final, Self
+
+_MOST: Final = 1 << 20  # bytes of a body
+_TEXT: Final = 0x1
+_CLOSE: Final = 0x8
+
+
+class Broken(Exception):
+    """What came is no good answer; ``status`` is its status, 0 when there was none."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer. ``last``: the server closes the connection after it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    last: bool
+
+
+class Connection:
+    """A connection to a server, over which one request after the other is asked."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._host = host
+
+    @classmethod
+    async def to(cls, address: str, port: int, host: str, trust: ssl.SSLContext | None = None) -> Self:
+        """Connect, and check the certificate where there is ``trust``."""
+        return cls(*await asyncio.open_connection(address, port, ssl=trust, server_hostname=trust and host), host)
+
+    async def get(self, path: str, *, headers: str = "") -> Answer:
+        """Ask for ``path``; Broken when what comes is not a whole answer."""
+        self._writer.write(f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\n{headers}\r\n".encode())
+        try:
+            status, said = self._head(await self._reader.readuntil(b"\r\n\r\n"))
+            body = b"" if status in (101, 204, 304) else await self._body(said)
+        except asyncio.IncompleteReadError as error:
+            before = "before the answer" if not error.partial else "in the middle of the answer"
+            raise Broken(f"the connection was closed {before}") from error
+        return Answer(status, said, body, said.get("connection", "").lower() == "close")
+
+    async def socket(self, path: str) -> None:
+        """Make a WebSocket of it."""
+        key = base64.b64encode(os.urandom(16)).decode()
+        wanted = (
+            f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
+        )
+        answer = await self.get(path, headers=wanted)
+        if answer.status != 101:
+            raise Broken(f"no WebSocket: {answer.status} {answer.body[:100].decode(errors='replace')}", answer.status)
+
+    async def exchange(self, word: bytes) -> bytes:
+        """Send a word of at most 125 bytes over the WebSocket; what comes back."""
+        self._send(_TEXT, word)
+        kind, answer = await self._receive()
+        if kind != _TEXT:
+            raise Broken("the WebSocket was closed by the other end")
+        return answer
+
+    async def end_socket(self) -> None:
+        """Say that the WebSocket ends, and wait for the other end to say so."""
+        self._send(_CLOSE, struct.pack(">H", 1000))
+        while (await self._receive())[0] != _CLOSE:
+            pass
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _send(self, kind: int, content: bytes) -> None:
+        mask = os.urandom(4)
+        masked = bytes(byte ^ mask[at % 4] for at, byte in enumerate(content))
+        self._writer.write(bytes((0x80 | kind, 0x80 | len(content))) + mask + masked)
+
+    async def _receive(self) -> tuple[int, bytes]:
+        try:
+            first, length = await self._reader.readexactly(2)
+            return first & 0xF, await self._reader.readexactly(length & 0x7F)
+        except asyncio.IncompleteReadError as error:
+            raise Broken("the WebSocket's connection was closed without a word") from error
+
+    @staticmethod
+    def _head(head: bytes) -> tuple[int, dict[str, str]]:
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = (line.partition(":") for line in lines if line)
+        return int(first.split()[1]), {name.lower(): value.strip() for name, _, value in headers}
+
+    async def _body(self, headers: dict[str, str]) -> bytes:
+        if headers.get("transfer-encoding", "").lower() != "chunked":
+            return await self._reader.readexactly(min(int(headers.get("content-length", 0)), _MOST))
+        body = b""
+        while size := int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16):
+            body += (await self._reader.readexactly(size + 2))[:-2]
+            if len(body) > _MOST:
+                raise Broken("the body has no end")
+        await self._reader.readuntil(b"\r\n")
+        return body

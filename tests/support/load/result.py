@@ -1,0 +1,110 @@
+"""What clients saw, as data."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.support.load.plan import KINDS
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request that failed. ``at``: when it was due, seconds since the epoch. ``status``: 0 without an answer."""
+
+    at: float
+    seconds: float
+    client: str
+    status: int
+    error: str
+
+    def __str__(self) -> str:
+        return f"{self.client} at {self.at:.2f} after {self.seconds:.3f} s: {self.error}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A request that was answered: when it was due, how long that took, and over what kind of connection."""
+
+    at: float
+    seconds: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """``answered``: how many requests by who answered, ``finished``: by kind. ``failures`` are the first
+    few thousand of those that ``failed``. ``longest_gap``: seconds between two answers to kept and new ones."""
+
+    answered: Counter[str] = field(default_factory=Counter)
+    finished: Counter[str] = field(default_factory=Counter)
+    failures: Sequence[Failure] = ()
+    failed: int = 0
+    connections: int = 0
+    longest_gap: float = 0.0
+    samples: Sequence[Sample] = field(default=(), repr=False)
+
+    @property
+    def requests(self) -> int:
+        return sum(self.finished.values()) + self.failed
+
+    def percentile(self, share: float, *kinds: str, since: float = 0.0, before: float = float("inf")) -> float:
+        """The time below which ``share`` (0.99) of the requests were answered that were due within a time."""
+        chosen = [each.seconds for each in self.samples if since <= each.at < before and each.kind in (kinds or KINDS)]
+        if len(chosen) < 2:
+            return chosen[0] if chosen else float("nan")
+        return statistics.quantiles(chosen, n=1000, method="inclusive")[round(share * 1000) - 1]
+
+    def outages(self) -> str:
+        """For people: how many failed, from when to when, and of what."""
+        if not self.failures:
+            return "none failed"
+        first, last = self.failures[0].at, max(each.at + each.seconds for each in self.failures)
+        kinds = Counter(each.error for each in self.failures).most_common(3)
+        words = "; ".join(f"{count} x {error}" for error, count in kinds)
+        return f"{self.failed} of {self.requests} failed within {last - first:.2f} s: {words}"
+
+
+def read(report: Path) -> dict[str, Any]:
+    """What clients have reported so far; empty before their first word."""
+    found: dict[str, Any] = json.loads(report.read_text()) if report.exists() else {}
+    return found
+
+
+def result(report: Path) -> Result:
+    """What came of clients that have ended; AssertionError if they did so early."""
+    said = read(report)
+    assert said.pop("done", False), f"the clients of {report} have not come to an end"
+    values = array("d")
+    content = report.with_suffix(".samples").read_bytes()
+    values.frombytes(content)
+    threes = zip(values[0::3], values[1::3], values[2::3], strict=True)
+    return Result(
+        answered=Counter(said["answered"]),
+        finished=Counter(said["finished"]),
+        failures=[Failure(**each) for each in said["failures"]],
+        failed=said["failed"],
+        connections=said["connections"],
+        longest_gap=said["longest_gap"],
+        samples=[Sample(at, seconds, KINDS[int(kind)]) for at, seconds, kind in threes],
+    )
+
+
+def together(results: Iterable[Result]) -> Result:
+    """What several processes saw that asked the same service."""
+    all_of_them = list(results)
+    return Result(
+        answered=sum((each.answered for each in all_of_them), Counter()),
+        finished=sum((each.finished for each in all_of_them), Counter()),
+        failures=sorted((one for each in all_of_them for one in each.failures), key=lambda one: one.at),
+        failed=sum(each.failed for each in all_of_them),
+        connections=sum(each.connections for each in all_of_them),
+        longest_gap=max((each.longest_gap for each in all_of_them), default=0.0),
+        samples=sorted((one for each in all_of_them for one in each.samples), key=lambda one: one.at),
+    )
