@@ -29,6 +29,8 @@ CUTOVERS: Final = 50
 BATCHES: Final = 5
 REST_SECONDS: Final = 1.0
 FAST_SECONDS: Final = 4.0
+#: What an app does for a request: next to nothing, or half a millisecond of its own code.
+WORKS: Final = (("an idle app", "/version"), ("an app that computes 0.5 ms", "/work?ms=0.5"))
 _LOOK_SECONDS: Final = 0.005
 _GIVE_UP_SECONDS: Final = 60.0
 
@@ -180,16 +182,16 @@ async def throughput(setting: Setting, runs: int) -> list[Figure]:
     """Requests a second that the app gives directly and through Envoy, as many as the clients can ask for."""
     address = await asyncio.to_thread(setting.address)
     figures = []
-    for name, how in (("kept connections", {"kept": 16, "new": 0}), ("new connections", {"kept": 0, "new": 16})):
-        direct: list[float] = []
-        through: list[float] = []
-        for _ in range(runs):
-            for where, found in ((Plan(address, PORT, HOST), direct), (setting.plan(), through)):
-                plan = Plan(where.address, where.port, HOST, rate=0.0, seconds=FAST_SECONDS, **how)  # type: ignore[arg-type]
-                found.append(await asyncio.to_thread(requests_a_second, plan))
-        figures.append(
-            Figure(f"{name}: requests a second, directly", "1/s", direct, "through Envoy", through, limit=2.0)
-        )
+    for connections, kept, new in (("kept", 16, 0), ("new", 0, 16)):
+        for app, path in WORKS:
+            direct: list[float] = []
+            through: list[float] = []
+            for _ in range(runs):
+                for host, port, found in ((address, PORT, direct), ("127.0.0.1", setting.port, through)):
+                    plan = Plan(host, port, HOST, path=path, kept=kept, new=new, rate=0.0, seconds=FAST_SECONDS)
+                    found.append(await asyncio.to_thread(requests_a_second, plan))
+            name = f"{app}, {connections} connections: requests a second, directly"
+            figures.append(Figure(name, "1/s", direct, "through Envoy", through, limit=2.0))
     return figures
 
 

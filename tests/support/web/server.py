@@ -4,7 +4,8 @@ That nobody notices is the ingress's doing, not its. ``VERSION`` is what it answ
 never healthy.
 
 ``/up`` how it is, ``/version`` (and everything else) its version, ``/slow?seconds=2`` the same after a while,
-``/headers`` what came as JSON, ``/ws`` a WebSocket that sends back each word, after the version.
+``/work?ms=0.5`` the same after that much computing, ``/headers`` what came as JSON, ``/ws`` a WebSocket that sends back
+each word, after the version.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import hashlib
 import json
 import os
 import signal
+import time
 from urllib.parse import parse_qs, urlsplit
 
 VERSION = os.environ.get("VERSION", "")
@@ -51,9 +53,18 @@ async def answer(path: str, query: str, headers: dict[str, str]) -> tuple[str, s
         return ("500 Broken", "broken") if VERSION == "broken" else ("200 OK", "up")
     if path == "/slow":
         await asyncio.sleep(min(600.0, float(parse_qs(query).get("seconds", ["1"])[0])))
+    if path == "/work":
+        compute(float(parse_qs(query).get("ms", ["0.5"])[0]) / 1000)
     if path == "/headers":
         return "200 OK", json.dumps(headers)
     return "200 OK", VERSION
+
+
+def compute(seconds: float) -> None:
+    """Keep the processor busy for so long, as an app's own code would."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str) -> None:
