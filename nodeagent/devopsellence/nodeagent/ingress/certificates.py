@@ -7,7 +7,6 @@ machine's inotify instances for every such file, of which a user has 128 unless 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 
 from devopsellence.nodeagent.ingress.model import Listen, PeerTls, Site, TlsCertificate
@@ -18,24 +17,17 @@ KIND: Final = "envoy.extensions.transport_sockets.tls.v3.Secret"
 PEER: Final = "peer"
 _PEER_CA: Final = "peer-ca"
 #: What the name in every node's certificate ends with (``devopsellence.peers.server_name``).
-_MIN_RSA_BITS: Final = 2048
 _NODES: Final = ".node.devopsellence.internal"
 
 
 def secure_hosts(site: Site, listen: Listen) -> list[str]:
     """The hosts of a site that are served by HTTPS: it is to be, something listens, and there is a certificate."""
-    return sorted(usable(site)) if listen.https_port else []
+    return sorted(served(site)) if listen.https_port else []
 
 
-def usable(site: Site) -> dict[str, TlsCertificate]:
-    """The certificates of a site that is to be served by HTTPS, by host, except those that Envoy would not take."""
-    found = site.certificates if site.tls else {}
-    return {host: found[host] for host in site.hosts if host in found and _taken(found[host])}
-
-
-def unusable(site: Site) -> list[str]:
-    """The hosts of a site that have a certificate which Envoy would not take."""
-    return sorted(set(site.certificates) & set(site.hosts) - set(usable(site))) if site.tls else []
+def served(site: Site) -> dict[str, TlsCertificate]:
+    """The certificates of a site that is to be served by HTTPS, by host."""
+    return {host: site.certificates[host] for host in site.hosts if host in site.certificates} if site.tls else {}
 
 
 def secret_path(name: str) -> str:
@@ -64,33 +56,6 @@ def pair(certificate: TlsCertificate) -> Message:
         "certificate_chain": {"inline_string": certificate.chain_pem},
         "private_key": {"inline_string": certificate.key_pem},
     }
-
-
-@lru_cache(maxsize=1024)
-def _taken(certificate: TlsCertificate) -> bool:
-    """Whether Envoy takes a certificate: that of one host must not have the whole listener refused.
-
-    It serves RSA keys of 2,048 bits and more and the curves of NIST (Envoy, "TLS: certificate selection").
-    """
-    # Whoever has a certificate has loaded this already.
-    from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
-
-    try:
-        public = x509.load_pem_x509_certificates(certificate.chain_pem.encode())[0].public_key()
-        key = serialization.load_pem_private_key(certificate.key_pem.encode(), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        return False
-    match public:
-        case rsa.RSAPublicKey():
-            fits = public.key_size >= _MIN_RSA_BITS
-        case ec.EllipticCurvePublicKey():
-            fits = isinstance(public.curve, (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1))
-        case _:
-            fits = False
-    return fits and key.public_key() == public
 
 
 def peer_files(tls: PeerTls) -> dict[str, bytes]:

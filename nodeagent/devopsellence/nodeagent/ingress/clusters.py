@@ -162,7 +162,7 @@ def _address(address: str, port: int) -> Message:
 
 
 def _is_ip(address: str) -> bool:
-    """EDS takes addresses only, and refuses a whole file for one name."""
+    """EDS takes addresses only, and refuses a whole file for one name; sites of other agents, on disk, may have one."""
     try:
         ip_address(address)
     except ValueError:

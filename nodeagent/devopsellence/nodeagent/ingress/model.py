@@ -45,7 +45,8 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class TlsCertificate:
-    """What is served for a host. ``serial``: lower-case hex. The key is in no ``repr``."""
+    """What is served for a host, and was found to be something that Envoy takes (``keys.judged``): one that it does not
+    take has it refuse the listener of all hosts. ``serial``: lower-case hex. The key is in no ``repr``."""
 
     serial: str
     chain_pem: str
@@ -76,7 +77,8 @@ class Site:
 
 @dataclass(frozen=True, slots=True, order=True)
 class RouterPeer:
-    """Another node's router that serves the same site. ``server_name``: the name that its certificate must carry."""
+    """Another node's router that serves the same site. ``server_name``: the name that its certificate must carry.
+    ``address``: in a site, an IP address."""
 
     node: str
     server_name: str

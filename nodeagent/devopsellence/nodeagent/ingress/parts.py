@@ -4,26 +4,34 @@ etcd cannot be read.
 "Cannot read" is not "empty", as with assignments: what is malformed, cannot be opened or is meant for another machine
 changes nothing. A certificate whose key has gone from etcd is served on for as long as the assignment names its host;
 challenges, requests for a key and other nodes' routers go with theirs. Private keys are in the clear in memory only.
+
+What has changed at one time is taken together, so that one process (``aside``) does for all of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from functools import partial
+from typing import Final, TypeAlias
 
 import structlog
 
 from devopsellence.api.v1 import stored_pb2
+from devopsellence.nodeagent.ingress.aside import Aside
+from devopsellence.nodeagent.ingress.resolving import Names, resolved
 from devopsellence.nodeagent.ingress.site import Given
-from devopsellence.nodeagent.ingress.taken import EMPTY, Taken, given, left, refused, take
+from devopsellence.nodeagent.ingress.taken import EMPTY, Opened, Taken, given, left, opened, refused, take
 from devopsellence.nodeagent.pool import Pool
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.informer import Informer
-from devopsellence.store.keys import EnvironmentRef, Keys
+from devopsellence.store.keys import PEERS, EnvironmentRef, Keys
 
+#: After this long it is asked again what could not be found out.
+AGAIN_SECONDS: Final = 30.0
+_Place: TypeAlias = tuple[EnvironmentRef, str]
 _log = structlog.get_logger()
 
 
@@ -48,6 +56,8 @@ class Parts:
         self._disk = disk
         self._vault = vault
         self._changed = changed
+        self._aside = Aside()
+        self._names = Names(self._addresses_changed)
         self._taken: dict[EnvironmentRef, dict[str, Taken]] = {}
         self._given: dict[EnvironmentRef, Given] = {}
         self._dirty: dict[str, None] = {}
@@ -58,7 +68,7 @@ class Parts:
         """What there is for an environment now."""
         found = self._given.get(env)
         if found is None:
-            found = self._given[env] = given(self._taken.get(env, {}))
+            found = self._given[env] = resolved(given(self._taken.get(env, {})), self._names)
         return found
 
     def keep(self, env: EnvironmentRef, hosts: Collection[str]) -> None:
@@ -72,20 +82,20 @@ class Parts:
         """The environment left this node, and what is on disk of it goes."""
         self._taken.pop(env, None)
         self._given.pop(env, None)
+        self._want_names()
 
     async def load(self) -> None:
         """Take up what is on disk."""
-        for (env, part), stored in (await self._disk.run(self._folder.parts)).items():
-            if stored.node_uid != self._uid:
-                continue
-            try:
-                self._put(env, part, await self._disk.run(partial(take, stored, None, self._vault)))
-            except Exception:  # noqa: BLE001 - it is logged with its traceback, and the agent starts without it
-                _log.exception("a part of an ingress on disk could not be taken", env=str(env), part=part)
+        stored = await self._disk.run(self._folder.parts)
+        mine = {place: each for place, each in stored.items() if each.node_uid == self._uid}
+        for place, taken in (await self._take(mine, on_disk=True)).items():
+            self._put(*place, taken)
+        await self._names.first()
 
     async def run(self) -> None:
         """Follow etcd until cancelled; call :meth:`load` first."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._names.run())
             group.create_task(self._informer.run())
             await self._informer.synced()
             # What is on disk and was deleted meanwhile.
@@ -96,35 +106,29 @@ class Parts:
                 await self._wake.wait()
                 self._wake.clear()
                 dirty, self._dirty = self._dirty, {}
-                looked = [await self._look(key) for key in dirty]
-                for changed in dict.fromkeys(each for each in looked if each is not None):
+                for changed in dict.fromkeys([env async for env in self._follow(dirty)]):
                     self._changed(changed)
 
-    async def _look(self, key: str) -> EnvironmentRef | None:
-        """Take what etcd has at ``key``; the environment if that makes a difference."""
-        try:
-            _, env, part = self._keys.parse_ingress(key)
-        except ValueError:
-            _log.warning("a key under this node's ingress names no part of one", key=key)
-            return None
-        try:
-            before = self._taken.get(env, {}).get(part)
-            after = await self._next(key, env, part, before)
-            if after is not None and after == before:
-                return None
-            if after is not None:
-                self._put(env, part, after)
-                self._tell(env, part, after)
-            elif before is not None:
-                self._drop(env, part)
-            await self._save(env, part, before.kept if before is not None else EMPTY, after)
-        except Exception:  # noqa: BLE001 - it is logged with its traceback, and the other parts go on
-            _log.exception("a part of an ingress could not be taken", key=key)
-        return env
+    async def _follow(self, dirty: Iterable[str]) -> AsyncIterator[EnvironmentRef]:
+        """Take what etcd has at these keys; the environments to which that makes a difference."""
+        nexts: dict[_Place, Taken | stored_pb2.NodeIngress | None] = {}
+        for key in dirty:
+            try:
+                _, env, part = self._keys.parse_ingress(key)
+            except ValueError:
+                _log.warning("a key under this node's ingress names no part of one", key=key)
+                continue
+            nexts[env, part] = self._next(key, env, part)
+        fresh = {place: each for place, each in nexts.items() if isinstance(each, stored_pb2.NodeIngress)}
+        taken = await self._take(fresh)
+        for place, each in nexts.items():
+            after = taken.get(place, self._before(*place)) if isinstance(each, stored_pb2.NodeIngress) else each
+            if await self._become(*place, after):
+                yield place[0]
 
-    async def _next(self, key: str, env: EnvironmentRef, part: str, before: Taken | None) -> Taken | None:
-        """What becomes of a part; None: nothing is left of it."""
-        record = self._informer.records.get(key)
+    def _next(self, key: str, env: EnvironmentRef, part: str) -> Taken | stored_pb2.NodeIngress | None:
+        """What becomes of a part: a message is yet to be taken, None: nothing is left of it."""
+        before, record = self._before(env, part), self._informer.records.get(key)
         if record is None:
             return left(before)
         if record.message is None:
@@ -135,9 +139,46 @@ class Parts:
         said = (message.node, message.organization, message.project, message.environment, message.part)
         if said != (self._node, env.organization, env.project, env.environment, part):
             return refused(before, f"{key} cannot be used: it says that it is {'/'.join(said)}")
-        if before is not None and before.source == message:
+        if before is not None and before.source == message and not before.again:
             return before
-        return await self._disk.run(partial(take, message, before, self._vault))
+        return message
+
+    async def _take(
+        self, messages: Mapping[_Place, stored_pb2.NodeIngress], *, on_disk: bool = False
+    ) -> dict[_Place, Taken]:
+        """These parts as they are used from now on."""
+        found: dict[_Place, Opened] = {}
+        for place, message in messages.items():
+            try:
+                found[place] = await self._disk.run(partial(opened, message, self._before(*place), self._vault))
+            except Exception:  # noqa: BLE001 - it is logged with its traceback, and the other parts go on
+                _log.exception("a part of an ingress could not be taken", env=str(place[0]), part=place[1])
+        answers = await self._aside.ask([each.question for each in found.values()])
+        taken = {
+            place: take(each, self._before(*place), answer, on_disk=on_disk)
+            for (place, each), answer in zip(found.items(), answers, strict=True)
+        }
+        for (env, part), each in taken.items():
+            if each.again:
+                loop = asyncio.get_running_loop()
+                loop.call_later(AGAIN_SECONDS, self._mark, self._keys.ingress(self._node, env, part))
+        return taken
+
+    async def _become(self, env: EnvironmentRef, part: str, after: Taken | None) -> bool:
+        """Have a part used as ``after``, None: not at all; whether that makes a difference."""
+        before = self._before(env, part)
+        if after is not None and after == before:
+            return False
+        if after is not None:
+            self._put(env, part, after)
+            self._tell(env, part, after)
+        elif before is not None:
+            self._drop(env, part)
+        await self._save(env, part, before.kept if before is not None else EMPTY, after)
+        return True
+
+    def _before(self, env: EnvironmentRef, part: str) -> Taken | None:
+        return self._taken.get(env, {}).get(part)
 
     async def _save(self, env: EnvironmentRef, part: str, before: stored_pb2.NodeIngress, after: Taken | None) -> None:
         """Have on disk what is used from now on."""
@@ -159,12 +200,26 @@ class Parts:
     def _put(self, env: EnvironmentRef, part: str, taken: Taken) -> None:
         self._taken.setdefault(env, {})[part] = taken
         self._given.pop(env, None)
+        if part == PEERS:
+            self._want_names()
 
     def _drop(self, env: EnvironmentRef, part: str) -> None:
         self._taken[env].pop(part)
         if not self._taken[env]:
             del self._taken[env]
         self._given.pop(env, None)
+        if part == PEERS:
+            self._want_names()
+
+    def _want_names(self) -> None:
+        peers = [given({PEERS: parts[PEERS]}).peers for parts in self._taken.values() if PEERS in parts]
+        self._names.want(peer.address for each in peers for peer in each)
+
+    def _addresses_changed(self) -> None:
+        for env in [env for env, parts in self._taken.items() if PEERS in parts]:
+            before = self._given.pop(env, None)
+            if self.of(env) != before:
+                self._changed(env)
 
     def _mark(self, key: str) -> None:
         self._dirty[key] = None

@@ -31,7 +31,7 @@ _TLS: Final = frozenset({_Ingress.AUTO, _Ingress.MANUAL})
 @dataclass(frozen=True, slots=True)
 class HostPart:
     """What the controller sent about one host. ``not_after``: until when the certificate is valid (seconds since the
-    epoch). ``challenges``: token and key authorization."""
+    epoch), infinite while that is not known. ``challenges``: token and key authorization."""
 
     certificate: TlsCertificate | None = None
     not_after: float = 0.0
@@ -42,13 +42,15 @@ class HostPart:
 class Given:
     """What the controller sent about an environment's ingress besides its assignment, by host.
 
-    ``answers``: to requests for keys, sorted by id. ``problems``: what of it cannot be used, in sentences.
+    ``peers`` are by IP address where they go into a site. ``answers``: to requests for keys, sorted by id.
+    ``problems``: what of it cannot be used, in sentences; ``remarks``: what people should know, although it is used.
     """
 
     hosts: Mapping[str, HostPart] = field(default_factory=dict)
     peers: tuple[RouterPeer, ...] = ()
     answers: tuple[stored_pb2.SigningRequest, ...] = ()
     problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,13 @@ def sited(want: Desired, services: Iterable[ServicePlan], given: Given, stopping
     return Sited(
         site,
         (*missing, *given.problems),
-        tuple(
-            _expired(host, known[host].not_after, ingress) for host in certificates if known[host].not_after < now.wall
+        (
+            *(
+                _expired(host, known[host].not_after, ingress)
+                for host in certificates
+                if known[host].not_after < now.wall
+            ),
+            *given.remarks,
         ),
         tuple(sorted({each.service for each in backends if not each.endpoints and each.service in want.services})),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from devopsellence.nodeagent.ingress.admin import Seen
-from devopsellence.nodeagent.ingress.certificates import unusable, usable
+from devopsellence.nodeagent.ingress.certificates import served
 from devopsellence.nodeagent.ingress.model import RouterStatus, Routing, Site
 from devopsellence.nodeagent.ingress.options import IngressOptions
 from devopsellence.nodeagent.ingress.versions import Expected, listeners, routes
@@ -69,7 +69,7 @@ class Standing:
         if not self._unused:
             self._refused = ""
         if listeners() in files and listeners() not in unused:
-            self._serials = {host: each.serial for site in self._routing.sites for host, each in usable(site).items()}
+            self._serials = {host: each.serial for site in self._routing.sites for host, each in served(site).items()}
         if (name := routes(HTTP)) in files and name not in unused:
             self._tokens = _tokens(self._routing)
         return self._unused
@@ -122,11 +122,6 @@ class Standing:
 
     def _wrong(self, site: Site) -> Iterable[str]:
         """What will not come by itself, or not soon."""
-        for host in unusable(site):
-            yield (
-                f"the certificate of {host} cannot be served: its key is another's, or neither RSA of 2,048 bits or "
-                "more nor EC P-256, P-384 or P-521; give it another with devopsellence ingress cert install"
-            )
         if not (self._options.http_port or self._options.https_port):
             yield "this agent was started without ports for requests: give --ingress-http-port and --ingress-https-port"
         if self._failed and self._problem:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.sealed import seal
 
+PrivateKey: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 PEM = serialization.Encoding.PEM
 UNTIL = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 def make(host: str, until: datetime = UNTIL) -> tuple[str, str, str]:
     """Serial, chain and private key (both PEM) for ``host``."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    return signed(ec.generate_private_key(ec.SECP256R1()), host, until)
+
+
+def signed(key: PrivateKey, host: str, until: datetime = UNTIL) -> tuple[str, str, str]:
+    """As :func:`make`, with this key."""
     name = x509.Name([])
     certificate = (
         x509.CertificateBuilder()
@@ -28,7 +34,7 @@ def make(host: str, until: datetime = UNTIL) -> tuple[str, str, str]:
         .not_valid_before(until - timedelta(days=3650))
         .not_valid_after(until)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .sign(key, hashes.SHA256())
+        .sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
     )
     private = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return f"{certificate.serial_number:x}", certificate.public_bytes(PEM).decode(), private.decode()

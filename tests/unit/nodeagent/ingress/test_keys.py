@@ -1,94 +1,96 @@
-"""Private keys: made and sealed here, opened here, and in no error."""
+"""Certificates are judged, private keys made and sealed; what is secret is in no answer."""
 
 from __future__ import annotations
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.ingress.keys import Unusable, answer, opened
-from devopsellence.nodeagent.secrets import Vault
-from devopsellence.sealed import Identity, seal
-from tests.unit.nodeagent.ingress.certificates import UNTIL, make, sealed
+from devopsellence.nodeagent.ingress.keys import Unusable, answer, answered, judged
+from devopsellence.sealed import Identity
+from tests.unit.nodeagent.ingress.certificates import UNTIL, PrivateKey, make, signed
 
 HOST = "app.example.com"
 NODE, OTHER = Identity.generate(), Identity.generate()
-VAULT = Vault(NODE)
-
-
-def test_a_certificate_with_its_key() -> None:
-    sent = sealed(HOST, NODE.recipient, OTHER.recipient)
-    found, until = opened(sent, VAULT)
-    assert (found.serial, found.chain_pem) == (sent.serial, sent.chain_pem)
-    assert "PRIVATE KEY" in found.key_pem
-    assert "PRIVATE" not in repr(found)
-    assert until == UNTIL.timestamp()
-
-
-def certificate(
-    *, chain: str | None = None, key: bytes | None = None, to: Identity = NODE
-) -> stored_pb2.HostCertificate:
-    serial, good_chain, good_key = make(HOST)
-    return stored_pb2.HostCertificate(
-        serial=serial,
-        chain_pem=good_chain if chain is None else chain,
-        key_age=seal(good_key.encode() if key is None else key, [to.recipient]),
-    )
+_, CHAIN, KEY = make(HOST)
 
 
 @pytest.mark.parametrize(
-    ("sent", "why"),
+    "key",
     [
-        (lambda: certificate(chain="nothing"), "it is no certificate in PEM"),
-        (lambda: certificate(chain=""), "it is no certificate in PEM"),
-        (lambda: certificate(to=OTHER), "its key cannot be used: it cannot be opened with the identity of age1"),
-        (lambda: stored_pb2.HostCertificate(chain_pem=make(HOST)[1], key_age="none"), "its key cannot be used: it "),
-        (lambda: certificate(key=b"s3cret"), "its key cannot be used: it is no private key in PEM"),
-        (lambda: certificate(key=b"\xff"), "its key cannot be used: it is not PEM"),
-        (lambda: certificate(key=make(HOST)[2].encode()), "its key belongs to another certificate"),
+        rsa.generate_private_key(65537, 2048),
+        ec.generate_private_key(ec.SECP256R1()),
+        ec.generate_private_key(ec.SECP384R1()),
+        ec.generate_private_key(ec.SECP521R1()),
     ],
-    ids=["no chain", "an empty chain", "for another node", "not sealed", "no key", "no text", "of another"],
+    ids=["RSA", "P-256", "P-384", "P-521"],
 )
-def test_what_cannot_be_served(sent: object, why: str) -> None:
-    assert callable(sent)
+def test_until_when_a_certificate_is_valid(key: PrivateKey) -> None:
+    assert judged(*signed(key, HOST)[1:]) == UNTIL.timestamp()
+
+
+@pytest.mark.parametrize(
+    ("pair", "why"),
+    [
+        (("nothing", KEY), "it is no certificate in PEM"),
+        (("", KEY), "it is no certificate in PEM"),
+        ((CHAIN, "s3cret"), "its key cannot be used: it is no private key in PEM"),
+        ((CHAIN, make(HOST)[2]), "its key belongs to another certificate"),
+        (
+            signed(rsa.generate_private_key(65537, 1024), HOST)[1:],  # noqa: S505
+            "its key is neither RSA of 2,048 bits or more nor EC",
+        ),
+        (signed(ec.generate_private_key(ec.SECP256K1()), HOST)[1:], "its key is neither RSA of 2,048 bits or more nor"),
+        (signed(ed25519.Ed25519PrivateKey.generate(), HOST)[1:], "its key is neither RSA of 2,048 bits or more nor EC"),
+    ],
+    ids=["no chain", "an empty chain", "no key", "of another", "short", "another curve", "ed25519"],
+)
+def test_what_cannot_be_served(pair: tuple[str, str], why: str) -> None:
     with pytest.raises(Unusable) as raised:
-        opened(sent(), VAULT)
+        judged(*pair)
     assert str(raised.value).startswith(why)
     assert "s3cret" not in str(raised.value)
 
 
 def test_a_key_is_made_and_sealed_for_those_who_are_to_have_it() -> None:
-    request = stored_pb2.KeyRequest(id="ab12", host=HOST, recipients=[NODE.recipient, OTHER.recipient])
-    made = answer(request)
-    assert (made.id, list(made.recipients)) == ("ab12", [NODE.recipient, OTHER.recipient])
-    asked = x509.load_pem_x509_csr(made.csr_pem.encode())
+    csr_pem, key_age = answer("ab12", HOST, [NODE.recipient, OTHER.recipient])
+    asked = x509.load_pem_x509_csr(csr_pem.encode())
     assert asked.is_signature_valid
     names = asked.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == [HOST]
     for identity in (NODE, OTHER):
-        key = serialization.load_pem_private_key(identity.open(made.key_age), password=None)
+        key = serialization.load_pem_private_key(identity.open(key_age), password=None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         assert isinstance(key.curve, ec.SECP256R1)
         assert key.public_key() == asked.public_key()
-    assert "PRIVATE" not in made.csr_pem + made.key_age
+    assert "PRIVATE" not in csr_pem + key_age
 
 
 @pytest.mark.parametrize(
-    ("request_", "why"),
+    ("asked", "why"),
     [
-        (stored_pb2.KeyRequest(id="ab", host=HOST), "there is nobody to seal it for"),
-        (
-            stored_pb2.KeyRequest(id="ab", host=HOST, recipients=["me"]),
-            "one of the recipients is not an age public key",
-        ),
-        (stored_pb2.KeyRequest(id="ab", host="a b", recipients=[NODE.recipient]), "host 'a b' is not a name"),
-        (stored_pb2.KeyRequest(id="../x", host=HOST, recipients=[NODE.recipient]), "its id '../x' is not"),
+        (("ab", HOST, []), "there is nobody to seal it for"),
+        (("ab", HOST, ["me"]), "one of the recipients is not an age public key"),
+        (("ab", "a b", [NODE.recipient]), "host 'a b' is not a name"),
+        (("../x", HOST, [NODE.recipient]), "its id '../x' is not"),
     ],
     ids=["for nobody", "for somebody unknown", "no host", "no id"],
 )
-def test_what_cannot_be_answered(request_: stored_pb2.KeyRequest, why: str) -> None:
+def test_what_cannot_be_answered(asked: tuple[str, str, list[str]], why: str) -> None:
     with pytest.raises(Unusable) as raised:
-        answer(request_)
+        answer(*asked)
     assert str(raised.value).startswith(why)
+
+
+def test_one_that_is_broken_leaves_the_others() -> None:
+    said = {"certificates": [(7, "s3cret"), ("none", KEY), (CHAIN, KEY)], "requests": [("", HOST, [])]}
+    found = answered(said)
+    assert found == {
+        "certificates": [
+            {"unusable": "it is malformed (AttributeError)"},
+            {"unusable": "it is no certificate in PEM"},
+            {"found": UNTIL.timestamp()},
+        ],
+        "requests": [{"unusable": "its id '' is not lower-case hex"}],
+    }

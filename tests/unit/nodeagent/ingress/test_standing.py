@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from devopsellence.nodeagent.ingress.admin import Seen
-from devopsellence.nodeagent.ingress.model import Listen, Route, RouterStatus, Routing, Site, TlsCertificate
+from devopsellence.nodeagent.ingress.model import Listen, Route, RouterStatus, Routing, Site
 from devopsellence.nodeagent.ingress.options import IngressOptions
 from devopsellence.nodeagent.ingress.standing import NOT_YET, Standing
 from devopsellence.nodeagent.ingress.versions import Expected, expected
@@ -116,14 +116,6 @@ def test_what_is_wrong_is_told_beside_what_works() -> None:
     # Another port's problem is none of a site that does not use it.
     standing.conflicts = {}
     assert "443" not in standing.of(PLAIN).reason
-
-
-def test_a_certificate_that_cannot_be_served_is_told_and_the_rest_works() -> None:
-    broken = replace(SECURE, certificates={HOST: TlsCertificate("ab", "no certificate", "no key")})
-    status = served(broken).of(broken)
-    assert (status.serving, status.failed, status.certificates) == (True, True, {})
-    assert status.reason.startswith("the certificate of a.example cannot be served: ")
-    assert "no key" not in status.reason
 
 
 def test_an_envoy_that_has_gone_serves_nothing() -> None:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import math
+from collections.abc import Awaitable, Callable
+
 from devopsellence.api.v1 import stored_pb2
+from devopsellence.nodeagent.ingress import taken as module
+from devopsellence.nodeagent.ingress.aside import Aside, AsideFailed, Question, Said
+from devopsellence.nodeagent.ingress.keys import answered
 from devopsellence.nodeagent.ingress.model import RouterPeer
-from devopsellence.nodeagent.ingress.taken import Taken, given, left, refused, take
+from devopsellence.nodeagent.ingress.taken import Taken, given, left, opened, refused
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.peers import server_name
 from devopsellence.sealed import Identity
@@ -27,6 +35,29 @@ def part(
     if asked:
         made.key_request.CopyFrom(stored_pb2.KeyRequest(id=asked, host=host, recipients=[NODE.recipient]))
     return made
+
+
+async def here(said: Said) -> Said:
+    """As a process answers."""
+    return answered(json.loads(json.dumps(said)))
+
+
+async def nobody(said: Said) -> Said:
+    raise AsideFailed("no process could be started for it")
+
+
+def take(
+    message: stored_pb2.NodeIngress,
+    before: Taken | None,
+    vault: Vault,
+    *,
+    run: Callable[[Said], Awaitable[Said]] = here,
+    on_disk: bool = False,
+) -> Taken:
+    """Read, asked about, taken."""
+    found = opened(message, before, vault)
+    (answer,) = asyncio.run(Aside(run).ask([found.question]))
+    return module.take(found, before, answer, on_disk=on_disk)
 
 
 def serial(taken: Taken | None) -> str:
@@ -124,3 +155,47 @@ def test_all_hosts_together() -> None:
     found = given(parts)
     assert sorted(found.hosts) == ["a.example.com", "b.example.com"]
     assert [each.id for each in found.answers] == ["ab", "cd"]
+
+
+def test_what_is_known_is_not_asked_again() -> None:
+    before = take(part(FIRST, asked="ab"), None, VAULT)
+    for message in (part(FIRST, "token", asked="ab"), part(FIRST), part(None, "token")):
+        assert opened(message, before, VAULT).question == Question()
+    assert opened(part(SECOND, asked="ab"), before, VAULT).question.pair is not None
+    assert opened(part(FIRST, asked="cd"), before, VAULT).question.request is not None
+
+
+def test_as_long_as_a_new_certificate_cannot_be_judged_the_one_before_it_is_served_on() -> None:
+    before = take(part(FIRST), None, VAULT)
+    taken = take(part(SECOND, "token"), before, VAULT, run=nobody)
+    assert (serial(taken), taken.kept, taken.again) == (FIRST.serial, part(FIRST, "token"), True)
+    assert taken.problem == (
+        f"the certificate {SECOND.serial} for {HOST} cannot be served: no process could be started for it, which is "
+        "tried again; the one before it is served on"
+    )
+    assert take(part(SECOND, "token"), taken, VAULT, run=nobody) == taken
+    taken = take(part(SECOND, "token"), taken, VAULT)
+    assert (serial(taken), taken.problem, taken.again) == (SECOND.serial, "", False)
+
+
+def test_a_certificate_on_disk_is_served_also_while_it_cannot_be_judged() -> None:
+    taken = take(part(FIRST), None, VAULT, run=nobody, on_disk=True)
+    assert (serial(taken), taken.not_after, taken.again, taken.problem) == (FIRST.serial, math.inf, True, "")
+    assert take(part(FIRST), taken, VAULT, run=nobody) == taken
+    again = take(part(FIRST), taken, VAULT)
+    assert (serial(again), again.not_after < math.inf, again.again) == (FIRST.serial, True, False)
+    # One that turns out to be none is not its own predecessor.
+    broken = stored_pb2.HostCertificate(serial="ab", chain_pem="none", key_age=FIRST.key_age)
+    taken = take(part(broken), None, VAULT, run=nobody, on_disk=True)
+    taken = take(part(broken), taken, VAULT)
+    assert (serial(taken), taken.kept.HasField("certificate")) == ("", False)
+    assert taken.problem == f"the certificate ab for {HOST} cannot be served: it is no certificate in PEM"
+
+
+def test_a_request_that_could_not_be_answered_is_answered_later() -> None:
+    taken = take(part(FIRST, asked="ab"), None, VAULT, run=nobody)
+    assert (taken.answer, taken.again) == (None, True)
+    assert "the request for a key for app.example.com cannot be answered: no process" in taken.problem
+    taken = take(part(FIRST, asked="ab"), taken, VAULT)
+    assert taken.answer is not None
+    assert (taken.problem, taken.again) == ("", False)
