@@ -132,6 +132,18 @@ async def test_other_nodes_routers(machine: Machine) -> None:
             return [f"{each.node} {each.address} {each.port}" for each in site.peers] if site is not None else []
 
         assert await soon("a peer", peers, seconds=60) == ["n2 10.0.0.2 7444"]
+        sent.peers.add(node="n3", uid="u3", address="localhost:7444")
+        await send(machine, sent, PEERS)
+
+        async def by_name() -> bool:
+            return await peers() in (["n2 10.0.0.2 7444", f"n3 {host} 7444"] for host in ("127.0.0.1", "::1"))
+
+        await soon("one by its name", by_name, seconds=60)
+    routes.sites.clear()
+    async with agent_of(machine, routes, NOBODY):
+        await soon("both from disk", by_name, seconds=60)
+    async with agent_of(machine, routes):
+        await soon("both again", by_name, seconds=60)
         await machine.etcd.delete(machine.etcd.keys.ingress(machine.node, ENV, PEERS))
 
         async def alone() -> bool:

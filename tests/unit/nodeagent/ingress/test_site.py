@@ -126,6 +126,8 @@ def test_an_expired_certificate_is_served_and_people_are_told(mode: Ingress.TlsM
     assert found.site.certificates
     sentence = f"the certificate of app.example.com has expired on 2027-01-15; run devopsellence {command}"
     assert found.remarks == (sentence,)
+    beside = site(wants(web(), routed=ingress(mode=mode)), ONE, given=replace(given, remarks=("n2 has no address",)))
+    assert beside.remarks == (sentence, "n2 has no address")
     told = status(found, given, RouterStatus(serving=True))
     assert told is not None
     assert (told.phase, told.reason) == (Status.SERVING, sentence)
