@@ -244,7 +244,7 @@ def way(app: App, bed: Bed) -> Iterator[dict[str, int]]:
 
 
 def test_what_no_rule_leads_to_is_reached_from_nowhere_outside(bed: Bed, way: dict[str, int]) -> None:
-    """Neither through the router nor by somebody who knows the way to the containers' network (the next test goes it)."""
+    """Neither through the router nor by somebody who knows the way to the containers: the next test goes it."""
     there, here = bed.hosts["n1"], bed.hosts["n2"]
     for where, port in way.items():
         assert reaches(there, where, port), "from its own host it can be reached"
