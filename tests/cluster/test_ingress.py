@@ -285,8 +285,8 @@ def test_where_the_host_forwards_for_everybody_it_is_told_with_the_command_that_
     assert load.failed == []
     (web,) = containers(app, there)
     outside = urlsplit(pebble.directory_url)
-    for host, port in ((PRIVATE, PRIVATE_PORT), (outside.hostname, outside.port)):
-        connect = f"import socket; socket.create_connection(({host!r}, {port}), timeout=20)"
+    for reached in ((PRIVATE, PRIVATE_PORT), (outside.hostname, outside.port)):
+        connect = f"import socket; socket.create_connection({reached!r}, timeout=20)"
         there.docker("exec", web, "python3", "-c", connect)
 
 
