@@ -10,6 +10,8 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -225,8 +227,9 @@ def test_killed_it_heals_by_itself_and_other_hosts_do_not_notice(
     assert {line.split()[0] for line in load.failed} <= ({"n1"} if kill is not kill_agent else set())
 
 
-def test_what_no_rule_leads_to_is_reached_from_nowhere_outside(app: App, bed: Bed) -> None:
-    """Neither through the router nor by somebody who knows the way to the containers' network."""
+@pytest.fixture
+def way(app: App, bed: Bed) -> Iterator[dict[str, int]]:
+    """Ports by the addresses of n1's containers, to which n2 knows the way."""
     there, here = bed.hosts["n1"], bed.hosts["n2"]
     addresses = {}
     for service, port in ((PRIVATE, PRIVATE_PORT), ("web", PORT)):
@@ -234,25 +237,57 @@ def test_what_no_rule_leads_to_is_reached_from_nowhere_outside(app: App, bed: Be
         where = there.docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container)
         addresses[where] = port
     network = f"{where.rpartition('.')[0]}.0/24"
-    for where, port in addresses.items():
-        assert reaches(there, where, port), "from its own host it can be reached"
     here.run("ip", "route", "add", network, "via", there.address)
-    try:
-        for where, port in addresses.items():
-            assert not reaches(here, where, port)
-            # It is not for want of a way: without Docker's rule it is reached.
-            there.run("iptables", "--policy", "FORWARD", "ACCEPT")
-            try:
-                assert reaches(here, where, port)
-            finally:
-                there.run("iptables", "--policy", "FORWARD", "DROP")
-    finally:
-        here.run("ip", "route", "del", network)
+    yield addresses
+    here.run("ip", "route", "del", network)
+    there.run("iptables", "--policy", "FORWARD", "DROP")
+
+
+def test_what_no_rule_leads_to_is_reached_from_nowhere_outside(bed: Bed, way: dict[str, int]) -> None:
+    """Neither through the router nor by somebody who knows the way to the containers: the next test goes it."""
+    there, here = bed.hosts["n1"], bed.hosts["n2"]
+    for where, port in way.items():
+        assert reaches(there, where, port), "from its own host it can be reached"
+        assert not reaches(here, where, port)
     for host in bed.hosts.values():
         assert not reaches(here, host.address, PRIVATE_PORT)
         assert not reaches(here, host.address, PORT)
     ask = ["curl", "-sk", "-o", "/dev/null", "-w", "%{http_code}", "--noproxy", "*", "-H", f"Host: {PRIVATE}"]
     assert here.run(*ask, f"http://{there.address}/").stdout == "404"
+
+
+def test_where_the_host_forwards_for_everybody_it_is_told_with_the_command_that_ends_it(
+    app: App, bed: Bed, way: dict[str, int], pebble: Pebble
+) -> None:
+    """As it is where the machine forwarded before Docker started: Docker before 28 then lets everybody's through."""
+    there, here = bed.hosts["n1"], bed.hosts["n2"]
+    assert isolation(app, "n1") is None
+    there.run("iptables", "--policy", "FORWARD", "ACCEPT")
+    for where, port in way.items():
+        assert reaches(here, where, port)
+    found = isolation(app, "n1")
+    assert found is not None
+    assert "neighbours of this machine reach every port of containers directly" in found["message"]
+    command = found["next_actions"][0]["command"].partition(" (")[0]
+    assert command == "iptables -P FORWARD DROP"
+    doctor = app.devopsellence("doctor", check=False).stdout
+    assert "isolation of node n1" in doctor
+    assert command in doctor
+    assert isolation(app, "n2") is None
+
+    there.run("sh", "-c", command)
+    for where, port in way.items():
+        assert not reaches(here, where, port)
+    assert isolation(app, "n1") is None
+    # What is meant to get through does: people's requests, and containers' to one another and to the outside.
+    with Load(app, "n1") as load:
+        until("n1 answers", lambda: load.answered("n1") > 100)
+    assert load.failed == []
+    (web,) = containers(app, there)
+    outside = urlsplit(pebble.directory_url)
+    for reached in ((PRIVATE, PRIVATE_PORT), (outside.hostname, outside.port)):
+        connect = f"import socket; socket.create_connection({reached!r}, timeout=20)"
+        there.docker("exec", web, "python3", "-c", connect)
 
 
 def containers(app: App, host: Host, service: str = "web") -> list[str]:
@@ -264,3 +299,9 @@ def reaches(host: Host, where: str, port: int) -> bool:
     """Something on a host can connect to a port."""
     connect = f"timeout 2 bash -c 'exec 3<>/dev/tcp/{where}/{port}'"
     return host.run("sh", "-c", connect, check=False).returncode == 0
+
+
+def isolation(app: App, node: str) -> dict[str, Any] | None:
+    """What ``node diagnose`` finds about who reaches its containers."""
+    findings = app.bed.json("node", "diagnose", node, check=False).get("error", {}).get("findings", [])
+    return next((each for each in findings if each["code"] == "isolation"), None)

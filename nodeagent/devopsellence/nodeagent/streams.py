@@ -25,6 +25,7 @@ from devopsellence.nodeagent.frames import Frames, Malformed
 _CHUNK: Final = 64 * 1024
 #: Before the first byte of an image the engine writes all of it to its disk.
 _SAVE_SECONDS: Final = 600
+_BRIDGE_NAME: Final = "com.docker.network.bridge.name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,15 @@ class Execution:
     running: bool
     exit_code: int
     pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A network of the engine. ``name``: of its interface on the engine's machine. ``ours``: of an environment."""
+
+    name: str
+    ours: bool
+    ipv6: bool
 
 
 class _Answer:
@@ -209,6 +219,21 @@ def data_root(docker: Docker) -> str:
     """Where the engine keeps its data, on its own machine."""
     with docker.client() as client:
         return str(client.info().get("DockerRootDir") or "")
+
+
+def bridges(docker: Docker, node_uid: str) -> list[Bridge]:
+    """The engine's networks that are a bridge of its machine. The interface is named after the network's id, unless the
+    network says otherwise (Docker's documentation of the bridge driver)."""
+    with docker.client() as client:
+        networks = client.networks(filters={"driver": "bridge"})
+    return [
+        Bridge(
+            (each.get("Options") or {}).get(_BRIDGE_NAME) or f"br-{each['Id'][:12]}",
+            (each.get("Labels") or {}).get(naming.LABEL_NODE_UID) == node_uid,
+            bool(each.get("EnableIPv6")),
+        )
+        for each in networks
+    ]
 
 
 def _connection(hijacked: Any) -> Connection:

@@ -19,7 +19,7 @@ async def test_a_node_that_is_well(here: Place) -> None:
     assert 0 < answer.memory_available_mib <= answer.memory_total_mib
     assert answer.agent_memory_mib > 0
     checks = {each.name: each for each in answer.checks}
-    assert list(checks) == ["docker", "etcd", "disk", "memory", "certificate", "assignments"]
+    assert list(checks) == ["docker", "etcd", "disk", "memory", "certificate", "assignments", "isolation"]
     assert all(checks[name].ok and not checks[name].mend for name in ("docker", "etcd", "certificate", "assignments"))
 
 

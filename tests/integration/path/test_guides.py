@@ -57,6 +57,14 @@ class Bookshop:
         document: dict[str, Any] = json.loads(self.host.get(self.services()["web"]["address"]))
         return document
 
+    def visit(self, host: str, path: str = "/") -> tuple[int, str]:
+        """Status and body of what people get who ask the local cluster for a host; (0, "") while nobody answers."""
+        port = json.loads(self.host.devopsellence("dev", "status", "-o", "json").stdout)["ingress"]["http_port"]
+        command = ["curl", "-s", "-w", "\n%{http_code}", "--noproxy", "*", "-H", f"Host: {host}"]
+        said = self.host.run(*command, f"http://127.0.0.1:{port}{path}", check=False).stdout
+        body, _, status = said.rpartition("\n")
+        return int(status), body
+
     def set_password(self, value: str, *more: str) -> None:
         for service in ("search", "web"):
             self.run("secret", "set", "SEARCH_PASSWORD", "--service", service, "--stdin", *more, given=f"{value}\n")
@@ -140,6 +148,13 @@ def test_everything_runs_and_the_page_knows_its_neighbours(deployed: Bookshop) -
     page = deployed.page()
     assert page["book"] == "Operators at work"
     assert int(page["schema"]) >= 1, "the migration ran before the page was there"
+
+
+def test_its_host_is_answered_on_the_way_in_and_others_are_not(deployed: Bookshop) -> None:
+    until("the way in is open", lambda: deployed.visit("bookshop.localhost")[0] == 200)
+    assert json.loads(deployed.visit("bookshop.localhost")[1])["book"] == "Operators at work"
+    assert deployed.visit("bookshop.localhost", "/up")[0] == 200
+    assert deployed.visit("search.localhost")[0] == 404
 
 
 def test_the_migration_of_a_first_deploy_met_a_redis_that_was_ready(deployed: Bookshop) -> None:
@@ -261,6 +276,8 @@ def test_another_environment_on_the_same_node_is_a_world_of_its_own(deployed: Bo
     status = json.loads(deployed.run("status", "--env", "staging", "-o", "json").stdout)
     url = next(each["address"] for each in status["services"] if each["service"] == "web")
     assert json.loads(deployed.host.get(url))["visits"] == 1, "staging has a Redis of its own"
+    until("its host is answered", lambda: deployed.visit("staging.bookshop.localhost")[0] == 200)
+    assert json.loads(deployed.visit("staging.bookshop.localhost")[1])["visits"] == 3
     assert deployed.containers() == before
     deployed.run("node", "detach", "local", "--env", "staging")
     until(

@@ -23,7 +23,7 @@ _PATIENCE: Final = 15.0
 @pass_output
 @click.pass_context
 def diagnose(ctx: click.Context, output: Output, name: str) -> None:
-    """Ask a node's agent how it is: Docker, etcd, disk, memory, certificate, environments.
+    """Ask a node's agent how it is: Docker, etcd, disk, memory, certificate, environments, isolation.
 
     \b
     Example:

@@ -12,7 +12,9 @@ from typing import Final
 from devopsellence.api.v1.agent_pb2 import Check, DiagnoseAnswer
 from devopsellence.api.v1.stored_pb2 import Heartbeat
 from devopsellence.nodeagent import errors, streams
+from devopsellence.nodeagent.api import isolation
 from devopsellence.nodeagent.api.certificates import CertificateProblem, Files, expires
+from devopsellence.nodeagent.api.isolation import Isolation
 from devopsellence.nodeagent.assigned import Assignments
 from devopsellence.nodeagent.engine import Engine
 from devopsellence.nodeagent.pool import Pool
@@ -71,6 +73,7 @@ class Diagnosis:
                 check_memory(memory),
                 await self.threads.run(self._certificate),
                 check_assignments(self._problems()),
+                check_isolation(await self._isolation()),
             ],
         )
         answer.now.GetCurrentTime()
@@ -81,6 +84,13 @@ class Diagnosis:
             return await self.engine.ask(streams.data_root)
         except errors.EngineError:
             return ""
+
+    async def _isolation(self) -> Isolation:
+        try:
+            bridges = await self.engine.ask(lambda docker: streams.bridges(docker, self.beat.uid))
+        except errors.EngineError:
+            return Isolation("not known: the engine does not answer")
+        return await self.threads.run(lambda: isolation.measure(bridges))
 
     def _certificate(self) -> Check:
         def measure() -> float:
@@ -141,6 +151,11 @@ def check_assignments(problems: Iterable[str]) -> Check:
     """``problems``: a sentence for each environment whose assignment cannot be followed."""
     mend = "deploy again; if a machine was replaced under this node's name, start the agent with the new uid"
     return _check("assignments", "; ".join(problems), "all of them are followed", mend)
+
+
+def check_isolation(seen: Isolation) -> Check:
+    """What cannot be found out is no problem: not every agent may look at the machine's packet filter."""
+    return _check("isolation", seen.problem, seen.said, seen.mend)
 
 
 def memory_room() -> Room:

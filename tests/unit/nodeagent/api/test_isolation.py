@@ -1,0 +1,162 @@
+"""Who gets in past the ingress, by the rules that Docker and people make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from devopsellence.nodeagent.api.forwarding import Filter, parse
+from devopsellence.nodeagent.api.isolation import Isolation, NotKnown, judge, neighbourly
+from devopsellence.nodeagent.streams import Bridge
+
+OURS = Bridge("br-0a", ours=True, ipv6=False)
+BOTH = Bridge("br-0a", ours=True, ipv6=True)
+THEIRS = Bridge("docker0", ours=False, ipv6=False)
+BRIDGES = [OURS, THEIRS]
+CHAINS = "-N DOCKER\n-N DOCKER-ISOLATION-STAGE-1\n-N DOCKER-ISOLATION-STAGE-2\n-N DOCKER-USER\n"
+# As Docker 20.10 prints them, for the networks above.
+JUMPS = "-A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER-ISOLATION-STAGE-1\n"
+OLD = """\
+-A FORWARD -o br-0a -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -o br-0a -j DOCKER
+-A FORWARD -i br-0a ! -o br-0a -j ACCEPT
+-A FORWARD -i br-0a -o br-0a -j ACCEPT
+-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT
+-A DOCKER-ISOLATION-STAGE-1 -i br-0a ! -o br-0a -j DOCKER-ISOLATION-STAGE-2
+-A DOCKER-ISOLATION-STAGE-1 -j RETURN
+-A DOCKER-ISOLATION-STAGE-2 -o br-0a -j DROP
+-A DOCKER-ISOLATION-STAGE-2 -j RETURN
+"""
+# As Docker 28 has them (its own integration/network/bridge/iptablesdoc).
+NEW = """\
+-N DOCKER
+-N DOCKER-BRIDGE
+-N DOCKER-CT
+-N DOCKER-FORWARD
+-N DOCKER-USER
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-FORWARD
+-A DOCKER ! -i docker0 -o docker0 -j DROP
+-A DOCKER ! -i br-0a -o br-0a -j DROP
+-A DOCKER-BRIDGE -o docker0 -j DOCKER
+-A DOCKER-BRIDGE -o br-0a -j DOCKER
+-A DOCKER-CT -o br-0a -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A DOCKER-FORWARD -j DOCKER-CT
+-A DOCKER-FORWARD -j DOCKER-BRIDGE
+-A DOCKER-FORWARD -i br-0a -j ACCEPT
+"""
+ACCEPT, DROP = "-P FORWARD ACCEPT\n", "-P FORWARD DROP\n"
+FINE = "neighbours reach containers by the ingress alone"
+
+
+def by(**printed: str) -> Callable[[str], Filter]:
+    def look(program: str) -> Filter:
+        if program not in printed:
+            raise NotKnown(f"there is no {program}")
+        return parse(printed[program])
+
+    return look
+
+
+def judged(iptables: str, **more: str) -> Isolation:
+    return judge(BRIDGES, {"eth0", "br-0a", "docker0"}, {"eth0", "br-0a", "docker0"}, by(iptables=iptables, **more))
+
+
+USER = CHAINS + "-A DOCKER-USER {}\n-A DOCKER-USER -j RETURN\n" + JUMPS + OLD
+SHUT: Mapping[str, str] = {
+    "what Docker does by itself before 28": DROP + CHAINS + JUMPS + OLD,
+    "what Docker does from 28 on": ACCEPT + NEW,
+    "somebody drops what comes in": ACCEPT + USER.format("-i eth0 -j DROP"),
+    "and lets answers through": ACCEPT + USER.format("-i eth+ -m conntrack ! --ctstate RELATED,ESTABLISHED -j REJECT"),
+    "by state": ACCEPT + USER.format('-i eth0 -o br-+ -m state --state NEW -m comment --comment "no way" -j DROP'),
+    "in a chain of one's own": ACCEPT + "-N mine\n-A mine ! -i lo -p tcp -j DROP\n" + USER.format("-g mine"),
+    "some are let in": DROP + USER.format("-s 192.0.2.0/24 -i eth0 -j ACCEPT"),
+    "nothing but a note is made of it": DROP + USER.format("-i eth0 -j LOG --log-prefix in"),
+    "back to a policy": DROP + CHAINS + "-A FORWARD -j RETURN\n-A FORWARD -j ACCEPT\n",
+}
+OPEN: Mapping[str, tuple[str, str, str]] = {
+    "it forwarded already when Docker started": (
+        ACCEPT + CHAINS + JUMPS + OLD,
+        "-P FORWARD ACCEPT",
+        "iptables -P FORWARD DROP (as root; again after a reboot, unless docker.service has "
+        "ExecStartPost=/usr/sbin/iptables -P FORWARD DROP (systemctl edit docker))",
+    ),
+    "a rule lets everybody in": (
+        DROP + USER.format("-i eth0 -j ACCEPT"),
+        "-A DOCKER-USER -i eth0 -j ACCEPT",
+        "iptables -D DOCKER-USER -i eth0 -j ACCEPT (as root; again after a reboot, if it is made anew)",
+    ),
+    "only some are dropped": (
+        ACCEPT + USER.format("-i eth0 ! -s 192.0.2.0/24 -j DROP"),
+        "-P FORWARD ACCEPT",
+        "iptables -P FORWARD DROP (",
+    ),
+    "another interface is shut": (ACCEPT + USER.format("-i eth1 -j DROP"), "-P FORWARD ACCEPT", "iptables -P"),
+    "it comes back from a chain": (
+        ACCEPT + "-N mine\n-A mine -j RETURN\n-A mine -j DROP\n" + USER.format("-j mine"),
+        "-P FORWARD ACCEPT",
+        "iptables -P",
+    ),
+}
+
+
+@pytest.mark.parametrize("printed", SHUT.values(), ids=SHUT.keys())
+def test_nobody_gets_in(printed: str) -> None:
+    assert judged(printed) == Isolation(FINE)
+
+
+@pytest.mark.parametrize(("printed", "rule", "mend"), OPEN.values(), ids=OPEN.keys())
+def test_neighbours_get_in_and_a_command_ends_it(printed: str, rule: str, mend: str) -> None:
+    seen = judged(printed)
+    assert seen.problem.endswith(f"past the ingress: iptables forwards from eth0 to br-0a by {rule}")
+    assert seen.mend.startswith(mend)
+    command = seen.mend.partition(" (")[0].removeprefix("iptables ")
+    after = printed.replace(ACCEPT, f"{command}\n") if command.startswith("-P") else printed.replace(f"{rule}\n", "")
+    assert judged(after) == Isolation(FINE)
+
+
+def test_networks_with_ipv6_are_looked_at_by_both() -> None:
+    places = {"eth0", "br-0a"}
+    shut, opened = DROP + CHAINS + JUMPS + OLD, ACCEPT
+    seen = judge([BOTH], places, places, by(iptables=shut, ip6tables=opened))
+    assert seen.problem.endswith("ip6tables forwards from eth0 to br-0a by -P FORWARD ACCEPT")
+    assert seen.mend.startswith("ip6tables -P FORWARD DROP (")
+    both = judge([BOTH], places, places, by(iptables=ACCEPT + CHAINS + JUMPS + OLD, ip6tables=opened))
+    assert both.mend.startswith("iptables -P FORWARD DROP && ip6tables -P FORWARD DROP (")
+    assert judge([BOTH], places, places, by(iptables=shut)) == Isolation("not known: there is no ip6tables")
+    half = judge([BOTH], places, places, by(ip6tables=opened))
+    assert "ip6tables forwards" in half.problem
+
+
+@pytest.mark.parametrize(
+    ("bridges", "outside", "look", "said"),
+    [
+        pytest.param([THEIRS], {"eth0"}, by(), "no environment has a network here", id="nothing runs"),
+        pytest.param(
+            [Bridge("br-0b", ours=True, ipv6=False)],
+            {"eth0"},
+            by(),
+            "not known: the engine's networks are not where the agent runs",
+            id="the engine is elsewhere",
+        ),
+        pytest.param(BRIDGES, {"eth0"}, by(), "not known: there is no iptables", id="no iptables"),
+        pytest.param(
+            BRIDGES, {"eth0"}, by(iptables=ACCEPT), "not known: the engine has no rules in iptables", id="nftables"
+        ),
+        pytest.param(BRIDGES, {"br-0a"}, by(), FINE, id="no neighbours"),
+    ],
+)
+def test_what_cannot_be_known_is_said(
+    bridges: list[Bridge], outside: set[str], look: Callable[[str], Filter], said: str
+) -> None:
+    assert judge(bridges, {"eth0", "br-0a", "docker0"}, outside, look) == Isolation(said)
+
+
+def test_what_is_no_filter_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="no chain FORWARD"):
+        parse("iptables: nonsense")
+
+
+def test_the_interfaces_of_this_machine() -> None:
+    assert "lo" not in neighbourly()
