@@ -7,8 +7,9 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 BIN := .venv/bin
-# Most tests wait for etcd and Docker; a module's tests stay together, because they share what they start.
-WORKERS := --numprocesses 3 --dist loadfile
+# Most tests wait for etcd and Docker; a module's tests stay together, because they share what they start. Their order
+# is tests/conftest.py's.
+WORKERS := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 SCRIPTS = .ci/run $(sort $(shell find deploy -name '*.sh'))
 
 help: ## List the targets

@@ -45,6 +45,7 @@ services:
       port: {port}
       interval: 500ms
       retries: 2
+      start_period: 15s
     stop_grace_period: 10s
 {private}ingress:
   hosts: [{host}]
@@ -72,6 +73,7 @@ _PRIVATE: Final = """\
       path: /up
       port: {port}
       interval: 500ms
+      start_period: 15s
 """
 
 
