@@ -156,15 +156,14 @@ def test_any_host_answers_the_challenge_and_a_renewal_drops_nobody(app: App, bed
     assert len(serials) == 1 + len(bed.hosts)
 
 
-def test_rolling_deploys_drop_nobody(app: App, bed: Bed, version: str) -> None:
+def test_a_rolling_deploy_drops_nobody(app: App, bed: Bed, version: str) -> None:
     """Also not who waits long for an answer or talks on a WebSocket."""
     with Load(app, *bed.hosts, slow=2, slow_seconds=3.0, sockets=2, socket_seconds=3.0) as load:
         app.deploy(version)
-        app.deploy(f"{version}-again")
     told(load)
     assert load.failed == []
     for host, result in load.results.items():
-        assert {version, f"{version}-again"} <= result.answered.keys(), f"{host} was asked during both rollouts"
+        assert version in result.answered, f"{host} was asked during the rollout"
 
 
 def test_without_the_authority_everything_is_served_and_the_renewal_comes_late(app: App, pebble: Pebble) -> None:

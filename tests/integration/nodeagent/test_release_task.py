@@ -159,7 +159,7 @@ async def test_an_image_that_a_registry_has_is_pulled_for_it(machine: Machine) -
 
 async def test_killed_at_any_moment_it_is_run_at_most_once(machine: Machine) -> None:
     """The agent ends a little later in each release, roughly or not; each task leaves a line of its own."""
-    moments = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
+    moments = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0)
     outcomes = []
     for release, after in enumerate(moments, start=1):
         machine.start()
