@@ -31,6 +31,7 @@ from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
 from tests.integration.nodeagent.harness import docker
 from tests.support.images import small_image
+from tests.support.leavings import remove
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.agent_pb2_grpc import AgentAsyncStub
@@ -140,11 +141,7 @@ class Place:
         return connect(settings(files or self.pki.files("operator:ann")), Agent(NODE, self.uid, self.address))
 
     def clean(self) -> None:
-        labelled = ("--filter", f"label={naming.LABEL_NODE_UID}={self.uid}")
-        if containers := docker("ps", "-aq", *labelled).split():
-            docker("rm", "-f", "-v", *containers)
-        if networks := docker("network", "ls", "-q", *labelled).split():
-            docker("network", "rm", *networks)
+        remove(self.uid)
 
 
 @asynccontextmanager

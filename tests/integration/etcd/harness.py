@@ -24,6 +24,7 @@ from tests.integration.etcd.link import Link
 from tests.integration.etcd.members import Member, Program
 from tests.support.etcd import free_ports
 from tests.support.images import IMAGE
+from tests.support.leavings import remove
 from tests.support.project import PROJECT
 from tests.support.run import run
 from tests.support.until import until
@@ -228,10 +229,7 @@ class Stage:
         for member in self.members:
             member.end()
         if self._uid:
-            if found := docker("ps", "-aq", *self._ours).split():
-                docker("rm", "-f", *found)
-            if found := docker("network", "ls", "-q", *self._ours).split():
-                docker("network", "rm", *found)
+            remove(self._uid)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import decode, encode
 from devopsellence.store.settings import Settings
 from tests.support.images import small_image
+from tests.support.leavings import remove
 
 Status = stored_pb2.AssignmentStatus
 ServiceStatus = stored_pb2.ServiceStatus
@@ -115,12 +116,7 @@ class Machine:
         if self._agent is not None:
             # Not SIGKILL: a call that it leaves behind would make something after this has looked.
             self.kill(signal.SIGTERM)
-        if containers := docker("ps", "-aq", *self.labelled).split():
-            docker("rm", "-f", *containers)
-        if networks := docker("network", "ls", "-q", *self.labelled).split():
-            docker("network", "rm", *networks)
-        if volumes := docker("volume", "ls", "-q", *self.labelled).split():
-            docker("volume", "rm", *volumes)
+        remove(self.uid)
 
     async def assign(
         self,

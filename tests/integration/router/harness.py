@@ -24,6 +24,7 @@ from devopsellence.nodeagent.ingress.router import Router
 from devopsellence.nodeagent.pool import Pool
 from devopsellence.peers import server_name
 from devopsellence.store.keys import EnvironmentRef
+from tests.support.leavings import remove
 
 T = TypeVar("T")
 ENV = EnvironmentRef("acme", "shop", "production")
@@ -31,10 +32,10 @@ OTHER = EnvironmentRef("acme", "shop", "staging")
 HOST = "shop.example"
 
 
-def docker(*args: str, check: bool = True) -> str:
+def docker(*args: str) -> str:
     """What ``docker ARGS`` prints."""
     done = subprocess.run(["docker", *args], capture_output=True, text=True, check=False, timeout=60)
-    assert not check or done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
@@ -115,9 +116,7 @@ class Node:
 
     def clean(self) -> None:
         """Leave nothing behind."""
-        # The engine may be at one of them already, and then says so.
-        if found := self.containers():
-            docker("rm", "-f", *found, check=False)
+        remove(self.uid)
 
 
 @dataclass
