@@ -11,7 +11,6 @@ endpoints of this node only (a subset, Envoy "Load Balancer Subsets"), so no req
 
 from __future__ import annotations
 
-import json
 from ipaddress import ip_address
 from typing import Final
 
@@ -105,32 +104,6 @@ def endpoints(site: Site, backend: Backend, listen: Listen) -> bytes:
         "endpoints": groups,
     }
     return response(ASSIGNMENT, [assignment])
-
-
-def read(content: bytes) -> tuple[EnvironmentRef, Backend]:
-    """What a file of :func:`endpoints` says of this node's own endpoints.
-
-    Raises:
-        ValueError: it is no such file.
-    """
-    try:
-        (assignment,) = json.loads(content)["resources"]
-        env, service, port = assignment["cluster_name"].rsplit("/", 2)
-        local = [entry for group in assignment["endpoints"] if not group["priority"] for entry in group["lb_endpoints"]]
-        found = tuple(map(_read_endpoint, local))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"no file of endpoints: {error!r}") from error
-    return EnvironmentRef.parse(env), Backend(service, port, found)
-
-
-def _read_endpoint(entry: Message) -> Endpoint:
-    at = entry["endpoint"]["address"]["socket_address"]
-    return Endpoint(
-        container=entry["metadata"]["filter_metadata"][METADATA]["container"],
-        address=at["address"],
-        port=at["port_value"],
-        draining=entry["health_status"] == "DRAINING",
-    )
 
 
 def _local(endpoint: Endpoint) -> Message:

@@ -13,12 +13,11 @@ from typing import Final
 from devopsellence.nodeagent.ingress import certificates, clusters, virtual_hosts
 from devopsellence.nodeagent.ingress.bootstrap import ADMIN_SOCKET, bootstrap
 from devopsellence.nodeagent.ingress.clusters import cluster_name
-from devopsellence.nodeagent.ingress.clusters import read as read_endpoints
 from devopsellence.nodeagent.ingress.listeners import LISTENER, listeners
 from devopsellence.nodeagent.ingress.model import Listen, PeerTls, Routing
 from devopsellence.nodeagent.ingress.resources import CLUSTERS, LISTENERS, response
 
-__all__ = ["ADMIN_SOCKET", "ORDER", "Listen", "PeerTls", "bootstrap", "cluster_name", "files", "read_endpoints"]
+__all__ = ["ADMIN_SOCKET", "ORDER", "Listen", "PeerTls", "bootstrap", "cluster_name", "files"]
 
 #: How paths begin, in the order in which files are to be written; stale ones are removed the other way round. Envoy
 #: refuses a file that names one which is not there.
