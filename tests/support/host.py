@@ -1,6 +1,8 @@
-"""A machine of a test's own: a network namespace with a real Docker Engine in it, and the real command line.
+"""A machine of a test's own: namespaces with a real Docker Engine in them, and the real command line.
 
-What a test does here (killing dockerd, filling it with containers, taking ports) reaches nothing outside the namespace.
+What a test does here (killing dockerd, filling it with containers, taking ports) reaches nothing outside the network
+namespace. The engine has a mount namespace too, so that nothing stays mounted once all is gone, however it went.
+``namespaces.py`` is the process that holds both, and ends everything in them.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from tests.support.run import run
 from tests.support.until import until
 
 _READY_SECONDS = 60.0
+_END_SECONDS = 60.0
 _REPOSITORY = Path(__file__).parents[2]
 
 
@@ -48,10 +51,10 @@ class Host:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.namespace = f"dvo-{uuid.uuid4().hex[:8]}"
         # A socket's path may have 107 characters at most; pytest's folders come close.
-        self._sockets = Path("/tmp") / self.namespace
+        self._sockets = Path("/tmp") / f"dvo-{uuid.uuid4().hex[:8]}"
         self.socket = f"unix://{self._sockets}/docker.sock"
+        self._holder: subprocess.Popen[str] | None = None
         self._dockerd: subprocess.Popen[bytes] | None = None
 
     @property
@@ -71,9 +74,8 @@ class Host:
         need_host()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._sockets.mkdir(mode=0o700)
-        subprocess.run(["ip", "netns", "add", self.namespace], check=True)
         try:
-            subprocess.run(["ip", "-n", self.namespace, "link", "set", "lo", "up"], check=True)
+            self._hold()
             self.start_docker()
         except BaseException:
             self.close()
@@ -86,32 +88,54 @@ class Host:
         self.close()
 
     def close(self) -> None:
-        """Purge the local cluster, stop the engine, remove the namespace."""
-        if self._dockerd is not None:
-            if self._dockerd.poll() is not None:
-                self.start_docker()
-            self.devopsellence("dev", "down", "--purge", "--yes", check=False)
-            containers = self.docker("ps", "-aq").split()
-            if containers:
-                self.docker("rm", "-f", *containers)
-            self.stop_docker()
-        subprocess.run(["ip", "netns", "delete", self.namespace], check=False)
-        self._unmount()
-        shutil.rmtree(self._sockets, ignore_errors=True)
+        """Purge the local cluster, stop the engine, remove the namespaces."""
+        try:
+            if self._dockerd is not None:
+                self._empty()
+        finally:
+            if self._holder is not None:
+                self._holder.communicate(timeout=_END_SECONDS)
+                assert self._holder.returncode == 0, (
+                    "the namespaces of a host were not cleared: see what was said above"
+                )
 
-    def _unmount(self) -> None:
-        """Take away the mounts that a killed engine leaves behind, deepest first."""
-        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-        ours = [mount for mount in mounts if mount.startswith((f"{self.folder}/", f"{self._sockets}/"))]
-        for mount in sorted(ours, reverse=True):
-            subprocess.run(["umount", "--lazy", mount], check=False)
+    def _empty(self) -> None:
+        assert self._dockerd is not None
+        if self._dockerd.poll() is not None:
+            self.start_docker()
+        self.devopsellence("dev", "down", "--purge", "--yes", check=False)
+        containers = self.docker("ps", "-aq").split()
+        if containers:
+            self.docker("rm", "-f", *containers)
+        self.stop_docker()
+
+    def _hold(self) -> None:
+        """Make the namespaces. Who holds them sees the end of its input also when this process is killed."""
+        command = ["unshare", "--net", "--mount", sys.executable, "-m", "tests.support.namespaces", str(self._sockets)]
+        self._holder = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=self.environ,
+            cwd=_REPOSITORY,
+            text=True,
+            start_new_session=True,
+        )
+        assert self._holder.stdout is not None
+        if self._holder.stdout.readline() != "ready\n":
+            raise RuntimeError("the namespaces of a host cannot be made: see what 'unshare' and 'ip' said")
+
+    def _inside(self, *namespaces: str) -> list[str]:
+        """The beginning of a command that is run in ``namespaces``, such as ``--net``."""
+        assert self._holder is not None
+        return ["nsenter", "--target", str(self._holder.pid), *namespaces, "--"]
 
     def start_docker(self) -> None:
         """Start the engine and return once it answers."""
         root = self.folder / "docker"
         root.mkdir(exist_ok=True)
         command = [
-            "nsenter", f"--net=/run/netns/{self.namespace}",
+            *self._inside("--net", "--mount"),
             "dockerd", "--host", self.socket, "--data-root", str(root / "data"),
             "--exec-root", str(self._sockets / "exec"), "--pidfile", str(self._sockets / "pid"),
         ]  # fmt: skip
@@ -141,8 +165,8 @@ class Host:
         pidfile.unlink(missing_ok=True)
 
     def command(self, *command: str) -> list[str]:
-        """``command`` as it is run inside the namespace."""
-        return ["nsenter", f"--net=/run/netns/{self.namespace}", *command]
+        """``command`` as it is run in the network namespace."""
+        return [*self._inside("--net"), *command]
 
     def run(
         self,

@@ -1,0 +1,70 @@
+"""What holds the namespaces of a test's host: ``unshare --net --mount python -m tests.support.namespaces FOLDER``.
+
+Says ``ready``, then waits for the end of its input, which comes too when its maker is killed. Then it ends all that
+lives here, removes FOLDER, and with itself the namespaces: the kernel takes away what is mounted in them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from tests.support.until import until
+
+_HERE = {name: Path("/proc/self/ns", name).readlink() for name in ("net", "mnt")}
+
+
+def main(folder: Path) -> None:
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    # Every mount was copied in here. Those of containers elsewhere would keep alive what their engines remove.
+    _unmount(lambda point, kind: kind in ("overlay", "nsfs") and point != "/")
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+    until("nothing is left in the namespaces", lambda: not _kill(), seconds=30)
+    _unmount(lambda point, _: point.startswith(f"{folder}/"))
+    shutil.rmtree(folder)
+
+
+def _unmount(which: Callable[[str, str], bool]) -> None:
+    """Unmount here what is ``which`` (mount point, file system type)."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for point in reversed([point for _, point, kind, *_ in mounts if which(point, kind)]):
+        # Who mounted it may have unmounted it by now.
+        subprocess.run(["umount", "--lazy", point], check=False, stderr=subprocess.DEVNULL)
+
+
+def _kill() -> bool:
+    """Kill what is left here, containers too, which have other namespaces but parents here: whether there was any."""
+    here = [each for each in psutil.process_iter() if each.pid != os.getpid() and _is_here(each)]
+    found = {*here, *(below for each in here for below in _descendants(each))}
+    for each in found:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    return bool(found)
+
+
+def _is_here(process: psutil.Process) -> bool:
+    """It shares a namespace with this process."""
+    try:
+        return any(Path(f"/proc/{process.pid}/ns/{name}").readlink() == ours for name, ours in _HERE.items())
+    except OSError:  # It has ended, or is not ours to look at.
+        return False
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
