@@ -179,7 +179,7 @@ class Actions:
             return _keep
         if seen is not None:
             self._engine.view.put(seen)
-        return Memory.started
+        return lambda memory: memory.started(seen)
 
     async def _connect(self, action: Action, want: Desired) -> Change:
         network = self._engine.view.of(str(want.env), want.network)[1]

@@ -57,13 +57,16 @@ _FIRST: Final[Mapping[Trouble, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """``proved``: the container (id) in which the spec last ran as it should. ``stopped``: the container that the agent
+    """``begun``: the start that ``starts`` counted last, empty if it is not known which. A start that an agent did not
+    live to note is counted by the next one, once it sees the container run, or its end.
+    ``proved``: the container (id) in which the spec last ran as it should. ``stopped``: the container that the agent
     itself stopped, so that its end is not held against it. ``examined``: the end that has been counted already.
     ``lapses``: how often in a row a container was replaced because it was healthy and was not any more; ``discarded``:
     the one that is being replaced for that.
     ``retry``/``retry_wall``: no attempt before this moment, on either clock; 0 is at once."""
 
     starts: int = 0
+    begun: str = ""
     crashes: int = 0
     unstable: int = 0
     refusals: int = 0
@@ -89,14 +92,16 @@ class Memory:
         """Is it too early for the next attempt?"""
         return self.trouble is not Trouble.NONE and now < self.retry
 
-    def started(self) -> Memory:
-        """The engine has started a container of this spec."""
-        return replace(self.cleared(), starts=self.starts + 1, refusals=0, image_missing=False, stopped="")
+    def started(self, container: Container | None) -> Memory:
+        """The engine has started a container of this spec; None if it was gone when it was looked at."""
+        begun = container.start_key if container is not None else ""
+        memory = replace(self.cleared(), starts=self.starts + 1, begun=begun)
+        return replace(memory, refusals=0, image_missing=False, stopped="")
 
     def running(self, container: Container) -> Memory:
         """``container`` runs as it should: healthy, or up for long enough."""
-        memory = replace(self.cleared(), proved=container.id, unhealthy=0, refusals=0, starts=max(1, self.starts))
-        return replace(memory, discarded="")
+        memory = replace(self.cleared(), proved=container.id, unhealthy=0, refusals=0, discarded="")
+        return memory._counted(container)
 
     def cleared(self) -> Memory:
         """Nothing stands in the way of the next step."""
@@ -115,11 +120,10 @@ class Memory:
             self,
             crashes=crashes + 1,
             unstable=unstable,
-            starts=max(1, self.starts),
             examined=container.end_key,
             last_end=end,
         )
-        return memory._wait(Trouble.CRASHED, _ended_sentence(end, crashes + 1), delay, now)
+        return memory._counted(container)._wait(Trouble.CRASHED, _ended_sentence(end, crashes + 1), delay, now)
 
     def refused(self, trouble: Trouble, reason: str, now: Now, *, seed: str) -> Memory:
         """The engine refused to pull, create or start it."""
@@ -165,6 +169,12 @@ class Memory:
     def offered(self) -> Memory:
         """Its image may be had from somebody who was not asked yet: failing to get it counts anew."""
         return replace(self.hurry(), refusals=0) if self.trouble in (Trouble.IMAGE, Trouble.PULL) else self
+
+    def _counted(self, container: Container) -> Memory:
+        """With the start of ``container`` counted, if it is not yet."""
+        start = container.start_key or self.begun
+        missed = self.starts == 0 or self.begun not in ("", start)
+        return replace(self, starts=self.starts + missed, begun=start)
 
     def _wait(self, trouble: Trouble, reason: str, delay: float, now: Now) -> Memory:
         return replace(self, trouble=trouble, reason=reason, retry=now.mono + delay, retry_wall=now.wall + delay)

@@ -64,6 +64,11 @@ class Container:
         return self.state in (State.RUNNING, State.PAUSED)
 
     @property
+    def start_key(self) -> str:
+        """Names one start of one container; empty before the first."""
+        return f"{self.id}@{self.started_at}" if self.started_at else ""
+
+    @property
     def end_key(self) -> str:
         """Names one end of one container; empty until it has been examined."""
         return f"{self.id}@{self.finished_at}" if self.finished_at else ""

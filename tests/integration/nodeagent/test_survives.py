@@ -89,6 +89,17 @@ async def test_what_ended_while_the_agent_was_away_is_started_and_counted(machin
     await machine.until("started", says("a", container=before, restarts=1, phase=ServiceStatus.RUNNING))
 
 
+async def test_a_start_that_nobody_lived_to_note_is_counted(machine: Machine) -> None:
+    machine.start()
+    await machine.assign(worker("a"))
+    before = service_of(await machine.settled(), "a").container
+    machine.kill()
+    docker("kill", before)
+    docker("start", before)
+    machine.start()
+    await machine.until("counted", says("a", container=before, restarts=1, phase=ServiceStatus.RUNNING))
+
+
 async def test_without_etcd_it_goes_on_from_disk_and_catches_up(alone: tuple[Machine, EtcdServer]) -> None:
     machine, server = alone
     machine.start()

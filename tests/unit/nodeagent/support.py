@@ -263,7 +263,7 @@ class Engine:
             exit_code=None,
         )
         self._put(_down(up) if found.hash in self.ends | self.done else up)
-        self.memories[(found.service, found.hash)] = memory.started()
+        self.memories[(found.service, found.hash)] = memory.started(up)
 
     def _put(self, found: Container) -> None:
         self.containers[found.id] = found

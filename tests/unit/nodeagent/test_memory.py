@@ -11,6 +11,8 @@ from devopsellence.nodeagent.model import Container, End, Now, State
 from tests.unit.nodeagent.support import container, service
 
 NOW = Now(100.0, 5000.0)
+STARTED = container(service())
+AGAIN = replace(STARTED, started_at="2026-01-01T00:01:00Z")
 
 
 def ended(number: int) -> Container:
@@ -67,12 +69,29 @@ def test_an_end_that_was_asked_for_is_not_counted() -> None:
 
 def test_restarts_are_starts_after_the_first() -> None:
     assert NO_MEMORY.restarts == 0
-    assert NO_MEMORY.started().restarts == 0
-    assert NO_MEMORY.started().started().restarts == 1
+    assert NO_MEMORY.started(STARTED).restarts == 0
+    assert NO_MEMORY.started(STARTED).started(AGAIN).restarts == 1
+    assert NO_MEMORY.started(None).started(None).restarts == 1
+
+
+@pytest.mark.parametrize("first", [STARTED, None], ids=["seen", "not-seen"])
+def test_a_start_is_counted_once(first: Container | None) -> None:
+    memory = NO_MEMORY.started(first).running(STARTED).running(STARTED)
+    assert memory.restarts == 0
+    assert memory.ended(replace(STARTED, finished_at="f1"), end(5.0), NOW, seed="x").restarts == 0
+    assert memory.started(AGAIN).running(AGAIN).restarts == 1
+
+
+@pytest.mark.parametrize("again", [AGAIN, container(service(), identity="another")], ids=["the-same", "another"])
+def test_a_start_that_was_not_noted_is_counted_when_it_is_seen(again: Container) -> None:
+    before = NO_MEMORY.started(STARTED).running(STARTED)
+    assert before.running(again).restarts == 1
+    assert before.running(again).running(again).restarts == 1
+    assert before.ended(replace(again, finished_at="f2"), end(5.0), NOW, seed="x").restarts == 1
 
 
 def test_one_that_is_adopted_and_ends_has_been_restarted_once() -> None:
-    assert NO_MEMORY.ended(ended(1), end(0.1), NOW, seed="x").started().restarts == 1
+    assert NO_MEMORY.ended(ended(1), end(0.1), NOW, seed="x").started(AGAIN).restarts == 1
 
 
 def test_sentences() -> None:
@@ -94,7 +113,7 @@ def test_refusals_double(trouble: Trouble, first: float) -> None:
     for number, wait in enumerate(waits):
         assert first * 2**number <= wait <= first * 2**number * 1.1
     assert memory.refusals == 4
-    assert memory.started().refusals == 0
+    assert memory.started(STARTED).refusals == 0
 
 
 def test_services_that_fail_together_do_not_come_back_together() -> None:
@@ -114,7 +133,7 @@ def test_lapses_slow_down_from_the_second_on_and_are_forgotten_after_lasting_hea
     assert waits[0] == 0.0
     for number, wait in enumerate(waits[1:]):
         assert min(300.0, 10.0 * 2**number) <= wait <= min(300.0, 10.0 * 2**number) * 1.1
-    assert memory.started().lapses == 8
+    assert memory.started(STARTED).lapses == 8
     assert memory.lasting().lapse_wait("x") == 0.0
 
 
