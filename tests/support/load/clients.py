@@ -27,6 +27,7 @@ _ANSWER_SECONDS: Final = 5.0
 _REPORT_SECONDS: Final = 0.2
 _WORD_SECONDS: Final = 0.1
 _PAUSE_SECONDS: Final = 0.1  # after a failure, so that nobody who is away is stormed
+_CLOSE: Final = "Connection: close\r\n"
 _MOST_SAMPLES: Final = 1_000_000
 _MOST_FAILURES: Final = 2_000
 _MOST_VERSIONS: Final = 1_000
@@ -116,6 +117,7 @@ class Clients:
     async def _ask_on(self, name: str, kind: str, first: float, gap: float) -> None:
         """One request after the other, each when it is due, or as soon as the one before was answered."""
         connection: Connection | None = None
+        closes = kind == NEW and self._plan.server_closes
         for number in itertools.count():
             due = first + number * gap if gap else time.monotonic()
             await self._until(due)
@@ -125,8 +127,10 @@ class Clients:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     if connection is None:
                         connection = await self._connect()
-                    answer = await connection.get(self._plan.path)
+                    answer = await connection.get(self._plan.path, headers=_CLOSE if closes else "")
                     version = _version(answer)
+                    if closes:
+                        await connection.closed()
             # Whatever went wrong is a failed request.
             except Exception as error:  # noqa: BLE001
                 ends = True

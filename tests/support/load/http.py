@@ -81,6 +81,10 @@ class Connection:
         while (await self._receive())[0] != _CLOSE:
             pass
 
+    async def closed(self) -> None:
+        """Wait until the other end has closed it."""
+        await self._reader.read()
+
     def close(self) -> None:
         self._writer.close()
 

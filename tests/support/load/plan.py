@@ -20,9 +20,11 @@ class Plan:
     """Who is asked, and how.
 
     ``host`` is what the ``Host`` header says, and the name that a certificate must carry; ``authority``: the PEM file
-    by which it is checked, empty: plain HTTP. ``kept``, ``new``, ``slow`` and ``sockets`` count clients. ``rate`` is of
-    requests a second of the kept and new ones together; 0: each asks again as soon as it was answered. A slow request
-    takes ``slow_seconds``, a WebSocket is closed by the client after ``socket_seconds``. All ends after ``seconds``.
+    by which it is checked, empty: plain HTTP. ``kept``, ``new``, ``slow`` and ``sockets`` count clients.
+    ``server_closes``: the new ones leave it to the server to close, so that it, not they, must keep the connection's
+    port for a minute (TIME-WAIT). ``rate`` is of requests a second of the kept and new ones together; 0: each asks
+    again as soon as it was answered. A slow request takes ``slow_seconds``, a WebSocket is closed by the client after
+    ``socket_seconds``. All ends after ``seconds``.
     """
 
     address: str
@@ -32,6 +34,7 @@ class Plan:
     authority: str = ""
     kept: int = 4
     new: int = 4
+    server_closes: bool = False
     rate: float = 100.0
     slow: int = 0
     slow_seconds: float = 2.0

@@ -75,9 +75,9 @@ class Router:
         self._reachable = reachable
         self._folder = EnvoyFolder(folder.absolute())
         self._keeper = Keeper(engine, node_uid, self._folder, disk, self._look_soon)
-        self._envoy = Wanted(
-            node, node_uid, options.image, xds.bootstrap(FOLDER, node=node), max(1, os.cpu_count() or 1)
-        )
+        # Half of the processors: more would only be taken from the services behind it (bench/ingress.py).
+        workers = max(1, (os.cpu_count() or 1) // 2)
+        self._envoy = Wanted(node, node_uid, options.image, xds.bootstrap(FOLDER, node=node), workers)
         self._listening = Listening(options, self._folder, disk, certificate)
         self._sites: dict[EnvironmentRef, Site | None] = {}
         self._places: dict[Key, Place] = {}
