@@ -6,7 +6,6 @@ from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.action import TASK, Memories, Plan, ServicePlan
 from devopsellence.nodeagent.memory import NO_MEMORY
 from devopsellence.nodeagent.model import End
-from devopsellence.nodeagent.naming import network_name
 from devopsellence.nodeagent.spec import Desired
 from devopsellence.store.keys import EnvironmentRef
 
@@ -116,7 +115,7 @@ def _service(want: Desired, planned: ServicePlan, memories: Memories, progress: 
         service.hash = current.hash
         service.release = current.release
         service.reused = mine and current.release < want.release
-        service.address = current.address_on(network_name(want.node_uid, want.env))
+        service.address = current.address_on(want.network)
         service.image = (wanted.service.image.reference if mine and wanted else "") or current.image
         if current.started_at:
             service.started_at.FromJsonString(current.started_at)

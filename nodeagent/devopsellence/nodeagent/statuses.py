@@ -43,16 +43,25 @@ Build: TypeAlias = Callable[[], stored_pb2.AssignmentStatus]
 
 @dataclass(slots=True)
 class _Report:
-    """``build`` makes the newest status; ``value`` is what was last written and ``echo`` until when (loop time) etcd is
-    given the time to show it, ``kept`` what is on disk. ``told`` is the status up to which events were told."""
+    """``build`` makes the newest status; ``made`` is what it made last, with its encoding. ``value`` is what was last
+    written and ``echo`` until when (loop time) etcd is given the time to show it, ``kept`` what is on disk. ``told`` is
+    the status up to which events were told."""
 
     build: Build
+    made: tuple[stored_pb2.AssignmentStatus, bytes] | None = None
     #: Two writes at once could arrive in either order.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     value: bytes = b""
     kept: bytes = b""
     echo: float = 0.0
     told: stored_pb2.AssignmentStatus | None = None
+
+    def make(self) -> tuple[stored_pb2.AssignmentStatus, bytes]:
+        status = self.build()
+        value = encode(status)
+        if self.made is None or self.made[1] != value:
+            self.made = (status, value)
+        return self.made
 
 
 class Statuses:
@@ -143,7 +152,7 @@ class Statuses:
     async def _keep(self, env: EnvironmentRef, report: _Report) -> None:
         """Put the newest status on disk. Before etcd is asked for anything, and whatever write it is still to answer:
         who looks there while etcd is away is told what is, not what was."""
-        value = encode(report.build())
+        _, value = report.make()
         if value == report.kept:
             return
         report.kept = value
@@ -153,8 +162,8 @@ class Statuses:
             _log.warning("a status could not be kept on disk", env=str(env), error=str(error))
 
     async def _write_report(self, env: EnvironmentRef, report: _Report) -> None:
-        status = report.build()
-        value = encode(status)
+        # Made anew only if there is news since: while the disk was written, or another write was waited for.
+        status, value = report.make() if report.made is None or env in self._dirty else report.made
         if self._holds(env, report, value):
             report.value = value
             return
@@ -197,7 +206,14 @@ class Statuses:
             return False
         if report.value and asyncio.get_running_loop().time() < report.echo:
             return True
+        return self._shows(env, report, value)
+
+    def _shows(self, env: EnvironmentRef, report: _Report, value: bytes) -> bool:
+        """The cache has this status."""
         stored = self._stored(env)
+        # The cache takes over the message that it was told to expect.
+        if report.made is not None and stored is report.made[0]:
+            return value == report.made[1]
         return stored is not None and encode(stored) == value
 
     def _on_change(self, key: str) -> None:
@@ -208,8 +224,7 @@ class Statuses:
         report = self._reports.get(env)
         if report is None or not report.value:
             return
-        stored = self._stored(env)
-        if stored is not None and encode(stored) == report.value:
+        if self._shows(env, report, report.value):
             report.echo = 0.0
             return
         loop = asyncio.get_running_loop()
