@@ -1,8 +1,8 @@
 """Secrets at rest: age files, and the identities that open them.
 
-Both ends are here, because both must agree: operators seal, nodes open. Who the recipients are, where a file is stored
-and what becomes of the plaintext is for others to decide; nothing here does IO. pyrage is imported when it is needed,
-so that a program which never meets a secret does not pay for it.
+Both ends are here, because both must agree: operators and the controller seal, nodes open. Who is to be able to open a
+file, where it is stored and what becomes of the plaintext is for others to decide; nothing here does IO. pyrage is
+imported when it is needed, so that a program which never meets a secret does not pay for it.
 
 The format is age v1 with X25519 recipients, ASCII-armored (age-encryption.org/v1); the ``age`` tool opens it as well.
 """
@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Final
+
+from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
 
 _RECIPIENT: Final = re.compile(r"age1[02-9ac-hj-np-z]{58}\Z")
 #: A secret larger than this is a file that belongs elsewhere; etcd takes 1.5 MiB a request.
@@ -72,6 +74,12 @@ class Identity:
 def is_recipient(text: str) -> bool:
     """Whether ``text`` reads like a public key."""
     return _RECIPIENT.match(text) is not None
+
+
+def node_recipient(node: Node, beat: Heartbeat | None) -> str:
+    """The public key of the machine that now is ``node``: its agent's word, else what was recorded; "" if unknown."""
+    said = beat.age_recipient if beat is not None and beat.uid == node.uid else ""
+    return next((key for key in (said, node.age_recipient) if is_recipient(key)), "")
 
 
 def seal(plaintext: bytes, recipients: Iterable[str]) -> str:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.sealed import MAX_BYTES, Identity, SealError, is_recipient, seal
+from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
+from devopsellence.sealed import MAX_BYTES, Identity, SealError, is_recipient, node_recipient, seal
+
+# Fixed, so that every process of the tests collects the same ones.
+OLD = "age1mendh2wxy5ggtjh097gkess6qlsvpc70aucj9j5z87h0shml59vqjfpejn"
+NEW = "age1s0u5zaz6fslazmacdwsckff5t3aqmxa7s0d8ehp7e9xch7vhd5aspd35ft"
 
 
 def test_each_recipient_opens_it_and_nobody_else_does() -> None:
@@ -44,3 +49,24 @@ def test_a_file_is_no_secret() -> None:
 def test_what_is_no_age_file_is_not_opened() -> None:
     with pytest.raises(SealError):
         Identity.generate().open("nonsense")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "uid", "said", "key", "because"),
+    [
+        ("", "u1", NEW, NEW, "the agent says its key for the first time"),
+        (OLD, "u1", NEW, NEW, "the machine was set up anew"),
+        (OLD, "u2", NEW, OLD, "the agent is another machine's"),
+        (OLD, "u1", "", OLD, "an agent that says nothing takes nothing back"),
+        (OLD, "u1", "age1nonsense", OLD, "what it says is no key"),
+        ("nonsense", "u1", "", "", "nor is what was recorded"),
+        ("", "u2", NEW, "", "nothing is known"),
+    ],
+)
+def test_whose_key_is_believed(recorded: str, uid: str, said: str, key: str, because: str) -> None:
+    node = Node(name="n1", uid="u1", age_recipient=recorded)
+    assert node_recipient(node, Heartbeat(node="n1", uid=uid, age_recipient=said)) == key, because
+
+
+def test_a_node_without_a_heartbeat_keeps_its_key() -> None:
+    assert node_recipient(Node(name="n1", age_recipient=OLD), None) == OLD

@@ -10,7 +10,7 @@ from devopsellence.api.v1.stored_pb2 import Environment, Heartbeat, Node, Operat
 from devopsellence.cli import write
 from devopsellence.cli.nodes import unknown
 from devopsellence.cli.read import Reader, together
-from devopsellence.sealed import is_recipient
+from devopsellence.sealed import is_recipient, node_recipient
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import decode
@@ -72,7 +72,7 @@ async def of_nodes(etcd: Etcd, names: Iterable[str], *, record: bool = True) -> 
         reader.each({name: keys.heartbeat(name) for name in wanted}, Heartbeat),
         reader.under(keys.operators_prefix, Operator),
     )
-    found = {name: node_key(node, beats.get(name)) for name, node in nodes.items()}
+    found = {name: node_recipient(node, beats.get(name)) for name, node in nodes.items()}
     if record:
         stale = [name for name, key in found.items() if key and key != nodes[name].age_recipient]
         await together(_take_over(etcd, nodes[name], found[name]) for name in stale)
@@ -82,12 +82,6 @@ async def of_nodes(etcd: Etcd, names: Iterable[str], *, record: bool = True) -> 
         operators={each.name: each.age_recipient for each in operators.values() if is_recipient(each.age_recipient)},
         keyless=tuple(name for name in wanted if name not in known),
     )
-
-
-def node_key(node: Node, beat: Heartbeat | None) -> str:
-    """The key of the machine that now is ``node``: its agent's word, else what was recorded; "" when not known."""
-    said = beat.age_recipient if beat is not None and beat.uid == node.uid else ""
-    return next((key for key in (said, node.age_recipient) if is_recipient(key)), "")
 
 
 async def _take_over(etcd: Etcd, node: Node, key: str) -> None:

@@ -13,7 +13,7 @@ from devopsellence.controller.course import fallback_number
 from devopsellence.controller.ingress.rules import hosts_of
 from devopsellence.controller.silence import answers
 from devopsellence.controller.world import NodeView, World
-from devopsellence.sealed import is_recipient
+from devopsellence.sealed import node_recipient
 from devopsellence.store.informer import Record
 
 #: The ACME directory of environments that name none: Let's Encrypt's for real certificates.
@@ -126,13 +126,10 @@ def _shares(groups: Mapping[tuple[str, ...], list[_Serving]]) -> Iterator[tuple[
 
 
 def recipient_of(view: NodeView) -> str:
-    """The public key of the machine that now is the node: its agent's word, else what was recorded; "" when unknown."""
+    """The public key of the machine that now is the node; "" when unknown."""
     node = view.node.message if view.node is not None else None
     beat = view.heartbeat.message if view.heartbeat is not None else None
-    if node is None:
-        return ""
-    said = beat.age_recipient if beat is not None and beat.uid == node.uid else ""
-    return next((key for key in (said, node.age_recipient) if is_recipient(key)), "")
+    return node_recipient(node, beat) if node is not None else ""
 
 
 def _see(view: NodeView) -> tuple[str, _Serving | None]:

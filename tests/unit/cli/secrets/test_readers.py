@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
-from devopsellence.api.v1.stored_pb2 import Heartbeat, Node, Registry, Release
+from devopsellence.api.v1.stored_pb2 import Registry, Release
 from devopsellence.api.v1.workload_pb2 import SecretRef, Service
 from devopsellence.cli.secrets import listing, records, releases
-from devopsellence.cli.secrets.readers import Readers, node_key
+from devopsellence.cli.secrets.readers import Readers
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
 
@@ -15,27 +13,6 @@ from devopsellence.store.keys import REGISTRY, EnvironmentRef
 OLD = "age1mendh2wxy5ggtjh097gkess6qlsvpc70aucj9j5z87h0shml59vqjfpejn"
 NEW = "age1s0u5zaz6fslazmacdwsckff5t3aqmxa7s0d8ehp7e9xch7vhd5aspd35ft"
 WEB, PASSWORD = SecretId("web", "TOKEN"), SecretId(REGISTRY, "PASSWORD")
-
-
-@pytest.mark.parametrize(
-    ("recorded", "uid", "said", "key", "because"),
-    [
-        ("", "u1", NEW, NEW, "the agent says its key for the first time"),
-        (OLD, "u1", NEW, NEW, "the machine was set up anew"),
-        (OLD, "u2", NEW, OLD, "the agent is another machine's"),
-        (OLD, "u1", "", OLD, "an agent that says nothing takes nothing back"),
-        (OLD, "u1", "age1nonsense", OLD, "what it says is no key"),
-        ("nonsense", "u1", "", "", "nor is what was recorded"),
-        ("", "u2", NEW, "", "nothing is known"),
-    ],
-)
-def test_whose_key_is_believed(recorded: str, uid: str, said: str, key: str, because: str) -> None:
-    node = Node(name="n1", uid="u1", age_recipient=recorded)
-    assert node_key(node, Heartbeat(node="n1", uid=uid, age_recipient=said)) == key, because
-
-
-def test_a_node_without_a_heartbeat_keeps_its_key() -> None:
-    assert node_key(Node(name="n1", age_recipient=OLD), None) == OLD
 
 
 def test_who_can_open_what_is_sealed_for() -> None:
