@@ -155,6 +155,7 @@ class FakeAgent(AgentServicer):
         if self.refusal is not None:
             context.set_trailing_metadata(((peers.REFUSED_BY, self.node),))
             context.abort(*self.refusal)
+        context.send_initial_metadata(((peers.TAKEN_BY, self.node),))
 
     def _answers(self, request: LogsRequest, context: grpc.ServicerContext) -> Iterator[LogsAnswer]:
         context.add_callback(self._wake)

@@ -19,7 +19,7 @@ from devopsellence.api.v1.agent_pb2_grpc import AgentStub
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.read import Reader
-from devopsellence.peers import KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, REFUSED_BY, answers_at, server_name
+from devopsellence.peers import KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, REFUSED_BY, TAKEN_BY, answers_at, server_name
 
 if TYPE_CHECKING:
     # Known to the stub file alone.
@@ -119,8 +119,22 @@ async def connect(settings: Settings, agent: Agent) -> AsyncIterator[AgentAsyncS
         yield stub
 
 
+async def taken(call: _Streaming) -> None:
+    """Wait until an agent has taken a call. What is sent before that may cross a refusal, and gRPC then tells of a
+    message that could not be sent in place of the refusal.
+
+    Raises:
+        AioRpcError: it has refused, or there is none.
+    """
+    await call.wait_for_connection()
+    if not any(key == TAKEN_BY for key, _ in await call.initial_metadata() or ()):
+        await call.code()
+        # Of a call that has ended: raises what it ended with.
+        await call.wait_for_connection()
+
+
 async def connected(agent: Agent, call: _Streaming) -> None:
-    """Wait until a call has reached its agent.
+    """The same, for as long as that may take.
 
     Raises:
         CliError: ``agent_unreachable``: nothing answers there in time.
@@ -128,7 +142,7 @@ async def connected(agent: Agent, call: _Streaming) -> None:
     """
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
-            await call.wait_for_connection()
+            await taken(call)
     except TimeoutError:
         call.cancel()
         raise _unreachable(agent, f"no connection within {_CONNECT_SECONDS:.0f} s") from None

@@ -17,6 +17,8 @@ OPERATOR_PREFIX: Final = "operator:"
 NODE_PREFIX: Final = "node:"
 #: Trailing metadata of every refusal by an agent itself, which tells it from one by the network.
 REFUSED_BY: Final = "devopsellence-refused-by"
+#: Initial metadata of every call that an agent has taken: the node's name. It comes at once.
+TAKEN_BY: Final = "devopsellence-taken-by"
 #: Where agents answer, unless told otherwise.
 API_PORT: Final = 7443
 #: Initial metadata of an image that one agent sends to another: how large it is, in bytes, as a decimal number.

@@ -15,7 +15,7 @@ import grpc.aio
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest
-from devopsellence.cli.agents import Agent, connect
+from devopsellence.cli.agents import Agent, connect, taken
 from devopsellence.cli.pki import CertificateAuthority, Request
 from devopsellence.nodeagent import naming
 from devopsellence.nodeagent.api.certificates import Files
@@ -209,12 +209,13 @@ async def execute(stub: AgentAsyncStub, start: RunRequest, more: Sequence[RunReq
     """Run a command to its end with all of this input."""
 
     async def requests() -> AsyncIterator[RunRequest]:
+        await taken(call)
         yield start
         for each in more:
             yield each
 
-    ran = Ran()
-    async for answer in stub.Exec(requests()):
+    ran, call = Ran(), stub.Exec(requests())
+    async for answer in call:
         ran.take(answer)
     return ran
 

@@ -38,6 +38,7 @@ from devopsellence.nodeagent.model import Container
 from devopsellence.nodeagent.pool import Pool
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.nodeagent.spec import Desired
+from devopsellence.peers import TAKEN_BY
 from devopsellence.store.keys import EnvironmentRef, InvalidName, check_name
 
 T = TypeVar("T")
@@ -122,7 +123,7 @@ class Service:
             caller = callers.caller(context.auth_context())
             _log.info("called", call=call, caller=caller, peer=context.peer())
             # At once: until it has come the caller does not know that anybody is there, and the answer may take long.
-            await context.send_initial_metadata(())
+            await context.send_initial_metadata(((TAKEN_BY, self._node),))
             return await work()
         except Exception as error:  # noqa: BLE001 - the caller is told, and what is a bug is logged
             why = callers.refusal(error)
