@@ -134,7 +134,7 @@ async def taken(call: _Streaming) -> None:
 
 
 async def connected(agent: Agent, call: _Streaming) -> None:
-    """The same, for as long as that may take.
+    """:func:`taken`, within the time that it takes to get there at most.
 
     Raises:
         CliError: ``agent_unreachable``: nothing answers there in time.
