@@ -10,14 +10,13 @@ from typing import Final
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from devopsellence.nodeagent.ingress.keys import judged
 from devopsellence.nodeagent.ingress.model import Backend, Route, Site, TlsCertificate
 from tests.integration.ingress.apps import App
 from tests.integration.ingress.clients import Client, WebSocket, ask, curl
 from tests.integration.ingress.envoys import ENV, Envoy, certificate
-from tests.unit.nodeagent.ingress.certificates import PrivateKey, signed
+from tests.unit.nodeagent.ingress.certificates import LET_THROUGH, signed
 
 #: curl(1), exit codes.
 _TLS_FAILED: Final = 35
@@ -71,18 +70,9 @@ def test_certificates_come_and_change_without_touching_a_connection(envoy: Envoy
     assert envoy.rejected() == {}
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        rsa.generate_private_key(65537, 2048),
-        ec.generate_private_key(ec.SECP256R1()),
-        ec.generate_private_key(ec.SECP384R1()),
-        ec.generate_private_key(ec.SECP521R1()),
-    ],
-    ids=["RSA", "P-256", "P-384", "P-521"],
-)
-def test_every_kind_that_is_let_through_is_served(envoy: Envoy, key: PrivateKey) -> None:
-    made = TlsCertificate(*signed(key, "a.example"))
+@pytest.mark.parametrize("kind", LET_THROUGH)
+def test_every_kind_that_is_let_through_is_served(envoy: Envoy, kind: str) -> None:
+    made = TlsCertificate(*signed(LET_THROUGH[kind](), "a.example"))
     judged(made.chain_pem, made.key_pem)
     with App("web") as web:
         envoy.apply(secure_site(web, {"a.example": made}, "a.example"))

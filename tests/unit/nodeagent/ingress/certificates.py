@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TypeAlias
+from functools import partial
+from typing import Final, TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -15,6 +17,13 @@ from devopsellence.sealed import seal
 PrivateKey: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 PEM = serialization.Encoding.PEM
 UNTIL = datetime(2030, 1, 1, tzinfo=UTC)
+#: Makes a key of each kind that is let through, by what the kind is called.
+LET_THROUGH: Final[Mapping[str, Callable[[], PrivateKey]]] = {
+    "RSA": partial(rsa.generate_private_key, 65537, 2048),
+    "P-256": partial(ec.generate_private_key, ec.SECP256R1()),
+    "P-384": partial(ec.generate_private_key, ec.SECP384R1()),
+    "P-521": partial(ec.generate_private_key, ec.SECP521R1()),
+}
 
 
 def make(host: str, until: datetime = UNTIL) -> tuple[str, str, str]:

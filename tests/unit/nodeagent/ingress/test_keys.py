@@ -9,25 +9,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from devopsellence.nodeagent.ingress.keys import Unusable, answer, answered, judged
 from devopsellence.sealed import Identity
-from tests.unit.nodeagent.ingress.certificates import UNTIL, PrivateKey, make, signed
+from tests.unit.nodeagent.ingress.certificates import LET_THROUGH, UNTIL, make, signed
 
 HOST = "app.example.com"
 NODE, OTHER = Identity.generate(), Identity.generate()
 _, CHAIN, KEY = make(HOST)
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        rsa.generate_private_key(65537, 2048),
-        ec.generate_private_key(ec.SECP256R1()),
-        ec.generate_private_key(ec.SECP384R1()),
-        ec.generate_private_key(ec.SECP521R1()),
-    ],
-    ids=["RSA", "P-256", "P-384", "P-521"],
-)
-def test_until_when_a_certificate_is_valid(key: PrivateKey) -> None:
-    assert judged(*signed(key, HOST)[1:]) == UNTIL.timestamp()
+@pytest.mark.parametrize("kind", LET_THROUGH)
+def test_until_when_a_certificate_is_valid(kind: str) -> None:
+    assert judged(*signed(LET_THROUGH[kind](), HOST)[1:]) == UNTIL.timestamp()
 
 
 @pytest.mark.parametrize(
