@@ -22,6 +22,9 @@ _HERE = {name: Path("/proc/self/ns", name).readlink() for name in ("net", "mnt")
 
 
 def main(folder: Path) -> None:
+    if not _are_own():
+        # Whatever runs on this machine would be taken for its own.
+        raise SystemExit("tests.support.namespaces: only in namespaces of its own, made by 'unshare --net --mount'")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     # Every mount was copied in here. Those of containers elsewhere would keep alive what their engines remove.
     _unmount(lambda point, kind: kind in ("overlay", "nsfs") and point != "/")
@@ -31,6 +34,11 @@ def main(folder: Path) -> None:
     until("nothing is left in the namespaces", lambda: not _kill(), seconds=30)
     _unmount(lambda point, _: point.startswith(f"{folder}/"))
     shutil.rmtree(folder)
+
+
+def _are_own() -> bool:
+    """Its maker is in neither of the namespaces."""
+    return all(Path(f"/proc/{os.getppid()}/ns/{name}").readlink() != ours for name, ours in _HERE.items())
 
 
 def _unmount(which: Callable[[str, str], bool]) -> None:

@@ -79,23 +79,17 @@ async def test_killed_at_any_moment_it_finishes_what_it_began(machine: Machine) 
     assert len(docker("volume", "ls", "-q", *machine.labelled).split()) == 1
 
 
-async def test_what_ended_while_the_agent_was_away_is_started_and_counted(machine: Machine) -> None:
+@pytest.mark.parametrize("started", [False, True], ids=["ended", "started-by-one-that-did-not-live-to-note-it"])
+async def test_what_ended_while_the_agent_was_away_runs_again_and_is_counted(
+    machine: Machine, *, started: bool
+) -> None:
     machine.start()
     await machine.assign(worker("a"))
     before = service_of(await machine.settled(), "a").container
     machine.kill()
     docker("kill", before)
-    machine.start()
-    await machine.until("started", says("a", container=before, restarts=1, phase=ServiceStatus.RUNNING))
-
-
-async def test_a_start_that_nobody_lived_to_note_is_counted(machine: Machine) -> None:
-    machine.start()
-    await machine.assign(worker("a"))
-    before = service_of(await machine.settled(), "a").container
-    machine.kill()
-    docker("kill", before)
-    docker("start", before)
+    if started:
+        docker("start", before)
     machine.start()
     await machine.until("counted", says("a", container=before, restarts=1, phase=ServiceStatus.RUNNING))
 
