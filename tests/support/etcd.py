@@ -240,8 +240,11 @@ class EtcdServer:
         self.start()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open, nothing answers."""
+        """SIGSTOP: connections stay open, nothing answers any more."""
+        assert self._process is not None
         self._signal(signal.SIGSTOP)
+        # A thread on another processor goes on for a moment; this returns when the last of them has stopped.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def resume(self) -> None:
         """SIGCONT."""
