@@ -10,9 +10,9 @@ from pathlib import Path
 from bench.hollow.engine import HollowEngine, hollow
 from bench.hollow.machine import HollowMachine
 from devopsellence.nodeagent.agent import Agent, Options, Process
-from devopsellence.nodeagent.pool import Pool
-from devopsellence.nodeagent.rest import Rest
 from devopsellence.nodeagent.state import StateFolder
+from devopsellence.nodeagent.util.memory import Rest
+from devopsellence.nodeagent.util.threads import Pool
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.lease import LeaseKeeper

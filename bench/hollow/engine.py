@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from bench.hollow.machine import HollowMachine
-from devopsellence.nodeagent.asking import Question
-from devopsellence.nodeagent.engine import CALLS, PULLS, STOPS, Callbacks
-from devopsellence.nodeagent.errors import EngineUnavailable, NotFound
-from devopsellence.nodeagent.model import Event
-from devopsellence.nodeagent.observe import View
-from devopsellence.nodeagent.probes import Probe
-from devopsellence.nodeagent.runtime import Calls, Machine
+from devopsellence.nodeagent.docker.cache import View
+from devopsellence.nodeagent.docker.engine import CALLS, PULLS, STOPS, Callbacks
+from devopsellence.nodeagent.docker.errors import EngineUnavailable, NotFound
+from devopsellence.nodeagent.docker.interface import Calls, Machine
+from devopsellence.nodeagent.docker.model import Event
+from devopsellence.nodeagent.health.probe import Question
+from devopsellence.nodeagent.plan.probe_spec import Probe
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ _AWAY: Final = "the Docker Engine does not answer: it is not running"
 
 
 class HollowEngine:
-    """A :class:`devopsellence.nodeagent.runtime.Runtime`. One agent at a time works on a machine."""
+    """A :class:`devopsellence.nodeagent.docker.interface.Runtime`. One agent at a time works on a machine."""
 
     def __init__(self, machine: HollowMachine, callbacks: Callbacks) -> None:
         self.view = View()

@@ -12,8 +12,8 @@ from typing import Final, Self
 from bench.hollow.agent import HollowAgent
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.agent import Process
-from devopsellence.nodeagent.pool import Pool
-from devopsellence.nodeagent.rest import Rest
+from devopsellence.nodeagent.util.memory import Rest
+from devopsellence.nodeagent.util.threads import Pool
 from devopsellence.store.etcd import Etcd, Put
 from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.records import encode

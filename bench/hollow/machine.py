@@ -1,7 +1,7 @@
 """A machine in memory: an engine's containers, networks and images, which outlive whichever agent works on them.
 
-Its methods are :class:`devopsellence.nodeagent.runtime.Calls`, with the errors that ``nodeagent.docker`` raises. It
-lives on one event loop.
+Its methods are those of :class:`devopsellence.nodeagent.docker.interface.Calls`, with the same errors. It lives on one
+event loop.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from itertools import count
 from typing import Any
 
 from bench.hollow.behaviour import Behaviour, Faults
-from devopsellence.nodeagent import errors, naming
-from devopsellence.nodeagent.imagestore import StoredImage
-from devopsellence.nodeagent.model import Attachment, Container, End, Event, Listing, Network, State
+from devopsellence.nodeagent.docker import errors, names
+from devopsellence.nodeagent.docker.images import StoredImage
+from devopsellence.nodeagent.docker.model import Attachment, Container, End, Event, Listing, Network, State
 
 _AWAY = "the Docker Engine does not answer: it is not running"
 
@@ -131,7 +131,7 @@ class HollowMachine:
     def create_network(self, name: str, labels: Mapping[str, str]) -> str:
         if any(each.name == name for each in self.networks.values()):
             raise errors.Conflict(f"network with name {name} already exists")
-        made = Network(f"net{next(self._numbers)}", name, labels.get(naming.LABEL_ENVIRONMENT, ""))
+        made = Network(f"net{next(self._numbers)}", name, labels.get(names.LABEL_ENVIRONMENT, ""))
         self.networks[made.id] = made
         return made.id
 
@@ -162,16 +162,16 @@ class HollowMachine:
         made = Container(
             id=f"{next(self._numbers):012x}",
             name=name,
-            env=labels[naming.LABEL_ENVIRONMENT],
-            service=labels[naming.LABEL_SERVICE],
-            hash=labels[naming.LABEL_HASH],
-            release=int(labels[naming.LABEL_RELEASE]),
+            env=labels[names.LABEL_ENVIRONMENT],
+            service=labels[names.LABEL_SERVICE],
+            hash=labels[names.LABEL_HASH],
+            release=int(labels[names.LABEL_RELEASE]),
             image=body["Image"],
             state=State.CREATED,
             networks={network: Attachment("", "") for network in body["NetworkingConfig"]["EndpointsConfig"]},
-            task=labels.get(naming.LABEL_TASK, ""),
-            depends_on=tuple(filter(None, labels.get(naming.LABEL_DEPENDS_ON, "").split(","))),
-            ports=naming.parse_ports(labels[naming.LABEL_PORTS]) if naming.LABEL_PORTS in labels else None,
+            task=labels.get(names.LABEL_TASK, ""),
+            depends_on=tuple(filter(None, labels.get(names.LABEL_DEPENDS_ON, "").split(","))),
+            ports=names.parse_ports(labels[names.LABEL_PORTS]) if names.LABEL_PORTS in labels else None,
         )
         self._behaviours[made.id] = Behaviour.of(dict(each.partition("=")[::2] for each in body["Env"]))
         self.containers[made.id] = made
@@ -257,7 +257,7 @@ class HollowMachine:
             self._ends.pop(found.id).cancel()
 
     def _tell(self, action: str, found: Container) -> None:
-        attributes = {naming.LABEL_ENVIRONMENT: found.env}
+        attributes = {names.LABEL_ENVIRONMENT: found.env}
         for hear in tuple(self.told):
             hear(Event("container", action, found.id, attributes, time.time()))
 

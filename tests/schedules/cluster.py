@@ -12,7 +12,7 @@ from typing import Final, Self
 from bench.hollow.agent import HollowAgent
 from bench.hollow.machine import HollowMachine
 from devopsellence.controller.run import Controller, serve
-from devopsellence.nodeagent.model import Container
+from devopsellence.nodeagent.docker.model import Container
 from devopsellence.store.election import Election
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd

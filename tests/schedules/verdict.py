@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.nodeagent.model import Container
+from devopsellence.nodeagent.docker.model import Container
 from devopsellence.store.keys import Keys
 from devopsellence.store.records import decode
 from tests.integration.controller.audit import History

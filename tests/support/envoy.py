@@ -8,9 +8,9 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from devopsellence.nodeagent.docker import DEFAULT_HOST, Docker
-from devopsellence.nodeagent.ingress import image
-from devopsellence.nodeagent.ingress.options import BUILT_IN
+from devopsellence.nodeagent.docker.client import DEFAULT_HOST, Docker
+from devopsellence.nodeagent.envoy import image
+from devopsellence.nodeagent.envoy.options import BUILT_IN
 from tests.support.need import lack, need_docker
 
 

@@ -76,9 +76,9 @@ def envoy_image() -> str:
     """The name of the image that agents make of the Envoy in the Python package, on this machine's engine. It stays."""
     need_docker()
     # Only what runs a router needs it.
-    from devopsellence.nodeagent.docker import Docker
-    from devopsellence.nodeagent.ingress.image import provide
-    from devopsellence.nodeagent.ingress.options import BUILT_IN
+    from devopsellence.nodeagent.docker.client import Docker
+    from devopsellence.nodeagent.envoy.image import provide
+    from devopsellence.nodeagent.envoy.options import BUILT_IN
 
     with _alone():
         engine = Docker(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"), node_uid="")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from devopsellence.nodeagent.naming import LABEL_NODE_UID
+from devopsellence.nodeagent.docker.names import LABEL_NODE_UID
 from tests.support.until import until
 
 _KINDS = (

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from devopsellence.nodeagent.ingress.model import RouterStatus, Site
+from devopsellence.nodeagent.envoy.model import RouterStatus, Site
 from devopsellence.store.keys import EnvironmentRef
 
 
 class FakeRoutes:
-    """Answers as :class:`devopsellence.nodeagent.ingress.routing.Routes`. What it routes to outlives an agent, as a
+    """Answers as :class:`devopsellence.nodeagent.ingress.interface.Routes`. What it routes to outlives an agent, as a
     router's files do: give the same one to the next, with another ``changed``.
 
     ``sites`` is what was asked for last. Requests are under way on every container that was ever routed to, until

@@ -15,30 +15,30 @@ from typing import Final, Generic, TypeVar
 import structlog
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent import streams
-from devopsellence.nodeagent.api.certificates import Files
 from devopsellence.nodeagent.api.images import Images
 from devopsellence.nodeagent.api.server import Api, Listen
-from devopsellence.nodeagent.asking import question
-from devopsellence.nodeagent.assigned import Assignments
-from devopsellence.nodeagent.disk import DiskWatch
-from devopsellence.nodeagent.engine import Callbacks, Engine
-from devopsellence.nodeagent.fetching import Fetcher
-from devopsellence.nodeagent.heartbeat import Heartbeat
+from devopsellence.nodeagent.assignments import Assignments
+from devopsellence.nodeagent.docker import streams
+from devopsellence.nodeagent.docker.engine import Callbacks, Engine
+from devopsellence.nodeagent.docker.interface import Machine, Runtime
+from devopsellence.nodeagent.envoy.options import IngressOptions
+from devopsellence.nodeagent.health.probe import question
 from devopsellence.nodeagent.identity import load_identity
-from devopsellence.nodeagent.images import Garbage
-from devopsellence.nodeagent.ingress.following import Ingress
-from devopsellence.nodeagent.ingress.options import IngressOptions
-from devopsellence.nodeagent.ingress.parts import Parts
+from devopsellence.nodeagent.images.gc import Garbage
+from devopsellence.nodeagent.images.peer_pull import Fetcher
+from devopsellence.nodeagent.images.staging import Staging
+from devopsellence.nodeagent.ingress.facade import Ingress
+from devopsellence.nodeagent.ingress.node_ingress import Parts
 from devopsellence.nodeagent.ingress.router import Router
-from devopsellence.nodeagent.pool import Pool
-from devopsellence.nodeagent.reconcile import Reconciler, clock
-from devopsellence.nodeagent.rest import Rest
-from devopsellence.nodeagent.runtime import Machine, Runtime
+from devopsellence.nodeagent.reconcile.loop import Reconciler, clock
 from devopsellence.nodeagent.secrets import Vault
-from devopsellence.nodeagent.staging import Staging
 from devopsellence.nodeagent.state import StateFolder
-from devopsellence.nodeagent.statuses import Statuses
+from devopsellence.nodeagent.status.disk import DiskWatch
+from devopsellence.nodeagent.status.heartbeat import Heartbeat
+from devopsellence.nodeagent.status.writer import Statuses
+from devopsellence.nodeagent.tls import Files
+from devopsellence.nodeagent.util.memory import Rest
+from devopsellence.nodeagent.util.threads import Pool
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef

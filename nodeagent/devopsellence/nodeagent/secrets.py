@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.nodeagent.spec import Desired
+from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.sealed import Identity, SealError
 from devopsellence.store.keys import REGISTRY
 

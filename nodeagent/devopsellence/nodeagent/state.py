@@ -22,10 +22,10 @@ from typing import IO, Any, Final, Self
 import structlog
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.action import Memories
-from devopsellence.nodeagent.memory import BACKOFF_CAP, SPREAD, Memory, Trouble
-from devopsellence.nodeagent.model import End, Now
-from devopsellence.nodeagent.task_record import Run, run_from, run_to
+from devopsellence.nodeagent.docker.model import End, Now
+from devopsellence.nodeagent.plan.actions import Memories
+from devopsellence.nodeagent.plan.history import BACKOFF_CAP, SPREAD, Memory, Trouble
+from devopsellence.nodeagent.plan.task_run import Run, run_from, run_to
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import decode, encode

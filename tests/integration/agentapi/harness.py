@@ -17,14 +17,14 @@ from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest
 from devopsellence.cli.agents import Agent, connect, taken
 from devopsellence.cli.pki import CertificateAuthority, Request
-from devopsellence.nodeagent import naming
-from devopsellence.nodeagent.api.certificates import Files
 from devopsellence.nodeagent.api.server import Api, Listen
 from devopsellence.nodeagent.api.service import ImageCalls
-from devopsellence.nodeagent.assigned import Assigned, Assignments
-from devopsellence.nodeagent.engine import Callbacks, Engine
+from devopsellence.nodeagent.assignments import Assigned, Assignments
+from devopsellence.nodeagent.docker import names as naming
+from devopsellence.nodeagent.docker.engine import Callbacks, Engine
+from devopsellence.nodeagent.plan.spec import Desired, desired
 from devopsellence.nodeagent.secrets import Vault
-from devopsellence.nodeagent.spec import Desired, desired
+from devopsellence.nodeagent.tls import Files
 from devopsellence.peers import server_name
 from devopsellence.sealed import Identity
 from devopsellence.store.keys import EnvironmentRef

@@ -16,16 +16,16 @@ from devopsellence.api.v1.agent_pb2 import DiagnoseRequest, LogsRequest
 from devopsellence.api.v1.agent_pb2_grpc import AgentStub
 from devopsellence.api.v1.stored_pb2 import Heartbeat
 from devopsellence.cli.agents import Agent, connect
-from devopsellence.nodeagent.api.certificates import CertificateProblem, Files, expires
 from devopsellence.nodeagent.api.server import Api, ApiError, Listen
 from devopsellence.nodeagent.secrets import Vault
+from devopsellence.nodeagent.tls import CertificateProblem, Files, expires
 from devopsellence.peers import server_name
 from devopsellence.sealed import Identity
 from tests.integration.agentapi.harness import ENV, NODE, Pki, Place, command, execute, settings
 
 if TYPE_CHECKING:
     from devopsellence.nodeagent.api.service import ImageCalls
-    from devopsellence.nodeagent.assigned import Assignments
+    from devopsellence.nodeagent.assignments import Assignments
 
 pytestmark = pytest.mark.docker
 

@@ -10,8 +10,8 @@ import pytest
 
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.api.v1.agent_pb2 import RunRequest
-from devopsellence.nodeagent import naming
-from devopsellence.nodeagent.api.oneoff import discard_leftovers
+from devopsellence.nodeagent.api.run_task import discard_leftovers
+from devopsellence.nodeagent.docker import names
 from tests.integration.agentapi.harness import ENV, Place, Ran, first_output, rest
 from tests.integration.nodeagent.harness import docker, soon, worker
 
@@ -50,7 +50,7 @@ async def run(here: Place, start: RunRequest, *more: RunRequest) -> Ran:
 
 
 def left(here: Place) -> list[str]:
-    return docker("ps", "-aq", "--filter", f"label={naming.LABEL_NODE_UID}={here.uid}").split()
+    return docker("ps", "-aq", "--filter", f"label={names.LABEL_NODE_UID}={here.uid}").split()
 
 
 async def test_its_output_and_exit_code_and_nothing_left(assigned: Place) -> None:
@@ -135,11 +135,11 @@ async def test_one_whose_caller_goes_at_once_leaves_nothing(assigned: Place) -> 
 
 async def test_what_an_earlier_agent_left_behind_is_removed_and_nothing_else(assigned: Place) -> None:
     labels = {
-        **naming.environment_labels("n1", assigned.uid, ENV),
-        naming.LABEL_TASK: "migrate",
+        **names.environment_labels("n1", assigned.uid, ENV),
+        names.LABEL_TASK: "migrate",
     }
     given = [part for key, value in labels.items() for part in ("--label", f"{key}={value}")]
-    one_off = ("--label", f"{naming.LABEL_ONE_OFF}=true")
+    one_off = ("--label", f"{names.LABEL_ONE_OFF}=true")
 
     def make(*more: str, command: str) -> str:
         image = worker("x").image.pinned

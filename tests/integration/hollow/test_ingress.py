@@ -11,8 +11,8 @@ import pytest
 from bench.hollow.engine import HollowEngine, hollow
 from bench.hollow.machine import HollowMachine
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent.engine import Callbacks
-from devopsellence.nodeagent.runtime import Machine
+from devopsellence.nodeagent.docker.engine import Callbacks
+from devopsellence.nodeagent.docker.interface import Machine
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import decode, encode

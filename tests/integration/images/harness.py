@@ -20,12 +20,12 @@ from devopsellence.api.v1 import agent_pb2, stored_pb2, workload_pb2
 from devopsellence.api.v1.agent_pb2_grpc import AgentServicer, add_AgentServicer_to_server
 from devopsellence.cli.output import Output
 from devopsellence.cli.release.engine import Docker
-from devopsellence.nodeagent.api import callers
+from devopsellence.nodeagent.api import auth
 from devopsellence.nodeagent.api.images import Images
-from devopsellence.nodeagent.engine import Callbacks, Engine
-from devopsellence.nodeagent.images import Garbage
-from devopsellence.nodeagent.pool import Pool
-from devopsellence.nodeagent.staging import Staging
+from devopsellence.nodeagent.docker.engine import Callbacks, Engine
+from devopsellence.nodeagent.images.gc import Garbage
+from devopsellence.nodeagent.images.staging import Staging
+from devopsellence.nodeagent.util.threads import Pool
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.records import encode
@@ -120,7 +120,7 @@ class Servicer:
         try:
             return await self.images.find(request)
         except Exception as error:  # noqa: BLE001 - as the agent's own
-            await callers.abort(context, self.node, callers.refusal(error))
+            await auth.abort(context, self.node, auth.refusal(error))
 
     async def SendLayer(  # noqa: N802
         self, requests: AsyncIterator[agent_pb2.SendLayerRequest], context: Any
@@ -128,14 +128,14 @@ class Servicer:
         try:
             return await self.images.send_layer(self._counted(requests))
         except Exception as error:  # noqa: BLE001 - as the agent's own
-            await callers.abort(context, self.node, callers.refusal(error))
+            await auth.abort(context, self.node, auth.refusal(error))
 
     async def LoadImage(self, request: agent_pb2.LoadImageRequest, context: Any) -> agent_pb2.LoadImageAnswer:  # noqa: N802
         self.loads += 1
         try:
             return await self.images.load(request)
         except Exception as error:  # noqa: BLE001 - as the agent's own
-            await callers.abort(context, self.node, callers.refusal(error))
+            await auth.abort(context, self.node, auth.refusal(error))
 
     async def _counted(
         self, requests: AsyncIterator[agent_pb2.SendLayerRequest]

@@ -11,9 +11,9 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.cli.release.build import image_name
-from devopsellence.nodeagent.images import Garbage
-from devopsellence.nodeagent.pool import Pool
-from devopsellence.nodeagent.spec import Desired, desired
+from devopsellence.nodeagent.images.gc import Garbage
+from devopsellence.nodeagent.plan.spec import Desired, desired
+from devopsellence.nodeagent.util.threads import Pool
 from devopsellence.store.keys import EnvironmentRef
 from tests.integration.images.harness import ENV, Receiving
 from tests.support.agentapi import AgentAuthority

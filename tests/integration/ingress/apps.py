@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from devopsellence.nodeagent.ingress.model import Endpoint
+from devopsellence.nodeagent.envoy.model import Endpoint
 
 
 class App:

@@ -18,8 +18,8 @@ from urllib.parse import urlencode
 
 from devopsellence.cli.dev.files import write_atomic
 from devopsellence.cli.pki import CertificateAuthority, Request
-from devopsellence.nodeagent.ingress import xds
-from devopsellence.nodeagent.ingress.model import (
+from devopsellence.nodeagent.envoy import xds
+from devopsellence.nodeagent.envoy.model import (
     Backend,
     Endpoint,
     Listen,

@@ -11,8 +11,8 @@ from typing import Final
 import pytest
 from cryptography import x509
 
-from devopsellence.nodeagent.ingress.keys import judged
-from devopsellence.nodeagent.ingress.model import Backend, Route, Site, TlsCertificate
+from devopsellence.nodeagent.envoy.model import Backend, Route, Site, TlsCertificate
+from devopsellence.nodeagent.ingress.crypto_main import judged
 from tests.integration.ingress.apps import App
 from tests.integration.ingress.clients import Client, WebSocket, ask, curl
 from tests.integration.ingress.envoys import ENV, Envoy, certificate

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from devopsellence.cli.pki import CertificateAuthority
-from devopsellence.nodeagent.ingress.model import Endpoint, RouterPeer
+from devopsellence.nodeagent.envoy.model import Endpoint, RouterPeer
 from devopsellence.peers import server_name
 from tests.integration.ingress.apps import App
 from tests.integration.ingress.clients import Client, ask

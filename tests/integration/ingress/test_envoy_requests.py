@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import closing
 
-from devopsellence.nodeagent.ingress.model import Backend, Route, Site
+from devopsellence.nodeagent.envoy.model import Backend, Route, Site
 from devopsellence.store.keys import EnvironmentRef
 from tests.integration.ingress.apps import App
 from tests.integration.ingress.clients import Client, WebSocket, ask, curl, raw

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from devopsellence.nodeagent.agent import Agent, Options, Process
-from devopsellence.nodeagent.asking import question
-from devopsellence.nodeagent.docker import DEFAULT_HOST
-from devopsellence.nodeagent.engine import Callbacks, Engine
-from devopsellence.nodeagent.pool import Pool
-from devopsellence.nodeagent.rest import Rest
-from devopsellence.nodeagent.runtime import Machine as Works
-from devopsellence.nodeagent.runtime import Runtime
+from devopsellence.nodeagent.docker.client import DEFAULT_HOST
+from devopsellence.nodeagent.docker.engine import Callbacks, Engine
+from devopsellence.nodeagent.docker.interface import Machine as Works
+from devopsellence.nodeagent.docker.interface import Runtime
+from devopsellence.nodeagent.health.probe import question
 from devopsellence.nodeagent.state import StateFolder
+from devopsellence.nodeagent.util.memory import Rest
+from devopsellence.nodeagent.util.threads import Pool
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings

@@ -9,7 +9,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from devopsellence.nodeagent.ingress.aside import Aside, AsideFailed, Pair, Question, Request, Said, Verdict, run
+from devopsellence.nodeagent.ingress.crypto_worker import (
+    Aside,
+    AsideFailed,
+    Pair,
+    Question,
+    Request,
+    Said,
+    Verdict,
+    run,
+)
 from devopsellence.sealed import Identity
 from tests.integration.nodeagent.harness import soon
 from tests.unit.nodeagent.ingress.certificates import UNTIL, make

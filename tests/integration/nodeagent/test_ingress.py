@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent.ingress.model import Endpoint
+from devopsellence.nodeagent.envoy.model import Endpoint
 from tests.integration.nodeagent.harness import ENV, Machine, Status, docker, says, service_of, soon, web, worker
 from tests.integration.nodeagent.routed import agent_of
 from tests.support.routes import FakeRoutes

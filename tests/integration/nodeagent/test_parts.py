@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent.asking import ask_http, ask_tcp
-from devopsellence.nodeagent.memory import NO_MEMORY, Trouble
-from devopsellence.nodeagent.model import End, Now
-from devopsellence.nodeagent.pool import Pool
+from devopsellence.nodeagent.docker.model import End, Now
+from devopsellence.nodeagent.health.probe import ask_http, ask_tcp
+from devopsellence.nodeagent.plan.history import NO_MEMORY, Trouble
 from devopsellence.nodeagent.state import StateError, StateFolder
+from devopsellence.nodeagent.util.threads import Pool
 from devopsellence.store.keys import EnvironmentRef
 
 ENV = EnvironmentRef("acme", "Shop.App", "production")

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from devopsellence.cli.pki import CertificateAuthority, Request
-from devopsellence.nodeagent.api.certificates import Files
-from devopsellence.nodeagent.docker import DEFAULT_HOST
-from devopsellence.nodeagent.engine import Callbacks, Engine
-from devopsellence.nodeagent.ingress.model import Backend, Endpoint, Route, RouterPeer, Site, TlsCertificate
-from devopsellence.nodeagent.ingress.options import BUILT_IN, IngressOptions
+from devopsellence.nodeagent.docker.client import DEFAULT_HOST
+from devopsellence.nodeagent.docker.engine import Callbacks, Engine
+from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Route, RouterPeer, Site, TlsCertificate
+from devopsellence.nodeagent.envoy.options import BUILT_IN, IngressOptions
 from devopsellence.nodeagent.ingress.router import Router
-from devopsellence.nodeagent.pool import Pool
+from devopsellence.nodeagent.tls import Files
+from devopsellence.nodeagent.util.threads import Pool
 from devopsellence.peers import server_name
 from devopsellence.store.keys import EnvironmentRef
 from tests.support.leavings import remove

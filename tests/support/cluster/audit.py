@@ -19,7 +19,7 @@ from devopsellence.api.v1.stored_pb2 import (
     Node,
     Rollout,
 )
-from devopsellence.nodeagent.naming import LABEL_ENVIRONMENT, LABEL_HASH, LABEL_NODE_UID, LABEL_SERVICE
+from devopsellence.nodeagent.docker.names import LABEL_ENVIRONMENT, LABEL_HASH, LABEL_NODE_UID, LABEL_SERVICE
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef, Keys
 from devopsellence.store.records import decode

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from devopsellence.cli.cluster.programs import AGENT_HOME, CONTROLLER_HOME, ETCD_HOME
-from devopsellence.nodeagent.naming import LABEL_ENVIRONMENT, LABEL_MANAGED, LABEL_ROUTER
+from devopsellence.nodeagent.docker.names import LABEL_ENVIRONMENT, LABEL_MANAGED, LABEL_ROUTER
 from tests.support.cluster.machine import Machine, Program, wait_for
 from tests.support.cluster.network import Switch
 from tests.support.until import until

@@ -11,11 +11,11 @@ import pytest
 from bench.hollow.behaviour import Behaviour, Faults
 from bench.hollow.engine import HollowEngine
 from bench.hollow.machine import HollowMachine
-from devopsellence.nodeagent import errors, naming
-from devopsellence.nodeagent.engine import Callbacks
-from devopsellence.nodeagent.model import Container, Event, State
-from devopsellence.nodeagent.probes import Probe, Timing
-from devopsellence.nodeagent.runtime import Calls
+from devopsellence.nodeagent.docker import errors, names
+from devopsellence.nodeagent.docker.engine import Callbacks
+from devopsellence.nodeagent.docker.interface import Calls
+from devopsellence.nodeagent.docker.model import Container, Event, State
+from devopsellence.nodeagent.plan.probe_spec import Probe, Timing
 
 ENV = "acme/shop/production"
 LOCAL = f"sha256:{'a' * 64}"
@@ -27,10 +27,10 @@ def body(service: str = "web", image: str = LOCAL, **environ: str) -> dict[str, 
         "Image": image,
         "Env": [f"{name}={value}" for name, value in environ.items()],
         "Labels": {
-            naming.LABEL_ENVIRONMENT: ENV,
-            naming.LABEL_SERVICE: service,
-            naming.LABEL_HASH: "f" * 64,
-            naming.LABEL_RELEASE: "3",
+            names.LABEL_ENVIRONMENT: ENV,
+            names.LABEL_SERVICE: service,
+            names.LABEL_HASH: "f" * 64,
+            names.LABEL_RELEASE: "3",
         },
         "NetworkingConfig": {"EndpointsConfig": {"net": {}}},
     }
@@ -38,7 +38,7 @@ def body(service: str = "web", image: str = LOCAL, **environ: str) -> dict[str, 
 
 def machine(**faults: Any) -> HollowMachine:
     made = HollowMachine(Faults(**faults))
-    made.create_network("net", {naming.LABEL_ENVIRONMENT: ENV})
+    made.create_network("net", {names.LABEL_ENVIRONMENT: ENV})
     return made
 
 

@@ -16,7 +16,7 @@ from devopsellence.api.v1.workload_pb2 import (
     VolumeMount,
 )
 from devopsellence.cli.release.plan import WITHOUT_RESTART, Kind, Step, differences, headline, plan, summary
-from devopsellence.nodeagent.spec import spec_hash
+from devopsellence.nodeagent.plan.spec import spec_hash
 
 OLD, NEW = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
 N1 = Node(name="n1", labels=["web", "worker"])

@@ -6,12 +6,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent.action import Action, Kind, Plan
-from devopsellence.nodeagent.actions import before
-from devopsellence.nodeagent.memory import NO_MEMORY, Memory
-from devopsellence.nodeagent.model import Attachment, Container, End, Health, Network, Now, Observed, State, Verdict
-from devopsellence.nodeagent.plan import plan
-from devopsellence.nodeagent.spec import Desired, Wanted, desired
+from devopsellence.nodeagent.docker.model import (
+    Attachment,
+    Container,
+    End,
+    Health,
+    Network,
+    Now,
+    Observed,
+    State,
+    Verdict,
+)
+from devopsellence.nodeagent.plan.actions import Action, Kind, Plan
+from devopsellence.nodeagent.plan.environment import plan
+from devopsellence.nodeagent.plan.history import NO_MEMORY, Memory
+from devopsellence.nodeagent.plan.spec import Desired, Wanted, desired
+from devopsellence.nodeagent.reconcile.executor import before
 from devopsellence.store.keys import EnvironmentRef
 
 ENV = EnvironmentRef("acme", "shop", "production")

@@ -11,20 +11,20 @@ import pytest
 import requests
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent import errors
-from devopsellence.nodeagent.action import TASK, Action, Kind
-from devopsellence.nodeagent.actions import Actions
-from devopsellence.nodeagent.docker import _errors
-from devopsellence.nodeagent.memory import NO_MEMORY, Memory, Trouble
-from devopsellence.nodeagent.model import Now, State
-from devopsellence.nodeagent.observe import View
-from devopsellence.nodeagent.plan import plan
-from devopsellence.nodeagent.pool import Pool
-from devopsellence.nodeagent.runs import Runs
-from devopsellence.nodeagent.runtime import Fetch
+from devopsellence.nodeagent.docker import errors
+from devopsellence.nodeagent.docker.cache import View
+from devopsellence.nodeagent.docker.client import _errors
+from devopsellence.nodeagent.docker.interface import Fetch
+from devopsellence.nodeagent.docker.model import Now, State
+from devopsellence.nodeagent.plan.actions import TASK, Action, Kind
+from devopsellence.nodeagent.plan.environment import plan
+from devopsellence.nodeagent.plan.history import NO_MEMORY, Memory, Trouble
+from devopsellence.nodeagent.plan.spec import Desired, desired, offered
+from devopsellence.nodeagent.reconcile.executor import Actions
+from devopsellence.nodeagent.reconcile.task_store import Runs
 from devopsellence.nodeagent.secrets import Vault
-from devopsellence.nodeagent.spec import Desired, desired, offered
 from devopsellence.nodeagent.state import StateFolder
+from devopsellence.nodeagent.util.threads import Pool
 from devopsellence.sealed import Identity
 from tests.unit.nodeagent.support import ENV, IMAGE, REMOTE, UID, Engine, container, service
 

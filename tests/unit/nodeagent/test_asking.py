@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from devopsellence.nodeagent.asking import Question, question
-from devopsellence.nodeagent.errors import Conflict, EngineUnavailable, NotFound
-from devopsellence.nodeagent.probes import Probe, Timing
+from devopsellence.nodeagent.docker.errors import Conflict, EngineUnavailable, NotFound
+from devopsellence.nodeagent.health.probe import Question, question
+from devopsellence.nodeagent.plan.probe_spec import Probe, Timing
 
 
 class Engine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.nodeagent.dependencies import Standing, cycles, held_by, order, waits
+from devopsellence.nodeagent.plan.dependencies import Standing, cycles, held_by, order, waits
 from tests.unit.nodeagent.support import COMPLETED, HEALTHY, STARTED, service
 
 NOTHING = Standing(started=False, ready=False, completed=False, reason="pulling redis")

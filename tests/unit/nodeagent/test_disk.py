@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import DiskSpace
-from devopsellence.nodeagent.disk import rounded, space
+from devopsellence.nodeagent.status.disk import rounded, space
 
 TOTAL = 100_000
 

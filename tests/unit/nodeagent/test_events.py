@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Event, Exit, ServiceStatus
-from devopsellence.nodeagent.events import events, remembered
+from devopsellence.nodeagent.status.events import events, remembered
 
 SERVES: dict[str, Any] = {
     "container": "c1", "hash": "h1", "release": 1, "phase": ServiceStatus.RUNNING, "health": ServiceStatus.HEALTHY,

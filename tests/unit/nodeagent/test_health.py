@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from devopsellence.nodeagent.asking import Question
-from devopsellence.nodeagent.errors import EngineUnavailable
-from devopsellence.nodeagent.health import Course, Monitor, combined
-from devopsellence.nodeagent.model import Container, Health, Now, Verdict
-from devopsellence.nodeagent.probes import Probe, Timing
+from devopsellence.nodeagent.docker.errors import EngineUnavailable
+from devopsellence.nodeagent.docker.model import Container, Health, Now, Verdict
+from devopsellence.nodeagent.health.monitor import Course, Monitor, combined
+from devopsellence.nodeagent.health.probe import Question
+from devopsellence.nodeagent.plan.probe_spec import Probe, Timing
 from tests.unit.nodeagent.support import ENV, container, service, want
 
 TIMING = Timing(interval=5.0, timeout=2.0, retries=3, start_period=1.0)

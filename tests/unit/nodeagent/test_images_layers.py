@@ -9,7 +9,7 @@ import tarfile
 
 import pytest
 
-from devopsellence.nodeagent.layers import LayerFile, archive, chain, chains, is_ours, why_not_its_config
+from devopsellence.nodeagent.images.layers import LayerFile, archive, chain, chains, is_ours, why_not_its_config
 
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 

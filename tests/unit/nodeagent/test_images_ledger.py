@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devopsellence.nodeagent.imagestore import StoredImage
-from devopsellence.nodeagent.ledger import (
+from devopsellence.nodeagent.docker.images import StoredImage
+from devopsellence.nodeagent.images.ledger import (
     ASKED_SECONDS,
     BROUGHT_SECONDS,
     RELEASES_KEPT,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from devopsellence.nodeagent.action import Action, Kind
-from devopsellence.nodeagent.engine import CALLS, PULLS
-from devopsellence.nodeagent.lanes import Lanes
+from devopsellence.nodeagent.docker.engine import CALLS, PULLS
+from devopsellence.nodeagent.plan.actions import Action, Kind
+from devopsellence.nodeagent.reconcile.slots import Lanes
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.nodeagent.support import ENV
 

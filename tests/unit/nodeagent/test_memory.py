@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from devopsellence.nodeagent.memory import NO_MEMORY, Memory, Trouble
-from devopsellence.nodeagent.model import Container, End, Now, State
+from devopsellence.nodeagent.docker.model import Container, End, Now, State
+from devopsellence.nodeagent.plan.history import NO_MEMORY, Memory, Trouble
 from tests.unit.nodeagent.support import container, service
 
 NOW = Now(100.0, 5000.0)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from devopsellence.nodeagent.model import Attachment, Container, Event, Listing, Network, Now, State
-from devopsellence.nodeagent.observe import View, epoch, parse_inspected, parse_listed
+from devopsellence.nodeagent.docker.cache import View, epoch, parse_inspected, parse_listed
+from devopsellence.nodeagent.docker.model import Attachment, Container, Event, Listing, Network, Now, State
 from tests.unit.nodeagent.support import ENV, container, service, want
 
 STARTED = "2026-11-22T22:32:22.944082437Z"

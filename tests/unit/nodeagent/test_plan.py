@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent.memory import NO_MEMORY, Memory, Trouble
-from devopsellence.nodeagent.model import Attachment, Container, Health, Network, Now, Observed, State, Verdict
-from devopsellence.nodeagent.plan import plan
-from devopsellence.nodeagent.spec import Desired
+from devopsellence.nodeagent.docker.model import Attachment, Container, Health, Network, Now, Observed, State, Verdict
+from devopsellence.nodeagent.plan.environment import plan
+from devopsellence.nodeagent.plan.history import NO_MEMORY, Memory, Trouble
+from devopsellence.nodeagent.plan.spec import Desired
 from tests.unit.nodeagent.support import ENV, REMOTE, container, kinds, service, want, wanted
 
 S = stored_pb2.ServiceStatus

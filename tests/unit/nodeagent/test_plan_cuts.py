@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.nodeagent.memory import NO_MEMORY
-from devopsellence.nodeagent.model import Container, Network, State
-from devopsellence.nodeagent.spec import Desired
+from devopsellence.nodeagent.docker.model import Container, Network, State
+from devopsellence.nodeagent.plan.history import NO_MEMORY
+from devopsellence.nodeagent.plan.spec import Desired
 from tests.unit.nodeagent.support import (
     COMPLETED,
     ENV,

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.action import Memories, ServicePlan
-from devopsellence.nodeagent.memory import NO_MEMORY, RESET_SECONDS, Memory, Trouble
-from devopsellence.nodeagent.model import Container, Health, Network, Now, Observed, State, Verdict
-from devopsellence.nodeagent.plan import plan
-from devopsellence.nodeagent.spec import Desired
+from devopsellence.nodeagent.docker.model import Container, Health, Network, Now, Observed, State, Verdict
+from devopsellence.nodeagent.plan.actions import Memories, ServicePlan
+from devopsellence.nodeagent.plan.environment import plan
+from devopsellence.nodeagent.plan.history import NO_MEMORY, RESET_SECONDS, Memory, Trouble
+from devopsellence.nodeagent.plan.spec import Desired
 from tests.unit.nodeagent.support import COMPLETED, ENV, HEALTHY, STARTED, container, kinds, service, want, wanted
 
 S = stored_pb2.ServiceStatus

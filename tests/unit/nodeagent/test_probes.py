@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.nodeagent.probes import Probe, Timing, probes_of, unaskable
+from devopsellence.nodeagent.plan.probe_spec import Probe, Timing, probes_of, unaskable
 from tests.unit.nodeagent.support import service
 
 

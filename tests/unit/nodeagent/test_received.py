@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from devopsellence.nodeagent.received import MOST_BYTES, Unsound, only
+from devopsellence.nodeagent.images.archive import MOST_BYTES, Unsound, only
 
 CONFIG = b'{"rootfs": {"type": "layers", "diff_ids": []}}'
 DIGEST = hashlib.sha256(CONFIG).hexdigest()

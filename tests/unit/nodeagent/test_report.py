@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent import report
-from devopsellence.nodeagent.action import Memories
-from devopsellence.nodeagent.memory import NO_MEMORY, Trouble
-from devopsellence.nodeagent.model import Container, End, Health, Network, Now, Observed, State, Verdict
-from devopsellence.nodeagent.plan import plan
-from devopsellence.nodeagent.spec import Desired
+from devopsellence.nodeagent.docker.model import Container, End, Health, Network, Now, Observed, State, Verdict
+from devopsellence.nodeagent.plan.actions import Memories
+from devopsellence.nodeagent.plan.environment import plan
+from devopsellence.nodeagent.plan.history import NO_MEMORY, Trouble
+from devopsellence.nodeagent.plan.spec import Desired
+from devopsellence.nodeagent.status import build
 from tests.unit.nodeagent.support import COMPLETED, ENV, REMOTE, UID, container, service, want, wanted
 
 A = stored_pb2.AssignmentStatus
@@ -31,7 +31,7 @@ def status(
     seen = Observed(there, network, {each.id: Health(verdict) for each in there})
     memories = memories or {}
     made = plan(goal, seen, memories, Now(1000.0, 2000.0))
-    return report.status(goal, made, memories, {"web": "3 of 7 layers"}, problem, None)
+    return build.status(goal, made, memories, {"web": "3 of 7 layers"}, problem, None)
 
 
 def test_settled() -> None:
@@ -90,7 +90,7 @@ def test_since_when_one_is_not_healthy() -> None:
     seen = Observed((there,), NETWORK, {there.id: Health(Verdict.UNHEALTHY, message="answered 500", since=since)})
     memories = {("web", wanted(OLD).hash): replace(NO_MEMORY, proved=there.id, lapses=1)}
     made = plan(want(OLD), seen, memories, Now(1000.0, 2000.0))
-    (web,) = report.status(want(OLD), made, memories, {}, "", None).services
+    (web,) = build.status(want(OLD), made, memories, {}, "", None).services
     assert (web.health, web.unhealthy_since.ToMilliseconds()) == (S.UNHEALTHY, 1_990_500)
     assert not status(want(OLD), there).services[0].HasField("unhealthy_since")
 
@@ -120,7 +120,7 @@ def test_a_tombstone() -> None:
 def test_an_assignment_that_cannot_be_read_is_an_error_and_what_runs_is_told() -> None:
     found = status(want(OLD), container(OLD), problem="it does not parse")
     assert (found.phase, found.reason, len(found.services)) == (A.ERROR, "it does not parse", 1)
-    assert report.unreadable("n1", UID, ENV, "it does not parse").phase == A.ERROR
+    assert build.unreadable("n1", UID, ENV, "it does not parse").phase == A.ERROR
 
 
 def test_an_empty_assignment_is_settled() -> None:

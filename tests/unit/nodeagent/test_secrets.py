@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent.body import create_body, task_body
 from devopsellence.nodeagent.identity import IDENTITY_FILE, load_identity
+from devopsellence.nodeagent.plan.container_config import create_body, task_body
+from devopsellence.nodeagent.plan.spec import Desired, desired, objection, spec_hash
 from devopsellence.nodeagent.secrets import SecretError, Vault, resealed
-from devopsellence.nodeagent.spec import Desired, desired, objection, spec_hash
 from devopsellence.nodeagent.state import StateError
 from devopsellence.sealed import Identity, seal
 from devopsellence.store.keys import REGISTRY

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from devopsellence.nodeagent.action import Memories
-from devopsellence.nodeagent.memory import NO_MEMORY
-from devopsellence.nodeagent.model import Container, Health, Network, Now, Observed, State, Verdict
-from devopsellence.nodeagent.plan import plan
-from devopsellence.nodeagent.spec import Desired
+from devopsellence.nodeagent.docker.model import Container, Health, Network, Now, Observed, State, Verdict
+from devopsellence.nodeagent.plan.actions import Memories
+from devopsellence.nodeagent.plan.environment import plan
+from devopsellence.nodeagent.plan.history import NO_MEMORY
+from devopsellence.nodeagent.plan.spec import Desired
 from tests.unit.nodeagent.support import COMPLETED, ENV, STARTED, container, kinds, service, want, wanted
 
 NOW = Now(1000.0, 2_000_000.0)

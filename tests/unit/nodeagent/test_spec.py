@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent import naming
-from devopsellence.nodeagent.body import container_labels, create_body
-from devopsellence.nodeagent.spec import (
+from devopsellence.nodeagent.docker import names
+from devopsellence.nodeagent.plan.container_config import container_labels, create_body
+from devopsellence.nodeagent.plan.spec import (
     desired,
     objection,
     obstacle,
@@ -89,12 +89,12 @@ def test_the_order_of_maps_and_volumes_does_not_matter() -> None:
 
 def test_names_are_what_docker_takes_and_do_not_collide() -> None:
     env = EnvironmentRef("Acme", "Shop-A", "prod")
-    name = naming.container_name(UID, env, "Web.1", "0" * 64)
+    name = names.container_name(UID, env, "Web.1", "0" * 64)
     assert re.fullmatch(r"shop-a-prod-web\.1-[0-9a-f]{10}", name)
-    assert naming.network_name(UID, env) != naming.network_name(UID, EnvironmentRef("Acme", "Shop", "A-prod"))
-    assert naming.network_name(UID, env) != naming.network_name(UID, EnvironmentRef("acme", "shop-a", "prod"))
-    assert naming.volume_name(UID, env, "data") != naming.volume_name("another machine", env, "data")
-    assert naming.container_name(UID, env, "web", "1" * 64) != naming.container_name(UID, env, "web", "2" * 64)
+    assert names.network_name(UID, env) != names.network_name(UID, EnvironmentRef("Acme", "Shop", "A-prod"))
+    assert names.network_name(UID, env) != names.network_name(UID, EnvironmentRef("acme", "shop-a", "prod"))
+    assert names.volume_name(UID, env, "data") != names.volume_name("another machine", env, "data")
+    assert names.container_name(UID, env, "web", "1" * 64) != names.container_name(UID, env, "web", "2" * 64)
 
 
 def test_the_body_of_the_create_call() -> None:
@@ -106,7 +106,7 @@ def test_the_body_of_the_create_call() -> None:
     host = body["HostConfig"]
     assert host["RestartPolicy"] == {"Name": "no"}
     assert (host["NanoCpus"], host["Memory"]) == (1_500_000_000, 256 * 1024 * 1024)
-    assert (host["Mounts"][0]["Source"], host["Mounts"][0]["Target"]) == (naming.volume_name(UID, ENV, "data"), "/data")
+    assert (host["Mounts"][0]["Source"], host["Mounts"][0]["Target"]) == (names.volume_name(UID, ENV, "data"), "/data")
     assert host["NetworkMode"] == goal.network
     assert body["NetworkingConfig"]["EndpointsConfig"][goal.network]["Aliases"] == ["web"]
     assert body["Labels"] == {

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent.action import TASK, Action, Kind, ServicePlan, TaskPlan
-from devopsellence.nodeagent.memory import GIVE_UP, NO_MEMORY, Memory, Trouble
-from devopsellence.nodeagent.model import Container, End, Now, Observed, State
-from devopsellence.nodeagent.plan import plan
-from devopsellence.nodeagent.spec import Desired, desired
-from devopsellence.nodeagent.task import plan_task
-from devopsellence.nodeagent.task_record import Run, RunKey
+from devopsellence.nodeagent.docker.model import Container, End, Now, Observed, State
+from devopsellence.nodeagent.plan.actions import TASK, Action, Kind, ServicePlan, TaskPlan
+from devopsellence.nodeagent.plan.environment import plan
+from devopsellence.nodeagent.plan.history import GIVE_UP, NO_MEMORY, Memory, Trouble
+from devopsellence.nodeagent.plan.spec import Desired, desired
+from devopsellence.nodeagent.plan.task import plan_task
+from devopsellence.nodeagent.plan.task_run import Run, RunKey
 from tests.unit.nodeagent.support import ENV, IMAGE, REMOTE, UID, container, service
 
 TaskStatus = stored_pb2.TaskStatus

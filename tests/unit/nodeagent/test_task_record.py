@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.model import Container, End, State
-from devopsellence.nodeagent.pool import Pool
-from devopsellence.nodeagent.runs import Runs
+from devopsellence.nodeagent.docker.model import Container, End, State
+from devopsellence.nodeagent.plan.task_run import REMEMBERED, Run, newest, run_from, run_to
+from devopsellence.nodeagent.reconcile.task_store import Runs
 from devopsellence.nodeagent.state import StateError, StateFolder
-from devopsellence.nodeagent.task_record import REMEMBERED, Run, newest, run_from, run_to
+from devopsellence.nodeagent.util.threads import Pool
 from tests.unit.nodeagent.support import ENV
 
 RUN = Run(1, "release", "hash")

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.nodeagent.model import Container, State
+from devopsellence.nodeagent.docker.model import Container, State
 from devopsellence.store.keys import Keys
 from devopsellence.store.records import encode
 from devopsellence.store.values import KeyValue, WatchEvent

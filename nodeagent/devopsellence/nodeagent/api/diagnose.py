@@ -11,13 +11,13 @@ from typing import Final
 
 from devopsellence.api.v1.agent_pb2 import Check, DiagnoseAnswer
 from devopsellence.api.v1.stored_pb2 import Heartbeat
-from devopsellence.nodeagent import errors, streams
 from devopsellence.nodeagent.api import isolation
-from devopsellence.nodeagent.api.certificates import CertificateProblem, Files, expires
 from devopsellence.nodeagent.api.isolation import Isolation
-from devopsellence.nodeagent.assigned import Assignments
-from devopsellence.nodeagent.engine import Engine
-from devopsellence.nodeagent.pool import Pool
+from devopsellence.nodeagent.assignments import Assignments
+from devopsellence.nodeagent.docker import errors, streams
+from devopsellence.nodeagent.docker.engine import Engine
+from devopsellence.nodeagent.tls import CertificateProblem, Files, expires
+from devopsellence.nodeagent.util.threads import Pool
 from devopsellence.peers import server_name
 
 #: Below either of these the engine soon fails in ways that are hard to understand.

@@ -20,13 +20,14 @@ import grpc
 import structlog
 
 from devopsellence.api.v1 import agent_pb2
-from devopsellence.nodeagent import errors, layers
 from devopsellence.nodeagent.api.refusal import Refusal
-from devopsellence.nodeagent.docker import Docker
-from devopsellence.nodeagent.engine import Engine
-from devopsellence.nodeagent.layers import LayerFile
-from devopsellence.nodeagent.pool import Pool
-from devopsellence.nodeagent.staging import Arriving, Staging, WrongDigest, free_bytes, is_digest
+from devopsellence.nodeagent.docker import errors
+from devopsellence.nodeagent.docker.client import Docker
+from devopsellence.nodeagent.docker.engine import Engine
+from devopsellence.nodeagent.images import layers
+from devopsellence.nodeagent.images.layers import LayerFile
+from devopsellence.nodeagent.images.staging import Arriving, Staging, WrongDigest, free_bytes, is_digest
+from devopsellence.nodeagent.util.threads import Pool
 from devopsellence.peers import MAX_MESSAGE_BYTES
 
 T = TypeVar("T")

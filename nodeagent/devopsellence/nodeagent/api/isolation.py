@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from devopsellence.nodeagent.api.forwarding import Filter, parse
-from devopsellence.nodeagent.streams import Bridge
+from devopsellence.nodeagent.docker.streams import Bridge
 
 IPV4: Final = "iptables"
 IPV6: Final = "ip6tables"

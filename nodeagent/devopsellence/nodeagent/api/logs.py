@@ -16,12 +16,12 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from devopsellence.api.v1.agent_pb2 import LogLine, LogsAnswer, LogsRequest
-from devopsellence.nodeagent import errors, streams
 from devopsellence.nodeagent.api import targets
-from devopsellence.nodeagent.api.funnel import Funnel
-from devopsellence.nodeagent.engine import Engine
-from devopsellence.nodeagent.frames import log_entry
-from devopsellence.nodeagent.model import Container
+from devopsellence.nodeagent.api.backpressure import Funnel
+from devopsellence.nodeagent.docker import errors, streams
+from devopsellence.nodeagent.docker.engine import Engine
+from devopsellence.nodeagent.docker.frames import log_entry
+from devopsellence.nodeagent.docker.model import Container
 
 #: What one message holds at most; one longer line goes alone.
 MESSAGE_BYTES: Final = 64 * 1024

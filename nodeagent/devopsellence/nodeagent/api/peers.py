@@ -15,14 +15,14 @@ import grpc.aio
 import structlog
 
 from devopsellence.api.v1.agent_pb2 import FetchImageRequest, ImagePart
-from devopsellence.nodeagent import errors, streams
-from devopsellence.nodeagent.api import callers
+from devopsellence.nodeagent.api import auth
 from devopsellence.nodeagent.api.refusal import Refusal
-from devopsellence.nodeagent.assigned import Assignments
-from devopsellence.nodeagent.engine import SAVES, Engine
-from devopsellence.nodeagent.layers import is_ours
-from devopsellence.nodeagent.pool import Pool
-from devopsellence.nodeagent.staging import is_digest
+from devopsellence.nodeagent.assignments import Assignments
+from devopsellence.nodeagent.docker import errors, streams
+from devopsellence.nodeagent.docker.engine import SAVES, Engine
+from devopsellence.nodeagent.images.layers import is_ours
+from devopsellence.nodeagent.images.staging import is_digest
+from devopsellence.nodeagent.util.threads import Pool
 from devopsellence.peers import CHUNK_BYTES, IMAGE_BYTES
 
 #: Callers that wait for their turn; more are sent to somebody else.
@@ -49,7 +49,7 @@ class PeerService:
 
     async def FetchImage(self, request: FetchImageRequest, context: _Context) -> None:  # noqa: N802 - the call's name
         try:
-            caller = callers.node(context.auth_context())
+            caller = auth.node(context.auth_context())
             _log.info("called", call="FetchImage", caller=caller, peer=context.peer(), image=request.image)
             self._check(request.image)
             size, name = await self._described(request.image)
@@ -59,10 +59,10 @@ class PeerService:
         except _CallerGone:
             _log.info("the caller has gone", call="FetchImage", image=request.image)
         except Exception as error:  # noqa: BLE001 - the caller is told, and what is a bug is logged
-            why = callers.refusal(error)
+            why = auth.refusal(error)
             if why.code is _Code.INTERNAL:
                 _log.exception("a call failed in the agent itself", call="FetchImage")
-            await callers.abort(context, self._node, why)
+            await auth.abort(context, self._node, why)
 
     def _check(self, image: str) -> None:
         if not is_digest(image):

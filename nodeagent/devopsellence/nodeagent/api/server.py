@@ -17,16 +17,16 @@ from devopsellence.api.v1.agent_pb2_grpc import (
     add_PeersServicer_to_server,
 )
 from devopsellence.api.v1.stored_pb2 import Heartbeat
-from devopsellence.nodeagent.api.certificates import CertificateProblem, Certificates, Files, expires
 from devopsellence.nodeagent.api.diagnose import Diagnosis
-from devopsellence.nodeagent.api.oneoff import discard_leftovers
 from devopsellence.nodeagent.api.peers import PeerService
+from devopsellence.nodeagent.api.run_task import discard_leftovers
 from devopsellence.nodeagent.api.service import ImageCalls, Service
-from devopsellence.nodeagent.assigned import Assignments
-from devopsellence.nodeagent.engine import Engine
-from devopsellence.nodeagent.errors import EngineError
-from devopsellence.nodeagent.pool import Pool
+from devopsellence.nodeagent.assignments import Assignments
+from devopsellence.nodeagent.docker.engine import Engine
+from devopsellence.nodeagent.docker.errors import EngineError
 from devopsellence.nodeagent.secrets import Vault
+from devopsellence.nodeagent.tls import CertificateProblem, Certificates, Files, expires
+from devopsellence.nodeagent.util.threads import Pool
 from devopsellence.peers import KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, server_name
 
 #: Each call may hold some hundred KiB; more at a time are refused.

@@ -25,19 +25,19 @@ from devopsellence.api.v1.agent_pb2 import (
     SendLayerAnswer,
     SendLayerRequest,
 )
-from devopsellence.nodeagent.api import callers, targets
+from devopsellence.nodeagent.api import auth, targets
 from devopsellence.nodeagent.api.diagnose import Diagnosis
-from devopsellence.nodeagent.api.execution import Execution
+from devopsellence.nodeagent.api.exec import Execution
 from devopsellence.nodeagent.api.logs import Tail
-from devopsellence.nodeagent.api.oneoff import OneOff
 from devopsellence.nodeagent.api.refusal import Refusal
+from devopsellence.nodeagent.api.run_task import OneOff
 from devopsellence.nodeagent.api.session import Answer, Requests, opening
-from devopsellence.nodeagent.assigned import Assignments
-from devopsellence.nodeagent.engine import Engine
-from devopsellence.nodeagent.model import Container
-from devopsellence.nodeagent.pool import Pool
+from devopsellence.nodeagent.assignments import Assignments
+from devopsellence.nodeagent.docker.engine import Engine
+from devopsellence.nodeagent.docker.model import Container
+from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.nodeagent.secrets import Vault
-from devopsellence.nodeagent.spec import Desired
+from devopsellence.nodeagent.util.threads import Pool
 from devopsellence.peers import TAKEN_BY
 from devopsellence.store.keys import EnvironmentRef, InvalidName, check_name
 
@@ -120,16 +120,16 @@ class Service:
         ended = asyncio.Event()
         self._calls.add(ended)
         try:
-            caller = callers.caller(context.auth_context())
+            caller = auth.caller(context.auth_context())
             _log.info("called", call=call, caller=caller, peer=context.peer())
             # At once: until it has come the caller does not know that anybody is there, and the answer may take long.
             await context.send_initial_metadata(((TAKEN_BY, self._node),))
             return await work()
         except Exception as error:  # noqa: BLE001 - the caller is told, and what is a bug is logged
-            why = callers.refusal(error)
+            why = auth.refusal(error)
             if why.code is _Code.INTERNAL:
                 _log.exception("a call failed in the agent itself", call=call)
-            await callers.abort(context, self._node, why)
+            await auth.abort(context, self._node, why)
         finally:
             self._calls.discard(ended)
             ended.set()

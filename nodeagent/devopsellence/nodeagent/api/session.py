@@ -14,9 +14,9 @@ from typing import Final, Protocol
 import grpc
 
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest, RunStart, RunStarted, WindowSize
-from devopsellence.nodeagent.api import processes
-from devopsellence.nodeagent.api.pipe import Pipe
 from devopsellence.nodeagent.api.refusal import Refusal
+from devopsellence.nodeagent.docker import process as processes
+from devopsellence.nodeagent.docker.pipe import Pipe
 from devopsellence.peers import CHUNK_BYTES
 
 Requests = AsyncIterator[RunRequest]

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 import grpc
 
 from devopsellence.nodeagent.api.refusal import Refusal
-from devopsellence.nodeagent.model import Container, State
-from devopsellence.nodeagent.spec import Desired
+from devopsellence.nodeagent.docker.model import Container, State
+from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.store.keys import EnvironmentRef
 
 _Code = grpc.StatusCode

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from devopsellence.nodeagent.ingress.model import Routing, Site
+from devopsellence.nodeagent.envoy.model import Routing, Site
 from devopsellence.store.keys import EnvironmentRef
 
 

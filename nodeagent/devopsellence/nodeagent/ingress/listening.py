@@ -9,13 +9,13 @@ from typing import Final
 
 import structlog
 
-from devopsellence.nodeagent.api.certificates import Files
-from devopsellence.nodeagent.ingress.container import FOLDER
-from devopsellence.nodeagent.ingress.files import AUTHORITY, CERTIFICATE, KEY, NODE_FOLDER, EnvoyFolder
-from devopsellence.nodeagent.ingress.model import Listen, PeerTls, Routing
-from devopsellence.nodeagent.ingress.options import IngressOptions
+from devopsellence.nodeagent.envoy.container import FOLDER
+from devopsellence.nodeagent.envoy.files import AUTHORITY, CERTIFICATE, KEY, NODE_FOLDER, EnvoyFolder
+from devopsellence.nodeagent.envoy.model import Listen, PeerTls, Routing
+from devopsellence.nodeagent.envoy.options import IngressOptions
 from devopsellence.nodeagent.ingress.ports import has_ipv6, why_not
-from devopsellence.nodeagent.pool import Pool
+from devopsellence.nodeagent.tls import Files
+from devopsellence.nodeagent.util.threads import Pool
 
 RETRY_FIRST: Final = 1.0
 RETRY_CAP: Final = 30.0

@@ -18,22 +18,22 @@ from typing import Final
 
 import structlog
 
-from devopsellence.nodeagent.api.certificates import Files
-from devopsellence.nodeagent.ingress import drain, kept, xds
-from devopsellence.nodeagent.ingress.admin import AdminSilent, Host, Seen
+from devopsellence.nodeagent.docker.model import Now
+from devopsellence.nodeagent.envoy import endpoints, kept, xds
+from devopsellence.nodeagent.envoy.admin import AdminSilent, Host, Seen
+from devopsellence.nodeagent.envoy.container import FOLDER
+from devopsellence.nodeagent.envoy.endpoints import Key, Place
+from devopsellence.nodeagent.envoy.files import EnvoyFolder
+from devopsellence.nodeagent.envoy.model import DEFAULT_DRAIN_SECONDS, Listen, RouterStatus, Routing, Site
+from devopsellence.nodeagent.envoy.options import IngressOptions
+from devopsellence.nodeagent.envoy.rendering import Rendered, Rendering
+from devopsellence.nodeagent.envoy.supervisor import Engine, Keeper, Wanted
+from devopsellence.nodeagent.envoy.versions import Expected
 from devopsellence.nodeagent.ingress.conflicts import settle
-from devopsellence.nodeagent.ingress.container import FOLDER
-from devopsellence.nodeagent.ingress.drain import Key, Place
-from devopsellence.nodeagent.ingress.files import EnvoyFolder
-from devopsellence.nodeagent.ingress.keeper import Engine, Keeper, Wanted
 from devopsellence.nodeagent.ingress.listening import Listening
-from devopsellence.nodeagent.ingress.model import DEFAULT_DRAIN_SECONDS, Listen, RouterStatus, Routing, Site
-from devopsellence.nodeagent.ingress.options import IngressOptions
-from devopsellence.nodeagent.ingress.rendering import Rendered, Rendering
-from devopsellence.nodeagent.ingress.standing import Standing
-from devopsellence.nodeagent.ingress.versions import Expected
-from devopsellence.nodeagent.model import Now
-from devopsellence.nodeagent.pool import Pool
+from devopsellence.nodeagent.ingress.status import Standing
+from devopsellence.nodeagent.tls import Files
+from devopsellence.nodeagent.util.threads import Pool
 from devopsellence.store.keys import EnvironmentRef
 
 #: Between two looks at Envoy while it has yet to do something: quick at first, because mostly it has.
@@ -111,13 +111,13 @@ class Router:
         limit = site or before
         seconds = limit.drain_seconds if limit is not None else DEFAULT_DRAIN_SECONDS
         self._sites[env] = site
-        self._places = drain.follow(self._places, env, site, seconds, time.monotonic())
+        self._places = endpoints.follow(self._places, env, site, seconds, time.monotonic())
         self._dirty.add(env)
         self._look_soon()
 
     def held(self, env: EnvironmentRef) -> Mapping[str, str]:
         """As ``Routes.held``. While no Envoy runs, nothing is."""
-        return drain.held(self._places, env) if self._keeper.running or not self._keeper.looked else {}
+        return endpoints.held(self._places, env) if self._keeper.running or not self._keeper.looked else {}
 
     def status(self, env: EnvironmentRef) -> RouterStatus:
         """As ``Routes.status``."""
@@ -133,7 +133,7 @@ class Router:
         """Something has happened to Envoy's container."""
         self._keeper.look()
         # One that has begun anew has yet to read everything.
-        self._places = drain.anew(self._places)
+        self._places = endpoints.anew(self._places)
         self._standing.restarted()
         self._listens = ""
         self._look_soon()
@@ -174,12 +174,12 @@ class Router:
         if not self._keeper.looked:
             return
         await self._taken_over()
-        self._places = drain.expire(self._places, time.monotonic())
+        self._places = endpoints.expire(self._places, time.monotonic())
         await self._write()
         if self._keeper.running:
             await self._look()
         elif not self._dirty:
-            self._let_go(drain.without_draining(self._places))
+            self._let_go(endpoints.without_draining(self._places))
         self._tell()
 
     async def _taken_over(self) -> None:
@@ -201,7 +201,7 @@ class Router:
 
     async def _write(self) -> None:
         """Write what is another than it was, and have Envoy run if there is anything to route."""
-        shown = [drain.shown(self._sites.get(env), env, self._places) for env in self._environments()]
+        shown = [endpoints.shown(self._sites.get(env), env, self._places) for env in self._environments()]
         routing, conflicts = settle(site for site in shown if site is not None)
         listen = await self._listening.look(routing)
         self._standing.conflicts, self._standing.ports = conflicts, self._listening.problems
@@ -245,7 +245,7 @@ class Router:
     # From what Envoy says to what is held, and how each environment fares.
 
     async def _look(self) -> None:
-        if not (drain.unsettled(self._places) or self._standing.unsettled(self._expected)):
+        if not (endpoints.unsettled(self._places) or self._standing.unsettled(self._expected)):
             return
         # Another one may run by the time of the answer.
         running = self._keeper.running
@@ -261,7 +261,7 @@ class Router:
         def hosts(env: EnvironmentRef, service: str, port: str) -> Mapping[str, Host] | None:
             return seen.clusters.get(xds.cluster_name(env, service, port))
 
-        self._let_go(drain.observe(self._places, hosts, time.monotonic(), routes_known=known))
+        self._let_go(endpoints.observe(self._places, hosts, time.monotonic(), routes_known=known))
         self._standing.placed(self._unplaced())
         if not unused:
             self._keeper.confirm(running)
@@ -280,7 +280,7 @@ class Router:
             self._listens = running
         for other in admins[1:]:
             with suppress(AdminSilent):
-                seen = drain.together(seen, await other.look())
+                seen = endpoints.together(seen, await other.look())
         return seen
 
     async def _silent(self, problem: str) -> None:
@@ -339,10 +339,10 @@ class Router:
         if not self._keeper.looked:
             return None
         sites = Routing(tuple(filter(None, self._sites.values())))
-        moments = [self._listening.next_look(sites), drain.first_limit(self._places), self._refit]
+        moments = [self._listening.next_look(sites), endpoints.first_limit(self._places), self._refit]
         now = time.monotonic()
-        if self._keeper.running and (drain.unsettled(self._places) or self._standing.unsettled(self._expected)):
+        if self._keeper.running and (endpoints.unsettled(self._places) or self._standing.unsettled(self._expected)):
             moments.append(now + self._interval)
-            rare = now - self._written > PATIENCE_SECONDS and drain.first_limit(self._places) is None
+            rare = now - self._written > PATIENCE_SECONDS and endpoints.first_limit(self._places) is None
             self._interval = min(LOOK_PATIENT if rare else LOOK_CAP, self._interval * LOOK_FACTOR)
         return min((each for each in moments if each is not None), default=None)

@@ -9,8 +9,8 @@ from typing import Final
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.names import InvalidName, check_host
-from devopsellence.nodeagent.action import ServicePlan
-from devopsellence.nodeagent.ingress.model import (
+from devopsellence.nodeagent.docker.model import Container, Now
+from devopsellence.nodeagent.envoy.model import (
     DEFAULT_DRAIN_SECONDS,
     Backend,
     Endpoint,
@@ -20,8 +20,8 @@ from devopsellence.nodeagent.ingress.model import (
     Site,
     TlsCertificate,
 )
-from devopsellence.nodeagent.model import Container, Now
-from devopsellence.nodeagent.spec import Desired, Wanted, seconds
+from devopsellence.nodeagent.plan.actions import ServicePlan
+from devopsellence.nodeagent.plan.spec import Desired, Wanted, seconds
 
 _Ingress = workload_pb2.Ingress
 _Status = stored_pb2.IngressStatus

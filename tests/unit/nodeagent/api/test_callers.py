@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 import grpc
 import pytest
 
-from devopsellence.nodeagent import errors
-from devopsellence.nodeagent.api.callers import caller, refusal
+from devopsellence.nodeagent.api.auth import caller, refusal
 from devopsellence.nodeagent.api.refusal import Refusal
+from devopsellence.nodeagent.docker import errors
 
 
 @pytest.mark.parametrize("name", ["root", "operator:ann", "operator:müller"])

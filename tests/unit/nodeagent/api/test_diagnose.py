@@ -6,8 +6,8 @@ import pytest
 
 from devopsellence.api.v1.agent_pb2 import Check
 from devopsellence.nodeagent.api import diagnose
-from devopsellence.nodeagent.api.certificates import CertificateProblem
 from devopsellence.nodeagent.api.diagnose import Room
+from devopsellence.nodeagent.tls import CertificateProblem
 
 DAY = 86400.0
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devopsellence.nodeagent.frames import MAX_FRAME_BYTES, Frames, Malformed, log_entry
+from devopsellence.nodeagent.docker.frames import MAX_FRAME_BYTES, Frames, Malformed, log_entry
 
 
 def frame(stream: int, payload: bytes) -> bytes:

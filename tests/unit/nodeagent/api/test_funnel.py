@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from devopsellence.nodeagent.api.funnel import Funnel
+from devopsellence.nodeagent.api.backpressure import Funnel
 
 SECONDS = 20
 

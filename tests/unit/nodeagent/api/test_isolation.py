@@ -8,7 +8,7 @@ import pytest
 
 from devopsellence.nodeagent.api.forwarding import Filter, parse
 from devopsellence.nodeagent.api.isolation import Isolation, NotKnown, judge, neighbourly
-from devopsellence.nodeagent.streams import Bridge
+from devopsellence.nodeagent.docker.streams import Bridge
 
 OURS = Bridge("br-0a", ours=True, ipv6=False)
 BOTH = Bridge("br-0a", ours=True, ipv6=True)

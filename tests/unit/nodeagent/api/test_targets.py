@@ -9,8 +9,8 @@ import pytest
 
 from devopsellence.nodeagent.api import targets
 from devopsellence.nodeagent.api.refusal import Refusal
-from devopsellence.nodeagent.model import Container, State
-from devopsellence.nodeagent.spec import Desired
+from devopsellence.nodeagent.docker.model import Container, State
+from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.nodeagent.support import container, service, want
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from devopsellence.nodeagent.ingress import admin
-from devopsellence.nodeagent.ingress.admin import Host
+from devopsellence.nodeagent.envoy import admin
+from devopsellence.nodeagent.envoy.admin import Host
 
 CLUSTERS: dict[str, Any] = {
     "cluster_statuses": [

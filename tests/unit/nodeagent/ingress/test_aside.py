@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from devopsellence.nodeagent.ingress.aside import (
+from devopsellence.nodeagent.ingress.crypto_main import answered
+from devopsellence.nodeagent.ingress.crypto_worker import (
     Answer,
     Aside,
     AsideFailed,
@@ -15,7 +16,6 @@ from devopsellence.nodeagent.ingress.aside import (
     Said,
     Verdict,
 )
-from devopsellence.nodeagent.ingress.keys import answered
 from devopsellence.sealed import Identity
 from tests.unit.nodeagent.ingress.certificates import UNTIL, make
 

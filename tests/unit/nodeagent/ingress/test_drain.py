@@ -8,10 +8,10 @@ from itertools import product
 
 import pytest
 
-from devopsellence.nodeagent.ingress import drain
-from devopsellence.nodeagent.ingress.admin import Host, Seen
-from devopsellence.nodeagent.ingress.drain import Key, Place, Places
-from devopsellence.nodeagent.ingress.model import Backend, Endpoint, Route, Site
+from devopsellence.nodeagent.envoy import endpoints as drain
+from devopsellence.nodeagent.envoy.admin import Host, Seen
+from devopsellence.nodeagent.envoy.endpoints import Key, Place, Places
+from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Route, Site
 from devopsellence.store.keys import EnvironmentRef
 
 ENV = EnvironmentRef("acme", "shop", "production")

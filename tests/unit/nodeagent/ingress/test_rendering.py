@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from devopsellence.nodeagent.ingress import watches, xds
-from devopsellence.nodeagent.ingress.model import Backend, Endpoint, Listen, Route, Routing, Site
-from devopsellence.nodeagent.ingress.rendering import Rendering
-from devopsellence.nodeagent.ingress.versions import expected
+from devopsellence.nodeagent.envoy import render, xds
+from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Listen, Route, Routing, Site
+from devopsellence.nodeagent.envoy.rendering import Rendering
+from devopsellence.nodeagent.envoy.versions import expected
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.nodeagent.ingress.tls import tls_certificate
 
@@ -102,4 +102,4 @@ def test_where_no_envoy_runs_any_more_everything_is_counted_anew() -> None:
 
 
 def test_this_machine_has_room_for_a_few() -> None:
-    assert watches.room(3) == 3
+    assert render.room(3) == 3

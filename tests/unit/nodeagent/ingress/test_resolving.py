@@ -7,8 +7,8 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from devopsellence.nodeagent.ingress.model import RouterPeer
-from devopsellence.nodeagent.ingress.resolving import Names, resolved
+from devopsellence.nodeagent.envoy.model import RouterPeer
+from devopsellence.nodeagent.ingress.dns import Names, resolved
 from devopsellence.nodeagent.ingress.site import Given
 
 

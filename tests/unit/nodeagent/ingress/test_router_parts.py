@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.nodeagent import errors
-from devopsellence.nodeagent.ingress import container, image, kept, versions, xds
-from devopsellence.nodeagent.ingress.conflicts import settle
-from devopsellence.nodeagent.ingress.container import EnvoySpec
-from devopsellence.nodeagent.ingress.drain import Key, Place, follow
-from devopsellence.nodeagent.ingress.model import (
+from devopsellence.nodeagent.docker import errors
+from devopsellence.nodeagent.docker.model import Now
+from devopsellence.nodeagent.envoy import container, image, kept, versions, xds
+from devopsellence.nodeagent.envoy.container import EnvoySpec
+from devopsellence.nodeagent.envoy.endpoints import Key, Place, follow
+from devopsellence.nodeagent.envoy.model import (
     Backend,
     Endpoint,
     Listen,
@@ -24,8 +24,8 @@ from devopsellence.nodeagent.ingress.model import (
     Routing,
     Site,
 )
-from devopsellence.nodeagent.ingress.options import BUILT_IN, peer_address
-from devopsellence.nodeagent.model import Now
+from devopsellence.nodeagent.envoy.options import BUILT_IN, peer_address
+from devopsellence.nodeagent.ingress.conflicts import settle
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.nodeagent.ingress.tls import tls_certificate
 

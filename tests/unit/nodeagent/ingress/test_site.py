@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent.action import ServicePlan
-from devopsellence.nodeagent.ingress.model import (
+from devopsellence.nodeagent.docker.model import Attachment, Container, Now
+from devopsellence.nodeagent.envoy.model import (
     Backend,
     Endpoint,
     Route,
@@ -18,8 +18,8 @@ from devopsellence.nodeagent.ingress.model import (
     TlsCertificate,
 )
 from devopsellence.nodeagent.ingress.site import Given, HostPart, Sited, awaited, sited, status
-from devopsellence.nodeagent.model import Attachment, Container, Now
-from devopsellence.nodeagent.spec import Desired, desired
+from devopsellence.nodeagent.plan.actions import ServicePlan
+from devopsellence.nodeagent.plan.spec import Desired, desired
 from tests.unit.nodeagent.support import ENV, UID, container, service
 
 Status = stored_pb2.IngressStatus

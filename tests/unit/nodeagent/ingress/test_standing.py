@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from devopsellence.nodeagent.ingress.admin import Seen
-from devopsellence.nodeagent.ingress.model import Listen, Route, RouterStatus, Routing, Site
-from devopsellence.nodeagent.ingress.options import IngressOptions
-from devopsellence.nodeagent.ingress.standing import NOT_YET, Standing
-from devopsellence.nodeagent.ingress.versions import Expected, expected
-from devopsellence.nodeagent.ingress.xds import files
+from devopsellence.nodeagent.envoy.admin import Seen
+from devopsellence.nodeagent.envoy.model import Listen, Route, RouterStatus, Routing, Site
+from devopsellence.nodeagent.envoy.options import IngressOptions
+from devopsellence.nodeagent.envoy.versions import Expected, expected
+from devopsellence.nodeagent.envoy.xds import files
+from devopsellence.nodeagent.ingress.status import NOT_YET, Standing
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.nodeagent.ingress.tls import tls_certificate
 

@@ -8,11 +8,11 @@ import math
 from collections.abc import Awaitable, Callable
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.ingress import taken as module
-from devopsellence.nodeagent.ingress.aside import Aside, AsideFailed, Question, Said
-from devopsellence.nodeagent.ingress.keys import answered
-from devopsellence.nodeagent.ingress.model import RouterPeer
-from devopsellence.nodeagent.ingress.taken import Taken, given, left, opened, refused
+from devopsellence.nodeagent.envoy.model import RouterPeer
+from devopsellence.nodeagent.ingress import node_ingress_state as module
+from devopsellence.nodeagent.ingress.crypto_main import answered
+from devopsellence.nodeagent.ingress.crypto_worker import Aside, AsideFailed, Question, Said
+from devopsellence.nodeagent.ingress.node_ingress_state import Taken, given, left, opened, refused
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.peers import server_name
 from devopsellence.sealed import Identity

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import pytest
 
-from devopsellence.nodeagent.ingress import xds
-from devopsellence.nodeagent.ingress.model import (
+from devopsellence.nodeagent.envoy import xds
+from devopsellence.nodeagent.envoy.model import (
     Backend,
     Endpoint,
     Listen,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from devopsellence.nodeagent.ingress import xds
-from devopsellence.nodeagent.ingress.model import Backend, Endpoint, Listen, PeerTls, RouterPeer, Routing, Site
+from devopsellence.nodeagent.envoy import xds
+from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Listen, PeerTls, RouterPeer, Routing, Site
 from devopsellence.store.keys import EnvironmentRef
 
 ENV = EnvironmentRef("acme", "shop", "production")

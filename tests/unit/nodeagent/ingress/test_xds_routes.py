@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from devopsellence.nodeagent.ingress import xds
-from devopsellence.nodeagent.ingress.model import Listen, Route, Routing, Site, TlsCertificate
+from devopsellence.nodeagent.envoy import xds
+from devopsellence.nodeagent.envoy.model import Listen, Route, Routing, Site, TlsCertificate
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.nodeagent.ingress.tls import tls_certificate
 

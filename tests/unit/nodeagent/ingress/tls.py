@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from devopsellence.cli.pki import CertificateAuthority, Request
-from devopsellence.nodeagent.ingress.model import TlsCertificate
+from devopsellence.nodeagent.envoy.model import TlsCertificate
 
 
 def tls_certificate(serial: str = "ab", host: str = "a.example") -> TlsCertificate:

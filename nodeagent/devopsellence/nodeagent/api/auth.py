@@ -1,0 +1,62 @@
+"""Who calls, and how a call ends that is refused: with a status, a sentence, and the name of the node that spoke."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NoReturn
+
+import grpc
+import grpc.aio
+
+from devopsellence.nodeagent.api.refusal import Refusal
+from devopsellence.nodeagent.docker import errors
+from devopsellence.peers import REFUSED_BY, is_node, is_operator
+
+_COMMON_NAME: Final = "x509_common_name"
+_Code = grpc.StatusCode
+
+
+def caller(identities: Mapping[str, Iterable[bytes]]) -> str:
+    """The common name in the certificate that a connection was made with, from gRPC's view of it.
+
+    Raises:
+        Refusal: PERMISSION_DENIED: it is no operator's.
+    """
+    return _named(identities, is_operator, "only operators may ask an agent")
+
+
+def node(identities: Mapping[str, Iterable[bytes]]) -> str:
+    """The same, where it must be a node's.
+
+    Raises:
+        Refusal: PERMISSION_DENIED: it is none.
+    """
+    return _named(identities, is_node, "only nodes may ask an agent for images")
+
+
+def _named(identities: Mapping[str, Iterable[bytes]], may: Callable[[str], bool], rule: str) -> str:
+    names = [name.decode(errors="replace") for name in identities.get(_COMMON_NAME) or ()]
+    if len(names) != 1 or not may(names[0]):
+        shown = ", ".join(names) or "nobody"
+        raise Refusal(_Code.PERMISSION_DENIED, f"{rule}, and this is the certificate of {shown}")
+    return names[0]
+
+
+def refusal(error: Exception) -> Refusal:
+    """An error as what the caller is told."""
+    match error:
+        case Refusal():
+            return error
+        case errors.EngineUnavailable():
+            return Refusal(_Code.UNAVAILABLE, str(error))
+        case errors.DiskFull():
+            return Refusal(_Code.RESOURCE_EXHAUSTED, str(error))
+        case errors.EngineError():
+            return Refusal(_Code.FAILED_PRECONDITION, str(error))
+        case _:
+            return Refusal(_Code.INTERNAL, "the agent itself has failed; its log says how")
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], node: str, why: Refusal) -> NoReturn:
+    """End the call with a refusal."""
+    await context.abort(why.code, why.sentence, ((REFUSED_BY, node),))

@@ -1,0 +1,4 @@
+"""The Docker Engine: SDK client, async engine, container cache and the names of containers, networks and volumes.
+
+The only package that imports the Docker SDK. No decisions about which container should run: those belong in ``plan``.
+"""

@@ -1,0 +1,261 @@
+"""The engine for the event loop: its calls on threads, its events as callbacks, and the connection kept up.
+
+While it does not answer nothing is concluded from that: ``connected`` is False, ``problem`` says why, and the view
+keeps what was last seen until everything has been listed anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import structlog
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, wait_random
+
+from devopsellence.nodeagent.docker import names
+from devopsellence.nodeagent.docker.cache import View
+from devopsellence.nodeagent.docker.client import Docker, Stream
+from devopsellence.nodeagent.docker.errors import EngineError, EngineUnavailable, NotFound
+from devopsellence.nodeagent.docker.model import Event
+from devopsellence.nodeagent.util.threads import Pool
+
+T = TypeVar("T")
+
+#: Containers that are created, started or removed at a time.
+
+CALLS: Final = 6
+#: Containers that are waited for while they stop at a time; each may take its grace period.
+STOPS: Final = 16
+PULLS: Final = 2
+#: Images that are sent to other nodes at a time.
+SAVES: Final = 2
+#: Calls for the commands that health checks run in containers, at a time.
+CHECKS: Final = 4
+#: What people ask for through the API at a time.
+ASKS: Final = 8
+#: All is listed anew this often, for what no event told of.
+RESYNC_SECONDS: Final = 60.0
+#: A frozen engine keeps its connections; only asking tells.
+PING_SECONDS: Final = 15.0
+PING_TIMEOUT: Final = 10.0
+#: Connecting lists and inspects everything.
+CONNECT_TIMEOUT: Final = 20.0
+#: An event about a container in our hands comes before the answer to the call that caused it.
+DOUBT_SECONDS: Final = 0.25
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Called on the loop. ``changed``: look at this environment again. ``image``: an image has arrived. ``connection``:
+    ``connected`` or ``problem`` is another now. ``router``: something has happened to the router's container."""
+
+    changed: Callable[[str], None]
+    image: Callable[[], None]
+    connection: Callable[[], None]
+    router: Callable[[], None] = lambda: None
+
+
+class Engine:
+    """One Docker Engine. ``run`` keeps it connected until cancelled."""
+
+    def __init__(self, host: str, node_uid: str, callbacks: Callbacks) -> None:
+        self.view = View()
+        self.connected = False
+        self.problem = "not connected to the Docker Engine yet"
+        self.version = ""
+        self._host = host
+        self._node_uid = node_uid
+        self._callbacks = callbacks
+        self._docker: Docker | None = None
+        self._lost = asyncio.Event()
+        self._calls = Pool(CALLS, "docker-call")
+        self._stops = Pool(STOPS, "docker-stop")
+        self._pulls = Pool(PULLS, "docker-pull")
+        self._saves = Pool(SAVES, "docker-save")
+        self._checks = Pool(CHECKS, "docker-check")
+        self._asks = Pool(ASKS, "docker-ask")
+        #: Questions that must not wait behind calls: listing, inspecting, pinging.
+        self._looks = Pool(4, "docker-look")
+        self._doubts: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Connect, follow, connect again, until cancelled."""
+        while True:
+            retrying = AsyncRetrying(
+                retry=retry_if_exception_type(EngineError),
+                wait=wait_exponential(multiplier=0.1, max=2.0) + wait_random(0, 0.1),
+                before_sleep=lambda state: self._disconnected(state.outcome.exception() if state.outcome else None),
+            )
+            session: tuple[Docker, Stream] = await retrying(self._connect_in_time)
+            try:
+                await self._follow()
+            except EngineError as error:
+                self._disconnected(error)
+            else:
+                self._disconnected(EngineUnavailable("the Docker Engine does not answer: it has closed the connection"))
+            finally:
+                self.connected = False
+                session[1].close()
+                session[0].close()
+
+    async def call(self, call: Callable[[Docker], T]) -> T:
+        """A short call."""
+        return await self._on(self._calls, call)
+
+    async def stop(self, call: Callable[[Docker], T]) -> T:
+        """A call that may take as long as a container's grace period."""
+        return await self._on(self._stops, call)
+
+    async def pull(self, call: Callable[[Docker], T]) -> T:
+        """A call that may take minutes."""
+        return await self._on(self._pulls, call)
+
+    async def save(self, call: Callable[[Docker], T]) -> T:
+        """A call that may take minutes, for another node: it does not wait behind pulls."""
+        return await self._on(self._saves, call)
+
+    async def check(self, call: Callable[[Docker], T]) -> T:
+        """A short call for a health check: it waits for nothing but other checks."""
+        return await self._on(self._checks, call)
+
+    async def ask(self, call: Callable[[Docker], T]) -> T:
+        """A call for a person: it neither waits behind the agent's own calls nor holds them up."""
+        return await self._on(self._asks, call)
+
+    async def look(self, container: str) -> None:
+        """Bring the view up to date about one container."""
+        try:
+            seen = await self._on(self._looks, lambda docker: docker.inspect(container))
+        except NotFound:
+            self.view.drop(container)
+            return
+        if seen is not None:
+            self.view.put(seen)
+
+    async def relist(self, *, fresh: bool = False) -> None:
+        """Bring the view up to date about everything; ``fresh``: also about what seems to have gone on running."""
+        stamp = self.view.stamp()
+        listing = await self._on(self._looks, lambda docker: docker.list())
+        concerned, unknown = self.view.replace(listing, stamp)
+        await self._look_at({each.id for each in listing.containers if each.up} if fresh else unknown)
+        for env in concerned:
+            self._callbacks.changed(env)
+
+    async def _connect_in_time(self) -> tuple[Docker, Stream]:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                return await self._connect()
+        except TimeoutError as error:
+            raise EngineUnavailable(
+                f"the Docker Engine does not answer: nothing for {CONNECT_TIMEOUT:.0f} s"
+            ) from error
+
+    async def _connect(self) -> tuple[Docker, Stream]:
+        docker = await self._looks.run(lambda: Docker(self._host, self._node_uid))
+        self._lost = asyncio.Event()
+        self._docker = docker
+        # First the events, then the list: what happens in between is told twice rather than never.
+        stream = await self._looks.run(docker.events)
+        loop, lost = asyncio.get_running_loop(), self._lost
+        threading.Thread(
+            target=_read, args=(stream, loop, self._on_event, lost), name="docker-events", daemon=True
+        ).start()
+        try:
+            self.version = await self._looks.run(docker.version)
+            await self.relist(fresh=True)
+        except BaseException:
+            stream.close()
+            docker.close()
+            raise
+        self.connected, self.problem = True, ""
+        _log.info("connected to the engine", host=self._host, version=self.version)
+        self._callbacks.connection()
+        return docker, stream
+
+    async def _follow(self) -> None:
+        loop = asyncio.get_running_loop()
+        resync = loop.time() + RESYNC_SECONDS
+        while not self._lost.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._lost.wait(), PING_SECONDS)
+                return
+            try:
+                async with asyncio.timeout(PING_TIMEOUT):
+                    await self._on(self._looks, lambda docker: docker.ping())
+                    if loop.time() >= resync:
+                        await self.relist()
+                        resync = loop.time() + RESYNC_SECONDS
+            except TimeoutError as error:
+                raise EngineUnavailable(
+                    f"the Docker Engine does not answer: nothing for {PING_TIMEOUT:.0f} s"
+                ) from error
+
+    async def _on(self, pool: Pool, call: Callable[[Docker], T]) -> T:
+        docker = self._docker
+        if docker is None:
+            raise EngineUnavailable(self.problem)
+        try:
+            return await pool.run(lambda: call(docker))
+        except EngineUnavailable:
+            if docker is self._docker:
+                self._lost.set()
+            raise
+
+    async def _look_at(self, containers: Iterable[str]) -> None:
+        await asyncio.gather(*(self.look(each) for each in containers))
+
+    def _on_event(self, event: Event) -> None:
+        if names.LABEL_ROUTER in event.attributes:
+            if event.attributes.get(names.LABEL_NODE_UID) == self._node_uid:
+                self._callbacks.router()
+            return
+        effect = self.view.apply(event)
+        if effect.image:
+            self._callbacks.image()
+        if effect.inspect and effect.inspect not in self._doubts:
+            self._doubts.add(effect.inspect)
+            task = asyncio.create_task(self._settle(effect.inspect, self.view.stamp_of(effect.inspect)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if effect.env:
+            self._callbacks.changed(effect.env)
+
+    async def _settle(self, container: str, stamp: int) -> None:
+        """Inspect a container that an event told of, unless a call of ours turns out to have been the cause."""
+        await asyncio.sleep(DOUBT_SECONDS)
+        self._doubts.discard(container)
+        if self.view.stamp_of(container) != stamp:
+            return
+        before = self.view.containers.get(container)
+        try:
+            await self.look(container)
+        except EngineError as error:
+            _log.warning("could not inspect a container", container=container, error=str(error))
+        seen = self.view.containers.get(container) or before
+        if seen is not None:
+            self._callbacks.changed(seen.env)
+
+    def _disconnected(self, error: BaseException | None) -> None:
+        problem = str(error)
+        self.connected = False
+        if problem != self.problem:
+            _log.warning("the engine cannot be used", problem=problem)
+            self.problem = problem
+        self._callbacks.connection()
+
+
+def _read(
+    stream: Stream, loop: asyncio.AbstractEventLoop, on_event: Callable[[Event], None], lost: asyncio.Event
+) -> None:
+    # RuntimeError: the loop has ended.
+    with suppress(RuntimeError):
+        for event in stream:
+            loop.call_soon_threadsafe(on_event, event)
+        loop.call_soon_threadsafe(lost.set)

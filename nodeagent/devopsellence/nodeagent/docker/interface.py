@@ -1,0 +1,99 @@
+"""What the agent's own work asks of an engine, as protocols: ``engine.Engine`` and ``docker.Docker`` are one answer.
+
+People's calls through the API (logs, exec, images) need a Docker Engine and are not part of it. Errors are those of
+``errors``, as those modules document them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from devopsellence.api.v1.stored_pb2 import Peer
+from devopsellence.nodeagent.docker.cache import View
+from devopsellence.nodeagent.docker.images import StoredImage
+from devopsellence.nodeagent.docker.model import Container, End
+from devopsellence.nodeagent.health.probe import Question
+from devopsellence.nodeagent.ingress.interface import NoRoutes, Routes
+from devopsellence.nodeagent.plan.probe_spec import Probe
+
+T = TypeVar("T")
+#: Has an image that no registry has on this machine, from one of these nodes; hears how far it is, in words.
+Fetch: TypeAlias = Callable[[str, Sequence[Peer], Callable[[str], None]], Awaitable[None]]
+
+
+class Images(Protocol):
+    """What tells which images nobody needs any more."""
+
+    def stored(self) -> Sequence[StoredImage]: ...
+
+    def in_use(self) -> frozenset[str]: ...
+
+    def remove(self, image: StoredImage) -> None: ...
+
+
+class Calls(Protocol):
+    """The calls that carry out actions. They may block: a :class:`Runtime` sees to it that this holds nobody up."""
+
+    @property
+    def images(self) -> Images: ...
+
+    def inspect(self, container: str) -> Container | None: ...
+
+    def create_network(self, name: str, labels: Mapping[str, str]) -> str: ...
+
+    def remove_network(self, network: str) -> None: ...
+
+    def pull(
+        self, repository: str, digest: str, progress: Callable[[str], None], login: tuple[str, str] | None = None
+    ) -> None: ...
+
+    def create(self, name: str, body: Mapping[str, Any]) -> str: ...
+
+    def start(self, container: str) -> Container | None: ...
+
+    def connect(self, network: str, container: str, alias: str) -> None: ...
+
+    def stop(self, container: str) -> None: ...
+
+    def remove(self, container: str, *, force: bool = False) -> None: ...
+
+    def examine(self, container: str) -> tuple[Container, End | None]: ...
+
+
+class Runtime(Protocol):
+    """Containers for the event loop: calls, the view that they and the engine's events keep true, the connection."""
+
+    view: View
+    connected: bool
+    #: Why it is not connected; empty when it is.
+    problem: str
+    version: str
+
+    async def run(self) -> None: ...
+
+    async def call(self, call: Callable[[Calls], T], /) -> T: ...
+
+    async def stop(self, call: Callable[[Calls], T], /) -> T: ...
+
+    async def pull(self, call: Callable[[Calls], T], /) -> T: ...
+
+    async def look(self, container: str) -> None: ...
+
+    async def relist(self) -> None: ...
+
+
+R_co = TypeVar("R_co", bound=Runtime, covariant=True)
+
+
+@dataclass(frozen=True)
+class Machine(Generic[R_co]):
+    """What an agent works on: the ``engine``, how a probe is put to a container of it at an address (``ask``), how
+    images are got from other nodes (None: they are not), and what leads requests from outside to its containers. All of
+    it tells of an environment by ``engine.Callbacks.changed``."""
+
+    engine: R_co
+    ask: Callable[[Probe, str, str], Question]
+    fetch: Fetch | None = None
+    routes: Routes = field(default_factory=NoRoutes)

@@ -1,0 +1,182 @@
+"""Where requests go: one cluster for each backend, with its endpoints in a file of their own, so that a cutover
+replaces that file and nothing else.
+
+A cluster says nothing of its endpoints or of other nodes, so it stays as it is while those come and go: Envoy would
+make a changed cluster anew, and count its requests under way from zero.
+
+Endpoints of this node have priority 0, other nodes' routers priority 1 (Envoy, "Priority levels"): they are asked when
+nobody answers here. Those are reached by TLS with the nodes' own certificates, and what comes from one of them goes to
+endpoints of this node only (a subset, Envoy "Load Balancer Subsets"), so no request goes in a circle.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Final
+
+from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Listen, RouterPeer, Site
+from devopsellence.nodeagent.envoy.resources import Message, extension, file_name, response, source
+from devopsellence.nodeagent.envoy.tls import PEER, peer_validation, secret_source
+from devopsellence.store.keys import EnvironmentRef
+
+CLUSTER: Final = "envoy.config.cluster.v3.Cluster"
+ASSIGNMENT: Final = "envoy.config.endpoint.v3.ClusterLoadAssignment"
+#: The namespace of what this project says of clusters and endpoints.
+METADATA: Final = "devopsellence"
+#: A route's ``metadata_match`` with this goes to endpoints of this node only.
+LOCAL_ONLY: Final[Message] = {"filter_metadata": {"envoy.lb": {"where": "local"}}}
+
+_CONNECT_SECONDS: Final = 1
+#: Shorter than the idle timeouts of the usual application servers (gunicorn 2 s, node and uvicorn 5 s): a request never
+#: goes out on a connection that the other side is just closing.
+_IDLE_SECONDS: Final = 1.5
+_BUFFER_BYTES: Final = 64 << 10
+_MANY: Final = 20_000
+#: As long as one endpoint is healthy it gets everything. Envoy's default of 140 % would hand a part of the requests to
+#: other nodes whenever a second endpoint is being drained.
+_NEVER_SPILL: Final = 1_000_000
+
+
+def cluster_name(env: EnvironmentRef, service: str, port: str) -> str:
+    """What the cluster of a backend is called; :func:`read` is its inverse."""
+    return f"{env}/{service}/{port}"
+
+
+def endpoints_path(env: EnvironmentRef, service: str, port: str) -> str:
+    """The file with a backend's endpoints."""
+    return f"eds/{file_name(service, cluster_name(env, service, port))}"
+
+
+def cluster(env: EnvironmentRef, backend: Backend, listen: Listen, folder: str) -> Message:
+    """A backend's cluster."""
+    found: Message = {
+        "name": cluster_name(env, backend.service, backend.port),
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": source(folder, endpoints_path(env, backend.service, backend.port))},
+        "metadata": {
+            "filter_metadata": {
+                METADATA: {"environment": str(env), "service": backend.service, "port": backend.port},
+            }
+        },
+        "lb_policy": "ROUND_ROBIN",
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "connect_timeout": f"{_CONNECT_SECONDS}s",
+        "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
+        "upstream_connection_options": {
+            "tcp_keepalive": {"keepalive_time": 30, "keepalive_interval": 5, "keepalive_probes": 3}
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "common_http_protocol_options": {"idle_timeout": f"{_IDLE_SECONDS}s"},
+                "explicit_http_config": {"http_protocol_options": {}},
+            }
+        },
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": _MANY,
+                    "max_pending_requests": _MANY,
+                    "max_requests": _MANY,
+                    "retry_budget": {"budget_percent": {"value": 50}, "min_retry_concurrency": 128},
+                }
+            ]
+        },
+        "outlier_detection": _outliers(),
+    }
+    if listen.peer_tls is not None:
+        found["transport_socket_matches"] = [_peer_socket(folder)]
+        found["lb_subset_config"] = {
+            "fallback_policy": "ANY_ENDPOINT",
+            "subset_selectors": [{"keys": ["where"], "fallback_policy": "NO_FALLBACK"}],
+        }
+    return found
+
+
+def endpoints(site: Site, backend: Backend, listen: Listen) -> bytes:
+    """The file with a backend's endpoints and, if this node has peers, their routers."""
+    groups = [{"priority": 0, "lb_endpoints": [_local(endpoint) for endpoint in sorted(backend.endpoints)]}]
+    if listen.peer_tls is not None and (peers := [_peer(peer) for peer in sorted(site.peers) if _is_ip(peer.address)]):
+        groups.append({"priority": 1, "lb_endpoints": peers})
+    assignment = {
+        "cluster_name": cluster_name(site.env, backend.service, backend.port),
+        "policy": {"overprovisioning_factor": _NEVER_SPILL},
+        "endpoints": groups,
+    }
+    return response(ASSIGNMENT, [assignment])
+
+
+def _local(endpoint: Endpoint) -> Message:
+    return {
+        "endpoint": {"address": _address(endpoint.address, endpoint.port)},
+        "health_status": "DRAINING" if endpoint.draining else "HEALTHY",
+        "metadata": {
+            "filter_metadata": {METADATA: {"container": endpoint.container}, "envoy.lb": {"where": "local"}},
+        },
+    }
+
+
+def _peer(peer: RouterPeer) -> Message:
+    return {
+        "endpoint": {"address": _address(peer.address, peer.port), "hostname": peer.server_name},
+        "health_status": "HEALTHY",
+        "metadata": {
+            "filter_metadata": {
+                METADATA: {"node": peer.node},
+                "envoy.lb": {"where": "peer"},
+                "envoy.transport_socket_match": {"where": "peer"},
+            }
+        },
+    }
+
+
+def _address(address: str, port: int) -> Message:
+    return {"socket_address": {"address": address, "port_value": port}}
+
+
+def _is_ip(address: str) -> bool:
+    """EDS takes addresses only, and refuses a whole file for one name; sites of other agents, on disk, may have one."""
+    try:
+        ip_address(address)
+    except ValueError:
+        return False
+    return True
+
+
+def _peer_socket(folder: str) -> Message:
+    """TLS to a peer: the name that its certificate must carry is the endpoint's own, by ``hostname``."""
+    tls = {
+        "auto_host_sni": True,
+        "auto_sni_san_validation": True,
+        "common_tls_context": {
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+            "tls_certificate_sds_secret_configs": [secret_source(PEER, folder)],
+            "validation_context_sds_secret_config": peer_validation(folder),
+        },
+    }
+    kind = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+    return {
+        "name": "peer",
+        "match": {"where": "peer"},
+        "transport_socket": extension("envoy.transport_sockets.tls", kind, tls),
+    }
+
+
+def _outliers() -> Message:
+    """An endpoint that cannot be reached gets no requests for a while; what an application answers is its own affair.
+
+    At most half of a backend's endpoints: the only one is always tried.
+    """
+    return {
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": 3,
+        "enforcing_consecutive_local_origin_failure": 100,
+        "enforcing_consecutive_5xx": 0,
+        "enforcing_consecutive_gateway_failure": 0,
+        "enforcing_success_rate": 0,
+        "enforcing_local_origin_success_rate": 0,
+        "max_ejection_percent": 50,
+        "interval": "1s",
+        "base_ejection_time": "2s",
+        "max_ejection_time": "10s",
+    }

@@ -1,0 +1,4 @@
+"""Images on this node: layers received and sent, pulls from peers, the ledger of use, garbage collection.
+
+Nothing about containers. Building images belongs to the command line.
+"""

@@ -1,0 +1,116 @@
+"""From a spec to the engine's call that creates its container: labels, environment, mounts, limits. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from devopsellence.api.v1 import workload_pb2
+from devopsellence.nodeagent.docker import names
+from devopsellence.nodeagent.plan.spec import Desired, Wanted, stop_grace, task_hash
+
+_LOGS: Final = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "5"}}
+
+
+def container_labels(wanted: Wanted, want: Desired) -> dict[str, str]:
+    """All labels of a container that is made now."""
+    before = ",".join(sorted(each.service for each in wanted.service.depends_on))
+    return {
+        **names.environment_labels(want.node, want.node_uid, want.env),
+        names.LABEL_SERVICE: wanted.service.name,
+        names.LABEL_SERVICE_KIND: workload_pb2.Service.Kind.Name(wanted.service.kind).lower(),
+        names.LABEL_HASH: wanted.hash,
+        names.LABEL_REVISION: want.revision,
+        names.LABEL_RELEASE: str(want.release),
+        names.LABEL_PORTS: names.ports_label({each.name: each.port for each in wanted.service.ports}),
+        **({names.LABEL_DEPENDS_ON: before} if before else {}),
+    }
+
+
+def create_body(wanted: Wanted, want: Desired, secrets: Mapping[str, str]) -> dict[str, Any]:
+    """The body of the engine's ``POST /containers/create`` (API 1.41). ``secrets``: variables that win over ``env``.
+
+    Entrypoint and Cmd are left out when empty, which keeps the image's; an Entrypoint alone drops the image's Cmd, as
+    in Compose. Named volumes come into being with the container, with our labels. The engine's own restart policy stays
+    "no": the agent restarts (docs/decisions/0003).
+    """
+    service = wanted.service
+    return {
+        **_body(service, want, {**service.env, **secrets}),
+        **_command(service.command, service.args),
+        "Labels": container_labels(wanted, want),
+        "NetworkingConfig": {"EndpointsConfig": {want.network: {"Aliases": [service.name]}}},
+    }
+
+
+def task_body(
+    wanted: Wanted,
+    want: Desired,
+    task: workload_pb2.Task,
+    secrets: Mapping[str, str],
+    *,
+    one_off: bool,
+    interactive: bool = False,
+    tty: bool = False,
+) -> dict[str, Any]:
+    """The same for a task that runs in ``wanted``'s service: its image, volumes, limits and network, but not its name
+    there, so that nobody who asks for the service is sent to the task. The task's env wins over the service's,
+    ``secrets`` over both. ``one_off``: run by hand, with its input kept open if ``interactive``."""
+    service = wanted.service
+    labels = {
+        **names.environment_labels(want.node, want.node_uid, want.env),
+        names.LABEL_SERVICE: service.name,
+        names.LABEL_TASK: task.name,
+        names.LABEL_HASH: task_hash(task, service),
+        names.LABEL_REVISION: want.revision,
+        names.LABEL_RELEASE: str(want.release),
+    }
+    if one_off:
+        labels[names.LABEL_ONE_OFF] = "true"
+    return {
+        **_body(service, want, {**service.env, **task.env, **secrets}),
+        **_command(task.command, task.args),
+        "Labels": labels,
+        "NetworkingConfig": {"EndpointsConfig": {want.network: {}}},
+        "OpenStdin": interactive,
+        "StdinOnce": interactive,
+        "AttachStdin": interactive,
+        "Tty": tty,
+    }
+
+
+def _body(service: workload_pb2.Service, want: Desired, environ: Mapping[str, str]) -> dict[str, Any]:
+    """What a service's containers and its tasks' have in common."""
+    host: dict[str, Any] = {
+        "NetworkMode": want.network,
+        "RestartPolicy": {"Name": "no"},
+        "LogConfig": _LOGS,
+    }
+    if service.volumes:
+        host["Mounts"] = [_mount(volume, want) for volume in service.volumes]
+    if service.resources.cpu_millis:
+        host["NanoCpus"] = service.resources.cpu_millis * 1_000_000
+    if service.resources.memory_mib:
+        host["Memory"] = service.resources.memory_mib * 1024 * 1024
+    return {
+        "Image": service.image.pinned,
+        "Env": [f"{name}={environ[name]}" for name in sorted(environ)],
+        # Whole seconds on the engine's side; rounded up, so that nobody gets less than was asked for.
+        "StopTimeout": math.ceil(stop_grace(service)),
+        "HostConfig": host,
+    }
+
+
+def _command(command: Sequence[str], args: Sequence[str]) -> dict[str, list[str]]:
+    given = {"Entrypoint": list(command), "Cmd": list(args)}
+    return {key: value for key, value in given.items() if value}
+
+
+def _mount(volume: workload_pb2.VolumeMount, want: Desired) -> dict[str, Any]:
+    return {
+        "Type": "volume",
+        "Source": names.volume_name(want.node_uid, want.env, volume.source),
+        "Target": volume.target,
+        "VolumeOptions": {"Labels": dict(names.environment_labels(want.node, want.node_uid, want.env))},
+    }

@@ -1,0 +1,263 @@
+"""From an assignment to what is wanted: specs, their hashes, and what stands in their way. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from google.protobuf.duration_pb2 import Duration
+
+from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.nodeagent.docker import names
+from devopsellence.nodeagent.plan import dependencies
+from devopsellence.nodeagent.plan.probe_spec import Probe, probes_of, unaskable
+from devopsellence.store.keys import EnvironmentRef, InvalidName, check_name
+
+#: Part of every hash. Raising it replaces every container everywhere at the next deploy.
+HASH_VERSION: Final = 1
+DEFAULT_STOP_GRACE_SECONDS: Final = 10.0
+_IMAGE_ID: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
+_VARIABLE: Final = re.compile(r"[^=\x00]+\Z")
+_DIGEST: Final = re.compile(r"(?P<repository>[^@\s]+)@(?P<digest>sha256:[0-9a-f]{64})\Z")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One service as assigned. ``obstacle`` says why this agent cannot run it at all; usually empty."""
+
+    service: workload_pb2.Service
+    hash: str
+    #: The container's name.
+    name: str
+    obstacle: str = ""
+    #: What is asked of its container; none: it is ready once it has run for a moment.
+    probes: tuple[Probe, ...] = ()
+    #: Other nodes to ask for the image, where no registry has it.
+    peers: tuple[stored_pb2.Peer, ...] = ()
+
+    @property
+    def completes(self) -> bool:
+        """Others wait for it to complete: it is run until it ends with exit code 0, and then not again."""
+        return self.service.completes
+
+    @property
+    def stateful(self) -> bool:
+        """Has a volume that two copies must not share: the old container stops before the new one starts."""
+        return len(self.service.volumes) > 0
+
+    @property
+    def image(self) -> str:
+        return self.service.image.pinned
+
+    @property
+    def obtainable(self) -> bool:
+        """There is somebody to get the image from: a registry, or other nodes."""
+        return pull_reference(self.image) is not None or len(self.peers) > 0
+
+    @property
+    def obtaining(self) -> str:
+        """What is done when it is got."""
+        return f"fetching image {self.image}" if self.peers else f"pulling {self.image}"
+
+
+@dataclass(frozen=True)
+class Desired:
+    """What one environment should be on this node: an assignment, with names and hashes worked out once."""
+
+    env: EnvironmentRef
+    node: str
+    node_uid: str
+    generation: int
+    release: int
+    revision: str
+    removed: bool
+    network: str
+    services: Mapping[str, Wanted]
+    #: To be run once for this release; None: nothing.
+    task: workload_pb2.Task | None = None
+    #: What its container is made of: the hash and the name are the task's own.
+    task_wanted: Wanted | None = None
+    #: Ciphertext by service, secret and version.
+    sealed: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
+    registry: stored_pb2.Registry | None = None
+    #: What is routed here from outside; None: nothing.
+    ingress: workload_pb2.Ingress | None = None
+
+    @property
+    def images(self) -> frozenset[str]:
+        """What the services and the task run, as it is pinned."""
+        return frozenset(each.image for each in (*self.services.values(), self.task_wanted) if each is not None)
+
+
+def desired(assignment: stored_pb2.Assignment, env: EnvironmentRef, node_uid: str) -> Desired:
+    """Work out names and hashes of an assignment that :func:`objection` found nothing against."""
+    sealed = {(each.service, each.name, each.version): each.age for each in assignment.secrets}
+    cycles = dependencies.cycles(assignment.services)
+    services = {
+        service.name: Wanted(
+            service,
+            spec := spec_hash(service),
+            names.container_name(node_uid, env, service.name, spec),
+            obstacle(service) or cycles.get(service.name, "") or unsealed(service, sealed),
+            probes_of(service),
+            _peers(assignment, service),
+        )
+        for service in assignment.services
+    }
+    task = assignment.task if assignment.HasField("task") and not assignment.removed else None
+    return Desired(
+        env=env,
+        node=assignment.node,
+        node_uid=node_uid,
+        generation=assignment.generation,
+        release=assignment.release,
+        revision=assignment.revision,
+        removed=assignment.removed,
+        network=names.network_name(node_uid, env),
+        services={} if assignment.removed else services,
+        task=task,
+        task_wanted=_task_wanted(assignment, task, env, node_uid, sealed) if task is not None else None,
+        sealed=sealed,
+        registry=assignment.registry if assignment.HasField("registry") else None,
+        ingress=assignment.ingress if assignment.HasField("ingress") and not assignment.removed else None,
+    )
+
+
+def _task_wanted(
+    assignment: stored_pb2.Assignment,
+    task: workload_pb2.Task,
+    env: EnvironmentRef,
+    node_uid: str,
+    sealed: Mapping[tuple[str, str, int], str],
+) -> Wanted:
+    service = _task_service(assignment)
+    return Wanted(
+        service,
+        task_hash(task, service),
+        names.task_name(node_uid, env, task.name, assignment.release),
+        obstacle(service) or unsealed(service, sealed),
+        peers=_peers(assignment, service),
+    )
+
+
+def _peers(assignment: stored_pb2.Assignment, service: workload_pb2.Service) -> tuple[stored_pb2.Peer, ...]:
+    return tuple(assignment.peers) if _IMAGE_ID.match(service.image.pinned) else ()
+
+
+def offered(before: Desired | None, after: Desired | None) -> list[tuple[str, str]]:
+    """The specs (service and hash) whose images can be had from others than before."""
+    if before is None or after is None:
+        return []
+    return [
+        (name, wanted.hash)
+        for name, wanted in after.services.items()
+        if wanted.peers and (known := before.services.get(name)) is not None and known.peers != wanted.peers
+    ]
+
+
+def _task_service(assignment: stored_pb2.Assignment) -> workload_pb2.Service:
+    """The spec that the assignment's task runs with; without a name if there is none."""
+    if assignment.HasField("task_service"):
+        return assignment.task_service
+    named = (each for each in assignment.services if each.name == assignment.task.service)
+    return next(named, workload_pb2.Service())
+
+
+def objection(assignment: stored_pb2.Assignment, node: str, env: EnvironmentRef) -> str:
+    """Why an assignment that parses cannot be followed as a whole; empty if it can."""
+    said = (assignment.organization, assignment.project, assignment.environment)
+    if said != (env.organization, env.project, env.environment) or assignment.node != node:
+        return f"it says that it is {'/'.join(said)} on node {assignment.node!r}, which is not what its key says"
+    seen: set[str] = set()
+    for service in assignment.services:
+        try:
+            check_name("service", service.name)
+        except InvalidName as error:
+            return str(error)
+        if service.name in seen:
+            return f"it holds service {service.name} twice"
+        seen.add(service.name)
+    return _task_objection(assignment) if assignment.HasField("task") and not assignment.removed else ""
+
+
+def _task_objection(assignment: stored_pb2.Assignment) -> str:
+    task = assignment.task
+    try:
+        check_name("task", task.name)
+    except InvalidName as error:
+        return str(error)
+    if not task.service or _task_service(assignment).name != task.service:
+        return f"it does not hold service {task.service!r}, in which its task {task.name} runs"
+    return ""
+
+
+def obstacle(service: workload_pb2.Service) -> str:
+    """Why this agent cannot run a service, in a sentence; empty if it can."""
+    pinned = service.image.pinned
+    if not (_IMAGE_ID.match(pinned) or _DIGEST.match(pinned)):
+        return f"its image is not pinned: {pinned!r} is neither an image id nor <repository>@sha256:<digest>"
+    return unaskable(service)
+
+
+def unsealed(service: workload_pb2.Service, sealed: Mapping[tuple[str, str, int], str]) -> str:
+    """Which secrets of a service this node was not given, or cannot hand over as a variable; empty if none."""
+    for ref in service.secret_refs:
+        if not _VARIABLE.match(ref.name):
+            return f"secret {ref.secret} is to be variable {ref.name!r}, which is not the name of one"
+        if (service.name, ref.secret, ref.version) not in sealed:
+            return f"secret {ref.secret} (version {ref.version}) was not sent to this node; run devopsellence deploy"
+    return ""
+
+
+def pull_reference(pinned: str) -> tuple[str, str] | None:
+    """Repository and digest of an image that a registry holds; None for an image id, which only the engine knows."""
+    match = _DIGEST.match(pinned)
+    return (match["repository"], match["digest"]) if match else None
+
+
+def spec_hash(service: workload_pb2.Service) -> str:
+    """64 hex digits over everything that makes one container different from another.
+
+    Not in it: release and revision (an unchanged service is not restarted by a deploy), the image's reference (a name
+    for people), ports, checks and dependencies (the agent's business, not the container's). Fields that are empty are
+    left out, so that a field which a later version adds changes no hash where it is not used.
+    """
+    fields: dict[str, Any] = {
+        "image": service.image.pinned,
+        "command": list(service.command),
+        "args": list(service.args),
+        "env": dict(service.env),
+        "secret_refs": sorted([ref.name, ref.secret, ref.version] for ref in service.secret_refs),
+        "volumes": sorted([volume.target, volume.source] for volume in service.volumes),
+        "cpu_millis": service.resources.cpu_millis,
+        "memory_mib": service.resources.memory_mib,
+        "stop_grace_ms": round(stop_grace(service) * 1000),
+    }
+    canonical = {"v": HASH_VERSION, "name": service.name} | {key: value for key, value in fields.items() if value}
+    return hashlib.sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def task_hash(task: workload_pb2.Task, service: workload_pb2.Service) -> str:
+    """64 hex digits that tell the task of a release from another of the same number and name.
+
+    It must be the same for the same release for ever, also with a later agent, because a task is run once: so it holds
+    only what cannot be counted otherwise, and not the service's spec.
+    """
+    fields = [task.name, task.service, list(task.command), list(task.args), dict(task.env), service.image.pinned]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def stop_grace(service: workload_pb2.Service) -> float:
+    """Seconds between SIGTERM and SIGKILL."""
+    if not service.HasField("stop_grace_period"):
+        return DEFAULT_STOP_GRACE_SECONDS
+    return seconds(service.stop_grace_period)
+
+
+def seconds(duration: Duration) -> float:
+    """A protobuf duration in seconds."""
+    return duration.seconds + duration.nanos / 1e9
