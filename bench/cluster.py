@@ -18,9 +18,9 @@ from pathlib import Path
 from google.protobuf.duration_pb2 import Duration
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.etcd import Compare, Etcd, Put
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode, encode
 from devopsellence.store.settings import Settings
 
 ENVIRONMENT = EnvironmentRef("bench", "bench", "production")

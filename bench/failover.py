@@ -22,9 +22,9 @@ from typing import Any
 
 from bench.report import Figure
 from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode, encode
 from devopsellence.store.settings import Settings
 
 REF = EnvironmentRef("bench", "failover", "production")

@@ -25,10 +25,10 @@ from bench.scenarios import IMAGE, docker, small_image
 from devopsellence.api.v1.stored_pb2 import Node, Release
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.context import dev_settings
+from devopsellence.cli.images.distribute import distribute
+from devopsellence.cli.images.docker_cli import Docker
 from devopsellence.cli.output import Output
-from devopsellence.cli.read import Reader
-from devopsellence.cli.release.distribute import distribute
-from devopsellence.cli.release.engine import Docker
+from devopsellence.cli.store.reader import Reader
 from devopsellence.store.etcd import Etcd
 from tests.support.host import Host
 

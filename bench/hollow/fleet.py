@@ -14,9 +14,9 @@ from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.agent import Process
 from devopsellence.nodeagent.util.memory import Rest
 from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd, Put
 from devopsellence.store.lease import LeaseKeeper
-from devopsellence.store.records import encode
 from devopsellence.store.settings import Settings
 
 #: One stream keeps so many leases alive; the keeper looks through all of its leases whenever one is due.

@@ -12,7 +12,7 @@ from bench.hollow.fleet import uid_of
 from bench.report import Figure
 from bench.scale.setting import REF, HollowProcess, Setting, fleets, release, setting
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.store.records import decode, encode
+from devopsellence.store.codec import decode, encode
 
 AGENTS = 20
 SAMPLES = 400

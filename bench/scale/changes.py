@@ -9,8 +9,8 @@ from bench.hollow.fleet import uid_of
 from bench.report import Figure
 from bench.scale.setting import REF, Setting, publish, put_all, release, setting, settled
 from devopsellence.api.v1 import stored_pb2
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.etcd import Put
-from devopsellence.store.records import decode, encode
 
 SIZES = (100, 300, 1000, 3000)
 CHANGES = 100

@@ -14,8 +14,8 @@ from bench.hollow.fleet import uid_of
 from bench.report import Figure
 from bench.scale.setting import Setting, publish, put_all, release, setting
 from devopsellence.api.v1 import stored_pb2
+from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd, Put
-from devopsellence.store.records import encode
 
 NODES = 1000
 _PATIENCE_SECONDS = 60.0

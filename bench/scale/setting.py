@@ -20,10 +20,10 @@ from google.protobuf.duration_pb2 import Duration
 from bench.hollow.fleet import registrations
 from bench.hollow.names import node_names
 from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.election import batches
 from devopsellence.store.etcd import Etcd, Put
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode, encode
 from devopsellence.store.settings import Settings
 from tests.support.etcd import EtcdServer
 

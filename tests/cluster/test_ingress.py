@@ -17,8 +17,8 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from devopsellence.api.v1.stored_pb2 import Certificate
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.etcd import Compare, Etcd, Put
-from devopsellence.store.records import decode, encode
 from tests.support.cluster.app import HOST, PORT, PRIVATE, PRIVATE_PORT, App
 from tests.support.cluster.audit import nothing_amiss, stored
 from tests.support.cluster.bed import Bed

@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from bench.hollow.agent import HollowAgent
 from bench.hollow.machine import HollowMachine
-from devopsellence.controller.run import Controller, serve
+from devopsellence.controller.controller import Controller, serve
 from devopsellence.nodeagent.docker.model import Container
 from devopsellence.store.election import Election
 from devopsellence.store.errors import StoreError

@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Compare, Etcd, Put
-from devopsellence.store.records import decode, encode
 from tests.schedules.releases import REF, missing_image, named, release
 from tests.schedules.schedule import Quality, Schedule, Shape
 

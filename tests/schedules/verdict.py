@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.nodeagent.docker.model import Container
+from devopsellence.store.codec import decode
 from devopsellence.store.keys import Keys
-from devopsellence.store.records import decode
 from tests.integration.controller.audit import History
 from tests.schedules.releases import REF
 from tests.schedules.schedule import Quality, Shape

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from devopsellence import peers
+from devopsellence import agent_identity
 from devopsellence.api.v1.agent_pb2 import (
     DiagnoseAnswer,
     DiagnoseRequest,
@@ -57,7 +57,7 @@ class AgentAuthority(Authority):
         """The certificate with which the agent of the machine ``uid`` serves."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"node:{uid}")])
-        names = x509.SubjectAlternativeName([x509.DNSName(peers.server_name(uid))])
+        names = x509.SubjectAlternativeName([x509.DNSName(agent_identity.server_name(uid))])
         signed = (
             self._builder(subject, key.public_key())
             .add_extension(names, critical=False)
@@ -153,9 +153,9 @@ class FakeAgent(AgentServicer):
 
     def _check(self, context: grpc.ServicerContext) -> None:
         if self.refusal is not None:
-            context.set_trailing_metadata(((peers.REFUSED_BY, self.node),))
+            context.set_trailing_metadata(((agent_identity.REFUSED_BY, self.node),))
             context.abort(*self.refusal)
-        context.send_initial_metadata(((peers.TAKEN_BY, self.node),))
+        context.send_initial_metadata(((agent_identity.TAKEN_BY, self.node),))
 
     def _answers(self, request: LogsRequest, context: grpc.ServicerContext) -> Iterator[LogsAnswer]:
         context.add_callback(self._wake)

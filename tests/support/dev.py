@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from devopsellence.cli.dev import keeper
-from devopsellence.cli.dev.layout import Layout
+from devopsellence.cli.dev.paths import Layout
 
 
 class Dev:

@@ -25,26 +25,32 @@ PROGRAM: Final = "devopsellence"
 # section -> name -> (module:attribute, what the help says)
 SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Begin": {
-        "init": ("devopsellence.cli.commands.init:init", "Write a devopsellence.yml for this app."),
-        "dev": ("devopsellence.cli.dev.commands:dev", "A whole cluster on this machine, in the background."),
-        "config": ("devopsellence.cli.commands.config:config", "Check and show the configuration."),
+        "init": ("devopsellence.cli.commands.start.init:init", "Write a devopsellence.yml for this app."),
+        "dev": ("devopsellence.cli.commands.start.dev:dev", "A whole cluster on this machine, in the background."),
+        "config": ("devopsellence.cli.commands.start.config:config", "Check and show the configuration."),
     },
     "Deploy": {
-        "deploy": ("devopsellence.cli.commands.deploy:deploy", "Build, release, and follow the rollout."),
-        "status": ("devopsellence.cli.commands.status:status", "What runs where, and what does not, and why."),
-        "logs": ("devopsellence.cli.commands.logs:logs", "What the services print, from all nodes at once."),
-        "exec": ("devopsellence.cli.commands.exec_:exec_", "Run a command in a service's container."),
-        "task": ("devopsellence.cli.commands.task:task", "Run a command of the configuration, once."),
-        "secret": ("devopsellence.cli.commands.secret:secret", "Set, list and delete secrets."),
-        "ingress": ("devopsellence.cli.commands.ingress:ingress", "Hosts, certificates, and whether they work."),
-        "release": ("devopsellence.cli.commands.release:release", "List and show releases, and go back to one."),
-        "events": ("devopsellence.cli.commands.events:events", "Who deployed, what was decided, and why."),
+        "deploy": ("devopsellence.cli.commands.app.deploy:deploy", "Build, release, and follow the rollout."),
+        "status": ("devopsellence.cli.commands.app.status:status", "What runs where, and what does not, and why."),
+        "logs": ("devopsellence.cli.commands.app.logs:logs", "What the services print, from all nodes at once."),
+        "exec": ("devopsellence.cli.commands.app.exec_:exec_", "Run a command in a service's container."),
+        "task": ("devopsellence.cli.commands.app.task:task", "Run a command of the configuration, once."),
+        "secret": ("devopsellence.cli.commands.app.secret:secret", "Set, list and delete secrets."),
+        "ingress": ("devopsellence.cli.commands.app.ingress:ingress", "Hosts, certificates, and whether they work."),
+        "release": ("devopsellence.cli.commands.app.release:release", "List and show releases, and go back to one."),
+        "events": ("devopsellence.cli.commands.app.events:events", "Who deployed, what was decided, and why."),
     },
     "Cluster": {
-        "node": ("devopsellence.cli.commands.node:node", "Register, label, attach and detach nodes."),
-        "cluster": ("devopsellence.cli.commands.cluster:cluster", "The certificates of a cluster of several machines."),
-        "doctor": ("devopsellence.cli.commands.doctor:doctor", "Check what this depends on; say how to mend it."),
-        "completion": ("devopsellence.cli.commands.completion:completion", "Completion for bash, zsh or fish."),
+        "node": ("devopsellence.cli.commands.cluster.node:node", "Register, label, attach and detach nodes."),
+        "cluster": (
+            "devopsellence.cli.commands.cluster.cluster:cluster",
+            "The certificates of a cluster of several machines.",
+        ),
+        "doctor": (
+            "devopsellence.cli.commands.cluster.doctor:doctor",
+            "Check what this depends on; say how to mend it.",
+        ),
+        "completion": ("devopsellence.cli.commands.start.completion:completion", "Completion for bash, zsh or fish."),
     },
 }
 COMMANDS: Final = {name: entry for section in SECTIONS.values() for name, entry in section.items()}

@@ -13,7 +13,7 @@ import click
 import structlog
 
 from devopsellence import log
-from devopsellence.controller.run import CertificateOptions, run
+from devopsellence.controller.controller import CertificateOptions, run
 from devopsellence.store import settings as etcd_settings
 from devopsellence.store.settings import Settings, SettingsError
 

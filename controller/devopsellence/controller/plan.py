@@ -14,21 +14,21 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller import events
-from devopsellence.controller.actions import Action, Basis, Change, Kind, Plan
-from devopsellence.controller.assign import withdraw
-from devopsellence.controller.assigning import Assigning, Brief, assign_all
-from devopsellence.controller.course import Course, Releases, course_of, releases_of
-from devopsellence.controller.covering import is_covered, why_unplaced
-from devopsellence.controller.history import begin
-from devopsellence.controller.ingress.parts import distribute
-from devopsellence.controller.outcome import Facts, weigh
-from devopsellence.controller.placing import place
-from devopsellence.controller.progress import Standing
-from devopsellence.controller.rollout import advance, fold
-from devopsellence.controller.secrets import problems
-from devopsellence.controller.task import Decision, decide
-from devopsellence.controller.world import Moment, World
+from devopsellence.controller.assign.environment import Assigning, Brief, assign_all
+from devopsellence.controller.assign.node import withdraw
+from devopsellence.controller.assign.secrets import problems
+from devopsellence.controller.ingress.node_parts import distribute
+from devopsellence.controller.model import events
+from devopsellence.controller.model.actions import Action, Basis, Change, Kind, Plan
+from devopsellence.controller.model.snapshot import Moment, World
+from devopsellence.controller.rollout.coverage import is_covered, why_unplaced
+from devopsellence.controller.rollout.history import begin
+from devopsellence.controller.rollout.node_progress import Standing
+from devopsellence.controller.rollout.status import advance, fold
+from devopsellence.controller.rollout.target import Course, Releases, course_of, releases_of
+from devopsellence.controller.rollout.task import Decision, decide
+from devopsellence.controller.rollout.verdict import Facts, weigh
+from devopsellence.controller.scheduler.placement import place
 from devopsellence.store.keys import Keys
 
 # How many keys what is recorded is compared with, and how many nodes' assignments and statuses a verdict about the

@@ -11,12 +11,12 @@ Nothing here reaches etcd, Docker or the terminal. Importing the package loads n
 
 from __future__ import annotations
 
-from devopsellence.config.findings import ConfigError, Finding
-from devopsellence.config.identity import Identity, identity
+from devopsellence.config.file import FILE_NAME, find
 from devopsellence.config.loading import load, parse
 from devopsellence.config.model import Build, Config, Registry, Resolved
+from devopsellence.config.problems import ConfigError, Finding
+from devopsellence.config.project import Identity, identity
 from devopsellence.config.render import to_yaml
-from devopsellence.config.source import FILE_NAME, find
 from devopsellence.names import InvalidName, check_name
 
 __all__ = [

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devopsellence.config import compose, source
-from devopsellence.config.findings import MAX_PROBLEMS, ConfigError, Finding, Problem, dotted, in_order
+from devopsellence.config import file as source
+from devopsellence.config import yaml_parser
 from devopsellence.config.model import Build, Config, Registry
-from devopsellence.config.nodes import Entry, MapNode, Node, Scalar, locate, plain
+from devopsellence.config.problems import MAX_PROBLEMS, ConfigError, Finding, Problem, dotted, in_order
+from devopsellence.config.yaml_tree import Entry, MapNode, Node, Scalar, locate, plain
 
 if TYPE_CHECKING:
     from devopsellence.config.schema import Root
@@ -29,7 +30,7 @@ def load(path: Path) -> Config:
 def parse(text: str, path: Path) -> Config:
     """As :func:`load`, for a text that is not in a file yet; ``path`` is where it would stand."""
     file = str(path)
-    document, problems = compose.parse(file, text)
+    document, problems = yaml_parser.parse(file, text)
     found = _Found(file)
     found.add(document, problems)
     base = _checked(document)
@@ -83,7 +84,7 @@ class _Found:
 
 
 def _checked(document: Node) -> _Base:
-    from devopsellence.config.check import check
+    from devopsellence.config.validate import check
 
     values = plain(document)
     root, problems = check(values)
@@ -95,8 +96,8 @@ def _checked(document: Node) -> _Base:
 
 def _overlaid(document: Node, base: _Base, found: _Found) -> dict[str, Root]:
     """Each environment's document, as far as it is sound; what is wrong with them goes to ``found``."""
-    from devopsellence.config.check import check
     from devopsellence.config.overlay import laid_over, strangers
+    from devopsellence.config.validate import check
 
     result: dict[str, Root] = {}
     for name, entry in base.environments.items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devopsellence.config.findings import ConfigError, Finding
+from devopsellence.config.problems import ConfigError, Finding
 from devopsellence.names import check_name
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Resolved:
 
     def as_document(self) -> dict[str, Any]:
         """A document in the file's own field names with every default filled in; it loads to the same again."""
-        from devopsellence.config.document import document
+        from devopsellence.config.export import document
 
         return document(self)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from devopsellence.config.findings import DocPath, Problem, did_you_mean
-from devopsellence.config.nodes import Entry, MapNode, Scalar
-from devopsellence.config.rules import PROBES
+from devopsellence.config.cross_checks import PROBES
+from devopsellence.config.problems import DocPath, Problem, did_you_mean
+from devopsellence.config.yaml_tree import Entry, MapNode, Scalar
 
 OVERLAID: Final = ("services", "tasks", "ingress")
 

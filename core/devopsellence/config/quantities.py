@@ -8,8 +8,8 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Final
 
-from devopsellence.config.nodes import Number
 from devopsellence.config.scalars import Unfit, shown
+from devopsellence.config.yaml_tree import Number
 
 MAX_DURATION: Final = timedelta(days=7)
 # Docker refuses less.

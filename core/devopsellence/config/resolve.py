@@ -9,8 +9,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from devopsellence.api.v1 import workload_pb2 as pb
 from devopsellence.config import schema
+from devopsellence.config.cross_checks import DEFAULT_PORT, HTTP, is_web
 from devopsellence.config.model import Config, Resolved
-from devopsellence.config.rules import DEFAULT_PORT, HTTP, is_web
 
 RELEASE: Final = "release"
 CONDITIONS: Final = {

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from devopsellence.config.findings import quoted
-from devopsellence.config.nodes import Number
+from devopsellence.config.problems import quoted
+from devopsellence.config.yaml_tree import Number
 from devopsellence.names import HOST, NAME, NAME_RULE
 
 # The longest argument or variable that Linux passes to a program (MAX_ARG_STRLEN), less its end.

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin, 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PlainValidator, Tag
 
 from devopsellence.config import quantities, scalars
-from devopsellence.config.findings import DocPath
+from devopsellence.config.problems import DocPath
 
 MAX_ENTRIES: Final = 1000
 MAX_SERVICES: Final = 200

@@ -23,7 +23,7 @@ from devopsellence.placement.filters import (
     why_not,
     why_nowhere,
 )
-from devopsellence.placement.spread import Held, Layout, Spread, held_by, layout, why_short, why_stuck
+from devopsellence.placement.scheduler import Held, Layout, Spread, held_by, layout, why_short, why_stuck
 
 __all__ = [
     "DEFAULT_LABELS",

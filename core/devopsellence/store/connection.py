@@ -18,8 +18,8 @@ from etcd3aio.auth import AuthService
 from etcd3aio.errors import EtcdError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from devopsellence.store.error_mapping import AuthenticationChanged, AuthenticationOff, NotServed, classify
 from devopsellence.store.errors import PermissionDenied, StoreError, Unauthenticated, Unavailable
-from devopsellence.store.failures import AuthenticationChanged, AuthenticationOff, NotServed, classify
 from devopsellence.store.settings import Settings, SettingsError
 
 _OPTIONS: Final = (

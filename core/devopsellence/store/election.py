@@ -18,10 +18,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from devopsellence.api.v1 import stored_pb2
+from devopsellence.store.codec import encode
 from devopsellence.store.errors import Ambiguous, Compacted, Fenced, LeaseLost, StoreError, Unavailable, WatchLost
 from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete, Etcd, KeyValue, Listing, Put, TxnResult
 from devopsellence.store.lease import Lease, LeaseKeeper
-from devopsellence.store.records import encode
 from devopsellence.store.retry import repeat
 
 log = logging.getLogger(__name__)

@@ -28,8 +28,17 @@ from tenacity import (
 from devopsellence.store.connection import Connection, Stream
 from devopsellence.store.errors import Compacted, LeaseLost, Unavailable, WatchLost
 from devopsellence.store.keys import Keys
+from devopsellence.store.rpc import (
+    compare_message,
+    key_bytes,
+    key_range,
+    key_value,
+    member,
+    operation_message,
+    watch_event,
+)
 from devopsellence.store.settings import Settings
-from devopsellence.store.values import (
+from devopsellence.store.types import (
     MAX_OPERATIONS,
     Compare,
     Delete,
@@ -40,15 +49,6 @@ from devopsellence.store.values import (
     TxnResult,
     WatchBatch,
     WatchEvent,
-)
-from devopsellence.store.wire import (
-    compare_message,
-    key_bytes,
-    key_range,
-    key_value,
-    member,
-    operation_message,
-    watch_event,
 )
 
 __all__ = [

@@ -19,9 +19,9 @@ from typing import Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 
+from devopsellence.store.codec import decode
 from devopsellence.store.errors import Compacted, MalformedRecord, StoreError, WatchLost
 from devopsellence.store.etcd import Etcd, KeyValue, Listing, WatchBatch
-from devopsellence.store.records import decode
 from devopsellence.store.retry import repeat
 
 log = logging.getLogger(__name__)

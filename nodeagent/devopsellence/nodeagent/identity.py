@@ -11,8 +11,8 @@ from typing import Final
 
 import structlog
 
+from devopsellence.age import Identity, SealError
 from devopsellence.nodeagent.state import StateError, write_file
-from devopsellence.sealed import Identity, SealError
 
 IDENTITY_FILE: Final = "identity.age"
 _log = structlog.get_logger()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from devopsellence.age import Identity, SealError
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.nodeagent.plan.spec import Desired
-from devopsellence.sealed import Identity, SealError
 from devopsellence.store.keys import REGISTRY
 
 _NUL: Final = "\0"

@@ -26,9 +26,9 @@ from devopsellence.nodeagent.docker.model import End, Now
 from devopsellence.nodeagent.plan.actions import Memories
 from devopsellence.nodeagent.plan.history import BACKOFF_CAP, SPREAD, Memory, Trouble
 from devopsellence.nodeagent.plan.task_run import Run, run_from, run_to
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode, encode
 
 _KINDS: Final = ("assignments", "memory", "status", "tasks", "ingress")
 #: In file names, instead of "/"; no name may contain it.

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 import grpc.aio
 
+from devopsellence.age import Identity
+from devopsellence.agent_identity import server_name
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest
-from devopsellence.cli.agents import Agent, connect, taken
-from devopsellence.cli.pki import CertificateAuthority, Request
+from devopsellence.cli.agent.client import Agent, connect, taken
+from devopsellence.cli.certificates.pki import CertificateAuthority, Request
 from devopsellence.nodeagent.api.server import Api, Listen
 from devopsellence.nodeagent.api.service import ImageCalls
 from devopsellence.nodeagent.assignments import Assigned, Assignments
@@ -25,8 +27,6 @@ from devopsellence.nodeagent.docker.engine import Callbacks, Engine
 from devopsellence.nodeagent.plan.spec import Desired, desired
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.nodeagent.tls import Files
-from devopsellence.peers import server_name
-from devopsellence.sealed import Identity
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
 from tests.integration.nodeagent.harness import docker

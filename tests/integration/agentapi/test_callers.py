@@ -12,15 +12,15 @@ import grpc
 import grpc.aio
 import pytest
 
+from devopsellence.age import Identity
+from devopsellence.agent_identity import server_name
 from devopsellence.api.v1.agent_pb2 import DiagnoseRequest, LogsRequest
 from devopsellence.api.v1.agent_pb2_grpc import AgentStub
 from devopsellence.api.v1.stored_pb2 import Heartbeat
-from devopsellence.cli.agents import Agent, connect
+from devopsellence.cli.agent.client import Agent, connect
 from devopsellence.nodeagent.api.server import Api, ApiError, Listen
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.nodeagent.tls import CertificateProblem, Files, expires
-from devopsellence.peers import server_name
-from devopsellence.sealed import Identity
 from tests.integration.agentapi.harness import ENV, NODE, Pki, Place, command, execute, settings
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from devopsellence.agent_identity import CHUNK_BYTES, IMAGE_BYTES, server_name
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.api.v1.agent_pb2 import DiagnoseRequest, FetchImageRequest, ImagePart
 from devopsellence.api.v1.agent_pb2_grpc import AgentStub, PeersStub
@@ -18,7 +19,6 @@ from devopsellence.nodeagent.api.peers import WAITING
 from devopsellence.nodeagent.docker.engine import SAVES
 from devopsellence.nodeagent.images.archive import only
 from devopsellence.nodeagent.plan.spec import desired
-from devopsellence.peers import CHUNK_BYTES, IMAGE_BYTES, server_name
 from tests.integration.agentapi.harness import ENV, NODE, Place
 from tests.integration.images.harness import build, docker
 from tests.support.images import small_image

@@ -16,7 +16,7 @@ import pytest
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.api.v1.agent_pb2 import DiagnoseRequest, LogsRequest, RunRequest
 from devopsellence.api.v1.stored_pb2 import Heartbeat
-from devopsellence.cli.agents import Agent, connect
+from devopsellence.cli.agent.client import Agent, connect
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import ETCD_SERVER_NAME
 from tests.integration.agentapi.harness import ENV, NODE, Pki, Ran, command, execute, first_output, settings

@@ -25,9 +25,9 @@ from devopsellence.api.v1.stored_pb2 import (
     ServiceStatus,
 )
 from devopsellence.cli.main import main
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode, encode
 from devopsellence.store.settings import Settings
 
 M = TypeVar("M", bound=Message)

@@ -16,9 +16,9 @@ from devopsellence.api.v1.stored_pb2 import (
     ServedCertificate,
 )
 from devopsellence.api.v1.workload_pb2 import Image, Ingress, IngressRule, Port, Service
+from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import encode
 from tests.integration.cli.harness import REF, Cli
 
 

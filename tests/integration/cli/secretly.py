@@ -10,14 +10,14 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
+from devopsellence.age import Identity
 from devopsellence.api.v1.stored_pb2 import Environment, Heartbeat, Node, Registry, Release, Secret
 from devopsellence.api.v1.workload_pb2 import Image, SecretRef, Service
 from devopsellence.cli.main import main
 from devopsellence.cli.secrets import identity
-from devopsellence.sealed import Identity
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode, encode
 from devopsellence.store.settings import Settings
 from tests.integration.cli.harness import REF, Cli
 

@@ -16,11 +16,11 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from devopsellence.agent_identity import server_name
 from devopsellence.api.v1.stored_pb2 import Environment
+from devopsellence.cli.certificates.pki import CertificateAuthority, load_certificate
 from devopsellence.cli.cluster.begin import begin
 from devopsellence.cli.cluster.folder import Folder
-from devopsellence.cli.pki import CertificateAuthority, load_certificate
-from devopsellence.peers import server_name
 from devopsellence.store.keys import DEFAULT_PREFIX
 from devopsellence.store.settings import Settings
 from tests.integration.cli.harness import REF, Cli

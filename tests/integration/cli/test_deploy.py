@@ -301,7 +301,7 @@ def test_a_superseded_release_says_by_which(ready: Cli) -> None:
         await pretender.begin(1)
         environment = Environment(organization="acme", project="Shop", environment="production", nodes=["n1"])
         environment.latest_release = 2
-        from devopsellence.store.records import encode
+        from devopsellence.store.codec import encode
 
         await pretender.etcd.put(pretender.etcd.keys.environment(REF), encode(environment))
 

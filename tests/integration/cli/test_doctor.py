@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from devopsellence.age import Identity
 from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat, Secret
-from devopsellence.sealed import Identity
 from devopsellence.store.keys import EnvironmentRef
 from tests.integration.cli.harness import Cli
 from tests.support.etcd import EtcdServer

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from devopsellence.age import Identity, SealError
 from devopsellence.api.v1.stored_pb2 import Certificate, Issuance
 from devopsellence.api.v1.workload_pb2 import Ingress
-from devopsellence.sealed import Identity, SealError
 from tests.integration.cli.harness import REF
 from tests.integration.cli.ingressed import ingress, key_of, released
 from tests.integration.cli.secretly import Operator, own

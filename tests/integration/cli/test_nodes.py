@@ -17,9 +17,9 @@ from devopsellence.api.v1.stored_pb2 import (
     ServiceStatus,
 )
 from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
-from devopsellence.store import access
+from devopsellence.store import acl
+from devopsellence.store.codec import decode
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode
 from tests.integration.cli.harness import Cli
 from tests.support.etcd import Authority, EtcdServer
 from tests.support.need import need_etcd
@@ -160,8 +160,8 @@ def test_registering_lets_the_node_s_certificate_in_where_certificates_are_the_c
     need_etcd()
     authority = Authority(tmp_path / "pki")
     with EtcdServer(tmp_path / "etcd", authority=authority) as server:
-        secured = Cli(server.settings(user=access.USER_OPERATOR), cli.folder)
-        secured.etcd(access.enable)
+        secured = Cli(server.settings(user=acl.USER_OPERATOR), cli.folder)
+        secured.etcd(acl.enable)
         uids = {secured.json("node", "register", "n1")["uid"] for _ in range(2)}
         assert server.etcdctl("user", "list").split() == ["controller", *(f"node:{uid}" for uid in uids), "root"]
         stranger = Cli(server.settings(user="node:stranger"), cli.folder)

@@ -9,11 +9,11 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Environment, Node, Release
 from devopsellence.api.v1.workload_pb2 import Service
+from devopsellence.cli.deploy.publish import publish
 from devopsellence.cli.output import CliError
-from devopsellence.cli.release.publish import publish
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import Ambiguous, MalformedRecord
 from devopsellence.store.etcd import Compare, Delete, Etcd, Put, TxnResult
-from devopsellence.store.records import decode, encode
 from devopsellence.store.settings import Settings
 from tests.integration.cli.harness import REF
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Node, Registry
-from devopsellence.cli.read import Reader
 from devopsellence.cli.secrets import pin, registry_password
+from devopsellence.cli.store.reader import Reader
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY
 from tests.integration.cli.harness import REF, Cli

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from devopsellence.age import Identity
 from devopsellence.api.v1.stored_pb2 import Node, Registry
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.output import CliError
-from devopsellence.cli.read import Reader
 from devopsellence.cli.secrets import pin, pin_versions, registry_password
-from devopsellence.sealed import Identity
+from devopsellence.cli.store.reader import Reader
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY
 from tests.integration.cli.harness import REF

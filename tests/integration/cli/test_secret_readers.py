@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from devopsellence.age import Identity, SealError
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
 from devopsellence.cli.secrets import members
-from devopsellence.sealed import Identity, SealError
-from devopsellence.store import access
+from devopsellence.store import acl
+from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
-from devopsellence.store.records import encode
 from tests.integration.cli.harness import REF, Cli
 from tests.integration.cli.secretly import Operator, opened, own, service
 from tests.support.etcd import Authority, EtcdServer
@@ -175,9 +175,9 @@ def test_a_person_whose_certificate_is_not_root_s_can_do_all_this(cli: Cli, tmp_
     need_etcd()
     authority = Authority(tmp_path / "pki")
     with EtcdServer(tmp_path / "etcd", authority=authority) as server:
-        root = Operator(server.settings(user=access.USER_OPERATOR), cli.folder, tmp_path / "root.age")
-        root.etcd(access.enable)
-        root.etcd(lambda etcd: access.grant_operator(etcd, "ann"))
+        root = Operator(server.settings(user=acl.USER_OPERATOR), cli.folder, tmp_path / "root.age")
+        root.etcd(acl.enable)
+        root.etcd(lambda etcd: acl.grant_operator(etcd, "ann"))
         n1 = root.node("n1")
         ann = Operator(server.settings(user="operator:ann"), cli.folder, tmp_path / "ann.age")
         ann.set("DATABASE_URL", VALUE, "--env", ENV)

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from devopsellence.age import MAX_BYTES, Identity
 from devopsellence.api.v1.stored_pb2 import Secret
 from devopsellence.cli.output import CliError
 from devopsellence.cli.secrets import vault
 from devopsellence.cli.secrets.identity import Me
 from devopsellence.cli.secrets.readers import Readers
 from devopsellence.cli.secrets.records import SecretId
-from devopsellence.sealed import MAX_BYTES, Identity
+from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd
-from devopsellence.store.records import decode
 from devopsellence.store.settings import Settings
 from tests.integration.cli.harness import REF
 from tests.integration.cli.test_publish import LosesAnswers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from devopsellence.sealed import Identity
+from devopsellence.age import Identity
 from tests.integration.cli.secretly import Operator
 from tests.integration.cli.test_terminal import Terminal
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.cli.release.source import revision
+from devopsellence.cli.deploy.git import revision
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -24,9 +24,9 @@ from devopsellence.api.v1.stored_pb2 import (
     ServiceStatus,
 )
 from devopsellence.api.v1.workload_pb2 import Service
-from devopsellence.cli.release.watcher import Watcher
+from devopsellence.cli.store.watcher import Watcher
+from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
-from devopsellence.store.records import encode
 from devopsellence.store.settings import Settings
 from tests.integration.cli.harness import REF, Cli, now
 from tests.integration.cli.test_terminal import HIDE, SHOW, Terminal

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Environment, Node, Release
-from devopsellence.cli.release.watcher import Watcher
-from devopsellence.cli.view.snapshot import Snapshot
+from devopsellence.cli.store.snapshot import Snapshot
+from devopsellence.cli.store.watcher import Watcher
+from devopsellence.store.codec import encode
 from devopsellence.store.errors import Unavailable
 from devopsellence.store.etcd import Etcd
-from devopsellence.store.records import encode
 from devopsellence.store.settings import Settings
 from tests.integration.cli.harness import REF
 from tests.support.etcd import free_ports

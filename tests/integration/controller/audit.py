@@ -9,9 +9,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd, WatchEvent
 from devopsellence.store.keys import Keys
-from devopsellence.store.records import decode
 
 History = Mapping[int, Sequence[WatchEvent]]
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from devopsellence import log
-from devopsellence.controller.run import CertificateOptions, Controller, serve
+from devopsellence.controller.controller import CertificateOptions, Controller, serve
 from devopsellence.store.election import Election
 from devopsellence.store.etcd import Compare, Delete, Etcd, KeyValue, Put, TxnResult
 from devopsellence.store.lease import LeaseKeeper

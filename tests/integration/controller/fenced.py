@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import PEERS
-from devopsellence.store.records import decode
 from devopsellence.store.settings import Settings
 from tests.integration.controller.audited import TTL_SECONDS
 from tests.integration.controller.harness import REF, Environment

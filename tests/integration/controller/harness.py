@@ -16,10 +16,10 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode, encode
 from devopsellence.store.settings import Settings
 
 M = TypeVar("M", bound=Message)

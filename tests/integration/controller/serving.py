@@ -11,11 +11,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from devopsellence.age import Identity, seal
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.sealed import Identity, seal
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.etcd import Etcd
-from devopsellence.store.records import decode, encode
 from tests.integration.controller.harness import REF, Environment
 
 _PATH: Final = "/.well-known/acme-challenge/"

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from devopsellence.age import Identity
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.certificates.failure import Pace
-from devopsellence.controller.run import CertificateOptions, Controller, serve
-from devopsellence.sealed import Identity
+from devopsellence.controller.controller import CertificateOptions, Controller, serve
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.election import Election
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.lease import LeaseKeeper
-from devopsellence.store.records import decode, encode
 from devopsellence.store.settings import Settings
 from tests.integration.controller.audit import audit, next_revision, read_history
 from tests.integration.controller.fenced import Controllers

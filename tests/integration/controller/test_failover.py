@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.controller.run import Controller, serve
+from devopsellence.controller.controller import Controller, serve
 from devopsellence.store.election import Election
 from devopsellence.store.errors import WatchLost
 from devopsellence.store.etcd import Etcd, WatchBatch

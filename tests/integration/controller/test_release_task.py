@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.store.records import decode
+from devopsellence.store.codec import decode
 from tests.integration.controller.harness import REF, Environment, Start
 from tests.unit.controller.builders import app, migration, release, secret, service
 

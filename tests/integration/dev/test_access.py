@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from devopsellence.peers import server_name
+from devopsellence.agent_identity import server_name
 from tests.support.dev import Dev
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from devopsellence.agent_identity import server_name
+from devopsellence.cli.certificates.pki import CertificateAuthority, CertificateError, Request, load_certificate
 from devopsellence.cli.dev import state
 from devopsellence.cli.dev.certificates import ensure
-from devopsellence.cli.dev.layout import Layout
-from devopsellence.cli.pki import CertificateAuthority, CertificateError, Request, load_certificate
-from devopsellence.peers import server_name
+from devopsellence.cli.dev.paths import Layout
 from tests.support.dev import Dev
 from tests.support.until import until
 

@@ -12,8 +12,8 @@ import pytest
 
 from devopsellence.cli.dev import keeper, state
 from devopsellence.cli.dev.cluster import environment
-from devopsellence.cli.dev.layout import Layout
 from devopsellence.cli.dev.logs import BoundedLog
+from devopsellence.cli.dev.paths import Layout
 from devopsellence.cli.dev.proc import Identity, identify
 from devopsellence.cli.dev.spec import (
     BACKOFF,

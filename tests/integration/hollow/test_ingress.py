@@ -13,9 +13,9 @@ from bench.hollow.machine import HollowMachine
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.nodeagent.docker.engine import Callbacks
 from devopsellence.nodeagent.docker.interface import Machine
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode, encode
 from devopsellence.store.settings import Settings
 from tests.integration.nodeagent.harness import soon
 from tests.integration.nodeagent.routed import agent_on

@@ -18,17 +18,17 @@ import grpc.aio
 
 from devopsellence.api.v1 import agent_pb2, stored_pb2, workload_pb2
 from devopsellence.api.v1.agent_pb2_grpc import AgentServicer, add_AgentServicer_to_server
+from devopsellence.cli.images.docker_cli import Docker
 from devopsellence.cli.output import Output
-from devopsellence.cli.release.engine import Docker
 from devopsellence.nodeagent.api import auth
 from devopsellence.nodeagent.api.images import Images
 from devopsellence.nodeagent.docker.engine import Callbacks, Engine
 from devopsellence.nodeagent.images.gc import Garbage
 from devopsellence.nodeagent.images.staging import Staging
 from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import encode
 from devopsellence.store.settings import Settings
 from tests.support.agentapi import AgentAuthority
 from tests.support.images import IMAGE, small_image

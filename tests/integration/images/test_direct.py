@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1.agent_pb2 import LayerStart, SendLayerRequest
-from devopsellence.cli.agents import Agent, connect
+from devopsellence.cli.agent.client import Agent, connect
+from devopsellence.cli.images.build import image_name
+from devopsellence.cli.images.distribute import distribute
 from devopsellence.cli.output import CliError
-from devopsellence.cli.release.build import image_name
-from devopsellence.cli.release.distribute import distribute
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
 from tests.integration.images.harness import BUILDER, ENV, CountingDocker, Receiving, Told, build, docker, release

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.cli.release.build import image_name
+from devopsellence.cli.images.build import image_name
 from devopsellence.nodeagent.images.gc import Garbage
 from devopsellence.nodeagent.plan.spec import Desired, desired
 from devopsellence.nodeagent.util.threads import Pool

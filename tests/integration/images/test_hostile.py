@@ -23,9 +23,9 @@ from devopsellence.api.v1.agent_pb2 import (
     LoadImageRequest,
     SendLayerRequest,
 )
-from devopsellence.cli.agents import Agent, connect
+from devopsellence.cli.agent.client import Agent, connect
+from devopsellence.cli.images.distribute import distribute
 from devopsellence.cli.output import CliError
-from devopsellence.cli.release.distribute import distribute
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
 from tests.integration.images.harness import BUILDER, Receiving, Told, build, release

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Registry
+from devopsellence.cli.images.docker_cli import Docker
+from devopsellence.cli.images.registry import push
 from devopsellence.cli.output import CliError
-from devopsellence.cli.release.engine import Docker
-from devopsellence.cli.release.registry import push
 from tests.integration.images.harness import BUILDER, Told, build, docker
 from tests.support.etcd import free_ports
 from tests.support.need import lack

@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from devopsellence.cli.dev.files import write_atomic
-from devopsellence.cli.pki import CertificateAuthority, Request
+from devopsellence.cli.certificates.pki import CertificateAuthority, Request
+from devopsellence.cli.util.files import write_atomic
 from devopsellence.nodeagent.envoy import xds
 from devopsellence.nodeagent.envoy.model import (
     Backend,

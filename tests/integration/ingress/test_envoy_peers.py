@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.cli.pki import CertificateAuthority
+from devopsellence.agent_identity import server_name
+from devopsellence.cli.certificates.pki import CertificateAuthority
 from devopsellence.nodeagent.envoy.model import Endpoint, RouterPeer
-from devopsellence.peers import server_name
 from tests.integration.ingress.apps import App
 from tests.integration.ingress.clients import Client, ask
 from tests.integration.ingress.envoys import Envoy, free_ports, site

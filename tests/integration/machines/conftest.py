@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.store import access
+from devopsellence.store import acl
 from devopsellence.store.etcd import Etcd
 from tests.integration.cli.harness import Cli
 from tests.integration.machines.harness import Cluster
@@ -31,9 +31,9 @@ async def cluster(server: EtcdServer, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("DEVOPSELLENCE_IDENTITY", str(tmp_path / "operator.age"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".git").mkdir()
-    settings = server.settings(user=access.USER_OPERATOR)
+    settings = server.settings(user=acl.USER_OPERATOR)
     async with Etcd(settings) as etcd:
-        await access.enable(etcd)
+        await acl.enable(etcd)
         made = Cluster(server, etcd, Cli(settings, tmp_path), tmp_path)
         try:
             yield made

@@ -11,10 +11,10 @@ from typing import Any
 
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.api.v1.stored_pb2 import Environment, Release
-from devopsellence.store import access
+from devopsellence.store import acl
+from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import encode
 from devopsellence.store.settings import Settings
 from tests.integration.cli.harness import Cli
 from tests.integration.controller.harness import ControllerProcess
@@ -64,7 +64,7 @@ class Cluster:
 
     def controller(self) -> None:
         """Start one."""
-        settings = self.server.settings(user=access.USER_CONTROLLER)
+        settings = self.server.settings(user=acl.USER_CONTROLLER)
         self._controller = ControllerProcess(settings, self.folder / "controller.log")
 
     def settings(self, uid: str) -> Settings:

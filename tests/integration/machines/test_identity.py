@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
-from devopsellence.store import access
+from devopsellence.store import acl
+from devopsellence.store.codec import encode
 from devopsellence.store.errors import PermissionDenied, StoreError, Unauthenticated
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.lease import LeaseKeeper
-from devopsellence.store.records import encode
 from tests.integration.cli.harness import Cli
 from tests.integration.machines.harness import REF, Cluster
 from tests.integration.nodeagent.harness import docker, soon, worker
@@ -55,7 +55,7 @@ async def test_a_certificate_of_an_earlier_version_is_shut_out_with_its_machine(
     """Earlier versions called a node's user after its name."""
     uid = (await cluster.json("node", "register", "n1"))["uid"]
     await cluster.etcd.user_add("node:n1")
-    await cluster.etcd.user_grant_role("node:n1", access.role_of_node("n1"))
+    await cluster.etcd.user_grant_role("node:n1", acl.role_of_node("n1"))
     legacy = cluster.server.settings(user="node:n1")
     async with Etcd(legacy) as old:
         # Registered again it goes on, until its agent has the new certificate.
@@ -99,7 +99,7 @@ async def test_a_replacement_that_was_broken_off_anywhere_is_done_again(
 
 async def test_an_operator_who_is_not_root_replaces_nothing(cluster: Cluster) -> None:
     uid = (await cluster.json("node", "register", "n1"))["uid"]
-    await access.grant_operator(cluster.etcd, "ann")
+    await acl.grant_operator(cluster.etcd, "ann")
     ann = Cli(cluster.server.settings(user="operator:ann"), cluster.folder)
     for arguments in (("register", "n1", "--replace"), ("remove", "n1"), ("remove", "n1", "--force")):
         error = await asyncio.to_thread(ann.error, "node", *arguments)
@@ -115,7 +115,7 @@ async def test_an_operator_who_is_not_root_replaces_nothing(cluster: Cluster) ->
 async def test_secrets_are_sealed_for_the_new_machine_and_those_that_the_old_one_knew_are_named(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    from devopsellence.sealed import Identity
+    from devopsellence.age import Identity
     from tests.integration.cli.secretly import CONFIG, Operator
 
     (tmp_path / "devopsellence.yml").write_text(CONFIG)

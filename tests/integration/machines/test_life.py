@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Environment, Heartbeat
-from devopsellence.store.records import decode
+from devopsellence.store.codec import decode
 from tests.integration.machines.harness import REF, Cluster
 from tests.integration.nodeagent.harness import Machine, docker, worker
 from tests.support.need import need_docker

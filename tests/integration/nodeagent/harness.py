@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode, encode
 from devopsellence.store.settings import Settings
 from tests.support.images import small_image
 from tests.support.leavings import remove

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from devopsellence.age import Identity
 from devopsellence.nodeagent.ingress.crypto_worker import (
     Aside,
     AsideFailed,
@@ -19,7 +20,6 @@ from devopsellence.nodeagent.ingress.crypto_worker import (
     Verdict,
     run,
 )
-from devopsellence.sealed import Identity
 from tests.integration.nodeagent.harness import soon
 from tests.unit.nodeagent.ingress.certificates import UNTIL, make
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from cryptography import x509
 
+from devopsellence.age import Identity
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.sealed import Identity
+from devopsellence.store.codec import encode
 from devopsellence.store.keys import PEERS
-from devopsellence.store.records import encode
 from devopsellence.store.settings import Settings
 from tests.integration.nodeagent.harness import ENV, Machine, Status, soon
 from tests.integration.nodeagent.routed import agent_of

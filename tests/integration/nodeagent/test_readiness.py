@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.store.records import decode
+from devopsellence.store.codec import decode
 from tests.integration.nodeagent.harness import (
     ENV,
     SERVE,

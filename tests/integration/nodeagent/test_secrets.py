@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from devopsellence.age import Identity, is_recipient, seal
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.sealed import Identity, is_recipient, seal
 from devopsellence.store.keys import REGISTRY
 from tests.integration.nodeagent.harness import Machine, ServiceStatus, docker, says, service_of, soon, worker
 from tests.integration.nodeagent.test_pull import Registry

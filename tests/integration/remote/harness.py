@@ -17,9 +17,9 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Environment, Heartbeat, Node, Release, ServiceStatus
 from devopsellence.api.v1.workload_pb2 import Service, Task
+from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import encode
 from tests.integration.cli.harness import NO_DEV_CLUSTER
 from tests.support.agentapi import AgentAuthority, AgentServer, FakeAgent
 from tests.support.etcd import EtcdServer

@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from devopsellence.cli.pki import CertificateAuthority, Request
+from devopsellence.agent_identity import server_name
+from devopsellence.cli.certificates.pki import CertificateAuthority, Request
 from devopsellence.nodeagent.docker.client import DEFAULT_HOST
 from devopsellence.nodeagent.docker.engine import Callbacks, Engine
 from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Route, RouterPeer, Site, TlsCertificate
@@ -22,7 +23,6 @@ from devopsellence.nodeagent.envoy.options import BUILT_IN, IngressOptions
 from devopsellence.nodeagent.ingress.router import Router
 from devopsellence.nodeagent.tls import Files
 from devopsellence.nodeagent.util.threads import Pool
-from devopsellence.peers import server_name
 from devopsellence.store.keys import EnvironmentRef
 from tests.support.leavings import remove
 

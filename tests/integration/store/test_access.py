@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.store import access
+from devopsellence.store import acl
 from devopsellence.store.errors import PermissionDenied, Unauthenticated
 from devopsellence.store.etcd import Compare, Etcd, Put
 from devopsellence.store.informer import Informer
@@ -33,11 +33,11 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
     folder = tmp_path_factory.mktemp("secured")
 
     async def set_up(server: EtcdServer) -> None:
-        async with Etcd(server.settings(user=access.USER_OPERATOR)) as etcd:
+        async with Etcd(server.settings(user=acl.USER_OPERATOR)) as etcd:
             for _ in range(2):
-                await access.enable(etcd)
+                await acl.enable(etcd)
                 for node in ("n1", "n10"):
-                    await access.grant_node(etcd, node, f"uid-{node}")
+                    await acl.grant_node(etcd, node, f"uid-{node}")
             for node in ("n1", "n10"):
                 await etcd.put(etcd.keys.node(node), b"{}")
                 await etcd.put(etcd.keys.assignment(node, ENV), b"{}")
@@ -50,7 +50,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
 
 
 async def test_a_node_reads_and_writes_its_own(secured: EtcdServer) -> None:
-    async with Etcd(secured.settings(user=access.user_of_node("uid-n1"))) as etcd, LeaseKeeper(etcd) as keeper:
+    async with Etcd(secured.settings(user=acl.user_of_node("uid-n1"))) as etcd, LeaseKeeper(etcd) as keeper:
         keys = etcd.keys
         assert await etcd.get(keys.node("n1"))
         assert [item.key for item in (await etcd.list(keys.assignments_prefix("n1"))).items] == [
@@ -72,7 +72,7 @@ async def test_a_node_reads_and_writes_its_own(secured: EtcdServer) -> None:
 
 
 async def test_a_node_touches_nothing_else(secured: EtcdServer) -> None:
-    async with Etcd(secured.settings(user=access.user_of_node("uid-n1"))) as etcd:
+    async with Etcd(secured.settings(user=acl.user_of_node("uid-n1"))) as etcd:
         keys = etcd.keys
         refused = [
             etcd.get(keys.node("n10")),
@@ -101,7 +101,7 @@ async def test_a_node_touches_nothing_else(secured: EtcdServer) -> None:
             etcd.txn([Compare.exists(keys.node("n10"))], [Put(keys.heartbeat("n1"), b"{}")]),
             etcd.txn([], [Put(keys.heartbeat("n1"), b"{}"), Put(keys.heartbeat("n10"), b"{}")]),
             anext(etcd.watch(keys.assignments_prefix("n10"), start_revision=0)),
-            access.grant_node(etcd, "n1", "uid-n1"),
+            acl.grant_node(etcd, "n1", "uid-n1"),
         ]
         for attempt in refused:
             with pytest.raises(PermissionDenied, match="permission denied"):
@@ -109,13 +109,13 @@ async def test_a_node_touches_nothing_else(secured: EtcdServer) -> None:
 
 
 async def test_the_controller_has_the_prefix_and_no_more(secured: EtcdServer) -> None:
-    async with Etcd(secured.settings(user=access.USER_CONTROLLER)) as etcd:
+    async with Etcd(secured.settings(user=acl.USER_CONTROLLER)) as etcd:
         assert len((await etcd.list(etcd.keys.nodes_prefix)).items) == 2
         await etcd.put(etcd.keys.candidate(1), b"{}")
         with pytest.raises(PermissionDenied):
             await etcd.put("/elsewhere", b"{}")
         with pytest.raises(PermissionDenied):
-            await access.grant_node(etcd, "n2", "uid-n2")
+            await acl.grant_node(etcd, "n2", "uid-n2")
         assert (await etcd.member()).alarms == ()
 
 
@@ -127,13 +127,13 @@ async def test_a_certificate_without_a_user_opens_nothing(secured: EtcdServer) -
 
 async def test_a_revoked_node_is_out_and_an_informer_comes_back_with_the_grant(secured: EtcdServer) -> None:
     async with (
-        Etcd(secured.settings(user=access.USER_OPERATOR)) as operator,
-        Etcd(secured.settings(user=access.user_of_node("uid-n3"))) as etcd,
+        Etcd(secured.settings(user=acl.USER_OPERATOR)) as operator,
+        Etcd(secured.settings(user=acl.user_of_node("uid-n3"))) as etcd,
     ):
-        await access.grant_node(operator, "n3", "uid-n3")
+        await acl.grant_node(operator, "n3", "uid-n3")
         await etcd.put(etcd.keys.heartbeat("n3"), b"{}")
         for _ in range(2):
-            await access.revoke_node(operator, "n3")
+            await acl.revoke_node(operator, "n3")
         with pytest.raises((PermissionDenied, Unauthenticated)):
             await etcd.put(etcd.keys.heartbeat("n3"), b"{}")
         informer = Informer(etcd, etcd.keys.assignments_prefix("n3"), stored_pb2.Assignment, lambda key: None)
@@ -141,7 +141,7 @@ async def test_a_revoked_node_is_out_and_an_informer_comes_back_with_the_grant(s
         await asyncio.sleep(0.3)
         assert not informer.connected
         assert "denied" in informer.problem or "user name" in informer.problem
-        await access.grant_node(operator, "n3", "uid-n3")
+        await acl.grant_node(operator, "n3", "uid-n3")
         async with asyncio.timeout(8):
             await informer.synced()
         task.cancel()
@@ -152,10 +152,10 @@ async def test_a_role_that_an_earlier_version_made_gets_what_is_new_when_it_is_g
     secured: EtcdServer,
 ) -> None:
     async with (
-        Etcd(secured.settings(user=access.USER_OPERATOR)) as operator,
-        Etcd(secured.settings(user=access.user_of_node("uid-n4"))) as etcd,
+        Etcd(secured.settings(user=acl.USER_OPERATOR)) as operator,
+        Etcd(secured.settings(user=acl.user_of_node("uid-n4"))) as etcd,
     ):
-        role, user = access.role_of_node("n4"), access.user_of_node("uid-n4")
+        role, user = acl.role_of_node("n4"), acl.user_of_node("uid-n4")
         await operator.role_add(role)
         await operator.role_grant(role, etcd.keys.assignments_prefix("n4"), read=True, write=False)
         await operator.user_add(user)
@@ -163,14 +163,14 @@ async def test_a_role_that_an_earlier_version_made_gets_what_is_new_when_it_is_g
         await etcd.list(etcd.keys.assignments_prefix("n4"))
         with pytest.raises(PermissionDenied):
             await etcd.list(etcd.keys.ingress_prefix("n4"))
-        await access.grant_node(operator, "n4", "uid-n4")
+        await acl.grant_node(operator, "n4", "uid-n4")
         assert (await etcd.list(etcd.keys.ingress_prefix("n4"))).items == ()
 
 
 async def test_users_that_change_meanwhile_disturb_nobody(secured: EtcdServer) -> None:
     async with (
-        Etcd(secured.settings(user=access.USER_OPERATOR)) as operator,
-        Etcd(secured.settings(user=access.USER_CONTROLLER)) as etcd,
+        Etcd(secured.settings(user=acl.USER_OPERATOR)) as operator,
+        Etcd(secured.settings(user=acl.USER_CONTROLLER)) as etcd,
     ):
         stop = asyncio.Event()
 

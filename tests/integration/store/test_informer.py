@@ -12,9 +12,9 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.store import informer as informer_module
+from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Delete, Etcd, Put
 from devopsellence.store.informer import Informer
-from devopsellence.store.records import encode
 from devopsellence.store.settings import Settings
 from tests.support.etcd import EtcdServer
 from tests.support.need import need_etcd

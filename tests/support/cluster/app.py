@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Environment
+from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode
 from tests.support.cluster.bed import Bed
 from tests.support.images import new_web_image, web_image
 from tests.support.load.plan import Plan

@@ -20,9 +20,9 @@ from devopsellence.api.v1.stored_pb2 import (
     Rollout,
 )
 from devopsellence.nodeagent.docker.names import LABEL_ENVIRONMENT, LABEL_HASH, LABEL_NODE_UID, LABEL_SERVICE
+from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef, Keys
-from devopsellence.store.records import decode
 from tests.support.cluster.bed import Bed
 from tests.support.cluster.roles import Host
 from tests.support.until import until

@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat
-from devopsellence.cli.dev.files import write_atomic
+from devopsellence.cli.util.files import write_atomic
+from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd
-from devopsellence.store.records import decode
 from devopsellence.store.settings import Settings
 from tests.support.cluster.machine import Machine, environ
 from tests.support.cluster.network import Switch, address

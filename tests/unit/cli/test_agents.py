@@ -4,9 +4,9 @@ import grpc
 import grpc.aio
 import pytest
 
+from devopsellence.agent_identity import REFUSED_BY
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
-from devopsellence.cli.agents import Agent, locate, refused
-from devopsellence.peers import REFUSED_BY
+from devopsellence.cli.agent.client import Agent, locate, refused
 
 NODE = Node(name="n1", uid="u")
 AGENT = Agent("n1", "u", "10.0.0.1:7443")

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from devopsellence.cli.release.build import image_name, platform_flag, repository
-from devopsellence.cli.release.reference import parse
+from devopsellence.cli.images.build import image_name, platform_flag, repository
+from devopsellence.cli.images.reference import parse
 from devopsellence.store.keys import EnvironmentRef
 
 ID = f"sha256:{'0123456789ab' + 'c' * 52}"

@@ -4,7 +4,7 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Assignment, Drain, Node
 from devopsellence.api.v1.workload_pb2 import Dependency, Service
-from devopsellence.cli.release.check import dependencies_elsewhere, fewer_for_now, no_node
+from devopsellence.cli.deploy.preflight import dependencies_elsewhere, fewer_for_now, no_node
 
 WEB = Service(name="web", kind=Service.WEB)
 REDIS = Service(name="redis", kind=Service.WORKER)

@@ -14,7 +14,9 @@ from tests.unit.cli.test_main import everything
 PROJECT = Path(__file__).parents[3]
 DOCS = (PROJECT / "docs" / "cli.md").read_text()
 SOURCES = "\n".join(
-    path.read_text() for path in sorted((PROJECT / "cli/devopsellence/cli").glob("**/*.py")) if "/dev/" not in str(path)
+    path.read_text()
+    for path in sorted((PROJECT / "cli/devopsellence/cli").glob("**/*.py"))
+    if "dev" not in (path.stem, path.parent.name)
 )
 
 

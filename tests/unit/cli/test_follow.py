@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Environment, Exit, Rollout, ServiceStatus, TaskStatus
-from devopsellence.cli.release.follow import End, Patience, failure
-from devopsellence.cli.view.rows import Row
-from devopsellence.cli.view.snapshot import Outcome, Snapshot, Verdict
+from devopsellence.cli.deploy.follow import End, Patience, failure
+from devopsellence.cli.render.rows import Row
+from devopsellence.cli.store.snapshot import Outcome, Snapshot, Verdict
 from devopsellence.store.keys import EnvironmentRef
 
 REF = EnvironmentRef("acme", "Shop", "production")

@@ -23,10 +23,10 @@ from devopsellence.api.v1.stored_pb2 import (
     ServiceStatus,
 )
 from devopsellence.api.v1.workload_pb2 import Service
-from devopsellence.cli.view import groups, screen, text
-from devopsellence.cli.view.groups import Group, Kind, Line
-from devopsellence.cli.view.snapshot import Snapshot
-from devopsellence.cli.view.words import anonymous
+from devopsellence.cli.render import groups, screen, text
+from devopsellence.cli.render.groups import Group, Kind, Line
+from devopsellence.cli.store.snapshot import Snapshot
+from devopsellence.cli.util.text import anonymous
 from devopsellence.store.keys import EnvironmentRef
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)

@@ -6,7 +6,7 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
-from devopsellence.cli.moves import Move, moves
+from devopsellence.cli.nodes.moves import Move, moves
 from devopsellence.store.keys import EnvironmentRef
 
 REF = EnvironmentRef("acme", "Shop", "production")

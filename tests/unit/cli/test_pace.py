@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from devopsellence.api.v1.stored_pb2 import NodeCounts, NodeProgress, Rollout, TaskStatus
-from devopsellence.cli.view import pace
+from devopsellence.cli.render import progress
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -39,7 +39,7 @@ def rollout(**counts: int) -> Rollout:
     ],
 )
 def test_the_estimate_goes_by_what_is_done(counts: dict[str, int], left: float | None) -> None:
-    assert pace.seconds_left(rollout(**counts), NOW) == left
+    assert progress.seconds_left(rollout(**counts), NOW) == left
 
 
 def test_there_is_no_estimate_for_what_does_not_go_on() -> None:
@@ -47,18 +47,18 @@ def test_there_is_no_estimate_for_what_does_not_go_on() -> None:
     halted, back, failed = rollout(**counts), rollout(**counts), rollout(**counts)
     halted.halted = "web ended"
     back.phase, failed.phase = Rollout.ROLLING_BACK, Rollout.FAILED
-    assert [pace.seconds_left(each, NOW) for each in (halted, back, failed)] == [None, None, None]
+    assert [progress.seconds_left(each, NOW) for each in (halted, back, failed)] == [None, None, None]
 
 
 def test_nodes_that_take_no_part_take_no_time() -> None:
-    assert pace.seconds_left(rollout(settled=2, waiting=3), NOW, apart=1) == 60.0
-    assert pace.seconds_left(rollout(settled=2, waiting=1), NOW, apart=1) is None
+    assert progress.seconds_left(rollout(settled=2, waiting=3), NOW, apart=1) == 60.0
+    assert progress.seconds_left(rollout(settled=2, waiting=1), NOW, apart=1) is None
 
 
 def test_the_time_that_the_release_task_took_is_not_the_nodes_pace() -> None:
     found = rollout(settled=1, converging=1, waiting=2)
     found.task.CopyFrom(TaskStatus(phase=TaskStatus.SUCCEEDED, finished_at=ago(10)))
-    assert pace.seconds_left(found, NOW) == 30.0
+    assert progress.seconds_left(found, NOW) == 30.0
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_time_that_the_release_task_took_is_not_the_nodes_pace() -> None:
     ],
 )
 def test_an_estimate_does_not_pretend_to_be_exact(seconds: float, text: str) -> None:
-    assert pace.left(seconds) == text
+    assert progress.left(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_an_estimate_does_not_pretend_to_be_exact(seconds: float, text: str) -> 
     ids=["one of four", "half a node", "who is not there does not count", "nobody is there", "no services"],
 )
 def test_the_bar_shows_nodes_each_as_far_as_its_services(fields: dict[str, int], share: float) -> None:
-    assert pace.counts(Rollout(counts=NodeCounts(**fields))).share == share
+    assert progress.counts(Rollout(counts=NodeCounts(**fields))).share == share
 
 
 def test_without_counts_the_listed_nodes_are_counted() -> None:
@@ -95,6 +95,6 @@ def test_without_counts_the_listed_nodes_are_counted() -> None:
         NodeProgress(phase=NodeProgress.SETTLED, services_settled=2, services_total=2),
         NodeProgress(phase=NodeProgress.CONVERGING, services_settled=1, services_total=2),
     ]
-    found = pace.counts(Rollout(nodes=nodes))
+    found = progress.counts(Rollout(nodes=nodes))
     assert (found.nodes, found.settled, found.moving) == (2, 1, 1)
-    assert pace.progress(found) == "1/2 nodes, 3/4 services"
+    assert progress.progress(found) == "1/2 nodes, 3/4 services"

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from devopsellence.cli.view.paint import Painter
+from devopsellence.cli.render.terminal import Painter
 
 _CODES = re.compile(r"\x1b\[(\??\d*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n]+)")
 

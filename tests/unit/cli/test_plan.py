@@ -15,7 +15,7 @@ from devopsellence.api.v1.workload_pb2 import (
     Service,
     VolumeMount,
 )
-from devopsellence.cli.release.plan import WITHOUT_RESTART, Kind, Step, differences, headline, plan, summary
+from devopsellence.cli.deploy.plan import WITHOUT_RESTART, Kind, Step, differences, headline, plan, summary
 from devopsellence.nodeagent.plan.spec import spec_hash
 
 OLD, NEW = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1.workload_pb2 import Image, Service
-from devopsellence.cli.release.pin import choose, references
-from devopsellence.cli.release.reference import InvalidReference, Reference, parse
+from devopsellence.cli.images.pin import choose, references
+from devopsellence.cli.images.reference import InvalidReference, Reference, parse
 
 D = f"sha256:{'d' * 64}"
 E = f"sha256:{'e' * 64}"

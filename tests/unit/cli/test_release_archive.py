@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.cli.release.archive import Index, InvalidArchive, index
+from devopsellence.cli.images.archive import Index, InvalidArchive, index
 
 ONE, TWO = b"one" * 1000, b"two" * 400
 DIFFS = tuple(f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in (ONE, TWO))

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from devopsellence.cli.release.build import image_name
-from devopsellence.cli.release.engine import Image
-from devopsellence.cli.release.prune import superfluous
+from devopsellence.cli.images.build import image_name
+from devopsellence.cli.images.docker_cli import Image
+from devopsellence.cli.images.prune import superfluous
 from devopsellence.store.keys import EnvironmentRef
 
 REF = EnvironmentRef("acme", "shop", "production")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from devopsellence.api.v1.agent_pb2 import FindImagesAnswer, ImageDescription
 from devopsellence.api.v1.stored_pb2 import Node, Release
 from devopsellence.api.v1.workload_pb2 import Service
-from devopsellence.cli.release.archive import Extent, Index
-from devopsellence.cli.release.room import MARGIN_MIB, Load, check_room
-from devopsellence.cli.release.wants import Missing, images_by_node, load, missing
+from devopsellence.cli.images.archive import Extent, Index
+from devopsellence.cli.images.missing import MARGIN_MIB, Load, check_room
+from devopsellence.cli.images.wants import Missing, images_by_node, load, missing
 
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 MIB = 1 << 20

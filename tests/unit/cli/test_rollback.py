@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Rollout, RolloutOutcome
-from devopsellence.cli.release.rollback import last_settled, running
+from devopsellence.cli.deploy.rollback import last_settled, running
 
 _P = Rollout
 

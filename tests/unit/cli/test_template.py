@@ -5,7 +5,7 @@ import io
 import pytest
 from ruamel.yaml import YAML
 
-from devopsellence.cli.template import Answers, as_name, exposed_port, render, scalar
+from devopsellence.cli.commands.start.template import Answers, as_name, exposed_port, render, scalar
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ from devopsellence.api.v1.stored_pb2 import (
     TaskStatus,
 )
 from devopsellence.api.v1.workload_pb2 import Port, Service
-from devopsellence.cli.view import document, text
-from devopsellence.cli.view.rows import Row, rows
-from devopsellence.cli.view.snapshot import Outcome, Problem, Snapshot, judge
+from devopsellence.cli.render import json as document
+from devopsellence.cli.render import text
+from devopsellence.cli.render.rows import Row, rows
+from devopsellence.cli.store.snapshot import Outcome, Problem, Snapshot, judge
 from devopsellence.store.keys import EnvironmentRef
 
 REF = EnvironmentRef("acme", "Shop", "production")

@@ -6,7 +6,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from devopsellence.api.v1.stored_pb2 import ServiceStatus
-from devopsellence.cli.view import words
+from devopsellence.cli.util import text
 
 
 @pytest.mark.parametrize(
@@ -28,27 +28,27 @@ from devopsellence.cli.view import words
     ],
 )
 def test_age(seconds: float, shown: str) -> None:
-    assert words.age(seconds) == shown
+    assert text.age(seconds) == shown
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.04, "0.0s"), (4.25, "4.2s"), (10, "10s"), (61, "1m1s")])
 def test_span(seconds: float, shown: str) -> None:
-    assert words.span(seconds) == shown
+    assert text.span(seconds) == shown
 
 
 def test_a_clock_that_is_ahead_makes_no_negative_age() -> None:
-    assert words.since(Timestamp(seconds=2_000_000_000), datetime(2026, 1, 1, tzinfo=UTC)) == "0s"
+    assert text.since(Timestamp(seconds=2_000_000_000), datetime(2026, 1, 1, tzinfo=UTC)) == "0s"
 
 
 def test_a_time_that_is_not_set_is_nothing() -> None:
-    assert words.since(Timestamp(), datetime(2026, 1, 1, tzinfo=UTC)) == ""
-    assert words.moment(Timestamp()) == ""
-    assert words.iso(Timestamp()) is None
+    assert text.since(Timestamp(), datetime(2026, 1, 1, tzinfo=UTC)) == ""
+    assert text.moment(Timestamp()) == ""
+    assert text.iso(Timestamp()) is None
 
 
 @pytest.mark.parametrize(("value", "shown"), [(ServiceStatus.RUNNING, "running"), (0, "unknown"), (99, "unknown")])
 def test_enums_in_words_also_those_of_a_later_version(value: int, shown: str) -> None:
-    assert words.word(ServiceStatus.Phase, value) == shown
+    assert text.word(ServiceStatus.Phase, value) == shown
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ def test_enums_in_words_also_those_of_a_later_version(value: int, shown: str) ->
     ],
 )
 def test_text_from_elsewhere_cannot_move_the_cursor(given: str, shown: str) -> None:
-    assert words.safe(given) == shown
+    assert text.safe(given) == shown
 
 
 def test_columns_are_aligned_and_no_line_ends_with_a_space() -> None:
-    assert words.columns(("A", "LONG"), [["xxx", ""], ["y", "z"]]) == "A    LONG\nxxx\ny    z"
-    assert words.columns(("A",), []) == "A"
+    assert text.columns(("A", "LONG"), [["xxx", ""], ["y", "z"]]) == "A    LONG\nxxx\ny    z"
+    assert text.columns(("A",), []) == "A"
 
 
 def test_plural() -> None:
-    assert [words.plural(count, "node") for count in (0, 1, 2)] == ["0 nodes", "1 node", "2 nodes"]
+    assert [text.plural(count, "node") for count in (0, 1, 2)] == ["0 nodes", "1 node", "2 nodes"]

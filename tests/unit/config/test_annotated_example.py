@@ -8,9 +8,9 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from devopsellence.config import compose, load
-from devopsellence.config.nodes import plain
+from devopsellence.config import load, yaml_parser
 from devopsellence.config.schema import Model, Root, model_at
+from devopsellence.config.yaml_tree import plain
 
 REPOSITORY = Path(__file__).parents[3]
 EXAMPLE = REPOSITORY / "examples/annotated/devopsellence.yml"
@@ -56,7 +56,7 @@ def test_the_example_loads_without_findings() -> None:
 
 
 def test_every_field_of_the_format_occurs_in_the_example() -> None:
-    node, _ = compose.parse(str(EXAMPLE), EXAMPLE.read_text())
+    node, _ = yaml_parser.parse(str(EXAMPLE), EXAMPLE.read_text())
     assert sorted(set(ALL) - set(used(plain(node)))) == []
 
 

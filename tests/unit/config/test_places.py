@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from devopsellence.config import ConfigError, Finding
-from devopsellence.config.findings import dotted, in_order, quoted
+from devopsellence.config.problems import dotted, in_order, quoted
 from tests.unit.config.conftest import HEAD, WEB, Problems
 
 

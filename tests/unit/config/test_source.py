@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from devopsellence.config import ConfigError, find, load
-from devopsellence.config.source import MAX_BYTES, read
+from devopsellence.config.file import MAX_BYTES, read
 
 
 def refusal(path: Path) -> str:

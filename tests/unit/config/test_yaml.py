@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.config import ConfigError, compose
-from devopsellence.config.nodes import Number, plain
+from devopsellence.config import ConfigError, yaml_parser
+from devopsellence.config.yaml_tree import Number, plain
 
 
 def values(text: str) -> object:
-    node, problems = compose.parse("f.yml", text)
+    node, problems = yaml_parser.parse("f.yml", text)
     assert problems == []
     return plain(node)
 
 
 def refusal(text: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        compose.parse("f.yml", text)
+        yaml_parser.parse("f.yml", text)
     (finding,) = caught.value.findings
     return str(finding).removeprefix("f.yml:")
 
@@ -150,12 +150,12 @@ def test_a_document_made_to_be_huge_is_refused_without_hanging(what: str, text: 
     ],
 )
 def test_what_does_not_hinder_reading_on_is_a_problem_beside_others(written: str, said: str) -> None:
-    _, problems = compose.parse("f.yml", written)
+    _, problems = yaml_parser.parse("f.yml", written)
     (problem,) = problems
     assert problem.mark
     assert f"{problem.mark.line}:{problem.mark.column} {problem.path} {problem.fact}".startswith(said)
 
 
 def test_of_a_key_that_stands_there_twice_the_first_counts() -> None:
-    node, _ = compose.parse("f.yml", "a: 1\na: 2")
+    node, _ = yaml_parser.parse("f.yml", "a: 1\na: 2")
     assert plain(node) == {"a": "1"}

@@ -11,12 +11,17 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.actions import Action, Kind, Plan
-from devopsellence.controller.course import fallback_number
-from devopsellence.controller.identity import checked_certificate, checked_environment, checked_node, checked_secret
+from devopsellence.controller.cache.validation import (
+    checked_certificate,
+    checked_environment,
+    checked_node,
+    checked_secret,
+)
+from devopsellence.controller.model.actions import Action, Kind, Plan
+from devopsellence.controller.model.reachability import Silences
+from devopsellence.controller.model.snapshot import Moment, NodeView, Stopwatch, World
 from devopsellence.controller.plan import plan
-from devopsellence.controller.silence import Silences
-from devopsellence.controller.world import Moment, NodeView, Stopwatch, World
+from devopsellence.controller.rollout.target import fallback_number
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.informer import Record
 from devopsellence.store.keys import EnvironmentRef, Keys

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.controller.batch import Candidate, choose
+from devopsellence.controller.rollout.batch import Candidate, choose
 
 
 def behind(*names: str) -> list[Candidate]:

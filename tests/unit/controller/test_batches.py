@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.actions import Basis
-from devopsellence.controller.summary import MAX_NODES
-from devopsellence.controller.transactions import transactions
+from devopsellence.controller.model.actions import Basis
+from devopsellence.controller.reconcile.transactions import transactions
+from devopsellence.controller.rollout.summary import MAX_NODES
 from devopsellence.store.etcd import MAX_OPERATIONS
 from tests.unit.controller.builders import KEYS, REF, Store, crashed, migration, service, service_status, writes
 from tests.unit.controller.moving import (

@@ -7,10 +7,10 @@ from datetime import UTC, timedelta
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.certificates import course, edits
-from devopsellence.controller.certificates.course import Do, Step
+from devopsellence.controller.certificates import next_step, record
 from devopsellence.controller.certificates.demand import Demand
 from devopsellence.controller.certificates.failure import Failure, Kind, Pace
+from devopsellence.controller.certificates.next_step import Do, Step
 from tests.unit.controller.builders import START, moment
 from tests.unit.controller.certificate_builders import (
     blank,
@@ -33,7 +33,7 @@ def decide(
 ) -> Step:
     """``asked``: the monotonic second; the tests' time begins at 1000."""
     keys = frozenset(recipient(number) for number in range(recipients))
-    return course.decide(wanted, certificate, moment(seconds), asked, keys, PACE)
+    return next_step.decide(wanted, certificate, moment(seconds), asked, keys, PACE)
 
 
 def test_a_host_without_a_certificate_gets_its_key_from_the_first_node_that_can_make_it() -> None:
@@ -188,7 +188,7 @@ def test_a_signing_request_that_is_gone_is_asked_for_again() -> None:
 
 def test_after_a_failure_it_waits_and_keeps_what_is_served() -> None:
     failure = Failure(Kind.UNREACHABLE, "acme.example.com cannot be reached")
-    failed = course.failed(under_way("CHALLENGE", obtained()), failure, START, PACE)
+    failed = next_step.failed(under_way("CHALLENGE", obtained()), failure, START, PACE)
     assert failed.serial == "abc"
     assert not failed.issuance.HasField("key_request")
     assert failed.issuance.reason.startswith("acme.example.com cannot be reached; ")
@@ -199,34 +199,34 @@ def test_after_a_failure_it_waits_and_keeps_what_is_served() -> None:
     assert waiting.do is Do.WAIT
     assert waiting.recheck_after == pytest.approx(left, abs=1)
     assert decide(wanted, failed, seconds=60).do is Do.ASK
-    assert course.failed(failed, failure, START, PACE).issuance.failures == 2
+    assert next_step.failed(failed, failure, START, PACE).issuance.failures == 2
 
 
 def test_who_does_not_answer_a_challenge() -> None:
     tokens = frozenset({"a", "b"})
     whole, half = server(0, tokens=["a", "b"]), server(1, tokens=["a"])
     away = server(2, answers=False)
-    assert course.unanswered([whole, away], tokens) == []
-    assert course.unanswered([whole, half, away], tokens) == ["n1"]
-    assert course.unanswered([away], tokens) == ["n2"]
+    assert next_step.unanswered([whole, away], tokens) == []
+    assert next_step.unanswered([whole, half, away], tokens) == ["n1"]
+    assert next_step.unanswered([away], tokens) == ["n2"]
 
 
 def test_what_is_served_changes_with_the_last_edit_alone() -> None:
     before = obtained()
-    asked = edits.asked(before, "id-2", "n1", [recipient(1), recipient(0), recipient(1)], "because", START)
+    asked = record.asked(before, "id-2", "n1", [recipient(1), recipient(0), recipient(1)], "because", START)
     assert list(asked.issuance.key_request.recipients) == sorted([recipient(0), recipient(1)])
     challenges = [pb.Challenge(token=token, key_authorization=token) for token in ("b", "a")]
     for made in (
         asked,
-        edits.ordering(asked, START),
-        edits.challenged(asked, challenges, "", START),
-        edits.finalizing(asked, START),
-        edits.failed(asked, Failure(Kind.OTHER, "no"), 1, START),
+        record.ordering(asked, START),
+        record.challenged(asked, challenges, "", START),
+        record.finalizing(asked, START),
+        record.failed(asked, Failure(Kind.OTHER, "no"), 1, START),
     ):
-        assert edits.stopped(made) == before
-    challenged = edits.challenged(asked, challenges, "", START)
+        assert record.stopped(made) == before
+    challenged = record.challenged(asked, challenges, "", START)
     assert [one.token for one in challenged.issuance.challenges] == ["a", "b"]
-    assert [one.token for one in edits.challenged(challenged, challenges[:1], "", START).issuance.challenges] == ["b"]
+    assert [one.token for one in record.challenged(challenged, challenges[:1], "", START).issuance.challenges] == ["b"]
     assert before == obtained()
 
 
@@ -236,11 +236,11 @@ def test_the_whole_course_from_nothing_to_a_certificate_and_round_again() -> Non
     for seconds in (0.0, 60 * DAY):
         step = decide(demand(server(0)), certificate, seconds=seconds)
         assert step.do is Do.ASK
-        certificate = edits.asked(certificate, "id-1", step.node, [recipient(0)], step.reason, START)
+        certificate = record.asked(certificate, "id-1", step.node, [recipient(0)], step.reason, START)
         step = decide(demand(server(0, requests=[answered])), certificate, seconds=seconds, asked=1000 + seconds)
         assert step.certificate is not None
         certificate = step.certificate
         assert decide(demand(server(0, requests=[answered])), certificate, seconds=seconds).do is Do.ATTEMPT
         certificate = obtained()
         assert decide(demand(server(0)), certificate, seconds=1).recheck_after == pytest.approx(60 * DAY - 1)
-    assert course.renewal_at(certificate) == START + timedelta(days=60)
+    assert next_step.renewal_at(certificate) == START + timedelta(days=60)

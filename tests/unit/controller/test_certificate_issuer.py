@@ -15,14 +15,14 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.certificates.demand import Account
 from devopsellence.controller.certificates.failure import Failure, IssuanceError, Kind, Pace
 from devopsellence.controller.certificates.issuer import ORDERS_AT_ONCE, Issuer
-from devopsellence.controller.certificates.records import Records
-from devopsellence.controller.reconcile import OutdatedError
-from devopsellence.controller.world import World
+from devopsellence.controller.certificates.writer import Records
+from devopsellence.controller.model.snapshot import World
+from devopsellence.controller.reconcile.reconciler import OutdatedError
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import Ambiguous, Fenced
 from devopsellence.store.etcd import Compare, Delete, KeyValue, Listing, Put, TxnResult
-from devopsellence.store.journal import Journal
+from devopsellence.store.events import Journal
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode, encode
 from tests.unit.controller.builders import KEYS, REF, Store, moment
 from tests.unit.controller.certificate_builders import HOST, chain, csr, obtained, recipient
 from tests.unit.controller.ingress_builders import WEB, ingress, serving_store, settle

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.certificates.signing import WrongAnswer, check_request, read_chain
+from devopsellence.controller.certificates.csr import WrongAnswer, check_request, read_chain
 from tests.unit.controller.builders import START
 from tests.unit.controller.certificate_builders import HOST, chain, csr, recipient, signing_request
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.groups import Groups
+from devopsellence.controller.cache.grouped import Groups
 from devopsellence.store.informer import Record
 
 

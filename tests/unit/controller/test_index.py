@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devopsellence.controller.index import Index, Tie
+from devopsellence.controller.cache.node_index import Index, Tie
 from devopsellence.store.keys import EnvironmentRef
 
 ENVIRONMENTS = [EnvironmentRef("o", "p", name) for name in ("a", "b", "c")]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.actions import Action, Kind
 from devopsellence.controller.ingress.rules import hosts_of
+from devopsellence.controller.model.actions import Action, Kind
 from tests.unit.controller.builders import KEYS, REF, Store, service
 from tests.unit.controller.ingress_builders import WEB, beat, ingress, put_certificate
 

@@ -6,9 +6,9 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.actions import Basis, Kind
-from devopsellence.controller.ingress.routers import MOST, Routers
-from devopsellence.controller.world import NodeView
+from devopsellence.controller.ingress.peers import MOST, Routers
+from devopsellence.controller.model.actions import Basis, Kind
+from devopsellence.controller.model.snapshot import NodeView
 from devopsellence.store.informer import Record
 from tests.unit.controller.builders import KEYS, REF
 from tests.unit.controller.ingress_builders import (

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.actions import Action, Kind
-from devopsellence.placement.parallel import limit_of
+from devopsellence.controller.model.actions import Action, Kind
+from devopsellence.placement.max_parallel import limit_of
 from tests.unit.controller.builders import KEYS, REF, Store, crashed, service, service_status
 
 NODES = ("n1", "n2", "n3", "n4", "n5")

@@ -6,7 +6,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.placing import Placing, place
+from devopsellence.controller.scheduler.placement import Placing, place
 from tests.unit.controller.builders import KEYS, REF, Store, moment, service, service_status
 
 JOBS = "jobs"

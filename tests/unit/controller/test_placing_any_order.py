@@ -10,7 +10,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.silence import Silences
+from devopsellence.controller.model.reachability import Silences
 from tests.unit.controller.builders import KEYS, REF, Store, service, service_status
 from tests.unit.controller.test_placing import answers, come_back, drain, jobs, silence
 

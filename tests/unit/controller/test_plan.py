@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.actions import Basis, Kind
+from devopsellence.controller.model.actions import Basis, Kind
 from tests.unit.controller.builders import KEYS, REF, Store, kinds, service, service_status, writes
 
 WEB, REDIS = service("web"), service("redis", "worker")

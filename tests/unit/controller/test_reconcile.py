@@ -9,13 +9,13 @@ import pytest
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.reconcile import DisconnectedError, OutdatedError, Reconciler
-from devopsellence.controller.world import World
+from devopsellence.controller.model.snapshot import World
+from devopsellence.controller.reconcile.reconciler import DisconnectedError, OutdatedError, Reconciler
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import LeaseLost, Unavailable
 from devopsellence.store.etcd import Compare, Delete, KeyValue, Put, TxnResult
-from devopsellence.store.journal import LEASE_SHARED_SECONDS, Journal
+from devopsellence.store.events import LEASE_SHARED_SECONDS, Journal
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode, encode
 from tests.unit.controller.builders import KEYS, REF, Store, moment, release, secret, service
 
 WEB = service("web")

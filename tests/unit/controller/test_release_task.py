@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.actions import Kind
+from devopsellence.controller.model.actions import Kind
 from tests.unit.controller.builders import (
     KEYS,
     REF,

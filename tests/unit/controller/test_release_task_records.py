@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.actions import Basis
+from devopsellence.controller.model.actions import Basis
 from tests.unit.controller.builders import (
     KEYS,
     REF,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.history import MAX_HISTORY
+from devopsellence.controller.rollout.history import MAX_HISTORY
 from tests.unit.controller.builders import KEYS, REF, Store, crashed, service, service_status
 
 WEB, REDIS = service("web"), service("redis", "worker")

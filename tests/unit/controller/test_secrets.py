@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.secrets import Reference, absent, references_of
+from devopsellence.controller.assign.secrets import Reference, absent, references_of
 from devopsellence.store.keys import REGISTRY
 from tests.unit.controller.builders import KEYS, REF, Store, app, migration, release, service, writes
 

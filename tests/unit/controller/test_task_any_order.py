@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.course import is_partial
 from devopsellence.controller.plan import plan
+from devopsellence.controller.rollout.target import is_partial
 from devopsellence.store.informer import Record
 from tests.unit.controller.builders import KEYS, REF, Store, app, migration, moment, service
 

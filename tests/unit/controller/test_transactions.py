@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.actions import Action, Basis, Change, Kind, Plan
-from devopsellence.controller.transactions import MAX_BYTES, transactions
+from devopsellence.controller.model.actions import Action, Basis, Change, Kind, Plan
+from devopsellence.controller.reconcile.transactions import MAX_BYTES, transactions
 from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete, Put
 
 ENVIRONMENT = Basis("/t/environments/o/p/e", 7)

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.index import Index, Tie
-from devopsellence.controller.views import Views
-from devopsellence.controller.world import NodeView
+from devopsellence.controller.cache.node_index import Index, Tie
+from devopsellence.controller.cache.node_views import Views
+from devopsellence.controller.model.snapshot import NodeView
 from devopsellence.store.informer import Record
 from devopsellence.store.keys import EnvironmentRef
 

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from tenacity import wait_fixed
 
-from devopsellence.controller.reconcile import DisconnectedError, OutdatedError
-from devopsellence.controller.workers import Workers
-from devopsellence.controller.workqueue import WorkQueue
+from devopsellence.controller.reconcile.reconciler import DisconnectedError, OutdatedError
+from devopsellence.controller.reconcile.workers import Workers
+from devopsellence.controller.reconcile.workqueue import WorkQueue
 from devopsellence.store.errors import Ambiguous, Fenced, Unavailable
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.controller.builders import REF

@@ -10,7 +10,7 @@ from typing import Any
 from tenacity import RetryCallState, wait_fixed
 from tenacity.wait import wait_base
 
-from devopsellence.controller.workqueue import DEFAULT_BACKOFF, WorkQueue
+from devopsellence.controller.reconcile.workqueue import DEFAULT_BACKOFF, WorkQueue
 
 
 @dataclass

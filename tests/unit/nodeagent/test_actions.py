@@ -10,6 +10,7 @@ import docker.errors
 import pytest
 import requests
 
+from devopsellence.age import Identity
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.nodeagent.docker import errors
 from devopsellence.nodeagent.docker.cache import View
@@ -25,7 +26,6 @@ from devopsellence.nodeagent.reconcile.task_store import Runs
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.util.threads import Pool
-from devopsellence.sealed import Identity
 from tests.unit.nodeagent.support import ENV, IMAGE, REMOTE, UID, Engine, container, service
 
 PEERS = [stored_pb2.Peer(node=f"n{number}", uid=f"uid-{number}", api_address="10.0.0.1:7443") for number in (2, 3)]

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from devopsellence.age import Identity, seal
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.nodeagent.identity import IDENTITY_FILE, load_identity
 from devopsellence.nodeagent.plan.container_config import create_body, task_body
 from devopsellence.nodeagent.plan.spec import Desired, desired, objection, spec_hash
 from devopsellence.nodeagent.secrets import SecretError, Vault, resealed
 from devopsellence.nodeagent.state import StateError
-from devopsellence.sealed import Identity, seal
 from devopsellence.store.keys import REGISTRY
 from tests.unit.nodeagent.support import ENV, UID, service
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.peers import answers_at, is_node, is_operator, server_name
+from devopsellence.agent_identity import answers_at, is_node, is_operator, server_name
 
 
 def test_every_machine_has_a_server_name_of_its_own_that_is_a_dns_name() -> None:

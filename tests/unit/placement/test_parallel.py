@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.placement.parallel import limit_of
+from devopsellence.placement.max_parallel import limit_of
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.nodeagent.docker.model import Container, State
+from devopsellence.store.codec import encode
 from devopsellence.store.keys import Keys
-from devopsellence.store.records import encode
-from devopsellence.store.values import KeyValue, WatchEvent
+from devopsellence.store.types import KeyValue, WatchEvent
 from tests.schedules.releases import REF, named, release
 from tests.schedules.schedule import Quality, Shape
 from tests.schedules.verdict import End, defects, regressions

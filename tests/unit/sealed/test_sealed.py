@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from devopsellence.age import MAX_BYTES, Identity, SealError, is_recipient, node_recipient, seal
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
-from devopsellence.sealed import MAX_BYTES, Identity, SealError, is_recipient, node_recipient, seal
 
 # Fixed, so that every process of the tests collects the same ones.
 OLD = "age1mendh2wxy5ggtjh097gkess6qlsvpc70aucj9j5z87h0shml59vqjfpejn"

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from devopsellence.store.error_mapping import (
+    AlreadyThere,
+    AuthenticationChanged,
+    AuthenticationOff,
+    NotServed,
+    NotThere,
+    classify,
+)
 from devopsellence.store.errors import (
     Ambiguous,
     Compacted,
@@ -14,14 +22,6 @@ from devopsellence.store.errors import (
     StoreError,
     Unauthenticated,
     Unavailable,
-)
-from devopsellence.store.failures import (
-    AlreadyThere,
-    AuthenticationChanged,
-    AuthenticationOff,
-    NotServed,
-    NotThere,
-    classify,
 )
 
 ALIKE = [

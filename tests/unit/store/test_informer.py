@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devopsellence.api.v1 import stored_pb2
+from devopsellence.store.codec import encode
 from devopsellence.store.errors import Compacted, StoreError, Unavailable, WatchLost
 from devopsellence.store.etcd import Etcd, KeyValue, Listing, WatchBatch, WatchEvent
 from devopsellence.store.informer import Informer
-from devopsellence.store.records import encode
 
 PREFIX = "/p/nodes/"
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import MalformedRecord
-from devopsellence.store.records import decode, encode
 
 
 def test_a_value_reads_like_a_document() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from devopsellence.store.election import batches
 from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete
-from devopsellence.store.wire import compare_message, key_range, key_value
+from devopsellence.store.rpc import compare_message, key_range, key_value
 
 
 def test_a_prefix_ends_where_its_slash_does() -> None:

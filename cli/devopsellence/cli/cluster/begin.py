@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from devopsellence.cli import parties
+from devopsellence.cli.certificates import subjects
+from devopsellence.cli.certificates.pki import Request
 from devopsellence.cli.cluster import issue as issuing
 from devopsellence.cli.cluster import programs
 from devopsellence.cli.cluster.folder import Bundle, Folder
 from devopsellence.cli.cluster.issue import Issue
-from devopsellence.cli.dev.files import write_atomic
-from devopsellence.cli.hosts import check_host
 from devopsellence.cli.output import CliError
-from devopsellence.cli.pki import Request
-from devopsellence.cli.view.words import columns
+from devopsellence.cli.util.addresses import check_host
+from devopsellence.cli.util.files import write_atomic
+from devopsellence.cli.util.text import columns
 from devopsellence.store.keys import InvalidName, check_name
 from devopsellence.store.settings import Settings, SettingsError
 
@@ -114,11 +114,11 @@ def _bundles(folder: Folder, members: Mapping[str, str]) -> list[tuple[str, Bund
     """Who gets which certificate."""
     return [
         *(
-            (f"{programs.ETCD_HOME} on {address}", folder.member(name), parties.member(address))
+            (f"{programs.ETCD_HOME} on {address}", folder.member(name), subjects.member(address))
             for name, address in members.items()
         ),
-        (f"{programs.CONTROLLER_HOME} where controllers run", folder.controller, parties.controller()),
-        ("stays here, for you", folder.root_operator, parties.root()),
+        (f"{programs.CONTROLLER_HOME} where controllers run", folder.controller, subjects.controller()),
+        ("stays here, for you", folder.root_operator, subjects.root()),
     ]
 
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from devopsellence.cli.dev.files import write_atomic
-from devopsellence.cli.dev.layout import home
+from devopsellence.cli.dev.paths import home
 from devopsellence.cli.output import CliError
+from devopsellence.cli.util.files import write_atomic
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from devopsellence.cli.cluster.folder import Bundle, Folder, make_private
-from devopsellence.cli.dev.files import write_atomic
-from devopsellence.cli.output import CliError, NextAction
-from devopsellence.cli.pki import (
+from devopsellence.cli.certificates.pki import (
     CertificateAuthority,
     CertificateError,
     Request,
@@ -25,6 +22,9 @@ from devopsellence.cli.pki import (
     load_certificate,
     load_key,
 )
+from devopsellence.cli.cluster.folder import Bundle, Folder, make_private
+from devopsellence.cli.output import CliError, NextAction
+from devopsellence.cli.util.files import write_atomic
 
 AUTHORITY_NAME: Final = "devopsellence cluster"
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devopsellence.api.v1.stored_pb2 import Node
-from devopsellence.cli import parties
+from devopsellence.cli.certificates import subjects
+from devopsellence.cli.certificates.pki import CertificateAuthority, load_certificate
 from devopsellence.cli.cluster import issue as issuing
 from devopsellence.cli.cluster import programs
 from devopsellence.cli.cluster.folder import Folder
-from devopsellence.cli.dev.files import write_atomic
 from devopsellence.cli.output import CliError, NextAction
-from devopsellence.cli.pki import CertificateAuthority, load_certificate
+from devopsellence.cli.util.files import write_atomic
 from devopsellence.store.settings import Settings
 
 
@@ -55,7 +55,7 @@ def join(folder: Folder, settings: Settings, node: Node, *, asked: bool) -> Join
         return Joining(command, first)
     bundle = folder.node(node.name)
     with folder.locked():
-        issuing.issue(authority, bundle, parties.node(node.name, node.uid), issuing.now())
+        issuing.issue(authority, bundle, subjects.node(node.name, node.uid), issuing.now())
         text = programs.settings_file(programs.agent_variables(node, variables))
         write_atomic(bundle.settings_file("agent"), text, mode=0o644)
     first = (

@@ -9,10 +9,10 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from devopsellence.agent_identity import API_PORT
 from devopsellence.api.v1.stored_pb2 import Node
-from devopsellence.cli.hosts import is_ip, with_port
-from devopsellence.cli.parties import MEMBER_COMMON_NAME
-from devopsellence.peers import API_PORT
+from devopsellence.cli.certificates.subjects import MEMBER_COMMON_NAME
+from devopsellence.cli.util.addresses import is_ip, with_port
 from devopsellence.store.keys import DEFAULT_PREFIX
 from devopsellence.store.settings import CA_CERT, CERT, ENDPOINTS, KEY, PREFIX
 

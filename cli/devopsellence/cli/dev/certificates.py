@@ -6,10 +6,16 @@ import datetime
 import hashlib
 from typing import Final
 
-from devopsellence.cli import parties
-from devopsellence.cli.dev.layout import Layout
+from devopsellence.cli.certificates import subjects
+from devopsellence.cli.certificates.pki import (
+    CertificateAuthority,
+    CertificateError,
+    Request,
+    load_certificate,
+    why_expires,
+)
+from devopsellence.cli.dev.paths import Layout
 from devopsellence.cli.dev.state import CONTROLLER, NODE, OPERATOR
-from devopsellence.cli.pki import CertificateAuthority, CertificateError, Request, load_certificate, why_expires
 
 AUTHORITY: Final = "ca"
 MEMBER: Final = "etcd"
@@ -18,10 +24,10 @@ MEMBER: Final = "etcd"
 def requests(node_name: str, node_uid: str) -> dict[str, Request]:
     """Who needs a certificate, by the name of its files."""
     return {
-        MEMBER: parties.member(),
-        OPERATOR: parties.root(),
-        CONTROLLER: parties.controller(),
-        NODE: parties.node(node_name, node_uid),
+        MEMBER: subjects.member(),
+        OPERATOR: subjects.root(),
+        CONTROLLER: subjects.controller(),
+        NODE: subjects.node(node_name, node_uid),
     }
 
 

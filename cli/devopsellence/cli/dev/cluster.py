@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from devopsellence.cli.certificates.subjects import MEMBER_COMMON_NAME
 from devopsellence.cli.dev.certificates import AUTHORITY, MEMBER
-from devopsellence.cli.dev.layout import Layout
+from devopsellence.cli.dev.paths import Layout
 from devopsellence.cli.dev.spec import ProcessSpec
 from devopsellence.cli.dev.state import CONTROLLER, NODE, DevState, settings_of
-from devopsellence.cli.parties import MEMBER_COMMON_NAME
 
 ETCD: Final = "etcd"
 AGENT: Final = "agent"

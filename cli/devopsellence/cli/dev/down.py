@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from devopsellence.cli.dev import keeper, state
 from devopsellence.cli.dev.engine import Container, Engine, EngineError
-from devopsellence.cli.dev.layout import Layout
+from devopsellence.cli.dev.paths import Layout
 from devopsellence.cli.dev.state import DevState
 from devopsellence.cli.output import CliError, NextAction
 

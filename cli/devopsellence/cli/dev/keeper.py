@@ -8,8 +8,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from devopsellence.cli.dev.layout import Layout
 from devopsellence.cli.dev.logs import tail
+from devopsellence.cli.dev.paths import Layout
 from devopsellence.cli.dev.problems import supervisor_failed
 from devopsellence.cli.dev.proc import Identity, read_pid_file
 from devopsellence.cli.dev.spec import ProcessSpec, Snapshot, read_snapshot, read_specs, write_specs

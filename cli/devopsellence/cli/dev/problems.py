@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from devopsellence.cli.dev.engine import EngineError
-from devopsellence.cli.dev.layout import Layout
+from devopsellence.cli.dev.paths import Layout
 from devopsellence.cli.dev.spec import ProcessReport
 from devopsellence.cli.output import CliError, Finding, NextAction
 

@@ -15,12 +15,12 @@ from typing import Final, TypeVar
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat
-from devopsellence.cli.dev.layout import Layout
+from devopsellence.cli.dev.paths import Layout
 from devopsellence.cli.dev.problems import not_ready
 from devopsellence.cli.dev.spec import ProcessReport, read_snapshot
+from devopsellence.store.codec import decode
 from devopsellence.store.errors import Compacted, MalformedRecord, StoreError, Unavailable, WatchLost
 from devopsellence.store.etcd import Etcd, Listing, Member
-from devopsellence.store.records import decode
 
 T = TypeVar("T")
 SECONDS: Final = 60.0  # for each part

@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 from devopsellence.cli.dev.report import Part, Status
-from devopsellence.cli.view.words import age, columns, safe
+from devopsellence.cli.util.text import age, columns, safe
 
 HEADER: Final = ("PROCESS", "PID", "UP", "RESTARTS", "HEALTH")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from devopsellence.cli.dev import cluster, keeper, state
 from devopsellence.cli.dev.engine import Engine, EngineError
-from devopsellence.cli.dev.layout import Layout
+from devopsellence.cli.dev.paths import Layout
 from devopsellence.cli.dev.readiness import heartbeat, leader, problem_of
 from devopsellence.cli.dev.spec import BACKOFF, RUNNING, ProcessReport, Snapshot
 from devopsellence.cli.dev.state import CONTROLLER, OPERATOR, DevState

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from devopsellence.cli.dev.files import write_atomic
 from devopsellence.cli.dev.proc import Identity
+from devopsellence.cli.util.files import write_atomic
 
 RUNNING: Final = "running"
 BACKOFF: Final = "backoff"

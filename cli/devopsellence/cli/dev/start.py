@@ -8,15 +8,15 @@ from typing import Final, TypeVar
 
 from devopsellence.api.v1.stored_pb2 import Candidate, Node
 from devopsellence.cli.dev import cluster, readiness
-from devopsellence.cli.dev.layout import Layout
+from devopsellence.cli.dev.paths import Layout
 from devopsellence.cli.dev.proc import identify
 from devopsellence.cli.dev.spec import ProcessReport, read_snapshot
 from devopsellence.cli.dev.state import CONTROLLER, OPERATOR, DevState, settings_of
-from devopsellence.cli.write import change, now
-from devopsellence.store import access
+from devopsellence.cli.store.transaction import change, now
+from devopsellence.store import acl
+from devopsellence.store.codec import decode
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd
-from devopsellence.store.records import decode
 
 T = TypeVar("T")
 DEFAULT_LABELS: Final = ("web", "worker")
@@ -59,8 +59,8 @@ class Start:
 
     async def _prepare(self, etcd: Etcd, labels: tuple[str, ...] | None) -> Node:
         """Users and their grants, and the node's record."""
-        await access.enable(etcd)
-        await access.grant_node(etcd, self._state.node_name, self._state.node_uid)
+        await acl.enable(etcd)
+        await acl.grant_node(etcd, self._state.node_name, self._state.node_uid)
         await _depose_the_dead(etcd)
         key = etcd.keys.node(self._state.node_name)
         return await change(etcd, key, Node, lambda before: registered(before, self._state, labels))

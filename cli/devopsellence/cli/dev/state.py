@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from devopsellence.cli.dev.files import write_atomic
-from devopsellence.cli.dev.layout import Layout, home
+from devopsellence.cli.dev.paths import Layout, home
+from devopsellence.cli.util.files import write_atomic
 
 if TYPE_CHECKING:
     from devopsellence.cli.output import CliError

@@ -20,8 +20,8 @@ from types import FrameType
 from typing import Final
 
 from devopsellence.cli.dev.child import Child
-from devopsellence.cli.dev.layout import Layout
 from devopsellence.cli.dev.logs import BoundedLog
+from devopsellence.cli.dev.paths import Layout
 from devopsellence.cli.dev.proc import Identity, identify
 from devopsellence.cli.dev.spec import ProcessSpec, Snapshot, read_specs, write_snapshot
 

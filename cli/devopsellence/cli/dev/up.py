@@ -12,7 +12,7 @@ from typing import Final
 
 from devopsellence.cli.dev import certificates, cluster, keeper, problems, state
 from devopsellence.cli.dev.engine import Engine, EngineError, default_host
-from devopsellence.cli.dev.layout import Layout
+from devopsellence.cli.dev.paths import Layout
 from devopsellence.cli.dev.ports import MachinePorts, Ports
 from devopsellence.cli.dev.spec import ProcessSpec, Snapshot, read_snapshot, write_specs
 from devopsellence.cli.dev.start import Progress, Start

@@ -12,9 +12,9 @@ from typing import Final
 from devopsellence.api.v1.stored_pb2 import Environment, Release, Rollout
 from devopsellence.api.v1.workload_pb2 import Ingress
 from devopsellence.cli.output import CliError, Finding, NextAction
-from devopsellence.cli.read import Reader, together
-from devopsellence.cli.view.snapshot import target_of
-from devopsellence.cli.view.words import few
+from devopsellence.cli.store.reader import Reader, together
+from devopsellence.cli.store.snapshot import target_of
+from devopsellence.cli.util.text import few
 from devopsellence.placement import Layout
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef

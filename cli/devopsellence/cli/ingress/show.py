@@ -8,13 +8,13 @@ from datetime import datetime
 from typing import Any, Final
 
 from devopsellence.api.v1.stored_pb2 import Certificate, Issuance
+from devopsellence.cli.render import ingress as view
 from devopsellence.cli.secrets import members, readers
 from devopsellence.cli.secrets.readers import Readers
-from devopsellence.cli.view import ingress as view
-from devopsellence.cli.view.ranges import folded
-from devopsellence.cli.view.snapshot import Problem, Snapshot
-from devopsellence.cli.view.words import age, columns, iso, moment, safe, word
-from devopsellence.config.document import ingress_document
+from devopsellence.cli.store.snapshot import Problem, Snapshot
+from devopsellence.cli.util.ranges import folded
+from devopsellence.cli.util.text import age, columns, iso, moment, safe, word
+from devopsellence.config.export import ingress_document
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef

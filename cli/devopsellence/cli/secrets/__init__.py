@@ -7,7 +7,7 @@ release refer to versions, ``members`` is about nodes that come and go. ``value`
 ``listing`` serve the commands.
 
 A value is in memory only: it goes into no record, event, message or exception. etcd holds age files
-(``devopsellence.sealed``).
+(``devopsellence.age``).
 """
 
 from __future__ import annotations

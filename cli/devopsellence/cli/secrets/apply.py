@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from devopsellence.api.v1.stored_pb2 import Release
-from devopsellence.cli import write
+from devopsellence.cli.deploy.publish import Overtaken, publish, read_target
 from devopsellence.cli.output import CliError, NextAction, Output
-from devopsellence.cli.release.publish import Overtaken, publish, read_target
-from devopsellence.cli.release.stored import newest
 from devopsellence.cli.secrets import releases
 from devopsellence.cli.secrets.pins import pin, warn_of_keyless
 from devopsellence.cli.secrets.records import SecretId
+from devopsellence.cli.store import transaction
+from devopsellence.cli.store.releases import newest
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
@@ -52,6 +52,6 @@ def _draft(base: Release, secret: SecretId, version: int) -> Release:
     draft = releases.with_version(base, secret, version)
     draft.ClearField("rollback_of")
     draft.message = f"secret {secret} set"
-    draft.created_by = write.who()
-    draft.created_at.CopyFrom(write.now())
+    draft.created_by = transaction.who()
+    draft.created_at.CopyFrom(transaction.now())
     return draft

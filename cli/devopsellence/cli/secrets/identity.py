@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from devopsellence.age import Identity, SealError
 from devopsellence.api.v1.stored_pb2 import Operator
-from devopsellence.cli import write
-from devopsellence.cli.dev.layout import home
+from devopsellence.cli.dev.paths import home
 from devopsellence.cli.output import CliError, NextAction
-from devopsellence.cli.read import Reader
-from devopsellence.sealed import Identity, SealError
+from devopsellence.cli.store import transaction
+from devopsellence.cli.store.reader import Reader
 from devopsellence.store.etcd import Etcd
 
 IDENTITY: Final = "DEVOPSELLENCE_IDENTITY"
@@ -91,8 +91,10 @@ async def _registered(etcd: Etcd, recipient: str) -> str:
     for operator in known.values():
         if operator.age_recipient == recipient:
             return operator.name
-    new = Operator(name=operator_name(write.who(), recipient), age_recipient=recipient, created_at=write.now())
-    return (await write.change(etcd, etcd.keys.operator(new.name), Operator, lambda before: before or new)).name
+    new = Operator(
+        name=operator_name(transaction.who(), recipient), age_recipient=recipient, created_at=transaction.now()
+    )
+    return (await transaction.change(etcd, etcd.keys.operator(new.name), Operator, lambda before: before or new)).name
 
 
 def operator_name(who: str, recipient: str) -> str:

@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from devopsellence.api.v1.stored_pb2 import Release, Secret, SecretVersion
-from devopsellence.cli.release.stored import newest
 from devopsellence.cli.secrets import members, readers, records, releases
 from devopsellence.cli.secrets.readers import Readers
 from devopsellence.cli.secrets.records import SecretId
-from devopsellence.cli.view.snapshot import Problem
-from devopsellence.cli.view.words import columns, iso, safe, since
+from devopsellence.cli.store.releases import newest
+from devopsellence.cli.store.snapshot import Problem
+from devopsellence.cli.util.text import columns, iso, safe, since
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY, EnvironmentRef

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Certificate, Heartbeat, Release, Secret
-from devopsellence.cli.read import Reader
-from devopsellence.cli.release.stored import newest
 from devopsellence.cli.secrets import identity, readers, records, releases
 from devopsellence.cli.secrets.items import KEY, KeyItem, SecretItem
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.secrets.sealing import Granted, Wish, grant
-from devopsellence.cli.view.snapshot import Problem
+from devopsellence.cli.store.reader import Reader
+from devopsellence.cli.store.releases import newest
+from devopsellence.cli.store.snapshot import Problem
+from devopsellence.store.codec import decode
 from devopsellence.store.errors import MalformedRecord, StoreError
 from devopsellence.store.etcd import Etcd, KeyValue
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode
 
 #: Seconds that an agent which is there has to say its key; it does so right after its first start.
 KEY_SECONDS: Final = 5.0

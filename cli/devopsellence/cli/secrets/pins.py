@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from devopsellence.age import SealError
 from devopsellence.api.v1.stored_pb2 import Node, Registry, Secret
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.output import CliError, Finding, NextAction, Output
@@ -13,7 +14,6 @@ from devopsellence.cli.secrets.items import SecretItem
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.secrets.sealing import Wish, grant, sealed_for_others
 from devopsellence.placement import label_needed
-from devopsellence.sealed import SealError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
 

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from devopsellence.age import is_recipient, node_recipient
 from devopsellence.api.v1.stored_pb2 import Environment, Heartbeat, Node, Operator
-from devopsellence.cli import write
-from devopsellence.cli.nodes import unknown
-from devopsellence.cli.read import Reader, together
-from devopsellence.sealed import is_recipient, node_recipient
+from devopsellence.cli.nodes.registry import unknown
+from devopsellence.cli.store import transaction
+from devopsellence.cli.store.reader import Reader, together
+from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode
 
 
 @dataclass(frozen=True)
@@ -95,4 +95,4 @@ async def _take_over(etcd: Etcd, node: Node, key: str) -> None:
             after.age_recipient = key
         return after
 
-    await write.change(etcd, etcd.keys.node(node.name), Node, edit)
+    await transaction.change(etcd, etcd.keys.node(node.name), Node, edit)

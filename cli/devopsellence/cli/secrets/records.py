@@ -9,8 +9,8 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from devopsellence.age import Identity, SealError, is_recipient, seal
 from devopsellence.api.v1.stored_pb2 import Secret, SecretVersion
-from devopsellence.sealed import Identity, SealError, is_recipient, seal
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 
 from devopsellence.api.v1.stored_pb2 import Release
-from devopsellence.cli.read import Reader
-from devopsellence.cli.release.stored import newest
 from devopsellence.cli.secrets.records import SecretId
+from devopsellence.cli.store.reader import Reader
+from devopsellence.cli.store.releases import newest
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY, EnvironmentRef

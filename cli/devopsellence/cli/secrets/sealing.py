@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from google.protobuf.message import Message
 
 from devopsellence.api.v1.stored_pb2 import Secret, SecretVersion
-from devopsellence.cli import write
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.secrets import identity, readers, records
 from devopsellence.cli.secrets.identity import Me
 from devopsellence.cli.secrets.items import Item
 from devopsellence.cli.secrets.readers import Readers
 from devopsellence.cli.secrets.records import CannotOpen
+from devopsellence.cli.store import transaction
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
@@ -78,7 +78,7 @@ async def _grant_one(etcd: Etcd, ref: EnvironmentRef, wish: Wish, me: Me, everyb
             raise item.unknown(ref)
         return item.with_files(before, _as_wished(ref, wish, item.files(key, before), me, everybody))
 
-    return wish.granted(item.files(key, await write.change(etcd, key, item.kind, edit)))
+    return wish.granted(item.files(key, await transaction.change(etcd, key, item.kind, edit)))
 
 
 def _as_wished(ref: EnvironmentRef, wish: Wish, files: Secret, me: Me, everybody: Readers) -> Secret:

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from devopsellence.cli.deploy.follow import follow_release
 from devopsellence.cli.output import CliError, Output
-from devopsellence.cli.release.follow import follow_release
+from devopsellence.cli.render import json
 from devopsellence.cli.secrets import identity, readers, vault
 from devopsellence.cli.secrets.apply import base_for, publish_with
 from devopsellence.cli.secrets.readers import Readers
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.secrets.vault import Stored
-from devopsellence.cli.view import document
-from devopsellence.cli.view.words import iso, plural
+from devopsellence.cli.util.text import iso, plural
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
 
@@ -74,11 +74,11 @@ async def run(
     release = await publish_with(etcd, ref, base, secret, stored.version.version, output)
     if release is None:
         text = f"Release {base.number} refers to version {stored.version.version} already."
-        output.result(OPERATION, text, **facts, release=document.release(base))
+        output.result(OPERATION, text, **facts, release=json.release(base))
         return
     stage.words = f"release {release.number} is written and its rollout goes on: devopsellence status --watch"
     text = f"release {release.number} of {ref} is written"
-    output.progress(OPERATION, text, stage="released", release=document.release(release))
+    output.progress(OPERATION, text, stage="released", release=json.release(release))
     await follow_release(etcd, ref, output, OPERATION, release)
 
 

@@ -7,8 +7,8 @@ from typing import Final
 
 import click
 
+from devopsellence.age import MAX_BYTES
 from devopsellence.cli.output import CliError, Output
-from devopsellence.sealed import MAX_BYTES
 
 # One byte more than is allowed, and a line end that is dropped.
 _READ_BYTES: Final = MAX_BYTES + 3

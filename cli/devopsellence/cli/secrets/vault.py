@@ -7,16 +7,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from devopsellence.api.v1.stored_pb2 import Event, Secret, SecretVersion
-from devopsellence.cli import write
 from devopsellence.cli.output import CliError, NextAction
-from devopsellence.cli.read import together
 from devopsellence.cli.secrets import records, releases
 from devopsellence.cli.secrets.identity import Me
 from devopsellence.cli.secrets.readers import Readers
 from devopsellence.cli.secrets.records import SecretId
+from devopsellence.cli.store import transaction
+from devopsellence.cli.store.reader import together
+from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd, Put
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
-from devopsellence.store.records import decode
 
 
 @dataclass(frozen=True)
@@ -56,29 +56,29 @@ async def store(etcd: Etcd, ref: EnvironmentRef, secret: SecretId, value: bytes,
     floor, in_use = await asyncio.gather(
         releases.highest_in_use(etcd, ref, secret), releases.newest_in_use(etcd, ref, secret)
     )
-    stamp, ours = write.now(), set[str]()
+    stamp, ours = transaction.now(), set[str]()
 
     def edit(before: Secret | None) -> Secret:
         last = records.current(records.checked(key, before)) if before else None
         if before and last and records.opens_to(last, me.identity, value):
             return records.resealed(before, me.identity, readers.recipients, readers.recipients, ())
         number = max(last.version if last else 0, floor) + 1
-        version = records.fresh(value, number, readers.recipients, stamp, write.who())
+        version = records.fresh(value, number, readers.recipients, stamp, transaction.who())
         ours.add(version.age)
         return records.appended(before, ref, secret, version, in_use)
 
     event = Event(
         severity=Event.INFO,
         code="secret_set",
-        message=f"{write.who()} set secret {secret}",
+        message=f"{transaction.who()} set secret {secret}",
         service="" if secret.service == REGISTRY else secret.service,
     )
-    told = await write.event_put(etcd, ref, event)
+    told = await transaction.event_put(etcd, ref, event)
 
     def also(after: Secret) -> list[Put]:
         return [told] if records.current(after).age in ours else []
 
-    after = await write.change(etcd, key, Secret, edit, also=also)
+    after = await transaction.change(etcd, key, Secret, edit, also=also)
     version = records.current(after)
     return Stored(version, version.age in ours)
 
@@ -90,8 +90,8 @@ async def delete(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> None:
         CliError: ``secret_unknown``, ``busy``.
     """
     key = etcd.keys.secret(ref, secret.service, secret.name)
-    event = Event(severity=Event.INFO, code="secret_deleted", message=f"{write.who()} deleted secret {secret}")
-    await write.delete(etcd, key, await write.event_put(etcd, ref, event), unknown(ref, secret))
+    event = Event(severity=Event.INFO, code="secret_deleted", message=f"{transaction.who()} deleted secret {secret}")
+    await transaction.delete(etcd, key, await transaction.event_put(etcd, ref, event), unknown(ref, secret))
 
 
 def flags(secret: SecretId) -> str:

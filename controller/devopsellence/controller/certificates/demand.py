@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from devopsellence.age import node_recipient
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.course import fallback_number
 from devopsellence.controller.ingress.rules import hosts_of
-from devopsellence.controller.silence import answers
-from devopsellence.controller.world import NodeView, World
-from devopsellence.sealed import node_recipient
+from devopsellence.controller.model.reachability import answers
+from devopsellence.controller.model.snapshot import NodeView, World
+from devopsellence.controller.rollout.target import fallback_number
 from devopsellence.store.informer import Record
 
 #: The ACME directory of environments that name none: Let's Encrypt's for real certificates.

@@ -9,22 +9,23 @@ from typing import Final, Protocol
 
 import structlog
 
+from devopsellence.age import is_recipient
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.certificates import course, edits
-from devopsellence.controller.certificates.attempt import Attempt, Orders, failing
-from devopsellence.controller.certificates.course import Do, Step
+from devopsellence.controller.certificates import next_step
+from devopsellence.controller.certificates import record as edits
 from devopsellence.controller.certificates.demand import Demand, Demands, concerned, demands
 from devopsellence.controller.certificates.failure import Pace
-from devopsellence.controller.certificates.records import Records, Superseded
+from devopsellence.controller.certificates.next_step import Do, Step
+from devopsellence.controller.certificates.order import Attempt, Orders, failing
 from devopsellence.controller.certificates.threads import in_thread
-from devopsellence.controller.reconcile import DisconnectedError, Reader, View
-from devopsellence.controller.workers import Workers
-from devopsellence.controller.world import Moment, World
-from devopsellence.sealed import is_recipient
+from devopsellence.controller.certificates.writer import Records, Superseded
+from devopsellence.controller.model.snapshot import Moment, World
+from devopsellence.controller.reconcile.reconciler import DisconnectedError, Reader, View
+from devopsellence.controller.reconcile.workers import Workers
+from devopsellence.store.codec import decode
 from devopsellence.store.errors import MalformedRecord, StoreError
 from devopsellence.store.etcd import Listing
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.records import decode
 
 #: Orders under way at one authority.
 ORDERS_AT_ONCE: Final = 4
@@ -129,14 +130,16 @@ class Issuer:
             certificate = edits.blank(world.ref, demand.host)
         if key in self._attempts:
             attempt, task = self._attempts[key]
-            if course.is_under_way(demand, certificate, attempt.request.id):
+            if next_step.is_under_way(demand, certificate, attempt.request.id):
                 attempt.look(demand.servers)
             else:
                 # Its end brings the next round.
                 task.cancel()
             return None
         now = self._clock()
-        step = course.decide(demand, certificate, now, self._since(key, certificate, now), found.recipients, self._pace)
+        step = next_step.decide(
+            demand, certificate, now, self._since(key, certificate, now), found.recipients, self._pace
+        )
         await self._carry_out(key, step, demand, certificate, record.mod_revision if record is not None else 0, found)
         return min(step.recheck_after, _LOOK_AGAIN_SECONDS) if step.recheck_after is not None else None
 

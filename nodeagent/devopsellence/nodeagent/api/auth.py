@@ -8,9 +8,9 @@ from typing import Any, Final, NoReturn
 import grpc
 import grpc.aio
 
+from devopsellence.agent_identity import REFUSED_BY, is_node, is_operator
 from devopsellence.nodeagent.api.refusal import Refusal
 from devopsellence.nodeagent.docker import errors
-from devopsellence.peers import REFUSED_BY, is_node, is_operator
 
 _COMMON_NAME: Final = "x509_common_name"
 _Code = grpc.StatusCode

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from devopsellence.agent_identity import server_name
 from devopsellence.api.v1.agent_pb2 import Check, DiagnoseAnswer
 from devopsellence.api.v1.stored_pb2 import Heartbeat
 from devopsellence.nodeagent.api import isolation
@@ -18,7 +19,6 @@ from devopsellence.nodeagent.docker import errors, streams
 from devopsellence.nodeagent.docker.engine import Engine
 from devopsellence.nodeagent.tls import CertificateProblem, Files, expires
 from devopsellence.nodeagent.util.threads import Pool
-from devopsellence.peers import server_name
 
 #: Below either of these the engine soon fails in ways that are hard to understand.
 LEAST_FREE_SHARE: Final = 0.10

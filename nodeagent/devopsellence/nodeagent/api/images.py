@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 import grpc
 import structlog
 
+from devopsellence.agent_identity import MAX_MESSAGE_BYTES
 from devopsellence.api.v1 import agent_pb2
 from devopsellence.nodeagent.api.refusal import Refusal
 from devopsellence.nodeagent.docker import errors
@@ -28,7 +29,6 @@ from devopsellence.nodeagent.images import layers
 from devopsellence.nodeagent.images.layers import LayerFile
 from devopsellence.nodeagent.images.staging import Arriving, Staging, WrongDigest, free_bytes, is_digest
 from devopsellence.nodeagent.util.threads import Pool
-from devopsellence.peers import MAX_MESSAGE_BYTES
 
 T = TypeVar("T")
 

@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from devopsellence.agent_identity import CHUNK_BYTES, IMAGE_BYTES
 from devopsellence.api.v1.agent_pb2 import FetchImageRequest, ImagePart
 from devopsellence.nodeagent.api import auth
 from devopsellence.nodeagent.api.refusal import Refusal
@@ -23,7 +24,6 @@ from devopsellence.nodeagent.docker.engine import SAVES, Engine
 from devopsellence.nodeagent.images.layers import is_ours
 from devopsellence.nodeagent.images.staging import is_digest
 from devopsellence.nodeagent.util.threads import Pool
-from devopsellence.peers import CHUNK_BYTES, IMAGE_BYTES
 
 #: Callers that wait for their turn; more are sent to somebody else.
 WAITING: Final = 16

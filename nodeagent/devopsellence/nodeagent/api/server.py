@@ -10,6 +10,7 @@ from typing import Final, cast
 import grpc.aio
 import structlog
 
+from devopsellence.agent_identity import KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, server_name
 from devopsellence.api.v1.agent_pb2_grpc import (
     AgentServicer,
     PeersServicer,
@@ -27,7 +28,6 @@ from devopsellence.nodeagent.docker.errors import EngineError
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.nodeagent.tls import CertificateProblem, Certificates, Files, expires
 from devopsellence.nodeagent.util.threads import Pool
-from devopsellence.peers import KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, server_name
 
 #: Each call may hold some hundred KiB; more at a time are refused.
 MAX_CALLS: Final = 64

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from devopsellence.agent_identity import TAKEN_BY
 from devopsellence.api.v1.agent_pb2 import (
     DiagnoseAnswer,
     DiagnoseRequest,
@@ -38,7 +39,6 @@ from devopsellence.nodeagent.docker.model import Container
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.nodeagent.util.threads import Pool
-from devopsellence.peers import TAKEN_BY
 from devopsellence.store.keys import EnvironmentRef, InvalidName, check_name
 
 T = TypeVar("T")

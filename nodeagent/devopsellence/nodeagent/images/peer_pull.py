@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from devopsellence.agent_identity import IMAGE_BYTES, KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, server_name
 from devopsellence.api.v1.agent_pb2 import FetchImageRequest
 from devopsellence.api.v1.agent_pb2_grpc import PeersStub
 from devopsellence.api.v1.stored_pb2 import Peer
@@ -25,7 +26,6 @@ from devopsellence.nodeagent.images.archive import Unsound, only
 from devopsellence.nodeagent.images.staging import free_bytes
 from devopsellence.nodeagent.tls import Files
 from devopsellence.nodeagent.util.threads import Pool
-from devopsellence.peers import IMAGE_BYTES, KEEPALIVE_SECONDS, MAX_MESSAGE_BYTES, server_name
 
 #: For a connection and its handshake: a machine that has gone does not even refuse.
 CONNECT_SECONDS: Final = 6.0

@@ -19,8 +19,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from devopsellence.age import SealError, seal
 from devopsellence.names import InvalidName, check_host
-from devopsellence.sealed import SealError, seal
 
 _ID: Final = re.compile(r"[0-9a-f]{1,64}\Z")
 _MIN_RSA_BITS: Final = 2048

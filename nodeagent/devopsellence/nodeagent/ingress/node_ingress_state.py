@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from devopsellence.agent_identity import server_name
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.envoy.model import RouterPeer, TlsCertificate
 from devopsellence.nodeagent.ingress.crypto_worker import Answer, Pair, Question, Request
 from devopsellence.nodeagent.ingress.site import Given, HostPart
 from devopsellence.nodeagent.secrets import SecretError, Vault
-from devopsellence.peers import server_name
 from devopsellence.store.keys import PEERS
 
 EMPTY: Final = stored_pb2.NodeIngress()

@@ -10,11 +10,11 @@ import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
 from devopsellence.api.v1 import stored_pb2
+from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import MalformedRecord, StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import Keys
 from devopsellence.store.lease import Lease, LeaseKeeper
-from devopsellence.store.records import decode, encode
 from devopsellence.store.retry import REFUSED_SECONDS, is_refused
 
 #: Seconds until the key is gone after the agent is.

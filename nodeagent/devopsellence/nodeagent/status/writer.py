@@ -20,13 +20,13 @@ from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.status.events import events, remembered
 from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.store.codec import encode
 from devopsellence.store.election import batches
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Compare, Etcd, Put
+from devopsellence.store.events import Journal
 from devopsellence.store.informer import Informer
-from devopsellence.store.journal import Journal
 from devopsellence.store.keys import EnvironmentRef, Keys
-from devopsellence.store.records import encode
 from devopsellence.store.retry import REFUSED_SECONDS, is_refused
 
 #: Between two writes about one node while it converges. One write about thirty services costs about as much as

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.cli.checks.etcd import judged, keeps_grants
+from devopsellence.cli.doctor.etcd import judged, keeps_grants
 from devopsellence.store.errors import StoreError, Unavailable
-from devopsellence.store.values import Member
+from devopsellence.store.types import Member
 
 MIB = 1024**2
 A, B, C = "10.0.0.1:2379", "10.0.0.2:2379", "10.0.0.3:2379"

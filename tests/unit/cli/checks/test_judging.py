@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1.agent_pb2 import Check, DiagnoseAnswer
-from devopsellence.cli.checks.agents import judged
-from devopsellence.cli.checks.machine import validity
+from devopsellence.cli.doctor.agents import judged
+from devopsellence.cli.doctor.machine import validity
 from devopsellence.cli.output import NextAction
 
 MEND = NextAction("renew it", "devopsellence dev up")

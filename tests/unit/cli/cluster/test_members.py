@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.cli.cluster.begin import parse_members
-from devopsellence.cli.hosts import check_host, is_ip, with_port
 from devopsellence.cli.output import CliError
+from devopsellence.cli.util.addresses import check_host, is_ip, with_port
 
 
 def test_members_in_the_order_said() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from devopsellence.cli.dev.cluster import PROCESSES, Programs, environment, envoy_image, etcd_command, specs
-from devopsellence.cli.dev.layout import Layout, home
+from devopsellence.cli.dev.paths import Layout, home
 from devopsellence.cli.dev.spec import ProcessSpec
 from devopsellence.cli.dev.state import DevState
 from devopsellence.store.settings import Settings

@@ -6,8 +6,8 @@ from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat
 from devopsellence.cli.dev.engine import EngineError
 from devopsellence.cli.dev.problems import docker_unusable
 from devopsellence.cli.dev.readiness import leader, problem_of
-from devopsellence.store.records import encode
-from devopsellence.store.values import KeyValue, Listing
+from devopsellence.store.codec import encode
+from devopsellence.store.types import KeyValue, Listing
 
 
 def listing(*candidates: tuple[bytes, int]) -> Listing:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.cli.dev.layout import Layout
+from devopsellence.cli.dev.paths import Layout
 from devopsellence.cli.dev.state import DevState, load, save
 from devopsellence.cli.output import CliError
 

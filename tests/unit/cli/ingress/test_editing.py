@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from devopsellence import config
-from devopsellence.cli.ingress.editing import Wanted, difference, edited, write
+from devopsellence.cli.ingress.edit_config import Wanted, difference, edited, write
 from devopsellence.cli.output import CliError
 from devopsellence.config import ConfigError
-from devopsellence.config.document import ingress_document
+from devopsellence.config.export import ingress_document
 
 PATH = Path("/app/devopsellence.yml")
 ANNOTATED = Path(__file__).parents[4] / "examples/annotated/devopsellence.yml"

@@ -6,9 +6,9 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import Ingress, IngressRule, Service
+from devopsellence.cli.deploy import ingress as routed
 from devopsellence.cli.ingress import hosts
 from devopsellence.cli.ingress.hosts import Owner
-from devopsellence.cli.release import routed
 from devopsellence.placement import layout
 from devopsellence.store.keys import EnvironmentRef
 

@@ -8,9 +8,9 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Certificate, IngressStatus
 from devopsellence.api.v1.workload_pb2 import Ingress
-from devopsellence.cli.ingress import judging
-from devopsellence.cli.ingress.probing import Answered, Served
-from devopsellence.cli.ingress.resolving import Found, Kind
+from devopsellence.cli.ingress import check_findings
+from devopsellence.cli.ingress.dns import Found, Kind
+from devopsellence.cli.ingress.probe import Answered, Served
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 HOST = "app.example.com"
@@ -46,13 +46,13 @@ def leads(*addresses: str, alias: str = "") -> Found:
 def test_where_a_name_leads(
     found: Found, nodes: dict[str, frozenset[str]], severity: str, code: str, words: str
 ) -> None:
-    check = judging.name(HOST, found, nodes)
+    check = check_findings.name(HOST, found, nodes)
     assert (check.severity, check.code) == (severity, code)
     assert words in check.message
 
 
 def test_a_name_that_is_missing_says_what_to_point_it_at() -> None:
-    check = judging.name(HOST, Found(Kind.ABSENT), {"n1": ONE, "n2": TWO})
+    check = check_findings.name(HOST, Found(Kind.ABSENT), {"n1": ONE, "n2": TWO})
     assert check.next_actions[0].command == "app.example.com  A/AAAA  2001:4860::2, 8.8.1.1, 8.8.2.2"
 
 
@@ -102,7 +102,7 @@ SERVING = IngressStatus(phase=IngressStatus.SERVING, http_port=80, https_port=44
 def test_a_node(
     status: IngressStatus | None, address: str, answers: dict[int, str], secure: bool, said: list[str]
 ) -> None:
-    checks = judging.node("n1", status, address, answers, secure=secure)
+    checks = check_findings.node("n1", status, address, answers, secure=secure)
     assert len(checks) == len(said)
     for check, words in zip(checks, said, strict=True):
         assert f"{check.severity} {check.message}".startswith(words)
@@ -115,12 +115,12 @@ def certificate(serial: str = "a1", days: float = 60) -> Certificate:
 
 
 def test_a_certificate_that_is_not_there_yet_is_waited_for() -> None:
-    assert judging.stored(OFF, HOST, None, NOW) == []
-    (missing,) = judging.stored(AUTO, HOST, None, NOW)
+    assert check_findings.stored(OFF, HOST, None, NOW) == []
+    (missing,) = check_findings.stored(AUTO, HOST, None, NOW)
     assert (missing.severity, missing.code) == ("error", "ingress_certificate_missing")
-    (there,) = judging.stored(AUTO, HOST, certificate(), NOW)
+    (there,) = check_findings.stored(AUTO, HOST, certificate(), NOW)
     assert (there.severity, there.message) == ("ok", "by R3, valid for 60 days")
-    (soon,) = judging.stored(AUTO, HOST, certificate(days=3), NOW)
+    (soon,) = check_findings.stored(AUTO, HOST, certificate(days=3), NOW)
     assert (soon.severity, soon.message) == ("warning", "its certificate expires in 3 days")
 
 
@@ -142,7 +142,7 @@ def shown(serial: str = "a1", *, names: tuple[str, ...] = (HOST,), days: int = 6
     ids=["right", "old", "other", "wildcard", "expired", "untrusted", "refused"],
 )
 def test_a_certificate_as_it_is_served(seen: Served, severity: str, words: str) -> None:
-    (check,) = judging.served(HOST, certificate(), {"n1": seen}, NOW)
+    (check,) = check_findings.served(HOST, certificate(), {"n1": seen}, NOW)
     assert check.severity == severity
     assert words in check.message
 
@@ -151,18 +151,18 @@ def test_a_certificate_as_it_is_served(seen: Served, severity: str, words: str) 
     ("status", "severity"), [(200, "ok"), (302, "ok"), (401, "ok"), (404, "warning"), (500, "error"), (503, "error")]
 )
 def test_an_answer(status: int, severity: str) -> None:
-    (check,) = judging.answered(HOST, "/", {"n1": Answered(status=status)}, secure=True)
+    (check,) = check_findings.answered(HOST, "/", {"n1": Answered(status=status)}, secure=True)
     assert (check.name, check.severity) == ("answer of https://app.example.com/", severity)
 
 
 def test_nodes_that_say_the_same_share_a_line() -> None:
     good, bad = Answered(status=200), Answered(error="the connection is refused")
-    checks = judging.answered(HOST, "/", {"n1": good, "n2": bad, "n3": good}, secure=False)
+    checks = check_findings.answered(HOST, "/", {"n1": good, "n2": bad, "n3": good}, secure=False)
     assert [(each.severity, each.message) for each in checks] == [
         ("ok", "status 200 (n1, n3)"),
         ("error", "the connection is refused (n2)"),
     ]
-    assert judging.summary(checks) == "1 failed, 1 well"
+    assert check_findings.summary(checks) == "1 failed, 1 well"
 
 
 @pytest.mark.parametrize(
@@ -177,5 +177,5 @@ def test_nodes_that_say_the_same_share_a_line() -> None:
     ids=["301", "another port", "elsewhere", "none", "refused"],
 )
 def test_a_redirect(answer: Answered, severity: str) -> None:
-    (check,) = judging.redirected(HOST, "/", {"n1": answer})
+    (check,) = check_findings.redirected(HOST, "/", {"n1": answer})
     assert check.severity == severity

@@ -20,8 +20,9 @@ from devopsellence.api.v1.stored_pb2 import (
     Rollout,
 )
 from devopsellence.api.v1.workload_pb2 import Ingress, IngressRule
-from devopsellence.cli.view import document, ingress, text
-from devopsellence.cli.view.snapshot import Snapshot
+from devopsellence.cli.render import ingress, text
+from devopsellence.cli.render import json as document
+from devopsellence.cli.store.snapshot import Snapshot
 from devopsellence.store.keys import EnvironmentRef
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)

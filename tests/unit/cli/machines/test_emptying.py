@@ -6,8 +6,8 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Drain, Node
 from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
-from devopsellence.cli.machines.emptying import Other, Preview, leaving, refusal
-from devopsellence.cli.machines.occupancy import Seen
+from devopsellence.cli.nodes.drain_preview import Other, Preview, leaving, refusal
+from devopsellence.cli.nodes.workload import Seen
 from devopsellence.store.keys import EnvironmentRef
 
 REF = EnvironmentRef("acme", "shop", "production")

@@ -18,9 +18,9 @@ from devopsellence.api.v1.stored_pb2 import (
     Rollout,
 )
 from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
-from devopsellence.cli.machines.listing import HEADER, State, disk, listed, silent_since
-from devopsellence.cli.machines.occupancy import Seen
-from devopsellence.cli.nodes import Overview
+from devopsellence.cli.nodes.list import HEADER, State, disk, listed, silent_since
+from devopsellence.cli.nodes.registry import Overview
+from devopsellence.cli.nodes.workload import Seen
 from devopsellence.store.keys import EnvironmentRef
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -6,8 +6,8 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Assignment, AssignmentStatus, Drain, Heartbeat, Node, ServiceStatus
 from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
-from devopsellence.cli.machines.occupancy import Seen
-from devopsellence.cli.view.snapshot import Problem
+from devopsellence.cli.nodes.workload import Seen
+from devopsellence.cli.store.snapshot import Problem
 from devopsellence.store.keys import EnvironmentRef
 
 REF = EnvironmentRef("acme", "shop", "production")

@@ -5,8 +5,8 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devopsellence.cli.remote.line import Line
-from devopsellence.cli.remote.merge import Merge
+from devopsellence.cli.agent.log_line import Line
+from devopsellence.cli.agent.log_merge import Merge
 
 
 def line(node: str, at: int, container: str = "c") -> Line:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.cli.remote.intake import chunks
-from devopsellence.cli.remote.outlet import Outlet
+from devopsellence.cli.agent.outlet import Outlet
+from devopsellence.cli.agent.stdio import chunks
 
 MUCH = os.urandom(1 << 20)
 

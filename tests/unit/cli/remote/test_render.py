@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from devopsellence.cli.remote.line import NANOS, Line
-from devopsellence.cli.remote.render import Json, Text, on_terminal, rfc3339
+from devopsellence.cli.agent.log_line import NANOS, Line
+from devopsellence.cli.agent.log_render import Json, Text, on_terminal, rfc3339
 
 PAIRS = [("n1", "web"), ("n1", "redis"), ("node-2", "web")]
 

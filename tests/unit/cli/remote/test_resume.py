@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devopsellence.cli.remote.line import NANOS, Line
-from devopsellence.cli.remote.resume import Resume
+from devopsellence.cli.agent.log_line import NANOS, Line
+from devopsellence.cli.agent.log_stream import Resume
 
 Said = tuple[str, int, bytes]
 

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from devopsellence.cli.remote import since
-from devopsellence.cli.remote.line import NANOS
+from devopsellence.cli.agent import since
+from devopsellence.cli.agent.log_line import NANOS
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 AT = int(NOW.timestamp())

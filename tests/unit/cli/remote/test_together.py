@@ -6,10 +6,10 @@ from typing import cast
 
 import pytest
 
+from devopsellence.cli.agent.log_line import Line
+from devopsellence.cli.agent.tail import Tail
+from devopsellence.cli.agent.together import Together
 from devopsellence.cli.output import CliError
-from devopsellence.cli.remote.line import Line
-from devopsellence.cli.remote.tail import Tail
-from devopsellence.cli.remote.together import Together
 
 
 class FakeTail:

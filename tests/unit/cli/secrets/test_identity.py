@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from devopsellence.age import Identity
 from devopsellence.cli.output import CliError
 from devopsellence.cli.secrets.identity import identity_path, load_or_make, operator_name
-from devopsellence.sealed import Identity
 from devopsellence.store.keys import NAME
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from devopsellence.age import Identity
 from devopsellence.api.v1.stored_pb2 import Secret, SecretVersion
 from devopsellence.cli.secrets import records
 from devopsellence.cli.secrets.records import CannotOpen, SecretId
-from devopsellence.sealed import Identity
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
 

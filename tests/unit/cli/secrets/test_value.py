@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from devopsellence.age import MAX_BYTES
 from devopsellence.cli.output import CliError, Output
 from devopsellence.cli.secrets import value as values
-from devopsellence.sealed import MAX_BYTES
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import grpc
 import pytest
 
+from devopsellence.agent_identity import CHUNK_BYTES
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest, RunStart, WindowSize
 from devopsellence.nodeagent.api.refusal import Refusal
 from devopsellence.nodeagent.api.session import converse, opening, signal_named
 from devopsellence.nodeagent.docker.pipe import Pipe
 from devopsellence.nodeagent.docker.streams import Connection
-from devopsellence.peers import CHUNK_BYTES
 
 SECONDS = 20
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from devopsellence.age import Identity
 from devopsellence.nodeagent.ingress.crypto_main import answered
 from devopsellence.nodeagent.ingress.crypto_worker import (
     Answer,
@@ -16,7 +17,6 @@ from devopsellence.nodeagent.ingress.crypto_worker import (
     Said,
     Verdict,
 )
-from devopsellence.sealed import Identity
 from tests.unit.nodeagent.ingress.certificates import UNTIL, make
 
 HOST = "app.example.com"

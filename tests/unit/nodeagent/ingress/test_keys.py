@@ -7,8 +7,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from devopsellence.age import Identity
 from devopsellence.nodeagent.ingress.crypto_main import Unusable, answer, answered, judged
-from devopsellence.sealed import Identity
 from tests.unit.nodeagent.ingress.certificates import LET_THROUGH, UNTIL, make, signed
 
 HOST = "app.example.com"

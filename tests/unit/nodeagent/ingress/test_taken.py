@@ -7,6 +7,8 @@ import json
 import math
 from collections.abc import Awaitable, Callable
 
+from devopsellence.age import Identity
+from devopsellence.agent_identity import server_name
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.envoy.model import RouterPeer
 from devopsellence.nodeagent.ingress import node_ingress_state as module
@@ -14,8 +16,6 @@ from devopsellence.nodeagent.ingress.crypto_main import answered
 from devopsellence.nodeagent.ingress.crypto_worker import Aside, AsideFailed, Question, Said
 from devopsellence.nodeagent.ingress.node_ingress_state import Taken, given, left, opened, refused
 from devopsellence.nodeagent.secrets import Vault
-from devopsellence.peers import server_name
-from devopsellence.sealed import Identity
 from devopsellence.store.keys import PEERS
 from tests.unit.nodeagent.ingress.certificates import sealed
 

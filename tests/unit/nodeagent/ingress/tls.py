@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from devopsellence.cli.pki import CertificateAuthority, Request
+from devopsellence.cli.certificates.pki import CertificateAuthority, Request
 from devopsellence.nodeagent.envoy.model import TlsCertificate
 
 

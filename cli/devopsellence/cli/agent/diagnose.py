@@ -1,0 +1,68 @@
+"""How a node is, by its agent's account, for a person and as JSON. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from devopsellence.api.v1.agent_pb2 import Check, DiagnoseAnswer
+from devopsellence.cli.output import Finding, NextAction
+from devopsellence.cli.util.text import iso, moment, safe
+
+
+def text(answer: DiagnoseAnswer) -> str:
+    """What there is, then every check with what mends it."""
+    since = moment(answer.started_at) or "-"
+    lines = [
+        f"Node     {safe(answer.node)} (uid {safe(answer.node_uid)}, host {safe(answer.hostname)})",
+        f"Agent    {safe(answer.agent_version)}, {answer.agent_memory_mib} MiB, since {since}",
+        f"Docker   {safe(answer.docker_version) or 'does not answer'}",
+        f"Disk     {_share(answer.disk_free_mib, answer.disk_total_mib)} free",
+        f"Memory   {_share(answer.memory_available_mib, answer.memory_total_mib)} available",
+        "",
+    ]
+    width = max((len(safe(check.name)) for check in answer.checks), default=0)
+    for check in answer.checks:
+        sign = click.style("ok  ", fg="green") if check.ok else click.style("FAIL", fg="red")
+        lines.append(f"{sign}  {safe(check.name).ljust(width)}  {safe(check.message)}".rstrip())
+        lines += [f"      {safe(check.mend)}"] if check.mend and not check.ok else []
+    return "\n".join(lines)
+
+
+def document(answer: DiagnoseAnswer) -> dict[str, Any]:
+    """The shape that it has in JSON."""
+    return {
+        "node": answer.node,
+        "node_uid": answer.node_uid,
+        "hostname": answer.hostname,
+        "agent_version": answer.agent_version,
+        "docker_version": answer.docker_version,
+        "now": iso(answer.now),
+        "started_at": iso(answer.started_at),
+        "disk_total_mib": answer.disk_total_mib,
+        "disk_free_mib": answer.disk_free_mib,
+        "memory_total_mib": answer.memory_total_mib,
+        "memory_available_mib": answer.memory_available_mib,
+        "agent_memory_mib": answer.agent_memory_mib,
+        "checks": [
+            {"name": check.name, "ok": check.ok, "message": check.message, "mend": check.mend}
+            for check in answer.checks
+        ],
+    }
+
+
+def failed(answer: DiagnoseAnswer) -> list[Check]:
+    """The checks that found something wrong."""
+    return [check for check in answer.checks if not check.ok]
+
+
+def finding(check: Check) -> Finding:
+    """A failed check as part of an error."""
+    mend = (NextAction("what mends it", check.mend),) if check.mend else ()
+    return Finding(check.name, f"{check.name}: {check.message}", next_actions=mend)
+
+
+def _share(part: int, whole: int) -> str:
+    percent = f" ({100 * part // whole} %)" if whole else ""
+    return f"{part / 1024:.1f} of {whole / 1024:.1f} GiB{percent}"

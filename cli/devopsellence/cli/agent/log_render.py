@@ -1,0 +1,110 @@
+"""Lines of output for a terminal, for a pipe, and as JSON.
+
+On a terminal whatever could move its cursor is made visible, and colours stay if colours are wanted. In a pipe the
+bytes are what the container wrote: there they are data, and what reads them knows what it expects.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+from devopsellence.cli.agent.log_line import NANOS, Line
+from devopsellence.cli.output import SCHEMA_VERSION
+from devopsellence.cli.util.text import safe
+
+# "Select graphic rendition" (ECMA-48, 8.3.117), the one control sequence that only changes how text looks.
+_COLOUR: Final = re.compile("\x1b\\[[0-9;:]*m")
+_RESET: Final = "\x1b[0m"
+# Cyan, yellow, green, magenta, blue, then the bright ones: legible on light and on dark.
+_PALETTE: Final = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
+
+
+class Renderer(Protocol):
+    """Makes bytes of lines."""
+
+    def __call__(self, line: Line) -> bytes:
+        """``line`` with its line end."""
+        ...
+
+
+class Text:
+    """Text, prefixed with where it comes from.
+
+    ``sources`` are the (node, service) that are expected, so that prefixes are aligned from the first line on.
+    """
+
+    def __init__(
+        self, sources: list[tuple[str, str]], *, prefix: bool, terminal: bool, color: bool, timestamps: bool
+    ) -> None:
+        self._prefix = prefix
+        self._terminal = terminal
+        self._color = color
+        self._timestamps = timestamps
+        self._width = max((len(f"{node}/{service}") for node, service in sources), default=0)
+        self._prefixes: dict[tuple[str, str], bytes] = {}
+        for source in sources:
+            self._prefix_of(source)
+
+    def __call__(self, line: Line) -> bytes:
+        """See :class:`Renderer`."""
+        prefix = self._prefix_of((line.node, line.service)) if self._prefix else b""
+        stamp = f"{rfc3339(line.at)} ".encode() if self._timestamps else b""
+        text = on_terminal(line.text, color=self._color) if self._terminal else line.text
+        return b"%b%b%b\n" % (prefix, stamp, text)
+
+    def _prefix_of(self, source: tuple[str, str]) -> bytes:
+        known = self._prefixes.get(source)
+        if known is None:
+            node, service = source
+            self._width = max(self._width, len(f"{node}/{service}"))
+            text = f"{node}/{service}".ljust(self._width) + " │ "
+            if self._color:
+                text = f"\x1b[{_PALETTE[len(self._prefixes) % len(_PALETTE)]}m{text}{_RESET}"
+            known = self._prefixes[source] = text.encode()
+        return known
+
+
+class Json:
+    """One object a line, in the shape of all streaming commands."""
+
+    def __init__(self, operation: str) -> None:
+        self._operation = operation
+
+    def __call__(self, line: Line) -> bytes:
+        """See :class:`Renderer`."""
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "operation": self._operation,
+            "event": "progress",
+            "ok": True,
+            "at": rfc3339(line.at),
+            "node": line.node,
+            "service": line.service,
+            "container": line.container,
+            "stream": "stderr" if line.stderr else "stdout",
+            "line": line.text.decode(errors="replace"),
+        }
+        return json.dumps(document, ensure_ascii=False).encode() + b"\n"
+
+
+def on_terminal(text: bytes, *, color: bool) -> bytes:
+    """``text`` as a terminal may have it: no control characters, and colours that end with the line, or none."""
+    decoded = text.decode(errors="replace").rstrip("\r")
+    if decoded.isprintable():
+        return decoded.encode()
+    if not color:
+        return safe(_COLOUR.sub("", decoded)).encode()
+    between, colours = _COLOUR.split(decoded), _COLOUR.findall(decoded)
+    parts = [safe(between[0])]
+    for colour, rest in zip(colours, between[1:], strict=True):
+        parts += [colour, safe(rest)]
+    return "".join([*parts, _RESET] if colours else parts).encode()
+
+
+def rfc3339(at: int) -> str:
+    """A time in UTC with all nine digits, so that times of one length sort as text."""
+    moment = datetime.fromtimestamp(at // NANOS, tz=UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{at % NANOS:09d}Z"

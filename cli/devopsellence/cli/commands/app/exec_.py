@@ -1,0 +1,75 @@
+"""``exec``: a command in a service's running container."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from devopsellence.cli import context
+from devopsellence.cli.commands.complete import services as complete_services
+from devopsellence.cli.options import environment_option
+from devopsellence.cli.output import Output, pass_output
+
+if TYPE_CHECKING:
+    from devopsellence.cli.agent.exec import Manner
+    from devopsellence.store.etcd import Etcd
+
+
+@click.command("exec")
+@click.argument("service", shell_complete=complete_services)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--node", metavar="NODE", help="On this node; else the first by name that runs it.")
+@click.option("--interactive", "-i", is_flag=True, help="Pass stdin on.")
+@click.option("--tty", "-t", is_flag=True, help="On a terminal of its own; with -i for a shell.")
+@environment_option
+@pass_output
+@click.pass_context
+def exec_(
+    ctx: click.Context,
+    output: Output,
+    service: str,
+    command: tuple[str, ...],
+    node: str | None,
+    interactive: bool,
+    tty: bool,
+) -> None:
+    """Run COMMAND in a running container of SERVICE; its exit code is passed on.
+
+    Before a command that has options of its own, -- is needed. Without -t, Ctrl-C is passed on as SIGINT, and a second
+    one ends the command.
+
+    \b
+    Example:
+      devopsellence exec web -- ls -l /app
+      devopsellence exec web -it -- sh
+      devopsellence exec web --node prod-1 -i -- psql < dump.sql
+    """
+    from devopsellence.cli.agent import exec as agent_exec
+
+    manner = agent_exec.Manner(interactive, tty, "SIGINT")
+    agent_exec.check(output, manner)
+    ctx.exit(context.run(ctx, lambda etcd: _exec(ctx, etcd, output, service, command, node, manner)))
+
+
+async def _exec(
+    ctx: click.Context,
+    etcd: Etcd,
+    output: Output,
+    service: str,
+    command: tuple[str, ...],
+    node: str | None,
+    manner: Manner,
+) -> int:
+    from devopsellence.api.v1.agent_pb2 import RunStart, ServiceCommand
+    from devopsellence.cli.agent import exec as agent_exec
+    from devopsellence.cli.agent.locate import survey
+    from devopsellence.cli.agent.select import for_exec
+
+    ref = await context.environment(ctx, etcd)
+    found = await survey(etcd, ref, (node,) if node else ())
+    agent, note = for_exec(found, service, said=node is not None)
+    if note and not output.quiet:
+        click.echo(note, err=True)
+    start = RunStart(environment=str(ref), command=ServiceCommand(service=service, command=command))
+    return await agent_exec.run(context.connection(ctx), agent, lambda stub: stub.Exec(), start, manner, output)

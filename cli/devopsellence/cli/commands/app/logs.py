@@ -1,0 +1,127 @@
+"""``logs``: the output of services, from all nodes at once."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from devopsellence.cli import context
+from devopsellence.cli.commands.complete import services as complete_services
+from devopsellence.cli.options import environment_option
+from devopsellence.cli.output import Output, pass_output
+
+if TYPE_CHECKING:
+    from devopsellence.cli.agent.log_render import Renderer
+    from devopsellence.cli.agent.select import Source
+    from devopsellence.store.etcd import Etcd
+    from devopsellence.store.keys import EnvironmentRef
+
+OPERATION: Final = "logs"
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What the flags say."""
+
+    services: list[str]
+    nodes: tuple[str, ...]
+    follow: bool
+    lines: int
+    since: int | None
+    color: bool
+    timestamps: bool
+
+
+def _since(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    from devopsellence.cli.agent import since
+
+    try:
+        return since.parse(value, datetime.now(UTC)) if value is not None else None
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _lines(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+    if value == "all":
+        return -1
+    if value.isascii() and value.isdigit() and int(value) < 2**31:
+        return int(value)
+    raise click.BadParameter(f"{value!r} is neither a number of lines nor 'all'")
+
+
+@click.command()
+@click.argument("services", metavar="[SERVICE]...", nargs=-1, shell_complete=complete_services)
+@click.option("--follow", "-f", is_flag=True, help="Go on with new lines as they come; Ctrl-C ends it.")
+@click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only of this node; several are possible.")
+@click.option("--lines", "-n", default="100", show_default=True, callback=_lines, help="The last N, or 'all'.")
+@click.option("--since", callback=_since, metavar="TIME", help="Nothing before: 5m, 1h30m, or a moment (RFC 3339).")
+@click.option("--timestamps", is_flag=True, help="Begin each line with when the node's Docker received it.")
+@click.option("--no-color", is_flag=True, help="No colours, also none of the output's own.")
+@environment_option
+@pass_output
+@click.pass_context
+def logs(
+    ctx: click.Context,
+    output: Output,
+    services: tuple[str, ...],
+    follow: bool,
+    nodes: tuple[str, ...],
+    lines: int,
+    since: int | None,
+    timestamps: bool,
+    no_color: bool,
+) -> None:
+    """Show what services write, of all nodes in order of time; without SERVICE, of all services.
+
+    On a terminal control characters are made visible; in a pipe the bytes are as the containers wrote them. A single
+    service of a single node has no prefix.
+
+    \b
+    Example:
+      devopsellence logs
+      devopsellence logs web worker --follow
+      devopsellence logs web --node prod-1 --since 5m --lines all
+    """
+    options = _Options(sorted(set(services)), nodes, follow, lines, since, output.color and not no_color, timestamps)
+    try:
+        context.run(ctx, lambda etcd: _show(ctx, etcd, output, options))
+    except KeyboardInterrupt:
+        # This is how following ends.
+        ctx.exit(130)
+
+
+async def _show(ctx: click.Context, etcd: Etcd, output: Output, options: _Options) -> None:
+    from devopsellence.cli.agent.locate import survey
+    from devopsellence.cli.agent.logs import Logs, Wanted
+    from devopsellence.cli.agent.outlet import Outlet
+    from devopsellence.cli.agent.select import sources
+
+    ref = await context.environment(ctx, etcd)
+    found = sources(await survey(etcd, ref, options.nodes), options.services)
+    if output.json:
+        output.event(OPERATION, "started", **_document(ref, found))
+    run = Logs(output, Outlet(sys.stdout), _renderer(output, options, found))
+    wanted = Wanted(str(ref), options.follow, options.lines, options.since)
+    await run.show(context.connection(ctx), found, wanted, services=options.services)
+    problems = [{"code": problem.code, "message": problem.message} for problem in run.problems]
+    output.result(OPERATION, None, **_document(ref, found), problems=problems)
+
+
+def _renderer(output: Output, options: _Options, found: list[Source]) -> Renderer:
+    from devopsellence.cli.agent.log_render import Json, Text
+
+    if output.json:
+        return Json(OPERATION)
+    pairs = [(source.agent.node, service) for source in found for service in source.services]
+    # Without a service named, others may appear while this one is followed.
+    alone = len(pairs) == 1 and (bool(options.services) or not options.follow)
+    return Text(pairs, prefix=not alone, terminal=output.is_tty, color=options.color, timestamps=options.timestamps)
+
+
+def _document(ref: EnvironmentRef, found: list[Source]) -> dict[str, object]:
+    sources = [{"node": source.agent.node, "services": list(source.services)} for source in found]
+    return {"environment": str(ref), "sources": sources}

@@ -1,0 +1,212 @@
+"""``release``: what was deployed, by whom, and how it ended; and going back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from devopsellence.cli import context
+from devopsellence.cli.options import environment_option
+from devopsellence.cli.output import CliError, NextAction, Output, pass_output
+
+if TYPE_CHECKING:
+    from devopsellence.api.v1.stored_pb2 import Release, Rollout
+    from devopsellence.cli.render.json import Ended
+    from devopsellence.cli.store.snapshot import Problem
+    from devopsellence.store.etcd import Etcd
+    from devopsellence.store.keys import EnvironmentRef
+
+_HEADER = ("RELEASE", "WHEN", "BY", "REVISION", "OUTCOME", "MESSAGE", "REASON")
+# Of a reason in a list; release show has all of it.
+_REASON = 60
+
+
+@click.group()
+def release() -> None:
+    """List and show releases, and go back to one.
+
+    \b
+    Example:
+      devopsellence release list
+      devopsellence release show 3
+      devopsellence release rollback
+    """
+
+
+@release.command("list")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, newest first.")
+@environment_option
+@pass_output
+@click.pass_context
+def list_(ctx: click.Context, output: Output, limit: int) -> None:
+    """List the releases of an environment, newest first.
+
+    \b
+    Example:
+      devopsellence release list --limit 5
+    """
+    ref, releases, rollout, problems = context.run(ctx, lambda etcd: _read(ctx, etcd))
+    from devopsellence.cli.render import json
+    from devopsellence.cli.util.text import columns
+
+    outcomes = json.outcomes(rollout)
+    shown = sorted(releases, key=lambda each: each.number, reverse=True)[:limit]
+    for problem in problems:
+        output.warning(f"{problem.key} is {problem.reason}")
+    text = columns(_HEADER, [_row(each, outcomes) for each in shown]) if shown else f"{ref} has no release yet."
+    documents = [{**json.release(each), **_ended(outcomes, each.number).document()} for each in shown]
+    output.result("release list", text, environment=str(ref), releases=documents, problems=_documents(problems))
+
+
+@release.command()
+@click.argument("number", type=click.IntRange(min=1))
+@environment_option
+@pass_output
+@click.pass_context
+def show(ctx: click.Context, output: Output, number: int) -> None:
+    """Show all that release NUMBER records.
+
+    \b
+    Example:
+      devopsellence release show 3
+    """
+    ref, found, rollout = context.run(ctx, lambda etcd: _read_one(ctx, etcd, number))
+    if found is None:
+        action = NextAction("see which there are", "devopsellence release list")
+        raise CliError("release_unknown", f"{ref} has no release {number}", next_actions=[action])
+    from google.protobuf.json_format import MessageToDict
+
+    from devopsellence.cli.render import json
+
+    ended = _ended(json.outcomes(rollout), number)
+    record = MessageToDict(found, preserving_proto_field_name=True)
+    output.result("release show", _text(found, ended), release={**record, **ended.document()})
+
+
+@release.command()
+@click.argument("number", type=click.IntRange(min=1), required=False)
+@click.option("--dry-run", is_flag=True, help="Print what would happen, and why; write nothing.")
+@click.option("--message", "-m", default="", metavar="TEXT", help="Why; shown with the release.")
+@environment_option
+@pass_output
+@click.pass_context
+def rollback(ctx: click.Context, output: Output, number: int | None, dry_run: bool, message: str) -> None:
+    """Write a release with the content of release NUMBER, and follow its rollout.
+
+    Without NUMBER the last release is meant that settled before the one that runs.
+
+    \b
+    Example:
+      devopsellence release rollback --dry-run
+      devopsellence release rollback
+      devopsellence release rollback 3 --message "the new search is slow"
+    """
+    from devopsellence.cli.deploy.rollback import Rollback
+    from devopsellence.cli.deploy.rollback import rollback as perform
+    from devopsellence.cli.images.docker_cli import Docker
+
+    settings = context.connection(ctx)
+    dev = context.dev_node(settings)
+    docker = Docker(dev.docker_host if dev else None)
+    begun: list[Rollback] = []
+
+    async def work(etcd: Etcd) -> None:
+        run = Rollback(await context.environment(ctx, etcd), settings, docker, output, number, message)
+        begun.append(run)
+        await perform(etcd, run, dry_run=dry_run)
+
+    try:
+        context.run(ctx, work)
+    except KeyboardInterrupt as error:
+        stage = begun[0].stage if begun else "nothing was written"
+        raise CliError("interrupted", f"interrupted; {stage}", exit_code=130) from error
+
+
+async def _read(
+    ctx: click.Context, etcd: Etcd
+) -> tuple[EnvironmentRef, list[Release], Rollout | None, Sequence[Problem]]:
+    from devopsellence.api.v1.stored_pb2 import Release, Rollout
+    from devopsellence.cli.store.reader import Reader
+
+    ref = await context.environment(ctx, etcd)
+    reader = Reader(etcd)
+    releases = await reader.under(etcd.keys.releases_prefix(ref), Release)
+    rollout = await reader.one(etcd.keys.rollout(ref), Rollout)
+    return ref, list(releases.values()), rollout, reader.problems
+
+
+async def _read_one(
+    ctx: click.Context, etcd: Etcd, number: int
+) -> tuple[EnvironmentRef, Release | None, Rollout | None]:
+    from devopsellence.api.v1.stored_pb2 import Release, Rollout
+    from devopsellence.cli.store.reader import Reader
+    from devopsellence.store.codec import decode
+
+    ref = await context.environment(ctx, etcd)
+    key = etcd.keys.release(ref, number)
+    found = await etcd.get(key)
+    rollout = await Reader(etcd).one(etcd.keys.rollout(ref), Rollout)
+    return ref, decode(Release, key, found.value) if found else None, rollout
+
+
+def _ended(outcomes: dict[int, Ended], number: int) -> Ended:
+    from devopsellence.cli.render.json import Ended
+
+    return outcomes.get(number) or Ended("unknown")
+
+
+def _row(release: Release, outcomes: dict[int, Ended]) -> list[str]:
+    from devopsellence.cli.util.text import since
+
+    created, ended = since(release.created_at, datetime.now(UTC)), _ended(outcomes, release.number)
+    reason = ended.reason if len(ended.reason) <= _REASON else f"{ended.reason[: _REASON - 1]}…"
+    return [
+        str(release.number),
+        f"{created} ago" if created else "-",
+        _safe(release.created_by),
+        _safe(release.revision),
+        ended.text,
+        _safe(release.message) if not release.rollback_of else f"repeats release {release.rollback_of}",
+        _safe(reason) if reason else "",
+    ]
+
+
+def _text(release: Release, ended: Ended) -> str:
+    from devopsellence.cli.util.text import columns, moment, safe
+
+    heads = [
+        ("Release", f"{release.number} of {release.organization}/{release.project}/{release.environment}"),
+        ("Outcome", ended.text),
+        ("Reason", safe(ended.reason)),
+        ("Written", f"{moment(release.created_at)} by {safe(release.created_by)}"),
+        ("Revision", safe(release.revision)),
+        ("Message", safe(release.message)),
+        ("Repeats", f"release {release.rollback_of}" if release.rollback_of else ""),
+    ]
+    rows = [
+        [service.name, service.image.reference, service.image.pinned.rpartition("sha256:")[2][:12], _settings(service)]
+        for service in release.services
+    ]
+    table = columns(("SERVICE", "IMAGE", "PINNED", "SETTINGS"), rows)
+    return "\n".join([*(f"{name:<9} {value}" for name, value in heads if value), "", table])
+
+
+def _settings(service: Any) -> str:
+    found = [f"port {port.name} {port.port}" for port in service.ports]
+    found += [f"volume {volume.source} at {volume.target}" for volume in service.volumes]
+    found += [f"env {', '.join(sorted(service.env))}"] if service.env else []
+    found += [f"args {' '.join(service.args)}"] if service.args else []
+    return "; ".join(_safe(each) for each in found)
+
+
+def _safe(text: str) -> str:
+    from devopsellence.cli.util.text import safe
+
+    return safe(text) or "-"
+
+
+def _documents(problems: Sequence[Problem]) -> list[dict[str, str]]:
+    return [{"key": problem.key, "reason": problem.reason} for problem in problems]

@@ -1,0 +1,81 @@
+"""``status``: one environment, now or as it changes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from devopsellence.cli import context
+from devopsellence.cli.options import environment_option
+from devopsellence.cli.output import Output, pass_output
+
+if TYPE_CHECKING:
+    from devopsellence.cli.store.snapshot import Snapshot
+    from devopsellence.store.etcd import Etcd
+
+OPERATION: Final = "status"
+
+
+@click.command()
+@click.option("--watch", "-w", is_flag=True, help="Go on until the rollout has settled or failed.")
+@click.option("--all", "everything", is_flag=True, help="Every service of every node, also of many.")
+@environment_option
+@pass_output
+@click.pass_context
+def status(ctx: click.Context, output: Output, watch: bool, everything: bool) -> None:
+    """Show an environment: its release, the rollout, and every service on every node.
+
+    Of more than a dozen nodes, those that stand alike share a line, what is wrong first; --all shows each.
+
+    In a folder without a devopsellence.yml, the only environment of the cluster is shown, or the one that --env names.
+
+    \b
+    Example:
+      devopsellence status
+      devopsellence status --watch
+      devopsellence status --all
+      devopsellence status --env acme/shop/staging -o json
+    """
+    if watch:
+        context.run(ctx, lambda etcd: _watch(ctx, etcd, output, everything=everything))
+    else:
+        _print(output, context.run(ctx, lambda etcd: _read(ctx, etcd)), everything=everything)
+
+
+async def _read(ctx: click.Context, etcd: Etcd) -> Snapshot:
+    from devopsellence.cli.store.reader import snapshot
+
+    return await snapshot(etcd, await context.environment(ctx, etcd))
+
+
+async def _watch(ctx: click.Context, etcd: Etcd, output: Output, *, everything: bool) -> None:
+    from devopsellence.cli.deploy.follow import failure, follow
+    from devopsellence.cli.render import json
+    from devopsellence.cli.render.text import rollout_line
+
+    ref = await context.environment(ctx, etcd)
+    end = await follow(etcd, ref, output, OPERATION, whole=True, everything=everything)
+    if (problem := failure(end, live=output.live)) is not None:
+        raise problem
+    snapshot, now = end.snapshot, datetime.now(UTC)
+    text = f"Release {snapshot.number} of {ref} is {rollout_line(snapshot, now)}"
+    output.result(OPERATION, text, **json.status(snapshot, now))
+
+
+def _print(output: Output, snapshot: Snapshot, *, everything: bool) -> None:
+    now = datetime.now(UTC)
+    if output.json:
+        from devopsellence.cli.render import json
+
+        output.result(OPERATION, None, **json.status(snapshot, now))
+    elif output.is_tty:
+        from devopsellence.cli.render import screen
+
+        console = output.console()
+        console.print(screen.status(snapshot, now, console.width, everything=everything))
+    else:
+        from devopsellence.cli.render import text
+
+        output.result(OPERATION, text.status(snapshot, now, everything=everything))

@@ -1,0 +1,46 @@
+"""``doctor``: everything that a deploy depends on, looked at one by one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from devopsellence.cli.output import CliError, Output, pass_output
+
+if TYPE_CHECKING:
+    from devopsellence.cli.doctor.check import Check
+
+OPERATION: Final = "doctor"
+_SIGNS: Final = {"ok": "ok  ", "warning": "warn", "error": "FAIL"}
+_COLOURS: Final = {"ok": "green", "warning": "yellow", "error": "red"}
+
+
+@click.command()
+@pass_output
+@click.pass_context
+def doctor(ctx: click.Context, output: Output) -> None:
+    """Check the configuration, Docker, etcd, the controller and the nodes, and say how to mend what fails.
+
+    \b
+    Example:
+      devopsellence doctor
+    """
+    from devopsellence.cli import doctor as checks
+
+    found = checks.all_checks(ctx)
+    failed = [check for check in found if check.severity == "error"]
+    if not failed or not output.json:
+        text = "\n".join(line for check in found for line in lines(check))
+        output.result(OPERATION, text, checks=[check.document() for check in found])
+    if failed:
+        names = ", ".join(check.name for check in failed)
+        findings = [check.finding() for check in found if check.severity != "ok"] if output.json else []
+        raise CliError("check_failed", f"not well: {names}", findings=findings)
+
+
+def lines(check: Check) -> list[str]:
+    """A check for a person, with what mends it."""
+    sign = click.style(_SIGNS[check.severity], fg=_COLOURS[check.severity])
+    mend = [f"      {action.label}: {action.command}" for action in check.next_actions]
+    return [f"{sign}  {check.name}: {check.message}", *mend]

@@ -1,0 +1,246 @@
+"""``devopsellence dev``: a whole cluster on this machine, in the background."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from devopsellence.cli.output import CliError, Output, pass_output
+
+if TYPE_CHECKING:
+    from devopsellence.cli.dev.down import Done
+    from devopsellence.cli.dev.up import Running
+
+
+@click.group(no_args_is_help=True)
+def dev() -> None:
+    """A whole cluster on this machine: an etcd, a controller and an agent, in the background, as you.
+
+    \b
+    Example:
+      devopsellence dev up
+      devopsellence deploy
+      devopsellence dev down
+    """
+
+
+@dev.command()
+@click.option("--node-name", metavar="NAME", help='What this machine is called in the cluster; "local" at first.')
+@click.option("--labels", metavar="LABEL,…", help="Kinds of service it runs; web,worker at first.")
+@click.option(
+    "--etcd-port", type=click.IntRange(1, 65535), metavar="PORT", help="Where etcd listens; a free port at first."
+)
+@click.option(
+    "--http-port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Where apps' ingress answers by HTTP; 8080 or the next free port at first.",
+)
+@click.option(
+    "--https-port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="The same by HTTPS; 8443 or the next free port at first.",
+)
+@click.option("--docker-host", metavar="URL", help="The Docker Engine; DOCKER_HOST or its usual socket at first.")
+@click.option("--foreground", is_flag=True, help="Stay until interrupted, then stop.")
+@pass_output
+def up(
+    output: Output,
+    node_name: str | None,
+    labels: str | None,
+    etcd_port: int | None,
+    http_port: int | None,
+    https_port: int | None,
+    docker_host: str | None,
+    foreground: bool,
+) -> None:
+    """Start what does not run yet, and wait until it is at work.
+
+    What was chosen once is remembered; data survives, also a crash or a reboot.
+
+    \b
+    Example:
+      devopsellence dev up
+      devopsellence dev up --labels web --etcd-port 2379
+      devopsellence dev up --http-port 80 --https-port 443
+    """
+    from devopsellence.cli.dev.up import Wish
+    from devopsellence.cli.dev.up import up as bring_up
+    from devopsellence.cli.nodes.registry import parse_labels
+
+    kinds = None if labels is None else tuple(parse_labels(labels))
+    running = bring_up(
+        Wish(node_name, kinds, etcd_port, docker_host, http_port, https_port),
+        lambda message, **data: output.progress("dev up", message, **data),
+    )
+    if foreground and running.already:
+        message = "the local cluster already runs in the background"
+        raise CliError("already_runs", message, next_actions=[_next("stop it first", "devopsellence dev down")])
+    if running.problem:
+        output.warning(f"the agent cannot do its work yet: {running.problem}")
+    output.result("dev up", _up_text(running), **_up_document(running))
+    if foreground:
+        _stay(running)
+
+
+@dev.command()
+@click.option("--purge", is_flag=True, help="Also remove containers, networks, volumes and all data of the cluster.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before a purge.")
+@pass_output
+def down(output: Output, purge: bool, yes: bool) -> None:
+    """Stop everything, the apps' containers too. Data stays, and `dev up` brings the apps back.
+
+    \b
+    Example:
+      devopsellence dev down
+      devopsellence dev down --purge
+    """
+    from devopsellence.cli.dev.down import down as bring_down
+
+    if purge and not yes and output.is_tty and sys.stdin.isatty():
+        click.confirm("This removes the apps' volumes and the cluster's data for good. Go on?", abort=True)
+    done = bring_down(lambda message, **data: output.progress("dev down", message, **data), purge=purge)
+    output.result("dev down", _down_text(done, purge=purge), **_down_document(done))
+
+
+@dev.command()
+@pass_output
+def status(output: Output) -> None:
+    """Show each process, whether it does its work, and why not.
+
+    \b
+    Example:
+      devopsellence dev status
+      devopsellence dev status -o json
+    """
+    from devopsellence.cli.dev.render import status_text
+    from devopsellence.cli.dev.report import status as look
+
+    found = look()
+    if found is None:
+        text = "no local cluster on this machine; start one with: devopsellence dev up"
+        output.result("dev status", text, running=False, healthy=False, processes=[])
+        return
+    output.result("dev status", status_text(found), **found.document())
+
+
+@dev.command()
+@pass_output
+def env(output: Output) -> None:
+    """Print the variables with which etcdctl reaches the cluster's etcd, and the ports of the apps' ingress.
+
+    \b
+    Example:
+      eval "$(devopsellence dev env)"
+      etcdctl get --prefix /devopsellence/v1/
+      curl -H 'Host: shop.localhost' http://127.0.0.1:$DEVOPSELLENCE_HTTP_PORT/
+    """
+    variables = {**etcdctl_variables(), **ingress_variables()}
+    text = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
+    output.result("dev env", text, variables=variables)
+
+
+def etcdctl_variables() -> dict[str, str]:
+    """The environment of an etcdctl that may do everything; CliError when there is no local cluster."""
+    from devopsellence.cli.dev import state
+
+    settings = state.settings()
+    if settings is None:
+        from devopsellence.cli.dev.problems import no_cluster
+
+        raise no_cluster()
+    return {
+        "ETCDCTL_API": "3",  # 3.3 and older would speak version 2
+        "ETCDCTL_ENDPOINTS": ",".join(f"https://{endpoint}" for endpoint in settings.endpoints),
+        "ETCDCTL_CACERT": str(settings.ca_cert),
+        "ETCDCTL_CERT": str(settings.cert),
+        "ETCDCTL_KEY": str(settings.key),
+    }
+
+
+def ingress_variables() -> dict[str, str]:
+    """Where apps' ingress answers on this machine; nothing in a cluster of an older version that had none."""
+    from devopsellence.cli.dev import state
+
+    remembered = state.load()
+    if remembered is None or not remembered.http_port:
+        return {}
+    return {
+        "DEVOPSELLENCE_HTTP_PORT": str(remembered.http_port),
+        "DEVOPSELLENCE_HTTPS_PORT": str(remembered.https_port),
+    }
+
+
+def _stay(running: Running) -> None:
+    """Until the supervisor ends, or until a signal, which ends it."""
+    supervisor = running.snapshot.supervisor
+
+    def end(*_: object) -> None:
+        supervisor.send(signal.SIGTERM)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+    while not supervisor.wait_gone(3600):
+        pass
+
+
+def _next(label: str, command: str) -> Any:
+    from devopsellence.cli.output import NextAction
+
+    return NextAction(label, command)
+
+
+def _up_text(running: Running) -> str:
+    state = running.state
+    runs = "already runs" if running.already else "runs"
+    return "\n".join(
+        (
+            f"The local cluster {runs}: node {state.node_name} ({', '.join(running.labels)}), "
+            f"etcd at 127.0.0.1:{state.client_port}, logs in {running.layout.logs}",
+            f"Apps with an ingress answer at http://127.0.0.1:{state.http_port} and https://127.0.0.1:{state.https_port}",
+            "Next: devopsellence deploy",
+        )
+    )
+
+
+def _up_document(running: Running) -> dict[str, Any]:
+    return {
+        "already": running.already,
+        "node": {"name": running.state.node_name, "uid": running.state.node_uid, "labels": list(running.labels)},
+        "etcd": {"endpoint": f"127.0.0.1:{running.state.client_port}", "client_port": running.state.client_port},
+        "agent": {"endpoint": f"127.0.0.1:{running.state.agent_port}", "port": running.state.agent_port},
+        "ingress": {"http_port": running.state.http_port, "https_port": running.state.https_port},
+        "docker": {"host": running.state.docker_host, "problem": running.problem},
+        "folder": str(running.layout.root),
+        "logs": str(running.layout.logs),
+        "processes": {each.name: each.pid for each in running.snapshot.processes},
+    }
+
+
+def _down_text(done: Done, *, purge: bool) -> str:
+    if not done.anything:
+        return "Nothing to do: no local cluster runs on this machine."
+    from devopsellence.cli.util.text import plural
+
+    if not purge:
+        containers = plural(len(done.stopped), "container")
+        return f"The local cluster is down; {containers} stopped, all data kept. Back again: devopsellence dev up"
+    counts = ((len(done.removed), "container"), (done.networks, "network"), (len(done.volumes), "volume"))
+    removed = ", ".join(plural(count, noun) for count, noun in counts)
+    return f"The local cluster is gone: {removed} and {done.folder} removed."
+
+
+def _down_document(done: Done) -> dict[str, Any]:
+    return {
+        "processes": done.processes,
+        "containers_stopped": done.stopped,
+        "containers_removed": done.removed,
+        "networks_removed": done.networks,
+        "volumes_removed": done.volumes,
+        "folder_removed": done.folder or None,
+    }

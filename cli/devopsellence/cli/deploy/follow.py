@@ -1,0 +1,210 @@
+"""Following a rollout until it has settled, failed, or been superseded."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from devopsellence.api.v1.stored_pb2 import Release, TaskStatus
+from devopsellence.cli.output import CliError, Finding, NextAction, Output
+from devopsellence.cli.render import ingress, json, progress
+from devopsellence.cli.render import task as tasks
+from devopsellence.cli.render.reporter import reporter
+from devopsellence.cli.render.rows import Row, rows
+from devopsellence.cli.render.text import failure_lines, rollout_line, row_line
+from devopsellence.cli.store import reader
+from devopsellence.cli.store.snapshot import Outcome, Snapshot, Verdict, judge
+from devopsellence.cli.store.watcher import Watcher
+from devopsellence.store.errors import StoreError
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.keys import EnvironmentRef
+
+# Seconds beyond the progress deadline that the controller has to say that it has passed.
+_MARGIN: Final = 30.0
+# After what was shown, changes rest for so many times as long as showing it took, within these limits, in seconds.
+_REST: Final = 20.0
+_SHORTEST_REST: Final = 0.05
+_LONGEST_REST: Final = 1.0
+_DAY: Final = 86400.0
+# Of more services that failed, the rest is counted.
+_FINDINGS: Final = 20
+# Of more addresses, the rest is left to status.
+_URLS: Final = 10
+STATUS: Final = NextAction("see how it is now", "devopsellence status")
+LOGS: Final = NextAction("see what the services print", "devopsellence logs")
+_HALTED: Final = (
+    NextAction("deploy again when it is mended", "devopsellence deploy"),
+    NextAction("or go back to the last release that settled", "devopsellence release rollback"),
+)
+
+
+@dataclass(frozen=True)
+class End:
+    """How release ``number`` ended, and the state at that time. ``failed``: what was last seen to fail."""
+
+    snapshot: Snapshot
+    number: int
+    verdict: Verdict
+    failed: Sequence[Row] = ()
+
+
+async def follow(
+    etcd: Etcd,
+    ref: EnvironmentRef,
+    output: Output,
+    operation: str,
+    *,
+    number: int | None = None,
+    patience: float | None = None,
+    whole: bool = False,
+    everything: bool = False,
+) -> End:
+    """Show how release ``number`` (None: whichever is the newest) lands, and return its end.
+
+    ``patience``: after so many seconds without progress the verdict is as it stands, so not final. ``whole``: JSON
+    objects have the whole state. ``everything``: many nodes are not folded.
+
+    Raises:
+        Unavailable: etcd did not answer at the beginning; later it is waited for.
+    """
+    waiting = Patience(patience)
+    failed: list[Row] = []
+    async with Watcher(etcd, ref) as watcher:
+        with reporter(output, operation, whole=whole, everything=everything) as show:
+            while True:
+                begun = time.monotonic()
+                snapshot = watcher.snapshot()
+                about = number if number is not None else snapshot.number
+                verdict = judge(snapshot, about)
+                if verdict.final:
+                    snapshot = await _settle(etcd, ref, snapshot)
+                show.show(snapshot, about)
+                failed = _failed(snapshot) or failed
+                now = time.monotonic()
+                left = waiting.left(snapshot, now)
+                if verdict.final or left <= 0:
+                    return End(snapshot, about, verdict, failed)
+                # Of many changes, those in between are seen together.
+                await asyncio.sleep(min(_LONGEST_REST, max(_SHORTEST_REST, (now - begun) * _REST)))
+                await _next(watcher, min(left, show.every or left))
+
+
+async def _next(watcher: Watcher, seconds: float) -> None:
+    """Wait for a change, at most so long."""
+    alarm = asyncio.get_running_loop().call_later(min(seconds, _DAY), watcher.wake)
+    try:
+        await watcher.next()
+    finally:
+        alarm.cancel()
+
+
+class Patience:
+    """How long to wait yet: so many ``seconds`` (None: for ever) after the last progress that could be seen."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = math.inf if seconds is None else seconds
+        self._seen: object = None
+        self._until = math.inf
+
+    def left(self, snapshot: Snapshot, now: float) -> float:
+        """Seconds left at ``now``, by a monotonic clock; not while the release task runs, which takes its time."""
+        task = tasks.task_of(snapshot)
+        running = task is not None and task.phase == TaskStatus.RUNNING
+        found = snapshot.current
+        counts = progress.counts(found)
+        seen = (found.phase, found.target, counts.settled, counts.services_settled) if found is not None else None
+        if running or seen != self._seen or self._until == math.inf:
+            self._seen, self._until = seen, now + self._seconds
+        return self._until - now
+
+
+async def follow_release(etcd: Etcd, ref: EnvironmentRef, output: Output, operation: str, release: Release) -> None:
+    """Follow a release that was just written to its end, and say how it ended; CliError unless it settled."""
+    patience = release.rollout.progress_deadline.ToTimedelta().total_seconds() + _MARGIN
+    end = await follow(etcd, ref, output, operation, number=release.number, patience=patience)
+    now, snapshot = datetime.now(UTC), end.snapshot
+    if (problem := failure(end, live=output.live)) is not None:
+        raise problem
+    lines = [f"Release {release.number} of {ref} is {rollout_line(snapshot, now)}", *ingress.urls(snapshot)[:_URLS]]
+    output.result(
+        operation,
+        "\n".join(lines),
+        release=json.release(release),
+        rollout=json.rollout(snapshot, now),
+        services=[json.row(row) for row in rows(snapshot, now)],
+        ingress=ingress.document(snapshot, now),
+    )
+
+
+async def _settle(etcd: Etcd, ref: EnvironmentRef, seen: Snapshot) -> Snapshot:
+    """Everything at one moment after the verdict: the watches are not in step, and a status may come after it."""
+    try:
+        return await reader.snapshot(etcd, ref)
+    except StoreError:
+        return seen
+
+
+def failure(end: End, *, live: bool) -> CliError | None:
+    """The error that a rollout's end is; None when it settled. ``live``: its last state is still on the screen."""
+    snapshot, number, verdict = end.snapshot, end.number, end.verdict
+    name = f"release {number} of {snapshot.ref}"
+    if verdict.outcome is Outcome.SETTLED:
+        return None
+    if verdict.outcome is Outcome.SUPERSEDED:
+        return CliError("rollout_superseded", f"{name} was superseded before it settled: {verdict.reason}")
+    because = f": {verdict.reason}" if verdict.reason else ""
+    # What has been taken back is on no screen any more.
+    table = end.failed if verdict.instead else [] if live else rows(snapshot, datetime.now(UTC))
+    findings = _task_findings(snapshot) or _findings(table)
+    if verdict.outcome is Outcome.FAILED and verdict.instead:
+        return CliError("rollout_failed", f"{name} failed{because}", findings=findings, next_actions=[STATUS, LOGS])
+    if verdict.outcome is Outcome.FAILED:
+        halted = snapshot.rollout is not None and snapshot.rollout.release == number and snapshot.rollout.halted
+        mend = [STATUS, *_HALTED] if halted else [STATUS]
+        return CliError("rollout_failed", f"{name} failed{because}", findings=findings, next_actions=mend)
+    if snapshot.controllers == 0:
+        mend = [NextAction("see what is missing", "devopsellence doctor")]
+        return CliError("no_controller", f"{name}: no controller is running to roll it out", next_actions=mend)
+    if verdict.outcome is Outcome.ROLLING_BACK:
+        message = f"{name} failed, and going back to release {verdict.instead} takes longer than expected{because}"
+        return CliError("rollout_failed", message, findings=findings, next_actions=[STATUS, LOGS])
+    message = f"{name} has not settled in time{because}"
+    return CliError("rollout_timeout", message, findings=findings, next_actions=[STATUS])
+
+
+def _failed(snapshot: Snapshot) -> list[Row]:
+    """The services that have failed, as far as the nodes say so."""
+    if not any(service.failed for status in snapshot.statuses.values() for service in status.services):
+        return []
+    return [row for row in rows(snapshot, datetime.now(UTC)) if row.failed]
+
+
+def _task_findings(snapshot: Snapshot) -> list[Finding]:
+    task = tasks.task_of(snapshot)
+    if task is None or task.phase != TaskStatus.FAILED:
+        return []
+    evidence = "\n".join(line.strip() for line in tasks.last_lines(task)[2:])
+    return [Finding("release_task_failed", f"task {tasks.headline(task)}", evidence=evidence)]
+
+
+def _findings(table: Sequence[Row]) -> list[Finding]:
+    """What failed; where nothing says so, what has not settled though it should have. Of many, the first ones."""
+    guilty = [row for row in table if row.failed] or [row for row in table if not row.settled and not row.waiting]
+    findings = [
+        Finding("service_failed" if row.failed else "service_unsettled", row_line(row), evidence=_evidence(row))
+        for row in guilty[:_FINDINGS]
+    ]
+    if more := len(guilty) - len(findings):
+        findings.append(Finding(findings[0].code, f"and {more} more"))
+    return findings
+
+
+def _evidence(row: Row) -> str:
+    # Without the empty line and the name, which the finding's own sentence has.
+    lines = failure_lines(row)[1:]
+    return "\n".join(line.removeprefix(f"{row.node}/{row.service}: ") for line in lines)

@@ -1,0 +1,165 @@
+"""Writing a release: one transaction, so that two deploys at once get two numbers and nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from devopsellence.api.v1.stored_pb2 import Environment, Event, Node, Release
+from devopsellence.cli.deploy import preflight, replicas
+from devopsellence.cli.output import CliError
+from devopsellence.cli.store import transaction
+from devopsellence.cli.store.reader import together
+from devopsellence.cli.util.text import plural
+from devopsellence.store.codec import decode, encode
+from devopsellence.store.errors import MalformedRecord
+from devopsellence.store.etcd import Compare, Etcd, Put
+from devopsellence.store.events import event_id
+from devopsellence.store.keys import EnvironmentRef
+
+_NUMBERS: Final = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Target:
+    """An environment and its attached nodes at one moment.
+
+    ``mod_revision`` is 0 when the environment does not exist yet. ``newest`` is the highest release number there is,
+    which can be above the environment's own (a garbage key, an environment made anew). ``attached_now`` is the node
+    that this deploy attaches, "" for none. ``unreadable`` has the attached nodes whose records do not parse.
+    """
+
+    environment: Environment
+    mod_revision: int
+    newest: int
+    nodes: tuple[Node, ...]
+    attached_now: str = ""
+    unreadable: tuple[MalformedRecord, ...] = ()
+
+
+async def read_target(etcd: Etcd, ref: EnvironmentRef, *, default_node: str = "") -> Target:
+    """The environment that a release goes to; ``default_node`` is attached where no node is.
+
+    Raises:
+        MalformedRecord: the environment's record cannot be read, so it must not be written.
+    """
+    key = etcd.keys.environment(ref)
+    found = await etcd.get(key)
+    environment = decode(Environment, key, found.value) if found else new_environment(ref)
+    attached_now = ""
+    if not environment.nodes and default_node and await etcd.get(etcd.keys.node(default_node)):
+        environment.nodes.append(default_node)
+        attached_now = default_node
+    releases = await etcd.list(etcd.keys.releases_prefix(ref), keys_only=True)
+    newest = environment.latest_release
+    for item in releases.items:
+        try:
+            number = etcd.keys.parse_release(item.key)[1]
+        except ValueError:
+            continue
+        # A key that somebody made by hand may hold a number that no release can have.
+        newest = max(newest, number if number < _NUMBERS else 0)
+    nodes, unreadable = await _nodes(etcd, environment.nodes)
+    return Target(environment, found.mod_revision if found else 0, newest, nodes, attached_now, unreadable)
+
+
+def new_environment(ref: EnvironmentRef) -> Environment:
+    """The record of an environment that does not exist yet."""
+    return Environment(
+        organization=ref.organization,
+        project=ref.project,
+        environment=ref.environment,
+        created_at=transaction.now(),
+    )
+
+
+async def _nodes(etcd: Etcd, names: Sequence[str]) -> tuple[tuple[Node, ...], tuple[MalformedRecord, ...]]:
+    found = await together(etcd.get(etcd.keys.node(name)) for name in names)
+    nodes, unreadable = [], []
+    for each in found:
+        if each is None:
+            continue
+        try:
+            nodes.append(decode(Node, each.key, each.value))
+        except MalformedRecord as error:
+            unreadable.append(error)
+    return tuple(nodes), tuple(unreadable)
+
+
+class Overtaken(Exception):
+    """Another release has been written since the one that the draft was made from; nothing was written."""
+
+
+async def publish(
+    etcd: Etcd, ref: EnvironmentRef, draft: Release, *, default_node: str = "", onto: int | None = None
+) -> tuple[Release, Target]:
+    """Store ``draft`` under the next number and return it with that number, and what it was written onto.
+
+    The environment is read anew, and nodes are checked again, before every attempt. ``onto``: only if this release is
+    still the newest, for a draft that repeats it in part.
+
+    Raises:
+        CliError: ``no_node_for_service``; ``busy`` when others kept being faster.
+        Overtaken: ``onto`` is not the newest release.
+        Ambiguous: etcd stopped answering; the release may have been written.
+    """
+    marker = event_id(datetime.now(UTC))
+    try:
+        async for attempt in transaction.retrying():
+            with attempt:
+                return await _publish_once(etcd, ref, draft, default_node, marker, onto)
+    except transaction.Moved as error:
+        message = f"{ref}: other deploys were faster every time, so nothing was written; deploy again"
+        raise CliError("busy", message) from error
+    raise AssertionError("unreachable")
+
+
+async def _publish_once(
+    etcd: Etcd, ref: EnvironmentRef, draft: Release, default_node: str, marker: str, onto: int | None
+) -> tuple[Release, Target]:
+    target = await read_target(etcd, ref, default_node=default_node)
+    # The marker is written with the release and never twice: it tells whether an attempt that got no answer happened,
+    # also one that is carried out late.
+    marker_key = etcd.keys.event(ref, marker)
+    written = await etcd.get(marker_key)
+    if written is not None:
+        return numbered(draft, decode(Event, marker_key, written.value).release), target
+    if onto is not None and target.environment.latest_release != onto:
+        raise Overtaken
+    assigned = await replicas.assignments(etcd, ref, draft.services, target.nodes)
+    if problem := preflight.no_node(ref.environment, draft.services, target.nodes, assigned):
+        raise problem
+    release = numbered(draft, target.newest + 1)
+    environment = Environment()
+    environment.CopyFrom(target.environment)
+    environment.latest_release = release.number
+    key, environment_key = etcd.keys.release(ref, release.number), etcd.keys.environment(ref)
+    result = await etcd.txn(
+        [Compare.absent(key), Compare.unmodified(environment_key, target.mod_revision), Compare.absent(marker_key)],
+        [
+            Put(key, encode(release)),
+            Put(environment_key, encode(environment)),
+            await transaction.event_put(etcd, ref, _event(release), name=marker),
+        ],
+    )
+    if not result.succeeded:
+        raise transaction.Moved
+    return release, target
+
+
+def numbered(draft: Release, number: int) -> Release:
+    """``draft`` as release ``number``."""
+    release = Release()
+    release.CopyFrom(draft)
+    release.number = number
+    return release
+
+
+def _event(release: Release) -> Event:
+    revision = f" of {release.revision}" if release.revision else ""
+    said = f": {release.message}" if release.message else ""
+    services = plural(len(release.services), "service")
+    text = f"{release.created_by} wrote release {release.number}{revision}, {services}{said}"
+    return Event(severity=Event.INFO, code="release_created", message=text, release=release.number)

@@ -1,0 +1,72 @@
+"""The checks of ``doctor``. None of them raises: what goes wrong is what they report.
+
+``machine`` looks at what is here, ``cluster`` at what stands in etcd, ``agents`` asks the nodes themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from devopsellence.cli import context, errors
+from devopsellence.cli.doctor import machine
+from devopsellence.cli.doctor.check import Check, failed
+from devopsellence.cli.output import CliError
+from devopsellence.store.errors import StoreError
+
+if TYPE_CHECKING:
+    from devopsellence.store.etcd import Etcd
+    from devopsellence.store.settings import Settings
+
+__all__ = ["Check", "all_checks"]
+
+
+def all_checks(ctx: click.Context) -> list[Check]:
+    """Every check, in the order in which one depends on the other."""
+    found = [machine.configuration()]
+    try:
+        settings = context.connection(ctx)
+    except CliError as error:
+        return [*found, asyncio.run(machine.docker(None)), failed("etcd", error)]
+    dev = context.dev_node(settings)
+    found.append(asyncio.run(machine.docker(dev.docker_host if dev else None)))
+    found += machine.certificates(settings, datetime.datetime.now(datetime.UTC))
+    return found + asyncio.run(_cluster(settings))
+
+
+async def _cluster(settings: Settings) -> list[Check]:
+    from devopsellence.cli.doctor import agents, cluster
+    from devopsellence.cli.doctor.etcd import members
+    from devopsellence.store.etcd import Etcd
+
+    try:
+        async with Etcd(settings, timeout=context.CALL_TIMEOUT) as etcd:
+            found = await members(etcd, settings)
+            for name, check in (
+                ("controller", cluster.controller),
+                ("nodes", cluster.nodes),
+                ("ingress", cluster.ingress),
+                ("agents", lambda etcd: agents.answers(etcd, settings)),
+                ("identity", agents.identity),
+            ):
+                found += await _guarded(name, check, etcd, settings)
+            return found
+    except StoreError as error:
+        return [failed("etcd", _explained(error, settings))]
+
+
+async def _guarded(
+    name: str, check: Callable[[Etcd], Awaitable[list[Check]]], etcd: Etcd, settings: Settings
+) -> list[Check]:
+    try:
+        return await check(etcd)
+    except StoreError as error:
+        return [failed(name, _explained(error, settings))]
+
+
+def _explained(error: StoreError, settings: Settings) -> CliError:
+    return errors.of_store(error, where=", ".join(settings.endpoints), dev=context.is_dev(settings))

@@ -1,0 +1,106 @@
+"""The app image: built from the workspace by the ``docker`` command line."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devopsellence.cli.images.docker_cli import Docker, Finished
+from devopsellence.cli.images.pin import Pin
+from devopsellence.cli.output import CliError, Finding, Output
+from devopsellence.cli.util.text import safe
+
+if TYPE_CHECKING:
+    from devopsellence.config import Build
+    from devopsellence.store.keys import EnvironmentRef
+
+_EVIDENCE_LINES = 60
+
+
+def repository(ref: EnvironmentRef) -> str:
+    """Where the app images of an environment's project are named on the engine: ``devopsellence/<project>-<hash>``.
+
+    Docker wants lower case; the hash keeps ``Shop`` and ``shop`` apart.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", ref.project.lower()).strip("-") or "app"
+    digest = hashlib.sha256(f"{ref.organization}/{ref.project}".encode()).hexdigest()
+    return f"devopsellence/{name}-{digest[:6]}"
+
+
+def image_name(ref: EnvironmentRef, image_id: str) -> str:
+    """The name for a built image. It follows from the content, so the same bytes keep the same name in every release.
+
+    The name also keeps ``docker image prune`` away, which is why it is given before the release is written.
+    """
+    return f"{repository(ref)}:{image_id.removeprefix('sha256:')[:12]}"
+
+
+def platform_flag(wanted: list[str], engines: str) -> list[str]:
+    """``--platform`` only where the engine's own platform is not asked for; an engine builds one platform at a time."""
+    return [] if not wanted or engines in wanted else [f"--platform={wanted[0]}"]
+
+
+async def build(docker: Docker, settings: Build, ref: EnvironmentRef, output: Output) -> Pin:
+    """Build, name and pin the app image.
+
+    Raises:
+        CliError: ``build_failed`` with the end of the build's output; ``dockerfile_missing``, ``docker_missing``,
+            ``docker_unavailable``.
+    """
+    if not (settings.context / settings.dockerfile).is_file():
+        message = f"there is no {settings.dockerfile} in {settings.context}, as build.context and build.dockerfile say"
+        raise CliError("dockerfile_missing", message)
+    flags = platform_flag(list(settings.platforms), await docker.platform())
+    output.progress("deploy", f"building the app image from {settings.context}", stage="build")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="devopsellence-") as folder:
+        id_file = Path(folder) / "image"
+        arguments = [f"--iidfile={id_file}", f"--file={settings.dockerfile}", *flags]
+        with _Spinner(output) as spinner:
+            done = await docker.build(settings.context, arguments, spinner.show)
+        if done.code != 0:
+            raise _failed(done)
+        image_id = id_file.read_text().strip()
+    name = image_name(ref, image_id)
+    await docker.tag(image_id, name)
+    seconds = time.monotonic() - started
+    output.progress("deploy", f"built {name} in {seconds:.1f}s", stage="built", image=name, pinned=image_id)
+    return Pin(name, image_id)
+
+
+def _failed(done: Finished) -> CliError:
+    lines = [safe(line.rstrip()) for line in done.output.splitlines()]
+    if lines and lines[0].startswith("DEPRECATED"):
+        # Docker's advice about its builder, up to the first empty line, has nothing to do with the failure.
+        lines = lines[lines.index("") :] if "" in lines else lines
+    shown = [line for line in lines if line][-_EVIDENCE_LINES:]
+    finding = Finding("build_failed", "what docker build said:", evidence="\n".join(shown))
+    return CliError("build_failed", f"docker build failed with exit code {done.code}", findings=[finding])
+
+
+class _Spinner:
+    """On a terminal, the build's latest line beside something that moves; elsewhere nothing."""
+
+    def __init__(self, output: Output) -> None:
+        self.show: Callable[[str], None] = lambda _: None
+        self._output = output
+        self._stop: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> _Spinner:
+        if self._output.live:
+            from rich.text import Text
+
+            console = self._output.console()
+            status = console.status(Text("building"))
+            status.start()
+            self.show = lambda line: status.update(Text(safe(line)[: max(10, console.width - 6)]))
+            self._stop = status.stop
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()

@@ -1,0 +1,105 @@
+"""How far the images are: a bar for each node on a terminal, elsewhere a line when it begins and one when it ends."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from devopsellence.cli.util.text import plural, span
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from devopsellence.cli.images.wants import Missing
+    from devopsellence.cli.output import Output
+
+_OPERATION: Final = "deploy"
+_UNITS: Final = ("bytes", "kB", "MB", "GB")
+
+
+class Bar:
+    """One node's share: what it is sent, and how much of that it has."""
+
+    def __init__(self, node: str, output: Output, progress: Progress | None) -> None:
+        self._node = node
+        self._output = output
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._started = 0.0
+        self._sent = 0
+        self._lack: Missing | None = None
+
+    def begin(self, total: int, lack: Missing) -> None:
+        """Sending begins; once more with every attempt."""
+        if self._progress is not None:
+            if self._task is None:
+                self._task = self._progress.add_task(self._node, total=total, there=lack.there)
+            else:
+                self._progress.reset(self._task, total=total)
+        elif self._lack is None:
+            what = f"{plural(len(lack.layers), 'layer')}, {size(total)}"
+            text = f"{self._node}: sending {what} ({lack.there} are there already)"
+            self._say(text, stage="sending", bytes=total, layers=len(lack.layers), layers_there=lack.there)
+        if self._lack is None:
+            self._started = time.monotonic()
+        self._lack = lack
+
+    def advance(self, count: int) -> None:
+        """So many bytes more are on their way."""
+        self._sent += count
+        self.skip(count)
+
+    def skip(self, count: int) -> None:
+        """So many bytes had arrived before."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=count)
+
+    def end(self) -> None:
+        """The node has everything."""
+        seconds = time.monotonic() - self._started
+        rate = f"{size(int(self._sent / seconds))}/s" if seconds > 0 else ""
+        text = f"{self._node}: has the images: {size(self._sent)} in {span(seconds)}, {rate}"
+        self._say(text, stage="sent", bytes=self._sent, seconds=round(seconds, 3))
+
+    def _say(self, text: str, **data: Any) -> None:
+        self._output.progress(_OPERATION, text, node=self._node, **data)
+
+
+class Sending:
+    """All nodes' bars; a context manager."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._progress: Progress | None = None
+
+    def bar(self, node: str) -> Bar:
+        """The bar of one node."""
+        return Bar(node, self._output, self._progress)
+
+    def __enter__(self) -> Self:
+        if self._output.live:
+            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TextColumn("{task.fields[there]} layers were there", markup=False),
+                console=self._output.console(),
+                transient=True,
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def size(count: int) -> str:
+    """Bytes in their largest unit: ``12.3 MB``."""
+    amount, unit = float(count), 0
+    while amount >= 999.95 and unit < len(_UNITS) - 1:
+        amount, unit = amount / 1000, unit + 1
+    return f"{count} bytes" if unit == 0 else f"{amount:.1f} {_UNITS[unit]}"

@@ -1,0 +1,88 @@
+"""``node label``: what a change of labels moves, looked at before it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from devopsellence.api.v1.stored_pb2 import Environment, Node, Release
+from devopsellence.cli.deploy import replicas
+from devopsellence.cli.nodes import registry
+from devopsellence.cli.nodes.moves import Move, moves
+from devopsellence.cli.output import CliError, Finding, NextAction
+from devopsellence.cli.store.reader import Reader, together
+from devopsellence.cli.store.snapshot import Problem
+from devopsellence.cli.util.text import safe
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.keys import EnvironmentRef
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The node with its new labels, what moves for it, and the records that could not be read for this."""
+
+    before: Node
+    after: Node
+    moves: tuple[Move, ...]
+    problems: tuple[Problem, ...]
+
+
+async def preview(etcd: Etcd, name: str, edit: Callable[[list[str]], list[str]]) -> Preview:
+    """What giving the node the labels that ``edit`` makes of its own would move. Writes nothing.
+
+    Raises:
+        CliError: ``node_unknown``; or whatever ``edit`` raises.
+    """
+    reader, keys = Reader(etcd), etcd.keys
+    listing = await reader.under(keys.nodes_prefix, Node)
+    before = listing.get(keys.node(name))
+    if before is None:
+        raise _unreadable(reader, keys.node(name)) or registry.unknown(name)
+    after = Node()
+    after.CopyFrom(before)
+    after.labels[:] = edit(list(before.labels))
+    environments = {
+        ref: each for ref, each in (await _environments(reader)).items() if name in each.nodes and each.latest_release
+    }
+    releases = await together(
+        reader.one(keys.release(ref, environment.latest_release), Release) for ref, environment in environments.items()
+    )
+    found: list[Move] = []
+    for (ref, environment), release in zip(environments.items(), releases, strict=True):
+        others = [node for each in environment.nodes if each != name and (node := listing.get(keys.node(each)))]
+        services = release.services if release else ()
+        held = replicas.held(await replicas.assignments(etcd, ref, services, [before, *others]))
+        found += moves(ref, services, before, after, others, held)
+    return Preview(before, after, tuple(found), tuple(reader.problems))
+
+
+def refusal(shown: Preview, anyway: str) -> CliError | None:
+    """The error for a change after which a service that runs now would run nowhere; None when there is none.
+
+    ``anyway`` is the command that does it nevertheless.
+    """
+    lost = [move for move in shown.moves if move.nowhere]
+    if not lost:
+        return None
+    findings = [Finding("no_node_for_service", move.text()) for move in lost]
+    action = NextAction("do it all the same", anyway)
+    names = ", ".join(sorted({safe(move.service) for move in lost}))
+    return CliError("no_node_for_service", f"{names} would run nowhere", findings=findings, next_actions=[action])
+
+
+async def _environments(reader: Reader) -> dict[EnvironmentRef, Environment]:
+    """All environments; keys that are none of an environment's are left out."""
+    keys, found = reader.etcd.keys, {}
+    for key, environment in (await reader.under(keys.environments_prefix, Environment)).items():
+        with suppress(ValueError):
+            found[keys.parse_environment(key)] = environment
+    return found
+
+
+def _unreadable(reader: Reader, key: str) -> CliError | None:
+    for problem in reader.problems:
+        if problem.key == key:
+            show = NextAction("see what it holds", f"etcdctl get {key}")
+            return CliError("record_unreadable", f"{key} is {problem.reason}", next_actions=[show])
+    return None

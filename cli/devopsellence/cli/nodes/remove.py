@@ -1,0 +1,129 @@
+"""``node remove``: a node leaves the cluster for good, and its machine can do nothing in it any more.
+
+In an order that can be broken off anywhere and done again: detached, emptied, shut out, and the record last, because it
+says who it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from devopsellence.cli.nodes import etcd_access, registry
+from devopsellence.cli.nodes.drain import why_stuck
+from devopsellence.cli.nodes.wait import NotInTime, wait_until
+from devopsellence.cli.nodes.workload import Seen, look
+from devopsellence.cli.output import CliError, Finding, NextAction
+from devopsellence.cli.secrets import members
+from devopsellence.cli.secrets.members import Exposure
+from devopsellence.cli.util.text import age
+from devopsellence.store.etcd import Compare, Delete, Etcd
+from devopsellence.store.keys import EnvironmentRef
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What is to go. ``revision`` is the node record's, 0 where there is none; ``knew``: what it could open."""
+
+    seen: Seen
+    revision: int
+    attached: tuple[EnvironmentRef, ...]
+    knew: Mapping[EnvironmentRef, Exposure]
+
+    @property
+    def nothing(self) -> bool:
+        """There is no such node, and nothing is left of one."""
+        return not (self.revision or self.attached or self.seen.heartbeat or not self.seen.clear)
+
+
+async def plan(etcd: Etcd, name: str) -> Removal:
+    """What removing the node would take away. Writes nothing."""
+    seen, record = await look(etcd, name), await etcd.get(etcd.keys.node(name))
+    attached = await registry.attached_to(etcd, name)
+    knew = await members.known_to(etcd, name) if record is not None and seen.node is not None else {}
+    return Removal(seen, record.mod_revision if record else 0, tuple(attached), knew)
+
+
+def refusal(planned: Removal) -> CliError | None:
+    """Why the node is not removed without ``--force``; None when nothing speaks against it."""
+    seen, name = planned.seen, planned.seen.name
+    force = NextAction("or, if the machine is gone for good", f"devopsellence node remove {name} --force")
+    if seen.problems:
+        problem = seen.problems[0]
+        show = NextAction("see what it holds", f"etcdctl get {problem.key}")
+        return CliError("record_unreadable", f"{problem.key} is {problem.reason}", next_actions=[show, force])
+    if seen.node is None:
+        # What is left of one goes by itself.
+        return None
+    drain = NextAction("empty it first", f"devopsellence node drain {name}")
+    if seen.running:
+        if seen.drained:
+            drain = NextAction(
+                "move these as well, without their data", f"devopsellence node drain {name} --move-volumes"
+            )
+        findings = [Finding("node_in_use", str(each)) for each in seen.running]
+        return CliError(
+            "node_in_use", f"node {name} still runs something", findings=findings, next_actions=[drain, force]
+        )
+    if planned.attached and not seen.drained:
+        where = ", ".join(map(str, planned.attached))
+        return CliError("node_in_use", f"node {name} is attached to {where}", next_actions=[drain, force])
+    if not seen.clear and not seen.answers:
+        message = f"the agent of node {name} is not there, so nobody can clear away what it had"
+        look_at = NextAction("on that machine", "systemctl status devopsellence-agent")
+        return CliError("node_unreachable", message, next_actions=[look_at, force])
+    return None
+
+
+async def remove(
+    etcd: Etcd, planned: Removal, tell: Callable[[str], None], *, force: bool, grant: bool, seconds: float
+) -> None:
+    """Take the node away; ``force``: at once, without its machine having cleared anything. May be repeated.
+
+    Raises:
+        CliError: ``etcd_permission_denied``: only root may (nothing was changed); ``node_remove_timeout``; ``busy``.
+    """
+    name, node = planned.seen.name, planned.seen.node
+    uid, again = node.uid if node is not None else "", f"devopsellence node remove {name}"
+    if grant and force:
+        await etcd_access.shut_out(etcd, name, uid, f"{again} --force")
+    elif grant and node is not None:
+        await etcd_access.check_root(etcd, node, again)
+    for ref in planned.attached:
+        await registry.detach(etcd, ref, name)
+        tell(f"{name} is detached from {ref}")
+    if not force and not planned.seen.clear and node is not None:
+        await _cleared(etcd, name, seconds)
+        tell(f"{name} has cleared away what it had; its volumes stay on its machine")
+    if grant and not force:
+        await etcd_access.shut_out(etcd, name, uid, again)
+    await etcd_access.silence(etcd, name)
+    await _delete(etcd, planned)
+
+
+async def _cleared(etcd: Etcd, name: str, seconds: float) -> None:
+    """Wait until the agent has carried out its tombstones and the controller has put them away."""
+    try:
+        await wait_until(etcd, name, lambda seen: seen.clear, lambda _: None, seconds)
+    except NotInTime as late:
+        because = f": {stuck}" if (stuck := why_stuck(late.seen)) else ""
+        left = [Finding("node_in_use", str(ref)) for ref in sorted({*late.seen.assignments, *late.seen.statuses})]
+        actions = [
+            NextAction("go on later", f"devopsellence node remove {name}"),
+            NextAction("or, if the machine is gone for good", f"devopsellence node remove {name} --force"),
+        ]
+        message = f"node {name} is detached, but has not cleared everything away after {age(seconds)}{because}"
+        raise CliError("node_remove_timeout", message, findings=left, next_actions=actions) from late
+
+
+async def _delete(etcd: Etcd, planned: Removal) -> None:
+    if not planned.revision:
+        return
+    key = etcd.keys.node(planned.seen.name)
+    found = await etcd.get(key)
+    if found is None:
+        return
+    done = await etcd.txn([Compare.unmodified(key, planned.revision)], [Delete(key)])
+    if not done.succeeded:
+        again = NextAction("look again", f"devopsellence node remove {planned.seen.name} --dry-run")
+        raise CliError("busy", f"node {planned.seen.name} was changed by somebody else meanwhile", next_actions=[again])

@@ -1,0 +1,121 @@
+"""Waiting until what a node runs is as it should be: informers on the keys that it is made of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+from google.protobuf.message import Message
+
+from devopsellence.api.v1.stored_pb2 import Assignment, AssignmentStatus, Candidate, Heartbeat, Node
+from devopsellence.cli.nodes.workload import Seen, by_environment
+from devopsellence.cli.store.snapshot import Problem
+from devopsellence.store.errors import Unavailable
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.informer import Informer, Record
+
+M = TypeVar("M", bound=Message)
+#: Seconds that everything has to be read for the first time.
+_FIRST: Final = 10.0
+
+
+class NotInTime(Exception):
+    """``seen`` is how it stands."""
+
+    def __init__(self, seen: Seen) -> None:
+        super().__init__()
+        self.seen = seen
+
+
+async def wait_until(
+    etcd: Etcd, name: str, done: Callable[[Seen], bool], tell: Callable[[Seen], None], seconds: float
+) -> Seen:
+    """Tell how node ``name`` stands after each change, until it is ``done``; etcd that is away later is waited for.
+
+    Raises:
+        NotInTime: not within so many seconds. Unavailable: etcd did not answer at the beginning. Whatever ``done`` or
+            ``tell`` raises.
+    """
+    watch = _Watch(etcd, name)
+    try:
+        await watch.begin()
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    seen = watch.seen()
+                    tell(seen)
+                    if done(seen):
+                        return seen
+                    await watch.changed()
+        except TimeoutError:
+            raise NotInTime(watch.seen()) from None
+    finally:
+        await watch.end()
+
+
+class _Watch:
+    def __init__(self, etcd: Etcd, name: str) -> None:
+        keys = etcd.keys
+        self._etcd = etcd
+        self._name = name
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._nodes = self._informer(keys.node(name), Node)
+        self._heartbeats = self._informer(keys.heartbeat(name), Heartbeat)
+        self._assignments = self._informer(keys.assignments_prefix(name), Assignment)
+        self._statuses = self._informer(keys.statuses_prefix(name), AssignmentStatus)
+        self._candidates = self._informer(keys.election_prefix, Candidate)
+
+    async def begin(self) -> None:
+        informers = (self._nodes, self._heartbeats, self._assignments, self._statuses, self._candidates)
+        self._tasks = [asyncio.create_task(each.run()) for each in informers]
+        try:
+            async with asyncio.timeout(_FIRST):
+                for each in informers:
+                    await each.synced()
+        except TimeoutError as error:
+            problem = next((each.problem for each in informers if each.problem), "not everything could be read in time")
+            raise Unavailable(problem) from error
+
+    async def changed(self) -> None:
+        waiting = asyncio.ensure_future(self._changed.wait())
+        try:
+            # An informer only ever ends by a mistake of ours, which must not look like peace and quiet.
+            done, _ = await asyncio.wait({waiting, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        for task in done - {waiting}:
+            task.result()
+        self._changed.clear()
+
+    async def end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def seen(self) -> Seen:
+        keys, problems = self._etcd.keys, list[Problem]()
+        nodes = _readable(self._nodes.records, problems)
+        heartbeats = _readable(self._heartbeats.records, problems)
+        return Seen(
+            name=self._name,
+            node=nodes.get(keys.node(self._name)),
+            heartbeat=heartbeats.get(keys.heartbeat(self._name)),
+            assignments=by_environment(keys, _readable(self._assignments.records, problems)),
+            statuses=by_environment(keys, _readable(self._statuses.records, problems)),
+            controllers=len(self._candidates.records),
+            problems=tuple(problems),
+        )
+
+    def _informer(self, prefix: str, kind: type[M]) -> Informer[M]:
+        return Informer(self._etcd, prefix, kind, lambda _key: self._changed.set())
+
+
+def _readable(records: Mapping[str, Record[M]], problems: list[Problem]) -> dict[str, M]:
+    problems += [
+        Problem(key, f"not a readable {record.error.kind}: {record.error.reason}")
+        for key, record in records.items()
+        if record.error is not None
+    ]
+    return {key: record.message for key, record in records.items() if record.message is not None}

@@ -1,0 +1,216 @@
+"""A snapshot of one environment that stays true: informers on the keys that it is made of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Self, TypeVar
+
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from devopsellence.api.v1.stored_pb2 import (
+    AssignmentStatus,
+    Candidate,
+    Certificate,
+    Environment,
+    Heartbeat,
+    Node,
+    Release,
+    Rollout,
+)
+from devopsellence.cli.store.reader import FEW, by_host
+from devopsellence.cli.store.snapshot import Problem, Snapshot, named_by
+from devopsellence.store.codec import decode
+from devopsellence.store.errors import MalformedRecord, StoreError, Unavailable
+from devopsellence.store.etcd import Etcd, KeyValue
+from devopsellence.store.informer import Informer, Record
+from devopsellence.store.keys import EnvironmentRef
+
+M = TypeVar("M", bound=Message)
+# Seconds after which what could not be read is tried again.
+_AGAIN: Final = 1.0
+
+
+class Watcher:
+    """Keeps the records of one environment; an async context manager.
+
+    Up to ``watches`` nodes each have a watch of their own on their status; beyond that, one watch on all statuses
+    costs etcd less.
+
+    Entering it raises Unavailable when not everything could be read within ``patience`` seconds; after that a lost
+    connection only makes the snapshots ``stale``.
+    """
+
+    def __init__(self, etcd: Etcd, ref: EnvironmentRef, *, watches: int = FEW, patience: float = 10.0) -> None:
+        self._etcd = etcd
+        self._ref = ref
+        self._watches = watches
+        self._patience = patience
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        keys = etcd.keys
+        self._environments = self._informer(keys.environment(ref), Environment)
+        # Only that it changes: it does so with every status of every node, and is read when it is to be shown.
+        self._rollouts = self._informer(keys.rollout(ref), Empty)
+        self._rollout: Record[Rollout] | None = None
+        self._nodes = self._informer(keys.nodes_prefix, Node)
+        self._heartbeats = self._informer(keys.heartbeats_prefix, Heartbeat)
+        self._candidates = self._informer(keys.election_prefix, Candidate)
+        self._certificates = self._informer(keys.certificates_prefix(ref), Certificate)
+        self._statuses: dict[str, Informer[AssignmentStatus]] = {}
+        self._releases: dict[int, Record[Release]] = {}
+
+    async def __aenter__(self) -> Self:
+        fixed: list[Informer[Any]] = [
+            self._environments, self._rollouts, self._nodes, self._heartbeats, self._candidates, self._certificates
+        ]  # fmt: skip
+        try:
+            async with asyncio.timeout(self._patience):
+                self._run(fixed)
+                for informer in fixed:
+                    await informer.synced()
+                await self._refresh()
+                for statuses in self._statuses.values():
+                    await statuses.synced()
+        except TimeoutError as error:
+            await self._stop()
+            problem = next((each.problem for each in fixed if each.problem), "not everything could be read in time")
+            raise Unavailable(problem) from error
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+
+    def wake(self) -> None:
+        """Let :meth:`next` return although nothing changed; for whoever has an eye on the time."""
+        self._changed.set()
+
+    async def next(self) -> Snapshot:
+        """The state after the next change; changes in between are seen together. Waits for as long as it takes."""
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            # An informer only ever ends by a mistake of ours, which must not look like peace and quiet.
+            done, _ = await asyncio.wait({changed, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+        for task in done - {changed}:
+            task.result()
+        self._changed.clear()
+        try:
+            await self._refresh()
+        except StoreError:
+            asyncio.get_running_loop().call_later(_AGAIN, self.wake)
+        return self.snapshot()
+
+    def snapshot(self) -> Snapshot:
+        """What is known now."""
+        keys, ref = self._etcd.keys, self._ref
+        problems: list[Problem] = []
+        environment = _message(self._environments.records.get(keys.environment(ref)), problems)
+        rollout = _message(self._rollout, problems)
+        names = self._names(environment, rollout)
+        number = environment.latest_release if environment else 0
+        releases = self._named(number, rollout, problems)
+        certificates = {key: _message(record, problems) for key, record in self._certificates.records.items()}
+        return Snapshot(
+            ref=ref,
+            environment=environment,
+            release=releases.pop(number, None),
+            rollout=rollout,
+            nodes=_by_name(names, {name: self._nodes.records.get(keys.node(name)) for name in names}, problems),
+            heartbeats=_by_name(names, {n: self._heartbeats.records.get(keys.heartbeat(n)) for n in names}, problems),
+            statuses=_by_name(names, {name: self._status(name) for name in names}, problems),
+            controllers=len(self._candidates.records),
+            problems=tuple(sorted(problems, key=lambda problem: problem.key)),
+            stale="" if self._rollouts.connected else self._rollouts.problem,
+            others=releases,
+            certificates={host: each for host, each in by_host(keys, certificates).items() if each is not None},
+        )
+
+    def _informer(self, prefix: str, kind: type[M]) -> Informer[M]:
+        return Informer(self._etcd, prefix, kind, lambda _key: self._changed.set(), on_connection=self._changed.set)
+
+    def _named(self, number: int, rollout: Rollout | None, problems: list[Problem]) -> dict[int, Release]:
+        """The newest release and those that the rollout names, as far as they have been read."""
+        found = {each: _message(self._releases.get(each), problems) for each in sorted({number, *named_by(rollout)})}
+        return {each: release for each, release in found.items() if release is not None}
+
+    def _names(self, environment: Environment | None, rollout: Rollout | None) -> list[str]:
+        in_rollout = [progress.node for progress in rollout.nodes] if rollout else []
+        return sorted({*(environment.nodes if environment else ()), *in_rollout})
+
+    def _status(self, node: str) -> Record[AssignmentStatus] | None:
+        informer = self._statuses.get(node) or self._statuses.get("")
+        return informer.records.get(self._etcd.keys.status(node, self._ref)) if informer else None
+
+    def _run(self, informers: Iterable[Informer[Any]]) -> None:
+        self._tasks |= {asyncio.create_task(informer.run()) for informer in informers}
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _refresh(self) -> None:
+        """Read what is watched only by name: the rollout and the releases that matter; watch nodes that are new."""
+        await self._fetch_rollout()
+        environment = _message(self._environments.records.get(self._etcd.keys.environment(self._ref)), [])
+        rollout = _message(self._rollout, [])
+        self._watch_statuses(self._names(environment, rollout))
+        number = environment.latest_release if environment else 0
+        for each in sorted({number, *named_by(rollout)} - {0} - self._releases.keys()):
+            await self._fetch_release(each)
+
+    async def _fetch_rollout(self) -> None:
+        """Read the rollout if it is another than the one that was read."""
+        key = self._etcd.keys.rollout(self._ref)
+        seen = self._rollouts.records.get(key)
+        if seen is None or (self._rollout is not None and self._rollout.mod_revision == seen.mod_revision):
+            self._rollout = self._rollout if seen is not None else None
+            return
+        found = await self._etcd.get(key)
+        self._rollout = _record(Rollout, found) if found is not None else None
+
+    def _watch_statuses(self, names: Sequence[str]) -> None:
+        """Watch the statuses of nodes that are new here; what they hold is a change when it has been read."""
+        keys = self._etcd.keys
+        missing = [name for name in names if name not in self._statuses]
+        if "" in self._statuses or not missing:
+            return
+        if len(self._statuses) + len(missing) > self._watches:
+            prefixes = {"": keys.all_statuses_prefix}
+        else:
+            prefixes = {name: keys.status(name, self._ref) for name in missing}
+        new = {name: self._informer(prefix, AssignmentStatus) for name, prefix in prefixes.items()}
+        self._statuses |= new
+        self._run(new.values())
+
+    async def _fetch_release(self, number: int) -> None:
+        """Read a release once; it never changes."""
+        found = await self._etcd.get(self._etcd.keys.release(self._ref, number))
+        if found is not None:
+            self._releases[number] = _record(Release, found)
+
+
+def _record(kind: type[M], kv: KeyValue) -> Record[M]:
+    message, error = None, None
+    try:
+        message = decode(kind, kv.key, kv.value)
+    except MalformedRecord as problem:
+        error = problem
+    return Record(kv.key, message, error, kv.create_revision, kv.mod_revision)
+
+
+def _message(record: Record[M] | None, problems: list[Problem]) -> M | None:
+    if record is not None and record.error is not None:
+        problems.append(Problem(record.key, f"not a readable {record.error.kind}: {record.error.reason}"))
+    return record.message if record is not None else None
+
+
+def _by_name(names: list[str], records: Mapping[str, Record[Any] | None], problems: list[Problem]) -> dict[str, Any]:
+    found = {name: _message(records[name], problems) for name in names}
+    return {name: message for name, message in found.items() if message is not None}

@@ -1,0 +1,4 @@
+"""Informer caches of the store: what is stored, indexed by the environments and nodes that a key concerns.
+
+Reads only. No decisions, and no writes to etcd.
+"""

@@ -1,0 +1,282 @@
+"""The controller's view of etcd: one informer for each kind of record, and which environments a change concerns.
+
+What a changed key leads to is only ever "look at these environments again"; what happened to it does not matter. A key
+that is none of ours is logged once and ignored; a value that does not parse is logged once and reaches the plan as
+such.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+import structlog
+from google.protobuf.message import Message
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.cache.grouped import Groups
+from devopsellence.controller.cache.node_index import Index, Tie
+from devopsellence.controller.cache.node_views import Views
+from devopsellence.controller.cache.validation import (
+    checked_certificate,
+    checked_environment,
+    checked_node,
+    checked_secret,
+)
+from devopsellence.controller.model.snapshot import NodeView, World
+from devopsellence.controller.rollout.target import fallback_number
+from devopsellence.store.etcd import Etcd
+from devopsellence.store.informer import Informer, Record
+from devopsellence.store.keys import EnvironmentRef, InvalidName, check_name
+
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+_log = structlog.get_logger()
+
+
+class OnChange(Protocol):
+    """Told that an environment has to be looked at; ``urgent`` means at once, otherwise together with what follows."""
+
+    def __call__(self, ref: EnvironmentRef, *, urgent: bool) -> None: ...
+
+
+class Caches:
+    """Everything the controller reads, as of a moment ago."""
+
+    def __init__(self, etcd: Etcd, on_change: OnChange, on_connection: Callable[[], None]) -> None:
+        """``on_connection`` is called whenever all caches are connected, or no longer are: see :attr:`problem`."""
+        self.keys = etcd.keys
+        self._on_change = on_change
+        self._on_connection = on_connection
+        self._index = Index()
+        self._views = Views(self._view)
+        # By service and name; by host; by part.
+        self._secrets_of: Groups[EnvironmentRef, tuple[str, str], pb.Secret] = Groups()
+        self._certificates_of: Groups[EnvironmentRef, str, pb.Certificate] = Groups()
+        self._parts_of: Groups[tuple[EnvironmentRef, str], str, pb.NodeIngress] = Groups()
+        # Keys that were complained about, with the revision at which they were: each is logged once.
+        self._complained: dict[str, int] = {}
+        self._was_connected = False
+        self._informers: list[Informer[Any]] = []
+        self._nodes, self._heartbeats, self._environments, self._releases = (
+            self._informer(etcd, self.keys.nodes_prefix, pb.Node, self._node_changed),
+            self._informer(etcd, self.keys.heartbeats_prefix, pb.Heartbeat, self._heartbeat_changed),
+            self._informer(etcd, self.keys.environments_prefix, pb.Environment, self._environment_changed),
+            self._informer(etcd, self.keys.all_releases_prefix, pb.Release, self._release_changed),
+        )
+        self._rollouts, self._assignments, self._statuses = (
+            self._informer(etcd, self.keys.rollouts_prefix, pb.Rollout, self._rollout_changed),
+            self._informer(etcd, self.keys.all_assignments_prefix, pb.Assignment, self._assignment_changed),
+            self._informer(etcd, self.keys.all_statuses_prefix, pb.AssignmentStatus, self._status_changed),
+        )
+        self._secrets, self._certificates, self._parts = (
+            self._informer(etcd, self.keys.all_secrets_prefix, pb.Secret, self._secret_changed),
+            self._informer(etcd, self.keys.all_certificates_prefix, pb.Certificate, self._certificate_changed),
+            self._informer(etcd, self.keys.all_ingress_prefix, pb.NodeIngress, self._part_changed),
+        )
+
+    def _informer(self, etcd: Etcd, prefix: str, kind: type[M], on_change: Callable[[str], None]) -> Informer[M]:
+        informer = Informer(etcd, prefix, kind, on_change, on_connection=self._connection_changed)
+        self._informers.append(informer)
+        return informer
+
+    async def run(self) -> None:
+        """Keep all caches up to date until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for informer in self._informers:
+                tasks.create_task(informer.run())
+
+    async def synced(self) -> None:
+        """Return once each cache holds a first complete list."""
+        await asyncio.gather(*(informer.synced() for informer in self._informers))
+
+    @property
+    def problem(self) -> str:
+        """Why what the caches say may be old; empty when all are connected."""
+        return next((one.problem or "not connected" for one in self._informers if not one.connected), "")
+
+    def _connection_changed(self) -> None:
+        problem = self.problem
+        if self._was_connected and problem:
+            self._was_connected = False
+            _log.warning("caches not connected", reason=problem)
+            self._on_connection()
+        elif not self._was_connected and not problem:
+            self._was_connected = True
+            _log.info("caches connected")
+            self._on_connection()
+
+    def environments(self) -> list[EnvironmentRef]:
+        """Every environment that anything is stored about, sorted."""
+        refs = {*self._index.environments(), *self._certificates_of}
+        for key in [*self._environments.records, *self._rollouts.records]:
+            if (ref := _parsed(self.keys.parse_environment, key)) is not None:
+                refs.add(ref)
+        return sorted(refs)
+
+    def count_of_nodes(self, ref: EnvironmentRef) -> int:
+        """How many nodes a plan for ``ref`` has to go through."""
+        return self._index.count_of(ref)
+
+    def observe(self, ref: EnvironmentRef) -> World:
+        """All that is stored about ``ref``."""
+        keys = self.keys
+        environment = checked_environment(self._environments.records.get(keys.environment(ref)), ref)
+        release: Record[pb.Release] | None = None
+        if environment is not None and environment.message is not None and environment.message.latest_release:
+            release = self._releases.records.get(keys.release(ref, environment.message.latest_release))
+        rollout = self._rollouts.records.get(keys.rollout(ref))
+        nodes = self._views.of(ref, self._index.nodes_of(ref))
+        secrets, certificates = self._secrets_of.of(ref), self._certificates_of.of(ref)
+        world = World(ref, environment, release, rollout, nodes, secrets=secrets, certificates=certificates)
+        number = fallback_number(world)
+        return replace(world, fallback=self._releases.records.get(keys.release(ref, number))) if number else world
+
+    def _view(self, ref: EnvironmentRef, name: str) -> NodeView:
+        keys = self.keys
+        return NodeView(
+            name,
+            checked_node(self._nodes.records.get(f"{keys.nodes_prefix}{name}"), name),
+            self._heartbeats.records.get(f"{keys.heartbeats_prefix}{name}"),
+            self._assignments.records.get(f"{keys.all_assignments_prefix}{name}/{ref}"),
+            self._statuses.records.get(f"{keys.all_statuses_prefix}{name}/{ref}"),
+            self._parts_of.of((ref, name)),
+        )
+
+    def expect(self, written: Iterable[tuple[str, bytes, Message]]) -> None:
+        """These keys are about to be given these values, which stand for these messages."""
+        ours: list[tuple[str, Informer[Any]]] = [
+            (self.keys.all_assignments_prefix, self._assignments),
+            (self.keys.rollouts_prefix, self._rollouts),
+            (self.keys.all_certificates_prefix, self._certificates),
+            (self.keys.all_ingress_prefix, self._parts),
+        ]
+        for key, value, message in written:
+            for prefix, informer in ours:
+                if key.startswith(prefix):
+                    informer.expect(key, value, message)
+
+    def _node_changed(self, key: str) -> None:
+        self._about_node(key, self._nodes)
+
+    def _heartbeat_changed(self, key: str) -> None:
+        self._about_node(key, self._heartbeats)
+
+    def _about_node(self, key: str, informer: Informer[Any]) -> None:
+        record = informer.records.get(key)
+        node = self._known(self.keys.parse_node, key, record)
+        if node is not None:
+            if informer is self._nodes:
+                self._complain_of(checked_node(record, node))
+            for ref in self._index.environments_of(node):
+                self._views.touch(ref, node)
+                self._on_change(ref, urgent=False)
+
+    def _environment_changed(self, key: str) -> None:
+        found = self._environments.records.get(key)
+        ref = self._known(self.keys.parse_environment, key, found)
+        if ref is None:
+            return
+        record = checked_environment(found, ref)
+        self._complain_of(record)
+        if record is None:
+            self._index.attach(ref, ())
+        elif record.message is not None:
+            self._index.attach(ref, self._valid_names(record))
+        self._on_change(ref, urgent=True)
+
+    def _valid_names(self, record: Record[pb.Environment]) -> list[str]:
+        names = []
+        for name in record.message.nodes if record.message is not None else ():
+            try:
+                names.append(check_name("node", name))
+            except InvalidName as error:
+                self._complain_once(
+                    record.key, record.mod_revision, "environment names a node that cannot be", str(error)
+                )
+        return names
+
+    def _release_changed(self, key: str) -> None:
+        found = self._known(self.keys.parse_release, key, self._releases.records.get(key))
+        if found is not None:
+            self._on_change(found[0], urgent=True)
+
+    def _rollout_changed(self, key: str) -> None:
+        ref = self._known(self.keys.parse_environment, key, self._rollouts.records.get(key))
+        if ref is not None:
+            self._on_change(ref, urgent=False)
+
+    def _secret_changed(self, key: str) -> None:
+        record = self._secrets.records.get(key)
+        found = self._known(self.keys.parse_secret, key, record)
+        if found is None:
+            return
+        ref, service, name = found
+        checked = checked_secret(record, ref, service, name)
+        self._secrets_of.set(ref, (service, name), checked)
+        self._complain_of(checked)
+        self._on_change(ref, urgent=False)
+
+    def _certificate_changed(self, key: str) -> None:
+        record = self._certificates.records.get(key)
+        found = self._known(self.keys.parse_certificate, key, record)
+        if found is not None:
+            ref, host = found
+            checked = checked_certificate(record, ref, host)
+            self._certificates_of.set(ref, host, checked)
+            self._complain_of(checked)
+            self._on_change(ref, urgent=False)
+
+    def _part_changed(self, key: str) -> None:
+        record = self._parts.records.get(key)
+        found = self._known(self.keys.parse_ingress, key, record)
+        if found is not None:
+            node, ref, part = found
+            self._parts_of.set((ref, node), part, record)
+            self._index.set(ref, node, Tie.INGRESS, present=(ref, node) in self._parts_of)
+            self._views.touch(ref, node)
+            self._on_change(ref, urgent=False)
+
+    def _assignment_changed(self, key: str) -> None:
+        self._about_assignment(key, self._assignments, Tie.ASSIGNMENT)
+
+    def _status_changed(self, key: str) -> None:
+        self._about_assignment(key, self._statuses, Tie.STATUS)
+
+    def _about_assignment(self, key: str, informer: Informer[Any], tie: Tie) -> None:
+        record = informer.records.get(key)
+        found = self._known(self.keys.parse_assignment, key, record)
+        if found is not None:
+            node, ref = found
+            self._index.set(ref, node, tie, present=record is not None)
+            self._views.touch(ref, node)
+            self._on_change(ref, urgent=False)
+
+    def _known(self, parse: Callable[[str], T], key: str, record: Record[Any] | None) -> T | None:
+        """What ``key`` is about, or None if it is none of ours; says so once, and once if the value cannot be read."""
+        found = _parsed(parse, key)
+        if record is None:
+            self._complained.pop(key, None)
+        elif found is None:
+            self._complain_once(key, 0, "key ignored", "it is not a key that this version knows")
+        else:
+            self._complain_of(record)
+        return found
+
+    def _complain_of(self, record: Record[Any] | None) -> None:
+        if record is not None and record.error is not None:
+            self._complain_once(record.key, record.mod_revision, "record unreadable", record.error.reason)
+
+    def _complain_once(self, key: str, revision: int, message: str, reason: str) -> None:
+        if self._complained.get(key) != revision:
+            self._complained[key] = revision
+            _log.warning(message, key=key, reason=reason)
+
+
+def _parsed(parse: Callable[[str], T], key: str) -> T | None:
+    try:
+        return parse(key)
+    except ValueError:
+        return None

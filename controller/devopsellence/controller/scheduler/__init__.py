@@ -1,0 +1,4 @@
+"""Placement of replicas over time, and the draining of nodes.
+
+Pure. The filters and the spread that the command line shares belong in ``devopsellence.placement``.
+"""

@@ -1,0 +1,76 @@
+"""What a node that is being drained goes on running. Pure.
+
+Web services leave first, so that no request is on its way to the node when the others end. What has a volume stays,
+unless that was said as well; a replica stays until it runs elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.api.v1.workload_pb2 import Service
+from devopsellence.controller.model.snapshot import NodeView
+from devopsellence.placement import why_leaves
+
+
+@dataclass(frozen=True, slots=True)
+class Emptying:
+    """What is left on a node for now, and a clause about each that is, and why; "" where nothing is left."""
+
+    services: frozenset[str]
+    why: str
+
+
+def emptying(
+    view: NodeView, node: pb.Node, specs: Mapping[str, Service], waiting: Mapping[str, Sequence[str]]
+) -> Emptying:
+    """What ``node`` may go on running of what it has.
+
+    ``specs``: the services of the release by name. ``waiting``: the replicas that stay until they have settled
+    elsewhere, with the nodes where they are to.
+    """
+    current = view.assignment.message if view.assignment is not None else None
+    had = (
+        {service.name: specs.get(service.name, service) for service in current.services} if current is not None else {}
+    )
+    staying = {name for name, service in had.items() if not why_leaves(service, node)}
+    leaving = had.keys() - staying
+    webs = {name for name in leaving if had[name].kind == Service.WEB}
+    now = webs or (leaving if _is_quiet(view) else set())
+    left = frozenset(had.keys() - {name for name in now if name not in waiting})
+    said = [
+        f'service "{name}" stays, as its data is here; devopsellence node drain {node.name} --move-volumes moves it'
+        for name in sorted(staying)
+        if had[name].volumes
+    ]
+    said += [
+        f'service "{name}" stays until it has settled on {", ".join(waiting[name]) or "another node"}'
+        for name in sorted(leaving & left & waiting.keys())
+    ]
+    if others := sorted((leaving & left) - waiting.keys()):
+        said.append(f"{', '.join(others)} runs until {_before(webs or _ending(view))}")
+    return Emptying(left, "; ".join(said))
+
+
+def _is_quiet(view: NodeView) -> bool:
+    """Whether the node reports that nothing runs there any more that it was told to end."""
+    assignment = view.assignment.message if view.assignment is not None else None
+    status = view.status.message if view.status is not None else None
+    if assignment is None or status is None or _ending(view):
+        return False
+    return (status.node_uid, status.generation) == (assignment.node_uid, assignment.generation)
+
+
+def _ending(view: NodeView) -> set[str]:
+    """What the node still reports although it is not assigned any more."""
+    assignment = view.assignment.message if view.assignment is not None else None
+    status = view.status.message if view.status is not None else None
+    if assignment is None or status is None:
+        return set()
+    return {service.name for service in status.services} - {service.name for service in assignment.services}
+
+
+def _before(names: Collection[str]) -> str:
+    return f"{', '.join(sorted(names))} has ended there" if names else "its agent has reported"

@@ -1,0 +1,70 @@
+"""A document's values against the format: everything that is wrong with them, all at once."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from devopsellence.config import cross_checks, scalars
+from devopsellence.config.problems import MAX_PROBLEMS, DocPath, Problem, nearest, quoted
+from devopsellence.config.schema import AS_LIST, AS_MAP, Model, Root, model_at
+from devopsellence.config.yaml_tree import Plain
+
+# What other tools call it, where the spelling does not lead there.
+_ELSEWHERE: Final = {
+    "cmd": "args",
+    "entrypoint": "command",
+    "environment": "env",
+    "environment_variables": "env",
+    "secrets": "secret_refs",
+    "health_check": "healthcheck",
+    "cpu_limit": "resources",
+    "mem_limit": "resources",
+    "stop_timeout": "stop_grace_period",
+    "path": "path_prefix",
+    "name": "project",
+}
+
+
+def check(document: Plain) -> tuple[Root | None, list[Problem]]:
+    """The validated document, and every problem that it has; None as soon as there is one with a field."""
+    if not isinstance(document, dict):
+        return None, [
+            Problem((), f"the file must be a map of keys such as schema_version, not {scalars.kind_of(document)}")
+        ]
+    problems = cross_checks.broken(document)
+    try:
+        return Root.model_validate(document), problems
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)[:MAX_PROBLEMS]
+        return None, [*(_problem(detail["loc"], detail["type"], detail) for detail in details), *problems]
+
+
+def unknown_key(path: DocPath, model: type[Model] | None) -> Problem:
+    """The problem with a key that the format does not know, with the nearest that it knows."""
+    key = str(path[-1])
+    known = list(model.model_fields) if model else []
+    other = _ELSEWHERE.get(key.lower(), "")
+    match = other if other in known else nearest(key, known)
+    mend = f"did you mean {quoted(match)}?" if match else f"known keys: {', '.join(known)}"
+    return Problem(path, f"is not a known key; {mend}", on_key=True)
+
+
+def _problem(loc: tuple[int | str, ...], kind: str, detail: Any) -> Problem:
+    on_key = kind == "value_error" and loc[-1:] == ("[key]",)
+    path = _without_tags(loc[:-1] if on_key else loc)
+    if kind == "missing":
+        return Problem(path, "is required")
+    if kind == "extra_forbidden":
+        return unknown_key(path, model_at(path[:-1]))
+    if kind == "value_error":
+        return Problem(path, str(detail["ctx"]["error"]), on_key)
+    return Problem(path, f"is not valid: {detail['msg']}", on_key)  # no case of it is known
+
+
+def _without_tags(loc: tuple[int | str, ...]) -> DocPath:
+    """pydantic's path without the tags of ``depends_on``'s two forms."""
+    return tuple(
+        step for at, step in enumerate(loc) if not (step in (AS_LIST, AS_MAP) and at and loc[at - 1] == "depends_on")
+    )

@@ -1,0 +1,241 @@
+"""From text to nodes.
+
+ruamel.yaml reads the text; its events are put together here, because that is where hostile input is stopped: depth,
+size (aliases counted as often as they are used), tags, keys that are not text. Plain scalars are read as YAML 1.2's
+core schema has them: ``yes`` and ``off`` are text, only ``true`` and ``false`` are booleans. Numbers keep their source
+text, so that ``1.10`` stays what it was. ``<<`` merges maps as in YAML 1.1, because Compose files use it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    DocumentStartEvent,
+    MappingEndEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+    StreamEndEvent,
+    StreamStartEvent,
+)
+
+from devopsellence.config.problems import ConfigError, DocPath, Mark, Problem, printable, quoted, unusable
+from devopsellence.config.yaml_tree import Entry, ListNode, MapNode, Node, Number, Scalar
+
+MAX_DEPTH: Final = 32
+# What a document may weigh when every alias is written out: its characters, and NODE_WEIGHT a scalar, map or list.
+MAX_WEIGHT: Final = 2 << 20
+NODE_WEIGHT: Final = 64
+
+_NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
+_BOOLEAN: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_NUMBER: Final = r"""(?x)[-+]?(?: 0o[0-7]+ | 0x[0-9a-fA-F]+ | \.(?:inf|Inf|INF) )\Z
+    | [-+]?(?: \.[0-9]+ | [0-9]+(?:\.[0-9]*)? )(?: [eE][-+]?[0-9]+ )?\Z
+    | \.(?:nan|NaN|NAN)\Z"""
+_TEXT_TAGS: Final = frozenset({"!", "tag:yaml.org,2002:str"})
+_HINTS: Final = {
+    "mapping values are not allowed": 'is the line above indented right? a value with ": " in it needs quotes',
+    "could not find expected ':'": "is there a colon missing after a key, or a quote that is never closed?",
+    "expected <block end>": "is this line indented like its neighbours?",
+    "found unexpected end of stream": "is a quote or a bracket never closed?",
+    "cannot start any token": "quote the value",
+}
+
+
+def parse(file: str, text: str) -> tuple[Node, list[Problem]]:
+    """The document, and what is wrong with it as far as it does not hinder reading on (a key that stands there twice).
+
+    Raises:
+        ConfigError: it is empty, no YAML, more than one document, or larger or deeper than any configuration.
+    """
+    try:
+        composer = _Composer(file, event_stream(text))
+        root = composer.document()
+    except MarkedYAMLError as error:
+        raise _syntax_error(file, text, error) from error
+    except (YAMLError, ValueError, OverflowError) as error:
+        # ValueError: chr() of an escape such as "\UFFFFFFFF" is not caught by the library.
+        raise unusable(file, f"is not valid YAML: {printable(str(error))}") from error
+    return root, composer.problems
+
+
+def event_stream(text: str) -> Iterator[Any]:
+    """ruamel.yaml's events, read as they are asked for."""
+    stream: Iterator[Any] = YAML(typ="safe", pure=True).parse(text)
+    return stream
+
+
+def scalar_value(event: Any) -> str | bool | None:
+    """What a scalar event stands for."""
+    text = str(event.value)
+    if event.style is not None or event.tag is not None:
+        return text
+    if text in _NULL:
+        return None
+    if text in _BOOLEAN:
+        return _BOOLEAN[text]
+    return Number(text) if re.match(_NUMBER, text) else text
+
+
+def mark_of(event: Any) -> Mark:
+    return Mark(event.start_mark.line + 1, event.start_mark.column + 1)
+
+
+class _Composer:
+    """Puts one document together; recursion is bounded by MAX_DEPTH."""
+
+    def __init__(self, file: str, stream: Iterator[Any]) -> None:
+        self.file = file
+        self.stream = stream
+        self.problems: list[Problem] = []
+        # None: the anchored node is not complete yet.
+        self.anchors: dict[str, Node | None] = {}
+
+    def document(self) -> Node:
+        event = self._next()
+        while isinstance(event, (StreamStartEvent, DocumentStartEvent)):
+            event = self._next()
+        if isinstance(event, StreamEndEvent):
+            raise self._unusable("is empty; write one, or run: devopsellence init", event)
+        root = self._node(event, (), 1)
+        while not isinstance(event, StreamEndEvent):
+            event = self._next()
+            if isinstance(event, DocumentStartEvent):
+                raise self._unusable("holds a second document; one file is one document", event)
+        return root
+
+    def _next(self) -> Any:
+        return next(self.stream)
+
+    def _unusable(self, fact: str, event: Any) -> ConfigError:
+        return unusable(self.file, fact, mark_of(event))
+
+    def _node(self, event: Any, path: DocPath, depth: int) -> Node:
+        if isinstance(event, AliasEvent):
+            return self._aliased(event, depth)
+        self._deep(depth, event)
+        if event.tag is not None and not (isinstance(event, ScalarEvent) and event.tag in _TEXT_TAGS):
+            raise self._unusable(
+                f"has the tag {quoted(str(event.tag))}; tags are not accepted, write the value alone", event
+            )
+        if event.anchor is not None:
+            self.anchors[event.anchor] = None
+        node = self._untagged(event, path, depth)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = node
+        return node
+
+    def _untagged(self, event: Any, path: DocPath, depth: int) -> Node:
+        if isinstance(event, ScalarEvent):
+            return Scalar(mark_of(event), self._checked(event, path), NODE_WEIGHT + len(event.value))
+        if isinstance(event, SequenceStartEvent):
+            return self._list(event, path, depth)
+        return self._map(event, path, depth)
+
+    def _deep(self, depth: int, event: Any) -> None:
+        if depth > MAX_DEPTH:
+            raise self._unusable(f"is nested deeper than {MAX_DEPTH} levels", event)
+
+    def _aliased(self, event: Any, depth: int) -> Node:
+        if event.anchor not in self.anchors:
+            raise self._unusable(f"has the alias {quoted(event.anchor)}, but no anchor of that name before it", event)
+        node = self.anchors[event.anchor]
+        if node is None:
+            raise self._unusable(f"has the alias {quoted(event.anchor)} inside of what it stands for", event)
+        self._deep(depth + node.height, event)
+        return node
+
+    def _checked(self, event: Any, path: DocPath) -> str | bool | None:
+        value = scalar_value(event)
+        if isinstance(value, str) and not _is_text(value):
+            self.problems.append(
+                Problem(path, "holds a character that is no text (NUL or a surrogate)", mark=mark_of(event))
+            )
+            return "?"
+        return value
+
+    def _weighed(self, weight: int, event: Any) -> int:
+        if weight > MAX_WEIGHT:
+            raise self._unusable(f"holds more than {MAX_WEIGHT >> 20} MiB of values, aliases counted each time", event)
+        return weight
+
+    def _list(self, start: Any, path: DocPath, depth: int) -> ListNode:
+        items: list[Node] = []
+        weight = NODE_WEIGHT
+        while not isinstance(event := self._next(), SequenceEndEvent):
+            items.append(self._node(event, (*path, len(items)), depth + 1))
+            weight = self._weighed(weight + items[-1].weight, event)
+        return ListNode(mark_of(start), tuple(items), weight, 1 + max((item.height for item in items), default=0))
+
+    def _map(self, start: Any, path: DocPath, depth: int) -> MapNode:
+        entries: dict[str, Entry] = {}
+        merged: list[MapNode] = []
+        weight = NODE_WEIGHT
+        while not isinstance(event := self._next(), MappingEndEvent):
+            if isinstance(event, ScalarEvent) and event.value == "<<" and event.style is None:
+                merged += self._merge_sources(self._node(self._next(), path, depth + 1), event)
+                continue
+            key = self._key(event, path, depth)
+            value = self._node(self._next(), path if key is None else (*path, key), depth + 1)
+            weight = self._weighed(weight + value.weight + len(key or ""), event)
+            if key is not None:
+                self._add(entries, key, Entry(mark_of(event), value), path)
+        for source in merged:
+            weight = self._weighed(weight + source.weight, start)
+            for key, entry in source.entries.items():
+                entries.setdefault(key, entry)
+        height = 1 + max((entry.value.height for entry in entries.values()), default=0)
+        return MapNode(mark_of(start), entries, weight, height)
+
+    def _add(self, entries: dict[str, Entry], key: str, entry: Entry, path: DocPath) -> None:
+        if (first := entries.get(key)) is None:
+            entries[key] = entry
+            return
+        fact = f"stands there twice, first on line {first.mark.line}; keep one of them"
+        self.problems.append(Problem((*path, key), fact, mark=entry.mark))
+
+    def _key(self, event: Any, path: DocPath, depth: int) -> str | None:
+        """The key's text: numbers and booleans count as text here. None, and a problem, for what is no text."""
+        if isinstance(event, ScalarEvent) and event.tag is None:
+            text = str(event.value)
+            if (event.style is not None or text not in _NULL) and _is_text(text):
+                return text
+        else:
+            found = len(self.problems)
+            self._node(event, path, depth + 1)
+            del self.problems[found:]  # one about the key is enough
+        fact = "has a key that is not text; if it begins with { or [ because of a template, quote it"
+        self.problems.append(Problem(path, fact, mark=mark_of(event)))
+        return None
+
+    def _merge_sources(self, node: Node, event: Any) -> list[MapNode]:
+        sources = node.items if isinstance(node, ListNode) else (node,)
+        maps = [source for source in sources if isinstance(source, MapNode)]
+        if len(maps) != len(sources):
+            raise self._unusable("merges (<<) something that is not a map", event)
+        return maps
+
+
+def _is_text(value: str) -> bool:
+    """Without NUL and surrogates, which only escapes can bring in: no program and no message takes them."""
+    return "\0" not in value and (value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value))
+
+
+def _syntax_error(file: str, text: str, error: MarkedYAMLError) -> ConfigError:
+    position = error.problem_mark or error.context_mark
+    mark = Mark(position.line + 1, position.column + 1) if position else Mark(1, 1)
+    lines = text.splitlines()
+    line = lines[mark.line - 1] if mark.line <= len(lines) else ""
+    indent = line[: len(line) - len(line.lstrip())]
+    if "\t" in indent:
+        return unusable(file, "is indented with a tab; YAML wants spaces", Mark(mark.line, indent.index("\t") + 1))
+    what = " ".join(str(error.problem or error.context or "cannot be read").split())
+    hint = next((f" ({hint})" for start, hint in _HINTS.items() if start in what), "")
+    hint = " (a value that begins with {{ needs quotes)" if "{{" in line else hint
+    return unusable(file, f"is not valid YAML: {printable(what)}{hint}", mark)
