@@ -44,7 +44,7 @@ def measure(deploys: int = 3) -> list[Rolling]:
                     began = time.monotonic()
                     app.deploy(f"{number + 1}")
                     seconds = time.monotonic() - began
-                gap = max(each.longest_gap for each in load.results.values())
+                gap = max(result.longest_gap for result in load.results.values())
                 found.append(Rolling(len(bed.hosts), up_seconds, seconds, load.requests, len(load.failed), gap))
                 nothing_amiss(bed)
     return found

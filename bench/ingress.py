@@ -162,7 +162,7 @@ class Windows:
     def p99(self, seen: Result) -> float:
         """Of the kept and new clients' requests that were due within any of them."""
         spans = self._spans
-        chosen = [each for each in seen.samples if any(began <= each.at < ended for began, ended in spans)]
+        chosen = [sample for sample in seen.samples if any(began <= sample.at < ended for began, ended in spans)]
         return Result(samples=chosen).percentile(0.99, KEPT, NEW)
 
 

@@ -42,8 +42,8 @@ class HollowEngine:
             while True:
                 await self._machine.until_back()
                 self.view.replace(self._machine.list(), self.view.stamp())
-                for each in self._machine.containers.values():
-                    self.view.put(each)
+                for container in self._machine.containers.values():
+                    self.view.put(container)
                 self.connected, self.problem, self.version = True, "", VERSION
                 self._callbacks.connection()
                 await self._machine.until_gone()

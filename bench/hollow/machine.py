@@ -37,7 +37,7 @@ class HollowImages:
         return [StoredImage(f"id-of-{image}", digests=(image,)) for image in sorted(self.pulled)]
 
     def in_use(self) -> frozenset[str]:
-        return frozenset(f"id-of-{each.image}" for each in self._machine.containers.values())
+        return frozenset(f"id-of-{container.image}" for container in self._machine.containers.values())
 
     def remove(self, image: StoredImage) -> None:
         self.pulled.difference_update(image.digests)
@@ -129,7 +129,7 @@ class HollowMachine:
         return self._known(container)
 
     def create_network(self, name: str, labels: Mapping[str, str]) -> str:
-        if any(each.name == name for each in self.networks.values()):
+        if any(network.name == name for network in self.networks.values()):
             raise errors.Conflict(f"network with name {name} already exists")
         made = Network(f"net{next(self._numbers)}", name, labels.get(names.LABEL_ENVIRONMENT, ""))
         self.networks[made.id] = made
@@ -139,7 +139,7 @@ class HollowMachine:
         if network not in self.networks:
             raise errors.NotFound(f"network {network} not found")
         name = self.networks[network].name
-        if any(each.up and name in each.networks for each in self.containers.values()):
+        if any(container.up and name in container.networks for container in self.containers.values()):
             raise errors.EngineError(f"network {name} has active endpoints")
         del self.networks[network]
 
@@ -156,7 +156,7 @@ class HollowMachine:
     def create(self, name: str, body: Mapping[str, Any]) -> str:
         if not self._images.has(body["Image"]):
             raise errors.ImageNotAvailable(f"No such image: {body['Image']}")
-        if any(each.name == name for each in self.containers.values()):
+        if any(container.name == name for container in self.containers.values()):
             raise errors.Conflict(f'the container name "/{name}" is already in use')
         labels = body["Labels"]
         made = Container(
@@ -182,7 +182,7 @@ class HollowMachine:
         found = self._known(container)
         if found.up:
             return found
-        by_name = {each.name: each for each in self.networks.values()}
+        by_name = {network.name: network for network in self.networks.values()}
         if lost := next((name for name in found.networks if name not in by_name), None):
             raise errors.NetworkGone(f"network {lost} not found")
         up = replace(

@@ -34,7 +34,7 @@ class Watchers:
     def following(self) -> Iterator[None]:
         """Follow within the block; the first that is heard of each is that its watch stands."""
         self.expect()
-        tasks = [asyncio.create_task(self._follow(each)) for each in self._prefixes]
+        tasks = [asyncio.create_task(self._follow(prefix)) for prefix in self._prefixes]
         try:
             yield
         finally:

@@ -93,7 +93,7 @@ def seal(plaintext: bytes, recipients: Iterable[str]) -> str:
     if len(plaintext) > MAX_BYTES:
         raise SealError(f"a secret has at most {MAX_BYTES // 1024} KiB, this has {len(plaintext) // 1024 + 1}")
     try:
-        keys = [x25519.Recipient.from_str(each) for each in sorted(set(recipients))]
+        keys = [x25519.Recipient.from_str(recipient) for recipient in sorted(set(recipients))]
     except RecipientError as error:
         raise SealError("one of the recipients is not an age public key (age1…)") from error
     if not keys:

@@ -52,7 +52,7 @@ def pebble(hosts_only: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """In the bed's network, with a DNS in which the app's name is all hosts'."""
     here = address(hosts_only.number, OPERATOR)
     with Pebble(tmp_path_factory.mktemp("pebble"), http_port=80, bind=here) as server:
-        server.point(HOST, [each.address for each in hosts_only.hosts.values()])
+        server.point(HOST, [host.address for host in hosts_only.hosts.values()])
         hosts_only.trust(server.ca_cert)
         yield server
 
@@ -291,7 +291,7 @@ def test_where_the_host_forwards_for_everybody_it_is_told_with_the_command_that_
 
 def containers(app: App, host: Host, service: str = "web") -> list[str]:
     labels = (f"label=devopsellence.environment={app.ref}", f"label=devopsellence.service={service}")
-    return [each["Id"] for each in host.containers(*labels)]
+    return [container["Id"] for container in host.containers(*labels)]
 
 
 def reaches(host: Host, where: str, port: int) -> bool:
@@ -303,4 +303,4 @@ def reaches(host: Host, where: str, port: int) -> bool:
 def isolation(app: App, node: str) -> dict[str, Any] | None:
     """What ``node diagnose`` finds about who reaches its containers."""
     findings = app.bed.json("node", "diagnose", node, check=False).get("error", {}).get("findings", [])
-    return next((each for each in findings if each["code"] == "isolation"), None)
+    return next((finding for finding in findings if finding["code"] == "isolation"), None)

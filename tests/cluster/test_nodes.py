@@ -67,7 +67,7 @@ def test_replaced_under_its_name_the_machine_before_is_shut_out(app: App, bed: B
             nothing_amiss(bed)
         assert load.failed == []
         found = stored(bed)
-        assert uid not in {found.nodes["n3"].uid, *(each.node_uid for each in found.statuses.values())}
+        assert uid not in {found.nodes["n3"].uid, *(status.node_uid for status in found.statuses.values())}
         # Who is shut out changes nothing: what it ran when it was last told goes on.
         assert [each["Id"] for each in before.containers()] == [container["Id"]]
     finally:

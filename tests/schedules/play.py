@@ -175,7 +175,7 @@ async def _slow_engine(node: Node, seconds: float) -> None:
 
 
 async def _crash(node: Node, _seconds: float) -> None:
-    running = [each for each in node.machine.containers.values() if each.up and not each.task]
+    running = [container for container in node.machine.containers.values() if container.up and not container.task]
     if running:
         node.machine.end(running[0].id, 1)
 

@@ -52,7 +52,7 @@ class Dev:
         snapshot = keeper.running(self.layout)
         if snapshot is None:
             return {}
-        running = {each.name: each.pid for each in snapshot.processes if each.alive}
+        running = {process.name: process.pid for process in snapshot.processes if process.alive}
         return {"supervisor": snapshot.supervisor.pid, **running}
 
     def healthy(self) -> dict[str, Any] | None:

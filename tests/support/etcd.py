@@ -295,7 +295,7 @@ class EtcdServer:
             f"key-file={self._certificate.key}",
             "client-cert-auth",
         )
-        return [f"--{which}{each}" for each in files for which in ("", "peer-")]
+        return [f"--{which}{file}" for file in files for which in ("", "peer-")]
 
     def _answers(self) -> bool:
         context: ssl.SSLContext | None = None

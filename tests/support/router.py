@@ -31,7 +31,7 @@ class Router:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.sni_callback = self._chosen
         self._secure.context = context
-        self._threads = [threading.Thread(target=each.serve_forever, args=(0.01,)) for each in self._servers]
+        self._threads = [threading.Thread(target=server.serve_forever, args=(0.01,)) for server in self._servers]
 
     @property
     def _servers(self) -> list[_Server]:

@@ -46,13 +46,13 @@ class FakeRoutes:
             http_port=80,
             https_port=443,
             certificates={host: each.serial for host, each in site.certificates.items()},
-            challenges=frozenset(token for each in site.challenges.values() for token, _ in each),
+            challenges=frozenset(token for challenge in site.challenges.values() for token, _ in challenge),
         )
 
     def routed(self, env: EnvironmentRef) -> set[str]:
         """The containers (ids) that new requests go to."""
         site = self.sites.get(env)
-        return {one.container for each in site.backends for one in each.endpoints} if site is not None else set()
+        return {one.container for backend in site.backends for one in backend.endpoints} if site is not None else set()
 
     def draining(self, env: EnvironmentRef) -> set[str]:
         """Those that get no new ones, and have some under way."""

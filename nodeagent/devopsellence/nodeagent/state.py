@@ -123,7 +123,7 @@ class StateFolder:
         """
         path = self._path("tasks", env)
         try:
-            return tuple(run_from(each) for each in json.loads(path.read_bytes()))
+            return tuple(run_from(load) for load in json.loads(path.read_bytes()))
         except FileNotFoundError:
             return ()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

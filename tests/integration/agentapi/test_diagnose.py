@@ -18,7 +18,7 @@ async def test_a_node_that_is_well(here: Place) -> None:
     assert 0 < answer.disk_free_mib <= answer.disk_total_mib
     assert 0 < answer.memory_available_mib <= answer.memory_total_mib
     assert answer.agent_memory_mib > 0
-    checks = {each.name: each for each in answer.checks}
+    checks = {check.name: check for check in answer.checks}
     assert list(checks) == ["docker", "etcd", "disk", "memory", "certificate", "assignments", "isolation"]
     assert all(checks[name].ok and not checks[name].mend for name in ("docker", "etcd", "certificate", "assignments"))
 
@@ -27,7 +27,7 @@ async def test_what_is_wrong_is_named_with_what_mends_it(here: Place) -> None:
     here.following.unread = "/devopsellence/v1/assignments/n1/ cannot be read: etcd does not answer"
     async with here.client() as stub:
         answer = await stub.Diagnose(DiagnoseRequest())
-    etcd = next(each for each in answer.checks if each.name == "etcd")
+    etcd = next(check for check in answer.checks if check.name == "etcd")
     assert not etcd.ok
     assert etcd.message == here.following.unread
     assert "devopsellence doctor" in etcd.mend

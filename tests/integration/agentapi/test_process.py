@@ -102,7 +102,7 @@ async def test_it_is_found_by_the_heartbeat_and_answers_about_what_runs(cluster:
         assert (await execute(stub, command("web", "sh", "-c", "exit 42"))).exit_code == 42
         diagnosis = await stub.Diagnose(DiagnoseRequest())
         # As this machine is.
-        assert {each.name for each in diagnosis.checks if not each.ok} <= {"disk", "memory", "isolation"}
+        assert {check.name for check in diagnosis.checks if not check.ok} <= {"disk", "memory", "isolation"}
         assert 0 < diagnosis.agent_memory_mib < 128, diagnosis
     async with connect(settings(cluster.pki.files("node:n2")), agent) as stub:
         with pytest.raises(grpc.aio.AioRpcError, match="only operators may ask an agent"):
@@ -150,7 +150,7 @@ async def test_it_answers_without_etcd_from_what_is_on_disk(cluster: Cluster) ->
                 return False
 
         await soon("a command runs", answers)
-        checks = {each.name: each for each in (await stub.Diagnose(DiagnoseRequest())).checks}
+        checks = {check.name: check for check in (await stub.Diagnose(DiagnoseRequest())).checks}
     assert checks["docker"].ok
     assert not checks["etcd"].ok
 
@@ -189,7 +189,7 @@ async def test_the_engine_going_is_a_refusal_and_its_return_an_answer(cluster: C
                 checks = (await stub.Diagnose(DiagnoseRequest(), wait_for_ready=True)).checks
             except grpc.aio.AioRpcError:
                 return []
-            return [each.message for each in checks if each.name == "docker" and not each.ok]
+            return [check.message for check in checks if check.name == "docker" and not check.ok]
 
         assert "does not answer" in (await soon("a diagnosis", answers))[0]
     assert machine.kill(signal.SIGTERM) == 0

@@ -79,7 +79,7 @@ class Operator(Cli):
 
     def versions(self, name: str, service: str = "web") -> list[int]:
         secret = self.stored(name, service)
-        return [each.version for each in secret.versions] if secret else []
+        return [version.version for version in secret.versions] if secret else []
 
     def newest(self) -> Release:
         """The newest release."""

@@ -197,7 +197,7 @@ def test_a_nodes_certificate_is_for_one_machine_and_so_is_its_key(bare: Cli, pki
     key = (pki / "node-n1" / "tls.key").read_bytes()
     certificate = load_certificate(pki / "node-n1" / "tls.crt")
     units = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
-    assert [each.value for each in units] == ["n1"]
+    assert [unit.value for unit in units] == ["n1"]
     assert bare.json(*issue, "--uid", "first")["outcome"] == "kept"
     assert (pki / "node-n1" / "tls.key").read_bytes() == key
     # The machine before still has that key: another one is made for the next.

@@ -83,7 +83,7 @@ def test_a_release_records_everything_and_names_images_by_their_bytes(ready: Cli
     assert environment is not None
     assert (environment.latest_release, list(environment.nodes)) == (1, ["n1"])
     events = ready.json("events")["events"]
-    assert [(each["code"], each["release"]) for each in events][-1] == ("release_created", 1)
+    assert [(event["code"], event["release"]) for event in events][-1] == ("release_created", 1)
 
 
 def test_releases_are_listed_and_shown(ready: Cli) -> None:

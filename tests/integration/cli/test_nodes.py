@@ -93,7 +93,7 @@ def test_attach_and_detach_are_events(cli: Cli) -> None:
     cli.ok("node", "attach", "n1", "--env", ENV)
     cli.ok("node", "detach", "n1", "--env", ENV)
     events = cli.json("events", "--env", ENV)["events"]
-    assert [(each["code"], each["node"], each["source"]) for each in events] == [
+    assert [(event["code"], event["node"], event["source"]) for event in events] == [
         ("node_attached", "n1", "cli"),
         ("node_detached", "n1", "cli"),
     ]
@@ -256,7 +256,9 @@ def running(cli: Cli, node: str, *services: Service, uid: str = "") -> None:
     """What a controller would have assigned, and the agent reported."""
     uid = uid or str(cli.json("node", "register", node, *labels_flag(cli, node))["uid"])
     assignment = Assignment(node=node, node_uid=uid, release=3, services=services)
-    status = AssignmentStatus(node=node, node_uid=uid, services=[ServiceStatus(name=each.name) for each in services])
+    status = AssignmentStatus(
+        node=node, node_uid=uid, services=[ServiceStatus(name=service.name) for service in services]
+    )
     cli.write(lambda etcd: etcd.keys.assignment(node, REF), assignment)
     cli.write(lambda etcd: etcd.keys.status(node, REF), status)
     cli.write(lambda etcd: etcd.keys.heartbeat(node), Heartbeat(node=node, uid=uid))

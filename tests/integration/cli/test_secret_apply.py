@@ -55,7 +55,7 @@ def test_the_newest_release_again_with_the_new_version_alone(ann: Operator) -> N
         result = ann.set("DATABASE_URL", b"two", "--apply", "-o", "json")
     *events, last = [json.loads(line) for line in result.stdout.splitlines()]
     assert (last["event"], last["ok"], last["release"]["number"]) == ("result", True, 2)
-    assert [each["stage"] for each in events if "stage" in each][:2] == ["set", "released"]
+    assert [event["stage"] for event in events if "stage" in event][:2] == ["set", "released"]
     assert versions(ann) == {**BEFORE, "web/DATABASE_URL": 2}
     release = ann.newest()
     assert (release.number, release.message) == (2, "secret DATABASE_URL of web set")

@@ -30,7 +30,7 @@ def test_attach_lets_a_node_into_what_there_is(ann: Operator) -> None:
     assert ann.json("node", "attach", "n1")["secrets_sealed"] == [{"service": "web", "name": "DATABASE_URL"}]
     secret = ann.stored("DATABASE_URL")
     assert secret is not None
-    assert [n1.open(each.age) for each in secret.versions] == [b"one", b"two"]
+    assert [n1.open(version.age) for version in secret.versions] == [b"one", b"two"]
     assert ann.versions("DATABASE_URL") == [1, 2]
     node = ann.read(lambda etcd: etcd.keys.node("n1"), Node)
     assert node is not None

@@ -42,7 +42,7 @@ async def test_an_unanswered_value_is_set_exactly_once(etcd: Etcd, settings: Set
     assert (done.changed, done.version.version) == (True, 2)
     secret = await stored(etcd)
     assert secret is not None
-    assert [ANN.identity.open(each.age) for each in secret.versions] == [b"one", b"two"]
+    assert [ANN.identity.open(version.age) for version in secret.versions] == [b"one", b"two"]
     assert await events(etcd) == 2
 
 

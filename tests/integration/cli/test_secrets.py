@@ -103,8 +103,8 @@ def test_several_at_once_make_a_version_each(ann: Operator) -> None:
     ann.etcd(work)
     secret = ann.stored("DATABASE_URL")
     assert secret is not None
-    assert [each.version for each in secret.versions] == [1, 2, 3, 4, 5]
-    assert {me.identity.open(each.age) for each in secret.versions} == {b"first", *values}
+    assert [version.version for version in secret.versions] == [1, 2, 3, 4, 5]
+    assert {me.identity.open(version.age) for version in secret.versions} == {b"first", *values}
 
 
 def test_a_deleted_secret_goes_on_above_what_releases_refer_to(ann: Operator) -> None:

@@ -57,7 +57,7 @@ def test_after_kill_9_of_the_supervisor_everything_comes_back_but_the_apps_went_
     before = up.pids()
     identities = [identify(pid) for pid in before.values()]
     os.kill(before["supervisor"], signal.SIGKILL)
-    assert all(each is not None and each.wait_gone(5) for each in identities)
+    assert all(identity is not None and identity.wait_gone(5) for identity in identities)
     status = up.document("status")
     assert (status["running"], status["healthy"]) == (False, False)
     assert docker("inspect", "-f", "{{.State.Running}}", container) == "true"

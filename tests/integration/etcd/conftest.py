@@ -38,8 +38,8 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
 @pytest.fixture
 def untouched(stage: Stage) -> Iterator[None]:
     """The container that nothing may touch is the same afterwards, and so are our programs."""
-    steady, programs = stage.steady(), [each.pid for each in stage.programs]
+    steady, programs = stage.steady(), [program.pid for program in stage.programs]
     assert steady.endswith(" true")
     yield
     assert stage.steady() == steady
-    assert [each.pid for each in stage.programs if each.running] == programs
+    assert [program.pid for program in stage.programs if program.running] == programs

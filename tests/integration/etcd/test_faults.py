@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.etcd, pytest.mark.usefixtures("unt
 
 def follower(stage: Stage) -> Member:
     leader = stage.leader
-    return next(each for each in stage.members if each is not leader)
+    return next(member for member in stage.members if member is not leader)
 
 
 @contextmanager

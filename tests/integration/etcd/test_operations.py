@@ -146,7 +146,7 @@ def test_a_restored_snapshot_takes_the_releases_since_then_back_and_nothing_else
     until("the release that is known runs again", lambda: stage.probe() == "kept")
     until("it says so", lambda: stage.cli.json("status")["rollout"]["phase"] == "settled")
     assert stage.cli.json("status")["release"]["number"] == kept
-    assert any(each.lines("etcd came back with another history") for each in stage.controllers)
+    assert any(controller.lines("etcd came back with another history") for controller in stage.controllers)
     # Its number is given out again.
     assert stage.deploy("written anew") == kept + 1
 

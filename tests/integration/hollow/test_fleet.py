@@ -67,7 +67,7 @@ async def test_twenty_agents_settle_one_release_after_the_other(
             await environment.deploy(release(number), *NAMES)
             await settled(environment, number)
             for agent in fleet.agents:
-                assert [each.release for each in agent.machine.containers.values()] == [number]
+                assert [container.release for container in agent.machine.containers.values()] == [number]
         assert all(agent.running for agent in fleet.agents)
     # All of them said goodbye.
     assert not (await environment.etcd.list(environment.keys.heartbeats_prefix)).items

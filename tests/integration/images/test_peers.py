@@ -76,8 +76,8 @@ async def nodes(server: EtcdServer, host: Host, tmp_path: Path) -> AsyncIterator
         try:
             yield made
         finally:
-            for each in made.machines:
-                await asyncio.to_thread(each.clean)
+            for machine in made.machines:
+                await asyncio.to_thread(machine.clean)
             if containers := host.docker("ps", "-aq").split():
                 host.docker("rm", "-f", *containers)
             if images := host.docker("images", "-aq", "--no-trunc").split():

@@ -61,7 +61,7 @@ def test_every_kind_of_client_is_answered() -> None:
     assert result.answered.keys() == {"v1"}
     assert len(result.samples) == result.requests == result.finished.total()
     assert result.connections > result.finished[NEW]
-    assert min(each.seconds for each in result.samples if each.kind == SLOW) >= 0.1
+    assert min(sample.seconds for sample in result.samples if sample.kind == SLOW) >= 0.1
 
 
 def test_a_server_that_ends_is_noticed_by_all_and_found_again() -> None:
@@ -76,7 +76,7 @@ def test_a_server_that_ends_is_noticed_by_all_and_found_again() -> None:
             until("another answers", lambda: load.answered()["v2"])
             second.send_signal(signal.SIGTERM)
             assert second.wait(timeout=30) == 0
-    assert {each.client for each in load.result.failures} == {"kept-0", "new-1", "slow-0", "socket-0"}
+    assert {failure.client for failure in load.result.failures} == {"kept-0", "new-1", "slow-0", "socket-0"}
     assert load.result.failed == len(load.result.failures)
     assert load.result.outages() != "none failed"
 
@@ -86,7 +86,7 @@ def test_a_server_that_is_not_well_fails_the_request() -> None:
     how = plan(port)
     with app(port, "broken"), Load(Plan(**{**vars(how), "path": "/up"}), wait=False) as load:
         until("it is noticed", lambda: load.failed > 1)
-    assert {each.status for each in load.result.failures if "500" in each.error} == {500}
+    assert {failure.status for failure in load.result.failures if "500" in failure.error} == {500}
     assert not load.result.answered
 
 
@@ -99,4 +99,4 @@ def test_a_request_counts_from_when_it_was_due() -> None:
         server.send_signal(signal.SIGCONT)
         load.join()
     assert load.result.failures == []
-    assert len([each for each in load.result.samples if each.seconds > 0.2]) > 10
+    assert len([sample for sample in load.result.samples if sample.seconds > 0.2]) > 10

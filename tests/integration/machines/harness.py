@@ -52,7 +52,7 @@ class Cluster:
     async def listed(self, name: str) -> dict[str, Any]:
         """The node as ``node list`` has it."""
         nodes = (await self.json("node", "list"))["nodes"]
-        found: dict[str, Any] = next(each for each in nodes if each["node"] == name)
+        found: dict[str, Any] = next(node for node in nodes if node["node"] == name)
         return found
 
     async def listed_as(self, name: str, state: str) -> dict[str, Any]:
@@ -123,5 +123,5 @@ class Cluster:
         """Leave nothing behind."""
         if self._controller is not None:
             self._controller.kill()
-        for each in self._machines:
-            each.clean()
+        for machine in self._machines:
+            machine.clean()

@@ -206,7 +206,7 @@ class Machine:
 
 
 def service_of(status: Status, name: str) -> ServiceStatus:
-    return next(each for each in status.services if each.name == name)
+    return next(service for service in status.services if service.name == name)
 
 
 async def soon(what: str, look: Callable[[], Awaitable[T]], *, seconds: float = 15.0) -> T:
@@ -231,4 +231,4 @@ def says(service: str, **fields: Any) -> Callable[[Status], bool]:
 
 
 def names(services: Sequence[ServiceStatus]) -> list[str]:
-    return [each.name for each in services]
+    return [service.name for service in services]

@@ -41,7 +41,7 @@ async def test_it_judges_two_hundred_certificates_and_makes_a_key() -> None:
 
 
 def hanging() -> list[psutil.Process]:
-    return [each for each in psutil.Process().children() if _hangs(each)]
+    return [child for child in psutil.Process().children() if _hangs(child)]
 
 
 def _hangs(child: psutil.Process) -> bool:

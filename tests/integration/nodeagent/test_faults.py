@@ -91,7 +91,7 @@ async def test_what_cannot_be_started_fails_and_leaves_the_old_one_serving(machi
     secretive = worker("s")
     secretive.secret_refs.add(name="PASSWORD", secret="DB_PASSWORD")
     await machine.assign(*services(NO_IMAGE, "/no/such/command"), secretive, release=2)
-    status = await machine.until("failed", lambda status: all(each.failed for each in status.services))
+    status = await machine.until("failed", lambda status: all(service.failed for service in status.services))
     for name, reason in (("a", NO_IMAGE), ("b", "/no/such/command"), ("db", NO_IMAGE)):
         found = service_of(status, name)
         assert reason in found.reason
@@ -101,8 +101,8 @@ async def test_what_cannot_be_started_fails_and_leaves_the_old_one_serving(machi
     assert len(machine.containers("status=running")) == 3
     await machine.assign(*services(), release=3)
     healed = await machine.settled()
-    assert sorted(each.container for each in healed.services) == sorted(machine.containers())
-    assert [each.container for each in healed.services] == [each.container for each in first.services]
+    assert sorted(service.container for service in healed.services) == sorted(machine.containers())
+    assert [service.container for service in healed.services] == [service.container for service in first.services]
 
 
 async def test_a_new_version_that_is_never_healthy_never_takes_over(machine: Machine) -> None:
@@ -144,12 +144,12 @@ async def test_a_network_that_is_taken_away_comes_back(machine: Machine) -> None
     await machine.assign(web(), worker("b"))
     status = await machine.settled()
     network = docker("network", "ls", "-q", *machine.labelled)
-    for each in status.services:
-        docker("network", "disconnect", "-f", network, each.container)
+    for service in status.services:
+        docker("network", "disconnect", "-f", network, service.container)
     docker("network", "rm", network, check=False)
 
     def back(status: Status) -> bool:
-        return status.phase == Status.SETTLED and all(each.address for each in status.services)
+        return status.phase == Status.SETTLED and all(service.address for service in status.services)
 
     await asyncio.sleep(0.5)
     again = await machine.until("back on a network", back)

@@ -112,7 +112,9 @@ async def test_what_leaves_waits_for_its_last_request(machine: Machine) -> None:
         (old,) = await routed(routes)
         await machine.assign(worker("other"), release=2, ingress=ingress())
         status = await machine.until(
-            "it waits", lambda seen: "is not stopped yet" in "".join(each.reason for each in seen.services), seconds=60
+            "it waits",
+            lambda seen: "is not stopped yet" in "".join(service.reason for service in seen.services),
+            seconds=60,
         )
         assert status.ingress.phase == Ingress.FAILED
         assert status.ingress.reason == "requests are to go to service web, which is not assigned to this node"

@@ -45,7 +45,7 @@ async def serves(machine: Machine, serial: str, *tokens: str, says: str = "") ->
 
     def holds(status: Status) -> bool:
         found = status.ingress
-        serials = [(each.host, each.serial) for each in found.certificates]
+        serials = [(certificate.host, certificate.serial) for certificate in found.certificates]
         expected = [(HOST, serial)] if serial else []
         return (serials, tuple(found.challenges)) == (expected, tokens) and says in found.reason
 
@@ -78,8 +78,8 @@ async def test_certificates_come_change_and_stay(machine: Machine) -> None:
         assert "PRIVATE KEY" in site.certificates[HOST].key_pem
     secret = site.certificates[HOST].key_pem.splitlines()[1]
     files = [each for each in (machine.folder / "state").rglob("*") if each.is_file()]
-    assert any("+" in each.name and each.parent.name == "ingress" for each in files)
-    assert not [each for each in files if secret.encode() in each.read_bytes()]
+    assert any("+" in file.name and file.parent.name == "ingress" for file in files)
+    assert not [file for file in files if secret.encode() in file.read_bytes()]
     # Without etcd, from disk: the last one that could be used.
     routes.sites.clear()
     async with agent_of(machine, routes, NOBODY):
@@ -129,7 +129,7 @@ async def test_other_nodes_routers(machine: Machine) -> None:
 
         async def peers() -> list[str]:
             site = routes.sites.get(ENV)
-            return [f"{each.node} {each.address} {each.port}" for each in site.peers] if site is not None else []
+            return [f"{peer.node} {peer.address} {peer.port}" for peer in site.peers] if site is not None else []
 
         assert await soon("a peer", peers, seconds=60) == ["n2 10.0.0.2 7444"]
         sent.peers.add(node="n3", uid="u3", address="localhost:7444")

@@ -70,7 +70,7 @@ async def test_what_depends_on_a_late_starter_waits_for_it_and_says_so(machine: 
     machine.start()
     await machine.assign(redis(delay=2), client())
     said = await machine.until(
-        "waits", lambda status: "connection refused" in "".join(each.reason for each in status.services)
+        "waits", lambda status: "connection refused" in "".join(service.reason for service in status.services)
     )
     found = await machine.until("says", lambda status: "refused" in service_of(status, "client").reason)
     assert service_of(found, "client").reason.startswith("waits for redis to be healthy: not healthy yet: tcp ")
@@ -85,9 +85,10 @@ async def test_what_depends_on_a_late_starter_waits_for_it_and_says_so(machine: 
     docker("kill", *machine.containers())
     machine.start()
     status = await machine.until(
-        "again", lambda status: status.phase == Status.SETTLED and all(each.restarts == 1 for each in status.services)
+        "again",
+        lambda status: status.phase == Status.SETTLED and all(service.restarts == 1 for service in status.services),
     )
-    started = {each.name: machine.inspect(each.container)["State"]["StartedAt"] for each in status.services}
+    started = {service.name: machine.inspect(service.container)["State"]["StartedAt"] for service in status.services}
     assert started["redis"] < started["client"]
     assert service_of(status, "client").last_exit.code == 137
 
@@ -121,7 +122,7 @@ async def test_a_command_that_hangs_or_never_stops_talking_is_ended(machine: Mac
     )
 
     def late(status: Status) -> bool:
-        return all("not ended within 0.5 s" in each.reason for each in status.services)
+        return all("not ended within 0.5 s" in service.reason for service in status.services)
 
     status = await machine.until("late", late)
 

@@ -149,7 +149,7 @@ async def test_an_image_that_a_registry_has_is_pulled_for_it(machine: Machine) -
         machine.start()
         await machine.assign(task=task("exit 0"), task_service=service)
         await until(machine, TaskStatus.SUCCEEDED)
-        assert [each["action"] for each in machine.lines("action") if each["service"]][-2:] == ["start", "examine"]
+        assert [line["action"] for line in machine.lines("action") if line["service"]][-2:] == ["start", "examine"]
     finally:
         registry.server.shutdown()
         registry.server.server_close()
@@ -175,7 +175,7 @@ async def test_killed_at_any_moment_it_is_run_at_most_once(machine: Machine) -> 
         outcomes.append(status.task)
         machine.kill()
         assert runs(machine, f"runs-{release}") in ((2,) if status.task.phase == TaskStatus.SUCCEEDED else (0, 2))
-    assert sum(each.phase == TaskStatus.SUCCEEDED for each in outcomes) >= len(moments) - 2, outcomes
+    assert sum(outcome.phase == TaskStatus.SUCCEEDED for outcome in outcomes) >= len(moments) - 2, outcomes
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ async def test_the_next_releases_task_waits_for_the_one_before_to_end(machine: M
     assert runs(machine) == 2
     # How the first one ended is still on record, though its container is gone.
     [record] = (machine.folder / "state" / "tasks").iterdir()
-    assert [(each["release"], each["ended"], each["reason"]) for each in json.loads(record.read_text())] == [
+    assert [(load["release"], load["ended"], load["reason"]) for load in json.loads(record.read_text())] == [
         (1, True, ""),
         (2, True, ""),
     ]

@@ -199,7 +199,7 @@ async def test_a_private_registry_gets_its_password_and_no_other_one_does(
     await machine.assign(service, registry=elsewhere, secrets=[password])
     status = await machine.until("refused", says("a", phase=ServiceStatus.BACKOFF))
     assert "cannot pull" in service_of(status, "a").reason
-    sent = [base64.b64decode(each.removeprefix("Basic ")).decode() for each in private.logins]
+    sent = [base64.b64decode(login.removeprefix("Basic ")).decode() for login in private.logins]
     assert f"robot:{canary}" not in sent
     await machine.assign(service, registry=where, release=2)
     missing = re.compile(r"secret REGISTRY \(version 1\) was not sent")

@@ -72,7 +72,7 @@ async def test_killed_at_any_moment_it_finishes_what_it_began(machine: Machine) 
         machine.kill(signal.SIGTERM if release % 3 == 0 else signal.SIGKILL)
     machine.start()
     status = await machine.settled()
-    assert [each.name for each in status.services] == ["db", f"only-in-{release}", "web"]
+    assert [service.name for service in status.services] == ["db", f"only-in-{release}", "web"]
     assert len(machine.containers()) == 3
     assert len(machine.containers("status=running")) == 3
     assert len(docker("network", "ls", "-q", *machine.labelled).split()) == 1
@@ -155,7 +155,7 @@ async def test_the_engine_killed_and_started_again(machine: Machine, tmp_path_fa
 
         await soon("back", back, seconds=10)
         after = await machine.settled()
-        assert [each.container for each in after.services] == [each.container for each in before.services]
+        assert [service.container for service in after.services] == [service.container for service in before.services]
         assert machine.kill(signal.SIGTERM) == 0
 
 

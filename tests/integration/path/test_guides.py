@@ -144,7 +144,7 @@ def deployed(shop: Bookshop) -> Bookshop:
 def test_everything_runs_and_the_page_knows_its_neighbours(deployed: Bookshop) -> None:
     services = deployed.services()
     assert set(services) == {"backup", "mailer", "memcached", "redis", "search", "web"}
-    assert all(each["settled"] for each in services.values())
+    assert all(service["settled"] for service in services.values())
     page = deployed.page()
     assert page["book"] == "Operators at work"
     assert int(page["schema"]) >= 1, "the migration ran before the page was there"
@@ -188,7 +188,7 @@ def test_a_secret_is_nowhere_in_the_clear(deployed: Bookshop) -> None:
             said = deployed.run(*command, "-o", form)
             assert PASSWORD not in said.stdout + said.stderr, command
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    assert not any(PASSWORD.encode() in each for each in lines)
+    assert not any(PASSWORD.encode() in line for line in lines)
     assert deployed.run("exec", "search", "--", "printenv", "SEARCH_PASSWORD").stdout == f"{PASSWORD}\n"
 
 
@@ -298,6 +298,6 @@ def test_labels_move_services_at_once(deployed: Bookshop) -> None:
     deployed.run("node", "label", "set", "local", "--labels", "web,worker")
     until(
         "all are back",
-        lambda: all(each["settled"] for each in deployed.services().values()) and len(deployed.services()) == 6,
+        lambda: all(service["settled"] for service in deployed.services().values()) and len(deployed.services()) == 6,
     )
     assert deployed.page()["visits"] > 1

@@ -55,7 +55,7 @@ class App:
 
     def fetch(self) -> str:
         services = self.host.status(self.folder)["services"]
-        return self.host.get(next(each["address"] for each in services if each["service"] == "web")).strip()
+        return self.host.get(next(service["address"] for service in services if service["service"] == "web")).strip()
 
     def pinned(self) -> str:
         return self.host.docker(

@@ -169,7 +169,7 @@ def test_two_deploys_at_once_get_two_numbers(app: App, host: Host) -> None:
     said = [each.communicate(timeout=100) for each in both]
     assert [each.returncode for each in both] == [0, 0], said
     results = [json.loads(out.splitlines()[-1]) for out, _ in said]
-    assert sorted(each["release"]["number"] for each in results) == [1, 2]
+    assert sorted(result["release"]["number"] for result in results) == [1, 2]
     until("settled", app.settled)
     assert len(app.containers("web")) == 1
     releases = json.loads(host.devopsellence("release", "list", "-o", "json", cwd=app.folder).stdout)

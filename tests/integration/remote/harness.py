@@ -124,7 +124,9 @@ class Cluster:
         return error
 
     def _write_node(self, name: str, services: Sequence[str], labels: Sequence[str], address: str) -> None:
-        statuses = [ServiceStatus(name=each, phase=ServiceStatus.RUNNING, container="0" * 12) for each in services]
+        statuses = [
+            ServiceStatus(name=service, phase=ServiceStatus.RUNNING, container="0" * 12) for service in services
+        ]
         self.registered(name, f"uid-{name}", labels)
         self.write({f"status/{name}": AssignmentStatus(node=name, node_uid=f"uid-{name}", services=statuses)})
         if address:

@@ -114,7 +114,7 @@ def _on_machine(options: argparse.Namespace) -> None:
 def _logs(options: argparse.Namespace) -> None:
     bed = _taken_up(options)
     machine = _machine(bed, options.machine)
-    files = [str(machine.log(each.name)) for each in machine.programs]
+    files = [str(machine.log(program.name)) for program in machine.programs]
     subprocess.run(["tail", "-n", str(options.lines), *(["-F"] if options.follow else []), *files], check=False)
 
 
@@ -139,11 +139,11 @@ def _machine(bed: Bed, name: str) -> Linked:
 
 
 def _programs(machine: Linked) -> str:
-    return ", ".join(each.name for each in machine.programs)
+    return ", ".join(program.name for program in machine.programs)
 
 
 def _states(machines: dict[str, Any]) -> str:
-    running = {name: all(each.running for each in machine.programs) for name, machine in machines.items()}
+    running = {name: all(program.running for program in machine.programs) for name, machine in machines.items()}
     return ", ".join(name if runs else f"{name} (down)" for name, runs in running.items())
 
 

@@ -167,14 +167,14 @@ def _on(host: Host, found: Stored) -> Iterable[str]:
     assigned = {ref: each for (node, ref), each in found.assignments.items() if node == host.name}
     containers = host.containers()
     running: Counter[tuple[str, str]] = Counter()
-    for each in containers:
-        labels: Mapping[str, str] = each["Config"]["Labels"]
+    for container in containers:
+        labels: Mapping[str, str] = container["Config"]["Labels"]
         running[labels[LABEL_ENVIRONMENT], labels[LABEL_SERVICE]] += 1
         where = f"{labels[LABEL_ENVIRONMENT]} {labels[LABEL_SERVICE]} on {host.name}"
         if labels[LABEL_NODE_UID] != found.nodes[host.name].uid:
             yield f"{where}: a container of a machine that was here before"
-        if not each["State"]["Running"]:
-            yield f"{where}: a container that has ended ({each['State']['Status']})"
+        if not container["State"]["Running"]:
+            yield f"{where}: a container that has ended ({container['State']['Status']})"
         status = found.statuses.get((host.name, EnvironmentRef.parse(labels[LABEL_ENVIRONMENT])))
         hashes = {service.name: service.hash for service in status.services} if status else {}
         if labels[LABEL_HASH] != hashes.get(labels[LABEL_SERVICE]):
@@ -184,7 +184,7 @@ def _on(host: Host, found: Stored) -> Iterable[str]:
         yield f"{env} {service} on {host.name}: {count} lost"
     for (env, service), count in sorted((running - wanted).items()):
         yield f"{env} {service} on {host.name}: {count} too many"
-    routers = [each["State"]["Running"] for each in host.routers()]
+    routers = [router["State"]["Running"] for router in host.routers()]
     needed = any(each.HasField("ingress") for each in assigned.values())
     if routers != [True] * needed:
         yield f"{host.name}: routers run {routers}, there should be {'one' if needed else 'none'}"

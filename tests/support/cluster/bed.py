@@ -103,7 +103,7 @@ class Bed:
             self._name_machines()
             self._remember()
         with ThreadPoolExecutor(8) as pool:
-            _all(pool, lambda each: each.switch_on(), [each for each in self.machines.values() if not each.on])
+            _all(pool, lambda each: each.switch_on(), [machine for machine in self.machines.values() if not machine.on])
             for host in self.hosts.values():
                 host.describe_engine(self._cgroup)
             engines = [pool.submit(self._start_engine, host) for host in self.hosts.values()]
@@ -156,10 +156,10 @@ class Bed:
 
     def trust(self, authority: Path) -> None:
         """Start the controllers anew with the authority of an ACME server's own certificate."""
-        for each in self.controllers.values():
-            each.controller.stop()
-            each.install(self._controllers, f"--acme-ca-cert={authority}")
-            each.start()
+        for controller in self.controllers.values():
+            controller.controller.stop()
+            controller.install(self._controllers, f"--acme-ca-cert={authority}")
+            controller.start()
         self.wait()
 
     def wait(self) -> None:
@@ -275,14 +275,16 @@ class Bed:
         return self.etcdctl("endpoint", "health", check=False).returncode == 0
 
     def _led(self) -> str:
-        for each in self.controllers.values():
-            assert each.controller.running, f"the controller has ended: {each.log('controller').read_text()[-1000:]}"
+        for controller in self.controllers.values():
+            assert controller.controller.running, (
+                f"the controller has ended: {controller.log('controller').read_text()[-1000:]}"
+            )
         return self.leader()
 
     def _start_controllers(self) -> None:
-        for each in self.controllers.values():
-            each.install(self._controllers)
-            each.start()
+        for controller in self.controllers.values():
+            controller.install(self._controllers)
+            controller.start()
 
     @property
     def _controllers(self) -> Path:
@@ -293,7 +295,7 @@ class Bed:
         async def work(etcd: Etcd) -> set[str]:
             listing = await etcd.list(etcd.keys.heartbeats_prefix)
             beats = (decode(Heartbeat, item.key, item.value) for item in listing.items)
-            return {each.node for each in beats if each.docker_version and not each.problem}
+            return {beat.node for beat in beats if beat.docker_version and not beat.problem}
 
         return self.store(work) >= self.hosts.keys()
 

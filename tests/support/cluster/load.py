@@ -65,7 +65,7 @@ class Load:
         return sum(each.requests for each in self.results.values())
 
     def _host(self, name: str) -> Host:
-        return next(each for each in self._hosts if each.name == name)
+        return next(host for host in self._hosts if host.name == name)
 
 
 def _clients(host: Host) -> Program:

@@ -91,5 +91,5 @@ def _ip_batch(prefix: list[str], *commands: str) -> None:
 def _networks() -> list[ipaddress.IPv4Network]:
     """What this machine has a way to by itself."""
     said = subprocess.run(["ip", "-json", "-4", "route"], capture_output=True, text=True, check=True)
-    named = [each["dst"] for each in json.loads(said.stdout or "[]") if each["dst"] != "default"]
+    named = [load["dst"] for load in json.loads(said.stdout or "[]") if load["dst"] != "default"]
     return [ipaddress.IPv4Network(each) for each in named]

@@ -47,14 +47,14 @@ class Linked(Machine):
 
     def start(self) -> None:
         """Start what does not run."""
-        for each in self.programs:
-            if not each.running:
-                each.start()
+        for program in self.programs:
+            if not program.running:
+                program.start()
 
     def kill(self) -> None:
         """``kill -9`` its programs."""
-        for each in reversed(self.programs):
-            each.kill()
+        for program in reversed(self.programs):
+            program.kill()
 
 
 class Host(Linked):

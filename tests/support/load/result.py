@@ -56,7 +56,9 @@ class Result:
 
     def percentile(self, share: float, *kinds: str, since: float = 0.0, before: float = float("inf")) -> float:
         """The time below which ``share`` (0.99) of the requests were answered that were due within a time."""
-        chosen = [each.seconds for each in self.samples if since <= each.at < before and each.kind in (kinds or KINDS)]
+        chosen = [
+            sample.seconds for sample in self.samples if since <= sample.at < before and sample.kind in (kinds or KINDS)
+        ]
         if len(chosen) < 2:
             return chosen[0] if chosen else float("nan")
         return statistics.quantiles(chosen, n=1000, method="inclusive")[round(share * 1000) - 1]
@@ -65,8 +67,8 @@ class Result:
         """For people: how many failed, from when to when, and of what."""
         if not self.failures:
             return "none failed"
-        first, last = self.failures[0].at, max(each.at + each.seconds for each in self.failures)
-        kinds = Counter(each.error for each in self.failures).most_common(3)
+        first, last = self.failures[0].at, max(failure.at + failure.seconds for failure in self.failures)
+        kinds = Counter(failure.error for failure in self.failures).most_common(3)
         words = "; ".join(f"{count} x {error}" for error, count in kinds)
         return f"{self.failed} of {self.requests} failed within {last - first:.2f} s: {words}"
 

@@ -37,7 +37,7 @@ def test_all_services_without_a_node_are_named_at_once() -> None:
     nodes = [Node(name="n1", labels=["web"]), Node(name="n2", labels=["web"])]
     problem = no_node("production", [WEB, REDIS, QUEUE], nodes, {})
     assert problem is not None
-    assert [each.message for each in problem.findings] == [SENTENCE, SENTENCE.replace("redis", "queue")]
+    assert [finding.message for finding in problem.findings] == [SENTENCE, SENTENCE.replace("redis", "queue")]
     assert "<node>" in problem.findings[0].next_actions[0].command
     assert SENTENCE in problem.text()
 

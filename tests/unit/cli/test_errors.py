@@ -54,7 +54,7 @@ def test_an_invalid_configuration_shows_all_findings_with_their_places() -> None
     explained = explain(ConfigError(findings))
     assert (explained.code, explained.exit_code) == ("config_invalid", 2)
     assert explained.message == "the configuration is not valid: 2 problems"
-    assert [each.message for each in explained.findings] == ["f.yml:1:2: a is required", "f.yml:3:4: b is wrong"]
+    assert [finding.message for finding in explained.findings] == ["f.yml:1:2: a is required", "f.yml:3:4: b is wrong"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def end(outcome: Outcome, reason: str = "", *statuses: AssignmentStatus, **more:
     snapshot: dict[str, Any] = {
         "environment": Environment(latest_release=5),
         "rollout": Rollout(release=5),
-        "statuses": {each.node: each for each in statuses},
+        "statuses": {status.node: status for status in statuses},
         "controllers": 1,
     }
     fields = {"instead": more.pop("instead", 0)}
@@ -49,7 +49,7 @@ def test_failed_names_the_service_its_exit_code_and_its_last_lines() -> None:
     (finding,) = error.findings
     assert finding.message == "n1 web: failed (ended)"
     assert finding.evidence == "exit code 3; its last lines:\n    one\n    two"
-    assert [each.command for each in error.next_actions] == ["devopsellence status"]
+    assert [next_action.command for next_action in error.next_actions] == ["devopsellence status"]
 
 
 def test_on_a_screen_what_failed_is_not_said_twice() -> None:
@@ -66,21 +66,21 @@ def test_after_a_rollback_what_failed_is_told_from_what_was_seen(live: bool) -> 
     assert error is not None
     assert (error.code, error.exit_code) == ("rollout_failed", 1)
     assert error.message.endswith("failed: web ended; release 4 runs again")
-    assert [each.message for each in error.findings] == ["n1 web: failed (ended)"]
-    assert [each.command for each in error.next_actions] == ["devopsellence status", "devopsellence logs"]
+    assert [finding.message for finding in error.findings] == ["n1 web: failed (ended)"]
+    assert [next_action.command for next_action in error.next_actions] == ["devopsellence status", "devopsellence logs"]
 
 
 def test_after_a_halt_one_deploys_or_goes_back() -> None:
     error = failure(end(Outcome.FAILED, "web ended", rollout=Rollout(release=5, halted="web ended")), live=True)
     assert error is not None
-    commands = [each.command for each in error.next_actions]
+    commands = [next_action.command for next_action in error.next_actions]
     assert commands == ["devopsellence status", "devopsellence deploy", "devopsellence release rollback"]
 
 
 def test_without_a_culprit_everything_that_has_not_settled_is_named() -> None:
     error = failure(end(Outcome.FAILED, "the deadline passed", on("n1", FINE), on("n2", SLOW)), live=False)
     assert error is not None
-    assert [(each.code, each.message) for each in error.findings] == [
+    assert [(finding.code, finding.message) for finding in error.findings] == [
         ("service_unsettled", "n2 web: starting (waiting for /up)")
     ]
 

@@ -25,7 +25,7 @@ def test_a_streaming_command_prints_one_object_a_line(capsys: pytest.CaptureFixt
     output.progress("deploy", "building", stage="build")
     output.result("deploy", None, release=1)
     documents, _ = printed(capsys)
-    assert [each["event"] for each in documents] == ["started", "progress", "result"]
+    assert [document["event"] for document in documents] == ["started", "progress", "result"]
     assert documents[1]["message"] == "building"
     assert documents[1]["stage"] == "build"
 

@@ -255,5 +255,7 @@ def test_an_overlay_may_say_how_many_replicas(read: Parse) -> None:
         HEAD + "services: {job: , queue: {replicas: 2}}\nenvironments: {staging: {services: {queue: {replicas: 1}}}}\n"
     )
     config = read(text)
-    found = {name: [each.replicas for each in config.resolve(name).services] for name in ("production", "staging")}
+    found = {
+        name: [service.replicas for service in config.resolve(name).services] for name in ("production", "staging")
+    }
     assert found == {"production": [0, 2], "staging": [0, 1]}

@@ -28,7 +28,7 @@ class Sharing(Store):
     def peers(self, name: str) -> list[str]:
         found = self.assignment(name)
         assert found is not None
-        return [each.node for each in found.peers]
+        return [peer.node for peer in found.peers]
 
     def stuck(self, name: str, *services: str) -> Plan:
         """``name`` reports that it could not make a container of these, and the controller looks."""
@@ -72,7 +72,7 @@ def test_who_comes_later_is_told_where_the_image_is() -> None:
     assert sorted(store.peers("n3")) == ["n1", "n2"]
     found = store.assignment("n3")
     assert found is not None
-    assert {(each.uid, each.api_address) for each in found.peers} == {
+    assert {(peer.uid, peer.api_address) for peer in found.peers} == {
         ("uid-n1", "0.0.0.0:7443"),
         ("uid-n2", "0.0.0.0:7443"),
     }
@@ -95,7 +95,7 @@ def test_a_registered_address_stands_before_what_an_agent_says_of_itself() -> No
     store.converge()
     found = store.assignment("n2")
     assert found is not None
-    assert [each.api_address for each in found.peers] == ["[fd00::1]:7443"]
+    assert [peer.api_address for peer in found.peers] == ["[fd00::1]:7443"]
 
 
 @pytest.mark.parametrize("how", ["silent", "another-machine", "no-api", "not-settled", "pulls-it"])

@@ -32,7 +32,7 @@ def test_several_processes_are_one_result() -> None:
     both = together([first, second])
     assert both.answered == Counter(a=3, b=1)
     assert both.finished == Counter(kept=2, new=2)
-    assert [each.at for each in both.failures] == [4.0, 5.0]
+    assert [failure.at for failure in both.failures] == [4.0, 5.0]
     assert (both.failed, both.connections, both.longest_gap, both.requests) == (3, 7, 0.2, 7)
     assert both.samples == SAMPLES
 

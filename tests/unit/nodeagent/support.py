@@ -236,7 +236,7 @@ class Engine:
         """What the agent does in one turn: the first action of each service. False when there was none."""
         made = self.plan(goal)
         firsts = [made.network[:1], *(each.actions[:1] for each in made.services)]
-        actions = [each[0] for each in firsts if each]
+        actions = [first[0] for first in firsts if first]
         for action in actions:
             self.carry_out(action, goal)
         return bool(actions)
@@ -285,4 +285,4 @@ def _down(found: Container) -> Container:
 
 def kinds(actions: Iterable[Action]) -> list[str]:
     """``service:kind`` for each."""
-    return [f"{each.service}:{each.kind}" if each.service else str(each.kind) for each in actions]
+    return [f"{action.service}:{action.kind}" if action.service else str(action.kind) for action in actions]

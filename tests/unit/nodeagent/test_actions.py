@@ -88,7 +88,7 @@ async def test_an_image_by_id_is_asked_for_where_there_is_somebody_to_ask() -> N
     engine = Engine(memories={("web", among.services["web"].hash): memory})
     (planned,) = plan(among, engine.observe(), engine.memories, engine.now).services
     assert planned.reason == f"fetching image {IMAGE}"
-    assert [each.kind for each in planned.actions] == [Kind.PULL, Kind.CREATE, Kind.START]
+    assert [action.kind for action in planned.actions] == [Kind.PULL, Kind.CREATE, Kind.START]
 
 
 async def test_what_other_nodes_answer_is_remembered_as_a_pull() -> None:
@@ -178,7 +178,7 @@ async def test_its_container_is_removed_and_made_anew() -> None:
     assert asked.view.of(str(ENV), want.network)[0] == ()
     engine = Engine()
     (planned,) = plan(want, engine.observe(), {}, engine.now).services
-    assert [each.kind for each in planned.actions] == [Kind.CREATE, Kind.START]
+    assert [action.kind for action in planned.actions] == [Kind.CREATE, Kind.START]
 
 
 async def test_a_release_task_counts_as_started(tmp_path: Path) -> None:

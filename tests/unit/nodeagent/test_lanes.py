@@ -19,8 +19,8 @@ def test_pulls_do_not_stand_in_the_way_of_calls() -> None:
     lanes = Lanes()
     pulls = lanes.choose(ENV, actions(Kind.PULL, PULLS + 3))
     assert len(pulls) == PULLS
-    for each in pulls:
-        lanes.enter(each)
+    for pull in pulls:
+        lanes.enter(pull)
     assert lanes.choose(OTHER, actions(Kind.PULL, 1)) == []
     assert len(lanes.choose(OTHER, actions(Kind.CREATE, CALLS + 1))) == CALLS
 

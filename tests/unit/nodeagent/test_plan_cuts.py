@@ -188,7 +188,7 @@ def test_cut_anywhere_it_converges(scenario: str, forgets: bool, routes: bool) -
         while len(machine.history) < cut:
             made = machine.plan(goal)
             firsts = [made.network[:1], *(each.actions[:1] for each in made.services)]
-            for action in [each[0] for each in firsts if each][: cut - len(machine.history)]:
+            for action in [first[0] for first in firsts if first][: cut - len(machine.history)]:
                 machine.carry_out(action, goal)
                 check(machine)
             machine.mono += 0.5

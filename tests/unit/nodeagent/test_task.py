@@ -82,8 +82,8 @@ def planned(
 
 
 def kinds(task: TaskPlan) -> list[str]:
-    assert all(each.service == TASK for each in task.actions)
-    return [f"{each.kind} {each.container}".strip() for each in task.actions]
+    assert all(action.service == TASK for action in task.actions)
+    return [f"{action.kind} {action.container}".strip() for action in task.actions]
 
 
 def refused(times: int, trouble: Trouble = Trouble.REFUSED) -> Memory:
@@ -172,7 +172,7 @@ def test_an_image_that_a_registry_has_is_pulled_first() -> None:
     assert want.task_wanted is not None
     memories = {(TASK, want.task_wanted.hash): NO_MEMORY.missing_image()}
     task = plan_task(want, Observed(), (), {}, memories, NOW)
-    assert [each.kind for each in task.actions] == [Kind.PULL, Kind.CREATE]
+    assert [action.kind for action in task.actions] == [Kind.PULL, Kind.CREATE]
 
 
 def test_a_secret_that_was_not_sent_gives_it_up() -> None:
@@ -222,7 +222,7 @@ def test_a_services_plan_does_not_see_them() -> None:
     web = service()
     seen = Observed((container(web), made(State.RUNNING)))
     [only] = plan(goal(web), seen, {}, NOW).services
-    assert all(each.container != "t1" for each in only.actions)
+    assert all(action.container != "t1" for action in only.actions)
 
 
 def test_an_environment_with_nothing_but_a_task_has_a_network() -> None:

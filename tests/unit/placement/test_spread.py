@@ -194,7 +194,9 @@ def test_nothing_moves_when_nothing_has_changed_whatever_the_order(seed: int) ->
 def test_a_new_node_or_service_moves_nothing(seed: int) -> None:
     cluster = Cluster(seed)
     # All have their nodes, so that none waits for one.
-    cluster.services = [jobs(min(each.replicas, len(cluster.matching())) or 1, each.name) for each in cluster.services]
+    cluster.services = [
+        jobs(min(service.replicas, len(cluster.matching())) or 1, service.name) for service in cluster.services
+    ]
     before = layout(cluster.services, cluster.nodes, {})
     if not cluster.matching():
         return
@@ -235,9 +237,9 @@ def test_only_the_copies_of_a_lost_node_move(seed: int, way: str) -> None:
 def test_scaling_starts_or_stops_only_what_it_says(seed: int) -> None:
     cluster = Cluster(seed)
     before = layout(cluster.services, cluster.nodes, {})
-    chosen = cluster.random.choice([each for each in cluster.services if each.replicas])
+    chosen = cluster.random.choice([service for service in cluster.services if service.replicas])
     scaled = jobs(cluster.random.randint(1, 8), chosen.name)
-    services = [scaled if each is chosen else each for each in cluster.services]
+    services = [scaled if service is chosen else service for service in cluster.services]
     after = layout(services, cluster.nodes, held(before))
     moved = places(before) ^ places(after)
     assert {name for name, _ in moved} <= {chosen.name}

@@ -21,7 +21,7 @@ _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 def member(*addresses: str) -> Request:
     """A member of etcd: a server for everybody, a client of the other members. ``addresses`` are where it answers."""
-    names = [ETCD_SERVER_NAME, *_LOOPBACK, *(each for each in addresses if each not in _LOOPBACK)]
+    names = [ETCD_SERVER_NAME, *_LOOPBACK, *(address for address in addresses if address not in _LOOPBACK)]
     return Request(MEMBER_COMMON_NAME, tuple(names))
 
 

@@ -55,7 +55,7 @@ def preview(before: Ingress | None, after: Ingress | None, nodes: Sequence[str])
     if after is None:
         return [f"ingress: taken away ({few(list(before.hosts))})"] if before is not None else []
     lines = [f"ingress: {few(list(after.hosts))} on {', '.join(nodes) or 'no node'}"]
-    return lines + [f"  {each}" for each in changes(before, after)]
+    return lines + [f"  {change}" for change in changes(before, after)]
 
 
 def preview_document(before: Ingress | None, after: Ingress | None, nodes: Sequence[str]) -> dict[str, Any] | None:

@@ -76,18 +76,18 @@ class Compared:
 
     def where_text(self) -> list[str]:
         """A line for each service with replicas: on which nodes it runs, and what is in the way of the others."""
-        return [f"replicas of {each.service.name}: {_where(each)}" for each in self.spreads]
+        return [f"replicas of {spread.service.name}: {_where(spread)}" for spread in self.spreads]
 
     def where_document(self) -> list[dict[str, Any]]:
         """The shape that it has in JSON."""
         return [
             {
-                "service": each.service.name,
-                "replicas": each.service.replicas,
-                "nodes": list(each.nodes),
-                "refused": dict(each.refused),
+                "service": spread.service.name,
+                "replicas": spread.service.replicas,
+                "nodes": list(spread.nodes),
+                "refused": dict(spread.refused),
             }
-            for each in self.spreads
+            for spread in self.spreads
         ]
 
 

@@ -74,11 +74,11 @@ def _containers(
     try:
         containers = engine.containers(uid)
         if not purge:
-            _stop(engine, [each for each in containers if each.running], done, progress)
+            _stop(engine, [container for container in containers if container.running], done, progress)
             return
         # Without their grace period: what they could still write down would go as well.
         engine.remove_containers(containers)
-        done.removed = sorted(each.name for each in containers)
+        done.removed = sorted(container.name for container in containers)
         networks, done.volumes = engine.networks(uid), sorted(engine.volumes(uid))
         engine.remove_networks(networks)
         engine.remove_volumes(done.volumes)

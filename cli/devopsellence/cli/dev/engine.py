@@ -80,17 +80,17 @@ class Engine:
 
     def stop(self, containers: list[Container]) -> None:
         """Stop them, several at a time, each with the grace period that it was created with."""
-        self._each("POST", [f"/containers/{each.id}/stop" for each in containers])
+        self._each("POST", [f"/containers/{container.id}/stop" for container in containers])
 
     def remove_containers(self, containers: list[Container]) -> None:
         """Remove them and their unnamed volumes, also those that run."""
-        self._each("DELETE", [f"/containers/{each.id}" for each in containers], force="1", v="1")
+        self._each("DELETE", [f"/containers/{container.id}" for container in containers], force="1", v="1")
 
     def remove_networks(self, ids: list[str]) -> None:
         self._each("DELETE", [f"/networks/{each}" for each in ids])
 
     def remove_volumes(self, names: list[str]) -> None:
-        self._each("DELETE", [f"/volumes/{quote(each)}" for each in names])
+        self._each("DELETE", [f"/volumes/{quote(name)}" for name in names])
 
     def _each(self, method: str, paths: list[str], **query: str) -> None:
         with ThreadPoolExecutor(_PARALLEL) as pool:

@@ -71,7 +71,7 @@ def load(at: Layout | None = None) -> DevState | None:
     path = (at or layout()).state
     try:
         remembered = json.loads(path.read_bytes())
-        known = {each.name for each in fields(DevState)} & remembered.keys()
+        known = {field.name for field in fields(DevState)} & remembered.keys()
         return DevState(**{name: remembered[name] for name in known})
     except (FileNotFoundError, NotADirectoryError):
         return None

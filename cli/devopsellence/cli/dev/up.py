@@ -203,4 +203,4 @@ def _routes(docker_host: str, remembered: DevState | None) -> bool:
 
 
 def _pids(snapshot: Snapshot) -> list[tuple[str, int, str]]:
-    return [(each.name, each.pid, each.started) for each in snapshot.processes]
+    return [(process.name, process.pid, process.started) for process in snapshot.processes]

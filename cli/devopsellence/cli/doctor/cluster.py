@@ -58,12 +58,14 @@ async def ingress(etcd: Etcd) -> list[Check]:
     from devopsellence.cli.util.text import plural
 
     found = []
-    for each in await standings(etcd, datetime.now(UTC)):
-        name = f"ingress {each.environment}"
-        look = NextAction("look from outside", f"devopsellence ingress check --env {each.environment}")
-        found += [Check(name, one.severity, one.text, one.code, (look,)) for one in each.troubles]
-        if not each.troubles:
-            found.append(Check(name, "ok", f"{plural(each.hosts, 'host')} on {plural(len(each.nodes), 'node')}"))
+    for standing in await standings(etcd, datetime.now(UTC)):
+        name = f"ingress {standing.environment}"
+        look = NextAction("look from outside", f"devopsellence ingress check --env {standing.environment}")
+        found += [Check(name, one.severity, one.text, one.code, (look,)) for one in standing.troubles]
+        if not standing.troubles:
+            found.append(
+                Check(name, "ok", f"{plural(standing.hosts, 'host')} on {plural(len(standing.nodes), 'node')}")
+            )
     return found
 
 

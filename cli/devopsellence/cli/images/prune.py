@@ -55,7 +55,7 @@ def superfluous(ref: EnvironmentRef, images: Iterable[Image], keep: Set[str], no
         name = image_name(ref, image.id)
         if name in image.tags and keep.isdisjoint({image.id, *image.repo_digests}) and not _fresh(image.tagged_at, now):
             # Also the name that it was pushed by, which has the same tag (``registry``).
-            names += [each for each in image.tags if each.rpartition(":")[2] == name.rpartition(":")[2]]
+            names += [tag for tag in image.tags if tag.rpartition(":")[2] == name.rpartition(":")[2]]
     return sorted(names)
 
 

@@ -56,7 +56,7 @@ async def push(docker: Docker, registry: Registry, password: str, image_id: str,
     if not digests:
         raise CliError("push_failed", f"{name} was pushed, but the engine does not know its digest there")
     # The same image may have been pushed before as another manifest; the one that has just come is there for sure.
-    pinned = next((each for each in digests if each not in before), digests[-1])
+    pinned = next((digest for digest in digests if digest not in before), digests[-1])
     output.progress("deploy", f"pushed {name}", stage="pushed", image=name, pinned=pinned)
     return Pin(name, pinned)
 

@@ -123,7 +123,7 @@ async def _hosts_of(reader: Reader, ref: EnvironmentRef, environment: Environmen
     keys = reader.etcd.keys
     rollout = await reader.one(keys.rollout(ref), Rollout)
     numbers = {environment.latest_release, target_of(rollout) if rollout is not None else 0} - {0}
-    releases = await asyncio.gather(*(reader.one(keys.release(ref, each), Release) for each in sorted(numbers)))
+    releases = await asyncio.gather(*(reader.one(keys.release(ref, number), Release) for number in sorted(numbers)))
     return frozenset(host for release in releases if release is not None for host in release.ingress.hosts)
 
 

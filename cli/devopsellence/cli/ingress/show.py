@@ -53,7 +53,7 @@ def _entry(host: str, certificate: Certificate, found: Readers) -> Entry:
 
 def table(entries: Sequence[Entry], now: datetime) -> str:
     """Certificates for a person."""
-    return columns(_CERTIFICATES, [_cells(each, now) for each in entries])
+    return columns(_CERTIFICATES, [_cells(entry, now) for entry in entries])
 
 
 def document(each: Entry) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def outcome(seen: Seen) -> str:
     if not stays:
         next_ = f"devopsellence node remove {name}, or devopsellence node uncordon {name}"
         return f"Node {name} runs nothing any more: {next_}"
-    said = "; ".join(f"{each} ({', '.join(map(safe, each.volumes))})" for each in stays)
+    said = "; ".join(f"{stay} ({', '.join(map(safe, stay.volumes))})" for stay in stays)
     return (
         f"Node {name} runs nothing but what stays for its volumes: {said}.\n"
         f"devopsellence node drain {name} --move-volumes moves these as well, without their data."

@@ -152,7 +152,7 @@ async def detach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
             raise CliError("node_not_attached", f"node {name} is not attached to {ref}")
         after = Environment()
         after.CopyFrom(before)
-        after.nodes[:] = [each for each in before.nodes if each != name]
+        after.nodes[:] = [node for node in before.nodes if node != name]
         return after
 
     return await _change_environment(etcd, ref, edit, name, "node_detached", f"detached node {name}"), seen

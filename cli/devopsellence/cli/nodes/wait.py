@@ -69,13 +69,15 @@ class _Watch:
 
     async def begin(self) -> None:
         informers = (self._nodes, self._heartbeats, self._assignments, self._statuses, self._candidates)
-        self._tasks = [asyncio.create_task(each.run()) for each in informers]
+        self._tasks = [asyncio.create_task(informer.run()) for informer in informers]
         try:
             async with asyncio.timeout(_FIRST):
-                for each in informers:
-                    await each.synced()
+                for informer in informers:
+                    await informer.synced()
         except TimeoutError as error:
-            problem = next((each.problem for each in informers if each.problem), "not everything could be read in time")
+            problem = next(
+                (informer.problem for informer in informers if informer.problem), "not everything could be read in time"
+            )
             raise Unavailable(problem) from error
 
     async def changed(self) -> None:

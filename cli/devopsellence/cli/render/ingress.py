@@ -207,7 +207,7 @@ def document(snapshot: Snapshot, now: datetime) -> dict[str, Any] | None:
             }
             for node, status in sorted(served(snapshot.statuses).items())
         ],
-        "problems": [each.finding().document() for each in troubles(snapshot, now)],
+        "problems": [trouble.finding().document() for trouble in troubles(snapshot, now)],
     }
 
 

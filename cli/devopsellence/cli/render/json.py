@@ -28,7 +28,7 @@ def status(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
         },
         "release": release(snapshot.release) if snapshot.release else None,
         "rollout": rollout(snapshot, now),
-        "nodes": [_node(snapshot, each) for each in standings(snapshot)],
+        "nodes": [_node(snapshot, standing) for standing in standings(snapshot)],
         "services": [row(each) for each in rows(snapshot, now)],
         "ingress": ingress.document(snapshot, now),
         "problems": [{"key": problem.key, "reason": problem.reason} for problem in snapshot.problems],

@@ -53,7 +53,7 @@ def of_node(snapshot: Snapshot, standing: Standing, now: datetime) -> Iterator[R
     """The rows of one node, sorted by service; at least one."""
     node, waits = standing.node, standing.phase == NodeProgress.WAITING
     status = snapshot.statuses.get(node)
-    reported = {each.name: each for each in status.services} if status else {}
+    reported = {service.name: service for service in status.services} if status else {}
     expected = () if waits else _expected(snapshot, node)
     for name in sorted({*expected, *reported}):
         if name in reported and status is not None:
@@ -79,7 +79,7 @@ def _expected(snapshot: Snapshot, node: str) -> frozenset[str]:
     if record is None or release is None or not attached:
         return frozenset()
     # On which nodes the replicas of a service run is for the controller to decide.
-    return frozenset(each.name for each in release.services if not each.replicas and places(each, record))
+    return frozenset(service.name for service in release.services if not service.replicas and places(service, record))
 
 
 def _reported(
@@ -137,7 +137,9 @@ def _waits(standing: Standing, release: int) -> str:
 
 def _spec(snapshot: Snapshot, number: int, name: str) -> Service | None:
     release = snapshot.numbered(number)
-    return next((each for each in release.services if each.name == name), None) if release is not None else None
+    return (
+        next((service for service in release.services if service.name == name), None) if release is not None else None
+    )
 
 
 def _as_assigned(service: ServiceStatus) -> bool:

@@ -40,7 +40,7 @@ def last_lines(task: TaskStatus) -> list[str]:
     """The end of the output of a task that failed; nothing for any other."""
     if task.phase != TaskStatus.FAILED or not task.exit.log_lines:
         return []
-    lines = [f"    {safe(each)}" for each in task.exit.log_lines]
+    lines = [f"    {safe(log_line)}" for log_line in task.exit.log_lines]
     return ["", f"task {task.name} on {task.node}: its last lines:", *lines]
 
 
@@ -55,7 +55,7 @@ def document(task: TaskStatus) -> dict[str, Any]:
         "phase": word(TaskStatus.Phase, task.phase),
         "reason": task.reason,
         "exit_code": end.code if end is not None and end.HasField("code") else None,
-        "log_lines": [safe(each) for each in end.log_lines] if end is not None else [],
+        "log_lines": [safe(log_line) for log_line in end.log_lines] if end is not None else [],
         "started_at": iso(task.started_at),
         "finished_at": iso(task.finished_at),
     }

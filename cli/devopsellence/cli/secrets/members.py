@@ -162,7 +162,7 @@ async def exposed_to(etcd: Etcd, ref: EnvironmentRef, name: str) -> Exposure:
         tuple(
             secret
             for secret, stored in secrets.stored.items()
-            if any(found.nodes_among(each.recipients) for each in stored.versions)
+            if any(found.nodes_among(version.recipients) for version in stored.versions)
         ),
         tuple(host for host, certificate in keys.items() if found.nodes_among(certificate.recipients)),
     )

@@ -78,8 +78,8 @@ async def pin_versions(
     if missing := sorted(wanted - stored.keys()):
         raise missing_secrets(ref, missing)
     for service in services:
-        for each in service.secret_refs:
-            each.version = records.picked(stored[SecretId(service.name, each.secret)], each.version)
+        for secret_ref in service.secret_refs:
+            secret_ref.version = records.picked(stored[SecretId(service.name, secret_ref.secret)], secret_ref.version)
     if registry is not None and registry.password_secret:
         secret = stored[SecretId(REGISTRY, registry.password_secret)]
         registry.password_version = records.picked(secret, registry.password_version)

@@ -79,7 +79,11 @@ async def of_nodes(etcd: Etcd, names: Iterable[str], *, record: bool = True) -> 
     known = {name: key for name, key in found.items() if key}
     return Readers(
         nodes=known,
-        operators={each.name: each.age_recipient for each in operators.values() if is_recipient(each.age_recipient)},
+        operators={
+            operator.name: operator.age_recipient
+            for operator in operators.values()
+            if is_recipient(operator.age_recipient)
+        },
         keyless=tuple(name for name in wanted if name not in known),
     )
 

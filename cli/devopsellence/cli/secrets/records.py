@@ -113,7 +113,7 @@ def opens_to(version: SecretVersion, identity: Identity, value: bytes) -> bool:
 
 def lacks(secret: Secret, numbers: Collection[int], must: Set[str]) -> bool:
     """Whether one of the versions ``numbers`` is not sealed for all of ``must``."""
-    return any(each.version in numbers and not must <= set(each.recipients) for each in secret.versions)
+    return any(version.version in numbers and not must <= set(version.recipients) for version in secret.versions)
 
 
 def resealed(

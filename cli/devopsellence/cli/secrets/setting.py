@@ -48,7 +48,7 @@ def against_config(path: Path | None, ref: EnvironmentRef, secret: SecretId) -> 
     if secret.service not in services:
         message = f"{ref.environment} has no service {secret.service!r}; its services are {', '.join(services)}"
         raise CliError("service_unknown", message, exit_code=2)
-    referenced = any(each.secret == secret.name for each in services[secret.service].secret_refs)
+    referenced = any(secret_ref.secret == secret.name for secret_ref in services[secret.service].secret_refs)
     return [] if referenced else [f"services.{secret.service}.secret_refs does not name {secret.name} in {path}"]
 
 

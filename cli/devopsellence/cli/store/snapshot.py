@@ -75,7 +75,7 @@ class Snapshot:
     @cached_property
     def progress(self) -> Mapping[str, NodeProgress]:
         """What the controller says of the nodes, by name; of many, it lists only the worst hundred."""
-        return {each.node: each for each in self.rollout.nodes} if self.rollout else {}
+        return {node.node: node for node in self.rollout.nodes} if self.rollout else {}
 
 
 def target_of(rollout: Rollout) -> int:

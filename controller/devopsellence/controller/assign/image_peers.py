@@ -26,7 +26,7 @@ _ID: Final = "sha256:"
 
 def images_of(assignment: pb.Assignment) -> Images:
     """The images of its services that are pinned by id: no registry has them."""
-    return frozenset(each.image.pinned for each in assignment.services if each.image.pinned.startswith(_ID))
+    return frozenset(service.image.pinned for service in assignment.services if service.image.pinned.startswith(_ID))
 
 
 class Holders:
@@ -97,9 +97,9 @@ def _lacking(view: NodeView) -> Images:
     if (status.node_uid, status.generation) != (found.node_uid, found.generation):
         return frozenset()
     stuck = {
-        each.name
-        for each in status.services
-        if each.phase == pb.ServiceStatus.BACKOFF and not each.HasField("last_exit")
+        service.name
+        for service in status.services
+        if service.phase == pb.ServiceStatus.BACKOFF and not service.HasField("last_exit")
     }
-    pinned = (each.image.pinned for each in found.services if each.name in stuck)
+    pinned = (service.image.pinned for service in found.services if service.name in stuck)
     return frozenset(image for image in pinned if image.startswith(_ID))

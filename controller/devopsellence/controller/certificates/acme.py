@@ -133,7 +133,7 @@ class Order:
         self._pending = [one for one in order.authorizations if one.body.status != messages.STATUS_VALID]
         self._challenges = [_http01(one) for one in self._pending]
         key = connected.net.key
-        self._responses = [each.response_and_validation(key) for each in self._challenges]
+        self._responses = [challenge.response_and_validation(key) for challenge in self._challenges]
 
     @property
     def challenges(self) -> Sequence[pb.Challenge]:
@@ -185,7 +185,7 @@ class Order:
         body = _asking(lambda body: body.status in waiting)(lambda: self._client.poll(authorization)[0].body)
         if body.status == messages.STATUS_VALID:
             return
-        problem = next((each.error for each in body.challenges if each.error is not None), None)
+        problem = next((challenge.error for challenge in body.challenges if challenge.error is not None), None)
         if problem is None:
             raise IssuanceError(Failure(Kind.OTHER, f"{_name(self._account)} does not say why it is not content"))
         raise problem
@@ -240,9 +240,9 @@ def _asking(again: Callable[[Any], bool]) -> Retrying:
 
 
 def _http01(authorization: messages.AuthorizationResource) -> messages.ChallengeBody:
-    for each in authorization.body.challenges:
-        if isinstance(each.chall, challenges.HTTP01):
-            return each
+    for challenge in authorization.body.challenges:
+        if isinstance(challenge.chall, challenges.HTTP01):
+            return challenge
     host = authorization.body.identifier.value
     raise IssuanceError(Failure(Kind.REJECTED, f"the authority lets {host} be proved by other means than HTTP alone"))
 

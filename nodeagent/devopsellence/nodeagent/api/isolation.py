@@ -65,12 +65,12 @@ def judge(
 ) -> Isolation:
     """``interfaces``: this machine's; ``outside``: those that lead anywhere, the engine's own among them; ``look``: the
     rules by the program that shows them, or NotKnown."""
-    ours = [each for each in bridges if each.ours]
+    ours = [bridge for bridge in bridges if bridge.ours]
     if not ours:
         return Isolation("no environment has a network here")
     if not all(each.name in interfaces for each in ours):
         return Isolation("not known: the engine's networks are not where the agent runs")
-    arrives = sorted(set(outside) - {each.name for each in bridges})
+    arrives = sorted(set(outside) - {bridge.name for bridge in bridges})
     wanted = {IPV4: [each.name for each in ours], IPV6: [each.name for each in ours if each.ipv6]}
     ways: list[Way] = []
     unknown: list[str] = []
@@ -140,7 +140,7 @@ def _problem(ways: Sequence[Way]) -> str:
 def _mend(ways: Sequence[Way]) -> str:
     """The commands, and in parentheses what makes them last."""
     commands = [f"{way.program} {_undone(way.rule)}" for way in ways]
-    lasting = [f"ExecStartPost=/usr/sbin/{each}" for each in commands if " -P " in each]
+    lasting = [f"ExecStartPost=/usr/sbin/{command}" for command in commands if " -P " in command]
     how = (
         f"unless docker.service has {' and '.join(lasting)} (systemctl edit docker)"
         if lasting

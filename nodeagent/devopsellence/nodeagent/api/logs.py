@@ -99,7 +99,7 @@ class Tail:
 
     @property
     def _reading(self) -> bool:
-        return any(each.stream is not None for each in self._readers.values())
+        return any(reader.stream is not None for reader in self._readers.values())
 
     def _look_again(self) -> None:
         # Without following, what was there at the beginning is all.

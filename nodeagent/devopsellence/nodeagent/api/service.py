@@ -173,7 +173,7 @@ class Service:
 
     def _environment(self, named: str) -> tuple[EnvironmentRef, Desired | None, tuple[Container, ...]]:
         """What is assigned of an environment, and its containers here."""
-        known = {str(each) for each in self._assignments.environments} | self._engine.view.environments
+        known = {str(environment) for environment in self._assignments.environments} | self._engine.view.environments
         env = targets.environment(self._node, named, known)
         containers, _ = self._engine.view.of(str(env), "")
         return env, self._assignments.look(env).want, containers

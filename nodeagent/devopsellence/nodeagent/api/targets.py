@@ -45,7 +45,7 @@ def check_services(env: EnvironmentRef, node: str, named: Iterable[str], known: 
 def services(want: Desired | None, containers: Iterable[Container]) -> set[str]:
     """The services that are assigned, and those that still have a container."""
     assigned = set(want.services) if want is not None else set()
-    return assigned | {each.service for each in containers if not each.task}
+    return assigned | {container.service for container in containers if not container.task}
 
 
 def with_output(containers: Iterable[Container], chosen: Sequence[str]) -> list[Container]:
@@ -54,9 +54,9 @@ def with_output(containers: Iterable[Container], chosen: Sequence[str]) -> list[
     A service that is being replaced has two, and both speak.
     """
     found = [
-        each
-        for each in containers
-        if not each.task and each.state is not State.CREATED and (not chosen or each.service in chosen)
+        container
+        for container in containers
+        if not container.task and container.state is not State.CREATED and (not chosen or container.service in chosen)
     ]
     return sorted(found, key=lambda each: (each.service, each.release, each.id))
 
@@ -67,7 +67,7 @@ def running(want: Desired | None, containers: Iterable[Container], service: str,
     Raises:
         Refusal: FAILED_PRECONDITION: none runs.
     """
-    mine = [each for each in containers if each.service == service and not each.task]
+    mine = [container for container in containers if container.service == service and not container.task]
     up = [each for each in mine if each.state is State.RUNNING]
     if not up:
         states = ", ".join(sorted({each.state.value for each in mine})) or "there is none"

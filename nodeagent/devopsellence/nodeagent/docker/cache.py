@@ -106,11 +106,13 @@ class View:
     @property
     def environments(self) -> set[str]:
         """Every environment that has something here."""
-        return {each.env for each in self._containers.values()} | {each.env for each in self._networks.values()}
+        return {container.env for container in self._containers.values()} | {
+            network.env for network in self._networks.values()
+        }
 
     def of(self, env: str, network: str) -> tuple[tuple[Container, ...], Network | None]:
         """The containers of an environment, and its network if it is there."""
-        containers = tuple(each for each in self._containers.values() if each.env == env)
+        containers = tuple(container for container in self._containers.values() if container.env == env)
         networks = (each for each in self._networks.values() if each.env == env and each.name == network)
         return containers, min(networks, key=lambda each: each.id, default=None)
 
@@ -130,8 +132,8 @@ class View:
         """
         concerned, unknown = self.environments, set()
         listed: dict[str, Container | Network] = {}
-        listed.update({each.id: each for each in listing.containers})
-        listed.update({each.id: each for each in listing.networks})
+        listed.update({container.id: container for container in listing.containers})
+        listed.update({network.id: network for network in listing.networks})
         for gone in [*self._containers, *self._networks]:
             if gone not in listed and self._stamps.get(gone, 0) <= stamp:
                 self._forget(gone)

@@ -89,10 +89,14 @@ class Docker:
             containers = self._client.containers(all=True, filters=ours)
             networks = self._client.networks(filters=ours)
         return Listing(
-            tuple(parse_listed(each) for each in containers if names.LABEL_ROUTER not in (each.get("Labels") or {})),
             tuple(
-                Network(each["Id"], each["Name"], (each.get("Labels") or {}).get(names.LABEL_ENVIRONMENT, ""))
-                for each in networks
+                parse_listed(container)
+                for container in containers
+                if names.LABEL_ROUTER not in (container.get("Labels") or {})
+            ),
+            tuple(
+                Network(network["Id"], network["Name"], (network.get("Labels") or {}).get(names.LABEL_ENVIRONMENT, ""))
+                for network in networks
             ),
         )
 

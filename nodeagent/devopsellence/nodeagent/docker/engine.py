@@ -144,7 +144,7 @@ class Engine:
         stamp = self.view.stamp()
         listing = await self._on(self._looks, lambda docker: docker.list())
         concerned, unknown = self.view.replace(listing, stamp)
-        await self._look_at({each.id for each in listing.containers if each.up} if fresh else unknown)
+        await self._look_at({container.id for container in listing.containers if container.up} if fresh else unknown)
         for env in concerned:
             self._callbacks.changed(env)
 
@@ -209,7 +209,7 @@ class Engine:
             raise
 
     async def _look_at(self, containers: Iterable[str]) -> None:
-        await asyncio.gather(*(self.look(each) for each in containers))
+        await asyncio.gather(*(self.look(container) for container in containers))
 
     def _on_event(self, event: Event) -> None:
         if names.LABEL_ROUTER in event.attributes:

@@ -63,7 +63,7 @@ class ImageStore:
     def in_use(self) -> frozenset[str]:
         """Ids of the images of all containers, whoever made them, running or not."""
         with self._translated():
-            return frozenset(str(each.get("ImageID", "")) for each in self._client.containers(all=True))
+            return frozenset(str(container.get("ImageID", "")) for container in self._client.containers(all=True))
 
     def load(self, archive: Iterable[bytes]) -> None:
         """Have the engine read an archive as ``docker save`` writes them.

@@ -212,7 +212,7 @@ def one_offs(docker: Docker, node_uid: str) -> list[str]:
     """The one-off containers of this node that are there, in any state."""
     labels = [f"{names.LABEL_NODE_UID}={node_uid}", names.LABEL_ONE_OFF]
     with docker.client() as client:
-        return [str(each["Id"]) for each in client.containers(all=True, filters={"label": labels})]
+        return [str(container["Id"]) for container in client.containers(all=True, filters={"label": labels})]
 
 
 def data_root(docker: Docker) -> str:
@@ -228,11 +228,11 @@ def bridges(docker: Docker, node_uid: str) -> list[Bridge]:
         networks = client.networks(filters={"driver": "bridge"})
     return [
         Bridge(
-            (each.get("Options") or {}).get(_BRIDGE_NAME) or f"br-{each['Id'][:12]}",
-            (each.get("Labels") or {}).get(names.LABEL_NODE_UID) == node_uid,
-            bool(each.get("EnableIPv6")),
+            (network.get("Options") or {}).get(_BRIDGE_NAME) or f"br-{network['Id'][:12]}",
+            (network.get("Labels") or {}).get(names.LABEL_NODE_UID) == node_uid,
+            bool(network.get("EnableIPv6")),
         )
-        for each in networks
+        for network in networks
     ]
 
 

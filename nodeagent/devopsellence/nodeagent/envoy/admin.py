@@ -149,9 +149,9 @@ def parse_clusters(document: Mapping[str, Any]) -> dict[str, dict[str, Host]]:
 def parse_versions(document: Mapping[str, Any]) -> dict[str, str]:
     """From ``/stats?format=json&type=TextReadouts``."""
     return {
-        name.removesuffix(f".{_VERSION}"): str(each.get("value", ""))
-        for each in _stats(document)
-        if (name := str(each.get("name", ""))).endswith(f".{_VERSION}")
+        name.removesuffix(f".{_VERSION}"): str(stat.get("value", ""))
+        for stat in _stats(document)
+        if (name := str(stat.get("name", ""))).endswith(f".{_VERSION}")
     }
 
 
@@ -163,15 +163,15 @@ def parse_ports(document: Mapping[str, Any]) -> frozenset[int]:
 
 def parse_started(document: Mapping[str, Any]) -> bool:
     """From ``/stats?format=json&filter=listener_manager.workers_started``."""
-    return any(each["name"] == _STARTED and int(each.get("value", 0)) == 1 for each in _stats(document))
+    return any(stat["name"] == _STARTED and int(stat.get("value", 0)) == 1 for stat in _stats(document))
 
 
 def parse_requests(document: Mapping[str, Any]) -> int:
     """From ``/stats?format=json&filter=downstream_rq_active``: of the listeners, not of the admin interface itself."""
     return sum(
-        int(each.get("value", 0))
-        for each in _stats(document)
-        if str(each["name"]).startswith("http.") and not str(each["name"]).startswith("http.admin.")
+        int(stat.get("value", 0))
+        for stat in _stats(document)
+        if str(stat["name"]).startswith("http.") and not str(stat["name"]).startswith("http.admin.")
     )
 
 

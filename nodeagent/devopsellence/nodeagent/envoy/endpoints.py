@@ -152,7 +152,7 @@ def shown(site: Site | None, env: EnvironmentRef, places: Places) -> Site | None
     if site is None and not draining:
         return None
     site = site or Site(env, (), (), ())
-    backends = {(each.service, each.port): each.endpoints for each in site.backends}
+    backends = {(backend.service, backend.port): backend.endpoints for backend in site.backends}
     for name, endpoints in draining.items():
         backends[name] = (*backends.get(name, ()), *endpoints)
     return replace(

@@ -66,7 +66,7 @@ class EnvoyFolder:
     def ports(self) -> tuple[int, ...]:
         """The ports that Envoy was last told to listen on."""
         with suppress(OSError, ValueError, TypeError):
-            return tuple(int(each) for each in json.loads((self.path / _PORTS).read_bytes()))
+            return tuple(int(load) for load in json.loads((self.path / _PORTS).read_bytes()))
         return ()
 
     def write(

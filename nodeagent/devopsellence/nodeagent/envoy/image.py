@@ -83,7 +83,7 @@ def split(image: str) -> tuple[str, str]:
 def _make(docker: Docker, name: str) -> None:
     """An image of the package's program and the libraries that it is linked with."""
     program = _program()
-    files = [(PROGRAM, program), *((str(each), each) for each in libraries(program))]
+    files = [(PROGRAM, program), *((str(library), library) for library in libraries(program))]
     repository, tag = split(name)
     with docker.client() as client:
         answer: Any = client.import_image_from_stream(

@@ -52,7 +52,7 @@ class Rendering:
         """As :func:`xds.files` makes them. Blocks for as long as that takes."""
         frame = Routing(
             tuple(
-                replace(site, backends=tuple(replace(each, endpoints=()) for each in site.backends))
+                replace(site, backends=tuple(replace(backend, endpoints=()) for backend in site.backends))
                 for site in routing.sites
             )
         )

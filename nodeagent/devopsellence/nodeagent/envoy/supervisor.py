@@ -102,7 +102,7 @@ class Keeper:
     def admins(self) -> list[Admin]:
         """The admin interfaces of whatever serves: first that of :attr:`running`, then of those that it replaces."""
         hashes = [self.running, *sorted(self._ending - {self.running})]
-        return [Admin(container.run_folder(self._folder.path, each)) for each in hashes if each]
+        return [Admin(container.run_folder(self._folder.path, hash_)) for hash_ in hashes if hash_]
 
     async def last_words(self) -> str:
         """What Envoy said last; "" if that cannot be known."""

@@ -65,10 +65,10 @@ class Course:
 def combined(healths: Sequence[Health]) -> Health:
     """All probes of a container together: healthy since the last of them is, unhealthy since the first of them is.
     While one has yet to pass, and has time for it, the others' failures do not count: it has not been healthy yet."""
-    bad = [each for each in healths if each.verdict is Verdict.UNHEALTHY]
-    message = "; ".join(each.message for each in healths if each.message)
+    bad = [health for health in healths if health.verdict is Verdict.UNHEALTHY]
+    message = "; ".join(health.message for health in healths if health.message)
     overdue = any(each.overdue for each in bad)
-    if not overdue and any(each.verdict is Verdict.CHECKING for each in healths):
+    if not overdue and any(health.verdict is Verdict.CHECKING for health in healths):
         return Health(Verdict.CHECKING, message=message)
     if bad:
         return Health(Verdict.UNHEALTHY, overdue, message, min((each.since for each in bad), key=lambda at: at.mono))

@@ -137,14 +137,14 @@ class Aside:
 
     async def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """The answers, in the same order."""
-        pairs = {each.pair.digest: each.pair for each in questions if each.pair is not None}
+        pairs = {question.pair.digest: question.pair for question in questions if question.pair is not None}
         new = {digest: pair for digest, pair in pairs.items() if digest not in self._known}
-        requests = list(dict.fromkeys(each.request for each in questions if each.request is not None))
+        requests = list(dict.fromkeys(question.request for question in questions if question.request is not None))
         verdicts, made = dict(self._known), dict[Request, Made]()
         if new or requests:
             said: Said = {
                 "certificates": [(each.chain_pem, each.key_pem) for each in new.values()],
-                "requests": [(each.id, each.host, each.recipients) for each in requests],
+                "requests": [(request.id, request.host, request.recipients) for request in requests],
             }
             try:
                 found = await self._run(said)
@@ -158,10 +158,10 @@ class Aside:
                 made = dict(zip(requests, map(_made, found["requests"]), strict=True))
         return [
             Answer(
-                verdicts[each.pair.digest] if each.pair is not None else None,
-                made[each.request] if each.request is not None else None,
+                verdicts[question.pair.digest] if question.pair is not None else None,
+                made[question.request] if question.request is not None else None,
             )
-            for each in questions
+            for question in questions
         ]
 
     def _remember(self, judged: Mapping[bytes, Verdict]) -> None:

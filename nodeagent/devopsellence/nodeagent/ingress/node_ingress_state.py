@@ -166,7 +166,7 @@ def given(parts: Mapping[str, Taken]) -> Given:
         part: HostPart(
             taken.certificate,
             taken.not_after,
-            tuple((each.token, each.key_authorization) for each in taken.kept.challenges),
+            tuple((challenge.token, challenge.key_authorization) for challenge in taken.kept.challenges),
         )
         for part, taken in parts.items()
         if part != PEERS

@@ -345,4 +345,4 @@ class Router:
             moments.append(now + self._interval)
             rare = now - self._written > PATIENCE_SECONDS and endpoints.first_limit(self._places) is None
             self._interval = min(LOOK_PATIENT if rare else LOOK_CAP, self._interval * LOOK_FACTOR)
-        return min((each for each in moments if each is not None), default=None)
+        return min((moment for moment in moments if moment is not None), default=None)

@@ -69,12 +69,12 @@ def sited(want: Desired, services: Iterable[ServicePlan], given: Given, stopping
     ingress = want.ingress
     if ingress is None:
         return Sited(None)
-    serving = {each.service: [one for one in each.serving if one.id not in stopping] for each in services}
+    serving = {service.service: [one for one in service.serving if one.id not in stopping] for service in services}
     hosts, problems = _hosts(ingress)
     routes, unrouted = _routes(ingress, hosts)
-    ports = sorted({(each.service, each.port) for each in routes})
-    backends = [Backend(*each, _endpoints(want, *each, serving.get(each[0], ()))) for each in ports]
-    missing = [*problems, *unrouted, *(said for each in ports if (said := _missing(want, *each)))]
+    ports = sorted({(route.service, route.port) for route in routes})
+    backends = [Backend(*port, _endpoints(want, *port, serving.get(port[0], ()))) for port in ports]
+    missing = [*problems, *unrouted, *(said for port in ports if (said := _missing(want, *port)))]
     tls = ingress.tls_mode in _TLS
     known = {host: given.hosts[host] for host in hosts if host in given.hosts}
     certificates = {host: part.certificate for host, part in known.items() if tls and part.certificate is not None}
@@ -101,7 +101,11 @@ def sited(want: Desired, services: Iterable[ServicePlan], given: Given, stopping
             ),
             *given.remarks,
         ),
-        tuple(sorted({each.service for each in backends if not each.endpoints and each.service in want.services})),
+        tuple(
+            sorted(
+                {backend.service for backend in backends if not backend.endpoints and backend.service in want.services}
+            )
+        ),
     )
 
 
@@ -130,8 +134,8 @@ def awaited(before: stored_pb2.IngressStatus | None, after: stored_pb2.IngressSt
 
 
 def _told(said: stored_pb2.IngressStatus) -> tuple[object, ...]:
-    certificates = [(each.host, each.serial) for each in said.certificates]
-    return list(said.challenges), [each.id for each in said.signing_requests], certificates
+    certificates = [(certificate.host, certificate.serial) for certificate in said.certificates]
+    return list(said.challenges), [signing_request.id for signing_request in said.signing_requests], certificates
 
 
 def _phase(found: Sited, router: RouterStatus) -> tuple[stored_pb2.IngressStatus.Phase.ValueType, str]:

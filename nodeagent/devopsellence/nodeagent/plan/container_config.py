@@ -23,7 +23,7 @@ def container_labels(wanted: Wanted, want: Desired) -> dict[str, str]:
         names.LABEL_HASH: wanted.hash,
         names.LABEL_REVISION: want.revision,
         names.LABEL_RELEASE: str(want.release),
-        names.LABEL_PORTS: names.ports_label({each.name: each.port for each in wanted.service.ports}),
+        names.LABEL_PORTS: names.ports_label({port.name: port.port for port in wanted.service.ports}),
         **({names.LABEL_DEPENDS_ON: before} if before else {}),
     }
 

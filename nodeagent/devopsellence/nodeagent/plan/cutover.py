@@ -43,7 +43,7 @@ def serving(case: Case, leaving: str) -> tuple[Container, ...]:
     ``leaving``: as in :class:`Course`."""
     if case.wanted.completes:
         return ()
-    return tuple(each for each in _candidates(case) if each.id != leaving)[:1]
+    return tuple(candidate for candidate in _candidates(case) if candidate.id != leaving)[:1]
 
 
 def _candidates(case: Case) -> Iterator[Container]:

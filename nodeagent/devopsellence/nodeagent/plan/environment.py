@@ -77,10 +77,10 @@ def _leaving(
     dependents: dict[str, set[str]] = {}
     for name, containers in by_service.items():
         wanted = want.services.get(name)
-        for each in containers:
+        for container in containers:
             # The label of a container that stays may be stale: it is not part of the spec.
-            if each.up and (wanted is None or each.hash != wanted.hash):
-                for dependency in each.depends_on:
+            if container.up and (wanted is None or container.hash != wanted.hash):
+                for dependency in container.depends_on:
                     dependents.setdefault(dependency, set()).add(name)
     return {
         name: _gone(
@@ -97,13 +97,13 @@ def _gone(
     """A service that the assignment does not hold. ``first``: who has to stop before it."""
     why = "the environment left this node" if removed else "the assignment no longer holds this service"
     waiting = f"is stopped after {', '.join(first)}, which depends on it" if first else ""
-    way = course(cleanup.of([each for each in containers if not (first and each.up)], why), seen.held)
+    way = course(cleanup.of([container for container in containers if not (first and container.up)], why), seen.held)
     return ServicePlan(
         name,
         stored_pb2.ServiceStatus.STOPPING,
         way.actions,
         cleanup.memory.reason or way.waits or waiting or why,
-        current=max((each for each in containers if each.up), key=rank, default=None),
+        current=max((container for container in containers if container.up), key=rank, default=None),
         retry_wall=cleanup.memory.retry_wall,
         wake=cleanup.wake,
     )

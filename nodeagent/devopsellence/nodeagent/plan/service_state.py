@@ -138,8 +138,8 @@ def case_of(
     memories: Memories,
     now: Now,
 ) -> Case:
-    mine = max((each for each in containers if each.hash == wanted.hash), key=rank, default=None)
-    others = [each for each in containers if each is not mine]
+    mine = max((container for container in containers if container.hash == wanted.hash), key=rank, default=None)
+    others = [container for container in containers if container is not mine]
 
     def proved(each: Container) -> bool:
         memory = memories.get((each.service, each.hash), NO_MEMORY)
@@ -183,11 +183,11 @@ class Cleanup:
         if self.memory.waits(self.now.mono):
             return ()
         actions: list[Action] = []
-        for each in sorted(containers, key=rank):
-            if each.up:
-                actions.append(act(Kind.STOP, why, each))
-            if each.state is not State.REMOVING:
-                actions.append(act(Kind.REMOVE, why, each))
+        for container in sorted(containers, key=rank):
+            if container.up:
+                actions.append(act(Kind.STOP, why, container))
+            if container.state is not State.REMOVING:
+                actions.append(act(Kind.REMOVE, why, container))
         return tuple(actions)
 
 

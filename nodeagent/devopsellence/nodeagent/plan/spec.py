@@ -95,7 +95,7 @@ class Desired:
 
 def desired(assignment: stored_pb2.Assignment, env: EnvironmentRef, node_uid: str) -> Desired:
     """Work out names and hashes of an assignment that :func:`objection` found nothing against."""
-    sealed = {(each.service, each.name, each.version): each.age for each in assignment.secrets}
+    sealed = {(secret.service, secret.name, secret.version): secret.age for secret in assignment.secrets}
     cycles = dependencies.cycles(assignment.services)
     services = {
         service.name: Wanted(
@@ -163,7 +163,7 @@ def _task_service(assignment: stored_pb2.Assignment) -> workload_pb2.Service:
     """The spec that the assignment's task runs with; without a name if there is none."""
     if assignment.HasField("task_service"):
         return assignment.task_service
-    named = (each for each in assignment.services if each.name == assignment.task.service)
+    named = (service for service in assignment.services if service.name == assignment.task.service)
     return next(named, workload_pb2.Service())
 
 

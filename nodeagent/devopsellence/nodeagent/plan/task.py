@@ -44,7 +44,7 @@ def plan_task(
 ) -> TaskPlan:
     """The next actions for the containers of release tasks, and how the one that is assigned fares. ``services``: how
     the services stand. ``problem``: why ``runs`` could not be read; empty if it could."""
-    ours = [each for each in seen.containers if each.task]
+    ours = [container for container in seen.containers if container.task]
     cleanup = Cleanup(TASK, memories, now)
     if want.removed:
         leaving = tuple(_as_task(each) for each in cleanup.of(ours, "the environment left this node"))
@@ -67,7 +67,7 @@ def plan_task(
         # What is left over may have the name of what is to be made.
         leftovers + step.actions,
         _status(want, run, mine, step),
-        wake=min((each for each in wakes if each is not None), default=None),
+        wake=min((wake for wake in wakes if wake is not None), default=None),
     )
 
 
@@ -113,10 +113,12 @@ def _unstarted(wanted: Wanted, mine: Container | None, held_up: str, memory: Mem
 
 def _held_up(services: Sequence[ServicePlan], want: Desired, others: Sequence[Container]) -> str:
     """What the task waits for; empty if nothing. Tasks of two releases never run at once."""
-    for each in services:
-        wanted = want.services.get(each.service)
-        if wanted is not None and not wanted.service.image.app and not each.settled:
-            return f"waits for {each.service}: {each.reason}" if each.reason else f"waits for {each.service}"
+    for service in services:
+        wanted = want.services.get(service.service)
+        if wanted is not None and not wanted.service.image.app and not service.settled:
+            return (
+                f"waits for {service.service}: {service.reason}" if service.reason else f"waits for {service.service}"
+            )
     running = next((each for each in sorted(others, key=rank) if each.up), None)
     return f"waits for task {running.task} of release {running.release} to end" if running is not None else ""
 

@@ -68,7 +68,7 @@ class Remembered:
 
     def prune(self, want: Desired, containers: Sequence[model.Container], busy: Container[str]) -> None:
         """Drop what is about specs that are neither wanted nor there, except of services with an action under way."""
-        live = {(each.service, each.hash) for each in containers}
+        live = {(container.service, container.hash) for container in containers}
         live |= {(name, wanted.hash) for name, wanted in want.services.items()}
         live.add((TASK, want.task_wanted.hash if want.task_wanted is not None else _NO_HASH))
         live |= {(service, _NO_HASH) for service, _ in live} | {("", _NO_HASH)}

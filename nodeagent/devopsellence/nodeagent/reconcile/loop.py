@@ -207,11 +207,11 @@ class Reconciler:
         """Observe, plan, act."""
         containers, network = self._engine.view.of(str(env), want.network)
         checks = [
-            (each, wanted.probes)
-            for each in containers
-            if each.state is State.RUNNING
-            and (wanted := want.services.get(each.service))
-            and each.hash == wanted.hash
+            (container, wanted.probes)
+            for container in containers
+            if container.state is State.RUNNING
+            and (wanted := want.services.get(container.service))
+            and container.hash == wanted.hash
             and wanted.probes
         ]
         self._monitor.watch(str(env), want.network, checks)
@@ -243,7 +243,7 @@ class Reconciler:
         firsts = [state.plan.network[:1], state.plan.task.actions[:1], *services]
         ready = (
             action
-            for action in (each[0] for each in firsts if each)
+            for action in (first[0] for first in firsts if first)
             if action.service not in state.busy and (action.kind not in NEEDS_NETWORK or seen.network is not None)
         )
         return self._lanes.choose(env, ready)
@@ -342,4 +342,4 @@ class Reconciler:
 
 
 def _is_served_by(planned: Plan, container: str) -> bool:
-    return any(each.current is not None and each.current.id == container for each in planned.services)
+    return any(service.current is not None and service.current.id == container for service in planned.services)

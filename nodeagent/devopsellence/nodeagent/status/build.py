@@ -23,7 +23,7 @@ def status(
     """The status of an environment. ``progress``: how far the pull of a service's image is. ``problem``: why the
     assignment in etcd cannot be followed (``want`` is then the one before), empty if it can. ``ingress``: how it fares,
     None if there is none; it has no part in the phase."""
-    services = [_service(want, each, memories, progress.get(each.service, "")) for each in planned.services]
+    services = [_service(want, service, memories, progress.get(service.service, "")) for service in planned.services]
     phase, reason = _phase(want, planned)
     if problem:
         phase, reason = _Status.ERROR, problem
@@ -67,7 +67,7 @@ def unreadable(node: str, node_uid: str, env: EnvironmentRef, problem: str) -> _
 
 def at_rest(planned: Plan) -> bool:
     """Nothing will change by itself: worth reporting at once."""
-    return planned.removed or all(each.settled or each.failed for each in planned.services)
+    return planned.removed or all(service.settled or service.failed for service in planned.services)
 
 
 def task_moved(before: Plan, after: Plan) -> bool:
@@ -79,16 +79,16 @@ def task_moved(before: Plan, after: Plan) -> bool:
 def _phase(want: Desired, planned: Plan) -> tuple[stored_pb2.AssignmentStatus.Phase.ValueType, str]:
     if want.removed:
         return (_Status.REMOVED, "") if planned.removed else (_Status.CONVERGING, _why(planned))
-    if failed := [each for each in planned.services if each.failed]:
+    if failed := [service for service in planned.services if service.failed]:
         return _Status.FAILED, _sentence(failed[0])
-    if planned.reason or any(not each.settled for each in planned.services):
+    if planned.reason or any(not service.settled for service in planned.services):
         return _Status.CONVERGING, _why(planned)
     return _Status.SETTLED, ""
 
 
 def _why(planned: Plan) -> str:
     """The first thing that is said about what is not settled yet."""
-    said = [_sentence(each) for each in planned.services if not each.settled and each.reason]
+    said = [_sentence(service) for service in planned.services if not service.settled and service.reason]
     return next(iter([planned.reason, *said] if planned.reason else said), "")
 
 

@@ -80,8 +80,8 @@ class Heartbeat:
                     timeout=None if lease is not None else STAND_BY_SECONDS,
                 )
             finally:
-                for each in waits:
-                    each.cancel()
+                for wait in waits:
+                    wait.cancel()
 
     async def close(self) -> None:
         """A clean end: the key goes at once. StoreError if etcd does not answer; then the lease runs out."""

@@ -158,7 +158,7 @@ def test_an_answer(status: int, severity: str) -> None:
 def test_nodes_that_say_the_same_share_a_line() -> None:
     good, bad = Answered(status=200), Answered(error="the connection is refused")
     checks = check_findings.answered(HOST, "/", {"n1": good, "n2": bad, "n3": good}, secure=False)
-    assert [(each.severity, each.message) for each in checks] == [
+    assert [(check.severity, check.message) for check in checks] == [
         ("ok", "status 200 (n1, n3)"),
         ("error", "the connection is refused (n2)"),
     ]

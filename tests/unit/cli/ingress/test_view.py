@@ -66,7 +66,7 @@ def snapshot(
 
 
 def said(found: Snapshot) -> list[tuple[str, str]]:
-    return [(each.severity, each.text) for each in ingress.troubles(found, NOW)]
+    return [(trouble.severity, trouble.text) for trouble in ingress.troubles(found, NOW)]
 
 
 def test_all_is_well_in_one_line() -> None:

@@ -34,7 +34,7 @@ def survey(
         release,
         {name: Node(name=name, labels=[(labels or {}).get(name, "")], cordoned=name in cordoned) for name in running},
         {
-            name: AssignmentStatus(services=[ServiceStatus(name=each, container="c") for each in services])
+            name: AssignmentStatus(services=[ServiceStatus(name=service, container="c") for service in services])
             for name, services in running.items()
         },
     )

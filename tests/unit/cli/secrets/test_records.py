@@ -18,7 +18,7 @@ ANN, BOB, NODE = Identity.generate(), Identity.generate(), Identity.generate()
 
 
 def version(number: int, value: bytes, *readers: Identity) -> SecretVersion:
-    return records.fresh(value, number, [each.recipient for each in readers], Timestamp(seconds=1), "ann@host")
+    return records.fresh(value, number, [reader.recipient for reader in readers], Timestamp(seconds=1), "ann@host")
 
 
 def stored(*versions: SecretVersion) -> Secret:

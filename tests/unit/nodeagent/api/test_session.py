@@ -55,8 +55,8 @@ class Talk:
 
     async def hold(self, start: RunStart, *requests: RunRequest, forever: bool = False) -> None:
         async def send() -> AsyncIterator[RunRequest]:
-            for each in requests:
-                yield each
+            for request in requests:
+                yield request
             if forever:
                 await asyncio.Event().wait()
 
@@ -69,7 +69,7 @@ class Talk:
 
     @property
     def output(self) -> tuple[bytes, bytes]:
-        return b"".join(each.stdout for each in self.answers), b"".join(each.stderr for each in self.answers)
+        return b"".join(answer.stdout for answer in self.answers), b"".join(answer.stderr for answer in self.answers)
 
 
 @pytest.fixture

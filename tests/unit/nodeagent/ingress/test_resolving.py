@@ -27,7 +27,7 @@ class Addresses:
 
 
 def given(*addresses: str) -> Given:
-    return Given(peers=tuple(RouterPeer(f"n-{each}", "x.internal", each, 7444) for each in addresses))
+    return Given(peers=tuple(RouterPeer(f"n-{address}", "x.internal", address, 7444) for address in addresses))
 
 
 async def test_names_become_addresses_and_addresses_stay() -> None:

@@ -74,7 +74,7 @@ def site(
 
 def endpoints(found: Sited) -> dict[tuple[str, str], tuple[Endpoint, ...]]:
     assert found.site is not None
-    return {(each.service, each.port): each.endpoints for each in found.site.backends}
+    return {(backend.service, backend.port): backend.endpoints for backend in found.site.backends}
 
 
 ONE = at(container(web(), identity="c1"), "172.18.0.2", {"http": 3000})

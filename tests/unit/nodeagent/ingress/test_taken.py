@@ -154,7 +154,7 @@ def test_all_hosts_together() -> None:
     }
     found = given(parts)
     assert sorted(found.hosts) == ["a.example.com", "b.example.com"]
-    assert [each.id for each in found.answers] == ["ab", "cd"]
+    assert [answer.id for answer in found.answers] == ["ab", "cd"]
 
 
 def test_what_is_known_is_not_asked_again() -> None:

@@ -118,13 +118,13 @@ WHO_LISTENS: Final = {
 def test_what_has_a_port_and_something_to_serve_listens(case: str, certificate: TlsCertificate) -> None:
     listen, secure, names = WHO_LISTENS[case]
     files = made(site(tls=True, certificates={"a.example": certificate} if secure else {}), listen=listen)
-    assert [each["name"] for each in resources(files, "lds.json")] == names
+    assert [resource["name"] for resource in resources(files, "lds.json")] == names
     assert sorted(path for path in files if path.startswith("rds/")) == [f"rds/{name}.json" for name in names]
 
 
 def test_without_a_site_only_http_listens_and_knows_no_host() -> None:
     files = made()
-    assert [each["name"] for each in resources(files, "lds.json")] == ["http"]
+    assert [resource["name"] for resource in resources(files, "lds.json")] == ["http"]
     assert resources(files, "rds/http.json")[0]["virtual_hosts"] == []
 
 

@@ -112,7 +112,7 @@ def list_(ctx: click.Context, output: Output) -> None:
         "ingress cert list",
         show.table(entries, datetime.now(UTC)) if entries else f"{ref} has no certificates.",
         environment=str(ref),
-        certificates=[show.document(each) for each in entries],
+        certificates=[show.document(entry) for entry in entries],
         problems=show.problems(problems),
     )
 

@@ -122,7 +122,7 @@ def list_(ctx: click.Context, output: Output) -> None:
         "secret list",
         text,
         environment=str(ref),
-        secrets=[listing.document(each) for each in entries],
+        secrets=[listing.document(entry) for entry in entries],
         problems=[{"key": problem.key, "reason": problem.reason} for problem in problems],
     )
 

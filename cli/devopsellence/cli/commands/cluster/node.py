@@ -198,7 +198,7 @@ def detach(ctx: click.Context, output: Output, name: str) -> None:
     environment, seen = context.run(ctx, work)
     text = f"Node {name} is detached from {_path(environment)}; its containers there are removed, its volumes stay."
     if seen.secrets:
-        names = ", ".join(str(each) for each in seen.secrets)
+        names = ", ".join(str(secret) for secret in seen.secrets)
         text += f"\nIt could read {names}. New values are not sealed for it: set them anew if it is not to be trusted."
     if seen.hosts:
         text += f"\nIt could read the private keys of the certificates of {', '.join(seen.hosts)}: {RENEW}."
@@ -252,7 +252,7 @@ def _attached(output: Output, operation: str, environment: Environment, text: st
 
 
 def _named(secrets: Iterable[SecretId]) -> list[dict[str, str]]:
-    return [{"service": each.service, "name": each.name} for each in secrets]
+    return [{"service": secret.service, "name": secret.name} for secret in secrets]
 
 
 def _path(environment: Environment) -> str:

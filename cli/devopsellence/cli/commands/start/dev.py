@@ -218,7 +218,7 @@ def _up_document(running: Running) -> dict[str, Any]:
         "docker": {"host": running.state.docker_host, "problem": running.problem},
         "folder": str(running.layout.root),
         "logs": str(running.layout.logs),
-        "processes": {each.name: each.pid for each in running.snapshot.processes},
+        "processes": {process.name: process.pid for process in running.snapshot.processes},
     }
 
 
