@@ -24,7 +24,7 @@ import structlog
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.docker.model import End, Now
 from devopsellence.nodeagent.plan.actions import Memories
-from devopsellence.nodeagent.plan.history import BACKOFF_CAP, SPREAD, Memory, Trouble
+from devopsellence.nodeagent.plan.history import BACKOFF_CAP, SPREAD, RestartHistory, Trouble
 from devopsellence.nodeagent.plan.task_run import Run, run_from, run_to
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import MalformedRecord
@@ -95,7 +95,7 @@ class StateFolder:
         """Returns once it is on disk. OSError if it cannot be written."""
         self._write("assignments", env, encode(assignment), sync=True)
 
-    def memories(self, env: EnvironmentRef, now: Now) -> dict[tuple[str, str], Memory]:
+    def memories(self, env: EnvironmentRef, now: Now) -> dict[tuple[str, str], RestartHistory]:
         """The memories of an environment; none if there are none or they cannot be read."""
         path = self._path("memory", env)
         try:
@@ -204,10 +204,10 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _memory(stored: Mapping[str, Any], now: Now) -> Memory:
+def _memory(stored: Mapping[str, Any], now: Now) -> RestartHistory:
     """A memory from disk. Monotonic clocks start anew at a reboot, so the wall clock carries the wait across, and no
     wait gets longer by that than the longest there is."""
-    known = {field.name for field in dataclasses.fields(Memory)}
+    known = {field.name for field in dataclasses.fields(RestartHistory)}
     values = {key: value for key, value in stored.items() if key in known}
     end = values.get("last_end")
     wait = min(max(0.0, float(values.get("retry_wall", 0.0)) - now.wall), BACKOFF_CAP * (1 + SPREAD))
@@ -216,4 +216,4 @@ def _memory(stored: Mapping[str, Any], now: Now) -> Memory:
         "retry": now.mono + wait,
         "last_end": End(**{**end, "log_lines": tuple(end["log_lines"])}) if end else None,
     }
-    return Memory(**values)
+    return RestartHistory(**values)

@@ -19,7 +19,7 @@ from devopsellence.nodeagent.docker.model import (
 )
 from devopsellence.nodeagent.plan.actions import Action, Kind, Plan
 from devopsellence.nodeagent.plan.environment import plan
-from devopsellence.nodeagent.plan.history import NO_MEMORY, Memory
+from devopsellence.nodeagent.plan.history import NO_MEMORY, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired, Wanted, desired
 from devopsellence.nodeagent.reconcile.executor import before
 from devopsellence.store.keys import EnvironmentRef
@@ -136,7 +136,7 @@ class Engine:
 
     containers: dict[str, Container] = field(default_factory=dict)
     network: Network | None = None
-    memories: dict[tuple[str, str], Memory] = field(default_factory=dict)
+    memories: dict[tuple[str, str], RestartHistory] = field(default_factory=dict)
     sick: set[str] = field(default_factory=set)
     lapsed: set[str] = field(default_factory=set)
     ends: set[str] = field(default_factory=set)
@@ -246,7 +246,7 @@ class Engine:
             return self.containers[action.container]
         return next((each for each in self.containers.values() if each.name == action.name), None)
 
-    def _create(self, action: Action, goal: Desired, memory: Memory) -> None:
+    def _create(self, action: Action, goal: Desired, memory: RestartHistory) -> None:
         spec = goal.services[action.service]
         if spec.image in self.missing:
             self.memories[(action.service, action.hash)] = memory.missing_image()
@@ -259,7 +259,7 @@ class Engine:
         assert all(each.name != new.name for each in self.containers.values()), f"{new.name} is there already"
         self._put(new)
 
-    def _start(self, found: Container, goal: Desired, memory: Memory) -> None:
+    def _start(self, found: Container, goal: Desired, memory: RestartHistory) -> None:
         assert self.network is not None
         if found.up:
             return

@@ -19,7 +19,7 @@ from devopsellence.nodeagent.docker.interface import Fetch
 from devopsellence.nodeagent.docker.model import Now, State
 from devopsellence.nodeagent.plan.actions import TASK, Action, Kind
 from devopsellence.nodeagent.plan.environment import plan
-from devopsellence.nodeagent.plan.history import NO_MEMORY, Memory, Trouble
+from devopsellence.nodeagent.plan.history import NO_MEMORY, RestartHistory, Trouble
 from devopsellence.nodeagent.plan.spec import Desired, desired, offered
 from devopsellence.nodeagent.reconcile.executor import Actions
 from devopsellence.nodeagent.reconcile.task_store import Runs
@@ -63,10 +63,10 @@ async def remembered(
     engine: Asked,
     action: Action,
     want: Desired,
-    memory: Memory = NO_MEMORY,
+    memory: RestartHistory = NO_MEMORY,
     fetch: Fetch | None = None,
     runs: Any = None,
-) -> Memory:
+) -> RestartHistory:
     """What is remembered after the action."""
     actions = Actions(engine, lambda: NOW, Vault(Identity.generate()), fetch)  # type: ignore[arg-type]
     return (await actions.carry_out(action, want, lambda _: None, runs)).change(memory)

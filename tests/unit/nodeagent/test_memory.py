@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from devopsellence.nodeagent.docker.model import Container, End, Now, State
-from devopsellence.nodeagent.plan.history import NO_MEMORY, Memory, Trouble
+from devopsellence.nodeagent.plan.history import NO_MEMORY, RestartHistory, Trouble
 from tests.unit.nodeagent.support import container, service
 
 NOW = Now(100.0, 5000.0)
@@ -23,7 +23,7 @@ def end(ran: float, code: int = 1, *, oom: bool = False) -> End:
     return End(code, oom, "t", ran)
 
 
-def after(memory: Memory, ends: list[float]) -> Memory:
+def after(memory: RestartHistory, ends: list[float]) -> RestartHistory:
     for number, ran in enumerate(ends):
         memory = memory.ended(ended(number), end(ran), NOW, seed="x")
     return memory

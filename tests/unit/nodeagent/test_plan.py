@@ -11,7 +11,7 @@ import pytest
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.nodeagent.docker.model import Attachment, Container, Health, Network, Now, Observed, State, Verdict
 from devopsellence.nodeagent.plan.environment import plan
-from devopsellence.nodeagent.plan.history import NO_MEMORY, Memory, Trouble
+from devopsellence.nodeagent.plan.history import NO_MEMORY, RestartHistory, Trouble
 from devopsellence.nodeagent.plan.spec import Desired
 from tests.unit.nodeagent.support import ENV, REMOTE, container, kinds, service, want, wanted
 
@@ -37,15 +37,15 @@ class Row:
     failed: bool = False
     network: Network | None = NETWORK
     health: Mapping[str, Health] = field(default_factory=dict)
-    memories: Mapping[tuple[str, str], Memory] = field(default_factory=dict)
+    memories: Mapping[tuple[str, str], RestartHistory] = field(default_factory=dict)
 
 
-def about(made: workload_pb2.Service, memory: Memory) -> dict[tuple[str, str], Memory]:
+def about(made: workload_pb2.Service, memory: RestartHistory) -> dict[tuple[str, str], RestartHistory]:
     spec = wanted(made)
     return {(spec.service.name, spec.hash): memory}
 
 
-def waiting(trouble: Trouble, **more: Any) -> Memory:
+def waiting(trouble: Trouble, **more: Any) -> RestartHistory:
     return replace(NO_MEMORY, trouble=trouble, reason="because", retry=1010.0, retry_wall=2010.0, **more)
 
 
@@ -183,7 +183,7 @@ def test_secrets_are_named_as_what_stands_in_the_way() -> None:
     [(999.9, NO_MEMORY, 1000.2), (995.0, replace(NO_MEMORY, unstable=3), 1005.0), (900.0, NO_MEMORY, None)],
 )
 def test_time_alone_wakes_it_when_time_alone_changes_the_answer(
-    since: float, memory: Memory, wake: float | None
+    since: float, memory: RestartHistory, wake: float | None
 ) -> None:
     made = plan(want(OLD), Observed((container(OLD, since=since),), NETWORK), about(OLD, memory), NOW)
     assert made.wake == (None if wake is None else pytest.approx(wake))

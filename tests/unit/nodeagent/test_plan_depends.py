@@ -11,7 +11,7 @@ from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.docker.model import Container, Health, Network, Now, Observed, State, Verdict
 from devopsellence.nodeagent.plan.actions import Memories, ServicePlan
 from devopsellence.nodeagent.plan.environment import plan
-from devopsellence.nodeagent.plan.history import NO_MEMORY, RESET_SECONDS, Memory, Trouble
+from devopsellence.nodeagent.plan.history import NO_MEMORY, RESET_SECONDS, RestartHistory, Trouble
 from devopsellence.nodeagent.plan.spec import Desired
 from tests.unit.nodeagent.support import COMPLETED, ENV, HEALTHY, STARTED, container, kinds, service, want, wanted
 
@@ -33,7 +33,7 @@ ENDED_BADLY = container(JOB, State.EXITED, finished="t1", code=1)
 EXAMINED = replace(NO_MEMORY, examined=ENDED_WELL.end_key, starts=1)
 
 
-def job(memory: Memory = EXAMINED) -> Memories:
+def job(memory: RestartHistory = EXAMINED) -> Memories:
     return {("job", wanted(JOB).hash): memory}
 
 

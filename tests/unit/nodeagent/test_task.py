@@ -11,7 +11,7 @@ from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.nodeagent.docker.model import Container, End, Now, Observed, State
 from devopsellence.nodeagent.plan.actions import TASK, Action, Kind, ServicePlan, TaskPlan
 from devopsellence.nodeagent.plan.environment import plan
-from devopsellence.nodeagent.plan.history import GIVE_UP, NO_MEMORY, Memory, Trouble
+from devopsellence.nodeagent.plan.history import GIVE_UP, NO_MEMORY, RestartHistory, Trouble
 from devopsellence.nodeagent.plan.spec import Desired, desired
 from devopsellence.nodeagent.plan.task import plan_task
 from devopsellence.nodeagent.plan.task_run import Run, RunKey
@@ -70,7 +70,7 @@ def made(state: State, *, identity: str = "t1", release: int = 2, one_off: bool 
 def planned(
     *containers: Container,
     run: Run | None = None,
-    memory: Memory = NO_MEMORY,
+    memory: RestartHistory = NO_MEMORY,
     want: Desired = GOAL,
     services: tuple[ServicePlan, ...] = (),
     runs: tuple[Run, ...] = (),
@@ -86,7 +86,7 @@ def kinds(task: TaskPlan) -> list[str]:
     return [f"{action.kind} {action.container}".strip() for action in task.actions]
 
 
-def refused(times: int, trouble: Trouble = Trouble.REFUSED) -> Memory:
+def refused(times: int, trouble: Trouble = Trouble.REFUSED) -> RestartHistory:
     memory = NO_MEMORY
     for _ in range(times):
         memory = memory.refused(trouble, "no such command", NOW, seed="x")

@@ -9,11 +9,11 @@ from typing import Final, TypeAlias
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.docker.model import Container
-from devopsellence.nodeagent.plan.history import Memory
+from devopsellence.nodeagent.plan.history import RestartHistory
 
 #: By service and spec hash. ``(service, "")`` is about removing what is left of a service, ``("", "")`` about the
 #: network.
-Memories: TypeAlias = Mapping[tuple[str, str], Memory]
+Memories: TypeAlias = Mapping[tuple[str, str], RestartHistory]
 
 
 Phase: TypeAlias = stored_pb2.ServiceStatus.Phase.ValueType

@@ -1,6 +1,6 @@
 """What is remembered of the attempts to run one spec of one service: counters, backoff, the last end. Pure.
 
-A :class:`Memory` is frozen; each thing that happens is a method that returns the next one. It is about one spec
+A :class:`RestartHistory` is frozen; each thing that happens is a method that returns the next one. It is about one spec
 (service and hash): a changed spec starts with a fresh one. It is kept on disk (``state``), so that neither a backoff
 nor a counter is lost when the agent restarts.
 """
@@ -56,7 +56,7 @@ _FIRST: Final[Mapping[Trouble, float]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class RestartHistory:
     """``begun``: the start that ``starts`` counted last, empty if it is not known which. A start that an agent did not
     live to note is counted by the next one, once it sees the container run, or its end.
     ``proved``: the container (id) in which the spec last ran as it should. ``stopped``: the container that the agent
@@ -92,22 +92,22 @@ class Memory:
         """Is it too early for the next attempt?"""
         return self.trouble is not Trouble.NONE and now < self.retry
 
-    def started(self, container: Container | None) -> Memory:
+    def started(self, container: Container | None) -> RestartHistory:
         """The engine has started a container of this spec; None if it was gone when it was looked at."""
         begun = container.start_key if container is not None else ""
         memory = replace(self.cleared(), starts=self.starts + 1, begun=begun)
         return replace(memory, refusals=0, image_missing=False, stopped="")
 
-    def running(self, container: Container) -> Memory:
+    def running(self, container: Container) -> RestartHistory:
         """``container`` runs as it should: healthy, or up for long enough."""
         memory = replace(self.cleared(), proved=container.id, unhealthy=0, refusals=0, discarded="")
         return memory._counted(container)
 
-    def cleared(self) -> Memory:
+    def cleared(self) -> RestartHistory:
         """Nothing stands in the way of the next step."""
         return replace(self, trouble=Trouble.NONE, reason="", retry=0.0, retry_wall=0.0)
 
-    def ended(self, container: Container, end: End, now: Now, *, seed: str) -> Memory:
+    def ended(self, container: Container, end: End, now: Now, *, seed: str) -> RestartHistory:
         """``container`` was found ended. Counted once per end; not at all when the agent stopped it."""
         if container.end_key == self.examined:
             return self
@@ -125,26 +125,26 @@ class Memory:
         )
         return memory._counted(container)._wait(Trouble.CRASHED, _ended_sentence(end, crashes + 1), delay, now)
 
-    def refused(self, trouble: Trouble, reason: str, now: Now, *, seed: str) -> Memory:
+    def refused(self, trouble: Trouble, reason: str, now: Now, *, seed: str) -> RestartHistory:
         """The engine refused to pull, create or start it."""
         delay = _backoff(_FIRST[trouble], self.refusals + 1, seed)
         memory = replace(self, refusals=self.refusals + 1)
         return memory._wait(trouble, reason, delay, now)
 
-    def missing_image(self) -> Memory:
+    def missing_image(self) -> RestartHistory:
         """Its image has to be pulled first: no failure yet."""
         return replace(self, image_missing=True)
 
-    def pulled(self) -> Memory:
+    def pulled(self) -> RestartHistory:
         """Its image is there."""
         return replace(self.cleared(), image_missing=False)
 
-    def never_healthy(self, container: Container, reason: str, now: Now, *, seed: str) -> Memory:
+    def never_healthy(self, container: Container, reason: str, now: Now, *, seed: str) -> RestartHistory:
         """The agent is about to stop ``container``, which did not become healthy in time."""
         memory = replace(self, unhealthy=self.unhealthy + 1, stopped=container.id)
         return memory._wait(Trouble.UNHEALTHY, reason, _backoff(COSTLY_FIRST, self.unhealthy + 1, seed), now)
 
-    def lapsed(self, container: Container, reason: str) -> Memory:
+    def lapsed(self, container: Container, reason: str) -> RestartHistory:
         """The agent is about to stop ``container`` and to make it anew: it was healthy, and is not any more."""
         lapses = self.lapses if self.discarded == container.id else self.lapses + 1
         memory = replace(self, lapses=lapses, stopped=container.id, discarded=container.id)
@@ -154,33 +154,33 @@ class Memory:
         """Seconds from a container's start until it may be replaced for another lapse."""
         return _backoff(COSTLY_FIRST, self.lapses, seed) if self.lapses else 0.0
 
-    def lasting(self) -> Memory:
+    def lasting(self) -> RestartHistory:
         """It has been healthy for so long that former lapses do not count any more."""
         return replace(self, lapses=0)
 
-    def stopping(self, container: Container) -> Memory:
+    def stopping(self, container: Container) -> RestartHistory:
         """The agent is about to stop ``container``."""
         return replace(self, stopped=container.id)
 
-    def hurry(self) -> Memory:
+    def hurry(self) -> RestartHistory:
         """What it waited for may have happened: try at once."""
         return replace(self, image_missing=False, retry=0.0, retry_wall=0.0)
 
-    def offered(self) -> Memory:
+    def offered(self) -> RestartHistory:
         """Its image may be had from somebody who was not asked yet: failing to get it counts anew."""
         return replace(self.hurry(), refusals=0) if self.trouble in (Trouble.IMAGE, Trouble.PULL) else self
 
-    def _counted(self, container: Container) -> Memory:
+    def _counted(self, container: Container) -> RestartHistory:
         """With the start of ``container`` counted, if it is not yet."""
         start = container.start_key or self.begun
         missed = self.starts == 0 or self.begun not in ("", start)
         return replace(self, starts=self.starts + missed, begun=start)
 
-    def _wait(self, trouble: Trouble, reason: str, delay: float, now: Now) -> Memory:
+    def _wait(self, trouble: Trouble, reason: str, delay: float, now: Now) -> RestartHistory:
         return replace(self, trouble=trouble, reason=reason, retry=now.mono + delay, retry_wall=now.wall + delay)
 
 
-NO_MEMORY: Final = Memory()
+NO_MEMORY: Final = RestartHistory()
 
 
 def _backoff(first: float, attempt: int, seed: str) -> float:

@@ -8,7 +8,7 @@ from typing import Final
 
 from devopsellence.nodeagent.docker.model import Container, Health, Network, Now, Observed, State, Verdict
 from devopsellence.nodeagent.plan.actions import Action, Kind, Memories
-from devopsellence.nodeagent.plan.history import GIVE_UP, NO_MEMORY, RESET_SECONDS, STABLE_SECONDS, Memory
+from devopsellence.nodeagent.plan.history import GIVE_UP, NO_MEMORY, RESET_SECONDS, STABLE_SECONDS, RestartHistory
 from devopsellence.nodeagent.plan.spec import Wanted
 
 #: A container without a health check counts as running after this long, so that one which ends at once is not taken
@@ -28,7 +28,7 @@ class Case:
     fallback: Container | None
     surplus: tuple[Container, ...]
     health: Health
-    memory: Memory
+    memory: RestartHistory
     memories: Memories
     now: Now
     #: As in :attr:`model.Observed.held`.
@@ -171,7 +171,7 @@ class Cleanup:
     now: Now
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> RestartHistory:
         return self.memories.get((self.service, ""), NO_MEMORY)
 
     @property

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.docker.model import Container, Now, Observed, State
 from devopsellence.nodeagent.plan.actions import TASK, Action, Kind, Memories, ServicePlan, TaskPlan
-from devopsellence.nodeagent.plan.history import GIVE_UP, NO_MEMORY, Memory, Trouble
+from devopsellence.nodeagent.plan.history import GIVE_UP, NO_MEMORY, RestartHistory, Trouble
 from devopsellence.nodeagent.plan.service_state import Cleanup, rank
 from devopsellence.nodeagent.plan.spec import Desired, Wanted
 from devopsellence.nodeagent.plan.task_run import Run, RunKey
@@ -71,7 +71,7 @@ def plan_task(
     )
 
 
-def _step(wanted: Wanted, run: Run, mine: Container | None, held_up: str, memory: Memory, now: Now) -> _Step:
+def _step(wanted: Wanted, run: Run, mine: Container | None, held_up: str, memory: RestartHistory, now: Now) -> _Step:
     if run.ended:
         return _Step(run.phase, run.reason)
     if memory.trouble is Trouble.DISK_FULL and memory.waits(now.mono):
@@ -90,7 +90,7 @@ def _step(wanted: Wanted, run: Run, mine: Container | None, held_up: str, memory
     return _unstarted(wanted, mine, held_up, memory, now)
 
 
-def _unstarted(wanted: Wanted, mine: Container | None, held_up: str, memory: Memory, now: Now) -> _Step:
+def _unstarted(wanted: Wanted, mine: Container | None, held_up: str, memory: RestartHistory, now: Now) -> _Step:
     """Nothing was ever started: what can be tried may be tried again."""
     if wanted.obstacle or memory.refusals >= GIVE_UP:
         reason = wanted.obstacle or memory.reason

@@ -17,7 +17,7 @@ from devopsellence.nodeagent.docker.interface import Fetch, Runtime
 from devopsellence.nodeagent.docker.model import Container, Network, Now, State
 from devopsellence.nodeagent.plan import container_config, spec
 from devopsellence.nodeagent.plan.actions import TASK, Action, Kind
-from devopsellence.nodeagent.plan.history import NO_MEMORY, Memory, Trouble
+from devopsellence.nodeagent.plan.history import NO_MEMORY, RestartHistory, Trouble
 from devopsellence.nodeagent.plan.spec import Desired, Wanted
 from devopsellence.nodeagent.reconcile import task_actions
 from devopsellence.nodeagent.reconcile.task_store import Runs
@@ -26,7 +26,7 @@ from devopsellence.nodeagent.state import StateError
 
 _log = structlog.get_logger()
 #: What becomes of a memory.
-Change: TypeAlias = Callable[[Memory], Memory]
+Change: TypeAlias = Callable[[RestartHistory], RestartHistory]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Actions:
             )
         except errors.ImageNotAvailable as error:
             return self._refused(action, want, Trouble.PULL, f"cannot pull {repository}@{digest}: {error}")
-        return Memory.pulled
+        return RestartHistory.pulled
 
     async def _get(self, action: Action, wanted: Wanted, want: Desired, progress: Callable[[str], None]) -> Change:
         """Get an image by its id, which other nodes may have and no registry has."""
@@ -119,7 +119,7 @@ class Actions:
         except errors.ImageNotAvailable as error:
             reason = f"image {wanted.image} is not on this machine, and cannot be fetched from other nodes: {error}"
             return self._refused(action, want, Trouble.PULL, reason)
-        return Memory.pulled
+        return RestartHistory.pulled
 
     def _without_image(self, action: Action, wanted: Wanted, want: Desired) -> Change:
         reference = wanted.service.image.reference
@@ -135,7 +135,7 @@ class Actions:
                 lambda docker: docker.create(action.name, self._body(action, wanted, want))
             )
         except errors.ImageNotAvailable:
-            return Memory.missing_image if wanted.obtainable else self._without_image(action, wanted, want)
+            return RestartHistory.missing_image if wanted.obtainable else self._without_image(action, wanted, want)
         except errors.Conflict:
             return await self._adopt(action, want)
         self._engine.view.put(_created(container, action, wanted, want))
@@ -193,7 +193,7 @@ class Actions:
             await self._engine.relist()
             raise
         await self._engine.look(action.container)
-        return Memory.cleared
+        return RestartHistory.cleared
 
     async def _examine(self, action: Action, want: Desired) -> Change:
         try:
@@ -240,11 +240,11 @@ def before(action: Action, container: Container, want: Desired, now: Now) -> Cha
     return lambda memory: memory.stopping(container)
 
 
-def _keep(memory: Memory) -> Memory:
+def _keep(memory: RestartHistory) -> RestartHistory:
     return memory
 
 
-def _forget(_memory: Memory) -> Memory:
+def _forget(_memory: RestartHistory) -> RestartHistory:
     return NO_MEMORY
 
 

@@ -11,7 +11,7 @@ import structlog
 
 from devopsellence.nodeagent.docker import model
 from devopsellence.nodeagent.plan.actions import TASK, Memories, ServicePlan
-from devopsellence.nodeagent.plan.history import NO_MEMORY, Memory, Trouble
+from devopsellence.nodeagent.plan.history import NO_MEMORY, RestartHistory, Trouble
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.util.threads import Pool
@@ -37,7 +37,7 @@ class Remembered:
     def memories(self) -> Memories:
         return self._memories
 
-    def change(self, key: tuple[str, str], change: Callable[[Memory], Memory]) -> Memory:
+    def change(self, key: tuple[str, str], change: Callable[[RestartHistory], RestartHistory]) -> RestartHistory:
         """Apply ``change`` to one memory; what became of it."""
         memory = change(self._memories.get(key, NO_MEMORY))
         if memory == NO_MEMORY:
@@ -55,7 +55,7 @@ class Remembered:
                 before = self._memories.get(key, NO_MEMORY)
                 after = self.change(key, methodcaller("running", proved))
                 if service.lasting:
-                    after = self.change(key, Memory.lasting)
+                    after = self.change(key, RestartHistory.lasting)
                 news = after != before or news
         return news
 
@@ -63,7 +63,7 @@ class Remembered:
         """An image has arrived: whoever waits for one may try at once. True if somebody does."""
         waiting = [key for key, each in self._memories.items() if each.trouble is Trouble.IMAGE or each.image_missing]
         for key in waiting:
-            self.change(key, Memory.hurry)
+            self.change(key, RestartHistory.hurry)
         return bool(waiting)
 
     def prune(self, want: Desired, containers: Sequence[model.Container], busy: Container[str]) -> None:

@@ -27,7 +27,7 @@ from devopsellence.nodeagent.ingress.facade import Ingress
 from devopsellence.nodeagent.ingress.site import awaited
 from devopsellence.nodeagent.plan.actions import NEEDS_NETWORK, TASK, Action, Kind, Plan
 from devopsellence.nodeagent.plan.environment import plan
-from devopsellence.nodeagent.plan.history import Memory
+from devopsellence.nodeagent.plan.history import RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired, offered
 from devopsellence.nodeagent.plan.task import plan_task
 from devopsellence.nodeagent.reconcile.executor import Actions, before
@@ -177,9 +177,9 @@ class Reconciler:
             state = _Environment(Remembered(env, self._folder, self._disk, memories), runs)
             self._environments[env] = state
         for key in resealed(state.want, assigned.want):
-            state.remembered.change(key, Memory.hurry)
+            state.remembered.change(key, RestartHistory.hurry)
         for key in offered(state.want, assigned.want):
-            state.remembered.change(key, Memory.offered)
+            state.remembered.change(key, RestartHistory.offered)
         state.want, state.problem = assigned.want, assigned.problem
         if assigned.foreign:
             _log.warning("an assignment is for another machine", env=str(env), uid=assigned.foreign, ours=self._uid)
