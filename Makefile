@@ -1,4 +1,4 @@
-# For a person and for CI alike. Every target can be run at any time, again and again.
+# For people and CI. Every target can be run at any time and repeated.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -7,22 +7,22 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 BIN := .venv/bin
-# Most tests wait for etcd and Docker; a module's tests stay together, because they share what they start. Their order
-# is tests/conftest.py's.
+# Most tests wait for etcd and Docker, so more workers than processors. A module's tests stay together, because they share
+# what they start. tests/conftest.py orders the modules.
 WORKERS := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 SCRIPTS = .ci/run $(sort $(shell find deploy -name '*.sh'))
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Install what is missing: system packages, a Docker Engine that answers, .venv
+setup: ## Install missing system packages, a running Docker Engine, .venv
 	@deploy/setup.sh
 
-# Only .venv, for the targets that need neither Docker nor etcd.
+# Install only .venv, for targets without Docker and etcd.
 python:
 	@deploy/setup.sh python
 
-check: python ## Check style, types, layers, generated code, pinned versions, shell scripts
+check: python ## Check style, types, layers, words, generated code, pinned versions, shell scripts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -35,22 +35,22 @@ check: python ## Check style, types, layers, generated code, pinned versions, sh
 test: setup ## Run every test, with a real etcd and a real Docker Engine; ARGS="-k word" goes to pytest
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
-proto: python ## Generate the code of the messages in proto/
+proto: python ## Generate Python code from the messages in proto/
 	deploy/proto.sh
 
-lock: ## Renew constraints.txt, the versions that setup installs
+lock: ## Update constraints.txt, the pinned versions for setup
 	@deploy/lock.sh
 
 demo: setup ## Start a local cluster, deploy examples/shop with Redis and memcached, show its page
 	@deploy/demo.sh up
 
-demo-down: ## Stop what the demo started; PURGE=1 also forgets its data and images
+demo-down: ## Stop the demo; PURGE=1 also removes its data and images
 	@deploy/demo.sh down $(if $(PURGE),--purge)
 
 cluster: setup ## Start three hosts, a three-member etcd and two controllers on this machine; ARGS="--hosts 5" for more
 	@deploy/cluster.sh up $(ARGS)
 
-cluster-down: ## End and forget what cluster started
+cluster-down: ## Stop and remove the test cluster
 	@deploy/cluster.sh down
 
 bench: setup ## Measure against docker run, Docker's own restarts and plain etcd; ARGS="--only scale --runs 5" goes to the benchmark

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A cluster of several machines on this one, to play with: hosts with a Docker Engine and an agent each, a three-member
-# etcd, two controllers, each in namespaces of its own. `make cluster` and `make cluster-down` run this after setup.
+# A test cluster on one machine: hosts with a Docker Engine and an agent each, a three-member etcd, two controllers, each in
+# its own namespaces. `make cluster` and `make cluster-down` run this after setup.
 #
-#   deploy/cluster.sh up [--hosts 5]   start it and deploy a small app; again: start what does not run
-#   deploy/cluster.sh down             end and forget everything
-#   deploy/cluster.sh cut n2           and join, kill, start, pause, resume, logs, enter, url, status, env
+#   deploy/cluster.sh up [--hosts 5]   start it and deploy a small app; again: start what is not running
+#   deploy/cluster.sh down             stop and remove everything
+#   deploy/cluster.sh cut n2           also join, kill, start, pause, resume, logs, enter, url, status, env
 set -euo pipefail
 # shellcheck source=deploy/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -16,7 +16,7 @@ readonly SELF=deploy/cluster.sh
 # The environment is passed on for DOCKER_HOST and the like.
 bed() { as_root env PATH="$PATH" "$PWD/.venv/bin/python" -m tests.support.cluster --folder "$FOLDER" "$@"; }
 
-# in_app COMMAND…: runs devopsellence in the app's folder, and shows the command as one would type it.
+# in_app COMMAND…: print the command as a user would type it, and run devopsellence in the app's folder.
 in_app() {
   printf '%s$ devopsellence %s%s\n' "$bold" "$*" "$plain"
   bed app -- "$@"
@@ -27,25 +27,25 @@ what_next() {
   cat <<END
    In another terminal, as root and with .venv/bin on the PATH:
    eval "\$($SELF env)" && cd $FOLDER/app
-   devopsellence status --watch                       what runs where
+   devopsellence status --watch                       show the rollout live
    sed -i 's/VERSION: .*/VERSION: "2"/' devopsellence.yml && devopsellence deploy
-                                                      one host after another, and no request fails
+                                                      updates one host after another; no request fails
    sed -i 's/VERSION: .*/VERSION: "broken"/' devopsellence.yml && devopsellence deploy
-                                                      never healthy: it goes back by itself
+                                                      never healthy: rolls back automatically
    Here:
-   $SELF cut n2              nobody reaches n2 any more; $SELF join n2
+   $SELF cut n2              disconnect n2; $SELF join n2 reconnects it
    $SELF kill c1             the other controller leads; $SELF start c1
-   $SELF kill e1             etcd goes on with two members; $SELF start e1
+   $SELF kill e1             etcd continues with two members; $SELF start e1
    $SELF kill n1 --program agent, $SELF logs n1 -f, $SELF enter n1 docker ps
-   $SELF status              who is there, who leads
-   make cluster-down         end and forget it all
+   $SELF status              show what runs, and who leads
+   make cluster-down         stop and remove everything
 END
 }
 
 up() {
-  heading "A cluster: hosts, a three-member etcd, two controllers, each with an address of its own"
-  bed up "$@" || fail "the cluster is not complete; 'make cluster-down' clears it away, 'make cluster' tries again; logs are in $FOLDER/logs"
-  heading "A small app on every host"
+  heading "Starting hosts, a three-member etcd and two controllers"
+  bed up "$@" || fail "the cluster is incomplete: 'make cluster' tries again, 'make cluster-down' removes it; logs are in $FOLDER/logs"
+  heading "Deploying a small app to every host"
   in_app deploy
   in_app status
   heading "What to try next"
@@ -59,6 +59,6 @@ case "${1:-}" in
     up "$@"
     ;;
   down) bed down ;;
-  '') fail "$SELF knows up, down and more: $SELF --help" ;;
+  '') fail "$SELF needs a command: $SELF --help" ;;
   *) bed "$@" ;;
 esac

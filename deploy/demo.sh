@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The example from nothing to a page that answers, and away again. `make demo` and `make demo-down` run this after setup.
+# Start and stop the demo: images, local cluster, example app, page. `make demo` and `make demo-down` run this after setup.
 #
-#   deploy/demo.sh up              images, local cluster, deploy, page. UPSTREAM=1 pulls the official Redis and memcached
-#   deploy/demo.sh down            stop the cluster and what it runs; volumes and releases stay for the next `up`
-#   deploy/demo.sh down --purge    forget those too, remove the images made here, stop a dockerd that setup started
+#   deploy/demo.sh up              start everything and show the page. UPSTREAM=1 pulls the official Redis and memcached
+#   deploy/demo.sh down            stop the cluster and its containers; volumes and releases stay for the next `up`
+#   deploy/demo.sh down --purge    remove those too, and the built images; stop a dockerd that setup started
 set -euo pipefail
 # shellcheck source=deploy/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -13,26 +13,26 @@ readonly APP=examples/shop
 readonly HOST=shop.localhost
 readonly DEVOPSELLENCE=$PWD/.venv/bin/devopsellence
 
-# run COMMAND…: shows the command as one would type it, then runs it in the example's folder.
+# run COMMAND…: print the command as a user would type it, then run it in the example's folder.
 run() {
   printf '%s$ %s%s\n' "$bold" "$*" "$plain"
   (cd "$APP" && PATH="$PWD/../../.venv/bin:$PATH" "$@")
 }
 
-# The port on which the ingress answers by HTTP.
+# Print the HTTP port of the ingress.
 port() {
   local DEVOPSELLENCE_HTTP_PORT=
   eval "$("$DEVOPSELLENCE" dev env)"
   printf '%s' "$DEVOPSELLENCE_HTTP_PORT"
 }
 
-# Fetches the page's JSON; curl itself tries again for a while, because Redis may still be starting.
+# Fetch the page's JSON; curl retries for a while, because Redis may still be starting.
 fetch() {
   curl -fsS --noproxy '*' --retry 30 --retry-delay 1 --retry-max-time 30 --retry-connrefused \
     -H "Host: $HOST" "http://127.0.0.1:$1/?format=json"
 }
 
-# What the page's JSON on stdin says, as "<visits> <the rest in words>".
+# Summarize the page's JSON on stdin as "<visits> <offer>".
 in_words() {
   .venv/bin/python -c '
 import json, sys
@@ -49,7 +49,7 @@ show_page() {
     fail "the page does not answer through Envoy on port $1: see 'devopsellence ingress check' and 'devopsellence status' in $APP"
   note "visit $first, counted in Redis; $offer"
   read -r second offer < <(fetch "$1" | in_words) ||
-    fail "the page on port $1 answered once and then no more: see 'devopsellence status' in $APP"
+    fail "the page on port $1 answered only once: see 'devopsellence status' in $APP"
   note "visit $second, counted in Redis; $offer"
   [ "$second" -gt "$first" ] || fail "the counter did not rise: is Redis what answers at redis:6379?"
 }
@@ -58,16 +58,16 @@ what_next() {
   cat <<END
    http://$HOST:$1/           the page, in a browser on this machine
    source .venv/bin/activate && cd $APP
-   devopsellence status                  what runs where, and why
-   devopsellence events                  who deployed, and what was decided
+   devopsellence status                  show release and service status
+   devopsellence events                  show who deployed, and what happened
    docker rm -f \$(docker ps -q --filter label=devopsellence.environment=acme/shop/production --filter label=devopsellence.service=redis)
-   devopsellence status --watch          Redis is back, and the counter goes on: its data is on a volume
+   devopsellence status --watch          Redis is back and keeps counting: its data is on a volume
    eval "\$(devopsellence dev env)" && etcdctl get --prefix /devopsellence/v1/
-                                         everything there is to know, as the parts see it
+                                         show everything in etcd
    sed -i 's/^VERSION = .*/VERSION = "2"/' app.py && devopsellence deploy
-                                         only web is replaced, and no request fails: Envoy sends new ones to the new
-                                         container, and the old one ends when its last request was answered
-   make demo-down                        in the project's folder: stop it all; with PURGE=1 forget it all
+                                         replaces only web, and no request fails: Envoy sends new requests to the
+                                         new container, and the old one stops after its last request
+   make demo-down                        in the project's folder: stop everything; PURGE=1 also removes the data
 END
 }
 
@@ -87,7 +87,7 @@ up() {
   what_next "$port"
 }
 
-# The image that the agent made of the package's Envoy, unless a container uses it.
+# Remove the Envoy image built by the agent, unless a container uses it.
 remove_envoy() {
   docker image ls --format '{{.Repository}}:{{.Tag}}' devopsellence/envoy | while read -r name; do
     if docker image rm "$name" >/dev/null 2>&1; then note "removed the image $name"; fi
@@ -115,5 +115,5 @@ down() {
 case "${1:-}" in
   up) up ;;
   down) down "${2:-}" ;;
-  *) fail "$0 knows up and down, not '${1:-}'" ;;
+  *) fail "$0 takes 'up' or 'down', not '${1:-}'" ;;
 esac

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Sees to it that a Docker Engine answers.
+# Start a Docker Engine if none is running, and stop it again.
 #
-#   deploy/docker.sh start    does nothing when one answers; else has the init system start it; where there is none (as in
-#                             many containers and CI machines) starts dockerd itself, in the background
-#   deploy/docker.sh stop     stops a dockerd that `start` has started itself, and no other
+#   deploy/docker.sh start    do nothing if an engine answers; else start it with the init system, or without one (as in
+#                             many containers and CI machines) start dockerd in the background
+#   deploy/docker.sh stop     stop a dockerd that `start` started itself, and no other
 set -euo pipefail
 # shellcheck source=deploy/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -16,18 +16,18 @@ readonly SECONDS_TO_STOP=30
 
 answers() { docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 
-# When the process with this id started, in clock ticks since boot: with the id it names one process for good. Nothing for
-# one that has ended, also while it still waits for a parent to take note (state Z), for ever where no init system runs.
+# Print the start time of a process in clock ticks since boot: id and start time together identify a process. Nothing for
+# an exited process, also while it is a zombie (state Z), which is for ever where no init system runs.
 start_time() { sed -n 's/.*) \([^ZX] .*\)/\1/p' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 
-# The id of the dockerd that we started; fails when there is none (any more).
+# Print the process id of the dockerd started by this script; fail if there is none.
 our_dockerd() {
   local pid ticks
   read -r pid ticks 2>/dev/null <"$PID_FILE" || return 1
   [ -n "$ticks" ] && [ "$(start_time "$pid")" = "$ticks" ] && printf '%s' "$pid"
 }
 
-# wait_until SECONDS COMMAND…: fails when the command has not succeeded in that time.
+# wait_until SECONDS COMMAND…: fail if the command has not succeeded within that time.
 wait_until() {
   local end=$((SECONDS + $1))
   shift
@@ -49,10 +49,10 @@ start_by_init_system() {
   fi || fail "Docker's service did not start: see 'journalctl -u docker' or /var/log/docker.log"
 }
 
-# In a session of its own and with no descriptor of ours, so that it outlives this script and nobody waits for it.
+# A new session without inherited descriptors, so that dockerd outlives this script and nothing waits for it.
 start_ourselves() {
   have dockerd || fail "dockerd is missing: run 'make setup', which installs docker.io"
-  note "nothing starts services here: starting dockerd in the background, log in $LOG"
+  note "no init system: starting dockerd in the background, log in $LOG"
   # shellcheck disable=SC2016  # expanded by the inner shell
   as_root bash -c '
     set -eu
@@ -63,10 +63,10 @@ start_ourselves() {
   ' dockerd "$STATE" "$LOG" "$PID_FILE"
 }
 
-# Docker answers us, or root and not us: then waiting longer is of no use.
+# Docker answers this user, or only root: then waiting longer does not help.
 answers_somebody() { answers || { [ "$(id -u)" -ne 0 ] && as_root docker version >/dev/null 2>&1; }; }
 
-# The same, or nothing of ours is left to wait for.
+# The same, or the started dockerd has exited.
 answers_or_ended() { answers_somebody || ! our_dockerd >/dev/null; }
 
 why_not() {
@@ -109,5 +109,5 @@ stop() {
 case "${1:-}" in
   start) start ;;
   stop) stop ;;
-  *) fail "$0 knows start and stop, not '${1:-}'" ;;
+  *) fail "$0 takes 'start' or 'stop', not '${1:-}'" ;;
 esac

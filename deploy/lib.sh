@@ -1,4 +1,4 @@
-# Sourced by the scripts beside it: how they speak, and how they become root. Bash only.
+# Sourced by the scripts beside it: output functions and root access. Bash only.
 # shellcheck shell=bash
 
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
@@ -13,7 +13,7 @@ note() { printf '   %s\n' "$*"; }
 
 warn() { printf '   warning: %s\n' "$*" >&2; }
 
-# fail WHAT HAPPENED AND WHAT TO DO
+# fail MESSAGE: print what happened and how to fix it, and exit.
 fail() {
   printf '%serror:%s %s\n' "$bold" "$plain" "$*" >&2
   exit 1
@@ -21,16 +21,16 @@ fail() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# as_root COMMAND…: runs it as root, through sudo where need be.
+# as_root COMMAND…: run the command as root, with sudo if necessary.
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then
     "$@"
   elif have sudo; then
     sudo "$@"
   else
-    fail "'$1' needs root, and there is no sudo here: run this again as root"
+    fail "'$1' needs root, and sudo is not installed: run this command as root"
   fi
 }
 
-# The system's tools (dockerd, iptables, etcd) stand in sbin, which a plain user's PATH leaves out.
+# The system's tools (dockerd, iptables, etcd) are in sbin, which is not on a normal user's PATH.
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Renews constraints.txt: the newest versions that pyproject.toml allows, of everything that it leads to. Run it with the
-# oldest Python that is supported (PYTHON=python3.11), so that the versions suit every newer one.
+# Update constraints.txt: the newest versions allowed by pyproject.toml, of all direct and indirect dependencies. Run it
+# with the oldest supported Python (PYTHON=python3.11), so that the versions work with every newer one.
 set -euo pipefail
 # shellcheck source=deploy/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -21,4 +21,4 @@ with open("pyproject.toml", "rb") as file:
   "$work/venv/bin/pip" freeze --all --exclude pip --exclude devopsellence --exclude-editable
 } >"$work/constraints.txt"
 mv "$work/constraints.txt" constraints.txt
-note "$(grep -c == constraints.txt) versions; 'git diff constraints.txt' shows what moved, 'make check test' whether it works"
+note "$(grep -c == constraints.txt) versions; 'git diff constraints.txt' shows the changes; run 'make check test' to test them"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Generates the Python code of the messages, beside the .proto files, where it is committed.
+# Generate the Python code of the messages, beside the .proto files. The generated code is committed.
 #
-#   deploy/proto.sh            write it
-#   deploy/proto.sh --check    only say whether what is committed is what would be written
+#   deploy/proto.sh            write the code
+#   deploy/proto.sh --check    only check that the committed code is up to date
 set -euo pipefail
 # shellcheck source=deploy/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -25,11 +25,11 @@ check() {
   trap "rm -rf '$fresh'" EXIT
   generate "$fresh"
   diff --unified=0 --recursive --exclude='*.proto' --exclude=__pycache__ "proto/$MESSAGES" "$fresh/$MESSAGES" ||
-    fail "the generated code in proto/ is not what the .proto files say: run 'make proto' and commit what it writes"
+    fail "the generated code in proto/ is out of date: run 'make proto' and commit the result"
 }
 
 case "${1:-}" in
   '') generate proto ;;
   --check) check ;;
-  *) fail "$0 knows --check, not '$1'" ;;
+  *) fail "$0 takes '--check', not '$1'" ;;
 esac

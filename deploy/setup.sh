@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs what is missing, and only that. Debian 12 or newer; elsewhere it says what is needed.
+# Install missing system packages, a Docker Engine and the virtual environment. Debian 12 or newer; elsewhere the script
+# lists what is needed.
 #
-#   deploy/setup.sh           everything: the system's packages, a Docker Engine that answers, the virtual environment
-#   deploy/setup.sh python    only the virtual environment: enough to check and to generate code
+#   deploy/setup.sh           install everything
+#   deploy/setup.sh python    install only the virtual environment: enough for checks and code generation
 set -euo pipefail
 # shellcheck source=deploy/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -55,11 +56,11 @@ install_packages() {
   local packages=("$@") log
   have apt-get || fail "missing here: ${packages[*]} (Debian's names). This script installs on Debian only; elsewhere install $WHAT_IT_TAKES yourself, then repeat the command"
   note "installing ${packages[*]}"
-  as_root apt-get update -qq || fail "'apt-get update' failed: mend the sources that it names above, then repeat the command"
+  as_root apt-get update -qq || fail "'apt-get update' failed: fix the package sources named above, then repeat the command"
   if ! log=$(as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a \
     apt-get install -y -q --no-install-recommends -o Dpkg::Use-Pty=0 "${packages[@]}" 2>&1); then
     printf '%s\n' "$log" >&2
-    fail "apt-get could not install ${packages[*]}: its lines above say why"
+    fail "apt-get could not install ${packages[*]}: see its output above"
   fi
 }
 
@@ -87,10 +88,10 @@ system() {
   fi
 }
 
-# What the virtual environment was made from: the project is installed again when one of these changes.
+# Hash of the inputs of the virtual environment: the project is installed again when one of them changes.
 fingerprint() { cat pyproject.toml constraints.txt <(pwd -P) | sha256sum | cut -d' ' -f1; }
 
-# Whether the environment is of use: its Python runs, is new enough, and the folder has not been moved or copied.
+# Succeeds if the virtual environment works: its Python runs, is new enough, and the folder has not been moved or copied.
 usable() {
   "$VENV/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null &&
     "$VENV/bin/pip" --version 2>/dev/null | grep -qF " $PWD/$VENV/"
@@ -110,7 +111,7 @@ virtual_environment() {
   # The second variable is the first one's successor for build tools; a pip that does not know it ignores it.
   PIP_CONSTRAINT=$PWD/constraints.txt PIP_BUILD_CONSTRAINT=$PWD/constraints.txt \
     "$VENV/bin/pip" install -qq --disable-pip-version-check --progress-bar off --editable '.[dev,envoy]' ||
-    fail "pip could not install the project: its lines above say why; 'make lock' renews constraints.txt if a pinned version is gone"
+    fail "pip could not install the project: see its output above; 'make lock' renews constraints.txt if a pinned version is gone"
   printf '%s\n' "$wanted" >"$VENV/.installed"
 }
 
@@ -122,7 +123,7 @@ case "${1:-}" in
     install_docker_command
     ./deploy/docker.sh start
     ;;
-  *) fail "$0 knows python, not '$1'" ;;
+  *) fail "$0 takes no argument or 'python', not '$1'" ;;
 esac
 virtual_environment
-note "everything is there"
+note "everything is installed"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Makes the image that the example's three images start from: a small Debian with Python, Redis and memcached in it.
-# Made here from this machine's own package sources, so that no image registry is needed. About half a minute, once.
+# Build the base image of the example's three images: a small Debian with Python, Redis and memcached, from this machine's
+# package sources, so that no image registry is needed. Takes about half a minute, once.
 #
-#   deploy/images/base.sh            make it unless it is there
-#   deploy/images/base.sh --force    make it again (newer packages)
+#   deploy/images/base.sh            build it if it is missing
+#   deploy/images/base.sh --force    build it again (newer packages)
 set -euo pipefail
 # shellcheck source=deploy/lib.sh
 . "$(dirname "$0")/../lib.sh"
@@ -11,7 +11,7 @@ set -euo pipefail
 readonly IMAGE=devopsellence/base:latest
 readonly PACKAGES=python3,python3-redis,python3-pymemcache,redis-server,memcached
 
-# The machine's own Debian sources, whatever their format and mirror, as one-line entries. Other vendors' are left out.
+# Print the machine's Debian sources, in any format and from any mirror, as one-line entries, without other vendors'.
 sources() {
   # shellcheck disable=SC2016  # apt fills these in, not the shell
   apt-get indextargets --format '$(ORIGIN)|$(CODENAME)|$(SIGNED_BY)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)' \
@@ -26,7 +26,7 @@ sources() {
     done
 }
 
-# How this machine reaches its mirror: proxies, certificates, time-outs, clock checks.
+# Print the apt settings for the mirror: proxies, certificates, time-outs, clock checks.
 apt_options() {
   apt-config dump | grep -E '^Acquire::((http|https|ftp)::|Retries|Check-|ForceIPv)' | grep -v ' "";$' || true
 }
@@ -52,15 +52,15 @@ build() {
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     "$codename" "$work/base.tar" "$work/sources.list" ||
-    fail "mmdebstrap could not make a Debian '$codename': see its lines above, and whether 'apt-get update' works"
+    fail "mmdebstrap could not build a Debian '$codename': see its output above, and check that 'apt-get update' works"
   docker import --change 'LABEL devopsellence.stand-in=true' --change 'ENV PYTHONUNBUFFERED=1 LANG=C.UTF-8' \
     "$work/base.tar" "$IMAGE" >/dev/null
 }
 
 if [ "${1:-}" != --force ] && docker image inspect "$IMAGE" >/dev/null 2>&1; then
-  note "$IMAGE is there (deploy/images/base.sh --force makes it again)"
+  note "$IMAGE exists (deploy/images/base.sh --force builds it again)"
   exit 0
 fi
-note "making $IMAGE from this machine's Debian packages (about half a minute)"
+note "building $IMAGE from this machine's Debian packages (about half a minute)"
 build
 note "$IMAGE is ready: $(docker image inspect --format '{{.Size}}' "$IMAGE" | awk '{printf "%.0f MB", $1 / 1e6}')"

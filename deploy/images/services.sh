@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes redis:7-alpine and memcached:1.6-alpine, the images that the example's devopsellence.yml names, unless they are
-# there: built here, with Debian's Redis and memcached in them, so that no image registry is needed.
+# Build redis:7-alpine and memcached:1.6-alpine, the images of the examples, if they are missing: with Debian's Redis and
+# memcached, so that no image registry is needed.
 #
-#   deploy/images/services.sh            build what is missing; what you have pulled yourself is used as it is
+#   deploy/images/services.sh            build missing images; images that you pulled are used unchanged
 #   deploy/images/services.sh --pull     pull the official images instead (needs a registry)
-#   deploy/images/services.sh --remove   remove these, the example's own and the one that all start from, if they were made
-#                                        here and no container uses them; the names then mean the official images again
+#   deploy/images/services.sh --remove   remove the built images, the example's image and the base image, unless a container
+#                                        uses them; the names then refer to the official images again
 set -euo pipefail
 # shellcheck source=deploy/lib.sh
 . "$(dirname "$0")/../lib.sh"
@@ -13,7 +13,7 @@ cd "$(dirname "$0")"
 
 readonly NAMES=(redis:7-alpine memcached:1.6-alpine)
 
-# What the label says of an image: "true" for one built here, empty for any other. Fails when the image is not there.
+# Print "true" for an image built here, nothing for any other. Fail if the image does not exist.
 stand_in() {
   docker image inspect --format '{{index .Config.Labels "devopsellence.stand-in"}}' "$1" 2>/dev/null
 }
@@ -22,15 +22,15 @@ build() {
   local name=$1 log
   if ! log=$(docker build --tag "$name" "${name%%:*}" 2>&1); then
     printf '%s\n' "$log" >&2
-    fail "the image $name could not be built; the lines above say why"
+    fail "the image $name could not be built: see the output above"
   fi
-  note "$name: built here, from Debian's ${name%%:*}"
+  note "$name: built from Debian's ${name%%:*}"
 }
 
 provide() {
   local name=$1 built_here
   if built_here=$(stand_in "$name") && [ "$built_here" != true ]; then
-    note "$name: the one that this engine has"
+    note "$name: exists already"
   else
     build "$name"
   fi
@@ -59,9 +59,9 @@ case "${1:-}" in
   --pull)
     ./base.sh
     for name in "${NAMES[@]}"; do
-      docker pull "$name" || fail "$name could not be pulled; without --pull it is built here"
+      docker pull "$name" || fail "$name could not be pulled: run this without --pull to build it"
     done
     ;;
   --remove) remove ;;
-  *) fail "$0 knows --pull and --remove, not '$1'" ;;
+  *) fail "$0 takes '--pull' or '--remove', not '$1'" ;;
 esac

@@ -111,7 +111,7 @@ def test_a_lost_member_is_replaced(stage: Stage) -> None:
     lost.wipe()
     for _ in range(2):
         said = stage.script("replace", lost.name, "--pki", str(stage.pki))
-        assert f"{lost.name} may join" in said
+        assert f"{lost.name} is added" in said
     stage.deploy("while it is replaced")
     lost.start()
     stage.ready()
@@ -177,7 +177,7 @@ def test_a_full_etcd_refuses_in_one_sentence_and_takes_writes_again_without_a_re
     findings = {each["code"]: each for each in stage.cli.error("doctor")["findings"]}
     assert "etcdctl alarm disarm" in [each["command"] for each in findings["etcd_no_space"]["next_actions"]]
     said = stage.script("free")
-    assert said.endswith("etcd takes writes again\n")
+    assert said.endswith("etcd accepts writes again\n")
     stage.deploy("room again")
     assert "alarm" not in stage.cli.ok("status")
-    assert stage.script("free").endswith("etcd takes writes again\n"), "it may be repeated"
+    assert stage.script("free").endswith("etcd accepts writes again\n"), "it may be repeated"
