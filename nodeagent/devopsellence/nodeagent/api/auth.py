@@ -9,11 +9,19 @@ import grpc
 import grpc.aio
 
 from devopsellence.agent_identity import REFUSED_BY, is_node, is_operator
-from devopsellence.nodeagent.api.refusal import Refusal
 from devopsellence.nodeagent.docker import errors
 
 _COMMON_NAME: Final = "x509_common_name"
 _Code = grpc.StatusCode
+
+
+class Refusal(Exception):
+    """A call is refused; ``sentence`` becomes the details of the status."""
+
+    def __init__(self, code: grpc.StatusCode, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.sentence = sentence
 
 
 def caller(identities: Mapping[str, Iterable[bytes]]) -> str:

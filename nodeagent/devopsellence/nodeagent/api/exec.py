@@ -18,7 +18,7 @@ from tenacity import (
 )
 
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunStart, WindowSize
-from devopsellence.nodeagent.api.refusal import Refusal
+from devopsellence.nodeagent.api.auth import Refusal
 from devopsellence.nodeagent.api.session import Answer, Requests, converse, signal_named
 from devopsellence.nodeagent.docker import errors, process, streams
 from devopsellence.nodeagent.docker.engine import Engine

@@ -21,7 +21,7 @@ import structlog
 
 from devopsellence.agent_identity import MAX_MESSAGE_BYTES
 from devopsellence.api.v1 import agent_pb2
-from devopsellence.nodeagent.api.refusal import Refusal
+from devopsellence.nodeagent.api.auth import Refusal
 from devopsellence.nodeagent.docker import errors
 from devopsellence.nodeagent.docker.client import Docker
 from devopsellence.nodeagent.docker.engine import Engine

@@ -17,7 +17,7 @@ import structlog
 from devopsellence.agent_identity import CHUNK_BYTES, IMAGE_BYTES
 from devopsellence.api.v1.agent_pb2 import FetchImageRequest, ImagePart
 from devopsellence.nodeagent.api import auth
-from devopsellence.nodeagent.api.refusal import Refusal
+from devopsellence.nodeagent.api.auth import Refusal
 from devopsellence.nodeagent.assignments import Assignments
 from devopsellence.nodeagent.docker import errors, streams
 from devopsellence.nodeagent.docker.engine import SAVES, Engine

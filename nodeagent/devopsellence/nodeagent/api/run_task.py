@@ -15,7 +15,7 @@ import grpc
 import structlog
 
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunStart, RunStarted, WindowSize
-from devopsellence.nodeagent.api.refusal import Refusal
+from devopsellence.nodeagent.api.auth import Refusal
 from devopsellence.nodeagent.api.session import Answer, Requests, converse, signal_named
 from devopsellence.nodeagent.docker import errors, streams
 from devopsellence.nodeagent.docker.client import Docker

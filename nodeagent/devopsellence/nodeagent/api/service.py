@@ -27,10 +27,10 @@ from devopsellence.api.v1.agent_pb2 import (
     SendLayerRequest,
 )
 from devopsellence.nodeagent.api import auth, targets
+from devopsellence.nodeagent.api.auth import Refusal
 from devopsellence.nodeagent.api.diagnose import Diagnosis
 from devopsellence.nodeagent.api.exec import Execution
 from devopsellence.nodeagent.api.logs import Tail
-from devopsellence.nodeagent.api.refusal import Refusal
 from devopsellence.nodeagent.api.run_task import OneOff
 from devopsellence.nodeagent.api.session import Answer, Requests, opening
 from devopsellence.nodeagent.assignments import Assignments

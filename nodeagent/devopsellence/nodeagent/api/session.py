@@ -15,7 +15,7 @@ import grpc
 
 from devopsellence.agent_identity import CHUNK_BYTES
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest, RunStart, RunStarted, WindowSize
-from devopsellence.nodeagent.api.refusal import Refusal
+from devopsellence.nodeagent.api.auth import Refusal
 from devopsellence.nodeagent.docker import process as processes
 from devopsellence.nodeagent.docker.pipe import Pipe
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import grpc
 
-from devopsellence.nodeagent.api.refusal import Refusal
+from devopsellence.nodeagent.api.auth import Refusal
 from devopsellence.nodeagent.docker.model import Container, State
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.store.keys import EnvironmentRef

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 import grpc
 import pytest
 
-from devopsellence.nodeagent.api.auth import caller, refusal
-from devopsellence.nodeagent.api.refusal import Refusal
+from devopsellence.nodeagent.api.auth import Refusal, caller, refusal
 from devopsellence.nodeagent.docker import errors
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from devopsellence.nodeagent.api.forwarding import Filter, parse
-from devopsellence.nodeagent.api.isolation import Isolation, NotKnown, judge, neighbourly
+from devopsellence.nodeagent.api.isolation import Filter, Isolation, NotKnown, judge, neighbourly, parse
 from devopsellence.nodeagent.docker.streams import Bridge
 
 OURS = Bridge("br-0a", ours=True, ipv6=False)

@@ -15,7 +15,7 @@ import pytest
 
 from devopsellence.agent_identity import CHUNK_BYTES
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest, RunStart, WindowSize
-from devopsellence.nodeagent.api.refusal import Refusal
+from devopsellence.nodeagent.api.auth import Refusal
 from devopsellence.nodeagent.api.session import converse, opening, signal_named
 from devopsellence.nodeagent.docker.pipe import Pipe
 from devopsellence.nodeagent.docker.streams import Connection
