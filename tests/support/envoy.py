@@ -10,7 +10,7 @@ from pathlib import Path
 
 from devopsellence.nodeagent.docker.client import DEFAULT_HOST, Docker
 from devopsellence.nodeagent.envoy import image
-from devopsellence.nodeagent.envoy.options import BUILT_IN
+from devopsellence.nodeagent.envoy.model import BUILT_IN
 from tests.support.need import lack, need_docker
 
 

@@ -78,7 +78,7 @@ def envoy_image() -> str:
     # Only what runs a router needs it.
     from devopsellence.nodeagent.docker.client import Docker
     from devopsellence.nodeagent.envoy.image import provide
-    from devopsellence.nodeagent.envoy.options import BUILT_IN
+    from devopsellence.nodeagent.envoy.model import BUILT_IN
 
     with _alone():
         engine = Docker(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"), node_uid="")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from devopsellence.nodeagent.envoy.options import BUILT_IN, DEFAULT_IMAGE, HTTP_PORT, HTTPS_PORT, PEER_PORT
+from devopsellence.nodeagent.envoy.model import BUILT_IN, DEFAULT_IMAGE, HTTP_PORT, HTTPS_PORT, PEER_PORT
 from devopsellence.nodeagent.util.memory import spare
 from devopsellence.store.keys import InvalidName, check_name
 from devopsellence.store.settings import Settings, SettingsError
@@ -23,7 +23,7 @@ _ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:/@\s]+):\d{1,5}\Z")
 
 if TYPE_CHECKING:
     from devopsellence.nodeagent.api.server import Listen
-    from devopsellence.nodeagent.envoy.options import IngressOptions
+    from devopsellence.nodeagent.envoy.model import IngressOptions
     from devopsellence.nodeagent.state import StateFolder
     from devopsellence.nodeagent.tls import Files
 
@@ -102,7 +102,7 @@ def _listen(options: argparse.Namespace, settings: Settings) -> Listen | None:
 
 def _ingress(options: argparse.Namespace) -> IngressOptions:
     """How requests from outside are taken in. Other nodes' routers reach this one where they reach its API."""
-    from devopsellence.nodeagent.envoy.options import IngressOptions, peer_address
+    from devopsellence.nodeagent.envoy.model import IngressOptions, peer_address
 
     return IngressOptions(
         image=options.envoy_image,

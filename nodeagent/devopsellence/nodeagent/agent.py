@@ -21,7 +21,7 @@ from devopsellence.nodeagent.assignments import Assignments
 from devopsellence.nodeagent.docker import streams
 from devopsellence.nodeagent.docker.engine import Callbacks, Engine
 from devopsellence.nodeagent.docker.interface import Machine, Runtime
-from devopsellence.nodeagent.envoy.options import IngressOptions
+from devopsellence.nodeagent.envoy.model import IngressOptions
 from devopsellence.nodeagent.health.probe import question
 from devopsellence.nodeagent.identity import load_identity
 from devopsellence.nodeagent.images.gc import Garbage

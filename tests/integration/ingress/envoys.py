@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from devopsellence.cli.certificates.pki import CertificateAuthority, Request
 from devopsellence.cli.util.files import write_atomic
-from devopsellence.nodeagent.envoy import xds
+from devopsellence.nodeagent.envoy import config
 from devopsellence.nodeagent.envoy.model import (
     Backend,
     Endpoint,
@@ -115,7 +115,7 @@ class Envoy:
 
     def write(self, *sites: Site) -> dict[str, bytes]:
         """Write what has changed. Returns all files."""
-        found = xds.files(Routing(sites), self.listen, str(self.folder))
+        found = config.files(Routing(sites), self.listen, str(self.folder))
         for path, content in found.items():
             if self._written.get(path) != content:
                 (self.folder / path).parent.mkdir(exist_ok=True)
@@ -124,7 +124,7 @@ class Envoy:
         return found
 
     def admin(self, path: str, **query: str) -> str:
-        return admin(self.folder / xds.ADMIN_SOCKET, f"{path}?{urlencode(query)}" if query else path)
+        return admin(self.folder / config.ADMIN_SOCKET, f"{path}?{urlencode(query)}" if query else path)
 
     def active(self) -> dict[str, int]:
         """Requests under way by address and port of the endpoint."""
@@ -151,7 +151,7 @@ class Envoy:
         return {stat["name"]: stat["value"] for stat in stats if stat.get("value")}
 
     def _start(self) -> None:
-        (self.folder / "bootstrap.json").write_bytes(xds.bootstrap(str(self.folder), node="tests"))
+        (self.folder / "bootstrap.json").write_bytes(config.bootstrap(str(self.folder), node="tests"))
         command = [str(envoy_program()), "-c", str(self.folder / "bootstrap.json"), "--disable-hot-restart"]
         options = ["--concurrency", "2", "--log-level", "warning", "--file-flush-interval-msec", "50", *DRAIN]
         with (self.folder / "access.log").open("wb") as out, (self.folder / "envoy.log").open("wb") as log:

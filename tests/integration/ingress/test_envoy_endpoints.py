@@ -6,8 +6,8 @@ from contextlib import closing
 
 import pytest
 
+from devopsellence.nodeagent.envoy.config import ADMIN_SOCKET
 from devopsellence.nodeagent.envoy.model import Endpoint
-from devopsellence.nodeagent.envoy.xds import ADMIN_SOCKET
 from tests.integration.ingress.apps import App
 from tests.integration.ingress.clients import Client, WebSocket, ask
 from tests.integration.ingress.envoys import Envoy, admin, free_ports, site

@@ -18,8 +18,16 @@ from devopsellence.agent_identity import server_name
 from devopsellence.cli.certificates.pki import CertificateAuthority, Request
 from devopsellence.nodeagent.docker.client import DEFAULT_HOST
 from devopsellence.nodeagent.docker.engine import Callbacks, Engine
-from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Route, RouterPeer, Site, TlsCertificate
-from devopsellence.nodeagent.envoy.options import BUILT_IN, IngressOptions
+from devopsellence.nodeagent.envoy.model import (
+    BUILT_IN,
+    Backend,
+    Endpoint,
+    IngressOptions,
+    Route,
+    RouterPeer,
+    Site,
+    TlsCertificate,
+)
 from devopsellence.nodeagent.ingress.router import Router
 from devopsellence.nodeagent.tls import Files
 from devopsellence.nodeagent.util.threads import Pool

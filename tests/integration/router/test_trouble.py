@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from devopsellence.nodeagent.ingress import listening
+from devopsellence.nodeagent.ingress import ports
 from tests.integration.router.harness import (
     ENV,
     OTHER,
@@ -59,7 +59,7 @@ async def test_a_killed_envoy_comes_back_without_and_with_the_agent(node: Node, 
 async def test_a_taken_port_is_named_and_the_other_serves(
     node: Node, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listening, "RETRY_CAP", 0.1)
+    monkeypatch.setattr(ports, "RETRY_CAP", 0.1)
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", node.options.https_port))
         holder.listen()

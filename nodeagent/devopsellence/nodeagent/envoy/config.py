@@ -13,7 +13,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from devopsellence.nodeagent.envoy.resources import CLUSTERS, LISTENERS, Message, extension, plain, source
+from devopsellence.nodeagent.envoy import clusters, routes, tls
+from devopsellence.nodeagent.envoy.clusters import cluster_name
+from devopsellence.nodeagent.envoy.listeners import LISTENER, listeners
+from devopsellence.nodeagent.envoy.model import Listen, PeerTls, Routing
+from devopsellence.nodeagent.envoy.resources import CLUSTERS, LISTENERS, Message, extension, plain, response, source
 
 ADMIN_SOCKET: Final = "run/admin.sock"
 _ONLY_OWNER: Final = 0o600
@@ -38,3 +42,33 @@ def bootstrap(folder: str, *, node: str) -> bytes:
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
     }
     return plain(found)
+
+
+# MERGED Envoy's configuration as files, from what is to be routed: pure, and the one doo
+
+__all__ = ["ADMIN_SOCKET", "ORDER", "Listen", "PeerTls", "bootstrap", "cluster_name", "files"]
+
+#: How paths begin, in the order in which files are to be written; stale ones are removed the other way round. Envoy
+#: refuses a file that names one which is not there.
+ORDER: Final = ("sds/", "eds/", CLUSTERS, "rds/", LISTENERS)
+
+
+def files(routing: Routing, listen: Listen, folder: str) -> dict[str, bytes]:
+    """Every file except the bootstrap, by its path in ``folder``, in :data:`ORDER`; the same for the same input.
+
+    ``lds.json`` holds private keys.
+    """
+    found = tls.peer_files(listen.peer_tls) if listen.peer_tls is not None else {}
+    made = []
+    for site in routing.sites:
+        for backend in sorted(site.backends, key=lambda backend: (backend.service, backend.port)):
+            path = clusters.endpoints_path(site.env, backend.service, backend.port)
+            found[path] = clusters.endpoints(site, backend, listen)
+            made.append(clusters.cluster(site.env, backend, listen, folder))
+    found[CLUSTERS] = response(clusters.CLUSTER, made)
+    listening = listeners(routing, listen, folder)
+    for listener in listening:
+        name = listener["name"]
+        found[routes.routes_path(name)] = routes.routes(name, routing, listen)
+    found[LISTENERS] = response(LISTENER, listening)
+    return found

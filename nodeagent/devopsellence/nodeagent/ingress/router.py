@@ -19,18 +19,23 @@ from typing import Final
 import structlog
 
 from devopsellence.nodeagent.docker.model import Now
-from devopsellence.nodeagent.envoy import endpoints, kept, xds
-from devopsellence.nodeagent.envoy.admin import AdminSilent, Host, Seen
+from devopsellence.nodeagent.envoy import config, endpoints, files
+from devopsellence.nodeagent.envoy.admin import AdminSilent, Expected, Host, Seen
 from devopsellence.nodeagent.envoy.container import FOLDER
 from devopsellence.nodeagent.envoy.endpoints import Key, Place
 from devopsellence.nodeagent.envoy.files import EnvoyFolder
-from devopsellence.nodeagent.envoy.model import DEFAULT_DRAIN_SECONDS, Listen, RouterStatus, Routing, Site
-from devopsellence.nodeagent.envoy.options import IngressOptions
-from devopsellence.nodeagent.envoy.rendering import Rendered, Rendering
+from devopsellence.nodeagent.envoy.model import (
+    DEFAULT_DRAIN_SECONDS,
+    IngressOptions,
+    Listen,
+    RouterStatus,
+    Routing,
+    Site,
+)
+from devopsellence.nodeagent.envoy.render import Rendered, Rendering
 from devopsellence.nodeagent.envoy.supervisor import Engine, Keeper, Wanted
-from devopsellence.nodeagent.envoy.versions import Expected
-from devopsellence.nodeagent.ingress.conflicts import settle
-from devopsellence.nodeagent.ingress.listening import Listening
+from devopsellence.nodeagent.ingress.ports import Listening
+from devopsellence.nodeagent.ingress.site import settle
 from devopsellence.nodeagent.ingress.status import Standing
 from devopsellence.nodeagent.tls import Files
 from devopsellence.nodeagent.util.threads import Pool
@@ -77,7 +82,7 @@ class Router:
         self._keeper = Keeper(engine, node_uid, self._folder, disk, self._look_soon)
         # Half of the processors: more would only be taken from the services behind it (bench/ingress.py).
         workers = max(1, (os.cpu_count() or 1) // 2)
-        self._envoy = Wanted(node, node_uid, options.image, xds.bootstrap(FOLDER, node=node), workers)
+        self._envoy = Wanted(node, node_uid, options.image, config.bootstrap(FOLDER, node=node), workers)
         self._listening = Listening(options, self._folder, disk, certificate)
         self._sites: dict[EnvironmentRef, Site | None] = {}
         self._places: dict[Key, Place] = {}
@@ -219,7 +224,7 @@ class Router:
         gone = {env for env in dirty if sites.get(env) is None and not any(key.env == env for key in places)}
 
         def write() -> Rendered:
-            keep = {env: None if env in gone else kept.to_bytes(env, sites.get(env), places, now) for env in dirty}
+            keep = {env: None if env in gone else files.to_bytes(env, sites.get(env), places, now) for env in dirty}
             rendered = self._rendering.render(routing, listen)
             ports = {listen.http_port, listen.https_port, listen.peer_port} - {0}
             self._folder.write(keep, rendered.files, ports)
@@ -259,7 +264,7 @@ class Router:
         known = not self._dirty and not any(path.startswith("rds/") for path in unused)
 
         def hosts(env: EnvironmentRef, service: str, port: str) -> Mapping[str, Host] | None:
-            return seen.clusters.get(xds.cluster_name(env, service, port))
+            return seen.clusters.get(config.cluster_name(env, service, port))
 
         self._let_go(endpoints.observe(self._places, hosts, time.monotonic(), routes_known=known))
         self._standing.placed(self._unplaced())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,11 +17,13 @@ from devopsellence.nodeagent.envoy.model import (
     Route,
     RouterPeer,
     RouterStatus,
+    Routing,
     Site,
     TlsCertificate,
 )
 from devopsellence.nodeagent.plan.actions import ServicePlan
 from devopsellence.nodeagent.plan.spec import Desired, Wanted, seconds
+from devopsellence.store.keys import EnvironmentRef
 
 _Ingress = workload_pb2.Ingress
 _Status = stored_pb2.IngressStatus
@@ -211,3 +213,38 @@ def _expired(host: str, not_after: float, ingress: workload_pb2.Ingress) -> str:
 
 def _drain_seconds(ingress: workload_pb2.Ingress) -> float:
     return seconds(ingress.drain_timeout) if ingress.HasField("drain_timeout") else DEFAULT_DRAIN_SECONDS
+
+
+# MERGED Hosts that two environments on a node both want: one gets it, and the other is t
+
+
+def settle(sites: Iterable[Site]) -> tuple[Routing, dict[EnvironmentRef, str]]:
+    """Each host with the environment that sorts first; what the others are to be told, by environment.
+
+    Commands refuse a host that another environment has; here is what two that did not see one another lead to.
+    """
+    owners: dict[str, EnvironmentRef] = {}
+    settled: list[Site] = []
+    told: dict[EnvironmentRef, str] = {}
+    for site in sorted(sites, key=lambda each: each.env):
+        lost = {host: owners[host] for host in site.hosts if host in owners}
+        owners.update({host: site.env for host in site.hosts if host not in owners})
+        settled.append(_without(site, lost) if lost else site)
+        if lost:
+            host, owner = min(lost.items())
+            more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+            told[site.env] = (
+                f"host {host}{more} belongs to {owner} on this node: take it out of one of the two and deploy that"
+            )
+    return Routing(tuple(settled)), told
+
+
+def _without(site: Site, lost: Iterable[str]) -> Site:
+    gone = frozenset(lost)
+    return replace(
+        site,
+        hosts=tuple(host for host in site.hosts if host not in gone),
+        routes=tuple(route for route in site.routes if route.host not in gone),
+        certificates={host: each for host, each in site.certificates.items() if host not in gone},
+        challenges={host: each for host, each in site.challenges.items() if host not in gone},
+    )

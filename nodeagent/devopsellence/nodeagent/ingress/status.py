@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from devopsellence.nodeagent.envoy.admin import Seen
-from devopsellence.nodeagent.envoy.model import RouterStatus, Routing, Site
-from devopsellence.nodeagent.envoy.options import IngressOptions
+from devopsellence.nodeagent.envoy.admin import Expected, Seen, listeners, routes
+from devopsellence.nodeagent.envoy.model import IngressOptions, RouterStatus, Routing, Site
 from devopsellence.nodeagent.envoy.routes import HTTP
 from devopsellence.nodeagent.envoy.tls import served
-from devopsellence.nodeagent.envoy.versions import Expected, listeners, routes
 from devopsellence.store.keys import EnvironmentRef
 
 NOT_YET = "the router has yet to take it over"

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from devopsellence.nodeagent.envoy import render, xds
+from devopsellence.nodeagent.envoy import config, render
+from devopsellence.nodeagent.envoy.admin import expected
 from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Listen, Route, Routing, Site
-from devopsellence.nodeagent.envoy.rendering import Rendering
-from devopsellence.nodeagent.envoy.versions import expected
+from devopsellence.nodeagent.envoy.render import Rendering
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.nodeagent.ingress.tls import tls_certificate
 
@@ -52,7 +52,7 @@ def test_whatever_was_before_the_files_are_those_of_now(then: Routing) -> None:
     rendering = Rendering("/f", Room())
     rendering.render(routing("a", "b"), LISTEN)
     found = rendering.render(then, LISTEN)
-    assert found.files == xds.files(then, LISTEN, "/f")
+    assert found.files == config.files(then, LISTEN, "/f")
     assert found.expected == expected(found.files)
     assert found.routing == then
 
@@ -60,7 +60,7 @@ def test_whatever_was_before_the_files_are_those_of_now(then: Routing) -> None:
 def test_another_place_to_listen_makes_everything_anew() -> None:
     rendering = Rendering("/f", Room())
     rendering.render(routing("a"), LISTEN)
-    assert rendering.render(routing("a"), Listen(80, 0)).files == xds.files(routing("a"), Listen(80, 0), "/f")
+    assert rendering.render(routing("a"), Listen(80, 0)).files == config.files(routing("a"), Listen(80, 0), "/f")
 
 
 def environments(*names: str) -> Routing:
@@ -75,19 +75,19 @@ def test_environments_that_envoy_cannot_follow_are_left_out_and_those_that_are_t
     room.free = 1
     found = rendering.render(environments("a", "b", "c", "d"), LISTEN)
     assert [site.env.environment for site in found.routing.sites] == ["a", "b", "c"]
-    assert found.files == xds.files(environments("a", "b", "c"), LISTEN, "/f")
+    assert found.files == config.files(environments("a", "b", "c"), LISTEN, "/f")
     assert {env.environment for env in found.told} == {"d"}
     assert "sysctl -w fs.inotify.max_user_instances=" in "".join(found.told.values())
 
     room.free = 1000
     again = rendering.render(environments("a", "b", "c", "d"), LISTEN)
-    assert again.files == xds.files(environments("a", "b", "c", "d"), LISTEN, "/f")
+    assert again.files == config.files(environments("a", "b", "c", "d"), LISTEN, "/f")
     assert again.told == {}
 
 
 def test_what_a_running_envoy_follows_needs_no_more_room() -> None:
     rendering = Rendering("/f", Room(0))
-    rendering.found(len(xds.files(routing("a", "b"), LISTEN, "/f")))
+    rendering.found(len(config.files(routing("a", "b"), LISTEN, "/f")))
     assert rendering.render(routing("a", "b"), LISTEN).told == {}
 
 

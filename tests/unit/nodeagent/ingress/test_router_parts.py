@@ -12,10 +12,11 @@ import pytest
 
 from devopsellence.nodeagent.docker import errors
 from devopsellence.nodeagent.docker.model import Now
-from devopsellence.nodeagent.envoy import container, image, kept, versions, xds
+from devopsellence.nodeagent.envoy import admin, config, container, files, image
 from devopsellence.nodeagent.envoy.container import EnvoySpec
 from devopsellence.nodeagent.envoy.endpoints import Key, Place, follow
 from devopsellence.nodeagent.envoy.model import (
+    BUILT_IN,
     Backend,
     Endpoint,
     Listen,
@@ -23,9 +24,9 @@ from devopsellence.nodeagent.envoy.model import (
     RouterPeer,
     Routing,
     Site,
+    peer_address,
 )
-from devopsellence.nodeagent.envoy.options import BUILT_IN, peer_address
-from devopsellence.nodeagent.ingress.conflicts import settle
+from devopsellence.nodeagent.ingress.site import settle
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.nodeagent.ingress.tls import tls_certificate
 
@@ -63,8 +64,8 @@ def test_environments_without_a_common_host_are_left_as_they_are() -> None:
 
 def test_what_is_kept_is_what_was() -> None:
     places = follow(follow({}, FIRST, SITE, 12.5, 0.0), FIRST, replace(SITE, backends=()), 12.5, 100.0)
-    stored = kept.to_bytes(FIRST, SITE, places, Now(100.0, 5000.0))
-    env, site, again = kept.from_bytes(stored, Now(7.0, 5002.5))
+    stored = files.to_bytes(FIRST, SITE, places, Now(100.0, 5000.0))
+    env, site, again = files.from_bytes(stored, Now(7.0, 5002.5))
     assert (env, site) == (FIRST, SITE)
     # Of 12.5 s it has 10 left, on another clock.
     drained = Endpoint("one", "10.0.0.2", 3000, draining=True)
@@ -73,20 +74,20 @@ def test_what_is_kept_is_what_was() -> None:
 
 def test_a_clock_that_was_set_back_makes_no_drain_longer() -> None:
     places = follow(follow({}, FIRST, SITE, 12.5, 0.0), FIRST, None, 12.5, 0.0)
-    stored = kept.to_bytes(FIRST, SITE, places, Now(0.0, 5000.0))
-    _, _, again = kept.from_bytes(stored, Now(0.0, 1000.0))
+    stored = files.to_bytes(FIRST, SITE, places, Now(0.0, 5000.0))
+    _, _, again = files.from_bytes(stored, Now(0.0, 1000.0))
     assert [place.limit for place in again.values()] == [12.5]
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"env": "a/b/c", "site": {}, "places": []}'], ids=repr)
 def test_what_was_not_kept_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError):
-        kept.from_bytes(content, Now(0.0, 0.0))
+        files.from_bytes(content, Now(0.0, 0.0))
 
 
 def test_each_file_has_a_statistic_that_confirms_it() -> None:
-    files = xds.files(Routing((SITE,)), Listen(80, 443), "/f")
-    found = versions.expected(files)
+    files = config.files(Routing((SITE,)), Listen(80, 443), "/f")
+    found = admin.expected(files)
     assert set(found) == {
         "listener_manager.lds",
         "cluster_manager.cds",
@@ -99,8 +100,8 @@ def test_each_file_has_a_statistic_that_confirms_it() -> None:
 
 
 def test_routes_of_a_listener_that_is_not_there_are_not_waited_for() -> None:
-    assert "http.https.rds.https" not in versions.expected(xds.files(Routing((SITE,)), Listen(80, 0), "/f"))
-    assert set(versions.expected(xds.files(Routing(), Listen(0, 0), "/f"))) == {
+    assert "http.https.rds.https" not in admin.expected(config.files(Routing((SITE,)), Listen(80, 0), "/f"))
+    assert set(admin.expected(config.files(Routing(), Listen(0, 0), "/f"))) == {
         "listener_manager.lds",
         "cluster_manager.cds",
     }

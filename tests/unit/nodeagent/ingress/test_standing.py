@@ -7,11 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from devopsellence.nodeagent.envoy.admin import Seen
-from devopsellence.nodeagent.envoy.model import Listen, Route, RouterStatus, Routing, Site
-from devopsellence.nodeagent.envoy.options import IngressOptions
-from devopsellence.nodeagent.envoy.versions import Expected, expected
-from devopsellence.nodeagent.envoy.xds import files
+from devopsellence.nodeagent.envoy.admin import Expected, Seen, expected
+from devopsellence.nodeagent.envoy.config import files
+from devopsellence.nodeagent.envoy.model import IngressOptions, Listen, Route, RouterStatus, Routing, Site
 from devopsellence.nodeagent.ingress.status import NOT_YET, Standing
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.nodeagent.ingress.tls import tls_certificate

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from devopsellence.nodeagent.envoy import xds
+from devopsellence.nodeagent.envoy import config
 from devopsellence.nodeagent.envoy.model import (
     Backend,
     Endpoint,
@@ -45,7 +45,7 @@ def site(*endpoints: Endpoint, **more: Any) -> Site:
 
 
 def made(*sites: Site, listen: Listen = LISTEN) -> dict[str, bytes]:
-    return xds.files(Routing(sites), listen, "/f")
+    return config.files(Routing(sites), listen, "/f")
 
 
 def resources(files: dict[str, bytes], path: str) -> list[dict[str, Any]]:
@@ -98,7 +98,7 @@ def test_a_certificate_comes_into_the_listeners_alone(certificate: TlsCertificat
 
 def test_files_come_in_the_order_in_which_they_name_one_another(certificate: TlsCertificate) -> None:
     files = made(site(tls=True, certificates={"a.example": certificate}))
-    ranks = [next(rank for rank, begins in enumerate(xds.ORDER) if path.startswith(begins)) for path in files]
+    ranks = [next(rank for rank, begins in enumerate(config.ORDER) if path.startswith(begins)) for path in files]
     assert ranks == sorted(ranks)
     named = set(re.findall(r'"path":"/f/([^"]+)"', b"".join(files.values()).decode()))
     assert named == {*files} - {"lds.json", "cds.json"}
@@ -153,7 +153,7 @@ def test_names_of_any_kind_make_short_safe_paths() -> None:
 
 
 def test_the_admin_interface_is_on_a_socket_that_others_cannot_open() -> None:
-    found = json.loads(xds.bootstrap("/f", node="n1"))
+    found = json.loads(config.bootstrap("/f", node="n1"))
     assert found["admin"] == {"address": {"pipe": {"path": "/f/run/admin.sock", "mode": 0o600}}}
     assert found["node"]["id"] == "n1"
     assert "static_resources" not in found

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from devopsellence.nodeagent.envoy import xds
+from devopsellence.nodeagent.envoy import config
 from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Listen, PeerTls, RouterPeer, Routing, Site
 from devopsellence.store.keys import EnvironmentRef
 
@@ -18,7 +18,7 @@ PEER = RouterPeer("n2", "ab.node.devopsellence.internal", "10.0.0.2", 7444)
 
 
 def endpoints_file(backend: Backend, *peers: RouterPeer, listen: Listen = PEERED) -> bytes:
-    files = xds.files(Routing((Site(ENV, ("a.example",), (), (backend,), peers=peers),)), listen, "/f")
+    files = config.files(Routing((Site(ENV, ("a.example",), (), (backend,), peers=peers),)), listen, "/f")
     (found,) = (content for path, content in files.items() if path.startswith("eds/"))
     return found
 
@@ -56,7 +56,7 @@ def test_endpoints_are_told_with_their_containers(
     backend = Backend("web", "http", endpoints)
     content = endpoints_file(backend, *peers)
     assert here(content) == endpoints
-    assert json.loads(content)["resources"][0]["cluster_name"] == xds.cluster_name(ENV, "web", "http")
+    assert json.loads(content)["resources"][0]["cluster_name"] == config.cluster_name(ENV, "web", "http")
 
 
 def test_peers_come_after_whoever_is_here_and_by_tls() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from devopsellence.nodeagent.envoy import xds
+from devopsellence.nodeagent.envoy import config
 from devopsellence.nodeagent.envoy.model import Listen, Route, Routing, Site, TlsCertificate
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.nodeagent.ingress.tls import tls_certificate
@@ -28,7 +28,7 @@ def site(*prefixes: str) -> Site:
 
 
 def routes(of: Site, name: str = "http", listen: Listen | None = None) -> list[dict[str, Any]]:
-    files = xds.files(Routing((of,)), listen or Listen(80, 443), "/f")
+    files = config.files(Routing((of,)), listen or Listen(80, 443), "/f")
     (host,) = json.loads(files[f"rds/{name}.json"])["resources"][0]["virtual_hosts"]
     found: list[dict[str, Any]] = host["routes"]
     return found
