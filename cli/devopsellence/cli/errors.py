@@ -88,6 +88,15 @@ def _reason(said: str) -> str:
     return f" ({reason})" if reason else ""
 
 
+def node_unknown(name: str) -> CliError:
+    """The error for a node that is not registered."""
+    actions = [
+        NextAction("see which are", "devopsellence node list"),
+        NextAction("or register it", f"devopsellence node register {name}"),
+    ]
+    return CliError("node_unknown", f"no node {name} is registered", next_actions=actions)
+
+
 def of_alarm(alarm: str, *, where: str = "") -> CliError:
     """What an alarm of etcd means to a person."""
     at = f" at {where}" if where else ""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SCHEMA_VERSION: Final = 1
+_CHECK_SIGNS: Final = {"ok": "ok  ", "warning": "warn", "error": "FAIL"}
+_CHECK_COLOURS: Final = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,42 @@ class Finding:
             "evidence": self.evidence,
             "next_actions": [action.document() for action in self.next_actions],
         }
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """Result of one check of ``doctor`` or ``ingress check``; ``severity`` is "ok", "warning" or "error"."""
+
+    name: str
+    severity: str
+    message: str
+    code: str = ""
+    next_actions: tuple[NextAction, ...] = ()
+
+    @classmethod
+    def from_error(cls, name: str, error: CliError, severity: str = "error") -> CheckResult:
+        """Return the result of a check that ended with ``error``."""
+        return cls(name, severity, error.message, error.code, error.next_actions)
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "name": self.name,
+            "severity": self.severity,
+            "code": self.code,
+            "message": self.message,
+            "next_actions": [action.document() for action in self.next_actions],
+        }
+
+    def text(self) -> str:
+        """Return the lines for a terminal: the result, then how to fix the problem."""
+        sign = click.style(_CHECK_SIGNS[self.severity], fg=_CHECK_COLOURS[self.severity])
+        actions = [f"      {action.label}: {action.command}" for action in self.next_actions]
+        return "\n".join([f"{sign}  {self.name}: {self.message}", *actions])
+
+    def finding(self) -> Finding:
+        """Return the result as part of an error."""
+        return Finding(self.code or self.name, f"{self.name}: {self.message}", self.severity, "", self.next_actions)
 
 
 class CliError(click.ClickException):

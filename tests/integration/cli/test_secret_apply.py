@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Registry, Rollout
+from devopsellence.cli.deploy import reapply
 from devopsellence.cli.output import Output
-from devopsellence.cli.secrets import apply
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY
@@ -93,10 +93,10 @@ def test_a_release_that_was_written_at_the_same_moment_is_not_undone(ann: Operat
     ann.set("EXTRA", b"value")
 
     async def work(etcd: Etcd) -> int:
-        base = await apply.base_for(etcd, REF, secret)
+        base = await reapply.base_for(etcd, REF, secret)
         # A deploy of somebody else comes in between.
         await put_release(etcd, REF, 2, theirs)
-        release = await apply.publish_with(etcd, REF, base, secret, 2, Output())
+        release = await reapply.publish_with(etcd, REF, base, secret, 2, Output())
         assert release is not None
         return release.number
 

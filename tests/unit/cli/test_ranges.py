@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.cli.util.ranges import folded
+from devopsellence.cli.util.text import folded
 
 
 @pytest.mark.parametrize(

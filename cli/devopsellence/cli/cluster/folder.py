@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from devopsellence.cli.dev.paths import home
 from devopsellence.cli.output import CliError
-from devopsellence.cli.util.files import write_atomic
+from devopsellence.cli.util.files import state_home, write_atomic
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Folder:
     @classmethod
     def chosen(cls, path: str | None) -> Folder:
         """The one that ``--pki`` names, else the one in devopsellence's state folder."""
-        return cls(Path(path).absolute() if path else home() / "cluster")
+        return cls(Path(path).absolute() if path else state_home() / "cluster")
 
     @property
     def authority_certificate(self) -> Path:

@@ -47,7 +47,7 @@ async def read_target(etcd: Etcd, ref: EnvironmentRef, *, default_node: str = ""
     """
     key = etcd.keys.environment(ref)
     found = await etcd.get(key)
-    environment = decode(Environment, key, found.value) if found else new_environment(ref)
+    environment = decode(Environment, key, found.value) if found else transaction.new_environment(ref)
     attached_now = ""
     if not environment.nodes and default_node and await etcd.get(etcd.keys.node(default_node)):
         environment.nodes.append(default_node)
@@ -63,16 +63,6 @@ async def read_target(etcd: Etcd, ref: EnvironmentRef, *, default_node: str = ""
         newest = max(newest, number if number < _NUMBERS else 0)
     nodes, unreadable = await _nodes(etcd, environment.nodes)
     return Target(environment, found.mod_revision if found else 0, newest, nodes, attached_now, unreadable)
-
-
-def new_environment(ref: EnvironmentRef) -> Environment:
-    """The record of an environment that does not exist yet."""
-    return Environment(
-        organization=ref.organization,
-        project=ref.project,
-        environment=ref.environment,
-        created_at=transaction.now(),
-    )
 
 
 async def _nodes(etcd: Etcd, names: Sequence[str]) -> tuple[tuple[Node, ...], tuple[MalformedRecord, ...]]:

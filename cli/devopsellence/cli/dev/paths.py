@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-
-def home(environ: Mapping[str, str] = os.environ) -> Path:
-    """devopsellence's state folder: ``DEVOPSELLENCE_HOME``, else by the XDG base directory specification."""
-    if chosen := environ.get("DEVOPSELLENCE_HOME"):
-        return Path(chosen).absolute()
-    # The specification: a relative path in the variable is invalid and ignored.
-    state = Path(environ.get("XDG_STATE_HOME", ""))
-    return (state if state.is_absolute() else Path.home() / ".local" / "state") / "devopsellence"
 
 
 @dataclass(frozen=True)

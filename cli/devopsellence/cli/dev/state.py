@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from devopsellence.cli.dev.paths import Layout, home
-from devopsellence.cli.util.files import write_atomic
+from devopsellence.cli.dev.paths import Layout
+from devopsellence.cli.util.files import state_home, write_atomic
 
 if TYPE_CHECKING:
     from devopsellence.cli.output import CliError
@@ -54,7 +54,7 @@ class DevState:
 
 
 def layout() -> Layout:
-    return Layout(home() / "dev")
+    return Layout(state_home() / "dev")
 
 
 def folder() -> Path:

@@ -14,31 +14,30 @@ import click
 
 from devopsellence.cli import context, errors
 from devopsellence.cli.doctor import machine
-from devopsellence.cli.doctor.check import Check, failed
-from devopsellence.cli.output import CliError
+from devopsellence.cli.output import CheckResult, CliError
 from devopsellence.store.errors import StoreError
 
 if TYPE_CHECKING:
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.settings import Settings
 
-__all__ = ["Check", "all_checks"]
+__all__ = ["CheckResult", "all_checks"]
 
 
-def all_checks(ctx: click.Context) -> list[Check]:
+def all_checks(ctx: click.Context) -> list[CheckResult]:
     """Every check, in the order in which one depends on the other."""
     found = [machine.configuration()]
     try:
         settings = context.connection(ctx)
     except CliError as error:
-        return [*found, asyncio.run(machine.docker(None)), failed("etcd", error)]
+        return [*found, asyncio.run(machine.docker(None)), CheckResult.from_error("etcd", error)]
     dev = context.dev_node(settings)
     found.append(asyncio.run(machine.docker(dev.docker_host if dev else None)))
     found += machine.certificates(settings, datetime.datetime.now(datetime.UTC))
     return found + asyncio.run(_cluster(settings))
 
 
-async def _cluster(settings: Settings) -> list[Check]:
+async def _cluster(settings: Settings) -> list[CheckResult]:
     from devopsellence.cli.doctor import agents, cluster
     from devopsellence.cli.doctor.etcd import members
     from devopsellence.store.etcd import Etcd
@@ -56,16 +55,16 @@ async def _cluster(settings: Settings) -> list[Check]:
                 found += await _guarded(name, check, etcd, settings)
             return found
     except StoreError as error:
-        return [failed("etcd", _explained(error, settings))]
+        return [CheckResult.from_error("etcd", _explained(error, settings))]
 
 
 async def _guarded(
-    name: str, check: Callable[[Etcd], Awaitable[list[Check]]], etcd: Etcd, settings: Settings
-) -> list[Check]:
+    name: str, check: Callable[[Etcd], Awaitable[list[CheckResult]]], etcd: Etcd, settings: Settings
+) -> list[CheckResult]:
     try:
         return await check(etcd)
     except StoreError as error:
-        return [failed(name, _explained(error, settings))]
+        return [CheckResult.from_error(name, _explained(error, settings))]
 
 
 def _explained(error: StoreError, settings: Settings) -> CliError:

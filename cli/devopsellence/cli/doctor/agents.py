@@ -10,9 +10,8 @@ import grpc.aio
 
 from devopsellence.api.v1 import agent_pb2
 from devopsellence.cli.agent import client
-from devopsellence.cli.doctor.check import Check, failed
 from devopsellence.cli.nodes.registry import overview
-from devopsellence.cli.output import CliError, NextAction
+from devopsellence.cli.output import CheckResult, CliError, NextAction
 from devopsellence.cli.store.reader import together
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ _SECONDS: Final = 5.0
 _AT_A_TIME: Final = 32
 
 
-async def answers(etcd: Etcd, settings: Settings) -> list[Check]:
+async def answers(etcd: Etcd, settings: Settings) -> list[CheckResult]:
     """A check for each node that is attached to an environment and gives a sign of life.
 
     One that gives none is for ``cluster.nodes`` to tell. Nothing where certificates are not used: there no agent has
@@ -43,22 +42,22 @@ async def answers(etcd: Etcd, settings: Settings) -> list[Check]:
     return [check for checks in await together(_ask(settings, agent, slots) for agent in found) for check in checks]
 
 
-async def _ask(settings: Settings, agent: client.Agent, slots: asyncio.Semaphore) -> list[Check]:
+async def _ask(settings: Settings, agent: client.Agent, slots: asyncio.Semaphore) -> list[CheckResult]:
     name = f"agent {agent.node}"
     try:
         async with slots, client.connect(settings, agent) as stub:
             answer = await stub.Diagnose(agent_pb2.DiagnoseRequest(), timeout=_SECONDS)
     except grpc.aio.AioRpcError as error:
-        return [failed(name, client.refused(agent, error))]
+        return [CheckResult.from_error(name, client.refused(agent, error))]
     except CliError as error:
-        return [failed(name, error)]
+        return [CheckResult.from_error(name, error)]
     return judged(name, agent.address, answer)
 
 
-def judged(name: str, address: str, answer: agent_pb2.DiagnoseAnswer) -> list[Check]:
+def judged(name: str, address: str, answer: agent_pb2.DiagnoseAnswer) -> list[CheckResult]:
     """What the agent called ``name`` says of its machine: each thing that is wrong there, or that all is well."""
     wrong = [
-        Check(
+        CheckResult(
             f"{check.name} of node {answer.node}",
             "error",
             check.message,
@@ -69,10 +68,10 @@ def judged(name: str, address: str, answer: agent_pb2.DiagnoseAnswer) -> list[Ch
         if not check.ok
     ]
     room = f"{answer.disk_free_mib // 1024} GiB of disk and {answer.memory_available_mib} MiB of memory free"
-    return [Check(name, "ok", f"answers at {address}; {room}"), *wrong]
+    return [CheckResult(name, "ok", f"answers at {address}; {room}"), *wrong]
 
 
-async def identity(etcd: Etcd) -> list[Check]:
+async def identity(etcd: Etcd) -> list[CheckResult]:
     """Whether this operator has the identity that secrets are sealed for."""
     from devopsellence.cli.secrets.identity import identity_path, load_or_make
 
@@ -83,21 +82,21 @@ async def identity(etcd: Etcd) -> list[Check]:
     except (FileNotFoundError, NotADirectoryError):
         return await _no_identity(etcd, path)
     except OSError as error:
-        return [Check("identity", "error", f"{path}: {error.strerror}", "identity_unusable")]
+        return [CheckResult("identity", "error", f"{path}: {error.strerror}", "identity_unusable")]
     except CliError as error:
-        return [failed("identity", error)]
+        return [CheckResult.from_error("identity", error)]
     if stat.S_IMODE(mode) & 0o077:
         action = NextAction("keep it to yourself", f"chmod 600 {path}")
-        return [Check("identity", "warning", f"others can read {path}", "identity_open", (action,))]
-    return [Check("identity", "ok", str(path))]
+        return [CheckResult("identity", "warning", f"others can read {path}", "identity_open", (action,))]
+    return [CheckResult("identity", "ok", str(path))]
 
 
-async def _no_identity(etcd: Etcd, path: Path) -> list[Check]:
+async def _no_identity(etcd: Etcd, path: Path) -> list[CheckResult]:
     if (await etcd.list(etcd.keys.all_secrets_prefix, keys_only=True)).items:
         message = f"there are secrets, and no identity at {path} that could open them"
         actions = (
             NextAction("bring yours", "export DEVOPSELLENCE_IDENTITY=<file>"),
             NextAction("or make one, then have another operator", "devopsellence secret reencrypt"),
         )
-        return [Check("identity", "warning", message, "identity_missing", actions)]
-    return [Check("identity", "ok", "none yet; the first secret makes one")]
+        return [CheckResult("identity", "warning", message, "identity_missing", actions)]
+    return [CheckResult("identity", "ok", "none yet; the first secret makes one")]

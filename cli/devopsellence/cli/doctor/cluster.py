@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from devopsellence.cli.doctor.check import Check
-from devopsellence.cli.output import NextAction
+from devopsellence.cli.output import CheckResult, NextAction
 from devopsellence.store.errors import StoreError
 
 if TYPE_CHECKING:
     from devopsellence.store.etcd import Etcd
 
 
-async def controller(etcd: Etcd) -> list[Check]:
+async def controller(etcd: Etcd) -> list[CheckResult]:
     """Who leads."""
     from devopsellence.api.v1.stored_pb2 import Candidate
     from devopsellence.store.codec import decode
@@ -23,34 +22,36 @@ async def controller(etcd: Etcd) -> list[Check]:
             NextAction("on one machine", "devopsellence dev up"),
             NextAction("or on a server", "devopsellence-controller"),
         )
-        return [Check("controller", "error", "none is running: releases are not rolled out", "no_controller", actions)]
+        return [
+            CheckResult("controller", "error", "none is running: releases are not rolled out", "no_controller", actions)
+        ]
     try:
         leader = decode(Candidate, candidates[0].key, candidates[0].value).identity
     except StoreError:
         leader = candidates[0].key
     others = f", {len(candidates) - 1} standing by" if len(candidates) > 1 else ""
-    return [Check("controller", "ok", f"{leader} leads{others}")]
+    return [CheckResult("controller", "ok", f"{leader} leads{others}")]
 
 
-async def nodes(etcd: Etcd) -> list[Check]:
+async def nodes(etcd: Etcd) -> list[CheckResult]:
     """Each node's sign of life."""
     from devopsellence.cli.nodes.registry import overview
 
     seen, problems = await overview(etcd)
     found = [
-        Check(f"node {each.name}", "error" if each.note else "ok", each.note or _well(each), *_mend(each))
+        CheckResult(f"node {each.name}", "error" if each.note else "ok", each.note or _well(each), *_mend(each))
         for each in seen
     ]
     for problem in problems:
         action = NextAction("see what it holds", f"etcdctl get {problem.key}")
-        found.append(Check(problem.key, "error", problem.reason, "record_unreadable", (action,)))
+        found.append(CheckResult(problem.key, "error", problem.reason, "record_unreadable", (action,)))
     if not found:
         action = NextAction("register one", "devopsellence node register <name>")
-        return [Check("nodes", "warning", "none is registered", "no_node", (action,))]
+        return [CheckResult("nodes", "warning", "none is registered", "no_node", (action,))]
     return found
 
 
-async def ingress(etcd: Etcd) -> list[Check]:
+async def ingress(etcd: Etcd) -> list[CheckResult]:
     """What is wrong with each environment's ingress, as far as etcd tells; ``ingress check`` looks from outside."""
     from datetime import UTC, datetime
 
@@ -61,10 +62,10 @@ async def ingress(etcd: Etcd) -> list[Check]:
     for standing in await standings(etcd, datetime.now(UTC)):
         name = f"ingress {standing.environment}"
         look = NextAction("look from outside", f"devopsellence ingress check --env {standing.environment}")
-        found += [Check(name, one.severity, one.text, one.code, (look,)) for one in standing.troubles]
+        found += [CheckResult(name, one.severity, one.text, one.code, (look,)) for one in standing.troubles]
         if not standing.troubles:
             found.append(
-                Check(name, "ok", f"{plural(standing.hosts, 'host')} on {plural(len(standing.nodes), 'node')}")
+                CheckResult(name, "ok", f"{plural(standing.hosts, 'host')} on {plural(len(standing.nodes), 'node')}")
             )
     return found
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from devopsellence.cli import context, errors
 from devopsellence.cli.cluster.programs import QUOTA_BYTES
-from devopsellence.cli.doctor.check import Check, failed
-from devopsellence.cli.output import NextAction
+from devopsellence.cli.output import CheckResult, NextAction
 from devopsellence.cli.store.reader import together
 from devopsellence.store.errors import StoreError
 from devopsellence.store.types import Member
@@ -28,7 +27,7 @@ _KEEPS_GRANTS: Final = {(3, 5): 33, (3, 6): 14}
 _FREE: Final = NextAction("give unused space back, where root's certificate is", "deploy/etcd/etcd.sh defrag")
 
 
-async def members(etcd: Etcd, settings: Settings) -> list[Check]:
+async def members(etcd: Etcd, settings: Settings) -> list[CheckResult]:
     """Each endpoint by itself. StoreError if none of them answers."""
     from devopsellence.store.etcd import Etcd as Connection
 
@@ -48,7 +47,7 @@ async def members(etcd: Etcd, settings: Settings) -> list[Check]:
     return judged(found, grants=settings.cert is not None and not context.is_dev(settings))
 
 
-def judged(found: Mapping[str, Member | StoreError], *, grants: bool) -> list[Check]:
+def judged(found: Mapping[str, Member | StoreError], *, grants: bool) -> list[CheckResult]:
     """What to say of the members that answered, and of those that did not, by endpoint. ``grants``: users matter.
 
     Raises:
@@ -64,30 +63,30 @@ def judged(found: Mapping[str, Member | StoreError], *, grants: bool) -> list[Ch
         elif not each.leader:
             action = NextAction("see who answers", "deploy/etcd/etcd.sh status")
             message = "this member has lost the others: nothing can be written or read through it"
-            checks.append(Check(f"etcd {endpoint}", "error", message, "etcd_no_leader", (action,)))
+            checks.append(CheckResult(f"etcd {endpoint}", "error", message, "etcd_no_leader", (action,)))
     if len({each.cluster_id for each in there.values()}) > 1:
         action = NextAction("name one cluster's members alone", "export DEVOPSELLENCE_ETCD_ENDPOINTS=<host:port,…>")
         message = f"the endpoints {', '.join(there)} belong to more than one cluster"
-        checks.append(Check("etcd cluster", "error", message, "etcd_other_cluster", (action,)))
+        checks.append(CheckResult("etcd cluster", "error", message, "etcd_other_cluster", (action,)))
     alarms = sorted({alarm for each in there.values() for alarm in each.alarms})
-    checks += [failed("etcd alarm", errors.of_alarm(alarm)) for alarm in alarms]
+    checks += [CheckResult.from_error("etcd alarm", errors.of_alarm(alarm)) for alarm in alarms]
     if "NOSPACE" not in alarms:
         checks += _sizes(there)
     return [*checks, *(_versions(there) if grants else [])]
 
 
-def _overview(there: Mapping[str, Member]) -> Check:
+def _overview(there: Mapping[str, Member]) -> CheckResult:
     versions = ", ".join(sorted({each.version for each in there.values()}))
     leader = next((endpoint for endpoint, each in there.items() if each.id and each.id == each.leader), "")
     leads = f"; {leader} leads" if leader and len(there) > 1 else ""
     size = max(each.size for each in there.values()) / _MIB
-    return Check("etcd", "ok", f"{versions} at {', '.join(there)}{leads}; {size:.0f} of {_quota(there):.0f} MiB")
+    return CheckResult("etcd", "ok", f"{versions} at {', '.join(there)}{leads}; {size:.0f} of {_quota(there):.0f} MiB")
 
 
-def _away(endpoint: str, error: StoreError) -> Check:
+def _away(endpoint: str, error: StoreError) -> CheckResult:
     told = errors.of_store(error, where=endpoint)
     action = NextAction("on that machine", "systemctl status devopsellence-etcd")
-    return Check(f"etcd {endpoint}", "error", told.message, "etcd_member_away", (action,))
+    return CheckResult(f"etcd {endpoint}", "error", told.message, "etcd_member_away", (action,))
 
 
 def _quota(there: Mapping[str, Member]) -> float:
@@ -95,7 +94,7 @@ def _quota(there: Mapping[str, Member]) -> float:
     return min((each.quota for each in there.values() if each.quota), default=QUOTA_BYTES) / _MIB
 
 
-def _sizes(there: Mapping[str, Member]) -> list[Check]:
+def _sizes(there: Mapping[str, Member]) -> list[CheckResult]:
     quota, checks = _quota(there), []
     for endpoint, each in there.items():
         size, used = each.size / _MIB, each.used / _MIB
@@ -106,17 +105,17 @@ def _sizes(there: Mapping[str, Member]) -> list[Check]:
         )
         more = NextAction("or raise ETCD_QUOTA_BACKEND_BYTES, then in turn", "systemctl restart devopsellence-etcd")
         actions = (more,) if used >= _FULL * quota else (_FREE, more)
-        checks.append(Check(f"etcd {endpoint}", "warning", message, "etcd_nearly_full", actions))
+        checks.append(CheckResult(f"etcd {endpoint}", "warning", message, "etcd_nearly_full", actions))
     return checks
 
 
-def _versions(there: Mapping[str, Member]) -> list[Check]:
+def _versions(there: Mapping[str, Member]) -> list[CheckResult]:
     leaking = sorted({each.version for each in there.values() if not keeps_grants(each.version)})
     if not leaking:
         return []
     message = f"version {', '.join(leaking)} lets a node's certificate read beyond what is granted to it"
     action = NextAction("run 3.5.33 or 3.6.14 or newer, one member after the other", "deploy/etcd/etcd.sh status")
-    return [Check("etcd version", "warning", message, "etcd_version", (action,))]
+    return [CheckResult("etcd version", "warning", message, "etcd_version", (action,))]
 
 
 def keeps_grants(version: str) -> bool:

@@ -13,11 +13,10 @@ from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_af
 from devopsellence.agent_identity import answers_at
 from devopsellence.api.v1.stored_pb2 import Assignment, Certificate, Heartbeat, IngressStatus, Node
 from devopsellence.api.v1.workload_pb2 import Ingress
-from devopsellence.cli.doctor.check import Check
 from devopsellence.cli.ingress import check_findings
 from devopsellence.cli.ingress import probe as probing
 from devopsellence.cli.ingress.dns import Names, addresses, first
-from devopsellence.cli.output import CliError, NextAction
+from devopsellence.cli.output import CheckResult, CliError, NextAction
 from devopsellence.cli.render import ingress as view
 from devopsellence.cli.store.reader import Reader, snapshot, together
 from devopsellence.cli.store.snapshot import Snapshot
@@ -27,7 +26,7 @@ from devopsellence.store.keys import EnvironmentRef
 T = TypeVar("T")
 #: What each check is about: a host, or the nodes as a whole.
 NODES: Final = ""
-Results = dict[str, list[Check]]
+Results = dict[str, list[CheckResult]]
 _DNS_SECONDS: Final = 5.0
 _AT_A_TIME: Final = 16
 _LONGEST_PAUSE: Final = 10.0
@@ -111,7 +110,7 @@ class Checking:
         self.results: Results = {}
 
     @property
-    def checks(self) -> list[Check]:
+    def checks(self) -> list[CheckResult]:
         """Everything that was found, that about nodes first."""
         return [check for checks in self.results.values() for check in checks]
 
@@ -120,7 +119,7 @@ class Checking:
         seen = await look(self._etcd, self._ref)
         self.results = await self._look(seen, [NODES, *seen.ingress.hosts])
 
-    async def wait(self, seconds: float, tell: Callable[[Check], None]) -> None:
+    async def wait(self, seconds: float, tell: Callable[[CheckResult], None]) -> None:
         """Look again at what failed until nothing does, for so many seconds; ``tell`` hears what is otherwise than
         before."""
         attempts = AsyncRetrying(
@@ -135,7 +134,7 @@ class Checking:
         except RetryError:
             return
 
-    async def _again(self, tell: Callable[[Check], None]) -> None:
+    async def _again(self, tell: Callable[[CheckResult], None]) -> None:
         again = [about for about, checks in self.results.items() if check_findings.failed(checks)]
         if not again:
             return
@@ -188,7 +187,7 @@ class Checking:
         names: Names,
         known: Mapping[str, frozenset[str]],
         ports: Mapping[str, Mapping[int, str]],
-    ) -> list[Check]:
+    ) -> list[CheckResult]:
         now, certificate = datetime.now(UTC), seen.certificate(host)
         checks = [check_findings.name(host, await names.find(host), known)]
         checks += check_findings.stored(seen.ingress, host, certificate or seen.certificates.get(host), now)
@@ -197,7 +196,7 @@ class Checking:
         if not prefixes:
             return [
                 *checks,
-                Check(f"rules of {host}", "warning", "no rule is about it: it answers 404", "ingress_no_rule"),
+                CheckResult(f"rules of {host}", "warning", "no rule is about it: it answers 404", "ingress_no_rule"),
             ]
         path = min(prefixes, key=len)
         if certificate is None:
@@ -238,12 +237,12 @@ def _open(seen: Look, ports: Mapping[str, Mapping[int, str]], which: str) -> dic
     return found
 
 
-def _nodes(seen: Look, ports: Mapping[str, Mapping[int, str]]) -> list[Check]:
+def _nodes(seen: Look, ports: Mapping[str, Mapping[int, str]]) -> list[CheckResult]:
     if not seen.nodes:
         wanted = ", ".join(sorted({rule.service for rule in seen.ingress.rules}))
         what = f"none serves the ingress: none is assigned all of {wanted}"
         mend = NextAction("see what runs where", "devopsellence status")
-        return [Check("nodes", "error", what, "ingress_nowhere", (mend,))]
+        return [CheckResult("nodes", "error", what, "ingress_nowhere", (mend,))]
     secure = any(seen.certificate(host) is not None for host in seen.ingress.hosts)
     return [
         check

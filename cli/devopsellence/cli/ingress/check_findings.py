@@ -12,28 +12,26 @@ from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Certificate, IngressStatus
 from devopsellence.api.v1.workload_pb2 import Ingress
-from devopsellence.cli.doctor.check import Check
 from devopsellence.cli.ingress.dns import Found, Kind, realm
 from devopsellence.cli.ingress.probe import Answered, Served
-from devopsellence.cli.output import NextAction
+from devopsellence.cli.output import CheckResult, NextAction
 from devopsellence.cli.render import ingress as view
-from devopsellence.cli.util.ranges import folded
-from devopsellence.cli.util.text import plural, safe, word
+from devopsellence.cli.util.text import folded, plural, safe, word
 
 _DAY: Final = 86400.0
 _STATUS: Final = NextAction("see what runs", "devopsellence status")
 _REDIRECTS: Final = (301, 302, 307, 308)
 
 
-def name(host: str, found: Found, nodes: Mapping[str, frozenset[str]]) -> Check:
+def name(host: str, found: Found, nodes: Mapping[str, frozenset[str]]) -> CheckResult:
     """Whether DNS leads to the ``nodes`` that serve the host: their addresses, none where they are not known."""
     about = f"DNS of {host}"
     known = sorted({address for each in nodes.values() for address in each})
     point = (NextAction("at your DNS provider", f"{host}  A/AAAA  {', '.join(known)}"),) if known else ()
     if found.kind is Kind.SILENT:
-        return Check(about, "error", found.detail, "ingress_dns_silent")
+        return CheckResult(about, "error", found.detail, "ingress_dns_silent")
     if found.kind is Kind.ABSENT:
-        return Check(about, "error", found.detail, "ingress_dns_missing", point)
+        return CheckResult(about, "error", found.detail, "ingress_dns_missing", point)
     leads = f"leads to {', '.join(found.addresses)}" + (f" (by way of {found.alias})" if found.alias else "")
     unknown = sorted(node for node, addresses in nodes.items() if not addresses)
     missing = sorted(node for node, addresses in nodes.items() if addresses and not addresses & set(found.addresses))
@@ -43,16 +41,16 @@ def name(host: str, found: Found, nodes: Mapping[str, frozenset[str]]) -> Check:
         sure = not unknown and realm(strangers) <= realm(known)
         what = f"{leads}; {', '.join(strangers)} is no address of a node that serves it"
         what += "" if sure else " as far as is known (is there a load balancer in front of them?)"
-        return Check(about, "error" if sure else "warning", what, "ingress_dns_elsewhere", point)
+        return CheckResult(about, "error" if sure else "warning", what, "ingress_dns_elsewhere", point)
     if missing:
         what = f"{leads}, not to {', '.join(missing)}, which serves it as well"
-        return Check(about, "warning", what, "ingress_dns_incomplete", point)
-    return Check(about, "ok", leads)
+        return CheckResult(about, "warning", what, "ingress_dns_incomplete", point)
+    return CheckResult(about, "ok", leads)
 
 
 def node(
     node: str, status: IngressStatus | None, address: str, answers: Mapping[int, str], *, secure: bool
-) -> list[Check]:
+) -> list[CheckResult]:
     """A node that serves the ingress: what its agent says, and whether its ports answer at ``address``.
 
     ``answers`` are by port: why nothing answers there, "" if something does. ``secure``: there is something to serve by
@@ -61,31 +59,31 @@ def node(
     about = f"node {node}"
     if status is None:
         what = "its agent has not said yet that it serves the ingress"
-        return [Check(about, "error", what, "ingress_not_served", (_STATUS,))]
+        return [CheckResult(about, "error", what, "ingress_not_served", (_STATUS,))]
     reason = safe(status.reason)
-    found: list[Check] = []
+    found: list[CheckResult] = []
     if status.phase != IngressStatus.SERVING:
         what = reason or f"its router is {word(IngressStatus.Phase, status.phase)}"
-        found.append(Check(about, "error", what, "ingress_not_served", (_STATUS,)))
+        found.append(CheckResult(about, "error", what, "ingress_not_served", (_STATUS,)))
     elif reason:
-        found.append(Check(about, "warning", reason, "ingress_degraded"))
+        found.append(CheckResult(about, "warning", reason, "ingress_degraded"))
     if not address:
         what = "it is registered without an address, so nobody can look from here whether it answers"
-        found.append(Check(about, "warning", what, "node_without_address"))
+        found.append(CheckResult(about, "warning", what, "node_without_address"))
     elif not answers and status.phase == IngressStatus.SERVING:
-        found.append(Check(about, "error", "its router listens nowhere", "ingress_not_served"))
+        found.append(CheckResult(about, "error", "its router listens nowhere", "ingress_not_served"))
     for port, why in sorted(answers.items()):
         open_it = NextAction(f"on {node}, and in front of it", f"let everybody reach TCP port {port}")
-        check = Check(f"port {port} of {node}", "ok", f"answers at {address}")
+        check = CheckResult(f"port {port} of {node}", "ok", f"answers at {address}")
         if why:
-            check = Check(check.name, "error", f"{address}: {why}", "ingress_port_closed", (open_it,))
+            check = CheckResult(check.name, "error", f"{address}: {why}", "ingress_port_closed", (open_it,))
         found.append(check)
     if secure and status.phase == IngressStatus.SERVING and not status.https_port:
-        found.append(Check(about, "error", "its router does not listen for HTTPS", "ingress_not_served"))
+        found.append(CheckResult(about, "error", "its router does not listen for HTTPS", "ingress_not_served"))
     return found
 
 
-def stored(ingress: Ingress, host: str, certificate: Certificate | None, now: datetime) -> list[Check]:
+def stored(ingress: Ingress, host: str, certificate: Certificate | None, now: datetime) -> list[CheckResult]:
     """The host's certificate as it is stored; nothing where there is to be none."""
     if ingress.tls_mode == Ingress.OFF:
         return []
@@ -93,81 +91,85 @@ def stored(ingress: Ingress, host: str, certificate: Certificate | None, now: da
     trouble = view.of_certificate(ingress, host, certificate, now)
     if trouble is not None:
         lacks = certificate is None or not certificate.chain_pem
-        return [Check(about, "error" if lacks else trouble.severity, trouble.what, trouble.code, trouble.next_actions)]
+        return [
+            CheckResult(about, "error" if lacks else trouble.severity, trouble.what, trouble.code, trouble.next_actions)
+        ]
     if certificate is None:
         return []
     left = plural(int((certificate.not_after.seconds - now.timestamp()) / _DAY), "day")
-    return [Check(about, "ok", f"by {safe(certificate.issuer)}, valid for {left}")]
+    return [CheckResult(about, "ok", f"by {safe(certificate.issuer)}, valid for {left}")]
 
 
-def served(host: str, certificate: Certificate, seen: Mapping[str, Served], now: datetime) -> list[Check]:
+def served(host: str, certificate: Certificate, seen: Mapping[str, Served], now: datetime) -> list[CheckResult]:
     """What nodes serve for the host, beside the ``certificate`` that they are to serve."""
     return together({each: _served(host, certificate, found, now) for each, found in seen.items()})
 
 
-def _served(host: str, certificate: Certificate, found: Served, now: datetime) -> Check:
+def _served(host: str, certificate: Certificate, found: Served, now: datetime) -> CheckResult:
     from devopsellence.cli.ingress.pem import covered
 
     about = f"HTTPS of {host}"
     if found.error:
-        return Check(about, "error", found.error, "ingress_certificate_not_served", (_STATUS,))
+        return CheckResult(about, "error", found.error, "ingress_certificate_not_served", (_STATUS,))
     whose = f"the certificate by {safe(found.issuer)}"
     if not covered(host, found.names, found.addresses):
-        return Check(about, "error", f"{whose} is for another host", "ingress_certificate_other", (_STATUS,))
+        return CheckResult(about, "error", f"{whose} is for another host", "ingress_certificate_other", (_STATUS,))
     if found.not_after is not None and found.not_after <= now:
-        return Check(about, "error", f"{whose} has expired", "ingress_certificate_expired")
+        return CheckResult(about, "error", f"{whose} has expired", "ingress_certificate_expired")
     if found.serial != certificate.serial:
-        return Check(about, "error", f"{whose} is not the newest one", "ingress_certificate_other", (_STATUS,))
+        return CheckResult(about, "error", f"{whose} is not the newest one", "ingress_certificate_other", (_STATUS,))
     if found.distrust:
         what = f"this machine does not trust {whose}: {safe(found.distrust)}"
-        return Check(about, "warning", what, "ingress_certificate_untrusted")
-    return Check(about, "ok", f"serves {whose}")
+        return CheckResult(about, "warning", what, "ingress_certificate_untrusted")
+    return CheckResult(about, "ok", f"serves {whose}")
 
 
-def answered(host: str, path: str, seen: Mapping[str, Answered], *, secure: bool) -> list[Check]:
+def answered(host: str, path: str, seen: Mapping[str, Answered], *, secure: bool) -> list[CheckResult]:
     """What nodes answer to a request for the host."""
     about = f"answer of {'https' if secure else 'http'}://{host}{path}"
     return together({each: _answered(about, found) for each, found in seen.items()})
 
 
-def _answered(about: str, found: Answered) -> Check:
+def _answered(about: str, found: Answered) -> CheckResult:
     if found.error:
-        return Check(about, "error", found.error, "ingress_no_answer", (_STATUS,))
+        return CheckResult(about, "error", found.error, "ingress_no_answer", (_STATUS,))
     if found.status >= 500:
-        return Check(about, "error", f"status {found.status}", "ingress_answer", (_STATUS,))
+        return CheckResult(about, "error", f"status {found.status}", "ingress_answer", (_STATUS,))
     if found.status == 404:
-        return Check(about, "warning", "status 404: the app has nothing there", "ingress_answer")
-    return Check(about, "ok", f"status {found.status}")
+        return CheckResult(about, "warning", "status 404: the app has nothing there", "ingress_answer")
+    return CheckResult(about, "ok", f"status {found.status}")
 
 
-def redirected(host: str, path: str, seen: Mapping[str, Answered]) -> list[Check]:
+def redirected(host: str, path: str, seen: Mapping[str, Answered]) -> list[CheckResult]:
     """Whether nodes lead plain HTTP for the host to HTTPS."""
     return together({each: _redirected(host, path, found) for each, found in seen.items()})
 
 
-def _redirected(host: str, path: str, found: Answered) -> Check:
+def _redirected(host: str, path: str, found: Answered) -> CheckResult:
     about = f"redirect of http://{host}{path}"
     if found.error:
-        return Check(about, "error", found.error, "ingress_no_answer", (_STATUS,))
+        return CheckResult(about, "error", found.error, "ingress_no_answer", (_STATUS,))
     if found.status in _REDIRECTS and found.location.lower().startswith(f"https://{host}"):
-        return Check(about, "ok", f"status {found.status}, to HTTPS")
-    return Check(about, "error", f"status {found.status}, and no redirect to HTTPS", "ingress_redirect", (_STATUS,))
+        return CheckResult(about, "ok", f"status {found.status}, to HTTPS")
+    return CheckResult(
+        about, "error", f"status {found.status}, and no redirect to HTTPS", "ingress_redirect", (_STATUS,)
+    )
 
 
-def together(found: Mapping[str, Check]) -> list[Check]:
+def together(found: Mapping[str, CheckResult]) -> list[CheckResult]:
     """Checks of nodes: those that say the same, as one."""
-    same: dict[Check, list[str]] = {}
+    same: dict[CheckResult, list[str]] = {}
     for node_name, check in sorted(found.items()):
         same.setdefault(check, []).append(node_name)
     return [replace(check, message=f"{check.message} ({folded(tuple(nodes))})") for check, nodes in same.items()]
 
 
-def failed(checks: Iterable[Check]) -> list[Check]:
+def failed(checks: Iterable[CheckResult]) -> list[CheckResult]:
     """Those that failed."""
     return [check for check in checks if check.severity == "error"]
 
 
-def summary(checks: Sequence[Check]) -> str:
+def summary(checks: Sequence[CheckResult]) -> str:
     """How many are well and how many are not."""
     counts = {severity: sum(1 for check in checks if check.severity == severity) for severity in ("error", "warning")}
     parts = [f"{counts['error']} failed"] if counts["error"] else []

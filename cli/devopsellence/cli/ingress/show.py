@@ -12,8 +12,7 @@ from devopsellence.cli.render import ingress as view
 from devopsellence.cli.secrets import members, readers
 from devopsellence.cli.secrets.readers import Readers
 from devopsellence.cli.store.snapshot import Problem, Snapshot
-from devopsellence.cli.util.ranges import folded
-from devopsellence.cli.util.text import age, columns, iso, moment, safe, word
+from devopsellence.cli.util.text import age, columns, folded, iso, moment, safe, word
 from devopsellence.config.export import ingress_document
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from devopsellence.api.v1.stored_pb2 import Drain, Node
-from devopsellence.cli.nodes.registry import attached_to, event_puts, unknown
+from devopsellence.cli import errors
+from devopsellence.cli.nodes.registry import attached_to, event_puts
 from devopsellence.cli.nodes.wait import NotInTime, wait_until
 from devopsellence.cli.nodes.workload import Running, Seen
 from devopsellence.cli.output import CliError, Finding, NextAction
@@ -26,7 +27,7 @@ async def order(etcd: Etcd, name: str, *, move_volumes: bool) -> Node:
 
     def edit(before: Node | None) -> Node:
         if before is None:
-            raise unknown(name)
+            raise errors.node_unknown(name)
         after = Node()
         after.CopyFrom(before)
         after.cordoned = True
@@ -50,7 +51,7 @@ async def follow(etcd: Etcd, name: str, tell: Callable[[str, Seen], None], secon
 
     def done(seen: Seen) -> bool:
         if seen.node is None and not seen.problems:
-            raise unknown(name)
+            raise errors.node_unknown(name)
         if seen.node is not None and not seen.node.HasField("drain"):
             again = NextAction("do it again", f"devopsellence node drain {name}")
             message = f"node {name} is not to be drained any more: somebody has uncordoned it"

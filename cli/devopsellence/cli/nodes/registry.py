@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from devopsellence.api.v1.stored_pb2 import Environment, Event, Heartbeat, Node
-from devopsellence.cli.output import CliError, NextAction
+from devopsellence.cli import errors
+from devopsellence.cli.output import CliError
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.store.snapshot import Problem
@@ -75,7 +76,7 @@ async def find(etcd: Etcd, name: str) -> Node:
     key = etcd.keys.node(name)
     found = await etcd.get(key)
     if found is None:
-        raise unknown(name)
+        raise errors.node_unknown(name)
     return decode(Node, key, found.value)
 
 
@@ -84,7 +85,7 @@ async def relabel(etcd: Etcd, name: str, edit: Callable[[list[str]], list[str]])
 
     def relabelled(before: Node | None) -> Node:
         if before is None:
-            raise unknown(name)
+            raise errors.node_unknown(name)
         after = Node()
         after.CopyFrom(before)
         after.labels[:] = edit(list(before.labels))
@@ -98,7 +99,7 @@ async def cordon(etcd: Etcd, name: str, *, cordoned: bool) -> Node:
 
     def edit(before: Node | None) -> Node:
         if before is None:
-            raise unknown(name)
+            raise errors.node_unknown(name)
         after = Node()
         after.CopyFrom(before)
         after.cordoned = cordoned
@@ -118,15 +119,14 @@ async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
         CliError: ``node_unknown``; ``ingress_conflict``: another environment of the node has one of its hosts.
     """
     if await etcd.get(etcd.keys.node(name)) is None:
-        raise unknown(name)
-    from devopsellence.cli.deploy.publish import new_environment
+        raise errors.node_unknown(name)
     from devopsellence.cli.ingress import hosts
     from devopsellence.cli.secrets import members
 
     if problem := await hosts.conflict(etcd, ref, await hosts.of_environment(etcd, ref), [name]):
         raise problem
     sealed = await members.admit(etcd, ref, name)
-    fresh = new_environment(ref)
+    fresh = transaction.new_environment(ref)
 
     def edit(before: Environment | None) -> Environment:
         after = Environment()
@@ -222,12 +222,3 @@ def _drain(found: Node) -> dict[str, Any] | None:
         return None
     drain = found.drain
     return {"requested_at": iso(drain.requested_at), "requested_by": drain.requested_by, "volumes": drain.volumes}
-
-
-def unknown(name: str) -> CliError:
-    """The error for a node that is not registered."""
-    actions = [
-        NextAction("see which are", "devopsellence node list"),
-        NextAction("or register it", f"devopsellence node register {name}"),
-    ]
-    return CliError("node_unknown", f"no node {name} is registered", next_actions=actions)

@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from devopsellence.api.v1.stored_pb2 import Environment, Node, Release
+from devopsellence.cli import errors
 from devopsellence.cli.deploy import replicas
-from devopsellence.cli.nodes import registry
 from devopsellence.cli.nodes.moves import Move, moves
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.store.reader import Reader, together
@@ -38,7 +38,7 @@ async def preview(etcd: Etcd, name: str, edit: Callable[[list[str]], list[str]])
     listing = await reader.under(keys.nodes_prefix, Node)
     before = listing.get(keys.node(name))
     if before is None:
-        raise _unreadable(reader, keys.node(name)) or registry.unknown(name)
+        raise _unreadable(reader, keys.node(name)) or errors.node_unknown(name)
     after = Node()
     after.CopyFrom(before)
     after.labels[:] = edit(list(before.labels))

@@ -15,8 +15,7 @@ from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Certificate, Ingre
 from devopsellence.api.v1.workload_pb2 import Ingress
 from devopsellence.cli.output import Finding, NextAction
 from devopsellence.cli.store.snapshot import Outcome, Snapshot, judge
-from devopsellence.cli.util.ranges import folded
-from devopsellence.cli.util.text import few, iso, moment, plural, safe, word
+from devopsellence.cli.util.text import few, folded, iso, moment, plural, safe, word
 
 #: Days before its end from which a certificate that is still not renewed is a problem.
 EXPIRES_DAYS: Final = 14

@@ -10,7 +10,7 @@ from devopsellence.cli.render import progress as pace
 from devopsellence.cli.render import task as tasks
 from devopsellence.cli.render.rows import Row, rows
 from devopsellence.cli.store.snapshot import Snapshot, judge
-from devopsellence.cli.util.ranges import folded
+from devopsellence.cli.util.text import folded
 
 
 class Lines:

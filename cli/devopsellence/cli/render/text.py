@@ -13,8 +13,7 @@ from devopsellence.cli.render.groups import Group, are_few, groups, rooms
 from devopsellence.cli.render.node_state import node_names
 from devopsellence.cli.render.rows import Row, rows
 from devopsellence.cli.store.snapshot import Outcome, Snapshot, Verdict, judge
-from devopsellence.cli.util.ranges import folded
-from devopsellence.cli.util.text import age, columns, plural, safe, seconds_between, since, span
+from devopsellence.cli.util.text import age, columns, folded, plural, safe, seconds_between, since, span
 
 HEADER = ("NODE", "SERVICE", "PHASE", "HEALTH", "AGE", "RESTARTS", "ADDRESS", "REASON")
 _SPANS = {Outcome.SETTLED: "in", Outcome.FAILED: "after"}

@@ -15,10 +15,10 @@ from typing import Final
 
 from devopsellence.age import Identity, SealError
 from devopsellence.api.v1.stored_pb2 import Operator
-from devopsellence.cli.dev.paths import home
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.reader import Reader
+from devopsellence.cli.util.files import state_home
 from devopsellence.store.etcd import Etcd
 
 IDENTITY: Final = "DEVOPSELLENCE_IDENTITY"
@@ -37,7 +37,7 @@ class Me:
 def identity_path(environ: Mapping[str, str] = os.environ) -> Path:
     """Where the identity lies: ``DEVOPSELLENCE_IDENTITY``, else in devopsellence's state folder."""
     chosen = environ.get(IDENTITY)
-    return Path(chosen).absolute() if chosen else home(environ) / "operator.age"
+    return Path(chosen).absolute() if chosen else state_home(environ) / "operator.age"
 
 
 async def me(etcd: Etcd) -> Me:

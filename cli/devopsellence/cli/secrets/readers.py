@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from devopsellence.age import is_recipient, node_recipient
 from devopsellence.api.v1.stored_pb2 import Environment, Heartbeat, Node, Operator
-from devopsellence.cli.nodes.registry import unknown
+from devopsellence.cli import errors
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.reader import Reader, together
 from devopsellence.store.codec import decode
@@ -91,7 +91,7 @@ async def of_nodes(etcd: Etcd, names: Iterable[str], *, record: bool = True) -> 
 async def _take_over(etcd: Etcd, node: Node, key: str) -> None:
     def edit(before: Node | None) -> Node:
         if before is None:
-            raise unknown(node.name)
+            raise errors.node_unknown(node.name)
         after = Node()
         after.CopyFrom(before)
         # Registered anew in the meantime: the key is another machine's.

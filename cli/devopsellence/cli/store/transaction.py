@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from devopsellence.api.v1.stored_pb2 import Event
+from devopsellence.api.v1.stored_pb2 import Environment, Event
 from devopsellence.cli.output import CliError
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import Ambiguous
@@ -122,6 +122,16 @@ def who() -> str:
     except (KeyError, OSError):  # a container's user need not have a name
         user = "unknown"
     return f"{user}@{socket.gethostname()}"
+
+
+def new_environment(ref: EnvironmentRef) -> Environment:
+    """Return the record of an environment that does not exist yet."""
+    return Environment(
+        organization=ref.organization,
+        project=ref.project,
+        environment=ref.environment,
+        created_at=now(),
+    )
 
 
 async def event_put(etcd: Etcd, ref: EnvironmentRef, event: Event, *, name: str = "") -> Put:

@@ -4,9 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from devopsellence.cli.dev.cluster import PROCESSES, Programs, environment, envoy_image, etcd_command, specs
-from devopsellence.cli.dev.paths import Layout, home
+from devopsellence.cli.dev.paths import Layout
 from devopsellence.cli.dev.spec import ProcessSpec
 from devopsellence.cli.dev.state import DevState
+from devopsellence.cli.util.files import state_home
 from devopsellence.store.settings import Settings
 
 LAYOUT = Layout(Path("/home/ann/state/dev"))
@@ -93,6 +94,6 @@ def test_a_renewed_certificate_and_a_newer_version_restart_only_whom_they_concer
 
 
 def test_the_state_folder() -> None:
-    assert home({"DEVOPSELLENCE_HOME": "/data", "XDG_STATE_HOME": "/state"}) == Path("/data")
-    assert home({"XDG_STATE_HOME": "/state"}) == Path("/state/devopsellence")
-    assert home({"XDG_STATE_HOME": "relative"}) == home({}) == Path.home() / ".local/state/devopsellence"
+    assert state_home({"DEVOPSELLENCE_HOME": "/data", "XDG_STATE_HOME": "/state"}) == Path("/data")
+    assert state_home({"XDG_STATE_HOME": "/state"}) == Path("/state/devopsellence")
+    assert state_home({"XDG_STATE_HOME": "relative"}) == state_home({}) == Path.home() / ".local/state/devopsellence"

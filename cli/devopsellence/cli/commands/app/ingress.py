@@ -14,7 +14,7 @@ from devopsellence.cli.options import environment_option, in_seconds
 from devopsellence.cli.output import CliError, Output, pass_output
 
 if TYPE_CHECKING:
-    from devopsellence.cli.doctor.check import Check
+    from devopsellence.cli.output import CheckResult
     from devopsellence.cli.store.snapshot import Snapshot
     from devopsellence.store.etcd import Etcd
 
@@ -142,10 +142,10 @@ def check(ctx: click.Context, output: Output, seconds: float, resolver: str | No
 
     operation = "ingress check"
 
-    def tell(found: Check) -> None:
-        output.progress(operation, _lines(found), check=found.document())
+    def tell(found: CheckResult) -> None:
+        output.progress(operation, found.text(), check=found.document())
 
-    async def work(etcd: Etcd) -> tuple[str, list[Check]]:
+    async def work(etcd: Etcd) -> tuple[str, list[CheckResult]]:
         ref = await context.environment(ctx, etcd)
         checking = Checking(etcd, ref, chosen(resolver))
         await checking.all()
@@ -159,7 +159,7 @@ def check(ctx: click.Context, output: Output, seconds: float, resolver: str | No
     failed = check_findings.failed(checks)
     summary = check_findings.summary(checks)
     if not output.json:
-        output.result(operation, "\n".join([*map(_lines, checks), f"Ingress of {ref}: {summary}"]))
+        output.result(operation, "\n".join([*(check.text() for check in checks), f"Ingress of {ref}: {summary}"]))
     elif not failed:
         output.result(operation, None, environment=ref, checks=[each.document() for each in checks])
     if failed:
@@ -167,12 +167,6 @@ def check(ctx: click.Context, output: Output, seconds: float, resolver: str | No
         raise CliError(
             "ingress_unwell", f"the ingress of {ref} does not work as it should: {summary}", findings=findings
         )
-
-
-def _lines(found: Check) -> str:
-    from devopsellence.cli.commands.cluster.doctor import lines
-
-    return "\n".join(lines(found))
 
 
 ingress.add_command(cert)

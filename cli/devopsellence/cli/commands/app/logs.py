@@ -97,8 +97,8 @@ def logs(
 async def _show(ctx: click.Context, etcd: Etcd, output: Output, options: _Options) -> None:
     from devopsellence.cli.agent.locate import survey
     from devopsellence.cli.agent.logs import Logs, Wanted
-    from devopsellence.cli.agent.outlet import Outlet
     from devopsellence.cli.agent.select import sources
+    from devopsellence.cli.agent.stdio import Outlet
 
     ref = await context.environment(ctx, etcd)
     found = sources(await survey(etcd, ref, options.nodes), options.services)

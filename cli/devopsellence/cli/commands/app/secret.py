@@ -79,18 +79,18 @@ def set_(
       devopsellence secret set SEARCH_KEY --service web --apply
       devopsellence secret set REGISTRY_PASSWORD --registry --stdin < password.txt
     """
-    from devopsellence.cli.secrets import setting
+    from devopsellence.cli.deploy import reapply
     from devopsellence.cli.secrets import value as values
 
     named = _named(name, left_over, service, registry)
     plain = values.obtain(output, stdin=stdin, given=value, allow_empty=allow_empty)
-    stage = setting.Stage()
+    stage = reapply.Stage()
 
     async def work(etcd: Etcd) -> None:
         ref = await context.environment(ctx, etcd)
-        for warning in setting.against_config(context.config_path(), ref, named):
+        for warning in reapply.against_config(context.config_path(), ref, named):
             output.warning(warning)
-        await setting.run(etcd, ref, named, plain, output, stage, apply=apply)
+        await reapply.run(etcd, ref, named, plain, output, stage, apply=apply)
 
     try:
         context.run(ctx, work)

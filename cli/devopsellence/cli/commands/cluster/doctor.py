@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
 from devopsellence.cli.output import CliError, Output, pass_output
 
-if TYPE_CHECKING:
-    from devopsellence.cli.doctor.check import Check
-
 OPERATION: Final = "doctor"
-_SIGNS: Final = {"ok": "ok  ", "warning": "warn", "error": "FAIL"}
-_COLOURS: Final = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
 @click.command()
@@ -31,16 +26,9 @@ def doctor(ctx: click.Context, output: Output) -> None:
     found = checks.all_checks(ctx)
     failed = [check for check in found if check.severity == "error"]
     if not failed or not output.json:
-        text = "\n".join(line for check in found for line in lines(check))
+        text = "\n".join(check.text() for check in found)
         output.result(OPERATION, text, checks=[check.document() for check in found])
     if failed:
         names = ", ".join(check.name for check in failed)
         findings = [check.finding() for check in found if check.severity != "ok"] if output.json else []
         raise CliError("check_failed", f"not well: {names}", findings=findings)
-
-
-def lines(check: Check) -> list[str]:
-    """A check for a person, with what mends it."""
-    sign = click.style(_SIGNS[check.severity], fg=_COLOURS[check.severity])
-    mend = [f"      {action.label}: {action.command}" for action in check.next_actions]
-    return [f"{sign}  {check.name}: {check.message}", *mend]

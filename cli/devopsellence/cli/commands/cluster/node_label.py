@@ -89,13 +89,14 @@ def list_(ctx: click.Context, output: Output, name: str | None) -> None:
     Example:
       devopsellence node label list
     """
+    from devopsellence.cli import errors
     from devopsellence.cli.nodes import registry
     from devopsellence.cli.util.text import columns
 
     overview, _ = context.run(ctx, registry.overview)
     shown = [each.node for each in overview if name in (None, each.name) and each.node is not None]
     if name is not None and not shown:
-        raise registry.unknown(name)
+        raise errors.node_unknown(name)
     text = columns(("NODE", "LABELS"), [[each.name, ",".join(each.labels) or "-"] for each in shown])
     output.result("node label list", text, nodes={each.name: list(each.labels) for each in shown})
 

@@ -1,4 +1,4 @@
-"""``secret set``: check against the configuration, store, and release it at once if that is asked for."""
+"""``secret set``: store the value and, with ``--apply``, publish the newest release again with the new version."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from devopsellence.api.v1.stored_pb2 import Release
 from devopsellence.cli.deploy.follow import follow_release
-from devopsellence.cli.output import CliError, Output
+from devopsellence.cli.deploy.publish import Overtaken, publish, read_target
+from devopsellence.cli.output import CliError, NextAction, Output
 from devopsellence.cli.render import json
-from devopsellence.cli.secrets import identity, readers, vault
-from devopsellence.cli.secrets.apply import base_for, publish_with
+from devopsellence.cli.secrets import identity, readers, releases, vault
+from devopsellence.cli.secrets.pins import pin, warn_of_keyless
 from devopsellence.cli.secrets.readers import Readers
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.secrets.vault import Stored
+from devopsellence.cli.store import transaction
+from devopsellence.cli.store.releases import newest
 from devopsellence.cli.util.text import iso, plural
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
@@ -103,3 +107,46 @@ def _facts(ref: EnvironmentRef, secret: SecretId, stored: Stored, found: Readers
         "nodes_without_key": list(found.keyless),
         "operators": sorted(found.operators),
     }
+
+
+async def base_for(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> Release:
+    """The release whose content is repeated: the newest.
+
+    Raises:
+        CliError: ``secret_unused``: there is none yet, or it does not refer to ``secret``.
+    """
+    release = await newest(etcd, ref)
+    if release is not None and releases.pinned(release, secret):
+        return release
+    why = "there is no release yet" if release is None else f"release {release.number} does not refer to it"
+    message = f"{ref}: --apply has nothing to do for secret {secret}: {why}; nothing was written"
+    action = NextAction("set it without --apply, then", "devopsellence deploy")
+    raise CliError("secret_unused", message, next_actions=[action])
+
+
+async def publish_with(
+    etcd: Etcd, ref: EnvironmentRef, base: Release, secret: SecretId, version: int, output: Output
+) -> Release | None:
+    """Write a release of the content of ``base`` with ``version`` of ``secret``; None when it has that already.
+
+    When another release is written at the same moment, its content is what is repeated.
+    """
+    while releases.pinned(base, secret) != {version}:
+        draft = _draft(base, secret, version)
+        target = await read_target(etcd, ref)
+        registry = draft.registry if draft.HasField("registry") else None
+        warn_of_keyless(output, await pin(etcd, ref, draft.services, registry, nodes=target.nodes))
+        try:
+            return (await publish(etcd, ref, draft, onto=base.number))[0]
+        except Overtaken:
+            base = await base_for(etcd, ref, secret)
+    return None
+
+
+def _draft(base: Release, secret: SecretId, version: int) -> Release:
+    draft = releases.with_version(base, secret, version)
+    draft.ClearField("rollback_of")
+    draft.message = f"secret {secret} set"
+    draft.created_by = transaction.who()
+    draft.created_at.CopyFrom(transaction.now())
+    return draft
