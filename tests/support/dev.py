@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from devopsellence.cli.dev import keeper
-from devopsellence.cli.dev.paths import Layout
+from devopsellence.cli.dev import supervisor_control
+from devopsellence.cli.dev.paths import DevLayout
 
 
 class Dev:
@@ -18,7 +18,7 @@ class Dev:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.layout = Layout(home / "dev")
+        self.layout = DevLayout(home / "dev")
         self.environ = {
             key: value for key, value in os.environ.items() if not key.startswith(("DEVOPSELLENCE_", "ETCDCTL_"))
         }
@@ -49,7 +49,7 @@ class Dev:
 
     def pids(self) -> dict[str, int]:
         """The processes that live, by name."""
-        snapshot = keeper.running(self.layout)
+        snapshot = supervisor_control.running(self.layout)
         if snapshot is None:
             return {}
         running = {process.name: process.pid for process in snapshot.processes if process.alive}

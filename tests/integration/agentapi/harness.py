@@ -18,9 +18,9 @@ from devopsellence.agent_identity import server_name
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest
 from devopsellence.cli.agent.client import Agent, connect, taken
-from devopsellence.cli.certificates.pki import CertificateAuthority, Request
-from devopsellence.nodeagent.api.server import Api, Listen
-from devopsellence.nodeagent.api.service import ImageCalls
+from devopsellence.cli.certificates.pki import CertificateAuthority, CertificateRequest
+from devopsellence.nodeagent.api.images import ImageService
+from devopsellence.nodeagent.api.server import ApiServer, ListenOptions
 from devopsellence.nodeagent.assignments import Assigned, Assignments
 from devopsellence.nodeagent.docker import names as naming
 from devopsellence.nodeagent.docker.engine import Callbacks, Engine
@@ -55,7 +55,7 @@ class Pki:
 
     def files(self, common_name: str, *names: str, age: int = 0, file: str = "") -> Files:
         """A certificate, made ``age`` days ago, in place of the one in ``file`` if that is given."""
-        made = self._ca.issue(Request(common_name, names), self.now - datetime.timedelta(days=age))
+        made = self._ca.issue(CertificateRequest(common_name, names), self.now - datetime.timedelta(days=age))
         stem = self._folder / (file or uuid.uuid4().hex)
         made.write(stem.with_suffix(".crt"), stem.with_suffix(".key"))
         return Files(self.authority, stem.with_suffix(".crt"), stem.with_suffix(".key"))
@@ -152,14 +152,14 @@ async def place(folder: Path, host: str = "unix:///var/run/docker.sock") -> Asyn
     engine = Engine(host, uid, Callbacks(lambda _env: None, lambda: None, lambda: connected.set()))
     made = Place(engine, Following(), uid, Pki(folder / "pki"))
     running = asyncio.create_task(engine.run())
-    api = Api(
-        Listen("127.0.0.1:0", "", made.pki.node(uid)),
+    api = ApiServer(
+        ListenOptions("127.0.0.1:0", "", made.pki.node(uid)),
         folder,
         stored_pb2.Heartbeat(node=NODE, uid=uid, agent_version="1.2.3", hostname="here"),
         engine,
         cast("Assignments", made.following),
         Vault(Identity.generate()),
-        cast("ImageCalls", NoImages()),
+        cast("ImageService", NoImages()),
     )
     made.address = api.address
     try:

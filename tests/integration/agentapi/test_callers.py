@@ -24,7 +24,7 @@ from devopsellence.nodeagent.tls import CertificateProblem, Files, expires
 from tests.integration.agentapi.harness import ENV, NODE, Pki, Place, command, execute, settings
 
 if TYPE_CHECKING:
-    from devopsellence.nodeagent.api.service import ImageCalls
+    from devopsellence.nodeagent.api.images import Images
     from devopsellence.nodeagent.assignments import Assignments
 
 pytestmark = pytest.mark.docker
@@ -108,7 +108,7 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(here: Place) -> 
 
 async def test_a_port_that_is_taken_and_a_certificate_that_is_missing_say_so(here: Place, tmp_path: Path) -> None:
     def listen(at: Listen) -> Api:
-        vault, images = Vault(Identity.generate()), cast("ImageCalls", None)
+        vault, images = Vault(Identity.generate()), cast("Images", None)
         beat = Heartbeat(node=NODE, uid=here.uid)
         return Api(at, tmp_path, beat, here.engine, cast("Assignments", here.following), vault, images)
 

@@ -15,9 +15,9 @@ from devopsellence.agent_identity import CHUNK_BYTES, IMAGE_BYTES, server_name
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.api.v1.agent_pb2 import DiagnoseRequest, FetchImageRequest, ImagePart
 from devopsellence.api.v1.agent_pb2_grpc import AgentStub, PeersStub
-from devopsellence.nodeagent.api.peers import WAITING
+from devopsellence.nodeagent.api.peers import MAX_WAITING
 from devopsellence.nodeagent.docker.engine import SAVES
-from devopsellence.nodeagent.images.archive import only
+from devopsellence.nodeagent.images.archive import filter_archive
 from devopsellence.nodeagent.plan.spec import desired
 from tests.integration.agentapi.harness import ENV, NODE, Place
 from tests.integration.images.harness import build, docker
@@ -69,7 +69,7 @@ async def test_a_node_gets_an_image_that_is_assigned_here(here: Place) -> None:
     assert max(sizes) <= CHUNK_BYTES
     assert int(metadata[IMAGE_BYTES]) == int(docker("image", "inspect", "-f", "{{.Size}}", small_image()))
     assert 0 < int(metadata[IMAGE_BYTES]) <= len(archive)
-    assert list(only(small_image(), [archive])), "it is what the asking end takes"
+    assert list(filter_archive(small_image(), [archive])), "it is what the asking end takes"
 
 
 @pytest.mark.parametrize("name", ["operator:ann", "root", "controller", "node:", "Node:n1"])
@@ -124,7 +124,7 @@ async def test_few_at_a_time_and_whoever_goes_makes_room(here: Place) -> None:
     large = await asyncio.to_thread(lambda: build(24 << 20))
     here.assign(service(large))
     async with AsyncExitStack() as stack:
-        channels = [await stack.enter_async_context(channel(here, "node:another")) for _ in range(SAVES + WAITING)]
+        channels = [await stack.enter_async_context(channel(here, "node:another")) for _ in range(SAVES + MAX_WAITING)]
         sending = [call(made, large) for made in channels[:SAVES]]
         for each in sending:
             assert isinstance(await each.read(), ImagePart)

@@ -19,8 +19,8 @@ from cryptography.x509.oid import NameOID
 from devopsellence.agent_identity import server_name
 from devopsellence.api.v1.stored_pb2 import Environment
 from devopsellence.cli.certificates.pki import CertificateAuthority, load_certificate
-from devopsellence.cli.cluster.begin import begin
-from devopsellence.cli.cluster.folder import Folder
+from devopsellence.cli.cluster.init import initialize
+from devopsellence.cli.cluster.folder import ClusterFolder
 from devopsellence.store.keys import DEFAULT_PREFIX
 from devopsellence.store.settings import Settings
 from tests.integration.cli.harness import REF, Cli
@@ -137,7 +137,7 @@ def test_init_again_keeps_what_serves_and_renews_what_does_not(bare: Cli, pki: P
 
 def test_two_at_once_make_one_authority(pki: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        done = list(pool.map(lambda _: begin(Folder(pki), {"e1": "10.0.0.1"}, DEFAULT_PREFIX, force=False), range(4)))
+        done = list(pool.map(lambda _: initialize(ClusterFolder(pki), {"e1": "10.0.0.1"}, DEFAULT_PREFIX, force=False), range(4)))
     outcomes = [each.outcome for begun in done for _, each in begun.issued]
     assert sorted(outcomes) == ["kept"] * 9 + ["made"] * 3
     authority = CertificateAuthority.load(pki / "ca.crt", pki / "ca.key")

@@ -93,7 +93,7 @@ def test_a_release_that_was_written_at_the_same_moment_is_not_undone(ann: Operat
     ann.set("EXTRA", b"value")
 
     async def work(etcd: Etcd) -> int:
-        base = await reapply.base_for(etcd, REF, secret)
+        base = await reapply.base_release(etcd, REF, secret)
         # A deploy of somebody else comes in between.
         await put_release(etcd, REF, 2, theirs)
         release = await reapply.publish_with(etcd, REF, base, secret, 2, Output())

@@ -9,7 +9,7 @@ import pytest
 
 from devopsellence.age import Identity, SealError
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
-from devopsellence.cli.secrets import members
+from devopsellence.cli.secrets import access
 from devopsellence.store import acl
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
@@ -44,8 +44,8 @@ def test_attach_gives_an_agent_a_moment_to_say_its_key(ann: Operator) -> None:
     uid, key = ann.uid("n1"), Identity.generate()
     ann.beat("n1", uid, "")
 
-    async def work(etcd: Etcd) -> members.Resealed:
-        waiting = asyncio.create_task(members.admit(etcd, REF, "n1"))
+    async def work(etcd: Etcd) -> access.ReencryptResult:
+        waiting = asyncio.create_task(access.grant_to_node(etcd, REF, "n1"))
         beat = Heartbeat(node="n1", uid=uid, age_recipient=key.recipient)
         await etcd.put(etcd.keys.heartbeat("n1"), encode(beat))
         return await waiting

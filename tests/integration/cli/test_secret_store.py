@@ -10,8 +10,8 @@ from devopsellence.age import MAX_BYTES, Identity
 from devopsellence.api.v1.stored_pb2 import Secret
 from devopsellence.cli.output import CliError
 from devopsellence.cli.secrets import vault
-from devopsellence.cli.secrets.identity import Me
-from devopsellence.cli.secrets.readers import Readers
+from devopsellence.cli.secrets.identity import OperatorIdentity
+from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd
@@ -20,8 +20,8 @@ from tests.integration.cli.harness import REF
 from tests.integration.cli.test_publish import LosesAnswers
 
 TOKEN = SecretId("web", "TOKEN")
-ANN = Me("ann", Identity.generate(), Path("operator.age"))
-READERS = Readers(nodes={}, operators={"ann": ANN.identity.recipient}, keyless=())
+ANN = OperatorIdentity("ann", Identity.generate(), Path("operator.age"))
+READERS = Recipients(nodes={}, operators={"ann": ANN.identity.recipient}, keyless=())
 
 
 async def stored(etcd: Etcd) -> Secret | None:
@@ -59,7 +59,7 @@ async def test_an_unanswered_deletion_is_one(etcd: Etcd, settings: Settings, whe
 
 async def test_ten_of_the_largest_values_for_a_hundred_nodes_fit(etcd: Etcd) -> None:
     nodes = {f"n{number}": Identity.generate().recipient for number in range(100)}
-    many = Readers(nodes=nodes, operators=READERS.operators, keyless=())
+    many = Recipients(nodes=nodes, operators=READERS.operators, keyless=())
     for number in range(11):
         value = bytes([ord("a") + number]) * MAX_BYTES
         done = await vault.store(etcd, REF, TOKEN, value, me=ANN, readers=many)

@@ -10,8 +10,8 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Operator as OperatorRecord
 from devopsellence.api.v1.stored_pb2 import Registry
-from devopsellence.cli.secrets import pin, readers, vault
-from devopsellence.cli.secrets.identity import Me
+from devopsellence.cli.secrets import pin, recipients, vault
+from devopsellence.cli.secrets.identity import OperatorIdentity
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd
@@ -92,11 +92,11 @@ def test_ten_versions_are_kept(ann: Operator) -> None:
 
 def test_several_at_once_make_a_version_each(ann: Operator) -> None:
     ann.set("DATABASE_URL", b"first")
-    me = Me("ann", own(ann), ann.path)
+    me = OperatorIdentity("ann", own(ann), ann.path)
     values = [b"one", b"two", b"three", b"four"]
 
     async def work(etcd: Etcd) -> None:
-        found = await readers.of_nodes(etcd, [])
+        found = await recipients.of_nodes(etcd, [])
         secret = SecretId("web", "DATABASE_URL")
         await asyncio.gather(*(vault.store(etcd, REF, secret, value, me=me, readers=found) for value in values))
 

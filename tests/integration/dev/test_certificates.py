@@ -7,10 +7,10 @@ import pytest
 from cryptography import x509
 
 from devopsellence.agent_identity import server_name
-from devopsellence.cli.certificates.pki import CertificateAuthority, CertificateError, Request, load_certificate
+from devopsellence.cli.certificates.pki import CertificateAuthority, CertificateError, CertificateRequest, load_certificate
 from devopsellence.cli.dev import state
 from devopsellence.cli.dev.certificates import ensure
-from devopsellence.cli.dev.paths import Layout
+from devopsellence.cli.dev.paths import DevLayout
 from tests.support.dev import Dev
 from tests.support.until import until
 
@@ -20,8 +20,8 @@ UID = 32 * "a"
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    layout = Layout(tmp_path / "dev")
+def layout(tmp_path: Path) -> DevLayout:
+    layout = DevLayout(tmp_path / "dev")
     state.make_folders(layout)
     return layout
 
@@ -30,7 +30,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
     return [name for name in before if before[name] != after[name]]
 
 
-def test_they_are_made_once_and_kept(layout: Layout) -> None:
+def test_they_are_made_once_and_kept(layout: DevLayout) -> None:
     made = ensure(layout, "local", UID, NOW)
     assert list(made) == ["etcd", "operator", "controller", "node"]
     assert {path.name: path.stat().st_mode & 0o777 for path in layout.pki.iterdir()} == {
@@ -40,7 +40,7 @@ def test_they_are_made_once_and_kept(layout: Layout) -> None:
     assert ensure(layout, "local", UID, NOW + 300 * DAY) == made
 
 
-def test_leaves_are_renewed_but_not_their_authority(layout: Layout) -> None:
+def test_leaves_are_renewed_but_not_their_authority(layout: DevLayout) -> None:
     made = ensure(layout, "local", UID, NOW)
     authority = layout.certificate("ca").read_bytes()
     assert changed(made, ensure(layout, "local", UID, NOW + 340 * DAY)) == list(made)
@@ -48,7 +48,7 @@ def test_leaves_are_renewed_but_not_their_authority(layout: Layout) -> None:
 
 
 @pytest.mark.parametrize("damage", ["node.crt", "node.key"])
-def test_what_is_missing_or_damaged_is_made_anew(layout: Layout, damage: str) -> None:
+def test_what_is_missing_or_damaged_is_made_anew(layout: DevLayout, damage: str) -> None:
     made = ensure(layout, "local", UID, NOW)
     path = layout.pki / damage
     path.unlink() if damage.endswith(".key") else path.write_text("nonsense")
@@ -56,14 +56,14 @@ def test_what_is_missing_or_damaged_is_made_anew(layout: Layout, damage: str) ->
 
 
 @pytest.mark.parametrize("passed", [0 * DAY, 3640 * DAY], ids=["damaged", "old"])
-def test_a_new_authority_signs_everything_anew(layout: Layout, passed: datetime.timedelta) -> None:
+def test_a_new_authority_signs_everything_anew(layout: DevLayout, passed: datetime.timedelta) -> None:
     made = ensure(layout, "local", UID, NOW)
     if not passed:
         layout.key("ca").write_text("nonsense")
     assert changed(made, ensure(layout, "local", UID, NOW + passed)) == list(made)
 
 
-def test_an_authority_with_somebody_elses_key_is_none(layout: Layout) -> None:
+def test_an_authority_with_somebody_elses_key_is_none(layout: DevLayout) -> None:
     ensure(layout, "local", UID, NOW)
     with pytest.raises(CertificateError, match="is not the key of"):
         CertificateAuthority.load(layout.certificate("ca"), layout.key("etcd"))
@@ -73,7 +73,7 @@ def test_up_renews_what_is_due_and_starts_anew_only_whom_it_concerns(up: Dev) ->
     layout = up.layout
     authority = CertificateAuthority.load(layout.certificate("ca"), layout.key("ca"))
     old = authority.issue(
-        Request(f"node:{up.remembered()['node_uid']}"), datetime.datetime.now(datetime.UTC) - 340 * DAY
+        CertificateRequest(f"node:{up.remembered()['node_uid']}"), datetime.datetime.now(datetime.UTC) - 340 * DAY
     )
     old.write(layout.certificate("node"), layout.key("node"))
     before = up.pids()
@@ -87,7 +87,7 @@ def test_up_renews_what_is_due_and_starts_anew_only_whom_it_concerns(up: Dev) ->
 def test_up_gives_a_certificate_of_an_older_version_the_name_of_the_agents_server(up: Dev) -> None:
     layout = up.layout
     authority = CertificateAuthority.load(layout.certificate("ca"), layout.key("ca"))
-    authority.issue(Request("node:local"), datetime.datetime.now(datetime.UTC)).write(
+    authority.issue(CertificateRequest("node:local"), datetime.datetime.now(datetime.UTC)).write(
         layout.certificate("node"), layout.key("node")
     )
     before = up.pids()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.cli.dev.proc import Identity, identify, read_pid_file
+from devopsellence.cli.dev.process import ProcessIdentity, identify, read_pid_file
 from tests.support.dev import Dev, docker, run_container
 from tests.support.need import lack, need_docker, need_etcd
 from tests.support.until import until
@@ -244,5 +244,5 @@ def test_without_a_cluster_each_command_says_so(tmp_path: Path) -> None:
     assert "devopsellence dev up" in dev("env", code=1).stderr
     assert "Nothing to do" in dev("down").stdout
     assert read_pid_file(dev.layout.supervisor_pid) is None
-    assert not Identity(1, "").alive
+    assert not ProcessIdentity(1, "").alive
     assert not dev.home.exists()

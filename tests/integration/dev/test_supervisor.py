@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.cli.dev import keeper, state
+from devopsellence.cli.dev import supervisor_control, state
 from devopsellence.cli.dev.cluster import environment
 from devopsellence.cli.dev.logs import BoundedLog
-from devopsellence.cli.dev.paths import Layout
-from devopsellence.cli.dev.proc import Identity, identify
+from devopsellence.cli.dev.paths import DevLayout
+from devopsellence.cli.dev.process import ProcessIdentity, identify
 from devopsellence.cli.dev.spec import (
     BACKOFF,
     RUNNING,
     ProcessReport,
     ProcessSpec,
-    Snapshot,
+    SupervisorSnapshot,
     write_snapshot,
     write_specs,
 )
@@ -32,19 +32,19 @@ class Cluster:
     """A supervisor in a folder of its own."""
 
     def __init__(self, root: Path) -> None:
-        self.layout = Layout(root)
+        self.layout = DevLayout(root)
         state.make_folders(self.layout)
-        self.supervisor = Identity(0, "")
+        self.supervisor = ProcessIdentity(0, "")
 
     def start(self, *specs: ProcessSpec) -> None:
         write_specs(self.layout.processes, specs)
-        self.supervisor = keeper.start(self.layout, environment(os.environ))
+        self.supervisor = supervisor_control.start(self.layout, environment(os.environ))
 
     def tell(self, *specs: ProcessSpec) -> None:
-        keeper.tell(self.layout, specs, self.supervisor)
+        supervisor_control.tell(self.layout, specs, self.supervisor)
 
     def report(self, name: str) -> ProcessReport:
-        snapshot = keeper.running(self.layout)
+        snapshot = supervisor_control.running(self.layout)
         assert snapshot is not None
         return snapshot.process(name)
 
@@ -68,7 +68,7 @@ class Cluster:
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path / "home" / "dev")
     yield cluster
-    keeper.stop(cluster.layout)
+    supervisor_control.stop(cluster.layout)
 
 
 def script(name: str, text: str, *, stop_seconds: float = 5, stamp: str = "") -> ProcessSpec:
@@ -121,7 +121,7 @@ def test_nothing_is_orphaned_when_the_supervisor_is_killed(cluster: Cluster) -> 
     processes = [cluster.runs("a").identity, cluster.runs("b").identity]
     cluster.supervisor.send(signal.SIGKILL)
     assert all(process.wait_gone(5) for process in processes)
-    assert keeper.running(cluster.layout) is None
+    assert supervisor_control.running(cluster.layout) is None
     cluster.start(sleeper("a"))
     assert cluster.runs("a")
 
@@ -132,9 +132,9 @@ def test_stopping_goes_backwards_and_waits_for_each(cluster: Cluster) -> None:
     cluster.start(*(script(name, text.format(name, order)) for name in "abc"))
     for name in "abc":
         until(f"{name} listens", lambda name=name: "up" in cluster.log(name))  # type: ignore[misc]
-    assert keeper.stop(cluster.layout) == ["c", "b", "a", "supervisor"]
+    assert supervisor_control.stop(cluster.layout) == ["c", "b", "a", "supervisor"]
     assert order.read_text().split() == ["c", "b", "a"]
-    assert keeper.stop(cluster.layout) == []
+    assert supervisor_control.stop(cluster.layout) == []
 
 
 def test_a_process_that_does_not_listen_is_killed_when_its_time_is_over(cluster: Cluster) -> None:
@@ -144,7 +144,7 @@ def test_a_process_that_does_not_listen_is_killed_when_its_time_is_over(cluster:
     cluster.start(ProcessSpec("a", (sys.executable, "-c", deaf), {}, 0.2))
     until("it ignores SIGTERM", lambda: "up" in cluster.log("a"))
     process = cluster.runs("a").identity
-    keeper.stop(cluster.layout)
+    supervisor_control.stop(cluster.layout)
     assert not process.alive
     assert "does not stop" in cluster.log("supervisor")
 
@@ -208,11 +208,11 @@ def test_a_pid_that_came_round_again_is_nobody_of_ours(cluster: Cluster) -> None
     try:
         me = identify(stranger.pid)
         assert me is not None
-        stale = Identity(stranger.pid, me.started + "0")
+        stale = ProcessIdentity(stranger.pid, me.started + "0")
         cluster.layout.supervisor_pid.write_text(f"{stale.pid} {stale.started}\n")
         report = ProcessReport("a", RUNNING, pid=stale.pid, started=stale.started)
-        write_snapshot(cluster.layout.snapshot, Snapshot(stale, 1.0, (report,)))
-        assert keeper.stop(cluster.layout) == []
+        write_snapshot(cluster.layout.snapshot, SupervisorSnapshot(stale, 1.0, (report,)))
+        assert supervisor_control.stop(cluster.layout) == []
         assert not stale.send(signal.SIGKILL)
         assert stranger.poll() is None
     finally:

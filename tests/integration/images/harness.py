@@ -23,9 +23,9 @@ from devopsellence.cli.output import Output
 from devopsellence.nodeagent.api import auth
 from devopsellence.nodeagent.api.images import Images
 from devopsellence.nodeagent.docker.engine import Callbacks, Engine
-from devopsellence.nodeagent.images.gc import Garbage
-from devopsellence.nodeagent.images.staging import Staging
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.images.gc import ImageCollector
+from devopsellence.nodeagent.images.staging import LayerStaging
+from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -168,8 +168,8 @@ class Receiving:
         self.engine = Engine(
             host, self.uid, Callbacks(changed=lambda _: None, image=lambda: None, connection=self.changed.set)
         )
-        self.garbage = Garbage(self.engine, folder / "images.json", Pool(1, "disk"))
-        self.images = Images(self.engine, Staging(self.staging), self.garbage)
+        self.garbage = ImageCollector(self.engine, folder / "images.json", ThreadPool(1, "disk"))
+        self.images = Images(self.engine, LayerStaging(self.staging), self.garbage)
         self.servicer = Servicer(node, self.images)
         made = authority.issue_agent(folder, self.uid)
         self._credentials = grpc.ssl_server_credentials(

@@ -11,9 +11,9 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.cli.images.build import image_name
-from devopsellence.nodeagent.images.gc import Garbage
+from devopsellence.nodeagent.images.gc import ImageCollector
 from devopsellence.nodeagent.plan.spec import Desired, desired
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.keys import EnvironmentRef
 from tests.integration.images.harness import ENV, Receiving
 from tests.support.agentapi import AgentAuthority
@@ -57,21 +57,21 @@ def images(host: Host, node: Receiving) -> Node:
 
 
 @pytest.fixture
-def make(node: Receiving, tmp_path: Path) -> Callable[..., Garbage]:
+def make(node: Receiving, tmp_path: Path) -> Callable[..., ImageCollector]:
     """Garbage of that node; a second one finds what the first has written."""
 
-    def made(delay: float = 1000.0, ahead: float = 0.0) -> Garbage:
+    def made(delay: float = 1000.0, ahead: float = 0.0) -> ImageCollector:
         clock: Callable[[], float] = lambda: time.time() + ahead  # noqa: E731 - named for its type
-        return Garbage(node.engine, tmp_path / "images.json", Pool(1, "disk"), delay=delay, clock=clock)
+        return ImageCollector(node.engine, tmp_path / "images.json", ThreadPool(1, "disk"), delay=delay, clock=clock)
 
     return made
 
 
-async def written(garbage: Garbage, path: Path, text: str) -> None:
+async def written(garbage: ImageCollector, path: Path, text: str) -> None:
     await asyncio.to_thread(until, "the ledger is on disk", lambda: path.exists() and text in path.read_text())
 
 
-async def test_the_ten_latest_releases_stay(images: Node, make: Callable[..., Garbage], tmp_path: Path) -> None:
+async def test_the_ten_latest_releases_stay(images: Node, make: Callable[..., ImageCollector], tmp_path: Path) -> None:
     made = [images.image(f"release {number}") for number in range(1, 13)]
     garbage = make()
     await garbage.load()
@@ -83,7 +83,7 @@ async def test_the_ten_latest_releases_stay(images: Node, make: Callable[..., Ga
     garbage.close()
 
 
-async def test_what_is_used_or_named_by_others_or_not_ours_stays(images: Node, make: Callable[..., Garbage]) -> None:
+async def test_what_is_used_or_named_by_others_or_not_ours_stays(images: Node, make: Callable[..., ImageCollector]) -> None:
     used, named, foreign, unnamed, plain = (
         images.image(text, tag=text not in ("unnamed", "foreign"))
         for text in ("used", "named", "foreign", "unnamed", "plain")
@@ -103,7 +103,7 @@ async def test_what_is_used_or_named_by_others_or_not_ours_stays(images: Node, m
     assert not images.has(used)
 
 
-async def test_what_a_deploy_has_just_asked_for_stays(images: Node, make: Callable[..., Garbage]) -> None:
+async def test_what_a_deploy_has_just_asked_for_stays(images: Node, make: Callable[..., ImageCollector]) -> None:
     image = images.image("rolled back to")
     garbage = make()
     garbage.follow(want(1, image), settled=True)
@@ -114,7 +114,7 @@ async def test_what_a_deploy_has_just_asked_for_stays(images: Node, make: Callab
 
 
 async def test_an_image_brought_for_a_release_that_never_came_goes_in_the_end(
-    images: Node, make: Callable[..., Garbage], tmp_path: Path
+    images: Node, make: Callable[..., ImageCollector], tmp_path: Path
 ) -> None:
     image = images.image("in vain")
     first = make()
@@ -129,7 +129,7 @@ async def test_an_image_brought_for_a_release_that_never_came_goes_in_the_end(
     later.close()
 
 
-async def test_a_sweep_comes_a_while_after_a_release_has_settled(images: Node, make: Callable[..., Garbage]) -> None:
+async def test_a_sweep_comes_a_while_after_a_release_has_settled(images: Node, make: Callable[..., ImageCollector]) -> None:
     made = [images.image(f"settled {number}") for number in range(1, 12)]
     garbage = make(delay=0.2)
     for number, image in enumerate(made, 1):
@@ -141,7 +141,7 @@ async def test_a_sweep_comes_a_while_after_a_release_has_settled(images: Node, m
 
 
 async def test_a_ledger_that_cannot_be_read_takes_nothing_away(
-    images: Node, make: Callable[..., Garbage], tmp_path: Path, authority: AgentAuthority
+    images: Node, make: Callable[..., ImageCollector], tmp_path: Path, authority: AgentAuthority
 ) -> None:
     image = images.image("unknown")
     for content in ("{", "[]", '{"releases": {"a": 1}}', '{"releases": {}, "left": [], "brought": 7, "asked": {}}'):

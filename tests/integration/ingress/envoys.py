@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from devopsellence.cli.certificates.pki import CertificateAuthority, Request
+from devopsellence.cli.certificates.pki import CertificateAuthority, CertificateRequest
 from devopsellence.cli.util.files import write_atomic
 from devopsellence.nodeagent.envoy import config
 from devopsellence.nodeagent.envoy.model import (
@@ -52,7 +52,7 @@ def authority() -> CertificateAuthority:
 
 def certificate(*hosts: str) -> TlsCertificate:
     """A new one for these hosts."""
-    made = authority().issue(Request(hosts[0], hosts), datetime.now(UTC))
+    made = authority().issue(CertificateRequest(hosts[0], hosts), datetime.now(UTC))
     return TlsCertificate("", made.certificate.decode(), made.key.decode())
 
 
@@ -99,7 +99,7 @@ class Envoy:
 
     def own_certificate(self, name: str, by: CertificateAuthority | None = None) -> None:
         """Give the node's own certificate this name."""
-        issued = (by or authority()).issue(Request("node:tests", (name,)), datetime.now(UTC))
+        issued = (by or authority()).issue(CertificateRequest("node:tests", (name,)), datetime.now(UTC))
         write_atomic(self.folder / "ca.pem", authority().issued.certificate)
         write_atomic(self.folder / "key.pem", issued.key)
         write_atomic(self.folder / "cert.pem", issued.certificate)

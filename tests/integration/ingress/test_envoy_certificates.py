@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 
 from devopsellence.nodeagent.envoy.model import Backend, Route, Site, TlsCertificate
-from devopsellence.nodeagent.ingress.crypto_main import judged
+from devopsellence.nodeagent.ingress.crypto_main import check_certificate
 from tests.integration.ingress.apps import App
 from tests.integration.ingress.clients import Client, WebSocket, ask, curl
 from tests.integration.ingress.envoys import ENV, Envoy, certificate
@@ -73,7 +73,7 @@ def test_certificates_come_and_change_without_touching_a_connection(envoy: Envoy
 @pytest.mark.parametrize("kind", LET_THROUGH)
 def test_every_kind_that_is_let_through_is_served(envoy: Envoy, kind: str) -> None:
     made = TlsCertificate(*signed(LET_THROUGH[kind](), "a.example"))
-    judged(made.chain_pem, made.key_pem)
+    check_certificate(made.chain_pem, made.key_pem)
     with App("web") as web:
         envoy.apply(secure_site(web, {"a.example": made}, "a.example"))
         context = ssl.create_default_context(cadata=made.chain_pem)

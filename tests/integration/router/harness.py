@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from devopsellence.agent_identity import server_name
-from devopsellence.cli.certificates.pki import CertificateAuthority, Request
+from devopsellence.cli.certificates.pki import CertificateAuthority, CertificateRequest
 from devopsellence.nodeagent.docker.client import DEFAULT_HOST
 from devopsellence.nodeagent.docker.engine import Callbacks, Engine
 from devopsellence.nodeagent.envoy.model import (
@@ -70,7 +70,7 @@ class Node:
 
     def identify(self) -> RouterPeer:
         """Give the node a certificate of its own, and have it answer other nodes; where they reach it."""
-        issued = authority().issue(Request(f"node:{self.uid}", (server_name(self.uid),)), datetime.now(UTC))
+        issued = authority().issue(CertificateRequest(f"node:{self.uid}", (server_name(self.uid),)), datetime.now(UTC))
         self.certificate = Files(*(self.folder / name for name in ("ca.pem", "cert.pem", "key.pem")))
         self.certificate.authority.write_bytes(authority().issued.certificate)
         self.certificate.certificate.write_bytes(issued.certificate)
@@ -169,7 +169,7 @@ def authority() -> CertificateAuthority:
 @cache
 def certificate() -> dict[str, TlsCertificate]:
     """One for :data:`HOST`."""
-    made = authority().issue(Request(HOST, (HOST,)), datetime.now(UTC))
+    made = authority().issue(CertificateRequest(HOST, (HOST,)), datetime.now(UTC))
     return {HOST: TlsCertificate("ab", made.certificate.decode(), made.key.decode())}
 
 

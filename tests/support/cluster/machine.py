@@ -19,7 +19,7 @@ from typing import Final
 
 import psutil
 
-from devopsellence.cli.dev.proc import Identity, identify, read_pid_file
+from devopsellence.cli.dev.process import ProcessIdentity, identify, read_pid_file
 from tests.support.run import run
 from tests.support.until import until
 
@@ -46,7 +46,7 @@ class Machine:
         self.folder = folder
         self.logs = logs
         self._unshare: subprocess.Popen[str] | None = None
-        self._init: Identity | None = None
+        self._init: ProcessIdentity | None = None
 
     @property
     def port(self) -> str:
@@ -54,7 +54,7 @@ class Machine:
         return self.folder.name
 
     @property
-    def init(self) -> Identity:
+    def init(self) -> ProcessIdentity:
         """Its first process, as seen from outside."""
         if self._init is None:
             self._init = read_pid_file(self.folder / "init.pid")

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from devopsellence.cli.main import COMMANDS, main
-from devopsellence.cli.options import add_global_options, said
+from devopsellence.cli.options import add_global_options, global_flags
 from devopsellence.cli.output import CliError, Output, pass_output
 
 
@@ -111,7 +111,7 @@ def command(callback_error: Exception | None = None) -> click.Group:
     def inner(ctx: click.Context, output: Output) -> None:
         if callback_error:
             raise callback_error
-        output.result(output.operation, f"quiet={output.quiet} said={said(ctx)}", said=said(ctx))
+        output.result(output.operation, f"quiet={output.quiet} said={global_flags(ctx)}", said=global_flags(ctx))
 
     add_global_options(root)
     return root

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.cli.util.text import folded
+from devopsellence.cli.util.text import collapse_ranges
 
 
 @pytest.mark.parametrize(
@@ -26,13 +26,13 @@ from devopsellence.cli.util.text import folded
     ],
 )
 def test_names_that_follow_on_one_another_become_a_range(names: list[str], text: str) -> None:
-    assert folded(names) == text
+    assert collapse_ranges(names) == text
 
 
 def test_what_is_too_long_is_counted() -> None:
     names = [f"n{number}" for number in range(1, 100, 2)]
-    assert folded(names, 22) == "n1, n3, n5 and 47 more"
-    assert len(folded(names, 30)) <= 30
+    assert collapse_ranges(names, 22) == "n1, n3, n5 and 47 more"
+    assert len(collapse_ranges(names, 30)) <= 30
     # Whatever the room, one is named.
-    assert folded(["a-very-long-name", "b"], 3) == "a-very-long-name and 1 more"
-    assert folded(["n1", "n2", "n3", "x"], 8) == "n1\N{EN DASH}n3, x"
+    assert collapse_ranges(["a-very-long-name", "b"], 3) == "a-very-long-name and 1 more"
+    assert collapse_ranges(["n1", "n2", "n3", "x"], 8) == "n1\N{EN DASH}n3, x"

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from devopsellence.cli.images.missing import Missing
 from devopsellence.cli.images.upload_progress import Sending, size
-from devopsellence.cli.images.wants import Missing
 from devopsellence.cli.output import Output
 
 LACK = Missing("n1", ("i",), {"a": 100, "b": 0}, there=3, free_mib=9)

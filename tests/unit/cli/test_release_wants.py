@@ -6,8 +6,7 @@ from devopsellence.api.v1.agent_pb2 import FindImagesAnswer, ImageDescription
 from devopsellence.api.v1.stored_pb2 import Node, Release
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.images.archive import Extent, Index
-from devopsellence.cli.images.missing import MARGIN_MIB, Load, check_room
-from devopsellence.cli.images.wants import Missing, images_by_node, load, missing
+from devopsellence.cli.images.missing import MARGIN_MIB, Load, Missing, check_room, images_by_node, load, missing
 
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 MIB = 1 << 20

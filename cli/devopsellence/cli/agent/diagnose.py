@@ -8,12 +8,12 @@ import click
 
 from devopsellence.api.v1.agent_pb2 import Check, DiagnoseAnswer
 from devopsellence.cli.output import Finding, NextAction
-from devopsellence.cli.util.text import iso, moment, safe
+from devopsellence.cli.util.text import iso, local_time, safe
 
 
 def text(answer: DiagnoseAnswer) -> str:
     """What there is, then every check with what mends it."""
-    since = moment(answer.started_at) or "-"
+    since = local_time(answer.started_at) or "-"
     lines = [
         f"Node     {safe(answer.node)} (uid {safe(answer.node_uid)}, host {safe(answer.hostname)})",
         f"Agent    {safe(answer.agent_version)}, {answer.agent_memory_mib} MiB, since {since}",

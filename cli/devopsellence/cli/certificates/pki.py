@@ -34,7 +34,7 @@ class CertificateError(Exception):
 
 
 @dataclass(frozen=True)
-class Issued:
+class IssuedCertificate:
     """A certificate and its private key, both PEM."""
 
     certificate: bytes
@@ -47,7 +47,7 @@ class Issued:
 
 
 @dataclass(frozen=True)
-class Request:
+class CertificateRequest:
     """What a leaf certificate is for.
 
     ``common_name`` is the etcd user's name. ``server_names`` are the DNS names and IP addresses that a server's
@@ -97,9 +97,9 @@ class CertificateAuthority:
         return cls(loaded, private)
 
     @property
-    def issued(self) -> Issued:
+    def issued(self) -> IssuedCertificate:
         """Its own certificate and key, to be written down."""
-        return Issued(
+        return IssuedCertificate(
             self._certificate.public_bytes(serialization.Encoding.PEM),
             _private_pem(self._key),
         )
@@ -109,8 +109,8 @@ class CertificateAuthority:
         return self._certificate
 
     def issue(
-        self, request: Request, now: datetime.datetime, *, key: ec.EllipticCurvePrivateKey | None = None
-    ) -> Issued:
+        self, request: CertificateRequest, now: datetime.datetime, *, key: ec.EllipticCurvePrivateKey | None = None
+    ) -> IssuedCertificate:
         """A leaf certificate, valid for a year from ``now`` but never longer than the authority.
 
         ``key`` is the key that it is for; without one a new key is made.
@@ -138,9 +138,9 @@ class CertificateAuthority:
             .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        return Issued(certificate.public_bytes(serialization.Encoding.PEM), _private_pem(key))
+        return IssuedCertificate(certificate.public_bytes(serialization.Encoding.PEM), _private_pem(key))
 
-    def why_renew(self, certificate: x509.Certificate, request: Request, now: datetime.datetime) -> str:
+    def why_renew(self, certificate: x509.Certificate, request: CertificateRequest, now: datetime.datetime) -> str:
         """Why ``certificate`` no longer serves for ``request``; "" when it does."""
         if common_name(certificate) != request.common_name:
             return f"it is for {common_name(certificate)!r}, not {request.common_name!r}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from devopsellence.agent_identity import server_name
-from devopsellence.cli.certificates.pki import MAX_COMMON_NAME, CertificateError, Request
+from devopsellence.cli.certificates.pki import MAX_COMMON_NAME, CertificateError, CertificateRequest
 from devopsellence.store.acl import USER_CONTROLLER, USER_OPERATOR, user_of_node, user_of_operator
 from devopsellence.store.keys import check_name
 from devopsellence.store.settings import ETCD_SERVER_NAME
@@ -19,29 +19,29 @@ MEMBER_COMMON_NAME: Final = "etcd"
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
-def member(*addresses: str) -> Request:
+def member(*addresses: str) -> CertificateRequest:
     """A member of etcd: a server for everybody, a client of the other members. ``addresses`` are where it answers."""
     names = [ETCD_SERVER_NAME, *_LOOPBACK, *(address for address in addresses if address not in _LOOPBACK)]
-    return Request(MEMBER_COMMON_NAME, tuple(names))
+    return CertificateRequest(MEMBER_COMMON_NAME, tuple(names))
 
 
-def controller() -> Request:
+def controller() -> CertificateRequest:
     """The controllers, which share one user."""
-    return Request(USER_CONTROLLER)
+    return CertificateRequest(USER_CONTROLLER)
 
 
-def root() -> Request:
+def root() -> CertificateRequest:
     """The operator who may do everything, also manage etcd's users."""
-    return Request(USER_OPERATOR)
+    return CertificateRequest(USER_OPERATOR)
 
 
-def operator(name: str) -> Request:
+def operator(name: str) -> CertificateRequest:
     """Another operator, by name.
 
     Raises:
         InvalidName: it is no name. CertificateError: it is longer than a certificate can hold.
     """
-    request = Request(user_of_operator(name))
+    request = CertificateRequest(user_of_operator(name))
     room = MAX_COMMON_NAME - (len(request.common_name) - len(name))
     if len(name) > room:
         raise CertificateError(
@@ -50,7 +50,7 @@ def operator(name: str) -> Request:
     return request
 
 
-def node(name: str, uid: str) -> Request:
+def node(name: str, uid: str) -> CertificateRequest:
     """The agent of the machine ``uid``: etcd's client, and a server for operators under the one name of that machine.
 
     The node's name is in it for people alone.
@@ -58,4 +58,4 @@ def node(name: str, uid: str) -> Request:
     Raises:
         InvalidName: ``name`` or ``uid`` is no name.
     """
-    return Request(user_of_node(uid), (server_name(uid),), unit=check_name("node", name))
+    return CertificateRequest(user_of_node(uid), (server_name(uid),), unit=check_name("node", name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from devopsellence.cli.cluster.folder import Folder
+from devopsellence.cli.cluster.folder import ClusterFolder
 from devopsellence.cli.cluster.programs import endpoints
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.store.settings import CA_CERT, CERT, ENDPOINTS, KEY, PREFIX, SERVER_NAME, Settings, SettingsError
@@ -14,7 +14,7 @@ from devopsellence.store.settings import CA_CERT, CERT, ENDPOINTS, KEY, PREFIX, 
 _FROM_ENVIRONMENT: Final = (ENDPOINTS, SERVER_NAME, PREFIX)
 
 
-def root_settings(folder: Folder, flags: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
+def root_settings(folder: ClusterFolder, flags: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
     """The flags, else the variables that say where etcd is, else the members that ``cluster init`` was told.
 
     Raises:

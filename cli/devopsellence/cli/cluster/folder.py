@@ -15,7 +15,7 @@ from devopsellence.cli.util.files import state_home, write_atomic
 
 
 @dataclass(frozen=True)
-class Bundle:
+class CertificateBundle:
     """What one party needs to take part: the authority's certificate, its own, and its key. The same names for all."""
 
     root: Path
@@ -38,13 +38,13 @@ class Bundle:
 
 
 @dataclass(frozen=True)
-class Folder:
+class ClusterFolder:
     """The paths below ``root``."""
 
     root: Path
 
     @classmethod
-    def chosen(cls, path: str | None) -> Folder:
+    def chosen(cls, path: str | None) -> ClusterFolder:
         """The one that ``--pki`` names, else the one in devopsellence's state folder."""
         return cls(Path(path).absolute() if path else state_home() / "cluster")
 
@@ -62,21 +62,21 @@ class Folder:
         return self.root / "cluster.json"
 
     @property
-    def root_operator(self) -> Bundle:
-        return Bundle(self.root / "root")
+    def root_operator(self) -> CertificateBundle:
+        return CertificateBundle(self.root / "root")
 
     @property
-    def controller(self) -> Bundle:
-        return Bundle(self.root / "controller")
+    def controller(self) -> CertificateBundle:
+        return CertificateBundle(self.root / "controller")
 
-    def member(self, name: str) -> Bundle:
-        return Bundle(self.root / f"etcd-{name}")
+    def member(self, name: str) -> CertificateBundle:
+        return CertificateBundle(self.root / f"etcd-{name}")
 
-    def operator(self, name: str) -> Bundle:
-        return Bundle(self.root / f"operator-{name}")
+    def operator(self, name: str) -> CertificateBundle:
+        return CertificateBundle(self.root / f"operator-{name}")
 
-    def node(self, name: str) -> Bundle:
-        return Bundle(self.root / f"node-{name}")
+    def node(self, name: str) -> CertificateBundle:
+        return CertificateBundle(self.root / f"node-{name}")
 
     @contextmanager
     def locked(self) -> Iterator[None]:

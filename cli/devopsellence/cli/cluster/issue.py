@@ -17,19 +17,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from devopsellence.cli.certificates.pki import (
     CertificateAuthority,
     CertificateError,
-    Request,
+    CertificateRequest,
     common_name,
     load_certificate,
     load_key,
 )
-from devopsellence.cli.cluster.folder import Bundle, Folder, make_private
+from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder, make_private
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.util.files import write_atomic
 
 AUTHORITY_NAME: Final = "devopsellence cluster"
 
 
-class Outcome(StrEnum):
+class IssueOutcome(StrEnum):
     """What was done about a bundle."""
 
     MADE = "made"
@@ -38,11 +38,11 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Issue:
+class IssuedBundle:
     """A bundle, what was done about it, and why it had to be renewed or replaced."""
 
-    bundle: Bundle
-    outcome: Outcome
+    bundle: CertificateBundle
+    outcome: IssueOutcome
     why: str = ""
 
 
@@ -50,7 +50,7 @@ def now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def establish(folder: Folder, at: datetime.datetime, *, force: bool = False) -> CertificateAuthority:
+def establish(folder: ClusterFolder, at: datetime.datetime, *, force: bool = False) -> CertificateAuthority:
     """The folder's authority, made if there is none; call with the folder locked.
 
     ``force`` makes a new one, after which everybody's certificate has to be issued and carried anew.
@@ -65,7 +65,7 @@ def establish(folder: Folder, at: datetime.datetime, *, force: bool = False) -> 
     return authority
 
 
-def load(folder: Folder) -> CertificateAuthority:
+def load(folder: ClusterFolder) -> CertificateAuthority:
     """The folder's authority.
 
     Raises:
@@ -86,8 +86,13 @@ def load(folder: Folder) -> CertificateAuthority:
 
 
 def issue(
-    authority: CertificateAuthority, bundle: Bundle, request: Request, at: datetime.datetime, *, force: bool = False
-) -> Issue:
+    authority: CertificateAuthority,
+    bundle: CertificateBundle,
+    request: CertificateRequest,
+    at: datetime.datetime,
+    *,
+    force: bool = False,
+) -> IssuedBundle:
     """Make or renew a bundle; ``force`` also replaces its key. Call with the folder locked.
 
     Raises:
@@ -97,18 +102,18 @@ def issue(
     another = _whose_else(bundle, request)
     if force or another or not bundle.key.exists():
         authority.issue(request, at).write(bundle.certificate, bundle.key)
-        outcome = Issue(bundle, Outcome.MADE, f"it was for {another!r}" if another else "")
+        outcome = IssuedBundle(bundle, IssueOutcome.MADE, f"it was for {another!r}" if another else "")
     elif why := _why_renew(authority, bundle, request, at):
         renewed = authority.issue(request, at, key=_key(bundle))
         write_atomic(bundle.certificate, renewed.certificate, mode=0o644)
-        outcome = Issue(bundle, Outcome.RENEWED, why)
+        outcome = IssuedBundle(bundle, IssueOutcome.RENEWED, why)
     else:
-        outcome = Issue(bundle, Outcome.KEPT)
+        outcome = IssuedBundle(bundle, IssueOutcome.KEPT)
     write_atomic(bundle.authority, authority.issued.certificate, mode=0o644)
     return outcome
 
 
-def _whose_else(bundle: Bundle, request: Request) -> str:
+def _whose_else(bundle: CertificateBundle, request: CertificateRequest) -> str:
     """The common name of whom the certificate that is there is for, if that is somebody else; "" otherwise."""
     try:
         name = common_name(load_certificate(bundle.certificate))
@@ -117,7 +122,9 @@ def _whose_else(bundle: Bundle, request: Request) -> str:
     return name if name != request.common_name else ""
 
 
-def _why_renew(authority: CertificateAuthority, bundle: Bundle, request: Request, at: datetime.datetime) -> str:
+def _why_renew(
+    authority: CertificateAuthority, bundle: CertificateBundle, request: CertificateRequest, at: datetime.datetime
+) -> str:
     """Why the certificate that is there no longer serves; "" when it does."""
     key = _key(bundle)
     try:
@@ -129,7 +136,7 @@ def _why_renew(authority: CertificateAuthority, bundle: Bundle, request: Request
     return authority.why_renew(certificate, request, at)
 
 
-def _key(bundle: Bundle) -> ec.EllipticCurvePrivateKey:
+def _key(bundle: CertificateBundle) -> ec.EllipticCurvePrivateKey:
     try:
         return load_key(bundle.key)
     except CertificateError as error:

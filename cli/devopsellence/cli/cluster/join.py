@@ -10,14 +10,14 @@ from devopsellence.cli.certificates import subjects
 from devopsellence.cli.certificates.pki import CertificateAuthority, load_certificate
 from devopsellence.cli.cluster import issue as issuing
 from devopsellence.cli.cluster import programs
-from devopsellence.cli.cluster.folder import Folder
+from devopsellence.cli.cluster.folder import ClusterFolder
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.util.files import write_atomic
 from devopsellence.store.settings import Settings
 
 
 @dataclass(frozen=True)
-class Joining:
+class JoinInstructions:
     """How an agent is started, and what comes ``first``; ``bundle`` is the folder for its machine, if we made one."""
 
     command: str
@@ -29,7 +29,7 @@ class Joining:
         return f"{self.first}\n  {self.command}\nThen here: devopsellence node attach {node.name}"
 
 
-def join(folder: Folder, settings: Settings, node: Node, *, asked: bool) -> Joining:
+def join(folder: ClusterFolder, settings: Settings, node: Node, *, asked: bool) -> JoinInstructions:
     """How the agent of ``node`` joins the cluster that ``settings`` lead to, with its certificate if we can make it.
 
     ``asked``: a person named the folder, so that it must be the cluster's.
@@ -40,7 +40,7 @@ def join(folder: Folder, settings: Settings, node: Node, *, asked: bool) -> Join
     if settings.cert is None:
         # Without certificates nobody can tell who calls an agent, so that it has no API.
         command = programs.bare_agent_command(node, ",".join(settings.endpoints), settings.prefix)
-        return Joining(command, "Next, on that machine:")
+        return JoinInstructions(command, "Next, on that machine:")
     authority = _authority(folder, settings, asked=asked)
     members = folder.members() if authority else {}
     variables = programs.client_variables(
@@ -52,7 +52,7 @@ def join(folder: Folder, settings: Settings, node: Node, *, asked: bool) -> Join
         first = (
             f"Next, where the cluster's authority is: {made}\nThen, with that in {programs.AGENT_HOME} on that machine:"
         )
-        return Joining(command, first)
+        return JoinInstructions(command, first)
     bundle = folder.node(node.name)
     with folder.locked():
         issuing.issue(authority, bundle, subjects.node(node.name, node.uid), issuing.now())
@@ -62,10 +62,10 @@ def join(folder: Folder, settings: Settings, node: Node, *, asked: bool) -> Join
         f"Next, copy {bundle.root} to {programs.AGENT_HOME} on that machine (agent.env is for the systemd unit),\n"
         "and start there:"
     )
-    return Joining(command, first, bundle.root)
+    return JoinInstructions(command, first, bundle.root)
 
 
-def _authority(folder: Folder, settings: Settings, *, asked: bool) -> CertificateAuthority | None:
+def _authority(folder: ClusterFolder, settings: Settings, *, asked: bool) -> CertificateAuthority | None:
     """The authority in ``folder`` if it is the one of the cluster that ``settings`` lead to."""
     if not asked and not folder.authority_key.exists():
         return None

@@ -11,11 +11,11 @@ from devopsellence.cli.deploy.follow import follow_release
 from devopsellence.cli.deploy.publish import Overtaken, publish, read_target
 from devopsellence.cli.output import CliError, NextAction, Output
 from devopsellence.cli.render import json
-from devopsellence.cli.secrets import identity, readers, releases, vault
+from devopsellence.cli.secrets import identity, recipients, releases, vault
 from devopsellence.cli.secrets.pins import pin, warn_of_keyless
-from devopsellence.cli.secrets.readers import Readers
+from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.secrets.records import SecretId
-from devopsellence.cli.secrets.vault import Stored
+from devopsellence.cli.secrets.vault import StoredVersion
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.releases import newest
 from devopsellence.cli.util.text import iso, plural
@@ -26,13 +26,13 @@ OPERATION: Final = "secret set"
 
 
 @dataclass
-class Stage:
+class InterruptNote:
     """How far it has got, for whoever is interrupted."""
 
     words: str = "nothing was written"
 
 
-def against_config(path: Path | None, ref: EnvironmentRef, secret: SecretId) -> list[str]:
+def config_warnings(path: Path | None, ref: EnvironmentRef, secret: SecretId) -> list[str]:
     """What is odd about setting ``secret``, as sentences, in the light of the configuration; none where there is none.
 
     Raises:
@@ -56,13 +56,20 @@ def against_config(path: Path | None, ref: EnvironmentRef, secret: SecretId) -> 
     return [] if referenced else [f"services.{secret.service}.secret_refs does not name {secret.name} in {path}"]
 
 
-async def run(
-    etcd: Etcd, ref: EnvironmentRef, secret: SecretId, value: bytes, output: Output, stage: Stage, *, apply: bool
+async def set_secret(
+    etcd: Etcd,
+    ref: EnvironmentRef,
+    secret: SecretId,
+    value: bytes,
+    output: Output,
+    stage: InterruptNote,
+    *,
+    apply: bool,
 ) -> None:
     """Store ``value``; with ``apply`` release it and follow the rollout."""
-    base = await base_for(etcd, ref, secret) if apply else None
-    me = await identity.me(etcd)
-    found = await readers.of_nodes(etcd, await readers.attached(etcd, ref))
+    base = await base_release(etcd, ref, secret) if apply else None
+    me = await identity.own_identity(etcd)
+    found = await recipients.of_nodes(etcd, await recipients.attached(etcd, ref))
     if found.keyless:
         names = ", ".join(found.keyless)
         output.warning(f"no key is known of {names}: it cannot be opened there before a deploy has sealed it anew")
@@ -86,7 +93,7 @@ async def run(
     await follow_release(etcd, ref, output, OPERATION, release)
 
 
-def _words(ref: EnvironmentRef, secret: SecretId, stored: Stored, found: Readers) -> str:
+def _words(ref: EnvironmentRef, secret: SecretId, stored: StoredVersion, found: Recipients) -> str:
     number = stored.version.version
     if not stored.changed:
         return f"Secret {secret} of {ref} is unchanged: version {number} has this value."
@@ -95,7 +102,7 @@ def _words(ref: EnvironmentRef, secret: SecretId, stored: Stored, found: Readers
     return f"Secret {secret} of {ref} is set: version {number}, sealed for {nodes} and {operators}."
 
 
-def _facts(ref: EnvironmentRef, secret: SecretId, stored: Stored, found: Readers) -> dict[str, Any]:
+def _facts(ref: EnvironmentRef, secret: SecretId, stored: StoredVersion, found: Recipients) -> dict[str, Any]:
     return {
         "environment": str(ref),
         "service": secret.service,
@@ -109,7 +116,7 @@ def _facts(ref: EnvironmentRef, secret: SecretId, stored: Stored, found: Readers
     }
 
 
-async def base_for(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> Release:
+async def base_release(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> Release:
     """The release whose content is repeated: the newest.
 
     Raises:
@@ -139,7 +146,7 @@ async def publish_with(
         try:
             return (await publish(etcd, ref, draft, onto=base.number))[0]
         except Overtaken:
-            base = await base_for(etcd, ref, secret)
+            base = await base_release(etcd, ref, secret)
     return None
 
 

@@ -10,18 +10,18 @@ from devopsellence.cli.certificates import subjects
 from devopsellence.cli.certificates.pki import (
     CertificateAuthority,
     CertificateError,
-    Request,
+    CertificateRequest,
     load_certificate,
     why_expires,
 )
-from devopsellence.cli.dev.paths import Layout
+from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.state import CONTROLLER, NODE, OPERATOR
 
 AUTHORITY: Final = "ca"
 MEMBER: Final = "etcd"
 
 
-def requests(node_name: str, node_uid: str) -> dict[str, Request]:
+def requests(node_name: str, node_uid: str) -> dict[str, CertificateRequest]:
     """Who needs a certificate, by the name of its files."""
     return {
         MEMBER: subjects.member(),
@@ -31,7 +31,7 @@ def requests(node_name: str, node_uid: str) -> dict[str, Request]:
     }
 
 
-def ensure(layout: Layout, node_name: str, node_uid: str, now: datetime.datetime) -> dict[str, str]:
+def ensure(layout: DevLayout, node_name: str, node_uid: str, now: datetime.datetime) -> dict[str, str]:
     """Make or renew what is missing, damaged or within thirty days of its end; ``now`` is aware.
 
     Returns:
@@ -55,7 +55,7 @@ def ensure(layout: Layout, node_name: str, node_uid: str, now: datetime.datetime
     return stamps
 
 
-def _authority(layout: Layout, now: datetime.datetime) -> CertificateAuthority:
+def _authority(layout: DevLayout, now: datetime.datetime) -> CertificateAuthority:
     certificate, key = layout.certificate(AUTHORITY), layout.key(AUTHORITY)
     try:
         authority = CertificateAuthority.load(certificate, key)

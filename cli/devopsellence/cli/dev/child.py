@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from devopsellence.cli.dev.logs import BoundedLog, last_lines
-from devopsellence.cli.dev.proc import Identity, identify
+from devopsellence.cli.dev.process import ProcessIdentity, identify
 from devopsellence.cli.dev.spec import BACKOFF, RUNNING, STOPPED, ProcessReport, ProcessSpec
 
 FIRST_PAUSE: Final = 0.5  # seconds
@@ -26,7 +26,7 @@ _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def pause(failures: int, jitter: float) -> float:
+def backoff_seconds(failures: int, jitter: float) -> float:
     """Seconds to wait after the ``failures``-th end in a row (from 1): doubling, bounded, spread by up to a quarter.
 
     ``jitter`` is from [0, 1). The policy is that of tenacity's ``wait_exponential_jitter``; tenacity itself imports
@@ -36,7 +36,7 @@ def pause(failures: int, jitter: float) -> float:
     return min(doubled * (1 + jitter / 4), LONGEST_PAUSE)
 
 
-class Child:
+class ChildProcess:
     """A process and its output. Never blocks: the supervisor's loop says when to read and when to look."""
 
     def __init__(self, spec: ProcessSpec, log: BoundedLog, note: Callable[..., None]) -> None:
@@ -46,7 +46,7 @@ class Child:
         self._log = log
         self._note = note
         self._process: subprocess.Popen[bytes] | None = None
-        self._identity = Identity(0, "")
+        self._identity = ProcessIdentity(0, "")
         self._recent = b""
         self._failures = 0
         self._attempts = 0
@@ -82,7 +82,7 @@ class Child:
             os.set_blocking(reader, False)
             self.output = reader
             # The new process cannot be reaped by anybody but us, so that it is there, if only as a zombie.
-            self._identity = identify(self._process.pid) or Identity(self._process.pid, "")
+            self._identity = identify(self._process.pid) or ProcessIdentity(self._process.pid, "")
             self._note("process started", process=self.spec.name, pid=self._process.pid)
         finally:
             os.close(writer)
@@ -148,7 +148,7 @@ class Child:
     def _failed(self, how: str) -> None:
         now = time.monotonic()
         self._failures = 1 if now - self._started_at > HEALTHY_AFTER else self._failures + 1
-        seconds = pause(self._failures, int.from_bytes(os.urandom(2), "big") / 65536)
+        seconds = backoff_seconds(self._failures, int.from_bytes(os.urandom(2), "big") / 65536)
         self.next_attempt = now + seconds
         self._last_end, self._last_end_at = how, time.time()
         self._last_lines = tuple(last_lines(self._recent, _KEPT_LINES))

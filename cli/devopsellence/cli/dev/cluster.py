@@ -14,7 +14,7 @@ from typing import Final
 
 from devopsellence.cli.certificates.subjects import MEMBER_COMMON_NAME
 from devopsellence.cli.dev.certificates import AUTHORITY, MEMBER
-from devopsellence.cli.dev.paths import Layout
+from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.spec import ProcessSpec
 from devopsellence.cli.dev.state import CONTROLLER, NODE, DevState, settings_of
 
@@ -102,7 +102,7 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def specs(
-    layout: Layout, state: DevState, programs: Programs, stamps: Mapping[str, str], environ: Mapping[str, str]
+    layout: DevLayout, state: DevState, programs: Programs, stamps: Mapping[str, str], environ: Mapping[str, str]
 ) -> tuple[ProcessSpec, ...]:
     """The three processes, in the order of starting. ``stamps`` are those of the certificates."""
     base = environment(environ)
@@ -142,7 +142,7 @@ def specs(
     )
 
 
-def etcd_command(layout: Layout, state: DevState, etcd: str) -> tuple[str, ...]:
+def etcd_command(layout: DevLayout, state: DevState, etcd: str) -> tuple[str, ...]:
     """One member, on the loopback interface alone, that talks to nobody without a certificate of this cluster."""
     client = f"https://127.0.0.1:{state.client_port}"
     peer = f"https://127.0.0.1:{state.peer_port}"

@@ -7,15 +7,15 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from devopsellence.cli.dev import keeper, state
-from devopsellence.cli.dev.engine import Container, Engine, EngineError
-from devopsellence.cli.dev.paths import Layout
+from devopsellence.cli.dev import state, supervisor_control
+from devopsellence.cli.dev.docker_api import DockerHttpApi, DockerHttpError, NodeContainer
+from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.state import DevState
 from devopsellence.cli.output import CliError, NextAction
 
 
 @dataclass
-class Done:
+class DownResult:
     """What was there and no longer is. ``processes`` in the order of stopping; the others by name."""
 
     processes: list[str] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Done:
         return any((self.processes, self.stopped, self.removed, self.networks, self.volumes, self.folder))
 
 
-def down(progress: Callable[..., None], *, purge: bool) -> Done:
+def down(progress: Callable[..., None], *, purge: bool) -> DownResult:
     """Stop the agent, the controller and etcd, then the containers that the node made.
 
     With ``purge`` also remove these, their networks and volumes, and the local cluster's folder.
@@ -40,24 +40,24 @@ def down(progress: Callable[..., None], *, purge: bool) -> Done:
             then, because without the folder nobody would know any more what is to be removed.
     """
     layout = state.layout()
-    done = Done()
+    done = DownResult()
     with state.exclusive(
         layout, lambda: progress("another dev command is at work; waiting for it"), make=False
     ) as there:
         if not there:  # no local cluster was ever set up here
             return done
-        done.processes = keeper.stop(layout)
+        done.processes = supervisor_control.stop(layout)
         for name in done.processes:
             progress(f"stopped {name}", stopped=name)
         remembered = _load(layout, purge=purge)
         if remembered is not None:
-            _containers(Engine(remembered.docker_host), remembered, done, progress, purge=purge)
+            _containers(DockerHttpApi(remembered.docker_host), remembered, done, progress, purge=purge)
         if purge:
             done.folder = _remove_folder(layout, remembered)
     return done
 
 
-def _load(layout: Layout, *, purge: bool) -> DevState | None:
+def _load(layout: DevLayout, *, purge: bool) -> DevState | None:
     """What is remembered; None also when that cannot be read and is about to be removed anyway."""
     try:
         return state.load(layout)
@@ -68,7 +68,7 @@ def _load(layout: Layout, *, purge: bool) -> DevState | None:
 
 
 def _containers(
-    engine: Engine, remembered: DevState, done: Done, progress: Callable[..., None], *, purge: bool
+    engine: DockerHttpApi, remembered: DevState, done: DownResult, progress: Callable[..., None], *, purge: bool
 ) -> None:
     uid = remembered.node_uid
     try:
@@ -83,11 +83,11 @@ def _containers(
         engine.remove_networks(networks)
         engine.remove_volumes(done.volumes)
         done.networks = len(networks)
-    except EngineError as error:
+    except DockerHttpError as error:
         raise _left_over(error, purge=purge) from error
 
 
-def _stop(engine: Engine, running: list[Container], done: Done, progress: Callable[..., None]) -> None:
+def _stop(engine: DockerHttpApi, running: list[NodeContainer], done: DownResult, progress: Callable[..., None]) -> None:
     if not running:
         return
     names = sorted(each.name for each in running)
@@ -96,7 +96,7 @@ def _stop(engine: Engine, running: list[Container], done: Done, progress: Callab
     done.stopped = names
 
 
-def _remove_folder(layout: Layout, remembered: DevState | None) -> str:
+def _remove_folder(layout: DevLayout, remembered: DevState | None) -> str:
     shutil.rmtree(layout.root)
     if remembered is not None and remembered.home_made:
         with contextlib.suppress(OSError):  # somebody else keeps something there
@@ -104,7 +104,7 @@ def _remove_folder(layout: Layout, remembered: DevState | None) -> str:
     return str(layout.root)
 
 
-def _left_over(error: EngineError, *, purge: bool) -> CliError:
+def _left_over(error: DockerHttpError, *, purge: bool) -> CliError:
     again = "devopsellence dev down --purge" if purge else "devopsellence dev down"
     kept = "; nothing was removed" if purge else ""
     return CliError(

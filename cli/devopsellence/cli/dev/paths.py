@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Layout:
+class DevLayout:
     """The paths in the local cluster's folder ``root``."""
 
     root: Path

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from devopsellence.cli.dev.engine import EngineError
-from devopsellence.cli.dev.paths import Layout
+from devopsellence.cli.dev.docker_api import DockerHttpError
+from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.spec import ProcessReport
 from devopsellence.cli.output import CliError, Finding, NextAction
 
 _ANOTHER_ENGINE = NextAction("or use another engine", "devopsellence dev up --docker-host unix:///path/to/docker.sock")
 
 
-def docker_unusable(error: EngineError) -> CliError:
+def docker_unusable(error: DockerHttpError) -> CliError:
     """By what the system said: there is none, it does not run, it is not ours to use."""
     match error.__cause__:
         case FileNotFoundError():
@@ -61,7 +61,7 @@ def other_node_name(asked: str, known: str) -> CliError:
     )
 
 
-def not_ready(layout: Layout, report: ProcessReport, what: str, why: str) -> CliError:
+def not_ready(layout: DevLayout, report: ProcessReport, what: str, why: str) -> CliError:
     """``what`` did not happen; with what the process last wrote before it ended, if it did."""
     log = layout.log(report.name)
     findings = []
@@ -79,7 +79,7 @@ def not_ready(layout: Layout, report: ProcessReport, what: str, why: str) -> Cli
     )
 
 
-def supervisor_failed(layout: Layout, lines: list[str]) -> CliError:
+def supervisor_failed(layout: DevLayout, lines: list[str]) -> CliError:
     log = layout.log("supervisor")
     return CliError(
         "supervisor_failed",

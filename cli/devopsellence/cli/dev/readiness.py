@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat
-from devopsellence.cli.dev.paths import Layout
+from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.problems import not_ready
 from devopsellence.cli.dev.spec import ProcessReport, read_snapshot
 from devopsellence.store.codec import decode
@@ -130,7 +130,7 @@ async def listings(etcd: Etcd, prefix: str) -> AsyncGenerator[Listing, None]:
             await asyncio.sleep(_LOOK_SECONDS)  # etcd itself was just restarted
 
 
-async def within(layout: Layout, process: str, what: str, ready: Awaitable[T]) -> T:
+async def within(layout: DevLayout, process: str, what: str, ready: Awaitable[T]) -> T:
     """Wait for ``ready``, at most a minute, and no longer than ``process`` can be kept alive.
 
     Raises:
@@ -154,11 +154,11 @@ async def within(layout: Layout, process: str, what: str, ready: Awaitable[T]) -
         await asyncio.wait([waiting])
 
 
-def _report(layout: Layout, process: str) -> ProcessReport:
+def _report(layout: DevLayout, process: str) -> ProcessReport:
     snapshot = read_snapshot(layout.snapshot)
     return snapshot.process(process) if snapshot else ProcessReport(process, "stopped")
 
 
-def _ends(layout: Layout, process: str) -> int:
+def _ends(layout: DevLayout, process: str) -> int:
     report = _report(layout, process)
     return report.restarts + (not report.alive and bool(report.last_end))

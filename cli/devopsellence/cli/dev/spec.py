@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from devopsellence.cli.dev.proc import Identity
+from devopsellence.cli.dev.process import ProcessIdentity
 from devopsellence.cli.util.files import write_atomic
 
 RUNNING: Final = "running"
@@ -51,8 +51,8 @@ class ProcessReport:
     last_lines: tuple[str, ...] = ()
 
     @property
-    def identity(self) -> Identity:
-        return Identity(self.pid, self.started)
+    def identity(self) -> ProcessIdentity:
+        return ProcessIdentity(self.pid, self.started)
 
     @property
     def alive(self) -> bool:
@@ -60,10 +60,10 @@ class ProcessReport:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class SupervisorSnapshot:
     """What the supervisor ``supervisor`` runs, in the order of starting. ``since``: seconds since the epoch."""
 
-    supervisor: Identity
+    supervisor: ProcessIdentity
     since: float
     processes: tuple[ProcessReport, ...] = field(default=())
 
@@ -90,16 +90,16 @@ def read_specs(path: Path) -> tuple[ProcessSpec, ...]:
         raise ValueError(f"{path} does not hold processes: {error}") from error
 
 
-def write_snapshot(path: Path, snapshot: Snapshot) -> None:
+def write_snapshot(path: Path, snapshot: SupervisorSnapshot) -> None:
     write_atomic(path, _encode(asdict(snapshot)), sync=False)
 
 
-def read_snapshot(path: Path) -> Snapshot | None:
+def read_snapshot(path: Path) -> SupervisorSnapshot | None:
     """The last snapshot that a supervisor wrote, which may be long gone; None when there is none to be read."""
     try:
         fields = json.loads(path.read_bytes())
-        return Snapshot(
-            Identity(**fields["supervisor"]),
+        return SupervisorSnapshot(
+            ProcessIdentity(**fields["supervisor"]),
             fields["since"],
             tuple(ProcessReport(**{**each, "last_lines": tuple(each["last_lines"])}) for each in fields["processes"]),
         )

@@ -8,8 +8,8 @@ from typing import Final, TypeVar
 
 from devopsellence.api.v1.stored_pb2 import Candidate, Node
 from devopsellence.cli.dev import cluster, readiness
-from devopsellence.cli.dev.paths import Layout
-from devopsellence.cli.dev.proc import identify
+from devopsellence.cli.dev.paths import DevLayout
+from devopsellence.cli.dev.process import identify
 from devopsellence.cli.dev.spec import ProcessReport, read_snapshot
 from devopsellence.cli.dev.state import CONTROLLER, OPERATOR, DevState, settings_of
 from devopsellence.cli.store.transaction import change, now
@@ -25,10 +25,10 @@ _CALL_SECONDS: Final = 4.0
 Progress = Callable[..., None]  # (message, **data): a step is done
 
 
-class Start:
+class StartSequence:
     """One start. ``start_rest()`` has the supervisor run the controller and the agent beside etcd."""
 
-    def __init__(self, layout: Layout, state: DevState, progress: Progress, start_rest: Callable[[], None]) -> None:
+    def __init__(self, layout: DevLayout, state: DevState, progress: Progress, start_rest: Callable[[], None]) -> None:
         self._layout = layout
         self._state = state
         self._progress = progress

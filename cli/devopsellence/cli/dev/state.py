@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from devopsellence.cli.dev.paths import Layout
+from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.util.files import state_home, write_atomic
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class DevState:
     https_port_given: bool = False
 
 
-def layout() -> Layout:
-    return Layout(state_home() / "dev")
+def layout() -> DevLayout:
+    return DevLayout(state_home() / "dev")
 
 
 def folder() -> Path:
@@ -62,7 +62,7 @@ def folder() -> Path:
     return layout().root
 
 
-def load(at: Layout | None = None) -> DevState | None:
+def load(at: DevLayout | None = None) -> DevState | None:
     """What is remembered; None when no local cluster was ever set up here.
 
     Raises:
@@ -81,7 +81,7 @@ def load(at: Layout | None = None) -> DevState | None:
         raise _unreadable(path, error) from error
 
 
-def save(at: Layout, state: DevState) -> None:
+def save(at: DevLayout, state: DevState) -> None:
     write_atomic(at.state, json.dumps(asdict(state), indent=1).encode() + b"\n")
 
 
@@ -92,7 +92,7 @@ def settings() -> Settings | None:
     return settings_of(at, state, OPERATOR) if state else None
 
 
-def settings_of(at: Layout, state: DevState, identity: str) -> Settings:
+def settings_of(at: DevLayout, state: DevState, identity: str) -> Settings:
     """How OPERATOR, CONTROLLER or NODE reaches etcd."""
     from devopsellence.store.settings import Settings
 
@@ -116,7 +116,7 @@ def docker_host() -> str | None:
     return state.docker_host if state else None
 
 
-def make_folders(at: Layout) -> None:
+def make_folders(at: DevLayout) -> None:
     """Make what is missing, for this user alone.
 
     Raises:
@@ -135,7 +135,7 @@ def make_folders(at: Layout) -> None:
 
 
 @contextmanager
-def exclusive(at: Layout, waiting: Callable[[], None], *, make: bool) -> Iterator[bool]:
+def exclusive(at: DevLayout, waiting: Callable[[], None], *, make: bool) -> Iterator[bool]:
     """One command at a time changes the local cluster; ``waiting()`` is called before waiting for another one.
 
     Without ``make`` the folder is not made if it is missing, and False is what the block gets.
@@ -148,7 +148,7 @@ def exclusive(at: Layout, waiting: Callable[[], None], *, make: bool) -> Iterato
             os.close(descriptor)
 
 
-def _lock(at: Layout, waiting: Callable[[], None], *, make: bool) -> int | None:
+def _lock(at: DevLayout, waiting: Callable[[], None], *, make: bool) -> int | None:
     while True:
         if make:
             make_folders(at)

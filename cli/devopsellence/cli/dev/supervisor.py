@@ -19,11 +19,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from devopsellence.cli.dev.child import Child
+from devopsellence.cli.dev.child import ChildProcess
 from devopsellence.cli.dev.logs import BoundedLog
-from devopsellence.cli.dev.paths import Layout
-from devopsellence.cli.dev.proc import Identity, identify
-from devopsellence.cli.dev.spec import ProcessSpec, Snapshot, read_specs, write_snapshot
+from devopsellence.cli.dev.paths import DevLayout
+from devopsellence.cli.dev.process import ProcessIdentity, identify
+from devopsellence.cli.dev.spec import ProcessSpec, SupervisorSnapshot, read_specs, write_snapshot
 
 ALREADY_RUNS: Final = 3  # exit code
 READY: Final = b"ready\n"  # what it says on its standard output once it reacts to signals
@@ -32,12 +32,12 @@ READY: Final = b"ready\n"  # what it says on its standard output once it reacts 
 class Supervisor:
     """Runs the processes of one folder. One per process: it owns the signal handlers."""
 
-    def __init__(self, layout: Layout, identity: Identity, claim: int) -> None:
+    def __init__(self, layout: DevLayout, identity: ProcessIdentity, claim: int) -> None:
         self._layout = layout
         self._identity = identity
         self._claim = claim
         self._log = BoundedLog(layout.log("supervisor"))
-        self._children: dict[str, Child] = {}
+        self._children: dict[str, ChildProcess] = {}
         self._selector = selectors.DefaultSelector()
         self._since = time.time()
         self._stop = False
@@ -99,8 +99,8 @@ class Supervisor:
             child.retry_now()
         self._changed = True
 
-    def _new_child(self, spec: ProcessSpec) -> Child:
-        return Child(spec, BoundedLog(self._layout.log(spec.name)), self.note)
+    def _new_child(self, spec: ProcessSpec) -> ChildProcess:
+        return ChildProcess(spec, BoundedLog(self._layout.log(spec.name)), self.note)
 
     def _start_what_is_due(self) -> None:
         if not self._folder_is_ours():
@@ -144,14 +144,14 @@ class Supervisor:
         for child in self._children.values():
             self._changed |= child.ended(asked=False)
 
-    def _reading(self, child: Child) -> Callable[[], None]:
+    def _reading(self, child: ChildProcess) -> Callable[[], None]:
         def read() -> None:
             if not child.read():
                 self._forget_output(child)
 
         return read
 
-    def _forget_output(self, child: Child) -> None:
+    def _forget_output(self, child: ChildProcess) -> None:
         if child.output >= 0:
             self._selector.unregister(child.output)
             child.close_output()
@@ -168,7 +168,7 @@ class Supervisor:
             self._forget_output(child)
             self._changed = True
 
-    def _wait_ended(self, child: Child, seconds: float) -> bool:
+    def _wait_ended(self, child: ChildProcess, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         while child.running and (left := deadline - time.monotonic()) > 0:
             self._turn(left)
@@ -181,12 +181,12 @@ class Supervisor:
         self._changed = False
         reports = tuple(child.report() for child in self._children.values())
         try:
-            write_snapshot(self._layout.snapshot, Snapshot(self._identity, self._since, reports))
+            write_snapshot(self._layout.snapshot, SupervisorSnapshot(self._identity, self._since, reports))
         except OSError as error:
             self.note("cannot write the snapshot", error=str(error))
 
 
-def claim(path: Path, identity: Identity) -> int | None:
+def claim(path: Path, identity: ProcessIdentity) -> int | None:
     """Take the pid file: its descriptor, locked for as long as this process lives; None when another one has it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -200,8 +200,8 @@ def claim(path: Path, identity: Identity) -> int | None:
 
 
 def main() -> int:
-    layout = Layout(Path(sys.argv[1]))
-    identity = identify(os.getpid()) or Identity(os.getpid(), "")
+    layout = DevLayout(Path(sys.argv[1]))
+    identity = identify(os.getpid()) or ProcessIdentity(os.getpid(), "")
     claimed = claim(layout.supervisor_pid, identity)
     if claimed is None:
         return ALREADY_RUNS

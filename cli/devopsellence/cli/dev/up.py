@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from devopsellence.cli.dev import certificates, cluster, keeper, problems, state
-from devopsellence.cli.dev.engine import Engine, EngineError, default_host
-from devopsellence.cli.dev.paths import Layout
+from devopsellence.cli.dev import certificates, cluster, problems, state, supervisor_control
+from devopsellence.cli.dev.docker_api import DockerHttpApi, DockerHttpError, default_host
+from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.ports import MachinePorts, Ports
-from devopsellence.cli.dev.spec import ProcessSpec, Snapshot, read_snapshot, write_specs
-from devopsellence.cli.dev.start import Progress, Start
+from devopsellence.cli.dev.spec import ProcessSpec, SupervisorSnapshot, read_snapshot, write_specs
+from devopsellence.cli.dev.start import Progress, StartSequence
 from devopsellence.cli.dev.state import DEFAULT_NODE, DevState
 from devopsellence.store.keys import InvalidName, check_name
 
@@ -25,7 +25,7 @@ HTTPS_PORT: Final = 8443
 
 
 @dataclass(frozen=True)
-class Wish:
+class UpOptions:
     """What a person said; None where they said nothing."""
 
     node_name: str | None = None
@@ -37,18 +37,18 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningCluster:
     """The local cluster, up. ``already``: nothing had to be started for it. ``problem``: what hinders the agent."""
 
-    layout: Layout
+    layout: DevLayout
     state: DevState
-    snapshot: Snapshot
+    snapshot: SupervisorSnapshot
     labels: tuple[str, ...]
     problem: str
     already: bool
 
 
-def up(wish: Wish, progress: Progress) -> Running:
+def up(wish: UpOptions, progress: Progress) -> RunningCluster:
     """Bring the local cluster up; what runs already goes on.
 
     Raises:
@@ -62,9 +62,9 @@ def up(wish: Wish, progress: Progress) -> Running:
         raise problems.no_etcd()
     home_made = not layout.root.parent.exists()
     with state.exclusive(layout, lambda: progress("another dev command is at work; waiting for it"), make=True):
-        before = keeper.running(layout)
+        before = supervisor_control.running(layout)
         if before is None:
-            keeper.stop(layout)  # what is left of one that was killed, or of another version
+            supervisor_control.stop(layout)  # what is left of one that was killed, or of another version
         remembered = state.load(layout)
         routes = _routes(docker_host, remembered)
         decided = decide(wish, remembered, before, docker_host, MachinePorts(), home_made=home_made, routes=routes)
@@ -76,31 +76,31 @@ def up(wish: Wish, progress: Progress) -> Running:
 
 
 def _start(
-    layout: Layout,
+    layout: DevLayout,
     decided: DevState,
     specs: tuple[ProcessSpec, ...],
-    before: Snapshot | None,
-    wish: Wish,
+    before: SupervisorSnapshot | None,
+    wish: UpOptions,
     progress: Progress,
-) -> Running:
+) -> RunningCluster:
     if before is None:
         # The controller and the agent can do nothing before etcd knows them.
         write_specs(layout.processes, specs[:1])
-        supervisor = keeper.start(layout, cluster.environment(os.environ))
+        supervisor = supervisor_control.start(layout, cluster.environment(os.environ))
     else:
         supervisor = before.supervisor
-        keeper.tell(layout, specs, supervisor)
-    start = Start(layout, decided, progress, lambda: keeper.tell(layout, specs, supervisor))
+        supervisor_control.tell(layout, specs, supervisor)
+    start = StartSequence(layout, decided, progress, lambda: supervisor_control.tell(layout, specs, supervisor))
     labels, problem = asyncio.run(start.run(wish.labels))
-    after = read_snapshot(layout.snapshot) or Snapshot(supervisor, 0.0)
+    after = read_snapshot(layout.snapshot) or SupervisorSnapshot(supervisor, 0.0)
     already = before is not None and _pids(before) == _pids(after)
-    return Running(layout, decided, after, labels, problem, already)
+    return RunningCluster(layout, decided, after, labels, problem, already)
 
 
 def decide(
-    wish: Wish,
+    wish: UpOptions,
     remembered: DevState | None,
-    before: Snapshot | None,
+    before: SupervisorSnapshot | None,
     docker_host: str,
     ports: Ports,
     *,
@@ -184,12 +184,12 @@ def _port(known: int, ports: Ports, *avoid: int, ours: bool) -> int:
     return ports.choose(*avoid)
 
 
-def _docker(wish: Wish, remembered: DevState | None) -> str:
+def _docker(wish: UpOptions, remembered: DevState | None) -> str:
     """Where the Docker Engine is, which has just answered."""
     host = wish.docker_host or (remembered.docker_host if remembered else default_host())
     try:
-        Engine(host).version()
-    except EngineError as error:
+        DockerHttpApi(host).version()
+    except DockerHttpError as error:
         raise problems.docker_unusable(error) from error
     return host
 
@@ -197,10 +197,10 @@ def _docker(wish: Wish, remembered: DevState | None) -> str:
 def _routes(docker_host: str, remembered: DevState | None) -> bool:
     """The apps' ingress runs, and so has the ports that are remembered."""
     try:
-        return remembered is not None and Engine(docker_host).routes(remembered.node_uid)
-    except EngineError as error:
+        return remembered is not None and DockerHttpApi(docker_host).routes(remembered.node_uid)
+    except DockerHttpError as error:
         raise problems.docker_unusable(error) from error
 
 
-def _pids(snapshot: Snapshot) -> list[tuple[str, int, str]]:
+def _pids(snapshot: SupervisorSnapshot) -> list[tuple[str, int, str]]:
     return [(process.name, process.pid, process.started) for process in snapshot.processes]

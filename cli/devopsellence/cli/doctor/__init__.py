@@ -39,18 +39,18 @@ def all_checks(ctx: click.Context) -> list[CheckResult]:
 
 async def _cluster(settings: Settings) -> list[CheckResult]:
     from devopsellence.cli.doctor import agents, cluster
-    from devopsellence.cli.doctor.etcd import members
+    from devopsellence.cli.doctor.etcd import etcd_results
     from devopsellence.store.etcd import Etcd
 
     try:
         async with Etcd(settings, timeout=context.CALL_TIMEOUT) as etcd:
-            found = await members(etcd, settings)
+            found = await etcd_results(etcd, settings)
             for name, check in (
                 ("controller", cluster.controller),
                 ("nodes", cluster.nodes),
                 ("ingress", cluster.ingress),
-                ("agents", lambda etcd: agents.answers(etcd, settings)),
-                ("identity", agents.identity),
+                ("agents", lambda etcd: agents.api_results(etcd, settings)),
+                ("identity", agents.identity_results),
             ):
                 found += await _guarded(name, check, etcd, settings)
             return found

@@ -25,7 +25,7 @@ _SECONDS: Final = 5.0
 _AT_A_TIME: Final = 32
 
 
-async def answers(etcd: Etcd, settings: Settings) -> list[CheckResult]:
+async def api_results(etcd: Etcd, settings: Settings) -> list[CheckResult]:
     """A check for each node that is attached to an environment and gives a sign of life.
 
     One that gives none is for ``cluster.nodes`` to tell. Nothing where certificates are not used: there no agent has
@@ -51,10 +51,10 @@ async def _ask(settings: Settings, agent: client.Agent, slots: asyncio.Semaphore
         return [CheckResult.from_error(name, client.refused(agent, error))]
     except CliError as error:
         return [CheckResult.from_error(name, error)]
-    return judged(name, agent.address, answer)
+    return diagnose_results(name, agent.address, answer)
 
 
-def judged(name: str, address: str, answer: agent_pb2.DiagnoseAnswer) -> list[CheckResult]:
+def diagnose_results(name: str, address: str, answer: agent_pb2.DiagnoseAnswer) -> list[CheckResult]:
     """What the agent called ``name`` says of its machine: each thing that is wrong there, or that all is well."""
     wrong = [
         CheckResult(
@@ -71,14 +71,14 @@ def judged(name: str, address: str, answer: agent_pb2.DiagnoseAnswer) -> list[Ch
     return [CheckResult(name, "ok", f"answers at {address}; {room}"), *wrong]
 
 
-async def identity(etcd: Etcd) -> list[CheckResult]:
+async def identity_results(etcd: Etcd) -> list[CheckResult]:
     """Whether this operator has the identity that secrets are sealed for."""
-    from devopsellence.cli.secrets.identity import identity_path, load_or_make
+    from devopsellence.cli.secrets.identity import identity_path, load_or_create
 
     path = identity_path()
     try:
         mode = path.stat().st_mode
-        load_or_make(path)  # it is there, so that none is made
+        load_or_create(path)  # it is there, so that none is made
     except (FileNotFoundError, NotADirectoryError):
         return await _no_identity(etcd, path)
     except OSError as error:

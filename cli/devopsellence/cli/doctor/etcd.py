@@ -27,7 +27,7 @@ _KEEPS_GRANTS: Final = {(3, 5): 33, (3, 6): 14}
 _FREE: Final = NextAction("give unused space back, where root's certificate is", "deploy/etcd/etcd.sh defrag")
 
 
-async def members(etcd: Etcd, settings: Settings) -> list[CheckResult]:
+async def etcd_results(etcd: Etcd, settings: Settings) -> list[CheckResult]:
     """Each endpoint by itself. StoreError if none of them answers."""
     from devopsellence.store.etcd import Etcd as Connection
 
@@ -44,10 +44,10 @@ async def members(etcd: Etcd, settings: Settings) -> list[CheckResult]:
         asked = await together(ask(endpoint) for endpoint in settings.endpoints)
         found = dict(zip(settings.endpoints, asked, strict=True))
     # Where nobody has a certificate, or all is one person's, there are no grants to be kept.
-    return judged(found, grants=settings.cert is not None and not context.is_dev(settings))
+    return member_results(found, grants=settings.cert is not None and not context.is_dev(settings))
 
 
-def judged(found: Mapping[str, Member | StoreError], *, grants: bool) -> list[CheckResult]:
+def member_results(found: Mapping[str, Member | StoreError], *, grants: bool) -> list[CheckResult]:
     """What to say of the members that answered, and of those that did not, by endpoint. ``grants``: users matter.
 
     Raises:

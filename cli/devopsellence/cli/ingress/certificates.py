@@ -14,9 +14,9 @@ from devopsellence.age import SealError, seal
 from devopsellence.api.v1.stored_pb2 import Certificate, Event
 from devopsellence.cli.ingress.pem import Installable
 from devopsellence.cli.output import CliError
-from devopsellence.cli.secrets import identity, readers
-from devopsellence.cli.secrets.identity import Me
-from devopsellence.cli.secrets.items import KeyItem
+from devopsellence.cli.secrets import identity, recipients
+from devopsellence.cli.secrets.identity import OperatorIdentity
+from devopsellence.cli.secrets.items import CertificateKeyItem
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.reader import together
 from devopsellence.cli.util.text import few
@@ -46,8 +46,8 @@ async def install(etcd: Etcd, ref: EnvironmentRef, found: Installable, hosts: Co
     Raises:
         CliError: ``identity_unusable``; ``busy``: others kept writing.
     """
-    me = await identity.me(etcd)
-    everybody = await readers.of_nodes(etcd, await readers.attached(etcd, ref))
+    me = await identity.own_identity(etcd)
+    everybody = await recipients.of_nodes(etcd, await recipients.attached(etcd, ref))
     # Sealed once for each host, so that no two records hold the same file.
     wanted = {
         host: _record(ref, host, found, await asyncio.to_thread(seal, found.key_pem, everybody.recipients))
@@ -84,7 +84,7 @@ def _record(ref: EnvironmentRef, host: str, found: Installable, key_age: str) ->
 
 
 async def _store(
-    etcd: Etcd, ref: EnvironmentRef, records: Sequence[Certificate], found: Installable, me: Me
+    etcd: Etcd, ref: EnvironmentRef, records: Sequence[Certificate], found: Installable, me: OperatorIdentity
 ) -> list[str]:
     """Write those that are not there yet, all of them or none; returns their hosts."""
     ours: set[str] = set()
@@ -98,7 +98,7 @@ async def _store(
 
 
 async def _store_once(
-    etcd: Etcd, ref: EnvironmentRef, records: Sequence[Certificate], found: Installable, me: Me, ours: set[str]
+    etcd: Etcd, ref: EnvironmentRef, records: Sequence[Certificate], found: Installable, me: OperatorIdentity, ours: set[str]
 ) -> list[str]:
     keys = [etcd.keys.certificate(ref, record.host) for record in records]
     there = await together(etcd.get(key) for key in keys)
@@ -123,7 +123,7 @@ async def _store_once(
     return sorted(ours)
 
 
-def _is_there(wanted: Certificate, key: str, item: KeyValue | None, found: Installable, me: Me) -> bool:
+def _is_there(wanted: Certificate, key: str, item: KeyValue | None, found: Installable, me: OperatorIdentity) -> bool:
     """Whether the record says the same already, for all the same readers, and holds the same key."""
     if item is None:
         return False
@@ -146,4 +146,4 @@ async def remove(etcd: Etcd, ref: EnvironmentRef, host: str) -> None:
     key = etcd.keys.certificate(ref, host)
     message = f"{transaction.who()} removed the certificate of {host}"
     event = Event(severity=Event.INFO, code="certificate_removed", message=message)
-    await transaction.delete(etcd, key, await transaction.event_put(etcd, ref, event), KeyItem(host).unknown(ref))
+    await transaction.delete(etcd, key, await transaction.event_put(etcd, ref, event), CertificateKeyItem(host).unknown(ref))

@@ -16,7 +16,7 @@ from devopsellence.cli.ingress.dns import Found, Kind, realm
 from devopsellence.cli.ingress.probe import Answered, Served
 from devopsellence.cli.output import CheckResult, NextAction
 from devopsellence.cli.render import ingress as view
-from devopsellence.cli.util.text import folded, plural, safe, word
+from devopsellence.cli.util.text import collapse_ranges, plural, safe, word
 
 _DAY: Final = 86400.0
 _STATUS: Final = NextAction("see what runs", "devopsellence status")
@@ -161,7 +161,7 @@ def together(found: Mapping[str, CheckResult]) -> list[CheckResult]:
     same: dict[CheckResult, list[str]] = {}
     for node_name, check in sorted(found.items()):
         same.setdefault(check, []).append(node_name)
-    return [replace(check, message=f"{check.message} ({folded(tuple(nodes))})") for check, nodes in same.items()]
+    return [replace(check, message=f"{check.message} ({collapse_ranges(tuple(nodes))})") for check, nodes in same.items()]
 
 
 def failed(checks: Iterable[CheckResult]) -> list[CheckResult]:

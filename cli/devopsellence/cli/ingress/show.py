@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from devopsellence.api.v1.stored_pb2 import Certificate, Issuance
 from devopsellence.cli.render import ingress as view
-from devopsellence.cli.secrets import members, readers
-from devopsellence.cli.secrets.readers import Readers
+from devopsellence.cli.secrets import access, recipients
+from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.store.snapshot import Problem, Snapshot
-from devopsellence.cli.util.text import age, columns, folded, iso, moment, safe, word
+from devopsellence.cli.util.text import age, columns, collapse_ranges, iso, local_time, safe, word
 from devopsellence.config.export import ingress_document
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd
@@ -34,17 +34,17 @@ class Entry:
 
 async def certificates(etcd: Etcd, ref: EnvironmentRef) -> tuple[list[Entry], list[Problem]]:
     """All certificates of the environment, sorted by host, and what could not be read."""
-    served = await members.certificates(etcd, ref)
+    served = await access.stored_certificates(etcd, ref)
     problems, names = list(served.problems), []
     try:
-        names = await readers.attached(etcd, ref)
+        names = await recipients.attached(etcd, ref)
     except MalformedRecord as error:
         problems.append(Problem(error.key, f"not a readable {error.kind}: {error.reason}"))
-    found = await readers.of_nodes(etcd, names, record=False)
+    found = await recipients.of_nodes(etcd, names, record=False)
     return [_entry(host, each, found) for host, each in sorted(served.stored.items())], problems
 
 
-def _entry(host: str, certificate: Certificate, found: Readers) -> Entry:
+def _entry(host: str, certificate: Certificate, found: Recipients) -> Entry:
     nodes = tuple(found.nodes_among(certificate.recipients))
     blind = tuple(name for name in found.names if name not in nodes) if certificate.key_age else ()
     return Entry(host, certificate, nodes, blind)
@@ -73,7 +73,7 @@ def ingress_text(snapshot: Snapshot, now: datetime) -> str:
     nodes = view.served(snapshot.statuses)
     lines = [
         f"Environment  {snapshot.ref}",
-        f"Nodes        {folded(nodes) or 'none yet'}",
+        f"Nodes        {collapse_ranges(nodes) or 'none yet'}",
         f"TLS          {ingress_document(ingress)['tls']['mode']}",
         "",
         columns(_RULES, [[r.host, r.path_prefix, safe(r.service), safe(r.port)] for r in ingress.rules]),
@@ -132,7 +132,7 @@ def _expires(found: Certificate, now: datetime) -> str:
     if not found.chain_pem or iso(found.not_after) is None:
         return "-"
     left = found.not_after.seconds - now.timestamp()
-    return f"in {age(left)}" if left > 0 else f"expired {moment(found.not_after)}"
+    return f"in {age(left)}" if left > 0 else f"expired {local_time(found.not_after)}"
 
 
 def _next(found: Certificate, now: datetime) -> str:

@@ -10,8 +10,8 @@ from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.cli.nodes import etcd_access
 from devopsellence.cli.nodes.registry import attached_to, event_puts, find
 from devopsellence.cli.output import CliError, NextAction
-from devopsellence.cli.secrets import members
-from devopsellence.cli.secrets.members import Exposure
+from devopsellence.cli.secrets import access
+from devopsellence.cli.secrets.access import Exposure
 from devopsellence.cli.store import transaction
 from devopsellence.placement import DEFAULT_LABELS
 from devopsellence.store.etcd import Etcd
@@ -67,7 +67,7 @@ async def replace(etcd: Etcd, said: Said, *, grant: bool) -> Registered:
         CliError: ``node_unknown``: there is none to replace. ``etcd_permission_denied``: only root may.
     """
     before = await find(etcd, said.name)
-    knew = await members.known_to(etcd, said.name)
+    knew = await access.exposures_of(etcd, said.name)
     if grant:
         await etcd_access.shut_out(etcd, said.name, before.uid, f"devopsellence node register {said.name} --replace")
     uid, replaced = uuid.uuid4().hex, before.uid

@@ -24,7 +24,7 @@ from devopsellence.store.etcd import MAX_OPERATIONS, Etcd, Put
 from devopsellence.store.keys import EnvironmentRef
 
 if TYPE_CHECKING:
-    from devopsellence.cli.secrets.members import Exposure, Resealed
+    from devopsellence.cli.secrets.access import Exposure, ReencryptResult
 
 
 # One operation is the change itself.
@@ -110,7 +110,7 @@ async def cordon(etcd: Etcd, name: str, *, cordoned: bool) -> Node:
     return await transaction.change(etcd, etcd.keys.node(name), Node, edit)
 
 
-async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environment, Resealed]:
+async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environment, ReencryptResult]:
     """Attach a node that is registered; the environment is made if it does not exist yet.
 
     Before that its secrets are sealed for the node, so that nothing is assigned to it that it cannot open.
@@ -121,11 +121,11 @@ async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
     if await etcd.get(etcd.keys.node(name)) is None:
         raise errors.node_unknown(name)
     from devopsellence.cli.ingress import hosts
-    from devopsellence.cli.secrets import members
+    from devopsellence.cli.secrets import access
 
     if problem := await hosts.conflict(etcd, ref, await hosts.of_environment(etcd, ref), [name]):
         raise problem
-    sealed = await members.admit(etcd, ref, name)
+    sealed = await access.grant_to_node(etcd, ref, name)
     fresh = transaction.new_environment(ref)
 
     def edit(before: Environment | None) -> Environment:
@@ -143,9 +143,9 @@ async def detach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
     Raises:
         CliError: ``node_not_attached``.
     """
-    from devopsellence.cli.secrets import members
+    from devopsellence.cli.secrets import access as members
 
-    seen = await members.exposed_to(etcd, ref, name)
+    seen = await access.exposure_of(etcd, ref, name)
 
     def edit(before: Environment | None) -> Environment:
         if before is None or name not in before.nodes:

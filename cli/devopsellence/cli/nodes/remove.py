@@ -14,8 +14,8 @@ from devopsellence.cli.nodes.drain import why_stuck
 from devopsellence.cli.nodes.wait import NotInTime, wait_until
 from devopsellence.cli.nodes.workload import Seen, look
 from devopsellence.cli.output import CliError, Finding, NextAction
-from devopsellence.cli.secrets import members
-from devopsellence.cli.secrets.members import Exposure
+from devopsellence.cli.secrets import access
+from devopsellence.cli.secrets.access import Exposure
 from devopsellence.cli.util.text import age
 from devopsellence.store.etcd import Compare, Delete, Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -40,7 +40,7 @@ async def plan(etcd: Etcd, name: str) -> Removal:
     """What removing the node would take away. Writes nothing."""
     seen, record = await look(etcd, name), await etcd.get(etcd.keys.node(name))
     attached = await registry.attached_to(etcd, name)
-    knew = await members.known_to(etcd, name) if record is not None and seen.node is not None else {}
+    knew = await access.exposures_of(etcd, name) if record is not None and seen.node is not None else {}
     return Removal(seen, record.mod_revision if record else 0, tuple(attached), knew)
 
 

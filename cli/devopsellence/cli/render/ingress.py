@@ -15,7 +15,7 @@ from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Certificate, Ingre
 from devopsellence.api.v1.workload_pb2 import Ingress
 from devopsellence.cli.output import Finding, NextAction
 from devopsellence.cli.store.snapshot import Outcome, Snapshot, judge
-from devopsellence.cli.util.text import few, folded, iso, moment, plural, safe, word
+from devopsellence.cli.util.text import few, collapse_ranges, iso, local_time, plural, safe, word
 
 #: Days before its end from which a certificate that is still not renewed is a problem.
 EXPIRES_DAYS: Final = 14
@@ -47,7 +47,7 @@ class Trouble:
     @property
     def text(self) -> str:
         """In a sentence."""
-        whose = few(self.hosts) if self.hosts else folded(self.nodes)
+        whose = few(self.hosts) if self.hosts else collapse_ranges(self.nodes)
         return f"{whose}: {self.what}" if whose else self.what
 
     def finding(self) -> Finding:
@@ -161,7 +161,7 @@ def of_certificate(ingress: Ingress, host: str, certificate: Certificate | None,
     left = (certificate.not_after.seconds - now.timestamp()) / _DAY
     renewal = f"; {attempt(failing)}" if failing is not None else ""
     if left <= 0:
-        what = f"its certificate has expired on {moment(certificate.not_after)}{renewal}"
+        what = f"its certificate has expired on {local_time(certificate.not_after)}{renewal}"
         return Trouble("ingress_certificate_expired", what, "error", (host,), next_actions=mend)
     if left < EXPIRES_DAYS:
         what = f"its certificate expires in {plural(int(left), 'day')}{renewal}"
@@ -175,7 +175,7 @@ def of_certificate(ingress: Ingress, host: str, certificate: Certificate | None,
 def attempt(course: Issuance) -> str:
     """Why the last attempt at a certificate failed, and when the next one is."""
     reason = safe(course.reason).rstrip(".") or "it could not be obtained"
-    again = f"; next attempt {moment(course.next_attempt_at)}" if course.next_attempt_at.seconds else ""
+    again = f"; next attempt {local_time(course.next_attempt_at)}" if course.next_attempt_at.seconds else ""
     count = f" ({course.failures} times in a row)" if course.failures > 1 else ""
     return f"{reason}{count}{again}"
 

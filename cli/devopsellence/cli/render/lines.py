@@ -10,7 +10,7 @@ from devopsellence.cli.render import progress as pace
 from devopsellence.cli.render import task as tasks
 from devopsellence.cli.render.rows import Row, rows
 from devopsellence.cli.store.snapshot import Snapshot, judge
-from devopsellence.cli.util.text import folded
+from devopsellence.cli.util.text import collapse_ranges
 
 
 class Lines:
@@ -63,7 +63,7 @@ class Lines:
         found = groups.groups(snapshot, now, ages=False)
         changes, self._groups = groups.changes(self._groups, found), found
         return [
-            f"{folded(line.nodes)}: {kind.value}" + (f": {line.what}" if line.what else "") for kind, line in changes
+            f"{collapse_ranges(line.nodes)}: {kind.value}" + (f": {line.what}" if line.what else "") for kind, line in changes
         ]
 
 

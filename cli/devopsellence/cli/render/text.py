@@ -13,7 +13,7 @@ from devopsellence.cli.render.groups import Group, are_few, groups, rooms
 from devopsellence.cli.render.node_state import node_names
 from devopsellence.cli.render.rows import Row, rows
 from devopsellence.cli.store.snapshot import Outcome, Snapshot, Verdict, judge
-from devopsellence.cli.util.text import age, columns, folded, plural, safe, seconds_between, since, span
+from devopsellence.cli.util.text import age, columns, collapse_ranges, plural, safe, seconds_between, since, span
 
 HEADER = ("NODE", "SERVICE", "PHASE", "HEALTH", "AGE", "RESTARTS", "ADDRESS", "REASON")
 _SPANS = {Outcome.SETTLED: "in", Outcome.FAILED: "after"}
@@ -62,7 +62,7 @@ def group_lines(
     for group, given in zip(found, rooms(found, room), strict=True):
         head = f"{group.kind.value:<11}  {len(group.nodes):>{digits}}  "
         for line in group.within(given):
-            names = folded(line.nodes, int(width * _NAMES) if line.what else width - len(head))
+            names = collapse_ranges(line.nodes, int(width * _NAMES) if line.what else width - len(head))
             shown.append((group, head, f"{names}: {line.what}" if line.what else names))
             head = " " * len(head)
     return shown

@@ -26,7 +26,7 @@ _NAME_PART: Final = 26
 
 
 @dataclass(frozen=True)
-class Me:
+class OperatorIdentity:
     """Who we are to those who seal: ``name`` under ``operators/``, the identity, and where it lies."""
 
     name: str
@@ -40,18 +40,18 @@ def identity_path(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(chosen).absolute() if chosen else state_home(environ) / "operator.age"
 
 
-async def me(etcd: Etcd) -> Me:
+async def own_identity(etcd: Etcd) -> OperatorIdentity:
     """The identity, made if there is none yet, and registered so that others seal for it as well.
 
     Raises:
         CliError: ``identity_unusable``: the file cannot be read or made, or holds no identity.
     """
     path = identity_path()
-    identity = await asyncio.to_thread(load_or_make, path)
-    return Me(await _registered(etcd, identity.recipient), identity, path)
+    identity = await asyncio.to_thread(load_or_create, path)
+    return OperatorIdentity(await _registered(etcd, identity.recipient), identity, path)
 
 
-def load_or_make(path: Path) -> Identity:
+def load_or_create(path: Path) -> Identity:
     """The identity at ``path``; a new one is put there, in one step, where there is none.
 
     Raises:

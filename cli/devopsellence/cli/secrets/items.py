@@ -22,7 +22,7 @@ from devopsellence.store.keys import EnvironmentRef, Keys
 KEY: Final = 1
 
 
-class Item(Protocol):
+class EncryptedItem(Protocol):
     """Something sealed of an environment; its text names it in a sentence."""
 
     @property
@@ -81,7 +81,7 @@ class SecretItem:
 
 
 @dataclass(frozen=True, order=True)
-class KeyItem:
+class CertificateKeyItem:
     """The private key of a host's certificate."""
 
     host: str

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from devopsellence.api.v1.stored_pb2 import Release, Secret, SecretVersion
-from devopsellence.cli.secrets import members, readers, records, releases
-from devopsellence.cli.secrets.readers import Readers
+from devopsellence.cli.secrets import access, recipients, records, releases
+from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.store.releases import newest
 from devopsellence.cli.store.snapshot import Problem
@@ -22,7 +22,7 @@ _HEADER: Final = ("SERVICE", "SECRET", "VERSION", "SET", "BY", "READABLE ON", "R
 
 
 @dataclass(frozen=True)
-class Entry:
+class SecretEntry:
     """A secret as it is listed.
 
     ``blind`` are the attached nodes that cannot open it; ``used`` are the versions that ``release``, the newest, refers
@@ -38,24 +38,24 @@ class Entry:
     used: tuple[int, ...]
 
 
-async def look(etcd: Etcd, ref: EnvironmentRef) -> tuple[list[Entry], list[Problem]]:
+async def read_entries(etcd: Etcd, ref: EnvironmentRef) -> tuple[list[SecretEntry], list[Problem]]:
     """All secrets of the environment, sorted, and what could not be read."""
-    secrets = await members.everything(etcd, ref)
+    secrets = await access.stored_secrets(etcd, ref)
     problems, names, release = list(secrets.problems), [], None
     try:
-        names = await readers.attached(etcd, ref)
+        names = await recipients.attached(etcd, ref)
         release = await newest(etcd, ref)
     except MalformedRecord as error:
         problems.append(Problem(error.key, f"not a readable {error.kind}: {error.reason}"))
-    found = await readers.of_nodes(etcd, names, record=False)
-    return [entry(secret, stored, found, release) for secret, stored in secrets.stored.items()], problems
+    found = await recipients.of_nodes(etcd, names, record=False)
+    return [entry_of(secret, stored, found, release) for secret, stored in secrets.stored.items()], problems
 
 
-def entry(secret: SecretId, stored: Secret, found: Readers, release: Release | None) -> Entry:
+def entry_of(secret: SecretId, stored: Secret, found: Recipients, release: Release | None) -> SecretEntry:
     """One secret, in the light of who is there."""
     version = records.current(stored)
     nodes = found.nodes_among(version.recipients)
-    return Entry(
+    return SecretEntry(
         secret=secret,
         version=version,
         nodes=tuple(nodes),
@@ -66,12 +66,12 @@ def entry(secret: SecretId, stored: Secret, found: Readers, release: Release | N
     )
 
 
-def table(entries: Sequence[Entry], now: datetime) -> str:
+def table(entries: Sequence[SecretEntry], now: datetime) -> str:
     """The entries for a person."""
     return columns(_HEADER, [_cells(each, now) for each in entries])
 
 
-def document(each: Entry) -> dict[str, Any]:
+def document(each: SecretEntry) -> dict[str, Any]:
     """An entry in JSON."""
     return {
         "service": each.secret.service,
@@ -87,7 +87,7 @@ def document(each: Entry) -> dict[str, Any]:
     }
 
 
-def _cells(each: Entry, now: datetime) -> list[str]:
+def _cells(each: SecretEntry, now: datetime) -> list[str]:
     age = since(each.version.set_at, now)
     return [
         "(registry)" if each.secret.service == REGISTRY else each.secret.service,
@@ -100,7 +100,7 @@ def _cells(each: Entry, now: datetime) -> list[str]:
     ]
 
 
-def _use(each: Entry) -> str:
+def _use(each: SecretEntry) -> str:
     if not each.used:
         return "-"
     old = [str(number) for number in each.used if number != each.version.version]

@@ -9,10 +9,10 @@ from devopsellence.age import SealError
 from devopsellence.api.v1.stored_pb2 import Node, Registry, Secret
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.output import CliError, Finding, NextAction, Output
-from devopsellence.cli.secrets import identity, readers, records, vault
+from devopsellence.cli.secrets import identity, recipients, records, vault
+from devopsellence.cli.secrets.grant import GrantRequest, cannot_decrypt, grant
 from devopsellence.cli.secrets.items import SecretItem
 from devopsellence.cli.secrets.records import SecretId
-from devopsellence.cli.secrets.sealing import Wish, grant, sealed_for_others
 from devopsellence.placement import label_needed
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
@@ -43,9 +43,9 @@ async def pin(
     if not stored:
         return []
     uses = _uses(services, registry, nodes)
-    found = await readers.of_nodes(etcd, {node.name for node in nodes})
+    found = await recipients.of_nodes(etcd, {node.name for node in nodes})
     wishes = [
-        Wish(SecretItem(use.secret), stored[use.secret], frozenset({use.version}), found.keys(use.nodes))
+        GrantRequest(SecretItem(use.secret), stored[use.secret], frozenset({use.version}), found.keys(use.nodes))
         for use in dict.fromkeys(uses)
     ]
     await grant(etcd, ref, wishes, [node.name for node in nodes])
@@ -79,10 +79,12 @@ async def pin_versions(
         raise missing_secrets(ref, missing)
     for service in services:
         for secret_ref in service.secret_refs:
-            secret_ref.version = records.picked(stored[SecretId(service.name, secret_ref.secret)], secret_ref.version)
+            secret_ref.version = records.version_to_pin(
+                stored[SecretId(service.name, secret_ref.secret)], secret_ref.version
+            )
     if registry is not None and registry.password_secret:
         secret = stored[SecretId(REGISTRY, registry.password_secret)]
-        registry.password_version = records.picked(secret, registry.password_version)
+        registry.password_version = records.version_to_pin(secret, registry.password_version)
     return stored
 
 
@@ -99,17 +101,17 @@ async def registry_password(etcd: Etcd, ref: EnvironmentRef, registry: Registry)
     stored = await vault.read(etcd, ref, [secret])
     if secret not in stored:
         raise missing_secrets(ref, [secret])
-    number = records.picked(stored[secret], registry.password_version)
+    number = records.version_to_pin(stored[secret], registry.password_version)
     version = next(each for each in stored[secret].versions if each.version == number)
-    me = await identity.me(etcd)
+    me = await identity.own_identity(etcd)
     try:
         return me.identity.open(version.age).decode()
     except UnicodeDecodeError:
         # Not from it: the exception holds what it could not decode.
         raise CliError("invalid_secret", f"secret {secret} is not text, so it is no password") from None
     except SealError as error:
-        operators = await readers.of_nodes(etcd, [])
-        raise sealed_for_others(ref, SecretItem(secret), version, me, operators) from error
+        operators = await recipients.of_nodes(etcd, [])
+        raise cannot_decrypt(ref, SecretItem(secret), version, me, operators) from error
 
 
 def missing_secrets(ref: EnvironmentRef, missing: Sequence[SecretId]) -> CliError:

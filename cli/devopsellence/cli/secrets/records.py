@@ -34,7 +34,7 @@ class SecretId:
         return "the registry" if self.service == REGISTRY else self.service
 
 
-class CannotOpen(Exception):
+class CannotDecrypt(Exception):
     """A version that must be read is not sealed for this identity."""
 
     def __init__(self, version: SecretVersion) -> None:
@@ -66,12 +66,14 @@ def find(secret: Secret, version: int) -> SecretVersion | None:
     return next((each for each in secret.versions if each.version == version), None)
 
 
-def picked(secret: Secret, version: int) -> int:
+def version_to_pin(secret: Secret, version: int) -> int:
     """The version that a release refers to when it asks for ``version``: that one if it is kept, else the current."""
     return version if find(secret, version) else current(secret).version
 
 
-def fresh(value: bytes, number: int, recipients: Collection[str], set_at: Timestamp, set_by: str) -> SecretVersion:
+def new_version(
+    value: bytes, number: int, recipients: Collection[str], set_at: Timestamp, set_by: str
+) -> SecretVersion:
     """A version that holds ``value``, sealed for ``recipients``.
 
     Raises:
@@ -103,7 +105,7 @@ def appended(
     )
 
 
-def opens_to(version: SecretVersion, identity: Identity, value: bytes) -> bool:
+def holds_value(version: SecretVersion, identity: Identity, value: bytes) -> bool:
     """Whether ``version`` is known to hold ``value``: False also when ``identity`` cannot open it."""
     try:
         return identity.open(version.age) == value
@@ -116,7 +118,7 @@ def lacks(secret: Secret, numbers: Collection[int], must: Set[str]) -> bool:
     return any(version.version in numbers and not must <= set(version.recipients) for version in secret.versions)
 
 
-def resealed(
+def reencrypted(
     secret: Secret, identity: Identity, recipients: Set[str], must: Set[str], needed: Collection[int]
 ) -> Secret:
     """The record with the versions that lack one of ``must`` sealed anew, for ``recipients`` as well as for before.
@@ -136,7 +138,7 @@ def resealed(
             value = identity.open(version.age)
         except SealError as error:
             if version.version in needed:
-                raise CannotOpen(version) from error
+                raise CannotDecrypt(version) from error
             continue
         everybody = {*recipients, *filter(is_recipient, version.recipients)}
         version.age = seal(value, everybody)

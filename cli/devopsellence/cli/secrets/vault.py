@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from devopsellence.api.v1.stored_pb2 import Event, Secret, SecretVersion
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.secrets import records, releases
-from devopsellence.cli.secrets.identity import Me
-from devopsellence.cli.secrets.readers import Readers
+from devopsellence.cli.secrets.identity import OperatorIdentity
+from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.reader import together
@@ -20,7 +20,7 @@ from devopsellence.store.keys import REGISTRY, EnvironmentRef
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredVersion:
     """The version that now is the current one; ``changed`` is False where it held the value already."""
 
     version: SecretVersion
@@ -42,7 +42,9 @@ async def read(etcd: Etcd, ref: EnvironmentRef, wanted: Collection[SecretId]) ->
     }
 
 
-async def store(etcd: Etcd, ref: EnvironmentRef, secret: SecretId, value: bytes, *, me: Me, readers: Readers) -> Stored:
+async def store(
+    etcd: Etcd, ref: EnvironmentRef, secret: SecretId, value: bytes, *, me: OperatorIdentity, readers: Recipients
+) -> StoredVersion:
     """Make ``value`` the current one, sealed for everybody in ``readers``.
 
     The current version stays when it is known to hold the same value; it is sealed anew if somebody is missing among
@@ -60,10 +62,10 @@ async def store(etcd: Etcd, ref: EnvironmentRef, secret: SecretId, value: bytes,
 
     def edit(before: Secret | None) -> Secret:
         last = records.current(records.checked(key, before)) if before else None
-        if before and last and records.opens_to(last, me.identity, value):
-            return records.resealed(before, me.identity, readers.recipients, readers.recipients, ())
+        if before and last and records.holds_value(last, me.identity, value):
+            return records.reencrypted(before, me.identity, readers.recipients, readers.recipients, ())
         number = max(last.version if last else 0, floor) + 1
-        version = records.fresh(value, number, readers.recipients, stamp, transaction.who())
+        version = records.new_version(value, number, readers.recipients, stamp, transaction.who())
         ours.add(version.age)
         return records.appended(before, ref, secret, version, in_use)
 
@@ -80,7 +82,7 @@ async def store(etcd: Etcd, ref: EnvironmentRef, secret: SecretId, value: bytes,
 
     after = await transaction.change(etcd, key, Secret, edit, also=also)
     version = records.current(after)
-    return Stored(version, version.age in ours)
+    return StoredVersion(version, version.age in ours)
 
 
 async def delete(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> None:

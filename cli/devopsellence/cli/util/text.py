@@ -47,7 +47,7 @@ def since(stamp: Timestamp, now: datetime) -> str:
     return age(seconds_between(stamp, now)) if stamp.seconds else ""
 
 
-def moment(stamp: Timestamp) -> str:
+def local_time(stamp: Timestamp) -> str:
     """``stamp`` in local time, to the second; "" when it is not set."""
     if not stamp.seconds:
         return ""
@@ -97,7 +97,7 @@ def few(names: Sequence[str], most: int = 5) -> str:
     return f"{', '.join(names[:most])} and {len(names) - most} more"
 
 
-def folded(names: Iterable[str], width: int | None = None) -> str:
+def collapse_ranges(names: Iterable[str], width: int | None = None) -> str:
     """``names`` in their natural order, those whose numbers follow on one another as ranges.
 
     ``width``: of what is longer, the end is left out and counted: ``n1, n3, n5 and 7 more``. At least one is named.

@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from devopsellence.cli.dev.cluster import PROCESSES, Programs, environment, envoy_image, etcd_command, specs
-from devopsellence.cli.dev.paths import Layout
+from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.spec import ProcessSpec
 from devopsellence.cli.dev.state import DevState
 from devopsellence.cli.util.files import state_home
 from devopsellence.store.settings import Settings
 
-LAYOUT = Layout(Path("/home/ann/state/dev"))
+LAYOUT = DevLayout(Path("/home/ann/state/dev"))
 STATE = DevState(
     "box",
     "u1",

@@ -3,7 +3,7 @@
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat
-from devopsellence.cli.dev.engine import EngineError
+from devopsellence.cli.dev.docker_api import DockerHttpError
 from devopsellence.cli.dev.problems import docker_unusable
 from devopsellence.cli.dev.readiness import leader, problem_of
 from devopsellence.store.codec import encode
@@ -53,7 +53,7 @@ def test_an_agent_is_well_when_it_says_no_problem_and_where_its_api_is(beat: Hea
     ],
 )
 def test_what_mends_docker_depends_on_what_is_wrong(cause: Exception | None, command: str) -> None:
-    error = EngineError("why")
+    error = DockerHttpError("why")
     error.__cause__ = cause
     explained = docker_unusable(error)
     assert (explained.code, explained.message, explained.exit_code) == ("docker_unavailable", "why", 1)

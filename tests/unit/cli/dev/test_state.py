@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.cli.dev.paths import Layout
+from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.state import DevState, load, save
 from devopsellence.cli.output import CliError
 
@@ -16,18 +16,18 @@ STATE = DevState("box", "u1", "unix:///run/docker.sock", client_port=20100, peer
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return Layout(tmp_path)
+def layout(tmp_path: Path) -> DevLayout:
+    return DevLayout(tmp_path)
 
 
-def test_what_was_saved_is_loaded(layout: Layout) -> None:
+def test_what_was_saved_is_loaded(layout: DevLayout) -> None:
     assert load(layout) is None
     save(layout, STATE)
     assert load(layout) == STATE
 
 
 def test_what_an_older_version_did_not_know_has_its_default_and_what_a_newer_one_knows_is_left_out(
-    layout: Layout,
+    layout: DevLayout,
 ) -> None:
     remembered = {**asdict(STATE), "of_tomorrow": 1}
     del remembered["agent_port"], remembered["http_port"]
@@ -38,7 +38,7 @@ def test_what_an_older_version_did_not_know_has_its_default_and_what_a_newer_one
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{}", '{"node_name": "box"}'])
-def test_what_holds_no_cluster_is_an_error(layout: Layout, content: str) -> None:
+def test_what_holds_no_cluster_is_an_error(layout: DevLayout, content: str) -> None:
     layout.state.write_text(content)
     with pytest.raises(CliError) as failure:
         load(layout)

@@ -10,15 +10,15 @@ import pytest
 
 from devopsellence.age import Identity
 from devopsellence.cli.output import CliError
-from devopsellence.cli.secrets.identity import identity_path, load_or_make, operator_name
+from devopsellence.cli.secrets.identity import identity_path, load_or_create, operator_name
 from devopsellence.store.keys import NAME
 
 
 def test_it_is_made_once_even_by_many_at_once(tmp_path: Path) -> None:
     path = tmp_path / "home" / "operator.age"
     with ThreadPoolExecutor(8) as pool:
-        made = {each.recipient for each in pool.map(load_or_make, [path] * 8)}
-    assert made == {load_or_make(path).recipient}
+        made = {each.recipient for each in pool.map(load_or_create, [path] * 8)}
+    assert made == {load_or_create(path).recipient}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [each.name for each in path.parent.iterdir()] == ["operator.age"]
 
@@ -26,7 +26,7 @@ def test_it_is_made_once_even_by_many_at_once(tmp_path: Path) -> None:
 def test_an_identity_of_the_age_tool_is_taken(tmp_path: Path) -> None:
     identity = Identity.generate()
     (tmp_path / "key").write_text(f"# created: 2026-01-01T00:00:00Z\n{identity.text()}")
-    assert load_or_make(tmp_path / "key").recipient == identity.recipient
+    assert load_or_create(tmp_path / "key").recipient == identity.recipient
 
 
 def test_what_is_there_and_no_identity_is_never_replaced(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_what_is_there_and_no_identity_is_never_replaced(tmp_path: Path) -> None
         path = tmp_path / "key"
         path.write_bytes(content)
         with pytest.raises(CliError) as caught:
-            load_or_make(path)
+            load_or_create(path)
         assert caught.value.code == "identity_unusable"
         assert str(path) in caught.value.message
         assert path.read_bytes() == content
@@ -43,7 +43,7 @@ def test_what_is_there_and_no_identity_is_never_replaced(tmp_path: Path) -> None
 def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CliError, match="File exists"):
-        load_or_make(tmp_path / "file" / "operator.age")
+        load_or_create(tmp_path / "file" / "operator.age")
 
 
 def test_where_it_lies() -> None:

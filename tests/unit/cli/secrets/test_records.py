@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from devopsellence.age import Identity
 from devopsellence.api.v1.stored_pb2 import Secret, SecretVersion
 from devopsellence.cli.secrets import records
-from devopsellence.cli.secrets.records import CannotOpen, SecretId
+from devopsellence.cli.secrets.records import CannotDecrypt, SecretId
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
 
@@ -18,7 +18,9 @@ ANN, BOB, NODE = Identity.generate(), Identity.generate(), Identity.generate()
 
 
 def version(number: int, value: bytes, *readers: Identity) -> SecretVersion:
-    return records.fresh(value, number, [reader.recipient for reader in readers], Timestamp(seconds=1), "ann@host")
+    return records.new_version(
+        value, number, [reader.recipient for reader in readers], Timestamp(seconds=1), "ann@host"
+    )
 
 
 def stored(*versions: SecretVersion) -> Secret:
@@ -50,7 +52,7 @@ def test_the_newest_is_last_and_ten_are_kept() -> None:
     ],
 )
 def test_which_version_a_reference_means(asked: int, picked: int, because: str) -> None:
-    assert records.picked(stored(version(2, b"x", ANN), version(3, b"x", ANN)), asked) == picked, because
+    assert records.version_to_pin(stored(version(2, b"x", ANN), version(3, b"x", ANN)), asked) == picked, because
 
 
 @pytest.mark.parametrize("numbers", [[], [0], [2, 2], [3, 1]])
@@ -66,7 +68,7 @@ def test_resealing_touches_what_lacks_somebody_and_keeps_versions_and_values() -
     must = frozenset({NODE.recipient})
     assert records.lacks(before, {1}, must)
     assert not records.lacks(before, {2}, must)
-    after = records.resealed(before, ANN, everybody, must, {1, 2})
+    after = records.reencrypted(before, ANN, everybody, must, {1, 2})
     assert [NODE.open(each.age) for each in after.versions] == [b"one", b"two"]
     assert after.versions[1] == before.versions[1]
     assert list(after.versions[0].recipients) == sorted(everybody)
@@ -77,7 +79,7 @@ def test_resealing_touches_what_lacks_somebody_and_keeps_versions_and_values() -
 def test_resealing_shuts_nobody_out() -> None:
     before = stored(version(1, b"one", ANN, BOB))
     before.versions[0].recipients.append("garbage")
-    after = records.resealed(before, ANN, frozenset({NODE.recipient}), {NODE.recipient}, {1})
+    after = records.reencrypted(before, ANN, frozenset({NODE.recipient}), {NODE.recipient}, {1})
     assert list(after.versions[0].recipients) == sorted(each.recipient for each in (ANN, BOB, NODE))
     assert BOB.open(after.versions[0].age) == b"one"
 
@@ -94,20 +96,20 @@ def test_what_the_newest_release_refers_to_is_not_dropped() -> None:
 def test_a_version_that_cannot_be_opened_matters_only_if_it_is_needed() -> None:
     before = stored(version(1, b"one", BOB), version(2, b"two", ANN))
     everybody = frozenset({ANN.recipient, NODE.recipient})
-    after = records.resealed(before, ANN, everybody, {NODE.recipient}, {2})
+    after = records.reencrypted(before, ANN, everybody, {NODE.recipient}, {2})
     assert after.versions[0] == before.versions[0]
     assert NODE.open(after.versions[1].age) == b"two"
-    with pytest.raises(CannotOpen) as caught:
-        records.resealed(before, ANN, everybody, {NODE.recipient}, {1, 2})
+    with pytest.raises(CannotDecrypt) as caught:
+        records.reencrypted(before, ANN, everybody, {NODE.recipient}, {1, 2})
     assert caught.value.version.version == 1
 
 
 def test_only_who_can_open_a_value_knows_that_it_is_the_same() -> None:
     sealed = version(1, b"one", ANN)
-    assert records.opens_to(sealed, ANN, b"one")
-    assert not records.opens_to(sealed, ANN, b"two")
-    assert not records.opens_to(sealed, BOB, b"one")
-    assert not records.opens_to(SecretVersion(age="garbage"), ANN, b"one")
+    assert records.holds_value(sealed, ANN, b"one")
+    assert not records.holds_value(sealed, ANN, b"two")
+    assert not records.holds_value(sealed, BOB, b"one")
+    assert not records.holds_value(SecretVersion(age="garbage"), ANN, b"one")
 
 
 def test_secrets_in_words() -> None:

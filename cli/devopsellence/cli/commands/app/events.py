@@ -85,10 +85,10 @@ def _when(entry: tuple[str, Event]) -> tuple[int, int, str]:
 
 def _cells(event: Event) -> list[str]:
     from devopsellence.api.v1.stored_pb2 import Event as EventType
-    from devopsellence.cli.util.text import moment, safe, word
+    from devopsellence.cli.util.text import local_time, safe, word
 
     return [
-        moment(event.at) or "-",
+        local_time(event.at) or "-",
         word(EventType.Severity, event.severity),
         safe(event.source) or "-",
         safe(event.code) or "-",

@@ -10,7 +10,7 @@ import click
 
 from devopsellence.cli import context
 from devopsellence.cli.commands.app.ingress_cert import cert
-from devopsellence.cli.options import environment_option, in_seconds
+from devopsellence.cli.options import duration_seconds, environment_option
 from devopsellence.cli.output import CliError, Output, pass_output
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def set_(ctx: click.Context, output: Output, /, hosts: Sequence[str], dry_run: b
 
     path = context.require_config()
     overlay = ""
-    if context.environment_said(ctx):
+    if context.environment_flag(ctx):
         identity = config.identity(path)
         default = identity.default_environment
         overlay = context.environment_from_config(ctx, identity.organization, identity.project, default).environment
@@ -120,7 +120,9 @@ def show(ctx: click.Context, output: Output) -> None:
 
 
 @ingress.command()
-@click.option("--wait", "seconds", metavar="TIME", callback=in_seconds, help="Look again until all is well, as 5m.")
+@click.option(
+    "--wait", "seconds", metavar="TIME", callback=duration_seconds, help="Look again until all is well, as 5m."
+)
 @click.option("--resolver", metavar="ADDRESS", help="Whom to ask for names.  [env: DEVOPSELLENCE_DNS]")
 @environment_option
 @pass_output

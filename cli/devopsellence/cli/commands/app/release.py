@@ -175,13 +175,13 @@ def _row(release: Release, outcomes: dict[int, Ended]) -> list[str]:
 
 
 def _text(release: Release, ended: Ended) -> str:
-    from devopsellence.cli.util.text import columns, moment, safe
+    from devopsellence.cli.util.text import columns, local_time, safe
 
     heads = [
         ("Release", f"{release.number} of {release.organization}/{release.project}/{release.environment}"),
         ("Outcome", ended.text),
         ("Reason", safe(ended.reason)),
-        ("Written", f"{moment(release.created_at)} by {safe(release.created_by)}"),
+        ("Written", f"{local_time(release.created_at)} by {safe(release.created_by)}"),
         ("Revision", safe(release.revision)),
         ("Message", safe(release.message)),
         ("Repeats", f"release {release.rollback_of}" if release.rollback_of else ""),

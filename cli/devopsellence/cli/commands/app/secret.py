@@ -14,7 +14,7 @@ from devopsellence.cli.options import environment_option
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
-    from devopsellence.cli.secrets.members import Resealed
+    from devopsellence.cli.secrets.access import ReencryptResult
     from devopsellence.cli.secrets.records import SecretId
     from devopsellence.cli.store.snapshot import Problem
     from devopsellence.store.etcd import Etcd
@@ -84,13 +84,13 @@ def set_(
 
     named = _named(name, left_over, service, registry)
     plain = values.obtain(output, stdin=stdin, given=value, allow_empty=allow_empty)
-    stage = reapply.Stage()
+    stage = reapply.InterruptNote()
 
     async def work(etcd: Etcd) -> None:
         ref = await context.environment(ctx, etcd)
-        for warning in reapply.against_config(context.config_path(), ref, named):
+        for warning in reapply.config_warnings(context.config_path(), ref, named):
             output.warning(warning)
-        await reapply.run(etcd, ref, named, plain, output, stage, apply=apply)
+        await reapply.set_secret(etcd, ref, named, plain, output, stage, apply=apply)
 
     try:
         context.run(ctx, work)
@@ -111,9 +111,9 @@ def list_(ctx: click.Context, output: Output) -> None:
     """
     from devopsellence.cli.secrets import listing
 
-    async def work(etcd: Etcd) -> tuple[EnvironmentRef, list[listing.Entry], list[Problem]]:
+    async def work(etcd: Etcd) -> tuple[EnvironmentRef, list[listing.SecretEntry], list[Problem]]:
         ref = await context.environment(ctx, etcd)
-        return ref, *await listing.look(etcd, ref)
+        return ref, *await listing.read_entries(etcd, ref)
 
     ref, entries, problems = context.run(ctx, work)
     _warn(output, problems)
@@ -183,11 +183,11 @@ def reencrypt(ctx: click.Context, output: Output) -> None:
     Example:
       devopsellence secret reencrypt --env production
     """
-    from devopsellence.cli.secrets import members
+    from devopsellence.cli.secrets import access
 
-    async def work(etcd: Etcd) -> tuple[EnvironmentRef, Resealed]:
+    async def work(etcd: Etcd) -> tuple[EnvironmentRef, ReencryptResult]:
         ref = await context.environment(ctx, etcd)
-        return ref, await members.reencrypt(etcd, ref)
+        return ref, await access.reencrypt(etcd, ref)
 
     ref, done = context.run(ctx, work)
     _warn(output, done.problems)

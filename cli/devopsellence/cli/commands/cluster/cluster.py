@@ -12,9 +12,9 @@ from devopsellence.cli import context
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
-    from devopsellence.cli.certificates.pki import Request
-    from devopsellence.cli.cluster.folder import Bundle, Folder
-    from devopsellence.cli.cluster.issue import Issue
+    from devopsellence.cli.certificates.pki import CertificateRequest
+    from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder
+    from devopsellence.cli.cluster.issue import IssuedBundle
 
 pki_option = click.option(
     "--pki", metavar="DIR", help="The folder of the cluster's authority; by default in devopsellence's state folder."
@@ -49,13 +49,13 @@ def init(ctx: click.Context, output: Output, pki: str | None, members: tuple[str
     Example:
       devopsellence cluster init --etcd e1=10.0.0.1 --etcd e2=10.0.0.2 --etcd e3=10.0.0.3
     """
-    from devopsellence.cli.cluster.begin import begin, parse_members
-    from devopsellence.cli.cluster.folder import Folder
+    from devopsellence.cli.cluster.folder import ClusterFolder
+    from devopsellence.cli.cluster.init import initialize, parse_members
     from devopsellence.store.keys import DEFAULT_PREFIX
     from devopsellence.store.settings import PREFIX
 
     prefix = context.connection_flags(ctx).get(PREFIX) or os.environ.get(PREFIX) or DEFAULT_PREFIX
-    done = begin(Folder.chosen(pki), parse_members(members), prefix, force=force)
+    done = initialize(ClusterFolder.chosen(pki), parse_members(members), prefix, force=force)
     output.result("cluster init", done.text(), **done.document())
 
 
@@ -71,10 +71,10 @@ def prepare(ctx: click.Context, output: Output, pki: str | None) -> None:
       devopsellence cluster prepare
     """
     from devopsellence.cli.cluster.access import root_settings
-    from devopsellence.cli.cluster.folder import Folder
+    from devopsellence.cli.cluster.folder import ClusterFolder
     from devopsellence.store import acl
 
-    settings = root_settings(Folder.chosen(pki), context.connection_flags(ctx), os.environ)
+    settings = root_settings(ClusterFolder.chosen(pki), context.connection_flags(ctx), os.environ)
     context.run(ctx, acl.enable, settings=settings)
     text = (
         f"etcd at {', '.join(settings.endpoints)} lets in only whoever has a certificate and a user.\n"
@@ -114,12 +114,12 @@ def issue(
       devopsellence cluster issue node prod-1 --out ./prod-1
     """
     from devopsellence.cli.cluster import issue as issuing
-    from devopsellence.cli.cluster.folder import Bundle, Folder
+    from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder
 
-    folder = Folder.chosen(pki)
+    folder = ClusterFolder.chosen(pki)
     authority = issuing.load(folder)
     usual, request = _party(ctx, folder, kind, name, uid)
-    bundle = Bundle(Path(out).absolute()) if out else usual
+    bundle = CertificateBundle(Path(out).absolute()) if out else usual
     with folder.locked():
         issued = issuing.issue(authority, bundle, request, issuing.now(), force=force)
     granted = kind == "operator" and not no_grant
@@ -136,7 +136,9 @@ def issue(
     )
 
 
-def _party(ctx: click.Context, folder: Folder, kind: str, name: str | None, uid: str | None) -> tuple[Bundle, Request]:
+def _party(
+    ctx: click.Context, folder: ClusterFolder, kind: str, name: str | None, uid: str | None
+) -> tuple[CertificateBundle, CertificateRequest]:
     """Where the certificate of that party goes, and what it says."""
     from devopsellence.cli.certificates import subjects
     from devopsellence.cli.certificates.pki import CertificateError
@@ -156,7 +158,7 @@ def _party(ctx: click.Context, folder: Folder, kind: str, name: str | None, uid:
     return folder.operator(name), request
 
 
-def _uid(ctx: click.Context, folder: Folder, name: str) -> str:
+def _uid(ctx: click.Context, folder: ClusterFolder, name: str) -> str:
     """The uid that the node was registered with, from etcd."""
     from devopsellence.cli.cluster.access import root_settings
     from devopsellence.cli.nodes import registry
@@ -174,7 +176,7 @@ def _uid(ctx: click.Context, folder: Folder, name: str) -> str:
         ) from error
 
 
-def _let_in(ctx: click.Context, folder: Folder, name: str, issued: Issue) -> None:
+def _let_in(ctx: click.Context, folder: ClusterFolder, name: str, issued: IssuedBundle) -> None:
     """Make the operator's user; what cannot be done now can be done by the same command later."""
     from devopsellence.cli.cluster.access import root_settings
     from devopsellence.store import acl
@@ -192,7 +194,7 @@ def _let_in(ctx: click.Context, folder: Folder, name: str, issued: Issue) -> Non
         raise CliError(error.code, message, exit_code=error.exit_code, next_actions=actions) from error
 
 
-def _issued_text(issued: Issue, request: Request, *, granted: bool) -> str:
+def _issued_text(issued: IssuedBundle, request: CertificateRequest, *, granted: bool) -> str:
     why = f" ({issued.why})" if issued.why else ""
     user = " It is let into etcd." if granted else ""
     whose = f"{request.common_name} ({request.unit})" if request.unit else request.common_name

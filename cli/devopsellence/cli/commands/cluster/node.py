@@ -18,7 +18,7 @@ from devopsellence.cli.output import Output, pass_output
 if TYPE_CHECKING:
     from devopsellence.api.v1.stored_pb2 import Environment
     from devopsellence.cli.nodes.register import Registered
-    from devopsellence.cli.secrets.members import Exposure, Resealed
+    from devopsellence.cli.secrets.access import Exposure, ReencryptResult
     from devopsellence.cli.secrets.records import SecretId
     from devopsellence.store.etcd import Etcd
 
@@ -62,7 +62,7 @@ def register(
       devopsellence node register prod-1 --replace
     """
     from devopsellence.cli.cluster import join
-    from devopsellence.cli.cluster.folder import Folder
+    from devopsellence.cli.cluster.folder import ClusterFolder
     from devopsellence.cli.nodes import register as registering
     from devopsellence.cli.nodes import registry
     from devopsellence.cli.util.addresses import check_host
@@ -79,7 +79,7 @@ def register(
     grant = settings.cert is not None
     how = registering.replace if replace else registering.register
     found = context.run(ctx, lambda etcd: how(etcd, said, grant=grant))
-    joining = join.join(Folder.chosen(pki), settings, found.node, asked=pki is not None)
+    joining = join.join(ClusterFolder.chosen(pki), settings, found.node, asked=pki is not None)
     output.result(
         "node register",
         f"{_registered(found)}\n{joining.text(found.node)}",
@@ -151,7 +151,7 @@ def attach(ctx: click.Context, output: Output, name: str) -> None:
       devopsellence node attach prod-1 --env production
     """
 
-    async def work(etcd: Etcd) -> tuple[Environment, Resealed]:
+    async def work(etcd: Etcd) -> tuple[Environment, ReencryptResult]:
         from devopsellence.cli.nodes import registry
 
         return await registry.attach(etcd, await context.environment(ctx, etcd), name)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from devopsellence.cli import context
-from devopsellence.cli.options import in_seconds
+from devopsellence.cli.options import duration_seconds
 from devopsellence.cli.output import CliError, Output, pass_output
 
 if TYPE_CHECKING:
     from devopsellence.cli.nodes.drain_preview import Preview
     from devopsellence.cli.nodes.remove import Removal
     from devopsellence.cli.nodes.workload import Running, Seen
-    from devopsellence.cli.secrets.members import Exposure
+    from devopsellence.cli.secrets.access import Exposure
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.keys import EnvironmentRef
 
@@ -35,7 +35,7 @@ _timeout_option = click.option(
     default="15m",
     show_default=True,
     metavar="TIME",
-    callback=in_seconds,
+    callback=duration_seconds,
     help="How long to wait, such as 90s or 1h.",
 )
 _dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would happen.")
@@ -70,7 +70,7 @@ def drain(
       devopsellence node drain prod-1 --dry-run
       devopsellence node drain prod-1 --move-volumes --timeout 1h
     """
-    run = Draining(name, output, move_volumes=move_volumes, dry_run=dry_run, force=force, detach=detach)
+    run = DrainCommand(name, output, move_volumes=move_volumes, dry_run=dry_run, force=force, detach=detach)
     try:
         shown, seen = context.run(ctx, lambda etcd: _drain(etcd, run, seconds))
     except KeyboardInterrupt as error:
@@ -88,7 +88,7 @@ def drain(
 
 
 @dataclass
-class Draining:
+class DrainCommand:
     """One ``node drain``; ``stage`` is what to say of it when it is interrupted."""
 
     name: str
@@ -100,7 +100,7 @@ class Draining:
     stage: str = "nothing was changed"
 
 
-async def _drain(etcd: Etcd, run: Draining, seconds: float) -> tuple[Preview, Seen]:
+async def _drain(etcd: Etcd, run: DrainCommand, seconds: float) -> tuple[Preview, Seen]:
     """What was to leave, and the node as it is afterwards."""
     from devopsellence.cli.nodes import drain as draining
     from devopsellence.cli.nodes import drain_preview, registry
@@ -164,7 +164,7 @@ def remove(ctx: click.Context, output: Output, name: str, force: bool, dry_run: 
 
     check_name("node", name)
     grant = context.connection(ctx).cert is not None
-    run = Removing(name, output, dry_run=dry_run, force=force)
+    run = RemoveCommand(name, output, dry_run=dry_run, force=force)
     try:
         planned = context.run(ctx, lambda etcd: _remove(etcd, run, grant=grant, seconds=seconds))
     except KeyboardInterrupt as error:
@@ -182,7 +182,7 @@ def remove(ctx: click.Context, output: Output, name: str, force: bool, dry_run: 
 
 
 @dataclass
-class Removing:
+class RemoveCommand:
     """One ``node remove``; ``stage`` is what to say of it when it is interrupted."""
 
     name: str
@@ -192,7 +192,7 @@ class Removing:
     stage: str = "nothing was changed"
 
 
-async def _remove(etcd: Etcd, run: Removing, *, grant: bool, seconds: float) -> Removal:
+async def _remove(etcd: Etcd, run: RemoveCommand, *, grant: bool, seconds: float) -> Removal:
     """What there was to take away."""
     from devopsellence.cli.nodes import remove as removing
 
@@ -214,7 +214,7 @@ async def _remove(etcd: Etcd, run: Removing, *, grant: bool, seconds: float) -> 
     return planned
 
 
-def _refuse(run: Draining | Removing, refused: CliError | None) -> None:
+def _refuse(run: DrainCommand | RemoveCommand, refused: CliError | None) -> None:
     """Raise what speaks against it, unless it is forced; a dry run only tells."""
     if refused is None or run.force:
         return

@@ -12,8 +12,8 @@ import click
 from devopsellence.cli.output import CliError, Output, pass_output
 
 if TYPE_CHECKING:
-    from devopsellence.cli.dev.down import Done
-    from devopsellence.cli.dev.up import Running
+    from devopsellence.cli.dev.down import DownResult
+    from devopsellence.cli.dev.up import RunningCluster
 
 
 @click.group(no_args_is_help=True)
@@ -69,13 +69,13 @@ def up(
       devopsellence dev up --labels web --etcd-port 2379
       devopsellence dev up --http-port 80 --https-port 443
     """
-    from devopsellence.cli.dev.up import Wish
+    from devopsellence.cli.dev.up import UpOptions
     from devopsellence.cli.dev.up import up as bring_up
     from devopsellence.cli.nodes.registry import parse_labels
 
     kinds = None if labels is None else tuple(parse_labels(labels))
     running = bring_up(
-        Wish(node_name, kinds, etcd_port, docker_host, http_port, https_port),
+        UpOptions(node_name, kinds, etcd_port, docker_host, http_port, https_port),
         lambda message, **data: output.progress("dev up", message, **data),
     )
     if foreground and running.already:
@@ -118,8 +118,8 @@ def status(output: Output) -> None:
       devopsellence dev status
       devopsellence dev status -o json
     """
-    from devopsellence.cli.dev.render import status_text
-    from devopsellence.cli.dev.report import status as look
+    from devopsellence.cli.dev.status import status as look
+    from devopsellence.cli.dev.status import status_text
 
     found = look()
     if found is None:
@@ -176,7 +176,7 @@ def ingress_variables() -> dict[str, str]:
     }
 
 
-def _stay(running: Running) -> None:
+def _stay(running: RunningCluster) -> None:
     """Until the supervisor ends, or until a signal, which ends it."""
     supervisor = running.snapshot.supervisor
 
@@ -195,7 +195,7 @@ def _next(label: str, command: str) -> Any:
     return NextAction(label, command)
 
 
-def _up_text(running: Running) -> str:
+def _up_text(running: RunningCluster) -> str:
     state = running.state
     runs = "already runs" if running.already else "runs"
     return "\n".join(
@@ -208,7 +208,7 @@ def _up_text(running: Running) -> str:
     )
 
 
-def _up_document(running: Running) -> dict[str, Any]:
+def _up_document(running: RunningCluster) -> dict[str, Any]:
     return {
         "already": running.already,
         "node": {"name": running.state.node_name, "uid": running.state.node_uid, "labels": list(running.labels)},
@@ -222,7 +222,7 @@ def _up_document(running: Running) -> dict[str, Any]:
     }
 
 
-def _down_text(done: Done, *, purge: bool) -> str:
+def _down_text(done: DownResult, *, purge: bool) -> str:
     if not done.anything:
         return "Nothing to do: no local cluster runs on this machine."
     from devopsellence.cli.util.text import plural
@@ -235,7 +235,7 @@ def _down_text(done: Done, *, purge: bool) -> str:
     return f"The local cluster is gone: {removed} and {done.folder} removed."
 
 
-def _down_document(done: Done) -> dict[str, Any]:
+def _down_document(done: DownResult) -> dict[str, Any]:
     return {
         "processes": done.processes,
         "containers_stopped": done.stopped,

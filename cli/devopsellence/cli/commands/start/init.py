@@ -11,7 +11,7 @@ import click
 from devopsellence.cli.commands.start.template import (
     DEFAULT_HEALTH_PATH,
     DEFAULT_PORT,
-    Answers,
+    InitAnswers,
     as_name,
     exposed_port,
     render,
@@ -52,7 +52,7 @@ def init(
     asking = sys.stdin.isatty() and sys.stdout.isatty() and not output.json
     folder = as_name(Path.cwd().name) or "app"
     guessed_port = _guess_port(Path.cwd() / dockerfile)
-    answers = Answers(
+    answers = InitAnswers(
         organization=_name("organization", organization, as_name(_user()), asking=asking, required=True),
         project=_name("project", project, folder, asking=asking),
         environment=_name("environment", environment, environment, asking=False),

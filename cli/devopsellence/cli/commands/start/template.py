@@ -59,7 +59,7 @@ services:
 
 
 @dataclass(frozen=True)
-class Answers:
+class InitAnswers:
     """What the file is made from."""
 
     organization: str
@@ -70,7 +70,7 @@ class Answers:
     health_path: str
 
 
-def render(answers: Answers) -> str:
+def render(answers: InitAnswers) -> str:
     """The text of the file."""
     return _TEMPLATE.format(
         organization=scalar(answers.organization),

@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from devopsellence.cli.dev import cluster, keeper, state
-from devopsellence.cli.dev.engine import Engine, EngineError
-from devopsellence.cli.dev.paths import Layout
+from devopsellence.cli.dev import cluster, state, supervisor_control
+from devopsellence.cli.dev.docker_api import DockerHttpApi, DockerHttpError
+from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.readiness import heartbeat, leader, problem_of
-from devopsellence.cli.dev.spec import BACKOFF, RUNNING, ProcessReport, Snapshot
+from devopsellence.cli.dev.spec import BACKOFF, RUNNING, ProcessReport, SupervisorSnapshot
 from devopsellence.cli.dev.state import CONTROLLER, OPERATOR, DevState
+from devopsellence.cli.util.text import age, columns, safe
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 
-_CALL_SECONDS = 2.0
-SUPERVISOR = "supervisor"
+_CALL_SECONDS: Final = 2.0
+SUPERVISOR: Final = "supervisor"
+HEADER: Final = ("PROCESS", "PID", "UP", "RESTARTS", "HEALTH")
 
 
 @dataclass(frozen=True)
-class Part:
+class ProcessStatus:
     """One process. ``problem`` is why it does not do its work; "" when it does."""
 
     report: ProcessReport
@@ -47,13 +49,13 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Status:
+class DevStatus:
     """The local cluster as it is now. ``docker_problem`` "" when the engine answers."""
 
-    layout: Layout
+    layout: DevLayout
     state: DevState
     running: bool
-    parts: tuple[Part, ...]
+    parts: tuple[ProcessStatus, ...]
     docker_version: str
     docker_problem: str
 
@@ -95,29 +97,31 @@ class Status:
         }
 
 
-def status() -> Status | None:
+def status() -> DevStatus | None:
     """Look at everything once; None when no local cluster was ever set up here."""
     layout = state.layout()
     remembered = state.load(layout)
     if remembered is None:
         return None
-    snapshot = keeper.running(layout)
+    snapshot = supervisor_control.running(layout)
     problems = _problems(layout, remembered, snapshot) if snapshot else {}
     version, docker_problem = _docker(remembered)
     parts = [_supervisor(layout, snapshot)]
     for name in cluster.PROCESSES:
         report = snapshot.process(name) if snapshot else ProcessReport(name, "stopped")
         problem = _not_running(report) or problems.get(name, "")
-        parts.append(Part(report, problem, str(layout.log(name))))
-    return Status(layout, remembered, snapshot is not None, tuple(parts), version, docker_problem)
+        parts.append(ProcessStatus(report, problem, str(layout.log(name))))
+    return DevStatus(layout, remembered, snapshot is not None, tuple(parts), version, docker_problem)
 
 
-def _supervisor(layout: Layout, snapshot: Snapshot | None) -> Part:
+def _supervisor(layout: DevLayout, snapshot: SupervisorSnapshot | None) -> ProcessStatus:
     log = str(layout.log(SUPERVISOR))
     if snapshot is None:
-        return Part(ProcessReport(SUPERVISOR, "stopped"), "it does not run", log)
+        return ProcessStatus(ProcessReport(SUPERVISOR, "stopped"), "it does not run", log)
     who = snapshot.supervisor
-    return Part(ProcessReport(SUPERVISOR, RUNNING, pid=who.pid, started=who.started, since=snapshot.since), "", log)
+    return ProcessStatus(
+        ProcessReport(SUPERVISOR, RUNNING, pid=who.pid, started=who.started, since=snapshot.since), "", log
+    )
 
 
 def _not_running(report: ProcessReport) -> str:
@@ -127,14 +131,14 @@ def _not_running(report: ProcessReport) -> str:
     return "" if report.alive else "it does not run"
 
 
-def _problems(layout: Layout, remembered: DevState, snapshot: Snapshot) -> dict[str, str]:
+def _problems(layout: DevLayout, remembered: DevState, snapshot: SupervisorSnapshot) -> dict[str, str]:
     """What hinders each process that runs, by name; from what stands in etcd."""
     if not snapshot.process(cluster.ETCD).alive:
         return dict.fromkeys((CONTROLLER, cluster.AGENT), "it cannot reach etcd")
     return asyncio.run(_ask(layout, remembered, snapshot))
 
 
-async def _ask(layout: Layout, remembered: DevState, snapshot: Snapshot) -> dict[str, str]:
+async def _ask(layout: DevLayout, remembered: DevState, snapshot: SupervisorSnapshot) -> dict[str, str]:
     try:
         async with Etcd(state.settings_of(layout, remembered, OPERATOR), timeout=_CALL_SECONDS) as etcd:
             member = await etcd.member()
@@ -159,11 +163,58 @@ async def _ask(layout: Layout, remembered: DevState, snapshot: Snapshot) -> dict
 def _docker(remembered: DevState) -> tuple[str, str]:
     """The engine's version, and why it does not answer."""
     try:
-        return Engine(remembered.docker_host).version(), ""
-    except EngineError as error:
+        return DockerHttpApi(remembered.docker_host).version(), ""
+    except DockerHttpError as error:
         return "", str(error)
 
 
 def _stamp(seconds: float) -> str | None:
     """RFC 3339, as everywhere in JSON; None for never."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)) if seconds else None
+
+
+def status_text(status: DevStatus) -> str:
+    """A table of the processes, then the last lines of those that keep ending, then where everything is."""
+    now = time.time()
+    lines = [columns(HEADER, [cells(part, now) for part in status.parts])]
+    for part in status.parts:
+        lines += ending_lines(part)
+    return "\n".join([*lines, "", *places(status)])
+
+
+def cells(part: ProcessStatus, now: float) -> list[str]:
+    """A process as the table's cells, in the order of :data:`HEADER`."""
+    report = part.report
+    return [
+        report.name,
+        str(report.pid or "-"),
+        age(now - report.since) if report.since else "-",
+        str(report.restarts),
+        safe(part.problem) or "healthy",
+    ]
+
+
+def ending_lines(part: ProcessStatus) -> list[str]:
+    """What a process that has a problem wrote before it last ended; nothing for one that never did."""
+    report = part.report
+    if not part.problem or not report.last_end:
+        return []
+    last = [f"    {safe(line)}" for line in report.last_lines]
+    return ["", f"{report.name} {report.last_end}{'; its last lines:' if last else ''}", *last]
+
+
+def places(status: DevStatus) -> list[str]:
+    state = status.state
+    docker = safe(status.docker_problem or status.docker_version)
+    lines = [
+        f"Node    {state.node_name}",
+        f"etcd    127.0.0.1:{state.client_port} (peers {state.peer_port})",
+        f"Agent   {status.agent_endpoint or '-'}",
+        f"Apps    {', '.join(status.ingress_urls) or '-'}",
+        f"Docker  {state.docker_host} ({docker})",
+        f"Folder  {status.layout.root}",
+        f"Logs    {status.layout.logs}",
+    ]
+    if not status.healthy:
+        lines += ["", "Start what does not run: devopsellence dev up"]
+    return lines

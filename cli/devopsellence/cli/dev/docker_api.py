@@ -26,12 +26,12 @@ _STOP_SECONDS: Final = 600.0
 _PARALLEL: Final = 8
 
 
-class EngineError(Exception):
+class DockerHttpError(Exception):
     """The engine does not answer, or refused; the message says what and where."""
 
 
 @dataclass(frozen=True)
-class Container:
+class NodeContainer:
     id: str
     name: str
     running: bool
@@ -47,7 +47,7 @@ def default_host(environ: Mapping[str, str] = os.environ) -> str:
     return DEFAULT_HOST
 
 
-class Engine:
+class DockerHttpApi:
     """One engine, at ``unix:///path`` or ``tcp://address:port``. Every call connects anew and raises EngineError."""
 
     def __init__(self, host: str) -> None:
@@ -57,13 +57,13 @@ class Engine:
         """The engine's version, such as "20.10.24"."""
         answer = self._request("GET", "/version")
         if not isinstance(answer, dict) or "Version" not in answer:
-            raise EngineError(f"what answers at {self.host} is no Docker Engine")
+            raise DockerHttpError(f"what answers at {self.host} is no Docker Engine")
         return str(answer["Version"])
 
-    def containers(self, uid: str) -> list[Container]:
+    def containers(self, uid: str) -> list[NodeContainer]:
         """All containers, running or not, that the node ``uid`` made."""
         found = self._request("GET", "/containers/json", all="1", filters=_labelled(uid))
-        return [Container(each["Id"], each["Names"][0].lstrip("/"), each["State"] == "running") for each in found]
+        return [NodeContainer(each["Id"], each["Names"][0].lstrip("/"), each["State"] == "running") for each in found]
 
     def routes(self, uid: str) -> bool:
         """The container through which requests reach the apps of the node ``uid`` runs."""
@@ -78,11 +78,11 @@ class Engine:
         """The names of all volumes that the node ``uid`` made."""
         return [each["Name"] for each in self._request("GET", "/volumes", filters=_labelled(uid))["Volumes"] or []]
 
-    def stop(self, containers: list[Container]) -> None:
+    def stop(self, containers: list[NodeContainer]) -> None:
         """Stop them, several at a time, each with the grace period that it was created with."""
         self._each("POST", [f"/containers/{container.id}/stop" for container in containers])
 
-    def remove_containers(self, containers: list[Container]) -> None:
+    def remove_containers(self, containers: list[NodeContainer]) -> None:
         """Remove them and their unnamed volumes, also those that run."""
         self._each("DELETE", [f"/containers/{container.id}" for container in containers], force="1", v="1")
 
@@ -104,10 +104,10 @@ class Engine:
             body = answer.read()
             # 304: stopped already; 404: gone already.
             if answer.status >= 400 and not (answer.status == 404 and method != "GET"):
-                raise EngineError(f"the Docker Engine at {self.host} refused {method} {path}: {_message(body)}")
+                raise DockerHttpError(f"the Docker Engine at {self.host} refused {method} {path}: {_message(body)}")
             return json.loads(body) if body and answer.status == 200 else None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise EngineError(self._why(error)) from error
+            raise DockerHttpError(self._why(error)) from error
         finally:
             connection.close()
 
@@ -120,7 +120,9 @@ class Engine:
                 return http.client.HTTPConnection(parts.hostname, parts.port or 2375, timeout=seconds)
         except ValueError:
             pass  # the port is no number
-        raise EngineError(f"{self.host!r} is no address of a Docker Engine: give unix:///path or tcp://address:port")
+        raise DockerHttpError(
+            f"{self.host!r} is no address of a Docker Engine: give unix:///path or tcp://address:port"
+        )
 
     def _why(self, error: Exception) -> str:
         match error:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Certificate, Heartbeat, Release, Secret
-from devopsellence.cli.secrets import identity, readers, records, releases
-from devopsellence.cli.secrets.items import KEY, KeyItem, SecretItem
+from devopsellence.cli.secrets import identity, recipients, records, releases
+from devopsellence.cli.secrets.grant import GrantRequest, GrantResult, grant
+from devopsellence.cli.secrets.items import KEY, CertificateKeyItem, SecretItem
 from devopsellence.cli.secrets.records import SecretId
-from devopsellence.cli.secrets.sealing import Granted, Wish, grant
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.store.releases import newest
 from devopsellence.cli.store.snapshot import Problem
@@ -26,7 +26,7 @@ KEY_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
-class Secrets:
+class StoredSecrets:
     """All secrets of an environment that can be read, sorted, and the keys that cannot."""
 
     stored: dict[SecretId, Secret]
@@ -34,7 +34,7 @@ class Secrets:
 
 
 @dataclass(frozen=True)
-class Certificates:
+class StoredCertificates:
     """All certificates of an environment that can be read, by host, sorted, and the keys that cannot."""
 
     stored: dict[str, Certificate]
@@ -53,7 +53,7 @@ class Exposure:
 
 
 @dataclass(frozen=True)
-class Resealed:
+class ReencryptResult:
     """What was sealed anew, and what could not be looked at. ``keyless``: nodes that cannot be sealed for yet.
 
     ``hosts``: those whose certificates' keys were. ``closed``: those whose keys we cannot open; the controller obtains
@@ -67,7 +67,7 @@ class Resealed:
     closed: tuple[str, ...] = ()
 
 
-async def certificates(etcd: Etcd, ref: EnvironmentRef) -> Certificates:
+async def stored_certificates(etcd: Etcd, ref: EnvironmentRef) -> StoredCertificates:
     """Read all certificates of the environment."""
     reader = Reader(etcd)
     found = await reader.under(etcd.keys.certificates_prefix(ref), Certificate)
@@ -77,10 +77,10 @@ async def certificates(etcd: Etcd, ref: EnvironmentRef) -> Certificates:
             stored[etcd.keys.parse_certificate(key)[1]] = certificate
         except ValueError:
             problems.append(Problem(key, "not the key of a certificate"))
-    return Certificates(stored, tuple(problems))
+    return StoredCertificates(stored, tuple(problems))
 
 
-async def everything(etcd: Etcd, ref: EnvironmentRef) -> Secrets:
+async def stored_secrets(etcd: Etcd, ref: EnvironmentRef) -> StoredSecrets:
     """Read all secrets of the environment."""
     reader = Reader(etcd)
     found = await reader.under(etcd.keys.secrets_prefix(ref), Secret)
@@ -93,10 +93,10 @@ async def everything(etcd: Etcd, ref: EnvironmentRef) -> Secrets:
             problems.append(Problem(key, f"not a readable {error.kind}: {error.reason}"))
         except ValueError:
             problems.append(Problem(key, "not the key of a secret"))
-    return Secrets(dict(sorted(stored.items())), tuple(problems))
+    return StoredSecrets(dict(sorted(stored.items())), tuple(problems))
 
 
-async def admit(etcd: Etcd, ref: EnvironmentRef, name: str) -> Resealed:
+async def grant_to_node(etcd: Etcd, ref: EnvironmentRef, name: str) -> ReencryptResult:
     """Let the registered node ``name``, which is about to be attached, into what the environment has.
 
     Sealed anew are the current versions of secrets and those that the newest release refers to, and the keys of
@@ -105,59 +105,59 @@ async def admit(etcd: Etcd, ref: EnvironmentRef, name: str) -> Resealed:
     Raises:
         CliError: ``secret_sealed``: it takes somebody else; ``identity_unusable``.
     """
-    secrets, served = await everything(etcd, ref), await certificates(etcd, ref)
+    secrets, served = await stored_secrets(etcd, ref), await stored_certificates(etcd, ref)
     problems = secrets.problems + served.problems
     if not secrets.stored and not _with_keys(served):
-        return Resealed(problems=problems)
-    found = await readers.of_nodes(etcd, [name])
+        return ReencryptResult(problems=problems)
+    found = await recipients.of_nodes(etcd, [name])
     if found.keyless:
         await _key_said(etcd, name)
-    everybody = await readers.of_nodes(etcd, {name, *await readers.attached(etcd, ref)})
+    everybody = await recipients.of_nodes(etcd, {name, *await recipients.attached(etcd, ref)})
     wishes = _wishes(secrets, served, await newest(etcd, ref), everybody.keys([name]))
     done = await grant(etcd, ref, wishes, everybody.names)
     return _resealed(done, tuple({name} & set(everybody.keyless)), problems)
 
 
-async def reencrypt(etcd: Etcd, ref: EnvironmentRef) -> Resealed:
+async def reencrypt(etcd: Etcd, ref: EnvironmentRef) -> ReencryptResult:
     """Seal what lacks one of the attached nodes or the operators for all of them.
 
     Raises:
         CliError: ``secret_sealed``: it takes somebody else; ``identity_unusable``.
     """
     # First, so that we are among the operators that it is sealed for.
-    await identity.me(etcd)
-    secrets, served = await everything(etcd, ref), await certificates(etcd, ref)
-    everybody = await readers.of_nodes(etcd, await readers.attached(etcd, ref))
+    await identity.own_identity(etcd)
+    secrets, served = await stored_secrets(etcd, ref), await stored_certificates(etcd, ref)
+    everybody = await recipients.of_nodes(etcd, await recipients.attached(etcd, ref))
     wishes = _wishes(secrets, served, await newest(etcd, ref), everybody.recipients)
     done = await grant(etcd, ref, wishes, everybody.names)
     return _resealed(done, everybody.keyless, secrets.problems + served.problems)
 
 
-async def share_keys(etcd: Etcd, ref: EnvironmentRef, names: Collection[str]) -> Resealed:
+async def grant_certificate_keys(etcd: Etcd, ref: EnvironmentRef, names: Collection[str]) -> ReencryptResult:
     """Seal the keys of certificates for those of the attached nodes ``names`` that lack them, as far as we can.
 
     Raises:
         CliError: ``identity_unusable``.
     """
-    served = await certificates(etcd, ref)
+    served = await stored_certificates(etcd, ref)
     if not _with_keys(served):
-        return Resealed(problems=served.problems)
-    everybody = await readers.of_nodes(etcd, names)
+        return ReencryptResult(problems=served.problems)
+    everybody = await recipients.of_nodes(etcd, names)
     one, must = frozenset({KEY}), everybody.keys(names)
     wishes = [
-        Wish(KeyItem(host), KeyItem(host).files("", certificate), frozenset(), must, one)
+        GrantRequest(CertificateKeyItem(host), CertificateKeyItem(host).files("", certificate), frozenset(), must, one)
         for host, certificate in _with_keys(served).items()
     ]
     return _resealed(await grant(etcd, ref, wishes, names), everybody.keyless, served.problems)
 
 
-async def exposed_to(etcd: Etcd, ref: EnvironmentRef, name: str) -> Exposure:
+async def exposure_of(etcd: Etcd, ref: EnvironmentRef, name: str) -> Exposure:
     """What node ``name`` could open, also an earlier version of it; what cannot be read is left out."""
-    secrets, served = await everything(etcd, ref), await certificates(etcd, ref)
+    secrets, served = await stored_secrets(etcd, ref), await stored_certificates(etcd, ref)
     keys = _with_keys(served)
     if not secrets.stored and not keys:
         return Exposure()
-    found = await readers.of_nodes(etcd, [name], record=False)
+    found = await recipients.of_nodes(etcd, [name], record=False)
     return Exposure(
         tuple(
             secret
@@ -168,7 +168,7 @@ async def exposed_to(etcd: Etcd, ref: EnvironmentRef, name: str) -> Exposure:
     )
 
 
-async def known_to(etcd: Etcd, name: str) -> dict[EnvironmentRef, Exposure]:
+async def exposures_of(etcd: Etcd, name: str) -> dict[EnvironmentRef, Exposure]:
     """As :func:`exposed_to`, over all environments that have something sealed, also those it is not attached to."""
     keys, refs = etcd.keys, set()
     for item in (await etcd.list(keys.all_secrets_prefix, keys_only=True)).items:
@@ -177,37 +177,41 @@ async def known_to(etcd: Etcd, name: str) -> dict[EnvironmentRef, Exposure]:
     for item in (await etcd.list(keys.all_certificates_prefix, keys_only=True)).items:
         with suppress(ValueError):
             refs.add(keys.parse_certificate(item.key)[0])
-    found = {ref: await exposed_to(etcd, ref, name) for ref in sorted(refs)}
+    found = {ref: await exposure_of(etcd, ref, name) for ref in sorted(refs)}
     return {ref: exposure for ref, exposure in found.items() if exposure}
 
 
-def _with_keys(served: Certificates) -> Mapping[str, Certificate]:
+def _with_keys(served: StoredCertificates) -> Mapping[str, Certificate]:
     """Those that are more than a wish for one."""
     return {host: certificate for host, certificate in served.stored.items() if certificate.key_age}
 
 
-def _wishes(secrets: Secrets, served: Certificates, release: Release | None, must: frozenset[str]) -> list[Wish]:
+def _wishes(
+    secrets: StoredSecrets, served: StoredCertificates, release: Release | None, must: frozenset[str]
+) -> list[GrantRequest]:
     """That everybody in ``must`` can open the current versions and those that ``release`` refers to, and the keys of
     certificates; of one that the controller obtained only if we can, because it can obtain another."""
     found = [
-        Wish(SecretItem(secret), stored, releases.pinned(release, secret) | {records.current(stored).version}, must)
+        GrantRequest(
+            SecretItem(secret), stored, releases.pinned(release, secret) | {records.current(stored).version}, must
+        )
         for secret, stored in secrets.stored.items()
     ]
     for host, certificate in _with_keys(served).items():
-        item, one = KeyItem(host), frozenset({KEY})
+        item, one = CertificateKeyItem(host), frozenset({KEY})
         ours = certificate.source == Certificate.INSTALLED
         files = item.files("", certificate)
-        found.append(Wish(item, files, one if ours else frozenset(), must, frozenset() if ours else one))
+        found.append(GrantRequest(item, files, one if ours else frozenset(), must, frozenset() if ours else one))
     return found
 
 
-def _resealed(done: Granted, keyless: tuple[str, ...], problems: tuple[Problem, ...]) -> Resealed:
-    return Resealed(
+def _resealed(done: GrantResult, keyless: tuple[str, ...], problems: tuple[Problem, ...]) -> ReencryptResult:
+    return ReencryptResult(
         secrets=tuple(each.secret for each in done.sealed if isinstance(each, SecretItem)),
         keyless=keyless,
         problems=problems,
-        hosts=tuple(each.host for each in done.sealed if isinstance(each, KeyItem)),
-        closed=tuple(each.host for each in done.closed if isinstance(each, KeyItem)),
+        hosts=tuple(each.host for each in done.sealed if isinstance(each, CertificateKeyItem)),
+        closed=tuple(each.host for each in done.closed if isinstance(each, CertificateKeyItem)),
     )
 
 

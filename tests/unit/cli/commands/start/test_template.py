@@ -5,14 +5,14 @@ import io
 import pytest
 from ruamel.yaml import YAML
 
-from devopsellence.cli.commands.start.template import Answers, as_name, exposed_port, render, scalar
+from devopsellence.cli.commands.start.template import InitAnswers, as_name, exposed_port, render, scalar
 
 
 @pytest.mark.parametrize(
     "name", ["acme", "ShopApp", "0", "1.0", "1e3", "true", "No", "null", "0x1", "12:30", "a.b_c-d", "2026-01-01"]
 )
 def test_every_name_is_read_back_as_itself(name: str) -> None:
-    answers = Answers(name, name, name, name, 8080, "/up")
+    answers = InitAnswers(name, name, name, name, 8080, "/up")
     document = YAML(typ="safe").load(io.StringIO(render(answers)))
     assert document["organization"] == name
     assert document["project"] == name

@@ -3,24 +3,23 @@
 import time
 
 from devopsellence.api.v1.stored_pb2 import Node
-from devopsellence.cli.dev.child import LONGEST_PAUSE, pause
+from devopsellence.cli.dev.child import LONGEST_PAUSE, backoff_seconds
 from devopsellence.cli.dev.logs import last_lines
-from devopsellence.cli.dev.render import cells, ending_lines
-from devopsellence.cli.dev.report import Part
 from devopsellence.cli.dev.spec import BACKOFF, RUNNING, ProcessReport
 from devopsellence.cli.dev.start import registered
 from devopsellence.cli.dev.state import DevState
+from devopsellence.cli.dev.status import ProcessStatus, cells, ending_lines
 
 STATE = DevState("local", "u1", "unix:///run/docker.sock", client_port=1, peer_port=2)
 
 
 def test_pauses_double_and_are_bounded() -> None:
-    assert [pause(failures, 0) for failures in range(1, 5)] == [0.5, 1, 2, 4]
-    assert pause(1000, 0.99) == LONGEST_PAUSE
+    assert [backoff_seconds(failures, 0) for failures in range(1, 5)] == [0.5, 1, 2, 4]
+    assert backoff_seconds(1000, 0.99) == LONGEST_PAUSE
 
 
 def test_pauses_are_spread_by_at_most_a_quarter() -> None:
-    assert 2 < pause(3, 0.5) < pause(3, 0.999) < 2.5
+    assert 2 < backoff_seconds(3, 0.5) < backoff_seconds(3, 0.999) < 2.5
 
 
 def test_a_new_node_has_the_default_labels_and_the_remembered_uid() -> None:
@@ -45,14 +44,14 @@ def test_last_lines() -> None:
 
 def test_a_process_that_works_is_a_row() -> None:
     now = time.time()
-    part = Part(ProcessReport("etcd", RUNNING, pid=7, started="x", since=now - 65), "", "/logs/etcd.log")
+    part = ProcessStatus(ProcessReport("etcd", RUNNING, pid=7, started="x", since=now - 65), "", "/logs/etcd.log")
     assert cells(part, now) == ["etcd", "7", "1m5s", "0", "healthy"]
     assert ending_lines(part) == []
 
 
 def test_a_process_in_a_crash_loop_says_how_it_ended() -> None:
     report = ProcessReport("agent", BACKOFF, restarts=4, last_end="ended with code 1", last_lines=("no \x1b[31mway",))
-    part = Part(report, "it ended with code 1; next start in 3 s", "/logs/agent.log")
+    part = ProcessStatus(report, "it ended with code 1; next start in 3 s", "/logs/agent.log")
     assert cells(part, 0) == ["agent", "-", "-", "4", "it ended with code 1; next start in 3 s"]
     assert ending_lines(part) == [
         "",

@@ -18,7 +18,7 @@ _FALLBACK_INTERVAL = 0.02  # seconds
 
 
 @dataclass(frozen=True)
-class Identity:
+class ProcessIdentity:
     """One process of one boot. ``started`` is the kernel's: ``<boot id>:<clock ticks since boot>``."""
 
     pid: int
@@ -84,23 +84,23 @@ class Identity:
         return not self.send(signal.SIGKILL) or self.wait_gone(5)
 
 
-def identify(pid: int) -> Identity | None:
+def identify(pid: int) -> ProcessIdentity | None:
     """Who has ``pid`` now; None when nobody does."""
     started = _started(pid)
-    return Identity(pid, started) if started else None
+    return ProcessIdentity(pid, started) if started else None
 
 
-def read_pid_file(path: Path) -> Identity | None:
+def read_pid_file(path: Path) -> ProcessIdentity | None:
     """Whom a pid file names, who may be long gone; None when there is none or it is no such file."""
     try:
         pid, started = path.read_text().split()
-        return Identity(int(pid), started)
+        return ProcessIdentity(int(pid), started)
     except (OSError, ValueError):
         return None
 
 
 def _started(pid: int) -> str:
-    """``Identity.started`` of the process that has ``pid`` now; "" for none or a zombie (proc(5), stat, field 22)."""
+    """``ProcessIdentity.started`` of the process that has ``pid`` now; "" for none or a zombie (proc(5), stat, field 22)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

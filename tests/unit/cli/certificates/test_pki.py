@@ -15,15 +15,15 @@ from devopsellence.cli.certificates.pki import (
     LEAF_LIFE,
     CertificateAuthority,
     CertificateError,
-    Request,
+    CertificateRequest,
     load_key,
     why_expires,
 )
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)
-MEMBER = Request("etcd", ("etcd.devopsellence.internal", "localhost", "127.0.0.1", "::1"))
-OPERATOR = Request("root")
+MEMBER = CertificateRequest("etcd", ("etcd.devopsellence.internal", "localhost", "127.0.0.1", "::1"))
+OPERATOR = CertificateRequest("root")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,9 @@ def authority() -> CertificateAuthority:
     return CertificateAuthority.create("test", NOW)
 
 
-def issue(authority: CertificateAuthority, request: Request, now: datetime.datetime = NOW) -> x509.Certificate:
+def issue(
+    authority: CertificateAuthority, request: CertificateRequest, now: datetime.datetime = NOW
+) -> x509.Certificate:
     return x509.load_pem_x509_certificate(authority.issue(request, now).certificate)
 
 
@@ -105,7 +107,7 @@ def test_a_key_that_is_none_of_ours_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "node:" + 60 * "n"])
 def test_a_common_name_that_a_certificate_cannot_hold_is_an_error(authority: CertificateAuthority, name: str) -> None:
     with pytest.raises(CertificateError, match="common name"):
-        authority.issue(Request(name), NOW)
+        authority.issue(CertificateRequest(name), NOW)
 
 
 def test_a_fresh_certificate_serves(authority: CertificateAuthority) -> None:
@@ -126,8 +128,10 @@ def test_a_certificate_is_due_thirty_days_before_its_end(
 
 
 def test_a_certificate_for_somebody_else_or_other_names_is_due(authority: CertificateAuthority) -> None:
-    assert "not 'controller'" in authority.why_renew(issue(authority, OPERATOR), Request("controller"), NOW)
-    assert "other names" in authority.why_renew(issue(authority, MEMBER), Request("etcd", ("elsewhere",)), NOW)
+    assert "not 'controller'" in authority.why_renew(issue(authority, OPERATOR), CertificateRequest("controller"), NOW)
+    assert "other names" in authority.why_renew(
+        issue(authority, MEMBER), CertificateRequest("etcd", ("elsewhere",)), NOW
+    )
 
 
 def test_a_certificate_of_another_authority_of_the_same_name_is_due(authority: CertificateAuthority) -> None:

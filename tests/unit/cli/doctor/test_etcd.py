@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.cli.doctor.etcd import judged, keeps_grants
+from devopsellence.cli.doctor.etcd import keeps_grants, member_results
 from devopsellence.store.errors import StoreError, Unavailable
 from devopsellence.store.types import Member
 
@@ -18,11 +18,11 @@ def member(number: int, **values: object) -> Member:
 
 
 def codes(found: dict[str, Member | StoreError], *, grants: bool = True) -> list[tuple[str, str, str]]:
-    return [(each.name, each.severity, each.code) for each in judged(found, grants=grants)[1:]]
+    return [(each.name, each.severity, each.code) for each in member_results(found, grants=grants)[1:]]
 
 
 def test_three_that_are_well_are_one_line() -> None:
-    (check,) = judged({A: member(1), B: member(2), C: member(3)}, grants=True)
+    (check,) = member_results({A: member(1), B: member(2), C: member(3)}, grants=True)
     assert (check.name, check.severity) == ("etcd", "ok")
     assert check.message == f"3.5.33 at {A}, {B}, {C}; {B} leads; 1 of 2048 MiB"
 
@@ -45,7 +45,7 @@ def test_three_that_are_well_are_one_line() -> None:
 def test_what_is_wrong_with_one_is_told_once(what: Member | StoreError, expected: tuple[str, str, str]) -> None:
     found: dict[str, Member | StoreError] = {A: member(1), B: member(2), C: what}
     assert codes(found) == [expected]
-    assert all(check.next_actions for check in judged(found, grants=True)[1:])
+    assert all(check.next_actions for check in member_results(found, grants=True)[1:])
 
 
 def test_an_alarm_that_all_tell_of_is_one_alarm() -> None:
@@ -56,7 +56,8 @@ def test_an_alarm_that_all_tell_of_is_one_alarm() -> None:
 
 def test_what_is_in_use_cannot_be_given_back() -> None:
     loose, tight = (
-        judged({A: member(2, size=1900 * MIB, used=used * MIB)}, grants=True)[1].next_actions for used in (100, 1800)
+        member_results({A: member(2, size=1900 * MIB, used=used * MIB)}, grants=True)[1].next_actions
+        for used in (100, 1800)
     )
     assert "defrag" in loose[0].command
     assert all("defrag" not in action.command for action in tight)
@@ -68,7 +69,7 @@ def test_without_users_the_version_does_not_matter() -> None:
 
 def test_nobody_answers() -> None:
     with pytest.raises(Unavailable):
-        judged({A: Unavailable("x"), B: Unavailable("y")}, grants=True)
+        member_results({A: Unavailable("x"), B: Unavailable("y")}, grants=True)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.cli.cluster.begin import parse_members
+from devopsellence.cli.cluster.init import parse_members
 from devopsellence.cli.output import CliError
 from devopsellence.cli.util.addresses import check_host, is_ip, with_port
 

@@ -17,7 +17,7 @@ from devopsellence.store.keys import EnvironmentRef
 
 
 @dataclass(frozen=True)
-class Readers:
+class Recipients:
     """Public keys by name. ``keyless`` are the nodes whose key is not known, sorted."""
 
     nodes: Mapping[str, str]
@@ -60,7 +60,7 @@ async def attached(etcd: Etcd, ref: EnvironmentRef) -> list[str]:
     return sorted(set(decode(Environment, key, found.value).nodes)) if found else []
 
 
-async def of_nodes(etcd: Etcd, names: Iterable[str], *, record: bool = True) -> Readers:
+async def of_nodes(etcd: Etcd, names: Iterable[str], *, record: bool = True) -> Recipients:
     """The keys of these nodes and of all operators.
 
     A key that an agent's heartbeat has and its node's record has not is taken over into the record, unless ``record``
@@ -77,7 +77,7 @@ async def of_nodes(etcd: Etcd, names: Iterable[str], *, record: bool = True) -> 
         stale = [name for name, key in found.items() if key and key != nodes[name].age_recipient]
         await together(_take_over(etcd, nodes[name], found[name]) for name in stale)
     known = {name: key for name, key in found.items() if key}
-    return Readers(
+    return Recipients(
         nodes=known,
         operators={
             operator.name: operator.age_recipient

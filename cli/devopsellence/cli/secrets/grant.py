@@ -9,24 +9,24 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1.stored_pb2 import Secret, SecretVersion
 from devopsellence.cli.output import CliError, NextAction
-from devopsellence.cli.secrets import identity, readers, records
-from devopsellence.cli.secrets.identity import Me
-from devopsellence.cli.secrets.items import Item
-from devopsellence.cli.secrets.readers import Readers
-from devopsellence.cli.secrets.records import CannotOpen
+from devopsellence.cli.secrets import identity, recipients, records
+from devopsellence.cli.secrets.identity import OperatorIdentity
+from devopsellence.cli.secrets.items import EncryptedItem
+from devopsellence.cli.secrets.recipients import Recipients
+from devopsellence.cli.secrets.records import CannotDecrypt
 from devopsellence.cli.store import transaction
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
 
 @dataclass(frozen=True)
-class Wish:
+class GrantRequest:
     """The versions ``needed`` among the ``files`` of an item, as they are now, are to be open to all keys of ``must``.
 
     Those ``welcome`` are as well if we can open them, and stay as they are if we cannot.
     """
 
-    item: Item
+    item: EncryptedItem
     files: Secret
     needed: frozenset[int]
     must: frozenset[str]
@@ -38,14 +38,14 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Granted:
+class GrantResult:
     """``sealed``: what is sealed for everybody now, and was not before. ``closed``: what was welcome, and still is."""
 
-    sealed: tuple[Item, ...] = ()
-    closed: tuple[Item, ...] = ()
+    sealed: tuple[EncryptedItem, ...] = ()
+    closed: tuple[EncryptedItem, ...] = ()
 
 
-async def grant(etcd: Etcd, ref: EnvironmentRef, wishes: Iterable[Wish], nodes: Iterable[str]) -> Granted:
+async def grant(etcd: Etcd, ref: EnvironmentRef, wishes: Iterable[GrantRequest], nodes: Iterable[str]) -> GrantResult:
     """Seal anew what is not yet as wished, for all of ``nodes`` and the operators.
 
     Our identity is only looked for if there is something to do.
@@ -55,21 +55,23 @@ async def grant(etcd: Etcd, ref: EnvironmentRef, wishes: Iterable[Wish], nodes: 
     """
     left = [wish for wish in wishes if not wish.granted(wish.files)]
     if not left:
-        return Granted()
-    me = await identity.me(etcd)
-    everybody = await readers.of_nodes(etcd, nodes)
+        return GrantResult()
+    me = await identity.own_identity(etcd)
+    everybody = await recipients.of_nodes(etcd, nodes)
     for wish in left:
         _as_wished(ref, wish, wish.files, me, everybody)
-    done: dict[Item, bool] = {}
+    done: dict[EncryptedItem, bool] = {}
     for wish in left:
         done[wish.item] = await _grant_one(etcd, ref, wish, me, everybody) and done.get(wish.item, True)
-    return Granted(
+    return GrantResult(
         tuple(item for item, granted in done.items() if granted),
         tuple(item for item, granted in done.items() if not granted),
     )
 
 
-async def _grant_one(etcd: Etcd, ref: EnvironmentRef, wish: Wish, me: Me, everybody: Readers) -> bool:
+async def _grant_one(
+    etcd: Etcd, ref: EnvironmentRef, wish: GrantRequest, me: OperatorIdentity, everybody: Recipients
+) -> bool:
     """Whether it is as wished afterwards."""
     item, key = wish.item, wish.item.key(etcd.keys, ref)
 
@@ -81,15 +83,19 @@ async def _grant_one(etcd: Etcd, ref: EnvironmentRef, wish: Wish, me: Me, everyb
     return wish.granted(item.files(key, await transaction.change(etcd, key, item.kind, edit)))
 
 
-def _as_wished(ref: EnvironmentRef, wish: Wish, files: Secret, me: Me, everybody: Readers) -> Secret:
+def _as_wished(
+    ref: EnvironmentRef, wish: GrantRequest, files: Secret, me: OperatorIdentity, everybody: Recipients
+) -> Secret:
     """The files as wished; CliError when that takes somebody else."""
     try:
-        return records.resealed(files, me.identity, everybody.recipients, wish.must, wish.needed)
-    except CannotOpen as error:
-        raise sealed_for_others(ref, wish.item, error.version, me, everybody) from error
+        return records.reencrypted(files, me.identity, everybody.recipients, wish.must, wish.needed)
+    except CannotDecrypt as error:
+        raise cannot_decrypt(ref, wish.item, error.version, me, everybody) from error
 
 
-def sealed_for_others(ref: EnvironmentRef, item: Item, version: SecretVersion, me: Me, everybody: Readers) -> CliError:
+def cannot_decrypt(
+    ref: EnvironmentRef, item: EncryptedItem, version: SecretVersion, me: OperatorIdentity, everybody: Recipients
+) -> CliError:
     """The error for a version that we must open and cannot; says who can."""
     who: Sequence[str] = everybody.operators_among(version.recipients)
     what = f"{item.named(version)} is not sealed for this identity ({me.name}, {me.path})"

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from devopsellence.cli.certificates import subjects
-from devopsellence.cli.certificates.pki import Request
+from devopsellence.cli.certificates.pki import CertificateRequest
 from devopsellence.cli.cluster import issue as issuing
 from devopsellence.cli.cluster import programs
-from devopsellence.cli.cluster.folder import Bundle, Folder
-from devopsellence.cli.cluster.issue import Issue
+from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder
+from devopsellence.cli.cluster.issue import IssuedBundle
 from devopsellence.cli.output import CliError
 from devopsellence.cli.util.addresses import check_host
 from devopsellence.cli.util.files import write_atomic
@@ -21,13 +21,13 @@ from devopsellence.store.settings import Settings, SettingsError
 
 
 @dataclass(frozen=True)
-class Begun:
+class InitResult:
     """What there is afterwards. ``issued``: by the machine or person that it is for, as a phrase."""
 
-    folder: Folder
+    folder: ClusterFolder
     members: Mapping[str, str]
     prefix: str
-    issued: Sequence[tuple[str, Issue]]
+    issued: Sequence[tuple[str, IssuedBundle]]
 
     @property
     def operator_variables(self) -> dict[str, str]:
@@ -95,7 +95,7 @@ def parse_members(said: Sequence[str]) -> dict[str, str]:
     return members
 
 
-def begin(folder: Folder, members: Mapping[str, str], prefix: str, *, force: bool) -> Begun:
+def initialize(folder: ClusterFolder, members: Mapping[str, str], prefix: str, *, force: bool) -> InitResult:
     """Make or renew the authority and all certificates that there have to be; no ``members``: those said before."""
     at = issuing.now()
     with folder.locked():
@@ -107,10 +107,12 @@ def begin(folder: Folder, members: Mapping[str, str], prefix: str, *, force: boo
             for where, bundle, request in _bundles(folder, members)
         ]
         _write_settings(folder, members, prefix)
-    return Begun(folder, members, prefix, issued)
+    return InitResult(folder, members, prefix, issued)
 
 
-def _bundles(folder: Folder, members: Mapping[str, str]) -> list[tuple[str, Bundle, Request]]:
+def _bundles(
+    folder: ClusterFolder, members: Mapping[str, str]
+) -> list[tuple[str, CertificateBundle, CertificateRequest]]:
     """Who gets which certificate."""
     return [
         *(
@@ -122,7 +124,7 @@ def _bundles(folder: Folder, members: Mapping[str, str]) -> list[tuple[str, Bund
     ]
 
 
-def _write_settings(folder: Folder, members: Mapping[str, str], prefix: str) -> None:
+def _write_settings(folder: ClusterFolder, members: Mapping[str, str], prefix: str) -> None:
     for name in members:
         variables = programs.member_variables(name, members)
         write_atomic(folder.member(name).settings_file("etcd"), programs.settings_file(variables), mode=0o644)

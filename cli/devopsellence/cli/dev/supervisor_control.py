@@ -9,24 +9,24 @@ import sys
 from collections.abc import Mapping
 
 from devopsellence.cli.dev.logs import tail
-from devopsellence.cli.dev.paths import Layout
+from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.problems import supervisor_failed
-from devopsellence.cli.dev.proc import Identity, read_pid_file
-from devopsellence.cli.dev.spec import ProcessSpec, Snapshot, read_snapshot, read_specs, write_specs
+from devopsellence.cli.dev.process import ProcessIdentity, read_pid_file
+from devopsellence.cli.dev.spec import ProcessSpec, SupervisorSnapshot, read_snapshot, read_specs, write_specs
 
 _START_SECONDS = 20.0
 # On top of what its processes may take.
 _STOP_SLACK = 10.0
 
 
-def running(layout: Layout) -> Snapshot | None:
+def running(layout: DevLayout) -> SupervisorSnapshot | None:
     """What the supervisor says that it runs; None when there is no supervisor, or one of another version."""
     supervisor = read_pid_file(layout.supervisor_pid)
     snapshot = read_snapshot(layout.snapshot)
     return snapshot if snapshot and snapshot.supervisor == supervisor and supervisor.alive else None
 
 
-def start(layout: Layout, environ: Mapping[str, str]) -> Identity:
+def start(layout: DevLayout, environ: Mapping[str, str]) -> ProcessIdentity:
     """Start a supervisor for what ``run/processes.json`` says, in a session of its own, and wait until it is at work.
 
     Raises:
@@ -58,13 +58,13 @@ def start(layout: Layout, environ: Mapping[str, str]) -> Identity:
     raise supervisor_failed(layout, tail(layout.log("supervisor"), 10))
 
 
-def tell(layout: Layout, specs: tuple[ProcessSpec, ...], supervisor: Identity) -> None:
+def tell(layout: DevLayout, specs: tuple[ProcessSpec, ...], supervisor: ProcessIdentity) -> None:
     """Have it run ``specs``; what waits for its next start is tried at once."""
     write_specs(layout.processes, specs)
     supervisor.send(signal.SIGHUP)
 
 
-def stop(layout: Layout) -> list[str]:
+def stop(layout: DevLayout) -> list[str]:
     """Stop the supervisor and all it runs, the agent first; what was still there of one that was killed, too.
 
     Returns:
@@ -83,7 +83,7 @@ def stop(layout: Layout) -> list[str]:
     return stopped
 
 
-def _seconds_to_stop(layout: Layout) -> float:
+def _seconds_to_stop(layout: DevLayout) -> float:
     try:
         return _STOP_SLACK + sum(spec.stop_seconds for spec in read_specs(layout.processes))
     except (OSError, ValueError):

@@ -42,7 +42,7 @@ def test_a_clock_that_is_ahead_makes_no_negative_age() -> None:
 
 def test_a_time_that_is_not_set_is_nothing() -> None:
     assert text.since(Timestamp(), datetime(2026, 1, 1, tzinfo=UTC)) == ""
-    assert text.moment(Timestamp()) == ""
+    assert text.local_time(Timestamp()) == ""
     assert text.iso(Timestamp()) is None
 
 

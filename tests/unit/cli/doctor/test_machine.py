@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1.agent_pb2 import Check, DiagnoseAnswer
-from devopsellence.cli.doctor.agents import judged
+from devopsellence.cli.doctor.agents import diagnose_results
 from devopsellence.cli.doctor.machine import validity
 from devopsellence.cli.output import NextAction
 
@@ -41,7 +41,7 @@ def test_an_agent_that_is_well_is_one_line() -> None:
     answer = DiagnoseAnswer(
         node="n1", disk_free_mib=20480, memory_available_mib=512, checks=[Check(name="docker", ok=True)]
     )
-    (check,) = judged("agent n1", "10.0.0.5:7443", answer)
+    (check,) = diagnose_results("agent n1", "10.0.0.5:7443", answer)
     assert check.severity == "ok"
     assert check.message == "answers at 10.0.0.5:7443; 20 GiB of disk and 512 MiB of memory free"
 
@@ -54,7 +54,7 @@ def test_what_is_wrong_on_the_machine_comes_with_what_mends_it_there() -> None:
             Check(name="disk", message="10 of 20480 MiB are free", mend="remove what is not needed"),
         ],
     )
-    well, disk = judged("agent n1", "10.0.0.5:7443", answer)
+    well, disk = diagnose_results("agent n1", "10.0.0.5:7443", answer)
     assert well.severity == "ok"
     assert (disk.name, disk.severity, disk.message) == ("disk of node n1", "error", "10 of 20480 MiB are free")
     assert disk.next_actions == (NextAction("on n1", "remove what is not needed"),)

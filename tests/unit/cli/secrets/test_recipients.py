@@ -5,7 +5,7 @@ from __future__ import annotations
 from devopsellence.api.v1.stored_pb2 import Registry, Release
 from devopsellence.api.v1.workload_pb2 import SecretRef, Service
 from devopsellence.cli.secrets import listing, records, releases
-from devopsellence.cli.secrets.readers import Readers
+from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
 
@@ -16,7 +16,7 @@ WEB, PASSWORD = SecretId("web", "TOKEN"), SecretId(REGISTRY, "PASSWORD")
 
 
 def test_who_can_open_what_is_sealed_for() -> None:
-    found = Readers(nodes={"n2": OLD, "n1": NEW}, operators={"ann": "age1ann"}, keyless=("n3",))
+    found = Recipients(nodes={"n2": OLD, "n1": NEW}, operators={"ann": "age1ann"}, keyless=("n3",))
     assert found.recipients == {OLD, NEW, "age1ann"}
     assert found.names == ["n1", "n2", "n3"]
     assert found.keys(["n1", "n3", "n4"]) == {NEW}
@@ -46,10 +46,10 @@ def test_a_new_version_of_one_secret_changes_its_references_alone() -> None:
 
 
 def test_a_listed_secret_says_who_is_shut_out_and_what_is_in_use() -> None:
-    version = records.fresh(b"x", 3, [NEW], release().created_at, "ann\x1b[2J")
+    version = records.new_version(b"x", 3, [NEW], release().created_at, "ann\x1b[2J")
     secret = records.appended(None, EnvironmentRef("a", "b", "c"), WEB, version)
-    found = Readers(nodes={"n1": NEW, "n2": OLD}, operators={}, keyless=("n3",))
-    entry = listing.entry(WEB, secret, found, release())
+    found = Recipients(nodes={"n1": NEW, "n2": OLD}, operators={}, keyless=("n3",))
+    entry = listing.entry_of(WEB, secret, found, release())
     assert (entry.nodes, entry.blind, entry.release, entry.used) == (("n1",), ("n2", "n3"), 7, (2,))
     text = listing.table([entry], version.set_at.ToDatetime())
     assert "n1; not n2, n3" in text
