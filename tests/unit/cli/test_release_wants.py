@@ -52,7 +52,7 @@ def answer(*images: tuple[bool, list[tuple[bool, int, bool]]], free: int = 1000)
     return made
 
 
-def test_what_a_node_lacks() -> None:
+def test_missing_layers_of_a_node_are_found() -> None:
     asked = [ImageDescription(id=A, diff_ids=[A, B, C]), ImageDescription(id=B, diff_ids=[A])]
     found = missing("n1", asked, answer((False, [(True, 0, False), (False, 9, True), (False, 5, False)]), (True, [])))
     assert found == Missing("n1", (A,), {C: 5}, there=2, free_mib=1000)
@@ -69,7 +69,7 @@ def test_how_much_room_that_takes() -> None:
     assert load(Missing("n1", (C,), {A: 40 * MIB, B: 0}, 0, 500), index) == Load("n1", 110 * MIB, 40 * MIB, 500)
 
 
-def test_nothing_to_send_needs_no_room() -> None:
+def test_complete_node_needs_no_disk_space() -> None:
     assert Load("n1", 0, 0, 0).need_mib == 0
     assert check_room([Load("n1", 0, 0, 0)]) is None
 

@@ -6,7 +6,7 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import RolloutPolicy
-from devopsellence.cli.deploy.steps import at_a_time, described
+from devopsellence.cli.deploy.plan import at_a_time, described
 
 BACK = "if a node fails, all go back to the last release that settled"
 

@@ -14,9 +14,9 @@ import click
 from devopsellence.api.v1.agent_pb2 import RunStart
 from devopsellence.cli.agent import client, terminal
 from devopsellence.cli.agent.client import Agent
-from devopsellence.cli.agent.outlet import Outlet
 from devopsellence.cli.agent.session import Here, Session, Sink
 from devopsellence.cli.agent.signals import Ended, attended
+from devopsellence.cli.agent.stdio import Outlet
 from devopsellence.cli.output import CliError, Output
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from devopsellence.api.v1.agent_pb2 import LogsRequest
 from devopsellence.cli.agent import client
 from devopsellence.cli.agent.log_line import Line, timestamp
+from devopsellence.cli.agent.log_merge import FOLLOWING, READING, Together
 from devopsellence.cli.agent.log_render import Renderer
-from devopsellence.cli.agent.outlet import Outlet
+from devopsellence.cli.agent.log_stream import Tail
 from devopsellence.cli.agent.select import Source
-from devopsellence.cli.agent.tail import Tail
-from devopsellence.cli.agent.together import FOLLOWING, READING, Together
+from devopsellence.cli.agent.stdio import Outlet
 from devopsellence.cli.output import CliError, Finding, Output
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from devopsellence.cli.images.reference import IMAGE_ID
 from devopsellence.cli.images.registry import push
 from devopsellence.cli.output import CliError, Output
 from devopsellence.cli.render import json
-from devopsellence.cli.secrets import members
+from devopsellence.cli.secrets import access
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.reader import together
 from devopsellence.cli.util.text import few
@@ -143,7 +143,7 @@ async def _share_keys(etcd: Etcd, run: Deploy, target: Target) -> None:
     """Seal the certificates' keys for nodes that could not be sealed for when they were attached."""
     if run.resolved.ingress is None:
         return
-    shared = await members.share_keys(etcd, run.ref, [node.name for node in target.nodes])
+    shared = await access.grant_certificate_keys(etcd, run.ref, [node.name for node in target.nodes])
     for problem in shared.problems:
         run.output.warning(f"{problem.key} is {problem.reason}")
     if shared.closed:

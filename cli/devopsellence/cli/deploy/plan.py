@@ -1,4 +1,4 @@
-"""What a deploy would do, service by service and node by node, and why. Pure."""
+"""Plan of a deploy: created, replaced, kept and removed services by node, and the order of the nodes. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from enum import Enum
 from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Assignment, Node
-from devopsellence.api.v1.workload_pb2 import Image, Service
+from devopsellence.api.v1.workload_pb2 import Image, RolloutPolicy, Service
 from devopsellence.cli.deploy.replicas import filters, held
 from devopsellence.cli.util.text import plural
 from devopsellence.placement import Layout, Spread, layout, why_leaves
+from devopsellence.placement.max_parallel import limit_of
 
 #: What the agent takes over without another container; everything else is part of its spec's hash.
 WITHOUT_RESTART: Final = frozenset({"kind", "ports", "healthcheck", "readiness", "depends_on", "completes", "replicas"})
@@ -168,3 +169,21 @@ def _short(image: Image) -> str:
 def headline(environment: str, newest: int, steps: Sequence[Step], nodes: Sequence[Node]) -> str:
     """What the plan is about, in a line."""
     return f"{environment}: release {newest + 1} on {plural(len(nodes), 'node')} would be: {summary(steps)}"
+
+
+def at_a_time(policy: RolloutPolicy, nodes: Sequence[Node]) -> int:
+    """How many of the attached ``nodes`` would move at once; 0 where none would move at all."""
+    moving = sum(1 for node in nodes if not node.cordoned)
+    return min(moving, limit_of(policy.max_parallel, moving))
+
+
+def described(policy: RolloutPolicy, nodes: Sequence[Node]) -> str:
+    """How the attached ``nodes`` would move, and what happens if one fails; "" where there are no steps."""
+    moving, limit = sum(1 for node in nodes if not node.cordoned), at_a_time(policy, nodes)
+    if moving < 2:
+        return ""
+    written = f" (max_parallel {policy.max_parallel})" if policy.max_parallel else ""
+    pace = f"all {moving} nodes at once" if limit == moving else f"{limit} of {moving} nodes at a time"
+    halts = policy.on_failure == RolloutPolicy.HALT
+    failed = "it halts" if halts else "all go back to the last release that settled"
+    return f"{pace}{written}; if a node fails, {failed}"

@@ -11,8 +11,7 @@ from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.deploy import ingress as routed
 from devopsellence.cli.deploy import replicas
 from devopsellence.cli.deploy.deploy import OPERATION, Deploy, checked, unpinned
-from devopsellence.cli.deploy.plan import Step, headline, plan
-from devopsellence.cli.deploy.steps import at_a_time, described
+from devopsellence.cli.deploy.plan import Step, at_a_time, described, headline, plan
 from devopsellence.cli.images.pin import local
 from devopsellence.cli.output import Output
 from devopsellence.cli.secrets import pin_versions

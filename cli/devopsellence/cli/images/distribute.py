@@ -19,9 +19,8 @@ from devopsellence.api.v1.stored_pb2 import Heartbeat, Node, Release
 from devopsellence.cli.images.archive import InvalidArchive, index
 from devopsellence.cli.images.build import image_name
 from devopsellence.cli.images.docker_cli import Docker, Image
-from devopsellence.cli.images.missing import check_room
+from devopsellence.cli.images.missing import Missing, check_room, images_by_node, load
 from devopsellence.cli.images.upload_progress import Sending
-from devopsellence.cli.images.wants import Missing, images_by_node, load
 from devopsellence.cli.output import CliError, Finding, NextAction, Output
 from devopsellence.cli.store.reader import Reader, together
 from devopsellence.store.keys import EnvironmentRef

@@ -27,8 +27,8 @@ from devopsellence.api.v1.agent_pb2 import (
 )
 from devopsellence.cli.agent.client import Agent, refused
 from devopsellence.cli.images.archive import Extent, Index
+from devopsellence.cli.images.missing import Missing, missing
 from devopsellence.cli.images.upload_progress import Bar
-from devopsellence.cli.images.wants import Missing, missing
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.agent_pb2_grpc import AgentAsyncStub

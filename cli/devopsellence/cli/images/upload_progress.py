@@ -10,7 +10,7 @@ from devopsellence.cli.util.text import plural, span
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from devopsellence.cli.images.wants import Missing
+    from devopsellence.cli.images.missing import Missing
     from devopsellence.cli.output import Output
 
 _OPERATION: Final = "deploy"

@@ -1,7 +1,4 @@
-"""``ingress set``: the ingress in devopsellence.yml, written so that the rest of the file stays as it is.
-
-ruamel.yaml keeps comments, order and quotes; what it would lay out otherwise is taken from the file as it was.
-"""
+"""``ingress set``: edit the ingress section of devopsellence.yml and leave the rest of the file as it is."""
 
 from __future__ import annotations
 
@@ -12,16 +9,16 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from devopsellence import config
-from devopsellence.cli.ingress.merging import merged
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.config.cross_checks import HTTP, is_web
 
@@ -253,3 +250,66 @@ def _map(value: Any) -> dict[str, Any]:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+_IDLE: Final = re.compile(r"\s*(#.*)?$")
+
+
+def merged(text: str, plain: str, changed: str) -> str:
+    """``text`` with what is otherwise in ``changed`` than in ``plain``, which says the same as ``text``.
+
+    Lines that did not change are those of ``text``. Comments and empty lines are never dropped; what is added comes
+    before those that belong to what follows, because they are further out.
+    """
+    original, before, after = (each.splitlines(keepends=True) for each in (text, plain, changed))
+    pieces = list(_pieces(original, before))
+    result: list[str] = []
+    for kind, start, end, new_start, new_end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if kind == "equal":
+            result += _as_written(pieces, start, end, after[new_start:new_end])
+            continue
+        added = after[new_start:new_end]
+        place = _place(result, added) if kind == "insert" else len(result)
+        kept = [line for line in before[start:end] if _IDLE.match(line) and line not in added]
+        result[place:place] = [*added, *kept]
+    return "".join(result)
+
+
+def _pieces(original: Sequence[str], plain: Sequence[str]) -> Iterator[tuple[int, int, Sequence[str]]]:
+    """Which lines of ``plain`` (from, to) are which of ``original``, in pieces as small as can be told."""
+    for kind, start, end, new_start, new_end in SequenceMatcher(None, original, plain, autojunk=False).get_opcodes():
+        if kind == "equal" or end - start == new_end - new_start:
+            yield from ((new_start + at, new_start + at + 1, [original[start + at]]) for at in range(end - start))
+        else:
+            yield new_start, new_end, original[start:end]
+
+
+def _as_written(
+    pieces: Sequence[tuple[int, int, Sequence[str]]], start: int, end: int, otherwise: Sequence[str]
+) -> Iterator[str]:
+    """The lines ``start`` to ``end`` of the plain text as the original has them; those of a piece that is cut as
+    ``otherwise`` has them."""
+    for first, last, lines in pieces:
+        if first == last:
+            # Lines that the plain text has not; they stay with the line before them.
+            yield from lines if start < first <= end or start == first == 0 else ()
+        elif start <= first and last <= end:
+            yield from lines
+        elif first < end and last > start:
+            yield from otherwise[max(first, start) - start : min(last, end) - start]
+
+
+def _place(result: Sequence[str], added: Sequence[str]) -> int:
+    """Where ``added`` goes, after ``result`` but for comments and empty lines that are further out."""
+    place, indent = len(result), _indent(added[0]) if added else 0
+    while (
+        place
+        and _IDLE.match(result[place - 1])
+        and (not result[place - 1].strip() or _indent(result[place - 1]) < indent)
+    ):
+        place -= 1
+    return place if indent else len(result)
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip(" "))

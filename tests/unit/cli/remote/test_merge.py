@@ -47,7 +47,7 @@ def test_a_line_waits_no_longer_than_the_patience_and_takes_earlier_ones_with_it
     assert merge.due() is None
 
 
-def test_what_comes_too_late_for_its_place_is_not_held() -> None:
+def test_late_lines_are_not_held_back() -> None:
     merge = two()
     merge.push("a", line("a", 20), now=0)
     assert times(merge.ready(1.0)) == [20]
@@ -73,7 +73,7 @@ def test_a_clock_that_was_set_back_does_not_reorder_a_container() -> None:
     assert times(merge.ready(0)) == [5, 3, 4, 6]
 
 
-def test_what_waits_is_counted_by_stream() -> None:
+def test_waiting_lines_are_counted_per_stream() -> None:
     merge = two()
     assert merge.held("a") == 0
     merge.push("a", line("a", 1), now=0)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.cli.agent.outlet import Outlet
-from devopsellence.cli.agent.stdio import chunks
+from devopsellence.cli.agent.stdio import Outlet, chunks
 
 MUCH = os.urandom(1 << 20)
 
@@ -38,7 +37,7 @@ async def test_a_write_that_waits_can_be_given_up() -> None:
             await work
 
 
-async def test_nobody_who_reads_is_an_error() -> None:
+async def test_closed_reader_is_an_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as stream, pytest.raises(BrokenPipeError):

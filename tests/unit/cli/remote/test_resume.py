@@ -13,7 +13,7 @@ def line(container: str, at: int, text: bytes = b"x") -> Line:
     return Line("n1", "web", container, False, at, text)
 
 
-def test_nothing_seen_is_asked_for_as_in_the_beginning() -> None:
+def test_resume_without_lines_repeats_the_first_request() -> None:
     assert Resume().since is None
 
 
@@ -39,7 +39,7 @@ SAID = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 4), st.sampled_f
 
 
 @given(SAID, st.lists(st.integers(0, 30), max_size=4))
-def test_whatever_breaks_when_every_line_is_seen_once(said: list[Said], breaks: list[int]) -> None:
+def test_every_line_appears_once_after_any_break(said: list[Said], breaks: list[int]) -> None:
     # Each container's lines are in order of time; streams interleave them as they like.
     log = sorted(said, key=lambda each: each[1])
     resume, seen, resumed = Resume(), [], False

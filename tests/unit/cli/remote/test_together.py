@@ -7,8 +7,8 @@ from typing import cast
 import pytest
 
 from devopsellence.cli.agent.log_line import Line
-from devopsellence.cli.agent.tail import Tail
-from devopsellence.cli.agent.together import Together
+from devopsellence.cli.agent.log_merge import Together
+from devopsellence.cli.agent.log_stream import Tail
 from devopsellence.cli.output import CliError
 
 
@@ -61,10 +61,10 @@ async def test_a_stream_that_fails_is_told_and_the_others_go_on() -> None:
     assert await run(broken, FakeTail("b", [2], [3])) == ([1, 2, 3], ["docker_unavailable"])
 
 
-async def test_nothing_to_ask_is_the_end() -> None:
+async def test_no_sources_end_the_merge() -> None:
     assert await run() == ([], [])
 
 
-async def test_what_nobody_foresaw_ends_it_even_while_others_go_on() -> None:
+async def test_unexpected_error_ends_all_streams() -> None:
     with pytest.raises(ZeroDivisionError):
         await run(FakeTail("a", error=ZeroDivisionError()), FakeTail("b", [1], ends=False))

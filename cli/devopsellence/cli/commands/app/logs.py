@@ -1,4 +1,4 @@
-"""``logs``: the output of services, from all nodes at once."""
+"""``logs``: the logs of services, merged from all nodes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPERATION: Final = "logs"
 
 @dataclass(frozen=True)
 class _Options:
-    """What the flags say."""
+    """Parsed options of ``logs``; ``lines`` -1 means all, ``since`` is in nanoseconds since 1970."""
 
     services: list[str]
     nodes: tuple[str, ...]
@@ -55,12 +55,12 @@ def _lines(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
 
 @click.command()
 @click.argument("services", metavar="[SERVICE]...", nargs=-1, shell_complete=complete_services)
-@click.option("--follow", "-f", is_flag=True, help="Go on with new lines as they come; Ctrl-C ends it.")
-@click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only of this node; several are possible.")
-@click.option("--lines", "-n", default="100", show_default=True, callback=_lines, help="The last N, or 'all'.")
-@click.option("--since", callback=_since, metavar="TIME", help="Nothing before: 5m, 1h30m, or a moment (RFC 3339).")
-@click.option("--timestamps", is_flag=True, help="Begin each line with when the node's Docker received it.")
-@click.option("--no-color", is_flag=True, help="No colours, also none of the output's own.")
+@click.option("--follow", "-f", is_flag=True, help="Follow the log; press Ctrl-C to stop.")
+@click.option("--node", "nodes", multiple=True, metavar="NODE", help="Filter by node (repeatable).")
+@click.option("--lines", "-n", default="100", show_default=True, callback=_lines, help="Number of recent lines, or 'all'.")
+@click.option("--since", callback=_since, metavar="TIME", help="Show lines since: 5m, 1h30m, or an RFC 3339 time.")
+@click.option("--timestamps", is_flag=True, help="Prefix each line with its time stamp.")
+@click.option("--no-color", is_flag=True, help="Print no colours, and remove those of the services.")
 @environment_option
 @pass_output
 @click.pass_context
@@ -75,10 +75,11 @@ def logs(
     timestamps: bool,
     no_color: bool,
 ) -> None:
-    """Show what services write, of all nodes in order of time; without SERVICE, of all services.
+    """Show the logs of services, from all nodes.
 
-    On a terminal control characters are made visible; in a pipe the bytes are as the containers wrote them. A single
-    service of a single node has no prefix.
+    Without SERVICE, shows the logs of all services. Lines are ordered by time and prefixed with node and service,
+    unless all of them come from a single service on a single node. On a terminal, control characters are escaped; in a
+    pipe, the bytes are unchanged.
 
     \b
     Example:
@@ -90,7 +91,7 @@ def logs(
     try:
         context.run(ctx, lambda etcd: _show(ctx, etcd, output, options))
     except KeyboardInterrupt:
-        # This is how following ends.
+        # Ctrl-C is the way to stop --follow.
         ctx.exit(130)
 
 
@@ -117,7 +118,7 @@ def _renderer(output: Output, options: _Options, found: list[Source]) -> Rendere
     if output.json:
         return Json(OPERATION)
     pairs = [(source.agent.node, service) for source in found for service in source.services]
-    # Without a service named, others may appear while this one is followed.
+    # Without SERVICE, containers of further services may appear while following.
     alone = len(pairs) == 1 and (bool(options.services) or not options.follow)
     return Text(pairs, prefix=not alone, terminal=output.is_tty, color=options.color, timestamps=options.timestamps)
 
