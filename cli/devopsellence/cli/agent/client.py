@@ -55,7 +55,7 @@ _CONNECT_SECONDS: Final = 6.0
 
 
 @dataclass(frozen=True)
-class Agent:
+class AgentEndpoint:
     """A node's agent: ``address`` is ``host:port``, or "" with ``problem`` saying why nobody can be asked.
 
     ``uid`` is the machine's that must answer there; "" where there is none.
@@ -67,28 +67,32 @@ class Agent:
     problem: str = ""
 
 
-async def find(etcd: Etcd, names: Iterable[str]) -> list[Agent]:
+async def find_agents(etcd: Etcd, names: Iterable[str]) -> list[AgentEndpoint]:
     """Where the agents of these nodes answer, in order of their names. Reads nodes and heartbeats once."""
     keys, reader = etcd.keys, Reader(etcd)
     wanted = sorted(set(names))
-    nodes = await reader.each({name: keys.node(name) for name in wanted}, Node)
-    beats = await reader.each({name: keys.heartbeat(name) for name in wanted}, Heartbeat)
-    return [locate(name, nodes.get(name), beats.get(name)) for name in wanted]
+    nodes = await reader.get_many({name: keys.node(name) for name in wanted}, Node)
+    beats = await reader.get_many({name: keys.heartbeat(name) for name in wanted}, Heartbeat)
+    return [endpoint_of(name, nodes.get(name), beats.get(name)) for name in wanted]
 
 
-def locate(name: str, node: Node | None, beat: Heartbeat | None) -> Agent:
+def endpoint_of(name: str, node: Node | None, beat: Heartbeat | None) -> AgentEndpoint:
     """Where the agent of one node answers. A node's registered address wins over what its agent says of itself."""
     if node is None:
-        return Agent(name, "", "", f"node {name} is not registered, or its record cannot be read")
+        return AgentEndpoint(name, "", "", f"node {name} is not registered, or its record cannot be read")
     if beat is None:
-        return Agent(name, node.uid, "", f"node {name} has no heartbeat: its agent is not running or cannot reach etcd")
+        return AgentEndpoint(
+            name, node.uid, "", f"node {name} has no heartbeat: its agent is not running or cannot reach etcd"
+        )
     if beat.uid != node.uid:
         problem = f"the agent that answers as {name} was started for an earlier registration of that name"
-        return Agent(name, node.uid, "", problem)
+        return AgentEndpoint(name, node.uid, "", problem)
     address = answers_at(node.address, beat.api_address)
     if not address:
-        return Agent(name, node.uid, "", f"the agent of node {name} has no API (it was started without --api-listen)")
-    return Agent(name, node.uid, address)
+        return AgentEndpoint(
+            name, node.uid, "", f"the agent of node {name} has no API (it was started without --api-listen)"
+        )
+    return AgentEndpoint(name, node.uid, address)
 
 
 def credentials(settings: Settings) -> grpc.ChannelCredentials:
@@ -111,7 +115,7 @@ def credentials(settings: Settings) -> grpc.ChannelCredentials:
 
 
 @asynccontextmanager
-async def connect(settings: Settings, agent: Agent) -> AsyncIterator[AgentAsyncStub]:
+async def connect(settings: Settings, agent: AgentEndpoint) -> AsyncIterator[AgentAsyncStub]:
     """A stub for one agent; connects with the first call, closes with the block.
 
     Raises:
@@ -126,7 +130,7 @@ async def connect(settings: Settings, agent: Agent) -> AsyncIterator[AgentAsyncS
         yield stub
 
 
-async def taken(call: _Streaming) -> None:
+async def wait_accepted(call: _Streaming) -> None:
     """Wait until an agent has taken a call. What is sent before that may cross a refusal, and gRPC then tells of a
     message that could not be sent in place of the refusal.
 
@@ -140,7 +144,7 @@ async def taken(call: _Streaming) -> None:
         await call.wait_for_connection()
 
 
-async def connected(agent: Agent, call: _Streaming) -> None:
+async def wait_connected(agent: AgentEndpoint, call: _Streaming) -> None:
     """:func:`taken`, within the time that it takes to get there at most.
 
     Raises:
@@ -149,20 +153,20 @@ async def connected(agent: Agent, call: _Streaming) -> None:
     """
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
-            await taken(call)
+            await wait_accepted(call)
     except TimeoutError:
         call.cancel()
         raise _unreachable(agent, f"no connection within {_CONNECT_SECONDS:.0f} s") from None
 
 
-def _unreachable(agent: Agent, details: str) -> CliError:
+def _unreachable(agent: AgentEndpoint, details: str) -> CliError:
     message = f"the agent of node {agent.node} does not answer at {agent.address}: {details}"
     return CliError(
         "agent_unreachable", message, next_actions=[NextAction("see what is wrong", "devopsellence doctor")]
     )
 
 
-def refused(agent: Agent, error: grpc.aio.AioRpcError) -> CliError:
+def call_error(agent: AgentEndpoint, error: grpc.aio.AioRpcError) -> CliError:
     """A failed call as an error for a person."""
     code, details = error.code(), error.details() or ""
     spoke = any(key == REFUSED_BY for key, _ in error.trailing_metadata() or ())

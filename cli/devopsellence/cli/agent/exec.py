@@ -13,10 +13,10 @@ import click
 
 from devopsellence.api.v1.agent_pb2 import RunStart
 from devopsellence.cli.agent import client, terminal
-from devopsellence.cli.agent.client import Agent
-from devopsellence.cli.agent.session import Here, Session, Sink
-from devopsellence.cli.agent.signals import Ended, attended
-from devopsellence.cli.agent.stdio import Outlet
+from devopsellence.cli.agent.client import AgentEndpoint
+from devopsellence.cli.agent.session import LocalStreams, Session, Sink
+from devopsellence.cli.agent.signals import SessionInterrupted, run_with_signals
+from devopsellence.cli.agent.stdio import StdioWriter
 from devopsellence.cli.output import CliError, Output
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Manner:
+class ExecOptions:
     """How a command is run: with our input, on a terminal, and what the first Ctrl-C means to it."""
 
     interactive: bool
@@ -38,7 +38,7 @@ class Manner:
     interrupt: str
 
 
-def check(output: Output, manner: Manner) -> None:
+def check_options(output: Output, manner: ExecOptions) -> None:
     """Refuse what cannot work before anything is asked.
 
     Raises:
@@ -55,12 +55,12 @@ def check(output: Output, manner: Manner) -> None:
         raise CliError("no_terminal", "-t and -o json exclude each other", exit_code=2)
 
 
-async def run(
+async def run_on_node(
     settings: Settings,
-    agent: Agent,
+    agent: AgentEndpoint,
     call: Callable[[AgentAsyncStub], Call],
     start: RunStart,
-    manner: Manner,
+    manner: ExecOptions,
     output: Output,
 ) -> int:
     """Run what ``start`` says on one node; ``call`` chooses between the agent's two ways to run something.
@@ -71,16 +71,16 @@ async def run(
     start.interactive, start.tty = manner.interactive, manner.tty
     if window is not None and (size := terminal.size(window)) is not None:
         start.size.CopyFrom(size)
-    stdout, stderr = sinks(output)
-    here = Here(stdout, stderr, sys.stdin.fileno() if manner.interactive else None, window)
+    stdout, stderr = output_sinks(output)
+    here = LocalStreams(stdout, stderr, sys.stdin.fileno() if manner.interactive else None, window)
     with ExitStack() as stack:
         async with client.connect(settings, agent) as stub:
             session = Session(agent, call(stub), here)
             if manner.tty and manner.interactive:
                 stack.enter_context(terminal.raw(sys.stdin.fileno()))
             try:
-                code = await attended(session, session.run(start), interrupt=manner.interrupt, say=_say(output))
-            except Ended as error:
+                code = await run_with_signals(session, session.run(start), interrupt=manner.interrupt, say=_say(output))
+            except SessionInterrupted as error:
                 code = error.exit_code
     output.result(output.operation, None, ok=code == 0, exit_code=code, node=agent.node)
     return code
@@ -94,11 +94,11 @@ def _say(output: Output) -> Callable[[str], None]:
     return say
 
 
-def sinks(output: Output) -> tuple[Sink, Sink]:
+def output_sinks(output: Output) -> tuple[Sink, Sink]:
     """Where stdout and stderr of the command go: to ours as they are, or as JSON objects to stdout."""
     if output.json:
         return _JsonSink(output, "stdout"), _JsonSink(output, "stderr")
-    return Outlet(sys.stdout).write, Outlet(sys.stderr).write
+    return StdioWriter(sys.stdout).write, StdioWriter(sys.stderr).write
 
 
 class _JsonSink:

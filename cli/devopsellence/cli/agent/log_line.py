@@ -15,7 +15,7 @@ _LAST: Final = 253_402_300_799
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class OutputLine:
     """One line: ``at`` is when the node's engine received it, in nanoseconds since 1970; ``text`` has no line end."""
 
     node: str
@@ -26,10 +26,10 @@ class Line:
     text: bytes
 
 
-def from_message(node: str, message: LogLine) -> Line:
+def from_message(node: str, message: LogLine) -> OutputLine:
     """A node's message as a line."""
     at = min(max(0, message.at.seconds), _LAST) * NANOS + message.at.nanos
-    return Line(node, message.service, message.container, message.stderr, at, message.line)
+    return OutputLine(node, message.service, message.container, message.stderr, at, message.line)
 
 
 def timestamp(at: int) -> Timestamp:

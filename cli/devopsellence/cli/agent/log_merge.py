@@ -9,15 +9,15 @@ from contextlib import aclosing
 from heapq import heappop, heappush
 from typing import Final
 
-from devopsellence.cli.agent.log_line import Line
-from devopsellence.cli.agent.log_stream import Tail
+from devopsellence.cli.agent.log_line import OutputLine
+from devopsellence.cli.agent.log_stream import NodeLogStream
 from devopsellence.cli.output import CliError
 
 # What a line takes besides its text, about.
 _OVERHEAD: Final = 250
 
 
-class Merge:
+class MergeBuffer:
     """Lines go in with :meth:`push`, stream by stream, and come out of :meth:`ready` in order.
 
     The lines of one container keep their order even where its clock was set back in between.
@@ -27,7 +27,7 @@ class Merge:
         self._patience = patience
         self._sequence = 0
         # (time, sequence, stream, line): the sequence decides between equal times, so lines are never compared.
-        self._heap: list[tuple[int, int, Hashable, Line]] = []
+        self._heap: list[tuple[int, int, Hashable, OutputLine]] = []
         # (when it arrived, time, sequence), oldest arrival first; may still name lines that have gone out.
         self._arrivals: deque[tuple[float, int, int]] = deque()
         # The latest, in order, that has gone out: what comes too late for its place is not held any longer.
@@ -54,7 +54,7 @@ class Merge:
         """How many bytes the waiting lines of ``stream`` take, about."""
         return self._bytes.get(stream, 0)
 
-    def push(self, stream: Hashable, line: Line, now: float) -> None:
+    def push(self, stream: Hashable, line: OutputLine, now: float) -> None:
         """Take a line of an open stream."""
         container = (line.node, line.container)
         at = max(line.at, self._latest.get(container, 0))
@@ -67,10 +67,10 @@ class Merge:
         self._waiting[stream] += 1
         self._bytes[stream] += len(line.text) + _OVERHEAD
 
-    def ready(self, now: float) -> list[Line]:
+    def ready(self, now: float) -> list[OutputLine]:
         """The lines that may go out at ``now``, in order."""
         last_due = max(self._out, self._last_due(now))
-        out: list[Line] = []
+        out: list[OutputLine] = []
         while self._heap and (self._silent == 0 or self._heap[0][:2] <= last_due):
             out.append(self._pop())
         while self._arrivals and self._arrivals[0][1:] <= self._out:
@@ -89,7 +89,7 @@ class Merge:
             last = max(last, (at, sequence))
         return last
 
-    def _pop(self) -> Line:
+    def _pop(self) -> OutputLine:
         at, sequence, stream, line = heappop(self._heap)
         self._out = max(self._out, (at, sequence))
         if stream in self._waiting:
@@ -102,21 +102,21 @@ class Merge:
 
 #: How long a line waits for an earlier one of another node, in seconds: while output is followed, and while what has
 #: been written before is read. The second is only for nodes that have fallen silent.
-FOLLOWING: Final = 0.15
-READING: Final = 3.0
+FOLLOW_WAIT_SECONDS: Final = 0.15
+READ_WAIT_SECONDS: Final = 3.0
 # What waits of all streams together, in bytes; a stream that has its share is not read on.
 _MOST: Final = 8 << 20
 
 
-class Together:
+class LogMerger:
     """Merges what ``tails`` bring and hands it to ``write``, several lines at a time."""
 
     def __init__(
-        self, tails: Sequence[Tail], write: Callable[[list[Line]], Awaitable[None]], *, patience: float
+        self, tails: Sequence[NodeLogStream], write: Callable[[list[OutputLine]], Awaitable[None]], *, patience: float
     ) -> None:
         self._tails = tails
         self._write = write
-        self._merge = Merge(patience)
+        self._merge = MergeBuffer(patience)
         self._share = _MOST // max(1, len(tails))
         self._open = len(tails)
         # Set when there may be something to write, and when there may be room again.

@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-from devopsellence.cli.agent.log_line import NANOS, Line
+from devopsellence.cli.agent.log_line import NANOS, OutputLine
 from devopsellence.cli.output import SCHEMA_VERSION
 from devopsellence.cli.util.text import safe
 
@@ -22,15 +22,15 @@ _RESET: Final = "\x1b[0m"
 _PALETTE: Final = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 
 
-class Renderer(Protocol):
+class LineRenderer(Protocol):
     """Makes bytes of lines."""
 
-    def __call__(self, line: Line) -> bytes:
+    def __call__(self, line: OutputLine) -> bytes:
         """``line`` with its line end."""
         ...
 
 
-class Text:
+class TextRenderer:
     """Text, prefixed with where it comes from.
 
     ``sources`` are the (node, service) that are expected, so that prefixes are aligned from the first line on.
@@ -48,7 +48,7 @@ class Text:
         for source in sources:
             self._prefix_of(source)
 
-    def __call__(self, line: Line) -> bytes:
+    def __call__(self, line: OutputLine) -> bytes:
         """See :class:`Renderer`."""
         prefix = self._prefix_of((line.node, line.service)) if self._prefix else b""
         stamp = f"{rfc3339(line.at)} ".encode() if self._timestamps else b""
@@ -67,13 +67,13 @@ class Text:
         return known
 
 
-class Json:
+class JsonRenderer:
     """One object a line, in the shape of all streaming commands."""
 
     def __init__(self, operation: str) -> None:
         self._operation = operation
 
-    def __call__(self, line: Line) -> bytes:
+    def __call__(self, line: OutputLine) -> bytes:
         """See :class:`Renderer`."""
         document = {
             "schema_version": SCHEMA_VERSION,

@@ -12,8 +12,8 @@ import grpc.aio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from devopsellence.api.v1.agent_pb2 import LogsAnswer, LogsRequest
-from devopsellence.cli.agent.client import Agent, connected, refused
-from devopsellence.cli.agent.log_line import NANOS, Line, from_message, timestamp
+from devopsellence.cli.agent.client import AgentEndpoint, call_error, wait_connected
+from devopsellence.cli.agent.log_line import NANOS, OutputLine, from_message, timestamp
 from devopsellence.cli.output import CliError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class _Seen:
     again: Counter[tuple[bool, bytes]] = field(default_factory=Counter)
 
 
-class Resume:
+class ResumePoint:
     """Remembers how far each container of a stream has been heard.
 
     Containers' lines arrive in order, those of different containers not quite: after a break, lines are asked for from
@@ -58,7 +58,7 @@ class Resume:
         for seen in self._seen.values():
             seen.again = seen.then.copy()
 
-    def admit(self, line: Line, *, resumed: bool) -> bool:
+    def admit(self, line: OutputLine, *, resumed: bool) -> bool:
         """Whether ``line`` is new; ``resumed``: the stream has begun again, so it may not be."""
         seen = self._seen.setdefault(line.container, _Seen())
         said = (line.stderr, line.text)
@@ -92,18 +92,20 @@ class _Ended(Exception):
     """A stream that is followed has ended, as when an agent stops."""
 
 
-class Tail:
+class NodeLogStream:
     """What ``request`` asks of ``agent``; ``warn`` hears when a followed stream is lost."""
 
-    def __init__(self, stub: AgentAsyncStub, agent: Agent, request: LogsRequest, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, stub: AgentAsyncStub, agent: AgentEndpoint, request: LogsRequest, warn: Callable[[str], None]
+    ) -> None:
         self._stub = stub
         self._agent = agent
         self._request = request
         self._warn = warn
-        self._resume = Resume()
+        self._resume = ResumePoint()
         self._resumed = False
 
-    async def batches(self) -> AsyncGenerator[list[Line], None]:
+    async def batches(self) -> AsyncGenerator[list[OutputLine], None]:
         """New lines as they come; ends with the output, or never while it is followed.
 
         Raises:
@@ -123,11 +125,11 @@ class Tail:
                 call, first = await self._again()
                 yield self._new(first)
         except grpc.aio.AioRpcError as error:
-            raise refused(self._agent, error) from error
+            raise call_error(self._agent, error) from error
 
     async def _begin(self) -> Call:
         call = self._stub.Logs(self._request)
-        await connected(self._agent, call)
+        await wait_connected(self._agent, call)
         return call
 
     async def _again(self) -> tuple[Call, LogsAnswer]:
@@ -161,6 +163,6 @@ class Tail:
         if state.attempt_number == 1:
             self._warn(f"the connection to node {self._agent.node} is lost; trying again")
 
-    def _new(self, answer: LogsAnswer) -> list[Line]:
+    def _new(self, answer: LogsAnswer) -> list[OutputLine]:
         lines = [from_message(self._agent.node, message) for message in answer.lines]
         return [line for line in lines if self._resume.admit(line, resumed=self._resumed)]

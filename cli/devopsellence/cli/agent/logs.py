@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from devopsellence.api.v1.agent_pb2 import LogsRequest
 from devopsellence.cli.agent import client
-from devopsellence.cli.agent.log_line import Line, timestamp
-from devopsellence.cli.agent.log_merge import FOLLOWING, READING, Together
-from devopsellence.cli.agent.log_render import Renderer
-from devopsellence.cli.agent.log_stream import Tail
-from devopsellence.cli.agent.select import Source
-from devopsellence.cli.agent.stdio import Outlet
+from devopsellence.cli.agent.log_line import OutputLine, timestamp
+from devopsellence.cli.agent.log_merge import FOLLOW_WAIT_SECONDS, READ_WAIT_SECONDS, LogMerger
+from devopsellence.cli.agent.log_render import LineRenderer
+from devopsellence.cli.agent.log_stream import NodeLogStream
+from devopsellence.cli.agent.select import LogSource
+from devopsellence.cli.agent.stdio import StdioWriter
 from devopsellence.cli.output import CliError, Finding, Output
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LogQuery:
     """Which lines: ``lines`` of each container at most (negative: all), none before ``since`` (nanoseconds)."""
 
     environment: str
@@ -31,23 +31,25 @@ class Wanted:
     since: int | None
 
 
-class Logs:
+class LogPrinter:
     """One run of ``logs``; ``problems`` are the nodes that could not be asked, or not to the end."""
 
-    def __init__(self, output: Output, outlet: Outlet, render: Renderer) -> None:
+    def __init__(self, output: Output, outlet: StdioWriter, render: LineRenderer) -> None:
         self._output = output
         self._outlet = outlet
         self._render = render
         self.problems: list[CliError] = []
 
-    async def show(self, settings: Settings, sources: list[Source], wanted: Wanted, *, services: list[str]) -> None:
+    async def show(
+        self, settings: Settings, sources: list[LogSource], wanted: LogQuery, *, services: list[str]
+    ) -> None:
         """Write the output of all ``sources``; ``services`` are those that were asked for, none: all.
 
         Raises:
             CliError: none of them could be asked.
         """
         async with AsyncExitStack() as stack:
-            tails: list[Tail] = []
+            tails: list[NodeLogStream] = []
             for source in sources:
                 try:
                     stub = await stack.enter_async_context(client.connect(settings, source.agent))
@@ -55,10 +57,10 @@ class Logs:
                     self._failed(error)
                     continue
                 requests = _requests(source, wanted, services)
-                tails += [Tail(stub, source.agent, request, self._output.warning) for request in requests]
+                tails += [NodeLogStream(stub, source.agent, request, self._output.warning) for request in requests]
             failed_before = len(self.problems)
-            patience = FOLLOWING if wanted.follow else READING
-            await Together(tails, self._write, patience=patience).run(self._failed)
+            patience = FOLLOW_WAIT_SECONDS if wanted.follow else READ_WAIT_SECONDS
+            await LogMerger(tails, self._write, patience=patience).run(self._failed)
         if len(self.problems) - failed_before == len(tails):
             raise self._none()
 
@@ -75,13 +77,13 @@ class Logs:
             self._output.warning(error.message)
         self.problems.append(error)
 
-    async def _write(self, lines: list[Line]) -> None:
+    async def _write(self, lines: list[OutputLine]) -> None:
         await self._outlet.write(b"".join(map(self._render, lines)))
         # Where writing never waits, the streams still get their turn.
         await asyncio.sleep(0)
 
 
-def _requests(source: Source, wanted: Wanted, services: list[str]) -> list[LogsRequest]:
+def _requests(source: LogSource, wanted: LogQuery, services: list[str]) -> list[LogsRequest]:
     """What to ask one node for.
 
     What has been written before is asked for service by service: such a stream is in order of time, so that several are

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from devopsellence.api.v1.workload_pb2 import Service, Task
-from devopsellence.cli.agent.client import Agent
-from devopsellence.cli.agent.locate import Survey
+from devopsellence.cli.agent.client import AgentEndpoint
+from devopsellence.cli.agent.locate import EnvironmentAgents
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.placement import why_not
 
@@ -16,14 +16,14 @@ _STATUS: Final = NextAction("see what runs where", "devopsellence status")
 
 
 @dataclass(frozen=True)
-class Source:
+class LogSource:
     """A node to ask for output, and the services to ask it for, sorted."""
 
-    agent: Agent
+    agent: AgentEndpoint
     services: tuple[str, ...]
 
 
-def sources(survey: Survey, services: Sequence[str]) -> list[Source]:
+def log_sources(survey: EnvironmentAgents, services: Sequence[str]) -> list[LogSource]:
     """Which nodes run, or should run, any of ``services`` (none named: all), in order of their names.
 
     Raises:
@@ -33,7 +33,9 @@ def sources(survey: Survey, services: Sequence[str]) -> list[Source]:
     known = {name: _services_of(survey, name) for name in survey.agents}
     _require(survey, services, set().union(*known.values()))
     wanted = set(services)
-    found = [Source(survey.agents[node], tuple(sorted(has & wanted if wanted else has))) for node, has in known.items()]
+    found = [
+        LogSource(survey.agents[node], tuple(sorted(has & wanted if wanted else has))) for node, has in known.items()
+    ]
     found = [source for source in found if source.services]
     if not found:
         what = f"service {' or '.join(services)}" if services else "anything"
@@ -41,7 +43,7 @@ def sources(survey: Survey, services: Sequence[str]) -> list[Source]:
     return found
 
 
-def for_exec(survey: Survey, service: str, *, said: bool) -> tuple[Agent, str]:
+def agent_for_exec(survey: EnvironmentAgents, service: str, *, said: bool) -> tuple[AgentEndpoint, str]:
     """The node to run a command on, and a note about the choice ("" where there was none).
 
     ``said``: the survey is of the one node that was asked for, and its agent decides whether there is something to run
@@ -64,7 +66,7 @@ def for_exec(survey: Survey, service: str, *, said: bool) -> tuple[Agent, str]:
     return survey.agents[reachable[0]], note
 
 
-def for_task(survey: Survey, task: Task) -> Agent:
+def agent_for_task(survey: EnvironmentAgents, task: Task) -> AgentEndpoint:
     """The first node by name whose agent is there and that may run the task's service, as for a release task.
 
     Raises:
@@ -85,7 +87,7 @@ def for_task(survey: Survey, task: Task) -> Agent:
     raise CliError("no_node_for_task", message, next_actions=[NextAction("see the nodes", "devopsellence node list")])
 
 
-def task_named(survey: Survey, name: str, *, sure: bool) -> Task:
+def task_named(survey: EnvironmentAgents, name: str, *, sure: bool) -> Task:
     """The task ``name`` of the newest release; ``sure``: also the one that rollouts run.
 
     Raises:
@@ -106,7 +108,7 @@ def task_named(survey: Survey, name: str, *, sure: bool) -> Task:
     raise CliError("task_unknown", f"{number} has no task {name}; it has: {names}", next_actions=[mend])
 
 
-def all_tasks(survey: Survey) -> list[Task]:
+def all_tasks(survey: EnvironmentAgents) -> list[Task]:
     """The newest release's tasks by name, the release task first."""
     if survey.release is None:
         return []
@@ -114,11 +116,11 @@ def all_tasks(survey: Survey) -> list[Task]:
     return [*first, *sorted(survey.release.tasks, key=lambda task: task.name)]
 
 
-def _released(survey: Survey) -> Sequence[Service]:
+def _released(survey: EnvironmentAgents) -> Sequence[Service]:
     return survey.release.services if survey.release is not None else ()
 
 
-def _services_of(survey: Survey, name: str) -> set[str]:
+def _services_of(survey: EnvironmentAgents, name: str) -> set[str]:
     """What a node runs, by its own account, and what it should run, by its labels.
 
     On which nodes the replicas of a service run, these tell alone.
@@ -130,12 +132,12 @@ def _services_of(survey: Survey, name: str) -> set[str]:
     return reported | placed
 
 
-def _runs(survey: Survey, node: str, service: str) -> bool:
+def _runs(survey: EnvironmentAgents, node: str, service: str) -> bool:
     status = survey.statuses.get(node)
     return status is not None and any(each.name == service and each.container for each in status.services)
 
 
-def _require(survey: Survey, services: Sequence[str], known: set[str]) -> None:
+def _require(survey: EnvironmentAgents, services: Sequence[str], known: set[str]) -> None:
     known = known | {each.name for each in _released(survey)}
     for name in services:
         if name not in known:

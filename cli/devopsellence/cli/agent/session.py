@@ -13,7 +13,7 @@ import grpc.aio
 
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest, RunStart
 from devopsellence.cli.agent import stdio, terminal
-from devopsellence.cli.agent.client import Agent, connected, refused
+from devopsellence.cli.agent.client import AgentEndpoint, call_error, wait_connected
 from devopsellence.cli.output import CliError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ INTERRUPTED: Final = 130
 
 
 @dataclass(frozen=True)
-class Here:
+class LocalStreams:
     """This side: where output goes, and the descriptor that input comes from (None: there is none).
 
     ``window`` is the descriptor of the terminal whose size the other side follows; None without one.
@@ -40,7 +40,7 @@ class Here:
 class Session:
     """One command on one node."""
 
-    def __init__(self, agent: Agent, call: Call, here: Here) -> None:
+    def __init__(self, agent: AgentEndpoint, call: Call, here: LocalStreams) -> None:
         self._agent = agent
         self._call = call
         self._here = here
@@ -55,13 +55,13 @@ class Session:
             CliError: the agent cannot be asked, refuses, or is lost.
         """
         try:
-            await connected(self._agent, self._call)
+            await wait_connected(self._agent, self._call)
             await self._call.write(RunRequest(start=start))
             if self._here.stdin is not None:
                 self._spawn(self._send_input(self._here.stdin))
             return await self._answers()
         except grpc.aio.AioRpcError as error:
-            raise refused(self._agent, error) from error
+            raise call_error(self._agent, error) from error
         finally:
             # The agent ends what still runs when the call is cancelled.
             self._call.cancel()

@@ -12,7 +12,7 @@ from devopsellence.cli.agent.session import Session
 _BASE: Final = 128
 
 
-class Ended(Exception):
+class SessionInterrupted(Exception):
     """A signal ended the session before the command did; ``exit_code`` is the shell's for it."""
 
     def __init__(self, number: signal.Signals) -> None:
@@ -20,7 +20,7 @@ class Ended(Exception):
         self.exit_code = _BASE + number
 
 
-async def attended(session: Session, run: Awaitable[int], *, interrupt: str, say: Callable[[str], None]) -> int:
+async def run_with_signals(session: Session, run: Awaitable[int], *, interrupt: str, say: Callable[[str], None]) -> int:
     """``run``'s exit code; meanwhile the first Ctrl-C is passed on as the signal ``interrupt``.
 
     A second Ctrl-C, SIGTERM and SIGHUP end the session, and the agent then ends the command. A change of the terminal's
@@ -50,7 +50,7 @@ async def attended(session: Session, run: Awaitable[int], *, interrupt: str, say
     except asyncio.CancelledError:
         if not ended:
             raise
-        raise Ended(ended[0]) from None
+        raise SessionInterrupted(ended[0]) from None
     finally:
         work.cancel()
         for number in (signal.SIGINT, signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP):

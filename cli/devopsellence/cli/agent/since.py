@@ -14,7 +14,7 @@ _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def parse(text: str, now: datetime) -> int:
+def parse_since(text: str, now: datetime) -> int:
     """``text`` in nanoseconds since 1970: ``5m``, ``1h30m`` before ``now``, or a moment as in RFC 3339.
 
     A moment without an offset is in local time.

@@ -38,7 +38,7 @@ async def _read(descriptor: int) -> bytes:
 _PIECE: Final = 4096
 
 
-class Outlet:
+class StdioWriter:
     """The bytes under a text stream such as ``sys.stdout``; nothing else may write there meanwhile."""
 
     def __init__(self, stream: TextIO) -> None:

@@ -11,19 +11,19 @@ from devopsellence.cli import secrets
 from devopsellence.cli.deploy import git, preflight, replicas
 from devopsellence.cli.deploy import ingress as routed
 from devopsellence.cli.deploy.follow import follow_release
-from devopsellence.cli.deploy.publish import Target, publish, read_target
+from devopsellence.cli.deploy.publish import PublishTarget, publish, read_target
 from devopsellence.cli.images.build import build
 from devopsellence.cli.images.distribute import distribute
-from devopsellence.cli.images.docker_cli import Docker
-from devopsellence.cli.images.pin import Pin, pin_all, references
-from devopsellence.cli.images.prune import in_use, prune
+from devopsellence.cli.images.docker_cli import DockerCli
+from devopsellence.cli.images.pin import Pin, pin_all, service_images
+from devopsellence.cli.images.prune import pinned_images, prune
 from devopsellence.cli.images.reference import IMAGE_ID
 from devopsellence.cli.images.registry import push
 from devopsellence.cli.output import CliError, Output
 from devopsellence.cli.render import json
 from devopsellence.cli.secrets import access
 from devopsellence.cli.store import transaction
-from devopsellence.cli.store.reader import together
+from devopsellence.cli.store.reader import concurrently
 from devopsellence.cli.util.text import few
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
@@ -37,14 +37,14 @@ OPERATION: Final = "deploy"
 
 
 @dataclass
-class Deploy:
+class DeployRun:
     """One deploy: what was asked for, and how far it has got (for whoever is interrupted)."""
 
     ref: EnvironmentRef
     config: Config
     resolved: Resolved
     settings: Settings
-    docker: Docker
+    docker: DockerCli
     output: Output
     image: str | None
     message: str
@@ -52,10 +52,10 @@ class Deploy:
     stage: str = "nothing was written"
 
 
-async def deploy(etcd: Etcd, run: Deploy, *, detach: bool) -> None:
+async def deploy(etcd: Etcd, run: DeployRun, *, detach: bool) -> None:
     """Deploy, and unless ``detach`` wait for the end; CliError when the rollout does not settle."""
     run.output.event(OPERATION, "started", environment=str(run.ref))
-    target = await checked(etcd, run)
+    target = await run_checks(etcd, run)
     pointing = asyncio.create_task(_pointing(etcd, run, target))
     try:
         draft = await _draft(etcd, run, target)
@@ -80,33 +80,33 @@ async def deploy(etcd: Etcd, run: Deploy, *, detach: bool) -> None:
     await _forget_old_images(etcd, run)
 
 
-async def checked(etcd: Etcd, run: Deploy) -> Target:
+async def run_checks(etcd: Etcd, run: DeployRun) -> PublishTarget:
     """What can be known to fail, before anything is built."""
     target = await read_target(etcd, run.ref, default_node=run.default_node)
     for error in target.unreadable:
         run.output.warning(f"{error}; its node counts as not there")
     services = run.resolved.services
     assigned = await replicas.assignments(etcd, run.ref, services, target.nodes)
-    problem = preflight.no_node(run.ref.environment, services, target.nodes, assigned)
+    problem = preflight.placement_error(run.ref.environment, services, target.nodes, assigned)
     if problem is not None:
         raise problem
-    silent = await replicas.silent(etcd, services, target.nodes)
+    silent = await replicas.unreachable_nodes(etcd, services, target.nodes)
     for sentence in [
-        *preflight.fewer_for_now(services, target.nodes, assigned, silent),
-        *preflight.dependencies_elsewhere(services, target.nodes, assigned),
+        *preflight.replica_warnings(services, target.nodes, assigned, silent),
+        *preflight.dependency_warnings(services, target.nodes, assigned),
     ]:
         run.output.warning(sentence)
     ingress = run.resolved.ingress
-    await routed.refuse_conflict(etcd, run.ref, ingress, target.nodes)
+    await routed.check_host_conflict(etcd, run.ref, ingress, target.nodes)
     if ingress is not None:
-        for sentence in routed.warnings(ingress, routed.where(ingress, services, target.nodes, assigned)):
+        for sentence in routed.warnings(ingress, routed.serving_nodes(ingress, services, target.nodes, assigned)):
             run.output.warning(sentence)
     if len(run.config.build.platforms) > 1:
         run.output.warning("build.platforms: only one platform is built, the engine's own if it is among them")
     return target
 
 
-async def _pointing(etcd: Etcd, run: Deploy, target: Target) -> list[str]:
+async def _pointing(etcd: Etcd, run: DeployRun, target: PublishTarget) -> list[str]:
     """What DNS says of the hosts, meanwhile: it warns, and refuses nothing."""
     ingress = run.resolved.ingress
     if ingress is None:
@@ -115,22 +115,22 @@ async def _pointing(etcd: Etcd, run: Deploy, target: Target) -> list[str]:
     from devopsellence.cli.ingress import dns_warnings as pointing
 
     assigned = await replicas.assignments(etcd, run.ref, run.resolved.services, target.nodes)
-    serving = set(routed.where(ingress, run.resolved.services, target.nodes, assigned))
+    serving = set(routed.serving_nodes(ingress, run.resolved.services, target.nodes, assigned))
     nodes = [node for node in target.nodes if node.name in serving]
-    return await pointing.warnings(etcd, ingress.hosts, nodes, dns.chosen(None)) if nodes else []
+    return await pointing.warnings(etcd, ingress.hosts, nodes, dns.resolver_address(None)) if nodes else []
 
 
-async def _draft(etcd: Etcd, run: Deploy, target: Target) -> Release:
+async def _draft(etcd: Etcd, run: DeployRun, target: PublishTarget) -> Release:
     """The release to be, but for its number: secrets and images pinned, images where the nodes get them."""
-    draft = unpinned(run)
+    draft = unpinned_release(run)
     # Before the build: whoever has to set a secret first should not wait for it.
     registry = draft.registry if draft.HasField("registry") else None
     secrets.warn_of_keyless(run.output, await secrets.pin(etcd, run.ref, draft.services, registry, nodes=target.nodes))
     await _share_keys(etcd, run, target)
     # Before the build as well, which takes the files as they are now.
     draft.revision = await git.revision(run.config.path.parent)
-    app, others = await together(
-        [_app_image(etcd, run, registry), pin_all(run.docker, references(draft.services), run.output)]
+    app, others = await concurrently(
+        [_app_image(etcd, run, registry), pin_all(run.docker, service_images(draft.services), run.output)]
     )
     for service in draft.services:
         pin = app[""] if service.image.app else others[service.image.reference]
@@ -139,7 +139,7 @@ async def _draft(etcd: Etcd, run: Deploy, target: Target) -> Release:
     return draft
 
 
-async def _share_keys(etcd: Etcd, run: Deploy, target: Target) -> None:
+async def _share_keys(etcd: Etcd, run: DeployRun, target: PublishTarget) -> None:
     """Seal the certificates' keys for nodes that could not be sealed for when they were attached."""
     if run.resolved.ingress is None:
         return
@@ -151,7 +151,7 @@ async def _share_keys(etcd: Etcd, run: Deploy, target: Target) -> None:
         run.output.warning(f"not every node can open the certificate's key of {few(shared.closed)}: {mend}")
 
 
-def unpinned(run: Deploy) -> Release:
+def unpinned_release(run: DeployRun) -> Release:
     """What the configuration says, as a release without number, images and versions."""
     resolved = run.resolved
     draft = Release(
@@ -164,7 +164,7 @@ def unpinned(run: Deploy) -> Release:
         ingress=resolved.ingress,
         rollout=resolved.rollout,
         message=run.message,
-        created_by=transaction.who(),
+        created_by=transaction.current_user(),
         created_at=transaction.now(),
     )
     if resolved.registry is not None:
@@ -174,7 +174,7 @@ def unpinned(run: Deploy) -> Release:
     return draft
 
 
-async def _app_image(etcd: Etcd, run: Deploy, registry: Registry | None) -> dict[str, Pin]:
+async def _app_image(etcd: Etcd, run: DeployRun, registry: Registry | None) -> dict[str, Pin]:
     """The app image under ""; nothing where no service uses it."""
     users = [service.name for service in run.resolved.services if service.image.app]
     if not users:
@@ -191,10 +191,10 @@ async def _app_image(etcd: Etcd, run: Deploy, registry: Registry | None) -> dict
     return {"": await push(run.docker, registry, password, pin.pinned, run.output)}
 
 
-async def _forget_old_images(etcd: Etcd, run: Deploy) -> None:
+async def _forget_old_images(etcd: Etcd, run: DeployRun) -> None:
     """A release that has settled is no worse if this does not work."""
     try:
-        needed = await in_use(etcd, run.ref)
+        needed = await pinned_images(etcd, run.ref)
         if needed is not None:
             await prune(run.docker, run.ref, needed)
     except (CliError, StoreError) as error:

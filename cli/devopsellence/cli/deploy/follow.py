@@ -15,11 +15,11 @@ from devopsellence.cli.output import CliError, Finding, NextAction, Output
 from devopsellence.cli.render import ingress, json, progress
 from devopsellence.cli.render import task as tasks
 from devopsellence.cli.render.reporter import reporter
-from devopsellence.cli.render.rows import Row, rows
+from devopsellence.cli.render.rows import ServiceRow, rows
 from devopsellence.cli.render.text import failure_lines, rollout_line, row_line
 from devopsellence.cli.store import reader
-from devopsellence.cli.store.snapshot import Outcome, Snapshot, Verdict, judge
-from devopsellence.cli.store.watcher import Watcher
+from devopsellence.cli.store.snapshot import ReleaseVerdict, RolloutState, Snapshot, release_verdict
+from devopsellence.cli.store.watcher import EnvironmentWatcher
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -44,13 +44,13 @@ _HALTED: Final = (
 
 
 @dataclass(frozen=True)
-class End:
+class RolloutEnd:
     """How release ``number`` ended, and the state at that time. ``failed``: what was last seen to fail."""
 
     snapshot: Snapshot
     number: int
-    verdict: Verdict
-    failed: Sequence[Row] = ()
+    verdict: ReleaseVerdict
+    failed: Sequence[ServiceRow] = ()
 
 
 async def follow(
@@ -63,7 +63,7 @@ async def follow(
     patience: float | None = None,
     whole: bool = False,
     everything: bool = False,
-) -> End:
+) -> RolloutEnd:
     """Show how release ``number`` (None: whichever is the newest) lands, and return its end.
 
     ``patience``: after so many seconds without progress the verdict is as it stands, so not final. ``whole``: JSON
@@ -72,15 +72,15 @@ async def follow(
     Raises:
         Unavailable: etcd did not answer at the beginning; later it is waited for.
     """
-    waiting = Patience(patience)
-    failed: list[Row] = []
-    async with Watcher(etcd, ref) as watcher:
+    waiting = ProgressTimer(patience)
+    failed: list[ServiceRow] = []
+    async with EnvironmentWatcher(etcd, ref) as watcher:
         with reporter(output, operation, whole=whole, everything=everything) as show:
             while True:
                 begun = time.monotonic()
                 snapshot = watcher.snapshot()
                 about = number if number is not None else snapshot.number
-                verdict = judge(snapshot, about)
+                verdict = release_verdict(snapshot, about)
                 if verdict.final:
                     snapshot = await _settle(etcd, ref, snapshot)
                 show.show(snapshot, about)
@@ -88,13 +88,13 @@ async def follow(
                 now = time.monotonic()
                 left = waiting.left(snapshot, now)
                 if verdict.final or left <= 0:
-                    return End(snapshot, about, verdict, failed)
+                    return RolloutEnd(snapshot, about, verdict, failed)
                 # Of many changes, those in between are seen together.
                 await asyncio.sleep(min(_LONGEST_REST, max(_SHORTEST_REST, (now - begun) * _REST)))
                 await _next(watcher, min(left, show.every or left))
 
 
-async def _next(watcher: Watcher, seconds: float) -> None:
+async def _next(watcher: EnvironmentWatcher, seconds: float) -> None:
     """Wait for a change, at most so long."""
     alarm = asyncio.get_running_loop().call_later(min(seconds, _DAY), watcher.wake)
     try:
@@ -103,7 +103,7 @@ async def _next(watcher: Watcher, seconds: float) -> None:
         alarm.cancel()
 
 
-class Patience:
+class ProgressTimer:
     """How long to wait yet: so many ``seconds`` (None: for ever) after the last progress that could be seen."""
 
     def __init__(self, seconds: float | None) -> None:
@@ -128,7 +128,7 @@ async def follow_release(etcd: Etcd, ref: EnvironmentRef, output: Output, operat
     patience = release.rollout.progress_deadline.ToTimedelta().total_seconds() + _MARGIN
     end = await follow(etcd, ref, output, operation, number=release.number, patience=patience)
     now, snapshot = datetime.now(UTC), end.snapshot
-    if (problem := failure(end, live=output.live)) is not None:
+    if (problem := rollout_error(end, live=output.live)) is not None:
         raise problem
     lines = [f"Release {release.number} of {ref} is {rollout_line(snapshot, now)}", *ingress.urls(snapshot)[:_URLS]]
     output.result(
@@ -149,35 +149,37 @@ async def _settle(etcd: Etcd, ref: EnvironmentRef, seen: Snapshot) -> Snapshot:
         return seen
 
 
-def failure(end: End, *, live: bool) -> CliError | None:
+def rollout_error(end: RolloutEnd, *, live: bool) -> CliError | None:
     """The error that a rollout's end is; None when it settled. ``live``: its last state is still on the screen."""
     snapshot, number, verdict = end.snapshot, end.number, end.verdict
     name = f"release {number} of {snapshot.ref}"
-    if verdict.outcome is Outcome.SETTLED:
+    if verdict.outcome is RolloutState.SETTLED:
         return None
-    if verdict.outcome is Outcome.SUPERSEDED:
+    if verdict.outcome is RolloutState.SUPERSEDED:
         return CliError("rollout_superseded", f"{name} was superseded before it settled: {verdict.reason}")
     because = f": {verdict.reason}" if verdict.reason else ""
     # What has been taken back is on no screen any more.
-    table = end.failed if verdict.instead else [] if live else rows(snapshot, datetime.now(UTC))
+    table = end.failed if verdict.rolled_back_to else [] if live else rows(snapshot, datetime.now(UTC))
     findings = _task_findings(snapshot) or _findings(table)
-    if verdict.outcome is Outcome.FAILED and verdict.instead:
+    if verdict.outcome is RolloutState.FAILED and verdict.rolled_back_to:
         return CliError("rollout_failed", f"{name} failed{because}", findings=findings, next_actions=[STATUS, LOGS])
-    if verdict.outcome is Outcome.FAILED:
+    if verdict.outcome is RolloutState.FAILED:
         halted = snapshot.rollout is not None and snapshot.rollout.release == number and snapshot.rollout.halted
         mend = [STATUS, *_HALTED] if halted else [STATUS]
         return CliError("rollout_failed", f"{name} failed{because}", findings=findings, next_actions=mend)
     if snapshot.controllers == 0:
         mend = [NextAction("see what is missing", "devopsellence doctor")]
         return CliError("no_controller", f"{name}: no controller is running to roll it out", next_actions=mend)
-    if verdict.outcome is Outcome.ROLLING_BACK:
-        message = f"{name} failed, and going back to release {verdict.instead} takes longer than expected{because}"
+    if verdict.outcome is RolloutState.ROLLING_BACK:
+        message = (
+            f"{name} failed, and going back to release {verdict.rolled_back_to} takes longer than expected{because}"
+        )
         return CliError("rollout_failed", message, findings=findings, next_actions=[STATUS, LOGS])
     message = f"{name} has not settled in time{because}"
     return CliError("rollout_timeout", message, findings=findings, next_actions=[STATUS])
 
 
-def _failed(snapshot: Snapshot) -> list[Row]:
+def _failed(snapshot: Snapshot) -> list[ServiceRow]:
     """The services that have failed, as far as the nodes say so."""
     if not any(service.failed for status in snapshot.statuses.values() for service in status.services):
         return []
@@ -192,7 +194,7 @@ def _task_findings(snapshot: Snapshot) -> list[Finding]:
     return [Finding("release_task_failed", f"task {tasks.headline(task)}", evidence=evidence)]
 
 
-def _findings(table: Sequence[Row]) -> list[Finding]:
+def _findings(table: Sequence[ServiceRow]) -> list[Finding]:
     """What failed; where nothing says so, what has not settled though it should have. Of many, the first ones."""
     guilty = [row for row in table if row.failed] or [row for row in table if not row.settled and not row.waiting]
     findings = [
@@ -204,7 +206,7 @@ def _findings(table: Sequence[Row]) -> list[Finding]:
     return findings
 
 
-def _evidence(row: Row) -> str:
+def _evidence(row: ServiceRow) -> str:
     # Without the empty line and the name, which the finding's own sentence has.
     lines = failure_lines(row)[1:]
     return "\n".join(line.removeprefix(f"{row.node}/{row.service}: ") for line in lines)

@@ -30,6 +30,6 @@ async def revision(folder: Path) -> str:
     return head.output.strip() + ("-dirty" if changes.code == 0 and changes.output.strip() else "")
 
 
-async def _git(folder: Path, *arguments: str) -> docker_cli.Finished:
+async def _git(folder: Path, *arguments: str) -> docker_cli.CommandResult:
     # Reading must not take the index's lock from whoever works in the folder at the same time (git-status(1)).
-    return await docker_cli.ask(["git", "-C", str(folder), *arguments], {"GIT_OPTIONAL_LOCKS": "0"})
+    return await docker_cli.run_command(["git", "-C", str(folder), *arguments], {"GIT_OPTIONAL_LOCKS": "0"})

@@ -7,8 +7,14 @@ from typing import Any
 
 from devopsellence.api.v1.stored_pb2 import Assignment, Node
 from devopsellence.api.v1.workload_pb2 import Ingress, Service
-from devopsellence.cli.deploy.replicas import held
-from devopsellence.cli.ingress.hosts import conflict, serving, targets, uncertifiable, without_rule
+from devopsellence.cli.deploy.replicas import placements_held
+from devopsellence.cli.ingress.hosts import (
+    find_conflict,
+    hosts_without_rule,
+    nodes_serving,
+    target_services,
+    uncertifiable_hosts,
+)
 from devopsellence.cli.util.text import few
 from devopsellence.config.export import ingress_document
 from devopsellence.placement import layout
@@ -16,7 +22,7 @@ from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
 
-async def refuse_conflict(etcd: Etcd, ref: EnvironmentRef, ingress: Ingress | None, nodes: Sequence[Node]) -> None:
+async def check_host_conflict(etcd: Etcd, ref: EnvironmentRef, ingress: Ingress | None, nodes: Sequence[Node]) -> None:
     """See to it that no other environment on one of the attached ``nodes`` has one of the hosts.
 
     Raises:
@@ -24,33 +30,33 @@ async def refuse_conflict(etcd: Etcd, ref: EnvironmentRef, ingress: Ingress | No
     """
     if ingress is None:
         return
-    problem = await conflict(etcd, ref, list(ingress.hosts), [node.name for node in nodes])
+    problem = await find_conflict(etcd, ref, list(ingress.hosts), [node.name for node in nodes])
     if problem is not None:
         raise problem
 
 
-def where(
+def serving_nodes(
     ingress: Ingress, services: Sequence[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment]
 ) -> list[str]:
     """The nodes that will serve it, sorted."""
-    return serving(ingress, layout(services, nodes, held(assigned)))
+    return nodes_serving(ingress, layout(services, nodes, placements_held(assigned)))
 
 
 def warnings(ingress: Ingress, nodes: Sequence[str]) -> list[str]:
     """Sentences about an ingress that ``nodes`` will serve, and that will not do what is meant."""
     found = []
     if not nodes:
-        wanted = ", ".join(sorted(targets(ingress)))
+        wanted = ", ".join(sorted(target_services(ingress)))
         found.append(f"the ingress is served nowhere: no node will run all that its rules lead to ({wanted})")
-    if idle := without_rule(ingress):
+    if idle := hosts_without_rule(ingress):
         found.append(f"ingress.hosts: no rule is about {few(idle)}, so every request there is answered 404")
-    if private := uncertifiable(ingress):
+    if private := uncertifiable_hosts(ingress):
         mend = "set ingress.tls.mode to off or manual, or ingress.tls.ca_directory_url to an authority of your own"
         found.append(f"no public authority makes a certificate for {few(private)}, so it stays plain HTTP; {mend}")
     return found
 
 
-def preview(before: Ingress | None, after: Ingress | None, nodes: Sequence[str]) -> list[str]:
+def change_lines(before: Ingress | None, after: Ingress | None, nodes: Sequence[str]) -> list[str]:
     """What would be routed, and what of it changes, as lines; none where there is no ingress."""
     if after is None:
         return [f"ingress: taken away ({few(list(before.hosts))})"] if before is not None else []
@@ -58,7 +64,7 @@ def preview(before: Ingress | None, after: Ingress | None, nodes: Sequence[str])
     return lines + [f"  {change}" for change in changes(before, after)]
 
 
-def preview_document(before: Ingress | None, after: Ingress | None, nodes: Sequence[str]) -> dict[str, Any] | None:
+def change_document(before: Ingress | None, after: Ingress | None, nodes: Sequence[str]) -> dict[str, Any] | None:
     """The same in JSON; None where there is no ingress and was none."""
     if after is None and before is None:
         return None

@@ -10,7 +10,7 @@ from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Assignment, Node
 from devopsellence.api.v1.workload_pb2 import Image, RolloutPolicy, Service
-from devopsellence.cli.deploy.replicas import filters, held
+from devopsellence.cli.deploy.replicas import placement_filters, placements_held
 from devopsellence.cli.util.text import plural
 from devopsellence.placement import Layout, Spread, layout, why_leaves
 from devopsellence.placement.max_parallel import limit_of
@@ -19,7 +19,7 @@ from devopsellence.placement.max_parallel import limit_of
 WITHOUT_RESTART: Final = frozenset({"kind", "ports", "healthcheck", "readiness", "depends_on", "completes", "replicas"})
 
 
-class Kind(Enum):
+class ChangeKind(Enum):
     """What becomes of a service on a node."""
 
     CREATED = "created"
@@ -29,12 +29,12 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True)
-class Step:
+class ServiceChange:
     """``certain`` is False where it depends on an image that is not known yet: replaced if that differs, else kept."""
 
     node: str
     service: str
-    kind: Kind
+    kind: ChangeKind
     reason: str
     certain: bool = True
 
@@ -44,14 +44,14 @@ def plan(
     nodes: Sequence[Node],
     assigned: Mapping[str, Assignment],
     silent: AbstractSet[str] = frozenset(),
-) -> list[Step]:
+) -> list[ServiceChange]:
     """The steps from ``assigned`` (by node; none for a node that has no assignment) to ``services`` on ``nodes``.
 
     An image whose ``pinned`` is "" is not known yet. ``silent`` nodes are given no replicas. Sorted by node and
     service.
     """
     wanted = {service.name: service for service in services}
-    placed = layout(services, nodes, held(assigned), filters(silent))
+    placed = layout(services, nodes, placements_held(assigned), placement_filters(silent))
     steps = []
     for node in sorted(nodes, key=lambda each: each.name):
         before = _before(assigned.get(node.name))
@@ -65,9 +65,9 @@ def plan(
     return steps
 
 
-def summary(steps: Sequence[Step]) -> str:
+def summary(steps: Sequence[ServiceChange]) -> str:
     """``1 created, 2 replaced``, or that nothing changes."""
-    counts = {kind: sum(step.kind is kind for step in steps) for kind in Kind}
+    counts = {kind: sum(step.kind is kind for step in steps) for kind in ChangeKind}
     return ", ".join(f"{count} {kind.value}" for kind, count in counts.items() if count) or "nothing to do"
 
 
@@ -77,40 +77,42 @@ def _before(assignment: Assignment | None) -> dict[str, Service]:
     return {service.name: service for service in assignment.services}
 
 
-def _left_alone(node: Node, before: Service | None) -> Step | None:
+def _left_alone(node: Node, before: Service | None) -> ServiceChange | None:
     """What becomes of a service on a node that takes nothing new."""
     if before is None:
         return None
     why = f"node is {'being drained' if node.HasField('drain') else 'cordoned'}"
     if node.HasField("drain") and why_leaves(before, node):
-        return Step(node.name, before.name, Kind.REMOVED, why)
-    return Step(node.name, before.name, Kind.KEPT, f"{why}, and keeps it as it is")
+        return ServiceChange(node.name, before.name, ChangeKind.REMOVED, why)
+    return ServiceChange(node.name, before.name, ChangeKind.KEPT, f"{why}, and keeps it as it is")
 
 
 def _step(
     node: Node, name: str, wanted: Service | None, before: Service | None, placed: Layout, *, first: bool
-) -> Step | None:
+) -> ServiceChange | None:
     if wanted is not None and name not in placed.services[node.name]:
         if before is None:
             return None
         why = why_leaves(wanted, node)
-        return Step(node.name, name, Kind.REMOVED, f"node is {why}" if why else _elsewhere(placed.spreads[name]))
+        return ServiceChange(
+            node.name, name, ChangeKind.REMOVED, f"node is {why}" if why else _elsewhere(placed.spreads[name])
+        )
     if wanted is None:
-        return Step(node.name, name, Kind.REMOVED, "no longer in the configuration")
+        return ServiceChange(node.name, name, ChangeKind.REMOVED, "no longer in the configuration")
     if before is None:
         reason = "first release on this node" if first else "not on this node yet"
         if wanted.replicas:
             reason = f"one of {_replicas(wanted)}"
-        return Step(node.name, name, Kind.CREATED, reason)
+        return ServiceChange(node.name, name, ChangeKind.CREATED, reason)
     changes = differences(before, wanted)
     if changes:
-        return Step(node.name, name, Kind.REPLACED, "; ".join(changes))
+        return ServiceChange(node.name, name, ChangeKind.REPLACED, "; ".join(changes))
     gentle = [field for field in sorted(WITHOUT_RESTART) if getattr(before, field) != getattr(wanted, field)]
     if not wanted.image.pinned:
         what = "the app image is built anew" if wanted.image.app else f"{wanted.image.reference} is pulled anew"
-        return Step(node.name, name, Kind.REPLACED, f"only if the image differs: {what}", certain=False)
+        return ServiceChange(node.name, name, ChangeKind.REPLACED, f"only if the image differs: {what}", certain=False)
     kept = f"{', '.join(gentle)} changed, which needs no restart" if gentle else "nothing changed"
-    return Step(node.name, name, Kind.KEPT, kept)
+    return ServiceChange(node.name, name, ChangeKind.KEPT, kept)
 
 
 def _replicas(service: Service) -> str:
@@ -166,20 +168,20 @@ def _short(image: Image) -> str:
     return f"{image.reference.partition('@')[0]} ({digest[:12]})" if image.reference else digest[:12]
 
 
-def headline(environment: str, newest: int, steps: Sequence[Step], nodes: Sequence[Node]) -> str:
+def headline(environment: str, newest: int, steps: Sequence[ServiceChange], nodes: Sequence[Node]) -> str:
     """What the plan is about, in a line."""
     return f"{environment}: release {newest + 1} on {plural(len(nodes), 'node')} would be: {summary(steps)}"
 
 
-def at_a_time(policy: RolloutPolicy, nodes: Sequence[Node]) -> int:
+def nodes_at_a_time(policy: RolloutPolicy, nodes: Sequence[Node]) -> int:
     """How many of the attached ``nodes`` would move at once; 0 where none would move at all."""
     moving = sum(1 for node in nodes if not node.cordoned)
     return min(moving, limit_of(policy.max_parallel, moving))
 
 
-def described(policy: RolloutPolicy, nodes: Sequence[Node]) -> str:
+def rollout_order(policy: RolloutPolicy, nodes: Sequence[Node]) -> str:
     """How the attached ``nodes`` would move, and what happens if one fails; "" where there are no steps."""
-    moving, limit = sum(1 for node in nodes if not node.cordoned), at_a_time(policy, nodes)
+    moving, limit = sum(1 for node in nodes if not node.cordoned), nodes_at_a_time(policy, nodes)
     if moving < 2:
         return ""
     written = f" (max_parallel {policy.max_parallel})" if policy.max_parallel else ""

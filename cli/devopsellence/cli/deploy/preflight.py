@@ -7,12 +7,12 @@ from collections.abc import Set as AbstractSet
 
 from devopsellence.api.v1.stored_pb2 import Assignment, Node
 from devopsellence.api.v1.workload_pb2 import Service
-from devopsellence.cli.deploy.replicas import counted, filters, held
+from devopsellence.cli.deploy.replicas import placement_filters, placements_held, with_replicas
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.placement import Refusal, layout, unplaced, why_nowhere, why_short, why_stuck
 
 
-def no_node(
+def placement_error(
     environment: str, services: Sequence[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment]
 ) -> CliError | None:
     """The error for services that none of the attached ``nodes``, or fewer than they have replicas, would run, all of
@@ -24,7 +24,7 @@ def no_node(
     refusals = _refusals(services, nodes, assigned)
     if not refusals:
         return None
-    exit_code = 2 if any(service.name in refusals for service in counted(services)) else 1
+    exit_code = 2 if any(service.name in refusals for service in with_replicas(services)) else 1
     if not nodes:
         mend = NextAction("attach one", f"devopsellence node attach <node> --env {environment}")
         message = f"{environment}: no node is attached; run {mend.command}"
@@ -49,7 +49,7 @@ def _refusals(
     services: Sequence[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment]
 ) -> dict[str, Refusal]:
     """What stands in the way of each service that cannot run as it should, in the order given."""
-    spreads = layout(services, nodes, held(assigned)).spreads
+    spreads = layout(services, nodes, placements_held(assigned)).spreads
     found = {service.name: why_nowhere(service, nodes) for service in unplaced(services, nodes)}
     for name, spread in spreads.items():
         found[name] = why_short(spread, nodes) or why_stuck(spread, nodes)
@@ -57,16 +57,16 @@ def _refusals(
     return {name: refusal for name, refusal in ordered.items() if refusal is not None}
 
 
-def fewer_for_now(
+def replica_warnings(
     services: Sequence[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment], silent: AbstractSet[str]
 ) -> list[str]:
     """A sentence for each service that will have fewer replicas than it should until the ``silent`` nodes answer."""
-    placed = layout(services, nodes, held(assigned), filters(silent))
-    short = [why_short(spread, nodes, filters(silent)) for spread in placed.spreads.values()]
+    placed = layout(services, nodes, placements_held(assigned), placement_filters(silent))
+    short = [why_short(spread, nodes, placement_filters(silent)) for spread in placed.spreads.values()]
     return [f"for now, {refusal}" for refusal in short if refusal is not None]
 
 
-def dependencies_elsewhere(
+def dependency_warnings(
     services: Sequence[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment]
 ) -> list[str]:
     """A sentence for each service that depends on one which does not run on all of its nodes.
@@ -74,7 +74,7 @@ def dependencies_elsewhere(
     A node knows and reaches only what it runs itself, so there such a dependency is not waited for.
     """
     known = {service.name for service in services}
-    placed = layout(services, nodes, held(assigned))
+    placed = layout(services, nodes, placements_held(assigned))
     found = []
     for service in services:
         homes = placed.nodes_of(service.name)

@@ -11,7 +11,7 @@ from devopsellence.api.v1.stored_pb2 import Environment, Event, Node, Release
 from devopsellence.cli.deploy import preflight, replicas
 from devopsellence.cli.output import CliError
 from devopsellence.cli.store import transaction
-from devopsellence.cli.store.reader import together
+from devopsellence.cli.store.reader import concurrently
 from devopsellence.cli.util.text import plural
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import MalformedRecord
@@ -23,7 +23,7 @@ _NUMBERS: Final = 2**32 - 1
 
 
 @dataclass(frozen=True)
-class Target:
+class PublishTarget:
     """An environment and its attached nodes at one moment.
 
     ``mod_revision`` is 0 when the environment does not exist yet. ``newest`` is the highest release number there is,
@@ -39,7 +39,7 @@ class Target:
     unreadable: tuple[MalformedRecord, ...] = ()
 
 
-async def read_target(etcd: Etcd, ref: EnvironmentRef, *, default_node: str = "") -> Target:
+async def read_target(etcd: Etcd, ref: EnvironmentRef, *, default_node: str = "") -> PublishTarget:
     """The environment that a release goes to; ``default_node`` is attached where no node is.
 
     Raises:
@@ -62,11 +62,11 @@ async def read_target(etcd: Etcd, ref: EnvironmentRef, *, default_node: str = ""
         # A key that somebody made by hand may hold a number that no release can have.
         newest = max(newest, number if number < _NUMBERS else 0)
     nodes, unreadable = await _nodes(etcd, environment.nodes)
-    return Target(environment, found.mod_revision if found else 0, newest, nodes, attached_now, unreadable)
+    return PublishTarget(environment, found.mod_revision if found else 0, newest, nodes, attached_now, unreadable)
 
 
 async def _nodes(etcd: Etcd, names: Sequence[str]) -> tuple[tuple[Node, ...], tuple[MalformedRecord, ...]]:
-    found = await together(etcd.get(etcd.keys.node(name)) for name in names)
+    found = await concurrently(etcd.get(etcd.keys.node(name)) for name in names)
     nodes, unreadable = [], []
     for each in found:
         if each is None:
@@ -78,13 +78,13 @@ async def _nodes(etcd: Etcd, names: Sequence[str]) -> tuple[tuple[Node, ...], tu
     return tuple(nodes), tuple(unreadable)
 
 
-class Overtaken(Exception):
+class NewerReleaseExists(Exception):
     """Another release has been written since the one that the draft was made from; nothing was written."""
 
 
 async def publish(
     etcd: Etcd, ref: EnvironmentRef, draft: Release, *, default_node: str = "", onto: int | None = None
-) -> tuple[Release, Target]:
+) -> tuple[Release, PublishTarget]:
     """Store ``draft`` under the next number and return it with that number, and what it was written onto.
 
     The environment is read anew, and nodes are checked again, before every attempt. ``onto``: only if this release is
@@ -100,7 +100,7 @@ async def publish(
         async for attempt in transaction.retrying():
             with attempt:
                 return await _publish_once(etcd, ref, draft, default_node, marker, onto)
-    except transaction.Moved as error:
+    except transaction.WriteConflict as error:
         message = f"{ref}: other deploys were faster every time, so nothing was written; deploy again"
         raise CliError("busy", message) from error
     raise AssertionError("unreachable")
@@ -108,7 +108,7 @@ async def publish(
 
 async def _publish_once(
     etcd: Etcd, ref: EnvironmentRef, draft: Release, default_node: str, marker: str, onto: int | None
-) -> tuple[Release, Target]:
+) -> tuple[Release, PublishTarget]:
     target = await read_target(etcd, ref, default_node=default_node)
     # The marker is written with the release and never twice: it tells whether an attempt that got no answer happened,
     # also one that is carried out late.
@@ -117,9 +117,9 @@ async def _publish_once(
     if written is not None:
         return numbered(draft, decode(Event, marker_key, written.value).release), target
     if onto is not None and target.environment.latest_release != onto:
-        raise Overtaken
+        raise NewerReleaseExists
     assigned = await replicas.assignments(etcd, ref, draft.services, target.nodes)
-    if problem := preflight.no_node(ref.environment, draft.services, target.nodes, assigned):
+    if problem := preflight.placement_error(ref.environment, draft.services, target.nodes, assigned):
         raise problem
     release = numbered(draft, target.newest + 1)
     environment = Environment()
@@ -135,7 +135,7 @@ async def _publish_once(
         ],
     )
     if not result.succeeded:
-        raise transaction.Moved
+        raise transaction.WriteConflict
     return release, target
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from devopsellence.api.v1.stored_pb2 import Release
 from devopsellence.cli.deploy.follow import follow_release
-from devopsellence.cli.deploy.publish import Overtaken, publish, read_target
+from devopsellence.cli.deploy.publish import NewerReleaseExists, publish, read_target
 from devopsellence.cli.output import CliError, NextAction, Output
 from devopsellence.cli.render import json
 from devopsellence.cli.secrets import identity, recipients, releases, vault
@@ -17,7 +17,7 @@ from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.secrets.vault import StoredVersion
 from devopsellence.cli.store import transaction
-from devopsellence.cli.store.releases import newest
+from devopsellence.cli.store.releases import newest_release
 from devopsellence.cli.util.text import iso, plural
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
@@ -122,7 +122,7 @@ async def base_release(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> Rel
     Raises:
         CliError: ``secret_unused``: there is none yet, or it does not refer to ``secret``.
     """
-    release = await newest(etcd, ref)
+    release = await newest_release(etcd, ref)
     if release is not None and releases.pinned(release, secret):
         return release
     why = "there is no release yet" if release is None else f"release {release.number} does not refer to it"
@@ -145,7 +145,7 @@ async def publish_with(
         warn_of_keyless(output, await pin(etcd, ref, draft.services, registry, nodes=target.nodes))
         try:
             return (await publish(etcd, ref, draft, onto=base.number))[0]
-        except Overtaken:
+        except NewerReleaseExists:
             base = await base_release(etcd, ref, secret)
     return None
 
@@ -154,6 +154,6 @@ def _draft(base: Release, secret: SecretId, version: int) -> Release:
     draft = releases.with_version(base, secret, version)
     draft.ClearField("rollback_of")
     draft.message = f"secret {secret} set"
-    draft.created_by = transaction.who()
+    draft.created_by = transaction.current_user()
     draft.created_at.CopyFrom(transaction.now())
     return draft

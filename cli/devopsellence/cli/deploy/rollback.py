@@ -14,10 +14,10 @@ from devopsellence.cli import secrets
 from devopsellence.cli.deploy import ingress as routed
 from devopsellence.cli.deploy.follow import follow_release
 from devopsellence.cli.deploy.plan import headline
-from devopsellence.cli.deploy.preview import compare, plan_document, plan_table
-from devopsellence.cli.deploy.publish import Overtaken, Target, publish, read_target
+from devopsellence.cli.deploy.preview import make_plan, plan_document, plan_table
+from devopsellence.cli.deploy.publish import NewerReleaseExists, PublishTarget, publish, read_target
 from devopsellence.cli.images.distribute import distribute
-from devopsellence.cli.images.docker_cli import Docker
+from devopsellence.cli.images.docker_cli import DockerCli
 from devopsellence.cli.output import CliError, NextAction, Output
 from devopsellence.cli.render import json
 from devopsellence.cli.store import releases, transaction
@@ -32,30 +32,30 @@ _LIST: Final = NextAction("see which there are", "devopsellence release list")
 
 
 @dataclass
-class Rollback:
+class RollbackRun:
     """One rollback: ``number`` is the release to go back to, None for the last that settled before what runs."""
 
     ref: EnvironmentRef
     settings: Settings
-    docker: Docker
+    docker: DockerCli
     output: Output
     number: int | None
     message: str
     stage: str = "nothing was written"
 
 
-async def rollback(etcd: Etcd, run: Rollback, *, dry_run: bool) -> None:
+async def rollback(etcd: Etcd, run: RollbackRun, *, dry_run: bool) -> None:
     """Write the release and follow it; with ``dry_run`` only say what would happen.
 
     Raises:
         CliError: ``release_unknown``, ``rollback_pointless``; what a deploy raises.
     """
-    newest, older = await choose(etcd, run.ref, run.number)
-    draft = repeated(older, run.message)
+    newest, older = await choose_releases(etcd, run.ref, run.number)
+    draft = copy_of_release(older, run.message)
     target = await read_target(etcd, run.ref)
     registry = draft.registry if draft.HasField("registry") else None
     ingress = draft.ingress if draft.HasField("ingress") else None
-    await routed.refuse_conflict(etcd, run.ref, ingress, target.nodes)
+    await routed.check_host_conflict(etcd, run.ref, ingress, target.nodes)
     if dry_run:
         await secrets.pin_versions(etcd, run.ref, draft.services, registry)
         await _preview(etcd, run, draft, older.number, target)
@@ -65,7 +65,7 @@ async def rollback(etcd: Etcd, run: Rollback, *, dry_run: bool) -> None:
     run.stage = "the release may have been written: see devopsellence status"
     try:
         release, _ = await publish(etcd, run.ref, draft, onto=newest.number)
-    except Overtaken as error:
+    except NewerReleaseExists as error:
         message = f"{run.ref}: another release was written at the same moment; nothing was written, look again"
         raise CliError("busy", message, next_actions=[_LIST]) from error
     run.stage = f"release {release.number} is written and its rollout goes on: devopsellence status --watch"
@@ -74,12 +74,12 @@ async def rollback(etcd: Etcd, run: Rollback, *, dry_run: bool) -> None:
     await follow_release(etcd, run.ref, run.output, OPERATION, release)
 
 
-async def choose(etcd: Etcd, ref: EnvironmentRef, number: int | None) -> tuple[Release, Release]:
+async def choose_releases(etcd: Etcd, ref: EnvironmentRef, number: int | None) -> tuple[Release, Release]:
     """The newest release, and the older one to go back to."""
-    newest = await releases.newest(etcd, ref)
+    newest = await releases.newest_release(etcd, ref)
     if newest is None:
         raise CliError("release_unknown", f"{ref} has no release to go back from", next_actions=[_LIST])
-    rollout = await Reader(etcd).one(etcd.keys.rollout(ref), Rollout)
+    rollout = await Reader(etcd).get(etcd.keys.rollout(ref), Rollout)
     current = running(rollout, newest.number)
     if number is None:
         number = last_settled(rollout, current)
@@ -91,7 +91,7 @@ async def choose(etcd: Etcd, ref: EnvironmentRef, number: int | None) -> tuple[R
         if current != newest.number:
             message = f"release {number} of {ref} runs already, since release {newest.number} was rolled back"
         raise CliError("rollback_pointless", message, next_actions=[_LIST])
-    older = await releases.read(etcd, ref, number)
+    older = await releases.read_release(etcd, ref, number)
     if older is None:
         raise CliError("release_unknown", f"{ref} has no release {number}", next_actions=[_LIST])
     return newest, older
@@ -111,20 +111,20 @@ def last_settled(rollout: Rollout | None, current: int) -> int | None:
     return max((each for each in settled if each < current), default=None)
 
 
-def repeated(older: Release, message: str) -> Release:
+def copy_of_release(older: Release, message: str) -> Release:
     """A release with the content of ``older``, without a number yet."""
     draft = Release()
     draft.CopyFrom(older)
     draft.number = 0
     draft.rollback_of = older.rollback_of or older.number
     draft.message = message
-    draft.created_by = transaction.who()
+    draft.created_by = transaction.current_user()
     draft.created_at.CopyFrom(transaction.now())
     return draft
 
 
-async def _preview(etcd: Etcd, run: Rollback, draft: Release, older: int, target: Target) -> None:
-    compared = await compare(etcd, run.ref, draft.services, target.nodes, run.output)
+async def _preview(etcd: Etcd, run: RollbackRun, draft: Release, older: int, target: PublishTarget) -> None:
+    compared = await make_plan(etcd, run.ref, draft.services, target.nodes, run.output)
     lines = [
         headline(str(run.ref), target.newest, compared.steps, compared.nodes),
         f"its content would be release {older}'s",

@@ -43,14 +43,14 @@ class SavedImage:
 
 
 @dataclass(frozen=True)
-class Index:
+class ArchiveIndex:
     """What an archive holds: images by id, layers by the digest of their uncompressed tar."""
 
     images: Mapping[str, SavedImage]
     layers: Mapping[str, Extent]
 
 
-def index(path: Path) -> Index:
+def read_index(path: Path) -> ArchiveIndex:
     """Read an archive's directory; blocks, and reads none of the layers.
 
     Raises:
@@ -71,7 +71,7 @@ class _Reader:
         self._archive = archive
         self._members = members
 
-    def index(self) -> Index:
+    def index(self) -> ArchiveIndex:
         images: dict[str, SavedImage] = {}
         layers: dict[str, Extent] = {}
         for entry in json.loads(self._content("manifest.json")):
@@ -86,7 +86,7 @@ class _Reader:
             for diff_id, name in zip(diff_ids, names, strict=True):
                 member = self._file(name)
                 layers[diff_id] = Extent(member.offset_data, member.size)
-        return Index(images, layers)
+        return ArchiveIndex(images, layers)
 
     def _content(self, name: str) -> bytes:
         member = self._file(name)

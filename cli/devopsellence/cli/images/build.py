@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devopsellence.cli.images.docker_cli import Docker, Finished
+from devopsellence.cli.images.docker_cli import CommandResult, DockerCli
 from devopsellence.cli.images.pin import Pin
 from devopsellence.cli.output import CliError, Finding, Output
 from devopsellence.cli.util.text import safe
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _EVIDENCE_LINES = 60
 
 
-def repository(ref: EnvironmentRef) -> str:
+def image_repository(ref: EnvironmentRef) -> str:
     """Where the app images of an environment's project are named on the engine: ``devopsellence/<project>-<hash>``.
 
     Docker wants lower case; the hash keeps ``Shop`` and ``shop`` apart.
@@ -37,7 +37,7 @@ def image_name(ref: EnvironmentRef, image_id: str) -> str:
 
     The name also keeps ``docker image prune`` away, which is why it is given before the release is written.
     """
-    return f"{repository(ref)}:{image_id.removeprefix('sha256:')[:12]}"
+    return f"{image_repository(ref)}:{image_id.removeprefix('sha256:')[:12]}"
 
 
 def platform_flag(wanted: list[str], engines: str) -> list[str]:
@@ -45,7 +45,7 @@ def platform_flag(wanted: list[str], engines: str) -> list[str]:
     return [] if not wanted or engines in wanted else [f"--platform={wanted[0]}"]
 
 
-async def build(docker: Docker, settings: Build, ref: EnvironmentRef, output: Output) -> Pin:
+async def build(docker: DockerCli, settings: Build, ref: EnvironmentRef, output: Output) -> Pin:
     """Build, name and pin the app image.
 
     Raises:
@@ -73,7 +73,7 @@ async def build(docker: Docker, settings: Build, ref: EnvironmentRef, output: Ou
     return Pin(name, image_id)
 
 
-def _failed(done: Finished) -> CliError:
+def _failed(done: CommandResult) -> CliError:
     lines = [safe(line.rstrip()) for line in done.output.splitlines()]
     if lines and lines[0].startswith("DEPRECATED"):
         # Docker's advice about its builder, up to the first empty line, has nothing to do with the failure.

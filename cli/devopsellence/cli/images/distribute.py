@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Final
 
 from devopsellence.api.v1.agent_pb2 import ImageDescription
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node, Release
-from devopsellence.cli.images.archive import InvalidArchive, index
+from devopsellence.cli.images.archive import InvalidArchive, read_index
 from devopsellence.cli.images.build import image_name
-from devopsellence.cli.images.docker_cli import Docker, Image
-from devopsellence.cli.images.missing import Missing, check_room, images_by_node, load
-from devopsellence.cli.images.upload_progress import Sending
+from devopsellence.cli.images.docker_cli import DockerCli, LocalImage
+from devopsellence.cli.images.missing import MissingImages, check_disk_space, disk_demand, images_by_node
+from devopsellence.cli.images.upload_progress import UploadProgress
 from devopsellence.cli.output import CliError, Finding, NextAction, Output
-from devopsellence.cli.store.reader import Reader, together
+from devopsellence.cli.store.reader import Reader, concurrently
 from devopsellence.store.keys import EnvironmentRef
 
 if TYPE_CHECKING:
-    from devopsellence.cli.agent.client import Agent
-    from devopsellence.cli.images.upload import Receiver, Source
+    from devopsellence.cli.agent.client import AgentEndpoint
+    from devopsellence.cli.images.upload import ImageArchive, NodeUpload
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.settings import Settings
 
@@ -36,7 +36,7 @@ _NODES: Final = 8
 
 
 async def distribute(
-    etcd: Etcd, settings: Settings, docker: Docker, draft: Release, nodes: Sequence[Node], output: Output
+    etcd: Etcd, settings: Settings, docker: DockerCli, draft: Release, nodes: Sequence[Node], output: Output
 ) -> None:
     """Bring every image of ``draft`` that is pinned by id to each of ``nodes`` that will run it and lacks it.
 
@@ -58,22 +58,22 @@ async def distribute(
     await _Distribution(settings, docker, names, local, output).run(agents, wanted)
 
 
-async def _agents(etcd: Etcd, nodes: Sequence[Node], output: Output) -> list[Agent]:
+async def _agents(etcd: Etcd, nodes: Sequence[Node], output: Output) -> list[AgentEndpoint]:
     """Those that can be asked; a warning for each of the others."""
-    from devopsellence.cli.agent.client import locate
+    from devopsellence.cli.agent.client import endpoint_of
 
     keys = etcd.keys
-    beats = await Reader(etcd).each({node.name: keys.heartbeat(node.name) for node in nodes}, Heartbeat)
-    found = [locate(node.name, node, beats.get(node.name)) for node in nodes]
+    beats = await Reader(etcd).get_many({node.name: keys.heartbeat(node.name) for node in nodes}, Heartbeat)
+    found = [endpoint_of(node.name, node, beats.get(node.name)) for node in nodes]
     for agent in found:
         if not agent.address:
             output.warning(f"{agent.problem}; images are not sent to it")
     return [agent for agent in found if agent.address]
 
 
-async def _local(docker: Docker, images: Sequence[str]) -> dict[str, Image]:
+async def _local(docker: DockerCli, images: Sequence[str]) -> dict[str, LocalImage]:
     """Those of ``images`` that the engine which builds has."""
-    found = await together(docker.inspect_image(image) for image in images)
+    found = await concurrently(docker.inspect_image(image) for image in images)
     return {image.id: image for image in found if image is not None}
 
 
@@ -81,7 +81,12 @@ class _Distribution:
     """One deploy's images on their way; what goes wrong with one node stops no other."""
 
     def __init__(
-        self, settings: Settings, docker: Docker, names: dict[str, str], local: Mapping[str, Image], output: Output
+        self,
+        settings: Settings,
+        docker: DockerCli,
+        names: dict[str, str],
+        local: Mapping[str, LocalImage],
+        output: Output,
     ) -> None:
         self._settings = settings
         self._docker = docker
@@ -91,29 +96,29 @@ class _Distribution:
         self._slots = asyncio.Semaphore(_NODES)
         self._failed: dict[str, CliError] = {}
 
-    async def run(self, agents: Sequence[Agent], wanted: Mapping[str, Sequence[str]]) -> None:
+    async def run(self, agents: Sequence[AgentEndpoint], wanted: Mapping[str, Sequence[str]]) -> None:
         async with AsyncExitStack() as stack:
             receivers = [await self._receiver(stack, agent, wanted[agent.node]) for agent in agents]
-            lacks = dict(zip(receivers, await together(self._ask(each) for each in receivers), strict=True))
+            lacks = dict(zip(receivers, await concurrently(self._ask(each) for each in receivers), strict=True))
             short = {receiver: lack for receiver, lack in lacks.items() if lack is not None and lack.images}
             if short:
                 await self._send(short)
         if self._failed:
             raise _failure(self._failed)
 
-    async def _receiver(self, stack: AsyncExitStack, agent: Agent, images: Sequence[str]) -> Receiver:
+    async def _receiver(self, stack: AsyncExitStack, agent: AgentEndpoint, images: Sequence[str]) -> NodeUpload:
         # gRPC takes its time to import, and most deploys to one's own machine need none of it.
         from devopsellence.cli.agent.client import connect
-        from devopsellence.cli.images.upload import Receiver
+        from devopsellence.cli.images.upload import NodeUpload
 
         descriptions = [ImageDescription(id=image, diff_ids=self._layers(image)) for image in images]
-        return Receiver(agent, await stack.enter_async_context(connect(self._settings, agent)), descriptions)
+        return NodeUpload(agent, await stack.enter_async_context(connect(self._settings, agent)), descriptions)
 
     def _layers(self, image: str) -> tuple[str, ...]:
         local = self._local.get(image)
         return local.layers if local else ()
 
-    async def _ask(self, receiver: Receiver) -> Missing | None:
+    async def _ask(self, receiver: NodeUpload) -> MissingImages | None:
         """What a node lacks; None, and noted, when it cannot be asked."""
         try:
             async with self._slots:
@@ -122,18 +127,18 @@ class _Distribution:
             self._failed[receiver.node] = error
             return None
 
-    async def _send(self, short: Mapping[Receiver, Missing]) -> None:
+    async def _send(self, short: Mapping[NodeUpload, MissingImages]) -> None:
         images = sorted({image for lack in short.values() for image in lack.images})
         for image in images:
             if image not in self._local:
                 raise _gone(image, [lack.node for lack in short.values() if image in lack.images])
         async with self._saved(images) as source:
-            if problem := check_room(load(lack, source.index) for lack in short.values()):
+            if problem := check_disk_space(disk_demand(lack, source.index) for lack in short.values()):
                 raise problem
-            with Sending(self._output) as sending:
-                await together(self._bring(receiver, source, sending) for receiver in short)
+            with UploadProgress(self._output) as sending:
+                await concurrently(self._bring(receiver, source, sending) for receiver in short)
 
-    async def _bring(self, receiver: Receiver, source: Source, sending: Sending) -> None:
+    async def _bring(self, receiver: NodeUpload, source: ImageArchive, sending: UploadProgress) -> None:
         bar = sending.bar(receiver.node)
         try:
             async with self._slots:
@@ -144,9 +149,9 @@ class _Distribution:
             bar.end()
 
     @asynccontextmanager
-    async def _saved(self, images: Sequence[str]) -> AsyncIterator[Source]:
+    async def _saved(self, images: Sequence[str]) -> AsyncIterator[ImageArchive]:
         """The images in a temporary file, which is gone with the block."""
-        from devopsellence.cli.images.upload import Source
+        from devopsellence.cli.images.upload import ImageArchive
 
         with tempfile.TemporaryDirectory(prefix="devopsellence-") as folder:
             path = Path(folder) / "images.tar"
@@ -155,13 +160,13 @@ class _Distribution:
             if problem:
                 raise CliError("image_unreadable", f"docker save {' '.join(images)}: {problem}")
             try:
-                found = await asyncio.to_thread(index, path)
+                found = await asyncio.to_thread(read_index, path)
             except InvalidArchive as error:
                 raise CliError("image_unreadable", f"what docker save wrote cannot be sent: {error}") from error
             for image in images:
                 if image not in found.images:
                     raise _other_store(image)
-            yield Source(path, found, self._names)
+            yield ImageArchive(path, found, self._names)
 
 
 def _gone(image: str, nodes: Sequence[str]) -> CliError:

@@ -18,7 +18,7 @@ _GRACE: Final = 5.0
 
 
 @dataclass(frozen=True)
-class Image:
+class LocalImage:
     """An image of the engine. ``layers`` are the digests of its layers, the lowest first; ``size`` is in bytes;
     ``tagged_at`` is when it was last given a name here, as the engine writes it ("" where it does not say)."""
 
@@ -31,7 +31,7 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Finished:
+class CommandResult:
     """A command that ended. ``errors`` is what it wrote to stderr, "" where that went into ``output`` with the rest."""
 
     code: int
@@ -39,29 +39,29 @@ class Finished:
     errors: str = ""
 
 
-async def stream(
+async def stream_command(
     command: Sequence[str],
     *,
     cwd: Path | None = None,
     environ: Mapping[str, str] | None = None,
     on_line: Callable[[str], None] = lambda _: None,
-) -> Finished:
+) -> CommandResult:
     """Run ``command`` to its end, calling ``on_line`` for every line that it writes to either stream.
 
     Cancelling ends the command too. Raises CliError ``docker_missing`` when there is no such program.
     """
     async with _process(command, cwd, environ, asyncio.subprocess.STDOUT) as process:
         lines = await _lines(process, on_line)
-        return Finished(await process.wait(), "".join(lines))
+        return CommandResult(await process.wait(), "".join(lines))
 
 
-async def ask(
+async def run_command(
     command: Sequence[str],
     environ: Mapping[str, str] | None = None,
     *,
     given: bytes = b"",
     into: IO[bytes] | None = None,
-) -> Finished:
+) -> CommandResult:
     """Run ``command`` to its end, its two streams apart; otherwise as :func:`stream`.
 
     ``given`` is its input; ``into`` is the file that its output goes to, instead of the answer.
@@ -70,7 +70,9 @@ async def ask(
     stdin = pipe if given else asyncio.subprocess.DEVNULL
     async with _process(command, None, environ, pipe, stdin=stdin, stdout=into or pipe) as process:
         output, errors = await process.communicate(given or None)
-        return Finished(await process.wait(), (output or b"").decode(errors="replace"), errors.decode(errors="replace"))
+        return CommandResult(
+            await process.wait(), (output or b"").decode(errors="replace"), errors.decode(errors="replace")
+        )
 
 
 @contextlib.asynccontextmanager
@@ -135,7 +137,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-class Docker:
+class DockerCli:
     """The ``docker`` command line, against the engine of its user or, with ``host``, against that one.
 
     Every method raises CliError ``docker_missing`` or ``docker_unavailable`` when it cannot even ask.
@@ -147,38 +149,38 @@ class Docker:
         if config is not None:
             self._environ["DOCKER_CONFIG"] = str(config)
 
-    def configured(self, folder: Path) -> Docker:
+    def configured(self, folder: Path) -> DockerCli:
         """The same engine, with logins and settings from ``folder`` instead of the user's own."""
-        return Docker(self._host, config=folder)
+        return DockerCli(self._host, config=folder)
 
-    async def run(self, *arguments: str) -> Finished:
+    async def run(self, *arguments: str) -> CommandResult:
         """``docker arguments…``, whatever comes of it."""
-        done = await ask(["docker", *arguments], self._environ)
+        done = await run_command(["docker", *arguments], self._environ)
         if done.code != 0 and _no_engine(done.errors):
-            raise unavailable(done.errors)
+            raise engine_unavailable(done.errors)
         return done
 
-    async def build(self, context: Path, arguments: Sequence[str], on_line: Callable[[str], None]) -> Finished:
+    async def build(self, context: Path, arguments: Sequence[str], on_line: Callable[[str], None]) -> CommandResult:
         """``docker build arguments… .`` in ``context``."""
         command, environ = ["docker", "build", *arguments, "."], self._environ
         if not await self.has_buildx():
             # The engine's own builder, which leaves the container of a failed step behind unless told otherwise.
             command[2:2] = ["--force-rm"]
             environ = {**environ, "DOCKER_BUILDKIT": "0"}
-        return await stream(command, cwd=context, environ=environ, on_line=on_line)
+        return await stream_command(command, cwd=context, environ=environ, on_line=on_line)
 
     async def platform(self) -> str:
         """What the engine runs, such as ``linux/amd64``."""
         done = await self.run("version", "--format", "{{.Server.Os}}/{{.Server.Arch}}")
         if done.code != 0:
-            raise unavailable(done.errors)
+            raise engine_unavailable(done.errors)
         return done.output.strip()
 
     async def has_buildx(self) -> bool:
         """Whether the docker command line brings BuildKit's client with it."""
         return (await self.run("buildx", "version")).code == 0
 
-    async def inspect_image(self, reference: str) -> Image | None:
+    async def inspect_image(self, reference: str) -> LocalImage | None:
         """The engine's image of that name, id or digest; None when it has none.
 
         Raises:
@@ -191,7 +193,7 @@ class Docker:
             raise CliError("image_unreadable", f"docker image inspect {reference}: {last_line(done.errors)}")
         return _image(json.loads(done.output))
 
-    async def named(self, repository: str) -> list[Image]:
+    async def named(self, repository: str) -> list[LocalImage]:
         """The engine's images that have a name in ``repository``, each once.
 
         Raises:
@@ -208,22 +210,22 @@ class Docker:
 
     async def save(self, images: Sequence[str], into: IO[bytes]) -> str:
         """Write an archive of images into a file; "" when done, else why not."""
-        done = await ask(["docker", "save", *images], self._environ, into=into)
+        done = await run_command(["docker", "save", *images], self._environ, into=into)
         if done.code != 0 and _no_engine(done.errors):
-            raise unavailable(done.errors)
+            raise engine_unavailable(done.errors)
         return "" if done.code == 0 else last_line(done.errors)
 
     async def login(self, server: str, username: str, password: str) -> str:
         """Log in to a registry; the password goes through a pipe. "" when done, else why not."""
         command = ["docker", "login", "--username", username, "--password-stdin", *([server] if server else [])]
-        done = await ask(command, self._environ, given=password.encode())
+        done = await run_command(command, self._environ, given=password.encode())
         if done.code != 0 and _no_engine(done.errors):
-            raise unavailable(done.errors)
+            raise engine_unavailable(done.errors)
         return "" if done.code == 0 else last_line(done.errors)
 
-    async def push(self, name: str, on_line: Callable[[str], None]) -> Finished:
+    async def push(self, name: str, on_line: Callable[[str], None]) -> CommandResult:
         """``docker push name``."""
-        return await stream(["docker", "push", name], environ=self._environ, on_line=on_line)
+        return await stream_command(["docker", "push", name], environ=self._environ, on_line=on_line)
 
     async def untag(self, name: str) -> str:
         """Take a name from an image, and the image with its last one; "" when done, else why not."""
@@ -242,8 +244,8 @@ class Docker:
             raise CliError("tag_failed", f"docker tag {image} {name}: {last_line(done.errors)}")
 
 
-def _image(found: Mapping[str, Any]) -> Image:
-    return Image(
+def _image(found: Mapping[str, Any]) -> LocalImage:
+    return LocalImage(
         id=str(found["Id"]),
         repo_digests=tuple(found.get("RepoDigests") or ()),
         tags=tuple(found.get("RepoTags") or ()),
@@ -253,7 +255,7 @@ def _image(found: Mapping[str, Any]) -> Image:
     )
 
 
-def unavailable(said: str) -> CliError:
+def engine_unavailable(said: str) -> CliError:
     """The error for an engine that does not answer; ``said`` is what docker wrote."""
     return CliError(
         "docker_unavailable",

@@ -8,14 +8,14 @@ from typing import Final
 
 from devopsellence.api.v1.agent_pb2 import FindImagesAnswer, ImageDescription
 from devopsellence.api.v1.stored_pb2 import Node, Release
-from devopsellence.cli.images.archive import Index
+from devopsellence.cli.images.archive import ArchiveIndex
 from devopsellence.cli.images.reference import IMAGE_ID
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.placement import placed_on
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingImages:
     """What one node lacks: images, and of their layers those to be sent with what of each has arrived already."""
 
     node: str
@@ -37,7 +37,7 @@ def images_by_node(draft: Release, nodes: Sequence[Node]) -> dict[str, list[str]
     return found
 
 
-def missing(node: str, asked: Iterable[ImageDescription], answer: FindImagesAnswer) -> Missing:
+def missing_images(node: str, asked: Iterable[ImageDescription], answer: FindImagesAnswer) -> MissingImages:
     """What a node's answer means; ``asked`` is what it was asked about, in order."""
     images: list[str] = []
     layers: dict[str, int] = {}
@@ -52,13 +52,13 @@ def missing(node: str, asked: Iterable[ImageDescription], answer: FindImagesAnsw
             else:
                 layers[digest] = layer.staged_bytes
     # A layer that is there below others may be needed once more on top of others.
-    return Missing(node, tuple(images), layers, len(there - layers.keys()), answer.disk_free_mib)
+    return MissingImages(node, tuple(images), layers, len(there - layers.keys()), answer.disk_free_mib)
 
 
-def load(lack: Missing, saved: Index) -> Load:
+def disk_demand(lack: MissingImages, saved: ArchiveIndex) -> DiskDemand:
     """How much room that takes."""
     sizes = {digest: saved.layers[digest].size for digest in lack.layers}
-    return Load(lack.node, sum(sizes.values()), sum(lack.layers.values()), lack.free_mib)
+    return DiskDemand(lack.node, sum(sizes.values()), sum(lack.layers.values()), lack.free_mib)
 
 
 #: What a layer takes while it is loaded: as it was sent, in the archive that the engine unpacks first, and as itself.
@@ -69,7 +69,7 @@ _MIB: Final = 1 << 20
 
 
 @dataclass(frozen=True)
-class Load:
+class DiskDemand:
     """What one node would have to take: ``missing`` bytes of layers, of which ``staged`` have arrived already."""
 
     node: str
@@ -85,7 +85,7 @@ class Load:
         return -(-(FACTOR * self.missing - self.staged) // _MIB) + MARGIN_MIB
 
 
-def check_room(loads: Iterable[Load]) -> CliError | None:
+def check_disk_space(loads: Iterable[DiskDemand]) -> CliError | None:
     """The error for nodes that have too little, all of them at once; None when all have enough."""
     short = [load for load in loads if load.need_mib > load.free_mib]
     if not short:
@@ -97,7 +97,7 @@ def check_room(loads: Iterable[Load]) -> CliError | None:
     return CliError("no_room", f"{len(short)} nodes have too little room for the images: {names}", findings=findings)
 
 
-def _finding(load: Load) -> Finding:
+def _finding(load: DiskDemand) -> Finding:
     layers = f"{load.missing / _MIB:.0f} MiB of new layers"
     message = f"node {load.node} has {load.free_mib} MiB free and needs {load.need_mib} MiB for {layers}"
     mend = NextAction("make room there", "docker system prune, on that machine")

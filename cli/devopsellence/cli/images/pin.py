@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from devopsellence.api.v1.workload_pb2 import Service
-from devopsellence.cli.images.docker_cli import Docker
-from devopsellence.cli.images.reference import IMAGE_ID, InvalidReference, parse
+from devopsellence.cli.images.docker_cli import DockerCli
+from devopsellence.cli.images.reference import IMAGE_ID, InvalidReference, parse_reference
 from devopsellence.cli.output import CliError, NextAction, Output
-from devopsellence.cli.store.reader import together
+from devopsellence.cli.store.reader import concurrently
 
 _AT_A_TIME: Final = 4
 
@@ -28,7 +28,7 @@ class Pin:
     pinned: str
 
 
-def choose(reference: str, image_id: str, repo_digests: Sequence[str]) -> str:
+def pinned_reference(reference: str, image_id: str, repo_digests: Sequence[str]) -> str:
     """What stands for ``reference``: the digest that its repository knows it by, else the engine's ``image_id``.
 
     ``repo_digests`` are the engine's ``RepoDigests``: one image can carry those of several repositories.
@@ -36,14 +36,14 @@ def choose(reference: str, image_id: str, repo_digests: Sequence[str]) -> str:
     if IMAGE_ID.match(reference):
         return image_id
     try:
-        wanted = parse(reference)
+        wanted = parse_reference(reference)
     except InvalidReference:  # such as a shortened id, which the engine resolved
         return image_id
     if wanted.digest:
         return f"{wanted.repository}@{wanted.digest}"
     for candidate in repo_digests:
         try:
-            found = parse(candidate)
+            found = parse_reference(candidate)
         except InvalidReference:  # "<none>@sha256:…"
             continue
         if found.digest and found.same_repository(wanted):
@@ -51,7 +51,7 @@ def choose(reference: str, image_id: str, repo_digests: Sequence[str]) -> str:
     return image_id
 
 
-def references(services: Iterable[Service]) -> dict[str, list[str]]:
+def service_images(services: Iterable[Service]) -> dict[str, list[str]]:
     """The images that services bring themselves, each with the services that use it, in order."""
     found: dict[str, list[str]] = {}
     for service in services:
@@ -60,13 +60,13 @@ def references(services: Iterable[Service]) -> dict[str, list[str]]:
     return found
 
 
-async def local(docker: Docker, reference: str) -> str:
+async def local_pin(docker: DockerCli, reference: str) -> str:
     """What ``reference`` is pinned to on this engine; "" when the engine does not have it."""
     image = await docker.inspect_image(reference)
-    return choose(reference, image.id, image.repo_digests) if image else ""
+    return pinned_reference(reference, image.id, image.repo_digests) if image else ""
 
 
-async def pin_all(docker: Docker, images: dict[str, list[str]], output: Output) -> dict[str, Pin]:
+async def pin_all(docker: DockerCli, images: dict[str, list[str]], output: Output) -> dict[str, Pin]:
     """Pin every image of ``images`` (as :func:`references` gives them), pulling those that the engine does not have.
 
     Raises:
@@ -78,16 +78,16 @@ async def pin_all(docker: Docker, images: dict[str, list[str]], output: Output) 
         async with slots:
             return await _pin(docker, reference, users, output)
 
-    pins = await together(pin(reference, users) for reference, users in images.items())
+    pins = await concurrently(pin(reference, users) for reference, users in images.items())
     return {pin.reference: pin for pin in pins}
 
 
-async def _pin(docker: Docker, reference: str, users: list[str], output: Output) -> Pin:
-    pinned = await local(docker, reference)
+async def _pin(docker: DockerCli, reference: str, users: list[str], output: Output) -> Pin:
+    pinned = await local_pin(docker, reference)
     if not pinned:
         output.progress("deploy", f"pulling {reference} for {', '.join(users)}", stage="pull", image=reference)
         problem = await docker.pull(reference)
-        pinned = "" if problem else await local(docker, reference)
+        pinned = "" if problem else await local_pin(docker, reference)
         if not pinned:
             what = ", ".join(f'service "{name}"' for name in users)
             message = f"{what}: image {reference} is not on this engine and cannot be pulled: {problem}"

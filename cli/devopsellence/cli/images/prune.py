@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from devopsellence.api.v1.stored_pb2 import Release
-from devopsellence.cli.images.build import image_name, repository
-from devopsellence.cli.images.docker_cli import Docker, Image
+from devopsellence.cli.images.build import image_name, image_repository
+from devopsellence.cli.images.docker_cli import DockerCli, LocalImage
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd, KeyValue
@@ -22,7 +22,7 @@ KEPT_RELEASES: Final = 11
 _FRESH: Final = timedelta(hours=1)
 
 
-async def in_use(etcd: Etcd, ref: EnvironmentRef) -> set[str] | None:
+async def pinned_images(etcd: Etcd, ref: EnvironmentRef) -> set[str] | None:
     """What the latest releases of this project run, as they pin it; None if one cannot be read, because then nothing is
     known to be superfluous. An image is named for its project, whose other environments may be at another release."""
     listing = await etcd.list(f"{etcd.keys.all_releases_prefix}{ref.organization}/{ref.project}/")
@@ -37,18 +37,18 @@ async def in_use(etcd: Etcd, ref: EnvironmentRef) -> set[str] | None:
     return {service.image.pinned for release in releases for service in release.services}
 
 
-async def prune(docker: Docker, ref: EnvironmentRef, keep: Set[str]) -> list[str]:
+async def prune(docker: DockerCli, ref: EnvironmentRef, keep: Set[str]) -> list[str]:
     """Take away the names of this project's app images that are not among ``keep`` (as releases pin them: ids, or
     ``repository@digest``); those names. One that a container uses stays.
 
     Raises:
         CliError: ``image_unreadable``, ``docker_missing``, ``docker_unavailable``.
     """
-    images = await docker.named(repository(ref))
-    return [name for name in superfluous(ref, images, keep, datetime.now(UTC)) if not await docker.untag(name)]
+    images = await docker.named(image_repository(ref))
+    return [name for name in unused_names(ref, images, keep, datetime.now(UTC)) if not await docker.untag(name)]
 
 
-def superfluous(ref: EnvironmentRef, images: Iterable[Image], keep: Set[str], now: datetime) -> list[str]:
+def unused_names(ref: EnvironmentRef, images: Iterable[LocalImage], keep: Set[str], now: datetime) -> list[str]:
     """The names of those of ``images`` that nothing needs, sorted. Pure."""
     names: list[str] = []
     for image in images:

@@ -45,7 +45,7 @@ class Reference:
         return (self.domain, self.path) == (other.domain, other.path)
 
 
-def parse(text: str) -> Reference:
+def parse_reference(text: str) -> Reference:
     """The reference that ``text`` stands for.
 
     Raises:

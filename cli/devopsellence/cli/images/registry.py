@@ -12,9 +12,9 @@ from typing import Any, Final, Protocol
 
 from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_exponential, wait_random
 
-from devopsellence.cli.images.docker_cli import Docker, Finished, last_line
+from devopsellence.cli.images.docker_cli import CommandResult, DockerCli, last_line
 from devopsellence.cli.images.pin import Pin
-from devopsellence.cli.images.reference import parse
+from devopsellence.cli.images.reference import parse_reference
 from devopsellence.cli.output import CliError, Finding, NextAction, Output
 from devopsellence.cli.util.text import safe
 
@@ -24,7 +24,7 @@ _KEPT: Final = ("currentContext", "proxies", "HttpHeaders")
 _EVIDENCE_LINES: Final = 20
 
 
-class Registry(Protocol):
+class RegistrySettings(Protocol):
     """As it is configured, or recorded in a release."""
 
     @property
@@ -33,7 +33,7 @@ class Registry(Protocol):
     def username(self) -> str: ...
 
 
-async def push(docker: Docker, registry: Registry, password: str, image_id: str, output: Output) -> Pin:
+async def push(docker: DockerCli, registry: RegistrySettings, password: str, image_id: str, output: Output) -> Pin:
     """Push an image of the engine and pin it. Without a ``password`` the user's own ``docker login`` is what counts.
 
     Raises:
@@ -61,8 +61,8 @@ async def push(docker: Docker, registry: Registry, password: str, image_id: str,
     return Pin(name, pinned)
 
 
-async def _login(docker: Docker, registry: Registry, password: str) -> None:
-    domain = parse(registry.repository).domain
+async def _login(docker: DockerCli, registry: RegistrySettings, password: str) -> None:
+    domain = parse_reference(registry.repository).domain
     # Docker's own registry has an address of its own for logins, which is the default.
     problem = await docker.login("" if domain == "docker.io" else domain, registry.username, password)
     if problem:
@@ -71,36 +71,36 @@ async def _login(docker: Docker, registry: Registry, password: str) -> None:
         raise CliError("registry_login_failed", message, next_actions=[mend])
 
 
-async def _push(docker: Docker, name: str, output: Output) -> Finished:
+async def _push(docker: DockerCli, name: str, output: Output) -> CommandResult:
     """Push; layers that have arrived are not sent again, so trying again costs little."""
     retrying = AsyncRetrying(
         retry=retry_if_result(lambda done: done.code != 0),
         stop=stop_after_attempt(_ATTEMPTS),
         wait=wait_exponential(multiplier=0.5, max=5.0) + wait_random(0, 0.5),
-        retry_error_callback=lambda state: state.outcome.result() if state.outcome else Finished(1, ""),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else CommandResult(1, ""),
     )
     if not output.live:
-        result: Finished = await retrying(docker.push, name, lambda _: None)
+        result: CommandResult = await retrying(docker.push, name, lambda _: None)
         return result
     from rich.text import Text
 
     console = output.console()
     with console.status(Text(f"pushing {name}")) as status:
-        pushed: Finished = await retrying(
+        pushed: CommandResult = await retrying(
             docker.push, name, lambda line: status.update(Text(safe(line)[: max(10, console.width - 6)]))
         )
         return pushed
 
 
-async def _digests(docker: Docker, repository: str, image_id: str) -> list[str]:
+async def _digests(docker: DockerCli, repository: str, image_id: str) -> list[str]:
     """What the engine knows the image by in the registry, as ``repository@digest``."""
-    wanted = parse(repository)
+    wanted = parse_reference(repository)
     image = await docker.inspect_image(image_id)
-    found = [parse(each) for each in (image.repo_digests if image else ()) if "<none>" not in each]
+    found = [parse_reference(each) for each in (image.repo_digests if image else ()) if "<none>" not in each]
     return [f"{wanted.repository}@{each.digest}" for each in found if each.same_repository(wanted)]
 
 
-def _failed(name: str, done: Finished) -> CliError:
+def _failed(name: str, done: CommandResult) -> CliError:
     lines = [safe(line.rstrip()) for line in done.output.splitlines() if line.strip()]
     finding = Finding("push_failed", "what docker push said:", evidence="\n".join(lines[-_EVIDENCE_LINES:]))
     mend = NextAction("try it", f"docker push {name}")

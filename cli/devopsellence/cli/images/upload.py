@@ -25,10 +25,10 @@ from devopsellence.api.v1.agent_pb2 import (
     LoadImageRequest,
     SendLayerRequest,
 )
-from devopsellence.cli.agent.client import Agent, refused
-from devopsellence.cli.images.archive import Extent, Index
-from devopsellence.cli.images.missing import Missing, missing
-from devopsellence.cli.images.upload_progress import Bar
+from devopsellence.cli.agent.client import AgentEndpoint, call_error
+from devopsellence.cli.images.archive import ArchiveIndex, Extent
+from devopsellence.cli.images.missing import MissingImages, missing_images
+from devopsellence.cli.images.upload_progress import UploadBar
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.agent_pb2_grpc import AgentAsyncStub
@@ -53,28 +53,28 @@ _TERMINAL: Final = frozenset(
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageArchive:
     """Saved images: the archive, what stands where in it, and by what name each is loaded."""
 
     path: Path
-    index: Index
+    index: ArchiveIndex
     names: dict[str, str]
 
 
-class Receiver:
+class NodeUpload:
     """One node, and the images that it is to have."""
 
-    def __init__(self, agent: Agent, stub: AgentAsyncStub, images: Sequence[ImageDescription]) -> None:
+    def __init__(self, agent: AgentEndpoint, stub: AgentAsyncStub, images: Sequence[ImageDescription]) -> None:
         self.node = agent.node
         self._agent = agent
         self._stub = stub
         self._images = images
 
-    async def ask(self) -> Missing:
+    async def ask(self) -> MissingImages:
         """What it lacks. CliError if it cannot be asked."""
         return await self._patiently(_ASKED, self._ask)
 
-    async def bring(self, source: Source, bar: Bar) -> None:
+    async def bring(self, source: ImageArchive, bar: UploadBar) -> None:
         """Send and load what it lacks. CliError if that fails for good."""
 
         async def attempt() -> None:
@@ -89,11 +89,11 @@ class Receiver:
 
         await self._patiently(_SENT, attempt)
 
-    async def _ask(self) -> Missing:
+    async def _ask(self) -> MissingImages:
         answer = await self._stub.FindImages(FindImagesRequest(images=self._images), timeout=_ASK_SECONDS)
-        return missing(self.node, self._images, answer)
+        return missing_images(self.node, self._images, answer)
 
-    async def _send(self, path: Path, digest: str, extent: Extent, offset: int, bar: Bar) -> None:
+    async def _send(self, path: Path, digest: str, extent: Extent, offset: int, bar: UploadBar) -> None:
         async def requests() -> AsyncIterator[SendLayerRequest]:
             yield SendLayerRequest(start=LayerStart(diff_id=digest, offset=offset, size=extent.size))
             async for piece in _pieces(path, extent.offset + offset, extent.size - offset):
@@ -102,7 +102,7 @@ class Receiver:
 
         await self._stub.SendLayer(requests())
 
-    async def _load(self, source: Source, image: str) -> None:
+    async def _load(self, source: ImageArchive, image: str) -> None:
         saved = source.index.images[image]
         await self._stub.LoadImage(
             LoadImageRequest(
@@ -121,7 +121,7 @@ class Receiver:
         try:
             return await retrying(step)
         except grpc.aio.AioRpcError as error:
-            raise refused(self._agent, error) from error
+            raise call_error(self._agent, error) from error
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -10,14 +10,14 @@ from devopsellence.cli.util.text import plural, span
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from devopsellence.cli.images.missing import Missing
+    from devopsellence.cli.images.missing import MissingImages
     from devopsellence.cli.output import Output
 
 _OPERATION: Final = "deploy"
 _UNITS: Final = ("bytes", "kB", "MB", "GB")
 
 
-class Bar:
+class UploadBar:
     """One node's share: what it is sent, and how much of that it has."""
 
     def __init__(self, node: str, output: Output, progress: Progress | None) -> None:
@@ -27,9 +27,9 @@ class Bar:
         self._task: TaskID | None = None
         self._started = 0.0
         self._sent = 0
-        self._lack: Missing | None = None
+        self._lack: MissingImages | None = None
 
-    def begin(self, total: int, lack: Missing) -> None:
+    def begin(self, total: int, lack: MissingImages) -> None:
         """Sending begins; once more with every attempt."""
         if self._progress is not None:
             if self._task is None:
@@ -37,7 +37,7 @@ class Bar:
             else:
                 self._progress.reset(self._task, total=total)
         elif self._lack is None:
-            what = f"{plural(len(lack.layers), 'layer')}, {size(total)}"
+            what = f"{plural(len(lack.layers), 'layer')}, {size_text(total)}"
             text = f"{self._node}: sending {what} ({lack.there} are there already)"
             self._say(text, stage="sending", bytes=total, layers=len(lack.layers), layers_there=lack.there)
         if self._lack is None:
@@ -57,24 +57,24 @@ class Bar:
     def end(self) -> None:
         """The node has everything."""
         seconds = time.monotonic() - self._started
-        rate = f"{size(int(self._sent / seconds))}/s" if seconds > 0 else ""
-        text = f"{self._node}: has the images: {size(self._sent)} in {span(seconds)}, {rate}"
+        rate = f"{size_text(int(self._sent / seconds))}/s" if seconds > 0 else ""
+        text = f"{self._node}: has the images: {size_text(self._sent)} in {span(seconds)}, {rate}"
         self._say(text, stage="sent", bytes=self._sent, seconds=round(seconds, 3))
 
     def _say(self, text: str, **data: Any) -> None:
         self._output.progress(_OPERATION, text, node=self._node, **data)
 
 
-class Sending:
+class UploadProgress:
     """All nodes' bars; a context manager."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
         self._progress: Progress | None = None
 
-    def bar(self, node: str) -> Bar:
+    def bar(self, node: str) -> UploadBar:
         """The bar of one node."""
-        return Bar(node, self._output, self._progress)
+        return UploadBar(node, self._output, self._progress)
 
     def __enter__(self) -> Self:
         if self._output.live:
@@ -97,7 +97,7 @@ class Sending:
             self._progress.stop()
 
 
-def size(count: int) -> str:
+def size_text(count: int) -> str:
     """Bytes in their largest unit: ``12.3 MB``."""
     amount, unit = float(count), 0
     while amount >= 999.95 and unit < len(_UNITS) - 1:

@@ -12,13 +12,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from devopsellence.age import SealError, seal
 from devopsellence.api.v1.stored_pb2 import Certificate, Event
-from devopsellence.cli.ingress.pem import Installable
+from devopsellence.cli.ingress.pem import InstallableCertificate
 from devopsellence.cli.output import CliError
 from devopsellence.cli.secrets import identity, recipients
 from devopsellence.cli.secrets.identity import OperatorIdentity
 from devopsellence.cli.secrets.items import CertificateKeyItem
 from devopsellence.cli.store import transaction
-from devopsellence.cli.store.reader import together
+from devopsellence.cli.store.reader import concurrently
 from devopsellence.cli.util.text import few
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import MalformedRecord
@@ -30,14 +30,16 @@ _BATCH: Final = MAX_OPERATIONS - 1
 
 
 @dataclass(frozen=True)
-class Stored:
+class InstalledCertificates:
     """``written``: hosts whose certificate is another now. ``keyless``: attached nodes that cannot be sealed for."""
 
     written: tuple[str, ...]
     keyless: tuple[str, ...]
 
 
-async def install(etcd: Etcd, ref: EnvironmentRef, found: Installable, hosts: Collection[str]) -> Stored:
+async def install(
+    etcd: Etcd, ref: EnvironmentRef, found: InstallableCertificate, hosts: Collection[str]
+) -> InstalledCertificates:
     """Store the certificate for each of ``hosts``, its key sealed for the attached nodes and all operators.
 
     A host that has it already, sealed for everybody, is left as it is. Whatever else stood there is replaced, also what
@@ -59,10 +61,10 @@ async def install(etcd: Etcd, ref: EnvironmentRef, found: Installable, hosts: Co
     left = iter(wanted)
     while batch := list(islice(left, _BATCH)):
         written += await _store(etcd, ref, [wanted[host] for host in batch], found, me)
-    return Stored(tuple(written), everybody.keyless)
+    return InstalledCertificates(tuple(written), everybody.keyless)
 
 
-def _record(ref: EnvironmentRef, host: str, found: Installable, key_age: str) -> Certificate:
+def _record(ref: EnvironmentRef, host: str, found: InstallableCertificate, key_age: str) -> Certificate:
     not_before, not_after = Timestamp(), Timestamp()
     not_before.FromDatetime(found.not_before)
     not_after.FromDatetime(found.not_after)
@@ -79,12 +81,12 @@ def _record(ref: EnvironmentRef, host: str, found: Installable, key_age: str) ->
         not_before=not_before,
         not_after=not_after,
         obtained_at=transaction.now(),
-        obtained_by=transaction.who(),
+        obtained_by=transaction.current_user(),
     )
 
 
 async def _store(
-    etcd: Etcd, ref: EnvironmentRef, records: Sequence[Certificate], found: Installable, me: OperatorIdentity
+    etcd: Etcd, ref: EnvironmentRef, records: Sequence[Certificate], found: InstallableCertificate, me: OperatorIdentity
 ) -> list[str]:
     """Write those that are not there yet, all of them or none; returns their hosts."""
     ours: set[str] = set()
@@ -92,16 +94,21 @@ async def _store(
         async for attempt in transaction.retrying():
             with attempt:
                 return await _store_once(etcd, ref, records, found, me, ours)
-    except transaction.Moved as error:
+    except transaction.WriteConflict as error:
         raise CliError("busy", f"the certificates of {ref} kept being changed by others; try again") from error
     raise AssertionError("unreachable")
 
 
 async def _store_once(
-    etcd: Etcd, ref: EnvironmentRef, records: Sequence[Certificate], found: Installable, me: OperatorIdentity, ours: set[str]
+    etcd: Etcd,
+    ref: EnvironmentRef,
+    records: Sequence[Certificate],
+    found: InstallableCertificate,
+    me: OperatorIdentity,
+    ours: set[str],
 ) -> list[str]:
     keys = [etcd.keys.certificate(ref, record.host) for record in records]
-    there = await together(etcd.get(key) for key in keys)
+    there = await concurrently(etcd.get(key) for key in keys)
     todo = [
         (record, key, item)
         for record, key, item in zip(records, keys, there, strict=True)
@@ -112,18 +119,20 @@ async def _store_once(
     hosts = [record.host for record, _, _ in todo]
     # An attempt that got no answer may have happened: what it wrote is then there, and was written by us.
     ours.update(hosts)
-    message = f"{transaction.who()} installed the certificate of {few(hosts)}, issued by {found.issuer}"
+    message = f"{transaction.current_user()} installed the certificate of {few(hosts)}, issued by {found.issuer}"
     event = Event(severity=Event.INFO, code="certificate_installed", message=message)
     result = await etcd.txn(
         [Compare.unmodified(key, item.mod_revision) if item else Compare.absent(key) for _, key, item in todo],
         [*(Put(key, encode(record)) for record, key, _ in todo), await transaction.event_put(etcd, ref, event)],
     )
     if not result.succeeded:
-        raise transaction.Moved
+        raise transaction.WriteConflict
     return sorted(ours)
 
 
-def _is_there(wanted: Certificate, key: str, item: KeyValue | None, found: Installable, me: OperatorIdentity) -> bool:
+def _is_there(
+    wanted: Certificate, key: str, item: KeyValue | None, found: InstallableCertificate, me: OperatorIdentity
+) -> bool:
     """Whether the record says the same already, for all the same readers, and holds the same key."""
     if item is None:
         return False
@@ -144,6 +153,8 @@ async def remove(etcd: Etcd, ref: EnvironmentRef, host: str) -> None:
         CliError: ``certificate_unknown``, ``busy``.
     """
     key = etcd.keys.certificate(ref, host)
-    message = f"{transaction.who()} removed the certificate of {host}"
+    message = f"{transaction.current_user()} removed the certificate of {host}"
     event = Event(severity=Event.INFO, code="certificate_removed", message=message)
-    await transaction.delete(etcd, key, await transaction.event_put(etcd, ref, event), CertificateKeyItem(host).unknown(ref))
+    await transaction.delete(
+        etcd, key, await transaction.event_put(etcd, ref, event), CertificateKeyItem(host).unknown(ref)
+    )

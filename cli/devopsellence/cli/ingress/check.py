@@ -15,10 +15,10 @@ from devopsellence.api.v1.stored_pb2 import Assignment, Certificate, Heartbeat, 
 from devopsellence.api.v1.workload_pb2 import Ingress
 from devopsellence.cli.ingress import check_findings
 from devopsellence.cli.ingress import probe as probing
-from devopsellence.cli.ingress.dns import Names, addresses, first
+from devopsellence.cli.ingress.dns import CachingResolver, addresses, preferred_address
 from devopsellence.cli.output import CheckResult, CliError, NextAction
 from devopsellence.cli.render import ingress as view
-from devopsellence.cli.store.reader import Reader, snapshot, together
+from devopsellence.cli.store.reader import Reader, concurrently, snapshot
 from devopsellence.cli.store.snapshot import Snapshot
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -33,7 +33,7 @@ _LONGEST_PAUSE: Final = 10.0
 
 
 @dataclass(frozen=True)
-class Look:
+class IngressView:
     """What etcd says of an environment's ingress at one time.
 
     ``nodes`` are those that serve it, with what they say of it (None: nothing yet), ``where`` their addresses, "" where
@@ -52,7 +52,7 @@ class Look:
         return found if wanted and found is not None and found.chain_pem else None
 
 
-async def look(etcd: Etcd, ref: EnvironmentRef) -> Look:
+async def read_ingress(etcd: Etcd, ref: EnvironmentRef) -> IngressView:
     """Read it.
 
     Raises:
@@ -61,13 +61,13 @@ async def look(etcd: Etcd, ref: EnvironmentRef) -> Look:
     seen = await snapshot(etcd, ref)
     ingress = view.ingress_of(seen)
     if ingress is None:
-        raise none(ref)
+        raise no_ingress(ref)
     keys = {name: etcd.keys.assignment(name, ref) for name in seen.nodes}
-    assigned = await Reader(etcd).among(etcd.keys.all_assignments_prefix, keys, Assignment)
-    said = view.served(seen.statuses)
+    assigned = await Reader(etcd).get_many_under(etcd.keys.all_assignments_prefix, keys, Assignment)
+    said = view.ingress_statuses(seen.statuses)
     names = sorted({name for name, each in assigned.items() if each.HasField("ingress")} | (said.keys() & assigned))
     where = {name: address_of(seen.nodes.get(name), (seen.heartbeats or {}).get(name)) for name in names}
-    return Look(ingress, {name: _answering(seen, name, said) for name in names}, where, seen.certificates)
+    return IngressView(ingress, {name: _answering(seen, name, said) for name in names}, where, seen.certificates)
 
 
 def _answering(seen: Snapshot, name: str, said: Mapping[str, IngressStatus]) -> IngressStatus | None:
@@ -89,7 +89,7 @@ def address_of(node: Node | None, beat: Heartbeat | None) -> str:
     return said.rpartition(":")[0].strip("[]")
 
 
-def none(ref: EnvironmentRef) -> CliError:
+def no_ingress(ref: EnvironmentRef) -> CliError:
     """The error for an environment without an ingress."""
     actions = [
         NextAction("give it one", "devopsellence ingress set --host app.example.com"),
@@ -98,7 +98,7 @@ def none(ref: EnvironmentRef) -> CliError:
     return CliError("ingress_none", f"{ref} runs no release with an ingress", next_actions=actions)
 
 
-class Checking:
+class IngressCheck:
     """Looks at everything; ``server`` is the resolver to ask, "" for the system's."""
 
     def __init__(self, etcd: Etcd, ref: EnvironmentRef, server: str) -> None:
@@ -106,7 +106,7 @@ class Checking:
         self._ref = ref
         self._server = server
         self._slots = asyncio.Semaphore(_AT_A_TIME)
-        self._trusted = probing.trusting()
+        self._trusted = probing.trust_store()
         self.results: Results = {}
 
     @property
@@ -116,7 +116,7 @@ class Checking:
 
     async def all(self) -> None:
         """Look at everything."""
-        seen = await look(self._etcd, self._ref)
+        seen = await read_ingress(self._etcd, self._ref)
         self.results = await self._look(seen, [NODES, *seen.ingress.hosts])
 
     async def wait(self, seconds: float, tell: Callable[[CheckResult], None]) -> None:
@@ -135,10 +135,10 @@ class Checking:
             return
 
     async def _again(self, tell: Callable[[CheckResult], None]) -> None:
-        again = [about for about, checks in self.results.items() if check_findings.failed(checks)]
+        again = [about for about, checks in self.results.items() if check_findings.failed_results(checks)]
         if not again:
             return
-        seen = await look(self._etcd, self._ref)
+        seen = await read_ingress(self._etcd, self._ref)
         hosts = set(seen.ingress.hosts)
         before = set(self.checks)
         found = await self._look(seen, [about for about in again if about == NODES or about in hosts])
@@ -149,23 +149,25 @@ class Checking:
         for check in self.checks:
             if check not in before:
                 tell(check)
-        if check_findings.failed(self.checks):
+        if check_findings.failed_results(self.checks):
             raise _NotYet
 
-    async def _look(self, seen: Look, about: Iterable[str]) -> Results:
-        names = Names(self._server, seconds=_DNS_SECONDS)
+    async def _look(self, seen: IngressView, about: Iterable[str]) -> Results:
+        names = CachingResolver(self._server, seconds=_DNS_SECONDS)
         known = await addresses(names, seen.where)
         # A name that DNS does not have may be known to this machine all the same.
-        seen = replace(seen, where={node: first(known[node]) or where for node, where in seen.where.items()})
+        seen = replace(
+            seen, where={node: preferred_address(known[node]) or where for node, where in seen.where.items()}
+        )
         # Also where only hosts are asked about: of nodes that cannot be reached it need not be said again for each.
         ports = await self._ports(seen)
         wanted = list(about)
         hosts = [host for host in wanted if host != NODES]
-        found = await together(self._host(seen, host, names, known, ports) for host in hosts)
+        found = await concurrently(self._host(seen, host, names, known, ports) for host in hosts)
         results: Results = {NODES: _nodes(seen, ports)} if NODES in wanted else {}
         return results | dict(zip(hosts, found, strict=True))
 
-    async def _ports(self, seen: Look) -> dict[str, dict[int, str]]:
+    async def _ports(self, seen: IngressView) -> dict[str, dict[int, str]]:
         """Of each node, by port, why nothing answers there; "" where something does."""
         asked = [
             (name, port)
@@ -174,7 +176,7 @@ class Checking:
             for port in (status.http_port, status.https_port)
             if port
         ]
-        found = await together(self._blocking(probing.reachable, seen.where[name], port) for name, port in asked)
+        found = await concurrently(self._blocking(probing.reachable, seen.where[name], port) for name, port in asked)
         result: dict[str, dict[int, str]] = {name: {} for name in seen.nodes}
         for (name, port), why in zip(asked, found, strict=True):
             result[name][port] = why
@@ -182,15 +184,17 @@ class Checking:
 
     async def _host(
         self,
-        seen: Look,
+        seen: IngressView,
         host: str,
-        names: Names,
+        names: CachingResolver,
         known: Mapping[str, frozenset[str]],
         ports: Mapping[str, Mapping[int, str]],
     ) -> list[CheckResult]:
         now, certificate = datetime.now(UTC), seen.certificate(host)
-        checks = [check_findings.name(host, await names.find(host), known)]
-        checks += check_findings.stored(seen.ingress, host, certificate or seen.certificates.get(host), now)
+        checks = [check_findings.dns_result(host, await names.find(host), known)]
+        checks += check_findings.stored_certificate_results(
+            seen.ingress, host, certificate or seen.certificates.get(host), now
+        )
         http, https = _open(seen, ports, "http_port"), _open(seen, ports, "https_port")
         prefixes = [rule.path_prefix for rule in seen.ingress.rules if rule.host == host]
         if not prefixes:
@@ -201,21 +205,21 @@ class Checking:
         path = min(prefixes, key=len)
         if certificate is None:
             plain = await self._each(http, probing.answer, host, path, secure=False)
-            return checks + check_findings.answered(host, path, plain, secure=False)
+            return checks + check_findings.answer_results(host, path, plain, secure=False)
         shown, answers, redirects = await asyncio.gather(
             self._each(https, probing.certificate, host, self._trusted),
             self._each(https, probing.answer, host, path, secure=True),
             self._each(http if seen.ingress.redirect_http else {}, probing.answer, host, path, secure=False),
         )
-        checks += check_findings.served(host, certificate, shown, now)
-        checks += check_findings.answered(host, path, answers, secure=True)
-        return checks + check_findings.redirected(host, path, redirects)
+        checks += check_findings.served_certificate_results(host, certificate, shown, now)
+        checks += check_findings.answer_results(host, path, answers, secure=True)
+        return checks + check_findings.redirect_results(host, path, redirects)
 
     async def _each(
         self, where: Mapping[str, tuple[str, int]], probe: Callable[..., T], *about: object, **how: object
     ) -> dict[str, T]:
         """What a probe finds at each of the nodes."""
-        found = await together(self._blocking(probe, *where[name], *about, **how) for name in where)
+        found = await concurrently(self._blocking(probe, *where[name], *about, **how) for name in where)
         return dict(zip(where, found, strict=True))
 
     async def _blocking(self, probe: Callable[..., T], *about: object, **how: object) -> T:
@@ -227,7 +231,7 @@ class _NotYet(Exception):
     """Something still fails."""
 
 
-def _open(seen: Look, ports: Mapping[str, Mapping[int, str]], which: str) -> dict[str, tuple[str, int]]:
+def _open(seen: IngressView, ports: Mapping[str, Mapping[int, str]], which: str) -> dict[str, tuple[str, int]]:
     """Address and port of the nodes where that port answers."""
     found = {}
     for name, status in seen.nodes.items():
@@ -237,7 +241,7 @@ def _open(seen: Look, ports: Mapping[str, Mapping[int, str]], which: str) -> dic
     return found
 
 
-def _nodes(seen: Look, ports: Mapping[str, Mapping[int, str]]) -> list[CheckResult]:
+def _nodes(seen: IngressView, ports: Mapping[str, Mapping[int, str]]) -> list[CheckResult]:
     if not seen.nodes:
         wanted = ", ".join(sorted({rule.service for rule in seen.ingress.rules}))
         what = f"none serves the ingress: none is assigned all of {wanted}"
@@ -247,5 +251,5 @@ def _nodes(seen: Look, ports: Mapping[str, Mapping[int, str]]) -> list[CheckResu
     return [
         check
         for name, status in seen.nodes.items()
-        for check in check_findings.node(name, status, seen.where[name], ports[name], secure=secure)
+        for check in check_findings.node_results(name, status, seen.where[name], ports[name], secure=secure)
     ]

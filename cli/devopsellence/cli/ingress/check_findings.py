@@ -12,8 +12,8 @@ from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import Certificate, IngressStatus
 from devopsellence.api.v1.workload_pb2 import Ingress
-from devopsellence.cli.ingress.dns import Found, Kind, realm
-from devopsellence.cli.ingress.probe import Answered, Served
+from devopsellence.cli.ingress.dns import DnsAnswer, LookupStatus, address_realms
+from devopsellence.cli.ingress.probe import HttpAnswer, PresentedCertificate
 from devopsellence.cli.output import CheckResult, NextAction
 from devopsellence.cli.render import ingress as view
 from devopsellence.cli.util.text import collapse_ranges, plural, safe, word
@@ -23,14 +23,14 @@ _STATUS: Final = NextAction("see what runs", "devopsellence status")
 _REDIRECTS: Final = (301, 302, 307, 308)
 
 
-def name(host: str, found: Found, nodes: Mapping[str, frozenset[str]]) -> CheckResult:
+def dns_result(host: str, found: DnsAnswer, nodes: Mapping[str, frozenset[str]]) -> CheckResult:
     """Whether DNS leads to the ``nodes`` that serve the host: their addresses, none where they are not known."""
     about = f"DNS of {host}"
     known = sorted({address for each in nodes.values() for address in each})
     point = (NextAction("at your DNS provider", f"{host}  A/AAAA  {', '.join(known)}"),) if known else ()
-    if found.kind is Kind.SILENT:
+    if found.kind is LookupStatus.SILENT:
         return CheckResult(about, "error", found.detail, "ingress_dns_silent")
-    if found.kind is Kind.ABSENT:
+    if found.kind is LookupStatus.ABSENT:
         return CheckResult(about, "error", found.detail, "ingress_dns_missing", point)
     leads = f"leads to {', '.join(found.addresses)}" + (f" (by way of {found.alias})" if found.alias else "")
     unknown = sorted(node for node, addresses in nodes.items() if not addresses)
@@ -38,7 +38,7 @@ def name(host: str, found: Found, nodes: Mapping[str, frozenset[str]]) -> CheckR
     strangers = sorted(set(found.addresses) - set(known))
     if strangers:
         # Behind a load balancer, or an address that is translated, nodes are known by others than clients see.
-        sure = not unknown and realm(strangers) <= realm(known)
+        sure = not unknown and address_realms(strangers) <= address_realms(known)
         what = f"{leads}; {', '.join(strangers)} is no address of a node that serves it"
         what += "" if sure else " as far as is known (is there a load balancer in front of them?)"
         return CheckResult(about, "error" if sure else "warning", what, "ingress_dns_elsewhere", point)
@@ -48,7 +48,7 @@ def name(host: str, found: Found, nodes: Mapping[str, frozenset[str]]) -> CheckR
     return CheckResult(about, "ok", leads)
 
 
-def node(
+def node_results(
     node: str, status: IngressStatus | None, address: str, answers: Mapping[int, str], *, secure: bool
 ) -> list[CheckResult]:
     """A node that serves the ingress: what its agent says, and whether its ports answer at ``address``.
@@ -83,16 +83,20 @@ def node(
     return found
 
 
-def stored(ingress: Ingress, host: str, certificate: Certificate | None, now: datetime) -> list[CheckResult]:
+def stored_certificate_results(
+    ingress: Ingress, host: str, certificate: Certificate | None, now: datetime
+) -> list[CheckResult]:
     """The host's certificate as it is stored; nothing where there is to be none."""
     if ingress.tls_mode == Ingress.OFF:
         return []
     about = f"certificate of {host}"
-    trouble = view.of_certificate(ingress, host, certificate, now)
+    trouble = view.certificate_problem(ingress, host, certificate, now)
     if trouble is not None:
         lacks = certificate is None or not certificate.chain_pem
         return [
-            CheckResult(about, "error" if lacks else trouble.severity, trouble.what, trouble.code, trouble.next_actions)
+            CheckResult(
+                about, "error" if lacks else trouble.severity, trouble.message, trouble.code, trouble.next_actions
+            )
         ]
     if certificate is None:
         return []
@@ -100,12 +104,14 @@ def stored(ingress: Ingress, host: str, certificate: Certificate | None, now: da
     return [CheckResult(about, "ok", f"by {safe(certificate.issuer)}, valid for {left}")]
 
 
-def served(host: str, certificate: Certificate, seen: Mapping[str, Served], now: datetime) -> list[CheckResult]:
+def served_certificate_results(
+    host: str, certificate: Certificate, seen: Mapping[str, PresentedCertificate], now: datetime
+) -> list[CheckResult]:
     """What nodes serve for the host, beside the ``certificate`` that they are to serve."""
-    return together({each: _served(host, certificate, found, now) for each, found in seen.items()})
+    return merge_results({each: _served(host, certificate, found, now) for each, found in seen.items()})
 
 
-def _served(host: str, certificate: Certificate, found: Served, now: datetime) -> CheckResult:
+def _served(host: str, certificate: Certificate, found: PresentedCertificate, now: datetime) -> CheckResult:
     from devopsellence.cli.ingress.pem import covered
 
     about = f"HTTPS of {host}"
@@ -124,13 +130,13 @@ def _served(host: str, certificate: Certificate, found: Served, now: datetime) -
     return CheckResult(about, "ok", f"serves {whose}")
 
 
-def answered(host: str, path: str, seen: Mapping[str, Answered], *, secure: bool) -> list[CheckResult]:
+def answer_results(host: str, path: str, seen: Mapping[str, HttpAnswer], *, secure: bool) -> list[CheckResult]:
     """What nodes answer to a request for the host."""
     about = f"answer of {'https' if secure else 'http'}://{host}{path}"
-    return together({each: _answered(about, found) for each, found in seen.items()})
+    return merge_results({each: _answered(about, found) for each, found in seen.items()})
 
 
-def _answered(about: str, found: Answered) -> CheckResult:
+def _answered(about: str, found: HttpAnswer) -> CheckResult:
     if found.error:
         return CheckResult(about, "error", found.error, "ingress_no_answer", (_STATUS,))
     if found.status >= 500:
@@ -140,12 +146,12 @@ def _answered(about: str, found: Answered) -> CheckResult:
     return CheckResult(about, "ok", f"status {found.status}")
 
 
-def redirected(host: str, path: str, seen: Mapping[str, Answered]) -> list[CheckResult]:
+def redirect_results(host: str, path: str, seen: Mapping[str, HttpAnswer]) -> list[CheckResult]:
     """Whether nodes lead plain HTTP for the host to HTTPS."""
-    return together({each: _redirected(host, path, found) for each, found in seen.items()})
+    return merge_results({each: _redirected(host, path, found) for each, found in seen.items()})
 
 
-def _redirected(host: str, path: str, found: Answered) -> CheckResult:
+def _redirected(host: str, path: str, found: HttpAnswer) -> CheckResult:
     about = f"redirect of http://{host}{path}"
     if found.error:
         return CheckResult(about, "error", found.error, "ingress_no_answer", (_STATUS,))
@@ -156,15 +162,17 @@ def _redirected(host: str, path: str, found: Answered) -> CheckResult:
     )
 
 
-def together(found: Mapping[str, CheckResult]) -> list[CheckResult]:
+def merge_results(found: Mapping[str, CheckResult]) -> list[CheckResult]:
     """Checks of nodes: those that say the same, as one."""
     same: dict[CheckResult, list[str]] = {}
     for node_name, check in sorted(found.items()):
         same.setdefault(check, []).append(node_name)
-    return [replace(check, message=f"{check.message} ({collapse_ranges(tuple(nodes))})") for check, nodes in same.items()]
+    return [
+        replace(check, message=f"{check.message} ({collapse_ranges(tuple(nodes))})") for check, nodes in same.items()
+    ]
 
 
-def failed(checks: Iterable[CheckResult]) -> list[CheckResult]:
+def failed_results(checks: Iterable[CheckResult]) -> list[CheckResult]:
     """Those that failed."""
     return [check for check in checks if check.severity == "error"]
 

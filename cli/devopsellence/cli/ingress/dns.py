@@ -21,7 +21,7 @@ VARIABLE: Final = "DEVOPSELLENCE_DNS"
 _PORT: Final = 53
 
 
-class Kind(Enum):
+class LookupStatus(Enum):
     """What came of asking for a name."""
 
     FOUND = "found"
@@ -32,16 +32,16 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True)
-class Found:
+class DnsAnswer:
     """``addresses`` are IP addresses, sorted; ``alias`` is the name that the name stands for, "" if it is its own."""
 
-    kind: Kind
+    kind: LookupStatus
     addresses: tuple[str, ...] = ()
     alias: str = ""
     detail: str = ""
 
 
-class Names:
+class CachingResolver:
     """Resolves names, each only once. ``server`` is whom to ask, as ``10.0.0.1:53``; "" for the system's resolvers.
 
     Raises:
@@ -52,34 +52,34 @@ class Names:
         self._server = _server(server) if server else None
         self._seconds = seconds
         self._resolver: Resolver | None = None
-        self._known: dict[str, Found] = {}
+        self._known: dict[str, DnsAnswer] = {}
 
-    async def find(self, name: str) -> Found:
+    async def find(self, name: str) -> DnsAnswer:
         """Where ``name``, a host's name or an IP address, leads."""
         if name not in self._known:
             self._known[name] = await self._find(name)
         return self._known[name]
 
-    async def _find(self, name: str) -> Found:
+    async def _find(self, name: str) -> DnsAnswer:
         if is_address(name):
-            return Found(Kind.FOUND, (str(ipaddress.ip_address(name)),))
+            return DnsAnswer(LookupStatus.FOUND, (str(ipaddress.ip_address(name)),))
         if is_loopback(name):
-            return Found(Kind.FOUND, ("127.0.0.1",))
+            return DnsAnswer(LookupStatus.FOUND, ("127.0.0.1",))
         import dns.exception
         import dns.resolver
 
         try:
             answers = [await self._ask(name, kind) for kind in ("A", "AAAA")]
         except dns.resolver.NXDOMAIN:
-            return Found(Kind.ABSENT, detail="there is no such name")
+            return DnsAnswer(LookupStatus.ABSENT, detail="there is no such name")
         except dns.resolver.NoResolverConfiguration:
-            return Found(Kind.SILENT, detail="this machine knows no resolver")
+            return DnsAnswer(LookupStatus.SILENT, detail="this machine knows no resolver")
         except dns.exception.DNSException as error:
-            return Found(Kind.SILENT, detail=_reason(error))
+            return DnsAnswer(LookupStatus.SILENT, detail=_reason(error))
         addresses = sorted({address for found, _ in answers for address in found})
         if not addresses:
-            return Found(Kind.ABSENT, detail="it has no address")
-        return Found(Kind.FOUND, tuple(addresses), next((alias for _, alias in answers if alias), ""))
+            return DnsAnswer(LookupStatus.ABSENT, detail="it has no address")
+        return DnsAnswer(LookupStatus.FOUND, tuple(addresses), next((alias for _, alias in answers if alias), ""))
 
     async def _ask(self, name: str, kind: str) -> tuple[list[str], str]:
         """The addresses of one kind, and what the name is an alias of."""
@@ -105,12 +105,12 @@ class Names:
         return resolver
 
 
-def chosen(flag: str | None, environ: Mapping[str, str] = os.environ) -> str:
+def resolver_address(flag: str | None, environ: Mapping[str, str] = os.environ) -> str:
     """Whom to ask: what the flag says, else the variable; "" for the system's resolvers."""
     return flag or environ.get(VARIABLE, "")
 
 
-async def addresses(names: Names, nodes: Mapping[str, str]) -> dict[str, frozenset[str]]:
+async def addresses(names: CachingResolver, nodes: Mapping[str, str]) -> dict[str, frozenset[str]]:
     """The IP addresses of nodes, given by the address that they are registered with, which may be a name; none where
     that is empty or cannot be resolved."""
     return {
@@ -118,12 +118,12 @@ async def addresses(names: Names, nodes: Mapping[str, str]) -> dict[str, frozens
     }
 
 
-def first(found: Iterable[str]) -> str:
+def preferred_address(found: Iterable[str]) -> str:
     """The one of these addresses to try: IPv4 before IPv6, which fewer machines have; "" where there is none."""
     return min(found, key=lambda address: (":" in address, address), default="")
 
 
-def realm(found: Iterable[str]) -> frozenset[bool]:
+def address_realms(found: Iterable[str]) -> frozenset[bool]:
     """Whether there are private addresses (True) and public ones (False) among them."""
     return frozenset(ipaddress.ip_address(each).is_private for each in found)
 

@@ -9,7 +9,7 @@ from typing import Final
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
 from devopsellence.cli.ingress import check_findings
 from devopsellence.cli.ingress.check import address_of
-from devopsellence.cli.ingress.dns import Kind, Names, addresses
+from devopsellence.cli.ingress.dns import CachingResolver, LookupStatus, addresses
 from devopsellence.cli.output import CliError
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.util.text import few
@@ -41,17 +41,21 @@ async def warnings(etcd: Etcd, hosts: Sequence[str], nodes: Sequence[Node], serv
 
 async def _look(etcd: Etcd, hosts: Sequence[str], nodes: Sequence[Node], server: str, found: dict[str, str]) -> None:
     """Put into ``found`` what is wrong with hosts, as it comes to be known."""
-    beats = await Reader(etcd).each({node.name: etcd.keys.heartbeat(node.name) for node in nodes}, Heartbeat)
-    names, slots = Names(server, seconds=SECONDS), asyncio.Semaphore(_AT_A_TIME)
+    beats = await Reader(etcd).get_many({node.name: etcd.keys.heartbeat(node.name) for node in nodes}, Heartbeat)
+    names, slots = CachingResolver(server, seconds=SECONDS), asyncio.Semaphore(_AT_A_TIME)
     known = await addresses(names, {node.name: address_of(node, beats.get(node.name)) for node in nodes})
     await asyncio.gather(*(_one(host, names, known, slots, found) for host in hosts))
 
 
 async def _one(
-    host: str, names: Names, known: Mapping[str, frozenset[str]], slots: asyncio.Semaphore, found: dict[str, str]
+    host: str,
+    names: CachingResolver,
+    known: Mapping[str, frozenset[str]],
+    slots: asyncio.Semaphore,
+    found: dict[str, str],
 ) -> None:
     async with slots:
         answer = await names.find(host)
-    check = check_findings.name(host, answer, known)
-    if answer.kind is not Kind.SILENT and check.severity == "error":
+    check = check_findings.dns_result(host, answer, known)
+    if answer.kind is not LookupStatus.SILENT and check.severity == "error":
         found[host] = check.message

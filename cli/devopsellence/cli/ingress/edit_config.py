@@ -24,7 +24,7 @@ from devopsellence.config.cross_checks import HTTP, is_web
 
 
 @dataclass(frozen=True)
-class Wanted:
+class IngressEdit:
     """What was said on the command line; None and empty where nothing was.
 
     ``hosts`` replace those that are there. ``service``, ``port`` and ``path`` make up the rule of each host.
@@ -46,7 +46,7 @@ class Wanted:
         return self.service is not None or self.port is not None or self.path is not None
 
 
-def edited(text: str, path: Path, wanted: Wanted, overlay: str = "") -> str:
+def edit_ingress(text: str, path: Path, wanted: IngressEdit, overlay: str = "") -> str:
     """``text``, the file at ``path``, with what is wanted in its ingress, or in that of the environment ``overlay``.
 
     Raises:
@@ -65,7 +65,7 @@ def edited(text: str, path: Path, wanted: Wanted, overlay: str = "") -> str:
         config.parse(text, path)
     _edit(data, wanted, overlay)
     changed = _dump(yaml, data)
-    after = merged(text, plain, changed)
+    after = merge_layout(text, plain, changed)
     if _meaning(after) != _meaning(changed):
         # A layout that cannot be kept.
         after = changed
@@ -123,7 +123,7 @@ def _meaning(text: str) -> Any:
         return None
 
 
-def _edit(data: CommentedMap, wanted: Wanted, overlay: str) -> None:
+def _edit(data: CommentedMap, wanted: IngressEdit, overlay: str) -> None:
     base = _map(data.get("ingress"))
     environments = _map(data.get("environments"))
     over = _map(_map(environments.get(overlay)).get("ingress")) if overlay else {}
@@ -154,7 +154,7 @@ def _edit(data: CommentedMap, wanted: Wanted, overlay: str) -> None:
         _section(section, "tls").update(tls)
 
 
-def _rules(data: Mapping[str, Any], rules: Sequence[Any], hosts: Sequence[str], wanted: Wanted) -> Iterator[Any]:
+def _rules(data: Mapping[str, Any], rules: Sequence[Any], hosts: Sequence[str], wanted: IngressEdit) -> Iterator[Any]:
     """The rules as they are to be: those of hosts that stay, and one for the path of each host that has none there."""
     path = wanted.path or "/"
     target: dict[str, str] | None = None
@@ -180,7 +180,7 @@ def _rules(data: Mapping[str, Any], rules: Sequence[Any], hosts: Sequence[str], 
             yield {"match": match, "target": target or _target(data, wanted)}
 
 
-def _target(data: Mapping[str, Any], wanted: Wanted) -> dict[str, str]:
+def _target(data: Mapping[str, Any], wanted: IngressEdit) -> dict[str, str]:
     """The service and port that were said, else the only ones that can be meant."""
     services = {str(name): _map(service) for name, service in _map(data.get("services")).items()}
     ports = {
@@ -255,7 +255,7 @@ def _list(value: Any) -> list[Any]:
 _IDLE: Final = re.compile(r"\s*(#.*)?$")
 
 
-def merged(text: str, plain: str, changed: str) -> str:
+def merge_layout(text: str, plain: str, changed: str) -> str:
     """``text`` with what is otherwise in ``changed`` than in ``plain``, which says the same as ``text``.
 
     Lines that did not change are those of ``text``. Comments and empty lines are never dropped; what is added comes

@@ -33,7 +33,7 @@ _MAX_CHAIN: Final = 10
 
 
 @dataclass(frozen=True)
-class Installable:
+class InstallableCertificate:
     """A certificate that can be served. ``key_pem`` is PKCS #8, and in no ``repr``; ``serial`` is lower-case hex.
 
     ``names`` are those that it covers, wildcards as such; ``addresses`` likewise.
@@ -54,7 +54,7 @@ class Installable:
         return covered(host, self.names, self.addresses)
 
 
-def read(certificates: bytes, key: bytes, now: datetime.datetime) -> Installable:
+def read_files(certificates: bytes, key: bytes, now: datetime.datetime) -> InstallableCertificate:
     """What the two files hold, if it can be served at ``now``.
 
     Raises:
@@ -67,21 +67,23 @@ def read(certificates: bytes, key: bytes, now: datetime.datetime) -> Installable
     for number, (each, issuer) in enumerate(pairwise(chain), start=1):
         _issued(each, issuer, number)
     if not leaf.not_valid_before_utc <= now:
-        raise unfit(f"the certificate is not valid before {_day(leaf.not_valid_before_utc)}")
+        raise invalid_certificate(f"the certificate is not valid before {_day(leaf.not_valid_before_utc)}")
     for number, each in enumerate(chain, start=1):
         if each.not_valid_after_utc <= now:
             which = "the certificate" if number == 1 else f"certificate {number} of the file"
-            raise unfit(f"{which} has expired on {_day(each.not_valid_after_utc)}")
+            raise invalid_certificate(f"{which} has expired on {_day(each.not_valid_after_utc)}")
     names, addresses = subjects(leaf)
     if not names and not addresses:
-        raise unfit("the certificate names no host (it has no subjectAltName; the common name counts no more)")
+        raise invalid_certificate(
+            "the certificate names no host (it has no subjectAltName; the common name counts no more)"
+        )
     warnings = []
     if len(chain) == 1 and leaf.issuer != leaf.subject:
         warnings.append(
             "the certificate stands alone: clients that do not know its issuer will not trust it; "
             "put the intermediate certificates after it (often the file fullchain.pem)"
         )
-    return Installable(
+    return InstallableCertificate(
         chain_pem="".join(each.public_bytes(Encoding.PEM).decode() for each in chain),
         key_pem=private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         serial=f"{leaf.serial_number:x}",
@@ -119,7 +121,7 @@ def issuer_of(certificate: x509.Certificate) -> str:
     return str(found[0].value) if found else certificate.issuer.rfc4514_string()
 
 
-def unfit(what: str) -> CliError:
+def invalid_certificate(what: str) -> CliError:
     """The error for files that cannot be served."""
     return CliError("invalid_certificate", f"{what}; nothing was written", exit_code=2)
 
@@ -128,9 +130,13 @@ def _chain(pem: bytes) -> list[x509.Certificate]:
     try:
         chain = x509.load_pem_x509_certificates(pem)
     except ValueError as error:
-        raise unfit("the certificate file holds no certificate in PEM (-----BEGIN CERTIFICATE-----)") from error
+        raise invalid_certificate(
+            "the certificate file holds no certificate in PEM (-----BEGIN CERTIFICATE-----)"
+        ) from error
     if len(chain) > _MAX_CHAIN:
-        raise unfit(f"the certificate file holds {len(chain)} certificates; a chain has at most {_MAX_CHAIN}")
+        raise invalid_certificate(
+            f"the certificate file holds {len(chain)} certificates; a chain has at most {_MAX_CHAIN}"
+        )
     return chain
 
 
@@ -143,14 +149,16 @@ def _key(pem: bytes) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
         message = "the key is protected by a passphrase; nothing was written"
         raise CliError("invalid_certificate", message, exit_code=2, next_actions=[mend]) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise unfit("the key file holds no private key in PEM (-----BEGIN PRIVATE KEY-----)") from None
+        raise invalid_certificate("the key file holds no private key in PEM (-----BEGIN PRIVATE KEY-----)") from None
     if isinstance(found, rsa.RSAPrivateKey):
         if found.key_size < _LEAST_RSA:
-            raise unfit(f"the key is RSA with {found.key_size} bits; clients want at least {_LEAST_RSA}")
+            raise invalid_certificate(f"the key is RSA with {found.key_size} bits; clients want at least {_LEAST_RSA}")
         return found
     if isinstance(found, ec.EllipticCurvePrivateKey) and isinstance(found.curve, _CURVES):
         return found
-    raise unfit("the key is of a kind that browsers do not accept; make one that is RSA (2048 bits) or EC (P-256)")
+    raise invalid_certificate(
+        "the key is of a kind that browsers do not accept; make one that is RSA (2048 bits) or EC (P-256)"
+    )
 
 
 def _same_key(chain: Sequence[x509.Certificate], key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> None:
@@ -160,8 +168,8 @@ def _same_key(chain: Sequence[x509.Certificate], key: rsa.RSAPrivateKey | ec.Ell
         return
     if any(fits):
         place = fits.index(True) + 1
-        raise unfit(f"the key belongs to certificate {place} of the file, which must come first")
-    raise unfit("the key does not belong to the certificate")
+        raise invalid_certificate(f"the key belongs to certificate {place} of the file, which must come first")
+    raise invalid_certificate("the key does not belong to the certificate")
 
 
 def _issued(each: x509.Certificate, issuer: x509.Certificate, number: int) -> None:
@@ -169,7 +177,7 @@ def _issued(each: x509.Certificate, issuer: x509.Certificate, number: int) -> No
         each.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature) as error:
         what = f"certificate {number + 1} of the file ({_common_name(issuer)}) did not issue certificate {number}"
-        raise unfit(f"{what}: put the host's first, then each one's issuer") from error
+        raise invalid_certificate(f"{what}: put the host's first, then each one's issuer") from error
 
 
 def _common_name(certificate: x509.Certificate) -> str:

@@ -18,7 +18,7 @@ _AGENT: Final = "devopsellence-ingress-check"
 
 
 @dataclass(frozen=True)
-class Served:
+class PresentedCertificate:
     """A certificate as it is served; ``error`` says why none was seen, and then nothing else is said.
 
     ``distrust``: why this machine does not trust it, "" if it does.
@@ -34,7 +34,7 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Answered:
+class HttpAnswer:
     """An answer by HTTP; ``error`` says why there was none. ``location``: where it redirects to, "" if it does not."""
 
     error: str = ""
@@ -51,12 +51,12 @@ def reachable(address: str, port: int) -> str:
     return ""
 
 
-def trusting() -> ssl.SSLContext:
+def trust_store() -> ssl.SSLContext:
     """Whom this machine trusts, for :func:`certificate`; it takes a while to make."""
     return ssl.create_default_context()
 
 
-def certificate(address: str, port: int, host: str, trusted: ssl.SSLContext) -> Served:
+def certificate(address: str, port: int, host: str, trusted: ssl.SSLContext) -> PresentedCertificate:
     """The certificate that is served for ``host``, and whether ``trusted`` accepts it."""
     from cryptography import x509
 
@@ -73,13 +73,13 @@ def certificate(address: str, port: int, host: str, trusted: ssl.SSLContext) -> 
     try:
         der = _handshake(address, port, host, _anyone())
     except OSError as error:
-        return Served(error=_why(error))
+        return PresentedCertificate(error=_why(error))
     try:
         leaf = x509.load_der_x509_certificate(der)
         names, addresses = pem.subjects(leaf)
     except ValueError:
-        return Served(error="what it serves is no readable certificate")
-    return Served(
+        return PresentedCertificate(error="what it serves is no readable certificate")
+    return PresentedCertificate(
         serial=f"{leaf.serial_number:x}",
         issuer=pem.issuer_of(leaf),
         names=names,
@@ -89,7 +89,7 @@ def certificate(address: str, port: int, host: str, trusted: ssl.SSLContext) -> 
     )
 
 
-def answer(address: str, port: int, host: str, path: str, *, secure: bool) -> Answered:
+def answer(address: str, port: int, host: str, path: str, *, secure: bool) -> HttpAnswer:
     """What ``GET path`` for ``host`` is answered; the certificate is looked at by :func:`certificate`."""
     connection = http.client.HTTPConnection(host, timeout=SECONDS)
     try:
@@ -100,11 +100,11 @@ def answer(address: str, port: int, host: str, path: str, *, secure: bool) -> An
         headers = {"Host": host if usual else f"{host}:{port}", "User-Agent": _AGENT, "Connection": "close"}
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
-        return Answered(status=response.status, location=response.getheader("Location") or "")
+        return HttpAnswer(status=response.status, location=response.getheader("Location") or "")
     except OSError as error:
-        return Answered(error=_why(error))
+        return HttpAnswer(error=_why(error))
     except http.client.HTTPException as error:
-        return Answered(error=f"what it answers is not HTTP ({type(error).__name__})")
+        return HttpAnswer(error=f"what it answers is not HTTP ({type(error).__name__})")
     finally:
         connection.close()
 

@@ -11,8 +11,8 @@ from devopsellence.api.v1.stored_pb2 import Certificate, Issuance
 from devopsellence.cli.render import ingress as view
 from devopsellence.cli.secrets import access, recipients
 from devopsellence.cli.secrets.recipients import Recipients
-from devopsellence.cli.store.snapshot import Problem, Snapshot
-from devopsellence.cli.util.text import age, columns, collapse_ranges, iso, local_time, safe, word
+from devopsellence.cli.store.snapshot import Snapshot, UnreadableKey
+from devopsellence.cli.util.text import age, collapse_ranges, columns, iso, local_time, safe, word
 from devopsellence.config.export import ingress_document
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd
@@ -23,7 +23,7 @@ _CERTIFICATES: Final = ("HOST", "ISSUER", "EXPIRES", "SOURCE", "READABLE ON", "N
 
 
 @dataclass(frozen=True)
-class Entry:
+class CertificateEntry:
     """A host's certificate; ``blind`` are the attached nodes that cannot open its key."""
 
     host: str
@@ -32,30 +32,30 @@ class Entry:
     blind: tuple[str, ...] = ()
 
 
-async def certificates(etcd: Etcd, ref: EnvironmentRef) -> tuple[list[Entry], list[Problem]]:
+async def certificates(etcd: Etcd, ref: EnvironmentRef) -> tuple[list[CertificateEntry], list[UnreadableKey]]:
     """All certificates of the environment, sorted by host, and what could not be read."""
     served = await access.stored_certificates(etcd, ref)
     problems, names = list(served.problems), []
     try:
         names = await recipients.attached(etcd, ref)
     except MalformedRecord as error:
-        problems.append(Problem(error.key, f"not a readable {error.kind}: {error.reason}"))
+        problems.append(UnreadableKey(error.key, f"not a readable {error.kind}: {error.reason}"))
     found = await recipients.of_nodes(etcd, names, record=False)
     return [_entry(host, each, found) for host, each in sorted(served.stored.items())], problems
 
 
-def _entry(host: str, certificate: Certificate, found: Recipients) -> Entry:
+def _entry(host: str, certificate: Certificate, found: Recipients) -> CertificateEntry:
     nodes = tuple(found.nodes_among(certificate.recipients))
     blind = tuple(name for name in found.names if name not in nodes) if certificate.key_age else ()
-    return Entry(host, certificate, nodes, blind)
+    return CertificateEntry(host, certificate, nodes, blind)
 
 
-def table(entries: Sequence[Entry], now: datetime) -> str:
+def table(entries: Sequence[CertificateEntry], now: datetime) -> str:
     """Certificates for a person."""
     return columns(_CERTIFICATES, [_cells(entry, now) for entry in entries])
 
 
-def document(each: Entry) -> dict[str, Any]:
+def document(each: CertificateEntry) -> dict[str, Any]:
     """A certificate in JSON."""
     return {
         "host": each.host,
@@ -70,7 +70,7 @@ def ingress_text(snapshot: Snapshot, now: datetime) -> str:
     ingress = view.ingress_of(snapshot)
     if ingress is None:
         return ""
-    nodes = view.served(snapshot.statuses)
+    nodes = view.ingress_statuses(snapshot.statuses)
     lines = [
         f"Environment  {snapshot.ref}",
         f"Nodes        {collapse_ranges(nodes) or 'none yet'}",
@@ -84,7 +84,7 @@ def ingress_text(snapshot: Snapshot, now: datetime) -> str:
         for host, where in zip(ingress.hosts, view.urls(snapshot), strict=True)
     ]
     lines.append(columns(("URL", "CERTIFICATE", "EXPIRES", "NEXT"), rows))
-    found = view.lines(view.troubles(snapshot, now))
+    found = view.problem_lines(view.ingress_problems(snapshot, now))
     return "\n".join([*lines, *([""] if found else []), *found])
 
 
@@ -104,7 +104,7 @@ def ingress_json(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
     }
 
 
-def problems(found: Iterable[Problem]) -> list[Mapping[str, str]]:
+def problems(found: Iterable[UnreadableKey]) -> list[Mapping[str, str]]:
     """Keys that cannot be read, in JSON."""
     return [{"key": problem.key, "reason": problem.reason} for problem in found]
 
@@ -115,7 +115,7 @@ def _summary(certificate: Certificate | None, now: datetime) -> list[str]:
     return [safe(certificate.issuer) or "-", _expires(certificate, now), _next(certificate, now)]
 
 
-def _cells(each: Entry, now: datetime) -> list[str]:
+def _cells(each: CertificateEntry, now: datetime) -> list[str]:
     found = each.certificate
     readable = "; ".join([", ".join(each.nodes) or "-", *([f"not {', '.join(each.blind)}"] if each.blind else [])])
     return [
@@ -141,7 +141,7 @@ def _next(found: Certificate, now: datetime) -> str:
         return "renewed in time" if found.source == Certificate.ACME else "-"
     course = found.issuance
     if course.phase == Issuance.BACKOFF:
-        return view.attempt(course)
+        return view.failed_attempt(course)
     what = "renewal" if found.chain_pem else "first certificate"
     reason = f": {safe(course.reason)}" if course.reason else ""
     return f"{what} under way ({word(Issuance.Phase, course.phase)}){reason}"

@@ -9,10 +9,10 @@ from typing import Any
 
 from devopsellence.api.v1.stored_pb2 import Assignment, Environment, Heartbeat, Node
 from devopsellence.api.v1.workload_pb2 import Service
-from devopsellence.cli.nodes.workload import Seen, look
+from devopsellence.cli.nodes.workload import NodeWorkload, read_workload
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.store.reader import Reader
-from devopsellence.cli.store.snapshot import Problem
+from devopsellence.cli.store.snapshot import UnreadableKey
 from devopsellence.cli.util.text import safe
 from devopsellence.placement import why_not
 from devopsellence.store.etcd import Etcd
@@ -20,16 +20,16 @@ from devopsellence.store.keys import EnvironmentRef
 
 
 @dataclass(frozen=True)
-class Other:
+class OtherNode:
     """Another node of the environment; ``runs`` are the services that it is assigned."""
 
     node: Node
-    answers: bool
+    reachable: bool
     runs: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
-class Leaving:
+class DrainedService:
     """A service that the node runs. ``stays``: it keeps running there, for its volumes.
 
     ``elsewhere`` are the nodes that run it already or may take it, ``why_nowhere`` says why there is none.
@@ -71,75 +71,75 @@ class Leaving:
 
 
 @dataclass(frozen=True)
-class Preview:
+class DrainPreview:
     """The node as it is, what of it leaves or stays, and the records that could not be read for this."""
 
-    seen: Seen
-    leaving: tuple[Leaving, ...]
-    problems: tuple[Problem, ...]
+    workload: NodeWorkload
+    services: tuple[DrainedService, ...]
+    problems: tuple[UnreadableKey, ...]
 
 
-async def preview(etcd: Etcd, name: str, *, move_volumes: bool) -> Preview:
+async def preview_drain(etcd: Etcd, name: str, *, move_volumes: bool) -> DrainPreview:
     """What draining the node would do. Writes nothing."""
-    seen = await look(etcd, name)
+    seen = await read_workload(etcd, name)
     reader, keys = Reader(etcd), etcd.keys
     nodes, beats, environments = await asyncio.gather(
-        reader.under(keys.nodes_prefix, Node),
-        reader.under(keys.heartbeats_prefix, Heartbeat),
-        reader.each({str(ref): keys.environment(ref) for ref in seen.assignments}, Environment),
+        reader.get_prefix(keys.nodes_prefix, Node),
+        reader.get_prefix(keys.heartbeats_prefix, Heartbeat),
+        reader.get_many({str(ref): keys.environment(ref) for ref in seen.assignments}, Environment),
     )
-    found: list[Leaving] = []
+    found: list[DrainedService] = []
     for ref, assignment in sorted(seen.assignments.items()):
         if assignment.removed:
             continue
         attached = environments[str(ref)].nodes if str(ref) in environments else ()
         names = [each for each in attached if each != name and keys.node(each) in nodes]
-        theirs = await reader.each({each: keys.assignment(each, ref) for each in names}, Assignment)
+        theirs = await reader.get_many({each: keys.assignment(each, ref) for each in names}, Assignment)
         others = [_other(nodes[keys.node(each)], beats.get(keys.heartbeat(each)), theirs.get(each)) for each in names]
-        found += leaving(ref, assignment.services, others, move_volumes=move_volumes)
-    return Preview(seen, tuple(found), (*seen.problems, *reader.problems))
+        found += drained_services(ref, assignment.services, others, move_volumes=move_volumes)
+    return DrainPreview(seen, tuple(found), (*seen.problems, *reader.problems))
 
 
-def leaving(
-    environment: EnvironmentRef, services: Sequence[Service], others: Sequence[Other], *, move_volumes: bool
-) -> list[Leaving]:
+def drained_services(
+    environment: EnvironmentRef, services: Sequence[Service], others: Sequence[OtherNode], *, move_volumes: bool
+) -> list[DrainedService]:
     """What becomes of the ``services`` that a node runs once it is drained, in the order given. Pure."""
     found = []
     for service in services:
         volumes = tuple(volume.source for volume in service.volumes)
         if volumes and not move_volumes:
-            found.append(Leaving(environment, service.name, volumes, stays=True))
+            found.append(DrainedService(environment, service.name, volumes, stays=True))
             continue
         refusals = {other.node.name: _why_not(service, other) for other in others}
         elsewhere = tuple(name for name, why in refusals.items() if not why)
         why = "; ".join(f"{name} is {reason}" for name, reason in refusals.items()) or "no other node is attached"
-        found.append(Leaving(environment, service.name, volumes, False, elsewhere, "" if elsewhere else why))
+        found.append(DrainedService(environment, service.name, volumes, False, elsewhere, "" if elsewhere else why))
     return found
 
 
-def refusal(shown: Preview, anyway: str) -> CliError | None:
+def refusal(shown: DrainPreview, anyway: str) -> CliError | None:
     """The error for what would run nowhere; None when there is nothing. ``anyway`` does it nevertheless."""
-    lost = [each for each in shown.leaving if each.nowhere]
+    lost = [each for each in shown.services if each.nowhere]
     if not lost:
         return None
-    findings = [Finding("node_drain_unplaced", each.text(shown.seen.name)) for each in lost]
+    findings = [Finding("node_drain_unplaced", each.text(shown.workload.name)) for each in lost]
     names = ", ".join(sorted({safe(each.service) for each in lost}))
     actions = [
         NextAction("let another node run it", "devopsellence node attach <node>"),
         NextAction("or do it all the same", anyway),
     ]
-    message = f"{names} would run nowhere if node {shown.seen.name} ran nothing"
+    message = f"{names} would run nowhere if node {shown.workload.name} ran nothing"
     return CliError("node_drain_unplaced", message, findings=findings, next_actions=actions)
 
 
-def _other(node: Node, beat: Heartbeat | None, assignment: Assignment | None) -> Other:
+def _other(node: Node, beat: Heartbeat | None, assignment: Assignment | None) -> OtherNode:
     runs = assignment.services if assignment is not None and not assignment.removed else ()
-    return Other(node, beat is not None and beat.uid == node.uid, frozenset(service.name for service in runs))
+    return OtherNode(node, beat is not None and beat.uid == node.uid, frozenset(service.name for service in runs))
 
 
-def _why_not(service: Service, other: Other) -> str:
+def _why_not(service: Service, other: OtherNode) -> str:
     """Why the service cannot be counted on there, as a clause about the node; "" when it can."""
-    if not other.answers:
+    if not other.reachable:
         return "not reachable"
     if other.node.HasField("drain"):
         return "being drained"

@@ -13,7 +13,7 @@ from devopsellence.store.errors import MalformedRecord, PermissionDenied
 from devopsellence.store.etcd import Etcd
 
 
-async def let_in(etcd: Etcd, node: Node) -> None:
+async def grant_access(etcd: Etcd, node: Node) -> None:
     """Let the certificate of the machine that is ``node`` into etcd. May be repeated.
 
     Raises:
@@ -30,7 +30,7 @@ async def let_in(etcd: Etcd, node: Node) -> None:
             raise CliError("busy", f"somebody else has replaced node {node.name} meanwhile", next_actions=[look])
 
 
-async def shut_out(etcd: Etcd, name: str, uid: str, again: str) -> None:
+async def revoke_access(etcd: Etcd, name: str, uid: str, again: str) -> None:
     """Let no machine that is, or was, node ``name`` into etcd; ``uid`` is the last one's, "" where it is not known.
 
     Raises:
@@ -52,7 +52,7 @@ async def check_root(etcd: Etcd, node: Node, again: str) -> None:
         await acl.grant_node(etcd, node.name, node.uid)
 
 
-async def silence(etcd: Etcd, name: str, uid: str = "") -> None:
+async def end_heartbeat(etcd: Etcd, name: str, uid: str = "") -> None:
     """End the heartbeat of ``name``, unless it is that of the machine ``uid``. May be repeated."""
     key = etcd.keys.heartbeat(name)
     found = await etcd.get(key)

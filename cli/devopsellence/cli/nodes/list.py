@@ -14,10 +14,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from devopsellence.api.v1.stored_pb2 import Heartbeat, NodeProgress, Rollout
 from devopsellence.cli.ingress import cluster_summary
 from devopsellence.cli.nodes import registry
-from devopsellence.cli.nodes.registry import Overview
-from devopsellence.cli.nodes.workload import Seen, look
-from devopsellence.cli.store.reader import Reader, together
-from devopsellence.cli.store.snapshot import Problem
+from devopsellence.cli.nodes.registry import NodeOverview
+from devopsellence.cli.nodes.workload import NodeWorkload, read_workload
+from devopsellence.cli.store.reader import Reader, concurrently
+from devopsellence.cli.store.snapshot import UnreadableKey
 from devopsellence.cli.util.text import iso, safe, since
 from devopsellence.store.etcd import Etcd
 
@@ -25,7 +25,7 @@ HEADER: Final = ("NODE", "STATE", "LABELS", "AGE", "AGENT", "DOCKER", "DISK FREE
 _MIB_IN_GIB: Final = 1024
 
 
-class State(StrEnum):
+class NodeState(StrEnum):
     """What matters most about a node, the worst first."""
 
     UNREADABLE = "unreadable"
@@ -40,11 +40,11 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedNode:
     """A node in the list. ``since``: when it became unreachable; None where that is not known."""
 
-    base: Overview
-    state: State
+    base: NodeOverview
+    state: NodeState
     since: Timestamp | None = None
     # What stays on a drained node.
     stays: tuple[str, ...] = ()
@@ -55,10 +55,10 @@ class Listed:
     def note(self) -> str:
         """What is not as it should be; "" when all is."""
         said = [self.base.note]
-        if self.state is State.DRAINED and self.stays:
+        if self.state is NodeState.DRAINED and self.stays:
             said.append(f"{', '.join(map(safe, self.stays))} stays, for its volumes")
         node = self.base.node
-        if self.state in (State.UNREACHABLE, State.REPLACED) and node is not None and node.cordoned:
+        if self.state in (NodeState.UNREACHABLE, NodeState.REPLACED) and node is not None and node.cordoned:
             said.append("to be drained" if node.HasField("drain") else "cordoned")
         said.append(self.ingress)
         return "; ".join(filter(None, said))
@@ -74,7 +74,7 @@ class Listed:
             (since(node.registered_at, now) if node else "") or "-",
             (safe(beat.agent_version) if beat else "") or "-",
             (safe(beat.docker_version) if beat else "") or "-",
-            disk(beat) or "-",
+            disk_text(beat) or "-",
             (safe(node.address) if node else "") or "-",
             ", ".join(self.base.environments) or "-",
             self.note,
@@ -101,45 +101,45 @@ class Listed:
         }
 
 
-async def listing(etcd: Etcd) -> tuple[list[Listed], list[Problem]]:
+async def list_nodes(etcd: Etcd) -> tuple[list[ListedNode], list[UnreadableKey]]:
     """All nodes, sorted by name, and the keys that could not be read."""
     reader = Reader(etcd)
     (found, problems), rollouts, ingresses = await asyncio.gather(
         registry.overview(etcd),
-        reader.under(etcd.keys.rollouts_prefix, Rollout),
-        cluster_summary.standings(etcd, datetime.now(UTC)),
+        reader.get_prefix(etcd.keys.rollouts_prefix, Rollout),
+        cluster_summary.ingress_summaries(etcd, datetime.now(UTC)),
     )
-    routed = cluster_summary.notes(ingresses)
+    routed = cluster_summary.node_notes(ingresses)
     draining = [each.name for each in found if each.node is not None and each.node.HasField("drain")]
-    looks = dict(zip(draining, await together(look(etcd, name) for name in draining), strict=True))
-    silent = silent_since(rollouts.values())
-    shown = [replace(listed(each, looks, silent), ingress=routed.get(each.name, "")) for each in found]
+    looks = dict(zip(draining, await concurrently(read_workload(etcd, name) for name in draining), strict=True))
+    silent = unreachable_since(rollouts.values())
+    shown = [replace(listed_node(each, looks, silent), ingress=routed.get(each.name, "")) for each in found]
     return shown, [*problems, *reader.problems]
 
 
-def listed(base: Overview, looks: Mapping[str, Seen], silent: Mapping[str, Timestamp]) -> Listed:
+def listed_node(base: NodeOverview, looks: Mapping[str, NodeWorkload], silent: Mapping[str, Timestamp]) -> ListedNode:
     """A node as it is listed; ``looks`` are at those that are being drained. Pure."""
     seen = looks.get(base.name)
     state = state_of(base, seen)
     stays = tuple(dict.fromkeys(each.service for each in seen.running)) if seen is not None and seen.drained else ()
-    return Listed(base, state, silent.get(base.name) if state is State.UNREACHABLE else None, stays)
+    return ListedNode(base, state, silent.get(base.name) if state is NodeState.UNREACHABLE else None, stays)
 
 
-def state_of(base: Overview, seen: Seen | None) -> State:
+def state_of(base: NodeOverview, seen: NodeWorkload | None) -> NodeState:
     """The word for a node; ``seen`` is what it runs, where it is being drained. Pure."""
     node = base.node
     if node is None:
-        return State.UNREADABLE
+        return NodeState.UNREADABLE
     if base.heartbeat is None:
-        return State.UNREACHABLE
+        return NodeState.UNREACHABLE
     if base.heartbeat.uid != node.uid:
-        return State.REPLACED
+        return NodeState.REPLACED
     if node.HasField("drain"):
-        return State.DRAINED if seen is not None and seen.drained else State.DRAINING
-    return State.CORDONED if node.cordoned else State.READY
+        return NodeState.DRAINED if seen is not None and seen.drained else NodeState.DRAINING
+    return NodeState.CORDONED if node.cordoned else NodeState.READY
 
 
-def silent_since(rollouts: Iterable[Rollout]) -> dict[str, Timestamp]:
+def unreachable_since(rollouts: Iterable[Rollout]) -> dict[str, Timestamp]:
     """Since when nodes have been unreachable, as far as a controller has noted it for one of their environments."""
     found: dict[str, Timestamp] = {}
     for rollout in rollouts:
@@ -152,7 +152,7 @@ def silent_since(rollouts: Iterable[Rollout]) -> dict[str, Timestamp]:
     return found
 
 
-def disk(beat: Heartbeat | None) -> str:
+def disk_text(beat: Heartbeat | None) -> str:
     """``12 of 50 GiB``; "" where it is not known."""
     if beat is None or not beat.HasField("disk"):
         return ""

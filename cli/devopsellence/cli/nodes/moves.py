@@ -14,7 +14,7 @@ from devopsellence.store.keys import EnvironmentRef
 
 
 @dataclass(frozen=True)
-class Move:
+class ServiceMove:
     """A service that starts or stops on a node; ``elsewhere`` are the environment's other nodes that run it then.
 
     ``replicas`` is how many of them it is to have; 0: it runs on every node that may run it.
@@ -59,14 +59,14 @@ class Move:
         }
 
 
-def moves(
+def service_moves(
     environment: EnvironmentRef,
     services: Sequence[Service],
     before: Node,
     after: Node,
     others: Sequence[Node],
     held: Held,
-) -> list[Move]:
+) -> list[ServiceMove]:
     """What changes for ``services`` when a node, ``before``, becomes ``after``, in the order given.
 
     ``others`` are the environment's other nodes, ``held`` says who runs what now. A cordoned node keeps what it runs
@@ -86,7 +86,9 @@ def moves(
     return found
 
 
-def _of_replicas(environment: EnvironmentRef, service: Service, after: Node, now: Layout, then: Layout) -> list[Move]:
+def _of_replicas(
+    environment: EnvironmentRef, service: Service, after: Node, now: Layout, then: Layout
+) -> list[ServiceMove]:
     before, left = set(now.spreads[service.name].nodes), set(then.spreads[service.name].nodes)
     return [
         _move(
@@ -103,8 +105,8 @@ def _of_replicas(environment: EnvironmentRef, service: Service, after: Node, now
 
 def _move(
     environment: EnvironmentRef, service: Service, node: str, starts: bool, why: str, elsewhere: tuple[str, ...]
-) -> Move:
-    return Move(
+) -> ServiceMove:
+    return ServiceMove(
         environment=environment,
         service=service.name,
         node=node,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.cli.nodes import etcd_access
-from devopsellence.cli.nodes.registry import attached_to, event_puts, find
+from devopsellence.cli.nodes.registry import attached_environments, event_puts, find
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.secrets import access
 from devopsellence.cli.secrets.access import Exposure
@@ -19,7 +19,7 @@ from devopsellence.store.keys import EnvironmentRef
 
 
 @dataclass(frozen=True)
-class Said:
+class NodeOptions:
     """What a person said of the machine; None where they said nothing."""
 
     name: str
@@ -28,15 +28,15 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Registered:
+class Registration:
     """The node. ``replaced``: the uid of the machine before, "" where there was none, and what it could open."""
 
     node: Node
     replaced: str = ""
-    knew: Mapping[EnvironmentRef, Exposure] = field(default_factory=dict)
+    exposed: Mapping[EnvironmentRef, Exposure] = field(default_factory=dict)
 
 
-async def register(etcd: Etcd, said: Said, *, grant: bool) -> Registered:
+async def register(etcd: Etcd, said: NodeOptions, *, grant: bool) -> Registration:
     """The node of that name, made if there is none yet; with ``grant`` its certificate is let into etcd.
 
     Raises:
@@ -53,11 +53,11 @@ async def register(etcd: Etcd, said: Said, *, grant: bool) -> Registered:
 
     node = await transaction.change(etcd, etcd.keys.node(said.name), Node, edit)
     if grant:
-        await etcd_access.let_in(etcd, node)
-    return Registered(node)
+        await etcd_access.grant_access(etcd, node)
+    return Registration(node)
 
 
-async def replace(etcd: Etcd, said: Said, *, grant: bool) -> Registered:
+async def replace(etcd: Etcd, said: NodeOptions, *, grant: bool) -> Registration:
     """Another machine under the name of one that is registered; what is said of neither stays as it was.
 
     The machine before is shut out first; everything that was assigned to it is assigned to the new one as soon as the
@@ -69,7 +69,9 @@ async def replace(etcd: Etcd, said: Said, *, grant: bool) -> Registered:
     before = await find(etcd, said.name)
     knew = await access.exposures_of(etcd, said.name)
     if grant:
-        await etcd_access.shut_out(etcd, said.name, before.uid, f"devopsellence node register {said.name} --replace")
+        await etcd_access.revoke_access(
+            etcd, said.name, before.uid, f"devopsellence node register {said.name} --replace"
+        )
     uid, replaced = uuid.uuid4().hex, before.uid
 
     def edit(found: Node | None) -> Node:
@@ -80,18 +82,18 @@ async def replace(etcd: Etcd, said: Said, *, grant: bool) -> Registered:
         return _made(said, base, uid=uid)
 
     did = f"put another machine in the place of node {said.name}"
-    puts = await event_puts(etcd, await attached_to(etcd, said.name), said.name, "node_replaced", did)
+    puts = await event_puts(etcd, await attached_environments(etcd, said.name), said.name, "node_replaced", did)
     node = await transaction.change(etcd, etcd.keys.node(said.name), Node, edit, also=lambda _: puts)
     if grant and replaced != before.uid:
         # Somebody else was a moment faster.
-        await etcd_access.shut_out(etcd, said.name, replaced, f"devopsellence node register {said.name} --replace")
-    await etcd_access.silence(etcd, said.name, uid)
+        await etcd_access.revoke_access(etcd, said.name, replaced, f"devopsellence node register {said.name} --replace")
+    await etcd_access.end_heartbeat(etcd, said.name, uid)
     if grant:
-        await etcd_access.let_in(etcd, node)
-    return Registered(node, replaced, knew)
+        await etcd_access.grant_access(etcd, node)
+    return Registration(node, replaced, knew)
 
 
-def _made(said: Said, before: Node | None = None, *, uid: str = "") -> Node:
+def _made(said: NodeOptions, before: Node | None = None, *, uid: str = "") -> Node:
     """The record: what was said, else what the machine before had. Its age recipient is its own, and not known yet."""
     node = Node(
         name=said.name,

@@ -16,7 +16,7 @@ from devopsellence.cli import errors
 from devopsellence.cli.output import CliError
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.reader import Reader
-from devopsellence.cli.store.snapshot import Problem
+from devopsellence.cli.store.snapshot import UnreadableKey
 from devopsellence.cli.util.text import iso, safe
 from devopsellence.placement import LABELS
 from devopsellence.store.codec import decode
@@ -32,7 +32,7 @@ _MAX_EVENTS: Final = MAX_OPERATIONS - 1
 
 
 @dataclass(frozen=True)
-class Overview:
+class NodeOverview:
     """A node at a glance; ``node`` is None when its record cannot be read."""
 
     name: str
@@ -123,7 +123,7 @@ async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
     from devopsellence.cli.ingress import hosts
     from devopsellence.cli.secrets import access
 
-    if problem := await hosts.conflict(etcd, ref, await hosts.of_environment(etcd, ref), [name]):
+    if problem := await hosts.find_conflict(etcd, ref, await hosts.environment_hosts(etcd, ref), [name]):
         raise problem
     sealed = await access.grant_to_node(etcd, ref, name)
     fresh = transaction.new_environment(ref)
@@ -143,7 +143,7 @@ async def detach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
     Raises:
         CliError: ``node_not_attached``.
     """
-    from devopsellence.cli.secrets import access as members
+    from devopsellence.cli.secrets import access
 
     seen = await access.exposure_of(etcd, ref, name)
 
@@ -165,10 +165,10 @@ async def _change_environment(
     return await transaction.change(etcd, etcd.keys.environment(ref), Environment, edit, also=lambda _: puts)
 
 
-async def attached_to(etcd: Etcd, name: str) -> list[EnvironmentRef]:
+async def attached_environments(etcd: Etcd, name: str) -> list[EnvironmentRef]:
     """The environments that the node is attached to, sorted; records that cannot be read are left out."""
     found, keys = [], etcd.keys
-    for key, environment in (await Reader(etcd).under(keys.environments_prefix, Environment)).items():
+    for key, environment in (await Reader(etcd).get_prefix(keys.environments_prefix, Environment)).items():
         with suppress(ValueError):
             found += [keys.parse_environment(key)] if name in environment.nodes else []
     return sorted(found)
@@ -176,20 +176,20 @@ async def attached_to(etcd: Etcd, name: str) -> list[EnvironmentRef]:
 
 async def event_puts(etcd: Etcd, refs: Iterable[EnvironmentRef], node: str, code: str, did: str) -> list[Put]:
     """What tells, in each of these environments, what somebody did with a node; as many as one transaction takes."""
-    message = f"{transaction.who()} {did}"
+    message = f"{transaction.current_user()} {did}"
     return [
         await transaction.event_put(etcd, ref, Event(severity=Event.INFO, code=code, message=message, node=node))
         for ref in list(refs)[:_MAX_EVENTS]
     ]
 
 
-async def overview(etcd: Etcd) -> tuple[list[Overview], list[Problem]]:
+async def overview(etcd: Etcd) -> tuple[list[NodeOverview], list[UnreadableKey]]:
     """All nodes, sorted by name, and the keys that could not be read."""
     reader, keys = Reader(etcd), etcd.keys
     listing, heartbeats, environments = await asyncio.gather(
-        reader.under(keys.nodes_prefix, Node),
-        reader.under(keys.heartbeats_prefix, Heartbeat),
-        reader.under(keys.environments_prefix, Environment),
+        reader.get_prefix(keys.nodes_prefix, Node),
+        reader.get_prefix(keys.heartbeats_prefix, Heartbeat),
+        reader.get_prefix(keys.environments_prefix, Environment),
     )
     unreadable = {problem.key for problem in reader.problems if problem.key.startswith(keys.nodes_prefix)}
     found = []
@@ -200,7 +200,7 @@ async def overview(etcd: Etcd) -> tuple[list[Overview], list[Problem]]:
             for environment_key, environment in environments.items()
             if name in environment.nodes
         )
-        found.append(Overview(name, listing.get(key), heartbeats.get(f"{keys.heartbeats_prefix}{name}"), attached))
+        found.append(NodeOverview(name, listing.get(key), heartbeats.get(f"{keys.heartbeats_prefix}{name}"), attached))
     return found, reader.problems
 
 

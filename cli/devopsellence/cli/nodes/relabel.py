@@ -9,33 +9,33 @@ from dataclasses import dataclass
 from devopsellence.api.v1.stored_pb2 import Environment, Node, Release
 from devopsellence.cli import errors
 from devopsellence.cli.deploy import replicas
-from devopsellence.cli.nodes.moves import Move, moves
+from devopsellence.cli.nodes.moves import ServiceMove, service_moves
 from devopsellence.cli.output import CliError, Finding, NextAction
-from devopsellence.cli.store.reader import Reader, together
-from devopsellence.cli.store.snapshot import Problem
+from devopsellence.cli.store.reader import Reader, concurrently
+from devopsellence.cli.store.snapshot import UnreadableKey
 from devopsellence.cli.util.text import safe
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
 
 @dataclass(frozen=True)
-class Preview:
+class RelabelPreview:
     """The node with its new labels, what moves for it, and the records that could not be read for this."""
 
     before: Node
     after: Node
-    moves: tuple[Move, ...]
-    problems: tuple[Problem, ...]
+    moves: tuple[ServiceMove, ...]
+    problems: tuple[UnreadableKey, ...]
 
 
-async def preview(etcd: Etcd, name: str, edit: Callable[[list[str]], list[str]]) -> Preview:
+async def preview_relabel(etcd: Etcd, name: str, edit: Callable[[list[str]], list[str]]) -> RelabelPreview:
     """What giving the node the labels that ``edit`` makes of its own would move. Writes nothing.
 
     Raises:
         CliError: ``node_unknown``; or whatever ``edit`` raises.
     """
     reader, keys = Reader(etcd), etcd.keys
-    listing = await reader.under(keys.nodes_prefix, Node)
+    listing = await reader.get_prefix(keys.nodes_prefix, Node)
     before = listing.get(keys.node(name))
     if before is None:
         raise _unreadable(reader, keys.node(name)) or errors.node_unknown(name)
@@ -45,19 +45,19 @@ async def preview(etcd: Etcd, name: str, edit: Callable[[list[str]], list[str]])
     environments = {
         ref: each for ref, each in (await _environments(reader)).items() if name in each.nodes and each.latest_release
     }
-    releases = await together(
-        reader.one(keys.release(ref, environment.latest_release), Release) for ref, environment in environments.items()
+    releases = await concurrently(
+        reader.get(keys.release(ref, environment.latest_release), Release) for ref, environment in environments.items()
     )
-    found: list[Move] = []
+    found: list[ServiceMove] = []
     for (ref, environment), release in zip(environments.items(), releases, strict=True):
         others = [node for each in environment.nodes if each != name and (node := listing.get(keys.node(each)))]
         services = release.services if release else ()
-        held = replicas.held(await replicas.assignments(etcd, ref, services, [before, *others]))
-        found += moves(ref, services, before, after, others, held)
-    return Preview(before, after, tuple(found), tuple(reader.problems))
+        held = replicas.placements_held(await replicas.assignments(etcd, ref, services, [before, *others]))
+        found += service_moves(ref, services, before, after, others, held)
+    return RelabelPreview(before, after, tuple(found), tuple(reader.problems))
 
 
-def refusal(shown: Preview, anyway: str) -> CliError | None:
+def refusal(shown: RelabelPreview, anyway: str) -> CliError | None:
     """The error for a change after which a service that runs now would run nowhere; None when there is none.
 
     ``anyway`` is the command that does it nevertheless.
@@ -74,7 +74,7 @@ def refusal(shown: Preview, anyway: str) -> CliError | None:
 async def _environments(reader: Reader) -> dict[EnvironmentRef, Environment]:
     """All environments; keys that are none of an environment's are left out."""
     keys, found = reader.etcd.keys, {}
-    for key, environment in (await reader.under(keys.environments_prefix, Environment)).items():
+    for key, environment in (await reader.get_prefix(keys.environments_prefix, Environment)).items():
         with suppress(ValueError):
             found[keys.parse_environment(key)] = environment
     return found

@@ -9,28 +9,29 @@ from typing import Any, Final, TypeVar
 from google.protobuf.message import Message
 
 from devopsellence.api.v1.stored_pb2 import Assignment, AssignmentStatus, Candidate, Heartbeat, Node
-from devopsellence.cli.nodes.workload import Seen, by_environment
-from devopsellence.cli.store.snapshot import Problem
+from devopsellence.cli.nodes.workload import NodeWorkload, by_environment
+from devopsellence.cli.store.snapshot import UnreadableKey
 from devopsellence.store.errors import Unavailable
 from devopsellence.store.etcd import Etcd
-from devopsellence.store.informer import Informer, Record
+from devopsellence.store.informer import Informer
+from devopsellence.store.record import Record
 
 M = TypeVar("M", bound=Message)
 #: Seconds that everything has to be read for the first time.
 _FIRST: Final = 10.0
 
 
-class NotInTime(Exception):
+class WaitTimeout(Exception):
     """``seen`` is how it stands."""
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: NodeWorkload) -> None:
         super().__init__()
-        self.seen = seen
+        self.workload = seen
 
 
 async def wait_until(
-    etcd: Etcd, name: str, done: Callable[[Seen], bool], tell: Callable[[Seen], None], seconds: float
-) -> Seen:
+    etcd: Etcd, name: str, done: Callable[[NodeWorkload], bool], tell: Callable[[NodeWorkload], None], seconds: float
+) -> NodeWorkload:
     """Tell how node ``name`` stands after each change, until it is ``done``; etcd that is away later is waited for.
 
     Raises:
@@ -49,7 +50,7 @@ async def wait_until(
                         return seen
                     await watch.changed()
         except TimeoutError:
-            raise NotInTime(watch.seen()) from None
+            raise WaitTimeout(watch.seen()) from None
     finally:
         await watch.end()
 
@@ -96,11 +97,11 @@ class _Watch:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def seen(self) -> Seen:
-        keys, problems = self._etcd.keys, list[Problem]()
+    def seen(self) -> NodeWorkload:
+        keys, problems = self._etcd.keys, list[UnreadableKey]()
         nodes = _readable(self._nodes.records, problems)
         heartbeats = _readable(self._heartbeats.records, problems)
-        return Seen(
+        return NodeWorkload(
             name=self._name,
             node=nodes.get(keys.node(self._name)),
             heartbeat=heartbeats.get(keys.heartbeat(self._name)),
@@ -114,9 +115,9 @@ class _Watch:
         return Informer(self._etcd, prefix, kind, lambda _key: self._changed.set())
 
 
-def _readable(records: Mapping[str, Record[M]], problems: list[Problem]) -> dict[str, M]:
+def _readable(records: Mapping[str, Record[M]], problems: list[UnreadableKey]) -> dict[str, M]:
     problems += [
-        Problem(key, f"not a readable {record.error.kind}: {record.error.reason}")
+        UnreadableKey(key, f"not a readable {record.error.kind}: {record.error.reason}")
         for key, record in records.items()
         if record.error is not None
     ]

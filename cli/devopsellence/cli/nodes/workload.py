@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1.stored_pb2 import Assignment, AssignmentStatus, Candidate, Heartbeat, Node
 from devopsellence.cli.store.reader import Reader
-from devopsellence.cli.store.snapshot import Problem
+from devopsellence.cli.store.snapshot import UnreadableKey
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef, Keys
 
@@ -20,7 +20,7 @@ M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True, order=True)
-class Running:
+class NodeService:
     """A service that the node has not got rid of; ``volumes`` are those whose data it keeps there."""
 
     environment: EnvironmentRef
@@ -32,7 +32,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Seen:
+class NodeWorkload:
     """All that is stored about one node at a moment; None: there is no such record, or it cannot be read.
 
     ``controllers`` is how many there are. ``problems``: what cannot be read.
@@ -44,35 +44,35 @@ class Seen:
     assignments: Mapping[EnvironmentRef, Assignment] = field(default_factory=dict)
     statuses: Mapping[EnvironmentRef, AssignmentStatus] = field(default_factory=dict)
     controllers: int = 0
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[UnreadableKey, ...] = ()
 
     @property
-    def answers(self) -> bool:
+    def reachable(self) -> bool:
         """Whether the agent of the machine that is registered is there."""
         return self.heartbeat is not None and self.node is not None and self.heartbeat.uid == self.node.uid
 
     @property
-    def clear(self) -> bool:
+    def empty(self) -> bool:
         """Whether nothing is left of it: neither assigned nor reported, and not because it cannot be read."""
         return not (self.assignments or self.statuses or self.problems)
 
     @property
-    def running(self) -> list[Running]:
+    def running(self) -> list[NodeService]:
         """What it runs, or is about to, sorted."""
         uid = self.node.uid if self.node is not None else ""
-        found: dict[tuple[EnvironmentRef, str], Running] = {}
+        found: dict[tuple[EnvironmentRef, str], NodeService] = {}
         for ref, status in self.statuses.items():
             gone = status.phase == AssignmentStatus.REMOVED or status.node_uid != uid
             for service in () if gone else status.services:
-                found[ref, service.name] = Running(ref, service.name)
+                found[ref, service.name] = NodeService(ref, service.name)
         for ref, assignment in self.assignments.items():
             for wanted in () if assignment.removed else assignment.services:
                 volumes = tuple(volume.source for volume in wanted.volumes)
-                found[ref, wanted.name] = Running(ref, wanted.name, volumes)
+                found[ref, wanted.name] = NodeService(ref, wanted.name, volumes)
         return sorted(found.values())
 
     @property
-    def leaving(self) -> list[Running]:
+    def leaving(self) -> list[NodeService]:
         """What of :attr:`running` is to go from a node that is being drained; nothing where it is not."""
         if self.node is None or not self.node.HasField("drain"):
             return []
@@ -86,17 +86,17 @@ class Seen:
         return draining and not self.leaving and not self.problems
 
 
-async def look(etcd: Etcd, name: str) -> Seen:
+async def read_workload(etcd: Etcd, name: str) -> NodeWorkload:
     """Read all of it once."""
     reader, keys = Reader(etcd), etcd.keys
     node, heartbeat, assignments, statuses, candidates = await asyncio.gather(
-        reader.one(keys.node(name), Node),
-        reader.one(keys.heartbeat(name), Heartbeat),
-        reader.under(keys.assignments_prefix(name), Assignment),
-        reader.under(keys.statuses_prefix(name), AssignmentStatus),
-        reader.under(keys.election_prefix, Candidate),
+        reader.get(keys.node(name), Node),
+        reader.get(keys.heartbeat(name), Heartbeat),
+        reader.get_prefix(keys.assignments_prefix(name), Assignment),
+        reader.get_prefix(keys.statuses_prefix(name), AssignmentStatus),
+        reader.get_prefix(keys.election_prefix, Candidate),
     )
-    return Seen(
+    return NodeWorkload(
         name=name,
         node=node,
         heartbeat=heartbeat,

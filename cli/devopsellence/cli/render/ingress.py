@@ -14,8 +14,8 @@ from typing import Any, Final
 from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Certificate, IngressStatus, Issuance
 from devopsellence.api.v1.workload_pb2 import Ingress
 from devopsellence.cli.output import Finding, NextAction
-from devopsellence.cli.store.snapshot import Outcome, Snapshot, judge
-from devopsellence.cli.util.text import few, collapse_ranges, iso, local_time, plural, safe, word
+from devopsellence.cli.store.snapshot import RolloutState, Snapshot, release_verdict
+from devopsellence.cli.util.text import collapse_ranges, few, iso, local_time, plural, safe, word
 
 #: Days before its end from which a certificate that is still not renewed is a problem.
 EXPIRES_DAYS: Final = 14
@@ -34,11 +34,11 @@ CHECK: Final = NextAction("see what is in the way", "devopsellence ingress check
 
 
 @dataclass(frozen=True)
-class Trouble:
+class IngressProblem:
     """What is wrong with some ``hosts`` or some ``nodes``; ``severity`` is "error" or "warning"."""
 
     code: str
-    what: str
+    message: str
     severity: str = "warning"
     hosts: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Trouble:
     def text(self) -> str:
         """In a sentence."""
         whose = few(self.hosts) if self.hosts else collapse_ranges(self.nodes)
-        return f"{whose}: {self.what}" if whose else self.what
+        return f"{whose}: {self.message}" if whose else self.message
 
     def finding(self) -> Finding:
         """As part of a document."""
@@ -61,20 +61,20 @@ def ingress_of(snapshot: Snapshot) -> Ingress | None:
     return release.ingress if release is not None and release.HasField("ingress") else None
 
 
-def statuses_of(snapshot: Snapshot) -> dict[str, IngressStatus]:
+def reachable_statuses(snapshot: Snapshot) -> dict[str, IngressStatus]:
     """What the nodes that can be reached say of it, by node."""
     return (
-        served(snapshot.statuses)
+        ingress_statuses(snapshot.statuses)
         if snapshot.heartbeats is None
         else {
             node: status
-            for node, status in served(snapshot.statuses).items()
+            for node, status in ingress_statuses(snapshot.statuses).items()
             if node in snapshot.heartbeats and _same_machine(snapshot, node)
         }
     )
 
 
-def served(statuses: Mapping[str, AssignmentStatus]) -> dict[str, IngressStatus]:
+def ingress_statuses(statuses: Mapping[str, AssignmentStatus]) -> dict[str, IngressStatus]:
     """Those among them that speak of an ingress."""
     return {node: status.ingress for node, status in statuses.items() if status.HasField("ingress")}
 
@@ -84,7 +84,7 @@ def urls(snapshot: Snapshot) -> list[str]:
     ingress = ingress_of(snapshot)
     if ingress is None:
         return []
-    said = statuses_of(snapshot).values()
+    said = reachable_statuses(snapshot).values()
     return [url(ingress, host, snapshot.certificates.get(host), said) for host in ingress.hosts]
 
 
@@ -100,49 +100,55 @@ def url(ingress: Ingress, host: str, certificate: Certificate | None, said: Iter
     return f"{'https' if secure else 'http'}://{host}{'' if port == usual else f':{port}'}/"
 
 
-def line(snapshot: Snapshot) -> str:
+def address_line(snapshot: Snapshot) -> str:
     """The addresses in a line; "" without an ingress."""
     return few(urls(snapshot))
 
 
-def troubles(snapshot: Snapshot, now: datetime) -> list[Trouble]:
+def ingress_problems(snapshot: Snapshot, now: datetime) -> list[IngressProblem]:
     """Everything that is wrong with the ingress, nodes first; nothing where all is well or there is none."""
     ingress = ingress_of(snapshot)
     if ingress is None:
         return []
-    said = statuses_of(snapshot)
-    found = of_nodes(said)
-    settled = snapshot.number and judge(snapshot, snapshot.number).outcome is Outcome.SETTLED
-    if settled and not served(snapshot.statuses):
+    said = reachable_statuses(snapshot)
+    found = node_problems(said)
+    settled = snapshot.number and release_verdict(snapshot, snapshot.number).outcome is RolloutState.SETTLED
+    if settled and not ingress_statuses(snapshot.statuses):
         wanted = ", ".join(sorted({safe(rule.service) for rule in ingress.rules}))
-        found.append(Trouble("ingress_nowhere", f"no node serves the ingress: none runs all of {wanted}", "error"))
-    return found + of_certificates(ingress, snapshot.certificates, now)
+        found.append(
+            IngressProblem("ingress_nowhere", f"no node serves the ingress: none runs all of {wanted}", "error")
+        )
+    return found + certificate_problems(ingress, snapshot.certificates, now)
 
 
-def of_nodes(said: Mapping[str, IngressStatus]) -> list[Trouble]:
+def node_problems(said: Mapping[str, IngressStatus]) -> list[IngressProblem]:
     """What nodes say is wrong with them."""
     found = []
     for node, status in sorted(said.items()):
         reason = safe(status.reason)
         if status.phase == IngressStatus.FAILED:
-            found.append(Trouble("ingress_not_served", reason or "it is not routed", "error", nodes=(node,)))
+            found.append(IngressProblem("ingress_not_served", reason or "it is not routed", "error", nodes=(node,)))
         elif status.phase != IngressStatus.SERVING:
             what = f"the router is starting: {reason}" if reason else "the router is starting"
-            found.append(Trouble("ingress_starting", what, nodes=(node,)))
+            found.append(IngressProblem("ingress_starting", what, nodes=(node,)))
         elif reason:
-            found.append(Trouble("ingress_degraded", reason, nodes=(node,)))
+            found.append(IngressProblem("ingress_degraded", reason, nodes=(node,)))
     return _together(found)
 
 
-def of_certificates(ingress: Ingress, certificates: Mapping[str, Certificate], now: datetime) -> list[Trouble]:
+def certificate_problems(
+    ingress: Ingress, certificates: Mapping[str, Certificate], now: datetime
+) -> list[IngressProblem]:
     """What is wrong with the certificates of its hosts."""
     if ingress.tls_mode == Ingress.OFF:
         return []
-    found = [of_certificate(ingress, host, certificates.get(host), now) for host in ingress.hosts]
+    found = [certificate_problem(ingress, host, certificates.get(host), now) for host in ingress.hosts]
     return _together(each for each in found if each is not None)
 
 
-def of_certificate(ingress: Ingress, host: str, certificate: Certificate | None, now: datetime) -> Trouble | None:
+def certificate_problem(
+    ingress: Ingress, host: str, certificate: Certificate | None, now: datetime
+) -> IngressProblem | None:
     """What is wrong with the certificate of one host; None if nothing is."""
     manual = ingress.tls_mode == Ingress.MANUAL
     course = certificate.issuance if certificate is not None and certificate.HasField("issuance") else None
@@ -151,28 +157,30 @@ def of_certificate(ingress: Ingress, host: str, certificate: Certificate | None,
     mend = (install,) if manual else (CHECK,)
     if certificate is None or not certificate.chain_pem:
         if failing is not None:
-            what = f"no certificate, so plain HTTP: {attempt(failing)}"
-            return Trouble("ingress_certificate_failing", what, "error", (host,), next_actions=mend)
+            what = f"no certificate, so plain HTTP: {failed_attempt(failing)}"
+            return IngressProblem("ingress_certificate_failing", what, "error", (host,), next_actions=mend)
         what = "no certificate is installed, so plain HTTP"
         if not manual:
             step = _STEPS.get(course.phase) if course is not None else None
             what = f"no certificate yet, so plain HTTP: {step or 'it is to be obtained'}"
-        return Trouble("ingress_certificate_missing", what, hosts=(host,), next_actions=mend)
+        return IngressProblem("ingress_certificate_missing", what, hosts=(host,), next_actions=mend)
     left = (certificate.not_after.seconds - now.timestamp()) / _DAY
-    renewal = f"; {attempt(failing)}" if failing is not None else ""
+    renewal = f"; {failed_attempt(failing)}" if failing is not None else ""
     if left <= 0:
         what = f"its certificate has expired on {local_time(certificate.not_after)}{renewal}"
-        return Trouble("ingress_certificate_expired", what, "error", (host,), next_actions=mend)
+        return IngressProblem("ingress_certificate_expired", what, "error", (host,), next_actions=mend)
     if left < EXPIRES_DAYS:
         what = f"its certificate expires in {plural(int(left), 'day')}{renewal}"
-        return Trouble("ingress_certificate_expires", what, hosts=(host,), next_actions=mend)
+        return IngressProblem("ingress_certificate_expires", what, hosts=(host,), next_actions=mend)
     if failing is not None and not manual:
-        what = f"its certificate is valid for {plural(int(left), 'day')}, and its renewal fails: {attempt(failing)}"
-        return Trouble("ingress_certificate_failing", what, hosts=(host,), next_actions=mend)
+        what = (
+            f"its certificate is valid for {plural(int(left), 'day')}, and its renewal fails: {failed_attempt(failing)}"
+        )
+        return IngressProblem("ingress_certificate_failing", what, hosts=(host,), next_actions=mend)
     return None
 
 
-def attempt(course: Issuance) -> str:
+def failed_attempt(course: Issuance) -> str:
     """Why the last attempt at a certificate failed, and when the next one is."""
     reason = safe(course.reason).rstrip(".") or "it could not be obtained"
     again = f"; next attempt {local_time(course.next_attempt_at)}" if course.next_attempt_at.seconds else ""
@@ -180,7 +188,7 @@ def attempt(course: Issuance) -> str:
     return f"{reason}{count}{again}"
 
 
-def lines(found: Sequence[Trouble]) -> list[str]:
+def problem_lines(found: Sequence[IngressProblem]) -> list[str]:
     """Troubles for a person, the first ones."""
     shown = [f"Ingress: {each.text}" for each in found[:_SHOWN]]
     return shown + ([f"Ingress: and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else [])
@@ -204,9 +212,9 @@ def document(snapshot: Snapshot, now: datetime) -> dict[str, Any] | None:
                 "http_port": status.http_port,
                 "https_port": status.https_port,
             }
-            for node, status in sorted(served(snapshot.statuses).items())
+            for node, status in sorted(ingress_statuses(snapshot.statuses).items())
         ],
-        "problems": [trouble.finding().document() for trouble in troubles(snapshot, now)],
+        "problems": [trouble.finding().document() for trouble in ingress_problems(snapshot, now)],
     }
 
 
@@ -241,13 +249,13 @@ def _same_machine(snapshot: Snapshot, node: str) -> bool:
     return record is None or not uid or record.uid == uid
 
 
-def _together(found: Iterable[Trouble]) -> list[Trouble]:
+def _together(found: Iterable[IngressProblem]) -> list[IngressProblem]:
     """Those that say the same, as one; errors first, otherwise in order."""
-    same: dict[tuple[str, str, str], list[Trouble]] = {}
+    same: dict[tuple[str, str, str], list[IngressProblem]] = {}
     for each in found:
-        same.setdefault((each.severity, each.code, each.what), []).append(each)
+        same.setdefault((each.severity, each.code, each.message), []).append(each)
     merged = [
-        Trouble(
+        IngressProblem(
             code,
             what,
             severity,

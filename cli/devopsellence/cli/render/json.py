@@ -9,9 +9,9 @@ from typing import Any
 from devopsellence.api.v1.stored_pb2 import NodeProgress, Release, Rollout
 from devopsellence.cli.render import ingress, progress
 from devopsellence.cli.render import task as tasks
-from devopsellence.cli.render.node_state import Standing, standings
-from devopsellence.cli.render.rows import Row, rows
-from devopsellence.cli.store.snapshot import Snapshot, judge, target_of
+from devopsellence.cli.render.node_state import NodeSummary, node_summaries
+from devopsellence.cli.render.rows import ServiceRow, rows
+from devopsellence.cli.store.snapshot import Snapshot, release_verdict, target_of
 from devopsellence.cli.util.text import iso, word
 
 
@@ -28,7 +28,7 @@ def status(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
         },
         "release": release(snapshot.release) if snapshot.release else None,
         "rollout": rollout(snapshot, now),
-        "nodes": [_node(snapshot, standing) for standing in standings(snapshot)],
+        "nodes": [_node(snapshot, standing) for standing in node_summaries(snapshot)],
         "services": [row(each) for each in rows(snapshot, now)],
         "ingress": ingress.document(snapshot, now),
         "problems": [{"key": problem.key, "reason": problem.reason} for problem in snapshot.problems],
@@ -37,7 +37,7 @@ def status(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
     }
 
 
-def row(row: Row) -> dict[str, Any]:
+def row(row: ServiceRow) -> dict[str, Any]:
     """One service on one node."""
     document = asdict(row)
     for name in ("age", "unhealthy"):
@@ -64,7 +64,7 @@ def rollout(snapshot: Snapshot, now: datetime) -> dict[str, Any] | None:
     """How the newest release fares; None before the first."""
     if not snapshot.number:
         return None
-    verdict = judge(snapshot, snapshot.number)
+    verdict = release_verdict(snapshot, snapshot.number)
     found = snapshot.current
     counts = progress.counts(found)
     task = tasks.task_of(snapshot)
@@ -79,7 +79,7 @@ def rollout(snapshot: Snapshot, now: datetime) -> dict[str, Any] | None:
         "halted": found.halted if found else "",
         "services_settled": counts.services_settled,
         "services_total": counts.services_total,
-        "counts": progress.by_phase(found, standings(snapshot)),
+        "counts": progress.by_phase(found, node_summaries(snapshot)),
         "started_at": iso(found.started_at) if found else None,
         "finished_at": iso(found.finished_at) if found else None,
         "seconds_left": None if left is None else round(left),
@@ -88,7 +88,7 @@ def rollout(snapshot: Snapshot, now: datetime) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class Ended:
+class ReleaseOutcome:
     """How a release ended or stands.
 
     ``runs``: the environment is to run it. ``halted``: no further node is moved to it. ``rolled_back``: the release
@@ -113,17 +113,17 @@ class Ended:
         return asdict(self)
 
 
-def outcomes(found: Rollout | None) -> dict[int, Ended]:
+def release_outcomes(found: Rollout | None) -> dict[int, ReleaseOutcome]:
     """How each release ended or stands, by number, as far as the controller remembers."""
     if found is None:
         return {}
     target = target_of(found)
     ended = {
-        past.release: Ended(word(Rollout.Phase, past.phase), past.reason, runs=past.release == target)
+        past.release: ReleaseOutcome(word(Rollout.Phase, past.phase), past.reason, runs=past.release == target)
         for past in found.history
     }
     runs = target == found.release
-    newest = Ended(
+    newest = ReleaseOutcome(
         outcome=word(Rollout.Phase, found.phase),
         reason=found.reason,
         runs=runs,
@@ -133,7 +133,7 @@ def outcomes(found: Rollout | None) -> dict[int, Ended]:
     return {**ended, found.release: newest}
 
 
-def _node(snapshot: Snapshot, standing: Standing) -> dict[str, Any]:
+def _node(snapshot: Snapshot, standing: NodeSummary) -> dict[str, Any]:
     record = snapshot.nodes.get(standing.node)
     heartbeats = snapshot.heartbeats
     return {

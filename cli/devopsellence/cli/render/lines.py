@@ -8,12 +8,12 @@ from devopsellence.cli.output import Output
 from devopsellence.cli.render import groups, json, text
 from devopsellence.cli.render import progress as pace
 from devopsellence.cli.render import task as tasks
-from devopsellence.cli.render.rows import Row, rows
-from devopsellence.cli.store.snapshot import Snapshot, judge
+from devopsellence.cli.render.rows import ServiceRow, rows
+from devopsellence.cli.store.snapshot import Snapshot, release_verdict
 from devopsellence.cli.util.text import collapse_ranges
 
 
-class Lines:
+class LineReporter:
     """A line, or a JSON object, whenever something says something else than before; age does not count.
 
     Of few nodes each service has lines of its own; of many, nodes that change alike at the same time share one, unless
@@ -27,8 +27,8 @@ class Lines:
         self._operation = operation
         self._whole = whole
         self._everything = everything
-        self._rows: list[Row] = []
-        self._groups: list[groups.Group] = []
+        self._rows: list[ServiceRow] = []
+        self._groups: list[groups.NodeGroup] = []
         self._headline = ""
         self._task = ""
         self._notes: list[str] = []
@@ -57,26 +57,27 @@ class Lines:
                 self._output.line(each)
         self._rows, self._headline, self._task, self._notes = current, line, task, notes
 
-    def _changes(self, snapshot: Snapshot, current: list[Row], each: list[str], now: datetime) -> list[str]:
+    def _changes(self, snapshot: Snapshot, current: list[ServiceRow], each: list[str], now: datetime) -> list[str]:
         if self._everything or groups.are_few(snapshot):
             return each
         found = groups.groups(snapshot, now, ages=False)
         changes, self._groups = groups.changes(self._groups, found), found
         return [
-            f"{collapse_ranges(line.nodes)}: {kind.value}" + (f": {line.what}" if line.what else "") for kind, line in changes
+            f"{collapse_ranges(line.nodes)}: {kind.value}" + (f": {line.text}" if line.text else "")
+            for kind, line in changes
         ]
 
 
 def headline(snapshot: Snapshot, number: int) -> str:
     """The rollout in a line that changes only when something happens."""
-    verdict = judge(snapshot, number)
-    progress = pace.progress(pace.counts(snapshot.current))
-    line = f"release {number}: {text.standing_word(verdict)}" if number else "no release yet"
+    verdict = release_verdict(snapshot, number)
+    progress = pace.progress_text(pace.counts(snapshot.current))
+    line = f"release {number}: {text.verdict_text(verdict)}" if number else "no release yet"
     line += f", {progress}" if progress else ""
     if number and snapshot.controllers == 0 and not verdict.final:
         line += "; no controller is running (devopsellence doctor)"
     return f"{line} ({verdict.reason})" if verdict.reason else line
 
 
-def _difference(snapshot: Snapshot, changed: list[Row], now: datetime) -> dict[str, object]:
+def _difference(snapshot: Snapshot, changed: list[ServiceRow], now: datetime) -> dict[str, object]:
     return {"rollout": json.rollout(snapshot, now), "changed": [json.row(row) for row in changed]}

@@ -16,7 +16,7 @@ _LOST = (NodeProgress.UNREACHABLE, NodeProgress.ERROR)
 
 
 @dataclass(frozen=True)
-class Standing:
+class NodeSummary:
     """One node: ``phase`` is never unspecified, ``trouble`` says why it does not do what it should, "" when it does.
 
     ``release`` is the one that it is assigned, as far as that is known, else 0. ``since`` is when the controller saw
@@ -26,7 +26,7 @@ class Standing:
     node: str
     phase: Phase
     reason: str = ""
-    trouble: str = ""
+    problem: str = ""
     release: int = 0
     since: Timestamp | None = None
     services_settled: int = 0
@@ -39,21 +39,21 @@ def node_names(snapshot: Snapshot) -> list[str]:
     return sorted(attached | set(snapshot.progress) | set(snapshot.statuses))
 
 
-def standings(snapshot: Snapshot) -> list[Standing]:
+def node_summaries(snapshot: Snapshot) -> list[NodeSummary]:
     """One for each node, sorted by name."""
     return [_standing(snapshot, node) for node in node_names(snapshot)]
 
 
-def _standing(snapshot: Snapshot, node: str) -> Standing:
+def _standing(snapshot: Snapshot, node: str) -> NodeSummary:
     told = snapshot.progress.get(node, NodeProgress())
     status = snapshot.statuses.get(node)
     trouble = _trouble(snapshot, node)
     phase = _phase(snapshot, node, told)
-    return Standing(
+    return NodeSummary(
         node=node,
         phase=phase,
         reason=safe(told.reason) if phase == told.phase or not told.phase else trouble,
-        trouble=trouble,
+        problem=trouble,
         release=told.release or (status.release if status is not None else 0),
         since=told.since if told.since.seconds and phase == told.phase else None,
         services_settled=told.services_settled,

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import NodeCounts, NodeProgress, Rollout
-from devopsellence.cli.render.node_state import Standing
+from devopsellence.cli.render.node_state import NodeSummary
 from devopsellence.cli.util.text import plural, seconds_between
 
 _FIELDS: Final[dict[int, str]] = {
@@ -23,7 +23,7 @@ _FIELDS: Final[dict[int, str]] = {
 
 
 @dataclass(frozen=True)
-class Counts:
+class RolloutCounts:
     """Nodes by what they do, and the services of those that are assigned the release that is to run."""
 
     nodes: int = 0
@@ -45,12 +45,12 @@ class Counts:
         return min(1.0, assigned / reachable * self.services_settled / self.services_total)
 
 
-def counts(rollout: Rollout | None) -> Counts:
+def counts(rollout: Rollout | None) -> RolloutCounts:
     """Those that the controller counted; of an older controller's rollout, the sum of the nodes that it lists."""
     if rollout is None:
-        return Counts()
+        return RolloutCounts()
     found = rollout.counts if rollout.counts.total else _summed(rollout.nodes)
-    return Counts(
+    return RolloutCounts(
         nodes=found.total,
         settled=found.settled,
         moving=found.pending + found.converging,
@@ -62,7 +62,7 @@ def counts(rollout: Rollout | None) -> Counts:
     )
 
 
-def by_phase(rollout: Rollout | None, standings: Sequence[Standing]) -> dict[str, int]:
+def by_phase(rollout: Rollout | None, standings: Sequence[NodeSummary]) -> dict[str, int]:
     """How many nodes there are (``total``) and in each phase, by its word; as counted, or where nobody did, as seen."""
     if rollout is not None and rollout.counts.total:
         return {name: getattr(rollout.counts, name) for name in ("total", *_FIELDS.values())}
@@ -90,7 +90,7 @@ def seconds_left(rollout: Rollout, now: datetime, *, apart: int = 0) -> float | 
     return seconds_between(begun, now) / done * left if begun.seconds else None
 
 
-def left(seconds: float) -> str:
+def time_left_text(seconds: float) -> str:
     """An estimate in words that do not pretend to be exact: ``about 40 s left``, ``about 3 min left``."""
     if seconds < 60:
         return f"about {max(5, 5 * round(seconds / 5))} s left"
@@ -99,7 +99,7 @@ def left(seconds: float) -> str:
     return f"about {seconds / 3600:.1f} h left"
 
 
-def progress(found: Counts) -> str:
+def progress_text(found: RolloutCounts) -> str:
     """Nodes and services done: ``12/300 nodes, 24/60 services``; one node goes without saying. "" when none counts."""
     parts = [f"{found.settled}/{plural(found.nodes, 'node')}"] if found.nodes > 1 else []
     parts += [f"{found.services_settled}/{plural(found.services_total, 'service')}"] if found.services_total else []

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Final, NoReturn, Protocol
 
 from devopsellence.cli.output import Output
-from devopsellence.cli.render.lines import Lines
+from devopsellence.cli.render.lines import LineReporter
 from devopsellence.cli.store.snapshot import Snapshot
 
 # How often ages move on in a live view although nothing happens, in seconds.
@@ -37,7 +37,7 @@ def reporter(output: Output, operation: str, *, whole: bool, everything: bool = 
         with _live(output, everything=everything) as live:
             yield live
     else:
-        yield Lines(output, operation, whole=whole, everything=everything)
+        yield LineReporter(output, operation, whole=whole, everything=everything)
 
 
 @contextmanager

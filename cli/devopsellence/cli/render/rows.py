@@ -8,14 +8,14 @@ from datetime import datetime
 
 from devopsellence.api.v1.stored_pb2 import AssignmentStatus, NodeProgress, ServiceStatus
 from devopsellence.api.v1.workload_pb2 import Service
-from devopsellence.cli.render.node_state import Standing, standings
+from devopsellence.cli.render.node_state import NodeSummary, node_summaries
 from devopsellence.cli.store.snapshot import Snapshot
 from devopsellence.cli.util.text import anonymous, safe, seconds_between, word
 from devopsellence.placement import places, why_not
 
 
 @dataclass(frozen=True)
-class Row:
+class ServiceRow:
     """What is known of one service on one node; ``service`` is "" for a node that runs none.
 
     ``age`` is seconds since the serving container was started, None when none serves. ``unhealthy`` is for how many
@@ -44,12 +44,12 @@ class Row:
     log_lines: tuple[str, ...] = ()
 
 
-def rows(snapshot: Snapshot, now: datetime) -> list[Row]:
+def rows(snapshot: Snapshot, now: datetime) -> list[ServiceRow]:
     """All rows, sorted by node and service. ``now`` is what ages are counted to."""
-    return [row for standing in standings(snapshot) for row in of_node(snapshot, standing, now)]
+    return [row for standing in node_summaries(snapshot) for row in node_rows(snapshot, standing, now)]
 
 
-def of_node(snapshot: Snapshot, standing: Standing, now: datetime) -> Iterator[Row]:
+def node_rows(snapshot: Snapshot, standing: NodeSummary, now: datetime) -> Iterator[ServiceRow]:
     """The rows of one node, sorted by service; at least one."""
     node, waits = standing.node, standing.phase == NodeProgress.WAITING
     status = snapshot.statuses.get(node)
@@ -59,10 +59,10 @@ def of_node(snapshot: Snapshot, standing: Standing, now: datetime) -> Iterator[R
         if name in reported and status is not None:
             yield _reported(snapshot, standing, status, reported[name], now)
         else:
-            yield Row(node, name, "pending", reason=standing.trouble or "the agent has not reported it yet")
+            yield ServiceRow(node, name, "pending", reason=standing.problem or "the agent has not reported it yet")
     if not expected and not reported:
-        reason = standing.trouble or (anonymous(standing.reason, node) if waits else "")
-        yield Row(
+        reason = standing.problem or (anonymous(standing.reason, node) if waits else "")
+        yield ServiceRow(
             node,
             "",
             "waiting" if waits else "idle",
@@ -83,12 +83,12 @@ def _expected(snapshot: Snapshot, node: str) -> frozenset[str]:
 
 
 def _reported(
-    snapshot: Snapshot, standing: Standing, status: AssignmentStatus, service: ServiceStatus, now: datetime
-) -> Row:
+    snapshot: Snapshot, standing: NodeSummary, status: AssignmentStatus, service: ServiceStatus, now: datetime
+) -> ServiceRow:
     # A status may be of a release so new that nothing else of it has been read yet.
     current = status.release == snapshot.target or status.release > snapshot.number
     waits = standing.phase == NodeProgress.WAITING and not current
-    settled = current and not standing.trouble and _as_assigned(service)
+    settled = current and not standing.problem and _as_assigned(service)
     # Also of a release that is taken back: that is why.
     failed = service.failed and (current or status.release == snapshot.number)
     reason = safe(service.reason)
@@ -98,16 +98,16 @@ def _reported(
         reason = _waits(standing, status.release)
     elif not current:
         # What it says is about another release.
-        reason = f"not yet at release {snapshot.target}" + (f": {standing.trouble}" if standing.trouble else "")
+        reason = f"not yet at release {snapshot.target}" + (f": {standing.problem}" if standing.problem else "")
     elif not settled:
-        reason = reason or standing.trouble
+        reason = reason or standing.problem
         if service.address and 0 < service.release < status.release:
             # The old version goes on until the new one has proved itself.
             reason += f"{'; ' if reason else ''}release {service.release} goes on serving"
     if settled and service.reused:
         reason = reason or "reused"
     end = service.last_exit if service.HasField("last_exit") else None
-    return Row(
+    return ServiceRow(
         node=status.node or standing.node,
         service=service.name,
         phase=word(ServiceStatus.Phase, service.phase),
@@ -129,9 +129,9 @@ def _reported(
     )
 
 
-def _waits(standing: Standing, release: int) -> str:
+def _waits(standing: NodeSummary, release: int) -> str:
     """Why a node is left at ``release``: it is not late."""
-    reason = anonymous(standing.reason or standing.trouble, standing.node) or "waits its turn"
+    reason = anonymous(standing.reason or standing.problem, standing.node) or "waits its turn"
     return reason if not release or f"release {release}" in reason else f"{reason}; release {release} goes on"
 
 

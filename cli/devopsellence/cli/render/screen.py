@@ -13,27 +13,27 @@ from rich.text import Text
 from devopsellence.api.v1.stored_pb2 import TaskStatus
 from devopsellence.cli.render import ingress, progress, text
 from devopsellence.cli.render import task as tasks
-from devopsellence.cli.render.groups import Kind, are_few, groups
+from devopsellence.cli.render.groups import NodeGroupKind, are_few, groups
 from devopsellence.cli.render.node_state import node_names
-from devopsellence.cli.render.rows import Row, rows
-from devopsellence.cli.store.snapshot import Outcome, Snapshot, judge
+from devopsellence.cli.render.rows import ServiceRow, rows
+from devopsellence.cli.store.snapshot import RolloutState, Snapshot, release_verdict
 from devopsellence.cli.util.text import safe
 
 _COLOURS: Final = {
-    Outcome.SETTLED: "green",
-    Outcome.FAILED: "red",
-    Outcome.PROGRESSING: "yellow",
-    Outcome.ROLLING_BACK: "red",
-    Outcome.WAITING: "yellow",
-    Outcome.SUPERSEDED: "magenta",
+    RolloutState.SETTLED: "green",
+    RolloutState.FAILED: "red",
+    RolloutState.PROGRESSING: "yellow",
+    RolloutState.ROLLING_BACK: "red",
+    RolloutState.WAITING: "yellow",
+    RolloutState.SUPERSEDED: "magenta",
 }
 _KIND_COLOURS: Final = {
-    Kind.FAILED: "bold red",
-    Kind.UNREACHABLE: "red",
-    Kind.MOVING: "yellow",
-    Kind.PENDING: "yellow",
-    Kind.WAITING: "cyan",
-    Kind.SETTLED: "green",
+    NodeGroupKind.FAILED: "bold red",
+    NodeGroupKind.UNREACHABLE: "red",
+    NodeGroupKind.MOVING: "yellow",
+    NodeGroupKind.PENDING: "yellow",
+    NodeGroupKind.WAITING: "cyan",
+    NodeGroupKind.SETTLED: "green",
 }
 _TASK_COLOURS: Final = {TaskStatus.SUCCEEDED: "green", TaskStatus.FAILED: "red"}
 _BAR: Final = 30
@@ -92,21 +92,21 @@ def _head(snapshot: Snapshot, now: datetime) -> RenderableType:
     grid.add_row("Environment", Text(str(snapshot.ref), style="bold"))
     grid.add_row("Release", Text(text.release_line(snapshot, now)))
     if snapshot.number:
-        verdict, counts = judge(snapshot, snapshot.number), progress.counts(snapshot.current)
+        verdict, counts = release_verdict(snapshot, snapshot.number), progress.counts(snapshot.current)
         colour = _COLOURS[verdict.outcome]
         line = ", ".join(filter(None, [text.rollout_time(snapshot, now), text.time_left(snapshot, now)]))
         grid.add_row("Rollout", Text(f"{line}: {safe(verdict.reason)}" if verdict.reason else line, style=colour))
         if counts.nodes:
-            done = 1.0 if verdict.outcome is Outcome.SETTLED else counts.share
+            done = 1.0 if verdict.outcome is RolloutState.SETTLED else counts.share
             bar = ProgressBar(1.0, done, width=_BAR, complete_style=colour, finished_style="green")
             beside = Table.grid(padding=(0, 2))
-            beside.add_row(bar, Text(progress.progress(counts)))
+            beside.add_row(bar, Text(progress.progress_text(counts)))
             grid.add_row("", beside)
         if running := text.running_line(snapshot, now):
             grid.add_row("Runs", Text(running, style="bold"))
         if (task := tasks.task_of(snapshot)) is not None:
-            grid.add_row("Task", Text(tasks.line(task, now), style=_TASK_COLOURS.get(task.phase, "yellow")))
-        if where := ingress.line(snapshot):
+            grid.add_row("Task", Text(tasks.status_line(task, now), style=_TASK_COLOURS.get(task.phase, "yellow")))
+        if where := ingress.address_line(snapshot):
             grid.add_row("Ingress", Text(where))
     return grid
 
@@ -118,14 +118,14 @@ def _groups(snapshot: Snapshot, now: datetime, width: int, room: int | None = No
     for group, head, rest in text.group_lines(found, room=room, width=width):
         line = Text(head, style=_KIND_COLOURS[group.kind], no_wrap=room is not None, overflow="ellipsis")
         lines.append(line.append(rest, style="not bold default"))
-    return Group(*lines, *[_last_words(line) for line in text.last_words(found)])
+    return Group(*lines, *[_last_words(line) for line in text.failure_output(found)])
 
 
 def _last_words(line: str) -> Text:
     return Text(line, style="red" if "last lines" in line else "")
 
 
-def _table(table: list[Row]) -> Table:
+def _table(table: list[ServiceRow]) -> Table:
     view = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for name in text.HEADER:
         # The reason takes what is left and wraps; the rest is worth more whole.
@@ -139,7 +139,7 @@ def _table(table: list[Row]) -> Table:
     return view
 
 
-def _colour(row: Row) -> str:
+def _colour(row: ServiceRow) -> str:
     if row.failed:
         return "bold red"
     if row.settled:

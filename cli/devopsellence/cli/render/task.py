@@ -25,7 +25,7 @@ def headline(task: TaskStatus) -> str:
     return f"{text}: {safe(task.reason)}" if task.reason else text
 
 
-def line(task: TaskStatus, now: datetime) -> str:
+def status_line(task: TaskStatus, now: datetime) -> str:
     """The headline with how long it took, or has taken: ``release on n1: succeeded in 4.2s``."""
     if not task.started_at.seconds:
         return headline(task)

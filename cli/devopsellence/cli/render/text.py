@@ -9,14 +9,14 @@ from typing import Final
 from devopsellence.api.v1.stored_pb2 import Release
 from devopsellence.cli.render import ingress, progress
 from devopsellence.cli.render import task as tasks
-from devopsellence.cli.render.groups import Group, are_few, groups, rooms
+from devopsellence.cli.render.groups import NodeGroup, are_few, groups, line_limits
 from devopsellence.cli.render.node_state import node_names
-from devopsellence.cli.render.rows import Row, rows
-from devopsellence.cli.store.snapshot import Outcome, Snapshot, Verdict, judge
-from devopsellence.cli.util.text import age, columns, collapse_ranges, plural, safe, seconds_between, since, span
+from devopsellence.cli.render.rows import ServiceRow, rows
+from devopsellence.cli.store.snapshot import ReleaseVerdict, RolloutState, Snapshot, release_verdict
+from devopsellence.cli.util.text import age, collapse_ranges, columns, plural, safe, seconds_between, since, span
 
 HEADER = ("NODE", "SERVICE", "PHASE", "HEALTH", "AGE", "RESTARTS", "ADDRESS", "REASON")
-_SPANS = {Outcome.SETTLED: "in", Outcome.FAILED: "after"}
+_SPANS = {RolloutState.SETTLED: "in", RolloutState.FAILED: "after"}
 # How long lines that stand for many nodes become where nothing else limits them, and the names' share of that.
 _WIDTH: Final = 150
 _NAMES: Final = 0.4
@@ -32,8 +32,8 @@ def status(snapshot: Snapshot, now: datetime, *, everything: bool = False) -> st
     if running := running_line(snapshot, now):
         lines.append(f"Runs         {running}")
     task = tasks.task_of(snapshot)
-    lines += [f"Task         {tasks.line(task, now)}"] if task else []
-    where = ingress.line(snapshot)
+    lines += [f"Task         {tasks.status_line(task, now)}"] if task else []
+    where = ingress.address_line(snapshot)
     lines += [f"Ingress      {where}"] if where else []
     if not node_names(snapshot):
         lines += ["", "No node is attached."]
@@ -43,15 +43,15 @@ def status(snapshot: Snapshot, now: datetime, *, everything: bool = False) -> st
         lines += [line for row in table for line in failure_lines(row)]
     else:
         found = groups(snapshot, now)
-        lines += ["", *[f"{head}{tail}" for _, head, tail in group_lines(found)], *last_words(found)]
+        lines += ["", *[f"{head}{tail}" for _, head, tail in group_lines(found)], *failure_output(found)]
     lines += tasks.last_lines(task) if task else []
     lines += notes(snapshot, now)
     return "\n".join(lines)
 
 
 def group_lines(
-    found: Sequence[Group], *, room: int | None = None, width: int = _WIDTH
-) -> list[tuple[Group, str, str]]:
+    found: Sequence[NodeGroup], *, room: int | None = None, width: int = _WIDTH
+) -> list[tuple[NodeGroup, str, str]]:
     """Groups as lines: each with its group, its heading (empty after the group's first), and the rest.
 
     At most ``room`` lines if there is room for one a group. What is to be said of nodes leaves their names a part of
@@ -59,16 +59,16 @@ def group_lines(
     """
     shown = []
     digits = max((len(str(len(group.nodes))) for group in found), default=0)
-    for group, given in zip(found, rooms(found, room), strict=True):
+    for group, given in zip(found, line_limits(found, room), strict=True):
         head = f"{group.kind.value:<11}  {len(group.nodes):>{digits}}  "
         for line in group.within(given):
-            names = collapse_ranges(line.nodes, int(width * _NAMES) if line.what else width - len(head))
-            shown.append((group, head, f"{names}: {line.what}" if line.what else names))
+            names = collapse_ranges(line.nodes, int(width * _NAMES) if line.text else width - len(head))
+            shown.append((group, head, f"{names}: {line.text}" if line.text else names))
             head = " " * len(head)
     return shown
 
 
-def last_words(found: Sequence[Group]) -> list[str]:
+def failure_output(found: Sequence[NodeGroup]) -> list[str]:
     """How what failed ended, once for what ended alike; the first few."""
     ends: dict[tuple[str, ...], list[str]] = {}
     for row in (row for group in found for row in group.rows):
@@ -113,10 +113,10 @@ def release_facts(release: Release, now: datetime) -> list[str]:
 
 def rollout_line(snapshot: Snapshot, now: datetime) -> str:
     """How the newest release fares in a line: ``settled in 4s, 2/2 services``."""
-    verdict = judge(snapshot, snapshot.number)
+    verdict = release_verdict(snapshot, snapshot.number)
     parts = [
         rollout_time(snapshot, now),
-        progress.progress(progress.counts(snapshot.current)),
+        progress.progress_text(progress.counts(snapshot.current)),
         time_left(snapshot, now),
     ]
     text = ", ".join(part for part in parts if part)
@@ -125,9 +125,9 @@ def rollout_line(snapshot: Snapshot, now: datetime) -> str:
 
 def rollout_time(snapshot: Snapshot, now: datetime) -> str:
     """How the newest release stands, and how long it took, or has taken: ``settled in 4s``."""
-    verdict, found = judge(snapshot, snapshot.number), snapshot.current
-    text = standing_word(verdict)
-    if verdict.outcome is Outcome.WAITING:
+    verdict, found = release_verdict(snapshot, snapshot.number), snapshot.current
+    text = verdict_text(verdict)
+    if verdict.outcome is RolloutState.WAITING:
         return f"{text} for the controller" + ("" if snapshot.controllers != 0 else "; none is running")
     if found is None or not found.started_at.seconds:
         return text
@@ -142,17 +142,17 @@ def time_left(snapshot: Snapshot, now: datetime) -> str:
     # They wait for something else than their turn.
     apart = sum(1 for node in snapshot.nodes.values() if node.cordoned)
     left = progress.seconds_left(snapshot.current, now, apart=apart)
-    return progress.left(left) if left is not None else ""
+    return progress.time_left_text(left) if left is not None else ""
 
 
-def standing_word(verdict: Verdict) -> str:
+def verdict_text(verdict: ReleaseVerdict) -> str:
     """A verdict in a word, or a few while nodes go back."""
-    if verdict.outcome is Outcome.ROLLING_BACK:
-        return f"failed, going back to release {verdict.instead}"
+    if verdict.outcome is RolloutState.ROLLING_BACK:
+        return f"failed, going back to release {verdict.rolled_back_to}"
     return str(verdict.outcome.value)
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: ServiceRow) -> list[str]:
     """A row as the table's cells, in the order of :data:`HEADER`."""
     return [
         row.node,
@@ -166,13 +166,13 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def _health(row: Row) -> str:
+def _health(row: ServiceRow) -> str:
     if row.health in ("", "unknown"):
         return "-"
     return row.health if row.unhealthy is None else f"{row.health} {age(row.unhealthy)}"
 
 
-def failure_lines(row: Row) -> list[str]:
+def failure_lines(row: ServiceRow) -> list[str]:
     """How a service that does not run ended, with its last lines; nothing for one that runs."""
     if row.settled or (row.exit_code is None and not row.log_lines):
         return []
@@ -184,7 +184,7 @@ def failure_lines(row: Row) -> list[str]:
 
 def notes(snapshot: Snapshot, now: datetime) -> list[str]:
     """What is wrong with the ingress, and what makes the rest doubtful: keys that cannot be read, a lost connection."""
-    lines = ingress.lines(ingress.troubles(snapshot, now))
+    lines = ingress.problem_lines(ingress.ingress_problems(snapshot, now))
     lines += [f"Cannot read {problem.key}: {safe(problem.reason)}" for problem in snapshot.problems]
     lines += [safe(warning) for warning in snapshot.warnings]
     if snapshot.stale:
@@ -192,12 +192,12 @@ def notes(snapshot: Snapshot, now: datetime) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def row_line(row: Row) -> str:
+def row_line(row: ServiceRow) -> str:
     """A row as a line of its own, as a log shows changes: ``n1 web: running, healthy, http://…``."""
     return f"{row.node} {row.service}: {_state(row)}" if row.service else f"{row.node}: {_state(row)}"
 
 
-def changes(before: Sequence[Row], after: Sequence[Row]) -> list[tuple[Row, str]]:
+def changes(before: Sequence[ServiceRow], after: Sequence[ServiceRow]) -> list[tuple[ServiceRow, str]]:
     """The rows that say something else than ``before``, each with its line; age does not count. Last those gone."""
     known = {(row.node, row.service): row_line(row) for row in before}
     there = {(row.node, row.service) for row in after}
@@ -206,7 +206,7 @@ def changes(before: Sequence[Row], after: Sequence[Row]) -> list[tuple[Row, str]
     return found + [(row, f"{row.node} {row.service}: gone") for row in gone]
 
 
-def _state(row: Row) -> str:
+def _state(row: ServiceRow) -> str:
     state = ["failed" if row.failed else row.phase]
     if row.health not in ("", "none", "unknown"):
         state.append(row.health)

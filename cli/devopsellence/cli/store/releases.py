@@ -8,7 +8,7 @@ from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
 
-async def newest(etcd: Etcd, ref: EnvironmentRef) -> Release | None:
+async def newest_release(etcd: Etcd, ref: EnvironmentRef) -> Release | None:
     """The environment's newest release; None before the first.
 
     Raises:
@@ -17,10 +17,10 @@ async def newest(etcd: Etcd, ref: EnvironmentRef) -> Release | None:
     key = etcd.keys.environment(ref)
     found = await etcd.get(key)
     number = decode(Environment, key, found.value).latest_release if found else 0
-    return await read(etcd, ref, number) if number else None
+    return await read_release(etcd, ref, number) if number else None
 
 
-async def read(etcd: Etcd, ref: EnvironmentRef, number: int) -> Release | None:
+async def read_release(etcd: Etcd, ref: EnvironmentRef, number: int) -> Release | None:
     """Release ``number``; None when there is none.
 
     Raises:

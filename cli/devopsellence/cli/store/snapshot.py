@@ -21,7 +21,7 @@ from devopsellence.store.keys import EnvironmentRef
 
 
 @dataclass(frozen=True)
-class Problem:
+class UnreadableKey:
     """A key that could not be read, and why."""
 
     key: str
@@ -33,7 +33,7 @@ class Snapshot:
     """The records of one environment; None and missing entries were not there (unreadable ones are in ``problems``).
 
     ``nodes``, ``heartbeats`` and ``statuses`` are by node. ``heartbeats`` is None where nobody looked.
-    ``release`` is the newest one, ``others`` are earlier ones that the rollout names (:func:`named_by`), by number.
+    ``release`` is the newest one, ``older_releases`` are earlier ones that the rollout names (:func:`named_by`), by number.
     ``controllers`` is how many controllers stand for election, None where nobody looked. ``stale`` says why what is
     shown may be old; "" when it is not. ``warnings`` are sentences about the cluster itself. ``certificates`` are by
     host.
@@ -47,9 +47,9 @@ class Snapshot:
     heartbeats: Mapping[str, Heartbeat] | None = None
     statuses: Mapping[str, AssignmentStatus] = field(default_factory=dict)
     controllers: int | None = None
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[UnreadableKey, ...] = ()
     stale: str = ""
-    others: Mapping[int, Release] = field(default_factory=dict)
+    older_releases: Mapping[int, Release] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     certificates: Mapping[str, Certificate] = field(default_factory=dict)
 
@@ -70,7 +70,7 @@ class Snapshot:
 
     def numbered(self, number: int) -> Release | None:
         """Release ``number``; None when it was not read or cannot be."""
-        return self.release if number == self.number else self.others.get(number)
+        return self.release if number == self.number else self.older_releases.get(number)
 
     @cached_property
     def progress(self) -> Mapping[str, NodeProgress]:
@@ -83,14 +83,14 @@ def target_of(rollout: Rollout) -> int:
     return rollout.target or rollout.release
 
 
-def named_by(rollout: Rollout | None) -> frozenset[int]:
+def releases_named_by(rollout: Rollout | None) -> frozenset[int]:
     """The numbers of the releases that nodes are to run or may go back to."""
     if rollout is None:
         return frozenset()
     return frozenset({target_of(rollout), rollout.last_settled} - {0})
 
 
-class Outcome(Enum):
+class RolloutState(Enum):
     """How a release's rollout stands."""
 
     WAITING = "waiting"
@@ -102,51 +102,51 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ReleaseVerdict:
     """``outcome`` with the reason that the controller gave, "" if it gave none.
 
     ``instead`` is the release that runs in place of a failed one that was (or is) rolled back; 0 if none does.
     """
 
-    outcome: Outcome
+    outcome: RolloutState
     reason: str = ""
-    instead: int = 0
+    rolled_back_to: int = 0
 
     @property
     def final(self) -> bool:
         """Whether following it any longer makes no sense."""
-        return self.outcome in (Outcome.SETTLED, Outcome.FAILED, Outcome.SUPERSEDED)
+        return self.outcome in (RolloutState.SETTLED, RolloutState.FAILED, RolloutState.SUPERSEDED)
 
 
 _OUTCOMES = {
-    Rollout.PROGRESSING: Outcome.PROGRESSING,
-    Rollout.ROLLING_BACK: Outcome.ROLLING_BACK,
-    Rollout.SETTLED: Outcome.SETTLED,
-    Rollout.FAILED: Outcome.FAILED,
-    Rollout.SUPERSEDED: Outcome.SUPERSEDED,
+    Rollout.PROGRESSING: RolloutState.PROGRESSING,
+    Rollout.ROLLING_BACK: RolloutState.ROLLING_BACK,
+    Rollout.SETTLED: RolloutState.SETTLED,
+    Rollout.FAILED: RolloutState.FAILED,
+    Rollout.SUPERSEDED: RolloutState.SUPERSEDED,
 }
 
 
-def judge(snapshot: Snapshot, number: int) -> Verdict:
+def release_verdict(snapshot: Snapshot, number: int) -> ReleaseVerdict:
     """How the rollout of release ``number`` stands; WAITING while the controller has not begun with it."""
     rollout = snapshot.rollout
-    superseded = Verdict(Outcome.SUPERSEDED, f"release {snapshot.number} was written after it")
+    superseded = ReleaseVerdict(RolloutState.SUPERSEDED, f"release {snapshot.number} was written after it")
     if rollout is None or rollout.release < number:
-        return superseded if snapshot.number > number else Verdict(Outcome.WAITING)
+        return superseded if snapshot.number > number else ReleaseVerdict(RolloutState.WAITING)
     if rollout.release == number:
         return _of_rollout(rollout, superseded if snapshot.number > number else None)
     for past in rollout.history:
         if past.release == number and past.phase in (Rollout.SETTLED, Rollout.FAILED):
-            return Verdict(_OUTCOMES[past.phase], past.reason)
-    return Verdict(Outcome.SUPERSEDED, f"release {rollout.release} was written after it")
+            return ReleaseVerdict(_OUTCOMES[past.phase], past.reason)
+    return ReleaseVerdict(RolloutState.SUPERSEDED, f"release {rollout.release} was written after it")
 
 
-def _of_rollout(rollout: Rollout, overtaken: Verdict | None) -> Verdict:
-    outcome = _OUTCOMES.get(rollout.phase, Outcome.WAITING)
+def _of_rollout(rollout: Rollout, overtaken: ReleaseVerdict | None) -> ReleaseVerdict:
+    outcome = _OUTCOMES.get(rollout.phase, RolloutState.WAITING)
     instead = target_of(rollout) if target_of(rollout) != rollout.release else 0
-    if outcome is Outcome.ROLLING_BACK:
+    if outcome is RolloutState.ROLLING_BACK:
         # It has failed already, whatever comes after it.
         reason = rollout.halted or rollout.reason
-        return Verdict(Outcome.FAILED, reason) if overtaken else Verdict(outcome, reason, instead)
-    verdict = Verdict(outcome, rollout.reason, instead)
+        return ReleaseVerdict(RolloutState.FAILED, reason) if overtaken else ReleaseVerdict(outcome, reason, instead)
+    verdict = ReleaseVerdict(outcome, rollout.reason, instead)
     return overtaken if overtaken and not verdict.final else verdict

@@ -25,14 +25,14 @@ M = TypeVar("M", bound=Message)
 _ATTEMPTS: Final = 10
 
 
-class Moved(Exception):
+class WriteConflict(Exception):
     """Someone wrote in between; read again."""
 
 
 def retrying() -> AsyncRetrying:
     """Ten attempts within a few seconds, for whoever lost a race: a handful of people and pipelines, not a crowd."""
     return AsyncRetrying(
-        retry=retry_if_exception_type((Moved, Ambiguous)),
+        retry=retry_if_exception_type((WriteConflict, Ambiguous)),
         wait=wait_random_exponential(multiplier=0.05, max=1),
         stop=stop_after_attempt(_ATTEMPTS),
         reraise=True,
@@ -60,7 +60,7 @@ async def change(
         async for attempt in retrying():
             with attempt:
                 return await _change_once(etcd, key, kind, edit, also)
-    except Moved as error:
+    except WriteConflict as error:
         raise CliError("busy", f"{key} was changed by others {_ATTEMPTS} times in a row; try again") from error
     raise AssertionError("unreachable")
 
@@ -77,7 +77,7 @@ async def _change_once(
     unchanged = Compare.unmodified(key, found.mod_revision) if found else Compare.absent(key)
     result = await etcd.txn([unchanged], [Put(key, encode(after)), *also(after)])
     if not result.succeeded:
-        raise Moved
+        raise WriteConflict
     return after
 
 
@@ -98,14 +98,14 @@ async def delete(etcd: Etcd, key: str, told: Put, missing: CliError) -> None:
                 elif not tried:
                     # After an attempt it is as it should be: an unanswered write of ours did it, or somebody else.
                     raise missing
-    except Moved as error:
+    except WriteConflict as error:
         raise CliError("busy", f"{key} kept being changed by others; try again") from error
 
 
 async def _delete_once(etcd: Etcd, found: KeyValue, told: Put) -> None:
     result = await etcd.txn([Compare.unmodified(found.key, found.mod_revision)], [Delete(found.key), told])
     if not result.succeeded:
-        raise Moved
+        raise WriteConflict
 
 
 def now() -> Timestamp:
@@ -115,7 +115,7 @@ def now() -> Timestamp:
     return stamp
 
 
-def who() -> str:
+def current_user() -> str:
     """Who runs this, as ``user@host``."""
     try:
         user = getpass.getuser()

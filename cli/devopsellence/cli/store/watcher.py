@@ -19,20 +19,21 @@ from devopsellence.api.v1.stored_pb2 import (
     Release,
     Rollout,
 )
-from devopsellence.cli.store.reader import FEW, by_host
-from devopsellence.cli.store.snapshot import Problem, Snapshot, named_by
+from devopsellence.cli.store.reader import MAX_SINGLE_READS, certificates_by_host
+from devopsellence.cli.store.snapshot import Snapshot, UnreadableKey, releases_named_by
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import MalformedRecord, StoreError, Unavailable
 from devopsellence.store.etcd import Etcd, KeyValue
-from devopsellence.store.informer import Informer, Record
+from devopsellence.store.informer import Informer
 from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.record import Record, message_of
 
 M = TypeVar("M", bound=Message)
 # Seconds after which what could not be read is tried again.
 _AGAIN: Final = 1.0
 
 
-class Watcher:
+class EnvironmentWatcher:
     """Keeps the records of one environment; an async context manager.
 
     Up to ``watches`` nodes each have a watch of their own on their status; beyond that, one watch on all statuses
@@ -42,7 +43,9 @@ class Watcher:
     connection only makes the snapshots ``stale``.
     """
 
-    def __init__(self, etcd: Etcd, ref: EnvironmentRef, *, watches: int = FEW, patience: float = 10.0) -> None:
+    def __init__(
+        self, etcd: Etcd, ref: EnvironmentRef, *, watches: int = MAX_SINGLE_READS, patience: float = 10.0
+    ) -> None:
         self._etcd = etcd
         self._ref = ref
         self._watches = watches
@@ -109,7 +112,7 @@ class Watcher:
     def snapshot(self) -> Snapshot:
         """What is known now."""
         keys, ref = self._etcd.keys, self._ref
-        problems: list[Problem] = []
+        problems: list[UnreadableKey] = []
         environment = _message(self._environments.records.get(keys.environment(ref)), problems)
         rollout = _message(self._rollout, problems)
         names = self._names(environment, rollout)
@@ -127,16 +130,20 @@ class Watcher:
             controllers=len(self._candidates.records),
             problems=tuple(sorted(problems, key=lambda problem: problem.key)),
             stale="" if self._rollouts.connected else self._rollouts.problem,
-            others=releases,
-            certificates={host: each for host, each in by_host(keys, certificates).items() if each is not None},
+            older_releases=releases,
+            certificates={
+                host: each for host, each in certificates_by_host(keys, certificates).items() if each is not None
+            },
         )
 
     def _informer(self, prefix: str, kind: type[M]) -> Informer[M]:
         return Informer(self._etcd, prefix, kind, lambda _key: self._changed.set(), on_connection=self._changed.set)
 
-    def _named(self, number: int, rollout: Rollout | None, problems: list[Problem]) -> dict[int, Release]:
+    def _named(self, number: int, rollout: Rollout | None, problems: list[UnreadableKey]) -> dict[int, Release]:
         """The newest release and those that the rollout names, as far as they have been read."""
-        found = {each: _message(self._releases.get(each), problems) for each in sorted({number, *named_by(rollout)})}
+        found = {
+            each: _message(self._releases.get(each), problems) for each in sorted({number, *releases_named_by(rollout)})
+        }
         return {each: release for each, release in found.items() if release is not None}
 
     def _names(self, environment: Environment | None, rollout: Rollout | None) -> list[str]:
@@ -162,7 +169,7 @@ class Watcher:
         rollout = _message(self._rollout, [])
         self._watch_statuses(self._names(environment, rollout))
         number = environment.latest_release if environment else 0
-        for each in sorted({number, *named_by(rollout)} - {0} - self._releases.keys()):
+        for each in sorted({number, *releases_named_by(rollout)} - {0} - self._releases.keys()):
             await self._fetch_release(each)
 
     async def _fetch_rollout(self) -> None:
@@ -205,12 +212,14 @@ def _record(kind: type[M], kv: KeyValue) -> Record[M]:
     return Record(kv.key, message, error, kv.create_revision, kv.mod_revision)
 
 
-def _message(record: Record[M] | None, problems: list[Problem]) -> M | None:
+def _message(record: Record[M] | None, problems: list[UnreadableKey]) -> M | None:
     if record is not None and record.error is not None:
-        problems.append(Problem(record.key, f"not a readable {record.error.kind}: {record.error.reason}"))
-    return record.message if record is not None else None
+        problems.append(UnreadableKey(record.key, f"not a readable {record.error.kind}: {record.error.reason}"))
+    return message_of(record)
 
 
-def _by_name(names: list[str], records: Mapping[str, Record[Any] | None], problems: list[Problem]) -> dict[str, Any]:
+def _by_name(
+    names: list[str], records: Mapping[str, Record[Any] | None], problems: list[UnreadableKey]
+) -> dict[str, Any]:
     found = {name: _message(records[name], problems) for name in names}
     return {name: message for name, message in found.items() if message is not None}

@@ -8,7 +8,7 @@ from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import Ingress, IngressRule, Service
 from devopsellence.cli.deploy import ingress as routed
 from devopsellence.cli.ingress import hosts
-from devopsellence.cli.ingress.hosts import Owner
+from devopsellence.cli.ingress.hosts import HostOwner
 from devopsellence.placement import layout
 from devopsellence.store.keys import EnvironmentRef
 
@@ -32,33 +32,33 @@ def ingress(*rules: str, mode: Ingress.TlsMode.ValueType = Ingress.AUTO, **field
         ({}, []),
         ({THEIRS: (["n2"], ["a.org"])}, []),
         ({THEIRS: (["n1", "n3"], ["b.org"])}, []),
-        ({THEIRS: (["n1", "n3"], ["a.org", "b.org"])}, [Owner("a.org", THEIRS, ("n1",))]),
+        ({THEIRS: (["n1", "n3"], ["a.org", "b.org"])}, [HostOwner("a.org", THEIRS, ("n1",))]),
     ],
     ids=["alone", "another node", "another host", "the same host and node"],
 )
 def test_a_host_belongs_to_one_environment_of_those_that_share_a_node(
-    others: dict[EnvironmentRef, tuple[list[str], list[str]]], found: list[Owner]
+    others: dict[EnvironmentRef, tuple[list[str], list[str]]], found: list[HostOwner]
 ) -> None:
-    assert hosts.owners(["a.org", "c.org"], ["n1", "n4"], others) == found
+    assert hosts.host_owners(["a.org", "c.org"], ["n1", "n4"], others) == found
 
 
 def test_nodes_serve_that_run_everything_that_rules_lead_to() -> None:
     services = [Service(name="web", kind=Service.WEB), Service(name="jobs", kind=Service.WORKER)]
     nodes = [Node(name="n1", labels=["web", "worker"]), Node(name="n2", labels=["web"])]
     placed = layout(services, nodes, {})
-    assert hosts.serving(ingress("a.org/ web"), placed) == ["n1", "n2"]
-    assert hosts.serving(ingress("a.org/ web", "a.org/jobs jobs"), placed) == ["n1"]
-    assert hosts.serving(ingress("a.org/ gone"), placed) == []
+    assert hosts.nodes_serving(ingress("a.org/ web"), placed) == ["n1", "n2"]
+    assert hosts.nodes_serving(ingress("a.org/ web", "a.org/jobs jobs"), placed) == ["n1"]
+    assert hosts.nodes_serving(ingress("a.org/ gone"), placed) == []
 
 
 @pytest.mark.parametrize(
     "host", ["localhost", "shop.localhost", "shop", "shop.local", "db.corp.internal", "10.0.0.1", "shop.test"]
 )
 def test_no_public_authority_certifies(host: str) -> None:
-    assert hosts.uncertifiable(ingress(f"{host}/ web", "shop.example.com/ web")) == [host]
-    assert hosts.uncertifiable(ingress(f"{host}/ web", mode=Ingress.MANUAL)) == []
-    assert hosts.uncertifiable(ingress(f"{host}/ web", mode=Ingress.OFF)) == []
-    assert hosts.uncertifiable(ingress(f"{host}/ web", tls_ca_directory_url="https://ca.internal/dir")) == []
+    assert hosts.uncertifiable_hosts(ingress(f"{host}/ web", "shop.example.com/ web")) == [host]
+    assert hosts.uncertifiable_hosts(ingress(f"{host}/ web", mode=Ingress.MANUAL)) == []
+    assert hosts.uncertifiable_hosts(ingress(f"{host}/ web", mode=Ingress.OFF)) == []
+    assert hosts.uncertifiable_hosts(ingress(f"{host}/ web", tls_ca_directory_url="https://ca.internal/dir")) == []
 
 
 def test_a_deploy_warns_of_what_will_not_do_what_is_meant() -> None:
@@ -71,7 +71,7 @@ def test_a_deploy_warns_of_what_will_not_do_what_is_meant() -> None:
     assert "no node will run all that its rules lead to (api, web)" in nowhere
 
 
-def test_what_of_an_ingress_changes() -> None:
+def test_ingress_changes_are_listed() -> None:
     before = ingress("a.org/ web", "a.org/api api")
     after = ingress("a.org/ shop", "b.org/ web", mode=Ingress.OFF)
     assert routed.changes(before, before) == []
@@ -82,7 +82,7 @@ def test_what_of_an_ingress_changes() -> None:
         "~ a.org/: web:http → shop:http",
         "~ tls.mode: auto → off",
     ]
-    assert routed.preview(before, None, []) == ["ingress: taken away (a.org)"]
-    assert routed.preview(None, None, []) == []
-    assert routed.preview(None, ingress("a.org/ web"), ["n1"])[:2] == ["ingress: a.org on n1", "  + host a.org"]
-    assert routed.preview_document(None, None, []) is None
+    assert routed.change_lines(before, None, []) == ["ingress: taken away (a.org)"]
+    assert routed.change_lines(None, None, []) == []
+    assert routed.change_lines(None, ingress("a.org/ web"), ["n1"])[:2] == ["ingress: a.org on n1", "  + host a.org"]
+    assert routed.change_document(None, None, []) is None

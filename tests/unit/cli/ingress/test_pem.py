@@ -20,13 +20,13 @@ CHAIN = LEAF.pem + MIDDLE.pem
 
 def refused(certificates: bytes, key: bytes) -> str:
     with pytest.raises(CliError) as caught:
-        pem.read(certificates, key, NOW)
+        pem.read_files(certificates, key, NOW)
     assert (caught.value.code, caught.value.exit_code) == ("invalid_certificate", 2)
     return caught.value.message
 
 
-def test_what_a_chain_says() -> None:
-    found = pem.read(CHAIN, LEAF.key_pem(pkcs8=False), NOW)
+def test_chain_facts_are_read() -> None:
+    found = pem.read_files(CHAIN, LEAF.key_pem(pkcs8=False), NOW)
     assert (found.issuer, found.serial) == ("Some Authority R3", LEAF.serial)
     assert (found.not_before, found.not_after) == (NOW - DAY, NOW + 90 * DAY)
     assert found.names == ("app.example.com", "*.shop.example.com")
@@ -49,8 +49,8 @@ def test_what_a_chain_says() -> None:
         ("192.0.2.8", False),
     ],
 )
-def test_which_hosts_a_certificate_covers(host: str, covers: bool) -> None:
-    assert pem.read(CHAIN, LEAF.key_pem(), NOW).covers(host) is covers
+def test_certificate_covers_its_hosts(host: str, covers: bool) -> None:
+    assert pem.read_files(CHAIN, LEAF.key_pem(), NOW).covers(host) is covers
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_which_hosts_a_certificate_covers(host: str, covers: bool) -> None:
 )
 def test_keys_that_are_taken(key: Callable[[], rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey]) -> None:
     leaf = made("a", ["a.example.com"], by=MIDDLE, key=key())
-    assert pem.read(leaf.pem + MIDDLE.pem, leaf.key_pem(), NOW).serial == leaf.serial
+    assert pem.read_files(leaf.pem + MIDDLE.pem, leaf.key_pem(), NOW).serial == leaf.serial
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_keys_that_are_refused(key: Callable[[], ed25519.Ed25519PrivateKey], why
 
 
 def test_a_leaf_alone_is_warned_of_and_one_that_signed_itself_is_not() -> None:
-    assert "stands alone" in pem.read(LEAF.pem, LEAF.key_pem(), NOW).warnings[0]
+    assert "stands alone" in pem.read_files(LEAF.pem, LEAF.key_pem(), NOW).warnings[0]
     own = made("own", ["own.example.com"])
-    assert pem.read(own.pem, own.key_pem(), NOW).warnings == ()
+    assert pem.read_files(own.pem, own.key_pem(), NOW).warnings == ()
 
 
 EXPIRED = made("old", ["a.example.com"], by=MIDDLE, begins=-9 * DAY, ends=-DAY)
@@ -114,11 +114,11 @@ NAMELESS = made("app.example.com", by=MIDDLE)
     ],
     ids=range(15),
 )
-def test_what_is_refused(certificates: bytes, key: bytes, why: str) -> None:
+def test_invalid_certificates_are_refused(certificates: bytes, key: bytes, why: str) -> None:
     message = refused(certificates, key)
     assert why in message
     assert "nothing was written" in message
 
 
 def test_a_root_at_the_end_does_no_harm() -> None:
-    assert pem.read(CHAIN + ROOT.pem, LEAF.key_pem(), NOW).serial == LEAF.serial
+    assert pem.read_files(CHAIN + ROOT.pem, LEAF.key_pem(), NOW).serial == LEAF.serial

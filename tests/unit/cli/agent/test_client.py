@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+import pytest
+
+from devopsellence.agent_identity import REFUSED_BY
+from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
+from devopsellence.cli.agent.client import AgentEndpoint, call_error, endpoint_of
+
+NODE = Node(name="n1", uid="u")
+AGENT = AgentEndpoint("n1", "u", "10.0.0.1:7443")
+
+
+def beat(address: str, uid: str = "u") -> Heartbeat:
+    return Heartbeat(node="n1", uid=uid, api_address=address)
+
+
+@pytest.mark.parametrize(
+    ("address", "said", "expected"),
+    [
+        ("", "10.0.0.1:7443", "10.0.0.1:7443"),
+        ("192.0.2.7", "10.0.0.1:7443", "192.0.2.7:7443"),
+        ("2001:db8::7", "10.0.0.1:7443", "[2001:db8::7]:7443"),
+        ("", "[::1]:7443", "[::1]:7443"),
+    ],
+)
+def test_the_registered_address_wins_over_what_the_agent_says(address: str, said: str, expected: str) -> None:
+    assert endpoint_of("n1", Node(name="n1", uid="u", address=address), beat(said)) == AgentEndpoint(
+        "n1", "u", expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("node", "heartbeat", "problem"),
+    [
+        (None, None, "is not registered"),
+        (NODE, None, "has no heartbeat"),
+        (NODE, beat("10.0.0.1:7443", uid="other"), "for an earlier registration of that name"),
+        (NODE, beat(""), "has no API"),
+    ],
+)
+def test_why_nobody_can_be_asked(node: Node | None, heartbeat: Heartbeat | None, problem: str) -> None:
+    found = endpoint_of("n1", node, heartbeat)
+    assert found.address == ""
+    assert problem in found.problem
+
+
+@pytest.mark.parametrize(
+    ("status", "by_agent", "code", "message"),
+    [
+        (grpc.StatusCode.NOT_FOUND, True, "not_found", "node n1: why"),
+        (grpc.StatusCode.UNAVAILABLE, True, "docker_unavailable", "node n1: why"),
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            False,
+            "agent_unreachable",
+            "the agent of node n1 does not answer at 10.0.0.1:7443: why",
+        ),
+        (grpc.StatusCode.DATA_LOSS, True, "agent_failed", "node n1: why"),
+    ],
+)
+def test_a_refusal_of_the_agent_is_told_from_one_of_the_network(
+    status: grpc.StatusCode, by_agent: bool, code: str, message: str
+) -> None:
+    trailing = grpc.aio.Metadata((REFUSED_BY, "n1")) if by_agent else grpc.aio.Metadata()
+    error = call_error(AGENT, grpc.aio.AioRpcError(status, grpc.aio.Metadata(), trailing, "why"))
+    assert (error.code, error.message) == (code, message)

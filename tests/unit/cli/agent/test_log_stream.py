@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from devopsellence.cli.agent.log_line import NANOS, OutputLine
+from devopsellence.cli.agent.log_stream import ResumePoint
+
+Said = tuple[str, int, bytes]
+
+
+def line(container: str, at: int, text: bytes = b"x") -> OutputLine:
+    return OutputLine("n1", "web", container, False, at, text)
+
+
+def test_resume_without_lines_repeats_the_first_request() -> None:
+    assert ResumePoint().since is None
+
+
+def test_a_repeated_line_is_left_out_and_the_same_words_at_the_same_time_are_not_confused() -> None:
+    resume = ResumePoint()
+    assert resume.admit(line("c", 5), resumed=False)
+    assert resume.admit(line("c", 5), resumed=False)
+    resume.restart()
+    assert resume.since == 5
+    again = [line("c", 4), line("c", 5), line("c", 5, b"y"), line("c", 5), line("c", 5), line("c", 6)]
+    assert [resume.admit(each, resumed=True) for each in again] == [False, False, True, False, True, True]
+
+
+def test_a_container_that_has_fallen_silent_does_not_make_everything_be_asked_for_again() -> None:
+    resume = ResumePoint()
+    resume.admit(line("old", 0), resumed=False)
+    resume.admit(line("new", 3600 * NANOS), resumed=False)
+    assert resume.since == (3600 - 30) * NANOS
+    resume.admit(line("third", 3599 * NANOS), resumed=False)
+
+
+SAID = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 4), st.sampled_from([b"x", b"y"])), max_size=30)
+
+
+@given(SAID, st.lists(st.integers(0, 30), max_size=4))
+def test_every_line_appears_once_after_any_break(said: list[Said], breaks: list[int]) -> None:
+    # Each container's lines are in order of time; streams interleave them as they like.
+    log = sorted(said, key=lambda each: each[1])
+    resume, seen, resumed = ResumePoint(), [], False
+    for length in [*breaks, len(log)]:
+        since = resume.since or 0
+        stream = [line(*each) for each in log if each[1] >= since]
+        resume.restart()
+        seen += [each for each in stream[:length] if resume.admit(each, resumed=resumed)]
+        resumed = True
+    assert sorted((each.container, each.at, each.text) for each in seen) == sorted(log)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Node, Release, ServiceStatus
+from devopsellence.api.v1.workload_pb2 import Service, Task
+from devopsellence.cli.agent import select
+from devopsellence.cli.agent.client import AgentEndpoint
+from devopsellence.cli.agent.locate import EnvironmentAgents
+from devopsellence.cli.output import CliError
+from devopsellence.store.keys import EnvironmentRef
+
+REF = EnvironmentRef("acme", "shop", "production")
+WEB, JOBS = Service(name="web", kind=Service.WEB), Service(name="jobs", kind=Service.WORKER)
+
+
+def survey(
+    running: Mapping[str, Sequence[str]],
+    *,
+    labels: Mapping[str, str] | None = None,
+    away: Sequence[str] = (),
+    cordoned: Sequence[str] = (),
+    release: Release | None = None,
+) -> EnvironmentAgents:
+    """``running``: node to services; ``away``: nodes whose agents cannot be asked."""
+    return EnvironmentAgents(
+        REF,
+        {
+            name: AgentEndpoint(
+                name, f"uid-{name}", "" if name in away else "h:1", f"{name} is away" if name in away else ""
+            )
+            for name in running
+        },
+        release,
+        {name: Node(name=name, labels=[(labels or {}).get(name, "")], cordoned=name in cordoned) for name in running},
+        {
+            name: AssignmentStatus(services=[ServiceStatus(name=service, container="c") for service in services])
+            for name, services in running.items()
+        },
+    )
+
+
+def code(work: object, *arguments: object, **options: object) -> str:
+    with pytest.raises(CliError) as caught:
+        work(*arguments, **options)  # type: ignore[operator]
+    return caught.value.code
+
+
+def found(sources: list[select.LogSource]) -> dict[str, tuple[str, ...]]:
+    return {source.agent.node: source.services for source in sources}
+
+
+def test_output_is_asked_of_the_nodes_that_run_a_service_or_should() -> None:
+    seen = survey({"n1": ["web"], "n2": [], "n3": []}, labels={"n2": "worker"}, release=Release(services=[WEB, JOBS]))
+    assert found(select.log_sources(seen, [])) == {"n1": ("web",), "n2": ("jobs",)}
+    assert found(select.log_sources(seen, ["jobs"])) == {"n2": ("jobs",)}
+
+
+def test_a_node_that_runs_no_replica_is_not_asked_for_its_output() -> None:
+    one = Service(name="jobs", kind=Service.WORKER, replicas=1)
+    labels = {"n1": "worker", "n2": "worker"}
+    seen = survey({"n1": [], "n2": ["jobs"]}, labels=labels, release=Release(services=[one]))
+    assert found(select.log_sources(seen, ["jobs"])) == {"n2": ("jobs",)}
+
+
+def test_a_node_on_its_way_out_still_has_output() -> None:
+    seen = survey({"n1": ["old"]}, labels={"n1": "web"}, release=Release(services=[WEB]))
+    assert found(select.log_sources(seen, ["old"])) == {"n1": ("old",)}
+
+
+def test_a_service_that_nobody_runs_is_told_from_one_that_is_not_there() -> None:
+    seen = survey({"n1": []}, labels={"n1": "web"}, release=Release(services=[WEB, JOBS]))
+    assert code(select.log_sources, seen, ["jobs"]) == "not_running"
+    assert code(select.log_sources, seen, ["wbe"]) == "service_unknown"
+    assert code(select.log_sources, survey({}), []) == "not_running"
+
+
+def test_a_command_runs_on_the_first_node_that_can_be_asked() -> None:
+    seen = survey({"n1": [], "n2": ["web"], "n3": ["web"]}, away=["n2"])
+    agent, note = select.agent_for_exec(seen, "web", said=False)
+    assert (agent.node, note) == ("n3", "on node n3; web also runs on n2 (--node chooses)")
+
+
+def test_there_is_nothing_to_say_about_the_only_one() -> None:
+    assert select.agent_for_exec(survey({"n1": ["web"]}), "web", said=False)[1] == ""
+
+
+def test_the_node_that_was_asked_for_decides_for_itself() -> None:
+    assert select.agent_for_exec(survey({"n1": []}), "web", said=True)[0].node == "n1"
+
+
+def test_a_command_that_can_run_nowhere_says_why() -> None:
+    assert code(select.agent_for_exec, survey({"n1": ["web"]}, away=["n1"]), "web", said=False) == "agent_unreachable"
+    seen = survey({"n1": []}, release=Release(services=[WEB]))
+    assert code(select.agent_for_exec, seen, "web", said=False) == "not_running"
+
+
+def test_a_task_runs_on_the_first_node_that_may_run_its_service() -> None:
+    labels = dict.fromkeys(("n2", "n3", "n4", "n5"), "web") | {"n1": "worker"}
+    seen = survey(
+        {name: [] for name in ("n1", "n2", "n3", "n4", "n5")},
+        labels=labels,
+        away=["n2"],
+        cordoned=["n3"],
+        release=Release(services=[WEB]),
+    )
+    assert select.agent_for_task(seen, Task(name="x", service="web")).node == "n4"
+    assert code(select.agent_for_task, seen, Task(name="x", service="other")) == "service_unknown"
+
+
+def test_the_release_task_needs_to_be_meant() -> None:
+    seen = survey({}, release=Release(tasks=[Task(name="x")], release_task=Task(name="release")))
+    assert code(select.task_named, seen, "release", sure=False) == "release_task"
+    assert select.task_named(seen, "release", sure=True).name == "release"
+    assert select.task_named(seen, "x", sure=False).name == "x"
+    assert code(select.task_named, seen, "y", sure=True) == "task_unknown"
+    assert code(select.task_named, survey({}), "y", sure=True) == "task_unknown"
+    assert [task.name for task in select.all_tasks(seen)] == ["release", "x"]

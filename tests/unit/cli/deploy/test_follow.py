@@ -1,0 +1,126 @@
+"""What the end of a rollout is to the person who waited for it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Environment, Exit, Rollout, ServiceStatus, TaskStatus
+from devopsellence.cli.deploy.follow import ProgressTimer, RolloutEnd, rollout_error
+from devopsellence.cli.render.rows import ServiceRow
+from devopsellence.cli.store.snapshot import ReleaseVerdict, RolloutState, Snapshot
+from devopsellence.store.keys import EnvironmentRef
+
+REF = EnvironmentRef("acme", "Shop", "production")
+CODE = Exit(code=3, log_lines=["one", "two"])
+FINE = ServiceStatus(name="redis", phase=ServiceStatus.RUNNING, health=ServiceStatus.NONE)
+FAILED = ServiceStatus(name="web", phase=ServiceStatus.BACKOFF, failed=True, reason="ended", last_exit=CODE)
+SLOW = ServiceStatus(name="web", phase=ServiceStatus.STARTING, reason="waiting for /up")
+
+
+def end(outcome: RolloutState, reason: str = "", *statuses: AssignmentStatus, **more: Any) -> RolloutEnd:
+    """The end of release 5's rollout."""
+    snapshot: dict[str, Any] = {
+        "environment": Environment(latest_release=5),
+        "rollout": Rollout(release=5),
+        "statuses": {status.node: status for status in statuses},
+        "controllers": 1,
+    }
+    fields = {"instead": more.pop("instead", 0)}
+    failed = more.pop("failed", ())
+    return RolloutEnd(Snapshot(REF, **{**snapshot, **more}), 5, ReleaseVerdict(outcome, reason, **fields), failed)
+
+
+def on(node: str, *services: ServiceStatus) -> AssignmentStatus:
+    return AssignmentStatus(node=node, release=5, services=services)
+
+
+def test_settled_is_no_error() -> None:
+    assert rollout_error(end(RolloutState.SETTLED, "", on("n1", FINE)), live=False) is None
+
+
+def test_failed_names_the_service_its_exit_code_and_its_last_lines() -> None:
+    error = rollout_error(end(RolloutState.FAILED, "n1: web ended", on("n1", FINE, FAILED), on("n2", SLOW)), live=False)
+    assert error is not None
+    assert (error.code, error.exit_code) == ("rollout_failed", 1)
+    assert error.message == "release 5 of acme/Shop/production failed: n1: web ended"
+    (finding,) = error.findings
+    assert finding.message == "n1 web: failed (ended)"
+    assert finding.evidence == "exit code 3; its last lines:\n    one\n    two"
+    assert [next_action.command for next_action in error.next_actions] == ["devopsellence status"]
+
+
+def test_on_a_screen_what_failed_is_not_said_twice() -> None:
+    error = rollout_error(end(RolloutState.FAILED, "n1: web ended", on("n1", FAILED)), live=True)
+    assert error is not None
+    assert error.findings == ()
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_after_a_rollback_what_failed_is_told_from_what_was_seen(live: bool) -> None:
+    seen = ServiceRow("n1", "web", "backoff", failed=True, reason="ended", exit_code=3, log_lines=("one",))
+    ended = end(RolloutState.FAILED, "web ended; release 4 runs again", on("n1", FINE), rolled_back_to=4, failed=[seen])
+    error = rollout_error(ended, live=live)
+    assert error is not None
+    assert (error.code, error.exit_code) == ("rollout_failed", 1)
+    assert error.message.endswith("failed: web ended; release 4 runs again")
+    assert [finding.message for finding in error.findings] == ["n1 web: failed (ended)"]
+    assert [next_action.command for next_action in error.next_actions] == ["devopsellence status", "devopsellence logs"]
+
+
+def test_after_a_halt_one_deploys_or_goes_back() -> None:
+    error = rollout_error(
+        end(RolloutState.FAILED, "web ended", rollout=Rollout(release=5, halted="web ended")), live=True
+    )
+    assert error is not None
+    commands = [next_action.command for next_action in error.next_actions]
+    assert commands == ["devopsellence status", "devopsellence deploy", "devopsellence release rollback"]
+
+
+def test_timeout_names_every_unsettled_service() -> None:
+    error = rollout_error(end(RolloutState.FAILED, "the deadline passed", on("n1", FINE), on("n2", SLOW)), live=False)
+    assert error is not None
+    assert [(finding.code, finding.message) for finding in error.findings] == [
+        ("service_unsettled", "n2 web: starting (waiting for /up)")
+    ]
+
+
+def test_many_failures_are_shortened_with_a_count() -> None:
+    error = rollout_error(
+        end(RolloutState.FAILED, "", *[on(f"n{number}", FAILED) for number in range(10, 40)]), live=False
+    )
+    assert error is not None
+    assert (len(error.findings), error.findings[-1].message) == (21, "and 10 more")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "controllers", "code"),
+    [
+        (RolloutState.SUPERSEDED, 1, "rollout_superseded"),
+        (RolloutState.PROGRESSING, 1, "rollout_timeout"),
+        (RolloutState.WAITING, 1, "rollout_timeout"),
+        (RolloutState.WAITING, 0, "no_controller"),
+        (RolloutState.ROLLING_BACK, 1, "rollout_failed"),
+    ],
+)
+def test_every_other_end_has_its_own_code(outcome: RolloutState, controllers: int, code: str) -> None:
+    error = rollout_error(end(outcome, "because", controllers=controllers), live=False)
+    assert error is not None
+    assert (error.code, error.exit_code) == (code, 1)
+
+
+def test_patience_begins_anew_with_all_progress_and_stands_while_the_task_runs() -> None:
+    def at(settled: int, task: TaskStatus.Phase.ValueType = TaskStatus.SUCCEEDED) -> Snapshot:
+        rollout = Rollout(release=5, phase=Rollout.PROGRESSING, task=TaskStatus(phase=task))
+        rollout.counts.total, rollout.counts.settled = 9, settled
+        return end(RolloutState.PROGRESSING, rollout=rollout).snapshot
+
+    patience = ProgressTimer(10.0)
+    assert patience.left(at(1), 100.0) == 10.0
+    assert patience.left(at(1), 104.0) == 6.0
+    assert patience.left(at(2), 109.0) == 10.0
+    assert patience.left(at(2), 119.0) == 0.0
+    assert patience.left(at(2, TaskStatus.RUNNING), 500.0) == 10.0
+    assert ProgressTimer(None).left(at(1), 100.0) == math.inf

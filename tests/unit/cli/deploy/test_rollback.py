@@ -1,0 +1,51 @@
+"""Which release a rollback goes back to."""
+
+from __future__ import annotations
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Rollout, RolloutOutcome
+from devopsellence.cli.deploy.rollback import last_settled, running
+
+_P = Rollout
+
+
+def rollout(newest: int, phase: Rollout.Phase.ValueType, *history: tuple[int, Rollout.Phase.ValueType]) -> Rollout:
+    outcomes = [RolloutOutcome(release=number, phase=each) for number, each in history]
+    return Rollout(release=newest, phase=phase, history=outcomes)
+
+
+@pytest.mark.parametrize(
+    ("found", "newest", "expected"),
+    [
+        (None, 3, None),
+        (rollout(1, _P.SETTLED), 1, None),
+        (rollout(3, _P.SETTLED, (2, _P.SETTLED), (1, _P.SETTLED)), 3, 2),
+        # One that failed is never chosen, nor one that was overtaken.
+        (rollout(4, _P.FAILED, (3, _P.SUPERSEDED), (2, _P.FAILED), (1, _P.SETTLED)), 4, 1),
+        # The controller has not taken up the newest yet: what it knows of is an earlier one.
+        (rollout(2, _P.SETTLED, (1, _P.SETTLED)), 3, 2),
+        (rollout(2, _P.FAILED), 3, None),
+        # What the history has forgotten, the rollout may still name.
+        (Rollout(release=300, phase=_P.PROGRESSING, last_settled=12), 300, 12),
+        # Back at 3: what settled before that.
+        (Rollout(release=4, phase=_P.FAILED, target=3, last_settled=3), 3, None),
+    ],
+)
+def test_the_last_release_that_settled(found: Rollout | None, newest: int, expected: int | None) -> None:
+    assert last_settled(found, newest) == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (None, 4),
+        (Rollout(release=4, phase=_P.SETTLED), 4),
+        (Rollout(release=4, phase=_P.FAILED, target=3), 3),
+        (Rollout(release=4, phase=_P.ROLLING_BACK, target=2), 2),
+        (Rollout(release=3, phase=_P.FAILED, target=2), 4),
+    ],
+    ids=["no rollout", "settled", "rolled back", "rolling back", "not taken up yet"],
+)
+def test_rollback_target_is_relative_to_running_release(found: Rollout | None, expected: int) -> None:
+    assert running(found, 4) == expected

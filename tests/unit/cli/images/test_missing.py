@@ -1,0 +1,106 @@
+"""Which images go where, what a node's answer means, and whether it has room."""
+
+from __future__ import annotations
+
+from devopsellence.api.v1.agent_pb2 import FindImagesAnswer, ImageDescription
+from devopsellence.api.v1.stored_pb2 import Node, Release
+from devopsellence.api.v1.workload_pb2 import Service
+from devopsellence.cli.images.archive import ArchiveIndex, Extent
+from devopsellence.cli.images.missing import (
+    MARGIN_MIB,
+    DiskDemand,
+    MissingImages,
+    check_disk_space,
+    disk_demand,
+    images_by_node,
+    missing_images,
+)
+
+A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
+MIB = 1 << 20
+
+
+def draft(**pinned: str) -> Release:
+    release = Release()
+    for name, image in pinned.items():
+        kind = Service.WEB if name.startswith("web") else Service.WORKER
+        service = release.services.add(name=name, kind=kind)
+        service.image.pinned = image
+    return release
+
+
+def test_each_node_is_sent_what_it_will_run_and_no_registry_has() -> None:
+    release = draft(web=A, jobs=A, cache=B, redis=f"docker.io/library/redis@{C}")
+    nodes = [
+        Node(name="both", labels=["web", "worker"]),
+        Node(name="web", labels=["web"]),
+        Node(name="cordoned", labels=["web"], cordoned=True),
+        Node(name="none", labels=["gpu"]),
+    ]
+    assert images_by_node(release, nodes) == {"both": [A, B], "web": [A]}
+
+
+def test_every_node_that_may_get_a_replica_has_its_image() -> None:
+    release = draft(jobs=A)
+    release.services[0].replicas = 1
+    nodes = [Node(name=name, labels=["worker"]) for name in ("n1", "n2")]
+    assert images_by_node(release, nodes) == {"n1": [A], "n2": [A]}
+
+
+def test_a_release_of_a_registrys_images_alone_is_sent_to_nobody() -> None:
+    assert images_by_node(draft(web=f"registry.example/shop@{A}"), [Node(name="n1", labels=["web"])]) == {}
+
+
+def answer(*images: tuple[bool, list[tuple[bool, int, bool]]], free: int = 1000) -> FindImagesAnswer:
+    made = FindImagesAnswer(disk_free_mib=free)
+    for present, layers in images:
+        found = made.images.add(present=present)
+        for there, staged_bytes, staged in layers:
+            found.layers.add(present=there, staged_bytes=staged_bytes, staged=staged)
+    return made
+
+
+def test_missing_layers_of_a_node_are_found() -> None:
+    asked = [ImageDescription(id=A, diff_ids=[A, B, C]), ImageDescription(id=B, diff_ids=[A])]
+    found = missing_images(
+        "n1", asked, answer((False, [(True, 0, False), (False, 9, True), (False, 5, False)]), (True, []))
+    )
+    assert found == MissingImages("n1", (A,), {C: 5}, there=2, free_mib=1000)
+
+
+def test_a_layer_that_is_there_below_one_image_is_sent_for_another() -> None:
+    asked = [ImageDescription(id=A, diff_ids=[C]), ImageDescription(id=B, diff_ids=[B, C])]
+    found = missing_images(
+        "n1", asked, answer((False, [(True, 0, False)]), (False, [(True, 0, False), (False, 0, False)]))
+    )
+    assert found == MissingImages("n1", (A, B), {C: 0}, there=1, free_mib=1000)
+
+
+def test_how_much_room_that_takes() -> None:
+    index = ArchiveIndex({}, {A: Extent(0, 100 * MIB), B: Extent(0, 10 * MIB)})
+    assert disk_demand(MissingImages("n1", (C,), {A: 40 * MIB, B: 0}, 0, 500), index) == DiskDemand(
+        "n1", 110 * MIB, 40 * MIB, 500
+    )
+
+
+def test_complete_node_needs_no_disk_space() -> None:
+    assert DiskDemand("n1", 0, 0, 0).need_mib == 0
+    assert check_disk_space([DiskDemand("n1", 0, 0, 0)]) is None
+
+
+def test_room_for_staging_loading_and_the_layer_itself() -> None:
+    enough = 3 * 100 - 40 + MARGIN_MIB
+    assert check_disk_space([DiskDemand("n1", 100 * MIB, 40 * MIB, enough)]) is None
+    error = check_disk_space([DiskDemand("n1", 100 * MIB, 40 * MIB, enough - 1)])
+    assert error is not None
+    assert error.code == "no_room"
+    assert error.message == f"node n1 has {enough - 1} MiB free and needs {enough} MiB for 100 MiB of new layers"
+
+
+def test_all_nodes_that_have_too_little_are_named_at_once() -> None:
+    error = check_disk_space(
+        [DiskDemand("n1", MIB, 0, 1), DiskDemand("n2", MIB, 0, 10_000), DiskDemand("n3", MIB, 0, 2)]
+    )
+    assert error is not None
+    assert error.message == "2 nodes have too little room for the images: n1, n3"
+    assert [finding.message.split()[1] for finding in error.findings] == ["n1", "n3"]

@@ -1,0 +1,52 @@
+"""Which app images the engine that builds no longer needs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from devopsellence.cli.images.build import image_name
+from devopsellence.cli.images.docker_cli import LocalImage
+from devopsellence.cli.images.prune import unused_names
+from devopsellence.store.keys import EnvironmentRef
+
+REF = EnvironmentRef("acme", "shop", "production")
+NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+OLD = "2026-05-04T10:59:00.123456789Z"
+
+
+def image(letter: str, *tags: str, at: str = OLD, digests: tuple[str, ...] = ()) -> LocalImage:
+    made = f"sha256:{letter * 64}"
+    return LocalImage(made, digests, (image_name(REF, made), *tags), tagged_at=at)
+
+
+def name(letter: str) -> str:
+    return image_name(REF, f"sha256:{letter * 64}")
+
+
+def test_unused_images_are_removed_by_name() -> None:
+    keep = {f"sha256:{'a' * 64}"}
+    assert unused_names(REF, [image("c"), image("a"), image("b", "mine:1")], keep, NOW) == [name("b"), name("c")]
+
+
+def test_an_image_that_releases_pin_by_its_registrys_digest_stays() -> None:
+    pinned = f"registry.example/shop@sha256:{'d' * 64}"
+    assert unused_names(REF, [image("a", digests=(pinned,))], {pinned}, NOW) == []
+
+
+@pytest.mark.parametrize(
+    "at", ["2026-05-04T11:30:00Z", "2026-05-04T13:30:00+02:00", "2026-05-04T12:00:05Z", "", "never"]
+)
+def test_an_image_that_another_deploy_may_be_about_to_release_stays(at: str) -> None:
+    assert unused_names(REF, [image("a", at=at)], set(), NOW) == []
+
+
+def test_only_names_that_follow_from_the_content_are_taken_away() -> None:
+    other = LocalImage(f"sha256:{'a' * 64}", (), (name("b"), "mine:1"), tagged_at=OLD)
+    assert unused_names(REF, [other], set(), NOW) == []
+
+
+def test_the_name_that_it_was_pushed_by_goes_as_well() -> None:
+    pushed = f"127.0.0.1:5000/shop:{'a' * 12}"
+    assert unused_names(REF, [image("a", pushed, "127.0.0.1:5000/shop:latest")], set(), NOW) == [pushed, name("a")]

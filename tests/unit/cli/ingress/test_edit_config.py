@@ -1,0 +1,217 @@
+"""The ingress in a devopsellence.yml: what is set is there, and everything else stays as somebody wrote it."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devopsellence import config
+from devopsellence.cli.ingress.edit_config import IngressEdit, difference, edit_ingress, write
+from devopsellence.cli.output import CliError
+from devopsellence.config import ConfigError
+from devopsellence.config.export import ingress_document
+
+PATH = Path("/app/devopsellence.yml")
+ANNOTATED = Path(__file__).parents[4] / "examples/annotated/devopsellence.yml"
+SHOP = textwrap.dedent("""\
+    # Our shop.
+    schema_version: 1
+    organization: acme
+    project:   shop   # not shopping
+
+    services:
+        web:
+            image: 'shop:1'
+            ports: [ {name: http, port: 3000},
+                     {name: metrics, port: 9394} ]
+            healthcheck: {}
+        job:
+            image: "job:1"
+            args:
+            - --queues
+            -   all
+
+    # How it is rolled out.
+    deploy:
+        max_parallel: 1
+    """)
+
+
+TWO = textwrap.dedent("""\
+    schema_version: 1
+    organization: acme
+    project: shop
+    services:
+      api:
+        ports: [{name: http, port: 3000}]
+        healthcheck: {}
+      app:
+        ports: [{name: http, port: 3000}]
+        healthcheck: {}
+      mail:
+        ports: [{name: smtp, port: 25}, {name: imap, port: 143}]
+    """)
+
+
+def ingress(text: str, environment: str = "production") -> dict[str, Any]:
+    found = config.parse(text, PATH).resolve(environment).ingress
+    assert found is not None
+    return ingress_document(found)
+
+
+def added(before: str, after: str) -> list[str]:
+    return [line[1:] for line in difference(before, after, "f").splitlines()[2:] if line.startswith("+")]
+
+
+def dropped(before: str, after: str) -> list[str]:
+    return [line[1:] for line in difference(before, after, "f").splitlines()[2:] if line.startswith("-")]
+
+
+def test_a_first_ingress_is_added_and_nothing_else_is_touched() -> None:
+    after = edit_ingress(SHOP, PATH, IngressEdit(hosts=("App.example.com",), email="ops@example.com"))
+    assert dropped(SHOP, after) == []
+    assert after.startswith(SHOP)
+    found = ingress(after)
+    assert found["hosts"] == ["app.example.com"]
+    rule = {"match": {"host": "app.example.com", "path_prefix": "/"}, "target": {"service": "web", "port": "http"}}
+    assert found["rules"] == [rule]
+    assert found["tls"] == {"mode": "auto", "email": "ops@example.com"}
+
+
+WHOLE = IngressEdit(
+    hosts=("a.example.com", "b.example.com"),
+    service="web",
+    port="metrics",
+    path="/m",
+    tls="auto",
+    email="ops@example.com",
+    ca_directory_url="https://ca.example.com/dir",
+    redirect_http=False,
+    drain_timeout="1m",
+)
+
+
+def test_everything_can_be_said_and_saying_it_again_changes_nothing() -> None:
+    after = edit_ingress(SHOP, PATH, WHOLE)
+    found = ingress(after)
+    assert [rule["match"]["path_prefix"] for rule in found["rules"]] == ["/m", "/m"]
+    assert (found["redirect_http"], found["drain_timeout"]) == (False, "1m")
+    assert found["tls"] == {
+        "mode": "auto",
+        "email": "ops@example.com",
+        "ca_directory_url": "https://ca.example.com/dir",
+    }
+    assert edit_ingress(after, PATH, WHOLE) == after
+
+
+@pytest.mark.parametrize(
+    ("wanted", "lines"),
+    [
+        (IngressEdit(tls="off"), ["    mode: off"]),
+        (IngressEdit(redirect_http=False), ["  redirect_http: false"]),
+        (IngressEdit(drain_timeout="5m"), ["  drain_timeout: 5m"]),
+        (IngressEdit(email="me@example.com"), ["    email: me@example.com"]),
+        (IngressEdit(tls="auto", redirect_http=True, drain_timeout="30s"), []),
+        (IngressEdit(hosts=("shop.example.com", "www.shop.example.com")), []),
+    ],
+    ids=["mode", "redirect", "drain", "email", "as it is", "the same hosts"],
+)
+def test_changed_value_changes_one_line(wanted: IngressEdit, lines: list[str]) -> None:
+    if wanted.tls == "off":
+        before = ANNOTATED.read_text().replace("  redirect_http: true\n", "  redirect_http: false\n")
+    else:
+        before = ANNOTATED.read_text()
+    after = edit_ingress(before, PATH, wanted)
+    assert added(before, after) == lines
+    assert len(dropped(before, after)) == len(lines)
+
+
+def test_comments_survive_a_list_that_changes() -> None:
+    before = ANNOTATED.read_text()
+    after = edit_ingress(before, PATH, IngressEdit(hosts=("shop.example.com", "api.example.com")))
+    assert added(before, after) == ["    - api.example.com", "        host: api.example.com"]
+    assert dropped(before, after) == ["    - www.shop.example.com", "        host: www.shop.example.com"]
+    one = edit_ingress(before, PATH, IngressEdit(hosts=("shop.example.com",)))
+    assert added(before, one) == []
+    assert not [line for line in dropped(before, one) if line.lstrip().startswith("#")]
+    assert ingress(one)["hosts"] == ["shop.example.com"]
+
+
+def test_a_path_is_one_more_rule_for_each_host_and_another_target_replaces_it() -> None:
+    before = ANNOTATED.read_text()
+    after = edit_ingress(before, PATH, IngressEdit(path="/metrics", port="metrics"))
+    assert dropped(before, after) == []
+    assert len(ingress(after)["rules"]) == 4
+    again = edit_ingress(after, PATH, IngressEdit(path="/metrics", service="web", port="http"))
+    assert added(after, again) == ["        port: http"] * 2
+
+
+def test_an_overlay_gets_what_is_different_there() -> None:
+    before = ANNOTATED.read_text()
+    after = edit_ingress(before, PATH, IngressEdit(email="staging@example.com"), "staging")
+    assert dropped(before, after) == []
+    assert added(before, after) == ["      tls:", "        email: staging@example.com"]
+    assert ingress(after)["tls"]["email"] == "ops@example.com"
+    new = edit_ingress(before, PATH, IngressEdit(hosts=("qa.example.com",), tls="manual", redirect_http=False), "qa")
+    assert dropped(before, new) == []
+    found = ingress(new, "qa")
+    assert found["hosts"] == ["qa.example.com"]
+    assert [rule["match"]["host"] for rule in found["rules"]] == ["qa.example.com"]
+    assert found["tls"]["mode"] == "manual"
+    assert ingress(new) == ingress(before)
+
+
+def test_overlay_does_not_repeat_base_values() -> None:
+    before = ANNOTATED.read_text()
+    assert edit_ingress(before, PATH, IngressEdit(drain_timeout="30s", tls="auto"), "staging") == before
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fact"),
+    [
+        (IngressEdit(hosts=("a.example.com:80",)), 'write "a.example.com"'),
+        (IngressEdit(hosts=("a_b.example.com",)), "has an underscore"),
+        (IngressEdit(hosts=("a.example.com",), service="api"), '"api" not found in services'),
+        (IngressEdit(hosts=("a.example.com",), service="job"), 'port "http" not found on service "job"'),
+        (IngressEdit(hosts=("a.example.com",), port="grpc"), 'port "grpc" not found on service "web"'),
+        (IngressEdit(hosts=("a.example.com",), path="api"), "must begin with /"),
+        (IngressEdit(hosts=("a.example.com",), drain_timeout="soon"), "must be a time such as 5s"),
+        (IngressEdit(hosts=("a.example.com",), tls="off", redirect_http=True), "leads nowhere while"),
+    ],
+    ids=["port", "underscore", "service", "worker", "port's name", "path", "time", "redirect"],
+)
+def test_edit_with_invalid_result_is_refused(wanted: IngressEdit, fact: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        edit_ingress(SHOP, PATH, wanted)
+    assert fact in str(caught.value)
+
+
+def test_ambiguous_target_must_be_given() -> None:
+    with pytest.raises(CliError, match="for which hosts"):
+        edit_ingress(SHOP, PATH, IngressEdit(tls="off"))
+    with pytest.raises(CliError, match="which port of mail requests are to go to: --port"):
+        edit_ingress(TWO, PATH, IngressEdit(hosts=("a.example.com",), service="mail"))
+    with pytest.raises(CliError, match="which service requests are to go to: --service"):
+        edit_ingress(TWO, PATH, IngressEdit(hosts=("a.example.com",)))
+    assert ingress(edit_ingress(TWO, PATH, IngressEdit(hosts=("a.example.com",), service="app")))["hosts"] == [
+        "a.example.com"
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "a: [\n", "services: {web: {}, web: {}}\n"], ids=range(4))
+def test_a_file_that_is_none_is_explained_as_everywhere(text: str) -> None:
+    with pytest.raises(ConfigError):
+        edit_ingress(text, PATH, IngressEdit(hosts=("a.example.com",)))
+
+
+def test_a_file_is_replaced_in_one_step_with_its_mode_also_behind_a_link(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.yml", tmp_path / "devopsellence.yml"
+    real.write_text("before")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    write(link, "after")
+    assert (real.read_text(), real.stat().st_mode & 0o777, link.is_symlink()) == ("after", 0o640, True)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["devopsellence.yml", "real.yml"]

@@ -1,0 +1,69 @@
+"""What becomes of a node's services when it is emptied."""
+
+from __future__ import annotations
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Drain, Node
+from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
+from devopsellence.cli.nodes.drain_preview import DrainPreview, OtherNode, drained_services, refusal
+from devopsellence.cli.nodes.workload import NodeWorkload
+from devopsellence.store.keys import EnvironmentRef
+
+REF = EnvironmentRef("acme", "shop", "production")
+WEB = Service(name="web", kind=Service.WEB)
+REDIS = Service(name="redis", kind=Service.WORKER, volumes=[VolumeMount(source="data", target="/data")])
+
+
+def other(
+    *labels: str, reachable: bool = True, runs: tuple[str, ...] = (), cordoned: bool = False, draining: bool = False
+) -> OtherNode:
+    node = Node(name="n2", uid="u2", labels=labels, cordoned=cordoned, drain=Drain() if draining else None)
+    return OtherNode(node, reachable, frozenset(runs))
+
+
+@pytest.mark.parametrize(
+    ("others", "why"),
+    [
+        ([other("web")], ""),
+        ([other("web", cordoned=True, runs=("web",))], ""),
+        ([], "no other node is attached"),
+        ([other("worker")], 'n2 is not labelled "web" (labels: worker)'),
+        ([other("web", cordoned=True)], "n2 is cordoned"),
+        ([other("web", reachable=False, runs=("web",))], "n2 is not reachable"),
+        ([other("web", draining=True, cordoned=True, runs=("web",))], "n2 is being drained"),
+    ],
+    ids=["may run", "cordoned, but runs it", "alone", "label", "cordoned", "unreachable", "draining"],
+)
+def test_a_service_runs_elsewhere_or_it_is_said_why_not(others: list[OtherNode], why: str) -> None:
+    (found,) = drained_services(REF, [WEB], others, move_volumes=False)
+    assert (found.why_nowhere, found.nowhere) == (why, bool(why))
+    assert ("would run nowhere" in found.text("n1")) is bool(why)
+
+
+def test_a_service_with_data_stays_unless_it_is_moved() -> None:
+    (stays,) = drained_services(REF, [REDIS], [], move_volumes=False)
+    assert (stays.stays, stays.nowhere) == (True, False)
+    assert "redis stays on n1, where its data is (data)" in stays.text("n1")
+    (moves,) = drained_services(REF, [REDIS], [other("worker")], move_volumes=True)
+    assert moves.elsewhere == ("n2",)
+    assert "its data (data) stays behind on n1" in moves.text("n1")
+
+
+def test_the_refusal_names_each_service_and_the_way_around() -> None:
+    shown = DrainPreview(NodeWorkload("n1"), tuple(drained_services(REF, [WEB, REDIS], [], move_volumes=True)), ())
+    error = refusal(shown, "devopsellence node drain n1 --force")
+    assert error is not None
+    assert error.code == "node_drain_unplaced"
+    assert error.message == "redis, web would run nowhere if node n1 ran nothing"
+    assert len(error.findings) == 2
+    assert error.next_actions[-1].command == "devopsellence node drain n1 --force"
+    assert (
+        refusal(
+            DrainPreview(
+                NodeWorkload("n1"), tuple(drained_services(REF, [WEB], [other("web")], move_volumes=True)), ()
+            ),
+            "",
+        )
+        is None
+    )

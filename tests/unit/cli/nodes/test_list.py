@@ -1,0 +1,100 @@
+"""A node in the list."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from devopsellence.api.v1.stored_pb2 import (
+    Assignment,
+    AssignmentStatus,
+    DiskSpace,
+    Drain,
+    Heartbeat,
+    Node,
+    NodeProgress,
+    Rollout,
+)
+from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
+from devopsellence.cli.nodes.list import HEADER, NodeState, disk_text, listed_node, unreachable_since
+from devopsellence.cli.nodes.registry import NodeOverview
+from devopsellence.cli.nodes.workload import NodeWorkload
+from devopsellence.store.keys import EnvironmentRef
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+REF = EnvironmentRef("acme", "shop", "production")
+BEAT = Heartbeat(node="n1", uid="u", agent_version="0.4", docker_version="20.10")
+CORDONED = Node(name="n1", uid="u", cordoned=True)
+DRAINING = Node(name="n1", uid="u", cordoned=True, drain=Drain())
+REDIS = Service(name="redis", volumes=[VolumeMount(source="data", target="/data")])
+
+
+def at(minutes_ago: int) -> Timestamp:
+    return Timestamp(seconds=int(NOW.timestamp()) - 60 * minutes_ago)
+
+
+def overview(node: Node | None, beat: Heartbeat | None) -> NodeOverview:
+    return NodeOverview("n1", node, beat, ("acme/shop/production",))
+
+
+def looks(*services: Service) -> dict[str, NodeWorkload]:
+    assignments = {REF: Assignment(services=services)}
+    return {"n1": NodeWorkload("n1", DRAINING, BEAT, assignments, {REF: AssignmentStatus(node_uid="u")})}
+
+
+@pytest.mark.parametrize(
+    ("node", "beat", "services", "state"),
+    [
+        (None, BEAT, (), NodeState.UNREADABLE),
+        (CORDONED, None, (), NodeState.UNREACHABLE),
+        (DRAINING, Heartbeat(uid="before"), (), NodeState.REPLACED),
+        (Node(name="n1", uid="u"), BEAT, (), NodeState.READY),
+        (CORDONED, BEAT, (), NodeState.CORDONED),
+        (DRAINING, BEAT, (Service(name="web"),), NodeState.DRAINING),
+        (DRAINING, BEAT, (REDIS,), NodeState.DRAINED),
+        (DRAINING, BEAT, (), NodeState.DRAINED),
+    ],
+)
+def test_the_worst_there_is_to_say_is_the_state(
+    node: Node | None, beat: Heartbeat | None, services: tuple[Service, ...], state: NodeState
+) -> None:
+    found = listed_node(overview(node, beat), looks(*services), {})
+    assert found.state is state
+    assert found.document()["state"] == state.value
+    assert len(found.cells(NOW)) == len(HEADER)
+
+
+def test_since_when_a_node_is_unreachable() -> None:
+    unreachable = NodeProgress(node="n1", phase=NodeProgress.UNREACHABLE, since=at(3))
+    earlier = NodeProgress(node="n1", phase=NodeProgress.UNREACHABLE, since=at(5))
+    settled = NodeProgress(node="n2", phase=NodeProgress.SETTLED, since=at(9))
+    silent = unreachable_since([Rollout(nodes=[unreachable, settled]), Rollout(nodes=[earlier]), Rollout()])
+    assert silent == {"n1": at(5)}
+    gone = listed_node(overview(CORDONED, None), {}, silent)
+    assert gone.cells(NOW)[1] == "unreachable for 5m"
+    assert gone.document()["unreachable_since"] == "2026-03-01T11:55:00Z"
+    assert gone.note == "no heartbeat: the agent is not there; cordoned"
+    # It is back, and no controller has noticed yet.
+    assert listed_node(overview(CORDONED, BEAT), {}, silent).document()["unreachable_since"] is None
+
+
+def test_services_left_on_drained_node_are_noted() -> None:
+    found = listed_node(overview(DRAINING, BEAT), looks(REDIS), {})
+    assert found.note == "redis stays, for its volumes"
+    assert found.document()["stays"] == ["redis"]
+
+
+@pytest.mark.parametrize(
+    ("beat", "said"),
+    [
+        (None, ""),
+        (BEAT, ""),
+        (Heartbeat(disk=DiskSpace(total_mib=100 * 1024, free_mib=45 * 1024)), "45 of 100 GiB"),
+        (Heartbeat(disk=DiskSpace(total_mib=5 * 1024, free_mib=1536)), "1.5 of 5.0 GiB"),
+    ],
+    ids=["no heartbeat", "not known", "large", "small"],
+)
+def test_the_room_there_is(beat: Heartbeat | None, said: str) -> None:
+    assert disk_text(beat) == said

@@ -1,0 +1,111 @@
+"""What a change of labels moves."""
+
+from __future__ import annotations
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import Node
+from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
+from devopsellence.cli.nodes.moves import ServiceMove, service_moves
+from devopsellence.store.keys import EnvironmentRef
+
+REF = EnvironmentRef("acme", "Shop", "production")
+WEB = Service(name="web", kind=Service.WEB)
+REDIS = Service(name="redis", kind=Service.WORKER, volumes=[VolumeMount(source="data", target="/data")])
+
+
+def node(name: str, *labels: str, cordoned: bool = False) -> Node:
+    return Node(name=name, labels=labels, cordoned=cordoned)
+
+
+def moved(before: Node, after: Node, *others: Node) -> list[tuple[str, bool, tuple[str, ...], bool]]:
+    found = service_moves(REF, [WEB, REDIS], before, after, others, {})
+    return [(move.service, move.starts, move.elsewhere, move.nowhere) for move in found]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "others", "expected"),
+    [
+        pytest.param(["web"], ["web"], [], [], id="nothing changes"),
+        pytest.param(["web"], ["web", "worker"], [], [("redis", True, (), False)], id="a service starts"),
+        pytest.param(["web", "worker"], ["web"], [], [("redis", False, (), True)], id="its only copy stops"),
+        pytest.param(
+            ["web", "worker"],
+            ["web"],
+            [node("n2", "worker")],
+            [("redis", False, ("n2",), False)],
+            id="another node runs it too",
+        ),
+        pytest.param(
+            ["worker"],
+            ["web"],
+            [node("n2", "worker", cordoned=True)],
+            [("web", True, (), False), ("redis", False, ("n2",), False)],
+            id="a cordoned node keeps what it runs",
+        ),
+        pytest.param(["web"], [], [node("n2", "worker")], [("web", False, (), True)], id="no label is left"),
+    ],
+)
+def test_moves(before: list[str], after: list[str], others: list[Node], expected: list[object]) -> None:
+    assert moved(node("n1", *before), node("n1", *after), *others) == expected
+
+
+def test_cordoned_node_gains_and_loses_nothing() -> None:
+    assert moved(node("n1", "web", cordoned=True), node("n1", "worker", cordoned=True)) == []
+
+
+def test_a_move_is_a_sentence_that_names_what_stays_behind() -> None:
+    (stops,) = service_moves(REF, [REDIS], node("n1", "worker"), node("n1", "web"), [], {})
+    assert stops.text() == (
+        'acme/Shop/production: redis stops on n1, which is not labelled "worker" (labels: web) (nowhere else); '
+        "its volumes (data) stay on n1"
+    )
+    starts = ServiceMove(REF, "web", "n1", True, "", ("n2", "n3"), ())
+    assert starts.text() == "acme/Shop/production: web starts on n1 (also on n2, n3)"
+
+
+JOBS = Service(name="jobs", kind=Service.WORKER, replicas=2)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "others", "expected"),
+    [
+        pytest.param(
+            ["worker"],
+            ["web"],
+            [node("n2", "worker"), node("n3", "worker")],
+            [
+                'jobs stops on n1, which is not labelled "worker" (labels: web) (also on n2, n3, 2 of 2 replicas)',
+                "jobs starts on n3 (also on n2, 2 of 2 replicas)",
+            ],
+            id="another node takes its place",
+        ),
+        pytest.param(
+            ["worker"],
+            ["web"],
+            [node("n2", "worker"), node("n3", "worker", cordoned=True)],
+            ['jobs stops on n1, which is not labelled "worker" (labels: web) (also on n2, 1 of 2 replicas)'],
+            id="there is no other",
+        ),
+        pytest.param(
+            ["worker"],
+            ["web"],
+            [],
+            ['jobs stops on n1, which is not labelled "worker" (labels: web) (nowhere else, 0 of 2 replicas)'],
+            id="it was the last",
+        ),
+    ],
+)
+def test_replicas_move_to_other_nodes(
+    before: list[str], after: list[str], others: list[Node], expected: list[str]
+) -> None:
+    held = {"jobs": {"n1": 0, **{each.name: 0 for each in others if each.name == "n2"}}}
+    found = service_moves(REF, [JOBS], node("n1", *before), node("n1", *after), others, held)
+    assert [move.text().removeprefix(f"{REF}: ") for move in found] == expected
+    assert [move.nowhere for move in found] == ["nowhere" in text for text in expected]
+
+
+def test_replicas_that_have_their_nodes_do_not_come_because_of_a_label() -> None:
+    held = {"jobs": {"n2": 0, "n3": 0}}
+    others = [node("n2", "worker"), node("n3", "worker")]
+    assert service_moves(REF, [JOBS], node("n1", "web"), node("n1", "worker"), others, held) == []
