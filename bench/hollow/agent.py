@@ -11,8 +11,8 @@ from bench.hollow.engine import HollowEngine, hollow
 from bench.hollow.machine import HollowMachine
 from devopsellence.nodeagent.agent import Agent, Options, Process
 from devopsellence.nodeagent.state import StateFolder
-from devopsellence.nodeagent.util.memory import Rest
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.memory import MemoryTrimmer
+from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.lease import LeaseKeeper
@@ -89,4 +89,4 @@ class HollowAgent:
     async def _own(self, stack: AsyncExitStack) -> Process:
         self._etcd = await stack.enter_async_context(Etcd(self._options.settings))
         keeper = await stack.enter_async_context(LeaseKeeper(self._etcd))
-        return Process(self._etcd, keeper, Pool(1, "disk"), Rest())
+        return Process(self._etcd, keeper, ThreadPool(1, "disk"), MemoryTrimmer())

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from bench.hollow.machine import HollowMachine
-from devopsellence.nodeagent.docker.cache import View
-from devopsellence.nodeagent.docker.engine import CALLS, PULLS, STOPS, Callbacks
+from devopsellence.nodeagent.docker.cache import ContainerCache
+from devopsellence.nodeagent.docker.engine import CALLS, PULLS, STOPS, EngineCallbacks
 from devopsellence.nodeagent.docker.errors import EngineUnavailable, NotFound
-from devopsellence.nodeagent.docker.interface import Calls, Machine
-from devopsellence.nodeagent.docker.model import Event
-from devopsellence.nodeagent.health.probe import Question
+from devopsellence.nodeagent.docker.interface import DockerApi, Machine
+from devopsellence.nodeagent.docker.model import EngineEvent
+from devopsellence.nodeagent.health.probe import ProbeCall
 from devopsellence.nodeagent.plan.probe_spec import Probe
 
 T = TypeVar("T")
@@ -24,8 +24,8 @@ _AWAY: Final = "the Docker Engine does not answer: it is not running"
 class HollowEngine:
     """A :class:`devopsellence.nodeagent.docker.interface.Runtime`. One agent at a time works on a machine."""
 
-    def __init__(self, machine: HollowMachine, callbacks: Callbacks) -> None:
-        self.view = View()
+    def __init__(self, machine: HollowMachine, callbacks: EngineCallbacks) -> None:
+        self.cache = ContainerCache()
         self.connected = False
         self.problem = "not connected to the Docker Engine yet"
         self.version = ""
@@ -41,9 +41,9 @@ class HollowEngine:
         try:
             while True:
                 await self._machine.until_back()
-                self.view.replace(self._machine.list(), self.view.stamp())
+                self.cache.replace(self._machine.list(), self.cache.stamp())
                 for container in self._machine.containers.values():
-                    self.view.put(container)
+                    self.cache.put(container)
                 self.connected, self.problem, self.version = True, "", VERSION
                 self._callbacks.connection()
                 await self._machine.until_gone()
@@ -53,45 +53,45 @@ class HollowEngine:
             self.connected = False
             self._machine.told.discard(self._on_event)
 
-    async def call(self, call: Callable[[Calls], T]) -> T:
+    async def call(self, call: Callable[[DockerApi], T]) -> T:
         async with self._calls:
             return await self._on(self._machine.faults.call_seconds, call)
 
-    async def stop(self, call: Callable[[Calls], T]) -> T:
+    async def stop(self, call: Callable[[DockerApi], T]) -> T:
         faults = self._machine.faults
         async with self._stops:
             return await self._on(faults.call_seconds + faults.stop_seconds, call)
 
-    async def pull(self, call: Callable[[Calls], T]) -> T:
+    async def pull(self, call: Callable[[DockerApi], T]) -> T:
         faults = self._machine.faults
         async with self._pulls:
             return await self._on(faults.call_seconds + faults.pull_seconds, call)
 
-    async def look(self, container: str) -> None:
+    async def refresh(self, container: str) -> None:
         try:
             seen = await self._on(0.0, lambda machine: machine.inspect(container))
         except NotFound:
-            self.view.drop(container)
+            self.cache.remove(container)
             return
         if seen is not None:
-            self.view.put(seen)
+            self.cache.put(seen)
 
     async def relist(self) -> None:
-        stamp = self.view.stamp()
+        stamp = self.cache.stamp()
         listing = self._machine.list()
-        concerned, unknown = self.view.replace(listing, stamp)
+        concerned, unknown = self.cache.replace(listing, stamp)
         for container in unknown:
-            await self.look(container)
+            await self.refresh(container)
         for env in concerned:
             self._callbacks.changed(env)
 
-    def question(self, _probe: Probe, container: str, _address: str) -> Question:
+    def question(self, _probe: Probe, container: str, _address: str) -> ProbeCall:
         async def ask() -> str:
             return self._machine.passes(container)
 
         return ask
 
-    async def _on(self, seconds: float, call: Callable[[Calls], T]) -> T:
+    async def _on(self, seconds: float, call: Callable[[DockerApi], T]) -> T:
         """What is cut off before the call leaves nothing; what is cut off after it has happened all the same."""
         await asyncio.sleep(seconds / 2)
         if self._machine.away:
@@ -102,15 +102,15 @@ class HollowEngine:
             raise EngineUnavailable(_AWAY)
         return answer
 
-    def _on_event(self, event: Event) -> None:
+    def _on_event(self, event: EngineEvent) -> None:
         if self._machine.away:
             return
-        effect = self.view.apply(event)
+        effect = self.cache.apply(event)
         if effect.env:
             self._callbacks.changed(effect.env)
 
 
-def hollow(machine: HollowMachine, callbacks: Callbacks) -> Machine[HollowEngine]:
+def hollow(machine: HollowMachine, callbacks: EngineCallbacks) -> Machine[HollowEngine]:
     """What :class:`devopsellence.nodeagent.agent.Agent` is given to work on ``machine``."""
     engine = HollowEngine(machine, callbacks)
     return Machine(engine, engine.question)

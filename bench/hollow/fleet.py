@@ -12,8 +12,8 @@ from typing import Final, Self
 from bench.hollow.agent import HollowAgent
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.agent import Process
-from devopsellence.nodeagent.util.memory import Rest
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.memory import MemoryTrimmer
+from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd, Put
 from devopsellence.store.lease import LeaseKeeper
@@ -53,7 +53,7 @@ class Fleet:
 
     async def __aenter__(self) -> Self:
         etcd = await self._stack.enter_async_context(Etcd(self._settings))
-        disk, rest = Pool(1, "disk"), Rest()
+        disk, rest = ThreadPool(1, "disk"), MemoryTrimmer()
         keepers: list[LeaseKeeper] = []
         for number, name in enumerate(self._names):
             if number % AGENTS_PER_KEEPER == 0:

@@ -18,7 +18,15 @@ from typing import Any
 from bench.hollow.behaviour import Behaviour, Faults
 from devopsellence.nodeagent.docker import errors, names
 from devopsellence.nodeagent.docker.images import StoredImage
-from devopsellence.nodeagent.docker.model import Attachment, Container, End, Event, Listing, Network, State
+from devopsellence.nodeagent.docker.model import (
+    Container,
+    ContainerExit,
+    ContainerState,
+    EngineEvent,
+    EngineListing,
+    Network,
+    NetworkAttachment,
+)
 
 _AWAY = "the Docker Engine does not answer: it is not running"
 
@@ -50,7 +58,7 @@ class HollowMachine:
         self.faults = faults or Faults()
         self.containers: dict[str, Container] = {}
         self.networks: dict[str, Network] = {}
-        self.told: set[Callable[[Event], None]] = set()
+        self.told: set[Callable[[EngineEvent], None]] = set()
         #: When (monotonic) the first container of each release was made here.
         self.first_create: dict[int, float] = {}
         self._images = HollowImages(self)
@@ -122,8 +130,8 @@ class HollowMachine:
     def images(self) -> HollowImages:
         return self._images
 
-    def list(self) -> Listing:
-        return Listing(tuple(self.containers.values()), tuple(self.networks.values()))
+    def list(self) -> EngineListing:
+        return EngineListing(tuple(self.containers.values()), tuple(self.networks.values()))
 
     def inspect(self, container: str) -> Container | None:
         return self._known(container)
@@ -167,8 +175,8 @@ class HollowMachine:
             hash=labels[names.LABEL_HASH],
             release=int(labels[names.LABEL_RELEASE]),
             image=body["Image"],
-            state=State.CREATED,
-            networks={network: Attachment("", "") for network in body["NetworkingConfig"]["EndpointsConfig"]},
+            state=ContainerState.CREATED,
+            networks={network: NetworkAttachment("", "") for network in body["NetworkingConfig"]["EndpointsConfig"]},
             task=labels.get(names.LABEL_TASK, ""),
             depends_on=tuple(filter(None, labels.get(names.LABEL_DEPENDS_ON, "").split(","))),
             ports=names.parse_ports(labels[names.LABEL_PORTS]) if names.LABEL_PORTS in labels else None,
@@ -187,7 +195,7 @@ class HollowMachine:
             raise errors.NetworkGone(f"network {lost} not found")
         up = replace(
             found,
-            state=State.RUNNING,
+            state=ContainerState.RUNNING,
             networks={name: self._attached(by_name[name]) for name in found.networks},
             running_since=time.monotonic(),
             started_at=_now(),
@@ -219,11 +227,11 @@ class HollowMachine:
             raise errors.Conflict(f"You cannot remove a running container {container}")
         self._forget(found)
 
-    def examine(self, container: str) -> tuple[Container, End | None]:
+    def inspect_exited(self, container: str) -> tuple[Container, ContainerExit | None]:
         found = self._known(container)
-        if found.up or found.state is State.CREATED:
+        if found.up or found.state is ContainerState.CREATED:
             return found, None
-        return found, End(found.exit_code or 0, False, found.finished_at, 0.1, ("it is hollow",))
+        return found, ContainerExit(found.exit_code or 0, False, found.finished_at, 0.1, ("it is hollow",))
 
     def _find(self, container: str) -> Container | None:
         """By id or name."""
@@ -236,15 +244,15 @@ class HollowMachine:
             raise errors.NotFound(f"No such container: {container}")
         return found
 
-    def _attached(self, network: Network) -> Attachment:
+    def _attached(self, network: Network) -> NetworkAttachment:
         number = next(self._numbers)
-        return Attachment(network.id, f"172.18.{number // 250 % 250}.{2 + number % 250}")
+        return NetworkAttachment(network.id, f"172.18.{number // 250 % 250}.{2 + number % 250}")
 
     def _end(self, found: Container, code: int) -> None:
         self._cancel_end(found)
         places = {name: replace(place, address="") for name, place in found.networks.items()}
         self.containers[found.id] = replace(
-            found, state=State.EXITED, running_since=0.0, finished_at=_now(), exit_code=code, networks=places
+            found, state=ContainerState.EXITED, running_since=0.0, finished_at=_now(), exit_code=code, networks=places
         )
 
     def _forget(self, found: Container) -> None:
@@ -259,7 +267,7 @@ class HollowMachine:
     def _tell(self, action: str, found: Container) -> None:
         attributes = {names.LABEL_ENVIRONMENT: found.env}
         for hear in tuple(self.told):
-            hear(Event("container", action, found.id, attributes, time.time()))
+            hear(EngineEvent("container", action, found.id, attributes, time.time()))
 
 
 def _now() -> str:

@@ -76,13 +76,13 @@ def envoy_image() -> str:
     """The name of the image that agents make of the Envoy in the Python package, on this machine's engine. It stays."""
     need_docker()
     # Only what runs a router needs it.
-    from devopsellence.nodeagent.docker.client import Docker
-    from devopsellence.nodeagent.envoy.image import provide
+    from devopsellence.nodeagent.docker.client import DockerClient
+    from devopsellence.nodeagent.envoy.image import ensure_image
     from devopsellence.nodeagent.envoy.model import BUILT_IN
 
     with _alone():
-        engine = Docker(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"), node_uid="")
-        return provide(engine, BUILT_IN, lambda _: None)
+        engine = DockerClient(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"), node_uid="")
+        return ensure_image(engine, BUILT_IN, lambda _: None)
 
 
 @cache

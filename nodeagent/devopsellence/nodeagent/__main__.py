@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from devopsellence.nodeagent.envoy.model import BUILT_IN, DEFAULT_IMAGE, HTTP_PORT, HTTPS_PORT, PEER_PORT
-from devopsellence.nodeagent.util.memory import spare
+from devopsellence.nodeagent.util.memory import limit_memory
 from devopsellence.store.keys import InvalidName, check_name
 from devopsellence.store.settings import Settings, SettingsError
 
@@ -22,7 +22,7 @@ from devopsellence.store.settings import Settings, SettingsError
 _ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:/@\s]+):\d{1,5}\Z")
 
 if TYPE_CHECKING:
-    from devopsellence.nodeagent.api.server import Listen
+    from devopsellence.nodeagent.api.server import ListenOptions
     from devopsellence.nodeagent.envoy.model import IngressOptions
     from devopsellence.nodeagent.state import StateFolder
     from devopsellence.nodeagent.tls import Files
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the agent until SIGTERM or SIGINT. 0: clean end, 1: it cannot run, 2: it was called wrongly."""
-    spare()
+    limit_memory()
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -90,14 +90,14 @@ async def _run(options: argparse.Namespace, settings: Settings, folder: StateFol
     )
 
 
-def _listen(options: argparse.Namespace, settings: Settings) -> Listen | None:
+def _listen(options: argparse.Namespace, settings: Settings) -> ListenOptions | None:
     """Where the API is to answer, if anywhere."""
-    from devopsellence.nodeagent.api.server import Listen
+    from devopsellence.nodeagent.api.server import ListenOptions
 
     files = _files(settings)
     if options.api_listen is None or files is None:
         return None
-    return Listen(options.api_listen, options.api_advertise or "", files)
+    return ListenOptions(options.api_listen, options.api_advertise or "", files)
 
 
 def _ingress(options: argparse.Namespace) -> IngressOptions:

@@ -15,30 +15,30 @@ from typing import Final, Generic, TypeVar
 import structlog
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.api.images import Images
-from devopsellence.nodeagent.api.server import Api, Listen
+from devopsellence.nodeagent.api.images import ImageService
+from devopsellence.nodeagent.api.server import ApiServer, ListenOptions
 from devopsellence.nodeagent.assignments import Assignments
 from devopsellence.nodeagent.docker import streams
-from devopsellence.nodeagent.docker.engine import Callbacks, Engine
-from devopsellence.nodeagent.docker.interface import Machine, Runtime
+from devopsellence.nodeagent.docker.engine import DockerEngine, EngineCallbacks
+from devopsellence.nodeagent.docker.interface import ContainerEngine, Machine
 from devopsellence.nodeagent.envoy.model import IngressOptions
-from devopsellence.nodeagent.health.probe import question
+from devopsellence.nodeagent.health.probe import probe_call
 from devopsellence.nodeagent.identity import load_identity
-from devopsellence.nodeagent.images.gc import Garbage
-from devopsellence.nodeagent.images.peer_pull import Fetcher
-from devopsellence.nodeagent.images.staging import Staging
-from devopsellence.nodeagent.ingress.facade import Ingress
-from devopsellence.nodeagent.ingress.node_ingress import Parts
+from devopsellence.nodeagent.images.gc import ImageCollector
+from devopsellence.nodeagent.images.peer_pull import PeerPuller
+from devopsellence.nodeagent.images.staging import LayerStaging
+from devopsellence.nodeagent.ingress.facade import IngressFacade
+from devopsellence.nodeagent.ingress.node_ingress import NodeIngressMirror
 from devopsellence.nodeagent.ingress.router import Router
 from devopsellence.nodeagent.reconcile.loop import Reconciler, clock
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.nodeagent.state import StateFolder
-from devopsellence.nodeagent.status.disk import DiskWatch
-from devopsellence.nodeagent.status.heartbeat import Heartbeat
-from devopsellence.nodeagent.status.writer import Statuses
+from devopsellence.nodeagent.status.disk import DiskMonitor
+from devopsellence.nodeagent.status.heartbeat import HeartbeatWriter
+from devopsellence.nodeagent.status.writer import StatusWriter
 from devopsellence.nodeagent.tls import Files
-from devopsellence.nodeagent.util.memory import Rest
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.memory import MemoryTrimmer
+from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -47,7 +47,7 @@ from devopsellence.store.settings import Settings
 
 #: At a clean end, for the last statuses and the lease, when etcd does not answer.
 GOODBYE_SECONDS: Final = 3.0
-R = TypeVar("R", bound=Runtime)
+R = TypeVar("R", bound=ContainerEngine)
 _log = structlog.get_logger()
 
 
@@ -61,7 +61,7 @@ class Options:
     docker_host: str
     settings: Settings
     #: None: there is no API.
-    listen: Listen | None = None
+    listen: ListenOptions | None = None
     #: What other nodes' agents are shown; None: they are not asked for anything.
     files: Files | None = None
     ingress: IngressOptions = field(default_factory=IngressOptions)
@@ -73,14 +73,14 @@ class Process:
 
     etcd: Etcd
     keeper: LeaseKeeper
-    disk: Pool
-    rest: Rest
+    disk: ThreadPool
+    rest: MemoryTrimmer
 
 
 async def run(options: Options, folder: StateFolder, stop: asyncio.Event) -> None:
     """Run until ``stop`` is set: then no new action is begun, those in hand end, containers go on."""
 
-    def docker(callbacks: Callbacks) -> Machine[Engine]:
+    def docker(callbacks: EngineCallbacks) -> Machine[DockerEngine]:
         def connection() -> None:
             router.engine_connected()
             callbacks.connection()
@@ -88,10 +88,10 @@ async def run(options: Options, folder: StateFolder, stop: asyncio.Event) -> Non
         def of_router() -> None:
             router.container_changed()
 
-        engine = Engine(
+        engine = DockerEngine(
             options.docker_host, options.node_uid, replace(callbacks, connection=connection, router=of_router)
         )
-        fetcher = Fetcher(engine, options.node_uid, options.files) if options.files is not None else None
+        fetcher = PeerPuller(engine, options.node_uid, options.files) if options.files is not None else None
         router = Router(
             options.node,
             options.node_uid,
@@ -101,18 +101,18 @@ async def run(options: Options, folder: StateFolder, stop: asyncio.Event) -> Non
             threads,
             lambda env: callbacks.changed(str(env)),
             certificate=options.files,
-            reachable=lambda address: agent.heartbeat.routed(address),
+            reachable=lambda address: agent.heartbeat.set_router_address(address),
         )
-        return Machine(engine, partial(question, engine), fetcher.fetch if fetcher is not None else None, router)
+        return Machine(engine, partial(probe_call, engine), fetcher.fetch if fetcher is not None else None, router)
 
     async with Etcd(options.settings) as etcd, LeaseKeeper(etcd) as keeper:
-        threads = Pool(1, "disk")
-        agent = Agent(options, folder, Process(etcd, keeper, threads, Rest()), docker)
-        agent.watch(DiskWatch(partial(agent.engine.ask, streams.data_root), threads, agent.heartbeat.room))
+        threads = ThreadPool(1, "disk")
+        agent = Agent(options, folder, Process(etcd, keeper, threads, MemoryTrimmer()), docker)
+        agent.watch(DiskMonitor(partial(agent.engine.ask, streams.data_root), threads, agent.heartbeat.set_disk))
         if options.listen is not None:
-            images = Images(agent.engine, Staging(options.state_dir / "staging"), agent.garbage)
+            images = ImageService(agent.engine, LayerStaging(options.state_dir / "staging"), agent.garbage)
             agent.serve(
-                Api(
+                ApiServer(
                     options.listen,
                     options.state_dir,
                     agent.beat,
@@ -129,7 +129,7 @@ class Agent(Generic[R]):
     """One node's agent, on the machine that ``make`` makes. First :meth:`serve`, if at all, then :meth:`run`."""
 
     def __init__(
-        self, options: Options, folder: StateFolder, process: Process, make: Callable[[Callbacks], Machine[R]]
+        self, options: Options, folder: StateFolder, process: Process, make: Callable[[EngineCallbacks], Machine[R]]
     ) -> None:
         etcd, disk = process.etcd, process.disk
         node, uid = options.node, options.node_uid
@@ -137,30 +137,32 @@ class Agent(Generic[R]):
         self.vault = Vault(identity)
         self._rest = process.rest
         machine = make(
-            Callbacks(changed=self._engine_changed, image=self._image_arrived, connection=self._connection_changed)
+            EngineCallbacks(
+                changed=self._engine_changed, image=self._image_arrived, connection=self._connection_changed
+            )
         )
         self.engine = machine.engine
         self._routes = machine.routes
-        self._statuses = Statuses(etcd, etcd.keys, node, folder, disk)
+        self._statuses = StatusWriter(etcd, etcd.keys, node, folder, disk)
         self.assignments = Assignments(etcd, etcd.keys, node, uid, folder, disk, self._assignment_changed)
-        self.garbage = Garbage(self.engine, options.state_dir / "images.json", disk)
-        self._parts = Parts(etcd, etcd.keys, node, uid, folder, disk, self.vault, self._parts_changed)
-        ingress = Ingress(machine.routes, self._parts, clock)
+        self.garbage = ImageCollector(self.engine, options.state_dir / "images.json", disk)
+        self._parts = NodeIngressMirror(etcd, etcd.keys, node, uid, folder, disk, self.vault, self._parts_changed)
+        ingress = IngressFacade(machine.routes, self._parts, clock)
         self._reconciler = Reconciler(
             node, uid, machine, self.assignments, self._statuses, folder, disk, self.vault, self.garbage, ingress
         )
         self.beat = _first_beat(node, uid, identity.recipient)
-        self.heartbeat = Heartbeat(etcd, etcd.keys, process.keeper, self.beat)
+        self.heartbeat = HeartbeatWriter(etcd, etcd.keys, process.keeper, self.beat)
         self._foreign = ""
-        self._api: Api | None = None
-        self._disk: DiskWatch | None = None
+        self._api: ApiServer | None = None
+        self._disk: DiskMonitor | None = None
 
-    def serve(self, api: Api) -> None:
+    def serve(self, api: ApiServer) -> None:
         """Have operators answered, and say so."""
         self._api = api
         self.beat.api_address = api.address
 
-    def watch(self, disk: DiskWatch) -> None:
+    def watch(self, disk: DiskMonitor) -> None:
         """Have the heartbeat tell how much room there is."""
         self._disk = disk
 
@@ -197,7 +199,7 @@ class Agent(Generic[R]):
                 tasks.append(group.create_task(self._disk.run()))
             await self.assignments.first_list()
             converging = group.create_task(self._reconciler.run())
-            self._rest.begin()
+            self._rest.start()
             await stop.wait()
             _log.info("stopping")
             converging.cancel()
@@ -219,7 +221,7 @@ class Agent(Generic[R]):
         self._reconciler.enqueue(env)
 
     def _engine_changed(self, env: str) -> None:
-        self._rest.stir()
+        self._rest.touch()
         self._reconciler.changed(env)
 
     def _image_arrived(self) -> None:

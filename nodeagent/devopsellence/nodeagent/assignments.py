@@ -17,9 +17,9 @@ from typing import Final
 import structlog
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.plan.spec import Desired, desired, objection
+from devopsellence.nodeagent.plan.spec import Desired, resolve_assignment, assignment_problem
 from devopsellence.nodeagent.state import StateFolder
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.informer import Informer
 from devopsellence.store.keys import EnvironmentRef, Keys
@@ -61,7 +61,7 @@ class Assignments:
         node: str,
         node_uid: str,
         folder: StateFolder,
-        disk: Pool,
+        disk: ThreadPool,
         changed: Callable[[EnvironmentRef], None],
     ) -> None:
         self._keys = keys
@@ -91,7 +91,7 @@ class Assignments:
             if assignment.node_uid != self._uid:
                 _log.warning("an assignment on disk is for another machine", env=str(env), uid=assignment.node_uid)
                 continue
-            self._followed[env] = _Followed(assignment, desired(assignment, env, self._uid))
+            self._followed[env] = _Followed(assignment, resolve_assignment(assignment, env, self._uid))
 
     async def first_list(self) -> None:
         """Returns once etcd has been read, or after a second without it."""
@@ -135,7 +135,7 @@ class Assignments:
         message = record.message
         if message.node_uid != self._uid:
             return Assigned(want, foreign=message.node_uid, saved=saved)
-        if problem := objection(message, self._node, env):
+        if problem := assignment_problem(message, self._node, env):
             return Assigned(want, problem=f"{record.key} cannot be followed: {problem}", saved=saved)
         if followed is None or message != followed.assignment:
             want = self._follow(env, message)
@@ -147,7 +147,7 @@ class Assignments:
         await self._disk.run(lambda: self._folder.forget(env))
 
     def _follow(self, env: EnvironmentRef, assignment: stored_pb2.Assignment) -> Desired:
-        want = desired(assignment, env, self._uid)
+        want = resolve_assignment(assignment, env, self._uid)
         self._followed[env] = _Followed(assignment, want)
         _log.info(
             "following an assignment",

@@ -22,10 +22,11 @@ from typing import IO, Any, Final, Self
 import structlog
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.docker.model import End, Now
-from devopsellence.nodeagent.plan.actions import Memories
-from devopsellence.nodeagent.plan.history import BACKOFF_CAP, SPREAD, RestartHistory, Trouble
-from devopsellence.nodeagent.plan.task_run import Run, run_from, run_to
+from devopsellence.clock import Now
+from devopsellence.nodeagent.docker.model import ContainerExit
+from devopsellence.nodeagent.plan.actions import RestartHistories
+from devopsellence.nodeagent.plan.history import BACKOFF_CAP, SPREAD, RestartHistory, FailureCause
+from devopsellence.nodeagent.plan.task_run import TaskRun, task_run_from_json, task_run_to_json
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import EnvironmentRef
@@ -107,7 +108,7 @@ class StateFolder:
             _log.warning("the counters on disk cannot be read", path=str(path), error=str(error))
             return {}
 
-    def save_memories(self, env: EnvironmentRef, memories: Memories) -> None:
+    def save_memories(self, env: EnvironmentRef, memories: RestartHistories) -> None:
         """Not synced: after a crash of the machine the counters may be a little old. OSError if it fails."""
         stored = [
             {"service": service, "hash": spec_hash, "memory": dataclasses.asdict(memory)}
@@ -115,7 +116,7 @@ class StateFolder:
         ]
         self._write("memory", env, json.dumps(stored).encode(), sync=False)
 
-    def runs(self, env: EnvironmentRef) -> tuple[Run, ...]:
+    def runs(self, env: EnvironmentRef) -> tuple[TaskRun, ...]:
         """What is known of the release tasks that were run here, oldest first.
 
         Raises:
@@ -123,7 +124,7 @@ class StateFolder:
         """
         path = self._path("tasks", env)
         try:
-            return tuple(run_from(load) for load in json.loads(path.read_bytes()))
+            return tuple(task_run_from_json(load) for load in json.loads(path.read_bytes()))
         except FileNotFoundError:
             return ()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -132,9 +133,9 @@ class StateFolder:
                 f"once you have made sure that it has not, remove the file and restart the agent ({error})"
             ) from error
 
-    def save_runs(self, env: EnvironmentRef, runs: Sequence[Run]) -> None:
+    def save_runs(self, env: EnvironmentRef, runs: Sequence[TaskRun]) -> None:
         """Returns once they are on disk. OSError if they cannot be written."""
-        self._write("tasks", env, json.dumps([run_to(each) for each in runs]).encode(), sync=True)
+        self._write("tasks", env, json.dumps([task_run_to_json(each) for each in runs]).encode(), sync=True)
 
     def parts(self) -> dict[tuple[EnvironmentRef, str], stored_pb2.NodeIngress]:
         """Every part of an ingress that can be read, by environment and part; one that cannot is named in the log and
@@ -212,8 +213,8 @@ def _memory(stored: Mapping[str, Any], now: Now) -> RestartHistory:
     end = values.get("last_end")
     wait = min(max(0.0, float(values.get("retry_wall", 0.0)) - now.wall), BACKOFF_CAP * (1 + SPREAD))
     values |= {
-        "trouble": Trouble(values.get("trouble", "")),
+        "trouble": FailureCause(values.get("trouble", "")),
         "retry": now.mono + wait,
-        "last_end": End(**{**end, "log_lines": tuple(end["log_lines"])}) if end else None,
+        "last_end": ContainerExit(**{**end, "log_lines": tuple(end["log_lines"])}) if end else None,
     }
     return RestartHistory(**values)

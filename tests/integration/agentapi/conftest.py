@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.agentapi.harness import Place, place
+from tests.integration.agentapi.api_node import Place, place
 from tests.support.need import need_docker
 
 

@@ -17,14 +17,14 @@ from devopsellence.agent_identity import server_name
 from devopsellence.api.v1.agent_pb2 import DiagnoseRequest, LogsRequest
 from devopsellence.api.v1.agent_pb2_grpc import AgentStub
 from devopsellence.api.v1.stored_pb2 import Heartbeat
-from devopsellence.cli.agent.client import Agent, connect
-from devopsellence.nodeagent.api.server import Api, ApiError, Listen
+from devopsellence.cli.agent.client import AgentEndpoint, connect
+from devopsellence.nodeagent.api.server import ApiError, ApiServer, ListenOptions
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.nodeagent.tls import CertificateProblem, Files, expires
-from tests.integration.agentapi.harness import ENV, NODE, Pki, Place, command, execute, settings
+from tests.integration.agentapi.api_node import ENV, NODE, Pki, Place, command, execute, settings
 
 if TYPE_CHECKING:
-    from devopsellence.nodeagent.api.images import Images
+    from devopsellence.nodeagent.api.images import ImageService
     from devopsellence.nodeagent.assignments import Assignments
 
 pytestmark = pytest.mark.docker
@@ -55,11 +55,11 @@ async def test_other_certificates_of_the_cluster_are_refused_by_every_call(here:
 async def test_a_machine_that_was_replaced_is_not_taken_for_the_new_one(here: Place) -> None:
     """It answers at the address that the new one has been given, with a certificate that is still valid."""
     operator = settings(here.pki.files("operator:ann"))
-    async with connect(operator, Agent(NODE, "the-new-one", here.address)) as stub:
+    async with connect(operator, AgentEndpoint(NODE, "the-new-one", here.address)) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Diagnose(DiagnoseRequest())
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    async with connect(operator, Agent(NODE, here.uid, here.address)) as stub:
+    async with connect(operator, AgentEndpoint(NODE, here.uid, here.address)) as stub:
         assert (await stub.Diagnose(DiagnoseRequest())).node_uid == here.uid
 
 
@@ -68,7 +68,7 @@ async def test_a_strangers_authority_is_not_believed(here: Place, tmp_path: Path
     await _unanswered(here, Files(here.pki.authority, stranger.certificate, stranger.key))
 
 
-async def test_without_a_certificate_nobody_is_answered(here: Place) -> None:
+async def test_caller_without_certificate_is_refused(here: Place) -> None:
     options = [("grpc.ssl_target_name_override", server_name(here.uid))]
     credentials = grpc.ssl_channel_credentials(here.pki.authority.read_bytes())
     async with grpc.aio.secure_channel(here.address, credentials, options=options) as channel:
@@ -107,16 +107,16 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(here: Place) -> 
 
 
 async def test_a_port_that_is_taken_and_a_certificate_that_is_missing_say_so(here: Place, tmp_path: Path) -> None:
-    def listen(at: Listen) -> Api:
-        vault, images = Vault(Identity.generate()), cast("Images", None)
+    def listen(at: ListenOptions) -> ApiServer:
+        vault, images = Vault(Identity.generate()), cast("ImageService", None)
         beat = Heartbeat(node=NODE, uid=here.uid)
-        return Api(at, tmp_path, beat, here.engine, cast("Assignments", here.following), vault, images)
+        return ApiServer(at, tmp_path, beat, here.engine, cast("Assignments", here.following), vault, images)
 
     files = here.pki.node(here.uid)
     with pytest.raises(ApiError, match=f"cannot listen at {here.address}"):
-        listen(Listen(here.address, "", files))
+        listen(ListenOptions(here.address, "", files))
     with pytest.raises(ApiError, match=r"nothing\.crt cannot be read: No such file"):
-        listen(Listen("127.0.0.1:0", "", Files(files.authority, tmp_path / "nothing.crt", files.key)))
+        listen(ListenOptions("127.0.0.1:0", "", Files(files.authority, tmp_path / "nothing.crt", files.key)))
 
 
 def test_when_a_certificate_expires_is_found_out_as_a_caller_would(tmp_path: Path) -> None:

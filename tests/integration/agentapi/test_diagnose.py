@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1.agent_pb2 import DiagnoseRequest
-from tests.integration.agentapi.harness import NODE, Place
+from tests.integration.agentapi.api_node import NODE, Place
 
 pytestmark = pytest.mark.docker
 
@@ -23,7 +23,7 @@ async def test_a_node_that_is_well(here: Place) -> None:
     assert all(checks[name].ok and not checks[name].mend for name in ("docker", "etcd", "certificate", "assignments"))
 
 
-async def test_what_is_wrong_is_named_with_what_mends_it(here: Place) -> None:
+async def test_problems_are_named_with_their_fix(here: Place) -> None:
     here.following.unread = "/devopsellence/v1/assignments/n1/ cannot be read: etcd does not answer"
     async with here.client() as stub:
         answer = await stub.Diagnose(DiagnoseRequest())

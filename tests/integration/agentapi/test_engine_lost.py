@@ -10,8 +10,8 @@ import grpc
 import pytest
 
 from devopsellence.api.v1.agent_pb2 import LogsRequest
-from tests.integration.agentapi.harness import ENV, Ran, command, execute, first_output, place, rest
-from tests.integration.nodeagent.harness import docker, soon
+from tests.integration.agentapi.api_node import ENV, Ran, command, execute, first_output, place, rest
+from tests.support.agent import docker, soon
 from tests.support.host import Host, need_host
 
 pytestmark = pytest.mark.docker

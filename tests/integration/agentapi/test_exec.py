@@ -9,8 +9,8 @@ import grpc
 import pytest
 
 from devopsellence.api.v1.agent_pb2 import RunRequest, WindowSize
-from tests.integration.agentapi.harness import Place, Ran, answered, command, execute, first_output, rest
-from tests.integration.nodeagent.harness import docker, soon
+from tests.integration.agentapi.api_node import Place, Ran, answered, command, execute, first_output, rest
+from tests.support.agent import docker, soon
 
 pytestmark = pytest.mark.docker
 SECONDS = 30
@@ -86,7 +86,7 @@ async def test_signals_reach_it(here: Place, signal: str, code: int) -> None:
     assert seen.exit_code == code
 
 
-async def test_its_process_ends_with_the_caller_also_one_that_ignores_hanging_up(here: Place) -> None:
+async def test_exec_process_ends_with_caller_even_if_it_ignores_sighup(here: Place) -> None:
     container = await here.start("web", "sleep", "1000")
     async with here.client() as stub:
         call = stub.Exec()
@@ -121,10 +121,10 @@ async def test_output_that_nobody_reads_stops_the_command_and_costs_bounded_memo
         await soon("the command has ended", gone)
 
 
-async def test_what_cannot_be_run_is_refused_with_what_there_is(here: Place) -> None:
+async def test_unknown_service_is_refused_with_the_running_ones(here: Place) -> None:
     container = await here.start("web", "true")
     await asyncio.to_thread(docker, "wait", container)
-    await here.engine.look(container)
+    await here.engine.refresh(container)
     elsewhere = command("web", "true")
     elsewhere.start.environment = "acme/shop/staging"
     cases = [

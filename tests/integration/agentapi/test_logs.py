@@ -13,8 +13,8 @@ import grpc
 import pytest
 
 from devopsellence.api.v1.agent_pb2 import LogLine, LogsRequest
-from tests.integration.agentapi.harness import ENV, Place
-from tests.integration.nodeagent.harness import docker, soon
+from tests.integration.agentapi.api_node import ENV, Place
+from tests.support.agent import docker, soon
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.agent_pb2_grpc import AgentAsyncStub
@@ -48,7 +48,7 @@ async def until(lines: AsyncIterator[LogLine], enough: Callable[[list[LogLine]],
 async def ended(here: Place, service: str, script: str, release: int = 1) -> str:
     container = await here.start(service, "sh", "-c", script, release=release)
     await asyncio.to_thread(docker, "wait", container)
-    await here.engine.look(container)
+    await here.engine.refresh(container)
     return container
 
 
@@ -64,7 +64,7 @@ async def test_all_of_it_with_stream_time_and_container(here: Place) -> None:
     assert all(before - 1 < line.at.seconds + line.at.nanos / 1e9 < time.time() + 1 for line in lines)
 
 
-async def test_who_follows_what_says_nothing_hears_that_the_agent_is_there(here: Place) -> None:
+async def test_follower_of_silent_service_gets_keepalives(here: Place) -> None:
     await here.start("web", "sleep", "100")
     async with here.client() as stub:
         call = stub.Logs(request("web", follow=True))

@@ -18,9 +18,9 @@ from devopsellence.api.v1.agent_pb2_grpc import AgentStub, PeersStub
 from devopsellence.nodeagent.api.peers import MAX_WAITING
 from devopsellence.nodeagent.docker.engine import SAVES
 from devopsellence.nodeagent.images.archive import filter_archive
-from devopsellence.nodeagent.plan.spec import desired
-from tests.integration.agentapi.harness import ENV, NODE, Place
-from tests.integration.images.harness import build, docker
+from devopsellence.nodeagent.plan.spec import resolve_assignment
+from tests.integration.agentapi.api_node import ENV, NODE, Place
+from tests.integration.images.image_node import build, docker
 from tests.support.images import small_image
 
 pytestmark = pytest.mark.docker
@@ -73,7 +73,7 @@ async def test_a_node_gets_an_image_that_is_assigned_here(here: Place) -> None:
 
 
 @pytest.mark.parametrize("name", ["operator:ann", "root", "controller", "node:", "Node:n1"])
-async def test_nobody_but_nodes_is_given_one(here: Place, name: str) -> None:
+async def test_images_are_sent_to_nodes_only(here: Place, name: str) -> None:
     here.assign(service(small_image()))
     error = await refused(here, name, small_image())
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
@@ -81,7 +81,7 @@ async def test_nobody_but_nodes_is_given_one(here: Place, name: str) -> None:
     assert ("devopsellence-refused-by", NODE) in list(error.trailing_metadata() or ())
 
 
-async def test_without_a_certificate_nothing_is_answered(here: Place) -> None:
+async def test_peer_without_certificate_gets_no_answer(here: Place) -> None:
     here.assign(service(small_image()))
     assert (await refused(here, "", small_image())).code() is grpc.StatusCode.UNAVAILABLE
 
@@ -108,11 +108,11 @@ async def test_a_node_is_given_nothing_else(here: Place) -> None:
 async def test_an_environment_that_has_left_gives_nothing(here: Place) -> None:
     here.assign(service(small_image()))
     tombstone = stored_pb2.Assignment(node=NODE, node_uid=here.uid, generation=2, removed=True)
-    here.following.wants[ENV] = desired(tombstone, ENV, here.uid)
+    here.following.wants[ENV] = resolve_assignment(tombstone, ENV, here.uid)
     assert (await refused(here, "node:another", small_image())).code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_one_that_is_assigned_and_not_there_is_said_so(here: Place) -> None:
+async def test_assigned_but_missing_image_is_reported(here: Place) -> None:
     here.assign(service(OTHER))
     error = await refused(here, "node:another", OTHER)
     assert error.code() is grpc.StatusCode.NOT_FOUND

@@ -16,11 +16,11 @@ import pytest
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.api.v1.agent_pb2 import DiagnoseRequest, LogsRequest, RunRequest
 from devopsellence.api.v1.stored_pb2 import Heartbeat
-from devopsellence.cli.agent.client import Agent, connect
+from devopsellence.cli.agent.client import AgentEndpoint, connect
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import ETCD_SERVER_NAME
-from tests.integration.agentapi.harness import ENV, NODE, Pki, Ran, command, execute, first_output, settings
-from tests.integration.nodeagent.harness import Machine, docker, soon, worker
+from tests.integration.agentapi.api_node import ENV, NODE, Pki, Ran, command, execute, first_output, settings
+from tests.support.agent import Machine, docker, soon, worker
 from tests.support.etcd import Authority, Certificate, EtcdServer, free_ports
 from tests.support.need import need_docker, need_etcd
 from tests.support.until import until
@@ -53,8 +53,8 @@ class Cluster:
         self.machine.start("--api-listen", self.address, *more)
 
     @property
-    def agent(self) -> Agent:
-        return Agent(NODE, self.machine.uid, self.address)
+    def agent(self) -> AgentEndpoint:
+        return AgentEndpoint(NODE, self.machine.uid, self.address)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ async def _heartbeat(machine: Machine) -> Heartbeat:
     return beat
 
 
-async def test_it_is_found_by_the_heartbeat_and_answers_about_what_runs(cluster: Cluster) -> None:
+async def test_agent_publishes_api_address_and_answers(cluster: Cluster) -> None:
     machine = cluster.machine
     cluster.address = "127.0.0.1:0"
     cluster.start()
@@ -95,7 +95,7 @@ async def test_it_is_found_by_the_heartbeat_and_answers_about_what_runs(cluster:
     beat = await _heartbeat(machine)
     assert beat.api_address.startswith("127.0.0.1:")
     assert not beat.api_address.endswith(":0")
-    agent = Agent(NODE, machine.uid, beat.api_address)
+    agent = AgentEndpoint(NODE, machine.uid, beat.api_address)
     async with connect(settings(cluster.pki.files("operator:ann")), agent) as stub:
         answer = await anext(aiter(stub.Logs(LogsRequest(environment=str(ENV), lines=-1))))
         assert [line.line for line in answer.lines] == [b"hello"]
@@ -133,7 +133,7 @@ async def test_another_address_can_be_told(cluster: Cluster) -> None:
     assert beat.api_address == "n1.example.org:7443"
 
 
-async def test_it_answers_without_etcd_from_what_is_on_disk(cluster: Cluster) -> None:
+async def test_agent_answers_from_disk_without_etcd(cluster: Cluster) -> None:
     machine = cluster.machine
     cluster.start()
     await machine.assign(worker("web", "sleep", "1000"))
@@ -195,7 +195,7 @@ async def test_the_engine_going_is_a_refusal_and_its_return_an_answer(cluster: C
     assert machine.kill(signal.SIGTERM) == 0
 
 
-def test_what_the_command_line_refuses(server: tuple[Pki, EtcdServer], tmp_path: Path) -> None:
+def test_command_line_refuses_invalid_options(server: tuple[Pki, EtcdServer], tmp_path: Path) -> None:
     pki, etcd_server = server
     node = pki.node("u1")
     agent = [sys.executable, "-m", "devopsellence.nodeagent", "--node", NODE, "--node-uid", "u1"]

@@ -12,8 +12,8 @@ from devopsellence.api.v1 import workload_pb2
 from devopsellence.api.v1.agent_pb2 import RunRequest
 from devopsellence.nodeagent.api.run_task import discard_leftovers
 from devopsellence.nodeagent.docker import names
-from tests.integration.agentapi.harness import ENV, Place, Ran, first_output, rest
-from tests.integration.nodeagent.harness import docker, soon, worker
+from tests.integration.agentapi.api_node import ENV, Place, Ran, first_output, rest
+from tests.support.agent import docker, soon, worker
 
 pytestmark = pytest.mark.docker
 
@@ -53,7 +53,7 @@ def left(here: Place) -> list[str]:
     return docker("ps", "-aq", "--filter", f"label={names.LABEL_NODE_UID}={here.uid}").split()
 
 
-async def test_its_output_and_exit_code_and_nothing_left(assigned: Place) -> None:
+async def test_task_returns_output_and_exit_code_and_leaves_nothing(assigned: Place) -> None:
     ran = await run(assigned, task("sh", "-c", "echo $COLOUR $SIZE; echo no >&2; exit 3", SIZE="small"))
     assert (ran.stdout, ran.stderr, ran.exit_code) == (b"red small\n", b"no\n", 3)
     assert left(assigned) == []
@@ -103,7 +103,7 @@ async def test_a_signal(assigned: Place) -> None:
     assert (seen.stdout, seen.exit_code) == (b"ready\nbye\n", 9)
 
 
-async def test_it_goes_with_its_caller(assigned: Place) -> None:
+async def test_task_ends_with_its_caller(assigned: Place) -> None:
     async with assigned.client() as stub:
         call, seen = stub.RunTask(), Ran()
         await call.write(task("sh", "-c", "echo ready; exec sleep 1000"))
@@ -117,7 +117,7 @@ async def test_it_goes_with_its_caller(assigned: Place) -> None:
         await soon("its container is gone", gone)
 
 
-async def test_one_whose_caller_goes_at_once_leaves_nothing(assigned: Place) -> None:
+async def test_task_of_vanished_caller_leaves_nothing(assigned: Place) -> None:
     async with assigned.client() as stub:
         for _ in range(3):
             call = stub.RunTask()
@@ -133,7 +133,7 @@ async def test_one_whose_caller_goes_at_once_leaves_nothing(assigned: Place) -> 
         await soon("their containers are gone", gone)
 
 
-async def test_what_an_earlier_agent_left_behind_is_removed_and_nothing_else(assigned: Place) -> None:
+async def test_leftover_task_containers_are_removed_and_nothing_else(assigned: Place) -> None:
     labels = {
         **names.environment_labels("n1", assigned.uid, ENV),
         names.LABEL_TASK: "migrate",
@@ -151,7 +151,7 @@ async def test_what_an_earlier_agent_left_behind_is_removed_and_nothing_else(ass
     assert left(assigned) == [release_task[:12]]
 
 
-async def test_what_cannot_be_run_is_refused(assigned: Place) -> None:
+async def test_impossible_task_is_refused(assigned: Place) -> None:
     bad = task("true")
     bad.start.task.name = "../x"
     for start, code in [

@@ -11,15 +11,15 @@ import pytest
 from bench.hollow.engine import HollowEngine, hollow
 from bench.hollow.machine import HollowMachine
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent.docker.engine import Callbacks
+from devopsellence.nodeagent.docker.engine import EngineCallbacks
 from devopsellence.nodeagent.docker.interface import Machine
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
-from tests.integration.nodeagent.harness import soon
 from tests.integration.nodeagent.routed import agent_on
-from tests.support.routes import FakeRoutes
+from tests.support.agent import soon
+from tests.support.fake_router import FakeRouter
 
 ENV = EnvironmentRef("acme", "shop", "production")
 HOST = "app.example.com"
@@ -29,7 +29,7 @@ IMAGE = "sha256:" + "a" * 64
 class Watched(HollowMachine):
     """Says when a container is stopped that is held."""
 
-    def __init__(self, routes: FakeRoutes) -> None:
+    def __init__(self, routes: FakeRouter) -> None:
         super().__init__()
         self.stopped_too_early: list[str] = []
         self._routes = routes
@@ -40,7 +40,7 @@ class Watched(HollowMachine):
         super().stop(container)
 
 
-def works(machine: HollowMachine, routes: FakeRoutes, callbacks: Callbacks) -> Machine[HollowEngine]:
+def works(machine: HollowMachine, routes: FakeRouter, callbacks: EngineCallbacks) -> Machine[HollowEngine]:
     routes.changed = lambda env: callbacks.changed(str(env))
     return replace(hollow(machine, callbacks), routes=routes)
 
@@ -76,7 +76,7 @@ def assignment(release: int, *services: workload_pb2.Service, removed: bool = Fa
 
 
 async def settled(
-    etcd: Etcd, routes: FakeRoutes, release: int, phase: stored_pb2.AssignmentStatus.Phase.ValueType
+    etcd: Etcd, routes: FakeRouter, release: int, phase: stored_pb2.AssignmentStatus.Phase.ValueType
 ) -> None:
     """Returns when that is the status; requests end all the time."""
     key = etcd.keys.status("n1", ENV)
@@ -91,9 +91,9 @@ async def settled(
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_what_is_routed_to_is_never_stopped(etcd: Etcd, settings: Settings, tmp_path: Path, seed: int) -> None:
+async def test_routed_containers_are_never_stopped(etcd: Etcd, settings: Settings, tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
-    routes = FakeRoutes()
+    routes = FakeRouter()
     machine = Watched(routes)
     key = etcd.keys.assignment("n1", ENV)
     release = 0
@@ -125,7 +125,7 @@ async def test_what_is_routed_to_is_never_stopped(etcd: Etcd, settings: Settings
 
 
 async def test_challenges_are_answered_while_the_engine_is_away(etcd: Etcd, settings: Settings, tmp_path: Path) -> None:
-    routes = FakeRoutes()
+    routes = FakeRouter()
     machine = HollowMachine()
     async with agent_on("n1", "uid-n1", tmp_path, settings, lambda callbacks: works(machine, routes, callbacks)):
         await etcd.put(etcd.keys.assignment("n1", ENV), encode(assignment(1, service("web", 1))))

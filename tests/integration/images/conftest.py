@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from devopsellence.store.settings import Settings
-from tests.integration.images.harness import BUILT, Receiving, docker, operator
-from tests.support.agentapi import AgentAuthority
+from tests.integration.images.image_node import BUILT, Receiving, docker, operator
+from tests.support.fake_agent import AgentAuthority
 from tests.support.host import Host
 from tests.support.need import need_docker
 

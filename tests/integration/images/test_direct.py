@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1.agent_pb2 import LayerStart, SendLayerRequest
-from devopsellence.cli.agent.client import Agent, connect
+from devopsellence.cli.agent.client import AgentEndpoint, connect
 from devopsellence.cli.images.build import image_name
 from devopsellence.cli.images.distribute import distribute
 from devopsellence.cli.output import CliError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.integration.images.harness import BUILDER, ENV, CountingDocker, Receiving, Told, build, docker, release
-from tests.support.agentapi import AgentAuthority
+from tests.integration.images.image_node import BUILDER, ENV, CountingDocker, Receiving, Told, build, docker, release
+from tests.support.fake_agent import AgentAuthority
 from tests.support.host import Host
 from tests.support.relay import Relay
 from tests.support.until import until
@@ -57,7 +57,7 @@ async def test_a_second_deploy_sends_the_changed_layer_only(
     assert layers_of(host, second).count("sha256") == 3
 
 
-async def test_nothing_is_saved_for_nodes_that_have_everything(
+async def test_no_image_is_saved_for_nodes_with_all_layers(
     etcd: Etcd, operators: Settings, host: Host, node: Receiving
 ) -> None:
     image, builder, output = build(b"once"), CountingDocker(), Told()
@@ -114,14 +114,14 @@ async def test_a_caller_that_goes_leaves_what_it_has_sent(operators: Settings, n
         yield SendLayerRequest(data=data[MIB : 2 * MIB])
         yield SendLayerRequest(data=data[2 * MIB :])
 
-    async with connect(operators, Agent("n1", node.uid, node.address)) as stub:
+    async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:
         call = stub.SendLayer(half())
         await asyncio.to_thread(until, "half has arrived", lambda: part.exists() and part.stat().st_size == MIB)
         call.cancel()
         assert await asyncio.wait_for(_answer(stub.SendLayer(rest())), 60) == len(data)
 
 
-async def test_what_was_staged_survives_the_agent_and_is_checked(
+async def test_staged_layers_survive_the_agent_and_are_verified(
     etcd: Etcd, operators: Settings, host: Host, tmp_path: Path, authority: AgentAuthority, node: Receiving
 ) -> None:
     image = build(6 * MIB)
@@ -155,7 +155,7 @@ async def test_an_image_with_the_same_layer_twice(etcd: Etcd, operators: Setting
     assert host.docker("image", "inspect", "-f", "{{.Id}}", image) == image
 
 
-async def test_one_nodes_failure_does_not_stop_the_others_and_is_named(
+async def test_failed_node_is_named_and_others_continue(
     etcd: Etcd, operators: Settings, host: Host, node: Receiving, tmp_path: Path, authority: AgentAuthority
 ) -> None:
     image, output = build(b"two nodes"), Told()
@@ -198,7 +198,7 @@ async def test_two_callers_send_the_same_layer(operators: Settings, node: Receiv
         for offset in range(0, len(data), MIB):
             yield SendLayerRequest(data=data[offset : offset + MIB])
 
-    async with connect(operators, Agent("n1", node.uid, node.address)) as stub:
+    async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:
         first = asyncio.ensure_future(_answer(stub.SendLayer(slowly())))
         await asyncio.wait_for(begun.wait(), 30)
         second = asyncio.ensure_future(_answer(stub.SendLayer(quickly())))

@@ -12,11 +12,11 @@ import pytest
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.cli.images.build import image_name
 from devopsellence.nodeagent.images.gc import ImageCollector
-from devopsellence.nodeagent.plan.spec import Desired, desired
+from devopsellence.nodeagent.plan.spec import Desired, resolve_assignment
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.keys import EnvironmentRef
-from tests.integration.images.harness import ENV, Receiving
-from tests.support.agentapi import AgentAuthority
+from tests.integration.images.image_node import ENV, Receiving
+from tests.support.fake_agent import AgentAuthority
 from tests.support.host import Host
 from tests.support.images import IMAGE, small_image
 from tests.support.until import until
@@ -27,7 +27,7 @@ def want(release: int, *images: str, env: EnvironmentRef = ENV) -> Desired:
         workload_pb2.Service(name=f"s{number}", image=workload_pb2.Image(pinned=image))
         for number, image in enumerate(images)
     ]
-    return desired(stored_pb2.Assignment(node="n1", node_uid="u", release=release, services=services), env, "u")
+    return resolve_assignment(stored_pb2.Assignment(node="n1", node_uid="u", release=release, services=services), env, "u")
 
 
 class Node:
@@ -83,7 +83,7 @@ async def test_the_ten_latest_releases_stay(images: Node, make: Callable[..., Im
     garbage.close()
 
 
-async def test_what_is_used_or_named_by_others_or_not_ours_stays(images: Node, make: Callable[..., ImageCollector]) -> None:
+async def test_used_or_foreign_images_are_kept(images: Node, make: Callable[..., ImageCollector]) -> None:
     used, named, foreign, unnamed, plain = (
         images.image(text, tag=text not in ("unnamed", "foreign"))
         for text in ("used", "named", "foreign", "unnamed", "plain")
@@ -93,7 +93,7 @@ async def test_what_is_used_or_named_by_others_or_not_ours_stays(images: Node, m
     images.host.docker("tag", foreign, "theirs:2")
     garbage = make()
     garbage.follow(want(1, used, named, foreign, unnamed, plain), settled=True)
-    garbage.departed(str(ENV))
+    garbage.environment_removed(str(ENV))
     await garbage.sweep()
     assert [images.has(image) for image in (used, named, foreign, unnamed, plain)] == [True, True, True, True, False]
     assert images.has(small_image())
@@ -103,12 +103,12 @@ async def test_what_is_used_or_named_by_others_or_not_ours_stays(images: Node, m
     assert not images.has(used)
 
 
-async def test_what_a_deploy_has_just_asked_for_stays(images: Node, make: Callable[..., ImageCollector]) -> None:
+async def test_images_of_a_running_deploy_are_kept(images: Node, make: Callable[..., ImageCollector]) -> None:
     image = images.image("rolled back to")
     garbage = make()
     garbage.follow(want(1, image), settled=True)
-    garbage.departed(str(ENV))
-    garbage.asked([image])
+    garbage.environment_removed(str(ENV))
+    garbage.requested([image])
     await garbage.sweep()
     assert images.has(image)
 
@@ -118,7 +118,7 @@ async def test_an_image_brought_for_a_release_that_never_came_goes_in_the_end(
 ) -> None:
     image = images.image("in vain")
     first = make()
-    first.brought(image)
+    first.obtained(image)
     await first.sweep()
     assert images.has(image)
     await written(first, tmp_path / "images.json", image)
@@ -129,7 +129,9 @@ async def test_an_image_brought_for_a_release_that_never_came_goes_in_the_end(
     later.close()
 
 
-async def test_a_sweep_comes_a_while_after_a_release_has_settled(images: Node, make: Callable[..., ImageCollector]) -> None:
+async def test_a_sweep_comes_a_while_after_a_release_has_settled(
+    images: Node, make: Callable[..., ImageCollector]
+) -> None:
     made = [images.image(f"settled {number}") for number in range(1, 12)]
     garbage = make(delay=0.2)
     for number, image in enumerate(made, 1):

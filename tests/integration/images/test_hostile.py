@@ -23,13 +23,13 @@ from devopsellence.api.v1.agent_pb2 import (
     LoadImageRequest,
     SendLayerRequest,
 )
-from devopsellence.cli.agent.client import Agent, connect
+from devopsellence.cli.agent.client import AgentEndpoint, connect
 from devopsellence.cli.images.distribute import distribute
 from devopsellence.cli.output import CliError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.integration.images.harness import BUILDER, Receiving, Told, build, release
-from tests.support.agentapi import AgentAuthority
+from tests.integration.images.image_node import BUILDER, Receiving, Told, build, release
+from tests.support.fake_agent import AgentAuthority
 from tests.support.host import Host
 from tests.support.until import until
 
@@ -56,10 +56,10 @@ async def code_of(call: Awaitable[Any]) -> grpc.StatusCode:
     return refused.value.code()
 
 
-async def test_what_the_wire_may_not_say(operators: Settings, node: Receiving) -> None:
+async def test_hostile_requests_are_refused(operators: Settings, node: Receiving) -> None:
     invalid, missing = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION
     image = ImageDescription(id=ID, diff_ids=[DIGEST])
-    async with connect(operators, Agent("n1", node.uid, node.address)) as stub:
+    async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:
         for name in ("../../../etc/passwd", "sha256:../x", f"{DIGEST}\n", DIGEST.upper(), "", f"sha512:{'0' * 128}"):
             assert await code_of(stub.SendLayer(requests(b"abc", digest=name))) is invalid
             asked = FindImagesRequest(images=[ImageDescription(id=name)])
@@ -88,7 +88,7 @@ async def test_what_the_wire_may_not_say(operators: Settings, node: Receiving) -
 async def test_a_layer_that_is_no_tar_makes_no_image(operators: Settings, host: Host, node: Receiving) -> None:
     before = host.docker("images", "-aq")
     image = ImageDescription(id=ID, diff_ids=[DIGEST])
-    async with connect(operators, Agent("n1", node.uid, node.address)) as stub:
+    async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:
         assert (await stub.SendLayer(requests(b"abc"))).staged_bytes == 3
         load = LoadImageRequest(image=image, config=CONFIG, tag=TAG)
         assert await code_of(stub.LoadImage(load)) is grpc.StatusCode.FAILED_PRECONDITION
@@ -141,7 +141,7 @@ async def test_a_full_disk_is_said_and_what_nobody_wants_is_cleared(
             yield SendLayerRequest(data=data[MIB : 2 * MIB])
             yield SendLayerRequest(data=data[2 * MIB :])
 
-        async with connect(operators, Agent("n1", node.uid, node.address)) as stub:
+        async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:
             assert await code_of(stub.SendLayer(growing())) is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert arrived.is_set()
             assert not old.exists()
@@ -153,8 +153,8 @@ async def test_a_full_disk_is_said_and_what_nobody_wants_is_cleared(
         assert (node.staging / f"{digest[7:]}.layer").read_bytes() == data
 
 
-async def test_what_was_staged_and_never_used_goes_after_a_day(operators: Settings, node: Receiving) -> None:
-    async with connect(operators, Agent("n1", node.uid, node.address)) as stub:
+async def test_unused_staged_layers_are_removed_after_a_day(operators: Settings, node: Receiving) -> None:
+    async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:
         await stub.SendLayer(requests(b"abc"))
         assert node.staged() == [f"{DIGEST[7:]}.layer"]
         found = await stub.FindImages(FindImagesRequest(images=[ImageDescription(id=ID, diff_ids=[DIGEST])]))
@@ -168,7 +168,7 @@ async def test_an_engine_that_is_away_is_said(operators: Settings, tmp_path: Pat
     node = Receiving("n1", f"unix://{tmp_path}/nothing.sock", tmp_path, authority)
     await node.serve()
     try:
-        async with connect(operators, Agent("n1", node.uid, node.address)) as stub:
+        async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:
             assert await code_of(stub.FindImages(FindImagesRequest())) is grpc.StatusCode.UNAVAILABLE
     finally:
         await node.stop()

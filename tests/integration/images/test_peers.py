@@ -12,10 +12,10 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Peer
 from devopsellence.store.etcd import Etcd
-from tests.integration.images.harness import build, docker
-from tests.integration.nodeagent.harness import Machine, ServiceStatus, says, service_of, soon, worker
-from tests.support.agentapi import AgentAuthority
+from tests.integration.images.image_node import build, docker
+from tests.support.agent import Machine, ServiceStatus, says, service_of, soon, worker
 from tests.support.etcd import EtcdServer
+from tests.support.fake_agent import AgentAuthority
 from tests.support.host import Host
 from tests.support.relay import Relay
 from tests.support.until import until
@@ -84,7 +84,7 @@ async def nodes(server: EtcdServer, host: Host, tmp_path: Path) -> AsyncIterator
                 host.docker("rmi", "-f", *dict.fromkeys(images))
 
 
-async def test_it_gets_the_image_from_another_node_and_serves(nodes: Nodes) -> None:
+async def test_node_pulls_missing_image_from_peer_and_serves(nodes: Nodes) -> None:
     image = build(b"hello\n", 3 * MIB)
     # As a deploy names it: the name goes along.
     name = f"devopsellence/shop-0a1b2c:{image[7:19]}"
@@ -107,7 +107,7 @@ async def test_it_gets_the_image_from_another_node_and_serves(nodes: Nodes) -> N
     until("it is noted for later", lambda: image in (n2.folder / "state" / "images.json").read_text())
 
 
-async def test_who_does_not_have_it_is_passed_over(nodes: Nodes) -> None:
+async def test_peer_without_the_image_is_skipped(nodes: Nodes) -> None:
     image, other = build(b"the one\n"), build(b"another\n")
     n1, n2, n3 = nodes.add("n1"), nodes.elsewhere("n2"), nodes.add("n3")
     await n1.assign(worker("a", image=other))
@@ -147,7 +147,7 @@ class Choking(Relay):
             await target.drain()
 
 
-async def test_one_that_dies_in_the_middle_leaves_nothing_and_another_is_asked(nodes: Nodes) -> None:
+async def test_peer_dying_midway_leaves_nothing_and_next_is_asked(nodes: Nodes) -> None:
     image = build(24 * MIB)
     n1, n2, n3 = nodes.add("n1"), nodes.elsewhere("n2"), nodes.add("n3")
     for each in (n1, n3):
@@ -171,7 +171,7 @@ async def test_one_that_dies_in_the_middle_leaves_nothing_and_another_is_asked(n
     assert [line["peer"] for line in n2.lines("image fetched")] == ["n3"]
 
 
-async def test_what_was_choked_on_its_way_comes_from_the_next_in_the_same_attempt(nodes: Nodes) -> None:
+async def test_broken_transfer_continues_with_next_peer_in_same_attempt(nodes: Nodes) -> None:
     image = build(24 * MIB)
     n1, n2, n3 = nodes.add("n1"), nodes.elsewhere("n2"), nodes.add("n3")
     for each in (n1, n3):

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Registry
-from devopsellence.cli.images.docker_cli import Docker
+from devopsellence.cli.images.docker_cli import DockerCli
 from devopsellence.cli.images.registry import push
 from devopsellence.cli.output import CliError
-from tests.integration.images.harness import BUILDER, Told, build, docker
+from tests.integration.images.image_node import BUILDER, Told, build, docker
 from tests.support.etcd import free_ports
 from tests.support.need import lack
 from tests.support.until import until
@@ -126,7 +126,7 @@ async def test_the_password_goes_to_the_registry_and_nowhere_else(
     commands = tmp_path / "commands"
     _spy(tmp_path / "bin", commands, monkeypatch)
     output = Told()
-    pin = await push(Docker(), Registry(repository=f"{registry}/shop", username="ann"), PASSWORD, image, output)
+    pin = await push(DockerCli(), Registry(repository=f"{registry}/shop", username="ann"), PASSWORD, image, output)
     assert pin.pinned.startswith(f"{registry}/shop@sha256:")
     said = commands.read_text()
     assert "login" in said

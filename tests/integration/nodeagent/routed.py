@@ -11,33 +11,33 @@ from typing import TypeVar
 
 from devopsellence.nodeagent.agent import Agent, Options, Process
 from devopsellence.nodeagent.docker.client import DEFAULT_HOST
-from devopsellence.nodeagent.docker.engine import Callbacks, Engine
+from devopsellence.nodeagent.docker.engine import DockerEngine, EngineCallbacks
+from devopsellence.nodeagent.docker.interface import ContainerEngine
 from devopsellence.nodeagent.docker.interface import Machine as Works
-from devopsellence.nodeagent.docker.interface import Runtime
-from devopsellence.nodeagent.health.probe import question
+from devopsellence.nodeagent.health.probe import probe_call
 from devopsellence.nodeagent.state import StateFolder
-from devopsellence.nodeagent.util.memory import Rest
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.memory import MemoryTrimmer
+from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
-from tests.integration.nodeagent.harness import Machine
-from tests.support.routes import FakeRoutes
+from tests.support.agent import Machine
+from tests.support.fake_router import FakeRouter
 
-R = TypeVar("R", bound=Runtime)
+R = TypeVar("R", bound=ContainerEngine)
 
 
 @asynccontextmanager
 async def agent_on(
-    node: str, uid: str, folder: Path, settings: Settings, make: Callable[[Callbacks], Works[R]]
+    node: str, uid: str, folder: Path, settings: Settings, make: Callable[[EngineCallbacks], Works[R]]
 ) -> AsyncIterator[Agent[R]]:
     """An agent on what ``make`` makes, from start to end."""
     options = Options(node, uid, folder, DEFAULT_HOST, settings)
     stop = asyncio.Event()
     with StateFolder(folder) as state:
         async with Etcd(settings) as etcd, LeaseKeeper(etcd) as keeper:
-            disk = Pool(1, "disk")
-            agent = Agent(options, state, Process(etcd, keeper, disk, Rest()), make)
+            disk = ThreadPool(1, "disk")
+            agent = Agent(options, state, Process(etcd, keeper, disk, MemoryTrimmer()), make)
             running = asyncio.create_task(agent.run(stop))
             try:
                 yield agent
@@ -50,14 +50,14 @@ async def agent_on(
 
 @asynccontextmanager
 async def agent_of(
-    machine: Machine, routes: FakeRoutes, settings: Settings | None = None
-) -> AsyncIterator[Agent[Engine]]:
+    machine: Machine, routes: FakeRouter, settings: Settings | None = None
+) -> AsyncIterator[Agent[DockerEngine]]:
     """The agent of ``machine``, on the real engine; ``settings``: of another etcd than the machine's."""
 
-    def make(callbacks: Callbacks) -> Works[Engine]:
-        engine = Engine(DEFAULT_HOST, machine.uid, callbacks)
+    def make(callbacks: EngineCallbacks) -> Works[DockerEngine]:
+        engine = DockerEngine(DEFAULT_HOST, machine.uid, callbacks)
         routes.changed = lambda env: callbacks.changed(str(env))
-        return Works(engine, partial(question, engine), None, routes)
+        return Works(engine, partial(probe_call, engine), None, routes)
 
     folder = machine.folder / "state"
     async with agent_on(machine.node, machine.uid, folder, settings or machine.settings, make) as agent:

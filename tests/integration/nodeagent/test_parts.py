@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent.docker.model import End, Now
-from devopsellence.nodeagent.health.probe import ask_http, ask_tcp
-from devopsellence.nodeagent.plan.history import NO_MEMORY, Trouble
+from devopsellence.clock import Now
+from devopsellence.nodeagent.docker.model import ContainerExit
+from devopsellence.nodeagent.health.probe import probe_http, probe_tcp
+from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause
 from devopsellence.nodeagent.state import StateError, StateFolder
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.keys import EnvironmentRef
 
 ENV = EnvironmentRef("acme", "Shop.App", "production")
@@ -37,7 +38,7 @@ def test_assignments_come_back_as_they_were(folder: StateFolder) -> None:
     assert folder.assignments() == {}
 
 
-def test_what_cannot_be_read_is_left_where_it_is_and_the_rest_is_read(folder: StateFolder, tmp_path: Path) -> None:
+def test_unreadable_files_are_kept_and_the_rest_is_read(folder: StateFolder, tmp_path: Path) -> None:
     folder.save_assignment(ENV, stored_pb2.Assignment(node="n1"))
     (tmp_path / "assignments" / "acme+other+production.json").write_text("{half")
     (tmp_path / "assignments" / "what.json").write_text("{}")
@@ -45,7 +46,7 @@ def test_what_cannot_be_read_is_left_where_it_is_and_the_rest_is_read(folder: St
     assert len(list((tmp_path / "assignments").iterdir())) == 3
 
 
-def test_nobody_else_can_read_it(tmp_path: Path) -> None:
+def test_state_folder_is_private(tmp_path: Path) -> None:
     with StateFolder(tmp_path / "state") as folder:
         folder.save_assignment(ENV, stored_pb2.Assignment())
     (file,) = (tmp_path / "state" / "assignments").iterdir()
@@ -54,9 +55,9 @@ def test_nobody_else_can_read_it(tmp_path: Path) -> None:
 
 
 def test_memories_come_back_with_what_is_left_of_their_wait(folder: StateFolder) -> None:
-    end = End(3, False, "2026-01-01T00:00:00Z", 0.5, ("one", "two"))
+    end = ContainerExit(3, False, "2026-01-01T00:00:00Z", 0.5, ("one", "two"))
     memory = replace(
-        NO_MEMORY, starts=4, crashes=3, trouble=Trouble.CRASHED, retry=130.0, retry_wall=1_000_030.0, last_end=end
+        NO_HISTORY, starts=4, crashes=3, trouble=FailureCause.CRASHED, retry=130.0, retry_wall=1_000_030.0, last_end=end
     )
     folder.save_memories(ENV, {("web", "hash"): memory})
     # After a reboot the monotonic clock is another one, and twenty seconds have passed.
@@ -74,7 +75,7 @@ def test_memories_that_cannot_be_read_are_none(folder: StateFolder, tmp_path: Pa
     assert folder.memories(ENV, NOW) == {}
 
 
-def test_one_agent_for_one_folder(tmp_path: Path) -> None:
+def test_second_agent_cannot_use_the_folder(tmp_path: Path) -> None:
     with StateFolder(tmp_path), pytest.raises(StateError, match="another agent already runs"):
         StateFolder(tmp_path)
     StateFolder(tmp_path).close()
@@ -87,7 +88,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 async def test_the_pool_is_bounded_and_delivers_results_and_errors() -> None:
-    pool = Pool(2, "test")
+    pool = ThreadPool(2, "test")
     gate, inside = threading.Semaphore(0), []
 
     def wait() -> int:
@@ -106,7 +107,7 @@ async def test_the_pool_is_bounded_and_delivers_results_and_errors() -> None:
 
 
 async def test_a_call_whose_waiter_has_gone_still_ends() -> None:
-    pool = Pool(1, "test")
+    pool = ThreadPool(1, "test")
     gate, ended = threading.Event(), threading.Event()
 
     def call() -> None:
@@ -158,9 +159,9 @@ async def serving(answer: bytes | None) -> AsyncIterator[int]:
         (None, "no answer within 0.1 s"),
     ],
 )
-async def test_one_check(answer: bytes | None, says: str) -> None:
+async def test_probe_reports_success_and_failure(answer: bytes | None, says: str) -> None:
     async with serving(answer) as port:
-        message = await ask_http("127.0.0.1", port, "/up", 0.1)
+        message = await probe_http("127.0.0.1", port, "/up", 0.1)
     assert bool(message) == bool(says)
     assert says in message
 
@@ -168,11 +169,11 @@ async def test_one_check(answer: bytes | None, says: str) -> None:
 async def test_a_check_where_nobody_listens() -> None:
     async with serving(b"") as port:
         pass
-    assert await ask_http("127.0.0.1", port, "/up", 1.0) == f"GET http://127.0.0.1:{port}/up: connection refused"
-    assert await ask_tcp("127.0.0.1", port, 1.0) == f"tcp 127.0.0.1:{port}: connection refused"
+    assert await probe_http("127.0.0.1", port, "/up", 1.0) == f"GET http://127.0.0.1:{port}/up: connection refused"
+    assert await probe_tcp("127.0.0.1", port, 1.0) == f"tcp 127.0.0.1:{port}: connection refused"
 
 
-async def test_whoever_accepts_a_connection_passes() -> None:
+async def test_tcp_probe_passes_on_accepted_connection() -> None:
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     async with server:
-        assert await ask_tcp("127.0.0.1", server.sockets[0].getsockname()[1], 20.0) == ""
+        assert await probe_tcp("127.0.0.1", server.sockets[0].getsockname()[1], 20.0) == ""

@@ -12,10 +12,10 @@ from bench.hollow.behaviour import Behaviour, Faults
 from bench.hollow.engine import HollowEngine
 from bench.hollow.machine import HollowMachine
 from devopsellence.nodeagent.docker import errors, names
-from devopsellence.nodeagent.docker.engine import Callbacks
-from devopsellence.nodeagent.docker.interface import Calls
-from devopsellence.nodeagent.docker.model import Container, Event, State
-from devopsellence.nodeagent.plan.probe_spec import Probe, Timing
+from devopsellence.nodeagent.docker.engine import EngineCallbacks
+from devopsellence.nodeagent.docker.interface import DockerApi
+from devopsellence.nodeagent.docker.model import Container, ContainerState, EngineEvent
+from devopsellence.nodeagent.plan.probe_spec import Probe, ProbeTiming
 
 ENV = "acme/shop/production"
 LOCAL = f"sha256:{'a' * 64}"
@@ -62,7 +62,7 @@ def test_a_container_from_its_creation_to_its_removal() -> None:
     identity = where.create("web-1", body())
     created = where.inspect("web-1")
     assert created is not None
-    assert (created.id, created.state, created.release) == (identity, State.CREATED, 3)
+    assert (created.id, created.state, created.release) == (identity, ContainerState.CREATED, 3)
     assert where.first_create.keys() == {3}
     started = where.start(identity)
     assert started is not None
@@ -74,9 +74,9 @@ def test_a_container_from_its_creation_to_its_removal() -> None:
     with pytest.raises(errors.EngineError, match="active endpoints"):
         where.remove_network(next(iter(where.networks)))
     where.stop(identity)
-    seen, end = where.examine(identity)
+    seen, end = where.inspect_exited(identity)
     assert end is not None
-    assert (seen.state, seen.exit_code, end.code) == (State.EXITED, 0, 0)
+    assert (seen.state, seen.exit_code, end.code) == (ContainerState.EXITED, 0, 0)
     where.remove(identity)
     with pytest.raises(errors.NotFound):
         where.inspect(identity)
@@ -121,16 +121,16 @@ def test_a_container_is_not_started_without_its_network() -> None:
     ],
     ids=["never", "sick", "not yet", "other"],
 )
-def test_what_a_check_is_answered(faults: dict[str, Any], environ: dict[str, str], answer: str) -> None:
+def test_probe_reports_http_status(faults: dict[str, Any], environ: dict[str, str], answer: str) -> None:
     where = machine(**faults)
     identity = where.create("web-1", body(**environ))
     where.start(identity)
     assert where.passes(identity) == answer
 
 
-async def test_what_ends_by_itself_is_told_and_nothing_of_a_call_is() -> None:
+async def test_spontaneous_exits_produce_events_and_calls_do_not() -> None:
     where = machine(crashing={"web"})
-    told: asyncio.Queue[Event] = asyncio.Queue()
+    told: asyncio.Queue[EngineEvent] = asyncio.Queue()
     where.told.add(told.put_nowait)
     identity = where.create("web-1", body())
     where.start(identity)
@@ -150,8 +150,8 @@ class Told:
         self.connections = asyncio.Event()
 
     @property
-    def callbacks(self) -> Callbacks:
-        return Callbacks(changed=self.changed.append, image=lambda: None, connection=self.connections.set)
+    def callbacks(self) -> EngineCallbacks:
+        return EngineCallbacks(changed=self.changed.append, image=lambda: None, connection=self.connections.set)
 
     async def connection(self) -> None:
         async with asyncio.timeout(20):
@@ -159,7 +159,7 @@ class Told:
         self.connections.clear()
 
 
-def start(identity: str) -> Callable[[Calls], Container | None]:
+def start(identity: str) -> Callable[[DockerApi], Container | None]:
     return lambda calls: calls.start(identity)
 
 
@@ -170,21 +170,21 @@ async def test_an_engine_that_goes_away_and_comes_back() -> None:
     await told.connection()
     identity = await engine.call(lambda calls: calls.create("web-1", body()))
     await engine.call(start(identity))
-    await engine.look(identity)
+    await engine.refresh(identity)
     where.leave()
     await told.connection()
     assert (engine.connected, bool(engine.problem)) == (False, True)
     with pytest.raises(errors.EngineUnavailable):
         await engine.call(start(identity))
     with pytest.raises(errors.EngineUnavailable):
-        await engine.question(Probe(Timing(), port=80), identity, "")()
+        await engine.question(Probe(ProbeTiming(), port=80), identity, "")()
     # Its containers go on, and what becomes of them meanwhile is seen later.
     where.end(identity, 7)
-    assert engine.view.containers[identity].up
+    assert engine.cache.containers[identity].up
     where.come_back()
     await told.connection()
     assert (engine.connected, engine.problem) == (True, "")
-    assert engine.view.containers[identity].exit_code == 7
+    assert engine.cache.containers[identity].exit_code == 7
     running.cancel()
 
 
@@ -193,7 +193,7 @@ async def test_a_call_that_is_cut_off_may_have_happened() -> None:
     engine = HollowEngine(where, told.callbacks)
     created = asyncio.Event()
 
-    def create(calls: Calls) -> str:
+    def create(calls: DockerApi) -> str:
         created.set()
         return calls.create("web-1", body())
 

@@ -6,21 +6,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import (
-    Attachment,
     Container,
-    End,
+    ContainerExit,
+    ContainerState,
     Health,
     Network,
-    Now,
+    NetworkAttachment,
     Observed,
-    State,
-    Verdict,
+    ProbeVerdict,
 )
 from devopsellence.nodeagent.plan.actions import Action, Kind, Plan
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_MEMORY, RestartHistory
-from devopsellence.nodeagent.plan.spec import Desired, Wanted, desired
+from devopsellence.nodeagent.plan.spec import Desired, DesiredService, resolve_assignment
 from devopsellence.nodeagent.reconcile.executor import before
 from devopsellence.store.keys import EnvironmentRef
 
@@ -68,16 +68,16 @@ def want(*services: workload_pb2.Service, release: int = 1, removed: bool = Fals
     assignment = stored_pb2.Assignment(
         node="n1", node_uid=UID, generation=release, release=release, services=services, removed=removed
     )
-    return desired(assignment, ENV, UID)
+    return resolve_assignment(assignment, ENV, UID)
 
 
-def wanted(made: workload_pb2.Service) -> Wanted:
+def wanted(made: workload_pb2.Service) -> DesiredService:
     return want(made).services[made.name]
 
 
 def container(
     made: workload_pb2.Service,
-    state: State = State.RUNNING,
+    state: ContainerState = ContainerState.RUNNING,
     *,
     identity: str = "",
     since: float = 0.0,
@@ -97,9 +97,11 @@ def container(
         release=release,
         image=IMAGE,
         state=state,
-        networks={want(made).network: Attachment(network, "172.18.0.2" if state is State.RUNNING else "")},
+        networks={
+            want(made).network: NetworkAttachment(network, "172.18.0.2" if state is ContainerState.RUNNING else "")
+        },
         running_since=since,
-        started_at="2026-01-01T00:00:00Z" if state is not State.CREATED else "",
+        started_at="2026-01-01T00:00:00Z" if state is not ContainerState.CREATED else "",
         finished_at=finished,
         depends_on=tuple(each.service for each in made.depends_on),
         exit_code=code,
@@ -161,11 +163,11 @@ class Engine:
         for each in self.containers.values():
             if each.up and each.hash in self.sick:
                 late = self.mono - each.running_since >= 18.0
-                found[each.id] = Health(Verdict.UNHEALTHY if late else Verdict.CHECKING, late, "answered 503")
+                found[each.id] = Health(ProbeVerdict.UNHEALTHY if late else ProbeVerdict.CHECKING, late, "answered 503")
             elif each.up and each.id in self.lapsed:
-                found[each.id] = Health(Verdict.UNHEALTHY, False, "answered 500", self.now)
+                found[each.id] = Health(ProbeVerdict.UNHEALTHY, False, "answered 500", self.now)
             elif each.up:
-                found[each.id] = Health(Verdict.HEALTHY, since=Now(each.running_since, 0.0))
+                found[each.id] = Health(ProbeVerdict.HEALTHY, since=Now(each.running_since, 0.0))
         return found
 
     def observe(self) -> Observed:
@@ -188,7 +190,7 @@ class Engine:
     def _route(self, made: Plan) -> None:
         serving = [each for service in made.services for each in service.serving]
         for each in serving:
-            assert each.state is State.RUNNING
+            assert each.state is ContainerState.RUNNING
             assert each.hash not in self.sick, "it has never been healthy"
         if self.router is not None:
             self.router.want([each.id for each in serving], self.mono)
@@ -219,12 +221,14 @@ class Engine:
                 self._start(found, goal, memory)
             case Kind.CONNECT:
                 assert self.network is not None
-                self._put(replace(found, networks={goal.network: Attachment(self.network.id, "172.18.0.9")}))
+                self._put(replace(found, networks={goal.network: NetworkAttachment(self.network.id, "172.18.0.9")}))
             case Kind.EXAMINE:
                 code = 0 if found.hash in self.done else 1
                 ended = replace(found, finished_at=found.finished_at or f"t{self.mono}", exit_code=code)
                 self._put(ended)
-                self.memories[key] = memory.ended(ended, End(code, False, ended.finished_at, 0.1), self.now, seed="x")
+                self.memories[key] = memory.ended(
+                    ended, ContainerExit(code, False, ended.finished_at, 0.1), self.now, seed="x"
+                )
             case Kind.STOP:
                 self.memories[key] = before(action, found, goal, self.now)(memory)
                 self._put(_down(found))
@@ -253,7 +257,7 @@ class Engine:
             return
         self.made += 1
         new = Container(
-            f"c{self.made}", spec.name, str(ENV), action.service, spec.hash, goal.release, spec.image, State.CREATED,
+            f"c{self.made}", spec.name, str(ENV), action.service, spec.hash, goal.release, spec.image, ContainerState.CREATED,
             depends_on=tuple(each.service for each in spec.service.depends_on),
         )  # fmt: skip
         assert all(each.name != new.name for each in self.containers.values()), f"{new.name} is there already"
@@ -265,8 +269,8 @@ class Engine:
             return
         up = replace(
             found,
-            state=State.RUNNING,
-            networks={goal.network: Attachment(self.network.id, "172.18.0.3")},
+            state=ContainerState.RUNNING,
+            networks={goal.network: NetworkAttachment(self.network.id, "172.18.0.3")},
             running_since=self.mono,
             started_at=f"s{self.mono}",
             finished_at="",
@@ -280,7 +284,7 @@ class Engine:
 
 
 def _down(found: Container) -> Container:
-    return replace(found, state=State.EXITED, running_since=0.0, finished_at="", exit_code=None)
+    return replace(found, state=ContainerState.EXITED, running_since=0.0, finished_at="", exit_code=None)
 
 
 def kinds(actions: Iterable[Action]) -> list[str]:

@@ -12,20 +12,21 @@ import requests
 
 from devopsellence.age import Identity
 from devopsellence.api.v1 import stored_pb2, workload_pb2
+from devopsellence.clock import Now
 from devopsellence.nodeagent.docker import errors
-from devopsellence.nodeagent.docker.cache import View
+from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.client import _errors
 from devopsellence.nodeagent.docker.interface import Fetch
-from devopsellence.nodeagent.docker.model import Now, State
+from devopsellence.nodeagent.docker.model import ContainerState
 from devopsellence.nodeagent.plan.actions import TASK, Action, Kind
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_MEMORY, RestartHistory, Trouble
-from devopsellence.nodeagent.plan.spec import Desired, desired, offered
+from devopsellence.nodeagent.plan.spec import Desired, resolve_assignment, specs_with_new_peers
 from devopsellence.nodeagent.reconcile.executor import Actions
 from devopsellence.nodeagent.reconcile.task_store import Runs
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.nodeagent.state import StateFolder
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.threads import ThreadPool
 from tests.unit.nodeagent.support import ENV, IMAGE, REMOTE, UID, Engine, container, service
 
 PEERS = [stored_pb2.Peer(node=f"n{number}", uid=f"uid-{number}", api_address="10.0.0.1:7443") for number in (2, 3)]
@@ -34,14 +35,14 @@ NOW = Now(1000.0, 1_001_000.0)
 
 def wants(*services: workload_pb2.Service, peers: Sequence[stored_pb2.Peer] = (), **more: Any) -> Desired:
     assignment = stored_pb2.Assignment(node="n1", node_uid=UID, release=1, services=services, peers=peers, **more)
-    return desired(assignment, ENV, UID)
+    return resolve_assignment(assignment, ENV, UID)
 
 
 class Asked:
     """An engine that answers each call with ``answers`` by its name; an exception is raised. ``calls`` are kept."""
 
     def __init__(self, **answers: Any) -> None:
-        self.view = View()
+        self.cache = ContainerCache()
         self.calls: list[tuple[str, Any]] = []
         self._answers = answers
 
@@ -91,7 +92,7 @@ async def test_an_image_by_id_is_asked_for_where_there_is_somebody_to_ask() -> N
     assert [action.kind for action in planned.actions] == [Kind.PULL, Kind.CREATE, Kind.START]
 
 
-async def test_what_other_nodes_answer_is_remembered_as_a_pull() -> None:
+async def test_peer_answers_are_recorded_as_a_pull() -> None:
     want = wants(service(), peers=PEERS)
     asked: list[Any] = []
 
@@ -117,7 +118,7 @@ async def test_what_other_nodes_answer_is_remembered_as_a_pull() -> None:
     assert (await remembered(Asked(), pull, want, before)).trouble is Trouble.IMAGE
 
 
-def test_nobody_is_asked_for_what_a_registry_has() -> None:
+def test_peers_are_not_asked_for_registry_images() -> None:
     want = wants(service(image=REMOTE), peers=PEERS)
     assert want.services["web"].peers == ()
     assert want.services["web"].obtaining == f"pulling {REMOTE}"
@@ -129,8 +130,8 @@ def test_others_to_ask_are_no_other_spec_and_are_noticed() -> None:
     assert {name: each.hash for name, each in before.services.items()} == {
         name: each.hash for name, each in after.services.items()
     }
-    assert offered(before, after) == [("web", after.services["web"].hash)]
-    assert offered(after, after) == offered(None, after) == offered(after, before) == []
+    assert specs_with_new_peers(before, after) == [("web", after.services["web"].hash)]
+    assert specs_with_new_peers(after, after) == specs_with_new_peers(None, after) == specs_with_new_peers(after, before) == []
 
 
 def test_with_others_to_ask_what_was_refused_before_does_not_count() -> None:
@@ -156,26 +157,26 @@ TASK_ID = "5b0cf1a09f5d2c7e4f4a7f7e3b1d0e8c5b0cf1a09f5d2c7e4f4a7f7e3b1d0e8c"
     ],
     ids=["20.10", "newer"],
 )
-def test_it_is_told_from_other_refusals(sentence: str, status: int) -> None:
-    with pytest.raises(errors.HalfStarted, match="already exists"), _errors(errors.Refused):
+def test_broken_start_differs_from_other_refusals(sentence: str, status: int) -> None:
+    with pytest.raises(errors.HalfStarted, match="already exists"), _errors(errors.EngineRefused):
         raise refusal(sentence, status)
 
 
 def test_a_name_that_is_taken_is_not_one() -> None:
-    with pytest.raises(errors.Conflict), _errors(errors.Refused):
+    with pytest.raises(errors.Conflict), _errors(errors.EngineRefused):
         raise refusal('the container name "/task" already exists', 409)
 
 
-async def test_its_container_is_removed_and_made_anew() -> None:
+async def test_broken_container_is_recreated() -> None:
     want = wants(service())
-    made = container(service(), State.CREATED)
+    made = container(service(), ContainerState.CREATED)
     asked = Asked(start=errors.HalfStarted("already exists"))
-    asked.view.put(made)
+    asked.cache.put(made)
     memory = await remembered(asked, about(want, Kind.START, made.id), want)
     assert memory == NO_MEMORY
     assert [name for name, _ in asked.calls] == ["start", "remove"]
     assert asked.calls[-1][1] == {"force": True}
-    assert asked.view.of(str(ENV), want.network)[0] == ()
+    assert asked.cache.of(str(ENV), want.network)[0] == ()
     engine = Engine()
     (planned,) = plan(want, engine.observe(), {}, engine.now).services
     assert [action.kind for action in planned.actions] == [Kind.CREATE, Kind.START]
@@ -188,7 +189,7 @@ async def test_a_release_task_counts_as_started(tmp_path: Path) -> None:
     asked = Asked(start=errors.HalfStarted("already exists"))
     action = Action(Kind.START, "", TASK, want.task_wanted.hash, "c1", want.task_wanted.name)
     with StateFolder(tmp_path) as folder:
-        runs = await Runs.load(ENV, folder, Pool(1, "disk"))
+        runs = await Runs.load(ENV, folder, ThreadPool(1, "disk"))
         await remembered(asked, action, want, runs=runs)
     (run,) = runs.known.values()
     assert run.ended

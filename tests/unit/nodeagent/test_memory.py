@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from devopsellence.nodeagent.docker.model import Container, End, Now, State
+from devopsellence.clock import Now
+from devopsellence.nodeagent.docker.model import Container, ContainerExit, ContainerState
 from devopsellence.nodeagent.plan.history import NO_MEMORY, RestartHistory, Trouble
 from tests.unit.nodeagent.support import container, service
 
@@ -16,11 +17,11 @@ AGAIN = replace(STARTED, started_at="2026-01-01T00:01:00Z")
 
 
 def ended(number: int) -> Container:
-    return container(service(), State.EXITED, finished=f"t{number}")
+    return container(service(), ContainerState.EXITED, finished=f"t{number}")
 
 
-def end(ran: float, code: int = 1, *, oom: bool = False) -> End:
-    return End(code, oom, "t", ran)
+def end(ran: float, code: int = 1, *, oom: bool = False) -> ContainerExit:
+    return ContainerExit(code, oom, "t", ran)
 
 
 def after(memory: RestartHistory, ends: list[float]) -> RestartHistory:
@@ -90,7 +91,7 @@ def test_a_start_that_was_not_noted_is_counted_when_it_is_seen(again: Container)
     assert before.ended(replace(again, finished_at="f2"), end(5.0), NOW, seed="x").restarts == 1
 
 
-def test_one_that_is_adopted_and_ends_has_been_restarted_once() -> None:
+def test_adopted_container_counts_one_restart() -> None:
     assert NO_MEMORY.ended(ended(1), end(0.1), NOW, seed="x").started(AGAIN).restarts == 1
 
 
@@ -142,7 +143,7 @@ def test_the_end_of_one_that_is_replaced_is_not_counted() -> None:
     assert (memory.crashes, memory.last_end) == (0, None)
 
 
-def test_what_was_waited_for_ends_the_wait() -> None:
+def test_arriving_image_ends_the_backoff() -> None:
     memory = NO_MEMORY.refused(Trouble.IMAGE, "because", NOW, seed="x")
     assert memory.waits(NOW.mono)
     assert not memory.hurry().waits(NOW.mono)

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent.docker.model import Attachment, Container, Health, Network, Now, Observed, State, Verdict
+from devopsellence.clock import Now
+from devopsellence.nodeagent.docker.model import (
+    Container,
+    ContainerState,
+    Health,
+    Network,
+    NetworkAttachment,
+    Observed,
+    ProbeVerdict,
+)
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_MEMORY, RestartHistory, Trouble
 from devopsellence.nodeagent.plan.spec import Desired
@@ -22,8 +31,8 @@ OLD_DB, NEW_DB = service(version="1", volume=True), service(version="2", volume=
 NETWORK = Network("net-1", want().network, str(ENV))
 NOW = Now(1000.0, 2000.0)
 JUST = 999.9
-HEALTHY = Health(Verdict.HEALTHY)
-UNHEALTHY = Health(Verdict.UNHEALTHY, message="answered 500", since=Now(990.0, 1990.0))
+HEALTHY = Health(ProbeVerdict.HEALTHY)
+UNHEALTHY = Health(ProbeVerdict.UNHEALTHY, message="answered 500", since=Now(990.0, 1990.0))
 
 
 @dataclass(frozen=True)
@@ -49,14 +58,14 @@ def waiting(trouble: Trouble, **more: Any) -> RestartHistory:
     return replace(NO_MEMORY, trouble=trouble, reason="because", retry=1010.0, retry_wall=2010.0, **more)
 
 
-EXAMINED = container(OLD, State.EXITED, finished="t1")
+EXAMINED = container(OLD, ContainerState.EXITED, finished="t1")
 SEEN = replace(NO_MEMORY, examined=EXAMINED.end_key, starts=1)
 
 ROWS = [
     Row("nothing is there: network first, then the container", want(OLD), [],
         ["create_network", "web:create", "web:start"], S.PENDING, network=None),
     Row("the network is there", want(OLD), [], ["web:create", "web:start"], S.PENDING),
-    Row("one that was created and not started is started", want(OLD), [container(OLD, State.CREATED)],
+    Row("one that was created and not started is started", want(OLD), [container(OLD, ContainerState.CREATED)],
         ["web:start"], S.STARTING),
     Row("one that has just started does not count yet", want(OLD), [container(OLD, since=JUST)], [], S.STARTING),
     Row("one that has run for a moment does", want(OLD), [container(OLD)], [], settled=True),
@@ -70,13 +79,13 @@ ROWS = [
         [], S.STARTING, health={container(OLD_WEB).id: HEALTHY}),
     Row("the old one goes when the new one is healthy", want(NEW_WEB), [container(OLD_WEB), container(NEW_WEB)],
         ["web:stop", "web:remove"], health={container(NEW_WEB).id: HEALTHY}),
-    Row("an old one that has stopped already is removed", want(NEW), [container(OLD, State.EXITED), container(NEW)],
+    Row("an old one that has stopped already is removed", want(NEW), [container(OLD, ContainerState.EXITED), container(NEW)],
         ["web:remove"]),
     Row("a new one that never becomes healthy is stopped, the old one serves on", want(NEW_WEB),
         [container(OLD_WEB), container(NEW_WEB)], ["web:stop"], S.STARTING, failed=True,
-        health={container(NEW_WEB).id: Health(Verdict.UNHEALTHY, overdue=True)}),
+        health={container(NEW_WEB).id: Health(ProbeVerdict.UNHEALTHY, overdue=True)}),
     Row("without an old one it is left to try", want(NEW_WEB), [container(NEW_WEB)], [], S.STARTING, failed=True,
-        health={container(NEW_WEB).id: Health(Verdict.UNHEALTHY, overdue=True)}),
+        health={container(NEW_WEB).id: Health(ProbeVerdict.UNHEALTHY, overdue=True)}),
     Row("one that was healthy once and is not now is replaced at once", want(OLD_WEB), [container(OLD_WEB)],
         ["web:stop", "web:remove", "web:create", "web:start"], health={container(OLD_WEB).id: UNHEALTHY},
         memories=about(OLD_WEB, replace(NO_MEMORY, proved=container(OLD_WEB).id))),
@@ -92,16 +101,16 @@ ROWS = [
     Row("three times in a row fail it", want(OLD_WEB), [container(OLD_WEB, since=990.0)], [], failed=True,
         health={container(OLD_WEB).id: UNHEALTHY},
         memories=about(OLD_WEB, replace(NO_MEMORY, proved=container(OLD_WEB).id, lapses=3))),
-    Row("one that was stopped for that is made anew", want(OLD_WEB), [container(OLD_WEB, State.EXITED)],
+    Row("one that was stopped for that is made anew", want(OLD_WEB), [container(OLD_WEB, ContainerState.EXITED)],
         ["web:remove", "web:create", "web:start"], S.STARTING,
         memories=about(OLD_WEB, NO_MEMORY.running(container(OLD_WEB)).lapsed(container(OLD_WEB), "not healthy"))),
     Row("volumes: the new one is created before the old one stops, and starts after", want(NEW_DB),
         [container(OLD_DB)], ["web:create", "web:stop", "web:start"], S.PENDING),
     Row("volumes: the old one is removed when the new one runs", want(NEW_DB),
-        [container(OLD_DB, State.EXITED), container(NEW_DB)], ["web:remove"]),
+        [container(OLD_DB, ContainerState.EXITED), container(NEW_DB)], ["web:remove"]),
     Row("volumes: an image that is missing leaves the old one alone", want(NEW_DB), [container(OLD_DB)], [],
         S.BACKOFF, memories=about(NEW_DB, waiting(Trouble.IMAGE, refusals=1))),
-    Row("an end is examined first", want(OLD), [container(OLD, State.EXITED)], ["web:examine"], S.STARTING),
+    Row("an end is examined first", want(OLD), [container(OLD, ContainerState.EXITED)], ["web:examine"], S.STARTING),
     Row("then it is started again", want(OLD), [EXAMINED], ["web:start"], S.STARTING, memories=about(OLD, SEEN)),
     Row("unless it has to wait", want(OLD), [EXAMINED], [], S.BACKOFF,
         memories=about(OLD, replace(waiting(Trouble.CRASHED), examined=EXAMINED.end_key))),
@@ -113,7 +122,7 @@ ROWS = [
         memories=about(OLD, replace(NO_MEMORY, unstable=3))),
     Row("one that was removed by hand is made anew at once", want(OLD), [], ["web:create", "web:start"], S.PENDING,
         memories=about(OLD, waiting(Trouble.CRASHED, starts=1))),
-    Row("and started at once", want(OLD), [container(OLD, State.CREATED)], ["web:start"], S.STARTING,
+    Row("and started at once", want(OLD), [container(OLD, ContainerState.CREATED)], ["web:start"], S.STARTING,
         memories=about(OLD, waiting(Trouble.CRASHED, starts=1))),
     Row("an image that a registry has is pulled", want(service(image=REMOTE)), [],
         ["web:pull", "web:create", "web:start"], S.PULLING,
@@ -126,7 +135,7 @@ ROWS = [
         ["web:stop", "web:remove"], S.STOPPING),
     Row("a tombstone takes everything, the network last", want(removed=True), [container(OLD)],
         ["web:stop", "web:remove"], S.STOPPING),
-    Row("half-made containers of other specs are removed", want(NEW), [container(OLD, State.CREATED), container(NEW)],
+    Row("half-made containers of other specs are removed", want(NEW), [container(OLD, ContainerState.CREATED), container(NEW)],
         ["web:remove"]),
     Row("the newest of two old ones serves on", want(NEW),
         [container(OLD), container(service(version="0"), release=0)],
@@ -140,9 +149,9 @@ ROWS = [
     Row("one without a network is put on it", want(OLD), [replace(container(OLD), networks={})],
         ["web:connect"], S.STARTING),
     Row("one that ended on a network that is gone is made anew", want(OLD), [replace(EXAMINED, networks={
-        want().network: Attachment("net-0", "")})], ["web:remove", "web:create", "web:start"], S.STARTING,
+        want().network: NetworkAttachment("net-0", "")})], ["web:remove", "web:create", "web:start"], S.STARTING,
         memories=about(OLD, SEEN)),
-    Row("a paused one is left alone, and not called settled", want(OLD), [container(OLD, State.PAUSED)], []),
+    Row("a paused one is left alone, and not called settled", want(OLD), [container(OLD, ContainerState.PAUSED)], []),
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.nodeagent.docker.model import Container, Network, State
+from devopsellence.nodeagent.docker.model import Container, ContainerState, Network
 from devopsellence.nodeagent.plan.history import NO_MEMORY
 from devopsellence.nodeagent.plan.spec import Desired
 from tests.unit.nodeagent.support import (
@@ -76,19 +76,21 @@ SCENARIOS: dict[str, tuple[Callable[[], Engine], Desired]] = {
         want(NEW_WEB, NEW_DB),
     ),
     "back to the version before, in the middle": (
-        lambda: engine(container(OLD_WEB), container(NEW_WEB, State.CREATED)),
+        lambda: engine(container(OLD_WEB), container(NEW_WEB, ContainerState.CREATED)),
         want(OLD_WEB),
     ),
     "an image that has to be pulled": (missing, want(REMOTE_WEB)),
     "everything ended, the network gone": (
-        lambda: engine(container(OLD_WEB, State.EXITED), container(OLD_DB, State.EXITED), network=False),
+        lambda: engine(
+            container(OLD_WEB, ContainerState.EXITED), container(OLD_DB, ContainerState.EXITED), network=False
+        ),
         want(OLD_WEB, OLD_DB),
     ),
     "leftovers of three versions": (
         lambda: engine(
             container(OLD_DB),
-            container(service("db", "0", volume=True), State.CREATED),
-            container(service("db", "00", volume=True), State.EXITED),
+            container(service("db", "0", volume=True), ContainerState.CREATED),
+            container(service("db", "00", volume=True), ContainerState.EXITED),
         ),
         want(NEW_DB),
     ),
@@ -99,11 +101,11 @@ SCENARIOS: dict[str, tuple[Callable[[], Engine], Desired]] = {
     ),
     "one that is to complete": (jobs, want(AFTER_JOB, JOB)),
     "one that is to complete, again": (
-        lambda: jobs(container(JOB, State.EXITED, finished="t", code=0), container(AFTER_JOB)),
+        lambda: jobs(container(JOB, ContainerState.EXITED, finished="t", code=0), container(AFTER_JOB)),
         want(AFTER_JOB, NEW_JOB),
     ),
     "all went down": (
-        lambda: engine(container(APP, State.EXITED), container(REDIS, State.EXITED), network=False),
+        lambda: engine(container(APP, ContainerState.EXITED), container(REDIS, ContainerState.EXITED), network=False),
         want(APP, REDIS),
     ),
     "healthy no more": (
@@ -227,7 +229,7 @@ def test_the_goal_may_change_at_every_action(scenario: str, routes: bool) -> Non
 
 
 @pytest.mark.parametrize(("old", "new"), [(OLD, NEW), (OLD_WEB, NEW_WEB)], ids=["without a check", "with a check"])
-def test_without_volumes_something_serves_at_every_moment(old: workload_pb2.Service, new: workload_pb2.Service) -> None:
+def test_stateless_service_always_serves(old: workload_pb2.Service, new: workload_pb2.Service) -> None:
     machine = engine(container(old))
     goal = want(new)
     for _ in range(50):
@@ -238,9 +240,7 @@ def test_without_volumes_something_serves_at_every_moment(old: workload_pb2.Serv
 
 
 @pytest.mark.parametrize(("old", "new"), [(OLD, NEW), (OLD_WEB, NEW_WEB)], ids=["without a check", "with a check"])
-def test_without_volumes_requests_go_somewhere_at_every_moment(
-    old: workload_pb2.Service, new: workload_pb2.Service
-) -> None:
+def test_stateless_service_always_has_a_target(old: workload_pb2.Service, new: workload_pb2.Service) -> None:
     """Also when the agent is killed at any moment, and knows nothing any more but what is routed to."""
     before, goal = container(old), want(new)
     for cut in range(50):
@@ -256,7 +256,7 @@ def test_without_volumes_requests_go_somewhere_at_every_moment(
         finished(machine, goal)
 
 
-def test_without_its_router_nothing_holds_a_container() -> None:
+def test_no_router_holds_no_container() -> None:
     """The old one goes in the very turn in which the new one has proved itself."""
     machine, goal = engine(container(OLD)), want(NEW)
     machine.memories["web", wanted(OLD).hash] = NO_MEMORY.running(container(OLD))
@@ -311,14 +311,14 @@ def test_a_crash_loop_slows_down_and_fails_after_three_ends() -> None:
     assert machine.plan(goal).services[0].settled
 
 
-def test_what_leaves_goes_in_reverse_order() -> None:
+def test_removal_follows_reverse_dependency_order() -> None:
     machine = engine(container(APP), container(REDIS), container(service("x", after={"app": STARTED})))
     converge(machine, want(removed=True))
     stops = [each.service for each in machine.history if each.kind == "stop"]
     assert stops == ["x", "app", "redis"]
 
 
-def test_one_that_is_to_complete_is_run_once_and_not_again() -> None:
+def test_completing_service_runs_once() -> None:
     machine, goal = jobs(), want(AFTER_JOB, JOB)
     converge(machine, goal)
     machine.memories.clear()
@@ -327,7 +327,7 @@ def test_one_that_is_to_complete_is_run_once_and_not_again() -> None:
     assert [each.service for each in machine.history if each.kind == "start"] == ["job", "app"]
 
 
-def test_one_that_fails_is_run_until_it_completes() -> None:
+def test_failing_service_runs_until_it_completes() -> None:
     machine, goal = engine(), want(AFTER_JOB, JOB)
     machine.ends.add(wanted(JOB).hash)
     for _ in range(60):
@@ -342,7 +342,7 @@ def test_one_that_fails_is_run_until_it_completes() -> None:
     finished(machine, goal)
 
 
-def test_one_that_is_never_healthy_for_long_is_replaced_ever_more_slowly_and_fails() -> None:
+def test_flapping_service_backs_off_and_fails() -> None:
     machine, goal = engine(container(OLD_WEB)), want(OLD_WEB)
     healthy_at, failed = machine.mono, False
     for _ in range(6000):

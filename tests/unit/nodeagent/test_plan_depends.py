@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.docker.model import Container, Health, Network, Now, Observed, State, Verdict
+from devopsellence.clock import Now
+from devopsellence.nodeagent.docker.model import Container, ContainerState, Health, Network, Observed, ProbeVerdict
 from devopsellence.nodeagent.plan.actions import Memories, ServicePlan
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_MEMORY, RESET_SECONDS, RestartHistory, Trouble
@@ -18,8 +19,8 @@ from tests.unit.nodeagent.support import COMPLETED, ENV, HEALTHY, STARTED, conta
 S = stored_pb2.ServiceStatus
 NETWORK = Network("net-1", want().network, str(ENV))
 NOW = Now(1000.0, 2000.0)
-PASSES = Health(Verdict.HEALTHY)
-REFUSED = Health(Verdict.CHECKING, message="connection refused")
+PASSES = Health(ProbeVerdict.HEALTHY)
+REFUSED = Health(ProbeVerdict.CHECKING, message="connection refused")
 
 REDIS = service("redis", check=True)
 WEB = service("web", after={"redis": HEALTHY})
@@ -28,8 +29,8 @@ DB = service("web", volume=True, after={"redis": HEALTHY})
 OLD_DB = service("web", "0", volume=True)
 JOB = service("job")
 AFTER_JOB = service("web", after={"job": COMPLETED})
-ENDED_WELL = container(JOB, State.EXITED, finished="t1", code=0)
-ENDED_BADLY = container(JOB, State.EXITED, finished="t1", code=1)
+ENDED_WELL = container(JOB, ContainerState.EXITED, finished="t1", code=0)
+ENDED_BADLY = container(JOB, ContainerState.EXITED, finished="t1", code=1)
 EXAMINED = replace(NO_MEMORY, examined=ENDED_WELL.end_key, starts=1)
 
 
@@ -58,28 +59,28 @@ ROWS = [
     Row("what depends on nothing yet is created and waits", want(WEB, REDIS), [],
         ["redis:create", "redis:start", "web:create"], S.PENDING, "waits for redis to be healthy"),
     Row("it waits until the checks pass, and says what they say", want(WEB, REDIS),
-        [container(WEB, State.CREATED), container(REDIS)], [], S.PENDING,
+        [container(WEB, ContainerState.CREATED), container(REDIS)], [], S.PENDING,
         "waits for redis to be healthy: not healthy yet: connection refused", health={container(REDIS).id: REFUSED}),
-    Row("then it is started", want(WEB, REDIS), [container(WEB, State.CREATED), container(REDIS)], ["web:start"],
+    Row("then it is started", want(WEB, REDIS), [container(WEB, ContainerState.CREATED), container(REDIS)], ["web:start"],
         S.STARTING, health={container(REDIS).id: PASSES}),
     Row("an old container of what it depends on is not enough", want(WEB, service("redis", "2", check=True)),
-        [container(WEB, State.CREATED), container(REDIS)], ["redis:create", "redis:start"], S.PENDING,
+        [container(WEB, ContainerState.CREATED), container(REDIS)], ["redis:create", "redis:start"], S.PENDING,
         "waits for redis to be healthy", health={container(REDIS).id: PASSES}),
     Row("the old one serves on while the new one waits", want(WEB, REDIS), [container(OLD_WEB), container(REDIS)],
         ["web:create"], S.PENDING, "waits for redis to be healthy", health={}),
     Row("one with volumes does not stop the old one before that", want(DB, REDIS),
         [container(OLD_DB), container(REDIS)], ["web:create"], S.PENDING, "waits for redis to be healthy"),
-    Row("but then", want(DB, REDIS), [container(OLD_DB), container(DB, State.CREATED), container(REDIS)],
+    Row("but then", want(DB, REDIS), [container(OLD_DB), container(DB, ContainerState.CREATED), container(REDIS)],
         ["web:stop", "web:start"], S.STARTING, health={container(REDIS).id: PASSES}),
     Row("its old one is brought back while the new one waits", want(DB, REDIS),
-        [container(OLD_DB, State.EXITED, finished="t1"), container(DB, State.CREATED), container(REDIS)],
+        [container(OLD_DB, ContainerState.EXITED, finished="t1"), container(DB, ContainerState.CREATED), container(REDIS)],
         ["web:start"], S.PENDING, "waits for redis to be healthy",
         memories={("web", wanted(OLD_DB).hash): replace(NO_MEMORY, examined="web-" + wanted(OLD_DB).hash[:6] + "@t1",
                                                         proved=container(OLD_DB).id)}),
     Row("one that runs is left alone when what it depends on goes down", want(WEB, REDIS),
-        [container(WEB), container(REDIS, State.EXITED)], ["redis:examine"], S.RUNNING, settled=True),
+        [container(WEB), container(REDIS, ContainerState.EXITED)], ["redis:examine"], S.RUNNING, settled=True),
     Row("when all went down it waits again", want(WEB, REDIS),
-        [container(WEB, State.EXITED, finished="t1"), container(REDIS)], [], S.PENDING, "waits for redis to be healthy",
+        [container(WEB, ContainerState.EXITED, finished="t1"), container(REDIS)], [], S.PENDING, "waits for redis to be healthy",
         memories={("web", wanted(WEB).hash): replace(NO_MEMORY, examined=container(WEB).id + "@t1")}),
     Row("started is enough where started is asked for", want(service(after={"redis": STARTED}), REDIS),
         [container(REDIS)], ["web:create", "web:start"], S.PENDING, health={container(REDIS).id: REFUSED}),
@@ -92,12 +93,12 @@ ROWS = [
     Row("one that was healthy is not replaced while the new one would wait", want(service(check=True, after={
         "redis": HEALTHY}), REDIS), [container(service(check=True)), container(REDIS)], [], S.RUNNING,
         "not healthy: answered 500; is not replaced, because it waits for redis to be healthy",
-        health={container(service(check=True)).id: Health(Verdict.UNHEALTHY, message="answered 500")},
+        health={container(service(check=True)).id: Health(ProbeVerdict.UNHEALTHY, message="answered 500")},
         memories={("web", wanted(service(check=True)).hash): replace(NO_MEMORY, proved=container(service(
             check=True)).id)}),
 
     Row("one that is to complete runs first", want(AFTER_JOB, JOB),
-        [container(JOB), container(AFTER_JOB, State.CREATED)], [], S.PENDING,
+        [container(JOB), container(AFTER_JOB, ContainerState.CREATED)], [], S.PENDING,
         "waits for job to complete: has not completed yet"),
     Row("while it runs it is not settled", want(AFTER_JOB, JOB), [container(JOB), container(AFTER_JOB)], [], S.STARTING,
         "has not completed yet", about="job"),
@@ -129,7 +130,7 @@ ROWS = [
 
     Row("what leaves is stopped after what depends on it", want(), [container(WEB), container(REDIS)],
         ["web:stop", "web:remove"], S.STOPPING, "is stopped after web, which depends on it", about="redis"),
-    Row("then it goes too", want(removed=True), [container(WEB, State.EXITED), container(REDIS)],
+    Row("then it goes too", want(removed=True), [container(WEB, ContainerState.EXITED), container(REDIS)],
         ["redis:stop", "redis:remove", "web:remove"], S.STOPPING, "the environment left this node", about="redis"),
     Row("labels that go round in a circle hold nobody", want(removed=True),
         [container(WEB), container(service("redis", after={"web": STARTED}))],
@@ -181,7 +182,7 @@ def test_a_network_is_not_taken_from_under_a_task() -> None:
 def test_lapses_are_forgotten_after_ten_minutes_of_health(healthy_for: float, lasting: bool) -> None:
     made = service(check=True)
     spec = wanted(made)
-    healthy = Health(Verdict.HEALTHY, since=Now(NOW.mono - healthy_for, 0.0))
+    healthy = Health(ProbeVerdict.HEALTHY, since=Now(NOW.mono - healthy_for, 0.0))
     seen = Observed((container(made),), NETWORK, {container(made).id: healthy})
     (found,) = plan(want(made), seen, {("web", spec.hash): replace(NO_MEMORY, lapses=2)}, NOW).services
     assert found.lasting == lasting
@@ -190,7 +191,7 @@ def test_lapses_are_forgotten_after_ten_minutes_of_health(healthy_for: float, la
 
 def test_since_when_it_is_unhealthy_and_when_it_is_replaced_again_is_told() -> None:
     made = service(check=True)
-    unhealthy = Health(Verdict.UNHEALTHY, message="answered 500", since=Now(995.0, 1995.0))
+    unhealthy = Health(ProbeVerdict.UNHEALTHY, message="answered 500", since=Now(995.0, 1995.0))
     seen = Observed((container(made, since=994.0),), NETWORK, {container(made).id: unhealthy})
     memory = replace(NO_MEMORY, lapses=1, proved=container(made).id)
     (found,) = plan(want(made), seen, {("web", wanted(made).hash): memory}, NOW).services

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from devopsellence.nodeagent.docker.model import Container, Health, Network, Now, Observed, State, Verdict
+from devopsellence.clock import Now
+from devopsellence.nodeagent.docker.model import Container, ContainerState, Health, Network, Observed, ProbeVerdict
 from devopsellence.nodeagent.plan.actions import Memories
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_MEMORY
@@ -16,16 +17,16 @@ from tests.unit.nodeagent.support import COMPLETED, ENV, STARTED, container, kin
 
 NOW = Now(1000.0, 2_000_000.0)
 NETWORK = Network("net-1", want().network, str(ENV))
-CHECKING, HEALTHY = Health(Verdict.CHECKING), Health(Verdict.HEALTHY)
-UNHEALTHY = Health(Verdict.UNHEALTHY, message="answered 500")
-OVERDUE = Health(Verdict.UNHEALTHY, overdue=True)
+CHECKING, HEALTHY = Health(ProbeVerdict.CHECKING), Health(ProbeVerdict.HEALTHY)
+UNHEALTHY = Health(ProbeVerdict.UNHEALTHY, message="answered 500")
+OVERDUE = Health(ProbeVerdict.UNHEALTHY, overdue=True)
 
 OLD, NEW, NEWER = (service(version=version, check=True) for version in "123")
 A = container(OLD, identity="a", release=1)
 B = container(NEW, identity="b", release=2)
 C = container(NEWER, identity="c", release=3)
 OLD_DB, NEW_DB = service("db", "1", volume=True), service("db", "2", volume=True)
-A_DB, B_DB = container(OLD_DB, identity="a"), container(NEW_DB, State.CREATED, identity="b")
+A_DB, B_DB = container(OLD_DB, identity="a"), container(NEW_DB, ContainerState.CREATED, identity="b")
 JOB = service("job")
 SERVES, BUSY = "serves", "3 requests are under way"
 
@@ -86,9 +87,9 @@ ROWS = [
         {"a": BUSY, "b": SERVES}, "not healthy: answered 500; is replaced again later"),
     Row("one that never becomes healthy is stopped, and never got any", want(NEW), [A, B], ["a"], ["web:stop"],
         {"b": OVERDUE}, proved(A), {"a": SERVES}),
-    Row("one that is paused gets none", want(OLD), [replace(A, state=State.PAUSED)], [], [], {}, proved(A),
+    Row("one that is paused gets none", want(OLD), [replace(A, state=ContainerState.PAUSED)], [], [], {}, proved(A),
         {"a": SERVES}),
-    Row("one that has ended gets none", want(OLD), [replace(A, state=State.EXITED)], [], ["web:examine"], {},
+    Row("one that has ended gets none", want(OLD), [replace(A, state=ContainerState.EXITED)], [], ["web:examine"], {},
         proved(A), {"a": BUSY}),
     Row("volumes: the old one gets requests until the new one has been created", want(NEW_DB), [A_DB], ["a"],
         ["db:create"], {}, proved(A_DB), {"a": SERVES}),

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent.docker.model import Container, End, Now, Observed, State
+from devopsellence.clock import Now
+from devopsellence.nodeagent.docker.model import Container, ContainerExit, ContainerState, Observed
 from devopsellence.nodeagent.plan.actions import TASK, Action, Kind, ServicePlan, TaskPlan
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import GIVE_UP, NO_MEMORY, RestartHistory, Trouble
-from devopsellence.nodeagent.plan.spec import Desired, desired
+from devopsellence.nodeagent.plan.spec import Desired, resolve_assignment
 from devopsellence.nodeagent.plan.task import plan_task
-from devopsellence.nodeagent.plan.task_run import Run, RunKey
+from devopsellence.nodeagent.plan.task_run import TaskRun, TaskRunKey
 from tests.unit.nodeagent.support import ENV, IMAGE, REMOTE, UID, container, service
 
 TaskStatus = stored_pb2.TaskStatus
@@ -38,19 +39,19 @@ def goal(
     if task:
         assignment.task.CopyFrom(workload_pb2.Task(name="release", service="web", command=["migrate"]))
         assignment.task_service.CopyFrom(service(image=image))
-    return desired(assignment, ENV, UID)
+    return resolve_assignment(assignment, ENV, UID)
 
 
 GOAL = goal()
 assert GOAL.task_wanted is not None
 HASH = GOAL.task_wanted.hash
 KEY = (2, "release", HASH)
-FRESH = Run(*KEY)
+FRESH = TaskRun(*KEY)
 STARTED = FRESH.starting("t1")
-ENDED = End(0, False, "2026-01-01T00:00:09Z", 9.0, ("done",))
+ENDED = ContainerExit(0, False, "2026-01-01T00:00:09Z", 9.0, ("done",))
 
 
-def made(state: State, *, identity: str = "t1", release: int = 2, one_off: bool = False) -> Container:
+def made(state: ContainerState, *, identity: str = "t1", release: int = 2, one_off: bool = False) -> Container:
     """The container of a task."""
     return Container(
         id=identity,
@@ -61,7 +62,7 @@ def made(state: State, *, identity: str = "t1", release: int = 2, one_off: bool 
         release=release,
         image=IMAGE,
         state=state,
-        started_at="" if state is State.CREATED else "2026-01-01T00:00:00Z",
+        started_at="" if state is ContainerState.CREATED else "2026-01-01T00:00:00Z",
         task="release",
         one_off=one_off,
     )
@@ -69,11 +70,11 @@ def made(state: State, *, identity: str = "t1", release: int = 2, one_off: bool 
 
 def planned(
     *containers: Container,
-    run: Run | None = None,
+    run: TaskRun | None = None,
     memory: RestartHistory = NO_MEMORY,
     want: Desired = GOAL,
     services: tuple[ServicePlan, ...] = (),
-    runs: tuple[Run, ...] = (),
+    runs: tuple[TaskRun, ...] = (),
     problem: str = "",
 ) -> TaskPlan:
     known = {each.key: each for each in (*runs, *((run,) if run else ()))}
@@ -97,24 +98,28 @@ def refused(times: int, trouble: Trouble = Trouble.REFUSED) -> RestartHistory:
     ("containers", "run", "phase", "actions"),
     [
         pytest.param([], None, WAITING, ["create"], id="nothing has happened yet"),
-        pytest.param([State.CREATED], None, WAITING, ["start t1"], id="created, never started"),
-        pytest.param([State.REMOVING], None, WAITING, [], id="created, and being removed by somebody"),
-        pytest.param([State.CREATED], STARTED, RUNNING, ["examine t1"], id="on record as started, and was not"),
-        pytest.param([State.RUNNING], STARTED, RUNNING, [], id="runs"),
-        pytest.param([State.PAUSED], STARTED, RUNNING, [], id="is paused"),
-        pytest.param([State.RUNNING], None, RUNNING, ["examine t1"], id="runs, and the record is lost"),
-        pytest.param([State.EXITED], STARTED, RUNNING, ["examine t1"], id="has ended"),
-        pytest.param([State.EXITED], None, RUNNING, ["examine t1"], id="has ended, and the record is lost"),
-        pytest.param([State.REMOVING], STARTED, RUNNING, ["examine t1"], id="is being removed by somebody"),
+        pytest.param([ContainerState.CREATED], None, WAITING, ["start t1"], id="created, never started"),
+        pytest.param([ContainerState.REMOVING], None, WAITING, [], id="created, and being removed by somebody"),
+        pytest.param(
+            [ContainerState.CREATED], STARTED, RUNNING, ["examine t1"], id="on record as started, and was not"
+        ),
+        pytest.param([ContainerState.RUNNING], STARTED, RUNNING, [], id="runs"),
+        pytest.param([ContainerState.PAUSED], STARTED, RUNNING, [], id="is paused"),
+        pytest.param([ContainerState.RUNNING], None, RUNNING, ["examine t1"], id="runs, and the record is lost"),
+        pytest.param([ContainerState.EXITED], STARTED, RUNNING, ["examine t1"], id="has ended"),
+        pytest.param([ContainerState.EXITED], None, RUNNING, ["examine t1"], id="has ended, and the record is lost"),
+        pytest.param([ContainerState.REMOVING], STARTED, RUNNING, ["examine t1"], id="is being removed by somebody"),
         pytest.param([], STARTED, RUNNING, ["examine t1"], id="was started, and its container is gone"),
-        pytest.param([State.EXITED], FRESH.failed("x"), FAILED, [], id="has failed"),
+        pytest.param([ContainerState.EXITED], FRESH.failed("x"), FAILED, [], id="has failed"),
         pytest.param([], FRESH.failed("x"), FAILED, [], id="has failed, and its container is gone"),
-        pytest.param([], STARTED.finished(made(State.EXITED), ENDED), SUCCEEDED, [], id="succeeded, container gone"),
-        pytest.param([State.RUNNING], FRESH.failed("x"), FAILED, [], id="runs although it was given up"),
+        pytest.param(
+            [], STARTED.finished(made(ContainerState.EXITED), ENDED), SUCCEEDED, [], id="succeeded, container gone"
+        ),
+        pytest.param([ContainerState.RUNNING], FRESH.failed("x"), FAILED, [], id="runs although it was given up"),
     ],
 )
 def test_the_next_step(
-    containers: list[State], run: Run | None, phase: TaskStatus.Phase.ValueType, actions: list[str]
+    containers: list[ContainerState], run: TaskRun | None, phase: TaskStatus.Phase.ValueType, actions: list[str]
 ) -> None:
     task = planned(*(made(state) for state in containers), run=run)
     assert task.status is not None
@@ -122,7 +127,7 @@ def test_the_next_step(
 
 
 def test_the_status_tells_what_the_record_holds() -> None:
-    task = planned(run=STARTED.finished(made(State.EXITED), replace(ENDED, code=3)))
+    task = planned(run=STARTED.finished(made(ContainerState.EXITED), replace(ENDED, code=3)))
     assert task.status is not None
     assert (task.status.name, task.status.service, task.status.release, task.status.node) == ("release", "web", 2, "n1")
     assert (task.status.phase, task.status.reason) == (FAILED, "ended with exit code 3")
@@ -132,12 +137,14 @@ def test_the_status_tells_what_the_record_holds() -> None:
 
 def test_the_end_is_never_before_the_start() -> None:
     # Docker notes when a container was started after starting it; one that ends at once may have ended before.
-    task = planned(run=STARTED.finished(made(State.EXITED), replace(ENDED, finished_at="2025-12-31T23:59:59.9999Z")))
+    task = planned(
+        run=STARTED.finished(made(ContainerState.EXITED), replace(ENDED, finished_at="2025-12-31T23:59:59.9999Z"))
+    )
     assert task.status is not None
     assert task.status.finished_at == task.status.started_at
 
 
-def test_it_waits_for_the_services_that_have_an_image_of_their_own() -> None:
+def test_task_waits_for_supporting_services() -> None:
     app, db = service("web"), service("db")
     app.image.app = True
     want = goal(app, db)
@@ -148,10 +155,10 @@ def test_it_waits_for_the_services_that_have_an_image_of_their_own() -> None:
     there = replace(late, settled=True)
     assert kinds(planned(want=want, services=(there, ServicePlan("web", ServiceStatus.BACKOFF)))) == ["create"]
     # What has been started is looked after, whatever becomes of them.
-    assert kinds(planned(made(State.EXITED), run=STARTED, want=want, services=(late,))) == ["examine t1"]
+    assert kinds(planned(made(ContainerState.EXITED), run=STARTED, want=want, services=(late,))) == ["examine t1"]
 
 
-def test_what_is_refused_is_tried_again_and_then_given_up() -> None:
+def test_refused_task_is_retried_then_fails() -> None:
     task = planned(memory=refused(1))
     assert task.status is not None
     assert (kinds(task), task.status.phase, task.status.reason) == ([], WAITING, "no such command")
@@ -162,9 +169,9 @@ def test_what_is_refused_is_tried_again_and_then_given_up() -> None:
     assert (action.kind, action.reason) == (Kind.GIVE_UP, "no such command")
 
 
-def test_without_room_not_even_giving_up_is_tried_before_its_time() -> None:
+def test_full_disk_delays_even_the_failure() -> None:
     assert kinds(planned(memory=refused(GIVE_UP, Trouble.DISK_FULL))) == []
-    assert kinds(planned(made(State.EXITED), run=STARTED, memory=refused(1, Trouble.DISK_FULL))) == []
+    assert kinds(planned(made(ContainerState.EXITED), run=STARTED, memory=refused(1, Trouble.DISK_FULL))) == []
 
 
 def test_an_image_that_a_registry_has_is_pulled_first() -> None:
@@ -180,7 +187,7 @@ def test_a_secret_that_was_not_sent_gives_it_up() -> None:
     assignment.task.CopyFrom(workload_pb2.Task(name="release", service="web"))
     assignment.task_service.CopyFrom(service())
     assignment.task_service.secret_refs.add(name="A", secret="A", version=1)
-    [action] = plan_task(desired(assignment, ENV, UID), Observed(), (), {}, {}, NOW).actions
+    [action] = plan_task(resolve_assignment(assignment, ENV, UID), Observed(), (), {}, {}, NOW).actions
     assert (action.kind, "secret A (version 1)" in action.reason) == (Kind.GIVE_UP, True)
 
 
@@ -191,28 +198,28 @@ def test_a_record_that_cannot_be_read_stops_it() -> None:
 
 
 def test_the_one_before_is_let_end_and_then_removed() -> None:
-    old = Run(1, "release", HASH, container="t0")
-    running = planned(made(State.RUNNING, identity="t0", release=1), runs=(old,))
+    old = TaskRun(1, "release", HASH, container="t0")
+    running = planned(made(ContainerState.RUNNING, identity="t0", release=1), runs=(old,))
     assert running.status is not None
     assert (kinds(running), running.status.reason) == ([], "waits for task release of release 1 to end")
-    ended = made(State.EXITED, identity="t0", release=1)
+    ended = made(ContainerState.EXITED, identity="t0", release=1)
     assert kinds(planned(ended, runs=(old,))) == ["examine t0", "create"]
     assert kinds(planned(ended, runs=(old.finished(ended, ENDED),))) == ["remove t0", "create"]
     assert kinds(planned(ended)) == ["remove t0", "create"]
 
 
-def test_without_a_task_the_releases_own_container_is_kept_and_older_ones_go() -> None:
-    old, own = made(State.EXITED, identity="t0", release=1), made(State.EXITED)
+def test_container_of_current_release_is_kept_and_older_ones_removed() -> None:
+    old, own = made(ContainerState.EXITED, identity="t0", release=1), made(ContainerState.EXITED)
     task = planned(old, own, want=goal(service(), task=False))
     assert (kinds(task), task.status) == (["remove t0"], None)
-    assert kinds(planned(made(State.RUNNING), want=goal(task=False, release=3))) == []
+    assert kinds(planned(made(ContainerState.RUNNING), want=goal(task=False, release=3))) == []
 
 
-def test_what_an_operator_runs_by_hand_is_left_alone_except_by_a_tombstone() -> None:
-    by_hand = made(State.RUNNING, identity="o1", one_off=True)
-    assert kinds(planned(by_hand, made(State.EXITED, identity="o2", one_off=True))) == ["create"]
+def test_manual_task_containers_are_removed_only_by_a_tombstone() -> None:
+    by_hand = made(ContainerState.RUNNING, identity="o1", one_off=True)
+    assert kinds(planned(by_hand, made(ContainerState.EXITED, identity="o2", one_off=True))) == ["create"]
     tombstone = goal(removed=True)
-    there = [by_hand, made(State.EXITED)]
+    there = [by_hand, made(ContainerState.EXITED)]
     assert kinds(planned(*there, want=tombstone)) == ["remove t1", "stop o1", "remove o1"]
     seen = Observed(tuple(there))
     assert not plan(tombstone, seen, {}, NOW).removed
@@ -220,7 +227,7 @@ def test_what_an_operator_runs_by_hand_is_left_alone_except_by_a_tombstone() -> 
 
 def test_a_services_plan_does_not_see_them() -> None:
     web = service()
-    seen = Observed((container(web), made(State.RUNNING)))
+    seen = Observed((container(web), made(ContainerState.RUNNING)))
     [only] = plan(goal(web), seen, {}, NOW).services
     assert all(action.container != "t1" for action in only.actions)
 
@@ -234,12 +241,12 @@ def test_an_environment_with_nothing_but_a_task_has_a_network() -> None:
 class World:
     """All that outlives the agent: its container's state, its record, and how often the task was started."""
 
-    state: State | None = None
-    run: Run | None = None
+    state: ContainerState | None = None
+    run: TaskRun | None = None
     starts: int = 0
 
     def plan(self) -> TaskPlan:
-        known: dict[RunKey, Run] = {KEY: self.run} if self.run else {}
+        known: dict[TaskRunKey, TaskRun] = {KEY: self.run} if self.run else {}
         there = (made(self.state),) if self.state else ()
         return plan_task(GOAL, Observed(there), (), known, {}, NOW)
 
@@ -250,27 +257,27 @@ def cuts(world: World, action: Action) -> Iterator[World]:
     yield world
     if action.kind is Kind.CREATE:
         assert world.state is None
-        yield replace(world, state=State.CREATED)
+        yield replace(world, state=ContainerState.CREATED)
     elif action.kind is Kind.START:
-        assert world.state is State.CREATED
+        assert world.state is ContainerState.CREATED
         recorded = replace(world, run=run.starting("t1"))
         yield recorded
-        yield replace(recorded, state=State.RUNNING, starts=world.starts + 1)
+        yield replace(recorded, state=ContainerState.RUNNING, starts=world.starts + 1)
     elif action.kind is Kind.EXAMINE:
         yield replace(world, run=_examined(world.state, run))
 
 
-def _examined(state: State | None, run: Run) -> Run:
-    if state in (None, State.CREATED):
+def _examined(state: ContainerState | None, run: TaskRun) -> TaskRun:
+    if state in (None, ContainerState.CREATED):
         return run.failed("not known")
-    return run.starting("t1") if state is State.RUNNING else run.finished(made(State.EXITED), ENDED)
+    return run.starting("t1") if state is ContainerState.RUNNING else run.finished(made(ContainerState.EXITED), ENDED)
 
 
 def meanwhile(world: World) -> Iterator[World]:
     """What may become of the world beside the agent: nothing, the task ends, its container is removed."""
     yield world
-    if world.state is State.RUNNING:
-        yield replace(world, state=State.EXITED)
+    if world.state is ContainerState.RUNNING:
+        yield replace(world, state=ContainerState.EXITED)
     if world.run is not None:
         yield replace(world, state=None)
 
@@ -296,15 +303,15 @@ def test_cut_anywhere_it_ends_and_was_started_at_most_once() -> None:
 
 
 def test_left_alone_every_situation_comes_to_an_end() -> None:
-    for state in (None, State.CREATED, State.RUNNING, State.EXITED):
+    for state in (None, ContainerState.CREATED, ContainerState.RUNNING, ContainerState.EXITED):
         for run in (None, FRESH, STARTED):
             world = World(state, run)
             for _ in range(10):
                 task = world.plan()
                 if task.actions:
                     *_, world = cuts(world, task.actions[0])
-                elif world.state is State.RUNNING:
-                    world = replace(world, state=State.EXITED)
+                elif world.state is ContainerState.RUNNING:
+                    world = replace(world, state=ContainerState.EXITED)
             status = world.plan().status
             assert status is not None
             assert status.phase in (SUCCEEDED, FAILED), (state, run)

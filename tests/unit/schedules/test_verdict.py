@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.nodeagent.docker.model import Container, State
+from devopsellence.nodeagent.docker.model import Container, ContainerState
 from devopsellence.store.codec import encode
 from devopsellence.store.keys import Keys
 from devopsellence.store.types import KeyValue, WatchEvent
@@ -23,7 +23,9 @@ KEYS = Keys()
 GOOD, SICK = Shape(), Shape(Quality.SICK)
 
 
-def running(name: str, number: int, shape: Shape, state: State = State.RUNNING) -> tuple[Container, ...]:
+def running(
+    name: str, number: int, shape: Shape, state: ContainerState = ContainerState.RUNNING
+) -> tuple[Container, ...]:
     """The containers of a release as they should be."""
     return tuple(
         Container(f"{name}-{one.name}", one.name, str(REF), one.name, "", number, one.image.pinned, state)
@@ -90,7 +92,9 @@ def orphan(one: End) -> End:
     ("spoil", "expected"),
     [
         pytest.param(lambda one: hold(one, *running("n1", 1, GOOD)), "n1 should run", id="older"),
-        pytest.param(lambda one: hold(one, *running("n1", 2, GOOD, State.EXITED)), "n1 should run", id="ended"),
+        pytest.param(
+            lambda one: hold(one, *running("n1", 2, GOOD, ContainerState.EXITED)), "n1 should run", id="ended"
+        ),
         pytest.param(lambda one: hold(one, *one.containers["n1"] * 2), "n1 should run", id="doubled"),
         pytest.param(orphan, "n2 is not attached", id="orphan"),
         pytest.param(lambda one: replace(one, networks={"n1": 2}), "2 networks", id="network"),
@@ -103,7 +107,7 @@ def orphan(one: End) -> End:
         pytest.param(lambda one: store(one, (KEYS.rollout(REF), pb.Rollout())), "the newest is 2", id="no rollout"),
     ],
 )
-def test_what_is_wrong_is_found(spoil: Callable[[End], End], expected: str) -> None:
+def test_violations_are_found(spoil: Callable[[End], End], expected: str) -> None:
     assert any(expected in found for found in defects(spoil(end())))
 
 

@@ -15,16 +15,16 @@ _COMMON_NAME: Final = "x509_common_name"
 _Code = grpc.StatusCode
 
 
-class Refusal(Exception):
+class CallRefused(Exception):
     """A call is refused; ``sentence`` becomes the details of the status."""
 
     def __init__(self, code: grpc.StatusCode, sentence: str) -> None:
         super().__init__(sentence)
         self.code = code
-        self.sentence = sentence
+        self.message = sentence
 
 
-def caller(identities: Mapping[str, Iterable[bytes]]) -> str:
+def operator_name(identities: Mapping[str, Iterable[bytes]]) -> str:
     """The common name in the certificate that a connection was made with, from gRPC's view of it.
 
     Raises:
@@ -33,7 +33,7 @@ def caller(identities: Mapping[str, Iterable[bytes]]) -> str:
     return _named(identities, is_operator, "only operators may ask an agent")
 
 
-def node(identities: Mapping[str, Iterable[bytes]]) -> str:
+def node_name(identities: Mapping[str, Iterable[bytes]]) -> str:
     """The same, where it must be a node's.
 
     Raises:
@@ -46,25 +46,25 @@ def _named(identities: Mapping[str, Iterable[bytes]], may: Callable[[str], bool]
     names = [name.decode(errors="replace") for name in identities.get(_COMMON_NAME) or ()]
     if len(names) != 1 or not may(names[0]):
         shown = ", ".join(names) or "nobody"
-        raise Refusal(_Code.PERMISSION_DENIED, f"{rule}, and this is the certificate of {shown}")
+        raise CallRefused(_Code.PERMISSION_DENIED, f"{rule}, and this is the certificate of {shown}")
     return names[0]
 
 
-def refusal(error: Exception) -> Refusal:
+def refusal_of(error: Exception) -> CallRefused:
     """An error as what the caller is told."""
     match error:
-        case Refusal():
+        case CallRefused():
             return error
         case errors.EngineUnavailable():
-            return Refusal(_Code.UNAVAILABLE, str(error))
+            return CallRefused(_Code.UNAVAILABLE, str(error))
         case errors.DiskFull():
-            return Refusal(_Code.RESOURCE_EXHAUSTED, str(error))
+            return CallRefused(_Code.RESOURCE_EXHAUSTED, str(error))
         case errors.EngineError():
-            return Refusal(_Code.FAILED_PRECONDITION, str(error))
+            return CallRefused(_Code.FAILED_PRECONDITION, str(error))
         case _:
-            return Refusal(_Code.INTERNAL, "the agent itself has failed; its log says how")
+            return CallRefused(_Code.INTERNAL, "the agent itself has failed; its log says how")
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], node: str, why: Refusal) -> NoReturn:
+async def abort(context: grpc.aio.ServicerContext[Any, Any], node: str, why: CallRefused) -> NoReturn:
     """End the call with a refusal."""
-    await context.abort(why.code, why.sentence, ((REFUSED_BY, node),))
+    await context.abort(why.code, why.message, ((REFUSED_BY, node_name),))

@@ -14,7 +14,7 @@ T = TypeVar("T")
 BOUND_BYTES: Final = 256 * 1024
 
 
-class Funnel(Generic[T]):
+class BoundedQueue(Generic[T]):
     """Items with their sizes. ``put`` is for threads and blocks; everything else is for the loop that made it.
 
     ``ready`` is set, on the loop, when there is something to take; whoever takes clears it first.

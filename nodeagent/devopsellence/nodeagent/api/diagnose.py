@@ -16,9 +16,9 @@ from devopsellence.nodeagent.api import isolation
 from devopsellence.nodeagent.api.isolation import Isolation
 from devopsellence.nodeagent.assignments import Assignments
 from devopsellence.nodeagent.docker import errors, streams
-from devopsellence.nodeagent.docker.engine import Engine
+from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.tls import CertificateProblem, Files, expires
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.threads import ThreadPool
 
 #: Below either of these the engine soon fails in ways that are hard to understand.
 LEAST_FREE_SHARE: Final = 0.10
@@ -30,7 +30,7 @@ _DAY: Final = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Capacity:
     """MiB of something."""
 
     total: int
@@ -42,17 +42,17 @@ class Diagnosis:
     """Finds out how the node is. ``beat`` is what the agent says of itself; ``files`` its certificate."""
 
     beat: Heartbeat
-    engine: Engine
+    engine: DockerEngine
     assignments: Assignments
     files: Files
     state_dir: Path
-    threads: Pool
+    threads: ThreadPool
 
     async def answer(self) -> DiagnoseAnswer:
         """Measure, and judge. Fails for nothing: what cannot be measured is a check that is not ok."""
         root = await self._data_root()
         disk = await self.threads.run(lambda: _disk(root, self.state_dir))
-        memory = await self.threads.run(memory_room)
+        memory = await self.threads.run(memory_capacity)
         beat = self.beat
         answer = DiagnoseAnswer(
             node=beat.node,
@@ -65,7 +65,7 @@ class Diagnosis:
             disk_free_mib=disk.free,
             memory_total_mib=memory.total,
             memory_available_mib=memory.free,
-            agent_memory_mib=await self.threads.run(own_memory),
+            agent_memory_mib=await self.threads.run(process_memory),
             checks=[
                 check_docker("" if self.engine.connected else self.engine.problem),
                 check_etcd(self.assignments.unread),
@@ -119,7 +119,7 @@ def check_etcd(problem: str) -> Check:
     return _check("etcd", problem, "assignments are followed", mend)
 
 
-def check_disk(room: Room) -> Check:
+def check_disk(room: Capacity) -> Check:
     """A tenth of it and one GiB must be free."""
     little = room.free < LEAST_FREE_MIB or room.free < room.total * LEAST_FREE_SHARE
     said = f"{room.free} of {room.total} MiB are free where the engine keeps its data"
@@ -127,7 +127,7 @@ def check_disk(room: Room) -> Check:
     return _check("disk", said if little else "", said, mend)
 
 
-def check_memory(room: Room) -> Check:
+def check_memory(room: Capacity) -> Check:
     """A twentieth of it must be available."""
     little = room.free < room.total * LEAST_MEMORY_SHARE
     said = f"{room.free} of {room.total} MiB are available"
@@ -155,28 +155,28 @@ def check_assignments(problems: Iterable[str]) -> Check:
 
 def check_isolation(seen: Isolation) -> Check:
     """What cannot be found out is no problem: not every agent may look at the machine's packet filter."""
-    return _check("isolation", seen.problem, seen.said, seen.mend)
+    return _check("isolation", seen.problem, seen.summary, seen.fix)
 
 
-def memory_room() -> Room:
+def memory_capacity() -> Capacity:
     """The machine's memory, from the kernel."""
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line)
     total, available = (int(fields[name].split()[0]) // 1024 for name in ("MemTotal", "MemAvailable"))
-    return Room(total, available)
+    return Capacity(total, available)
 
 
-def own_memory() -> int:
+def process_memory() -> int:
     """MiB that this process has in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // _MIB
 
 
-def _disk(root: str, otherwise: Path) -> Room:
+def _disk(root: str, otherwise: Path) -> Capacity:
     """Of the engine's data if that is on this machine and visible, otherwise of the agent's own folder."""
     try:
         seen = os.statvfs(root or otherwise)
     except OSError:
         seen = os.statvfs(otherwise)
-    return Room(seen.f_blocks * seen.f_frsize // _MIB, seen.f_bavail * seen.f_frsize // _MIB)
+    return Capacity(seen.f_blocks * seen.f_frsize // _MIB, seen.f_bavail * seen.f_frsize // _MIB)
 
 
 def _check(name: str, problem: str, fine: str, mend: str) -> Check:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
 import grpc
@@ -21,14 +21,15 @@ import structlog
 
 from devopsellence.agent_identity import MAX_MESSAGE_BYTES
 from devopsellence.api.v1 import agent_pb2
-from devopsellence.nodeagent.api.auth import Refusal
+from devopsellence.nodeagent.api.auth import CallRefused
 from devopsellence.nodeagent.docker import errors
-from devopsellence.nodeagent.docker.client import Docker
-from devopsellence.nodeagent.docker.engine import Engine
+from devopsellence.nodeagent.docker.client import DockerClient
+from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.images import layers
+from devopsellence.nodeagent.images.gc import ImageCollector
 from devopsellence.nodeagent.images.layers import LayerFile
-from devopsellence.nodeagent.images.staging import Arriving, Staging, WrongDigest, free_bytes, is_digest
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.images.staging import DigestMismatch, IncomingLayer, LayerStaging, free_bytes, is_digest
+from devopsellence.nodeagent.util.threads import ThreadPool
 
 T = TypeVar("T")
 
@@ -40,24 +41,14 @@ _LOAD_FACTOR: Final = 2
 _log = structlog.get_logger()
 
 
-class Ledger(Protocol):
-    """Who decides which images may go (``images.Garbage``)."""
+class ImageService:
+    """The part of the API that is about images. Every method raises only :class:`CallRefused`."""
 
-    def asked(self, images: Iterable[str]) -> None:
-        """Somebody is about to deploy these: they stay for now, assigned or not."""
-
-    def brought(self, image: str) -> None:
-        """This image was made here by us."""
-
-
-class Images:
-    """The part of the API that is about images. Every method raises only :class:`Refusal`."""
-
-    def __init__(self, engine: Engine, staging: Staging, ledger: Ledger) -> None:
+    def __init__(self, engine: DockerEngine, staging: LayerStaging, collector: ImageCollector) -> None:
         self._engine = engine
         self._staging = staging
-        self._ledger = ledger
-        self._disk = Pool(2, "staging")
+        self._collector = collector
+        self._disk = ThreadPool(2, "staging")
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loading = asyncio.Lock()
         #: Layers by image; an image never changes.
@@ -69,13 +60,13 @@ class Images:
             raise _invalid(f"more than {_MOST_IMAGES} images in one question")
         for image in request.images:
             _check(image)
-        self._ledger.asked(image.id for image in request.images)
+        self._collector.requested(image.id for image in request.images)
         with _translated():
             present = await self._engine.call(self._images)
             await self._clean()
             free = await self._free()
         answer = agent_pb2.FindImagesAnswer(disk_free_mib=min(free // _MIB, 2**32 - 1))
-        chains = layers.chains(present.values())
+        chains = layers.all_chain_ids(present.values())
         for image in request.images:
             answer.images.append(self._found(image, chains, present=image.id in present))
         return answer
@@ -89,8 +80,8 @@ class Images:
         lock = self._locks.setdefault(digest, asyncio.Lock())
         async with lock:
             with _translated():
-                staged = await self._on_disk(lambda: self._staging.look(digest))
-                if staged.whole:
+                staged = await self._on_disk(lambda: self._staging.lookup(digest))
+                if staged.complete:
                     return agent_pb2.SendLayerAnswer(staged_bytes=staged.size)
                 await self._make_room(size - staged.size, f"layer {digest}")
                 arriving = await self._on_disk(lambda: self._staging.write(digest, size))
@@ -101,7 +92,7 @@ class Images:
                     raise
                 finally:
                     await self._on_disk(arriving.close)
-        return agent_pb2.SendLayerAnswer(staged_bytes=arriving.here)
+        return agent_pb2.SendLayerAnswer(staged_bytes=arriving.received)
 
     async def load(self, request: agent_pb2.LoadImageRequest) -> agent_pb2.LoadImageAnswer:
         """Make an image of what is here."""
@@ -109,15 +100,15 @@ class Images:
         _check(image)
         if len(request.config) > MAX_MESSAGE_BYTES:
             raise _invalid("the image's configuration is too long")
-        if problem := layers.why_not_its_config(request.config, image.id, image.diff_ids):
+        if problem := layers.config_problem(request.config, image.id, image.diff_ids):
             raise _invalid(problem)
-        if not layers.is_ours(request.tag, image.id):
+        if not layers.is_project_tag(request.tag, image.id):
             raise _invalid(f"{request.tag!r} is not what image {image.id} may be called here")
         async with self._loading:
             with _translated():
                 for digest in await self._load(image, request.config, request.tag):
                     await self._on_disk(partial(self._staging.remove, digest))
-        self._ledger.brought(image.id)
+        self._collector.obtained(image.id)
         return agent_pb2.LoadImageAnswer()
 
     async def _load(self, image: agent_pb2.ImageDescription, config: bytes, tag: str) -> Iterable[str]:
@@ -127,16 +118,16 @@ class Images:
             repository, _, name = tag.partition(":")
             await self._engine.call(lambda docker: docker.images.tag(image.id, repository, name))
             return image.diff_ids
-        files = await self._on_disk(lambda: self._files(image, layers.chains(present.values())))
+        files = await self._on_disk(lambda: self._files(image, layers.all_chain_ids(present.values())))
         size = sum(file.size for file in files.values())
         await self._make_room(_LOAD_FACTOR * size, f"image {image.id}")
         began = time.monotonic()
-        pieces = layers.archive(image.id, config, tag, image.diff_ids, files)
+        pieces = layers.build_archive(image.id, config, tag, image.diff_ids, files)
         # When the caller goes the engine reads on, and what it reads stays: whoever asks next finds the image made.
         await self._engine.pull(lambda docker: docker.images.load(pieces))
         made = await self._engine.call(lambda docker: docker.images.layers(image.id))
         if list(made) != list(image.diff_ids):
-            raise Refusal(grpc.StatusCode.DATA_LOSS, f"the engine has made something else of image {image.id}")
+            raise CallRefused(grpc.StatusCode.DATA_LOSS, f"the engine has made something else of image {image.id}")
         seconds = round(time.monotonic() - began, 3)
         _log.info("image loaded", image=image.id, tag=tag, layers=len(files), bytes=size, seconds=seconds)
         return files
@@ -144,24 +135,24 @@ class Images:
     def _files(self, image: agent_pb2.ImageDescription, chains: frozenset[str]) -> dict[str, LayerFile]:
         """The layers that the engine lacks."""
         files = {}
-        for digest, over in zip(image.diff_ids, layers.chain(image.diff_ids), strict=True):
-            staged = self._staging.look(digest)
+        for digest, over in zip(image.diff_ids, layers.chain_ids(image.diff_ids), strict=True):
+            staged = self._staging.lookup(digest)
             if over in chains:
                 continue
-            if not staged.whole:
+            if not staged.complete:
                 sentence = f"layer {digest} of image {image.id} is neither on the engine nor has it been sent"
-                raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, sentence)
+                raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, sentence)
             files[digest] = LayerFile(staged.size, partial(self._staging.read, digest))
         return files
 
     async def _receive(
-        self, requests: AsyncIterator[agent_pb2.SendLayerRequest], arriving: Arriving, start: agent_pb2.LayerStart
+        self, requests: AsyncIterator[agent_pb2.SendLayerRequest], arriving: IncomingLayer, start: agent_pb2.LayerStart
     ) -> None:
-        if start.offset > arriving.here:
-            sentence = f"only {arriving.here} bytes of layer {start.diff_id} are here, not {start.offset}"
-            raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, sentence)
+        if start.offset > arriving.received:
+            sentence = f"only {arriving.received} bytes of layer {start.diff_id} are here, not {start.offset}"
+            raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, sentence)
         # What another call has brought while this one waited comes a second time, and is passed over.
-        again = arriving.here - start.offset
+        again = arriving.received - start.offset
         async for request in requests:
             piece = memoryview(request.data)
             again, piece = max(0, again - len(piece)), piece[again:]
@@ -173,9 +164,9 @@ class Images:
             return
         try:
             await self._on_disk(arriving.finish)
-        except WrongDigest as error:
+        except DigestMismatch as error:
             sentence = f"what was sent as layer {start.diff_id} has another digest; it was thrown away"
-            raise Refusal(grpc.StatusCode.DATA_LOSS, sentence) from error
+            raise CallRefused(grpc.StatusCode.DATA_LOSS, sentence) from error
 
     def _found(
         self, image: agent_pb2.ImageDescription, chains: frozenset[str], *, present: bool
@@ -183,12 +174,12 @@ class Images:
         found = agent_pb2.ImageFound(present=present)
         if present:
             return found
-        for digest, over in zip(image.diff_ids, layers.chain(image.diff_ids), strict=True):
-            staged = self._staging.look(digest)
-            found.layers.add(present=over in chains, staged_bytes=staged.size, staged=staged.whole)
+        for digest, over in zip(image.diff_ids, layers.chain_ids(image.diff_ids), strict=True):
+            staged = self._staging.lookup(digest)
+            found.layers.add(present=over in chains, staged_bytes=staged.size, staged=staged.complete)
         return found
 
-    def _images(self, docker: Docker) -> dict[str, tuple[str, ...]]:
+    def _images(self, docker: DockerClient) -> dict[str, tuple[str, ...]]:
         """The layers of every image of the engine; on a thread."""
         # Another thread may be at the same: each makes a mapping of its own.
         before, found = self._known, {}
@@ -234,16 +225,16 @@ def _free_of_engine(folder: Path) -> int:
 def _check(image: agent_pb2.ImageDescription) -> None:
     if not is_digest(image.id) or not all(is_digest(each) for each in image.diff_ids):
         raise _invalid("images and layers are named by sha256 digests")
-    if len(image.diff_ids) > layers.MOST_LAYERS:
-        raise _invalid(f"image {image.id} has more than {layers.MOST_LAYERS} layers")
+    if len(image.diff_ids) > layers.MAX_LAYERS:
+        raise _invalid(f"image {image.id} has more than {layers.MAX_LAYERS} layers")
 
 
-def _invalid(sentence: str) -> Refusal:
-    return Refusal(grpc.StatusCode.INVALID_ARGUMENT, sentence)
+def _invalid(sentence: str) -> CallRefused:
+    return CallRefused(grpc.StatusCode.INVALID_ARGUMENT, sentence)
 
 
-def _no_room(sentence: str) -> Refusal:
-    return Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, sentence)
+def _no_room(sentence: str) -> CallRefused:
+    return CallRefused(grpc.StatusCode.RESOURCE_EXHAUSTED, sentence)
 
 
 @contextmanager
@@ -252,12 +243,12 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except errors.EngineUnavailable as error:
-        raise Refusal(grpc.StatusCode.UNAVAILABLE, str(error)) from error
+        raise CallRefused(grpc.StatusCode.UNAVAILABLE, str(error)) from error
     except errors.DiskFull as error:
         raise _no_room(f"no space is left where Docker keeps its data: {error}") from error
     except errors.EngineError as error:
-        raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, f"Docker refuses it: {error}") from error
+        raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, f"Docker refuses it: {error}") from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         code = grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.INTERNAL
-        raise Refusal(code, f"the agent's state folder cannot be used: {error.strerror}") from error
+        raise CallRefused(code, f"the agent's state folder cannot be used: {error.strerror}") from error

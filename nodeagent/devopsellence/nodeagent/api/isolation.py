@@ -19,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Final
 
-from devopsellence.nodeagent.docker.streams import Bridge
+from devopsellence.nodeagent.docker.streams import BridgeNetwork
 
 IPV4: Final = "iptables"
 IPV6: Final = "ip6tables"
@@ -32,7 +32,7 @@ _WITHOUT_MEANING: Final = ("-m", "--comment")
 _FINE: Final = "neighbours reach containers by the ingress alone"
 
 
-class NotKnown(Exception):
+class FilterUnavailable(Exception):
     """It cannot be found out; with why."""
 
 
@@ -40,13 +40,13 @@ class NotKnown(Exception):
 class Isolation:
     """``problem``: how neighbours get in, and ``mend``: what shuts them out. ``said``: where there is no problem."""
 
-    said: str
+    summary: str
     problem: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class ForwardedPath:
     """How a neighbour gets in: ``rule``, as ``program`` prints it, lets through what comes by the interface ``source``
     for the bridge ``target``."""
 
@@ -56,35 +56,35 @@ class Way:
     target: str
 
 
-def measure(bridges: Collection[Bridge]) -> Isolation:
+def measure(bridges: Collection[BridgeNetwork]) -> Isolation:
     """How it is on this machine. Blocks, for some seconds at worst. ``bridges``: the engine's networks."""
     interfaces = {name for _, name in socket.if_nameindex()}
-    return judge(bridges, interfaces, neighbourly() & interfaces, rules)
+    return judge(bridges, interfaces, routed_interfaces() & interfaces, filter_table)
 
 
 def judge(
-    bridges: Collection[Bridge],
+    bridges: Collection[BridgeNetwork],
     interfaces: Collection[str],
     outside: Collection[str],
-    look: Callable[[str], Filter],
+    look: Callable[[str], ForwardFilter],
 ) -> Isolation:
     """``interfaces``: this machine's; ``outside``: those that lead anywhere, the engine's own among them; ``look``: the
     rules by the program that shows them, or NotKnown."""
-    ours = [bridge for bridge in bridges if bridge.ours]
+    ours = [bridge for bridge in bridges if bridge.own]
     if not ours:
         return Isolation("no environment has a network here")
     if not all(each.name in interfaces for each in ours):
         return Isolation("not known: the engine's networks are not where the agent runs")
     arrives = sorted(set(outside) - {bridge.name for bridge in bridges})
     wanted = {IPV4: [each.name for each in ours], IPV6: [each.name for each in ours if each.ipv6]}
-    ways: list[Way] = []
+    ways: list[ForwardedPath] = []
     unknown: list[str] = []
     for program, leaves in wanted.items():
         if not leaves or not arrives:
             continue
         try:
             table = look(program)
-        except NotKnown as why:
+        except FilterUnavailable as why:
             unknown.append(str(why))
             continue
         found = _ways(program, table, arrives, leaves)
@@ -97,24 +97,24 @@ def judge(
     return Isolation(f"not known: {'; '.join(unknown)}" if unknown else _FINE)
 
 
-def rules(program: str) -> Filter:
+def filter_table(program: str) -> ForwardFilter:
     """The filter table as ``program`` shows it, or NotKnown."""
     # Where root's programs are is not on everybody's path.
     path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if path is None:
-        raise NotKnown(f"there is no {program}")
+        raise FilterUnavailable(f"there is no {program}")
     try:
         done = subprocess.run([path, "-w", "1", "-S"], capture_output=True, text=True, check=False, timeout=_SECONDS)
         if done.returncode != 0:
-            raise NotKnown(f"{program} fails: {' '.join(done.stderr.split())}")
+            raise FilterUnavailable(f"{program} fails: {' '.join(done.stderr.split())}")
         return parse(done.stdout)
     except subprocess.TimeoutExpired as error:
-        raise NotKnown(f"{program} does not answer") from error
+        raise FilterUnavailable(f"{program} does not answer") from error
     except (OSError, ValueError) as error:
-        raise NotKnown(f"{program} cannot be used: {error}") from error
+        raise FilterUnavailable(f"{program} cannot be used: {error}") from error
 
 
-def neighbourly() -> set[str]:
+def routed_interfaces() -> set[str]:
     """The interfaces that a way leads out of, from the kernel: proc(5), ``/proc/net/route`` and ``ipv6_route``."""
     found = {line.split()[0] for line in _lines("route")[1:]}
     # Every interface that is up has the link-local and the multicast network.
@@ -128,21 +128,21 @@ def _lines(table: str) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def _ways(program: str, table: Filter, arrives: Sequence[str], leaves: Sequence[str]) -> list[Way]:
+def _ways(program: str, table: ForwardFilter, arrives: Sequence[str], leaves: Sequence[str]) -> list[ForwardedPath]:
     """The rules that let somebody in, each with one example."""
-    found: dict[str, Way] = {}
+    found: dict[str, ForwardedPath] = {}
     for source, target in product(arrives, leaves):
         if rule := table.lets_through(source, target):
-            found.setdefault(rule, Way(program, rule, source, target))
+            found.setdefault(rule, ForwardedPath(program, rule, source, target))
     return list(found.values())
 
 
-def _problem(ways: Sequence[Way]) -> str:
+def _problem(ways: Sequence[ForwardedPath]) -> str:
     said = "; ".join(f"{way.program} forwards from {way.source} to {way.target} by {way.rule}" for way in ways)
     return f"neighbours of this machine reach every port of containers directly, past the ingress: {said}"
 
 
-def _mend(ways: Sequence[Way]) -> str:
+def _mend(ways: Sequence[ForwardedPath]) -> str:
     """The commands, and in parentheses what makes them last."""
     commands = [f"{way.program} {_undone(way.rule)}" for way in ways]
     lasting = [f"ExecStartPost=/usr/sbin/{command}" for command in commands if " -P " in command]
@@ -159,7 +159,7 @@ def _undone(rule: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ForwardRule:
     """``text``: as iptables prints it. ``matches``: an option, its value, and whether it is negated. ``goes``: it does
     not come back from the chain ``target``."""
 
@@ -168,16 +168,16 @@ class Rule:
     target: str
     goes: bool
 
-    def about(self, arrives: str, leaves: str) -> bool:
+    def applies_to(self, arrives: str, leaves: str) -> bool:
         """It applies to every new TCP connection between these interfaces."""
         return all(_holds(option, value, arrives, leaves) is (not negated) for option, value, negated in self.matches)
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class ForwardFilter:
     """The filter table: the rules of each chain, and what becomes of what no rule of FORWARD decides."""
 
-    chains: Mapping[str, Sequence[Rule]]
+    chains: Mapping[str, Sequence[ForwardRule]]
     accepts: bool
 
     def lets_through(self, arrives: str, leaves: str) -> str:
@@ -188,7 +188,7 @@ class Filter:
     def _walk(self, chain: str, arrives: str, leaves: str) -> tuple[bool, str] | None:
         """The end that it finds in a chain, and by which rule; None when it comes back. Chains have no circles."""
         for rule in self.chains.get(chain, ()):
-            if not rule.about(arrives, leaves):
+            if not rule.applies_to(arrives, leaves):
                 continue
             if rule.target in _ENDS:
                 return _ENDS[rule.target], rule.text
@@ -201,9 +201,9 @@ class Filter:
         return None
 
 
-def parse(printed: str) -> Filter:
+def parse(printed: str) -> ForwardFilter:
     """What ``iptables -S`` prints. ValueError where that is no such thing."""
-    chains: dict[str, list[Rule]] = {}
+    chains: dict[str, list[ForwardRule]] = {}
     accepts = True
     for line in printed.splitlines():
         match shlex.split(line):
@@ -216,10 +216,10 @@ def parse(printed: str) -> Filter:
                 chains.setdefault(chain, []).append(_rule(line, words))
     if _START not in chains:
         raise ValueError("it has no chain FORWARD")
-    return Filter(chains, accepts)
+    return ForwardFilter(chains, accepts)
 
 
-def _rule(text: str, words: Sequence[str]) -> Rule:
+def _rule(text: str, words: Sequence[str]) -> ForwardRule:
     """A rule in words. Before an option stands ``!`` if it is negated, behind it one value, or none or more."""
     matches: list[tuple[str, str, bool]] = []
     target, goes, at = "", False, 0
@@ -237,7 +237,7 @@ def _rule(text: str, words: Sequence[str]) -> Rule:
             target, goes = value, option == "-g"
         elif option not in _WITHOUT_MEANING:
             matches.append((option, value, negated))
-    return Rule(text, tuple(matches), target, goes)
+    return ForwardRule(text, tuple(matches), target, goes)
 
 
 def _holds(option: str, value: str, arrives: str, leaves: str) -> bool | None:

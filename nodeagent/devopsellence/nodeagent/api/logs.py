@@ -17,9 +17,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from devopsellence.api.v1.agent_pb2 import LogLine, LogsAnswer, LogsRequest
 from devopsellence.nodeagent.api import targets
-from devopsellence.nodeagent.api.backpressure import Funnel
+from devopsellence.nodeagent.api.backpressure import BoundedQueue
 from devopsellence.nodeagent.docker import errors, streams
-from devopsellence.nodeagent.docker.engine import Engine
+from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.frames import log_entry
 from devopsellence.nodeagent.docker.model import Container
 
@@ -33,7 +33,7 @@ _SHORT_ID: Final = 12
 #: Instead of the start of a run, while none has been read.
 _UNREAD: Final = "-"
 
-Moment = tuple[int, int]
+LogTime = tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -43,15 +43,15 @@ class _Reader:
     service: str
     container: str
     run: str = _UNREAD
-    last: Moment = (0, 0)
+    last: LogTime = (0, 0)
     stream: streams.LogStream | None = None
 
 
 @dataclass(slots=True)
-class Tail:
+class LogTail:
     """One call's logs. :meth:`run` sends them until they end, or until it is cancelled."""
 
-    engine: Engine
+    engine: DockerEngine
     env: str
     request: LogsRequest
     answer: Callable[[LogsAnswer], Awaitable[None]]
@@ -68,9 +68,9 @@ class Tail:
         Raises:
             EngineError: the engine does not give a log (a follower only hears of that at its beginning).
         """
-        funnel: Funnel[LogLine] = Funnel(self._ready)
+        funnel: BoundedQueue[LogLine] = BoundedQueue(self._ready)
         try:
-            with self.engine.view.watched(self._look_again):
+            with self.engine.cache.watched(self._look_again):
                 await self._follow(funnel)
         finally:
             funnel.close()
@@ -78,7 +78,7 @@ class Tail:
                 if reader.stream is not None:
                     reader.stream.close()
 
-    async def _follow(self, funnel: Funnel[LogLine]) -> None:
+    async def _follow(self, funnel: BoundedQueue[LogLine]) -> None:
         while True:
             if self._changed:
                 self._changed = False
@@ -93,7 +93,7 @@ class Tail:
             self._ready.clear()
             await self._send(funnel)
 
-    async def _send(self, funnel: Funnel[LogLine]) -> None:
+    async def _send(self, funnel: BoundedQueue[LogLine]) -> None:
         while lines := funnel.take(MESSAGE_BYTES):
             await self.answer(LogsAnswer(lines=lines))
 
@@ -107,9 +107,9 @@ class Tail:
             self._changed = True
             self._ready.set()
 
-    async def _open(self, funnel: Funnel[LogLine]) -> None:
+    async def _open(self, funnel: BoundedQueue[LogLine]) -> None:
         """Begin to read each log that is not being read and has something new."""
-        containers, _ = self.engine.view.of(self.env, "")
+        containers, _ = self.engine.cache.of(self.env, "")
         chosen = targets.with_output(containers, self.request.services)
         for gone in set(self._readers) - {each.id for each in containers}:
             if self._readers[gone].stream is None:
@@ -125,7 +125,9 @@ class Tail:
                 continue
             await self._begin(funnel, reader, container, first=first)
 
-    async def _begin(self, funnel: Funnel[LogLine], reader: _Reader, container: Container, *, first: bool) -> None:
+    async def _begin(
+        self, funnel: BoundedQueue[LogLine], reader: _Reader, container: Container, *, first: bool
+    ) -> None:
         tail = self.request.lines if first and self.request.lines >= 0 else None
         since = max((self.request.since.seconds, self.request.since.nanos), reader.last)
         follow = self.request.follow and container.up
@@ -146,7 +148,7 @@ class Tail:
         threading.Thread(target=self._read, args=arguments, name="docker-log", daemon=True).start()
 
     def _read(
-        self, reader: _Reader, stream: streams.LogStream, funnel: Funnel[LogLine], loop: asyncio.AbstractEventLoop
+        self, reader: _Reader, stream: streams.LogStream, funnel: BoundedQueue[LogLine], loop: asyncio.AbstractEventLoop
     ) -> None:
         """On a thread: move lines from a log to the funnel until one of them ends."""
         broken = False

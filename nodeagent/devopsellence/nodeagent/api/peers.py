@@ -17,16 +17,16 @@ import structlog
 from devopsellence.agent_identity import CHUNK_BYTES, IMAGE_BYTES
 from devopsellence.api.v1.agent_pb2 import FetchImageRequest, ImagePart
 from devopsellence.nodeagent.api import auth
-from devopsellence.nodeagent.api.auth import Refusal
+from devopsellence.nodeagent.api.auth import CallRefused
 from devopsellence.nodeagent.assignments import Assignments
 from devopsellence.nodeagent.docker import errors, streams
-from devopsellence.nodeagent.docker.engine import SAVES, Engine
-from devopsellence.nodeagent.images.layers import is_ours
+from devopsellence.nodeagent.docker.engine import SAVES, DockerEngine
+from devopsellence.nodeagent.images.layers import is_project_tag
 from devopsellence.nodeagent.images.staging import is_digest
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.threads import ThreadPool
 
 #: Callers that wait for their turn; more are sent to somebody else.
-WAITING: Final = 16
+MAX_WAITING: Final = 16
 _Code = grpc.StatusCode
 _Context = grpc.aio.ServicerContext[Any, Any]
 _log = structlog.get_logger()
@@ -39,17 +39,17 @@ class _CallerGone(Exception):
 class PeerService:
     """Answers the calls of ``Peers``, whose names its methods have."""
 
-    def __init__(self, node: str, engine: Engine, assignments: Assignments) -> None:
+    def __init__(self, node: str, engine: DockerEngine, assignments: Assignments) -> None:
         self._node = node
         self._engine = engine
         self._assignments = assignments
         self._slots = asyncio.Semaphore(SAVES)
-        self._reading = Pool(SAVES, "save")
+        self._reading = ThreadPool(SAVES, "save")
         self._calls = 0
 
     async def FetchImage(self, request: FetchImageRequest, context: _Context) -> None:  # noqa: N802 - the call's name
         try:
-            caller = auth.node(context.auth_context())
+            caller = auth.node_name(context.auth_context())
             _log.info("called", call="FetchImage", caller=caller, peer=context.peer(), image=request.image)
             self._check(request.image)
             size, name = await self._described(request.image)
@@ -59,17 +59,17 @@ class PeerService:
         except _CallerGone:
             _log.info("the caller has gone", call="FetchImage", image=request.image)
         except Exception as error:  # noqa: BLE001 - the caller is told, and what is a bug is logged
-            why = auth.refusal(error)
+            why = auth.refusal_of(error)
             if why.code is _Code.INTERNAL:
                 _log.exception("a call failed in the agent itself", call="FetchImage")
             await auth.abort(context, self._node, why)
 
     def _check(self, image: str) -> None:
         if not is_digest(image):
-            raise Refusal(_Code.INVALID_ARGUMENT, "an image is named by its id, sha256:<64 hex digits>")
+            raise CallRefused(_Code.INVALID_ARGUMENT, "an image is named by its id, sha256:<64 hex digits>")
         wants = (self._assignments.look(env).want for env in self._assignments.environments)
         if not any(want is not None and image in want.images for want in wants):
-            raise Refusal(_Code.NOT_FOUND, f"node {self._node} is not assigned image {image}")
+            raise CallRefused(_Code.NOT_FOUND, f"node {self._node} is not assigned image {image}")
 
     async def _described(self, image: str) -> tuple[int, str]:
         """How large it is, and what to ask for: by a name that this project gives to it, if it has one, so that it
@@ -77,14 +77,14 @@ class PeerService:
         try:
             size, tags = await self._engine.ask(lambda docker: docker.images.describe(image))
         except errors.ImageNotAvailable as error:
-            raise Refusal(_Code.NOT_FOUND, f"node {self._node} does not have image {image} itself") from error
-        return size, next((tag for tag in sorted(tags) if is_ours(tag, image)), image)
+            raise CallRefused(_Code.NOT_FOUND, f"node {self._node} does not have image {image} itself") from error
+        return size, next((tag for tag in sorted(tags) if is_project_tag(tag, image)), image)
 
     async def _in_turn(self, send: Callable[[], Awaitable[int]]) -> int:
         """What ``send`` returns, once it is its turn."""
-        if self._calls >= SAVES + WAITING:
+        if self._calls >= SAVES + MAX_WAITING:
             sentence = f"node {self._node} is sending images to too many others"
-            raise Refusal(_Code.RESOURCE_EXHAUSTED, sentence)
+            raise CallRefused(_Code.RESOURCE_EXHAUSTED, sentence)
         self._calls += 1
         try:
             async with self._slots:

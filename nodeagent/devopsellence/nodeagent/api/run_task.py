@@ -15,16 +15,16 @@ import grpc
 import structlog
 
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunStart, RunStarted, WindowSize
-from devopsellence.nodeagent.api.auth import Refusal
+from devopsellence.nodeagent.api.auth import CallRefused
 from devopsellence.nodeagent.api.session import Answer, Requests, converse, signal_named
 from devopsellence.nodeagent.docker import errors, streams
-from devopsellence.nodeagent.docker.client import Docker
-from devopsellence.nodeagent.docker.engine import Engine
-from devopsellence.nodeagent.docker.pipe import Pipe
-from devopsellence.nodeagent.plan.container_config import task_body
-from devopsellence.nodeagent.plan.spec import Desired, Wanted
+from devopsellence.nodeagent.docker.client import DockerClient
+from devopsellence.nodeagent.docker.engine import DockerEngine
+from devopsellence.nodeagent.docker.pipe import ProcessPipe
+from devopsellence.nodeagent.plan.container_config import task_container_config
+from devopsellence.nodeagent.plan.spec import Desired, DesiredService
 from devopsellence.nodeagent.secrets import SecretError, Vault
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.threads import ThreadPool
 
 #: What a shell answers for a command that is not there or is none; also when the engine says so.
 _NOT_STARTED: Final = (126, 127)
@@ -32,10 +32,10 @@ _Code = grpc.StatusCode
 _log = structlog.get_logger()
 
 
-class OneOff:
+class OneOffTask:
     """One run of a task. ``run`` it; ``abandon`` it if that was cut short."""
 
-    def __init__(self, engine: Engine, vault: Vault, unsealing: Pool) -> None:
+    def __init__(self, engine: DockerEngine, vault: Vault, unsealing: ThreadPool) -> None:
         self.container = ""
         self._engine = engine
         self._vault = vault
@@ -43,17 +43,17 @@ class OneOff:
         self._creating: asyncio.Future[str] | None = None
         self._ended = False
 
-    async def run(self, want: Desired, wanted: Wanted, start: RunStart, requests: Requests, answer: Answer) -> None:
+    async def run(self, want: Desired, wanted: DesiredService, start: RunStart, requests: Requests, answer: Answer) -> None:
         """Run it to its end, remove it, and answer with its exit code."""
         if wanted.obstacle:
-            raise Refusal(_Code.FAILED_PRECONDITION, f"{wanted.service.name} cannot run here: {wanted.obstacle}")
+            raise CallRefused(_Code.FAILED_PRECONDITION, f"{wanted.service.name} cannot run here: {wanted.obstacle}")
         self._creating = asyncio.ensure_future(self._create(want, wanted, start))
         # Whoever cancels this does not learn whether it was created; abandoning it waits until that is known.
         self.container = await asyncio.shield(self._creating)
         connection = await self._engine.ask(
             lambda docker: streams.attach(docker, self.container, stdin=start.interactive)
         )
-        pipe = Pipe(connection, tty=start.tty)
+        pipe = ProcessPipe(connection, tty=start.tty)
         try:
             if await self._started(answer):
                 await converse(self, pipe, start, requests, answer)
@@ -74,13 +74,13 @@ class OneOff:
             with suppress(errors.NotFound):
                 await self._engine.stop(lambda docker: docker.stop(self.container))
             await self._discard()
-        except Refusal:
+        except CallRefused:
             # It was never created, and the caller has been told.
             return
         except errors.EngineError as error:
             _log.warning("a task's container could not be removed", container=self.container, error=str(error))
 
-    async def begun(self) -> bool:
+    async def started(self) -> bool:
         """It is only listened to once it has been started."""
         return True
 
@@ -95,28 +95,28 @@ class OneOff:
         with suppress(errors.Conflict, errors.NotFound):
             await self._engine.ask(lambda docker: streams.kill(docker, self.container, wanted.name))
 
-    async def _create(self, want: Desired, wanted: Wanted, start: RunStart) -> str:
+    async def _create(self, want: Desired, wanted: DesiredService, start: RunStart) -> str:
         task = start.task
         try:
             secrets = await self._unsealing.run(lambda: self._vault.environ(want, wanted.service))
         except SecretError as error:
-            raise Refusal(_Code.FAILED_PRECONDITION, str(error)) from error
-        body = task_body(wanted, want, task, secrets, one_off=True, interactive=start.interactive, tty=start.tty)
+            raise CallRefused(_Code.FAILED_PRECONDITION, str(error)) from error
+        body = task_container_config(wanted, want, task, secrets, one_off=True, interactive=start.interactive, tty=start.tty)
         name = f"{want.env.project}-{want.env.environment}-run-{task.name}-{uuid.uuid4().hex[:10]}".lower()
         try:
             return await self._engine.ask(lambda docker: docker.create(name, body))
         except errors.ImageNotAvailable as error:
             sentence = f"the image of {wanted.service.name} is not on this node yet: {error}"
-            raise Refusal(_Code.FAILED_PRECONDITION, sentence) from error
+            raise CallRefused(_Code.FAILED_PRECONDITION, sentence) from error
 
     async def _started(self, answer: Answer) -> bool:
         """Start it; False, with the engine's words answered, if there is no such command in its image."""
         try:
             await self._engine.ask(lambda docker: docker.start(self.container))
-        except errors.Refused as error:
+        except errors.EngineRefused as error:
             code = await self._engine.ask(lambda docker: streams.exit_code(docker, self.container))
             if code not in _NOT_STARTED:
-                raise Refusal(_Code.FAILED_PRECONDITION, f"the task cannot be started: {error}") from error
+                raise CallRefused(_Code.FAILED_PRECONDITION, f"the task cannot be started: {error}") from error
             await answer(RunAnswer(started=RunStarted(container=self.container[:12])))
             await answer(RunAnswer(stderr=f"{error}\n".encode()))
             return False
@@ -127,7 +127,7 @@ class OneOff:
         self._ended = True
 
 
-async def discard_leftovers(engine: Engine, node_uid: str) -> None:
+async def discard_leftovers(engine: DockerEngine, node_uid: str) -> None:
     """End what was run by hand through an agent before this one: nobody can be listening any more."""
     for container in await engine.ask(lambda docker: streams.one_offs(docker, node_uid)):
         _log.info("a task that was run by hand was left behind", container=container)
@@ -136,5 +136,5 @@ async def discard_leftovers(engine: Engine, node_uid: str) -> None:
         await engine.ask(partial(streams.discard, container=container))
 
 
-def _stop(docker: Docker, container: str) -> None:
+def _stop(docker: DockerClient, container: str) -> None:
     docker.stop(container)

@@ -19,15 +19,16 @@ from devopsellence.api.v1.agent_pb2_grpc import (
 )
 from devopsellence.api.v1.stored_pb2 import Heartbeat
 from devopsellence.nodeagent.api.diagnose import Diagnosis
+from devopsellence.nodeagent.api.images import ImageService
 from devopsellence.nodeagent.api.peers import PeerService
 from devopsellence.nodeagent.api.run_task import discard_leftovers
-from devopsellence.nodeagent.api.service import ImageCalls, Service
+from devopsellence.nodeagent.api.service import AgentService
 from devopsellence.nodeagent.assignments import Assignments
-from devopsellence.nodeagent.docker.engine import Engine
+from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.errors import EngineError
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.nodeagent.tls import CertificateProblem, Certificates, Files, expires
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.threads import ThreadPool
 
 #: Each call may hold some hundred KiB; more at a time are refused.
 MAX_CALLS: Final = 64
@@ -56,7 +57,7 @@ class ApiError(Exception):
 
 
 @dataclass(frozen=True)
-class Listen:
+class ListenOptions:
     """``address`` is ``host:port`` to listen at, ``advertise`` what others are told (empty: the same)."""
 
     address: str
@@ -64,7 +65,7 @@ class Listen:
     files: Files
 
 
-class Api:
+class ApiServer:
     """Has its port from the beginning, so that ``address`` is known; answers once it is started.
 
     ``beat`` is what the agent says of itself: its node, uid, version and start.
@@ -75,20 +76,20 @@ class Api:
 
     def __init__(
         self,
-        listen: Listen,
+        listen: ListenOptions,
         state_dir: Path,
         beat: Heartbeat,
-        engine: Engine,
+        engine: DockerEngine,
         assignments: Assignments,
         vault: Vault,
-        images: ImageCalls,
+        images: ImageService,
     ) -> None:
         self._uid = beat.uid
         self._files = listen.files
         self._engine = engine
-        self._threads = Pool(2, "api")
+        self._threads = ThreadPool(2, "api")
         diagnosis = Diagnosis(beat, engine, assignments, listen.files, state_dir, self._threads)
-        self._service = Service(beat.node, engine, assignments, vault, images, diagnosis)
+        self._service = AgentService(beat.node, engine, assignments, vault, images, diagnosis)
         self._peers = PeerService(beat.node, engine, assignments)
         self._clearing: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 import grpc.aio
@@ -27,18 +27,19 @@ from devopsellence.api.v1.agent_pb2 import (
     SendLayerRequest,
 )
 from devopsellence.nodeagent.api import auth, targets
-from devopsellence.nodeagent.api.auth import Refusal
+from devopsellence.nodeagent.api.auth import CallRefused
 from devopsellence.nodeagent.api.diagnose import Diagnosis
-from devopsellence.nodeagent.api.exec import Execution
-from devopsellence.nodeagent.api.logs import Tail
-from devopsellence.nodeagent.api.run_task import OneOff
-from devopsellence.nodeagent.api.session import Answer, Requests, opening
+from devopsellence.nodeagent.api.exec import ContainerExec
+from devopsellence.nodeagent.api.images import ImageService
+from devopsellence.nodeagent.api.logs import LogTail
+from devopsellence.nodeagent.api.run_task import OneOffTask
+from devopsellence.nodeagent.api.session import Answer, Requests, first_request
 from devopsellence.nodeagent.assignments import Assignments
-from devopsellence.nodeagent.docker.engine import Engine
+from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.model import Container
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.nodeagent.secrets import Vault
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.keys import EnvironmentRef, InvalidName, check_name
 
 T = TypeVar("T")
@@ -49,26 +50,16 @@ _MAX_ARGUMENTS: Final = 10_000
 _log = structlog.get_logger()
 
 
-class ImageCalls(Protocol):
-    """Images that come by the API."""
-
-    async def find(self, request: FindImagesRequest) -> FindImagesAnswer: ...
-
-    async def send_layer(self, requests: AsyncIterator[SendLayerRequest]) -> SendLayerAnswer: ...
-
-    async def load(self, request: LoadImageRequest) -> LoadImageAnswer: ...
-
-
-class Service:
+class AgentService:
     """Answers the calls of ``agent.proto``, whose names its methods have."""
 
     def __init__(
         self,
         node: str,
-        engine: Engine,
+        engine: DockerEngine,
         assignments: Assignments,
         vault: Vault,
-        images: ImageCalls,
+        images: ImageService,
         diagnosis: Diagnosis,
     ) -> None:
         self._node = node
@@ -77,7 +68,7 @@ class Service:
         self._vault = vault
         self._images = images
         self._diagnosis = diagnosis
-        self._unsealing = Pool(1, "unseal")
+        self._unsealing = ThreadPool(1, "unseal")
         #: Ending what a caller has left behind.
         self._ending: set[asyncio.Task[None]] = set()
         #: Calls that go on: until one has ended, it is not known what it leaves behind.
@@ -120,13 +111,13 @@ class Service:
         ended = asyncio.Event()
         self._calls.add(ended)
         try:
-            caller = auth.caller(context.auth_context())
+            caller = auth.operator_name(context.auth_context())
             _log.info("called", call=call, caller=caller, peer=context.peer())
             # At once: until it has come the caller does not know that anybody is there, and the answer may take long.
             await context.send_initial_metadata(((TAKEN_BY, self._node),))
             return await work()
         except Exception as error:  # noqa: BLE001 - the caller is told, and what is a bug is logged
-            why = auth.refusal(error)
+            why = auth.refusal_of(error)
             if why.code is _Code.INTERNAL:
                 _log.exception("a call failed in the agent itself", call=call)
             await auth.abort(context, self._node, why)
@@ -137,35 +128,35 @@ class Service:
     async def _logs(self, request: LogsRequest, answer: Callable[[LogsAnswer], Awaitable[None]]) -> None:
         env, want, containers = self._environment(request.environment)
         targets.check_services(env, self._node, request.services, targets.services(want, containers))
-        await Tail(self._engine, str(env), request, answer).run()
+        await LogTail(self._engine, str(env), request, answer).run()
 
     async def _exec(self, requests: Requests, answer: Answer) -> None:
-        start = await opening(requests, "command")
+        start = await first_request(requests, "command")
         env, want, containers = self._environment(start.environment)
         if not 0 < len(start.command.command) <= _MAX_ARGUMENTS:
-            raise Refusal(_Code.INVALID_ARGUMENT, "there is no command to run")
+            raise CallRefused(_Code.INVALID_ARGUMENT, "there is no command to run")
         service = start.command.service
         targets.check_services(env, self._node, [service], targets.services(want, containers))
-        execution = Execution(self._engine, targets.running(want, containers, service, self._node).id)
+        execution = ContainerExec(self._engine, targets.running(want, containers, service, self._node).id)
         try:
             await execution.run(start, requests, answer)
         finally:
             self._end(execution.abandon())
 
     async def _run_task(self, requests: Requests, answer: Answer) -> None:
-        start = await opening(requests, "task")
+        start = await first_request(requests, "task")
         env, want, _ = self._environment(start.environment)
         try:
             check_name("task", start.task.name)
         except InvalidName as error:
-            raise Refusal(_Code.INVALID_ARGUMENT, str(error)) from error
+            raise CallRefused(_Code.INVALID_ARGUMENT, str(error)) from error
         targets.check_services(env, self._node, [start.task.service], want.services if want is not None else ())
         await self._run_one_off(want, start, requests, answer)
 
     async def _run_one_off(self, want: Desired | None, start: RunStart, requests: Requests, answer: Answer) -> None:
         if want is None:
-            raise Refusal(_Code.NOT_FOUND, f"nothing of {start.environment} is assigned to node {self._node}")
-        one_off = OneOff(self._engine, self._vault, self._unsealing)
+            raise CallRefused(_Code.NOT_FOUND, f"nothing of {start.environment} is assigned to node {self._node}")
+        one_off = OneOffTask(self._engine, self._vault, self._unsealing)
         try:
             await one_off.run(want, want.services[start.task.service], start, requests, answer)
         finally:
@@ -173,9 +164,9 @@ class Service:
 
     def _environment(self, named: str) -> tuple[EnvironmentRef, Desired | None, tuple[Container, ...]]:
         """What is assigned of an environment, and its containers here."""
-        known = {str(environment) for environment in self._assignments.environments} | self._engine.view.environments
+        known = {str(environment) for environment in self._assignments.environments} | self._engine.cache.environments
         env = targets.environment(self._node, named, known)
-        containers, _ = self._engine.view.of(str(env), "")
+        containers, _ = self._engine.cache.of(str(env), "")
         return env, self._assignments.look(env).want, containers
 
     def _end(self, ending: Coroutine[Any, Any, None]) -> None:

@@ -15,9 +15,9 @@ import grpc
 
 from devopsellence.agent_identity import CHUNK_BYTES
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest, RunStart, RunStarted, WindowSize
-from devopsellence.nodeagent.api.auth import Refusal
+from devopsellence.nodeagent.api.auth import CallRefused
 from devopsellence.nodeagent.docker import process as processes
-from devopsellence.nodeagent.docker.pipe import Pipe
+from devopsellence.nodeagent.docker.pipe import ProcessPipe
 
 Requests = AsyncIterator[RunRequest]
 Answer = Callable[[RunAnswer], Awaitable[None]]
@@ -28,13 +28,13 @@ _MAX_SIZE: Final = 65535
 _Code = grpc.StatusCode
 
 
-class Process(Protocol):
+class AttachedProcess(Protocol):
     """What a conversation is with. ``container`` is its id."""
 
     @property
     def container(self) -> str: ...
 
-    async def begun(self) -> bool:
+    async def started(self) -> bool:
         """Whether it has begun at all; if not, what comes out of the pipe are the engine's words about why."""
 
     async def resize(self, size: WindowSize) -> None:
@@ -44,7 +44,7 @@ class Process(Protocol):
         """Send it a signal. Refusal if it cannot be reached."""
 
 
-async def opening(requests: Requests, kind: str) -> RunStart:
+async def first_request(requests: Requests, kind: str) -> RunStart:
     """The first request, which says what to run: ``kind`` is ``command`` or ``task``.
 
     Raises:
@@ -52,9 +52,9 @@ async def opening(requests: Requests, kind: str) -> RunStart:
     """
     first = await anext(requests, None)
     if first is None or first.WhichOneof("kind") != "start":
-        raise Refusal(_Code.INVALID_ARGUMENT, "the first request must be the start")
+        raise CallRefused(_Code.INVALID_ARGUMENT, "the first request must be the start")
     if first.start.WhichOneof("what") != kind:
-        raise Refusal(_Code.INVALID_ARGUMENT, f"the start must hold a {kind}")
+        raise CallRefused(_Code.INVALID_ARGUMENT, f"the start must hold a {kind}")
     return first.start
 
 
@@ -62,11 +62,13 @@ def check_size(size: WindowSize) -> WindowSize:
     """Refusal (INVALID_ARGUMENT) unless a terminal can have this size."""
     if not (0 < size.columns <= _MAX_SIZE and 0 < size.rows <= _MAX_SIZE):
         sentence = f"no terminal has {size.columns} columns and {size.rows} rows"
-        raise Refusal(_Code.INVALID_ARGUMENT, sentence)
+        raise CallRefused(_Code.INVALID_ARGUMENT, sentence)
     return size
 
 
-async def converse(process: Process, pipe: Pipe, start: RunStart, requests: Requests, answer: Answer) -> None:
+async def converse(
+    process: AttachedProcess, pipe: ProcessPipe, start: RunStart, requests: Requests, answer: Answer
+) -> None:
     """Pass everything on, both ways, until there is no more output.
 
     Raises:
@@ -86,15 +88,17 @@ async def converse(process: Process, pipe: Pipe, start: RunStart, requests: Requ
         raise several.exceptions[0] from several
 
 
-async def _pass_on(process: Process, pipe: Pipe, answer: Answer) -> None:
+async def _pass_on(process: AttachedProcess, pipe: ProcessPipe, answer: Answer) -> None:
     begun: bool | None = None
     async for stderr, data in pipe.output():
         if begun is None:
-            begun = await process.begun()
+            begun = await process.started()
         await answer(RunAnswer(stderr=data) if stderr or not begun else RunAnswer(stdout=data))
 
 
-async def _listen(process: Process, start: RunStart, requests: Requests, pieces: asyncio.Queue[bytes | None]) -> None:
+async def _listen(
+    process: AttachedProcess, start: RunStart, requests: Requests, pieces: asyncio.Queue[bytes | None]
+) -> None:
     """Take up the caller's requests. The end of the requests is the end of the input."""
     if start.tty and start.HasField("size"):
         await process.resize(check_size(start.size))
@@ -103,9 +107,11 @@ async def _listen(process: Process, start: RunStart, requests: Requests, pieces:
         match request.WhichOneof("kind"):
             case "stdin":
                 if not open_input or not start.interactive:
-                    raise Refusal(_Code.INVALID_ARGUMENT, "there is no stdin (any more) for this to go to")
+                    raise CallRefused(_Code.INVALID_ARGUMENT, "there is no stdin (any more) for this to go to")
                 if len(request.stdin) > CHUNK_BYTES:
-                    raise Refusal(_Code.INVALID_ARGUMENT, f"at most {CHUNK_BYTES} bytes of stdin go into one message")
+                    raise CallRefused(
+                        _Code.INVALID_ARGUMENT, f"at most {CHUNK_BYTES} bytes of stdin go into one message"
+                    )
                 await pieces.put(request.stdin)
             case "close_stdin":
                 open_input = False
@@ -115,12 +121,12 @@ async def _listen(process: Process, start: RunStart, requests: Requests, pieces:
             case "signal":
                 await process.signal(request.signal)
             case _:
-                raise Refusal(_Code.INVALID_ARGUMENT, "this agent does not understand the request")
+                raise CallRefused(_Code.INVALID_ARGUMENT, "this agent does not understand the request")
     if open_input:
         await pieces.put(None)
 
 
-async def _feed(pipe: Pipe, pieces: asyncio.Queue[bytes | None]) -> None:
+async def _feed(pipe: ProcessPipe, pieces: asyncio.Queue[bytes | None]) -> None:
     """Give the process its input. Once it takes no more the rest is dropped, as a closed pipe would."""
     takes = True
     while (piece := await pieces.get()) is not None:
@@ -130,7 +136,7 @@ async def _feed(pipe: Pipe, pieces: asyncio.Queue[bytes | None]) -> None:
 
 def signal_named(name: str) -> Signals:
     """Refusal (INVALID_ARGUMENT) if there is no such signal."""
-    found = processes.number(name)
+    found = processes.signal_number(name)
     if found is None:
-        raise Refusal(_Code.INVALID_ARGUMENT, f"there is no signal {name!r}")
+        raise CallRefused(_Code.INVALID_ARGUMENT, f"there is no signal {name!r}")
     return found

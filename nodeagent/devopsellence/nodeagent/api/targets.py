@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import grpc
 
-from devopsellence.nodeagent.api.auth import Refusal
-from devopsellence.nodeagent.docker.model import Container, State
+from devopsellence.nodeagent.api.auth import CallRefused
+from devopsellence.nodeagent.docker.model import Container, ContainerState
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.store.keys import EnvironmentRef
 
@@ -26,10 +26,10 @@ def environment(node: str, named: str, known: Iterable[str]) -> EnvironmentRef:
         env = EnvironmentRef.parse(named)
     except ValueError as error:
         sentence = f"{named!r} is not organization/project/environment"
-        raise Refusal(_Code.INVALID_ARGUMENT, sentence) from error
+        raise CallRefused(_Code.INVALID_ARGUMENT, sentence) from error
     there = sorted(known)
     if named not in there:
-        raise Refusal(_Code.NOT_FOUND, f"nothing of {named} is on node {node}; here {_listed('is', 'are', there)}")
+        raise CallRefused(_Code.NOT_FOUND, f"nothing of {named} is on node {node}; here {_listed('is', 'are', there)}")
     return env
 
 
@@ -39,7 +39,7 @@ def check_services(env: EnvironmentRef, node: str, named: Iterable[str], known: 
     for service in named:
         if service not in there:
             sentence = f"{env} has no service {service!r} on node {node}; here {_listed('is', 'are', there)}"
-            raise Refusal(_Code.NOT_FOUND, sentence)
+            raise CallRefused(_Code.NOT_FOUND, sentence)
 
 
 def services(want: Desired | None, containers: Iterable[Container]) -> set[str]:
@@ -56,7 +56,9 @@ def with_output(containers: Iterable[Container], chosen: Sequence[str]) -> list[
     found = [
         container
         for container in containers
-        if not container.task and container.state is not State.CREATED and (not chosen or container.service in chosen)
+        if not container.task
+        and container.state is not ContainerState.CREATED
+        and (not chosen or container.service in chosen)
     ]
     return sorted(found, key=lambda each: (each.service, each.release, each.id))
 
@@ -68,11 +70,11 @@ def running(want: Desired | None, containers: Iterable[Container], service: str,
         Refusal: FAILED_PRECONDITION: none runs.
     """
     mine = [container for container in containers if container.service == service and not container.task]
-    up = [each for each in mine if each.state is State.RUNNING]
+    up = [each for each in mine if each.state is ContainerState.RUNNING]
     if not up:
         states = ", ".join(sorted({each.state.value for each in mine})) or "there is none"
         sentence = f"no container of {service} runs on node {node} ({states})"
-        raise Refusal(_Code.FAILED_PRECONDITION, sentence)
+        raise CallRefused(_Code.FAILED_PRECONDITION, sentence)
     wanted = want.services.get(service) if want is not None else None
     return max(up, key=lambda each: (wanted is not None and each.hash == wanted.hash, each.running_since, each.id))
 

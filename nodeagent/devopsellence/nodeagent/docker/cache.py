@@ -18,8 +18,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from devopsellence.clock import Now
 from devopsellence.nodeagent.docker import names as naming
-from devopsellence.nodeagent.docker.model import Attachment, Container, Event, Listing, Network, Now, State
+from devopsellence.nodeagent.docker.model import (
+    Container,
+    ContainerState,
+    EngineEvent,
+    EngineListing,
+    Network,
+    NetworkAttachment,
+)
 
 #: Ids of destroyed containers that are remembered: more than can be destroyed while one call is under way.
 _REMEMBERED: Final = 1000
@@ -34,14 +42,14 @@ def parse_listed(entry: Mapping[str, Any]) -> Container:
         str(names[0]).lstrip("/"),
         entry.get("Labels") or {},
         str(entry.get("Image", "")),
-        str(entry["State"]),
+        str(entry["ContainerState"]),
         entry.get("NetworkSettings") or {},
     )
 
 
 def parse_inspected(document: Mapping[str, Any], now: Now) -> Container:
     """From ``GET /containers/<id>/json`` (API 1.41)."""
-    config, state = document["Config"], document["State"]
+    config, state = document["Config"], document["ContainerState"]
     container = _container(
         document["Id"],
         str(document["Name"]).lstrip("/"),
@@ -57,7 +65,7 @@ def parse_inspected(document: Mapping[str, Any], now: Now) -> Container:
         running_since=now.mono - age if container.up else 0.0,
         started_at="" if started.startswith(_ZERO_TIME) else started,
         finished_at="" if container.up or finished.startswith(_ZERO_TIME) else finished,
-        exit_code=int(state.get("ExitCode", 0)) if container.state is State.EXITED else None,
+        exit_code=int(state.get("ExitCode", 0)) if container.state is ContainerState.EXITED else None,
     )
 
 
@@ -69,7 +77,7 @@ def epoch(timestamp: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Effect:
+class EventEffect:
     """What an event means: the environment to look at again, the container to inspect, an image that has arrived."""
 
     env: str = ""
@@ -77,7 +85,7 @@ class Effect:
     image: bool = False
 
 
-class View:
+class ContainerCache:
     """All of our containers and networks on the engine. Not for threads: lives on the event loop."""
 
     def __init__(self) -> None:
@@ -124,7 +132,7 @@ class View:
         """Changes whenever something is learnt about a container or network."""
         return self._stamps.get(identity, 0)
 
-    def replace(self, listing: Listing, stamp: int) -> tuple[set[str], set[str]]:
+    def replace(self, listing: EngineListing, stamp: int) -> tuple[set[str], set[str]]:
         """Take over a listing, except where something was learnt after ``stamp``.
 
         Returns the environments concerned, and the containers that must be inspected because a listing does not tell
@@ -162,52 +170,52 @@ class View:
             seen = _ended(seen)
         self._containers[seen.id] = seen
 
-    def drop(self, gone: str) -> None:
+    def remove(self, gone: str) -> None:
         """A container or a network is no longer there."""
         self._forget(gone)
         self._gone.append(gone)
 
-    def ended(self, container: str) -> None:
+    def mark_exited(self, container: str) -> None:
         """A container has ended, by a call of ours that has waited for it."""
         known = self._containers.get(container)
         if known is not None and known.up:
             self._touch(container)
             self._containers[container] = _ended(known)
 
-    def apply(self, event: Event) -> Effect:
+    def apply(self, event: EngineEvent) -> EventEffect:
         """Take over an event."""
         if event.kind == "image":
-            return Effect(image=True)
+            return EventEffect(image=True)
         if event.kind == "network":
             return self._network(event)
         known = self._containers.get(event.id)
         env = event.attributes.get(naming.LABEL_ENVIRONMENT, "")
         if event.action == "destroy":
-            self.drop(event.id)
-            return Effect(env=known.env if known else "")
+            self.remove(event.id)
+            return EventEffect(env=known.env if known else "")
         if event.action == "die":
             return self._die(event, known)
         settled = known is not None and (event.action == "create" or (event.action == "start" and known.up))
-        return Effect() if settled or not env else Effect(inspect=event.id)
+        return EventEffect() if settled or not env else EventEffect(inspect=event.id)
 
-    def _die(self, event: Event, known: Container | None) -> Effect:
+    def _die(self, event: EngineEvent, known: Container | None) -> EventEffect:
         self._died[event.id] = event.time
         if known is None or not known.up or event.time < epoch(known.started_at):
-            return Effect()
+            return EventEffect()
         self._touch(event.id)
         self._containers[event.id] = _ended(known)
-        return Effect(env=known.env)
+        return EventEffect(env=known.env)
 
-    def _network(self, event: Event) -> Effect:
+    def _network(self, event: EngineEvent) -> EventEffect:
         network = self._networks.get(event.id)
         if network is None:
-            return Effect()
+            return EventEffect()
         if event.action == "destroy":
-            self.drop(event.id)
-            return Effect(env=network.env)
+            self.remove(event.id)
+            return EventEffect(env=network.env)
         container = self._containers.get(event.attributes.get("container", ""))
         # Starting and ending brings these as well; only on one that is known to run do they tell anything new.
-        return Effect(inspect=container.id) if container is not None and container.up else Effect()
+        return EventEffect(inspect=container.id) if container is not None and container.up else EventEffect()
 
     def _touch(self, changed: str) -> None:
         self._clock += 1
@@ -234,7 +242,7 @@ def _container(
         image=image,
         state=_state(state),
         networks={
-            network: Attachment(str(place.get("NetworkID") or ""), str(place.get("IPAddress") or ""))
+            network: NetworkAttachment(str(place.get("NetworkID") or ""), str(place.get("IPAddress") or ""))
             for network, place in (network_settings.get("Networks") or {}).items()
         },
         task=labels.get(naming.LABEL_TASK, ""),
@@ -244,14 +252,14 @@ def _container(
     )
 
 
-def _state(state: str) -> State:
+def _state(state: str) -> ContainerState:
     # "restarting" is of the engine's own restart policy, which our containers do not have.
     if state == "restarting":
-        return State.RUNNING
+        return ContainerState.RUNNING
     # A word that a later engine may use: hands off until it is another.
-    return State(state) if state in set(State) else State.REMOVING
+    return ContainerState(state) if state in set(ContainerState) else ContainerState.REMOVING
 
 
 def _ended(container: Container) -> Container:
     networks = {name: replace(place, address="") for name, place in container.networks.items()}
-    return replace(container, state=State.EXITED, running_since=0.0, finished_at="", networks=networks)
+    return replace(container, state=ContainerState.EXITED, running_since=0.0, finished_at="", networks=networks)

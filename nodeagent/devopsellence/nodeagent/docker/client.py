@@ -18,10 +18,11 @@ import urllib3.exceptions
 from docker.api.client import APIClient
 from docker.errors import APIError, DockerException, ImageNotFound
 
+from devopsellence.clock import Now
 from devopsellence.nodeagent.docker import errors, names
 from devopsellence.nodeagent.docker.cache import epoch, parse_inspected, parse_listed
 from devopsellence.nodeagent.docker.images import ImageStore
-from devopsellence.nodeagent.docker.model import Container, End, Event, Listing, Network, Now
+from devopsellence.nodeagent.docker.model import Container, ContainerExit, EngineEvent, EngineListing, Network
 
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
 #: The engine answers within milliseconds; a start takes a third of a second, on a busy machine several.
@@ -41,7 +42,7 @@ _HALF_STARTED: Final = re.compile(r"\btask [0-9a-f]{64}:? already exists")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
-class Docker:
+class DockerClient:
     """One Docker Engine, and of it only what carries ``node_uid``.
 
     Raises:
@@ -63,7 +64,7 @@ class Docker:
         return client
 
     def close(self) -> None:
-        """Close the idle connections; a stream that is being read ends by its own :meth:`Stream.close`."""
+        """Close the idle connections; a stream that is being read ends by its own :meth:`EventStream.close`."""
         self._client.close()
 
     @contextmanager
@@ -82,13 +83,13 @@ class Docker:
         with _errors():
             self._client.ping()
 
-    def list(self) -> Listing:
+    def list(self) -> EngineListing:
         """Everything that is ours but the router. It does not tell since when containers run."""
         ours = {"label": f"{names.LABEL_NODE_UID}={self._uid}"}
         with _errors():
             containers = self._client.containers(all=True, filters=ours)
             networks = self._client.networks(filters=ours)
-        return Listing(
+        return EngineListing(
             tuple(
                 parse_listed(container)
                 for container in containers
@@ -150,7 +151,7 @@ class Docker:
         Raises:
             ImageNotAvailable, Conflict (the name is taken), Refused, DiskFull.
         """
-        with _errors(errors.Refused):
+        with _errors(errors.EngineRefused):
             answer = self._client.create_container_from_config(dict(body), name)  # type: ignore[no-untyped-call]
         return str(answer["Id"])
 
@@ -160,7 +161,7 @@ class Docker:
         Raises:
             NotFound, NetworkGone, Refused, HalfStarted, DiskFull.
         """
-        with _errors(errors.Refused):
+        with _errors(errors.EngineRefused):
             self._client.start(container)
         return self.inspect(container)
 
@@ -186,7 +187,7 @@ class Docker:
         with _errors():
             self._client.remove_container(container, force=force)
 
-    def examine(self, container: str) -> tuple[Container, End | None]:
+    def inspect_exited(self, container: str) -> tuple[Container, ContainerExit | None]:
         """A container of ours that was seen ended, and how it ended; None if it runs again. NotFound if it is gone."""
         with _errors():
             document = self._client.inspect_container(container)
@@ -197,7 +198,7 @@ class Docker:
         seen = replace(seen, finished_at=seen.finished_at or seen.started_at or "1970-01-01T00:00:00Z")
         ran = max(0.0, epoch(seen.finished_at) - epoch(seen.started_at))
         oom = bool(state.get("OOMKilled"))
-        return seen, End(int(state.get("ExitCode", 0)), oom, seen.finished_at, ran, self._logs(container))
+        return seen, ContainerExit(int(state.get("ExitCode", 0)), oom, seen.finished_at, ran, self._logs(container))
 
     def _logs(self, container: str) -> tuple[str, ...]:
         """The last lines of its output, oldest first, shortened, without control characters."""
@@ -211,23 +212,23 @@ class Docker:
         lines = bytes(raw).decode(errors="replace").splitlines()[-LOG_LINES:]
         return tuple(_CONTROL.sub("", line)[:LOG_LINE_LENGTH] for line in lines)
 
-    def events(self) -> Stream:
+    def events(self) -> EventStream:
         """What happens from now on; the engine has begun to record it when this returns."""
         with _errors():
-            return Stream(self._client.events(decode=True, filters=_EVENTS))
+            return EventStream(self._client.events(decode=True, filters=_EVENTS))
 
 
-class Stream:
+class EventStream:
     """The engine's events. Iterating blocks, ends when the engine goes away, and raises nothing."""
 
     def __init__(self, source: Any) -> None:
         self._source = source
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[EngineEvent]:
         try:
             for raw in self._source:
                 actor = raw.get("Actor") or {}
-                yield Event(
+                yield EngineEvent(
                     raw.get("Type", ""),
                     raw.get("Action", ""),
                     actor.get("ID", ""),

@@ -17,11 +17,11 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, wait_random
 
 from devopsellence.nodeagent.docker import names
-from devopsellence.nodeagent.docker.cache import View
-from devopsellence.nodeagent.docker.client import Docker, Stream
+from devopsellence.nodeagent.docker.cache import ContainerCache
+from devopsellence.nodeagent.docker.client import DockerClient, EventStream
 from devopsellence.nodeagent.docker.errors import EngineError, EngineUnavailable, NotFound
-from devopsellence.nodeagent.docker.model import Event
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.docker.model import EngineEvent
+from devopsellence.nodeagent.util.threads import ThreadPool
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Callbacks:
+class EngineCallbacks:
     """Called on the loop. ``changed``: look at this environment again. ``image``: an image has arrived. ``connection``:
     ``connected`` or ``problem`` is another now. ``router``: something has happened to the router's container."""
 
@@ -61,27 +61,27 @@ class Callbacks:
     router: Callable[[], None] = lambda: None
 
 
-class Engine:
+class DockerEngine:
     """One Docker Engine. ``run`` keeps it connected until cancelled."""
 
-    def __init__(self, host: str, node_uid: str, callbacks: Callbacks) -> None:
-        self.view = View()
+    def __init__(self, host: str, node_uid: str, callbacks: EngineCallbacks) -> None:
+        self.cache = ContainerCache()
         self.connected = False
         self.problem = "not connected to the Docker Engine yet"
         self.version = ""
         self._host = host
         self._node_uid = node_uid
         self._callbacks = callbacks
-        self._docker: Docker | None = None
+        self._docker: DockerClient | None = None
         self._lost = asyncio.Event()
-        self._calls = Pool(CALLS, "docker-call")
-        self._stops = Pool(STOPS, "docker-stop")
-        self._pulls = Pool(PULLS, "docker-pull")
-        self._saves = Pool(SAVES, "docker-save")
-        self._checks = Pool(CHECKS, "docker-check")
-        self._asks = Pool(ASKS, "docker-ask")
+        self._calls = ThreadPool(CALLS, "docker-call")
+        self._stops = ThreadPool(STOPS, "docker-stop")
+        self._pulls = ThreadPool(PULLS, "docker-pull")
+        self._saves = ThreadPool(SAVES, "docker-save")
+        self._checks = ThreadPool(CHECKS, "docker-check")
+        self._asks = ThreadPool(ASKS, "docker-ask")
         #: Questions that must not wait behind calls: listing, inspecting, pinging.
-        self._looks = Pool(4, "docker-look")
+        self._looks = ThreadPool(4, "docker-look")
         self._doubts: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -93,7 +93,7 @@ class Engine:
                 wait=wait_exponential(multiplier=0.1, max=2.0) + wait_random(0, 0.1),
                 before_sleep=lambda state: self._disconnected(state.outcome.exception() if state.outcome else None),
             )
-            session: tuple[Docker, Stream] = await retrying(self._connect_in_time)
+            session: tuple[DockerClient, EventStream] = await retrying(self._connect_in_time)
             try:
                 await self._follow()
             except EngineError as error:
@@ -105,50 +105,50 @@ class Engine:
                 session[1].close()
                 session[0].close()
 
-    async def call(self, call: Callable[[Docker], T]) -> T:
+    async def call(self, call: Callable[[DockerClient], T]) -> T:
         """A short call."""
         return await self._on(self._calls, call)
 
-    async def stop(self, call: Callable[[Docker], T]) -> T:
+    async def stop(self, call: Callable[[DockerClient], T]) -> T:
         """A call that may take as long as a container's grace period."""
         return await self._on(self._stops, call)
 
-    async def pull(self, call: Callable[[Docker], T]) -> T:
+    async def pull(self, call: Callable[[DockerClient], T]) -> T:
         """A call that may take minutes."""
         return await self._on(self._pulls, call)
 
-    async def save(self, call: Callable[[Docker], T]) -> T:
+    async def save(self, call: Callable[[DockerClient], T]) -> T:
         """A call that may take minutes, for another node: it does not wait behind pulls."""
         return await self._on(self._saves, call)
 
-    async def check(self, call: Callable[[Docker], T]) -> T:
+    async def check(self, call: Callable[[DockerClient], T]) -> T:
         """A short call for a health check: it waits for nothing but other checks."""
         return await self._on(self._checks, call)
 
-    async def ask(self, call: Callable[[Docker], T]) -> T:
+    async def ask(self, call: Callable[[DockerClient], T]) -> T:
         """A call for a person: it neither waits behind the agent's own calls nor holds them up."""
         return await self._on(self._asks, call)
 
-    async def look(self, container: str) -> None:
+    async def refresh(self, container: str) -> None:
         """Bring the view up to date about one container."""
         try:
             seen = await self._on(self._looks, lambda docker: docker.inspect(container))
         except NotFound:
-            self.view.drop(container)
+            self.cache.remove(container)
             return
         if seen is not None:
-            self.view.put(seen)
+            self.cache.put(seen)
 
     async def relist(self, *, fresh: bool = False) -> None:
         """Bring the view up to date about everything; ``fresh``: also about what seems to have gone on running."""
-        stamp = self.view.stamp()
+        stamp = self.cache.stamp()
         listing = await self._on(self._looks, lambda docker: docker.list())
-        concerned, unknown = self.view.replace(listing, stamp)
+        concerned, unknown = self.cache.replace(listing, stamp)
         await self._look_at({container.id for container in listing.containers if container.up} if fresh else unknown)
         for env in concerned:
             self._callbacks.changed(env)
 
-    async def _connect_in_time(self) -> tuple[Docker, Stream]:
+    async def _connect_in_time(self) -> tuple[DockerClient, EventStream]:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 return await self._connect()
@@ -157,8 +157,8 @@ class Engine:
                 f"the Docker Engine does not answer: nothing for {CONNECT_TIMEOUT:.0f} s"
             ) from error
 
-    async def _connect(self) -> tuple[Docker, Stream]:
-        docker = await self._looks.run(lambda: Docker(self._host, self._node_uid))
+    async def _connect(self) -> tuple[DockerClient, EventStream]:
+        docker = await self._looks.run(lambda: DockerClient(self._host, self._node_uid))
         self._lost = asyncio.Event()
         self._docker = docker
         # First the events, then the list: what happens in between is told twice rather than never.
@@ -197,7 +197,7 @@ class Engine:
                     f"the Docker Engine does not answer: nothing for {PING_TIMEOUT:.0f} s"
                 ) from error
 
-    async def _on(self, pool: Pool, call: Callable[[Docker], T]) -> T:
+    async def _on(self, pool: ThreadPool, call: Callable[[DockerClient], T]) -> T:
         docker = self._docker
         if docker is None:
             raise EngineUnavailable(self.problem)
@@ -209,19 +209,19 @@ class Engine:
             raise
 
     async def _look_at(self, containers: Iterable[str]) -> None:
-        await asyncio.gather(*(self.look(container) for container in containers))
+        await asyncio.gather(*(self.refresh(container) for container in containers))
 
-    def _on_event(self, event: Event) -> None:
+    def _on_event(self, event: EngineEvent) -> None:
         if names.LABEL_ROUTER in event.attributes:
             if event.attributes.get(names.LABEL_NODE_UID) == self._node_uid:
                 self._callbacks.router()
             return
-        effect = self.view.apply(event)
+        effect = self.cache.apply(event)
         if effect.image:
             self._callbacks.image()
         if effect.inspect and effect.inspect not in self._doubts:
             self._doubts.add(effect.inspect)
-            task = asyncio.create_task(self._settle(effect.inspect, self.view.stamp_of(effect.inspect)))
+            task = asyncio.create_task(self._settle(effect.inspect, self.cache.stamp_of(effect.inspect)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         if effect.env:
@@ -231,14 +231,14 @@ class Engine:
         """Inspect a container that an event told of, unless a call of ours turns out to have been the cause."""
         await asyncio.sleep(DOUBT_SECONDS)
         self._doubts.discard(container)
-        if self.view.stamp_of(container) != stamp:
+        if self.cache.stamp_of(container) != stamp:
             return
-        before = self.view.containers.get(container)
+        before = self.cache.containers.get(container)
         try:
-            await self.look(container)
+            await self.refresh(container)
         except EngineError as error:
             _log.warning("could not inspect a container", container=container, error=str(error))
-        seen = self.view.containers.get(container) or before
+        seen = self.cache.containers.get(container) or before
         if seen is not None:
             self._callbacks.changed(seen.env)
 
@@ -252,7 +252,7 @@ class Engine:
 
 
 def _read(
-    stream: Stream, loop: asyncio.AbstractEventLoop, on_event: Callable[[Event], None], lost: asyncio.Event
+    stream: EventStream, loop: asyncio.AbstractEventLoop, on_event: Callable[[EngineEvent], None], lost: asyncio.Event
 ) -> None:
     # RuntimeError: the loop has ended.
     with suppress(RuntimeError):

@@ -30,7 +30,7 @@ class ImageNotAvailable(EngineError):
     """The image is not on this machine, or the registry does not give it."""
 
 
-class Refused(EngineError):
+class EngineRefused(EngineError):
     """The engine or its runtime will not create or start this container as specified (such as: no such command)."""
 
 

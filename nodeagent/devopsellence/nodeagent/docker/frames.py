@@ -21,11 +21,11 @@ MAX_FRAME_BYTES: Final = 1 << 20
 _SECOND: Final = 19
 
 
-class Malformed(Exception):
+class MalformedFrame(Exception):
     """These bytes are no frames."""
 
 
-class Frames:
+class FrameParser:
     """Frames out of bytes that arrive in pieces of any size."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Frames:
         while len(pending) - position >= _HEADER.size:
             stream, size = _HEADER.unpack_from(pending, position)
             if size > MAX_FRAME_BYTES:
-                raise Malformed(f"a frame of {size} bytes")
+                raise MalformedFrame(f"a frame of {size} bytes")
             end = position + _HEADER.size + size
             if len(pending) < end:
                 break

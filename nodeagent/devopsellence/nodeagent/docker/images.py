@@ -16,9 +16,9 @@ from devopsellence.nodeagent.docker import errors
 
 #: Between two words of the engine while it unpacks a layer, which it does in one piece.
 LOAD_SECONDS: Final = 600
-Errors: TypeAlias = Callable[..., AbstractContextManager[None]]
+ErrorTranslation: TypeAlias = Callable[..., AbstractContextManager[None]]
 #: What an error of the engine's own is, by its sentence, where it has no status of its own.
-Refusals: TypeAlias = Callable[[str, type[errors.EngineError]], errors.EngineError]
+ErrorMapper: TypeAlias = Callable[[str, type[errors.EngineError]], errors.EngineError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,9 @@ class StoredImage:
 class ImageStore:
     """``client`` is the SDK's; ``patient`` makes another with longer patience, which the caller closes."""
 
-    def __init__(self, client: Any, patient: Callable[[int], Any], translated: Errors, refusal: Refusals) -> None:
+    def __init__(
+        self, client: Any, patient: Callable[[int], Any], translated: ErrorTranslation, refusal: ErrorMapper
+    ) -> None:
         self._client = client
         self._patient = patient
         self._translated = translated
@@ -72,14 +74,14 @@ class ImageStore:
             DiskFull: there is no room.
             Refused: it does not take the archive.
         """
-        with self._translated(errors.Refused), closing(self._patient(LOAD_SECONDS)) as client:
+        with self._translated(errors.EngineRefused), closing(self._patient(LOAD_SECONDS)) as client:
             for line in client.load_image(archive):
                 if "error" in line:
-                    raise self._refusal(str(line["error"]), errors.Refused)
+                    raise self._refusal(str(line["error"]), errors.EngineRefused)
 
     def tag(self, image: str, repository: str, tag: str) -> None:
         """Give an image a name, which whatever had it before loses."""
-        with self._translated(errors.Refused):
+        with self._translated(errors.EngineRefused):
             self._client.tag(image, repository, tag)
 
     def remove(self, image: StoredImage) -> None:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from devopsellence.api.v1.stored_pb2 import Peer
-from devopsellence.nodeagent.docker.cache import View
+from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.images import StoredImage
-from devopsellence.nodeagent.docker.model import Container, End
-from devopsellence.nodeagent.health.probe import Question
-from devopsellence.nodeagent.ingress.interface import NoRoutes, Routes
+from devopsellence.nodeagent.docker.model import Container, ContainerExit
+from devopsellence.nodeagent.health.probe import ProbeCall
+from devopsellence.nodeagent.ingress.interface import NoRouter, RouterInterface
 from devopsellence.nodeagent.plan.probe_spec import Probe
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ T = TypeVar("T")
 Fetch: TypeAlias = Callable[[str, Sequence[Peer], Callable[[str], None]], Awaitable[None]]
 
 
-class Images(Protocol):
+class ImageApi(Protocol):
     """What tells which images nobody needs any more."""
 
     def stored(self) -> Sequence[StoredImage]: ...
@@ -33,11 +33,11 @@ class Images(Protocol):
     def remove(self, image: StoredImage) -> None: ...
 
 
-class Calls(Protocol):
-    """The calls that carry out actions. They may block: a :class:`Runtime` sees to it that this holds nobody up."""
+class DockerApi(Protocol):
+    """The calls that carry out actions. They may block: a :class:`ContainerEngine` sees to it that this holds nobody up."""
 
     @property
-    def images(self) -> Images: ...
+    def images(self) -> ImageApi: ...
 
     def inspect(self, container: str) -> Container | None: ...
 
@@ -59,13 +59,13 @@ class Calls(Protocol):
 
     def remove(self, container: str, *, force: bool = False) -> None: ...
 
-    def examine(self, container: str) -> tuple[Container, End | None]: ...
+    def inspect_exited(self, container: str) -> tuple[Container, ContainerExit | None]: ...
 
 
-class Runtime(Protocol):
+class ContainerEngine(Protocol):
     """Containers for the event loop: calls, the view that they and the engine's events keep true, the connection."""
 
-    view: View
+    cache: ContainerCache
     connected: bool
     #: Why it is not connected; empty when it is.
     problem: str
@@ -73,18 +73,18 @@ class Runtime(Protocol):
 
     async def run(self) -> None: ...
 
-    async def call(self, call: Callable[[Calls], T], /) -> T: ...
+    async def call(self, call: Callable[[DockerApi], T], /) -> T: ...
 
-    async def stop(self, call: Callable[[Calls], T], /) -> T: ...
+    async def stop(self, call: Callable[[DockerApi], T], /) -> T: ...
 
-    async def pull(self, call: Callable[[Calls], T], /) -> T: ...
+    async def pull(self, call: Callable[[DockerApi], T], /) -> T: ...
 
-    async def look(self, container: str) -> None: ...
+    async def refresh(self, container: str) -> None: ...
 
     async def relist(self) -> None: ...
 
 
-R_co = TypeVar("R_co", bound=Runtime, covariant=True)
+R_co = TypeVar("R_co", bound=ContainerEngine, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,6 @@ class Machine(Generic[R_co]):
     it tells of an environment by ``engine.Callbacks.changed``."""
 
     engine: R_co
-    ask: Callable[[Probe, str, str], Question]
+    ask: Callable[[Probe, str, str], ProbeCall]
     fetch: Fetch | None = None
-    routes: Routes = field(default_factory=NoRoutes)
+    routes: RouterInterface = field(default_factory=NoRouter)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 
-class State(enum.StrEnum):
+class ContainerState(enum.StrEnum):
     """A container's state, in the engine's own words."""
 
     CREATED = "created"
@@ -20,7 +20,7 @@ class State(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Attachment:
+class NetworkAttachment:
     """A container's place on a network. ``network_id`` is empty until it was started there, ``address`` while it is not
     running."""
 
@@ -40,9 +40,9 @@ class Container:
     hash: str
     release: int
     image: str
-    state: State
+    state: ContainerState
     #: By network name.
-    networks: Mapping[str, Attachment] = field(default_factory=dict)
+    networks: Mapping[str, NetworkAttachment] = field(default_factory=dict)
     #: Monotonic seconds of this host; only while it runs.
     running_since: float = 0.0
     #: The engine's own timestamps (RFC 3339); empty where not known or not yet.
@@ -61,7 +61,7 @@ class Container:
 
     @property
     def up(self) -> bool:
-        return self.state in (State.RUNNING, State.PAUSED)
+        return self.state in (ContainerState.RUNNING, ContainerState.PAUSED)
 
     @property
     def start_key(self) -> str:
@@ -88,7 +88,7 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class EngineListing:
     """All that carries our node's uid."""
 
     containers: tuple[Container, ...]
@@ -96,7 +96,7 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class EngineEvent:
     """Something happened on the engine. ``kind`` is container, network or image; ``time``: seconds, its clock."""
 
     kind: str
@@ -107,7 +107,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class ContainerExit:
     """How a container ended. ``ran`` is seconds on the engine's clock; log lines are the last ones, oldest first."""
 
     code: int
@@ -128,7 +128,7 @@ class Now:
 NEVER: Final = Now(0.0, 0.0)
 
 
-class Verdict(enum.Enum):
+class ProbeVerdict(enum.Enum):
     """What the health checks of a container amount to."""
 
     CHECKING = "checking"
@@ -141,7 +141,7 @@ class Health:
     """``overdue``: has not passed once since its start, in all the time it was given. ``message``: the last failure.
     ``since``: when the verdict became what it is."""
 
-    verdict: Verdict
+    verdict: ProbeVerdict
     overdue: bool = False
     message: str = ""
     since: Now = NEVER

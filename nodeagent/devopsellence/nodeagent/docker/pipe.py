@@ -11,20 +11,20 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Final
 
-from devopsellence.nodeagent.docker.frames import Frames
-from devopsellence.nodeagent.docker.streams import Connection
+from devopsellence.nodeagent.docker.frames import FrameParser
+from devopsellence.nodeagent.docker.streams import HijackedConnection
 
 _CHUNK: Final = 64 * 1024
 _END_OF_TRANSMISSION: Final = b"\x04"
 
 
-class Pipe:
+class ProcessPipe:
     """Stdin and output of a process. ``tty``: its output is one stream without frames."""
 
-    def __init__(self, connection: Connection, *, tty: bool) -> None:
+    def __init__(self, connection: HijackedConnection, *, tty: bool) -> None:
         self._socket = connection.socket
         self._ahead = connection.ahead
-        self._frames = None if tty else Frames()
+        self._frames = None if tty else FrameParser()
 
     async def output(self) -> AsyncIterator[tuple[bool, bytes]]:
         """Pieces of output as they come: whether it is of stderr, and the bytes. Ends when the engine ends it.

@@ -19,14 +19,14 @@ from typing import Final
 HANGUP_SECONDS: Final = 2.0
 
 
-def number(name: str) -> signal.Signals | None:
+def signal_number(name: str) -> signal.Signals | None:
     """The signal that is called so (``SIGTERM``, ``TERM``); None if there is none."""
     with suppress(KeyError):
         return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
     return None
 
 
-def send(pid: int, container: str, wanted: signal.Signals) -> bool:
+def send_signal(pid: int, container: str, wanted: signal.Signals) -> bool:
     """Send a signal to a command and what it has started, as a terminal would; False if it cannot be reached."""
     with _held(pid, container) as held:
         if held is None:
@@ -41,10 +41,10 @@ def send(pid: int, container: str, wanted: signal.Signals) -> bool:
         return True
 
 
-async def end(pid: int, container: str) -> bool:
+async def hang_up(pid: int, container: str) -> bool:
     """Hang up, and kill what does not go by that; False if it cannot be reached."""
     with _held(pid, container) as held:
-        if held is None or not send(pid, container, signal.SIGHUP):
+        if held is None or not send_signal(pid, container, signal.SIGHUP):
             return False
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         # The descriptor of a process is readable when the process has ended.
@@ -53,7 +53,7 @@ async def end(pid: int, container: str) -> bool:
             async with asyncio.timeout(HANGUP_SECONDS):
                 await ended.wait()
         except TimeoutError:
-            send(pid, container, signal.SIGKILL)
+            send_signal(pid, container, signal.SIGKILL)
         finally:
             loop.remove_reader(held)
         return True

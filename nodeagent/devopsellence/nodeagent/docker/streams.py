@@ -19,8 +19,8 @@ from docker.errors import DockerException, create_api_error_from_http_exception
 from docker.types import CancellableStream
 
 from devopsellence.nodeagent.docker import errors, names
-from devopsellence.nodeagent.docker.client import CALL_SECONDS, Docker
-from devopsellence.nodeagent.docker.frames import Frames, Malformed
+from devopsellence.nodeagent.docker.client import CALL_SECONDS, DockerClient
+from devopsellence.nodeagent.docker.frames import FrameParser, MalformedFrame
 
 _CHUNK: Final = 64 * 1024
 #: Before the first byte of an image the engine writes all of it to its disk.
@@ -29,7 +29,7 @@ _BRIDGE_NAME: Final = "com.docker.network.bridge.name"
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class HijackedConnection:
     """A connection that the engine has turned into a container's stdin and output. ``ahead``: what came with the
     engine's answer already. The socket does not block and is the caller's to close."""
 
@@ -38,7 +38,7 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
-class Execution:
+class ExecState:
     """A command in a container. ``pid``: its process's number on the engine's machine; 0 before it begins."""
 
     running: bool
@@ -47,11 +47,11 @@ class Execution:
 
 
 @dataclass(frozen=True, slots=True)
-class Bridge:
+class BridgeNetwork:
     """A network of the engine. ``name``: of its interface on the engine's machine. ``ours``: of an environment."""
 
     name: str
-    ours: bool
+    own: bool
     ipv6: bool
 
 
@@ -83,11 +83,11 @@ class LogStream(_Answer):
         Raises:
             EngineUnavailable: the connection broke before the log's end.
         """
-        frames = Frames()
+        frames = FrameParser()
         try:
             for chunk in self._response.raw.stream(_CHUNK, decode_content=False):
                 yield from frames.feed(chunk)
-        except (OSError, ValueError, AttributeError, urllib3.exceptions.HTTPError, Malformed) as error:
+        except (OSError, ValueError, AttributeError, urllib3.exceptions.HTTPError, MalformedFrame) as error:
             # Closing from another thread shows in one of many ways.
             if not self._closed:
                 raise errors.EngineUnavailable(f"the Docker Engine has broken off a log: {error}") from error
@@ -108,7 +108,7 @@ class ArchiveStream(_Answer):
             raise errors.EngineUnavailable(f"the Docker Engine has broken off an image: {error}") from error
 
 
-def open_archive(docker: Docker, image: str) -> ArchiveStream:
+def open_archive(docker: DockerClient, image: str) -> ArchiveStream:
     """An image, by its id or a name, as the engine writes it for ``docker load``; may take minutes to begin.
 
     Raises:
@@ -124,7 +124,9 @@ def open_archive(docker: Docker, image: str) -> ArchiveStream:
     return ArchiveStream(response)
 
 
-def open_log(docker: Docker, container: str, *, follow: bool, tail: int | None, since: tuple[int, int]) -> LogStream:
+def open_log(
+    docker: DockerClient, container: str, *, follow: bool, tail: int | None, since: tuple[int, int]
+) -> LogStream:
     """A container's log with the engine's times: the last ``tail`` entries (None: all) since a moment (zeros: all).
 
     A moment is seconds and nanoseconds since the epoch, because a float does not tell neighbouring lines apart.
@@ -144,90 +146,90 @@ def open_log(docker: Docker, container: str, *, follow: bool, tail: int | None, 
     return LogStream(response)
 
 
-def create_exec(docker: Docker, container: str, command: Sequence[str], *, stdin: bool, tty: bool) -> str:
+def create_exec(docker: DockerClient, container: str, command: Sequence[str], *, stdin: bool, tty: bool) -> str:
     """The id of a command that is ready to be started in a running container."""
     with docker.client() as client:
         made = client.exec_create(container, list(command), stdin=stdin, tty=tty)
     return str(made["Id"])
 
 
-def start_exec(docker: Docker, execution: str, *, tty: bool) -> Connection:
+def start_exec(docker: DockerClient, execution: str, *, tty: bool) -> HijackedConnection:
     """Start it, connected."""
     with docker.client() as client:
         return _connection(client.exec_start(execution, tty=tty, socket=True))
 
 
-def inspect_exec(docker: Docker, execution: str) -> Execution:
+def inspect_exec(docker: DockerClient, execution: str) -> ExecState:
     """How it stands."""
     with docker.client() as client:
         document: Mapping[str, Any] = client.exec_inspect(execution)
     code = document.get("ExitCode")
-    return Execution(bool(document["Running"]), 0 if code is None else int(code), int(document.get("Pid") or 0))
+    return ExecState(bool(document["Running"]), 0 if code is None else int(code), int(document.get("Pid") or 0))
 
 
-def resize_exec(docker: Docker, execution: str, columns: int, rows: int) -> None:
+def resize_exec(docker: DockerClient, execution: str, columns: int, rows: int) -> None:
     """Tell its terminal how large the window is."""
     with docker.client() as client:
         client.exec_resize(execution, height=rows, width=columns)
 
 
-def attach(docker: Docker, container: str, *, stdin: bool) -> Connection:
+def attach(docker: DockerClient, container: str, *, stdin: bool) -> HijackedConnection:
     """A container's output from now on, and its stdin; to be called before it is started, so that nothing is lost."""
     params = {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
     with docker.client() as client:
         return _connection(client.attach_socket(container, params=params))
 
 
-def resize(docker: Docker, container: str, columns: int, rows: int) -> None:
+def resize(docker: DockerClient, container: str, columns: int, rows: int) -> None:
     """Tell a container's terminal how large the window is."""
     with docker.client() as client:
         client.resize(container, height=rows, width=columns)
 
 
-def kill(docker: Docker, container: str, signal: str) -> None:
+def kill(docker: DockerClient, container: str, signal: str) -> None:
     """Send a signal to a container's first process. Conflict if it does not run."""
     with docker.client() as client:
         client.kill(container, signal=signal)
 
 
-def wait(docker: Docker, container: str) -> int:
+def wait(docker: DockerClient, container: str) -> int:
     """Its exit code, once it has ended; blocks until then."""
     with docker.client() as client:
         return int(client.wait(container)["StatusCode"])
 
 
-def exit_code(docker: Docker, container: str) -> int:
+def exit_code(docker: DockerClient, container: str) -> int:
     """Its exit code; where it could not be started, the one that a shell gives for the reason (126, 127)."""
     with docker.client() as client:
         return int(client.inspect_container(container)["State"].get("ExitCode", 0))
 
 
-def discard(docker: Docker, container: str) -> None:
+def discard(docker: DockerClient, container: str) -> None:
     """Remove a container with the volumes that have no name; nothing if it is gone."""
     with suppress(errors.NotFound), docker.client() as client:
         client.remove_container(container, v=True, force=True)
 
 
-def one_offs(docker: Docker, node_uid: str) -> list[str]:
+def one_offs(docker: DockerClient, node_uid: str) -> list[str]:
     """The one-off containers of this node that are there, in any state."""
     labels = [f"{names.LABEL_NODE_UID}={node_uid}", names.LABEL_ONE_OFF]
     with docker.client() as client:
         return [str(container["Id"]) for container in client.containers(all=True, filters={"label": labels})]
 
 
-def data_root(docker: Docker) -> str:
+def data_root(docker: DockerClient) -> str:
     """Where the engine keeps its data, on its own machine."""
     with docker.client() as client:
         return str(client.info().get("DockerRootDir") or "")
 
 
-def bridges(docker: Docker, node_uid: str) -> list[Bridge]:
+def bridges(docker: DockerClient, node_uid: str) -> list[BridgeNetwork]:
     """The engine's networks that are a bridge of its machine. The interface is named after the network's id, unless the
     network says otherwise (Docker's documentation of the bridge driver)."""
     with docker.client() as client:
         networks = client.networks(filters={"driver": "bridge"})
     return [
-        Bridge(
+        BridgeNetwork(
             (network.get("Options") or {}).get(_BRIDGE_NAME) or f"br-{network['Id'][:12]}",
             (network.get("Labels") or {}).get(names.LABEL_NODE_UID) == node_uid,
             bool(network.get("EnableIPv6")),
@@ -236,7 +238,7 @@ def bridges(docker: Docker, node_uid: str) -> list[Bridge]:
     ]
 
 
-def _connection(hijacked: Any) -> Connection:
+def _connection(hijacked: Any) -> HijackedConnection:
     """The socket below one of the SDK's, with what the SDK has read from it beyond the engine's answer.
 
     The SDK leaves that in a buffer which it then goes around, so that the first output of a quick command is lost.
@@ -247,4 +249,4 @@ def _connection(hijacked: Any) -> Connection:
     ours.setblocking(False)
     ahead = bytes(response.raw._fp.fp.peek())
     response.close()
-    return Connection(ours, ahead)
+    return HijackedConnection(ours, ahead)

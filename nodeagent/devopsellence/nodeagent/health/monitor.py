@@ -13,65 +13,68 @@ from typing import Final
 
 import structlog
 
+from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.errors import EngineUnavailable
-from devopsellence.nodeagent.docker.model import Container, Health, Now, Verdict
-from devopsellence.nodeagent.health.probe import Question
-from devopsellence.nodeagent.plan.probe_spec import Probe, Timing
+from devopsellence.nodeagent.docker.model import Container, Health, ProbeVerdict
+from devopsellence.nodeagent.health.probe import ProbeCall
+from devopsellence.nodeagent.plan.probe_spec import Probe, ProbeTiming
 
 FIRST_DELAY: Final = 0.025
 FIRST_COMMAND_DELAY: Final = 0.1
 DELAY_GROWTH: Final = 1.5
 LONGEST_FIRST_DELAY: Final = 1.0
-_CHECKING: Final = Health(Verdict.CHECKING)
+_CHECKING: Final = Health(ProbeVerdict.CHECKING)
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class ProbeState:
     """One probe of one container so far, and how long to wait for the next. ``began``: when it was first asked
     (monotonic)."""
 
-    timing: Timing
+    timing: ProbeTiming
     began: float
     health: Health = _CHECKING
     failures: int = 0
     delay: float = FIRST_DELAY
     passed_once: bool = False
 
-    def passed(self, now: Now) -> Course:
+    def passed(self, now: Now) -> ProbeState:
         """The course after an answer that passes."""
         course = replace(self, failures=0, delay=self.timing.interval, passed_once=True)
-        return course._now(Health(Verdict.HEALTHY), now)
+        return course._now(Health(ProbeVerdict.HEALTHY), now)
 
-    def failed(self, message: str, now: Now) -> Course:
+    def failed(self, message: str, now: Now) -> ProbeState:
         """The course after one that does not."""
         failures = self.failures + 1
         if self.passed_once:
             course = replace(self, failures=failures, delay=self.timing.interval)
             bad = failures >= self.timing.retries
-            return course._now(Health(Verdict.UNHEALTHY, message=message), now) if bad else course
+            return course._now(Health(ProbeVerdict.UNHEALTHY, message=message), now) if bad else course
         if now.mono - self.began >= self.timing.allowance:
             course = replace(self, failures=failures, delay=self.timing.interval)
-            return course._now(Health(Verdict.UNHEALTHY, overdue=True, message=message), now)
+            return course._now(Health(ProbeVerdict.UNHEALTHY, overdue=True, message=message), now)
         delay = min(self.delay * DELAY_GROWTH, LONGEST_FIRST_DELAY, self.timing.interval)
         course = replace(self, failures=failures, delay=delay)
-        return course._now(Health(Verdict.CHECKING, message=message), now)
+        return course._now(Health(ProbeVerdict.CHECKING, message=message), now)
 
-    def _now(self, health: Health, now: Now) -> Course:
+    def _now(self, health: Health, now: Now) -> ProbeState:
         since = self.health.since if health.verdict is self.health.verdict else now
         return replace(self, health=replace(health, since=since))
 
 
-def combined(healths: Sequence[Health]) -> Health:
+def combined_health(healths: Sequence[Health]) -> Health:
     """All probes of a container together: healthy since the last of them is, unhealthy since the first of them is.
     While one has yet to pass, and has time for it, the others' failures do not count: it has not been healthy yet."""
-    bad = [health for health in healths if health.verdict is Verdict.UNHEALTHY]
+    bad = [health for health in healths if health.verdict is ProbeVerdict.UNHEALTHY]
     message = "; ".join(health.message for health in healths if health.message)
     overdue = any(each.overdue for each in bad)
-    if not overdue and any(health.verdict is Verdict.CHECKING for health in healths):
-        return Health(Verdict.CHECKING, message=message)
+    if not overdue and any(health.verdict is ProbeVerdict.CHECKING for health in healths):
+        return Health(ProbeVerdict.CHECKING, message=message)
     if bad:
-        return Health(Verdict.UNHEALTHY, overdue, message, min((each.since for each in bad), key=lambda at: at.mono))
+        return Health(
+            ProbeVerdict.UNHEALTHY, overdue, message, min((each.since for each in bad), key=lambda at: at.mono)
+        )
     return max(healths, key=lambda each: each.since.mono, default=_CHECKING)
 
 
@@ -85,12 +88,12 @@ class _Target:
     probes: tuple[Probe, ...]
 
 
-class Monitor:
+class HealthMonitor:
     """Checks containers. ``ask`` makes the question of a probe (to a container, at an address); ``changed(env)`` is
     called on the loop when an environment's health is another; ``clock`` tells the time."""
 
     def __init__(
-        self, ask: Callable[[Probe, str, str], Question], changed: Callable[[str], None], clock: Callable[[], Now]
+        self, ask: Callable[[Probe, str, str], ProbeCall], changed: Callable[[str], None], clock: Callable[[], Now]
     ) -> None:
         self._ask = ask
         self._changed = changed
@@ -135,7 +138,7 @@ class Monitor:
                 # The answer came while this was being cancelled; another run of the container may be checked by now.
                 return
             healths[probe] = health
-            before, after = self._health[env].get(target.container, _CHECKING), combined(list(healths.values()))
+            before, after = self._health[env].get(target.container, _CHECKING), combined_health(list(healths.values()))
             if after != before:
                 self._health[env][target.container] = after
                 self._changed(env)
@@ -146,7 +149,9 @@ class Monitor:
 
     async def _repeat(self, probe: Probe, target: _Target, learnt: Callable[[Probe, Health], None]) -> None:
         ask = self._ask(probe, target.container, target.address)
-        course = Course(probe.timing, self._clock().mono, delay=FIRST_COMMAND_DELAY if probe.command else FIRST_DELAY)
+        course = ProbeState(
+            probe.timing, self._clock().mono, delay=FIRST_COMMAND_DELAY if probe.command else FIRST_DELAY
+        )
         while True:
             try:
                 message = await ask()

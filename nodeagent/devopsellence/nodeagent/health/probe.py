@@ -17,32 +17,32 @@ from typing import Final, TypeAlias
 
 from tenacity import AsyncRetrying, retry_if_result, wait_exponential
 
-from devopsellence.nodeagent.docker.client import Docker
-from devopsellence.nodeagent.docker.engine import Engine
+from devopsellence.nodeagent.docker.client import DockerClient
+from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.errors import EngineError, EngineUnavailable, NotFound
-from devopsellence.nodeagent.docker.frames import Frames, Malformed
-from devopsellence.nodeagent.docker.process import send
-from devopsellence.nodeagent.docker.streams import Connection, Execution, create_exec, inspect_exec, start_exec
+from devopsellence.nodeagent.docker.frames import FrameParser, MalformedFrame
+from devopsellence.nodeagent.docker.process import send_signal
+from devopsellence.nodeagent.docker.streams import ExecState, HijackedConnection, create_exec, inspect_exec, start_exec
 from devopsellence.nodeagent.plan.probe_spec import Probe
 
 #: Asks once: empty if the answer passes, otherwise what is wrong. Raises EngineUnavailable if nothing is known.
-Question: TypeAlias = Callable[[], Awaitable[str]]
+ProbeCall: TypeAlias = Callable[[], Awaitable[str]]
 
 _OUTPUT_BYTES: Final = 4096
 _MESSAGE_LENGTH: Final = 200
 _COMMAND_LENGTH: Final = 80
 
 
-def question(engine: Engine, probe: Probe, container: str, address: str) -> Question:
+def probe_call(engine: DockerEngine, probe: Probe, container: str, address: str) -> ProbeCall:
     """How ``probe`` is put to a container at an address on its environment's network."""
     if probe.command:
         return _Command(engine, container, probe).ask
     if probe.path:
-        return partial(ask_http, address, probe.port, probe.path, probe.timing.timeout)
-    return partial(ask_tcp, address, probe.port, probe.timing.timeout)
+        return partial(probe_http, address, probe.port, probe.path, probe.timing.timeout)
+    return partial(probe_tcp, address, probe.port, probe.timing.timeout)
 
 
-async def ask_http(address: str, port: int, path: str, timeout: float) -> str:  # noqa: ASYNC109 - of the whole exchange
+async def probe_http(address: str, port: int, path: str, timeout: float) -> str:  # noqa: ASYNC109 - of the whole exchange
     """GET ``path``: 200 to 399 passes."""
     where = f"GET http://{address}:{port}{path}"
     try:
@@ -65,7 +65,7 @@ async def ask_http(address: str, port: int, path: str, timeout: float) -> str:  
     return "" if 200 <= code <= 399 else f"{where}: answered {code}"
 
 
-async def ask_tcp(address: str, port: int, timeout: float) -> str:  # noqa: ASYNC109 - of the whole exchange
+async def probe_tcp(address: str, port: int, timeout: float) -> str:  # noqa: ASYNC109 - of the whole exchange
     """Connect: whoever accepts passes."""
     try:
         async with asyncio.timeout(timeout):
@@ -79,7 +79,7 @@ async def ask_tcp(address: str, port: int, timeout: float) -> str:  # noqa: ASYN
 class _Command:
     """A command in one container, run again and again, never twice at a time."""
 
-    def __init__(self, engine: Engine, container: str, probe: Probe) -> None:
+    def __init__(self, engine: DockerEngine, container: str, probe: Probe) -> None:
         self._engine = engine
         self._container = container
         self._command = probe.command
@@ -125,23 +125,23 @@ class _Command:
         self._late = ""
         return False
 
-    async def _inspect(self, execution: str) -> Execution:
+    async def _inspect(self, execution: str) -> ExecState:
         return await self._engine.check(lambda docker: inspect_exec(docker, execution))
 
-    async def _ended(self, execution: str) -> Execution:
+    async def _ended(self, execution: str) -> ExecState:
         """How it ended: its output ends a moment before the engine knows of its exit code."""
         retrying = AsyncRetrying(
             retry=retry_if_result(lambda found: found.running), wait=wait_exponential(multiplier=0.005, max=0.2)
         )
-        ended: Execution = await retrying(self._inspect, execution)
+        ended: ExecState = await retrying(self._inspect, execution)
         return ended
 
 
-async def _output(connection: Connection) -> bytes:
+async def _output(connection: HijackedConnection) -> bytes:
     """The end of what it writes, once it has closed its output."""
     loop = asyncio.get_running_loop()
-    frames, said, chunk = Frames(), b"", connection.ahead
-    with suppress(Malformed, ConnectionResetError):
+    frames, said, chunk = FrameParser(), b"", connection.ahead
+    with suppress(MalformedFrame, ConnectionResetError):
         while True:
             for _, payload in frames.feed(chunk):
                 said = (said + payload)[-_OUTPUT_BYTES:]
@@ -151,10 +151,10 @@ async def _output(connection: Connection) -> bytes:
     return said
 
 
-def _kill(docker: Docker, execution: str, container: str) -> None:
+def _kill(docker: DockerClient, execution: str, container: str) -> None:
     """End a command and what it has started, as far as its process can be reached from here."""
     pid = inspect_exec(docker, execution).pid
-    send(pid, container, signal.SIGKILL)
+    send_signal(pid, container, signal.SIGKILL)
 
 
 def _last_line(said: bytes) -> str:

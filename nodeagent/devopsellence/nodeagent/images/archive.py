@@ -14,21 +14,21 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, Final, cast
 
-from devopsellence.nodeagent.images.layers import is_ours
+from devopsellence.nodeagent.images.layers import is_project_tag
 
 #: Of a file that is looked into as a whole.
-MOST_BYTES: Final = 8 << 20
+MAX_FILE_BYTES: Final = 8 << 20
 _PIECE: Final = 1 << 20
 _MANIFEST: Final = "manifest.json"
 #: Other lists of what an archive holds, which the engine must not go by.
 _LISTS: Final = frozenset({"repositories", "index.json", "oci-layout"})
 
 
-class Unsound(Exception):
+class InvalidImageArchive(Exception):
     """The archive is not what was asked for, or not whole; says why."""
 
 
-def only(image: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
+def filter_archive(image: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
     """The archive in ``pieces`` with ``image`` (``sha256:…``) alone in it, for the engine.
 
     Raises:
@@ -44,13 +44,13 @@ def only(image: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
                 # Otherwise all entries are kept in memory.
                 archive.members = []  # type: ignore[attr-defined]
                 if not (entry.isreg() or entry.isdir() or entry.issym() or entry.islnk()):
-                    raise Unsound(f"it holds {entry.name}, which is no file")
+                    raise InvalidImageArchive(f"it holds {entry.name}, which is no file")
                 if entry.name in _LISTS:
                     continue
                 if entry.name in configurations:
                     content = _read(archive, entry)
                     if hashlib.sha256(content).hexdigest() != digest:
-                        raise Unsound("its configuration has another digest")
+                        raise InvalidImageArchive("its configuration has another digest")
                     seen = True
                     yield from _file(entry.name, content)
                 elif entry.name == _MANIFEST:
@@ -60,9 +60,9 @@ def only(image: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
                 else:
                     yield from _copied(archive, entry)
     except (tarfile.TarError, EOFError) as error:
-        raise Unsound(f"it cannot be read: {error}") from error
+        raise InvalidImageArchive(f"it cannot be read: {error}") from error
     if not (seen and listed):
-        raise Unsound("the image is not in it")
+        raise InvalidImageArchive("the image is not in it")
     yield bytes(tarfile.BLOCKSIZE * 2)
 
 
@@ -89,8 +89,8 @@ class _Reader:
 
 def _read(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
     """All of a file that must be small."""
-    if not entry.isreg() or entry.size > MOST_BYTES:
-        raise Unsound(f"its {entry.name} is no file of at most {MOST_BYTES >> 20} MiB")
+    if not entry.isreg() or entry.size > MAX_FILE_BYTES:
+        raise InvalidImageArchive(f"its {entry.name} is no file of at most {MAX_FILE_BYTES >> 20} MiB")
     return b"".join(_content(archive, entry))
 
 
@@ -99,7 +99,7 @@ def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> Iterator[bytes
     while left and source is not None:
         piece = source.read(min(_PIECE, left))
         if not piece:
-            raise Unsound("it ends too early")
+            raise InvalidImageArchive("it ends too early")
         left -= len(piece)
         yield piece
 
@@ -109,12 +109,12 @@ def _listing(content: bytes, image: str, configurations: set[str]) -> bytes:
     try:
         document: Any = json.loads(content)
         (only_one,) = document
-        named = [name for name in only_one.get("RepoTags") or () if is_ours(name, image)]
+        named = [name for name in only_one.get("RepoTags") or () if is_project_tag(name, image)]
         configuration, layers = only_one["Config"], only_one["Layers"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unsound("it does not hold one image") from error
+        raise InvalidImageArchive("it does not hold one image") from error
     if configuration not in configurations:
-        raise Unsound("it holds another image")
+        raise InvalidImageArchive("it holds another image")
     return json.dumps([{"Config": configuration, "RepoTags": named or None, "Layers": layers}]).encode()
 
 

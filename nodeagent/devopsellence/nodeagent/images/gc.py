@@ -17,35 +17,35 @@ import structlog
 
 from devopsellence.nodeagent.docker.errors import EngineError
 from devopsellence.nodeagent.docker.images import StoredImage
-from devopsellence.nodeagent.docker.interface import Calls, Runtime
-from devopsellence.nodeagent.images.ledger import Ledger, LedgerFile, garbage
+from devopsellence.nodeagent.docker.interface import ContainerEngine, DockerApi
+from devopsellence.nodeagent.images.ledger import ImageLedger, ImageLedgerFile, unneeded_images
 from devopsellence.nodeagent.plan.actions import TASK, Action
 from devopsellence.nodeagent.plan.spec import Desired
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.threads import ThreadPool
 
 #: From a deploy that has settled to the sweep.
 SWEEP_SECONDS: Final = 600.0
 _log = structlog.get_logger()
 
 
-class Garbage:
+class ImageCollector:
     """Keeps the ledger and sweeps. Lives on the event loop; call :meth:`load` first and :meth:`close` last."""
 
     def __init__(
         self,
-        engine: Runtime,
+        engine: ContainerEngine,
         path: Path,
-        disk: Pool,
+        disk: ThreadPool,
         *,
         delay: float = SWEEP_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
-        self._file = LedgerFile(path)
+        self._file = ImageLedgerFile(path)
         self._disk = disk
         self._delay = delay
         self._clock = clock
-        self._ledger = Ledger()
+        self._ledger = ImageLedger()
         self._timer: asyncio.TimerHandle | None = None
         self._saving: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
@@ -72,36 +72,36 @@ class Garbage:
         env, release = str(want.env), want.release
         images = want.images
         if not images <= self._ledger.releases.get(env, {}).get(release, frozenset()):
-            self._change(self._ledger.released(env, release, images))
+            self._change(self._ledger.with_release(env, release, images))
         if settled and self._settled.get(env) != release:
             self._settled[env] = release
             self._later()
 
-    def departed(self, env: str) -> None:
+    def environment_removed(self, env: str) -> None:
         """An environment has left this node."""
         self._settled.pop(env, None)
         if env in self._ledger.releases:
-            self._change(self._ledger.departed(env))
+            self._change(self._ledger.environment_removed(env))
             self._later()
 
-    def pulled(self, action: Action, want: Desired) -> None:
+    def image_pulled(self, action: Action, want: Desired) -> None:
         """This pull has succeeded."""
         wanted = want.task_wanted if action.service == TASK else want.services.get(action.service)
         if wanted is not None:
-            self.brought(wanted.image)
+            self.obtained(wanted.image)
 
-    def brought(self, image: str) -> None:
+    def obtained(self, image: str) -> None:
         """We have pulled or loaded an image."""
-        self._change(self._ledger.was_brought(image, self._clock()))
+        self._change(self._ledger.with_obtained(image, self._clock()))
 
-    def asked(self, images: Iterable[str]) -> None:
+    def requested(self, images: Iterable[str]) -> None:
         """A deploy that is under way needs these."""
-        self._change(self._ledger.was_asked(images, self._clock()))
+        self._change(self._ledger.with_requested(images, self._clock()))
 
     async def sweep(self) -> None:
         """Take away what may go now. EngineUnavailable if the engine does not answer."""
         images, in_use = await self._engine.call(_look)
-        for image in garbage(self._ledger, images, in_use, self._clock()):
+        for image in unneeded_images(self._ledger, images, in_use, self._clock()):
             await self._remove(image)
         left = await self._engine.call(lambda docker: docker.images.stored())
         there = {name for image in left for name in (image.id, *image.digests)}
@@ -136,13 +136,13 @@ class Garbage:
             _log.warning("images could not be looked through", error=str(error))
             self._later()
 
-    def _change(self, ledger: Ledger) -> None:
+    def _change(self, ledger: ImageLedger) -> None:
         self._ledger = ledger
         if self._saving is None:
             self._saving = asyncio.create_task(self._save())
 
     async def _save(self) -> None:
-        saved: Ledger | None = None
+        saved: ImageLedger | None = None
         try:
             while saved is not self._ledger:
                 saved = self._ledger
@@ -153,6 +153,6 @@ class Garbage:
             self._saving = None
 
 
-def _look(docker: Calls) -> tuple[Sequence[StoredImage], frozenset[str]]:
+def _look(docker: DockerApi) -> tuple[Sequence[StoredImage], frozenset[str]]:
     # In this order: a container that comes in between keeps its image by the engine's own refusal.
     return docker.images.stored(), docker.images.in_use()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 #: More than the engine allows an image to have.
-MOST_LAYERS: Final = 256
+MAX_LAYERS: Final = 256
 #: What this project calls the images that it builds and sends: by their content, so that the tag follows from the id.
 _OURS: Final = re.compile(r"devopsellence/[a-z0-9]+(?:-[a-z0-9]+)*-[0-9a-f]{6}:(?P<id>[0-9a-f]{12})\Z")
 _BLOCK: Final = 512
@@ -29,7 +29,7 @@ class LayerFile:
     read: Callable[[], Iterator[bytes]]
 
 
-def chain(diff_ids: Sequence[str]) -> list[str]:
+def chain_ids(diff_ids: Sequence[str]) -> list[str]:
     """The chain id of each layer, the lowest first."""
     found: list[str] = []
     for diff_id in diff_ids:
@@ -38,18 +38,18 @@ def chain(diff_ids: Sequence[str]) -> list[str]:
     return found
 
 
-def chains(images: Iterable[Sequence[str]]) -> frozenset[str]:
+def all_chain_ids(images: Iterable[Sequence[str]]) -> frozenset[str]:
     """Every chain id that an engine with these images (by their layers) has."""
-    return frozenset(each for diff_ids in images for each in chain(diff_ids))
+    return frozenset(each for diff_ids in images for each in chain_ids(diff_ids))
 
 
-def is_ours(tag: str, image: str = "") -> bool:
+def is_project_tag(tag: str, image: str = "") -> bool:
     """Whether a tag is one that this project gives, and, where ``image`` is given, gives to the image of that id."""
     found = _OURS.match(tag)
     return found is not None and (not image or image.startswith(f"sha256:{found['id']}"))
 
 
-def why_not_its_config(config: bytes, image: str, diff_ids: Sequence[str]) -> str:
+def config_problem(config: bytes, image: str, diff_ids: Sequence[str]) -> str:
     """Why ``config`` is not the configuration of the image with this id and these layers; "" if it is."""
     digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
     if digest != image:
@@ -62,7 +62,7 @@ def why_not_its_config(config: bytes, image: str, diff_ids: Sequence[str]) -> st
     return "" if listed == list(diff_ids) else f"the configuration of image {image} lists other layers"
 
 
-def archive(
+def build_archive(
     image: str, config: bytes, tag: str, diff_ids: Sequence[str], layers: Mapping[str, LayerFile]
 ) -> Iterator[bytes]:
     """What ``docker load`` reads, piece by piece: one image with, of its layers, those in ``layers`` only."""

@@ -21,16 +21,16 @@ from devopsellence.api.v1.agent_pb2 import FetchImageRequest
 from devopsellence.api.v1.agent_pb2_grpc import PeersStub
 from devopsellence.api.v1.stored_pb2 import Peer
 from devopsellence.nodeagent.docker import errors
-from devopsellence.nodeagent.docker.engine import Engine
-from devopsellence.nodeagent.images.archive import Unsound, only
+from devopsellence.nodeagent.docker.engine import DockerEngine
+from devopsellence.nodeagent.images.archive import InvalidImageArchive, filter_archive
 from devopsellence.nodeagent.images.staging import free_bytes
 from devopsellence.nodeagent.tls import Files
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.threads import ThreadPool
 
 #: For a connection and its handshake: a machine that has gone does not even refuse.
 CONNECT_SECONDS: Final = 6.0
 #: Between two words about how far it is.
-TELL_SECONDS: Final = 1.0
+PROGRESS_SECONDS: Final = 1.0
 _MIB: Final = 1 << 20
 #: What the engine needs for each byte of an image: it unpacks the whole archive before it reads it.
 _LOAD_FACTOR: Final = 2
@@ -49,14 +49,14 @@ class _Broken(Exception):
     """This node does not give the image; says why."""
 
 
-class Fetcher:
+class PeerPuller:
     """Asks other nodes with the certificate in ``files``, and has ``engine`` take what they send."""
 
-    def __init__(self, engine: Engine, node_uid: str, files: Files) -> None:
+    def __init__(self, engine: DockerEngine, node_uid: str, files: Files) -> None:
         self._engine = engine
         self._uid = node_uid
         self._files = files
-        self._disk = Pool(1, "room")
+        self._disk = ThreadPool(1, "room")
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         #: The machines that have failed to give an image, since one has: they are asked last.
         self._failed: set[str] = set()
@@ -147,7 +147,7 @@ class Fetcher:
             if part is grpc.aio.EOF:
                 return b""
             count += len(part.data)
-            if loop.time() >= told + TELL_SECONDS:
+            if loop.time() >= told + PROGRESS_SECONDS:
                 told = loop.time()
                 progress(f"{_of(count, size)} from {node}")
             return bytes(part.data)
@@ -161,8 +161,8 @@ class Fetcher:
                 raise _Broken(_why(error)) from error
 
         try:
-            await self._engine.pull(lambda docker: docker.images.load(only(image, pieces())))
-        except Unsound as error:
+            await self._engine.pull(lambda docker: docker.images.load(filter_archive(image, pieces())))
+        except InvalidImageArchive as error:
             raise _Broken(f"what it sends is not the image: {error}") from error
         except (errors.DiskFull, errors.EngineUnavailable):
             raise

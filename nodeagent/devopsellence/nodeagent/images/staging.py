@@ -32,19 +32,19 @@ def is_digest(text: str) -> bool:
     return _DIGEST.match(text) is not None
 
 
-class WrongDigest(Exception):
+class DigestMismatch(Exception):
     """A layer is here in full, and is not what its name says; it has been thrown away."""
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
+class StagedLayer:
     """How much of a layer is here; ``whole``: all of it, and it is the right one."""
 
     size: int = 0
-    whole: bool = False
+    complete: bool = False
 
 
-class Staging:
+class LayerStaging:
     """The folder. ``folder`` is made when it is first needed."""
 
     def __init__(self, folder: Path) -> None:
@@ -52,14 +52,14 @@ class Staging:
         #: The digest so far of a layer that has arrived in part, with its size, so that going on need not read it.
         self._hashes: dict[str, tuple[int, _Hash]] = {}
 
-    def look(self, digest: str) -> Staged:
+    def lookup(self, digest: str) -> StagedLayer:
         """What is here of a layer."""
         for path, whole in ((self._layer(digest), True), (self._part(digest), False)):
             with suppress(FileNotFoundError):
-                return Staged(path.stat().st_size, whole)
-        return Staged()
+                return StagedLayer(path.stat().st_size, whole)
+        return StagedLayer()
 
-    def write(self, digest: str, size: int) -> Arriving:
+    def write(self, digest: str, size: int) -> IncomingLayer:
         """Go on with a layer of ``size`` bytes after what is here of it. OSError if the file cannot be written."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._part(digest)
@@ -76,7 +76,7 @@ class Staging:
         except BaseException:
             file.close()
             raise
-        return Arriving(self, digest, size, file, here, so_far)
+        return IncomingLayer(self, digest, size, file, here, so_far)
 
     def read(self, digest: str) -> Iterator[bytes]:
         """A whole layer, in pieces. FileNotFoundError if it is not here."""
@@ -105,14 +105,14 @@ class Staging:
         return free_bytes(self.folder)
 
     def finish(self, digest: str, correct: bool) -> None:
-        """The last byte of a layer has been written (called by :class:`Arriving`)."""
+        """The last byte of a layer has been written (called by :class:`IncomingLayer`)."""
         if correct:
             self._part(digest).replace(self._layer(digest))
         else:
             self._part(digest).unlink(missing_ok=True)
 
     def remember(self, digest: str, size: int, so_far: _Hash) -> None:
-        """Writing broke off (called by :class:`Arriving`)."""
+        """Writing broke off (called by :class:`IncomingLayer`)."""
         self._hashes[digest] = (size, so_far)
 
     def _part(self, digest: str) -> Path:
@@ -122,11 +122,13 @@ class Staging:
         return self.folder / f"{digest.removeprefix('sha256:')}.layer"
 
 
-class Arriving:
+class IncomingLayer:
     """A layer that is being written, until :meth:`close`; what has been written stays, whatever happens."""
 
-    def __init__(self, staging: Staging, digest: str, size: int, file: IO[bytes], here: int, so_far: _Hash) -> None:
-        self.here = here
+    def __init__(
+        self, staging: LayerStaging, digest: str, size: int, file: IO[bytes], here: int, so_far: _Hash
+    ) -> None:
+        self.received = here
         self._staging = staging
         self._digest = digest
         self._size = size
@@ -136,13 +138,13 @@ class Arriving:
     def close(self) -> None:
         """No more of it for now."""
         self._file.close()
-        if self._staging.look(self._digest).size and self.here < self._size:
-            self._staging.remember(self._digest, self.here, self._so_far)
+        if self._staging.lookup(self._digest).size and self.received < self._size:
+            self._staging.remember(self._digest, self.received, self._so_far)
 
     @property
     def missing(self) -> int:
         """Bytes that have not arrived."""
-        return self._size - self.here
+        return self._size - self.received
 
     def add(self, piece: bytes | memoryview) -> None:
         """The next bytes. OSError if they cannot be written; what could be stays."""
@@ -150,7 +152,7 @@ class Arriving:
         while left:
             written = self._file.write(left)
             self._so_far.update(left[:written])
-            self.here += written
+            self.received += written
             left = left[written:]
 
     def finish(self) -> None:
@@ -158,7 +160,7 @@ class Arriving:
         correct = f"sha256:{self._so_far.hexdigest()}" == self._digest
         self._staging.finish(self._digest, correct)
         if not correct:
-            raise WrongDigest
+            raise DigestMismatch
 
 
 def free_bytes(folder: Path) -> int:

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from devopsellence.nodeagent.docker.model import Container, End, Now
+from devopsellence.clock import Now
+from devopsellence.nodeagent.docker.model import Container, ContainerExit
 
 #: The first start after an end is immediate; then 1 s, doubling.
 CRASH_FIRST: Final = 1.0
@@ -33,7 +34,7 @@ GIVE_UP: Final = 3
 SPREAD: Final = 0.1
 
 
-class Trouble(enum.StrEnum):
+class FailureCause(enum.StrEnum):
     """Why the last attempt did not lead to a running, healthy container."""
 
     NONE = ""
@@ -46,12 +47,12 @@ class Trouble(enum.StrEnum):
     UNHEALTHY = "unhealthy"
 
 
-_FIRST: Final[Mapping[Trouble, float]] = {
-    Trouble.REFUSED: REFUSAL_FIRST,
-    Trouble.IMAGE: REFUSAL_FIRST,
-    Trouble.NAME_TAKEN: REFUSAL_FIRST,
-    Trouble.PULL: COSTLY_FIRST,
-    Trouble.DISK_FULL: COSTLY_FIRST,
+_FIRST: Final[Mapping[FailureCause, float]] = {
+    FailureCause.REFUSED: REFUSAL_FIRST,
+    FailureCause.IMAGE: REFUSAL_FIRST,
+    FailureCause.NAME_TAKEN: REFUSAL_FIRST,
+    FailureCause.PULL: COSTLY_FIRST,
+    FailureCause.DISK_FULL: COSTLY_FIRST,
 }
 
 
@@ -71,7 +72,7 @@ class RestartHistory:
     unstable: int = 0
     refusals: int = 0
     unhealthy: int = 0
-    trouble: Trouble = Trouble.NONE
+    trouble: FailureCause = FailureCause.NONE
     reason: str = ""
     retry: float = 0.0
     retry_wall: float = 0.0
@@ -81,7 +82,7 @@ class RestartHistory:
     examined: str = ""
     lapses: int = 0
     discarded: str = ""
-    last_end: End | None = None
+    last_end: ContainerExit | None = None
 
     @property
     def restarts(self) -> int:
@@ -90,7 +91,7 @@ class RestartHistory:
 
     def waits(self, now: float) -> bool:
         """Is it too early for the next attempt?"""
-        return self.trouble is not Trouble.NONE and now < self.retry
+        return self.trouble is not FailureCause.NONE and now < self.retry
 
     def started(self, container: Container | None) -> RestartHistory:
         """The engine has started a container of this spec; None if it was gone when it was looked at."""
@@ -105,9 +106,9 @@ class RestartHistory:
 
     def cleared(self) -> RestartHistory:
         """Nothing stands in the way of the next step."""
-        return replace(self, trouble=Trouble.NONE, reason="", retry=0.0, retry_wall=0.0)
+        return replace(self, trouble=FailureCause.NONE, reason="", retry=0.0, retry_wall=0.0)
 
-    def ended(self, container: Container, end: End, now: Now, *, seed: str) -> RestartHistory:
+    def ended(self, container: Container, end: ContainerExit, now: Now, *, seed: str) -> RestartHistory:
         """``container`` was found ended. Counted once per end; not at all when the agent stopped it."""
         if container.end_key == self.examined:
             return self
@@ -123,9 +124,9 @@ class RestartHistory:
             examined=container.end_key,
             last_end=end,
         )
-        return memory._counted(container)._wait(Trouble.CRASHED, _ended_sentence(end, crashes + 1), delay, now)
+        return memory._counted(container)._wait(FailureCause.CRASHED, _ended_sentence(end, crashes + 1), delay, now)
 
-    def refused(self, trouble: Trouble, reason: str, now: Now, *, seed: str) -> RestartHistory:
+    def refused(self, trouble: FailureCause, reason: str, now: Now, *, seed: str) -> RestartHistory:
         """The engine refused to pull, create or start it."""
         delay = _backoff(_FIRST[trouble], self.refusals + 1, seed)
         memory = replace(self, refusals=self.refusals + 1)
@@ -142,13 +143,13 @@ class RestartHistory:
     def never_healthy(self, container: Container, reason: str, now: Now, *, seed: str) -> RestartHistory:
         """The agent is about to stop ``container``, which did not become healthy in time."""
         memory = replace(self, unhealthy=self.unhealthy + 1, stopped=container.id)
-        return memory._wait(Trouble.UNHEALTHY, reason, _backoff(COSTLY_FIRST, self.unhealthy + 1, seed), now)
+        return memory._wait(FailureCause.UNHEALTHY, reason, _backoff(COSTLY_FIRST, self.unhealthy + 1, seed), now)
 
     def lapsed(self, container: Container, reason: str) -> RestartHistory:
         """The agent is about to stop ``container`` and to make it anew: it was healthy, and is not any more."""
         lapses = self.lapses if self.discarded == container.id else self.lapses + 1
         memory = replace(self, lapses=lapses, stopped=container.id, discarded=container.id)
-        return replace(memory, trouble=Trouble.UNHEALTHY, reason=reason, retry=0.0, retry_wall=0.0)
+        return replace(memory, trouble=FailureCause.UNHEALTHY, reason=reason, retry=0.0, retry_wall=0.0)
 
     def lapse_wait(self, seed: str) -> float:
         """Seconds from a container's start until it may be replaced for another lapse."""
@@ -168,7 +169,7 @@ class RestartHistory:
 
     def offered(self) -> RestartHistory:
         """Its image may be had from somebody who was not asked yet: failing to get it counts anew."""
-        return replace(self.hurry(), refusals=0) if self.trouble in (Trouble.IMAGE, Trouble.PULL) else self
+        return replace(self.hurry(), refusals=0) if self.trouble in (FailureCause.IMAGE, FailureCause.PULL) else self
 
     def _counted(self, container: Container) -> RestartHistory:
         """With the start of ``container`` counted, if it is not yet."""
@@ -176,11 +177,11 @@ class RestartHistory:
         missed = self.starts == 0 or self.begun not in ("", start)
         return replace(self, starts=self.starts + missed, begun=start)
 
-    def _wait(self, trouble: Trouble, reason: str, delay: float, now: Now) -> RestartHistory:
+    def _wait(self, trouble: FailureCause, reason: str, delay: float, now: Now) -> RestartHistory:
         return replace(self, trouble=trouble, reason=reason, retry=now.mono + delay, retry_wall=now.wall + delay)
 
 
-NO_MEMORY: Final = RestartHistory()
+NO_HISTORY: Final = RestartHistory()
 
 
 def _backoff(first: float, attempt: int, seed: str) -> float:
@@ -189,7 +190,7 @@ def _backoff(first: float, attempt: int, seed: str) -> float:
     return float(min(BACKOFF_CAP, first * 2.0 ** min(attempt - 1, 20)) * (1.0 + SPREAD * share))
 
 
-def _ended_sentence(end: End, times: int) -> str:
+def _ended_sentence(end: ContainerExit, times: int) -> str:
     how = "was killed for want of memory" if end.oom_killed else f"ended with exit code {end.code}"
     again = f", {times} times in a row" if times > 1 else ""
     return f"{how} after running for {_span(end.ran)}{again}"

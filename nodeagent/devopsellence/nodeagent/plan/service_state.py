@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from devopsellence.nodeagent.docker.model import Container, Health, Network, Now, Observed, State, Verdict
-from devopsellence.nodeagent.plan.actions import Action, Kind, Memories
-from devopsellence.nodeagent.plan.history import GIVE_UP, NO_MEMORY, RESET_SECONDS, STABLE_SECONDS, RestartHistory
-from devopsellence.nodeagent.plan.spec import Wanted
+from devopsellence.clock import Now
+from devopsellence.nodeagent.docker.model import Container, ContainerState, Health, Network, Observed, ProbeVerdict
+from devopsellence.nodeagent.plan.actions import Action, ActionKind, RestartHistories
+from devopsellence.nodeagent.plan.history import GIVE_UP, NO_HISTORY, RESET_SECONDS, STABLE_SECONDS, RestartHistory
+from devopsellence.nodeagent.plan.spec import DesiredService
 
 #: A container without a health check counts as running after this long, so that one which ends at once is not taken
 #: for one that runs.
@@ -17,11 +18,11 @@ SETTLE_SECONDS: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class ServiceState:
     """``mine``: the container of the assigned spec. ``fallback``: an older one that serves until ``mine`` has proved
     itself. ``surplus``: what is neither."""
 
-    wanted: Wanted
+    wanted: DesiredService
     network_name: str
     network: Network | None
     mine: Container | None
@@ -29,7 +30,7 @@ class Case:
     surplus: tuple[Container, ...]
     health: Health
     memory: RestartHistory
-    memories: Memories
+    memories: RestartHistories
     now: Now
     #: As in :attr:`model.Observed.held`.
     held: Mapping[str, str]
@@ -42,10 +43,10 @@ class Case:
     def ready(self) -> bool:
         """A container of the assigned spec is up at this moment, and nothing is wrong with it."""
         mine = self.mine
-        if mine is None or mine.state is not State.RUNNING:
+        if mine is None or mine.state is not ContainerState.RUNNING:
             return False
         if self.wanted.probes:
-            return self.health.verdict is Verdict.HEALTHY
+            return self.health.verdict is ProbeVerdict.HEALTHY
         return self.now.mono >= mine.running_since + SETTLE_SECONDS
 
     @property
@@ -57,7 +58,7 @@ class Case:
     def completed(self) -> bool:
         """It was to complete, and has: its container has ended well, and not because the agent stopped it."""
         mine = self.mine
-        if not self.wanted.completes or mine is None or mine.state is not State.EXITED:
+        if not self.wanted.completes or mine is None or mine.state is not ContainerState.EXITED:
             return False
         return mine.exit_code == 0 and self.memory.stopped != mine.id
 
@@ -72,7 +73,11 @@ class Case:
     def lapsed(self) -> bool:
         """It was healthy (since it is checked, before that, or one that this one was made in place of), and is not any
         more."""
-        if self.mine is None or self.mine.state is not State.RUNNING or self.health.verdict is not Verdict.UNHEALTHY:
+        if (
+            self.mine is None
+            or self.mine.state is not ContainerState.RUNNING
+            or self.health.verdict is not ProbeVerdict.UNHEALTHY
+        ):
             return False
         return not self.health.overdue or self.memory.proved == self.mine.id or self.memory.lapses > 0
 
@@ -123,39 +128,39 @@ class Case:
     def waits(self) -> bool:
         return self.memory.waits(self.now.mono)
 
-    def action(self, kind: Kind, reason: str, *, unhealthy: bool = False, lapsed: bool = False) -> Action:
+    def action(self, kind: ActionKind, reason: str, *, unhealthy: bool = False, lapsed: bool = False) -> Action:
         """An action on the container of the assigned spec, whether it is there or not."""
         container = self.mine.id if self.mine else ""
         wanted = self.wanted
         return Action(kind, reason, wanted.service.name, wanted.hash, container, wanted.name, unhealthy, lapsed)
 
 
-def case_of(
+def service_state(
     network_name: str,
-    wanted: Wanted,
+    wanted: DesiredService,
     containers: Sequence[Container],
     seen: Observed,
-    memories: Memories,
+    memories: RestartHistories,
     now: Now,
-) -> Case:
+) -> ServiceState:
     mine = max((container for container in containers if container.hash == wanted.hash), key=rank, default=None)
     others = [container for container in containers if container is not mine]
 
     def proved(each: Container) -> bool:
-        memory = memories.get((each.service, each.hash), NO_MEMORY)
+        memory = memories.get((each.service, each.hash), NO_HISTORY)
         return memory.proved == each.id and memory.stopped != each.id
 
-    usable = [each for each in others if each.up or (each.state is State.EXITED and proved(each))]
+    usable = [each for each in others if each.up or (each.state is ContainerState.EXITED and proved(each))]
     fallback = max(usable, key=lambda each: (each.up, proved(each) or each.id in seen.held, rank(each)), default=None)
-    return Case(
+    return ServiceState(
         wanted=wanted,
         network_name=network_name,
         network=seen.network,
         mine=mine,
         fallback=fallback,
         surplus=tuple(each for each in others if each is not fallback),
-        health=seen.health.get(mine.id if mine else "", Health(Verdict.CHECKING)),
-        memory=memories.get((wanted.service.name, wanted.hash), NO_MEMORY),
+        health=seen.health.get(mine.id if mine else "", Health(ProbeVerdict.CHECKING)),
+        memory=memories.get((wanted.service.name, wanted.hash), NO_HISTORY),
         memories=memories,
         now=now,
         held=seen.held,
@@ -167,12 +172,12 @@ class Cleanup:
     """Stopping and removing what a service has left, unless that failed a moment ago."""
 
     service: str
-    memories: Memories
+    memories: RestartHistories
     now: Now
 
     @property
     def memory(self) -> RestartHistory:
-        return self.memories.get((self.service, ""), NO_MEMORY)
+        return self.memories.get((self.service, ""), NO_HISTORY)
 
     @property
     def wake(self) -> float | None:
@@ -185,16 +190,16 @@ class Cleanup:
         actions: list[Action] = []
         for container in sorted(containers, key=rank):
             if container.up:
-                actions.append(act(Kind.STOP, why, container))
-            if container.state is not State.REMOVING:
-                actions.append(act(Kind.REMOVE, why, container))
+                actions.append(action_on(ActionKind.STOP, why, container))
+            if container.state is not ContainerState.REMOVING:
+                actions.append(action_on(ActionKind.REMOVE, why, container))
         return tuple(actions)
 
 
 def rank(container: Container) -> tuple[bool, bool, int, str, str]:
     """Orders containers: what runs above what does not, newer above older, and no two alike."""
-    return (container.up, container.state is State.EXITED, container.release, container.name, container.id)
+    return (container.up, container.state is ContainerState.EXITED, container.release, container.name, container.id)
 
 
-def act(kind: Kind, reason: str, container: Container) -> Action:
+def action_on(kind: ActionKind, reason: str, container: Container) -> Action:
     return Action(kind, reason, container.service, container.hash, container.id, container.name)

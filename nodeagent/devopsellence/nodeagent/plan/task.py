@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.docker.model import Container, Now, Observed, State
-from devopsellence.nodeagent.plan.actions import TASK, Action, Kind, Memories, ServicePlan, TaskPlan
-from devopsellence.nodeagent.plan.history import GIVE_UP, NO_MEMORY, RestartHistory, Trouble
+from devopsellence.clock import Now
+from devopsellence.nodeagent.docker.model import Container, ContainerState, Observed
+from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind, RestartHistories, ServicePlan, TaskPlan
+from devopsellence.nodeagent.plan.history import GIVE_UP, NO_HISTORY, RestartHistory, FailureCause
 from devopsellence.nodeagent.plan.service_state import Cleanup, rank
-from devopsellence.nodeagent.plan.spec import Desired, Wanted
-from devopsellence.nodeagent.plan.task_run import Run, RunKey
+from devopsellence.nodeagent.plan.spec import Desired, DesiredService
+from devopsellence.nodeagent.plan.task_run import TaskRun, TaskRunKey
 from devopsellence.nodeagent.status.build import exit_of
 
 _Status = stored_pb2.TaskStatus
@@ -36,8 +37,8 @@ def plan_task(
     want: Desired,
     seen: Observed,
     services: Sequence[ServicePlan],
-    runs: Mapping[RunKey, Run],
-    memories: Memories,
+    runs: Mapping[TaskRunKey, TaskRun],
+    memories: RestartHistories,
     now: Now,
     *,
     problem: str = "",
@@ -56,8 +57,8 @@ def plan_task(
     if want.task is None or want.task_wanted is None:
         return TaskPlan(leftovers, wake=cleanup.wake)
     key = (want.release, want.task.name, want.task_wanted.hash)
-    run = runs.get(key, Run(*key))
-    memory = memories.get((TASK, want.task_wanted.hash), NO_MEMORY)
+    run = runs.get(key, TaskRun(*key))
+    memory = memories.get((TASK, want.task_wanted.hash), NO_HISTORY)
     if problem:
         step = _Step(_Status.WAITING, problem)
     else:
@@ -71,42 +72,44 @@ def plan_task(
     )
 
 
-def _step(wanted: Wanted, run: Run, mine: Container | None, held_up: str, memory: RestartHistory, now: Now) -> _Step:
+def _step(wanted: DesiredService, run: TaskRun, mine: Container | None, held_up: str, memory: RestartHistory, now: Now) -> _Step:
     if run.ended:
         return _Step(run.phase, run.reason)
-    if memory.trouble is Trouble.DISK_FULL and memory.waits(now.mono):
+    if memory.trouble is FailureCause.DISK_FULL and memory.waits(now.mono):
         # Nothing can be kept on record, or made: not even that it has failed.
         return _Step(run.phase, memory.reason)
     if run.container and (mine is None or mine.id != run.container):
-        lost = Action(Kind.EXAMINE, "its container is gone", TASK, wanted.hash, run.container, wanted.name)
+        lost = Action(ActionKind.EXAMINE, "its container is gone", TASK, wanted.hash, run.container, wanted.name)
         return _Step(_Status.RUNNING, "its container is gone", (lost,))
     if mine is not None and mine.up:
-        known = () if run.container else (_act(Kind.EXAMINE, "it runs already", mine),)
-        return _Step(_Status.RUNNING, "is paused" if mine.state is State.PAUSED else "", known)
-    if mine is not None and (run.container or mine.state in (State.EXITED, State.DEAD)):
+        known = () if run.container else (_act(ActionKind.EXAMINE, "it runs already", mine),)
+        return _Step(_Status.RUNNING, "is paused" if mine.state is ContainerState.PAUSED else "", known)
+    if mine is not None and (run.container or mine.state in (ContainerState.EXITED, ContainerState.DEAD)):
         # Recorded as started, and the engine does not know of it: either that is under way, or it was cut off.
-        reason = "is being started" if mine.state is State.CREATED else "has ended"
-        return _Step(_Status.RUNNING, reason, (_act(Kind.EXAMINE, f"it {reason}", mine),))
+        reason = "is being started" if mine.state is ContainerState.CREATED else "has ended"
+        return _Step(_Status.RUNNING, reason, (_act(ActionKind.EXAMINE, f"it {reason}", mine),))
     return _unstarted(wanted, mine, held_up, memory, now)
 
 
-def _unstarted(wanted: Wanted, mine: Container | None, held_up: str, memory: RestartHistory, now: Now) -> _Step:
+def _unstarted(wanted: DesiredService, mine: Container | None, held_up: str, memory: RestartHistory, now: Now) -> _Step:
     """Nothing was ever started: what can be tried may be tried again."""
     if wanted.obstacle or memory.refusals >= GIVE_UP:
         reason = wanted.obstacle or memory.reason
-        give_up = Action(Kind.GIVE_UP, reason, TASK, wanted.hash, mine.id if mine else "", wanted.name)
+        give_up = Action(ActionKind.GIVE_UP, reason, TASK, wanted.hash, mine.id if mine else "", wanted.name)
         return _Step(_Status.WAITING, reason, (give_up,))
     if held_up:
         return _Step(_Status.WAITING, held_up)
     if memory.waits(now.mono):
         return _Step(_Status.WAITING, memory.reason)
-    if mine is not None and mine.state is State.REMOVING:
+    if mine is not None and mine.state is ContainerState.REMOVING:
         return _Step(_Status.WAITING, "its container is being removed")
     if mine is not None:
-        return _Step(_Status.WAITING, memory.reason, (_act(Kind.START, "everything that it needs is ready", mine),))
-    create = Action(Kind.CREATE, "everything that it needs is ready", TASK, wanted.hash, "", wanted.name)
+        return _Step(
+            _Status.WAITING, memory.reason, (_act(ActionKind.START, "everything that it needs is ready", mine),)
+        )
+    create = Action(ActionKind.CREATE, "everything that it needs is ready", TASK, wanted.hash, "", wanted.name)
     if memory.image_missing and wanted.obtainable:
-        pull = Action(Kind.PULL, "its image is not on this machine", TASK, wanted.hash, "", wanted.name)
+        pull = Action(ActionKind.PULL, "its image is not on this machine", TASK, wanted.hash, "", wanted.name)
         return _Step(_Status.WAITING, wanted.obtaining, (pull, create))
     return _Step(_Status.WAITING, "", (create,))
 
@@ -123,13 +126,13 @@ def _held_up(services: Sequence[ServicePlan], want: Desired, others: Sequence[Co
     return f"waits for task {running.task} of release {running.release} to end" if running is not None else ""
 
 
-def _leftovers(others: Sequence[Container], runs: Mapping[RunKey, Run], cleanup: Cleanup) -> tuple[Action, ...]:
+def _leftovers(others: Sequence[Container], runs: Mapping[TaskRunKey, TaskRun], cleanup: Cleanup) -> tuple[Action, ...]:
     """What tasks of other releases have left; one that runs is let end, and how it ended goes on record first."""
     ended = [each for each in others if not each.up]
     for each in sorted(ended, key=rank):
         run = runs.get((each.release, each.task, each.hash))
         if run is not None and run.container == each.id and not run.ended:
-            return (_act(Kind.EXAMINE, "it has ended", each),)
+            return (_act(ActionKind.EXAMINE, "it has ended", each),)
     return tuple(_as_task(each) for each in cleanup.of(ended, "the task of another release has ended"))
 
 
@@ -140,7 +143,7 @@ def _is_assigned(container: Container, want: Desired) -> bool:
     return (container.release, container.task, container.hash) == (want.release, task.name, wanted.hash)
 
 
-def _act(kind: Kind, reason: str, container: Container) -> Action:
+def _act(kind: ActionKind, reason: str, container: Container) -> Action:
     return Action(kind, reason, TASK, container.hash, container.id, container.name)
 
 
@@ -148,7 +151,7 @@ def _as_task(action: Action) -> Action:
     return replace(action, service=TASK)
 
 
-def _status(want: Desired, run: Run, mine: Container | None, step: _Step) -> stored_pb2.TaskStatus:
+def _status(want: Desired, run: TaskRun, mine: Container | None, step: _Step) -> stored_pb2.TaskStatus:
     task = want.task
     status = _Status(
         name=task.name if task else "",

@@ -1,6 +1,6 @@
 """What is known for certain of the run of a release's task, and kept on disk: so that it is never run twice. Pure.
 
-A :class:`Run` only moves forward: about to be started (from here on it counts as started, whatever happens), then
+A :class:`TaskRun` only moves forward: about to be started (from here on it counts as started, whatever happens), then
 ended. It is on disk before the engine is asked to start the container, and it outlives the container.
 """
 
@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.docker.model import Container, End
+from devopsellence.nodeagent.docker.model import Container, ContainerExit
 
 #: So many runs of an environment are remembered.
-REMEMBERED: Final = 50
-UNKNOWN: Final = "its outcome is not known"
+KEPT_RUNS: Final = 50
+OUTCOME_UNKNOWN: Final = "its outcome is not known"
 #: Names a run: release, task, hash.
-RunKey: TypeAlias = tuple[int, str, str]
+TaskRunKey: TypeAlias = tuple[int, str, str]
 _Phase = stored_pb2.TaskStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TaskRun:
     """The one run of a task for a release.
 
     ``container``: the one that was about to be started when this was written; empty if none ever was. ``reason``: why
@@ -36,11 +36,11 @@ class Run:
     container: str = ""
     ended: bool = False
     reason: str = ""
-    end: End | None = None
+    end: ContainerExit | None = None
     started_at: str = ""
 
     @property
-    def key(self) -> RunKey:
+    def key(self) -> TaskRunKey:
         return self.release, self.task, self.hash
 
     @property
@@ -50,15 +50,15 @@ class Run:
             return _Phase.FAILED if self.reason else _Phase.SUCCEEDED
         return _Phase.RUNNING if self.container else _Phase.WAITING
 
-    def starting(self, container: str) -> Run:
+    def starting(self, container: str) -> TaskRun:
         """The engine is about to be asked to start ``container``, or was seen to have done so."""
         return self if self.ended else replace(self, container=container)
 
-    def not_started(self) -> Run:
+    def not_started(self) -> TaskRun:
         """The engine answered that it did not start the container, and why is nothing that lasts."""
         return self if self.ended else replace(self, container="")
 
-    def finished(self, container: Container, end: End) -> Run:
+    def finished(self, container: Container, end: ContainerExit) -> TaskRun:
         """``container`` has ended by itself."""
         if self.ended:
             return self
@@ -71,30 +71,30 @@ class Run:
             started_at=container.started_at,
         )
 
-    def failed(self, reason: str) -> Run:
+    def failed(self, reason: str) -> TaskRun:
         """It cannot be run, or nobody knows how it ended."""
         return self if self.ended else replace(self, ended=True, reason=reason)
 
 
-def newest(runs: Iterable[Run], changed: Run) -> tuple[Run, ...]:
+def with_run(runs: Iterable[TaskRun], changed: TaskRun) -> tuple[TaskRun, ...]:
     """``runs`` with ``changed`` in place of what was known of it, the last changed last, as many as are remembered."""
-    return (*(each for each in runs if each.key != changed.key), changed)[-REMEMBERED:]
+    return (*(each for each in runs if each.key != changed.key), changed)[-KEPT_RUNS:]
 
 
-def run_to(run: Run) -> dict[str, Any]:
+def task_run_to_json(run: TaskRun) -> dict[str, Any]:
     """As plain JSON."""
     return dataclasses.asdict(run)
 
 
-def run_from(stored: Mapping[str, Any]) -> Run:
+def task_run_from_json(stored: Mapping[str, Any]) -> TaskRun:
     """From JSON. KeyError, TypeError or ValueError if it is none; what a later version added is ignored."""
-    known = {field.name for field in dataclasses.fields(Run)}
+    known = {field.name for field in dataclasses.fields(TaskRun)}
     values = {key: value for key, value in stored.items() if key in known}
     end = values.get("end")
-    return Run(**{**values, "end": End(**{**end, "log_lines": tuple(end["log_lines"])}) if end else None})
+    return TaskRun(**{**values, "end": ContainerExit(**{**end, "log_lines": tuple(end["log_lines"])}) if end else None})
 
 
-def _why(end: End) -> str:
+def _why(end: ContainerExit) -> str:
     if end.code == 0:
         return ""
     return "was killed for want of memory" if end.oom_killed else f"ended with exit code {end.code}"

@@ -12,13 +12,14 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 
+from devopsellence.clock import Now
 from devopsellence.nodeagent.docker import errors, names
-from devopsellence.nodeagent.docker.interface import Fetch, Runtime
-from devopsellence.nodeagent.docker.model import Container, Network, Now, State
+from devopsellence.nodeagent.docker.interface import ContainerEngine, Fetch
+from devopsellence.nodeagent.docker.model import Container, ContainerState, Network
 from devopsellence.nodeagent.plan import container_config, spec
-from devopsellence.nodeagent.plan.actions import TASK, Action, Kind
-from devopsellence.nodeagent.plan.history import NO_MEMORY, RestartHistory, Trouble
-from devopsellence.nodeagent.plan.spec import Desired, Wanted
+from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind
+from devopsellence.nodeagent.plan.history import NO_HISTORY, RestartHistory, FailureCause
+from devopsellence.nodeagent.plan.spec import Desired, DesiredService
 from devopsellence.nodeagent.reconcile import task_actions
 from devopsellence.nodeagent.reconcile.task_store import Runs
 from devopsellence.nodeagent.secrets import SecretError, Vault
@@ -41,7 +42,9 @@ class Actions:
     """Carries out actions on one engine. ``clock`` tells the time, ``vault`` opens secrets, ``fetch`` gets images from
     other nodes."""
 
-    def __init__(self, engine: Runtime, clock: Callable[[], Now], vault: Vault, fetch: Fetch | None = None) -> None:
+    def __init__(
+        self, engine: ContainerEngine, clock: Callable[[], Now], vault: Vault, fetch: Fetch | None = None
+    ) -> None:
         self._engine = engine
         self._clock = clock
         self._vault = vault
@@ -58,7 +61,7 @@ class Actions:
             if action.service == TASK and action.kind in _TASK_METHODS:
                 await _TASK_METHODS[action.kind](self._engine, action, want, runs)
                 change: Change = _keep
-            elif action.kind is Kind.PULL:
+            elif action.kind is ActionKind.PULL:
                 change = await self._pull(action, want, progress)
             else:
                 change = await _METHODS[action.kind](self, action, want)
@@ -69,11 +72,11 @@ class Actions:
         return Result(_key(action), change)
 
     def _failed(self, action: Action, want: Desired, error: Exception) -> Result:
-        trouble = Trouble.DISK_FULL if isinstance(error, (errors.DiskFull, StateError)) else Trouble.REFUSED
+        trouble = FailureCause.DISK_FULL if isinstance(error, (errors.DiskFull, StateError)) else FailureCause.REFUSED
         reason = f"{_WORDS[action.kind]}: {error}"
         return Result(_key(action), self._refused(action, want, trouble, reason))
 
-    def _refused(self, action: Action, want: Desired, trouble: Trouble, reason: str) -> Change:
+    def _refused(self, action: Action, want: Desired, trouble: FailureCause, reason: str) -> Change:
         now, seed = self._clock(), f"{want.env}/{action.service}"
         return lambda memory: memory.refused(trouble, reason, now, seed=seed)
 
@@ -83,17 +86,17 @@ class Actions:
             network = await self._engine.call(lambda docker: docker.create_network(action.name, labels))
         except errors.Conflict:
             await self._engine.relist()
-            if self._engine.view.of(str(want.env), action.name)[1] is None:
+            if self._engine.cache.of(str(want.env), action.name)[1] is None:
                 reason = f"a network called {action.name} that is not this agent's is in the way"
-                return self._refused(action, want, Trouble.NAME_TAKEN, reason)
+                return self._refused(action, want, FailureCause.NAME_TAKEN, reason)
         else:
-            self._engine.view.put(Network(network, action.name, str(want.env)))
+            self._engine.cache.put(Network(network, action.name, str(want.env)))
         return _forget
 
     async def _remove_network(self, action: Action, want: Desired) -> Change:
         with suppress(errors.NotFound):
             await self._engine.call(lambda docker: docker.remove_network(action.container))
-        self._engine.view.drop(action.container)
+        self._engine.cache.remove(action.container)
         return _forget
 
     async def _pull(self, action: Action, want: Desired, progress: Callable[[str], None]) -> Change:
@@ -107,10 +110,10 @@ class Actions:
                 lambda docker: docker.pull(repository, digest, progress, self._login(repository, want))
             )
         except errors.ImageNotAvailable as error:
-            return self._refused(action, want, Trouble.PULL, f"cannot pull {repository}@{digest}: {error}")
+            return self._refused(action, want, FailureCause.PULL, f"cannot pull {repository}@{digest}: {error}")
         return RestartHistory.pulled
 
-    async def _get(self, action: Action, wanted: Wanted, want: Desired, progress: Callable[[str], None]) -> Change:
+    async def _get(self, action: Action, wanted: DesiredService, want: Desired, progress: Callable[[str], None]) -> Change:
         """Get an image by its id, which other nodes may have and no registry has."""
         if self._fetch is None or not wanted.peers:
             return self._without_image(action, wanted, want)
@@ -118,14 +121,14 @@ class Actions:
             await self._fetch(wanted.image, wanted.peers, progress)
         except errors.ImageNotAvailable as error:
             reason = f"image {wanted.image} is not on this machine, and cannot be fetched from other nodes: {error}"
-            return self._refused(action, want, Trouble.PULL, reason)
+            return self._refused(action, want, FailureCause.PULL, reason)
         return RestartHistory.pulled
 
-    def _without_image(self, action: Action, wanted: Wanted, want: Desired) -> Change:
+    def _without_image(self, action: Action, wanted: DesiredService, want: Desired) -> Change:
         reference = wanted.service.image.reference
         called = f" ({reference})" if reference and reference != wanted.image else ""
         reason = f"image {wanted.image}{called} is not on this machine, and an image id cannot be pulled"
-        return self._refused(action, want, Trouble.IMAGE, reason)
+        return self._refused(action, want, FailureCause.IMAGE, reason)
 
     async def _create(self, action: Action, want: Desired) -> Change:
         wanted = _wanted(action, want)
@@ -138,14 +141,14 @@ class Actions:
             return RestartHistory.missing_image if wanted.obtainable else self._without_image(action, wanted, want)
         except errors.Conflict:
             return await self._adopt(action, want)
-        self._engine.view.put(_created(container, action, wanted, want))
+        self._engine.cache.put(_created(container, action, wanted, want))
         return _keep
 
-    def _body(self, action: Action, wanted: Wanted, want: Desired) -> dict[str, Any]:
+    def _body(self, action: Action, wanted: DesiredService, want: Desired) -> dict[str, Any]:
         secrets = self._vault.environ(want, wanted.service)
         if action.service == TASK and want.task is not None:
-            return container_config.task_body(wanted, want, want.task, secrets, one_off=False)
-        return container_config.create_body(wanted, want, secrets)
+            return container_config.task_container_config(wanted, want, want.task, secrets, one_off=False)
+        return container_config.service_container_config(wanted, want, secrets)
 
     def _login(self, repository: str, want: Desired) -> tuple[str, str] | None:
         """User name and password for a repository: only the assignment's own registry is told them."""
@@ -159,10 +162,10 @@ class Actions:
         except errors.NotFound:
             return _keep
         if found is not None and (found.env, found.hash) == (str(want.env), action.hash):
-            self._engine.view.put(found)
+            self._engine.cache.put(found)
             return _keep
         reason = f"a container called {action.name} that is not this agent's is in the way (docker rm {action.name})"
-        return self._refused(action, want, Trouble.NAME_TAKEN, reason)
+        return self._refused(action, want, FailureCause.NAME_TAKEN, reason)
 
     async def _start(self, action: Action, want: Desired) -> Change:
         try:
@@ -171,20 +174,20 @@ class Actions:
             await self._engine.relist()
             raise
         except errors.NotFound:
-            self._engine.view.drop(action.container)
+            self._engine.cache.remove(action.container)
             return _keep
         except errors.HalfStarted as error:
             _log.warning("a container whose start was cut off is made anew", name=action.name, error=str(error))
             with suppress(errors.NotFound):
                 await self._engine.call(lambda docker: docker.remove(action.container, force=True))
-            self._engine.view.drop(action.container)
+            self._engine.cache.remove(action.container)
             return _keep
         if seen is not None:
-            self._engine.view.put(seen)
+            self._engine.cache.put(seen)
         return lambda memory: memory.started(seen)
 
     async def _connect(self, action: Action, want: Desired) -> Change:
-        network = self._engine.view.of(str(want.env), want.network)[1]
+        network = self._engine.cache.of(str(want.env), want.network)[1]
         if network is None:
             return _keep
         try:
@@ -192,16 +195,16 @@ class Actions:
         except errors.NotFound:
             await self._engine.relist()
             raise
-        await self._engine.look(action.container)
+        await self._engine.refresh(action.container)
         return RestartHistory.cleared
 
     async def _examine(self, action: Action, want: Desired) -> Change:
         try:
-            seen, end = await self._engine.call(lambda docker: docker.examine(action.container))
+            seen, end = await self._engine.call(lambda docker: docker.inspect_exited(action.container))
         except errors.NotFound:
-            self._engine.view.drop(action.container)
+            self._engine.cache.remove(action.container)
             return _keep
-        self._engine.view.put(seen)
+        self._engine.cache.put(seen)
         if end is None:
             return _keep
         now, seed = self._clock(), f"{want.env}/{action.service}"
@@ -211,9 +214,9 @@ class Actions:
         try:
             await self._engine.stop(lambda docker: docker.stop(action.container))
         except errors.NotFound:
-            self._engine.view.drop(action.container)
+            self._engine.cache.remove(action.container)
         else:
-            self._engine.view.ended(action.container)
+            self._engine.cache.mark_exited(action.container)
         return _forget
 
     async def _remove(self, action: Action, want: Desired) -> Change:
@@ -223,15 +226,15 @@ class Actions:
             pass
         except errors.Conflict:
             # It runs again, or the engine is already at it.
-            await self._engine.look(action.container)
+            await self._engine.refresh(action.container)
             raise
-        self._engine.view.drop(action.container)
+        self._engine.cache.remove(action.container)
         return _forget
 
 
 def before(action: Action, container: Container, want: Desired, now: Now) -> Change:
     """What is to be remembered before the action begins, in case the agent does not live to see its end."""
-    if action.kind is not Kind.STOP:
+    if action.kind is not ActionKind.STOP:
         return _keep
     if action.lapsed:
         return lambda memory: memory.lapsed(container, action.reason)
@@ -245,23 +248,23 @@ def _keep(memory: RestartHistory) -> RestartHistory:
 
 
 def _forget(_memory: RestartHistory) -> RestartHistory:
-    return NO_MEMORY
+    return NO_HISTORY
 
 
 def _key(action: Action) -> tuple[str, str]:
-    if action.kind in (Kind.STOP, Kind.REMOVE):
+    if action.kind in (ActionKind.STOP, ActionKind.REMOVE):
         return action.service, ""
     return action.service, action.hash
 
 
-def _wanted(action: Action, want: Desired) -> Wanted:
+def _wanted(action: Action, want: Desired) -> DesiredService:
     """The spec that an action is about."""
     if action.service == TASK and want.task_wanted is not None:
         return want.task_wanted
     return want.services[action.service]
 
 
-def _created(container: str, action: Action, wanted: Wanted, want: Desired) -> Container:
+def _created(container: str, action: Action, wanted: DesiredService, want: Desired) -> Container:
     """How a container stands that was created this moment: known without asking."""
     task = want.task.name if action.service == TASK and want.task is not None else ""
     return Container(
@@ -272,35 +275,35 @@ def _created(container: str, action: Action, wanted: Wanted, want: Desired) -> C
         hash=action.hash,
         release=want.release,
         image=wanted.image,
-        state=State.CREATED,
+        state=ContainerState.CREATED,
         task=task,
     )
 
 
-_METHODS: Final[dict[Kind, Callable[[Actions, Action, Desired], Awaitable[Change]]]] = {
-    Kind.CREATE_NETWORK: Actions._create_network,
-    Kind.REMOVE_NETWORK: Actions._remove_network,
-    Kind.CREATE: Actions._create,
-    Kind.START: Actions._start,
-    Kind.CONNECT: Actions._connect,
-    Kind.EXAMINE: Actions._examine,
-    Kind.STOP: Actions._stop,
-    Kind.REMOVE: Actions._remove,
+_METHODS: Final[dict[ActionKind, Callable[[Actions, Action, Desired], Awaitable[Change]]]] = {
+    ActionKind.CREATE_NETWORK: Actions._create_network,
+    ActionKind.REMOVE_NETWORK: Actions._remove_network,
+    ActionKind.CREATE: Actions._create,
+    ActionKind.START: Actions._start,
+    ActionKind.CONNECT: Actions._connect,
+    ActionKind.EXAMINE: Actions._examine,
+    ActionKind.STOP: Actions._stop,
+    ActionKind.REMOVE: Actions._remove,
 }
-_TASK_METHODS: Final[dict[Kind, Callable[[Runtime, Action, Desired, Runs], Awaitable[None]]]] = {
-    Kind.START: task_actions.start,
-    Kind.EXAMINE: task_actions.examine,
-    Kind.GIVE_UP: task_actions.give_up,
+_TASK_METHODS: Final[dict[ActionKind, Callable[[ContainerEngine, Action, Desired, Runs], Awaitable[None]]]] = {
+    ActionKind.START: task_actions.start,
+    ActionKind.EXAMINE: task_actions.examine,
+    ActionKind.GIVE_UP: task_actions.give_up,
 }
 _WORDS: Final = {
-    Kind.CREATE_NETWORK: "the environment's network cannot be created",
-    Kind.REMOVE_NETWORK: "the environment's network cannot be removed",
-    Kind.PULL: "its image cannot be pulled",
-    Kind.CREATE: "its container cannot be created",
-    Kind.START: "its container cannot be started",
-    Kind.CONNECT: "its container cannot be put on the environment's network",
-    Kind.EXAMINE: "its container cannot be inspected",
-    Kind.STOP: "its container cannot be stopped",
-    Kind.REMOVE: "its container cannot be removed",
-    Kind.GIVE_UP: "it cannot be given up",
+    ActionKind.CREATE_NETWORK: "the environment's network cannot be created",
+    ActionKind.REMOVE_NETWORK: "the environment's network cannot be removed",
+    ActionKind.PULL: "its image cannot be pulled",
+    ActionKind.CREATE: "its container cannot be created",
+    ActionKind.START: "its container cannot be started",
+    ActionKind.CONNECT: "its container cannot be put on the environment's network",
+    ActionKind.EXAMINE: "its container cannot be inspected",
+    ActionKind.STOP: "its container cannot be stopped",
+    ActionKind.REMOVE: "its container cannot be removed",
+    ActionKind.GIVE_UP: "it cannot be given up",
 }

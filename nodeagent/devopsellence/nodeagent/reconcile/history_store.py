@@ -10,11 +10,11 @@ from typing import Final
 import structlog
 
 from devopsellence.nodeagent.docker import model
-from devopsellence.nodeagent.plan.actions import TASK, Memories, ServicePlan
-from devopsellence.nodeagent.plan.history import NO_MEMORY, RestartHistory, Trouble
+from devopsellence.nodeagent.plan.actions import TASK, RestartHistories, ServicePlan
+from devopsellence.nodeagent.plan.history import NO_HISTORY, RestartHistory, FailureCause
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.nodeagent.state import StateFolder
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.keys import EnvironmentRef
 
 #: Of what is about all containers of a service, or about the network (see ``action.Memories``).
@@ -25,7 +25,7 @@ _log = structlog.get_logger()
 class Remembered:
     """``memories`` is a view for planning and reporting; it changes only through the methods."""
 
-    def __init__(self, env: EnvironmentRef, folder: StateFolder, disk: Pool, memories: Memories) -> None:
+    def __init__(self, env: EnvironmentRef, folder: StateFolder, disk: ThreadPool, memories: RestartHistories) -> None:
         self._env = env
         self._folder = folder
         self._disk = disk
@@ -34,13 +34,13 @@ class Remembered:
         self._saving = False
 
     @property
-    def memories(self) -> Memories:
+    def memories(self) -> RestartHistories:
         return self._memories
 
     def change(self, key: tuple[str, str], change: Callable[[RestartHistory], RestartHistory]) -> RestartHistory:
         """Apply ``change`` to one memory; what became of it."""
-        memory = change(self._memories.get(key, NO_MEMORY))
-        if memory == NO_MEMORY:
+        memory = change(self._memories.get(key, NO_HISTORY))
+        if memory == NO_HISTORY:
             self._memories.pop(key, None)
         else:
             self._memories[key] = memory
@@ -52,7 +52,7 @@ class Remembered:
         for service in services:
             if (proved := service.proved) is not None:
                 key = (service.service, proved.hash)
-                before = self._memories.get(key, NO_MEMORY)
+                before = self._memories.get(key, NO_HISTORY)
                 after = self.change(key, methodcaller("running", proved))
                 if service.lasting:
                     after = self.change(key, RestartHistory.lasting)
@@ -61,7 +61,7 @@ class Remembered:
 
     def hurry(self) -> bool:
         """An image has arrived: whoever waits for one may try at once. True if somebody does."""
-        waiting = [key for key, each in self._memories.items() if each.trouble is Trouble.IMAGE or each.image_missing]
+        waiting = [key for key, each in self._memories.items() if each.trouble is FailureCause.IMAGE or each.image_missing]
         for key in waiting:
             self.change(key, RestartHistory.hurry)
         return bool(waiting)

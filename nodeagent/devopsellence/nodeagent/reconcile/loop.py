@@ -17,18 +17,19 @@ from typing import Any, Final
 import structlog
 
 from devopsellence.api.v1 import stored_pb2
+from devopsellence.clock import Now
 from devopsellence.nodeagent.assignments import Assignments
 from devopsellence.nodeagent.docker.errors import EngineUnavailable
-from devopsellence.nodeagent.docker.interface import Machine, Runtime
-from devopsellence.nodeagent.docker.model import Now, Observed, State
-from devopsellence.nodeagent.health.monitor import Monitor
-from devopsellence.nodeagent.images.gc import Garbage
-from devopsellence.nodeagent.ingress.facade import Ingress
-from devopsellence.nodeagent.ingress.site import awaited
-from devopsellence.nodeagent.plan.actions import NEEDS_NETWORK, TASK, Action, Kind, Plan
+from devopsellence.nodeagent.docker.interface import ContainerEngine, Machine
+from devopsellence.nodeagent.docker.model import ContainerState, Observed
+from devopsellence.nodeagent.health.monitor import HealthMonitor
+from devopsellence.nodeagent.images.gc import ImageCollector
+from devopsellence.nodeagent.ingress.facade import IngressFacade
+from devopsellence.nodeagent.ingress.routing import must_report_now
+from devopsellence.nodeagent.plan.actions import NEEDS_NETWORK, TASK, Action, ActionKind, EnvironmentPlan
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import RestartHistory
-from devopsellence.nodeagent.plan.spec import Desired, offered
+from devopsellence.nodeagent.plan.spec import Desired, specs_with_new_peers
 from devopsellence.nodeagent.plan.task import plan_task
 from devopsellence.nodeagent.reconcile.executor import Actions, before
 from devopsellence.nodeagent.reconcile.history_store import Remembered
@@ -37,8 +38,8 @@ from devopsellence.nodeagent.reconcile.task_store import Runs
 from devopsellence.nodeagent.secrets import Vault, resealed
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.status import build
-from devopsellence.nodeagent.status.writer import Statuses
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.status.writer import StatusWriter
+from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.errors import StoreError
 from devopsellence.store.keys import EnvironmentRef
 
@@ -67,7 +68,7 @@ class _Environment:
     #: How far a pull is, by service.
     progress: dict[str, str] = field(default_factory=dict)
     want: Desired | None = None
-    plan: Plan = field(default_factory=Plan)
+    plan: EnvironmentPlan = field(default_factory=EnvironmentPlan)
     #: How its ingress fares; None: it has none.
     ingress: stored_pb2.IngressStatus | None = None
     problem: str = ""
@@ -81,14 +82,14 @@ class Reconciler:
         self,
         node: str,
         node_uid: str,
-        machine: Machine[Runtime],
+        machine: Machine[ContainerEngine],
         assignments: Assignments,
-        statuses: Statuses,
+        statuses: StatusWriter,
         folder: StateFolder,
-        disk: Pool,
+        disk: ThreadPool,
         vault: Vault,
-        garbage: Garbage,
-        ingress: Ingress,
+        garbage: ImageCollector,
+        ingress: IngressFacade,
     ) -> None:
         self._node = node
         self._uid = node_uid
@@ -100,7 +101,7 @@ class Reconciler:
         self._garbage = garbage
         self._ingress = ingress
         self._actions = Actions(engine, clock, vault, machine.fetch)
-        self._monitor = Monitor(machine.ask, self._changed, clock)
+        self._monitor = HealthMonitor(machine.ask, self._changed, clock)
         self._environments: dict[EnvironmentRef, _Environment] = {}
         self._queue: dict[EnvironmentRef, None] = {}
         self._wake = asyncio.Event()
@@ -121,7 +122,7 @@ class Reconciler:
         """Look at everything again."""
         for env in self._assignments.environments:
             self.enqueue(env)
-        for path in self._engine.view.environments:
+        for path in self._engine.cache.environments:
             self._changed(path)
 
     def image_arrived(self) -> None:
@@ -178,7 +179,7 @@ class Reconciler:
             self._environments[env] = state
         for key in resealed(state.want, assigned.want):
             state.remembered.change(key, RestartHistory.hurry)
-        for key in offered(state.want, assigned.want):
+        for key in specs_with_new_peers(state.want, assigned.want):
             state.remembered.change(key, RestartHistory.offered)
         state.want, state.problem = assigned.want, assigned.problem
         if assigned.foreign:
@@ -196,20 +197,20 @@ class Reconciler:
         before, told = state.plan, state.ingress
         self._converge(env, state, assigned.want, saved=assigned.saved)
         if not assigned.foreign:
-            moved = build.task_moved(before, state.plan) or awaited(told, state.ingress)
-            now = build.at_rest(state.plan) or moved
+            moved = build.task_phase_changed(before, state.plan) or must_report_now(told, state.ingress)
+            now = build.is_stable(state.plan) or moved
             self._statuses.report(env, lambda: self._status(env), now=now)
-        self._garbage.follow(assigned.want, settled=build.at_rest(state.plan))
+        self._garbage.follow(assigned.want, settled=build.is_stable(state.plan))
         if state.plan.removed and assigned.absent:
             await self._forget(env)
 
     def _converge(self, env: EnvironmentRef, state: _Environment, want: Desired, *, saved: bool) -> None:
         """Observe, plan, act."""
-        containers, network = self._engine.view.of(str(env), want.network)
+        containers, network = self._engine.cache.of(str(env), want.network)
         checks = [
             (container, wanted.probes)
             for container in containers
-            if container.state is State.RUNNING
+            if container.state is ContainerState.RUNNING
             and (wanted := want.services.get(container.service))
             and container.hash == wanted.hash
             and wanted.probes
@@ -227,7 +228,10 @@ class Reconciler:
         for action in self._next(env, state, seen):
             # Nothing is taken away, and no task run, for an assignment that would be forgotten if the agent were killed
             # now.
-            if saved or (action.service != TASK and action.kind not in (Kind.STOP, Kind.REMOVE, Kind.REMOVE_NETWORK)):
+            if saved or (
+                action.service != TASK
+                and action.kind not in (ActionKind.STOP, ActionKind.REMOVE, ActionKind.REMOVE_NETWORK)
+            ):
                 self._start(env, state, action, want)
         self._schedule(env, state)
         if state.remembered.unsaved:
@@ -249,7 +253,7 @@ class Reconciler:
         return self._lanes.choose(env, ready)
 
     def _start(self, env: EnvironmentRef, state: _Environment, action: Action, want: Desired) -> None:
-        container = self._engine.view.containers.get(action.container)
+        container = self._engine.cache.containers.get(action.container)
         if container is not None:
             state.remembered.change((action.service, action.hash), before(action, container, want, clock()))
         state.busy[action.service] = action
@@ -265,7 +269,7 @@ class Reconciler:
             loop.call_soon_threadsafe(self._progress, env, state, action.service, sentence)
 
         try:
-            if action.kind is Kind.STOP and (action.lapsed or not _is_served_by(state.plan, action.container)):
+            if action.kind is ActionKind.STOP and (action.lapsed or not _is_served_by(state.plan, action.container)):
                 await self._tell(env)
             result = await self._actions.carry_out(action, want, progress, state.runs)
         except EngineUnavailable as error:
@@ -275,8 +279,8 @@ class Reconciler:
             await asyncio.sleep(AFTER_BUG_SECONDS)
         else:
             memory = state.remembered.change(result.key, result.change)
-            if action.kind is Kind.PULL and not memory.trouble:
-                self._garbage.pulled(action, want)
+            if action.kind is ActionKind.PULL and not memory.trouble:
+                self._garbage.image_pulled(action, want)
             log.info("action", reason=action.reason, trouble=memory.reason, seconds=round(time.monotonic() - began, 3))
         finally:
             state.busy.pop(action.service, None)
@@ -313,7 +317,7 @@ class Reconciler:
     def _not_assigned(self, env: EnvironmentRef, problem: str) -> None:
         if problem:
             self._statuses.report(env, lambda: self._status(env), now=True)
-        elif str(env) in self._engine.view.environments:
+        elif str(env) in self._engine.cache.environments:
             self._leave_alone(str(env))
 
     def _leave_alone(self, path: str) -> None:
@@ -326,7 +330,7 @@ class Reconciler:
         self._statuses.forget(env)
         self._ingress.forget(env)
         self._environments.pop(env, None)
-        self._garbage.departed(str(env))
+        self._garbage.environment_removed(str(env))
         await self._assignments.forget(env)
 
     def _changed(self, path: str) -> None:
@@ -341,5 +345,5 @@ class Reconciler:
         task.add_done_callback(self._tasks.pop)
 
 
-def _is_served_by(planned: Plan, container: str) -> bool:
+def _is_served_by(planned: EnvironmentPlan, container: str) -> bool:
     return any(service.current is not None and service.current.id == container for service in planned.services)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Self
 
-from devopsellence.nodeagent.plan.task_run import Run, RunKey, newest
+from devopsellence.nodeagent.plan.task_run import TaskRun, TaskRunKey, with_run
 from devopsellence.nodeagent.state import StateError, StateFolder
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.keys import EnvironmentRef
 
 
@@ -17,7 +17,7 @@ class Runs:
     then nothing is known, and no task may be started."""
 
     def __init__(
-        self, env: EnvironmentRef, folder: StateFolder, disk: Pool, runs: Iterable[Run] = (), problem: str = ""
+        self, env: EnvironmentRef, folder: StateFolder, disk: ThreadPool, runs: Iterable[TaskRun] = (), problem: str = ""
     ) -> None:
         self.problem = problem
         self._env = env
@@ -26,7 +26,7 @@ class Runs:
         self._runs = tuple(runs)
 
     @classmethod
-    async def load(cls, env: EnvironmentRef, folder: StateFolder, disk: Pool) -> Self:
+    async def load(cls, env: EnvironmentRef, folder: StateFolder, disk: ThreadPool) -> Self:
         """What is on disk."""
         try:
             return cls(env, folder, disk, await disk.run(partial(folder.runs, env)))
@@ -34,18 +34,18 @@ class Runs:
             return cls(env, folder, disk, problem=str(error))
 
     @property
-    def known(self) -> Mapping[RunKey, Run]:
+    def known(self) -> Mapping[TaskRunKey, TaskRun]:
         return {each.key: each for each in self._runs}
 
-    def of(self, key: RunKey) -> Run:
+    def of(self, key: TaskRunKey) -> TaskRun:
         """What is known of a run: at least its key."""
-        return self.known.get(key, Run(*key))
+        return self.known.get(key, TaskRun(*key))
 
-    def started_in(self, container: str) -> Run | None:
+    def started_in(self, container: str) -> TaskRun | None:
         """The run that is on record as started in this container, and not as ended."""
         return next((each for each in self._runs if each.container == container and not each.ended), None)
 
-    async def keep(self, run: Run) -> None:
+    async def keep(self, run: TaskRun) -> None:
         """Returns once it is on disk, and counts from then on.
 
         Raises:
@@ -53,7 +53,7 @@ class Runs:
         """
         if self.problem:
             raise StateError(self.problem)
-        runs = newest(self._runs, run)
+        runs = with_run(self._runs, run)
         if runs == self._runs:
             return
         try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.docker.model import End
-from devopsellence.nodeagent.plan.actions import TASK, Memories, Plan, ServicePlan
-from devopsellence.nodeagent.plan.history import NO_MEMORY
+from devopsellence.nodeagent.docker.model import ContainerExit
+from devopsellence.nodeagent.plan.actions import TASK, EnvironmentPlan, RestartHistories, ServicePlan
+from devopsellence.nodeagent.plan.history import NO_HISTORY
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.store.keys import EnvironmentRef
 
@@ -14,8 +14,8 @@ _Status = stored_pb2.AssignmentStatus
 
 def status(
     want: Desired,
-    planned: Plan,
-    memories: Memories,
+    planned: EnvironmentPlan,
+    memories: RestartHistories,
     progress: dict[str, str],
     problem: str,
     ingress: stored_pb2.IngressStatus | None,
@@ -65,18 +65,18 @@ def unreadable(node: str, node_uid: str, env: EnvironmentRef, problem: str) -> _
     )
 
 
-def at_rest(planned: Plan) -> bool:
+def is_stable(planned: EnvironmentPlan) -> bool:
     """Nothing will change by itself: worth reporting at once."""
     return planned.removed or all(service.settled or service.failed for service in planned.services)
 
 
-def task_moved(before: Plan, after: Plan) -> bool:
+def task_phase_changed(before: EnvironmentPlan, after: EnvironmentPlan) -> bool:
     """The task is in another phase than it was: others wait for that."""
     old, new = before.task.status, after.task.status
     return (old.phase if old is not None else None) != (new.phase if new is not None else None)
 
 
-def _phase(want: Desired, planned: Plan) -> tuple[stored_pb2.AssignmentStatus.Phase.ValueType, str]:
+def _phase(want: Desired, planned: EnvironmentPlan) -> tuple[stored_pb2.AssignmentStatus.Phase.ValueType, str]:
     if want.removed:
         return (_Status.REMOVED, "") if planned.removed else (_Status.CONVERGING, _why(planned))
     if failed := [service for service in planned.services if service.failed]:
@@ -86,7 +86,7 @@ def _phase(want: Desired, planned: Plan) -> tuple[stored_pb2.AssignmentStatus.Ph
     return _Status.SETTLED, ""
 
 
-def _why(planned: Plan) -> str:
+def _why(planned: EnvironmentPlan) -> str:
     """The first thing that is said about what is not settled yet."""
     said = [_sentence(service) for service in planned.services if not service.settled and service.reason]
     return next(iter([planned.reason, *said] if planned.reason else said), "")
@@ -96,10 +96,12 @@ def _sentence(planned: ServicePlan) -> str:
     return f"{planned.service}: {planned.reason}" if planned.reason else planned.service
 
 
-def _service(want: Desired, planned: ServicePlan, memories: Memories, progress: str) -> stored_pb2.ServiceStatus:
+def _service(
+    want: Desired, planned: ServicePlan, memories: RestartHistories, progress: str
+) -> stored_pb2.ServiceStatus:
     wanted = want.services.get(planned.service)
     current = planned.current
-    memory = memories.get((planned.service, wanted.hash), NO_MEMORY) if wanted else NO_MEMORY
+    memory = memories.get((planned.service, wanted.hash), NO_HISTORY) if wanted else NO_HISTORY
     pulling = planned.phase == stored_pb2.ServiceStatus.PULLING and progress
     service = stored_pb2.ServiceStatus(
         name=planned.service,
@@ -129,7 +131,7 @@ def _service(want: Desired, planned: ServicePlan, memories: Memories, progress: 
     return service
 
 
-def exit_of(end: End) -> stored_pb2.Exit:
+def exit_of(end: ContainerExit) -> stored_pb2.Exit:
     """How a container ended, as it is reported."""
     result = stored_pb2.Exit(code=end.code, oom_killed=end.oom_killed, log_lines=end.log_lines)
     if end.finished_at:

@@ -15,21 +15,21 @@ from typing import Final
 
 from devopsellence.api.v1.stored_pb2 import DiskSpace
 from devopsellence.nodeagent.docker.errors import EngineError
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.util.threads import ThreadPool
 
-LOOK_SECONDS: Final = 300.0
+CHECK_SECONDS: Final = 300.0
 STEPS: Final = 20
 _MIB: Final = 1024 * 1024
 
 
-class DiskWatch:
+class DiskMonitor:
     """Looks when the engine is connected, and every five minutes; ``tell`` is given what it sees, on the loop.
 
     ``data_root`` answers with the folder of the engine's images and volumes, or raises EngineError.
     """
 
     def __init__(
-        self, data_root: Callable[[], Awaitable[str]], threads: Pool, tell: Callable[[DiskSpace], None]
+        self, data_root: Callable[[], Awaitable[str]], threads: ThreadPool, tell: Callable[[DiskSpace], None]
     ) -> None:
         self._data_root = data_root
         self._threads = threads
@@ -45,17 +45,17 @@ class DiskWatch:
         """Look until cancelled."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
+                async with asyncio.timeout(CHECK_SECONDS):
                     await self._soon.wait()
             self._soon.clear()
             # An engine on another machine has its data where we cannot look: then nothing is told.
             with suppress(EngineError, OSError):
                 root = await self._data_root()
-                self._told = rounded(self._told, await self._threads.run(partial(space, root)))
+                self._told = rounded(self._told, await self._threads.run(partial(disk_space, root)))
                 self._tell(self._told)
 
 
-def space(folder: str) -> DiskSpace:
+def disk_space(folder: str) -> DiskSpace:
     """Of the file system that holds ``folder``, for those who are not root.
 
     Raises:

@@ -43,7 +43,7 @@ def events(before: AssignmentStatus | None, after: AssignmentStatus) -> list[Eve
     return made
 
 
-def remembered(before: AssignmentStatus | None, after: AssignmentStatus) -> AssignmentStatus:
+def with_last_container(before: AssignmentStatus | None, after: AssignmentStatus) -> AssignmentStatus:
     """``after``, to be compared with the next one: a service that runs nowhere at the moment is still known by the
     container that served last, so that the one which takes its place is told from a first one."""
     kept = AssignmentStatus()

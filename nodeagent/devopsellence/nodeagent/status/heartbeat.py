@@ -27,7 +27,7 @@ _REFUSED: Final = wait_exponential(multiplier=0.5, max=REFUSED_SECONDS) + wait_r
 _log = structlog.get_logger()
 
 
-class Heartbeat:
+class HeartbeatWriter:
     """Keeps ``heartbeats/<node>``; written when it changes, kept by the lease alone.
 
     When two machines have the same name, the one whose uid is the node's has the key; the other writes it only where
@@ -48,13 +48,13 @@ class Heartbeat:
             self._beat.problem, self._beat.docker_version = problem, docker_version
             self._changed.set()
 
-    def room(self, disk: stored_pb2.DiskSpace) -> None:
+    def set_disk(self, disk: stored_pb2.DiskSpace) -> None:
         """How much room the engine has from now on; written if it is something new."""
         if disk != self._beat.disk:
             self._beat.disk.CopyFrom(disk)
             self._changed.set()
 
-    def routed(self, address: str) -> None:
+    def set_router_address(self, address: str) -> None:
         """Where other nodes' routers reach this one's from now on, "" nowhere; written if it is something new."""
         if address != self._beat.router_address:
             self._beat.router_address = address

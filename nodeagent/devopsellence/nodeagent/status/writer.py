@@ -18,8 +18,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential, w
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.state import StateFolder
-from devopsellence.nodeagent.status.events import events, remembered
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.status.events import events, with_last_container
+from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.codec import encode
 from devopsellence.store.election import batches
 from devopsellence.store.errors import StoreError
@@ -27,6 +27,7 @@ from devopsellence.store.etcd import Compare, Etcd, Put
 from devopsellence.store.events import Journal
 from devopsellence.store.informer import Informer
 from devopsellence.store.keys import EnvironmentRef, Keys
+from devopsellence.store.record import message_of
 from devopsellence.store.retry import REFUSED_SECONDS, is_refused
 
 #: Between two writes about one node while it converges. One write about thirty services costs about as much as
@@ -38,7 +39,7 @@ _USUAL: Final = wait_exponential(multiplier=0.2, max=2.0) + wait_random(0, 0.5)
 _REFUSED: Final = wait_exponential(multiplier=0.5, max=REFUSED_SECONDS) + wait_random(0, 0.5)
 _log = structlog.get_logger()
 
-Build: TypeAlias = Callable[[], stored_pb2.AssignmentStatus]
+BuildStatus: TypeAlias = Callable[[], stored_pb2.AssignmentStatus]
 
 
 @dataclass(slots=True)
@@ -47,7 +48,7 @@ class _Report:
     written and ``echo`` until when (loop time) etcd is given the time to show it, ``kept`` what is on disk. ``told`` is
     the status up to which events were told."""
 
-    build: Build
+    build: BuildStatus
     made: tuple[stored_pb2.AssignmentStatus, bytes] | None = None
     #: Two writes at once could arrive in either order.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -64,10 +65,10 @@ class _Report:
         return self.made
 
 
-class Statuses:
+class StatusWriter:
     """The statuses of one node. ``run`` writes them until cancelled."""
 
-    def __init__(self, etcd: Etcd, keys: Keys, node: str, folder: StateFolder, disk: Pool) -> None:
+    def __init__(self, etcd: Etcd, keys: Keys, node: str, folder: StateFolder, disk: ThreadPool) -> None:
         self._etcd = etcd
         self._keys = keys
         self._node = node
@@ -80,7 +81,7 @@ class Statuses:
         self._timer: asyncio.TimerHandle | None = None
         self._informer = Informer(etcd, keys.statuses_prefix(node), stored_pb2.AssignmentStatus, self._on_change)
 
-    def report(self, env: EnvironmentRef, build: Build, *, now: bool) -> None:
+    def report(self, env: EnvironmentRef, build: BuildStatus, *, now: bool) -> None:
         """``build`` makes the status as it stands; it is called and written soon, or at once if ``now``."""
         known = self._reports.get(env)
         if known is None:
@@ -179,13 +180,13 @@ class Statuses:
             await self._etcd.put(key, value)
         report.value = value
         report.echo = asyncio.get_running_loop().time() + ECHO_SECONDS
-        report.told = remembered(before, status)
+        report.told = with_last_container(before, status)
         await self._tell(env, events(before, status))
 
     def _stored(self, env: EnvironmentRef) -> stored_pb2.AssignmentStatus | None:
         """What etcd held when it was last heard of."""
         record = self._informer.records.get(self._keys.status(self._node, env))
-        return record.message if record is not None else None
+        return message_of(record)
 
     async def _tell(self, env: EnvironmentRef, told: Sequence[stored_pb2.Event]) -> None:
         """Store events as far as that can be had: nothing waits for them, and none is tried twice."""

@@ -10,11 +10,11 @@ from contextlib import suppress
 from typing import Final
 
 #: After this long without work.
-REST_SECONDS: Final = 5.0
+IDLE_SECONDS: Final = 5.0
 _M_ARENA_MAX: Final = -8
 
 
-def spare() -> None:
+def limit_memory() -> None:
     """To be called first: before there are threads, and before structlog is imported.
 
     Keeps glibc from giving each thread a heap of its own, and structlog from loading rich for tracebacks on terminals:
@@ -25,22 +25,22 @@ def spare() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
-class Rest:
+class MemoryTrimmer:
     """Call :meth:`stir` whenever there is work."""
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
         self._until = 0.0
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """All is there: what is here now stays, and the collector need not look at it again and again."""
         gc.freeze()
-        self.stir()
+        self.touch()
 
-    def stir(self) -> None:
+    def touch(self) -> None:
         """There is work; rest begins five seconds after the last of these."""
         loop = asyncio.get_running_loop()
-        self._until = loop.time() + REST_SECONDS
+        self._until = loop.time() + IDLE_SECONDS
         if self._timer is None:
             self._timer = loop.call_at(self._until, self._look)
 

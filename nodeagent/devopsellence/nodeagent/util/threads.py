@@ -18,7 +18,7 @@ T = TypeVar("T")
 _IDLE_SECONDS: Final = 20.0
 
 
-class Pool:
+class ThreadPool:
     """At most ``size`` daemon threads, started when needed, gone after 20 s without work. Lives on one event loop."""
 
     def __init__(self, size: int, name: str) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 import grpc
 import pytest
 
-from devopsellence.nodeagent.api.auth import Refusal, caller, refusal
+from devopsellence.nodeagent.api.auth import CallRefused, operator_name, refusal_of
 from devopsellence.nodeagent.docker import errors
 
 
 @pytest.mark.parametrize("name", ["root", "operator:ann", "operator:müller"])
 def test_operators(name: str) -> None:
-    assert caller({"x509_common_name": [name.encode()]}) == name
+    assert operator_name({"x509_common_name": [name.encode()]}) == name
 
 
 @pytest.mark.parametrize(
@@ -29,16 +29,16 @@ def test_operators(name: str) -> None:
     ],
 )
 def test_everybody_else(identities: Mapping[str, Iterable[bytes]], shown: str) -> None:
-    with pytest.raises(Refusal) as caught:
-        caller(identities)
+    with pytest.raises(CallRefused) as caught:
+        operator_name(identities)
     assert caught.value.code is grpc.StatusCode.PERMISSION_DENIED
-    assert caught.value.sentence.endswith(f"this is the certificate of {shown}")
+    assert caught.value.message.endswith(f"this is the certificate of {shown}")
 
 
 @pytest.mark.parametrize(
     ("error", "code", "sentence"),
     [
-        (Refusal(grpc.StatusCode.NOT_FOUND, "not here"), grpc.StatusCode.NOT_FOUND, "not here"),
+        (CallRefused(grpc.StatusCode.NOT_FOUND, "not here"), grpc.StatusCode.NOT_FOUND, "not here"),
         (errors.EngineUnavailable("gone"), grpc.StatusCode.UNAVAILABLE, "gone"),
         (errors.DiskFull("full"), grpc.StatusCode.RESOURCE_EXHAUSTED, "full"),
         (errors.NotFound("no such container"), grpc.StatusCode.FAILED_PRECONDITION, "no such container"),
@@ -46,5 +46,5 @@ def test_everybody_else(identities: Mapping[str, Iterable[bytes]], shown: str) -
     ],
 )
 def test_errors_become_refusals(error: Exception, code: grpc.StatusCode, sentence: str) -> None:
-    told = refusal(error)
-    assert (told.code, told.sentence) == (code, sentence)
+    told = refusal_of(error)
+    assert (told.code, told.message) == (code, sentence)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from devopsellence.nodeagent.api.backpressure import Funnel
+from devopsellence.nodeagent.api.backpressure import BoundedQueue
 
 SECONDS = 20
 
 
 async def test_everything_arrives_in_order_and_the_thread_that_is_ahead_waits() -> None:
     ready = asyncio.Event()
-    funnel: Funnel[int] = Funnel(ready, bound=100)
+    funnel: BoundedQueue[int] = BoundedQueue(ready, bound=100)
     put: list[bool] = []
     thread = threading.Thread(target=lambda: put.extend(funnel.put(number, 30) for number in range(50)))
     thread.start()
@@ -32,14 +32,14 @@ async def test_everything_arrives_in_order_and_the_thread_that_is_ahead_waits() 
 
 
 async def test_an_item_larger_than_everything_goes_alone() -> None:
-    funnel: Funnel[str] = Funnel(asyncio.Event(), bound=10)
+    funnel: BoundedQueue[str] = BoundedQueue(asyncio.Event(), bound=10)
     assert await asyncio.to_thread(funnel.put, "large", 1000)
     assert funnel.take(5) == ["large"]
     assert funnel.take(5) == []
 
 
 async def test_closing_lets_go_whoever_waits() -> None:
-    funnel: Funnel[str] = Funnel(asyncio.Event(), bound=1)
+    funnel: BoundedQueue[str] = BoundedQueue(asyncio.Event(), bound=1)
     assert await asyncio.to_thread(funnel.put, "one", 1)
     waiting = asyncio.create_task(asyncio.to_thread(funnel.put, "two", 1))
     await asyncio.sleep(0)

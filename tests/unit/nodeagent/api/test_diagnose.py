@@ -6,7 +6,7 @@ import pytest
 
 from devopsellence.api.v1.agent_pb2 import Check
 from devopsellence.nodeagent.api import diagnose
-from devopsellence.nodeagent.api.diagnose import Room
+from devopsellence.nodeagent.api.diagnose import Capacity
 from devopsellence.nodeagent.tls import CertificateProblem
 
 DAY = 86400.0
@@ -23,11 +23,15 @@ def expired() -> float:
         (diagnose.check_docker("it does not"), False, "it does not"),
         (diagnose.check_etcd(""), True, "assignments are followed"),
         (diagnose.check_etcd("no"), False, "no"),
-        (diagnose.check_disk(Room(20_000, 2_000)), True, "2000 of 20000 MiB are free where the engine keeps its data"),
-        (diagnose.check_disk(Room(20_000, 1_999)), False, "1999 of 20000 MiB are free"),
-        (diagnose.check_disk(Room(2_000, 1_000)), False, "1000 of 2000 MiB are free"),
-        (diagnose.check_memory(Room(1_000, 50)), True, "50 of 1000 MiB are available"),
-        (diagnose.check_memory(Room(1_000, 49)), False, "49 of 1000 MiB are available"),
+        (
+            diagnose.check_disk(Capacity(20_000, 2_000)),
+            True,
+            "2000 of 20000 MiB are free where the engine keeps its data",
+        ),
+        (diagnose.check_disk(Capacity(20_000, 1_999)), False, "1999 of 20000 MiB are free"),
+        (diagnose.check_disk(Capacity(2_000, 1_000)), False, "1000 of 2000 MiB are free"),
+        (diagnose.check_memory(Capacity(1_000, 50)), True, "50 of 1000 MiB are available"),
+        (diagnose.check_memory(Capacity(1_000, 49)), False, "49 of 1000 MiB are available"),
         (diagnose.check_certificate(lambda: 14 * DAY), True, "it is valid for 14 more days"),
         (diagnose.check_certificate(lambda: 14 * DAY - 1), False, "it is valid for 13 more days"),
         (diagnose.check_certificate(expired), False, "callers do not accept it: certificate has expired"),
@@ -42,5 +46,5 @@ def test_each_check_says_what_it_saw_and_what_mends_it(check: Check, ok: bool, m
 
 
 def test_measuring_this_machine() -> None:
-    assert 0 < diagnose.memory_room().free <= diagnose.memory_room().total
-    assert diagnose.own_memory() > 0
+    assert 0 < diagnose.memory_capacity().free <= diagnose.memory_capacity().total
+    assert diagnose.process_memory() > 0

@@ -6,12 +6,19 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from devopsellence.nodeagent.api.isolation import Filter, Isolation, NotKnown, judge, neighbourly, parse
-from devopsellence.nodeagent.docker.streams import Bridge
+from devopsellence.nodeagent.api.isolation import (
+    FilterUnavailable,
+    ForwardFilter,
+    Isolation,
+    judge,
+    parse,
+    routed_interfaces,
+)
+from devopsellence.nodeagent.docker.streams import BridgeNetwork
 
-OURS = Bridge("br-0a", ours=True, ipv6=False)
-BOTH = Bridge("br-0a", ours=True, ipv6=True)
-THEIRS = Bridge("docker0", ours=False, ipv6=False)
+OURS = BridgeNetwork("br-0a", own=True, ipv6=False)
+BOTH = BridgeNetwork("br-0a", own=True, ipv6=True)
+THEIRS = BridgeNetwork("docker0", own=False, ipv6=False)
 BRIDGES = [OURS, THEIRS]
 CHAINS = "-N DOCKER\n-N DOCKER-ISOLATION-STAGE-1\n-N DOCKER-ISOLATION-STAGE-2\n-N DOCKER-USER\n"
 # As Docker 20.10 prints them, for the networks above.
@@ -49,10 +56,10 @@ ACCEPT, DROP = "-P FORWARD ACCEPT\n", "-P FORWARD DROP\n"
 FINE = "neighbours reach containers by the ingress alone"
 
 
-def by(**printed: str) -> Callable[[str], Filter]:
-    def look(program: str) -> Filter:
+def by(**printed: str) -> Callable[[str], ForwardFilter]:
+    def look(program: str) -> ForwardFilter:
         if program not in printed:
-            raise NotKnown(f"there is no {program}")
+            raise FilterUnavailable(f"there is no {program}")
         return parse(printed[program])
 
     return look
@@ -101,7 +108,7 @@ OPEN: Mapping[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize("printed", SHUT.values(), ids=SHUT.keys())
-def test_nobody_gets_in(printed: str) -> None:
+def test_closed_firewall_admits_no_one(printed: str) -> None:
     assert judged(printed) == Isolation(FINE)
 
 
@@ -109,8 +116,8 @@ def test_nobody_gets_in(printed: str) -> None:
 def test_neighbours_get_in_and_a_command_ends_it(printed: str, rule: str, mend: str) -> None:
     seen = judged(printed)
     assert seen.problem.endswith(f"past the ingress: iptables forwards from eth0 to br-0a by {rule}")
-    assert seen.mend.startswith(mend)
-    command = seen.mend.partition(" (")[0].removeprefix("iptables ")
+    assert seen.fix.startswith(mend)
+    command = seen.fix.partition(" (")[0].removeprefix("iptables ")
     after = printed.replace(ACCEPT, f"{command}\n") if command.startswith("-P") else printed.replace(f"{rule}\n", "")
     assert judged(after) == Isolation(FINE)
 
@@ -120,9 +127,9 @@ def test_networks_with_ipv6_are_looked_at_by_both() -> None:
     shut, opened = DROP + CHAINS + JUMPS + OLD, ACCEPT
     seen = judge([BOTH], places, places, by(iptables=shut, ip6tables=opened))
     assert seen.problem.endswith("ip6tables forwards from eth0 to br-0a by -P FORWARD ACCEPT")
-    assert seen.mend.startswith("ip6tables -P FORWARD DROP (")
+    assert seen.fix.startswith("ip6tables -P FORWARD DROP (")
     both = judge([BOTH], places, places, by(iptables=ACCEPT + CHAINS + JUMPS + OLD, ip6tables=opened))
-    assert both.mend.startswith("iptables -P FORWARD DROP && ip6tables -P FORWARD DROP (")
+    assert both.fix.startswith("iptables -P FORWARD DROP && ip6tables -P FORWARD DROP (")
     assert judge([BOTH], places, places, by(iptables=shut)) == Isolation("not known: there is no ip6tables")
     half = judge([BOTH], places, places, by(ip6tables=opened))
     assert "ip6tables forwards" in half.problem
@@ -133,7 +140,7 @@ def test_networks_with_ipv6_are_looked_at_by_both() -> None:
     [
         pytest.param([THEIRS], {"eth0"}, by(), "no environment has a network here", id="nothing runs"),
         pytest.param(
-            [Bridge("br-0b", ours=True, ipv6=False)],
+            [BridgeNetwork("br-0b", own=True, ipv6=False)],
             {"eth0"},
             by(),
             "not known: the engine's networks are not where the agent runs",
@@ -146,16 +153,16 @@ def test_networks_with_ipv6_are_looked_at_by_both() -> None:
         pytest.param(BRIDGES, {"br-0a"}, by(), FINE, id="no neighbours"),
     ],
 )
-def test_what_cannot_be_known_is_said(
-    bridges: list[Bridge], outside: set[str], look: Callable[[str], Filter], said: str
+def test_unknown_result_is_reported(
+    bridges: list[BridgeNetwork], outside: set[str], look: Callable[[str], ForwardFilter], said: str
 ) -> None:
     assert judge(bridges, {"eth0", "br-0a", "docker0"}, outside, look) == Isolation(said)
 
 
-def test_what_is_no_filter_table_is_refused() -> None:
+def test_non_filter_table_is_refused() -> None:
     with pytest.raises(ValueError, match="no chain FORWARD"):
         parse("iptables: nonsense")
 
 
 def test_the_interfaces_of_this_machine() -> None:
-    assert "lo" not in neighbourly()
+    assert "lo" not in routed_interfaces()

@@ -15,10 +15,10 @@ import pytest
 
 from devopsellence.agent_identity import CHUNK_BYTES
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest, RunStart, WindowSize
-from devopsellence.nodeagent.api.auth import Refusal
-from devopsellence.nodeagent.api.session import converse, opening, signal_named
-from devopsellence.nodeagent.docker.pipe import Pipe
-from devopsellence.nodeagent.docker.streams import Connection
+from devopsellence.nodeagent.api.auth import CallRefused
+from devopsellence.nodeagent.api.session import converse, first_request, signal_named
+from devopsellence.nodeagent.docker.pipe import ProcessPipe
+from devopsellence.nodeagent.docker.streams import HijackedConnection
 
 SECONDS = 20
 
@@ -47,7 +47,7 @@ class Process:
 class Talk:
     """One conversation; the other end of the connection is ``engine``."""
 
-    pipe: Pipe
+    pipe: ProcessPipe
     engine: socket.socket
     process: Process = field(default_factory=Process)
     answers: list[RunAnswer] = field(default_factory=list)
@@ -86,7 +86,7 @@ def _talk(*, tty: bool, ahead: bytes = b"") -> Iterator[Talk]:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.settimeout(SECONDS)
-    pipe = Pipe(Connection(ours, ahead), tty=tty)
+    pipe = ProcessPipe(HijackedConnection(ours, ahead), tty=tty)
     yield Talk(pipe, theirs)
     pipe.close()
     theirs.close()
@@ -104,7 +104,7 @@ async def test_output_is_passed_on_until_it_ends(talk: Talk) -> None:
     assert talk.output == (b"outmore", b"err")
 
 
-async def test_what_came_with_the_engines_answer_comes_first() -> None:
+async def test_data_behind_the_http_response_comes_first() -> None:
     for talk in _talk(tty=False, ahead=frame(1, b"first ")[:10]):
         talk.engine.sendall(frame(1, b"first ")[10:] + frame(1, b"second"))
         talk.engine.close()
@@ -173,13 +173,13 @@ async def test_sizes_and_signals_reach_the_process_also_after_the_input(talk: Ta
     ],
 )
 async def test_nonsense_ends_the_conversation(talk: Talk, start: RunStart, request_: RunRequest, words: str) -> None:
-    with pytest.raises(Refusal, match=words) as caught:
+    with pytest.raises(CallRefused, match=words) as caught:
         await talk.hold(start, request_, forever=True)
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_input_after_its_end_is_nonsense_as_well(talk: Talk) -> None:
-    with pytest.raises(Refusal, match="there is no stdin"):
+    with pytest.raises(CallRefused, match="there is no stdin"):
         await talk.hold(RunStart(interactive=True), RunRequest(close_stdin=True), RunRequest(stdin=b"x"), forever=True)
 
 
@@ -205,13 +205,13 @@ async def test_the_first_request_says_what_to_run(first: RunRequest | None) -> N
         if first is not None:
             yield first
 
-    with pytest.raises(Refusal) as caught:
-        await opening(requests(), "command")
+    with pytest.raises(CallRefused) as caught:
+        await first_request(requests(), "command")
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_signals_have_their_names_with_and_without_sig() -> None:
     assert signal_named("TERM") is signal_named("SIGTERM") is signal.SIGTERM
     for name in ("", "15", "sigterm", "SIG_IGN", "SIGSIGTERM"):
-        with pytest.raises(Refusal):
+        with pytest.raises(CallRefused):
             signal_named(name)

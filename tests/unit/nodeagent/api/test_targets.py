@@ -8,8 +8,8 @@ import grpc
 import pytest
 
 from devopsellence.nodeagent.api import targets
-from devopsellence.nodeagent.api.auth import Refusal
-from devopsellence.nodeagent.docker.model import Container, State
+from devopsellence.nodeagent.api.auth import CallRefused
+from devopsellence.nodeagent.docker.model import Container, ContainerState
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.nodeagent.support import container, service, want
@@ -36,10 +36,10 @@ def test_an_environment_that_is_here() -> None:
         ),
     ],
 )
-def test_one_that_is_not(named: str, known: list[str], code: grpc.StatusCode, sentence: str) -> None:
-    with pytest.raises(Refusal) as caught:
+def test_unknown_target_is_refused(named: str, known: list[str], code: grpc.StatusCode, sentence: str) -> None:
+    with pytest.raises(CallRefused) as caught:
         targets.environment("n1", named, known)
-    assert (caught.value.code, caught.value.sentence) == (code, sentence)
+    assert (caught.value.code, caught.value.message) == (code, sentence)
 
 
 def test_services_are_those_assigned_and_those_that_still_have_a_container() -> None:
@@ -51,15 +51,15 @@ def test_services_are_those_assigned_and_those_that_still_have_a_container() -> 
 
 def test_a_service_that_is_not_there_is_named_with_those_that_are() -> None:
     targets.check_services(ENV, "n1", ["web"], {"web", "db"})
-    with pytest.raises(Refusal, match="acme/shop/production has no service 'api' on node n1; here are db, web"):
+    with pytest.raises(CallRefused, match="acme/shop/production has no service 'api' on node n1; here are db, web"):
         targets.check_services(ENV, "n1", ["web", "api"], {"web", "db"})
 
 
 def test_logs_are_of_every_container_that_has_run_and_of_no_task() -> None:
     web, db = service("web"), service("db")
-    old = container(web, State.EXITED, identity="old", release=1)
+    old = container(web, ContainerState.EXITED, identity="old", release=1)
     new = container(web, identity="new", release=2)
-    made = container(web, State.CREATED, identity="made", release=3)
+    made = container(web, ContainerState.CREATED, identity="made", release=3)
     job = replace(container(web, identity="job"), task="migrate")
     other = container(db, identity="db")
     all_of_them = [new, job, made, other, old]
@@ -78,18 +78,19 @@ def test_a_command_runs_in_the_assigned_spec_if_that_runs_otherwise_in_the_newes
 
 
 @pytest.mark.parametrize(
-    ("states", "said"), [([], "there is none"), ([State.EXITED, State.PAUSED, State.EXITED], "exited, paused")]
+    ("states", "said"),
+    [([], "there is none"), ([ContainerState.EXITED, ContainerState.PAUSED, ContainerState.EXITED], "exited, paused")],
 )
-def test_nothing_that_runs_is_refused_with_what_is_there(states: list[State], said: str) -> None:
+def test_stopped_service_is_refused_with_running_ones(states: list[ContainerState], said: str) -> None:
     containers = [container(service("web"), state, identity=str(number)) for number, state in enumerate(states)]
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(CallRefused) as caught:
         _running(containers)
     assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
-    assert caught.value.sentence == f"no container of web runs on node n1 ({said})"
+    assert caught.value.message == f"no container of web runs on node n1 ({said})"
 
 
 def test_a_tasks_container_is_no_service() -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(CallRefused):
         _running([replace(container(service("web")), task="migrate")])
 
 

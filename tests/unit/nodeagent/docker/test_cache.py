@@ -6,8 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from devopsellence.nodeagent.docker.cache import View, epoch, parse_inspected, parse_listed
-from devopsellence.nodeagent.docker.model import Attachment, Container, Event, Listing, Network, Now, State
+from devopsellence.clock import Now
+from devopsellence.nodeagent.docker.cache import ContainerCache, epoch, parse_inspected, parse_listed
+from devopsellence.nodeagent.docker.model import (
+    Container,
+    ContainerState,
+    EngineEvent,
+    EngineListing,
+    Network,
+    NetworkAttachment,
+)
 from tests.unit.nodeagent.support import ENV, container, service, want
 
 STARTED = "2026-11-22T22:32:22.944082437Z"
@@ -17,18 +25,20 @@ NETWORK = Network("net-1", want().network, str(ENV))
 LABELS = {"devopsellence.environment": str(ENV), "devopsellence.node_uid": "u"}
 
 
-def event(action: str, identity: str = "c1", kind: str = "container", time: float = AT + 60, **more: str) -> Event:
-    return Event(kind, action, identity, {**LABELS, **more}, time)
+def event(
+    action: str, identity: str = "c1", kind: str = "container", time: float = AT + 60, **more: str
+) -> EngineEvent:
+    return EngineEvent(kind, action, identity, {**LABELS, **more}, time)
 
 
-def view(*there: Container | Network) -> View:
-    made = View()
+def view(*there: Container | Network) -> ContainerCache:
+    made = ContainerCache()
     for each in there:
         made.put(each)
     return made
 
 
-def only(made: View) -> Container:
+def only(made: ContainerCache) -> Container:
     (found,) = made.containers.values()
     return found
 
@@ -36,7 +46,7 @@ def only(made: View) -> Container:
 def test_an_end_is_seen_at_once() -> None:
     made = view(RUNNING)
     assert made.apply(event("die")).env == str(ENV)
-    assert only(made).state is State.EXITED
+    assert only(made).state is ContainerState.EXITED
     assert only(made).address_on(want().network) == ""
 
 
@@ -47,38 +57,38 @@ def test_an_end_from_before_it_was_started_again_is_old_news() -> None:
 
 
 def test_an_answer_from_before_the_end_does_not_bring_it_back() -> None:
-    made = view(replace(RUNNING, state=State.CREATED))
+    made = view(replace(RUNNING, state=ContainerState.CREATED))
     made.apply(event("die"))
     made.put(RUNNING)
-    assert only(made).state is State.EXITED
+    assert only(made).state is ContainerState.EXITED
     again = replace(RUNNING, started_at="2026-11-22T22:40:00Z")
     made.put(again)
     assert only(made) == again
 
 
-def test_what_was_destroyed_does_not_come_back() -> None:
+def test_destroyed_container_stays_removed() -> None:
     made = view(RUNNING)
     assert made.apply(event("destroy")).env == str(ENV)
     made.put(RUNNING)
     assert not made.containers
-    assert made.replace(Listing((RUNNING,), ()), made.stamp())[0] == set()
+    assert made.replace(EngineListing((RUNNING,), ()), made.stamp())[0] == set()
     assert not made.containers
 
 
 @pytest.mark.parametrize("action", ["create", "start"])
-def test_what_a_call_of_ours_has_shown_already_needs_no_look(action: str) -> None:
+def test_own_calls_need_no_inspection(action: str) -> None:
     assert view(RUNNING).apply(event(action)).inspect == ""
 
 
 @pytest.mark.parametrize("action", ["create", "start", "rename", "pause"])
-def test_what_somebody_else_does_is_looked_at(action: str) -> None:
+def test_foreign_changes_are_inspected(action: str) -> None:
     assert view().apply(event(action)).inspect == "c1"
 
 
 def test_other_peoples_containers_are_none_of_ours() -> None:
     made = view(RUNNING)
     for action in ("create", "start", "die", "destroy"):
-        effect = made.apply(Event("container", action, "other", {"name": "x"}, AT))
+        effect = made.apply(EngineEvent("container", action, "other", {"name": "x"}, AT))
         assert (effect.env, effect.inspect) == ("", "")
 
 
@@ -97,7 +107,7 @@ def test_a_container_taken_off_our_network_is_looked_at_only_while_it_runs() -> 
 
 
 def test_images_are_told_of() -> None:
-    assert View().apply(Event("image", "load", "sha256:x", {}, AT)).image
+    assert ContainerCache().apply(EngineEvent("image", "load", "sha256:x", {}, AT)).image
 
 
 def test_a_listing_does_not_undo_what_was_learnt_after_it_was_asked_for() -> None:
@@ -105,25 +115,25 @@ def test_a_listing_does_not_undo_what_was_learnt_after_it_was_asked_for() -> Non
     stamp = made.stamp()
     new = container(service(version="2"), identity="c2")
     made.put(new)
-    made.ended("c1")
-    made.replace(Listing((replace(RUNNING, started_at=""),), ()), stamp)
-    assert made.containers["c1"].state is State.EXITED
+    made.mark_exited("c1")
+    made.replace(EngineListing((replace(RUNNING, started_at=""),), ()), stamp)
+    assert made.containers["c1"].state is ContainerState.EXITED
     assert made.containers["c2"] == new
 
 
 def test_a_listing_keeps_what_only_an_inspection_tells_and_takes_what_it_knows_better() -> None:
     made = view(RUNNING)
-    moved = {want().network: Attachment("net-2", "172.19.0.9")}
-    _, unknown = made.replace(Listing((replace(RUNNING, started_at="", networks=moved),), ()), made.stamp())
+    moved = {want().network: NetworkAttachment("net-2", "172.19.0.9")}
+    _, unknown = made.replace(EngineListing((replace(RUNNING, started_at="", networks=moved),), ()), made.stamp())
     assert unknown == set()
     assert only(made) == replace(RUNNING, networks=moved)
 
 
 def test_a_listing_names_what_has_to_be_inspected() -> None:
-    made = view(replace(RUNNING, state=State.EXITED))
-    concerned, unknown = made.replace(Listing((RUNNING,), (NETWORK,)), made.stamp())
+    made = view(replace(RUNNING, state=ContainerState.EXITED))
+    concerned, unknown = made.replace(EngineListing((RUNNING,), (NETWORK,)), made.stamp())
     assert (concerned, unknown) == ({str(ENV)}, {"c1"})
-    assert made.replace(Listing((), ()), made.stamp())[0] == {str(ENV)}
+    assert made.replace(EngineListing((), ()), made.stamp())[0] == {str(ENV)}
     assert not made.containers
 
 
@@ -135,7 +145,7 @@ def test_parsing_an_inspected_container() -> None:
             "Image": "sha256:1",
             "Labels": {**LABELS, "devopsellence.release": "7", "devopsellence.depends_on": "db,redis"},
         },
-        "State": {"Status": "running", "StartedAt": STARTED, "FinishedAt": "0001-01-01T00:00:00Z"},
+        "ContainerState": {"Status": "running", "StartedAt": STARTED, "FinishedAt": "0001-01-01T00:00:00Z"},
         "NetworkSettings": {"Networks": {"n": {"NetworkID": "net-1", "IPAddress": "172.18.0.2"}}},
     }
     found = parse_inspected(document, Now(1000.0, AT + 5.0))
@@ -147,16 +157,16 @@ def test_parsing_an_inspected_container() -> None:
 
 @pytest.mark.parametrize(("status", "code"), [("exited", 3), ("created", None), ("paused", None)])
 def test_only_an_end_has_an_exit_code(status: str, code: int | None) -> None:
-    document = {"Id": "c1", "Name": "/shop", "Config": {}, "State": {"Status": status, "ExitCode": 3}}
+    document = {"Id": "c1", "Name": "/shop", "Config": {}, "ContainerState": {"Status": status, "ExitCode": 3}}
     assert parse_inspected(document, Now(1000.0, AT)).exit_code == code
 
 
 def test_a_state_that_is_not_known_is_left_alone() -> None:
-    entry = {"Id": "c1", "Names": ["/shop"], "State": "hibernating", "Labels": LABELS, "Image": "sha256:1"}
-    assert parse_listed(entry).state is State.REMOVING
+    entry = {"Id": "c1", "Names": ["/shop"], "ContainerState": "hibernating", "Labels": LABELS, "Image": "sha256:1"}
+    assert parse_listed(entry).state is ContainerState.REMOVING
 
 
 def test_parsing_a_listed_container() -> None:
-    entry = {"Id": "c1", "Names": ["/shop"], "State": "exited", "Labels": LABELS, "Image": "sha256:1"}
+    entry = {"Id": "c1", "Names": ["/shop"], "ContainerState": "exited", "Labels": LABELS, "Image": "sha256:1"}
     found = parse_listed(entry)
-    assert (found.name, found.state, found.release, found.env) == ("shop", State.EXITED, 0, str(ENV))
+    assert (found.name, found.state, found.release, found.env) == ("shop", ContainerState.EXITED, 0, str(ENV))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devopsellence.nodeagent.docker.frames import MAX_FRAME_BYTES, Frames, Malformed, log_entry
+from devopsellence.nodeagent.docker.frames import MAX_FRAME_BYTES, FrameParser, MalformedFrame, log_entry
 
 
 def frame(stream: int, payload: bytes) -> bytes:
@@ -20,7 +20,7 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut(
     sent: list[tuple[int, bytes]], data: st.DataObject
 ) -> None:
     wire = b"".join(frame(stream, payload) for stream, payload in sent)
-    frames, seen, position = Frames(), [], 0
+    frames, seen, position = FrameParser(), [], 0
     while position < len(wire):
         step = data.draw(st.integers(1, 20))
         seen += list(frames.feed(wire[position : position + step]))
@@ -29,12 +29,12 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut(
 
 
 def test_the_engines_own_words_count_as_stderr() -> None:
-    assert list(Frames().feed(frame(3, b"Error grabbing logs"))) == [(True, b"Error grabbing logs")]
+    assert list(FrameParser().feed(frame(3, b"Error grabbing logs"))) == [(True, b"Error grabbing logs")]
 
 
 def test_a_size_that_cannot_be_is_no_frame() -> None:
-    with pytest.raises(Malformed):
-        list(Frames().feed(struct.pack(">BxxxL", 1, MAX_FRAME_BYTES + 1)))
+    with pytest.raises(MalformedFrame):
+        list(FrameParser().feed(struct.pack(">BxxxL", 1, MAX_FRAME_BYTES + 1)))
 
 
 @pytest.mark.parametrize(

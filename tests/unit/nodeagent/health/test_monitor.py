@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.errors import EngineUnavailable
-from devopsellence.nodeagent.docker.model import Container, Health, Now, Verdict
-from devopsellence.nodeagent.health.monitor import Course, Monitor, combined
-from devopsellence.nodeagent.health.probe import Question
+from devopsellence.nodeagent.docker.model import Container, Health, ProbeVerdict
+from devopsellence.nodeagent.health.monitor import HealthMonitor, ProbeState, combined_health
+from devopsellence.nodeagent.health.probe import ProbeCall
 from devopsellence.nodeagent.plan.probe_spec import Probe, Timing
 from tests.unit.nodeagent.support import ENV, container, service, want
 
@@ -23,84 +24,87 @@ def at(mono: float) -> Now:
     return Now(mono, 1_000_000.0 + mono)
 
 
-def failed(course: Course, message: str, *moments: float) -> Course:
+def failed(course: ProbeState, message: str, *moments: float) -> ProbeState:
     for mono in moments:
         course = course.failed(message, at(mono))
     return course
 
 
 def test_until_the_first_success_it_is_asked_often() -> None:
-    course, delays = Course(TIMING, 0.0), []
+    course, delays = ProbeState(TIMING, 0.0), []
     for _ in range(14):
         delays.append(course.delay)
         course = failed(course, "refused", 0.0)
     assert delays[:3] == pytest.approx([0.025, 0.0375, 0.05625])
     assert delays[-1] == 1.0
-    assert course.health.verdict is Verdict.CHECKING
+    assert course.health.verdict is ProbeVerdict.CHECKING
     assert course.health.message == "refused"
 
 
 def test_a_short_interval_is_never_exceeded() -> None:
-    course = failed(Course(Timing(0.2, 0.1, 3, 0.0), 0.0), "refused", *[0.0] * 20)
+    course = failed(ProbeState(Timing(0.2, 0.1, 3, 0.0), 0.0), "refused", *[0.0] * 20)
     assert course.delay == 0.2
 
 
-def test_one_success_makes_it_healthy() -> None:
-    course = failed(Course(TIMING, 0.0), "refused", 0.1).passed(at(0.2))
-    assert course.health == Health(Verdict.HEALTHY, since=at(0.2))
+def test_first_success_makes_healthy() -> None:
+    course = failed(ProbeState(TIMING, 0.0), "refused", 0.1).passed(at(0.2))
+    assert course.health == Health(ProbeVerdict.HEALTHY, since=at(0.2))
     assert course.delay == 5.0
     assert course.passed(at(9.0)).health.since == at(0.2)
 
 
 def test_never_healthy_in_all_the_time_it_has() -> None:
-    course = failed(Course(TIMING, 100.0), "refused", 117.9)
+    course = failed(ProbeState(TIMING, 100.0), "refused", 117.9)
     assert not course.health.overdue
     course = failed(course, "refused", 118.0)
-    assert (course.health.verdict, course.health.overdue) == (Verdict.UNHEALTHY, True)
-    assert course.passed(at(119.0)).health.verdict is Verdict.HEALTHY
+    assert (course.health.verdict, course.health.overdue) == (ProbeVerdict.UNHEALTHY, True)
+    assert course.passed(at(119.0)).health.verdict is ProbeVerdict.HEALTHY
 
 
-def test_one_that_was_healthy_becomes_unhealthy_after_failures_in_a_row() -> None:
-    course = failed(Course(TIMING, 0.0).passed(at(0.0)), "503", 50.0, 55.0)
-    assert course.health.verdict is Verdict.HEALTHY
-    assert failed(course.passed(at(56.0)), "503", 60.0).health.verdict is Verdict.HEALTHY
+def test_consecutive_failures_make_unhealthy() -> None:
+    course = failed(ProbeState(TIMING, 0.0).passed(at(0.0)), "503", 50.0, 55.0)
+    assert course.health.verdict is ProbeVerdict.HEALTHY
+    assert failed(course.passed(at(56.0)), "503", 60.0).health.verdict is ProbeVerdict.HEALTHY
     course = failed(course, "503", 60.0)
-    assert course.health == Health(Verdict.UNHEALTHY, overdue=False, message="503", since=at(60.0))
-    assert failed(course, "504", 65.0).health == Health(Verdict.UNHEALTHY, message="504", since=at(60.0))
-    assert course.passed(at(66.0)).health.verdict is Verdict.HEALTHY
+    assert course.health == Health(ProbeVerdict.UNHEALTHY, overdue=False, message="503", since=at(60.0))
+    assert failed(course, "504", 65.0).health == Health(ProbeVerdict.UNHEALTHY, message="504", since=at(60.0))
+    assert course.passed(at(66.0)).health.verdict is ProbeVerdict.HEALTHY
 
 
 @pytest.mark.parametrize(
     ("healths", "expected"),
     [
-        ([], Health(Verdict.CHECKING)),
+        ([], Health(ProbeVerdict.CHECKING)),
         (
-            [Health(Verdict.HEALTHY, since=at(1.0)), Health(Verdict.HEALTHY, since=at(3.0))],
-            Health(Verdict.HEALTHY, since=at(3.0)),
+            [Health(ProbeVerdict.HEALTHY, since=at(1.0)), Health(ProbeVerdict.HEALTHY, since=at(3.0))],
+            Health(ProbeVerdict.HEALTHY, since=at(3.0)),
         ),
         (
-            [Health(Verdict.HEALTHY), Health(Verdict.CHECKING, message="refused")],
-            Health(Verdict.CHECKING, message="refused"),
-        ),
-        (
-            [Health(Verdict.CHECKING, message="refused"), Health(Verdict.UNHEALTHY, message="503", since=at(2.0))],
-            Health(Verdict.CHECKING, message="refused; 503"),
-        ),
-        (
-            [Health(Verdict.CHECKING), Health(Verdict.UNHEALTHY, overdue=True, message="503", since=at(2.0))],
-            Health(Verdict.UNHEALTHY, overdue=True, message="503", since=at(2.0)),
+            [Health(ProbeVerdict.HEALTHY), Health(ProbeVerdict.CHECKING, message="refused")],
+            Health(ProbeVerdict.CHECKING, message="refused"),
         ),
         (
             [
-                Health(Verdict.UNHEALTHY, message="503", since=at(9.0)),
-                Health(Verdict.UNHEALTHY, message="no answer", since=at(2.0)),
+                Health(ProbeVerdict.CHECKING, message="refused"),
+                Health(ProbeVerdict.UNHEALTHY, message="503", since=at(2.0)),
             ],
-            Health(Verdict.UNHEALTHY, message="503; no answer", since=at(2.0)),
+            Health(ProbeVerdict.CHECKING, message="refused; 503"),
+        ),
+        (
+            [Health(ProbeVerdict.CHECKING), Health(ProbeVerdict.UNHEALTHY, overdue=True, message="503", since=at(2.0))],
+            Health(ProbeVerdict.UNHEALTHY, overdue=True, message="503", since=at(2.0)),
+        ),
+        (
+            [
+                Health(ProbeVerdict.UNHEALTHY, message="503", since=at(9.0)),
+                Health(ProbeVerdict.UNHEALTHY, message="no answer", since=at(2.0)),
+            ],
+            Health(ProbeVerdict.UNHEALTHY, message="503; no answer", since=at(2.0)),
         ),
     ],
 )
 def test_all_probes_have_to_pass(healths: list[Health], expected: Health) -> None:
-    assert combined(healths) == expected
+    assert combined_health(healths) == expected
 
 
 class Answers:
@@ -109,9 +113,9 @@ class Answers:
     def __init__(self) -> None:
         self.given: dict[Probe, asyncio.Queue[str | EngineUnavailable]] = {HTTP: asyncio.Queue(), TCP: asyncio.Queue()}
         self.changes: asyncio.Queue[str] = asyncio.Queue()
-        self.monitor = Monitor(self.question, self.changes.put_nowait, lambda: at(1.0))
+        self.monitor = HealthMonitor(self.question, self.changes.put_nowait, lambda: at(1.0))
 
-    def question(self, probe: Probe, _container: str, _address: str) -> Question:
+    def question(self, probe: Probe, _container: str, _address: str) -> ProbeCall:
         async def ask() -> str:
             answer = await self.given[probe].get()
             if isinstance(answer, EngineUnavailable):
@@ -123,7 +127,7 @@ class Answers:
     def watch(self, each: Container, *probes: Probe) -> None:
         self.monitor.watch(str(ENV), want().network, [(each, probes)])
 
-    async def changed(self) -> Verdict:
+    async def changed(self) -> ProbeVerdict:
         async with asyncio.timeout(20):
             await self.changes.get()
         (found,) = self.monitor.of(str(ENV)).values()
@@ -135,9 +139,9 @@ async def test_a_container_is_healthy_when_its_last_probe_has_passed() -> None:
     answers.watch(container(service()), HTTP, TCP)
     answers.given[HTTP].put_nowait("")
     answers.given[TCP].put_nowait("refused")
-    assert await answers.changed() is Verdict.CHECKING
+    assert await answers.changed() is ProbeVerdict.CHECKING
     answers.given[TCP].put_nowait("")
-    assert await answers.changed() is Verdict.HEALTHY
+    assert await answers.changed() is ProbeVerdict.HEALTHY
     answers.monitor.close()
 
 
@@ -146,7 +150,7 @@ async def test_an_engine_that_does_not_answer_says_nothing_of_the_container() ->
     answers.watch(container(service()), TCP)
     for answer in (EngineUnavailable("gone"), EngineUnavailable("gone"), ""):
         answers.given[TCP].put_nowait(answer)
-    assert await answers.changed() is Verdict.HEALTHY
+    assert await answers.changed() is ProbeVerdict.HEALTHY
     answers.monitor.close()
 
 
@@ -155,11 +159,11 @@ async def test_another_run_of_a_container_is_checked_from_the_start() -> None:
     first = container(service())
     answers.watch(first, TCP)
     answers.given[TCP].put_nowait("")
-    assert await answers.changed() is Verdict.HEALTHY
+    assert await answers.changed() is ProbeVerdict.HEALTHY
     answers.watch(replace(first, started_at="2026-01-02T00:00:00Z"), TCP)
     assert answers.monitor.of(str(ENV)) == {}
     answers.given[TCP].put_nowait("refused")
-    assert await answers.changed() is Verdict.CHECKING
+    assert await answers.changed() is ProbeVerdict.CHECKING
     answers.monitor.watch(str(ENV), want().network, [])
     assert answers.monitor.of(str(ENV)) == {}
 
@@ -177,5 +181,5 @@ async def test_an_answer_about_the_run_before_says_nothing_of_the_next_one() -> 
         await asyncio.sleep(0)
     assert answers.monitor.of(str(ENV)) == {}
     answers.given[TCP].put_nowait("refused")
-    assert await answers.changed() is Verdict.CHECKING
+    assert await answers.changed() is ProbeVerdict.CHECKING
     answers.monitor.close()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from devopsellence.nodeagent.docker.errors import Conflict, EngineUnavailable, NotFound
-from devopsellence.nodeagent.health.probe import Question, question
+from devopsellence.nodeagent.health.probe import ProbeCall, probe_call
 from devopsellence.nodeagent.plan.probe_spec import Probe, Timing
 
 
@@ -65,9 +65,9 @@ class Engine:
             each.close()
 
 
-def asked(engine: Engine, timeout: float = 20.0, *command: str) -> Question:
+def asked(engine: Engine, timeout: float = 20.0, *command: str) -> ProbeCall:
     probe = Probe(Timing(timeout=timeout), command=command or ("redis-cli", "ping"))
-    return question(engine, probe, "c1", "172.18.0.2")  # type: ignore[arg-type]
+    return probe_call(engine, probe, "c1", "172.18.0.2")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def asked(engine: Engine, timeout: float = 20.0, *command: str) -> Question:
         (b"\xff", 1, "redis-cli ping: exit code 1: \N{REPLACEMENT CHARACTER}"),
     ],
 )
-async def test_its_exit_code_counts_and_its_last_line_is_told(says: bytes, code: int, expected: str) -> None:
+async def test_exec_probe_reports_exit_code_and_last_line(says: bytes, code: int, expected: str) -> None:
     assert await asked(Engine(says, code))() == expected
 
 
@@ -90,13 +90,13 @@ async def test_a_long_command_is_shortened_and_stays_on_one_line() -> None:
     assert said.endswith("x…: exit code 1")
 
 
-async def test_its_output_may_end_before_its_exit_code_is_known() -> None:
+async def test_exec_output_may_end_before_its_exit_code() -> None:
     engine = Engine(code=4)
     engine.unsettled = 3
     assert await asked(engine)() == "redis-cli ping: exit code 4"
 
 
-async def test_one_that_does_not_end_is_not_asked_again_before_it_has() -> None:
+async def test_running_exec_is_not_repeated() -> None:
     engine = Engine(hangs=True)
     ask = asked(engine, 0.01)
     assert await ask() == "redis-cli ping: not ended within 0.01 s"
@@ -108,7 +108,7 @@ async def test_one_that_does_not_end_is_not_asked_again_before_it_has() -> None:
     engine.close()
 
 
-async def test_one_that_the_engine_has_forgotten_has_ended() -> None:
+async def test_forgotten_exec_has_ended() -> None:
     engine = Engine(hangs=True)
     ask = asked(engine, 0.01)
     await ask()
@@ -119,7 +119,7 @@ async def test_one_that_the_engine_has_forgotten_has_ended() -> None:
     engine.close()
 
 
-async def test_what_the_engine_refuses_is_what_is_wrong_and_its_silence_tells_nothing() -> None:
+async def test_engine_refusal_is_a_failure_and_silence_is_unknown() -> None:
     engine = Engine()
     engine.fails = Conflict("container c1 is not running")
     assert await asked(engine)() == "redis-cli ping: container c1 is not running"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from devopsellence.nodeagent.images.archive import MOST_BYTES, Unsound, only
+from devopsellence.nodeagent.images.archive import MAX_FILE_BYTES, InvalidImageArchive, filter_archive
 
 CONFIG = b'{"rootfs": {"type": "layers", "diff_ids": []}}'
 DIGEST = hashlib.sha256(CONFIG).hexdigest()
@@ -53,7 +53,7 @@ def pieces(data: bytes, size: int = 1000) -> Iterator[bytes]:
 
 def passed(files: dict[str, bytes | str], size: int = 1000) -> dict[str, bytes | str]:
     """What of an archive reaches the engine."""
-    through = b"".join(only(IMAGE, pieces(archive(files), size)))
+    through = b"".join(filter_archive(IMAGE, pieces(archive(files), size)))
     with tarfile.open(fileobj=io.BytesIO(through)) as tar:
         found: dict[str, bytes | str] = {}
         for entry in tar:
@@ -68,7 +68,7 @@ def test_a_good_archive_arrives_as_it_was(size: int) -> None:
     assert passed(files, size) == files
 
 
-def test_one_of_a_newer_engine_is_listed_once() -> None:
+def test_image_of_newer_engine_is_listed_once() -> None:
     blob = f"blobs/sha256/{DIGEST}"
     files: dict[str, bytes | str] = {
         blob: CONFIG,
@@ -89,13 +89,13 @@ def test_one_of_a_newer_engine_is_listed_once() -> None:
     ],
     ids=["ours", "somebody-elses", "ours-of-another-image"],
 )
-def test_it_brings_no_name_but_ours(named: list[str], kept: list[str] | None) -> None:
+def test_foreign_names_in_archive_are_refused(named: list[str], kept: list[str] | None) -> None:
     files = passed({**saved(RepoTags=named), "repositories": b'{"redis": {"7-alpine": "l1"}}'})
     assert "repositories" not in files
     assert json.loads(files["manifest.json"])[0]["RepoTags"] == kept
 
 
-def test_nothing_of_an_archive_is_finished_that_holds_something_else() -> None:
+def test_archive_with_other_images_is_not_finished() -> None:
     two = saved()
     two["manifest.json"] = json.dumps([LISTED, LISTED]).encode()
     cases: list[tuple[dict[str, bytes | str], str]] = [
@@ -104,21 +104,21 @@ def test_nothing_of_an_archive_is_finished_that_holds_something_else() -> None:
         ({**saved(), "manifest.json": b"[7]"}, "one image"),
         (saved(Config="other.json"), "another image"),
         ({**saved(), f"{DIGEST}.json": CONFIG + b" "}, "another digest"),
-        ({**saved(), f"{DIGEST}.json": b"." * (MOST_BYTES + 1)}, "no file of at most 8 MiB"),
+        ({**saved(), f"{DIGEST}.json": b"." * (MAX_FILE_BYTES + 1)}, "no file of at most 8 MiB"),
         ({**saved(), f"{DIGEST}.json": "elsewhere"}, "no file of at most"),
         ({"l1/layer.tar": LAYER}, "not in it"),
         ({"manifest.json": saved()["manifest.json"]}, "not in it"),
         ({}, "not in it"),
     ]
     for files, why in cases:
-        with pytest.raises(Unsound, match=why):
-            list(only(IMAGE, pieces(archive(files))))
+        with pytest.raises(InvalidImageArchive, match=why):
+            list(filter_archive(IMAGE, pieces(archive(files))))
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 3000, archive(saved())[:700_000]], ids=["empty", "noise", "cut"])
-def test_what_is_no_whole_archive_is_refused(data: bytes) -> None:
-    with pytest.raises(Unsound):
-        list(only(IMAGE, pieces(data)))
+def test_incomplete_archive_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidImageArchive):
+        list(filter_archive(IMAGE, pieces(data)))
 
 
 def test_a_device_is_refused() -> None:
@@ -127,11 +127,11 @@ def test_a_device_is_refused() -> None:
         entry = tarfile.TarInfo("l1/sda")
         entry.type = tarfile.BLKTYPE
         tar.addfile(entry)
-    with pytest.raises(Unsound, match="no file"):
-        list(only(IMAGE, [made.getvalue()]))
+    with pytest.raises(InvalidImageArchive, match="no file"):
+        list(filter_archive(IMAGE, [made.getvalue()]))
 
 
-def test_what_breaks_on_its_way_breaks_here() -> None:
+def test_broken_stream_raises() -> None:
     class Broken(Exception):
         pass
 
@@ -139,6 +139,6 @@ def test_what_breaks_on_its_way_breaks_here() -> None:
         yield archive(saved())[:600_000]
         raise Broken
 
-    taken = only(IMAGE, broken())
+    taken = filter_archive(IMAGE, broken())
     with pytest.raises(Broken):
         list(taken)

@@ -9,23 +9,30 @@ import tarfile
 
 import pytest
 
-from devopsellence.nodeagent.images.layers import LayerFile, archive, chain, chains, is_ours, why_not_its_config
+from devopsellence.nodeagent.images.layers import (
+    LayerFile,
+    all_chain_ids,
+    build_archive,
+    chain_ids,
+    config_problem,
+    is_project_tag,
+)
 
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 
 
 def test_the_lowest_layers_chain_id_is_its_own_digest_and_each_other_depends_on_what_is_below() -> None:
     over = f"sha256:{hashlib.sha256(f'{A} {B}'.encode()).hexdigest()}"
-    assert chain([A, B]) == [A, over]
-    assert chain([A, B, C])[2] == f"sha256:{hashlib.sha256(f'{over} {C}'.encode()).hexdigest()}"
-    assert chain([]) == []
+    assert chain_ids([A, B]) == [A, over]
+    assert chain_ids([A, B, C])[2] == f"sha256:{hashlib.sha256(f'{over} {C}'.encode()).hexdigest()}"
+    assert chain_ids([]) == []
 
 
 def test_a_layer_on_top_of_others_is_another_one() -> None:
-    known = chains([[A, B], [C]])
-    assert chain([A, B])[1] in known
-    assert chain([C, B])[1] not in known
-    assert chain([B])[0] not in known
+    known = all_chain_ids([[A, B], [C]])
+    assert chain_ids([A, B])[1] in known
+    assert chain_ids([C, B])[1] not in known
+    assert chain_ids([B])[0] not in known
 
 
 @pytest.mark.parametrize(
@@ -42,13 +49,13 @@ def test_a_layer_on_top_of_others_is_another_one() -> None:
         ("", False),
     ],
 )
-def test_which_names_are_ours(tag: str, ours: bool) -> None:
-    assert is_ours(tag) is ours
+def test_own_image_names_are_recognized(tag: str, ours: bool) -> None:
+    assert is_project_tag(tag) is ours
 
 
 def test_a_name_belongs_to_one_image() -> None:
-    assert is_ours("devopsellence/shop-1a2b3c:aaaaaaaaaaaa", A)
-    assert not is_ours("devopsellence/shop-1a2b3c:aaaaaaaaaaaa", B)
+    assert is_project_tag("devopsellence/shop-1a2b3c:aaaaaaaaaaaa", A)
+    assert not is_project_tag("devopsellence/shop-1a2b3c:aaaaaaaaaaaa", B)
 
 
 def test_a_configuration_is_believed_by_its_digest_and_must_list_the_layers() -> None:
@@ -57,19 +64,19 @@ def test_a_configuration_is_believed_by_its_digest_and_must_list_the_layers() ->
         return config, f"sha256:{hashlib.sha256(config).hexdigest()}"
 
     config, image = of({"rootfs": {"diff_ids": [A, B]}})
-    assert why_not_its_config(config, image, [A, B]) == ""
-    assert "other layers" in why_not_its_config(config, image, [B, A])
-    assert "digest" in why_not_its_config(config + b" ", image, [A, B])
+    assert config_problem(config, image, [A, B]) == ""
+    assert "other layers" in config_problem(config, image, [B, A])
+    assert "digest" in config_problem(config + b" ", image, [A, B])
     nonsense: list[object] = [[], {}, {"rootfs": 1}, 7, None]
     for broken in nonsense:
         config, image = of(broken)
-        assert "lists no layers" in why_not_its_config(config, image, [])
+        assert "lists no layers" in config_problem(config, image, [])
 
 
 def test_the_archive_names_all_layers_and_holds_those_that_are_given() -> None:
     content = b"x" * 700
     layer = LayerFile(len(content), lambda: iter([content[:500], content[500:]]))
-    pieces = archive(A, b"{}", "devopsellence/shop-1a2b3c:aaaaaaaaaaaa", [B, C, C], {C: layer})
+    pieces = build_archive(A, b"{}", "devopsellence/shop-1a2b3c:aaaaaaaaaaaa", [B, C, C], {C: layer})
     with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as made:
         names = made.getnames()
         manifest = json.loads(made.extractfile("manifest.json").read())  # type: ignore[union-attr]

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from devopsellence.nodeagent.docker.images import StoredImage
 from devopsellence.nodeagent.images.ledger import (
-    ASKED_SECONDS,
     BROUGHT_SECONDS,
     RELEASES_KEPT,
-    Ledger,
-    LedgerFile,
-    garbage,
+    REQUESTED_SECONDS,
+    ImageLedger,
+    ImageLedgerFile,
+    unneeded_images,
 )
 
 NOW = 1_000_000.0
@@ -31,15 +31,15 @@ def stored(letter: str, *tags: str, digests: tuple[str, ...] = (), ours: bool = 
     return StoredImage(image(letter), (*named, *tags), digests)
 
 
-def gone(ledger: Ledger, *images: StoredImage, in_use: frozenset[str] = NONE, now: float = NOW) -> list[str]:
-    return [each.id[7] for each in garbage(ledger, images, in_use, now)]
+def gone(ledger: ImageLedger, *images: StoredImage, in_use: frozenset[str] = NONE, now: float = NOW) -> list[str]:
+    return [each.id[7] for each in unneeded_images(ledger, images, in_use, now)]
 
 
-def after(*letters: str) -> Ledger:
+def after(*letters: str) -> ImageLedger:
     """Releases 1, 2, 3 … of one environment, each with one image."""
-    ledger = Ledger()
+    ledger = ImageLedger()
     for number, letter in enumerate(letters, 1):
-        ledger = ledger.released("e", number, [image(letter)])
+        ledger = ledger.with_release("e", number, [image(letter)])
     return ledger
 
 
@@ -55,13 +55,13 @@ def test_an_image_that_a_kept_release_pins_as_well_stays() -> None:
 
 
 def test_an_image_that_another_environment_pins_stays() -> None:
-    ledger = after("a").released("other", 1, [image("a")]).departed("e")
+    ledger = after("a").with_release("other", 1, [image("a")]).environment_removed("e")
     assert gone(ledger, stored("a")) == []
-    assert gone(ledger.departed("other"), stored("a")) == ["a"]
+    assert gone(ledger.environment_removed("other"), stored("a")) == ["a"]
 
 
 def test_services_of_one_release_come_in_two_steps() -> None:
-    ledger = Ledger().released("e", 1, [image("a")]).released("e", 1, [image("b")])
+    ledger = ImageLedger().with_release("e", 1, [image("a")]).with_release("e", 1, [image("b")])
     assert ledger.releases["e"][1] == {image("a"), image("b")}
 
 
@@ -75,41 +75,41 @@ def test_services_of_one_release_come_in_two_steps() -> None:
         pytest.param(stored("b"), NONE, id="no release here has ever pinned it"),
     ],
 )
-def test_what_stays(each: StoredImage, in_use: frozenset[str]) -> None:
-    assert gone(after("a").departed("e"), each, in_use=in_use) == []
+def test_used_images_are_kept(each: StoredImage, in_use: frozenset[str]) -> None:
+    assert gone(after("a").environment_removed("e"), each, in_use=in_use) == []
 
 
 def test_an_image_that_was_pulled_by_digest_goes_if_it_was_us() -> None:
     pinned = f"registry.example/redis@{image('d')}"
-    ledger = Ledger().released("e", 1, [pinned]).departed("e")
+    ledger = ImageLedger().with_release("e", 1, [pinned]).environment_removed("e")
     pulled = stored("a", digests=(pinned,), ours=False)
     assert gone(ledger, pulled) == []
-    assert gone(ledger.was_brought(pinned, NOW), pulled) == ["a"]
-    assert gone(ledger.was_brought(pinned, NOW), stored("a", "redis:7", digests=(pinned,), ours=False)) == []
+    assert gone(ledger.with_obtained(pinned, NOW), pulled) == ["a"]
+    assert gone(ledger.with_obtained(pinned, NOW), stored("a", "redis:7", digests=(pinned,), ours=False)) == []
 
 
-def test_what_a_deploy_has_asked_for_stays_while_it_may_be_under_way() -> None:
-    ledger = after("a").departed("e").was_asked([image("a")], NOW)
-    assert gone(ledger, stored("a"), now=NOW + ASKED_SECONDS - 1) == []
-    assert gone(ledger, stored("a"), now=NOW + ASKED_SECONDS + 1) == ["a"]
+def test_requested_images_are_kept_during_the_deploy() -> None:
+    ledger = after("a").environment_removed("e").with_requested([image("a")], NOW)
+    assert gone(ledger, stored("a"), now=NOW + REQUESTED_SECONDS - 1) == []
+    assert gone(ledger, stored("a"), now=NOW + REQUESTED_SECONDS + 1) == ["a"]
     # A clock that was set back keeps nothing for ever.
-    assert gone(ledger, stored("a"), now=NOW - ASKED_SECONDS - 1) == ["a"]
+    assert gone(ledger, stored("a"), now=NOW - REQUESTED_SECONDS - 1) == ["a"]
 
 
-def test_what_was_brought_and_never_released_goes_after_a_day() -> None:
-    ledger = Ledger().was_brought(image("a"), NOW)
+def test_unreleased_images_are_removed_after_a_day() -> None:
+    ledger = ImageLedger().with_obtained(image("a"), NOW)
     assert gone(ledger, stored("a"), now=NOW + BROUGHT_SECONDS - 1) == []
     assert gone(ledger, stored("a"), now=NOW + BROUGHT_SECONDS + 1) == ["a"]
 
 
-def test_what_is_gone_is_forgotten() -> None:
-    ledger = after("a").departed("e").was_brought(image("a"), NOW).without([image("a")])
-    assert ledger == Ledger(releases={})
+def test_removed_images_are_forgotten() -> None:
+    ledger = after("a").environment_removed("e").with_obtained(image("a"), NOW).without([image("a")])
+    assert ledger == ImageLedger(releases={})
 
 
 def test_old_questions_are_forgotten() -> None:
-    ledger = Ledger().was_asked([image("a")], NOW).was_asked([image("b")], NOW + 2 * ASKED_SECONDS)
-    assert set(ledger.asked) == {image("b")}
+    ledger = ImageLedger().with_requested([image("a")], NOW).with_requested([image("b")], NOW + 2 * REQUESTED_SECONDS)
+    assert set(ledger.requested) == {image("b")}
 
 
 _images = st.frozensets(st.sampled_from("abcdef").map(image), max_size=3)
@@ -126,28 +126,28 @@ _steps = st.lists(
 
 @given(_steps, st.floats(0, 3 * BROUGHT_SECONDS))
 def test_no_history_takes_away_what_a_kept_release_pins(steps: list[tuple[object, ...]], later: float) -> None:
-    ledger = Ledger()
+    ledger = ImageLedger()
     for step in steps:
         match step:
             case ("released", str(env), int(number), frozenset(images)):
-                ledger = ledger.released(env, number, images)
+                ledger = ledger.with_release(env, number, images)
             case ("departed", str(env)):
-                ledger = ledger.departed(env)
+                ledger = ledger.environment_removed(env)
             case ("brought", str(one)):
-                ledger = ledger.was_brought(one, NOW)
+                ledger = ledger.with_obtained(one, NOW)
             case ("asked", frozenset(images)):
-                ledger = ledger.was_asked(images, NOW)
+                ledger = ledger.with_requested(images, NOW)
     everything = [stored(letter) for letter in "abcdef"]
-    taken = {each.id for each in garbage(ledger, everything, NONE, NOW + later)}
+    taken = {each.id for each in unneeded_images(ledger, everything, NONE, NOW + later)}
     pinned = {one for releases in ledger.releases.values() for images in releases.values() for one in images}
     assert not taken & pinned
-    assert taken <= ledger.left | ledger.brought.keys()
+    assert taken <= ledger.left | ledger.obtained.keys()
 
 
 def test_the_file_keeps_everything(tmp_path: Path) -> None:
-    ledger = after(*"abcdef0123456").was_brought(image("a"), NOW).was_asked([image("b")], NOW)
-    file = LedgerFile(tmp_path / "images.json")
-    assert file.load() == Ledger()
+    ledger = after(*"abcdef0123456").with_obtained(image("a"), NOW).with_requested([image("b")], NOW)
+    file = ImageLedgerFile(tmp_path / "images.json")
+    assert file.load() == ImageLedger()
     file.save(ledger)
     assert file.load() == ledger
     assert [path.name for path in tmp_path.iterdir()] == ["images.json"]
@@ -159,4 +159,4 @@ def test_the_file_keeps_everything(tmp_path: Path) -> None:
 def test_a_file_that_makes_no_sense_says_so(tmp_path: Path, content: str) -> None:
     (tmp_path / "images.json").write_text(content)
     with pytest.raises(ValueError):
-        LedgerFile(tmp_path / "images.json").load()
+        ImageLedgerFile(tmp_path / "images.json").load()

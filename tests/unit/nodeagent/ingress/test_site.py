@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent.docker.model import Attachment, Container, Now
+from devopsellence.clock import Now
+from devopsellence.nodeagent.docker.model import Container, NetworkAttachment
 from devopsellence.nodeagent.envoy.model import (
     Backend,
     Endpoint,
@@ -17,9 +18,16 @@ from devopsellence.nodeagent.envoy.model import (
     RouterStatus,
     TlsCertificate,
 )
-from devopsellence.nodeagent.ingress.site import Given, HostPart, Sited, awaited, sited, status
+from devopsellence.nodeagent.ingress.routing import (
+    HostInputs,
+    IngressInputs,
+    RoutingPlan,
+    ingress_status,
+    must_report_now,
+    plan_routing,
+)
 from devopsellence.nodeagent.plan.actions import ServicePlan
-from devopsellence.nodeagent.plan.spec import Desired, desired
+from devopsellence.nodeagent.plan.spec import Desired, resolve_assignment
 from tests.unit.nodeagent.support import ENV, UID, container, service
 
 Status = stored_pb2.IngressStatus
@@ -54,25 +62,25 @@ def ingress(
 
 def wants(*services: workload_pb2.Service, routed: Ingress | None = None, removed: bool = False) -> Desired:
     assignment = stored_pb2.Assignment(node="n1", node_uid=UID, services=services, ingress=routed, removed=removed)
-    return desired(assignment, ENV, UID)
+    return resolve_assignment(assignment, ENV, UID)
 
 
 def at(made: Container, address: str, ports: Mapping[str, int] | None = None) -> Container:
     (network,) = made.networks
-    return replace(made, networks={network: Attachment("net-1", address)}, ports=ports)
+    return replace(made, networks={network: NetworkAttachment("net-1", address)}, ports=ports)
 
 
 def site(
-    want: Desired, *serving: Container, given: Given | None = None, stopping: frozenset[str] = frozenset()
-) -> Sited:
+    want: Desired, *serving: Container, given: IngressInputs | None = None, stopping: frozenset[str] = frozenset()
+) -> RoutingPlan:
     names = dict.fromkeys([*want.services, *(each.service for each in serving)])
     services = [
         ServicePlan(name, RUNNING, serving=tuple(each for each in serving if each.service == name)) for name in names
     ]
-    return sited(want, services, given or Given(), stopping, NOW)
+    return plan_routing(want, services, given or IngressInputs(), stopping, NOW)
 
 
-def endpoints(found: Sited) -> dict[tuple[str, str], tuple[Endpoint, ...]]:
+def endpoints(found: RoutingPlan) -> dict[tuple[str, str], tuple[Endpoint, ...]]:
     assert found.site is not None
     return {(backend.service, backend.port): backend.endpoints for backend in found.site.backends}
 
@@ -80,16 +88,16 @@ def endpoints(found: Sited) -> dict[tuple[str, str], tuple[Endpoint, ...]]:
 ONE = at(container(web(), identity="c1"), "172.18.0.2", {"http": 3000})
 
 
-def test_without_an_ingress_nothing_is_routed() -> None:
-    assert site(wants(web()), ONE) == Sited(None)
-    assert site(wants(web(), routed=ingress(), removed=True), ONE) == Sited(None)
+def test_no_ingress_routes_nothing() -> None:
+    assert site(wants(web()), ONE) == RoutingPlan(None)
+    assert site(wants(web(), routed=ingress(), removed=True), ONE) == RoutingPlan(None)
 
 
 def test_the_whole_of_it() -> None:
-    given = Given(
+    given = IngressInputs(
         {
-            "app.example.com": HostPart(CERTIFICATE, NOW.wall + 1, (("token", "answer"),)),
-            "former.example.com": HostPart(CERTIFICATE, NOW.wall + 1, (("another", "answer"),)),
+            "app.example.com": HostInputs(CERTIFICATE, NOW.wall + 1, (("token", "answer"),)),
+            "former.example.com": HostInputs(CERTIFICATE, NOW.wall + 1, (("another", "answer"),)),
         },
         (PEER,),
     )
@@ -108,7 +116,7 @@ def test_the_whole_of_it() -> None:
 
 @pytest.mark.parametrize("mode", [Ingress.AUTO, Ingress.MANUAL, Ingress.OFF], ids=["auto", "manual", "off"])
 def test_certificates_are_served_unless_that_is_off(mode: Ingress.TlsMode.ValueType) -> None:
-    given = Given({"app.example.com": HostPart(CERTIFICATE, NOW.wall + 1)})
+    given = IngressInputs({"app.example.com": HostInputs(CERTIFICATE, NOW.wall + 1)})
     found = site(wants(web(), routed=ingress(mode=mode)), ONE, given=given).site
     assert found is not None
     assert found.tls == bool(found.certificates) == (mode != Ingress.OFF)
@@ -120,7 +128,7 @@ def test_certificates_are_served_unless_that_is_off(mode: Ingress.TlsMode.ValueT
     ids=["auto", "manual"],
 )
 def test_an_expired_certificate_is_served_and_people_are_told(mode: Ingress.TlsMode.ValueType, command: str) -> None:
-    given = Given({"app.example.com": HostPart(CERTIFICATE, NOW.wall - 1)})
+    given = IngressInputs({"app.example.com": HostInputs(CERTIFICATE, NOW.wall - 1)})
     found = site(wants(web(), routed=ingress(mode=mode)), ONE, given=given)
     assert found.site is not None
     assert found.site.certificates
@@ -128,7 +136,7 @@ def test_an_expired_certificate_is_served_and_people_are_told(mode: Ingress.TlsM
     assert found.remarks == (sentence,)
     beside = site(wants(web(), routed=ingress(mode=mode)), ONE, given=replace(given, remarks=("n2 has no address",)))
     assert beside.remarks == (sentence, "n2 has no address")
-    told = status(found, given, RouterStatus(serving=True))
+    told = ingress_status(found, given, RouterStatus(serving=True))
     assert told is not None
     assert (told.phase, told.reason) == (Status.SERVING, sentence)
 
@@ -138,7 +146,7 @@ def test_an_older_container_is_reached_on_its_own_port() -> None:
     assert endpoints(site(want, ONE)) == {("web", "http"): (Endpoint("c1", "172.18.0.2", 3000),)}
 
 
-def test_without_the_label_the_assigned_port_counts() -> None:
+def test_assigned_port_counts_without_the_label() -> None:
     want = wants(web("2", http=4000), routed=ingress())
     assert endpoints(site(want, replace(ONE, ports=None))) == {("web", "http"): (Endpoint("c1", "172.18.0.2", 4000),)}
 
@@ -153,7 +161,7 @@ def test_an_older_container_without_such_a_port_is_not_reached() -> None:
     assert endpoints(site(want, replace(ONE, ports={"metrics": 9090}))) == {("web", "http"): ()}
 
 
-def test_one_that_is_being_stopped_or_has_no_address_is_not_reached() -> None:
+def test_stopping_or_addressless_container_is_no_endpoint() -> None:
     want = wants(web(), routed=ingress())
     assert endpoints(site(want, ONE, stopping=frozenset(["c1"]))) == {("web", "http"): ()}
     assert endpoints(site(want, replace(ONE, networks={}))) == {("web", "http"): ()}
@@ -165,7 +173,7 @@ def test_a_rule_to_a_service_that_was_removed_is_told_and_the_rest_is_served() -
     found = site(wants(web(), routed=routed), ONE, leaving)
     assert endpoints(found) == {("web", "http"): (Endpoint("c1", "172.18.0.2", 3000),), ("api", "http"): ()}
     assert found.problems == ("requests are to go to service api, which is not assigned to this node",)
-    told = status(found, Given(), RouterStatus(serving=True, http_port=80))
+    told = ingress_status(found, IngressInputs(), RouterStatus(serving=True, http_port=80))
     assert told is not None
     assert (told.phase, told.reason, told.http_port) == (Status.FAILED, found.problems[0], 80)
 
@@ -195,7 +203,7 @@ def test_hosts_are_in_lower_case_and_what_is_none_is_left_out() -> None:
 def test_until_a_container_can_answer_it_has_not_started() -> None:
     found = site(wants(web(), routed=ingress()))
     assert found.unanswered == ("web",)
-    told = status(found, Given(), RouterStatus(serving=True))
+    told = ingress_status(found, IngressInputs(), RouterStatus(serving=True))
     assert told is not None
     assert (told.phase, told.reason) == (Status.STARTING, "no container can answer yet for web")
 
@@ -212,12 +220,12 @@ def test_until_a_container_can_answer_it_has_not_started() -> None:
     ids=["starting", "starting, with a reason", "serving", "serving, with a remark", "failed"],
 )
 def test_the_routers_own_word(router: RouterStatus, phase: Status.Phase.ValueType, reason: str) -> None:
-    told = status(site(wants(web(), routed=ingress()), ONE), Given(), router)
+    told = ingress_status(site(wants(web(), routed=ingress()), ONE), IngressInputs(), router)
     assert told is not None
     assert (told.phase, told.reason) == (phase, reason)
 
 
-def test_what_is_told_is_sorted() -> None:
+def test_problems_are_sorted() -> None:
     answers = tuple(stored_pb2.SigningRequest(id=each) for each in ("1", "2"))
     router = RouterStatus(
         serving=True,
@@ -226,7 +234,7 @@ def test_what_is_told_is_sorted() -> None:
         certificates={"b.example.com": "2", "a.example.com": "1"},
         challenges=frozenset({"y", "x"}),
     )
-    told = status(site(wants(web(), routed=ingress()), ONE), Given(answers=answers), router)
+    told = ingress_status(site(wants(web(), routed=ingress()), ONE), IngressInputs(answers=answers), router)
     assert told == Status(
         phase=Status.SERVING,
         http_port=80,
@@ -255,4 +263,4 @@ def test_what_is_told_is_sorted() -> None:
     ids=["nothing", "left", "began", "challenge", "reason", "no challenge", "answer", "certificate"],
 )
 def test_the_controller_waits_for_some_of_it(before: Status | None, after: Status | None, urgent: bool) -> None:
-    assert awaited(before, after) == urgent
+    assert must_report_now(before, after) == urgent

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.docker.model import Container, End, Health, Network, Now, Observed, State, Verdict
+from devopsellence.clock import Now
+from devopsellence.nodeagent.docker.model import (
+    Container,
+    ContainerExit,
+    ContainerState,
+    Health,
+    Network,
+    Observed,
+    ProbeVerdict,
+)
 from devopsellence.nodeagent.plan.actions import Memories
 from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_MEMORY, Trouble
@@ -27,7 +36,7 @@ def status(
     network: Network | None = NETWORK,
     problem: str = "",
 ) -> A:
-    verdict = Verdict.HEALTHY if healthy else Verdict.CHECKING
+    verdict = ProbeVerdict.HEALTHY if healthy else ProbeVerdict.CHECKING
     seen = Observed(there, network, {each.id: Health(verdict) for each in there})
     memories = memories or {}
     made = plan(goal, seen, memories, Now(1000.0, 2000.0))
@@ -44,7 +53,7 @@ def test_settled() -> None:
     assert web.hash == wanted(OLD).hash
 
 
-def test_one_that_this_release_made_is_not_reused() -> None:
+def test_container_of_this_release_is_not_reused() -> None:
     assert not status(want(OLD), container(OLD)).services[0].reused
 
 
@@ -57,12 +66,12 @@ def test_while_the_new_one_is_checked_the_old_one_is_what_serves() -> None:
 
 def test_failed_names_the_service_and_why() -> None:
     key = ("web", wanted(OLD).hash)
-    end = End(3, False, "2026-01-01T00:00:07.123456789Z", 0.2, ("one", "two"))
+    end = ContainerExit(3, False, "2026-01-01T00:00:07.123456789Z", 0.2, ("one", "two"))
     memory = replace(
         NO_MEMORY, trouble=Trouble.CRASHED, reason="ended with exit code 3", refusals=0, unstable=3, starts=5,
         retry=1005.0, retry_wall=2005.0, last_end=end, examined="web@t1",
     )  # fmt: skip
-    there = container(OLD, State.EXITED, identity="web", finished="t1")
+    there = container(OLD, ContainerState.EXITED, identity="web", finished="t1")
     found = status(want(OLD), there, memories={key: memory})
     (web,) = found.services
     assert (found.phase, found.reason) == (A.FAILED, "web: ended with exit code 3")
@@ -72,7 +81,7 @@ def test_failed_names_the_service_and_why() -> None:
 
 
 def test_an_exit_code_of_zero_is_still_an_exit() -> None:
-    memory = replace(NO_MEMORY, last_end=End(0, False, "", 1.0))
+    memory = replace(NO_MEMORY, last_end=ContainerExit(0, False, "", 1.0))
     found = status(want(OLD), container(OLD), memories={("web", wanted(OLD).hash): memory})
     assert found.services[0].last_exit.HasField("code")
 
@@ -87,7 +96,7 @@ def test_a_pull_says_how_far_it_is() -> None:
 def test_since_when_one_is_not_healthy() -> None:
     there = container(OLD)
     since = Now(990.0, 1990.5)
-    seen = Observed((there,), NETWORK, {there.id: Health(Verdict.UNHEALTHY, message="answered 500", since=since)})
+    seen = Observed((there,), NETWORK, {there.id: Health(ProbeVerdict.UNHEALTHY, message="answered 500", since=since)})
     memories = {("web", wanted(OLD).hash): replace(NO_MEMORY, proved=there.id, lapses=1)}
     made = plan(want(OLD), seen, memories, Now(1000.0, 2000.0))
     (web,) = build.status(want(OLD), made, memories, {}, "", None).services
@@ -95,17 +104,17 @@ def test_since_when_one_is_not_healthy() -> None:
     assert not status(want(OLD), there).services[0].HasField("unhealthy_since")
 
 
-def test_one_that_has_completed_is_settled_and_names_its_container() -> None:
+def test_completed_service_is_settled_with_its_container() -> None:
     job = service("job")
     goal = want(job, service(version="1", after={"job": COMPLETED}))
-    done = container(job, State.EXITED, finished="t1", code=0)
+    done = container(job, ContainerState.EXITED, finished="t1", code=0)
     memories = {("job", wanted(job).hash): replace(NO_MEMORY, examined=done.end_key)}
     found = status(goal, done, container(service(version="1")), memories=memories)
     assert found.phase == A.SETTLED
     assert (found.services[0].phase, found.services[0].container) == (S.COMPLETED, done.id[:12])
 
 
-def test_what_is_on_its_way_out_is_told_until_it_is_gone() -> None:
+def test_leaving_service_is_reported_until_removed() -> None:
     found = status(want(OLD), container(OLD), container(service("gone")))
     assert found.phase == A.CONVERGING
     assert [(each.name, each.phase) for each in found.services] == [("gone", S.STOPPING), ("web", S.RUNNING)]

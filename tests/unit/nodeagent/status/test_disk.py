@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import DiskSpace
-from devopsellence.nodeagent.status.disk import rounded, space
+from devopsellence.nodeagent.status.disk import disk_space, rounded
 
 TOTAL = 100_000
 
@@ -28,11 +28,11 @@ def seen(free: int, total: int = TOTAL) -> DiskSpace:
         (seen(40_000, total=50_000), 43_000, 40_000),
     ],
 )
-def test_it_is_told_in_twentieths(told: DiskSpace, free: int, tells: int) -> None:
+def test_free_space_is_rounded_to_twentieths(told: DiskSpace, free: int, tells: int) -> None:
     assert rounded(told, seen(free)) == seen(tells)
 
 
-def test_what_goes_up_and_down_a_little_is_told_once() -> None:
+def test_small_fluctuations_are_reported_once() -> None:
     told = rounded(DiskSpace(), seen(45_100))
     for free in (44_900, 45_100, 43_000, 46_000, 44_900, 51_000, 45_000):
         again = rounded(told, seen(free))
@@ -45,7 +45,7 @@ def test_the_smallest_disks_are_told_of(total: int) -> None:
 
 
 def test_this_machines_root_has_room() -> None:
-    here = space("/")
+    here = disk_space("/")
     assert 0 < here.free_mib <= here.total_mib
     with pytest.raises(OSError, match="No such file"):
-        space("/nonexistent")
+        disk_space("/nonexistent")

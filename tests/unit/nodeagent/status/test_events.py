@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Event, Exit, ServiceStatus
-from devopsellence.nodeagent.status.events import events, remembered
+from devopsellence.nodeagent.status.events import events, with_last_container
 
 SERVES: dict[str, Any] = {
     "container": "c1", "hash": "h1", "release": 1, "phase": ServiceStatus.RUNNING, "health": ServiceStatus.HEALTHY,
@@ -76,7 +76,9 @@ def web(**changes: Any) -> ServiceStatus:
         ([web()], [], [("service_removed", "n1: web was removed")]),
     ],
 )
-def test_what_is_told(before: list[ServiceStatus], after: list[ServiceStatus], expected: list[tuple[str, str]]) -> None:
+def test_status_changes_produce_events(
+    before: list[ServiceStatus], after: list[ServiceStatus], expected: list[tuple[str, str]]
+) -> None:
     told = events(status(*before), status(*after))
     assert [(event.code, event.message) for event in told] == expected
     for event in told:
@@ -85,18 +87,18 @@ def test_what_is_told(before: list[ServiceStatus], after: list[ServiceStatus], e
 
 def test_a_service_that_runs_nowhere_for_a_moment_is_not_taken_for_a_new_one() -> None:
     first, nowhere, again = status(web()), status(ServiceStatus(name="web")), status(web(container="c2"))
-    kept = remembered(first, nowhere)
+    kept = with_last_container(first, nowhere)
     assert events(first, nowhere) == []
     assert [event.code for event in events(kept, again)] == ["service_recreated"]
 
 
 def test_why_it_was_made_anew_is_known_while_it_runs_nowhere() -> None:
     sick, nowhere = status(web(health=ServiceStatus.UNHEALTHY)), status(ServiceStatus(name="web"))
-    (event,) = events(remembered(sick, nowhere), status(web(container="c2")))
+    (event,) = events(with_last_container(sick, nowhere), status(web(container="c2")))
     assert event.message == "n1: web was made anew, because it was not healthy"
 
 
-def test_nothing_is_told_of_the_first_status_that_is_known() -> None:
+def test_first_status_produces_no_events() -> None:
     assert events(None, status(web())) == []
 
 

@@ -17,21 +17,21 @@ from devopsellence.age import Identity
 from devopsellence.agent_identity import server_name
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest
-from devopsellence.cli.agent.client import Agent, connect, taken
+from devopsellence.cli.agent.client import AgentEndpoint, connect, wait_accepted
 from devopsellence.cli.certificates.pki import CertificateAuthority, CertificateRequest
 from devopsellence.nodeagent.api.images import ImageService
 from devopsellence.nodeagent.api.server import ApiServer, ListenOptions
 from devopsellence.nodeagent.assignments import Assigned, Assignments
 from devopsellence.nodeagent.docker import names as naming
-from devopsellence.nodeagent.docker.engine import Callbacks, Engine
-from devopsellence.nodeagent.plan.spec import Desired, desired
+from devopsellence.nodeagent.docker.engine import DockerEngine, EngineCallbacks
+from devopsellence.nodeagent.plan.spec import Desired, resolve_assignment
 from devopsellence.nodeagent.secrets import Vault
 from devopsellence.nodeagent.tls import Files
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
-from tests.integration.nodeagent.harness import docker
+from tests.support.agent import docker
+from tests.support.docker import remove
 from tests.support.images import small_image
-from tests.support.leavings import remove
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.agent_pb2_grpc import AgentAsyncStub
@@ -81,7 +81,7 @@ class Following:
     def environments(self) -> set[EnvironmentRef]:
         return set(self.wants)
 
-    def look(self, env: EnvironmentRef) -> Assigned:
+    def refresh(self, env: EnvironmentRef) -> Assigned:
         return Assigned(self.wants.get(env))
 
 
@@ -93,7 +93,7 @@ class NoImages:
 class Place:
     """One node: its engine's containers, and its API."""
 
-    engine: Engine
+    engine: DockerEngine
     following: Following
     uid: str
     pki: Pki
@@ -111,7 +111,7 @@ class Place:
             release=1,
             services=services,
         )
-        want = self.following.wants[ENV] = desired(assignment, ENV, self.uid)
+        want = self.following.wants[ENV] = resolve_assignment(assignment, ENV, self.uid)
         return want
 
     def run(self, service: str, *command: str, name: str = "", release: int = 1) -> str:
@@ -128,7 +128,7 @@ class Place:
     async def start(self, service: str, *command: str, release: int = 1) -> str:
         """The same, once the agent has seen it."""
         made = await asyncio.to_thread(lambda: self.run(service, *command, release=release))
-        await self.engine.look(made)
+        await self.engine.refresh(made)
         return made
 
     def network(self) -> None:
@@ -138,7 +138,7 @@ class Place:
 
     def client(self, files: Files | None = None) -> AbstractAsyncContextManager[AgentAsyncStub]:
         """An operator's stub, or that of whoever has ``files``."""
-        return connect(settings(files or self.pki.files("operator:ann")), Agent(NODE, self.uid, self.address))
+        return connect(settings(files or self.pki.files("operator:ann")), AgentEndpoint(NODE, self.uid, self.address))
 
     def clean(self) -> None:
         remove(self.uid)
@@ -149,7 +149,7 @@ async def place(folder: Path, host: str = "unix:///var/run/docker.sock") -> Asyn
     """A node that answers, until the block ends."""
     uid = f"test-{uuid.uuid4().hex}"
     connected = asyncio.Event()
-    engine = Engine(host, uid, Callbacks(lambda _env: None, lambda: None, lambda: connected.set()))
+    engine = DockerEngine(host, uid, EngineCallbacks(lambda _env: None, lambda: None, lambda: connected.set()))
     made = Place(engine, Following(), uid, Pki(folder / "pki"))
     running = asyncio.create_task(engine.run())
     api = ApiServer(
@@ -209,7 +209,7 @@ async def execute(stub: AgentAsyncStub, start: RunRequest, more: Sequence[RunReq
     """Run a command to its end with all of this input."""
 
     async def requests() -> AsyncIterator[RunRequest]:
-        await taken(call)
+        await wait_accepted(call)
         yield start
         for each in more:
             yield each

@@ -18,11 +18,11 @@ import grpc.aio
 
 from devopsellence.api.v1 import agent_pb2, stored_pb2, workload_pb2
 from devopsellence.api.v1.agent_pb2_grpc import AgentServicer, add_AgentServicer_to_server
-from devopsellence.cli.images.docker_cli import Docker
+from devopsellence.cli.images.docker_cli import DockerCli
 from devopsellence.cli.output import Output
 from devopsellence.nodeagent.api import auth
-from devopsellence.nodeagent.api.images import Images
-from devopsellence.nodeagent.docker.engine import Callbacks, Engine
+from devopsellence.nodeagent.api.images import ImageService
+from devopsellence.nodeagent.docker.engine import DockerEngine, EngineCallbacks
 from devopsellence.nodeagent.images.gc import ImageCollector
 from devopsellence.nodeagent.images.staging import LayerStaging
 from devopsellence.nodeagent.util.threads import ThreadPool
@@ -30,11 +30,11 @@ from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
-from tests.support.agentapi import AgentAuthority
+from tests.support.fake_agent import AgentAuthority
 from tests.support.images import IMAGE, small_image
 
 ENV = EnvironmentRef("acme", "shop", "production")
-BUILDER = Docker()
+BUILDER = DockerCli()
 #: Ids of the images that were built here, to be removed in the end.
 BUILT: list[str] = []
 
@@ -93,7 +93,7 @@ class Told(Output):
         return sum(data["bytes"] for _, data in self.said if data.get("stage") == "sent" and data["node"] == node)
 
 
-class CountingDocker(Docker):
+class CountingDocker(DockerCli):
     """Counts how often images were saved."""
 
     saves = 0
@@ -106,7 +106,7 @@ class CountingDocker(Docker):
 class Servicer:
     """Hands the calls on; ``breaks``: messages after which each of the next calls of SendLayer is cut, in turn."""
 
-    def __init__(self, node: str, images: Images) -> None:
+    def __init__(self, node: str, images: ImageService) -> None:
         self.node = node
         self.images = images
         self.breaks: list[int] = []
@@ -120,7 +120,7 @@ class Servicer:
         try:
             return await self.images.find(request)
         except Exception as error:  # noqa: BLE001 - as the agent's own
-            await auth.abort(context, self.node, auth.refusal(error))
+            await auth.abort(context, self.node, auth.refusal_of(error))
 
     async def SendLayer(  # noqa: N802
         self, requests: AsyncIterator[agent_pb2.SendLayerRequest], context: Any
@@ -128,14 +128,14 @@ class Servicer:
         try:
             return await self.images.send_layer(self._counted(requests))
         except Exception as error:  # noqa: BLE001 - as the agent's own
-            await auth.abort(context, self.node, auth.refusal(error))
+            await auth.abort(context, self.node, auth.refusal_of(error))
 
     async def LoadImage(self, request: agent_pb2.LoadImageRequest, context: Any) -> agent_pb2.LoadImageAnswer:  # noqa: N802
         self.loads += 1
         try:
             return await self.images.load(request)
         except Exception as error:  # noqa: BLE001 - as the agent's own
-            await auth.abort(context, self.node, auth.refusal(error))
+            await auth.abort(context, self.node, auth.refusal_of(error))
 
     async def _counted(
         self, requests: AsyncIterator[agent_pb2.SendLayerRequest]
@@ -165,11 +165,11 @@ class Receiving:
         self.uid = f"uid-{node}"
         self.staging = folder / "staging"
         self.changed = asyncio.Event()
-        self.engine = Engine(
-            host, self.uid, Callbacks(changed=lambda _: None, image=lambda: None, connection=self.changed.set)
+        self.engine = DockerEngine(
+            host, self.uid, EngineCallbacks(changed=lambda _: None, image=lambda: None, connection=self.changed.set)
         )
         self.garbage = ImageCollector(self.engine, folder / "images.json", ThreadPool(1, "disk"))
-        self.images = Images(self.engine, LayerStaging(self.staging), self.garbage)
+        self.images = ImageService(self.engine, LayerStaging(self.staging), self.garbage)
         self.servicer = Servicer(node, self.images)
         made = authority.issue_agent(folder, self.uid)
         self._credentials = grpc.ssl_server_credentials(
