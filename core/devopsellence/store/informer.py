@@ -13,7 +13,6 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
@@ -22,6 +21,7 @@ from google.protobuf.message import Message
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import Compacted, MalformedRecord, StoreError, WatchLost
 from devopsellence.store.etcd import Etcd, KeyValue, Listing, WatchBatch
+from devopsellence.store.record import Record
 from devopsellence.store.retry import repeat
 
 log = logging.getLogger(__name__)
@@ -34,17 +34,6 @@ _DECODE_CHUNK: Final = 100
 # A restored cluster whose revision has already caught up looks like the old one to a watch. So soon after every
 # reconnection the prefix is listed again; spread, so that a thousand agents do not ask at once.
 _VERIFY_SECONDS: Final = (1.0, 5.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Record(Generic[M]):
-    """What a key holds: ``message``, or ``error`` if the value does not parse. Exactly one of them is None."""
-
-    key: str
-    message: M | None
-    error: MalformedRecord | None
-    create_revision: int
-    mod_revision: int
 
 
 class Informer(Generic[M]):

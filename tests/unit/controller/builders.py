@@ -17,14 +17,14 @@ from devopsellence.controller.cache.validation import (
     checked_node,
     checked_secret,
 )
-from devopsellence.controller.model.actions import Action, Kind, Plan
-from devopsellence.controller.model.reachability import Silences
-from devopsellence.controller.model.snapshot import Moment, NodeView, Stopwatch, World
+from devopsellence.controller.model.actions import EnvironmentPlan, WriteAction, WriteKind
+from devopsellence.controller.model.reachability import UnreachableSince
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot, Moment, NodeView, ProgressStopwatch
 from devopsellence.controller.plan import plan
 from devopsellence.controller.rollout.target import fallback_number
 from devopsellence.store.errors import MalformedRecord
-from devopsellence.store.informer import Record
 from devopsellence.store.keys import EnvironmentRef, Keys
+from devopsellence.store.record import Record, message_of, revision_of
 
 REF = EnvironmentRef("acme", "shop", "production")
 KEYS = Keys("/t/")
@@ -131,10 +131,10 @@ class Store:
     def __init__(self) -> None:
         self.records: dict[str, Record[Any]] = {}
         self.revision = 0
-        self.stopwatch: Stopwatch | None = None
+        self.stopwatch: ProgressStopwatch | None = None
         self.events: list[pb.Event] = []
         self.seconds = 0.0
-        self.silences = Silences()
+        self.silences = UnreachableSince()
         # As the caches keep them: for as long as nothing about the node changes.
         self.views: dict[str, NodeView] = {}
 
@@ -185,11 +185,11 @@ class Store:
     def environment(self) -> pb.Environment | None:
         """None also if it cannot be read."""
         record = self.records.get(KEYS.environment(REF))
-        return record.message if record is not None else None
+        return message_of(record)
 
     def assignment(self, name: str) -> pb.Assignment | None:
         record = self.records.get(KEYS.assignment(name, REF))
-        return record.message if record is not None else None
+        return message_of(record)
 
     def assigned(self, name: str) -> list[str]:
         """The services that ``name`` is to run."""
@@ -246,7 +246,7 @@ class Store:
                 setattr(status, field, value)
         self.put(KEYS.status(name, REF), status)
 
-    def world(self) -> World:
+    def world(self) -> EnvironmentSnapshot:
         environment = self.environment()
         names = set(self.attached())
         for key in self.records:
@@ -268,7 +268,7 @@ class Store:
         ]
         found = self.records.get(KEYS.release(REF, latest)) if latest else None
         record = checked_environment(self.records.get(KEYS.environment(REF)), REF)
-        world = World(
+        world = EnvironmentSnapshot(
             REF,
             record,
             found,
@@ -312,7 +312,7 @@ class Store:
         prefix = KEYS.ingress_prefix(name)
         return {KEYS.parse_ingress(key)[2]: self.records[key] for key in self.records if key.startswith(prefix)}
 
-    def plan(self) -> Plan:
+    def plan(self) -> EnvironmentPlan:
         """What would be done now; what was worked out for earlier plans makes no difference to it."""
         world, now = self.world(), moment(self.seconds)
         made = plan(world, now, KEYS)
@@ -320,7 +320,7 @@ class Store:
         assert plan(anew, now, KEYS) == made
         return made
 
-    def step(self, *, only: int | None = None) -> Plan:
+    def step(self, *, only: int | None = None) -> EnvironmentPlan:
         """Plan and carry out; ``only`` the first so many actions, as if the controller had died then."""
         made = self.plan()
         for action in made.actions[:only]:
@@ -338,14 +338,14 @@ class Store:
                 return
         raise AssertionError(f"does not come to rest: {self.plan().actions}")
 
-    def carry_out(self, action: Action) -> None:
+    def carry_out(self, action: WriteAction) -> None:
         """As one transaction, whose conditions hold."""
         for key, revision in [
             *((change.key, change.replaces) for change in action.changes),
             *((basis.key, basis.mod_revision) for basis in action.rests_on),
         ]:
             record = self.records.get(key)
-            assert (record.mod_revision if record is not None else 0) == revision, f"{action} rests on another {key}"
+            assert revision_of(record) == revision, f"{action} rests on another {key}"
         for change in action.changes:
             if change.message is None:
                 self.delete(change.key)
@@ -353,10 +353,10 @@ class Store:
                 self.put(change.key, change.message)
 
 
-def kinds(made: Plan) -> list[Kind]:
+def kinds(made: EnvironmentPlan) -> list[WriteKind]:
     return [action.kind for action in made.actions]
 
 
-def writes(made: Plan) -> list[Action]:
+def writes(made: EnvironmentPlan) -> list[WriteAction]:
     """The actions that change what a node should run."""
     return [action for action in made.actions if action.node]

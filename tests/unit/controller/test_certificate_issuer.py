@@ -12,17 +12,18 @@ import pytest
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.certificates.demand import Account
-from devopsellence.controller.certificates.failure import Failure, IssuanceError, Kind, Pace
+from devopsellence.controller.certificates.demand import AcmeAccount
+from devopsellence.controller.certificates.failure import FailureKind, IssuanceError, IssuanceFailure, IssuancePace
 from devopsellence.controller.certificates.issuer import ORDERS_AT_ONCE, Issuer
-from devopsellence.controller.certificates.writer import Records
-from devopsellence.controller.model.snapshot import World
-from devopsellence.controller.reconcile.reconciler import OutdatedError
+from devopsellence.controller.certificates.writer import CertificateWriter
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot
+from devopsellence.controller.reconcile.reconciler import Outdated
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import Ambiguous, Fenced
 from devopsellence.store.etcd import Compare, Delete, KeyValue, Listing, Put, TxnResult
 from devopsellence.store.events import Journal
 from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.record import revision_of
 from tests.unit.controller.builders import KEYS, REF, Store, moment
 from tests.unit.controller.certificate_builders import HOST, chain, csr, obtained, recipient
 from tests.unit.controller.ingress_builders import WEB, ingress, serving_store, settle
@@ -41,7 +42,7 @@ class Memory:
         self.told: list[str] = []
         self.changed = asyncio.Event()
 
-    def observe(self, ref: EnvironmentRef) -> World:
+    def observe(self, ref: EnvironmentRef) -> EnvironmentSnapshot:
         return self.store.world()
 
     def expect(self, written: Iterable[tuple[str, bytes, Message]]) -> None:
@@ -66,7 +67,7 @@ class Memory:
             raise self.trouble.pop(0)
         for one in compares:
             record = self.store.records.get(one.key)
-            if one.revision != (record.mod_revision if record is not None else 0):
+            if one.revision != revision_of(record):
                 return TxnResult(False, 1)
         for operation in operations:
             if isinstance(operation, Delete):
@@ -90,13 +91,13 @@ class Authority:
         self.go = threading.Event()
         self.go.set()
         self.fail: Exception | None = None
-        self.ordered: list[tuple[Account, str]] = []
+        self.ordered: list[tuple[AcmeAccount, str]] = []
         self.at_once = 0
         self.most_at_once = 0
         self.changed: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
 
-    def order(self, account: Account, csr_pem: str) -> Authority:
+    def order(self, account: AcmeAccount, csr_pem: str) -> Authority:
         with self._lock:
             self.ordered.append((account, csr_pem))
             self.at_once += 1
@@ -122,12 +123,12 @@ class Authority:
 class Scene:
     """The issuer, and nodes that make keys and answer challenges while ``nodes_work``."""
 
-    def __init__(self, store: Store, pace: Pace) -> None:
+    def __init__(self, store: Store, pace: IssuancePace) -> None:
         self.memory = Memory(store)
         self.authority = Authority()
         self.nodes_work = True
         fake: Any = self.memory
-        records = Records(fake, fake, fake, Journal(fake), lambda: moment(0))
+        records = CertificateWriter(fake, fake, fake, Journal(fake), lambda: moment(0))
         self.issuer = Issuer(fake, fake, records, lambda: self.authority, lambda: moment(0), pace)
 
     async def until(self, check: Callable[[], bool]) -> None:
@@ -174,8 +175,8 @@ def serving(*hosts: str) -> Store:
 
 
 @asynccontextmanager
-async def issuing(store: Store, pace: Pace | None = None) -> AsyncIterator[Scene]:
-    scene = Scene(store, pace if pace is not None else Pace(answers=20))
+async def issuing(store: Store, pace: IssuancePace | None = None) -> AsyncIterator[Scene]:
+    scene = Scene(store, pace if pace is not None else IssuancePace(answers=20))
     loop = asyncio.get_running_loop()
 
     def changed() -> None:
@@ -218,9 +219,9 @@ async def test_so_many_orders_at_once_and_no_more() -> None:
 
 
 async def test_nodes_that_do_not_answer_are_waited_for_and_named_when_it_fails() -> None:
-    async with issuing(serving(), Pace(answers=0.01)) as scene:
+    async with issuing(serving(), IssuancePace(answers=0.01)) as scene:
         scene.nodes_work = False
-        scene.authority.fail = IssuanceError(Failure(Kind.UNAUTHORIZED, "acme refused: 404"))
+        scene.authority.fail = IssuanceError(IssuanceFailure(FailureKind.UNAUTHORIZED, "acme refused: 404"))
         await scene.until(lambda: scene.memory.certificate().issuance.phase == pb.Issuance.BACKOFF)
     assert scene.memory.certificate().issuance.reason.startswith("acme refused: 404 (not answered by n1); see that")
     assert scene.memory.told == ["failed"]
@@ -233,13 +234,13 @@ async def test_a_defect_fails_the_attempt_and_nothing_else() -> None:
         assert "a defect of its own" in scene.memory.certificate().issuance.reason
 
 
-async def test_what_others_write_meanwhile_is_kept() -> None:
+async def test_concurrent_writes_are_kept() -> None:
     """An operator lets another node into the certificate that is served, while the next one is under way."""
     store = serving()
     store.put(KEYS.certificate(REF, HOST), obtained(recipient(0)))
     async with issuing(store) as scene:
         scene.authority.go.clear()
-        scene.authority.fail = IssuanceError(Failure(Kind.OTHER, "no"))
+        scene.authority.fail = IssuanceError(IssuanceFailure(FailureKind.OTHER, "no"))
         await scene.until(lambda: scene.memory.certificate().issuance.phase == pb.Issuance.CHALLENGE)
         resealed = pb.Certificate()
         resealed.CopyFrom(scene.memory.certificate())
@@ -270,7 +271,7 @@ async def test_an_attempt_that_nobody_wants_any_more_writes_nothing() -> None:
 async def test_an_operator_who_takes_the_issuance_away_begins_it_anew() -> None:
     store = serving()
     async with issuing(store) as scene:
-        scene.authority.fail = IssuanceError(Failure(Kind.OTHER, "no"))
+        scene.authority.fail = IssuanceError(IssuanceFailure(FailureKind.OTHER, "no"))
         await scene.until(lambda: scene.memory.certificate().issuance.failures == 1)
         scene.authority.fail = None
         cleared = pb.Certificate()
@@ -287,15 +288,15 @@ async def test_a_write_without_an_answer_is_read_back() -> None:
     async with issuing(store) as scene:
         scene.authority.go.clear()
         await scene.until(lambda: scene.memory.certificate().issuance.phase == pb.Issuance.CHALLENGE)
-        scene.memory.trouble = [Ambiguous("no answer"), OutdatedError("raced")]
+        scene.memory.trouble = [Ambiguous("no answer"), Outdated("raced")]
         scene.authority.go.set()
         await scene.until(lambda: bool(scene.memory.certificate().chain_pem))
     assert scene.memory.told == ["obtained"]
 
 
-async def test_who_no_longer_leads_stops() -> None:
+async def test_former_leader_stops() -> None:
     store = serving()
-    scene = Scene(store, Pace())
+    scene = Scene(store, IssuancePace())
     scene.memory.trouble = [Fenced("another one leads")]
     with pytest.raises(Fenced):
         await scene.issuer.run([REF])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.cache.grouped import Groups
-from devopsellence.store.informer import Record
+from devopsellence.controller.cache.grouped import GroupedRecords
+from devopsellence.store.record import Record
 
 
 def record(revision: int) -> Record[pb.Certificate]:
@@ -12,7 +12,7 @@ def record(revision: int) -> Record[pb.Certificate]:
 
 
 def test_a_group_is_there_as_long_as_a_record_is() -> None:
-    groups: Groups[str, str, pb.Certificate] = Groups()
+    groups: GroupedRecords[str, str, pb.Certificate] = GroupedRecords()
     groups.set("a", "one", record(1))
     groups.set("a", "two", record(2))
     groups.set("a", "one", None)
@@ -24,14 +24,14 @@ def test_a_group_is_there_as_long_as_a_record_is() -> None:
     assert groups.of("a") == {}
 
 
-def test_what_never_was_may_go() -> None:
-    groups: Groups[str, str, pb.Certificate] = Groups()
+def test_unknown_key_may_be_removed() -> None:
+    groups: GroupedRecords[str, str, pb.Certificate] = GroupedRecords()
     groups.set("a", "one", None)
     assert list(groups) == []
 
 
-def test_what_was_handed_out_stays_as_it_was() -> None:
-    groups: Groups[str, str, pb.Certificate] = Groups()
+def test_returned_groups_do_not_change() -> None:
+    groups: GroupedRecords[str, str, pb.Certificate] = GroupedRecords()
     groups.set("a", "one", record(1))
     shown = groups.of("a")
     groups.set("a", "one", record(2))
@@ -41,7 +41,7 @@ def test_what_was_handed_out_stays_as_it_was() -> None:
 
 
 def test_the_same_object_means_that_nothing_has_changed() -> None:
-    groups: Groups[str, str, pb.Certificate] = Groups()
+    groups: GroupedRecords[str, str, pb.Certificate] = GroupedRecords()
     groups.set("a", "one", record(1))
     shown = groups.of("a")
     groups.set("b", "one", record(2))

@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.ingress.rules import hosts_of
-from devopsellence.controller.model.actions import Action, Kind
+from devopsellence.controller.model.actions import WriteAction, WriteKind
+from devopsellence.store.record import message_of
 from tests.unit.controller.builders import KEYS, REF, Store, service
 from tests.unit.controller.ingress_builders import WEB, beat, ingress, put_certificate
 
@@ -141,9 +142,9 @@ class AnyOrder(RuleBasedStateMachine):
             else:
                 self.check(name)
 
-    def check_that_it_knows(self, action: Action) -> None:
+    def check_that_it_knows(self, action: WriteAction) -> None:
         """Nothing is taken from a node that is there and may still serve it."""
-        if action.kind is not Kind.DELETE_PART or KEYS.heartbeat(action.node) not in self.store.records:
+        if action.kind is not WriteKind.DELETE_PART or KEYS.heartbeat(action.node) not in self.store.records:
             return
         _, _, part = KEYS.parse_ingress(action.changes[0].key)
         record = self.store.records.get(KEYS.assignment(action.node, REF))
@@ -178,7 +179,7 @@ class AnyOrder(RuleBasedStateMachine):
             answering = {one for one in NODES if one != name and self.serves(one) and self.answers(one)}
             assert answering <= others
         status = self.store.records.get(KEYS.status(name, REF))
-        said = status.message if status is not None else None
+        said = message_of(status)
         told = said is not None and (said.generation, said.node_uid) == (
             assignment.generation,
             assignment.node_uid,
@@ -208,7 +209,7 @@ class AnyOrder(RuleBasedStateMachine):
     def answers(self, name: str) -> bool:
         """Whether its agent says where its router answers."""
         beat, assignment = self.store.records.get(KEYS.heartbeat(name)), self.store.assignment(name)
-        message = beat.message if beat is not None else None
+        message = message_of(beat)
         return (
             message is not None
             and assignment is not None

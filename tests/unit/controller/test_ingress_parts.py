@@ -6,10 +6,10 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.ingress.peers import MOST, Routers
-from devopsellence.controller.model.actions import Basis, Kind
+from devopsellence.controller.ingress.peers import MAX_PEERS, PeerRouters
+from devopsellence.controller.model.actions import Precondition, WriteKind
 from devopsellence.controller.model.snapshot import NodeView
-from devopsellence.store.informer import Record
+from devopsellence.store.record import Record
 from tests.unit.controller.builders import KEYS, REF
 from tests.unit.controller.ingress_builders import (
     HOST,
@@ -51,7 +51,7 @@ def test_a_certificate_goes_to_each_node_that_serves_the_host_and_to_no_other() 
     assert parts(store, "n3") == {}
 
 
-def test_nothing_is_written_when_nothing_has_changed() -> None:
+def test_unchanged_state_writes_nothing() -> None:
     store = serving_store("n1", "n2")
     put_certificate(store, HOST, "aa", failures=1)
     settle(store)
@@ -69,7 +69,7 @@ def test_a_renewed_certificate_replaces_the_one_before_and_rests_on_what_is_stor
     made = store.step()
     record = store.records[KEYS.certificate(REF, HOST)]
     assert [(action.kind, action.reason, action.rests_on) for action in made.actions] == [
-        (Kind.WRITE_PART, f"{HOST}: its certificate is bb", (Basis(record.key, record.mod_revision),))
+        (WriteKind.WRITE_PART, f"{HOST}: its certificate is bb", (Precondition(record.key, record.mod_revision),))
     ]
     assert serial(store, "n1") == "bb"
     assert store.records[KEYS.assignment("n1", REF)].mod_revision == generation
@@ -83,9 +83,9 @@ def test_a_certificate_comes_together_with_the_assignment_of_a_new_node() -> Non
     store.set_environment("n1", "n2", latest=1)
     made = store.step()
     assert [(one.kind, one.node) for one in made.actions if one.node == "n2"] == [
-        (Kind.WRITE_ASSIGNMENT, "n2"),
-        (Kind.WRITE_PART, "n2"),
-        (Kind.WRITE_PART, "n2"),
+        (WriteKind.WRITE_ASSIGNMENT, "n2"),
+        (WriteKind.WRITE_PART, "n2"),
+        (WriteKind.WRITE_PART, "n2"),
     ]
     assert serial(store, "n2") == "aa"
 
@@ -102,7 +102,7 @@ def test_challenges_go_to_all_and_the_request_for_a_key_to_the_one_that_is_asked
     assert not first.HasField("certificate")
 
 
-def test_what_was_to_be_proved_goes_when_it_is_proved() -> None:
+def test_finished_challenges_are_removed() -> None:
     store = serving_store("n1")
     put_certificate(store, HOST, challenges=[TOKEN], key_request=REQUEST, key_node="n1")
     settle(store)
@@ -165,12 +165,12 @@ def test_a_host_that_is_not_named_any_more_is_taken_back_once_the_node_knows() -
     store.report("n1")
     made = store.step()
     assigned = store.records[KEYS.assignment("n1", REF)]
-    deletes = [one for one in made.actions if one.kind is Kind.DELETE_PART]
-    assert [one.rests_on for one in deletes] == [(Basis(assigned.key, assigned.mod_revision),)]
+    deletes = [one for one in made.actions if one.kind is WriteKind.DELETE_PART]
+    assert [one.rests_on for one in deletes] == [(Precondition(assigned.key, assigned.mod_revision),)]
     assert set(parts(store, "n1")) == {OTHER}
 
 
-def test_of_a_node_that_does_not_answer_it_is_taken_back_at_once() -> None:
+def test_parts_of_unreachable_node_are_removed_at_once() -> None:
     store = serving_store("n1", hosts=[HOST, OTHER])
     put_certificate(store, HOST, "aa")
     settle(store)
@@ -198,7 +198,7 @@ def test_a_detached_node_keeps_all_until_its_tombstone_has_been_carried_out() ->
     assert store.plan().actions == []
 
 
-def test_nothing_is_left_of_a_deleted_environment() -> None:
+def test_deleted_environment_leaves_no_parts() -> None:
     store = serving_store("n1", "n2")
     put_certificate(store, HOST, "aa")
     settle(store)
@@ -328,7 +328,7 @@ def test_a_router_whose_agent_is_away_is_kept(how: str) -> None:
     else:
         beat(store, "n2", uid="another" if how == "of another machine" else "", address="")
     made = store.step()
-    assert [one for one in made.actions if one.kind is not Kind.WRITE_ROLLOUT] == []
+    assert [one for one in made.actions if one.kind is not WriteKind.WRITE_ROLLOUT] == []
     assert peers(store, "n1") == {"n2": "n2.internal:7444", "n3": "n3.internal:7444"}
 
 
@@ -341,7 +341,7 @@ def test_a_new_node_is_told_where_a_router_answered_last() -> None:
     assert peers(store, "n3") == {"n2": "n2.internal:7444", "n1": "n1.internal:7444"}
 
 
-def test_what_was_written_last_is_where_it_answered_last() -> None:
+def test_last_known_address_is_kept() -> None:
     store = serving_store("n1", "n2", "n3")
     beat(store, "n3", address="moved.internal:7444")
     store.step(only=1)
@@ -368,25 +368,25 @@ def test_a_node_that_is_detached_is_no_router_any_more() -> None:
     assert peers(store, "n1") == {"n2": "n2.internal:7444"}
 
 
-def routers(count: int) -> Routers:
+def routers(count: int) -> PeerRouters:
     views = []
     for number in range(count):
         name = f"n{number}"
         record = Record("", pb.Heartbeat(node=name, uid=name, router_address=f"{name}:7444"), None, 1, 1)
         views.append(NodeView(name, heartbeat=record))
-    return Routers([(view, view.name) for view in views], views)
+    return PeerRouters([(view, view.name) for view in views], views)
 
 
-def test_of_many_each_is_told_of_some_and_named_to_as_many() -> None:
+def test_many_peers_are_limited_evenly() -> None:
     found = routers(100)
     chosen = {f"n{number}": [one.node for one in found.near(f"n{number}")] for number in range(100)}
-    assert {len(one) for one in chosen.values()} == {MOST}
+    assert {len(one) for one in chosen.values()} == {MAX_PEERS}
     assert all(names == sorted(names) and node not in names for node, names in chosen.items())
     named = [name for names in chosen.values() for name in names]
-    assert {named.count(name) for name in chosen} == {MOST}
+    assert {named.count(name) for name in chosen} == {MAX_PEERS}
 
 
-def test_one_that_comes_makes_a_difference_to_few() -> None:
+def test_new_peer_changes_few_parts() -> None:
     before, after = routers(100), routers(101)
     changed = [number for number in range(100) if before.near(f"n{number}") != after.near(f"n{number}")]
-    assert len(changed) == MOST
+    assert len(changed) == MAX_PEERS

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.model.actions import Action, Kind
+from devopsellence.controller.model.actions import WriteAction, WriteKind
 from devopsellence.placement.max_parallel import limit_of
+from devopsellence.store.record import message_of
 from tests.unit.controller.builders import KEYS, REF, Store, crashed, service, service_status
 
 NODES = ("n1", "n2", "n3", "n4", "n5")
@@ -129,12 +130,12 @@ class MovingInAnyOrder(RuleBasedStateMachine):
     def _answers(self, name: str) -> bool:
         return KEYS.heartbeat(name) in self.store.records
 
-    def _check(self, action: Action) -> None:
+    def _check(self, action: WriteAction) -> None:
         """Before it is carried out."""
         for change in action.changes:
             record = self.store.records.get(change.key)
             assert record is None or record.message != change.message, "nothing would change"
-        if action.kind is not Kind.WRITE_ASSIGNMENT:
+        if action.kind is not WriteKind.WRITE_ASSIGNMENT:
             return
         made, before = action.changes[0].message, self.store.assignment(action.node)
         assert isinstance(made, pb.Assignment)
@@ -145,7 +146,7 @@ class MovingInAnyOrder(RuleBasedStateMachine):
 
     def _check_record(self) -> None:
         record = self.store.records.get(KEYS.rollout(REF))
-        rollout = record.message if record is not None else None
+        rollout = message_of(record)
         if not isinstance(rollout, pb.Rollout):
             return
         if rollout.phase == pb.Rollout.SETTLED:
@@ -157,9 +158,9 @@ class MovingInAnyOrder(RuleBasedStateMachine):
         assert (rollout.target != rollout.release) <= bool(rollout.halted)
         assert rollout.phase != pb.Rollout.ROLLING_BACK or rollout.target != rollout.release
 
-    def _interrupts(self, action: Action) -> bool:
+    def _interrupts(self, action: WriteAction) -> bool:
         """Before it is carried out: whether it takes something away that is not midway."""
-        if action.kind is not Kind.WRITE_ASSIGNMENT:
+        if action.kind is not WriteKind.WRITE_ASSIGNMENT:
             return False
         made, before = action.changes[0].message, self.store.assignment(action.node)
         if before is None or before.removed or not before.services:
@@ -190,7 +191,7 @@ class MovingInAnyOrder(RuleBasedStateMachine):
     def _has_arrived(self, name: str) -> bool:
         """Whether its last report says that all of its assignment has settled."""
         found, record = self.store.assignment(name), self.store.records.get(KEYS.status(name, REF))
-        status = record.message if record is not None else None
+        status = message_of(record)
         if found is None or not isinstance(status, pb.AssignmentStatus):
             return False
         return status.phase == pb.AssignmentStatus.SETTLED and status.generation == found.generation

@@ -6,7 +6,8 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.scheduler.placement import Placing, place
+from devopsellence.controller.scheduler.placement import EnvironmentPlacement, place_services
+from devopsellence.store.record import message_of
 from tests.unit.controller.builders import KEYS, REF, Store, moment, service, service_status
 
 JOBS = "jobs"
@@ -51,7 +52,7 @@ def reported(made: Store, name: str) -> bool:
     assignment, status = made.assignment(name), made.records.get(KEYS.status(name, REF))
     if assignment is None:
         return True
-    message = status.message if status is not None else None
+    message = message_of(status)
     return message is not None and (message.generation, message.phase) == (
         assignment.generation,
         pb.AssignmentStatus.SETTLED,
@@ -72,10 +73,10 @@ def drain(made: Store, name: str, *labels: str, volumes: bool = False) -> None:
     made.put(KEYS.node(name), node)
 
 
-def placing(made: Store) -> Placing:
+def placing(made: Store) -> EnvironmentPlacement:
     release = made.records[KEYS.release(REF, 1)].message
     assert isinstance(release, pb.Release)
-    return place(made.world(), frozenset(made.attached()), release, moment(made.seconds))
+    return place_services(made.world(), frozenset(made.attached()), release, moment(made.seconds))
 
 
 def homes(made: Store, name: str = JOBS) -> list[str]:
@@ -141,7 +142,7 @@ def test_then_its_replica_starts_elsewhere_and_is_taken_from_it_when_that_has_se
     assert homes(made) == ["n2", "n3"], "the copy that has settled elsewhere stays"
 
 
-def test_who_is_back_before_the_other_copy_has_settled_keeps_its_own() -> None:
+def test_returning_node_keeps_its_unreplaced_copy() -> None:
     made = store("n1", "n2", "n3")
     silence(made, "n1")
     made.converge()
@@ -152,7 +153,7 @@ def test_who_is_back_before_the_other_copy_has_settled_keeps_its_own() -> None:
     assert homes(made) == ["n1", "n2"]
 
 
-def test_without_a_place_for_it_a_silent_node_keeps_its_replica() -> None:
+def test_unreachable_node_keeps_its_replica_without_another_place() -> None:
     made = store("n1", "n2")
     silence(made, "n1")
     made.converge()
@@ -166,7 +167,7 @@ def test_without_a_place_for_it_a_silent_node_keeps_its_replica() -> None:
     assert made.rollout().reason == ""
 
 
-def test_what_has_a_volume_waits_for_its_node() -> None:
+def test_service_with_volume_waits_for_its_node() -> None:
     made = store("n1", "n2", replicas=jobs(1, volume=True))
     silence(made, "n1")
     made.converge()
@@ -232,7 +233,7 @@ def test_a_cordoned_node_keeps_its_copy_which_counts() -> None:
     assert homes(made) == ["n1", "n2"]
 
 
-def test_what_no_release_reaches_says_so() -> None:
+def test_unreachable_replicas_are_reported() -> None:
     made = store("n1", "n2", replicas=jobs(1))
     made.add_node("n1", "worker", cordoned=True)
     made.deploy(2, jobs(1))
@@ -291,7 +292,7 @@ def test_a_drained_nodes_replica_leaves_when_another_has_settled() -> None:
     assert made.progress("n1").reason.endswith(" drained; run devopsellence node uncordon n1")
 
 
-def test_without_a_place_for_it_the_drained_nodes_replica_leaves_all_the_same() -> None:
+def test_drained_node_loses_its_replica_without_another_place() -> None:
     made = store("n1", "n2")
     drain(made, "n1")
     settle(made)
@@ -374,7 +375,7 @@ def test_a_drained_node_that_does_not_answer_blocks_nothing() -> None:
     assert made.phase() == "SETTLED"
 
 
-def test_who_is_not_drained_any_more_takes_part_again_and_nothing_moves_back() -> None:
+def test_uncordoned_node_takes_part_and_nothing_moves_back() -> None:
     made = store("n1", "n2", "n3")
     drain(made, "n1")
     settle(made)

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.plan import plan
 from devopsellence.controller.rollout.target import is_partial
-from devopsellence.store.informer import Record
+from devopsellence.store.record import Record, revision_of
 from tests.unit.controller.builders import KEYS, REF, Store, app, migration, moment, service
 
 NODES = ("n1", "n2", "n3")
@@ -182,7 +182,7 @@ class TaskInAnyOrder(RuleBasedStateMachine):
 
     def _holds(self, key: str, revision: int) -> bool:
         record = self.store.records.get(key)
-        return (record.mod_revision if record is not None else 0) == revision
+        return revision_of(record) == revision
 
     @rule(seconds=st.integers(1, 700))
     def reconcile(self, seconds: int) -> None:

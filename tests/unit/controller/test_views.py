@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.cache.node_index import Index, Tie
-from devopsellence.controller.cache.node_views import Views
+from devopsellence.controller.cache.node_index import NodeIndex, NodeTie
+from devopsellence.controller.cache.node_views import NodeViews
 from devopsellence.controller.model.snapshot import NodeView
-from devopsellence.store.informer import Record
 from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.record import Record
 
 REF = EnvironmentRef("acme", "shop", "production")
 OTHER = EnvironmentRef("acme", "shop", "staging")
@@ -23,9 +23,9 @@ class Store:
     def __init__(self) -> None:
         self.revision = 0
         self.nodes: dict[str, Record[pb.Node]] = {}
-        self.index = Index()
+        self.index = NodeIndex()
         self.built = 0
-        self.views = Views(self.build)
+        self.views = NodeViews(self.build)
 
     def build(self, ref: EnvironmentRef, name: str) -> NodeView:
         self.built += 1
@@ -41,7 +41,7 @@ class Store:
             self.views.touch(ref, name)
 
     def tie(self, ref: EnvironmentRef, name: str, *, present: bool) -> None:
-        self.index.set(ref, name, Tie.ATTACHED, present=present)
+        self.index.set(ref, name, NodeTie.ATTACHED, present=present)
 
     def observe(self, ref: EnvironmentRef) -> list[NodeView]:
         return list(self.views.of(ref, self.index.nodes_of(ref)))
@@ -57,7 +57,7 @@ CHANGES = st.lists(
 
 
 @given(CHANGES)
-def test_what_is_kept_is_what_would_be_made_anew(changes: list[tuple[str, str, EnvironmentRef]]) -> None:
+def test_kept_views_equal_fresh_ones(changes: list[tuple[str, str, EnvironmentRef]]) -> None:
     store = Store()
     for what, name, ref in [*changes, ("observe", "", REF), ("observe", "", OTHER)]:
         if what == "change":

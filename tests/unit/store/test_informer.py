@@ -16,6 +16,7 @@ from devopsellence.store.codec import encode
 from devopsellence.store.errors import Compacted, StoreError, Unavailable, WatchLost
 from devopsellence.store.etcd import Etcd, KeyValue, Listing, WatchBatch, WatchEvent
 from devopsellence.store.informer import Informer
+from devopsellence.store.record import revision_of
 
 PREFIX = "/p/nodes/"
 
@@ -106,7 +107,7 @@ async def test_repeated_and_backward_events_are_dropped() -> None:
     assert followed.reported == ["a", "b", "a", "c"]
 
 
-async def test_what_was_written_here_is_not_parsed_when_it_comes_back_and_anything_else_is() -> None:
+async def test_own_writes_are_not_parsed_again() -> None:
     fake = FakeEtcd([listing(4)], [[batch(4), batch(7, put("mine", 5), put("theirs", 6), deleted("gone", 7))]])
     followed = Followed(fake)
     mine = stored_pb2.Node(address="5")
@@ -271,9 +272,7 @@ class History:
     draw=st.data(),
     breaks=st.integers(0, 4),
 )
-def test_whatever_the_network_does_the_cache_ends_up_right(
-    changes: list[tuple[str, bool]], draw: Any, breaks: int
-) -> None:
+def test_cache_is_correct_after_any_network_fault(changes: list[tuple[str, bool]], draw: Any, breaks: int) -> None:
     events = [
         put(name, number) if written else deleted(name, number) for number, (name, written) in enumerate(changes, 1)
     ]
@@ -282,7 +281,7 @@ def test_whatever_the_network_does_the_cache_ends_up_right(
 
     def on_change(key: str) -> None:
         record = informer.records.get(key)
-        seen.append((key, record.mod_revision if record else 0))
+        seen.append((key, revision_of(record)))
 
     informer = Informer(cast("Etcd", history), PREFIX, stored_pb2.Node, on_change)
 

@@ -1,4 +1,4 @@
-"""A snapshot of one environment that stays true: informers on the keys that it is made of."""
+"""Continuously updated snapshot of one environment, from informers on its keys."""
 
 from __future__ import annotations
 
@@ -29,17 +29,16 @@ from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.record import Record, message_of
 
 M = TypeVar("M", bound=Message)
-# Seconds after which what could not be read is tried again.
+# Seconds between attempts to read a record.
 _AGAIN: Final = 1.0
 
 
 class EnvironmentWatcher:
-    """Keeps the records of one environment; an async context manager.
+    """Local copy of the records of one environment; an async context manager.
 
-    Up to ``watches`` nodes each have a watch of their own on their status; beyond that, one watch on all statuses
-    costs etcd less.
+    Up to ``watches`` nodes have a watch per status; beyond that, a single watch on all statuses costs etcd less.
 
-    Entering it raises Unavailable when not everything could be read within ``patience`` seconds; after that a lost
+    Entering raises Unavailable if the first read takes longer than ``patience`` seconds; after that, a lost
     connection only makes the snapshots ``stale``.
     """
 
@@ -54,7 +53,8 @@ class EnvironmentWatcher:
         self._tasks: set[asyncio.Task[Any]] = set()
         keys = etcd.keys
         self._environments = self._informer(keys.environment(ref), Environment)
-        # Only that it changes: it does so with every status of every node, and is read when it is to be shown.
+        # Watched only for changes, not for its content: the rollout changes with every status of every node, so the
+        # content is read only when needed.
         self._rollouts = self._informer(keys.rollout(ref), Empty)
         self._rollout: Record[Rollout] | None = None
         self._nodes = self._informer(keys.nodes_prefix, Node)
@@ -89,14 +89,14 @@ class EnvironmentWatcher:
         await self._stop()
 
     def wake(self) -> None:
-        """Let :meth:`next` return although nothing changed; for whoever has an eye on the time."""
+        """Make :meth:`next` return without a change, for example at a deadline."""
         self._changed.set()
 
     async def next(self) -> Snapshot:
-        """The state after the next change; changes in between are seen together. Waits for as long as it takes."""
+        """Wait for the next change, without a limit, and return the snapshot after it; rapid changes are combined."""
         changed = asyncio.ensure_future(self._changed.wait())
         try:
-            # An informer only ever ends by a mistake of ours, which must not look like peace and quiet.
+            # An informer ends only because of a bug, which must not look like an environment without changes.
             done, _ = await asyncio.wait({changed, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             changed.cancel()
@@ -110,7 +110,7 @@ class EnvironmentWatcher:
         return self.snapshot()
 
     def snapshot(self) -> Snapshot:
-        """What is known now."""
+        """Return the snapshot of the current records."""
         keys, ref = self._etcd.keys, self._ref
         problems: list[UnreadableKey] = []
         environment = _message(self._environments.records.get(keys.environment(ref)), problems)
@@ -140,11 +140,12 @@ class EnvironmentWatcher:
         return Informer(self._etcd, prefix, kind, lambda _key: self._changed.set(), on_connection=self._changed.set)
 
     def _named(self, number: int, rollout: Rollout | None, problems: list[UnreadableKey]) -> dict[int, Release]:
-        """The newest release and those that the rollout names, as far as they have been read."""
-        found = {
-            each: _message(self._releases.get(each), problems) for each in sorted({number, *releases_named_by(rollout)})
+        """Return the newest release and the releases named by the rollout, as far as read."""
+        releases = {
+            release_number: _message(self._releases.get(release_number), problems)
+            for release_number in sorted({number, *releases_named_by(rollout)})
         }
-        return {each: release for each, release in found.items() if release is not None}
+        return {release_number: release for release_number, release in releases.items() if release is not None}
 
     def _names(self, environment: Environment | None, rollout: Rollout | None) -> list[str]:
         in_rollout = [progress.node for progress in rollout.nodes] if rollout else []
@@ -163,27 +164,27 @@ class EnvironmentWatcher:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _refresh(self) -> None:
-        """Read what is watched only by name: the rollout and the releases that matter; watch nodes that are new."""
+        """Read the rollout and the releases, which have no informer for their content; watch new nodes."""
         await self._fetch_rollout()
         environment = _message(self._environments.records.get(self._etcd.keys.environment(self._ref)), [])
         rollout = _message(self._rollout, [])
         self._watch_statuses(self._names(environment, rollout))
         number = environment.latest_release if environment else 0
-        for each in sorted({number, *releases_named_by(rollout)} - {0} - self._releases.keys()):
-            await self._fetch_release(each)
+        for release in sorted({number, *releases_named_by(rollout)} - {0} - self._releases.keys()):
+            await self._fetch_release(release)
 
     async def _fetch_rollout(self) -> None:
-        """Read the rollout if it is another than the one that was read."""
+        """Read the rollout if it changed since the last read."""
         key = self._etcd.keys.rollout(self._ref)
-        seen = self._rollouts.records.get(key)
-        if seen is None or (self._rollout is not None and self._rollout.mod_revision == seen.mod_revision):
-            self._rollout = self._rollout if seen is not None else None
+        watched = self._rollouts.records.get(key)
+        if watched is None or (self._rollout is not None and self._rollout.mod_revision == watched.mod_revision):
+            self._rollout = self._rollout if watched is not None else None
             return
-        found = await self._etcd.get(key)
-        self._rollout = _record(Rollout, found) if found is not None else None
+        stored = await self._etcd.get(key)
+        self._rollout = _record(Rollout, stored) if stored is not None else None
 
     def _watch_statuses(self, names: Sequence[str]) -> None:
-        """Watch the statuses of nodes that are new here; what they hold is a change when it has been read."""
+        """Watch the statuses of new nodes; each first read counts as a change."""
         keys = self._etcd.keys
         missing = [name for name in names if name not in self._statuses]
         if "" in self._statuses or not missing:
@@ -197,10 +198,10 @@ class EnvironmentWatcher:
         self._run(new.values())
 
     async def _fetch_release(self, number: int) -> None:
-        """Read a release once; it never changes."""
-        found = await self._etcd.get(self._etcd.keys.release(self._ref, number))
-        if found is not None:
-            self._releases[number] = _record(Release, found)
+        """Read a release, once, because releases never change."""
+        stored = await self._etcd.get(self._etcd.keys.release(self._ref, number))
+        if stored is not None:
+            self._releases[number] = _record(Release, stored)
 
 
 def _record(kind: type[M], kv: KeyValue) -> Record[M]:
@@ -221,5 +222,5 @@ def _message(record: Record[M] | None, problems: list[UnreadableKey]) -> M | Non
 def _by_name(
     names: list[str], records: Mapping[str, Record[Any] | None], problems: list[UnreadableKey]
 ) -> dict[str, Any]:
-    found = {name: _message(records[name], problems) for name in names}
-    return {name: message for name, message in found.items() if message is not None}
+    messages = {name: _message(records[name], problems) for name in names}
+    return {name: message for name, message in messages.items() if message is not None}

@@ -15,8 +15,9 @@ from zlib import crc32
 from devopsellence.agent_identity import answers_at
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.model.snapshot import NodeView
-from devopsellence.controller.rollout.node_progress import Judgement
+from devopsellence.controller.rollout.node_progress import NodeProgress
 from devopsellence.controller.rollout.target import assigned
+from devopsellence.store.record import message_of
 
 #: So many nodes are named to one that may lack an image.
 MOST: Final = 3
@@ -29,10 +30,10 @@ def images_of(assignment: pb.Assignment) -> Images:
     return frozenset(service.image.pinned for service in assignment.services if service.image.pinned.startswith(_ID))
 
 
-class Holders:
+class ImagePeers:
     """The nodes that run ``target`` and can be asked, out of ``judged``; looked through when somebody needs one."""
 
-    def __init__(self, judged: Iterable[tuple[NodeView, Judgement]], target: int) -> None:
+    def __init__(self, judged: Iterable[tuple[NodeView, NodeProgress]], target: int) -> None:
         self._judged = judged
         self._target = target
         # By the images that they have, in order of their names.
@@ -70,7 +71,7 @@ class Holders:
         return self._known
 
 
-def lacks(view: NodeView) -> Images:
+def missing_images(view: NodeView) -> Images:
     """The images that the node may lack: those of services whose containers it could not make or start.
 
     A service that has begun and ended has its image, so it is not meant.
@@ -81,8 +82,8 @@ def lacks(view: NodeView) -> Images:
 def _held(view: NodeView) -> tuple[Images, pb.Peer | None]:
     """What the node can be asked for, and where."""
     found = assigned(view)
-    node = view.node.message if view.node is not None else None
-    beat = view.heartbeat.message if view.heartbeat is not None else None
+    node = message_of(view.node)
+    beat = message_of(view.heartbeat)
     if found is None or node is None or beat is None or not node.uid == beat.uid == found.node_uid:
         return frozenset(), None
     address = answers_at(node.address, beat.api_address)
@@ -91,7 +92,7 @@ def _held(view: NodeView) -> tuple[Images, pb.Peer | None]:
 
 def _lacking(view: NodeView) -> Images:
     found = assigned(view)
-    status = view.status.message if view.status is not None else None
+    status = message_of(view.status)
     if found is None or status is None:
         return frozenset()
     if (status.node_uid, status.generation) != (found.node_uid, found.generation):

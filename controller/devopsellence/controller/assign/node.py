@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.assign.secrets import Secrets, is_sealed, seal
+from devopsellence.controller.assign.secrets import Secrets, add_secrets, has_current_secrets
 from devopsellence.controller.ingress.rules import hosts_of, reaches
-from devopsellence.controller.model.actions import Action, Basis, Change, Kind
+from devopsellence.controller.model.actions import KeyChange, Precondition, WriteAction, WriteKind
 from devopsellence.controller.model.snapshot import NodeView
 from devopsellence.controller.rollout.task_stage import withdrawn_task
-from devopsellence.store.informer import Record
 from devopsellence.store.keys import EnvironmentRef, Keys
+from devopsellence.store.record import Record, message_of, revision_of
 
 M = TypeVar("M", bound=Message)
 
@@ -41,7 +41,7 @@ def template(ref: EnvironmentRef, release: pb.Release, names: AbstractSet[str]) 
 
 def is_assigned(view: NodeView, node: pb.Node, wanted: pb.Assignment) -> bool:
     """Whether ``wanted`` is what ``view`` has: then assign() has nothing to do."""
-    current = _message(view.assignment)
+    current = message_of(view.assignment)
     return current is not None and _is_same(current, view.name, node.uid, wanted)
 
 
@@ -53,37 +53,37 @@ def assign(
     wanted: pb.Assignment,
     why_placed: str = "",
     peers: Sequence[pb.Peer] = (),
-) -> tuple[pb.Assignment, Action]:
+) -> tuple[pb.Assignment, WriteAction]:
     """The assignment that ``view``, which has another, should have, and the action that writes it.
 
     ``node`` is the readable Node of ``view``, ``wanted`` the template for its services, ``why_placed`` a clause about
     why it is given some that it did not have, ``peers`` whom it can ask for images.
     """
-    current = _message(view.assignment)
+    current = message_of(view.assignment)
     made = pb.Assignment()
     made.CopyFrom(wanted)
     made.node, made.node_uid, made.generation = view.name, node.uid, next_generation(view)
     made.peers.extend(peers)
     reason, warning = _why_written(view.assignment, made, why_placed)
-    change = Change(keys.assignment(view.name, ref), _revision(view.assignment), made)
-    return made, Action(
-        Kind.WRITE_ASSIGNMENT, reason, (change,), view.name, _basis_of_node(keys, view, current, made), warning
+    change = KeyChange(keys.assignment(view.name, ref), revision_of(view.assignment), made)
+    return made, WriteAction(
+        WriteKind.WRITE_ASSIGNMENT, reason, (change,), view.name, _basis_of_node(keys, view, current, made), warning
     )
 
 
 def keep(
     keys: Keys, ref: EnvironmentRef, view: NodeView, secrets: Secrets, release: int, *, task_failed: bool = False
-) -> tuple[pb.Assignment | None, Action | None]:
+) -> tuple[pb.Assignment | None, WriteAction | None]:
     """What ``view`` has, kept while ``release`` is the newest, and the action that brings it up to date, if any.
 
     Its secrets may have been encrypted anew, and a task of an earlier release is not started any more, nor that of
     ``release`` once it counts as failed (``task_failed``).
     """
-    current = _message(view.assignment)
+    current = message_of(view.assignment)
     if current is None or current.removed:
         return current, None
-    withdrawn = withdrawn_task(current, _message(view.status), release, failed=task_failed)
-    if not withdrawn and is_sealed(current, secrets):
+    withdrawn = withdrawn_task(current, message_of(view.status), release, failed=task_failed)
+    if not withdrawn and has_current_secrets(current, secrets):
         return current, None
     made = pb.Assignment()
     made.CopyFrom(current)
@@ -92,7 +92,7 @@ def keep(
     if withdrawn and current.release != release:
         # Of the newest release it stays, and says that the assignment is not all of the release.
         made.ClearField("task_service")
-    seal(made, secrets, current, keep_deleted=True)
+    add_secrets(made, secrets, current, keep_deleted=True)
     if withdrawn and current.release == release:
         reason = f"release {release} has failed before its release task had begun here"
     elif withdrawn:
@@ -104,7 +104,7 @@ def keep(
 
 def offer(
     keys: Keys, ref: EnvironmentRef, view: NodeView, current: pb.Assignment, peers: Sequence[pb.Peer]
-) -> tuple[pb.Assignment, Action]:
+) -> tuple[pb.Assignment, WriteAction]:
     """``current``, which is what ``view`` has, with others to ask for images, and the action that writes it."""
     made = pb.Assignment()
     made.CopyFrom(current)
@@ -116,9 +116,9 @@ def offer(
 
 def reduce(
     keys: Keys, ref: EnvironmentRef, view: NodeView, secrets: Secrets, names: AbstractSet[str]
-) -> tuple[pb.Assignment | None, Action | None]:
+) -> tuple[pb.Assignment | None, WriteAction | None]:
     """What ``view``, which is being drained, has of the services ``names``, and the action that takes the rest away."""
-    current = _message(view.assignment)
+    current = message_of(view.assignment)
     if current is None or current.removed or all(service.name in names for service in current.services):
         return current, None
     leaving = ", ".join(service.name for service in current.services if service.name not in names)
@@ -128,39 +128,44 @@ def reduce(
     made.services.extend(service for service in current.services if service.name in names)
     if not reaches(made.ingress, {service.name for service in made.services}):
         made.ClearField("ingress")
-    seal(made, secrets, current, keep_deleted=True)
-    basis = (Basis(keys.node(view.name), _revision(view.node)),)
+    add_secrets(made, secrets, current, keep_deleted=True)
+    basis = (Precondition(keys.node(view.name), revision_of(view.node)),)
     return made, _rewrite(keys, ref, view, made, f"it is being drained of {leaving}", basis)
 
 
 def _rewrite(
-    keys: Keys, ref: EnvironmentRef, view: NodeView, made: pb.Assignment, reason: str, rests_on: Sequence[Basis] = ()
-) -> Action:
+    keys: Keys,
+    ref: EnvironmentRef,
+    view: NodeView,
+    made: pb.Assignment,
+    reason: str,
+    rests_on: Sequence[Precondition] = (),
+) -> WriteAction:
     """The action that writes ``made``, changed from what ``view`` has, as its next generation."""
     made.generation = next_generation(view)
-    change = Change(keys.assignment(view.name, ref), _revision(view.assignment), made)
-    return Action(Kind.WRITE_ASSIGNMENT, reason, (change,), view.name, rests_on)
+    change = KeyChange(keys.assignment(view.name, ref), revision_of(view.assignment), made)
+    return WriteAction(WriteKind.WRITE_ASSIGNMENT, reason, (change,), view.name, rests_on)
 
 
 def next_generation(view: NodeView) -> int:
     """Above every generation that was stored or that the node has reported."""
-    assignment, status = _message(view.assignment), _message(view.status)
+    assignment, status = message_of(view.assignment), message_of(view.status)
     stored = assignment.generation if assignment is not None else 0
     reported = status.generation if status is not None else 0
     return max(stored, reported) + 1
 
 
-def withdraw(keys: Keys, ref: EnvironmentRef, view: NodeView, why: str) -> Action | None:
+def withdraw(keys: Keys, ref: EnvironmentRef, view: NodeView, why: str) -> WriteAction | None:
     """The next step on the way to nothing of ``ref`` on the node: a tombstone, its deletion, or waiting (None).
 
     ``why`` is the sentence's end for why the node should run nothing.
     """
-    current = _message(view.assignment)
+    current = message_of(view.assignment)
     if view.assignment is None and not _is_left_over(view):
         return _delete_status(keys, ref, view) if view.status is not None else None
     if current is not None and current.removed:
         return _delete_tombstone(keys, ref, view, current)
-    status, node = _message(view.status), _message(view.node)
+    status, node = message_of(view.status), message_of(view.node)
     owner = current or status or pb.Assignment(node_uid=node.uid if node is not None else "")
     tombstone = pb.Assignment(
         node=view.name,
@@ -173,34 +178,36 @@ def withdraw(keys: Keys, ref: EnvironmentRef, view: NodeView, why: str) -> Actio
         revision=current.revision if current is not None else "",
         removed=True,
     )
-    rests_on = [Basis(keys.node(view.name), 0)] if view.node is None else []
+    rests_on = [Precondition(keys.node(view.name), 0)] if view.node is None else []
     if view.assignment is None:
-        rests_on.append(Basis(keys.status(view.name, ref), _revision(view.status)))
+        rests_on.append(Precondition(keys.status(view.name, ref), revision_of(view.status)))
         why = f"{why}, but it still reports services that nothing assigns to it"
-    change = Change(keys.assignment(view.name, ref), _revision(view.assignment), tombstone)
-    return Action(Kind.WITHDRAW_ASSIGNMENT, why, (change,), view.name, rests_on)
+    change = KeyChange(keys.assignment(view.name, ref), revision_of(view.assignment), tombstone)
+    return WriteAction(WriteKind.WITHDRAW_ASSIGNMENT, why, (change,), view.name, rests_on)
 
 
 def _is_left_over(view: NodeView) -> bool:
     """Whether there is a status of something that runs although no assignment says so (its key was deleted by hand)."""
-    status = _message(view.status)
+    status = message_of(view.status)
     if status is None or status.phase == pb.AssignmentStatus.REMOVED:
         return False
     return not _why_nobody_answers(view, status.node_uid)
 
 
-def _delete_status(keys: Keys, ref: EnvironmentRef, view: NodeView) -> Action | None:
-    status = _message(view.status)
+def _delete_status(keys: Keys, ref: EnvironmentRef, view: NodeView) -> WriteAction | None:
+    status = message_of(view.status)
     nobody = _why_nobody_answers(view, status.node_uid if status is not None else "")
     if status is None and not nobody:
         return None
-    change = Change(keys.status(view.name, ref), _revision(view.status))
+    change = KeyChange(keys.status(view.name, ref), revision_of(view.status))
     reason = nobody or "its status was left over after the assignment was deleted"
-    return Action(Kind.DELETE_ASSIGNMENT, reason, (change,), view.name, _basis_of_nobody(keys, view) if nobody else ())
+    return WriteAction(
+        WriteKind.DELETE_ASSIGNMENT, reason, (change,), view.name, _basis_of_nobody(keys, view) if nobody else ()
+    )
 
 
-def _delete_tombstone(keys: Keys, ref: EnvironmentRef, view: NodeView, tombstone: pb.Assignment) -> Action | None:
-    status = _message(view.status)
+def _delete_tombstone(keys: Keys, ref: EnvironmentRef, view: NodeView, tombstone: pb.Assignment) -> WriteAction | None:
+    status = message_of(view.status)
     carried_out = (
         status is not None
         and status.phase == pb.AssignmentStatus.REMOVED
@@ -210,18 +217,20 @@ def _delete_tombstone(keys: Keys, ref: EnvironmentRef, view: NodeView, tombstone
     nobody = "" if carried_out else _why_nobody_answers(view, tombstone.node_uid)
     if not carried_out and not nobody:
         return None
-    changes = [Change(keys.assignment(view.name, ref), _revision(view.assignment))]
+    changes = [KeyChange(keys.assignment(view.name, ref), revision_of(view.assignment))]
     if view.status is not None:
-        changes.append(Change(keys.status(view.name, ref), _revision(view.status)))
+        changes.append(KeyChange(keys.status(view.name, ref), revision_of(view.status)))
     reason = nobody or "it has removed what it ran"
-    return Action(Kind.DELETE_ASSIGNMENT, reason, changes, view.name, _basis_of_nobody(keys, view) if nobody else ())
+    return WriteAction(
+        WriteKind.DELETE_ASSIGNMENT, reason, changes, view.name, _basis_of_nobody(keys, view) if nobody else ()
+    )
 
 
 def _why_nobody_answers(view: NodeView, uid: str) -> str:
     """Why no agent will ever carry out a tombstone for the machine ``uid``; empty while one may."""
     if view.node is None:
         return "the node is not registered and has no heartbeat" if view.heartbeat is None else ""
-    node, heartbeat = _message(view.node), _message(view.heartbeat)
+    node, heartbeat = message_of(view.node), message_of(view.heartbeat)
     if node is None or not uid or node.uid == uid:
         return ""
     if view.heartbeat is None or (heartbeat is not None and heartbeat.uid != uid):
@@ -229,21 +238,23 @@ def _why_nobody_answers(view: NodeView, uid: str) -> str:
     return ""
 
 
-def _basis_of_nobody(keys: Keys, view: NodeView) -> list[Basis]:
+def _basis_of_nobody(keys: Keys, view: NodeView) -> list[Precondition]:
     return [
-        Basis(keys.node(view.name), _revision(view.node)),
-        Basis(keys.heartbeat(view.name), _revision(view.heartbeat)),
+        Precondition(keys.node(view.name), revision_of(view.node)),
+        Precondition(keys.heartbeat(view.name), revision_of(view.heartbeat)),
     ]
 
 
-def _basis_of_node(keys: Keys, view: NodeView, current: pb.Assignment | None, made: pb.Assignment) -> tuple[Basis, ...]:
+def _basis_of_node(
+    keys: Keys, view: NodeView, current: pb.Assignment | None, made: pb.Assignment
+) -> tuple[Precondition, ...]:
     """The Node, where something is taken away because of what it says: an old copy of it must not do that."""
     if current is None or current.removed:
         return ()
     kept = {service.name for service in made.services}
     if current.node_uid == made.node_uid and all(service.name in kept for service in current.services):
         return ()
-    return (Basis(keys.node(view.name), _revision(view.node)),)
+    return (Precondition(keys.node(view.name), revision_of(view.node)),)
 
 
 def _is_same(current: pb.Assignment, name: str, uid: str, wanted: pb.Assignment) -> bool:
@@ -319,11 +330,3 @@ def _why_sealed(current: pb.Assignment, made: pb.Assignment) -> str:
         }
     )
     return f"secrets were stored anew: {', '.join(changed)}"
-
-
-def _message(record: Record[M] | None) -> M | None:
-    return record.message if record is not None else None
-
-
-def _revision(record: Record[Any] | None) -> int:
-    return record.mod_revision if record is not None else 0

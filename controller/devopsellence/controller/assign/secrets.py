@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.store.informer import Record
 from devopsellence.store.keys import REGISTRY
+from devopsellence.store.record import Record
 
 # By service and name.
 Secrets = Mapping[tuple[str, str], Record[pb.Secret]]
 
 
-class Reference(NamedTuple):
+class SecretReference(NamedTuple):
     """One version of one secret; ``service`` may be keys.REGISTRY."""
 
     service: str
@@ -27,15 +27,15 @@ class Reference(NamedTuple):
     version: int
 
 
-def references(services: Iterable[workload_pb2.Service], registry: pb.Registry | None) -> frozenset[Reference]:
+def references(services: Iterable[workload_pb2.Service], registry: pb.Registry | None) -> frozenset[SecretReference]:
     """All that ``services`` and the login to ``registry`` refer to."""
-    found = {Reference(one.name, ref.secret, ref.version) for one in services for ref in one.secret_refs}
+    found = {SecretReference(one.name, ref.secret, ref.version) for one in services for ref in one.secret_refs}
     if registry is not None and registry.password_secret:
-        found.add(Reference(REGISTRY, registry.password_secret, registry.password_version))
+        found.add(SecretReference(REGISTRY, registry.password_secret, registry.password_version))
     return frozenset(found)
 
 
-def references_of(assignment: pb.Assignment) -> frozenset[Reference]:
+def references_of(assignment: pb.Assignment) -> frozenset[SecretReference]:
     """All that an assignment refers to: by its services, its task and its registry."""
     services = list(assignment.services)
     if assignment.HasField("task_service"):
@@ -43,14 +43,14 @@ def references_of(assignment: pb.Assignment) -> frozenset[Reference]:
     return references(services, assignment.registry if assignment.HasField("registry") else None)
 
 
-def absent(release: pb.Release, secrets: Secrets) -> list[tuple[str, str]]:
+def missing_secrets(release: pb.Release, secrets: Secrets) -> list[tuple[str, str]]:
     """The secrets, by service and name, of which a version that ``release`` refers to is not there."""
     needed = references(release.services, release.registry if release.HasField("registry") else None)
-    gone = {(one.service, one.name) for one in needed if find(one, secrets) is None}
+    gone = {(one.service, one.name) for one in needed if find_ciphertext(one, secrets) is None}
     return sorted(key for key in gone if key not in secrets or secrets[key].error is None)
 
 
-def find(reference: Reference, secrets: Secrets) -> str | None:
+def find_ciphertext(reference: SecretReference, secrets: Secrets) -> str | None:
     """The ciphertext; None: the record or the version is not there, or the record cannot be read."""
     record = secrets.get((reference.service, reference.name))
     if record is None or record.message is None:
@@ -58,19 +58,19 @@ def find(reference: Reference, secrets: Secrets) -> str | None:
     return next((one.age for one in record.message.versions if one.version == reference.version and one.age), None)
 
 
-def seal(
+def add_secrets(
     assignment: pb.Assignment, secrets: Secrets, held: pb.Assignment | None = None, *, keep_deleted: bool = False
-) -> frozenset[Reference]:
+) -> frozenset[SecretReference]:
     """Put into ``assignment`` all that it refers to; returns what could not be found.
 
     What cannot be read or has aged out is taken from ``held``, the assignment that the node has; with ``keep_deleted``
     also what was deleted.
     """
-    given = {Reference(one.service, one.name, one.version): one.age for one in held.secrets} if held else {}
+    given = {SecretReference(one.service, one.name, one.version): one.age for one in held.secrets} if held else {}
     lacking = set()
     del assignment.secrets[:]
     for reference in sorted(references_of(assignment)):
-        age = find(reference, secrets)
+        age = find_ciphertext(reference, secrets)
         if age is None and (keep_deleted or (reference.service, reference.name) in secrets):
             age = given.get(reference)
         if age is None:
@@ -80,21 +80,23 @@ def seal(
     return frozenset(lacking)
 
 
-def is_sealed(assignment: pb.Assignment, secrets: Secrets) -> bool:
+def has_current_secrets(assignment: pb.Assignment, secrets: Secrets) -> bool:
     """Whether seal() with ``keep_deleted`` would change nothing in a stored assignment; cheaper than trying."""
     if not secrets and not assignment.secrets:
         return True
-    given = {Reference(one.service, one.name, one.version): one.age for one in assignment.secrets}
+    given = {SecretReference(one.service, one.name, one.version): one.age for one in assignment.secrets}
     needed = references_of(assignment)
-    return given.keys() <= needed and all(find(one, secrets) in (None, given.get(one)) for one in needed)
+    return given.keys() <= needed and all(find_ciphertext(one, secrets) in (None, given.get(one)) for one in needed)
 
 
-def holdable(lacking: Iterable[Reference], secrets: Secrets) -> bool:
+def holdable(lacking: Iterable[SecretReference], secrets: Secrets) -> bool:
     """Whether a node may still hold some of what is ``lacking``."""
     return any((one.service, one.name) in secrets for one in lacking)
 
 
-def problems(needed: Iterable[Reference], lacking: frozenset[Reference], secrets: Secrets) -> list[str]:
+def secret_problems(
+    needed: Iterable[SecretReference], lacking: frozenset[SecretReference], secrets: Secrets
+) -> list[str]:
     """What is wrong with the secrets that are ``needed``, in sentences that name the key or the command."""
     said: dict[str, None] = {}
     for reference in sorted(needed):
@@ -106,7 +108,7 @@ def problems(needed: Iterable[Reference], lacking: frozenset[Reference], secrets
     return list(said)
 
 
-def _why_lacking(reference: Reference, *, stored: bool) -> str:
+def _why_lacking(reference: SecretReference, *, stored: bool) -> str:
     registry = reference.service == REGISTRY
     whose = "of the registry" if registry else f'of service "{reference.service}"'
     if stored:

@@ -8,7 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from devopsellence.store.informer import Record
+from devopsellence.store.record import Record
 
 G = TypeVar("G", bound=Hashable)
 N = TypeVar("N", bound=Hashable)
@@ -16,7 +16,7 @@ M = TypeVar("M", bound=Message)
 _NONE: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 
-class Groups(Generic[G, N, M]):
+class GroupedRecords(Generic[G, N, M]):
     """Records by group, and by name within it."""
 
     def __init__(self) -> None:

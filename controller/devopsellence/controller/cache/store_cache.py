@@ -16,20 +16,21 @@ import structlog
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.cache.grouped import Groups
-from devopsellence.controller.cache.node_index import Index, Tie
-from devopsellence.controller.cache.node_views import Views
+from devopsellence.controller.cache.grouped import GroupedRecords
+from devopsellence.controller.cache.node_index import NodeIndex, NodeTie
+from devopsellence.controller.cache.node_views import NodeViews
 from devopsellence.controller.cache.validation import (
     checked_certificate,
     checked_environment,
     checked_node,
     checked_secret,
 )
-from devopsellence.controller.model.snapshot import NodeView, World
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
 from devopsellence.controller.rollout.target import fallback_number
 from devopsellence.store.etcd import Etcd
-from devopsellence.store.informer import Informer, Record
+from devopsellence.store.informer import Informer
 from devopsellence.store.keys import EnvironmentRef, InvalidName, check_name
+from devopsellence.store.record import Record
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -42,7 +43,7 @@ class OnChange(Protocol):
     def __call__(self, ref: EnvironmentRef, *, urgent: bool) -> None: ...
 
 
-class Caches:
+class StoreCache:
     """Everything the controller reads, as of a moment ago."""
 
     def __init__(self, etcd: Etcd, on_change: OnChange, on_connection: Callable[[], None]) -> None:
@@ -50,12 +51,12 @@ class Caches:
         self.keys = etcd.keys
         self._on_change = on_change
         self._on_connection = on_connection
-        self._index = Index()
-        self._views = Views(self._view)
+        self._index = NodeIndex()
+        self._views = NodeViews(self._view)
         # By service and name; by host; by part.
-        self._secrets_of: Groups[EnvironmentRef, tuple[str, str], pb.Secret] = Groups()
-        self._certificates_of: Groups[EnvironmentRef, str, pb.Certificate] = Groups()
-        self._parts_of: Groups[tuple[EnvironmentRef, str], str, pb.NodeIngress] = Groups()
+        self._secrets_of: GroupedRecords[EnvironmentRef, tuple[str, str], pb.Secret] = GroupedRecords()
+        self._certificates_of: GroupedRecords[EnvironmentRef, str, pb.Certificate] = GroupedRecords()
+        self._parts_of: GroupedRecords[tuple[EnvironmentRef, str], str, pb.NodeIngress] = GroupedRecords()
         # Keys that were complained about, with the revision at which they were: each is logged once.
         self._complained: dict[str, int] = {}
         self._was_connected = False
@@ -120,7 +121,7 @@ class Caches:
         """How many nodes a plan for ``ref`` has to go through."""
         return self._index.count_of(ref)
 
-    def observe(self, ref: EnvironmentRef) -> World:
+    def observe(self, ref: EnvironmentRef) -> EnvironmentSnapshot:
         """All that is stored about ``ref``."""
         keys = self.keys
         environment = checked_environment(self._environments.records.get(keys.environment(ref)), ref)
@@ -130,7 +131,9 @@ class Caches:
         rollout = self._rollouts.records.get(keys.rollout(ref))
         nodes = self._views.of(ref, self._index.nodes_of(ref))
         secrets, certificates = self._secrets_of.of(ref), self._certificates_of.of(ref)
-        world = World(ref, environment, release, rollout, nodes, secrets=secrets, certificates=certificates)
+        world = EnvironmentSnapshot(
+            ref, environment, release, rollout, nodes, secrets=secrets, certificates=certificates
+        )
         number = fallback_number(world)
         return replace(world, fallback=self._releases.records.get(keys.release(ref, number))) if number else world
 
@@ -235,17 +238,17 @@ class Caches:
         if found is not None:
             node, ref, part = found
             self._parts_of.set((ref, node), part, record)
-            self._index.set(ref, node, Tie.INGRESS, present=(ref, node) in self._parts_of)
+            self._index.set(ref, node, NodeTie.INGRESS, present=(ref, node) in self._parts_of)
             self._views.touch(ref, node)
             self._on_change(ref, urgent=False)
 
     def _assignment_changed(self, key: str) -> None:
-        self._about_assignment(key, self._assignments, Tie.ASSIGNMENT)
+        self._about_assignment(key, self._assignments, NodeTie.ASSIGNMENT)
 
     def _status_changed(self, key: str) -> None:
-        self._about_assignment(key, self._statuses, Tie.STATUS)
+        self._about_assignment(key, self._statuses, NodeTie.STATUS)
 
-    def _about_assignment(self, key: str, informer: Informer[Any], tie: Tie) -> None:
+    def _about_assignment(self, key: str, informer: Informer[Any], tie: NodeTie) -> None:
         record = informer.records.get(key)
         found = self._known(self.keys.parse_assignment, key, record)
         if found is not None:

@@ -12,8 +12,8 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.errors import MalformedRecord
-from devopsellence.store.informer import Record
 from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.record import Record
 
 M = TypeVar("M", bound=Message)
 

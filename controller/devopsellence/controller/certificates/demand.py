@@ -12,16 +12,16 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.controller.ingress.rules import hosts_of
 from devopsellence.controller.model.reachability import answers
-from devopsellence.controller.model.snapshot import NodeView, World
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
 from devopsellence.controller.rollout.target import fallback_number
-from devopsellence.store.informer import Record
+from devopsellence.store.record import Record, message_of
 
 #: The ACME directory of environments that name none: Let's Encrypt's for real certificates.
 DEFAULT_DIRECTORY: Final = "https://acme-v02.api.letsencrypt.org/directory"
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class AcmeAccount:
     """Whom certificates are ordered from, and as whom. ``email`` may be empty."""
 
     directory_url: str
@@ -29,7 +29,7 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class IngressServer:
     """A node that serves a host, as far as its ingress goes.
 
     ``recipient`` is its public key ("" while it is not known), ``tokens`` are the challenges that it answers,
@@ -44,23 +44,23 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class CertificateDemand:
     """What is asked for one host. ``account`` None: no certificate is to be ordered for it.
 
     ``servers`` are sorted by name. ``named``: the environment's configuration names it, or in doubt may do so.
     """
 
     host: str
-    servers: Sequence[Server] = ()
-    account: Account | None = None
+    servers: Sequence[IngressServer] = ()
+    account: AcmeAccount | None = None
     named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Demands:
+class CertificateDemands:
     """``hosts``: all that are named, served or have a record, by name. ``recipients``: of the nodes."""
 
-    hosts: Mapping[str, Demand]
+    hosts: Mapping[str, CertificateDemand]
     recipients: frozenset[str]
 
 
@@ -68,7 +68,7 @@ class Demands:
 class _Serving:
     """A node with an ingress: which, and of which release."""
 
-    server: Server
+    server: IngressServer
     ingress: workload_pb2.Ingress
     hosts: tuple[str, ...]
     release: int
@@ -78,16 +78,16 @@ class _Serving:
 class _Share:
     """Who serves a host, and whom its certificate is ordered from."""
 
-    servers: Sequence[Server]
-    account: Account | None
+    servers: Sequence[IngressServer]
+    account: AcmeAccount | None
 
 
-def concerned(world: World) -> bool:
+def concerned(world: EnvironmentSnapshot) -> bool:
     """Whether there may be anything to do at all; costs nothing where no ingress is."""
     return bool(world.certificates) or _has_ingress(world.release) or _has_ingress(world.fallback)
 
 
-def demands(world: World) -> Demands | None:
+def demands(world: EnvironmentSnapshot) -> CertificateDemands | None:
     """What is asked for; None while the environment cannot be read: nothing is begun, and nothing is taken away."""
     environment = world.environment
     if environment is not None and environment.message is None:
@@ -102,12 +102,15 @@ def demands(world: World) -> Demands | None:
             groups.setdefault(serving.hosts, []).append(serving)
         if serving is not None or view.name in attached:
             recipients.add(recipient)
-    found = {host: Demand(host, named=True, servers=one.servers, account=one.account) for host, one in _shares(groups)}
+    found = {
+        host: CertificateDemand(host, named=True, servers=one.servers, account=one.account)
+        for host, one in _shares(groups)
+    }
     unserved = world.certificates.keys() - found.keys()
     if unserved:
         named = _named(world)
-        found |= {host: Demand(host, named=named is None or host in named) for host in unserved}
-    return Demands(dict(sorted(found.items())), frozenset(recipients - {""}))
+        found |= {host: CertificateDemand(host, named=named is None or host in named) for host in unserved}
+    return CertificateDemands(dict(sorted(found.items())), frozenset(recipients - {""}))
 
 
 def _shares(groups: Mapping[tuple[str, ...], list[_Serving]]) -> Iterator[tuple[str, _Share]]:
@@ -127,8 +130,8 @@ def _shares(groups: Mapping[tuple[str, ...], list[_Serving]]) -> Iterator[tuple[
 
 def recipient_of(view: NodeView) -> str:
     """The public key of the machine that now is the node; "" when unknown."""
-    node = view.node.message if view.node is not None else None
-    beat = view.heartbeat.message if view.heartbeat is not None else None
+    node = message_of(view.node)
+    beat = message_of(view.heartbeat)
     return node_recipient(node, beat) if node is not None else ""
 
 
@@ -137,13 +140,13 @@ def _see(view: NodeView) -> tuple[str, _Serving | None]:
 
 
 def _serving(view: NodeView) -> _Serving | None:
-    assignment = view.assignment.message if view.assignment is not None else None
+    assignment = message_of(view.assignment)
     if assignment is None or assignment.removed or not assignment.HasField("ingress"):
         return None
-    status = view.status.message if view.status is not None else None
+    status = message_of(view.status)
     # Of the machine that had the name before nothing counts.
     said = status.ingress if status is not None and status.node_uid == assignment.node_uid else pb.IngressStatus()
-    server = Server(
+    server = IngressServer(
         view.name,
         answers(view),
         recipient_of(view),
@@ -153,17 +156,17 @@ def _serving(view: NodeView) -> _Serving | None:
     return _Serving(server, assignment.ingress, tuple(hosts_of(assignment.ingress)), assignment.release)
 
 
-def _account(ingress: workload_pb2.Ingress) -> Account | None:
+def _account(ingress: workload_pb2.Ingress) -> AcmeAccount | None:
     if ingress.tls_mode != workload_pb2.Ingress.AUTO:
         return None
-    return Account(ingress.tls_ca_directory_url or DEFAULT_DIRECTORY, ingress.tls_email)
+    return AcmeAccount(ingress.tls_ca_directory_url or DEFAULT_DIRECTORY, ingress.tls_email)
 
 
-def _named(world: World) -> frozenset[str] | None:
+def _named(world: EnvironmentSnapshot) -> frozenset[str] | None:
     """The hosts that the environment's releases name; None: not everything that could name one can be read."""
     if any(view.assignment is not None and view.assignment.message is None for view in world.nodes):
         return None
-    environment = world.environment.message if world.environment is not None else None
+    environment = message_of(world.environment)
     if environment is None or environment.latest_release == 0:
         return frozenset()
     needed = [world.release]

@@ -13,19 +13,20 @@ from devopsellence.age import is_recipient
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.certificates import next_step
 from devopsellence.controller.certificates import record as edits
-from devopsellence.controller.certificates.demand import Demand, Demands, concerned, demands
-from devopsellence.controller.certificates.failure import Pace
-from devopsellence.controller.certificates.next_step import Do, Step
-from devopsellence.controller.certificates.order import Attempt, Orders, failing
+from devopsellence.controller.certificates.demand import CertificateDemand, CertificateDemands, concerned, demands
+from devopsellence.controller.certificates.failure import IssuancePace
+from devopsellence.controller.certificates.next_step import CertificateStep, CertificateStepKind
+from devopsellence.controller.certificates.order import CertificateAuthority, OrderAttempt, failing
 from devopsellence.controller.certificates.threads import in_thread
-from devopsellence.controller.certificates.writer import Records, Superseded
-from devopsellence.controller.model.snapshot import Moment, World
-from devopsellence.controller.reconcile.reconciler import DisconnectedError, Reader, View
-from devopsellence.controller.reconcile.workers import Workers
+from devopsellence.controller.certificates.writer import CertificateWriter, Superseded
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot, Moment
+from devopsellence.controller.reconcile.reconciler import DisconnectedError, KeyReader, SnapshotSource
+from devopsellence.controller.reconcile.workers import ReconcileWorkers
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import MalformedRecord, StoreError
 from devopsellence.store.etcd import Listing
 from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.record import message_of, revision_of
 
 #: Orders under way at one authority.
 ORDERS_AT_ONCE: Final = 4
@@ -35,7 +36,7 @@ _log = structlog.get_logger()
 _Host = tuple[EnvironmentRef, str]
 
 
-class Store(Reader, Protocol):
+class Store(KeyReader, Protocol):
     """What reads etcd itself: store.etcd.Etcd."""
 
     async def list(self, prefix: str, *, keys_only: bool = False) -> Listing: ...
@@ -47,23 +48,23 @@ class Issuer:
     def __init__(
         self,
         etcd: Store,
-        caches: View,
-        records: Records,
-        make_orders: Callable[[], Orders],
+        caches: SnapshotSource,
+        records: CertificateWriter,
+        make_orders: Callable[[], CertificateAuthority],
         clock: Callable[[], Moment],
-        pace: Pace,
+        pace: IssuancePace,
     ) -> None:
         """``make_orders`` is called on another thread, once, when the first order is to be begun."""
         self._etcd = etcd
         self._caches = caches
         self._records = records
         self._make_orders = make_orders
-        self._orders: Orders | None = None
+        self._orders: CertificateAuthority | None = None
         self._making_orders = asyncio.Lock()
         self._clock = clock
         self._pace = pace
-        self._workers = Workers(self.round)
-        self._attempts: dict[_Host, tuple[Attempt, asyncio.Task[None]]] = {}
+        self._workers = ReconcileWorkers(self.round)
+        self._attempts: dict[_Host, tuple[OrderAttempt, asyncio.Task[None]]] = {}
         # Attempts that have come to an end, by host: what the caches say about them is old.
         self._ended: dict[_Host, str] = {}
         # Since when, by the monotonic clock, this leader has seen a host's key request.
@@ -103,14 +104,14 @@ class Issuer:
         if problem := self._caches.problem:
             raise DisconnectedError(problem)
         world = self._caches.observe(ref)
-        found = demands(world) if concerned(world) else Demands({}, frozenset())
+        found = demands(world) if concerned(world) else CertificateDemands({}, frozenset())
         if found is None:
             return None
         self._forget(ref, found)
         waits = [await self._host(world, found, demand) for demand in found.hosts.values()]
         return min((wait for wait in waits if wait is not None), default=None)
 
-    def _forget(self, ref: EnvironmentRef, found: Demands) -> None:
+    def _forget(self, ref: EnvironmentRef, found: CertificateDemands) -> None:
         """Drop what is known about hosts that are not there any more."""
         for known in (self._ended, self._asked):
             for gone in [one for one in known if one[0] == ref and one[1] not in found.hosts]:
@@ -119,13 +120,15 @@ class Issuer:
             if key[0] == ref and key[1] not in found.hosts:
                 task.cancel()
 
-    async def _host(self, world: World, found: Demands, demand: Demand) -> float | None:
+    async def _host(
+        self, world: EnvironmentSnapshot, found: CertificateDemands, demand: CertificateDemand
+    ) -> float | None:
         key = (world.ref, demand.host)
         record = world.certificates.get(demand.host)
         if record is not None and record.message is None:
             # It cannot be read: nothing is known to be lacking.
             return None
-        certificate = record.message if record is not None else None
+        certificate = message_of(record)
         if certificate is None:
             certificate = edits.blank(world.ref, demand.host)
         if key in self._attempts:
@@ -140,7 +143,7 @@ class Issuer:
         step = next_step.decide(
             demand, certificate, now, self._since(key, certificate, now), found.recipients, self._pace
         )
-        await self._carry_out(key, step, demand, certificate, record.mod_revision if record is not None else 0, found)
+        await self._carry_out(key, step, demand, certificate, revision_of(record), found)
         return min(step.recheck_after, _LOOK_AGAIN_SECONDS) if step.recheck_after is not None else None
 
     def _since(self, key: _Host, certificate: pb.Certificate, now: Moment) -> float:
@@ -152,33 +155,39 @@ class Issuer:
         return since
 
     async def _carry_out(
-        self, key: _Host, step: Step, demand: Demand, certificate: pb.Certificate, revision: int, found: Demands
+        self,
+        key: _Host,
+        step: CertificateStep,
+        demand: CertificateDemand,
+        certificate: pb.Certificate,
+        revision: int,
+        found: CertificateDemands,
     ) -> None:
         ref, host = key
         now = self._clock()
-        if step.do is Do.WAIT:
+        if step.do is CertificateStepKind.WAIT:
             return
-        if step.do is Do.ATTEMPT:
+        if step.do is CertificateStepKind.ATTEMPT:
             if step.request is not None and demand.account is not None:
-                attempt = Attempt(ref, host, demand.account, step.request, self._records, self._clock, self._pace)
+                attempt = OrderAttempt(ref, host, demand.account, step.request, self._records, self._clock, self._pace)
                 attempt.look(demand.servers)
                 self._begin(attempt)
             return
         _log.info("certificate", environment=str(ref), host=host, step=step.do.value, reason=step.reason)
-        if step.do is Do.ASK:
+        if step.do is CertificateStepKind.ASK:
             readers = found.recipients | await self._operators()
             asked = edits.asked(certificate, secrets.token_hex(16), step.node, readers, step.reason, now.wall)
             await self._records.replace(ref, host, revision, asked)
-        elif step.do is Do.FAIL and step.failure is not None:
+        elif step.do is CertificateStepKind.FAIL and step.failure is not None:
             made, events = failing(certificate, step.failure, now, self._pace)
             await self._records.replace(ref, host, revision, made, *events)
-        elif step.do is Do.DELETE:
+        elif step.do is CertificateStepKind.DELETE:
             if revision:
                 await self._records.replace(ref, host, revision, None)
         else:
             await self._records.replace(ref, host, revision, step.certificate)
 
-    def _begin(self, attempt: Attempt) -> None:
+    def _begin(self, attempt: OrderAttempt) -> None:
         key = (attempt.ref, attempt.host)
         if self._ended.get(key) == attempt.request.id:
             return
@@ -187,7 +196,7 @@ class Issuer:
         self._attempts[key] = (attempt, task)
         task.add_done_callback(lambda _: self._end(key))
 
-    async def _attempt(self, attempt: Attempt, room: asyncio.Semaphore) -> None:
+    async def _attempt(self, attempt: OrderAttempt, room: asyncio.Semaphore) -> None:
         try:
             await attempt.run(self._known_orders, room)
         except Superseded as error:
@@ -197,7 +206,7 @@ class Issuer:
             _log.info("certificate left to the next leader", host=attempt.host, reason=str(error))
         self._ended[attempt.ref, attempt.host] = attempt.request.id
 
-    async def _known_orders(self) -> Orders:
+    async def _known_orders(self) -> CertificateAuthority:
         async with self._making_orders:
             if self._orders is None:
                 self._orders = await in_thread(self._make_orders)

@@ -13,18 +13,18 @@ from functools import partial
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.ingress.peers import Routers
+from devopsellence.controller.ingress.peers import PeerRouters
 from devopsellence.controller.ingress.rules import hosts_of
-from devopsellence.controller.model.actions import Action, Basis, Change, Kind
-from devopsellence.controller.model.snapshot import NodeView, World
-from devopsellence.controller.rollout.node_progress import Standing
-from devopsellence.store.informer import Record
+from devopsellence.controller.model.actions import KeyChange, Precondition, WriteAction, WriteKind
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
+from devopsellence.controller.rollout.node_progress import PlannedNode
 from devopsellence.store.keys import PEERS, EnvironmentRef, Keys
+from devopsellence.store.record import Record, message_of, revision_of
 
 Certificates = Mapping[str, Record[pb.Certificate]]
 
 
-def distribute(world: World, standings: Sequence[Standing], keys: Keys) -> list[Action]:
+def plan_parts(world: EnvironmentSnapshot, standings: Sequence[PlannedNode], keys: Keys) -> list[WriteAction]:
     """What to write and delete, so that each node has the parts that it should have.
 
     ``standings``: the attached nodes with what they should run once the plan is written; other nodes should have none.
@@ -34,8 +34,8 @@ def distribute(world: World, standings: Sequence[Standing], keys: Keys) -> list[
     concerned = [view for view in world.nodes if view.name in serving or view.parts]
     if not concerned:
         return []
-    routers = Routers(((view, serving[view.name]) for view in concerned if view.name in serving), world.nodes)
-    actions: list[Action] = []
+    routers = PeerRouters(((view, serving[view.name]) for view in concerned if view.name in serving), world.nodes)
+    actions: list[WriteAction] = []
     for view in concerned:
         assignment = standing_at.get(view.name)
         work_out = partial(_actions, world, view, assignment, routers, keys)
@@ -44,25 +44,25 @@ def distribute(world: World, standings: Sequence[Standing], keys: Keys) -> list[
 
 
 def _actions(
-    world: World, view: NodeView, assignment: pb.Assignment | None, routers: Routers, keys: Keys
-) -> list[Action]:
-    return _Node(world.ref, view, assignment, world.certificates, routers, keys).actions()
+    world: EnvironmentSnapshot, view: NodeView, assignment: pb.Assignment | None, routers: PeerRouters, keys: Keys
+) -> list[WriteAction]:
+    return _NodeParts(world.ref, view, assignment, world.certificates, routers, keys).actions()
 
 
 @dataclass(frozen=True, slots=True)
-class _Node:
+class _NodeParts:
     """One node, with what it should run (None: nothing, or that cannot be read)."""
 
     ref: EnvironmentRef
     view: NodeView
     assignment: pb.Assignment | None
     certificates: Certificates
-    routers: Routers
+    routers: PeerRouters
     keys: Keys
 
-    def actions(self) -> list[Action]:
+    def actions(self) -> list[WriteAction]:
         found = self.view.parts
-        actions: list[Action] = []
+        actions: list[WriteAction] = []
         named: set[str] = set()
         if self.assignment is not None and self.assignment.HasField("ingress"):
             wanted = self._wanted(self.assignment)
@@ -114,37 +114,37 @@ class _Node:
             return self.assignment is None
         if stored.message is None or stored.message is not self.assignment:
             return False
-        reported = status.message if status is not None else None
+        reported = message_of(status)
         told = reported is not None and (reported.node_uid, reported.generation) == (
             stored.message.node_uid,
             stored.message.generation,
         )
         return told or self.view.heartbeat is None
 
-    def _write(self, part: str, made: pb.NodeIngress) -> Action:
+    def _write(self, part: str, made: pb.NodeIngress) -> WriteAction:
         record = self.view.parts.get(part)
-        change = Change(self._key(part), record.mod_revision if record is not None else 0, made)
-        reason = _why(record.message if record is not None else None, made)
-        return Action(Kind.WRITE_PART, reason, (change,), self.view.name, self._basis_of(part))
+        change = KeyChange(self._key(part), revision_of(record), made)
+        reason = _why(message_of(record), made)
+        return WriteAction(WriteKind.WRITE_PART, reason, (change,), self.view.name, self._basis_of(part))
 
-    def _delete(self, part: str, reason: str, rests_on: Sequence[Basis]) -> Action:
-        change = Change(self._key(part), self.view.parts[part].mod_revision)
-        return Action(Kind.DELETE_PART, f"{part}: {reason}", (change,), self.view.name, rests_on)
+    def _delete(self, part: str, reason: str, rests_on: Sequence[Precondition]) -> WriteAction:
+        change = KeyChange(self._key(part), self.view.parts[part].mod_revision)
+        return WriteAction(WriteKind.DELETE_PART, f"{part}: {reason}", (change,), self.view.name, rests_on)
 
     def _key(self, part: str) -> str:
         return self.keys.ingress(self.view.name, self.ref, part)
 
-    def _basis_of_assignment(self) -> Basis:
+    def _basis_of_assignment(self) -> Precondition:
         stored = self.view.assignment
         key = self.keys.assignment(self.view.name, self.ref)
-        return Basis(key, stored.mod_revision if stored is not None else 0)
+        return Precondition(key, revision_of(stored))
 
-    def _basis_of(self, part: str) -> tuple[Basis, ...]:
+    def _basis_of(self, part: str) -> tuple[Precondition, ...]:
         """The certificate: an old copy of it must not replace a newer one on the nodes."""
         if part == PEERS:
             return ()
         record = self.certificates.get(part)
-        return (Basis(self.keys.certificate(self.ref, part), record.mod_revision if record is not None else 0),)
+        return (Precondition(self.keys.certificate(self.ref, part), revision_of(record)),)
 
 
 def _fill(made: pb.NodeIngress, certificate: pb.Certificate, ingress: workload_pb2.Ingress) -> bool:

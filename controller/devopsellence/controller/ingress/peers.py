@@ -14,14 +14,15 @@ from devopsellence.agent_identity import answers_at
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.model.snapshot import NodeView
 from devopsellence.store.keys import PEERS
+from devopsellence.store.record import message_of
 
 #: So many nodes are named to one that serves an ingress.
-MOST: Final = 8
+MAX_PEERS: Final = 8
 # A router, and what tells it from others.
 _Line: TypeAlias = tuple[pb.RouterPeer, bytes]
 
 
-class Routers:
+class PeerRouters:
     """The routers of the nodes that serve an ingress, each with the uid of its machine.
 
     A router stays one for as long as its node serves, also while its agent is away: where it answered last is read back
@@ -39,7 +40,7 @@ class Routers:
         ring = self._ring
         start = bisect_right(ring, _place(node), key=lambda one: one[0])
         following = (ring[(start + step) % len(ring)][1] for step in range(len(ring)))
-        found = islice((router for router in following if router.node != node), MOST)
+        found = islice((router for router in following if router.node != node), MAX_PEERS)
         return sorted(found, key=lambda one: one.node)
 
     @cached_property
@@ -74,8 +75,8 @@ def _place(node: str) -> tuple[int, str]:
 
 def _said(view: NodeView, uid: str) -> _Line | None:
     """Where the node's router answers, as its agent says now; None if it says nothing."""
-    node = view.node.message if view.node is not None else None
-    beat = view.heartbeat.message if view.heartbeat is not None else None
+    node = message_of(view.node)
+    beat = message_of(view.heartbeat)
     if beat is None or beat.uid != uid:
         return None
     address = answers_at(node.address if node is not None else "", beat.router_address)

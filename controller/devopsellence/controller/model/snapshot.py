@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.store.informer import Record
 from devopsellence.store.keys import EnvironmentRef
+from devopsellence.store.record import Record
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Stopwatch:
+class ProgressStopwatch:
     """How long a rollout has made no progress, for the progress deadline. Begins anew with a new leader.
 
     ``release`` is the newest, ``target`` what is to run. ``settled`` is the largest number of services and nodes that
@@ -71,7 +71,7 @@ class NodeView:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class EnvironmentSnapshot:
     """All that is stored about one environment.
 
     ``release`` is the record of the release that the environment names as its newest, ``fallback`` of the one that
@@ -86,7 +86,7 @@ class World:
     release: Record[pb.Release] | None = None
     rollout: Record[pb.Rollout] | None = None
     nodes: Sequence[NodeView] = ()
-    stopwatch: Stopwatch | None = None
+    stopwatch: ProgressStopwatch | None = None
     secrets: Mapping[tuple[str, str], Record[pb.Secret]] = field(default_factory=dict)
     # Nodes without a heartbeat, with the monotonic second since when this controller has seen none.
     silent_since: Mapping[str, float] = field(default_factory=dict)

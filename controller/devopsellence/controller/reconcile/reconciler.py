@@ -10,11 +10,11 @@ import structlog
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.assign.secrets import absent
+from devopsellence.controller.assign.secrets import missing_secrets
 from devopsellence.controller.cache.validation import checked_secret
-from devopsellence.controller.model.actions import Kind, Plan
-from devopsellence.controller.model.reachability import Silences
-from devopsellence.controller.model.snapshot import Moment, Stopwatch, World
+from devopsellence.controller.model.actions import EnvironmentPlan, WriteKind
+from devopsellence.controller.model.reachability import UnreachableSince
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot, Moment, ProgressStopwatch
 from devopsellence.controller.plan import plan
 from devopsellence.controller.reconcile.transactions import transactions
 from devopsellence.controller.rollout.target import fallback_number
@@ -22,8 +22,8 @@ from devopsellence.store.codec import decode
 from devopsellence.store.errors import LeaseLost, MalformedRecord
 from devopsellence.store.etcd import Compare, Delete, KeyValue, Put, TxnResult
 from devopsellence.store.events import Journal
-from devopsellence.store.informer import Record
 from devopsellence.store.keys import EnvironmentRef, InvalidName, Keys
+from devopsellence.store.record import Record, message_of
 
 M = TypeVar("M", bound=Message)
 _log = structlog.get_logger()
@@ -33,11 +33,11 @@ class DisconnectedError(Exception):
     """What the caches say may be old. What is gone from them may be there, so nothing is decided from them."""
 
 
-class OutdatedError(Exception):
+class Outdated(Exception):
     """The plan was made from what is no longer so. Nothing was overwritten; plan again."""
 
 
-class View(Protocol):
+class SnapshotSource(Protocol):
     """What knows what is stored: caches.Caches."""
 
     keys: Keys
@@ -45,18 +45,18 @@ class View(Protocol):
     @property
     def problem(self) -> str: ...
 
-    def observe(self, ref: EnvironmentRef) -> World: ...
+    def observe(self, ref: EnvironmentRef) -> EnvironmentSnapshot: ...
 
     def expect(self, written: Iterable[tuple[str, bytes, Message]]) -> None: ...
 
 
-class Reader(Protocol):
+class KeyReader(Protocol):
     """What reads etcd itself: store.etcd.Etcd."""
 
     async def get(self, key: str) -> KeyValue | None: ...
 
 
-class Writer(Protocol):
+class FencedTransactions(Protocol):
     """What writes, fenced: election.Leadership."""
 
     async def txn(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> TxnResult: ...
@@ -66,7 +66,12 @@ class Reconciler:
     """Brings the assignments and the rollout of one environment at a time to what they should be."""
 
     def __init__(
-        self, etcd: Reader, caches: View, writer: Writer, journal: Journal, clock: Callable[[], Moment]
+        self,
+        etcd: KeyReader,
+        caches: SnapshotSource,
+        writer: FencedTransactions,
+        journal: Journal,
+        clock: Callable[[], Moment],
     ) -> None:
         self._etcd = etcd
         self._caches = caches
@@ -74,8 +79,8 @@ class Reconciler:
         self._journal = journal
         self._clock = clock
         # One for each rollout whose progress deadline runs.
-        self._stopwatches: dict[EnvironmentRef, Stopwatch] = {}
-        self._silences = Silences()
+        self._stopwatches: dict[EnvironmentRef, ProgressStopwatch] = {}
+        self._silences = UnreachableSince()
 
     async def reconcile(self, ref: EnvironmentRef) -> float | None:
         """One round for ``ref``; returns after how many seconds to look again if nothing changes (None: never).
@@ -98,13 +103,13 @@ class Reconciler:
             self._stopwatches[ref] = made.stopwatch
         return made.recheck_after
 
-    async def _observe(self, ref: EnvironmentRef) -> World:
+    async def _observe(self, ref: EnvironmentRef) -> EnvironmentSnapshot:
         """What the caches say; what is named but missing is read from etcd itself.
 
         What was written together, or one after the other, arrives on several streams in any order.
         """
         world = replace(self._caches.observe(ref), stopwatch=self._stopwatches.get(ref))
-        environment = world.environment.message if world.environment is not None else None
+        environment = message_of(world.environment)
         if environment is None or environment.latest_release == 0:
             return world
         if world.release is None:
@@ -114,10 +119,10 @@ class Reconciler:
             world = replace(world, fallback=await self._read(pb.Release, self._caches.keys.release(ref, number)))
         return await self._with_all_secrets(world)
 
-    async def _with_all_secrets(self, world: World) -> World:
-        release = world.release.message if world.release is not None else None
+    async def _with_all_secrets(self, world: EnvironmentSnapshot) -> EnvironmentSnapshot:
+        release = message_of(world.release)
         secrets = dict(world.secrets)
-        for service, name in absent(release, secrets) if release is not None else ():
+        for service, name in missing_secrets(release, secrets) if release is not None else ():
             record = await self._read_secret(world.ref, service, name)
             if record is not None:
                 secrets[service, name] = record
@@ -141,7 +146,7 @@ class Reconciler:
             return Record(key, None, error, found.create_revision, found.mod_revision)
         return Record(key, message, None, found.create_revision, found.mod_revision)
 
-    async def _write(self, ref: EnvironmentRef, made: Plan, now: Moment) -> None:
+    async def _write(self, ref: EnvironmentRef, made: EnvironmentPlan, now: Moment) -> None:
         if not made.actions:
             return
         events = await self._journal.puts(ref, made.events, now.wall, now.monotonic)
@@ -154,12 +159,12 @@ class Reconciler:
                 self._journal.forget_lease()
                 raise
             if not result.succeeded:
-                raise OutdatedError("a key was written meanwhile")
+                raise Outdated("a key was written meanwhile")
             if not told:
                 told = True
                 _tell(ref, made.events)
         _log.debug("plan carried out", environment=str(ref), actions=len(made.actions))
-        if parts := sum(action.kind in (Kind.WRITE_PART, Kind.DELETE_PART) for action in made.actions):
+        if parts := sum(action.kind in (WriteKind.WRITE_PART, WriteKind.DELETE_PART) for action in made.actions):
             _log.info("parts of the ingress given out", environment=str(ref), parts=parts)
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.model.snapshot import Moment, World
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot, Moment
 from devopsellence.controller.rollout.target import last_settled
+from devopsellence.store.record import message_of
 
 MAX_HISTORY: Final = 100
 _Phase = pb.Rollout
 
 
-def begin(world: World, release: int, now: Moment) -> pb.Rollout:
+def begin_rollout(world: EnvironmentSnapshot, release: int, now: Moment) -> pb.Rollout:
     """The stored Rollout, or a fresh one if it is about another release than ``release``, the newest.
 
     What an earlier version did not record is filled in.
     """
-    previous = world.rollout.message if world.rollout is not None else None
+    previous = message_of(world.rollout)
     rollout = pb.Rollout()
     if previous is not None and previous.release == release:
         rollout.CopyFrom(previous)

@@ -8,7 +8,8 @@ from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.model.snapshot import NodeView
-from devopsellence.controller.rollout.task import sentence
+from devopsellence.controller.rollout.task import describe_task
+from devopsellence.store.record import message_of
 
 _Phase = pb.NodeProgress
 _Service = pb.ServiceStatus
@@ -37,7 +38,7 @@ class Hold(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class PlannedNode:
     """An attached node, with what it should run once the plan is written."""
 
     view: NodeView
@@ -53,7 +54,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class NodeProgress:
     """A node's progress, and what it means for the rollout."""
 
     node: str
@@ -78,13 +79,13 @@ class Judgement:
         return self.phase == _Phase.SETTLED
 
 
-def judge(standing: Standing) -> Judgement:
+def progress_of(standing: PlannedNode) -> NodeProgress:
     """How one attached node fares; every reason names the node."""
     given = (standing.assignment, standing.hold, standing.why, standing.task, standing.kept)
     return standing.view.recall("judge", given, lambda: _judge(standing))
 
 
-def _judge(standing: Standing) -> Judgement:
+def _judge(standing: PlannedNode) -> NodeProgress:
     view, assignment = standing.view, standing.assignment
     status = _status_of(view, assignment)
     if reason := _unreadable(standing):
@@ -103,22 +104,22 @@ def _judge(standing: Standing) -> Judgement:
     return _judge_status(standing, assignment, status)
 
 
-def _judge_held(standing: Standing, hold: Hold, status: pb.AssignmentStatus | None) -> Judgement:
+def _judge_held(standing: PlannedNode, hold: Hold, status: pb.AssignmentStatus | None) -> NodeProgress:
     """A node that keeps what it has: what has failed there is said, but is not the target's failure."""
     given_up = _given_up(standing, status)
     reason = f"{standing.why}; {given_up}" if given_up else standing.why
     return _judged(standing, _Phase.WAITING, reason, hold=hold, waited_for=hold is not Hold.OUT)
 
 
-def _judge_task(standing: Standing, task: pb.TaskStatus, status: pb.AssignmentStatus | None) -> Judgement:
+def _judge_task(standing: PlannedNode, task: pb.TaskStatus, status: pb.AssignmentStatus | None) -> NodeProgress:
     """The node of the release task; what it keeps as it was is not the new release's failure."""
     name = standing.view.name
     if task.phase == pb.TaskStatus.FAILED:
-        return _judged(standing, _Phase.FAILED, sentence(task), status)
+        return _judged(standing, _Phase.FAILED, describe_task(task), status)
     if status is None:
         generation = standing.assignment.generation if standing.assignment is not None else 0
         reason = f"the release task waits on {name}: it has not yet reported generation {generation} of its assignment"
-        return _judged(standing, _Phase.PENDING, reason if task.phase != pb.TaskStatus.RUNNING else sentence(task))
+        return _judged(standing, _Phase.PENDING, reason if task.phase != pb.TaskStatus.RUNNING else describe_task(task))
     if status.phase == pb.AssignmentStatus.ERROR:
         reason = f"{name} cannot read its assignment: {status.reason or 'no reason given'}"
         return _judged(standing, _Phase.ERROR, reason, status)
@@ -127,11 +128,11 @@ def _judge_task(standing: Standing, task: pb.TaskStatus, status: pb.AssignmentSt
         reason = f"the release task cannot begin: {given_up}"
         return _judged(standing, _Phase.FAILED, reason, status, given_up=reason)
     problem = _problem(standing.view)
-    reason = f"{sentence(task)}; {problem}" if problem else sentence(task)
+    reason = f"{describe_task(task)}; {problem}" if problem else describe_task(task)
     return _judged(standing, _Phase.CONVERGING, reason, status)
 
 
-def _judge_status(standing: Standing, assignment: pb.Assignment, status: pb.AssignmentStatus) -> Judgement:
+def _judge_status(standing: PlannedNode, assignment: pb.Assignment, status: pb.AssignmentStatus) -> NodeProgress:
     name = standing.view.name
     if status.phase == pb.AssignmentStatus.ERROR:
         reason = f"{name} cannot read its assignment: {status.reason or 'no reason given'}"
@@ -146,15 +147,15 @@ def _judge_status(standing: Standing, assignment: pb.Assignment, status: pb.Assi
     return _judged(standing, phase, _why_unsettled(assignment, status, name), status)
 
 
-def describe(service: pb.ServiceStatus, node: str) -> str:
+def describe_service(service: pb.ServiceStatus, node: str) -> str:
     """A sentence about a service that is not as assigned: names it, its node and its last exit code."""
     reason = service.reason or _PHASE_WORDS.get(service.phase, "is in a phase that this version does not know")
-    sentence = f'service "{service.name}" on {node}: {reason}'
+    describe_task = f'service "{service.name}" on {node}: {reason}'
     if service.HasField("last_exit") and service.last_exit.HasField("code"):
         exit_code = f"exit code {service.last_exit.code}"
         if exit_code not in reason:
-            sentence += f" ({exit_code}{', out of memory' if service.last_exit.oom_killed else ''})"
-    return sentence
+            describe_task += f" ({exit_code}{', out of memory' if service.last_exit.oom_killed else ''})"
+    return describe_task
 
 
 def is_settled(service: pb.ServiceStatus) -> bool:
@@ -174,7 +175,7 @@ def _why_not_routed(assignment: pb.Assignment, status: pb.AssignmentStatus, node
 
 
 def _judged(
-    standing: Standing,
+    standing: PlannedNode,
     phase: pb.NodeProgress.Phase.ValueType,
     reason: str,
     status: pb.AssignmentStatus | None = None,
@@ -183,22 +184,22 @@ def _judged(
     answers: bool = True,
     given_up: str = "",
     hold: Hold | None = None,
-) -> Judgement:
+) -> NodeProgress:
     """``status``: what the settled services are counted in."""
     assignment = standing.assignment
     if assignment is None:
-        return Judgement(standing.view.name, phase, reason, 0, 0, 0, waited_for, answers, given_up, hold)
+        return NodeProgress(standing.view.name, phase, reason, 0, 0, 0, waited_for, answers, given_up, hold)
     settled = _count_settled(assignment, status) if status is not None else 0
     total = len(assignment.services)
     name = standing.view.name
-    return Judgement(name, phase, reason, assignment.release, settled, total, waited_for, answers, given_up, hold)
+    return NodeProgress(name, phase, reason, assignment.release, settled, total, waited_for, answers, given_up, hold)
 
 
-def _given_up(standing: Standing, status: pb.AssignmentStatus | None) -> str:
+def _given_up(standing: PlannedNode, status: pb.AssignmentStatus | None) -> str:
     """What the node says about a service that it has given up, other than those that it keeps; empty if none is."""
     for one in status.services if status is not None else ():
         if one.failed and one.name not in standing.kept:
-            return describe(one, standing.view.name)
+            return describe_service(one, standing.view.name)
     return ""
 
 
@@ -208,7 +209,7 @@ def _problem(view: NodeView) -> str:
     return f"the agent of {view.name} cannot work: {problem}" if problem else ""
 
 
-def _unreadable(standing: Standing) -> str:
+def _unreadable(standing: PlannedNode) -> str:
     """What stored value about this node cannot be read; empty if all can."""
     view = standing.view
     for record in (view.node, view.heartbeat, view.status):
@@ -234,7 +235,7 @@ def _unreachable(view: NodeView, *, needed: bool) -> str:
 
 def _status_of(view: NodeView, assignment: pb.Assignment | None) -> pb.AssignmentStatus | None:
     """The status if it is about this very assignment, from the agent that it was meant for."""
-    status = view.status.message if view.status is not None else None
+    status = message_of(view.status)
     if status is None or assignment is None or status.node_uid != assignment.node_uid:
         return None
     # An agent that cannot read its assignment cannot say of which generation it is.
@@ -255,7 +256,7 @@ def _why_unsettled(assignment: pb.Assignment, status: pb.AssignmentStatus, node:
     # What has ended says more than what is still on its way, and that more than what waits for it.
     unsettled.sort(key=lambda one: (one.phase != _Service.BACKOFF, one.phase == _Service.PENDING))
     if unsettled:
-        return describe(unsettled[0], node)
+        return describe_service(unsettled[0], node)
     for service in assignment.services:
         if service.name not in reported:
             return f'service "{service.name}" on {node} has not been started yet'

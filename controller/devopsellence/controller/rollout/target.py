@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.model.snapshot import NodeView, World
-from devopsellence.store.informer import Record
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
 from devopsellence.store.keys import Keys
+from devopsellence.store.record import Record, message_of
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class RolloutTarget:
     """What the nodes of an environment are to run, as its Rollout says."""
 
     # The newest release's number.
@@ -41,18 +41,18 @@ class Course:
         """Whether every node stays at the release that it has."""
         return bool(self.halted) and not self.going_back
 
-    def back(self, why: str) -> Course:
+    def back(self, why: str) -> RolloutTarget:
         """Everything goes back, because of ``why``."""
         return replace(self, target=self.last_settled, halted=why)
 
-    def hold(self, why: str) -> Course:
+    def hold(self, why: str) -> RolloutTarget:
         """Nobody moves any more, because of ``why``."""
         return replace(self, halted=why)
 
 
-def course_of(rollout: pb.Rollout) -> Course:
+def recorded_target(rollout: pb.Rollout) -> RolloutTarget:
     """The course that ``rollout``, of the newest release, has recorded."""
-    return Course(
+    return RolloutTarget(
         release=rollout.release,
         target=rollout.target or rollout.release,
         last_settled=rollout.last_settled,
@@ -60,12 +60,12 @@ def course_of(rollout: pb.Rollout) -> Course:
     )
 
 
-def last_settled(world: World, number: int) -> int:
+def last_settled(world: EnvironmentSnapshot, number: int) -> int:
     """The newest release before ``number`` that has settled; 0: none is known to have.
 
     Where there is no record of the rollouts, the release that most nodes report to have settled at.
     """
-    rollout = world.rollout.message if world.rollout is not None else None
+    rollout = message_of(world.rollout)
     if rollout is None:
         return _read_back(world.nodes, number)
     found = [one.release for one in rollout.history if one.phase == pb.Rollout.SETTLED]
@@ -75,13 +75,13 @@ def last_settled(world: World, number: int) -> int:
     return max((one for one in found if one < number), default=0)
 
 
-def fallback_number(world: World) -> int:
+def fallback_number(world: EnvironmentSnapshot) -> int:
     """The release, besides the newest, whose record a plan needs; 0: none."""
-    environment = world.environment.message if world.environment is not None else None
+    environment = message_of(world.environment)
     if environment is None or environment.latest_release == 0:
         return 0
     newest = environment.latest_release
-    rollout = world.rollout.message if world.rollout is not None else None
+    rollout = message_of(world.rollout)
     if rollout is not None and rollout.release == newest and rollout.target not in (0, newest):
         return rollout.target
     return last_settled(world, newest)
@@ -94,7 +94,7 @@ def _read_back(views: Iterable[NodeView], number: int) -> int:
 
 def assigned(view: NodeView) -> pb.Assignment | None:
     """The node's assignment, if it can be read and is no tombstone."""
-    found = view.assignment.message if view.assignment is not None else None
+    found = message_of(view.assignment)
     return found if found is not None and not found.removed else None
 
 
@@ -105,7 +105,7 @@ def is_partial(assignment: pb.Assignment) -> bool:
 
 def has_reported_settled(view: NodeView, assignment: pb.Assignment) -> bool:
     """Whether the node has last reported that all of ``assignment``, a whole one, had settled; it may be silent now."""
-    status = view.status.message if view.status is not None else None
+    status = message_of(view.status)
     return (
         status is not None
         and status.phase == pb.AssignmentStatus.SETTLED
@@ -123,7 +123,7 @@ def release_at(view: NodeView) -> int:
     if view.assignment is not None and view.assignment.message is not None:
         found = assigned(view)
         return found.release if found is not None else 0
-    status = view.status.message if view.status is not None else None
+    status = message_of(view.status)
     return status.release if status is not None and status.phase != pb.AssignmentStatus.REMOVED else 0
 
 
@@ -140,7 +140,7 @@ def read_release(record: Record[pb.Release] | None, number: int, key: str) -> tu
 
 
 @dataclass(frozen=True, slots=True)
-class Releases:
+class KnownReleases:
     """The releases that a plan may have to do with; None: there is none, or it cannot be read."""
 
     newest: pb.Release | None
@@ -149,7 +149,7 @@ class Releases:
     why_not_newest: str = ""
     why_not_fallback: str = ""
 
-    def why_not(self, course: Course) -> str:
+    def why_not(self, course: RolloutTarget) -> str:
         """Why the target cannot be rolled out; empty if it can."""
         return self.why_not_fallback if course.going_back else self.why_not_newest
 
@@ -176,11 +176,11 @@ class Releases:
         return None
 
 
-def releases_of(world: World, course: Course, keys: Keys) -> Releases:
+def known_releases(world: EnvironmentSnapshot, course: RolloutTarget, keys: Keys) -> KnownReleases:
     """What of the releases can be read."""
     newest, why = read_release(world.release, course.release, keys.release(world.ref, course.release))
     number = course.target if course.going_back else course.last_settled
     if number == 0:
-        return Releases(newest, None, why)
+        return KnownReleases(newest, None, why)
     fallback, why_not = read_release(world.fallback, number, keys.release(world.ref, number))
-    return Releases(newest, fallback, why, why_not)
+    return KnownReleases(newest, fallback, why, why_not)

@@ -13,11 +13,12 @@ from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.model.actions import Basis
-from devopsellence.controller.model.snapshot import NodeView, World
+from devopsellence.controller.model.actions import Precondition
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
 from devopsellence.controller.rollout.target import is_partial
 from devopsellence.placement import places, unplaced, why_nowhere
 from devopsellence.store.keys import Keys
+from devopsellence.store.record import message_of, revision_of
 
 # How many assignments a choice is compared with; leaves room for the rest in a transaction.
 _MAX_ASSIGNMENTS_COMPARED: Final = 60
@@ -27,42 +28,42 @@ _ENDED: Final = (_Phase.SUCCEEDED, _Phase.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class TaskDecision:
     """The task as it should be recorded (None: the release has none), and what that rests on."""
 
     task: pb.TaskStatus | None = None
-    rests_on: Sequence[Basis] = ()
+    rests_on: Sequence[Precondition] = ()
 
 
-def decide(world: World, attached: frozenset[str], release: pb.Release, keys: Keys) -> Decision:
+def decide_task(world: EnvironmentSnapshot, attached: frozenset[str], release: pb.Release, keys: Keys) -> TaskDecision:
     """Where the task of ``release`` runs and how it fares there.
 
     A node of "" is none yet: the reason says why, and it is looked for again whenever something changes.
     """
     if not release.HasField("release_task"):
-        return Decision()
+        return TaskDecision()
     recorded = _recorded(world, release)
     task = recorded if recorded is not None else _recovered(world, release)
     if task.phase in _ENDED:
-        return Decision(task)
+        return TaskDecision(task)
     service = next((one for one in release.services if one.name == task.service), None)
     if service is None:
-        return Decision(_failed(task, f'release {release.number} has no service "{task.service}" for it to run in'))
+        return TaskDecision(_failed(task, f'release {release.number} has no service "{task.service}" for it to run in'))
     view = next((one for one in world.nodes if one.name == task.node), NodeView(task.node))
     if task.node:
         task = _followed(task, view)
     if task.phase in _ENDED:
-        return Decision(task)
+        return TaskDecision(task)
     told = bool(task.node) and _was_told(task, view)
     if told:
         why = _why_lost(task, view, attached)
-        return Decision(_failed(task, why), _basis_of(view, world, keys)) if why else Decision(task)
+        return TaskDecision(_failed(task, why), _basis_of(view, world, keys)) if why else TaskDecision(task)
     if task.node and _qualifies(view, service, attached):
-        return Decision(task)
+        return TaskDecision(task)
     chosen = _chosen(world, attached, release, service)
     if recorded is None:
-        return Decision(chosen, () if _knows_of_another(world, release) else _basis_of_assignments(world, keys))
-    return Decision(chosen, _basis_of(view, world, keys) if task.node else ())
+        return TaskDecision(chosen, () if _knows_of_another(world, release) else _basis_of_assignments(world, keys))
+    return TaskDecision(chosen, _basis_of(view, world, keys) if task.node else ())
 
 
 def ended_by_failure(task: pb.TaskStatus | None) -> pb.TaskStatus | None:
@@ -72,7 +73,7 @@ def ended_by_failure(task: pb.TaskStatus | None) -> pb.TaskStatus | None:
     return _failed(task, "it had not ended when the release failed")
 
 
-def sentence(task: pb.TaskStatus) -> str:
+def describe_task(task: pb.TaskStatus) -> str:
     """How the task fares, for people; the node is named, and of one that failed the exit code and the last lines."""
     where = f" on {task.node}" if task.node else ""
     if task.phase == _Phase.RUNNING:
@@ -89,15 +90,15 @@ def sentence(task: pb.TaskStatus) -> str:
     return f"{said}; its last lines: {' | '.join(lines)}" if lines else said
 
 
-def _recorded(world: World, release: pb.Release) -> pb.TaskStatus | None:
+def _recorded(world: EnvironmentSnapshot, release: pb.Release) -> pb.TaskStatus | None:
     """What the Rollout says about the task of ``release``; None if it is about another release, or says nothing."""
-    rollout = world.rollout.message if world.rollout is not None else None
+    rollout = message_of(world.rollout)
     if rollout is None or rollout.release != release.number or not rollout.HasField("task"):
         return None
     return rollout.task
 
 
-def _recovered(world: World, release: pb.Release) -> pb.TaskStatus:
+def _recovered(world: EnvironmentSnapshot, release: pb.Release) -> pb.TaskStatus:
     """What the assignments and the statuses say about a task of which there is no record.
 
     Nobody but the task's node has an assignment of the release before the task has succeeded. After the release has
@@ -128,9 +129,9 @@ def _recovered(world: World, release: pb.Release) -> pb.TaskStatus:
     return task
 
 
-def _knows_of_another(world: World, release: pb.Release) -> bool:
+def _knows_of_another(world: EnvironmentSnapshot, release: pb.Release) -> bool:
     """Whether the Rollout can be read and is about an earlier release: then nobody was told of this one's task yet."""
-    rollout = world.rollout.message if world.rollout is not None else None
+    rollout = message_of(world.rollout)
     return rollout is not None and rollout.release < release.number
 
 
@@ -171,7 +172,7 @@ def _was_told(task: pb.TaskStatus, view: NodeView) -> bool:
 def _why_lost(task: pb.TaskStatus, view: NodeView, attached: frozenset[str]) -> str:
     """Why the node that was told of the task will never report how it ended; empty if it may."""
     assignment = _assignment_of(view)
-    node = view.node.message if view.node is not None else None
+    node = message_of(view.node)
     if task.node not in attached:
         happened = f"{task.node} was detached"
     elif view.node is None:
@@ -193,7 +194,7 @@ def _failed(task: pb.TaskStatus, why: str) -> pb.TaskStatus:
 
 
 def _chosen(
-    world: World, attached: frozenset[str], release: pb.Release, service: workload_pb2.Service
+    world: EnvironmentSnapshot, attached: frozenset[str], release: pb.Release, service: workload_pb2.Service
 ) -> pb.TaskStatus:
     """The task on the node that is to run it, or on none, with the reason.
 
@@ -217,7 +218,9 @@ def _chosen(
     return task
 
 
-def _why_nobody(world: World, attached: frozenset[str], service: workload_pb2.Service, nodes: Sequence[pb.Node]) -> str:
+def _why_nobody(
+    world: EnvironmentSnapshot, attached: frozenset[str], service: workload_pb2.Service, nodes: Sequence[pb.Node]
+) -> str:
     for view in world.nodes:
         for record in (view.node, view.assignment):
             if view.name in attached and record is not None and record.error is not None:
@@ -231,32 +234,32 @@ def _why_nowhere(service: workload_pb2.Service, nodes: Sequence[pb.Node], attach
     return str(why_nowhere(service, nodes))
 
 
-def _busy_node(world: World) -> str:
+def _busy_node(world: EnvironmentSnapshot) -> str:
     """Where the task of the release that the Rollout is about has not ended."""
-    rollout = world.rollout.message if world.rollout is not None else None
+    rollout = message_of(world.rollout)
     return rollout.task.node if rollout is not None and rollout.task.phase not in _ENDED else ""
 
 
 def _qualifies(view: NodeView, service: workload_pb2.Service, attached: frozenset[str]) -> bool:
     """Whether the node may be given the task; what it runs must be known, because it is to be kept."""
-    node = view.node.message if view.node is not None else None
+    node = message_of(view.node)
     known = view.assignment is None or view.assignment.error is None
     return view.name in attached and node is not None and known and places(service, node)
 
 
 def _answers(view: NodeView) -> bool:
-    node = view.node.message if view.node is not None else None
-    heartbeat = view.heartbeat.message if view.heartbeat is not None else None
+    node = message_of(view.node)
+    heartbeat = message_of(view.heartbeat)
     return node is not None and heartbeat is not None and heartbeat.uid == node.uid
 
 
 def _status_of(view: NodeView) -> pb.AssignmentStatus | None:
-    return view.status.message if view.status is not None else None
+    return message_of(view.status)
 
 
 def _assignment_of(view: NodeView) -> pb.Assignment | None:
     """The assignment, if it can be read and is no tombstone."""
-    found = view.assignment.message if view.assignment is not None else None
+    found = message_of(view.assignment)
     return found if found is not None and not found.removed else None
 
 
@@ -273,26 +276,26 @@ def _may_go_on(view: NodeView, status: pb.AssignmentStatus, release: int) -> boo
     assignment = _assignment_of(view)
     if assignment is not None:
         return _carries(assignment, release) and assignment.node_uid == status.node_uid
-    node = view.node.message if view.node is not None else None
+    node = message_of(view.node)
     return node is None or node.uid == status.node_uid
 
 
-def _basis_of(view: NodeView, world: World, keys: Keys) -> list[Basis]:
+def _basis_of(view: NodeView, world: EnvironmentSnapshot, keys: Keys) -> list[Precondition]:
     """The Node (old copies of it must not end a task) and, where it is known, the assignment.
 
     Of a node that has nothing to do with the environment any more nothing is known: the environment says so.
     """
     if view not in world.nodes:
         return []
-    basis = [Basis(keys.node(view.name), view.node.mod_revision if view.node is not None else 0)]
+    basis = [Precondition(keys.node(view.name), revision_of(view.node))]
     if view.assignment is not None:
-        basis.append(Basis(view.assignment.key, view.assignment.mod_revision))
+        basis.append(Precondition(view.assignment.key, view.assignment.mod_revision))
     return basis
 
 
-def _basis_of_assignments(world: World, keys: Keys) -> list[Basis]:
+def _basis_of_assignments(world: EnvironmentSnapshot, keys: Keys) -> list[Precondition]:
     """What a choice without any record rests on: that nobody has been told of the task."""
     return [
-        Basis(keys.assignment(view.name, world.ref), view.assignment.mod_revision if view.assignment else 0)
+        Precondition(keys.assignment(view.name, world.ref), revision_of(view.assignment))
         for view in world.nodes[:_MAX_ASSIGNMENTS_COMPARED]
     ]

@@ -13,25 +13,26 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.controller.model.snapshot import NodeView
 from devopsellence.placement import why_leaves
+from devopsellence.store.record import message_of
 
 
 @dataclass(frozen=True, slots=True)
-class Emptying:
+class RemainingServices:
     """What is left on a node for now, and a clause about each that is, and why; "" where nothing is left."""
 
     services: frozenset[str]
     why: str
 
 
-def emptying(
+def remaining_services(
     view: NodeView, node: pb.Node, specs: Mapping[str, Service], waiting: Mapping[str, Sequence[str]]
-) -> Emptying:
+) -> RemainingServices:
     """What ``node`` may go on running of what it has.
 
     ``specs``: the services of the release by name. ``waiting``: the replicas that stay until they have settled
     elsewhere, with the nodes where they are to.
     """
-    current = view.assignment.message if view.assignment is not None else None
+    current = message_of(view.assignment)
     had = (
         {service.name: specs.get(service.name, service) for service in current.services} if current is not None else {}
     )
@@ -51,13 +52,13 @@ def emptying(
     ]
     if others := sorted((leaving & left) - waiting.keys()):
         said.append(f"{', '.join(others)} runs until {_before(webs or _ending(view))}")
-    return Emptying(left, "; ".join(said))
+    return RemainingServices(left, "; ".join(said))
 
 
 def _is_quiet(view: NodeView) -> bool:
     """Whether the node reports that nothing runs there any more that it was told to end."""
-    assignment = view.assignment.message if view.assignment is not None else None
-    status = view.status.message if view.status is not None else None
+    assignment = message_of(view.assignment)
+    status = message_of(view.status)
     if assignment is None or status is None or _ending(view):
         return False
     return (status.node_uid, status.generation) == (assignment.node_uid, assignment.generation)
@@ -65,8 +66,8 @@ def _is_quiet(view: NodeView) -> bool:
 
 def _ending(view: NodeView) -> set[str]:
     """What the node still reports although it is not assigned any more."""
-    assignment = view.assignment.message if view.assignment is not None else None
-    status = view.status.message if view.status is not None else None
+    assignment = message_of(view.assignment)
+    status = message_of(view.status)
     if assignment is None or status is None:
         return set()
     return {service.name for service in status.services} - {service.name for service in assignment.services}

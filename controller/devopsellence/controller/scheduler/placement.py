@@ -15,9 +15,9 @@ from typing import Final
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.controller.model.reachability import answers
-from devopsellence.controller.model.snapshot import Moment, NodeView, World
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot, Moment, NodeView
 from devopsellence.controller.rollout.node_progress import is_settled
-from devopsellence.controller.scheduler.drain import emptying
+from devopsellence.controller.scheduler.drain import remaining_services
 from devopsellence.placement import (
     FILTERS,
     Filter,
@@ -31,6 +31,7 @@ from devopsellence.placement import (
     why_short,
     why_stuck,
 )
+from devopsellence.store.record import message_of
 
 # For a release that says nothing about it, which the command line does not write.
 DEFAULT_RESCHEDULE_SECONDS: Final = 60.0
@@ -42,7 +43,7 @@ _CURRENT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Placing:
+class EnvironmentPlacement:
     """What :func:`place` answers.
 
     ``services`` are names by node: of a node that takes part, what it is to run of the release; of one that is being
@@ -58,7 +59,9 @@ class Placing:
     why: Mapping[str, str] = field(default_factory=dict)
 
 
-def place(world: World, attached: frozenset[str], release: pb.Release, now: Moment) -> Placing:
+def place_services(
+    world: EnvironmentSnapshot, attached: frozenset[str], release: pb.Release, now: Moment
+) -> EnvironmentPlacement:
     """Where the services of ``release`` are to run, on the ``attached`` nodes of ``world``."""
     views = [view for view in world.nodes if view.name in attached and view.node is not None]
     counted = [service for service in release.services if service.replicas]
@@ -74,14 +77,14 @@ def place(world: World, attached: frozenset[str], release: pb.Release, now: Mome
             services[name] |= {service}
     specs = {service.name: service for service in release.services}
     for view in views:
-        node = view.node.message if view.node is not None else None
+        node = message_of(view.node)
         if node is not None and node.HasField("drain"):
-            left = emptying(view, node, specs, _waiting(node.name, services[node.name], found))
+            left = remaining_services(view, node, specs, _waiting(node.name, services[node.name], found))
             services[node.name] = left.services
             if left.why:
                 why[node.name] = left.why
     short = [_shortage(each, nodes, filters, held[name]) for name, each in found.spreads.items()]
-    return Placing(
+    return EnvironmentPlacement(
         services, _until_gone(silent, held, counted, grace, now), [str(one) for one in short if one is not None], why
     )
 
@@ -124,8 +127,8 @@ def _held(views: Sequence[NodeView], services: Sequence[Service], release: int) 
 
 def _names(view: NodeView) -> set[str]:
     """The services that the node has: those assigned to it; where that is not known, those that it reports."""
-    assignment = view.assignment.message if view.assignment is not None else None
-    status = view.status.message if view.status is not None else None
+    assignment = message_of(view.assignment)
+    status = message_of(view.status)
     if assignment is not None:
         return set() if assignment.removed else {service.name for service in assignment.services}
     return {service.name for service in status.services} if status is not None else set()
@@ -133,7 +136,7 @@ def _names(view: NodeView) -> set[str]:
 
 def _standing(view: NodeView, service: str, release: int) -> int:
     """How good the node's copy is."""
-    assignment = view.assignment.message if view.assignment is not None else None
+    assignment = message_of(view.assignment)
     if assignment is None or view.status is None or not answers(view):
         return 0
     status = view.status.message
