@@ -9,7 +9,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.store.codec import decode
-from tests.integration.nodeagent.harness import (
+from tests.support.agent import (
     ENV,
     SERVE,
     Machine,
@@ -66,7 +66,7 @@ async def codes(machine: Machine) -> list[str]:
     return [decode(stored_pb2.Event, each.key, each.value).code for each in found.items]
 
 
-async def test_what_depends_on_a_late_starter_waits_for_it_and_says_so(machine: Machine) -> None:
+async def test_dependent_waits_for_slow_service_with_a_reason(machine: Machine) -> None:
     machine.start()
     await machine.assign(redis(delay=2), client())
     said = await machine.until(
@@ -122,7 +122,7 @@ async def test_a_command_that_hangs_or_never_stops_talking_is_ended(machine: Mac
     )
 
     def late(status: Status) -> bool:
-        return all("not ended within 0.5 s" in service.reason for service in status.services)
+        return all("timed out after 0.5 s" in service.reason for service in status.services)
 
     status = await machine.until("late", late)
 
@@ -138,7 +138,7 @@ async def test_a_command_that_hangs_or_never_stops_talking_is_ended(machine: Mac
         await asyncio.sleep(0.2)
 
 
-async def test_one_that_is_to_complete_runs_once_and_what_waits_for_it_starts_then(machine: Machine) -> None:
+async def test_completing_service_runs_once_before_its_dependents(machine: Machine) -> None:
     machine.start()
     # Fails the first time.
     job = worker("job", "sh", "-c", "sleep 0.5; [ -f /data/tried ] && exit 0; touch /data/tried; exit 4", volume="job")
@@ -162,7 +162,7 @@ async def test_one_that_is_to_complete_runs_once_and_what_waits_for_it_starts_th
     assert machine.inspect(done.container)["State"]["FinishedAt"] == ended
 
 
-async def test_one_that_is_healthy_no_more_is_replaced(machine: Machine) -> None:
+async def test_unhealthy_container_is_replaced(machine: Machine) -> None:
     machine.start()
     await machine.assign(web(), worker("other"))
     first = await machine.settled()
@@ -198,7 +198,7 @@ async def test_one_that_is_healthy_no_more_is_replaced(machine: Machine) -> None
     await soon("told", told)
 
 
-async def test_one_that_recovers_while_it_would_have_to_wait_is_left_alone(machine: Machine) -> None:
+async def test_container_recovering_during_backoff_is_left_alone(machine: Machine) -> None:
     machine.start()
     await machine.assign(web())
     first = service_of(await machine.settled(), "web").container
@@ -212,7 +212,7 @@ async def test_one_that_recovers_while_it_would_have_to_wait_is_left_alone(machi
     assert service_of(await machine.settled(), "web").container == found.container
 
 
-async def test_one_with_volumes_that_is_healthy_no_more_is_stopped_before_the_new_one_starts(machine: Machine) -> None:
+async def test_unhealthy_container_with_volume_stops_before_its_successor_starts(machine: Machine) -> None:
     machine.start()
     script = f"echo started >> /data/log; trap 'echo ended >> /data/log; exit 0' TERM; ({SERVE}) & wait"
     db = web("db", script=script)

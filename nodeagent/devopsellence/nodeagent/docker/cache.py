@@ -1,12 +1,12 @@
-"""The engine as last seen: a cache that the engine's events and the agent's own calls keep true. Pure.
+"""Cache of the containers and networks on the engine, kept true by engine events and the agent's own calls. Pure.
 
-The engine is asked for everything only when the agent (re)connects to it, now and then, and on doubt. In between each
-call of the agent puts its result here, and each event of the engine is applied. Both tell of the same things in an
-order that nobody guarantees, so every rule here gives the same end whichever comes first:
+The agent lists everything only on (re)connecting, once a minute, and in doubt. In between, the result of each call goes
+into the cache and each engine event is applied. Results and events about the same container arrive in any order, so
+every rule gives the same end state for either order:
 
-- a container that has died stays dead until it is seen started after that, on the engine's own clock;
-- an id that was destroyed does not come back, because ids are never used twice;
-- a listing does not undo what was learnt after it had been asked for.
+- an exited container stays exited until seen started later, on the engine's clock;
+- the id of a removed container never comes back, because ids are never reused;
+- a listing does not undo news that came after the listing was requested.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from devopsellence.clock import Now
-from devopsellence.nodeagent.docker import names as naming
+from devopsellence.nodeagent.docker import names
 from devopsellence.nodeagent.docker.model import (
     Container,
     ContainerState,
@@ -29,27 +29,28 @@ from devopsellence.nodeagent.docker.model import (
     NetworkAttachment,
 )
 
-#: Ids of destroyed containers that are remembered: more than can be destroyed while one call is under way.
-_REMEMBERED: Final = 1000
+#: Remembered ids of destroyed containers: more than can be destroyed during a single call.
+_MAX_REMOVED: Final = 1000
 _ZERO_TIME: Final = "0001-"
 
 
 def parse_listed(entry: Mapping[str, Any]) -> Container:
-    """From one entry of ``GET /containers/json`` (API 1.41), which does not tell when it started or ended."""
-    names = entry.get("Names") or [""]
+    """Return the container of an entry of ``GET /containers/json`` (API 1.41); start and exit times are missing
+    there."""
+    container_names = entry.get("Names") or [""]
     return _container(
         entry["Id"],
-        str(names[0]).lstrip("/"),
+        str(container_names[0]).lstrip("/"),
         entry.get("Labels") or {},
         str(entry.get("Image", "")),
-        str(entry["ContainerState"]),
+        str(entry["State"]),
         entry.get("NetworkSettings") or {},
     )
 
 
 def parse_inspected(document: Mapping[str, Any], now: Now) -> Container:
-    """From ``GET /containers/<id>/json`` (API 1.41)."""
-    config, state = document["Config"], document["ContainerState"]
+    """Return the container of ``GET /containers/<id>/json`` (API 1.41)."""
+    config, state = document["Config"], document["State"]
     container = _container(
         document["Id"],
         str(document["Name"]).lstrip("/"),
@@ -70,7 +71,7 @@ def parse_inspected(document: Mapping[str, Any], now: Now) -> Container:
 
 
 def epoch(timestamp: str) -> float:
-    """Seconds since the epoch of one of the engine's timestamps (RFC 3339, up to nanoseconds); 0 for none."""
+    """Return the seconds since the epoch of an engine timestamp (RFC 3339, up to nanoseconds); 0 for none."""
     if not timestamp or timestamp.startswith(_ZERO_TIME):
         return 0.0
     return datetime.datetime.fromisoformat(timestamp).timestamp()
@@ -78,7 +79,8 @@ def epoch(timestamp: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class EventEffect:
-    """What an event means: the environment to look at again, the container to inspect, an image that has arrived."""
+    """Consequence of an engine event. ``env``: environment to reconcile. ``inspect``: container to inspect. ``image``:
+    an image has arrived."""
 
     env: str = ""
     inspect: str = ""
@@ -86,14 +88,14 @@ class EventEffect:
 
 
 class ContainerCache:
-    """All of our containers and networks on the engine. Not for threads: lives on the event loop."""
+    """Containers and networks of this agent on the engine. Not thread-safe: lives on the event loop."""
 
     def __init__(self) -> None:
         self._containers: dict[str, Container] = {}
         self._networks: dict[str, Network] = {}
         self._stamps: dict[str, int] = {}
         self._died: dict[str, float] = {}
-        self._gone: deque[str] = deque(maxlen=_REMEMBERED)
+        self._removed: deque[str] = deque(maxlen=_MAX_REMOVED)
         self._clock = 0
         self._watchers: set[Callable[[], None]] = set()
 
@@ -103,8 +105,8 @@ class ContainerCache:
 
     @contextmanager
     def watched(self, watcher: Callable[[], None]) -> Iterator[None]:
-        """Within the block ``watcher`` is called whenever something is learnt; it may not look at the view by itself,
-        because what was learnt is not in it yet."""
+        """Call ``watcher`` on every change within the block. The watcher must not read the cache at once, because the
+        change is not stored yet."""
         self._watchers.add(watcher)
         try:
             yield
@@ -113,83 +115,87 @@ class ContainerCache:
 
     @property
     def environments(self) -> set[str]:
-        """Every environment that has something here."""
+        """Environments with a container or network on this node."""
         return {container.env for container in self._containers.values()} | {
             network.env for network in self._networks.values()
         }
 
     def of(self, env: str, network: str) -> tuple[tuple[Container, ...], Network | None]:
-        """The containers of an environment, and its network if it is there."""
+        """Return the containers of an environment, and the environment's network or None."""
         containers = tuple(container for container in self._containers.values() if container.env == env)
-        networks = (each for each in self._networks.values() if each.env == env and each.name == network)
-        return containers, min(networks, key=lambda each: each.id, default=None)
+        candidates = (known for known in self._networks.values() if known.env == env and known.name == network)
+        return containers, min(candidates, key=lambda candidate: candidate.id, default=None)
 
     def stamp(self) -> int:
-        """To be taken before a listing is asked for, and handed to :meth:`replace` with it."""
+        """Return the current stamp: take a stamp before requesting a listing, and pass both to :meth:`replace`."""
         return self._clock
 
     def stamp_of(self, identity: str) -> int:
-        """Changes whenever something is learnt about a container or network."""
+        """Return the stamp of the last change of a container or network."""
         return self._stamps.get(identity, 0)
 
     def replace(self, listing: EngineListing, stamp: int) -> tuple[set[str], set[str]]:
-        """Take over a listing, except where something was learnt after ``stamp``.
+        """Apply a listing, except to entries changed after ``stamp``.
 
-        Returns the environments concerned, and the containers that must be inspected because a listing does not tell
-        since when they run.
+        Returns the environments concerned, and the ids of running containers to inspect, because a listing lacks start
+        times.
         """
         concerned, unknown = self.environments, set()
         listed: dict[str, Container | Network] = {}
         listed.update({container.id: container for container in listing.containers})
         listed.update({network.id: network for network in listing.networks})
-        for gone in [*self._containers, *self._networks]:
-            if gone not in listed and self._stamps.get(gone, 0) <= stamp:
-                self._forget(gone)
-        for identity, each in listed.items():
+        for identity in [*self._containers, *self._networks]:
+            if identity not in listed and self._stamps.get(identity, 0) <= stamp:
+                self._forget(identity)
+        for identity, entry in listed.items():
             if self._stamps.get(identity, 0) > stamp:
                 continue
             known = self._containers.get(identity)
-            if isinstance(each, Container) and known is not None and (known.up, known.state) == (each.up, each.state):
-                # What was inspected is worth more; only these can have changed without an event.
-                self.put(replace(known, name=each.name, networks=each.networks))
-            elif isinstance(each, Container) and each.up:
-                unknown.add(each.id)
+            if (
+                isinstance(entry, Container)
+                and known is not None
+                and (known.up, known.state) == (entry.up, entry.state)
+            ):
+                # An inspection says more than a listing; only name and networks can change without an event.
+                self.put(replace(known, name=entry.name, networks=entry.networks))
+            elif isinstance(entry, Container) and entry.up:
+                unknown.add(entry.id)
             else:
-                self.put(each)
+                self.put(entry)
         return concerned | self.environments, unknown
 
-    def put(self, seen: Container | Network) -> None:
-        """What a call has shown of a container or a network."""
-        if seen.id in self._gone:
+    def put(self, item: Container | Network) -> None:
+        """Store the state of a container or network, as returned by a call."""
+        if item.id in self._removed:
             return
-        self._touch(seen.id)
-        if isinstance(seen, Network):
-            self._networks[seen.id] = seen
+        self._touch(item.id)
+        if isinstance(item, Network):
+            self._networks[item.id] = item
             return
-        if seen.up and self._died.get(seen.id, 0.0) > epoch(seen.started_at):
-            seen = _ended(seen)
-        self._containers[seen.id] = seen
+        if item.up and self._died.get(item.id, 0.0) > epoch(item.started_at):
+            item = _ended(item)
+        self._containers[item.id] = item
 
-    def remove(self, gone: str) -> None:
-        """A container or a network is no longer there."""
-        self._forget(gone)
-        self._gone.append(gone)
+    def remove(self, identity: str) -> None:
+        """Remove a container or network for good."""
+        self._forget(identity)
+        self._removed.append(identity)
 
     def mark_exited(self, container: str) -> None:
-        """A container has ended, by a call of ours that has waited for it."""
+        """Mark a container as exited, after a stop call of the agent has waited for the exit."""
         known = self._containers.get(container)
         if known is not None and known.up:
             self._touch(container)
             self._containers[container] = _ended(known)
 
     def apply(self, event: EngineEvent) -> EventEffect:
-        """Take over an event."""
+        """Apply an engine event and return its consequence."""
         if event.kind == "image":
             return EventEffect(image=True)
         if event.kind == "network":
             return self._network(event)
         known = self._containers.get(event.id)
-        env = event.attributes.get(naming.LABEL_ENVIRONMENT, "")
+        env = event.attributes.get(names.LABEL_ENVIRONMENT, "")
         if event.action == "destroy":
             self.remove(event.id)
             return EventEffect(env=known.env if known else "")
@@ -214,52 +220,52 @@ class ContainerCache:
             self.remove(event.id)
             return EventEffect(env=network.env)
         container = self._containers.get(event.attributes.get("container", ""))
-        # Starting and ending brings these as well; only on one that is known to run do they tell anything new.
+        # Starts and exits cause network events too; only those of a running container say anything new.
         return EventEffect(inspect=container.id) if container is not None and container.up else EventEffect()
 
-    def _touch(self, changed: str) -> None:
+    def _touch(self, identity: str) -> None:
         self._clock += 1
-        self._stamps[changed] = self._clock
+        self._stamps[identity] = self._clock
         for watcher in self._watchers:
             watcher()
 
-    def _forget(self, gone: str) -> None:
+    def _forget(self, identity: str) -> None:
         for table in (self._containers, self._networks, self._stamps, self._died):
-            table.pop(gone, None)
+            table.pop(identity, None)
 
 
 def _container(
     identity: str, name: str, labels: Mapping[str, str], image: str, state: str, network_settings: Mapping[str, Any]
 ) -> Container:
-    release = labels.get(naming.LABEL_RELEASE, "")
+    release = labels.get(names.LABEL_RELEASE, "")
     return Container(
         id=identity,
         name=name,
-        env=labels.get(naming.LABEL_ENVIRONMENT, ""),
-        service=labels.get(naming.LABEL_SERVICE, ""),
-        hash=labels.get(naming.LABEL_HASH, ""),
+        env=labels.get(names.LABEL_ENVIRONMENT, ""),
+        service=labels.get(names.LABEL_SERVICE, ""),
+        hash=labels.get(names.LABEL_HASH, ""),
         release=int(release) if release.isascii() and release.isdigit() else 0,
         image=image,
         state=_state(state),
         networks={
-            network: NetworkAttachment(str(place.get("NetworkID") or ""), str(place.get("IPAddress") or ""))
-            for network, place in (network_settings.get("Networks") or {}).items()
+            network: NetworkAttachment(str(attachment.get("NetworkID") or ""), str(attachment.get("IPAddress") or ""))
+            for network, attachment in (network_settings.get("Networks") or {}).items()
         },
-        task=labels.get(naming.LABEL_TASK, ""),
-        depends_on=tuple(filter(None, labels.get(naming.LABEL_DEPENDS_ON, "").split(","))),
-        one_off=naming.LABEL_ONE_OFF in labels,
-        ports=naming.parse_ports(labels[naming.LABEL_PORTS]) if naming.LABEL_PORTS in labels else None,
+        task=labels.get(names.LABEL_TASK, ""),
+        depends_on=tuple(filter(None, labels.get(names.LABEL_DEPENDS_ON, "").split(","))),
+        one_off=names.LABEL_ONE_OFF in labels,
+        ports=names.parse_ports(labels[names.LABEL_PORTS]) if names.LABEL_PORTS in labels else None,
     )
 
 
 def _state(state: str) -> ContainerState:
-    # "restarting" is of the engine's own restart policy, which our containers do not have.
+    # "restarting" belongs to the engine's own restart policy, which the agent's containers do not use.
     if state == "restarting":
         return ContainerState.RUNNING
-    # A word that a later engine may use: hands off until it is another.
+    # A state that only a newer engine knows: leave the container alone until its state changes.
     return ContainerState(state) if state in set(ContainerState) else ContainerState.REMOVING
 
 
 def _ended(container: Container) -> Container:
-    networks = {name: replace(place, address="") for name, place in container.networks.items()}
+    networks = {name: replace(attachment, address="") for name, attachment in container.networks.items()}
     return replace(container, state=ContainerState.EXITED, running_since=0.0, finished_at="", networks=networks)

@@ -1,7 +1,7 @@
-"""The Docker Engine through its SDK: the only module that imports it.
+"""Blocking client of the Docker Engine: the SDK, with the agent's own types and errors.
 
-Every method blocks and belongs on a thread (``engine`` has them). Methods may be called from several threads at once.
-They raise only the errors of ``errors``, and return only the types of ``model``.
+Methods block and belong on a thread (see ``docker.engine``); calls from several threads at once are safe. Methods raise
+only the errors of ``docker.errors`` and return only the types of ``docker.model``.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from devopsellence.nodeagent.docker.images import ImageStore
 from devopsellence.nodeagent.docker.model import Container, ContainerExit, EngineEvent, EngineListing, Network
 
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
-#: The engine answers within milliseconds; a start takes a third of a second, on a busy machine several.
+#: Timeout of a call. Most answers take milliseconds, a start a third of a second, on a busy machine several seconds.
 CALL_SECONDS: Final = 60
 LOG_LINES: Final = 20
 LOG_LINE_LENGTH: Final = 500
-#: What the agent wants to hear of. Left out on purpose: exec_* (a health check by exec is two of them) and top.
+#: Subscribed events. Left out on purpose: exec_* (an exec probe causes two) and top.
 _EVENTS: Final = {
     "type": ["container", "network", "image"],
     "event": [
@@ -37,16 +37,16 @@ _EVENTS: Final = {
         *("connect", "disconnect", "load", "pull", "import", "tag"),
     ],
 }  # fmt: skip
-#: Of a container whose start was cut off by the engine's own end: what runs containers has kept its half of it.
+#: Error of a container whose start was cut off by an engine restart: containerd still has a task of the same id.
 _HALF_STARTED: Final = re.compile(r"\btask [0-9a-f]{64}:? already exists")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 class DockerClient:
-    """One Docker Engine, and of it only what carries ``node_uid``.
+    """Client of a Docker Engine, limited to the containers and networks with the label of ``node_uid``.
 
     Raises:
-        EngineUnavailable: it does not answer.
+        EngineUnavailable: the engine does not answer.
     """
 
     def __init__(self, host: str, node_uid: str) -> None:
@@ -54,37 +54,37 @@ class DockerClient:
         with _errors():
             self._client = self._connect(CALL_SECONDS)
         self._uid = node_uid
-        #: Whole images, as opposed to what runs from them.
+        #: Calls about images.
         self.images = ImageStore(self._client, self._connect, _errors, _refusal)
 
-    def _connect(self, patience: int) -> APIClient:
-        client = APIClient(base_url=self._host, version="auto", timeout=patience, max_pool_size=32)
-        # Otherwise each call looks for proxies and a .netrc first.
+    def _connect(self, timeout: int) -> APIClient:
+        client = APIClient(base_url=self._host, version="auto", timeout=timeout, max_pool_size=32)
+        # Otherwise requests looks for proxies and a .netrc before each call.
         client.trust_env = False
         return client
 
     def close(self) -> None:
-        """Close the idle connections; a stream that is being read ends by its own :meth:`EventStream.close`."""
+        """Close idle connections. An open event stream is closed by :meth:`EventStream.close`."""
         self._client.close()
 
     @contextmanager
     def client(self) -> Iterator[APIClient]:
-        """The SDK's own client, for ``streams``; what it raises within the block becomes an error of ours."""
+        """Lend the SDK client to ``docker.streams``; SDK errors within the block become errors of ``docker.errors``."""
         with _errors():
             yield self._client
 
     def version(self) -> str:
-        """The engine's version, such as ``20.10.24``."""
+        """Return the engine's version, such as ``20.10.24``."""
         with _errors():
             return str(self._client.version()["Version"])
 
     def ping(self) -> None:
-        """EngineUnavailable unless it answers."""
+        """Ping the engine. EngineUnavailable without an answer."""
         with _errors():
             self._client.ping()
 
     def list(self) -> EngineListing:
-        """Everything that is ours but the router. It does not tell since when containers run."""
+        """List the containers and networks of this node, except the router's. Start times are missing in a listing."""
         ours = {"label": f"{names.LABEL_NODE_UID}={self._uid}"}
         with _errors():
             containers = self._client.containers(all=True, filters=ours)
@@ -102,7 +102,7 @@ class DockerClient:
         )
 
     def inspect(self, container: str) -> Container | None:
-        """A container by id or name; None if it is not ours, or the router. NotFound if there is none."""
+        """Return a container by id or name; None for the router or a container of someone else. NotFound if missing."""
         with _errors():
             document = self._client.inspect_container(container)
         labels = document["Config"].get("Labels") or {}
@@ -110,25 +110,27 @@ class DockerClient:
         return parse_inspected(document, _now()) if ours else None
 
     def create_network(self, name: str, labels: Mapping[str, str]) -> str:
-        """Its id. Conflict if a network of this name is there."""
+        """Create a bridge network and return its id. Conflict if the name exists."""
         with _errors():
             answer = self._client.create_network(name, driver="bridge", labels=dict(labels), check_duplicate=True)
         return str(answer["Id"])
 
     def remove_network(self, network: str) -> None:
-        """NotFound if it is gone; EngineError, naming who, while something is attached to it."""
+        """Remove a network. NotFound if missing; EngineError with the containers' names while some are attached."""
         with _errors():
             self._client.remove_network(network)
 
     def pull(
         self, repository: str, digest: str, progress: Callable[[str], None], login: tuple[str, str] | None = None
     ) -> None:
-        """Pull an image by digest. ``progress`` gets sentences such as ``3 of 7 layers``, from this thread. ``login``:
-        user name and password for the registry, where it asks for them.
+        """Pull an image by digest.
+
+        ``progress`` is called on this thread with texts such as ``3 of 7 layers``. ``login``: user name and password
+        for a registry with authentication.
 
         Raises:
-            ImageNotAvailable: the registry does not answer or does not give it.
-            DiskFull: there is no room for it.
+            ImageNotAvailable: the registry does not answer or refuses the image.
+            DiskFull: no space left for the image.
         """
         layers: dict[str, str] = {}
         try:
@@ -146,35 +148,36 @@ class DockerClient:
             raise errors.ImageNotAvailable(str(error)) from error
 
     def create(self, name: str, body: Mapping[str, Any]) -> str:
-        """The new container's id.
+        """Create a container and return its id.
 
         Raises:
-            ImageNotAvailable, Conflict (the name is taken), Refused, DiskFull.
+            ImageNotAvailable, Conflict (the name is in use), EngineRefused, DiskFull.
         """
         with _errors(errors.EngineRefused):
             answer = self._client.create_container_from_config(dict(body), name)  # type: ignore[no-untyped-call]
         return str(answer["Id"])
 
     def start(self, container: str) -> Container | None:
-        """Start it, unless it runs already; how it stands then.
+        """Start a container, unless running already, and return its new state.
 
         Raises:
-            NotFound, NetworkGone, Refused, HalfStarted, DiskFull.
+            NotFound, NetworkGone, EngineRefused, HalfStarted, DiskFull.
         """
         with _errors(errors.EngineRefused):
             self._client.start(container)
         return self.inspect(container)
 
     def connect(self, network: str, container: str, alias: str) -> None:
-        """Put a container on a network, in place of whatever it has there from before."""
+        """Attach a container to a network, replacing an earlier attachment to the same network."""
         with _errors():
-            # Refused when it was not there, which is what the call is for.
+            # Fails when the container is not attached, which is the desired state anyway.
             with suppress(APIError):
                 self._client.disconnect_container_from_network(container, network, force=True)
             self._client.connect_container_to_network(container, network, aliases=[alias])
 
     def stop(self, container: str) -> None:
-        """SIGTERM (or the image's stop signal), and SIGKILL after the grace period that the container was made with."""
+        """Stop a container: SIGTERM (or the image's stop signal), then SIGKILL after the grace period of the
+        container."""
         with _errors():
             document = self._client.inspect_container(container)
             if document["State"]["Paused"]:
@@ -183,43 +186,43 @@ class DockerClient:
             self._client.stop(container, timeout=10 if grace is None else grace)
 
     def remove(self, container: str, *, force: bool = False) -> None:
-        """Remove one that does not run; its volumes stay, named or not. Conflict if it runs, unless ``force``."""
+        """Remove a stopped container; all volumes stay. Conflict while running, unless ``force``."""
         with _errors():
             self._client.remove_container(container, force=force)
 
     def inspect_exited(self, container: str) -> tuple[Container, ContainerExit | None]:
-        """A container of ours that was seen ended, and how it ended; None if it runs again. NotFound if it is gone."""
+        """Return an exited container with its exit; the exit is None if running again. NotFound if missing."""
         with _errors():
             document = self._client.inspect_container(container)
-        seen, state = parse_inspected(document, _now()), document["State"]
-        if seen.up:
-            return seen, None
-        # An end has a time even where the engine kept none: it is what tells one end from another.
-        seen = replace(seen, finished_at=seen.finished_at or seen.started_at or "1970-01-01T00:00:00Z")
-        ran = max(0.0, epoch(seen.finished_at) - epoch(seen.started_at))
+        exited, state = parse_inspected(document, _now()), document["State"]
+        if exited.up:
+            return exited, None
+        # Always set an exit time, even where the engine has none: the exit time tells exits apart.
+        exited = replace(exited, finished_at=exited.finished_at or exited.started_at or "1970-01-01T00:00:00Z")
+        ran = max(0.0, epoch(exited.finished_at) - epoch(exited.started_at))
         oom = bool(state.get("OOMKilled"))
-        return seen, ContainerExit(int(state.get("ExitCode", 0)), oom, seen.finished_at, ran, self._logs(container))
+        return exited, ContainerExit(int(state.get("ExitCode", 0)), oom, exited.finished_at, ran, self._logs(container))
 
     def _logs(self, container: str) -> tuple[str, ...]:
-        """The last lines of its output, oldest first, shortened, without control characters."""
+        """Return the last lines of a container's output, oldest first, shortened, without control characters."""
         try:
             with _errors():
                 raw = self._client.logs(container, tail=LOG_LINES)
         except errors.EngineUnavailable:
             raise
         except errors.EngineError as error:
-            return (f"(the engine does not give its output: {error})",)
+            return (f"(the Docker Engine does not return the output: {error})",)
         lines = bytes(raw).decode(errors="replace").splitlines()[-LOG_LINES:]
         return tuple(_CONTROL.sub("", line)[:LOG_LINE_LENGTH] for line in lines)
 
     def events(self) -> EventStream:
-        """What happens from now on; the engine has begun to record it when this returns."""
+        """Subscribe to events; the engine records from the moment of return."""
         with _errors():
             return EventStream(self._client.events(decode=True, filters=_EVENTS))
 
 
 class EventStream:
-    """The engine's events. Iterating blocks, ends when the engine goes away, and raises nothing."""
+    """Engine events. Iterating blocks, ends when the engine goes away, and raises nothing."""
 
     def __init__(self, source: Any) -> None:
         self._source = source
@@ -236,11 +239,11 @@ class EventStream:
                     raw.get("timeNano", 0) / 1e9,
                 )
         except (OSError, ValueError, AttributeError, requests.RequestException, urllib3.exceptions.HTTPError):
-            # The connection broke in one of the many ways in which the SDK shows it; the reader connects anew.
+            # The connection broke, in one of the many ways in which the SDK reports that; the reader reconnects.
             return
 
     def close(self) -> None:
-        """End the iteration, from another thread."""
+        """End the iteration, from any thread."""
         with suppress(OSError, AttributeError, DockerException):
             self._source.close()
 
@@ -251,7 +254,7 @@ def _now() -> Now:
 
 @contextmanager
 def _errors(refusal: type[errors.EngineError] = errors.EngineError) -> Iterator[None]:
-    """Our errors instead of the SDK's; ``refusal`` is what a refusal becomes that is nothing more special."""
+    """Translate SDK errors; ``refusal`` is the class for a refusal without a more specific class."""
     try:
         yield
     except ImageNotFound as error:
@@ -280,7 +283,7 @@ def _sentence(error: APIError) -> str:
 
 
 def _note(layers: dict[str, str], line: Mapping[str, Any], progress: Callable[[str], None]) -> None:
-    """Count finished layers; the engine names a layer once per step."""
+    """Count finished layers and report progress; the engine names a layer once per stage."""
     layer, status = str(line.get("id", "")), str(line.get("status", ""))
     if not layer or status.startswith("Pulling from"):
         return

@@ -1,7 +1,7 @@
-"""The engine for the event loop: its calls on threads, its events as callbacks, and the connection kept up.
+"""Async Docker Engine: calls on threads, events as callbacks, and a connection that is restored after a loss.
 
-While it does not answer nothing is concluded from that: ``connected`` is False, ``problem`` says why, and the view
-keeps what was last seen until everything has been listed anew.
+Without a connection ``connected`` is False and ``problem`` has the reason; the cache keeps the last known state until
+the next full listing.
 """
 
 from __future__ import annotations
@@ -25,35 +25,37 @@ from devopsellence.nodeagent.util.threads import ThreadPool
 
 T = TypeVar("T")
 
-#: Containers that are created, started or removed at a time.
-
+#: Containers created, started or removed at the same time.
 CALLS: Final = 6
-#: Containers that are waited for while they stop at a time; each may take its grace period.
+#: Containers stopping at the same time; a stop may take the whole grace period.
 STOPS: Final = 16
 PULLS: Final = 2
-#: Images that are sent to other nodes at a time.
+#: Images sent to peers at the same time.
 SAVES: Final = 2
-#: Calls for the commands that health checks run in containers, at a time.
+#: Calls for exec probes at the same time.
 CHECKS: Final = 4
-#: What people ask for through the API at a time.
+#: Calls on behalf of operators at the same time.
 ASKS: Final = 8
-#: All is listed anew this often, for what no event told of.
+#: Interval of full listings, for changes without an event.
 RESYNC_SECONDS: Final = 60.0
-#: A frozen engine keeps its connections; only asking tells.
+#: A frozen engine keeps its connections open; only a ping detects it.
 PING_SECONDS: Final = 15.0
 PING_TIMEOUT: Final = 10.0
-#: Connecting lists and inspects everything.
+#: Limit for connecting, which lists and inspects everything.
 CONNECT_TIMEOUT: Final = 20.0
-#: An event about a container in our hands comes before the answer to the call that caused it.
-DOUBT_SECONDS: Final = 0.25
+#: An event caused by a call of the agent arrives before the answer to the call: wait this long for the answer.
+EVENT_GRACE_SECONDS: Final = 0.25
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class EngineCallbacks:
-    """Called on the loop. ``changed``: look at this environment again. ``image``: an image has arrived. ``connection``:
-    ``connected`` or ``problem`` is another now. ``router``: something has happened to the router's container."""
+    """Callbacks of the engine, called on the event loop.
+
+    ``changed(env)``: reconcile the environment. ``image``: an image has arrived. ``connection``: ``connected`` or
+    ``problem`` has changed. ``router``: the router's container has changed.
+    """
 
     changed: Callable[[str], None]
     image: Callable[[], None]
@@ -62,7 +64,8 @@ class EngineCallbacks:
 
 
 class DockerEngine:
-    """One Docker Engine. ``run`` keeps it connected until cancelled."""
+    """A Docker Engine with its connection, thread pools and container cache. ``run`` keeps the connection up until
+    cancelled."""
 
     def __init__(self, host: str, node_uid: str, callbacks: EngineCallbacks) -> None:
         self.cache = ContainerCache()
@@ -80,13 +83,13 @@ class DockerEngine:
         self._saves = ThreadPool(SAVES, "docker-save")
         self._checks = ThreadPool(CHECKS, "docker-check")
         self._asks = ThreadPool(ASKS, "docker-ask")
-        #: Questions that must not wait behind calls: listing, inspecting, pinging.
-        self._looks = ThreadPool(4, "docker-look")
-        self._doubts: set[str] = set()
+        #: Queries that must not wait behind calls: list, inspect, ping.
+        self._queries = ThreadPool(4, "docker-query")
+        self._pending: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Connect, follow, connect again, until cancelled."""
+        """Connect, follow events, reconnect after a loss; until cancelled."""
         while True:
             retrying = AsyncRetrying(
                 retry=retry_if_exception_type(EngineError),
@@ -106,45 +109,47 @@ class DockerEngine:
                 session[0].close()
 
     async def call(self, call: Callable[[DockerClient], T]) -> T:
-        """A short call."""
+        """Run a short call."""
         return await self._on(self._calls, call)
 
     async def stop(self, call: Callable[[DockerClient], T]) -> T:
-        """A call that may take as long as a container's grace period."""
+        """Run a call that may take as long as a container's grace period."""
         return await self._on(self._stops, call)
 
     async def pull(self, call: Callable[[DockerClient], T]) -> T:
-        """A call that may take minutes."""
+        """Run a call that may take minutes."""
         return await self._on(self._pulls, call)
 
     async def save(self, call: Callable[[DockerClient], T]) -> T:
-        """A call that may take minutes, for another node: it does not wait behind pulls."""
+        """Run a call that may take minutes on behalf of a peer, without waiting behind pulls."""
         return await self._on(self._saves, call)
 
     async def check(self, call: Callable[[DockerClient], T]) -> T:
-        """A short call for a health check: it waits for nothing but other checks."""
+        """Run a short call of a probe, without waiting behind anything but probes."""
         return await self._on(self._checks, call)
 
     async def ask(self, call: Callable[[DockerClient], T]) -> T:
-        """A call for a person: it neither waits behind the agent's own calls nor holds them up."""
+        """Run a call on behalf of an operator, without waiting behind the agent's own calls or delaying them."""
         return await self._on(self._asks, call)
 
     async def refresh(self, container: str) -> None:
-        """Bring the view up to date about one container."""
+        """Inspect a container and update the cache."""
         try:
-            seen = await self._on(self._looks, lambda docker: docker.inspect(container))
+            current = await self._on(self._queries, lambda docker: docker.inspect(container))
         except NotFound:
             self.cache.remove(container)
             return
-        if seen is not None:
-            self.cache.put(seen)
+        if current is not None:
+            self.cache.put(current)
 
     async def relist(self, *, fresh: bool = False) -> None:
-        """Bring the view up to date about everything; ``fresh``: also about what seems to have gone on running."""
+        """List everything and update the cache; ``fresh``: inspect all running containers, not only unknown ones."""
         stamp = self.cache.stamp()
-        listing = await self._on(self._looks, lambda docker: docker.list())
+        listing = await self._on(self._queries, lambda docker: docker.list())
         concerned, unknown = self.cache.replace(listing, stamp)
-        await self._look_at({container.id for container in listing.containers if container.up} if fresh else unknown)
+        await self._refresh_all(
+            {container.id for container in listing.containers if container.up} if fresh else unknown
+        )
         for env in concerned:
             self._callbacks.changed(env)
 
@@ -158,24 +163,24 @@ class DockerEngine:
             ) from error
 
     async def _connect(self) -> tuple[DockerClient, EventStream]:
-        docker = await self._looks.run(lambda: DockerClient(self._host, self._node_uid))
+        docker = await self._queries.run(lambda: DockerClient(self._host, self._node_uid))
         self._lost = asyncio.Event()
         self._docker = docker
-        # First the events, then the list: what happens in between is told twice rather than never.
-        stream = await self._looks.run(docker.events)
+        # Subscribe before listing: changes in between are seen twice rather than never.
+        stream = await self._queries.run(docker.events)
         loop, lost = asyncio.get_running_loop(), self._lost
         threading.Thread(
             target=_read, args=(stream, loop, self._on_event, lost), name="docker-events", daemon=True
         ).start()
         try:
-            self.version = await self._looks.run(docker.version)
+            self.version = await self._queries.run(docker.version)
             await self.relist(fresh=True)
         except BaseException:
             stream.close()
             docker.close()
             raise
         self.connected, self.problem = True, ""
-        _log.info("connected to the engine", host=self._host, version=self.version)
+        _log.info("connected to the Docker Engine", host=self._host, version=self.version)
         self._callbacks.connection()
         return docker, stream
 
@@ -188,7 +193,7 @@ class DockerEngine:
                 return
             try:
                 async with asyncio.timeout(PING_TIMEOUT):
-                    await self._on(self._looks, lambda docker: docker.ping())
+                    await self._on(self._queries, lambda docker: docker.ping())
                     if loop.time() >= resync:
                         await self.relist()
                         resync = loop.time() + RESYNC_SECONDS
@@ -208,7 +213,7 @@ class DockerEngine:
                 self._lost.set()
             raise
 
-    async def _look_at(self, containers: Iterable[str]) -> None:
+    async def _refresh_all(self, containers: Iterable[str]) -> None:
         await asyncio.gather(*(self.refresh(container) for container in containers))
 
     def _on_event(self, event: EngineEvent) -> None:
@@ -219,34 +224,34 @@ class DockerEngine:
         effect = self.cache.apply(event)
         if effect.image:
             self._callbacks.image()
-        if effect.inspect and effect.inspect not in self._doubts:
-            self._doubts.add(effect.inspect)
-            task = asyncio.create_task(self._settle(effect.inspect, self.cache.stamp_of(effect.inspect)))
+        if effect.inspect and effect.inspect not in self._pending:
+            self._pending.add(effect.inspect)
+            task = asyncio.create_task(self._inspect_after_event(effect.inspect, self.cache.stamp_of(effect.inspect)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         if effect.env:
             self._callbacks.changed(effect.env)
 
-    async def _settle(self, container: str, stamp: int) -> None:
-        """Inspect a container that an event told of, unless a call of ours turns out to have been the cause."""
-        await asyncio.sleep(DOUBT_SECONDS)
-        self._doubts.discard(container)
+    async def _inspect_after_event(self, container: str, stamp: int) -> None:
+        """Inspect a container after an event, unless a call of the agent turns out to be the cause."""
+        await asyncio.sleep(EVENT_GRACE_SECONDS)
+        self._pending.discard(container)
         if self.cache.stamp_of(container) != stamp:
             return
         before = self.cache.containers.get(container)
         try:
             await self.refresh(container)
         except EngineError as error:
-            _log.warning("could not inspect a container", container=container, error=str(error))
-        seen = self.cache.containers.get(container) or before
-        if seen is not None:
-            self._callbacks.changed(seen.env)
+            _log.warning("cannot inspect a container", container=container, error=str(error))
+        current = self.cache.containers.get(container) or before
+        if current is not None:
+            self._callbacks.changed(current.env)
 
     def _disconnected(self, error: BaseException | None) -> None:
         problem = str(error)
         self.connected = False
         if problem != self.problem:
-            _log.warning("the engine cannot be used", problem=problem)
+            _log.warning("the Docker Engine is not available", problem=problem)
             self.problem = problem
         self._callbacks.connection()
 
@@ -254,7 +259,7 @@ class DockerEngine:
 def _read(
     stream: EventStream, loop: asyncio.AbstractEventLoop, on_event: Callable[[EngineEvent], None], lost: asyncio.Event
 ) -> None:
-    # RuntimeError: the loop has ended.
+    # RuntimeError: the event loop is closed.
     with suppress(RuntimeError):
         for event in stream:
             loop.call_soon_threadsafe(on_event, event)

@@ -1,42 +1,42 @@
-"""What can go wrong between the agent and the engine, in our own types. ``docker.py`` raises these ``from`` the SDK's.
+"""Errors of the Docker Engine, raised by ``docker.client`` and ``docker.streams`` from the SDK's errors.
 
-Messages are whole sentences without the SDK's decoration: they reach the status and from there a person.
+Messages are complete sentences without the SDK's decoration: a status shows them to operators.
 """
 
 from __future__ import annotations
 
 
 class EngineError(Exception):
-    """Base of everything here; by itself: the engine refused, and it is none of the below."""
+    """Base class of engine errors; by itself a refusal without a more specific class."""
 
 
 class EngineUnavailable(EngineError):
-    """The engine does not answer. Nothing is known about what it runs."""
+    """The engine does not answer; the state of containers is unknown."""
 
 
 class NotFound(EngineError):
-    """The container or network is not there (any more)."""
+    """The container or network does not exist (any more)."""
 
 
 class NetworkGone(NotFound):
-    """The network that a container is to be started on is not there."""
+    """The network of a container to start does not exist."""
 
 
 class Conflict(EngineError):
-    """The name is taken, or the object is in a state in which this cannot be done."""
+    """The name is in use, or the state of the object does not allow the call."""
 
 
 class ImageNotAvailable(EngineError):
-    """The image is not on this machine, or the registry does not give it."""
+    """The image is not on this node, or the registry refuses the pull."""
 
 
 class EngineRefused(EngineError):
-    """The engine or its runtime will not create or start this container as specified (such as: no such command)."""
+    """The engine or its runtime cannot create or start the container as specified, e.g. no such command."""
 
 
 class HalfStarted(EngineError):
-    """The engine was ended while it started this container: it has no process of it, and can never start it again."""
+    """The engine restarted while starting this container: the container has no process and can never be started."""
 
 
 class DiskFull(EngineError):
-    """No space is left where the engine keeps its data."""
+    """No space left in the engine's data root."""

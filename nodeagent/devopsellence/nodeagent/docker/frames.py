@@ -1,7 +1,7 @@
-"""What the engine sends over a connection: frames of output, and a line of a log within each. Pure.
+"""Parser of the engine's output stream: frames with stdout or stderr, and log entries. Pure.
 
-Without a terminal the engine puts stdout and stderr into one stream, in frames of a stream number, a size and that many
-bytes (Engine API, "Attach to a container", stream format). A log has exactly one entry in each frame.
+Without a terminal the engine multiplexes stdout and stderr into frames: stream number, size and payload (Engine API,
+"Attach to a container", stream format). A frame of a log holds exactly one entry.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
-#: Stream numbers; the engine's own errors come as a third and count as stderr here.
+#: Number of the stdout stream; higher numbers are stderr and, as a third stream, the engine's own errors.
 STDOUT: Final = 1
 _HEADER: Final = struct.Struct(">BxxxL")
-#: Larger ones the engine does not send: its buffers have 32 KiB, a log's entry 16 KiB.
+#: Upper limit for a frame: the engine's buffers have 32 KiB, a log entry 16 KiB.
 MAX_FRAME_BYTES: Final = 1 << 20
 #: ``2026-01-01T00:00:00``
 _SECOND: Final = 19
 
 
 class MalformedFrame(Exception):
-    """These bytes are no frames."""
+    """The bytes are not a valid frame."""
 
 
 class FrameParser:
-    """Frames out of bytes that arrive in pieces of any size."""
+    """Incremental parser of frames; input arrives in pieces of any size."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[bool, bytes]]:
-        """Each frame that is whole now: whether it is of stderr, and what is in it.
+        """Add input and yield each complete frame as (is stderr, payload).
 
         Raises:
-            Malformed: a frame is larger than any that the engine sends.
+            MalformedFrame: a frame is larger than any frame of the engine.
         """
         pending = self._pending
         pending += data
@@ -43,7 +43,7 @@ class FrameParser:
         while len(pending) - position >= _HEADER.size:
             stream, size = _HEADER.unpack_from(pending, position)
             if size > MAX_FRAME_BYTES:
-                raise MalformedFrame(f"a frame of {size} bytes")
+                raise MalformedFrame(f"a frame of {size} bytes exceeds the limit")
             end = position + _HEADER.size + size
             if len(pending) < end:
                 break
@@ -54,9 +54,9 @@ class FrameParser:
 
 
 def log_entry(payload: bytes) -> tuple[int, int, bytes]:
-    """Seconds and nanoseconds of when the engine received a line, and the line without its end.
+    """Return seconds and nanoseconds of a log entry, and the line without its newline.
 
-    An entry without a time (the engine's own words in a log that cannot be read) has zeros.
+    Both numbers are 0 for an entry without a time (the engine's own message about an unreadable log).
     """
     stamp, space, line = payload.partition(b" ")
     at = _time(stamp) if space else None
@@ -66,7 +66,7 @@ def log_entry(payload: bytes) -> tuple[int, int, bytes]:
 
 
 def _time(stamp: bytes) -> tuple[int, int] | None:
-    """``2026-01-01T00:00:00.123456789Z`` in seconds and nanoseconds; None if it is not one."""
+    """Return seconds and nanoseconds of ``2026-01-01T00:00:00.123456789Z``; None for anything else."""
     seconds = _seconds(stamp[:_SECOND])
     rest = stamp[_SECOND:]
     if seconds is None or not rest.endswith(b"Z"):
@@ -79,7 +79,7 @@ def _time(stamp: bytes) -> tuple[int, int] | None:
 
 @lru_cache(maxsize=16)
 def _seconds(stamp: bytes) -> int | None:
-    """Neighbouring lines have the same second, so that this is worked out seldom."""
+    """Parse the seconds; cached, because neighbouring lines usually share the same second."""
     try:
         moment = datetime.datetime.fromisoformat(stamp.decode("ascii"))
         return int(moment.replace(tzinfo=datetime.UTC).timestamp())

@@ -1,7 +1,7 @@
-"""The engine's images: what is there, what is in use, loading one from a stream, taking one away.
+"""Images on the engine: list, inspect, load, tag and remove.
 
-Part of ``docker.py``, which makes it and gives it the SDK's client and the translation of its errors; as there, every
-method blocks, raises only the errors of ``errors``, and returns only plain data.
+Part of ``docker.client``, which supplies the SDK client and the error translation. Methods block, raise only the errors
+of ``docker.errors``, and return plain data.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any, Final, TypeAlias
 
 from devopsellence.nodeagent.docker import errors
 
-#: Between two words of the engine while it unpacks a layer, which it does in one piece.
+#: Longest silence of the engine during a load: unpacking a layer produces no output.
 LOAD_SECONDS: Final = 600
 ErrorTranslation: TypeAlias = Callable[..., AbstractContextManager[None]]
-#: What an error of the engine's own is, by its sentence, where it has no status of its own.
+#: Maps an error message without an HTTP status to an error; the class is the default.
 ErrorMapper: TypeAlias = Callable[[str, type[errors.EngineError]], errors.EngineError]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An image on the engine. ``digests`` are ``repository@sha256:…``; ``tags`` hold no ``<none>``."""
+    """An image on the engine. ``digests`` are ``repository@sha256:…``; ``tags`` never contain ``<none>``."""
 
     id: str
     tags: tuple[str, ...] = ()
@@ -31,69 +31,70 @@ class StoredImage:
 
 
 class ImageStore:
-    """``client`` is the SDK's; ``patient`` makes another with longer patience, which the caller closes."""
+    """Image calls of ``docker.client``. ``connect(seconds)`` opens another SDK client with a longer timeout, closed by
+    the caller."""
 
     def __init__(
-        self, client: Any, patient: Callable[[int], Any], translated: ErrorTranslation, refusal: ErrorMapper
+        self, client: Any, connect: Callable[[int], Any], translated: ErrorTranslation, refusal: ErrorMapper
     ) -> None:
         self._client = client
-        self._patient = patient
+        self._connect = connect
         self._translated = translated
         self._refusal = refusal
 
     def stored(self) -> list[StoredImage]:
-        """Every image, also those without a name; not the steps in between of a build."""
+        """List all images, with or without a name, except intermediate images of builds."""
         with self._translated():
-            found = self._client.images()
+            images = self._client.images()
         return [
-            StoredImage(str(each["Id"]), _named(each.get("RepoTags")), _named(each.get("RepoDigests")))
-            for each in found
+            StoredImage(str(image["Id"]), _named(image.get("RepoTags")), _named(image.get("RepoDigests")))
+            for image in images
         ]
 
     def layers(self, image: str) -> tuple[str, ...]:
-        """The digests of an image's layers, the lowest first. ImageNotAvailable if there is no such image."""
+        """Return the digests of an image's layers, lowest first. ImageNotAvailable if missing."""
         with self._translated():
             document = self._client.inspect_image(image)
         return tuple((document.get("RootFS") or {}).get("Layers") or ())
 
     def describe(self, image: str) -> tuple[int, tuple[str, ...]]:
-        """How many bytes an image has, and what it is called. ImageNotAvailable if there is no such image."""
+        """Return the size of an image in bytes, and its tags. ImageNotAvailable if missing."""
         with self._translated():
             document = self._client.inspect_image(image)
         return int(document.get("Size") or 0), _named(document.get("RepoTags"))
 
     def in_use(self) -> frozenset[str]:
-        """Ids of the images of all containers, whoever made them, running or not."""
+        """Return the ids of the images used by any container on the engine, running or not."""
         with self._translated():
             return frozenset(str(container.get("ImageID", "")) for container in self._client.containers(all=True))
 
     def load(self, archive: Iterable[bytes]) -> None:
-        """Have the engine read an archive as ``docker save`` writes them.
+        """Load an archive in the format of ``docker save``.
 
         Raises:
-            DiskFull: there is no room.
-            Refused: it does not take the archive.
+            DiskFull: no space left.
+            EngineRefused: the archive is not valid.
         """
-        with self._translated(errors.EngineRefused), closing(self._patient(LOAD_SECONDS)) as client:
+        with self._translated(errors.EngineRefused), closing(self._connect(LOAD_SECONDS)) as client:
             for line in client.load_image(archive):
                 if "error" in line:
                     raise self._refusal(str(line["error"]), errors.EngineRefused)
 
     def tag(self, image: str, repository: str, tag: str) -> None:
-        """Give an image a name, which whatever had it before loses."""
+        """Tag an image; an image with the same tag loses the tag."""
         with self._translated(errors.EngineRefused):
             self._client.tag(image, repository, tag)
 
     def remove(self, image: StoredImage) -> None:
-        """Take away an image with all its names. Conflict, and whatever is left stays, when a container uses it."""
-        # One name at a time: the engine refuses an id that has several, unless forced, and force would also take one
-        # that a container uses.
+        """Remove an image with all names. Conflict, with the rest left in place, while a container uses the image."""
+        # Name by name: without force the engine refuses to remove an id with several names, and with force it would
+        # also remove an image used by a container.
         for name in (*image.tags, *image.digests, image.id):
             with suppress(errors.ImageNotAvailable, errors.NotFound), self._translated():
                 self._client.remove_image(name)
 
     def folder(self) -> Path:
-        """Where the engine keeps its data, on its own machine."""
+        """Return the engine's data root, on the engine's machine."""
         with self._translated():
             return Path(str(self._client.info().get("DockerRootDir") or "/"))
 

@@ -1,7 +1,8 @@
-"""What the agent's own work asks of an engine, as protocols: ``engine.Engine`` and ``docker.Docker`` are one answer.
+"""Interfaces of the container engine, as the reconcile loop needs it.
 
-People's calls through the API (logs, exec, images) need a Docker Engine and are not part of it. Errors are those of
-``errors``, as those modules document them.
+Implemented by ``docker.engine.DockerEngine`` with ``docker.client.DockerClient``, and in memory by the hollow fleet
+(bench/hollow). The operators' API (logs, exec, images) needs a real Docker Engine and does not go through these
+interfaces. Errors are those of ``docker.errors``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Fetch: TypeAlias = Callable[[str, Sequence[Peer], Callable[[str], None]], Awaita
 
 
 class ImageApi(Protocol):
-    """What tells which images nobody needs any more."""
+    """Calls about images, for the image collector."""
 
     def stored(self) -> Sequence[StoredImage]: ...
 
@@ -34,7 +35,7 @@ class ImageApi(Protocol):
 
 
 class DockerApi(Protocol):
-    """The calls that carry out actions. They may block: a :class:`ContainerEngine` sees to it that this holds nobody up."""
+    """Blocking calls to the engine, for the actions of a plan. Run by :class:`ContainerEngine` on its threads."""
 
     @property
     def images(self) -> ImageApi: ...
@@ -63,11 +64,12 @@ class DockerApi(Protocol):
 
 
 class ContainerEngine(Protocol):
-    """Containers for the event loop: calls, the view that they and the engine's events keep true, the connection."""
+    """Async container engine: calls on threads, the cache of containers and networks, and the state of the
+    connection."""
 
     cache: ContainerCache
     connected: bool
-    #: Why it is not connected; empty when it is.
+    #: Reason for a missing connection; empty while connected.
     problem: str
     version: str
 

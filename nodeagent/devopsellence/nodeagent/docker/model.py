@@ -1,4 +1,4 @@
-"""What the agent knows of the engine, as plain frozen data. Nothing here is stored."""
+"""Containers, networks and health as the agent sees them: plain frozen data. Nothing here is stored."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from devopsellence.clock import Now
+
 
 class ContainerState(enum.StrEnum):
-    """A container's state, in the engine's own words."""
+    """State of a container, in the engine's words."""
 
     CREATED = "created"
     RUNNING = "running"
@@ -21,7 +23,7 @@ class ContainerState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NetworkAttachment:
-    """A container's place on a network. ``network_id`` is empty until it was started there, ``address`` while it is not
+    """Attachment of a container to a network. ``network_id`` is empty before the first start, ``address`` unless
     running."""
 
     network_id: str
@@ -30,7 +32,7 @@ class NetworkAttachment:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """One of our containers as the engine shows it."""
+    """A container of this agent, as reported by the engine."""
 
     id: str
     name: str
@@ -43,44 +45,46 @@ class Container:
     state: ContainerState
     #: By network name.
     networks: Mapping[str, NetworkAttachment] = field(default_factory=dict)
-    #: Monotonic seconds of this host; only while it runs.
+    #: Monotonic seconds of this machine; 0 unless running.
     running_since: float = 0.0
-    #: The engine's own timestamps (RFC 3339); empty where not known or not yet.
+    #: Timestamps of the engine (RFC 3339); empty if unknown.
     started_at: str = ""
     finished_at: str = ""
-    #: The name of the task that it was made for; empty for a service's container.
+    #: Name of the release task; empty for a service's container.
     task: str = ""
-    #: The services that its own was to be stopped before, as of when it was made.
+    #: Services started before this container and stopped after it, as of its creation.
     depends_on: tuple[str, ...] = ()
-    #: By name, those that its own listened on when it was made; None: that was not kept then.
+    #: Ports of the service by name, as of creation; None: created by an agent without this label.
     ports: Mapping[str, int] | None = None
-    #: How it ended; None while it runs, and until it has been examined.
+    #: None while running, and until inspected after the exit.
     exit_code: int | None = None
-    #: Run by hand by an operator, whose call looks after it.
+    #: Container of a one-off task, managed by the operator's call instead of the plan.
     one_off: bool = False
 
     @property
     def up(self) -> bool:
+        """Return True while running or paused."""
         return self.state in (ContainerState.RUNNING, ContainerState.PAUSED)
 
     @property
     def start_key(self) -> str:
-        """Names one start of one container; empty before the first."""
+        """Identifies a start of a container; empty before the first start."""
         return f"{self.id}@{self.started_at}" if self.started_at else ""
 
     @property
     def end_key(self) -> str:
-        """Names one end of one container; empty until it has been examined."""
+        """Identifies an exit of a container; empty until inspected after the exit."""
         return f"{self.id}@{self.finished_at}" if self.finished_at else ""
 
     def address_on(self, network: str) -> str:
+        """Return the container's address on a network; empty if not attached or not running."""
         attachment = self.networks.get(network)
         return attachment.address if attachment else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """One of our networks."""
+    """A network of this agent."""
 
     id: str
     name: str
@@ -89,7 +93,7 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class EngineListing:
-    """All that carries our node's uid."""
+    """All containers and networks with this node's uid."""
 
     containers: tuple[Container, ...]
     networks: tuple[Network, ...]
@@ -97,7 +101,8 @@ class EngineListing:
 
 @dataclass(frozen=True, slots=True)
 class EngineEvent:
-    """Something happened on the engine. ``kind`` is container, network or image; ``time``: seconds, its clock."""
+    """An event of the engine. ``kind``: container, network or image. ``time``: seconds since the epoch, on the engine's
+    clock."""
 
     kind: str
     action: str
@@ -108,7 +113,8 @@ class EngineEvent:
 
 @dataclass(frozen=True, slots=True)
 class ContainerExit:
-    """How a container ended. ``ran`` is seconds on the engine's clock; log lines are the last ones, oldest first."""
+    """Exit of a container. ``ran``: seconds on the engine's clock. ``log_lines``: the last lines of output, oldest
+    first."""
 
     code: int
     oom_killed: bool
@@ -117,19 +123,11 @@ class ContainerExit:
     log_lines: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Now:
-    """One moment on two clocks: ``mono`` for intervals, ``wall`` (seconds since the epoch) for what people read."""
-
-    mono: float
-    wall: float
-
-
 NEVER: Final = Now(0.0, 0.0)
 
 
 class ProbeVerdict(enum.Enum):
-    """What the health checks of a container amount to."""
+    """Verdict of a container's probes."""
 
     CHECKING = "checking"
     HEALTHY = "healthy"
@@ -138,19 +136,19 @@ class ProbeVerdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """``overdue``: has not passed once since its start, in all the time it was given. ``message``: the last failure.
-    ``since``: when the verdict became what it is."""
+    """Health of a container. ``past_start_deadline``: no probe has passed within the start deadline. ``message``: last
+    failure. ``since``: time of the last change of the verdict."""
 
     verdict: ProbeVerdict
-    overdue: bool = False
+    past_start_deadline: bool = False
     message: str = ""
     since: Now = NEVER
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One environment on the engine, now. ``health`` is by container id, as is ``held``: those that must not be stopped
-    yet, because requests go to them, with the reason as the end of a sentence."""
+    """Observed state of an environment. ``health`` is keyed by container id. ``held`` as well: containers not to be
+    stopped yet because requests go to them, each with the reason as the end of a sentence."""
 
     containers: tuple[Container, ...] = ()
     network: Network | None = None

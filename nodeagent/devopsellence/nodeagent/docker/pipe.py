@@ -1,6 +1,6 @@
-"""A connection to a process in a container, for the event loop: no thread reads or writes it.
+"""Stdin and output of a process in a container, for the event loop, without a thread.
 
-Whoever does not read stops the process, as a pipe would: the engine's buffers fill, then the process waits.
+Backpressure as with a pipe: unless the output is read, the engine's buffers fill up and the process waits.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _END_OF_TRANSMISSION: Final = b"\x04"
 
 
 class ProcessPipe:
-    """Stdin and output of a process. ``tty``: its output is one stream without frames."""
+    """Stdin and output of a process. ``tty``: the output is a single stream without frames."""
 
     def __init__(self, connection: HijackedConnection, *, tty: bool) -> None:
         self._socket = connection.socket
-        self._ahead = connection.ahead
+        self._buffered = connection.buffered
         self._frames = None if tty else FrameParser()
 
     async def output(self) -> AsyncIterator[tuple[bool, bytes]]:
-        """Pieces of output as they come: whether it is of stderr, and the bytes. Ends when the engine ends it.
+        """Yield output as (is stderr, bytes), until the engine closes the stream.
 
         Raises:
-            Malformed: the engine sends something else.
+            MalformedFrame: the engine sends invalid frames.
         """
         while data := await self._receive():
             if self._frames is None:
@@ -40,7 +40,7 @@ class ProcessPipe:
                 yield stderr, payload
 
     async def write(self, data: bytes) -> bool:
-        """Returns when the engine has taken it; False if the process takes no more."""
+        """Write to stdin, waiting for the engine to accept the data; False if the process accepts no more input."""
         try:
             await asyncio.get_running_loop().sock_sendall(self._socket, data)
         except OSError:
@@ -48,8 +48,8 @@ class ProcessPipe:
         return True
 
     async def end_input(self) -> None:
-        """No more input. A terminal is told as by Ctrl-D: if the connection to one is shut down for writing, the engine
-        closes the output as well (moby, ``container/stream/attach.go``)."""
+        """Close stdin. For a terminal send Ctrl-D instead: shutting down a terminal's connection for writing makes the
+        engine close the output too (moby, ``container/stream/attach.go``)."""
         if self._frames is None:
             await self.write(_END_OF_TRANSMISSION)
             return
@@ -57,12 +57,13 @@ class ProcessPipe:
             self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
+        """Close the connection."""
         self._socket.close()
 
     async def _receive(self) -> bytes:
-        if self._ahead:
-            ahead, self._ahead = self._ahead, b""
-            return ahead
+        if self._buffered:
+            buffered, self._buffered = self._buffered, b""
+            return buffered
         try:
             return await asyncio.get_running_loop().sock_recv(self._socket, _CHUNK)
         except ConnectionError:

@@ -1,8 +1,8 @@
-"""The engine's streams through its SDK: logs as they are written, images, and connections that go both ways.
+"""Streams of the engine, through the SDK: logs, image archives, and bidirectional connections to processes.
 
-Beside ``docker`` the only module that knows the SDK. Functions block and belong on a thread (``Engine.ask``); they
-raise only the errors of ``errors``. What is streamed afterwards needs no thread: a connection that goes both ways is
-handed out as a plain socket for the event loop. Only logs and images are read by a thread, because HTTP frames them.
+Besides ``docker.client`` the only module with SDK imports. Functions block and belong on a thread
+(``DockerEngine.ask``); they raise only the errors of ``docker.errors``. A bidirectional connection is returned as a
+plain socket for the event loop; logs and images are read on a thread, because of their HTTP framing.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from devopsellence.nodeagent.docker.client import CALL_SECONDS, DockerClient
 from devopsellence.nodeagent.docker.frames import FrameParser, MalformedFrame
 
 _CHUNK: Final = 64 * 1024
-#: Before the first byte of an image the engine writes all of it to its disk.
+#: Limit for the first byte of an image: the engine writes the whole image to its disk before.
 _SAVE_SECONDS: Final = 600
 _BRIDGE_NAME: Final = "com.docker.network.bridge.name"
 
 
 @dataclass(frozen=True, slots=True)
 class HijackedConnection:
-    """A connection that the engine has turned into a container's stdin and output. ``ahead``: what came with the
-    engine's answer already. The socket does not block and is the caller's to close."""
+    """A connection hijacked by the engine for a container's stdin and output. ``buffered``: bytes received with the
+    engine's response. The non-blocking socket belongs to the caller."""
 
     socket: socket.socket
-    ahead: bytes
+    buffered: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ExecState:
-    """A command in a container. ``pid``: its process's number on the engine's machine; 0 before it begins."""
+    """State of an exec'd command. ``pid``: its process on the engine's machine; 0 before the start."""
 
     running: bool
     exit_code: int
@@ -48,71 +48,75 @@ class ExecState:
 
 @dataclass(frozen=True, slots=True)
 class BridgeNetwork:
-    """A network of the engine. ``name``: of its interface on the engine's machine. ``ours``: of an environment."""
+    """A bridge network. ``name``: interface on the engine's machine. ``own``: the network of an environment."""
 
     name: str
     own: bool
     ipv6: bool
 
 
-class _Answer:
-    """An answer of the engine that is still being read."""
+class _StreamedResponse:
+    """A streamed response of the engine."""
 
     def __init__(self, response: requests.Response) -> None:
         self._response = response
         self._closed = False
 
     def close(self) -> None:
-        """End the reading, from any thread."""
+        """Stop reading, from any thread."""
         self._closed = True
         with suppress(OSError, AttributeError, DockerException):
             CancellableStream(iter(()), self._response).close()
 
     def release(self) -> None:
-        """Give the connection up, by whoever has read."""
+        """Release the connection, on the reading thread."""
         with suppress(OSError, urllib3.exceptions.HTTPError):
             self._response.close()
 
 
-class LogStream(_Answer):
-    """A container's log. Iterating blocks; ends where the log ends, or when it is closed from another thread."""
+class LogStream(_StreamedResponse):
+    """Log of a container. Iterating blocks, and ends with the log or by :meth:`close` from another thread."""
 
     def __iter__(self) -> Iterator[tuple[bool, bytes]]:
-        """Whether it is of stderr, and the entry as the engine writes it.
+        """Yield entries as (is stderr, entry in the engine's format).
 
         Raises:
-            EngineUnavailable: the connection broke before the log's end.
+            EngineUnavailable: the connection broke before the end of the log.
         """
         frames = FrameParser()
         try:
             for chunk in self._response.raw.stream(_CHUNK, decode_content=False):
                 yield from frames.feed(chunk)
         except (OSError, ValueError, AttributeError, urllib3.exceptions.HTTPError, MalformedFrame) as error:
-            # Closing from another thread shows in one of many ways.
+            # Closing from another thread surfaces as any of these errors.
             if not self._closed:
-                raise errors.EngineUnavailable(f"the Docker Engine has broken off a log: {error}") from error
+                raise errors.EngineUnavailable(
+                    f"the connection to the Docker Engine broke while reading a log: {error}"
+                ) from error
 
 
-class ArchiveStream(_Answer):
-    """An image as an archive."""
+class ArchiveStream(_StreamedResponse):
+    """Archive of an image."""
 
     def read(self, count: int) -> bytes:
-        """The next bytes, ``count`` of them unless it ends before; none at its end. Blocks.
+        """Return the next ``count`` bytes, fewer only at the end, none after the end. Blocks.
 
         Raises:
-            EngineUnavailable: the connection broke before the archive's end.
+            EngineUnavailable: the connection broke before the end of the archive.
         """
         try:
             return bytes(self._response.raw.read(count))
         except (OSError, ValueError, AttributeError, urllib3.exceptions.HTTPError) as error:
-            raise errors.EngineUnavailable(f"the Docker Engine has broken off an image: {error}") from error
+            raise errors.EngineUnavailable(
+                f"the connection to the Docker Engine broke while reading an image: {error}"
+            ) from error
 
 
 def open_archive(docker: DockerClient, image: str) -> ArchiveStream:
-    """An image, by its id or a name, as the engine writes it for ``docker load``; may take minutes to begin.
+    """Open the archive of an image, by id or name, in the format of ``docker save``; may take minutes to start.
 
     Raises:
-        ImageNotAvailable: there is none.
+        ImageNotAvailable: no such image.
     """
     with docker.client() as client:
         url = f"{client.base_url}/v{client.api_version}/images/{image}/get"
@@ -127,9 +131,9 @@ def open_archive(docker: DockerClient, image: str) -> ArchiveStream:
 def open_log(
     docker: DockerClient, container: str, *, follow: bool, tail: int | None, since: tuple[int, int]
 ) -> LogStream:
-    """A container's log with the engine's times: the last ``tail`` entries (None: all) since a moment (zeros: all).
+    """Open a container's log with timestamps: the last ``tail`` entries (None: all) after ``since`` (zeros: all).
 
-    A moment is seconds and nanoseconds since the epoch, because a float does not tell neighbouring lines apart.
+    ``since`` is (seconds, nanoseconds) since the epoch, because a float cannot tell neighbouring lines apart.
     """
     params: dict[str, Any] = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": int(follow)}
     params["tail"] = "all" if tail is None else tail
@@ -137,7 +141,7 @@ def open_log(
         params["since"] = "{}.{:09}".format(*since)
     with docker.client() as client:
         url = f"{client.base_url}/v{client.api_version}/containers/{container}/logs"
-        # A log that is followed may be silent for days.
+        # A followed log may be silent for days.
         response = client.get(url, params=params, stream=True, timeout=(CALL_SECONDS, None))
         try:
             response.raise_for_status()
@@ -147,85 +151,85 @@ def open_log(
 
 
 def create_exec(docker: DockerClient, container: str, command: Sequence[str], *, stdin: bool, tty: bool) -> str:
-    """The id of a command that is ready to be started in a running container."""
+    """Create an exec of a command in a running container and return the exec id."""
     with docker.client() as client:
-        made = client.exec_create(container, list(command), stdin=stdin, tty=tty)
-    return str(made["Id"])
+        created = client.exec_create(container, list(command), stdin=stdin, tty=tty)
+    return str(created["Id"])
 
 
-def start_exec(docker: DockerClient, execution: str, *, tty: bool) -> HijackedConnection:
-    """Start it, connected."""
+def start_exec(docker: DockerClient, exec_id: str, *, tty: bool) -> HijackedConnection:
+    """Start an exec and return the connection to its process."""
     with docker.client() as client:
-        return _connection(client.exec_start(execution, tty=tty, socket=True))
+        return _connection(client.exec_start(exec_id, tty=tty, socket=True))
 
 
-def inspect_exec(docker: DockerClient, execution: str) -> ExecState:
-    """How it stands."""
+def inspect_exec(docker: DockerClient, exec_id: str) -> ExecState:
+    """Return the state of an exec."""
     with docker.client() as client:
-        document: Mapping[str, Any] = client.exec_inspect(execution)
+        document: Mapping[str, Any] = client.exec_inspect(exec_id)
     code = document.get("ExitCode")
     return ExecState(bool(document["Running"]), 0 if code is None else int(code), int(document.get("Pid") or 0))
 
 
-def resize_exec(docker: DockerClient, execution: str, columns: int, rows: int) -> None:
-    """Tell its terminal how large the window is."""
+def resize_exec(docker: DockerClient, exec_id: str, columns: int, rows: int) -> None:
+    """Resize the terminal of an exec."""
     with docker.client() as client:
-        client.exec_resize(execution, height=rows, width=columns)
+        client.exec_resize(exec_id, height=rows, width=columns)
 
 
 def attach(docker: DockerClient, container: str, *, stdin: bool) -> HijackedConnection:
-    """A container's output from now on, and its stdin; to be called before it is started, so that nothing is lost."""
+    """Attach to a container's stdin and output; call before the start, so that no output is lost."""
     params = {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
     with docker.client() as client:
         return _connection(client.attach_socket(container, params=params))
 
 
 def resize(docker: DockerClient, container: str, columns: int, rows: int) -> None:
-    """Tell a container's terminal how large the window is."""
+    """Resize a container's terminal."""
     with docker.client() as client:
         client.resize(container, height=rows, width=columns)
 
 
 def kill(docker: DockerClient, container: str, signal: str) -> None:
-    """Send a signal to a container's first process. Conflict if it does not run."""
+    """Send a signal to a container's first process. Conflict unless running."""
     with docker.client() as client:
         client.kill(container, signal=signal)
 
 
 def wait(docker: DockerClient, container: str) -> int:
-    """Its exit code, once it has ended; blocks until then."""
+    """Wait for the exit of a container and return the exit code; blocks."""
     with docker.client() as client:
         return int(client.wait(container)["StatusCode"])
 
 
 def exit_code(docker: DockerClient, container: str) -> int:
-    """Its exit code; where it could not be started, the one that a shell gives for the reason (126, 127)."""
+    """Return a container's exit code; after a failed start the code of a shell for the same failure (126, 127)."""
     with docker.client() as client:
         return int(client.inspect_container(container)["State"].get("ExitCode", 0))
 
 
 def discard(docker: DockerClient, container: str) -> None:
-    """Remove a container with the volumes that have no name; nothing if it is gone."""
+    """Remove a container and its anonymous volumes; no error if missing."""
     with suppress(errors.NotFound), docker.client() as client:
         client.remove_container(container, v=True, force=True)
 
 
 def one_offs(docker: DockerClient, node_uid: str) -> list[str]:
-    """The one-off containers of this node that are there, in any state."""
+    """Return the ids of the one-off task containers of this node, in any state."""
     labels = [f"{names.LABEL_NODE_UID}={node_uid}", names.LABEL_ONE_OFF]
     with docker.client() as client:
         return [str(container["Id"]) for container in client.containers(all=True, filters={"label": labels})]
 
 
 def data_root(docker: DockerClient) -> str:
-    """Where the engine keeps its data, on its own machine."""
+    """Return the engine's data root, on the engine's machine."""
     with docker.client() as client:
         return str(client.info().get("DockerRootDir") or "")
 
 
 def bridges(docker: DockerClient, node_uid: str) -> list[BridgeNetwork]:
-    """The engine's networks that are a bridge of its machine. The interface is named after the network's id, unless the
-    network says otherwise (Docker's documentation of the bridge driver)."""
+    """Return the bridge networks of the engine. Unless set by an option, the interface is named after the network id
+    (Docker's documentation of the bridge driver)."""
     with docker.client() as client:
         networks = client.networks(filters={"driver": "bridge"})
     return [
@@ -239,14 +243,14 @@ def bridges(docker: DockerClient, node_uid: str) -> list[BridgeNetwork]:
 
 
 def _connection(hijacked: Any) -> HijackedConnection:
-    """The socket below one of the SDK's, with what the SDK has read from it beyond the engine's answer.
+    """Return the socket below an SDK socket, with the bytes already read beyond the HTTP response.
 
-    The SDK leaves that in a buffer which it then goes around, so that the first output of a quick command is lost.
+    The SDK would bypass the buffer with those bytes, so the first output of a quick command would be lost.
     """
     response = hijacked._response
-    ours = socket.socket(fileno=hijacked._sock.dup().detach())
+    connection = socket.socket(fileno=hijacked._sock.dup().detach())
     hijacked._sock.setblocking(False)
-    ours.setblocking(False)
-    ahead = bytes(response.raw._fp.fp.peek())
+    connection.setblocking(False)
+    buffered = bytes(response.raw._fp.fp.peek())
     response.close()
-    return HijackedConnection(ours, ahead)
+    return HijackedConnection(connection, buffered)

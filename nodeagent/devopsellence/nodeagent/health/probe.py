@@ -1,8 +1,8 @@
-"""Putting one question to a container: by HTTP, by a TCP connection, or by a command that is run in it.
+"""Probe calls: HTTP, TCP, and exec in a container.
 
-The first two are asked on the event loop, from the node. A command is run by the engine; of its output the end is kept,
-for the message. It is given its time, then killed; where that cannot be done (its process is not visible here) it is
-not asked again before it has ended, so that no more than one runs in a container.
+HTTP and TCP run on the event loop, from the node. An exec probe is run by the engine; the end of its output becomes the
+message. A command still running at the timeout is killed. If the process is not visible here and cannot be killed, the
+next run waits for its exit, so at most a single probe command runs in a container.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from devopsellence.nodeagent.docker.process import send_signal
 from devopsellence.nodeagent.docker.streams import ExecState, HijackedConnection, create_exec, inspect_exec, start_exec
 from devopsellence.nodeagent.plan.probe_spec import Probe
 
-#: Asks once: empty if the answer passes, otherwise what is wrong. Raises EngineUnavailable if nothing is known.
+#: Runs a probe once: "" on success, else the problem. Raises EngineUnavailable if the result is unknown.
 ProbeCall: TypeAlias = Callable[[], Awaitable[str]]
 
 _OUTPUT_BYTES: Final = 4096
@@ -34,17 +34,17 @@ _COMMAND_LENGTH: Final = 80
 
 
 def probe_call(engine: DockerEngine, probe: Probe, container: str, address: str) -> ProbeCall:
-    """How ``probe`` is put to a container at an address on its environment's network."""
+    """Return the call of ``probe`` for a container at an address on its environment's network."""
     if probe.command:
-        return _Command(engine, container, probe).ask
+        return _ExecProbe(engine, container, probe).run
     if probe.path:
         return partial(probe_http, address, probe.port, probe.path, probe.timing.timeout)
     return partial(probe_tcp, address, probe.port, probe.timing.timeout)
 
 
-async def probe_http(address: str, port: int, path: str, timeout: float) -> str:  # noqa: ASYNC109 - of the whole exchange
-    """GET ``path``: 200 to 399 passes."""
-    where = f"GET http://{address}:{port}{path}"
+async def probe_http(address: str, port: int, path: str, timeout: float) -> str:  # noqa: ASYNC109 - limit of the whole exchange
+    """Send GET ``path``: a status of 200 to 399 is a success."""
+    request = f"GET http://{address}:{port}{path}"
     try:
         async with asyncio.timeout(timeout):
             reader, writer = await asyncio.open_connection(address, port, limit=4096)
@@ -52,32 +52,32 @@ async def probe_http(address: str, port: int, path: str, timeout: float) -> str:
                 writer.write(_request(address, port, path))
                 line = await reader.readline()
             finally:
-                # The rest of the answer is of no interest.
+                # The rest of the response does not matter.
                 writer.transport.abort()
     except (OSError, ValueError) as error:
-        return f"{where}: {_trouble(error, timeout)}"
+        return f"{request}: {_problem(error, timeout)}"
     parts = line.split(maxsplit=2)
     if len(parts) < 2 or not parts[0].startswith(b"HTTP/"):
-        return f"{where}: what answers does not speak HTTP"
+        return f"{request}: the response is not HTTP"
     code = 0
     with suppress(ValueError):
         code = int(parts[1])
-    return "" if 200 <= code <= 399 else f"{where}: answered {code}"
+    return "" if 200 <= code <= 399 else f"{request}: answered {code}"
 
 
-async def probe_tcp(address: str, port: int, timeout: float) -> str:  # noqa: ASYNC109 - of the whole exchange
-    """Connect: whoever accepts passes."""
+async def probe_tcp(address: str, port: int, timeout: float) -> str:  # noqa: ASYNC109 - limit of the whole exchange
+    """Connect: an accepted connection is a success."""
     try:
         async with asyncio.timeout(timeout):
             _, writer = await asyncio.open_connection(address, port)
     except OSError as error:
-        return f"tcp {address}:{port}: {_trouble(error, timeout)}"
+        return f"tcp {address}:{port}: {_problem(error, timeout)}"
     writer.transport.abort()
     return ""
 
 
-class _Command:
-    """A command in one container, run again and again, never twice at a time."""
+class _ExecProbe:
+    """Exec probe of a container; never runs twice at the same time."""
 
     def __init__(self, engine: DockerEngine, container: str, probe: Probe) -> None:
         self._engine = engine
@@ -85,91 +85,91 @@ class _Command:
         self._command = probe.command
         self._timeout = probe.timing.timeout
         shown = _printable(shlex.join(probe.command))
-        self._what = shown if len(shown) <= _COMMAND_LENGTH else f"{shown[: _COMMAND_LENGTH - 1]}…"
-        #: The one that did not end in time.
-        self._late = ""
+        self._name = shown if len(shown) <= _COMMAND_LENGTH else f"{shown[: _COMMAND_LENGTH - 1]}…"
+        #: Exec id of a run that timed out and could not be killed.
+        self._timed_out = ""
 
-    async def ask(self) -> str:
-        """Exit code 0 passes."""
+    async def run(self) -> str:
+        """Run the command: exit code 0 is a success."""
         try:
-            return await self._ask()
+            return await self._run()
         except EngineUnavailable:
             raise
         except EngineError as error:
-            return f"{self._what}: {error}"
+            return f"{self._name}: {error}"
 
-    async def _ask(self) -> str:
+    async def _run(self) -> str:
         if await self._still_runs():
-            return f"{self._what}: the one before has still not ended"
-        execution = await self._engine.check(
+            return f"{self._name}: the previous run has still not ended"
+        exec_id = await self._engine.check(
             lambda docker: create_exec(docker, self._container, self._command, stdin=False, tty=False)
         )
-        connection = await self._engine.check(lambda docker: start_exec(docker, execution, tty=False))
+        connection = await self._engine.check(lambda docker: start_exec(docker, exec_id, tty=False))
         try:
             async with asyncio.timeout(self._timeout):
-                said = await _output(connection)
-                code = (await self._ended(execution)).exit_code
+                output = await _output(connection)
+                code = (await self._exit_state(exec_id)).exit_code
         except TimeoutError:
-            self._late = execution
-            await self._engine.check(lambda docker: _kill(docker, execution, self._container))
-            return f"{self._what}: not ended within {self._timeout:g} s"
+            self._timed_out = exec_id
+            await self._engine.check(lambda docker: _kill(docker, exec_id, self._container))
+            return f"{self._name}: timed out after {self._timeout:g} s"
         finally:
             connection.socket.close()
-        return "" if code == 0 else f"{self._what}: exit code {code}{_last_line(said)}"
+        return "" if code == 0 else f"{self._name}: exit code {code}{_last_line(output)}"
 
     async def _still_runs(self) -> bool:
-        """The one that did not end in time has still not ended."""
+        """Return True while a timed-out run has not ended."""
         with suppress(NotFound):
-            if self._late and (await self._inspect(self._late)).running:
+            if self._timed_out and (await self._inspect(self._timed_out)).running:
                 return True
-        self._late = ""
+        self._timed_out = ""
         return False
 
-    async def _inspect(self, execution: str) -> ExecState:
-        return await self._engine.check(lambda docker: inspect_exec(docker, execution))
+    async def _inspect(self, exec_id: str) -> ExecState:
+        return await self._engine.check(lambda docker: inspect_exec(docker, exec_id))
 
-    async def _ended(self, execution: str) -> ExecState:
-        """How it ended: its output ends a moment before the engine knows of its exit code."""
+    async def _exit_state(self, exec_id: str) -> ExecState:
+        """Wait for the exit: the output ends a moment before the engine knows the exit code."""
         retrying = AsyncRetrying(
-            retry=retry_if_result(lambda found: found.running), wait=wait_exponential(multiplier=0.005, max=0.2)
+            retry=retry_if_result(lambda state: state.running), wait=wait_exponential(multiplier=0.005, max=0.2)
         )
-        ended: ExecState = await retrying(self._inspect, execution)
-        return ended
+        state: ExecState = await retrying(self._inspect, exec_id)
+        return state
 
 
 async def _output(connection: HijackedConnection) -> bytes:
-    """The end of what it writes, once it has closed its output."""
+    """Read the output until closed by the process, and return its end."""
     loop = asyncio.get_running_loop()
-    frames, said, chunk = FrameParser(), b"", connection.ahead
+    frames, output, chunk = FrameParser(), b"", connection.buffered
     with suppress(MalformedFrame, ConnectionResetError):
         while True:
             for _, payload in frames.feed(chunk):
-                said = (said + payload)[-_OUTPUT_BYTES:]
+                output = (output + payload)[-_OUTPUT_BYTES:]
             chunk = await loop.sock_recv(connection.socket, _OUTPUT_BYTES)
             if not chunk:
                 break
-    return said
+    return output
 
 
-def _kill(docker: DockerClient, execution: str, container: str) -> None:
-    """End a command and what it has started, as far as its process can be reached from here."""
-    pid = inspect_exec(docker, execution).pid
+def _kill(docker: DockerClient, exec_id: str, container: str) -> None:
+    """Kill a command and its process group, as far as visible from here."""
+    pid = inspect_exec(docker, exec_id).pid
     send_signal(pid, container, signal.SIGKILL)
 
 
-def _last_line(said: bytes) -> str:
-    lines = said.decode(errors="replace").split("\n")
+def _last_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return f": {_printable(last)[:_MESSAGE_LENGTH]}" if last else ""
 
 
 def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else " " for each in text)
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
-def _trouble(error: OSError | ValueError, patience: float) -> str:
+def _problem(error: OSError | ValueError, timeout: float) -> str:
     if isinstance(error, TimeoutError):
-        return f"no answer within {patience:g} s"
+        return f"no answer within {timeout:g} s"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     return str(getattr(error, "strerror", None) or error)

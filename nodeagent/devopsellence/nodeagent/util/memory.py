@@ -1,4 +1,4 @@
-"""Giving memory back when there is nothing to do: an agent rests most of its life, beside the workloads."""
+"""Memory limits of the agent: returning unused memory to the system when idle, in favour of the workloads."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-#: After this long without work.
+#: Trim memory after this long without work.
 IDLE_SECONDS: Final = 5.0
 _M_ARENA_MAX: Final = -8
 
 
 def limit_memory() -> None:
-    """To be called first: before there are threads, and before structlog is imported.
+    """Reduce memory use; call before starting threads and before importing structlog.
 
-    Keeps glibc from giving each thread a heap of its own, and structlog from loading rich for tracebacks on terminals:
-    4 MB that an agent which writes JSON never uses.
+    Limits glibc to two malloc arenas, and keeps structlog from importing rich for tracebacks on terminals: 4 MB never
+    used by an agent with JSON logs.
     """
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
     with suppress(OSError, AttributeError):
@@ -26,28 +26,28 @@ def limit_memory() -> None:
 
 
 class MemoryTrimmer:
-    """Call :meth:`stir` whenever there is work."""
+    """Trims memory after :data:`IDLE_SECONDS` without :meth:`touch`."""
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
-        self._until = 0.0
+        self._deadline = 0.0
 
     def start(self) -> None:
-        """All is there: what is here now stays, and the collector need not look at it again and again."""
+        """Exempt everything allocated so far from garbage collection, and start the idle timer."""
         gc.freeze()
         self.touch()
 
     def touch(self) -> None:
-        """There is work; rest begins five seconds after the last of these."""
+        """Restart the idle timer; call on any work."""
         loop = asyncio.get_running_loop()
-        self._until = loop.time() + IDLE_SECONDS
+        self._deadline = loop.time() + IDLE_SECONDS
         if self._timer is None:
-            self._timer = loop.call_at(self._until, self._look)
+            self._timer = loop.call_at(self._deadline, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         loop = asyncio.get_running_loop()
-        if loop.time() < self._until:
-            self._timer = loop.call_at(self._until, self._look)
+        if loop.time() < self._deadline:
+            self._timer = loop.call_at(self._deadline, self._check)
             return
         self._timer = None
         gc.collect()

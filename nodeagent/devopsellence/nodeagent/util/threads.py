@@ -1,7 +1,7 @@
-"""A bounded set of threads for blocking calls, that ends with the process and shrinks when there is nothing to do.
+"""Thread pool for blocking calls: bounded, shrinking when idle, and abandoned at process exit.
 
-The standard library's pool keeps every thread it ever started, and at exit waits for all of them; the agent must rest
-in little memory, and must be able to end while the engine sits out a container's grace period.
+The standard library's pool keeps every thread, and waits for all of them at exit. An idle agent must use little memory,
+and must be able to exit during a container's grace period.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _IDLE_SECONDS: Final = 20.0
 
 
 class ThreadPool:
-    """At most ``size`` daemon threads, started when needed, gone after 20 s without work. Lives on one event loop."""
+    """At most ``size`` daemon threads, started on demand, ended after 20 s without work. Belongs to a single event
+    loop."""
 
     def __init__(self, size: int, name: str) -> None:
         self._size = size
@@ -31,7 +32,8 @@ class ThreadPool:
         self._idle = 0
 
     async def run(self, call: Callable[[], T]) -> T:
-        """What ``call`` returns or raises. When the waiting task is cancelled, the call still runs to its end."""
+        """Run ``call`` on a thread; return its result or raise its error. Cancelling the waiting task does not stop the
+        call."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._work.put((loop, future, call))
@@ -50,7 +52,7 @@ class ThreadPool:
                 loop, future, call = self._work.get(timeout=_IDLE_SECONDS)
             except queue.Empty:
                 with self._lock:
-                    # Work that came in this instant counted on this thread.
+                    # Work queued at this instant relies on this thread.
                     if self._work.empty():
                         self._idle -= 1
                         self._threads -= 1
@@ -59,18 +61,18 @@ class ThreadPool:
                     continue
             with self._lock:
                 self._idle -= 1
-            _carry_out(loop, future, call)
+            _execute(loop, future, call)
             del future, call
 
 
-def _carry_out(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
+def _execute(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
     result: Any = None
     failure: BaseException | None = None
     try:
         result = call()
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the one who waits
+    except BaseException as error:  # noqa: BLE001 - passed on to the waiting task
         failure = error
-    # RuntimeError: the loop has ended, and nobody waits any more.
+    # RuntimeError: the event loop is closed, and no task waits any more.
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(_deliver, future, result, failure)
 

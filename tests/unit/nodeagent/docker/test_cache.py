@@ -145,7 +145,7 @@ def test_parsing_an_inspected_container() -> None:
             "Image": "sha256:1",
             "Labels": {**LABELS, "devopsellence.release": "7", "devopsellence.depends_on": "db,redis"},
         },
-        "ContainerState": {"Status": "running", "StartedAt": STARTED, "FinishedAt": "0001-01-01T00:00:00Z"},
+        "State": {"Status": "running", "StartedAt": STARTED, "FinishedAt": "0001-01-01T00:00:00Z"},
         "NetworkSettings": {"Networks": {"n": {"NetworkID": "net-1", "IPAddress": "172.18.0.2"}}},
     }
     found = parse_inspected(document, Now(1000.0, AT + 5.0))
@@ -157,16 +157,16 @@ def test_parsing_an_inspected_container() -> None:
 
 @pytest.mark.parametrize(("status", "code"), [("exited", 3), ("created", None), ("paused", None)])
 def test_only_an_end_has_an_exit_code(status: str, code: int | None) -> None:
-    document = {"Id": "c1", "Name": "/shop", "Config": {}, "ContainerState": {"Status": status, "ExitCode": 3}}
+    document = {"Id": "c1", "Name": "/shop", "Config": {}, "State": {"Status": status, "ExitCode": 3}}
     assert parse_inspected(document, Now(1000.0, AT)).exit_code == code
 
 
 def test_a_state_that_is_not_known_is_left_alone() -> None:
-    entry = {"Id": "c1", "Names": ["/shop"], "ContainerState": "hibernating", "Labels": LABELS, "Image": "sha256:1"}
+    entry = {"Id": "c1", "Names": ["/shop"], "State": "hibernating", "Labels": LABELS, "Image": "sha256:1"}
     assert parse_listed(entry).state is ContainerState.REMOVING
 
 
 def test_parsing_a_listed_container() -> None:
-    entry = {"Id": "c1", "Names": ["/shop"], "ContainerState": "exited", "Labels": LABELS, "Image": "sha256:1"}
+    entry = {"Id": "c1", "Names": ["/shop"], "State": "exited", "Labels": LABELS, "Image": "sha256:1"}
     found = parse_listed(entry)
     assert (found.name, found.state, found.release, found.env) == ("shop", ContainerState.EXITED, 0, str(ENV))

@@ -12,10 +12,10 @@ from devopsellence.nodeagent.docker.errors import EngineUnavailable
 from devopsellence.nodeagent.docker.model import Container, Health, ProbeVerdict
 from devopsellence.nodeagent.health.monitor import HealthMonitor, ProbeState, combined_health
 from devopsellence.nodeagent.health.probe import ProbeCall
-from devopsellence.nodeagent.plan.probe_spec import Probe, Timing
+from devopsellence.nodeagent.plan.probe_spec import Probe, ProbeTiming
 from tests.unit.nodeagent.support import ENV, container, service, want
 
-TIMING = Timing(interval=5.0, timeout=2.0, retries=3, start_period=1.0)
+TIMING = ProbeTiming(interval=5.0, timeout=2.0, retries=3, start_period=1.0)
 HTTP = Probe(TIMING, port=3000, path="/up")
 TCP = Probe(TIMING, port=6379)
 
@@ -42,7 +42,7 @@ def test_until_the_first_success_it_is_asked_often() -> None:
 
 
 def test_a_short_interval_is_never_exceeded() -> None:
-    course = failed(ProbeState(Timing(0.2, 0.1, 3, 0.0), 0.0), "refused", *[0.0] * 20)
+    course = failed(ProbeState(ProbeTiming(0.2, 0.1, 3, 0.0), 0.0), "refused", *[0.0] * 20)
     assert course.delay == 0.2
 
 
@@ -55,9 +55,9 @@ def test_first_success_makes_healthy() -> None:
 
 def test_never_healthy_in_all_the_time_it_has() -> None:
     course = failed(ProbeState(TIMING, 100.0), "refused", 117.9)
-    assert not course.health.overdue
+    assert not course.health.past_start_deadline
     course = failed(course, "refused", 118.0)
-    assert (course.health.verdict, course.health.overdue) == (ProbeVerdict.UNHEALTHY, True)
+    assert (course.health.verdict, course.health.past_start_deadline) == (ProbeVerdict.UNHEALTHY, True)
     assert course.passed(at(119.0)).health.verdict is ProbeVerdict.HEALTHY
 
 
@@ -66,7 +66,7 @@ def test_consecutive_failures_make_unhealthy() -> None:
     assert course.health.verdict is ProbeVerdict.HEALTHY
     assert failed(course.passed(at(56.0)), "503", 60.0).health.verdict is ProbeVerdict.HEALTHY
     course = failed(course, "503", 60.0)
-    assert course.health == Health(ProbeVerdict.UNHEALTHY, overdue=False, message="503", since=at(60.0))
+    assert course.health == Health(ProbeVerdict.UNHEALTHY, past_start_deadline=False, message="503", since=at(60.0))
     assert failed(course, "504", 65.0).health == Health(ProbeVerdict.UNHEALTHY, message="504", since=at(60.0))
     assert course.passed(at(66.0)).health.verdict is ProbeVerdict.HEALTHY
 
@@ -91,8 +91,8 @@ def test_consecutive_failures_make_unhealthy() -> None:
             Health(ProbeVerdict.CHECKING, message="refused; 503"),
         ),
         (
-            [Health(ProbeVerdict.CHECKING), Health(ProbeVerdict.UNHEALTHY, overdue=True, message="503", since=at(2.0))],
-            Health(ProbeVerdict.UNHEALTHY, overdue=True, message="503", since=at(2.0)),
+            [Health(ProbeVerdict.CHECKING), Health(ProbeVerdict.UNHEALTHY, past_start_deadline=True, message="503", since=at(2.0))],
+            Health(ProbeVerdict.UNHEALTHY, past_start_deadline=True, message="503", since=at(2.0)),
         ),
         (
             [

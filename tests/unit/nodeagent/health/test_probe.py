@@ -13,7 +13,7 @@ import pytest
 
 from devopsellence.nodeagent.docker.errors import Conflict, EngineUnavailable, NotFound
 from devopsellence.nodeagent.health.probe import ProbeCall, probe_call
-from devopsellence.nodeagent.plan.probe_spec import Probe, Timing
+from devopsellence.nodeagent.plan.probe_spec import Probe, ProbeTiming
 
 
 class Engine:
@@ -66,7 +66,7 @@ class Engine:
 
 
 def asked(engine: Engine, timeout: float = 20.0, *command: str) -> ProbeCall:
-    probe = Probe(Timing(timeout=timeout), command=command or ("redis-cli", "ping"))
+    probe = Probe(ProbeTiming(timeout=timeout), command=command or ("redis-cli", "ping"))
     return probe_call(engine, probe, "c1", "172.18.0.2")  # type: ignore[arg-type]
 
 
@@ -99,11 +99,11 @@ async def test_exec_output_may_end_before_its_exit_code() -> None:
 async def test_running_exec_is_not_repeated() -> None:
     engine = Engine(hangs=True)
     ask = asked(engine, 0.01)
-    assert await ask() == "redis-cli ping: not ended within 0.01 s"
-    assert await ask() == "redis-cli ping: the one before has still not ended"
+    assert await ask() == "redis-cli ping: timed out after 0.01 s"
+    assert await ask() == "redis-cli ping: the previous run has still not ended"
     assert engine.began == 1
     engine.running = False
-    assert await ask() == "redis-cli ping: not ended within 0.01 s"
+    assert await ask() == "redis-cli ping: timed out after 0.01 s"
     assert engine.began == 2
     engine.close()
 
