@@ -26,7 +26,7 @@ from devopsellence.api.v1.stored_pb2 import Node, Release
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.context import dev_settings
 from devopsellence.cli.images.distribute import distribute
-from devopsellence.cli.images.docker_cli import Docker
+from devopsellence.cli.images.docker_cli import DockerCli
 from devopsellence.cli.output import Output
 from devopsellence.cli.store.reader import Reader
 from devopsellence.store.etcd import Etcd
@@ -57,9 +57,9 @@ async def send(image: str) -> None:
     service.image.pinned = image
     output = _Bytes(quiet=True)
     async with Etcd(settings) as etcd:
-        nodes = list((await Reader(etcd).under(etcd.keys.nodes_prefix, Node)).values())
+        nodes = list((await Reader(etcd).get_prefix(etcd.keys.nodes_prefix, Node)).values())
         started = time.monotonic()
-        await distribute(etcd, settings, Docker(), release, nodes, output)
+        await distribute(etcd, settings, DockerCli(), release, nodes, output)
         seconds = time.monotonic() - started
     print(json.dumps({"seconds": seconds, "bytes": output.sent}))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.hollow.engine import HollowEngine, hollow
 from bench.hollow.machine import HollowMachine
-from devopsellence.nodeagent.agent import Agent, Options, Process
+from devopsellence.nodeagent.agent import Agent, AgentOptions, ProcessResources
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.util.memory import MemoryTrimmer
 from devopsellence.nodeagent.util.threads import ThreadPool
@@ -34,14 +34,14 @@ class HollowAgent:
         settings: Settings,
         *,
         machine: HollowMachine | None = None,
-        process: Process | None = None,
+        process: ProcessResources | None = None,
     ) -> None:
         self.name = name
         self.uid = uid
         self.machine = machine or HollowMachine()
         #: Of the run under way, or of the last one.
         self.agent: Agent[HollowEngine] | None = None
-        self._options = Options(name, uid, folder, "hollow", settings)
+        self._options = AgentOptions(name, uid, folder, "hollow", settings)
         self._process = process
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -86,7 +86,7 @@ class HollowAgent:
             self.agent = Agent(self._options, folder, process, partial(hollow, self.machine))
             await self.agent.run(self._stop)
 
-    async def _own(self, stack: AsyncExitStack) -> Process:
+    async def _own(self, stack: AsyncExitStack) -> ProcessResources:
         self._etcd = await stack.enter_async_context(Etcd(self._options.settings))
         keeper = await stack.enter_async_context(LeaseKeeper(self._etcd))
-        return Process(self._etcd, keeper, ThreadPool(1, "disk"), MemoryTrimmer())
+        return ProcessResources(self._etcd, keeper, ThreadPool(1, "disk"), MemoryTrimmer())

@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from bench.hollow.agent import HollowAgent
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.agent import Process
+from devopsellence.nodeagent.agent import ProcessResources
 from devopsellence.nodeagent.util.memory import MemoryTrimmer
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.codec import encode
@@ -58,7 +58,7 @@ class Fleet:
         for number, name in enumerate(self._names):
             if number % AGENTS_PER_KEEPER == 0:
                 keepers.append(await self._stack.enter_async_context(LeaseKeeper(etcd)))
-            process = Process(etcd, keepers[-1], disk, rest)
+            process = ProcessResources(etcd, keepers[-1], disk, rest)
             agent = HollowAgent(name, uid_of(name), self._folder / name, self._settings, process=process)
             agent.start()
             self.agents.append(agent)

@@ -166,7 +166,7 @@ def test_a_rolling_deploy_drops_nobody(app: App, bed: Bed, version: str) -> None
         assert version in result.answered, f"{host} was asked during the rollout"
 
 
-def test_without_the_authority_everything_is_served_and_the_renewal_comes_late(app: App, pebble: Pebble) -> None:
+def test_unreachable_authority_delays_only_the_renewal(app: App, pebble: Pebble) -> None:
     before = renewed(app, set())
     with Load(app, "n1") as load:
         pebble.stop()
@@ -242,7 +242,7 @@ def way(app: App, bed: Bed) -> Iterator[dict[str, int]]:
     there.run("iptables", "--policy", "FORWARD", "DROP")
 
 
-def test_what_no_rule_leads_to_is_reached_from_nowhere_outside(bed: Bed, way: dict[str, int]) -> None:
+def test_service_without_rule_is_unreachable_from_outside(bed: Bed, way: dict[str, int]) -> None:
     """Neither through the router nor by somebody who knows the way to the containers: the next test goes it."""
     there, here = bed.hosts["n1"], bed.hosts["n2"]
     for where, port in way.items():

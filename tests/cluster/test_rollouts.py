@@ -61,7 +61,7 @@ def moved(app: App, release: int) -> int:
     return sum(each.release == release for (_, ref), each in stored(app.bed).assignments.items() if ref == app.ref)
 
 
-def test_one_host_after_another_and_nobody_notices(app: App, version: str) -> None:
+def test_rolling_deploy_updates_hosts_in_turn_without_failed_requests(app: App, version: str) -> None:
     (before,) = set(running(app).values())
     with Load(app, *app.bed.hosts) as load:
         app.deploy(version)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from devopsellence.nodeagent.envoy.model import RouterStatus, Site
+from devopsellence.nodeagent.envoy.model import RouterStatus, RoutingConfig
 from devopsellence.store.keys import EnvironmentRef
 
 
-class FakeRoutes:
+class FakeRouter:
     """Answers as :class:`devopsellence.nodeagent.ingress.interface.Routes`. What it routes to outlives an agent, as a
     router's files do: give the same one to the next, with another ``changed``.
 
@@ -18,7 +18,7 @@ class FakeRoutes:
 
     def __init__(self) -> None:
         self.changed: Callable[[EnvironmentRef], None] = lambda env: None
-        self.sites: dict[EnvironmentRef, Site | None] = {}
+        self.sites: dict[EnvironmentRef, RoutingConfig | None] = {}
         self._draining: dict[EnvironmentRef, set[str]] = {}
 
     async def load(self) -> None:
@@ -27,7 +27,7 @@ class FakeRoutes:
     async def run(self) -> None:
         pass
 
-    def want(self, env: EnvironmentRef, site: Site | None) -> None:
+    def want(self, env: EnvironmentRef, site: RoutingConfig | None) -> None:
         before, self.sites[env] = self.routed(env), site
         draining = self._draining.setdefault(env, set())
         draining |= before - self.routed(env)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 import grpc.aio
 
-from devopsellence.age import Identity
+from devopsellence.age import AgeIdentity
 from devopsellence.agent_identity import server_name
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest
@@ -21,12 +21,12 @@ from devopsellence.cli.agent.client import AgentEndpoint, connect, wait_accepted
 from devopsellence.cli.certificates.pki import CertificateAuthority, CertificateRequest
 from devopsellence.nodeagent.api.images import ImageService
 from devopsellence.nodeagent.api.server import ApiServer, ListenOptions
-from devopsellence.nodeagent.assignments import Assigned, Assignments
+from devopsellence.nodeagent.assignments import AssignmentState, Assignments
 from devopsellence.nodeagent.docker import names as naming
 from devopsellence.nodeagent.docker.engine import DockerEngine, EngineCallbacks
 from devopsellence.nodeagent.plan.spec import Desired, resolve_assignment
-from devopsellence.nodeagent.secrets import Vault
-from devopsellence.nodeagent.tls import Files
+from devopsellence.nodeagent.secrets import SecretDecrypter
+from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
 from tests.support.agent import docker
@@ -53,19 +53,19 @@ class Pki:
         self._ca = CertificateAuthority.create("authority of a test", self.now)
         self.authority.write_bytes(self._ca.issued.certificate)
 
-    def files(self, common_name: str, *names: str, age: int = 0, file: str = "") -> Files:
+    def files(self, common_name: str, *names: str, age: int = 0, file: str = "") -> CertificateFiles:
         """A certificate, made ``age`` days ago, in place of the one in ``file`` if that is given."""
         made = self._ca.issue(CertificateRequest(common_name, names), self.now - datetime.timedelta(days=age))
         stem = self._folder / (file or uuid.uuid4().hex)
         made.write(stem.with_suffix(".crt"), stem.with_suffix(".key"))
-        return Files(self.authority, stem.with_suffix(".crt"), stem.with_suffix(".key"))
+        return CertificateFiles(self.authority, stem.with_suffix(".crt"), stem.with_suffix(".key"))
 
-    def node(self, uid: str) -> Files:
+    def node(self, uid: str) -> CertificateFiles:
         """The certificate that the agent of a machine answers with; anew, each time."""
         return self.files(f"node:{uid}", server_name(uid), file=f"node-{uid}")
 
 
-def settings(files: Files) -> Settings:
+def settings(files: CertificateFiles) -> Settings:
     """What a command line that has this certificate would use."""
     return Settings(("127.0.0.1:1",), ca_cert=files.authority, cert=files.certificate, key=files.key)
 
@@ -81,8 +81,8 @@ class Following:
     def environments(self) -> set[EnvironmentRef]:
         return set(self.wants)
 
-    def refresh(self, env: EnvironmentRef) -> Assigned:
-        return Assigned(self.wants.get(env))
+    def refresh(self, env: EnvironmentRef) -> AssignmentState:
+        return AssignmentState(self.wants.get(env))
 
 
 class NoImages:
@@ -136,7 +136,7 @@ class Place:
         given = [part for key, value in labels.items() for part in ("--label", f"{key}={value}")]
         docker("network", "create", *given, naming.network_name(self.uid, ENV))
 
-    def client(self, files: Files | None = None) -> AbstractAsyncContextManager[AgentAsyncStub]:
+    def client(self, files: CertificateFiles | None = None) -> AbstractAsyncContextManager[AgentAsyncStub]:
         """An operator's stub, or that of whoever has ``files``."""
         return connect(settings(files or self.pki.files("operator:ann")), AgentEndpoint(NODE, self.uid, self.address))
 
@@ -158,7 +158,7 @@ async def place(folder: Path, host: str = "unix:///var/run/docker.sock") -> Asyn
         stored_pb2.Heartbeat(node=NODE, uid=uid, agent_version="1.2.3", hostname="here"),
         engine,
         cast("Assignments", made.following),
-        Vault(Identity.generate()),
+        SecretDecrypter(AgeIdentity.generate()),
         cast("ImageService", NoImages()),
     )
     made.address = api.address

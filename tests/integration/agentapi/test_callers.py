@@ -12,15 +12,15 @@ import grpc
 import grpc.aio
 import pytest
 
-from devopsellence.age import Identity
+from devopsellence.age import AgeIdentity
 from devopsellence.agent_identity import server_name
 from devopsellence.api.v1.agent_pb2 import DiagnoseRequest, LogsRequest
 from devopsellence.api.v1.agent_pb2_grpc import AgentStub
 from devopsellence.api.v1.stored_pb2 import Heartbeat
 from devopsellence.cli.agent.client import AgentEndpoint, connect
 from devopsellence.nodeagent.api.server import ApiError, ApiServer, ListenOptions
-from devopsellence.nodeagent.secrets import Vault
-from devopsellence.nodeagent.tls import CertificateProblem, Files, expires
+from devopsellence.nodeagent.secrets import SecretDecrypter
+from devopsellence.nodeagent.tls import CertificateProblem, CertificateFiles, certificate_expiry
 from tests.integration.agentapi.api_node import ENV, NODE, Pki, Place, command, execute, settings
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ async def test_a_machine_that_was_replaced_is_not_taken_for_the_new_one(here: Pl
 
 async def test_a_strangers_authority_is_not_believed(here: Place, tmp_path: Path) -> None:
     stranger = Pki(tmp_path / "stranger").files("root")
-    await _unanswered(here, Files(here.pki.authority, stranger.certificate, stranger.key))
+    await _unanswered(here, CertificateFiles(here.pki.authority, stranger.certificate, stranger.key))
 
 
 async def test_caller_without_certificate_is_refused(here: Place) -> None:
@@ -108,7 +108,7 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(here: Place) -> 
 
 async def test_a_port_that_is_taken_and_a_certificate_that_is_missing_say_so(here: Place, tmp_path: Path) -> None:
     def listen(at: ListenOptions) -> ApiServer:
-        vault, images = Vault(Identity.generate()), cast("ImageService", None)
+        vault, images = SecretDecrypter(AgeIdentity.generate()), cast("ImageService", None)
         beat = Heartbeat(node=NODE, uid=here.uid)
         return ApiServer(at, tmp_path, beat, here.engine, cast("Assignments", here.following), vault, images)
 
@@ -116,24 +116,24 @@ async def test_a_port_that_is_taken_and_a_certificate_that_is_missing_say_so(her
     with pytest.raises(ApiError, match=f"cannot listen at {here.address}"):
         listen(ListenOptions(here.address, "", files))
     with pytest.raises(ApiError, match=r"nothing\.crt cannot be read: No such file"):
-        listen(ListenOptions("127.0.0.1:0", "", Files(files.authority, tmp_path / "nothing.crt", files.key)))
+        listen(ListenOptions("127.0.0.1:0", "", CertificateFiles(files.authority, tmp_path / "nothing.crt", files.key)))
 
 
 def test_when_a_certificate_expires_is_found_out_as_a_caller_would(tmp_path: Path) -> None:
     pki = Pki(tmp_path)
-    left = expires(pki.node("u1"), server_name("u1")) - pki.now.timestamp()
+    left = certificate_expiry(pki.node("u1"), server_name("u1")) - pki.now.timestamp()
     assert 364 < left / 86400 < 366
     for files, why in [
         (pki.node("u2"), "Hostname mismatch"),
         (pki.files("node:u1", server_name("u1"), age=400), "expired"),
         (pki.files("node:u1"), "purpose"),
-        (Files(tmp_path / "nothing", pki.authority, pki.authority), "cannot be used"),
+        (CertificateFiles(tmp_path / "nothing", pki.authority, pki.authority), "cannot be used"),
     ]:
         with pytest.raises(CertificateProblem, match=why):
-            expires(files, server_name("u1"))
+            certificate_expiry(files, server_name("u1"))
 
 
-async def _unanswered(here: Place, files: Files) -> None:
+async def _unanswered(here: Place, files: CertificateFiles) -> None:
     async with here.client(files) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Diagnose(DiagnoseRequest())

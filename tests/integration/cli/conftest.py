@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from devopsellence.store.settings import Settings
-from tests.integration.cli import secretly
-from tests.integration.cli.harness import Cli
+from tests.integration.cli import secret_operator
+from tests.support.cli import Cli
 
 CONFIG = """\
 schema_version: 1
@@ -45,13 +45,13 @@ def shop(cli: Cli) -> Cli:
 
 
 @pytest.fixture
-def ann(cli: Cli, tmp_path: Path) -> secretly.Operator:
+def ann(cli: Cli, tmp_path: Path) -> secret_operator.Operator:
     """An operator in a folder with a configuration."""
-    (cli.folder / "devopsellence.yml").write_text(secretly.CONFIG)
-    return secretly.Operator(cli.settings, cli.folder, tmp_path / "ann" / "operator.age")
+    (cli.folder / "devopsellence.yml").write_text(secret_operator.CONFIG)
+    return secret_operator.Operator(cli.settings, cli.folder, tmp_path / "ann" / "operator.age")
 
 
 @pytest.fixture
-def bob(ann: secretly.Operator, tmp_path: Path) -> secretly.Operator:
+def bob(ann: secret_operator.Operator, tmp_path: Path) -> secret_operator.Operator:
     """Another one, on a machine of his own."""
-    return secretly.Operator(ann.settings, ann.folder, tmp_path / "bob" / "operator.age")
+    return secret_operator.Operator(ann.settings, ann.folder, tmp_path / "bob" / "operator.age")

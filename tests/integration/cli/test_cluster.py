@@ -19,11 +19,11 @@ from cryptography.x509.oid import NameOID
 from devopsellence.agent_identity import server_name
 from devopsellence.api.v1.stored_pb2 import Environment
 from devopsellence.cli.certificates.pki import CertificateAuthority, load_certificate
-from devopsellence.cli.cluster.init import initialize
 from devopsellence.cli.cluster.folder import ClusterFolder
+from devopsellence.cli.cluster.init import initialize
 from devopsellence.store.keys import DEFAULT_PREFIX
 from devopsellence.store.settings import Settings
-from tests.integration.cli.harness import REF, Cli
+from tests.support.cli import REF, Cli
 from tests.support.etcd import free_ports
 from tests.support.need import need_docker, need_etcd
 from tests.support.until import until
@@ -137,7 +137,11 @@ def test_init_again_keeps_what_serves_and_renews_what_does_not(bare: Cli, pki: P
 
 def test_two_at_once_make_one_authority(pki: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        done = list(pool.map(lambda _: initialize(ClusterFolder(pki), {"e1": "10.0.0.1"}, DEFAULT_PREFIX, force=False), range(4)))
+        done = list(
+            pool.map(
+                lambda _: initialize(ClusterFolder(pki), {"e1": "10.0.0.1"}, DEFAULT_PREFIX, force=False), range(4)
+            )
+        )
     outcomes = [each.outcome for begun in done for _, each in begun.issued]
     assert sorted(outcomes) == ["kept"] * 9 + ["made"] * 3
     authority = CertificateAuthority.load(pki / "ca.crt", pki / "ca.key")
@@ -155,7 +159,7 @@ def test_two_at_once_make_one_authority(pki: Path) -> None:
         (lambda pki: (pki / "cluster.json").write_text("[]"), "cluster_record_unreadable"),
     ],
 )
-def test_what_is_damaged_is_not_overwritten(bare: Cli, pki: Path, damage: Callable[[Path], None], code: str) -> None:
+def test_damaged_authority_is_not_overwritten(bare: Cli, pki: Path, damage: Callable[[Path], None], code: str) -> None:
     bare.ok("cluster", "init", "--pki", str(pki))
     damage(pki)
     before = {path: path.read_bytes() for path in pki.rglob("*") if path.is_file() and path.name != ".lock"}
@@ -180,7 +184,7 @@ def test_a_name_that_cannot_be_leaves_no_file(bare: Cli, pki: Path, arguments: l
     assert sorted(pki.rglob("*")) == before
 
 
-def test_without_an_authority_nothing_is_issued_and_nothing_prepared(bare: Cli, pki: Path) -> None:
+def test_missing_authority_issues_and_prepares_nothing(bare: Cli, pki: Path) -> None:
     assert bare.error("cluster", "issue", "node", "n1", "--pki", str(pki))["code"] == "authority_missing"
     assert bare.error("cluster", "prepare", "--pki", str(pki))["code"] == "etcd_unavailable"
     assert not pki.exists()

@@ -14,7 +14,7 @@ import pytest
 from devopsellence.api.v1.stored_pb2 import Assignment, Environment, Exit, Node, Release, Rollout, ServiceStatus
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from tests.integration.cli.harness import REF, Cli, Pretender
+from tests.support.cli import REF, Cli, Pretender
 from tests.support.images import IMAGE, small_image
 
 BUILD = """\
@@ -165,7 +165,7 @@ def test_an_image_that_is_nowhere_names_service_and_image(ready: Cli) -> None:
     assert release(ready, 1) is None
 
 
-def test_nothing_is_built_or_written_without_a_node_for_every_service(shop: Cli) -> None:
+def test_missing_node_for_a_service_builds_and_writes_nothing(shop: Cli) -> None:
     (shop.folder / "devopsellence.yml").write_text(BUILD + "  redis: {image: 'redis:7'}\n")
     (shop.folder / "Dockerfile").write_text("FROM no-such-image:1\n")
     error = shop.error("deploy")
@@ -343,5 +343,5 @@ def test_status_names_what_it_cannot_read_and_shows_the_rest(ready: Cli) -> None
 def test_a_node_that_is_gone_is_not_shown_as_there(ready: Cli) -> None:
     ready.ok("deploy", "--detach")
     (web,) = ready.json("status")["services"]
-    assert (web["phase"], web["reason"]) == ("pending", "no heartbeat: the agent is not there")
+    assert (web["phase"], web["reason"]) == ("pending", "no heartbeat: the agent is not running or cannot reach etcd")
     assert isinstance(ready.read(lambda etcd: etcd.keys.node("n1"), Node), Node)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from devopsellence.age import Identity
+from devopsellence.age import AgeIdentity
 from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat, Secret
 from devopsellence.store.keys import EnvironmentRef
-from tests.integration.cli.harness import Cli
+from tests.support.cli import Cli
 from tests.support.etcd import EtcdServer
 from tests.support.need import need_docker, need_etcd
 
@@ -24,7 +24,7 @@ def test_all_is_well(shop: Cli) -> None:
     assert "20.10" in checks["node n1"]["message"]
 
 
-def test_what_is_missing_comes_with_its_mend(cli: Cli) -> None:
+def test_missing_parts_come_with_a_fix(cli: Cli) -> None:
     need_docker()
     cli.ok("node", "register", "n1")
     result = cli.run("doctor")
@@ -86,7 +86,7 @@ def test_an_identity_that_others_can_read_or_that_is_none_is_told_of(cli: Cli, t
     assert not path.exists()
     cli.write(lambda etcd: etcd.keys.secret(EnvironmentRef("o", "p", "e"), "web", "S"), Secret())
     assert identity() == ("warning", "identity_missing")
-    path.write_text(Identity.generate().text())
+    path.write_text(AgeIdentity.generate().text())
     path.chmod(0o600)
     assert identity() == ("ok", "")
     path.chmod(0o644)

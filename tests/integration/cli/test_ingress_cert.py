@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from devopsellence.age import Identity, SealError
+from devopsellence.age import AgeIdentity, EncryptionError
 from devopsellence.api.v1.stored_pb2 import Certificate, Issuance
 from devopsellence.api.v1.workload_pb2 import Ingress
-from tests.integration.cli.harness import REF
-from tests.integration.cli.ingressed import ingress, key_of, released
-from tests.integration.cli.secretly import Operator, own
+from tests.integration.cli.ingress_records import ingress, key_of, released
+from tests.integration.cli.secret_operator import Operator, own
 from tests.support.certificates import Made, made
+from tests.support.cli import REF
 
 HOST, OTHER = "app.example.com", "www.example.com"
 ROOT = made("Some Authority", ca=True)
@@ -86,7 +86,7 @@ def test_installing_it_again_writes_nothing_and_another_one_replaces_it(shop: Op
     ],
     ids=["another host", "none of ours", "another issuer"],
 )
-def test_what_does_not_fit_is_refused_and_nothing_is_written(
+def test_mismatched_certificate_is_refused_and_not_written(
     shop: Operator, tmp_path: Path, arguments: list[str], leaf: Made, why: str
 ) -> None:
     before = shop.dump()
@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(
     assert shop.dump() == before
 
 
-def test_what_it_is_stored_for_in_vain_is_said(ann: Operator, tmp_path: Path) -> None:
+def test_unused_certificate_is_reported(ann: Operator, tmp_path: Path) -> None:
     ann.node("n1")
     ann.ok("node", "attach", "n1")
     result = ann.run("ingress", "cert", "install", *files(tmp_path), "--host", HOST)
@@ -127,7 +127,7 @@ def test_an_operator_who_came_later_is_let_in_by_one_who_can(shop: Operator, bob
     assert bob.error("secret", "reencrypt")["code"] == "secret_sealed"
     found = stored(bob)
     assert found is not None
-    with pytest.raises(SealError):
+    with pytest.raises(EncryptionError):
         own(bob).open(found.key_age)
     error = bob.error("node", "attach", bob_node(bob))
     assert error["code"] == "secret_sealed"
@@ -144,7 +144,7 @@ def bob_node(bob: Operator) -> str:
     return "n3"
 
 
-def test_one_that_the_controller_obtained_keeps_nobody_out(shop: Operator, bob: Operator, tmp_path: Path) -> None:
+def test_acme_certificate_does_not_block_attach(shop: Operator, bob: Operator, tmp_path: Path) -> None:
     installed(shop, tmp_path)
     found = stored(shop)
     assert found is not None
@@ -191,14 +191,14 @@ def test_a_certificate_is_removed_also_one_that_cannot_be_read(shop: Operator, t
     assert stored(shop) is None
 
 
-def test_one_that_cannot_be_read_is_replaced(shop: Operator, tmp_path: Path) -> None:
+def test_unreadable_certificate_is_replaced(shop: Operator, tmp_path: Path) -> None:
     shop.write(key_of(HOST), b"{")
     installed(shop, tmp_path)
     assert stored(shop) is not None
 
 
 def test_a_hundred_and_fifty_hosts_are_stored(ann: Operator, tmp_path: Path) -> None:
-    ann.node("n1", key=Identity.generate())
+    ann.node("n1", key=AgeIdentity.generate())
     ann.ok("node", "attach", "n1")
     hosts = [f"h{number}.example.com" for number in range(150)]
     released(ann, ingress(*hosts, mode=Ingress.MANUAL), ["n1"])

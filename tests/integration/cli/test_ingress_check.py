@@ -13,12 +13,12 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import IngressStatus
 from devopsellence.api.v1.workload_pb2 import Ingress
-from tests.integration.cli.harness import REF
-from tests.integration.cli.ingressed import ingress, key_of, released, says, serving
-from tests.integration.cli.secretly import Operator
+from tests.integration.cli.ingress_records import ingress, key_of, released, says, serving
+from tests.integration.cli.secret_operator import Operator
 from tests.support.certificates import DAY, made
+from tests.support.cli import REF
 from tests.support.etcd import free_ports
-from tests.support.names import NameServer
+from tests.support.name_server import NameServer
 from tests.support.router import Router
 from tests.support.until import until
 
@@ -184,7 +184,7 @@ def test_certificates_that_are_missing_old_or_not_trusted(bed: Bed) -> None:
 
 
 @pytest.mark.parametrize(("status", "severity"), [(503, "error"), (404, "warning"), (401, "")])
-def test_what_the_app_answers(bed: Bed, status: int, severity: str) -> None:
+def test_app_response_is_reported(bed: Bed, status: int, severity: str) -> None:
     bed.release(ingress(HOST))
     bed.routers["n2"].status = status
     code, found = bed.check()

@@ -9,11 +9,11 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Environment, Release
 from devopsellence.store.keys import EnvironmentRef
-from tests.integration.cli.harness import REF, Cli, Pretender
-from tests.integration.cli.ingressed import ingress, released, says, serving
+from tests.integration.cli.ingress_records import ingress, released, says, serving
 from tests.integration.cli.test_deploy import pretending
+from tests.support.cli import REF, Cli, Pretender
 from tests.support.images import IMAGE, small_image
-from tests.support.names import NameServer
+from tests.support.name_server import NameServer
 
 HOST = "app.example.com"
 OTHER = EnvironmentRef("acme", "Blog", "production")
@@ -114,17 +114,17 @@ def test_hosts_that_lead_elsewhere_are_warned_of(
     assert bool(words) == bool(said)
 
 
-def test_nobody_waits_for_a_resolver_that_is_not_there(ready: Cli) -> None:
+def test_unreachable_resolver_does_not_delay_deploy(ready: Cli) -> None:
     ready.environ["DEVOPSELLENCE_DNS"] = "127.0.0.1:1"
     assert deployed(ready) == ""
     ready.environ["DEVOPSELLENCE_DNS"] = "nonsense"
     assert "'nonsense' is no resolver" in deployed(ready)
 
 
-def test_what_nobody_serves_or_certifies_is_warned_of(ready: Cli, names: NameServer) -> None:
+def test_unserved_or_uncertifiable_hosts_cause_warnings(ready: Cli, names: NameServer) -> None:
     ready.ok("ingress", "set", "--host", "shop.internal", "--tls", "auto")
     names.names["shop.internal"] = ["127.0.0.11"]
-    assert "no public authority makes a certificate for shop.internal" in deployed(ready)
+    assert "no public authority issues a certificate for shop.internal" in deployed(ready)
 
 
 def test_a_host_of_another_environment_on_the_node_is_refused(ready: Cli, names: NameServer) -> None:

@@ -20,7 +20,7 @@ from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
 from devopsellence.store import acl
 from devopsellence.store.codec import decode
 from devopsellence.store.keys import EnvironmentRef
-from tests.integration.cli.harness import Cli
+from tests.support.cli import Cli
 from tests.support.etcd import Authority, EtcdServer
 from tests.support.need import need_etcd
 
@@ -69,7 +69,7 @@ def test_another_node_of_the_same_name_is_refused(cli: Cli, flags: list[str]) ->
         (["--etcd-endpoints", "nonsense", "node", "list"], "settings_invalid"),
     ],
 )
-def test_what_cannot_be_right_is_refused_with_exit_code_2(cli: Cli, arguments: list[str], code: str) -> None:
+def test_invalid_arguments_exit_with_2(cli: Cli, arguments: list[str], code: str) -> None:
     error = cli.error(*arguments)
     assert (error["code"], error["exit_code"]) == (code, 2)
 
@@ -136,7 +136,7 @@ def test_list_shows_agents_environments_and_what_is_wrong(cli: Cli) -> None:
     document = cli.json("node", "list")
     found = {each["node"]: each for each in document["nodes"]}
     assert (found["n1"]["agent"], found["n1"]["note"], found["n1"]["environments"]) == ("up", "", [ENV])
-    assert (found["n2"]["agent"], found["n2"]["note"]) == ("gone", "no heartbeat: the agent is not there")
+    assert (found["n2"]["agent"], found["n2"]["note"]) == ("gone", "no heartbeat: the agent is not running or cannot reach etcd")
     assert found["rotten"]["note"] == "its record cannot be read"
     assert [each["key"] for each in document["problems"]] == [f"{cli.settings.prefix}nodes/rotten"]
     cli.write(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat(node="n1", uid="another"))
@@ -225,7 +225,7 @@ def test_labels_that_leave_a_service_nowhere_are_refused_unless_forced(cli: Cli)
     assert labels_of(cli, "n1") == ["web"]
 
 
-def test_what_moves_where_a_record_cannot_be_read_is_said_not_to_be_known(cli: Cli) -> None:
+def test_moves_are_unknown_where_a_record_is_unreadable(cli: Cli) -> None:
     cli.ok("node", "register", "n1", "--labels", "web,worker")
     release(cli, "n1")
     cli.write(lambda etcd: etcd.keys.release(REF, 3), b"garbage")
@@ -245,7 +245,7 @@ def test_a_node_that_no_certificate_or_nobody_could_reach_is_not_registered(
     assert cli.json("node", "list")["nodes"] == []
 
 
-def test_without_certificates_agents_have_no_api(cli: Cli) -> None:
+def test_agents_without_certificates_have_no_api(cli: Cli) -> None:
     said = cli.json("node", "register", "n1")
     assert "--api-listen" not in said["agent_command"]
     assert f"--etcd-endpoints {cli.settings.endpoints[0]}" in said["agent_command"]
@@ -365,7 +365,7 @@ def test_remove_of_a_node_that_was_never_used_and_of_nobody(cli: Cli) -> None:
     assert cli.error("node", "remove", "a/b")["code"] == "invalid_name"
 
 
-def test_what_cannot_be_read_is_removed_by_force_alone(cli: Cli) -> None:
+def test_unreadable_node_is_removed_only_with_force(cli: Cli) -> None:
     cli.ok("node", "register", "n1")
     cli.write(lambda etcd: etcd.keys.node("n1"), b"garbage")
     error = cli.error("node", "remove", "n1")

@@ -15,7 +15,7 @@ from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import Ambiguous, MalformedRecord
 from devopsellence.store.etcd import Compare, Delete, Etcd, Put, TxnResult
 from devopsellence.store.settings import Settings
-from tests.integration.cli.harness import REF
+from tests.support.cli import REF
 
 DRAFT = Release(
     organization=REF.organization,

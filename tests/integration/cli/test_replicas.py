@@ -7,7 +7,7 @@ import pytest
 from devopsellence.api.v1.stored_pb2 import Assignment, Environment, Heartbeat, Node
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.store.keys import EnvironmentRef
-from tests.integration.cli.harness import Cli
+from tests.support.cli import Cli
 
 REF = EnvironmentRef("acme", "Shop", "production")
 JOBS = "  jobs: {{image: {image}, args: [sleep, '9'], replicas: {replicas}}}\n"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Node, Release, Rollout, RolloutOutcome
-from tests.integration.cli.harness import REF, Cli, Pretender
 from tests.integration.cli.test_deploy import pretending, release
+from tests.support.cli import REF, Cli, Pretender
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def newest(cli: Cli) -> Release:
     return found
 
 
-def test_it_repeats_the_last_release_that_settled(ready: Cli) -> None:
+def test_rollback_repeats_last_settled_release(ready: Cli) -> None:
     async def script(pretender: Pretender) -> None:
         await pretender.begin(4)
         await pretender.settle()
@@ -46,11 +46,11 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(ready: Cli) -> None
     found = ready.json("release", "rollback", "1", "--dry-run")
     assert (found["release"], found["rollback_of"]) == (4, 1)
     assert [(each["service"], each["action"]) for each in found["plan"]] == [("web", "created")]
-    assert "its content would be release 1's" in ready.ok("release", "rollback", "1", "--dry-run")
+    assert "with the content of release 1" in ready.ok("release", "rollback", "1", "--dry-run")
     assert newest(ready).number == 3
 
 
-def test_what_cannot_be_gone_back_to(ready: Cli) -> None:
+def test_invalid_rollback_targets_are_refused(ready: Cli) -> None:
     assert ready.error("release", "rollback", "3")["code"] == "rollback_pointless"
     assert ready.error("release", "rollback", "9")["code"] == "release_unknown"
     ready.write(lambda etcd: etcd.keys.rollout(REF), Rollout(release=3, phase=Rollout.FAILED))

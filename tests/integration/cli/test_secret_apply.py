@@ -13,9 +13,9 @@ from devopsellence.cli.output import Output
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY
-from tests.integration.cli.harness import REF, Cli, Pretender
-from tests.integration.cli.secretly import CONFIG, Operator, put_release, service
+from tests.integration.cli.secret_operator import CONFIG, Operator, put_release, service
 from tests.integration.cli.test_deploy import pretending
+from tests.support.cli import REF, Cli, Pretender
 
 
 @pytest.fixture
@@ -74,14 +74,14 @@ def test_a_rollout_that_fails_is_an_error(ann: Operator) -> None:
     assert versions(ann) == {**BEFORE, "registry": 2}
 
 
-def test_what_the_newest_release_does_not_refer_to_is_not_set(ann: Operator) -> None:
+def test_apply_refuses_secret_unused_by_newest_release(ann: Operator) -> None:
     result = ann.piped(b"two", "secret", "set", "TOKEN", "--service", "web", "--stdin", "--apply", "-o", "json")
     assert json.loads(result.stdout)["error"]["code"] == "secret_unused"
     assert ann.stored("TOKEN") is None
     assert ann.newest().number == 1
 
 
-def test_what_it_refers_to_already_is_not_released_again(ann: Operator) -> None:
+def test_apply_of_current_version_writes_no_release(ann: Operator) -> None:
     assert "Release 1 refers to version 1 already" in ann.set("DATABASE_URL", b"one", "--apply").stdout
     assert ann.newest().number == 1
 

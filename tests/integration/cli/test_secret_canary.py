@@ -17,8 +17,8 @@ from devopsellence.cli.secrets import pin, registry_password
 from devopsellence.cli.store.reader import Reader
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY
-from tests.integration.cli.harness import REF, Cli
-from tests.integration.cli.secretly import CONFIG, Operator, service
+from tests.integration.cli.secret_operator import CONFIG, Operator, service
+from tests.support.cli import REF, Cli
 
 
 def registry() -> Registry:
@@ -88,7 +88,7 @@ def test_a_value_is_seen_nowhere(ann: Watched, tmp_path: Path) -> None:
     login = registry()
 
     async def deploy(etcd: Etcd) -> str:
-        node = await Reader(etcd).one(etcd.keys.node("n1"), Node)
+        node = await Reader(etcd).get(etcd.keys.node("n1"), Node)
         assert node is not None
         await pin(etcd, REF, release, login, nodes=[node])
         return await registry_password(etcd, REF, login)

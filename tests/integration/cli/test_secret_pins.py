@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.age import Identity
+from devopsellence.age import AgeIdentity
 from devopsellence.api.v1.stored_pb2 import Node, Registry
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.output import CliError
@@ -12,8 +12,8 @@ from devopsellence.cli.secrets import pin, pin_versions, registry_password
 from devopsellence.cli.store.reader import Reader
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY
-from tests.integration.cli.harness import REF
-from tests.integration.cli.secretly import Operator, service
+from tests.integration.cli.secret_operator import Operator, service
+from tests.support.cli import REF
 
 VALUE = b"hunter2"
 
@@ -26,7 +26,7 @@ def pinned(operator: Operator, services: list[Service], login: Registry | None =
     """What ``pin`` returns for the attached nodes ``names``, as they are registered."""
 
     async def work(etcd: Etcd) -> list[str]:
-        nodes = await Reader(etcd).each({name: etcd.keys.node(name) for name in names}, Node)
+        nodes = await Reader(etcd).get_many({name: etcd.keys.node(name) for name in names}, Node)
         return await pin(etcd, REF, services, login, nodes=list(nodes.values()))
 
     with operator.being():
@@ -116,7 +116,7 @@ def test_a_machine_that_was_set_up_anew_is_let_in_again(ann: Operator) -> None:
     ann.node("n1")
     ann.ok("node", "attach", "n1")
     ann.set("DATABASE_URL", VALUE)
-    anew = Identity.generate()
+    anew = AgeIdentity.generate()
     ann.beat("n1", ann.uid("n1"), anew.recipient)
     pinned(ann, [service("web", DATABASE_URL=0)], None, "n1")
     secret = ann.stored("DATABASE_URL")
@@ -124,7 +124,7 @@ def test_a_machine_that_was_set_up_anew_is_let_in_again(ann: Operator) -> None:
     assert anew.open(secret.versions[-1].age) == VALUE
 
 
-def test_whoever_needs_not_open_anything_needs_no_identity(ann: Operator, bob: Operator) -> None:
+def test_deploy_without_decryption_needs_no_identity(ann: Operator, bob: Operator) -> None:
     n1 = ann.node("n1")
     ann.ok("node", "attach", "n1")
     ann.set("DATABASE_URL", VALUE)
@@ -133,7 +133,7 @@ def test_whoever_needs_not_open_anything_needs_no_identity(ann: Operator, bob: O
     # An older version that nobody refers to does not matter either.
     assert pinned(bob, [], None, "n1") == []
     # But a node that has come since takes somebody who can open it.
-    ann.beat("n1", ann.uid("n1"), Identity.generate().recipient)
+    ann.beat("n1", ann.uid("n1"), AgeIdentity.generate().recipient)
     with pytest.raises(CliError) as caught:
         pinned(bob, [service("web", DATABASE_URL=0)], None, "n1")
     assert caught.value.code == "secret_sealed"

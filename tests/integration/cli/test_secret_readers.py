@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.age import Identity, SealError
+from devopsellence.age import AgeIdentity, EncryptionError
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
 from devopsellence.cli.secrets import access
 from devopsellence.store import acl
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
-from tests.integration.cli.harness import REF, Cli
-from tests.integration.cli.secretly import Operator, opened, own, service
+from tests.integration.cli.secret_operator import Operator, opened, own, service
+from tests.support.cli import REF, Cli
 from tests.support.etcd import Authority, EtcdServer
 from tests.support.need import need_etcd
 
@@ -41,7 +41,7 @@ def test_attach_lets_a_node_into_what_there_is(ann: Operator) -> None:
 def test_attach_gives_an_agent_a_moment_to_say_its_key(ann: Operator) -> None:
     ann.set("DATABASE_URL", VALUE)
     ann.ok("node", "register", "n1")
-    uid, key = ann.uid("n1"), Identity.generate()
+    uid, key = ann.uid("n1"), AgeIdentity.generate()
     ann.beat("n1", uid, "")
 
     async def work(etcd: Etcd) -> access.ReencryptResult:
@@ -84,11 +84,11 @@ def test_detach_names_what_the_node_has_seen_and_later_values_are_not_for_it(ann
     secret = ann.stored("DATABASE_URL")
     assert secret is not None
     assert n1.recipient not in secret.versions[-1].recipients
-    with pytest.raises(SealError):
+    with pytest.raises(EncryptionError):
         n1.open(secret.versions[-1].age)
 
 
-def test_what_another_operator_sealed_takes_that_operator(ann: Operator, bob: Operator) -> None:
+def test_secret_of_another_operator_needs_that_operator(ann: Operator, bob: Operator) -> None:
     ann.set("DATABASE_URL", VALUE)
     (name,) = ann.json("secret", "list")["secrets"][0]["operators"]
     ann.node("n1")
@@ -109,7 +109,7 @@ def test_what_another_operator_sealed_takes_that_operator(ann: Operator, bob: Op
     assert ann.versions("DATABASE_URL") == [1, 2]
 
 
-def test_nothing_is_sealed_anew_when_one_secret_cannot_be_opened(ann: Operator, bob: Operator) -> None:
+def test_reencrypt_changes_nothing_when_one_secret_is_undecryptable(ann: Operator, bob: Operator) -> None:
     ann.set("TOKEN", VALUE, service="worker")
     bob.set("DATABASE_URL", VALUE)
     ann.node("n1")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.age import MAX_BYTES, Identity
+from devopsellence.age import MAX_BYTES, AgeIdentity
 from devopsellence.api.v1.stored_pb2 import Secret
 from devopsellence.cli.output import CliError
 from devopsellence.cli.secrets import vault
@@ -16,11 +16,11 @@ from devopsellence.cli.secrets.records import SecretId
 from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.integration.cli.harness import REF
 from tests.integration.cli.test_publish import LosesAnswers
+from tests.support.cli import REF
 
 TOKEN = SecretId("web", "TOKEN")
-ANN = OperatorIdentity("ann", Identity.generate(), Path("operator.age"))
+ANN = OperatorIdentity("ann", AgeIdentity.generate(), Path("operator.age"))
 READERS = Recipients(nodes={}, operators={"ann": ANN.identity.recipient}, keyless=())
 
 
@@ -58,7 +58,7 @@ async def test_an_unanswered_deletion_is_one(etcd: Etcd, settings: Settings, whe
 
 
 async def test_ten_of_the_largest_values_for_a_hundred_nodes_fit(etcd: Etcd) -> None:
-    nodes = {f"n{number}": Identity.generate().recipient for number in range(100)}
+    nodes = {f"n{number}": AgeIdentity.generate().recipient for number in range(100)}
     many = Recipients(nodes=nodes, operators=READERS.operators, keyless=())
     for number in range(11):
         value = bytes([ord("a") + number]) * MAX_BYTES

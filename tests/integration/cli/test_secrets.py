@@ -16,8 +16,8 @@ from devopsellence.cli.secrets.records import SecretId
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY
-from tests.integration.cli.harness import REF
-from tests.integration.cli.secretly import CONFIG, Operator, opened, own, service
+from tests.integration.cli.secret_operator import CONFIG, Operator, opened, own, service
+from tests.support.cli import REF
 
 ENV = str(REF)
 VALUE = b"postgres://shop:hunter2@db/shop"
@@ -171,9 +171,7 @@ def test_an_unreadable_record_is_named_and_only_deleted(ann: Operator) -> None:
         (VALUE, ["DATABASE_URL", "--service", "wbe", "--stdin"], "service_unknown"),
     ],
 )
-def test_what_cannot_be_right_is_refused_with_exit_code_2(
-    ann: Operator, value: bytes, arguments: list[str], code: str
-) -> None:
+def test_invalid_arguments_exit_with_2(ann: Operator, value: bytes, arguments: list[str], code: str) -> None:
     result = ann.piped(value, "secret", "set", *arguments, "-o", "json")
     assert result.exit_code == 2
     assert json.loads(result.stdout)["error"]["code"] == code
@@ -189,14 +187,14 @@ def test_an_empty_value_and_one_on_the_command_line_need_a_word(ann: Operator) -
     assert opened(own(ann), ann) == b"x\n"
 
 
-def test_what_nothing_refers_to_is_set_with_a_warning(ann: Operator) -> None:
+def test_unreferenced_secret_is_set_with_a_warning(ann: Operator) -> None:
     assert "services.web.secret_refs does not name TYPO" in ann.set("TYPO", VALUE).stderr
     assert "secret_refs" not in ann.set("DATABASE_URL", VALUE).stderr
     assert "does not name TYPO" in ann.set("TYPO", VALUE, service=REGISTRY).stderr
     assert "does not name" not in ann.set("REGISTRY_PASSWORD", VALUE, service=REGISTRY).stderr
 
 
-def test_without_a_configuration_any_service_may_get_one(ann: Operator) -> None:
+def test_any_service_gets_a_secret_without_configuration(ann: Operator) -> None:
     (ann.folder / "devopsellence.yml").unlink()
     ann.set("ANY", VALUE, "--env", ENV, service="whatever")
     # The configuration of another project says nothing about this one.

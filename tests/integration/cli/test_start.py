@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.integration.cli.harness import NO_DEV_CLUSTER, Cli
+from tests.support.cli import NO_DEV_CLUSTER, Cli
 from tests.support.etcd import EtcdServer, free_ports
 from tests.support.need import need_etcd
 
@@ -56,7 +56,7 @@ def test_shell_completion_answers(cli: Cli) -> None:
     assert done.stdout.split() == ["plain,attach"]
 
 
-def test_whoever_reads_our_output_may_leave(cli: Cli) -> None:
+def test_closed_pipe_ends_quietly(cli: Cli) -> None:
     command = f"{sys.executable} -m devopsellence.cli --help | true"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environ(), check=False)
     assert "Traceback" not in done.stderr

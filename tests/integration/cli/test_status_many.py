@@ -24,12 +24,12 @@ from devopsellence.api.v1.stored_pb2 import (
     ServiceStatus,
 )
 from devopsellence.api.v1.workload_pb2 import Service
-from devopsellence.cli.store.watcher import Watcher
+from devopsellence.cli.store.watcher import EnvironmentWatcher
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.integration.cli.harness import REF, Cli, now
 from tests.integration.cli.test_terminal import HIDE, SHOW, Terminal
+from tests.support.cli import REF, Cli, now
 
 DASH = "\N{EN DASH}"
 NAMES = [f"n{number:02}" for number in range(1, 41)]
@@ -164,7 +164,7 @@ def test_a_release_that_is_rolled_back_ends_the_watch_with_what_failed(many: Cli
     with Watch(many) as watch:
         watch.until("failed: web failed (ended with exit code 3")
         many.write(lambda etcd: etcd.keys.rollout(REF), rollout(39, Rollout.ROLLING_BACK, **back))
-        watch.until("release 2: failed, going back to release 1")
+        watch.until("release 2: failed, rolling back to release 1")
         many.etcd(lambda etcd: settle(etcd, 1, "n01"))
         reason = "web ended; release 1 runs again"
         ended = rollout(40, Rollout.FAILED, finished_at=now(), reason=reason, **back)
@@ -177,7 +177,7 @@ def test_a_release_that_is_rolled_back_ends_the_watch_with_what_failed(many: Cli
     assert "devopsellence logs" in error
 
 
-def test_what_runs_after_a_rollback_is_marked_and_gone_back_from(many: Cli) -> None:
+def test_release_after_rollback_is_marked_and_rolled_back_from(many: Cli) -> None:
     outcome = RolloutOutcome(release=1, phase=Rollout.SETTLED)
     more: dict[str, Any] = {"target": 1, "reason": "web ended; release 1 runs again", "history": [outcome]}
     many.write(lambda etcd: etcd.keys.rollout(REF), rollout(40, Rollout.FAILED, **more))
@@ -196,8 +196,8 @@ def test_what_runs_after_a_rollback_is_marked_and_gone_back_from(many: Cli) -> N
 
 async def test_a_watch_reads_all_nodes_with_a_handful_of_calls(etcd: Etcd, settings: Settings) -> None:
     await prepare(etcd)
-    async with Watcher(etcd, REF) as watcher:
+    async with EnvironmentWatcher(etcd, REF) as watcher:
         snapshot = watcher.snapshot()
         assert len(watcher._tasks) < 8
     assert len(snapshot.statuses) == len(snapshot.nodes) == 40
-    assert set(snapshot.others) == {1}
+    assert set(snapshot.older_releases) == {1}

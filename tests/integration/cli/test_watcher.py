@@ -9,12 +9,12 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Environment, Node, Release
 from devopsellence.cli.store.snapshot import Snapshot
-from devopsellence.cli.store.watcher import Watcher
+from devopsellence.cli.store.watcher import EnvironmentWatcher
 from devopsellence.store.codec import encode
 from devopsellence.store.errors import Unavailable
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.integration.cli.harness import REF
+from tests.support.cli import REF
 from tests.support.etcd import free_ports
 
 
@@ -28,7 +28,7 @@ async def status(etcd: Etcd, node: str, generation: int) -> None:
     await etcd.put(etcd.keys.status(node, REF), encode(AssignmentStatus(node=node, generation=generation)))
 
 
-async def until(watcher: Watcher, holds: Callable[[Snapshot], bool]) -> Snapshot:
+async def until(watcher: EnvironmentWatcher, holds: Callable[[Snapshot], bool]) -> Snapshot:
     snapshot = watcher.snapshot()
     async with asyncio.timeout(10):
         while not holds(snapshot):
@@ -42,7 +42,7 @@ async def test_nodes_that_come_later_are_watched_too(etcd: Etcd, watches: int) -
     await environment(etcd, "n1")
     await status(etcd, "n1", 1)
     await status(etcd, "n2", 7)
-    async with Watcher(etcd, REF, watches=watches) as watcher:
+    async with EnvironmentWatcher(etcd, REF, watches=watches) as watcher:
         first = watcher.snapshot()
         assert {name: each.generation for name, each in first.statuses.items()} == {"n1": 1}
         assert set(first.nodes) == {"n1"}
@@ -54,7 +54,7 @@ async def test_nodes_that_come_later_are_watched_too(etcd: Etcd, watches: int) -
 
 
 async def test_the_newest_release_is_read_when_it_appears(etcd: Etcd) -> None:
-    async with Watcher(etcd, REF) as watcher:
+    async with EnvironmentWatcher(etcd, REF) as watcher:
         assert watcher.snapshot() == Snapshot(REF, heartbeats={}, controllers=0)
         await etcd.put(etcd.keys.release(REF, 1), encode(Release(number=1, message="one")))
         await environment(etcd, latest=1)
@@ -72,14 +72,14 @@ async def test_a_record_that_cannot_be_read_is_a_problem_and_the_rest_is_there(e
     await environment(etcd, "n1")
     await etcd.put(etcd.keys.node("n1"), b"garbage")
     await etcd.put(etcd.keys.rollout(REF), b"garbage")
-    async with Watcher(etcd, REF) as watcher:
+    async with EnvironmentWatcher(etcd, REF) as watcher:
         snapshot = watcher.snapshot()
     assert [problem.key for problem in snapshot.problems] == [etcd.keys.node("n1"), etcd.keys.rollout(REF)]
     assert snapshot.environment is not None
 
 
 async def test_waking_shows_the_same_again(etcd: Etcd) -> None:
-    async with Watcher(etcd, REF) as watcher:
+    async with EnvironmentWatcher(etcd, REF) as watcher:
         watcher.wake()
         async with asyncio.timeout(5):
             assert (await watcher.next()).number == 0
@@ -88,6 +88,6 @@ async def test_waking_shows_the_same_again(etcd: Etcd) -> None:
 async def test_an_etcd_that_is_not_there_is_an_error_from_the_beginning() -> None:
     (port,) = free_ports(1)
     async with Etcd(Settings((f"127.0.0.1:{port}",)), timeout=0.3) as etcd:
-        watcher = Watcher(etcd, REF, patience=1.0)
+        watcher = EnvironmentWatcher(etcd, REF, patience=1.0)
         with pytest.raises(Unavailable):
             await watcher.__aenter__()

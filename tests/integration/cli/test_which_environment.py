@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.cli.harness import Cli
+from tests.support.cli import Cli
 
 CONFIG = """\
 schema_version: 1
@@ -43,7 +43,7 @@ def test_an_environment_of_another_project_is_refused_where_it_would_be_written(
     assert (error["code"], error["exit_code"]) == ("environment_elsewhere", 2)
 
 
-def test_without_a_configuration_the_cluster_is_asked(cli: Cli) -> None:
+def test_missing_configuration_uses_the_clusters_environment(cli: Cli) -> None:
     assert cli.error("status")["code"] == "environment_unknown"
     cli.ok("node", "register", "n1")
     cli.ok("node", "attach", "n1", "--env", "acme/Shop/production")

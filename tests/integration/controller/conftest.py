@@ -9,7 +9,7 @@ import pytest
 
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.integration.controller.harness import ControllerProcess, Environment, Start
+from tests.support.controller import ControllerProcess, Environment, Start
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import PEERS
 from devopsellence.store.settings import Settings
 from tests.integration.controller.audited import TTL_SECONDS
-from tests.integration.controller.harness import REF, Environment
+from tests.support.controller import REF, Environment
 from tests.support.project import PROJECT
 
 NODES: Final = ("n1", "n2", "n3", "n4")

@@ -11,12 +11,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from devopsellence.age import Identity, seal
+from devopsellence.age import AgeIdentity, encrypt
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.etcd import Etcd
-from tests.integration.controller.harness import REF, Environment
+from tests.support.controller import REF, Environment
 
 _PATH: Final = "/.well-known/acme-challenge/"
 
@@ -30,7 +30,7 @@ def signing_request(request: pb.KeyRequest, *, host: str = "") -> pb.SigningRequ
     return pb.SigningRequest(
         id=request.id,
         csr_pem=csr.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode(),
-        key_age=seal(pem, request.recipients),
+        key_age=encrypt(pem, request.recipients),
         recipients=request.recipients,
     )
 
@@ -50,7 +50,7 @@ class Nodes:
     def __init__(self, etcd: Etcd, names: Iterable[str], port: int) -> None:
         self._etcd = etcd
         self._environment = Environment(etcd)
-        self.identities = {name: Identity.generate() for name in names}
+        self.identities = {name: AgeIdentity.generate() for name in names}
         self.port = port
         self.answer_keys = True
         self.answer_challenges = True
@@ -185,7 +185,7 @@ def is_there(one: pb.Certificate) -> bool:
     return bool(one.chain_pem) and not one.HasField("issuance")
 
 
-def opened(one: pb.Certificate, identity: Identity) -> bool:
+def opened(one: pb.Certificate, identity: AgeIdentity) -> bool:
     """Whether ``identity`` opens the key that belongs to the certificate."""
     key = serialization.load_pem_private_key(identity.open(one.key_age), None)
     leaf = x509.load_pem_x509_certificate(one.chain_pem.encode())

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from devopsellence.controller.certificates.acme import Authorities
-from devopsellence.controller.certificates.demand import Account
-from devopsellence.controller.certificates.failure import Failure, IssuanceError, Kind
+from devopsellence.controller.certificates.acme import AcmeClient
+from devopsellence.controller.certificates.demand import AcmeAccount
+from devopsellence.controller.certificates.failure import FailureKind, IssuanceError, IssuanceFailure
 from tests.support.etcd import free_ports
 from tests.support.need import need_pebble
 from tests.support.pebble import BLOCKED_DOMAIN, Pebble
@@ -78,23 +78,25 @@ def stub() -> Iterator[Stub]:
         thread.join()
 
 
-def refused(url: str, ca_cert: Path | None = None, *, host: str = HOST, seconds: int = 20, email: str = "") -> Failure:
+def refused(
+    url: str, ca_cert: Path | None = None, *, host: str = HOST, seconds: int = 20, email: str = ""
+) -> IssuanceFailure:
     """Why an order fails."""
     with pytest.raises(IssuanceError) as caught:
-        Authorities(ca_cert, request_seconds=seconds).order(Account(url, email), csr(host))
+        AcmeClient(ca_cert, request_seconds=seconds).order(AcmeAccount(url, email), csr(host))
     return caught.value.failure
 
 
 def test_a_server_that_nobody_vouches_for(pebble: Pebble) -> None:
     failure = refused(pebble.directory_url)
-    assert failure.kind is Kind.UNTRUSTED
+    assert failure.kind is FailureKind.UNTRUSTED
     assert failure.sentence(HOST).endswith("start the controller with --acme-ca-cert")
 
 
 def test_a_server_that_is_not_there() -> None:
     (port,) = free_ports(1)
     failure = refused(f"https://127.0.0.1:{port}/dir")
-    assert (failure.kind, failure.detail) == (Kind.UNREACHABLE, f"127.0.0.1:{port} cannot be reached")
+    assert (failure.kind, failure.detail) == (FailureKind.UNREACHABLE, f"127.0.0.1:{port} cannot be reached")
 
 
 def test_a_server_that_says_nothing(tmp_path: Path) -> None:
@@ -102,46 +104,50 @@ def test_a_server_that_says_nothing(tmp_path: Path) -> None:
     with Pebble(tmp_path / "acme", http_port=1) as server:
         server.pause()
         failure = refused(server.directory_url, server.ca_cert, seconds=1)
-    assert failure.kind is Kind.UNREACHABLE
+    assert failure.kind is FailureKind.UNREACHABLE
 
 
 def test_a_url_that_is_no_directory(pebble: Pebble) -> None:
     url = pebble.directory_url.removesuffix("dir")
     failure = refused(url, pebble.ca_cert)
-    assert failure.kind is Kind.ACCOUNT
+    assert failure.kind is FailureKind.ACCOUNT
     assert failure.detail.startswith(f"{url} does not answer as an ACME server does")
 
 
 @pytest.mark.parametrize(
     ("url", "kind"),
-    [("nonsense", Kind.ACCOUNT), ("https://", Kind.ACCOUNT), ("https://no.such.host.invalid/dir", Kind.UNREACHABLE)],
+    [
+        ("nonsense", FailureKind.ACCOUNT),
+        ("https://", FailureKind.ACCOUNT),
+        ("https://no.such.host.invalid/dir", FailureKind.UNREACHABLE),
+    ],
     ids=["no url", "no host", "no such host"],
 )
-def test_a_url_that_leads_nowhere(url: str, kind: Kind) -> None:
+def test_a_url_that_leads_nowhere(url: str, kind: FailureKind) -> None:
     assert refused(url).kind is kind
 
 
 def test_a_name_that_is_not_certified(pebble: Pebble) -> None:
     host = f"a.{BLOCKED_DOMAIN}"
     failure = refused(pebble.directory_url, pebble.ca_cert, host=host)
-    assert failure.kind is Kind.REJECTED
+    assert failure.kind is FailureKind.REJECTED
     assert host in failure.detail
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("rateLimited", Kind.RATE_LIMITED),
-        ("invalidContact", Kind.ACCOUNT),
-        ("externalAccountRequired", Kind.ACCOUNT),
-        ("caa", Kind.CAA),
-        ("dns", Kind.DNS),
-        ("unauthorized", Kind.UNAUTHORIZED),
-        ("serverInternal", Kind.OTHER),
-        ("somethingNew", Kind.OTHER),
+        ("rateLimited", FailureKind.RATE_LIMITED),
+        ("invalidContact", FailureKind.ACCOUNT),
+        ("externalAccountRequired", FailureKind.ACCOUNT),
+        ("caa", FailureKind.CAA),
+        ("dns", FailureKind.DNS),
+        ("unauthorized", FailureKind.UNAUTHORIZED),
+        ("serverInternal", FailureKind.OTHER),
+        ("somethingNew", FailureKind.OTHER),
     ],
 )
-def test_what_the_authority_says_is_told_in_a_line(stub: Stub, name: str, kind: Kind) -> None:
+def test_acme_error_is_reported_on_one_line(stub: Stub, name: str, kind: FailureKind) -> None:
     stub.problem = {"type": f"urn:ietf:params:acme:error:{name}", "detail": "one\n two.", "status": 429}
     failure = refused(f"{stub.home}/dir")
     assert (failure.kind, failure.retry_after) == (kind, 0.0)
@@ -162,16 +168,16 @@ def test_when_the_authority_wants_to_be_asked_again(stub: Stub, header: str, lea
 def test_bad_nonces_come_to_an_end(stub: Stub) -> None:
     stub.status = 400
     stub.problem = {"type": "urn:ietf:params:acme:error:badNonce", "detail": "no"}
-    assert refused(f"{stub.home}/dir").kind is Kind.OTHER
+    assert refused(f"{stub.home}/dir").kind is FailureKind.OTHER
 
 
-def test_one_account_for_all_orders_until_the_server_forgets_it(pebble: Pebble) -> None:
+def test_orders_share_an_account_until_the_server_forgets_it(pebble: Pebble) -> None:
     def accounts() -> int:
         return pebble.log.read_text().count("POST /sign-me-up")
 
     before = accounts()
-    authorities = Authorities(pebble.ca_cert)
-    account = Account(pebble.directory_url, "ops@example.com")
+    authorities = AcmeClient(pebble.ca_cert)
+    account = AcmeAccount(pebble.directory_url, "ops@example.com")
     orders = []
     threads = [threading.Thread(target=lambda: orders.append(authorities.order(account, csr(HOST)))) for _ in range(4)]
     for thread in threads:

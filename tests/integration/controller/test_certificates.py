@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from devopsellence.age import Identity
+from devopsellence.age import AgeIdentity
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.certificates.failure import Pace
+from devopsellence.controller.certificates.failure import IssuancePace
 from devopsellence.controller.controller import CertificateOptions, Controller, serve
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.election import Election
@@ -23,8 +23,8 @@ from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
 from tests.integration.controller.audit import audit, next_revision, read_history
 from tests.integration.controller.fenced import Controllers
-from tests.integration.controller.harness import REF, Environment, Start
 from tests.integration.controller.serving import certificate, is_there, opened, release, serving
+from tests.support.controller import REF, Environment, Start
 from tests.support.need import need_pebble
 from tests.support.pebble import BLOCKED_DOMAIN, Pebble
 
@@ -50,7 +50,7 @@ async def impatient_controller(settings: Settings, ca_cert: Path) -> AsyncIterat
     """One in this process, whose backoff is short."""
     async with Etcd(settings) as etcd, LeaseKeeper(etcd) as keeper:
         stop = asyncio.Event()
-        options = CertificateOptions(ca_cert, Pace(first_backoff=0.3, longest_backoff=1.0))
+        options = CertificateOptions(ca_cert, IssuancePace(first_backoff=0.3, longest_backoff=1.0))
         serving = asyncio.create_task(serve(Controller(etcd, certificates=options), Election(etcd, keeper, "c"), stop))
         try:
             yield
@@ -79,7 +79,7 @@ async def begin_anew(etcd: Etcd, host: str) -> None:
 async def test_a_first_certificate_for_all_who_serve_the_host(
     etcd: Etcd, environment: Environment, start: Start, tmp_path: Path
 ) -> None:
-    operator = Identity.generate()
+    operator = AgeIdentity.generate()
     await environment.write(etcd.keys.operator("ann"), pb.Operator(name="ann", age_recipient=operator.recipient))
     async with serving(etcd, "n1", "n2") as nodes, authority(tmp_path, nodes.port) as acme:
         start("--acme-ca-cert", str(acme.ca_cert))
@@ -106,7 +106,7 @@ async def test_a_first_certificate_for_all_who_serve_the_host(
     assert HOST in told[0].message
 
 
-async def test_one_host_holds_up_no_other(etcd: Etcd, environment: Environment, start: Start, tmp_path: Path) -> None:
+async def test_failing_host_delays_no_other(etcd: Etcd, environment: Environment, start: Start, tmp_path: Path) -> None:
     """Also by an authority that refuses good nonces, and knows earlier authorizations."""
     good = [f"{name}.example.com" for name in "abcdef"]
     refused, lost = f"shop.{BLOCKED_DOMAIN}", "lost.example.com"
@@ -207,7 +207,7 @@ async def test_another_node_makes_the_key_and_a_new_one_gets_it(
         assert opened(second, nodes.identities["n3"])
 
 
-async def test_what_is_not_named_any_more_goes_unless_an_operator_installed_it(
+async def test_unused_certificates_are_deleted_unless_installed(
     etcd: Etcd, environment: Environment, start: Start, tmp_path: Path
 ) -> None:
     other = "other.example.com"

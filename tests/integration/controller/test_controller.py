@@ -13,7 +13,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.settings import Settings
-from tests.integration.controller.harness import REF, ControllerProcess, Environment, Start
+from tests.support.controller import REF, ControllerProcess, Environment, Start
 
 pytestmark = pytest.mark.etcd
 SETTLED = pb.AssignmentStatus.SETTLED
@@ -209,7 +209,7 @@ async def test_an_idle_controller_writes_nothing(start: Start, environment: Envi
     assert not controller.lines("not reconciled")
 
 
-async def test_it_starts_without_etcd_and_stops_without_etcd(settings: Settings, tmp_path: Path) -> None:
+async def test_controller_starts_and_stops_without_etcd(settings: Settings, tmp_path: Path) -> None:
     nowhere = Settings(endpoints=("127.0.0.1:1",), prefix=settings.prefix)
     controller = ControllerProcess(nowhere, tmp_path / "controller.log")
     try:

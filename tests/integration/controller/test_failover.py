@@ -19,7 +19,7 @@ from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
 from tests.integration.controller.audit import audit, next_revision, read_history
 from tests.integration.controller.fenced import Bustle, Controllers, candidates
-from tests.integration.controller.harness import Environment
+from tests.support.controller import Environment
 from tests.support.etcd import EtcdServer
 from tests.support.relay import Relay
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.etcd
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "asked to stop"])
-async def test_of_five_the_last_one_goes_on(
+async def test_last_of_five_controllers_continues(
     etcd: Etcd, settings: Settings, tmp_path: Path, number: signal.Signals
 ) -> None:
     """Each leader goes while releases are written and statuses come in."""
@@ -137,7 +137,7 @@ async def test_a_blink_deposes_nobody(settings: Settings, etcd: Etcd) -> None:
             assert leader in (await etcd.list(etcd.keys.election_prefix)).items
 
 
-async def test_who_cannot_reach_etcd_stands_aside_and_is_back_later(
+async def test_disconnected_controller_steps_aside_and_returns(
     etcd_server: EtcdServer, settings: Settings, etcd: Etcd
 ) -> None:
     environment = Environment(etcd)

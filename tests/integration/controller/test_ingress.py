@@ -8,7 +8,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.keys import PEERS
-from tests.integration.controller.harness import REF, Environment, Start
+from tests.support.controller import REF, Environment, Start
 
 pytestmark = pytest.mark.etcd
 HOST, OTHER = "app.example.com", "other.example.com"

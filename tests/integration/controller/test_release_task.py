@@ -9,7 +9,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.codec import decode
-from tests.integration.controller.harness import REF, Environment, Start
+from tests.support.controller import REF, Environment, Start
 from tests.unit.controller.builders import app, migration, release, secret, service
 
 pytestmark = pytest.mark.etcd

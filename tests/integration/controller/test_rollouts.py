@@ -8,7 +8,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.codec import decode
-from tests.integration.controller.harness import REF, Environment, Start
+from tests.support.controller import REF, Environment, Start
 from tests.unit.controller.builders import crashed
 
 pytestmark = pytest.mark.etcd
@@ -42,9 +42,7 @@ async def told(environment: Environment, release: int) -> list[str]:
     return sorted(one.code for one in events if one.release == release and one.code.startswith("rollout"))
 
 
-async def test_one_after_the_other_and_a_cut_off_node_straight_to_the_newest(
-    start: Start, environment: Environment
-) -> None:
+async def test_batches_are_sequential_and_cut_off_node_skips_to_newest(start: Start, environment: Environment) -> None:
     start()
     await begin(environment)
     await arrive(environment, "n1", 2)

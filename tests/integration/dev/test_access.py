@@ -55,7 +55,7 @@ def test_etcds_own_certificate_is_no_user(up: Dev) -> None:
         ("peer_port", "", False),
     ],
 )
-def test_who_may_speak_at_a_port(up: Dev, port: str, certificate: str, opens: bool) -> None:
+def test_ports_accept_only_the_clusters_certificates(up: Dev, port: str, certificate: str, opens: bool) -> None:
     context = ssl.create_default_context(cafile=str(up.layout.certificate("ca")))
     if certificate:
         context.load_cert_chain(up.layout.certificate(certificate), up.layout.key(certificate))

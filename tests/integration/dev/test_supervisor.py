@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.cli.dev import supervisor_control, state
+from devopsellence.cli.dev import state, supervisor_control
 from devopsellence.cli.dev.cluster import environment
 from devopsellence.cli.dev.logs import BoundedLog
 from devopsellence.cli.dev.paths import DevLayout
@@ -116,7 +116,7 @@ def test_a_command_that_does_not_exist_is_a_crash_loop_as_well(cluster: Cluster)
     assert "could not be started" in cluster.report("a").last_end
 
 
-def test_nothing_is_orphaned_when_the_supervisor_is_killed(cluster: Cluster) -> None:
+def test_killed_supervisor_leaves_no_orphans(cluster: Cluster) -> None:
     cluster.start(sleeper("a"), sleeper("b"))
     processes = [cluster.runs("a").identity, cluster.runs("b").identity]
     cluster.supervisor.send(signal.SIGKILL)
@@ -175,7 +175,7 @@ def test_a_second_supervisor_gives_way(cluster: Cluster) -> None:
     assert cluster.runs("a")
 
 
-def test_it_ends_with_its_folder(cluster: Cluster) -> None:
+def test_supervisor_ends_when_its_folder_is_removed(cluster: Cluster) -> None:
     cluster.start(sleeper("a"))
     process = cluster.runs("a").identity
     shutil.rmtree(cluster.layout.root)

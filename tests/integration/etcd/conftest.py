@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from devopsellence.store.settings import Settings
-from tests.integration.cli.harness import Cli
-from tests.integration.etcd.harness import Stage, staged
+from tests.integration.etcd.secured_cluster import Stage, staged
+from tests.support.cli import Cli
 from tests.support.host import need_host
 from tests.support.images import small_image
 from tests.support.need import need_docker, need_etcd

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from tests.integration.etcd.harness import Stage
-from tests.integration.etcd.members import Member
+from tests.integration.etcd.member import Member
+from tests.integration.etcd.secured_cluster import Stage
 
 pytestmark = [pytest.mark.docker, pytest.mark.etcd, pytest.mark.usefixtures("untouched")]
 

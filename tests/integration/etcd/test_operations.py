@@ -15,7 +15,7 @@ import pytest
 
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
-from tests.integration.etcd.harness import Stage
+from tests.integration.etcd.secured_cluster import Stage
 from tests.support.until import until
 
 pytestmark = [pytest.mark.docker, pytest.mark.etcd, pytest.mark.usefixtures("untouched")]
@@ -52,7 +52,7 @@ def load(stage: Stage) -> Iterator[list[int]]:
         thread.join()
 
 
-def test_what_happened_while_nobody_looked_and_was_compacted_is_not_missed(stage: Stage) -> None:
+def test_changes_compacted_while_disconnected_are_not_missed(stage: Stage) -> None:
     with ExitStack() as paused:
         for program in stage.controllers:
             paused.enter_context(program.paused())

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli.harness import NO_DEV_CLUSTER, Cli
-from tests.integration.etcd.harness import SCRIPT
+from tests.integration.etcd.secured_cluster import SCRIPT
+from tests.support.cli import NO_DEV_CLUSTER, Cli
 from tests.support.need import lack, need_etcd
 
 
@@ -44,7 +44,7 @@ def test_help_names_every_command(asked: str) -> None:
         pytest.param(["install", "/nonexistent"], "is not a member's folder", id="no folder"),
     ],
 )
-def test_what_is_missing_is_named(words: list[str], expected: str) -> None:
+def test_missing_arguments_are_named(words: list[str], expected: str) -> None:
     need_etcd()
     done = script(*words)
     assert done.returncode == 1

@@ -13,7 +13,7 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.integration.controller.harness import REF, ControllerProcess, Environment
+from tests.support.controller import REF, ControllerProcess, Environment
 
 pytestmark = pytest.mark.etcd
 

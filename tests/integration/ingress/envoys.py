@@ -22,11 +22,11 @@ from devopsellence.nodeagent.envoy import config
 from devopsellence.nodeagent.envoy.model import (
     Backend,
     Endpoint,
-    Listen,
+    ListenerConfig,
+    NodeRouting,
     PeerTls,
     Route,
-    Routing,
-    Site,
+    RoutingConfig,
     TlsCertificate,
 )
 from devopsellence.store.keys import EnvironmentRef
@@ -56,9 +56,9 @@ def certificate(*hosts: str) -> TlsCertificate:
     return TlsCertificate("", made.certificate.decode(), made.key.decode())
 
 
-def site(*endpoints: Endpoint, host: str = "a.example", env: EnvironmentRef = ENV, **more: Any) -> Site:
+def site(*endpoints: Endpoint, host: str = "a.example", env: EnvironmentRef = ENV, **more: Any) -> RoutingConfig:
     """One host, everything of which goes to the service web."""
-    made = Site(env, (host,), (Route(host, "/", "web", "http"),), (Backend("web", "http", endpoints),))
+    made = RoutingConfig(env, (host,), (Route(host, "/", "web", "http"),), (Backend("web", "http", endpoints),))
     return replace(made, **more)
 
 
@@ -76,7 +76,7 @@ class Envoy:
     def __init__(self, folder: Path, *, peer_name: str = "") -> None:
         self.folder = folder
         http_port, https_port, peer_port = free_ports(3)
-        self.listen = Listen(http_port, https_port, peer_port)
+        self.listen = ListenerConfig(http_port, https_port, peer_port)
         (folder / "run").mkdir(parents=True)
         if peer_name:
             own = PeerTls(*(str(folder / f"{part}.pem") for part in ("ca", "cert", "key")))
@@ -104,7 +104,7 @@ class Envoy:
         write_atomic(self.folder / "key.pem", issued.key)
         write_atomic(self.folder / "cert.pem", issued.certificate)
 
-    def apply(self, *sites: Site) -> dict[str, bytes]:
+    def apply(self, *sites: RoutingConfig) -> dict[str, bytes]:
         """Write what has changed, start Envoy if it is not there, and wait until it uses it. Returns all files."""
         found = self.write(*sites)
         if self._process is None:
@@ -113,9 +113,9 @@ class Envoy:
         until("Envoy uses what it was given", lambda: self._used() >= wanted, every=0.01)
         return found
 
-    def write(self, *sites: Site) -> dict[str, bytes]:
+    def write(self, *sites: RoutingConfig) -> dict[str, bytes]:
         """Write what has changed. Returns all files."""
-        found = config.files(Routing(sites), self.listen, str(self.folder))
+        found = config.config_files(NodeRouting(sites), self.listen, str(self.folder))
         for path, content in found.items():
             if self._written.get(path) != content:
                 (self.folder / path).parent.mkdir(exist_ok=True)

@@ -11,19 +11,19 @@ from typing import Final
 import pytest
 from cryptography import x509
 
-from devopsellence.nodeagent.envoy.model import Backend, Route, Site, TlsCertificate
+from devopsellence.nodeagent.envoy.model import Backend, Route, RoutingConfig, TlsCertificate
 from devopsellence.nodeagent.ingress.crypto_main import check_certificate
 from tests.integration.ingress.apps import App
 from tests.integration.ingress.clients import Client, WebSocket, ask, curl
 from tests.integration.ingress.envoys import ENV, Envoy, certificate
-from tests.unit.nodeagent.ingress.certificates import LET_THROUGH, signed
+from tests.support.host_certificates import ACCEPTED_KEYS, signed
 
 #: curl(1), exit codes.
 _TLS_FAILED: Final = 35
 
 
-def secure_site(app: App, certificates: dict[str, TlsCertificate], *hosts: str) -> Site:
-    return Site(
+def secure_site(app: App, certificates: dict[str, TlsCertificate], *hosts: str) -> RoutingConfig:
+    return RoutingConfig(
         ENV,
         hosts,
         tuple(Route(host, "/", "web", "http") for host in hosts),
@@ -70,9 +70,9 @@ def test_certificates_come_and_change_without_touching_a_connection(envoy: Envoy
     assert envoy.rejected() == {}
 
 
-@pytest.mark.parametrize("kind", LET_THROUGH)
+@pytest.mark.parametrize("kind", ACCEPTED_KEYS)
 def test_every_kind_that_is_let_through_is_served(envoy: Envoy, kind: str) -> None:
-    made = TlsCertificate(*signed(LET_THROUGH[kind](), "a.example"))
+    made = TlsCertificate(*signed(ACCEPTED_KEYS[kind](), "a.example"))
     check_certificate(made.chain_pem, made.key_pem)
     with App("web") as web:
         envoy.apply(secure_site(web, {"a.example": made}, "a.example"))
@@ -89,7 +89,7 @@ def test_two_hundred_hosts_each_with_its_own_certificate(envoy: Envoy) -> None:
     hosts = tuple(f"h{number}.example" for number in range(200))
     with App("web") as web, App("api") as api:
         one = certificate(*hosts)
-        many = Site(
+        many = RoutingConfig(
             ENV,
             hosts,
             tuple(Route(host, *to, "http") for host in hosts for to in (("/", "web"), ("/api", "api"))),

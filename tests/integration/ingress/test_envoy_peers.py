@@ -83,7 +83,7 @@ def test_requests_under_way_are_still_counted_when_peers_change(pair: tuple[Envo
         assert client.finish().status == 200
 
 
-def test_who_is_not_the_node_that_was_meant_gets_no_request(pair: tuple[Envoy, Envoy]) -> None:
+def test_peer_with_another_uid_gets_no_request(pair: tuple[Envoy, Envoy]) -> None:
     one, two = pair
     with App("there") as there:
         two.apply(site(there.endpoint()))
@@ -96,7 +96,7 @@ def test_who_is_not_the_node_that_was_meant_gets_no_request(pair: tuple[Envoy, E
 
 
 @pytest.mark.parametrize("name", ["operator.example", TWO], ids=["no-node", "of-another-authority"])
-def test_who_is_no_node_of_the_cluster_is_not_let_in(pair: tuple[Envoy, Envoy], name: str) -> None:
+def test_foreign_certificate_is_refused_by_the_peer_listener(pair: tuple[Envoy, Envoy], name: str) -> None:
     one, two = pair
     by = CertificateAuthority.create("others", datetime.now(UTC)) if name == TWO else None
     with App("here") as here:

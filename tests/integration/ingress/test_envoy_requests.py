@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import closing
 
-from devopsellence.nodeagent.envoy.model import Backend, Route, Site
+from devopsellence.nodeagent.envoy.model import Backend, Route, RoutingConfig
 from devopsellence.store.keys import EnvironmentRef
 from tests.integration.ingress.apps import App
 from tests.integration.ingress.clients import Client, WebSocket, ask, curl, raw
@@ -17,7 +17,7 @@ OTHER = EnvironmentRef("acme", "blog", "production")
 
 def test_host_and_longest_prefix_say_where_a_request_goes(envoy: Envoy) -> None:
     with App("web") as web, App("api") as api, App("docs") as docs, App("blog") as blog:
-        shop = Site(
+        shop = RoutingConfig(
             ENV,
             ("a.example", "www.a.example"),
             (
@@ -81,7 +81,7 @@ def test_host_and_longest_prefix_say_where_a_request_goes(envoy: Envoy) -> None:
 def test_hosts_of_any_kind_that_dns_knows_stand_beside_one_another(envoy: Envoy) -> None:
     hosts = ("a.example", "under_score.example", "xn--bcher-kva.example", "single", f"{'x' * 63}.example", "10.0.0.1")
     with App("web") as web:
-        every = Site(
+        every = RoutingConfig(
             ENV,
             hosts,
             tuple(Route(host, "/", "web", "http") for host in hosts),
@@ -95,7 +95,7 @@ def test_hosts_of_any_kind_that_dns_knows_stand_beside_one_another(envoy: Envoy)
     assert envoy.rejected() == {}
 
 
-def test_what_a_client_claims_of_itself_is_replaced(envoy: Envoy) -> None:
+def test_forwarded_headers_of_clients_are_replaced(envoy: Envoy) -> None:
     with App("web") as web:
         envoy.apply(site(web.endpoint()))
         claims = {
@@ -155,7 +155,7 @@ def test_headers_have_limits_and_underscores_do_not_pass(envoy: Envoy) -> None:
 
 def test_hosts_with_a_certificate_are_led_to_https_and_others_served(envoy: Envoy) -> None:
     with App("web") as web:
-        both = Site(
+        both = RoutingConfig(
             ENV,
             ("a.example", "b.example"),
             (Route("a.example", "/", "web", "http"), Route("b.example", "/", "web", "http")),
@@ -235,7 +235,7 @@ def test_the_access_log_says_what_happened_without_the_query(envoy: Envoy) -> No
 
 
 def test_a_service_that_nobody_answers_for_is_said_plainly(envoy: Envoy) -> None:
-    gone = Site(ENV, ("b.example",), (Route("b.example", "/", "removed", "http"),), ())
+    gone = RoutingConfig(ENV, ("b.example",), (Route("b.example", "/", "removed", "http"),), ())
     envoy.apply(site(host="c.example"), gone)
     for host in ("b.example", "c.example"):
         answer = ask(envoy.listen.http_port, "/", host=host)

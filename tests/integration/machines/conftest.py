@@ -10,10 +10,10 @@ import pytest
 
 from devopsellence.store import acl
 from devopsellence.store.etcd import Etcd
-from tests.integration.cli.harness import Cli
-from tests.integration.machines.harness import Cluster
-from tests.support.agentapi import AgentAuthority
+from tests.integration.machines.cluster import Cluster
+from tests.support.cli import Cli
 from tests.support.etcd import EtcdServer
+from tests.support.fake_agent import AgentAuthority
 from tests.support.need import need_etcd
 
 

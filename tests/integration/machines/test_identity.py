@@ -13,9 +13,9 @@ from devopsellence.store.codec import encode
 from devopsellence.store.errors import PermissionDenied, StoreError, Unauthenticated
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.lease import LeaseKeeper
-from tests.integration.cli.harness import Cli
-from tests.integration.machines.harness import REF, Cluster
-from tests.integration.nodeagent.harness import docker, soon, worker
+from tests.integration.machines.cluster import REF, Cluster
+from tests.support.agent import docker, soon, worker
+from tests.support.cli import Cli
 from tests.support.need import need_docker
 
 pytestmark = pytest.mark.etcd
@@ -115,12 +115,12 @@ async def test_an_operator_who_is_not_root_replaces_nothing(cluster: Cluster) ->
 async def test_secrets_are_sealed_for_the_new_machine_and_those_that_the_old_one_knew_are_named(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    from devopsellence.age import Identity
-    from tests.integration.cli.secretly import CONFIG, Operator
+    from devopsellence.age import AgeIdentity
+    from tests.integration.cli.secret_operator import CONFIG, Operator
 
     (tmp_path / "devopsellence.yml").write_text(CONFIG)
     ann = Operator(cluster.server.settings(user="root"), tmp_path, tmp_path / "operator.age")
-    old, new = Identity.generate(), Identity.generate()
+    old, new = AgeIdentity.generate(), AgeIdentity.generate()
 
     def work() -> None:
         ann.node("n1", key=old)

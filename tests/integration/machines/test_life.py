@@ -13,8 +13,8 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Environment, Heartbeat
 from devopsellence.store.codec import decode
-from tests.integration.machines.harness import REF, Cluster
-from tests.integration.nodeagent.harness import Machine, docker, worker
+from tests.integration.machines.cluster import REF, Cluster
+from tests.support.agent import Machine, docker, worker
 from tests.support.need import need_docker
 from tests.support.until import until
 
@@ -76,7 +76,7 @@ async def test_drained_uncordoned_drained_and_removed(cluster: Cluster, pair: tu
     assert (await cluster.json("node", "remove", "n1"))["removed"] is False
 
 
-async def test_what_has_data_stays_until_it_is_told_to_leave(cluster: Cluster, pair: tuple[Machine, Machine]) -> None:
+async def test_service_with_volume_stays_until_move_volumes(cluster: Cluster, pair: tuple[Machine, Machine]) -> None:
     first, second = pair
     services = (worker("jobs", "sleep", "1000"), worker("redis", "sleep", "1000", volume="data"))
     await cluster.release(1, *services, nodes=("n1", "n2"))

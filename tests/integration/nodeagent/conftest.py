@@ -9,7 +9,7 @@ import pytest
 
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.integration.nodeagent.harness import Machine
+from tests.support.agent import Machine
 from tests.support.need import need_docker
 
 

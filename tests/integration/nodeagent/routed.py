@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from devopsellence.nodeagent.agent import Agent, Options, Process
+from devopsellence.nodeagent.agent import Agent, AgentOptions, ProcessResources
 from devopsellence.nodeagent.docker.client import DEFAULT_HOST
 from devopsellence.nodeagent.docker.engine import DockerEngine, EngineCallbacks
 from devopsellence.nodeagent.docker.interface import ContainerEngine
@@ -32,12 +32,12 @@ async def agent_on(
     node: str, uid: str, folder: Path, settings: Settings, make: Callable[[EngineCallbacks], Works[R]]
 ) -> AsyncIterator[Agent[R]]:
     """An agent on what ``make`` makes, from start to end."""
-    options = Options(node, uid, folder, DEFAULT_HOST, settings)
+    options = AgentOptions(node, uid, folder, DEFAULT_HOST, settings)
     stop = asyncio.Event()
     with StateFolder(folder) as state:
         async with Etcd(settings) as etcd, LeaseKeeper(etcd) as keeper:
             disk = ThreadPool(1, "disk")
-            agent = Agent(options, state, Process(etcd, keeper, disk, MemoryTrimmer()), make)
+            agent = Agent(options, state, ProcessResources(etcd, keeper, disk, MemoryTrimmer()), make)
             running = asyncio.create_task(agent.run(stop))
             try:
                 yield agent

@@ -9,33 +9,33 @@ from pathlib import Path
 import psutil
 import pytest
 
-from devopsellence.age import Identity
+from devopsellence.age import AgeIdentity
 from devopsellence.nodeagent.ingress.crypto_worker import (
-    Aside,
-    AsideFailed,
-    Pair,
-    Question,
-    Request,
-    Said,
-    Verdict,
-    run,
+    CertificatePair,
+    CertificateVerdict,
+    CryptoTask,
+    CryptoWorker,
+    CryptoWorkerFailed,
+    CsrRequest,
+    Payload,
+    run_process,
 )
-from tests.integration.nodeagent.harness import soon
-from tests.unit.nodeagent.ingress.certificates import UNTIL, make
+from tests.support.agent import soon
+from tests.support.host_certificates import UNTIL, make
 
 HOST = "app.example.com"
-NOTHING: Said = {"certificates": [], "requests": []}
+NOTHING: Payload = {"certificates": [], "requests": []}
 HANGS = (sys.executable, "-c", "import time; time.sleep(3600)")
 
 
-async def test_it_judges_two_hundred_certificates_and_makes_a_key() -> None:
-    node = Identity.generate()
+async def test_worker_checks_two_hundred_certificates_and_creates_a_key() -> None:
+    node = AgeIdentity.generate()
     _, chain, key = make(HOST)
-    pairs = [Pair(chain + "\n" * number, key) for number in range(200)]
-    request = Request("ab", HOST, (node.recipient,))
-    answers = await Aside().ask([*map(Question, pairs), Question(Pair("none", key), request)])
-    assert [each.verdict for each in answers[:-1]] == [Verdict(UNTIL.timestamp())] * 200
-    assert answers[-1].verdict == Verdict(problem="it is no certificate in PEM")
+    pairs = [CertificatePair(chain + "\n" * number, key) for number in range(200)]
+    request = CsrRequest("ab", HOST, (node.recipient,))
+    answers = await CryptoWorker().ask([*map(CryptoTask, pairs), CryptoTask(CertificatePair("none", key), request)])
+    assert [each.verdict for each in answers[:-1]] == [CertificateVerdict(UNTIL.timestamp())] * 200
+    assert answers[-1].verdict == CertificateVerdict(problem="it is no certificate in PEM")
     assert answers[-1].made is not None
     assert b"PRIVATE KEY" in node.open(answers[-1].made.key_age)
 
@@ -52,14 +52,14 @@ def _hangs(child: psutil.Process) -> bool:
         return False
 
 
-async def test_one_that_hangs_is_ended() -> None:
-    with pytest.raises(AsideFailed, match=r"^the process for it took longer than 0\.2 s$"):
-        await run(NOTHING, HANGS, 0.2)
+async def test_hanging_worker_is_killed() -> None:
+    with pytest.raises(CryptoWorkerFailed, match=r"^the process for it took longer than 0\.2 s$"):
+        await run_process(NOTHING, HANGS, 0.2)
     assert not hanging()
 
 
-async def test_one_that_nobody_waits_for_any_more_is_ended() -> None:
-    task = asyncio.create_task(run(NOTHING, HANGS))
+async def test_abandoned_worker_is_killed() -> None:
+    task = asyncio.create_task(run_process(NOTHING, HANGS))
 
     async def runs() -> bool:
         return bool(hanging())
@@ -80,13 +80,13 @@ async def test_one_that_nobody_waits_for_any_more_is_ended() -> None:
     ],
     ids=["cannot be imported", "ends", "no answer"],
 )
-async def test_one_that_does_not_answer_says_why(program: str, why: str) -> None:
-    with pytest.raises(AsideFailed) as raised:
-        await run({"certificates": [["chain", "s3cret"]], "requests": []}, (sys.executable, "-c", program))
+async def test_failed_worker_reports_the_reason(program: str, why: str) -> None:
+    with pytest.raises(CryptoWorkerFailed) as raised:
+        await run_process({"certificates": [["chain", "s3cret"]], "requests": []}, (sys.executable, "-c", program))
     assert str(raised.value) == f"the process for it {why}"
     assert raised.value.__cause__ is None
 
 
-async def test_one_that_cannot_be_started(tmp_path: Path) -> None:
-    with pytest.raises(AsideFailed, match=r"^no process could be started for it: No such file or directory$"):
-        await run(NOTHING, (str(tmp_path / "python"),))
+async def test_unstartable_worker_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(CryptoWorkerFailed, match=r"^no process could be started for it: No such file or directory$"):
+        await run_process(NOTHING, (str(tmp_path / "python"),))

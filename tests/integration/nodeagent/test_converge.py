@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from devopsellence.store.keys import EnvironmentRef
-from tests.integration.nodeagent.harness import (
+from tests.support.agent import (
     ENV,
     Machine,
     ServiceStatus,
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.docker
 STAGING = EnvironmentRef("acme", "shop", "staging")
 
 
-async def test_it_starts_what_is_assigned_says_so_and_rests(machine: Machine) -> None:
+async def test_assigned_services_start_and_report_then_rest(machine: Machine) -> None:
     machine.start()
     cache = worker("cache", volume="data")
     cache.resources.cpu_millis, cache.resources.memory_mib = 500, 32

@@ -8,7 +8,7 @@ from itertools import cycle
 
 import pytest
 
-from tests.integration.nodeagent.harness import Machine, worker
+from tests.support.agent import Machine, worker
 from tests.support.host import Host
 from tests.support.images import IMAGE, small_image
 from tests.support.until import until

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from devopsellence.api.v1 import workload_pb2
-from tests.integration.nodeagent.harness import (
+from tests.support.agent import (
     ENV,
     Machine,
     ServiceStatus,
@@ -81,7 +81,7 @@ async def test_a_memory_limit_that_is_passed_is_told(machine: Machine) -> None:
     assert service_of(status, "a").last_exit.code == 137
 
 
-async def test_what_cannot_be_started_fails_and_leaves_the_old_one_serving(machine: Machine) -> None:
+async def test_unstartable_version_fails_and_old_one_serves(machine: Machine) -> None:
     def services(image: str = "", *command: str) -> list[workload_pb2.Service]:
         return [worker("a", image=image), worker("b", *command), worker("db", image=image, volume="data")]
 

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Heartbeat
-from tests.integration.nodeagent.harness import Machine, soon
+from tests.support.agent import Machine, soon
 
 pytestmark = [pytest.mark.docker, pytest.mark.etcd]
 
@@ -24,7 +24,7 @@ async def _beat(machine: Machine) -> Heartbeat:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-async def test_it_goes_by_itself_when_the_agent_cannot_say_goodbye(machine: Machine, how: signal.Signals) -> None:
+async def test_heartbeat_expires_when_agent_is_killed(machine: Machine, how: signal.Signals) -> None:
     machine.start()
     before = await _beat(machine)
     os.kill(machine.pid, how)
@@ -39,7 +39,7 @@ async def test_it_goes_by_itself_when_the_agent_cannot_say_goodbye(machine: Mach
         assert after.uid == before.uid
 
 
-async def test_it_tells_of_the_engines_disk_and_is_seldom_written(machine: Machine) -> None:
+async def test_heartbeat_reports_disk_and_is_rarely_written(machine: Machine) -> None:
     machine.start()
     beat = await _beat(machine)
     assert 0 <= beat.disk.free_mib <= beat.disk.total_mib

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.nodeagent.harness import ENV, Machine, docker, worker
 from tests.integration.nodeagent.test_pull import Registry
+from tests.support.agent import ENV, Machine, docker, worker
 from tests.support.images import small_image
 from tests.support.until import until
 

@@ -6,9 +6,9 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.nodeagent.envoy.model import Endpoint
-from tests.integration.nodeagent.harness import ENV, Machine, Status, docker, says, service_of, soon, web, worker
 from tests.integration.nodeagent.routed import agent_of
-from tests.support.routes import FakeRoutes
+from tests.support.agent import ENV, Machine, Status, docker, says, service_of, soon, web, worker
+from tests.support.fake_router import FakeRouter
 
 pytestmark = pytest.mark.docker
 
@@ -28,7 +28,7 @@ def database(version: str) -> workload_pb2.Service:
     return made
 
 
-async def routed(routes: FakeRoutes, count: int = 1) -> set[str]:
+async def routed(routes: FakeRouter, count: int = 1) -> set[str]:
     """The containers that requests go to, once there are so many."""
 
     async def look() -> bool:
@@ -43,7 +43,7 @@ def runs(container: str) -> bool:
 
 
 async def test_the_old_container_is_stopped_when_its_last_request_has_ended(machine: Machine) -> None:
-    routes = FakeRoutes()
+    routes = FakeRouter()
     async with agent_of(machine, routes):
         await machine.assign(web(text="one"), ingress=ingress())
         status = await machine.settled(seconds=60)
@@ -72,8 +72,8 @@ async def test_the_old_container_is_stopped_when_its_last_request_has_ended(mach
         assert machine.containers() == [new[:12]]
 
 
-async def test_one_that_must_stop_first_gets_no_requests_and_waits_for_its_last(machine: Machine) -> None:
-    routes = FakeRoutes()
+async def test_container_with_volume_drains_before_its_successor_starts(machine: Machine) -> None:
+    routes = FakeRouter()
     async with agent_of(machine, routes):
         await machine.assign(database("1"), ingress=ingress("db"))
         await machine.settled(seconds=60)
@@ -88,8 +88,8 @@ async def test_one_that_must_stop_first_gets_no_requests_and_waits_for_its_last(
         assert machine.containers() == [new[:12]]
 
 
-async def test_one_that_is_healthy_no_more_is_replaced_whatever_is_under_way(machine: Machine) -> None:
-    routes = FakeRoutes()
+async def test_unhealthy_container_is_replaced_despite_active_requests(machine: Machine) -> None:
+    routes = FakeRouter()
     async with agent_of(machine, routes):
         await machine.assign(web(), ingress=ingress())
         await machine.settled(seconds=60)
@@ -104,8 +104,8 @@ async def test_one_that_is_healthy_no_more_is_replaced_whatever_is_under_way(mac
         assert runs(new)
 
 
-async def test_what_leaves_waits_for_its_last_request(machine: Machine) -> None:
-    routes = FakeRoutes()
+async def test_removed_service_waits_for_its_last_request(machine: Machine) -> None:
+    routes = FakeRouter()
     async with agent_of(machine, routes):
         await machine.assign(web(), worker("other"), ingress=ingress())
         await machine.settled(seconds=60)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 from cryptography import x509
 
-from devopsellence.age import Identity
+from devopsellence.age import AgeIdentity
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.store.codec import encode
 from devopsellence.store.keys import PEERS
 from devopsellence.store.settings import Settings
-from tests.integration.nodeagent.harness import ENV, Machine, Status, soon
 from tests.integration.nodeagent.routed import agent_of
 from tests.integration.nodeagent.test_ingress import HOST, ingress
-from tests.support.routes import FakeRoutes
-from tests.unit.nodeagent.ingress.certificates import sealed
+from tests.support.agent import ENV, Machine, Status, soon
+from tests.support.fake_router import FakeRouter
+from tests.support.host_certificates import sealed
 
 pytestmark = pytest.mark.docker
 
@@ -54,10 +54,10 @@ async def serves(machine: Machine, serial: str, *tokens: str, says: str = "") ->
 
 async def test_certificates_come_change_and_stay(machine: Machine) -> None:
     """Nothing runs here: what the rules lead to is not assigned, which the status says all along."""
-    routes = FakeRoutes()
+    routes = FakeRouter()
     async with agent_of(machine, routes) as agent:
         me = agent.beat.age_recipient
-        first, second, foreign = sealed(HOST, me), sealed(HOST, me), sealed(HOST, Identity.generate().recipient)
+        first, second, foreign = sealed(HOST, me), sealed(HOST, me), sealed(HOST, AgeIdentity.generate().recipient)
         await machine.assign(ingress=ingress())
         await serves(machine, "")
         sent = part(machine, certificate=first)
@@ -102,8 +102,8 @@ async def test_certificates_come_change_and_stay(machine: Machine) -> None:
 
 
 async def test_a_request_for_a_key_is_answered(machine: Machine) -> None:
-    operator = Identity.generate()
-    async with agent_of(machine, FakeRoutes()) as agent:
+    operator = AgeIdentity.generate()
+    async with agent_of(machine, FakeRouter()) as agent:
         await machine.assign(ingress=ingress())
         sent = part(machine)
         recipients = sorted([operator.recipient, agent.beat.age_recipient])
@@ -120,7 +120,7 @@ async def test_a_request_for_a_key_is_answered(machine: Machine) -> None:
 
 
 async def test_other_nodes_routers(machine: Machine) -> None:
-    routes = FakeRoutes()
+    routes = FakeRouter()
     async with agent_of(machine, routes):
         await machine.assign(ingress=ingress())
         sent = part(machine, PEERS)
@@ -152,7 +152,7 @@ async def test_other_nodes_routers(machine: Machine) -> None:
         await soon("no peer", alone, seconds=60)
 
 
-async def test_nothing_is_kept_of_an_environment_that_is_not_assigned(machine: Machine) -> None:
+async def test_parts_of_unassigned_environment_are_dropped(machine: Machine) -> None:
     stored = machine.folder / "state" / "ingress"
 
     async def there() -> bool:
@@ -161,7 +161,7 @@ async def test_nothing_is_kept_of_an_environment_that_is_not_assigned(machine: M
     async def gone() -> bool:
         return not await there()
 
-    async with agent_of(machine, FakeRoutes()) as agent:
+    async with agent_of(machine, FakeRouter()) as agent:
         await send(machine, part(machine, certificate=sealed(HOST, agent.beat.age_recipient)))
         await soon("it is on disk", there, seconds=60)
         await machine.etcd.delete(machine.etcd.keys.ingress(machine.node, ENV, HOST))

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from devopsellence.api.v1 import stored_pb2
-from tests.integration.nodeagent.harness import SERVE, Machine, Status, docker, service_of, soon, web
 from tests.integration.nodeagent.test_ingress import HOST, ingress
 from tests.integration.nodeagent.test_ingress_parts import part, send
+from tests.support.agent import SERVE, Machine, Status, docker, service_of, soon, web
 from tests.support.envoy import envoy_image
-from tests.unit.nodeagent.ingress.certificates import sealed
+from tests.support.host_certificates import sealed
 
 pytestmark = pytest.mark.docker
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.integration.nodeagent.harness import Machine, ServiceStatus, docker, says, service_of, worker
+from tests.support.agent import Machine, ServiceStatus, docker, says, service_of, worker
 
 pytestmark = pytest.mark.docker
 

@@ -11,8 +11,8 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from tests.integration.nodeagent.gate import Gate
-from tests.integration.nodeagent.harness import Machine, Status, docker, service_of, soon, web, worker
 from tests.integration.nodeagent.test_pull import Registry
+from tests.support.agent import Machine, Status, docker, service_of, soon, web, worker
 from tests.support.host import Host, need_host
 from tests.support.images import small_image
 
@@ -59,7 +59,7 @@ def tasks(machine: Machine, *filters: str) -> list[str]:
     return machine.containers("label=devopsellence.task", *filters)
 
 
-async def test_it_runs_after_what_it_needs_with_the_services_env_and_volumes(machine: Machine) -> None:
+async def test_task_runs_after_dependencies_with_env_and_volumes(machine: Machine) -> None:
     db = web("db")
     needs = "wget -q -O /data/answer http://db:3000/up && echo $SHARED $OWN $BOTH > /data/env; echo ran >> /data/runs"
     machine.start()
@@ -107,7 +107,7 @@ async def test_a_failed_one_says_how_it_ended_and_is_not_repeated(machine: Machi
     assert runs(machine) == 1
 
 
-async def test_it_waits_for_a_supporting_service_and_says_so(machine: Machine) -> None:
+async def test_task_waits_for_supporting_service_with_a_reason(machine: Machine) -> None:
     late = web(
         "db",
         script="while ! [ -e /tmp/go ]; do sleep 0.05; done; mkdir -p /w; echo > /w/up; exec httpd -f -p 3000 -h /w",
@@ -122,7 +122,7 @@ async def test_it_waits_for_a_supporting_service_and_says_so(machine: Machine) -
     await until(machine, TaskStatus.SUCCEEDED)
 
 
-async def test_what_cannot_be_started_has_failed(machine: Machine) -> None:
+async def test_unstartable_task_fails(machine: Machine) -> None:
     machine.start()
     broken = workload_pb2.Task(name="release", service="web", command=["/no/such/command"])
     await machine.assign(task=broken, task_service=app())

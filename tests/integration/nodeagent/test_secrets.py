@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.age import Identity, is_recipient, seal
+from devopsellence.age import AgeIdentity, is_recipient, encrypt
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.store.keys import REGISTRY
-from tests.integration.nodeagent.harness import Machine, ServiceStatus, docker, says, service_of, soon, worker
 from tests.integration.nodeagent.test_pull import Registry
+from tests.support.agent import Machine, ServiceStatus, docker, says, service_of, soon, worker
 
 pytestmark = pytest.mark.docker
 
@@ -45,7 +45,7 @@ def refers(service: workload_pb2.Service, version: int = 1) -> workload_pb2.Serv
 
 
 def sealed(value: bytes, to: str, version: int = 1, service: str = "a") -> stored_pb2.SealedSecret:
-    return SealedSecret(service=service, name="DB_PASSWORD", version=version, age=seal(value, [to]))
+    return SealedSecret(service=service, name="DB_PASSWORD", version=version, age=encrypt(value, [to]))
 
 
 def variables(machine: Machine, container: str) -> list[str]:
@@ -93,7 +93,7 @@ async def test_a_changed_secret_replaces_exactly_its_users(machine: Machine, can
     assert f"PASSWORD={canary}" in variables(machine, service_of(after, "a").container)
 
 
-async def test_one_that_was_not_sent_is_named_and_the_old_container_serves(machine: Machine) -> None:
+async def test_missing_secret_is_named_and_old_container_serves(machine: Machine) -> None:
     machine.start()
     await machine.assign(worker("a"), worker("b"))
     before = service_of(await machine.settled(), "a").container
@@ -114,12 +114,10 @@ async def test_one_that_was_not_sent_is_named_and_the_old_container_serves(machi
         (None, "it cannot be opened with the identity of age1"),
     ],
 )
-async def test_one_that_cannot_be_used_refuses_its_service_alone(
-    machine: Machine, value: bytes | None, says_why: str
-) -> None:
+async def test_unusable_secret_affects_its_service_alone(machine: Machine, value: bytes | None, says_why: str) -> None:
     machine.start()
     to = await recipient(machine)
-    secret = sealed(b"x", Identity.generate().recipient) if value is None else sealed(value, to)
+    secret = sealed(b"x", AgeIdentity.generate().recipient) if value is None else sealed(value, to)
     await machine.assign(refers(worker("a")), worker("b"), secrets=[secret])
     status = await machine.until("backs off", says("a", phase=ServiceStatus.BACKOFF))
     reason = service_of(status, "a").reason
@@ -146,7 +144,7 @@ async def test_the_identity_is_made_once_and_never_replaced(machine: Machine) ->
     assert path.read_text() == "damaged"
 
 
-async def test_without_etcd_what_is_on_disk_is_enough(machine: Machine, canary: str) -> None:
+async def test_secrets_on_disk_suffice_without_etcd(machine: Machine, canary: str) -> None:
     """A container that is gone is made anew from the sealed secrets on disk, in another agent's process."""
     machine.start()
     to = await recipient(machine)
@@ -191,7 +189,7 @@ async def test_a_private_registry_gets_its_password_and_no_other_one_does(
     where = stored_pb2.Registry(
         repository=private.repository, username="robot", password_secret="REGISTRY", password_version=1
     )
-    password = SealedSecret(service=REGISTRY, name="REGISTRY", version=1, age=seal(canary.encode(), [to]))
+    password = SealedSecret(service=REGISTRY, name="REGISTRY", version=1, age=encrypt(canary.encode(), [to]))
     service = worker("a", image=private.pinned)
     elsewhere = stored_pb2.Registry()
     elsewhere.CopyFrom(where)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from devopsellence.store.etcd import Etcd
-from tests.integration.nodeagent.harness import (
+from tests.support.agent import (
     Machine,
     ServiceStatus,
     Status,
@@ -80,9 +80,7 @@ async def test_killed_at_any_moment_it_finishes_what_it_began(machine: Machine) 
 
 
 @pytest.mark.parametrize("started", [False, True], ids=["ended", "started-by-one-that-did-not-live-to-note-it"])
-async def test_what_ended_while_the_agent_was_away_runs_again_and_is_counted(
-    machine: Machine, *, started: bool
-) -> None:
+async def test_exits_while_agent_was_down_are_restarted_and_counted(machine: Machine, *, started: bool) -> None:
     machine.start()
     await machine.assign(worker("a"))
     before = service_of(await machine.settled(), "a").container
@@ -94,7 +92,7 @@ async def test_what_ended_while_the_agent_was_away_runs_again_and_is_counted(
     await machine.until("counted", says("a", container=before, restarts=1, phase=ServiceStatus.RUNNING))
 
 
-async def test_without_etcd_it_goes_on_from_disk_and_catches_up(alone: tuple[Machine, EtcdServer]) -> None:
+async def test_agent_continues_from_disk_without_etcd_and_catches_up(alone: tuple[Machine, EtcdServer]) -> None:
     machine, server = alone
     machine.start()
     await machine.assign(worker("a"), worker("b"))

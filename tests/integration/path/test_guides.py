@@ -150,7 +150,7 @@ def test_everything_runs_and_the_page_knows_its_neighbours(deployed: Bookshop) -
     assert int(page["schema"]) >= 1, "the migration ran before the page was there"
 
 
-def test_its_host_is_answered_on_the_way_in_and_others_are_not(deployed: Bookshop) -> None:
+def test_ingress_answers_its_host_only(deployed: Bookshop) -> None:
     until("the way in is open", lambda: deployed.visit("bookshop.localhost")[0] == 200)
     assert json.loads(deployed.visit("bookshop.localhost")[1])["book"] == "Operators at work"
     assert deployed.visit("bookshop.localhost", "/up")[0] == 200

@@ -25,7 +25,7 @@ with Host(Path(sys.argv[1])) as host:
 """
 
 
-def test_nothing_of_it_outlives_its_maker(tmp_path: Path) -> None:
+def test_host_ends_with_its_creator(tmp_path: Path) -> None:
     need_docker()
     need_host()
     command = [sys.executable, "-c", _MAKER, str(tmp_path), small_image()]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.remote.harness import Cluster
-from tests.support.agentapi import AgentAuthority
+from tests.integration.remote.cluster import Cluster
 from tests.support.etcd import EtcdServer
+from tests.support.fake_agent import AgentAuthority
 from tests.support.need import need_etcd
 
 

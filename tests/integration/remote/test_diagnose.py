@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from devopsellence.api.v1.agent_pb2 import Check, DiagnoseAnswer
-from tests.integration.remote.harness import Cluster
+from tests.integration.remote.cluster import Cluster
 
 ANSWER = DiagnoseAnswer(
     node="n1",
@@ -53,7 +53,7 @@ def test_a_failed_check_is_exit_code_1_and_what_mends_it(cluster: Cluster) -> No
     assert finding["next_actions"][0]["command"] == "docker image prune"
 
 
-def test_what_cannot_be_asked_is_a_sentence(cluster: Cluster) -> None:
+def test_unreachable_agent_is_reported_in_a_sentence(cluster: Cluster) -> None:
     assert "is not registered" in cluster.error("node", "diagnose", "n9")["message"]
     cluster.node("n1").refusal = (grpc.StatusCode.PERMISSION_DENIED, "node:n2 is not an operator")
     error = cluster.error("node", "diagnose", "n1")

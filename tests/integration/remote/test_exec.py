@@ -14,9 +14,9 @@ import pytest
 
 from devopsellence.api.v1.agent_pb2 import RunStart
 from devopsellence.api.v1.workload_pb2 import Service, Task
-from tests.integration.remote.harness import TIMEOUT, Cluster
+from tests.integration.remote.cluster import TIMEOUT, Cluster
 from tests.integration.remote.window import Window
-from tests.support.agentapi import FakeAgent
+from tests.support.fake_agent import FakeAgent
 from tests.support.until import until
 
 EVERY_BYTE = bytes(range(256)) * 4096
@@ -67,7 +67,7 @@ def test_a_command_that_does_not_read_its_input_ends_all_the_same(cluster: Clust
     assert done.returncode == 7
 
 
-def test_without_a_node_the_first_that_runs_it_is_taken_and_said(cluster: Cluster) -> None:
+def test_first_running_node_is_chosen_and_named(cluster: Cluster) -> None:
     cluster.node("n1", "redis")
     cluster.node("n2", "web", serves=False)
     n3, n4 = cluster.node("n3", "web"), cluster.node("n4", "web")

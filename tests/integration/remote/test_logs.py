@@ -11,9 +11,9 @@ import subprocess
 import grpc
 import psutil
 
-from tests.integration.remote.harness import TIMEOUT, Cluster
+from tests.integration.remote.cluster import TIMEOUT, Cluster
 from tests.integration.remote.window import Window
-from tests.support.agentapi import line
+from tests.support.fake_agent import line
 from tests.support.until import until
 
 
@@ -44,12 +44,12 @@ def test_the_lines_of_all_nodes_are_in_order_of_time(cluster: Cluster) -> None:
     ]
 
 
-def test_one_source_has_no_prefix_and_its_bytes_in_a_pipe(cluster: Cluster) -> None:
+def test_single_source_prints_raw_bytes_in_a_pipe(cluster: Cluster) -> None:
     cluster.node("n1", "web").say(line("web", 1, b"\x1b[31mred\x1b[0m \xff\x07 end"))
     assert cluster.run("logs", "web").stdout == b"\x1b[31mred\x1b[0m \xff\x07 end\n"
 
 
-def test_what_is_asked_for_reaches_the_agents(cluster: Cluster) -> None:
+def test_log_options_reach_the_agents(cluster: Cluster) -> None:
     n1, n2 = cluster.node("n1", "web", "redis"), cluster.node("n2", "web")
     cluster.ok("logs", "redis", "--lines", "all", "--since", "2024-05-01T10:00:00Z")
     cluster.ok("logs", "web", "--node", "n2", "--lines", "7")
@@ -163,7 +163,7 @@ def test_on_a_terminal_what_would_move_its_cursor_is_made_visible(cluster: Clust
     assert b"\x1b" not in plain.seen
 
 
-def test_whoever_reads_may_leave(cluster: Cluster) -> None:
+def test_closed_reader_ends_logs(cluster: Cluster) -> None:
     n1 = cluster.node("n1", "web")
     process = cluster.start("logs", "-f", "web")
     n1.say(line("web", 1, "one"))

@@ -12,9 +12,9 @@ import pytest
 
 from devopsellence.api.v1.workload_pb2 import Task
 from devopsellence.store.etcd import Etcd
-from tests.integration.nodeagent.harness import Machine, soon, worker
-from tests.integration.remote.harness import REF, Cluster
+from tests.integration.remote.cluster import REF, Cluster
 from tests.integration.remote.window import Window
+from tests.support.agent import Machine, soon, worker
 from tests.support.need import need_docker
 
 pytestmark = [pytest.mark.docker, pytest.mark.etcd]

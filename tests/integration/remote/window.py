@@ -8,9 +8,9 @@ import pty
 import struct
 import termios
 
-from tests.integration.cli.harness import Cli
 from tests.integration.cli.test_terminal import Terminal
-from tests.integration.remote.harness import TIMEOUT, Cluster
+from tests.integration.remote.cluster import TIMEOUT, Cluster
+from tests.support.cli import Cli
 
 
 class Window(Terminal):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.router.harness import Client, Connect, Node
+from tests.integration.router.router_node import Client, Connect, Node
 from tests.support.envoy import envoy_image
 
 

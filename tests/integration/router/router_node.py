@@ -29,7 +29,7 @@ from devopsellence.nodeagent.envoy.model import (
     TlsCertificate,
 )
 from devopsellence.nodeagent.ingress.router import Router
-from devopsellence.nodeagent.tls import Files
+from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.keys import EnvironmentRef
 from tests.support.docker import remove
@@ -64,14 +64,14 @@ class Node:
     )
     uid: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex}")
     #: The node's own, where it has one.
-    certificate: Files | None = None
+    certificate: CertificateFiles | None = None
     #: Where other nodes' routers reach this one, as it says itself.
     reachable: str = ""
 
     def identify(self) -> RouterPeer:
         """Give the node a certificate of its own, and have it answer other nodes; where they reach it."""
         issued = authority().issue(CertificateRequest(f"node:{self.uid}", (server_name(self.uid),)), datetime.now(UTC))
-        self.certificate = Files(*(self.folder / name for name in ("ca.pem", "cert.pem", "key.pem")))
+        self.certificate = CertificateFiles(*(self.folder / name for name in ("ca.pem", "cert.pem", "key.pem")))
         self.certificate.authority.write_bytes(authority().issued.certificate)
         self.certificate.certificate.write_bytes(issued.certificate)
         self.certificate.key.write_bytes(issued.key)

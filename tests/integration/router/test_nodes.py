@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.router.harness import ENV, Connect, Node, eventually, service, site
+from tests.integration.router.router_node import ENV, Connect, Node, eventually, service, site
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def other(node: Node, tmp_path: Path) -> Iterator[Node]:
 async def test_a_node_without_a_container_answers_through_another(node: Node, other: Node, connect: Connect) -> None:
     mine, theirs = node.identify(), other.identify()
     async with service("there") as there, service("here") as here, node.router() as near, other.router() as far:
-        far.router.want(ENV, site(there, peers=(mine,)))
-        near.router.want(ENV, site(peers=(theirs,)))
+        far.router.set_routing(ENV, site(there, peers=(mine,)))
+        near.router.set_routing(ENV, site(peers=(theirs,)))
         await far.until("the other is reached", lambda: other.reachable == other.options.peer_address)
         await near.serves()
 
@@ -33,8 +33,8 @@ async def test_a_node_without_a_container_answers_through_another(node: Node, ot
 
         await eventually("the other answers", lambda: answered_by("there"))
 
-        near.router.want(ENV, site(here, peers=(theirs,)))
+        near.router.set_routing(ENV, site(here, peers=(theirs,)))
         await eventually("this one answers", lambda: answered_by("here"))
 
-        far.router.want(ENV, None)
+        far.router.set_routing(ENV, None)
         await far.until("it is not reached any more", lambda: other.reachable == "")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.integration.router.harness import ENV, Connect, Node, eventually, service, site
+from tests.integration.router.router_node import ENV, Connect, Node, eventually, service, site
 
 
 async def test_requests_reach_a_service_and_the_last_site_takes_envoy_with_it(node: Node, connect: Connect) -> None:
     async with service("one") as one, node.router() as routing:
-        routing.router.want(ENV, site(one))
+        routing.router.set_routing(ENV, site(one))
         await routing.serves()
 
         status = routing.router.status(ENV)
@@ -19,16 +19,16 @@ async def test_requests_reach_a_service_and_the_last_site_takes_envoy_with_it(no
         assert len(node.containers()) == 1
         # Whoever looks after environments does not see it.
         await routing.engine.relist(fresh=True)
-        assert routing.engine.view.containers == {}
+        assert routing.engine.cache.containers == {}
 
-        routing.router.want(ENV, None)
+        routing.router.set_routing(ENV, None)
         await routing.until("it is let go", lambda: not routing.router.held(ENV))
         await eventually("Envoy is gone", lambda: asyncio.to_thread(lambda: not node.containers()))
 
 
 async def test_a_cutover_loses_no_request(node: Node, connect: Connect) -> None:
     async with service("old") as old, service("new") as new, node.router() as routing:
-        routing.router.want(ENV, site(old))
+        routing.router.set_routing(ENV, site(old))
         await routing.serves()
         done = asyncio.Event()
 
@@ -49,7 +49,7 @@ async def test_a_cutover_loses_no_request(node: Node, connect: Connect) -> None:
         await old.begun.wait()
         await eventually("some requests", lambda: _true(old.requests > 100))
 
-        routing.router.want(ENV, site(new))
+        routing.router.set_routing(ENV, site(new))
         await routing.until(
             "two are waited for", lambda: routing.router.held(ENV).get("old") == "2 requests are under way"
         )
@@ -67,12 +67,12 @@ async def test_a_cutover_loses_no_request(node: Node, connect: Connect) -> None:
 
 async def test_a_request_that_outlasts_the_drain_limit_holds_no_longer(node: Node, connect: Connect) -> None:
     async with service("old") as old, service("new") as new, node.router() as routing:
-        routing.router.want(ENV, site(old, drain_seconds=1.0))
+        routing.router.set_routing(ENV, site(old, drain_seconds=1.0))
         await routing.serves()
         slow = asyncio.create_task(connect().get("/slow"))
         await old.begun.wait()
 
-        routing.router.want(ENV, site(new, drain_seconds=1.0))
+        routing.router.set_routing(ENV, site(new, drain_seconds=1.0))
         assert "old" in routing.router.held(ENV)
         await routing.until("it is let go", lambda: "old" not in routing.router.held(ENV))
         assert not slow.done()
@@ -83,11 +83,11 @@ async def test_a_request_that_outlasts_the_drain_limit_holds_no_longer(node: Nod
 async def test_the_next_agent_goes_on_in_the_middle_of_a_drain(node: Node, connect: Connect) -> None:
     async with service("old") as old, service("new") as new:
         async with node.router() as routing:
-            routing.router.want(ENV, site(old))
+            routing.router.set_routing(ENV, site(old))
             await routing.serves()
             slow = asyncio.create_task(connect().get("/slow"))
             await old.begun.wait()
-            routing.router.want(ENV, site(new))
+            routing.router.set_routing(ENV, site(new))
             await routing.until(
                 "one is waited for", lambda: routing.router.held(ENV).get("old") == "1 request is under way"
             )
@@ -96,7 +96,7 @@ async def test_the_next_agent_goes_on_in_the_middle_of_a_drain(node: Node, conne
 
         async with node.router() as routing:
             assert set(routing.router.held(ENV)) == {"old", "new"}
-            routing.router.want(ENV, site(new))
+            routing.router.set_routing(ENV, site(new))
             await routing.until(
                 "one is still waited for", lambda: routing.router.held(ENV).get("old") == "1 request is under way"
             )

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from devopsellence.nodeagent.ingress import ports
-from tests.integration.router.harness import (
+from tests.integration.router.router_node import (
     ENV,
     OTHER,
     Connect,
@@ -34,7 +34,7 @@ def _kill(node: Node) -> None:
 async def test_a_killed_envoy_comes_back_without_and_with_the_agent(node: Node, connect: Connect) -> None:
     async with service("one") as one:
         async with node.router() as routing:
-            routing.router.want(ENV, site(one))
+            routing.router.set_routing(ENV, site(one))
             await routing.serves()
 
         async def answers() -> bool:
@@ -44,7 +44,7 @@ async def test_a_killed_envoy_comes_back_without_and_with_the_agent(node: Node, 
         await eventually("it answers again", answers)
 
         async with node.router() as routing:
-            routing.router.want(ENV, site(one))
+            routing.router.set_routing(ENV, site(one))
             await routing.serves()
             _kill(node)
             await eventually("it answers again", answers)
@@ -64,7 +64,7 @@ async def test_a_taken_port_is_named_and_the_other_serves(
         holder.bind(("127.0.0.1", node.options.https_port))
         holder.listen()
         async with service("one") as one, node.router() as routing:
-            routing.router.want(ENV, site(one, tls=True, certificates=certificate()))
+            routing.router.set_routing(ENV, site(one, tls=True, certificates=certificate()))
             await routing.serves()
             status = routing.router.status(ENV)
             assert status.failed
@@ -79,12 +79,12 @@ async def test_a_taken_port_is_named_and_the_other_serves(
             assert routing.router.status(ENV).https_port == node.options.https_port
 
 
-async def test_without_a_port_nothing_is_held_and_no_envoy_runs(node: Node) -> None:
+async def test_disabled_ports_hold_nothing_and_run_no_envoy(node: Node) -> None:
     with socket.socket() as holder:
         holder.bind(("0.0.0.0", node.options.http_port))  # noqa: S104
         holder.listen()
         async with service("one") as one, node.router() as routing:
-            routing.router.want(ENV, site(one))
+            routing.router.set_routing(ENV, site(one))
             await routing.until("it is told", lambda: routing.router.status(ENV).failed)
             status = routing.router.status(ENV)
             assert (status.serving, status.http_port) == (False, 0)
@@ -96,7 +96,7 @@ async def test_without_a_port_nothing_is_held_and_no_envoy_runs(node: Node) -> N
 async def test_a_missing_image_is_named(node: Node) -> None:
     node.options = replace(node.options, image=f"sha256:{'0' * 64}")
     async with service("one") as one, node.router() as routing:
-        routing.router.want(ENV, site(one))
+        routing.router.set_routing(ENV, site(one))
         await routing.until("it is told", lambda: routing.router.status(ENV).failed)
         assert "load it, or set another with --envoy-image" in routing.router.status(ENV).reason
         assert routing.router.held(ENV) == {}
@@ -105,14 +105,14 @@ async def test_a_missing_image_is_named(node: Node) -> None:
 async def test_another_configuration_is_served_by_another_envoy(node: Node, connect: Connect) -> None:
     async with service("one") as one:
         async with node.router() as routing:
-            routing.router.want(ENV, site(one))
+            routing.router.set_routing(ENV, site(one))
             await routing.serves()
             slow = asyncio.create_task(connect().get("/slow"))
             await one.begun.wait()
         before = node.containers()
         await asyncio.to_thread(_another_image, node)
         async with node.router() as routing:
-            routing.router.want(ENV, site(one))
+            routing.router.set_routing(ENV, site(one))
             await routing.serves()
             await eventually("the next stands beside the last", lambda: asyncio.to_thread(lambda: _two(node)))
             assert await connect().get() == (200, "one")
@@ -139,8 +139,8 @@ def _only_another(node: Node, before: list[str]) -> bool:
 
 async def test_a_host_of_two_environments_is_the_first_ones(node: Node, connect: Connect) -> None:
     async with service("one") as one, service("two") as two, node.router() as routing:
-        routing.router.want(OTHER, replace(site(two), env=OTHER))
-        routing.router.want(ENV, site(one))
+        routing.router.set_routing(OTHER, replace(site(two), env=OTHER))
+        routing.router.set_routing(ENV, site(one))
         await routing.serves()
         assert await connect().get() == (200, "one")
         status = routing.router.status(OTHER)
@@ -150,7 +150,7 @@ async def test_a_host_of_two_environments_is_the_first_ones(node: Node, connect:
 
 async def test_envoy_gets_no_more_than_it_needs(node: Node) -> None:
     async with service("one") as one, node.router() as routing:
-        routing.router.want(ENV, site(one, tls=True, certificates=certificate()))
+        routing.router.set_routing(ENV, site(one, tls=True, certificates=certificate()))
         await routing.serves()
         found = json.loads(docker("inspect", *node.containers()))[0]
         host = found["HostConfig"]

@@ -104,7 +104,7 @@ async def test_a_transaction_is_whole_or_not_at_all(etcd: Etcd) -> None:
     assert [(item.key, item.mod_revision) for item in listing.items] == [(b, done.revision)]
 
 
-async def test_what_etcd_refuses_is_told_apart(etcd: Etcd) -> None:
+async def test_etcd_refusals_are_distinguished(etcd: Etcd) -> None:
     key = etcd.keys.node("n1")
     with pytest.raises(Rejected, match="duplicate key"):
         await etcd.txn([], [Put(key, b"1"), Put(key, b"2")])
@@ -138,7 +138,7 @@ async def test_a_member_names_its_version(etcd: Etcd) -> None:
     assert member.alarms == ()
 
 
-async def test_nobody_listens() -> None:
+async def test_unreachable_endpoint_is_unavailable() -> None:
     (port,) = free_ports(1)
     async with Etcd(Settings((f"127.0.0.1:{port}",)), timeout=0.3) as etcd:
         for attempt in (etcd.get("/a"), etcd.put("/a", b""), etcd.txn([], [Delete("/a")]), etcd.grant_lease(5)):

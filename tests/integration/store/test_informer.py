@@ -92,7 +92,7 @@ async def test_the_cache_follows(etcd: Etcd) -> None:
         assert record.create_revision == record.mod_revision > 0
 
 
-async def test_one_key_can_be_followed_alone(etcd: Etcd) -> None:
+async def test_informer_follows_a_single_key(etcd: Etcd) -> None:
     await put(etcd, "n1", "1")
     await put(etcd, "n10", "10")
     changes: list[str] = []
@@ -157,9 +157,7 @@ async def test_a_resync_reports_every_key_and_changes_nothing(etcd: Etcd) -> Non
         assert follow.informer.connected
 
 
-async def test_nothing_is_lost_or_told_twice_while_etcd_restarts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_etcd_restart_loses_and_repeats_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(informer_module, "_VERIFY_SECONDS", (0.2, 0.4))
     need_etcd()
     with EtcdServer(tmp_path) as server:

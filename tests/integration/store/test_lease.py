@@ -73,7 +73,7 @@ async def test_a_lease_that_another_hand_revoked_is_lost_at_the_next_beat(etcd: 
         assert await lost(lease, 2) < 1.5
 
 
-async def test_without_an_answer_it_is_lost_before_etcd_lets_it_go(etcd_server: EtcdServer, settings: Settings) -> None:
+async def test_unanswered_lease_is_lost_before_etcd_expires_it(etcd_server: EtcdServer, settings: Settings) -> None:
     async with (
         Etcd(settings) as direct,
         Relay(etcd_server.port) as relay,

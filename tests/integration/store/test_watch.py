@@ -34,7 +34,7 @@ def told(batch: WatchBatch) -> list[tuple[str, bytes | None]]:
     return [(event.key.rpartition("/")[2], event.kv.value if event.kv else None) for event in batch.events]
 
 
-async def test_it_stands_before_the_first_change_and_tells_puts_and_deletes_apart(etcd: Etcd) -> None:
+async def test_watch_starts_before_first_change_and_distinguishes_deletes(etcd: Etcd) -> None:
     start = await etcd.put(etcd.keys.node("before"), b"0")
     async with asyncio.timeout(5), aclosing(etcd.watch(etcd.keys.nodes_prefix, start_revision=start + 1)) as batches:
         first = await anext(batches)

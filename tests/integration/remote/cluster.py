@@ -20,9 +20,9 @@ from devopsellence.api.v1.workload_pb2 import Service, Task
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from tests.integration.cli.harness import NO_DEV_CLUSTER
-from tests.support.agentapi import AgentAuthority, AgentServer, FakeAgent
+from tests.support.cli import NO_DEV_CLUSTER
 from tests.support.etcd import EtcdServer
+from tests.support.fake_agent import AgentAuthority, AgentServer, FakeAgent
 
 REF = EnvironmentRef("acme", "Shop", "production")
 TIMEOUT = 60

@@ -19,7 +19,7 @@ from devopsellence.api.v1.workload_pb2 import Image, Ingress, IngressRule, Port,
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from tests.integration.cli.harness import REF, Cli
+from tests.support.cli import REF, Cli
 
 
 def ingress(

@@ -20,8 +20,8 @@ from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
+from tests.support.docker import remove
 from tests.support.images import small_image
-from tests.support.leavings import remove
 
 Status = stored_pb2.AssignmentStatus
 ServiceStatus = stored_pb2.ServiceStatus

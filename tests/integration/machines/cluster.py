@@ -16,11 +16,11 @@ from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
-from tests.integration.cli.harness import Cli
-from tests.integration.controller.harness import ControllerProcess
-from tests.integration.nodeagent.harness import Machine
-from tests.support.agentapi import AgentAuthority
+from tests.support.agent import Machine
+from tests.support.cli import Cli
+from tests.support.controller import ControllerProcess
 from tests.support.etcd import EtcdServer
+from tests.support.fake_agent import AgentAuthority
 
 REF = EnvironmentRef("acme", "Shop", "production")
 

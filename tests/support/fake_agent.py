@@ -155,7 +155,7 @@ class FakeAgent(AgentServicer):
         if self.refusal is not None:
             context.set_trailing_metadata(((agent_identity.REFUSED_BY, self.node),))
             context.abort(*self.refusal)
-        context.send_initial_metadata(((agent_identity.TAKEN_BY, self.node),))
+        context.send_initial_metadata(((agent_identity.ACCEPTED_BY, self.node),))
 
     def _answers(self, request: LogsRequest, context: grpc.ServicerContext) -> Iterator[LogsAnswer]:
         context.add_callback(self._wake)

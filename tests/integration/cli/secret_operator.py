@@ -10,7 +10,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from devopsellence.age import Identity
+from devopsellence.age import AgeIdentity
 from devopsellence.api.v1.stored_pb2 import Environment, Heartbeat, Node, Registry, Release, Secret
 from devopsellence.api.v1.workload_pb2 import Image, SecretRef, Service
 from devopsellence.cli.main import main
@@ -19,7 +19,7 @@ from devopsellence.store.codec import decode, encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
-from tests.integration.cli.harness import REF, Cli
+from tests.support.cli import REF, Cli
 
 CONFIG = """\
 schema_version: 1
@@ -103,9 +103,9 @@ class Operator(Cli):
 
         return self.etcd(work)
 
-    def node(self, name: str, *, key: Identity | None = None, labels: str = "web,worker") -> Identity:
+    def node(self, name: str, *, key: AgeIdentity | None = None, labels: str = "web,worker") -> AgeIdentity:
         """Register ``name``, with an agent that has said its key."""
-        key = key or Identity.generate()
+        key = key or AgeIdentity.generate()
         uid = self.json("node", "register", name, "--labels", labels)["uid"]
         self.beat(name, uid, key.recipient)
         return key
@@ -149,11 +149,11 @@ def service(name: str, **secrets: int) -> Service:
     return Service(name=name, kind=kind, image=image, secret_refs=refs)
 
 
-def opened(key: Identity, operator: Operator, name: str = "DATABASE_URL", service: str = "web") -> bytes:
+def opened(key: AgeIdentity, operator: Operator, name: str = "DATABASE_URL", service: str = "web") -> bytes:
     secret = operator.stored(name, service)
     assert secret is not None
     return key.open(secret.versions[-1].age)
 
 
-def own(operator: Operator) -> Identity:
-    return Identity(operator.path.read_text())
+def own(operator: Operator) -> AgeIdentity:
+    return AgeIdentity(operator.path.read_text())

@@ -19,12 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from devopsellence.store.settings import PASSWORD_FILE, USERNAME, Settings
-from tests.integration.cli.harness import NO_DEV_CLUSTER, Cli
 from tests.integration.etcd.link import Link
-from tests.integration.etcd.members import Member, Program
+from tests.integration.etcd.member import Member, Program
+from tests.support.cli import NO_DEV_CLUSTER, Cli
+from tests.support.docker import remove
 from tests.support.etcd import free_ports
 from tests.support.images import IMAGE
-from tests.support.leavings import remove
 from tests.support.project import PROJECT
 from tests.support.run import run
 from tests.support.until import until
