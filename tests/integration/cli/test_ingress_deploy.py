@@ -11,7 +11,8 @@ from devopsellence.api.v1.stored_pb2 import Environment, Release
 from devopsellence.store.keys import EnvironmentRef
 from tests.integration.cli.ingress_records import ingress, released, says, serving
 from tests.integration.cli.test_deploy import pretending
-from tests.support.cli import REF, Cli, Pretender
+from tests.support.cli import REF, Cli
+from tests.integration.cli.rollout_writer import RolloutWriter
 from tests.support.images import IMAGE, small_image
 from tests.support.name_server import NameServer
 
@@ -161,7 +162,7 @@ def test_a_rollback_takes_no_host_that_is_another_environments_by_now(ready: Cli
 def test_the_last_lines_tell_where_it_is_reached(ready: Cli, names: NameServer) -> None:
     names.names[HOST] = ["127.0.0.11"]
 
-    async def script(pretender: Pretender) -> None:
+    async def script(pretender: RolloutWriter) -> None:
         await pretender.begin(1)
         await pretender.settle()
 

@@ -6,7 +6,8 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Node, Release, Rollout, RolloutOutcome
 from tests.integration.cli.test_deploy import pretending, release
-from tests.support.cli import REF, Cli, Pretender
+from tests.support.cli import REF, Cli
+from tests.integration.cli.rollout_writer import RolloutWriter
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def newest(cli: Cli) -> Release:
 
 
 def test_rollback_repeats_last_settled_release(ready: Cli) -> None:
-    async def script(pretender: Pretender) -> None:
+    async def script(pretender: RolloutWriter) -> None:
         await pretender.begin(4)
         await pretender.settle()
 
@@ -65,7 +66,7 @@ def test_before_the_first_release_there_is_nothing(shop: Cli) -> None:
 
 
 def test_a_rollback_of_a_rollback_names_the_release_whose_content_it_is(ready: Cli) -> None:
-    async def script(pretender: Pretender) -> None:
+    async def script(pretender: RolloutWriter) -> None:
         for number in (4, 5, 6):
             await pretender.begin(number)
             await pretender.settle()

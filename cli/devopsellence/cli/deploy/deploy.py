@@ -1,4 +1,4 @@
-"""A deploy from beginning to end: check, build and pin, publish, follow."""
+"""``deploy``: preflight checks, build and pin images, publish the release, follow the rollout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from devopsellence.api.v1.stored_pb2 import Registry, Release
 from devopsellence.cli import secrets
 from devopsellence.cli.deploy import git, preflight, replicas
-from devopsellence.cli.deploy import ingress as routed
+from devopsellence.cli.deploy import ingress as deploy_ingress
 from devopsellence.cli.deploy.follow import follow_release
 from devopsellence.cli.deploy.publish import PublishTarget, publish, read_target
 from devopsellence.cli.images.build import build
@@ -38,7 +38,7 @@ OPERATION: Final = "deploy"
 
 @dataclass
 class DeployRun:
-    """One deploy: what was asked for, and how far it has got (for whoever is interrupted)."""
+    """Options of a deploy, and ``stage``, the text about its progress for an interrupted user."""
 
     ref: EnvironmentRef
     config: Config
@@ -53,20 +53,20 @@ class DeployRun:
 
 
 async def deploy(etcd: Etcd, run: DeployRun, *, detach: bool) -> None:
-    """Deploy, and unless ``detach`` wait for the end; CliError when the rollout does not settle."""
+    """Deploy and, unless ``detach``, follow the rollout; CliError if the rollout does not settle."""
     run.output.event(OPERATION, "started", environment=str(run.ref))
     target = await run_checks(etcd, run)
-    pointing = asyncio.create_task(_pointing(etcd, run, target))
+    dns_check = asyncio.create_task(_dns_warnings(etcd, run, target))
     try:
         draft = await _draft(etcd, run, target)
-        for sentence in await pointing:
+        for sentence in await dns_check:
             run.output.warning(sentence)
     finally:
-        pointing.cancel()
-        await asyncio.gather(pointing, return_exceptions=True)
-    run.stage = "the release may have been written: see devopsellence status"
+        dns_check.cancel()
+        await asyncio.gather(dns_check, return_exceptions=True)
+    run.stage = "the release may have been written; check with devopsellence status"
     release, target = await publish(etcd, run.ref, draft, default_node=run.default_node)
-    run.stage = f"release {release.number} is written and its rollout goes on: devopsellence status --watch"
+    run.stage = f"release {release.number} is written and its rollout continues: devopsellence status --watch"
     if target.attached_now:
         text = f"attached node {target.attached_now} to {run.ref}, which had no node"
         run.output.progress(OPERATION, text, stage="attached", node=target.attached_now)
@@ -77,57 +77,62 @@ async def deploy(etcd: Etcd, run: DeployRun, *, detach: bool) -> None:
         return
     run.output.progress(OPERATION, text, stage="released", release=json.release(release))
     await follow_release(etcd, run.ref, run.output, OPERATION, release)
-    await _forget_old_images(etcd, run)
+    await _remove_old_images(etcd, run)
 
 
 async def run_checks(etcd: Etcd, run: DeployRun) -> PublishTarget:
-    """What can be known to fail, before anything is built."""
+    """Run the preflight checks and return the environment with its nodes; nothing has been built yet.
+
+    Raises:
+        CliError: ``no_node_for_service``, ``ingress_conflict``.
+    """
     target = await read_target(etcd, run.ref, default_node=run.default_node)
     for error in target.unreadable:
-        run.output.warning(f"{error}; its node counts as not there")
+        run.output.warning(f"{error}; the node is ignored")
     services = run.resolved.services
     assigned = await replicas.assignments(etcd, run.ref, services, target.nodes)
     problem = preflight.placement_error(run.ref.environment, services, target.nodes, assigned)
     if problem is not None:
         raise problem
-    silent = await replicas.unreachable_nodes(etcd, services, target.nodes)
+    unreachable = await replicas.unreachable_nodes(etcd, services, target.nodes)
     for sentence in [
-        *preflight.replica_warnings(services, target.nodes, assigned, silent),
+        *preflight.replica_warnings(services, target.nodes, assigned, unreachable),
         *preflight.dependency_warnings(services, target.nodes, assigned),
     ]:
         run.output.warning(sentence)
     ingress = run.resolved.ingress
-    await routed.check_host_conflict(etcd, run.ref, ingress, target.nodes)
+    await deploy_ingress.check_host_conflict(etcd, run.ref, ingress, target.nodes)
     if ingress is not None:
-        for sentence in routed.warnings(ingress, routed.serving_nodes(ingress, services, target.nodes, assigned)):
+        for sentence in deploy_ingress.warnings(
+            ingress, deploy_ingress.serving_nodes(ingress, services, target.nodes, assigned)
+        ):
             run.output.warning(sentence)
     if len(run.config.build.platforms) > 1:
-        run.output.warning("build.platforms: only one platform is built, the engine's own if it is among them")
+        run.output.warning("build.platforms: only one platform is built, that of the Docker Engine if listed")
     return target
 
 
-async def _pointing(etcd: Etcd, run: DeployRun, target: PublishTarget) -> list[str]:
-    """What DNS says of the hosts, meanwhile: it warns, and refuses nothing."""
+async def _dns_warnings(etcd: Etcd, run: DeployRun, target: PublishTarget) -> list[str]:
+    """Return warnings about DNS records of the ingress hosts; runs beside the build and blocks nothing."""
     ingress = run.resolved.ingress
     if ingress is None:
         return []
-    from devopsellence.cli.ingress import dns
-    from devopsellence.cli.ingress import dns_warnings as pointing
+    from devopsellence.cli.ingress import dns, dns_warnings
 
     assigned = await replicas.assignments(etcd, run.ref, run.resolved.services, target.nodes)
-    serving = set(routed.serving_nodes(ingress, run.resolved.services, target.nodes, assigned))
+    serving = set(deploy_ingress.serving_nodes(ingress, run.resolved.services, target.nodes, assigned))
     nodes = [node for node in target.nodes if node.name in serving]
-    return await pointing.warnings(etcd, ingress.hosts, nodes, dns.resolver_address(None)) if nodes else []
+    return await dns_warnings.warnings(etcd, ingress.hosts, nodes, dns.resolver_address(None)) if nodes else []
 
 
 async def _draft(etcd: Etcd, run: DeployRun, target: PublishTarget) -> Release:
-    """The release to be, but for its number: secrets and images pinned, images where the nodes get them."""
+    """Return the release without a number: secrets and images pinned, images uploaded or pushed."""
     draft = unpinned_release(run)
-    # Before the build: whoever has to set a secret first should not wait for it.
+    # Before the build, so that a missing secret is reported at once.
     registry = draft.registry if draft.HasField("registry") else None
     secrets.warn_of_keyless(run.output, await secrets.pin(etcd, run.ref, draft.services, registry, nodes=target.nodes))
     await _share_keys(etcd, run, target)
-    # Before the build as well, which takes the files as they are now.
+    # Before the build, so that the revision describes the files that are built.
     draft.revision = await git.revision(run.config.path.parent)
     app, others = await concurrently(
         [_app_image(etcd, run, registry), pin_all(run.docker, service_images(draft.services), run.output)]
@@ -140,19 +145,21 @@ async def _draft(etcd: Etcd, run: DeployRun, target: PublishTarget) -> Release:
 
 
 async def _share_keys(etcd: Etcd, run: DeployRun, target: PublishTarget) -> None:
-    """Seal the certificates' keys for nodes that could not be sealed for when they were attached."""
+    """Encrypt the certificates' private keys for nodes without an age key at the time of attaching."""
     if run.resolved.ingress is None:
         return
     shared = await access.grant_certificate_keys(etcd, run.ref, [node.name for node in target.nodes])
     for problem in shared.problems:
         run.output.warning(f"{problem.key} is {problem.reason}")
     if shared.closed:
-        mend = "the controller obtains another one, or devopsellence ingress cert install puts one there"
-        run.output.warning(f"not every node can open the certificate's key of {few(shared.closed)}: {mend}")
+        fix = "the controller obtains a new certificate, or install one with devopsellence ingress cert install"
+        run.output.warning(
+            f"not every node can decrypt the private key of the certificate of {few(shared.closed)}: {fix}"
+        )
 
 
 def unpinned_release(run: DeployRun) -> Release:
-    """What the configuration says, as a release without number, images and versions."""
+    """Return the release described by the configuration, without number, images and secret versions."""
     resolved = run.resolved
     draft = Release(
         organization=run.ref.organization,
@@ -175,11 +182,11 @@ def unpinned_release(run: DeployRun) -> Release:
 
 
 async def _app_image(etcd: Etcd, run: DeployRun, registry: Registry | None) -> dict[str, Pin]:
-    """The app image under ""; nothing where no service uses it."""
+    """Build or pin the app image and return it under ""; an empty dict if no service uses the app image."""
     users = [service.name for service in run.resolved.services if service.image.app]
     if not users:
         if run.image:
-            raise CliError("image_unused", "--image is given, but every service has an image of its own", exit_code=2)
+            raise CliError("image_unused", "--image has no effect: every service names its own image", exit_code=2)
         return {}
     if run.image:
         pin = (await pin_all(run.docker, {run.image: users}, run.output))[run.image]
@@ -191,11 +198,11 @@ async def _app_image(etcd: Etcd, run: DeployRun, registry: Registry | None) -> d
     return {"": await push(run.docker, registry, password, pin.pinned, run.output)}
 
 
-async def _forget_old_images(etcd: Etcd, run: DeployRun) -> None:
-    """A release that has settled is no worse if this does not work."""
+async def _remove_old_images(etcd: Etcd, run: DeployRun) -> None:
+    """Remove old images from the Docker Engine of this machine; a failure is only a warning."""
     try:
         needed = await pinned_images(etcd, run.ref)
         if needed is not None:
             await prune(run.docker, run.ref, needed)
     except (CliError, StoreError) as error:
-        run.output.warning(f"older images are left on the engine that builds: {error}")
+        run.output.warning(f"old images were not removed from the Docker Engine of this machine: {error}")

@@ -1,4 +1,4 @@
-"""Following a rollout until it has settled, failed, or been superseded."""
+"""Following a rollout until it settles, fails or is superseded."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
-# Seconds beyond the progress deadline that the controller has to say that it has passed.
+# Seconds after the progress deadline for the controller to report the failure.
 _MARGIN: Final = 30.0
-# After what was shown, changes rest for so many times as long as showing it took, within these limits, in seconds.
+# Pause after each display, as a multiple of the time for displaying, and its limits in seconds.
 _REST: Final = 20.0
 _SHORTEST_REST: Final = 0.05
 _LONGEST_REST: Final = 1.0
 _DAY: Final = 86400.0
-# Of more services that failed, the rest is counted.
+# Failed services listed; the rest is counted.
 _FINDINGS: Final = 20
-# Of more addresses, the rest is left to status.
+# URLs listed after a deploy; ``ingress show`` lists all.
 _URLS: Final = 10
-STATUS: Final = NextAction("see how it is now", "devopsellence status")
-LOGS: Final = NextAction("see what the services print", "devopsellence logs")
+STATUS: Final = NextAction("see the current state", "devopsellence status")
+LOGS: Final = NextAction("see the logs of the services", "devopsellence logs")
 _HALTED: Final = (
-    NextAction("deploy again when it is mended", "devopsellence deploy"),
-    NextAction("or go back to the last release that settled", "devopsellence release rollback"),
+    NextAction("fix the problem and deploy again", "devopsellence deploy"),
+    NextAction("or roll back to the last release that settled", "devopsellence release rollback"),
 )
 
 
 @dataclass(frozen=True)
 class RolloutEnd:
-    """How release ``number`` ended, and the state at that time. ``failed``: what was last seen to fail."""
+    """End of the rollout of release ``number`` and the snapshot then; ``failed`` are the last failed services seen."""
 
     snapshot: Snapshot
     number: int
@@ -64,13 +64,13 @@ async def follow(
     whole: bool = False,
     everything: bool = False,
 ) -> RolloutEnd:
-    """Show how release ``number`` (None: whichever is the newest) lands, and return its end.
+    """Show the rollout of release ``number`` (None: the newest at any time) and return its end.
 
-    ``patience``: after so many seconds without progress the verdict is as it stands, so not final. ``whole``: JSON
-    objects have the whole state. ``everything``: many nodes are not folded.
+    ``patience``: seconds without progress after which following ends without a final verdict. ``whole``: JSON objects
+    contain the whole state. ``everything``: show every service of every node, even with many nodes.
 
     Raises:
-        Unavailable: etcd did not answer at the beginning; later it is waited for.
+        Unavailable: etcd did not answer at the beginning; later losses of the connection are waited out.
     """
     waiting = ProgressTimer(patience)
     failed: list[ServiceRow] = []
@@ -79,23 +79,23 @@ async def follow(
             while True:
                 begun = time.monotonic()
                 snapshot = watcher.snapshot()
-                about = number if number is not None else snapshot.number
-                verdict = release_verdict(snapshot, about)
+                followed = number if number is not None else snapshot.number
+                verdict = release_verdict(snapshot, followed)
                 if verdict.final:
-                    snapshot = await _settle(etcd, ref, snapshot)
-                show.show(snapshot, about)
+                    snapshot = await _final_snapshot(etcd, ref, snapshot)
+                show.show(snapshot, followed)
                 failed = _failed(snapshot) or failed
                 now = time.monotonic()
                 left = waiting.left(snapshot, now)
                 if verdict.final or left <= 0:
-                    return RolloutEnd(snapshot, about, verdict, failed)
-                # Of many changes, those in between are seen together.
+                    return RolloutEnd(snapshot, followed, verdict, failed)
+                # Rapid changes are shown together.
                 await asyncio.sleep(min(_LONGEST_REST, max(_SHORTEST_REST, (now - begun) * _REST)))
                 await _next(watcher, min(left, show.every or left))
 
 
 async def _next(watcher: EnvironmentWatcher, seconds: float) -> None:
-    """Wait for a change, at most so long."""
+    """Wait for a change, at most ``seconds``."""
     alarm = asyncio.get_running_loop().call_later(min(seconds, _DAY), watcher.wake)
     try:
         await watcher.next()
@@ -104,7 +104,7 @@ async def _next(watcher: EnvironmentWatcher, seconds: float) -> None:
 
 
 class ProgressTimer:
-    """How long to wait yet: so many ``seconds`` (None: for ever) after the last progress that could be seen."""
+    """Time limit of ``seconds`` (None: no limit) since the last visible progress."""
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = math.inf if seconds is None else seconds
@@ -112,19 +112,21 @@ class ProgressTimer:
         self._until = math.inf
 
     def left(self, snapshot: Snapshot, now: float) -> float:
-        """Seconds left at ``now``, by a monotonic clock; not while the release task runs, which takes its time."""
+        """Return the seconds left at ``now``, by a monotonic clock; a running release task restarts the time limit."""
         task = tasks.task_of(snapshot)
         running = task is not None and task.phase == TaskStatus.RUNNING
-        found = snapshot.current
-        counts = progress.counts(found)
-        seen = (found.phase, found.target, counts.settled, counts.services_settled) if found is not None else None
-        if running or seen != self._seen or self._until == math.inf:
-            self._seen, self._until = seen, now + self._seconds
+        current = snapshot.current
+        counts = progress.counts(current)
+        progress_mark = (
+            (current.phase, current.target, counts.settled, counts.services_settled) if current is not None else None
+        )
+        if running or progress_mark != self._seen or self._until == math.inf:
+            self._seen, self._until = progress_mark, now + self._seconds
         return self._until - now
 
 
 async def follow_release(etcd: Etcd, ref: EnvironmentRef, output: Output, operation: str, release: Release) -> None:
-    """Follow a release that was just written to its end, and say how it ended; CliError unless it settled."""
+    """Follow the rollout of a new release and print its result; CliError unless the rollout settled."""
     patience = release.rollout.progress_deadline.ToTimedelta().total_seconds() + _MARGIN
     end = await follow(etcd, ref, output, operation, number=release.number, patience=patience)
     now, snapshot = datetime.now(UTC), end.snapshot
@@ -141,8 +143,8 @@ async def follow_release(etcd: Etcd, ref: EnvironmentRef, output: Output, operat
     )
 
 
-async def _settle(etcd: Etcd, ref: EnvironmentRef, seen: Snapshot) -> Snapshot:
-    """Everything at one moment after the verdict: the watches are not in step, and a status may come after it."""
+async def _final_snapshot(etcd: Etcd, ref: EnvironmentRef, seen: Snapshot) -> Snapshot:
+    """Read all records once more after the end, because watches may deliver a status later than the rollout."""
     try:
         return await reader.snapshot(etcd, ref)
     except StoreError:
@@ -150,7 +152,7 @@ async def _settle(etcd: Etcd, ref: EnvironmentRef, seen: Snapshot) -> Snapshot:
 
 
 def rollout_error(end: RolloutEnd, *, live: bool) -> CliError | None:
-    """The error that a rollout's end is; None when it settled. ``live``: its last state is still on the screen."""
+    """Return the error for a rollout that did not settle, else None. ``live``: the last state is still on screen."""
     snapshot, number, verdict = end.snapshot, end.number, end.verdict
     name = f"release {number} of {snapshot.ref}"
     if verdict.outcome is RolloutState.SETTLED:
@@ -158,21 +160,23 @@ def rollout_error(end: RolloutEnd, *, live: bool) -> CliError | None:
     if verdict.outcome is RolloutState.SUPERSEDED:
         return CliError("rollout_superseded", f"{name} was superseded before it settled: {verdict.reason}")
     because = f": {verdict.reason}" if verdict.reason else ""
-    # What has been taken back is on no screen any more.
+    # After a rollback, the screen no longer shows the failed services.
     table = end.failed if verdict.rolled_back_to else [] if live else rows(snapshot, datetime.now(UTC))
     findings = _task_findings(snapshot) or _findings(table)
     if verdict.outcome is RolloutState.FAILED and verdict.rolled_back_to:
         return CliError("rollout_failed", f"{name} failed{because}", findings=findings, next_actions=[STATUS, LOGS])
     if verdict.outcome is RolloutState.FAILED:
         halted = snapshot.rollout is not None and snapshot.rollout.release == number and snapshot.rollout.halted
-        mend = [STATUS, *_HALTED] if halted else [STATUS]
-        return CliError("rollout_failed", f"{name} failed{because}", findings=findings, next_actions=mend)
+        fix = [STATUS, *_HALTED] if halted else [STATUS]
+        return CliError("rollout_failed", f"{name} failed{because}", findings=findings, next_actions=fix)
     if snapshot.controllers == 0:
-        mend = [NextAction("see what is missing", "devopsellence doctor")]
-        return CliError("no_controller", f"{name}: no controller is running to roll it out", next_actions=mend)
+        fix = [NextAction("see what is missing", "devopsellence doctor")]
+        return CliError(
+            "no_controller", f"{name}: no controller is running, so the rollout does not start", next_actions=fix
+        )
     if verdict.outcome is RolloutState.ROLLING_BACK:
         message = (
-            f"{name} failed, and going back to release {verdict.rolled_back_to} takes longer than expected{because}"
+            f"{name} failed, and rolling back to release {verdict.rolled_back_to} takes longer than expected{because}"
         )
         return CliError("rollout_failed", message, findings=findings, next_actions=[STATUS, LOGS])
     message = f"{name} has not settled in time{because}"
@@ -180,7 +184,7 @@ def rollout_error(end: RolloutEnd, *, live: bool) -> CliError | None:
 
 
 def _failed(snapshot: Snapshot) -> list[ServiceRow]:
-    """The services that have failed, as far as the nodes say so."""
+    """Return the services reported as failed."""
     if not any(service.failed for status in snapshot.statuses.values() for service in status.services):
         return []
     return [row for row in rows(snapshot, datetime.now(UTC)) if row.failed]
@@ -195,18 +199,18 @@ def _task_findings(snapshot: Snapshot) -> list[Finding]:
 
 
 def _findings(table: Sequence[ServiceRow]) -> list[Finding]:
-    """What failed; where nothing says so, what has not settled though it should have. Of many, the first ones."""
-    guilty = [row for row in table if row.failed] or [row for row in table if not row.settled and not row.waiting]
+    """Return the failed services, or if there are none, the unsettled ones, as findings; the first few."""
+    culprits = [row for row in table if row.failed] or [row for row in table if not row.settled and not row.waiting]
     findings = [
         Finding("service_failed" if row.failed else "service_unsettled", row_line(row), evidence=_evidence(row))
-        for row in guilty[:_FINDINGS]
+        for row in culprits[:_FINDINGS]
     ]
-    if more := len(guilty) - len(findings):
+    if more := len(culprits) - len(findings):
         findings.append(Finding(findings[0].code, f"and {more} more"))
     return findings
 
 
 def _evidence(row: ServiceRow) -> str:
-    # Without the empty line and the name, which the finding's own sentence has.
+    # Without the empty line and the name, which are in the message of the finding.
     lines = failure_lines(row)[1:]
     return "\n".join(line.removeprefix(f"{row.node}/{row.service}: ") for line in lines)

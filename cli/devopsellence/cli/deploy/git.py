@@ -1,4 +1,4 @@
-"""Which revision of the source is deployed, as git knows it."""
+"""Git revision of the source folder."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ _PATIENCE: Final = 5.0
 
 
 async def revision(folder: Path) -> str:
-    """The short commit, with ``-dirty`` when anything under ``folder`` differs from it; "" without git or a commit.
+    """Return the short commit, with ``-dirty`` if files under ``folder`` differ from the commit; "" without git.
 
-    Files that git does not know of count as a difference: a build would take them along. Best effort: after 5 s the
-    answer is "".
+    Untracked files count as a difference, because a build includes them. Best effort: "" after 5 s.
     """
     try:
         async with asyncio.timeout(_PATIENCE):
@@ -31,5 +30,5 @@ async def revision(folder: Path) -> str:
 
 
 async def _git(folder: Path, *arguments: str) -> docker_cli.CommandResult:
-    # Reading must not take the index's lock from whoever works in the folder at the same time (git-status(1)).
+    # Without the lock of the index, so that git commands of the user keep working meanwhile (git-status(1)).
     return await docker_cli.run_command(["git", "-C", str(folder), *arguments], {"GIT_OPTIONAL_LOCKS": "0"})

@@ -12,15 +12,15 @@ from devopsellence.api.v1.stored_pb2 import Assignment, Node
 from devopsellence.api.v1.workload_pb2 import Image, RolloutPolicy, Service
 from devopsellence.cli.deploy.replicas import placement_filters, placements_held
 from devopsellence.cli.util.text import plural
-from devopsellence.placement import Layout, Spread, layout, why_leaves
+from devopsellence.placement import Placement, ReplicaPlacement, place, why_leaves
 from devopsellence.placement.max_parallel import limit_of
 
-#: What the agent takes over without another container; everything else is part of its spec's hash.
+#: Fields that the agent applies without recreating the container; all other fields are part of the spec hash.
 WITHOUT_RESTART: Final = frozenset({"kind", "ports", "healthcheck", "readiness", "depends_on", "completes", "replicas"})
 
 
 class ChangeKind(Enum):
-    """What becomes of a service on a node."""
+    """Change of a service on a node."""
 
     CREATED = "created"
     REPLACED = "replaced"
@@ -30,7 +30,10 @@ class ChangeKind(Enum):
 
 @dataclass(frozen=True)
 class ServiceChange:
-    """``certain`` is False where it depends on an image that is not known yet: replaced if that differs, else kept."""
+    """Planned change of a service on a node.
+
+    ``certain`` is False if the change depends on an image not yet known: replaced if the image differs, else kept.
+    """
 
     node: str
     service: str
@@ -43,30 +46,31 @@ def plan(
     services: Sequence[Service],
     nodes: Sequence[Node],
     assigned: Mapping[str, Assignment],
-    silent: AbstractSet[str] = frozenset(),
+    unreachable: AbstractSet[str] = frozenset(),
 ) -> list[ServiceChange]:
-    """The steps from ``assigned`` (by node; none for a node that has no assignment) to ``services`` on ``nodes``.
+    """Return the changes from ``assigned`` (by node) to ``services`` on ``nodes``, sorted by node and service.
 
-    An image whose ``pinned`` is "" is not known yet. ``silent`` nodes are given no replicas. Sorted by node and
-    service.
+    An image with an empty ``pinned`` is not known yet. Nodes in ``unreachable`` get no replicas.
     """
-    wanted = {service.name: service for service in services}
-    placed = layout(services, nodes, placements_held(assigned), placement_filters(silent))
-    steps = []
-    for node in sorted(nodes, key=lambda each: each.name):
+    by_name = {service.name: service for service in services}
+    placed = place(services, nodes, placements_held(assigned), placement_filters(unreachable))
+    changes = []
+    for node in sorted(nodes, key=lambda node: node.name):
         before = _before(assigned.get(node.name))
-        for name in sorted({*wanted, *before}):
+        for name in sorted({*by_name, *before}):
             if node.cordoned:
-                step = _left_alone(node, before.get(name))
+                change = _left_alone(node, before.get(name))
             else:
-                step = _step(node, name, wanted.get(name), before.get(name), placed, first=node.name not in assigned)
-            if step is not None:
-                steps.append(step)
-    return steps
+                change = _change_of(
+                    node, name, by_name.get(name), before.get(name), placed, first=node.name not in assigned
+                )
+            if change is not None:
+                changes.append(change)
+    return changes
 
 
 def summary(steps: Sequence[ServiceChange]) -> str:
-    """``1 created, 2 replaced``, or that nothing changes."""
+    """Return the number of changes by kind: ``1 created, 2 replaced``, or ``nothing to do``."""
     counts = {kind: sum(step.kind is kind for step in steps) for kind in ChangeKind}
     return ", ".join(f"{count} {kind.value}" for kind, count in counts.items() if count) or "nothing to do"
 
@@ -78,38 +82,38 @@ def _before(assignment: Assignment | None) -> dict[str, Service]:
 
 
 def _left_alone(node: Node, before: Service | None) -> ServiceChange | None:
-    """What becomes of a service on a node that takes nothing new."""
+    """Return the change of a service on a cordoned node."""
     if before is None:
         return None
     why = f"node is {'being drained' if node.HasField('drain') else 'cordoned'}"
     if node.HasField("drain") and why_leaves(before, node):
         return ServiceChange(node.name, before.name, ChangeKind.REMOVED, why)
-    return ServiceChange(node.name, before.name, ChangeKind.KEPT, f"{why}, and keeps it as it is")
+    return ServiceChange(node.name, before.name, ChangeKind.KEPT, f"{why}, so the service stays unchanged")
 
 
-def _step(
-    node: Node, name: str, wanted: Service | None, before: Service | None, placed: Layout, *, first: bool
+def _change_of(
+    node: Node, name: str, service: Service | None, before: Service | None, placed: Placement, *, first: bool
 ) -> ServiceChange | None:
-    if wanted is not None and name not in placed.services[node.name]:
+    if service is not None and name not in placed.services[node.name]:
         if before is None:
             return None
-        why = why_leaves(wanted, node)
+        why = why_leaves(service, node)
         return ServiceChange(
             node.name, name, ChangeKind.REMOVED, f"node is {why}" if why else _elsewhere(placed.spreads[name])
         )
-    if wanted is None:
+    if service is None:
         return ServiceChange(node.name, name, ChangeKind.REMOVED, "no longer in the configuration")
     if before is None:
         reason = "first release on this node" if first else "not on this node yet"
-        if wanted.replicas:
-            reason = f"one of {_replicas(wanted)}"
+        if service.replicas:
+            reason = f"one of {_replicas(service)}"
         return ServiceChange(node.name, name, ChangeKind.CREATED, reason)
-    changes = differences(before, wanted)
+    changes = differences(before, service)
     if changes:
         return ServiceChange(node.name, name, ChangeKind.REPLACED, "; ".join(changes))
-    gentle = [field for field in sorted(WITHOUT_RESTART) if getattr(before, field) != getattr(wanted, field)]
-    if not wanted.image.pinned:
-        what = "the app image is built anew" if wanted.image.app else f"{wanted.image.reference} is pulled anew"
+    gentle = [field for field in sorted(WITHOUT_RESTART) if getattr(before, field) != getattr(service, field)]
+    if not service.image.pinned:
+        what = "the app image is rebuilt" if service.image.app else f"{service.image.reference} is pulled"
         return ServiceChange(node.name, name, ChangeKind.REPLACED, f"only if the image differs: {what}", certain=False)
     kept = f"{', '.join(gentle)} changed, which needs no restart" if gentle else "nothing changed"
     return ServiceChange(node.name, name, ChangeKind.KEPT, kept)
@@ -119,31 +123,33 @@ def _replicas(service: Service) -> str:
     return plural(service.replicas, "replica")
 
 
-def _elsewhere(spread: Spread) -> str:
+def _elsewhere(spread: ReplicaPlacement) -> str:
     runs = "runs" if spread.service.replicas == 1 else "run"
     return f"its {_replicas(spread.service)} {runs} on {', '.join(spread.nodes)}"
 
 
 def differences(before: Service, after: Service) -> list[str]:
-    """What makes it another container, in words; an image that is not known yet counts as the same, and so does one of
-    another name."""
-    found = []
+    """Return the differences that recreate the container, as text.
+
+    An image not yet known counts as unchanged, as does the same image under another name.
+    """
+    changed = []
     if after.image.pinned and before.image.pinned != after.image.pinned:
-        found.append(f"image {_short(before.image)} → {_short(after.image)}")
+        changed.append(f"image {_short(before.image)} → {_short(after.image)}")
     for field in Service.DESCRIPTOR.fields:
         if field.name in WITHOUT_RESTART:
             continue
         if field.name == "env":
-            found += _env_differences(before.env, after.env)
+            changed += _env_differences(before.env, after.env)
         elif field.name == "secret_refs":
-            found += _secret_differences(before, after)
+            changed += _secret_differences(before, after)
         elif field.name != "image" and getattr(before, field.name) != getattr(after, field.name):
-            found.append(f"{field.name} changed")
-    return found
+            changed.append(f"{field.name} changed")
+    return changed
 
 
 def _env_differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    # Names only: a value may be something that people would not want in a log.
+    # Names only: values may be confidential.
     names = {
         "added": sorted(after.keys() - before.keys()),
         "changed": sorted(name for name in after.keys() & before.keys() if after[name] != before[name]),
@@ -153,7 +159,7 @@ def _env_differences(before: Mapping[str, str], after: Mapping[str, str]) -> lis
 
 
 def _secret_differences(before: Service, after: Service) -> list[str]:
-    """A version of 0 is one that is not known yet, and counts as the same."""
+    """Return the changed secrets; version 0 means not known yet and counts as unchanged."""
     old = {(ref.name, ref.secret): ref.version for ref in before.secret_refs}
     new = {(ref.name, ref.secret): ref.version for ref in after.secret_refs}
     changed = {secret for (name, secret), version in new.items() if version and old.get((name, secret)) != version}
@@ -169,23 +175,23 @@ def _short(image: Image) -> str:
 
 
 def headline(environment: str, newest: int, steps: Sequence[ServiceChange], nodes: Sequence[Node]) -> str:
-    """What the plan is about, in a line."""
+    """Return the first line of the plan."""
     return f"{environment}: release {newest + 1} on {plural(len(nodes), 'node')} would be: {summary(steps)}"
 
 
 def nodes_at_a_time(policy: RolloutPolicy, nodes: Sequence[Node]) -> int:
-    """How many of the attached ``nodes`` would move at once; 0 where none would move at all."""
+    """Return the number of nodes updated at the same time; 0 if no node takes part."""
     moving = sum(1 for node in nodes if not node.cordoned)
     return min(moving, limit_of(policy.max_parallel, moving))
 
 
 def rollout_order(policy: RolloutPolicy, nodes: Sequence[Node]) -> str:
-    """How the attached ``nodes`` would move, and what happens if one fails; "" where there are no steps."""
+    """Return the batch size and the reaction to a failed node as text; "" for a single node."""
     moving, limit = sum(1 for node in nodes if not node.cordoned), nodes_at_a_time(policy, nodes)
     if moving < 2:
         return ""
     written = f" (max_parallel {policy.max_parallel})" if policy.max_parallel else ""
     pace = f"all {moving} nodes at once" if limit == moving else f"{limit} of {moving} nodes at a time"
     halts = policy.on_failure == RolloutPolicy.HALT
-    failed = "it halts" if halts else "all go back to the last release that settled"
+    failed = "the rollout halts" if halts else "all nodes roll back to the last release that settled"
     return f"{pace}{written}; if a node fails, {failed}"

@@ -1,4 +1,4 @@
-"""``deploy --dry-run``: the plan, with nothing built, pulled or written."""
+"""``deploy --dry-run``: print the plan; nothing is built, pulled or written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from devopsellence.api.v1.stored_pb2 import Assignment, Node, Release
 from devopsellence.api.v1.workload_pb2 import Service
-from devopsellence.cli.deploy import ingress as routed
+from devopsellence.cli.deploy import ingress as deploy_ingress
 from devopsellence.cli.deploy import replicas
 from devopsellence.cli.deploy.deploy import OPERATION, DeployRun, run_checks, unpinned_release
 from devopsellence.cli.deploy.plan import ServiceChange, headline, nodes_at_a_time, plan, rollout_order
@@ -18,22 +18,24 @@ from devopsellence.cli.secrets import pin_versions
 from devopsellence.cli.store import releases
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.util.text import columns
-from devopsellence.placement import Spread, layout, places
+from devopsellence.placement import ReplicaPlacement, place, places
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
 
 async def preview(etcd: Etcd, run: DeployRun) -> None:
-    """Print what a deploy would do now."""
+    """Print the plan of a deploy."""
     target = await run_checks(etcd, run)
     draft = unpinned_release(run)
-    # A secret that is missing is said now, as a deploy would.
+    # Reports a missing secret, as a deploy does.
     await pin_versions(etcd, run.ref, draft.services, draft.registry if draft.HasField("registry") else None)
     services = [await _presumed(run, service) for service in draft.services]
-    absent = sorted({each.image.reference for each in services if each.image.reference and not each.image.pinned})
-    compared = await make_plan(etcd, run.ref, services, target.nodes, run.output)
-    lines = [headline(str(run.ref), target.newest, compared.steps, compared.nodes)]
-    lines += [f"node {target.attached_now} would be attached, as no node is"] if target.attached_now else []
+    absent = sorted({s.image.reference for s in services if s.image.reference and not s.image.pinned})
+    planned = await make_plan(etcd, run.ref, services, target.nodes, run.output)
+    lines = [headline(str(run.ref), target.newest, planned.steps, planned.nodes)]
+    lines += (
+        [f"node {target.attached_now} would be attached, because no node is attached"] if target.attached_now else []
+    )
     steps_text = rollout_order(draft.rollout, target.nodes)
     lines += [f"steps: {steps_text}"] if steps_text else []
     app = _app_plan(run)
@@ -43,10 +45,12 @@ async def preview(etcd: Etcd, run: DeployRun) -> None:
     before = await releases.newest_release(etcd, run.ref)
     routes = before.ingress if before is not None and before.HasField("ingress") else None
     ingress = run.resolved.ingress
-    serving = routed.serving_nodes(ingress, services, target.nodes, compared.assigned) if ingress is not None else []
-    lines += routed.change_lines(routes, ingress, serving)
-    lines += [f"image {reference} is not on this engine; it would be pulled" for reference in absent]
-    lines += [*compared.where_text(), "", plan_table(compared.steps)]
+    serving = (
+        deploy_ingress.serving_nodes(ingress, services, target.nodes, planned.assigned) if ingress is not None else []
+    )
+    lines += deploy_ingress.change_lines(routes, ingress, serving)
+    lines += [f"image {reference} is not on this Docker Engine and would be pulled" for reference in absent]
+    lines += [*planned.where_text(), "", plan_table(planned.steps)]
     run.output.result(
         OPERATION,
         "\n".join(lines),
@@ -58,27 +62,27 @@ async def preview(etcd: Etcd, run: DeployRun) -> None:
         release_task=task,
         images_to_pull=absent,
         attached=target.attached_now,
-        plan=plan_document(compared.steps),
-        replicas=compared.where_document(),
-        ingress=routed.change_document(routes, ingress, serving),
+        plan=plan_document(planned.steps),
+        replicas=planned.where_document(),
+        ingress=deploy_ingress.change_document(routes, ingress, serving),
     )
 
 
 @dataclass(frozen=True)
 class DeployPlan:
-    """What would happen to the nodes of which is known what they have, and where services with replicas would run."""
+    """Changes on the nodes with readable assignments, and the placement of services with replicas."""
 
     nodes: list[Node]
     steps: list[ServiceChange]
-    spreads: list[Spread]
+    spreads: list[ReplicaPlacement]
     assigned: dict[str, Assignment]
 
     def where_text(self) -> list[str]:
-        """A line for each service with replicas: on which nodes it runs, and what is in the way of the others."""
+        """Return a line per service with replicas: its nodes, and why other nodes are refused."""
         return [f"replicas of {spread.service.name}: {_where(spread)}" for spread in self.spreads]
 
     def where_document(self) -> list[dict[str, Any]]:
-        """The shape that it has in JSON."""
+        """Return the JSON form."""
         return [
             {
                 "service": spread.service.name,
@@ -93,38 +97,38 @@ class DeployPlan:
 async def make_plan(
     etcd: Etcd, ref: EnvironmentRef, services: Sequence[Service], nodes: Sequence[Node], output: Output
 ) -> DeployPlan:
-    """The steps from what is assigned to ``services``."""
+    """Return the changes from the stored assignments to ``services``; unreadable assignments are warned about."""
     reader = Reader(etcd)
     keys = {node.name: etcd.keys.assignment(node.name, ref) for node in nodes}
     assigned = await reader.get_many(keys, Assignment)
     unreadable = {problem.key for problem in reader.problems}
     for problem in reader.problems:
-        output.warning(f"{problem.key} is {problem.reason}; its node is left out of the plan")
+        output.warning(f"{problem.key} is {problem.reason}; the node is left out of the plan")
     known = [node for node in nodes if keys[node.name] not in unreadable]
-    silent = await replicas.unreachable_nodes(etcd, services, known)
-    placed = layout(services, known, replicas.placements_held(assigned), replicas.placement_filters(silent))
-    return DeployPlan(known, plan(services, known, assigned, silent), list(placed.spreads.values()), assigned)
+    unreachable = await replicas.unreachable_nodes(etcd, services, known)
+    placed = place(services, known, replicas.placements_held(assigned), replicas.placement_filters(unreachable))
+    return DeployPlan(known, plan(services, known, assigned, unreachable), list(placed.spreads.values()), assigned)
 
 
-def _where(spread: Spread) -> str:
+def _where(spread: ReplicaPlacement) -> str:
     count = f"{len(spread.nodes)} of {spread.service.replicas}"
     refused = "; ".join(f"{name}: {clause}" for name, clause in sorted(spread.refused.items()))
     return f"{', '.join(spread.nodes) or 'no node'} ({count}{f'; not on {refused}' if refused else ''})"
 
 
 def plan_table(steps: Iterable[ServiceChange]) -> str:
-    """The steps for people; a question mark where it is not certain."""
+    """Return the changes as a table; a question mark means uncertain."""
     rows = [[step.node, step.service, step.kind.value + ("" if step.certain else "?"), step.reason] for step in steps]
     return columns(("NODE", "SERVICE", "ACTION", "WHY"), rows)
 
 
 def plan_document(steps: Iterable[ServiceChange]) -> list[dict[str, str | bool]]:
-    """The shape that they have in JSON."""
+    """Return the JSON form of the changes."""
     return [_document(step) for step in steps]
 
 
 async def _presumed(run: DeployRun, service: Service) -> Service:
-    """``service`` with its image pinned as far as that is known without building or pulling."""
+    """Return a copy of ``service`` with the image pinned, if the image is known without building or pulling."""
     copy = Service()
     copy.CopyFrom(service)
     if copy.image.app:
@@ -151,11 +155,11 @@ def _app_plan(run: DeployRun) -> str:
 
 
 def _task_plan(draft: Release, nodes: Iterable[Node]) -> str:
-    """What becomes of the release task; "" where there is none."""
+    """Return a sentence about the release task; "" without a release task."""
     if not draft.HasField("release_task"):
         return ""
     task = draft.release_task
     service = next(each for each in draft.services if each.name == task.service)
     able = sorted(node.name for node in nodes if places(service, node))
     words = " ".join([*task.command, *task.args])
-    return f"{words!r} runs once, as {task.service}, on {able[0]}, before anything of the app is replaced"
+    return f"{words!r} runs once, as {task.service}, on {able[0]}, before any container is replaced"

@@ -1,4 +1,4 @@
-"""Writing a release: one transaction, so that two deploys at once get two numbers and nothing is lost."""
+"""Publishing a release: a single transaction, so that concurrent deploys get different numbers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _NUMBERS: Final = 2**32 - 1
 
 @dataclass(frozen=True)
 class PublishTarget:
-    """An environment and its attached nodes at one moment.
+    """Environment and attached nodes to publish a release to.
 
-    ``mod_revision`` is 0 when the environment does not exist yet. ``newest`` is the highest release number there is,
-    which can be above the environment's own (a garbage key, an environment made anew). ``attached_now`` is the node
-    that this deploy attaches, "" for none. ``unreadable`` has the attached nodes whose records do not parse.
+    ``mod_revision`` is 0 if the environment does not exist yet. ``newest`` is the highest existing release number,
+    possibly above that of the environment (a stray key, a recreated environment). ``attached_now`` is the node attached
+    by this deploy, "" for none. ``unreadable`` has the errors of unreadable node records.
     """
 
     environment: Environment
@@ -40,14 +40,14 @@ class PublishTarget:
 
 
 async def read_target(etcd: Etcd, ref: EnvironmentRef, *, default_node: str = "") -> PublishTarget:
-    """The environment that a release goes to; ``default_node`` is attached where no node is.
+    """Read the environment and its nodes; ``default_node`` is attached if no node is attached.
 
     Raises:
-        MalformedRecord: the environment's record cannot be read, so it must not be written.
+        MalformedRecord: the environment record is unreadable and must not be overwritten.
     """
     key = etcd.keys.environment(ref)
-    found = await etcd.get(key)
-    environment = decode(Environment, key, found.value) if found else transaction.new_environment(ref)
+    stored = await etcd.get(key)
+    environment = decode(Environment, key, stored.value) if stored else transaction.new_environment(ref)
     attached_now = ""
     if not environment.nodes and default_node and await etcd.get(etcd.keys.node(default_node)):
         environment.nodes.append(default_node)
@@ -59,40 +59,40 @@ async def read_target(etcd: Etcd, ref: EnvironmentRef, *, default_node: str = ""
             number = etcd.keys.parse_release(item.key)[1]
         except ValueError:
             continue
-        # A key that somebody made by hand may hold a number that no release can have.
+        # A key written by hand may contain an invalid number.
         newest = max(newest, number if number < _NUMBERS else 0)
     nodes, unreadable = await _nodes(etcd, environment.nodes)
-    return PublishTarget(environment, found.mod_revision if found else 0, newest, nodes, attached_now, unreadable)
+    return PublishTarget(environment, stored.mod_revision if stored else 0, newest, nodes, attached_now, unreadable)
 
 
 async def _nodes(etcd: Etcd, names: Sequence[str]) -> tuple[tuple[Node, ...], tuple[MalformedRecord, ...]]:
-    found = await concurrently(etcd.get(etcd.keys.node(name)) for name in names)
+    records = await concurrently(etcd.get(etcd.keys.node(name)) for name in names)
     nodes, unreadable = [], []
-    for each in found:
-        if each is None:
+    for record in records:
+        if record is None:
             continue
         try:
-            nodes.append(decode(Node, each.key, each.value))
+            nodes.append(decode(Node, record.key, record.value))
         except MalformedRecord as error:
             unreadable.append(error)
     return tuple(nodes), tuple(unreadable)
 
 
 class NewerReleaseExists(Exception):
-    """Another release has been written since the one that the draft was made from; nothing was written."""
+    """A newer release than the base of the draft exists; nothing was written."""
 
 
 async def publish(
     etcd: Etcd, ref: EnvironmentRef, draft: Release, *, default_node: str = "", onto: int | None = None
 ) -> tuple[Release, PublishTarget]:
-    """Store ``draft`` under the next number and return it with that number, and what it was written onto.
+    """Store ``draft`` under the next number and return the numbered release with its environment.
 
-    The environment is read anew, and nodes are checked again, before every attempt. ``onto``: only if this release is
-    still the newest, for a draft that repeats it in part.
+    The environment is read and the nodes are checked before every attempt. ``onto`` is the release on which the draft
+    is based: write only if it is still the newest.
 
     Raises:
-        CliError: ``no_node_for_service``; ``busy`` when others kept being faster.
-        Overtaken: ``onto`` is not the newest release.
+        CliError: ``no_node_for_service``; ``busy``: other deploys won every attempt.
+        NewerReleaseExists: ``onto`` is not the newest release.
         Ambiguous: etcd stopped answering; the release may have been written.
     """
     marker = event_id(datetime.now(UTC))
@@ -101,7 +101,7 @@ async def publish(
             with attempt:
                 return await _publish_once(etcd, ref, draft, default_node, marker, onto)
     except transaction.WriteConflict as error:
-        message = f"{ref}: other deploys were faster every time, so nothing was written; deploy again"
+        message = f"{ref}: other deploys kept writing first, so nothing was written; deploy again"
         raise CliError("busy", message) from error
     raise AssertionError("unreachable")
 
@@ -110,8 +110,8 @@ async def _publish_once(
     etcd: Etcd, ref: EnvironmentRef, draft: Release, default_node: str, marker: str, onto: int | None
 ) -> tuple[Release, PublishTarget]:
     target = await read_target(etcd, ref, default_node=default_node)
-    # The marker is written with the release and never twice: it tells whether an attempt that got no answer happened,
-    # also one that is carried out late.
+    # The marker is written with the release, at most once: its presence proves that an unanswered attempt succeeded,
+    # even late.
     marker_key = etcd.keys.event(ref, marker)
     written = await etcd.get(marker_key)
     if written is not None:
@@ -140,7 +140,7 @@ async def _publish_once(
 
 
 def numbered(draft: Release, number: int) -> Release:
-    """``draft`` as release ``number``."""
+    """Return a copy of ``draft`` with the release number."""
     release = Release()
     release.CopyFrom(draft)
     release.number = number
@@ -149,7 +149,7 @@ def numbered(draft: Release, number: int) -> Release:
 
 def _event(release: Release) -> Event:
     revision = f" of {release.revision}" if release.revision else ""
-    said = f": {release.message}" if release.message else ""
+    message = f": {release.message}" if release.message else ""
     services = plural(len(release.services), "service")
-    text = f"{release.created_by} wrote release {release.number}{revision}, {services}{said}"
+    text = f"{release.created_by} wrote release {release.number}{revision}, {services}{message}"
     return Event(severity=Event.INFO, code="release_created", message=text, release=release.number)

@@ -1,4 +1,4 @@
-"""What the command line must know of the nodes where services have a number of replicas: who runs what, who answers."""
+"""Current placement of services with replicas, and unreachable nodes, for the plan and the preflight checks."""
 
 from __future__ import annotations
 
@@ -8,39 +8,41 @@ from collections.abc import Set as AbstractSet
 from devopsellence.api.v1.stored_pb2 import Assignment, Heartbeat, Node
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.store.reader import Reader
-from devopsellence.placement import FILTERS, Filter, Held, UnreachableFilter, held_by
+from devopsellence.placement import FILTERS, Filter, HeldCopies, UnreachableFilter, held_copies
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
 
 def with_replicas(services: Iterable[Service]) -> list[Service]:
-    """Those of ``services`` that run on a number of nodes, and not on all."""
+    """Return the services with a number of replicas."""
     return [service for service in services if service.replicas]
 
 
-def placements_held(assigned: Mapping[str, Assignment]) -> Held:
-    """Who has which services, given by node."""
+def placements_held(assigned: Mapping[str, Assignment]) -> HeldCopies:
+    """Return the current placement from assignments by node."""
     runs = {node: assignment.services for node, assignment in assigned.items() if not assignment.removed}
-    return held_by({node: [service.name for service in services] for node, services in runs.items()})
+    return held_copies({node: [service.name for service in services] for node, services in runs.items()})
 
 
-def placement_filters(silent: AbstractSet[str]) -> tuple[Filter, ...]:
-    """All filters, where the nodes ``silent`` do not answer: they are given no replica. When they lose theirs is for
-    the controller to know."""
-    return (*FILTERS, UnreachableFilter(dict.fromkeys(silent, "unreachable")))
+def placement_filters(unreachable: AbstractSet[str]) -> tuple[Filter, ...]:
+    """Return all placement filters, with no new replicas on ``unreachable`` nodes.
+
+    Moving existing replicas away is decided by the controller.
+    """
+    return (*FILTERS, UnreachableFilter(dict.fromkeys(unreachable, "unreachable")))
 
 
 async def assignments(
     etcd: Etcd, ref: EnvironmentRef, services: Iterable[Service], nodes: Sequence[Node]
 ) -> dict[str, Assignment]:
-    """What ``nodes`` are assigned, by name; nothing is read unless one of ``services`` has replicas."""
+    """Return the assignments of ``nodes`` by name; reads nothing unless a service has replicas."""
     if not with_replicas(services):
         return {}
     return await Reader(etcd).get_many({node.name: etcd.keys.assignment(node.name, ref) for node in nodes}, Assignment)
 
 
 async def unreachable_nodes(etcd: Etcd, services: Iterable[Service], nodes: Sequence[Node]) -> frozenset[str]:
-    """The ``nodes`` whose agents do not answer; nothing is read unless one of ``services`` has replicas."""
+    """Return the names of unreachable nodes; reads nothing unless a service has replicas."""
     if not with_replicas(services):
         return frozenset()
     reader = Reader(etcd)

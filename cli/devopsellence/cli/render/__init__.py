@@ -1,5 +1,7 @@
-"""From messages to what is shown: pure functions, no IO, no clock of their own.
+"""Display of an environment's snapshot: plain text, table, JSON and live screen.
 
-``snapshot`` is what was read of one environment, ``rows`` turns it into lines with reasons, ``document`` into JSON,
-``text`` into plain text for a pipe, ``screen`` into tables and bars for a terminal (the only module that imports rich).
+``node_state`` and ``rows`` summarize nodes and services, ``groups`` combines nodes of the same state, ``progress``,
+``task`` and ``ingress`` cover the rollout, the release task and the ingress; ``text``, ``json`` and ``screen`` (the
+only module that imports rich) format all of these. ``reporter`` and ``lines`` show a snapshot after every change;
+``terminal`` draws frames. Functions get the time as an argument; nothing here reads etcd.
 """

@@ -1,4 +1,4 @@
-"""Many nodes in little room: those that stand alike together, what is wrong first."""
+"""Groups of nodes in the same state, problems first, for environments with many nodes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from devopsellence.cli.render.rows import ServiceRow, node_rows
 from devopsellence.cli.store.snapshot import Snapshot
 from devopsellence.cli.util.text import anonymous, plural, since
 
-# Up to so many nodes every service of every node has a line.
+# Up to this many nodes, every service of every node has its own line.
 FEW_NODES: Final = 12
 
 
 class NodeGroupKind(Enum):
-    """What a group's nodes have in common; in the order in which they are shown."""
+    """Common state of the nodes of a group; in display order."""
 
     FAILED = "failed"
     UNREACHABLE = "unreachable"
@@ -45,7 +45,7 @@ _PHASES: Final = ("backoff", "running", "starting", "pulling", "stopping", "pend
 
 @dataclass(frozen=True)
 class GroupLine:
-    """Some nodes of a group, and what is to be said of each of them; a node may be in several lines."""
+    """Nodes of a group and the text about every one of these nodes; a node may be in several lines."""
 
     nodes: tuple[str, ...]
     text: str
@@ -53,7 +53,7 @@ class GroupLine:
 
 @dataclass(frozen=True)
 class NodeGroup:
-    """``nodes`` of one kind. ``rows`` are those of failed services, for their last words."""
+    """Nodes in the same state; ``rows`` are the failed services, for their last log lines."""
 
     kind: NodeGroupKind
     nodes: tuple[str, ...]
@@ -61,7 +61,7 @@ class NodeGroup:
     rows: tuple[ServiceRow, ...] = ()
 
     def within(self, room: int) -> Sequence[GroupLine]:
-        """The lines, in at most ``room`` (at least 1) of them: the last one may stand for several."""
+        """Return at most ``room`` lines (``room`` is at least 1); the last line may summarize the rest."""
         if len(self.lines) <= room:
             return self.lines
         shown, rest = self.lines[: room - 1], self.lines[room - 1 :]
@@ -71,50 +71,53 @@ class NodeGroup:
 
 
 def are_few(snapshot: Snapshot) -> bool:
-    """Whether there are so few nodes that each can have its lines."""
+    """Return True if there are few enough nodes for a line per service."""
     return len(node_names(snapshot)) <= FEW_NODES
 
 
 def groups(snapshot: Snapshot, now: datetime, *, ages: bool = True) -> list[NodeGroup]:
-    """The groups that have nodes, in order. ``now`` is what times are counted to.
+    """Return the groups with nodes, in display order; ``now`` is the end of durations.
 
-    Without ``ages`` they say something else only when something happens.
+    Without ``ages`` the texts have no durations and change only with the state.
     """
     members: dict[NodeGroupKind, list[tuple[NodeSummary, list[ServiceRow]]]] = {}
-    for standing in node_summaries(snapshot):
-        table = list(node_rows(snapshot, standing, now))
-        members.setdefault(_kind(snapshot, standing, table), []).append((standing, table))
+    for summary in node_summaries(snapshot):
+        service_rows = list(node_rows(snapshot, summary, now))
+        members.setdefault(_kind(snapshot, summary, service_rows), []).append((summary, service_rows))
     return [_group(kind, members[kind], now if ages else None) for kind in NodeGroupKind if kind in members]
 
 
 def changes(before: Sequence[NodeGroup], after: Sequence[NodeGroup]) -> list[tuple[NodeGroupKind, GroupLine]]:
-    """What is said of nodes in ``after`` and was not in ``before``."""
+    """Return the lines about nodes in ``after`` without an equal line in ``before``."""
     known = {(group.kind, node, line.text) for group in before for line in group.lines for node in line.nodes}
-    found = []
+    changed = []
     for group in after:
         for line in group.lines:
             new = tuple(node for node in line.nodes if (group.kind, node, line.text) not in known)
-            found += [(group.kind, GroupLine(new, line.text))] if new else []
-    return found
+            changed += [(group.kind, GroupLine(new, line.text))] if new else []
+    return changed
 
 
-def line_limits(found: Sequence[NodeGroup], room: int | None) -> list[int]:
-    """How many lines each group gets of ``room`` (None: as many as it has): one each, then the first ones first."""
-    wanted = [len(group.lines) for group in found]
+def line_limits(groups: Sequence[NodeGroup], room: int | None) -> list[int]:
+    """Return the number of lines for every group, ``room`` in total (None: no limit).
+
+    Every group gets a line; the remaining lines go to the first groups.
+    """
+    wanted = [len(group.lines) for group in groups]
     if room is None:
         return wanted
-    given = [1] * len(found)
-    for index, each in enumerate(wanted):
-        given[index] += max(0, min(each - 1, room - sum(given)))
-    return given
+    limits = [1] * len(groups)
+    for index, line_count in enumerate(wanted):
+        limits[index] += max(0, min(line_count - 1, room - sum(limits)))
+    return limits
 
 
-def _kind(snapshot: Snapshot, standing: NodeSummary, table: Iterable[ServiceRow]) -> NodeGroupKind:
-    kind = _KINDS[standing.phase]
-    # The node may have said so since the controller last looked.
-    if kind is not NodeGroupKind.UNREACHABLE and any(row.failed for row in table):
+def _kind(snapshot: Snapshot, summary: NodeSummary, service_rows: Iterable[ServiceRow]) -> NodeGroupKind:
+    kind = _KINDS[summary.phase]
+    # The status of the node may be newer than the controller's view of it.
+    if kind is not NodeGroupKind.UNREACHABLE and any(row.failed for row in service_rows):
         kind = NodeGroupKind.FAILED
-    elif kind is NodeGroupKind.SETTLED and not all(row.settled for row in table):
+    elif kind is NodeGroupKind.SETTLED and not all(row.settled for row in service_rows):
         kind = NodeGroupKind.MOVING
     return NodeGroupKind.PENDING if kind is NodeGroupKind.MOVING and snapshot.current is None else kind
 
@@ -122,34 +125,38 @@ def _kind(snapshot: Snapshot, standing: NodeSummary, table: Iterable[ServiceRow]
 def _group(
     kind: NodeGroupKind, members: Sequence[tuple[NodeSummary, Sequence[ServiceRow]]], now: datetime | None
 ) -> NodeGroup:
-    said: dict[str, list[str]] = {}
-    for standing, table in members:
-        for what in _said(kind, standing, table, now):
-            said.setdefault(what, []).append(standing.node)
-    if kind is NodeGroupKind.WAITING and len(said) > 1 and "" in said:
-        # Those of whom the controller does not speak wait for the same as most.
-        silent = said.pop("")
-        max(said.values(), key=len).extend(silent)
-    lines = [GroupLine(tuple(nodes), what) for what, nodes in said.items()]
-    # In an order that does not change while nodes go from line to line; of failures, the most frequent first.
+    nodes_by_text: dict[str, list[str]] = {}
+    for summary, service_rows in members:
+        for text in _clauses(kind, summary, service_rows, now):
+            nodes_by_text.setdefault(text, []).append(summary.node)
+    if kind is NodeGroupKind.WAITING and len(nodes_by_text) > 1 and "" in nodes_by_text:
+        # Nodes without a reason from the controller wait for the same as most nodes.
+        without_reason = nodes_by_text.pop("")
+        max(nodes_by_text.values(), key=len).extend(without_reason)
+    lines = [GroupLine(tuple(nodes), text) for text, nodes in nodes_by_text.items()]
+    # A stable order while nodes move from line to line; most frequent failures first.
     lines.sort(key=lambda line: (-len(line.nodes) if kind is NodeGroupKind.FAILED else 0, line.text))
-    failed = [row for _, table in members for row in table if kind is NodeGroupKind.FAILED and not row.settled]
-    return NodeGroup(kind, tuple(standing.node for standing, _ in members), tuple(lines), tuple(failed))
+    failed = [
+        row for _, service_rows in members for row in service_rows if kind is NodeGroupKind.FAILED and not row.settled
+    ]
+    return NodeGroup(kind, tuple(summary.node for summary, _ in members), tuple(lines), tuple(failed))
 
 
-def _said(kind: NodeGroupKind, standing: NodeSummary, table: Sequence[ServiceRow], now: datetime | None) -> list[str]:
-    """What there is to say of a node, as clauses."""
-    reason = anonymous(standing.reason or standing.problem, standing.node)
+def _clauses(
+    kind: NodeGroupKind, summary: NodeSummary, service_rows: Sequence[ServiceRow], now: datetime | None
+) -> list[str]:
+    """Return the clauses about a node."""
+    reason = anonymous(summary.reason or summary.problem, summary.node)
     if kind in (NodeGroupKind.SETTLED, NodeGroupKind.WAITING):
         return [reason]
     if kind is NodeGroupKind.UNREACHABLE:
-        gone = since(standing.since, now) if standing.since is not None and now is not None else ""
+        gone = since(summary.since, now) if summary.since is not None and now is not None else ""
         return [f"for {gone}: {reason}" if gone else reason]
-    unsettled = sorted((row for row in table if row.service and not row.settled), key=_gravity)
+    unsettled = sorted((row for row in service_rows if row.service and not row.settled), key=_gravity)
     if kind is NodeGroupKind.FAILED:
         return [_clause(row) for row in unsettled if row.failed] or [reason]
     if not unsettled:
-        return ["has just settled" if any(row.service for row in table) else reason]
+        return ["has just settled" if any(row.service for row in service_rows) else reason]
     if not any(row.current for row in unsettled):
         return [unsettled[0].reason]
     more = f"; {plural(len(unsettled) - 1, 'other service')} as well" if len(unsettled) > 1 else ""
@@ -157,7 +164,7 @@ def _said(kind: NodeGroupKind, standing: NodeSummary, table: Sequence[ServiceRow
 
 
 def _gravity(row: ServiceRow) -> tuple[bool, int]:
-    """What is worse, and after that what is further on its way, comes first."""
+    """Return a sort key: failed services first, then by progress."""
     return not row.failed, _PHASES.index(row.phase) if row.phase in _PHASES else len(_PHASES)
 
 

@@ -1,4 +1,4 @@
-"""A snapshot as JSON: what ``status -o json`` prints. Fields are only ever added."""
+"""JSON form of a snapshot, as printed by ``status -o json``. Fields are only ever added."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from devopsellence.cli.util.text import iso, word
 
 
 def status(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
-    """The whole snapshot: ``environment``, ``release``, ``rollout``, ``nodes``, ``services``, ``problems``, …"""
+    """Return the JSON form of a snapshot, the document of ``status -o json``."""
     environment = snapshot.environment
     return {
         "environment": {
@@ -28,8 +28,8 @@ def status(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
         },
         "release": release(snapshot.release) if snapshot.release else None,
         "rollout": rollout(snapshot, now),
-        "nodes": [_node(snapshot, standing) for standing in node_summaries(snapshot)],
-        "services": [row(each) for each in rows(snapshot, now)],
+        "nodes": [_node(snapshot, summary) for summary in node_summaries(snapshot)],
+        "services": [row(service_row) for service_row in rows(snapshot, now)],
         "ingress": ingress.document(snapshot, now),
         "problems": [{"key": problem.key, "reason": problem.reason} for problem in snapshot.problems],
         "stale": snapshot.stale,
@@ -38,7 +38,7 @@ def status(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
 
 
 def row(row: ServiceRow) -> dict[str, Any]:
-    """One service on one node."""
+    """Return the JSON form of a service on a node."""
     document = asdict(row)
     for name in ("age", "unhealthy"):
         seconds = document.pop(name)
@@ -48,7 +48,7 @@ def row(row: ServiceRow) -> dict[str, Any]:
 
 
 def release(release: Release) -> dict[str, Any]:
-    """What people ask about a release; all of it is in ``release show``."""
+    """Return the JSON summary of a release; ``release show`` prints the complete form."""
     return {
         "number": release.number,
         "revision": release.revision,
@@ -61,27 +61,27 @@ def release(release: Release) -> dict[str, Any]:
 
 
 def rollout(snapshot: Snapshot, now: datetime) -> dict[str, Any] | None:
-    """How the newest release fares; None before the first."""
+    """Return the JSON form of the newest rollout; None before the first release."""
     if not snapshot.number:
         return None
     verdict = release_verdict(snapshot, snapshot.number)
-    found = snapshot.current
-    counts = progress.counts(found)
+    current = snapshot.current
+    counts = progress.counts(current)
     task = tasks.task_of(snapshot)
-    apart = sum(1 for node in snapshot.nodes.values() if node.cordoned)
-    left = progress.seconds_left(found, now, apart=apart) if found else None
+    not_participating = sum(1 for node in snapshot.nodes.values() if node.cordoned)
+    left = progress.seconds_left(current, now, not_participating=not_participating) if current else None
     return {
         "release": snapshot.number,
         "phase": verdict.outcome.value,
         "reason": verdict.reason,
         "target": snapshot.target,
-        "last_settled": found.last_settled or None if found else None,
-        "halted": found.halted if found else "",
+        "last_settled": current.last_settled or None if current else None,
+        "halted": current.halted if current else "",
         "services_settled": counts.services_settled,
         "services_total": counts.services_total,
-        "counts": progress.by_phase(found, node_summaries(snapshot)),
-        "started_at": iso(found.started_at) if found else None,
-        "finished_at": iso(found.finished_at) if found else None,
+        "counts": progress.by_phase(current, node_summaries(snapshot)),
+        "started_at": iso(current.started_at) if current else None,
+        "finished_at": iso(current.finished_at) if current else None,
         "seconds_left": None if left is None else round(left),
         "task": tasks.document(task) if task else None,
     }
@@ -89,10 +89,10 @@ def rollout(snapshot: Snapshot, now: datetime) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class ReleaseOutcome:
-    """How a release ended or stands.
+    """Result of a rollout, or its current state.
 
-    ``runs``: the environment is to run it. ``halted``: no further node is moved to it. ``rolled_back``: the release
-    before it runs again.
+    ``runs``: the release is the rollout target. ``halted``: no further node is updated. ``rolled_back``: the release
+    before this release runs again.
     """
 
     outcome: str
@@ -103,47 +103,47 @@ class ReleaseOutcome:
 
     @property
     def text(self) -> str:
-        """Outcome and the rest, for people."""
+        """Outcome with halted, rolled back or runs, as text."""
         if self.rolled_back or self.halted:
             return "rolled back" if self.rolled_back else f"{self.outcome}, halted"
         return f"{self.outcome}, runs" if self.runs and self.outcome != "progressing" else self.outcome
 
     def document(self) -> dict[str, Any]:
-        """The shape that it has in JSON."""
+        """Return the JSON form."""
         return asdict(self)
 
 
-def release_outcomes(found: Rollout | None) -> dict[int, ReleaseOutcome]:
-    """How each release ended or stands, by number, as far as the controller remembers."""
-    if found is None:
+def release_outcomes(rollout: Rollout | None) -> dict[int, ReleaseOutcome]:
+    """Return the result of every rollout known to the controller, by release number."""
+    if rollout is None:
         return {}
-    target = target_of(found)
-    ended = {
+    target = target_of(rollout)
+    outcomes = {
         past.release: ReleaseOutcome(word(Rollout.Phase, past.phase), past.reason, runs=past.release == target)
-        for past in found.history
+        for past in rollout.history
     }
-    runs = target == found.release
+    runs = target == rollout.release
     newest = ReleaseOutcome(
-        outcome=word(Rollout.Phase, found.phase),
-        reason=found.reason,
+        outcome=word(Rollout.Phase, rollout.phase),
+        reason=rollout.reason,
         runs=runs,
-        halted=runs and bool(found.halted),
-        rolled_back=found.phase == Rollout.FAILED and not runs,
+        halted=runs and bool(rollout.halted),
+        rolled_back=rollout.phase == Rollout.FAILED and not runs,
     )
-    return {**ended, found.release: newest}
+    return {**outcomes, rollout.release: newest}
 
 
-def _node(snapshot: Snapshot, standing: NodeSummary) -> dict[str, Any]:
-    record = snapshot.nodes.get(standing.node)
+def _node(snapshot: Snapshot, summary: NodeSummary) -> dict[str, Any]:
+    record = snapshot.nodes.get(summary.node)
     heartbeats = snapshot.heartbeats
     return {
-        "node": standing.node,
+        "node": summary.node,
         "labels": list(record.labels) if record else [],
-        "heartbeat": None if heartbeats is None else standing.node in heartbeats,
-        "phase": word(NodeProgress.Phase, standing.phase),
-        "reason": standing.reason,
-        "since": iso(standing.since) if standing.since is not None else None,
-        "release": standing.release or None,
-        "services_settled": standing.services_settled,
-        "services_total": standing.services_total,
+        "heartbeat": None if heartbeats is None else summary.node in heartbeats,
+        "phase": word(NodeProgress.Phase, summary.phase),
+        "reason": summary.reason,
+        "since": iso(summary.since) if summary.since is not None else None,
+        "release": summary.release or None,
+        "services_settled": summary.services_settled,
+        "services_total": summary.services_total,
     }

@@ -1,12 +1,11 @@
-"""Showing snapshots in a pipe: lines for what changed, or objects in JSON."""
+"""Output of a followed rollout in a pipe: text lines for changes, or JSON objects."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
 from devopsellence.cli.output import Output
-from devopsellence.cli.render import groups, json, text
-from devopsellence.cli.render import progress as pace
+from devopsellence.cli.render import groups, json, progress, text
 from devopsellence.cli.render import task as tasks
 from devopsellence.cli.render.rows import ServiceRow, rows
 from devopsellence.cli.store.snapshot import Snapshot, release_verdict
@@ -14,10 +13,10 @@ from devopsellence.cli.util.text import collapse_ranges
 
 
 class LineReporter:
-    """A line, or a JSON object, whenever something says something else than before; age does not count.
+    """Reporter that prints a line, or a JSON object, after every change of state; ages do not count.
 
-    Of few nodes each service has lines of its own; of many, nodes that change alike at the same time share one, unless
-    ``everything`` is wanted. ``whole``: every JSON object has the whole state, not only what changed.
+    With few nodes, every service has its own lines; with many, nodes with the same change at the same time share a
+    line, unless ``everything`` is True. ``whole``: every JSON object contains the whole state, not only the change.
     """
 
     every: float | None = None
@@ -34,13 +33,13 @@ class LineReporter:
         self._notes: list[str] = []
 
     def show(self, snapshot: Snapshot, number: int) -> None:
-        """Show what ``snapshot`` says that the one before did not, while following release ``number``."""
+        """Show the changes since the previous snapshot, while following release ``number``."""
         now = datetime.now(UTC)
         current = rows(snapshot, now)
         changes = text.changes(self._rows, current)
         line, notes = headline(snapshot, number), text.notes(snapshot, now)
-        found = tasks.task_of(snapshot)
-        task = f"task {tasks.headline(found)}" if found else ""
+        task_status = tasks.task_of(snapshot)
+        task = f"task {tasks.headline(task_status)}" if task_status else ""
         if not changes and (line, task, notes) == (self._headline, self._task, self._notes):
             return
         if self._output.json:
@@ -53,15 +52,17 @@ class LineReporter:
             left = text.time_left(snapshot, now)
             lines += [f"{line}, {left}" if left else line] if line != self._headline else []
             lines += notes if notes != self._notes else []
-            for each in lines:
-                self._output.line(each)
+            for text_line in lines:
+                self._output.line(text_line)
         self._rows, self._headline, self._task, self._notes = current, line, task, notes
 
-    def _changes(self, snapshot: Snapshot, current: list[ServiceRow], each: list[str], now: datetime) -> list[str]:
+    def _changes(
+        self, snapshot: Snapshot, current: list[ServiceRow], service_lines: list[str], now: datetime
+    ) -> list[str]:
         if self._everything or groups.are_few(snapshot):
-            return each
-        found = groups.groups(snapshot, now, ages=False)
-        changes, self._groups = groups.changes(self._groups, found), found
+            return service_lines
+        current_groups = groups.groups(snapshot, now, ages=False)
+        changes, self._groups = groups.changes(self._groups, current_groups), current_groups
         return [
             f"{collapse_ranges(line.nodes)}: {kind.value}" + (f": {line.text}" if line.text else "")
             for kind, line in changes
@@ -69,11 +70,11 @@ class LineReporter:
 
 
 def headline(snapshot: Snapshot, number: int) -> str:
-    """The rollout in a line that changes only when something happens."""
+    """Return a line about the rollout, without durations, so that it changes only with the state."""
     verdict = release_verdict(snapshot, number)
-    progress = pace.progress_text(pace.counts(snapshot.current))
+    done = progress.progress_text(progress.counts(snapshot.current))
     line = f"release {number}: {text.verdict_text(verdict)}" if number else "no release yet"
-    line += f", {progress}" if progress else ""
+    line += f", {done}" if done else ""
     if number and snapshot.controllers == 0 and not verdict.final:
         line += "; no controller is running (devopsellence doctor)"
     return f"{line} ({verdict.reason})" if verdict.reason else line

@@ -1,4 +1,4 @@
-"""How each node stands as a whole: what the controller says of it, or where it does not, what there is to see."""
+"""State of every node of an environment, from the controller's rollout status or from the node's own status."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LOST = (NodeProgress.UNREACHABLE, NodeProgress.ERROR)
 
 @dataclass(frozen=True)
 class NodeSummary:
-    """One node: ``phase`` is never unspecified, ``trouble`` says why it does not do what it should, "" when it does.
+    """State of a node; ``phase`` is never unspecified, ``problem`` is "" if there is none.
 
-    ``release`` is the one that it is assigned, as far as that is known, else 0. ``since`` is when the controller saw
-    the phase begin, None where it does not say.
+    ``release`` is the assigned release, 0 if not known. ``since`` is the start of the phase as seen by the controller,
+    None if the controller does not report it.
     """
 
     node: str
@@ -34,46 +34,46 @@ class NodeSummary:
 
 
 def node_names(snapshot: Snapshot) -> list[str]:
-    """The nodes that have to do with the environment: attached ones and those that still report about it."""
+    """Return the names of the nodes attached to the environment or still reporting about it, sorted."""
     attached = set(snapshot.environment.nodes) if snapshot.environment else set()
     return sorted(attached | set(snapshot.progress) | set(snapshot.statuses))
 
 
 def node_summaries(snapshot: Snapshot) -> list[NodeSummary]:
-    """One for each node, sorted by name."""
-    return [_standing(snapshot, node) for node in node_names(snapshot)]
+    """Return the state of every node, sorted by name."""
+    return [_node_summary(snapshot, node) for node in node_names(snapshot)]
 
 
-def _standing(snapshot: Snapshot, node: str) -> NodeSummary:
-    told = snapshot.progress.get(node, NodeProgress())
+def _node_summary(snapshot: Snapshot, node: str) -> NodeSummary:
+    progress = snapshot.progress.get(node, NodeProgress())
     status = snapshot.statuses.get(node)
-    trouble = _trouble(snapshot, node)
-    phase = _phase(snapshot, node, told)
+    problem = _problem(snapshot, node)
+    phase = _phase(snapshot, node, progress)
     return NodeSummary(
         node=node,
         phase=phase,
-        reason=safe(told.reason) if phase == told.phase or not told.phase else trouble,
-        problem=trouble,
-        release=told.release or (status.release if status is not None else 0),
-        since=told.since if told.since.seconds and phase == told.phase else None,
-        services_settled=told.services_settled,
-        services_total=told.services_total,
+        reason=safe(progress.reason) if phase == progress.phase or not progress.phase else problem,
+        problem=problem,
+        release=progress.release or (status.release if status is not None else 0),
+        since=progress.since if progress.since.seconds and phase == progress.phase else None,
+        services_settled=progress.services_settled,
+        services_total=progress.services_total,
     )
 
 
-def _phase(snapshot: Snapshot, node: str, told: NodeProgress) -> Phase:
-    if told.phase in _LOST:
-        return told.phase
-    if _silent(snapshot, node):
+def _phase(snapshot: Snapshot, node: str, progress: NodeProgress) -> Phase:
+    if progress.phase in _LOST:
+        return progress.phase
+    if _unreachable(snapshot, node):
         return NodeProgress.UNREACHABLE
     if snapshot.current is None:
-        # What is told is about an earlier release; of the newest nobody has said anything.
+        # The rollout status is still that of an earlier release.
         return NodeProgress.PENDING
-    return told.phase or _seen(snapshot, snapshot.current, node)
+    return progress.phase or _reported_phase(snapshot, snapshot.current, node)
 
 
-def _seen(snapshot: Snapshot, rollout: Rollout, node: str) -> Phase:
-    """The phase of a node that the controller's list leaves out: it is no worse off than those in the list."""
+def _reported_phase(snapshot: Snapshot, rollout: Rollout, node: str) -> Phase:
+    """Return the phase of a node missing from the controller's list, which holds only the worst nodes."""
     status = snapshot.statuses.get(node)
     if status is None or status.release != target_of(rollout):
         return NodeProgress.WAITING if rollout.counts.waiting else NodeProgress.PENDING
@@ -84,25 +84,25 @@ def _seen(snapshot: Snapshot, rollout: Rollout, node: str) -> Phase:
     return NodeProgress.SETTLED if status.phase == AssignmentStatus.SETTLED else NodeProgress.CONVERGING
 
 
-def _silent(snapshot: Snapshot, node: str) -> bool:
+def _unreachable(snapshot: Snapshot, node: str) -> bool:
     return snapshot.heartbeats is not None and node not in snapshot.heartbeats
 
 
-def _trouble(snapshot: Snapshot, node: str) -> str:
+def _problem(snapshot: Snapshot, node: str) -> str:
     status = snapshot.statuses.get(node)
     if status is not None and status.phase == AssignmentStatus.ERROR:
-        return safe(status.reason) or "its assignment cannot be read"
-    told = snapshot.progress.get(node)
-    if told is not None and told.phase == NodeProgress.ERROR and told.reason:
-        return safe(told.reason)
-    if _silent(snapshot, node):
-        return "no heartbeat: the agent is not there"
+        return safe(status.reason) or "its assignment is unreadable"
+    progress = snapshot.progress.get(node)
+    if progress is not None and progress.phase == NodeProgress.ERROR and progress.reason:
+        return safe(progress.reason)
+    if _unreachable(snapshot, node):
+        return "no heartbeat: the agent is not running or cannot reach etcd"
     heartbeat = snapshot.heartbeats.get(node) if snapshot.heartbeats is not None else None
     if heartbeat is not None and heartbeat.problem:
         return safe(heartbeat.problem)
     record = snapshot.nodes.get(node)
     if heartbeat is not None and record is not None and heartbeat.uid != record.uid:
-        return "the agent was started for an earlier machine of this name"
-    if told is not None and told.phase in _LOST:
-        return safe(told.reason) or word(NodeProgress.Phase, told.phase)
+        return "the agent was started with the uid of an earlier machine of this name"
+    if progress is not None and progress.phase in _LOST:
+        return safe(progress.reason) or word(NodeProgress.Phase, progress.phase)
     return ""

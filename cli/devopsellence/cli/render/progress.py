@@ -1,4 +1,4 @@
-"""How far a rollout is, and how long the rest may take: from the Rollout alone."""
+"""Progress of a rollout and an estimate of the time left, from the Rollout record alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FIELDS: Final[dict[int, str]] = {
 
 @dataclass(frozen=True)
 class RolloutCounts:
-    """Nodes by what they do, and the services of those that are assigned the release that is to run."""
+    """Numbers of nodes by state, and of services on the nodes assigned to the rollout target."""
 
     nodes: int = 0
     settled: int = 0
@@ -37,7 +37,7 @@ class RolloutCounts:
 
     @property
     def share(self) -> float:
-        """How much is done, from 0 to 1: of the nodes that can be reached, each as far as its services are."""
+        """Progress from 0 to 1: settled services of reachable nodes."""
         reachable = self.nodes - self.unreachable
         if not reachable or not self.services_total:
             return self.settled / reachable if reachable else 0.0
@@ -46,42 +46,42 @@ class RolloutCounts:
 
 
 def counts(rollout: Rollout | None) -> RolloutCounts:
-    """Those that the controller counted; of an older controller's rollout, the sum of the nodes that it lists."""
+    """Return the controller's counts; from an older controller without counts, the sum over the listed nodes."""
     if rollout is None:
         return RolloutCounts()
-    found = rollout.counts if rollout.counts.total else _summed(rollout.nodes)
+    counted = rollout.counts if rollout.counts.total else _summed(rollout.nodes)
     return RolloutCounts(
-        nodes=found.total,
-        settled=found.settled,
-        moving=found.pending + found.converging,
-        waiting=found.waiting,
-        unreachable=found.unreachable,
-        failed=found.failed + found.error,
-        services_settled=found.services_settled,
-        services_total=found.services_total,
+        nodes=counted.total,
+        settled=counted.settled,
+        moving=counted.pending + counted.converging,
+        waiting=counted.waiting,
+        unreachable=counted.unreachable,
+        failed=counted.failed + counted.error,
+        services_settled=counted.services_settled,
+        services_total=counted.services_total,
     )
 
 
-def by_phase(rollout: Rollout | None, standings: Sequence[NodeSummary]) -> dict[str, int]:
-    """How many nodes there are (``total``) and in each phase, by its word; as counted, or where nobody did, as seen."""
+def by_phase(rollout: Rollout | None, summaries: Sequence[NodeSummary]) -> dict[str, int]:
+    """Return the number of nodes in total and per phase, as counted by the controller, else from the node states."""
     if rollout is not None and rollout.counts.total:
         return {name: getattr(rollout.counts, name) for name in ("total", *_FIELDS.values())}
-    found = {"total": len(standings)} | dict.fromkeys(_FIELDS.values(), 0)
-    for standing in standings:
-        found[_FIELDS[standing.phase]] += 1
-    return found
+    counted = {"total": len(summaries)} | dict.fromkeys(_FIELDS.values(), 0)
+    for summary in summaries:
+        counted[_FIELDS[summary.phase]] += 1
+    return counted
 
 
-def seconds_left(rollout: Rollout, now: datetime, *, apart: int = 0) -> float | None:
-    """For how long the rollout may still go on at the pace that it had so far; None when there is nothing to go by.
+def seconds_left(rollout: Rollout, now: datetime, *, not_participating: int = 0) -> float | None:
+    """Estimate the seconds left at the rate so far; None without a basis for an estimate.
 
-    ``apart``: so many of the nodes that wait take no part. It takes as many nodes done as are under way: before that,
-    the first ones tell nothing of the others.
+    ``not_participating`` is the number of waiting nodes that take no part. An estimate needs at least as many settled
+    nodes as nodes in progress, because a single batch says nothing about the rest.
     """
-    found = counts(rollout)
-    left = found.moving + max(0, found.waiting - apart)
-    done = found.settled
-    if rollout.phase != Rollout.PROGRESSING or rollout.halted or not left or done < max(1, found.moving):
+    counted = counts(rollout)
+    left = counted.moving + max(0, counted.waiting - not_participating)
+    done = counted.settled
+    if rollout.phase != Rollout.PROGRESSING or rollout.halted or not left or done < max(1, counted.moving):
         return None
     begun = rollout.started_at
     if rollout.task.finished_at.seconds:
@@ -91,7 +91,7 @@ def seconds_left(rollout: Rollout, now: datetime, *, apart: int = 0) -> float | 
 
 
 def time_left_text(seconds: float) -> str:
-    """An estimate in words that do not pretend to be exact: ``about 40 s left``, ``about 3 min left``."""
+    """Return the estimate as rounded text: ``about 40 s left``, ``about 3 min left``."""
     if seconds < 60:
         return f"about {max(5, 5 * round(seconds / 5))} s left"
     if seconds < 3600:
@@ -99,20 +99,22 @@ def time_left_text(seconds: float) -> str:
     return f"about {seconds / 3600:.1f} h left"
 
 
-def progress_text(found: RolloutCounts) -> str:
-    """Nodes and services done: ``12/300 nodes, 24/60 services``; one node goes without saying. "" when none counts."""
-    parts = [f"{found.settled}/{plural(found.nodes, 'node')}"] if found.nodes > 1 else []
-    parts += [f"{found.services_settled}/{plural(found.services_total, 'service')}"] if found.services_total else []
+def progress_text(counted: RolloutCounts) -> str:
+    """Return the settled nodes and services: ``12/300 nodes, 24/60 services``; a single node is not mentioned."""
+    parts = [f"{counted.settled}/{plural(counted.nodes, 'node')}"] if counted.nodes > 1 else []
+    parts += (
+        [f"{counted.services_settled}/{plural(counted.services_total, 'service')}"] if counted.services_total else []
+    )
     return ", ".join(parts)
 
 
 def _summed(nodes: Iterable[NodeProgress]) -> NodeCounts:
-    found = NodeCounts()
+    counted = NodeCounts()
     for node in nodes:
-        found.total += 1
+        counted.total += 1
         if node.phase in _FIELDS:
             name = _FIELDS[node.phase]
-            setattr(found, name, getattr(found, name) + 1)
-        found.services_settled += node.services_settled
-        found.services_total += node.services_total
-    return found
+            setattr(counted, name, getattr(counted, name) + 1)
+        counted.services_settled += node.services_settled
+        counted.services_total += node.services_total
+    return counted

@@ -1,4 +1,4 @@
-"""Showing snapshots as they come: a live view on a terminal, lines for what changed in a pipe, objects in JSON."""
+"""Reporters for followed rollouts: a live view on a terminal, text lines in a pipe, JSON objects."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from devopsellence.cli.output import Output
 from devopsellence.cli.render.lines import LineReporter
 from devopsellence.cli.store.snapshot import Snapshot
 
-# How often ages move on in a live view although nothing happens, in seconds.
+# Seconds between updates of the ages in a live view.
 _TICK: Final = 1.0
 
 
 class Reporter(Protocol):
-    """Shows snapshots. ``every`` is after how many seconds it wants to show the same one again, None for never."""
+    """Display of snapshots; ``every`` is the interval in seconds for showing an unchanged snapshot again, or None."""
 
     every: float | None
 
@@ -29,9 +29,10 @@ class Reporter(Protocol):
 
 @contextmanager
 def reporter(output: Output, operation: str, *, whole: bool, everything: bool = False) -> Iterator[Reporter]:
-    """The reporter that suits ``output``, for the time of a ``with``.
+    """Return the reporter for ``output``; a context manager.
 
-    ``whole``: every JSON object has the whole state, not only what changed. ``everything``: many nodes are not folded.
+    ``whole``: every JSON object contains the whole state, not only the change. ``everything``: show every service of
+    every node, even with many nodes.
     """
     if output.live:
         with _live(output, everything=everything) as live:
@@ -70,7 +71,7 @@ def _live(output: Output, *, everything: bool) -> Iterator[Reporter]:
 
 @contextmanager
 def _terminated_cleanly() -> Iterator[None]:
-    """SIGTERM ends the process through ``finally``, so that the terminal gets its cursor back."""
+    """Make SIGTERM raise SystemExit, so that ``finally`` blocks restore the terminal's cursor."""
 
     def leave(_signal: int, _frame: FrameType | None) -> NoReturn:
         sys.exit(128 + signal.SIGTERM)

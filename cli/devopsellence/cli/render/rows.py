@@ -1,4 +1,4 @@
-"""One row for each service on each node, with the reason for what is not settled."""
+"""Table rows: a service on a node with its state and the reason why it is not settled."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from devopsellence.placement import places, why_not
 
 @dataclass(frozen=True)
 class ServiceRow:
-    """What is known of one service on one node; ``service`` is "" for a node that runs none.
+    """State of a service on a node; ``service`` is "" for a node without services.
 
-    ``age`` is seconds since the serving container was started, None when none serves. ``unhealthy`` is for how many
-    seconds it has not been healthy, None while it is. ``exit_code`` is None when there was no end that was not asked
-    for. ``current``: the node has reported about the release that it is to run. ``waiting``: it is left at another
-    release for now, so that not being settled is as it should be.
+    ``age`` is the seconds since the start of the serving container, None without such a container. ``unhealthy`` is
+    the seconds since the last healthy probe, None while healthy. ``exit_code`` is None unless the container exited by
+    itself. ``current``: the status of the node is about the rollout target. ``waiting``: the node stays at another
+    release for now, so not being settled is expected.
     """
 
     node: str
@@ -45,23 +45,23 @@ class ServiceRow:
 
 
 def rows(snapshot: Snapshot, now: datetime) -> list[ServiceRow]:
-    """All rows, sorted by node and service. ``now`` is what ages are counted to."""
-    return [row for standing in node_summaries(snapshot) for row in node_rows(snapshot, standing, now)]
+    """Return all rows, sorted by node and service; ``now`` is the end of ages."""
+    return [row for summary in node_summaries(snapshot) for row in node_rows(snapshot, summary, now)]
 
 
-def node_rows(snapshot: Snapshot, standing: NodeSummary, now: datetime) -> Iterator[ServiceRow]:
-    """The rows of one node, sorted by service; at least one."""
-    node, waits = standing.node, standing.phase == NodeProgress.WAITING
+def node_rows(snapshot: Snapshot, summary: NodeSummary, now: datetime) -> Iterator[ServiceRow]:
+    """Yield the rows of a node, sorted by service; at least one row."""
+    node, waits = summary.node, summary.phase == NodeProgress.WAITING
     status = snapshot.statuses.get(node)
     reported = {service.name: service for service in status.services} if status else {}
     expected = () if waits else _expected(snapshot, node)
     for name in sorted({*expected, *reported}):
         if name in reported and status is not None:
-            yield _reported(snapshot, standing, status, reported[name], now)
+            yield _reported(snapshot, summary, status, reported[name], now)
         else:
-            yield ServiceRow(node, name, "pending", reason=standing.problem or "the agent has not reported it yet")
+            yield ServiceRow(node, name, "pending", reason=summary.problem or "not yet reported by the agent")
     if not expected and not reported:
-        reason = standing.problem or (anonymous(standing.reason, node) if waits else "")
+        reason = summary.problem or (anonymous(summary.reason, node) if waits else "")
         yield ServiceRow(
             node,
             "",
@@ -73,42 +73,42 @@ def node_rows(snapshot: Snapshot, standing: NodeSummary, now: datetime) -> Itera
 
 
 def _expected(snapshot: Snapshot, node: str) -> frozenset[str]:
-    """The services that the node should run, as far as it can be known before the agent has reported them."""
+    """Return the services expected on the node before the first status of its agent."""
     record, release = snapshot.nodes.get(node), snapshot.numbered(snapshot.target)
     attached = snapshot.environment is not None and node in snapshot.environment.nodes
     if record is None or release is None or not attached:
         return frozenset()
-    # On which nodes the replicas of a service run is for the controller to decide.
+    # The controller chooses the nodes of a service with replicas.
     return frozenset(service.name for service in release.services if not service.replicas and places(service, record))
 
 
 def _reported(
-    snapshot: Snapshot, standing: NodeSummary, status: AssignmentStatus, service: ServiceStatus, now: datetime
+    snapshot: Snapshot, summary: NodeSummary, status: AssignmentStatus, service: ServiceStatus, now: datetime
 ) -> ServiceRow:
-    # A status may be of a release so new that nothing else of it has been read yet.
+    # A status may be about a release newer than the records read.
     current = status.release == snapshot.target or status.release > snapshot.number
-    waits = standing.phase == NodeProgress.WAITING and not current
-    settled = current and not standing.problem and _as_assigned(service)
-    # Also of a release that is taken back: that is why.
+    waits = summary.phase == NodeProgress.WAITING and not current
+    settled = current and not summary.problem and _as_assigned(service)
+    # A failure of a release being rolled back is the reason for the rollback.
     failed = service.failed and (current or status.release == snapshot.number)
     reason = safe(service.reason)
     if failed and not current:
-        reason += f"; goes back to release {snapshot.target}"
+        reason += f"; rolling back to release {snapshot.target}"
     elif waits:
-        reason = _waits(standing, status.release)
+        reason = _waiting_reason(summary, status.release)
     elif not current:
-        # What it says is about another release.
-        reason = f"not yet at release {snapshot.target}" + (f": {standing.problem}" if standing.problem else "")
+        # The status is about another release.
+        reason = f"not yet at release {snapshot.target}" + (f": {summary.problem}" if summary.problem else "")
     elif not settled:
-        reason = reason or standing.problem
+        reason = reason or summary.problem
         if service.address and 0 < service.release < status.release:
-            # The old version goes on until the new one has proved itself.
-            reason += f"{'; ' if reason else ''}release {service.release} goes on serving"
+            # The old version serves requests until the new version is ready.
+            reason += f"{'; ' if reason else ''}release {service.release} keeps serving"
     if settled and service.reused:
         reason = reason or "reused"
-    end = service.last_exit if service.HasField("last_exit") else None
+    last_exit = service.last_exit if service.HasField("last_exit") else None
     return ServiceRow(
-        node=status.node or standing.node,
+        node=status.node or summary.node,
         service=service.name,
         phase=word(ServiceStatus.Phase, service.phase),
         health=word(ServiceStatus.Health, service.health),
@@ -123,16 +123,16 @@ def _reported(
         failed=failed,
         current=current,
         waiting=waits,
-        exit_code=end.code if end is not None and end.HasField("code") else None,
-        oom_killed=end is not None and end.oom_killed,
-        log_lines=tuple(safe(line) for line in end.log_lines) if end is not None else (),
+        exit_code=last_exit.code if last_exit is not None and last_exit.HasField("code") else None,
+        oom_killed=last_exit is not None and last_exit.oom_killed,
+        log_lines=tuple(safe(line) for line in last_exit.log_lines) if last_exit is not None else (),
     )
 
 
-def _waits(standing: NodeSummary, release: int) -> str:
-    """Why a node is left at ``release``: it is not late."""
-    reason = anonymous(standing.reason or standing.problem, standing.node) or "waits its turn"
-    return reason if not release or f"release {release}" in reason else f"{reason}; release {release} goes on"
+def _waiting_reason(summary: NodeSummary, release: int) -> str:
+    """Return the reason why a waiting node stays at ``release``."""
+    reason = anonymous(summary.reason or summary.problem, summary.node) or "waiting for its batch"
+    return reason if not release or f"release {release}" in reason else f"{reason}; release {release} keeps running"
 
 
 def _spec(snapshot: Snapshot, number: int, name: str) -> Service | None:
@@ -165,6 +165,6 @@ def _idle_reason(snapshot: Snapshot, node: str) -> str:
         return "attached, but not registered"
     release = snapshot.numbered(snapshot.target)
     if release is None:
-        return "nothing is released yet"
+        return "no release yet"
     reasons = {why_not(service, record) or "its replicas run on other nodes" for service in release.services}
     return f"runs none of the services: {'; '.join(sorted(reasons))}"

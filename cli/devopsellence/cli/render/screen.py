@@ -1,4 +1,4 @@
-"""A snapshot on a terminal: a table or groups, a progress bar, colours."""
+"""Live screen of an environment on a terminal: table or groups of nodes, progress bar, colours."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ _BAR: Final = 30
 
 
 def status(snapshot: Snapshot, now: datetime, width: int, *, everything: bool = False) -> RenderableType:
-    """The whole snapshot, as high as it is; many nodes in groups, unless ``everything`` is wanted."""
+    """Return the whole snapshot without a limit of height; many nodes in groups unless ``everything`` is True."""
     parts: list[RenderableType] = [_head(snapshot, now), Text()]
     if not node_names(snapshot):
         parts.append(Text("No node is attached.", style="yellow"))
     elif everything or are_few(snapshot):
         table = rows(snapshot, now)
         parts.append(_table(table))
-        parts += [_last_words(line) for row in table for line in text.failure_lines(row)]
+        parts += [_failure_text(line) for row in table for line in text.failure_lines(row)]
     else:
         parts.append(_groups(snapshot, now, width))
     return Group(*parts, *_foot(snapshot, now))
 
 
 def frame(console: Console, snapshot: Snapshot, now: datetime, *, everything: bool = False) -> list[str]:
-    """The snapshot as lines that fit the console's size, with control codes for colours only.
+    """Return the snapshot as lines that fit the console, with control codes for colours only.
 
-    What does not fit is left out from below, and said so; before that, nodes go into groups.
+    If the table does not fit, nodes are shown in groups; lines beyond the height are cut and counted.
     """
     width, height = max(20, console.width - 1), max(4, console.height - 1)
     if everything or are_few(snapshot):
@@ -85,7 +85,7 @@ def _foot(snapshot: Snapshot, now: datetime) -> list[RenderableType]:
 
 
 def _head(snapshot: Snapshot, now: datetime) -> RenderableType:
-    # As wide as the terminal, so that a line does not change when another becomes longer.
+    # As wide as the terminal, so that a longer line does not change the rest.
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(ratio=1)
@@ -112,23 +112,23 @@ def _head(snapshot: Snapshot, now: datetime) -> RenderableType:
 
 
 def _groups(snapshot: Snapshot, now: datetime, width: int, room: int | None = None) -> RenderableType:
-    """A line, cut where it is too long, for what nodes have in common, then the last words of what failed."""
-    found = groups(snapshot, now)
+    """Return the lines of the groups, cut to the width, then the last log lines of failed services."""
+    node_groups = groups(snapshot, now)
     lines: list[RenderableType] = []
-    for group, head, rest in text.group_lines(found, room=room, width=width):
+    for group, head, rest in text.group_lines(node_groups, room=room, width=width):
         line = Text(head, style=_KIND_COLOURS[group.kind], no_wrap=room is not None, overflow="ellipsis")
         lines.append(line.append(rest, style="not bold default"))
-    return Group(*lines, *[_last_words(line) for line in text.failure_output(found)])
+    return Group(*lines, *[_failure_text(line) for line in text.failure_output(node_groups)])
 
 
-def _last_words(line: str) -> Text:
+def _failure_text(line: str) -> Text:
     return Text(line, style="red" if "last lines" in line else "")
 
 
 def _table(table: list[ServiceRow]) -> Table:
     view = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for name in text.HEADER:
-        # The reason takes what is left and wraps; the rest is worth more whole.
+        # The reason takes the remaining width and wraps; the rest stays on a single line.
         view.add_column(
             name, overflow="fold", no_wrap=name != "REASON", justify="right" if name == "RESTARTS" else "left"
         )

@@ -1,4 +1,4 @@
-"""How the release task of the newest release fares, in words."""
+"""State of the release task of the newest release, as text and JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from devopsellence.cli.util.text import iso, safe, seconds_between, span, word
 
 
 def task_of(snapshot: Snapshot) -> TaskStatus | None:
-    """The newest release's task as the controller has it; None where it has none."""
+    """Return the status of the newest release's task; None if there is no release task."""
     rollout = snapshot.rollout
     if rollout is None or rollout.release != snapshot.number or not rollout.HasField("task"):
         return None
@@ -19,33 +19,33 @@ def task_of(snapshot: Snapshot) -> TaskStatus | None:
 
 
 def headline(task: TaskStatus) -> str:
-    """What says something else only when something happens: ``release on n1: failed: exit code 3``."""
+    """Return a line without durations, which changes only with the state: ``release on n1: failed: exit code 3``."""
     where = f" on {task.node}" if task.node else ""
     text = f"{task.name}{where}: {word(TaskStatus.Phase, task.phase)}"
     return f"{text}: {safe(task.reason)}" if task.reason else text
 
 
 def status_line(task: TaskStatus, now: datetime) -> str:
-    """The headline with how long it took, or has taken: ``release on n1: succeeded in 4.2s``."""
+    """Return the headline with the duration so far: ``release on n1: succeeded in 4.2s``."""
     if not task.started_at.seconds:
         return headline(task)
     end = task.finished_at.ToDatetime(tzinfo=now.tzinfo) if task.finished_at.seconds else now
-    taken = span(seconds_between(task.started_at, end))
+    duration = span(seconds_between(task.started_at, end))
     phase = word(TaskStatus.Phase, task.phase)
     preposition = {TaskStatus.RUNNING: "for", TaskStatus.SUCCEEDED: "in"}.get(task.phase, "after")
-    return headline(task).replace(f": {phase}", f": {phase} {preposition} {taken}", 1)
+    return headline(task).replace(f": {phase}", f": {phase} {preposition} {duration}", 1)
 
 
 def last_lines(task: TaskStatus) -> list[str]:
-    """The end of the output of a task that failed; nothing for any other."""
+    """Return the last log lines of a failed task; an empty list for any other."""
     if task.phase != TaskStatus.FAILED or not task.exit.log_lines:
         return []
     lines = [f"    {safe(log_line)}" for log_line in task.exit.log_lines]
-    return ["", f"task {task.name} on {task.node}: its last lines:", *lines]
+    return ["", f"task {task.name} on {task.node}: last lines:", *lines]
 
 
 def document(task: TaskStatus) -> dict[str, Any]:
-    """The shape that it has in JSON."""
+    """Return the JSON form."""
     end = task.exit if task.HasField("exit") else None
     return {
         "name": task.name,

@@ -1,4 +1,4 @@
-"""Drawing frames over one another on a terminal, below what stands there already, by the lines that differ."""
+"""Terminal painter: redraws a frame in place, below earlier output, by writing only the changed lines."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ _CLEAR_SCREEN: Final = "\x1b[2J\x1b[H"
 
 
 class Painter:
-    """Writes frames with ``write``, each in one call. A frame's lines must be narrower than the terminal, its height
-    smaller than the terminal's: no line may wrap, none scroll away."""
+    """Painter of frames; every frame is a single call of ``write``.
+
+    A frame must be narrower and lower than the terminal, so that no line wraps or scrolls away.
+    """
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -22,8 +24,11 @@ class Painter:
         self._size = (0, 0)
 
     def paint(self, lines: Sequence[str], size: tuple[int, int]) -> None:
-        """Show ``lines`` in place of those before. ``size`` is the terminal's: when it has changed, where they stood
-        is not known any more, and the screen is begun anew."""
+        """Replace the previous frame by ``lines``.
+
+        ``size`` is the size of the terminal; after a change of size the position of the old frame is unknown, so the
+        screen is cleared.
+        """
         out = ""
         before = self._lines
         if before is None:
@@ -37,18 +42,18 @@ class Painter:
         self._write(out)
 
     def close(self) -> None:
-        """Leave the last frame where it is, and the cursor on a line of its own below it."""
+        """Leave the last frame on the screen and put the cursor on a new line below."""
         if self._lines is not None:
             self._write(f"\r\n{_SHOW}")
         self._lines = None
 
 
 def _rewritten(before: Sequence[str], lines: Sequence[str]) -> str:
-    """What makes ``lines`` (at least one) of ``before``; the cursor stands in the last line before and after."""
+    """Return the control codes that turn ``before`` into ``lines``; the cursor starts and ends in the last line."""
     out = f"\r\x1b[{len(before) - 1}A" if len(before) > 1 else "\r"
     for index, line in enumerate(lines):
         if index >= len(before):
-            # At the bottom of the terminal, only this makes room.
+            # At the bottom of the terminal, only a newline scrolls.
             out += ("\r\n" if index else "") + line
             continue
         out += "\x1b[B" if index else ""

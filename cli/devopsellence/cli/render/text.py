@@ -1,4 +1,4 @@
-"""A snapshot as plain text: for a pipe, a file, a CI log."""
+"""Plain text of a snapshot, for pipes, files and CI logs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from devopsellence.cli.util.text import age, collapse_ranges, columns, plural, s
 
 HEADER = ("NODE", "SERVICE", "PHASE", "HEALTH", "AGE", "RESTARTS", "ADDRESS", "REASON")
 _SPANS = {RolloutState.SETTLED: "in", RolloutState.FAILED: "after"}
-# How long lines that stand for many nodes become where nothing else limits them, and the names' share of that.
+# Maximum length of a line about many nodes without a terminal, and the share of the names.
 _WIDTH: Final = 150
 _NAMES: Final = 0.4
-# Of so many services that failed, the last lines are shown.
+# Maximum number of failed services with their last log lines.
 _ENDS: Final = 3
 
 
 def status(snapshot: Snapshot, now: datetime, *, everything: bool = False) -> str:
-    """The whole snapshot: many nodes in groups, unless ``everything`` is wanted."""
+    """Return the whole snapshot as text; many nodes in groups unless ``everything`` is True."""
     lines = [f"Environment  {snapshot.ref}", f"Release      {release_line(snapshot, now)}"]
     if snapshot.number:
         lines.append(f"Rollout      {rollout_line(snapshot, now)}")
@@ -42,50 +42,49 @@ def status(snapshot: Snapshot, now: datetime, *, everything: bool = False) -> st
         lines += ["", columns(HEADER, [cells(row) for row in table])]
         lines += [line for row in table for line in failure_lines(row)]
     else:
-        found = groups(snapshot, now)
-        lines += ["", *[f"{head}{tail}" for _, head, tail in group_lines(found)], *failure_output(found)]
+        node_groups = groups(snapshot, now)
+        lines += ["", *[f"{head}{tail}" for _, head, tail in group_lines(node_groups)], *failure_output(node_groups)]
     lines += tasks.last_lines(task) if task else []
     lines += notes(snapshot, now)
     return "\n".join(lines)
 
 
 def group_lines(
-    found: Sequence[NodeGroup], *, room: int | None = None, width: int = _WIDTH
+    groups: Sequence[NodeGroup], *, room: int | None = None, width: int = _WIDTH
 ) -> list[tuple[NodeGroup, str, str]]:
-    """Groups as lines: each with its group, its heading (empty after the group's first), and the rest.
+    """Return the lines of groups as (group, heading, text); the heading is blank after the first line of a group.
 
-    At most ``room`` lines if there is room for one a group. What is to be said of nodes leaves their names a part of
-    ``width``.
+    At most ``room`` lines, but at least one per group. Names take at most a part of ``width`` beside a text.
     """
     shown = []
-    digits = max((len(str(len(group.nodes))) for group in found), default=0)
-    for group, given in zip(found, line_limits(found, room), strict=True):
+    digits = max((len(str(len(group.nodes))) for group in groups), default=0)
+    for group, limit in zip(groups, line_limits(groups, room), strict=True):
         head = f"{group.kind.value:<11}  {len(group.nodes):>{digits}}  "
-        for line in group.within(given):
+        for line in group.within(limit):
             names = collapse_ranges(line.nodes, int(width * _NAMES) if line.text else width - len(head))
             shown.append((group, head, f"{names}: {line.text}" if line.text else names))
             head = " " * len(head)
     return shown
 
 
-def failure_output(found: Sequence[NodeGroup]) -> list[str]:
-    """How what failed ended, once for what ended alike; the first few."""
+def failure_output(groups: Sequence[NodeGroup]) -> list[str]:
+    """Return exit codes and last log lines of failed services; equal ones once, the first few only."""
     ends: dict[tuple[str, ...], list[str]] = {}
-    for row in (row for group in found for row in group.rows):
+    for row in (row for group in groups for row in group.rows):
         if lines := failure_lines(row):
             ends.setdefault((row.service, *lines[2:]), lines)
     return [line for lines in list(ends.values())[:_ENDS] for line in lines]
 
 
 def release_line(snapshot: Snapshot, now: datetime) -> str:
-    """The newest release in a line: ``3 (a1b2c3d, by ann@laptop, 2m ago): message``."""
+    """Return the newest release as a line: ``3 (a1b2c3d, by ann@laptop, 2m ago): message``."""
     if not snapshot.number:
         return "none yet; run devopsellence deploy"
     return _release_line(snapshot.number, snapshot.release, now)
 
 
 def running_line(snapshot: Snapshot, now: datetime) -> str:
-    """The release that the environment is to run in place of the newest, as :func:`release_line`; "" if none is."""
+    """Return the rollout target as :func:`release_line` if it is not the newest release; else ""."""
     if snapshot.target == snapshot.number:
         return ""
     return _release_line(snapshot.target, snapshot.numbered(snapshot.target), now)
@@ -100,7 +99,7 @@ def _release_line(number: int, release: Release | None, now: datetime) -> str:
 
 
 def release_facts(release: Release, now: datetime) -> list[str]:
-    """What is known of a release besides its number and message."""
+    """Return revision, author, age and origin of a release, as far as known."""
     created = since(release.created_at, now)
     facts = [
         safe(release.revision),
@@ -112,7 +111,7 @@ def release_facts(release: Release, now: datetime) -> list[str]:
 
 
 def rollout_line(snapshot: Snapshot, now: datetime) -> str:
-    """How the newest release fares in a line: ``settled in 4s, 2/2 services``."""
+    """Return the state of the newest rollout as a line: ``settled in 4s, 2/2 services``."""
     verdict = release_verdict(snapshot, snapshot.number)
     parts = [
         rollout_time(snapshot, now),
@@ -124,36 +123,36 @@ def rollout_line(snapshot: Snapshot, now: datetime) -> str:
 
 
 def rollout_time(snapshot: Snapshot, now: datetime) -> str:
-    """How the newest release stands, and how long it took, or has taken: ``settled in 4s``."""
-    verdict, found = release_verdict(snapshot, snapshot.number), snapshot.current
+    """Return the state and the duration of the newest rollout: ``settled in 4s``."""
+    verdict, rollout = release_verdict(snapshot, snapshot.number), snapshot.current
     text = verdict_text(verdict)
     if verdict.outcome is RolloutState.WAITING:
         return f"{text} for the controller" + ("" if snapshot.controllers != 0 else "; none is running")
-    if found is None or not found.started_at.seconds:
+    if rollout is None or not rollout.started_at.seconds:
         return text
-    end = found.finished_at.ToDatetime(tzinfo=now.tzinfo) if found.finished_at.seconds else now
-    return f"{text} {_SPANS.get(verdict.outcome, 'for')} {span(seconds_between(found.started_at, end))}"
+    end = rollout.finished_at.ToDatetime(tzinfo=now.tzinfo) if rollout.finished_at.seconds else now
+    return f"{text} {_SPANS.get(verdict.outcome, 'for')} {span(seconds_between(rollout.started_at, end))}"
 
 
 def time_left(snapshot: Snapshot, now: datetime) -> str:
-    """An estimate of how long it will go on, in words; "" where there is nothing to go by."""
+    """Return the estimate of the time left as text; "" without a basis for an estimate."""
     if snapshot.current is None:
         return ""
-    # They wait for something else than their turn.
-    apart = sum(1 for node in snapshot.nodes.values() if node.cordoned)
-    left = progress.seconds_left(snapshot.current, now, apart=apart)
+    # Cordoned nodes do not wait for their batch.
+    not_participating = sum(1 for node in snapshot.nodes.values() if node.cordoned)
+    left = progress.seconds_left(snapshot.current, now, not_participating=not_participating)
     return progress.time_left_text(left) if left is not None else ""
 
 
 def verdict_text(verdict: ReleaseVerdict) -> str:
-    """A verdict in a word, or a few while nodes go back."""
+    """Return the state of a rollout in a word, or a few words during a rollback."""
     if verdict.outcome is RolloutState.ROLLING_BACK:
-        return f"failed, going back to release {verdict.rolled_back_to}"
+        return f"failed, rolling back to release {verdict.rolled_back_to}"
     return str(verdict.outcome.value)
 
 
 def cells(row: ServiceRow) -> list[str]:
-    """A row as the table's cells, in the order of :data:`HEADER`."""
+    """Return the table cells of a row, in the order of :data:`HEADER`."""
     return [
         row.node,
         row.service or "-",
@@ -173,37 +172,37 @@ def _health(row: ServiceRow) -> str:
 
 
 def failure_lines(row: ServiceRow) -> list[str]:
-    """How a service that does not run ended, with its last lines; nothing for one that runs."""
+    """Return the exit code and the last log lines of a failed service; an empty list for a settled service."""
     if row.settled or (row.exit_code is None and not row.log_lines):
         return []
-    code = "ended" if row.exit_code is None else f"exit code {row.exit_code}"
+    code = "exited" if row.exit_code is None else f"exit code {row.exit_code}"
     memory = ", out of memory" if row.oom_killed else ""
-    last = "; its last lines:" if row.log_lines else ""
+    last = "; last lines:" if row.log_lines else ""
     return ["", f"{row.node}/{row.service}: {code}{memory}{last}", *[f"    {line}" for line in row.log_lines]]
 
 
 def notes(snapshot: Snapshot, now: datetime) -> list[str]:
-    """What is wrong with the ingress, and what makes the rest doubtful: keys that cannot be read, a lost connection."""
+    """Return notes below the table: ingress problems, unreadable keys, cluster warnings, a lost connection."""
     lines = ingress.problem_lines(ingress.ingress_problems(snapshot, now))
     lines += [f"Cannot read {problem.key}: {safe(problem.reason)}" for problem in snapshot.problems]
     lines += [safe(warning) for warning in snapshot.warnings]
     if snapshot.stale:
-        lines.append(f"What is shown may be old: {safe(snapshot.stale)}")
+        lines.append(f"This may be out of date: {safe(snapshot.stale)}")
     return ["", *lines] if lines else []
 
 
 def row_line(row: ServiceRow) -> str:
-    """A row as a line of its own, as a log shows changes: ``n1 web: running, healthy, http://…``."""
+    """Return a row as a log line: ``n1 web: running, healthy, http://…``."""
     return f"{row.node} {row.service}: {_state(row)}" if row.service else f"{row.node}: {_state(row)}"
 
 
 def changes(before: Sequence[ServiceRow], after: Sequence[ServiceRow]) -> list[tuple[ServiceRow, str]]:
-    """The rows that say something else than ``before``, each with its line; age does not count. Last those gone."""
+    """Return the changed rows with their lines, then the removed rows; ages do not count as a change."""
     known = {(row.node, row.service): row_line(row) for row in before}
-    there = {(row.node, row.service) for row in after}
-    found = [(row, row_line(row)) for row in after if known.get((row.node, row.service)) != row_line(row)]
-    gone = [row for row in before if row.service and (row.node, row.service) not in there]
-    return found + [(row, f"{row.node} {row.service}: gone") for row in gone]
+    present = {(row.node, row.service) for row in after}
+    changed = [(row, row_line(row)) for row in after if known.get((row.node, row.service)) != row_line(row)]
+    gone = [row for row in before if row.service and (row.node, row.service) not in present]
+    return changed + [(row, f"{row.node} {row.service}: removed") for row in gone]
 
 
 def _state(row: ServiceRow) -> str:

@@ -1,4 +1,4 @@
-"""Reading an environment once, everything at the same time, and a bad record spoils nothing but itself."""
+"""Concurrent reads of records from etcd; unreadable records are reported beside the readable ones."""
 
 from __future__ import annotations
 
@@ -28,12 +28,15 @@ from devopsellence.store.keys import EnvironmentRef, Keys
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 _AT_A_TIME: Final = 32
-# Of more nodes than this, one list of everything of a kind costs less than a call for each.
+# Above this many keys, listing a whole prefix costs less than one call per key.
 MAX_SINGLE_READS: Final = 16
 
 
 class Reader:
-    """Reads records and remembers in ``problems`` those that cannot be read; a store error ends the command."""
+    """Reader of records from etcd; ``problems`` collects unreadable records.
+
+    Every method raises StoreError if etcd cannot be asked.
+    """
 
     def __init__(self, etcd: Etcd) -> None:
         self.etcd = etcd
@@ -41,27 +44,27 @@ class Reader:
         self._slots = asyncio.Semaphore(_AT_A_TIME)
 
     async def get(self, key: str, kind: type[M]) -> M | None:
-        """The record at ``key``; None when there is none or it cannot be read."""
+        """Return the record at ``key``; None if the record is absent or unreadable."""
         async with self._slots:
-            found = await self.etcd.get(key)
-        return self._decode(kind, key, found.value) if found else None
+            stored = await self.etcd.get(key)
+        return self._decode(kind, key, stored.value) if stored else None
 
     async def get_many(self, keys: dict[str, str], kind: type[M]) -> dict[str, M]:
-        """The records at the keys of ``keys`` (name to key), by name; those that are not there are left out."""
-        found = await concurrently(self.get(key, kind) for key in keys.values())
-        return {name: message for name, message in zip(keys, found, strict=True) if message is not None}
+        """Return the records at the keys of ``keys`` (name to key), by name; without absent and unreadable records."""
+        messages = await concurrently(self.get(key, kind) for key in keys.values())
+        return {name: message for name, message in zip(keys, messages, strict=True) if message is not None}
 
     async def get_many_under(self, prefix: str, keys: dict[str, str], kind: type[M]) -> dict[str, M]:
-        """As :meth:`each` for keys that are all under ``prefix``, with one call where they are many."""
+        """Return the same as :meth:`get_many` for keys under ``prefix``, with a single call for many keys."""
         if len(keys) <= MAX_SINGLE_READS:
             return await self.get_many(keys, kind)
         names = {key: name for name, key in keys.items()}
         listing = await self.etcd.list(prefix)
-        found = {names[kv.key]: self._decode(kind, kv.key, kv.value) for kv in listing.items if kv.key in names}
-        return {name: message for name, message in found.items() if message is not None}
+        messages = {names[kv.key]: self._decode(kind, kv.key, kv.value) for kv in listing.items if kv.key in names}
+        return {name: message for name, message in messages.items() if message is not None}
 
     async def get_prefix(self, prefix: str, kind: type[M]) -> dict[str, M]:
-        """All readable records under ``prefix`` by key, sorted."""
+        """Return all readable records under ``prefix``, by key, sorted."""
         listing = await self.etcd.list(prefix)
         decoded = {item.key: self._decode(kind, item.key, item.value) for item in listing.items}
         return {key: message for key, message in decoded.items() if message is not None}
@@ -75,8 +78,11 @@ class Reader:
 
 
 async def concurrently(work: Iterable[Awaitable[T]]) -> list[T]:
-    """All results in order; the first error ends the others, waits until they have ended, and is raised as it is."""
-    tasks = [asyncio.ensure_future(each) for each in work]
+    """Run awaitables concurrently and return their results in order.
+
+    The first error cancels the rest and is raised unchanged after all have ended.
+    """
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in work]
     try:
         return await asyncio.gather(*tasks)
     finally:
@@ -86,7 +92,7 @@ async def concurrently(work: Iterable[Awaitable[T]]) -> list[T]:
 
 
 async def snapshot(etcd: Etcd, ref: EnvironmentRef) -> Snapshot:
-    """Everything that is known of one environment."""
+    """Read all records of an environment."""
     reader, keys = Reader(etcd), etcd.keys
     environment, rollout, controllers, warnings, certificates = await asyncio.gather(
         reader.get(keys.environment(ref), Environment),
@@ -97,48 +103,48 @@ async def snapshot(etcd: Etcd, ref: EnvironmentRef) -> Snapshot:
     )
     number = environment.latest_release if environment else 0
     attached = environment.nodes if environment else ()
-    # A node that is being detached is still in the rollout until it has removed what it ran.
+    # A detached node stays in the rollout until all its containers are removed.
     names = sorted({*attached, *(progress.node for progress in (rollout.nodes if rollout else ()))})
     numbers = sorted({number, *releases_named_by(rollout)} - {0})
     releases, nodes, heartbeats, statuses = await asyncio.gather(
-        reader.get_many({str(each): keys.release(ref, each) for each in numbers}, Release),
+        reader.get_many({str(release): keys.release(ref, release) for release in numbers}, Release),
         reader.get_many_under(keys.nodes_prefix, {name: keys.node(name) for name in names}, Node),
         reader.get_many_under(keys.heartbeats_prefix, {name: keys.heartbeat(name) for name in names}, Heartbeat),
         reader.get_many_under(
             keys.all_statuses_prefix, {name: keys.status(name, ref) for name in names}, AssignmentStatus
         ),
     )
-    others = {int(each): release for each, release in releases.items()}
+    older_releases = {int(text): release for text, release in releases.items()}
     return Snapshot(
         ref=ref,
         environment=environment,
-        release=others.pop(number, None),
+        release=older_releases.pop(number, None),
         rollout=rollout,
         nodes=nodes,
         heartbeats=heartbeats,
         statuses=statuses,
         controllers=len(controllers.items),
         problems=tuple(sorted(reader.problems, key=lambda problem: problem.key)),
-        older_releases=others,
+        older_releases=older_releases,
         warnings=warnings,
         certificates=certificates_by_host(keys, certificates),
     )
 
 
 def certificates_by_host(keys: Keys, certificates: Mapping[str, T]) -> dict[str, T]:
-    """What stands at the keys of certificates, by host; other keys are left out."""
-    found = {}
-    for key, each in certificates.items():
+    """Return values stored under certificate keys by host; other keys are left out."""
+    values = {}
+    for key, value in certificates.items():
         with suppress(ValueError):
-            found[keys.parse_certificate(key)[1]] = each
-    return found
+            values[keys.parse_certificate(key)[1]] = value
+    return values
 
 
 async def _alarms(etcd: Etcd) -> tuple[str, ...]:
-    """A sentence for each alarm of etcd; a member that does not tell keeps nobody from the rest."""
+    """Return a sentence for each active etcd alarm; nothing if the member does not report alarms."""
     with suppress(StoreError):
         return tuple(
-            f"{of_alarm(alarm).message}; devopsellence doctor says what ends it"
+            f"{of_alarm(alarm).message}; run devopsellence doctor to see how to clear it"
             for alarm in (await etcd.member()).alarms
         )
     return ()

@@ -1,4 +1,4 @@
-"""Releases that are there already."""
+"""Stored releases: the newest, or a given number."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from devopsellence.store.keys import EnvironmentRef
 
 
 async def newest_release(etcd: Etcd, ref: EnvironmentRef) -> Release | None:
-    """The environment's newest release; None before the first.
+    """Return the newest release of an environment; None before the first.
 
     Raises:
-        MalformedRecord: the environment's or the release's record cannot be read.
+        MalformedRecord: the record of the environment or of the release cannot be read.
     """
     key = etcd.keys.environment(ref)
-    found = await etcd.get(key)
-    number = decode(Environment, key, found.value).latest_release if found else 0
+    stored = await etcd.get(key)
+    number = decode(Environment, key, stored.value).latest_release if stored else 0
     return await read_release(etcd, ref, number) if number else None
 
 
 async def read_release(etcd: Etcd, ref: EnvironmentRef, number: int) -> Release | None:
-    """Release ``number``; None when there is none.
+    """Return release ``number``; None if there is no such release.
 
     Raises:
-        MalformedRecord: its record cannot be read.
+        MalformedRecord: the record cannot be read.
     """
     key = etcd.keys.release(ref, number)
-    found = await etcd.get(key)
-    return decode(Release, key, found.value) if found else None
+    stored = await etcd.get(key)
+    return decode(Release, key, stored.value) if stored else None

@@ -1,4 +1,4 @@
-"""What was read of one environment at one time."""
+"""Snapshot of an environment: its records at one time, and the state of its newest rollout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from devopsellence.store.keys import EnvironmentRef
 
 @dataclass(frozen=True)
 class UnreadableKey:
-    """A key that could not be read, and why."""
+    """Key in etcd with an unreadable record, and the reason."""
 
     key: str
     reason: str
@@ -30,13 +30,13 @@ class UnreadableKey:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The records of one environment; None and missing entries were not there (unreadable ones are in ``problems``).
+    """Records of one environment; absent records are None or left out, unreadable records are in ``problems``.
 
-    ``nodes``, ``heartbeats`` and ``statuses`` are by node. ``heartbeats`` is None where nobody looked.
-    ``release`` is the newest one, ``older_releases`` are earlier ones that the rollout names (:func:`named_by`), by number.
-    ``controllers`` is how many controllers stand for election, None where nobody looked. ``stale`` says why what is
-    shown may be old; "" when it is not. ``warnings`` are sentences about the cluster itself. ``certificates`` are by
-    host.
+    ``nodes``, ``heartbeats`` and ``statuses`` are by node; ``heartbeats`` is None if heartbeats were not read.
+    ``release`` is the newest release; ``older_releases`` are the earlier releases named by the rollout
+    (:func:`releases_named_by`), by number. ``controllers`` is the number of running controllers, None if not read.
+    ``stale`` is the reason why the snapshot may be out of date, "" if the snapshot is current. ``warnings`` are
+    sentences about the cluster. ``certificates`` are by host.
     """
 
     ref: EnvironmentRef
@@ -55,43 +55,43 @@ class Snapshot:
 
     @cached_property
     def number(self) -> int:
-        """The newest release; 0 before the first."""
+        """Number of the newest release; 0 before the first."""
         return self.environment.latest_release if self.environment else 0
 
     @cached_property
     def current(self) -> Rollout | None:
-        """The rollout, if it is the newest release's."""
+        """Rollout of the newest release; None if the controller has not started the rollout."""
         return self.rollout if self.rollout is not None and self.rollout.release == self.number else None
 
     @cached_property
     def target(self) -> int:
-        """The release that the environment is to run: the newest, unless that was rolled back; 0 before the first."""
+        """Rollout target: the newest release, unless that was rolled back; 0 before the first."""
         return target_of(self.current) if self.current is not None else self.number
 
     def numbered(self, number: int) -> Release | None:
-        """Release ``number``; None when it was not read or cannot be."""
+        """Return release ``number``; None if the release was not read or is unreadable."""
         return self.release if number == self.number else self.older_releases.get(number)
 
     @cached_property
     def progress(self) -> Mapping[str, NodeProgress]:
-        """What the controller says of the nodes, by name; of many, it lists only the worst hundred."""
+        """Progress of nodes as the controller reports it, by name; at most the hundred worst nodes."""
         return {node.node: node for node in self.rollout.nodes} if self.rollout else {}
 
 
 def target_of(rollout: Rollout) -> int:
-    """The release that the rollout's environment is to run."""
+    """Return the release number of the rollout target."""
     return rollout.target or rollout.release
 
 
 def releases_named_by(rollout: Rollout | None) -> frozenset[int]:
-    """The numbers of the releases that nodes are to run or may go back to."""
+    """Return the numbers of the rollout target and of the last settled release."""
     if rollout is None:
         return frozenset()
     return frozenset({target_of(rollout), rollout.last_settled} - {0})
 
 
 class RolloutState(Enum):
-    """How a release's rollout stands."""
+    """State of the rollout of a release."""
 
     WAITING = "waiting"
     PROGRESSING = "progressing"
@@ -103,9 +103,9 @@ class RolloutState(Enum):
 
 @dataclass(frozen=True)
 class ReleaseVerdict:
-    """``outcome`` with the reason that the controller gave, "" if it gave none.
+    """State of a rollout with the controller's reason, "" if there is none.
 
-    ``instead`` is the release that runs in place of a failed one that was (or is) rolled back; 0 if none does.
+    ``rolled_back_to`` is the release number to which a failed rollout was, or is being, rolled back; else 0.
     """
 
     outcome: RolloutState
@@ -114,7 +114,7 @@ class ReleaseVerdict:
 
     @property
     def final(self) -> bool:
-        """Whether following it any longer makes no sense."""
+        """True if the rollout has ended."""
         return self.outcome in (RolloutState.SETTLED, RolloutState.FAILED, RolloutState.SUPERSEDED)
 
 
@@ -128,7 +128,7 @@ _OUTCOMES = {
 
 
 def release_verdict(snapshot: Snapshot, number: int) -> ReleaseVerdict:
-    """How the rollout of release ``number`` stands; WAITING while the controller has not begun with it."""
+    """Return the state of the rollout of release ``number``; WAITING until the controller starts the rollout."""
     rollout = snapshot.rollout
     superseded = ReleaseVerdict(RolloutState.SUPERSEDED, f"release {snapshot.number} was written after it")
     if rollout is None or rollout.release < number:
@@ -143,10 +143,14 @@ def release_verdict(snapshot: Snapshot, number: int) -> ReleaseVerdict:
 
 def _of_rollout(rollout: Rollout, overtaken: ReleaseVerdict | None) -> ReleaseVerdict:
     outcome = _OUTCOMES.get(rollout.phase, RolloutState.WAITING)
-    instead = target_of(rollout) if target_of(rollout) != rollout.release else 0
+    rolled_back_to = target_of(rollout) if target_of(rollout) != rollout.release else 0
     if outcome is RolloutState.ROLLING_BACK:
-        # It has failed already, whatever comes after it.
+        # The release has failed already, whatever the result of the rollback.
         reason = rollout.halted or rollout.reason
-        return ReleaseVerdict(RolloutState.FAILED, reason) if overtaken else ReleaseVerdict(outcome, reason, instead)
-    verdict = ReleaseVerdict(outcome, rollout.reason, instead)
+        return (
+            ReleaseVerdict(RolloutState.FAILED, reason)
+            if overtaken
+            else ReleaseVerdict(outcome, reason, rolled_back_to)
+        )
+    verdict = ReleaseVerdict(outcome, rollout.reason, rolled_back_to)
     return overtaken if overtaken and not verdict.final else verdict

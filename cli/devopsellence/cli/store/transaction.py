@@ -1,4 +1,4 @@
-"""Read, change, write: one transaction that holds only if nobody wrote in between."""
+"""Optimistic transactions: read a record, edit it, write it back only if the record is unchanged in etcd."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _ATTEMPTS: Final = 10
 
 
 class WriteConflict(Exception):
-    """Someone wrote in between; read again."""
+    """The record changed in etcd since the read; read again and retry."""
 
 
 def retrying() -> AsyncRetrying:
-    """Ten attempts within a few seconds, for whoever lost a race: a handful of people and pipelines, not a crowd."""
+    """Return the retry policy after a write conflict: ten attempts within a few seconds, with random pauses."""
     return AsyncRetrying(
         retry=retry_if_exception_type((WriteConflict, Ambiguous)),
         wait=wait_random_exponential(multiplier=0.05, max=1),
@@ -47,76 +47,76 @@ async def change(
     *,
     also: Callable[[M], Sequence[Put]] = lambda _: (),
 ) -> M:
-    """Store what ``edit`` makes of what is at ``key`` (None: nothing is) and return it.
+    """Replace the record at ``key`` by the result of ``edit`` and return the new record.
 
-    ``edit`` may be called several times and must return a message of its own; what equals the stored one is not
-    written. ``also`` gives further keys to write in the same transaction.
+    ``edit`` gets the stored record (None if absent), may be called several times and must return a new message; an
+    unchanged record is not written. ``also`` returns further keys to write in the same transaction.
 
     Raises:
-        MalformedRecord: what is there cannot be read, so it is not overwritten.
-        CliError: ``busy``: others kept writing; or whatever ``edit`` raises.
+        MalformedRecord: the stored record is unreadable and therefore not overwritten.
+        CliError: ``busy``: the record kept changing; or any error raised by ``edit``.
     """
     try:
         async for attempt in retrying():
             with attempt:
                 return await _change_once(etcd, key, kind, edit, also)
     except WriteConflict as error:
-        raise CliError("busy", f"{key} was changed by others {_ATTEMPTS} times in a row; try again") from error
+        raise CliError("busy", f"{key} was changed by somebody else {_ATTEMPTS} times in a row; try again") from error
     raise AssertionError("unreachable")
 
 
 async def _change_once(
     etcd: Etcd, key: str, kind: type[M], edit: Callable[[M | None], M], also: Callable[[M], Sequence[Put]]
 ) -> M:
-    found = await etcd.get(key)
-    before = decode(kind, key, found.value) if found else None
+    stored = await etcd.get(key)
+    before = decode(kind, key, stored.value) if stored else None
     after = edit(before)
-    # This is also how an unanswered write of ours is found to have happened: there is nothing left to change.
+    # Also the case after an unanswered write that did happen: nothing is left to change.
     if after == before:
         return after
-    unchanged = Compare.unmodified(key, found.mod_revision) if found else Compare.absent(key)
+    unchanged = Compare.unmodified(key, stored.mod_revision) if stored else Compare.absent(key)
     result = await etcd.txn([unchanged], [Put(key, encode(after)), *also(after)])
     if not result.succeeded:
         raise WriteConflict
     return after
 
 
-async def delete(etcd: Etcd, key: str, told: Put, missing: CliError) -> None:
-    """Delete what is at ``key``, also what cannot be read, and write ``told`` with it.
+async def delete(etcd: Etcd, key: str, event: Put, missing: CliError) -> None:
+    """Delete the record at ``key``, even if unreadable, and write ``event`` in the same transaction.
 
     Raises:
-        CliError: ``missing``: nothing is there. ``busy``: others kept writing.
+        CliError: ``missing`` if there is no record; ``busy``: the record kept changing.
     """
     tried = False
     try:
         async for attempt in retrying():
             with attempt:
-                found = await etcd.get(key)
-                if found is not None:
+                stored = await etcd.get(key)
+                if stored is not None:
                     tried = True
-                    await _delete_once(etcd, found, told)
+                    await _delete_once(etcd, stored, event)
                 elif not tried:
-                    # After an attempt it is as it should be: an unanswered write of ours did it, or somebody else.
+                    # Absent after an attempt means done: by an unanswered write of this process or by somebody else.
                     raise missing
     except WriteConflict as error:
-        raise CliError("busy", f"{key} kept being changed by others; try again") from error
+        raise CliError("busy", f"{key} kept being changed by somebody else; try again") from error
 
 
-async def _delete_once(etcd: Etcd, found: KeyValue, told: Put) -> None:
-    result = await etcd.txn([Compare.unmodified(found.key, found.mod_revision)], [Delete(found.key), told])
+async def _delete_once(etcd: Etcd, stored: KeyValue, event: Put) -> None:
+    result = await etcd.txn([Compare.unmodified(stored.key, stored.mod_revision)], [Delete(stored.key), event])
     if not result.succeeded:
         raise WriteConflict
 
 
 def now() -> Timestamp:
-    """This moment by this machine's clock, for people to read."""
+    """Return the current time by the clock of this machine, to the microsecond; for display only."""
     stamp = Timestamp()
     stamp.FromNanoseconds(time.time_ns() // 1000 * 1000)
     return stamp
 
 
 def current_user() -> str:
-    """Who runs this, as ``user@host``."""
+    """Return the user of this process as ``user@host``."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
@@ -135,7 +135,7 @@ def new_environment(ref: EnvironmentRef) -> Environment:
 
 
 async def event_put(etcd: Etcd, ref: EnvironmentRef, event: Event, *, name: str = "") -> Put:
-    """What writes ``event`` so that it is gone after a day; ``name`` is its id if the caller wants to know it."""
+    """Return the write of ``event`` with a lease of a day; ``name`` is the event id, chosen here by default."""
     event.at.CopyFrom(now())
     event.source = "cli"
     lease = await etcd.grant_lease(LEASE_TTL_SECONDS)

@@ -28,7 +28,7 @@ def end(outcome: RolloutState, reason: str = "", *statuses: AssignmentStatus, **
         "statuses": {status.node: status for status in statuses},
         "controllers": 1,
     }
-    fields = {"instead": more.pop("instead", 0)}
+    fields = {"rolled_back_to": more.pop("rolled_back_to", 0)}
     failed = more.pop("failed", ())
     return RolloutEnd(Snapshot(REF, **{**snapshot, **more}), 5, ReleaseVerdict(outcome, reason, **fields), failed)
 
@@ -48,7 +48,7 @@ def test_failed_names_the_service_its_exit_code_and_its_last_lines() -> None:
     assert error.message == "release 5 of acme/Shop/production failed: n1: web ended"
     (finding,) = error.findings
     assert finding.message == "n1 web: failed (ended)"
-    assert finding.evidence == "exit code 3; its last lines:\n    one\n    two"
+    assert finding.evidence == "exit code 3; last lines:\n    one\n    two"
     assert [next_action.command for next_action in error.next_actions] == ["devopsellence status"]
 
 

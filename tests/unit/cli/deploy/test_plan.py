@@ -70,7 +70,7 @@ def assigned(*services: Service, **more: Any) -> dict[str, Assignment]:
                 "n1",
                 "web",
                 ChangeKind.REPLACED,
-                "only if the image differs: the app image is built anew",
+                "only if the image differs: the app image is rebuilt",
                 certain=False,
             ),
         ),
@@ -78,7 +78,7 @@ def assigned(*services: Service, **more: Any) -> dict[str, Assignment]:
             [redis("")],
             assigned(redis()),
             ServiceChange(
-                "n1", "redis", ChangeKind.REPLACED, "only if the image differs: redis:7 is pulled anew", certain=False
+                "n1", "redis", ChangeKind.REPLACED, "only if the image differs: redis:7 is pulled", certain=False
             ),
         ),
         # Something else changed as well, so the image does not matter.
@@ -196,7 +196,7 @@ def test_where_replicas_go(
         pytest.param(
             web(NEW),
             None,
-            ServiceChange("n1", "web", ChangeKind.KEPT, "node is cordoned, and keeps it as it is"),
+            ServiceChange("n1", "web", ChangeKind.KEPT, "node is cordoned, so the service stays unchanged"),
             id="cordoned",
         ),
         pytest.param(
@@ -205,7 +205,7 @@ def test_where_replicas_go(
         pytest.param(
             web(NEW, volumes=[VolumeMount(source="data", target="/data")]),
             Drain(),
-            ServiceChange("n1", "web", ChangeKind.KEPT, "node is being drained, and keeps it as it is"),
+            ServiceChange("n1", "web", ChangeKind.KEPT, "node is being drained, so the service stays unchanged"),
             id="drained, with a volume",
         ),
     ],

@@ -8,14 +8,14 @@ from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import RolloutPolicy
 from devopsellence.cli.deploy.plan import nodes_at_a_time, rollout_order
 
-BACK = "if a node fails, all go back to the last release that settled"
+BACK = "if a node fails, all nodes roll back to the last release that settled"
 
 
 @pytest.mark.parametrize(
     ("written", "halt", "cordoned", "text"),
     [
         ("25%", False, 0, f"1 of 4 nodes at a time (max_parallel 25%); {BACK}"),
-        ("3", True, 0, "3 of 4 nodes at a time (max_parallel 3); if a node fails, it halts"),
+        ("3", True, 0, "3 of 4 nodes at a time (max_parallel 3); if a node fails, the rollout halts"),
         ("100%", False, 0, f"all 4 nodes at once (max_parallel 100%); {BACK}"),
         # Who takes no part does not count.
         ("50%", False, 2, f"1 of 2 nodes at a time (max_parallel 50%); {BACK}"),

@@ -9,7 +9,7 @@ from devopsellence.api.v1.workload_pb2 import Ingress, IngressRule, Service
 from devopsellence.cli.deploy import ingress as routed
 from devopsellence.cli.ingress import hosts
 from devopsellence.cli.ingress.hosts import HostOwner
-from devopsellence.placement import layout
+from devopsellence.placement import place
 from devopsellence.store.keys import EnvironmentRef
 
 OURS, THEIRS = (EnvironmentRef("acme", "shop", name) for name in ("production", "staging"))
@@ -45,7 +45,7 @@ def test_a_host_belongs_to_one_environment_of_those_that_share_a_node(
 def test_nodes_serve_that_run_everything_that_rules_lead_to() -> None:
     services = [Service(name="web", kind=Service.WEB), Service(name="jobs", kind=Service.WORKER)]
     nodes = [Node(name="n1", labels=["web", "worker"]), Node(name="n2", labels=["web"])]
-    placed = layout(services, nodes, {})
+    placed = place(services, nodes, {})
     assert hosts.nodes_serving(ingress("a.org/ web"), placed) == ["n1", "n2"]
     assert hosts.nodes_serving(ingress("a.org/ web", "a.org/jobs jobs"), placed) == ["n1"]
     assert hosts.nodes_serving(ingress("a.org/ gone"), placed) == []
@@ -66,9 +66,9 @@ def test_a_deploy_warns_of_what_will_not_do_what_is_meant() -> None:
     idle = ingress("a.example.com/ web")
     idle.hosts.append("b.example.com")
     (sentence,) = routed.warnings(idle, ["n1"])
-    assert sentence == "ingress.hosts: no rule is about b.example.com, so every request there is answered 404"
+    assert sentence == "ingress.hosts: no rule for b.example.com, so every request gets a 404"
     (nowhere,) = routed.warnings(ingress("a.example.com/ web", "a.example.com/api api"), [])
-    assert "no node will run all that its rules lead to (api, web)" in nowhere
+    assert "no node runs all target services (api, web)" in nowhere
 
 
 def test_ingress_changes_are_listed() -> None:
@@ -82,7 +82,7 @@ def test_ingress_changes_are_listed() -> None:
         "~ a.org/: web:http → shop:http",
         "~ tls.mode: auto → off",
     ]
-    assert routed.change_lines(before, None, []) == ["ingress: taken away (a.org)"]
+    assert routed.change_lines(before, None, []) == ["ingress: removed (a.org)"]
     assert routed.change_lines(None, None, []) == []
     assert routed.change_lines(None, ingress("a.org/ web"), ["n1"])[:2] == ["ingress: a.org on n1", "  + host a.org"]
     assert routed.change_document(None, None, []) is None

@@ -87,7 +87,7 @@ def cluster(total: int = 300, **more: Any) -> Snapshot:
         "ref": EnvironmentRef("acme", "shop", "production"),
         "environment": Environment(nodes=names, latest_release=6),
         "release": Release(number=6, services=SERVICES, revision="a1b2c3d"),
-        "others": {5: Release(number=5, services=SERVICES)},
+        "older_releases": {5: Release(number=5, services=SERVICES)},
         "rollout": Rollout(
             release=6,
             target=6,
@@ -120,7 +120,7 @@ def test_as_text_what_is_wrong_comes_first_and_the_rest_is_folded() -> None:
         f"waiting      256  n044{DASH}n299: waits its turn: 3 nodes move at a time",
         f"settled       38  n003{DASH}n040",
         "",
-        "n001/web: exit code 3; its last lines:",
+        "n001/web: exit code 3; last lines:",
         "    cannot bind",
     ]
 

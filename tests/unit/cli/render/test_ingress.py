@@ -117,7 +117,7 @@ def test_where_people_reach_it(found: Snapshot, url: str) -> None:
         ),
         (
             snapshot(mode=Ingress.OFF, n1=None, n2=None),
-            [("error", "no node serves the ingress: none runs all of web")],
+            [("error", "no node serves the ingress: no node runs all of web")],
         ),
         (snapshot(mode=Ingress.OFF, n1=None, phase=Rollout.PROGRESSING), []),
     ],
@@ -140,12 +140,12 @@ def test_a_node_that_is_gone_or_another_machine_says_nothing() -> None:
 @pytest.mark.parametrize(
     ("mode", "stored", "severity", "words"),
     [
-        (Ingress.AUTO, None, "warning", "no certificate yet, so plain HTTP: it is to be obtained"),
+        (Ingress.AUTO, None, "warning", "no certificate yet, so plain HTTP: not ordered yet"),
         (
             Ingress.AUTO,
             Certificate(issuance=Issuance(phase=Issuance.CHALLENGE)),
             "warning",
-            "no certificate yet, so plain HTTP: the authority looks whether the host is ours",
+            "no certificate yet, so plain HTTP: the certificate authority is validating the host",
         ),
         (
             Ingress.AUTO,
@@ -154,8 +154,8 @@ def test_a_node_that_is_gone_or_another_machine_says_nothing() -> None:
             "no certificate, so plain HTTP: the authority cannot reach it (3 times in a row); next attempt ",
         ),
         (Ingress.MANUAL, None, "warning", "no certificate is installed, so plain HTTP"),
-        (Ingress.AUTO, certificate(9.5), "warning", "its certificate expires in 9 days"),
-        (Ingress.AUTO, certificate(-1), "error", "its certificate has expired on "),
+        (Ingress.AUTO, certificate(9.5), "warning", "the certificate expires in 9 days"),
+        (Ingress.AUTO, certificate(-1), "error", "the certificate expired on "),
         (
             Ingress.AUTO,
             certificate(9.5, backoff(1)),
@@ -166,7 +166,7 @@ def test_a_node_that_is_gone_or_another_machine_says_nothing() -> None:
             Ingress.AUTO,
             certificate(29, backoff()),
             "warning",
-            "is valid for 29 days, and its renewal fails: the authority",
+            "is valid for 29 days, but renewal fails: the authority",
         ),
     ],
     ids=["none", "under way", "failing", "manual", "expires", "expired", "expires and fails", "renewal fails"],
@@ -191,7 +191,7 @@ def test_many_hosts_share_a_line_and_json_has_them_all() -> None:
     lines = text.status(found, NOW).splitlines()
     assert lines[-1] == (
         "Ingress: h0.example.com, h1.example.com, h2.example.com, h3.example.com, h4.example.com and 195 more: "
-        "no certificate yet, so plain HTTP: it is to be obtained"
+        "no certificate yet, so plain HTTP: not ordered yet"
     )
     shown = document.status(found, NOW)["ingress"]
     json.dumps(shown)

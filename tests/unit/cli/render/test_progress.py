@@ -51,8 +51,8 @@ def test_there_is_no_estimate_for_what_does_not_go_on() -> None:
 
 
 def test_nodes_that_take_no_part_take_no_time() -> None:
-    assert progress.seconds_left(rollout(settled=2, waiting=3), NOW, apart=1) == 60.0
-    assert progress.seconds_left(rollout(settled=2, waiting=1), NOW, apart=1) is None
+    assert progress.seconds_left(rollout(settled=2, waiting=3), NOW, not_participating=1) == 60.0
+    assert progress.seconds_left(rollout(settled=2, waiting=1), NOW, not_participating=1) is None
 
 
 def test_the_time_that_the_release_task_took_is_not_the_nodes_pace() -> None:

@@ -112,10 +112,10 @@ def test_a_service_that_was_left_untouched_says_so() -> None:
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        ({"statuses": {}}, "the agent has not reported it yet"),
-        ({"statuses": {}, "heartbeats": {}}, "no heartbeat: the agent is not there"),
+        ({"statuses": {}}, "not yet reported by the agent"),
+        ({"statuses": {}, "heartbeats": {}}, "no heartbeat: the agent is not running or cannot reach etcd"),
         ({"heartbeats": {"n1": Heartbeat(uid="u1", problem="Docker does not answer")}}, "Docker does not answer"),
-        ({"heartbeats": {"n1": Heartbeat(uid="u0")}}, "the agent was started for an earlier machine of this name"),
+        ({"heartbeats": {"n1": Heartbeat(uid="u0")}}, "the agent was started with the uid of an earlier machine of this name"),
         ({"statuses": {"n1": status(running("web"), running("redis"), release=1)}}, "not yet at release 2"),
         (
             {"statuses": {"n1": status(running("web"), phase=AssignmentStatus.ERROR, reason="no JSON")}},
@@ -156,7 +156,7 @@ def test_a_failed_service_shows_how_it_ended() -> None:
     assert (web.failed, web.settled, web.exit_code, web.oom_killed, web.restarts) == (True, False, 137, True, 3)
     assert text.failure_lines(web) == [
         "",
-        "n1/web: exit code 137, out of memory; its last lines:",
+        "n1/web: exit code 137, out of memory; last lines:",
         "    one",
         "    \N{REPLACEMENT CHARACTER}[31mtwo",
     ]
@@ -165,9 +165,9 @@ def test_a_failed_service_shows_how_it_ended() -> None:
 
 def test_old_release_still_serving_is_shown() -> None:
     failing = running("web", phase=ServiceStatus.BACKOFF, failed=True, reason="exit code 3", release=1)
-    assert row(snapshot(statuses={"n1": status(failing)}), "web").reason == "exit code 3; release 1 goes on serving"
+    assert row(snapshot(statuses={"n1": status(failing)}), "web").reason == "exit code 3; release 1 keeps serving"
     starting = running("web", phase=ServiceStatus.STARTING, release=1)
-    assert row(snapshot(statuses={"n1": status(starting)}), "web").reason == "release 1 goes on serving"
+    assert row(snapshot(statuses={"n1": status(starting)}), "web").reason == "release 1 keeps serving"
 
 
 def test_an_exit_code_of_zero_is_an_end_too() -> None:
@@ -186,7 +186,7 @@ def test_a_service_on_its_way_out_is_shown_and_not_settled() -> None:
     [
         ({"nodes": {"n1": Node(name="n1", uid="u1")}}, "runs none of the services: not labelled"),
         ({"nodes": {}}, "attached, but not registered"),
-        ({"release": None}, "nothing is released yet"),
+        ({"release": None}, "no release yet"),
         ({"environment": Environment(latest_release=2)}, "no longer attached"),
     ],
 )
@@ -283,7 +283,7 @@ def back_at_one(**more: Any) -> Snapshot:
     reason = "web on n1: ended with exit code 3; release 1 runs again"
     fields: dict[str, Any] = {
         "rollout": rollout(Rollout.FAILED, finished_at=ago(48), target=1, last_settled=1, reason=reason),
-        "others": {1: Release(number=1, services=[REDIS, WEB], revision="0d1e2f3")},
+        "older_releases": {1: Release(number=1, services=[REDIS, WEB], revision="0d1e2f3")},
         "statuses": {"n1": status(running("redis", release=1), running("web", release=1), release=1)},
     }
     return snapshot(**{**fields, **more})
@@ -312,8 +312,8 @@ def test_rolled_back_release_keeps_its_reason() -> None:
         statuses={"n1": status(running("redis"), failing)},
     )
     web = row(state, "web")
-    assert (web.failed, web.settled, web.reason) == (True, False, "exit code 3; goes back to release 1")
-    assert text.rollout_line(state, NOW) == "failed, going back to release 1 for 1m, 2/2 services: exit code 3"
+    assert (web.failed, web.settled, web.reason) == (True, False, "exit code 3; rolling back to release 1")
+    assert text.rollout_line(state, NOW) == "failed, rolling back to release 1 for 1m, 2/2 services: exit code 3"
 
 
 def test_a_node_that_waits_its_turn_is_not_late() -> None:
@@ -327,7 +327,7 @@ def test_a_node_that_waits_its_turn_is_not_late() -> None:
     )
     (web,) = rows(state, NOW)
     assert (web.waiting, web.settled, web.failed) == (True, False, False)
-    assert web.reason == "waits its turn: 1 node moves at a time; release 1 goes on"
+    assert web.reason == "waits its turn: 1 node moves at a time; release 1 keeps running"
 
 
 def test_a_waiting_node_that_runs_nothing_says_what_it_waits_for() -> None:
@@ -394,10 +394,10 @@ def test_changes_are_what_says_something_else_whatever_the_age() -> None:
     assert text.changes(before, rows(snapshot(), NOW + timedelta(hours=1))) == []
     stopped = rows(snapshot(statuses={"n1": status(running("web", phase=ServiceStatus.STOPPING))}), NOW)
     assert [line for _, line in text.changes(before, stopped)] == [
-        "n1 redis: pending (the agent has not reported it yet)",
+        "n1 redis: pending (not yet reported by the agent)",
         "n1 web: stopping, healthy",
     ]
-    assert [line for _, line in text.changes(before, before[:1])] == ["n1 web: gone"]
+    assert [line for _, line in text.changes(before, before[:1])] == ["n1 web: removed"]
     assert [line for _, line in text.changes([], before)] == [
         "n1 redis: running, 172.18.0.2",
         "n1 web: running, healthy, http://172.18.0.3:3000",
@@ -503,7 +503,7 @@ def test_a_task_that_failed_shows_its_last_lines() -> None:
     task.exit.log_lines.extend(["no such table", "\x1b[31mbad"])
     found = snapshot(rollout=rollout(Rollout.FAILED, task=task))
     lines = text.status(found, NOW).splitlines()
-    assert "task release on n1: its last lines:" in lines
+    assert "task release on n1: last lines:" in lines
     assert "    no such table" in lines
     assert not any("\x1b" in line for line in lines)
     shown = document.status(found, NOW)["rollout"]["task"]
