@@ -12,10 +12,12 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Peer
 from devopsellence.store.etcd import Etcd
-from tests.integration.images.image_node import build, docker
-from tests.support.agent import Machine, ServiceStatus, says, service_of, soon, worker
+from tests.support.images import build_image
+from tests.support.docker import docker
+from tests.support.agent import AgentNode, ServiceStatus, says, service_of, worker
+from tests.support.until import eventually
 from tests.support.etcd import EtcdServer
-from tests.support.fake_agent import AgentAuthority
+from tests.support.authority import Authority
 from tests.support.host import Host
 from tests.support.relay import Relay
 from tests.support.until import until
@@ -32,22 +34,22 @@ class Nodes:
     etcd: Etcd
     host: Host
     folder: Path
-    machines: list[Machine]
+    machines: list[AgentNode]
 
-    def add(self, name: str, *options: str) -> Machine:
+    def add(self, name: str, *options: str) -> AgentNode:
         """A node whose agent runs; ``options`` are the agent's."""
         folder = self.folder / name
         folder.mkdir()
-        made = Machine(self.etcd, self.server.settings(), folder)
+        made = AgentNode(self.etcd, self.server.settings(), folder)
         made.node = name
-        assert isinstance(self.server.authority, AgentAuthority)
+        assert isinstance(self.server.authority, Authority)
         own = self.server.authority.issue_agent(folder, made.uid)
         made.settings = replace(made.settings, cert=own.cert, key=own.key)
         self.machines.append(made)
         made.start("--api-listen", "127.0.0.1:0", *options)
         return made
 
-    def elsewhere(self, name: str) -> Machine:
+    def elsewhere(self, name: str) -> AgentNode:
         """The same on the other engine."""
         return self.add(name, "--docker-host", self.host.socket)
 
@@ -56,16 +58,16 @@ class Nodes:
         return image in self.host.docker("images", "-aq", "--no-trunc").split()
 
 
-async def peer(machine: Machine, address: str = "") -> Peer:
+async def peer(machine: AgentNode, address: str = "") -> Peer:
     """How another reaches it; the address of what stands before it, if anything does."""
-    beat = await soon("a heartbeat", machine.heartbeat)
+    beat = await eventually("a heartbeat", machine.heartbeat)
     assert beat is not None
     return Peer(node=machine.node, uid=machine.uid, api_address=address or beat.api_address)
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EtcdServer]:
-    with EtcdServer(tmp_path / "etcd", authority=AgentAuthority(tmp_path / "pki")) as running:
+    with EtcdServer(tmp_path / "etcd", authority=Authority(tmp_path / "pki")) as running:
         yield running
 
 
@@ -85,7 +87,7 @@ async def nodes(server: EtcdServer, host: Host, tmp_path: Path) -> AsyncIterator
 
 
 async def test_node_pulls_missing_image_from_peer_and_serves(nodes: Nodes) -> None:
-    image = build(b"hello\n", 3 * MIB)
+    image = build_image(b"hello\n", 3 * MIB)
     # As a deploy names it: the name goes along.
     name = f"devopsellence/shop-0a1b2c:{image[7:19]}"
     docker("tag", image, name)
@@ -102,13 +104,13 @@ async def test_node_pulls_missing_image_from_peer_and_serves(nodes: Nodes) -> No
     assert (service_of(status, "a").failed, service_of(status, "a").restarts) == (False, 0)
     assert nodes.host.docker("image", "inspect", "-f", "{{.Id}}", name) == image
     assert nodes.host.docker("run", "--rm", "--network", "none", image, "cat", "/f0") == "hello"
-    (line,) = n2.lines("image fetched")
+    (line,) = n2.lines("image pulled from a peer")
     assert (line["image"], line["peer"]) == (image, "n1")
     until("it is noted for later", lambda: image in (n2.folder / "state" / "images.json").read_text())
 
 
 async def test_peer_without_the_image_is_skipped(nodes: Nodes) -> None:
-    image, other = build(b"the one\n"), build(b"another\n")
+    image, other = build_image(b"the one\n"), build_image(b"another\n")
     n1, n2, n3 = nodes.add("n1"), nodes.elsewhere("n2"), nodes.add("n3")
     await n1.assign(worker("a", image=other))
     await n3.assign(worker("a", image=image))
@@ -148,7 +150,7 @@ class Choking(Relay):
 
 
 async def test_peer_dying_midway_leaves_nothing_and_next_is_asked(nodes: Nodes) -> None:
-    image = build(24 * MIB)
+    image = build_image(24 * MIB)
     n1, n2, n3 = nodes.add("n1"), nodes.elsewhere("n2"), nodes.add("n3")
     for each in (n1, n3):
         await each.assign(worker("a", image=image))
@@ -168,11 +170,11 @@ async def test_peer_dying_midway_leaves_nothing_and_next_is_asked(nodes: Nodes) 
         # Both, and the one that failed first: nothing is waited for.
         await n2.assign(worker("a", image=image), peers=[await peer(n1, between.endpoint), await peer(n3)])
         await n2.settled()
-    assert [line["peer"] for line in n2.lines("image fetched")] == ["n3"]
+    assert [line["peer"] for line in n2.lines("image pulled from a peer")] == ["n3"]
 
 
 async def test_broken_transfer_continues_with_next_peer_in_same_attempt(nodes: Nodes) -> None:
-    image = build(24 * MIB)
+    image = build_image(24 * MIB)
     n1, n2, n3 = nodes.add("n1"), nodes.elsewhere("n2"), nodes.add("n3")
     for each in (n1, n3):
         await each.assign(worker("a", image=image), worker("b", image=image))
@@ -185,5 +187,5 @@ async def test_broken_transfer_continues_with_next_peer_in_same_attempt(nodes: N
         between.cut()
         await n2.settled()
     # For two services once.
-    assert [line["peer"] for line in n2.lines("image fetched")] == ["n3"]
-    assert [line["peer"] for line in n2.lines("an image could not be fetched")] == ["n1"]
+    assert [line["peer"] for line in n2.lines("image pulled from a peer")] == ["n3"]
+    assert [line["peer"] for line in n2.lines("cannot pull an image from a peer")] == ["n1"]

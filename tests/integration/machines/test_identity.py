@@ -13,15 +13,17 @@ from devopsellence.store.codec import encode
 from devopsellence.store.errors import PermissionDenied, StoreError, Unauthenticated
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.lease import LeaseKeeper
-from tests.integration.machines.cluster import REF, Cluster
-from tests.support.agent import docker, soon, worker
+from tests.integration.machines.cluster import REF, AgentCluster
+from tests.support.docker import docker
+from tests.support.until import eventually
+from tests.support.agent import worker
 from tests.support.cli import Cli
 from tests.support.need import need_docker
 
 pytestmark = pytest.mark.etcd
 
 
-async def test_the_machine_before_gets_nowhere_in_etcd(cluster: Cluster) -> None:
+async def test_the_machine_before_gets_nowhere_in_etcd(cluster: AgentCluster) -> None:
     first = (await cluster.json("node", "register", "n1", "--labels", "web,worker", "--address", "10.0.0.5"))["uid"]
     await cluster.command("node", "register", "n2")
     async with Etcd(cluster.settings(first)) as old, LeaseKeeper(old) as keeper:
@@ -51,7 +53,7 @@ async def test_the_machine_before_gets_nowhere_in_etcd(cluster: Cluster) -> None
     assert (await cluster.listed("n1"))["state"] == "ready"
 
 
-async def test_a_certificate_of_an_earlier_version_is_shut_out_with_its_machine(cluster: Cluster) -> None:
+async def test_a_certificate_of_an_earlier_version_is_shut_out_with_its_machine(cluster: AgentCluster) -> None:
     """Earlier versions called a node's user after its name."""
     uid = (await cluster.json("node", "register", "n1"))["uid"]
     await cluster.etcd.user_add("node:n1")
@@ -67,7 +69,7 @@ async def test_a_certificate_of_an_earlier_version_is_shut_out_with_its_machine(
 
 
 async def test_a_replacement_that_was_broken_off_anywhere_is_done_again(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: AgentCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut after each of its calls to etcd, then done again: one machine has the name, and nobody else gets in."""
     await cluster.command("node", "register", "n1")
@@ -97,7 +99,7 @@ async def test_a_replacement_that_was_broken_off_anywhere_is_done_again(
         assert await new.get(node)
 
 
-async def test_an_operator_who_is_not_root_replaces_nothing(cluster: Cluster) -> None:
+async def test_an_operator_who_is_not_root_replaces_nothing(cluster: AgentCluster) -> None:
     uid = (await cluster.json("node", "register", "n1"))["uid"]
     await acl.grant_operator(cluster.etcd, "ann")
     ann = Cli(cluster.server.settings(user="operator:ann"), cluster.folder)
@@ -113,7 +115,7 @@ async def test_an_operator_who_is_not_root_replaces_nothing(cluster: Cluster) ->
 
 
 async def test_secrets_are_sealed_for_the_new_machine_and_those_that_the_old_one_knew_are_named(
-    cluster: Cluster, tmp_path: Path
+    cluster: AgentCluster, tmp_path: Path
 ) -> None:
     from devopsellence.age import AgeIdentity
     from tests.integration.cli.secret_operator import CONFIG, Operator
@@ -137,7 +139,7 @@ async def test_secrets_are_sealed_for_the_new_machine_and_those_that_the_old_one
         ann.ok("secret", "reencrypt", "--env", str(REF))
         stored = ann.stored("DATABASE_URL")
         assert stored is not None
-        assert new.open(stored.versions[-1].age) == b"postgres://"
+        assert new.decrypt(stored.versions[-1].age) == b"postgres://"
         # What is set from now on is not for the old one.
         ann.set("DATABASE_URL", b"postgres://2", "--env", str(REF))
         stored = ann.stored("DATABASE_URL")
@@ -149,7 +151,7 @@ async def test_secrets_are_sealed_for_the_new_machine_and_those_that_the_old_one
 
 
 @pytest.mark.docker
-async def test_the_old_agent_keeps_what_runs_and_says_why_it_gets_nowhere(cluster: Cluster) -> None:
+async def test_the_old_agent_keeps_what_runs_and_says_why_it_gets_nowhere(cluster: AgentCluster) -> None:
     need_docker()
     cluster.controller()
     old = await cluster.registered("n1", "--labels", "worker")
@@ -165,9 +167,9 @@ async def test_the_old_agent_keeps_what_runs_and_says_why_it_gets_nowhere(cluste
     assert listed["uid"] == new.uid
 
     async def complains() -> bool:
-        return "etcd refuses this machine" in old.log.read_text()
+        return "etcd denies access to this machine" in old.log.read_text()
 
-    await soon("the old agent says so", complains)
+    await eventually("the old agent says so", complains)
     assert old.containers("status=running") == [container]
     # Clearing up by hand, as an operator would; the agent is not in the way of it.
     docker("rm", "-f", container)

@@ -9,19 +9,9 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.store.codec import decode
-from tests.support.agent import (
-    ENV,
-    SERVE,
-    Machine,
-    ServiceStatus,
-    Status,
-    docker,
-    says,
-    service_of,
-    soon,
-    web,
-    worker,
-)
+from tests.support.agent import ENV, SERVE, AgentNode, ServiceStatus, Status, says, service_of, web, worker
+from tests.support.docker import docker
+from tests.support.until import eventually
 from tests.support.images import small_image
 
 pytestmark = pytest.mark.docker
@@ -60,13 +50,13 @@ def client() -> workload_pb2.Service:
     return after(worker("client", "sh", "-c", script), {"redis": D.SERVICE_HEALTHY})
 
 
-async def codes(machine: Machine) -> list[str]:
+async def codes(machine: AgentNode) -> list[str]:
     """The codes of all events so far."""
     found = await machine.etcd.list(machine.etcd.keys.events_prefix(ENV))
     return [decode(stored_pb2.Event, each.key, each.value).code for each in found.items]
 
 
-async def test_dependent_waits_for_slow_service_with_a_reason(machine: Machine) -> None:
+async def test_dependent_waits_for_slow_service_with_a_reason(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(redis(delay=2), client())
     said = await machine.until(
@@ -99,7 +89,7 @@ async def test_dependent_waits_for_slow_service_with_a_reason(machine: Machine) 
     assert machine.inspect(before)["State"]["StartedAt"] == started["client"]
 
 
-async def test_a_command_tells_when_it_is_ready(machine: Machine) -> None:
+async def test_a_command_tells_when_it_is_ready(machine: AgentNode) -> None:
     machine.start()
     service = worker("db", "sh", "-c", "sleep 1; touch /tmp/ready; exec sleep 100000")
     await machine.assign(ready(service, "sh", "-c", "test -f /tmp/ready || { echo no such file; exit 3; }"))
@@ -109,13 +99,13 @@ async def test_a_command_tells_when_it_is_ready(machine: Machine) -> None:
     assert service_of(await machine.settled(), "db").health == ServiceStatus.HEALTHY
 
 
-async def test_a_command_that_cannot_be_run_is_what_is_wrong(machine: Machine) -> None:
+async def test_a_command_that_cannot_be_run_is_what_is_wrong(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(ready(worker("db"), "no-such-command"))
     await machine.until("said", lambda status: "no-such-command: " in service_of(status, "db").reason)
 
 
-async def test_a_command_that_hangs_or_never_stops_talking_is_ended(machine: Machine) -> None:
+async def test_a_command_that_hangs_or_never_stops_talking_is_ended(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(
         ready(worker("hangs"), "sh", "-c", "sleep 3333; true"), ready(worker("talks"), "sh", "-c", "yes 4444; true")
@@ -134,11 +124,11 @@ async def test_a_command_that_hangs_or_never_stops_talking_is_ended(machine: Mac
         return True
 
     for _ in range(10):
-        await soon("asked", asked_again)
+        await eventually("asked", asked_again)
         await asyncio.sleep(0.2)
 
 
-async def test_completing_service_runs_once_before_its_dependents(machine: Machine) -> None:
+async def test_completing_service_runs_once_before_its_dependents(machine: AgentNode) -> None:
     machine.start()
     # Fails the first time.
     job = worker("job", "sh", "-c", "sleep 0.5; [ -f /data/tried ] && exit 0; touch /data/tried; exit 4", volume="job")
@@ -162,7 +152,7 @@ async def test_completing_service_runs_once_before_its_dependents(machine: Machi
     assert machine.inspect(done.container)["State"]["FinishedAt"] == ended
 
 
-async def test_unhealthy_container_is_replaced(machine: Machine) -> None:
+async def test_unhealthy_container_is_replaced(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(web(), worker("other"))
     first = await machine.settled()
@@ -195,10 +185,10 @@ async def test_unhealthy_container_is_replaced(machine: Machine) -> None:
     async def told() -> bool:
         return {"service_unhealthy", "service_recreated"} <= set(await codes(machine))
 
-    await soon("told", told)
+    await eventually("told", told)
 
 
-async def test_container_recovering_during_backoff_is_left_alone(machine: Machine) -> None:
+async def test_container_recovering_during_backoff_is_left_alone(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(web())
     first = service_of(await machine.settled(), "web").container
@@ -212,7 +202,7 @@ async def test_container_recovering_during_backoff_is_left_alone(machine: Machin
     assert service_of(await machine.settled(), "web").container == found.container
 
 
-async def test_unhealthy_container_with_volume_stops_before_its_successor_starts(machine: Machine) -> None:
+async def test_unhealthy_container_with_volume_stops_before_its_successor_starts(machine: AgentNode) -> None:
     machine.start()
     script = f"echo started >> /data/log; trap 'echo ended >> /data/log; exit 0' TERM; ({SERVE}) & wait"
     db = web("db", script=script)
@@ -226,7 +216,7 @@ async def test_unhealthy_container_with_volume_stops_before_its_successor_starts
     assert docker("exec", found.container, "cat", "/data/log").split() == ["started", "ended", "started"]
 
 
-async def test_a_tombstone_stops_in_reverse_order(machine: Machine) -> None:
+async def test_a_tombstone_stops_in_reverse_order(machine: AgentNode) -> None:
     machine.start()
     script = "trap 'sleep 0.3; echo $N >> /data/log; exit 0' TERM; while :; do sleep 0.05; done"
     services = [worker(name, "sh", "-c", script, volume="log", N=name) for name in ("a", "b", "c")]

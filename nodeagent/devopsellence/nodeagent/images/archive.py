@@ -1,9 +1,9 @@
-"""An image archive from another machine, on its way to the engine: nothing but the image that is meant gets through.
+"""Filter for image archives from peers: only the requested image reaches the engine.
 
-An archive, as ``docker save`` writes it, could hold any images under any names. The image's id is the digest of its
-configuration, and that lists the digests of its layers, which the engine checks: so it is enough to see that the
-configuration has that digest, and that the archive's list names this image alone. Pure, but for being fed piece by
-piece.
+An archive in the format of ``docker save`` could contain any images under any names. An image id is the digest of the
+image's configuration, and the configuration lists the digests of the layers, checked by the engine. So two checks
+suffice: the configuration has the digest, and the archive's manifest names this image alone. Pure, apart from consuming
+an iterator.
 """
 
 from __future__ import annotations
@@ -16,109 +16,109 @@ from typing import IO, Any, Final, cast
 
 from devopsellence.nodeagent.images.layers import is_project_tag
 
-#: Of a file that is looked into as a whole.
+#: Limit for files read as a whole (configuration and manifest).
 MAX_FILE_BYTES: Final = 8 << 20
-_PIECE: Final = 1 << 20
+_CHUNK_BYTES: Final = 1 << 20
 _MANIFEST: Final = "manifest.json"
-#: Other lists of what an archive holds, which the engine must not go by.
+#: Alternative manifests, dropped so that the engine cannot use them.
 _LISTS: Final = frozenset({"repositories", "index.json", "oci-layout"})
 
 
 class InvalidImageArchive(Exception):
-    """The archive is not what was asked for, or not whole; says why."""
+    """The archive does not contain the image, or is incomplete; the message has the reason."""
 
 
 def filter_archive(image: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The archive in ``pieces`` with ``image`` (``sha256:…``) alone in it, for the engine.
+    """Yield the archive in ``pieces``, reduced to ``image`` (``sha256:…``), for the engine.
 
     Raises:
-        Unsound: before the end of the archive has been handed on, so the engine takes nothing of it.
+        InvalidImageArchive: before the end of the archive is yielded, so the engine discards everything.
     """
     digest = image.removeprefix("sha256:")
-    # As engines have written it since 1.10, and since 25.
-    configurations = {f"{digest}.json", f"blobs/sha256/{digest}"}
-    seen, listed = False, False
+    # Name of the configuration in archives of Docker 1.10 and later, and of Docker 25 and later.
+    config_names = {f"{digest}.json", f"blobs/sha256/{digest}"}
+    has_config, has_manifest = False, False
     try:
         with tarfile.open(fileobj=cast("IO[bytes]", _Reader(pieces)), mode="r|") as archive:
             for entry in archive:
-                # Otherwise all entries are kept in memory.
+                # Otherwise tarfile keeps all entries in memory.
                 archive.members = []  # type: ignore[attr-defined]
                 if not (entry.isreg() or entry.isdir() or entry.issym() or entry.islnk()):
-                    raise InvalidImageArchive(f"it holds {entry.name}, which is no file")
+                    raise InvalidImageArchive(f"it contains {entry.name}, which is not a regular file, folder or link")
                 if entry.name in _LISTS:
                     continue
-                if entry.name in configurations:
+                if entry.name in config_names:
                     content = _read(archive, entry)
                     if hashlib.sha256(content).hexdigest() != digest:
-                        raise InvalidImageArchive("its configuration has another digest")
-                    seen = True
+                        raise InvalidImageArchive("its configuration has a different digest")
+                    has_config = True
                     yield from _file(entry.name, content)
                 elif entry.name == _MANIFEST:
-                    content = _listing(_read(archive, entry), image, configurations)
-                    listed = True
+                    content = _filtered_manifest(_read(archive, entry), image, config_names)
+                    has_manifest = True
                     yield from _file(entry.name, content)
                 else:
-                    yield from _copied(archive, entry)
+                    yield from _copy(archive, entry)
     except (tarfile.TarError, EOFError) as error:
         raise InvalidImageArchive(f"it cannot be read: {error}") from error
-    if not (seen and listed):
-        raise InvalidImageArchive("the image is not in it")
+    if not (has_config and has_manifest):
+        raise InvalidImageArchive("it does not contain the image")
     yield bytes(tarfile.BLOCKSIZE * 2)
 
 
 class _Reader:
-    """``pieces`` as a file for the tar library."""
+    """File object over ``pieces``, for tarfile."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = iter(pieces)
-        self._left = memoryview(b"")
+        self._chunks = iter(pieces)
+        self._rest = memoryview(b"")
 
     def read(self, count: int) -> bytes:
-        found = bytearray()
-        while len(found) < count:
-            if not self._left:
-                piece = next(self._pieces, None)
-                if piece is None:
+        data = bytearray()
+        while len(data) < count:
+            if not self._rest:
+                chunk = next(self._chunks, None)
+                if chunk is None:
                     break
-                self._left = memoryview(piece)
-            wanted = count - len(found)
-            found += self._left[:wanted]
-            self._left = self._left[wanted:]
-        return bytes(found)
+                self._rest = memoryview(chunk)
+            missing = count - len(data)
+            data += self._rest[:missing]
+            self._rest = self._rest[missing:]
+        return bytes(data)
 
 
 def _read(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
-    """All of a file that must be small."""
+    """Read a small file as a whole."""
     if not entry.isreg() or entry.size > MAX_FILE_BYTES:
-        raise InvalidImageArchive(f"its {entry.name} is no file of at most {MAX_FILE_BYTES >> 20} MiB")
+        raise InvalidImageArchive(f"its {entry.name} is not a file of at most {MAX_FILE_BYTES >> 20} MiB")
     return b"".join(_content(archive, entry))
 
 
 def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> Iterator[bytes]:
-    left, source = entry.size, archive.extractfile(entry)
-    while left and source is not None:
-        piece = source.read(min(_PIECE, left))
-        if not piece:
-            raise InvalidImageArchive("it ends too early")
-        left -= len(piece)
-        yield piece
+    remaining, source = entry.size, archive.extractfile(entry)
+    while remaining and source is not None:
+        chunk = source.read(min(_CHUNK_BYTES, remaining))
+        if not chunk:
+            raise InvalidImageArchive("it is truncated")
+        remaining -= len(chunk)
+        yield chunk
 
 
-def _listing(content: bytes, image: str, configurations: set[str]) -> bytes:
-    """The archive's list: of ``image`` alone, with those names that this project gives to it."""
+def _filtered_manifest(content: bytes, image: str, config_names: set[str]) -> bytes:
+    """Return the manifest of ``image`` alone, with no tags but the project's own."""
     try:
         document: Any = json.loads(content)
-        (only_one,) = document
-        named = [name for name in only_one.get("RepoTags") or () if is_project_tag(name, image)]
-        configuration, layers = only_one["Config"], only_one["Layers"]
+        (entry,) = document
+        tags = [name for name in entry.get("RepoTags") or () if is_project_tag(name, image)]
+        config_name, layers = entry["Config"], entry["Layers"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidImageArchive("it does not hold one image") from error
-    if configuration not in configurations:
-        raise InvalidImageArchive("it holds another image")
-    return json.dumps([{"Config": configuration, "RepoTags": named or None, "Layers": layers}]).encode()
+        raise InvalidImageArchive("it does not contain exactly one image") from error
+    if config_name not in config_names:
+        raise InvalidImageArchive("it contains a different image")
+    return json.dumps([{"Config": config_name, "RepoTags": tags or None, "Layers": layers}]).encode()
 
 
-def _copied(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> Iterator[bytes]:
+def _copy(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> Iterator[bytes]:
     yield entry.tobuf(tarfile.GNU_FORMAT)
     if entry.isreg():
         yield from _content(archive, entry)

@@ -1,7 +1,7 @@
-"""Taking away images that no release here needs any more: when, and with what is remembered on disk in between.
+"""Garbage collection of images: the schedule of sweeps, and the ledger on disk.
 
-What may go is decided in ``ledger``. A sweep comes a while after something has settled or left, so that what was just
-replaced is still there for a quick way back; with nothing new there is none.
+The choice of images is made in ``images.ledger``. A sweep runs a while after a release has settled or an environment
+was removed, so the images just replaced stay available for a quick rollback. Without news there is no sweep.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from devopsellence.nodeagent.plan.actions import TASK, Action
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.nodeagent.util.threads import ThreadPool
 
-#: From a deploy that has settled to the sweep.
+#: Delay between a settled release and the sweep.
 SWEEP_SECONDS: Final = 600.0
 _log = structlog.get_logger()
 
 
 class ImageCollector:
-    """Keeps the ledger and sweeps. Lives on the event loop; call :meth:`load` first and :meth:`close` last."""
+    """Keeps the ledger and removes unused images. Lives on the event loop; call :meth:`load` first and :meth:`close`
+    last."""
 
     def __init__(
         self,
@@ -49,92 +50,92 @@ class ImageCollector:
         self._timer: asyncio.TimerHandle | None = None
         self._saving: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
-        #: The newest release of each environment that a sweep was due for.
-        self._settled: dict[str, int] = {}
+        #: Release of each environment for the last scheduled sweep.
+        self._swept_releases: dict[str, int] = {}
 
     async def load(self) -> None:
-        """Take up what is on disk; what cannot be read is forgotten, and its images stay."""
+        """Load the ledger from disk. An unreadable ledger is dropped, and its images stay."""
         try:
             self._ledger = await self._disk.run(self._file.load)
         except (OSError, ValueError) as error:
-            _log.warning("which images may go cannot be read", path=str(self._file.path), error=str(error))
-        self._later()
+            _log.warning("cannot read the image ledger", path=str(self._file.path), error=str(error))
+        self._schedule()
 
     def close(self) -> None:
-        """Sweep no more."""
+        """Stop sweeping."""
         if self._timer is not None:
             self._timer.cancel()
         if self._sweeping is not None:
             self._sweeping.cancel()
 
     def follow(self, want: Desired, *, settled: bool) -> None:
-        """This is assigned; ``settled``: and it runs."""
-        env, release = str(want.env), want.release
+        """Record the images of a desired state; schedule a sweep when a release has ``settled``."""
+        env, release = str(want.ref), want.release
         images = want.images
         if not images <= self._ledger.releases.get(env, {}).get(release, frozenset()):
             self._change(self._ledger.with_release(env, release, images))
-        if settled and self._settled.get(env) != release:
-            self._settled[env] = release
-            self._later()
+        if settled and self._swept_releases.get(env) != release:
+            self._swept_releases[env] = release
+            self._schedule()
 
     def environment_removed(self, env: str) -> None:
-        """An environment has left this node."""
-        self._settled.pop(env, None)
+        """Record the removal of an environment from this node."""
+        self._swept_releases.pop(env, None)
         if env in self._ledger.releases:
             self._change(self._ledger.environment_removed(env))
-            self._later()
+            self._schedule()
 
     def image_pulled(self, action: Action, want: Desired) -> None:
-        """This pull has succeeded."""
-        wanted = want.task_wanted if action.service == TASK else want.services.get(action.service)
+        """Record a successful pull action."""
+        wanted = want.task_service if action.service == TASK else want.services.get(action.service)
         if wanted is not None:
             self.obtained(wanted.image)
 
     def obtained(self, image: str) -> None:
-        """We have pulled or loaded an image."""
+        """Record an image pulled or loaded by the agent."""
         self._change(self._ledger.with_obtained(image, self._clock()))
 
     def requested(self, images: Iterable[str]) -> None:
-        """A deploy that is under way needs these."""
+        """Record the images of a deploy in progress."""
         self._change(self._ledger.with_requested(images, self._clock()))
 
     async def sweep(self) -> None:
-        """Take away what may go now. EngineUnavailable if the engine does not answer."""
-        images, in_use = await self._engine.call(_look)
+        """Remove unused images now. EngineUnavailable if the engine does not answer."""
+        images, in_use = await self._engine.call(_list_images)
         for image in unneeded_images(self._ledger, images, in_use, self._clock()):
             await self._remove(image)
-        left = await self._engine.call(lambda docker: docker.images.stored())
-        there = {name for image in left for name in (image.id, *image.digests)}
-        gone = self._ledger.candidates(self._clock()) - there
+        remaining = await self._engine.call(lambda docker: docker.images.stored())
+        present = {name for image in remaining for name in (image.id, *image.digests)}
+        gone = self._ledger.candidates(self._clock()) - present
         if gone:
             self._change(self._ledger.without(gone))
 
     async def _remove(self, image: StoredImage) -> None:
-        # A new release, or a deploy that has asked for it, may have come since the engine was looked at.
+        # A new release or a starting deploy may need the image by now.
         if not {image.id, *image.digests}.isdisjoint(self._ledger.kept(self._clock())):
             return
         try:
             await self._engine.call(lambda docker: docker.images.remove(image))
         except EngineError as error:
-            _log.info("an image that nothing needs stays", image=image.id, tags=image.tags, error=str(error))
+            _log.info("cannot remove an unused image", image=image.id, tags=image.tags, error=str(error))
         else:
             _log.info("image removed", image=image.id, tags=image.tags, digests=image.digests)
 
-    def _later(self) -> None:
-        """One sweep, a while from now."""
+    def _schedule(self) -> None:
+        """Schedule a sweep, unless already scheduled."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._delay, self._start)
 
     def _start(self) -> None:
         self._timer = None
-        self._sweeping = asyncio.create_task(self._swept())
+        self._sweeping = asyncio.create_task(self._sweep_or_retry())
 
-    async def _swept(self) -> None:
+    async def _sweep_or_retry(self) -> None:
         try:
             await self.sweep()
         except EngineError as error:
-            _log.warning("images could not be looked through", error=str(error))
-            self._later()
+            _log.warning("image garbage collection failed", error=str(error))
+            self._schedule()
 
     def _change(self, ledger: ImageLedger) -> None:
         self._ledger = ledger
@@ -148,11 +149,11 @@ class ImageCollector:
                 saved = self._ledger
                 await self._disk.run(partial(self._file.save, saved))
         except OSError as error:
-            _log.warning("which images may go cannot be kept on disk", path=str(self._file.path), error=str(error))
+            _log.warning("cannot save the image ledger", path=str(self._file.path), error=str(error))
         finally:
             self._saving = None
 
 
-def _look(docker: DockerApi) -> tuple[Sequence[StoredImage], frozenset[str]]:
-    # In this order: a container that comes in between keeps its image by the engine's own refusal.
+def _list_images(docker: DockerApi) -> tuple[Sequence[StoredImage], frozenset[str]]:
+    # In this order: for a container created in between, the engine itself refuses to remove the image.
     return docker.images.stored(), docker.images.in_use()

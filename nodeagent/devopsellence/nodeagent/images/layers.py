@@ -1,7 +1,7 @@
-"""Layers and images as the Docker Engine tells them apart, and the archive that it loads them from. Pure.
+"""Layer identities as in the Docker Engine, and archives for ``docker load``. Pure.
 
-A layer is the same only on top of the same layers: the engine knows it by its chain id (OCI image specification), and
-an archive may leave out those that the engine has.
+A layer is only the same on top of the same layers: the engine identifies layers by chain id (OCI image specification),
+and an archive may omit layers already on the engine.
 """
 
 from __future__ import annotations
@@ -14,43 +14,43 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: More than the engine allows an image to have.
+#: Above the engine's own limit for an image.
 MAX_LAYERS: Final = 256
-#: What this project calls the images that it builds and sends: by their content, so that the tag follows from the id.
-_OURS: Final = re.compile(r"devopsellence/[a-z0-9]+(?:-[a-z0-9]+)*-[0-9a-f]{6}:(?P<id>[0-9a-f]{12})\Z")
+#: Tags of images built and uploaded by this project: the tag is derived from the image id.
+_PROJECT_TAG: Final = re.compile(r"devopsellence/[a-z0-9]+(?:-[a-z0-9]+)*-[0-9a-f]{6}:(?P<id>[0-9a-f]{12})\Z")
 _BLOCK: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
 class LayerFile:
-    """A layer's uncompressed tar: how long it is, and how to read it from its beginning."""
+    """Uncompressed tar of a layer: the size, and a function to read from the start."""
 
     size: int
     read: Callable[[], Iterator[bytes]]
 
 
 def chain_ids(diff_ids: Sequence[str]) -> list[str]:
-    """The chain id of each layer, the lowest first."""
-    found: list[str] = []
+    """Return the chain id of each layer, lowest first."""
+    chain: list[str] = []
     for diff_id in diff_ids:
-        under = f"{found[-1]} {diff_id}".encode() if found else b""
-        found.append(f"sha256:{hashlib.sha256(under).hexdigest()}" if under else diff_id)
-    return found
+        parent = f"{chain[-1]} {diff_id}".encode() if chain else b""
+        chain.append(f"sha256:{hashlib.sha256(parent).hexdigest()}" if parent else diff_id)
+    return chain
 
 
 def all_chain_ids(images: Iterable[Sequence[str]]) -> frozenset[str]:
-    """Every chain id that an engine with these images (by their layers) has."""
-    return frozenset(each for diff_ids in images for each in chain_ids(diff_ids))
+    """Return all chain ids on an engine with these images, given by their layers."""
+    return frozenset(chain_id for diff_ids in images for chain_id in chain_ids(diff_ids))
 
 
 def is_project_tag(tag: str, image: str = "") -> bool:
-    """Whether a tag is one that this project gives, and, where ``image`` is given, gives to the image of that id."""
-    found = _OURS.match(tag)
-    return found is not None and (not image or image.startswith(f"sha256:{found['id']}"))
+    """Return True for a tag of this project; with ``image``, only for a tag of the image with that id."""
+    match = _PROJECT_TAG.match(tag)
+    return match is not None and (not image or image.startswith(f"sha256:{match['id']}"))
 
 
 def config_problem(config: bytes, image: str, diff_ids: Sequence[str]) -> str:
-    """Why ``config`` is not the configuration of the image with this id and these layers; "" if it is."""
+    """Return the reason why ``config`` is not the configuration of the image with these layers; "" if valid."""
     digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
     if digest != image:
         return f"the configuration of image {image} has the digest {digest}"
@@ -59,15 +59,15 @@ def config_problem(config: bytes, image: str, diff_ids: Sequence[str]) -> str:
         listed = document["rootfs"]["diff_ids"]
     except (ValueError, KeyError, TypeError):
         return f"the configuration of image {image} lists no layers"
-    return "" if listed == list(diff_ids) else f"the configuration of image {image} lists other layers"
+    return "" if listed == list(diff_ids) else f"the configuration of image {image} lists different layers"
 
 
 def build_archive(
     image: str, config: bytes, tag: str, diff_ids: Sequence[str], layers: Mapping[str, LayerFile]
 ) -> Iterator[bytes]:
-    """What ``docker load`` reads, piece by piece: one image with, of its layers, those in ``layers`` only."""
+    """Yield an archive for ``docker load``: a single image, with only the layers in ``layers``."""
     name = f"{image.removeprefix('sha256:')}.json"
-    manifest = [{"Config": name, "RepoTags": [tag], "Layers": [_path(each) for each in diff_ids]}]
+    manifest = [{"Config": name, "RepoTags": [tag], "Layers": [_path(diff_id) for diff_id in diff_ids]}]
     yield from _file("manifest.json", json.dumps(manifest).encode())
     yield from _file(name, config)
     for diff_id in dict.fromkeys(diff_ids):

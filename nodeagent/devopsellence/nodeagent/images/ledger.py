@@ -1,8 +1,8 @@
-"""Which images may go: what releases here have pinned, what was brought here, and what follows from both. Pure, but for
+"""Ledger of images: pins by releases, images obtained by the agent, and the images to remove. Pure, apart from
 :class:`ImageLedgerFile`.
 
-Only an image that a release on this node has pinned, or that we have brought here, is ever taken away; what else is on
-the engine is none of our business, also when nobody seems to use it.
+Only an image pinned by a release on this node or obtained by the agent is ever removed. Any other image stays, used or
+not.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from typing import Any, Final
 from devopsellence.nodeagent.docker.images import StoredImage
 from devopsellence.nodeagent.images.layers import is_project_tag
 
-#: Of each environment, so that a rollback finds its images here.
+#: Per environment, so that a rollback finds the images on the node.
 RELEASES_KEPT: Final = 10
-#: A deploy that has asked for an image is under way for so long at most.
+#: Longest duration of a deploy after requesting an image.
 REQUESTED_SECONDS: Final = 3600.0
-#: An image that was brought for a release which never came is kept for so long.
-BROUGHT_SECONDS: Final = 86400.0
+#: Retention of an image obtained for a release that never came.
+OBTAINED_SECONDS: Final = 86400.0
 
 
 @dataclass(frozen=True)
 class ImageLedger:
-    """Images are pinned ones: an id, or ``repository@digest``. Times are of the wall clock."""
+    """Record of images. Images are pinned references: an id or ``repository@digest``. Times are wall clock seconds."""
 
-    #: By environment, by release: what its services and its task here have pinned.
+    #: By environment and release: images of the services and the release task on this node.
     releases: Mapping[str, Mapping[int, frozenset[str]]] = field(default_factory=dict)
-    #: Pinned here once, by releases that have gone.
+    #: Images of forgotten releases.
     left: frozenset[str] = frozenset()
-    #: Pulled or loaded by us, and when.
+    #: Pulled or loaded by the agent, with the time.
     obtained: Mapping[str, float] = field(default_factory=dict)
-    #: Looked for by a deploy, and when.
+    #: Requested by a deploy, with the time.
     requested: Mapping[str, float] = field(default_factory=dict)
 
     def with_release(self, env: str, release: int, images: Iterable[str]) -> ImageLedger:
-        """A release runs here with these images; the oldest beyond ten is forgotten."""
+        """Add the images of a release; the oldest releases beyond :data:`RELEASES_KEPT` are forgotten."""
         known = dict(self.releases.get(env, {}))
         known[release] = known.get(release, frozenset()) | frozenset(images)
         kept = {number: known[number] for number in sorted(known)[-RELEASES_KEPT:]}
@@ -47,69 +47,69 @@ class ImageLedger:
         return replace(self, releases={**self.releases, env: kept}, left=self.left | gone)
 
     def environment_removed(self, env: str) -> ImageLedger:
-        """An environment has left this node."""
+        """Forget all releases of an environment."""
         gone = frozenset(image for images in self.releases.get(env, {}).values() for image in images)
         rest = {name: releases for name, releases in self.releases.items() if name != env}
         return replace(self, releases=rest, left=self.left | gone)
 
     def with_obtained(self, image: str, now: float) -> ImageLedger:
-        """We have pulled or loaded it."""
+        """Record an image as pulled or loaded by the agent."""
         return replace(self, obtained={**self.obtained, image: now})
 
     def with_requested(self, images: Iterable[str], now: float) -> ImageLedger:
-        """Somebody is about to deploy these."""
+        """Record images as requested by a deploy."""
         fresh = {image: at for image, at in self.requested.items() if _within(REQUESTED_SECONDS, at, now)}
         return replace(self, requested={**fresh, **dict.fromkeys(images, now)})
 
     def without(self, images: Iterable[str]) -> ImageLedger:
-        """These are gone from the engine, or nobody's business any more."""
+        """Forget images: no longer on the engine, or not under the agent's control any more."""
         gone = frozenset(images)
         rest = {image: at for image, at in self.obtained.items() if image not in gone}
         return replace(self, left=self.left - gone, obtained=rest)
 
     def kept(self, now: float) -> frozenset[str]:
-        """What stays: the images of every remembered release, and those of a deploy that may be under way."""
+        """Return the images to keep: of remembered releases, and of deploys possibly in progress."""
         pinned = {image for releases in self.releases.values() for images in releases.values() for image in images}
-        asked = {image for image, at in self.requested.items() if _within(REQUESTED_SECONDS, at, now)}
-        brought = {image for image, at in self.obtained.items() if _within(BROUGHT_SECONDS, at, now)}
-        return frozenset(pinned | asked | (brought - self.left))
+        requested = {image for image, at in self.requested.items() if _within(REQUESTED_SECONDS, at, now)}
+        obtained = {image for image, at in self.obtained.items() if _within(OBTAINED_SECONDS, at, now)}
+        return frozenset(pinned | requested | (obtained - self.left))
 
     def candidates(self, now: float) -> frozenset[str]:
-        """What may go, if it is ours and nobody uses it."""
+        """Return the images to remove if unused and without foreign tags."""
         return (self.left | self.obtained.keys()) - self.kept(now)
 
 
 def unneeded_images(
     ledger: ImageLedger, images: Iterable[StoredImage], in_use: frozenset[str], now: float
 ) -> list[StoredImage]:
-    """Those of the engine's ``images`` that are to be taken away, in order of their ids.
+    """Return the images of the engine to remove, sorted by id.
 
-    An image that carries any name which is not ours, was not brought by us, or is used by a container, stays.
+    An image stays if any tag is not the project's, if not obtained by the agent, or if used by a container.
     """
     candidates, kept = ledger.candidates(now), ledger.kept(now)
-    found = []
+    unneeded = []
     for image in images:
         names = {image.id, *image.digests}
-        brought = bool(names & ledger.obtained.keys()) or bool(image.tags)
-        only_ours = all(is_project_tag(tag, image.id) for tag in image.tags)
-        if names & candidates and not names & kept and brought and only_ours and image.id not in in_use:
-            found.append(image)
-    return sorted(found, key=lambda image: image.id)
+        obtained = bool(names & ledger.obtained.keys()) or bool(image.tags)
+        only_project_tags = all(is_project_tag(tag, image.id) for tag in image.tags)
+        if names & candidates and not names & kept and obtained and only_project_tags and image.id not in in_use:
+            unneeded.append(image)
+    return sorted(unneeded, key=lambda image: image.id)
 
 
 def _within(seconds: float, at: float, now: float) -> bool:
-    # A time from the future, by a clock that was set back, does not keep anything for ever.
+    # After the clock was set back, a time in the future must not keep an image for ever.
     return abs(now - at) < seconds
 
 
 class ImageLedgerFile:
-    """A ledger on disk; written to a temporary file and renamed. Methods block."""
+    """Ledger on disk, written atomically. Methods block."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def load(self) -> ImageLedger:
-        """What was saved; an empty one if nothing was. ValueError if it cannot be understood, OSError if not read."""
+        """Load the ledger; empty if never saved. ValueError for invalid content, OSError if unreadable."""
         try:
             stored: Any = json.loads(self.path.read_bytes())
         except FileNotFoundError:
@@ -125,7 +125,7 @@ class ImageLedgerFile:
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
     def save(self, ledger: ImageLedger) -> None:
-        """OSError if it cannot be written."""
+        """Save the ledger. OSError if not writable."""
         document = {
             "releases": {
                 env: {str(number): sorted(images) for number, images in known.items()}

@@ -1,6 +1,6 @@
-"""Getting an image that no registry has from another node's agent (service ``Peers`` of ``agent.proto``).
+"""Pulls of images from peers (service ``Peers`` of ``agent.proto``), for images without a registry.
 
-The engine reads while the image arrives: nothing is kept on this machine but what the engine has taken as a whole.
+The engine reads while the image arrives: nothing is kept on this node but images accepted by the engine as a whole.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from devopsellence.nodeagent.docker import errors
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.images.archive import InvalidImageArchive, filter_archive
 from devopsellence.nodeagent.images.staging import free_bytes
-from devopsellence.nodeagent.tls import Files
+from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.threads import ThreadPool
 
-#: For a connection and its handshake: a machine that has gone does not even refuse.
+#: Limit for connection and handshake: a machine that is down does not even refuse.
 CONNECT_SECONDS: Final = 6.0
-#: Between two words about how far it is.
+#: Interval of progress reports.
 PROGRESS_SECONDS: Final = 1.0
 _MIB: Final = 1 << 20
-#: What the engine needs for each byte of an image: it unpacks the whole archive before it reads it.
+#: Disk space needed per byte of an image: the engine unpacks the whole archive before reading it.
 _LOAD_FACTOR: Final = 2
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A node that has gone without a word is found, also in the middle of an image.
+    # Detects a peer that vanished, also in the middle of an image.
     ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_SECONDS * 500),
     ("grpc.http2.max_pings_without_data", 0),
@@ -45,81 +45,81 @@ _OPTIONS: Final = (
 _log = structlog.get_logger()
 
 
-class _Broken(Exception):
-    """This node does not give the image; says why."""
+class _PeerFailed(Exception):
+    """The peer does not provide the image; the message has the reason."""
 
 
 class PeerPuller:
-    """Asks other nodes with the certificate in ``files``, and has ``engine`` take what they send."""
+    """Pulls images from peers, with the certificate in ``files``, and loads images into the engine."""
 
-    def __init__(self, engine: DockerEngine, node_uid: str, files: Files) -> None:
+    def __init__(self, engine: DockerEngine, node_uid: str, files: CertificateFiles) -> None:
         self._engine = engine
         self._uid = node_uid
         self._files = files
         self._disk = ThreadPool(1, "room")
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        #: The machines that have failed to give an image, since one has: they are asked last.
+        #: Uids of peers that failed last time: asked last.
         self._failed: set[str] = set()
 
     async def fetch(self, image: str, peers: Sequence[Peer], progress: Callable[[str], None]) -> None:
-        """Have the image on this machine. ``progress`` hears how far it is, in words, on the loop.
+        """Pull an image, unless present. ``progress`` is called with texts, on the event loop.
 
         Raises:
-            ImageNotAvailable: nobody gives it; says who said what.
-            DiskFull: there is no room for it.
+            ImageNotAvailable: no peer provides the image; the message has the reason of each peer.
+            DiskFull: no space left for the image.
             EngineUnavailable.
         """
         async with self._locks.setdefault(image, asyncio.Lock()):
             if await self._present(image):
                 return
             problems, full = [], None
-            # Who is asked first has been told apart by the controller.
-            for peer in sorted(peers, key=lambda each: each.uid in self._failed):
+            # The controller varies the order of peers from node to node.
+            for peer in sorted(peers, key=lambda peer: peer.uid in self._failed):
                 if peer.uid == self._uid:
                     continue
                 try:
-                    await self._from(peer, image, progress)
-                except _Broken as broken:
+                    await self._pull_from(peer, image, progress)
+                except _PeerFailed as failure:
                     self._failed.add(peer.uid)
-                    problems.append(f"{peer.node}: {broken}")
-                    _log.warning("an image could not be fetched", image=image, peer=peer.node, reason=str(broken))
+                    problems.append(f"{peer.node}: {failure}")
+                    _log.warning("cannot pull an image from a peer", image=image, peer=peer.node, reason=str(failure))
                 except errors.DiskFull as error:
-                    # How large it is, is what that node says: another may know better.
+                    # The size is the peer's claim: the next peer may report a smaller size.
                     full = error
                 else:
                     self._failed.discard(peer.uid)
                     return
             if full is not None:
                 raise full
-            raise errors.ImageNotAvailable("; ".join(problems) or "there is no other node to ask")
+            raise errors.ImageNotAvailable("; ".join(problems) or "no peer to pull from")
 
-    async def _from(self, peer: Peer, image: str, progress: Callable[[str], None]) -> None:
+    async def _pull_from(self, peer: Peer, image: str, progress: Callable[[str], None]) -> None:
         began = time.monotonic()
         progress(f"from {peer.node}")
         try:
-            async with self._asked(peer, image) as call:
+            async with self._open_call(peer, image) as call:
                 size = _size(await call.initial_metadata())
                 await self._make_room(size, image)
                 count = await self._load(image, peer.node, call, size, progress)
         except grpc.aio.AioRpcError as error:
-            raise _Broken(_why(error)) from error
+            raise _PeerFailed(_reason(error)) from error
         except ValueError as error:
-            raise _Broken(f"it cannot be asked: {error}") from error
+            raise _PeerFailed(f"cannot connect: {error}") from error
         if not await self._present(image):
-            raise _Broken("it has sent something else")
+            raise _PeerFailed("it sent a different image")
         seconds = round(time.monotonic() - began, 3)
-        _log.info("image fetched", image=image, peer=peer.node, bytes=count, seconds=seconds)
+        _log.info("image pulled from a peer", image=image, peer=peer.node, bytes=count, seconds=seconds)
 
     @asynccontextmanager
-    async def _asked(self, peer: Peer, image: str) -> AsyncIterator[Any]:
-        """The call, once it has a connection; what is left of it ends with the block."""
+    async def _open_call(self, peer: Peer, image: str) -> AsyncIterator[Any]:
+        """Yield the call to a peer once connected, and cancel the rest of the call after the block."""
         options = (*_OPTIONS, ("grpc.ssl_target_name_override", server_name(peer.uid)))
         async with grpc.aio.secure_channel(peer.api_address, self._credentials(), options=options) as channel:
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    await _decided(channel)
+                    await _connected(channel)
             except TimeoutError as error:
-                raise _Broken(f"no connection to {peer.api_address} within {CONNECT_SECONDS:.0f} s") from error
+                raise _PeerFailed(f"no connection to {peer.api_address} within {CONNECT_SECONDS:.0f} s") from error
             call: Any = PeersStub(channel).FetchImage(FetchImageRequest(image=image))
             try:
                 yield call
@@ -127,47 +127,47 @@ class PeerPuller:
                 call.cancel()
 
     def _credentials(self) -> grpc.ChannelCredentials:
-        """Read anew each time, so that a renewed certificate needs no restart."""
+        """Read the certificate files for each pull, so that a renewed certificate needs no restart."""
         files = self._files
         try:
             authority, key, chain = (path.read_bytes() for path in (files.authority, files.key, files.certificate))
         except OSError as error:
-            raise _Broken(f"{error.filename} cannot be read: {error.strerror}") from error
+            raise _PeerFailed(f"{error.filename} cannot be read: {error.strerror}") from error
         return grpc.ssl_channel_credentials(authority, key, chain)
 
     async def _load(self, image: str, node: str, call: Any, size: int, progress: Callable[[str], None]) -> int:
-        """Have the engine read what arrives; how many bytes that were."""
+        """Load the image into the engine while it arrives, and return the number of bytes."""
         loop = asyncio.get_running_loop()
-        count, told = 0, loop.time()
+        count, reported = 0, loop.time()
 
-        async def piece() -> bytes:
-            """The next bytes, when the engine has taken those before; empty at the end."""
-            nonlocal count, told
+        async def next_piece() -> bytes:
+            """Return the next bytes, once the engine has consumed the previous ones; empty at the end."""
+            nonlocal count, reported
             part = await call.read()
             if part is grpc.aio.EOF:
                 return b""
             count += len(part.data)
-            if loop.time() >= told + PROGRESS_SECONDS:
-                told = loop.time()
-                progress(f"{_of(count, size)} from {node}")
+            if loop.time() >= reported + PROGRESS_SECONDS:
+                reported = loop.time()
+                progress(f"{_progress(count, size)} from {node}")
             return bytes(part.data)
 
         def pieces() -> Iterator[bytes]:
-            """On the engine's thread."""
+            """Iterate over the pieces on the engine's thread."""
             try:
-                while data := asyncio.run_coroutine_threadsafe(piece(), loop).result():
+                while data := asyncio.run_coroutine_threadsafe(next_piece(), loop).result():
                     yield data
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-                raise _Broken(_why(error)) from error
+                raise _PeerFailed(_reason(error)) from error
 
         try:
             await self._engine.pull(lambda docker: docker.images.load(filter_archive(image, pieces())))
         except InvalidImageArchive as error:
-            raise _Broken(f"what it sends is not the image: {error}") from error
+            raise _PeerFailed(f"it sent an invalid archive: {error}") from error
         except (errors.DiskFull, errors.EngineUnavailable):
             raise
         except errors.EngineError as error:
-            raise _Broken(f"Docker does not take what it sends: {error}") from error
+            raise _PeerFailed(f"Docker rejected the archive: {error}") from error
         return count
 
     async def _present(self, image: str) -> bool:
@@ -178,35 +178,37 @@ class PeerPuller:
         return True
 
     async def _make_room(self, size: int, image: str) -> None:
-        """DiskFull where there is none; nothing where that cannot be known."""
+        """Raise DiskFull without enough space; skip the check where free space is unknown."""
         folder = await self._engine.call(lambda docker: docker.images.folder())
-        # An engine in a container of its own keeps its data where we cannot look.
+        # The data root of an engine in a container is not visible here.
         free = await self._disk.run(lambda: free_bytes(folder) if folder.exists() else 2**63)
         need = _LOAD_FACTOR * size
         if need > free:
-            raise errors.DiskFull(f"image {image} needs {need // _MIB} MiB here, and {free // _MIB} MiB are free")
+            raise errors.DiskFull(
+                f"image {image} needs {need // _MIB} MiB on this node, and {free // _MIB} MiB are free"
+            )
 
 
-async def _decided(channel: grpc.aio.Channel) -> None:
-    """Until there is a connection, or a reason why there is none: the call tells it."""
+async def _connected(channel: grpc.aio.Channel) -> None:
+    """Wait for a connection or a failure; the call itself reports a failure."""
     connectivity = grpc.ChannelConnectivity
     while (state := channel.get_state(try_to_connect=True)) in (connectivity.IDLE, connectivity.CONNECTING):
         await channel.wait_for_state_change(state)
 
 
 def _size(metadata: Any) -> int:
-    """How large the image is, as its sender says; 0 if it does not."""
-    said = next((str(value) for key, value in metadata or () if key == IMAGE_BYTES), "")
-    return int(said) if said.isascii() and said.isdigit() and len(said) < 19 else 0
+    """Return the size of the image as reported by the peer; 0 if missing."""
+    text = next((str(value) for key, value in metadata or () if key == IMAGE_BYTES), "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
-def _of(count: int, size: int) -> str:
-    # An archive is a little larger than the image that it holds.
+def _progress(count: int, size: int) -> str:
+    # An archive is slightly larger than its image.
     return f"{count // 1_000_000} of {max(count, size) // 1_000_000} MB" if size else f"{count // 1_000_000} MB"
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if not isinstance(error, grpc.aio.AioRpcError):
         return "the connection broke"
-    said = error.details() or error.code().name
-    return f"does not answer: {said}" if error.code() is grpc.StatusCode.UNAVAILABLE else said
+    details = error.details() or error.code().name
+    return f"does not answer: {details}" if error.code() is grpc.StatusCode.UNAVAILABLE else details

@@ -1,7 +1,7 @@
-"""How much room the engine has for images and volumes, as the heartbeat tells it.
+"""Disk space of the Docker data root, as reported in the heartbeat.
 
-A heartbeat is written when it changes, so this is rounded until it changes seldom: to twentieths of the whole, and back
-to where it was only once it has moved by more than one step.
+A heartbeat is written on every change, so the values are rounded to change seldom: to twentieths of the disk, and back
+to an earlier value only after a move by more than a step.
 """
 
 from __future__ import annotations
@@ -23,52 +23,50 @@ _MIB: Final = 1024 * 1024
 
 
 class DiskMonitor:
-    """Looks when the engine is connected, and every five minutes; ``tell`` is given what it sees, on the loop.
-
-    ``data_root`` answers with the folder of the engine's images and volumes, or raises EngineError.
-    """
+    """Measures on connecting to the engine and every five minutes; calls ``report`` on the event loop. ``data_root``
+    returns the engine's data root or raises EngineError."""
 
     def __init__(
-        self, data_root: Callable[[], Awaitable[str]], threads: ThreadPool, tell: Callable[[DiskSpace], None]
+        self, data_root: Callable[[], Awaitable[str]], threads: ThreadPool, report: Callable[[DiskSpace], None]
     ) -> None:
         self._data_root = data_root
         self._threads = threads
-        self._tell = tell
-        self._told = DiskSpace()
-        self._soon = asyncio.Event()
+        self._report = report
+        self._reported = DiskSpace()
+        self._check_now = asyncio.Event()
 
     def engine_connected(self) -> None:
-        """Look now."""
-        self._soon.set()
+        """Measure now."""
+        self._check_now.set()
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Measure until cancelled."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_SECONDS):
-                    await self._soon.wait()
-            self._soon.clear()
-            # An engine on another machine has its data where we cannot look: then nothing is told.
+                    await self._check_now.wait()
+            self._check_now.clear()
+            # The data root of an engine on another machine is not visible here: report nothing.
             with suppress(EngineError, OSError):
                 root = await self._data_root()
-                self._told = rounded(self._told, await self._threads.run(partial(disk_space, root)))
-                self._tell(self._told)
+                self._reported = rounded(self._reported, await self._threads.run(partial(disk_space, root)))
+                self._report(self._reported)
 
 
 def disk_space(folder: str) -> DiskSpace:
-    """Of the file system that holds ``folder``, for those who are not root.
+    """Return the disk space of the file system of ``folder``, for users other than root.
 
     Raises:
-        OSError: it is not there, or cannot be looked at.
+        OSError: the folder is missing or not accessible.
     """
-    seen = os.statvfs(folder)
-    size = seen.f_frsize
-    return DiskSpace(total_mib=seen.f_blocks * size // _MIB, free_mib=seen.f_bavail * size // _MIB)
+    stats = os.statvfs(folder)
+    size = stats.f_frsize
+    return DiskSpace(total_mib=stats.f_blocks * size // _MIB, free_mib=stats.f_bavail * size // _MIB)
 
 
-def rounded(told: DiskSpace, seen: DiskSpace) -> DiskSpace:
-    """What to tell now that ``seen`` is so: ``told``, what was told last, as long as that is about true. Pure."""
-    step = max(seen.total_mib / STEPS, 1.0)
-    if told.total_mib == seen.total_mib and -step / 2 <= seen.free_mib - told.free_mib < step * 3 / 2:
-        return told
-    return DiskSpace(total_mib=seen.total_mib, free_mib=int(int(seen.free_mib / step) * step))
+def rounded(reported: DiskSpace, current: DiskSpace) -> DiskSpace:
+    """Return the values to report for ``current``: ``reported``, the last report, while still roughly true. Pure."""
+    step = max(current.total_mib / STEPS, 1.0)
+    if reported.total_mib == current.total_mib and -step / 2 <= current.free_mib - reported.free_mib < step * 3 / 2:
+        return reported
+    return DiskSpace(total_mib=current.total_mib, free_mib=int(int(current.free_mib / step) * step))

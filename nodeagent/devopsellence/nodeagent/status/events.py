@@ -1,7 +1,7 @@
-"""What the agent tells people about: the difference between two statuses, in sentences. Pure.
+"""Events about services: the difference between two statuses, as sentences. Pure.
 
-Worked out from what is reported, not from what was done: an event that is lost with a crash of the agent is one that
-nobody saw, and no event is told twice for the same status.
+Derived from reported statuses, not from actions: an event lost in a crash of the agent concerns a status never
+reported, and no status produces the same event twice.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ SERVICE_REMOVED: Final = "service_removed"
 
 
 def events(before: AssignmentStatus | None, after: AssignmentStatus) -> list[Event]:
-    """What happened between two statuses of one environment; without ``at``. Nothing without an earlier one, because
-    then nobody knows what is new."""
+    """Return the events between two statuses of an environment, without ``at``. Empty without an earlier status,
+    because then nothing can be recognized as new."""
     if before is None:
         return []
     known = {service.name: service for service in before.services}
-    left = {service.name for service in after.services}
-    made = [event for service in after.services for event in _of(known.get(service.name), service)]
-    made += [
+    present = {service.name for service in after.services}
+    result = [event for service in after.services for event in _of(known.get(service.name), service)]
+    result += [
         Event(severity=Event.INFO, code=SERVICE_REMOVED, message=f"{name} was removed", service=name)
-        for name in sorted(known.keys() - left)
+        for name in sorted(known.keys() - present)
     ]
-    for event in made:
+    for event in result:
         event.source = f"agent/{after.node}"
         event.node = after.node
         event.release = after.release
         event.message = f"{after.node}: {event.message}"
-    return made
+    return result
 
 
 def with_last_container(before: AssignmentStatus | None, after: AssignmentStatus) -> AssignmentStatus:
-    """``after``, to be compared with the next one: a service that runs nowhere at the moment is still known by the
-    container that served last, so that the one which takes its place is told from a first one."""
-    kept = AssignmentStatus()
-    kept.CopyFrom(after)
+    """Return ``after`` for comparison with the next status: a service without a container keeps its last container, so
+    that a replacement is not mistaken for a first start."""
+    result = AssignmentStatus()
+    result.CopyFrom(after)
     known = {service.name: service for service in before.services} if before is not None else {}
-    for service in kept.services:
+    for service in result.services:
         last = known.get(service.name)
         if not service.container and last is not None:
             service.container, service.hash, service.release = last.container, last.hash, last.release
             service.health = last.health
-    return kept
+    return result
 
 
 def _of(before: ServiceStatus | None, after: ServiceStatus) -> Iterator[Event]:
@@ -64,9 +64,9 @@ def _of(before: ServiceStatus | None, after: ServiceStatus) -> Iterator[Event]:
     elif old.failed and not after.failed and old.hash == after.hash:
         yield _event(after, Event.INFO, SERVICE_RECOVERED, "runs again")
     if after.container and after.container != old.container:
-        yield from _of_another_container(old, after)
+        yield from _of_new_container(old, after)
     elif after.restarts > old.restarts and old.hash == after.hash:
-        yield _event(after, Event.WARNING, SERVICE_RESTARTED, f"was started again{_why(after)}")
+        yield _event(after, Event.WARNING, SERVICE_RESTARTED, f"was restarted{_why(after)}")
     if after.container == old.container and after.health != old.health:
         if after.health == ServiceStatus.UNHEALTHY:
             yield _event(after, Event.WARNING, SERVICE_UNHEALTHY, f"is {after.reason or 'not healthy'}")
@@ -76,23 +76,25 @@ def _of(before: ServiceStatus | None, after: ServiceStatus) -> Iterator[Event]:
         yield _event(after, Event.INFO, SERVICE_COMPLETED, "has completed")
 
 
-def _of_another_container(old: ServiceStatus, after: ServiceStatus) -> Iterator[Event]:
+def _of_new_container(old: ServiceStatus, after: ServiceStatus) -> Iterator[Event]:
     if not old.hash:
         yield _event(after, Event.INFO, SERVICE_STARTED, f"was started, container {after.container}")
     elif old.hash != after.hash:
-        message = f"container {after.container} of release {after.release} serves in place of release {old.release}'s"
+        message = (
+            f"container {after.container} (release {after.release}) replaced the container of release {old.release}"
+        )
         yield _event(after, Event.INFO, SERVICE_REPLACED, message)
     else:
-        why = "it was not healthy" if old.health == ServiceStatus.UNHEALTHY else "its container was gone"
-        yield _event(after, Event.WARNING, SERVICE_RECREATED, f"was made anew, because {why}")
+        cause = "it was unhealthy" if old.health == ServiceStatus.UNHEALTHY else "its container was gone"
+        yield _event(after, Event.WARNING, SERVICE_RECREATED, f"was recreated, because {cause}")
 
 
 def _why(service: ServiceStatus) -> str:
     if not service.HasField("last_exit"):
         return ""
-    end = service.last_exit
-    how = "it ran out of memory" if end.oom_killed else f"it had ended with exit code {end.code}"
-    return f" (restart {service.restarts}): {how}"
+    exit_ = service.last_exit
+    cause = "it ran out of memory" if exit_.oom_killed else f"it exited with code {exit_.code}"
+    return f" (restart {service.restarts}): {cause}"
 
 
 def _event(service: ServiceStatus, severity: Event.Severity.ValueType, code: str, message: str) -> Event:

@@ -1,4 +1,4 @@
-"""The heartbeat: a key bound to a lease that lives as long as the agent does."""
+"""Heartbeat of the agent: a key in etcd, bound to a lease kept alive by the agent."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from devopsellence.store.keys import Keys
 from devopsellence.store.lease import Lease, LeaseKeeper
 from devopsellence.store.retry import REFUSED_SECONDS, is_refused
 
-#: Seconds until the key is gone after the agent is.
+#: Seconds from the end of the agent to the end of the key.
 LEASE_TTL: Final = 10
-#: While another machine has this node's name and a heartbeat.
+#: Interval of checks while another machine writes this node's heartbeat.
 STAND_BY_SECONDS: Final = 5.0
 _USUAL: Final = wait_exponential(multiplier=0.2, max=3.0) + wait_random(0, 0.5)
-#: etcd knows us no more, and that seldom changes: another machine was registered under this node's name, or none is.
+#: Backoff after refused access, which seldom changes: the node was removed, or registered again with another machine.
 _REFUSED: Final = wait_exponential(multiplier=0.5, max=REFUSED_SECONDS) + wait_random(0, 0.5)
 _log = structlog.get_logger()
 
 
 class HeartbeatWriter:
-    """Keeps ``heartbeats/<node>``; written when it changes, kept by the lease alone.
+    """Writes ``heartbeats/<node>`` on changes, and keeps the key alive through its lease.
 
-    When two machines have the same name, the one whose uid is the node's has the key; the other writes it only where
-    nobody else does, so that its uid can be seen to be the wrong one.
+    If two machines use the same node name, the machine with the node's registered uid owns the key. The other machine
+    writes only without a competing heartbeat, so that its wrong uid becomes visible.
     """
 
     def __init__(self, etcd: Etcd, keys: Keys, keeper: LeaseKeeper, beat: stored_pb2.Heartbeat) -> None:
@@ -43,25 +43,25 @@ class HeartbeatWriter:
         self._lease: Lease | None = None
 
     def update(self, *, problem: str, docker_version: str) -> None:
-        """What the agent says of itself from now on; written if it is something new."""
+        """Set the agent's problem and Docker version; written if changed."""
         if (problem, docker_version) != (self._beat.problem, self._beat.docker_version):
             self._beat.problem, self._beat.docker_version = problem, docker_version
             self._changed.set()
 
     def set_disk(self, disk: stored_pb2.DiskSpace) -> None:
-        """How much room the engine has from now on; written if it is something new."""
+        """Set the disk space of the engine; written if changed."""
         if disk != self._beat.disk:
             self._beat.disk.CopyFrom(disk)
             self._changed.set()
 
     def set_router_address(self, address: str) -> None:
-        """Where other nodes' routers reach this one's from now on, "" nowhere; written if it is something new."""
+        """Set the router's address for peers, "" for none; written if changed."""
         if address != self._beat.router_address:
             self._beat.router_address = address
             self._changed.set()
 
     async def run(self) -> None:
-        """Keep it until cancelled."""
+        """Keep the heartbeat until cancelled."""
         while True:
             retrying = AsyncRetrying(
                 retry=retry_if_exception_type(StoreError),
@@ -84,7 +84,8 @@ class HeartbeatWriter:
                     wait.cancel()
 
     async def close(self) -> None:
-        """A clean end: the key goes at once. StoreError if etcd does not answer; then the lease runs out."""
+        """Revoke the lease, so that the key vanishes at once. StoreError if etcd does not answer; the lease expires
+        then."""
         if self._lease is not None and not self._lease.lost.is_set():
             await self._lease.revoke()
 
@@ -92,44 +93,47 @@ class HeartbeatWriter:
         error = str(state.outcome and state.outcome.exception())
         if is_refused(state):
             _log.error(
-                "etcd refuses this machine; was it replaced or removed as a node?",
+                "etcd denies access to this machine; was the node removed, or registered with another machine?",
                 node=self._beat.node,
                 uid=self._beat.uid,
                 error=error,
             )
         else:
-            _log.warning("the heartbeat could not be written", error=error)
+            _log.warning("cannot write the heartbeat", error=error)
 
     async def _write(self) -> None:
-        if not await self._ours():
+        if not await self._may_write():
             return
         if self._lease is None or self._lease.lost.is_set():
             self._lease = await self._keeper.grant(LEASE_TTL)
         self._changed.clear()
         await self._etcd.put(self._keys.heartbeat(self._beat.node), encode(self._beat), lease=self._lease.id)
 
-    async def _ours(self) -> bool:
-        """May this agent write the key?"""
+    async def _may_write(self) -> bool:
+        """Return True if this agent may write the key."""
         key = self._keys.heartbeat(self._beat.node)
-        found = await self._etcd.get(key)
-        if found is None or (self._lease is not None and found.lease == self._lease.id):
+        current = await self._etcd.get(key)
+        if current is None or (self._lease is not None and current.lease == self._lease.id):
             return True
-        other = ""
+        other_uid = ""
         with suppress(MalformedRecord):
-            other = decode(stored_pb2.Heartbeat, key, found.value).uid
-        if other in ("", self._beat.uid) or await self._registered_uid() == self._beat.uid:
+            other_uid = decode(stored_pb2.Heartbeat, key, current.value).uid
+        if other_uid in ("", self._beat.uid) or await self._registered_uid() == self._beat.uid:
             return True
         _log.warning(
-            "another machine answers to this node's name", node=self._beat.node, uid=self._beat.uid, other_uid=other
+            "another machine writes this node's heartbeat",
+            node=self._beat.node,
+            uid=self._beat.uid,
+            other_uid=other_uid,
         )
         self._lease = None
         return False
 
     async def _registered_uid(self) -> str:
         key = self._keys.node(self._beat.node)
-        found = await self._etcd.get(key)
-        if found is None:
+        record = await self._etcd.get(key)
+        if record is None:
             return ""
         with suppress(MalformedRecord):
-            return decode(stored_pb2.Node, key, found.value).uid
+            return decode(stored_pb2.Node, key, record.value).uid
         return ""

@@ -1,7 +1,7 @@
-"""Writing statuses: only what changed, not more often than people can read, and again when etcd has lost it.
+"""Writer of assignment statuses: only changes, at a limited rate, and again after a loss in etcd.
 
-What etcd holds is watched like everything else, so a status that was lost with a restored or emptied etcd is written
-anew, and nothing is written while nothing changes.
+The statuses in etcd are watched, so a status lost with a restored or emptied etcd is written again; without changes
+nothing is written.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from devopsellence.store.codec import encode
 from devopsellence.store.election import batches
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Compare, Etcd, Put
-from devopsellence.store.events import Journal
+from devopsellence.store.events import EventWriter
 from devopsellence.store.informer import Informer
 from devopsellence.store.keys import EnvironmentRef, Keys
 from devopsellence.store.record import message_of
 from devopsellence.store.retry import REFUSED_SECONDS, is_refused
 
-#: Between two writes about one node while it converges. One write about thirty services costs about as much as
-#: starting one of them leaves idle.
+#: Interval of writes during convergence. Writing thirty services takes about the CPU time left idle by starting one.
 COALESCE_SECONDS: Final = 0.1
-#: A write of ours that has not come back through the watch by then is not waited for any longer.
+#: Longest wait for the agent's own write to come back through the watch.
 ECHO_SECONDS: Final = 5.0
 _USUAL: Final = wait_exponential(multiplier=0.2, max=2.0) + wait_random(0, 0.5)
 _REFUSED: Final = wait_exponential(multiplier=0.5, max=REFUSED_SECONDS) + wait_random(0, 0.5)
@@ -44,29 +43,29 @@ BuildStatus: TypeAlias = Callable[[], stored_pb2.AssignmentStatus]
 
 @dataclass(slots=True)
 class _Report:
-    """``build`` makes the newest status; ``made`` is what it made last, with its encoding. ``value`` is what was last
-    written and ``echo`` until when (loop time) etcd is given the time to show it, ``kept`` what is on disk. ``told`` is
-    the status up to which events were told."""
+    """Report of an environment. ``build`` builds the newest status; ``built`` is the last built status with its
+    encoding. ``written``: the last write. ``echo_deadline``: loop time until which etcd may take to show the write.
+    ``saved``: the content on disk. ``events_until``: status up to which events were stored."""
 
     build: BuildStatus
-    made: tuple[stored_pb2.AssignmentStatus, bytes] | None = None
-    #: Two writes at once could arrive in either order.
+    built: tuple[stored_pb2.AssignmentStatus, bytes] | None = None
+    #: Serializes writes, because concurrent writes may arrive in any order.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    value: bytes = b""
-    kept: bytes = b""
-    echo: float = 0.0
-    told: stored_pb2.AssignmentStatus | None = None
+    written: bytes = b""
+    saved: bytes = b""
+    echo_deadline: float = 0.0
+    events_until: stored_pb2.AssignmentStatus | None = None
 
-    def make(self) -> tuple[stored_pb2.AssignmentStatus, bytes]:
+    def rebuild(self) -> tuple[stored_pb2.AssignmentStatus, bytes]:
         status = self.build()
         value = encode(status)
-        if self.made is None or self.made[1] != value:
-            self.made = (status, value)
-        return self.made
+        if self.built is None or self.built[1] != value:
+            self.built = (status, value)
+        return self.built
 
 
 class StatusWriter:
-    """The statuses of one node. ``run`` writes them until cancelled."""
+    """Writes the statuses of a node; ``run`` until cancelled."""
 
     def __init__(self, etcd: Etcd, keys: Keys, node: str, folder: StateFolder, disk: ThreadPool) -> None:
         self._etcd = etcd
@@ -74,7 +73,7 @@ class StatusWriter:
         self._node = node
         self._folder = folder
         self._disk = disk
-        self._journal = Journal(etcd)
+        self._journal = EventWriter(etcd)
         self._reports: dict[EnvironmentRef, _Report] = {}
         self._dirty: set[EnvironmentRef] = set()
         self._wake = asyncio.Event()
@@ -82,16 +81,16 @@ class StatusWriter:
         self._informer = Informer(etcd, keys.statuses_prefix(node), stored_pb2.AssignmentStatus, self._on_change)
 
     def report(self, env: EnvironmentRef, build: BuildStatus, *, now: bool) -> None:
-        """``build`` makes the status as it stands; it is called and written soon, or at once if ``now``."""
+        """Set the function that builds the status; called and written soon, or at once with ``now``."""
         known = self._reports.get(env)
         if known is None:
             self._reports[env] = _Report(build)
         else:
             known.build = build
-        self._soon(env, 0.0 if now else COALESCE_SECONDS)
+        self._schedule(env, 0.0 if now else COALESCE_SECONDS)
 
     def forget(self, env: EnvironmentRef) -> None:
-        """Say nothing more about an environment; what etcd holds is left to the controller."""
+        """Stop reporting an environment; the key in etcd is left to the controller."""
         self._reports.pop(env, None)
         self._dirty.discard(env)
 
@@ -99,14 +98,14 @@ class StatusWriter:
         """Write until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._informer.run())
-            # What etcd holds is asked for first, so that an agent that restarts does not repeat itself.
+            # Read etcd first, so that a restarted agent does not repeat its last write.
             await self._informer.synced()
             while True:
                 await self._wake.wait()
                 await self.flush()
 
     async def flush(self) -> None:
-        """Write all that is not written yet; returns when it is."""
+        """Write all pending statuses, and return afterwards."""
         self._wake.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -120,7 +119,7 @@ class StatusWriter:
             self._dirty |= dirty
             raise
 
-    def _soon(self, env: EnvironmentRef, delay: float) -> None:
+    def _schedule(self, env: EnvironmentRef, delay: float) -> None:
         self._dirty.add(env)
         if delay == 0:
             self._wake.set()
@@ -132,89 +131,89 @@ class StatusWriter:
             retry=retry_if_exception_type(StoreError),
             wait=lambda state: (_REFUSED if is_refused(state) else _USUAL)(state),
             before_sleep=lambda state: _log.warning(
-                "a status could not be written", env=str(env), error=str(state.outcome and state.outcome.exception())
+                "cannot write a status", env=str(env), error=str(state.outcome and state.outcome.exception())
             ),
         )
-        # The newest each time: what is true by then, not what was when the first attempt was made.
+        # Every attempt writes the newest status, not the status of the first attempt.
         try:
             await retrying(self.write, env)
-        except Exception:  # noqa: BLE001 - it is logged with its traceback, and the other environments go on
-            _log.exception("a status could not be made", env=str(env))
+        except Exception:  # noqa: BLE001 - logged with its traceback; other environments continue
+            _log.exception("cannot build a status", env=str(env))
 
     async def write(self, env: EnvironmentRef) -> None:
-        """Write an environment's newest status, unless etcd has it. StoreError if that fails."""
+        """Write an environment's newest status, unless already in etcd. StoreError on failure."""
         report = self._reports.get(env)
         if report is None:
             return
-        await self._keep(env, report)
+        await self._save(env, report)
         async with report.lock:
             await self._write_report(env, report)
 
-    async def _keep(self, env: EnvironmentRef, report: _Report) -> None:
-        """Put the newest status on disk. Before etcd is asked for anything, and whatever write it is still to answer:
-        who looks there while etcd is away is told what is, not what was."""
-        _, value = report.make()
-        if value == report.kept:
+    async def _save(self, env: EnvironmentRef, report: _Report) -> None:
+        """Save the newest status to disk before any access to etcd, so that readers of the disk see the current status
+        during an outage of etcd."""
+        _, value = report.rebuild()
+        if value == report.saved:
             return
-        report.kept = value
+        report.saved = value
         try:
             await self._disk.run(lambda: self._folder.save_status(env, value))
         except OSError as error:
-            _log.warning("a status could not be kept on disk", env=str(env), error=str(error))
+            _log.warning("cannot save a status to disk", env=str(env), error=str(error))
 
     async def _write_report(self, env: EnvironmentRef, report: _Report) -> None:
-        # Made anew only if there is news since: while the disk was written, or another write was waited for.
-        status, value = report.make() if report.made is None or env in self._dirty else report.made
+        # Rebuild only after news during the write to disk or during the wait for another write.
+        status, value = report.rebuild() if report.built is None or env in self._dirty else report.built
         if self._holds(env, report, value):
-            report.value = value
+            report.written = value
             return
-        # Before the write, because its echo may come before its answer.
-        before = report.told or self._stored(env)
+        # Before the write, because the echo may arrive before the response.
+        before = report.events_until or self._stored(env)
         key = self._keys.status(self._node, env)
         self._informer.expect(key, value, status)
         if status.phase == stored_pb2.AssignmentStatus.REMOVED:
-            # The controller deletes both keys once it has read this: it must not come back after that.
+            # After reading this status the controller deletes both keys: do not recreate the key after that.
             assignment = self._keys.assignment(self._node, env)
             await self._etcd.txn([Compare.exists(assignment)], [Put(key, value)])
         else:
             await self._etcd.put(key, value)
-        report.value = value
-        report.echo = asyncio.get_running_loop().time() + ECHO_SECONDS
-        report.told = with_last_container(before, status)
-        await self._tell(env, events(before, status))
+        report.written = value
+        report.echo_deadline = asyncio.get_running_loop().time() + ECHO_SECONDS
+        report.events_until = with_last_container(before, status)
+        await self._store_events(env, events(before, status))
 
     def _stored(self, env: EnvironmentRef) -> stored_pb2.AssignmentStatus | None:
-        """What etcd held when it was last heard of."""
+        """Return the last status of an environment received from etcd."""
         record = self._informer.records.get(self._keys.status(self._node, env))
         return message_of(record)
 
-    async def _tell(self, env: EnvironmentRef, told: Sequence[stored_pb2.Event]) -> None:
-        """Store events as far as that can be had: nothing waits for them, and none is tried twice."""
+    async def _store_events(self, env: EnvironmentRef, new_events: Sequence[stored_pb2.Event]) -> None:
+        """Store events, best effort: nothing waits for events, and a failed write is not repeated."""
         now = datetime.now(UTC)
-        for event in told:
+        for event in new_events:
             event.at.FromDatetime(now)
         try:
-            for batch in batches(await self._journal.puts(env, told, now, time.monotonic())):
+            for batch in batches(await self._journal.puts(env, new_events, now, time.monotonic())):
                 await self._etcd.txn([], batch)
         except StoreError as error:
             self._journal.forget_lease()
             _log.warning("events not stored", env=str(env), error=str(error))
 
     def _holds(self, env: EnvironmentRef, report: _Report, value: bytes) -> bool:
-        """Etcd has this status, or was given it a moment ago. What the cache shows may be older than our last write, so
-        it counts only when it is the same as that, or when there was none."""
-        if report.value not in (b"", value):
+        """Return True if etcd has this status or received it a moment ago. The cache may be older than the last write,
+        so it counts only if equal to the last write, or without any write."""
+        if report.written not in (b"", value):
             return False
-        if report.value and asyncio.get_running_loop().time() < report.echo:
+        if report.written and asyncio.get_running_loop().time() < report.echo_deadline:
             return True
         return self._shows(env, report, value)
 
     def _shows(self, env: EnvironmentRef, report: _Report, value: bytes) -> bool:
-        """The cache has this status."""
+        """Return True if the cache has this status."""
         stored = self._stored(env)
-        # The cache takes over the message that it was told to expect.
-        if report.made is not None and stored is report.made[0]:
-            return value == report.made[1]
+        # The informer stores the very message passed to expect().
+        if report.built is not None and stored is report.built[0]:
+            return value == report.built[1]
         return stored is not None and encode(stored) == value
 
     def _on_change(self, key: str) -> None:
@@ -223,11 +222,11 @@ class StatusWriter:
         except ValueError:
             return
         report = self._reports.get(env)
-        if report is None or not report.value:
+        if report is None or not report.written:
             return
-        if self._shows(env, report, report.value):
-            report.echo = 0.0
+        if self._shows(env, report, report.written):
+            report.echo_deadline = 0.0
             return
         loop = asyncio.get_running_loop()
-        # An older write of ours coming by, or etcd has something else: look again when ours must have come by.
-        loop.call_later(max(0.0, report.echo - loop.time()) + 0.01, self._soon, env, 0.0)
+        # Either an older write of the agent, or a foreign value: check again after the echo deadline.
+        loop.call_later(max(0.0, report.echo_deadline - loop.time()) + 0.01, self._schedule, env, 0.0)

@@ -99,16 +99,16 @@ def test_archive_with_other_images_is_not_finished() -> None:
     two = saved()
     two["manifest.json"] = json.dumps([LISTED, LISTED]).encode()
     cases: list[tuple[dict[str, bytes | str], str]] = [
-        (two, "one image"),
-        ({**saved(), "manifest.json": b"{"}, "one image"),
-        ({**saved(), "manifest.json": b"[7]"}, "one image"),
-        (saved(Config="other.json"), "another image"),
-        ({**saved(), f"{DIGEST}.json": CONFIG + b" "}, "another digest"),
-        ({**saved(), f"{DIGEST}.json": b"." * (MAX_FILE_BYTES + 1)}, "no file of at most 8 MiB"),
-        ({**saved(), f"{DIGEST}.json": "elsewhere"}, "no file of at most"),
-        ({"l1/layer.tar": LAYER}, "not in it"),
-        ({"manifest.json": saved()["manifest.json"]}, "not in it"),
-        ({}, "not in it"),
+        (two, "exactly one image"),
+        ({**saved(), "manifest.json": b"{"}, "exactly one image"),
+        ({**saved(), "manifest.json": b"[7]"}, "exactly one image"),
+        (saved(Config="other.json"), "a different image"),
+        ({**saved(), f"{DIGEST}.json": CONFIG + b" "}, "a different digest"),
+        ({**saved(), f"{DIGEST}.json": b"." * (MAX_FILE_BYTES + 1)}, "not a file of at most 8 MiB"),
+        ({**saved(), f"{DIGEST}.json": "elsewhere"}, "not a file of at most"),
+        ({"l1/layer.tar": LAYER}, "does not contain the image"),
+        ({"manifest.json": saved()["manifest.json"]}, "does not contain the image"),
+        ({}, "does not contain the image"),
     ]
     for files, why in cases:
         with pytest.raises(InvalidImageArchive, match=why):
@@ -127,7 +127,7 @@ def test_a_device_is_refused() -> None:
         entry = tarfile.TarInfo("l1/sda")
         entry.type = tarfile.BLKTYPE
         tar.addfile(entry)
-    with pytest.raises(InvalidImageArchive, match="no file"):
+    with pytest.raises(InvalidImageArchive, match="not a regular file"):
         list(filter_archive(IMAGE, [made.getvalue()]))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from devopsellence.nodeagent.docker.images import StoredImage
 from devopsellence.nodeagent.images.ledger import (
-    BROUGHT_SECONDS,
+    OBTAINED_SECONDS,
     RELEASES_KEPT,
     REQUESTED_SECONDS,
     ImageLedger,
@@ -98,8 +98,8 @@ def test_requested_images_are_kept_during_the_deploy() -> None:
 
 def test_unreleased_images_are_removed_after_a_day() -> None:
     ledger = ImageLedger().with_obtained(image("a"), NOW)
-    assert gone(ledger, stored("a"), now=NOW + BROUGHT_SECONDS - 1) == []
-    assert gone(ledger, stored("a"), now=NOW + BROUGHT_SECONDS + 1) == ["a"]
+    assert gone(ledger, stored("a"), now=NOW + OBTAINED_SECONDS - 1) == []
+    assert gone(ledger, stored("a"), now=NOW + OBTAINED_SECONDS + 1) == ["a"]
 
 
 def test_removed_images_are_forgotten() -> None:
@@ -124,7 +124,7 @@ _steps = st.lists(
 )
 
 
-@given(_steps, st.floats(0, 3 * BROUGHT_SECONDS))
+@given(_steps, st.floats(0, 3 * OBTAINED_SECONDS))
 def test_no_history_takes_away_what_a_kept_release_pins(steps: list[tuple[object, ...]], later: float) -> None:
     ledger = ImageLedger()
     for step in steps:

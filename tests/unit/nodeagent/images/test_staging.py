@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.nodeagent.images.staging import KEPT_SECONDS, DigestMismatch, LayerStaging, StagedLayer, is_digest
+from devopsellence.nodeagent.images.staging import RETENTION_SECONDS, DigestMismatch, LayerStaging, StagedLayer, is_digest
 
 DATA = bytes(number * number % 251 for number in range(5000))
 DIGEST = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
@@ -106,9 +106,9 @@ def test_only_old_layers_are_cleaned_away(tmp_path: Path) -> None:
     write(staging, DATA)
     written = next(tmp_path.iterdir()).stat().st_mtime
     (tmp_path / "README").write_text("not a layer")
-    assert staging.clean(written + KEPT_SECONDS - 1) == []
-    assert staging.clean(written + KEPT_SECONDS + 1, keep=frozenset({DIGEST})) == []
-    assert staging.clean(written + KEPT_SECONDS + 1) == [DIGEST]
+    assert staging.clean(written + RETENTION_SECONDS - 1) == []
+    assert staging.clean(written + RETENTION_SECONDS + 1, keep=frozenset({DIGEST})) == []
+    assert staging.clean(written + RETENTION_SECONDS + 1) == [DIGEST]
     assert [path.name for path in tmp_path.iterdir()] == ["README"]
     assert LayerStaging(tmp_path / "nowhere").clean(written) == []
 

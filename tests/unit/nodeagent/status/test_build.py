@@ -15,9 +15,9 @@ from devopsellence.nodeagent.docker.model import (
     Observed,
     ProbeVerdict,
 )
-from devopsellence.nodeagent.plan.actions import Memories
+from devopsellence.nodeagent.plan.actions import RestartHistories
 from devopsellence.nodeagent.plan.environment import plan
-from devopsellence.nodeagent.plan.history import NO_MEMORY, Trouble
+from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.nodeagent.status import build
 from tests.unit.nodeagent.support import COMPLETED, ENV, REMOTE, UID, container, service, want, wanted
@@ -32,7 +32,7 @@ def status(
     goal: Desired,
     *there: Container,
     healthy: bool = True,
-    memories: Memories | None = None,
+    memories: RestartHistories | None = None,
     network: Network | None = NETWORK,
     problem: str = "",
 ) -> A:
@@ -68,7 +68,7 @@ def test_failed_names_the_service_and_why() -> None:
     key = ("web", wanted(OLD).hash)
     end = ContainerExit(3, False, "2026-01-01T00:00:07.123456789Z", 0.2, ("one", "two"))
     memory = replace(
-        NO_MEMORY, trouble=Trouble.CRASHED, reason="ended with exit code 3", refusals=0, unstable=3, starts=5,
+        NO_HISTORY, trouble=FailureCause.CRASHED, reason="ended with exit code 3", refusals=0, unstable=3, starts=5,
         retry=1005.0, retry_wall=2005.0, last_end=end, examined="web@t1",
     )  # fmt: skip
     there = container(OLD, ContainerState.EXITED, identity="web", finished="t1")
@@ -81,14 +81,14 @@ def test_failed_names_the_service_and_why() -> None:
 
 
 def test_an_exit_code_of_zero_is_still_an_exit() -> None:
-    memory = replace(NO_MEMORY, last_end=ContainerExit(0, False, "", 1.0))
+    memory = replace(NO_HISTORY, last_end=ContainerExit(0, False, "", 1.0))
     found = status(want(OLD), container(OLD), memories={("web", wanted(OLD).hash): memory})
     assert found.services[0].last_exit.HasField("code")
 
 
 def test_a_pull_says_how_far_it_is() -> None:
     made = service(image=REMOTE)
-    memory = replace(NO_MEMORY, image_missing=True)
+    memory = replace(NO_HISTORY, image_missing=True)
     found = status(want(made), memories={("web", wanted(made).hash): memory})
     assert found.services[0].reason == f"pulling {REMOTE}: 3 of 7 layers"
 
@@ -97,7 +97,7 @@ def test_since_when_one_is_not_healthy() -> None:
     there = container(OLD)
     since = Now(990.0, 1990.5)
     seen = Observed((there,), NETWORK, {there.id: Health(ProbeVerdict.UNHEALTHY, message="answered 500", since=since)})
-    memories = {("web", wanted(OLD).hash): replace(NO_MEMORY, proved=there.id, lapses=1)}
+    memories = {("web", wanted(OLD).hash): replace(NO_HISTORY, proved=there.id, lapses=1)}
     made = plan(want(OLD), seen, memories, Now(1000.0, 2000.0))
     (web,) = build.status(want(OLD), made, memories, {}, "", None).services
     assert (web.health, web.unhealthy_since.ToMilliseconds()) == (S.UNHEALTHY, 1_990_500)
@@ -108,7 +108,7 @@ def test_completed_service_is_settled_with_its_container() -> None:
     job = service("job")
     goal = want(job, service(version="1", after={"job": COMPLETED}))
     done = container(job, ContainerState.EXITED, finished="t1", code=0)
-    memories = {("job", wanted(job).hash): replace(NO_MEMORY, examined=done.end_key)}
+    memories = {("job", wanted(job).hash): replace(NO_HISTORY, examined=done.end_key)}
     found = status(goal, done, container(service(version="1")), memories=memories)
     assert found.phase == A.SETTLED
     assert (found.services[0].phase, found.services[0].container) == (S.COMPLETED, done.id[:12])

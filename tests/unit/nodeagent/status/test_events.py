@@ -31,22 +31,22 @@ def web(**changes: Any) -> ServiceStatus:
         (
             [web()],
             [web(container="c2", hash="h2", release=2)],
-            [("service_replaced", "n1: web container c2 of release 2 serves in place of release 1's")],
+            [("service_replaced", "n1: web container c2 (release 2) replaced the container of release 1")],
         ),
         (
             [web()],
             [web(container="c2")],
-            [("service_recreated", "n1: web was made anew, because its container was gone")],
+            [("service_recreated", "n1: web was recreated, because its container was gone")],
         ),
         (
             [web()],
             [web(restarts=1, last_exit=Exit(code=7))],
-            [("service_restarted", "n1: web was started again (restart 1): it had ended with exit code 7")],
+            [("service_restarted", "n1: web was restarted (restart 1): it exited with code 7")],
         ),
         (
             [web()],
             [web(restarts=1, last_exit=Exit(code=137, oom_killed=True))],
-            [("service_restarted", "n1: web was started again (restart 1): it ran out of memory")],
+            [("service_restarted", "n1: web was restarted (restart 1): it ran out of memory")],
         ),
         ([web()], [web(failed=True, reason="because")], [("service_failed", "n1: web cannot run: because")]),
         ([web(failed=True)], [web(failed=True)], []),
@@ -60,7 +60,7 @@ def web(**changes: Any) -> ServiceStatus:
         (
             [web(health=ServiceStatus.UNHEALTHY)],
             [web(container="c2", health=ServiceStatus.CHECKING)],
-            [("service_recreated", "n1: web was made anew, because it was not healthy")],
+            [("service_recreated", "n1: web was recreated, because it was unhealthy")],
         ),
         (
             [web(phase=ServiceStatus.STARTING)],
@@ -95,7 +95,7 @@ def test_a_service_that_runs_nowhere_for_a_moment_is_not_taken_for_a_new_one() -
 def test_why_it_was_made_anew_is_known_while_it_runs_nowhere() -> None:
     sick, nowhere = status(web(health=ServiceStatus.UNHEALTHY)), status(ServiceStatus(name="web"))
     (event,) = events(with_last_container(sick, nowhere), status(web(container="c2")))
-    assert event.message == "n1: web was made anew, because it was not healthy"
+    assert event.message == "n1: web was recreated, because it was unhealthy"
 
 
 def test_first_status_produces_no_events() -> None:
