@@ -1,4 +1,4 @@
-"""A router without Envoy: it routes nowhere, and holds containers for as long as the test says."""
+"""Fake router: routes without Envoy, and holds containers until a test ends their requests."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from devopsellence.store.keys import EnvironmentRef
 
 
 class FakeRouter:
-    """Answers as :class:`devopsellence.nodeagent.ingress.interface.Routes`. What it routes to outlives an agent, as a
-    router's files do: give the same one to the next, with another ``changed``.
+    """Fake of :class:`devopsellence.nodeagent.ingress.interface.RouterInterface`.
 
-    ``sites`` is what was asked for last. Requests are under way on every container that was ever routed to, until
+    The state outlives an agent, as a router's files do: give the same fake to the next agent, with a new ``changed``.
+    ``configs``: the newest routing configurations. Requests are under way on every container ever routed to, until
     :meth:`end_requests`.
     """
 
     def __init__(self) -> None:
-        self.changed: Callable[[EnvironmentRef], None] = lambda env: None
-        self.sites: dict[EnvironmentRef, RoutingConfig | None] = {}
+        self.changed: Callable[[EnvironmentRef], None] = lambda ref: None
+        self.configs: dict[EnvironmentRef, RoutingConfig | None] = {}
         self._draining: dict[EnvironmentRef, set[str]] = {}
 
     async def load(self) -> None:
@@ -27,38 +27,40 @@ class FakeRouter:
     async def run(self) -> None:
         pass
 
-    def want(self, env: EnvironmentRef, site: RoutingConfig | None) -> None:
-        before, self.sites[env] = self.routed(env), site
-        draining = self._draining.setdefault(env, set())
-        draining |= before - self.routed(env)
-        draining -= self.routed(env)
+    def set_routing(self, ref: EnvironmentRef, config: RoutingConfig | None) -> None:
+        before, self.configs[ref] = self.routed(ref), config
+        draining = self._draining.setdefault(ref, set())
+        draining |= before - self.routed(ref)
+        draining -= self.routed(ref)
 
-    def held(self, env: EnvironmentRef) -> Mapping[str, str]:
-        draining = dict.fromkeys(self._draining.get(env, ()), "1 request is under way")
-        return draining | dict.fromkeys(self.routed(env), "serves")
+    def held(self, ref: EnvironmentRef) -> Mapping[str, str]:
+        draining = dict.fromkeys(self._draining.get(ref, ()), "1 request is under way")
+        return draining | dict.fromkeys(self.routed(ref), "serves")
 
-    def status(self, env: EnvironmentRef) -> RouterStatus:
-        site = self.sites.get(env)
-        if site is None:
+    def status(self, ref: EnvironmentRef) -> RouterStatus:
+        config = self.configs.get(ref)
+        if config is None:
             return RouterStatus()
         return RouterStatus(
             serving=True,
             http_port=80,
             https_port=443,
-            certificates={host: each.serial for host, each in site.certificates.items()},
-            challenges=frozenset(token for challenge in site.challenges.values() for token, _ in challenge),
+            certificates={host: certificate.serial for host, certificate in config.certificates.items()},
+            challenges=frozenset(token for challenges in config.challenges.values() for token, _ in challenges),
         )
 
-    def routed(self, env: EnvironmentRef) -> set[str]:
-        """The containers (ids) that new requests go to."""
-        site = self.sites.get(env)
-        return {one.container for backend in site.backends for one in backend.endpoints} if site is not None else set()
+    def routed(self, ref: EnvironmentRef) -> set[str]:
+        """Return the ids of the containers that get new requests."""
+        config = self.configs.get(ref)
+        if config is None:
+            return set()
+        return {endpoint.container for backend in config.backends for endpoint in backend.endpoints}
 
-    def draining(self, env: EnvironmentRef) -> set[str]:
-        """Those that get no new ones, and have some under way."""
-        return set(self._draining.get(env, ()))
+    def draining(self, ref: EnvironmentRef) -> set[str]:
+        """Return the ids of the containers that get no new requests, and have requests under way."""
+        return set(self._draining.get(ref, ()))
 
-    def end_requests(self, env: EnvironmentRef) -> None:
-        """No request is under way any more where no new ones go."""
-        self._draining.pop(env, None)
-        self.changed(env)
+    def end_requests(self, ref: EnvironmentRef) -> None:
+        """End all requests on draining containers."""
+        self._draining.pop(ref, None)
+        self.changed(ref)

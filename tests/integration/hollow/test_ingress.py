@@ -12,13 +12,13 @@ from bench.hollow.engine import HollowEngine, hollow
 from bench.hollow.machine import HollowMachine
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.nodeagent.docker.engine import EngineCallbacks
-from devopsellence.nodeagent.docker.interface import Machine
+from devopsellence.nodeagent.reconcile.machine import Machine
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
 from tests.integration.nodeagent.routed import agent_on
-from tests.support.agent import soon
+from tests.support.until import eventually
 from tests.support.fake_router import FakeRouter
 
 ENV = EnvironmentRef("acme", "shop", "production")
@@ -42,7 +42,7 @@ class Watched(HollowMachine):
 
 def works(machine: HollowMachine, routes: FakeRouter, callbacks: EngineCallbacks) -> Machine[HollowEngine]:
     routes.changed = lambda env: callbacks.changed(str(env))
-    return replace(hollow(machine, callbacks), routes=routes)
+    return replace(hollow(machine, callbacks), router=routes)
 
 
 def service(name: str, version: int, *, volume: bool = False, ready: float = 0.0) -> workload_pb2.Service:
@@ -87,7 +87,7 @@ async def settled(
         status = decode(stored_pb2.AssignmentStatus, key, found.value) if found is not None else None
         return status is not None and (status.release, status.phase) == (release, phase)
 
-    await soon(f"release {release}", look, seconds=60)
+    await eventually(f"release {release}", look, seconds=60)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -111,7 +111,7 @@ async def test_routed_containers_are_never_stopped(etcd: Etcd, settings: Setting
                 database = service("db", chance.randint(1, 2), volume=True)
                 await etcd.put(key, encode(assignment(release, web, database)))
                 if chance.random() < 0.7:
-                    await soon("somebody answers", answered, seconds=60)
+                    await eventually("somebody answers", answered, seconds=60)
                 if chance.random() < 0.5:
                     routes.end_requests(ENV)
                 if chance.random() < 0.3 and machine.containers:
@@ -144,9 +144,9 @@ async def test_challenges_are_answered_while_the_engine_is_away(etcd: Etcd, sett
         await etcd.put(etcd.keys.ingress("n1", ENV, HOST), encode(part))
 
         async def answered() -> bool:
-            site = routes.sites[ENV]
+            site = routes.configs[ENV]
             return site is not None and site.challenges == {HOST: (("t1", "t1.x"),)}
 
-        await soon("the challenge is answered", answered, seconds=60)
+        await eventually("the challenge is answered", answered, seconds=60)
         assert routes.routed(ENV) == before != set()
         machine.come_back()

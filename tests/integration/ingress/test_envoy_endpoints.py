@@ -10,7 +10,8 @@ from devopsellence.nodeagent.envoy.config import ADMIN_SOCKET
 from devopsellence.nodeagent.envoy.model import Endpoint
 from tests.integration.ingress.apps import App
 from tests.integration.ingress.clients import Client, WebSocket, ask
-from tests.integration.ingress.envoys import Envoy, admin, free_ports, site
+from tests.integration.ingress.envoys import Envoy, admin, site
+from tests.support.ports import free_ports
 from tests.support.until import until
 
 

@@ -15,7 +15,8 @@ from devopsellence.cli.certificates.pki import CertificateAuthority
 from devopsellence.nodeagent.envoy.model import Endpoint, RouterPeer
 from tests.integration.ingress.apps import App
 from tests.integration.ingress.clients import Client, ask
-from tests.integration.ingress.envoys import Envoy, free_ports, site
+from tests.integration.ingress.envoys import Envoy, site
+from tests.support.ports import free_ports
 from tests.support.until import until
 
 ONE, TWO = server_name("uid-one"), server_name("uid-two")

@@ -7,7 +7,9 @@ import pytest
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.nodeagent.envoy.model import Endpoint
 from tests.integration.nodeagent.routed import agent_of
-from tests.support.agent import ENV, Machine, Status, docker, says, service_of, soon, web, worker
+from tests.support.agent import ENV, AgentNode, Status, says, service_of, web, worker
+from tests.support.docker import docker
+from tests.support.until import eventually
 from tests.support.fake_router import FakeRouter
 
 pytestmark = pytest.mark.docker
@@ -34,7 +36,7 @@ async def routed(routes: FakeRouter, count: int = 1) -> set[str]:
     async def look() -> bool:
         return len(routes.routed(ENV)) == count
 
-    await soon(f"{count} routed to", look, seconds=60)
+    await eventually(f"{count} routed to", look, seconds=60)
     return routes.routed(ENV)
 
 
@@ -42,13 +44,13 @@ def runs(container: str) -> bool:
     return docker("inspect", "--format", "{{.State.Running}}", container) == "true"
 
 
-async def test_the_old_container_is_stopped_when_its_last_request_has_ended(machine: Machine) -> None:
+async def test_the_old_container_is_stopped_when_its_last_request_has_ended(machine: AgentNode) -> None:
     routes = FakeRouter()
     async with agent_of(machine, routes):
         await machine.assign(web(text="one"), ingress=ingress())
         status = await machine.settled(seconds=60)
         (old,) = await routed(routes)
-        site = routes.sites[ENV]
+        site = routes.configs[ENV]
         assert site is not None
         assert site.backends[0].endpoints == (Endpoint(old, service_of(status, "web").address, 3000),)
         assert status.ingress.phase == Ingress.SERVING
@@ -72,7 +74,7 @@ async def test_the_old_container_is_stopped_when_its_last_request_has_ended(mach
         assert machine.containers() == [new[:12]]
 
 
-async def test_container_with_volume_drains_before_its_successor_starts(machine: Machine) -> None:
+async def test_container_with_volume_drains_before_its_successor_starts(machine: AgentNode) -> None:
     routes = FakeRouter()
     async with agent_of(machine, routes):
         await machine.assign(database("1"), ingress=ingress("db"))
@@ -88,7 +90,7 @@ async def test_container_with_volume_drains_before_its_successor_starts(machine:
         assert machine.containers() == [new[:12]]
 
 
-async def test_unhealthy_container_is_replaced_despite_active_requests(machine: Machine) -> None:
+async def test_unhealthy_container_is_replaced_despite_active_requests(machine: AgentNode) -> None:
     routes = FakeRouter()
     async with agent_of(machine, routes):
         await machine.assign(web(), ingress=ingress())
@@ -99,12 +101,12 @@ async def test_unhealthy_container_is_replaced_despite_active_requests(machine: 
         async def replaced() -> set[str]:
             return routes.routed(ENV) - {old}
 
-        (new,) = await soon("another one is routed to", replaced, seconds=60)
+        (new,) = await eventually("another one is routed to", replaced, seconds=60)
         assert old[:12] not in machine.containers()
         assert runs(new)
 
 
-async def test_removed_service_waits_for_its_last_request(machine: Machine) -> None:
+async def test_removed_service_waits_for_its_last_request(machine: AgentNode) -> None:
     routes = FakeRouter()
     async with agent_of(machine, routes):
         await machine.assign(web(), worker("other"), ingress=ingress())
@@ -117,7 +119,7 @@ async def test_removed_service_waits_for_its_last_request(machine: Machine) -> N
             seconds=60,
         )
         assert status.ingress.phase == Ingress.FAILED
-        assert status.ingress.reason == "requests are to go to service web, which is not assigned to this node"
+        assert status.ingress.reason == "a rule's target is service web, which is not assigned to this node"
         await machine.assign(removed=True)
         await routed(routes, 0)
         assert runs(old)

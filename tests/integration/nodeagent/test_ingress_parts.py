@@ -12,7 +12,8 @@ from devopsellence.store.keys import PEERS
 from devopsellence.store.settings import Settings
 from tests.integration.nodeagent.routed import agent_of
 from tests.integration.nodeagent.test_ingress import HOST, ingress
-from tests.support.agent import ENV, Machine, Status, soon
+from tests.support.agent import ENV, AgentNode, Status
+from tests.support.until import eventually
 from tests.support.fake_router import FakeRouter
 from tests.support.host_certificates import sealed
 
@@ -22,7 +23,7 @@ NOBODY = Settings(("127.0.0.1:1",))
 
 
 def part(
-    machine: Machine, name: str = HOST, certificate: stored_pb2.HostCertificate | None = None, uid: str = ""
+    machine: AgentNode, name: str = HOST, certificate: stored_pb2.HostCertificate | None = None, uid: str = ""
 ) -> stored_pb2.NodeIngress:
     return stored_pb2.NodeIngress(
         node=machine.node,
@@ -35,12 +36,12 @@ def part(
     )
 
 
-async def send(machine: Machine, sent: stored_pb2.NodeIngress | bytes, name: str = HOST) -> None:
+async def send(machine: AgentNode, sent: stored_pb2.NodeIngress | bytes, name: str = HOST) -> None:
     value = sent if isinstance(sent, bytes) else encode(sent)
     await machine.etcd.put(machine.etcd.keys.ingress(machine.node, ENV, name), value)
 
 
-async def serves(machine: Machine, serial: str, *tokens: str, says: str = "") -> Status:
+async def serves(machine: AgentNode, serial: str, *tokens: str, says: str = "") -> Status:
     """The status once it tells of this certificate (empty: none) and these challenges, and ``says`` so."""
 
     def holds(status: Status) -> bool:
@@ -52,7 +53,7 @@ async def serves(machine: Machine, serial: str, *tokens: str, says: str = "") ->
     return await machine.until(f"{serial} {tokens} {says!r}", holds, seconds=60)
 
 
-async def test_certificates_come_change_and_stay(machine: Machine) -> None:
+async def test_certificates_come_change_and_stay(machine: AgentNode) -> None:
     """Nothing runs here: what the rules lead to is not assigned, which the status says all along."""
     routes = FakeRouter()
     async with agent_of(machine, routes) as agent:
@@ -67,13 +68,13 @@ async def test_certificates_come_change_and_stay(machine: Machine) -> None:
         await send(machine, part(machine, certificate=second))
         await serves(machine, second.serial)
         await send(machine, part(machine, certificate=foreign))
-        await serves(machine, second.serial, says="the one before it is served on")
+        await serves(machine, second.serial, says="the previous certificate is still served")
         await send(machine, b"{")
         await serves(machine, second.serial, says="does not hold a readable NodeIngress")
         sent = part(machine, certificate=first, uid="another")
         sent.challenges.add(token="t2", key_authorization="t2.x")
         await send(machine, sent)
-        site = routes.sites[ENV]
+        site = routes.configs[ENV]
         assert site is not None
         assert "PRIVATE KEY" in site.certificates[HOST].key_pem
     secret = site.certificates[HOST].key_pem.splitlines()[1]
@@ -81,14 +82,14 @@ async def test_certificates_come_change_and_stay(machine: Machine) -> None:
     assert any("+" in file.name and file.parent.name == "ingress" for file in files)
     assert not [file for file in files if secret.encode() in file.read_bytes()]
     # Without etcd, from disk: the last one that could be used.
-    routes.sites.clear()
+    routes.configs.clear()
     async with agent_of(machine, routes, NOBODY):
 
         async def served() -> str:
-            found = routes.sites.get(ENV)
+            found = routes.configs.get(ENV)
             return found.certificates[HOST].serial if found is not None and HOST in found.certificates else ""
 
-        assert await soon("it is served from disk", served, seconds=60) == second.serial
+        assert await eventually("it is served from disk", served, seconds=60) == second.serial
     async with agent_of(machine, routes):
         await machine.etcd.delete(machine.etcd.keys.ingress(machine.node, ENV, HOST))
         await send(machine, part(machine, PEERS), PEERS)
@@ -101,7 +102,7 @@ async def test_certificates_come_change_and_stay(machine: Machine) -> None:
         await serves(machine, "")
 
 
-async def test_a_request_for_a_key_is_answered(machine: Machine) -> None:
+async def test_a_request_for_a_key_is_answered(machine: AgentNode) -> None:
     operator = AgeIdentity.generate()
     async with agent_of(machine, FakeRouter()) as agent:
         await machine.assign(ingress=ingress())
@@ -113,13 +114,13 @@ async def test_a_request_for_a_key_is_answered(machine: Machine) -> None:
         (answer,) = status.ingress.signing_requests
         asked = x509.load_pem_x509_csr(answer.csr_pem.encode())
         assert (answer.id, list(answer.recipients), asked.is_signature_valid) == ("ab", recipients, True)
-        assert b"PRIVATE KEY" in operator.open(answer.key_age)
+        assert b"PRIVATE KEY" in operator.decrypt(answer.key_age)
         # The certificate of that key comes back, sealed as it was, and the request goes.
         await send(machine, part(machine))
         await machine.until("it is forgotten", lambda seen: not seen.ingress.signing_requests, seconds=60)
 
 
-async def test_other_nodes_routers(machine: Machine) -> None:
+async def test_other_nodes_routers(machine: AgentNode) -> None:
     routes = FakeRouter()
     async with agent_of(machine, routes):
         await machine.assign(ingress=ingress())
@@ -128,31 +129,31 @@ async def test_other_nodes_routers(machine: Machine) -> None:
         await send(machine, sent, PEERS)
 
         async def peers() -> list[str]:
-            site = routes.sites.get(ENV)
+            site = routes.configs.get(ENV)
             return [f"{peer.node} {peer.address} {peer.port}" for peer in site.peers] if site is not None else []
 
-        assert await soon("a peer", peers, seconds=60) == ["n2 10.0.0.2 7444"]
+        assert await eventually("a peer", peers, seconds=60) == ["n2 10.0.0.2 7444"]
         sent.peers.add(node="n3", uid="u3", address="localhost:7444")
         await send(machine, sent, PEERS)
 
         async def by_name() -> bool:
             return await peers() in (["n2 10.0.0.2 7444", f"n3 {host} 7444"] for host in ("127.0.0.1", "::1"))
 
-        await soon("one by its name", by_name, seconds=60)
-    routes.sites.clear()
+        await eventually("one by its name", by_name, seconds=60)
+    routes.configs.clear()
     async with agent_of(machine, routes, NOBODY):
-        await soon("both from disk", by_name, seconds=60)
+        await eventually("both from disk", by_name, seconds=60)
     async with agent_of(machine, routes):
-        await soon("both again", by_name, seconds=60)
+        await eventually("both again", by_name, seconds=60)
         await machine.etcd.delete(machine.etcd.keys.ingress(machine.node, ENV, PEERS))
 
         async def alone() -> bool:
             return not await peers()
 
-        await soon("no peer", alone, seconds=60)
+        await eventually("no peer", alone, seconds=60)
 
 
-async def test_parts_of_unassigned_environment_are_dropped(machine: Machine) -> None:
+async def test_parts_of_unassigned_environment_are_dropped(machine: AgentNode) -> None:
     stored = machine.folder / "state" / "ingress"
 
     async def there() -> bool:
@@ -163,6 +164,6 @@ async def test_parts_of_unassigned_environment_are_dropped(machine: Machine) -> 
 
     async with agent_of(machine, FakeRouter()) as agent:
         await send(machine, part(machine, certificate=sealed(HOST, agent.beat.age_recipient)))
-        await soon("it is on disk", there, seconds=60)
+        await eventually("it is on disk", there, seconds=60)
         await machine.etcd.delete(machine.etcd.keys.ingress(machine.node, ENV, HOST))
-        await soon("it is on disk no more", gone, seconds=60)
+        await eventually("it is on disk no more", gone, seconds=60)

@@ -1,7 +1,8 @@
-"""Envoy's admin interface, over its unix socket: what Envoy uses of what it was given, and what it is busy with.
+"""Client of Envoy's admin API over a unix socket: endpoints, active requests, file versions, rejected configuration.
 
-Questions are asked one a connection and answers are bounded. What the answers mean is parsed by pure functions; their
-shapes are Envoy's ``admin.v3`` messages as JSON (``Clusters``, ``ListenersConfigDump``) and its list of statistics.
+One connection per request; responses have a size limit. Pure functions parse the responses, whose shapes are Envoy's
+``admin.v3`` messages as JSON (``Clusters``, ``ListenersConfigDump``) and Envoy's list of statistics. Also here: the
+version statistics by which Envoy confirms each of its files.
 """
 
 from __future__ import annotations
@@ -19,93 +20,108 @@ from typing import Any, Final, cast
 from devopsellence.nodeagent.envoy.resources import CLUSTERS, LISTENERS
 
 SOCKET: Final = "admin.sock"
-#: Envoy's main thread answers, which is seldom busy for long; a stopped one must not hold anybody up.
-ASK_SECONDS: Final = 2.0
-#: Two hundred hosts with their routes and clusters are about a tenth of this.
-_LARGEST: Final = 16 << 20
+#: Limit for a response. Envoy's main thread responds and is seldom busy for long; a stopped Envoy must not block the
+#: agent.
+TIMEOUT_SECONDS: Final = 2.0
+#: Two hundred hosts with routes and clusters take about a tenth of this.
+_MAX_RESPONSE_BYTES: Final = 16 << 20
 _VERSION: Final = "version_text"
 _STARTED: Final = "listener_manager.workers_started"
 _ACTIVE: Final = ("rq_active", "rq_pending_active")
+_LISTENERS: Final = "listener_manager.lds"
+_CLUSTERS: Final = "cluster_manager.cds"
 
 
-class AdminSilent(Exception):
-    """Envoy does not answer, or not with what was asked for; says how."""
+class AdminUnavailable(Exception):
+    """Envoy's admin API does not respond, or not as expected; the message says how."""
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
-    """An endpoint as Envoy sees it: whether it gets new requests, and how many are under way."""
+class UpstreamHost:
+    """An endpoint as Envoy reports it: ``draining`` (no new requests) and the number of active requests."""
 
     draining: bool = False
-    active: int = 0
+    active_requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What Envoy uses now. ``clusters``: hosts ("10.0.0.2:3000") by cluster. ``versions``: of the files, by the
-    statistic that tells it, without its last part (``listener_manager.lds``, ``cluster.<name>``). ``ports``: those that
-    it listens on."""
+class EnvoyState:
+    """Configuration in use by Envoy.
 
-    clusters: Mapping[str, Mapping[str, Host]]
+    ``clusters``: upstream hosts ("10.0.0.2:3000") by cluster. ``versions``: version of each file in use, by statistic
+    without the suffix (``listener_manager.lds``, ``cluster.<name>``). ``ports``: TCP ports that Envoy listens on.
+    """
+
+    clusters: Mapping[str, Mapping[str, UpstreamHost]]
     versions: Mapping[str, str]
     ports: frozenset[int] = frozenset()
 
 
-class Admin:
-    """The interface whose socket is in ``folder``. Lives on the event loop.
+@dataclass(frozen=True, slots=True)
+class ExpectedVersion:
+    """Version that Envoy reports once the file at ``path`` is in use."""
 
-    All raise AdminSilent.
+    path: str
+    version: str
+
+
+class AdminClient:
+    """Client of the admin API with the socket in ``folder``. Lives on the event loop.
+
+    All methods raise AdminUnavailable.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def look(self) -> Seen:
-        """What Envoy uses at this moment."""
+    async def read_state(self) -> EnvoyState:
+        """Return the configuration in use by Envoy now."""
         clusters = parse_clusters(await self._json("GET", "/clusters?format=json"))
         versions = parse_versions(await self._json("GET", "/stats?format=json&type=TextReadouts"))
-        return Seen(clusters, versions, parse_ports(await self._json("GET", "/listeners?format=json")))
+        return EnvoyState(clusters, versions, parse_ports(await self._json("GET", "/listeners?format=json")))
 
-    async def listens(self) -> bool:
-        """Whether its threads have begun to listen; before, its ports refuse whoever comes."""
-        return parse_started(await self._json("GET", f"/stats?format=json&filter={_STARTED}"))
+    async def is_listening(self) -> bool:
+        """Return whether Envoy's worker threads listen; until then Envoy's ports refuse connections."""
+        return parse_workers_started(await self._json("GET", f"/stats?format=json&filter={_STARTED}"))
 
-    async def requests(self) -> int:
-        """How many requests are under way, from all clients."""
-        return parse_requests(await self._json("GET", "/stats?format=json&filter=downstream_rq_active"))
+    async def active_requests(self) -> int:
+        """Return the number of active requests of all clients."""
+        return parse_active_requests(await self._json("GET", "/stats?format=json&filter=downstream_rq_active"))
 
-    async def refused(self) -> str:
-        """What Envoy says of configuration that it did not take; "" if it took all."""
-        return parse_refused(await self._json("GET", "/config_dump?resource=dynamic_listeners"))
+    async def rejected_config(self) -> str:
+        """Return Envoy's reason for rejecting configuration; "" if all of it was accepted."""
+        return parse_rejected_config(await self._json("GET", "/config_dump?resource=dynamic_listeners"))
 
     async def drain(self) -> None:
-        """Have clients go elsewhere: nothing listens any more, and connections are asked to end with the next answer.
+        """Send clients elsewhere: close all listeners, and ask clients to close connections after the next response.
 
-        Not "graceful", which goes on listening for the drain time: that is long (``bootstrap``).
+        Not "graceful": Envoy would go on listening for the drain time, which is long (``config``).
         """
-        await self._ask("POST", "/drain_listeners")
-        await self._ask("POST", "/healthcheck/fail")
+        await self._request("POST", "/drain_listeners")
+        await self._request("POST", "/healthcheck/fail")
 
     async def _json(self, method: str, path: str) -> Any:
         try:
-            return json.loads(await self._ask(method, path))
+            return json.loads(await self._request(method, path))
         except ValueError as error:
-            raise AdminSilent(f"Envoy's answer to {path} is not JSON: {error}") from error
+            raise AdminUnavailable(f"Envoy's answer to {path} is not JSON: {error}") from error
 
-    async def _ask(self, method: str, path: str) -> bytes:
+    async def _request(self, method: str, path: str) -> bytes:
         try:
-            async with asyncio.timeout(ASK_SECONDS):
-                status, body = parse_answer(await self._exchange(f"{method} {path} HTTP/1.1\r\n"))
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                status, body = parse_response(await self._exchange(f"{method} {path} HTTP/1.1\r\n"))
         except TimeoutError as error:
-            raise AdminSilent(f"Envoy's admin interface does not answer: nothing for {ASK_SECONDS:.0f} s") from error
+            raise AdminUnavailable(
+                f"Envoy's admin interface does not answer: no response within {TIMEOUT_SECONDS:.0f} s"
+            ) from error
         except (OSError, http.client.HTTPException) as error:
-            raise AdminSilent(f"Envoy's admin interface does not answer: {error}") from error
+            raise AdminUnavailable(f"Envoy's admin interface does not answer: {error}") from error
         if status != http.client.OK:
-            raise AdminSilent(f"Envoy's admin interface answers {path} with status {status}")
+            raise AdminUnavailable(f"Envoy's admin interface answers {path} with status {status}")
         return body
 
     async def _exchange(self, line: str) -> bytes:
-        # A socket's path may have 108 characters, a state folder any number: so by way of the folder's descriptor.
+        # The path of a unix socket is limited to 108 characters, a state folder is not: so by the folder's descriptor.
         folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
         try:
             reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{folder}/{SOCKET}")
@@ -113,149 +129,139 @@ class Admin:
             os.close(folder)
         try:
             writer.write(f"{line}host: admin\r\nconnection: close\r\n\r\n".encode())
-            answer = bytearray()
+            response = bytearray()
             while chunk := await reader.read(1 << 16):
-                answer += chunk
-                if len(answer) > _LARGEST:
-                    raise AdminSilent("Envoy's admin interface says more than can be taken")
-            return bytes(answer)
+                response += chunk
+                if len(response) > _MAX_RESPONSE_BYTES:
+                    raise AdminUnavailable("the response of Envoy's admin interface is too large")
+            return bytes(response)
         finally:
             writer.close()
 
 
-class _Recorded:
-    """A whole answer as the "socket" that the standard library's parser reads from."""
+class _RecordedResponse:
+    """A complete response as the "socket" for the standard library's parser."""
 
-    def __init__(self, answer: bytes) -> None:
-        self._answer = answer
+    def __init__(self, response: bytes) -> None:
+        self._response = response
 
     def makefile(self, _mode: str) -> io.BytesIO:
-        return io.BytesIO(self._answer)
+        return io.BytesIO(self._response)
 
 
-def parse_answer(answer: bytes) -> tuple[int, bytes]:
-    """Status and body of a whole HTTP/1.1 answer. HTTPException if it is none."""
-    response = http.client.HTTPResponse(cast("Any", _Recorded(answer)))
-    response.begin()
-    return response.status, response.read()
+def parse_response(response: bytes) -> tuple[int, bytes]:
+    """Return status and body of a complete HTTP/1.1 response. Raises HTTPException for anything else."""
+    parsed = http.client.HTTPResponse(cast("Any", _RecordedResponse(response)))
+    parsed.begin()
+    return parsed.status, parsed.read()
 
 
-def parse_clusters(document: Mapping[str, Any]) -> dict[str, dict[str, Host]]:
-    """From ``/clusters?format=json``. Values of 0 and "" are left out there."""
+def parse_clusters(document: Mapping[str, Any]) -> dict[str, dict[str, UpstreamHost]]:
+    """Parse ``/clusters?format=json``, in which values of 0 and "" are left out."""
     return {
-        cluster["name"]: dict(_host(each) for each in cluster.get("host_statuses", ()))
+        cluster["name"]: dict(_upstream_host(status) for status in cluster.get("host_statuses", ()))
         for cluster in document.get("cluster_statuses", ())
     }
 
 
 def parse_versions(document: Mapping[str, Any]) -> dict[str, str]:
-    """From ``/stats?format=json&type=TextReadouts``."""
+    """Parse ``/stats?format=json&type=TextReadouts``."""
     return {
-        name.removesuffix(f".{_VERSION}"): str(stat.get("value", ""))
-        for stat in _stats(document)
-        if (name := str(stat.get("name", ""))).endswith(f".{_VERSION}")
+        name.removesuffix(f".{_VERSION}"): str(statistic.get("value", ""))
+        for statistic in _statistics(document)
+        if (name := str(statistic.get("name", ""))).endswith(f".{_VERSION}")
     }
 
 
 def parse_ports(document: Mapping[str, Any]) -> frozenset[int]:
-    """From ``/listeners?format=json``."""
-    places = (each.get("local_address") or {} for each in document.get("listener_statuses", ()))
-    return frozenset(int((place.get("socket_address") or {}).get("port_value", 0)) for place in places)
+    """Parse ``/listeners?format=json``."""
+    addresses = (listener.get("local_address") or {} for listener in document.get("listener_statuses", ()))
+    return frozenset(int((address.get("socket_address") or {}).get("port_value", 0)) for address in addresses)
 
 
-def parse_started(document: Mapping[str, Any]) -> bool:
-    """From ``/stats?format=json&filter=listener_manager.workers_started``."""
-    return any(stat["name"] == _STARTED and int(stat.get("value", 0)) == 1 for stat in _stats(document))
-
-
-def parse_requests(document: Mapping[str, Any]) -> int:
-    """From ``/stats?format=json&filter=downstream_rq_active``: of the listeners, not of the admin interface itself."""
-    return sum(
-        int(stat.get("value", 0))
-        for stat in _stats(document)
-        if str(stat["name"]).startswith("http.") and not str(stat["name"]).startswith("http.admin.")
+def parse_workers_started(document: Mapping[str, Any]) -> bool:
+    """Parse ``/stats?format=json&filter=listener_manager.workers_started``."""
+    return any(
+        statistic["name"] == _STARTED and int(statistic.get("value", 0)) == 1 for statistic in _statistics(document)
     )
 
 
-def parse_refused(document: Mapping[str, Any]) -> str:
-    """From ``/config_dump``: the first thing that Envoy did not take, on one line."""
-    for each in document.get("configs", ()):
-        if details := (each.get("error_state") or {}).get("details"):
+def parse_active_requests(document: Mapping[str, Any]) -> int:
+    """Parse ``/stats?format=json&filter=downstream_rq_active``: requests to listeners, not to the admin API itself."""
+    return sum(
+        int(statistic.get("value", 0))
+        for statistic in _statistics(document)
+        if str(statistic["name"]).startswith("http.") and not str(statistic["name"]).startswith("http.admin.")
+    )
+
+
+def parse_rejected_config(document: Mapping[str, Any]) -> str:
+    """Parse ``/config_dump``: the first error of a listener, on one line; "" if there is none."""
+    for config in document.get("configs", ()):
+        if details := (config.get("error_state") or {}).get("details"):
             return " ".join(str(details).split())
     return ""
 
 
-def _stats(document: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    # Among plain ones are histograms, which are shaped otherwise.
-    return [each for each in document.get("stats", ()) if "name" in each]
+def _statistics(document: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    # The list also holds histograms, of another shape.
+    return [statistic for statistic in document.get("stats", ()) if "name" in statistic]
 
 
-def _host(status: Mapping[str, Any]) -> tuple[str, Host]:
-    place = (status.get("address") or {}).get("socket_address") or {}
-    address = str(place.get("address", ""))
-    # Those that wait for a connection are under way as well.
-    active = sum(int(each.get("value", 0)) for each in status.get("stats", ()) if each.get("name") in _ACTIVE)
+def _upstream_host(status: Mapping[str, Any]) -> tuple[str, UpstreamHost]:
+    socket_address = (status.get("address") or {}).get("socket_address") or {}
+    address = str(socket_address.get("address", ""))
+    # Requests that wait for a connection are active as well.
+    active = sum(int(gauge.get("value", 0)) for gauge in status.get("stats", ()) if gauge.get("name") in _ACTIVE)
     draining = (status.get("health_status") or {}).get("eds_health_status") == "DRAINING"
     host = f"[{address}]" if ":" in address else address
-    return f"{host}:{place.get('port_value', 0)}", Host(draining, active)
+    return f"{host}:{socket_address.get('port_value', 0)}", UpstreamHost(draining, active)
 
 
-# MERGED Which statistic of Envoy's tells that it uses a file. Pure.
+def expected_versions(files: Mapping[str, bytes]) -> dict[str, ExpectedVersion]:
+    """Return the versions that confirm the files of :func:`config.config_files`, by statistic as in
+    :attr:`EnvoyState.versions`.
 
-_LISTENERS: Final = "listener_manager.lds"
-_CLUSTERS: Final = "cluster_manager.cds"
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """The version of the file at ``path`` that Envoy is to say it uses."""
-
-    path: str
-    version: str
-
-
-def expected(files: Mapping[str, bytes]) -> dict[str, Expected]:
-    """By statistic (as in :attr:`admin.Seen.versions`), for what :func:`xds.files` has made.
-
-    Envoy reads routes only for listeners that are there. Hosts' certificates are part of those.
+    Envoy reads routes only of existing listeners. Hosts' certificates are part of the listeners.
     """
-    return _expected(files, {str(each["name"]) for each in json.loads(files[LISTENERS])["resources"]})
+    listeners = {str(listener["name"]) for listener in json.loads(files[LISTENERS])["resources"]}
+    return _expected_versions(files, listeners)
 
 
-def expected_endpoints(files: Mapping[str, bytes]) -> dict[str, Expected]:
-    """The same for files of endpoints alone."""
-    return _expected(files, set())
+def expected_endpoint_versions(files: Mapping[str, bytes]) -> dict[str, ExpectedVersion]:
+    """Return the versions that confirm endpoints files, by statistic."""
+    return _expected_versions(files, set())
 
 
-def _expected(files: Mapping[str, bytes], named: set[str]) -> dict[str, Expected]:
-    found: dict[str, Expected] = {}
+def _expected_versions(files: Mapping[str, bytes], listeners: set[str]) -> dict[str, ExpectedVersion]:
+    versions: dict[str, ExpectedVersion] = {}
     for path, content in files.items():
         document = json.loads(content)
-        statistic = _statistic(path, document, named)
+        statistic = _statistic(path, document, listeners)
         if statistic:
-            found[statistic] = Expected(path, str(document["version_info"]))
-    return found
+            versions[statistic] = ExpectedVersion(path, str(document["version_info"]))
+    return versions
 
 
-def listeners() -> str:
-    """The statistic for the listeners, and with them for hosts' certificates."""
+def listeners_statistic() -> str:
+    """Return the version statistic of the listeners, and so of hosts' certificates."""
     return _LISTENERS
 
 
-def routes(name: str) -> str:
-    """The statistic for the routes of a listener."""
+def routes_statistic(name: str) -> str:
+    """Return the version statistic of the routes of a listener."""
     return f"http.{name}.rds.{name}"
 
 
-def _statistic(path: str, document: Mapping[str, Any], named: set[str]) -> str:
+def _statistic(path: str, document: Mapping[str, Any], listeners: set[str]) -> str:
     if path == LISTENERS:
         return _LISTENERS
     if path == CLUSTERS:
         return _CLUSTERS
     (resource,) = document["resources"]
     if path.startswith("rds/"):
-        return routes(resource["name"]) if resource["name"] in named else ""
+        return routes_statistic(resource["name"]) if resource["name"] in listeners else ""
     if path.startswith("eds/"):
         return f"cluster.{resource['cluster_name']}"
-    # The two parts of the node's own certificate are read by whoever needs them, which need not be anybody.
+    # Secrets of the node's own certificate: read only while a cluster or listener uses TLS between routers.
     return ""

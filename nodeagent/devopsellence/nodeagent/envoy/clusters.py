@@ -1,12 +1,11 @@
-"""Where requests go: one cluster for each backend, with its endpoints in a file of their own, so that a cutover
-replaces that file and nothing else.
+"""Envoy clusters, one per backend, with the endpoints of a backend in a separate file.
 
-A cluster says nothing of its endpoints or of other nodes, so it stays as it is while those come and go: Envoy would
-make a changed cluster anew, and count its requests under way from zero.
+A cutover replaces the endpoints file and nothing else. A cluster names neither endpoints nor peers, so that the cluster
+is unchanged while endpoints come and go: Envoy recreates a changed cluster and counts active requests from zero.
 
-Endpoints of this node have priority 0, other nodes' routers priority 1 (Envoy, "Priority levels"): they are asked when
-nobody answers here. Those are reached by TLS with the nodes' own certificates, and what comes from one of them goes to
-endpoints of this node only (a subset, Envoy "Load Balancer Subsets"), so no request goes in a circle.
+Endpoints of this node have priority 0, peers (routers of other nodes) priority 1 (Envoy, "Priority levels"): peers get
+requests while no endpoint of this node is healthy. Traffic to peers uses TLS with the nodes' own certificates. Requests
+from a peer go to endpoints of this node only (Envoy, "Load Balancer Subsets"), so that no request travels in a circle.
 """
 
 from __future__ import annotations
@@ -14,48 +13,48 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import Final
 
-from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Listen, RouterPeer, Site
+from devopsellence.nodeagent.envoy.model import Backend, Endpoint, ListenerConfig, RouterPeer, RoutingConfig
 from devopsellence.nodeagent.envoy.resources import Message, extension, file_name, response, source
 from devopsellence.nodeagent.envoy.tls import PEER, peer_validation, secret_source
 from devopsellence.store.keys import EnvironmentRef
 
 CLUSTER: Final = "envoy.config.cluster.v3.Cluster"
 ASSIGNMENT: Final = "envoy.config.endpoint.v3.ClusterLoadAssignment"
-#: The namespace of what this project says of clusters and endpoints.
+#: Namespace of this project's metadata on clusters and endpoints.
 METADATA: Final = "devopsellence"
-#: A route's ``metadata_match`` with this goes to endpoints of this node only.
+#: ``metadata_match`` of a route that uses endpoints of this node only.
 LOCAL_ONLY: Final[Message] = {"filter_metadata": {"envoy.lb": {"where": "local"}}}
 
 _CONNECT_SECONDS: Final = 1
-#: Shorter than the idle timeouts of the usual application servers (gunicorn 2 s, node and uvicorn 5 s): a request never
-#: goes out on a connection that the other side is just closing.
+#: Shorter than the idle timeouts of the usual application servers (gunicorn 2 s, node and uvicorn 5 s): no request is
+#: sent on a connection that the server is about to close.
 _IDLE_SECONDS: Final = 1.5
 _BUFFER_BYTES: Final = 64 << 10
 _MANY: Final = 20_000
-#: As long as one endpoint is healthy it gets everything. Envoy's default of 140 % would hand a part of the requests to
-#: other nodes whenever a second endpoint is being drained.
+#: A single healthy endpoint gets all requests. Envoy's default of 140 % would send a part of the requests to other
+#: nodes whenever a second endpoint is draining.
 _NEVER_SPILL: Final = 1_000_000
 
 
-def cluster_name(env: EnvironmentRef, service: str, port: str) -> str:
-    """What the cluster of a backend is called; :func:`read` is its inverse."""
-    return f"{env}/{service}/{port}"
+def cluster_name(ref: EnvironmentRef, service: str, port: str) -> str:
+    """Return the name of a backend's cluster."""
+    return f"{ref}/{service}/{port}"
 
 
-def endpoints_path(env: EnvironmentRef, service: str, port: str) -> str:
-    """The file with a backend's endpoints."""
-    return f"eds/{file_name(service, cluster_name(env, service, port))}"
+def endpoints_path(ref: EnvironmentRef, service: str, port: str) -> str:
+    """Return the path of the file with a backend's endpoints."""
+    return f"eds/{file_name(service, cluster_name(ref, service, port))}"
 
 
-def cluster(env: EnvironmentRef, backend: Backend, listen: Listen, folder: str) -> Message:
-    """A backend's cluster."""
-    found: Message = {
-        "name": cluster_name(env, backend.service, backend.port),
+def cluster(ref: EnvironmentRef, backend: Backend, listen: ListenerConfig, folder: str) -> Message:
+    """Return a backend's cluster."""
+    message: Message = {
+        "name": cluster_name(ref, backend.service, backend.port),
         "type": "EDS",
-        "eds_cluster_config": {"eds_config": source(folder, endpoints_path(env, backend.service, backend.port))},
+        "eds_cluster_config": {"eds_config": source(folder, endpoints_path(ref, backend.service, backend.port))},
         "metadata": {
             "filter_metadata": {
-                METADATA: {"environment": str(env), "service": backend.service, "port": backend.port},
+                METADATA: {"environment": str(ref), "service": backend.service, "port": backend.port},
             }
         },
         "lb_policy": "ROUND_ROBIN",
@@ -85,21 +84,23 @@ def cluster(env: EnvironmentRef, backend: Backend, listen: Listen, folder: str) 
         "outlier_detection": _outliers(),
     }
     if listen.peer_tls is not None:
-        found["transport_socket_matches"] = [_peer_socket(folder)]
-        found["lb_subset_config"] = {
+        message["transport_socket_matches"] = [_peer_socket(folder)]
+        message["lb_subset_config"] = {
             "fallback_policy": "ANY_ENDPOINT",
             "subset_selectors": [{"keys": ["where"], "fallback_policy": "NO_FALLBACK"}],
         }
-    return found
+    return message
 
 
-def endpoints(site: Site, backend: Backend, listen: Listen) -> bytes:
-    """The file with a backend's endpoints and, if this node has peers, their routers."""
+def endpoints_file(config: RoutingConfig, backend: Backend, listen: ListenerConfig) -> bytes:
+    """Return the file with a backend's endpoints and, if this node has peers, their routers."""
     groups = [{"priority": 0, "lb_endpoints": [_local(endpoint) for endpoint in sorted(backend.endpoints)]}]
-    if listen.peer_tls is not None and (peers := [_peer(peer) for peer in sorted(site.peers) if _is_ip(peer.address)]):
+    if listen.peer_tls is not None and (
+        peers := [_peer(peer) for peer in sorted(config.peers) if _is_ip(peer.address)]
+    ):
         groups.append({"priority": 1, "lb_endpoints": peers})
     assignment = {
-        "cluster_name": cluster_name(site.env, backend.service, backend.port),
+        "cluster_name": cluster_name(config.ref, backend.service, backend.port),
         "policy": {"overprovisioning_factor": _NEVER_SPILL},
         "endpoints": groups,
     }
@@ -135,7 +136,7 @@ def _address(address: str, port: int) -> Message:
 
 
 def _is_ip(address: str) -> bool:
-    """EDS takes addresses only, and refuses a whole file for one name; sites of other agents, on disk, may have one."""
+    """EDS takes IP addresses only and rejects a whole file for a single name; configurations on disk may have names."""
     try:
         ip_address(address)
     except ValueError:
@@ -144,7 +145,7 @@ def _is_ip(address: str) -> bool:
 
 
 def _peer_socket(folder: str) -> Message:
-    """TLS to a peer: the name that its certificate must carry is the endpoint's own, by ``hostname``."""
+    """Return the TLS settings for peers; the peer's certificate must carry the endpoint's ``hostname``."""
     tls = {
         "auto_host_sni": True,
         "auto_sni_san_validation": True,
@@ -163,9 +164,9 @@ def _peer_socket(folder: str) -> Message:
 
 
 def _outliers() -> Message:
-    """An endpoint that cannot be reached gets no requests for a while; what an application answers is its own affair.
+    """Eject endpoints that cannot be reached for a while; HTTP statuses of applications do not count.
 
-    At most half of a backend's endpoints: the only one is always tried.
+    At most half of a backend's endpoints are ejected: a single endpoint is always tried.
     """
     return {
         "split_external_local_origin_errors": True,

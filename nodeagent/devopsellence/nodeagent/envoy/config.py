@@ -1,12 +1,14 @@
-"""Envoy's static configuration: where its files are, its admin socket, and what holds for the whole process.
+"""Envoy's complete configuration as bytes: the static bootstrap, and the dynamic files rendered from a routing. Pure.
 
-It is started as ``envoy -c <folder>/bootstrap.json --disable-hot-restart``: several Envoys share a machine (tests, and
-two of one node while one replaces the other), so nothing is shared by shared memory and base ids.
-``--file-flush-interval-msec`` is how late the access log may be (10 s unless said).
+Only this module knows all renderers (``listeners``, ``routes``, ``clusters``, ``tls``). Dynamic files: ``lds.json``
+(listeners, with the hosts' certificates), ``cds.json`` (clusters), ``rds/`` (routes, a file per listener), ``eds/``
+(endpoints, a file per backend), ``sds/`` (two secrets with the node's own certificate). A file refers only to files
+earlier in :data:`WRITE_ORDER`.
 
-``--drain-time-s`` must be long, a day: for so long the connections to a host go on whose certificate has been replaced,
-and what has not ended then, such as a WebSocket, is cut. How long an Envoy goes on that is itself replaced is for
-whoever replaces it to say (``POST /healthcheck/fail`` asks clients to go, ``POST /drain_listeners`` listens no more).
+Envoy's command line is in ``container``. ``--disable-hot-restart``: several Envoys share a machine (in tests, and while
+a new Envoy replaces an old one), so shared memory and base ids are off. ``--drain-time-s`` is a day: after a renewal,
+connections that use the former certificate stay open for this time; longer connections, such as WebSockets, are cut
+then. How long a replaced Envoy goes on is up to ``supervisor``, through the admin API.
 """
 
 from __future__ import annotations
@@ -16,17 +18,22 @@ from typing import Final
 from devopsellence.nodeagent.envoy import clusters, routes, tls
 from devopsellence.nodeagent.envoy.clusters import cluster_name
 from devopsellence.nodeagent.envoy.listeners import LISTENER, listeners
-from devopsellence.nodeagent.envoy.model import Listen, PeerTls, Routing
-from devopsellence.nodeagent.envoy.resources import CLUSTERS, LISTENERS, Message, extension, plain, response, source
+from devopsellence.nodeagent.envoy.model import ListenerConfig, NodeRouting
+from devopsellence.nodeagent.envoy.resources import CLUSTERS, LISTENERS, Message, extension, response, source, to_json
 
+__all__ = ["ADMIN_SOCKET", "WRITE_ORDER", "bootstrap", "cluster_name", "config_files"]
+
+#: Beginnings of paths, in write order; stale files are removed in reverse. Envoy rejects a file that refers to a
+#: missing file.
+WRITE_ORDER: Final = ("sds/", "eds/", CLUSTERS, "rds/", LISTENERS)
 ADMIN_SOCKET: Final = "run/admin.sock"
 _ONLY_OWNER: Final = 0o600
 _DOWNSTREAM_CONNECTIONS: Final = 20_000
 
 
 def bootstrap(folder: str, *, node: str) -> bytes:
-    """The static configuration; ``folder`` is where the files are as Envoy sees them, ``node`` the node's name."""
-    found: Message = {
+    """Return the static configuration. ``folder``: path of the files inside the container."""
+    message: Message = {
         "node": {"id": node, "cluster": "devopsellence"},
         "admin": {"address": {"pipe": {"path": f"{folder}/{ADMIN_SOCKET}", "mode": _ONLY_OWNER}}},
         "dynamic_resources": {"lds_config": source(folder, LISTENERS), "cds_config": source(folder, CLUSTERS)},
@@ -41,34 +48,25 @@ def bootstrap(folder: str, *, node: str) -> bytes:
         },
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
     }
-    return plain(found)
+    return to_json(message)
 
 
-# MERGED Envoy's configuration as files, from what is to be routed: pure, and the one doo
+def config_files(routing: NodeRouting, listen: ListenerConfig, folder: str) -> dict[str, bytes]:
+    """Return all dynamic files by path relative to ``folder``, in :data:`WRITE_ORDER`; deterministic.
 
-__all__ = ["ADMIN_SOCKET", "ORDER", "Listen", "PeerTls", "bootstrap", "cluster_name", "files"]
-
-#: How paths begin, in the order in which files are to be written; stale ones are removed the other way round. Envoy
-#: refuses a file that names one which is not there.
-ORDER: Final = ("sds/", "eds/", CLUSTERS, "rds/", LISTENERS)
-
-
-def files(routing: Routing, listen: Listen, folder: str) -> dict[str, bytes]:
-    """Every file except the bootstrap, by its path in ``folder``, in :data:`ORDER`; the same for the same input.
-
-    ``lds.json`` holds private keys.
+    ``folder``: path of the files inside the container. ``lds.json`` holds private keys.
     """
-    found = tls.peer_files(listen.peer_tls) if listen.peer_tls is not None else {}
-    made = []
-    for site in routing.sites:
-        for backend in sorted(site.backends, key=lambda backend: (backend.service, backend.port)):
-            path = clusters.endpoints_path(site.env, backend.service, backend.port)
-            found[path] = clusters.endpoints(site, backend, listen)
-            made.append(clusters.cluster(site.env, backend, listen, folder))
-    found[CLUSTERS] = response(clusters.CLUSTER, made)
-    listening = listeners(routing, listen, folder)
-    for listener in listening:
+    files = tls.peer_files(listen.peer_tls) if listen.peer_tls is not None else {}
+    cluster_messages = []
+    for config in routing.configs:
+        for backend in sorted(config.backends, key=lambda backend: (backend.service, backend.port)):
+            path = clusters.endpoints_path(config.ref, backend.service, backend.port)
+            files[path] = clusters.endpoints_file(config, backend, listen)
+            cluster_messages.append(clusters.cluster(config.ref, backend, listen, folder))
+    files[CLUSTERS] = response(clusters.CLUSTER, cluster_messages)
+    listener_messages = listeners(routing, listen, folder)
+    for listener in listener_messages:
         name = listener["name"]
-        found[routes.routes_path(name)] = routes.routes(name, routing, listen)
-    found[LISTENERS] = response(LISTENER, listening)
-    return found
+        files[routes.routes_path(name)] = routes.routes_file(name, routing, listen)
+    files[LISTENERS] = response(LISTENER, listener_messages)
+    return files

@@ -1,8 +1,8 @@
-"""Envoy's container: what it is made of (pure), and the engine's calls that find, make and end it.
+"""Envoy's container: specification (pure), and Docker calls to find, start and remove the container.
 
-One runs on a node. Another configuration or image is another container, with a name and a folder of its own, so that
-the next one can listen beside the last. It carries the node's labels but no environment's: what looks after
-environments never sees it.
+A node runs a single Envoy. A new bootstrap configuration or image means a new container, with a name and a folder of
+its own, so that the new Envoy can listen beside the old. The container carries the node's labels and no environment's,
+so that reconciling environments never touches the container.
 """
 
 from __future__ import annotations
@@ -17,34 +17,37 @@ from pathlib import Path
 from typing import Any, Final
 
 from devopsellence.nodeagent.docker import names
-from devopsellence.nodeagent.docker.client import Docker
+from devopsellence.nodeagent.docker.client import DockerClient
 from devopsellence.nodeagent.docker.errors import NotFound
 from devopsellence.nodeagent.envoy.image import PROGRAM
 
-#: Where the folder with Envoy's files is inside of the container.
+#: Path of Envoy's files inside the container.
 FOLDER: Final = "/etc/envoy/devopsellence"
-#: That folder on this machine, in the node's.
+#: Folder of Envoy's files within the node's Envoy folder.
 CONFIG: Final = "config"
-#: In there, what belongs to one container alone: its static configuration and its admin socket.
+#: Folder with a subfolder per container: bootstrap configuration and admin socket.
 RUN: Final = "run"
 BOOTSTRAP: Final = "bootstrap.json"
-#: How long a replaced Envoy goes on.
+#: Time limit for the requests of a replaced Envoy.
 DRAIN_SECONDS: Final = 30
-#: How long connections go on to a host whose certificate has been replaced.
-_CHAIN_SECONDS: Final = 86_400
+#: Time limit for connections that use a replaced certificate.
+_CERTIFICATE_DRAIN_SECONDS: Final = 86_400
 _LOGS: Final = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "5"}}
 _ARGUMENTS: Final = (
     *("--config-path", f"{FOLDER}/{RUN}/{BOOTSTRAP}"),
-    # Shared memory and a socket of a well-known name, for something that containers do not do.
+    # Hot restart shares memory between Envoys and needs a socket of a fixed name; a container is replaced instead.
     "--disable-hot-restart",
-    *("--drain-time-s", str(_CHAIN_SECONDS)),
+    *("--drain-time-s", str(_CERTIFICATE_DRAIN_SECONDS)),
     *("--file-flush-interval-msec", "1000", "--log-level", "warning"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class EnvoySpec:
-    """What a container is to be. ``folder``: the node's (``files.EnvoyFolder``). ``user``: numbers, ``uid:gid``."""
+    """Specification of Envoy's container.
+
+    ``folder``: path of ``files.EnvoyFolder``. ``user``: ``uid:gid``, in numbers.
+    """
 
     node: str
     node_uid: str
@@ -56,21 +59,21 @@ class EnvoySpec:
 
     @property
     def hash(self) -> str:
-        """Changes when the container must be another one."""
+        """16 hex digits of a hash; a changed hash means a new container."""
         return hashlib.sha256(json.dumps([self._body(""), self.bootstrap.decode()]).encode()).hexdigest()[:16]
 
     @property
     def name(self) -> str:
-        """``devopsellence-envoy-<6 hex digits>-<8 hex digits>``: of the node's uid, and of :attr:`hash`."""
+        """Container name: ``devopsellence-envoy-<6 hex digits>-<8 hex digits>``, of node uid and :attr:`hash`."""
         return f"devopsellence-envoy-{hashlib.sha256(self.node_uid.encode()).hexdigest()[:6]}-{self.hash[:8]}"
 
     @property
     def run(self) -> Path:
-        """The container's own folder on this machine."""
+        """The container's own folder on the node."""
         return run_folder(self.folder, self.hash)
 
     def body(self) -> dict[str, Any]:
-        """Of the engine's ``POST /containers/create`` (API 1.41)."""
+        """Return the body of ``POST /containers/create`` (Docker API 1.41)."""
         return self._body(self.hash)
 
     def _body(self, spec_hash: str) -> dict[str, Any]:
@@ -97,7 +100,7 @@ class EnvoySpec:
                 "CapDrop": ["ALL"],
                 "CapAdd": ["NET_BIND_SERVICE"],
                 "SecurityOpt": ["no-new-privileges"],
-                # It comes back by itself also while the agent is away (docs/decisions/0015).
+                # Envoy is restarted even while the agent is down (docs/decisions/0015).
                 "RestartPolicy": {"Name": "unless-stopped"},
                 "LogConfig": _LOGS,
             },
@@ -109,18 +112,18 @@ def _mount(source: Path, target: str, *, read_only: bool) -> dict[str, Any]:
 
 
 def run_folder(folder: Path, spec_hash: str) -> Path:
-    """The own folder of the container with this hash."""
+    """Return the folder of the container with this hash."""
     return folder / RUN / spec_hash
 
 
 def user() -> str:
-    """The agent's own, so that Envoy can read what only the agent's user can."""
+    """Return the agent's own ``uid:gid``, so that Envoy can read files private to the agent's user."""
     return f"{os.geteuid()}:{os.getegid()}"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A container of Envoy's as the engine shows it."""
+class EnvoyContainer:
+    """An Envoy container as Docker reports it."""
 
     id: str
     name: str
@@ -128,41 +131,44 @@ class Found:
     running: bool
 
 
-def find(docker: Docker, node_uid: str) -> list[Found]:
-    """This node's, by name. Blocks, as all below; raises EngineError."""
-    ours = {"label": [f"{names.LABEL_NODE_UID}={node_uid}", names.LABEL_ROUTER]}
-    found = []
+def find_containers(docker: DockerClient, node_uid: str) -> list[EnvoyContainer]:
+    """Return this node's Envoy containers, sorted by name.
+
+    Blocks, like all functions below. Raises EngineError.
+    """
+    filters = {"label": [f"{names.LABEL_NODE_UID}={node_uid}", names.LABEL_ROUTER]}
+    containers = []
     with docker.client() as client:
-        listed = client.containers(all=True, filters=ours)
-    for each in listed:
-        # A listing lags behind the event of an end, and ahead of a removal.
+        listed = client.containers(all=True, filters=filters)
+    for summary in listed:
+        # The listing may lag behind events, and may include containers that are removed in the meantime.
         with suppress(NotFound), docker.client() as client:
-            found.append(_found(client.inspect_container(each["Id"])))
-    return sorted(found, key=lambda each: each.name)
+            containers.append(_envoy_container(client.inspect_container(summary["Id"])))
+    return sorted(containers, key=lambda container: container.name)
 
 
-def _found(document: Mapping[str, Any]) -> Found:
+def _envoy_container(document: Mapping[str, Any]) -> EnvoyContainer:
     labels = document["Config"].get("Labels") or {}
-    # One that the engine is about to start again counts.
+    # A container about to be restarted by Docker counts as running.
     running = document["State"]["Status"] in ("running", "restarting")
     name = str(document["Name"]).lstrip("/")
-    return Found(str(document["Id"]), name, str(labels.get(names.LABEL_ROUTER, "")), running)
+    return EnvoyContainer(str(document["Id"]), name, str(labels.get(names.LABEL_ROUTER, "")), running)
 
 
-def begin(docker: Docker, container: str) -> None:
-    """Start it, unless it runs."""
+def start(docker: DockerClient, container: str) -> None:
+    """Start a container, unless the container runs."""
     with docker.client() as client:
         client.start(container)
 
 
-def end(docker: Docker, container: str) -> None:
-    """Stop it with its grace period, and remove it."""
+def remove(docker: DockerClient, container: str) -> None:
+    """Stop a container within its grace period, and remove it."""
     docker.stop(container)
     docker.remove(container, force=True)
 
 
-def last_words(docker: Docker, container: str) -> str:
-    """The last line that it wrote to stderr, shortened."""
+def last_log_line(docker: DockerClient, container: str) -> str:
+    """Return the last line on stderr, cut to 500 characters."""
     with docker.client() as client:
         raw = client.logs(container, stdout=False, tail=1)
     return " ".join(bytes(raw).decode(errors="replace").split())[:500]

@@ -1,8 +1,9 @@
-"""Which endpoints Envoy is given, which it has yet to let go of, and what may not be stopped meanwhile. Pure.
+"""Life of Envoy's endpoints: added, draining, removed; and which containers must not be stopped meanwhile. Pure.
 
-An endpoint is a :class:`Place`. It comes when a site wants it, is drained when no site wants it any more, and goes when
-Envoy was seen to have no request on it, or at its limit. Every step is derived from places, wishes and what was seen:
-an agent that was cut off anywhere goes on with the places that it finds in its files.
+The router tracks an endpoint (:class:`TrackedEndpoint`) from the first routing configuration with the endpoint. Once no
+configuration has the endpoint any more, the endpoint drains, until Envoy reports no active request on it or the drain
+deadline has passed. Every step follows from tracked endpoints, routing configurations and Envoy's state alone: after an
+interruption at any step the next agent goes on with the tracked endpoints on disk.
 """
 
 from __future__ import annotations
@@ -11,176 +12,189 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from devopsellence.nodeagent.envoy.admin import Host, Seen
-from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Site
+from devopsellence.nodeagent.envoy.admin import EnvoyState, UpstreamHost
+from devopsellence.nodeagent.envoy.model import Backend, Endpoint, RoutingConfig
 from devopsellence.store.keys import EnvironmentRef
 
-#: Envoy's main thread, which is asked, tells its workers of endpoints; this long after it a request that a worker had
-#: already sent there shows.
-QUIET_SECONDS: Final = 0.02
+#: Envoy's main thread reports the state, and tells the worker threads of new endpoints. After this time every request
+#: that a worker had sent to an endpoint before is counted.
+IDLE_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Key:
-    """An endpoint's place: a container behind a port of a service."""
+class EndpointKey:
+    """Identity of a tracked endpoint: a container behind a port of a service."""
 
-    env: EnvironmentRef
+    ref: EnvironmentRef
     service: str
     port: str
     container: str
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """``known``: Envoy was seen to use it as it is here. Of one that is drained: ``limit`` is when it goes whatever is
-    under way, ``active`` how many requests were seen last, ``quiet`` since when there were none (moments are
-    monotonic)."""
+class TrackedEndpoint:
+    """An endpoint with the router's knowledge of Envoy.
+
+    ``confirmed``: Envoy uses the endpoint as configured here. For draining endpoints: ``drain_deadline``, when the
+    endpoint is removed regardless of requests; ``active_requests`` as last reported; ``idle_since``, since when Envoy
+    has reported none. Times are monotonic.
+    """
 
     endpoint: Endpoint
-    known: bool = False
-    limit: float = 0.0
-    active: int = 0
-    quiet: float | None = None
+    confirmed: bool = False
+    drain_deadline: float = 0.0
+    active_requests: int = 0
+    idle_since: float | None = None
 
     @property
     def host(self) -> str:
-        """As Envoy lists it."""
-        return host_of(self.endpoint)
+        """Address and port as Envoy lists them: ``10.0.0.2:3000``."""
+        address = self.endpoint.address
+        return f"[{address}]:{self.endpoint.port}" if ":" in address else f"{address}:{self.endpoint.port}"
 
 
-Places: TypeAlias = Mapping[Key, Place]
-#: What Envoy has in the cluster of an environment's service and port; None if it has no such cluster.
-Hosts: TypeAlias = Callable[[EnvironmentRef, str, str], Mapping[str, Host] | None]
+TrackedEndpoints: TypeAlias = Mapping[EndpointKey, TrackedEndpoint]
+#: Look up the hosts in Envoy's cluster of an environment's service and port; None if there is no such cluster.
+HostsLookup: TypeAlias = Callable[[EnvironmentRef, str, str], Mapping[str, UpstreamHost] | None]
 
 
-def host_of(endpoint: Endpoint) -> str:
-    """``10.0.0.2:3000``, as Envoy lists it."""
-    address = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
-    return f"{address}:{endpoint.port}"
+def update(
+    tracked: TrackedEndpoints, ref: EnvironmentRef, config: RoutingConfig | None, drain_seconds: float, now: float
+) -> dict[EndpointKey, TrackedEndpoint]:
+    """Return the tracked endpoints for a new routing configuration of ``ref`` (None: not routed).
 
-
-def follow(
-    places: Places, env: EnvironmentRef, site: Site | None, drain_seconds: float, now: float
-) -> dict[Key, Place]:
-    """The places once ``env`` is routed as in ``site`` (None: not at all), drained within ``drain_seconds``."""
-    wanted = {
-        Key(env, backend.service, backend.port, endpoint.container): replace(endpoint, draining=False)
-        for backend in (site.backends if site is not None else ())
+    Endpoints without a place in ``config`` drain for at most ``drain_seconds``.
+    """
+    desired = {
+        EndpointKey(ref, backend.service, backend.port, endpoint.container): replace(endpoint, draining=False)
+        for backend in (config.backends if config is not None else ())
         for endpoint in backend.endpoints
     }
-    after: dict[Key, Place] = {}
-    for key, place in places.items():
-        if key.env != env or place.endpoint == wanted.get(key):
-            after[key] = place
-        elif key not in wanted:
-            after[key] = _drained(place, now + drain_seconds)
-    for key, endpoint in wanted.items():
-        after.setdefault(key, Place(endpoint))
+    after: dict[EndpointKey, TrackedEndpoint] = {}
+    for key, endpoint in tracked.items():
+        if key.ref != ref or endpoint.endpoint == desired.get(key):
+            after[key] = endpoint
+        elif key not in desired:
+            after[key] = _draining(endpoint, now + drain_seconds)
+    for key, new_endpoint in desired.items():
+        after.setdefault(key, TrackedEndpoint(new_endpoint))
     return after
 
 
-def _drained(place: Place, limit: float) -> Place:
-    if place.endpoint.draining:
-        # A limit that is lower now holds; a higher one does not begin anew.
-        return replace(place, limit=min(place.limit, limit))
-    return Place(replace(place.endpoint, draining=True), limit=limit)
+def _draining(endpoint: TrackedEndpoint, deadline: float) -> TrackedEndpoint:
+    if endpoint.endpoint.draining:
+        # An earlier deadline holds from now on; a later deadline does not extend the drain.
+        return replace(endpoint, drain_deadline=min(endpoint.drain_deadline, deadline))
+    return TrackedEndpoint(replace(endpoint.endpoint, draining=True), drain_deadline=deadline)
 
 
-def observe(places: Places, hosts: Hosts, now: float, *, routes_known: bool) -> dict[Key, Place]:
-    """The places after a look at Envoy; those that it has let go of are gone.
+def observe(
+    tracked: TrackedEndpoints, hosts: HostsLookup, now: float, *, routes_known: bool
+) -> dict[EndpointKey, TrackedEndpoint]:
+    """Return the tracked endpoints after reading Envoy's state, without fully drained endpoints.
 
-    ``routes_known``: it uses the routes that it was given; before, requests may come by former ones.
+    ``routes_known``: Envoy uses the newest routes; before, former routes may still send requests.
     """
-    after: dict[Key, Place] = {}
-    for key, place in places.items():
-        cluster = hosts(key.env, key.service, key.port)
-        host = cluster.get(place.host) if cluster is not None else None
-        if not place.endpoint.draining:
-            after[key] = replace(place, known=host is not None and not host.draining)
+    after: dict[EndpointKey, TrackedEndpoint] = {}
+    for key, endpoint in tracked.items():
+        cluster = hosts(key.ref, key.service, key.port)
+        host = cluster.get(endpoint.host) if cluster is not None else None
+        if not endpoint.endpoint.draining:
+            after[key] = replace(endpoint, confirmed=host is not None and not host.draining)
             continue
-        # One that Envoy does not have gets no requests: it has just started, from files that say so as well.
-        known = routes_known and (host is None or host.draining)
-        active = host.active if host is not None else 0
-        quiet = (place.quiet if place.quiet is not None else now) if known and not active else None
-        if quiet is None or now - quiet < QUIET_SECONDS:
-            after[key] = replace(place, known=known, active=active, quiet=quiet)
+        # No such host in Envoy, no requests: Envoy has just started, from files in which the endpoint drains as well.
+        confirmed = routes_known and (host is None or host.draining)
+        active = host.active_requests if host is not None else 0
+        idle_since = (
+            (endpoint.idle_since if endpoint.idle_since is not None else now) if confirmed and not active else None
+        )
+        if idle_since is None or now - idle_since < IDLE_SECONDS:
+            after[key] = replace(endpoint, confirmed=confirmed, active_requests=active, idle_since=idle_since)
     return after
 
 
-def expire(places: Places, now: float) -> dict[Key, Place]:
-    """The places without those whose limit has come."""
-    return {key: place for key, place in places.items() if not place.endpoint.draining or now < place.limit}
+def without_expired(tracked: TrackedEndpoints, now: float) -> dict[EndpointKey, TrackedEndpoint]:
+    """Return the tracked endpoints without those past the drain deadline."""
+    return {
+        key: endpoint
+        for key, endpoint in tracked.items()
+        if not endpoint.endpoint.draining or now < endpoint.drain_deadline
+    }
 
 
-def without_draining(places: Places) -> dict[Key, Place]:
-    """The places when no Envoy runs: there are no requests."""
-    return {key: place for key, place in places.items() if not place.endpoint.draining}
+def without_draining(tracked: TrackedEndpoints) -> dict[EndpointKey, TrackedEndpoint]:
+    """Return the tracked endpoints while no Envoy runs: there are no requests to wait for."""
+    return {key: endpoint for key, endpoint in tracked.items() if not endpoint.endpoint.draining}
 
 
-def anew(places: Places) -> dict[Key, Place]:
-    """The places when nothing is known of Envoy any more, such as after its restart."""
-    return {key: replace(place, known=False, quiet=None) for key, place in places.items()}
+def reset_confirmations(tracked: TrackedEndpoints) -> dict[EndpointKey, TrackedEndpoint]:
+    """Return the tracked endpoints while Envoy's state is unknown, such as after a restart."""
+    return {key: replace(endpoint, confirmed=False, idle_since=None) for key, endpoint in tracked.items()}
 
 
-def held(places: Places, env: EnvironmentRef) -> dict[str, str]:
-    """Containers that may not be stopped, by id, and why, as the end of a sentence."""
-    mine = [(key.container, place) for key, place in places.items() if key.env == env]
-    by_container: dict[str, list[Place]] = {}
-    for container, place in sorted(mine, key=lambda each: each[0]):
-        by_container.setdefault(container, []).append(place)
-    return {container: _why(several) for container, several in by_container.items()}
+def held(tracked: TrackedEndpoints, ref: EnvironmentRef) -> dict[str, str]:
+    """Return the containers of an environment that must not be stopped: reason by container id.
+
+    A reason is the end of a sentence, such as "serves".
+    """
+    by_container: dict[str, list[TrackedEndpoint]] = {}
+    for key, endpoint in sorted(tracked.items(), key=lambda item: item[0].container):
+        if key.ref == ref:
+            by_container.setdefault(key.container, []).append(endpoint)
+    return {container: _reason(endpoints) for container, endpoints in by_container.items()}
 
 
-def _why(places: Iterable[Place]) -> str:
-    several = list(places)
-    if any(not place.endpoint.draining for place in several):
+def _reason(endpoints: Iterable[TrackedEndpoint]) -> str:
+    endpoints = list(endpoints)
+    if any(not endpoint.endpoint.draining for endpoint in endpoints):
         return "serves"
-    if not all(place.known for place in several):
+    if not all(endpoint.confirmed for endpoint in endpoints):
         return "is being taken out of service"
-    active = sum(place.active for place in several)
+    active = sum(endpoint.active_requests for endpoint in endpoints)
     if not active:
         return "has just had its last request"
     return "1 request is under way" if active == 1 else f"{active} requests are under way"
 
 
-def shown(site: Site | None, env: EnvironmentRef, places: Places) -> Site | None:
-    """What Envoy is given for an environment: its site, with the endpoints that are being drained. None: nothing."""
+def with_draining(config: RoutingConfig | None, ref: EnvironmentRef, tracked: TrackedEndpoints) -> RoutingConfig | None:
+    """Return an environment's routing configuration for Envoy: ``config`` plus draining endpoints. None: no routing."""
     draining: dict[tuple[str, str], list[Endpoint]] = {}
-    for key, place in sorted(places.items()):
-        if key.env == env and place.endpoint.draining:
-            draining.setdefault((key.service, key.port), []).append(place.endpoint)
-    if site is None and not draining:
+    for key, endpoint in sorted(tracked.items()):
+        if key.ref == ref and endpoint.endpoint.draining:
+            draining.setdefault((key.service, key.port), []).append(endpoint.endpoint)
+    if config is None and not draining:
         return None
-    site = site or Site(env, (), (), ())
-    backends = {(backend.service, backend.port): backend.endpoints for backend in site.backends}
+    config = config or RoutingConfig(ref, (), (), ())
+    backends = {(backend.service, backend.port): backend.endpoints for backend in config.backends}
     for name, endpoints in draining.items():
         backends[name] = (*backends.get(name, ()), *endpoints)
     return replace(
-        site,
+        config,
         backends=tuple(
             Backend(service, port, tuple(sorted(endpoints))) for (service, port), endpoints in sorted(backends.items())
         ),
     )
 
 
-def first_limit(places: Places) -> float | None:
-    """When the next place goes whatever is under way."""
-    return min((place.limit for place in places.values() if place.endpoint.draining), default=None)
+def next_deadline(tracked: TrackedEndpoints) -> float | None:
+    """Return the earliest drain deadline; None if no endpoint drains."""
+    deadlines = (endpoint.drain_deadline for endpoint in tracked.values() if endpoint.endpoint.draining)
+    return min(deadlines, default=None)
 
 
-def unsettled(places: Places, env: EnvironmentRef | None = None) -> bool:
-    """Whether Envoy has yet to be seen to do something, in one environment or in all."""
-    return any(
-        place.endpoint.draining or not place.known for key, place in places.items() if env is None or key.env == env
-    )
+def any_unsettled(tracked: TrackedEndpoints) -> bool:
+    """Return whether an endpoint drains, or is not confirmed by Envoy yet."""
+    return any(endpoint.endpoint.draining or not endpoint.confirmed for endpoint in tracked.values())
 
 
-def together(seen: Seen, other: Seen) -> Seen:
-    """What two Envoys use at the same time: the first is the one that is to go on, requests are those of both."""
-    clusters = {name: dict(hosts) for name, hosts in seen.clusters.items()}
-    for name, hosts in other.clusters.items():
-        mine = clusters.setdefault(name, {})
+def merge_states(state: EnvoyState, replaced: EnvoyState) -> EnvoyState:
+    """Return the state of an Envoy with the active requests of the Envoy being ``replaced`` added."""
+    clusters = {name: dict(hosts) for name, hosts in state.clusters.items()}
+    for name, hosts in replaced.clusters.items():
+        merged = clusters.setdefault(name, {})
         for address, host in hosts.items():
-            first = mine.get(address, Host(draining=host.draining))
-            mine[address] = Host(first.draining and host.draining, first.active + host.active)
-    return replace(seen, clusters=clusters)
+            newer = merged.get(address, UpstreamHost(draining=host.draining))
+            merged[address] = UpstreamHost(
+                newer.draining and host.draining, newer.active_requests + host.active_requests
+            )
+    return replace(state, clusters=clusters)

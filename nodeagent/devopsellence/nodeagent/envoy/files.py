@@ -1,7 +1,11 @@
-"""The folder that Envoy is given: its files, what is kept beside them, and each container's own folder. Blocks.
+"""Folder of Envoy's files on the node: configuration, a folder per container, and the router's own snapshots. Blocks.
 
-Envoy follows renames. What refers to something is written after it when it comes and before it when it goes, so that
-no file that Envoy reads names what is not there (Envoy's documentation, "eventual consistency considerations").
+Envoy reads a file again when a new file is renamed to its path. A new file is written before, and a stale file removed
+after, every file that refers to it: no file that Envoy reads refers to a missing file (Envoy, "eventual consistency
+considerations").
+
+Snapshots hold routing configuration and endpoints of one environment, so that the next agent goes on where this agent
+stopped: Envoy's shared files mix all environments, and rewriting a file for one environment needs the rest.
 """
 
 from __future__ import annotations
@@ -17,71 +21,71 @@ from typing import Any, Final
 
 import structlog
 
-from devopsellence.nodeagent.docker.model import Now
-from devopsellence.nodeagent.envoy.config import ORDER
+from devopsellence.clock import Now
+from devopsellence.nodeagent.envoy.config import WRITE_ORDER
 from devopsellence.nodeagent.envoy.container import BOOTSTRAP, CONFIG, RUN, run_folder
-from devopsellence.nodeagent.envoy.endpoints import Key, Place, Places
-from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Route, RouterPeer, Site, TlsCertificate
+from devopsellence.nodeagent.envoy.endpoints import EndpointKey, TrackedEndpoint, TrackedEndpoints
+from devopsellence.nodeagent.envoy.model import Backend, Endpoint, Route, RouterPeer, RoutingConfig, TlsCertificate
 from devopsellence.nodeagent.state import write_file
-from devopsellence.nodeagent.tls import Files
+from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.store.keys import EnvironmentRef
 
-#: Of the node's own certificate, for other nodes' routers.
+#: Folder and files of the node's own certificate, for traffic between routers.
 NODE_FOLDER: Final = "node"
 AUTHORITY, CERTIFICATE, KEY = "ca.crt", "tls.crt", "tls.key"
-_KEPT: Final = "kept"
+_SNAPSHOTS: Final = "kept"
 _PORTS: Final = "ports.json"
 _log = structlog.get_logger()
 
 
 class EnvoyFolder:
-    """One node's folder: ``config``, which containers are given, ``run`` with an own folder for each container, and
-    what is kept."""
+    """Envoy's folder of one node: ``config`` (mounted into containers), ``run`` (a folder per container), snapshots."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._digests: dict[str, bytes] = {}
 
-    def open(self) -> None:
-        """Make it, for nobody else to read. OSError."""
+    def create(self) -> None:
+        """Create the folder, readable by the agent's user only. Raises OSError."""
         config = self.path / CONFIG
-        for each in (self.path, self.path / RUN, self.path / _KEPT, config, config / RUN, config / NODE_FOLDER):
-            each.mkdir(parents=True, exist_ok=True, mode=0o700)
-            each.chmod(0o700)
+        for folder in (self.path, self.path / RUN, self.path / _SNAPSHOTS, config, config / RUN, config / NODE_FOLDER):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)
 
-    def load(self, now: Now) -> list[tuple[EnvironmentRef, Site | None, dict[Key, Place]]]:
-        """What was kept; what cannot be read is named in the log, and comes again with the next wish."""
-        found = []
-        for path in sorted((self.path / _KEPT).glob("*.json")):
+    def load(self, now: Now) -> list[tuple[EnvironmentRef, RoutingConfig | None, dict[EndpointKey, TrackedEndpoint]]]:
+        """Return all snapshots. Unreadable snapshots are logged and left out: the next reconcile replaces them."""
+        snapshots = []
+        for path in sorted((self.path / _SNAPSHOTS).glob("*.json")):
             try:
-                found.append(from_bytes(path.read_bytes(), now))
+                snapshots.append(snapshot_from_bytes(path.read_bytes(), now))
             except (OSError, ValueError) as error:
-                _log.warning("what was routed cannot be read", path=str(path), error=str(error))
-        return found
+                _log.warning("unreadable routing snapshot", path=str(path), error=str(error))
+        return snapshots
 
     def count(self) -> int:
-        """How many files Envoy was given."""
-        return len(self._there())
+        """Return the number of Envoy's files on disk."""
+        return len(self._existing())
 
-    def ports(self) -> tuple[int, ...]:
-        """The ports that Envoy was last told to listen on."""
+    def last_ports(self) -> tuple[int, ...]:
+        """Return the ports of Envoy's last configuration on disk."""
         with suppress(OSError, ValueError, TypeError):
-            return tuple(int(load) for load in json.loads((self.path / _PORTS).read_bytes()))
+            return tuple(int(port) for port in json.loads((self.path / _PORTS).read_bytes()))
         return ()
 
     def write(
         self,
-        kept: Mapping[EnvironmentRef, bytes | None],
+        snapshots: Mapping[EnvironmentRef, bytes | None],
         files: Mapping[str, bytes],
         ports: Iterable[int],
     ) -> bool:
-        """Put everything in place that is another than it was; whether something of Envoy's was. OSError.
+        """Write changed files only; return whether a file of Envoy's changed. Raises OSError.
 
-        ``kept``: of the environments that may have changed; None: nothing any more. ``files``: all of Envoy's.
+        ``snapshots``: of environments that may have changed; None removes the snapshot. ``files``: all files of
+        Envoy's.
         """
-        for env, content in kept.items():
-            if content is not None:
-                self._put(_kept_name(env), content)
+        for ref, snapshot in snapshots.items():
+            if snapshot is not None:
+                self._put(_snapshot_name(ref), snapshot)
         changed = [name for name in files if self._differs(f"{CONFIG}/{name}", files[name])]
         for name in sorted(changed, key=_rank):
             self._put(f"{CONFIG}/{name}", files[name])
@@ -89,36 +93,36 @@ class EnvoyFolder:
         for path in stale:
             path.unlink(missing_ok=True)
             self._digests.pop(str(path.relative_to(self.path)), None)
-        for env, content in kept.items():
-            if content is None:
-                (self.path / _kept_name(env)).unlink(missing_ok=True)
-                self._digests.pop(_kept_name(env), None)
+        for ref, snapshot in snapshots.items():
+            if snapshot is None:
+                (self.path / _snapshot_name(ref)).unlink(missing_ok=True)
+                self._digests.pop(_snapshot_name(ref), None)
         self._put(_PORTS, json.dumps(sorted(ports)).encode())
         return bool(changed or stale)
 
-    def again(self, names: Iterable[str]) -> None:
-        """Put these of Envoy's files in place once more, as they are, for an Envoy that has refused them. OSError."""
+    def rewrite(self, names: Iterable[str]) -> None:
+        """Write some of Envoy's files again, unchanged, so that Envoy retries rejected files. Raises OSError."""
         for name in names:
             path = self.path / CONFIG / name
             write_file(path, path.read_bytes(), sync=False)
 
-    def follow(self, files: Files) -> None:
-        """Have the node's own certificate as it is now. OSError."""
+    def copy_certificate(self, files: CertificateFiles) -> None:
+        """Copy the node's own certificate into the folder if changed. Raises OSError."""
         for name, source in ((AUTHORITY, files.authority), (CERTIFICATE, files.certificate), (KEY, files.key)):
             self._put(f"{CONFIG}/{NODE_FOLDER}/{name}", source.read_bytes())
 
-    def begin(self, spec_hash: str, bootstrap: bytes) -> None:
-        """Make a container's own folder. OSError."""
+    def create_run_folder(self, spec_hash: str, bootstrap: bytes) -> None:
+        """Create a container's own folder with its bootstrap configuration. Raises OSError."""
         run = run_folder(self.path, spec_hash)
         run.mkdir(mode=0o700, exist_ok=True)
         write_file(run / BOOTSTRAP, bootstrap, sync=False)
 
-    def end(self, used: Iterable[str]) -> None:
-        """Remove the own folders of all containers but those with these hashes."""
-        keep = set(used)
-        for each in (self.path / RUN).iterdir():
-            if each.name not in keep:
-                shutil.rmtree(each, ignore_errors=True)
+    def remove_run_folders(self, in_use: Iterable[str]) -> None:
+        """Remove the folders of all containers but those with the hashes ``in_use``."""
+        hashes = set(in_use)
+        for folder in (self.path / RUN).iterdir():
+            if folder.name not in hashes:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _differs(self, name: str, content: bytes) -> bool:
         digest = hashlib.sha256(content).digest()
@@ -132,92 +136,96 @@ class EnvoyFolder:
             return
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Until it is there nobody knows what is.
+        # Until the write succeeds, the content on disk is unknown.
         self._digests.pop(name, None)
         write_file(path, content, sync=False)
         self._digests[name] = hashlib.sha256(content).digest()
 
     def _stale(self, files: Mapping[str, bytes]) -> list[Path]:
-        there = self._there()
-        # The other way round than they were written.
-        return [there[name] for name in sorted(there, key=_rank, reverse=True) if name not in files]
+        existing = self._existing()
+        # The reverse of the write order.
+        return [existing[name] for name in sorted(existing, key=_rank, reverse=True) if name not in files]
 
-    def _there(self) -> dict[str, Path]:
+    def _existing(self) -> dict[str, Path]:
         config = self.path / CONFIG
-        found = {str(path.relative_to(config)): path for path in config.rglob("*.json")}
-        return {name: path for name, path in found.items() if name.startswith(ORDER)}
+        paths = {str(path.relative_to(config)): path for path in config.rglob("*.json")}
+        return {name: path for name, path in paths.items() if name.startswith(WRITE_ORDER)}
 
 
-def _kept_name(env: EnvironmentRef) -> str:
-    return f"{_KEPT}/{str(env).replace('/', '+')}.json"
+def _snapshot_name(ref: EnvironmentRef) -> str:
+    return f"{_SNAPSHOTS}/{str(ref).replace('/', '+')}.json"
 
 
 def _rank(name: str) -> tuple[int, str]:
-    """In the order in which files are to be written."""
-    return next((place for place, begins in enumerate(ORDER) if name.startswith(begins)), len(ORDER)), name
+    """Return the sort key for the write order."""
+    ranks = (rank for rank, beginning in enumerate(WRITE_ORDER) if name.startswith(beginning))
+    return next(ranks, len(WRITE_ORDER)), name
 
 
-# MERGED What the router keeps of each environment beside Envoy's files, so that the next
-
-
-def to_bytes(env: EnvironmentRef, site: Site | None, places: Places, now: Now) -> bytes:
-    """A site and the places of its environment. It holds private keys."""
-    kept = {
-        "env": str(env),
-        "site": None if site is None else _site_to(site),
+def snapshot_to_bytes(ref: EnvironmentRef, config: RoutingConfig | None, tracked: TrackedEndpoints, now: Now) -> bytes:
+    """Encode the snapshot of an environment: routing configuration and endpoints, as JSON. It holds private keys."""
+    snapshot = {
+        "env": str(ref),
+        "site": None if config is None else _config_to_fields(config),
         "places": [
             {
                 "service": key.service,
                 "port": key.port,
-                "endpoint": asdict(place.endpoint),
-                "limit": now.wall + place.limit - now.mono if place.endpoint.draining else 0.0,
+                "endpoint": asdict(endpoint.endpoint),
+                "limit": now.wall + endpoint.drain_deadline - now.mono if endpoint.endpoint.draining else 0.0,
             }
-            for key, place in sorted(places.items())
-            if key.env == env
+            for key, endpoint in sorted(tracked.items())
+            if key.ref == ref
         ],
     }
-    return json.dumps(kept, sort_keys=True).encode()
+    return json.dumps(snapshot, sort_keys=True).encode()
 
 
-def from_bytes(content: bytes, now: Now) -> tuple[EnvironmentRef, Site | None, dict[Key, Place]]:
-    """What :func:`to_bytes` made, by perhaps another agent of another start of the machine; ValueError if it did not.
+def snapshot_from_bytes(
+    content: bytes, now: Now
+) -> tuple[EnvironmentRef, RoutingConfig | None, dict[EndpointKey, TrackedEndpoint]]:
+    """Decode a snapshot, perhaps of an earlier boot of the machine. Raises ValueError for anything else.
 
-    No drain gets longer by that than its site allows.
+    No drain takes longer than the routing configuration allows, even if the wall clock was set back.
     """
     try:
-        kept: Any = json.loads(content)
-        env = EnvironmentRef.parse(kept["env"])
-        site = None if kept["site"] is None else _site_from(env, kept["site"])
-        longest = site.drain_seconds if site is not None else Site(env, (), (), ()).drain_seconds
-        places = {}
-        for each in kept["places"]:
-            endpoint = Endpoint(**each["endpoint"])
-            left = min(max(0.0, each["limit"] - now.wall), longest)
-            key = Key(env, each["service"], each["port"], endpoint.container)
-            places[key] = Place(endpoint, limit=now.mono + left if endpoint.draining else 0.0)
+        snapshot: Any = json.loads(content)
+        ref = EnvironmentRef.parse(snapshot["env"])
+        config = None if snapshot["site"] is None else _config_from_fields(ref, snapshot["site"])
+        longest = config.drain_seconds if config is not None else RoutingConfig(ref, (), (), ()).drain_seconds
+        tracked = {}
+        for fields in snapshot["places"]:
+            endpoint = Endpoint(**fields["endpoint"])
+            remaining = min(max(0.0, fields["limit"] - now.wall), longest)
+            key = EndpointKey(ref, fields["service"], fields["port"], endpoint.container)
+            deadline = now.mono + remaining if endpoint.draining else 0.0
+            tracked[key] = TrackedEndpoint(endpoint, drain_deadline=deadline)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    return env, site, places
+    return ref, config, tracked
 
 
-def _site_to(site: Site) -> dict[str, Any]:
-    fields = asdict(site)
-    del fields["env"]
+def _config_to_fields(config: RoutingConfig) -> dict[str, Any]:
+    fields = asdict(config)
+    del fields["ref"]
     return fields
 
 
-def _site_from(env: EnvironmentRef, fields: Mapping[str, Any]) -> Site:
-    known = {
+def _config_from_fields(ref: EnvironmentRef, fields: Mapping[str, Any]) -> RoutingConfig:
+    decoded = {
         "hosts": tuple(fields["hosts"]),
-        "routes": tuple(Route(**each) for each in fields["routes"]),
+        "routes": tuple(Route(**route) for route in fields["routes"]),
         "backends": tuple(
-            Backend(each["service"], each["port"], tuple(Endpoint(**one) for one in each["endpoints"]))
-            for each in fields["backends"]
+            Backend(
+                backend["service"], backend["port"], tuple(Endpoint(**endpoint) for endpoint in backend["endpoints"])
+            )
+            for backend in fields["backends"]
         ),
-        "certificates": {host: TlsCertificate(**each) for host, each in fields["certificates"].items()},
+        "certificates": {host: TlsCertificate(**certificate) for host, certificate in fields["certificates"].items()},
         "challenges": {
-            host: tuple((token, answer) for token, answer in each) for host, each in fields["challenges"].items()
+            host: tuple((token, authorization) for token, authorization in challenges)
+            for host, challenges in fields["challenges"].items()
         },
-        "peers": tuple(RouterPeer(**each) for each in fields["peers"]),
+        "peers": tuple(RouterPeer(**peer) for peer in fields["peers"]),
     }
-    return Site(env, **{**fields, **known})
+    return RoutingConfig(ref, **{**fields, **decoded})

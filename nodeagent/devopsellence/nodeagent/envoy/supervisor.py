@@ -1,4 +1,4 @@
-"""Has one Envoy run on the node, or none: finds it, makes it, brings it back, and puts the next beside the last."""
+"""Supervisor of the node's single Envoy: create, start, restart and replace the container."""
 
 from __future__ import annotations
 
@@ -7,41 +7,30 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 import structlog
 
-from devopsellence.nodeagent.docker.client import Docker
+from devopsellence.nodeagent.docker.client import DockerClient
+from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.errors import EngineError, EngineUnavailable
 from devopsellence.nodeagent.envoy import container, image
-from devopsellence.nodeagent.envoy.admin import Admin, AdminSilent
-from devopsellence.nodeagent.envoy.container import EnvoySpec, Found
+from devopsellence.nodeagent.envoy.admin import AdminClient, AdminUnavailable
+from devopsellence.nodeagent.envoy.container import EnvoyContainer, EnvoySpec
 from devopsellence.nodeagent.envoy.files import EnvoyFolder
-from devopsellence.nodeagent.util.threads import Pool
-
-T = TypeVar("T")
+from devopsellence.nodeagent.util.threads import ThreadPool
 
 RETRY_FIRST: Final = 1.0
-#: It is looked at this often for what no event told of, and no wait for another attempt is longer.
-LOOK_SECONDS: Final = 60.0
-#: A replaced Envoy is asked this often whether its requests have ended.
-_ASK_SECONDS: Final = 0.25
+#: Interval of checks without an event, and the longest pause between attempts.
+RESYNC_SECONDS: Final = 60.0
+#: Interval at which a replaced Envoy is asked for its active requests.
+_DRAIN_POLL_SECONDS: Final = 0.25
 _log = structlog.get_logger()
 
 
-class Engine(Protocol):
-    """What of ``engine.Engine`` is needed here."""
-
-    async def call(self, call: Callable[[Docker], T]) -> T: ...
-
-    async def stop(self, call: Callable[[Docker], T]) -> T: ...
-
-    async def pull(self, call: Callable[[Docker], T]) -> T: ...
-
-
 @dataclass(frozen=True)
-class Wanted:
-    """Which Envoy is to run. ``image`` is as in the options."""
+class DesiredEnvoy:
+    """The Envoy to run. ``image`` is as in :class:`~devopsellence.nodeagent.envoy.model.IngressOptions`."""
 
     node: str
     node_uid: str
@@ -49,24 +38,24 @@ class Wanted:
     bootstrap: bytes
     concurrency: int = field(default=1)
 
-    def spec(self, folder: EnvoyFolder, name: str) -> EnvoySpec:
-        """The container's, of the image that the engine knows as ``name``."""
+    def spec(self, folder: EnvoyFolder, image_name: str) -> EnvoySpec:
+        """Return the container's specification; ``image_name`` is Docker's name of the image."""
         return EnvoySpec(
-            self.node, self.node_uid, name, folder.path, self.bootstrap, self.concurrency, container.user()
+            self.node, self.node_uid, image_name, folder.path, self.bootstrap, self.concurrency, container.user()
         )
 
 
-class Keeper:
-    """``run`` works until cancelled. ``changed`` is called when something below is another than it was.
+class EnvoySupervisor:
+    """Supervisor task: :meth:`run` works until cancelled. ``changed`` is called when an attribute below changes.
 
-    ``looked``: the engine has been asked at least once. ``running``: the hash of the Envoy that runs, "" if none does.
-    ``problem``: why it is not as wanted; ``failed``: and that will not end by itself soon.
+    ``observed``: Docker has been asked at least once. ``running``: hash of the running Envoy, "" if none runs.
+    ``problem``: why Envoy does not run as desired. ``failed``: the problem is not a short delay.
     """
 
     def __init__(
-        self, engine: Engine, node_uid: str, folder: EnvoyFolder, disk: Pool, changed: Callable[[], None]
+        self, engine: DockerEngine, node_uid: str, folder: EnvoyFolder, disk: ThreadPool, changed: Callable[[], None]
     ) -> None:
-        self.looked = False
+        self.observed = False
         self.running = ""
         self.problem = ""
         self.failed = False
@@ -75,137 +64,137 @@ class Keeper:
         self._folder = folder
         self._disk = disk
         self._changed = changed
-        self._wanted: Wanted | None = None
-        self._asked = False
+        self._desired: DesiredEnvoy | None = None
+        self._desired_known = False
         self._confirmed = ""
-        self._ending: set[str] = set()
+        self._being_replaced: set[str] = set()
         self._id = ""
         self._wake = asyncio.Event()
 
-    def want(self, wanted: Wanted | None) -> None:
-        """Have this run from now on; None: nothing. The same again costs nothing."""
-        if wanted != self._wanted or not self._asked:
-            self._wanted, self._asked = wanted, True
-            self.look()
+    def set_desired(self, desired: DesiredEnvoy | None) -> None:
+        """Set the Envoy to run from now on; None: none. Cheap if nothing changed."""
+        if desired != self._desired or not self._desired_known:
+            self._desired, self._desired_known = desired, True
+            self.check()
 
     def confirm(self, spec_hash: str) -> None:
-        """The Envoy with this hash serves: one that it replaces may end."""
+        """Note that the Envoy with this hash serves: an Envoy that it replaces may stop."""
         if spec_hash != self._confirmed:
             self._confirmed = spec_hash
-            self.look()
+            self.check()
 
-    def look(self) -> None:
-        """Something may have happened to it, or the engine is back."""
+    def check(self) -> None:
+        """Check the container soon: an event arrived, or Docker is reachable again."""
         self._wake.set()
 
     @property
-    def admins(self) -> list[Admin]:
-        """The admin interfaces of whatever serves: first that of :attr:`running`, then of those that it replaces."""
-        hashes = [self.running, *sorted(self._ending - {self.running})]
-        return [Admin(container.run_folder(self._folder.path, hash_)) for hash_ in hashes if hash_]
+    def admins(self) -> list[AdminClient]:
+        """Admin clients of all serving Envoys: first of :attr:`running`, then of Envoys being replaced."""
+        hashes = [self.running, *sorted(self._being_replaced - {self.running})]
+        return [AdminClient(container.run_folder(self._folder.path, hash_)) for hash_ in hashes if hash_]
 
-    async def last_words(self) -> str:
-        """What Envoy said last; "" if that cannot be known."""
+    async def last_log_line(self) -> str:
+        """Return the last log line of Envoy; "" if Docker cannot provide the line."""
         with suppress(EngineError):
-            return await self._engine.call(partial(container.last_words, container=self._id)) if self._id else ""
+            return await self._engine.call(partial(container.last_log_line, container=self._id)) if self._id else ""
         return ""
 
     async def run(self) -> None:
-        """Keep it so until cancelled."""
+        """Keep the desired Envoy running until cancelled."""
         attempts = 0
         self._wake.set()
         while True:
+            pause = min(RESYNC_SECONDS, RETRY_FIRST * 2.0**attempts) if attempts else RESYNC_SECONDS
             with suppress(TimeoutError):
-                async with asyncio.timeout(
-                    min(LOOK_SECONDS, RETRY_FIRST * 2.0**attempts) if attempts else LOOK_SECONDS
-                ):
+                async with asyncio.timeout(pause):
                     await self._wake.wait()
             self._wake.clear()
             try:
                 await self._converge()
             except EngineUnavailable:
-                # It is said in the heartbeat; the connection's return wakes us. Envoy goes on meanwhile.
+                # The heartbeat reports it, and the supervisor is woken on reconnection. Envoy goes on meanwhile.
                 attempts = 1
             except (EngineError, OSError) as error:
                 attempts += 1
-                _log.warning("the router's container is not as it should be", error=str(error))
-                self._say(str(error), failed=True)
+                _log.warning("Envoy's container could not be brought to its desired state", error=str(error))
+                self._set_problem(str(error), failed=True)
             else:
                 attempts = 0
-                self._say("")
+                self._set_problem("")
 
     async def _converge(self) -> None:
-        found = await self._find()
-        if not self._asked:
-            # What the last agent has left goes on until it is known what is wanted.
+        containers = await self._observe()
+        if not self._desired_known:
+            # Envoys of the last agent go on until the desired state is known.
             return
-        if self._wanted is None:
-            for each in found:
-                await self._engine.stop(partial(container.end, container=each.id))
-                _log.info("the router has ended", name=each.name)
-            if found:
-                await self._find()
-            await self._disk.run(partial(self._folder.end, ()))
+        if self._desired is None:
+            for envoy in containers:
+                await self._engine.stop(partial(container.remove, container=envoy.id))
+                _log.info("Envoy stopped", name=envoy.name)
+            if containers:
+                await self._observe()
+            await self._disk.run(partial(self._folder.remove_run_folders, ()))
             return
-        spec = self._wanted.spec(self._folder, image.image_name(self._wanted.image))
-        mine = next((each for each in found if each.hash == spec.hash), None)
-        if mine is None or not mine.running:
-            await self._start(spec, mine, self._wanted.image)
-            found = await self._find()
-        for each in found:
-            if each.hash != spec.hash and (not each.running or self._confirmed == spec.hash):
-                await self._retire(each)
-        if self._confirmed == spec.hash and self._ending:
-            await self._find()
-            await self._disk.run(partial(self._folder.end, (spec.hash,)))
+        spec = self._desired.spec(self._folder, image.image_name(self._desired.image))
+        current = next((envoy for envoy in containers if envoy.hash == spec.hash), None)
+        if current is None or not current.running:
+            await self._start(spec, current, self._desired.image)
+            containers = await self._observe()
+        for envoy in containers:
+            if envoy.hash != spec.hash and (not envoy.running or self._confirmed == spec.hash):
+                await self._retire(envoy)
+        if self._confirmed == spec.hash and self._being_replaced:
+            await self._observe()
+            await self._disk.run(partial(self._folder.remove_run_folders, (spec.hash,)))
 
-    async def _find(self) -> list[Found]:
-        """What is there, and what follows from it for everybody else."""
-        found = await self._engine.call(partial(container.find, node_uid=self._uid))
-        running = [each for each in found if each.running]
-        wanted = ""
-        if self._wanted is not None:
+    async def _observe(self) -> list[EnvoyContainer]:
+        """Return this node's Envoy containers, and update the attributes."""
+        containers = await self._engine.call(partial(container.find_containers, node_uid=self._uid))
+        running = [envoy for envoy in containers if envoy.running]
+        desired_hash = ""
+        if self._desired is not None:
             with suppress(EngineError):
-                wanted = self._wanted.spec(self._folder, image.image_name(self._wanted.image)).hash
-        mine = next((each for each in running if each.hash == wanted), running[0] if running else None)
-        before = (self.looked, self.running, self._ending)
-        self.looked = True
-        self.running, self._id = (mine.hash, mine.id) if mine is not None else ("", "")
-        self._ending = {each.hash for each in running} - {self.running}
-        if (self.looked, self.running, self._ending) != before:
+                desired_hash = self._desired.spec(self._folder, image.image_name(self._desired.image)).hash
+        fallback = running[0] if running else None
+        current = next((envoy for envoy in running if envoy.hash == desired_hash), fallback)
+        before = (self.observed, self.running, self._being_replaced)
+        self.observed = True
+        self.running, self._id = (current.hash, current.id) if current is not None else ("", "")
+        self._being_replaced = {envoy.hash for envoy in running} - {self.running}
+        if (self.observed, self.running, self._being_replaced) != before:
             self._changed()
-        return found
+        return containers
 
-    async def _start(self, spec: EnvoySpec, stopped: Found | None, image_wanted: str) -> None:
+    async def _start(self, spec: EnvoySpec, stopped: EnvoyContainer | None, desired_image: str) -> None:
         loop = asyncio.get_running_loop()
 
         def progress(sentence: str) -> None:
             # RuntimeError: the loop has ended.
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._say, sentence)
+                loop.call_soon_threadsafe(self._set_problem, sentence)
 
-        await self._engine.pull(partial(image.provide, image=image_wanted, progress=progress))
-        await self._disk.run(partial(self._folder.begin, spec.hash, spec.bootstrap))
-        made = stopped.id if stopped is not None else await self._engine.call(partial(_create, spec=spec))
-        await self._engine.call(partial(container.begin, container=made))
-        _log.info("the router runs", name=spec.name, image=spec.image)
+        await self._engine.pull(partial(image.ensure_image, image=desired_image, progress=progress))
+        await self._disk.run(partial(self._folder.create_run_folder, spec.hash, spec.bootstrap))
+        created = stopped.id if stopped is not None else await self._engine.call(partial(_create, spec=spec))
+        await self._engine.call(partial(container.start, container=created))
+        _log.info("Envoy started", name=spec.name, image=spec.image)
 
-    async def _retire(self, old: Found) -> None:
-        """End one that another has replaced: first its clients go elsewhere."""
-        admin = Admin(container.run_folder(self._folder.path, old.hash))
-        with suppress(AdminSilent, TimeoutError):
+    async def _retire(self, replaced: EnvoyContainer) -> None:
+        """Drain a replaced Envoy, then remove the container."""
+        admin = AdminClient(container.run_folder(self._folder.path, replaced.hash))
+        with suppress(AdminUnavailable, TimeoutError):
             async with asyncio.timeout(container.DRAIN_SECONDS):
                 await admin.drain()
-                while old.running and await admin.requests():  # noqa: ASYNC110 - Envoy does not tell
-                    await asyncio.sleep(_ASK_SECONDS)
-        await self._engine.stop(partial(container.end, container=old.id))
-        _log.info("the router's former container has ended", name=old.name)
+                while replaced.running and await admin.active_requests():  # noqa: ASYNC110 - Envoy sends no event
+                    await asyncio.sleep(_DRAIN_POLL_SECONDS)
+        await self._engine.stop(partial(container.remove, container=replaced.id))
+        _log.info("replaced Envoy removed", name=replaced.name)
 
-    def _say(self, problem: str, *, failed: bool = False) -> None:
+    def _set_problem(self, problem: str, *, failed: bool = False) -> None:
         if (problem, failed) != (self.problem, self.failed):
             self.problem, self.failed = problem, failed
             self._changed()
 
 
-def _create(docker: Docker, spec: EnvoySpec) -> str:
+def _create(docker: DockerClient, spec: EnvoySpec) -> str:
     return docker.create(spec.name, spec.body())

@@ -1,57 +1,59 @@
-"""Certificates for Envoy: each host's, which stand in its listener, and the node's own for the traffic between routers.
+"""TLS for Envoy: host certificates inside the listener, and the node's own certificate for traffic between routers.
 
-A host's is no file of its own ("SDS"), although renewing it would then touch nothing else: Envoy takes one of the
-machine's inotify instances for every such file, of which a user has 128 unless told otherwise
-(``fs.inotify.max_user_instances``), and aborts when there is none left.
+Host certificates are not files of their own (SDS), although a renewal would then touch nothing else: Envoy uses an
+inotify instance for every such file and aborts when the kernel has none left. A user has 128 by default
+(``fs.inotify.max_user_instances``).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from devopsellence.nodeagent.envoy.model import Listen, PeerTls, Site, TlsCertificate
+from devopsellence.nodeagent.envoy.model import ListenerConfig, PeerTls, RoutingConfig, TlsCertificate
 from devopsellence.nodeagent.envoy.resources import Message, response, source
 
 KIND: Final = "envoy.extensions.transport_sockets.tls.v3.Secret"
-#: The node's own certificate, and the authority that peers' certificates must come from.
+#: Secrets with the node's own certificate, and with the certificate authority of peers' certificates.
 PEER: Final = "peer"
 _PEER_CA: Final = "peer-ca"
-#: What the name in every node's certificate ends with (``devopsellence.peers.server_name``).
+#: Common suffix of the DNS names in nodes' certificates (``devopsellence.agent_identity.server_name``).
 _NODES: Final = ".node.devopsellence.internal"
 
 
-def secure_hosts(site: Site, listen: Listen) -> list[str]:
-    """The hosts of a site that are served by HTTPS: it is to be, something listens, and there is a certificate."""
-    return sorted(served(site)) if listen.https_port else []
+def https_hosts(config: RoutingConfig, listen: ListenerConfig) -> list[str]:
+    """Return the hosts served by HTTPS: TLS is on, a port listens, and there is a certificate. Sorted."""
+    return sorted(served_certificates(config)) if listen.https_port else []
 
 
-def served(site: Site) -> dict[str, TlsCertificate]:
-    """The certificates of a site that is to be served by HTTPS, by host."""
-    return {host: site.certificates[host] for host in site.hosts if host in site.certificates} if site.tls else {}
+def served_certificates(config: RoutingConfig) -> dict[str, TlsCertificate]:
+    """Return the certificates in use, by host: none while TLS is off."""
+    return (
+        {host: config.certificates[host] for host in config.hosts if host in config.certificates} if config.tls else {}
+    )
 
 
 def secret_path(name: str) -> str:
-    """The file of a secret."""
+    """Return the path of a secret's file."""
     return f"sds/{name}.json"
 
 
 def secret_source(name: str, folder: str) -> Message:
-    """Where a TLS context finds a secret."""
+    """Return the reference of a TLS context to a secret."""
     return {"name": name, "sds_config": source(folder, secret_path(name))}
 
 
 def peer_validation(folder: str) -> Message:
-    """Where a TLS context finds the authority of nodes' certificates."""
+    """Return the reference of a TLS context to the certificate authority of peers."""
     return secret_source(_PEER_CA, folder)
 
 
 def node_names() -> list[Message]:
-    """A certificate must carry a node's name."""
+    """Return the matcher for certificates of nodes: the DNS name must be a node's."""
     return [{"san_type": "DNS", "matcher": {"suffix": _NODES}}]
 
 
-def pair(certificate: TlsCertificate) -> Message:
-    """A host's certificate and key, for its TLS context."""
+def certificate_and_key(certificate: TlsCertificate) -> Message:
+    """Return a host's certificate and key for a TLS context."""
     return {
         "certificate_chain": {"inline_string": certificate.chain_pem},
         "private_key": {"inline_string": certificate.key_pem},
@@ -59,7 +61,10 @@ def pair(certificate: TlsCertificate) -> Message:
 
 
 def peer_files(tls: PeerTls) -> dict[str, bytes]:
-    """The node's own certificate, by reference: Envoy follows the files it names when they are replaced by rename."""
+    """Return the secrets of the node's own certificate, by path in the folder.
+
+    Secrets refer to the PEM files; Envoy reads the PEM files again when replaced by rename.
+    """
     own = {"certificate_chain": {"filename": tls.cert}, "private_key": {"filename": tls.key}}
     return {
         secret_path(PEER): response(KIND, [{"name": PEER, "tls_certificate": own}]),

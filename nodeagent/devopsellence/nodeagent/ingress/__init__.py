@@ -1,11 +1,11 @@
-"""Requests from outside: an Envoy on the node, given its configuration as files, that leads to the services here.
+"""Ingress of one node: routing decisions, ACME keys, and the router that has Envoy carry the decisions out.
 
-Here belongs what one node's router needs: what is to be routed (``model``), the files that say so (``xds``), the
-folder that holds them (``files``), Envoy's container and image (``container``, ``image``), its admin interface
-(``admin``), and the loop that joins them (``router``); what the controller sends besides assignments (``parts``), and
-the private keys that are made here (``keys``).
+``routing`` plans an environment's routing configuration from its assignment, its containers and the controller's
+inputs; ``router`` gives the configurations to Envoy and reads Envoy's state; ``status`` turns that state into statuses;
+``ports`` decides where Envoy may listen. ``node_ingress`` mirrors the controller's inputs (certificates, challenges,
+peers, key requests) from etcd, with ``node_ingress_state``, ``dns`` and the cryptography process (``crypto_worker``,
+``crypto_main``). ``facade`` is the reconcile loop's way in, ``interface`` the router as a protocol.
 
-Data flows one way: assignments, parts and what the plan says of containers become a :class:`model.Routing`, that
-becomes files, and Envoy follows the files. What Envoy says of itself comes back as what may not be stopped yet, and as
-status. Not here: which container serves (``plan_service``'s), and any decision about other nodes.
+Not here: Envoy's files and container (``envoy``), the choice of serving containers (``plan``), anything about other
+nodes but the addresses of their routers. Never imports ``reconcile``.
 """

@@ -1,8 +1,8 @@
-"""What needs the cryptography library, for ``aside``: certificates are judged, private keys made and sealed.
+"""Program behind ``crypto_worker``: check certificates, create private keys and certificate signing requests (CSRs).
 
-As a program it answers one JSON object on its standard input with one on its standard output: the library takes 8 MiB
-for good in a process that has imported it once, and the agent needs it for some milliseconds a month. What goes in
-holds private keys, what comes out none.
+Reads a JSON object on standard input, writes a JSON object to standard output, and exits. Importing the cryptography
+library costs a process 8 MiB for good, and the agent needs the library for some milliseconds a month. The input holds
+private keys; the output holds none but encrypted keys.
 """
 
 from __future__ import annotations
@@ -19,94 +19,93 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from devopsellence.age import SealError, seal
+from devopsellence.age import EncryptionError, encrypt
 from devopsellence.names import InvalidName, check_host
 
 _ID: Final = re.compile(r"[0-9a-f]{1,64}\Z")
 _MIN_RSA_BITS: Final = 2048
 
 
-class Unusable(Exception):
-    """A certificate cannot be served, or a request for a key not be answered; says why, and holds nothing secret."""
+class UnusableInput(Exception):
+    """A certificate cannot be served, or a key request cannot be fulfilled; says why, without secrets."""
 
 
-def judged(chain_pem: str, key_pem: str) -> float:
-    """Until when a certificate is valid (seconds since the epoch), of one that Envoy takes with this key.
+def check_certificate(chain_pem: str, key_pem: str) -> float:
+    """Return the expiry (seconds since the epoch) of a certificate that Envoy accepts together with the key.
 
-    Envoy serves RSA keys of 2,048 bits and more and the curves of NIST (Envoy, "TLS: certificate selection"); for one
-    that it does not take it refuses the listener of all hosts.
+    Envoy serves RSA keys of 2,048 bits or more and NIST curves (Envoy, "TLS: certificate selection"); any other
+    certificate makes Envoy reject the listener of all hosts.
 
     Raises:
-        Unusable: it is no certificate, the key is not its own, or Envoy would not take them.
+        UnusableInput: not a certificate, not its key, or not accepted by Envoy.
     """
     try:
-        first = x509.load_pem_x509_certificates(chain_pem.encode())[0]
-        public = first.public_key()
+        leaf = x509.load_pem_x509_certificates(chain_pem.encode())[0]
+        public = leaf.public_key()
     except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
-        raise Unusable("it is no certificate in PEM") from error
+        raise UnusableInput("it is no certificate in PEM") from error
     try:
         key = serialization.load_pem_private_key(key_pem.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        # Not "from": what the library says of a key is nobody's business.
-        raise Unusable("its key cannot be used: it is no private key in PEM") from None
+        # Not "from": the library's message may quote the key.
+        raise UnusableInput("its key cannot be used: it is no private key in PEM") from None
     if key.public_key() != public:
-        raise Unusable("its key belongs to another certificate")
+        raise UnusableInput("its key belongs to another certificate")
     match public:
         case rsa.RSAPublicKey():
-            fits = public.key_size >= _MIN_RSA_BITS
+            accepted = public.key_size >= _MIN_RSA_BITS
         case ec.EllipticCurvePublicKey():
-            fits = isinstance(public.curve, (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1))
+            accepted = isinstance(public.curve, (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1))
         case _:
-            fits = False
-    if not fits:
-        raise Unusable("its key is neither RSA of 2,048 bits or more nor EC P-256, P-384 or P-521")
-    return first.not_valid_after_utc.timestamp()
+            accepted = False
+    if not accepted:
+        raise UnusableInput("its key is neither RSA of 2,048 bits or more nor EC P-256, P-384 or P-521")
+    return leaf.not_valid_after_utc.timestamp()
 
 
-def answer(asked: str, host: str, recipients: Sequence[str]) -> tuple[str, str]:
-    """To the request for a key ``asked``: a new EC P-256 key for ``host``, as a request to certify it (RFC 2986, PEM),
-    and sealed for ``recipients``.
+def create_csr(request_id: str, host: str, recipients: Sequence[str]) -> tuple[str, str]:
+    """Create an EC P-256 key for ``host``; return a CSR (RFC 2986, PEM) and the encrypted key (age).
 
-    The host stands in the subject's alternative names alone, as RFC 8555, section 7.4, and RFC 6125 have it.
+    The host is in the subject alternative names only, as in RFC 8555, section 7.4, and RFC 6125.
 
     Raises:
-        Unusable: the request names no host, or nobody that the key could be sealed for.
+        UnusableInput: the request has an invalid id, host or recipient, or no recipient.
     """
-    if not _ID.match(asked):
-        raise Unusable(f"its id {asked!r} is not lower-case hex")
+    if not _ID.match(request_id):
+        raise UnusableInput(f"its id {request_id!r} is not lower-case hex")
     try:
         host = check_host(host)
     except InvalidName as error:
-        raise Unusable(str(error)) from error
+        raise UnusableInput(str(error)) from error
     key = ec.generate_private_key(ec.SECP256R1())
     encoding = serialization.Encoding.PEM
     pem = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     try:
-        sealed = seal(pem, recipients)
-    except SealError as error:
-        raise Unusable(str(error)) from error
+        encrypted = encrypt(pem, recipients)
+    except EncryptionError as error:
+        raise UnusableInput(str(error)) from error
     names = x509.SubjectAlternativeName([x509.DNSName(host)])
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(names, critical=False)
-    return csr.sign(key, hashes.SHA256()).public_bytes(encoding).decode(), sealed
+    return csr.sign(key, hashes.SHA256()).public_bytes(encoding).decode(), encrypted
 
 
-def answered(said: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What the program answers to what it is told: see ``aside.Questions``."""
+def run_tasks(tasks: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the program's output for its input: see ``crypto_worker.Payload``."""
     return {
-        "certificates": [_outcome(partial(judged, *each)) for each in said["certificates"]],
-        "requests": [_outcome(partial(answer, *each)) for each in said["requests"]],
+        "certificates": [_outcome(partial(check_certificate, *arguments)) for arguments in tasks["certificates"]],
+        "requests": [_outcome(partial(create_csr, *arguments)) for arguments in tasks["requests"]],
     }
 
 
-def _outcome(work: Callable[[], object]) -> dict[str, object]:
-    """One that is broken is no reason to leave the others."""
+def _outcome(task: Callable[[], object]) -> dict[str, object]:
+    """Run a task; a failed task does not stop the remaining tasks."""
     try:
-        return {"found": work()}
-    except Unusable as error:
+        return {"result": task()}
+    except UnusableInput as error:
         return {"unusable": str(error)}
-    except BaseException as error:  # noqa: BLE001 - the library's own panics too; its words may quote what is secret
+    except BaseException as error:  # noqa: BLE001 - the library's own panics too; the message may quote secrets
         return {"unusable": f"it is malformed ({type(error).__name__})"}
 
 
 if __name__ == "__main__":
-    json.dump(answered(json.load(sys.stdin)), sys.stdout)
+    json.dump(run_tasks(json.load(sys.stdin)), sys.stdout)

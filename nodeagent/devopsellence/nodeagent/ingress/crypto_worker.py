@@ -1,8 +1,7 @@
-"""Questions that need the cryptography library, asked of a short-lived process (``keys``): the agent itself never
-imports it.
+"""Cryptography in a short-lived process (``crypto_main``): the agent itself never imports the cryptography library.
 
-All questions of one moment go into one process, and what was found of a certificate is remembered, so that a process
-runs for what is new only. Private keys go in by its standard input, and are in no argument, variable, log or error.
+All tasks of a batch go into a single process. Results of certificate checks are cached, so that a process runs for new
+certificates only. Private keys are passed by standard input, never as arguments, in variables, logs or errors.
 """
 
 from __future__ import annotations
@@ -17,37 +16,38 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-#: A process that takes longer hangs; a busy machine is given time.
+#: Longer than any busy machine needs: a process that takes longer hangs.
 LIMIT_SECONDS: Final = 60.0
-#: Not from the agent's working folder, which may be anybody's.
+#: ``-P``: modules are not imported from the agent's working directory, which anyone may write to.
 _COMMAND: Final = (sys.executable, "-P", "-m", "devopsellence.nodeagent.ingress.crypto_main")
-_REMEMBERED: Final = 1024
-#: Certificates (chain and key, PEM) and requests (id, host, recipients), as ``keys.answered`` takes and answers them.
-Said: TypeAlias = Mapping[str, list[Any]]
+_CACHE_SIZE: Final = 1024
+#: Input and output of ``crypto_main.run_tasks``: lists under "certificates" (in: chain and key, PEM) and "requests"
+#: (in: id, host, recipients).
+Payload: TypeAlias = Mapping[str, list[Any]]
 
 
-class AsideFailed(Exception):
-    """No answer; says why, and holds nothing of the question."""
+class CryptoWorkerFailed(Exception):
+    """The process gave no result; says why, without any of the input."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """A certificate's chain and private key, both PEM."""
+class CertificatePair:
+    """A certificate's chain and private key, in PEM."""
 
     chain_pem: str
     key_pem: str = field(repr=False)
 
     @property
     def digest(self) -> bytes:
-        """The same for the same pair only."""
-        found = hashlib.sha256(self.chain_pem.encode() + b"\0")
-        found.update(self.key_pem.encode())
-        return found.digest()
+        """SHA-256 of chain and key."""
+        digest = hashlib.sha256(self.chain_pem.encode() + b"\0")
+        digest.update(self.key_pem.encode())
+        return digest.digest()
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A request for a key, as ``stored_pb2.KeyRequest``."""
+class CsrRequest:
+    """Request for a new key and its CSR, as in ``stored_pb2.KeyRequest``."""
 
     id: str
     host: str
@@ -55,26 +55,29 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is to be found out about one part of an ingress."""
+class CryptoTask:
+    """Tasks for one part of an ingress: check a certificate, create a key, or neither."""
 
-    pair: Pair | None = None
-    request: Request | None = None
+    pair: CertificatePair | None = None
+    request: CsrRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """``until``: how long the certificate is valid (seconds since the epoch); ``problem``: why it cannot be served.
-    ``failed``: it is not known, and may be asked again."""
+class CertificateVerdict:
+    """Result of a certificate check.
 
-    until: float = 0.0
+    ``not_after``: expiry, in seconds since the epoch. ``problem``: why the certificate cannot be served. ``failed``:
+    the check itself failed and may be retried.
+    """
+
+    not_after: float = 0.0
     problem: str = ""
     failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """A request to certify a new key, and that key, sealed; ``problem`` and ``failed`` as for :class:`Verdict`."""
+class CsrResult:
+    """CSR for a new key, and the encrypted key; ``problem`` and ``failed`` as in :class:`CertificateVerdict`."""
 
     csr_pem: str = ""
     key_age: str = ""
@@ -83,101 +86,103 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """To a :class:`Question`: what it did not ask is None."""
+class CryptoResult:
+    """Results of a :class:`CryptoTask`; None for anything not asked for."""
 
-    verdict: Verdict | None = None
-    made: Made | None = None
+    verdict: CertificateVerdict | None = None
+    csr: CsrResult | None = None
 
 
-async def run(said: Said, command: Sequence[str] = _COMMAND, limit: float = LIMIT_SECONDS) -> Said:
-    """Ask a process of its own, which ends with this call whatever becomes of it. ``limit`` is in seconds.
+async def run_process(payload: Payload, command: Sequence[str] = _COMMAND, limit: float = LIMIT_SECONDS) -> Payload:
+    """Run ``crypto_main`` on ``payload`` for at most ``limit`` seconds; the process never outlives the call.
 
     Raises:
-        AsideFailed: it could not be run, did not answer in time, or ended without an answer.
+        CryptoWorkerFailed: the process did not start, took too long, or ended without a result.
     """
     try:
-        # Not asyncio's own: cancelled while it starts one, it waits for ever. To start one takes about a millisecond.
+        # Not asyncio's own subprocess: cancelled during the start, it waits for ever. A start takes a millisecond.
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: ASYNC220
     except OSError as error:
-        raise AsideFailed(f"no process could be started for it: {error.strerror}") from error
+        raise CryptoWorkerFailed(f"no process could be started for it: {error.strerror}") from error
     try:
-        out, said_last = await asyncio.to_thread(_communicate, process, json.dumps(said).encode(), limit)
+        output, errors = await asyncio.to_thread(_communicate, process, json.dumps(payload).encode(), limit)
     except subprocess.TimeoutExpired:
-        # Not "from": that holds what it had answered by then.
-        raise AsideFailed(f"the process for it took longer than {limit:g} s") from None
+        # Not "from": the exception holds the output so far.
+        raise CryptoWorkerFailed(f"the process for it took longer than {limit:g} s") from None
     finally:
         process.kill()
         process.wait()
     try:
-        found: Said = json.loads(out)
+        results: Payload = json.loads(output)
     except ValueError:
-        # Not "from": that would hold what was answered.
-        last = said_last.decode(errors="replace").strip().rpartition("\n")[2]
-        raise AsideFailed(f"the process for it ended with {process.returncode}: {last or 'no word'}") from None
-    return found
+        # Not "from": the exception would hold the output.
+        last_line = errors.decode(errors="replace").strip().rpartition("\n")[2]
+        raise CryptoWorkerFailed(
+            f"the process for it ended with {process.returncode}: {last_line or 'no message'}"
+        ) from None
+    return results
 
 
-def _communicate(process: subprocess.Popen[bytes], said: bytes, limit: float) -> tuple[bytes, bytes]:
-    """What it writes until it ends, which it does with this call. TimeoutExpired."""
+def _communicate(process: subprocess.Popen[bytes], payload: bytes, limit: float) -> tuple[bytes, bytes]:
+    """Return the process's output and errors, and end the process. Raises TimeoutExpired."""
     with process:
         try:
-            return process.communicate(said, limit)
+            return process.communicate(payload, limit)
         except BaseException:
             process.kill()
             raise
 
 
-class Aside:
-    """Asks, and remembers what certificates turned out to be. ``run`` is what asks."""
+class CryptoWorker:
+    """Runner of cryptographic tasks with a cache of certificate checks. ``run`` is the process, or a fake in tests."""
 
-    def __init__(self, run: Callable[[Said], Awaitable[Said]] = run) -> None:
+    def __init__(self, run: Callable[[Payload], Awaitable[Payload]] = run_process) -> None:
         self._run = run
-        self._known: OrderedDict[bytes, Verdict] = OrderedDict()
+        self._cache: OrderedDict[bytes, CertificateVerdict] = OrderedDict()
 
-    async def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        """The answers, in the same order."""
-        pairs = {question.pair.digest: question.pair for question in questions if question.pair is not None}
-        new = {digest: pair for digest, pair in pairs.items() if digest not in self._known}
-        requests = list(dict.fromkeys(question.request for question in questions if question.request is not None))
-        verdicts, made = dict(self._known), dict[Request, Made]()
+    async def run_tasks(self, tasks: Sequence[CryptoTask]) -> list[CryptoResult]:
+        """Return the results of ``tasks``, in the same order."""
+        pairs = {task.pair.digest: task.pair for task in tasks if task.pair is not None}
+        new = {digest: pair for digest, pair in pairs.items() if digest not in self._cache}
+        requests = list(dict.fromkeys(task.request for task in tasks if task.request is not None))
+        verdicts, csrs = dict(self._cache), dict[CsrRequest, CsrResult]()
         if new or requests:
-            said: Said = {
-                "certificates": [(each.chain_pem, each.key_pem) for each in new.values()],
+            payload: Payload = {
+                "certificates": [(pair.chain_pem, pair.key_pem) for pair in new.values()],
                 "requests": [(request.id, request.host, request.recipients) for request in requests],
             }
             try:
-                found = await self._run(said)
-            except AsideFailed as error:
-                verdicts |= dict.fromkeys(new, Verdict(problem=str(error), failed=True))
-                made = dict.fromkeys(requests, Made(problem=str(error), failed=True))
+                results = await self._run(payload)
+            except CryptoWorkerFailed as error:
+                verdicts |= dict.fromkeys(new, CertificateVerdict(problem=str(error), failed=True))
+                csrs = dict.fromkeys(requests, CsrResult(problem=str(error), failed=True))
             else:
-                judged = dict(zip(new, map(_verdict, found["certificates"]), strict=True))
-                self._remember(judged)
-                verdicts |= judged
-                made = dict(zip(requests, map(_made, found["requests"]), strict=True))
+                checked = dict(zip(new, map(_verdict, results["certificates"]), strict=True))
+                self._remember(checked)
+                verdicts |= checked
+                csrs = dict(zip(requests, map(_csr_result, results["requests"]), strict=True))
         return [
-            Answer(
-                verdicts[question.pair.digest] if question.pair is not None else None,
-                made[question.request] if question.request is not None else None,
+            CryptoResult(
+                verdicts[task.pair.digest] if task.pair is not None else None,
+                csrs[task.request] if task.request is not None else None,
             )
-            for question in questions
+            for task in tasks
         ]
 
-    def _remember(self, judged: Mapping[bytes, Verdict]) -> None:
-        self._known |= judged
-        while len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
+    def _remember(self, verdicts: Mapping[bytes, CertificateVerdict]) -> None:
+        self._cache |= verdicts
+        while len(self._cache) > _CACHE_SIZE:
+            self._cache.popitem(last=False)
 
 
-def _verdict(outcome: Mapping[str, Any]) -> Verdict:
-    if "found" in outcome:
-        return Verdict(until=outcome["found"])
-    return Verdict(problem=outcome["unusable"])
+def _verdict(outcome: Mapping[str, Any]) -> CertificateVerdict:
+    if "result" in outcome:
+        return CertificateVerdict(not_after=outcome["result"])
+    return CertificateVerdict(problem=outcome["unusable"])
 
 
-def _made(outcome: Mapping[str, Any]) -> Made:
-    if "found" in outcome:
-        csr_pem, key_age = outcome["found"]
-        return Made(csr_pem, key_age)
-    return Made(problem=outcome["unusable"])
+def _csr_result(outcome: Mapping[str, Any]) -> CsrResult:
+    if "result" in outcome:
+        csr_pem, key_age = outcome["result"]
+        return CsrResult(csr_pem, key_age)
+    return CsrResult(problem=outcome["unusable"])

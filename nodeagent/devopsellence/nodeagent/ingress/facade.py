@@ -1,48 +1,51 @@
-"""What the reconciler knows of ingress: what requests go to is given to the router, and how that fares comes back."""
+"""Ingress as the reconcile loop sees it: routing of an environment in, held containers and ingress status out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.docker.model import Now
-from devopsellence.nodeagent.ingress.interface import Routes
-from devopsellence.nodeagent.ingress.node_ingress import Parts
-from devopsellence.nodeagent.ingress.site import sited, status
-from devopsellence.nodeagent.plan.actions import Action, Kind, ServicePlan
+from devopsellence.clock import Now
+from devopsellence.nodeagent.ingress.interface import RouterInterface
+from devopsellence.nodeagent.ingress.node_ingress import NodeIngressMirror
+from devopsellence.nodeagent.ingress.routing import ingress_status, plan_routing
+from devopsellence.nodeagent.plan.actions import Action, ActionKind, ServicePlan
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.store.keys import EnvironmentRef
 
 
-class Ingress:
-    """Lives on the event loop. ``clock`` tells the time."""
+class IngressFacade:
+    """Router and node ingress mirror together. Lives on the event loop; ``clock`` reads the time."""
 
-    def __init__(self, routes: Routes, parts: Parts, clock: Callable[[], Now]) -> None:
-        self._routes = routes
-        self._parts = parts
+    def __init__(self, router: RouterInterface, mirror: NodeIngressMirror, clock: Callable[[], Now]) -> None:
+        self._router = router
+        self._mirror = mirror
         self._clock = clock
 
-    def held(self, env: EnvironmentRef) -> Mapping[str, str]:
-        """As :attr:`model.Observed.held`."""
-        return self._routes.held(env)
+    def held(self, ref: EnvironmentRef) -> Mapping[str, str]:
+        """Return the containers that must not be stopped yet: reason by container id."""
+        return self._router.held(ref)
 
     def follow(
-        self, want: Desired, services: Iterable[ServicePlan], busy: Collection[Action]
+        self, desired: Desired, services: Iterable[ServicePlan], busy: Collection[Action]
     ) -> stored_pb2.IngressStatus | None:
-        """Have an environment routed as its plan has it; how that fares, None if it has no ingress here. ``busy``: the
-        actions under way."""
-        env = want.env
-        self._parts.keep(env, [host.lower() for host in want.ingress.hosts] if want.ingress is not None else ())
-        given = self._parts.of(env)
-        stopping = {each.container for each in busy if each.kind is Kind.STOP}
-        found = sited(want, services, given, stopping, self._clock())
-        self._routes.want(env, found.site)
-        return status(found, given, self._routes.status(env))
+        """Route an environment according to its plan; return the ingress status, None without an ingress here.
 
-    def unassigned(self, env: EnvironmentRef) -> None:
-        """No assignment of it is known: what is routed stays, but nothing is kept that etcd has no more."""
-        self._parts.keep(env, ())
+        ``busy``: actions in progress.
+        """
+        ref = desired.ref
+        hosts = [host.lower() for host in desired.ingress.hosts] if desired.ingress is not None else ()
+        self._mirror.prune(ref, hosts)
+        inputs = self._mirror.inputs(ref)
+        stopping = {action.container for action in busy if action.kind is ActionKind.STOP}
+        routing = plan_routing(desired, services, inputs, stopping, self._clock())
+        self._router.set_routing(ref, routing.config)
+        return ingress_status(routing, inputs, self._router.status(ref))
 
-    def forget(self, env: EnvironmentRef) -> None:
-        """The environment left this node."""
-        self._parts.forget(env)
+    def unassigned(self, ref: EnvironmentRef) -> None:
+        """Drop everything deleted in etcd, of an environment without a known assignment; routing stays as it is."""
+        self._mirror.prune(ref, ())
+
+    def forget(self, ref: EnvironmentRef) -> None:
+        """Forget an environment that left this node."""
+        self._mirror.forget(ref)

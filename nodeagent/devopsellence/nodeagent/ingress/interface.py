@@ -1,44 +1,47 @@
-"""What the agent's loop asks of a router, as a protocol: :class:`router.Router` is one answer."""
+"""Router as a protocol, for the agent's reconcile loop: implemented by ``router.Router`` and by fakes in tests."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Protocol
 
-from devopsellence.nodeagent.envoy.model import RouterStatus, Site
+from devopsellence.nodeagent.envoy.model import RouterStatus, RoutingConfig
 from devopsellence.store.keys import EnvironmentRef
 
 
-class Routes(Protocol):
-    """Lives on the event loop; nothing here blocks. It tells whoever made it when an answer below is another.
+class RouterInterface(Protocol):
+    """Router of one node. Lives on the event loop; no method blocks.
 
-    First :meth:`load`, then :meth:`run`; the rest may be called as soon as the first has returned.
+    Call :meth:`load` first, then :meth:`run`; all other methods may be called once :meth:`load` has returned. The
+    router calls its creator back when :meth:`held` or :meth:`status` changes for an environment.
     """
 
     async def load(self) -> None:
-        """Take up what is on disk: the containers that were routed to are held from then on."""
+        """Load the state on disk: containers of earlier routing are held from now on."""
 
     async def run(self) -> None:
         """Route until cancelled."""
 
-    def want(self, env: EnvironmentRef, site: Site | None) -> None:
-        """Route an environment so from now on, or not at all. The same again costs nothing.
+    def set_routing(self, ref: EnvironmentRef, config: RoutingConfig | None) -> None:
+        """Route an environment as in ``config`` from now on; None: do not route. Cheap if nothing changed.
 
-        An endpoint that was routed to and is not in ``site`` any more is drained: the router keeps it, without new
-        requests, until those under way have ended or the site's drain limit has passed.
+        An endpoint missing from the new ``config`` drains: the router keeps the endpoint, without new requests, until
+        current requests have ended or the drain limit of the configuration has passed.
         """
 
-    def held(self, env: EnvironmentRef) -> Mapping[str, str]:
-        """The containers that must not be stopped yet, by id, with the reason as the end of a sentence ("serves",
-        "3 requests are under way"): those that requests still go to, and those that are being drained. One that was
-        given to :meth:`want` is held from that moment on."""
+    def held(self, ref: EnvironmentRef) -> Mapping[str, str]:
+        """Return the containers that must not be stopped yet: reason by container id.
 
-    def status(self, env: EnvironmentRef) -> RouterStatus:
-        """How the router fares with what it was last given for an environment."""
+        Containers are held from :meth:`set_routing` on, while requests go to them and while they drain. A reason is the
+        end of a sentence ("serves", "3 requests are under way").
+        """
+
+    def status(self, ref: EnvironmentRef) -> RouterStatus:
+        """Return the status of the newest routing configuration of an environment."""
 
 
-class NoRoutes:
-    """Routes nothing and holds nothing: of agents that are no machine's ingress."""
+class NoRouter:
+    """Router of agents without ingress: routes nothing and holds no container."""
 
     async def load(self) -> None:
         pass
@@ -46,11 +49,11 @@ class NoRoutes:
     async def run(self) -> None:
         pass
 
-    def want(self, env: EnvironmentRef, site: Site | None) -> None:
+    def set_routing(self, ref: EnvironmentRef, config: RoutingConfig | None) -> None:
         pass
 
-    def held(self, env: EnvironmentRef) -> Mapping[str, str]:
+    def held(self, ref: EnvironmentRef) -> Mapping[str, str]:
         return {}
 
-    def status(self, env: EnvironmentRef) -> RouterStatus:
+    def status(self, ref: EnvironmentRef) -> RouterStatus:
         return RouterStatus(failed=True, reason="this agent routes nothing")

@@ -1,11 +1,11 @@
-"""What the controller sends about ingress besides assignments: read from etcd, kept on disk, and used from there when
-etcd cannot be read.
+"""Mirror of the node's ingress parts: certificates, challenges, key requests and peers, from etcd by way of the disk.
 
-"Cannot read" is not "empty", as with assignments: what is malformed, cannot be opened or is meant for another machine
-changes nothing. A certificate whose key has gone from etcd is served on for as long as the assignment names its host;
-challenges, requests for a key and other nodes' routers go with theirs. Private keys are in the clear in memory only.
+The copy on disk is in use while etcd cannot be read. "Cannot be read" is not "empty", as with assignments: a malformed
+message, an undecryptable key or a message for another machine changes nothing. A certificate deleted in etcd stays in
+use for as long as the assignment has the host; challenges, key requests and peers go when deleted. Decrypted private
+keys are in memory only.
 
-What has changed at one time is taken together, so that one process (``aside``) does for all of it.
+Parts that change together are processed together, by a single run of the cryptography process (``crypto_worker``).
 """
 
 from __future__ import annotations
@@ -18,209 +18,206 @@ from typing import Final, TypeAlias
 import structlog
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.ingress.crypto_worker import Aside
-from devopsellence.nodeagent.ingress.dns import Names, resolved
-from devopsellence.nodeagent.ingress.node_ingress_state import EMPTY, Opened, Taken, given, left, opened, refused, take
-from devopsellence.nodeagent.ingress.site import Given
-from devopsellence.nodeagent.secrets import Vault
-from devopsellence.nodeagent.state import StateFolder
-from devopsellence.nodeagent.util.threads import Pool
-from devopsellence.store.etcd import Etcd
-from devopsellence.store.informer import Informer
-from devopsellence.store.keys import PEERS, EnvironmentRef, Keys
+from devopsellence.nodeagent.ingress.crypto_worker import CryptoWorker
+from devopsellence.nodeagent.ingress.dns import PeerResolver, with_peer_addresses
+from devopsellence.nodeagent.ingress.node_ingress_state import (
+    EMPTY_PART,
+    PartInput,
+    PartState,
+    ingress_inputs,
+    next_state,
+    read_part,
+    state_when_deleted,
+    state_when_unusable,
+)
+from devopsellence.nodeagent.ingress.routing import IngressInputs
+from devopsellence.nodeagent.mirror import EtcdMirror, NodeContext
+from devopsellence.nodeagent.secrets import SecretDecrypter
+from devopsellence.store.keys import PEERS, EnvironmentRef
 
-#: After this long it is asked again what could not be found out.
-AGAIN_SECONDS: Final = 30.0
-_Place: TypeAlias = tuple[EnvironmentRef, str]
+#: Pause before a failed cryptographic task is retried.
+RETRY_SECONDS: Final = 30.0
+#: Environment and part: a host, or ``PEERS``.
+_PartKey: TypeAlias = tuple[EnvironmentRef, str]
 _log = structlog.get_logger()
 
 
-class Parts:
-    """The parts of one node. ``changed(env)`` is called on the loop when they are others than before."""
+class NodeIngressMirror(EtcdMirror[stored_pb2.NodeIngress]):
+    """Ingress parts of one node. ``changed(ref)`` is called on the loop when an environment's inputs change."""
 
     def __init__(
-        self,
-        etcd: Etcd,
-        keys: Keys,
-        node: str,
-        node_uid: str,
-        folder: StateFolder,
-        disk: Pool,
-        vault: Vault,
-        changed: Callable[[EnvironmentRef], None],
+        self, context: NodeContext, decrypter: SecretDecrypter, changed: Callable[[EnvironmentRef], None]
     ) -> None:
-        self._keys = keys
-        self._node = node
-        self._uid = node_uid
-        self._folder = folder
-        self._disk = disk
-        self._vault = vault
-        self._changed = changed
-        self._aside = Aside()
-        self._names = Names(self._addresses_changed)
-        self._taken: dict[EnvironmentRef, dict[str, Taken]] = {}
-        self._given: dict[EnvironmentRef, Given] = {}
+        super().__init__(context, context.etcd.keys.ingress_prefix(context.node), stored_pb2.NodeIngress, changed)
+        self._decrypter = decrypter
+        self._worker = CryptoWorker()
+        self._resolver = PeerResolver(self._addresses_changed)
+        self._parts: dict[EnvironmentRef, dict[str, PartState]] = {}
+        self._inputs: dict[EnvironmentRef, IngressInputs] = {}
         self._dirty: dict[str, None] = {}
         self._wake = asyncio.Event()
-        self._informer = Informer(etcd, keys.ingress_prefix(node), stored_pb2.NodeIngress, self._mark)
 
-    def of(self, env: EnvironmentRef) -> Given:
-        """What there is for an environment now."""
-        found = self._given.get(env)
-        if found is None:
-            found = self._given[env] = resolved(given(self._taken.get(env, {})), self._names)
-        return found
+    def inputs(self, ref: EnvironmentRef) -> IngressInputs:
+        """Return the inputs of an environment."""
+        inputs = self._inputs.get(ref)
+        if inputs is None:
+            inputs = self._inputs[ref] = with_peer_addresses(ingress_inputs(self._parts.get(ref, {})), self._resolver)
+        return inputs
 
-    def keep(self, env: EnvironmentRef, hosts: Collection[str]) -> None:
-        """Drop what etcd has no more, of an environment that has only these ``hosts`` now."""
-        for part, taken in list(self._taken.get(env, {}).items()):
-            if taken.gone and part not in hosts:
-                self._drop(env, part)
-                self._mark(self._keys.ingress(self._node, env, part))
+    def prune(self, ref: EnvironmentRef, hosts: Collection[str]) -> None:
+        """Drop parts deleted in etcd, except for ``hosts``: the hosts in the environment's assignment."""
+        for part, state in list(self._parts.get(ref, {}).items()):
+            if state.deleted and part not in hosts:
+                self._drop(ref, part)
+                self._on_key(self._keys.ingress(self._context.node, ref, part))
 
-    def forget(self, env: EnvironmentRef) -> None:
-        """The environment left this node, and what is on disk of it goes."""
-        self._taken.pop(env, None)
-        self._given.pop(env, None)
-        self._want_names()
+    def forget(self, ref: EnvironmentRef) -> None:
+        """Forget an environment that left this node; the caller removes its files."""
+        self._parts.pop(ref, None)
+        self._inputs.pop(ref, None)
+        self._update_resolver()
 
     async def load(self) -> None:
-        """Take up what is on disk."""
-        stored = await self._disk.run(self._folder.parts)
-        mine = {place: each for place, each in stored.items() if each.node_uid == self._uid}
-        for place, taken in (await self._take(mine, on_disk=True)).items():
-            self._put(*place, taken)
-        await self._names.first()
+        """Load the parts on disk."""
+        stored = await self._context.disk.run(self._context.folder.parts)
+        mine = {key: message for key, message in stored.items() if message.node_uid == self._context.node_uid}
+        for key, state in (await self._process(mine, on_disk=True)).items():
+            self._put(*key, state)
+        await self._resolver.resolve_once()
 
     async def run(self) -> None:
         """Follow etcd until cancelled; call :meth:`load` first."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._names.run())
+            group.create_task(self._resolver.run())
             group.create_task(self._informer.run())
             await self._informer.synced()
-            # What is on disk and was deleted meanwhile.
-            for env, parts in self._taken.items():
+            # Parts on disk may have been deleted in etcd meanwhile.
+            for ref, parts in self._parts.items():
                 for part in parts:
-                    self._mark(self._keys.ingress(self._node, env, part))
+                    self._on_key(self._keys.ingress(self._context.node, ref, part))
             while True:
                 await self._wake.wait()
                 self._wake.clear()
                 dirty, self._dirty = self._dirty, {}
-                for changed in dict.fromkeys([env async for env in self._follow(dirty)]):
+                for changed in dict.fromkeys([ref async for ref in self._follow(dirty)]):
                     self._changed(changed)
 
     async def _follow(self, dirty: Iterable[str]) -> AsyncIterator[EnvironmentRef]:
-        """Take what etcd has at these keys; the environments to which that makes a difference."""
-        nexts: dict[_Place, Taken | stored_pb2.NodeIngress | None] = {}
+        """Process the messages at these keys; yield the environments with changed inputs."""
+        nexts: dict[_PartKey, PartState | stored_pb2.NodeIngress | None] = {}
         for key in dirty:
             try:
-                _, env, part = self._keys.parse_ingress(key)
+                _, ref, part = self._keys.parse_ingress(key)
             except ValueError:
-                _log.warning("a key under this node's ingress names no part of one", key=key)
+                _log.warning("unexpected key under this node's ingress prefix", key=key)
                 continue
-            nexts[env, part] = self._next(key, env, part)
-        fresh = {place: each for place, each in nexts.items() if isinstance(each, stored_pb2.NodeIngress)}
-        taken = await self._take(fresh)
-        for place, each in nexts.items():
-            after = taken.get(place, self._before(*place)) if isinstance(each, stored_pb2.NodeIngress) else each
-            if await self._become(*place, after):
-                yield place[0]
+            nexts[ref, part] = self._next(key, ref, part)
+        messages = {part_key: value for part_key, value in nexts.items() if isinstance(value, stored_pb2.NodeIngress)}
+        states = await self._process(messages)
+        for part_key, value in nexts.items():
+            after = (
+                states.get(part_key, self._before(*part_key)) if isinstance(value, stored_pb2.NodeIngress) else value
+            )
+            if await self._apply(*part_key, after):
+                yield part_key[0]
 
-    def _next(self, key: str, env: EnvironmentRef, part: str) -> Taken | stored_pb2.NodeIngress | None:
-        """What becomes of a part: a message is yet to be taken, None: nothing is left of it."""
-        before, record = self._before(env, part), self._informer.records.get(key)
+    def _next(self, key: str, ref: EnvironmentRef, part: str) -> PartState | stored_pb2.NodeIngress | None:
+        """Return the next state of a part, or a message still to be processed; None drops the part."""
+        before, record = self._before(ref, part), self._informer.records.get(key)
         if record is None:
-            return left(before)
+            return state_when_deleted(before)
         if record.message is None:
-            return refused(before, str(record.error))
+            return state_when_unusable(before, str(record.error))
         message = record.message
-        if message.node_uid != self._uid:
+        if message.node_uid != self._context.node_uid:
             return before
-        said = (message.node, message.organization, message.project, message.environment, message.part)
-        if said != (self._node, env.organization, env.project, env.environment, part):
-            return refused(before, f"{key} cannot be used: it says that it is {'/'.join(said)}")
-        if before is not None and before.source == message and not before.again:
+        location = (message.node, message.organization, message.project, message.environment, message.part)
+        if location != (self._context.node, ref.organization, ref.project, ref.environment, part):
+            return state_when_unusable(before, f"{key} cannot be used: its content is for {'/'.join(location)}")
+        if before is not None and before.source == message and not before.retry:
             return before
         return message
 
-    async def _take(
-        self, messages: Mapping[_Place, stored_pb2.NodeIngress], *, on_disk: bool = False
-    ) -> dict[_Place, Taken]:
-        """These parts as they are used from now on."""
-        found: dict[_Place, Opened] = {}
-        for place, message in messages.items():
+    async def _process(
+        self, messages: Mapping[_PartKey, stored_pb2.NodeIngress], *, on_disk: bool = False
+    ) -> dict[_PartKey, PartState]:
+        """Return the next states of the parts with these messages."""
+        inputs: dict[_PartKey, PartInput] = {}
+        for key, message in messages.items():
             try:
-                found[place] = await self._disk.run(partial(opened, message, self._before(*place), self._vault))
-            except Exception:  # noqa: BLE001 - it is logged with its traceback, and the other parts go on
-                _log.exception("a part of an ingress could not be taken", env=str(place[0]), part=place[1])
-        answers = await self._aside.ask([each.question for each in found.values()])
-        taken = {
-            place: take(each, self._before(*place), answer, on_disk=on_disk)
-            for (place, each), answer in zip(found.items(), answers, strict=True)
+                inputs[key] = await self._context.disk.run(partial(read_part, message, self._before(*key), self._decrypter))
+            except Exception:  # noqa: BLE001 - logged with its traceback; the remaining parts go on
+                _log.exception("an ingress part could not be processed", env=str(key[0]), part=key[1])
+        results = await self._worker.run_tasks([part_input.task for part_input in inputs.values()])
+        states = {
+            key: next_state(part_input, self._before(*key), result, on_disk=on_disk)
+            for (key, part_input), result in zip(inputs.items(), results, strict=True)
         }
-        for (env, part), each in taken.items():
-            if each.again:
+        for (ref, part), state in states.items():
+            if state.retry:
                 loop = asyncio.get_running_loop()
-                loop.call_later(AGAIN_SECONDS, self._mark, self._keys.ingress(self._node, env, part))
-        return taken
+                loop.call_later(RETRY_SECONDS, self._on_key, self._keys.ingress(self._context.node, ref, part))
+        return states
 
-    async def _become(self, env: EnvironmentRef, part: str, after: Taken | None) -> bool:
-        """Have a part used as ``after``, None: not at all; whether that makes a difference."""
-        before = self._before(env, part)
+    async def _apply(self, ref: EnvironmentRef, part: str, after: PartState | None) -> bool:
+        """Make ``after`` the state of a part (None: drop the part); return whether the state changed."""
+        before = self._before(ref, part)
         if after is not None and after == before:
             return False
         if after is not None:
-            self._put(env, part, after)
-            self._tell(env, part, after)
+            self._put(ref, part, after)
+            self._log_change(ref, part, after)
         elif before is not None:
-            self._drop(env, part)
-        await self._save(env, part, before.kept if before is not None else EMPTY, after)
+            self._drop(ref, part)
+        await self._save_part(ref, part, before.stored if before is not None else EMPTY_PART, after)
         return True
 
-    def _before(self, env: EnvironmentRef, part: str) -> Taken | None:
-        return self._taken.get(env, {}).get(part)
+    def _before(self, ref: EnvironmentRef, part: str) -> PartState | None:
+        return self._parts.get(ref, {}).get(part)
 
-    async def _save(self, env: EnvironmentRef, part: str, before: stored_pb2.NodeIngress, after: Taken | None) -> None:
-        """Have on disk what is used from now on."""
-        try:
-            if after is None:
-                await self._disk.run(partial(self._folder.forget_part, env, part))
-            elif after.kept != before:
-                await self._disk.run(partial(self._folder.save_part, env, part, after.kept))
-        except OSError as error:
-            # Serving matters more than remembering.
-            _log.error("a part of an ingress could not be kept on disk", env=str(env), part=part, error=str(error))
+    async def _save_part(
+        self, ref: EnvironmentRef, part: str, before: stored_pb2.NodeIngress, after: PartState | None
+    ) -> None:
+        """Write the part's new state to disk."""
+        folder = self._context.folder
+        if after is None:
+            write = partial(folder.forget_part, ref, part)
+        elif after.stored != before:
+            write = partial(folder.save_part, ref, part, after.stored)
+        else:
+            return
+        await self._save(write, "an ingress part could not be written to disk", env=str(ref), part=part)
 
-    def _tell(self, env: EnvironmentRef, part: str, taken: Taken) -> None:
-        if taken.problem:
-            _log.warning("a part of an ingress cannot be used", env=str(env), part=part, problem=taken.problem)
-        serial = taken.certificate.serial if taken.certificate is not None else ""
-        _log.info("following a part of an ingress", env=str(env), part=part, certificate=serial, gone=taken.gone)
+    def _log_change(self, ref: EnvironmentRef, part: str, state: PartState) -> None:
+        if state.problem:
+            _log.warning("an ingress part cannot be used", env=str(ref), part=part, problem=state.problem)
+        serial = state.certificate.serial if state.certificate is not None else ""
+        _log.info("ingress part updated", env=str(ref), part=part, certificate=serial, deleted=state.deleted)
 
-    def _put(self, env: EnvironmentRef, part: str, taken: Taken) -> None:
-        self._taken.setdefault(env, {})[part] = taken
-        self._given.pop(env, None)
+    def _put(self, ref: EnvironmentRef, part: str, state: PartState) -> None:
+        self._parts.setdefault(ref, {})[part] = state
+        self._inputs.pop(ref, None)
         if part == PEERS:
-            self._want_names()
+            self._update_resolver()
 
-    def _drop(self, env: EnvironmentRef, part: str) -> None:
-        self._taken[env].pop(part)
-        if not self._taken[env]:
-            del self._taken[env]
-        self._given.pop(env, None)
+    def _drop(self, ref: EnvironmentRef, part: str) -> None:
+        self._parts[ref].pop(part)
+        if not self._parts[ref]:
+            del self._parts[ref]
+        self._inputs.pop(ref, None)
         if part == PEERS:
-            self._want_names()
+            self._update_resolver()
 
-    def _want_names(self) -> None:
-        peers = [given({PEERS: parts[PEERS]}).peers for parts in self._taken.values() if PEERS in parts]
-        self._names.want(peer.address for each in peers for peer in each)
+    def _update_resolver(self) -> None:
+        peers = [ingress_inputs({PEERS: parts[PEERS]}).peers for parts in self._parts.values() if PEERS in parts]
+        self._resolver.set_hosts(peer.address for group in peers for peer in group)
 
     def _addresses_changed(self) -> None:
-        for env in [env for env, parts in self._taken.items() if PEERS in parts]:
-            before = self._given.pop(env, None)
-            if self.of(env) != before:
-                self._changed(env)
+        for ref in [ref for ref, parts in self._parts.items() if PEERS in parts]:
+            before = self._inputs.pop(ref, None)
+            if self.inputs(ref) != before:
+                self._changed(ref)
 
-    def _mark(self, key: str) -> None:
+    def _on_key(self, key: str) -> None:
         self._dirty[key] = None
         self._wake.set()

@@ -1,7 +1,7 @@
-"""One part of an ingress, from what was read to what is used: what cannot be used of it stays as it was.
+"""State of one ingress part (a host, or the peers): from the message in etcd to the inputs in use. Pure but for keys.
 
-A part is read in three steps, because the middle one is a process's: :func:`opened`, what ``aside`` answers to its
-question, and :func:`take`.
+An unusable field leaves the former state in place. A message is processed in three steps, because the middle step runs
+in another process: :func:`read_part`, ``CryptoWorker.run_tasks``, :func:`next_state`.
 """
 
 from __future__ import annotations
@@ -14,176 +14,186 @@ from typing import Final
 from devopsellence.agent_identity import server_name
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.envoy.model import RouterPeer, TlsCertificate
-from devopsellence.nodeagent.ingress.crypto_worker import Answer, Pair, Question, Request
-from devopsellence.nodeagent.ingress.site import Given, HostPart
-from devopsellence.nodeagent.secrets import SecretError, Vault
+from devopsellence.nodeagent.ingress.crypto_worker import CertificatePair, CryptoResult, CryptoTask, CsrRequest
+from devopsellence.nodeagent.ingress.routing import HostInputs, IngressInputs
+from devopsellence.nodeagent.secrets import SecretDecrypter, SecretError
 from devopsellence.store.keys import PEERS
 
-EMPTY: Final = stored_pb2.NodeIngress()
+EMPTY_PART: Final = stored_pb2.NodeIngress()
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """One part as it is used.
+class PartState:
+    """A part in use.
 
-    ``source`` is what was read, None if that cannot be used at all; ``kept`` what is on disk: as read, but with the
-    certificate that is served and without the request for a key. ``not_after`` is infinite while it is not known.
-    ``again``: something of it could not be found out, and is to be asked again. ``gone``: etcd has none.
+    ``source``: the message last read, None if unusable as a whole. ``stored``: the message on disk, which is the source
+    with the served certificate and without the key request. ``not_after``: expiry in seconds since the epoch, infinite
+    while unknown. ``signing_request``: response to the key request. ``retry``: a cryptographic task failed and is due
+    again. ``deleted``: the part is no longer in etcd.
     """
 
     source: stored_pb2.NodeIngress | None
-    kept: stored_pb2.NodeIngress
+    stored: stored_pb2.NodeIngress
     certificate: TlsCertificate | None = None
     not_after: float = 0.0
-    answer: stored_pb2.SigningRequest | None = None
+    signing_request: stored_pb2.SigningRequest | None = None
     problem: str = ""
-    again: bool = False
-    gone: bool = False
+    retry: bool = False
+    deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A part as it was read. ``question``: what has to be known of what is new in it. ``problem``: why the key of its
-    certificate cannot be opened."""
+class PartInput:
+    """A message with the cryptographic task for everything new in it.
+
+    ``problem``: why the certificate's key cannot be decrypted.
+    """
 
     message: stored_pb2.NodeIngress
-    question: Question
+    task: CryptoTask
     problem: str = ""
 
 
-def opened(message: stored_pb2.NodeIngress, before: Taken | None, vault: Vault) -> Opened:
-    """A part with what is sealed in it; ``before``: as it was used so far. Takes a millisecond: for a thread."""
+def read_part(message: stored_pb2.NodeIngress, before: PartState | None, vault: SecretDecrypter) -> PartInput:
+    """Decrypt a message's key if new; ``before``: the state so far. Takes a millisecond: for a thread."""
     pair, problem = None, ""
-    if message.HasField("certificate") and not (before is not None and _serves(before, message) and not before.again):
+    unchanged = before is not None and _serves(before, message) and not before.retry
+    if message.HasField("certificate") and not unchanged:
         try:
-            pair = Pair(message.certificate.chain_pem, vault.key(message.certificate.key_age))
+            pair = CertificatePair(message.certificate.chain_pem, vault.key(message.certificate.key_age))
         except SecretError as error:
             problem = f"its key cannot be used: {error}"
     request = None
-    if message.HasField("key_request") and message.key_request.host == message.part and not _known(message, before):
-        asked = message.key_request
-        request = Request(asked.id, asked.host, tuple(asked.recipients))
-    return Opened(message, Question(pair, request), problem)
+    if (
+        message.HasField("key_request")
+        and message.key_request.host == message.part
+        and not _known_signing_request(message, before)
+    ):
+        key_request = message.key_request
+        request = CsrRequest(key_request.id, key_request.host, tuple(key_request.recipients))
+    return PartInput(message, CryptoTask(pair, request), problem)
 
 
-def take(found: Opened, before: Taken | None, answer: Answer, *, on_disk: bool = False) -> Taken:
-    """A part as it is used from now on; ``answer``: to its question. ``on_disk``: another agent wrote it there."""
-    message = found.message
+def next_state(part: PartInput, before: PartState | None, result: CryptoResult, *, on_disk: bool = False) -> PartState:
+    """Return the state after ``part`` and the result of its task. ``on_disk``: written to disk by an earlier agent."""
+    message = part.message
     problems: list[str] = []
-    certificate, not_after = _certificate(found, before, answer, problems, on_disk=on_disk)
-    kept = stored_pb2.NodeIngress()
-    kept.CopyFrom(message)
-    kept.ClearField("key_request")
+    certificate, not_after = _certificate(part, before, result, problems, on_disk=on_disk)
+    stored = stored_pb2.NodeIngress()
+    stored.CopyFrom(message)
+    stored.ClearField("key_request")
     if problems:
-        # The next agent must not find what this one could not use.
-        kept.ClearField("certificate")
+        # The next agent must not find an unusable certificate on disk.
+        stored.ClearField("certificate")
         if certificate is not None and before is not None:
-            kept.certificate.CopyFrom(before.kept.certificate)
-    answered = _answer(message, before, answer, problems)
-    again = any(each is not None and each.failed for each in (answer.verdict, answer.made))
-    return Taken(message, kept, certificate, not_after, answered, "; ".join(problems), again)
+            stored.certificate.CopyFrom(before.stored.certificate)
+    signing_request = _signing_request(message, before, result, problems)
+    retry = any(outcome is not None and outcome.failed for outcome in (result.verdict, result.csr))
+    return PartState(message, stored, certificate, not_after, signing_request, "; ".join(problems), retry)
 
 
-def _serves(before: Taken, message: stored_pb2.NodeIngress) -> bool:
-    """Whether it is the certificate of ``message`` that is served."""
-    return before.certificate is not None and before.kept.certificate == message.certificate
+def _serves(before: PartState, message: stored_pb2.NodeIngress) -> bool:
+    """Return whether the message's certificate is the certificate served already."""
+    return before.certificate is not None and before.stored.certificate == message.certificate
 
 
 def _certificate(
-    found: Opened, before: Taken | None, answer: Answer, problems: list[str], *, on_disk: bool
+    part: PartInput, before: PartState | None, result: CryptoResult, problems: list[str], *, on_disk: bool
 ) -> tuple[TlsCertificate | None, float]:
-    message, pair, verdict = found.message, found.question.pair, answer.verdict
+    message, pair, verdict = part.message, part.task.pair, result.verdict
     if not message.HasField("certificate"):
         return None, 0.0
-    if pair is None and not found.problem and before is not None:
+    if pair is None and not part.problem and before is not None:
         return before.certificate, before.not_after
     served = before is not None and _serves(before, message)
     if pair is not None and verdict is not None:
-        made = TlsCertificate(message.certificate.serial, pair.chain_pem, pair.key_pem)
+        certificate = TlsCertificate(message.certificate.serial, pair.chain_pem, pair.key_pem)
         if not verdict.problem:
-            return made, verdict.until
+            return certificate, verdict.not_after
         if verdict.failed and (on_disk or served):
-            # Whoever wrote it had it judged.
-            return made, math.inf
-    problem = found.problem or (verdict.problem if verdict is not None else "")
+            # The certificate was checked before it was written to disk or served.
+            return certificate, math.inf
+    problem = part.problem or (verdict.problem if verdict is not None else "")
     if verdict is not None and verdict.failed:
-        problem += ", which is tried again"
+        problem += " (the check will be retried)"
     former = before if before is not None and before.certificate is not None and not served else None
-    goes_on = "; the one before it is served on" if former is not None else ""
+    still_served = "; the previous certificate is still served" if former is not None else ""
     problems.append(
-        f"the certificate {message.certificate.serial} for {message.part} cannot be served: {problem}{goes_on}"
+        f"the certificate {message.certificate.serial} for {message.part} cannot be served: {problem}{still_served}"
     )
     return (former.certificate, former.not_after) if former is not None else (None, 0.0)
 
 
-def _known(message: stored_pb2.NodeIngress, before: Taken | None) -> stored_pb2.SigningRequest | None:
-    """The answer that its request for a key has had already."""
-    request, known = message.key_request, before.answer if before is not None else None
+def _known_signing_request(
+    message: stored_pb2.NodeIngress, before: PartState | None
+) -> stored_pb2.SigningRequest | None:
+    """Return the existing response to the message's key request, if there is one."""
+    request, known = message.key_request, before.signing_request if before is not None else None
     if known is not None and (known.id, list(known.recipients)) == (request.id, list(request.recipients)):
         return known
     return None
 
 
-def _answer(
-    message: stored_pb2.NodeIngress, before: Taken | None, answer: Answer, problems: list[str]
+def _signing_request(
+    message: stored_pb2.NodeIngress, before: PartState | None, result: CryptoResult, problems: list[str]
 ) -> stored_pb2.SigningRequest | None:
     if not message.HasField("key_request"):
         return None
-    request, made = message.key_request, answer.made
-    said = f"the request for a key for {message.part} cannot be answered"
-    if made is None:
+    request, csr = message.key_request, result.csr
+    beginning = f"the key request for {message.part} cannot be fulfilled"
+    if csr is None:
         if request.host != message.part:
-            problems.append(f"{said}: it is about {request.host!r}")
-        return _known(message, before)
-    if made.problem:
-        problems.append(f"{said}: {made.problem}{', which is tried again' if made.failed else ''}")
+            problems.append(f"{beginning}: it is about {request.host!r}")
+        return _known_signing_request(message, before)
+    if csr.problem:
+        problems.append(f"{beginning}: {csr.problem}{' (it will be retried)' if csr.failed else ''}")
         return None
     return stored_pb2.SigningRequest(
-        id=request.id, csr_pem=made.csr_pem, key_age=made.key_age, recipients=request.recipients
+        id=request.id, csr_pem=csr.csr_pem, key_age=csr.key_age, recipients=request.recipients
     )
 
 
-def left(before: Taken | None) -> Taken | None:
-    """A part that etcd has no more: its certificate is all that stays."""
+def state_when_deleted(before: PartState | None) -> PartState | None:
+    """Return the state of a part deleted in etcd: only the certificate stays in use. None: nothing stays."""
     if before is None or before.certificate is None:
         return None
-    kept = stored_pb2.NodeIngress()
-    kept.CopyFrom(before.kept)
-    kept.ClearField("challenges")
-    return replace(before, source=None, kept=kept, answer=None, problem="", gone=True)
+    stored = stored_pb2.NodeIngress()
+    stored.CopyFrom(before.stored)
+    stored.ClearField("challenges")
+    return replace(before, source=None, stored=stored, signing_request=None, problem="", deleted=True)
 
 
-def refused(before: Taken | None, problem: str) -> Taken:
-    """A part that cannot be used as a whole: it stays as it was."""
+def state_when_unusable(before: PartState | None, problem: str) -> PartState:
+    """Return the state of a part with an unusable message: as before, with the problem."""
     if before is None:
-        return Taken(None, EMPTY, problem=problem)
+        return PartState(None, EMPTY_PART, problem=problem)
     return replace(before, source=None, problem=problem)
 
 
-def given(parts: Mapping[str, Taken]) -> Given:
-    """All parts of an environment together."""
+def ingress_inputs(parts: Mapping[str, PartState]) -> IngressInputs:
+    """Return all parts of an environment as inputs of the routing; keys are hosts, or ``PEERS``."""
     hosts = {
-        part: HostPart(
-            taken.certificate,
-            taken.not_after,
-            tuple((challenge.token, challenge.key_authorization) for challenge in taken.kept.challenges),
+        part: HostInputs(
+            state.certificate,
+            state.not_after,
+            tuple((challenge.token, challenge.key_authorization) for challenge in state.stored.challenges),
         )
-        for part, taken in parts.items()
+        for part, state in parts.items()
         if part != PEERS
     }
-    answers = [taken.answer for taken in parts.values() if taken.answer is not None]
-    return Given(
+    signing_requests = [state.signing_request for state in parts.values() if state.signing_request is not None]
+    return IngressInputs(
         hosts=hosts,
-        peers=_peers(parts[PEERS].kept.peers) if PEERS in parts else (),
-        answers=tuple(sorted(answers, key=lambda each: each.id)),
+        peers=_peers(parts[PEERS].stored.peers) if PEERS in parts else (),
+        signing_requests=tuple(sorted(signing_requests, key=lambda request: request.id)),
         problems=tuple(parts[part].problem for part in sorted(parts) if parts[part].problem),
     )
 
 
 def _peers(stored: Iterable[stored_pb2.RouterPeer]) -> tuple[RouterPeer, ...]:
-    found = []
-    for each in stored:
-        host, _, port = each.address.rpartition(":")
-        if each.uid and host and port.isascii() and port.isdigit():
-            found.append(RouterPeer(each.node, server_name(each.uid), host.strip("[]"), int(port)))
-    return tuple(sorted(found))
+    peers = []
+    for peer in stored:
+        host, _, port = peer.address.rpartition(":")
+        if peer.uid and host and port.isascii() and port.isdigit():
+            peers.append(RouterPeer(peer.node, server_name(peer.uid), host.strip("[]"), int(port)))
+    return tuple(sorted(peers))

@@ -1,6 +1,6 @@
-"""Whether this node's router may listen on a port, and if not, why not and what helps.
+"""TCP ports of the router: free or held by another program, and the listener configuration for Envoy.
 
-Envoy itself would not find out: its sockets share a port (SO_REUSEPORT) with those of any program of the same user.
+Envoy itself would not notice a conflict: Envoy's sockets share a port (SO_REUSEPORT) with any program of the same user.
 Functions block, for milliseconds.
 """
 
@@ -20,24 +20,30 @@ import structlog
 
 from devopsellence.nodeagent.envoy.container import FOLDER
 from devopsellence.nodeagent.envoy.files import AUTHORITY, CERTIFICATE, KEY, NODE_FOLDER, EnvoyFolder
-from devopsellence.nodeagent.envoy.model import IngressOptions, Listen, PeerTls, Routing
-from devopsellence.nodeagent.tls import Files
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.envoy.model import IngressOptions, ListenerConfig, NodeRouting, PeerTls
+from devopsellence.nodeagent.tls import CertificateFiles
+from devopsellence.nodeagent.util.threads import ThreadPool
 
+RETRY_FIRST: Final = 1.0
+RETRY_CAP: Final = 30.0
+#: Interval at which the node's own certificate is copied again if changed.
+CERTIFICATE_SECONDS: Final = 60.0
+#: State "listen" in /proc/net/tcp.
 _LISTEN: Final = "0A"
+_log = structlog.get_logger()
 
 
-def why_not(port: int, option: str) -> str:
-    """Why nothing may listen on a TCP port of this machine, on all its addresses, as a sentence; "" if it may.
+def port_problem(port: int, option: str) -> str:
+    """Return why a TCP port cannot be listened on, on all addresses of this machine, as a sentence; "" if free.
 
-    ``option`` is the agent's that chooses another one.
+    ``option``: the agent's option for choosing another port.
     """
     for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - all are meant
         try:
-            _try(family, address, port)
+            _try_listen(family, address, port)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                holder = who_holds(port)
+                holder = port_holder(port)
                 by = f" by {holder}" if holder else ""
                 return f"port {port} is taken{by}: free it, or start the agent with another {option}"
             if error.errno == errno.EACCES:
@@ -47,37 +53,37 @@ def why_not(port: int, option: str) -> str:
                 )
             # A machine without IPv6 has neither the family nor the address.
             if family == socket.AF_INET:
-                why = os.strerror(error.errno or 0)
-                return f"port {port} cannot be used: {why}; start the agent with another {option}"
+                reason = os.strerror(error.errno or 0)
+                return f"port {port} cannot be used: {reason}; start the agent with another {option}"
     return ""
 
 
-def _try(family: int, address: str, port: int) -> None:
+def _try_listen(family: int, address: str, port: int) -> None:
     with socket.socket(family, socket.SOCK_STREAM) as trial:
-        # Connections that have ended and are still remembered are in nobody's way.
+        # Connections in TIME_WAIT do not prevent listening.
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         trial.bind((address, port))
-        # Two that only bind get along, so that whether somebody listens shows here at the latest.
+        # Two sockets may bind to the same port as long as neither listens.
         trial.listen(1)
 
 
-def who_holds(port: int) -> str:
-    """The program that listens on a TCP port, as ``nginx (process 812)``, as far as /proc tells this user; else ""."""
+def port_holder(port: int) -> str:
+    """Return the program that listens on a TCP port, as ``nginx (process 812)``; "" if unknown to this user."""
     inodes = {f"socket:[{inode}]" for table in ("tcp", "tcp6") for inode in _listeners(Path("/proc/net") / table, port)}
     if not inodes:
         return ""
-    for process in sorted(Path("/proc").iterdir(), key=lambda each: (len(each.name), each.name)):
+    for process in sorted(Path("/proc").iterdir(), key=lambda path: (len(path.name), path.name)):
         if not process.name.isdigit():
             continue
         with suppress(OSError):
-            if any(_target(each) in inodes for each in (process / "fd").iterdir()):
+            if any(_link_target(descriptor) in inodes for descriptor in (process / "fd").iterdir()):
                 return f"{(process / 'comm').read_text().strip()} (process {process.name})"
     return ""
 
 
-def _target(link: Path) -> str:
+def _link_target(link: Path) -> str:
     try:
         return str(link.readlink())
     except OSError:
@@ -85,7 +91,7 @@ def _target(link: Path) -> str:
 
 
 def _listeners(table: Path, port: int) -> list[str]:
-    """Inodes of the sockets in ``/proc/net/tcp`` that listen on ``port`` (proc(5))."""
+    """Return the inodes of sockets in ``/proc/net/tcp`` that listen on ``port`` (proc(5))."""
     with suppress(OSError):
         rows = [line.split() for line in table.read_text().splitlines()[1:]]
         return [row[9] for row in rows if row[3] == _LISTEN and int(row[1].rpartition(":")[2], 16) == port]
@@ -93,7 +99,7 @@ def _listeners(table: Path, port: int) -> list[str]:
 
 
 def has_ipv6() -> bool:
-    """Whether this machine can listen on all its addresses of both kinds with one socket."""
+    """Return whether a single socket can listen on all IPv4 and IPv6 addresses of this machine."""
     with suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as trial:
         trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         trial.bind(("::", 0))
@@ -101,32 +107,26 @@ def has_ipv6() -> bool:
     return False
 
 
-# MERGED Where Envoy may be told to listen, what is wrong with other ports, and the certi
+class ListenerPorts:
+    """Ports that Envoy may listen on, and the node's own certificate for peers.
 
-RETRY_FIRST: Final = 1.0
-RETRY_CAP: Final = 30.0
-#: The node's own certificate is looked at so often.
-FOLLOW_SECONDS: Final = 60.0
-_log = structlog.get_logger()
-
-
-class Listening:
-    """``open``: ports that may be listened on, because they were free or are Envoy's already. ``problems``: why not, of
-    others. ``any``: whether there is any port for requests from outside in the options."""
+    ``usable``: ports found free, or Envoy's already. ``problems``: sentences by port, for all other ports.
+    ``any_configured``: the options have a port for requests from outside.
+    """
 
     def __init__(
         self,
         options: IngressOptions,
         folder: EnvoyFolder,
-        disk: Pool,
-        certificate: Files | None,
-        check: Callable[[int, str], str] = why_not,
+        disk: ThreadPool,
+        certificate: CertificateFiles | None,
+        check: Callable[[int, str], str] = port_problem,
     ) -> None:
-        self.open: frozenset[int] = frozenset()
+        self.usable: frozenset[int] = frozenset()
         self.problems: dict[int, str] = {}
-        self.any = bool(options.http_port or options.https_port)
+        self.any_configured = bool(options.http_port or options.https_port)
         self._options = options
-        self._names = {
+        self._option_names = {
             options.http_port: "--ingress-http-port",
             options.https_port: "--ingress-https-port",
             options.peer_port: "--ingress-peer-port",
@@ -137,66 +137,68 @@ class Listening:
         self._check = check
         self._ipv6 = has_ipv6()
         self._attempts = 0
-        self._again = 0.0
-        self._follow_at = 0.0
-        self._followed = False
+        self._retry_at = 0.0
+        self._copy_at = 0.0
+        self._copied = False
 
-    def ours(self, ports: Iterable[int]) -> None:
-        """Envoy listens on these, and on no others."""
-        self.open = frozenset(ports)
+    def set_usable(self, ports: Iterable[int]) -> None:
+        """Replace the usable ports by the ports of a running Envoy."""
+        self.usable = frozenset(ports)
 
-    async def look(self, routing: Routing) -> Listen:
-        """Where Envoy is to listen for these sites. Ports that could not be had are tried again when it is time."""
-        wanted = self._wanted(routing)
-        await self._look_at(wanted - self.open)
-        if self._certificate is not None and self._options.peer_port in wanted:
-            await self._follow(self._certificate)
-        ports = wanted & self.open
+    async def configure(self, routing: NodeRouting) -> ListenerConfig:
+        """Return the listener configuration for a routing; checks unusable ports again when a retry is due."""
+        needed = self._needed(routing)
+        await self._check_ports(needed - self.usable)
+        if self._certificate is not None and self._options.peer_port in needed:
+            await self._copy_certificate(self._certificate)
+        ports = needed & self.usable
         options = self._options
-        # Envoy is told of other nodes once the certificate for them is there.
-        names = (f"{FOLDER}/{NODE_FOLDER}/{name}" for name in (AUTHORITY, CERTIFICATE, KEY))
-        return Listen(
+        # Envoy gets no peers before the certificate for peers is in place.
+        paths = (f"{FOLDER}/{NODE_FOLDER}/{name}" for name in (AUTHORITY, CERTIFICATE, KEY))
+        return ListenerConfig(
             http_port=options.http_port if options.http_port in ports else 0,
             https_port=options.https_port if options.https_port in ports else 0,
-            peer_port=options.peer_port if options.peer_port in ports and self._followed else 0,
-            peer_tls=PeerTls(*names) if self._followed else None,
+            peer_port=options.peer_port if options.peer_port in ports and self._copied else 0,
+            peer_tls=PeerTls(*paths) if self._copied else None,
             ipv6=self._ipv6,
         )
 
-    def next_look(self, routing: Routing) -> float | None:
-        """When (monotonic) there is something to look at again for these sites."""
-        wanted = self._wanted(routing)
-        moments = [self._again] if wanted - self.open else []
-        if self._options.peer_port in wanted:
-            moments.append(self._follow_at)
-        return min(moments, default=None)
+    def next_check(self, routing: NodeRouting) -> float | None:
+        """Return the monotonic time of the next check for a routing; None if no check is due."""
+        needed = self._needed(routing)
+        times = [self._retry_at] if needed - self.usable else []
+        if self._options.peer_port in needed:
+            times.append(self._copy_at)
+        return min(times, default=None)
 
-    def _wanted(self, routing: Routing) -> frozenset[int]:
-        if not routing.sites:
+    def _needed(self, routing: NodeRouting) -> frozenset[int]:
+        if not routing.configs:
             return frozenset()
         options = self._options
-        https = options.https_port if any(site.tls for site in routing.sites) else 0
+        https = options.https_port if any(config.tls for config in routing.configs) else 0
         peer = options.peer_port if self._certificate is not None else 0
         return frozenset({options.http_port, https, peer} - {0})
 
-    async def _look_at(self, missing: frozenset[int]) -> None:
+    async def _check_ports(self, missing: frozenset[int]) -> None:
         now = time.monotonic()
-        if now < self._again and missing <= self.problems.keys():
+        if now < self._retry_at and missing <= self.problems.keys():
             return
-        found = {port: await self._disk.run(partial(self._check, port, self._names[port])) for port in sorted(missing)}
-        self.problems = {port: problem for port, problem in found.items() if problem}
-        self.open |= found.keys() - self.problems.keys()
+        results = {
+            port: await self._disk.run(partial(self._check, port, self._option_names[port])) for port in sorted(missing)
+        }
+        self.problems = {port: problem for port, problem in results.items() if problem}
+        self.usable |= results.keys() - self.problems.keys()
         self._attempts = self._attempts + 1 if self.problems else 0
-        self._again = now + min(RETRY_CAP, RETRY_FIRST * 2.0**self._attempts)
+        self._retry_at = now + min(RETRY_CAP, RETRY_FIRST * 2.0**self._attempts)
 
-    async def _follow(self, certificate: Files) -> None:
-        """Give Envoy the node's own certificate as it is now."""
-        if time.monotonic() < self._follow_at:
+    async def _copy_certificate(self, certificate: CertificateFiles) -> None:
+        """Copy the node's own certificate into Envoy's folder when due."""
+        if time.monotonic() < self._copy_at:
             return
-        self._follow_at = time.monotonic() + FOLLOW_SECONDS
+        self._copy_at = time.monotonic() + CERTIFICATE_SECONDS
         try:
-            await self._disk.run(partial(self._folder.follow, certificate))
+            await self._disk.run(partial(self._folder.copy_certificate, certificate))
         except OSError as error:
-            _log.warning("the node's certificate cannot be given to the router", error=str(error))
+            _log.warning("the node's certificate cannot be copied for Envoy", error=str(error))
         else:
-            self._followed = True
+            self._copied = True

@@ -1,8 +1,8 @@
-"""The node's router: what is wanted becomes files, Envoy is seen to follow them, and what that means is told.
+"""Router of the node: has Envoy serve the routing configurations, and reports statuses and held containers.
 
-One loop, driven by levels: whatever happens (a wish, an event of Envoy's container, a time that has come) only wakes
-it, and each turn decides from the whole state. Envoy's admin interface has nothing to be followed, so it is asked,
-at growing intervals, and only while something is not yet as it was written; at rest nobody is asked anything.
+A single level-triggered loop: every event (a new configuration, an event of Envoy's container, a deadline) only wakes
+the loop, and each pass decides from the whole state. Envoy's admin API has no events, so the router polls the API at
+growing intervals, and only while Envoy has not confirmed everything written; in a settled state nothing is polled.
 """
 
 from __future__ import annotations
@@ -18,60 +18,62 @@ from typing import Final
 
 import structlog
 
-from devopsellence.nodeagent.docker.model import Now
-from devopsellence.nodeagent.envoy import config, endpoints, files
-from devopsellence.nodeagent.envoy.admin import AdminSilent, Expected, Host, Seen
+from devopsellence import clock
+from devopsellence.nodeagent.docker.engine import DockerEngine
+from devopsellence.nodeagent.envoy import endpoints
+from devopsellence.nodeagent.envoy.admin import AdminUnavailable, EnvoyState, ExpectedVersion, UpstreamHost
+from devopsellence.nodeagent.envoy.config import bootstrap, cluster_name
 from devopsellence.nodeagent.envoy.container import FOLDER
-from devopsellence.nodeagent.envoy.endpoints import Key, Place
-from devopsellence.nodeagent.envoy.files import EnvoyFolder
+from devopsellence.nodeagent.envoy.endpoints import EndpointKey, TrackedEndpoint
+from devopsellence.nodeagent.envoy.files import EnvoyFolder, snapshot_to_bytes
 from devopsellence.nodeagent.envoy.model import (
     DEFAULT_DRAIN_SECONDS,
     IngressOptions,
-    Listen,
+    ListenerConfig,
+    NodeRouting,
     RouterStatus,
-    Routing,
-    Site,
+    RoutingConfig,
 )
-from devopsellence.nodeagent.envoy.render import Rendered, Rendering
-from devopsellence.nodeagent.envoy.supervisor import Engine, Keeper, Wanted
-from devopsellence.nodeagent.ingress.ports import Listening
-from devopsellence.nodeagent.ingress.site import settle
-from devopsellence.nodeagent.ingress.status import Standing
-from devopsellence.nodeagent.tls import Files
-from devopsellence.nodeagent.util.threads import Pool
+from devopsellence.nodeagent.envoy.render import ConfigRenderer, RenderedConfig
+from devopsellence.nodeagent.envoy.supervisor import DesiredEnvoy, EnvoySupervisor
+from devopsellence.nodeagent.ingress.ports import ListenerPorts
+from devopsellence.nodeagent.ingress.routing import resolve_host_conflicts
+from devopsellence.nodeagent.ingress.status import RouterStatusTracker
+from devopsellence.nodeagent.tls import CertificateFiles
+from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.keys import EnvironmentRef
 
-#: Between two looks at Envoy while it has yet to do something: quick at first, because mostly it has.
-LOOK_FIRST: Final = 0.005
-LOOK_FACTOR: Final = 1.5
-LOOK_CAP: Final = 0.25
-#: After this long something is wrong: it is told, tried again, and looked at more seldom.
+#: Polling intervals while Envoy has not confirmed everything: short at first, because Envoy mostly has by then.
+POLL_FIRST: Final = 0.005
+POLL_FACTOR: Final = 1.5
+POLL_CAP: Final = 0.25
+#: After this time without confirmation something is wrong: reported, retried, and polled less often.
 PATIENCE_SECONDS: Final = 5.0
-LOOK_PATIENT: Final = 5.0
+POLL_PATIENT: Final = 5.0
 RETRY_CAP: Final = 60.0
-AFTER_TROUBLE_SECONDS: Final = 5.0
+FAILURE_PAUSE_SECONDS: Final = 5.0
 _log = structlog.get_logger()
 
 
 class Router:
-    """Routes, as ``routing.Routes`` says. :meth:`load` first, then :meth:`run` until cancelled.
+    """Implementation of :class:`~devopsellence.nodeagent.ingress.interface.RouterInterface` with Envoy.
 
-    ``changed`` is called when :meth:`held` or :meth:`status` has another answer for an environment; ``reachable`` with
-    where other nodes' routers reach this one, "" while they do not. ``certificate``: the node's own, for those; without
-    it there are none.
+    ``changed`` is called when :meth:`held` or :meth:`status` changes for an environment; ``reachable`` with the address
+    for other nodes' routers, "" while there is none. ``certificate``: the node's own certificate for traffic between
+    routers; without it the node has no peers.
     """
 
     def __init__(
         self,
         node: str,
         node_uid: str,
-        engine: Engine,
+        engine: DockerEngine,
         folder: Path,
         options: IngressOptions,
-        disk: Pool,
+        disk: ThreadPool,
         changed: Callable[[EnvironmentRef], None],
         *,
-        certificate: Files | None = None,
+        certificate: CertificateFiles | None = None,
         reachable: Callable[[str], None] = lambda address: None,
     ) -> None:
         self._options = options
@@ -79,155 +81,166 @@ class Router:
         self._changed = changed
         self._reachable = reachable
         self._folder = EnvoyFolder(folder.absolute())
-        self._keeper = Keeper(engine, node_uid, self._folder, disk, self._look_soon)
-        # Half of the processors: more would only be taken from the services behind it (bench/ingress.py).
+        self._supervisor = EnvoySupervisor(engine, node_uid, self._folder, disk, self._wake_soon)
+        # Half of the processors: more would take time from the services behind Envoy (bench/ingress.py).
         workers = max(1, (os.cpu_count() or 1) // 2)
-        self._envoy = Wanted(node, node_uid, options.image, config.bootstrap(FOLDER, node=node), workers)
-        self._listening = Listening(options, self._folder, disk, certificate)
-        self._sites: dict[EnvironmentRef, Site | None] = {}
-        self._places: dict[Key, Place] = {}
+        self._desired_envoy = DesiredEnvoy(node, node_uid, options.image, bootstrap(FOLDER, node=node), workers)
+        self._ports = ListenerPorts(options, self._folder, disk, certificate)
+        self._configs: dict[EnvironmentRef, RoutingConfig | None] = {}
+        self._endpoints: dict[EndpointKey, TrackedEndpoint] = {}
+        #: Environments to be written.
         self._dirty: set[EnvironmentRef] = set()
-        self._listen: Listen | None = None
-        self._rendering = Rendering(FOLDER)
-        self._refit: float | None = None
-        self._expected: Mapping[str, Expected] = {}
-        self._standing = Standing(options)
-        self._told: dict[EnvironmentRef, tuple[RouterStatus, Mapping[str, str]]] = {}
+        self._listen: ListenerConfig | None = None
+        self._renderer = ConfigRenderer(FOLDER)
+        #: Time of the next attempt for environments left out for want of inotify instances.
+        self._rerender_at: float | None = None
+        self._expected: Mapping[str, ExpectedVersion] = {}
+        self._tracker = RouterStatusTracker(options)
+        self._reported: dict[EnvironmentRef, tuple[RouterStatus, Mapping[str, str]]] = {}
         self._address = ""
-        self._ran = ""
-        self._listens = ""
-        self._silent_since: float | None = None
-        self._written = 0.0
-        self._retries = 0
-        self._again = 0.0
-        self._interval = LOOK_FIRST
+        #: Hash of the Envoy that ran in the last pass.
+        self._last_running = ""
+        #: Hash of the Envoy known to listen.
+        self._listening = ""
+        self._unavailable_since: float | None = None
+        self._written_at = 0.0
+        self._rewrites = 0
+        self._rewrite_at = 0.0
+        self._interval = POLL_FIRST
         self._wake = asyncio.Event()
 
-    # What the agent's loop asks.
+    # Interface of the reconcile loop.
 
-    def want(self, env: EnvironmentRef, site: Site | None) -> None:
-        """As ``Routes.want``."""
-        if env in self._sites and self._sites[env] == site:
+    def set_routing(self, ref: EnvironmentRef, config: RoutingConfig | None) -> None:
+        """See :meth:`RouterInterface.set_routing`."""
+        if ref in self._configs and self._configs[ref] == config:
             return
-        before = self._sites.get(env)
-        if site is None and before is None and not any(key.env == env for key in self._places):
-            self._sites.pop(env, None)
+        before = self._configs.get(ref)
+        if config is None and before is None and not any(key.ref == ref for key in self._endpoints):
+            self._configs.pop(ref, None)
             return
-        limit = site or before
-        seconds = limit.drain_seconds if limit is not None else DEFAULT_DRAIN_SECONDS
-        self._sites[env] = site
-        self._places = endpoints.follow(self._places, env, site, seconds, time.monotonic())
-        self._dirty.add(env)
-        self._look_soon()
+        limits = config or before
+        drain_seconds = limits.drain_seconds if limits is not None else DEFAULT_DRAIN_SECONDS
+        self._configs[ref] = config
+        self._endpoints = endpoints.update(self._endpoints, ref, config, drain_seconds, time.monotonic())
+        self._dirty.add(ref)
+        self._wake_soon()
 
-    def held(self, env: EnvironmentRef) -> Mapping[str, str]:
-        """As ``Routes.held``. While no Envoy runs, nothing is."""
-        return endpoints.held(self._places, env) if self._keeper.running or not self._keeper.looked else {}
+    def held(self, ref: EnvironmentRef) -> Mapping[str, str]:
+        """See :meth:`RouterInterface.held`. While no Envoy runs, no container is held."""
+        if self._supervisor.running or not self._supervisor.observed:
+            return endpoints.held(self._endpoints, ref)
+        return {}
 
-    def status(self, env: EnvironmentRef) -> RouterStatus:
-        """As ``Routes.status``."""
-        return self._standing.of(self._sites.get(env))
+    def status(self, ref: EnvironmentRef) -> RouterStatus:
+        """See :meth:`RouterInterface.status`."""
+        return self._tracker.status(self._configs.get(ref))
 
-    # Who tells of what happens.
+    # Events of Docker.
 
     def engine_connected(self) -> None:
-        """The engine answers again, perhaps another one."""
-        self._keeper.look()
+        """Handle a new connection to Docker."""
+        self._supervisor.check()
 
     def container_changed(self) -> None:
-        """Something has happened to Envoy's container."""
-        self._keeper.look()
-        # One that has begun anew has yet to read everything.
-        self._places = endpoints.anew(self._places)
-        self._standing.restarted()
-        self._listens = ""
-        self._look_soon()
+        """Handle an event of Envoy's container."""
+        self._supervisor.check()
+        # A restarted Envoy has not read any file yet.
+        self._endpoints = endpoints.reset_confirmations(self._endpoints)
+        self._tracker.envoy_restarted()
+        self._listening = ""
+        self._wake_soon()
 
     async def load(self) -> None:
-        """Take up what the last agent has left. OSError if the folder cannot be used."""
-        await self._disk.run(self._folder.open)
-        now = Now(time.monotonic(), time.time())
-        for env, site, places in await self._disk.run(partial(self._folder.load, now)):
-            self._sites[env] = site
-            self._places.update(places)
+        """Load the state of the last agent. Raises OSError if the folder cannot be used."""
+        await self._disk.run(self._folder.create)
+        now = clock.now()
+        for ref, config, tracked in await self._disk.run(partial(self._folder.load, now)):
+            self._configs[ref] = config
+            self._endpoints.update(tracked)
 
     async def run(self) -> None:
         """Route until cancelled. Envoy goes on by itself afterwards."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._keeper.run())
+            group.create_task(self._supervisor.run())
             group.create_task(self._loop())
 
     async def _loop(self) -> None:
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(self._next_turn()):
+                async with asyncio.timeout_at(self._next_pass()):
                     await self._wake.wait()
             self._wake.clear()
             try:
-                await self._turn()
-            except Exception as error:  # noqa: BLE001 - what routes must go on routing
+                await self._reconcile()
+            except Exception as error:  # noqa: BLE001 - the router must go on
                 if isinstance(error, OSError):
-                    _log.warning("the router's files cannot be written", error=str(error))
+                    _log.warning("Envoy's files cannot be written", error=str(error))
                 else:
-                    _log.exception("the router could not do its work")
-                self._standing.trouble(f"the router's files cannot be written: {error}")
-                self._tell()
-                await asyncio.sleep(AFTER_TROUBLE_SECONDS)
-                self._look_soon()
+                    _log.exception("the router failed unexpectedly")
+                self._tracker.write_failed(f"the router's files cannot be written: {error}")
+                self._report_changes()
+                await asyncio.sleep(FAILURE_PAUSE_SECONDS)
+                self._wake_soon()
 
-    async def _turn(self) -> None:
-        if not self._keeper.looked:
+    async def _reconcile(self) -> None:
+        if not self._supervisor.observed:
             return
-        await self._taken_over()
-        self._places = endpoints.expire(self._places, time.monotonic())
-        await self._write()
-        if self._keeper.running:
-            await self._look()
+        await self._note_running_envoy()
+        self._endpoints = endpoints.without_expired(self._endpoints, time.monotonic())
+        await self._write_if_needed()
+        if self._supervisor.running:
+            await self._poll()
         elif not self._dirty:
-            self._let_go(endpoints.without_draining(self._places))
-        self._tell()
+            self._release(endpoints.without_draining(self._endpoints))
+        self._report_changes()
 
-    async def _taken_over(self) -> None:
-        """Once Envoy is seen to run, or to run no more: what it listens on is its own, or nobody's that we know."""
-        if self._keeper.running != self._ran:
-            if not (self._keeper.running and self._ran):
-                running = self._keeper.running
-                # One that we have just had started listens on what was found free for it.
-                if not running:
-                    self._rendering.ended()
-                    self._listening.ours(())
-                elif not self._listening.open:
-                    self._listening.ours(await self._disk.run(self._folder.ports))
-                    self._rendering.found(await self._disk.run(self._folder.count))
-            self._ran = self._keeper.running
-            self._standing.restarted()
+    async def _note_running_envoy(self) -> None:
+        """Handle the start or the end of Envoy: which ports and files are in use."""
+        running = self._supervisor.running
+        if running == self._last_running:
+            return
+        if not (running and self._last_running):
+            # An Envoy started by this agent listens on ports found free before.
+            if not running:
+                self._renderer.reset()
+                self._ports.set_usable(())
+            elif not self._ports.usable:
+                self._ports.set_usable(await self._disk.run(self._folder.last_ports))
+                self._renderer.assume_watched(await self._disk.run(self._folder.count))
+        self._last_running = self._supervisor.running
+        self._tracker.envoy_restarted()
 
-    # From what is wanted to Envoy's files.
+    # From routing configurations to Envoy's files.
 
-    async def _write(self) -> None:
-        """Write what is another than it was, and have Envoy run if there is anything to route."""
-        shown = [endpoints.shown(self._sites.get(env), env, self._places) for env in self._environments()]
-        routing, conflicts = settle(site for site in shown if site is not None)
-        listen = await self._listening.look(routing)
-        self._standing.conflicts, self._standing.ports = conflicts, self._listening.problems
-        refit = self._refit is not None and time.monotonic() >= self._refit
-        if self._dirty or listen != self._listen or refit:
-            await self._put(routing, listen)
-        # One that runs waits for a port that it is to have.
-        usable = listen.http_port or listen.https_port or (self._listening.any and self._keeper.running)
-        self._keeper.want(self._envoy if routing.sites and usable else None)
+    async def _write_if_needed(self) -> None:
+        """Write files if anything changed, and have Envoy run if there is anything to route."""
+        configs = [
+            endpoints.with_draining(self._configs.get(ref), ref, self._endpoints) for ref in self._environments()
+        ]
+        routing, conflicts = resolve_host_conflicts(config for config in configs if config is not None)
+        listen = await self._ports.configure(routing)
+        self._tracker.conflicts, self._tracker.ports = conflicts, self._ports.problems
+        rerender = self._rerender_at is not None and time.monotonic() >= self._rerender_at
+        if self._dirty or listen != self._listen or rerender:
+            await self._write(routing, listen)
+        # A running Envoy is kept while its only ports are unusable for the moment.
+        usable = listen.http_port or listen.https_port or (self._ports.any_configured and self._supervisor.running)
+        self._supervisor.set_desired(self._desired_envoy if routing.configs and usable else None)
 
-    async def _put(self, routing: Routing, listen: Listen) -> None:
+    async def _write(self, routing: NodeRouting, listen: ListenerConfig) -> None:
         dirty, self._dirty = self._dirty, set()
-        now = Now(time.monotonic(), time.time())
-        places, sites = dict(self._places), dict(self._sites)
-        gone = {env for env in dirty if sites.get(env) is None and not any(key.env == env for key in places)}
+        now = clock.now()
+        tracked, configs = dict(self._endpoints), dict(self._configs)
+        removed = {ref for ref in dirty if configs.get(ref) is None and not any(key.ref == ref for key in tracked)}
 
-        def write() -> Rendered:
-            keep = {env: None if env in gone else files.to_bytes(env, sites.get(env), places, now) for env in dirty}
-            rendered = self._rendering.render(routing, listen)
+        def write() -> RenderedConfig:
+            snapshots = {
+                ref: None if ref in removed else snapshot_to_bytes(ref, configs.get(ref), tracked, now) for ref in dirty
+            }
+            rendered = self._renderer.render(routing, listen)
             ports = {listen.http_port, listen.https_port, listen.peer_port} - {0}
-            self._folder.write(keep, rendered.files, ports)
+            self._folder.write(snapshots, rendered.files, ports)
             return rendered
 
         try:
@@ -236,118 +249,121 @@ class Router:
             self._dirty |= dirty
             raise
         self._listen = listen
-        for env in gone & self._sites.keys() - self._dirty:
-            del self._sites[env]
+        for ref in removed & self._configs.keys() - self._dirty:
+            del self._configs[ref]
         self._expected = rendered.expected
-        self._standing.wrote(rendered.routing, rendered.told)
-        self._refit = time.monotonic() + RETRY_CAP if rendered.told else None
-        self._written, self._interval = time.monotonic(), LOOK_FIRST
-        self._retries, self._again = 0, self._written + PATIENCE_SECONDS
+        self._tracker.files_written(rendered.routing, rendered.problems)
+        self._rerender_at = time.monotonic() + RETRY_CAP if rendered.problems else None
+        self._written_at, self._interval = time.monotonic(), POLL_FIRST
+        self._rewrites, self._rewrite_at = 0, self._written_at + PATIENCE_SECONDS
 
     def _environments(self) -> set[EnvironmentRef]:
-        return {*self._sites, *(key.env for key in self._places)}
+        return {*self._configs, *(key.ref for key in self._endpoints)}
 
-    # From what Envoy says to what is held, and how each environment fares.
+    # From Envoy's state to held containers and statuses.
 
-    async def _look(self) -> None:
-        if not (endpoints.unsettled(self._places) or self._standing.unsettled(self._expected)):
+    async def _poll(self) -> None:
+        if not (endpoints.any_unsettled(self._endpoints) or self._tracker.is_unsettled(self._expected)):
             return
-        # Another one may run by the time of the answer.
-        running = self._keeper.running
+        # By the time of the response another Envoy may run.
+        running = self._supervisor.running
         try:
-            seen = await self._seen()
-        except AdminSilent as silent:
-            await self._silent(str(silent))
+            state = await self._read_state()
+        except AdminUnavailable as error:
+            await self._note_unavailable(str(error))
             return
-        self._silent_since = None
-        unused = self._standing.saw(seen, self._expected)
-        known = not self._dirty and not any(path.startswith("rds/") for path in unused)
+        self._unavailable_since = None
+        unused = self._tracker.observe(state, self._expected)
+        routes_known = not self._dirty and not any(path.startswith("rds/") for path in unused)
 
-        def hosts(env: EnvironmentRef, service: str, port: str) -> Mapping[str, Host] | None:
-            return seen.clusters.get(config.cluster_name(env, service, port))
+        def hosts(ref: EnvironmentRef, service: str, port: str) -> Mapping[str, UpstreamHost] | None:
+            return state.clusters.get(cluster_name(ref, service, port))
 
-        self._let_go(endpoints.observe(self._places, hosts, time.monotonic(), routes_known=known))
-        self._standing.placed(self._unplaced())
+        self._release(endpoints.observe(self._endpoints, hosts, time.monotonic(), routes_known=routes_known))
+        self._tracker.endpoints_observed(self._unconfirmed())
         if not unused:
-            self._keeper.confirm(running)
-        elif time.monotonic() >= self._again:
-            await self._once_more(unused)
+            self._supervisor.confirm(running)
+        elif time.monotonic() >= self._rewrite_at:
+            await self._rewrite(unused)
 
-    async def _seen(self) -> Seen:
-        """What Envoy uses; requests are also those of one that is being replaced."""
-        admins, running = self._keeper.admins, self._keeper.running
+    async def _read_state(self) -> EnvoyState:
+        """Return Envoy's state, with the active requests of Envoys being replaced."""
+        admins, running = self._supervisor.admins, self._supervisor.running
         if not admins:
-            raise AdminSilent("Envoy does not run")
-        seen = await admins[0].look()
-        if self._listens != running:
-            if not await admins[0].listens():
-                raise AdminSilent("Envoy has not begun to listen")
-            self._listens = running
-        for other in admins[1:]:
-            with suppress(AdminSilent):
-                seen = endpoints.together(seen, await other.look())
-        return seen
+            raise AdminUnavailable("Envoy does not run")
+        state = await admins[0].read_state()
+        if self._listening != running:
+            if not await admins[0].is_listening():
+                raise AdminUnavailable("Envoy has not begun to listen")
+            self._listening = running
+        for replaced in admins[1:]:
+            with suppress(AdminUnavailable):
+                state = endpoints.merge_states(state, await replaced.read_state())
+        return state
 
-    async def _silent(self, problem: str) -> None:
-        """Envoy does not answer: for a moment at its start, otherwise something is wrong with it."""
+    async def _note_unavailable(self, problem: str) -> None:
+        """Handle a silent admin API: expected for a moment after a start, a problem for longer."""
         now = time.monotonic()
-        self._silent_since = self._silent_since or now
-        if now - self._silent_since > PATIENCE_SECONDS:
-            said = await self._keeper.last_words()
-            self._standing.silent(f"{problem}; it said last: {said}" if said else problem)
+        self._unavailable_since = self._unavailable_since or now
+        if now - self._unavailable_since > PATIENCE_SECONDS:
+            log_line = await self._supervisor.last_log_line()
+            self._tracker.admin_unavailable(f"{problem}; last line of its log: {log_line}" if log_line else problem)
 
-    async def _once_more(self, unused: frozenset[str]) -> None:
-        """Envoy does not use what it was given: have it try again, and say why it does not."""
-        with suppress(AdminSilent):
-            self._standing.refused(
-                await self._keeper.admins[0].refused() or f"it does not use {', '.join(sorted(unused))}"
+    async def _rewrite(self, unused: frozenset[str]) -> None:
+        """Have Envoy read rejected files again, and report Envoy's reason for the rejection."""
+        with suppress(AdminUnavailable):
+            self._tracker.config_rejected(
+                await self._supervisor.admins[0].rejected_config() or f"it does not use {', '.join(sorted(unused))}"
             )
-        await self._disk.run(partial(self._folder.again, sorted(unused)))
-        self._retries += 1
-        self._again = time.monotonic() + min(RETRY_CAP, PATIENCE_SECONDS * 2.0**self._retries)
+        await self._disk.run(partial(self._folder.rewrite, sorted(unused)))
+        self._rewrites += 1
+        self._rewrite_at = time.monotonic() + min(RETRY_CAP, PATIENCE_SECONDS * 2.0**self._rewrites)
 
-    def _unplaced(self) -> frozenset[EnvironmentRef]:
-        """Environments with an endpoint that Envoy does not use yet."""
+    def _unconfirmed(self) -> frozenset[EnvironmentRef]:
+        """Return the environments with an endpoint that Envoy does not use yet."""
         return frozenset(
-            key.env for key, place in self._places.items() if not place.endpoint.draining and not place.known
+            key.ref
+            for key, endpoint in self._endpoints.items()
+            if not endpoint.endpoint.draining and not endpoint.confirmed
         )
 
-    def _let_go(self, after: dict[Key, Place]) -> None:
-        gone = self._places.keys() - after.keys()
-        self._dirty |= {key.env for key in gone}
-        if gone:
-            _log.info("endpoints drained", containers=sorted({key.container for key in gone}))
-            self._look_soon()
-        self._places = after
+    def _release(self, after: dict[EndpointKey, TrackedEndpoint]) -> None:
+        drained = self._endpoints.keys() - after.keys()
+        self._dirty |= {key.ref for key in drained}
+        if drained:
+            _log.info("endpoints drained", containers=sorted({key.container for key in drained}))
+            self._wake_soon()
+        self._endpoints = after
 
-    def _tell(self) -> None:
-        keeper = self._keeper
-        self._standing.envoy(running=bool(keeper.running), problem=keeper.problem, failed=keeper.failed)
-        for env in {*self._environments(), *self._told}:
-            now = self.status(env), dict(self.held(env))
-            if self._told.get(env) != now:
-                self._told[env] = now
-                self._changed(env)
-            if env not in self._sites:
-                self._told.pop(env, None)
-        address = self._options.peer_address if self._standing.listens(self._options.peer_port) else ""
+    def _report_changes(self) -> None:
+        supervisor = self._supervisor
+        self._tracker.set_envoy(running=bool(supervisor.running), problem=supervisor.problem, failed=supervisor.failed)
+        for ref in {*self._environments(), *self._reported}:
+            report = self.status(ref), dict(self.held(ref))
+            if self._reported.get(ref) != report:
+                self._reported[ref] = report
+                self._changed(ref)
+            if ref not in self._configs:
+                self._reported.pop(ref, None)
+        address = self._options.peer_address if self._tracker.listens_on(self._options.peer_port) else ""
         if address != self._address:
             self._address = address
             self._reachable(address)
 
-    def _look_soon(self) -> None:
-        self._interval = LOOK_FIRST
+    def _wake_soon(self) -> None:
+        self._interval = POLL_FIRST
         self._wake.set()
 
-    def _next_turn(self) -> float | None:
-        """When there is something to be done although nothing happens, on the loop's clock (which is the monotonic)."""
-        if not self._keeper.looked:
+    def _next_pass(self) -> float | None:
+        """Return the time of the next pass without an event (monotonic, the loop's clock); None: wait for events."""
+        if not self._supervisor.observed:
             return None
-        sites = Routing(tuple(filter(None, self._sites.values())))
-        moments = [self._listening.next_look(sites), endpoints.first_limit(self._places), self._refit]
+        routing = NodeRouting(tuple(filter(None, self._configs.values())))
+        times = [self._ports.next_check(routing), endpoints.next_deadline(self._endpoints), self._rerender_at]
         now = time.monotonic()
-        if self._keeper.running and (endpoints.unsettled(self._places) or self._standing.unsettled(self._expected)):
-            moments.append(now + self._interval)
-            rare = now - self._written > PATIENCE_SECONDS and endpoints.first_limit(self._places) is None
-            self._interval = min(LOOK_PATIENT if rare else LOOK_CAP, self._interval * LOOK_FACTOR)
-        return min((moment for moment in moments if moment is not None), default=None)
+        unsettled = endpoints.any_unsettled(self._endpoints) or self._tracker.is_unsettled(self._expected)
+        if self._supervisor.running and unsettled:
+            times.append(now + self._interval)
+            patient = now - self._written_at > PATIENCE_SECONDS and endpoints.next_deadline(self._endpoints) is None
+            self._interval = min(POLL_PATIENT if patient else POLL_CAP, self._interval * POLL_FACTOR)
+        return min((moment for moment in times if moment is not None), default=None)

@@ -1,4 +1,4 @@
-"""Certificates are judged, private keys made and sealed; what is secret is in no answer."""
+"""Certificate checks, new keys and CSRs; no secret in any result."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from devopsellence.age import Identity
-from devopsellence.nodeagent.ingress.crypto_main import Unusable, answer, answered, judged
-from tests.unit.nodeagent.ingress.certificates import LET_THROUGH, UNTIL, make, signed
+from devopsellence.age import AgeIdentity
+from devopsellence.nodeagent.ingress.crypto_main import UnusableInput, check_certificate, create_csr, run_tasks
+from tests.support.host_certificates import ACCEPTED_KEYS, UNTIL, make, signed
 
 HOST = "app.example.com"
-NODE, OTHER = Identity.generate(), Identity.generate()
+NODE, OTHER = AgeIdentity.generate(), AgeIdentity.generate()
 _, CHAIN, KEY = make(HOST)
 
 
-@pytest.mark.parametrize("kind", LET_THROUGH)
-def test_until_when_a_certificate_is_valid(kind: str) -> None:
-    assert judged(*signed(LET_THROUGH[kind](), HOST)[1:]) == UNTIL.timestamp()
+@pytest.mark.parametrize("kind", ACCEPTED_KEYS)
+def test_check_returns_expiry_for_accepted_keys(kind: str) -> None:
+    assert check_certificate(*signed(ACCEPTED_KEYS[kind](), HOST)[1:]) == UNTIL.timestamp()
 
 
 @pytest.mark.parametrize(
-    ("pair", "why"),
+    ("pair", "reason"),
     [
         (("nothing", KEY), "it is no certificate in PEM"),
         (("", KEY), "it is no certificate in PEM"),
@@ -37,29 +37,29 @@ def test_until_when_a_certificate_is_valid(kind: str) -> None:
     ],
     ids=["no chain", "an empty chain", "no key", "of another", "short", "another curve", "ed25519"],
 )
-def test_what_cannot_be_served(pair: tuple[str, str], why: str) -> None:
-    with pytest.raises(Unusable) as raised:
-        judged(*pair)
-    assert str(raised.value).startswith(why)
+def test_check_rejects_unusable_certificate(pair: tuple[str, str], reason: str) -> None:
+    with pytest.raises(UnusableInput) as raised:
+        check_certificate(*pair)
+    assert str(raised.value).startswith(reason)
     assert "s3cret" not in str(raised.value)
 
 
-def test_a_key_is_made_and_sealed_for_those_who_are_to_have_it() -> None:
-    csr_pem, key_age = answer("ab12", HOST, [NODE.recipient, OTHER.recipient])
-    asked = x509.load_pem_x509_csr(csr_pem.encode())
-    assert asked.is_signature_valid
-    names = asked.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+def test_csr_key_is_encrypted_for_recipients() -> None:
+    csr_pem, key_age = create_csr("ab12", HOST, [NODE.recipient, OTHER.recipient])
+    request = x509.load_pem_x509_csr(csr_pem.encode())
+    assert request.is_signature_valid
+    names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == [HOST]
     for identity in (NODE, OTHER):
-        key = serialization.load_pem_private_key(identity.open(key_age), password=None)
+        key = serialization.load_pem_private_key(identity.decrypt(key_age), password=None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         assert isinstance(key.curve, ec.SECP256R1)
-        assert key.public_key() == asked.public_key()
+        assert key.public_key() == request.public_key()
     assert "PRIVATE" not in csr_pem + key_age
 
 
 @pytest.mark.parametrize(
-    ("asked", "why"),
+    ("request", "reason"),
     [
         (("ab", HOST, []), "there is nobody to seal it for"),
         (("ab", HOST, ["me"]), "one of the recipients is not an age public key"),
@@ -68,20 +68,20 @@ def test_a_key_is_made_and_sealed_for_those_who_are_to_have_it() -> None:
     ],
     ids=["for nobody", "for somebody unknown", "no host", "no id"],
 )
-def test_what_cannot_be_answered(asked: tuple[str, str, list[str]], why: str) -> None:
-    with pytest.raises(Unusable) as raised:
-        answer(*asked)
-    assert str(raised.value).startswith(why)
+def test_csr_rejects_invalid_request(request: tuple[str, str, list[str]], reason: str) -> None:
+    with pytest.raises(UnusableInput) as raised:
+        create_csr(*request)
+    assert str(raised.value).startswith(reason)
 
 
-def test_one_that_is_broken_leaves_the_others() -> None:
-    said = {"certificates": [(7, "s3cret"), ("none", KEY), (CHAIN, KEY)], "requests": [("", HOST, [])]}
-    found = answered(said)
-    assert found == {
+def test_failed_task_leaves_remaining_tasks() -> None:
+    payload = {"certificates": [(7, "s3cret"), ("none", KEY), (CHAIN, KEY)], "requests": [("", HOST, [])]}
+    results = run_tasks(payload)
+    assert results == {
         "certificates": [
             {"unusable": "it is malformed (AttributeError)"},
             {"unusable": "it is no certificate in PEM"},
-            {"found": UNTIL.timestamp()},
+            {"result": UNTIL.timestamp()},
         ],
         "requests": [{"unusable": "its id '' is not lower-case hex"}],
     }

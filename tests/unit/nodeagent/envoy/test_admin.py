@@ -1,14 +1,19 @@
-"""What Envoy's admin interface answers, as Envoy 1.40 was seen to."""
+"""Responses of Envoy's admin API, as recorded from Envoy 1.40, and expected versions of files."""
 
 from __future__ import annotations
 
 import http.client
+import json
 from typing import Any
 
 import pytest
 
 from devopsellence.nodeagent.envoy import admin
-from devopsellence.nodeagent.envoy.admin import Host
+from devopsellence.nodeagent.envoy.admin import UpstreamHost
+from devopsellence.nodeagent.envoy.config import config_files
+from devopsellence.nodeagent.envoy.model import Backend, Endpoint, ListenerConfig, NodeRouting, Route, RoutingConfig
+from devopsellence.store.keys import EnvironmentRef
+from tests.support.host_certificates import tls_certificate
 
 CLUSTERS: dict[str, Any] = {
     "cluster_statuses": [
@@ -36,17 +41,17 @@ CLUSTERS: dict[str, Any] = {
 }
 
 
-def test_clusters() -> None:
+def test_parse_clusters() -> None:
     assert admin.parse_clusters(CLUSTERS) == {
         "acme/shop/production/web/http": {
-            "10.0.0.2:3000": Host(draining=True, active=3),
-            "[fd00::3]:3000": Host(),
+            "10.0.0.2:3000": UpstreamHost(draining=True, active_requests=3),
+            "[fd00::3]:3000": UpstreamHost(),
         },
         "acme/shop/production/api/http": {},
     }
 
 
-def test_versions() -> None:
+def test_parse_versions() -> None:
     document = {
         "stats": [
             {"name": "cluster.acme/shop.x/production/web/http.version_text", "value": "6034"},
@@ -63,33 +68,35 @@ def test_versions() -> None:
     }
 
 
-def test_ports() -> None:
+def test_parse_ports() -> None:
     status = {"name": "http", "local_address": {"socket_address": {"address": "::", "port_value": 80}}}
     assert admin.parse_ports({"listener_statuses": [status]}) == {80}
     assert admin.parse_ports({}) == frozenset()
 
 
 @pytest.mark.parametrize(("value", "started"), [(1, True), (0, False)])
-def test_whether_it_listens(value: int, *, started: bool) -> None:
+def test_parse_workers_started(value: int, *, started: bool) -> None:
     document = {"stats": [{"name": "listener_manager.workers_started", "value": value}]}
-    assert admin.parse_started(document) is started
-    assert not admin.parse_started({})
+    assert admin.parse_workers_started(document) is started
+    assert not admin.parse_workers_started({})
 
 
-def test_requests_without_those_of_the_admin_interface_itself() -> None:
+def test_parse_active_requests_skips_the_admin_api() -> None:
     counts = {"http.admin.downstream_rq_active": 1, "http.http.downstream_rq_active": 2, "listener.x": 5}
-    assert admin.parse_requests({"stats": [{"name": name, "value": value} for name, value in counts.items()]}) == 2
+    assert (
+        admin.parse_active_requests({"stats": [{"name": name, "value": value} for name, value in counts.items()]}) == 2
+    )
 
 
-def test_what_was_refused_on_one_line() -> None:
+def test_rejected_configuration_is_reported_on_one_line() -> None:
     details = "cannot bind '[::]:80':\nAddress already in use"
     document = {"configs": [{"name": "https"}, {"name": "http", "error_state": {"details": details}}]}
-    assert admin.parse_refused(document) == "cannot bind '[::]:80': Address already in use"
-    assert admin.parse_refused({}) == ""
+    assert admin.parse_rejected_config(document) == "cannot bind '[::]:80': Address already in use"
+    assert admin.parse_rejected_config({}) == ""
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
@@ -97,15 +104,50 @@ def test_what_was_refused_on_one_line() -> None:
     ],
     ids=["length", "chunked", "to the end"],
 )
-def test_answers(answer: bytes) -> None:
-    assert admin.parse_answer(answer) == (200, b"{}")
+def test_parse_response_reads_body(response: bytes) -> None:
+    assert admin.parse_response(response) == (200, b"{}")
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [b"", b"no HTTP", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n{}"],
     ids=["nothing", "something else", "cut off"],
 )
-def test_no_answers(answer: bytes) -> None:
+def test_parse_response_rejects_incomplete_response(response: bytes) -> None:
     with pytest.raises(http.client.HTTPException):
-        admin.parse_answer(answer)
+        admin.parse_response(response)
+
+
+HOST = "a.example"
+CONFIG = RoutingConfig(
+    EnvironmentRef("acme", "shop", "production"),
+    (HOST,),
+    (Route(HOST, "/", "web", "http"),),
+    (Backend("web", "http", (Endpoint("one", "10.0.0.2", 3000),)),),
+    tls=True,
+    certificates={HOST: tls_certificate()},
+)
+
+
+def test_expected_versions_have_a_statistic_per_file() -> None:
+    files = config_files(NodeRouting((CONFIG,)), ListenerConfig(80, 443), "/f")
+    versions = admin.expected_versions(files)
+    assert set(versions) == {
+        "listener_manager.lds",
+        "cluster_manager.cds",
+        "cluster.acme/shop/production/web/http",
+        "http.http.rds.http",
+        "http.https.rds.https",
+    }
+    for expected in versions.values():
+        assert json.loads(files[expected.path])["version_info"] == expected.version
+
+
+def test_expected_versions_skip_routes_of_missing_listeners() -> None:
+    assert "http.https.rds.https" not in admin.expected_versions(
+        config_files(NodeRouting((CONFIG,)), ListenerConfig(80, 0), "/f")
+    )
+    assert set(admin.expected_versions(config_files(NodeRouting(), ListenerConfig(0, 0), "/f"))) == {
+        "listener_manager.lds",
+        "cluster_manager.cds",
+    }
