@@ -1,8 +1,8 @@
-"""Where each layer of an image stands in what ``docker save`` wrote.
+"""Index of a ``docker save`` archive: offset and size of every layer.
 
-Engines up to 24 write ``<id>/layer.tar`` and, where a layer occurs twice, a link to the first; newer ones write an OCI
-layout with ``blobs/sha256/<digest>``. Both have a ``manifest.json`` that names the files, so that is what is read.
-Layers are taken as they are, uncompressed; their digests say whether they are what they should be.
+Docker Engine up to version 24 writes ``<id>/layer.tar``, and a link for a repeated layer; newer versions write an OCI
+layout with ``blobs/sha256/<digest>``. Both contain a ``manifest.json`` with the file names, which is read here. Layers
+are uncompressed; receivers verify the digests.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-#: A link to a link to a link; docker writes one.
+#: Maximum depth of links; docker writes a single link.
 _LINKS: Final = 8
 _MOST_JSON: Final = 64 << 20
 
 
 class InvalidArchive(Exception):
-    """This is not an archive of images that can be sent layer by layer; the message says why."""
+    """Archive without uploadable layers; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """A part of the archive's file."""
+    """Byte range of the archive file."""
 
     offset: int
     size: int
@@ -35,7 +35,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class SavedImage:
-    """An image in an archive. ``config`` is byte for byte what the id is the digest of."""
+    """Image in an archive; ``id`` is the digest of the bytes in ``config``."""
 
     id: str
     config: bytes
@@ -44,17 +44,17 @@ class SavedImage:
 
 @dataclass(frozen=True)
 class ArchiveIndex:
-    """What an archive holds: images by id, layers by the digest of their uncompressed tar."""
+    """Content of an archive: images by id, layers by the digest of the uncompressed tar."""
 
     images: Mapping[str, SavedImage]
     layers: Mapping[str, Extent]
 
 
 def read_index(path: Path) -> ArchiveIndex:
-    """Read an archive's directory; blocks, and reads none of the layers.
+    """Read the index of an archive without the layers; blocking.
 
     Raises:
-        InvalidArchive: it is none.
+        InvalidArchive: the file is not an archive of images.
     """
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
@@ -63,7 +63,7 @@ def read_index(path: Path) -> ArchiveIndex:
     except tarfile.TarError as error:
         raise InvalidArchive(f"not a tar: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidArchive(f"its manifest cannot be read: {type(error).__name__}: {error}") from error
+        raise InvalidArchive(f"unreadable manifest: {type(error).__name__}: {error}") from error
 
 
 class _Reader:
@@ -77,10 +77,10 @@ class _Reader:
         for entry in json.loads(self._content("manifest.json")):
             config = self._content(entry["Config"])
             document: Any = json.loads(config)
-            diff_ids = tuple(str(each) for each in document["rootfs"]["diff_ids"] or ())
+            diff_ids = tuple(str(diff_id) for diff_id in document["rootfs"]["diff_ids"] or ())
             names = entry["Layers"] or []
             if len(names) != len(diff_ids):
-                raise InvalidArchive(f"an image has {len(diff_ids)} layers, and the archive {len(names)} of them")
+                raise InvalidArchive(f"an image has {len(diff_ids)} layers, but the archive contains {len(names)}")
             image = f"sha256:{hashlib.sha256(config).hexdigest()}"
             images[image] = SavedImage(image, config, diff_ids)
             for diff_id, name in zip(diff_ids, names, strict=True):
@@ -96,15 +96,15 @@ class _Reader:
         return file.read() if file is not None else b""
 
     def _file(self, name: str) -> tarfile.TarInfo:
-        """The file of that name, through links."""
+        """Return the archive member of a name; follows links."""
         for _ in range(_LINKS):
             member = self._members.get(_normal(name))
             if member is None:
-                raise InvalidArchive(f"{name} is not in it")
+                raise InvalidArchive(f"{name} is missing")
             if member.isreg():
                 return member
             if not member.issym() and not member.islnk():
-                raise InvalidArchive(f"{name} is neither a file nor a link to one")
+                raise InvalidArchive(f"{name} is neither a file nor a link to a file")
             # A symbolic link is relative to its folder, a hard link to the archive.
             folder = posixpath.dirname(member.name) if member.issym() else ""
             name = posixpath.join(folder, member.linkname)

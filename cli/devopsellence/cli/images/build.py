@@ -1,4 +1,4 @@
-"""The app image: built from the workspace by the ``docker`` command line."""
+"""Build of the app image with the ``docker`` command."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from devopsellence.cli.output import CliError, Finding, Output
 from devopsellence.cli.util.text import safe
 
 if TYPE_CHECKING:
-    from devopsellence.config import Build
+    from devopsellence.config import BuildConfig
     from devopsellence.store.keys import EnvironmentRef
 
 _EVIDENCE_LINES = 60
 
 
 def image_repository(ref: EnvironmentRef) -> str:
-    """Where the app images of an environment's project are named on the engine: ``devopsellence/<project>-<hash>``.
+    """Return the local repository of a project's app images: ``devopsellence/<project>-<hash>``.
 
-    Docker wants lower case; the hash keeps ``Shop`` and ``shop`` apart.
+    Docker requires lower case; the hash distinguishes ``Shop`` from ``shop``.
     """
     name = re.sub(r"[^a-z0-9]+", "-", ref.project.lower()).strip("-") or "app"
     digest = hashlib.sha256(f"{ref.organization}/{ref.project}".encode()).hexdigest()
@@ -33,27 +33,27 @@ def image_repository(ref: EnvironmentRef) -> str:
 
 
 def image_name(ref: EnvironmentRef, image_id: str) -> str:
-    """The name for a built image. It follows from the content, so the same bytes keep the same name in every release.
+    """Return the name of a built image, derived from the image id.
 
-    The name also keeps ``docker image prune`` away, which is why it is given before the release is written.
+    The name protects the image from ``docker image prune`` and is therefore set before the release is written.
     """
     return f"{image_repository(ref)}:{image_id.removeprefix('sha256:')[:12]}"
 
 
-def platform_flag(wanted: list[str], engines: str) -> list[str]:
-    """``--platform`` only where the engine's own platform is not asked for; an engine builds one platform at a time."""
-    return [] if not wanted or engines in wanted else [f"--platform={wanted[0]}"]
+def platform_flag(platforms: list[str], engine_platform: str) -> list[str]:
+    """Return ``--platform`` unless the platform of the engine is among the configured ones."""
+    return [] if not platforms or engine_platform in platforms else [f"--platform={platforms[0]}"]
 
 
-async def build(docker: DockerCli, settings: Build, ref: EnvironmentRef, output: Output) -> Pin:
-    """Build, name and pin the app image.
+async def build(docker: DockerCli, settings: BuildConfig, ref: EnvironmentRef, output: Output) -> Pin:
+    """Build, tag and pin the app image.
 
     Raises:
         CliError: ``build_failed`` with the end of the build's output; ``dockerfile_missing``, ``docker_missing``,
             ``docker_unavailable``.
     """
     if not (settings.context / settings.dockerfile).is_file():
-        message = f"there is no {settings.dockerfile} in {settings.context}, as build.context and build.dockerfile say"
+        message = f"no {settings.dockerfile} in {settings.context} (build.dockerfile and build.context)"
         raise CliError("dockerfile_missing", message)
     flags = platform_flag(list(settings.platforms), await docker.platform())
     output.progress("deploy", f"building the app image from {settings.context}", stage="build")
@@ -76,15 +76,15 @@ async def build(docker: DockerCli, settings: Build, ref: EnvironmentRef, output:
 def _failed(done: CommandResult) -> CliError:
     lines = [safe(line.rstrip()) for line in done.output.splitlines()]
     if lines and lines[0].startswith("DEPRECATED"):
-        # Docker's advice about its builder, up to the first empty line, has nothing to do with the failure.
+        # The deprecation notice of docker build, up to the first empty line, is unrelated to the failure.
         lines = lines[lines.index("") :] if "" in lines else lines
     shown = [line for line in lines if line][-_EVIDENCE_LINES:]
-    finding = Finding("build_failed", "what docker build said:", evidence="\n".join(shown))
+    finding = Finding("build_failed", "output of docker build:", evidence="\n".join(shown))
     return CliError("build_failed", f"docker build failed with exit code {done.code}", findings=[finding])
 
 
 class _Spinner:
-    """On a terminal, the build's latest line beside something that moves; elsewhere nothing."""
+    """Spinner with the latest output line of the build; does nothing without a terminal."""
 
     def __init__(self, output: Output) -> None:
         self.show: Callable[[str], None] = lambda _: None

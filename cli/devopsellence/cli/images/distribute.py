@@ -1,8 +1,8 @@
-"""The direct path: images from the engine that builds to the nodes that will run them, layer by layer, no registry.
+"""Distribution of images without a registry: from the local Docker Engine to the nodes, layer by layer.
 
-First every node is asked what it lacks. Only if one lacks something are the images saved, once, to a temporary file;
-then all nodes are sent what they lack at the same time. Nothing is written to etcd here, so a deploy that fails here
-has changed nothing; what has arrived stays for the next one.
+Every node reports its missing layers. If layers are missing, the images are saved once to a temporary file and uploaded
+to all nodes at the same time. Nothing is written to etcd, so a failed upload changes nothing; uploaded layers stay on
+the nodes for the next deploy.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.settings import Settings
 
-#: Nodes that are asked or sent to at the same time.
+#: Nodes asked, or uploaded to, at the same time.
 _NODES: Final = 8
 
 
 async def distribute(
     etcd: Etcd, settings: Settings, docker: DockerCli, draft: Release, nodes: Sequence[Node], output: Output
 ) -> None:
-    """Bring every image of ``draft`` that is pinned by id to each of ``nodes`` that will run it and lacks it.
+    """Upload the images of ``draft`` pinned by id to the nodes that will run the images.
 
-    A node without a heartbeat is named in a warning and left out, as is one whose agent has no API.
+    Unreachable nodes, and nodes without an agent API, are skipped with a warning.
 
     Raises:
         CliError: ``no_room``, ``image_unavailable``, ``images_not_sent`` (naming each node and why);
@@ -59,26 +59,26 @@ async def distribute(
 
 
 async def _agents(etcd: Etcd, nodes: Sequence[Node], output: Output) -> list[AgentEndpoint]:
-    """Those that can be asked; a warning for each of the others."""
+    """Return the reachable agents; warn about the rest."""
     from devopsellence.cli.agent.client import endpoint_of
 
     keys = etcd.keys
     beats = await Reader(etcd).get_many({node.name: keys.heartbeat(node.name) for node in nodes}, Heartbeat)
-    found = [endpoint_of(node.name, node, beats.get(node.name)) for node in nodes]
-    for agent in found:
+    agents = [endpoint_of(node.name, node, beats.get(node.name)) for node in nodes]
+    for agent in agents:
         if not agent.address:
-            output.warning(f"{agent.problem}; images are not sent to it")
-    return [agent for agent in found if agent.address]
+            output.warning(f"{agent.problem}; no images are uploaded to it")
+    return [agent for agent in agents if agent.address]
 
 
 async def _local(docker: DockerCli, images: Sequence[str]) -> dict[str, LocalImage]:
-    """Those of ``images`` that the engine which builds has."""
-    found = await concurrently(docker.inspect_image(image) for image in images)
-    return {image.id: image for image in found if image is not None}
+    """Return the images present on the local Docker Engine, by id."""
+    local_images = await concurrently(docker.inspect_image(image) for image in images)
+    return {image.id: image for image in local_images if image is not None}
 
 
 class _Distribution:
-    """One deploy's images on their way; what goes wrong with one node stops no other."""
+    """Upload of the images of a deploy; a failed node does not stop the rest."""
 
     def __init__(
         self,
@@ -99,15 +99,21 @@ class _Distribution:
     async def run(self, agents: Sequence[AgentEndpoint], wanted: Mapping[str, Sequence[str]]) -> None:
         async with AsyncExitStack() as stack:
             receivers = [await self._receiver(stack, agent, wanted[agent.node]) for agent in agents]
-            lacks = dict(zip(receivers, await concurrently(self._ask(each) for each in receivers), strict=True))
-            short = {receiver: lack for receiver, lack in lacks.items() if lack is not None and lack.images}
+            missing_by_receiver = dict(
+                zip(receivers, await concurrently(self._ask(receiver) for receiver in receivers), strict=True)
+            )
+            short = {
+                receiver: missing
+                for receiver, missing in missing_by_receiver.items()
+                if missing is not None and missing.images
+            }
             if short:
-                await self._send(short)
+                await self._upload_missing(short)
         if self._failed:
             raise _failure(self._failed)
 
     async def _receiver(self, stack: AsyncExitStack, agent: AgentEndpoint, images: Sequence[str]) -> NodeUpload:
-        # gRPC takes its time to import, and most deploys to one's own machine need none of it.
+        # Late import: gRPC is slow to import, and most deploys to the own machine need no upload.
         from devopsellence.cli.agent.client import connect
         from devopsellence.cli.images.upload import NodeUpload
 
@@ -119,30 +125,30 @@ class _Distribution:
         return local.layers if local else ()
 
     async def _ask(self, receiver: NodeUpload) -> MissingImages | None:
-        """What a node lacks; None, and noted, when it cannot be asked."""
+        """Return the images missing on a node; None if the node failed, with the error in ``_failed``."""
         try:
             async with self._slots:
-                return await receiver.ask()
+                return await receiver.find_missing()
         except CliError as error:
             self._failed[receiver.node] = error
             return None
 
-    async def _send(self, short: Mapping[NodeUpload, MissingImages]) -> None:
-        images = sorted({image for lack in short.values() for image in lack.images})
+    async def _upload_missing(self, short: Mapping[NodeUpload, MissingImages]) -> None:
+        images = sorted({image for missing in short.values() for image in missing.images})
         for image in images:
             if image not in self._local:
-                raise _gone(image, [lack.node for lack in short.values() if image in lack.images])
+                raise _image_missing(image, [missing.node for missing in short.values() if image in missing.images])
         async with self._saved(images) as source:
-            if problem := check_disk_space(disk_demand(lack, source.index) for lack in short.values()):
+            if problem := check_disk_space(disk_demand(missing, source.index) for missing in short.values()):
                 raise problem
             with UploadProgress(self._output) as sending:
-                await concurrently(self._bring(receiver, source, sending) for receiver in short)
+                await concurrently(self._upload(receiver, source, sending) for receiver in short)
 
-    async def _bring(self, receiver: NodeUpload, source: ImageArchive, sending: UploadProgress) -> None:
+    async def _upload(self, receiver: NodeUpload, source: ImageArchive, sending: UploadProgress) -> None:
         bar = sending.bar(receiver.node)
         try:
             async with self._slots:
-                await receiver.bring(source, bar)
+                await receiver.upload(source, bar)
         except CliError as error:
             self._failed[receiver.node] = error
         else:
@@ -150,7 +156,7 @@ class _Distribution:
 
     @asynccontextmanager
     async def _saved(self, images: Sequence[str]) -> AsyncIterator[ImageArchive]:
-        """The images in a temporary file, which is gone with the block."""
+        """Save images to a temporary file, deleted at the end of the block."""
         from devopsellence.cli.images.upload import ImageArchive
 
         with tempfile.TemporaryDirectory(prefix="devopsellence-") as folder:
@@ -160,37 +166,44 @@ class _Distribution:
             if problem:
                 raise CliError("image_unreadable", f"docker save {' '.join(images)}: {problem}")
             try:
-                found = await asyncio.to_thread(read_index, path)
+                archive_index = await asyncio.to_thread(read_index, path)
             except InvalidArchive as error:
-                raise CliError("image_unreadable", f"what docker save wrote cannot be sent: {error}") from error
+                raise CliError(
+                    "image_unreadable", f"the archive from docker save cannot be uploaded: {error}"
+                ) from error
             for image in images:
-                if image not in found.images:
+                if image not in archive_index.images:
                     raise _other_store(image)
-            yield ImageArchive(path, found, self._names)
+            yield ImageArchive(path, archive_index, self._names)
 
 
-def _gone(image: str, nodes: Sequence[str]) -> CliError:
-    message = f"image {image} is neither on {', '.join(nodes)} nor on the engine here, so it cannot be sent"
-    return CliError("image_unavailable", message, next_actions=[NextAction("build it anew", "devopsellence deploy")])
+def _image_missing(image: str, nodes: Sequence[str]) -> CliError:
+    message = f"image {image} is neither on {', '.join(nodes)} nor on the Docker Engine of this machine"
+    return CliError(
+        "image_unavailable", message, next_actions=[NextAction("rebuild the image", "devopsellence deploy")]
+    )
 
 
 def _other_store(image: str) -> CliError:
     message = (
-        f"the engine here calls an image {image} whose configuration has another digest: it keeps images in "
-        "containerd's store, and such ids mean nothing to other engines"
+        f"the Docker Engine of this machine uses the containerd image store, so its id {image} of an image is not "
+        "valid on other engines"
     )
-    mend = [
-        NextAction("switch that off", 'set "features": {"containerd-snapshotter": false} in /etc/docker/daemon.json'),
-        NextAction("or send images through a registry", "set registry.repository in devopsellence.yml"),
+    fix = [
+        NextAction(
+            "switch the containerd image store off",
+            'set "features": {"containerd-snapshotter": false} in /etc/docker/daemon.json',
+        ),
+        NextAction("or use a registry", "set registry.repository in devopsellence.yml"),
     ]
-    return CliError("image_store_unsupported", message, next_actions=mend)
+    return CliError("image_store_unsupported", message, next_actions=fix)
 
 
 def _failure(failed: Mapping[str, CliError]) -> CliError:
-    """One error about all nodes that could not be given their images."""
+    """Return the error about all failed nodes."""
     findings = [
         Finding(error.code, error.message, next_actions=error.next_actions) for _, error in sorted(failed.items())
     ]
     names = ", ".join(sorted(failed))
-    message = f"the images could not be sent to {names}, so no release was written; what has arrived there stays"
+    message = f"images could not be uploaded to {names}, so no release was written; uploaded layers are kept"
     return CliError("images_not_sent", message, findings=findings)

@@ -1,4 +1,4 @@
-"""The ``docker`` command line: whatever context, login and BuildKit its user has set up is what a deploy uses."""
+"""Runner of the ``docker`` command, with the context, logins and BuildKit of the user."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ _GRACE: Final = 5.0
 
 @dataclass(frozen=True)
 class LocalImage:
-    """An image of the engine. ``layers`` are the digests of its layers, the lowest first; ``size`` is in bytes;
-    ``tagged_at`` is when it was last given a name here, as the engine writes it ("" where it does not say)."""
+    """Image on the local Docker Engine.
+
+    ``layers`` are digests, lowest first; ``size`` is in bytes; ``tagged_at`` is the time of the last tag as printed by
+    docker, "" if not known.
+    """
 
     id: str
     repo_digests: tuple[str, ...]
@@ -32,7 +35,7 @@ class LocalImage:
 
 @dataclass(frozen=True)
 class CommandResult:
-    """A command that ended. ``errors`` is what it wrote to stderr, "" where that went into ``output`` with the rest."""
+    """Exit code and output of a command; ``errors`` is stderr, "" if merged into ``output``."""
 
     code: int
     output: str
@@ -46,9 +49,9 @@ async def stream_command(
     environ: Mapping[str, str] | None = None,
     on_line: Callable[[str], None] = lambda _: None,
 ) -> CommandResult:
-    """Run ``command`` to its end, calling ``on_line`` for every line that it writes to either stream.
+    """Run ``command`` and call ``on_line`` for every line of stdout and stderr.
 
-    Cancelling ends the command too. Raises CliError ``docker_missing`` when there is no such program.
+    Cancelling terminates the command. Raises CliError ``docker_missing`` if the program is not installed.
     """
     async with _process(command, cwd, environ, asyncio.subprocess.STDOUT) as process:
         lines = await _lines(process, on_line)
@@ -59,17 +62,17 @@ async def run_command(
     command: Sequence[str],
     environ: Mapping[str, str] | None = None,
     *,
-    given: bytes = b"",
+    stdin_data: bytes = b"",
     into: IO[bytes] | None = None,
 ) -> CommandResult:
-    """Run ``command`` to its end, its two streams apart; otherwise as :func:`stream`.
+    """Run ``command`` with stdout and stderr separate; else as :func:`stream_command`.
 
-    ``given`` is its input; ``into`` is the file that its output goes to, instead of the answer.
+    ``stdin_data`` is the input; ``into`` is a file for stdout, which is then not in the result.
     """
     pipe = asyncio.subprocess.PIPE
-    stdin = pipe if given else asyncio.subprocess.DEVNULL
+    stdin = pipe if stdin_data else asyncio.subprocess.DEVNULL
     async with _process(command, None, environ, pipe, stdin=stdin, stdout=into or pipe) as process:
-        output, errors = await process.communicate(given or None)
+        output, errors = await process.communicate(stdin_data or None)
         return CommandResult(
             await process.wait(), (output or b"").decode(errors="replace"), errors.decode(errors="replace")
         )
@@ -88,7 +91,7 @@ async def _process(
     if shutil.which(command[0]) is None:
         raise CliError(
             "docker_missing",
-            f"{command[0]} is not on PATH, and building and naming images needs it",
+            f"{command[0]} is not on PATH; it is needed to build and tag images",
             next_actions=[NextAction("see what else is missing", "devopsellence doctor")],
         )
     starting = asyncio.ensure_future(
@@ -102,7 +105,7 @@ async def _process(
         )
     )
     try:
-        # Cancelled in the middle of its start, it would run on without anyone knowing of it.
+        # Shielded: a process cancelled during its start would keep running unnoticed.
         yield await asyncio.shield(starting)
     finally:
         await _end(await starting)
@@ -113,7 +116,7 @@ async def _lines(process: asyncio.subprocess.Process, on_line: Callable[[str], N
     if process.stdout is None:
         return lines
     pending = ""
-    # Not readline(): a build may print a line longer than its limit.
+    # Not readline(): a build may print a line longer than the limit of readline.
     while chunk := await process.stdout.read(65536):
         *whole, pending = (pending + chunk.decode(errors="replace")).splitlines(keepends=True) or [""]
         if pending.endswith(("\n", "\r")):
@@ -138,9 +141,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 class DockerCli:
-    """The ``docker`` command line, against the engine of its user or, with ``host``, against that one.
+    """Client that runs the ``docker`` command, for the engine of the user or for ``host``.
 
-    Every method raises CliError ``docker_missing`` or ``docker_unavailable`` when it cannot even ask.
+    Every method raises CliError ``docker_missing`` or ``docker_unavailable`` if docker cannot be asked.
     """
 
     def __init__(self, host: str | None = None, *, config: Path | None = None) -> None:
@@ -150,41 +153,41 @@ class DockerCli:
             self._environ["DOCKER_CONFIG"] = str(config)
 
     def configured(self, folder: Path) -> DockerCli:
-        """The same engine, with logins and settings from ``folder`` instead of the user's own."""
+        """Return a client for the same engine with logins and settings from ``folder``."""
         return DockerCli(self._host, config=folder)
 
     async def run(self, *arguments: str) -> CommandResult:
-        """``docker arguments…``, whatever comes of it."""
+        """Run ``docker arguments…`` and return the result, also of a failed command."""
         done = await run_command(["docker", *arguments], self._environ)
         if done.code != 0 and _no_engine(done.errors):
             raise engine_unavailable(done.errors)
         return done
 
     async def build(self, context: Path, arguments: Sequence[str], on_line: Callable[[str], None]) -> CommandResult:
-        """``docker build arguments… .`` in ``context``."""
+        """Run ``docker build arguments… .`` in ``context``."""
         command, environ = ["docker", "build", *arguments, "."], self._environ
         if not await self.has_buildx():
-            # The engine's own builder, which leaves the container of a failed step behind unless told otherwise.
+            # The legacy builder leaves the container of a failed step behind without this flag.
             command[2:2] = ["--force-rm"]
             environ = {**environ, "DOCKER_BUILDKIT": "0"}
         return await stream_command(command, cwd=context, environ=environ, on_line=on_line)
 
     async def platform(self) -> str:
-        """What the engine runs, such as ``linux/amd64``."""
+        """Return the platform of the engine, such as ``linux/amd64``."""
         done = await self.run("version", "--format", "{{.Server.Os}}/{{.Server.Arch}}")
         if done.code != 0:
             raise engine_unavailable(done.errors)
         return done.output.strip()
 
     async def has_buildx(self) -> bool:
-        """Whether the docker command line brings BuildKit's client with it."""
+        """Return True if the buildx plugin is installed."""
         return (await self.run("buildx", "version")).code == 0
 
     async def inspect_image(self, reference: str) -> LocalImage | None:
-        """The engine's image of that name, id or digest; None when it has none.
+        """Return the local image of a name, id or digest; None if there is no such image.
 
         Raises:
-            CliError: ``image_unreadable``: docker says something else than that there is none.
+            CliError: ``image_unreadable``: docker failed for another reason.
         """
         done = await self.run("image", "inspect", "--format", "{{json .}}", reference)
         if done.code != 0:
@@ -194,7 +197,7 @@ class DockerCli:
         return _image(json.loads(done.output))
 
     async def named(self, repository: str) -> list[LocalImage]:
-        """The engine's images that have a name in ``repository``, each once.
+        """Return the local images tagged in ``repository``, without duplicates.
 
         Raises:
             CliError: ``image_unreadable``.
@@ -209,66 +212,66 @@ class DockerCli:
         return [_image(json.loads(line)) for line in done.output.splitlines()]
 
     async def save(self, images: Sequence[str], into: IO[bytes]) -> str:
-        """Write an archive of images into a file; "" when done, else why not."""
+        """Write an archive of images into a file; return "" or the error of docker."""
         done = await run_command(["docker", "save", *images], self._environ, into=into)
         if done.code != 0 and _no_engine(done.errors):
             raise engine_unavailable(done.errors)
         return "" if done.code == 0 else last_line(done.errors)
 
     async def login(self, server: str, username: str, password: str) -> str:
-        """Log in to a registry; the password goes through a pipe. "" when done, else why not."""
+        """Log in to a registry, with the password through a pipe; return "" or the error of docker."""
         command = ["docker", "login", "--username", username, "--password-stdin", *([server] if server else [])]
-        done = await run_command(command, self._environ, given=password.encode())
+        done = await run_command(command, self._environ, stdin_data=password.encode())
         if done.code != 0 and _no_engine(done.errors):
             raise engine_unavailable(done.errors)
         return "" if done.code == 0 else last_line(done.errors)
 
     async def push(self, name: str, on_line: Callable[[str], None]) -> CommandResult:
-        """``docker push name``."""
+        """Run ``docker push name``."""
         return await stream_command(["docker", "push", name], environ=self._environ, on_line=on_line)
 
     async def untag(self, name: str) -> str:
-        """Take a name from an image, and the image with its last one; "" when done, else why not."""
+        """Remove a tag, and the image with its last tag; return "" or the error of docker."""
         done = await self.run("image", "rm", name)
         return "" if done.code == 0 else last_line(done.errors)
 
     async def pull(self, reference: str) -> str:
-        """Pull an image; "" when done, else why not."""
+        """Pull an image; return "" or the error of docker."""
         done = await self.run("pull", "--quiet", reference)
         return "" if done.code == 0 else last_line(done.errors)
 
     async def tag(self, image: str, name: str) -> None:
-        """Give an image a name."""
+        """Tag an image."""
         done = await self.run("tag", image, name)
         if done.code != 0:
             raise CliError("tag_failed", f"docker tag {image} {name}: {last_line(done.errors)}")
 
 
-def _image(found: Mapping[str, Any]) -> LocalImage:
+def _image(document: Mapping[str, Any]) -> LocalImage:
     return LocalImage(
-        id=str(found["Id"]),
-        repo_digests=tuple(found.get("RepoDigests") or ()),
-        tags=tuple(found.get("RepoTags") or ()),
-        layers=tuple((found.get("RootFS") or {}).get("Layers") or ()),
-        size=int(found.get("Size") or 0),
-        tagged_at=str((found.get("Metadata") or {}).get("LastTagTime") or ""),
+        id=str(document["Id"]),
+        repo_digests=tuple(document.get("RepoDigests") or ()),
+        tags=tuple(document.get("RepoTags") or ()),
+        layers=tuple((document.get("RootFS") or {}).get("Layers") or ()),
+        size=int(document.get("Size") or 0),
+        tagged_at=str((document.get("Metadata") or {}).get("LastTagTime") or ""),
     )
 
 
-def engine_unavailable(said: str) -> CliError:
-    """The error for an engine that does not answer; ``said`` is what docker wrote."""
+def engine_unavailable(stderr: str) -> CliError:
+    """Return the error for an unreachable engine; ``stderr`` is the output of docker."""
     return CliError(
         "docker_unavailable",
-        f"the Docker Engine does not answer: {last_line(said)}",
+        f"cannot reach the Docker Engine: {last_line(stderr)}",
         next_actions=[NextAction("see why", "docker version")],
     )
 
 
-def _no_engine(said: str) -> bool:
-    return "cannot connect to the docker daemon" in said.lower() or "permission denied while trying" in said.lower()
+def _no_engine(stderr: str) -> bool:
+    return "cannot connect to the docker daemon" in stderr.lower() or "permission denied while trying" in stderr.lower()
 
 
-def last_line(said: str) -> str:
-    """The last thing that docker ``said``, which is where the reason stands."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return lines[-1].removeprefix("Error response from daemon: ") if lines else "docker said nothing"
+def last_line(stderr: str) -> str:
+    """Return the last line of ``stderr``, which holds docker's reason."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    return lines[-1].removeprefix("Error response from daemon: ") if lines else "docker printed no reason"

@@ -16,61 +16,63 @@ from devopsellence.placement import placed_on
 
 @dataclass(frozen=True)
 class MissingImages:
-    """What one node lacks: images, and of their layers those to be sent with what of each has arrived already."""
+    """Images missing on a node, and the layers to upload with the bytes already staged, by digest."""
 
     node: str
     images: tuple[str, ...]
     layers: Mapping[str, int]
-    #: How many layers of those images the node has already.
+    #: Number of layers of the missing images already on the node.
     there: int
     free_mib: int
 
 
 def images_by_node(draft: Release, nodes: Sequence[Node]) -> dict[str, list[str]]:
-    """The ids of the images that each node will run, sorted; only nodes that run such an image, and only images pinned
-    by id: what a registry has, agents pull."""
-    found: dict[str, list[str]] = {}
+    """Return the sorted ids of the images to upload, by node.
+
+    Only images pinned by id: agents pull images pinned by a registry digest. Nodes without such images are left out.
+    """
+    images: dict[str, list[str]] = {}
     for node in nodes:
         pinned = {service.image.pinned for service in placed_on(node, draft.services)}
         if ids := sorted(image for image in pinned if IMAGE_ID.match(image)):
-            found[node.name] = ids
-    return found
+            images[node.name] = ids
+    return images
 
 
 def missing_images(node: str, asked: Iterable[ImageDescription], answer: FindImagesAnswer) -> MissingImages:
-    """What a node's answer means; ``asked`` is what it was asked about, in order."""
+    """Return the missing images from the answer of a node to a question about ``asked``, in order."""
     images: list[str] = []
     layers: dict[str, int] = {}
     there: set[str] = set()
-    for image, found in zip(asked, answer.images, strict=True):
-        if found.present:
+    for image, image_answer in zip(asked, answer.images, strict=True):
+        if image_answer.present:
             continue
         images.append(image.id)
-        for digest, layer in zip(image.diff_ids, found.layers, strict=True):
+        for digest, layer in zip(image.diff_ids, image_answer.layers, strict=True):
             if layer.present or layer.staged:
                 there.add(digest)
             else:
                 layers[digest] = layer.staged_bytes
-    # A layer that is there below others may be needed once more on top of others.
+    # A layer present in an image may be missing for another image with different layers below.
     return MissingImages(node, tuple(images), layers, len(there - layers.keys()), answer.disk_free_mib)
 
 
-def disk_demand(lack: MissingImages, saved: ArchiveIndex) -> DiskDemand:
-    """How much room that takes."""
-    sizes = {digest: saved.layers[digest].size for digest in lack.layers}
-    return DiskDemand(lack.node, sum(sizes.values()), sum(lack.layers.values()), lack.free_mib)
+def disk_demand(missing: MissingImages, saved: ArchiveIndex) -> DiskDemand:
+    """Return the disk space needed for the missing layers."""
+    sizes = {digest: saved.layers[digest].size for digest in missing.layers}
+    return DiskDemand(missing.node, sum(sizes.values()), sum(missing.layers.values()), missing.free_mib)
 
 
-#: What a layer takes while it is loaded: as it was sent, in the archive that the engine unpacks first, and as itself.
+#: Copies of a layer during loading: the upload, the archive unpacked by Docker, and the layer itself.
 FACTOR: Final = 3
-#: What is left for everything else on the disk.
+#: MiB left free for everything else on the disk.
 MARGIN_MIB: Final = 256
 _MIB: Final = 1 << 20
 
 
 @dataclass(frozen=True)
 class DiskDemand:
-    """What one node would have to take: ``missing`` bytes of layers, of which ``staged`` have arrived already."""
+    """Disk space needed on a node: ``missing`` bytes of layers, ``staged`` bytes of which are already uploaded."""
 
     node: str
     missing: int
@@ -79,26 +81,28 @@ class DiskDemand:
 
     @property
     def need_mib(self) -> int:
-        """What has to be free on its disk; 0 when nothing is to be sent."""
+        """Free disk space needed, in MiB; 0 if nothing is missing."""
         if not self.missing:
             return 0
         return -(-(FACTOR * self.missing - self.staged) // _MIB) + MARGIN_MIB
 
 
 def check_disk_space(loads: Iterable[DiskDemand]) -> CliError | None:
-    """The error for nodes that have too little, all of them at once; None when all have enough."""
-    short = [load for load in loads if load.need_mib > load.free_mib]
+    """Return the error about all nodes with too little disk space; None if there are none."""
+    short = [demand for demand in loads if demand.need_mib > demand.free_mib]
     if not short:
         return None
-    findings = [_finding(load) for load in short]
+    findings = [_finding(demand) for demand in short]
     if len(short) == 1:
         return CliError("no_room", findings[0].message, findings=findings)
-    names = ", ".join(load.node for load in short)
-    return CliError("no_room", f"{len(short)} nodes have too little room for the images: {names}", findings=findings)
+    names = ", ".join(demand.node for demand in short)
+    return CliError(
+        "no_room", f"{len(short)} nodes have too little disk space for the images: {names}", findings=findings
+    )
 
 
-def _finding(load: DiskDemand) -> Finding:
-    layers = f"{load.missing / _MIB:.0f} MiB of new layers"
-    message = f"node {load.node} has {load.free_mib} MiB free and needs {load.need_mib} MiB for {layers}"
-    mend = NextAction("make room there", "docker system prune, on that machine")
-    return Finding("no_room", message, next_actions=(mend,))
+def _finding(demand: DiskDemand) -> Finding:
+    layers = f"{demand.missing / _MIB:.0f} MiB of new layers"
+    message = f"node {demand.node} has {demand.free_mib} MiB free and needs {demand.need_mib} MiB for {layers}"
+    fix = NextAction("free disk space", f"docker system prune (on {demand.node})")
+    return Finding("no_room", message, next_actions=(fix,))

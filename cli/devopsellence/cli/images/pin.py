@@ -1,7 +1,7 @@
-"""Which bytes a release runs: every image by id or digest, never by a tag alone.
+"""Pinning of images: a release names every image by digest or id, never by a tag alone, because tags move.
 
-A tag can be moved; a release is what it was. An image that came from a registry is named by the registry's digest, so
-that any node can pull it; one that only the local engine has is named by its id.
+An image from a registry is pinned by the registry's digest, so that any node can pull the image; a local image is
+pinned by its id.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _AT_A_TIME: Final = 4
 
 @dataclass(frozen=True)
 class Pin:
-    """``pinned`` is an image id or ``repository@digest``; ``reference`` is the name that people know it by."""
+    """Pinned image: ``pinned`` is an image id or ``repository@digest``, ``reference`` the name as configured."""
 
     reference: str
     pinned: str
 
 
 def pinned_reference(reference: str, image_id: str, repo_digests: Sequence[str]) -> str:
-    """What stands for ``reference``: the digest that its repository knows it by, else the engine's ``image_id``.
+    """Return ``repository@digest`` for ``reference`` if known, else ``image_id``.
 
-    ``repo_digests`` are the engine's ``RepoDigests``: one image can carry those of several repositories.
+    ``repo_digests`` are Docker's ``RepoDigests``; an image can have digests of several repositories.
     """
     if IMAGE_ID.match(reference):
         return image_id
@@ -43,34 +43,34 @@ def pinned_reference(reference: str, image_id: str, repo_digests: Sequence[str])
         return f"{wanted.repository}@{wanted.digest}"
     for candidate in repo_digests:
         try:
-            found = parse_reference(candidate)
+            candidate_reference = parse_reference(candidate)
         except InvalidReference:  # "<none>@sha256:…"
             continue
-        if found.digest and found.same_repository(wanted):
-            return f"{found.repository}@{found.digest}"
+        if candidate_reference.digest and candidate_reference.same_repository(wanted):
+            return f"{candidate_reference.repository}@{candidate_reference.digest}"
     return image_id
 
 
 def service_images(services: Iterable[Service]) -> dict[str, list[str]]:
-    """The images that services bring themselves, each with the services that use it, in order."""
-    found: dict[str, list[str]] = {}
+    """Return the images named by services (all but the app image), with the names of the services, in order."""
+    images: dict[str, list[str]] = {}
     for service in services:
         if not service.image.app:
-            found.setdefault(service.image.reference, []).append(service.name)
-    return found
+            images.setdefault(service.image.reference, []).append(service.name)
+    return images
 
 
 async def local_pin(docker: DockerCli, reference: str) -> str:
-    """What ``reference`` is pinned to on this engine; "" when the engine does not have it."""
+    """Return the pin of ``reference`` from the local Docker Engine; "" if the image is not there."""
     image = await docker.inspect_image(reference)
     return pinned_reference(reference, image.id, image.repo_digests) if image else ""
 
 
 async def pin_all(docker: DockerCli, images: dict[str, list[str]], output: Output) -> dict[str, Pin]:
-    """Pin every image of ``images`` (as :func:`references` gives them), pulling those that the engine does not have.
+    """Pin all ``images`` (from :func:`service_images`); pull images missing on the local Docker Engine.
 
     Raises:
-        CliError: ``image_unavailable``: names the service and the image.
+        CliError: ``image_unavailable``: names the services and the image.
     """
     slots = asyncio.Semaphore(_AT_A_TIME)
 
@@ -90,8 +90,10 @@ async def _pin(docker: DockerCli, reference: str, users: list[str], output: Outp
         pinned = "" if problem else await local_pin(docker, reference)
         if not pinned:
             what = ", ".join(f'service "{name}"' for name in users)
-            message = f"{what}: image {reference} is not on this engine and cannot be pulled: {problem}"
+            message = f"{what}: image {reference} is not on this Docker Engine and cannot be pulled: {problem}"
             raise CliError(
-                "image_unavailable", message, next_actions=[NextAction("try it", f"docker pull {reference}")]
+                "image_unavailable",
+                message,
+                next_actions=[NextAction("try to pull the image", f"docker pull {reference}")],
             )
     return Pin(reference, pinned)

@@ -1,4 +1,4 @@
-"""Old app images of the engine that builds: their names are taken away, and the images go with the last one."""
+"""Removal of old app images from the local Docker Engine."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from devopsellence.store.etcd import Etcd, KeyValue
 if TYPE_CHECKING:
     from devopsellence.store.keys import EnvironmentRef
 
-#: The current release's images and those of the ten before it.
+#: Releases with kept images: the current release and the ten before.
 KEPT_RELEASES: Final = 11
-#: Another deploy may have built it, and not written its release yet.
+#: Newer images are kept: a concurrent deploy may not have written its release yet.
 _FRESH: Final = timedelta(hours=1)
 
 
 async def pinned_images(etcd: Etcd, ref: EnvironmentRef) -> set[str] | None:
-    """What the latest releases of this project run, as they pin it; None if one cannot be read, because then nothing is
-    known to be superfluous. An image is named for its project, whose other environments may be at another release."""
+    """Return the images pinned by the latest releases of all environments of the project.
+
+    None if a release is unreadable, because then no image is known to be unused.
+    """
     listing = await etcd.list(f"{etcd.keys.all_releases_prefix}{ref.organization}/{ref.project}/")
     by_environment: dict[str, list[KeyValue]] = {}
     for item in listing.items:
@@ -38,8 +40,9 @@ async def pinned_images(etcd: Etcd, ref: EnvironmentRef) -> set[str] | None:
 
 
 async def prune(docker: DockerCli, ref: EnvironmentRef, keep: Set[str]) -> list[str]:
-    """Take away the names of this project's app images that are not among ``keep`` (as releases pin them: ids, or
-    ``repository@digest``); those names. One that a container uses stays.
+    """Remove the tags of the project's app images not in ``keep`` and return the removed tags.
+
+    ``keep`` has ids or ``repository@digest``, as pinned by releases. Images used by a container stay.
 
     Raises:
         CliError: ``image_unreadable``, ``docker_missing``, ``docker_unavailable``.
@@ -49,18 +52,18 @@ async def prune(docker: DockerCli, ref: EnvironmentRef, keep: Set[str]) -> list[
 
 
 def unused_names(ref: EnvironmentRef, images: Iterable[LocalImage], keep: Set[str], now: datetime) -> list[str]:
-    """The names of those of ``images`` that nothing needs, sorted. Pure."""
+    """Return the tags of unused images, sorted. Pure."""
     names: list[str] = []
     for image in images:
         name = image_name(ref, image.id)
         if name in image.tags and keep.isdisjoint({image.id, *image.repo_digests}) and not _fresh(image.tagged_at, now):
-            # Also the name that it was pushed by, which has the same tag (``registry``).
+            # Also the name pushed to a registry, which has the same tag.
             names += [tag for tag in image.tags if tag.rpartition(":")[2] == name.rpartition(":")[2]]
     return sorted(names)
 
 
 def _fresh(tagged_at: str, now: datetime) -> bool:
-    """Whether an image was given its name lately; also where that is not known."""
+    """Return True if an image was tagged recently, or if the time is not known."""
     try:
         return now - datetime.fromisoformat(tagged_at) < _FRESH
     except (ValueError, TypeError):

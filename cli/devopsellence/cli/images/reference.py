@@ -20,12 +20,12 @@ _DEFAULT_DOMAIN: Final = "docker.io"
 
 
 class InvalidReference(ValueError):
-    """Not an image reference; the message says what is wrong."""
+    """Invalid image reference; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference in full; ``tag`` and ``digest`` are "" where it has none."""
+    """Complete image reference; ``tag`` and ``digest`` are "" if absent."""
 
     domain: str
     path: str
@@ -34,27 +34,27 @@ class Reference:
 
     @property
     def repository(self) -> str:
-        """The repository as docker prints it: without ``docker.io`` and its ``library/``."""
+        """Repository as docker prints it: without ``docker.io`` and ``library/``."""
         if self.domain != _DEFAULT_DOMAIN:
             return f"{self.domain}/{self.path}"
         short = self.path.removeprefix("library/")
         return self.path if "/" in short else short
 
     def same_repository(self, other: Reference) -> bool:
-        """Whether both name the same repository, however they are written."""
+        """Return True if both references name the same repository, in whatever form."""
         return (self.domain, self.path) == (other.domain, other.path)
 
 
 def parse_reference(text: str) -> Reference:
-    """The reference that ``text`` stands for.
+    """Parse an image reference.
 
     Raises:
-        InvalidReference: it is none.
+        InvalidReference: ``text`` is not an image reference.
     """
     rest, _, digest = text.partition("@")
     if "@" in text and not _DIGEST.match(digest):
         raise InvalidReference(f"{text!r} has no digest such as sha256:… after its '@'")
-    # A colon after the last slash begins a tag; one before it belongs to a port.
+    # A colon after the last slash starts a tag; a colon before belongs to a port.
     head, colon, tag = rest.rpartition(":")
     if colon and "/" not in tag:
         rest = head

@@ -1,4 +1,4 @@
-"""The app image through a registry: named there, pushed, and pinned by the digest that the registry knows it by."""
+"""Push of the app image to a registry, pinned by the registry's digest."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from devopsellence.cli.output import CliError, Finding, NextAction, Output
 from devopsellence.cli.util.text import safe
 
 _ATTEMPTS: Final = 3
-#: What of the user's settings is not a login: which engine is meant, and how it is reached.
+#: Settings copied from the user's docker configuration: those about the engine and its connection, no logins.
 _KEPT: Final = ("currentContext", "proxies", "HttpHeaders")
 _EVIDENCE_LINES: Final = 20
 
 
 class RegistrySettings(Protocol):
-    """As it is configured, or recorded in a release."""
+    """Registry of the configuration, or recorded in a release."""
 
     @property
     def repository(self) -> str: ...
@@ -34,7 +34,7 @@ class RegistrySettings(Protocol):
 
 
 async def push(docker: DockerCli, registry: RegistrySettings, password: str, image_id: str, output: Output) -> Pin:
-    """Push an image of the engine and pin it. Without a ``password`` the user's own ``docker login`` is what counts.
+    """Push a local image and return its pin; without ``password``, the user's ``docker login`` applies.
 
     Raises:
         CliError: ``registry_login_failed``, ``push_failed``; ``docker_missing``, ``docker_unavailable``.
@@ -54,8 +54,8 @@ async def push(docker: DockerCli, registry: RegistrySettings, password: str, ima
         raise _failed(name, done)
     digests = await _digests(docker, registry.repository, image_id)
     if not digests:
-        raise CliError("push_failed", f"{name} was pushed, but the engine does not know its digest there")
-    # The same image may have been pushed before as another manifest; the one that has just come is there for sure.
+        raise CliError("push_failed", f"{name} was pushed, but Docker reports no digest for it")
+    # An image pushed earlier may have further digests; the new digest certainly exists in the registry.
     pinned = next((digest for digest in digests if digest not in before), digests[-1])
     output.progress("deploy", f"pushed {name}", stage="pushed", image=name, pinned=pinned)
     return Pin(name, pinned)
@@ -63,16 +63,16 @@ async def push(docker: DockerCli, registry: RegistrySettings, password: str, ima
 
 async def _login(docker: DockerCli, registry: RegistrySettings, password: str) -> None:
     domain = parse_reference(registry.repository).domain
-    # Docker's own registry has an address of its own for logins, which is the default.
+    # Docker Hub has a separate address for logins, which is docker's default.
     problem = await docker.login("" if domain == "docker.io" else domain, registry.username, password)
     if problem:
         message = f"cannot log in to {domain} as {registry.username}: {problem}"
-        mend = NextAction("set the password anew", "devopsellence secret set <password_secret> --registry --stdin")
-        raise CliError("registry_login_failed", message, next_actions=[mend])
+        fix = NextAction("set the password again", "devopsellence secret set <password_secret> --registry --stdin")
+        raise CliError("registry_login_failed", message, next_actions=[fix])
 
 
 async def _push(docker: DockerCli, name: str, output: Output) -> CommandResult:
-    """Push; layers that have arrived are not sent again, so trying again costs little."""
+    """Push with retries; docker does not push uploaded layers again, so a retry is cheap."""
     retrying = AsyncRetrying(
         retry=retry_if_result(lambda done: done.code != 0),
         stop=stop_after_attempt(_ATTEMPTS),
@@ -93,38 +93,42 @@ async def _push(docker: DockerCli, name: str, output: Output) -> CommandResult:
 
 
 async def _digests(docker: DockerCli, repository: str, image_id: str) -> list[str]:
-    """What the engine knows the image by in the registry, as ``repository@digest``."""
+    """Return the digests of the image in the registry, as ``repository@digest``."""
     wanted = parse_reference(repository)
     image = await docker.inspect_image(image_id)
-    found = [parse_reference(each) for each in (image.repo_digests if image else ()) if "<none>" not in each]
-    return [f"{wanted.repository}@{each.digest}" for each in found if each.same_repository(wanted)]
+    references = [
+        parse_reference(reference) for reference in (image.repo_digests if image else ()) if "<none>" not in reference
+    ]
+    return [f"{wanted.repository}@{reference.digest}" for reference in references if reference.same_repository(wanted)]
 
 
 def _failed(name: str, done: CommandResult) -> CliError:
     lines = [safe(line.rstrip()) for line in done.output.splitlines() if line.strip()]
-    finding = Finding("push_failed", "what docker push said:", evidence="\n".join(lines[-_EVIDENCE_LINES:]))
-    mend = NextAction("try it", f"docker push {name}")
+    finding = Finding("push_failed", "output of docker push:", evidence="\n".join(lines[-_EVIDENCE_LINES:]))
+    fix = NextAction("try to push the image", f"docker push {name}")
     return CliError(
-        "push_failed", f"{name} cannot be pushed: {last_line(done.output)}", findings=[finding], next_actions=[mend]
+        "push_failed", f"{name} cannot be pushed: {last_line(done.output)}", findings=[finding], next_actions=[fix]
     )
 
 
 @contextmanager
 def _config() -> Iterator[Path]:
-    """A folder for docker's settings with the user's own but for logins; in memory where there is such a place, because
-    docker writes the password there."""
-    memory = Path("/dev/shm")  # noqa: S108 - the folder in it is made for us alone
+    """Create a temporary docker configuration: the user's settings without logins.
+
+    In memory (``/dev/shm``) if possible, because docker stores the password in this folder.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 - the folder in it is private to this process
     home = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
     where = memory if memory.is_dir() and os.access(memory, os.W_OK | os.X_OK) else None
-    with tempfile.TemporaryDirectory(prefix="devopsellence-", dir=where) as made:
-        folder = Path(made)
-        theirs: Any = {}
+    with tempfile.TemporaryDirectory(prefix="devopsellence-", dir=where) as name:
+        folder = Path(name)
+        user_config: Any = {}
         with suppress(OSError, ValueError):
-            theirs = json.loads((home / "config.json").read_bytes())
-        kept = {key: theirs[key] for key in _KEPT if key in theirs} if isinstance(theirs, dict) else {}
+            user_config = json.loads((home / "config.json").read_bytes())
+        kept = {key: user_config[key] for key in _KEPT if key in user_config} if isinstance(user_config, dict) else {}
         (folder / "config.json").write_text(json.dumps(kept))
         (folder / "config.json").chmod(0o600)
-        for name in ("contexts", "cli-plugins"):
-            if (home / name).is_dir():
-                (folder / name).symlink_to((home / name).absolute())
+        for subfolder in ("contexts", "cli-plugins"):
+            if (home / subfolder).is_dir():
+                (folder / subfolder).symlink_to((home / subfolder).absolute())
         yield folder

@@ -1,7 +1,7 @@
-"""Sending images to one node's agent: asking what it lacks, its layers from where it has them to, and loading them.
+"""Upload of images to a node's agent: find missing layers, upload the missing bytes, load the images.
 
-A broken connection is tried again, and goes on where the agent says that it broke off. What the agent refuses for good
-(no room, not an operator) is not.
+After a broken connection, the upload resumes at the byte reported by the agent. Permanent refusals (no disk space, not
+an operator) are not retried.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ASK_SECONDS: Final = 15.0
-#: The engine may have gigabytes to unpack.
+#: Long, because Docker may unpack gigabytes.
 _LOAD_SECONDS: Final = 1800.0
-_ASKED: Final = 3
-_SENT: Final = 6
-#: Saying the same again would be answered the same.
+_ASK_ATTEMPTS: Final = 3
+_UPLOAD_ATTEMPTS: Final = 6
+#: Permanent refusals, not retried.
 _TERMINAL: Final = frozenset(
     {
         grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -54,7 +54,7 @@ _TERMINAL: Final = frozenset(
 
 @dataclass(frozen=True)
 class ImageArchive:
-    """Saved images: the archive, what stands where in it, and by what name each is loaded."""
+    """Archive of saved images, its index, and the names for loading, by image id."""
 
     path: Path
     index: ArchiveIndex
@@ -62,7 +62,7 @@ class ImageArchive:
 
 
 class NodeUpload:
-    """One node, and the images that it is to have."""
+    """Upload of images to a node."""
 
     def __init__(self, agent: AgentEndpoint, stub: AgentAsyncStub, images: Sequence[ImageDescription]) -> None:
         self.node = agent.node
@@ -70,24 +70,24 @@ class NodeUpload:
         self._stub = stub
         self._images = images
 
-    async def ask(self) -> MissingImages:
-        """What it lacks. CliError if it cannot be asked."""
-        return await self._patiently(_ASKED, self._ask)
+    async def find_missing(self) -> MissingImages:
+        """Return the images missing on the node. CliError if the agent cannot be asked."""
+        return await self._with_retries(_ASK_ATTEMPTS, self._ask)
 
-    async def bring(self, source: ImageArchive, bar: UploadBar) -> None:
-        """Send and load what it lacks. CliError if that fails for good."""
+    async def upload(self, source: ImageArchive, bar: UploadBar) -> None:
+        """Upload and load the missing images. CliError after the last failed attempt."""
 
         async def attempt() -> None:
-            # Anew each time: how far each layer has come is what the agent says.
-            lack = await self._ask()
-            bar.begin(sum(source.index.layers[digest].size for digest in lack.layers), lack)
-            for digest, offset in lack.layers.items():
+            # Asked again before every attempt: the agent reports the bytes already uploaded.
+            missing = await self._ask()
+            bar.begin(sum(source.index.layers[digest].size for digest in missing.layers), missing)
+            for digest, offset in missing.layers.items():
                 bar.skip(offset)
                 await self._send(source.path, digest, source.index.layers[digest], offset, bar)
-            for image in lack.images:
+            for image in missing.images:
                 await self._load(source, image)
 
-        await self._patiently(_SENT, attempt)
+        await self._with_retries(_UPLOAD_ATTEMPTS, attempt)
 
     async def _ask(self) -> MissingImages:
         answer = await self._stub.FindImages(FindImagesRequest(images=self._images), timeout=_ASK_SECONDS)
@@ -111,9 +111,9 @@ class NodeUpload:
             timeout=_LOAD_SECONDS,
         )
 
-    async def _patiently(self, attempts: int, step: Callable[[], Awaitable[T]]) -> T:
+    async def _with_retries(self, attempts: int, step: Callable[[], Awaitable[T]]) -> T:
         retrying = AsyncRetrying(
-            retry=retry_if_exception(_may_pass),
+            retry=retry_if_exception(_is_temporary),
             stop=stop_after_attempt(attempts),
             wait=wait_exponential(multiplier=0.3, max=5.0) + wait_random(0, 0.3),
             reraise=True,
@@ -124,12 +124,12 @@ class NodeUpload:
             raise call_error(self._agent, error) from error
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_temporary(error: BaseException) -> bool:
     return isinstance(error, grpc.aio.AioRpcError) and error.code() not in _TERMINAL
 
 
 async def _pieces(path: Path, offset: int, size: int) -> AsyncIterator[bytes]:
-    """``size`` bytes of a file; read on a thread, because a disk may be slow."""
+    """Read ``size`` bytes of a file in chunks, on a thread, because disks may be slow."""
     descriptor = await asyncio.to_thread(os.open, path, os.O_RDONLY)
     try:
         end = offset + size

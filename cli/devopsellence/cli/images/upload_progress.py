@@ -1,4 +1,4 @@
-"""How far the images are: a bar for each node on a terminal, elsewhere a line when it begins and one when it ends."""
+"""Progress of image uploads: a bar per node on a terminal, else a line at the start and at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNITS: Final = ("bytes", "kB", "MB", "GB")
 
 
 class UploadBar:
-    """One node's share: what it is sent, and how much of that it has."""
+    """Upload progress of a node."""
 
     def __init__(self, node: str, output: Output, progress: Progress | None) -> None:
         self._node = node
@@ -27,53 +27,53 @@ class UploadBar:
         self._task: TaskID | None = None
         self._started = 0.0
         self._sent = 0
-        self._lack: MissingImages | None = None
+        self._missing: MissingImages | None = None
 
-    def begin(self, total: int, lack: MissingImages) -> None:
-        """Sending begins; once more with every attempt."""
+    def begin(self, total: int, missing: MissingImages) -> None:
+        """Start an attempt to upload ``total`` bytes."""
         if self._progress is not None:
             if self._task is None:
-                self._task = self._progress.add_task(self._node, total=total, there=lack.there)
+                self._task = self._progress.add_task(self._node, total=total, there=missing.there)
             else:
                 self._progress.reset(self._task, total=total)
-        elif self._lack is None:
-            what = f"{plural(len(lack.layers), 'layer')}, {size_text(total)}"
-            text = f"{self._node}: sending {what} ({lack.there} are there already)"
-            self._say(text, stage="sending", bytes=total, layers=len(lack.layers), layers_there=lack.there)
-        if self._lack is None:
+        elif self._missing is None:
+            what = f"{plural(len(missing.layers), 'layer')}, {size_text(total)}"
+            text = f"{self._node}: uploading {what} ({missing.there} already there)"
+            self._print(text, stage="sending", bytes=total, layers=len(missing.layers), layers_there=missing.there)
+        if self._missing is None:
             self._started = time.monotonic()
-        self._lack = lack
+        self._missing = missing
 
     def advance(self, count: int) -> None:
-        """So many bytes more are on their way."""
+        """Count bytes sent."""
         self._sent += count
         self.skip(count)
 
     def skip(self, count: int) -> None:
-        """So many bytes had arrived before."""
+        """Count bytes already uploaded by an earlier attempt."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, advance=count)
 
     def end(self) -> None:
-        """The node has everything."""
+        """Print that the node has all images."""
         seconds = time.monotonic() - self._started
         rate = f"{size_text(int(self._sent / seconds))}/s" if seconds > 0 else ""
-        text = f"{self._node}: has the images: {size_text(self._sent)} in {span(seconds)}, {rate}"
-        self._say(text, stage="sent", bytes=self._sent, seconds=round(seconds, 3))
+        text = f"{self._node}: images uploaded: {size_text(self._sent)} in {span(seconds)}, {rate}"
+        self._print(text, stage="sent", bytes=self._sent, seconds=round(seconds, 3))
 
-    def _say(self, text: str, **data: Any) -> None:
+    def _print(self, text: str, **data: Any) -> None:
         self._output.progress(_OPERATION, text, node=self._node, **data)
 
 
 class UploadProgress:
-    """All nodes' bars; a context manager."""
+    """Upload bars of all nodes; a context manager."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
         self._progress: Progress | None = None
 
     def bar(self, node: str) -> UploadBar:
-        """The bar of one node."""
+        """Return a new bar for a node."""
         return UploadBar(node, self._output, self._progress)
 
     def __enter__(self) -> Self:
@@ -85,7 +85,7 @@ class UploadProgress:
                 BarColumn(),
                 DownloadColumn(),
                 TransferSpeedColumn(),
-                TextColumn("{task.fields[there]} layers were there", markup=False),
+                TextColumn("{task.fields[there]} layers already there", markup=False),
                 console=self._output.console(),
                 transient=True,
             )
@@ -98,7 +98,7 @@ class UploadProgress:
 
 
 def size_text(count: int) -> str:
-    """Bytes in their largest unit: ``12.3 MB``."""
+    """Return bytes in the largest fitting unit: ``12.3 MB``."""
     amount, unit = float(count), 0
     while amount >= 999.95 and unit < len(_UNITS) - 1:
         amount, unit = amount / 1000, unit + 1

@@ -102,5 +102,5 @@ def test_all_nodes_that_have_too_little_are_named_at_once() -> None:
         [DiskDemand("n1", MIB, 0, 1), DiskDemand("n2", MIB, 0, 10_000), DiskDemand("n3", MIB, 0, 2)]
     )
     assert error is not None
-    assert error.message == "2 nodes have too little room for the images: n1, n3"
+    assert error.message == "2 nodes have too little disk space for the images: n1, n3"
     assert [finding.message.split()[1] for finding in error.findings] == ["n1", "n3"]

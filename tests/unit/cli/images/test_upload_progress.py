@@ -40,8 +40,8 @@ def test_a_line_when_it_begins_and_one_when_it_ends(capsys: pytest.CaptureFixtur
         bar.advance(1_000_000)
         bar.end()
     first, last = capsys.readouterr().out.splitlines()
-    assert first == "n1: sending 2 layers, 2.0 MB (3 are there already)"
-    assert last.startswith("n1: has the images: 2.0 MB in ")
+    assert first == "n1: uploading 2 layers, 2.0 MB (3 already there)"
+    assert last.startswith("n1: images uploaded: 2.0 MB in ")
 
 
 def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
