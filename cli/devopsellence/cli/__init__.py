@@ -1,8 +1,9 @@
 """The command line: parse, call, render.
 
-Commands live in ``commands``; what they share is ``context`` (which environment, which etcd), ``write`` (read, change,
-write as one transaction), ``output`` (text, JSON, errors), ``view`` (messages to rows, no IO) and ``release`` (the
-steps of a deploy). Decisions that others need too belong in the core, not here; nothing here imports the controller or
-the agent. ``main`` starts without importing gRPC, Docker, pydantic or rich: a command's module is imported when that
-command runs.
+``commands`` holds the commands; ``context`` finds the environment and etcd; ``output`` prints text, JSON and errors.
+``store`` reads and writes etcd, ``render`` turns records into text and JSON, ``deploy``, ``images``, ``nodes``,
+``agent``, ``secrets``, ``ingress``, ``doctor``, ``cluster`` and ``dev`` do the work of the commands.
+
+No imports of the controller or the agent. Decisions needed by another program belong in the core. ``main`` starts
+without importing gRPC, Docker, pydantic or rich: the module of a command is imported when the command runs.
 """

@@ -1,4 +1,4 @@
-"""``python -m devopsellence.cli``: the same as ``devopsellence``."""
+"""Entry point of ``python -m devopsellence.cli``."""
 
 from devopsellence.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Which etcd, which configuration, which environment a command is about; and running something against that etcd."""
+"""Context of a command: etcd connection, configuration file, environment."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from devopsellence.store.settings import Settings
 
 T = TypeVar("T")
-# Seconds that one call to etcd may take: with the start of the process, a dead etcd is reported within 5 s.
+# Timeout of a call to etcd in seconds: including the start of the process, a dead etcd is reported within 5 s.
 CALL_TIMEOUT: Final = 4.0
 
 
 def connection(ctx: click.Context) -> Settings:
-    """How to reach etcd: the flags, else the ``DEVOPSELLENCE_ETCD_*`` variables, else the cluster of this machine.
+    """Return the etcd settings: from flags, else from ``DEVOPSELLENCE_ETCD_*`` variables, else the local cluster.
 
     Raises:
-        CliError: ``settings_invalid`` (exit code 2), or ``etcd_unavailable`` when nothing says where etcd is.
+        CliError: ``settings_invalid`` (exit code 2), or ``etcd_unavailable`` without any settings.
     """
     from devopsellence.store.settings import PREFIX, Settings, SettingsError
 
@@ -42,46 +42,46 @@ def connection(ctx: click.Context) -> Settings:
     except SettingsError as error:
         raise CliError("settings_invalid", str(error), exit_code=2) from error
     if settings is None and flags.keys() - {PREFIX}:
-        message = "--etcd-endpoints (or DEVOPSELLENCE_ETCD_ENDPOINTS) is missing beside the other flags"
+        message = "--etcd-endpoints (or DEVOPSELLENCE_ETCD_ENDPOINTS) is missing; the other etcd flags need it"
         raise CliError("settings_invalid", message, exit_code=2)
     if settings is None:
-        mend = [
-            NextAction("start a cluster on this machine", "devopsellence dev up"),
-            NextAction("or say where etcd is", "export DEVOPSELLENCE_ETCD_ENDPOINTS=host:2379"),
+        actions = [
+            NextAction("start a local cluster", "devopsellence dev up"),
+            NextAction("or set the address of etcd", "export DEVOPSELLENCE_ETCD_ENDPOINTS=host:2379"),
         ]
         message = "no cluster: run devopsellence dev up, or set DEVOPSELLENCE_ETCD_ENDPOINTS"
-        raise CliError("etcd_unavailable", message, next_actions=mend)
+        raise CliError("etcd_unavailable", message, next_actions=actions)
     return settings
 
 
 def connection_flags(ctx: click.Context) -> dict[str, str]:
-    """What the flags say of etcd, by the variable that says the same."""
+    """Return the etcd flags of the command line, by environment variable."""
     return {name: value for name, value in global_flags(ctx).items() if name.startswith("DEVOPSELLENCE_")}
 
 
 def dev_settings() -> Settings | None:
-    """How an operator reaches the cluster of this machine; None when none was ever set up."""
+    """Return the operator settings of the local cluster; None without a local cluster."""
     from devopsellence.cli.dev import state
 
     return state.settings()
 
 
 def is_dev(settings: Settings) -> bool:
-    """Whether ``settings`` lead to the cluster of this machine."""
+    """Return True for settings of the local cluster."""
     dev = dev_settings()
     return dev is not None and (dev.endpoints, dev.prefix) == (settings.endpoints, settings.prefix)
 
 
 @dataclass(frozen=True)
 class DevNode:
-    """The node of the cluster on this machine, and its Docker Engine as docker's ``DOCKER_HOST``."""
+    """Node of the local cluster, and the address of its Docker Engine in the form of ``DOCKER_HOST``."""
 
     node: str
     docker_host: str | None
 
 
 def dev_node(settings: Settings) -> DevNode | None:
-    """The node of this machine's cluster if ``settings`` lead there, else None."""
+    """Return the node of the local cluster; None for settings of another cluster."""
     if not is_dev(settings):
         return None
     from devopsellence.cli.dev import state
@@ -90,9 +90,12 @@ def dev_node(settings: Settings) -> DevNode | None:
 
 
 def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: Settings | None = None) -> T:
-    """Connect, ``await work(etcd)``, disconnect; the errors of the store become sentences that name the endpoints.
+    """Connect to etcd, await ``work(etcd)``, disconnect.
 
-    ``settings`` lead elsewhere than :func:`connection`.
+    ``settings`` replace the settings of :func:`connection`.
+
+    Raises:
+        CliError: for errors of the store, with a message about the endpoints.
     """
     from devopsellence.cli import errors
     from devopsellence.store.errors import StoreError
@@ -100,7 +103,7 @@ def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: S
 
     settings = settings or connection(ctx)
     if not ctx.ensure_object(Output).debug:
-        # What the store logs is also in what we show, and would be written across a live view.
+        # Log lines of the store repeat our messages and would be written across a live view.
         logging.getLogger("devopsellence").addHandler(logging.NullHandler())
 
     async def connected() -> T:
@@ -114,51 +117,55 @@ def run(ctx: click.Context, work: Callable[[Etcd], Awaitable[T]], *, settings: S
 
 
 def config_path() -> Path | None:
-    """The devopsellence.yml of this folder or the nearest one above it."""
+    """Return the path of devopsellence.yml in this folder or the nearest parent folder; None for none."""
     from devopsellence import config
 
     return config.find(Path.cwd())
 
 
 def require_config() -> Path:
-    """As :func:`config_path`; CliError ``config_missing`` (exit code 2) when there is none."""
+    """Return the path of devopsellence.yml.
+
+    Raises:
+        CliError: ``config_missing`` (exit code 2).
+    """
     path = config_path()
     if path is None:
-        mend = NextAction("write one", "devopsellence init")
-        message = f"no devopsellence.yml in {Path.cwd()} or above it; run devopsellence init"
-        raise CliError("config_missing", message, exit_code=2, next_actions=[mend])
+        action = NextAction("create the file", "devopsellence init")
+        message = f"no devopsellence.yml in {Path.cwd()} or its parent folders"
+        raise CliError("config_missing", message, exit_code=2, next_actions=[action])
     return path
 
 
 def environment_flag(ctx: click.Context) -> str | None:
-    """What ``--env`` or ``DEVOPSELLENCE_ENVIRONMENT`` says: a name or a full path; None when neither does."""
+    """Return the value of ``--env`` or ``DEVOPSELLENCE_ENVIRONMENT``: a name or a full path; None for neither."""
     return global_flags(ctx).get("environment") or os.environ.get("DEVOPSELLENCE_ENVIRONMENT") or None
 
 
 def environment_from_config(ctx: click.Context, organization: str, project: str, default: str) -> EnvironmentRef:
-    """The environment that is meant where there is a configuration.
+    """Return the environment of a command in a project with a configuration.
 
     Raises:
-        CliError: ``environment_elsewhere``: ``--env`` names another organization or project than the configuration.
+        CliError: ``environment_elsewhere``: ``--env`` names an organization or project unlike the configuration's.
     """
     from devopsellence.store.keys import EnvironmentRef
 
     name = environment_flag(ctx) or default
     ref = _parse(name) if "/" in name else EnvironmentRef(organization, project, name)
     if (ref.organization, ref.project) != (organization, project):
-        message = f"{ref} is not an environment of {organization}/{project}, which this devopsellence.yml is about"
+        message = f"{ref} is not an environment of {organization}/{project}, the project of this devopsellence.yml"
         raise CliError("environment_elsewhere", message, exit_code=2)
     return ref
 
 
 async def environment(ctx: click.Context, etcd: Etcd) -> EnvironmentRef:
-    """The environment that is meant, also in a folder without a configuration.
+    """Return the environment of a command, also in a folder without a configuration.
 
-    A full path counts as it is. Else a configuration says organization and project, and the environment unless that is
-    said. Without one the cluster is asked: the only environment (of that name) it has.
+    A full path is taken literally. A configuration supplies organization, project and the default environment.
+    Without a configuration, the cluster must have exactly one environment (of the name in ``--env``).
 
     Raises:
-        CliError: ``environment_unknown``: there is none or more than one; names them.
+        CliError: ``environment_unknown``: no environment, or several; lists the candidates.
     """
     from devopsellence import config
 
@@ -170,22 +177,22 @@ async def environment(ctx: click.Context, etcd: Etcd) -> EnvironmentRef:
         identity = config.identity(path)
         return environment_from_config(ctx, identity.organization, identity.project, identity.default_environment)
     known = await known_environments(etcd)
-    found = [ref for ref in known if name in (None, ref.environment)]
-    if len(found) == 1:
-        return found[0]
-    raise _which(name, found or known)
+    matching = [ref for ref in known if name in (None, ref.environment)]
+    if len(matching) == 1:
+        return matching[0]
+    raise _environment_unknown(name, matching or known)
 
 
 async def known_environments(etcd: Etcd) -> list[EnvironmentRef]:
-    """Every environment of the cluster, sorted; keys that are none are left out."""
+    """Return all environments of the cluster, sorted; ignores keys of another form."""
     listing = await etcd.list(etcd.keys.environments_prefix, keys_only=True)
-    found = []
+    refs = []
     for item in listing.items:
         try:
-            found.append(etcd.keys.parse_environment(item.key))
+            refs.append(etcd.keys.parse_environment(item.key))
         except ValueError:
             continue
-    return sorted(found)
+    return sorted(refs)
 
 
 def _parse(path: str) -> EnvironmentRef:
@@ -197,11 +204,11 @@ def _parse(path: str) -> EnvironmentRef:
         raise CliError("invalid_name", str(error), exit_code=2) from error
 
 
-def _which(name: str | None, candidates: list[EnvironmentRef]) -> CliError:
-    wanted = f"environment {name!r}" if name else "an environment"
+def _environment_unknown(name: str | None, candidates: list[EnvironmentRef]) -> CliError:
     if not candidates:
-        message = "no devopsellence.yml here, and the cluster has no environment yet; run devopsellence init"
+        message = "no devopsellence.yml here, and the cluster has no environments yet; run devopsellence init"
         return CliError("environment_unknown", message, exit_code=2)
-    actions = [NextAction("choose one", f"--env {ref}") for ref in candidates]
-    message = f"no devopsellence.yml here says which of the cluster's environments is meant by {wanted}"
+    actions = [NextAction("choose an environment", f"--env {ref}") for ref in candidates]
+    subject = f"environment {name!r} is not unique or does not exist" if name else "no environment selected"
+    message = f"{subject}: there is no devopsellence.yml here, so give the full path with --env"
     return CliError("environment_unknown", message, exit_code=2, next_actions=actions)

@@ -1,4 +1,4 @@
-"""Every exception that can reach a person, as a ``CliError`` with a stable code and the command that mends it."""
+"""Translation of exceptions to ``CliError``: a message, a stable code and the command that fixes the problem."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.store import errors as store
 from devopsellence.store.keys import InvalidName
 
-# What gRPC puts before a reason: a status and the address that it tried.
+# Prefix of gRPC error messages: a status and the address.
 _ADDRESS: Final = re.compile(r"^(?:[A-Z_]+: )?(?:(?:ipv[46]|dns):\S+: )?")
-_DOCTOR: Final = NextAction("see what is wrong", "devopsellence doctor")
+_DOCTOR: Final = NextAction("check the setup", "devopsellence doctor")
 
 
 def explain(error: BaseException) -> CliError:
-    """What to tell a person about ``error``; anything unforeseen has the code ``internal``."""
+    """Return the ``CliError`` for ``error``; the code of an unexpected exception is ``internal``."""
     if isinstance(error, CliError):
         return error
     if isinstance(error, click.Abort | KeyboardInterrupt):
@@ -37,81 +37,79 @@ def explain(error: BaseException) -> CliError:
         return of_config(error)
     if isinstance(error, OSError):
         return CliError("io_failed", str(error))
-    again = NextAction("see where it comes from", "the same command with --debug")
-    return CliError("internal", f"unexpected {type(error).__name__}: {error}", next_actions=[again])
+    debug = NextAction("print the traceback", "the same command with --debug")
+    return CliError("internal", f"unexpected {type(error).__name__}: {error}", next_actions=[debug])
 
 
 def of_config(error: Exception) -> CliError:
-    """All findings of an invalid configuration at once; exit code 2."""
-    findings = [Finding("config_invalid", str(each), evidence="") for each in getattr(error, "findings", ())]
+    """Return the error for an invalid configuration, with all findings; exit code 2."""
+    findings = [Finding("config_invalid", str(finding), evidence="") for finding in getattr(error, "findings", ())]
     count = f"{len(findings)} problem{'s' if len(findings) > 1 else ''}"
     message = f"the configuration is not valid: {count}" if findings else str(error)
     return CliError("config_invalid", message, exit_code=2, findings=findings)
 
 
 def of_store(error: store.StoreError, *, where: str = "", dev: bool = False) -> CliError:
-    """What an error of the store means to a person.
+    """Return the ``CliError`` for an error of the store.
 
-    ``where`` names the endpoints, ``dev`` says that they are those of the cluster on this machine.
+    ``where`` names the endpoints; ``dev`` is True for the local cluster.
     """
     at = f" at {where}" if where else ""
     detail = f" ({error})" if str(error) else ""
     match error:
         case store.Unavailable():
-            mend = NextAction("start the cluster of this machine", "devopsellence dev up") if dev else _DOCTOR
-            return CliError("etcd_unavailable", f"etcd{at} does not answer{_reason(str(error))}", next_actions=[mend])
+            fix = NextAction("start the local cluster", "devopsellence dev up") if dev else _DOCTOR
+            return CliError("etcd_unavailable", f"etcd{at} does not answer{_reason(str(error))}", next_actions=[fix])
         case store.Ambiguous():
-            look = NextAction("see whether it did", "devopsellence status")
-            message = f"etcd{at} did not answer a write in time, which may or may not have happened{detail}"
-            return CliError("write_unconfirmed", message, next_actions=[look])
+            check = NextAction("check the current state", "devopsellence status")
+            message = f"etcd{at} did not confirm a write in time; the write may or may not have been applied{detail}"
+            return CliError("write_unconfirmed", message, next_actions=[check])
         case store.Unauthenticated():
             return CliError(
-                "etcd_unauthenticated", f"etcd{at} does not accept our credential{detail}", next_actions=[_DOCTOR]
+                "etcd_unauthenticated", f"etcd{at} rejected the credentials{detail}", next_actions=[_DOCTOR]
             )
         case store.PermissionDenied():
-            return CliError(
-                "etcd_permission_denied", f"etcd{at} does not allow this to us{detail}", next_actions=[_DOCTOR]
-            )
+            return CliError("etcd_permission_denied", f"etcd{at}: permission denied{detail}", next_actions=[_DOCTOR])
         case store.NoSpace():
             return of_alarm("NOSPACE", where=where)
         case store.MalformedRecord():
-            show = NextAction("see what it holds", f"etcdctl get {error.key}")
+            show = NextAction("show the record", f"etcdctl get {error.key}")
             return CliError("record_unreadable", str(error), next_actions=[show])
         case _:
             return CliError("etcd_failed", f"etcd{at}: {error or type(error).__name__}", next_actions=[_DOCTOR])
 
 
-def _reason(said: str) -> str:
-    """The innermost reason of the store's sentence, without what ours says already; in parentheses, or ""."""
-    _, found, rest = said.partition(" does not answer at ")
-    reason = _ADDRESS.sub("", rest.partition(" (")[2].removesuffix(")")) if found else said
+def _reason(message: str) -> str:
+    """Return the innermost reason of the store's message in parentheses; "" for none."""
+    _, separator, rest = message.partition(" does not answer at ")
+    reason = _ADDRESS.sub("", rest.partition(" (")[2].removesuffix(")")) if separator else message
     return f" ({reason})" if reason else ""
 
 
 def node_unknown(name: str) -> CliError:
-    """The error for a node that is not registered."""
+    """Return the error for a node that is not registered."""
     actions = [
-        NextAction("see which are", "devopsellence node list"),
-        NextAction("or register it", f"devopsellence node register {name}"),
+        NextAction("list the nodes", "devopsellence node list"),
+        NextAction("or register the node", f"devopsellence node register {name}"),
     ]
     return CliError("node_unknown", f"no node {name} is registered", next_actions=actions)
 
 
 def of_alarm(alarm: str, *, where: str = "") -> CliError:
-    """What an alarm of etcd means to a person."""
+    """Return the error for an alarm of etcd."""
     at = f" at {where}" if where else ""
     if alarm == "NOSPACE":
-        message = f"etcd{at} has raised its NOSPACE alarm and refuses writes; what runs goes on"
+        message = f"etcd{at} has raised the NOSPACE alarm and refuses writes; running containers are not affected"
         return CliError("etcd_no_space", message, next_actions=no_space_actions())
-    message = f"etcd{at} has raised its {alarm} alarm: the data of a member differs from that of the others"
-    return CliError("etcd_alarm", message, next_actions=[NextAction("see which member", "etcdctl alarm list")])
+    message = f"etcd{at} has raised the {alarm} alarm: the data of a member differs from that of the other members"
+    return CliError("etcd_alarm", message, next_actions=[NextAction("find the member", "etcdctl alarm list")])
 
 
 def no_space_actions() -> list[NextAction]:
-    """What mends etcd's NOSPACE alarm, in order (etcd's maintenance guide)."""
+    """Return the steps that fix the NOSPACE alarm, in order (etcd's maintenance guide)."""
     return [
         NextAction("1. find the current revision", "etcdctl endpoint status --write-out=json"),
-        NextAction("2. drop what is older", "etcdctl compact <revision>"),
-        NextAction("3. give the space back, member by member", "etcdctl defrag --cluster"),
-        NextAction("4. lift the alarm", "etcdctl alarm disarm"),
+        NextAction("2. compact older revisions", "etcdctl compact <revision>"),
+        NextAction("3. defragment all members", "etcdctl defrag --cluster"),
+        NextAction("4. disarm the alarm", "etcdctl alarm disarm"),
     ]

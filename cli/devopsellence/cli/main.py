@@ -1,7 +1,6 @@
-"""The root command: a table of names, so that ``--help`` imports nothing but click.
+"""The root command: a table of command names, so ``--help`` imports nothing but click.
 
-``main`` is the click group; calling it runs the process: every error becomes a sentence and an exit code here and
-nowhere else.
+``main`` is the click group. Calling ``main`` runs the process and turns every error into a message and an exit code.
 """
 
 from __future__ import annotations
@@ -22,40 +21,52 @@ if TYPE_CHECKING:
 
 PROGRAM: Final = "devopsellence"
 
-# section -> name -> (module:attribute, what the help says)
+# Section -> name -> (module:attribute, summary). The summary is the first sentence of the command's help.
 SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
-    "Begin": {
-        "init": ("devopsellence.cli.commands.start.init:init", "Write a devopsellence.yml for this app."),
-        "dev": ("devopsellence.cli.commands.start.dev:dev", "A whole cluster on this machine, in the background."),
-        "config": ("devopsellence.cli.commands.start.config:config", "Check and show the configuration."),
+    "Getting started": {
+        "init": (
+            "devopsellence.cli.commands.start.init:init",
+            "Create a devopsellence.yml for the app in this folder.",
+        ),
+        "dev": ("devopsellence.cli.commands.start.dev:dev", "Run a local cluster on this machine."),
+        "config": ("devopsellence.cli.commands.start.config:config", "Validate and show the configuration."),
+        "completion": ("devopsellence.cli.commands.start.completion:completion", "Print a shell completion script."),
     },
     "Deploy": {
-        "deploy": ("devopsellence.cli.commands.app.deploy:deploy", "Build, release, and follow the rollout."),
-        "status": ("devopsellence.cli.commands.app.status:status", "What runs where, and what does not, and why."),
-        "logs": ("devopsellence.cli.commands.app.logs:logs", "What the services print, from all nodes at once."),
-        "exec": ("devopsellence.cli.commands.app.exec_:exec_", "Run a command in a service's container."),
-        "task": ("devopsellence.cli.commands.app.task:task", "Run a command of the configuration, once."),
+        "deploy": (
+            "devopsellence.cli.commands.app.deploy:deploy",
+            "Build the app image, create a release, follow the rollout.",
+        ),
+        "status": ("devopsellence.cli.commands.app.status:status", "Show release and service status."),
+        "logs": ("devopsellence.cli.commands.app.logs:logs", "Show the logs of services, from all nodes."),
+        "exec": ("devopsellence.cli.commands.app.exec_:exec_", "Run a command in a running container of a service."),
+        "task": ("devopsellence.cli.commands.app.task:task", "List tasks and run them by hand."),
         "secret": ("devopsellence.cli.commands.app.secret:secret", "Set, list and delete secrets."),
-        "ingress": ("devopsellence.cli.commands.app.ingress:ingress", "Hosts, certificates, and whether they work."),
-        "release": ("devopsellence.cli.commands.app.release:release", "List and show releases, and go back to one."),
-        "events": ("devopsellence.cli.commands.app.events:events", "Who deployed, what was decided, and why."),
+        "ingress": (
+            "devopsellence.cli.commands.app.ingress:ingress",
+            "Configure, show and check hosts, routing and TLS.",
+        ),
+        "release": ("devopsellence.cli.commands.app.release:release", "List and show releases, and roll back."),
+        "events": ("devopsellence.cli.commands.app.events:events", "Show the events of an environment."),
     },
     "Cluster": {
-        "node": ("devopsellence.cli.commands.cluster.node:node", "Register, label, attach and detach nodes."),
+        "node": ("devopsellence.cli.commands.cluster.node:node", "Register, label, attach, drain and remove nodes."),
         "cluster": (
             "devopsellence.cli.commands.cluster.cluster:cluster",
-            "The certificates of a cluster of several machines.",
+            "Set up a cluster: certificates and access to etcd.",
         ),
         "doctor": (
             "devopsellence.cli.commands.cluster.doctor:doctor",
-            "Check what this depends on; say how to mend it.",
+            "Check the setup and show how to fix problems.",
         ),
-        "completion": ("devopsellence.cli.commands.start.completion:completion", "Completion for bash, zsh or fish."),
     },
 }
 COMMANDS: Final = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
-_HELP: Final = """Deploy containers to plain VMs: releases in etcd, one controller, one agent a machine.
+_HELP: Final = """Deploy containers to plain VMs.
+
+devopsellence keeps releases in etcd. A controller assigns services to nodes, and an agent on each node runs them with
+Docker.
 
 \b
 Example:
@@ -67,7 +78,7 @@ Example:
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command's module when the command is used, not when it is listed."""
+    """Command group importing the module of a command on use, not for listing."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -113,7 +124,7 @@ class LazyGroup(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run the command line and exit with its code; with ``standalone_mode`` off as click's own."""
+        """Run the command line and exit; with ``standalone_mode`` off, behave like ``click.Group.main``."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         arguments = list(sys.argv[1:] if args is None else args)
@@ -121,19 +132,19 @@ class LazyGroup(click.Group):
         try:
             code = super().main(arguments, PROGRAM, complete_var, standalone_mode=False, obj=output, **extra)
         except BrokenPipeError:
-            # Whoever read our output has gone; a flush at exit must not complain about it.
+            # The reader of the pipe has closed it; the flush at exit must not report that.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (the one place where all errors end)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (all errors end here)
             sys.exit(_report(error, output, arguments))
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def _report(error: BaseException, output: Output, arguments: Sequence[str]) -> int:
-    """Print what went wrong and return the exit code."""
+    """Print the error and return the exit code."""
     from devopsellence.cli.errors import explain
 
-    # An unknown option is found before any option takes effect.
+    # The parser rejects an unknown option before -o takes effect.
     output.json = output.json or _asks_for_json(arguments)
     if output.debug or "--debug" in arguments:
         import traceback
@@ -150,8 +161,8 @@ def _report(error: BaseException, output: Output, arguments: Sequence[str]) -> i
 def _asks_for_json(arguments: Sequence[str]) -> bool:
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     return any(
-        this in ("-ojson", "--output=json") or (this in ("-o", "--output") and following == "json")
-        for this, following in pairs
+        argument in ("-ojson", "--output=json") or (argument in ("-o", "--output") and value == "json")
+        for argument, value in pairs
     )
 
 
@@ -163,7 +174,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> 
     try:
         click.echo(f"{PROGRAM} {version(PROGRAM)}")
     except PackageNotFoundError:
-        click.echo(f"{PROGRAM}, run from a source tree that is not installed")
+        click.echo(f"{PROGRAM} (source tree, not installed)")
     ctx.exit()
 
 

@@ -1,9 +1,9 @@
-"""The flags that every command takes, before or after the command's name.
+"""Global flags, accepted before and after the name of a command.
 
-People type ``devopsellence status -o json`` as well as ``devopsellence -o json status``, so the flags are added to
-every command when it is loaded. What they say goes to the ``Output`` of the process and to :func:`said`, never into a
-command's arguments. On a command they are not listed in its help, unless the command declares them itself with
-:func:`environment_option`.
+``devopsellence status -o json`` and ``devopsellence -o json status`` mean the same, so the flags are added to every
+command on loading. Their values go to the ``Output`` of the process and to :func:`global_flags`, never into the
+arguments of a command. The help of a command lists ``--output``, and ``--env`` if declared by
+:func:`environment_option`; the root help lists all global flags.
 """
 
 from __future__ import annotations
@@ -16,26 +16,31 @@ import click
 from devopsellence.cli.output import Output
 
 F = TypeVar("F", bound=Callable[..., Any])
-_META: Final = "devopsellence.said"
-_ENVIRONMENT_HELP: Final = "A name, or organization/project/environment.  [env: DEVOPSELLENCE_ENVIRONMENT]"
+_META: Final = "devopsellence.global_flags"
+_ENVIRONMENT_HELP: Final = "Environment: a name or organization/project/name.  [env: DEVOPSELLENCE_ENVIRONMENT]"
 
-# flag, what stands for its value in the help, help, the variable that says the same
+# Flag, metavar, help, environment variable of the same meaning.
 CONNECTION_FLAGS: Final = (
-    ("--etcd-endpoints", "HOST:PORT,…", "Where etcd answers.", "DEVOPSELLENCE_ETCD_ENDPOINTS"),
-    ("--etcd-ca-cert", "FILE", "The authority of etcd's certificates.", "DEVOPSELLENCE_ETCD_CA_CERT"),
-    ("--etcd-cert", "FILE", "Our certificate.", "DEVOPSELLENCE_ETCD_CERT"),
-    ("--etcd-key", "FILE", "Our key.", "DEVOPSELLENCE_ETCD_KEY"),
-    ("--etcd-server-name", "NAME", "A name that all etcd certificates carry.", "DEVOPSELLENCE_ETCD_SERVER_NAME"),
-    ("--etcd-username", "NAME", "Where certificates are not the credential.", "DEVOPSELLENCE_ETCD_USERNAME"),
-    ("--etcd-password-file", "FILE", "The password of that user.", "DEVOPSELLENCE_ETCD_PASSWORD_FILE"),
-    ("--prefix", "PREFIX", "What all keys begin with.", "DEVOPSELLENCE_PREFIX"),
+    ("--etcd-endpoints", "HOST:PORT,…", "Addresses of etcd's members.", "DEVOPSELLENCE_ETCD_ENDPOINTS"),
+    ("--etcd-ca-cert", "FILE", "CA certificate of etcd (PEM).", "DEVOPSELLENCE_ETCD_CA_CERT"),
+    ("--etcd-cert", "FILE", "Client certificate (PEM).", "DEVOPSELLENCE_ETCD_CERT"),
+    ("--etcd-key", "FILE", "Private key of the client certificate (PEM).", "DEVOPSELLENCE_ETCD_KEY"),
+    (
+        "--etcd-server-name",
+        "NAME",
+        "Server name to expect in etcd's certificates.",
+        "DEVOPSELLENCE_ETCD_SERVER_NAME",
+    ),
+    ("--etcd-username", "NAME", "etcd user, for login without a certificate.", "DEVOPSELLENCE_ETCD_USERNAME"),
+    ("--etcd-password-file", "FILE", "File with the password of the etcd user.", "DEVOPSELLENCE_ETCD_PASSWORD_FILE"),
+    ("--prefix", "PREFIX", "Prefix of all keys in etcd.", "DEVOPSELLENCE_PREFIX"),
 )
 
 
 def global_flags(ctx: click.Context) -> dict[str, str]:
-    """What the global flags said, by name (``environment``) or by the variable that says the same; only those given."""
-    found: dict[str, str] = ctx.meta.setdefault(_META, {})
-    return found
+    """Return the global flags on the command line, by name (``environment``) or by environment variable."""
+    flags: dict[str, str] = ctx.meta.setdefault(_META, {})
+    return flags
 
 
 def _store(name: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
@@ -48,7 +53,7 @@ def _store(name: str) -> Callable[[click.Context, click.Parameter, str | None], 
 
 def _format(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
     output = ctx.ensure_object(Output)
-    # This runs for every command on the way, the innermost last: a good moment to note who speaks.
+    # Called for every command of the chain, the innermost last: so the operation is that of the innermost command.
     output.operation = ctx.command_path.partition(" ")[2]
     if value is not None:
         output.json = value == "json"
@@ -63,7 +68,7 @@ def _switch(attribute: str) -> Callable[[click.Context, click.Parameter, bool], 
 
 
 def environment_option(command: F) -> F:
-    """Declares ``--env`` on a command that is about one environment, so that its help lists it."""
+    """Declare ``--env`` on a command about one environment, so the help lists the option."""
     decorate: Callable[[F], F] = click.option(
         "--env", metavar="ENV", help=_ENVIRONMENT_HELP, expose_value=False, callback=_store("environment")
     )
@@ -71,7 +76,7 @@ def environment_option(command: F) -> F:
 
 
 def duration_seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float:
-    """The callback of an option that takes a time such as ``5m``, of a second at least; 0 where it is not given."""
+    """Parse the value of an option such as ``5m``, at least one second; 0 for an absent option."""
     if value is None:
         return 0.0
     from datetime import timedelta
@@ -86,21 +91,21 @@ def duration_seconds(_ctx: click.Context, _param: click.Parameter, value: str | 
 
 
 def global_options(*, hidden: bool) -> list[click.Option]:
-    """The flags, made anew; ``hidden`` keeps them out of the help, but for ``--output``."""
-    # Eager, so that also an error in the other arguments is printed in the right form.
+    """Create the global flags; ``hidden`` keeps all but ``--output`` out of the help."""
+    # Eager, so that errors in other arguments are printed in the requested format.
     common: dict[str, Any] = {"expose_value": False, "is_eager": True}
     options = [
         click.Option(
             ["-o", "--output"],
             type=click.Choice(["text", "json"]),
-            help="Text (default), or JSON of one shape.",
+            help="Output format.",
             callback=_format,
             **common,
         ),
         click.Option(
             ["-q", "--quiet"],
             is_flag=True,
-            help="Only results and errors.",
+            help="Print only results, warnings and errors.",
             callback=_switch("quiet"),
             hidden=hidden,
             **common,
@@ -116,7 +121,7 @@ def global_options(*, hidden: bool) -> list[click.Option]:
         click.Option(
             ["--debug"],
             is_flag=True,
-            help="Show a traceback with an error.",
+            help="Print tracebacks of errors.",
             callback=_switch("debug"),
             hidden=hidden,
             **common,
@@ -131,9 +136,9 @@ def global_options(*, hidden: bool) -> list[click.Option]:
 
 
 def add_global_options(command: click.Command) -> None:
-    """Give ``command`` and everything under it the flags that it does not declare itself."""
-    taken = {text for param in command.params for text in (*param.opts, *param.secondary_opts)}
-    command.params += [option for option in global_options(hidden=True) if taken.isdisjoint(option.opts)]
+    """Add the global flags to ``command`` and its subcommands, except for flags already declared there."""
+    declared = {text for param in command.params for text in (*param.opts, *param.secondary_opts)}
+    command.params += [option for option in global_options(hidden=True) if declared.isdisjoint(option.opts)]
     if isinstance(command, click.Group):
         for child in command.commands.values():
             add_global_options(child)

@@ -1,8 +1,8 @@
-"""What a person or a program reads: text, or JSON with one shape for every command.
+"""Output of commands: text for people, or JSON of the same structure for every command.
 
-In JSON a bounded command prints one document, a streaming one prints one object a line; both have
-``schema_version``, ``operation``, ``event`` (started, progress, result, error) and ``ok``. Errors are sentences on
-stderr; with JSON the error is also the last object on stdout.
+In JSON, a bounded command prints a single document and a streaming command prints an object per line. All objects have
+``schema_version``, ``operation``, ``event`` (started, progress, result, error) and ``ok``. Errors are messages on
+stderr; in JSON mode the error is also the last object on stdout.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _CHECK_COLOURS: Final = {"ok": "green", "warning": "yellow", "error": "red"}
 
 @dataclass(frozen=True)
 class NextAction:
-    """One thing to do about a problem: ``label`` says what it does, ``command`` is ready to be typed."""
+    """Next step to fix a problem: ``label`` describes the step, ``command`` can be copied into a shell."""
 
     label: str
     command: str
 
     def document(self) -> dict[str, str]:
-        """The shape that it has in JSON."""
+        """Return the JSON form."""
         return {"label": self.label, "command": self.command}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem among several: a line of a configuration file, a service that has no node, a failed check.
+    """Problem in a list of problems: a line of a configuration file, a service without a node, a failed check.
 
-    ``severity`` is "error" or "warning"; ``evidence`` is what was seen (a place in a file, log lines), as text.
+    ``severity`` is "error" or "warning"; ``evidence`` is text such as a place in a file or log lines.
     """
 
     code: str
@@ -50,7 +50,7 @@ class Finding:
     next_actions: tuple[NextAction, ...] = ()
 
     def document(self) -> dict[str, Any]:
-        """The shape that it has in JSON."""
+        """Return the JSON form."""
         return {
             "severity": self.severity,
             "code": self.code,
@@ -97,11 +97,10 @@ class CheckResult:
 
 
 class CliError(click.ClickException):
-    """Something that a person can act on: what happened, where, and what mends it.
+    """Error for a person: a message, a stable code and the next steps to fix the problem.
 
-    ``code`` is a stable word such as ``etcd_unavailable``. ``exit_code`` is 1, or 2 for usage and an invalid
-    configuration, or 130 when interrupted. What is wrong in detail stands in ``findings``; ``next_actions`` mend the
-    error as a whole.
+    ``code`` is a stable word such as ``etcd_unavailable``. ``exit_code`` is 1; 2 for usage errors and an invalid
+    configuration; 130 after an interrupt. ``findings`` hold the details; ``next_actions`` fix the error as a whole.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class CliError(click.ClickException):
         self.findings = tuple(findings)
 
     def document(self) -> dict[str, Any]:
-        """The shape that it has in JSON."""
+        """Return the JSON form."""
         findings = list(self.findings)
         if self.next_actions or not findings:
             findings.append(Finding(self.code, self.message, next_actions=self.next_actions))
@@ -132,10 +131,10 @@ class CliError(click.ClickException):
         }
 
     def text(self) -> str:
-        """What a person reads on stderr."""
+        """Return the message for stderr, with findings and next steps."""
         lines = [f"Error: {self.message}"]
         for finding in self.findings:
-            # A single finding often is the error.
+            # A single finding often repeats the message of the error.
             lines += [f"  {finding.message}"] if finding.message != self.message else []
             lines += [f"    {line}" for line in finding.evidence.splitlines()]
             lines += [f"    {action.label}: {action.command}" for action in finding.next_actions]
@@ -144,61 +143,61 @@ class CliError(click.ClickException):
 
 
 class Output:
-    """Where every command's words go. One per process, made before the command line is parsed.
+    """Printer of a process, created before the command line is parsed.
 
-    ``json`` and ``quiet`` are set while the options are parsed, so read them in a command, not before.
+    The parser sets ``json`` and ``quiet``: read them in a command, not earlier.
     """
 
     def __init__(self, *, json: bool = False, quiet: bool = False, environ: Mapping[str, str] = os.environ) -> None:
         self.json = json
         self.quiet = quiet
         self.debug = False
-        # The command's words, such as "node label set"; the parser keeps it up to date.
+        # Name of the command, such as "node label set"; set by the parser.
         self.operation = ""
         self._environ = environ
         self._streaming = False
 
     @property
     def is_tty(self) -> bool:
-        """Whether live views and colour make sense: text on a terminal that can move its cursor."""
+        """True for text output on a terminal with cursor control (not ``TERM=dumb``)."""
         return not self.json and sys.stdout.isatty() and self._environ.get("TERM") != "dumb"
 
     @property
     def live(self) -> bool:
-        """Whether to draw views that change while something goes on."""
+        """True for live views: text on a terminal, without ``--quiet``."""
         return self.is_tty and not self.quiet
 
     @property
     def color(self) -> bool:
-        """Colour on a terminal, unless NO_COLOR is set to anything (https://no-color.org)."""
+        """True for colour output: a terminal, and NO_COLOR not set (https://no-color.org)."""
         return self.is_tty and not self._environ.get("NO_COLOR")
 
     def line(self, text: str) -> None:
-        """A line for a person: nothing in JSON, nothing with ``--quiet``."""
+        """Print a line of text; nothing in JSON mode or with ``--quiet``."""
         if not self.json and not self.quiet:
             click.echo(text, color=self.color)
 
     def warning(self, text: str) -> None:
-        """A line on stderr that is not an error; also with ``--quiet``, also in JSON mode."""
+        """Print a warning to stderr, also in JSON mode and with ``--quiet``."""
         click.echo(f"Warning: {text}", err=True)
 
     def progress(self, operation: str, message: str, **data: Any) -> None:
-        """Something happened on the way: a line, or a JSON object with ``message`` and ``data``."""
+        """Report progress: a line of text, or a JSON object with ``message`` and ``data``."""
         if self.json:
             self.event(operation, "progress", message=message, **data)
         else:
             self.line(message)
 
     def event(self, operation: str, event: str, **data: Any) -> None:
-        """One JSON object of a streaming command; nothing in text."""
+        """Print a JSON object of a streaming command; nothing in text mode."""
         if self.json:
             self._streaming = True
             self._print({"operation": operation, "event": event, "ok": True, **data})
 
     def result(self, operation: str, text: str | None, **data: Any) -> None:
-        """What the command is about: ``text`` for a person (also with ``--quiet``), or one JSON document of ``data``.
+        """Print the result: ``text`` (also with ``--quiet``), or a JSON document of ``data``.
 
-        ``ok`` in ``data`` says otherwise than true.
+        ``ok`` is true unless ``data`` has another value.
         """
         if self.json:
             self._print({"operation": operation, "event": "result", "ok": True, **data})
@@ -206,19 +205,19 @@ class Output:
             click.echo(text, color=self.color)
 
     def error(self, error: CliError) -> None:
-        """The error as a sentence on stderr and, in JSON mode, as the last object on stdout."""
+        """Print the error to stderr and, in JSON mode, as the last object on stdout."""
         if self.json:
             self._print({"operation": self.operation, "event": "error", "ok": False, "error": error.document()})
         click.echo(error.text(), err=True)
 
     def console(self) -> Console:
-        """A rich console on stdout; a live view or a table goes there when :attr:`is_tty`."""
+        """Return a rich console on stdout, for tables and live views when :attr:`is_tty`."""
         from rich.console import Console
 
         return Console(no_color=not self.color, highlight=False)
 
     def _print(self, document: dict[str, Any]) -> None:
-        # One document alone may be indented for whoever reads it on a terminal; lines of a stream may not.
+        # A single document is indented for reading on a terminal; an object of a stream must stay on a line.
         indent = 2 if sys.stdout.isatty() and not self._streaming else None
         click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=indent, ensure_ascii=False))
 

@@ -24,7 +24,7 @@ from devopsellence.cli.cluster.init import initialize
 from devopsellence.store.keys import DEFAULT_PREFIX
 from devopsellence.store.settings import Settings
 from tests.support.cli import REF, Cli
-from tests.support.etcd import free_ports
+from tests.support.ports import free_ports
 from tests.support.need import need_docker, need_etcd
 from tests.support.until import until
 
@@ -128,7 +128,7 @@ def test_init_again_keeps_what_serves_and_renews_what_does_not(bare: Cli, pki: P
     assert {each["outcome"] for each in again["bundles"]} == {"kept"}
     moved = bare.json(*init, "--etcd", "e1=10.0.0.9")
     assert [(each["outcome"], each["why"]) for each in moved["bundles"] if "etcd-e1" in each["folder"]] == [
-        ("renewed", "it is for other names")
+        ("renewed", "issued for other names")
     ]
     assert {path: path.read_bytes() for path in keys} == keys
     bare.ok(*init, "--force")
@@ -214,7 +214,7 @@ def test_an_operator_who_cannot_be_let_in_now_has_the_certificate_and_the_comman
     bare.ok("cluster", "init", "--pki", str(pki))
     error = bare.error("cluster", "issue", "operator", "ann", "--pki", str(pki))
     assert error["code"] == "etcd_unavailable"
-    assert "ann is not let into etcd" in error["message"]
+    assert "ann has no access to etcd" in error["message"]
     assert (pki / "operator-ann" / "tls.key").exists()
     assert "kept" in bare.ok("cluster", "issue", "operator", "ann", "--no-grant", "--pki", str(pki))
 

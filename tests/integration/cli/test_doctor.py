@@ -32,7 +32,7 @@ def test_missing_parts_come_with_a_fix(cli: Cli) -> None:
     assert "FAIL  controller: none is running" in result.stdout
     assert "FAIL  node n1: no heartbeat" in result.stdout
     assert "warn  configuration: no devopsellence.yml here" in result.stdout
-    assert "not well: controller, node n1" in result.stderr
+    assert "failed checks: controller, node n1" in result.stderr
     codes = [finding["code"] for finding in cli.error("doctor")["findings"]]
     assert codes == ["config_missing", "no_controller", "node_unreachable"]
 

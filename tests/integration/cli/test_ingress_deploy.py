@@ -67,7 +67,7 @@ def test_the_command_writes_the_file_and_says_so_once(cli: Cli) -> None:
     assert (document["changed"], document["environment"]) == (True, None)
     assert path.read_text().startswith(CONFIG)
     before = path.read_text()
-    assert "says so already" in cli.ok("ingress", "set", "--host", HOST, "--drain-timeout", "1m")
+    assert "No change" in cli.ok("ingress", "set", "--host", HOST, "--drain-timeout", "1m")
     assert path.read_text() == before
     cli.ok("ingress", "set", "--env", "staging", "--host", "staging.example.com", "--tls", "off")
     assert path.read_text().startswith(before)

@@ -21,7 +21,8 @@ from devopsellence.store import acl
 from devopsellence.store.codec import decode
 from devopsellence.store.keys import EnvironmentRef
 from tests.support.cli import Cli
-from tests.support.etcd import Authority, EtcdServer
+from tests.support.authority import Authority
+from tests.support.etcd import EtcdServer
 from tests.support.need import need_etcd
 
 ENV = "acme/Shop/production"
@@ -231,7 +232,7 @@ def test_moves_are_unknown_where_a_record_is_unreadable(cli: Cli) -> None:
     cli.write(lambda etcd: etcd.keys.release(REF, 3), b"garbage")
     cli.write(lambda etcd: f"{etcd.keys.environments_prefix}no-environment", Environment(nodes=["n1"]))
     result = cli.run("node", "label", "set", "n1", "--labels", "web")
-    assert "what moves there is not shown" in result.stderr
+    assert "its services are not shown" in result.stderr
     assert labels_of(cli, "n1") == ["web"]
 
 
@@ -291,7 +292,7 @@ def node_of(cli: Cli, name: str) -> Node:
 
 def test_drain_writes_down_the_wish_and_uncordon_takes_it_back(two: Cli) -> None:
     said = two.ok("node", "drain", "n1", "--detach")
-    assert f"{ENV}: web leaves n1 (runs on, or moves to, n2)" in said
+    assert f"{ENV}: web leaves n1 (runs on or moves to  n2)" in said
     assert f"{ENV}: redis stays on n1, where its data is (data)" in said
     node = node_of(two, "n1")
     assert (node.cordoned, node.drain.volumes, bool(node.drain.requested_by)) == (True, False, True)
@@ -361,7 +362,7 @@ def test_remove_of_a_node_that_was_never_used_and_of_nobody(cli: Cli) -> None:
     cli.ok("node", "register", "n1")
     assert cli.json("node", "remove", "n1")["removed"] is True
     assert cli.json("node", "remove", "n1")["removed"] is False
-    assert "there is nothing to remove" in cli.ok("node", "remove", "n1")
+    assert "Nothing to remove" in cli.ok("node", "remove", "n1")
     assert cli.error("node", "remove", "a/b")["code"] == "invalid_name"
 
 

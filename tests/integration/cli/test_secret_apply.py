@@ -15,7 +15,8 @@ from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY
 from tests.integration.cli.secret_operator import CONFIG, Operator, put_release, service
 from tests.integration.cli.test_deploy import pretending
-from tests.support.cli import REF, Cli, Pretender
+from tests.support.cli import REF, Cli
+from tests.integration.cli.rollout_writer import RolloutWriter
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_the_newest_release_again_with_the_new_version_alone(ann: Operator) -> N
     # Set but not applied: this waits for a deploy.
     ann.set("TOKEN", b"two", service="worker")
 
-    async def script(pretender: Pretender) -> None:
+    async def script(pretender: RolloutWriter) -> None:
         await pretender.begin(2)
         await pretender.settle()
 
@@ -63,7 +64,7 @@ def test_the_newest_release_again_with_the_new_version_alone(ann: Operator) -> N
 
 
 def test_a_rollout_that_fails_is_an_error(ann: Operator) -> None:
-    async def script(pretender: Pretender) -> None:
+    async def script(pretender: RolloutWriter) -> None:
         await pretender.begin(2)
         await pretender.rollout(Rollout.FAILED, 0, "n1/web: exited with code 1")
 
@@ -82,7 +83,7 @@ def test_apply_refuses_secret_unused_by_newest_release(ann: Operator) -> None:
 
 
 def test_apply_of_current_version_writes_no_release(ann: Operator) -> None:
-    assert "Release 1 refers to version 1 already" in ann.set("DATABASE_URL", b"one", "--apply").stdout
+    assert "release 1 already uses version 1" in ann.set("DATABASE_URL", b"one", "--apply").stdout
     assert ann.newest().number == 1
 
 

@@ -122,6 +122,6 @@ def test_the_password_of_the_registry_is_in_no_error(ann: Watched) -> None:
     value = f"canary-{secrets.token_hex(16)}"
     ann.set("REGISTRY_PASSWORD", value.encode(), service=REGISTRY)
     ann.path.unlink()
-    with ann.being(), pytest.raises(Exception, match="not sealed for this identity") as caught:
+    with ann.being(), pytest.raises(Exception, match="cannot decrypt secret") as caught:
         ann.etcd(lambda etcd: registry_password(etcd, REF, registry()))
     assert value not in repr(caught.value)

@@ -15,7 +15,8 @@ from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from tests.integration.cli.secret_operator import Operator, opened, own, service
 from tests.support.cli import REF, Cli
-from tests.support.etcd import Authority, EtcdServer
+from tests.support.authority import Authority
+from tests.support.etcd import EtcdServer
 from tests.support.need import need_etcd
 
 ENV = str(REF)
@@ -30,7 +31,7 @@ def test_attach_lets_a_node_into_what_there_is(ann: Operator) -> None:
     assert ann.json("node", "attach", "n1")["secrets_sealed"] == [{"service": "web", "name": "DATABASE_URL"}]
     secret = ann.stored("DATABASE_URL")
     assert secret is not None
-    assert [n1.open(version.age) for version in secret.versions] == [b"one", b"two"]
+    assert [n1.decrypt(version.age) for version in secret.versions] == [b"one", b"two"]
     assert ann.versions("DATABASE_URL") == [1, 2]
     node = ann.read(lambda etcd: etcd.keys.node("n1"), Node)
     assert node is not None
@@ -61,7 +62,7 @@ def test_a_node_without_a_key_is_attached_with_a_warning(ann: Operator) -> None:
     ann.ok("node", "register", "n1")
     result = ann.run("node", "attach", "n1")
     assert result.exit_code == 0
-    assert "node n1 has not said its key yet" in result.stderr
+    assert "node n1 cannot decrypt the secrets yet" in result.stderr
 
 
 def test_a_key_of_another_registration_or_of_no_form_is_not_believed(ann: Operator) -> None:
@@ -69,7 +70,7 @@ def test_a_key_of_another_registration_or_of_no_form_is_not_believed(ann: Operat
     ann.ok("node", "attach", "n1")
     for uid, recipient in (("other", n1.recipient), (ann.uid("n1"), "age1nonsense")):
         ann.beat("n1", uid, recipient)
-        assert "no key is known of n1" in ann.set("DATABASE_URL", uid.encode()).stderr
+        assert "the public key of n1 is not known yet" in ann.set("DATABASE_URL", uid.encode()).stderr
 
 
 def test_detach_names_what_the_node_has_seen_and_later_values_are_not_for_it(ann: Operator) -> None:
@@ -79,13 +80,13 @@ def test_detach_names_what_the_node_has_seen_and_later_values_are_not_for_it(ann
     ann.set("TOKEN", VALUE, service="worker")
     text = ann.ok("node", "detach", "n1")
     assert "DATABASE_URL of web, TOKEN of worker" in text
-    assert "set them anew" in text
+    assert "set new values" in text
     ann.set("DATABASE_URL", b"new")
     secret = ann.stored("DATABASE_URL")
     assert secret is not None
     assert n1.recipient not in secret.versions[-1].recipients
     with pytest.raises(EncryptionError):
-        n1.open(secret.versions[-1].age)
+        n1.decrypt(secret.versions[-1].age)
 
 
 def test_secret_of_another_operator_needs_that_operator(ann: Operator, bob: Operator) -> None:
@@ -96,11 +97,11 @@ def test_secret_of_another_operator_needs_that_operator(ann: Operator, bob: Oper
     for command in (["node", "attach", "n1"], ["secret", "reencrypt"]):
         error = bob.error(*command)
         assert error["code"] == "secret_sealed"
-        assert f"{name} can open it" in error["message"]
+        assert f"; {name} can" in error["message"]
     assert ann.stored("DATABASE_URL") == before
     # Now that bob is known, ann lets bob in.
     assert ann.json("secret", "reencrypt")["secrets"] == [{"service": "web", "name": "DATABASE_URL"}]
-    assert ann.ok("secret", "reencrypt").startswith("All secrets of")
+    assert ann.ok("secret", "reencrypt").startswith("No change")
     assert opened(own(bob), bob) == VALUE
     bob.ok("node", "attach", "n1")
     # And whoever cannot open the current value can still set another.
@@ -129,7 +130,7 @@ def test_the_version_that_runs_is_kept_however_often_it_is_set(ann: Operator) ->
     ann.ok("node", "attach", "n1")
     secret = ann.stored("DATABASE_URL")
     assert secret is not None
-    assert n1.open(secret.versions[0].age) == b"one"
+    assert n1.decrypt(secret.versions[0].age) == b"one"
 
 
 def test_an_unreadable_environment_or_release_is_named_and_costs_nobody_access(ann: Operator) -> None:

@@ -36,19 +36,19 @@ async def events(etcd: Etcd) -> int:
 
 @pytest.mark.parametrize("when", ["before", "never", "later"])
 async def test_an_unanswered_value_is_set_exactly_once(etcd: Etcd, settings: Settings, when: str) -> None:
-    await vault.store(etcd, REF, TOKEN, b"one", me=ANN, readers=READERS)
+    await vault.store(etcd, REF, TOKEN, b"one", me=ANN, recipients=READERS)
     async with LosesAnswers(settings, when) as unlucky:
-        done = await vault.store(unlucky, REF, TOKEN, b"two", me=ANN, readers=READERS)
+        done = await vault.store(unlucky, REF, TOKEN, b"two", me=ANN, recipients=READERS)
     assert (done.changed, done.version.version) == (True, 2)
     secret = await stored(etcd)
     assert secret is not None
-    assert [ANN.identity.open(version.age) for version in secret.versions] == [b"one", b"two"]
+    assert [ANN.identity.decrypt(version.age) for version in secret.versions] == [b"one", b"two"]
     assert await events(etcd) == 2
 
 
 @pytest.mark.parametrize("when", ["before", "never", "later"])
 async def test_an_unanswered_deletion_is_one(etcd: Etcd, settings: Settings, when: str) -> None:
-    await vault.store(etcd, REF, TOKEN, b"one", me=ANN, readers=READERS)
+    await vault.store(etcd, REF, TOKEN, b"one", me=ANN, recipients=READERS)
     async with LosesAnswers(settings, when) as unlucky:
         await vault.delete(unlucky, REF, TOKEN)
     assert await stored(etcd) is None
@@ -62,5 +62,5 @@ async def test_ten_of_the_largest_values_for_a_hundred_nodes_fit(etcd: Etcd) -> 
     many = Recipients(nodes=nodes, operators=READERS.operators, keyless=())
     for number in range(11):
         value = bytes([ord("a") + number]) * MAX_BYTES
-        done = await vault.store(etcd, REF, TOKEN, value, me=ANN, readers=many)
+        done = await vault.store(etcd, REF, TOKEN, value, me=ANN, recipients=many)
         assert done.version.version == number + 1

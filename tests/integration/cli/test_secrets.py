@@ -65,7 +65,7 @@ def test_an_identity_that_cannot_be_used_is_named(ann: Operator) -> None:
 
 def test_a_value_that_is_there_already_makes_no_new_version(ann: Operator) -> None:
     ann.set("DATABASE_URL", VALUE)
-    assert "is unchanged: version 1" in ann.set("DATABASE_URL", VALUE).stdout
+    assert "No change: version 1" in ann.set("DATABASE_URL", VALUE).stdout
     ann.set("DATABASE_URL", b"other")
     ann.set("DATABASE_URL", VALUE)
     assert ann.versions("DATABASE_URL") == [1, 2, 3]
@@ -98,13 +98,13 @@ def test_several_at_once_make_a_version_each(ann: Operator) -> None:
     async def work(etcd: Etcd) -> None:
         found = await recipients.of_nodes(etcd, [])
         secret = SecretId("web", "DATABASE_URL")
-        await asyncio.gather(*(vault.store(etcd, REF, secret, value, me=me, readers=found) for value in values))
+        await asyncio.gather(*(vault.store(etcd, REF, secret, value, me=me, recipients=found) for value in values))
 
     ann.etcd(work)
     secret = ann.stored("DATABASE_URL")
     assert secret is not None
     assert [version.version for version in secret.versions] == [1, 2, 3, 4, 5]
-    assert {me.identity.open(version.age) for version in secret.versions} == {b"first", *values}
+    assert {me.identity.decrypt(version.age) for version in secret.versions} == {b"first", *values}
 
 
 def test_a_deleted_secret_goes_on_above_what_releases_refer_to(ann: Operator) -> None:
@@ -209,7 +209,7 @@ def test_list_says_who_can_open_what_and_which_release_uses_it(ann: Operator) ->
     for name in ("n1", "n2"):
         ann.ok("node", "attach", name)
     ann.set("DATABASE_URL", b"one")
-    assert "no key is known of n2" in ann.set("DATABASE_URL", b"two").stderr
+    assert "the public key of n2 is not known yet" in ann.set("DATABASE_URL", b"two").stderr
     ann.set("REGISTRY_PASSWORD", VALUE, service=REGISTRY)
     ann.release(1, service("web", DATABASE_URL=1))
     document = ann.json("secret", "list")

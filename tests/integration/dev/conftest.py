@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.dev import Dev, docker
+from tests.support.dev import Dev
+from tests.support.docker import docker
 from tests.support.need import lack, need_docker, need_etcd
 
 BUSYBOX = Path("/bin/busybox")

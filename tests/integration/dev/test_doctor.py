@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from tests.support.dev import Dev
-from tests.support.etcd import free_ports
+from tests.support.ports import free_ports
 
 PREFIX = "/devopsellence/v1"
 

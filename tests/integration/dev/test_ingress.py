@@ -84,7 +84,7 @@ def test_an_app_answers_on_the_ports_that_were_chosen_also_without_us(up: Dev, t
     assert answer(http) == ""
     with socket.create_server(("", http)):
         refused = up("up", code=1).stderr
-        assert f"the ingress cannot listen on port {http}: it is taken" in refused
+        assert f"the ingress cannot listen on port {http}: the port is in use" in refused
         assert "devopsellence dev up --http-port" in refused
     up("up")
     assert until("it answers again", lambda: answer(http)) == "up\n"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from devopsellence.cli.dev.process import ProcessIdentity, identify, read_pid_file
-from tests.support.dev import Dev, docker, run_container
+from tests.support.dev import Dev
+from tests.support.docker import docker, run_container
 from tests.support.need import lack, need_docker, need_etcd
 from tests.support.until import until
 
@@ -143,7 +144,7 @@ def test_state_of_version_without_agent_api_is_migrated(up: Dev) -> None:
 
 
 def test_in_the_foreground_it_ends_with_ctrl_c(up: Dev) -> None:
-    assert "already runs in the background" in up("up", "--foreground", code=1).stderr
+    assert "already running in the background" in up("up", "--foreground", code=1).stderr
     up("down")
     command = up.command("up", "--foreground")
     with subprocess.Popen(command, env=up.environ, stdout=subprocess.PIPE, text=True) as process:
@@ -166,7 +167,7 @@ def test_etcd_that_cannot_start_is_named_with_its_last_words(up: Dev) -> None:
     member.write_text("no folder")
     try:
         failed = up("up", code=1)
-        assert "etcd does not answer: it keeps ending" in failed.stderr
+        assert "etcd does not answer: crash loop" in failed.stderr
         assert "member" in failed.stderr
         status = up("status").stdout
         assert "its last lines" in status
@@ -196,11 +197,11 @@ def test_purge_leaves_nothing(fresh: Dev, tmp_path: Path, image: str) -> None:
 def test_missing_docker_starts_and_writes_nothing(fresh: Dev, tmp_path: Path) -> None:
     dev = fresh
     refused = dev("up", code=1, DOCKER_HOST=f"unix://{tmp_path}/none.sock")
-    assert f"there is no Docker Engine at unix://{tmp_path}/none.sock" in refused.stderr
+    assert f"no Docker Engine at unix://{tmp_path}/none.sock" in refused.stderr
     assert "apt-get install docker.io" in refused.stderr
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.bind(str(tmp_path / "deaf"))
-        assert "does not run" in dev("up", code=1, DOCKER_HOST=f"unix://{tmp_path}/deaf").stderr
+        assert "is not running" in dev("up", code=1, DOCKER_HOST=f"unix://{tmp_path}/deaf").stderr
     assert dev.processes() == []
     assert not dev.home.exists()
 
@@ -224,7 +225,7 @@ def test_a_folder_of_somebody_else_is_an_error_that_says_whose(tmp_path: Path) -
     dev.layout.root.mkdir(parents=True)
     os.chown(dev.layout.root, 1, 1)
     refused = dev("up", code=1)
-    assert "it belongs to daemon, and you are root" in refused.stderr
+    assert "owned by daemon, and you are root" in refused.stderr
     assert "chown" in refused.stderr
 
 

@@ -102,7 +102,7 @@ def test_a_crash_loop_shows_with_its_last_words_and_ends_when_the_cause_does(clu
 
     report = until("the crash loop shows", looping, seconds=10)
     assert report is not None
-    assert report.last_end == "ended with code 3"
+    assert report.last_end == "exited with code 3"
     assert report.last_lines == ("no", "way")
     assert report.next_attempt_at > report.last_end_at
     switch.touch()

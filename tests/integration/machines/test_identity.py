@@ -134,7 +134,7 @@ async def test_secrets_are_sealed_for_the_new_machine_and_those_that_the_old_one
         assert node is not None
         assert node.age_recipient == ""
         # Nobody's key is taken for the new machine's.
-        assert "no key is known of n1" in ann.run("secret", "reencrypt", "--env", str(REF)).output
+        assert "the public key of n1 is not known yet" in ann.run("secret", "reencrypt", "--env", str(REF)).output
         ann.beat("n1", said["uid"], new.recipient)
         ann.ok("secret", "reencrypt", "--env", str(REF))
         stored = ann.stored("DATABASE_URL")

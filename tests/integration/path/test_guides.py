@@ -135,7 +135,7 @@ def deployed(shop: Bookshop) -> Bookshop:
     assert refused.returncode == 1
     assert "missing secrets: SEARCH_PASSWORD" in refused.stderr
     assert "devopsellence secret set SEARCH_PASSWORD --service search --env production --stdin" in refused.stderr
-    assert "has no release yet" in shop.run("release", "list").stdout
+    assert "has no releases yet" in shop.run("release", "list").stdout
     shop.set_password(PASSWORD)
     shop.run("deploy")
     return shop

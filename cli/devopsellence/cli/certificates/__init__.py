@@ -1,4 +1,4 @@
-"""Keys and certificates of the cluster: the authority, and the subjects that it certifies.
+"""Keys and certificates of the cluster: the certificate authority (CA) and the subjects of certificates.
 
 Certificates of public hosts belong in ``ingress``.
 """

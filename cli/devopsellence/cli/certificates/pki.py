@@ -1,7 +1,7 @@
-"""A small certificate authority: EC P-256 keys, PEM files, private keys readable by their owner alone.
+"""A small certificate authority (CA): EC P-256 keys, PEM files, private keys readable only by their owner.
 
-etcd takes the common name of a client's certificate as the user's name (etcd, "Role-based access control": common name
-authentication), so a certificate here is an etcd credential. Used by the local cluster and to set up a real one.
+A certificate is an etcd credential: etcd uses the common name of a client certificate as the user name (etcd,
+"Role-based access control"). Used for local and real clusters.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from devopsellence.cli.util.files import write_atomic
 AUTHORITY_LIFE: Final = datetime.timedelta(days=3650)
 LEAF_LIFE: Final = datetime.timedelta(days=365)
 RENEW_WHEN_LEFT: Final = datetime.timedelta(days=30)
-# Hosts' clocks differ a little; a certificate must be valid on the one that is behind.
+# Clocks of machines differ a little; a certificate must be valid on a machine with a slow clock.
 BACKDATE: Final = datetime.timedelta(hours=1)
 MAX_COMMON_NAME: Final = 64  # RFC 5280, appendix A.1: ub-common-name
 
 
 class CertificateError(Exception):
-    """A certificate or key that cannot be made, read or used; the message says which and why."""
+    """A certificate or key cannot be created, read or used; the message has the file and the reason."""
 
 
 @dataclass(frozen=True)
 class IssuedCertificate:
-    """A certificate and its private key, both PEM."""
+    """Certificate and private key, both PEM."""
 
     certificate: bytes
     key: bytes
 
     def write(self, certificate: Path, key: Path) -> None:
-        """Replace both files, each in one step: the key with mode 0600, before the certificate that needs it."""
+        """Replace both files atomically: first the key (mode 0600), then the certificate."""
         write_atomic(key, self.key, mode=0o600)
         write_atomic(certificate, self.certificate, mode=0o644)
 
 
 @dataclass(frozen=True)
 class CertificateRequest:
-    """What a leaf certificate is for.
+    """Content of a leaf certificate.
 
-    ``common_name`` is the etcd user's name. ``server_names`` are the DNS names and IP addresses that a server's
-    certificate answers for; empty: the certificate is a client's only. Every leaf can be used as a client's, because
-    the members of an etcd cluster are one another's clients. ``unit`` is for people: nobody's rights follow from it.
+    ``common_name`` is the etcd user. ``server_names`` are the DNS names and IP addresses of a server; empty in a client
+    certificate. Server certificates are client certificates as well, because etcd members connect to each other.
+    ``unit`` is for people and gives no access.
     """
 
     common_name: str
@@ -64,7 +64,7 @@ class CertificateRequest:
 
 
 class CertificateAuthority:
-    """Signs leaf certificates. Its own certificate is self-signed and may sign no further authority."""
+    """CA for leaf certificates, self-signed, without intermediate CAs."""
 
     def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
         self._certificate = certificate
@@ -72,7 +72,7 @@ class CertificateAuthority:
 
     @classmethod
     def create(cls, name: str, now: datetime.datetime) -> CertificateAuthority:
-        """A new authority called ``name``, valid for ten years from ``now`` (aware)."""
+        """Create a CA called ``name``, valid for ten years from ``now`` (aware)."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _subject(name)
         usage = _key_usage(sign_certificates=True)
@@ -86,10 +86,10 @@ class CertificateAuthority:
 
     @classmethod
     def load(cls, certificate: Path, key: Path) -> CertificateAuthority:
-        """The authority whose two PEM files these are.
+        """Load a CA from two PEM files.
 
         Raises:
-            CertificateError: a file is missing or unreadable, or the two do not belong together.
+            CertificateError: a file is missing or unreadable, or the key does not match.
         """
         loaded, private = load_certificate(certificate), load_key(key)
         if private.public_key() != loaded.public_key():
@@ -98,7 +98,7 @@ class CertificateAuthority:
 
     @property
     def issued(self) -> IssuedCertificate:
-        """Its own certificate and key, to be written down."""
+        """Certificate and key of the CA as PEM."""
         return IssuedCertificate(
             self._certificate.public_bytes(serialization.Encoding.PEM),
             _private_pem(self._key),
@@ -111,9 +111,9 @@ class CertificateAuthority:
     def issue(
         self, request: CertificateRequest, now: datetime.datetime, *, key: ec.EllipticCurvePrivateKey | None = None
     ) -> IssuedCertificate:
-        """A leaf certificate, valid for a year from ``now`` but never longer than the authority.
+        """Issue a leaf certificate, valid for a year from ``now`` but never longer than the CA.
 
-        ``key`` is the key that it is for; without one a new key is made.
+        ``key`` is the key of the certificate; a new key by default.
 
         Raises:
             CertificateError: the common name is empty or longer than 64 characters.
@@ -141,23 +141,23 @@ class CertificateAuthority:
         return IssuedCertificate(certificate.public_bytes(serialization.Encoding.PEM), _private_pem(key))
 
     def why_renew(self, certificate: x509.Certificate, request: CertificateRequest, now: datetime.datetime) -> str:
-        """Why ``certificate`` no longer serves for ``request``; "" when it does."""
+        """Return the reason to renew ``certificate`` for ``request``; "" for none."""
         if common_name(certificate) != request.common_name:
-            return f"it is for {common_name(certificate)!r}, not {request.common_name!r}"
+            return f"issued for {common_name(certificate)!r}, not {request.common_name!r}"
         if set(_alternative_names(certificate)) != set(request.alternative_names()):
-            return "it is for other names"
+            return "issued for other names"
         try:
             certificate.verify_directly_issued_by(self._certificate)
         except (ValueError, TypeError, InvalidSignature):
-            return "it is not signed by this authority"
+            return "not signed by this CA"
         return why_expires(certificate, now)
 
 
 def load_certificate(path: Path) -> x509.Certificate:
-    """The first certificate in a PEM file.
+    """Load the first certificate in a PEM file.
 
     Raises:
-        CertificateError: it is missing, unreadable or none.
+        CertificateError: the file is missing, unreadable or not a certificate.
     """
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
@@ -166,31 +166,31 @@ def load_certificate(path: Path) -> x509.Certificate:
 
 
 def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """The private key in a PEM file.
+    """Load the private key in a PEM file.
 
     Raises:
-        CertificateError: it is missing, unreadable or none of ours.
+        CertificateError: the file is missing or unreadable, or holds another kind of key.
     """
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:  # TypeError: it is encrypted
         raise CertificateError(f"cannot read the key {path}: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise CertificateError(f"{path} holds no elliptic curve key")
+        raise CertificateError(f"{path} is not an elliptic curve key")
     return key
 
 
 def why_expires(certificate: x509.Certificate, now: datetime.datetime) -> str:
-    """Why a certificate should be replaced for its age: "" as long as more than thirty days are left."""
+    """Return the reason to renew a certificate by its dates; "" with more than thirty days left."""
     if certificate.not_valid_before_utc > now:
-        return f"it is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC only"
+        return f"not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
     if certificate.not_valid_after_utc - now < RENEW_WHEN_LEFT:
-        return f"it is valid until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC only"
+        return f"expires on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
     return ""
 
 
 def common_name(certificate: x509.Certificate) -> str:
-    """Whom a certificate is for; "" when it does not say."""
+    """Return the common name of a certificate; "" for none."""
     return "".join(str(part.value) for part in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
 
 

@@ -1,7 +1,7 @@
-"""Whose certificates there are, and what each of them says: the same for the local cluster and for a real one.
+"""Subjects of certificates: etcd members, controllers, operators, nodes; the same in local and real clusters.
 
-A common name is an etcd user (``store.access``) and the name that agents and operators know one another by (``peers``).
-A node's is its machine's uid, so that a machine is told apart from another that had the same name before.
+The common name is an etcd user (``store.acl``) and the identity between agents and operators (``agent_identity``). For
+a node, the common name is the uid of the machine, so two machines with the same node name have different identities.
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ from devopsellence.store.acl import USER_CONTROLLER, USER_OPERATOR, user_of_node
 from devopsellence.store.keys import check_name
 from devopsellence.store.settings import ETCD_SERVER_NAME
 
-#: No user of etcd has this name: a member's certificate opens nothing in etcd. Peers must carry it.
+#: Required common name of etcd's peers. No etcd user has this name, so the certificate gives no access to keys.
 MEMBER_COMMON_NAME: Final = "etcd"
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def member(*addresses: str) -> CertificateRequest:
-    """A member of etcd: a server for everybody, a client of the other members. ``addresses`` are where it answers."""
+    """Return the request for an etcd member: server at ``addresses``, and client of the other members."""
     names = [ETCD_SERVER_NAME, *_LOOPBACK, *(address for address in addresses if address not in _LOOPBACK)]
     return CertificateRequest(MEMBER_COMMON_NAME, tuple(names))
 
 
 def controller() -> CertificateRequest:
-    """The controllers, which share one user."""
+    """Return the request for the controllers, which share a user."""
     return CertificateRequest(USER_CONTROLLER)
 
 
 def root() -> CertificateRequest:
-    """The operator who may do everything, also manage etcd's users."""
+    """Return the request for the root operator, with full access to etcd including its users."""
     return CertificateRequest(USER_OPERATOR)
 
 
 def operator(name: str) -> CertificateRequest:
-    """Another operator, by name.
+    """Return the request for the operator ``name``.
 
     Raises:
-        InvalidName: it is no name. CertificateError: it is longer than a certificate can hold.
+        InvalidName: ``name`` is not valid. CertificateError: ``name`` is too long for a certificate.
     """
     request = CertificateRequest(user_of_operator(name))
-    room = MAX_COMMON_NAME - (len(request.common_name) - len(name))
-    if len(name) > room:
+    longest = MAX_COMMON_NAME - (len(request.common_name) - len(name))
+    if len(name) > longest:
         raise CertificateError(
-            f"{name!r} has {len(name)} characters, and an operator's certificate has room for a name of {room}"
+            f"the operator name {name!r} has {len(name)} characters; a certificate allows {longest} at most"
         )
     return request
 
 
 def node(name: str, uid: str) -> CertificateRequest:
-    """The agent of the machine ``uid``: etcd's client, and a server for operators under the one name of that machine.
+    """Return the request for the agent of machine ``uid``: client of etcd, and server for operators.
 
-    The node's name is in it for people alone.
+    The node name is in the certificate for people only.
 
     Raises:
-        InvalidName: ``name`` or ``uid`` is no name.
+        InvalidName: ``name`` or ``uid`` is not valid.
     """
     return CertificateRequest(user_of_node(uid), (server_name(uid),), unit=check_name("node", name))

@@ -1,6 +1,6 @@
-"""Setting up a cluster on machines of one's own: its authority, everybody's certificates, etcd's users.
+"""Setup of a cluster: certificate authority (CA), certificates, settings files.
 
-``folder`` is where an operator keeps the authority and what it issued, ``issue`` makes and renews that, ``programs``
-says with what etcd, controllers and agents are started, ``access`` is how root reaches the new etcd. Nothing here
-reaches another machine: files are made here, and people (or their tools) carry them there.
+``folder`` is the folder of the CA and its certificates, ``issue`` creates and renews certificates, ``programs`` has the
+command lines and variables of etcd, controllers and agents, ``access`` the etcd settings of root, ``init`` and ``join``
+the commands. No access to other machines: people or their tools copy the files.
 """

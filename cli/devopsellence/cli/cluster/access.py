@@ -1,4 +1,4 @@
-"""How root reaches the etcd of a cluster that is being set up: with the folder's own certificate."""
+"""etcd settings of the root operator, with the certificate in the cluster's folder."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from devopsellence.cli.cluster.programs import endpoints
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.store.settings import CA_CERT, CERT, ENDPOINTS, KEY, PREFIX, SERVER_NAME, Settings, SettingsError
 
-# A person's shell may hold another operator's certificate; which etcd is meant is the same for all of them.
+# The shell may have the certificate variables of another operator; the address of etcd is the same for all operators.
 _FROM_ENVIRONMENT: Final = (ENDPOINTS, SERVER_NAME, PREFIX)
 
 
 def root_settings(folder: ClusterFolder, flags: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
-    """The flags, else the variables that say where etcd is, else the members that ``cluster init`` was told.
+    """Return the settings of root; the address of etcd comes from flags, variables or the members of ``cluster init``.
 
     Raises:
-        CliError: ``settings_invalid`` (exit code 2); ``etcd_unavailable``: nothing says where etcd is.
+        CliError: ``settings_invalid`` (exit code 2); ``etcd_unavailable``: no address of etcd.
     """
     bundle = folder.root_operator
     values = {
@@ -35,8 +35,8 @@ def root_settings(folder: ClusterFolder, flags: Mapping[str, str], environ: Mapp
         raise CliError("settings_invalid", str(error), exit_code=2) from error
     if settings is None:
         actions = [
-            NextAction("say which members it has", "devopsellence cluster init --etcd <name>=<address>"),
-            NextAction("or where it answers", "--etcd-endpoints <host:port,…>"),
+            NextAction("set the members of etcd", "devopsellence cluster init --etcd <name>=<address>"),
+            NextAction("or give the address", "--etcd-endpoints <host:port,…>"),
         ]
-        raise CliError("etcd_unavailable", "nothing says where etcd is", next_actions=actions)
+        raise CliError("etcd_unavailable", "the address of etcd is not known", next_actions=actions)
     return settings

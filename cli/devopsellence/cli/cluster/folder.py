@@ -1,4 +1,4 @@
-"""The folder in which an operator keeps a cluster's authority and what it issued, readable by its owner alone."""
+"""Folder of a cluster's CA and issued certificates, readable only by its owner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from devopsellence.cli.util.files import state_home, write_atomic
 
 @dataclass(frozen=True)
 class CertificateBundle:
-    """What one party needs to take part: the authority's certificate, its own, and its key. The same names for all."""
+    """Folder with the CA certificate, a certificate and its key; the same file names for every subject."""
 
     root: Path
 
@@ -33,19 +33,19 @@ class CertificateBundle:
         return self.root / "tls.key"
 
     def settings_file(self, program: str) -> Path:
-        """The variables that ``program`` (etcd, controller, agent) is started with."""
+        """Return the path of the environment file of ``program`` (etcd, controller, agent)."""
         return self.root / f"{program}.env"
 
 
 @dataclass(frozen=True)
 class ClusterFolder:
-    """The paths below ``root``."""
+    """Paths below ``root``, the lock, and the record of etcd's members."""
 
     root: Path
 
     @classmethod
     def chosen(cls, path: str | None) -> ClusterFolder:
-        """The one that ``--pki`` names, else the one in devopsellence's state folder."""
+        """Return the folder given by ``--pki``, else the folder in devopsellence's state folder."""
         return cls(Path(path).absolute() if path else state_home() / "cluster")
 
     @property
@@ -58,7 +58,7 @@ class ClusterFolder:
 
     @property
     def record(self) -> Path:
-        """Which members etcd has."""
+        """File with etcd's members."""
         return self.root / "cluster.json"
 
     @property
@@ -80,7 +80,7 @@ class ClusterFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder if it is missing; one command at a time changes it."""
+        """Create the folder if missing, and lock it against other commands."""
         make_private(self.root)
         descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -90,7 +90,7 @@ class ClusterFolder:
             os.close(descriptor)
 
     def members(self) -> dict[str, str]:
-        """etcd's members, name to address, as last said; none when nothing was.
+        """Return etcd's members (name to address) of the last ``cluster init``; empty for none.
 
         Raises:
             CliError: ``cluster_record_unreadable``.
@@ -101,15 +101,15 @@ class ClusterFolder:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            message = f"cannot read {self.record}, which says which members etcd has: {error}"
+            message = f"cannot read the list of etcd's members in {self.record}: {error}"
             raise CliError("cluster_record_unreadable", message) from error
 
     def remember(self, members: Mapping[str, str]) -> None:
-        """Write down etcd's members; the folder exists."""
+        """Save etcd's members; the folder must exist."""
         write_atomic(self.record, json.dumps({"members": dict(members)}, indent=1).encode() + b"\n")
 
 
 def make_private(path: Path) -> None:
-    """Make a folder for this user alone, if it is not there."""
+    """Create a folder accessible only to this user, if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""``cluster init``: everything that can be made before the first machine runs."""
+"""``cluster init``: create the CA, certificates and settings files before the first machine runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 from devopsellence.cli.certificates import subjects
 from devopsellence.cli.certificates.pki import CertificateRequest
-from devopsellence.cli.cluster import issue as issuing
-from devopsellence.cli.cluster import programs
+from devopsellence.cli.cluster import issue, programs
 from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder
 from devopsellence.cli.cluster.issue import IssuedBundle
 from devopsellence.cli.output import CliError
@@ -22,7 +21,7 @@ from devopsellence.store.settings import Settings, SettingsError
 
 @dataclass(frozen=True)
 class InitResult:
-    """What there is afterwards. ``issued``: by the machine or person that it is for, as a phrase."""
+    """Result of ``cluster init``; ``issued`` pairs each bundle with a description of its destination."""
 
     folder: ClusterFolder
     members: Mapping[str, str]
@@ -31,18 +30,18 @@ class InitResult:
 
     @property
     def operator_variables(self) -> dict[str, str]:
-        """How root reaches the cluster from this machine."""
+        """Variables for access to the cluster from this machine as root."""
         home = str(self.folder.root_operator.root)
         return programs.client_variables(programs.endpoints(self.members), self.prefix, home)
 
     def text(self) -> str:
-        """What goes where, and what to do next."""
-        rows = [[str(each.bundle.root), each.outcome, where, each.why or "-"] for where, each in self.issued]
+        """Return the text for a terminal: destinations of the folders and next steps."""
+        rows = [[str(issued.bundle.root), issued.outcome, where, issued.why or "-"] for where, issued in self.issued]
         lines = [
-            f"The cluster's authority is {self.folder.authority_certificate}; keep {self.folder.authority_key} here, "
-            "and a copy of it in a safe place.",
+            f"The CA certificate is {self.folder.authority_certificate}.",
+            f"Keep the CA key {self.folder.authority_key} on this machine, and a backup in a safe place.",
             "",
-            columns(("FOLDER", "IS", "GOES TO", "WHY"), rows),
+            columns(("FOLDER", "STATE", "COPY TO", "REASON"), rows),
             "",
         ]
         if not self.members:
@@ -50,9 +49,9 @@ class InitResult:
         return "\n".join(
             [
                 *lines,
-                f"In each of etcd's folders, etcd.env holds the variables that etcd is started with (as its "
-                f"EnvironmentFile=); the certificates are looked for in {programs.ETCD_HOME}.",
-                "When etcd runs:",
+                "Each folder of an etcd member has an etcd.env for the EnvironmentFile= of etcd's systemd unit;",
+                f"etcd reads the certificates from {programs.ETCD_HOME}.",
+                "Once etcd is running:",
                 *(f"  {line}" for line in programs.exports(self.operator_variables)),
                 "  devopsellence cluster prepare",
             ]
@@ -63,29 +62,29 @@ class InitResult:
             "authority": str(self.folder.authority_certificate),
             "members": dict(self.members),
             "bundles": [
-                {"folder": str(each.bundle.root), "outcome": each.outcome, "why": each.why, "goes_to": where}
-                for where, each in self.issued
+                {"folder": str(issued.bundle.root), "outcome": issued.outcome, "why": issued.why, "goes_to": where}
+                for where, issued in self.issued
             ],
             "variables": self.operator_variables if self.members else {},
         }
 
 
-def parse_members(said: Sequence[str]) -> dict[str, str]:
-    """etcd's members from ``NAME=ADDRESS``, in the order said.
+def parse_members(options: Sequence[str]) -> dict[str, str]:
+    """Parse etcd members of the form ``NAME=ADDRESS``, in order.
 
     Raises:
         CliError: ``invalid_member`` or ``invalid_address`` (exit code 2).
     """
     members: dict[str, str] = {}
-    for each in said:
-        name, separator, address = each.partition("=")
+    for option in options:
+        name, separator, address = option.partition("=")
         try:
             check_name("etcd member", name)
         except InvalidName as error:
-            raise CliError("invalid_member", f"--etcd {each!r}: {error}", exit_code=2) from error
+            raise CliError("invalid_member", f"--etcd {option!r}: {error}", exit_code=2) from error
         if not separator or name in members:
-            why = "it should read like e1=10.0.0.1" if not separator else f"there is another member {name}"
-            raise CliError("invalid_member", f"--etcd {each!r}: {why}", exit_code=2)
+            why = "expected NAME=ADDRESS, such as e1=10.0.0.1" if not separator else f"duplicate member {name}"
+            raise CliError("invalid_member", f"--etcd {option!r}: {why}", exit_code=2)
         members[name] = check_host(address)
     if members:
         try:
@@ -96,14 +95,14 @@ def parse_members(said: Sequence[str]) -> dict[str, str]:
 
 
 def initialize(folder: ClusterFolder, members: Mapping[str, str], prefix: str, *, force: bool) -> InitResult:
-    """Make or renew the authority and all certificates that there have to be; no ``members``: those said before."""
-    at = issuing.now()
+    """Create or renew the CA and all certificates; without ``members``, for the members of the last call."""
+    at = issue.now()
     with folder.locked():
         members = members or folder.members()
-        authority = issuing.establish(folder, at, force=force)
+        authority = issue.establish(folder, at, force=force)
         folder.remember(members)
         issued = [
-            (where, issuing.issue(authority, bundle, request, at, force=force))
+            (where, issue.issue(authority, bundle, request, at, force=force))
             for where, bundle, request in _bundles(folder, members)
         ]
         _write_settings(folder, members, prefix)
@@ -113,14 +112,14 @@ def initialize(folder: ClusterFolder, members: Mapping[str, str], prefix: str, *
 def _bundles(
     folder: ClusterFolder, members: Mapping[str, str]
 ) -> list[tuple[str, CertificateBundle, CertificateRequest]]:
-    """Who gets which certificate."""
+    """Return destination, folder and content of each certificate."""
     return [
         *(
             (f"{programs.ETCD_HOME} on {address}", folder.member(name), subjects.member(address))
             for name, address in members.items()
         ),
-        (f"{programs.CONTROLLER_HOME} where controllers run", folder.controller, subjects.controller()),
-        ("stays here, for you", folder.root_operator, subjects.root()),
+        (f"{programs.CONTROLLER_HOME} on controller machines", folder.controller, subjects.controller()),
+        ("(stays here, for you)", folder.root_operator, subjects.root()),
     ]
 
 

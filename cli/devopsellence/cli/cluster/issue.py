@@ -1,8 +1,7 @@
-"""The cluster's authority and what it signs. A party's key is never replaced unless somebody says so.
+"""The CA of a cluster and the certificates it signs. Keys are never replaced without ``--force``.
 
-Everything may be repeated: what serves is kept, and a certificate that no longer does (it is old, or for other names)
-is signed anew for the key that is there. A key that was made for somebody else, such as the machine that a node was
-before, is not used on: that machine still has it.
+Idempotent: valid certificates are kept; a certificate that is old or has other names is renewed for the existing key. A
+key created for another subject, such as the former machine of a node, is replaced, because that machine still has it.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ AUTHORITY_NAME: Final = "devopsellence cluster"
 
 
 class IssueOutcome(StrEnum):
-    """What was done about a bundle."""
+    """Change to a bundle, also in JSON."""
 
     MADE = "made"
     KEPT = "kept"
@@ -39,7 +38,7 @@ class IssueOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class IssuedBundle:
-    """A bundle, what was done about it, and why it had to be renewed or replaced."""
+    """Bundle after ``issue``, with the reason for a renewal or replacement."""
 
     bundle: CertificateBundle
     outcome: IssueOutcome
@@ -51,12 +50,12 @@ def now() -> datetime.datetime:
 
 
 def establish(folder: ClusterFolder, at: datetime.datetime, *, force: bool = False) -> CertificateAuthority:
-    """The folder's authority, made if there is none; call with the folder locked.
+    """Return the CA of the folder, created if missing; call with the folder locked.
 
-    ``force`` makes a new one, after which everybody's certificate has to be issued and carried anew.
+    ``force`` creates a new CA; afterwards, all certificates must be issued and copied again.
 
     Raises:
-        CliError: ``authority_unusable``: there is one that cannot be used.
+        CliError: ``authority_unusable``: the existing CA cannot be used.
     """
     if not force and (folder.authority_certificate.exists() or folder.authority_key.exists()):
         return load(folder)
@@ -66,21 +65,21 @@ def establish(folder: ClusterFolder, at: datetime.datetime, *, force: bool = Fal
 
 
 def load(folder: ClusterFolder) -> CertificateAuthority:
-    """The folder's authority.
+    """Return the CA of the folder.
 
     Raises:
-        CliError: ``authority_missing``: there is none. ``authority_unusable``.
+        CliError: ``authority_missing``, ``authority_unusable``.
     """
     if not (folder.authority_certificate.exists() or folder.authority_key.exists()):
-        action = NextAction("make one", "devopsellence cluster init")
-        raise CliError("authority_missing", f"there is no cluster authority in {folder.root}", next_actions=[action])
+        action = NextAction("create the CA", "devopsellence cluster init")
+        raise CliError("authority_missing", f"there is no cluster CA in {folder.root}", next_actions=[action])
     try:
         return CertificateAuthority.load(folder.authority_certificate, folder.authority_key)
     except CertificateError as error:
-        message = f"the cluster's authority in {folder.root} cannot be used: {error}"
+        message = f"the cluster CA in {folder.root} cannot be used: {error}"
         actions = [
-            NextAction("restore both files, or say where they are", "devopsellence cluster init --pki <folder>"),
-            NextAction("or begin anew, with new certificates for everybody", "devopsellence cluster init --force"),
+            NextAction("restore ca.crt and ca.key, or give their folder", "devopsellence cluster init --pki <folder>"),
+            NextAction("or replace the CA and all certificates", "devopsellence cluster init --force"),
         ]
         raise CliError("authority_unusable", message, next_actions=actions) from error
 
@@ -93,28 +92,28 @@ def issue(
     *,
     force: bool = False,
 ) -> IssuedBundle:
-    """Make or renew a bundle; ``force`` also replaces its key. Call with the folder locked.
+    """Create or renew a bundle; ``force`` also replaces its key. Call with the folder locked.
 
     Raises:
-        CliError: ``key_unusable``: the key that is there cannot be read.
+        CliError: ``key_unusable``: the existing key cannot be read.
     """
     make_private(bundle.root)
-    another = _whose_else(bundle, request)
-    if force or another or not bundle.key.exists():
+    former = _former_subject(bundle, request)
+    if force or former or not bundle.key.exists():
         authority.issue(request, at).write(bundle.certificate, bundle.key)
-        outcome = IssuedBundle(bundle, IssueOutcome.MADE, f"it was for {another!r}" if another else "")
+        issued = IssuedBundle(bundle, IssueOutcome.MADE, f"the old one was for {former!r}" if former else "")
     elif why := _why_renew(authority, bundle, request, at):
         renewed = authority.issue(request, at, key=_key(bundle))
         write_atomic(bundle.certificate, renewed.certificate, mode=0o644)
-        outcome = IssuedBundle(bundle, IssueOutcome.RENEWED, why)
+        issued = IssuedBundle(bundle, IssueOutcome.RENEWED, why)
     else:
-        outcome = IssuedBundle(bundle, IssueOutcome.KEPT)
+        issued = IssuedBundle(bundle, IssueOutcome.KEPT)
     write_atomic(bundle.authority, authority.issued.certificate, mode=0o644)
-    return outcome
+    return issued
 
 
-def _whose_else(bundle: CertificateBundle, request: CertificateRequest) -> str:
-    """The common name of whom the certificate that is there is for, if that is somebody else; "" otherwise."""
+def _former_subject(bundle: CertificateBundle, request: CertificateRequest) -> str:
+    """Return the common name of the existing certificate if unlike that of ``request``; "" otherwise."""
     try:
         name = common_name(load_certificate(bundle.certificate))
     except CertificateError:
@@ -125,14 +124,14 @@ def _whose_else(bundle: CertificateBundle, request: CertificateRequest) -> str:
 def _why_renew(
     authority: CertificateAuthority, bundle: CertificateBundle, request: CertificateRequest, at: datetime.datetime
 ) -> str:
-    """Why the certificate that is there no longer serves; "" when it does."""
+    """Return the reason for a renewal of the existing certificate; "" for none."""
     key = _key(bundle)
     try:
         certificate = load_certificate(bundle.certificate)
     except CertificateError as error:
         return str(error)
     if certificate.public_key() != key.public_key():
-        return "it is for another key"
+        return "certificate and key do not match"
     return authority.why_renew(certificate, request, at)
 
 
@@ -140,5 +139,5 @@ def _key(bundle: CertificateBundle) -> ec.EllipticCurvePrivateKey:
     try:
         return load_key(bundle.key)
     except CertificateError as error:
-        action = NextAction("replace it", "the same command with --force")
+        action = NextAction("replace the key", "the same command with --force")
         raise CliError("key_unusable", str(error), next_actions=[action]) from error

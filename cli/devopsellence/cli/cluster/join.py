@@ -1,4 +1,4 @@
-"""What a node's machine needs to take part: its certificate, made where the cluster's authority is at hand."""
+"""Certificate and start command of a new node's agent."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.cli.certificates import subjects
 from devopsellence.cli.certificates.pki import CertificateAuthority, load_certificate
-from devopsellence.cli.cluster import issue as issuing
-from devopsellence.cli.cluster import programs
+from devopsellence.cli.cluster import issue, programs
 from devopsellence.cli.cluster.folder import ClusterFolder
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.util.files import write_atomic
@@ -18,62 +17,63 @@ from devopsellence.store.settings import Settings
 
 @dataclass(frozen=True)
 class JoinInstructions:
-    """How an agent is started, and what comes ``first``; ``bundle`` is the folder for its machine, if we made one."""
+    """Start command of an agent; ``intro`` are the steps before; ``bundle`` is the folder to copy, if created."""
 
     command: str
-    first: str
+    intro: str
     bundle: Path | None = None
 
     def text(self, node: Node) -> str:
-        """What is to be done next, in order."""
-        return f"{self.first}\n  {self.command}\nThen here: devopsellence node attach {node.name}"
+        """Return the next steps, in order."""
+        return f"{self.intro}\n  {self.command}\nThen here: devopsellence node attach {node.name}"
 
 
-def join(folder: ClusterFolder, settings: Settings, node: Node, *, asked: bool) -> JoinInstructions:
-    """How the agent of ``node`` joins the cluster that ``settings`` lead to, with its certificate if we can make it.
+def join(folder: ClusterFolder, settings: Settings, node: Node, *, required: bool) -> JoinInstructions:
+    """Return the start command for the agent of ``node``, and create its certificate if the CA is on this machine.
 
-    ``asked``: a person named the folder, so that it must be the cluster's.
+    ``required``: the folder was given as an option, so it must hold the CA of the cluster.
 
     Raises:
         CliError: ``authority_missing``, ``authority_unusable``, ``authority_other``.
     """
     if settings.cert is None:
-        # Without certificates nobody can tell who calls an agent, so that it has no API.
+        # Without certificates, an agent cannot authenticate callers, so it has no API.
         command = programs.bare_agent_command(node, ",".join(settings.endpoints), settings.prefix)
-        return JoinInstructions(command, "Next, on that machine:")
-    authority = _authority(folder, settings, asked=asked)
+        return JoinInstructions(command, "Next, on the node:")
+    authority = _authority(folder, settings, required=required)
     members = folder.members() if authority else {}
     variables = programs.client_variables(
         programs.endpoints(members) or ",".join(settings.endpoints), settings.prefix, programs.AGENT_HOME
     )
     command = programs.agent_command(node, variables)
     if authority is None:
-        made = f"devopsellence cluster issue node {node.name} --uid {node.uid}"
-        first = (
-            f"Next, where the cluster's authority is: {made}\nThen, with that in {programs.AGENT_HOME} on that machine:"
+        issue_command = f"devopsellence cluster issue node {node.name} --uid {node.uid}"
+        intro = (
+            f"Next, on the machine with the cluster's CA: {issue_command}\n"
+            f"Then copy the folder to {programs.AGENT_HOME} on the node, and start the agent there:"
         )
-        return JoinInstructions(command, first)
+        return JoinInstructions(command, intro)
     bundle = folder.node(node.name)
     with folder.locked():
-        issuing.issue(authority, bundle, subjects.node(node.name, node.uid), issuing.now())
+        issue.issue(authority, bundle, subjects.node(node.name, node.uid), issue.now())
         text = programs.settings_file(programs.agent_variables(node, variables))
         write_atomic(bundle.settings_file("agent"), text, mode=0o644)
-    first = (
-        f"Next, copy {bundle.root} to {programs.AGENT_HOME} on that machine (agent.env is for the systemd unit),\n"
-        "and start there:"
+    intro = (
+        f"Next, copy {bundle.root} to {programs.AGENT_HOME} on the node (agent.env is for the systemd unit),\n"
+        "and start the agent there:"
     )
-    return JoinInstructions(command, first, bundle.root)
+    return JoinInstructions(command, intro, bundle.root)
 
 
-def _authority(folder: ClusterFolder, settings: Settings, *, asked: bool) -> CertificateAuthority | None:
-    """The authority in ``folder`` if it is the one of the cluster that ``settings`` lead to."""
-    if not asked and not folder.authority_key.exists():
+def _authority(folder: ClusterFolder, settings: Settings, *, required: bool) -> CertificateAuthority | None:
+    """Return the CA in ``folder`` if it is the CA of the cluster."""
+    if not required and not folder.authority_key.exists():
         return None
-    authority = issuing.load(folder)
+    authority = issue.load(folder)
     if settings.ca_cert is not None and load_certificate(settings.ca_cert) == authority.certificate:
         return authority
-    if not asked:
+    if not required:
         return None
-    action = NextAction("see which that is", f"openssl x509 -noout -text -in {settings.ca_cert}")
-    message = f"the authority in {folder.root} is not the one of this cluster"
+    action = NextAction("show the CA of this cluster", f"openssl x509 -noout -text -in {settings.ca_cert}")
+    message = f"the CA in {folder.root} is not the CA of this cluster"
     raise CliError("authority_other", message, next_actions=[action])

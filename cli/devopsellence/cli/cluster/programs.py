@@ -1,6 +1,6 @@
-"""With what etcd's members, controllers and agents are started: command lines and variables. Pure.
+"""Command lines and environment variables of etcd members, controllers and agents. Pure.
 
-The paths are those on the machines that the bundles are copied to.
+Paths are those on the machines with the copied bundles.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from devopsellence.store.settings import CA_CERT, CERT, ENDPOINTS, KEY, PREFIX
 
 CLIENT_PORT: Final = 2379
 PEER_PORT: Final = 2380
-#: Where a machine keeps the bundle of its agent, of a controller, of a member of etcd: all three may be on one.
+#: Folders for the bundles of an agent, a controller and an etcd member; different, because a machine may run all three.
 AGENT_HOME: Final = "/etc/devopsellence"
 CONTROLLER_HOME: Final = "/etc/devopsellence-controller"
 ETCD_HOME: Final = "/etc/etcd/devopsellence"
-#: More than that and etcd takes no more writes; a member maps it into memory.
+#: Maximum size of etcd's database: beyond, etcd refuses writes. A member maps the database into memory.
 QUOTA_BYTES: Final = 2 * 1024**3
 AGENT_STATE: Final = "/var/lib/devopsellence"
-#: In the settings file of an agent: its arguments, for the systemd unit.
+#: Variable with the agent's arguments in agent.env, for the systemd unit.
 AGENT_ARGUMENTS: Final = "DEVOPSELLENCE_AGENT_ARGUMENTS"
 _FLAGS: Final = {
     ENDPOINTS: "--etcd-endpoints",
@@ -37,19 +37,19 @@ _FLAGS: Final = {
 
 
 def endpoints(members: Mapping[str, str]) -> str:
-    """Where etcd answers, as in ``DEVOPSELLENCE_ETCD_ENDPOINTS``."""
+    """Return the addresses of etcd in the form of ``DEVOPSELLENCE_ETCD_ENDPOINTS``."""
     return ",".join(with_port(address, CLIENT_PORT) for address in members.values())
 
 
 def member_variables(name: str, members: Mapping[str, str]) -> dict[str, str]:
-    """etcd's own variables for one of ``members``: each is the flag of that name (etcd, "Configuration options").
+    """Return the etcd variables of the member ``name``, named like etcd's flags (etcd, "Configuration options").
 
-    Clients and peers need a certificate of the cluster, on every port.
+    Every port requires a certificate of the cluster, from clients and from peers.
     """
     address = members[name]
     client, peer = (f"https://{with_port(address, port)}" for port in (CLIENT_PORT, PEER_PORT))
-    # One cannot listen on a name.
-    bound = address if is_ip(address) else "0.0.0.0"  # noqa: S104 - whoever has no certificate of ours is turned away
+    # A host name is not an address to listen on.
+    bound = address if is_ip(address) else "0.0.0.0"  # noqa: S104 - every client needs a certificate of the CA
     files = {"TRUSTED_CA_FILE": "ca.crt", "CERT_FILE": "tls.crt", "KEY_FILE": "tls.key"}
     return {
         "ETCD_NAME": name,
@@ -59,21 +59,21 @@ def member_variables(name: str, members: Mapping[str, str]) -> dict[str, str]:
         "ETCD_LISTEN_PEER_URLS": f"https://{with_port(bound, PEER_PORT)}",
         "ETCD_INITIAL_ADVERTISE_PEER_URLS": peer,
         "ETCD_INITIAL_CLUSTER": ",".join(
-            f"{each}=https://{with_port(where, PEER_PORT)}" for each, where in members.items()
+            f"{member}=https://{with_port(host, PEER_PORT)}" for member, host in members.items()
         ),
         "ETCD_INITIAL_CLUSTER_TOKEN": "devopsellence",
         "ETCD_CLIENT_CERT_AUTH": "true",
         "ETCD_PEER_CLIENT_CERT_AUTH": "true",
         **{f"ETCD_{kind}": f"{ETCD_HOME}/{file}" for kind, file in files.items()},
         **{f"ETCD_PEER_{kind}": f"{ETCD_HOME}/{file}" for kind, file in files.items()},
-        # Otherwise a node's certificate would do to speak as a peer, past all users and roles.
+        # Otherwise the certificate of a node would be accepted as an etcd peer, bypassing users and roles.
         "ETCD_PEER_CERT_ALLOWED_CN": MEMBER_COMMON_NAME,
         # Names as users and the HTTP gateway exclude each other (etcd, "Role-based access control").
         "ETCD_ENABLE_GRPC_GATEWAY": "false",
         "ETCD_AUTO_COMPACTION_MODE": "periodic",
         "ETCD_AUTO_COMPACTION_RETENTION": "1h",
-        # etcd's defaults, but for the count (3.6's): said here, so that they are the same in every version, and so that
-        # whoever has slow disks, a slow network or a large installation finds where to change them.
+        # etcd's defaults (the snapshot count: 3.6's). Explicit, so that every version of etcd uses the same values, and
+        # so that they are easy to change for slow disks, a slow network or a large cluster.
         "ETCD_QUOTA_BACKEND_BYTES": str(QUOTA_BYTES),
         "ETCD_SNAPSHOT_COUNT": "10000",
         "ETCD_HEARTBEAT_INTERVAL": "100",
@@ -82,46 +82,46 @@ def member_variables(name: str, members: Mapping[str, str]) -> dict[str, str]:
 
 
 def client_variables(where: str, prefix: str, home: str) -> dict[str, str]:
-    """How a client reaches etcd at the endpoints ``where``, with the bundle in ``home``."""
+    """Return the variables of a client of etcd at the endpoints ``where``, with the bundle in ``home``."""
     files = {CA_CERT: f"{home}/ca.crt", CERT: f"{home}/tls.crt", KEY: f"{home}/tls.key"}
     return {ENDPOINTS: where, **files, **_prefix(prefix)}
 
 
 def agent_arguments(node: Node) -> list[str]:
-    """What the agent of ``node`` is told on its command line, besides where etcd is."""
-    everywhere = "[::]" if ":" in node.address else "0.0.0.0"  # noqa: S104 - it turns away whoever is no operator
-    arguments = [*_who(node), "--api-listen", f"{everywhere}:{API_PORT}"]
+    """Return the arguments of the agent of ``node``, without those for etcd."""
+    any_address = "[::]" if ":" in node.address else "0.0.0.0"  # noqa: S104 - the API accepts only operators
+    arguments = [*_identity_arguments(node), "--api-listen", f"{any_address}:{API_PORT}"]
     return [*arguments, *(["--api-advertise", with_port(node.address, API_PORT)] if node.address else [])]
 
 
 def agent_command(node: Node, variables: Mapping[str, str]) -> str:
-    """The agent's whole command line, as typed in a shell, with ``variables`` as in :func:`client_variables`."""
+    """Return the full shell command of the agent, with ``variables`` from :func:`client_variables`."""
     return shlex.join(["devopsellence-agent", *agent_arguments(node), *_flags(variables)])
 
 
 def bare_agent_command(node: Node, where: str, prefix: str) -> str:
-    """The same in a cluster without certificates, where agents have no API."""
+    """Return the shell command of an agent in a cluster without certificates, where agents have no API."""
     variables = {ENDPOINTS: where, **_prefix(prefix)}
-    return shlex.join(["devopsellence-agent", *_who(node), *_flags(variables)])
+    return shlex.join(["devopsellence-agent", *_identity_arguments(node), *_flags(variables)])
 
 
 def agent_variables(node: Node, variables: Mapping[str, str]) -> dict[str, str]:
-    """The same as variables, for the agent's systemd unit."""
+    """Return the environment variables of the agent's systemd unit."""
     return {AGENT_ARGUMENTS: shlex.join(agent_arguments(node)), **variables}
 
 
 def settings_file(variables: Mapping[str, str]) -> bytes:
-    """``variables`` as a file that systemd's ``EnvironmentFile=`` reads (systemd.exec(5))."""
+    """Return ``variables`` in the format of systemd's ``EnvironmentFile=`` (systemd.exec(5))."""
     quoted = {name: value.replace("\\", "\\\\").replace('"', '\\"') for name, value in variables.items()}
     return "".join(f'{name}="{value}"\n' for name, value in quoted.items()).encode()
 
 
 def exports(variables: Mapping[str, str]) -> Iterable[str]:
-    """``variables`` as lines for a shell."""
+    """Return ``variables`` as export lines for a shell."""
     return (f"export {name}={shlex.quote(value)}" for name, value in variables.items())
 
 
-def _who(node: Node) -> list[str]:
+def _identity_arguments(node: Node) -> list[str]:
     return ["--node", node.name, "--node-uid", node.uid, "--state-dir", AGENT_STATE]
 
 

@@ -1,5 +1,5 @@
-"""One module per command or group of commands, each imported when it runs (see ``main.COMMANDS``).
+"""The commands: a module per command or group, imported on use (see ``main.COMMANDS``).
 
-A command parses its arguments, calls what does the work, and hands the result to ``Output``. What does the work
-stands in a module of its own when it is more than a few lines, and there when it is pure.
+A command parses arguments, calls the package that does the work, and passes the result to ``Output``. Only parsing and
+texts belong here. Covered by tests/unit/cli/test_main.py and tests/unit/cli/test_summaries.py.
 """

@@ -1,4 +1,4 @@
-"""Completion of names from the devopsellence.yml at hand: read as YAML and nothing more, and never an error."""
+"""Shell completion of service and task names from devopsellence.yml; errors in the file are ignored."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from click.shell_completion import CompletionItem
 
 
 def services(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The services of the configuration."""
+    """Return the matching services of the configuration."""
     return _names("services", incomplete)
 
 
 def tasks(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The tasks of the configuration."""
+    """Return the matching tasks of the configuration."""
     return _names("tasks", incomplete)
 
 
@@ -28,6 +28,6 @@ def _names(section: str, incomplete: str) -> list[CompletionItem]:
         document = plain(yaml_parser.parse(str(path), file.read(path))[0]) if path is not None else None
     except (config.ConfigError, OSError):
         return []
-    found = document.get(section) if isinstance(document, dict) else None
-    names = [str(name) for name in found] if isinstance(found, dict) else []
+    entries = document.get(section) if isinstance(document, dict) else None
+    names = [str(name) for name in entries] if isinstance(entries, dict) else []
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]

@@ -151,10 +151,10 @@ async def _share_keys(etcd: Etcd, run: DeployRun, target: PublishTarget) -> None
     shared = await access.grant_certificate_keys(etcd, run.ref, [node.name for node in target.nodes])
     for problem in shared.problems:
         run.output.warning(f"{problem.key} is {problem.reason}")
-    if shared.closed:
+    if shared.undecryptable:
         fix = "the controller obtains a new certificate, or install one with devopsellence ingress cert install"
         run.output.warning(
-            f"not every node can decrypt the private key of the certificate of {few(shared.closed)}: {fix}"
+            f"not every node can decrypt the private key of the certificate of {few(shared.undecryptable)}: {fix}"
         )
 
 

@@ -27,13 +27,13 @@ OPERATION: Final = "secret set"
 
 @dataclass
 class InterruptNote:
-    """How far it has got, for whoever is interrupted."""
+    """Progress of ``secret set``, for the message after an interrupt."""
 
-    words: str = "nothing was written"
+    text: str = "nothing was written"
 
 
 def config_warnings(path: Path | None, ref: EnvironmentRef, secret: SecretId) -> list[str]:
-    """What is odd about setting ``secret``, as sentences, in the light of the configuration; none where there is none.
+    """Return warnings about a secret that the configuration does not use; empty without a configuration.
 
     Raises:
         ConfigError: the configuration is not valid.
@@ -62,44 +62,44 @@ async def set_secret(
     secret: SecretId,
     value: bytes,
     output: Output,
-    stage: InterruptNote,
+    note: InterruptNote,
     *,
     apply: bool,
 ) -> None:
-    """Store ``value``; with ``apply`` release it and follow the rollout."""
+    """Store ``value``; with ``apply``, publish a release with the new version and follow the rollout."""
     base = await base_release(etcd, ref, secret) if apply else None
     me = await identity.own_identity(etcd)
     found = await recipients.of_nodes(etcd, await recipients.attached(etcd, ref))
     if found.keyless:
         names = ", ".join(found.keyless)
-        output.warning(f"no key is known of {names}: it cannot be opened there before a deploy has sealed it anew")
-    stage.words = f"secret {secret} may have been set: see devopsellence secret list"
-    stored = await vault.store(etcd, ref, secret, value, me=me, readers=found)
-    said, facts = _words(ref, secret, stored, found), _facts(ref, secret, stored, found)
+        output.warning(f"the public key of {names} is not known yet: the next deploy encrypts the secret for them")
+    note.text = f"secret {secret} may have been set; check with devopsellence secret list"
+    stored = await vault.store(etcd, ref, secret, value, me=me, recipients=found)
+    text, facts = _text(ref, secret, stored, found), _facts(ref, secret, stored, found)
     if base is None:
-        after = "" if not stored.changed else "\nIt reaches containers with the next devopsellence deploy."
-        output.result(OPERATION, said + after, **facts)
+        after = "" if not stored.changed else "\nContainers get the value with the next devopsellence deploy."
+        output.result(OPERATION, text + after, **facts)
         return
-    output.progress(OPERATION, said, stage="set", **facts)
-    stage.words = f"secret {secret} is set; devopsellence deploy brings it to its containers"
+    output.progress(OPERATION, text, stage="set", **facts)
+    note.text = f"secret {secret} is set; containers get it with the next devopsellence deploy"
     release = await publish_with(etcd, ref, base, secret, stored.version.version, output)
     if release is None:
-        text = f"Release {base.number} refers to version {stored.version.version} already."
+        text = f"No change: release {base.number} already uses version {stored.version.version}."
         output.result(OPERATION, text, **facts, release=json.release(base))
         return
-    stage.words = f"release {release.number} is written and its rollout goes on: devopsellence status --watch"
-    text = f"release {release.number} of {ref} is written"
+    note.text = f"the rollout of release {release.number} continues; follow with devopsellence status --watch"
+    text = f"created release {release.number} of {ref}"
     output.progress(OPERATION, text, stage="released", release=json.release(release))
     await follow_release(etcd, ref, output, OPERATION, release)
 
 
-def _words(ref: EnvironmentRef, secret: SecretId, stored: StoredVersion, found: Recipients) -> str:
+def _text(ref: EnvironmentRef, secret: SecretId, stored: StoredVersion, found: Recipients) -> str:
     number = stored.version.version
     if not stored.changed:
-        return f"Secret {secret} of {ref} is unchanged: version {number} has this value."
+        return f"No change: version {number} of secret {secret} of {ref} already has this value."
     nodes = ", ".join(found.nodes) or "no node"
     operators = plural(len(found.operators), "operator")
-    return f"Secret {secret} of {ref} is set: version {number}, sealed for {nodes} and {operators}."
+    return f"Secret {secret} of {ref} is set: version {number}, encrypted for {nodes} and {operators}."
 
 
 def _facts(ref: EnvironmentRef, secret: SecretId, stored: StoredVersion, found: Recipients) -> dict[str, Any]:
@@ -117,16 +117,16 @@ def _facts(ref: EnvironmentRef, secret: SecretId, stored: StoredVersion, found: 
 
 
 async def base_release(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> Release:
-    """The release whose content is repeated: the newest.
+    """Return the newest release, to be published again.
 
     Raises:
-        CliError: ``secret_unused``: there is none yet, or it does not refer to ``secret``.
+        CliError: ``secret_unused``: no release yet, or the newest release does not use ``secret``.
     """
     release = await newest_release(etcd, ref)
     if release is not None and releases.pinned(release, secret):
         return release
-    why = "there is no release yet" if release is None else f"release {release.number} does not refer to it"
-    message = f"{ref}: --apply has nothing to do for secret {secret}: {why}; nothing was written"
+    why = "there is no release yet" if release is None else f"release {release.number} does not use it"
+    message = f"{ref}: cannot apply secret {secret}: {why}; nothing was written"
     action = NextAction("set it without --apply, then", "devopsellence deploy")
     raise CliError("secret_unused", message, next_actions=[action])
 
@@ -134,9 +134,9 @@ async def base_release(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> Rel
 async def publish_with(
     etcd: Etcd, ref: EnvironmentRef, base: Release, secret: SecretId, version: int, output: Output
 ) -> Release | None:
-    """Write a release of the content of ``base`` with ``version`` of ``secret``; None when it has that already.
+    """Publish the content of ``base`` with ``version`` of ``secret``; None for a base with that version already.
 
-    When another release is written at the same moment, its content is what is repeated.
+    If another release is published at the same time, uses that release as the base instead.
     """
     while releases.pinned(base, secret) != {version}:
         draft = _draft(base, secret, version)

@@ -1,10 +1,11 @@
-"""The local cluster: an etcd, a controller and an agent on this machine, as this user's background processes.
+"""The local cluster: etcd, a controller and an agent on this machine, as background processes of this user.
 
-``state`` is what is remembered (cheap to import: every command asks it for the cluster), ``supervisor`` is the process
-that keeps the three alive, ``up``, ``down`` and ``report`` are what the commands do, ``keeper`` is how they speak to
-the supervisor, ``engine`` the few requests to the Docker Engine that they need. The supervisor's modules
-(``supervisor``, ``child``, ``spec``, ``layout``, ``logs``, ``proc``, ``files``) import nothing but the standard
-library, so that the process that is always there stays small.
+``up``, ``down`` and ``status`` implement the commands. ``state`` holds the saved settings; every command imports
+``state`` to find the cluster, so the import is cheap. ``supervisor`` is the process that restarts the other three;
+``supervisor_control`` starts and stops the supervisor. ``docker_api`` makes a few requests to the Docker Engine.
 
-Nothing here knows what the controller and the agent do; they are command lines.
+The modules of the supervisor (``supervisor``, ``child``, ``spec``, ``paths``, ``logs``, ``process``, ``util.files``)
+import only the standard library, so that the long-running process stays small. No knowledge about the work of the
+controller and the agent: both are just command lines. No other package imports this one, except ``context`` and the
+command ``dev``.
 """

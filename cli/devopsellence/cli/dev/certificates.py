@@ -1,4 +1,4 @@
-"""The local cluster's own certificate authority, and a certificate for each that talks to its etcd."""
+"""Certificates of the local cluster: a certificate authority, and a certificate for each client of etcd."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEMBER: Final = "etcd"
 
 
 def requests(node_name: str, node_uid: str) -> dict[str, CertificateRequest]:
-    """Who needs a certificate, by the name of its files."""
+    """Return the certificates of the cluster, by file name."""
     return {
         MEMBER: subjects.member(),
         OPERATOR: subjects.root(),
@@ -32,13 +32,13 @@ def requests(node_name: str, node_uid: str) -> dict[str, CertificateRequest]:
 
 
 def ensure(layout: DevLayout, node_name: str, node_uid: str, now: datetime.datetime) -> dict[str, str]:
-    """Make or renew what is missing, damaged or within thirty days of its end; ``now`` is aware.
+    """Create or renew certificates that are missing, damaged or within thirty days of expiry; ``now`` is aware.
 
     Returns:
-        for each name of :func:`requests` a short text that changes when its certificate or the authority does.
+        a short hash of each certificate and the CA, by the names of :func:`requests`.
 
     Raises:
-        CertificateError: a certificate cannot be made. OSError: the folder cannot be written.
+        CertificateError: a certificate cannot be created. OSError: the folder cannot be written.
     """
     authority = _authority(layout, now)
     stamps = {}
@@ -62,7 +62,7 @@ def _authority(layout: DevLayout, now: datetime.datetime) -> CertificateAuthorit
         if not why_expires(authority.certificate, now):
             return authority
     except CertificateError:
-        # None yet, or damaged: it is nobody's but this cluster's, and everything it signed is signed anew.
+        # Missing or damaged: only this cluster uses the CA, so all certificates are simply issued again.
         pass
     authority = CertificateAuthority.create("devopsellence local cluster", now)
     authority.issued.write(certificate, key)

@@ -1,4 +1,4 @@
-"""One process that the supervisor keeps alive: started, listened to, started again with a growing pause."""
+"""Child process of the supervisor: start, output, restart with growing backoff."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from devopsellence.cli.dev.spec import BACKOFF, RUNNING, STOPPED, ProcessReport,
 
 FIRST_PAUSE: Final = 0.5  # seconds
 LONGEST_PAUSE: Final = 30.0
-# A process that ran this long was not in a crash loop: its next end is the first again.
+# A process with this run time is not in a crash loop: the count of failures starts again.
 HEALTHY_AFTER: Final = 60.0  # seconds
 _KEPT_OUTPUT: Final = 8 * 1024
 _KEPT_LINES: Final = 10
 _CHUNK: Final = 64 * 1024
-_LAST_CHUNKS: Final = 16  # a pipe holds one; more only if a process of its own goes on writing
+_LAST_CHUNKS: Final = 16  # a pipe holds one chunk; more only if a subprocess of the child keeps writing
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def backoff_seconds(failures: int, jitter: float) -> float:
-    """Seconds to wait after the ``failures``-th end in a row (from 1): doubling, bounded, spread by up to a quarter.
+    """Return the pause in seconds after ``failures`` exits in a row (from 1): doubling, bounded, with jitter.
 
-    ``jitter`` is from [0, 1). The policy is that of tenacity's ``wait_exponential_jitter``; tenacity itself imports
-    asyncio, which would double the size of the process that is always there.
+    ``jitter`` in [0, 1) adds up to a quarter. Same policy as tenacity's ``wait_exponential_jitter``; tenacity imports
+    asyncio, which would double the size of the long-running supervisor.
     """
     doubled = FIRST_PAUSE * (1 << min(failures - 1, 16))
     return min(doubled * (1 + jitter / 4), LONGEST_PAUSE)
 
 
 class ChildProcess:
-    """A process and its output. Never blocks: the supervisor's loop says when to read and when to look."""
+    """Process and its output. Never blocks: the loop of the supervisor calls ``read`` and ``ended``."""
 
     def __init__(self, spec: ProcessSpec, log: BoundedLog, note: Callable[..., None]) -> None:
         self.spec = spec
-        self.output = -1  # the reading end of its output; -1 when there is none
+        self.output = -1  # file descriptor of the process's output; -1 for none
         self.next_attempt = 0.0  # monotonic
         self._log = log
         self._note = note
@@ -61,7 +61,7 @@ class ChildProcess:
         return self._process is not None
 
     def start(self) -> None:
-        """Start it; a command that cannot be started counts as one that ended."""
+        """Start the process; a command that cannot be started counts as an exit."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
         self._attempts += 1
         self._since = time.time()
@@ -81,18 +81,18 @@ class ChildProcess:
         else:
             os.set_blocking(reader, False)
             self.output = reader
-            # The new process cannot be reaped by anybody but us, so that it is there, if only as a zombie.
+            # Only this process can reap the child, so it still exists, if only as a zombie.
             self._identity = identify(self._process.pid) or ProcessIdentity(self._process.pid, "")
             self._note("process started", process=self.spec.name, pid=self._process.pid)
         finally:
             os.close(writer)
 
     def read(self) -> bool:
-        """Take over some of what it wrote; False when it will write no more."""
+        """Log available output; False at the end of the output."""
         return self._take() != b""
 
     def _take(self) -> bytes | None:
-        """The next output, logged; None: nothing there at the moment; b"": it will write no more."""
+        """Log and return the next chunk of output; None for no output at the moment, b"" for the end."""
         try:
             data = os.read(self.output, _CHUNK)
         except BlockingIOError:
@@ -107,14 +107,17 @@ class ChildProcess:
             self.output = -1
 
     def ended(self, *, asked: bool) -> bool:
-        """True when it has ended just now: then what it last wrote has been kept, and its next start is arranged."""
+        """Return True if the process has just exited; keep its last lines and schedule the next start.
+
+        ``asked``: the supervisor stopped the process, so the exit is not a failure.
+        """
         if self._process is None or (code := self._process.poll()) is None:
             return False
         self._process = None
         for _ in range(_LAST_CHUNKS):
             if self.output < 0 or not self._take():
                 break
-        how = f"ended with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+        how = f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
         if asked:
             self._note("process stopped", process=self.spec.name, how=how)
         else:
@@ -122,7 +125,7 @@ class ChildProcess:
         return True
 
     def retry_now(self) -> None:
-        """Forget the pause: somebody believes that the cause is gone."""
+        """Reset the backoff, because the cause of the failures may be fixed."""
         self.next_attempt = 0.0
         self._failures = 0
 
@@ -153,18 +156,18 @@ class ChildProcess:
         self._last_end, self._last_end_at = how, time.time()
         self._last_lines = tuple(last_lines(self._recent, _KEPT_LINES))
         self._recent = b""
-        self._note("process ended", process=self.spec.name, how=how, again_in_seconds=round(seconds, 2))
+        self._note("process exited", process=self.spec.name, how=how, restart_in_seconds=round(seconds, 2))
 
 
 def _die_with(parent: int) -> Callable[[], None]:
-    """What a new process does before it becomes the command: asks the kernel to be killed when ``parent`` dies.
+    """Return a function for a new process: ask the kernel for SIGKILL upon the death of ``parent``.
 
-    So nothing is left behind when the supervisor itself is killed. All three bear it: that is what they are made for.
+    So no process survives a killed supervisor. etcd, the controller and the agent tolerate SIGKILL at any time.
     """
 
     def ask() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # the parent died before the call
             os._exit(1)
 
     return ask

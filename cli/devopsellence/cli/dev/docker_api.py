@@ -1,6 +1,6 @@
-"""The few requests to the Docker Engine that starting and stopping the local cluster needs (its HTTP API, 1.24 and up).
+"""Client for the few Docker Engine requests of ``dev up`` and ``dev down`` (HTTP API 1.24 or newer).
 
-The standard library suffices, and ``dev down`` works where neither the ``docker`` command nor the agent does.
+Uses only the standard library, so ``dev down`` works without the ``docker`` command and without the agent.
 """
 
 from __future__ import annotations
@@ -18,29 +18,31 @@ from urllib.parse import quote, urlencode, urlsplit
 
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
 UID_LABEL: Final = "devopsellence.node_uid"
-# On the container through which requests from outside come.
+# Label of the ingress container.
 ROUTER_LABEL: Final = "devopsellence.router"
 _ANSWER_SECONDS: Final = 5.0
-# Stopping answers when the container has ended, which takes up to its own grace period.
+# The stop request returns after the end of the container, within its grace period.
 _STOP_SECONDS: Final = 600.0
 _PARALLEL: Final = 8
 
 
 class DockerHttpError(Exception):
-    """The engine does not answer, or refused; the message says what and where."""
+    """The Docker Engine does not answer or refused a request; the message has the request and the address."""
 
 
 @dataclass(frozen=True)
 class NodeContainer:
+    """Container created by the node of the local cluster."""
+
     id: str
     name: str
     running: bool
 
 
 def default_host(environ: Mapping[str, str] = os.environ) -> str:
-    """Where Docker is meant to be: ``DOCKER_HOST``, else its usual socket, else that of this user's rootless engine."""
-    if given := environ.get("DOCKER_HOST"):
-        return given
+    """Return the address of Docker: ``DOCKER_HOST``, else the usual socket, else the socket of rootless Docker."""
+    if docker_host := environ.get("DOCKER_HOST"):
+        return docker_host
     rootless = Path(environ.get("XDG_RUNTIME_DIR", "")) / "docker.sock"
     if not Path(DEFAULT_HOST.removeprefix("unix://")).exists() and rootless.is_absolute() and rootless.exists():
         return f"unix://{rootless}"
@@ -48,51 +50,54 @@ def default_host(environ: Mapping[str, str] = os.environ) -> str:
 
 
 class DockerHttpApi:
-    """One engine, at ``unix:///path`` or ``tcp://address:port``. Every call connects anew and raises EngineError."""
+    """Docker Engine at ``unix:///path`` or ``tcp://address:port``. Every call opens a connection.
+
+    Raises:
+        DockerHttpError: from every call.
+    """
 
     def __init__(self, host: str) -> None:
         self.host = host
 
     def version(self) -> str:
-        """The engine's version, such as "20.10.24"."""
+        """Return the version of the engine, such as "20.10.24"."""
         answer = self._request("GET", "/version")
         if not isinstance(answer, dict) or "Version" not in answer:
-            raise DockerHttpError(f"what answers at {self.host} is no Docker Engine")
+            raise DockerHttpError(f"the server at {self.host} is not a Docker Engine")
         return str(answer["Version"])
 
     def containers(self, uid: str) -> list[NodeContainer]:
-        """All containers, running or not, that the node ``uid`` made."""
-        found = self._request("GET", "/containers/json", all="1", filters=_labelled(uid))
-        return [NodeContainer(each["Id"], each["Names"][0].lstrip("/"), each["State"] == "running") for each in found]
+        """Return all containers of the node ``uid``, running or not."""
+        answer = self._request("GET", "/containers/json", all="1", filters=_labelled(uid))
+        return [NodeContainer(item["Id"], item["Names"][0].lstrip("/"), item["State"] == "running") for item in answer]
 
     def routes(self, uid: str) -> bool:
-        """The container through which requests reach the apps of the node ``uid`` runs."""
-        found = self._request("GET", "/containers/json", filters=_labelled(uid, ROUTER_LABEL))
-        return bool(found)
+        """Return True if the ingress container of the node ``uid`` is running."""
+        return bool(self._request("GET", "/containers/json", filters=_labelled(uid, ROUTER_LABEL)))
 
     def networks(self, uid: str) -> list[str]:
-        """The ids of all networks that the node ``uid`` made."""
-        return [each["Id"] for each in self._request("GET", "/networks", filters=_labelled(uid))]
+        """Return the ids of all networks of the node ``uid``."""
+        return [network["Id"] for network in self._request("GET", "/networks", filters=_labelled(uid))]
 
     def volumes(self, uid: str) -> list[str]:
-        """The names of all volumes that the node ``uid`` made."""
-        return [each["Name"] for each in self._request("GET", "/volumes", filters=_labelled(uid))["Volumes"] or []]
+        """Return the names of all volumes of the node ``uid``."""
+        return [volume["Name"] for volume in self._request("GET", "/volumes", filters=_labelled(uid))["Volumes"] or []]
 
     def stop(self, containers: list[NodeContainer]) -> None:
-        """Stop them, several at a time, each with the grace period that it was created with."""
-        self._each("POST", [f"/containers/{container.id}/stop" for container in containers])
+        """Stop containers in parallel, with the grace period of each container."""
+        self._for_all("POST", [f"/containers/{container.id}/stop" for container in containers])
 
     def remove_containers(self, containers: list[NodeContainer]) -> None:
-        """Remove them and their unnamed volumes, also those that run."""
-        self._each("DELETE", [f"/containers/{container.id}" for container in containers], force="1", v="1")
+        """Remove containers, also running ones, and their anonymous volumes."""
+        self._for_all("DELETE", [f"/containers/{container.id}" for container in containers], force="1", v="1")
 
     def remove_networks(self, ids: list[str]) -> None:
-        self._each("DELETE", [f"/networks/{each}" for each in ids])
+        self._for_all("DELETE", [f"/networks/{network}" for network in ids])
 
     def remove_volumes(self, names: list[str]) -> None:
-        self._each("DELETE", [f"/volumes/{quote(name)}" for name in names])
+        self._for_all("DELETE", [f"/volumes/{quote(name)}" for name in names])
 
-    def _each(self, method: str, paths: list[str], **query: str) -> None:
+    def _for_all(self, method: str, paths: list[str], **query: str) -> None:
         with ThreadPoolExecutor(_PARALLEL) as pool:
             list(pool.map(lambda path: self._request(method, path, _STOP_SECONDS, **query), paths))
 
@@ -102,7 +107,7 @@ class DockerHttpApi:
             connection.request(method, f"{path}?{urlencode(query)}" if query else path, headers={"Host": "docker"})
             answer = connection.getresponse()
             body = answer.read()
-            # 304: stopped already; 404: gone already.
+            # 304: already stopped; 404: already removed.
             if answer.status >= 400 and not (answer.status == 404 and method != "GET"):
                 raise DockerHttpError(f"the Docker Engine at {self.host} refused {method} {path}: {_message(body)}")
             return json.loads(body) if body and answer.status == 200 else None
@@ -119,7 +124,7 @@ class DockerHttpApi:
             if parts.scheme in ("tcp", "http") and parts.hostname:
                 return http.client.HTTPConnection(parts.hostname, parts.port or 2375, timeout=seconds)
         except ValueError:
-            pass  # the port is no number
+            pass  # the port is not a number
         raise DockerHttpError(
             f"{self.host!r} is no address of a Docker Engine: give unix:///path or tcp://address:port"
         )
@@ -127,13 +132,13 @@ class DockerHttpApi:
     def _why(self, error: Exception) -> str:
         match error:
             case FileNotFoundError():
-                return f"there is no Docker Engine at {self.host}: the socket does not exist"
+                return f"no Docker Engine at {self.host}: the socket does not exist"
             case PermissionError():
-                return f"you may not use the Docker Engine at {self.host}: permission denied"
+                return f"permission denied for the Docker Engine at {self.host}"
             case ConnectionRefusedError():
-                return f"the Docker Engine at {self.host} does not run: nobody listens on the socket"
+                return f"the Docker Engine at {self.host} is not running: connection refused"
             case TimeoutError():
-                return f"the Docker Engine at {self.host} does not answer in time"
+                return f"the Docker Engine at {self.host} did not answer in time"
             case _:
                 return f"the Docker Engine at {self.host} does not answer: {error or type(error).__name__}"
 

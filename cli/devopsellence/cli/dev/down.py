@@ -1,4 +1,4 @@
-"""``dev down``: everything off; with ``purge``, nothing left."""
+"""``dev down``: stop the local cluster; with ``purge``, remove everything."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from devopsellence.cli.output import CliError, NextAction
 
 @dataclass
 class DownResult:
-    """What was there and no longer is. ``processes`` in the order of stopping; the others by name."""
+    """Stopped and removed items; ``processes`` in stop order, the other lists sorted by name."""
 
     processes: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
@@ -31,34 +31,32 @@ class DownResult:
 
 
 def down(progress: Callable[..., None], *, purge: bool) -> DownResult:
-    """Stop the agent, the controller and etcd, then the containers that the node made.
+    """Stop the agent, the controller and etcd, then the containers of the node.
 
-    With ``purge`` also remove these, their networks and volumes, and the local cluster's folder.
+    With ``purge``, also remove the containers, networks and volumes of the node, and the folder of the cluster.
 
     Raises:
-        CliError: ``docker_unavailable``: the processes are stopped, but the engine does not answer; nothing is removed
-            then, because without the folder nobody would know any more what is to be removed.
+        CliError: ``docker_unavailable``: the processes are stopped, but the Docker Engine does not answer. Nothing is
+            removed then, because the folder says which containers and volumes belong to the cluster.
     """
     layout = state.layout()
     done = DownResult()
-    with state.exclusive(
-        layout, lambda: progress("another dev command is at work; waiting for it"), make=False
-    ) as there:
-        if not there:  # no local cluster was ever set up here
+    with state.exclusive(layout, lambda: progress("waiting for another dev command to finish"), make=False) as exists:
+        if not exists:  # no local cluster was ever set up here
             return done
         done.processes = supervisor_control.stop(layout)
         for name in done.processes:
             progress(f"stopped {name}", stopped=name)
-        remembered = _load(layout, purge=purge)
-        if remembered is not None:
-            _containers(DockerHttpApi(remembered.docker_host), remembered, done, progress, purge=purge)
+        saved = _load(layout, purge=purge)
+        if saved is not None:
+            _containers(DockerHttpApi(saved.docker_host), saved, done, progress, purge=purge)
         if purge:
-            done.folder = _remove_folder(layout, remembered)
+            done.folder = _remove_folder(layout, saved)
     return done
 
 
 def _load(layout: DevLayout, *, purge: bool) -> DevState | None:
-    """What is remembered; None also when that cannot be read and is about to be removed anyway."""
+    """Return the saved state; None for unreadable state that a purge removes anyway."""
     try:
         return state.load(layout)
     except CliError:
@@ -68,15 +66,15 @@ def _load(layout: DevLayout, *, purge: bool) -> DevState | None:
 
 
 def _containers(
-    engine: DockerHttpApi, remembered: DevState, done: DownResult, progress: Callable[..., None], *, purge: bool
+    engine: DockerHttpApi, saved: DevState, done: DownResult, progress: Callable[..., None], *, purge: bool
 ) -> None:
-    uid = remembered.node_uid
+    uid = saved.node_uid
     try:
         containers = engine.containers(uid)
         if not purge:
             _stop(engine, [container for container in containers if container.running], done, progress)
             return
-        # Without their grace period: what they could still write down would go as well.
+        # No grace period: data written during the shutdown would be removed as well.
         engine.remove_containers(containers)
         done.removed = sorted(container.name for container in containers)
         networks, done.volumes = engine.networks(uid), sorted(engine.volumes(uid))
@@ -90,16 +88,16 @@ def _containers(
 def _stop(engine: DockerHttpApi, running: list[NodeContainer], done: DownResult, progress: Callable[..., None]) -> None:
     if not running:
         return
-    names = sorted(each.name for each in running)
-    progress(f"stopping {', '.join(names)}, each within its grace period", containers=names)
+    names = sorted(container.name for container in running)
+    progress(f"stopping {', '.join(names)}", containers=names)
     engine.stop(running)
     done.stopped = names
 
 
-def _remove_folder(layout: DevLayout, remembered: DevState | None) -> str:
+def _remove_folder(layout: DevLayout, saved: DevState | None) -> str:
     shutil.rmtree(layout.root)
-    if remembered is not None and remembered.home_made:
-        with contextlib.suppress(OSError):  # somebody else keeps something there
+    if saved is not None and saved.home_made:
+        with contextlib.suppress(OSError):  # the state folder holds other files
             layout.root.parent.rmdir()
     return str(layout.root)
 
@@ -109,9 +107,9 @@ def _left_over(error: DockerHttpError, *, purge: bool) -> CliError:
     kept = "; nothing was removed" if purge else ""
     return CliError(
         "docker_unavailable",
-        f"etcd, controller and agent are stopped, but perhaps not the app containers{kept}: {error}",
+        f"stopped etcd, controller and agent, but app containers may still be running{kept}: {error}",
         next_actions=[
             NextAction("start Docker", "sudo systemctl start docker"),
-            NextAction("then again", again),
+            NextAction("then repeat", again),
         ],
     )

@@ -1,4 +1,4 @@
-"""Log files that do not grow without bound, and the last lines of them."""
+"""Log files of bounded size, and their last lines."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ _TAIL_BYTES: Final = 64 * 1024
 
 
 class BoundedLog:
-    """Appends to ``path``; past ``limit`` bytes that becomes ``<path>.1``, replacing the last one, and it begins anew.
+    """Log file that is rotated to ``<path>.1`` at ``limit`` bytes, so at most twice ``limit`` is kept.
 
-    So two times ``limit`` is the most that is kept. Errors of the disk are swallowed: a full disk must not stop
-    what is being logged about.
+    Ignores disk errors: a full disk must not stop the logged process.
     """
 
     def __init__(self, path: Path, limit: int = LOG_BYTES) -> None:
@@ -46,7 +45,7 @@ class BoundedLog:
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last ``lines`` lines of a log, oldest first; [] when there is none."""
+    """Return the last ``lines`` lines of a log file, oldest first; [] without a file."""
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -57,6 +56,6 @@ def tail(path: Path, lines: int) -> list[str]:
 
 
 def last_lines(data: bytes, lines: int) -> list[str]:
-    """The last ``lines`` lines of ``data`` that are not blank, oldest first, each at most 500 characters."""
+    """Return the last ``lines`` non-blank lines of ``data``, oldest first, each cut to 500 characters."""
     text = data.decode(errors="replace")
     return [line[:500] for line in text.splitlines() if line.strip()][-lines:]

@@ -1,4 +1,4 @@
-"""Where everything of the local cluster lies: one folder, readable by its owner alone."""
+"""Paths of the local cluster, in a folder readable only by its owner."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class DevLayout:
-    """The paths in the local cluster's folder ``root``."""
+    """Paths in the folder ``root`` of the local cluster."""
 
     root: Path
 
     @property
     def state(self) -> Path:
-        """What is remembered from one start to the next; there is a local cluster if and only if it exists."""
+        """Saved settings of the cluster; the file exists if and only if there is a local cluster."""
         return self.root / "dev.json"
 
     @property
     def command_lock(self) -> Path:
-        """Held by the command that is changing the local cluster."""
+        """Lock of the command that changes the cluster."""
         return self.root / "lock"
 
     @property
     def processes(self) -> Path:
-        """What the supervisor should run: written by ``dev up``, read by the supervisor."""
+        """Processes to run: written by ``dev up``, read by the supervisor."""
         return self.root / "run" / "processes.json"
 
     @property
     def snapshot(self) -> Path:
-        """What the supervisor runs: written by the supervisor when it changes."""
+        """Running processes: written by the supervisor after each change."""
         return self.root / "run" / "snapshot.json"
 
     @property
     def supervisor_pid(self) -> Path:
-        """The supervisor's pid; locked by it as long as it lives."""
+        """Pid file of the supervisor, locked for the lifetime of the supervisor."""
         return self.root / "run" / "supervisor.pid"
 
     @property

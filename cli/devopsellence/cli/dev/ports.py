@@ -1,4 +1,4 @@
-"""This machine's ports: found free once, then remembered."""
+"""Search for free ports on this machine; a chosen port is saved for later starts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import random
 import socket
 from typing import Final, Protocol
 
-# Below what Linux hands out for outgoing connections (net.ipv4.ip_local_port_range begins at 32768): a port from
-# there would sooner or later be somebody's for a moment, just when etcd starts again.
+# Below the range for outgoing connections (net.ipv4.ip_local_port_range begins at 32768): another process could hold a
+# port of that range for a moment, just when etcd restarts.
 _FROM: Final = 20000
 _TO: Final = 32000
 _TRIES: Final = 200
@@ -17,29 +17,37 @@ _LAST: Final = 65535
 
 
 class Ports(Protocol):
-    """What can be asked about the machine's ports."""
+    """Availability of ports; FakePorts is for tests."""
 
     def why_not(self, port: int, *, everywhere: bool = False) -> str:
-        """Why nobody can listen on ``port`` of 127.0.0.1, or of all addresses, at the moment; "" when one can."""
+        """Return why ``port`` of 127.0.0.1, or of all addresses, cannot be used now; "" for a free port."""
 
     def choose(self, *avoid: int) -> int:
-        """A port of 127.0.0.1 that is free now and none of ``avoid``; OSError when none is left."""
+        """Return a free port of 127.0.0.1 except ``avoid``.
+
+        Raises:
+            OSError: no port is free.
+        """
 
     def next_free(self, first: int, *avoid: int) -> int:
-        """The first port from ``first`` on that is free on all addresses, and none of ``avoid``; OSError as above."""
+        """Return the first port from ``first`` on that is free on all addresses, except ``avoid``.
+
+        Raises:
+            OSError: no port is free.
+        """
 
 
 class MachinePorts:
-    """This machine's ports, as this user may use them."""
+    """Ports of this machine, for this user."""
 
     def why_not(self, port: int, *, everywhere: bool = False) -> str:
         with socket.socket() as probe:
-            # As servers do: a connection that lingers in TIME_WAIT does not count, a listener does.
+            # As servers do: ignore connections in TIME_WAIT, respect listeners.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("" if everywhere else _LOOPBACK, port))
             except OSError as error:
-                return "it is taken" if error.errno == errno.EADDRINUSE else str(error.strerror)
+                return "the port is in use" if error.errno == errno.EADDRINUSE else str(error.strerror)
         return ""
 
     def choose(self, *avoid: int) -> int:
@@ -57,13 +65,13 @@ class MachinePorts:
 
 
 class FakePorts:
-    """Ports of no machine: ``taken`` are taken, and the lowest of the others from 20000 on is chosen."""
+    """Fake ports for tests: ``taken`` are in use; ``choose`` returns the lowest free port from 20000 on."""
 
     def __init__(self, *taken: int) -> None:
         self.taken = set(taken)
 
     def why_not(self, port: int, *, everywhere: bool = False) -> str:
-        return "it is taken" if port in self.taken else ""
+        return "the port is in use" if port in self.taken else ""
 
     def choose(self, *avoid: int) -> int:
         return next(port for port in range(_FROM, _TO) if port not in avoid and port not in self.taken)

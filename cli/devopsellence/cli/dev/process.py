@@ -1,7 +1,7 @@
-"""Processes told apart for certain: by pid *and* start time *and* boot, because pids come round again.
+"""Identity of a process: pid, start time and boot, because the kernel reuses pids.
 
-A pid file that outlived its process (kill -9, a reboot) may name a stranger's process by now; nothing here ever signals
-one that is not exactly the process that was written down.
+A pid file left over from a dead process (kill -9, a reboot) may name an unrelated process. Signals go only to the
+recorded process.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ _FALLBACK_INTERVAL = 0.02  # seconds
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """One process of one boot. ``started`` is the kernel's: ``<boot id>:<clock ticks since boot>``."""
+    """Identity of a process; ``started`` is ``<boot id>:<start time in clock ticks since boot>``."""
 
     pid: int
     started: str
 
     @property
     def alive(self) -> bool:
-        """It runs (a zombie does not)."""
+        """True for a running process; False for a zombie."""
         return bool(self.started) and _started(self.pid) == self.started
 
     def send(self, number: signal.Signals) -> bool:
-        """Signal it if it is still the same process; False when it is gone."""
+        """Send a signal if the process is still the same; False for a dead process."""
         if not hasattr(os, "pidfd_open"):
             return self._send_by_pid(number)
         with contextlib.suppress(ProcessLookupError):
             descriptor = os.pidfd_open(self.pid)
             try:
-                # The descriptor holds on to whichever process has the pid now: looked at after it was opened, it
-                # cannot be exchanged for another between the look and the signal.
+                # The descriptor refers to the process with this pid now: the pid cannot be reused between the check
+                # below and the signal.
                 if self.alive:
                     signal.pidfd_send_signal(descriptor, number)
                     return True
@@ -53,7 +53,7 @@ class ProcessIdentity:
         return False
 
     def wait_gone(self, seconds: float) -> bool:
-        """True as soon as it has ended, False if it has not within ``seconds``."""
+        """Wait for the end of the process; False after ``seconds``."""
         if not hasattr(os, "pidfd_open"):  # an interpreter built against kernel headers older than 5.3
             return self._poll_gone(seconds)
         try:
@@ -78,20 +78,20 @@ class ProcessIdentity:
         return True
 
     def end(self, seconds: float) -> bool:
-        """Ask it to end, wait up to ``seconds``, then kill it. True when it is gone."""
+        """Send SIGTERM, wait up to ``seconds``, then send SIGKILL; True for a dead process."""
         if not self.send(signal.SIGTERM) or self.wait_gone(seconds):
             return True
         return not self.send(signal.SIGKILL) or self.wait_gone(5)
 
 
 def identify(pid: int) -> ProcessIdentity | None:
-    """Who has ``pid`` now; None when nobody does."""
+    """Return the identity of the process with ``pid`` now; None for none."""
     started = _started(pid)
     return ProcessIdentity(pid, started) if started else None
 
 
 def read_pid_file(path: Path) -> ProcessIdentity | None:
-    """Whom a pid file names, who may be long gone; None when there is none or it is no such file."""
+    """Return the process named by a pid file, dead or alive; None without a valid file."""
     try:
         pid, started = path.read_text().split()
         return ProcessIdentity(int(pid), started)
@@ -100,13 +100,13 @@ def read_pid_file(path: Path) -> ProcessIdentity | None:
 
 
 def _started(pid: int) -> str:
-    """``ProcessIdentity.started`` of the process that has ``pid`` now; "" for none or a zombie (proc(5), stat, field 22)."""
+    """Return ``ProcessIdentity.started`` of ``pid``; "" for no process or a zombie (proc(5), stat, field 22)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
-    # The second field is the command in parentheses and may itself hold spaces and parentheses.
+    # The second field is the command in parentheses and may contain spaces and parentheses.
     fields = stat.rpartition(")")[2].split()
     state, ticks = fields[0], fields[19]
     return "" if state in "ZX" else f"{boot}:{ticks}"

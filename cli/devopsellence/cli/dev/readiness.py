@@ -1,7 +1,6 @@
-"""Waiting until each part does its work, and saying at once when one of them cannot even stay alive.
+"""Readiness of etcd, the controller and the agent: wait for each, and fail early for a crash loop.
 
-What stands in etcd is waited for with a watch. For etcd itself there is nothing to watch yet: it is asked, often at
-first, then less often, for a bounded time.
+A watch on etcd waits for the controller and the agent. etcd itself is polled with backoff, for a bounded time.
 """
 
 from __future__ import annotations
@@ -20,18 +19,22 @@ from devopsellence.cli.dev.problems import not_ready
 from devopsellence.cli.dev.spec import ProcessReport, read_snapshot
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import Compacted, MalformedRecord, StoreError, Unavailable, WatchLost
-from devopsellence.store.etcd import Etcd, Listing, Member
+from devopsellence.store.etcd import Etcd, KeyListing, Member
 
 T = TypeVar("T")
-SECONDS: Final = 60.0  # for each part
+SECONDS: Final = 60.0  # for each process
 _LOOK_SECONDS: Final = 0.25
 _PROBLEM_SECONDS: Final = 5.0
-# So many ends within one wait are no accident.
+# Number of exits during a wait that counts as a crash loop.
 _ENDS: Final = 3
 
 
 async def etcd_answers(etcd: Etcd) -> Member:
-    """Return once etcd answers; the store's error when it does not for a minute."""
+    """Wait until etcd answers and has a leader.
+
+    Raises:
+        Unavailable: etcd did not answer for a minute.
+    """
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type(Unavailable),
         wait=wait_random_exponential(multiplier=0.05, max=0.5),
@@ -47,9 +50,9 @@ async def etcd_answers(etcd: Etcd) -> Member:
 
 
 async def controller_leads(etcd: Etcd, pid: Callable[[], int]) -> Candidate:
-    """Return once the controller that has ``pid()`` leads; one that was killed may seem to for another few seconds."""
-    async with aclosing(listings(etcd, etcd.keys.election_prefix)) as seen:
-        async for listing in seen:
+    """Wait until the controller with ``pid()`` leads; a killed controller keeps its election key for a few seconds."""
+    async with aclosing(listings(etcd, etcd.keys.election_prefix)) as updates:
+        async for listing in updates:
             candidate = leader(listing)
             if candidate is not None and candidate.identity.rpartition("/")[2] == str(pid()):
                 return candidate
@@ -57,10 +60,10 @@ async def controller_leads(etcd: Etcd, pid: Callable[[], int]) -> Candidate:
 
 
 async def agent_beats(etcd: Etcd, node: str, uid: str, since: Callable[[], float]) -> Heartbeat:
-    """Return once the heartbeat of the agent with ``uid`` that was started at ``since()`` is there and is well.
+    """Wait for a heartbeat without problems from the agent with ``uid`` that was started at ``since()``.
 
-    ``since()``: seconds since the epoch, 0 when it does not run at the moment. A problem that lasts for some seconds is
-    no longer that of somebody who is just starting, and is returned with the heartbeat.
+    ``since()``: seconds since the epoch, 0 for an agent that is not running. A problem lasting longer than a start
+    takes (some seconds) is returned with the heartbeat.
     """
     beat = Heartbeat()
     give_up: float | None = None
@@ -76,12 +79,12 @@ async def agent_beats(etcd: Etcd, node: str, uid: str, since: Callable[[], float
 
 
 async def _beat(etcd: Etcd, node: str, uid: str, since: Callable[[], float], *, after: Heartbeat) -> Heartbeat:
-    """The next heartbeat of that agent that is not ``after``."""
-    async with aclosing(listings(etcd, etcd.keys.heartbeats_prefix)) as seen:
-        async for listing in seen:
+    """Return the next heartbeat of the agent that differs from ``after``."""
+    async with aclosing(listings(etcd, etcd.keys.heartbeats_prefix)) as updates:
+        async for listing in updates:
             beat = heartbeat(etcd, listing, node)
             started = since()
-            # Both are of this machine's clock. Whole seconds, because more need not have been written down.
+            # Both times are of this machine's clock; the heartbeat may hold whole seconds only.
             ours = beat is not None and beat.uid == uid and started and beat.started_at.seconds >= int(started)
             if beat is not None and ours and beat != after:
                 return beat
@@ -89,12 +92,12 @@ async def _beat(etcd: Etcd, node: str, uid: str, since: Callable[[], float], *, 
 
 
 def problem_of(beat: Heartbeat) -> str:
-    """What hinders the agent that says this of itself; "" when nothing does."""
-    return beat.problem or ("" if beat.api_address else "its API does not answer anywhere")
+    """Return the problem of the agent from its heartbeat; "" for none."""
+    return beat.problem or ("" if beat.api_address else "the API of the agent is not listening")
 
 
-def leader(listing: Listing) -> Candidate | None:
-    """Who leads according to the election's keys: the oldest; None when nobody does or it cannot be read."""
+def leader(listing: KeyListing) -> Candidate | None:
+    """Return the leader from the election's keys (the oldest key); None for none or an unreadable record."""
     if not listing.items:
         return None
     first = min(listing.items, key=lambda item: item.create_revision)
@@ -104,8 +107,8 @@ def leader(listing: Listing) -> Candidate | None:
         return None
 
 
-def heartbeat(etcd: Etcd, listing: Listing, node: str) -> Heartbeat | None:
-    """The heartbeat of ``node``; None when it is not there or cannot be read."""
+def heartbeat(etcd: Etcd, listing: KeyListing, node: str) -> Heartbeat | None:
+    """Return the heartbeat of ``node``; None for none or an unreadable record."""
     key = etcd.keys.heartbeat(node)
     for item in listing.items:
         if item.key == key:
@@ -116,8 +119,8 @@ def heartbeat(etcd: Etcd, listing: Listing, node: str) -> Heartbeat | None:
     return None
 
 
-async def listings(etcd: Etcd, prefix: str) -> AsyncGenerator[Listing, None]:
-    """What is under ``prefix``, now and after each change, for ever."""
+async def listings(etcd: Etcd, prefix: str) -> AsyncGenerator[KeyListing, None]:
+    """Yield all records under ``prefix``, now and after each change, forever."""
     while True:
         try:
             listing = await etcd.list(prefix)
@@ -127,14 +130,14 @@ async def listings(etcd: Etcd, prefix: str) -> AsyncGenerator[Listing, None]:
                     if batch.events:
                         break
         except (WatchLost, Compacted, Unavailable):
-            await asyncio.sleep(_LOOK_SECONDS)  # etcd itself was just restarted
+            await asyncio.sleep(_LOOK_SECONDS)  # etcd was just restarted
 
 
 async def within(layout: DevLayout, process: str, what: str, ready: Awaitable[T]) -> T:
-    """Wait for ``ready``, at most a minute, and no longer than ``process`` can be kept alive.
+    """Wait for ``ready`` for up to a minute; fail early for a crash loop of ``process``.
 
     Raises:
-        CliError: ``dev_not_ready``, naming ``what`` did not happen and the process's last log lines.
+        CliError: ``dev_not_ready``, with ``what`` as the message, and the last log lines of the process.
     """
     waiting = asyncio.ensure_future(ready)
     ends = _ends(layout, process)
@@ -143,9 +146,9 @@ async def within(layout: DevLayout, process: str, what: str, ready: Awaitable[T]
         while not (await asyncio.wait([waiting], timeout=_LOOK_SECONDS))[0]:
             report = _report(layout, process)
             if _ends(layout, process) - ends >= _ENDS:
-                raise not_ready(layout, report, what, f"it keeps ending: it {report.last_end}")
+                raise not_ready(layout, report, what, f"crash loop: {process} {report.last_end}")
             if asyncio.get_running_loop().time() > deadline:
-                raise not_ready(layout, report, what, f"not within {SECONDS:.0f} s")
+                raise not_ready(layout, report, what, f"timeout after {SECONDS:.0f} s")
         return waiting.result()
     except StoreError as error:
         raise not_ready(layout, _report(layout, process), what, str(error)) from error

@@ -1,4 +1,4 @@
-"""What passes between the commands and the supervisor, through two files: what should run, and what does."""
+"""Files between the commands and the supervisor: the processes to run, and the running processes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ STOPPED: Final = "stopped"
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """A process that should run: a command line and the whole of its environment.
+    """Process to run: command line and complete environment.
 
-    ``stop_seconds`` is how long it has between SIGTERM and SIGKILL. ``stamp`` differs when something that the command
-    line only names has changed (a renewed certificate, a newer version), so that the process is started anew.
+    ``stop_seconds`` is the time between SIGTERM and SIGKILL. ``stamp`` is a hash of files named in the command line,
+    such as a certificate; a change causes a restart.
     """
 
     name: str
@@ -32,11 +32,11 @@ class ProcessSpec:
 
 @dataclass(frozen=True)
 class ProcessReport:
-    """How one process fares.
+    """State of a process.
 
-    Times are seconds since the epoch. ``phase`` is RUNNING, BACKOFF (will be started again at ``next_attempt_at``) or
-    STOPPED. ``restarts`` counts since the supervisor began to run this command line. ``last_end`` says how it ended
-    the last time that nobody asked it to ("" when it never did), ``last_lines`` what it wrote before that.
+    Times are seconds since the epoch. ``phase`` is RUNNING, BACKOFF (next start at ``next_attempt_at``) or STOPPED.
+    ``restarts`` counts the restarts of this command line by the supervisor. ``last_end`` describes the last unexpected
+    exit ("" for none), ``last_lines`` are the log lines before that exit.
     """
 
     name: str
@@ -61,14 +61,14 @@ class ProcessReport:
 
 @dataclass(frozen=True)
 class SupervisorSnapshot:
-    """What the supervisor ``supervisor`` runs, in the order of starting. ``since``: seconds since the epoch."""
+    """Running processes of a supervisor in start order; ``since`` is its start time in seconds since the epoch."""
 
     supervisor: ProcessIdentity
     since: float
     processes: tuple[ProcessReport, ...] = field(default=())
 
     def process(self, name: str) -> ProcessReport:
-        """The report on ``name``; one in phase STOPPED when there is none."""
+        """Return the report of process ``name``; a report with phase STOPPED for an unknown process."""
         return next((report for report in self.processes if report.name == name), ProcessReport(name, STOPPED))
 
 
@@ -77,17 +77,17 @@ def write_specs(path: Path, specs: tuple[ProcessSpec, ...]) -> None:
 
 
 def read_specs(path: Path) -> tuple[ProcessSpec, ...]:
-    """The processes that should run, in the order of starting.
+    """Return the processes to run, in start order.
 
     Raises:
-        OSError: the file cannot be read. ValueError: it does not hold that.
+        OSError: the file cannot be read. ValueError: the content is invalid.
     """
     try:
         return tuple(
             ProcessSpec(**{**fields, "argv": tuple(fields["argv"])}) for fields in json.loads(path.read_bytes())
         )
     except (TypeError, KeyError) as error:
-        raise ValueError(f"{path} does not hold processes: {error}") from error
+        raise ValueError(f"{path} is not a list of processes: {error}") from error
 
 
 def write_snapshot(path: Path, snapshot: SupervisorSnapshot) -> None:
@@ -95,13 +95,15 @@ def write_snapshot(path: Path, snapshot: SupervisorSnapshot) -> None:
 
 
 def read_snapshot(path: Path) -> SupervisorSnapshot | None:
-    """The last snapshot that a supervisor wrote, which may be long gone; None when there is none to be read."""
+    """Return the last snapshot of a supervisor, dead or alive; None without a readable file."""
     try:
         fields = json.loads(path.read_bytes())
         return SupervisorSnapshot(
             ProcessIdentity(**fields["supervisor"]),
             fields["since"],
-            tuple(ProcessReport(**{**each, "last_lines": tuple(each["last_lines"])}) for each in fields["processes"]),
+            tuple(
+                ProcessReport(**{**report, "last_lines": tuple(report["last_lines"])}) for report in fields["processes"]
+            ),
         )
     except (OSError, ValueError, TypeError, KeyError):
         return None

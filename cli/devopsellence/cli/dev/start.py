@@ -1,4 +1,4 @@
-"""The part of starting that talks to etcd: users, the node, and waiting until everybody is at work."""
+"""Second half of ``dev up``: etcd users, the node's record, and the wait until all processes are ready."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ T = TypeVar("T")
 DEFAULT_LABELS: Final = ("web", "worker")
 _CALL_SECONDS: Final = 4.0
 
-Progress = Callable[..., None]  # (message, **data): a step is done
+Progress = Callable[..., None]  # (message, **data): report a finished step
 
 
 class StartSequence:
-    """One start. ``start_rest()`` has the supervisor run the controller and the agent beside etcd."""
+    """Start of a cluster whose etcd is starting; ``start_rest()`` makes the supervisor run controller and agent too."""
 
     def __init__(self, layout: DevLayout, state: DevState, progress: Progress, start_rest: Callable[[], None]) -> None:
         self._layout = layout
@@ -35,30 +35,30 @@ class StartSequence:
         self._start_rest = start_rest
 
     async def run(self, labels: tuple[str, ...] | None) -> tuple[tuple[str, ...], str]:
-        """Return once all three are at work: the node's labels, and what hinders its agent ("" when nothing does).
+        """Wait until all three processes are ready; return the node's labels and its agent's problem ("" for none).
 
         Raises:
-            CliError: ``dev_not_ready``: one of them is not.
+            CliError: ``dev_not_ready``.
         """
         settings = settings_of(self._layout, self._state, OPERATOR)
         async with Etcd(settings, timeout=_CALL_SECONDS) as etcd:
             member = await self._within(cluster.ETCD, "etcd does not answer", readiness.etcd_answers(etcd))
             address = settings.endpoints[0]
-            self._progress(f"etcd {member.version} answers at {address}", part=cluster.ETCD, address=address)
-            node = await self._within(cluster.ETCD, "etcd could not be prepared", self._prepare(etcd, labels))
+            self._progress(f"etcd {member.version} is ready at {address}", part=cluster.ETCD, address=address)
+            node = await self._within(cluster.ETCD, "etcd could not be set up", self._prepare(etcd, labels))
             self._start_rest()
-            leads = readiness.controller_leads(etcd, lambda: self._report(CONTROLLER).pid)
-            await self._within(CONTROLLER, "the controller does not lead", leads)
-            self._progress("the controller leads", part=CONTROLLER)
-            beats = readiness.agent_beats(etcd, node.name, node.uid, lambda: self._report(cluster.AGENT).since)
-            beat = await self._within(cluster.AGENT, "the agent gives no sign of life", beats)
+            leader = readiness.controller_leads(etcd, lambda: self._report(CONTROLLER).pid)
+            await self._within(CONTROLLER, "the controller did not become the leader", leader)
+            self._progress("the controller is ready", part=CONTROLLER)
+            heartbeat = readiness.agent_beats(etcd, node.name, node.uid, lambda: self._report(cluster.AGENT).since)
+            beat = await self._within(cluster.AGENT, "the agent sent no heartbeat", heartbeat)
             self._progress(
-                f"the agent of node {node.name} is there", part=cluster.AGENT, node=node.name, address=beat.api_address
+                f"the agent of node {node.name} is ready", part=cluster.AGENT, node=node.name, address=beat.api_address
             )
         return tuple(node.labels), readiness.problem_of(beat)
 
     async def _prepare(self, etcd: Etcd, labels: tuple[str, ...] | None) -> Node:
-        """Users and their grants, and the node's record."""
+        """Create etcd's users and grants, and the record of the node."""
         await acl.enable(etcd)
         await acl.grant_node(etcd, self._state.node_name, self._state.node_uid)
         await _depose_the_dead(etcd)
@@ -74,9 +74,9 @@ class StartSequence:
 
 
 async def _depose_the_dead(etcd: Etcd) -> None:
-    """End the candidacies of this machine's controllers that are gone without a word (kill -9, a reboot).
+    """Revoke the leases of dead controllers of this machine (kill -9, a reboot).
 
-    Their leases would run out by themselves; until then nobody else leads, and whoever types ``dev up`` waits.
+    The leases would expire by themselves, but until then no other controller leads, and ``dev up`` would wait.
     """
     for item in (await etcd.list(etcd.keys.election_prefix)).items:
         try:
@@ -88,7 +88,7 @@ async def _depose_the_dead(etcd: Etcd) -> None:
 
 
 def registered(before: Node | None, state: DevState, labels: tuple[str, ...] | None) -> Node:
-    """The node's record. What a person changed in it since stays, unless they say otherwise now with ``labels``."""
+    """Return the record of the node; ``labels`` replace its labels, other fields of ``before`` stay."""
     node = Node()
     if before is not None:
         node.CopyFrom(before)

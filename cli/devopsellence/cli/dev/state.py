@@ -1,6 +1,6 @@
-"""What is remembered of the local cluster, and who may change it now.
+"""Saved settings of the local cluster, and the lock for changes.
 
-Cheap to import (neither gRPC nor cryptography): every command asks :func:`settings` which etcd is meant.
+Cheap to import (neither gRPC nor cryptography), because every command calls :func:`settings`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from devopsellence.store.settings import Settings
 
 DEFAULT_NODE: Final = "local"
-# Names of certificates in the folder; the users behind them are store.access's.
+# Names of the certificates in the folder; store.acl defines their etcd users.
 OPERATOR: Final = "operator"
 CONTROLLER: Final = "controller"
 NODE: Final = "node"
@@ -31,12 +31,12 @@ NODE: Final = "node"
 
 @dataclass(frozen=True)
 class DevState:
-    """What was decided at the first start.
+    """Settings chosen at the first start.
 
-    ``client_port`` and ``peer_port`` are etcd's, ``agent_port`` is that of the agent's API; 0 in what an older version
-    remembered, until the next start. So are ``http_port`` and ``https_port``, on which the apps' ingress answers.
-    ``…_given``: a person chose the port, so that no other may take its place.
-    ``home_made``: devopsellence's state folder was not there before, so that a purge takes it away as well.
+    ``client_port`` and ``peer_port`` belong to etcd, ``agent_port`` to the agent's API, ``http_port`` and
+    ``https_port`` to the ingress. A port saved by an older version may be 0 until the next start.
+    ``…_given``: the port was given as an option, so never replace it with a free port.
+    ``home_made``: the state folder of devopsellence did not exist before, so a purge removes the folder.
     """
 
     node_name: str
@@ -58,21 +58,21 @@ def layout() -> DevLayout:
 
 
 def folder() -> Path:
-    """The local cluster's folder, which need not exist."""
+    """Return the folder of the local cluster, which need not exist."""
     return layout().root
 
 
 def load(at: DevLayout | None = None) -> DevState | None:
-    """What is remembered; None when no local cluster was ever set up here.
+    """Return the saved settings; None without a local cluster.
 
     Raises:
-        CliError: ``dev_folder_unusable``: it is not ours to read. ``dev_state_unreadable``: it does not hold that.
+        CliError: ``dev_folder_unusable``: no permission. ``dev_state_unreadable``: invalid content.
     """
     path = (at or layout()).state
     try:
-        remembered = json.loads(path.read_bytes())
-        known = {field.name for field in fields(DevState)} & remembered.keys()
-        return DevState(**{name: remembered[name] for name in known})
+        saved = json.loads(path.read_bytes())
+        known = {field.name for field in fields(DevState)} & saved.keys()
+        return DevState(**{name: saved[name] for name in known})
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -86,14 +86,14 @@ def save(at: DevLayout, state: DevState) -> None:
 
 
 def settings() -> Settings | None:
-    """How an operator reaches the local cluster's etcd; None when no local cluster was ever set up here."""
+    """Return the etcd settings of the operator; None without a local cluster."""
     at = layout()
     state = load(at)
     return settings_of(at, state, OPERATOR) if state else None
 
 
 def settings_of(at: DevLayout, state: DevState, identity: str) -> Settings:
-    """How OPERATOR, CONTROLLER or NODE reaches etcd."""
+    """Return the etcd settings of OPERATOR, CONTROLLER or NODE."""
     from devopsellence.store.settings import Settings
 
     return Settings(
@@ -105,40 +105,40 @@ def settings_of(at: DevLayout, state: DevState, identity: str) -> Settings:
 
 
 def node_name() -> str:
-    """The name of this machine's node in the local cluster."""
+    """Return the name of the node."""
     state = load()
     return state.node_name if state else DEFAULT_NODE
 
 
 def docker_host() -> str | None:
-    """The Docker Engine of the local cluster, as ``unix:///var/run/docker.sock``; None when there is no cluster."""
+    """Return the Docker address of the cluster, such as ``unix:///var/run/docker.sock``; None without a cluster."""
     state = load()
     return state.docker_host if state else None
 
 
 def make_folders(at: DevLayout) -> None:
-    """Make what is missing, for this user alone.
+    """Create missing folders, accessible only to this user.
 
     Raises:
-        CliError: ``dev_folder_unusable``: it is another user's, or cannot be written.
+        CliError: ``dev_folder_unusable``: a folder belongs to another user or is not writable.
     """
     parent = at.root.parent
     try:
         parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for each in at.folders:
-            each.mkdir(mode=0o700, exist_ok=True)
-            if (owner := each.stat().st_uid) != os.geteuid():
-                raise _foreign(each, owner)
-            each.chmod(0o700)
+        for path in at.folders:
+            path.mkdir(mode=0o700, exist_ok=True)
+            if (owner := path.stat().st_uid) != os.geteuid():
+                raise _foreign(path, owner)
+            path.chmod(0o700)
     except OSError as error:
         raise _unusable(at.root, str(error)) from error
 
 
 @contextmanager
 def exclusive(at: DevLayout, waiting: Callable[[], None], *, make: bool) -> Iterator[bool]:
-    """One command at a time changes the local cluster; ``waiting()`` is called before waiting for another one.
+    """Lock the local cluster for changes; call ``waiting()`` before waiting for another command.
 
-    Without ``make`` the folder is not made if it is missing, and False is what the block gets.
+    Yields False for a missing folder, unless ``make`` creates the folder.
     """
     descriptor = _lock(at, waiting, make=make)
     try:
@@ -165,7 +165,7 @@ def _lock(at: DevLayout, waiting: Callable[[], None], *, make: bool) -> int | No
         except BlockingIOError:
             waiting()
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # A purge takes the folder and the lock with it: then what we hold guards nothing.
+        # A purge removes the folder with the lock file: then the lock guards nothing, so try again.
         if at.command_lock.exists() and os.path.samestat(os.fstat(descriptor), at.command_lock.stat()):
             return descriptor
         os.close(descriptor)
@@ -176,7 +176,7 @@ def _foreign(path: Path, owner: int) -> CliError:
         name = pwd.getpwuid(owner).pw_name
     except KeyError:
         name = f"user {owner}"
-    return _unusable(path, f"it belongs to {name}, and you are {_whoami()}")
+    return _unusable(path, f"owned by {name}, and you are {_whoami()}")
 
 
 def _whoami() -> str:
@@ -193,8 +193,8 @@ def _unusable(path: Path, why: str) -> CliError:
         "dev_folder_unusable",
         f"the local cluster's folder {path} cannot be used: {why}",
         next_actions=[
-            NextAction("make it yours", f"sudo chown -R {_whoami()} {path}"),
-            NextAction("or choose another", "export DEVOPSELLENCE_HOME=<folder>"),
+            NextAction("change the owner", f"sudo chown -R {_whoami()} {path}"),
+            NextAction("or use another folder", "export DEVOPSELLENCE_HOME=<folder>"),
         ],
     )
 
@@ -204,6 +204,6 @@ def _unreadable(path: Path, error: Exception) -> CliError:
 
     return CliError(
         "dev_state_unreadable",
-        f"cannot read {path}, which says where the local cluster is: {error}",
-        next_actions=[NextAction("start over, without its data", "devopsellence dev down --purge")],
+        f"cannot read the settings of the local cluster in {path}: {error}",
+        next_actions=[NextAction("delete the cluster and its data", "devopsellence dev down --purge")],
     )

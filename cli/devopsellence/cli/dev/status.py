@@ -1,4 +1,4 @@
-"""``dev status``: what the supervisor says that it runs, and what each part says of itself."""
+"""``dev status``: processes of the local cluster, their health, and the text for a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEADER: Final = ("PROCESS", "PID", "UP", "RESTARTS", "HEALTH")
 
 @dataclass(frozen=True)
 class ProcessStatus:
-    """One process. ``problem`` is why it does not do its work; "" when it does."""
+    """Process of the local cluster; ``problem`` is "" for a healthy process."""
 
     report: ProcessReport
     problem: str
@@ -50,7 +50,7 @@ class ProcessStatus:
 
 @dataclass(frozen=True)
 class DevStatus:
-    """The local cluster as it is now. ``docker_problem`` "" when the engine answers."""
+    """Status of the local cluster; ``docker_problem`` is "" for a reachable Docker Engine."""
 
     layout: DevLayout
     state: DevState
@@ -65,12 +65,12 @@ class DevStatus:
 
     @property
     def agent_endpoint(self) -> str:
-        """Where the agent's API answers; "" in a cluster of an older version that had none."""
+        """Address of the agent's API; "" for a cluster started by a version without the API."""
         return f"127.0.0.1:{self.state.agent_port}" if self.state.agent_port else ""
 
     @property
     def ingress_urls(self) -> tuple[str, ...]:
-        """Where apps' ingress answers; nothing in a cluster of an older version that had none."""
+        """URLs of the ingress; empty for a cluster started by a version without ingress."""
         ports = (("http", self.state.http_port), ("https", self.state.https_port))
         return tuple(f"{scheme}://127.0.0.1:{port}" for scheme, port in ports if port)
 
@@ -98,26 +98,26 @@ class DevStatus:
 
 
 def status() -> DevStatus | None:
-    """Look at everything once; None when no local cluster was ever set up here."""
+    """Return the current status; None without a local cluster."""
     layout = state.layout()
-    remembered = state.load(layout)
-    if remembered is None:
+    saved = state.load(layout)
+    if saved is None:
         return None
     snapshot = supervisor_control.running(layout)
-    problems = _problems(layout, remembered, snapshot) if snapshot else {}
-    version, docker_problem = _docker(remembered)
+    problems = _problems(layout, saved, snapshot) if snapshot else {}
+    version, docker_problem = _docker(saved)
     parts = [_supervisor(layout, snapshot)]
     for name in cluster.PROCESSES:
         report = snapshot.process(name) if snapshot else ProcessReport(name, "stopped")
         problem = _not_running(report) or problems.get(name, "")
         parts.append(ProcessStatus(report, problem, str(layout.log(name))))
-    return DevStatus(layout, remembered, snapshot is not None, tuple(parts), version, docker_problem)
+    return DevStatus(layout, saved, snapshot is not None, tuple(parts), version, docker_problem)
 
 
 def _supervisor(layout: DevLayout, snapshot: SupervisorSnapshot | None) -> ProcessStatus:
     log = str(layout.log(SUPERVISOR))
     if snapshot is None:
-        return ProcessStatus(ProcessReport(SUPERVISOR, "stopped"), "it does not run", log)
+        return ProcessStatus(ProcessReport(SUPERVISOR, "stopped"), "not running", log)
     who = snapshot.supervisor
     return ProcessStatus(
         ProcessReport(SUPERVISOR, RUNNING, pid=who.pid, started=who.started, since=snapshot.since), "", log
@@ -127,54 +127,54 @@ def _supervisor(layout: DevLayout, snapshot: SupervisorSnapshot | None) -> Proce
 def _not_running(report: ProcessReport) -> str:
     if report.phase == BACKOFF:
         seconds = max(0, round(report.next_attempt_at - time.time()))
-        return f"it {report.last_end}; next start in {seconds} s"
-    return "" if report.alive else "it does not run"
+        return f"{report.last_end}; next start in {seconds} s"
+    return "" if report.alive else "not running"
 
 
-def _problems(layout: DevLayout, remembered: DevState, snapshot: SupervisorSnapshot) -> dict[str, str]:
-    """What hinders each process that runs, by name; from what stands in etcd."""
+def _problems(layout: DevLayout, saved: DevState, snapshot: SupervisorSnapshot) -> dict[str, str]:
+    """Return the problem of each running process by name, from records in etcd."""
     if not snapshot.process(cluster.ETCD).alive:
-        return dict.fromkeys((CONTROLLER, cluster.AGENT), "it cannot reach etcd")
-    return asyncio.run(_ask(layout, remembered, snapshot))
+        return dict.fromkeys((CONTROLLER, cluster.AGENT), "cannot reach etcd")
+    return asyncio.run(_ask(layout, saved, snapshot))
 
 
-async def _ask(layout: DevLayout, remembered: DevState, snapshot: SupervisorSnapshot) -> dict[str, str]:
+async def _ask(layout: DevLayout, saved: DevState, snapshot: SupervisorSnapshot) -> dict[str, str]:
     try:
-        async with Etcd(state.settings_of(layout, remembered, OPERATOR), timeout=_CALL_SECONDS) as etcd:
+        async with Etcd(state.settings_of(layout, saved, OPERATOR), timeout=_CALL_SECONDS) as etcd:
             member = await etcd.member()
             candidate = leader(await etcd.list(etcd.keys.election_prefix))
-            beat = heartbeat(etcd, await etcd.list(etcd.keys.heartbeats_prefix), remembered.node_name)
+            beat = heartbeat(etcd, await etcd.list(etcd.keys.heartbeats_prefix), saved.node_name)
     except StoreError as error:
-        return {cluster.ETCD: f"it does not answer: {error}"}
-    found = {}
+        return {cluster.ETCD: f"does not answer: {error}"}
+    problems = {}
     if member.alarms:
-        found[cluster.ETCD] = f"it has raised {', '.join(member.alarms)}: run devopsellence doctor"
+        problems[cluster.ETCD] = f"alarm {', '.join(member.alarms)}: run devopsellence doctor"
     if candidate is None or candidate.identity.rpartition("/")[2] != str(snapshot.process(CONTROLLER).pid):
-        found[CONTROLLER] = f"it does not lead ({candidate.identity} does)" if candidate else "it does not lead yet"
+        problems[CONTROLLER] = f"not the leader ({candidate.identity} is)" if candidate else "not the leader yet"
     if beat is None:
-        found[cluster.AGENT] = "its heartbeat is not in etcd"
-    elif beat.uid != remembered.node_uid:
-        found[cluster.AGENT] = f"another machine's agent has the name {remembered.node_name}"
+        problems[cluster.AGENT] = "no heartbeat in etcd"
+    elif beat.uid != saved.node_uid:
+        problems[cluster.AGENT] = f"the agent of another machine uses the name {saved.node_name}"
     elif problem := problem_of(beat):
-        found[cluster.AGENT] = problem
-    return found
+        problems[cluster.AGENT] = problem
+    return problems
 
 
-def _docker(remembered: DevState) -> tuple[str, str]:
-    """The engine's version, and why it does not answer."""
+def _docker(saved: DevState) -> tuple[str, str]:
+    """Return the version of the Docker Engine, and its problem; one of them is ""."""
     try:
-        return DockerHttpApi(remembered.docker_host).version(), ""
+        return DockerHttpApi(saved.docker_host).version(), ""
     except DockerHttpError as error:
         return "", str(error)
 
 
 def _stamp(seconds: float) -> str | None:
-    """RFC 3339, as everywhere in JSON; None for never."""
+    """Return a time for JSON (RFC 3339); None for 0."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)) if seconds else None
 
 
 def status_text(status: DevStatus) -> str:
-    """A table of the processes, then the last lines of those that keep ending, then where everything is."""
+    """Return a table of the processes, the last log lines of failing processes, and the addresses."""
     now = time.time()
     lines = [columns(HEADER, [cells(part, now) for part in status.parts])]
     for part in status.parts:
@@ -183,7 +183,7 @@ def status_text(status: DevStatus) -> str:
 
 
 def cells(part: ProcessStatus, now: float) -> list[str]:
-    """A process as the table's cells, in the order of :data:`HEADER`."""
+    """Return the table cells of a process, in the order of :data:`HEADER`."""
     report = part.report
     return [
         report.name,
@@ -195,7 +195,7 @@ def cells(part: ProcessStatus, now: float) -> list[str]:
 
 
 def ending_lines(part: ProcessStatus) -> list[str]:
-    """What a process that has a problem wrote before it last ended; nothing for one that never did."""
+    """Return the last log lines of a process with a problem before its last exit; nothing without an exit."""
     report = part.report
     if not part.problem or not report.last_end:
         return []
@@ -216,5 +216,5 @@ def places(status: DevStatus) -> list[str]:
         f"Logs    {status.layout.logs}",
     ]
     if not status.healthy:
-        lines += ["", "Start what does not run: devopsellence dev up"]
+        lines += ["", "Start stopped processes: devopsellence dev up"]
     return lines

@@ -1,8 +1,8 @@
-"""The process that keeps the local cluster's processes alive: ``python -m devopsellence.cli.dev.supervisor FOLDER``.
+"""Supervisor of the local cluster: ``python -m devopsellence.cli.dev.supervisor FOLDER``.
 
-Level, not edge: it runs what ``run/processes.json`` says, looks at it again on SIGHUP, starts again what ended, and
-writes what it sees to ``run/snapshot.json``. SIGTERM: everything is stopped, the last started first. It sleeps until a
-signal, an output or the end of a pause; it never polls. Standard library only.
+Level-triggered: runs the processes in ``run/processes.json``, reads the file again on SIGHUP, restarts exited processes
+with backoff, and writes the state to ``run/snapshot.json``. SIGTERM stops all processes in reverse start order. Sleeps
+until a signal, output or the end of a backoff; never polls. Standard library only.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from devopsellence.cli.dev.process import ProcessIdentity, identify
 from devopsellence.cli.dev.spec import ProcessSpec, SupervisorSnapshot, read_specs, write_snapshot
 
 ALREADY_RUNS: Final = 3  # exit code
-READY: Final = b"ready\n"  # what it says on its standard output once it reacts to signals
+READY: Final = b"ready\n"  # written to stdout once signals are handled
 
 
 class Supervisor:
-    """Runs the processes of one folder. One per process: it owns the signal handlers."""
+    """Runner of the processes of a folder. Owns the signal handlers, so only one per process."""
 
     def __init__(self, layout: DevLayout, identity: ProcessIdentity, claim: int) -> None:
         self._layout = layout
@@ -46,7 +46,7 @@ class Supervisor:
         self._told = False
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT, or until its folder is taken away."""
+        """Run until SIGTERM, SIGINT or the removal of the folder."""
         self._listen_to_signals()
         self.note("supervisor started", pid=self._identity.pid)
         while not self._stop:
@@ -62,7 +62,7 @@ class Supervisor:
         self.note("supervisor stopped")
 
     def note(self, event: str, **values: object) -> None:
-        """One line in the supervisor's log: a constant message, then keys and values."""
+        """Write a line to the supervisor's log: a constant message, then keys and values."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         details = "".join(f" {key}={value!r}" for key, value in values.items())
         self._log.write(f"{stamp} {event}{details}\n".encode(errors="replace"))
@@ -86,12 +86,12 @@ class Supervisor:
             os.read(reader, 4096)
 
     def _reconcile(self) -> None:
-        """Stop what should no longer run as it does, start what should, try at once what was waiting."""
+        """Stop removed and changed processes, add new ones, end all backoffs."""
         try:
             specs = {spec.name: spec for spec in read_specs(self._layout.processes)}
         except (OSError, ValueError) as error:
-            # Cannot read is not empty.
-            self.note("cannot read what should run, everything stays as it is", error=str(error))
+            # An unreadable file does not mean an empty list.
+            self.note("cannot read processes.json, keeping the current processes", error=str(error))
             return
         self._stop_children([name for name, child in self._children.items() if specs.get(name) != child.spec])
         self._children = {name: self._children.get(name) or self._new_child(spec) for name, spec in specs.items()}
@@ -104,7 +104,7 @@ class Supervisor:
 
     def _start_what_is_due(self) -> None:
         if not self._folder_is_ours():
-            self.note("the folder was taken away")
+            self.note("folder removed, stopping")
             self._stop = True
             return
         now = time.monotonic()
@@ -122,7 +122,7 @@ class Supervisor:
         return False
 
     def _tell_ready(self) -> None:
-        """Once: tell who started us, by our standard output, which becomes the log from then on."""
+        """Report readiness on stdout once; from then on, stdout is the log."""
         if not self._told:
             self._told = True
             with contextlib.suppress(OSError):
@@ -130,14 +130,14 @@ class Supervisor:
             os.dup2(2, 1)
 
     def _seconds_to_next_attempt(self) -> float | None:
-        """None: nothing is waiting for its next start."""
+        """Return the seconds until the next start; None without a process in backoff."""
         waiting = [child.next_attempt for child in self._children.values() if not child.running]
         return max(0.0, min(waiting) - time.monotonic()) if waiting else None
 
     def _turn(self, seconds: float | None) -> None:
-        """Sleep until something happens, at most ``seconds``; take it in.
+        """Sleep until the next event, at most ``seconds``, then handle the event.
 
-        A signal between the caller's look at the flags and this sleep is not missed: it leaves a byte in the pipe.
+        A signal before the sleep is not missed, because the signal leaves a byte in the pipe.
         """
         for key, _ in self._selector.select(seconds):
             key.data()
@@ -157,12 +157,12 @@ class Supervisor:
             child.close_output()
 
     def _stop_children(self, names: list[str]) -> None:
-        """Stop them one after the other, the last started first, each within its time."""
+        """Stop processes sequentially in reverse start order, each within its stop time."""
         for name in reversed(names):
             child = self._children.pop(name)
             child.send(signal.SIGTERM)
             if not self._wait_ended(child, child.spec.stop_seconds):
-                self.note("process does not stop, killing it", process=name)
+                self.note("process did not stop in time, killing it", process=name)
                 child.send(signal.SIGKILL)
                 self._wait_ended(child, 5.0)
             self._forget_output(child)
@@ -187,7 +187,7 @@ class Supervisor:
 
 
 def claim(path: Path, identity: ProcessIdentity) -> int | None:
-    """Take the pid file: its descriptor, locked for as long as this process lives; None when another one has it."""
+    """Lock and write the pid file; return its descriptor, or None for a file locked by another supervisor."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

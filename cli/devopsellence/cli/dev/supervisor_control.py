@@ -1,4 +1,4 @@
-"""The supervisor as the commands see it: started, told to look again, stopped."""
+"""Control of the supervisor by the ``dev`` commands: start, reload, stop."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from devopsellence.cli.dev.process import ProcessIdentity, read_pid_file
 from devopsellence.cli.dev.spec import ProcessSpec, SupervisorSnapshot, read_snapshot, read_specs, write_specs
 
 _START_SECONDS = 20.0
-# On top of what its processes may take.
+# Seconds on top of the stop times of the supervised processes.
 _STOP_SLACK = 10.0
 
 
 def running(layout: DevLayout) -> SupervisorSnapshot | None:
-    """What the supervisor says that it runs; None when there is no supervisor, or one of another version."""
+    """Return the snapshot of the running supervisor; None for no supervisor, or a supervisor of another version."""
     supervisor = read_pid_file(layout.supervisor_pid)
     snapshot = read_snapshot(layout.snapshot)
     return snapshot if snapshot and snapshot.supervisor == supervisor and supervisor.alive else None
 
 
 def start(layout: DevLayout, environ: Mapping[str, str]) -> ProcessIdentity:
-    """Start a supervisor for what ``run/processes.json`` says, in a session of its own, and wait until it is at work.
+    """Start a supervisor for ``run/processes.json`` in a new session, and wait until the supervisor is ready.
 
     Raises:
-        CliError: ``supervisor_failed``, with the end of its log.
+        CliError: ``supervisor_failed``, with the last log lines.
     """
     stop(layout)
     log = layout.log("supervisor")
@@ -50,7 +50,7 @@ def start(layout: DevLayout, environ: Mapping[str, str]) -> ProcessIdentity:
         answered = bool(select.select([output], [], [], _START_SECONDS)[0]) and output.readline() != b""
     supervisor = read_pid_file(layout.supervisor_pid)
     if answered and supervisor is not None and supervisor.pid == process.pid:
-        # It outlives us; Popen would otherwise warn that it does.
+        # The supervisor outlives this process; without a return code, Popen would warn about that.
         process.returncode = 0
         return supervisor
     process.kill()
@@ -59,16 +59,16 @@ def start(layout: DevLayout, environ: Mapping[str, str]) -> ProcessIdentity:
 
 
 def tell(layout: DevLayout, specs: tuple[ProcessSpec, ...], supervisor: ProcessIdentity) -> None:
-    """Have it run ``specs``; what waits for its next start is tried at once."""
+    """Make the supervisor run ``specs``; processes in backoff are started at once."""
     write_specs(layout.processes, specs)
     supervisor.send(signal.SIGHUP)
 
 
 def stop(layout: DevLayout) -> list[str]:
-    """Stop the supervisor and all it runs, the agent first; what was still there of one that was killed, too.
+    """Stop the supervisor and its processes, the agent first, including processes left over by a killed supervisor.
 
     Returns:
-        the names of what was stopped, in that order; empty when nothing ran.
+        the names of the stopped processes in order; empty for none.
     """
     snapshot = read_snapshot(layout.snapshot)
     reports = [report for report in reversed(snapshot.processes) if report.alive] if snapshot else []
@@ -77,7 +77,7 @@ def stop(layout: DevLayout) -> list[str]:
     if supervisor is not None and supervisor.alive:
         supervisor.end(_seconds_to_stop(layout))
         stopped.append("supervisor")
-    # The kernel kills them with their supervisor; this is for where it could not.
+    # The kernel kills the processes with their supervisor; this is for systems without that feature.
     for report in reports:
         report.identity.end(10)
     return stopped

@@ -1,4 +1,4 @@
-"""``dev up``: from whatever there is to a running local cluster. Every step may have been done before."""
+"""``dev up``: start the local cluster. Idempotent: every step may have been done before."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from devopsellence.cli.dev.start import Progress, StartSequence
 from devopsellence.cli.dev.state import DEFAULT_NODE, DevState
 from devopsellence.store.keys import InvalidName, check_name
 
-#: Where the apps' ingress answers, if nobody else does there: the usual ports where one is not root.
+#: Preferred ports of the ingress: the usual ports without root.
 HTTP_PORT: Final = 8080
 HTTPS_PORT: Final = 8443
 
 
 @dataclass(frozen=True)
 class UpOptions:
-    """What a person said; None where they said nothing."""
+    """Options of ``dev up``; None for an absent option."""
 
     node_name: str | None = None
     labels: tuple[str, ...] | None = None
@@ -38,7 +38,7 @@ class UpOptions:
 
 @dataclass(frozen=True)
 class RunningCluster:
-    """The local cluster, up. ``already``: nothing had to be started for it. ``problem``: what hinders the agent."""
+    """Running local cluster; ``already``: all processes were running before; ``problem``: the agent's problem or ""."""
 
     layout: DevLayout
     state: DevState
@@ -48,31 +48,30 @@ class RunningCluster:
     already: bool
 
 
-def up(wish: UpOptions, progress: Progress) -> RunningCluster:
-    """Bring the local cluster up; what runs already goes on.
+def up(options: UpOptions, progress: Progress) -> RunningCluster:
+    """Start the local cluster; running processes keep running.
 
     Raises:
-        CliError: what is missing or in the way, and what mends it. Nothing is started before all of this machine's
-            part is found to be there.
+        CliError: a requirement is missing, with the fix. Nothing is started before all requirements are checked.
     """
     layout = state.layout()
-    docker_host = _docker(wish, state.load(layout))
+    docker_host = _docker(options, state.load(layout))
     programs = cluster.programs()
     if programs is None:
         raise problems.no_etcd()
     home_made = not layout.root.parent.exists()
-    with state.exclusive(layout, lambda: progress("another dev command is at work; waiting for it"), make=True):
+    with state.exclusive(layout, lambda: progress("waiting for another dev command to finish"), make=True):
         before = supervisor_control.running(layout)
         if before is None:
-            supervisor_control.stop(layout)  # what is left of one that was killed, or of another version
-        remembered = state.load(layout)
-        routes = _routes(docker_host, remembered)
-        decided = decide(wish, remembered, before, docker_host, MachinePorts(), home_made=home_made, routes=routes)
+            supervisor_control.stop(layout)  # leftovers of a killed supervisor, or of another version
+        saved = state.load(layout)
+        routes = _routes(docker_host, saved)
+        decided = decide(options, saved, before, docker_host, MachinePorts(), home_made=home_made, routes=routes)
         now = datetime.datetime.now(datetime.UTC)
         stamps = certificates.ensure(layout, decided.node_name, decided.node_uid, now)
         state.save(layout, decided)
         specs = cluster.specs(layout, decided, programs, stamps, os.environ)
-        return _start(layout, decided, specs, before, wish, progress)
+        return _start(layout, decided, specs, before, options, progress)
 
 
 def _start(
@@ -80,26 +79,26 @@ def _start(
     decided: DevState,
     specs: tuple[ProcessSpec, ...],
     before: SupervisorSnapshot | None,
-    wish: UpOptions,
+    options: UpOptions,
     progress: Progress,
 ) -> RunningCluster:
     if before is None:
-        # The controller and the agent can do nothing before etcd knows them.
+        # The controller and the agent have no access before their etcd users exist.
         write_specs(layout.processes, specs[:1])
         supervisor = supervisor_control.start(layout, cluster.environment(os.environ))
     else:
         supervisor = before.supervisor
         supervisor_control.tell(layout, specs, supervisor)
     start = StartSequence(layout, decided, progress, lambda: supervisor_control.tell(layout, specs, supervisor))
-    labels, problem = asyncio.run(start.run(wish.labels))
+    labels, problem = asyncio.run(start.run(options.labels))
     after = read_snapshot(layout.snapshot) or SupervisorSnapshot(supervisor, 0.0)
     already = before is not None and _pids(before) == _pids(after)
     return RunningCluster(layout, decided, after, labels, problem, already)
 
 
 def decide(
-    wish: UpOptions,
-    remembered: DevState | None,
+    options: UpOptions,
+    saved: DevState | None,
     before: SupervisorSnapshot | None,
     docker_host: str,
     ports: Ports,
@@ -107,25 +106,25 @@ def decide(
     home_made: bool,
     routes: bool = False,
 ) -> DevState:
-    """What holds from now on: what was said, else what is remembered, else what is found free.
+    """Return the settings of the cluster: from options, else saved, else free ports.
 
-    ``before``: what the supervisor runs; None when there is none. ``routes``: the apps' ingress runs, which it goes on
-    to do without us.
+    ``before``: snapshot of the running supervisor; None for none. ``routes``: the ingress container is running; it
+    keeps running while the cluster is down, and holds its ports.
 
     Raises:
-        CliError: the node has another name already, or a port that a person chose is taken.
+        CliError: the node already has another name, or a port given as an option is in use.
     """
-    name = wish.node_name or (remembered.node_name if remembered else DEFAULT_NODE)
+    name = options.node_name or (saved.node_name if saved else DEFAULT_NODE)
     try:
         check_name("node", name)
     except InvalidName as error:
         raise problems.bad_node_name(str(error)) from error
-    if remembered and name != remembered.node_name:
-        raise problems.other_node_name(name, remembered.node_name)
+    if saved and name != saved.node_name:
+        raise problems.other_node_name(name, saved.node_name)
     ours = before is not None and before.process(cluster.ETCD).alive
-    known = remembered or DevState(name, uuid.uuid4().hex, docker_host, 0, 0, home_made=home_made)
+    known = saved or DevState(name, uuid.uuid4().hex, docker_host, 0, 0, home_made=home_made)
     etcd = _Listener("etcd", "--etcd-port", ports.why_not, ports.choose)
-    client, client_given = etcd.port(wish.etcd_port, known.client_port, given=known.client_port_given, ours=ours)
+    client, client_given = etcd.port(options.etcd_port, known.client_port, given=known.client_port_given, ours=ours)
     peer = _port(known.peer_port, ports, client, ours=ours)
     serves = before is not None and before.process(cluster.AGENT).alive
     agent = _port(known.agent_port, ports, client, peer, ours=serves)
@@ -134,12 +133,14 @@ def decide(
         return ports.why_not(port, everywhere=True)
 
     http = _Listener("the ingress", "--http-port", everywhere, lambda: ports.next_free(HTTP_PORT, agent, client, peer))
-    http_port, http_given = http.port(wish.http_port, known.http_port, given=known.http_port_given, ours=routes)
+    http_port, http_given = http.port(options.http_port, known.http_port, given=known.http_port_given, ours=routes)
     taken = (agent, client, peer, http_port)
     https = _Listener("the ingress", "--https-port", everywhere, lambda: ports.next_free(HTTPS_PORT, *taken))
-    https_port, https_given = https.port(wish.https_port, known.https_port, given=known.https_port_given, ours=routes)
+    https_port, https_given = https.port(
+        options.https_port, known.https_port, given=known.https_port_given, ours=routes
+    )
     if https_port == http_port:
-        raise problems.port_unusable("the ingress", "--https-port", https_port, "it is its port for HTTP")
+        raise problems.port_unusable("the ingress", "--https-port", https_port, "this is the HTTP port")
     return replace(
         known,
         docker_host=docker_host,
@@ -156,7 +157,7 @@ def decide(
 
 @dataclass(frozen=True)
 class _Listener:
-    """Who listens on a port that a person may choose, and with which option they do."""
+    """Listener on a port with an option: name for messages, option, and the search for a port."""
 
     who: str
     option: str
@@ -164,12 +165,12 @@ class _Listener:
     choose: Callable[[], int]
 
     def port(self, asked: int | None, known: int, *, given: bool, ours: bool) -> tuple[int, bool]:
-        """The port, and whether a person chose it. ``ours``: we listen already, on the one that is known."""
+        """Return the port, and True for a port given as an option; ``ours``: the cluster listens on ``known``."""
         given = given or asked is not None
         port = asked or known
         if port and port == known and ours:
             return port, given
-        why = self.why_not(port) if port else "none is remembered"
+        why = self.why_not(port) if port else "no saved port"
         if not why:
             return port, given
         if given:
@@ -178,15 +179,15 @@ class _Listener:
 
 
 def _port(known: int, ports: Ports, *avoid: int, ours: bool) -> int:
-    """The remembered port unless somebody else took it, which it is not while the process it belongs to runs (ours)."""
+    """Return the saved port if still free, or in use by our own process (``ours``); else another free port."""
     if known and known not in avoid and (ours or not ports.why_not(known)):
         return known
     return ports.choose(*avoid)
 
 
-def _docker(wish: UpOptions, remembered: DevState | None) -> str:
-    """Where the Docker Engine is, which has just answered."""
-    host = wish.docker_host or (remembered.docker_host if remembered else default_host())
+def _docker(options: UpOptions, saved: DevState | None) -> str:
+    """Return the address of the Docker Engine after a successful call."""
+    host = options.docker_host or (saved.docker_host if saved else default_host())
     try:
         DockerHttpApi(host).version()
     except DockerHttpError as error:
@@ -194,10 +195,10 @@ def _docker(wish: UpOptions, remembered: DevState | None) -> str:
     return host
 
 
-def _routes(docker_host: str, remembered: DevState | None) -> bool:
-    """The apps' ingress runs, and so has the ports that are remembered."""
+def _routes(docker_host: str, saved: DevState | None) -> bool:
+    """Return True if the ingress container is running, and so holds the saved ports."""
     try:
-        return remembered is not None and DockerHttpApi(docker_host).routes(remembered.node_uid)
+        return saved is not None and DockerHttpApi(docker_host).routes(saved.node_uid)
     except DockerHttpError as error:
         raise problems.docker_unusable(error) from error
 

@@ -1,6 +1,7 @@
-"""The checks of ``doctor``. None of them raises: what goes wrong is what they report.
+"""The checks of ``doctor``. A check returns results instead of raising errors.
 
-``machine`` looks at what is here, ``cluster`` at what stands in etcd, ``agents`` asks the nodes themselves.
+``machine`` checks this machine, ``etcd`` the members of etcd, ``cluster`` the records in etcd, ``agents`` the agents of
+the nodes. No repair of problems here: a result names the command that fixes the problem.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ __all__ = ["CheckResult", "all_checks"]
 
 
 def all_checks(ctx: click.Context) -> list[CheckResult]:
-    """Every check, in the order in which one depends on the other."""
-    found = [machine.configuration()]
+    """Run all checks and return their results in order of dependence."""
+    results = [machine.configuration()]
     try:
         settings = context.connection(ctx)
     except CliError as error:
-        return [*found, asyncio.run(machine.docker(None)), CheckResult.from_error("etcd", error)]
+        return [*results, asyncio.run(machine.docker(None)), CheckResult.from_error("etcd", error)]
     dev = context.dev_node(settings)
-    found.append(asyncio.run(machine.docker(dev.docker_host if dev else None)))
-    found += machine.certificates(settings, datetime.datetime.now(datetime.UTC))
-    return found + asyncio.run(_cluster(settings))
+    results.append(asyncio.run(machine.docker(dev.docker_host if dev else None)))
+    results += machine.certificates(settings, datetime.datetime.now(datetime.UTC))
+    return results + asyncio.run(_cluster(settings))
 
 
 async def _cluster(settings: Settings) -> list[CheckResult]:

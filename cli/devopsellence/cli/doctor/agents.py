@@ -1,4 +1,4 @@
-"""Whether the agents of attached nodes answer us, what they say of their machines, and whether we can open secrets."""
+"""Checks of the agents of attached nodes, and of the operator's identity for secrets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from devopsellence.api.v1 import agent_pb2
 from devopsellence.cli.agent import client
 from devopsellence.cli.nodes.registry import overview
 from devopsellence.cli.output import CheckResult, CliError, NextAction
-from devopsellence.cli.store.reader import together
+from devopsellence.cli.store.reader import concurrently
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,43 +20,43 @@ if TYPE_CHECKING:
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.settings import Settings
 
-# Enough for a handshake across an ocean; whoever takes longer does not answer.
+# Timeout in seconds, enough for a TLS handshake across an ocean.
 _SECONDS: Final = 5.0
 _AT_A_TIME: Final = 32
 
 
 async def api_results(etcd: Etcd, settings: Settings) -> list[CheckResult]:
-    """A check for each node that is attached to an environment and gives a sign of life.
+    """Call the agent of each reachable node attached to an environment.
 
-    One that gives none is for ``cluster.nodes`` to tell. Nothing where certificates are not used: there no agent has
-    an API.
+    ``cluster.nodes`` reports unreachable nodes. No results in a cluster without certificates, because agents have no
+    API there.
     """
     if settings.cert is None:
         return []
     found = [
-        client.locate(each.name, each.node, each.heartbeat)
+        client.endpoint_of(each.name, each.node, each.heartbeat)
         for each in (await overview(etcd))[0]
         if each.environments and each.node and each.heartbeat and each.heartbeat.uid == each.node.uid
     ]
     slots = asyncio.Semaphore(_AT_A_TIME)
-    return [check for checks in await together(_ask(settings, agent, slots) for agent in found) for check in checks]
+    return [check for checks in await concurrently(_ask(settings, agent, slots) for agent in found) for check in checks]
 
 
-async def _ask(settings: Settings, agent: client.Agent, slots: asyncio.Semaphore) -> list[CheckResult]:
+async def _ask(settings: Settings, agent: client.AgentEndpoint, slots: asyncio.Semaphore) -> list[CheckResult]:
     name = f"agent {agent.node}"
     try:
         async with slots, client.connect(settings, agent) as stub:
             answer = await stub.Diagnose(agent_pb2.DiagnoseRequest(), timeout=_SECONDS)
     except grpc.aio.AioRpcError as error:
-        return [CheckResult.from_error(name, client.refused(agent, error))]
+        return [CheckResult.from_error(name, client.call_error(agent, error))]
     except CliError as error:
         return [CheckResult.from_error(name, error)]
     return diagnose_results(name, agent.address, answer)
 
 
 def diagnose_results(name: str, address: str, answer: agent_pb2.DiagnoseAnswer) -> list[CheckResult]:
-    """What the agent called ``name`` says of its machine: each thing that is wrong there, or that all is well."""
-    wrong = [
+    """Return the results of an agent: the response, then each failed check of its machine."""
+    failed_checks = [
         CheckResult(
             f"{check.name} of node {answer.node}",
             "error",
@@ -67,18 +67,18 @@ def diagnose_results(name: str, address: str, answer: agent_pb2.DiagnoseAnswer) 
         for check in answer.checks
         if not check.ok
     ]
-    room = f"{answer.disk_free_mib // 1024} GiB of disk and {answer.memory_available_mib} MiB of memory free"
-    return [CheckResult(name, "ok", f"answers at {address}; {room}"), *wrong]
+    free = f"{answer.disk_free_mib // 1024} GiB of disk and {answer.memory_available_mib} MiB of memory free"
+    return [CheckResult(name, "ok", f"responds at {address}; {free}"), *failed_checks]
 
 
 async def identity_results(etcd: Etcd) -> list[CheckResult]:
-    """Whether this operator has the identity that secrets are sealed for."""
+    """Check the identity that decrypts secrets for this operator."""
     from devopsellence.cli.secrets.identity import identity_path, load_or_create
 
     path = identity_path()
     try:
         mode = path.stat().st_mode
-        load_or_create(path)  # it is there, so that none is made
+        load_or_create(path)  # the file exists, so nothing is created
     except (FileNotFoundError, NotADirectoryError):
         return await _no_identity(etcd, path)
     except OSError as error:
@@ -86,17 +86,17 @@ async def identity_results(etcd: Etcd) -> list[CheckResult]:
     except CliError as error:
         return [CheckResult.from_error("identity", error)]
     if stat.S_IMODE(mode) & 0o077:
-        action = NextAction("keep it to yourself", f"chmod 600 {path}")
-        return [CheckResult("identity", "warning", f"others can read {path}", "identity_open", (action,))]
+        action = NextAction("restrict access", f"chmod 600 {path}")
+        return [CheckResult("identity", "warning", f"other users can read {path}", "identity_open", (action,))]
     return [CheckResult("identity", "ok", str(path))]
 
 
 async def _no_identity(etcd: Etcd, path: Path) -> list[CheckResult]:
     if (await etcd.list(etcd.keys.all_secrets_prefix, keys_only=True)).items:
-        message = f"there are secrets, and no identity at {path} that could open them"
+        message = f"cannot decrypt secrets: there is no identity at {path}"
         actions = (
-            NextAction("bring yours", "export DEVOPSELLENCE_IDENTITY=<file>"),
-            NextAction("or make one, then have another operator", "devopsellence secret reencrypt"),
+            NextAction("use an existing identity", "export DEVOPSELLENCE_IDENTITY=<file>"),
+            NextAction("or create one, then let another operator run", "devopsellence secret reencrypt"),
         )
         return [CheckResult("identity", "warning", message, "identity_missing", actions)]
-    return [CheckResult("identity", "ok", "none yet; the first secret makes one")]
+    return [CheckResult("identity", "ok", "none yet; setting the first secret creates it")]

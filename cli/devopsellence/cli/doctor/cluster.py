@@ -1,4 +1,4 @@
-"""What stands in etcd: who leads, who gives a sign of life."""
+"""Checks of records in etcd: leader election, heartbeats of nodes, ingress."""
 
 from __future__ import annotations
 
@@ -12,57 +12,63 @@ if TYPE_CHECKING:
 
 
 async def controller(etcd: Etcd) -> list[CheckResult]:
-    """Who leads."""
+    """Check for a leading controller."""
     from devopsellence.api.v1.stored_pb2 import Candidate
     from devopsellence.store.codec import decode
 
     candidates = sorted((await etcd.list(etcd.keys.election_prefix)).items, key=lambda item: item.create_revision)
     if not candidates:
         actions = (
-            NextAction("on one machine", "devopsellence dev up"),
-            NextAction("or on a server", "devopsellence-controller"),
+            NextAction("start a local cluster", "devopsellence dev up"),
+            NextAction("or start the controller on a server", "devopsellence-controller"),
         )
         return [
-            CheckResult("controller", "error", "none is running: releases are not rolled out", "no_controller", actions)
+            CheckResult(
+                "controller",
+                "error",
+                "no controller is running, so releases are not rolled out",
+                "no_controller",
+                actions,
+            )
         ]
     try:
         leader = decode(Candidate, candidates[0].key, candidates[0].value).identity
     except StoreError:
         leader = candidates[0].key
-    others = f", {len(candidates) - 1} standing by" if len(candidates) > 1 else ""
-    return [CheckResult("controller", "ok", f"{leader} leads{others}")]
+    standby = f", {len(candidates) - 1} on standby" if len(candidates) > 1 else ""
+    return [CheckResult("controller", "ok", f"{leader} is the leader{standby}")]
 
 
 async def nodes(etcd: Etcd) -> list[CheckResult]:
-    """Each node's sign of life."""
+    """Check the record and heartbeat of each node."""
     from devopsellence.cli.nodes.registry import overview
 
-    seen, problems = await overview(etcd)
-    found = [
-        CheckResult(f"node {each.name}", "error" if each.note else "ok", each.note or _well(each), *_mend(each))
-        for each in seen
+    nodes, problems = await overview(etcd)
+    results = [
+        CheckResult(f"node {node.name}", "error" if node.note else "ok", node.note or _healthy_text(node), *_fix(node))
+        for node in nodes
     ]
     for problem in problems:
-        action = NextAction("see what it holds", f"etcdctl get {problem.key}")
-        found.append(CheckResult(problem.key, "error", problem.reason, "record_unreadable", (action,)))
-    if not found:
-        action = NextAction("register one", "devopsellence node register <name>")
-        return [CheckResult("nodes", "warning", "none is registered", "no_node", (action,))]
-    return found
+        action = NextAction("show the record", f"etcdctl get {problem.key}")
+        results.append(CheckResult(problem.key, "error", problem.reason, "record_unreadable", (action,)))
+    if not results:
+        action = NextAction("register a node", "devopsellence node register <name>")
+        return [CheckResult("nodes", "warning", "no node is registered", "no_node", (action,))]
+    return results
 
 
 async def ingress(etcd: Etcd) -> list[CheckResult]:
-    """What is wrong with each environment's ingress, as far as etcd tells; ``ingress check`` looks from outside."""
+    """Check the ingress of each environment from the records in etcd; ``ingress check`` checks from outside."""
     from datetime import UTC, datetime
 
-    from devopsellence.cli.ingress.cluster_summary import standings
+    from devopsellence.cli.ingress.cluster_summary import ingress_summaries
     from devopsellence.cli.util.text import plural
 
     found = []
-    for standing in await standings(etcd, datetime.now(UTC)):
+    for standing in await ingress_summaries(etcd, datetime.now(UTC)):
         name = f"ingress {standing.environment}"
-        look = NextAction("look from outside", f"devopsellence ingress check --env {standing.environment}")
-        found += [CheckResult(name, one.severity, one.text, one.code, (look,)) for one in standing.troubles]
+        action = NextAction("check from outside", f"devopsellence ingress check --env {standing.environment}")
+        found += [CheckResult(name, one.severity, one.text, one.code, (action,)) for one in standing.troubles]
         if not standing.troubles:
             found.append(
                 CheckResult(name, "ok", f"{plural(standing.hosts, 'host')} on {plural(len(standing.nodes), 'node')}")
@@ -70,14 +76,15 @@ async def ingress(etcd: Etcd) -> list[CheckResult]:
     return found
 
 
-def _well(each: Any) -> str:
-    labels = ",".join(each.node.labels) or "none"
-    return f"agent {each.heartbeat.agent_version}, docker {each.heartbeat.docker_version}, labels {labels}"
+def _healthy_text(node: Any) -> str:
+    labels = ",".join(node.node.labels) or "none"
+    return f"agent {node.heartbeat.agent_version}, docker {node.heartbeat.docker_version}, labels {labels}"
 
 
-def _mend(each: Any) -> tuple[str, tuple[NextAction, ...]]:
-    if not each.note:
+def _fix(node: Any) -> tuple[str, tuple[NextAction, ...]]:
+    """Return the error code and the next step for a node with a problem."""
+    if not node.note:
         return "", ()
-    if each.heartbeat is None:
+    if node.heartbeat is None:
         return "node_unreachable", (NextAction("on that machine", "systemctl status devopsellence-agent"),)
     return "node_unwell", (NextAction("on that machine", "docker version"),)

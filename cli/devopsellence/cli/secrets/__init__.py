@@ -1,13 +1,13 @@
-"""Secrets as an operator handles them: sealed here, stored sealed, opened by nodes and by other operators.
+"""Secrets: encrypted by operators, stored encrypted in etcd, decrypted by nodes and operators.
 
-``records`` is what a stored secret is and becomes, ``releases`` what releases say about it; ``readers`` finds whom to
-seal for, ``identity`` who we are. ``vault`` reads, sets and deletes; ``items`` is everything that is sealed, also the
-private keys of certificates, and ``sealing`` lets more readers in. ``pins`` makes a
-release refer to versions, ``members`` is about nodes that come and go. ``value``, ``setting``, ``apply`` and
-``listing`` serve the commands.
+``records`` edits stored secrets; ``releases`` finds their versions in releases; ``recipients`` collects public keys;
+``identity`` is the operator's own key. ``vault`` reads, sets and deletes secrets. ``items`` covers everything stored
+encrypted, including private keys of certificates, and ``grant`` encrypts items for more recipients. ``access`` handles
+nodes joining and leaving an environment, ``pins`` the versions in a release. ``value`` and ``listing`` serve the
+commands.
 
-A value is in memory only: it goes into no record, event, message or exception. etcd holds age files
-(``devopsellence.age``).
+A plaintext value stays in memory and must not appear in a record, event, message or exception. etcd holds age files
+(``devopsellence.age``). Publishing releases belongs in ``deploy``.
 """
 
 from __future__ import annotations

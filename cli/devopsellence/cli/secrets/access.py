@@ -1,4 +1,4 @@
-"""Nodes that come to an environment and nodes that leave it: who is let into what is sealed, and who has seen it."""
+"""Access of nodes to the secrets and certificate keys of an environment: grants, re-encryption, exposure."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from devopsellence.cli.secrets.grant import GrantRequest, GrantResult, grant
 from devopsellence.cli.secrets.items import KEY, CertificateKeyItem, SecretItem
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.store.reader import Reader
-from devopsellence.cli.store.releases import newest
-from devopsellence.cli.store.snapshot import Problem
+from devopsellence.cli.store.releases import newest_release
+from devopsellence.cli.store.snapshot import UnreadableKey
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import MalformedRecord, StoreError
 from devopsellence.store.etcd import Etcd, KeyValue
 from devopsellence.store.keys import EnvironmentRef
 
-#: Seconds that an agent which is there has to say its key; it does so right after its first start.
+#: Seconds to wait for the public key of a running agent, which publishes the key right after its first start.
 KEY_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
 class StoredSecrets:
-    """All secrets of an environment that can be read, sorted, and the keys that cannot."""
+    """Readable secrets of an environment, sorted, and the problems of unreadable records."""
 
     stored: dict[SecretId, Secret]
-    problems: tuple[Problem, ...]
+    problems: tuple[UnreadableKey, ...]
 
 
 @dataclass(frozen=True)
 class StoredCertificates:
-    """All certificates of an environment that can be read, by host, sorted, and the keys that cannot."""
+    """Readable certificates of an environment by host, sorted, and the problems of unreadable records."""
 
     stored: dict[str, Certificate]
-    problems: tuple[Problem, ...]
+    problems: tuple[UnreadableKey, ...]
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """What somebody could open: secrets, and the private keys of the certificates of ``hosts``; all sorted."""
+    """Secrets, and hosts with private keys of certificates, that a node could decrypt; sorted."""
 
     secrets: tuple[SecretId, ...] = ()
     hosts: tuple[str, ...] = ()
@@ -54,56 +54,56 @@ class Exposure:
 
 @dataclass(frozen=True)
 class ReencryptResult:
-    """What was sealed anew, and what could not be looked at. ``keyless``: nodes that cannot be sealed for yet.
+    """Result of a re-encryption: re-encrypted secrets, and problems of unreadable records.
 
-    ``hosts``: those whose certificates' keys were. ``closed``: those whose keys we cannot open; the controller obtains
-    new certificates for them.
+    ``keyless``: nodes without a known public key. ``hosts``: hosts with re-encrypted private keys. ``undecryptable``:
+    hosts with private keys this operator cannot decrypt; the controller obtains new certificates for them.
     """
 
     secrets: tuple[SecretId, ...] = ()
     keyless: tuple[str, ...] = ()
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[UnreadableKey, ...] = ()
     hosts: tuple[str, ...] = ()
-    closed: tuple[str, ...] = ()
+    undecryptable: tuple[str, ...] = ()
 
 
 async def stored_certificates(etcd: Etcd, ref: EnvironmentRef) -> StoredCertificates:
     """Read all certificates of the environment."""
     reader = Reader(etcd)
-    found = await reader.under(etcd.keys.certificates_prefix(ref), Certificate)
+    records_by_key = await reader.get_prefix(etcd.keys.certificates_prefix(ref), Certificate)
     stored, problems = {}, reader.problems
-    for key, certificate in found.items():
+    for key, certificate in records_by_key.items():
         try:
             stored[etcd.keys.parse_certificate(key)[1]] = certificate
         except ValueError:
-            problems.append(Problem(key, "not the key of a certificate"))
+            problems.append(UnreadableKey(key, "not the key of a certificate"))
     return StoredCertificates(stored, tuple(problems))
 
 
 async def stored_secrets(etcd: Etcd, ref: EnvironmentRef) -> StoredSecrets:
     """Read all secrets of the environment."""
     reader = Reader(etcd)
-    found = await reader.under(etcd.keys.secrets_prefix(ref), Secret)
+    records_by_key = await reader.get_prefix(etcd.keys.secrets_prefix(ref), Secret)
     stored, problems = {}, reader.problems
-    for key, secret in found.items():
+    for key, secret in records_by_key.items():
         try:
             _, service, name = etcd.keys.parse_secret(key)
             stored[SecretId(service, name)] = records.checked(key, secret)
         except MalformedRecord as error:
-            problems.append(Problem(key, f"not a readable {error.kind}: {error.reason}"))
+            problems.append(UnreadableKey(key, f"not a readable {error.kind}: {error.reason}"))
         except ValueError:
-            problems.append(Problem(key, "not the key of a secret"))
+            problems.append(UnreadableKey(key, "not the key of a secret"))
     return StoredSecrets(dict(sorted(stored.items())), tuple(problems))
 
 
 async def grant_to_node(etcd: Etcd, ref: EnvironmentRef, name: str) -> ReencryptResult:
-    """Let the registered node ``name``, which is about to be attached, into what the environment has.
+    """Encrypt secrets and certificate keys of the environment for the registered node ``name``, before its attachment.
 
-    Sealed anew are the current versions of secrets and those that the newest release refers to, and the keys of
-    certificates. A node whose agent is there but has not said its key yet is given a moment.
+    Covers the current versions of secrets, the versions in the newest release, and the private keys of certificates.
+    Waits some seconds for the public key of a reachable node.
 
     Raises:
-        CliError: ``secret_sealed``: it takes somebody else; ``identity_unusable``.
+        CliError: ``secret_sealed``: only another operator can decrypt a secret; ``identity_unusable``.
     """
     secrets, served = await stored_secrets(etcd, ref), await stored_certificates(etcd, ref)
     problems = secrets.problems + served.problems
@@ -113,28 +113,28 @@ async def grant_to_node(etcd: Etcd, ref: EnvironmentRef, name: str) -> Reencrypt
     if found.keyless:
         await _key_said(etcd, name)
     everybody = await recipients.of_nodes(etcd, {name, *await recipients.attached(etcd, ref)})
-    wishes = _wishes(secrets, served, await newest(etcd, ref), everybody.keys([name]))
-    done = await grant(etcd, ref, wishes, everybody.names)
-    return _resealed(done, tuple({name} & set(everybody.keyless)), problems)
+    requests = _grant_requests(secrets, served, await newest_release(etcd, ref), everybody.keys([name]))
+    done = await grant(etcd, ref, requests, everybody.names)
+    return _result(done, tuple({name} & set(everybody.keyless)), problems)
 
 
 async def reencrypt(etcd: Etcd, ref: EnvironmentRef) -> ReencryptResult:
-    """Seal what lacks one of the attached nodes or the operators for all of them.
+    """Encrypt secrets and certificate keys for all attached nodes and operators.
 
     Raises:
-        CliError: ``secret_sealed``: it takes somebody else; ``identity_unusable``.
+        CliError: ``secret_sealed``: only another operator can decrypt a secret; ``identity_unusable``.
     """
-    # First, so that we are among the operators that it is sealed for.
+    # First, so that this operator is registered as a recipient.
     await identity.own_identity(etcd)
     secrets, served = await stored_secrets(etcd, ref), await stored_certificates(etcd, ref)
     everybody = await recipients.of_nodes(etcd, await recipients.attached(etcd, ref))
-    wishes = _wishes(secrets, served, await newest(etcd, ref), everybody.recipients)
-    done = await grant(etcd, ref, wishes, everybody.names)
-    return _resealed(done, everybody.keyless, secrets.problems + served.problems)
+    requests = _grant_requests(secrets, served, await newest_release(etcd, ref), everybody.recipients)
+    done = await grant(etcd, ref, requests, everybody.names)
+    return _result(done, everybody.keyless, secrets.problems + served.problems)
 
 
 async def grant_certificate_keys(etcd: Etcd, ref: EnvironmentRef, names: Collection[str]) -> ReencryptResult:
-    """Seal the keys of certificates for those of the attached nodes ``names`` that lack them, as far as we can.
+    """Encrypt the private keys of certificates for the attached nodes ``names``, as far as this operator can.
 
     Raises:
         CliError: ``identity_unusable``.
@@ -144,15 +144,15 @@ async def grant_certificate_keys(etcd: Etcd, ref: EnvironmentRef, names: Collect
         return ReencryptResult(problems=served.problems)
     everybody = await recipients.of_nodes(etcd, names)
     one, must = frozenset({KEY}), everybody.keys(names)
-    wishes = [
+    requests = [
         GrantRequest(CertificateKeyItem(host), CertificateKeyItem(host).files("", certificate), frozenset(), must, one)
         for host, certificate in _with_keys(served).items()
     ]
-    return _resealed(await grant(etcd, ref, wishes, names), everybody.keyless, served.problems)
+    return _result(await grant(etcd, ref, requests, names), everybody.keyless, served.problems)
 
 
 async def exposure_of(etcd: Etcd, ref: EnvironmentRef, name: str) -> Exposure:
-    """What node ``name`` could open, also an earlier version of it; what cannot be read is left out."""
+    """Return everything node ``name`` could decrypt, including old versions; ignores unreadable records."""
     secrets, served = await stored_secrets(etcd, ref), await stored_certificates(etcd, ref)
     keys = _with_keys(served)
     if not secrets.stored and not keys:
@@ -169,7 +169,7 @@ async def exposure_of(etcd: Etcd, ref: EnvironmentRef, name: str) -> Exposure:
 
 
 async def exposures_of(etcd: Etcd, name: str) -> dict[EnvironmentRef, Exposure]:
-    """As :func:`exposed_to`, over all environments that have something sealed, also those it is not attached to."""
+    """Return the exposure of node ``name`` by environment, also for environments without the node; omits empty ones."""
     keys, refs = etcd.keys, set()
     for item in (await etcd.list(keys.all_secrets_prefix, keys_only=True)).items:
         with suppress(ValueError):
@@ -177,20 +177,22 @@ async def exposures_of(etcd: Etcd, name: str) -> dict[EnvironmentRef, Exposure]:
     for item in (await etcd.list(keys.all_certificates_prefix, keys_only=True)).items:
         with suppress(ValueError):
             refs.add(keys.parse_certificate(item.key)[0])
-    found = {ref: await exposure_of(etcd, ref, name) for ref in sorted(refs)}
-    return {ref: exposure for ref, exposure in found.items() if exposure}
+    exposures = {ref: await exposure_of(etcd, ref, name) for ref in sorted(refs)}
+    return {ref: exposure for ref, exposure in exposures.items() if exposure}
 
 
 def _with_keys(served: StoredCertificates) -> Mapping[str, Certificate]:
-    """Those that are more than a wish for one."""
+    """Return the certificates with a private key; a record without a key is only a request for a certificate."""
     return {host: certificate for host, certificate in served.stored.items() if certificate.key_age}
 
 
-def _wishes(
+def _grant_requests(
     secrets: StoredSecrets, served: StoredCertificates, release: Release | None, must: frozenset[str]
 ) -> list[GrantRequest]:
-    """That everybody in ``must`` can open the current versions and those that ``release`` refers to, and the keys of
-    certificates; of one that the controller obtained only if we can, because it can obtain another."""
+    """Return the requests for access of ``must`` to secrets (current versions and those in ``release``) and keys.
+
+    Access to the key of an ACME certificate is optional, because the controller can obtain another certificate.
+    """
     found = [
         GrantRequest(
             SecretItem(secret), stored, releases.pinned(release, secret) | {records.current(stored).version}, must
@@ -205,20 +207,20 @@ def _wishes(
     return found
 
 
-def _resealed(done: GrantResult, keyless: tuple[str, ...], problems: tuple[Problem, ...]) -> ReencryptResult:
+def _result(done: GrantResult, keyless: tuple[str, ...], problems: tuple[UnreadableKey, ...]) -> ReencryptResult:
     return ReencryptResult(
-        secrets=tuple(each.secret for each in done.sealed if isinstance(each, SecretItem)),
+        secrets=tuple(item.secret for item in done.encrypted if isinstance(item, SecretItem)),
         keyless=keyless,
         problems=problems,
-        hosts=tuple(each.host for each in done.sealed if isinstance(each, CertificateKeyItem)),
-        closed=tuple(each.host for each in done.closed if isinstance(each, CertificateKeyItem)),
+        hosts=tuple(item.host for item in done.encrypted if isinstance(item, CertificateKeyItem)),
+        undecryptable=tuple(item.host for item in done.undecryptable if isinstance(item, CertificateKeyItem)),
     )
 
 
 async def _key_said(etcd: Etcd, name: str) -> None:
-    """Wait, for a bounded time, until the heartbeat of ``name`` has a key; at once where there is no heartbeat."""
+    """Wait up to :data:`KEY_SECONDS` for a public key in the heartbeat of ``name``; not without a heartbeat."""
     key = etcd.keys.heartbeat(name)
-    # What fails here fails again, and better explained, where the key is read.
+    # The caller reads the key again and reports errors with a better message.
     with suppress(TimeoutError, StoreError):
         now = await etcd.list(key)
         if not now.items or _has_key(now.items[0]):

@@ -1,4 +1,4 @@
-"""Sealing what is stored for more readers, which takes somebody who can open it."""
+"""Encryption of stored items for more recipients; needs an operator able to decrypt the items."""
 
 from __future__ import annotations
 
@@ -21,48 +21,50 @@ from devopsellence.store.keys import EnvironmentRef
 
 @dataclass(frozen=True)
 class GrantRequest:
-    """The versions ``needed`` among the ``files`` of an item, as they are now, are to be open to all keys of ``must``.
+    """Request for access of all public keys in ``must`` to versions of an encrypted item.
 
-    Those ``welcome`` are as well if we can open them, and stay as they are if we cannot.
+    ``files`` are the current encrypted versions. A failure to decrypt a ``needed`` version is an error; an ``optional``
+    version is skipped instead.
     """
 
     item: EncryptedItem
     files: Secret
     needed: frozenset[int]
     must: frozenset[str]
-    welcome: frozenset[int] = frozenset()
+    optional: frozenset[int] = frozenset()
 
-    def granted(self, files: Secret) -> bool:
-        """Whether ``files`` leave nothing to do."""
-        return not records.lacks(files, self.needed | self.welcome, self.must)
+    def satisfied_by(self, files: Secret) -> bool:
+        """Return True if all recipients have access to the versions in ``files``."""
+        return not records.lacks(files, self.needed | self.optional, self.must)
 
 
 @dataclass(frozen=True)
 class GrantResult:
-    """``sealed``: what is sealed for everybody now, and was not before. ``closed``: what was welcome, and still is."""
+    """Result of :func:`grant`: re-encrypted items, and optional items this operator could not decrypt."""
 
-    sealed: tuple[EncryptedItem, ...] = ()
-    closed: tuple[EncryptedItem, ...] = ()
+    encrypted: tuple[EncryptedItem, ...] = ()
+    undecryptable: tuple[EncryptedItem, ...] = ()
 
 
-async def grant(etcd: Etcd, ref: EnvironmentRef, wishes: Iterable[GrantRequest], nodes: Iterable[str]) -> GrantResult:
-    """Seal anew what is not yet as wished, for all of ``nodes`` and the operators.
+async def grant(etcd: Etcd, ref: EnvironmentRef, requests: Iterable[GrantRequest], nodes: Iterable[str]) -> GrantResult:
+    """Re-encrypt items of unsatisfied requests for ``nodes`` and all operators.
 
-    Our identity is only looked for if there is something to do.
+    Reads the identity of the operator only if there is something to do.
 
     Raises:
-        CliError: ``secret_sealed``: a needed version is not sealed for us; nothing was written. ``identity_unusable``.
+        CliError: ``secret_sealed``: this operator cannot decrypt a needed version; nothing was written.
+            ``identity_unusable``.
     """
-    left = [wish for wish in wishes if not wish.granted(wish.files)]
+    left = [request for request in requests if not request.satisfied_by(request.files)]
     if not left:
         return GrantResult()
     me = await identity.own_identity(etcd)
     everybody = await recipients.of_nodes(etcd, nodes)
-    for wish in left:
-        _as_wished(ref, wish, wish.files, me, everybody)
+    for request in left:
+        _encrypted_files(ref, request, request.files, me, everybody)
     done: dict[EncryptedItem, bool] = {}
-    for wish in left:
-        done[wish.item] = await _grant_one(etcd, ref, wish, me, everybody) and done.get(wish.item, True)
+    for request in left:
+        done[request.item] = await _grant_one(etcd, ref, request, me, everybody) and done.get(request.item, True)
     return GrantResult(
         tuple(item for item, granted in done.items() if granted),
         tuple(item for item, granted in done.items() if not granted),
@@ -70,37 +72,41 @@ async def grant(etcd: Etcd, ref: EnvironmentRef, wishes: Iterable[GrantRequest],
 
 
 async def _grant_one(
-    etcd: Etcd, ref: EnvironmentRef, wish: GrantRequest, me: OperatorIdentity, everybody: Recipients
+    etcd: Etcd, ref: EnvironmentRef, request: GrantRequest, me: OperatorIdentity, everybody: Recipients
 ) -> bool:
-    """Whether it is as wished afterwards."""
-    item, key = wish.item, wish.item.key(etcd.keys, ref)
+    """Re-encrypt an item; return True if the request is satisfied afterwards."""
+    item, key = request.item, request.item.key(etcd.keys, ref)
 
     def edit(before: Message | None) -> Message:
         if before is None:
             raise item.unknown(ref)
-        return item.with_files(before, _as_wished(ref, wish, item.files(key, before), me, everybody))
+        return item.with_files(before, _encrypted_files(ref, request, item.files(key, before), me, everybody))
 
-    return wish.granted(item.files(key, await transaction.change(etcd, key, item.kind, edit)))
+    return request.satisfied_by(item.files(key, await transaction.change(etcd, key, item.kind, edit)))
 
 
-def _as_wished(
-    ref: EnvironmentRef, wish: GrantRequest, files: Secret, me: OperatorIdentity, everybody: Recipients
+def _encrypted_files(
+    ref: EnvironmentRef, request: GrantRequest, files: Secret, me: OperatorIdentity, everybody: Recipients
 ) -> Secret:
-    """The files as wished; CliError when that takes somebody else."""
+    """Return the re-encrypted files.
+
+    Raises:
+        CliError: ``secret_sealed``.
+    """
     try:
-        return records.reencrypted(files, me.identity, everybody.recipients, wish.must, wish.needed)
+        return records.reencrypted(files, me.identity, everybody.recipients, request.must, request.needed)
     except CannotDecrypt as error:
-        raise cannot_decrypt(ref, wish.item, error.version, me, everybody) from error
+        raise cannot_decrypt(ref, request.item, error.version, me, everybody) from error
 
 
 def cannot_decrypt(
     ref: EnvironmentRef, item: EncryptedItem, version: SecretVersion, me: OperatorIdentity, everybody: Recipients
 ) -> CliError:
-    """The error for a version that we must open and cannot; says who can."""
-    who: Sequence[str] = everybody.operators_among(version.recipients)
-    what = f"{item.named(version)} is not sealed for this identity ({me.name}, {me.path})"
-    again = item.anew(ref)
-    if not who:
-        return CliError("secret_sealed", f"{what}, nor for any other operator", next_actions=[again])
-    ask = NextAction(f"let {' or '.join(who)} seal it for you", f"devopsellence secret reencrypt --env {ref}")
-    return CliError("secret_sealed", f"{what}; {', '.join(who)} can open it", next_actions=[ask, again])
+    """Return the error for a version this operator cannot decrypt; names the operators who can."""
+    able: Sequence[str] = everybody.operators_among(version.recipients)
+    what = f"this identity ({me.name}, {me.path}) cannot decrypt {item.describe(version)}"
+    replace = item.replace_action(ref)
+    if not able:
+        return CliError("secret_sealed", f"{what}, and no other operator can", next_actions=[replace])
+    ask = NextAction(f"to get access, let {' or '.join(able)} run", f"devopsellence secret reencrypt --env {ref}")
+    return CliError("secret_sealed", f"{what}; {', '.join(able)} can", next_actions=[ask, replace])

@@ -1,4 +1,4 @@
-"""The operator's own age identity: a file that only its owner reads, and its public half in etcd."""
+"""age identity of the operator: a private file, and its public key in etcd."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from devopsellence.age import Identity, SealError
+from devopsellence.age import AgeIdentity, EncryptionError
 from devopsellence.api.v1.stored_pb2 import Operator
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.store import transaction
@@ -27,32 +27,32 @@ _NAME_PART: Final = 26
 
 @dataclass(frozen=True)
 class OperatorIdentity:
-    """Who we are to those who seal: ``name`` under ``operators/``, the identity, and where it lies."""
+    """Identity of this operator: name under ``operators/`` in etcd, key, and path of the file."""
 
     name: str
-    identity: Identity
+    identity: AgeIdentity
     path: Path
 
 
 def identity_path(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the identity lies: ``DEVOPSELLENCE_IDENTITY``, else in devopsellence's state folder."""
+    """Return the path of the identity: ``DEVOPSELLENCE_IDENTITY``, else a file in the state folder."""
     chosen = environ.get(IDENTITY)
     return Path(chosen).absolute() if chosen else state_home(environ) / "operator.age"
 
 
 async def own_identity(etcd: Etcd) -> OperatorIdentity:
-    """The identity, made if there is none yet, and registered so that others seal for it as well.
+    """Return the identity of this operator, created if missing and registered in etcd as a recipient.
 
     Raises:
-        CliError: ``identity_unusable``: the file cannot be read or made, or holds no identity.
+        CliError: ``identity_unusable``: the file cannot be read or created, or its content is invalid.
     """
     path = identity_path()
     identity = await asyncio.to_thread(load_or_create, path)
     return OperatorIdentity(await _registered(etcd, identity.recipient), identity, path)
 
 
-def load_or_create(path: Path) -> Identity:
-    """The identity at ``path``; a new one is put there, in one step, where there is none.
+def load_or_create(path: Path) -> AgeIdentity:
+    """Return the identity at ``path``, created atomically if missing.
 
     Raises:
         CliError: ``identity_unusable``.
@@ -60,23 +60,23 @@ def load_or_create(path: Path) -> Identity:
     try:
         if not path.exists():
             _make(path)
-        return Identity(path.read_text())
-    except (OSError, UnicodeDecodeError, SealError) as error:
-        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else "there is no age identity in it"
-        mend = NextAction("say where yours is", f"export {IDENTITY}=<file>")
-        message = f"the operator's identity {path} cannot be used: {why}"
-        raise CliError("identity_unusable", message, next_actions=[mend]) from error
+        return AgeIdentity(path.read_text())
+    except (OSError, UnicodeDecodeError, EncryptionError) as error:
+        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else "not an age identity"
+        action = NextAction("use another identity file", f"export {IDENTITY}=<file>")
+        message = f"cannot use the operator identity {path}: {why}"
+        raise CliError("identity_unusable", message, next_actions=[action]) from error
 
 
 def _make(path: Path) -> None:
-    """Put a new identity at ``path``; another process that is faster wins."""
+    """Create an identity at ``path``; a file created by another process at the same time wins."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # mkstemp makes it readable by its owner alone.
+    # mkstemp creates a file readable only by its owner.
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "w") as file:
-            file.write(Identity.generate().text())
+            file.write(AgeIdentity.generate().text())
             file.flush()
             os.fsync(descriptor)
         with contextlib.suppress(FileExistsError):
@@ -86,19 +86,19 @@ def _make(path: Path) -> None:
 
 
 async def _registered(etcd: Etcd, recipient: str) -> str:
-    """The name under which ``recipient`` stands among the operators; it is put there if it does not yet."""
-    known = await Reader(etcd).under(etcd.keys.operators_prefix, Operator)
+    """Return the operator name of the public key ``recipient``, registered if missing."""
+    known = await Reader(etcd).get_prefix(etcd.keys.operators_prefix, Operator)
     for operator in known.values():
         if operator.age_recipient == recipient:
             return operator.name
     new = Operator(
-        name=operator_name(transaction.who(), recipient), age_recipient=recipient, created_at=transaction.now()
+        name=operator_name(transaction.current_user(), recipient), age_recipient=recipient, created_at=transaction.now()
     )
     return (await transaction.change(etcd, etcd.keys.operator(new.name), Operator, lambda before: before or new)).name
 
 
 def operator_name(who: str, recipient: str) -> str:
-    """The key's name for the identity ``recipient`` that ``who`` (``user@host``) made."""
+    """Return the operator name for the public key ``recipient`` created by ``who`` (``user@host``)."""
     user, _, host = who.partition("@")
     digest = hashlib.sha256(recipient.encode()).hexdigest()[:6]
     return f"{_part(user) or 'unknown'}.{_part(host.partition('.')[0]) or 'unknown'}-{digest}"

@@ -1,7 +1,7 @@
-"""What is stored sealed and can be sealed anew: secrets, and the private keys of certificates.
+"""Items stored encrypted in etcd: secrets, and private keys of certificates.
 
-Each kind of item says where it is stored, and shows the sealed files in its record as a secret's versions, so that
-``records`` and ``sealing`` treat all of them alike.
+An item knows its key in etcd, and presents the encrypted files in its record as versions of a secret, so ``records``
+and ``grant`` work for both kinds.
 """
 
 from __future__ import annotations
@@ -15,42 +15,46 @@ from devopsellence.api.v1.stored_pb2 import Certificate, Secret, SecretVersion
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.secrets import records
 from devopsellence.cli.secrets.records import SecretId
-from devopsellence.cli.secrets.vault import flags, unknown
+from devopsellence.cli.secrets.vault import flags, secret_unknown
 from devopsellence.store.keys import EnvironmentRef, Keys
 
-#: The version that a private key counts as: there is only one.
+#: Version number of a private key, which has no other versions.
 KEY: Final = 1
 
 
 class EncryptedItem(Protocol):
-    """Something sealed of an environment; its text names it in a sentence."""
+    """Encrypted item of an environment; ``str`` gives a name for messages."""
 
     @property
     def kind(self) -> type[Message]:
-        """What its record is."""
+        """Message type of the record."""
 
     def key(self, keys: Keys, ref: EnvironmentRef) -> str:
-        """Where it is stored."""
+        """Return the key of the record in etcd."""
 
     def files(self, key: str, message: Any) -> Secret:
-        """The sealed files in its record, which stands at ``key``; MalformedRecord when it makes no sense."""
+        """Return the encrypted files of the record at ``key`` as versions.
+
+        Raises:
+            MalformedRecord: the record is invalid.
+        """
 
     def with_files(self, message: Any, files: Secret) -> Message:
-        """Its record with these files in place of its own."""
+        """Return the record with its files replaced by ``files``."""
 
-    def named(self, version: SecretVersion) -> str:
-        """One of its files in a sentence."""
+    def describe(self, version: SecretVersion) -> str:
+        """Return the name of a version for messages."""
 
-    def anew(self, ref: EnvironmentRef) -> NextAction:
-        """What to do where nobody can open it any more."""
+    def replace_action(self, ref: EnvironmentRef) -> NextAction:
+        """Return the next step for an item that no operator can decrypt."""
 
     def unknown(self, ref: EnvironmentRef) -> CliError:
-        """The error for one that is not stored."""
+        """Return the error for an item that is not stored."""
 
 
 @dataclass(frozen=True, order=True)
 class SecretItem:
-    """A secret."""
+    """Secret of a service or of the registry."""
 
     secret: SecretId
 
@@ -70,19 +74,19 @@ class SecretItem:
     def with_files(self, message: Secret, files: Secret) -> Message:
         return files
 
-    def named(self, version: SecretVersion) -> str:
+    def describe(self, version: SecretVersion) -> str:
         return f"secret {self.secret} (version {version.version})"
 
-    def anew(self, ref: EnvironmentRef) -> NextAction:
-        return NextAction("or set it anew", f"devopsellence secret set {flags(self.secret)} --env {ref} --stdin")
+    def replace_action(self, ref: EnvironmentRef) -> NextAction:
+        return NextAction("or set a new value", f"devopsellence secret set {flags(self.secret)} --env {ref} --stdin")
 
     def unknown(self, ref: EnvironmentRef) -> CliError:
-        return unknown(ref, self.secret)
+        return secret_unknown(ref, self.secret)
 
 
 @dataclass(frozen=True, order=True)
 class CertificateKeyItem:
-    """The private key of a host's certificate."""
+    """Private key of the certificate of a host."""
 
     host: str
 
@@ -97,7 +101,7 @@ class CertificateKeyItem:
         return keys.certificate(ref, self.host)
 
     def files(self, key: str, message: Certificate) -> Secret:
-        """None where there is no certificate yet."""
+        """Return the private key as a version; no versions for a host without a certificate."""
         if not message.key_age:
             return Secret()
         return Secret(versions=[SecretVersion(version=KEY, age=message.key_age, recipients=message.recipients)])
@@ -110,13 +114,13 @@ class CertificateKeyItem:
             after.recipients[:] = version.recipients
         return after
 
-    def named(self, version: SecretVersion) -> str:
+    def describe(self, version: SecretVersion) -> str:
         return f"the private key of {self.host}'s certificate"
 
-    def anew(self, ref: EnvironmentRef) -> NextAction:
+    def replace_action(self, ref: EnvironmentRef) -> NextAction:
         install = f"devopsellence ingress cert install --host {self.host} --env {ref} --cert-file FILE --key-file FILE"
-        return NextAction("or install it anew", install)
+        return NextAction("or install a new certificate", install)
 
     def unknown(self, ref: EnvironmentRef) -> CliError:
-        see = NextAction("see which there are", f"devopsellence ingress cert list --env {ref}")
-        return CliError("certificate_unknown", f"{ref} has no certificate for {self.host}", next_actions=[see])
+        action = NextAction("list the certificates", f"devopsellence ingress cert list --env {ref}")
+        return CliError("certificate_unknown", f"{ref} has no certificate for {self.host}", next_actions=[action])

@@ -1,4 +1,4 @@
-"""``secret list``: what is stored, who can open it, and which release uses it; never a value."""
+"""``secret list``: stored secrets, the nodes with access, and the release using them; never values."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from devopsellence.api.v1.stored_pb2 import Release, Secret, SecretVersion
 from devopsellence.cli.secrets import access, recipients, records, releases
 from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.secrets.records import SecretId
-from devopsellence.cli.store.releases import newest
-from devopsellence.cli.store.snapshot import Problem
+from devopsellence.cli.store.releases import newest_release
+from devopsellence.cli.store.snapshot import UnreadableKey
 from devopsellence.cli.util.text import columns, iso, safe, since
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd
@@ -23,43 +23,43 @@ _HEADER: Final = ("SERVICE", "SECRET", "VERSION", "SET", "BY", "READABLE ON", "R
 
 @dataclass(frozen=True)
 class SecretEntry:
-    """A secret as it is listed.
+    """Row of the list of secrets.
 
-    ``blind`` are the attached nodes that cannot open it; ``used`` are the versions that ``release``, the newest, refers
-    to.
+    ``without_access`` are the attached nodes that cannot decrypt the secret; ``used`` are the versions in ``release``,
+    the newest release.
     """
 
     secret: SecretId
     version: SecretVersion
     nodes: tuple[str, ...]
-    blind: tuple[str, ...]
+    without_access: tuple[str, ...]
     operators: tuple[str, ...]
     release: int
     used: tuple[int, ...]
 
 
-async def read_entries(etcd: Etcd, ref: EnvironmentRef) -> tuple[list[SecretEntry], list[Problem]]:
-    """All secrets of the environment, sorted, and what could not be read."""
+async def read_entries(etcd: Etcd, ref: EnvironmentRef) -> tuple[list[SecretEntry], list[UnreadableKey]]:
+    """Return all secrets of the environment, sorted, and the problems of unreadable records."""
     secrets = await access.stored_secrets(etcd, ref)
     problems, names, release = list(secrets.problems), [], None
     try:
         names = await recipients.attached(etcd, ref)
-        release = await newest(etcd, ref)
+        release = await newest_release(etcd, ref)
     except MalformedRecord as error:
-        problems.append(Problem(error.key, f"not a readable {error.kind}: {error.reason}"))
+        problems.append(UnreadableKey(error.key, f"not a readable {error.kind}: {error.reason}"))
     found = await recipients.of_nodes(etcd, names, record=False)
     return [entry_of(secret, stored, found, release) for secret, stored in secrets.stored.items()], problems
 
 
 def entry_of(secret: SecretId, stored: Secret, found: Recipients, release: Release | None) -> SecretEntry:
-    """One secret, in the light of who is there."""
+    """Return the row of a secret."""
     version = records.current(stored)
     nodes = found.nodes_among(version.recipients)
     return SecretEntry(
         secret=secret,
         version=version,
         nodes=tuple(nodes),
-        blind=tuple(name for name in found.names if name not in nodes),
+        without_access=tuple(name for name in found.names if name not in nodes),
         operators=tuple(found.operators_among(version.recipients)),
         release=release.number if release else 0,
         used=tuple(sorted(releases.pinned(release, secret))),
@@ -67,12 +67,12 @@ def entry_of(secret: SecretId, stored: Secret, found: Recipients, release: Relea
 
 
 def table(entries: Sequence[SecretEntry], now: datetime) -> str:
-    """The entries for a person."""
-    return columns(_HEADER, [_cells(each, now) for each in entries])
+    """Return the list as a text table."""
+    return columns(_HEADER, [_cells(entry, now) for entry in entries])
 
 
 def document(each: SecretEntry) -> dict[str, Any]:
-    """An entry in JSON."""
+    """Return the JSON form of a row."""
     return {
         "service": each.secret.service,
         "name": each.secret.name,
@@ -80,7 +80,7 @@ def document(each: SecretEntry) -> dict[str, Any]:
         "set_at": iso(each.version.set_at),
         "set_by": each.version.set_by,
         "nodes": list(each.nodes),
-        "nodes_without_access": list(each.blind),
+        "nodes_without_access": list(each.without_access),
         "operators": list(each.operators),
         "release": each.release if each.used else None,
         "release_versions": list(each.used),
@@ -95,7 +95,9 @@ def _cells(each: SecretEntry, now: datetime) -> list[str]:
         str(each.version.version),
         f"{age} ago" if age else "-",
         safe(each.version.set_by) or "-",
-        "; ".join([", ".join(each.nodes) or "-", *([f"not {', '.join(each.blind)}"] if each.blind else [])]),
+        "; ".join(
+            [", ".join(each.nodes) or "-", *([f"not {', '.join(each.without_access)}"] if each.without_access else [])]
+        ),
         _use(each),
     ]
 

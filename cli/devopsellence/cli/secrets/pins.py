@@ -1,11 +1,11 @@
-"""Making a release refer to versions of secrets that the nodes which run it can open."""
+"""Pinned versions of secrets in a release, encrypted for the nodes that run the release."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from devopsellence.age import SealError
+from devopsellence.age import EncryptionError
 from devopsellence.api.v1.stored_pb2 import Node, Registry, Secret
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.output import CliError, Finding, NextAction, Output
@@ -20,7 +20,7 @@ from devopsellence.store.keys import REGISTRY, EnvironmentRef
 
 @dataclass(frozen=True)
 class _Use:
-    """One version of a secret that a release refers to, and the nodes that will want to open it."""
+    """Version of a secret in a release, and the nodes that need access."""
 
     secret: SecretId
     version: int
@@ -30,48 +30,47 @@ class _Use:
 async def pin(
     etcd: Etcd, ref: EnvironmentRef, services: Sequence[Service], registry: Registry | None, *, nodes: Sequence[Node]
 ) -> list[str]:
-    """:func:`pin_versions`, and see to it that the attached ``nodes`` can open what they will be given.
+    """Pin versions by :func:`pin_versions`, and encrypt them for the attached ``nodes`` that run the services.
 
-    A version that is not sealed for a node that will run one of its users is sealed anew. Returns the names of those
-    nodes whose key is not known yet, sorted: they get what they cannot open, until a later deploy.
+    Returns the names of nodes without a known public key, sorted: they cannot decrypt the secrets until a later deploy.
 
     Raises:
-        CliError: ``missing_secret``; ``secret_sealed``: sealing anew takes somebody who can open it.
-        MalformedRecord: a secret's record cannot be read.
+        CliError: ``missing_secret``; ``secret_sealed``: this operator cannot decrypt a version to re-encrypt it.
+        MalformedRecord: the record of a secret cannot be read.
     """
     stored = await pin_versions(etcd, ref, services, registry)
     if not stored:
         return []
     uses = _uses(services, registry, nodes)
     found = await recipients.of_nodes(etcd, {node.name for node in nodes})
-    wishes = [
+    requests = [
         GrantRequest(SecretItem(use.secret), stored[use.secret], frozenset({use.version}), found.keys(use.nodes))
         for use in dict.fromkeys(uses)
     ]
-    await grant(etcd, ref, wishes, [node.name for node in nodes])
+    await grant(etcd, ref, requests, [node.name for node in nodes])
     return [name for name in found.keyless if any(name in use.nodes for use in uses)]
 
 
 def warn_of_keyless(output: Output, nodes: Sequence[str]) -> None:
-    """Say which nodes :func:`pin` could not seal for."""
+    """Print a warning for each node without a known public key."""
     for name in nodes:
-        text = f"node {name} has not told its key yet, so it cannot open the secrets"
-        output.warning(f"{text}; deploy again when its agent is there")
+        text = f"node {name} cannot decrypt the secrets, because its public key is not known yet"
+        output.warning(f"{text}; deploy again once its agent is running")
 
 
 async def pin_versions(
     etcd: Etcd, ref: EnvironmentRef, services: Iterable[Service], registry: Registry | None
 ) -> dict[SecretId, Secret]:
-    """Fill in which version each reference means, in place, and return the secrets; writes nothing to etcd.
+    """Set the version of each secret reference in place, and return the secrets; writes nothing to etcd.
 
-    A reference that says none gets the current version; one that says a version keeps it, as long as that is stored.
+    A reference keeps its version if that version is stored; else it gets the current version.
 
     Raises:
-        CliError: ``missing_secret``: names all that are not stored.
-        MalformedRecord: a secret's record cannot be read.
+        CliError: ``missing_secret``: lists all missing secrets.
+        MalformedRecord: the record of a secret cannot be read.
     """
     services = list(services)
-    wanted = {SecretId(service.name, each.secret) for service in services for each in service.secret_refs}
+    wanted = {SecretId(service.name, secret_ref.secret) for service in services for secret_ref in service.secret_refs}
     if registry is not None and registry.password_secret:
         wanted.add(SecretId(REGISTRY, registry.password_secret))
     stored = await vault.read(etcd, ref, wanted)
@@ -89,11 +88,11 @@ async def pin_versions(
 
 
 async def registry_password(etcd: Etcd, ref: EnvironmentRef, registry: Registry) -> str:
-    """The registry's password: the pinned version, else the current one; "" where none is needed.
+    """Return the password of the registry: the pinned version, else the current one; "" for none configured.
 
     Raises:
         CliError: ``missing_secret``, ``secret_sealed`` or ``identity_unusable``.
-        MalformedRecord: its record cannot be read.
+        MalformedRecord: the record of the secret cannot be read.
     """
     if not registry.password_secret:
         return ""
@@ -105,23 +104,25 @@ async def registry_password(etcd: Etcd, ref: EnvironmentRef, registry: Registry)
     version = next(each for each in stored[secret].versions if each.version == number)
     me = await identity.own_identity(etcd)
     try:
-        return me.identity.open(version.age).decode()
+        return me.identity.decrypt(version.age).decode()
     except UnicodeDecodeError:
-        # Not from it: the exception holds what it could not decode.
-        raise CliError("invalid_secret", f"secret {secret} is not text, so it is no password") from None
-    except SealError as error:
+        # "from None": the original exception contains the value.
+        raise CliError("invalid_secret", f"secret {secret} is not a valid password: not UTF-8") from None
+    except EncryptionError as error:
         operators = await recipients.of_nodes(etcd, [])
         raise cannot_decrypt(ref, SecretItem(secret), version, me, operators) from error
 
 
 def missing_secrets(ref: EnvironmentRef, missing: Sequence[SecretId]) -> CliError:
-    """The error for references to secrets that are not stored, all at once."""
+    """Return the error for all references to secrets that are not stored."""
     findings = [
         Finding(
             "missing_secret",
             f"secret {secret} is not set",
             next_actions=(
-                NextAction("set it", f"devopsellence secret set {vault.flags(secret)} --env {ref.environment} --stdin"),
+                NextAction(
+                    "set the secret", f"devopsellence secret set {vault.flags(secret)} --env {ref.environment} --stdin"
+                ),
             ),
         )
         for secret in missing
@@ -132,15 +133,15 @@ def missing_secrets(ref: EnvironmentRef, missing: Sequence[SecretId]) -> CliErro
 
 
 def _uses(services: Sequence[Service], registry: Registry | None, nodes: Sequence[Node]) -> list[_Use]:
-    # A cordoned node runs nothing new, but will when it is uncordoned, without another deploy.
+    # Include cordoned nodes: once uncordoned, they run the release without another deploy.
     runs = {
         service.name: frozenset(node.name for node in nodes if label_needed(service) in node.labels)
         for service in services
     }
     uses = [
-        _Use(SecretId(service.name, each.secret), each.version, runs[service.name])
+        _Use(SecretId(service.name, secret_ref.secret), secret_ref.version, runs[service.name])
         for service in services
-        for each in service.secret_refs
+        for secret_ref in service.secret_refs
     ]
     if registry is not None and registry.password_secret:
         pulling = frozenset[str]().union(*(runs[service.name] for service in services if service.image.app))

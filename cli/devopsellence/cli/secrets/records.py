@@ -1,4 +1,4 @@
-"""What a stored secret is, and what it becomes: pure functions over messages."""
+"""Edits of stored secrets: pure functions on messages."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from devopsellence.age import Identity, SealError, is_recipient, seal
+from devopsellence.age import AgeIdentity, EncryptionError, encrypt, is_recipient
 from devopsellence.api.v1.stored_pb2 import Secret, SecretVersion
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
 
-#: How many values of a secret are kept, so that a rollback finds the one that its release refers to.
+#: Number of versions kept per secret, for rollbacks to releases with older versions.
 KEPT: Final = 10
 
 
 @dataclass(frozen=True, order=True)
 class SecretId:
-    """A secret within an environment; ``service`` is :data:`REGISTRY` for the registry's password."""
+    """Name of a secret within an environment; ``service`` is :data:`REGISTRY` for the registry's password."""
 
     service: str
     name: str
@@ -30,23 +30,23 @@ class SecretId:
 
     @property
     def scope(self) -> str:
-        """Whose secret it is, in words."""
+        """Owner of the secret for messages: the service or the registry."""
         return "the registry" if self.service == REGISTRY else self.service
 
 
 class CannotDecrypt(Exception):
-    """A version that must be read is not sealed for this identity."""
+    """This identity cannot decrypt a needed version."""
 
     def __init__(self, version: SecretVersion) -> None:
-        super().__init__(f"version {version.version} is not sealed for this identity")
+        super().__init__(f"this identity cannot decrypt version {version.version}")
         self.version = version
 
 
 def checked(key: str, secret: Secret) -> Secret:
-    """``secret`` as it was read from ``key``.
+    """Return ``secret``, read from ``key``, after a check of its versions.
 
     Raises:
-        MalformedRecord: it has no version, or its versions do not rise.
+        MalformedRecord: there are no versions, or their numbers do not increase.
     """
     numbers = [0, *(version.version for version in secret.versions)]
     if not secret.versions:
@@ -57,31 +57,31 @@ def checked(key: str, secret: Secret) -> Secret:
 
 
 def current(secret: Secret) -> SecretVersion:
-    """The newest value; ``secret`` is a checked one."""
+    """Return the newest version of a checked secret."""
     return secret.versions[-1]
 
 
 def find(secret: Secret, version: int) -> SecretVersion | None:
-    """The version of that number; None when it is not kept (any more)."""
-    return next((each for each in secret.versions if each.version == version), None)
+    """Return the version with number ``version``; None for a version that is not kept."""
+    return next((kept for kept in secret.versions if kept.version == version), None)
 
 
 def version_to_pin(secret: Secret, version: int) -> int:
-    """The version that a release refers to when it asks for ``version``: that one if it is kept, else the current."""
+    """Return the version to pin in a release: ``version`` if kept, else the current version."""
     return version if find(secret, version) else current(secret).version
 
 
 def new_version(
     value: bytes, number: int, recipients: Collection[str], set_at: Timestamp, set_by: str
 ) -> SecretVersion:
-    """A version that holds ``value``, sealed for ``recipients``.
+    """Return a version with ``value`` encrypted for ``recipients``.
 
     Raises:
-        SealError: nobody to seal it for, or it is too large.
+        EncryptionError: no recipients, or the value is too large.
     """
     return SecretVersion(
         version=number,
-        age=seal(value, recipients),
+        age=encrypt(value, recipients),
         recipients=sorted(set(recipients)),
         set_at=set_at,
         set_by=set_by,
@@ -91,10 +91,10 @@ def new_version(
 def appended(
     before: Secret | None, ref: EnvironmentRef, secret: SecretId, version: SecretVersion, in_use: Collection[int] = ()
 ) -> Secret:
-    """The record with one more version, of at most :data:`KEPT`: the oldest go first, but for those ``in_use``."""
+    """Return the record with ``version`` added; beyond :data:`KEPT`, removes the oldest versions not ``in_use``."""
     kept = list(before.versions) if before else []
     while len(kept) >= KEPT:
-        kept.remove(next((each for each in kept if each.version not in in_use), kept[0]))
+        kept.remove(next((old for old in kept if old.version not in in_use), kept[0]))
     return Secret(
         organization=ref.organization,
         project=ref.project,
@@ -105,29 +105,29 @@ def appended(
     )
 
 
-def holds_value(version: SecretVersion, identity: Identity, value: bytes) -> bool:
-    """Whether ``version`` is known to hold ``value``: False also when ``identity`` cannot open it."""
+def holds_value(version: SecretVersion, identity: AgeIdentity, value: bytes) -> bool:
+    """Return True if ``identity`` decrypts ``version`` to ``value``; False if it cannot decrypt it."""
     try:
-        return identity.open(version.age) == value
-    except SealError:
+        return identity.decrypt(version.age) == value
+    except EncryptionError:
         return False
 
 
 def lacks(secret: Secret, numbers: Collection[int], must: Set[str]) -> bool:
-    """Whether one of the versions ``numbers`` is not sealed for all of ``must``."""
+    """Return True if a version in ``numbers`` lacks a recipient of ``must``."""
     return any(version.version in numbers and not must <= set(version.recipients) for version in secret.versions)
 
 
 def reencrypted(
-    secret: Secret, identity: Identity, recipients: Set[str], must: Set[str], needed: Collection[int]
+    secret: Secret, identity: AgeIdentity, recipients: Set[str], must: Set[str], needed: Collection[int]
 ) -> Secret:
-    """The record with the versions that lack one of ``must`` sealed anew, for ``recipients`` as well as for before.
+    """Return the record with all versions that lack a recipient of ``must`` re-encrypted for ``recipients`` as well.
 
-    Nobody is left out: who could open a value has seen it, and a node whose record cannot be read just now must not
-    lose what it runs with. Versions outside ``needed`` that ``identity`` cannot open stay as they are.
+    Existing recipients stay: they have already seen the value, and a node with a temporarily unreadable record must
+    not lose access. Versions outside ``needed`` stay unchanged if ``identity`` cannot decrypt them.
 
     Raises:
-        CannotOpen: one of ``needed`` cannot be opened.
+        CannotDecrypt: ``identity`` cannot decrypt a version in ``needed``.
     """
     after = Secret()
     after.CopyFrom(secret)
@@ -135,12 +135,12 @@ def reencrypted(
         if must <= set(version.recipients):
             continue
         try:
-            value = identity.open(version.age)
-        except SealError as error:
+            value = identity.decrypt(version.age)
+        except EncryptionError as error:
             if version.version in needed:
                 raise CannotDecrypt(version) from error
             continue
         everybody = {*recipients, *filter(is_recipient, version.recipients)}
-        version.age = seal(value, everybody)
+        version.age = encrypt(value, everybody)
         version.recipients[:] = sorted(everybody)
     return after

@@ -1,4 +1,4 @@
-"""What releases say about secrets."""
+"""Versions of secrets in releases."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from contextlib import suppress
 from devopsellence.api.v1.stored_pb2 import Release
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.store.reader import Reader
-from devopsellence.cli.store.releases import newest
+from devopsellence.cli.store.releases import newest_release
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
 
 
 def pinned(release: Release | None, secret: SecretId) -> frozenset[int]:
-    """The versions of ``secret`` that ``release`` refers to; none where there is no release."""
+    """Return the versions of ``secret`` in ``release``; empty for no release."""
     if release is None:
         return frozenset()
     if secret.service == REGISTRY:
@@ -30,7 +30,7 @@ def pinned(release: Release | None, secret: SecretId) -> frozenset[int]:
 
 
 def with_version(base: Release, secret: SecretId, version: int) -> Release:
-    """The content of ``base``, referring to ``version`` of ``secret``."""
+    """Return a copy of ``base`` with ``version`` of ``secret``."""
     after = Release()
     after.CopyFrom(base)
     if secret.service == REGISTRY:
@@ -44,17 +44,17 @@ def with_version(base: Release, secret: SecretId, version: int) -> Release:
 
 
 async def newest_in_use(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> frozenset[int]:
-    """The versions of ``secret`` that the newest release refers to; none where that cannot be read."""
+    """Return the versions of ``secret`` in the newest release; empty for an unreadable release."""
     with suppress(MalformedRecord):
-        return pinned(await newest(etcd, ref), secret)
+        return pinned(await newest_release(etcd, ref), secret)
     return frozenset()
 
 
 async def highest_in_use(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> int:
-    """The highest version of ``secret`` that any release refers to; 0 for none.
+    """Return the highest version of ``secret`` in any release; 0 for none.
 
-    A secret that was deleted and is set again goes on from there: the same number would be the same spec to an agent,
-    which would keep the container with the old value.
+    A deleted secret that is set again continues from that number: with a reused number, the container spec would not
+    change, and an agent would keep the container with the old value.
     """
-    releases = await Reader(etcd).under(etcd.keys.releases_prefix(ref), Release)
+    releases = await Reader(etcd).get_prefix(etcd.keys.releases_prefix(ref), Release)
     return max((version for release in releases.values() for version in pinned(release, secret)), default=0)

@@ -1,4 +1,4 @@
-"""What is stored: reading it, setting a value, deleting it."""
+"""Stored secrets in etcd: read, set, delete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from devopsellence.cli.secrets.identity import OperatorIdentity
 from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.store import transaction
-from devopsellence.cli.store.reader import together
+from devopsellence.cli.store.reader import concurrently
 from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd, Put
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
@@ -21,38 +21,37 @@ from devopsellence.store.keys import REGISTRY, EnvironmentRef
 
 @dataclass(frozen=True)
 class StoredVersion:
-    """The version that now is the current one; ``changed`` is False where it held the value already."""
+    """Current version after a set; ``changed`` is False if the value was already set."""
 
     version: SecretVersion
     changed: bool
 
 
 async def read(etcd: Etcd, ref: EnvironmentRef, wanted: Collection[SecretId]) -> dict[SecretId, Secret]:
-    """Those of ``wanted`` that are stored.
+    """Read the secrets ``wanted``; the result omits secrets that are not stored.
 
     Raises:
-        MalformedRecord: one of them cannot be read; names its key.
+        MalformedRecord: a record cannot be read; has its key.
     """
-    order = sorted(wanted)
-    found = await together(etcd.get(etcd.keys.secret(ref, each.service, each.name)) for each in order)
+    secrets = sorted(wanted)
+    found = await concurrently(etcd.get(etcd.keys.secret(ref, secret.service, secret.name)) for secret in secrets)
     return {
-        each: records.checked(item.key, decode(Secret, item.key, item.value))
-        for each, item in zip(order, found, strict=True)
+        secret: records.checked(item.key, decode(Secret, item.key, item.value))
+        for secret, item in zip(secrets, found, strict=True)
         if item is not None
     }
 
 
 async def store(
-    etcd: Etcd, ref: EnvironmentRef, secret: SecretId, value: bytes, *, me: OperatorIdentity, readers: Recipients
+    etcd: Etcd, ref: EnvironmentRef, secret: SecretId, value: bytes, *, me: OperatorIdentity, recipients: Recipients
 ) -> StoredVersion:
-    """Make ``value`` the current one, sealed for everybody in ``readers``.
+    """Set a secret to ``value``, encrypted for the recipients ``recipients``.
 
-    The current version stays when it is known to hold the same value; it is sealed anew if somebody is missing among
-    its recipients.
+    The current version stays if known to hold the same value, and is re-encrypted if recipients are missing.
 
     Raises:
-        MalformedRecord: what is stored there cannot be read, so it is not overwritten.
-        SealError: the value is too large.
+        MalformedRecord: the stored record cannot be read, so it is not overwritten.
+        EncryptionError: the value is too large.
     """
     key = etcd.keys.secret(ref, secret.service, secret.name)
     floor, in_use = await asyncio.gather(
@@ -63,22 +62,22 @@ async def store(
     def edit(before: Secret | None) -> Secret:
         last = records.current(records.checked(key, before)) if before else None
         if before and last and records.holds_value(last, me.identity, value):
-            return records.reencrypted(before, me.identity, readers.recipients, readers.recipients, ())
+            return records.reencrypted(before, me.identity, recipients.recipients, recipients.recipients, ())
         number = max(last.version if last else 0, floor) + 1
-        version = records.new_version(value, number, readers.recipients, stamp, transaction.who())
+        version = records.new_version(value, number, recipients.recipients, stamp, transaction.current_user())
         ours.add(version.age)
         return records.appended(before, ref, secret, version, in_use)
 
     event = Event(
         severity=Event.INFO,
         code="secret_set",
-        message=f"{transaction.who()} set secret {secret}",
+        message=f"{transaction.current_user()} set secret {secret}",
         service="" if secret.service == REGISTRY else secret.service,
     )
-    told = await transaction.event_put(etcd, ref, event)
+    event_put = await transaction.event_put(etcd, ref, event)
 
     def also(after: Secret) -> list[Put]:
-        return [told] if records.current(after).age in ours else []
+        return [event_put] if records.current(after).age in ours else []
 
     after = await transaction.change(etcd, key, Secret, edit, also=also)
     version = records.current(after)
@@ -86,32 +85,34 @@ async def store(
 
 
 async def delete(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> None:
-    """Delete the secret with all its versions, also one whose record cannot be read.
+    """Delete a secret with all its versions, even with an unreadable record.
 
     Raises:
         CliError: ``secret_unknown``, ``busy``.
     """
     key = etcd.keys.secret(ref, secret.service, secret.name)
-    event = Event(severity=Event.INFO, code="secret_deleted", message=f"{transaction.who()} deleted secret {secret}")
-    await transaction.delete(etcd, key, await transaction.event_put(etcd, ref, event), unknown(ref, secret))
+    event = Event(
+        severity=Event.INFO, code="secret_deleted", message=f"{transaction.current_user()} deleted secret {secret}"
+    )
+    await transaction.delete(etcd, key, await transaction.event_put(etcd, ref, event), secret_unknown(ref, secret))
 
 
 def flags(secret: SecretId) -> str:
-    """How a command line names a secret."""
+    """Return the command-line arguments that name a secret."""
     return f"{secret.name} --registry" if secret.service == REGISTRY else f"{secret.name} --service {secret.service}"
 
 
-def in_use(ref: EnvironmentRef, secret: SecretId, release: int) -> CliError:
-    """The error for a secret that must not go because release ``release``, the newest, refers to it."""
-    message = f"release {release} of {ref} refers to secret {secret}, so its containers could not be made anew"
+def secret_in_use(ref: EnvironmentRef, secret: SecretId, release: int) -> CliError:
+    """Return the error for the deletion of a secret in the newest release."""
+    message = f"release {release} of {ref} uses secret {secret}: without it, containers could not be recreated"
     actions = [
-        NextAction("take it out of secret_refs first, then", "devopsellence deploy"),
-        NextAction("or delete it all the same", f"devopsellence secret delete {flags(secret)} --env {ref} --force"),
+        NextAction("remove it from secret_refs first, then", "devopsellence deploy"),
+        NextAction("or delete it anyway", f"devopsellence secret delete {flags(secret)} --env {ref} --force"),
     ]
     return CliError("secret_in_use", message, next_actions=actions)
 
 
-def unknown(ref: EnvironmentRef, secret: SecretId) -> CliError:
-    """The error for a secret that is not stored."""
-    action = NextAction("see which there are", f"devopsellence secret list --env {ref}")
+def secret_unknown(ref: EnvironmentRef, secret: SecretId) -> CliError:
+    """Return the error for a secret that is not stored."""
+    action = NextAction("list the secrets", f"devopsellence secret list --env {ref}")
     return CliError("secret_unknown", f"{ref} has no secret {secret}", next_actions=[action])

@@ -1,4 +1,1 @@
-"""Helpers without a subject of their own: addresses, files, text.
-
-Nothing here knows of releases, nodes or etcd.
-"""
+"""General helpers: addresses, files, text. No knowledge of releases, nodes or etcd belongs here."""

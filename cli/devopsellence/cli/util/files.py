@@ -1,4 +1,4 @@
-"""Files that are replaced in one step, so that a reader never sees half of one."""
+"""The state folder of devopsellence, and atomic replacement of files. Imports only the standard library."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ def state_home(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
-    """Replace ``path``: written beside it, synced, renamed.
+    """Replace ``path`` atomically: write a temporary file, sync, rename.
 
-    The folder must exist; one writer a process. ``sync`` False for what is worthless after a power cut.
+    The folder must exist; a process must not write the same path concurrently. ``sync`` False for data that need not
+    survive a power cut.
 
     Raises:
-        OSError: as from the system; ``path`` is as it was.
+        OSError: the write failed; ``path`` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)

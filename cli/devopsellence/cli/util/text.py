@@ -1,4 +1,4 @@
-"""Small things in words: ages, times, enums; and text from elsewhere made safe for a terminal."""
+"""Text for people: ages, times, enums, lists of names, tables; and untrusted text made safe for a terminal."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _STEPS: Final = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 # Control characters, invisible formatting (such as a change of direction), lone surrogates.
 _UNSAFE: Final = frozenset({"Cc", "Cf", "Cs"})
 _NUMBERED: Final = re.compile(r"(.*?)(\d+)")
-# Fewer than this many in a row are named each.
+# Shortest run of names that is written as a range.
 _SHORTEST: Final = 3
 
 
 def age(seconds: float) -> str:
-    """A length of time in its largest unit or two, such as ``7s``, ``3m20s``, ``5h``, ``12d``."""
+    """Return a duration in one or two units, such as ``7s``, ``3m20s``, ``5h``, ``12d``."""
     left = max(0, int(seconds))
     for index, (size, unit) in enumerate(_STEPS):
         if left >= size:
             text = f"{left // size}{unit}"
-            # A second unit only where it still says something.
+            # A second unit only for small values.
             if left // size < 10 and index + 1 < len(_STEPS):
                 small, small_unit = _STEPS[index + 1]
                 text += f"{left % size // small}{small_unit}" if left % size // small else ""
@@ -33,34 +33,34 @@ def age(seconds: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """As :func:`age`, but tenths of a second where they say something."""
+    """Return a duration like :func:`age`, but below 10 s with tenths of a second."""
     return f"{seconds:.1f}s" if seconds < 10 else age(seconds)
 
 
 def seconds_between(earlier: Timestamp, later: datetime) -> float:
-    """Seconds from ``earlier`` to ``later``, at least 0: clocks of two machines may differ, and this is for reading."""
+    """Return the seconds from ``earlier`` to ``later``, at least 0, because clocks of two machines may differ."""
     return max(0.0, later.timestamp() - earlier.seconds - earlier.nanos / 1e9)
 
 
 def since(stamp: Timestamp, now: datetime) -> str:
-    """The age of ``stamp``; "" when it is not set."""
+    """Return the age of ``stamp``; "" for an unset time."""
     return age(seconds_between(stamp, now)) if stamp.seconds else ""
 
 
 def local_time(stamp: Timestamp) -> str:
-    """``stamp`` in local time, to the second; "" when it is not set."""
+    """Return ``stamp`` in local time, to the second; "" for an unset time."""
     if not stamp.seconds:
         return ""
     return datetime.fromtimestamp(stamp.seconds, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def iso(stamp: Timestamp) -> str | None:
-    """``stamp`` for JSON, in UTC; None when it is not set."""
+    """Return ``stamp`` for JSON, in UTC; None for an unset time."""
     return stamp.ToJsonString() if stamp.seconds else None
 
 
 def word(enum: Any, value: int) -> str:
-    """A value of a protobuf enum as people read it: lower case; "unknown" for none and for one not known here."""
+    """Return the name of a protobuf enum value in lower case; "unknown" for an unspecified or unknown value."""
     try:
         name = str(enum.Name(value))
     except ValueError:
@@ -69,7 +69,7 @@ def word(enum: Any, value: int) -> str:
 
 
 def safe(text: str) -> str:
-    """``text`` without anything that would move a terminal's cursor or change its colours."""
+    """Return ``text`` without characters that move the cursor of a terminal or change its colours."""
     return (
         text
         if text.isprintable()
@@ -80,27 +80,28 @@ def safe(text: str) -> str:
 
 
 def anonymous(reason: str, node: str) -> str:
-    """A sentence about ``node`` without its name, so that it says the same of every node."""
+    """Return a reason without the name of ``node``, so that equal reasons of different nodes are equal."""
     name = re.escape(node)
     return re.sub(rf"^{name}:? |,? (?:on|of|as) {name}\b", "", reason)
 
 
 def plural(count: int, noun: str) -> str:
-    """``1 service``, ``2 services``."""
+    """Return a count with a noun: ``1 service``, ``2 services``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def few(names: Sequence[str], most: int = 5) -> str:
-    """``a, b and 3 more``: all of them where they are not more than ``most``."""
+    """Return names as ``a, b and 3 more``; all names up to ``most``."""
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[:most])} and {len(names) - most} more"
 
 
 def collapse_ranges(names: Iterable[str], width: int | None = None) -> str:
-    """``names`` in their natural order, those whose numbers follow on one another as ranges.
+    """Return ``names`` in natural order, with consecutive numbers as ranges (``n1-n3``, with an en dash).
 
-    ``width``: of what is longer, the end is left out and counted: ``n1, n3, n5 and 7 more``. At least one is named.
+    ``width``: maximum length in characters; further names are counted: ``n1, n3, n5 and 7 more``. At least one name is
+    listed.
     """
     shown = ""
     runs = list(_runs(names))
@@ -116,13 +117,13 @@ def collapse_ranges(names: Iterable[str], width: int | None = None) -> str:
 
 
 def natural(name: str) -> tuple[str, int, str]:
-    """A key to sort by that puts ``n9`` before ``n10``."""
-    found = _NUMBERED.fullmatch(name)
-    return (found[1], int(found[2]), name) if found else (name, -1, name)
+    """Return a sort key that puts ``n9`` before ``n10``."""
+    match = _NUMBERED.fullmatch(name)
+    return (match[1], int(match[2]), name) if match else (name, -1, name)
 
 
 def _runs(names: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """Each name or range, and how many names it stands for."""
+    """Yield each name or range, with the number of its names."""
     run: list[str] = []
     for name in sorted(names, key=natural):
         if run and not _follows(run[-1], name):
@@ -140,16 +141,16 @@ def _written(run: list[str]) -> Iterator[tuple[str, int]]:
 
 
 def _follows(name: str, following: str) -> bool:
-    """Whether ``following`` is ``name`` with the next number, written in the same way."""
-    one, two = _NUMBERED.fullmatch(name), _NUMBERED.fullmatch(following)
-    if one is None or two is None or one[1] != two[1]:
+    """Return True if ``following`` is ``name`` with the next number, with the same zero padding."""
+    first, second = _NUMBERED.fullmatch(name), _NUMBERED.fullmatch(following)
+    if first is None or second is None or first[1] != second[1]:
         return False
-    # n099 is followed by n100, n99 as well; n9 is not followed by n010.
-    return two[2] == str(int(one[2]) + 1).zfill(len(one[2]))
+    # n100 follows n099 and n99; n010 does not follow n9.
+    return second[2] == str(int(first[2]) + 1).zfill(len(first[2]))
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in plain text: columns two spaces apart, no line ends with a space."""
+    """Return a plain-text table: columns two spaces apart, no trailing spaces."""
     table = [list(header), *[list(row) for row in rows]]
     widths = [max(len(row[index]) for row in table) for index in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]

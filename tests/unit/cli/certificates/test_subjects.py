@@ -37,5 +37,5 @@ def test_the_longest_names_that_a_certificate_holds() -> None:
     with pytest.raises(InvalidName):
         subjects.node("n" * 64, 32 * "a")
     assert len(subjects.operator("o" * 55).common_name) == 64
-    with pytest.raises(CertificateError, match="an operator's certificate has room for a name of 55"):
+    with pytest.raises(CertificateError, match="a certificate allows 55 at most"):
         subjects.operator("o" * 56)

@@ -27,7 +27,7 @@ def test_members_in_the_order_said() -> None:
         (["e1=10.0.0.1", "e2=etcd.example.com"], "invalid_member"),
     ],
 )
-def test_what_cannot_be_a_member_is_a_usage_error(said: list[str], code: str) -> None:
+def test_invalid_member_is_a_usage_error(said: list[str], code: str) -> None:
     with pytest.raises(CliError) as failure:
         parse_members(said)
     assert (failure.value.code, failure.value.exit_code) == (code, 2)
@@ -41,8 +41,8 @@ def test_addresses(host: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", " ", "a b", "10.0.0.256", "10.0.0", "-a", "a-", "a..b", "a/b", "a:7443", "[::1]", "x" * 64, "a\n"]
 )
-def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(CliError, match="is no address"):
+def test_invalid_addresses_are_refused(text: str) -> None:
+    with pytest.raises(CliError, match="invalid address"):
         check_host(text)
 
 

@@ -53,11 +53,11 @@ def test_an_ipv6_node_listens_and_is_called_in_brackets() -> None:
     assert arguments[-4:] == ["--api-listen", "[::]:7443", "--api-advertise", "[fd00::5]:7443"]
 
 
-def test_without_certificates_there_is_no_api() -> None:
+def test_agent_without_certificates_has_no_api() -> None:
     assert "--api-listen" not in programs.bare_agent_command(NODE, "127.0.0.1:2379", DEFAULT_PREFIX)
 
 
-def test_what_a_program_reads_back_is_what_was_meant() -> None:
+def test_environment_files_are_read_back_unchanged() -> None:
     variables = programs.client_variables("[fd00::1]:2379", "/other/", programs.AGENT_HOME)
     settings = Settings.from_environ(variables)
     assert settings is not None

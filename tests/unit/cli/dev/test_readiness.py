@@ -7,12 +7,12 @@ from devopsellence.cli.dev.docker_api import DockerHttpError
 from devopsellence.cli.dev.problems import docker_unusable
 from devopsellence.cli.dev.readiness import leader, problem_of
 from devopsellence.store.codec import encode
-from devopsellence.store.types import KeyValue, Listing
+from devopsellence.store.types import KeyListing, KeyValue
 
 
-def listing(*candidates: tuple[bytes, int]) -> Listing:
+def listing(*candidates: tuple[bytes, int]) -> KeyListing:
     items = [KeyValue(f"/e/{revision}", value, revision, revision, 1, 7) for value, revision in candidates]
-    return Listing(tuple(items), revision=99, cluster_id=1)
+    return KeyListing(tuple(items), revision=99, cluster_id=1)
 
 
 def candidate(identity: str) -> bytes:
@@ -25,7 +25,7 @@ def test_the_oldest_candidate_leads() -> None:
     assert found.identity == "vm/1"
 
 
-def test_nobody_leads_where_nobody_stands_or_the_first_cannot_be_read() -> None:
+def test_no_leader_without_readable_first_candidate() -> None:
     assert leader(listing()) is None
     assert leader(listing((b"{", 4), (candidate("vm/2"), 9))) is None
 
@@ -35,7 +35,7 @@ def test_nobody_leads_where_nobody_stands_or_the_first_cannot_be_read() -> None:
     [
         (Heartbeat(api_address="127.0.0.1:20102"), ""),
         (Heartbeat(api_address="127.0.0.1:20102", problem="no Docker"), "no Docker"),
-        (Heartbeat(), "its API does not answer anywhere"),
+        (Heartbeat(), "the API of the agent is not listening"),
     ],
 )
 def test_an_agent_is_well_when_it_says_no_problem_and_where_its_api_is(beat: Heartbeat, problem: str) -> None:
@@ -52,7 +52,7 @@ def test_an_agent_is_well_when_it_says_no_problem_and_where_its_api_is(beat: Hea
         (None, "docker version"),
     ],
 )
-def test_what_mends_docker_depends_on_what_is_wrong(cause: Exception | None, command: str) -> None:
+def test_docker_fix_depends_on_the_problem(cause: Exception | None, command: str) -> None:
     error = DockerHttpError("why")
     error.__cause__ = cause
     explained = docker_unusable(error)

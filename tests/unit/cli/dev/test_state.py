@@ -20,13 +20,13 @@ def layout(tmp_path: Path) -> DevLayout:
     return DevLayout(tmp_path)
 
 
-def test_what_was_saved_is_loaded(layout: DevLayout) -> None:
+def test_saved_state_is_loaded(layout: DevLayout) -> None:
     assert load(layout) is None
     save(layout, STATE)
     assert load(layout) == STATE
 
 
-def test_what_an_older_version_did_not_know_has_its_default_and_what_a_newer_one_knows_is_left_out(
+def test_unknown_fields_are_dropped_and_missing_ones_get_defaults(
     layout: DevLayout,
 ) -> None:
     remembered = {**asdict(STATE), "of_tomorrow": 1}
@@ -38,7 +38,7 @@ def test_what_an_older_version_did_not_know_has_its_default_and_what_a_newer_one
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{}", '{"node_name": "box"}'])
-def test_what_holds_no_cluster_is_an_error(layout: DevLayout, content: str) -> None:
+def test_file_without_cluster_is_an_error(layout: DevLayout, content: str) -> None:
     layout.state.write_text(content)
     with pytest.raises(CliError) as failure:
         load(layout)

@@ -28,7 +28,7 @@ def test_a_new_node_has_the_default_labels_and_the_remembered_uid() -> None:
     assert node.registered_at.seconds
 
 
-def test_what_a_person_changed_in_the_node_stays() -> None:
+def test_manual_changes_of_the_node_are_kept() -> None:
     before = Node(name="local", uid="u1", labels=["web"], cordoned=True)
     assert registered(before, STATE, None) == before
 
@@ -50,11 +50,11 @@ def test_a_process_that_works_is_a_row() -> None:
 
 
 def test_a_process_in_a_crash_loop_says_how_it_ended() -> None:
-    report = ProcessReport("agent", BACKOFF, restarts=4, last_end="ended with code 1", last_lines=("no \x1b[31mway",))
-    part = ProcessStatus(report, "it ended with code 1; next start in 3 s", "/logs/agent.log")
-    assert cells(part, 0) == ["agent", "-", "-", "4", "it ended with code 1; next start in 3 s"]
+    report = ProcessReport("agent", BACKOFF, restarts=4, last_end="exited with code 1", last_lines=("no \x1b[31mway",))
+    part = ProcessStatus(report, "exited with code 1; next start in 3 s", "/logs/agent.log")
+    assert cells(part, 0) == ["agent", "-", "-", "4", "exited with code 1; next start in 3 s"]
     assert ending_lines(part) == [
         "",
-        "agent ended with code 1; its last lines:",
+        "agent exited with code 1; its last lines:",
         "    no \N{REPLACEMENT CHARACTER}[31mway",
     ]

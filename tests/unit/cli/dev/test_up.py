@@ -50,7 +50,7 @@ def test_the_next_start_finds_the_same() -> None:
     assert decided(UpOptions(), KNOWN) == KNOWN
 
 
-def test_what_a_person_says_at_the_first_start_holds() -> None:
+def test_choices_of_the_first_start_are_kept() -> None:
     first = decided(UpOptions(node_name="box", etcd_port=2379), None)
     assert (first.node_name, first.client_port, first.client_port_given) == ("box", 2379, True)
 
@@ -60,7 +60,7 @@ def test_ports_that_our_own_processes_hold_are_not_taken() -> None:
     assert decided(UpOptions(), KNOWN, 20100, 20101, 20102, before=running("etcd")).agent_port == 20000
 
 
-def test_what_a_version_without_the_agents_api_remembered_gets_a_port_for_it() -> None:
+def test_state_without_agent_api_gets_a_port() -> None:
     assert decided(UpOptions(), replace(KNOWN, agent_port=0)) == replace(KNOWN, agent_port=20000)
 
 
@@ -75,7 +75,7 @@ def test_a_port_of_our_choice_that_somebody_took_is_replaced() -> None:
 
 
 def test_a_port_of_a_persons_choice_that_somebody_took_is_an_error_that_names_it() -> None:
-    with pytest.raises(CliError, match=r"etcd cannot listen on port 2379: it is taken") as failure:
+    with pytest.raises(CliError, match=r"etcd cannot listen on port 2379: the port is in use") as failure:
         decided(UpOptions(), CHOSEN, 2379)
     commands = [action.command for action in failure.value.next_actions]
     assert commands == ["ss -ltnp 'sport = :2379'", "devopsellence dev up --etcd-port <port>"]
@@ -94,7 +94,7 @@ def test_the_ingress_answers_at_the_next_ports_where_the_usual_ones_are_taken() 
     assert (again.http_port, again.https_port) == (8080, 8444)
 
 
-def test_what_a_version_without_an_ingress_remembered_gets_ports_for_it() -> None:
+def test_state_without_ingress_gets_ports() -> None:
     assert decided(UpOptions(), replace(KNOWN, http_port=0, https_port=0)) == KNOWN
 
 
@@ -107,14 +107,14 @@ def test_ports_for_the_ingress_that_a_person_chose_hold_or_are_an_error_that_nam
     first = decided(UpOptions(http_port=80, https_port=443), None)
     assert (first.http_port, first.http_port_given, first.https_port, first.https_port_given) == (80, True, 443, True)
     assert decided(UpOptions(), first, 8080) == first
-    with pytest.raises(CliError, match="the ingress cannot listen on port 443: it is taken") as failure:
+    with pytest.raises(CliError, match="the ingress cannot listen on port 443: the port is in use") as failure:
         decided(UpOptions(), first, 443)
     assert failure.value.next_actions[-1].command == "devopsellence dev up --https-port <port>"
-    with pytest.raises(CliError, match="port 80: it is its port for HTTP"):
+    with pytest.raises(CliError, match="port 80: this is the HTTP port"):
         decided(UpOptions(https_port=80), first)
 
 
-def test_one_port_does_not_take_the_other_one_from_the_ingress() -> None:
+def test_ingress_ports_are_chosen_independently() -> None:
     first = decided(UpOptions(http_port=8443), None)
     assert (first.http_port, first.https_port) == (8443, 8444)
 

@@ -24,7 +24,7 @@ def codes(found: dict[str, Member | StoreError], *, grants: bool = True) -> list
 def test_three_that_are_well_are_one_line() -> None:
     (check,) = member_results({A: member(1), B: member(2), C: member(3)}, grants=True)
     assert (check.name, check.severity) == ("etcd", "ok")
-    assert check.message == f"3.5.33 at {A}, {B}, {C}; {B} leads; 1 of 2048 MiB"
+    assert check.message == f"3.5.33 at {A}, {B}, {C}; {B} is the leader; 1 of 2048 MiB"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_three_that_are_well_are_one_line() -> None:
         pytest.param(member(3, version="3.5.1"), ("etcd version", "warning", "etcd_version"), id="an old version"),
     ],
 )
-def test_what_is_wrong_with_one_is_told_once(what: Member | StoreError, expected: tuple[str, str, str]) -> None:
+def test_member_problem_is_reported_once(what: Member | StoreError, expected: tuple[str, str, str]) -> None:
     found: dict[str, Member | StoreError] = {A: member(1), B: member(2), C: what}
     assert codes(found) == [expected]
     assert all(check.next_actions for check in member_results(found, grants=True)[1:])
@@ -54,7 +54,7 @@ def test_an_alarm_that_all_tell_of_is_one_alarm() -> None:
     ]
 
 
-def test_what_is_in_use_cannot_be_given_back() -> None:
+def test_used_space_cannot_be_released() -> None:
     loose, tight = (
         member_results({A: member(2, size=1900 * MIB, used=used * MIB)}, grants=True)[1].next_actions
         for used in (100, 1800)
@@ -63,11 +63,11 @@ def test_what_is_in_use_cannot_be_given_back() -> None:
     assert all("defrag" not in action.command for action in tight)
 
 
-def test_without_users_the_version_does_not_matter() -> None:
+def test_version_matters_only_with_access_control() -> None:
     assert codes({A: member(2, version="3.4.23")}, grants=False) == []
 
 
-def test_nobody_answers() -> None:
+def test_unreachable_members_are_reported() -> None:
     with pytest.raises(Unavailable):
         member_results({A: Unavailable("x"), B: Unavailable("y")}, grants=True)
 

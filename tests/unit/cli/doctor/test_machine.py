@@ -33,7 +33,7 @@ def test_a_certificate_is_told_of_before_it_expires(left: datetime.timedelta, se
 def test_the_days_that_are_left_are_whole_ones() -> None:
     left = datetime.timedelta(days=200, hours=23)
     assert (
-        validity("certificate", Path("/pki/tls.crt"), left, MEND).message == "/pki/tls.crt is valid for 200 more days"
+        validity("certificate", Path("/pki/tls.crt"), left, MEND).message == "/pki/tls.crt expires in 200 days"
     )
 
 
@@ -43,10 +43,10 @@ def test_an_agent_that_is_well_is_one_line() -> None:
     )
     (check,) = diagnose_results("agent n1", "10.0.0.5:7443", answer)
     assert check.severity == "ok"
-    assert check.message == "answers at 10.0.0.5:7443; 20 GiB of disk and 512 MiB of memory free"
+    assert check.message == "responds at 10.0.0.5:7443; 20 GiB of disk and 512 MiB of memory free"
 
 
-def test_what_is_wrong_on_the_machine_comes_with_what_mends_it_there() -> None:
+def test_machine_problems_come_with_a_local_fix() -> None:
     answer = DiagnoseAnswer(
         node="n1",
         checks=[

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.age import Identity
+from devopsellence.age import AgeIdentity
 from devopsellence.cli.output import CliError
 from devopsellence.cli.secrets.identity import identity_path, load_or_create, operator_name
 from devopsellence.store.keys import NAME
 
 
-def test_it_is_made_once_even_by_many_at_once(tmp_path: Path) -> None:
+def test_identity_is_created_once_by_concurrent_commands(tmp_path: Path) -> None:
     path = tmp_path / "home" / "operator.age"
     with ThreadPoolExecutor(8) as pool:
         made = {each.recipient for each in pool.map(load_or_create, [path] * 8)}
@@ -24,12 +24,12 @@ def test_it_is_made_once_even_by_many_at_once(tmp_path: Path) -> None:
 
 
 def test_an_identity_of_the_age_tool_is_taken(tmp_path: Path) -> None:
-    identity = Identity.generate()
+    identity = AgeIdentity.generate()
     (tmp_path / "key").write_text(f"# created: 2026-01-01T00:00:00Z\n{identity.text()}")
     assert load_or_create(tmp_path / "key").recipient == identity.recipient
 
 
-def test_what_is_there_and_no_identity_is_never_replaced(tmp_path: Path) -> None:
+def test_invalid_identity_file_is_never_replaced(tmp_path: Path) -> None:
     for content in (b"", b"nonsense", b"\xff\xfe"):
         path = tmp_path / "key"
         path.write_bytes(content)

@@ -15,7 +15,7 @@ NEW = "age1s0u5zaz6fslazmacdwsckff5t3aqmxa7s0d8ehp7e9xch7vhd5aspd35ft"
 WEB, PASSWORD = SecretId("web", "TOKEN"), SecretId(REGISTRY, "PASSWORD")
 
 
-def test_who_can_open_what_is_sealed_for() -> None:
+def test_readers_match_recipients() -> None:
     found = Recipients(nodes={"n2": OLD, "n1": NEW}, operators={"ann": "age1ann"}, keyless=("n3",))
     assert found.recipients == {OLD, NEW, "age1ann"}
     assert found.names == ["n1", "n2", "n3"]
@@ -29,7 +29,7 @@ def release() -> Release:
     return Release(number=7, services=[web, worker], registry=Registry(password_secret="PASSWORD", password_version=3))
 
 
-def test_which_versions_a_release_refers_to() -> None:
+def test_release_lists_its_secret_versions() -> None:
     assert releases.pinned(release(), WEB) == {2}
     assert releases.pinned(release(), PASSWORD) == {3}
     assert releases.pinned(release(), SecretId(REGISTRY, "OTHER")) == frozenset()
@@ -50,7 +50,7 @@ def test_a_listed_secret_says_who_is_shut_out_and_what_is_in_use() -> None:
     secret = records.appended(None, EnvironmentRef("a", "b", "c"), WEB, version)
     found = Recipients(nodes={"n1": NEW, "n2": OLD}, operators={}, keyless=("n3",))
     entry = listing.entry_of(WEB, secret, found, release())
-    assert (entry.nodes, entry.blind, entry.release, entry.used) == (("n1",), ("n2", "n3"), 7, (2,))
+    assert (entry.nodes, entry.without_access, entry.release, entry.used) == (("n1",), ("n2", "n3"), 7, (2,))
     text = listing.table([entry], version.set_at.ToDatetime())
     assert "n1; not n2, n3" in text
     assert "7 (version 2)" in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from devopsellence.age import Identity
+from devopsellence.age import AgeIdentity
 from devopsellence.api.v1.stored_pb2 import Secret, SecretVersion
 from devopsellence.cli.secrets import records
 from devopsellence.cli.secrets.records import CannotDecrypt, SecretId
@@ -14,10 +14,10 @@ from devopsellence.store.keys import REGISTRY, EnvironmentRef
 
 REF = EnvironmentRef("acme", "shop", "production")
 WEB = SecretId("web", "TOKEN")
-ANN, BOB, NODE = Identity.generate(), Identity.generate(), Identity.generate()
+ANN, BOB, NODE = AgeIdentity.generate(), AgeIdentity.generate(), AgeIdentity.generate()
 
 
-def version(number: int, value: bytes, *readers: Identity) -> SecretVersion:
+def version(number: int, value: bytes, *readers: AgeIdentity) -> SecretVersion:
     return records.new_version(
         value, number, [reader.recipient for reader in readers], Timestamp(seconds=1), "ann@host"
     )
@@ -51,7 +51,7 @@ def test_the_newest_is_last_and_ten_are_kept() -> None:
         (1, 3, "a release says one that is not kept any more"),
     ],
 )
-def test_which_version_a_reference_means(asked: int, picked: int, because: str) -> None:
+def test_reference_resolves_to_a_version(asked: int, picked: int, because: str) -> None:
     assert records.version_to_pin(stored(version(2, b"x", ANN), version(3, b"x", ANN)), asked) == picked, because
 
 
@@ -69,7 +69,7 @@ def test_resealing_touches_what_lacks_somebody_and_keeps_versions_and_values() -
     assert records.lacks(before, {1}, must)
     assert not records.lacks(before, {2}, must)
     after = records.reencrypted(before, ANN, everybody, must, {1, 2})
-    assert [NODE.open(each.age) for each in after.versions] == [b"one", b"two"]
+    assert [NODE.decrypt(each.age) for each in after.versions] == [b"one", b"two"]
     assert after.versions[1] == before.versions[1]
     assert list(after.versions[0].recipients) == sorted(everybody)
     assert (after.versions[0].set_at, after.versions[0].set_by) == (before.versions[0].set_at, "ann@host")
@@ -81,10 +81,10 @@ def test_resealing_shuts_nobody_out() -> None:
     before.versions[0].recipients.append("garbage")
     after = records.reencrypted(before, ANN, frozenset({NODE.recipient}), {NODE.recipient}, {1})
     assert list(after.versions[0].recipients) == sorted(each.recipient for each in (ANN, BOB, NODE))
-    assert BOB.open(after.versions[0].age) == b"one"
+    assert BOB.decrypt(after.versions[0].age) == b"one"
 
 
-def test_what_the_newest_release_refers_to_is_not_dropped() -> None:
+def test_versions_of_newest_release_are_kept() -> None:
     secret = stored(*(version(number, b"x", ANN) for number in range(1, 11)))
     after = records.appended(secret, REF, WEB, version(11, b"x", ANN), in_use={1, 2})
     assert [each.version for each in after.versions] == [1, 2, *range(4, 12)]
@@ -98,7 +98,7 @@ def test_a_version_that_cannot_be_opened_matters_only_if_it_is_needed() -> None:
     everybody = frozenset({ANN.recipient, NODE.recipient})
     after = records.reencrypted(before, ANN, everybody, {NODE.recipient}, {2})
     assert after.versions[0] == before.versions[0]
-    assert NODE.open(after.versions[1].age) == b"two"
+    assert NODE.decrypt(after.versions[1].age) == b"two"
     with pytest.raises(CannotDecrypt) as caught:
         records.reencrypted(before, ANN, everybody, {NODE.recipient}, {1, 2})
     assert caught.value.version.version == 1

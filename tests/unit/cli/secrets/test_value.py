@@ -25,17 +25,17 @@ from devopsellence.cli.secrets import value as values
         (b"", b""),
     ],
 )
-def test_one_newline_at_the_end_is_dropped(given: bytes, kept: bytes) -> None:
+def test_single_trailing_newline_is_removed(given: bytes, kept: bytes) -> None:
     assert values.without_line_end(given) == kept
 
 
 @pytest.mark.parametrize("value", [b"v", b"x" * MAX_BYTES, "zażółć\n🔑".encode()])
-def test_what_an_environment_variable_can_hold_is_a_value(value: bytes) -> None:
+def test_values_allowed_in_environment_variables_are_accepted(value: bytes) -> None:
     values.check(value, allow_empty=False)
 
 
 @pytest.mark.parametrize("value", [b"", b"hunter2\0", b"hunter2\xff", b"hunter2" + b"x" * MAX_BYTES])
-def test_what_is_none_is_refused_without_being_repeated(value: bytes) -> None:
+def test_invalid_value_is_refused_without_being_printed(value: bytes) -> None:
     with pytest.raises(CliError) as caught:
         values.check(value, allow_empty=False)
     assert (caught.value.code, caught.value.exit_code) == ("invalid_secret", 2)
@@ -51,18 +51,18 @@ def test_an_endless_stdin_is_read_no_further_than_a_value_can_be(monkeypatch: py
     stream = io.BytesIO(b"x" * (10 * MAX_BYTES))
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stream, isatty=lambda: False))
     with pytest.raises(CliError, match="larger than 64 KiB"):
-        values.obtain(Output(), stdin=True, given=None, allow_empty=False)
+        values.obtain(Output(), stdin=True, argument=None, allow_empty=False)
     assert stream.tell() < 2 * MAX_BYTES
 
 
 def test_the_largest_value_with_its_newline_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.BytesIO(b"x" * MAX_BYTES + b"\r\n")
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stream, isatty=lambda: False))
-    assert values.obtain(Output(), stdin=True, given=None, allow_empty=False) == b"x" * MAX_BYTES
+    assert values.obtain(Output(), stdin=True, argument=None, allow_empty=False) == b"x" * MAX_BYTES
 
 
-def test_without_a_terminal_it_must_be_said_where_the_value_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_value_source_is_required_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"x"), isatty=lambda: False))
     with pytest.raises(CliError) as caught:
-        values.obtain(Output(), stdin=False, given=None, allow_empty=False)
+        values.obtain(Output(), stdin=False, argument=None, allow_empty=False)
     assert caught.value.code == "value_missing"

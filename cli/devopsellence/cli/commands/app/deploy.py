@@ -1,4 +1,4 @@
-"""``deploy``: from the workspace to a release, and on to its end."""
+"""``deploy``: build, publish a release, follow the rollout."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from devopsellence.cli.output import CliError, Output, pass_output
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Print what would happen, and why; build and write nothing.")
-@click.option("--image", metavar="REF", help="Use this image instead of building the app's.")
-@click.option("--detach", "-d", is_flag=True, help="Do not wait for the rollout.")
-@click.option("--message", "-m", default="", metavar="TEXT", help="Why; shown with the release.")
+@click.option("--dry-run", is_flag=True, help="Show the planned changes; do not build or write anything.")
+@click.option("--image", metavar="REF", help="Deploy this image instead of building the app image.")
+@click.option("--detach", "-d", is_flag=True, help="Return without waiting for the rollout.")
+@click.option("--message", "-m", default="", metavar="TEXT", help="Note to store with the release.")
 @environment_option
 @pass_output
 @click.pass_context
 def deploy(ctx: click.Context, output: Output, dry_run: bool, image: str | None, detach: bool, message: str) -> None:
-    """Build the app image, write a release, and follow the rollout until it has settled or failed.
+    """Build the app image, create a release, follow the rollout.
+
+    The command waits until the rollout has settled or failed. Interrupting it with Ctrl-C does not stop the rollout.
 
     \b
     Example:
@@ -28,10 +30,10 @@ def deploy(ctx: click.Context, output: Output, dry_run: bool, image: str | None,
       devopsellence deploy --dry-run
     """
     from devopsellence import config
-    from devopsellence.cli.deploy.deploy import Deploy
+    from devopsellence.cli.deploy.deploy import DeployRun
     from devopsellence.cli.deploy.deploy import deploy as perform
     from devopsellence.cli.deploy.preview import preview
-    from devopsellence.cli.images.docker_cli import Docker
+    from devopsellence.cli.images.docker_cli import DockerCli
 
     if image is not None:
         _check_reference(image)
@@ -39,12 +41,12 @@ def deploy(ctx: click.Context, output: Output, dry_run: bool, image: str | None,
     ref = context.environment_from_config(ctx, loaded.organization, loaded.project, loaded.default_environment)
     settings = context.connection(ctx)
     dev = context.dev_node(settings)
-    run = Deploy(
+    run = DeployRun(
         ref=ref,
         config=loaded,
         resolved=loaded.resolve(ref.environment),
         settings=settings,
-        docker=Docker(dev.docker_host if dev else None),
+        docker=DockerCli(dev.docker_host if dev else None),
         output=output,
         image=image,
         message=message,
@@ -60,9 +62,9 @@ def deploy(ctx: click.Context, output: Output, dry_run: bool, image: str | None,
 
 
 def _check_reference(image: str) -> None:
-    from devopsellence.cli.images.reference import InvalidReference, parse
+    from devopsellence.cli.images.reference import InvalidReference, parse_reference
 
     try:
-        parse(image)
+        parse_reference(image)
     except InvalidReference as error:
         raise CliError("invalid_image", f"--image: {error}", exit_code=2) from error

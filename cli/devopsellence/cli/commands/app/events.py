@@ -1,4 +1,4 @@
-"""``events``: what people and programs decided about an environment, as long as etcd keeps it (a day)."""
+"""``events``: recorded decisions of people and programs about an environment; etcd keeps them for a day."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ _HEADER: Final = ("WHEN", "SEVERITY", "SOURCE", "CODE", "MESSAGE")
 
 
 @click.command()
-@click.option("--watch", "-w", is_flag=True, help="Go on with new events as they come; Ctrl-C ends it.")
+@click.option("--watch", "-w", is_flag=True, help="Keep watching for new events; press Ctrl-C to stop.")
 @environment_option
 @pass_output
 @click.pass_context
 def events(ctx: click.Context, output: Output, watch: bool) -> None:
-    """Show who deployed, what the controller and the agents decided, and why; oldest first.
+    """Show the events of an environment.
+
+    Events record who deployed, what the controller and the agents decided, and why. They are listed oldest first and
+    kept for a day.
 
     \b
     Example:
@@ -45,12 +48,12 @@ async def _list(ctx: click.Context, etcd: Etcd, output: Output) -> None:
 
     ref = await context.environment(ctx, etcd)
     reader = Reader(etcd)
-    found = sorted((await reader.under(etcd.keys.events_prefix(ref), Event)).items(), key=_when)
+    events = sorted((await reader.get_prefix(etcd.keys.events_prefix(ref), Event)).items(), key=_when)
     for problem in reader.problems:
         output.warning(f"{problem.key} is {problem.reason}")
-    table = [_cells(event) for _, event in found]
+    table = [_cells(event) for _, event in events]
     text = columns(_HEADER, table) if table else f"No events of {ref} in the last day."
-    output.result(OPERATION, text, environment=str(ref), events=[_document(event) for _, event in found])
+    output.result(OPERATION, text, environment=str(ref), events=[_document(event) for _, event in events])
 
 
 async def _watch(ctx: click.Context, etcd: Etcd, output: Output) -> None:
@@ -70,7 +73,7 @@ async def _watch(ctx: click.Context, etcd: Etcd, output: Output) -> None:
             for _, event in sorted(((key, event) for key, event in new.items() if event is not None), key=_when):
                 output.line("  ".join(_cells(event)))
                 output.event(OPERATION, "progress", **_document(event))
-            # What has aged out is forgotten, so that this does not grow for as long as it is watched.
+            # Forget expired events, so that the set does not grow while watching.
             seen = set(informer.records)
             await changed.wait()
     finally:

@@ -1,4 +1,4 @@
-"""``exec``: a command in a service's running container."""
+"""``exec``: run a command in a running container of a service."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from devopsellence.cli.options import environment_option
 from devopsellence.cli.output import Output, pass_output
 
 if TYPE_CHECKING:
-    from devopsellence.cli.agent.exec import Manner
+    from devopsellence.cli.agent.exec import ExecOptions
     from devopsellence.store.etcd import Etcd
 
 
 @click.command("exec")
 @click.argument("service", shell_complete=complete_services)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("--node", metavar="NODE", help="On this node; else the first by name that runs it.")
-@click.option("--interactive", "-i", is_flag=True, help="Pass stdin on.")
-@click.option("--tty", "-t", is_flag=True, help="On a terminal of its own; with -i for a shell.")
+@click.option("--node", metavar="NODE", help="Node to run on.  [default: first node that runs it]")
+@click.option("--interactive", "-i", is_flag=True, help="Pass stdin to the command.")
+@click.option("--tty", "-t", is_flag=True, help="Allocate a pseudo-terminal; use -it for a shell.")
 @environment_option
 @pass_output
 @click.pass_context
@@ -34,10 +34,10 @@ def exec_(
     interactive: bool,
     tty: bool,
 ) -> None:
-    """Run COMMAND in a running container of SERVICE; its exit code is passed on.
+    """Run a command in a running container of a service.
 
-    Before a command that has options of its own, -- is needed. Without -t, Ctrl-C is passed on as SIGINT, and a second
-    one ends the command.
+    devopsellence exits with the exit code of COMMAND. Put -- before a COMMAND with options. Without -t, the first
+    Ctrl-C sends SIGINT to COMMAND and the second Ctrl-C kills COMMAND.
 
     \b
     Example:
@@ -47,8 +47,8 @@ def exec_(
     """
     from devopsellence.cli.agent import exec as agent_exec
 
-    manner = agent_exec.Manner(interactive, tty, "SIGINT")
-    agent_exec.check(output, manner)
+    manner = agent_exec.ExecOptions(interactive, tty, "SIGINT")
+    agent_exec.check_options(output, manner)
     ctx.exit(context.run(ctx, lambda etcd: _exec(ctx, etcd, output, service, command, node, manner)))
 
 
@@ -59,17 +59,17 @@ async def _exec(
     service: str,
     command: tuple[str, ...],
     node: str | None,
-    manner: Manner,
+    manner: ExecOptions,
 ) -> int:
     from devopsellence.api.v1.agent_pb2 import RunStart, ServiceCommand
     from devopsellence.cli.agent import exec as agent_exec
-    from devopsellence.cli.agent.locate import survey
-    from devopsellence.cli.agent.select import for_exec
+    from devopsellence.cli.agent.locate import read_agents
+    from devopsellence.cli.agent.select import agent_for_exec
 
     ref = await context.environment(ctx, etcd)
-    found = await survey(etcd, ref, (node,) if node else ())
-    agent, note = for_exec(found, service, said=node is not None)
+    nodes = await read_agents(etcd, ref, (node,) if node else ())
+    agent, note = agent_for_exec(nodes, service, said=node is not None)
     if note and not output.quiet:
         click.echo(note, err=True)
     start = RunStart(environment=str(ref), command=ServiceCommand(service=service, command=command))
-    return await agent_exec.run(context.connection(ctx), agent, lambda stub: stub.Exec(), start, manner, output)
+    return await agent_exec.run_on_node(context.connection(ctx), agent, lambda stub: stub.Exec(), start, manner, output)

@@ -1,4 +1,4 @@
-"""``ingress``: what is reachable from outside, its certificates, and whether it works."""
+"""``ingress``: set, show and check the hosts, routing rules and TLS of an environment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 @click.group()
 def ingress() -> None:
-    """Hosts that lead to services from outside: set them, look at them, check that they work.
+    """Configure, show and check hosts, routing and TLS.
+
+    The ingress of an environment routes HTTP and HTTPS requests for its hosts to services.
 
     \b
     Example:
@@ -32,23 +34,30 @@ def ingress() -> None:
 
 
 @ingress.command("set")
-@click.option("--host", "hosts", multiple=True, metavar="HOST", help="A host; those given replace those before.")
-@click.option("--service", metavar="SERVICE", help="Where requests go.  [default: the web service]")
-@click.option("--port", metavar="PORT", help="The name of one of its ports.  [default: http]")
-@click.option("--path", metavar="PREFIX", help="Only requests whose path begins so.  [default: /]")
-@click.option("--tls", type=click.Choice(["auto", "manual", "off"]), help="Where certificates come from.")
-@click.option("--email", metavar="ADDRESS", help="Where the certificate authority writes to.")
-@click.option("--ca-directory-url", metavar="URL", help="Another ACME directory than Let's Encrypt's.")
-@click.option("--redirect-http/--no-redirect-http", default=None, help="Lead plain HTTP to HTTPS.")
-@click.option("--drain-timeout", metavar="TIME", help="How long requests under way may take on a replaced container.")
-@click.option("--dry-run", is_flag=True, help="Only show what would change in the file.")
+@click.option(
+    "--host", "hosts", multiple=True, metavar="HOST", help="Host name (repeatable); replaces the current hosts."
+)
+@click.option("--service", metavar="SERVICE", help="Service that gets the requests.  [default: the web service]")
+@click.option("--port", metavar="PORT", help="Port of the service, by name.  [default: http]")
+@click.option("--path", metavar="PREFIX", help="Path prefix of the requests.  [default: /]")
+@click.option(
+    "--tls",
+    type=click.Choice(["auto", "manual", "off"]),
+    help="TLS mode: obtain certificates, install them by hand, or plain HTTP.",
+)
+@click.option("--email", metavar="ADDRESS", help="Contact address for the certificate authority.")
+@click.option("--ca-directory-url", metavar="URL", help="ACME directory URL.  [default: Let's Encrypt]")
+@click.option("--redirect-http/--no-redirect-http", default=None, help="Redirect HTTP requests to HTTPS.")
+@click.option("--drain-timeout", metavar="TIME", help="Time for open requests to finish on a replaced container.")
+@click.option("--dry-run", is_flag=True, help="Show the change to the file; do not write it.")
 @environment_option
 @pass_output
 @click.pass_context
 def set_(ctx: click.Context, output: Output, /, hosts: Sequence[str], dry_run: bool, **said: Any) -> None:
-    """Write the ingress into devopsellence.yml; comments and the rest of the file stay. A deploy brings it to effect.
+    """Set the ingress in devopsellence.yml.
 
-    With --env it goes into that environment's overlay. What is not said stays as it is.
+    Only the given options change; comments and the rest of the file stay. With --env, the settings go into the overlay
+    of that environment. Run devopsellence deploy to apply them.
 
     \b
     Example:
@@ -66,18 +75,18 @@ def set_(ctx: click.Context, output: Output, /, hosts: Sequence[str], dry_run: b
         identity = config.identity(path)
         default = identity.default_environment
         overlay = context.environment_from_config(ctx, identity.organization, identity.project, default).environment
-    wanted = edit_config.Wanted(hosts=tuple(hosts), **said)
-    if wanted == edit_config.Wanted():
-        raise CliError("usage", "say what is to be set, such as --host app.example.com", exit_code=2)
+    wanted = edit_config.IngressEdit(hosts=tuple(hosts), **said)
+    if wanted == edit_config.IngressEdit():
+        raise CliError("usage", "nothing to set: give an option such as --host app.example.com", exit_code=2)
     before = path.read_text(encoding="utf-8")
-    after = edit_config.edited(before, path, wanted, overlay)
+    after = edit_config.edit_ingress(before, path, wanted, overlay)
     changed, diff = after != before, edit_config.difference(before, after, path.name)
     if changed and not dry_run:
         edit_config.write(path, after)
     where = f"{path}, environments.{overlay}" if overlay else str(path)
-    text = f"{where} says so already; nothing was written."
+    text = f"No change: {where} already has these settings."
     if changed:
-        text = diff if dry_run else f"Wrote {where}. devopsellence deploy brings it to effect."
+        text = diff if dry_run else f"Wrote {where}. Apply with: devopsellence deploy"
     output.result(
         "ingress set", text, file=str(path), environment=overlay or None, changed=changed, dry_run=dry_run, diff=diff
     )
@@ -88,7 +97,7 @@ def set_(ctx: click.Context, output: Output, /, hosts: Sequence[str], dry_run: b
 @pass_output
 @click.pass_context
 def show(ctx: click.Context, output: Output) -> None:
-    """Show what is routed: hosts, rules, the nodes that serve it, certificates and what becomes of them.
+    """Show hosts, rules, nodes and certificates of the ingress.
 
     \b
     Example:
@@ -104,7 +113,7 @@ def show(ctx: click.Context, output: Output) -> None:
         ref = await context.environment(ctx, etcd)
         seen = await snapshot(etcd, ref)
         if view.ingress_of(seen) is None:
-            raise checking.none(ref)
+            raise checking.no_ingress(ref)
         return seen
 
     seen, now = context.run(ctx, work), datetime.now(UTC)
@@ -121,16 +130,16 @@ def show(ctx: click.Context, output: Output) -> None:
 
 @ingress.command()
 @click.option(
-    "--wait", "seconds", metavar="TIME", callback=duration_seconds, help="Look again until all is well, as 5m."
+    "--wait", "seconds", metavar="TIME", callback=duration_seconds, help="Keep retrying for this long (e.g. 5m)."
 )
-@click.option("--resolver", metavar="ADDRESS", help="Whom to ask for names.  [env: DEVOPSELLENCE_DNS]")
+@click.option("--resolver", metavar="ADDRESS", help="DNS server to ask.  [env: DEVOPSELLENCE_DNS]")
 @environment_option
 @pass_output
 @click.pass_context
 def check(ctx: click.Context, output: Output, seconds: float, resolver: str | None) -> None:
-    """Look at everything from here to the app: names, ports, certificates, answers, on each node that serves it.
+    """Check DNS, ports, certificates and responses of the ingress.
 
-    Exit code 1 if something fails.
+    The checks run from this machine against each node of the ingress. The exit code is 1 if a check fails.
 
     \b
     Example:
@@ -139,36 +148,34 @@ def check(ctx: click.Context, output: Output, seconds: float, resolver: str | No
       devopsellence ingress check --resolver 1.1.1.1
     """
     from devopsellence.cli.ingress import check_findings
-    from devopsellence.cli.ingress.check import Checking
-    from devopsellence.cli.ingress.dns import chosen
+    from devopsellence.cli.ingress.check import IngressCheck
+    from devopsellence.cli.ingress.dns import resolver_address
 
     operation = "ingress check"
 
-    def tell(found: CheckResult) -> None:
-        output.progress(operation, found.text(), check=found.document())
+    def tell(result: CheckResult) -> None:
+        output.progress(operation, result.text(), check=result.document())
 
     async def work(etcd: Etcd) -> tuple[str, list[CheckResult]]:
         ref = await context.environment(ctx, etcd)
-        checking = Checking(etcd, ref, chosen(resolver))
+        checking = IngressCheck(etcd, ref, resolver_address(resolver))
         await checking.all()
-        if seconds and check_findings.failed(checking.checks):
-            for each in check_findings.failed(checking.checks):
-                tell(each)
+        if seconds and check_findings.failed_results(checking.checks):
+            for result in check_findings.failed_results(checking.checks):
+                tell(result)
             await checking.wait(seconds, tell)
         return str(ref), checking.checks
 
     ref, checks = context.run(ctx, work)
-    failed = check_findings.failed(checks)
+    failed = check_findings.failed_results(checks)
     summary = check_findings.summary(checks)
     if not output.json:
         output.result(operation, "\n".join([*(check.text() for check in checks), f"Ingress of {ref}: {summary}"]))
     elif not failed:
-        output.result(operation, None, environment=ref, checks=[each.document() for each in checks])
+        output.result(operation, None, environment=ref, checks=[check.document() for check in checks])
     if failed:
-        findings = [each.finding() for each in checks if each.severity != "ok"] if output.json else []
-        raise CliError(
-            "ingress_unwell", f"the ingress of {ref} does not work as it should: {summary}", findings=findings
-        )
+        findings = [check.finding() for check in checks if check.severity != "ok"] if output.json else []
+        raise CliError("ingress_unwell", f"the ingress of {ref} has problems: {summary}", findings=findings)
 
 
 ingress.add_command(cert)

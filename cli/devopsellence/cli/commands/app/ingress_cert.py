@@ -1,4 +1,4 @@
-"""``ingress cert``: certificates that somebody brings, and those that there are."""
+"""``ingress cert``: install, list and remove TLS certificates of hosts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.workload_pb2 import Ingress
-    from devopsellence.cli.ingress.certificates import Stored
-    from devopsellence.cli.ingress.pem import Installable
-    from devopsellence.cli.ingress.show import Entry
-    from devopsellence.cli.store.snapshot import Problem
+    from devopsellence.cli.ingress.certificates import InstalledCertificates
+    from devopsellence.cli.ingress.pem import InstallableCertificate
+    from devopsellence.cli.ingress.show import CertificateEntry
+    from devopsellence.cli.store.snapshot import UnreadableKey
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.keys import EnvironmentRef
 
@@ -30,7 +30,9 @@ _MOST_BYTES = 256 * 1024
 
 @click.group()
 def cert() -> None:
-    """Install, list and remove certificates. With TLS mode auto the controller obtains and renews them by itself.
+    """Install, list and remove TLS certificates.
+
+    In TLS mode auto, the controller obtains and renews certificates itself.
 
     \b
     Example:
@@ -40,17 +42,23 @@ def cert() -> None:
 
 
 @cert.command()
-@click.option("--cert-file", required=True, type=_FILE, help="PEM: the host's certificate, then its issuers'.")
-@click.option("--key-file", required=True, type=_FILE, help="PEM: its private key, without a passphrase.")
-@click.option("--host", "hosts", multiple=True, metavar="HOST", help="For these.  [default: all that it covers]")
+@click.option("--cert-file", required=True, type=_FILE, help="Certificate chain of the host (PEM).")
+@click.option("--key-file", required=True, type=_FILE, help="Private key without passphrase (PEM).")
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="HOST",
+    help="Host to install for (repeatable).  [default: all covered hosts]",
+)
 @environment_option
 @pass_output
 @click.pass_context
 def install(ctx: click.Context, output: Output, cert_file: Path, key_file: Path, hosts: Sequence[str]) -> None:
-    """Install a certificate for hosts of an environment, or put it in the place of the one before.
+    """Install or replace the certificate of hosts.
 
-    The key is sealed here for the attached nodes and for operators; nobody else can open it. The nodes serve it at
-    once, without dropping a connection.
+    The private key is encrypted on this machine for the attached nodes and the operators; nobody else can decrypt it.
+    The nodes serve the certificate at once, without dropping connections.
 
     \b
     Example:
@@ -59,30 +67,31 @@ def install(ctx: click.Context, output: Output, cert_file: Path, key_file: Path,
     """
     from devopsellence.cli.ingress import certificates, pem
 
-    found = pem.read(_content(cert_file), _content(key_file), datetime.now(UTC))
+    certificate = pem.read_files(_content(cert_file), _content(key_file), datetime.now(UTC))
 
-    async def work(etcd: Etcd) -> tuple[EnvironmentRef, list[str], Ingress | None, Stored]:
+    async def work(etcd: Etcd) -> tuple[EnvironmentRef, list[str], Ingress | None, InstalledCertificates]:
         ref = await context.environment(ctx, etcd)
         ingress = await _ingress(ctx, etcd, ref)
-        chosen = _chosen(ref, found, hosts, list(ingress.hosts) if ingress is not None else [])
-        return ref, chosen, ingress, await certificates.install(etcd, ref, found, chosen)
+        chosen = _chosen(ref, certificate, hosts, list(ingress.hosts) if ingress is not None else [])
+        return ref, chosen, ingress, await certificates.install(etcd, ref, certificate, chosen)
 
     ref, chosen, ingress, done = context.run(ctx, work)
-    for sentence in [*found.warnings, *_doubts(ref, chosen, ingress, done)]:
-        output.warning(sentence)
-    day = found.not_after.strftime("%Y-%m-%d")
-    text = f"{ref} has this certificate already; nothing was written."
+    for warning in [*certificate.warnings, *_warnings(ref, chosen, ingress, done)]:
+        output.warning(warning)
+    day = certificate.not_after.strftime("%Y-%m-%d")
+    text = f"No change: {ref} already has this certificate."
     if done.written:
-        text = f"The certificate by {found.issuer} is installed for {', '.join(done.written)}; it ends on {day}."
+        names = ", ".join(done.written)
+        text = f"Installed the certificate from {certificate.issuer} for {names}; it expires on {day}."
     output.result(
         "ingress cert install",
         text,
         environment=str(ref),
         hosts=chosen,
         installed=list(done.written),
-        issuer=found.issuer,
-        serial=found.serial,
-        not_after=found.not_after.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        issuer=certificate.issuer,
+        serial=certificate.serial,
+        not_after=certificate.not_after.strftime("%Y-%m-%dT%H:%M:%SZ"),
         nodes_without_key=list(done.keyless),
     )
 
@@ -92,7 +101,9 @@ def install(ctx: click.Context, output: Output, cert_file: Path, key_file: Path,
 @pass_output
 @click.pass_context
 def list_(ctx: click.Context, output: Output) -> None:
-    """List the certificates of an environment: issuer, end, who can open the key, and what happens next.
+    """List the certificates of an environment.
+
+    Shows issuer, expiry, the nodes and operators able to decrypt the private key, and the next renewal step.
 
     \b
     Example:
@@ -101,7 +112,7 @@ def list_(ctx: click.Context, output: Output) -> None:
     """
     from devopsellence.cli.ingress import show
 
-    async def work(etcd: Etcd) -> tuple[EnvironmentRef, list[Entry], list[Problem]]:
+    async def work(etcd: Etcd) -> tuple[EnvironmentRef, list[CertificateEntry], list[UnreadableKey]]:
         ref = await context.environment(ctx, etcd)
         return ref, *await show.certificates(etcd, ref)
 
@@ -119,14 +130,15 @@ def list_(ctx: click.Context, output: Output) -> None:
 
 @cert.command()
 @click.argument("host")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @environment_option
 @pass_output
 @click.pass_context
 def remove(ctx: click.Context, output: Output, host: str, yes: bool) -> None:
-    """Take the certificate of HOST away, with its key. It is served by plain HTTP until it has another one.
+    """Remove the certificate and private key of a host.
 
-    With TLS mode auto the controller obtains another one at once.
+    HOST is served over plain HTTP until it has a new certificate. In TLS mode auto, the controller obtains a new one at
+    once.
 
     \b
     Example:
@@ -137,33 +149,32 @@ def remove(ctx: click.Context, output: Output, host: str, yes: bool) -> None:
 
     host = check_host(host.lower())
 
-    async def which(etcd: Etcd) -> EnvironmentRef:
+    async def environment(etcd: Etcd) -> EnvironmentRef:
         return await context.environment(ctx, etcd)
 
-    ref = context.run(ctx, which)
+    ref = context.run(ctx, environment)
     if not yes and output.is_tty and sys.stdin.isatty():
-        click.confirm(f"This deletes the certificate of {host} in {ref} for good. Go on?", abort=True)
+        click.confirm(f"This permanently deletes the certificate of {host} in {ref}. Continue?", abort=True)
     context.run(ctx, lambda etcd: certificates.remove(etcd, ref, host))
-    output.result(
-        "ingress cert remove", f"The certificate of {host} is removed from {ref}.", environment=str(ref), host=host
-    )
+    text = f"Removed the certificate of {host} from {ref}."
+    output.result("ingress cert remove", text, environment=str(ref), host=host)
 
 
 def _content(path: Path) -> bytes:
     with path.open("rb") as file:
         content = file.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
-        message = f"{path} is larger than {_MOST_BYTES // 1024} KiB, so it is no certificate and no key"
+        message = f"{path} is larger than {_MOST_BYTES // 1024} KiB: not a certificate or key"
         raise CliError("invalid_certificate", message, exit_code=2)
     return content
 
 
 async def _ingress(ctx: click.Context, etcd: Etcd, ref: EnvironmentRef) -> Ingress | None:
-    """The environment's ingress: as released, else as the configuration here has it."""
+    """Return the ingress of the environment: from the newest release, else from the configuration in this folder."""
     from devopsellence import config
-    from devopsellence.cli.store.releases import newest
+    from devopsellence.cli.store.releases import newest_release
 
-    release = await newest(etcd, ref)
+    release = await newest_release(etcd, ref)
     if release is not None and release.HasField("ingress"):
         return release.ingress
     path = context.config_path()
@@ -175,50 +186,55 @@ async def _ingress(ctx: click.Context, etcd: Etcd, ref: EnvironmentRef) -> Ingre
     return loaded.resolve(ref.environment).ingress
 
 
-def _chosen(ref: EnvironmentRef, found: Installable, said: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The hosts that the certificate is for.
+def _chosen(
+    ref: EnvironmentRef, certificate: InstallableCertificate, requested: Sequence[str], known: Sequence[str]
+) -> list[str]:
+    """Return the hosts to install the certificate for.
 
     Raises:
-        CliError: ``invalid_certificate`` (exit code 2): it does not cover one that was said, or none that is known.
+        CliError: ``invalid_certificate`` (exit code 2): a requested host, or every known host, is not covered.
     """
-    from devopsellence.cli.ingress.pem import unfit
+    from devopsellence.cli.ingress.pem import invalid_certificate
     from devopsellence.names import check_host
 
-    covers = ", ".join([*found.names, *found.addresses])
-    if said:
-        hosts = list(dict.fromkeys(check_host(host.lower()) for host in said))
-        if others := [host for host in hosts if not found.covers(host)]:
-            raise unfit(f"the certificate is not for {', '.join(others)}: it covers {covers}")
+    covered = ", ".join([*certificate.names, *certificate.addresses])
+    if requested:
+        hosts = list(dict.fromkeys(check_host(host.lower()) for host in requested))
+        if others := [host for host in hosts if not certificate.covers(host)]:
+            raise invalid_certificate(f"the certificate is not for {', '.join(others)}: it covers {covered}")
         return hosts
-    hosts = [host for host in known if found.covers(host)]
+    hosts = [host for host in known if certificate.covers(host)]
     if not hosts:
         have = f"the hosts of {ref} are {', '.join(known)}" if known else f"{ref} has no ingress yet"
-        mend = NextAction(
-            "or say for which", "devopsellence ingress cert install --host HOST --cert-file F --key-file F"
+        action = NextAction(
+            "name the host", "devopsellence ingress cert install --host HOST --cert-file FILE --key-file FILE"
         )
-        message = f"the certificate covers {covers}, and {have}; nothing was written"
-        raise CliError("invalid_certificate", message, exit_code=2, next_actions=[mend])
+        message = f"the certificate covers {covered}, and {have}; nothing was written"
+        raise CliError("invalid_certificate", message, exit_code=2, next_actions=[action])
     return hosts
 
 
-def _doubts(ref: EnvironmentRef, chosen: Sequence[str], ingress: Ingress | None, done: Stored) -> list[str]:
-    """What keeps the certificate from being served, or from staying."""
+def _warnings(
+    ref: EnvironmentRef, chosen: Sequence[str], ingress: Ingress | None, done: InstalledCertificates
+) -> list[str]:
+    """Return the reasons why the certificate is not served, or will be replaced."""
     from devopsellence.config.resolve import TLS_MODES
 
     found = []
     if done.keyless:
         names = ", ".join(done.keyless)
-        found.append(f"no key is known of {names}: devopsellence secret reencrypt --env {ref} when its agent is there")
+        found.append(
+            f"the public key of {names} is not known yet; once the agent is running, grant access with: "
+            f"devopsellence secret reencrypt --env {ref}"
+        )
     if ingress is None:
-        return [*found, f"{ref} has no ingress yet: devopsellence ingress set, then devopsellence deploy"]
+        return [*found, f"{ref} has no ingress yet: run devopsellence ingress set, then devopsellence deploy"]
     if others := [host for host in chosen if host not in ingress.hosts]:
-        found.append(f"{', '.join(others)}: no host of the ingress of {ref} yet, so it is not served")
+        found.append(f"not served: the ingress of {ref} does not have the host {', '.join(others)}")
     mode = next((word for word, value in TLS_MODES.items() if value == ingress.tls_mode), "")
     if mode == "off":
-        found.append(
-            "ingress.tls.mode is off, so it is not served: devopsellence ingress set --tls manual, then deploy"
-        )
+        found.append("not served: ingress.tls.mode is off; run devopsellence ingress set --tls manual, then deploy")
     elif mode != "manual":
-        keep = "devopsellence ingress set --tls manual keeps to those that are installed"
-        found.append(f"ingress.tls.mode is {mode}: shortly before its end one that is obtained takes its place; {keep}")
+        keep = "to keep installed certificates, run devopsellence ingress set --tls manual"
+        found.append(f"ingress.tls.mode is {mode}: the controller replaces this certificate before it expires; {keep}")
     return found

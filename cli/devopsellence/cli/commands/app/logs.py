@@ -15,8 +15,8 @@ from devopsellence.cli.options import environment_option
 from devopsellence.cli.output import Output, pass_output
 
 if TYPE_CHECKING:
-    from devopsellence.cli.agent.log_render import Renderer
-    from devopsellence.cli.agent.select import Source
+    from devopsellence.cli.agent.log_render import LineRenderer
+    from devopsellence.cli.agent.select import LogSource
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.keys import EnvironmentRef
 
@@ -40,7 +40,7 @@ def _since(_ctx: click.Context, _param: click.Parameter, value: str | None) -> i
     from devopsellence.cli.agent import since
 
     try:
-        return since.parse(value, datetime.now(UTC)) if value is not None else None
+        return since.parse_since(value, datetime.now(UTC)) if value is not None else None
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
 
@@ -57,7 +57,9 @@ def _lines(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
 @click.argument("services", metavar="[SERVICE]...", nargs=-1, shell_complete=complete_services)
 @click.option("--follow", "-f", is_flag=True, help="Follow the log; press Ctrl-C to stop.")
 @click.option("--node", "nodes", multiple=True, metavar="NODE", help="Filter by node (repeatable).")
-@click.option("--lines", "-n", default="100", show_default=True, callback=_lines, help="Number of recent lines, or 'all'.")
+@click.option(
+    "--lines", "-n", default="100", show_default=True, callback=_lines, help="Number of recent lines, or 'all'."
+)
 @click.option("--since", callback=_since, metavar="TIME", help="Show lines since: 5m, 1h30m, or an RFC 3339 time.")
 @click.option("--timestamps", is_flag=True, help="Prefix each line with its time stamp.")
 @click.option("--no-color", is_flag=True, help="Print no colours, and remove those of the services.")
@@ -96,33 +98,35 @@ def logs(
 
 
 async def _show(ctx: click.Context, etcd: Etcd, output: Output, options: _Options) -> None:
-    from devopsellence.cli.agent.locate import survey
-    from devopsellence.cli.agent.logs import Logs, Wanted
-    from devopsellence.cli.agent.select import sources
-    from devopsellence.cli.agent.stdio import Outlet
+    from devopsellence.cli.agent.locate import read_agents
+    from devopsellence.cli.agent.logs import LogPrinter, LogQuery
+    from devopsellence.cli.agent.select import log_sources
+    from devopsellence.cli.agent.stdio import StdioWriter
 
     ref = await context.environment(ctx, etcd)
-    found = sources(await survey(etcd, ref, options.nodes), options.services)
+    found = log_sources(await read_agents(etcd, ref, options.nodes), options.services)
     if output.json:
         output.event(OPERATION, "started", **_document(ref, found))
-    run = Logs(output, Outlet(sys.stdout), _renderer(output, options, found))
-    wanted = Wanted(str(ref), options.follow, options.lines, options.since)
+    run = LogPrinter(output, StdioWriter(sys.stdout), _renderer(output, options, found))
+    wanted = LogQuery(str(ref), options.follow, options.lines, options.since)
     await run.show(context.connection(ctx), found, wanted, services=options.services)
     problems = [{"code": problem.code, "message": problem.message} for problem in run.problems]
     output.result(OPERATION, None, **_document(ref, found), problems=problems)
 
 
-def _renderer(output: Output, options: _Options, found: list[Source]) -> Renderer:
-    from devopsellence.cli.agent.log_render import Json, Text
+def _renderer(output: Output, options: _Options, found: list[LogSource]) -> LineRenderer:
+    from devopsellence.cli.agent.log_render import JsonRenderer, TextRenderer
 
     if output.json:
-        return Json(OPERATION)
+        return JsonRenderer(OPERATION)
     pairs = [(source.agent.node, service) for source in found for service in source.services]
     # Without SERVICE, containers of further services may appear while following.
     alone = len(pairs) == 1 and (bool(options.services) or not options.follow)
-    return Text(pairs, prefix=not alone, terminal=output.is_tty, color=options.color, timestamps=options.timestamps)
+    return TextRenderer(
+        pairs, prefix=not alone, terminal=output.is_tty, color=options.color, timestamps=options.timestamps
+    )
 
 
-def _document(ref: EnvironmentRef, found: list[Source]) -> dict[str, object]:
+def _document(ref: EnvironmentRef, found: list[LogSource]) -> dict[str, object]:
     sources = [{"node": source.agent.node, "services": list(source.services)} for source in found]
     return {"environment": str(ref), "sources": sources}

@@ -1,4 +1,4 @@
-"""``release``: what was deployed, by whom, and how it ended; and going back to it."""
+"""``release``: list and show releases, and roll back."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.stored_pb2 import Release, Rollout
-    from devopsellence.cli.render.json import Ended
-    from devopsellence.cli.store.snapshot import Problem
+    from devopsellence.cli.render.json import ReleaseOutcome
+    from devopsellence.cli.store.snapshot import UnreadableKey
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.keys import EnvironmentRef
 
 _HEADER = ("RELEASE", "WHEN", "BY", "REVISION", "OUTCOME", "MESSAGE", "REASON")
-# Of a reason in a list; release show has all of it.
+# Longest reason in a list, in characters; release show prints the full reason.
 _REASON = 60
 
 
 @click.group()
 def release() -> None:
-    """List and show releases, and go back to one.
+    """List and show releases, and roll back.
 
     \b
     Example:
@@ -37,12 +37,16 @@ def release() -> None:
 
 
 @release.command("list")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, newest first.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Number of releases, newest first."
+)
 @environment_option
 @pass_output
 @click.pass_context
 def list_(ctx: click.Context, output: Output, limit: int) -> None:
-    """List the releases of an environment, newest first.
+    """List the releases of an environment.
+
+    The newest release comes first.
 
     \b
     Example:
@@ -52,12 +56,12 @@ def list_(ctx: click.Context, output: Output, limit: int) -> None:
     from devopsellence.cli.render import json
     from devopsellence.cli.util.text import columns
 
-    outcomes = json.outcomes(rollout)
-    shown = sorted(releases, key=lambda each: each.number, reverse=True)[:limit]
+    outcomes = json.release_outcomes(rollout)
+    shown = sorted(releases, key=lambda release: release.number, reverse=True)[:limit]
     for problem in problems:
         output.warning(f"{problem.key} is {problem.reason}")
-    text = columns(_HEADER, [_row(each, outcomes) for each in shown]) if shown else f"{ref} has no release yet."
-    documents = [{**json.release(each), **_ended(outcomes, each.number).document()} for each in shown]
+    text = columns(_HEADER, [_row(release, outcomes) for release in shown]) if shown else f"{ref} has no releases yet."
+    documents = [{**json.release(release), **_ended(outcomes, release.number).document()} for release in shown]
     output.result("release list", text, environment=str(ref), releases=documents, problems=_documents(problems))
 
 
@@ -67,7 +71,7 @@ def list_(ctx: click.Context, output: Output, limit: int) -> None:
 @pass_output
 @click.pass_context
 def show(ctx: click.Context, output: Output, number: int) -> None:
-    """Show all that release NUMBER records.
+    """Show the details of a release.
 
     \b
     Example:
@@ -75,28 +79,29 @@ def show(ctx: click.Context, output: Output, number: int) -> None:
     """
     ref, found, rollout = context.run(ctx, lambda etcd: _read_one(ctx, etcd, number))
     if found is None:
-        action = NextAction("see which there are", "devopsellence release list")
+        action = NextAction("list the releases", "devopsellence release list")
         raise CliError("release_unknown", f"{ref} has no release {number}", next_actions=[action])
     from google.protobuf.json_format import MessageToDict
 
     from devopsellence.cli.render import json
 
-    ended = _ended(json.outcomes(rollout), number)
+    ended = _ended(json.release_outcomes(rollout), number)
     record = MessageToDict(found, preserving_proto_field_name=True)
     output.result("release show", _text(found, ended), release={**record, **ended.document()})
 
 
 @release.command()
 @click.argument("number", type=click.IntRange(min=1), required=False)
-@click.option("--dry-run", is_flag=True, help="Print what would happen, and why; write nothing.")
-@click.option("--message", "-m", default="", metavar="TEXT", help="Why; shown with the release.")
+@click.option("--dry-run", is_flag=True, help="Show the planned changes; do not write anything.")
+@click.option("--message", "-m", default="", metavar="TEXT", help="Note to store with the release.")
 @environment_option
 @pass_output
 @click.pass_context
 def rollback(ctx: click.Context, output: Output, number: int | None, dry_run: bool, message: str) -> None:
-    """Write a release with the content of release NUMBER, and follow its rollout.
+    """Roll back to an earlier release and follow the rollout.
 
-    Without NUMBER the last release is meant that settled before the one that runs.
+    Creates a new release with the content of release NUMBER. Without NUMBER, the command rolls back to the last release
+    that settled before the current one.
 
     \b
     Example:
@@ -104,17 +109,17 @@ def rollback(ctx: click.Context, output: Output, number: int | None, dry_run: bo
       devopsellence release rollback
       devopsellence release rollback 3 --message "the new search is slow"
     """
-    from devopsellence.cli.deploy.rollback import Rollback
+    from devopsellence.cli.deploy.rollback import RollbackRun
     from devopsellence.cli.deploy.rollback import rollback as perform
-    from devopsellence.cli.images.docker_cli import Docker
+    from devopsellence.cli.images.docker_cli import DockerCli
 
     settings = context.connection(ctx)
     dev = context.dev_node(settings)
-    docker = Docker(dev.docker_host if dev else None)
-    begun: list[Rollback] = []
+    docker = DockerCli(dev.docker_host if dev else None)
+    begun: list[RollbackRun] = []
 
     async def work(etcd: Etcd) -> None:
-        run = Rollback(await context.environment(ctx, etcd), settings, docker, output, number, message)
+        run = RollbackRun(await context.environment(ctx, etcd), settings, docker, output, number, message)
         begun.append(run)
         await perform(etcd, run, dry_run=dry_run)
 
@@ -127,14 +132,14 @@ def rollback(ctx: click.Context, output: Output, number: int | None, dry_run: bo
 
 async def _read(
     ctx: click.Context, etcd: Etcd
-) -> tuple[EnvironmentRef, list[Release], Rollout | None, Sequence[Problem]]:
+) -> tuple[EnvironmentRef, list[Release], Rollout | None, Sequence[UnreadableKey]]:
     from devopsellence.api.v1.stored_pb2 import Release, Rollout
     from devopsellence.cli.store.reader import Reader
 
     ref = await context.environment(ctx, etcd)
     reader = Reader(etcd)
-    releases = await reader.under(etcd.keys.releases_prefix(ref), Release)
-    rollout = await reader.one(etcd.keys.rollout(ref), Rollout)
+    releases = await reader.get_prefix(etcd.keys.releases_prefix(ref), Release)
+    rollout = await reader.get(etcd.keys.rollout(ref), Rollout)
     return ref, list(releases.values()), rollout, reader.problems
 
 
@@ -148,17 +153,17 @@ async def _read_one(
     ref = await context.environment(ctx, etcd)
     key = etcd.keys.release(ref, number)
     found = await etcd.get(key)
-    rollout = await Reader(etcd).one(etcd.keys.rollout(ref), Rollout)
+    rollout = await Reader(etcd).get(etcd.keys.rollout(ref), Rollout)
     return ref, decode(Release, key, found.value) if found else None, rollout
 
 
-def _ended(outcomes: dict[int, Ended], number: int) -> Ended:
-    from devopsellence.cli.render.json import Ended
+def _ended(outcomes: dict[int, ReleaseOutcome], number: int) -> ReleaseOutcome:
+    from devopsellence.cli.render.json import ReleaseOutcome
 
-    return outcomes.get(number) or Ended("unknown")
+    return outcomes.get(number) or ReleaseOutcome("unknown")
 
 
-def _row(release: Release, outcomes: dict[int, Ended]) -> list[str]:
+def _row(release: Release, outcomes: dict[int, ReleaseOutcome]) -> list[str]:
     from devopsellence.cli.util.text import since
 
     created, ended = since(release.created_at, datetime.now(UTC)), _ended(outcomes, release.number)
@@ -174,7 +179,7 @@ def _row(release: Release, outcomes: dict[int, Ended]) -> list[str]:
     ]
 
 
-def _text(release: Release, ended: Ended) -> str:
+def _text(release: Release, ended: ReleaseOutcome) -> str:
     from devopsellence.cli.util.text import columns, local_time, safe
 
     heads = [
@@ -208,5 +213,5 @@ def _safe(text: str) -> str:
     return safe(text) or "-"
 
 
-def _documents(problems: Sequence[Problem]) -> list[dict[str, str]]:
+def _documents(problems: Sequence[UnreadableKey]) -> list[dict[str, str]]:
     return [{"key": problem.key, "reason": problem.reason} for problem in problems]

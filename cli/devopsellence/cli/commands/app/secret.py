@@ -1,4 +1,4 @@
-"""``secret``: values that services get as environment variables, sealed for the nodes that run them."""
+"""``secret``: values for environment variables of services, encrypted for the nodes that run the services."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 if TYPE_CHECKING:
     from devopsellence.cli.secrets.access import ReencryptResult
     from devopsellence.cli.secrets.records import SecretId
-    from devopsellence.cli.store.snapshot import Problem
+    from devopsellence.cli.store.snapshot import UnreadableKey
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.keys import EnvironmentRef
 
@@ -25,7 +25,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @click.group()
 def secret() -> None:
-    """Set, list and delete secrets. Values are sealed for nodes and operators, and never shown.
+    """Set, list and delete secrets.
+
+    Values are encrypted for the nodes and operators of the cluster, and never shown.
 
     \b
     Example:
@@ -35,13 +37,13 @@ def secret() -> None:
 
 
 def _which(command: F) -> F:
-    """The arguments that name a secret."""
+    """Add the arguments that name a secret."""
     decorators: list[Callable[[F], F]] = [
-        # What is left over may be a value, which click's own message would repeat.
+        # An extra argument may be a value, and click's own message would print it.
         click.argument("left_over", nargs=-1, type=click.UNPROCESSED, metavar=""),
         click.argument("name"),
-        click.option("--service", metavar="SERVICE", help="The service that gets it."),
-        click.option("--registry", is_flag=True, help="The password of the registry, in place of a service's secret."),
+        click.option("--service", metavar="SERVICE", help="Service that uses the secret."),
+        click.option("--registry", is_flag=True, help="Password of the image registry, instead of a service's secret."),
     ]
     for decorate in decorators:
         command = decorate(command)
@@ -50,10 +52,10 @@ def _which(command: F) -> F:
 
 @secret.command("set")
 @_which
-@click.option("--stdin", is_flag=True, help="Read the value from stdin; a newline at its end is dropped.")
-@click.option("--value", metavar="VALUE", help="The value itself; others can see it in the list of processes.")
-@click.option("--allow-empty", is_flag=True, help="The value may be empty.")
-@click.option("--apply", is_flag=True, help="Release it at once: the newest release again, with this value.")
+@click.option("--stdin", is_flag=True, help="Read the value from stdin, without a trailing newline.")
+@click.option("--value", metavar="VALUE", help="Value; visible in the process list, so prefer --stdin.")
+@click.option("--allow-empty", is_flag=True, help="Allow an empty value.")
+@click.option("--apply", is_flag=True, help="Redeploy the newest release with this value now.")
 @environment_option
 @pass_output
 @click.pass_context
@@ -69,9 +71,10 @@ def set_(
     allow_empty: bool,
     apply: bool,
 ) -> None:
-    """Set secret NAME of a service. It reaches containers with the next deploy, or at once with --apply.
+    """Set a secret of a service.
 
-    Without --stdin and --value it is asked for on the terminal, without echo.
+    Containers get the value with the next deploy, or now with --apply. Without --stdin and --value, the command prompts
+    for the value.
 
     \b
     Example:
@@ -80,22 +83,22 @@ def set_(
       devopsellence secret set REGISTRY_PASSWORD --registry --stdin < password.txt
     """
     from devopsellence.cli.deploy import reapply
-    from devopsellence.cli.secrets import value as values
+    from devopsellence.cli.secrets import value as value_input
 
-    named = _named(name, left_over, service, registry)
-    plain = values.obtain(output, stdin=stdin, given=value, allow_empty=allow_empty)
-    stage = reapply.InterruptNote()
+    secret_id = _secret_id(name, left_over, service, registry)
+    plaintext = value_input.obtain(output, stdin=stdin, argument=value, allow_empty=allow_empty)
+    note = reapply.InterruptNote()
 
     async def work(etcd: Etcd) -> None:
         ref = await context.environment(ctx, etcd)
-        for warning in reapply.config_warnings(context.config_path(), ref, named):
+        for warning in reapply.config_warnings(context.config_path(), ref, secret_id):
             output.warning(warning)
-        await reapply.set_secret(etcd, ref, named, plain, output, stage, apply=apply)
+        await reapply.set_secret(etcd, ref, secret_id, plaintext, output, note, apply=apply)
 
     try:
         context.run(ctx, work)
     except KeyboardInterrupt as error:
-        raise CliError("interrupted", f"interrupted; {stage.words}", exit_code=130) from error
+        raise CliError("interrupted", f"interrupted; {note.text}", exit_code=130) from error
 
 
 @secret.command("list")
@@ -103,7 +106,9 @@ def set_(
 @pass_output
 @click.pass_context
 def list_(ctx: click.Context, output: Output) -> None:
-    """List the secrets of an environment: versions, who set them, who can open them. Never values.
+    """List the secrets of an environment.
+
+    Shows versions, who set them, and the nodes able to decrypt them; never values.
 
     \b
     Example:
@@ -111,7 +116,7 @@ def list_(ctx: click.Context, output: Output) -> None:
     """
     from devopsellence.cli.secrets import listing
 
-    async def work(etcd: Etcd) -> tuple[EnvironmentRef, list[listing.SecretEntry], list[Problem]]:
+    async def work(etcd: Etcd) -> tuple[EnvironmentRef, list[listing.SecretEntry], list[UnreadableKey]]:
         ref = await context.environment(ctx, etcd)
         return ref, *await listing.read_entries(etcd, ref)
 
@@ -129,8 +134,8 @@ def list_(ctx: click.Context, output: Output) -> None:
 
 @secret.command()
 @_which
-@click.option("--force", is_flag=True, help="Also when the newest release refers to it.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Delete even if the newest release uses it.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @environment_option
 @pass_output
 @click.pass_context
@@ -144,30 +149,32 @@ def delete(
     force: bool,
     yes: bool,
 ) -> None:
-    """Delete secret NAME of a service, with all its versions. Containers that run keep what they have.
+    """Delete a secret with all its versions.
+
+    Running containers keep the value.
 
     \b
     Example:
       devopsellence secret delete SEARCH_KEY --service web
     """
     from devopsellence.cli.secrets import releases, vault
-    from devopsellence.cli.store.releases import newest
+    from devopsellence.cli.store.releases import newest_release
 
-    named = _named(name, left_over, service, registry)
+    secret_id = _secret_id(name, left_over, service, registry)
 
-    async def look(etcd: Etcd) -> EnvironmentRef:
+    async def check_unused(etcd: Etcd) -> EnvironmentRef:
         ref = await context.environment(ctx, etcd)
-        release = None if force else await newest(etcd, ref)
-        if release is not None and releases.pinned(release, named):
-            raise vault.in_use(ref, named, release.number)
+        release = None if force else await newest_release(etcd, ref)
+        if release is not None and releases.pinned(release, secret_id):
+            raise vault.secret_in_use(ref, secret_id, release.number)
         return ref
 
-    ref = context.run(ctx, look)
+    ref = context.run(ctx, check_unused)
     if not yes and output.is_tty and sys.stdin.isatty():
-        click.confirm(f"This deletes secret {named} of {ref} for good. Go on?", abort=True)
-    context.run(ctx, lambda etcd: vault.delete(etcd, ref, named))
-    text = f"Secret {named} is deleted from {ref}."
-    output.result("secret delete", text, environment=str(ref), service=named.service, name=named.name)
+        click.confirm(f"This permanently deletes secret {secret_id} of {ref}. Continue?", abort=True)
+    context.run(ctx, lambda etcd: vault.delete(etcd, ref, secret_id))
+    text = f"Deleted secret {secret_id} of {ref}."
+    output.result("secret delete", text, environment=str(ref), service=secret_id.service, name=secret_id.name)
 
 
 @secret.command()
@@ -175,9 +182,10 @@ def delete(
 @pass_output
 @click.pass_context
 def reencrypt(ctx: click.Context, output: Output) -> None:
-    """Seal secrets, and the keys of certificates, for the nodes and operators that have come since.
+    """Encrypt secrets for new nodes and operators.
 
-    Values and versions stay.
+    Re-encrypts secrets and private keys of certificates for all attached nodes and operators. Values and versions do
+    not change.
 
     \b
     Example:
@@ -192,42 +200,43 @@ def reencrypt(ctx: click.Context, output: Output) -> None:
     ref, done = context.run(ctx, work)
     _warn(output, done.problems)
     if done.keyless:
-        output.warning(f"no key is known of {', '.join(done.keyless)}: sealed for the others alone")
-    if done.closed:
-        hosts = ", ".join(done.closed)
-        output.warning(f"the keys of {hosts} cannot be opened here: the controller obtains new certificates for them")
+        names = ", ".join(done.keyless)
+        output.warning(f"the public key of {names} is not known yet: encrypted only for the other nodes")
+    if done.undecryptable:
+        hosts = ", ".join(done.undecryptable)
+        output.warning(f"cannot decrypt the private keys of {hosts}: the controller obtains new certificates")
     names = ", ".join([*map(str, done.secrets), *(f"the key of {host}" for host in done.hosts)])
-    text = f"Sealed anew in {ref}: {names}." if names else f"All secrets of {ref} are sealed for everybody already."
+    text = f"Re-encrypted in {ref}: {names}." if names else f"No change: every node and operator of {ref} has access."
     output.result(
         "secret reencrypt",
         text,
         environment=str(ref),
-        secrets=[{"service": each.service, "name": each.name} for each in done.secrets],
+        secrets=[{"service": secret.service, "name": secret.name} for secret in done.secrets],
         certificates=list(done.hosts),
         nodes_without_key=list(done.keyless),
     )
 
 
-def _named(name: str, left_over: Sequence[str], service: str | None, registry: bool) -> SecretId:
-    """The secret that the arguments name.
+def _secret_id(name: str, left_over: Sequence[str], service: str | None, registry: bool) -> SecretId:
+    """Return the id of the secret named by the arguments.
 
     Raises:
-        CliError: ``usage`` (exit code 2); holds nothing of what may be a value.
-        InvalidName: one of them is no name.
+        CliError: ``usage`` (exit code 2); the message repeats no argument, because an argument may be a value.
+        InvalidName: ``name`` or ``service`` is not a valid name.
     """
     from devopsellence.cli.secrets.records import SecretId
     from devopsellence.store.keys import REGISTRY, check_name
 
     if left_over or "=" in name:
         pipe = NextAction("pipe the value", "devopsellence secret set <name> --service <service> --stdin")
-        message = "a secret's name is one word, and its value does not belong beside it on the command line"
+        message = "give only the name of the secret; pass its value with --stdin"
         raise CliError("usage", message, exit_code=2, next_actions=[pipe])
     if registry == (service is not None):
-        raise CliError("usage", "say whose secret it is: --service SERVICE, or --registry", exit_code=2)
+        raise CliError("usage", "give either --service SERVICE or --registry", exit_code=2)
     check_name("secret", name)
     return SecretId(REGISTRY if service is None else check_name("service", service), name)
 
 
-def _warn(output: Output, problems: Sequence[Problem]) -> None:
+def _warn(output: Output, problems: Sequence[UnreadableKey]) -> None:
     for problem in problems:
         output.warning(f"{problem.key} is {problem.reason}")

@@ -1,4 +1,4 @@
-"""``status``: one environment, now or as it changes."""
+"""``status``: release and service status of an environment."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ OPERATION: Final = "status"
 
 
 @click.command()
-@click.option("--watch", "-w", is_flag=True, help="Go on until the rollout has settled or failed.")
-@click.option("--all", "everything", is_flag=True, help="Every service of every node, also of many.")
+@click.option("--watch", "-w", is_flag=True, help="Watch until the rollout has settled or failed.")
+@click.option("--all", "everything", is_flag=True, help="List every service of every node, however many.")
 @environment_option
 @pass_output
 @click.pass_context
 def status(ctx: click.Context, output: Output, watch: bool, everything: bool) -> None:
-    """Show an environment: its release, the rollout, and every service on every node.
+    """Show release and service status.
 
-    Of more than a dozen nodes, those that stand alike share a line, what is wrong first; --all shows each.
+    Shows the current release, its rollout, and every service on every node. With more than a dozen nodes, nodes in the
+    same state share a line, problems first; --all lists every node.
 
-    In a folder without a devopsellence.yml, the only environment of the cluster is shown, or the one that --env names.
+    In a folder without a devopsellence.yml, select the environment with --env, unless the cluster has only one.
 
     \b
     Example:
@@ -51,13 +52,13 @@ async def _read(ctx: click.Context, etcd: Etcd) -> Snapshot:
 
 
 async def _watch(ctx: click.Context, etcd: Etcd, output: Output, *, everything: bool) -> None:
-    from devopsellence.cli.deploy.follow import failure, follow
+    from devopsellence.cli.deploy.follow import follow, rollout_error
     from devopsellence.cli.render import json
     from devopsellence.cli.render.text import rollout_line
 
     ref = await context.environment(ctx, etcd)
     end = await follow(etcd, ref, output, OPERATION, whole=True, everything=everything)
-    if (problem := failure(end, live=output.live)) is not None:
+    if (problem := rollout_error(end, live=output.live)) is not None:
         raise problem
     snapshot, now = end.snapshot, datetime.now(UTC)
     text = f"Release {snapshot.number} of {ref} is {rollout_line(snapshot, now)}"

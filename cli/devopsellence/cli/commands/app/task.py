@@ -1,4 +1,4 @@
-"""``task``: one-shot commands that come with a release."""
+"""``task``: list the tasks of a release and run them by hand."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from devopsellence.cli.output import Output, pass_output
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.workload_pb2 import Task
-    from devopsellence.cli.agent.exec import Manner
-    from devopsellence.cli.agent.locate import Survey
+    from devopsellence.cli.agent.exec import ExecOptions
+    from devopsellence.cli.agent.locate import EnvironmentAgents
     from devopsellence.store.etcd import Etcd
 
 
 @click.group()
 def task() -> None:
-    """Run a release's tasks by hand, and list them.
+    """List tasks and run them by hand.
+
+    A task is a one-off command of the configuration, such as a database migration or a console.
 
     \b
     Example:
@@ -33,10 +35,10 @@ def task() -> None:
 @task.command()
 @click.argument("name", shell_complete=complete_tasks)
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-@click.option("--node", metavar="NODE", help="On this node; else the first by name that may run it.")
-@click.option("--interactive", "-i", is_flag=True, help="Pass stdin on.")
-@click.option("--tty", "-t", is_flag=True, help="On a terminal of its own; with -i for a console.")
-@click.option("--yes", is_flag=True, help="Also the release task, which every rollout runs by itself.")
+@click.option("--node", metavar="NODE", help="Node to run on.  [default: first suitable node]")
+@click.option("--interactive", "-i", is_flag=True, help="Pass stdin to the task.")
+@click.option("--tty", "-t", is_flag=True, help="Allocate a pseudo-terminal; use -it for a console.")
+@click.option("--yes", is_flag=True, help="Allow running the release task, which every rollout runs anyway.")
 @environment_option
 @pass_output
 @click.pass_context
@@ -50,9 +52,10 @@ def run(
     tty: bool,
     yes: bool,
 ) -> None:
-    """Run a task of the newest release in a container of its own, removed afterwards; its exit code is passed on.
+    """Run a task of the newest release in a new container.
 
-    ARGS replace the task's own args. Ctrl-C stops the task: SIGTERM first, and a second one ends it.
+    The container is removed afterwards, and devopsellence exits with the exit code of the task. ARGS replace the args
+    of the task. The first Ctrl-C sends SIGTERM to the task and the second Ctrl-C kills the task.
 
     \b
     Example:
@@ -61,8 +64,8 @@ def run(
     """
     from devopsellence.cli.agent import exec as agent_exec
 
-    manner = agent_exec.Manner(interactive, tty, "SIGTERM")
-    agent_exec.check(output, manner)
+    manner = agent_exec.ExecOptions(interactive, tty, "SIGTERM")
+    agent_exec.check_options(output, manner)
     ctx.exit(context.run(ctx, lambda etcd: _run(ctx, etcd, output, name, args, node, manner, yes)))
 
 
@@ -73,22 +76,24 @@ async def _run(
     name: str,
     args: tuple[str, ...],
     node: str | None,
-    manner: Manner,
+    manner: ExecOptions,
     sure: bool,
 ) -> int:
     from devopsellence.api.v1.agent_pb2 import RunStart
     from devopsellence.cli.agent import exec as agent_exec
-    from devopsellence.cli.agent.locate import survey
-    from devopsellence.cli.agent.select import for_task, task_named
+    from devopsellence.cli.agent.locate import read_agents
+    from devopsellence.cli.agent.select import agent_for_task, task_named
 
     ref = await context.environment(ctx, etcd)
-    found = await survey(etcd, ref, (node,) if node else ())
-    chosen = task_named(found, name, sure=sure)
-    agent = for_task(found, chosen)
+    nodes = await read_agents(etcd, ref, (node,) if node else ())
+    chosen = task_named(nodes, name, sure=sure)
+    agent = agent_for_task(nodes, chosen)
     start = RunStart(environment=str(ref), task=chosen)
     if args:
         start.task.args[:] = args
-    return await agent_exec.run(context.connection(ctx), agent, lambda stub: stub.RunTask(), start, manner, output)
+    return await agent_exec.run_on_node(
+        context.connection(ctx), agent, lambda stub: stub.RunTask(), start, manner, output
+    )
 
 
 @task.command("list")
@@ -105,42 +110,42 @@ def list_(ctx: click.Context, output: Output) -> None:
     from devopsellence.cli.agent.select import all_tasks
     from devopsellence.cli.util.text import columns, safe
 
-    found = context.run(ctx, lambda etcd: _survey(ctx, etcd))
-    tasks = all_tasks(found)
+    nodes = context.run(ctx, lambda etcd: _survey(ctx, etcd))
+    tasks = all_tasks(nodes)
     table = [
         [
-            each.name,
-            each.service,
-            safe(_command(each)),
-            "in every rollout" if _is_release_task(found, each) else "by hand",
+            task.name,
+            task.service,
+            safe(_command(task)),
+            "in every rollout" if _is_release_task(nodes, task) else "by hand",
         ]
-        for each in tasks
+        for task in tasks
     ]
-    text = columns(("TASK", "SERVICE", "COMMAND", "RUNS"), table) if table else f"{found.ref} has no tasks."
+    text = columns(("TASK", "SERVICE", "COMMAND", "RUNS"), table) if table else f"{nodes.ref} has no tasks."
     documents = [
         {
-            "name": each.name,
-            "service": each.service,
-            "command": list(each.command),
-            "args": list(each.args),
-            "release_task": _is_release_task(found, each),
+            "name": task.name,
+            "service": task.service,
+            "command": list(task.command),
+            "args": list(task.args),
+            "release_task": _is_release_task(nodes, task),
         }
-        for each in tasks
+        for task in tasks
     ]
-    release = found.release.number if found.release is not None else 0
-    output.result("task list", text, environment=str(found.ref), release=release, tasks=documents)
+    release = nodes.release.number if nodes.release is not None else 0
+    output.result("task list", text, environment=str(nodes.ref), release=release, tasks=documents)
 
 
-async def _survey(ctx: click.Context, etcd: Etcd) -> Survey:
-    from devopsellence.cli.agent.locate import survey
+async def _survey(ctx: click.Context, etcd: Etcd) -> EnvironmentAgents:
+    from devopsellence.cli.agent.locate import read_agents
 
-    return await survey(etcd, await context.environment(ctx, etcd))
+    return await read_agents(etcd, await context.environment(ctx, etcd))
 
 
 def _command(task: Task) -> str:
     return shlex.join([*task.command, *task.args])
 
 
-def _is_release_task(found: Survey, task: Task) -> bool:
-    release = found.release
+def _is_release_task(nodes: EnvironmentAgents, task: Task) -> bool:
+    release = nodes.release
     return release is not None and release.HasField("release_task") and release.release_task.name == task.name

@@ -1,4 +1,4 @@
-"""Commands for operators of a cluster: node, cluster, doctor.
+"""Commands for cluster operators: node, cluster, doctor.
 
 Parse, call, render; the work belongs in the packages beside ``commands``.
 """

@@ -1,10 +1,10 @@
-"""``cluster``: certificates and users for a cluster on machines of one's own."""
+"""``cluster``: set up a cluster: certificates and etcd users."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder
     from devopsellence.cli.cluster.issue import IssuedBundle
 
-pki_option = click.option(
-    "--pki", metavar="DIR", help="The folder of the cluster's authority; by default in devopsellence's state folder."
-)
+#: Past participles of ``IssueOutcome`` for messages; JSON keeps the values themselves.
+_OUTCOME_WORDS: Final = {"made": "created", "kept": "unchanged", "renewed": "renewed"}
+
+pki_option = click.option("--pki", metavar="DIR", help="Folder of the cluster's CA.  [default: in the state folder]")
 
 
 @click.group()
 def cluster() -> None:
-    """Set up a cluster on machines of your own: its authority, certificates, etcd's users.
+    """Set up a cluster: certificates and access to etcd.
+
+    cluster init creates a certificate authority (CA), and certificates for etcd, the controllers and you. Copy them to
+    the machines, start etcd, then run cluster prepare.
 
     \b
     Example:
@@ -35,15 +39,15 @@ def cluster() -> None:
 
 @cluster.command()
 @pki_option
-@click.option("--etcd", "members", multiple=True, metavar="NAME=ADDRESS", help="A member of etcd; all of them.")
-@click.option("--force", is_flag=True, help="Make a new authority and new keys: all certificates go anew.")
+@click.option("--etcd", "members", multiple=True, metavar="NAME=ADDRESS", help="Member of etcd (repeatable); give all.")
+@click.option("--force", is_flag=True, help="Create a new CA and new keys; replaces all certificates.")
 @pass_output
 @click.pass_context
 def init(ctx: click.Context, output: Output, pki: str | None, members: tuple[str, ...], force: bool) -> None:
-    """Make the cluster's authority and the certificates of etcd, the controllers and the root operator.
+    """Create the CA and the certificates of the cluster.
 
-    Nothing is sent anywhere: it says which folder goes to which machine. What serves already is kept, so that this may
-    be repeated, with other members, or when certificates have grown old.
+    Creates certificates for etcd, the controllers and the root operator, and prints which folder to copy to which
+    machine. Valid certificates are kept: run the command again to change the members of etcd or to renew certificates.
 
     \b
     Example:
@@ -64,7 +68,9 @@ def init(ctx: click.Context, output: Output, pki: str | None, members: tuple[str
 @pass_output
 @click.pass_context
 def prepare(ctx: click.Context, output: Output, pki: str | None) -> None:
-    """Once etcd answers: make its first users and let nobody in any more who is not one of them.
+    """Create etcd's first users and turn on authentication.
+
+    Run this once, after etcd has started. Clients without a certificate and a user lose access to etcd.
 
     \b
     Example:
@@ -77,8 +83,8 @@ def prepare(ctx: click.Context, output: Output, pki: str | None) -> None:
     settings = root_settings(ClusterFolder.chosen(pki), context.connection_flags(ctx), os.environ)
     context.run(ctx, acl.enable, settings=settings)
     text = (
-        f"etcd at {', '.join(settings.endpoints)} lets in only whoever has a certificate and a user.\n"
-        "Next: start devopsellence-controller, then devopsellence node register <name>"
+        f"Authentication is on: etcd at {', '.join(settings.endpoints)} now requires a certificate and a user.\n"
+        "Next: start devopsellence-controller, then run devopsellence node register <name>"
     )
     output.result("cluster prepare", text, endpoints=list(settings.endpoints))
 
@@ -87,10 +93,10 @@ def prepare(ctx: click.Context, output: Output, pki: str | None) -> None:
 @click.argument("kind", type=click.Choice(["node", "operator", "controller"]))
 @click.argument("name", required=False)
 @pki_option
-@click.option("--uid", metavar="UID", help="A node's uid; without it etcd is asked.")
-@click.option("--out", metavar="DIR", help="Where the three files go; a folder beside the authority by default.")
-@click.option("--no-grant", is_flag=True, help="Do not let an operator into etcd now.")
-@click.option("--force", is_flag=True, help="Make a new key, also where there is one.")
+@click.option("--uid", metavar="UID", help="uid of the node.  [default: read from etcd]")
+@click.option("--out", metavar="DIR", help="Folder for the three files.  [default: beside the CA]")
+@click.option("--no-grant", is_flag=True, help="Do not grant the operator access to etcd.")
+@click.option("--force", is_flag=True, help="Replace an existing key.")
 @pass_output
 @click.pass_context
 def issue(
@@ -104,27 +110,28 @@ def issue(
     no_grant: bool,
     force: bool,
 ) -> None:
-    """Make or renew a certificate: ca.crt, tls.crt and tls.key in a folder. An operator is let into etcd as well.
+    """Create or renew the certificate of a node, operator or controller.
 
-    A node's is for the machine that it was registered with; node register lets that into etcd.
+    Writes ca.crt, tls.crt and tls.key to a folder. An operator is also granted access to etcd; a node gets access from
+    node register.
 
     \b
     Example:
       devopsellence cluster issue operator ann
       devopsellence cluster issue node prod-1 --out ./prod-1
     """
-    from devopsellence.cli.cluster import issue as issuing
+    from devopsellence.cli.cluster import issue as certificates
     from devopsellence.cli.cluster.folder import CertificateBundle, ClusterFolder
 
     folder = ClusterFolder.chosen(pki)
-    authority = issuing.load(folder)
-    usual, request = _party(ctx, folder, kind, name, uid)
-    bundle = CertificateBundle(Path(out).absolute()) if out else usual
+    authority = certificates.load(folder)
+    default_bundle, request = _subject(ctx, folder, kind, name, uid)
+    bundle = CertificateBundle(Path(out).absolute()) if out else default_bundle
     with folder.locked():
-        issued = issuing.issue(authority, bundle, request, issuing.now(), force=force)
+        issued = certificates.issue(authority, bundle, request, certificates.now(), force=force)
     granted = kind == "operator" and not no_grant
     if granted:
-        _let_in(ctx, folder, str(name), issued)
+        _grant_operator(ctx, folder, str(name), issued)
     output.result(
         "cluster issue",
         _issued_text(issued, request, granted=granted),
@@ -136,18 +143,18 @@ def issue(
     )
 
 
-def _party(
+def _subject(
     ctx: click.Context, folder: ClusterFolder, kind: str, name: str | None, uid: str | None
 ) -> tuple[CertificateBundle, CertificateRequest]:
-    """Where the certificate of that party goes, and what it says."""
+    """Return the default folder and the content of the certificate of a node, operator or controller."""
     from devopsellence.cli.certificates import subjects
     from devopsellence.cli.certificates.pki import CertificateError
 
     if kind == "controller":
         return folder.controller, subjects.controller()
     if name is None:
-        raise CliError("usage", f"which {kind}? devopsellence cluster issue {kind} <name>", exit_code=2)
-    # The request first: it checks the name before that becomes part of a path.
+        raise CliError("usage", f"missing name: devopsellence cluster issue {kind} <name>", exit_code=2)
+    # Create the request first: it validates the name before the name becomes part of a path.
     if kind == "node":
         request = subjects.node(name, uid or _uid(ctx, folder, name))
         return folder.node(name), request
@@ -159,7 +166,7 @@ def _party(
 
 
 def _uid(ctx: click.Context, folder: ClusterFolder, name: str) -> str:
-    """The uid that the node was registered with, from etcd."""
+    """Return the uid of the registered node, from etcd."""
     from devopsellence.cli.cluster.access import root_settings
     from devopsellence.cli.nodes import registry
     from devopsellence.store.keys import check_name
@@ -169,15 +176,15 @@ def _uid(ctx: click.Context, folder: ClusterFolder, name: str) -> str:
         settings = root_settings(folder, context.connection_flags(ctx), os.environ)
         return context.run(ctx, lambda etcd: registry.find(etcd, name), settings=settings).uid
     except CliError as error:
-        say = NextAction("or say its uid", f"devopsellence cluster issue node {name} --uid <uid>")
-        message = f"a node's certificate is for one machine, and its uid is not known: {error.message}"
+        action = NextAction("or give the uid", f"devopsellence cluster issue node {name} --uid <uid>")
+        message = f"cannot read the uid of node {name}, which its certificate needs: {error.message}"
         raise CliError(
-            error.code, message, exit_code=error.exit_code, next_actions=[*error.next_actions, say]
+            error.code, message, exit_code=error.exit_code, next_actions=[*error.next_actions, action]
         ) from error
 
 
-def _let_in(ctx: click.Context, folder: ClusterFolder, name: str, issued: IssuedBundle) -> None:
-    """Make the operator's user; what cannot be done now can be done by the same command later."""
+def _grant_operator(ctx: click.Context, folder: ClusterFolder, name: str, issued: IssuedBundle) -> None:
+    """Create the etcd user of the operator; after a failure, the same command completes the job later."""
     from devopsellence.cli.cluster.access import root_settings
     from devopsellence.store import acl
 
@@ -187,15 +194,15 @@ def _let_in(ctx: click.Context, folder: ClusterFolder, name: str, issued: Issued
     except CliError as error:
         actions = [
             *error.next_actions,
-            NextAction("then let the operator in", f"devopsellence cluster issue operator {name}"),
-            NextAction("or leave that for later", f"devopsellence cluster issue operator {name} --no-grant"),
+            NextAction("then grant access", f"devopsellence cluster issue operator {name}"),
+            NextAction("or grant access later", f"devopsellence cluster issue operator {name} --no-grant"),
         ]
-        message = f"the certificate is in {issued.bundle.root}, but {name} is not let into etcd: {error.message}"
+        message = f"the certificate is in {issued.bundle.root}, but {name} has no access to etcd: {error.message}"
         raise CliError(error.code, message, exit_code=error.exit_code, next_actions=actions) from error
 
 
 def _issued_text(issued: IssuedBundle, request: CertificateRequest, *, granted: bool) -> str:
     why = f" ({issued.why})" if issued.why else ""
-    user = " It is let into etcd." if granted else ""
-    whose = f"{request.common_name} ({request.unit})" if request.unit else request.common_name
-    return f"The certificate of {whose} is {issued.outcome}{why}: {issued.bundle.root}.{user}"
+    access = " The operator has access to etcd." if granted else ""
+    subject = f"{request.common_name} ({request.unit})" if request.unit else request.common_name
+    return f"Certificate of {subject} {_OUTCOME_WORDS[issued.outcome]}{why}: {issued.bundle.root}.{access}"

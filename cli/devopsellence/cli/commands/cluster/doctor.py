@@ -1,4 +1,4 @@
-"""``doctor``: everything that a deploy depends on, looked at one by one."""
+"""``doctor``: check everything a deploy depends on."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ OPERATION: Final = "doctor"
 @pass_output
 @click.pass_context
 def doctor(ctx: click.Context, output: Output) -> None:
-    """Check the configuration, Docker, etcd, the controller and the nodes, and say how to mend what fails.
+    """Check the setup and show how to fix problems.
+
+    Checks the configuration, Docker, certificates, etcd, the controller, the nodes and their agents. The exit code is 1
+    if a check fails.
 
     \b
     Example:
       devopsellence doctor
     """
-    from devopsellence.cli import doctor as checks
+    from devopsellence.cli.doctor import all_checks
 
-    found = checks.all_checks(ctx)
-    failed = [check for check in found if check.severity == "error"]
+    checks = all_checks(ctx)
+    failed = [check for check in checks if check.severity == "error"]
     if not failed or not output.json:
-        text = "\n".join(check.text() for check in found)
-        output.result(OPERATION, text, checks=[check.document() for check in found])
+        text = "\n".join(check.text() for check in checks)
+        output.result(OPERATION, text, checks=[check.document() for check in checks])
     if failed:
         names = ", ".join(check.name for check in failed)
-        findings = [check.finding() for check in found if check.severity != "ok"] if output.json else []
-        raise CliError("check_failed", f"not well: {names}", findings=findings)
+        findings = [check.finding() for check in checks if check.severity != "ok"] if output.json else []
+        raise CliError("check_failed", f"failed checks: {names}", findings=findings)

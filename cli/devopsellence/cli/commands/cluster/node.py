@@ -1,4 +1,4 @@
-"""``node``: the machines, what kinds of service they run, and for which environments."""
+"""``node``: register, label, attach, drain and remove nodes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from devopsellence.cli.output import Output, pass_output
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.stored_pb2 import Environment
-    from devopsellence.cli.nodes.register import Registered
+    from devopsellence.cli.nodes.register import Registration
     from devopsellence.cli.secrets.access import Exposure, ReencryptResult
     from devopsellence.cli.secrets.records import SecretId
     from devopsellence.store.etcd import Etcd
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def node() -> None:
-    """Register machines, label them, attach them to environments, empty and remove them.
+    """Register, label, attach, drain and remove nodes.
+
+    A node is a machine that runs services. Its labels decide the kinds of service it runs; it runs only the services of
+    environments it is attached to.
 
     \b
     Example:
@@ -37,8 +40,8 @@ def node() -> None:
 @node.command()
 @click.argument("name")
 @click.option("--labels", metavar="LABELS", help=f"{LABELS_HELP}  [default: web]")
-@click.option("--address", metavar="ADDRESS", help="Where other nodes and you reach it.")
-@click.option("--replace", is_flag=True, help="Another machine takes this name; the one before is shut out.")
+@click.option("--address", metavar="ADDRESS", help="IP address or host name of the node.")
+@click.option("--replace", is_flag=True, help="Give the name to a new machine; the old one loses access.")
 @pki_option
 @pass_output
 @click.pass_context
@@ -51,10 +54,10 @@ def register(
     replace: bool,
     pki: str | None,
 ) -> None:
-    """Make a node known under NAME, and say how its agent is started.
+    """Register a node and print how to start its agent.
 
-    Where the cluster's authority is at hand, the node's certificate is made as well. Registering it again in the same
-    way prints the same. With --replace another machine takes its place: labels, address and environments stay.
+    If the cluster's CA is on this machine, also creates the certificate of the node. Running the command again prints
+    the same. With --replace, a new machine takes over the name, labels, address and environments of the node.
 
     \b
     Example:
@@ -63,45 +66,45 @@ def register(
     """
     from devopsellence.cli.cluster import join
     from devopsellence.cli.cluster.folder import ClusterFolder
-    from devopsellence.cli.nodes import register as registering
     from devopsellence.cli.nodes import registry
     from devopsellence.cli.util.addresses import check_host
     from devopsellence.store.keys import check_name
 
     check_name("node", name)
-    said = registering.Said(
+    options = register.NodeOptions(
         name,
         registry.parse_labels(labels) if labels is not None else None,
         check_host(address) if address else address,
     )
     settings = context.connection(ctx)
-    # Where certificates are the credential, etcd's access control must know the new node's.
+    # With certificates as credentials, etcd must grant access to the certificate of the new node.
     grant = settings.cert is not None
-    how = registering.replace if replace else registering.register
-    found = context.run(ctx, lambda etcd: how(etcd, said, grant=grant))
-    joining = join.join(ClusterFolder.chosen(pki), settings, found.node, asked=pki is not None)
+    change = register.replace if replace else register.register
+    registration = context.run(ctx, lambda etcd: change(etcd, options, grant=grant))
+    node = registration.node
+    instructions = join.join(ClusterFolder.chosen(pki), settings, node, required=pki is not None)
     output.result(
         "node register",
-        f"{_registered(found)}\n{joining.text(found.node)}",
-        **registry.document(found.node),
-        replaced=found.replaced or None,
-        **exposure_document(found.knew),
-        agent_command=joining.command,
-        bundle=str(joining.bundle) if joining.bundle else None,
+        f"{_registration_text(registration)}\n{instructions.text(node)}",
+        **registry.document(node),
+        replaced=registration.replaced or None,
+        **exposure_document(registration.exposed),
+        agent_command=instructions.command,
+        bundle=str(instructions.bundle) if instructions.bundle else None,
     )
 
 
-def _registered(found: Registered) -> str:
-    node = found.node
-    if not found.replaced:
+def _registration_text(registration: Registration) -> str:
+    node = registration.node
+    if not registration.replaced:
         return f"Node {node.name} is registered: uid {node.uid}, labels {','.join(node.labels)}."
-    lines = [f"Node {node.name} is another machine from now on: uid {node.uid} (before: {found.replaced})."]
-    if found.knew:
-        lines.append(exposure(found.knew))
-        lines.append("When the new machine's agent is there, let it into them:")
-        lines += [f"  devopsellence secret reencrypt --env {ref}" for ref in found.knew]
+    lines = [f"Node {node.name} is now a new machine: uid {node.uid} (before: {registration.replaced})."]
+    if registration.exposed:
+        lines.append(exposure(registration.exposed))
+        lines.append("Once the agent runs on the new machine, grant it access to them:")
+        lines += [f"  devopsellence secret reencrypt --env {ref}" for ref in registration.exposed]
     if node.cordoned:
-        lines.append(f"It is cordoned, as it was before; devopsellence node uncordon {node.name}.")
+        lines.append(f"The node is still cordoned. To change that: devopsellence node uncordon {node.name}")
     return "\n".join(lines)
 
 
@@ -109,7 +112,9 @@ def _registered(found: Registered) -> str:
 @pass_output
 @click.pass_context
 def list_(ctx: click.Context, output: Output) -> None:
-    """List the nodes: their state, labels, versions, free disk space, and the environments that they are attached to.
+    """List the nodes and their state.
+
+    Shows state, labels, versions, free disk space and attached environments.
 
     \b
     Example:
@@ -121,16 +126,16 @@ def list_(ctx: click.Context, output: Output) -> None:
     from devopsellence.cli.nodes import list as listing
     from devopsellence.cli.util.text import columns
 
-    found, problems = context.run(ctx, listing.listing)
+    nodes, problems = context.run(ctx, listing.list_nodes)
     for problem in problems:
         output.warning(f"{problem.key} is {problem.reason}")
     now = datetime.now(UTC)
-    table = [each.cells(now) for each in found]
-    text = columns(listing.HEADER, table) if table else "No node is registered; run devopsellence node register <name>."
+    table = [node.cells(now) for node in nodes]
+    text = columns(listing.HEADER, table) if table else "No nodes yet. Add one: devopsellence node register <name>"
     output.result(
         "node list",
         text,
-        nodes=[each.document() for each in found],
+        nodes=[node.document() for node in nodes],
         problems=[{"key": problem.key, "reason": problem.reason} for problem in problems],
     )
 
@@ -141,10 +146,11 @@ def list_(ctx: click.Context, output: Output) -> None:
 @pass_output
 @click.pass_context
 def attach(ctx: click.Context, output: Output, name: str) -> None:
-    """Let a node run the services of an environment whose kind is among its labels.
+    """Attach a node to an environment.
 
-    The environment's secrets and the keys of its certificates are sealed for it first, which takes an operator who can
-    open them. An environment that has a host in common with another one of the node is refused.
+    The node runs the services of the environment that match its labels. The command first encrypts the secrets and
+    certificate keys of the environment for the node, so you must be able to decrypt them. A node cannot be attached to
+    two environments with the same ingress host.
 
     \b
     Example:
@@ -160,17 +166,17 @@ def attach(ctx: click.Context, output: Output, name: str) -> None:
     for problem in sealed.problems:
         output.warning(f"{problem.key} is {problem.reason}")
     if sealed.keyless:
-        seals = "a deploy, or devopsellence secret reencrypt, seals the secrets for it"
-        output.warning(f"node {name} has not said its key yet: {seals}")
-    if sealed.closed:
-        hosts = ", ".join(sealed.closed)
-        output.warning(f"the keys of {hosts} cannot be opened here: the controller obtains new certificates for {name}")
+        advice = "run devopsellence secret reencrypt, or deploy, once its agent is running"
+        output.warning(f"node {name} cannot decrypt the secrets yet, because its public key is not known; {advice}")
+    if sealed.undecryptable:
+        hosts = ", ".join(sealed.undecryptable)
+        output.warning(f"cannot decrypt the private keys of {hosts}: the controller obtains new certificates")
     _attached(
         output,
         "node attach",
         environment,
         f"Node {name} is attached to {_path(environment)}.",
-        secrets_sealed=_named(sealed.secrets),
+        secrets_sealed=_documents(sealed.secrets),
         certificates_sealed=list(sealed.hosts),
     )
 
@@ -181,9 +187,10 @@ def attach(ctx: click.Context, output: Output, name: str) -> None:
 @pass_output
 @click.pass_context
 def detach(ctx: click.Context, output: Output, name: str) -> None:
-    """Take an environment away from a node: its containers go, its volumes stay.
+    """Detach a node from an environment.
 
-    Names the secrets and the certificates' keys that the node could open; new ones are not sealed for it.
+    The containers of the environment are removed from the node; the volumes stay. Lists the secrets and certificate
+    keys that the node could decrypt.
 
     \b
     Example:
@@ -196,13 +203,13 @@ def detach(ctx: click.Context, output: Output, name: str) -> None:
         return await registry.detach(etcd, await context.environment(ctx, etcd), name)
 
     environment, seen = context.run(ctx, work)
-    text = f"Node {name} is detached from {_path(environment)}; its containers there are removed, its volumes stay."
+    text = f"Node {name} is detached from {_path(environment)}. Its containers are being removed; its volumes stay."
     if seen.secrets:
         names = ", ".join(str(secret) for secret in seen.secrets)
-        text += f"\nIt could read {names}. New values are not sealed for it: set them anew if it is not to be trusted."
+        text += f"\nThe node could read these secrets: {names}. If you do not trust it, set new values."
     if seen.hosts:
-        text += f"\nIt could read the private keys of the certificates of {', '.join(seen.hosts)}: {RENEW}."
-    facts = {"secrets_seen": _named(seen.secrets), "certificates_seen": list(seen.hosts)}
+        text += f"\nThe node could read the private keys of the certificates of {', '.join(seen.hosts)}; {RENEW}."
+    facts = {"secrets_seen": _documents(seen.secrets), "certificates_seen": list(seen.hosts)}
     _attached(output, "node detach", environment, text, **facts)
 
 
@@ -211,7 +218,9 @@ def detach(ctx: click.Context, output: Output, name: str) -> None:
 @pass_output
 @click.pass_context
 def cordon(ctx: click.Context, output: Output, name: str) -> None:
-    """Let a node keep what it runs, and give it nothing new: releases pass it by.
+    """Stop placing new work on a node.
+
+    Running services stay, but the node gets no new releases until it is uncordoned.
 
     \b
     Example:
@@ -225,7 +234,9 @@ def cordon(ctx: click.Context, output: Output, name: str) -> None:
 @pass_output
 @click.pass_context
 def uncordon(ctx: click.Context, output: Output, name: str) -> None:
-    """Let a cordoned node, or one that is being drained, take part again: it goes straight to the newest release.
+    """Resume placing work on a node, and cancel a drain.
+
+    The node updates to the newest release at once.
 
     \b
     Example:
@@ -237,10 +248,11 @@ def uncordon(ctx: click.Context, output: Output, name: str) -> None:
 def _cordon(ctx: click.Context, output: Output, name: str, *, cordoned: bool) -> None:
     from devopsellence.cli.nodes import registry
 
-    found = context.run(ctx, lambda etcd: registry.cordon(etcd, name, cordoned=cordoned))
-    kept = f"Node {name} is cordoned: it keeps what it runs and takes nothing new; devopsellence node uncordon {name}."
-    text = kept if cordoned else f"Node {name} takes part again."
-    output.result(f"node {'cordon' if cordoned else 'uncordon'}", text, node=name, cordoned=found.cordoned)
+    node = context.run(ctx, lambda etcd: registry.cordon(etcd, name, cordoned=cordoned))
+    text = f"Node {name} is uncordoned."
+    if cordoned:
+        text = f"Node {name} is cordoned: it keeps its services and gets no new ones. To undo: node uncordon {name}"
+    output.result(f"node {'cordon' if cordoned else 'uncordon'}", text, node=name, cordoned=node.cordoned)
 
 
 for command in (label, diagnose, drain, remove):
@@ -251,7 +263,7 @@ def _attached(output: Output, operation: str, environment: Environment, text: st
     output.result(operation, text, environment=_path(environment), nodes=list(environment.nodes), **facts)
 
 
-def _named(secrets: Iterable[SecretId]) -> list[dict[str, str]]:
+def _documents(secrets: Iterable[SecretId]) -> list[dict[str, str]]:
     return [{"service": secret.service, "name": secret.name} for secret in secrets]
 
 

@@ -1,4 +1,4 @@
-"""``node diagnose``: how a machine is, by its agent's account."""
+"""``node diagnose``: health of a node, as reported by its agent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from devopsellence.store.etcd import Etcd
 
 OPERATION: Final = "node diagnose"
-# Seconds; an agent looks at Docker and the disk for this.
+# Timeout in seconds: the agent checks Docker and the disk.
 _PATIENCE: Final = 15.0
 
 
@@ -23,7 +23,10 @@ _PATIENCE: Final = 15.0
 @pass_output
 @click.pass_context
 def diagnose(ctx: click.Context, output: Output, name: str) -> None:
-    """Ask a node's agent how it is: Docker, etcd, disk, memory, certificate, environments, isolation.
+    """Show the health of a node, as reported by its agent.
+
+    The agent checks Docker, etcd, disk, memory, its certificate, the environments on the node, and the isolation of
+    their networks.
 
     \b
     Example:
@@ -38,7 +41,7 @@ def diagnose(ctx: click.Context, output: Output, name: str) -> None:
     if failed:
         names = ", ".join(check.name for check in failed)
         findings = [diagnosis.finding(check) for check in failed] if output.json else []
-        raise CliError("check_failed", f"node {name} is not well: {names}", findings=findings)
+        raise CliError("check_failed", f"failed checks on node {name}: {names}", findings=findings)
 
 
 async def _ask(ctx: click.Context, etcd: Etcd, name: str) -> DiagnoseAnswer:
@@ -47,9 +50,9 @@ async def _ask(ctx: click.Context, etcd: Etcd, name: str) -> DiagnoseAnswer:
     from devopsellence.api.v1.agent_pb2 import DiagnoseRequest
     from devopsellence.cli.agent import client
 
-    (agent,) = await client.find(etcd, [name])
+    (agent,) = await client.find_agents(etcd, [name])
     async with client.connect(context.connection(ctx), agent) as stub:
         try:
             return await stub.Diagnose(DiagnoseRequest(), timeout=_PATIENCE)
         except grpc.aio.AioRpcError as error:
-            raise client.refused(agent, error) from error
+            raise client.call_error(agent, error) from error

@@ -1,4 +1,4 @@
-"""``node drain`` and ``node remove``: how a node is emptied, and how it leaves the cluster."""
+"""``node drain`` and ``node remove``: move services off a node, and remove a node from the cluster."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from devopsellence.cli.options import duration_seconds
 from devopsellence.cli.output import CliError, Output, pass_output
 
 if TYPE_CHECKING:
-    from devopsellence.cli.nodes.drain_preview import Preview
+    from devopsellence.cli.nodes.drain_preview import DrainPreview
     from devopsellence.cli.nodes.remove import Removal
-    from devopsellence.cli.nodes.workload import Running, Seen
+    from devopsellence.cli.nodes.workload import NodeService, NodeWorkload
     from devopsellence.cli.secrets.access import Exposure
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.keys import EnvironmentRef
 
 DRAIN: Final = "node drain"
 REMOVE: Final = "node remove"
-#: What to do about certificates whose private keys somebody has seen who is not to be trusted.
+#: Advice about certificates whose private keys were readable on a machine that is not trusted.
 RENEW: Final = (
-    "have them revoked if it is not to be trusted, and make new ones (devopsellence ingress cert install; "
-    "devopsellence ingress cert remove lets the controller obtain another)"
+    "if you do not trust the machine, revoke and replace them (devopsellence ingress cert install, or "
+    "devopsellence ingress cert remove to let the controller obtain new ones)"
 )
 
 
@@ -36,18 +36,18 @@ _timeout_option = click.option(
     show_default=True,
     metavar="TIME",
     callback=duration_seconds,
-    help="How long to wait, such as 90s or 1h.",
+    help="How long to wait (e.g. 90s, 1h).",
 )
-_dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would happen.")
+_dry_run_option = click.option("--dry-run", is_flag=True, help="Show what would happen; do not change anything.")
 
 
 @click.command()
 @click.argument("name")
-@click.option("--move-volumes", is_flag=True, help="Also services with volumes; their data stays behind.")
+@click.option("--move-volumes", is_flag=True, help="Also move services with volumes, without their data.")
 @_dry_run_option
-@click.option("--force", is_flag=True, help="Also when a service runs nowhere then.")
+@click.option("--force", is_flag=True, help="Proceed even if a service has no node left.")
 @_timeout_option
-@click.option("--detach", "-d", is_flag=True, help="Do not wait until the node is empty.")
+@click.option("--detach", "-d", is_flag=True, help="Return without waiting for the drain.")
 @pass_output
 @click.pass_context
 def drain(
@@ -60,9 +60,10 @@ def drain(
     seconds: float,
     detach: bool,
 ) -> None:
-    """Empty a node: it is cordoned, and what it runs leaves it, as soon as that runs elsewhere.
+    """Cordon a node and move its services to other nodes.
 
-    Services with volumes stay, unless they are told to leave. node uncordon takes all of it back.
+    A service stops on the node once it runs on another node. Services with volumes stay unless --move-volumes is given.
+    To undo, run devopsellence node uncordon.
 
     \b
     Example:
@@ -81,7 +82,7 @@ def drain(
         node=name,
         dry_run=dry_run,
         drained=seen.drained,
-        leaving=[each.document() for each in shown.leaving],
+        leaving=[move.document() for move in shown.services],
         left=_running(seen.leaving if seen.drained or not dry_run else seen.running),
         stays=_running(seen.running) if seen.drained else [],
     )
@@ -89,7 +90,7 @@ def drain(
 
 @dataclass
 class DrainCommand:
-    """One ``node drain``; ``stage`` is what to say of it when it is interrupted."""
+    """Arguments of ``node drain``; ``stage`` describes the progress, for the message after an interrupt."""
 
     name: str
     output: Output
@@ -100,59 +101,59 @@ class DrainCommand:
     stage: str = "nothing was changed"
 
 
-async def _drain(etcd: Etcd, run: DrainCommand, seconds: float) -> tuple[Preview, Seen]:
-    """What was to leave, and the node as it is afterwards."""
-    from devopsellence.cli.nodes import drain as draining
+async def _drain(etcd: Etcd, run: DrainCommand, seconds: float) -> tuple[DrainPreview, NodeWorkload]:
+    """Drain the node; return the services that had to move, and the node's workload afterwards."""
     from devopsellence.cli.nodes import drain_preview, registry
 
     name, output = run.name, run.output
     await registry.find(etcd, name)
-    shown = await drain_preview.preview(etcd, name, move_volumes=run.move_volumes)
+    shown = await drain_preview.preview_drain(etcd, name, move_volumes=run.move_volumes)
     for problem in shown.problems:
-        output.warning(f"{problem.key} is {problem.reason}: what leaves there is not shown")
+        output.warning(f"{problem.key} is {problem.reason}: its services are not shown")
     flags = " --move-volumes" if run.move_volumes else ""
     _refuse(run, drain_preview.refusal(shown, f"devopsellence node drain {name}{flags} --force"))
     if run.dry_run:
-        return shown, shown.seen
-    for each in shown.leaving:
-        output.line(each.text(name))
-    node = await draining.order(etcd, name, move_volumes=run.move_volumes)
-    run.stage = f"node {name} goes on being drained; devopsellence node uncordon {name} takes it back"
-    if not shown.seen.answers:
-        output.warning(f"the agent of node {name} is not there: it empties the node when it is back")
+        return shown, shown.workload
+    for service in shown.services:
+        output.line(service.text(name))
+    node = await drain.request_drain(etcd, name, move_volumes=run.move_volumes)
+    run.stage = f"the drain of node {name} continues; to undo: devopsellence node uncordon {name}"
+    if not shown.workload.reachable:
+        output.warning(f"node {name} is unreachable: its agent drains the node when it is back")
     if run.detach:
-        return shown, shown.seen
+        return shown, shown.workload
     output.event(DRAIN, "started", node=name, drain=registry.document(node)["drain"])
 
-    def tell(sentence: str, seen: Seen) -> None:
+    def tell(sentence: str, seen: NodeWorkload) -> None:
         output.progress(DRAIN, sentence, left=_running(seen.leaving))
 
-    return shown, await draining.follow(etcd, name, tell, seconds)
+    return shown, await drain.follow_drain(etcd, name, tell, seconds)
 
 
-def _drained_text(shown: Preview, seen: Seen, *, dry_run: bool, detach: bool) -> str:
-    from devopsellence.cli.nodes.drain import outcome
+def _drained_text(shown: DrainPreview, seen: NodeWorkload, *, dry_run: bool, detach: bool) -> str:
+    from devopsellence.cli.nodes.drain import drained_text
 
     name = seen.name
     if dry_run:
-        lines = [each.text(name) for each in shown.leaving] or [f"Node {name} runs nothing."]
+        lines = [move.text(name) for move in shown.services] or [f"Node {name} runs nothing."]
         return "\n".join([*lines, f"Node {name} would be cordoned and drained."])
     if detach:
-        return f"Node {name} is being drained; devopsellence node list shows when it is drained."
-    return outcome(seen)
+        return f"Node {name} is being drained. Follow with: devopsellence node list"
+    return drained_text(seen)
 
 
 @click.command()
 @click.argument("name")
-@click.option("--force", is_flag=True, help="At once: its machine is gone and clears nothing away.")
+@click.option("--force", is_flag=True, help="Remove at once, without waiting for the machine: it is gone.")
 @_dry_run_option
 @_timeout_option
 @pass_output
 @click.pass_context
 def remove(ctx: click.Context, output: Output, name: str, force: bool, dry_run: bool, seconds: float) -> None:
-    """Take a node out of the cluster: out of all environments, its record, and its way into etcd.
+    """Remove a node from the cluster.
 
-    It has to be drained, unless --force is given. Names the secrets that its machine could open.
+    Detaches the node from all environments, deletes its record and revokes its access to etcd. The node must be drained
+    first, unless --force is given. Lists the secrets that the machine could decrypt.
 
     \b
     Example:
@@ -176,14 +177,14 @@ def remove(ctx: click.Context, output: Output, name: str, force: bool, dry_run: 
         dry_run=dry_run,
         removed=not dry_run and not planned.nothing,
         detached=[str(ref) for ref in planned.attached],
-        running=_running(planned.seen.running),
-        **exposure_document(planned.knew),
+        running=_running(planned.workload.running),
+        **exposure_document(planned.exposed),
     )
 
 
 @dataclass
 class RemoveCommand:
-    """One ``node remove``; ``stage`` is what to say of it when it is interrupted."""
+    """Arguments of ``node remove``; ``stage`` describes the progress, for the message after an interrupt."""
 
     name: str
     output: Output
@@ -193,29 +194,29 @@ class RemoveCommand:
 
 
 async def _remove(etcd: Etcd, run: RemoveCommand, *, grant: bool, seconds: float) -> Removal:
-    """What there was to take away."""
-    from devopsellence.cli.nodes import remove as removing
+    """Remove the node; return the plan that was carried out."""
+    from devopsellence.cli.nodes import remove
 
     name, output = run.name, run.output
-    planned = await removing.plan(etcd, name)
-    _refuse(run, removing.refusal(planned))
+    planned = await remove.plan(etcd, name)
+    _refuse(run, remove.refusal(planned))
     if run.dry_run:
         return planned
-    if planned.knew:
-        output.line(exposure(planned.knew))
-    if run.force and planned.seen.answers:
-        output.warning(f"the agent of node {name} is there: what it runs goes on until you stop it on that machine")
-    run.stage = f"devopsellence node remove {name}{' --force' if run.force else ''} goes on where it ended"
+    if planned.exposed:
+        output.line(exposure(planned.exposed))
+    if run.force and planned.workload.reachable:
+        output.warning(f"node {name} is still running: stop its agent and containers on that machine")
+    run.stage = f"to complete: devopsellence node remove {name}{' --force' if run.force else ''}"
 
     def tell(sentence: str) -> None:
         output.progress(REMOVE, sentence)
 
-    await removing.remove(etcd, planned, tell, force=run.force, grant=grant, seconds=seconds)
+    await remove.remove(etcd, planned, tell, force=run.force, grant=grant, seconds=seconds)
     return planned
 
 
 def _refuse(run: DrainCommand | RemoveCommand, refused: CliError | None) -> None:
-    """Raise what speaks against it, unless it is forced; a dry run only tells."""
+    """Raise ``refused``, unless forced; a dry run only prints a warning."""
     if refused is None or run.force:
         return
     if not run.dry_run:
@@ -224,37 +225,37 @@ def _refuse(run: DrainCommand | RemoveCommand, refused: CliError | None) -> None
 
 
 def _removed_text(planned: Removal, *, dry_run: bool, force: bool) -> str:
-    name = planned.seen.name
+    name = planned.workload.name
     if planned.nothing:
-        return f"No node {name} is registered: there is nothing to remove."
+        return f"Nothing to remove: no node {name} is registered."
     if not dry_run:
-        return f"Node {name} is removed."
+        return f"Removed node {name}."
     lines = [f"{name} would be detached from {ref}" for ref in planned.attached]
     if force:
-        lines += [f"{each} would not be waited for" for each in planned.seen.running]
-    if planned.knew:
-        lines.append(exposure(planned.knew))
+        lines += [f"{service} would keep running on the machine" for service in planned.workload.running]
+    if planned.exposed:
+        lines.append(exposure(planned.exposed))
     return "\n".join([*lines, f"Node {name} would be removed."])
 
 
 def exposure(knew: Mapping[EnvironmentRef, Exposure]) -> str:
-    """What a machine could open, and what to do about it."""
+    """Return the list of secrets and private keys a machine could decrypt, with advice."""
     lines: list[str] = []
-    if secrets := [f"  {ref}: {', '.join(map(str, each.secrets))}" for ref, each in knew.items() if each.secrets]:
-        mend = "set them anew if it is not to be trusted (devopsellence secret set):"
-        lines += [f"Its machine could read these secrets; {mend}", *secrets]
-    if hosts := [f"  {ref}: {', '.join(each.hosts)}" for ref, each in knew.items() if each.hosts]:
-        lines += [f"Its machine could read the private keys of these hosts' certificates; {RENEW}:", *hosts]
+    if secrets := [f"  {ref}: {', '.join(map(str, seen.secrets))}" for ref, seen in knew.items() if seen.secrets]:
+        advice = "if you do not trust the machine, set new values (devopsellence secret set):"
+        lines += [f"The machine could read these secrets; {advice}", *secrets]
+    if hosts := [f"  {ref}: {', '.join(seen.hosts)}" for ref, seen in knew.items() if seen.hosts]:
+        lines += [f"The machine could read the private keys of these certificates; {RENEW}:", *hosts]
     return "\n".join(lines)
 
 
 def exposure_document(knew: Mapping[EnvironmentRef, Exposure]) -> dict[str, list[dict[str, Any]]]:
-    """The same in JSON: the fields ``secrets_seen`` and ``certificates_seen``."""
+    """Return the JSON fields ``secrets_seen`` and ``certificates_seen``."""
     return {
         "secrets_seen": [
-            {"environment": str(ref), "service": each.service, "name": each.name}
+            {"environment": str(ref), "service": secret.service, "name": secret.name}
             for ref, seen in knew.items()
-            for each in seen.secrets
+            for secret in seen.secrets
         ],
         "certificates_seen": [
             {"environment": str(ref), "host": host} for ref, seen in knew.items() for host in seen.hosts
@@ -262,7 +263,8 @@ def exposure_document(knew: Mapping[EnvironmentRef, Exposure]) -> dict[str, list
     }
 
 
-def _running(found: Iterable[Running]) -> list[dict[str, Any]]:
+def _running(services: Iterable[NodeService]) -> list[dict[str, Any]]:
     return [
-        {"environment": str(each.environment), "service": each.service, "volumes": list(each.volumes)} for each in found
+        {"environment": str(service.environment), "service": service.service, "volumes": list(service.volumes)}
+        for service in services
     ]

@@ -1,4 +1,4 @@
-"""``node label``: which kinds of service nodes run."""
+"""``node label``: the labels of nodes, which decide the kinds of service on them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from devopsellence.cli import context
 from devopsellence.cli.output import CliError, NextAction, Output, pass_output
 
 if TYPE_CHECKING:
-    from devopsellence.cli.nodes.relabel import Preview
+    from devopsellence.cli.nodes.relabel import RelabelPreview
     from devopsellence.store.etcd import Etcd
 
 Edit = Callable[[list[str]], list[str]]
-LABELS_HELP = "Kinds of service that it runs: web, worker, separated by commas."
+LABELS_HELP = "Comma-separated labels: web, worker."
 
-_dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would move.")
-_force_option = click.option("--force", is_flag=True, help="Also when a service runs nowhere then.")
+_dry_run_option = click.option("--dry-run", is_flag=True, help="Show which services would move; do not change labels.")
+_force_option = click.option("--force", is_flag=True, help="Proceed even if a service has no node left.")
 
 
 @click.group()
 def label() -> None:
-    """Which kinds of service nodes run: web, worker.
+    """Set, remove and list the labels of nodes.
+
+    A node runs the services whose label it has: web or worker.
 
     \b
     Example:
@@ -33,13 +35,15 @@ def label() -> None:
 
 @label.command("set")
 @click.argument("name")
-@click.option("--labels", required=True, metavar="LABELS", help=f"{LABELS_HELP} Replaces all.")
+@click.option("--labels", required=True, metavar="LABELS", help=LABELS_HELP)
 @_dry_run_option
 @_force_option
 @pass_output
 @click.pass_context
 def set_(ctx: click.Context, output: Output, name: str, labels: str, dry_run: bool, force: bool) -> None:
-    """Replace all labels of a node; says first which services start and stop there.
+    """Replace all labels of a node.
+
+    Prints which services start and stop on the node.
 
     \b
     Example:
@@ -61,7 +65,9 @@ def set_(ctx: click.Context, output: Output, name: str, labels: str, dry_run: bo
 @pass_output
 @click.pass_context
 def remove(ctx: click.Context, output: Output, name: str, label_name: str, dry_run: bool, force: bool) -> None:
-    """Take one label from a node; says first which services stop there.
+    """Remove a label from a node.
+
+    Prints which services stop on the node.
 
     \b
     Example:
@@ -70,9 +76,9 @@ def remove(ctx: click.Context, output: Output, name: str, label_name: str, dry_r
 
     def without(labels: list[str]) -> list[str]:
         if label_name not in labels:
-            action = NextAction("see which it has", f"devopsellence node label list {name}")
+            action = NextAction("list the labels", f"devopsellence node label list {name}")
             raise CliError("label_unknown", f"node {name} has no label {label_name!r}", next_actions=[action])
-        return [each for each in labels if each != label_name]
+        return [label for label in labels if label != label_name]
 
     again = f"devopsellence node label remove {name} {label_name} --force"
     _change(ctx, output, name, without, again, dry_run=dry_run, force=force)
@@ -83,7 +89,9 @@ def remove(ctx: click.Context, output: Output, name: str, label_name: str, dry_r
 @pass_output
 @click.pass_context
 def list_(ctx: click.Context, output: Output, name: str | None) -> None:
-    """List the labels of all nodes, or of one.
+    """List the labels of nodes.
+
+    Without NAME, lists all nodes.
 
     \b
     Example:
@@ -94,50 +102,50 @@ def list_(ctx: click.Context, output: Output, name: str | None) -> None:
     from devopsellence.cli.util.text import columns
 
     overview, _ = context.run(ctx, registry.overview)
-    shown = [each.node for each in overview if name in (None, each.name) and each.node is not None]
+    shown = [entry.node for entry in overview if name in (None, entry.name) and entry.node is not None]
     if name is not None and not shown:
         raise errors.node_unknown(name)
-    text = columns(("NODE", "LABELS"), [[each.name, ",".join(each.labels) or "-"] for each in shown])
-    output.result("node label list", text, nodes={each.name: list(each.labels) for each in shown})
+    text = columns(("NODE", "LABELS"), [[node.name, ",".join(node.labels) or "-"] for node in shown])
+    output.result("node label list", text, nodes={node.name: list(node.labels) for node in shown})
 
 
 def _change(
     ctx: click.Context, output: Output, name: str, edit: Edit, again: str, *, dry_run: bool, force: bool
 ) -> None:
-    """Show what ``edit`` moves, then do it; ``again`` is the same command with ``--force``."""
+    """Show the services to be moved by ``edit``, then apply it; ``again`` is the same command with ``--force``."""
     from devopsellence.cli.nodes import registry, relabel
 
-    async def work(etcd: Etcd) -> Preview:
-        found = await relabel.preview(etcd, name, edit)
-        for problem in found.problems:
-            output.warning(f"{problem.key} is {problem.reason}: what moves there is not shown")
-        refused = None if force else relabel.refusal(found, again)
+    async def work(etcd: Etcd) -> RelabelPreview:
+        preview = await relabel.preview_relabel(etcd, name, edit)
+        for problem in preview.problems:
+            output.warning(f"{problem.key} is {problem.reason}: its services are not shown")
+        refused = None if force else relabel.refusal(preview, again)
         if not dry_run:
             if refused is not None:
                 raise refused
-            for move in found.moves:
+            for move in preview.moves:
                 output.line(move.text())
             await registry.relabel(etcd, name, edit)
         elif refused is not None:
             output.warning(f"this would be refused without --force: {refused.message}")
-        return found
+        return preview
 
-    found = context.run(ctx, work)
+    preview = context.run(ctx, work)
     output.result(
         output.operation,
-        _text(found, dry_run=dry_run),
+        _text(preview, dry_run=dry_run),
         node=name,
-        labels=list(found.after.labels),
-        moves=[move.document() for move in found.moves],
+        labels=list(preview.after.labels),
+        moves=[move.document() for move in preview.moves],
         dry_run=dry_run,
     )
 
 
-def _text(found: Preview, *, dry_run: bool) -> str:
-    labels = ", ".join(found.after.labels) or "(none)"
+def _text(preview: RelabelPreview, *, dry_run: bool) -> str:
+    labels = ", ".join(preview.after.labels) or "(none)"
     if not dry_run:
-        return f"Node {found.after.name} has the labels {labels}."
-    moves = [move.text() for move in found.moves]
-    if found.after.cordoned and not moves:
-        moves = [f"Nothing moves: {found.after.name} is cordoned and keeps what it runs."]
-    return "\n".join([*(moves or ["Nothing moves."]), f"Node {found.after.name} would have the labels {labels}."])
+        return f"Node {preview.after.name} has the labels {labels}."
+    moves = [move.text() for move in preview.moves]
+    if preview.after.cordoned and not moves:
+        moves = [f"Nothing moves: node {preview.after.name} is cordoned and keeps its services."]
+    return "\n".join([*(moves or ["Nothing moves."]), f"Node {preview.after.name} would have the labels {labels}."])

@@ -1,4 +1,4 @@
-"""``completion``: what a shell needs to complete our commands."""
+"""``completion``: the completion script of a shell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from devopsellence.cli.output import Output, pass_output
 @pass_output
 @click.pass_context
 def completion(ctx: click.Context, output: Output, shell: str) -> None:
-    """Print the completion script for SHELL.
+    """Print a shell completion script.
+
+    Completes commands, options, and the names of services and tasks.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""``config validate`` and ``config resolve``: the file, and what an environment makes of it."""
+"""``config``: validate devopsellence.yml and show the configuration of an environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _FILE = click.argument("file", type=click.Path(path_type=Path), required=False)
 
 @click.group()
 def config() -> None:
-    """Check and show the configuration.
+    """Validate and show the configuration.
+
+    The configuration of a project is the file devopsellence.yml.
 
     \b
     Example:
@@ -29,7 +31,9 @@ def config() -> None:
 @_FILE
 @pass_output
 def validate(output: Output, file: Path | None) -> None:
-    """Check a devopsellence.yml with all its environments, and name everything that is wrong at once.
+    """Validate devopsellence.yml with all its environments.
+
+    Prints all problems at once, with line numbers. The exit code is 2 if there are any.
 
     \b
     Example:
@@ -59,7 +63,9 @@ def validate(output: Output, file: Path | None) -> None:
 @pass_output
 @click.pass_context
 def resolve(ctx: click.Context, output: Output, file: Path | None) -> None:
-    """Print what an environment runs: defaults filled in, its overlay merged.
+    """Show the effective configuration of an environment.
+
+    Defaults are filled in and the overlay of the environment is merged.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""``devopsellence dev``: a whole cluster on this machine, in the background."""
+"""``dev``: a local cluster on this machine, in the background."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @click.group(no_args_is_help=True)
 def dev() -> None:
-    """A whole cluster on this machine: an etcd, a controller and an agent, in the background, as you.
+    """Run a local cluster on this machine.
+
+    The cluster consists of etcd, a controller and an agent. They run in the background, under your user.
 
     \b
     Example:
@@ -29,25 +31,25 @@ def dev() -> None:
 
 
 @dev.command()
-@click.option("--node-name", metavar="NAME", help='What this machine is called in the cluster; "local" at first.')
-@click.option("--labels", metavar="LABEL,…", help="Kinds of service it runs; web,worker at first.")
+@click.option("--node-name", metavar="NAME", help="Name of the node.  [default: local]")
+@click.option("--labels", metavar="LABEL,…", help="Labels of the node.  [default: web,worker]")
 @click.option(
-    "--etcd-port", type=click.IntRange(1, 65535), metavar="PORT", help="Where etcd listens; a free port at first."
+    "--etcd-port", type=click.IntRange(1, 65535), metavar="PORT", help="Port of etcd.  [default: a free port]"
 )
 @click.option(
     "--http-port",
     type=click.IntRange(1, 65535),
     metavar="PORT",
-    help="Where apps' ingress answers by HTTP; 8080 or the next free port at first.",
+    help="HTTP port of the ingress.  [default: 8080 or the next free port]",
 )
 @click.option(
     "--https-port",
     type=click.IntRange(1, 65535),
     metavar="PORT",
-    help="The same by HTTPS; 8443 or the next free port at first.",
+    help="HTTPS port of the ingress.  [default: 8443 or the next free port]",
 )
-@click.option("--docker-host", metavar="URL", help="The Docker Engine; DOCKER_HOST or its usual socket at first.")
-@click.option("--foreground", is_flag=True, help="Stay until interrupted, then stop.")
+@click.option("--docker-host", metavar="URL", help="Docker Engine.  [default: DOCKER_HOST or the usual socket]")
+@click.option("--foreground", is_flag=True, help="Run in the foreground; Ctrl-C stops the cluster.")
 @pass_output
 def up(
     output: Output,
@@ -59,9 +61,9 @@ def up(
     docker_host: str | None,
     foreground: bool,
 ) -> None:
-    """Start what does not run yet, and wait until it is at work.
+    """Start the local cluster and wait until it is ready.
 
-    What was chosen once is remembered; data survives, also a crash or a reboot.
+    Starts only what is not running yet. Options are remembered for the next start. Data survives crashes and reboots.
 
     \b
     Example:
@@ -73,27 +75,29 @@ def up(
     from devopsellence.cli.dev.up import up as bring_up
     from devopsellence.cli.nodes.registry import parse_labels
 
-    kinds = None if labels is None else tuple(parse_labels(labels))
+    node_labels = None if labels is None else tuple(parse_labels(labels))
     running = bring_up(
-        UpOptions(node_name, kinds, etcd_port, docker_host, http_port, https_port),
+        UpOptions(node_name, node_labels, etcd_port, docker_host, http_port, https_port),
         lambda message, **data: output.progress("dev up", message, **data),
     )
     if foreground and running.already:
-        message = "the local cluster already runs in the background"
+        message = "the local cluster is already running in the background"
         raise CliError("already_runs", message, next_actions=[_next("stop it first", "devopsellence dev down")])
     if running.problem:
-        output.warning(f"the agent cannot do its work yet: {running.problem}")
+        output.warning(f"the agent has a problem: {running.problem}")
     output.result("dev up", _up_text(running), **_up_document(running))
     if foreground:
         _stay(running)
 
 
 @dev.command()
-@click.option("--purge", is_flag=True, help="Also remove containers, networks, volumes and all data of the cluster.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask before a purge.")
+@click.option("--purge", is_flag=True, help="Also remove containers, networks, volumes and all data.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @pass_output
 def down(output: Output, purge: bool, yes: bool) -> None:
-    """Stop everything, the apps' containers too. Data stays, and `dev up` brings the apps back.
+    """Stop the local cluster and the containers of its apps.
+
+    Data stays, and devopsellence dev up starts the apps again. --purge deletes everything.
 
     \b
     Example:
@@ -103,7 +107,9 @@ def down(output: Output, purge: bool, yes: bool) -> None:
     from devopsellence.cli.dev.down import down as bring_down
 
     if purge and not yes and output.is_tty and sys.stdin.isatty():
-        click.confirm("This removes the apps' volumes and the cluster's data for good. Go on?", abort=True)
+        click.confirm(
+            "This permanently deletes the volumes of the apps and the data of the cluster. Continue?", abort=True
+        )
     done = bring_down(lambda message, **data: output.progress("dev down", message, **data), purge=purge)
     output.result("dev down", _down_text(done, purge=purge), **_down_document(done))
 
@@ -111,28 +117,28 @@ def down(output: Output, purge: bool, yes: bool) -> None:
 @dev.command()
 @pass_output
 def status(output: Output) -> None:
-    """Show each process, whether it does its work, and why not.
+    """Show the processes of the local cluster and their health.
 
     \b
     Example:
       devopsellence dev status
       devopsellence dev status -o json
     """
-    from devopsellence.cli.dev.status import status as look
+    from devopsellence.cli.dev.status import status as read_status
     from devopsellence.cli.dev.status import status_text
 
-    found = look()
-    if found is None:
+    cluster_status = read_status()
+    if cluster_status is None:
         text = "no local cluster on this machine; start one with: devopsellence dev up"
         output.result("dev status", text, running=False, healthy=False, processes=[])
         return
-    output.result("dev status", status_text(found), **found.document())
+    output.result("dev status", status_text(cluster_status), **cluster_status.document())
 
 
 @dev.command()
 @pass_output
 def env(output: Output) -> None:
-    """Print the variables with which etcdctl reaches the cluster's etcd, and the ports of the apps' ingress.
+    """Print shell variables for etcdctl, and the ingress ports.
 
     \b
     Example:
@@ -146,7 +152,11 @@ def env(output: Output) -> None:
 
 
 def etcdctl_variables() -> dict[str, str]:
-    """The environment of an etcdctl that may do everything; CliError when there is no local cluster."""
+    """Return the environment variables for etcdctl with full access to the local cluster.
+
+    Raises:
+        CliError: ``dev_not_set_up``.
+    """
     from devopsellence.cli.dev import state
 
     settings = state.settings()
@@ -164,20 +174,20 @@ def etcdctl_variables() -> dict[str, str]:
 
 
 def ingress_variables() -> dict[str, str]:
-    """Where apps' ingress answers on this machine; nothing in a cluster of an older version that had none."""
+    """Return the variables for the ingress ports; empty for a cluster started by a version without ingress."""
     from devopsellence.cli.dev import state
 
-    remembered = state.load()
-    if remembered is None or not remembered.http_port:
+    saved = state.load()
+    if saved is None or not saved.http_port:
         return {}
     return {
-        "DEVOPSELLENCE_HTTP_PORT": str(remembered.http_port),
-        "DEVOPSELLENCE_HTTPS_PORT": str(remembered.https_port),
+        "DEVOPSELLENCE_HTTP_PORT": str(saved.http_port),
+        "DEVOPSELLENCE_HTTPS_PORT": str(saved.https_port),
     }
 
 
 def _stay(running: RunningCluster) -> None:
-    """Until the supervisor ends, or until a signal, which ends it."""
+    """Wait for the end of the supervisor; SIGINT, SIGTERM and SIGHUP stop the supervisor."""
     supervisor = running.snapshot.supervisor
 
     def end(*_: object) -> None:
@@ -197,12 +207,12 @@ def _next(label: str, command: str) -> Any:
 
 def _up_text(running: RunningCluster) -> str:
     state = running.state
-    runs = "already runs" if running.already else "runs"
+    verb = "is already running" if running.already else "is running"
     return "\n".join(
         (
-            f"The local cluster {runs}: node {state.node_name} ({', '.join(running.labels)}), "
+            f"The local cluster {verb}: node {state.node_name} ({', '.join(running.labels)}), "
             f"etcd at 127.0.0.1:{state.client_port}, logs in {running.layout.logs}",
-            f"Apps with an ingress answer at http://127.0.0.1:{state.http_port} and https://127.0.0.1:{state.https_port}",
+            f"Ingress: http://127.0.0.1:{state.http_port} and https://127.0.0.1:{state.https_port}",
             "Next: devopsellence deploy",
         )
     )
@@ -224,15 +234,15 @@ def _up_document(running: RunningCluster) -> dict[str, Any]:
 
 def _down_text(done: DownResult, *, purge: bool) -> str:
     if not done.anything:
-        return "Nothing to do: no local cluster runs on this machine."
+        return "Nothing to do: no local cluster is running on this machine."
     from devopsellence.cli.util.text import plural
 
     if not purge:
         containers = plural(len(done.stopped), "container")
-        return f"The local cluster is down; {containers} stopped, all data kept. Back again: devopsellence dev up"
+        return f"Stopped the local cluster and {containers}; data is kept. Start again: devopsellence dev up"
     counts = ((len(done.removed), "container"), (done.networks, "network"), (len(done.volumes), "volume"))
     removed = ", ".join(plural(count, noun) for count, noun in counts)
-    return f"The local cluster is gone: {removed} and {done.folder} removed."
+    return f"Removed the local cluster: {removed} and the folder {done.folder}."
 
 
 def _down_document(done: DownResult) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``init``: a first devopsellence.yml."""
+"""``init``: create devopsellence.yml."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from devopsellence.config import FILE_NAME, InvalidName, check_name
 
 
 @click.command()
-@click.option("--organization", metavar="NAME", help="Who it belongs to.")
-@click.option("--project", metavar="NAME", help="The app's name.  [default: this folder's name]")
-@click.option("--environment", metavar="NAME", default="production", show_default=True, help="Where deploy goes.")
-@click.option("--port", type=click.IntRange(1, 65535), help="Where it listens.  [default: the Dockerfile's, or 3000]")
-@click.option("--health-path", metavar="PATH", help=f"Answers 200 when it is well.  [default: {DEFAULT_HEALTH_PATH}]")
-@click.option("--dockerfile", default="Dockerfile", show_default=True, help="What the app image is built from.")
+@click.option("--organization", metavar="NAME", help="Organization of the app.")
+@click.option("--project", metavar="NAME", help="Name of the app.  [default: name of this folder]")
+@click.option("--environment", metavar="NAME", default="production", show_default=True, help="Default environment.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of the app.  [default: from the Dockerfile, or 3000]")
+@click.option("--health-path", metavar="PATH", help=f"Path of the health check.  [default: {DEFAULT_HEALTH_PATH}]")
+@click.option("--dockerfile", default="Dockerfile", show_default=True, help="Dockerfile of the app image.")
 @pass_output
 def init(
     output: Output,
@@ -37,9 +37,9 @@ def init(
     health_path: str | None,
     dockerfile: str,
 ) -> None:
-    """Write a devopsellence.yml for the app in this folder: asks on a terminal, takes the flags otherwise.
+    """Create a devopsellence.yml for the app in this folder.
 
-    An existing file is never touched.
+    On a terminal, prompts for missing options. An existing file is never changed.
 
     \b
     Example:
@@ -49,26 +49,26 @@ def init(
     path = Path.cwd() / FILE_NAME
     if path.exists() or path.is_symlink():
         raise _exists(path)
-    asking = sys.stdin.isatty() and sys.stdout.isatty() and not output.json
+    interactive = sys.stdin.isatty() and sys.stdout.isatty() and not output.json
     folder = as_name(Path.cwd().name) or "app"
     guessed_port = _guess_port(Path.cwd() / dockerfile)
     answers = InitAnswers(
-        organization=_name("organization", organization, as_name(_user()), asking=asking, required=True),
-        project=_name("project", project, folder, asking=asking),
-        environment=_name("environment", environment, environment, asking=False),
+        organization=_name("organization", organization, as_name(_user()), interactive=interactive, required=True),
+        project=_name("project", project, folder, interactive=interactive),
+        environment=_name("environment", environment, environment, interactive=False),
         dockerfile=dockerfile,
-        port=port or (_ask_port(guessed_port) if asking else guessed_port),
-        health_path=_health_path(health_path, asking=asking),
+        port=port or (_ask_port(guessed_port) if interactive else guessed_port),
+        health_path=_health_path(health_path, interactive=interactive),
     )
     _write(path, render(answers))
-    missing = "" if (Path.cwd() / dockerfile).exists() else f"There is no {dockerfile} yet, which the build needs.\n"
-    text = f"Wrote {path}.\n{missing}Next: devopsellence config validate, then devopsellence deploy."
+    missing = "" if (Path.cwd() / dockerfile).exists() else f"The build needs {dockerfile}, which does not exist yet.\n"
+    text = f"Wrote {path}.\n{missing}Next: devopsellence config validate, then devopsellence deploy"
     output.result("init", text, file=str(path), organization=answers.organization, project=answers.project)
 
 
 def _write(path: Path, text: str) -> None:
     try:
-        # "x": it may have appeared since we looked.
+        # "x": another process may have created the file since the check.
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
@@ -76,37 +76,40 @@ def _write(path: Path, text: str) -> None:
 
 
 def _exists(path: Path) -> CliError:
-    action = NextAction("check it", "devopsellence config validate")
-    return CliError("config_exists", f"{path} is there already and stays as it is", next_actions=[action])
+    action = NextAction("validate the file", "devopsellence config validate")
+    return CliError("config_exists", f"{path} already exists and was not changed", next_actions=[action])
 
 
-def _name(what: str, given: str | None, default: str, *, asking: bool, required: bool = False) -> str:
-    if given is None and not asking:
+def _name(kind: str, option: str | None, default: str, *, interactive: bool, required: bool = False) -> str:
+    if option is None and not interactive:
         if required:
-            action = NextAction("say it", f"devopsellence init --{what} NAME")
-            message = f"--{what} is needed where nobody can be asked"
+            action = NextAction("give the option", f"devopsellence init --{kind} NAME")
+            message = f"--{kind} is required without a terminal"
             raise CliError("missing_option", message, exit_code=2, next_actions=[action])
-        given = default
-    if given is not None:
-        return check_name(what, given)
-    return str(click.prompt(what.capitalize(), default=default or None, value_proc=lambda text: _checked(what, text)))
+        option = default
+    if option is not None:
+        return check_name(kind, option)
+    return str(click.prompt(kind.capitalize(), default=default or None, value_proc=lambda text: _checked(kind, text)))
 
 
-def _checked(what: str, text: str) -> str:
+def _checked(kind: str, text: str) -> str:
     try:
-        return check_name(what, text.strip())
+        return check_name(kind, text.strip())
     except InvalidName as error:
         raise click.BadParameter(str(error)) from error
 
 
 def _ask_port(default: int) -> int:
-    return int(click.prompt("Port it listens on", default=default, type=click.IntRange(1, 65535)))
+    return int(click.prompt("Port of the app", default=default, type=click.IntRange(1, 65535)))
 
 
-def _health_path(given: str | None, *, asking: bool) -> str:
-    if given is None:
-        given = str(click.prompt("Health path", default=DEFAULT_HEALTH_PATH)) if asking else DEFAULT_HEALTH_PATH
-    return given if given.startswith("/") else f"/{given}"
+def _health_path(option: str | None, *, interactive: bool) -> str:
+    path = option
+    if path is None:
+        path = (
+            str(click.prompt("Health check path", default=DEFAULT_HEALTH_PATH)) if interactive else DEFAULT_HEALTH_PATH
+        )
+    return path if path.startswith("/") else f"/{path}"
 
 
 def _guess_port(dockerfile: Path) -> int:

@@ -1,4 +1,4 @@
-"""The devopsellence.yml that ``init`` writes. Pure."""
+"""Template of the devopsellence.yml written by ``init``. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _PLAIN: Final = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*\Z", re.ASCII)
-# What YAML 1.1 or 1.2 readers take for something else than a string.
+# Words that YAML 1.1 or 1.2 parsers do not read as strings.
 _WORDS: Final = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
 _EXPOSE: Final = re.compile(r"^\s*EXPOSE\s+(\d{1,5})(?:/tcp)?(?:\s|$)", re.IGNORECASE | re.MULTILINE)
 _NOT_A_NAME: Final = re.compile(r"[^A-Za-z0-9._-]+", re.ASCII)
@@ -16,13 +16,13 @@ DEFAULT_PORT: Final = 3000
 DEFAULT_HEALTH_PATH: Final = "/up"
 
 _TEMPLATE: Final = """\
-# What devopsellence deploys. Check it with: devopsellence config validate
+# Configuration of devopsellence. Check it with: devopsellence config validate
 schema_version: 1
 organization: {organization}
 project: {project}
 default_environment: {environment}
 
-# The app image: built here, used by every service that names no image of its own.
+# The app image: built here, used by every service without an image of its own.
 build:
   context: .
   dockerfile: {dockerfile}
@@ -32,14 +32,14 @@ services:
     ports:
       - name: http
         port: {port}
-    # A new version takes over once this answers with 200 to 399.
+    # A new version gets requests once this path returns a status from 200 to 399.
     healthcheck:
       path: {health_path}
       port: {port}
     # env:
     #   REDIS_URL: redis://redis:6379/0
 
-  # A service of its own beside the app, which reaches it by its name. It needs a node labelled "worker":
+  # A supporting service, reachable from the app by its name. It needs a node with the label "worker":
   #   devopsellence node label set <node> --labels web,worker
   # redis:
   #   image: redis:7-alpine
@@ -48,7 +48,7 @@ services:
   #     - source: redis_data
   #       target: /data
 
-# What differs in another environment: devopsellence deploy --env staging
+# Settings of another environment, deployed with: devopsellence deploy --env staging
 # environments:
 #   staging:
 #     services:
@@ -60,7 +60,7 @@ services:
 
 @dataclass(frozen=True)
 class InitAnswers:
-    """What the file is made from."""
+    """Values for the template."""
 
     organization: str
     project: str
@@ -71,7 +71,7 @@ class InitAnswers:
 
 
 def render(answers: InitAnswers) -> str:
-    """The text of the file."""
+    """Return the content of devopsellence.yml."""
     return _TEMPLATE.format(
         organization=scalar(answers.organization),
         project=scalar(answers.project),
@@ -83,18 +83,18 @@ def render(answers: InitAnswers) -> str:
 
 
 def scalar(text: str) -> str:
-    """``text`` as a YAML string, quoted where it would be read as something else."""
+    """Return ``text`` as a YAML string, quoted unless a parser reads the plain text as a string."""
     plain = _PLAIN.match(text) and text.lower() not in _WORDS
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def exposed_port(dockerfile: str) -> int | None:
-    """The first port that a Dockerfile says it exposes; None when it says none, or only by a variable."""
-    found = _EXPOSE.search(dockerfile)
-    port = int(found.group(1)) if found else 0
+    """Return the first port of an EXPOSE line in a Dockerfile; None for none, or for a variable."""
+    match = _EXPOSE.search(dockerfile)
+    port = int(match.group(1)) if match else 0
     return port if 0 < port < 65536 else None
 
 
 def as_name(text: str) -> str:
-    """The nearest valid name to ``text`` (such as a folder's name); "" when nothing of it can be used."""
+    """Return the nearest valid name to ``text`` (such as the name of a folder); "" without any valid character."""
     return _NOT_A_NAME.sub("-", text).strip("-._")[:63]
