@@ -1,4 +1,4 @@
-"""Small applications behind Envoy, in this process, that do what a test asks of them by path."""
+"""Small applications behind Envoy, in this process; the path of a request chooses the behaviour."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from devopsellence.nodeagent.envoy.model import Endpoint
 
 
 class App:
-    """An HTTP/1.1 server on ``address`` that answers with what it was asked, as JSON.
+    """HTTP/1.1 server on ``address``, whose responses describe the request as JSON.
 
-    ``/slow…`` answers once :meth:`release` was called; ``/die…`` closes the connection without an answer; a request for
-    an upgrade to WebSocket gets one, and every line that comes then comes back.
+    ``/slow…`` responds once :meth:`release` was called; ``/die…`` closes the connection without a response; WebSocket
+    upgrades are accepted, and every line is echoed.
     """
 
     def __init__(self, name: str, address: str = "127.0.0.1", port: int = 0) -> None:
         self.name = name
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.entered = threading.Semaphore(0)
         self._free = threading.Event()
         self._server = _Server((address, port), self)
@@ -42,11 +42,11 @@ class App:
         return Endpoint(self.name, self.address, self.port, draining)
 
     def release(self) -> None:
-        """Answer what waits."""
+        """Respond to all waiting requests."""
         self._free.set()
 
     def wait(self) -> None:
-        """For ``/slow``."""
+        """Block a request to ``/slow`` until :meth:`release`."""
         self.entered.release()
         assert self._free.wait(60)
 
@@ -60,7 +60,7 @@ class _Server(ThreadingHTTPServer):
         self.app = app
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Connections that the other side cut are no news."""
+        """Ignore connections closed by the client."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -70,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         app = self.server.app
-        app.asked.append(f"{self.command} {self.path}")
+        app.requests.append(f"{self.command} {self.path}")
         body = self.rfile.read(int(self.headers.get("content-length", "0")))
         if self.headers.get("upgrade", "").lower() == "websocket":
             return self._echo()
@@ -80,8 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         headers = {key.lower(): value for key, value in self.headers.items()}
-        said = {"app": app.name, "method": self.command, "path": self.path, "headers": headers, "bytes": len(body)}
-        return self._answer(json.dumps(said).encode())
+        request = {"app": app.name, "method": self.command, "path": self.path, "headers": headers, "bytes": len(body)}
+        return self._answer(json.dumps(request).encode())
 
     do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 - the names are http.server's
 

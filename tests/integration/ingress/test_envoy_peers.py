@@ -1,4 +1,4 @@
-"""Two routers, each a real Envoy, that help one another out."""
+"""Forwarding between the routers of two nodes, with real Envoys."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from devopsellence.agent_identity import server_name
 from devopsellence.cli.certificates.pki import CertificateAuthority
 from devopsellence.nodeagent.envoy.model import Endpoint, RouterPeer
 from tests.integration.ingress.apps import App
-from tests.integration.ingress.clients import Client, ask
-from tests.integration.ingress.envoys import Envoy, site
+from tests.integration.ingress.clients import Client, request
+from tests.integration.ingress.envoys import EnvoyProcess, routing
 from tests.support.ports import free_ports
 from tests.support.until import until
 
@@ -23,91 +23,93 @@ ONE, TWO = server_name("uid-one"), server_name("uid-two")
 
 
 @pytest.fixture
-def pair(short_path: Path) -> Iterator[tuple[Envoy, Envoy]]:
-    with Envoy(short_path / "one", peer_name=ONE) as one, Envoy(short_path / "two", peer_name=TWO) as two:
+def pair(short_path: Path) -> Iterator[tuple[EnvoyProcess, EnvoyProcess]]:
+    with EnvoyProcess(short_path / "one", peer_name=ONE) as one, EnvoyProcess(short_path / "two", peer_name=TWO) as two:
         yield one, two
 
 
-def peer(of: Envoy, name: str) -> RouterPeer:
-    return RouterPeer(f"node-{name[:4]}", name, "127.0.0.1", of.listen.peer_port)
+def peer(envoy: EnvoyProcess, name: str) -> RouterPeer:
+    return RouterPeer(f"node-{name[:4]}", name, "127.0.0.1", envoy.listen.peer_port)
 
 
-def test_another_node_answers_while_nobody_does_here(pair: tuple[Envoy, Envoy]) -> None:
+def test_peer_serves_requests_without_local_endpoints(pair: tuple[EnvoyProcess, EnvoyProcess]) -> None:
     one, two = pair
     with App("here") as here, App("there") as there:
-        two.apply(site(there.endpoint(), peers=(peer(one, ONE),)))
-        one.apply(site(here.endpoint(), peers=(peer(two, TWO),)))
+        two.apply(routing(there.endpoint(), peers=(peer(one, ONE),)))
+        one.apply(routing(here.endpoint(), peers=(peer(two, TWO),)))
         port = one.listen.http_port
-        assert {ask(port, "/").said["app"] for _ in range(20)} == {"here"}
+        assert {request(port, "/").app_json["app"] for _ in range(20)} == {"here"}
 
-        one.apply(site(here.endpoint(draining=True), peers=(peer(two, TWO),)))
-        first = ask(port, "/x", host="a.example:8080", X_Forwarded_For="6.6.6.6")
-        told = first.said["headers"]
-        assert first.said["app"] == "there"
-        assert {key: told[key] for key in ("x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "host")} == {
+        one.apply(routing(here.endpoint(draining=True), peers=(peer(two, TWO),)))
+        first = request(port, "/x", host="a.example:8080", X_Forwarded_For="6.6.6.6")
+        headers = first.app_json["headers"]
+        assert first.app_json["app"] == "there"
+        assert {key: headers[key] for key in ("x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "host")} == {
             "x-forwarded-for": "127.0.0.1",
             "x-forwarded-host": "a.example:8080",
             "x-forwarded-port": str(port),
             "host": "a.example:8080",
         }
-        assert told["x-forwarded-proto"] == "http"
-        assert told["x-request-id"] == first.headers["x-request-id"]
-        assert not [key for key in told if key.startswith("x-envoy")]
+        assert headers["x-forwarded-proto"] == "http"
+        assert headers["x-request-id"] == first.headers["x-request-id"]
+        assert not [key for key in headers if key.startswith("x-envoy")]
 
         (closed,) = free_ports(1)
-        one.apply(site(Endpoint("gone", "127.0.0.1", closed), peers=(peer(two, TWO),)))
-        posts = [ask(port, "/", method="POST", body=b"x") for _ in range(10)]
-        assert [answer.said["app"] for answer in posts] == ["there"] * 10
+        one.apply(routing(Endpoint("gone", "127.0.0.1", closed), peers=(peer(two, TWO),)))
+        posts = [request(port, "/", method="POST", body=b"x") for _ in range(10)]
+        assert [answer.app_json["app"] for answer in posts] == ["there"] * 10
     assert one.rejected() == two.rejected() == {}
 
 
-def test_requests_of_a_peer_go_to_no_other_peer(pair: tuple[Envoy, Envoy]) -> None:
+def test_requests_of_a_peer_are_not_forwarded_again(pair: tuple[EnvoyProcess, EnvoyProcess]) -> None:
     one, two = pair
-    one.apply(site(peers=(peer(two, TWO),)))
-    two.apply(site(peers=(peer(one, ONE),)))
-    assert ask(one.listen.http_port, "/").status == 503
+    one.apply(routing(peers=(peer(two, TWO),)))
+    two.apply(routing(peers=(peer(one, ONE),)))
+    assert request(one.listen.http_port, "/").status == 503
     until("the other node was asked once", lambda: [line["listener"] for line in two.log()] == ["peers"])
     until("and the client's request ended", lambda: [line["listener"] for line in one.log()] == ["http"])
 
 
-def test_requests_under_way_are_still_counted_when_peers_change(pair: tuple[Envoy, Envoy]) -> None:
+def test_change_of_peers_keeps_count_of_active_requests(pair: tuple[EnvoyProcess, EnvoyProcess]) -> None:
     one, two = pair
-    two.apply(site())
+    two.apply(routing())
     with App("old") as old, ExitStack() as stack:
-        one.apply(site(old.endpoint()))
+        one.apply(routing(old.endpoint()))
         client = stack.enter_context(closing(Client(one.listen.http_port)))
         client.begin("/slow")
         assert old.entered.acquire(timeout=30)
-        one.apply(site(old.endpoint(draining=True), peers=(peer(two, TWO),)))
+        one.apply(routing(old.endpoint(draining=True), peers=(peer(two, TWO),)))
         assert one.active()[f"127.0.0.1:{old.port}"] == 1
         old.release()
         assert client.finish().status == 200
 
 
-def test_peer_with_another_uid_gets_no_request(pair: tuple[Envoy, Envoy]) -> None:
+def test_peer_with_another_uid_gets_no_request(pair: tuple[EnvoyProcess, EnvoyProcess]) -> None:
     one, two = pair
     with App("there") as there:
-        two.apply(site(there.endpoint()))
-        one.apply(site(peers=(peer(two, server_name("uid-three")),)))
-        assert ask(one.listen.http_port, "/").status == 503
-        assert there.asked == []
+        two.apply(routing(there.endpoint()))
+        one.apply(routing(peers=(peer(two, server_name("uid-three")),)))
+        assert request(one.listen.http_port, "/").status == 503
+        assert there.requests == []
 
         two.own_certificate(server_name("uid-three"))
-        until("a renewed certificate is used", lambda: ask(one.listen.http_port, "/").status == 200)
+        until("a renewed certificate is used", lambda: request(one.listen.http_port, "/").status == 200)
 
 
 @pytest.mark.parametrize("name", ["operator.example", TWO], ids=["no-node", "of-another-authority"])
-def test_foreign_certificate_is_refused_by_the_peer_listener(pair: tuple[Envoy, Envoy], name: str) -> None:
+def test_foreign_certificate_is_refused_by_the_peer_listener(
+    pair: tuple[EnvoyProcess, EnvoyProcess], name: str
+) -> None:
     one, two = pair
     by = CertificateAuthority.create("others", datetime.now(UTC)) if name == TWO else None
     with App("here") as here:
-        one.apply(site(here.endpoint()))
+        one.apply(routing(here.endpoint()))
         two.own_certificate(name, by)
-        two.apply(site(peers=(peer(one, ONE),)))
-        assert ask(two.listen.http_port, "/").status == 503
+        two.apply(routing(peers=(peer(one, ONE),)))
+        assert request(two.listen.http_port, "/").status == 503
         with (
             pytest.raises((ssl.SSLError, ConnectionError)),
-            closing(Client(one.listen.peer_port, server_name=ONE)) as nobody,
+            closing(Client(one.listen.peer_port, server_name=ONE)) as foreign_client,
         ):
-            nobody.ask("/")
-        assert here.asked == []
+            foreign_client.request("/")
+        assert here.requests == []

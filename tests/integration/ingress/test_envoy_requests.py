@@ -1,4 +1,4 @@
-"""Requests through a real Envoy: which service they reach, and what it is told of them."""
+"""Requests through a real Envoy: routing, headers, redirects, limits, access log."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from contextlib import closing
 from devopsellence.nodeagent.envoy.model import Backend, Route, RoutingConfig
 from devopsellence.store.keys import EnvironmentRef
 from tests.integration.ingress.apps import App
-from tests.integration.ingress.clients import Client, WebSocket, ask, curl, raw
-from tests.integration.ingress.envoys import ENV, Envoy, certificate, site
+from tests.integration.ingress.clients import Client, WebSocket, curl, request, send_raw
+from tests.integration.ingress.envoys import REF, EnvoyProcess, certificate, routing
 from tests.support.until import until
 
 OTHER = EnvironmentRef("acme", "blog", "production")
 
 
-def test_host_and_longest_prefix_say_where_a_request_goes(envoy: Envoy) -> None:
+def test_host_and_longest_prefix_choose_the_service(envoy: EnvoyProcess) -> None:
     with App("web") as web, App("api") as api, App("docs") as docs, App("blog") as blog:
         shop = RoutingConfig(
-            ENV,
+            REF,
             ("a.example", "www.a.example"),
             (
                 Route("a.example", "/", "web", "http"),
@@ -28,13 +28,13 @@ def test_host_and_longest_prefix_say_where_a_request_goes(envoy: Envoy) -> None:
             ),
             tuple(Backend(app.name, "http", (app.endpoint(),)) for app in (web, api, docs)),
         )
-        envoy.apply(shop, site(blog.endpoint(), host="b.example", env=OTHER))
+        envoy.apply(shop, routing(blog.endpoint(), host="b.example", ref=OTHER))
 
         def reached(host: str, path: str) -> str | int:
-            answer = ask(envoy.listen.http_port, path, host=host)
-            return str(answer.said["app"]) if answer.status == 200 else answer.status
+            answer = request(envoy.listen.http_port, path, host=host)
+            return str(answer.app_json["app"]) if answer.status == 200 else answer.status
 
-        seen = {
+        reached_apps = {
             (host, path): reached(host, path)
             for host, path in (
                 ("a.example", "/"),
@@ -56,7 +56,7 @@ def test_host_and_longest_prefix_say_where_a_request_goes(envoy: Envoy) -> None:
                 ("127.0.0.1", "/"),
             )
         }
-        assert list(seen.values()) == [
+        assert list(reached_apps.values()) == [
             "web",
             "web",
             "api",
@@ -74,30 +74,30 @@ def test_host_and_longest_prefix_say_where_a_request_goes(envoy: Envoy) -> None:
             "blog",
             404,
             404,
-        ], seen
+        ], reached_apps
         assert envoy.rejected() == {}
 
 
-def test_hosts_of_any_kind_that_dns_knows_stand_beside_one_another(envoy: Envoy) -> None:
+def test_hosts_of_any_valid_form_are_served(envoy: EnvoyProcess) -> None:
     hosts = ("a.example", "under_score.example", "xn--bcher-kva.example", "single", f"{'x' * 63}.example", "10.0.0.1")
     with App("web") as web:
-        every = RoutingConfig(
-            ENV,
+        all_hosts = RoutingConfig(
+            REF,
             hosts,
             tuple(Route(host, "/", "web", "http") for host in hosts),
             (Backend("web", "http", (web.endpoint(),)),),
             tls=True,
             certificates=dict.fromkeys(hosts, certificate("a.example")),
         )
-        envoy.apply(every)
-        assert [ask(envoy.listen.http_port, "/", host=host).status for host in hosts] == [200] * len(hosts)
-        assert ask(envoy.listen.https_port, "/", server_name="a.example").status == 200
+        envoy.apply(all_hosts)
+        assert [request(envoy.listen.http_port, "/", host=host).status for host in hosts] == [200] * len(hosts)
+        assert request(envoy.listen.https_port, "/", server_name="a.example").status == 200
     assert envoy.rejected() == {}
 
 
-def test_forwarded_headers_of_clients_are_replaced(envoy: Envoy) -> None:
+def test_forwarded_headers_of_clients_are_replaced(envoy: EnvoyProcess) -> None:
     with App("web") as web:
-        envoy.apply(site(web.endpoint()))
+        envoy.apply(routing(web.endpoint()))
         claims = {
             "X_Forwarded_For": "6.6.6.6",
             "X_Forwarded_Proto": "https",
@@ -110,53 +110,53 @@ def test_forwarded_headers_of_clients_are_replaced(envoy: Envoy) -> None:
             "X_Envoy_Upstream_Rq_Timeout_Ms": "1",
             "X_Envoy_Internal": "true",
         }
-        answer = ask(envoy.listen.http_port, "/x?a=b", host="a.example:8080", **claims)
-        told = answer.said["headers"]
-        assert answer.said["path"] == "/x?a=b"
-        assert told["host"] == "a.example:8080"
-        assert {key: told[key] for key in told if key.startswith("x-forwarded")} == {
+        answer = request(envoy.listen.http_port, "/x?a=b", host="a.example:8080", **claims)
+        headers = answer.app_json["headers"]
+        assert answer.app_json["path"] == "/x?a=b"
+        assert headers["host"] == "a.example:8080"
+        assert {key: headers[key] for key in headers if key.startswith("x-forwarded")} == {
             "x-forwarded-for": "127.0.0.1",
             "x-forwarded-proto": "http",
             "x-forwarded-host": "a.example:8080",
             "x-forwarded-port": str(envoy.listen.http_port),
         }
-        assert re.fullmatch("[0-9a-f-]{36}", told["x-request-id"])
-        assert answer.headers["x-request-id"] == told["x-request-id"]
+        assert re.fullmatch("[0-9a-f-]{36}", headers["x-request-id"])
+        assert answer.headers["x-request-id"] == headers["x-request-id"]
         assert answer.headers["server"] == "an-app/1"
-        assert not {"forwarded", "x-real-ip"} & told.keys()
-        assert not [key for key in [*told, *answer.headers] if key.startswith("x-envoy")]
+        assert not {"forwarded", "x-real-ip"} & headers.keys()
+        assert not [key for key in [*headers, *answer.headers] if key.startswith("x-envoy")]
 
 
-def test_a_client_does_not_say_how_a_request_is_treated(envoy: Envoy) -> None:
+def test_envoy_headers_of_clients_are_ignored(envoy: EnvoyProcess) -> None:
     with App("web") as web:
-        envoy.apply(site(web.endpoint()))
+        envoy.apply(routing(web.endpoint()))
         with closing(Client(envoy.listen.http_port)) as client:
             client.begin("/slow", X_Envoy_Upstream_Rq_Timeout_Ms="1")
             assert web.entered.acquire(timeout=30)
             for _ in range(20):
-                assert ask(envoy.listen.http_port, "/").status == 200
+                assert request(envoy.listen.http_port, "/").status == 200
             web.release()
             assert client.finish().status == 200
 
 
-def test_headers_have_limits_and_underscores_do_not_pass(envoy: Envoy) -> None:
+def test_headers_have_limits_and_no_underscores(envoy: EnvoyProcess) -> None:
     with App("web") as web:
-        envoy.apply(site(web.endpoint()))
+        envoy.apply(routing(web.endpoint()))
         port = envoy.listen.http_port
         underscored = b"GET / HTTP/1.1\r\nHost: a.example\r\nX_Forwarded_For: 6.6.6.6\r\nConnection: close\r\n\r\n"
-        assert b"6.6.6.6" not in (answer := raw(port, underscored))
+        assert b"6.6.6.6" not in (answer := send_raw(port, underscored))
         assert answer.startswith(b"HTTP/1.1 200 ")
-        assert ask(port, "/", x="a" * (59 << 10)).status == 200
-        assert ask(port, "/", x="a" * (61 << 10)).status == 431
-        assert ask(port, "/", **{f"x{n}": "" for n in range(101)}).status == 431
-        assert raw(port, b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 400 ")
-        assert raw(port, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        assert request(port, "/", x="a" * (59 << 10)).status == 200
+        assert request(port, "/", x="a" * (61 << 10)).status == 431
+        assert request(port, "/", **{f"x{n}": "" for n in range(101)}).status == 431
+        assert send_raw(port, b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        assert send_raw(port, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
 
 
-def test_hosts_with_a_certificate_are_led_to_https_and_others_served(envoy: Envoy) -> None:
+def test_only_hosts_with_certificate_redirect_to_https(envoy: EnvoyProcess) -> None:
     with App("web") as web:
         both = RoutingConfig(
-            ENV,
+            REF,
             ("a.example", "b.example"),
             (Route("a.example", "/", "web", "http"), Route("b.example", "/", "web", "http")),
             (Backend("web", "http", (web.endpoint(),)),),
@@ -167,47 +167,49 @@ def test_hosts_with_a_certificate_are_led_to_https_and_others_served(envoy: Envo
         )
         envoy.apply(both)
         port, secure = envoy.listen.http_port, envoy.listen.https_port
-        got = ask(port, "/x/y?z=1", host="A.example:80")
-        assert (got.status, got.headers["location"]) == (301, f"https://a.example:{secure}/x/y?z=1")
-        posted = ask(port, "/x", method="POST", body=b"x")
+        redirected = request(port, "/x/y?z=1", host="A.example:80")
+        assert (redirected.status, redirected.headers["location"]) == (301, f"https://a.example:{secure}/x/y?z=1")
+        posted = request(port, "/x", method="POST", body=b"x")
         assert (posted.status, posted.headers["location"]) == (308, f"https://a.example:{secure}/x")
-        assert ask(port, "/", host="b.example").said["app"] == "web"
+        assert request(port, "/", host="b.example").app_json["app"] == "web"
 
         path = "/.well-known/acme-challenge/"
         for host, token in (("a.example", "token-1"), ("b.example", "token-2")):
-            answer = ask(port, path + token, host=host)
+            answer = request(port, path + token, host=host)
             assert (answer.status, answer.body) == (200, f"{token}.print".encode())
-        assert ask(port, path + "token-2").status == 301
+        assert request(port, path + "token-2").status == 301
 
-        told = ask(secure, "/", server_name="a.example").said["headers"]
-        assert (told["x-forwarded-proto"], told["x-forwarded-port"]) == ("https", str(secure))
-        assert "strict-transport-security" not in ask(secure, "/", server_name="a.example").headers
+        headers = request(secure, "/", server_name="a.example").app_json["headers"]
+        assert (headers["x-forwarded-proto"], headers["x-forwarded-port"]) == ("https", str(secure))
+        assert "strict-transport-security" not in request(secure, "/", server_name="a.example").headers
 
 
-def test_websockets_and_large_bodies_pass(envoy: Envoy) -> None:
+def test_websockets_and_large_bodies_pass(envoy: EnvoyProcess) -> None:
     with App("web") as web:
-        envoy.apply(site(web.endpoint()))
+        envoy.apply(routing(web.endpoint()))
         with closing(WebSocket(envoy.listen.http_port)) as websocket:
             assert websocket.status == 101
             assert websocket.echo("hello") == "web:hello"
         body = b"x" * (5 << 20)
-        assert ask(envoy.listen.http_port, "/", method="PUT", body=body).said["bytes"] == len(body)
-        assert raw(envoy.listen.http_port, b"GET / HTTP/1.0\r\nHost: a.example\r\n\r\n").startswith(b"HTTP/1.0 200")
+        assert request(envoy.listen.http_port, "/", method="PUT", body=body).app_json["bytes"] == len(body)
+        assert send_raw(envoy.listen.http_port, b"GET / HTTP/1.0\r\nHost: a.example\r\n\r\n").startswith(
+            b"HTTP/1.0 200"
+        )
 
 
-def test_http_2_is_spoken_by_https(envoy: Envoy) -> None:
+def test_https_speaks_http_2(envoy: EnvoyProcess) -> None:
     with App("web") as web:
-        envoy.apply(site(web.endpoint(), tls=True, certificates={"a.example": certificate("a.example")}))
+        envoy.apply(routing(web.endpoint(), tls=True, certificates={"a.example": certificate("a.example")}))
         done = curl(envoy.listen.https_port, "a.example", "--http2", "-w", "%{http_version}", "-o", "/dev/null")
         assert done.stdout == "2"
 
 
-def test_the_access_log_says_what_happened_without_the_query(envoy: Envoy) -> None:
+def test_access_log_leaves_out_the_query(envoy: EnvoyProcess) -> None:
     with App("web") as web:
-        envoy.apply(site(web.endpoint()), site(host="b.example", env=OTHER))
+        envoy.apply(routing(web.endpoint()), routing(host="b.example", ref=OTHER))
         with closing(Client(envoy.listen.http_port)) as client:
-            first = client.ask("/x?token=secret", user_agent="tests")
-            client.ask("/", host="b.example")
+            first = client.request("/x?token=secret", user_agent="tests")
+            client.request("/", host="b.example")
         until("both requests in the log", lambda: len(envoy.log()) == 2)
         lines = envoy.log()
     assert lines[0].pop("time").endswith("Z")
@@ -234,9 +236,9 @@ def test_the_access_log_says_what_happened_without_the_query(envoy: Envoy) -> No
     assert (lines[1]["status"], lines[1]["flags"], lines[1]["environment"]) == (503, "UH", "acme/blog/production")
 
 
-def test_a_service_that_nobody_answers_for_is_said_plainly(envoy: Envoy) -> None:
-    gone = RoutingConfig(ENV, ("b.example",), (Route("b.example", "/", "removed", "http"),), ())
-    envoy.apply(site(host="c.example"), gone)
+def test_missing_endpoints_give_a_plain_503(envoy: EnvoyProcess) -> None:
+    gone = RoutingConfig(REF, ("b.example",), (Route("b.example", "/", "removed", "http"),), ())
+    envoy.apply(routing(host="c.example"), gone)
     for host in ("b.example", "c.example"):
-        answer = ask(envoy.listen.http_port, "/", host=host)
+        answer = request(envoy.listen.http_port, "/", host=host)
         assert (answer.status, answer.body) == (503, b"503: nothing answers for this address at the moment\n")

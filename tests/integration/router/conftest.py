@@ -1,4 +1,4 @@
-"""A node with a router of its own for each test."""
+"""Fixtures: a node with a router per test, and clients of the router."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.router.router_node import Client, Connect, Node
+from tests.integration.router.router_node import Client, Connect, RouterNode
 from tests.support.envoy import envoy_image
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    """A node without anything yet, on ports of its own."""
+def node(tmp_path: Path) -> Iterator[RouterNode]:
+    """Return a node without containers, with ports of its own."""
     envoy_image()
-    made = Node(tmp_path)
-    yield made
-    made.clean()
+    router_node = RouterNode(tmp_path)
+    yield router_node
+    router_node.clean()
 
 
 @pytest.fixture
-async def connect(node: Node) -> AsyncIterator[Connect]:
-    """Makes clients of the node's router, all of whose connections end with the test."""
-    made: list[Client] = []
+async def connect(node: RouterNode) -> AsyncIterator[Connect]:
+    """Return a factory of clients of the node's router, closed at the end of the test."""
+    clients: list[Client] = []
 
     def connect() -> Client:
-        made.append(Client(node.options.http_port))
-        return made[-1]
+        clients.append(Client(node.options.http_port))
+        return clients[-1]
 
     yield connect
-    for client in made:
+    for client in clients:
         client.close()

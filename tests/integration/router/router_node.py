@@ -1,18 +1,16 @@
-"""A router on this machine's engine, services to route to in this process, and clients."""
+"""Router on this machine's Docker, services in this process, and clients."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import subprocess
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from devopsellence.agent_identity import server_name
 from devopsellence.cli.certificates.pki import CertificateAuthority, CertificateRequest
@@ -32,44 +30,30 @@ from devopsellence.nodeagent.ingress.router import Router
 from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.keys import EnvironmentRef
-from tests.support.docker import remove
+from tests.support.docker import docker, remove_node_objects
+from tests.support.ports import free_port
 
-T = TypeVar("T")
-ENV = EnvironmentRef("acme", "shop", "production")
+REF = EnvironmentRef("acme", "shop", "production")
 OTHER = EnvironmentRef("acme", "shop", "staging")
 HOST = "shop.example"
 
 
-def docker(*args: str) -> str:
-    """What ``docker ARGS`` prints."""
-    done = subprocess.run(["docker", *args], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
-
-
 @dataclass
-class Node:
-    """A node whose router can be started again and again on the same folder and ports."""
+class RouterNode:
+    """Node whose router can be restarted on the same folder and ports."""
 
     folder: Path
     options: IngressOptions = field(
         default_factory=lambda: IngressOptions(image=BUILT_IN, http_port=free_port(), https_port=free_port())
     )
     uid: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex}")
-    #: The node's own, where it has one.
+    #: The node's own certificate, if any.
     certificate: CertificateFiles | None = None
-    #: Where other nodes' routers reach this one, as it says itself.
+    #: Address for other nodes' routers, as reported by the router.
     reachable: str = ""
 
     def identify(self) -> RouterPeer:
-        """Give the node a certificate of its own, and have it answer other nodes; where they reach it."""
+        """Give the node a certificate and a peer port; return the node as a peer."""
         issued = authority().issue(CertificateRequest(f"node:{self.uid}", (server_name(self.uid),)), datetime.now(UTC))
         self.certificate = CertificateFiles(*(self.folder / name for name in ("ca.pem", "cert.pem", "key.pem")))
         self.certificate.authority.write_bytes(authority().issued.certificate)
@@ -80,15 +64,15 @@ class Node:
         return RouterPeer(self.uid, server_name(self.uid), "127.0.0.1", port)
 
     @contextlib.asynccontextmanager
-    async def router(self) -> AsyncIterator[Routing]:
-        """An agent's part of it, from start to end."""
+    async def router(self) -> AsyncIterator[RunningRouter]:
+        """Run the router as an agent does, from start to end."""
         changed = asyncio.Event()
-        made: list[Router] = []
+        routers: list[Router] = []
         callbacks = EngineCallbacks(
             changed=lambda _env: None,
             image=lambda: None,
-            connection=lambda: made[0].engine_connected() if made else None,
-            router=lambda: made[0].container_changed() if made else None,
+            connection=lambda: routers[0].engine_connected() if routers else None,
+            router=lambda: routers[0].container_changed() if routers else None,
         )
         engine = DockerEngine(DEFAULT_HOST, self.uid, callbacks)
         disk = ThreadPool(1, "test-disk")
@@ -108,55 +92,55 @@ class Node:
             certificate=self.certificate,
             reachable=reachable,
         )
-        made.append(router)
+        routers.append(router)
         await router.load()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(engine.run()), group.create_task(router.run())]
             try:
-                yield Routing(router, engine, changed)
+                yield RunningRouter(router, engine, changed)
             finally:
                 for task in tasks:
                     task.cancel()
 
     def containers(self) -> list[str]:
-        """Short ids of this node's containers, running or not."""
+        """Return the short ids of this node's containers, running or not."""
         return docker("ps", "-aq", "--filter", f"label=devopsellence.node_uid={self.uid}").split()
 
     def clean(self) -> None:
-        """Leave nothing behind."""
-        remove(self.uid)
+        """Remove everything of this node."""
+        remove_node_objects(self.uid)
 
 
 @dataclass
-class Routing:
-    """A router that runs."""
+class RunningRouter:
+    """A running router."""
 
     router: Router
     engine: DockerEngine
     changed: asyncio.Event
 
     async def until(self, what: str, holds: Callable[[], object], *, seconds: float = 60.0) -> None:
-        """Wait for what the router tells of; fails with how it stands."""
+        """Wait for a change reported by the router; fail with status and held containers."""
         try:
             async with asyncio.timeout(seconds):
                 while not holds():
                     self.changed.clear()
                     await self.changed.wait()
         except TimeoutError:
-            stands = self.router.status(ENV), self.router.held(ENV)
-            raise AssertionError(f"{what}: not within {seconds:.0f} s; {stands}") from None
+            state = self.router.status(REF), self.router.held(REF)
+            raise AssertionError(f"{what}: not within {seconds:.0f} s; {state}") from None
 
     async def serves(self) -> None:
-        await self.until("it serves", lambda: self.router.status(ENV).serving)
+        await self.until("it serves", lambda: self.router.status(REF).serving)
 
 
-def site(*services: Service, **more: object) -> RoutingConfig:
-    """The site of :data:`HOST`, which leads to these."""
+def routed(*services: Service, **more: object) -> RoutingConfig:
+    """Return a configuration that routes :data:`HOST` to these services."""
     plain = RoutingConfig(
-        ENV,
+        REF,
         (HOST,),
         (Route(HOST, "/", "web", "http"),),
-        (Backend("web", "http", tuple(sorted(each.endpoint for each in services))),),
+        (Backend("web", "http", tuple(sorted(service.endpoint for service in services))),),
     )
     return replace(plain, **more)  # type: ignore[arg-type]
 
@@ -168,14 +152,14 @@ def authority() -> CertificateAuthority:
 
 @cache
 def certificate() -> dict[str, TlsCertificate]:
-    """One for :data:`HOST`."""
-    made = authority().issue(CertificateRequest(HOST, (HOST,)), datetime.now(UTC))
-    return {HOST: TlsCertificate("ab", made.certificate.decode(), made.key.decode())}
+    """Return a certificate for :data:`HOST`, by host."""
+    issued = authority().issue(CertificateRequest(HOST, (HOST,)), datetime.now(UTC))
+    return {HOST: TlsCertificate("ab", issued.certificate.decode(), issued.key.decode())}
 
 
 @dataclass
 class Service:
-    """A small HTTP service. ``/slow`` answers when :attr:`release` is set; an upgrade is echoed."""
+    """Small HTTP service. ``/slow`` responds once :attr:`release` is set; an upgraded connection echoes."""
 
     name: str
     port: int
@@ -185,7 +169,7 @@ class Service:
     open: dict[asyncio.Task[None], asyncio.StreamWriter] = field(default_factory=dict)
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         self.release.set()
         for writer in self.open.values():
             writer.close()
@@ -197,7 +181,7 @@ class Service:
         return Endpoint(self.name, "127.0.0.1", self.port)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
+        """Serve a connection."""
         task = asyncio.current_task()
         assert task is not None
         self.open[task] = writer
@@ -228,26 +212,26 @@ class Service:
 
 @contextlib.asynccontextmanager
 async def service(name: str) -> AsyncIterator[Service]:
-    """A service that answers with its name."""
-    made = Service(name, 0)
-    server = await asyncio.start_server(made.answer, "127.0.0.1", 0)
-    made.port = server.sockets[0].getsockname()[1]
+    """Run a service whose responses are its name."""
+    running = Service(name, 0)
+    server = await asyncio.start_server(running.answer, "127.0.0.1", 0)
+    running.port = server.sockets[0].getsockname()[1]
     try:
-        yield made
+        yield running
     finally:
         server.close()
-        await made.close()
+        await running.close()
 
 
 class Client:
-    """One connection that is kept for as many requests as are made."""
+    """Client with a single persistent connection."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def get(self, path: str = "/") -> tuple[int, str]:
-        """Status and body."""
+        """Send a GET request; return status and body."""
         reader, writer = await self.open()
         writer.write(f"GET {path} HTTP/1.1\r\nhost: {HOST}\r\n\r\n".encode())
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -258,7 +242,7 @@ class Client:
         return int(head.split()[1]), body
 
     async def upgrade(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A WebSocket's connection, as far as a proxy is concerned."""
+        """Upgrade the connection, as a WebSocket client does."""
         reader, writer = await self.open()
         writer.write(
             f"GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
@@ -269,13 +253,13 @@ class Client:
         return reader, writer
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """The connection."""
+        """Return the connection, opened if needed."""
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         return self._streams
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
@@ -283,20 +267,3 @@ class Client:
 
 #: A new client of the node's router.
 Connect: TypeAlias = Callable[[], Client]
-
-
-async def eventually(what: str, look: Callable[[], Awaitable[T]], *, seconds: float = 60.0) -> T:
-    """The first truthy value of ``look``; while it raises OSError or ends early it is asked again."""
-    seen: object = None
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            while True:
-                try:
-                    found = await look()
-                    if found:
-                        return found
-                    seen = found
-                except (OSError, asyncio.IncompleteReadError) as error:
-                    seen = error
-                await asyncio.sleep(0.05)
-    raise AssertionError(f"{what}: not within {seconds:.0f} s; last: {seen!r}")

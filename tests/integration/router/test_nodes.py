@@ -1,4 +1,4 @@
-"""Two nodes that serve the same host: one answers through the other while nothing of its own is there."""
+"""Two nodes that serve the same host, and forward requests to their peer."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.router.router_node import ENV, Connect, Node, eventually, service, site
+from tests.integration.router.router_node import REF, Connect, RouterNode, routed, service
+from tests.support.until import eventually
 
 
 @pytest.fixture
-def other(node: Node, tmp_path: Path) -> Iterator[Node]:
-    """Another node. Both have certificates."""
+def other(node: RouterNode, tmp_path: Path) -> Iterator[RouterNode]:
+    """Return a second node."""
     folder = tmp_path / "other"
     folder.mkdir()
-    made = Node(folder)
-    yield made
-    made.clean()
+    router_node = RouterNode(folder)
+    yield router_node
+    router_node.clean()
 
 
-async def test_a_node_without_a_container_answers_through_another(node: Node, other: Node, connect: Connect) -> None:
+async def test_node_without_container_forwards_to_its_peer(
+    node: RouterNode, other: RouterNode, connect: Connect
+) -> None:
     mine, theirs = node.identify(), other.identify()
     async with service("there") as there, service("here") as here, node.router() as near, other.router() as far:
-        far.router.set_routing(ENV, site(there, peers=(mine,)))
-        near.router.set_routing(ENV, site(peers=(theirs,)))
+        far.router.set_routing(REF, routed(there, peers=(mine,)))
+        near.router.set_routing(REF, routed(peers=(theirs,)))
         await far.until("the other is reached", lambda: other.reachable == other.options.peer_address)
         await near.serves()
 
@@ -33,8 +36,8 @@ async def test_a_node_without_a_container_answers_through_another(node: Node, ot
 
         await eventually("the other answers", lambda: answered_by("there"))
 
-        near.router.set_routing(ENV, site(here, peers=(theirs,)))
+        near.router.set_routing(REF, routed(here, peers=(theirs,)))
         await eventually("this one answers", lambda: answered_by("here"))
 
-        far.router.set_routing(ENV, None)
+        far.router.set_routing(REF, None)
         await far.until("it is not reached any more", lambda: other.reachable == "")
