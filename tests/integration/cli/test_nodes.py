@@ -20,8 +20,8 @@ from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
 from devopsellence.store import acl
 from devopsellence.store.codec import decode
 from devopsellence.store.keys import EnvironmentRef
-from tests.support.cli import Cli
 from tests.support.authority import Authority
+from tests.support.cli import Cli
 from tests.support.etcd import EtcdServer
 from tests.support.need import need_etcd
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,16 +12,18 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Environment, Heartbeat
 from devopsellence.store.codec import decode
-from tests.integration.machines.cluster import REF, Cluster
-from tests.support.agent import Machine, docker, worker
+from tests.integration.machines.cluster import AgentCluster
+from tests.support.agent import AgentNode, worker
+from tests.support.cli import REF
+from tests.support.docker import docker
 from tests.support.need import need_docker
-from tests.support.until import until
+from tests.support.until import eventually, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.etcd]
 
 
 @pytest.fixture
-async def pair(cluster: Cluster) -> tuple[Machine, Machine]:
+async def pair(cluster: AgentCluster) -> tuple[AgentNode, AgentNode]:
     """Two attached nodes, both of which run the service jobs; n1 alone has redis, with data."""
     need_docker()
     cluster.controller()
@@ -35,7 +36,7 @@ async def pair(cluster: Cluster) -> tuple[Machine, Machine]:
     return first, second
 
 
-async def test_drained_uncordoned_drained_and_removed(cluster: Cluster, pair: tuple[Machine, Machine]) -> None:
+async def test_drained_uncordoned_drained_and_removed(cluster: AgentCluster, pair: tuple[AgentNode, AgentNode]) -> None:
     first, second = pair
     await cluster.release(1, worker("jobs", "sleep", "1000"), nodes=("n1", "n2"))
     await first.runs(1)
@@ -76,7 +77,7 @@ async def test_drained_uncordoned_drained_and_removed(cluster: Cluster, pair: tu
     assert (await cluster.json("node", "remove", "n1"))["removed"] is False
 
 
-async def test_service_with_volume_stays_until_move_volumes(cluster: Cluster, pair: tuple[Machine, Machine]) -> None:
+async def test_service_with_volume_stays_until_move_volumes(cluster: AgentCluster, pair: tuple[AgentNode, AgentNode]) -> None:
     first, second = pair
     services = (worker("jobs", "sleep", "1000"), worker("redis", "sleep", "1000", volume="data"))
     await cluster.release(1, *services, nodes=("n1", "n2"))
@@ -88,7 +89,7 @@ async def test_service_with_volume_stays_until_move_volumes(cluster: Cluster, pa
     assert (done["drained"], [each["service"] for each in done["stays"]]) == (True, ["redis"])
     assert len(first.containers("status=running")) == 1
     listed = await cluster.listed("n1")
-    assert (listed["state"], listed["note"]) == ("drained", "redis stays, for its volumes")
+    assert (listed["state"], listed["note"]) == ("drained", "redis stays because of its volumes")
     assert (await cluster.error("node", "remove", "n1"))["code"] == "node_in_use"
     moved = await cluster.json("node", "drain", "n1", "--move-volumes")
     assert (moved["drained"], moved["stays"]) == (True, [])
@@ -96,7 +97,7 @@ async def test_service_with_volume_stays_until_move_volumes(cluster: Cluster, pa
     assert docker("volume", "ls", "-q", *first.labelled) != ""
 
 
-async def test_ctrl_c_ends_the_following_and_not_the_draining(cluster: Cluster, pair: tuple[Machine, Machine]) -> None:
+async def test_ctrl_c_ends_the_following_and_not_the_draining(cluster: AgentCluster, pair: tuple[AgentNode, AgentNode]) -> None:
     first, _ = pair
     slow = worker("jobs", "sh", "-c", "trap 'sleep 4; exit' TERM; sleep 1000 & wait")
     slow.stop_grace_period.FromSeconds(20)
@@ -105,7 +106,7 @@ async def test_ctrl_c_ends_the_following_and_not_the_draining(cluster: Cluster, 
 
     def interrupted() -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "devopsellence.cli", "node", "drain", "n1", "-o", "json"]
-        environ = {**os.environ, **cluster.cli.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environ = cluster.cli.process_environ()
         with subprocess.Popen(
             command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
@@ -123,7 +124,7 @@ async def test_ctrl_c_ends_the_following_and_not_the_draining(cluster: Cluster, 
 
 
 async def test_a_machine_that_is_gone_is_removed_by_force_alone(
-    cluster: Cluster, pair: tuple[Machine, Machine]
+    cluster: AgentCluster, pair: tuple[AgentNode, AgentNode]
 ) -> None:
     first, second = pair
     await cluster.release(1, worker("jobs", "sleep", "1000"), nodes=("n1", "n2"))
@@ -147,6 +148,6 @@ async def test_a_machine_that_is_gone_is_removed_by_force_alone(
         prefixes = (keys.assignments_prefix("n1"), keys.statuses_prefix("n1"))
         return [item.key for prefix in prefixes for item in (await cluster.etcd.list(prefix)).items]
 
-    await cluster.until("the controller has put the rest away", left, lambda rest: not rest)
+    await eventually("the controller has removed the rest", left, lambda rest: not rest, seconds=40)
     assert await cluster.etcd.get(keys.node("n1")) is None
     assert f"node:{first.uid}" not in cluster.users()

@@ -1,5 +1,5 @@
-"""A machine's life as a node: ``registering`` it or another under its name, ``listing``, ``drain`` and ``remove``.
+"""Nodes: register, list, label, attach, drain, remove, and access to etcd.
 
-``occupancy`` says what a node runs, ``following`` waits for that to change, ``emptying`` what would become of it, and
-``access`` is who gets into etcd as the node. What nodes run is decided by the controller: nothing here assigns.
+``workload`` is everything a node runs, ``wait`` waits for a change of it; ``drain_preview``, ``relabel`` and ``moves``
+predict changes. The controller alone writes assignments: nothing here does.
 """

@@ -1,6 +1,6 @@
-"""``node drain``: the wish is written down, and followed until the node runs nothing any more.
+"""``node drain``: request the drain of a node and follow it until the node is empty.
 
-Only the wish is ours: the controller takes the services away, in its order, and the agent stops them.
+The CLI only writes the request; the controller moves the services, and the agent stops the containers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from devopsellence.store.etcd import Etcd
 
 
 async def request_drain(etcd: Etcd, name: str, *, move_volumes: bool) -> Node:
-    """Write down that the node is to be emptied. May be repeated; what was said last of volumes holds.
+    """Mark the node as draining and return its record. May be repeated; the last ``move_volumes`` applies.
 
     Raises:
         CliError: ``node_unknown``.
@@ -44,66 +44,67 @@ async def request_drain(etcd: Etcd, name: str, *, move_volumes: bool) -> Node:
 async def follow_drain(
     etcd: Etcd, name: str, tell: Callable[[str, NodeWorkload], None], seconds: float
 ) -> NodeWorkload:
-    """Tell, in a sentence each, what has left, until all has that is to leave.
+    """Report every service that has left the node, until the node is drained; return the workload then.
 
     Raises:
-        CliError: ``node_drain_timeout``: not within so many seconds; ``node_drain_cancelled``: it was uncordoned.
+        CliError: ``node_drain_timeout``: not drained after ``seconds``; ``node_drain_cancelled``: the node was
+            uncordoned.
     """
     before: list[NodeService] | None = None
 
-    def done(seen: NodeWorkload) -> bool:
-        if seen.node is None and not seen.problems:
+    def done(workload: NodeWorkload) -> bool:
+        if workload.node is None and not workload.problems:
             raise errors.node_unknown(name)
-        if seen.node is not None and not seen.node.HasField("drain"):
-            again = NextAction("do it again", f"devopsellence node drain {name}")
-            message = f"node {name} is not to be drained any more: somebody has uncordoned it"
+        if workload.node is not None and not workload.node.HasField("drain"):
+            again = NextAction("drain it again", f"devopsellence node drain {name}")
+            message = f"the drain of node {name} was cancelled: somebody uncordoned the node"
             raise CliError("node_drain_cancelled", message, next_actions=[again])
-        return seen.drained
+        return workload.drained
 
-    def told(seen: NodeWorkload) -> None:
+    def report(workload: NodeWorkload) -> None:
         nonlocal before
-        left = seen.leaving
-        for gone in [each for each in before or () if each not in left]:
-            tell(f"{gone} has left {name}; {plural(len(left), 'service')} to go", seen)
+        left = workload.leaving
+        for gone in [service for service in before or () if service not in left]:
+            tell(f"{gone} has left {name}; {plural(len(left), 'service')} left", workload)
         before = left
 
     try:
-        return await wait_until(etcd, name, done, told, seconds)
+        return await wait_until(etcd, name, done, report, seconds)
     except WaitTimeout as late:
         raise _unfinished(late.workload, seconds) from late
 
 
-def drained_text(seen: NodeWorkload) -> str:
-    """How the drained node is left, in a sentence or two."""
-    name, stays = seen.name, seen.running
+def drained_text(workload: NodeWorkload) -> str:
+    """Return the text about a drained node."""
+    name, stays = workload.name, workload.running
     if not stays:
         next_ = f"devopsellence node remove {name}, or devopsellence node uncordon {name}"
-        return f"Node {name} runs nothing any more: {next_}"
-    said = "; ".join(f"{stay} ({', '.join(map(safe, stay.volumes))})" for stay in stays)
+        return f"Node {name} is drained. Next: {next_}"
+    services = "; ".join(f"{stay} ({', '.join(map(safe, stay.volumes))})" for stay in stays)
     return (
-        f"Node {name} runs nothing but what stays for its volumes: {said}.\n"
-        f"devopsellence node drain {name} --move-volumes moves these as well, without their data."
+        f"Node {name} is drained, except for services with volumes: {services}.\n"
+        f"To move them too, without their data: devopsellence node drain {name} --move-volumes"
     )
 
 
-def stuck_reason(seen: NodeWorkload) -> str:
-    """Why nothing will move for the moment; "" where something may."""
-    if seen.problems:
-        return f"{seen.problems[0].key} is {seen.problems[0].reason}"
-    if not seen.controllers:
+def stuck_reason(workload: NodeWorkload) -> str:
+    """Return the reason why no service can move at the moment; "" if there is none."""
+    if workload.problems:
+        return f"{workload.problems[0].key} is {workload.problems[0].reason}"
+    if not workload.controllers:
         return "no controller is running"
-    if not seen.reachable:
-        return f"the agent of node {seen.name} is not there, so nobody can stop what it runs"
+    if not workload.reachable:
+        return f"node {workload.name} is unreachable, so its containers cannot be stopped"
     return ""
 
 
-def _unfinished(seen: NodeWorkload, seconds: float) -> CliError:
-    because = f": {stuck}" if (stuck := stuck_reason(seen)) else ""
-    findings = [Finding("node_in_use", f"{each} is still there") for each in seen.leaving]
+def _unfinished(workload: NodeWorkload, seconds: float) -> CliError:
+    because = f": {stuck}" if (stuck := stuck_reason(workload)) else ""
+    findings = [Finding("node_in_use", f"{service} still runs") for service in workload.leaving]
     actions = [
         NextAction("see why a service does not move", "devopsellence status"),
-        NextAction("follow it again", f"devopsellence node drain {seen.name}"),
-        NextAction("or take it back", f"devopsellence node uncordon {seen.name}"),
+        NextAction("keep following the drain", f"devopsellence node drain {workload.name}"),
+        NextAction("or cancel it", f"devopsellence node uncordon {workload.name}"),
     ]
-    message = f"node {seen.name} is not empty after {age(seconds)}{because}; it goes on being drained"
+    message = f"node {workload.name} is not drained after {age(seconds)}{because}; the drain continues"
     return CliError("node_drain_timeout", message, findings=findings, next_actions=actions)

@@ -1,4 +1,4 @@
-"""What emptying a node would do: which services leave it, which stay, and which would run nowhere then."""
+"""Preview of a drain: services that leave the node, stay on it, or would run nowhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from devopsellence.store.keys import EnvironmentRef
 
 @dataclass(frozen=True)
 class OtherNode:
-    """Another node of the environment; ``runs`` are the services that it is assigned."""
+    """Another node of the environment; ``runs`` are its assigned services."""
 
     node: Node
     reachable: bool
@@ -30,9 +30,10 @@ class OtherNode:
 
 @dataclass(frozen=True)
 class DrainedService:
-    """A service that the node runs. ``stays``: it keeps running there, for its volumes.
+    """Service on a node to be drained; ``stays``: the service keeps running on the node because of its volumes.
 
-    ``elsewhere`` are the nodes that run it already or may take it, ``why_nowhere`` says why there is none.
+    ``elsewhere`` are the nodes that run the service already or can take it, ``why_nowhere`` is the reason if there are
+    none.
     """
 
     environment: EnvironmentRef
@@ -44,22 +45,22 @@ class DrainedService:
 
     @property
     def nowhere(self) -> bool:
-        """It runs now, and would run nowhere then."""
+        """True if the service would run on no node after the drain."""
         return not self.stays and not self.elsewhere
 
     def text(self, node: str) -> str:
-        """In a sentence."""
+        """Return a sentence about the service."""
         what = f"{self.environment}: {safe(self.service)}"
         data = ", ".join(map(safe, self.volumes))
         if self.stays:
-            return f"{what} stays on {node}, where its data is ({data}); --move-volumes moves it without its data"
+            return f"{what} stays on {node} with its data ({data}); --move-volumes moves it without the data"
         behind = f"; its data ({data}) stays behind on {node}" if self.volumes else ""
         if not self.elsewhere:
             return f"{what} would run nowhere: {self.why_nowhere}{behind}"
-        return f"{what} leaves {node} (runs on, or moves to, {', '.join(self.elsewhere)}){behind}"
+        return f"{what} leaves {node} (runs on or moves to {', '.join(self.elsewhere)}){behind}"
 
     def document(self) -> dict[str, Any]:
-        """The shape that it has in JSON."""
+        """Return the JSON form."""
         return {
             "environment": str(self.environment),
             "service": self.service,
@@ -72,7 +73,7 @@ class DrainedService:
 
 @dataclass(frozen=True)
 class DrainPreview:
-    """The node as it is, what of it leaves or stays, and the records that could not be read for this."""
+    """Workload of the node, the services that leave or stay, and the unreadable records."""
 
     workload: NodeWorkload
     services: tuple[DrainedService, ...]
@@ -80,55 +81,57 @@ class DrainPreview:
 
 
 async def preview_drain(etcd: Etcd, name: str, *, move_volumes: bool) -> DrainPreview:
-    """What draining the node would do. Writes nothing."""
-    seen = await read_workload(etcd, name)
+    """Return the preview of draining the node. Writes nothing."""
+    workload = await read_workload(etcd, name)
     reader, keys = Reader(etcd), etcd.keys
     nodes, beats, environments = await asyncio.gather(
         reader.get_prefix(keys.nodes_prefix, Node),
         reader.get_prefix(keys.heartbeats_prefix, Heartbeat),
-        reader.get_many({str(ref): keys.environment(ref) for ref in seen.assignments}, Environment),
+        reader.get_many({str(ref): keys.environment(ref) for ref in workload.assignments}, Environment),
     )
-    found: list[DrainedService] = []
-    for ref, assignment in sorted(seen.assignments.items()):
+    services: list[DrainedService] = []
+    for ref, assignment in sorted(workload.assignments.items()):
         if assignment.removed:
             continue
         attached = environments[str(ref)].nodes if str(ref) in environments else ()
         names = [each for each in attached if each != name and keys.node(each) in nodes]
-        theirs = await reader.get_many({each: keys.assignment(each, ref) for each in names}, Assignment)
-        others = [_other(nodes[keys.node(each)], beats.get(keys.heartbeat(each)), theirs.get(each)) for each in names]
-        found += drained_services(ref, assignment.services, others, move_volumes=move_volumes)
-    return DrainPreview(seen, tuple(found), (*seen.problems, *reader.problems))
+        assignments = await reader.get_many({each: keys.assignment(each, ref) for each in names}, Assignment)
+        others = [
+            _other(nodes[keys.node(each)], beats.get(keys.heartbeat(each)), assignments.get(each)) for each in names
+        ]
+        services += drained_services(ref, assignment.services, others, move_volumes=move_volumes)
+    return DrainPreview(workload, tuple(services), (*workload.problems, *reader.problems))
 
 
 def drained_services(
     environment: EnvironmentRef, services: Sequence[Service], others: Sequence[OtherNode], *, move_volumes: bool
 ) -> list[DrainedService]:
-    """What becomes of the ``services`` that a node runs once it is drained, in the order given. Pure."""
-    found = []
+    """Return the effect of a drain on ``services`` of a node, in the same order. Pure."""
+    drained = []
     for service in services:
         volumes = tuple(volume.source for volume in service.volumes)
         if volumes and not move_volumes:
-            found.append(DrainedService(environment, service.name, volumes, stays=True))
+            drained.append(DrainedService(environment, service.name, volumes, stays=True))
             continue
         refusals = {other.node.name: _why_not(service, other) for other in others}
         elsewhere = tuple(name for name, why in refusals.items() if not why)
         why = "; ".join(f"{name} is {reason}" for name, reason in refusals.items()) or "no other node is attached"
-        found.append(DrainedService(environment, service.name, volumes, False, elsewhere, "" if elsewhere else why))
-    return found
+        drained.append(DrainedService(environment, service.name, volumes, False, elsewhere, "" if elsewhere else why))
+    return drained
 
 
-def refusal(shown: DrainPreview, anyway: str) -> CliError | None:
-    """The error for what would run nowhere; None when there is nothing. ``anyway`` does it nevertheless."""
-    lost = [each for each in shown.services if each.nowhere]
+def refusal(preview: DrainPreview, anyway: str) -> CliError | None:
+    """Return the error about services that would run nowhere, else None. ``anyway`` is the command to drain anyway."""
+    lost = [service for service in preview.services if service.nowhere]
     if not lost:
         return None
-    findings = [Finding("node_drain_unplaced", each.text(shown.workload.name)) for each in lost]
-    names = ", ".join(sorted({safe(each.service) for each in lost}))
+    findings = [Finding("node_drain_unplaced", service.text(preview.workload.name)) for service in lost]
+    names = ", ".join(sorted({safe(service.service) for service in lost}))
     actions = [
-        NextAction("let another node run it", "devopsellence node attach <node>"),
-        NextAction("or do it all the same", anyway),
+        NextAction("attach another node", "devopsellence node attach <node>"),
+        NextAction("or drain anyway", anyway),
     ]
-    message = f"{names} would run nowhere if node {shown.workload.name} ran nothing"
+    message = f"{names} would run nowhere after draining node {preview.workload.name}"
     return CliError("node_drain_unplaced", message, findings=findings, next_actions=actions)
 
 
@@ -138,10 +141,10 @@ def _other(node: Node, beat: Heartbeat | None, assignment: Assignment | None) ->
 
 
 def _why_not(service: Service, other: OtherNode) -> str:
-    """Why the service cannot be counted on there, as a clause about the node; "" when it can."""
+    """Return the reason why the node cannot run the service, as a clause about the node; "" if it can."""
     if not other.reachable:
         return "not reachable"
     if other.node.HasField("drain"):
         return "being drained"
-    # Cordoned, it keeps what it has.
+    # A cordoned node keeps its services.
     return "" if service.name in other.runs else why_not(service, other.node)

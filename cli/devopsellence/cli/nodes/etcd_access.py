@@ -1,4 +1,4 @@
-"""Who gets into etcd as a node, where certificates are the credential; and the sign of life that it leaves there."""
+"""Access of node certificates to etcd (grant, revoke), and ending the heartbeat of a replaced or removed node."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from devopsellence.store.etcd import Etcd
 
 
 async def grant_access(etcd: Etcd, node: Node) -> None:
-    """Let the certificate of the machine that is ``node`` into etcd. May be repeated.
+    """Grant the certificate of ``node`` access to etcd. May be repeated.
 
     Raises:
-        CliError: ``etcd_permission_denied``: only root may; ``busy``: the name is another machine's meanwhile.
+        CliError: ``etcd_permission_denied``: requires the root certificate; ``busy``: the node was replaced meanwhile.
     """
-    message = f"node {node.name} is registered, but only root may let its certificate into etcd"
-    async with _as_root(message, f"devopsellence node register {node.name}, as before"):
+    message = f"node {node.name} is registered, but only root can grant its certificate access to etcd"
+    async with _as_root(message, f"devopsellence node register {node.name} (same options)"):
         await acl.grant_node(etcd, node.name, node.uid)
         key = etcd.keys.node(node.name)
-        found = await etcd.get(key)
-        if found is None or decode(Node, key, found.value).uid != node.uid:
+        stored = await etcd.get(key)
+        if stored is None or decode(Node, key, stored.value).uid != node.uid:
             await acl.revoke_machine(etcd, node.uid)
-            look = NextAction("see which it is", "devopsellence node list")
-            raise CliError("busy", f"somebody else has replaced node {node.name} meanwhile", next_actions=[look])
+            look = NextAction("list the nodes", "devopsellence node list")
+            raise CliError("busy", f"somebody else replaced node {node.name} meanwhile", next_actions=[look])
 
 
 async def revoke_access(etcd: Etcd, name: str, uid: str, again: str) -> None:
-    """Let no machine that is, or was, node ``name`` into etcd; ``uid`` is the last one's, "" where it is not known.
+    """Revoke the access to etcd of all machines registered as node ``name``; ``uid`` is the current uid, "" if unknown.
 
     Raises:
-        CliError: ``etcd_permission_denied``: only root may; ``again`` is the command for that.
+        CliError: ``etcd_permission_denied``: requires the root certificate; ``again`` is the command to run as root.
     """
-    async with _as_root(f"only root may shut the machine of node {name} out of etcd; nothing was changed", again):
+    async with _as_root(f"only root can revoke the access of node {name} to etcd; nothing was changed", again):
         await acl.revoke_node(etcd, name)
         if uid:
             await acl.revoke_machine(etcd, uid)
 
 
 async def check_root(etcd: Etcd, node: Node, again: str) -> None:
-    """Find out that we may manage users before anything is changed that takes it; repeats what is granted already.
+    """Check for permission to manage etcd users, by repeating an existing grant, before other changes.
 
     Raises:
         CliError: ``etcd_permission_denied``.
     """
-    async with _as_root(f"only root may shut the machine of node {node.name} out of etcd; nothing was changed", again):
+    async with _as_root(f"only root can revoke the access of node {node.name} to etcd; nothing was changed", again):
         await acl.grant_node(etcd, node.name, node.uid)
 
 
 async def end_heartbeat(etcd: Etcd, name: str, uid: str = "") -> None:
-    """End the heartbeat of ``name``, unless it is that of the machine ``uid``. May be repeated."""
+    """End the heartbeat of node ``name``, except a heartbeat with ``uid``. May be repeated."""
     key = etcd.keys.heartbeat(name)
-    found = await etcd.get(key)
-    if found is None:
+    stored = await etcd.get(key)
+    if stored is None:
         return
     with suppress(MalformedRecord):
-        if uid and decode(Heartbeat, key, found.value).uid == uid:
+        if uid and decode(Heartbeat, key, stored.value).uid == uid:
             return
-    if found.lease:
-        await etcd.revoke_lease(found.lease)
+    if stored.lease:
+        await etcd.revoke_lease(stored.lease)
     else:
         await etcd.delete(key)
 
@@ -72,5 +72,5 @@ async def _as_root(message: str, command: str) -> AsyncIterator[None]:
     try:
         yield
     except PermissionDenied as error:
-        action = NextAction("with root's certificate", command)
+        action = NextAction("run with the root certificate", command)
         raise CliError("etcd_permission_denied", message, next_actions=[action]) from error

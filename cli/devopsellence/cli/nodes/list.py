@@ -1,4 +1,4 @@
-"""``node list``: every node, the state that it is in, and since when."""
+"""``node list``: every node with its state and details."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _MIB_IN_GIB: Final = 1024
 
 
 class NodeState(StrEnum):
-    """What matters most about a node, the worst first."""
+    """State of a node, worst first."""
 
     UNREADABLE = "unreadable"
-    # Its agent gives no sign of life.
+    # No heartbeat.
     UNREACHABLE = "unreachable"
-    # The agent that answers is that of the machine which had the name before.
+    # The heartbeat is that of an earlier machine of this name.
     REPLACED = "replaced"
     DRAINED = "drained"
     DRAINING = "draining"
@@ -41,30 +41,30 @@ class NodeState(StrEnum):
 
 @dataclass(frozen=True)
 class ListedNode:
-    """A node in the list. ``since``: when it became unreachable; None where that is not known."""
+    """Node in the list; ``since`` is the time of becoming unreachable, None if not known."""
 
     base: NodeOverview
     state: NodeState
     since: Timestamp | None = None
-    # What stays on a drained node.
+    # Services that stay on a drained node.
     stays: tuple[str, ...] = ()
-    # What is wrong with the ingress there.
+    # Problem of the ingress on this node.
     ingress: str = ""
 
     @property
     def note(self) -> str:
-        """What is not as it should be; "" when all is."""
-        said = [self.base.note]
+        """Problems as text; "" if there are none."""
+        clauses = [self.base.note]
         if self.state is NodeState.DRAINED and self.stays:
-            said.append(f"{', '.join(map(safe, self.stays))} stays, for its volumes")
+            clauses.append(f"{', '.join(map(safe, self.stays))} stays because of its volumes")
         node = self.base.node
         if self.state in (NodeState.UNREACHABLE, NodeState.REPLACED) and node is not None and node.cordoned:
-            said.append("to be drained" if node.HasField("drain") else "cordoned")
-        said.append(self.ingress)
-        return "; ".join(filter(None, said))
+            clauses.append("draining" if node.HasField("drain") else "cordoned")
+        clauses.append(self.ingress)
+        return "; ".join(filter(None, clauses))
 
     def cells(self, now: datetime) -> list[str]:
-        """Its row, as :data:`HEADER` has it."""
+        """Return the table cells, in the order of :data:`HEADER`."""
         node, beat = self.base.node, self.base.heartbeat
         ago = since(self.since, now) if self.since is not None else ""
         return [
@@ -81,7 +81,7 @@ class ListedNode:
         ]
 
     def document(self) -> dict[str, Any]:
-        """The shape that it has in JSON."""
+        """Return the JSON form."""
         base, beat = self.base, self.base.heartbeat
         room = beat.disk if beat is not None and beat.HasField("disk") else None
         return {
@@ -102,31 +102,40 @@ class ListedNode:
 
 
 async def list_nodes(etcd: Etcd) -> tuple[list[ListedNode], list[UnreadableKey]]:
-    """All nodes, sorted by name, and the keys that could not be read."""
+    """Return all nodes, sorted by name, and the unreadable keys."""
     reader = Reader(etcd)
-    (found, problems), rollouts, ingresses = await asyncio.gather(
+    (overviews, problems), rollouts, ingresses = await asyncio.gather(
         registry.overview(etcd),
         reader.get_prefix(etcd.keys.rollouts_prefix, Rollout),
         cluster_summary.ingress_summaries(etcd, datetime.now(UTC)),
     )
-    routed = cluster_summary.node_notes(ingresses)
-    draining = [each.name for each in found if each.node is not None and each.node.HasField("drain")]
-    looks = dict(zip(draining, await concurrently(read_workload(etcd, name) for name in draining), strict=True))
-    silent = unreachable_since(rollouts.values())
-    shown = [replace(listed_node(each, looks, silent), ingress=routed.get(each.name, "")) for each in found]
+    ingress_notes = cluster_summary.node_notes(ingresses)
+    draining = [each.name for each in overviews if each.node is not None and each.node.HasField("drain")]
+    workloads = dict(zip(draining, await concurrently(read_workload(etcd, name) for name in draining), strict=True))
+    unreachable = unreachable_since(rollouts.values())
+    shown = [
+        replace(listed_node(each, workloads, unreachable), ingress=ingress_notes.get(each.name, ""))
+        for each in overviews
+    ]
     return shown, [*problems, *reader.problems]
 
 
-def listed_node(base: NodeOverview, looks: Mapping[str, NodeWorkload], silent: Mapping[str, Timestamp]) -> ListedNode:
-    """A node as it is listed; ``looks`` are at those that are being drained. Pure."""
-    seen = looks.get(base.name)
-    state = state_of(base, seen)
-    stays = tuple(dict.fromkeys(each.service for each in seen.running)) if seen is not None and seen.drained else ()
-    return ListedNode(base, state, silent.get(base.name) if state is NodeState.UNREACHABLE else None, stays)
+def listed_node(
+    base: NodeOverview, workloads: Mapping[str, NodeWorkload], unreachable: Mapping[str, Timestamp]
+) -> ListedNode:
+    """Return the list entry of a node; ``workloads`` has the workload of draining nodes. Pure."""
+    workload = workloads.get(base.name)
+    state = state_of(base, workload)
+    stays = (
+        tuple(dict.fromkeys(each.service for each in workload.running))
+        if workload is not None and workload.drained
+        else ()
+    )
+    return ListedNode(base, state, unreachable.get(base.name) if state is NodeState.UNREACHABLE else None, stays)
 
 
-def state_of(base: NodeOverview, seen: NodeWorkload | None) -> NodeState:
-    """The word for a node; ``seen`` is what it runs, where it is being drained. Pure."""
+def state_of(base: NodeOverview, workload: NodeWorkload | None) -> NodeState:
+    """Return the state of a node; ``workload`` is needed for draining nodes. Pure."""
     node = base.node
     if node is None:
         return NodeState.UNREADABLE
@@ -135,25 +144,25 @@ def state_of(base: NodeOverview, seen: NodeWorkload | None) -> NodeState:
     if base.heartbeat.uid != node.uid:
         return NodeState.REPLACED
     if node.HasField("drain"):
-        return NodeState.DRAINED if seen is not None and seen.drained else NodeState.DRAINING
+        return NodeState.DRAINED if workload is not None and workload.drained else NodeState.DRAINING
     return NodeState.CORDONED if node.cordoned else NodeState.READY
 
 
 def unreachable_since(rollouts: Iterable[Rollout]) -> dict[str, Timestamp]:
-    """Since when nodes have been unreachable, as far as a controller has noted it for one of their environments."""
-    found: dict[str, Timestamp] = {}
+    """Return the time since which nodes are unreachable, by name, as recorded by the controller in any rollout."""
+    since_by_node: dict[str, Timestamp] = {}
     for rollout in rollouts:
         for progress in rollout.nodes:
             if progress.phase != NodeProgress.UNREACHABLE or not progress.HasField("since"):
                 continue
-            known = found.get(progress.node)
+            known = since_by_node.get(progress.node)
             if known is None or progress.since.ToNanoseconds() < known.ToNanoseconds():
-                found[progress.node] = progress.since
-    return found
+                since_by_node[progress.node] = progress.since
+    return since_by_node
 
 
 def disk_text(beat: Heartbeat | None) -> str:
-    """``12 of 50 GiB``; "" where it is not known."""
+    """Return free and total disk space, as ``12 of 50 GiB``; "" if not known."""
     if beat is None or not beat.HasField("disk"):
         return ""
     free, total = (mib / _MIB_IN_GIB for mib in (beat.disk.free_mib, beat.disk.total_mib))

@@ -1,4 +1,4 @@
-"""What a change of a node moves: which services start and stop where, and which would run nowhere then. Pure."""
+"""Services that start or stop because of a change of a node's labels. Pure."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.util.text import plural, safe
-from devopsellence.placement import Held, Layout, layout, places, why_not
+from devopsellence.placement import HeldCopies, Placement, place, places, why_not
 from devopsellence.store.keys import EnvironmentRef
 
 
 @dataclass(frozen=True)
 class ServiceMove:
-    """A service that starts or stops on a node; ``elsewhere`` are the environment's other nodes that run it then.
+    """Start or stop of a service on a node; ``elsewhere`` are the environment's other nodes that will run the service.
 
-    ``replicas`` is how many of them it is to have; 0: it runs on every node that may run it.
+    ``replicas`` is the configured number, 0 for a service on every suitable node.
     """
 
     environment: EnvironmentRef
@@ -31,11 +31,11 @@ class ServiceMove:
 
     @property
     def nowhere(self) -> bool:
-        """It runs now, and would run nowhere then."""
+        """True if the service would run on no node after the change."""
         return not self.starts and not self.elsewhere
 
     def text(self) -> str:
-        """In a sentence."""
+        """Return a sentence about the move."""
         where = f"{self.environment}: {safe(self.service)}"
         also = f"also on {', '.join(self.elsewhere)}" if self.elsewhere else "nowhere else"
         if self.replicas:
@@ -47,7 +47,7 @@ class ServiceMove:
         return f"{where} stops on {self.node}, which is {self.why} ({also}){volumes}"
 
     def document(self) -> dict[str, Any]:
-        """The shape that it has in JSON."""
+        """Return the JSON form."""
         return {
             "environment": str(self.environment),
             "service": self.service,
@@ -65,29 +65,29 @@ def service_moves(
     before: Node,
     after: Node,
     others: Sequence[Node],
-    held: Held,
+    held: HeldCopies,
 ) -> list[ServiceMove]:
-    """What changes for ``services`` when a node, ``before``, becomes ``after``, in the order given.
+    """Return the moves of ``services`` when the node record ``before`` becomes ``after``, in the order of ``services``.
 
-    ``others`` are the environment's other nodes, ``held`` says who runs what now. A cordoned node keeps what it runs
-    and takes nothing new, so nothing moves to or from it; and another that is cordoned still runs what its labels let
-    it. Replicas that leave the node start on others.
+    ``others`` are the environment's other nodes, ``held`` is the current placement. A cordoned node keeps its services
+    and takes no new ones, so nothing moves to or from a cordoned node. Replicas that leave the node start on other
+    nodes.
     """
     if after.cordoned:
         return []
-    now, then = layout(services, [before, *others], held), layout(services, [after, *others], held)
-    found = []
+    now, then = place(services, [before, *others], held), place(services, [after, *others], held)
+    moves = []
     for service in services:
         if service.replicas:
-            found += _of_replicas(environment, service, after, now, then)
+            moves += _of_replicas(environment, service, after, now, then)
         elif (starts := places(service, after)) != places(service, before):
             elsewhere = tuple(node.name for node in others if places(service, _uncordoned(node)))
-            found.append(_move(environment, service, after.name, starts, why_not(service, after), elsewhere))
-    return found
+            moves.append(_move(environment, service, after.name, starts, why_not(service, after), elsewhere))
+    return moves
 
 
 def _of_replicas(
-    environment: EnvironmentRef, service: Service, after: Node, now: Layout, then: Layout
+    environment: EnvironmentRef, service: Service, after: Node, now: Placement, then: Placement
 ) -> list[ServiceMove]:
     before, left = set(now.spreads[service.name].nodes), set(then.spreads[service.name].nodes)
     return [

@@ -1,4 +1,4 @@
-"""``node register``: a machine becomes a node; or takes the name of one that it replaces."""
+"""``node register``: register a machine as a node, or replace the machine of a node."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from devopsellence.store.keys import EnvironmentRef
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """What a person said of the machine; None where they said nothing."""
+    """Options of ``node register``; None for options not given."""
 
     name: str
     labels: Sequence[str] | None = None
@@ -29,77 +29,83 @@ class NodeOptions:
 
 @dataclass(frozen=True)
 class Registration:
-    """The node. ``replaced``: the uid of the machine before, "" where there was none, and what it could open."""
+    """Registered node; ``replaced`` is the uid of the replaced machine, "" if none, ``exposed`` its secrets."""
 
     node: Node
     replaced: str = ""
     exposed: Mapping[EnvironmentRef, Exposure] = field(default_factory=dict)
 
 
-async def register(etcd: Etcd, said: NodeOptions, *, grant: bool) -> Registration:
-    """The node of that name, made if there is none yet; with ``grant`` its certificate is let into etcd.
+async def register(etcd: Etcd, options: NodeOptions, *, grant: bool) -> Registration:
+    """Register a node, or return the existing node; with ``grant``, also grant its certificate access to etcd.
 
     Raises:
-        CliError: ``node_exists``: there is one with other labels or another address.
+        CliError: ``node_exists``: the node exists with different labels or a different address.
     """
-    new = _made(said)
+    new = _new_record(options)
 
     def edit(before: Node | None) -> Node:
         if before is None:
             return new
         if (list(before.labels), before.address) != (list(new.labels), new.address):
-            raise _is_another(before, new)
+            raise _node_exists(before, new)
         return before
 
-    node = await transaction.change(etcd, etcd.keys.node(said.name), Node, edit)
+    node = await transaction.change(etcd, etcd.keys.node(options.name), Node, edit)
     if grant:
         await etcd_access.grant_access(etcd, node)
     return Registration(node)
 
 
-async def replace(etcd: Etcd, said: NodeOptions, *, grant: bool) -> Registration:
-    """Another machine under the name of one that is registered; what is said of neither stays as it was.
+async def replace(etcd: Etcd, options: NodeOptions, *, grant: bool) -> Registration:
+    """Replace the machine of a node; options not given keep the old values.
 
-    The machine before is shut out first; everything that was assigned to it is assigned to the new one as soon as the
-    controller has seen this. Broken off anywhere, this or :func:`register` goes on from there.
+    Access of the old machine is revoked first; then the controller assigns its services to the new machine. After an
+    interruption, this function or :func:`register` continues.
 
     Raises:
-        CliError: ``node_unknown``: there is none to replace. ``etcd_permission_denied``: only root may.
+        CliError: ``node_unknown``: there is no such node. ``etcd_permission_denied``: requires the root certificate.
     """
-    before = await find(etcd, said.name)
-    knew = await access.exposures_of(etcd, said.name)
+    before = await find(etcd, options.name)
+    exposed = await access.exposures_of(etcd, options.name)
     if grant:
         await etcd_access.revoke_access(
-            etcd, said.name, before.uid, f"devopsellence node register {said.name} --replace"
+            etcd, options.name, before.uid, f"devopsellence node register {options.name} --replace"
         )
     uid, replaced = uuid.uuid4().hex, before.uid
 
-    def edit(found: Node | None) -> Node:
+    def edit(stored: Node | None) -> Node:
         nonlocal replaced
-        base = found or before
+        base = stored or before
         if base.uid != uid:
             replaced = base.uid
-        return _made(said, base, uid=uid)
+        return _new_record(options, base, uid=uid)
 
-    did = f"put another machine in the place of node {said.name}"
-    puts = await event_puts(etcd, await attached_environments(etcd, said.name), said.name, "node_replaced", did)
-    node = await transaction.change(etcd, etcd.keys.node(said.name), Node, edit, also=lambda _: puts)
+    did = f"replaced the machine of node {options.name}"
+    puts = await event_puts(etcd, await attached_environments(etcd, options.name), options.name, "node_replaced", did)
+    node = await transaction.change(etcd, etcd.keys.node(options.name), Node, edit, also=lambda _: puts)
     if grant and replaced != before.uid:
-        # Somebody else was a moment faster.
-        await etcd_access.revoke_access(etcd, said.name, replaced, f"devopsellence node register {said.name} --replace")
-    await etcd_access.end_heartbeat(etcd, said.name, uid)
+        # Somebody else replaced the node at the same time.
+        await etcd_access.revoke_access(
+            etcd, options.name, replaced, f"devopsellence node register {options.name} --replace"
+        )
+    await etcd_access.end_heartbeat(etcd, options.name, uid)
     if grant:
         await etcd_access.grant_access(etcd, node)
-    return Registration(node, replaced, knew)
+    return Registration(node, replaced, exposed)
 
 
-def _made(said: NodeOptions, before: Node | None = None, *, uid: str = "") -> Node:
-    """The record: what was said, else what the machine before had. Its age recipient is its own, and not known yet."""
+def _new_record(options: NodeOptions, before: Node | None = None, *, uid: str = "") -> Node:
+    """Return the record: options, else values of the old machine; without an age recipient, set later by the agent."""
     node = Node(
-        name=said.name,
+        name=options.name,
         uid=uid or uuid.uuid4().hex,
-        labels=said.labels if said.labels is not None else before.labels if before is not None else DEFAULT_LABELS,
-        address=said.address if said.address is not None else before.address if before is not None else "",
+        labels=options.labels
+        if options.labels is not None
+        else before.labels
+        if before is not None
+        else DEFAULT_LABELS,
+        address=options.address if options.address is not None else before.address if before is not None else "",
         registered_at=transaction.now(),
     )
     if before is not None:
@@ -109,12 +115,12 @@ def _made(said: NodeOptions, before: Node | None = None, *, uid: str = "") -> No
     return node
 
 
-def _is_another(before: Node, new: Node) -> CliError:
+def _node_exists(before: Node, new: Node) -> CliError:
     name = before.name
     has = f"labels {','.join(before.labels)}" + (f", address {before.address}" if before.address else "")
     actions = [
         NextAction("change its labels", f"devopsellence node label set {name} --labels {','.join(new.labels)}"),
-        NextAction("or put another machine in its place", f"devopsellence node register {name} --replace"),
+        NextAction("or replace its machine", f"devopsellence node register {name} --replace"),
     ]
-    message = f"there is a node {name} already, which is another ({has})"
+    message = f"node {name} already exists with different settings ({has})"
     return CliError("node_exists", message, next_actions=actions)

@@ -1,6 +1,6 @@
-"""Nodes in the store: their labels, whether they take part, and the environments that they are attached to.
+"""Node records: labels, cordon, attached environments.
 
-How they are registered, emptied and removed is in ``machines``.
+Registering, draining and removing nodes is in the modules beside.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from devopsellence.cli.secrets.access import Exposure, ReencryptResult
 
 
-# One operation is the change itself.
+# One operation of the transaction is the change of the node.
 _MAX_EVENTS: Final = MAX_OPERATIONS - 1
 
 
 @dataclass(frozen=True)
 class NodeOverview:
-    """A node at a glance; ``node`` is None when its record cannot be read."""
+    """Node, heartbeat and environments; ``node`` is None if the record is unreadable."""
 
     name: str
     node: Node | None
@@ -42,46 +42,46 @@ class NodeOverview:
 
     @property
     def note(self) -> str:
-        """What is not as it should be; "" when all is."""
+        """Problem of the node; "" if there is none."""
         if self.node is None:
-            return "its record cannot be read"
+            return "the node record is unreadable"
         if self.heartbeat is None:
-            return "no heartbeat: the agent is not there"
+            return "no heartbeat: the agent is not running or cannot reach etcd"
         if self.heartbeat.uid != self.node.uid:
-            return f"the agent was started with uid {self.heartbeat.uid}, registered is {self.node.uid}"
+            return f"the agent runs with uid {self.heartbeat.uid}, but the node is registered with {self.node.uid}"
         return safe(self.heartbeat.problem)
 
 
 def parse_labels(text: str) -> list[str]:
-    """The labels in ``web,worker``, sorted.
+    """Return the labels in ``web,worker``, sorted.
 
     Raises:
-        CliError: ``invalid_label``: none, or one that no service asks for (exit code 2).
+        CliError: ``invalid_label`` (exit code 2): no label, or an unknown label.
     """
     labels = sorted({part.strip() for part in text.split(",") if part.strip()})
     known = list(LABELS.values())
     wrong = [label for label in labels if label not in known]
     if wrong or not labels:
-        what = f"{', '.join(map(repr, wrong))} is no label" if wrong else "no label is given"
+        what = f"unknown label {', '.join(map(repr, wrong))}" if wrong else "no label given"
         raise CliError("invalid_label", f"{what}; the labels are {', '.join(known)}", exit_code=2)
     return labels
 
 
 async def find(etcd: Etcd, name: str) -> Node:
-    """The node of that name.
+    """Return the record of a node.
 
     Raises:
-        CliError: ``node_unknown``. MalformedRecord: its record cannot be read.
+        CliError: ``node_unknown``. MalformedRecord: the record is unreadable.
     """
     key = etcd.keys.node(name)
-    found = await etcd.get(key)
-    if found is None:
+    stored = await etcd.get(key)
+    if stored is None:
         raise errors.node_unknown(name)
-    return decode(Node, key, found.value)
+    return decode(Node, key, stored.value)
 
 
 async def relabel(etcd: Etcd, name: str, edit: Callable[[list[str]], list[str]]) -> Node:
-    """Give a node the labels that ``edit`` makes of those it has."""
+    """Replace the labels of a node by the result of ``edit``."""
 
     def relabelled(before: Node | None) -> Node:
         if before is None:
@@ -95,7 +95,7 @@ async def relabel(etcd: Etcd, name: str, edit: Callable[[list[str]], list[str]])
 
 
 async def cordon(etcd: Etcd, name: str, *, cordoned: bool) -> Node:
-    """Let a node keep what it runs and take nothing new; or let it take part again, also if it is being drained."""
+    """Cordon or uncordon a node; uncordoning also cancels a drain."""
 
     def edit(before: Node | None) -> Node:
         if before is None:
@@ -111,9 +111,9 @@ async def cordon(etcd: Etcd, name: str, *, cordoned: bool) -> Node:
 
 
 async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environment, ReencryptResult]:
-    """Attach a node that is registered; the environment is made if it does not exist yet.
+    """Attach a registered node to an environment; create the environment if it does not exist.
 
-    Before that its secrets are sealed for the node, so that nothing is assigned to it that it cannot open.
+    First the secrets are encrypted for the node, so that the node can decrypt everything assigned to it.
 
     Raises:
         CliError: ``node_unknown``; ``ingress_conflict``: another environment of the node has one of its hosts.
@@ -125,7 +125,7 @@ async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
 
     if problem := await hosts.find_conflict(etcd, ref, await hosts.environment_hosts(etcd, ref), [name]):
         raise problem
-    sealed = await access.grant_to_node(etcd, ref, name)
+    reencrypted = await access.grant_to_node(etcd, ref, name)
     fresh = transaction.new_environment(ref)
 
     def edit(before: Environment | None) -> Environment:
@@ -134,18 +134,18 @@ async def attach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
         after.nodes[:] = sorted({*after.nodes, name})
         return after
 
-    return await _change_environment(etcd, ref, edit, name, "node_attached", f"attached node {name}"), sealed
+    return await _change_environment(etcd, ref, edit, name, "node_attached", f"attached node {name}"), reencrypted
 
 
 async def detach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environment, Exposure]:
-    """Detach a node; also returns what it could open, which nothing can make it forget.
+    """Detach a node; also return the secrets that the node could decrypt and may still know.
 
     Raises:
         CliError: ``node_not_attached``.
     """
     from devopsellence.cli.secrets import access
 
-    seen = await access.exposure_of(etcd, ref, name)
+    exposed = await access.exposure_of(etcd, ref, name)
 
     def edit(before: Environment | None) -> Environment:
         if before is None or name not in before.nodes:
@@ -155,7 +155,7 @@ async def detach(etcd: Etcd, ref: EnvironmentRef, name: str) -> tuple[Environmen
         after.nodes[:] = [node for node in before.nodes if node != name]
         return after
 
-    return await _change_environment(etcd, ref, edit, name, "node_detached", f"detached node {name}"), seen
+    return await _change_environment(etcd, ref, edit, name, "node_detached", f"detached node {name}"), exposed
 
 
 async def _change_environment(
@@ -166,16 +166,16 @@ async def _change_environment(
 
 
 async def attached_environments(etcd: Etcd, name: str) -> list[EnvironmentRef]:
-    """The environments that the node is attached to, sorted; records that cannot be read are left out."""
-    found, keys = [], etcd.keys
+    """Return the environments with the node attached, sorted; unreadable records are left out."""
+    refs, keys = [], etcd.keys
     for key, environment in (await Reader(etcd).get_prefix(keys.environments_prefix, Environment)).items():
         with suppress(ValueError):
-            found += [keys.parse_environment(key)] if name in environment.nodes else []
-    return sorted(found)
+            refs += [keys.parse_environment(key)] if name in environment.nodes else []
+    return sorted(refs)
 
 
 async def event_puts(etcd: Etcd, refs: Iterable[EnvironmentRef], node: str, code: str, did: str) -> list[Put]:
-    """What tells, in each of these environments, what somebody did with a node; as many as one transaction takes."""
+    """Return writes of an event about a node in every environment, at most as many as fit into a transaction."""
     message = f"{transaction.current_user()} {did}"
     return [
         await transaction.event_put(etcd, ref, Event(severity=Event.INFO, code=code, message=message, node=node))
@@ -184,7 +184,7 @@ async def event_puts(etcd: Etcd, refs: Iterable[EnvironmentRef], node: str, code
 
 
 async def overview(etcd: Etcd) -> tuple[list[NodeOverview], list[UnreadableKey]]:
-    """All nodes, sorted by name, and the keys that could not be read."""
+    """Return all nodes, sorted by name, and the unreadable keys."""
     reader, keys = Reader(etcd), etcd.keys
     listing, heartbeats, environments = await asyncio.gather(
         reader.get_prefix(keys.nodes_prefix, Node),
@@ -192,7 +192,7 @@ async def overview(etcd: Etcd) -> tuple[list[NodeOverview], list[UnreadableKey]]
         reader.get_prefix(keys.environments_prefix, Environment),
     )
     unreadable = {problem.key for problem in reader.problems if problem.key.startswith(keys.nodes_prefix)}
-    found = []
+    overviews = []
     for key in sorted({*listing, *unreadable}):
         name = key.removeprefix(keys.nodes_prefix)
         attached = tuple(
@@ -200,25 +200,27 @@ async def overview(etcd: Etcd) -> tuple[list[NodeOverview], list[UnreadableKey]]
             for environment_key, environment in environments.items()
             if name in environment.nodes
         )
-        found.append(NodeOverview(name, listing.get(key), heartbeats.get(f"{keys.heartbeats_prefix}{name}"), attached))
-    return found, reader.problems
+        overviews.append(
+            NodeOverview(name, listing.get(key), heartbeats.get(f"{keys.heartbeats_prefix}{name}"), attached)
+        )
+    return overviews, reader.problems
 
 
-def document(found: Node) -> dict[str, Any]:
-    """A node in JSON."""
+def document(node: Node) -> dict[str, Any]:
+    """Return the JSON form of a node record."""
     return {
-        "node": found.name,
-        "uid": found.uid,
-        "labels": list(found.labels),
-        "address": found.address,
-        "cordoned": found.cordoned,
-        "drain": _drain(found),
-        "registered_at": iso(found.registered_at),
+        "node": node.name,
+        "uid": node.uid,
+        "labels": list(node.labels),
+        "address": node.address,
+        "cordoned": node.cordoned,
+        "drain": _drain(node),
+        "registered_at": iso(node.registered_at),
     }
 
 
-def _drain(found: Node) -> dict[str, Any] | None:
-    if not found.HasField("drain"):
+def _drain(node: Node) -> dict[str, Any] | None:
+    if not node.HasField("drain"):
         return None
-    drain = found.drain
+    drain = node.drain
     return {"requested_at": iso(drain.requested_at), "requested_by": drain.requested_by, "volumes": drain.volumes}

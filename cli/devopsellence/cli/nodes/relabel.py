@@ -1,4 +1,4 @@
-"""``node label``: what a change of labels moves, looked at before it is written."""
+"""``node label``: preview of the services moved by a change of labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from devopsellence.store.keys import EnvironmentRef
 
 @dataclass(frozen=True)
 class RelabelPreview:
-    """The node with its new labels, what moves for it, and the records that could not be read for this."""
+    """Node record before and after the change, the moves, and the unreadable records."""
 
     before: Node
     after: Node
@@ -29,10 +29,10 @@ class RelabelPreview:
 
 
 async def preview_relabel(etcd: Etcd, name: str, edit: Callable[[list[str]], list[str]]) -> RelabelPreview:
-    """What giving the node the labels that ``edit`` makes of its own would move. Writes nothing.
+    """Return the moves caused by changing the labels with ``edit``. Writes nothing.
 
     Raises:
-        CliError: ``node_unknown``; or whatever ``edit`` raises.
+        CliError: ``node_unknown``; or any error raised by ``edit``.
     """
     reader, keys = Reader(etcd), etcd.keys
     listing = await reader.get_prefix(keys.nodes_prefix, Node)
@@ -48,41 +48,41 @@ async def preview_relabel(etcd: Etcd, name: str, edit: Callable[[list[str]], lis
     releases = await concurrently(
         reader.get(keys.release(ref, environment.latest_release), Release) for ref, environment in environments.items()
     )
-    found: list[ServiceMove] = []
+    moves_: list[ServiceMove] = []
     for (ref, environment), release in zip(environments.items(), releases, strict=True):
         others = [node for each in environment.nodes if each != name and (node := listing.get(keys.node(each)))]
         services = release.services if release else ()
         held = replicas.placements_held(await replicas.assignments(etcd, ref, services, [before, *others]))
-        found += service_moves(ref, services, before, after, others, held)
-    return RelabelPreview(before, after, tuple(found), tuple(reader.problems))
+        moves_ += service_moves(ref, services, before, after, others, held)
+    return RelabelPreview(before, after, tuple(moves_), tuple(reader.problems))
 
 
-def refusal(shown: RelabelPreview, anyway: str) -> CliError | None:
-    """The error for a change after which a service that runs now would run nowhere; None when there is none.
+def refusal(preview: RelabelPreview, anyway: str) -> CliError | None:
+    """Return the error about services that would run nowhere after the change, else None.
 
-    ``anyway`` is the command that does it nevertheless.
+    ``anyway`` is the command to change the labels anyway.
     """
-    lost = [move for move in shown.moves if move.nowhere]
+    lost = [move for move in preview.moves if move.nowhere]
     if not lost:
         return None
     findings = [Finding("no_node_for_service", move.text()) for move in lost]
-    action = NextAction("do it all the same", anyway)
+    action = NextAction("change the labels anyway", anyway)
     names = ", ".join(sorted({safe(move.service) for move in lost}))
     return CliError("no_node_for_service", f"{names} would run nowhere", findings=findings, next_actions=[action])
 
 
 async def _environments(reader: Reader) -> dict[EnvironmentRef, Environment]:
-    """All environments; keys that are none of an environment's are left out."""
-    keys, found = reader.etcd.keys, {}
+    """Return all environments; other keys under the prefix are left out."""
+    keys, environments = reader.etcd.keys, {}
     for key, environment in (await reader.get_prefix(keys.environments_prefix, Environment)).items():
         with suppress(ValueError):
-            found[keys.parse_environment(key)] = environment
-    return found
+            environments[keys.parse_environment(key)] = environment
+    return environments
 
 
 def _unreadable(reader: Reader, key: str) -> CliError | None:
     for problem in reader.problems:
         if problem.key == key:
-            show = NextAction("see what it holds", f"etcdctl get {key}")
+            show = NextAction("see the stored record", f"etcdctl get {key}")
             return CliError("record_unreadable", f"{key} is {problem.reason}", next_actions=[show])
     return None

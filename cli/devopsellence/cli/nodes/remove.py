@@ -1,7 +1,7 @@
-"""``node remove``: a node leaves the cluster for good, and its machine can do nothing in it any more.
+"""``node remove``: remove a node from the cluster and revoke the access of its machine.
 
-In an order that can be broken off anywhere and done again: detached, emptied, shut out, and the record last, because it
-says who it was.
+Order of the steps: detach, wait until the node is empty, revoke access to etcd, delete the record. The record comes
+last because it holds the uid; the command can be interrupted and repeated at any step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from devopsellence.store.keys import EnvironmentRef
 
 @dataclass(frozen=True)
 class Removal:
-    """What is to go. ``revision`` is the node record's, 0 where there is none; ``knew``: what it could open."""
+    """Planned removal of a node.
+
+    ``revision`` is that of the node record, 0 if absent; ``exposed`` are the secrets that the node could decrypt.
+    """
 
     workload: NodeWorkload
     revision: int
@@ -32,45 +35,45 @@ class Removal:
 
     @property
     def nothing(self) -> bool:
-        """There is no such node, and nothing is left of one."""
+        """True if there is no such node and no leftover of such a node."""
         return not (self.revision or self.attached or self.workload.heartbeat or not self.workload.empty)
 
 
 async def plan(etcd: Etcd, name: str) -> Removal:
-    """What removing the node would take away. Writes nothing."""
-    seen, record = await read_workload(etcd, name), await etcd.get(etcd.keys.node(name))
+    """Return the planned removal of a node. Writes nothing."""
+    workload, record = await read_workload(etcd, name), await etcd.get(etcd.keys.node(name))
     attached = await registry.attached_environments(etcd, name)
-    knew = await access.exposures_of(etcd, name) if record is not None and seen.node is not None else {}
-    return Removal(seen, record.mod_revision if record else 0, tuple(attached), knew)
+    exposed = await access.exposures_of(etcd, name) if record is not None and workload.node is not None else {}
+    return Removal(workload, record.mod_revision if record else 0, tuple(attached), exposed)
 
 
 def refusal(planned: Removal) -> CliError | None:
-    """Why the node is not removed without ``--force``; None when nothing speaks against it."""
-    seen, name = planned.workload, planned.workload.name
-    force = NextAction("or, if the machine is gone for good", f"devopsellence node remove {name} --force")
-    if seen.problems:
-        problem = seen.problems[0]
-        show = NextAction("see what it holds", f"etcdctl get {problem.key}")
+    """Return the error if the node cannot be removed without ``--force``, else None."""
+    workload, name = planned.workload, planned.workload.name
+    force = NextAction("or, if the machine is lost for good", f"devopsellence node remove {name} --force")
+    if workload.problems:
+        problem = workload.problems[0]
+        show = NextAction("see the stored record", f"etcdctl get {problem.key}")
         return CliError("record_unreadable", f"{problem.key} is {problem.reason}", next_actions=[show, force])
-    if seen.node is None:
-        # What is left of one goes by itself.
+    if workload.node is None:
+        # Leftovers of an unregistered node are removed by the controller.
         return None
-    drain = NextAction("empty it first", f"devopsellence node drain {name}")
-    if seen.running:
-        if seen.drained:
+    drain = NextAction("drain the node first", f"devopsellence node drain {name}")
+    if workload.running:
+        if workload.drained:
             drain = NextAction(
-                "move these as well, without their data", f"devopsellence node drain {name} --move-volumes"
+                "move the remaining services too, without their data", f"devopsellence node drain {name} --move-volumes"
             )
-        findings = [Finding("node_in_use", str(each)) for each in seen.running]
+        findings = [Finding("node_in_use", str(service)) for service in workload.running]
         return CliError(
-            "node_in_use", f"node {name} still runs something", findings=findings, next_actions=[drain, force]
+            "node_in_use", f"node {name} still runs services", findings=findings, next_actions=[drain, force]
         )
-    if planned.attached and not seen.drained:
+    if planned.attached and not workload.drained:
         where = ", ".join(map(str, planned.attached))
         return CliError("node_in_use", f"node {name} is attached to {where}", next_actions=[drain, force])
-    if not seen.empty and not seen.reachable:
-        message = f"the agent of node {name} is not there, so nobody can clear away what it had"
-        look_at = NextAction("on that machine", "systemctl status devopsellence-agent")
+    if not workload.empty and not workload.reachable:
+        message = f"node {name} is unreachable, so its containers cannot be removed"
+        look_at = NextAction(f"on {name}", "systemctl status devopsellence-agent")
         return CliError("node_unreachable", message, next_actions=[look_at, force])
     return None
 
@@ -78,10 +81,11 @@ def refusal(planned: Removal) -> CliError | None:
 async def remove(
     etcd: Etcd, planned: Removal, tell: Callable[[str], None], *, force: bool, grant: bool, seconds: float
 ) -> None:
-    """Take the node away; ``force``: at once, without its machine having cleared anything. May be repeated.
+    """Remove the node; ``force``: at once, without waiting for its agent to remove containers. May be repeated.
 
     Raises:
-        CliError: ``etcd_permission_denied``: only root may (nothing was changed); ``node_remove_timeout``; ``busy``.
+        CliError: ``etcd_permission_denied``: requires the root certificate (nothing was changed);
+            ``node_remove_timeout``; ``busy``.
     """
     name, node = planned.workload.name, planned.workload.node
     uid, again = node.uid if node is not None else "", f"devopsellence node remove {name}"
@@ -91,10 +95,10 @@ async def remove(
         await etcd_access.check_root(etcd, node, again)
     for ref in planned.attached:
         await registry.detach(etcd, ref, name)
-        tell(f"{name} is detached from {ref}")
+        tell(f"{name} detached from {ref}")
     if not force and not planned.workload.empty and node is not None:
         await _cleared(etcd, name, seconds)
-        tell(f"{name} has cleared away what it had; its volumes stay on its machine")
+        tell(f"{name} has removed its containers; its volumes stay on the machine")
     if grant and not force:
         await etcd_access.revoke_access(etcd, name, uid, again)
     await etcd_access.end_heartbeat(etcd, name)
@@ -102,19 +106,19 @@ async def remove(
 
 
 async def _cleared(etcd: Etcd, name: str, seconds: float) -> None:
-    """Wait until the agent has carried out its tombstones and the controller has put them away."""
+    """Wait until the agent has carried out its tombstones and the controller has deleted the tombstones."""
     try:
-        await wait_until(etcd, name, lambda seen: seen.empty, lambda _: None, seconds)
+        await wait_until(etcd, name, lambda workload: workload.empty, lambda _: None, seconds)
     except WaitTimeout as late:
         because = f": {stuck}" if (stuck := stuck_reason(late.workload)) else ""
         left = [
             Finding("node_in_use", str(ref)) for ref in sorted({*late.workload.assignments, *late.workload.statuses})
         ]
         actions = [
-            NextAction("go on later", f"devopsellence node remove {name}"),
-            NextAction("or, if the machine is gone for good", f"devopsellence node remove {name} --force"),
+            NextAction("continue later", f"devopsellence node remove {name}"),
+            NextAction("or, if the machine is lost for good", f"devopsellence node remove {name} --force"),
         ]
-        message = f"node {name} is detached, but has not cleared everything away after {age(seconds)}{because}"
+        message = f"node {name} is detached, but has not removed everything after {age(seconds)}{because}"
         raise CliError("node_remove_timeout", message, findings=left, next_actions=actions) from late
 
 
@@ -122,12 +126,12 @@ async def _delete(etcd: Etcd, planned: Removal) -> None:
     if not planned.revision:
         return
     key = etcd.keys.node(planned.workload.name)
-    found = await etcd.get(key)
-    if found is None:
+    stored = await etcd.get(key)
+    if stored is None:
         return
     done = await etcd.txn([Compare.unmodified(key, planned.revision)], [Delete(key)])
     if not done.succeeded:
-        again = NextAction("look again", f"devopsellence node remove {planned.workload.name} --dry-run")
+        again = NextAction("check again", f"devopsellence node remove {planned.workload.name} --dry-run")
         raise CliError(
             "busy", f"node {planned.workload.name} was changed by somebody else meanwhile", next_actions=[again]
         )

@@ -1,4 +1,4 @@
-"""Waiting until what a node runs is as it should be: informers on the keys that it is made of."""
+"""Waiting for a change of a node's workload, with informers on the keys of the node."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from devopsellence.store.informer import Informer
 from devopsellence.store.record import Record
 
 M = TypeVar("M", bound=Message)
-#: Seconds that everything has to be read for the first time.
+#: Time limit of the first read, in seconds.
 _FIRST: Final = 10.0
 
 
 class WaitTimeout(Exception):
-    """``seen`` is how it stands."""
+    """Time limit reached; ``workload`` is the current workload of the node."""
 
-    def __init__(self, seen: NodeWorkload) -> None:
+    def __init__(self, workload: NodeWorkload) -> None:
         super().__init__()
-        self.workload = seen
+        self.workload = workload
 
 
 async def wait_until(
     etcd: Etcd, name: str, done: Callable[[NodeWorkload], bool], tell: Callable[[NodeWorkload], None], seconds: float
 ) -> NodeWorkload:
-    """Tell how node ``name`` stands after each change, until it is ``done``; etcd that is away later is waited for.
+    """Call ``tell`` with the workload of node ``name`` after every change, until ``done`` returns True.
 
     Raises:
-        NotInTime: not within so many seconds. Unavailable: etcd did not answer at the beginning. Whatever ``done`` or
-            ``tell`` raises.
+        WaitTimeout: not done after ``seconds``.
+        Unavailable: etcd did not answer at the beginning; later losses of the connection are waited out.
+        Exception: any error raised by ``done`` or ``tell``.
     """
     watch = _Watch(etcd, name)
     try:
@@ -44,13 +45,13 @@ async def wait_until(
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    seen = watch.seen()
-                    tell(seen)
-                    if done(seen):
-                        return seen
+                    workload = watch.workload()
+                    tell(workload)
+                    if done(workload):
+                        return workload
                     await watch.changed()
         except TimeoutError:
-            raise WaitTimeout(watch.seen()) from None
+            raise WaitTimeout(watch.workload()) from None
     finally:
         await watch.end()
 
@@ -84,7 +85,7 @@ class _Watch:
     async def changed(self) -> None:
         waiting = asyncio.ensure_future(self._changed.wait())
         try:
-            # An informer only ever ends by a mistake of ours, which must not look like peace and quiet.
+            # An informer ends only because of a bug, which must not look like a node without changes.
             done, _ = await asyncio.wait({waiting, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()
@@ -97,7 +98,7 @@ class _Watch:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def seen(self) -> NodeWorkload:
+    def workload(self) -> NodeWorkload:
         keys, problems = self._etcd.keys, list[UnreadableKey]()
         nodes = _readable(self._nodes.records, problems)
         heartbeats = _readable(self._heartbeats.records, problems)

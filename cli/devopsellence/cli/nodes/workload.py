@@ -1,4 +1,4 @@
-"""What one node runs: assigned to it, or reported by it. Pure, but for :func:`look`, which reads it once."""
+"""Workload of a node: services assigned to the node or reported by its agent. Pure except :func:`read_workload`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ M = TypeVar("M", bound=Message)
 
 @dataclass(frozen=True, order=True)
 class NodeService:
-    """A service that the node has not got rid of; ``volumes`` are those whose data it keeps there."""
+    """Service on a node, assigned or still running; ``volumes`` are the volumes with data on the node."""
 
     environment: EnvironmentRef
     service: str
@@ -33,9 +33,9 @@ class NodeService:
 
 @dataclass(frozen=True)
 class NodeWorkload:
-    """All that is stored about one node at a moment; None: there is no such record, or it cannot be read.
+    """Records about a node; None for absent and unreadable records.
 
-    ``controllers`` is how many there are. ``problems``: what cannot be read.
+    ``controllers`` is the number of running controllers; ``problems`` are the unreadable keys.
     """
 
     name: str
@@ -48,46 +48,46 @@ class NodeWorkload:
 
     @property
     def reachable(self) -> bool:
-        """Whether the agent of the machine that is registered is there."""
+        """True if there is a heartbeat with the uid of the node."""
         return self.heartbeat is not None and self.node is not None and self.heartbeat.uid == self.node.uid
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is left of it: neither assigned nor reported, and not because it cannot be read."""
+        """True if nothing is assigned to or reported by the node, and every record is readable."""
         return not (self.assignments or self.statuses or self.problems)
 
     @property
     def running(self) -> list[NodeService]:
-        """What it runs, or is about to, sorted."""
+        """Services assigned to or running on the node, sorted."""
         uid = self.node.uid if self.node is not None else ""
-        found: dict[tuple[EnvironmentRef, str], NodeService] = {}
+        services: dict[tuple[EnvironmentRef, str], NodeService] = {}
         for ref, status in self.statuses.items():
             gone = status.phase == AssignmentStatus.REMOVED or status.node_uid != uid
             for service in () if gone else status.services:
-                found[ref, service.name] = NodeService(ref, service.name)
+                services[ref, service.name] = NodeService(ref, service.name)
         for ref, assignment in self.assignments.items():
-            for wanted in () if assignment.removed else assignment.services:
-                volumes = tuple(volume.source for volume in wanted.volumes)
-                found[ref, wanted.name] = NodeService(ref, wanted.name, volumes)
-        return sorted(found.values())
+            for assigned in () if assignment.removed else assignment.services:
+                volumes = tuple(volume.source for volume in assigned.volumes)
+                services[ref, assigned.name] = NodeService(ref, assigned.name, volumes)
+        return sorted(services.values())
 
     @property
     def leaving(self) -> list[NodeService]:
-        """What of :attr:`running` is to go from a node that is being drained; nothing where it is not."""
+        """Services still to leave a draining node; an empty list for any other node."""
         if self.node is None or not self.node.HasField("drain"):
             return []
         volumes = self.node.drain.volumes
-        return [each for each in self.running if volumes or not each.volumes]
+        return [service for service in self.running if volumes or not service.volumes]
 
     @property
     def drained(self) -> bool:
-        """Whether it runs nothing any more, but for what stays for its volumes."""
+        """True if only services with volumes are left on a draining node."""
         draining = self.node is not None and self.node.HasField("drain")
         return draining and not self.leaving and not self.problems
 
 
 async def read_workload(etcd: Etcd, name: str) -> NodeWorkload:
-    """Read all of it once."""
+    """Read all records about a node."""
     reader, keys = Reader(etcd), etcd.keys
     node, heartbeat, assignments, statuses, candidates = await asyncio.gather(
         reader.get(keys.node(name), Node),
@@ -108,13 +108,13 @@ async def read_workload(etcd: Etcd, name: str) -> NodeWorkload:
 
 
 def by_environment(keys: Keys, records: Mapping[str, M]) -> dict[EnvironmentRef, M]:
-    """Records under a node's assignments or statuses by environment; keys that name none are left out."""
+    """Return records stored under a node's assignments or statuses, by environment; other keys are left out."""
     return _parsed(records, lambda key: keys.parse_assignment(key)[1])
 
 
 def _parsed(records: Mapping[str, M], parse: Callable[[str], EnvironmentRef]) -> dict[EnvironmentRef, M]:
-    found = {}
+    by_ref = {}
     for key, record in records.items():
         with suppress(ValueError):
-            found[parse(key)] = record
-    return found
+            by_ref[parse(key)] = record
+    return by_ref

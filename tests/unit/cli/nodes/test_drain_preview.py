@@ -44,7 +44,7 @@ def test_a_service_runs_elsewhere_or_it_is_said_why_not(others: list[OtherNode],
 def test_a_service_with_data_stays_unless_it_is_moved() -> None:
     (stays,) = drained_services(REF, [REDIS], [], move_volumes=False)
     assert (stays.stays, stays.nowhere) == (True, False)
-    assert "redis stays on n1, where its data is (data)" in stays.text("n1")
+    assert "redis stays on n1 with its data (data)" in stays.text("n1")
     (moves,) = drained_services(REF, [REDIS], [other("worker")], move_volumes=True)
     assert moves.elsewhere == ("n2",)
     assert "its data (data) stays behind on n1" in moves.text("n1")
@@ -55,7 +55,7 @@ def test_the_refusal_names_each_service_and_the_way_around() -> None:
     error = refusal(shown, "devopsellence node drain n1 --force")
     assert error is not None
     assert error.code == "node_drain_unplaced"
-    assert error.message == "redis, web would run nowhere if node n1 ran nothing"
+    assert error.message == "redis, web would run nowhere after draining node n1"
     assert len(error.findings) == 2
     assert error.next_actions[-1].command == "devopsellence node drain n1 --force"
     assert (

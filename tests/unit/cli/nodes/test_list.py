@@ -75,14 +75,14 @@ def test_since_when_a_node_is_unreachable() -> None:
     gone = listed_node(overview(CORDONED, None), {}, silent)
     assert gone.cells(NOW)[1] == "unreachable for 5m"
     assert gone.document()["unreachable_since"] == "2026-03-01T11:55:00Z"
-    assert gone.note == "no heartbeat: the agent is not there; cordoned"
+    assert gone.note == "no heartbeat: the agent is not running or cannot reach etcd; cordoned"
     # It is back, and no controller has noticed yet.
     assert listed_node(overview(CORDONED, BEAT), {}, silent).document()["unreachable_since"] is None
 
 
 def test_services_left_on_drained_node_are_noted() -> None:
     found = listed_node(overview(DRAINING, BEAT), looks(REDIS), {})
-    assert found.note == "redis stays, for its volumes"
+    assert found.note == "redis stays because of its volumes"
     assert found.document()["stays"] == ["redis"]
 
 
