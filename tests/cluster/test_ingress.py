@@ -266,7 +266,7 @@ def test_where_the_host_forwards_for_everybody_it_is_told_with_the_command_that_
         assert reaches(here, where, port)
     found = isolation(app, "n1")
     assert found is not None
-    assert "neighbours of this machine reach every port of containers directly" in found["message"]
+    assert "machines on the same network reach every port of containers directly" in found["message"]
     command = found["next_actions"][0]["command"].partition(" (")[0]
     assert command == "iptables -P FORWARD DROP"
     doctor = app.devopsellence("doctor", check=False).stdout

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.agentapi.api_node import Place, place
+from tests.integration.agentapi.api_node import ApiNode, api_node
 from tests.support.need import need_docker
 
 
 @pytest.fixture
-async def here(tmp_path: Path) -> AsyncIterator[Place]:
+async def here(tmp_path: Path) -> AsyncIterator[ApiNode]:
     need_docker()
-    async with place(tmp_path) as made:
+    async with api_node(tmp_path) as made:
         yield made

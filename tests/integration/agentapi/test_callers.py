@@ -20,8 +20,9 @@ from devopsellence.api.v1.stored_pb2 import Heartbeat
 from devopsellence.cli.agent.client import AgentEndpoint, connect
 from devopsellence.nodeagent.api.server import ApiError, ApiServer, ListenOptions
 from devopsellence.nodeagent.secrets import SecretDecrypter
-from devopsellence.nodeagent.tls import CertificateProblem, CertificateFiles, certificate_expiry
-from tests.integration.agentapi.api_node import ENV, NODE, Pki, Place, command, execute, settings
+from devopsellence.nodeagent.tls import CertificateFiles, CertificateProblem, certificate_expiry
+from tests.integration.agentapi.api_node import ENV, NODE, ApiNode, command, execute, settings
+from tests.support.authority import Authority
 
 if TYPE_CHECKING:
     from devopsellence.nodeagent.api.images import ImageService
@@ -31,15 +32,15 @@ pytestmark = pytest.mark.docker
 
 
 @pytest.mark.parametrize("name", ["root", "operator:bob"])
-async def test_operators_are_answered(here: Place, name: str) -> None:
-    async with here.client(here.pki.files(name)) as stub:
+async def test_operators_are_answered(here: ApiNode, name: str) -> None:
+    async with here.client(here.authority.issue(name)) as stub:
         assert (await stub.Diagnose(DiagnoseRequest())).node == NODE
 
 
 @pytest.mark.parametrize("name", ["node:n1", "node:n2", "controller", "operator:", "Root"])
-async def test_other_certificates_of_the_cluster_are_refused_by_every_call(here: Place, name: str) -> None:
+async def test_other_certificates_of_the_cluster_are_refused_by_every_call(here: ApiNode, name: str) -> None:
     await here.start("web", "sleep", "1000")
-    async with here.client(here.pki.files(name)) as stub:
+    async with here.client(here.authority.issue(name)) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as first:
             await stub.Diagnose(DiagnoseRequest())
         with pytest.raises(grpc.aio.AioRpcError) as second:
@@ -52,9 +53,9 @@ async def test_other_certificates_of_the_cluster_are_refused_by_every_call(here:
         assert ("devopsellence-refused-by", NODE) in list(caught.value.trailing_metadata() or ())
 
 
-async def test_a_machine_that_was_replaced_is_not_taken_for_the_new_one(here: Place) -> None:
+async def test_a_machine_that_was_replaced_is_not_taken_for_the_new_one(here: ApiNode) -> None:
     """It answers at the address that the new one has been given, with a certificate that is still valid."""
-    operator = settings(here.pki.files("operator:ann"))
+    operator = settings(here.authority.issue("operator:ann"))
     async with connect(operator, AgentEndpoint(NODE, "the-new-one", here.address)) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Diagnose(DiagnoseRequest())
@@ -63,27 +64,27 @@ async def test_a_machine_that_was_replaced_is_not_taken_for_the_new_one(here: Pl
         assert (await stub.Diagnose(DiagnoseRequest())).node_uid == here.uid
 
 
-async def test_a_strangers_authority_is_not_believed(here: Place, tmp_path: Path) -> None:
-    stranger = Pki(tmp_path / "stranger").files("root")
-    await _unanswered(here, CertificateFiles(here.pki.authority, stranger.certificate, stranger.key))
+async def test_a_strangers_authority_is_not_believed(here: ApiNode, tmp_path: Path) -> None:
+    stranger = Authority(tmp_path / "stranger").issue("root")
+    await _unanswered(here, CertificateFiles(here.authority.ca_cert, stranger.certificate, stranger.key))
 
 
-async def test_caller_without_certificate_is_refused(here: Place) -> None:
+async def test_caller_without_certificate_is_refused(here: ApiNode) -> None:
     options = [("grpc.ssl_target_name_override", server_name(here.uid))]
-    credentials = grpc.ssl_channel_credentials(here.pki.authority.read_bytes())
+    credentials = grpc.ssl_channel_credentials(here.authority.ca_cert.read_bytes())
     async with grpc.aio.secure_channel(here.address, credentials, options=options) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await AgentStub(channel).Diagnose(DiagnoseRequest())
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_an_expired_certificate_is_not_believed(here: Place) -> None:
-    await _unanswered(here, here.pki.files("operator:old", age=400))
+async def test_an_expired_certificate_is_not_believed(here: ApiNode) -> None:
+    await _unanswered(here, here.authority.issue("operator:old", days_old=400))
 
 
-async def test_a_renewed_certificate_is_shown_without_a_restart(here: Place) -> None:
+async def test_a_renewed_certificate_is_shown_without_a_restart(here: ApiNode) -> None:
     def shown() -> str:
-        operator = here.pki.files("operator:ann")
+        operator = here.authority.issue("operator:ann")
         context = ssl.create_default_context(cafile=str(operator.authority))
         context.load_cert_chain(operator.certificate, operator.key)
         context.set_alpn_protocols(["h2"])
@@ -97,43 +98,43 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(here: Place) -> 
 
     before = await asyncio.to_thread(shown)
     assert await asyncio.to_thread(shown) == before
-    here.pki.node(here.uid)
+    here.authority.issue_agent(here.uid)
     assert await asyncio.to_thread(shown) != before
     # In the middle of being replaced: the key is another one already.
-    broken = here.pki.node(here.uid)
+    broken = here.authority.issue_agent(here.uid)
     now = await asyncio.to_thread(shown)
-    broken.key.write_bytes(here.pki.files("operator:x").key.read_bytes())
+    broken.key.write_bytes(here.authority.issue("operator:x").key.read_bytes())
     assert await asyncio.to_thread(shown) == now
 
 
-async def test_a_port_that_is_taken_and_a_certificate_that_is_missing_say_so(here: Place, tmp_path: Path) -> None:
+async def test_a_port_that_is_taken_and_a_certificate_that_is_missing_say_so(here: ApiNode, tmp_path: Path) -> None:
     def listen(at: ListenOptions) -> ApiServer:
         vault, images = SecretDecrypter(AgeIdentity.generate()), cast("ImageService", None)
         beat = Heartbeat(node=NODE, uid=here.uid)
-        return ApiServer(at, tmp_path, beat, here.engine, cast("Assignments", here.following), vault, images)
+        return ApiServer(at, tmp_path, beat, here.engine, cast("Assignments", here.assignments), vault, images)
 
-    files = here.pki.node(here.uid)
-    with pytest.raises(ApiError, match=f"cannot listen at {here.address}"):
+    files = here.authority.issue_agent(here.uid)
+    with pytest.raises(ApiError, match=f"cannot listen on {here.address}"):
         listen(ListenOptions(here.address, "", files))
     with pytest.raises(ApiError, match=r"nothing\.crt cannot be read: No such file"):
         listen(ListenOptions("127.0.0.1:0", "", CertificateFiles(files.authority, tmp_path / "nothing.crt", files.key)))
 
 
 def test_when_a_certificate_expires_is_found_out_as_a_caller_would(tmp_path: Path) -> None:
-    pki = Pki(tmp_path)
-    left = certificate_expiry(pki.node("u1"), server_name("u1")) - pki.now.timestamp()
+    pki = Authority(tmp_path)
+    left = certificate_expiry(pki.issue_agent("u1"), server_name("u1")) - pki.created_at.timestamp()
     assert 364 < left / 86400 < 366
     for files, why in [
-        (pki.node("u2"), "Hostname mismatch"),
-        (pki.files("node:u1", server_name("u1"), age=400), "expired"),
-        (pki.files("node:u1"), "purpose"),
-        (CertificateFiles(tmp_path / "nothing", pki.authority, pki.authority), "cannot be used"),
+        (pki.issue_agent("u2"), "Hostname mismatch"),
+        (pki.issue("node:u1", server_name("u1"), days_old=400), "expired"),
+        (pki.issue("node:u1"), "purpose"),
+        (CertificateFiles(tmp_path / "nothing", pki.ca_cert, pki.ca_cert), "cannot be used"),
     ]:
         with pytest.raises(CertificateProblem, match=why):
             certificate_expiry(files, server_name("u1"))
 
 
-async def _unanswered(here: Place, files: CertificateFiles) -> None:
+async def _unanswered(here: ApiNode, files: CertificateFiles) -> None:
     async with here.client(files) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Diagnose(DiagnoseRequest())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1.agent_pb2 import DiagnoseRequest
-from tests.integration.agentapi.api_node import NODE, Place
+from tests.integration.agentapi.api_node import NODE, ApiNode
 
 pytestmark = pytest.mark.docker
 
 
-async def test_a_node_that_is_well(here: Place) -> None:
+async def test_a_node_that_is_well(here: ApiNode) -> None:
     async with here.client() as stub:
         answer = await stub.Diagnose(DiagnoseRequest())
     assert (answer.node, answer.node_uid, answer.agent_version, answer.hostname) == (NODE, here.uid, "1.2.3", "here")
@@ -23,11 +23,11 @@ async def test_a_node_that_is_well(here: Place) -> None:
     assert all(checks[name].ok and not checks[name].mend for name in ("docker", "etcd", "certificate", "assignments"))
 
 
-async def test_problems_are_named_with_their_fix(here: Place) -> None:
-    here.following.unread = "/devopsellence/v1/assignments/n1/ cannot be read: etcd does not answer"
+async def test_problems_are_named_with_their_fix(here: ApiNode) -> None:
+    here.assignments.problem = "/devopsellence/v1/assignments/n1/ cannot be read: etcd does not answer"
     async with here.client() as stub:
         answer = await stub.Diagnose(DiagnoseRequest())
     etcd = next(check for check in answer.checks if check.name == "etcd")
     assert not etcd.ok
-    assert etcd.message == here.following.unread
+    assert etcd.message == here.assignments.problem
     assert "devopsellence doctor" in etcd.mend

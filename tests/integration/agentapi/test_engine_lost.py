@@ -10,9 +10,18 @@ import grpc
 import pytest
 
 from devopsellence.api.v1.agent_pb2 import LogsRequest
-from tests.integration.agentapi.api_node import ENV, Ran, command, execute, first_output, place, rest
-from tests.support.agent import docker, soon
+from tests.integration.agentapi.api_node import (
+    ENV,
+    CommandResult,
+    api_node,
+    command,
+    execute,
+    first_output,
+    read_to_end,
+)
+from tests.support.docker import docker
 from tests.support.host import Host, need_host
+from tests.support.until import eventually
 
 pytestmark = pytest.mark.docker
 
@@ -34,20 +43,20 @@ async def test_logs_go_on_and_commands_end_with_a_refusal(
     with Host(tmp_path_factory.mktemp("host")) as host:
         host.load_image("devopsellence/test:small")
         monkeypatch.setenv("DOCKER_HOST", host.socket)
-        async with place(tmp_path_factory.mktemp("place"), host.socket) as here:
+        async with api_node(tmp_path_factory.mktemp("place"), host.socket) as here:
             # Each start says one more number.
             script = "echo x >> /count; echo $(wc -l < /count); exec sleep 1000"
             container = await here.start("web", "sh", "-c", script)
             async with here.client() as stub:
                 following = aiter(stub.Logs(LogsRequest(environment=str(ENV), follow=True, lines=-1)))
                 lines = [line.line for line in (await anext(following)).lines]
-                call, seen = stub.Exec(), Ran()
+                call, seen = stub.Exec(), CommandResult()
                 await call.write(command("web", "sh", "-c", "echo ready; sleep 1000"))
                 await first_output(call, seen)
 
                 await asyncio.to_thread(host.kill_docker)
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    await rest(call, seen)
+                    await read_to_end(call, seen)
                 assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
                 assert ("devopsellence-refused-by", "n1") in list(caught.value.trailing_metadata() or ())
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -59,7 +68,7 @@ async def test_logs_go_on_and_commands_end_with_a_refusal(
                 async def connected() -> bool:
                     return here.engine.connected
 
-                await soon("connected again", connected, seconds=30)
+                await eventually("connected again", connected, seconds=30)
                 await asyncio.to_thread(docker, "start", container)
                 while len(lines) < 2:
                     answer = await asyncio.wait_for(anext(following), 30)

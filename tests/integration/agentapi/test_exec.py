@@ -9,21 +9,30 @@ import grpc
 import pytest
 
 from devopsellence.api.v1.agent_pb2 import RunRequest, WindowSize
-from tests.integration.agentapi.api_node import Place, Ran, answered, command, execute, first_output, rest
-from tests.support.agent import docker, soon
+from tests.integration.agentapi.api_node import (
+    ApiNode,
+    CommandResult,
+    command,
+    execute,
+    first_output,
+    next_answer,
+    read_to_end,
+)
+from tests.support.docker import docker
+from tests.support.until import eventually
 
 pytestmark = pytest.mark.docker
 SECONDS = 30
 
 
-async def test_stdout_stderr_and_the_exit_code_are_apart(here: Place) -> None:
+async def test_stdout_stderr_and_the_exit_code_are_apart(here: ApiNode) -> None:
     container = await here.start("web", "sleep", "1000")
     async with here.client() as stub:
         ran = await execute(stub, command("web", "sh", "-c", "echo out; echo err >&2; exit 255"))
-    assert ran == Ran(b"out\n", b"err\n", 255, container[:12])
+    assert ran == CommandResult(b"out\n", b"err\n", 255, container[:12])
 
 
-async def test_the_output_of_quick_commands_is_never_lost(here: Place) -> None:
+async def test_the_output_of_quick_commands_is_never_lost(here: ApiNode) -> None:
     await here.start("web", "sleep", "1000")
     async with here.client() as stub:
         for number in range(30):
@@ -31,7 +40,7 @@ async def test_the_output_of_quick_commands_is_never_lost(here: Place) -> None:
             assert (ran.stdout, ran.exit_code) == (f"{number}\n".encode(), 0)
 
 
-async def test_input_of_any_size_goes_in_and_comes_out_again(here: Place) -> None:
+async def test_input_of_any_size_goes_in_and_comes_out_again(here: ApiNode) -> None:
     await here.start("web", "sleep", "1000")
     pieces = [bytes([number]) * 200_000 for number in range(40)]
     async with here.client() as stub:
@@ -41,7 +50,7 @@ async def test_input_of_any_size_goes_in_and_comes_out_again(here: Place) -> Non
     assert ran.exit_code == 0
 
 
-async def test_a_command_that_is_not_there_says_so_on_stderr(here: Place) -> None:
+async def test_a_command_that_is_not_there_says_so_on_stderr(here: ApiNode) -> None:
     await here.start("web", "sleep", "1000")
     async with here.client() as stub:
         ran = await execute(stub, command("web", "no-such-command"))
@@ -50,7 +59,7 @@ async def test_a_command_that_is_not_there_says_so_on_stderr(here: Place) -> Non
     assert ran.exit_code in (126, 127)
 
 
-async def test_a_terminal_has_the_size_of_the_window(here: Place) -> None:
+async def test_a_terminal_has_the_size_of_the_window(here: ApiNode) -> None:
     await here.start("web", "sleep", "1000")
     start = command("web", "sh", "-c", "read a; stty size; read b; stty size", interactive=True, tty=True)
     start.start.size.columns, start.start.size.rows = 99, 33
@@ -58,40 +67,40 @@ async def test_a_terminal_has_the_size_of_the_window(here: Place) -> None:
         call = stub.Exec()
         await call.write(start)
         await call.write(RunRequest(stdin=b"\n"))
-        seen = Ran()
+        seen = CommandResult()
 
         async def until(text: bytes) -> bool:
             while text not in seen.stdout:
-                seen.take(await answered(call))
+                seen.add(await next_answer(call))
             return True
 
         await asyncio.wait_for(until(b"33 99"), SECONDS)
         await call.write(RunRequest(resize=WindowSize(columns=120, rows=40)))
         await call.write(RunRequest(stdin=b"\n"))
         await asyncio.wait_for(until(b"40 120"), SECONDS)
-        await rest(call, seen)
+        await read_to_end(call, seen)
     assert seen.exit_code == 0
 
 
 @pytest.mark.parametrize(("signal", "code"), [("SIGINT", 130), ("TERM", 143), ("SIGKILL", 137)])
-async def test_signals_reach_it(here: Place, signal: str, code: int) -> None:
+async def test_signals_reach_it(here: ApiNode, signal: str, code: int) -> None:
     await here.start("web", "sleep", "1000")
     async with here.client() as stub:
         call = stub.Exec()
         await call.write(command("web", "sh", "-c", "echo ready; exec sleep 1000"))
-        seen = Ran()
+        seen = CommandResult()
         await first_output(call, seen)
         await call.write(RunRequest(signal=signal))
-        await rest(call, seen)
+        await read_to_end(call, seen)
     assert seen.exit_code == code
 
 
-async def test_exec_process_ends_with_caller_even_if_it_ignores_sighup(here: Place) -> None:
+async def test_exec_process_ends_with_caller_even_if_it_ignores_sighup(here: ApiNode) -> None:
     container = await here.start("web", "sleep", "1000")
     async with here.client() as stub:
         call = stub.Exec()
         await call.write(command("web", "sh", "-c", "trap '' HUP; echo ready; while true; do sleep 77; done"))
-        seen = Ran()
+        seen = CommandResult()
         await first_output(call, seen)
         assert "sleep 77" in docker("top", container)
         call.cancel()
@@ -99,16 +108,16 @@ async def test_exec_process_ends_with_caller_even_if_it_ignores_sighup(here: Pla
         async def gone() -> bool:
             return "sleep 77" not in await asyncio.to_thread(docker, "top", container)
 
-        await soon("the command has ended", gone)
+        await eventually("the command has ended", gone)
     assert docker("inspect", "-f", "{{.State.Running}}", container) == "true"
 
 
-async def test_output_that_nobody_reads_stops_the_command_and_costs_bounded_memory(here: Place) -> None:
+async def test_output_that_nobody_reads_stops_the_command_and_costs_bounded_memory(here: ApiNode) -> None:
     container = await here.start("web", "sleep", "1000")
     async with here.client() as stub:
         call = stub.Exec()
         await call.write(command("web", "yes"))
-        seen = Ran()
+        seen = CommandResult()
         await first_output(call, seen)
         before = _memory()
         await _still(container)
@@ -118,20 +127,28 @@ async def test_output_that_nobody_reads_stops_the_command_and_costs_bounded_memo
         async def gone() -> bool:
             return "yes" not in await asyncio.to_thread(docker, "top", container)
 
-        await soon("the command has ended", gone)
+        await eventually("the command has ended", gone)
 
 
-async def test_unknown_service_is_refused_with_the_running_ones(here: Place) -> None:
+async def test_unknown_service_is_refused_with_the_running_ones(here: ApiNode) -> None:
     container = await here.start("web", "true")
     await asyncio.to_thread(docker, "wait", container)
     await here.engine.refresh(container)
     elsewhere = command("web", "true")
     elsewhere.start.environment = "acme/shop/staging"
     cases = [
-        (command("web", "true"), grpc.StatusCode.FAILED_PRECONDITION, "no container of web runs on node n1 (exited)"),
-        (command("db", "true"), grpc.StatusCode.NOT_FOUND, "no service 'db' on node n1; here is web"),
-        (elsewhere, grpc.StatusCode.NOT_FOUND, "nothing of acme/shop/staging is on node n1; here is acme/shop/produc"),
-        (command("web"), grpc.StatusCode.INVALID_ARGUMENT, "no command"),
+        (
+            command("web", "true"),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "no container of web is running on node n1 (exited)",
+        ),
+        (command("db", "true"), grpc.StatusCode.NOT_FOUND, "no service 'db' on node n1; services here: web"),
+        (
+            elsewhere,
+            grpc.StatusCode.NOT_FOUND,
+            "acme/shop/staging is not on node n1; environments here: acme/shop/produc",
+        ),
+        (command("web"), grpc.StatusCode.INVALID_ARGUMENT, "a command must have"),
         (RunRequest(stdin=b"x"), grpc.StatusCode.INVALID_ARGUMENT, "the first request must be the start"),
     ]
     async with here.client() as stub:
@@ -143,7 +160,7 @@ async def test_unknown_service_is_refused_with_the_running_ones(here: Place) -> 
             assert ("devopsellence-refused-by", "n1") in list(caught.value.trailing_metadata() or ())
 
 
-async def test_no_descriptor_is_left(here: Place) -> None:
+async def test_no_descriptor_is_left(here: ApiNode) -> None:
     await here.start("web", "sleep", "1000")
     async with here.client() as stub:
         # By then every thread that asks the engine has its connection.
@@ -163,7 +180,7 @@ async def _still(container: str) -> None:
         second = await asyncio.to_thread(docker, "exec", container, "sh", "-c", "cat /proc/[0-9]*/stat")
         return _time_of(first) == _time_of(second)
 
-    await soon("the command waits", look)
+    await eventually("the command waits", look)
 
 
 def _time_of(stats: str) -> list[str]:

@@ -13,8 +13,9 @@ import grpc
 import pytest
 
 from devopsellence.api.v1.agent_pb2 import LogLine, LogsRequest
-from tests.integration.agentapi.api_node import ENV, Place
-from tests.support.agent import docker, soon
+from tests.integration.agentapi.api_node import ENV, ApiNode
+from tests.support.docker import docker
+from tests.support.until import eventually
 
 if TYPE_CHECKING:
     from devopsellence.api.v1.agent_pb2_grpc import AgentAsyncStub
@@ -45,14 +46,14 @@ async def until(lines: AsyncIterator[LogLine], enough: Callable[[list[LogLine]],
     return seen
 
 
-async def ended(here: Place, service: str, script: str, release: int = 1) -> str:
+async def ended(here: ApiNode, service: str, script: str, release: int = 1) -> str:
     container = await here.start(service, "sh", "-c", script, release=release)
     await asyncio.to_thread(docker, "wait", container)
     await here.engine.refresh(container)
     return container
 
 
-async def test_all_of_it_with_stream_time_and_container(here: Place) -> None:
+async def test_all_of_it_with_stream_time_and_container(here: ApiNode) -> None:
     before = time.time()
     container = await ended(here, "web", "echo one; echo two >&2; printf three")
     async with here.client() as stub:
@@ -64,7 +65,7 @@ async def test_all_of_it_with_stream_time_and_container(here: Place) -> None:
     assert all(before - 1 < line.at.seconds + line.at.nanos / 1e9 < time.time() + 1 for line in lines)
 
 
-async def test_follower_of_silent_service_gets_keepalives(here: Place) -> None:
+async def test_follower_of_silent_service_gets_keepalives(here: ApiNode) -> None:
     await here.start("web", "sleep", "100")
     async with here.client() as stub:
         call = stub.Logs(request("web", follow=True))
@@ -73,7 +74,7 @@ async def test_follower_of_silent_service_gets_keepalives(here: Place) -> None:
         call.cancel()
 
 
-async def test_the_last_lines_of_each_container_of_the_chosen_services(here: Place) -> None:
+async def test_the_last_lines_of_each_container_of_the_chosen_services(here: ApiNode) -> None:
     await ended(here, "web", "seq 1 1000")
     await ended(here, "worker", "seq 1 5")
     await ended(here, "db", "seq 1 5")
@@ -85,7 +86,7 @@ async def test_the_last_lines_of_each_container_of_the_chosen_services(here: Pla
     assert none == []
 
 
-async def test_since_a_moment_leaves_out_what_was_before(here: Place) -> None:
+async def test_since_a_moment_leaves_out_what_was_before(here: ApiNode) -> None:
     await ended(here, "web", "seq 1 10")
     async with here.client() as stub:
         lines = [line async for line in lines_of(stub, request())]
@@ -95,7 +96,7 @@ async def test_since_a_moment_leaves_out_what_was_before(here: Place) -> None:
     assert [line.line for line in again][-4:] == [b"7", b"8", b"9", b"10"]
 
 
-async def test_a_long_line_arrives_in_pieces(here: Place) -> None:
+async def test_a_long_line_arrives_in_pieces(here: ApiNode) -> None:
     await ended(here, "web", "head -c 40000 /dev/zero | tr '\\0' x; echo; echo end")
     async with here.client() as stub:
         lines = [line.line async for line in lines_of(stub, request())]
@@ -103,7 +104,7 @@ async def test_a_long_line_arrives_in_pieces(here: Place) -> None:
     assert len(lines) == 4
 
 
-async def test_a_container_that_restarts_is_followed_without_a_gap_or_a_repetition(here: Place) -> None:
+async def test_a_container_that_restarts_is_followed_without_a_gap_or_a_repetition(here: ApiNode) -> None:
     script = "echo begin $(cat /n 2>/dev/null); echo again >/n; sleep 1000"
     container = await here.start("web", "sh", "-c", script)
     async with here.client() as stub:
@@ -115,7 +116,7 @@ async def test_a_container_that_restarts_is_followed_without_a_gap_or_a_repetiti
         assert [line.line for line in seen] == [b"begin again"]
 
 
-async def test_a_container_that_comes_is_followed_from_its_beginning_beside_the_old(here: Place) -> None:
+async def test_a_container_that_comes_is_followed_from_its_beginning_beside_the_old(here: ApiNode) -> None:
     old = await here.start("web", "sh", "-c", "echo old; sleep 1000")
     async with here.client() as stub:
         lines = lines_of(stub, request("web", follow=True, lines=10))
@@ -130,7 +131,7 @@ async def test_a_container_that_comes_is_followed_from_its_beginning_beside_the_
         assert [(line.line, line.container) for line in seen] == [(b"more", old[:12])]
 
 
-async def test_ten_thousand_lines_a_second_pass(here: Place) -> None:
+async def test_ten_thousand_lines_a_second_pass(here: ApiNode) -> None:
     await ended(here, "web", "seq 1 100000")
     before = _memory()
     async with here.client() as stub:
@@ -140,24 +141,24 @@ async def test_ten_thousand_lines_a_second_pass(here: Place) -> None:
     assert _memory() - before < 64
 
 
-async def test_a_caller_that_does_not_read_costs_bounded_memory_and_leaves_no_thread(here: Place) -> None:
+async def test_a_caller_that_does_not_read_costs_bounded_memory_and_leaves_no_thread(here: ApiNode) -> None:
     await here.start("web", "sh", "-c", "yes $(seq 1 100 | tr '\\n' ' ')")
     async with here.client() as stub:
         before = _memory()
         call = stub.Logs(request(follow=True))
         await call.read()
         reader = next(each for each in threading.enumerate() if each.name == "docker-log")
-        await soon("the reader waits", lambda: _waits(reader))
+        await eventually("the reader waits", lambda: _waits(reader))
         assert _memory() - before < 32
         call.cancel()
 
         async def gone() -> bool:
             return not reader.is_alive()
 
-        await soon("its thread has ended", gone)
+        await eventually("its thread has ended", gone)
 
 
-async def test_a_silent_log_ends_with_its_caller(here: Place) -> None:
+async def test_a_silent_log_ends_with_its_caller(here: ApiNode) -> None:
     await here.start("web", "sh", "-c", "echo one; sleep 1000")
     async with here.client() as stub:
         call = stub.Logs(request(follow=True))
@@ -168,10 +169,10 @@ async def test_a_silent_log_ends_with_its_caller(here: Place) -> None:
         async def gone() -> bool:
             return not reader.is_alive()
 
-        await soon("its thread has ended", gone)
+        await eventually("its thread has ended", gone)
 
 
-async def test_unknown_services_are_refused_with_what_there_is(here: Place) -> None:
+async def test_unknown_services_are_refused_with_what_there_is(here: ApiNode) -> None:
     await ended(here, "web", "true")
     async with here.client() as stub:
         with pytest.raises(grpc.aio.AioRpcError, match="has no service 'api' on node n1; here is web") as caught:

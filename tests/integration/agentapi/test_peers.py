@@ -19,9 +19,9 @@ from devopsellence.nodeagent.api.peers import MAX_WAITING
 from devopsellence.nodeagent.docker.engine import SAVES
 from devopsellence.nodeagent.images.archive import filter_archive
 from devopsellence.nodeagent.plan.spec import resolve_assignment
-from tests.integration.agentapi.api_node import ENV, NODE, Place
-from tests.integration.images.image_node import build, docker
-from tests.support.images import small_image
+from tests.integration.agentapi.api_node import ENV, NODE, ApiNode
+from tests.support.docker import docker
+from tests.support.images import build_image, small_image
 
 pytestmark = pytest.mark.docker
 OTHER = "sha256:" + "0" * 64
@@ -32,11 +32,11 @@ def service(image: str) -> workload_pb2.Service:
 
 
 @asynccontextmanager
-async def channel(here: Place, name: str = "") -> AsyncIterator[grpc.aio.Channel]:
+async def channel(here: ApiNode, name: str = "") -> AsyncIterator[grpc.aio.Channel]:
     """From whoever has a certificate with this common name; none: without one."""
-    files = here.pki.files(name) if name else None
+    files = here.authority.issue(name) if name else None
     own = (files.key.read_bytes(), files.certificate.read_bytes()) if files is not None else (None, None)
-    credentials = grpc.ssl_channel_credentials(here.pki.authority.read_bytes(), *own)
+    credentials = grpc.ssl_channel_credentials(here.authority.ca_cert.read_bytes(), *own)
     options = [
         ("grpc.ssl_target_name_override", server_name(here.uid)),
         ("grpc.max_receive_message_length", 8 << 20),
@@ -46,7 +46,7 @@ async def channel(here: Place, name: str = "") -> AsyncIterator[grpc.aio.Channel
         yield made
 
 
-async def refused(here: Place, name: str, image: str) -> grpc.aio.AioRpcError:
+async def refused(here: ApiNode, name: str, image: str) -> grpc.aio.AioRpcError:
     async with channel(here, name) as made:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(made, image, timeout=5).read()
@@ -57,7 +57,7 @@ def call(made: grpc.aio.Channel, image: str, timeout: float | None = None) -> An
     return PeersStub(made).FetchImage(FetchImageRequest(image=image), timeout=timeout)
 
 
-async def test_a_node_gets_an_image_that_is_assigned_here(here: Place) -> None:
+async def test_a_node_gets_an_image_that_is_assigned_here(here: ApiNode) -> None:
     here.assign(service(small_image()))
     async with channel(here, "node:another") as made:
         answer = call(made, small_image())
@@ -73,55 +73,55 @@ async def test_a_node_gets_an_image_that_is_assigned_here(here: Place) -> None:
 
 
 @pytest.mark.parametrize("name", ["operator:ann", "root", "controller", "node:", "Node:n1"])
-async def test_images_are_sent_to_nodes_only(here: Place, name: str) -> None:
+async def test_images_are_sent_to_nodes_only(here: ApiNode, name: str) -> None:
     here.assign(service(small_image()))
     error = await refused(here, name, small_image())
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
-    assert f"only nodes may ask an agent for images, and this is the certificate of {name}" in str(error.details())
+    assert f"only nodes may pull images from an agent; this is the certificate of {name}" in str(error.details())
     assert ("devopsellence-refused-by", NODE) in list(error.trailing_metadata() or ())
 
 
-async def test_peer_without_certificate_gets_no_answer(here: Place) -> None:
+async def test_peer_without_certificate_gets_no_answer(here: ApiNode) -> None:
     here.assign(service(small_image()))
     assert (await refused(here, "", small_image())).code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_node_is_given_nothing_else(here: Place) -> None:
+async def test_a_node_is_given_nothing_else(here: ApiNode) -> None:
     """Neither what is on the engine but not assigned, nor another call."""
-    unassigned = await asyncio.to_thread(lambda: build(b"not assigned"))
+    unassigned = await asyncio.to_thread(lambda: build_image(b"not assigned"))
     here.assign(service(small_image()))
     for image, code, why in [
         (unassigned, grpc.StatusCode.NOT_FOUND, f"node {NODE} is not assigned image {unassigned}"),
         (OTHER, grpc.StatusCode.NOT_FOUND, "is not assigned"),
-        ("devopsellence/test:small", grpc.StatusCode.INVALID_ARGUMENT, "named by its id"),
-        ("../../etc", grpc.StatusCode.INVALID_ARGUMENT, "named by its id"),
-        ("", grpc.StatusCode.INVALID_ARGUMENT, "named by its id"),
+        ("devopsellence/test:small", grpc.StatusCode.INVALID_ARGUMENT, "must be given by its id"),
+        ("../../etc", grpc.StatusCode.INVALID_ARGUMENT, "must be given by its id"),
+        ("", grpc.StatusCode.INVALID_ARGUMENT, "must be given by its id"),
     ]:
         error = await refused(here, "node:another", image)
         assert (error.code(), why in str(error.details())) == (code, True), error
     async with channel(here, "node:another") as made:
-        with pytest.raises(grpc.aio.AioRpcError, match="only operators may ask an agent"):
+        with pytest.raises(grpc.aio.AioRpcError, match="only operators may call the agent API"):
             await AgentStub(made).Diagnose(DiagnoseRequest())
     docker("rmi", "-f", unassigned)
 
 
-async def test_an_environment_that_has_left_gives_nothing(here: Place) -> None:
+async def test_an_environment_that_has_left_gives_nothing(here: ApiNode) -> None:
     here.assign(service(small_image()))
     tombstone = stored_pb2.Assignment(node=NODE, node_uid=here.uid, generation=2, removed=True)
-    here.following.wants[ENV] = resolve_assignment(tombstone, ENV, here.uid)
+    here.assignments.wants[ENV] = resolve_assignment(tombstone, ENV, here.uid)
     assert (await refused(here, "node:another", small_image())).code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_assigned_but_missing_image_is_reported(here: Place) -> None:
+async def test_assigned_but_missing_image_is_reported(here: ApiNode) -> None:
     here.assign(service(OTHER))
     error = await refused(here, "node:another", OTHER)
     assert error.code() is grpc.StatusCode.NOT_FOUND
-    assert f"does not have image {OTHER} itself" in str(error.details())
+    assert f"does not have image {OTHER}" in str(error.details())
 
 
-async def test_few_at_a_time_and_whoever_goes_makes_room(here: Place) -> None:
+async def test_few_at_a_time_and_whoever_goes_makes_room(here: ApiNode) -> None:
     """Those who do not read hold up nothing but themselves."""
-    large = await asyncio.to_thread(lambda: build(24 << 20))
+    large = await asyncio.to_thread(lambda: build_image(24 << 20))
     here.assign(service(large))
     async with AsyncExitStack() as stack:
         channels = [await stack.enter_async_context(channel(here, "node:another")) for _ in range(SAVES + MAX_WAITING)]
@@ -133,7 +133,7 @@ async def test_few_at_a_time_and_whoever_goes_makes_room(here: Place) -> None:
             assert IMAGE_BYTES in dict(await each.initial_metadata())
         while (error := await refused(here, "node:one-more", large)).code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             pass  # one of those that are to wait has not arrived yet
-        assert "too many others" in str(error.details())
+        assert "too many peers" in str(error.details())
         assert not any(each.done() for each in waiting)
         reading = {asyncio.ensure_future(each.read()): each for each in waiting}
         sending[0].cancel()

@@ -1,4 +1,4 @@
-"""The API of a real agent: with the certificate that opens etcd for it, told by its heartbeat, and without etcd."""
+"""API of a real agent: one certificate for API and etcd, address in the heartbeat, answers without etcd."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -18,35 +18,25 @@ from devopsellence.api.v1.agent_pb2 import DiagnoseRequest, LogsRequest, RunRequ
 from devopsellence.api.v1.stored_pb2 import Heartbeat
 from devopsellence.cli.agent.client import AgentEndpoint, connect
 from devopsellence.store.etcd import Etcd
-from devopsellence.store.settings import ETCD_SERVER_NAME
-from tests.integration.agentapi.api_node import ENV, NODE, Pki, Ran, command, execute, first_output, settings
-from tests.support.agent import Machine, docker, soon, worker
-from tests.support.etcd import Authority, Certificate, EtcdServer, free_ports
+from tests.integration.agentapi.api_node import ENV, NODE, CommandResult, command, execute, first_output, settings
+from tests.support.agent import AgentNode, worker
+from tests.support.authority import Authority, settings_with
+from tests.support.docker import docker
+from tests.support.etcd import EtcdServer
 from tests.support.need import need_docker, need_etcd
-from tests.support.until import until
+from tests.support.ports import free_port
+from tests.support.until import eventually, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.etcd]
 
 
-class _AuthorityOf(Authority):
-    """A :class:`Pki` where an authority for etcd is wanted: one cluster has one."""
-
-    def __init__(self, pki: Pki) -> None:
-        self._pki = pki
-        self.ca_cert = pki.authority
-
-    def issue(self, common_name: str, *, server: bool = False) -> Certificate:
-        made = self._pki.files(common_name, *((ETCD_SERVER_NAME, "127.0.0.1") if server else ()))
-        return Certificate(made.certificate, made.key)
-
-
 @dataclass
 class Cluster:
-    """An etcd, and one node whose agent has its certificate from the same authority."""
+    """An etcd, and a node whose agent has a certificate of the same authority."""
 
-    pki: Pki
+    authority: Authority
     server: EtcdServer
-    machine: Machine
+    machine: AgentNode
     address: str
 
     def start(self, *more: str) -> None:
@@ -58,30 +48,31 @@ class Cluster:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[Pki, EtcdServer]]:
-    need_docker()
-    need_etcd()
-    pki = Pki(tmp_path / "pki")
-    with EtcdServer(tmp_path / "etcd", authority=_AuthorityOf(pki)) as running:
-        yield pki, running
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "pki")
 
 
 @pytest.fixture
-async def cluster(server: tuple[Pki, EtcdServer], tmp_path: Path) -> AsyncIterator[Cluster]:
-    pki, etcd_server = server
-    async with Etcd(etcd_server.settings(user="root")) as etcd:
-        machine = Machine(etcd, etcd_server.settings(), tmp_path)
-        node = pki.node(machine.uid)
-        machine.settings = replace(machine.settings, ca_cert=node.authority, cert=node.certificate, key=node.key)
-        (port,) = free_ports(1)
+def server(authority: Authority, tmp_path: Path) -> Iterator[EtcdServer]:
+    need_docker()
+    need_etcd()
+    with EtcdServer(tmp_path / "etcd", authority=authority) as running:
+        yield running
+
+
+@pytest.fixture
+async def cluster(authority: Authority, server: EtcdServer, tmp_path: Path) -> AsyncIterator[Cluster]:
+    async with Etcd(server.settings(user="root")) as etcd:
+        machine = AgentNode(etcd, server.settings(), tmp_path)
+        machine.settings = settings_with(machine.settings, authority.issue_agent(machine.uid))
         try:
-            yield Cluster(pki, etcd_server, machine, f"127.0.0.1:{port}")
+            yield Cluster(authority, server, machine, f"127.0.0.1:{free_port()}")
         finally:
             await asyncio.to_thread(machine.clean)
 
 
-async def _heartbeat(machine: Machine) -> Heartbeat:
-    beat = await soon("a heartbeat", machine.heartbeat)
+async def _heartbeat(machine: AgentNode) -> Heartbeat:
+    beat = await eventually("a heartbeat", machine.heartbeat)
     assert beat is not None
     return beat
 
@@ -96,7 +87,7 @@ async def test_agent_publishes_api_address_and_answers(cluster: Cluster) -> None
     assert beat.api_address.startswith("127.0.0.1:")
     assert not beat.api_address.endswith(":0")
     agent = AgentEndpoint(NODE, machine.uid, beat.api_address)
-    async with connect(settings(cluster.pki.files("operator:ann")), agent) as stub:
+    async with connect(settings(cluster.authority.issue("operator:ann")), agent) as stub:
         answer = await anext(aiter(stub.Logs(LogsRequest(environment=str(ENV), lines=-1))))
         assert [line.line for line in answer.lines] == [b"hello"]
         assert (await execute(stub, command("web", "sh", "-c", "exit 42"))).exit_code == 42
@@ -104,8 +95,8 @@ async def test_agent_publishes_api_address_and_answers(cluster: Cluster) -> None
         # As this machine is.
         assert {check.name for check in diagnosis.checks if not check.ok} <= {"disk", "memory", "isolation"}
         assert 0 < diagnosis.agent_memory_mib < 128, diagnosis
-    async with connect(settings(cluster.pki.files("node:n2")), agent) as stub:
-        with pytest.raises(grpc.aio.AioRpcError, match="only operators may ask an agent"):
+    async with connect(settings(cluster.authority.issue("node:n2")), agent) as stub:
+        with pytest.raises(grpc.aio.AioRpcError, match="only operators may call the agent API"):
             await stub.Diagnose(DiagnoseRequest())
     assert machine.kill(signal.SIGTERM) == 0
 
@@ -115,12 +106,12 @@ async def test_a_clean_end_waits_for_no_caller(cluster: Cluster) -> None:
     cluster.start()
     await machine.assign(worker("web", "sh", "-c", "echo hello; sleep 1000"))
     status = await machine.settled()
-    async with connect(settings(cluster.pki.files("root")), cluster.agent) as stub:
+    async with connect(settings(cluster.authority.issue("root")), cluster.agent) as stub:
         following = aiter(stub.Logs(LogsRequest(environment=str(ENV), follow=True, lines=-1)))
         await anext(following)
-        call, seen = stub.Exec(), Ran()
+        call, result = stub.Exec(), CommandResult()
         await call.write(command("web", "sh", "-c", "echo ready; sleep 77"))
-        await first_output(call, seen)
+        await first_output(call, result)
         assert machine.kill(signal.SIGTERM) == 0
         with pytest.raises(grpc.aio.AioRpcError):
             await anext(following)
@@ -141,7 +132,7 @@ async def test_agent_answers_from_disk_without_etcd(cluster: Cluster) -> None:
     machine.kill()
     cluster.server.kill()
     cluster.start()
-    async with connect(settings(cluster.pki.files("root")), cluster.agent) as stub:
+    async with connect(settings(cluster.authority.issue("root")), cluster.agent) as stub:
 
         async def answers() -> bool:
             try:
@@ -149,7 +140,7 @@ async def test_agent_answers_from_disk_without_etcd(cluster: Cluster) -> None:
             except grpc.aio.AioRpcError:
                 return False
 
-        await soon("a command runs", answers)
+        await eventually("a command runs", answers)
         checks = {check.name: check for check in (await stub.Diagnose(DiagnoseRequest())).checks}
     assert checks["docker"].ok
     assert not checks["etcd"].ok
@@ -164,10 +155,10 @@ async def test_a_task_that_a_killed_agent_left_behind_is_removed_by_the_next(clu
     start.start.environment = str(ENV)
     task = workload_pb2.Task(name="report", service="web", command=["sh", "-c", "echo ready; sleep 1000"])
     start.start.task.CopyFrom(task)
-    async with connect(settings(cluster.pki.files("root")), cluster.agent) as stub:
-        call, seen = stub.RunTask(), Ran()
+    async with connect(settings(cluster.authority.issue("root")), cluster.agent) as stub:
+        call, result = stub.RunTask(), CommandResult()
         await call.write(start)
-        await first_output(call, seen)
+        await first_output(call, result)
         assert len(machine.containers()) == 2
         machine.kill()
     cluster.start()
@@ -175,14 +166,14 @@ async def test_a_task_that_a_killed_agent_left_behind_is_removed_by_the_next(clu
     async def gone() -> bool:
         return len(await asyncio.to_thread(machine.containers)) == 1
 
-    await soon("the task's container is gone", gone)
+    await eventually("the task's container is gone", gone)
     await machine.settled()
 
 
 async def test_the_engine_going_is_a_refusal_and_its_return_an_answer(cluster: Cluster) -> None:
     machine = cluster.machine
     cluster.start("--docker-host", "unix:///nowhere.sock")
-    async with connect(settings(cluster.pki.files("root")), cluster.agent) as stub:
+    async with connect(settings(cluster.authority.issue("root")), cluster.agent) as stub:
 
         async def answers() -> list[str]:
             try:
@@ -191,20 +182,18 @@ async def test_the_engine_going_is_a_refusal_and_its_return_an_answer(cluster: C
                 return []
             return [check.message for check in checks if check.name == "docker" and not check.ok]
 
-        assert "does not answer" in (await soon("a diagnosis", answers))[0]
+        assert "does not answer" in (await eventually("a diagnosis", answers))[0]
     assert machine.kill(signal.SIGTERM) == 0
 
 
-def test_command_line_refuses_invalid_options(server: tuple[Pki, EtcdServer], tmp_path: Path) -> None:
-    pki, etcd_server = server
-    node = pki.node("u1")
+def test_command_line_refuses_invalid_options(authority: Authority, server: EtcdServer, tmp_path: Path) -> None:
+    node = authority.issue_agent("u1")
     agent = [sys.executable, "-m", "devopsellence.nodeagent", "--node", NODE, "--node-uid", "u1"]
-    agent += ["--state-dir", str(tmp_path / "state"), "--etcd-endpoints", etcd_server.endpoint]
+    agent += ["--state-dir", str(tmp_path / "state"), "--etcd-endpoints", server.endpoint]
     files = ["--etcd-ca-cert", node.authority, "--etcd-cert", node.certificate, "--etcd-key", node.key]
 
     def refused(*arguments: object) -> tuple[int, str]:
-        given = [*agent, *map(str, arguments)]
-        done = subprocess.run(given, capture_output=True, text=True, check=False, timeout=30)
+        done = subprocess.run([*agent, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=30)
         return done.returncode, done.stderr
 
     code, words = refused("--api-listen", "127.0.0.1:0")
@@ -213,6 +202,6 @@ def test_command_line_refuses_invalid_options(server: tuple[Pki, EtcdServer], tm
     code, words = refused(*files, "--api-listen", "7443")
     assert code == 2
     assert "is not host:port" in words
-    code, words = refused(*files, "--api-listen", etcd_server.endpoint)
+    code, words = refused(*files, "--api-listen", server.endpoint)
     assert code == 1
-    assert f"the API cannot listen at {etcd_server.endpoint}" in words
+    assert f"the API cannot listen on {server.endpoint}" in words

@@ -12,8 +12,10 @@ from devopsellence.api.v1 import workload_pb2
 from devopsellence.api.v1.agent_pb2 import RunRequest
 from devopsellence.nodeagent.api.run_task import discard_leftovers
 from devopsellence.nodeagent.docker import names
-from tests.integration.agentapi.api_node import ENV, Place, Ran, first_output, rest
-from tests.support.agent import docker, soon, worker
+from tests.integration.agentapi.api_node import ENV, ApiNode, CommandResult, first_output, read_to_end
+from tests.support.agent import worker
+from tests.support.docker import docker
+from tests.support.until import eventually
 
 pytestmark = pytest.mark.docker
 
@@ -29,48 +31,48 @@ def task(*words: str, service: str = "web", interactive: bool = False, tty: bool
 
 
 @pytest.fixture
-async def assigned(here: Place) -> Place:
+async def assigned(here: ApiNode) -> ApiNode:
     """With a service, its network, and nothing that runs."""
     await asyncio.to_thread(here.network)
     here.assign(worker("web", "sleep", "1000", COLOUR="red", SIZE="large"))
     return here
 
 
-async def run(here: Place, start: RunRequest, *more: RunRequest) -> Ran:
+async def run(here: ApiNode, start: RunRequest, *more: RunRequest) -> CommandResult:
     async def requests() -> AsyncIterator[RunRequest]:
         yield start
         for each in more:
             yield each
 
-    ran = Ran()
+    ran = CommandResult()
     async with here.client() as stub:
         async for answer in stub.RunTask(requests()):
-            ran.take(answer)
+            ran.add(answer)
     return ran
 
 
-def left(here: Place) -> list[str]:
+def left(here: ApiNode) -> list[str]:
     return docker("ps", "-aq", "--filter", f"label={names.LABEL_NODE_UID}={here.uid}").split()
 
 
-async def test_task_returns_output_and_exit_code_and_leaves_nothing(assigned: Place) -> None:
+async def test_task_returns_output_and_exit_code_and_leaves_nothing(assigned: ApiNode) -> None:
     ran = await run(assigned, task("sh", "-c", "echo $COLOUR $SIZE; echo no >&2; exit 3", SIZE="small"))
     assert (ran.stdout, ran.stderr, ran.exit_code) == (b"red small\n", b"no\n", 3)
     assert left(assigned) == []
 
 
-async def test_the_output_of_quick_tasks_is_never_lost(assigned: Place) -> None:
+async def test_the_output_of_quick_tasks_is_never_lost(assigned: ApiNode) -> None:
     for number in range(8):
         ran = await run(assigned, task("echo", str(number)))
         assert (ran.stdout, ran.exit_code) == (f"{number}\n".encode(), 0)
 
 
-async def test_input_goes_in(assigned: Place) -> None:
+async def test_input_goes_in(assigned: ApiNode) -> None:
     ran = await run(assigned, task("wc", "-c", interactive=True), RunRequest(stdin=b"12345"), RunRequest(stdin=b"67"))
     assert (ran.stdout.strip(), ran.exit_code) == (b"7", 0)
 
 
-async def test_a_terminal(assigned: Place) -> None:
+async def test_a_terminal(assigned: ApiNode) -> None:
     start = task("stty", "size", interactive=True, tty=True)
     start.start.size.columns, start.start.size.rows = 99, 33
     assert (await run(assigned, start)).exit_code == 0
@@ -78,7 +80,7 @@ async def test_a_terminal(assigned: Place) -> None:
     assert ran.stdout == b"terminal\r\n"
 
 
-async def test_a_terminal_gives_its_output_also_when_the_callers_requests_have_ended(assigned: Place) -> None:
+async def test_a_terminal_gives_its_output_also_when_the_callers_requests_have_ended(assigned: ApiNode) -> None:
     ran = await run(assigned, task("sh", "-c", "sleep 1; echo late", interactive=True, tty=True))
     assert (ran.stdout, ran.exit_code) == (b"late\r\n", 0)
     # And who reads from it is told that there is no more.
@@ -86,26 +88,26 @@ async def test_a_terminal_gives_its_output_also_when_the_callers_requests_have_e
     assert ran.exit_code == 0
 
 
-async def test_a_command_that_is_not_there(assigned: Place) -> None:
+async def test_a_command_that_is_not_there(assigned: ApiNode) -> None:
     ran = await run(assigned, task("no-such-command"))
     assert (ran.stdout, ran.exit_code) == (b"", 127)
     assert b"no-such-command" in ran.stderr
     assert left(assigned) == []
 
 
-async def test_a_signal(assigned: Place) -> None:
+async def test_a_signal(assigned: ApiNode) -> None:
     async with assigned.client() as stub:
-        call, seen = stub.RunTask(), Ran()
+        call, seen = stub.RunTask(), CommandResult()
         await call.write(task("sh", "-c", "trap 'echo bye; exit 9' TERM; echo ready; while true; do sleep 0.1; done"))
         await first_output(call, seen)
         await call.write(RunRequest(signal="SIGTERM"))
-        await rest(call, seen)
+        await read_to_end(call, seen)
     assert (seen.stdout, seen.exit_code) == (b"ready\nbye\n", 9)
 
 
-async def test_task_ends_with_its_caller(assigned: Place) -> None:
+async def test_task_ends_with_its_caller(assigned: ApiNode) -> None:
     async with assigned.client() as stub:
-        call, seen = stub.RunTask(), Ran()
+        call, seen = stub.RunTask(), CommandResult()
         await call.write(task("sh", "-c", "echo ready; exec sleep 1000"))
         await first_output(call, seen)
         assert len(left(assigned)) == 1
@@ -114,10 +116,10 @@ async def test_task_ends_with_its_caller(assigned: Place) -> None:
         async def gone() -> bool:
             return await asyncio.to_thread(left, assigned) == []
 
-        await soon("its container is gone", gone)
+        await eventually("its container is gone", gone)
 
 
-async def test_task_of_vanished_caller_leaves_nothing(assigned: Place) -> None:
+async def test_task_of_vanished_caller_leaves_nothing(assigned: ApiNode) -> None:
     async with assigned.client() as stub:
         for _ in range(3):
             call = stub.RunTask()
@@ -130,10 +132,10 @@ async def test_task_of_vanished_caller_leaves_nothing(assigned: Place) -> None:
         async def gone() -> bool:
             return await asyncio.to_thread(left, assigned) == []
 
-        await soon("their containers are gone", gone)
+        await eventually("their containers are gone", gone)
 
 
-async def test_leftover_task_containers_are_removed_and_nothing_else(assigned: Place) -> None:
+async def test_leftover_task_containers_are_removed_and_nothing_else(assigned: ApiNode) -> None:
     labels = {
         **names.environment_labels("n1", assigned.uid, ENV),
         names.LABEL_TASK: "migrate",
@@ -151,7 +153,7 @@ async def test_leftover_task_containers_are_removed_and_nothing_else(assigned: P
     assert left(assigned) == [release_task[:12]]
 
 
-async def test_impossible_task_is_refused(assigned: Place) -> None:
+async def test_impossible_task_is_refused(assigned: ApiNode) -> None:
     bad = task("true")
     bad.start.task.name = "../x"
     for start, code in [

@@ -1,6 +1,6 @@
-"""The agent's gRPC API: what an operator asks of one node directly (``agent.proto``).
+"""The agent's gRPC API (``agent.proto``): logs, exec, tasks, images and diagnosis of a node, for operators and peers.
 
-Here belongs what turns a call into answers: who may call, what a request must hold, streams with bounded memory.
-Nothing here changes what the node should run; that is only ever written to etcd. What the engine does stays in
-``docker.py`` and ``streams.py``, the only importers of its SDK.
+Here belong authentication, validation of requests, and streams in bounded memory. Nothing here changes the desired
+state of a node: only etcd does. Calls to the engine itself belong in ``docker``. Calls as a whole are covered by
+tests/integration/agentapi and tests/integration/images.
 """

@@ -1,4 +1,4 @@
-"""Who calls, and how a call ends that is refused: with a status, a sentence, and the name of the node that spoke."""
+"""Authentication of API calls by client certificate, and refusals: status code, message, and the name of the node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Code = grpc.StatusCode
 
 
 class CallRefused(Exception):
-    """A call is refused; ``sentence`` becomes the details of the status."""
+    """A refused call; ``message`` becomes the details of the gRPC status."""
 
     def __init__(self, code: grpc.StatusCode, sentence: str) -> None:
         super().__init__(sentence)
@@ -25,33 +25,33 @@ class CallRefused(Exception):
 
 
 def operator_name(identities: Mapping[str, Iterable[bytes]]) -> str:
-    """The common name in the certificate that a connection was made with, from gRPC's view of it.
+    """Return the common name of an operator's certificate, from gRPC's auth context.
 
     Raises:
-        Refusal: PERMISSION_DENIED: it is no operator's.
+        CallRefused: PERMISSION_DENIED for any other certificate.
     """
-    return _named(identities, is_operator, "only operators may ask an agent")
+    return _checked_name(identities, is_operator, "only operators may call the agent API")
 
 
 def node_name(identities: Mapping[str, Iterable[bytes]]) -> str:
-    """The same, where it must be a node's.
+    """Return the common name of a node's certificate, from gRPC's auth context.
 
     Raises:
-        Refusal: PERMISSION_DENIED: it is none.
+        CallRefused: PERMISSION_DENIED for any other certificate.
     """
-    return _named(identities, is_node, "only nodes may ask an agent for images")
+    return _checked_name(identities, is_node, "only nodes may pull images from an agent")
 
 
-def _named(identities: Mapping[str, Iterable[bytes]], may: Callable[[str], bool], rule: str) -> str:
+def _checked_name(identities: Mapping[str, Iterable[bytes]], may: Callable[[str], bool], rule: str) -> str:
     names = [name.decode(errors="replace") for name in identities.get(_COMMON_NAME) or ()]
     if len(names) != 1 or not may(names[0]):
         shown = ", ".join(names) or "nobody"
-        raise CallRefused(_Code.PERMISSION_DENIED, f"{rule}, and this is the certificate of {shown}")
+        raise CallRefused(_Code.PERMISSION_DENIED, f"{rule}; this is the certificate of {shown}")
     return names[0]
 
 
 def refusal_of(error: Exception) -> CallRefused:
-    """An error as what the caller is told."""
+    """Return the refusal for an error."""
     match error:
         case CallRefused():
             return error
@@ -62,9 +62,9 @@ def refusal_of(error: Exception) -> CallRefused:
         case errors.EngineError():
             return CallRefused(_Code.FAILED_PRECONDITION, str(error))
         case _:
-            return CallRefused(_Code.INTERNAL, "the agent itself has failed; its log says how")
+            return CallRefused(_Code.INTERNAL, "internal error of the agent; see the agent's log")
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], node: str, why: CallRefused) -> NoReturn:
-    """End the call with a refusal."""
-    await context.abort(why.code, why.message, ((REFUSED_BY, node_name),))
+async def abort(context: grpc.aio.ServicerContext[Any, Any], node: str, refused: CallRefused) -> NoReturn:
+    """End a call with a refusal."""
+    await context.abort(refused.code, refused.message, ((REFUSED_BY, node_name),))

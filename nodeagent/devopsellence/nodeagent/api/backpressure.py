@@ -1,4 +1,4 @@
-"""From reading threads to the event loop, in bounded memory: a thread that is ahead of the other end waits."""
+"""Bounded queue from reader threads to the event loop: a thread ahead of the consumer waits."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-#: What is held at most, besides one item.
+#: Limit of the queue; a single larger item is accepted too.
 BOUND_BYTES: Final = 256 * 1024
 
 
 class BoundedQueue(Generic[T]):
-    """Items with their sizes. ``put`` is for threads and blocks; everything else is for the loop that made it.
+    """Queue of items with sizes. ``put`` is for threads and blocks; everything else is for the event loop of the
+    creator.
 
-    ``ready`` is set, on the loop, when there is something to take; whoever takes clears it first.
+    ``ready`` is set, on the event loop, when items are available; the consumer clears it before taking.
     """
 
     def __init__(self, ready: asyncio.Event, bound: int = BOUND_BYTES) -> None:
@@ -30,7 +31,7 @@ class BoundedQueue(Generic[T]):
         self._changed = threading.Condition()
 
     def put(self, item: T, size: int) -> bool:
-        """Wait until there is room, and leave it there; False if nobody takes any more."""
+        """Wait for space and add an item; False if the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._size < self._bound)
             if self._closed:
@@ -39,26 +40,26 @@ class BoundedQueue(Generic[T]):
             self._items.append((item, size))
             self._size += size
         if first:
-            # RuntimeError: the loop has ended.
+            # RuntimeError: the event loop is closed.
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._ready.set)
         return True
 
     def take(self, limit: int) -> list[T]:
-        """What is there, in order, up to ``limit`` bytes but at least one item; empty if there is nothing."""
-        taken: list[T] = []
-        total = 0
+        """Take items in order, up to ``limit`` bytes but at least a single item; empty without items."""
+        items: list[T] = []
+        size_taken = 0
         with self._changed:
-            while self._items and (not taken or total + self._items[0][1] <= limit):
+            while self._items and (not items or size_taken + self._items[0][1] <= limit):
                 item, size = self._items.popleft()
-                taken.append(item)
-                total += size
-            self._size -= total
+                items.append(item)
+                size_taken += size
+            self._size -= size_taken
             self._changed.notify_all()
-        return taken
+        return items
 
     def close(self) -> None:
-        """Nothing is taken any more: whoever waits to put is let go."""
+        """Discard all items, and release waiting threads."""
         with self._changed:
             self._closed = True
             self._items.clear()

@@ -1,4 +1,4 @@
-"""How this node is: what an operator asks when something on it does not work. Judging is apart from measuring."""
+"""Diagnosis of a node: measurements of this machine, and checks with a verdict and a fix."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from devopsellence.nodeagent.api.isolation import Isolation
 from devopsellence.nodeagent.assignments import Assignments
 from devopsellence.nodeagent.docker import errors, streams
 from devopsellence.nodeagent.docker.engine import DockerEngine
-from devopsellence.nodeagent.tls import CertificateProblem, Files, expires
+from devopsellence.nodeagent.tls import CertificateFiles, CertificateProblem, certificate_expiry
 from devopsellence.nodeagent.util.threads import ThreadPool
 
-#: Below either of these the engine soon fails in ways that are hard to understand.
-LEAST_FREE_SHARE: Final = 0.10
-LEAST_FREE_MIB: Final = 1024
-LEAST_MEMORY_SHARE: Final = 0.05
-LEAST_DAYS: Final = 14
+#: Below any of these limits the engine soon fails with obscure errors.
+MIN_FREE_SHARE: Final = 0.10
+MIN_FREE_MIB: Final = 1024
+MIN_MEMORY_SHARE: Final = 0.05
+MIN_DAYS: Final = 14
 _MIB: Final = 1024 * 1024
 _DAY: Final = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """MiB of something."""
+    """Total and free amount, in MiB."""
 
     total: int
     free: int
@@ -39,17 +39,17 @@ class Capacity:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Finds out how the node is. ``beat`` is what the agent says of itself; ``files`` its certificate."""
+    """Diagnosis of this node. ``beat``: the agent's heartbeat. ``files``: the agent's certificate."""
 
     beat: Heartbeat
     engine: DockerEngine
     assignments: Assignments
-    files: Files
+    files: CertificateFiles
     state_dir: Path
     threads: ThreadPool
 
     async def answer(self) -> DiagnoseAnswer:
-        """Measure, and judge. Fails for nothing: what cannot be measured is a check that is not ok."""
+        """Measure and check everything. Raises nothing: a failed measurement becomes a failed check."""
         root = await self._data_root()
         disk = await self.threads.run(lambda: _disk(root, self.state_dir))
         memory = await self.threads.run(memory_capacity)
@@ -68,7 +68,7 @@ class Diagnosis:
             agent_memory_mib=await self.threads.run(process_memory),
             checks=[
                 check_docker("" if self.engine.connected else self.engine.problem),
-                check_etcd(self.assignments.unread),
+                check_etcd(self.assignments.problem),
                 check_disk(disk),
                 check_memory(memory),
                 await self.threads.run(self._certificate),
@@ -89,95 +89,99 @@ class Diagnosis:
         try:
             bridges = await self.engine.ask(lambda docker: streams.bridges(docker, self.beat.uid))
         except errors.EngineError:
-            return Isolation("not known: the engine does not answer")
+            return Isolation("unknown: the Docker Engine does not answer")
         return await self.threads.run(lambda: isolation.measure(bridges))
 
     def _certificate(self) -> Check:
         def measure() -> float:
-            return expires(self.files, server_name(self.beat.uid)) - time.time()
+            return certificate_expiry(self.files, server_name(self.beat.uid)) - time.time()
 
         return check_certificate(measure)
 
     def _problems(self) -> list[str]:
-        seen = ((env, self.assignments.look(env)) for env in sorted(self.assignments.environments, key=str))
+        entries = ((env, self.assignments.get(env)) for env in sorted(self.assignments.environments, key=str))
         return [
-            f"{env}: {each.problem or f'it is for the machine with uid {each.foreign}, which this one is not'}"
-            for env, each in seen
-            if each.problem or each.foreign
+            f"{env}: {entry.problem or f'the assignment is for the machine with uid {entry.foreign_uid}'}"
+            for env, entry in entries
+            if entry.problem or entry.foreign_uid
         ]
 
 
 def check_docker(problem: str) -> Check:
-    """``problem``: the agent's own view of the engine."""
-    mend = "start it (systemctl start docker) and look at its log (journalctl -u docker)"
-    return _check("docker", problem, "the engine answers", mend)
+    """Check the connection to the engine. ``problem``: reason for a missing connection."""
+    fix = "start Docker (systemctl start docker) and check its log (journalctl -u docker)"
+    return _check("docker", problem, "the Docker Engine answers", fix)
 
 
 def check_etcd(problem: str) -> Check:
-    """``problem``: why assignments cannot be read."""
-    mend = "run devopsellence doctor; what is assigned already goes on meanwhile"
-    return _check("etcd", problem, "assignments are followed", mend)
+    """Check the connection to etcd. ``problem``: reason why assignments cannot be read."""
+    fix = "run devopsellence doctor; services keep running meanwhile"
+    return _check("etcd", problem, "assignments are up to date", fix)
 
 
-def check_disk(room: Capacity) -> Check:
-    """A tenth of it and one GiB must be free."""
-    little = room.free < LEAST_FREE_MIB or room.free < room.total * LEAST_FREE_SHARE
-    said = f"{room.free} of {room.total} MiB are free where the engine keeps its data"
-    mend = "remove what is not needed (docker system df shows what takes the room), or give it a larger disk"
-    return _check("disk", said if little else "", said, mend)
+def check_disk(capacity: Capacity) -> Check:
+    """Check the free disk space: at least a tenth and 1 GiB."""
+    low = capacity.free < MIN_FREE_MIB or capacity.free < capacity.total * MIN_FREE_SHARE
+    summary = f"{capacity.free} of {capacity.total} MiB are free in Docker's data root"
+    fix = "free disk space (docker system df shows the usage), or enlarge the disk"
+    return _check("disk", summary if low else "", summary, fix)
 
 
-def check_memory(room: Capacity) -> Check:
-    """A twentieth of it must be available."""
-    little = room.free < room.total * LEAST_MEMORY_SHARE
-    said = f"{room.free} of {room.total} MiB are available"
+def check_memory(capacity: Capacity) -> Check:
+    """Check the available memory: at least a twentieth."""
+    low = capacity.free < capacity.total * MIN_MEMORY_SHARE
+    summary = f"{capacity.free} of {capacity.total} MiB are available"
     return _check(
-        "memory", said if little else "", said, "give services limits (resources), or move some to another node"
+        "memory",
+        summary if low else "",
+        summary,
+        "limit the memory of services (resources), or move services to another node",
     )
 
 
 def check_certificate(left: Callable[[], float]) -> Check:
-    """``left`` measures the seconds until it expires, or raises CertificateProblem."""
-    mend = "issue the node's certificate anew (devopsellence cluster issue node) and put it in its place"
+    """Check the expiry of the certificate. ``left`` returns the remaining seconds, or raises CertificateProblem."""
+    fix = "issue a new certificate for the node (devopsellence cluster issue node) and install it"
     try:
         days = int(left() // _DAY)
     except CertificateProblem as problem:
-        return _check("certificate", str(problem), "", mend)
-    said = f"it is valid for {days} more days"
-    return _check("certificate", said if days < LEAST_DAYS else "", said, mend)
+        return _check("certificate", str(problem), "", fix)
+    summary = f"valid for {days} more days"
+    return _check("certificate", summary if days < MIN_DAYS else "", summary, fix)
 
 
 def check_assignments(problems: Iterable[str]) -> Check:
-    """``problems``: a sentence for each environment whose assignment cannot be followed."""
-    mend = "deploy again; if a machine was replaced under this node's name, start the agent with the new uid"
-    return _check("assignments", "; ".join(problems), "all of them are followed", mend)
+    """Check the assignments. ``problems``: a sentence per environment with an invalid assignment."""
+    fix = "deploy again; if the machine of this node was replaced, start the agent with the new uid"
+    return _check("assignments", "; ".join(problems), "all assignments are valid", fix)
 
 
-def check_isolation(seen: Isolation) -> Check:
-    """What cannot be found out is no problem: not every agent may look at the machine's packet filter."""
-    return _check("isolation", seen.problem, seen.summary, seen.fix)
+def check_isolation(result: Isolation) -> Check:
+    """Check the packet filter. An unknown result is not a problem: not every agent may read the packet filter."""
+    return _check("isolation", result.problem, result.summary, result.fix)
 
 
 def memory_capacity() -> Capacity:
-    """The machine's memory, from the kernel."""
+    """Return the machine's memory, from the kernel."""
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line)
     total, available = (int(fields[name].split()[0]) // 1024 for name in ("MemTotal", "MemAvailable"))
     return Capacity(total, available)
 
 
 def process_memory() -> int:
-    """MiB that this process has in memory."""
+    """Return the resident memory of this process, in MiB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // _MIB
 
 
-def _disk(root: str, otherwise: Path) -> Capacity:
-    """Of the engine's data if that is on this machine and visible, otherwise of the agent's own folder."""
+def _disk(root: str, fallback: Path) -> Capacity:
+    """Return the disk capacity of the engine's data root if visible on this machine, else of the agent's state
+    folder."""
     try:
-        seen = os.statvfs(root or otherwise)
+        stats = os.statvfs(root or fallback)
     except OSError:
-        seen = os.statvfs(otherwise)
-    return Capacity(seen.f_blocks * seen.f_frsize // _MIB, seen.f_bavail * seen.f_frsize // _MIB)
+        stats = os.statvfs(fallback)
+    return Capacity(stats.f_blocks * stats.f_frsize // _MIB, stats.f_bavail * stats.f_frsize // _MIB)
 
 
-def _check(name: str, problem: str, fine: str, mend: str) -> Check:
-    return Check(name=name, ok=not problem, message=problem or fine, mend=mend if problem else "")
+def _check(name: str, problem: str, ok_message: str, fix: str) -> Check:
+    return Check(name=name, ok=not problem, message=problem or ok_message, mend=fix if problem else "")

@@ -1,4 +1,4 @@
-"""A command in a running container: the engine runs it, and tells its exit code and its process's number."""
+"""Exec of a command in a running container, with exit code, signals and terminal size."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from devopsellence.nodeagent.docker import errors, process, streams
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.pipe import ProcessPipe
 
-#: A terminal is there a moment after the command was started.
+#: Resizing fails until the engine has set up the terminal, a moment after the start.
 _RESIZE_ATTEMPTS: Final = 6
-#: The engine notes the number of a process it has started, a moment later.
+#: Longest wait for the pid, which the engine records a moment after the start.
 _PID_SECONDS: Final = 5.0
 _log = structlog.get_logger()
 
 
 class ContainerExec:
-    """One command. ``run`` it; ``abandon`` it if that was cut short."""
+    """A single exec. Call :meth:`run`, then :meth:`abandon` in case ``run`` was cut short."""
 
     def __init__(self, engine: DockerEngine, container: str) -> None:
         self.container = container
@@ -42,7 +42,7 @@ class ContainerExec:
         self._ended = False
 
     async def run(self, start: RunStart, requests: Requests, answer: Answer) -> None:
-        """Run it to its end and answer with its exit code."""
+        """Run the command to its end and answer with its exit code."""
         command, tty = start.command.command, start.tty
         try:
             self._id = await self._engine.ask(
@@ -51,10 +51,10 @@ class ContainerExec:
             self._starting = asyncio.ensure_future(
                 self._engine.ask(lambda docker: streams.start_exec(docker, self._id, tty=tty))
             )
-            # Whoever cancels this does not learn whether it was started; abandoning it waits until that is known.
+            # A cancellation leaves the start undecided; abandon() waits for the outcome.
             connection = await asyncio.shield(self._starting)
         except (errors.NotFound, errors.Conflict) as error:
-            raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, f"the container does not run: {error}") from error
+            raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, f"the container is not running: {error}") from error
         pipe = ProcessPipe(connection, tty=tty)
         try:
             await converse(self, pipe, start, requests, answer)
@@ -65,24 +65,26 @@ class ContainerExec:
         await answer(RunAnswer(exit_code=code))
 
     async def abandon(self) -> None:
-        """End its process, unless it has ended."""
+        """Kill the process, unless ended."""
         if self._starting is None or self._ended:
             return
         try:
             (await self._starting).socket.close()
-            seen = await self._process()
-            if seen.running and not await process.hang_up(seen.pid, self.container):
-                _log.warning("a command that nobody waits for cannot be ended from here", container=self.container)
+            state = await self._process()
+            if state.running and not await process.hang_up(state.pid, self.container):
+                _log.warning(
+                    "cannot kill an abandoned command: its process is not visible here", container=self.container
+                )
         except errors.EngineError as error:
-            _log.warning("a command that nobody waits for cannot be ended", error=str(error))
+            _log.warning("cannot kill an abandoned command", error=str(error))
 
     async def started(self) -> bool:
-        """The engine writes into the output why it could not begin a command, and knows no process then."""
-        seen = await self._look()
-        return seen.running or seen.pid > 0
+        """Return False for a failed start: the engine then writes the reason to the output, and has no pid."""
+        state = await self._inspect()
+        return state.running or state.pid > 0
 
     async def resize(self, size: WindowSize) -> None:
-        """Tell its terminal; a terminal that is not there (any more) needs no telling."""
+        """Resize the terminal; a missing terminal is ignored."""
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(errors.EngineError),
             stop=stop_after_attempt(_RESIZE_ATTEMPTS),
@@ -92,32 +94,33 @@ class ContainerExec:
         await retrying(self._engine.ask, lambda docker: streams.resize_exec(docker, self._id, size.columns, size.rows))
 
     async def signal(self, name: str) -> None:
-        """Send it a signal. Refusal if its process cannot be reached from here."""
-        wanted = signal_named(name)
-        seen = await self._process()
-        if seen.running and not process.send_signal(seen.pid, self.container, wanted):
-            sentence = "the command cannot be signalled: its process cannot be reached from the agent's; use -t"
+        """Send a signal. CallRefused if the process is not visible here."""
+        number = signal_named(name)
+        state = await self._process()
+        if state.running and not process.send_signal(state.pid, self.container, number):
+            sentence = "cannot send the signal: the agent cannot see the command's process; use -t"
             raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, sentence)
 
     async def _exit_code(self) -> int:
-        """Its exit code. Its output has ended, which is its end but for commands that close it before they end."""
+        """Wait for the exit code. The output usually ends with the command, but a command may close its output
+        earlier."""
         retrying = AsyncRetrying(
-            retry=retry_if_result(lambda seen: seen.running), wait=wait_random_exponential(multiplier=0.01, max=1.0)
+            retry=retry_if_result(lambda exec_state: exec_state.running),
+            wait=wait_random_exponential(multiplier=0.01, max=1.0),
         )
-        seen: streams.ExecState = await retrying(self._look)
-        return seen.exit_code
+        state: streams.ExecState = await retrying(self._inspect)
+        return state.exit_code
 
     async def _process(self) -> streams.ExecState:
-        """How it stands, with its process's number if it runs: what it prints may be here before the engine has noted
-        that."""
+        """Return the state, with the pid if running: output may arrive before the engine has recorded the pid."""
         retrying = AsyncRetrying(
-            retry=retry_if_result(lambda seen: seen.running and not seen.pid),
+            retry=retry_if_result(lambda exec_state: exec_state.running and not exec_state.pid),
             stop=stop_after_delay(_PID_SECONDS),
             wait=wait_exponential(multiplier=0.01, max=0.2),
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
         )
-        seen: streams.ExecState = await retrying(self._look)
-        return seen
+        state: streams.ExecState = await retrying(self._inspect)
+        return state
 
-    async def _look(self) -> streams.ExecState:
+    async def _inspect(self) -> streams.ExecState:
         return await self._engine.ask(lambda docker: streams.inspect_exec(docker, self._id))

@@ -1,7 +1,7 @@
-"""Images that come straight from an operator: which layers are missing, taking them in, making images of them.
+"""Image uploads from operators: search for missing layers, upload of layers, and loading of images.
 
-Nothing from the wire becomes a path or a name before it has matched its whole pattern. A layer is written by one call
-at a time; who comes second waits, and then finds it there. Images are made one at a time: it is the disk that is slow.
+No input becomes a path or name before matching a complete pattern. A layer is written by a single call at a time; a
+second call waits and then finds the layer. Images are loaded one after the other, because the disk is the bottleneck.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from devopsellence.nodeagent.util.threads import ThreadPool
 
 T = TypeVar("T")
 
-#: In one question.
-_MOST_IMAGES: Final = 256
+#: Limit per request.
+_MAX_IMAGES: Final = 256
 _MIB: Final = 1 << 20
-#: What the engine needs for each byte of a layer that it loads: it unpacks the whole archive before it reads it.
+#: Disk space needed per byte of a layer: the engine unpacks the whole archive before reading it.
 _LOAD_FACTOR: Final = 2
 _log = structlog.get_logger()
 
 
 class ImageService:
-    """The part of the API that is about images. Every method raises only :class:`CallRefused`."""
+    """Image calls of the API. Methods raise only :class:`CallRefused`."""
 
     def __init__(self, engine: DockerEngine, staging: LayerStaging, collector: ImageCollector) -> None:
         self._engine = engine
@@ -51,69 +51,69 @@ class ImageService:
         self._disk = ThreadPool(2, "staging")
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loading = asyncio.Lock()
-        #: Layers by image; an image never changes.
+        #: Layers by image id; never outdated, because images are immutable.
         self._known: dict[str, tuple[str, ...]] = {}
 
     async def find(self, request: agent_pb2.FindImagesRequest) -> agent_pb2.FindImagesAnswer:
-        """Which of the images and layers are here."""
-        if len(request.images) > _MOST_IMAGES:
-            raise _invalid(f"more than {_MOST_IMAGES} images in one question")
+        """Return the images and layers already on this node."""
+        if len(request.images) > _MAX_IMAGES:
+            raise _invalid(f"more than {_MAX_IMAGES} images in a request")
         for image in request.images:
             _check(image)
         self._collector.requested(image.id for image in request.images)
-        with _translated():
-            present = await self._engine.call(self._images)
+        with _errors_as_refusals():
+            present = await self._engine.call(self._layers_by_image)
             await self._clean()
             free = await self._free()
         answer = agent_pb2.FindImagesAnswer(disk_free_mib=min(free // _MIB, 2**32 - 1))
         chains = layers.all_chain_ids(present.values())
         for image in request.images:
-            answer.images.append(self._found(image, chains, present=image.id in present))
+            answer.images.append(self._image_found(image, chains, present=image.id in present))
         return answer
 
     async def send_layer(self, requests: AsyncIterator[agent_pb2.SendLayerRequest]) -> agent_pb2.SendLayerAnswer:
-        """Take in one layer, or what of it comes before the call breaks off."""
+        """Receive a layer, or part of a layer if the call breaks off."""
         start = await anext(aiter(requests), agent_pb2.SendLayerRequest())
         if start.WhichOneof("kind") != "start" or not is_digest(start.start.diff_id):
-            raise _invalid("a layer begins with its digest, its size and an offset")
+            raise _invalid("an upload must start with the layer's digest, size and offset")
         digest, size = start.start.diff_id, start.start.size
         lock = self._locks.setdefault(digest, asyncio.Lock())
         async with lock:
-            with _translated():
+            with _errors_as_refusals():
                 staged = await self._on_disk(lambda: self._staging.lookup(digest))
                 if staged.complete:
                     return agent_pb2.SendLayerAnswer(staged_bytes=staged.size)
                 await self._make_room(size - staged.size, f"layer {digest}")
-                arriving = await self._on_disk(lambda: self._staging.write(digest, size))
+                incoming = await self._on_disk(lambda: self._staging.write(digest, size))
                 try:
-                    await self._receive(requests, arriving, start.start)
+                    await self._receive(requests, incoming, start.start)
                 except OSError:
                     await self._clean()
                     raise
                 finally:
-                    await self._on_disk(arriving.close)
-        return agent_pb2.SendLayerAnswer(staged_bytes=arriving.received)
+                    await self._on_disk(incoming.close)
+        return agent_pb2.SendLayerAnswer(staged_bytes=incoming.received)
 
     async def load(self, request: agent_pb2.LoadImageRequest) -> agent_pb2.LoadImageAnswer:
-        """Make an image of what is here."""
+        """Load an image from layers on this node."""
         image = request.image
         _check(image)
         if len(request.config) > MAX_MESSAGE_BYTES:
-            raise _invalid("the image's configuration is too long")
+            raise _invalid("the image's configuration is too large")
         if problem := layers.config_problem(request.config, image.id, image.diff_ids):
             raise _invalid(problem)
         if not layers.is_project_tag(request.tag, image.id):
-            raise _invalid(f"{request.tag!r} is not what image {image.id} may be called here")
+            raise _invalid(f"{request.tag!r} is not a valid tag for image {image.id}")
         async with self._loading:
-            with _translated():
+            with _errors_as_refusals():
                 for digest in await self._load(image, request.config, request.tag):
                     await self._on_disk(partial(self._staging.remove, digest))
         self._collector.obtained(image.id)
         return agent_pb2.LoadImageAnswer()
 
     async def _load(self, image: agent_pb2.ImageDescription, config: bytes, tag: str) -> Iterable[str]:
-        """Make the image, unless it is here; the layers that it needs staged no more."""
-        present = await self._engine.call(self._images)
+        """Load the image, unless present; return the digests of staged layers no longer needed."""
+        present = await self._engine.call(self._layers_by_image)
         if image.id in present:
             repository, _, name = tag.partition(":")
             await self._engine.call(lambda docker: docker.images.tag(image.id, repository, name))
@@ -121,94 +121,96 @@ class ImageService:
         files = await self._on_disk(lambda: self._files(image, layers.all_chain_ids(present.values())))
         size = sum(file.size for file in files.values())
         await self._make_room(_LOAD_FACTOR * size, f"image {image.id}")
-        began = time.monotonic()
+        started = time.monotonic()
         pieces = layers.build_archive(image.id, config, tag, image.diff_ids, files)
-        # When the caller goes the engine reads on, and what it reads stays: whoever asks next finds the image made.
+        # If the caller goes, the engine still completes the image: the next request finds it.
         await self._engine.pull(lambda docker: docker.images.load(pieces))
-        made = await self._engine.call(lambda docker: docker.images.layers(image.id))
-        if list(made) != list(image.diff_ids):
-            raise CallRefused(grpc.StatusCode.DATA_LOSS, f"the engine has made something else of image {image.id}")
-        seconds = round(time.monotonic() - began, 3)
+        loaded = await self._engine.call(lambda docker: docker.images.layers(image.id))
+        if list(loaded) != list(image.diff_ids):
+            raise CallRefused(
+                grpc.StatusCode.DATA_LOSS, f"the Docker Engine loaded different layers for image {image.id}"
+            )
+        seconds = round(time.monotonic() - started, 3)
         _log.info("image loaded", image=image.id, tag=tag, layers=len(files), bytes=size, seconds=seconds)
         return files
 
     def _files(self, image: agent_pb2.ImageDescription, chains: frozenset[str]) -> dict[str, LayerFile]:
-        """The layers that the engine lacks."""
+        """Return the staged layers missing on the engine."""
         files = {}
-        for digest, over in zip(image.diff_ids, layers.chain_ids(image.diff_ids), strict=True):
+        for digest, chain_id in zip(image.diff_ids, layers.chain_ids(image.diff_ids), strict=True):
             staged = self._staging.lookup(digest)
-            if over in chains:
+            if chain_id in chains:
                 continue
             if not staged.complete:
-                sentence = f"layer {digest} of image {image.id} is neither on the engine nor has it been sent"
+                sentence = f"layer {digest} of image {image.id} is neither on the engine nor uploaded"
                 raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, sentence)
             files[digest] = LayerFile(staged.size, partial(self._staging.read, digest))
         return files
 
     async def _receive(
-        self, requests: AsyncIterator[agent_pb2.SendLayerRequest], arriving: IncomingLayer, start: agent_pb2.LayerStart
+        self, requests: AsyncIterator[agent_pb2.SendLayerRequest], incoming: IncomingLayer, start: agent_pb2.LayerStart
     ) -> None:
-        if start.offset > arriving.received:
-            sentence = f"only {arriving.received} bytes of layer {start.diff_id} are here, not {start.offset}"
+        if start.offset > incoming.received:
+            sentence = f"only {incoming.received} bytes of layer {start.diff_id} were received, not {start.offset}"
             raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, sentence)
-        # What another call has brought while this one waited comes a second time, and is passed over.
-        again = arriving.received - start.offset
+        # Skip bytes already received from another call while this call waited.
+        duplicate = incoming.received - start.offset
         async for request in requests:
-            piece = memoryview(request.data)
-            again, piece = max(0, again - len(piece)), piece[again:]
-            if len(piece) > arriving.missing:
+            data = memoryview(request.data)
+            duplicate, data = max(0, duplicate - len(data)), data[duplicate:]
+            if len(data) > incoming.missing:
                 raise _invalid(f"layer {start.diff_id} is longer than the {start.size} bytes announced")
-            if piece:
-                await self._on_disk(partial(arriving.add, piece))
-        if arriving.missing:
+            if data:
+                await self._on_disk(partial(incoming.add, data))
+        if incoming.missing:
             return
         try:
-            await self._on_disk(arriving.finish)
+            await self._on_disk(incoming.finish)
         except DigestMismatch as error:
-            sentence = f"what was sent as layer {start.diff_id} has another digest; it was thrown away"
+            sentence = f"layer {start.diff_id} has a different digest and was discarded"
             raise CallRefused(grpc.StatusCode.DATA_LOSS, sentence) from error
 
-    def _found(
+    def _image_found(
         self, image: agent_pb2.ImageDescription, chains: frozenset[str], *, present: bool
     ) -> agent_pb2.ImageFound:
-        found = agent_pb2.ImageFound(present=present)
+        result = agent_pb2.ImageFound(present=present)
         if present:
-            return found
-        for digest, over in zip(image.diff_ids, layers.chain_ids(image.diff_ids), strict=True):
+            return result
+        for digest, chain_id in zip(image.diff_ids, layers.chain_ids(image.diff_ids), strict=True):
             staged = self._staging.lookup(digest)
-            found.layers.add(present=over in chains, staged_bytes=staged.size, staged=staged.complete)
-        return found
+            result.layers.add(present=chain_id in chains, staged_bytes=staged.size, staged=staged.complete)
+        return result
 
-    def _images(self, docker: DockerClient) -> dict[str, tuple[str, ...]]:
-        """The layers of every image of the engine; on a thread."""
-        # Another thread may be at the same: each makes a mapping of its own.
-        before, found = self._known, {}
-        for image in {each.id for each in docker.images.stored()}:
+    def _layers_by_image(self, docker: DockerClient) -> dict[str, tuple[str, ...]]:
+        """Return the layers of every image on the engine; runs on a thread."""
+        # Thread-safe without a lock: every call builds a new mapping.
+        previous, current = self._known, {}
+        for image in {stored.id for stored in docker.images.stored()}:
             with suppress(errors.ImageNotAvailable):
-                found[image] = before.get(image) or docker.images.layers(image)
-        self._known = found
-        return found
+                current[image] = previous.get(image) or docker.images.layers(image)
+        self._known = current
+        return current
 
     async def _free(self) -> int:
-        """Bytes of room for both the engine's data and layers."""
+        """Return the free bytes, for both the engine's data and staged layers."""
         folder = await self._engine.call(lambda docker: docker.images.folder())
         return await self._on_disk(lambda: min(self._staging.free(), _free_of_engine(folder)))
 
-    async def _make_room(self, need: int, what: str) -> None:
+    async def _make_room(self, needed: int, subject: str) -> None:
         free = await self._free()
-        if need > free:
+        if needed > free:
             await self._clean()
-            raise _no_room(f"{what} needs {need // _MIB} MiB on this node, and {free // _MIB} MiB are free")
+            raise _no_room(f"{subject} needs {needed // _MIB} MiB on this node, and {free // _MIB} MiB are free")
 
     async def _clean(self) -> None:
-        """Remove what was left behind; not what is arriving."""
+        """Remove abandoned layers, except layers being uploaded."""
         arriving = frozenset(self._locks)
-        gone = await self._on_disk(lambda: self._staging.clean(time.time(), keep=arriving))
-        if gone:
-            _log.info("layers that were never used are gone", layers=len(gone))
+        removed = await self._on_disk(lambda: self._staging.clean(time.time(), keep=arriving))
+        if removed:
+            _log.info("abandoned layers removed", layers=len(removed))
 
     async def _on_disk(self, call: Callable[[], T]) -> T:
-        """On a thread, and to its end also when the call that wants it is cancelled: a file has one writer."""
+        """Run a call on a thread, to its end even if cancelled: a file must have a single writer."""
         task = asyncio.ensure_future(self._disk.run(call))
         try:
             return await asyncio.shield(task)
@@ -218,13 +220,13 @@ class ImageService:
 
 
 def _free_of_engine(folder: Path) -> int:
-    # An engine in a container of its own keeps its data where we cannot look.
+    # The data root of an engine in a container is not visible here.
     return free_bytes(folder) if folder.exists() else 2**63
 
 
 def _check(image: agent_pb2.ImageDescription) -> None:
-    if not is_digest(image.id) or not all(is_digest(each) for each in image.diff_ids):
-        raise _invalid("images and layers are named by sha256 digests")
+    if not is_digest(image.id) or not all(is_digest(diff_id) for diff_id in image.diff_ids):
+        raise _invalid("images and layers must be given as sha256 digests")
     if len(image.diff_ids) > layers.MAX_LAYERS:
         raise _invalid(f"image {image.id} has more than {layers.MAX_LAYERS} layers")
 
@@ -238,16 +240,16 @@ def _no_room(sentence: str) -> CallRefused:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """What goes wrong with the disk and the engine, as the caller is told it."""
+def _errors_as_refusals() -> Iterator[None]:
+    """Turn errors of the disk and the engine into refusals."""
     try:
         yield
     except errors.EngineUnavailable as error:
         raise CallRefused(grpc.StatusCode.UNAVAILABLE, str(error)) from error
     except errors.DiskFull as error:
-        raise _no_room(f"no space is left where Docker keeps its data: {error}") from error
+        raise _no_room(f"no space left in Docker's data root: {error}") from error
     except errors.EngineError as error:
-        raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, f"Docker refuses it: {error}") from error
+        raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, f"Docker refused the image: {error}") from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         code = grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.INTERNAL

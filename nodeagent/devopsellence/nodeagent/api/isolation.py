@@ -1,9 +1,13 @@
-"""Whether neighbours of this machine reach containers directly, past the ingress.
+"""Isolation of containers from the machine's network: detects direct access past the ingress.
 
-An environment's network is no secret: who sits on the same network as a machine can send it packets for containers, and
-the machine forwards them unless its packet filter says otherwise. Docker says so from 28.0 on by a rule for each
-bridge; before, only by FORWARD's policy, which it leaves alone where the machine forwarded already when Docker started
-("Docker on a router" in Docker's documentation). So it is the rules that are looked at, and not a version.
+Other machines on the same network can send packets for containers, and this machine forwards them unless the packet
+filter drops them. Docker 28 and later adds a rule per bridge; earlier versions only set the policy of the FORWARD
+chain, and not even that where forwarding was already enabled when Docker started ("Docker on a router" in Docker's
+documentation). So the rules are checked, not the version.
+
+The rules are evaluated for a new TCP connection between two interfaces, with nothing else known. Rules with further
+conditions (addresses, ports, marks) concern only some connections, and are skipped; so are targets without a verdict,
+such as LOG.
 """
 
 from __future__ import annotations
@@ -24,21 +28,22 @@ from devopsellence.nodeagent.docker.streams import BridgeNetwork
 IPV4: Final = "iptables"
 IPV6: Final = "ip6tables"
 _SECONDS: Final = 2.0
-_ENDS: Final = {"ACCEPT": True, "DROP": False, "REJECT": False}
+_TARGETS: Final = {"ACCEPT": True, "DROP": False, "REJECT": False}
 _START: Final = "FORWARD"
 _STATES: Final = ("--ctstate", "--state")
-#: Say nothing about which packets: modules of matches that are understood, and remarks.
-_WITHOUT_MEANING: Final = ("-m", "--comment")
-_FINE: Final = "neighbours reach containers by the ingress alone"
+#: Options without influence on matching: modules of known matches, and comments.
+_IGNORED_OPTIONS: Final = ("-m", "--comment")
+_FINE: Final = "neighbours reach containers through the ingress only"
 
 
 class FilterUnavailable(Exception):
-    """It cannot be found out; with why."""
+    """The packet filter cannot be read; the message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """``problem``: how neighbours get in, and ``mend``: what shuts them out. ``said``: where there is no problem."""
+    """Result of the check. ``problem``: the way past the ingress. ``fix``: commands to close it. ``summary``: the
+    result without a problem."""
 
     summary: str
     problem: str = ""
@@ -47,8 +52,8 @@ class Isolation:
 
 @dataclass(frozen=True, slots=True)
 class ForwardedPath:
-    """How a neighbour gets in: ``rule``, as ``program`` prints it, lets through what comes by the interface ``source``
-    for the bridge ``target``."""
+    """A path past the ingress: ``rule``, as printed by ``program``, forwards packets from interface ``source`` to
+    bridge ``target``."""
 
     program: str
     rule: str
@@ -57,7 +62,7 @@ class ForwardedPath:
 
 
 def measure(bridges: Collection[BridgeNetwork]) -> Isolation:
-    """How it is on this machine. Blocks, for some seconds at worst. ``bridges``: the engine's networks."""
+    """Check this machine. Blocks, for seconds at worst. ``bridges``: the engine's networks."""
     interfaces = {name for _, name in socket.if_nameindex()}
     return judge(bridges, interfaces, routed_interfaces() & interfaces, filter_table)
 
@@ -66,48 +71,48 @@ def judge(
     bridges: Collection[BridgeNetwork],
     interfaces: Collection[str],
     outside: Collection[str],
-    look: Callable[[str], ForwardFilter],
+    get_table: Callable[[str], ForwardFilter],
 ) -> Isolation:
-    """``interfaces``: this machine's; ``outside``: those that lead anywhere, the engine's own among them; ``look``: the
-    rules by the program that shows them, or NotKnown."""
-    ours = [bridge for bridge in bridges if bridge.own]
-    if not ours:
+    """Check a packet filter. ``interfaces``: of this machine. ``outside``: interfaces with a route, including the
+    engine's. ``get_table(program)`` returns the filter table or raises FilterUnavailable."""
+    own = [bridge for bridge in bridges if bridge.own]
+    if not own:
         return Isolation("no environment has a network here")
-    if not all(each.name in interfaces for each in ours):
-        return Isolation("not known: the engine's networks are not where the agent runs")
-    arrives = sorted(set(outside) - {bridge.name for bridge in bridges})
-    wanted = {IPV4: [each.name for each in ours], IPV6: [each.name for each in ours if each.ipv6]}
-    ways: list[ForwardedPath] = []
+    if not all(bridge.name in interfaces for bridge in own):
+        return Isolation("unknown: the engine's networks are not on the agent's machine")
+    sources = sorted(set(outside) - {bridge.name for bridge in bridges})
+    own_bridges = {IPV4: [bridge.name for bridge in own], IPV6: [bridge.name for bridge in own if bridge.ipv6]}
+    paths: list[ForwardedPath] = []
     unknown: list[str] = []
-    for program, leaves in wanted.items():
-        if not leaves or not arrives:
+    for program, targets in own_bridges.items():
+        if not targets or not sources:
             continue
         try:
-            table = look(program)
-        except FilterUnavailable as why:
-            unknown.append(str(why))
+            table = get_table(program)
+        except FilterUnavailable as error:
+            unknown.append(str(error))
             continue
-        found = _ways(program, table, arrives, leaves)
-        if found and program == IPV4 and not any(chain.startswith("DOCKER") for chain in table.chains):
-            # It may have them in nftables, where another look would be needed.
-            return Isolation("not known: the engine has no rules in iptables")
-        ways += found
-    if ways:
-        return Isolation("", _problem(ways), _mend(ways))
-    return Isolation(f"not known: {'; '.join(unknown)}" if unknown else _FINE)
+        new_paths = _forwarded_paths(program, table, sources, targets)
+        if new_paths and program == IPV4 and not any(chain.startswith("DOCKER") for chain in table.chains):
+            # The engine may use nftables, which is not checked.
+            return Isolation("unknown: the engine has no rules in iptables")
+        paths += new_paths
+    if paths:
+        return Isolation("", _problem(paths), _fix(paths))
+    return Isolation(f"unknown: {'; '.join(unknown)}" if unknown else _FINE)
 
 
 def filter_table(program: str) -> ForwardFilter:
-    """The filter table as ``program`` shows it, or NotKnown."""
-    # Where root's programs are is not on everybody's path.
+    """Return the filter table printed by ``program``, or raise FilterUnavailable."""
+    # The folders of root's programs are not always on the PATH.
     path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if path is None:
-        raise FilterUnavailable(f"there is no {program}")
+        raise FilterUnavailable(f"{program} is not installed")
     try:
-        done = subprocess.run([path, "-w", "1", "-S"], capture_output=True, text=True, check=False, timeout=_SECONDS)
-        if done.returncode != 0:
-            raise FilterUnavailable(f"{program} fails: {' '.join(done.stderr.split())}")
-        return parse(done.stdout)
+        result = subprocess.run([path, "-w", "1", "-S"], capture_output=True, text=True, check=False, timeout=_SECONDS)
+        if result.returncode != 0:
+            raise FilterUnavailable(f"{program} fails: {' '.join(result.stderr.split())}")
+        return parse(result.stdout)
     except subprocess.TimeoutExpired as error:
         raise FilterUnavailable(f"{program} does not answer") from error
     except (OSError, ValueError) as error:
@@ -115,94 +120,97 @@ def filter_table(program: str) -> ForwardFilter:
 
 
 def routed_interfaces() -> set[str]:
-    """The interfaces that a way leads out of, from the kernel: proc(5), ``/proc/net/route`` and ``ipv6_route``."""
-    found = {line.split()[0] for line in _lines("route")[1:]}
-    # Every interface that is up has the link-local and the multicast network.
-    found |= {line.split()[-1] for line in _lines("ipv6_route") if not line.startswith(("fe80", "ff00"))}
-    return found - {"lo"}
+    """Return the interfaces with a route, from the kernel: proc(5), ``/proc/net/route`` and ``ipv6_route``."""
+    interfaces = {line.split()[0] for line in _lines("route")[1:]}
+    # Every active interface has link-local and multicast routes.
+    interfaces |= {line.split()[-1] for line in _lines("ipv6_route") if not line.startswith(("fe80", "ff00"))}
+    return interfaces - {"lo"}
 
 
 def _lines(table: str) -> list[str]:
-    """Nothing where the kernel has no such protocol."""
+    """Return the lines of a kernel table; empty without the protocol."""
     file = Path("/proc/self/net") / table
     return file.read_text().splitlines() if file.exists() else []
 
 
-def _ways(program: str, table: ForwardFilter, arrives: Sequence[str], leaves: Sequence[str]) -> list[ForwardedPath]:
-    """The rules that let somebody in, each with one example."""
-    found: dict[str, ForwardedPath] = {}
-    for source, target in product(arrives, leaves):
+def _forwarded_paths(
+    program: str, table: ForwardFilter, sources: Sequence[str], targets: Sequence[str]
+) -> list[ForwardedPath]:
+    """Return the rules that forward packets from outside, each with an example."""
+    paths: dict[str, ForwardedPath] = {}
+    for source, target in product(sources, targets):
         if rule := table.lets_through(source, target):
-            found.setdefault(rule, ForwardedPath(program, rule, source, target))
-    return list(found.values())
+            paths.setdefault(rule, ForwardedPath(program, rule, source, target))
+    return list(paths.values())
 
 
-def _problem(ways: Sequence[ForwardedPath]) -> str:
-    said = "; ".join(f"{way.program} forwards from {way.source} to {way.target} by {way.rule}" for way in ways)
-    return f"neighbours of this machine reach every port of containers directly, past the ingress: {said}"
+def _problem(paths: Sequence[ForwardedPath]) -> str:
+    details = "; ".join(f"{path.program} forwards from {path.source} to {path.target} by {path.rule}" for path in paths)
+    return f"machines on the same network reach every port of containers directly, past the ingress: {details}"
 
 
-def _mend(ways: Sequence[ForwardedPath]) -> str:
-    """The commands, and in parentheses what makes them last."""
-    commands = [f"{way.program} {_undone(way.rule)}" for way in ways]
-    lasting = [f"ExecStartPost=/usr/sbin/{command}" for command in commands if " -P " in command]
-    how = (
-        f"unless docker.service has {' and '.join(lasting)} (systemctl edit docker)"
-        if lasting
-        else "if it is made anew"
+def _fix(paths: Sequence[ForwardedPath]) -> str:
+    """Return the commands to close all paths, and in parentheses the steps to make them permanent."""
+    commands = [f"{path.program} {_reverted(path.rule)}" for path in paths]
+    overrides = [f"ExecStartPost=/usr/sbin/{command}" for command in commands if " -P " in command]
+    condition = (
+        f"unless docker.service has {' and '.join(overrides)} (systemctl edit docker)"
+        if overrides
+        else "if the rule is recreated"
     )
-    return f"{' && '.join(commands)} (as root; again after a reboot, {how})"
+    return f"{' && '.join(commands)} (as root; again after a reboot, {condition})"
 
 
-def _undone(rule: str) -> str:
+def _reverted(rule: str) -> str:
     return "-P FORWARD DROP" if rule.startswith("-P ") else f"-D {rule.removeprefix('-A ')}"
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardRule:
-    """``text``: as iptables prints it. ``matches``: an option, its value, and whether it is negated. ``goes``: it does
-    not come back from the chain ``target``."""
+    """A rule. ``text``: as printed by iptables. ``matches``: option, value, negated. ``is_goto``: no return from the
+    chain ``target``."""
 
     text: str
     matches: tuple[tuple[str, str, bool], ...]
     target: str
-    goes: bool
+    is_goto: bool
 
-    def applies_to(self, arrives: str, leaves: str) -> bool:
-        """It applies to every new TCP connection between these interfaces."""
-        return all(_holds(option, value, arrives, leaves) is (not negated) for option, value, negated in self.matches)
+    def applies_to(self, source: str, target: str) -> bool:
+        """Return True if the rule applies to every new TCP connection between the interfaces."""
+        return all(_holds(option, value, source, target) is (not negated) for option, value, negated in self.matches)
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardFilter:
-    """The filter table: the rules of each chain, and what becomes of what no rule of FORWARD decides."""
+    """Filter table: the rules of each chain, and the policy of the chain FORWARD."""
 
     chains: Mapping[str, Sequence[ForwardRule]]
     accepts: bool
 
-    def lets_through(self, arrives: str, leaves: str) -> str:
-        """The rule, or the policy, that lets such a connection through, as iptables prints it; empty when none does."""
-        accepted, by = self._walk(_START, arrives, leaves) or (self.accepts, f"-P {_START} ACCEPT")
-        return by if accepted else ""
+    def lets_through(self, source: str, target: str) -> str:
+        """Return the rule or policy that accepts a connection, as printed by iptables; empty if dropped."""
+        accepted, rule = self._walk(_START, source, target) or (self.accepts, f"-P {_START} ACCEPT")
+        return rule if accepted else ""
 
-    def _walk(self, chain: str, arrives: str, leaves: str) -> tuple[bool, str] | None:
-        """The end that it finds in a chain, and by which rule; None when it comes back. Chains have no circles."""
+    def _walk(self, chain: str, source: str, target: str) -> tuple[bool, str] | None:
+        """Return the verdict of a chain and the deciding rule; None on return from the chain. Chains contain no
+        cycles."""
         for rule in self.chains.get(chain, ()):
-            if not rule.applies_to(arrives, leaves):
+            if not rule.applies_to(source, target):
                 continue
-            if rule.target in _ENDS:
-                return _ENDS[rule.target], rule.text
+            if rule.target in _TARGETS:
+                return _TARGETS[rule.target], rule.text
             if rule.target == "RETURN":
                 return None
             if rule.target in self.chains:
-                found = self._walk(rule.target, arrives, leaves)
-                if found or rule.goes:
-                    return found
+                verdict = self._walk(rule.target, source, target)
+                if verdict or rule.is_goto:
+                    return verdict
         return None
 
 
 def parse(printed: str) -> ForwardFilter:
-    """What ``iptables -S`` prints. ValueError where that is no such thing."""
+    """Parse the output of ``iptables -S``. ValueError for anything else."""
     chains: dict[str, list[ForwardRule]] = {}
     accepts = True
     for line in printed.splitlines():
@@ -215,37 +223,37 @@ def parse(printed: str) -> ForwardFilter:
             case ["-A", chain, *words]:
                 chains.setdefault(chain, []).append(_rule(line, words))
     if _START not in chains:
-        raise ValueError("it has no chain FORWARD")
+        raise ValueError("there is no chain FORWARD")
     return ForwardFilter(chains, accepts)
 
 
 def _rule(text: str, words: Sequence[str]) -> ForwardRule:
-    """A rule in words. Before an option stands ``!`` if it is negated, behind it one value, or none or more."""
+    """Parse a rule. An option may be preceded by ``!`` for negation, and followed by any number of values."""
     matches: list[tuple[str, str, bool]] = []
-    target, goes, at = "", False, 0
-    while at < len(words) and not target:
-        negated = words[at] == "!"
-        at += negated
-        option = words[at]
-        at += 1
-        values = at
-        while at < len(words) and words[at] != "!" and not words[at].startswith("-"):
-            at += 1
-        value = " ".join(words[values:at])
+    target, is_goto, position = "", False, 0
+    while position < len(words) and not target:
+        negated = words[position] == "!"
+        position += negated
+        option = words[position]
+        position += 1
+        values = position
+        while position < len(words) and words[position] != "!" and not words[position].startswith("-"):
+            position += 1
+        value = " ".join(words[values:position])
         if option in ("-j", "-g"):
-            # What follows are the target's own options.
-            target, goes = value, option == "-g"
-        elif option not in _WITHOUT_MEANING:
+            # The remaining options belong to the target.
+            target, is_goto = value, option == "-g"
+        elif option not in _IGNORED_OPTIONS:
             matches.append((option, value, negated))
-    return ForwardRule(text, tuple(matches), target, goes)
+    return ForwardRule(text, tuple(matches), target, is_goto)
 
 
-def _holds(option: str, value: str, arrives: str, leaves: str) -> bool | None:
-    """None: of some connections."""
+def _holds(option: str, value: str, source: str, target: str) -> bool | None:
+    """Evaluate a match; None if the match concerns only some connections."""
     if option == "-i":
-        return _named(value, arrives)
+        return _named(value, source)
     if option == "-o":
-        return _named(value, leaves)
+        return _named(value, target)
     if option == "-p":
         return value in ("tcp", "all")
     if option in _STATES:
@@ -254,5 +262,5 @@ def _holds(option: str, value: str, arrives: str, leaves: str) -> bool | None:
 
 
 def _named(pattern: str, interface: str) -> bool:
-    """``+`` at the end stands for any end."""
+    """Match an interface name against a pattern; ``+`` at the end matches any suffix."""
     return interface.startswith(pattern[:-1]) if pattern.endswith("+") else interface == pattern

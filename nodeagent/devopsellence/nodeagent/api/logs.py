@@ -1,7 +1,7 @@
-"""The output of services' containers: what the engine has kept, then what comes, also from containers yet to come.
+"""Logs of a service's containers: existing lines, then new lines, including those of containers started later.
 
-A log is read by a thread, because the engine frames it in HTTP; everything else is on the loop. A container that ends
-and is started again goes on with the same log, so that reading goes on after the last line that was seen.
+A log is read on a thread, because of its HTTP framing; everything else runs on the event loop. A restarted container
+continues the same log, so reading continues after the last line read.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.frames import log_entry
 from devopsellence.nodeagent.docker.model import Container
 
-#: What one message holds at most; one longer line goes alone.
+#: Size limit of a message; a longer line is sent alone.
 MESSAGE_BYTES: Final = 64 * 1024
-#: Lines are gathered for so long, so that many small ones cost little.
+#: Time for collecting lines, so that many short lines need few messages.
 GATHER_SECONDS: Final = 0.01
-#: A line's names and time, in memory and on the wire.
+#: Size of a line's service, container and time, in memory and on the wire.
 _LINE_OVERHEAD: Final = 200
 _SHORT_ID: Final = 12
-#: Instead of the start of a run, while none has been read.
+#: Placeholder for the start of a run before the first read.
 _UNREAD: Final = "-"
 
 LogTime = tuple[int, int]
@@ -38,7 +38,7 @@ LogTime = tuple[int, int]
 
 @dataclass(slots=True)
 class _Reader:
-    """One container's log. ``run``: which of its runs is being read, by its start; ``last``: the newest line's time."""
+    """Reader of a container's log. ``run``: start time of the run being read. ``last``: time of the newest line."""
 
     service: str
     container: str
@@ -49,85 +49,83 @@ class _Reader:
 
 @dataclass(slots=True)
 class LogTail:
-    """One call's logs. :meth:`run` sends them until they end, or until it is cancelled."""
+    """Logs of a single call. :meth:`run` sends lines until the end of the logs or until cancelled."""
 
     engine: DockerEngine
     env: str
     request: LogsRequest
     answer: Callable[[LogsAnswer], Awaitable[None]]
     _readers: dict[str, _Reader] = field(default_factory=dict)
-    #: Something is to be taken, or something has changed.
+    #: Set when lines are available or containers have changed.
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
     _changed: bool = True
     _first: bool = True
-    _broken: bool = False
+    _interrupted: bool = False
 
     async def run(self) -> None:
-        """Send lines in batches; containers of the chosen services that appear meanwhile are followed as well.
+        """Send lines in batches; with follow, new containers of the requested services are included.
 
         Raises:
-            EngineError: the engine does not give a log (a follower only hears of that at its beginning).
+            EngineError: the engine does not return a log (with follow only at the start).
         """
-        funnel: BoundedQueue[LogLine] = BoundedQueue(self._ready)
+        queue: BoundedQueue[LogLine] = BoundedQueue(self._ready)
         try:
-            with self.engine.cache.watched(self._look_again):
-                await self._follow(funnel)
+            with self.engine.cache.watched(self._on_change):
+                await self._follow(queue)
         finally:
-            funnel.close()
+            queue.close()
             for reader in self._readers.values():
                 if reader.stream is not None:
                     reader.stream.close()
 
-    async def _follow(self, funnel: BoundedQueue[LogLine]) -> None:
+    async def _follow(self, queue: BoundedQueue[LogLine]) -> None:
         while True:
             if self._changed:
                 self._changed = False
-                await self._open(funnel)
+                await self._open(queue)
             if not self.request.follow and not self._reading:
-                await self._send(funnel)
-                if self._broken:
-                    raise errors.EngineUnavailable("the Docker Engine has broken off a log")
+                await self._send(queue)
+                if self._interrupted:
+                    raise errors.EngineUnavailable("the connection to the Docker Engine broke while reading a log")
                 return
             await self._ready.wait()
             await asyncio.sleep(GATHER_SECONDS)
             self._ready.clear()
-            await self._send(funnel)
+            await self._send(queue)
 
-    async def _send(self, funnel: BoundedQueue[LogLine]) -> None:
-        while lines := funnel.take(MESSAGE_BYTES):
+    async def _send(self, queue: BoundedQueue[LogLine]) -> None:
+        while lines := queue.take(MESSAGE_BYTES):
             await self.answer(LogsAnswer(lines=lines))
 
     @property
     def _reading(self) -> bool:
         return any(reader.stream is not None for reader in self._readers.values())
 
-    def _look_again(self) -> None:
-        # Without following, what was there at the beginning is all.
+    def _on_change(self) -> None:
+        # Without follow only the containers present at the start count.
         if self.request.follow:
             self._changed = True
             self._ready.set()
 
-    async def _open(self, funnel: BoundedQueue[LogLine]) -> None:
-        """Begin to read each log that is not being read and has something new."""
+    async def _open(self, queue: BoundedQueue[LogLine]) -> None:
+        """Start reading each log with news, unless already being read."""
         containers, _ = self.engine.cache.of(self.env, "")
         chosen = targets.with_output(containers, self.request.services)
-        for gone in set(self._readers) - {each.id for each in containers}:
-            if self._readers[gone].stream is None:
-                del self._readers[gone]
+        for container_id in set(self._readers) - {container.id for container in containers}:
+            if self._readers[container_id].stream is None:
+                del self._readers[container_id]
         first, self._first = self._first, False
         for container in chosen:
             reader = self._readers.setdefault(container.id, _Reader(container.service, container.id[:_SHORT_ID]))
             if reader.stream is not None or reader.run == container.started_at:
                 continue
             if not reader.run and not container.up:
-                # Read to its end already; when it began became known only now.
+                # Already read to the end; only the start time is news.
                 reader.run = container.started_at
                 continue
-            await self._begin(funnel, reader, container, first=first)
+            await self._begin(queue, reader, container, first=first)
 
-    async def _begin(
-        self, funnel: BoundedQueue[LogLine], reader: _Reader, container: Container, *, first: bool
-    ) -> None:
+    async def _begin(self, queue: BoundedQueue[LogLine], reader: _Reader, container: Container, *, first: bool) -> None:
         tail = self.request.lines if first and self.request.lines >= 0 else None
         since = max((self.request.since.seconds, self.request.since.nanos), reader.last)
         follow = self.request.follow and container.up
@@ -136,22 +134,22 @@ class LogTail:
                 lambda docker: streams.open_log(docker, container.id, follow=follow, tail=tail, since=since)
             )
         except (errors.NotFound, errors.Conflict):
-            # It is going, and its log with it.
+            # The container is being removed, with its log.
             return
         except errors.EngineUnavailable:
-            # Once the engine is back everything in the view is learnt anew.
+            # After a reconnect all containers in the cache are refreshed, which leads back here.
             if first:
                 raise
             return
         reader.run = container.started_at
-        arguments = (reader, reader.stream, funnel, asyncio.get_running_loop())
+        arguments = (reader, reader.stream, queue, asyncio.get_running_loop())
         threading.Thread(target=self._read, args=arguments, name="docker-log", daemon=True).start()
 
     def _read(
-        self, reader: _Reader, stream: streams.LogStream, funnel: BoundedQueue[LogLine], loop: asyncio.AbstractEventLoop
+        self, reader: _Reader, stream: streams.LogStream, queue: BoundedQueue[LogLine], loop: asyncio.AbstractEventLoop
     ) -> None:
-        """On a thread: move lines from a log to the funnel until one of them ends."""
-        broken = False
+        """Move lines from a log to the queue, on a thread, until the log ends or the queue is closed."""
+        interrupted = False
         after = reader.last
         try:
             for stderr, payload in stream:
@@ -167,22 +165,22 @@ class LogTail:
                     at=Timestamp(seconds=seconds, nanos=nanos),
                     line=text,
                 )
-                if not funnel.put(line, len(text) + _LINE_OVERHEAD):
+                if not queue.put(line, len(text) + _LINE_OVERHEAD):
                     break
         except errors.EngineUnavailable:
-            broken = True
+            interrupted = True
         finally:
             stream.release()
-            # RuntimeError: the loop has ended.
+            # RuntimeError: the event loop is closed.
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._ended, reader, broken)
+                loop.call_soon_threadsafe(self._ended, reader, interrupted)
 
-    def _ended(self, reader: _Reader, broken: bool) -> None:
+    def _ended(self, reader: _Reader, interrupted: bool) -> None:
         reader.stream = None
-        if broken:
-            # The same run is read on once the engine is back, which the view tells.
+        if interrupted:
+            # Reading continues after a reconnect, reported by the cache.
             reader.run = _UNREAD
-            self._broken = True
+            self._interrupted = True
         else:
-            self._look_again()
+            self._on_change()
         self._ready.set()

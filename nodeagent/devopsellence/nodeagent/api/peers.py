@@ -1,7 +1,7 @@
-"""What other nodes' agents may ask: an image that this node is assigned, by its id (service ``Peers``).
+"""Image downloads by peers: an image assigned to this node, by its id (service ``Peers``).
 
-Images are all that a node gives to another. Its caller must have a node's certificate and know the id, which only
-assignments tell; what this node is not assigned it does not give, whatever else is on its engine.
+Images are the only content given to peers. The caller needs a node's certificate and the image id, known only from
+assignments. Images not assigned to this node are refused, even if present on the engine.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from devopsellence.nodeagent.images.layers import is_project_tag
 from devopsellence.nodeagent.images.staging import is_digest
 from devopsellence.nodeagent.util.threads import ThreadPool
 
-#: Callers that wait for their turn; more are sent to somebody else.
+#: Limit of waiting callers; further callers try another peer.
 MAX_WAITING: Final = 16
 _Code = grpc.StatusCode
 _Context = grpc.aio.ServicerContext[Any, Any]
 _log = structlog.get_logger()
 
 
-class _CallerGone(Exception):
-    """Nobody is there any more to be sent anything."""
+class _CallerDisconnected(Exception):
+    """The caller has disconnected."""
 
 
 class PeerService:
-    """Answers the calls of ``Peers``, whose names its methods have."""
+    """Implements the service ``Peers``, with its method names."""
 
     def __init__(self, node: str, engine: DockerEngine, assignments: Assignments) -> None:
         self._node = node
@@ -50,40 +50,40 @@ class PeerService:
     async def FetchImage(self, request: FetchImageRequest, context: _Context) -> None:  # noqa: N802 - the call's name
         try:
             caller = auth.node_name(context.auth_context())
-            _log.info("called", call="FetchImage", caller=caller, peer=context.peer(), image=request.image)
+            _log.info("API call", call="FetchImage", caller=caller, peer=context.peer(), image=request.image)
             self._check(request.image)
-            size, name = await self._described(request.image)
+            size, name = await self._describe(request.image)
             await context.send_initial_metadata(((IMAGE_BYTES, str(size)),))
             count = await self._in_turn(lambda: self._send(name, context))
             _log.info("image sent", image=request.image, caller=caller, bytes=count)
-        except _CallerGone:
-            _log.info("the caller has gone", call="FetchImage", image=request.image)
-        except Exception as error:  # noqa: BLE001 - the caller is told, and what is a bug is logged
-            why = auth.refusal_of(error)
-            if why.code is _Code.INTERNAL:
-                _log.exception("a call failed in the agent itself", call="FetchImage")
-            await auth.abort(context, self._node, why)
+        except _CallerDisconnected:
+            _log.info("the caller has disconnected", call="FetchImage", image=request.image)
+        except Exception as error:  # noqa: BLE001 - reported to the caller; bugs are logged
+            refused = auth.refusal_of(error)
+            if refused.code is _Code.INTERNAL:
+                _log.exception("internal error in a call", call="FetchImage")
+            await auth.abort(context, self._node, refused)
 
     def _check(self, image: str) -> None:
         if not is_digest(image):
-            raise CallRefused(_Code.INVALID_ARGUMENT, "an image is named by its id, sha256:<64 hex digits>")
-        wants = (self._assignments.look(env).want for env in self._assignments.environments)
-        if not any(want is not None and image in want.images for want in wants):
+            raise CallRefused(_Code.INVALID_ARGUMENT, "an image must be given by its id, sha256:<64 hex digits>")
+        states = (self._assignments.get(env).desired for env in self._assignments.environments)
+        if not any(state is not None and image in state.images for state in states):
             raise CallRefused(_Code.NOT_FOUND, f"node {self._node} is not assigned image {image}")
 
-    async def _described(self, image: str) -> tuple[int, str]:
-        """How large it is, and what to ask for: by a name that this project gives to it, if it has one, so that it
-        arrives with it."""
+    async def _describe(self, image: str) -> tuple[int, str]:
+        """Return the size of an image and the reference to export: a project tag if present, so that the peer receives
+        the tag too, else the id."""
         try:
             size, tags = await self._engine.ask(lambda docker: docker.images.describe(image))
         except errors.ImageNotAvailable as error:
-            raise CallRefused(_Code.NOT_FOUND, f"node {self._node} does not have image {image} itself") from error
+            raise CallRefused(_Code.NOT_FOUND, f"node {self._node} does not have image {image}") from error
         return size, next((tag for tag in sorted(tags) if is_project_tag(tag, image)), image)
 
     async def _in_turn(self, send: Callable[[], Awaitable[int]]) -> int:
-        """What ``send`` returns, once it is its turn."""
+        """Wait for a free slot, then return the result of ``send``."""
         if self._calls >= SAVES + MAX_WAITING:
-            sentence = f"node {self._node} is sending images to too many others"
+            sentence = f"node {self._node} is sending images to too many peers"
             raise CallRefused(_Code.RESOURCE_EXHAUSTED, sentence)
         self._calls += 1
         try:
@@ -93,16 +93,16 @@ class PeerService:
             self._calls -= 1
 
     async def _send(self, name: str, context: _Context) -> int:
-        """How many bytes it took."""
+        """Send an image and return the number of bytes."""
         stream = await self._engine.save(lambda docker: streams.open_archive(docker, name))
         count = 0
         try:
-            # A piece is read when the one before has been taken: whoever reads slowly holds up the engine, not memory.
+            # Read a piece only after sending the previous: a slow peer slows the engine instead of filling memory.
             while data := await self._reading.run(lambda: stream.read(CHUNK_BYTES)):
                 try:
                     await context.write(ImagePart(data=data))
                 except grpc.aio.InternalError as error:
-                    raise _CallerGone from error
+                    raise _CallerDisconnected from error
                 count += len(data)
         finally:
             stream.close()

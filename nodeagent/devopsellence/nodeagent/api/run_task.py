@@ -1,6 +1,7 @@
-"""A task that an operator runs by hand: a container of its own beside the services, gone when the task has ended.
+"""One-off release task run by an operator: a container beside the services, removed when the task ends.
 
-It belongs to the call: when the caller goes the container is stopped and removed, by the next agent if need be.
+The container belongs to the call: when the caller goes, the container is stopped and removed, if need be by the next
+agent.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.pipe import ProcessPipe
 from devopsellence.nodeagent.plan.container_config import task_container_config
 from devopsellence.nodeagent.plan.spec import Desired, DesiredService
-from devopsellence.nodeagent.secrets import SecretError, Vault
+from devopsellence.nodeagent.secrets import SecretDecrypter, SecretError
 from devopsellence.nodeagent.util.threads import ThreadPool
 
-#: What a shell answers for a command that is not there or is none; also when the engine says so.
+#: Exit codes of a shell for a command not executable or not found; the engine uses the same.
 _NOT_STARTED: Final = (126, 127)
 _Code = grpc.StatusCode
 _log = structlog.get_logger()
 
 
 class OneOffTask:
-    """One run of a task. ``run`` it; ``abandon`` it if that was cut short."""
+    """A single run of a task. Call :meth:`run`, then :meth:`abandon` in case ``run`` was cut short."""
 
-    def __init__(self, engine: DockerEngine, vault: Vault, unsealing: ThreadPool) -> None:
+    def __init__(self, engine: DockerEngine, vault: SecretDecrypter, unsealing: ThreadPool) -> None:
         self.container = ""
         self._engine = engine
         self._vault = vault
@@ -43,12 +44,16 @@ class OneOffTask:
         self._creating: asyncio.Future[str] | None = None
         self._ended = False
 
-    async def run(self, want: Desired, wanted: DesiredService, start: RunStart, requests: Requests, answer: Answer) -> None:
-        """Run it to its end, remove it, and answer with its exit code."""
-        if wanted.obstacle:
-            raise CallRefused(_Code.FAILED_PRECONDITION, f"{wanted.service.name} cannot run here: {wanted.obstacle}")
-        self._creating = asyncio.ensure_future(self._create(want, wanted, start))
-        # Whoever cancels this does not learn whether it was created; abandoning it waits until that is known.
+    async def run(
+        self, desired: Desired, desired_service: DesiredService, start: RunStart, requests: Requests, answer: Answer
+    ) -> None:
+        """Run the task to its end, remove the container, and answer with the exit code."""
+        if desired_service.problem:
+            raise CallRefused(
+                _Code.FAILED_PRECONDITION, f"{desired_service.spec.name} cannot run here: {desired_service.problem}"
+            )
+        self._creating = asyncio.ensure_future(self._create(desired, desired_service, start))
+        # A cancellation leaves the creation undecided; abandon() waits for the outcome.
         self.container = await asyncio.shield(self._creating)
         connection = await self._engine.ask(
             lambda docker: streams.attach(docker, self.container, stdin=start.interactive)
@@ -66,7 +71,7 @@ class OneOffTask:
         await answer(RunAnswer(exit_code=code))
 
     async def abandon(self) -> None:
-        """Stop and remove its container, unless it is gone."""
+        """Stop and remove the container, unless removed."""
         if self._creating is None or self._ended:
             return
         try:
@@ -75,42 +80,44 @@ class OneOffTask:
                 await self._engine.stop(lambda docker: docker.stop(self.container))
             await self._discard()
         except CallRefused:
-            # It was never created, and the caller has been told.
+            # Never created, as already reported to the caller.
             return
         except errors.EngineError as error:
-            _log.warning("a task's container could not be removed", container=self.container, error=str(error))
+            _log.warning("cannot remove the container of a task", container=self.container, error=str(error))
 
     async def started(self) -> bool:
-        """It is only listened to once it has been started."""
+        """Return True: output is only read after the start."""
         return True
 
     async def resize(self, size: WindowSize) -> None:
-        """Tell its terminal; a terminal that is not there (any more) needs no telling."""
+        """Resize the terminal; a missing terminal is ignored."""
         with suppress(errors.EngineError):
             await self._engine.ask(lambda docker: streams.resize(docker, self.container, size.columns, size.rows))
 
     async def signal(self, name: str) -> None:
-        """Send its first process a signal; nothing if it has ended."""
-        wanted = signal_named(name)
+        """Send a signal to the container's first process; ignored after its exit."""
+        number = signal_named(name)
         with suppress(errors.Conflict, errors.NotFound):
-            await self._engine.ask(lambda docker: streams.kill(docker, self.container, wanted.name))
+            await self._engine.ask(lambda docker: streams.kill(docker, self.container, number.name))
 
-    async def _create(self, want: Desired, wanted: DesiredService, start: RunStart) -> str:
+    async def _create(self, desired: Desired, desired_service: DesiredService, start: RunStart) -> str:
         task = start.task
         try:
-            secrets = await self._unsealing.run(lambda: self._vault.environ(want, wanted.service))
+            secrets = await self._unsealing.run(lambda: self._vault.environ(desired, desired_service.spec))
         except SecretError as error:
             raise CallRefused(_Code.FAILED_PRECONDITION, str(error)) from error
-        body = task_container_config(wanted, want, task, secrets, one_off=True, interactive=start.interactive, tty=start.tty)
-        name = f"{want.env.project}-{want.env.environment}-run-{task.name}-{uuid.uuid4().hex[:10]}".lower()
+        body = task_container_config(
+            desired_service, desired, task, secrets, one_off=True, interactive=start.interactive, tty=start.tty
+        )
+        name = f"{desired.ref.project}-{desired.ref.environment}-run-{task.name}-{uuid.uuid4().hex[:10]}".lower()
         try:
             return await self._engine.ask(lambda docker: docker.create(name, body))
         except errors.ImageNotAvailable as error:
-            sentence = f"the image of {wanted.service.name} is not on this node yet: {error}"
+            sentence = f"the image of {desired_service.spec.name} is not on this node yet: {error}"
             raise CallRefused(_Code.FAILED_PRECONDITION, sentence) from error
 
     async def _started(self, answer: Answer) -> bool:
-        """Start it; False, with the engine's words answered, if there is no such command in its image."""
+        """Start the container; False, with the engine's message as stderr, if the image lacks the command."""
         try:
             await self._engine.ask(lambda docker: docker.start(self.container))
         except errors.EngineRefused as error:
@@ -128,9 +135,9 @@ class OneOffTask:
 
 
 async def discard_leftovers(engine: DockerEngine, node_uid: str) -> None:
-    """End what was run by hand through an agent before this one: nobody can be listening any more."""
+    """Remove one-off containers of an earlier agent, whose callers are gone."""
     for container in await engine.ask(lambda docker: streams.one_offs(docker, node_uid)):
-        _log.info("a task that was run by hand was left behind", container=container)
+        _log.info("removing the container of an abandoned task", container=container)
         with suppress(errors.NotFound):
             await engine.stop(partial(_stop, container=container))
         await engine.ask(partial(streams.discard, container=container))

@@ -1,4 +1,5 @@
-"""The calls of the API: who may, what about, and whose work it is. One instance serves every call."""
+"""Calls of the service ``Agent``: authentication, lookup of the target, and dispatch. A single instance serves all
+calls."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import grpc
 import grpc.aio
 import structlog
 
-from devopsellence.agent_identity import TAKEN_BY
+from devopsellence.agent_identity import ACCEPTED_BY
 from devopsellence.api.v1.agent_pb2 import (
     DiagnoseAnswer,
     DiagnoseRequest,
@@ -38,27 +39,27 @@ from devopsellence.nodeagent.assignments import Assignments
 from devopsellence.nodeagent.docker.engine import DockerEngine
 from devopsellence.nodeagent.docker.model import Container
 from devopsellence.nodeagent.plan.spec import Desired
-from devopsellence.nodeagent.secrets import Vault
+from devopsellence.nodeagent.secrets import SecretDecrypter
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.keys import EnvironmentRef, InvalidName, check_name
 
 T = TypeVar("T")
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Code = grpc.StatusCode
-#: An empty command would be the engine's error; a very long one is not meant.
+#: Upper limit of a command's arguments; an empty command is refused as well.
 _MAX_ARGUMENTS: Final = 10_000
 _log = structlog.get_logger()
 
 
 class AgentService:
-    """Answers the calls of ``agent.proto``, whose names its methods have."""
+    """Implements the service ``Agent`` of ``agent.proto``, with its method names."""
 
     def __init__(
         self,
         node: str,
         engine: DockerEngine,
         assignments: Assignments,
-        vault: Vault,
+        vault: SecretDecrypter,
         images: ImageService,
         diagnosis: Diagnosis,
     ) -> None:
@@ -69,9 +70,9 @@ class AgentService:
         self._images = images
         self._diagnosis = diagnosis
         self._unsealing = ThreadPool(1, "unseal")
-        #: Ending what a caller has left behind.
+        #: Tasks that end abandoned commands.
         self._ending: set[asyncio.Task[None]] = set()
-        #: Calls that go on: until one has ended, it is not known what it leaves behind.
+        #: Calls in progress, which may still leave a command behind.
         self._calls: set[asyncio.Event] = set()
 
     async def Logs(self, request: LogsRequest, context: _Context) -> None:  # noqa: N802 - the call's name
@@ -98,7 +99,7 @@ class AgentService:
         return await self._serve(context, "LoadImage", lambda: self._images.load(request))
 
     async def close(self, seconds: float) -> None:
-        """Wait for what is being ended, but not for longer. The server must have been stopped."""
+        """Wait for abandoned commands to end, at most ``seconds``. The server must be stopped."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 for call in list(self._calls):
@@ -107,70 +108,70 @@ class AgentService:
                     await asyncio.wait(self._ending)
 
     async def _serve(self, context: _Context, call: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Do the work for an operator; every other end is a refusal."""
+        """Run ``work`` for an operator; any error becomes a refusal."""
         ended = asyncio.Event()
         self._calls.add(ended)
         try:
             caller = auth.operator_name(context.auth_context())
-            _log.info("called", call=call, caller=caller, peer=context.peer())
-            # At once: until it has come the caller does not know that anybody is there, and the answer may take long.
-            await context.send_initial_metadata(((TAKEN_BY, self._node),))
+            _log.info("API call", call=call, caller=caller, peer=context.peer())
+            # At once, as an acknowledgement to the caller, because the answer may take long.
+            await context.send_initial_metadata(((ACCEPTED_BY, self._node),))
             return await work()
-        except Exception as error:  # noqa: BLE001 - the caller is told, and what is a bug is logged
-            why = auth.refusal_of(error)
-            if why.code is _Code.INTERNAL:
-                _log.exception("a call failed in the agent itself", call=call)
-            await auth.abort(context, self._node, why)
+        except Exception as error:  # noqa: BLE001 - reported to the caller; bugs are logged
+            refused = auth.refusal_of(error)
+            if refused.code is _Code.INTERNAL:
+                _log.exception("internal error in a call", call=call)
+            await auth.abort(context, self._node, refused)
         finally:
             self._calls.discard(ended)
             ended.set()
 
     async def _logs(self, request: LogsRequest, answer: Callable[[LogsAnswer], Awaitable[None]]) -> None:
-        env, want, containers = self._environment(request.environment)
-        targets.check_services(env, self._node, request.services, targets.services(want, containers))
+        env, desired, containers = self._environment(request.environment)
+        targets.check_services(env, self._node, request.services, targets.services(desired, containers))
         await LogTail(self._engine, str(env), request, answer).run()
 
     async def _exec(self, requests: Requests, answer: Answer) -> None:
         start = await first_request(requests, "command")
-        env, want, containers = self._environment(start.environment)
+        env, desired, containers = self._environment(start.environment)
         if not 0 < len(start.command.command) <= _MAX_ARGUMENTS:
-            raise CallRefused(_Code.INVALID_ARGUMENT, "there is no command to run")
+            raise CallRefused(_Code.INVALID_ARGUMENT, f"a command must have 1 to {_MAX_ARGUMENTS} arguments")
         service = start.command.service
-        targets.check_services(env, self._node, [service], targets.services(want, containers))
-        execution = ContainerExec(self._engine, targets.running(want, containers, service, self._node).id)
+        targets.check_services(env, self._node, [service], targets.services(desired, containers))
+        execution = ContainerExec(self._engine, targets.running(desired, containers, service, self._node).id)
         try:
             await execution.run(start, requests, answer)
         finally:
-            self._end(execution.abandon())
+            self._end_in_background(execution.abandon())
 
     async def _run_task(self, requests: Requests, answer: Answer) -> None:
         start = await first_request(requests, "task")
-        env, want, _ = self._environment(start.environment)
+        env, desired, _ = self._environment(start.environment)
         try:
             check_name("task", start.task.name)
         except InvalidName as error:
             raise CallRefused(_Code.INVALID_ARGUMENT, str(error)) from error
-        targets.check_services(env, self._node, [start.task.service], want.services if want is not None else ())
-        await self._run_one_off(want, start, requests, answer)
+        targets.check_services(env, self._node, [start.task.service], desired.services if desired is not None else ())
+        await self._run_one_off(desired, start, requests, answer)
 
-    async def _run_one_off(self, want: Desired | None, start: RunStart, requests: Requests, answer: Answer) -> None:
-        if want is None:
-            raise CallRefused(_Code.NOT_FOUND, f"nothing of {start.environment} is assigned to node {self._node}")
+    async def _run_one_off(self, desired: Desired | None, start: RunStart, requests: Requests, answer: Answer) -> None:
+        if desired is None:
+            raise CallRefused(_Code.NOT_FOUND, f"environment {start.environment} is not assigned to node {self._node}")
         one_off = OneOffTask(self._engine, self._vault, self._unsealing)
         try:
-            await one_off.run(want, want.services[start.task.service], start, requests, answer)
+            await one_off.run(desired, desired.services[start.task.service], start, requests, answer)
         finally:
-            self._end(one_off.abandon())
+            self._end_in_background(one_off.abandon())
 
-    def _environment(self, named: str) -> tuple[EnvironmentRef, Desired | None, tuple[Container, ...]]:
-        """What is assigned of an environment, and its containers here."""
+    def _environment(self, path: str) -> tuple[EnvironmentRef, Desired | None, tuple[Container, ...]]:
+        """Return an environment, its desired state, and its containers on this node."""
         known = {str(environment) for environment in self._assignments.environments} | self._engine.cache.environments
-        env = targets.environment(self._node, named, known)
+        env = targets.environment(self._node, path, known)
         containers, _ = self._engine.cache.of(str(env), "")
-        return env, self._assignments.look(env).want, containers
+        return env, self._assignments.get(env).desired, containers
 
-    def _end(self, ending: Coroutine[Any, Any, None]) -> None:
-        """Apart from the call, which may have been cancelled."""
+    def _end_in_background(self, ending: Coroutine[Any, Any, None]) -> None:
+        """End a command independently of its call, which may be cancelled."""
         task = asyncio.create_task(ending)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)

@@ -1,7 +1,7 @@
-"""A conversation with a process: its output to the caller, the caller's input, window sizes and signals to it.
+"""Session with a process: output to the caller; input, terminal sizes and signals to the process.
 
-Nothing is held but what is on its way: output is read no faster than the caller takes it, input is taken no faster than
-the process reads it. Signals come in the order of the input, so behind input that the process does not read they wait.
+Memory is bounded: output is read no faster than the caller takes it, and input is taken no faster than the process
+reads it. Signals keep their order within the input, so they wait behind input not read by the process.
 """
 
 from __future__ import annotations
@@ -16,52 +16,52 @@ import grpc
 from devopsellence.agent_identity import CHUNK_BYTES
 from devopsellence.api.v1.agent_pb2 import RunAnswer, RunRequest, RunStart, RunStarted, WindowSize
 from devopsellence.nodeagent.api.auth import CallRefused
-from devopsellence.nodeagent.docker import process as processes
 from devopsellence.nodeagent.docker.pipe import ProcessPipe
+from devopsellence.nodeagent.docker.process import signal_number
 
 Requests = AsyncIterator[RunRequest]
 Answer = Callable[[RunAnswer], Awaitable[None]]
 
-#: Pieces of input that wait for the process.
-_PIECES: Final = 4
+#: Buffered pieces of input.
+_MAX_PIECES: Final = 4
 _MAX_SIZE: Final = 65535
 _Code = grpc.StatusCode
 
 
 class AttachedProcess(Protocol):
-    """What a conversation is with. ``container`` is its id."""
+    """Process of a session. ``container``: its id."""
 
     @property
     def container(self) -> str: ...
 
     async def started(self) -> bool:
-        """Whether it has begun at all; if not, what comes out of the pipe are the engine's words about why."""
+        """Return False if the start failed: the output is then the engine's message with the reason."""
 
     async def resize(self, size: WindowSize) -> None:
-        """Tell its terminal how large the window is."""
+        """Resize the terminal."""
 
     async def signal(self, name: str) -> None:
-        """Send it a signal. Refusal if it cannot be reached."""
+        """Send a signal. CallRefused if the process is not reachable."""
 
 
 async def first_request(requests: Requests, kind: str) -> RunStart:
-    """The first request, which says what to run: ``kind`` is ``command`` or ``task``.
+    """Return the first request, which must start a ``command`` or ``task``, as given by ``kind``.
 
     Raises:
-        Refusal: INVALID_ARGUMENT.
+        CallRefused: INVALID_ARGUMENT.
     """
     first = await anext(requests, None)
     if first is None or first.WhichOneof("kind") != "start":
         raise CallRefused(_Code.INVALID_ARGUMENT, "the first request must be the start")
     if first.start.WhichOneof("what") != kind:
-        raise CallRefused(_Code.INVALID_ARGUMENT, f"the start must hold a {kind}")
+        raise CallRefused(_Code.INVALID_ARGUMENT, f"the start must contain a {kind}")
     return first.start
 
 
 def check_size(size: WindowSize) -> WindowSize:
-    """Refusal (INVALID_ARGUMENT) unless a terminal can have this size."""
+    """Return the size if valid for a terminal. CallRefused (INVALID_ARGUMENT) otherwise."""
     if not (0 < size.columns <= _MAX_SIZE and 0 < size.rows <= _MAX_SIZE):
-        sentence = f"no terminal has {size.columns} columns and {size.rows} rows"
+        sentence = f"invalid terminal size: {size.columns} columns, {size.rows} rows"
         raise CallRefused(_Code.INVALID_ARGUMENT, sentence)
     return size
 
@@ -69,37 +69,37 @@ def check_size(size: WindowSize) -> WindowSize:
 async def converse(
     process: AttachedProcess, pipe: ProcessPipe, start: RunStart, requests: Requests, answer: Answer
 ) -> None:
-    """Pass everything on, both ways, until there is no more output.
+    """Forward data in both directions until the end of the output.
 
     Raises:
-        Refusal: the caller asks for something that cannot be done.
+        CallRefused: a request is invalid or impossible.
     """
-    pieces: asyncio.Queue[bytes | None] = asyncio.Queue(_PIECES)
+    pieces: asyncio.Queue[bytes | None] = asyncio.Queue(_MAX_PIECES)
     try:
         async with asyncio.TaskGroup() as group:
-            listening = group.create_task(_listen(process, start, requests, pieces))
-            feeding = group.create_task(_feed(pipe, pieces))
+            receiver = group.create_task(_receive(process, start, requests, pieces))
+            feeder = group.create_task(_feed(pipe, pieces))
             await answer(RunAnswer(started=RunStarted(container=process.container[:12])))
-            await _pass_on(process, pipe, answer)
-            listening.cancel()
-            feeding.cancel()
-    except BaseExceptionGroup as several:
-        # They are of one cause; cancelling is not among them.
-        raise several.exceptions[0] from several
+            await _send_output(process, pipe, answer)
+            receiver.cancel()
+            feeder.cancel()
+    except BaseExceptionGroup as errors:
+        # All errors have the same cause; cancellations are not included.
+        raise errors.exceptions[0] from errors
 
 
-async def _pass_on(process: AttachedProcess, pipe: ProcessPipe, answer: Answer) -> None:
-    begun: bool | None = None
+async def _send_output(process: AttachedProcess, pipe: ProcessPipe, answer: Answer) -> None:
+    started: bool | None = None
     async for stderr, data in pipe.output():
-        if begun is None:
-            begun = await process.started()
-        await answer(RunAnswer(stderr=data) if stderr or not begun else RunAnswer(stdout=data))
+        if started is None:
+            started = await process.started()
+        await answer(RunAnswer(stderr=data) if stderr or not started else RunAnswer(stdout=data))
 
 
-async def _listen(
+async def _receive(
     process: AttachedProcess, start: RunStart, requests: Requests, pieces: asyncio.Queue[bytes | None]
 ) -> None:
-    """Take up the caller's requests. The end of the requests is the end of the input."""
+    """Handle the caller's requests. The end of the requests closes stdin."""
     if start.tty and start.HasField("size"):
         await process.resize(check_size(start.size))
     open_input = True
@@ -107,10 +107,10 @@ async def _listen(
         match request.WhichOneof("kind"):
             case "stdin":
                 if not open_input or not start.interactive:
-                    raise CallRefused(_Code.INVALID_ARGUMENT, "there is no stdin (any more) for this to go to")
+                    raise CallRefused(_Code.INVALID_ARGUMENT, "stdin is closed, or was not requested")
                 if len(request.stdin) > CHUNK_BYTES:
                     raise CallRefused(
-                        _Code.INVALID_ARGUMENT, f"at most {CHUNK_BYTES} bytes of stdin go into one message"
+                        _Code.INVALID_ARGUMENT, f"a message may hold at most {CHUNK_BYTES} bytes of stdin"
                     )
                 await pieces.put(request.stdin)
             case "close_stdin":
@@ -121,22 +121,22 @@ async def _listen(
             case "signal":
                 await process.signal(request.signal)
             case _:
-                raise CallRefused(_Code.INVALID_ARGUMENT, "this agent does not understand the request")
+                raise CallRefused(_Code.INVALID_ARGUMENT, "unknown request: the agent may be older than the caller")
     if open_input:
         await pieces.put(None)
 
 
 async def _feed(pipe: ProcessPipe, pieces: asyncio.Queue[bytes | None]) -> None:
-    """Give the process its input. Once it takes no more the rest is dropped, as a closed pipe would."""
-    takes = True
+    """Write input to the process. After the process has closed its stdin the rest is dropped, as by a closed pipe."""
+    is_open = True
     while (piece := await pieces.get()) is not None:
-        takes = takes and await pipe.write(piece)
+        is_open = is_open and await pipe.write(piece)
     await pipe.end_input()
 
 
 def signal_named(name: str) -> Signals:
-    """Refusal (INVALID_ARGUMENT) if there is no such signal."""
-    found = processes.signal_number(name)
-    if found is None:
-        raise CallRefused(_Code.INVALID_ARGUMENT, f"there is no signal {name!r}")
-    return found
+    """Return the signal of a name. CallRefused (INVALID_ARGUMENT) if unknown."""
+    number = signal_number(name)
+    if number is None:
+        raise CallRefused(_Code.INVALID_ARGUMENT, f"unknown signal {name!r}")
+    return number

@@ -1,5 +1,4 @@
-"""What a request is about: an environment, services and containers of this node, found or refused with what there is.
-
+"""Targets of a request: environment, services and containers on this node, or a refusal that lists the existing ones.
 Pure."""
 
 from __future__ import annotations
@@ -16,70 +15,68 @@ from devopsellence.store.keys import EnvironmentRef
 _Code = grpc.StatusCode
 
 
-def environment(node: str, named: str, known: Iterable[str]) -> EnvironmentRef:
-    """The environment that a request names.
+def environment(node: str, path: str, known: Iterable[str]) -> EnvironmentRef:
+    """Return the environment of a path.
 
     Raises:
-        Refusal: INVALID_ARGUMENT: it is no environment's path; NOT_FOUND: it is not among ``known``.
+        CallRefused: INVALID_ARGUMENT for an invalid path, NOT_FOUND if not among ``known``.
     """
     try:
-        env = EnvironmentRef.parse(named)
+        env = EnvironmentRef.parse(path)
     except ValueError as error:
-        sentence = f"{named!r} is not organization/project/environment"
+        sentence = f"{path!r} is not organization/project/environment"
         raise CallRefused(_Code.INVALID_ARGUMENT, sentence) from error
-    there = sorted(known)
-    if named not in there:
-        raise CallRefused(_Code.NOT_FOUND, f"nothing of {named} is on node {node}; here {_listed('is', 'are', there)}")
+    present = sorted(known)
+    if path not in present:
+        raise CallRefused(
+            _Code.NOT_FOUND, f"environment {path} is not on node {node}; environments here: {_listed(present)}"
+        )
     return env
 
 
-def check_services(env: EnvironmentRef, node: str, named: Iterable[str], known: Iterable[str]) -> None:
-    """Refusal (NOT_FOUND) of the first service that is not among ``known``."""
-    there = sorted(known)
-    for service in named:
-        if service not in there:
-            sentence = f"{env} has no service {service!r} on node {node}; here {_listed('is', 'are', there)}"
+def check_services(env: EnvironmentRef, node: str, requested: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse (NOT_FOUND) the first service not among ``known``."""
+    present = sorted(known)
+    for service in requested:
+        if service not in present:
+            sentence = f"{env} has no service {service!r} on node {node}; services here: {_listed(present)}"
             raise CallRefused(_Code.NOT_FOUND, sentence)
 
 
-def services(want: Desired | None, containers: Iterable[Container]) -> set[str]:
-    """The services that are assigned, and those that still have a container."""
-    assigned = set(want.services) if want is not None else set()
+def services(desired: Desired | None, containers: Iterable[Container]) -> set[str]:
+    """Return the assigned services, and services still with a container."""
+    assigned = set(desired.services) if desired is not None else set()
     return assigned | {container.service for container in containers if not container.task}
 
 
 def with_output(containers: Iterable[Container], chosen: Sequence[str]) -> list[Container]:
-    """The containers of these services (none: of all) that have run or run, by service, the oldest release first.
-
-    A service that is being replaced has two, and both speak.
-    """
-    found = [
+    """Return the containers of ``chosen`` services (empty: all) with output, sorted by service, oldest release first. A
+    service during replacement has two."""
+    result = [
         container
         for container in containers
         if not container.task
         and container.state is not ContainerState.CREATED
         and (not chosen or container.service in chosen)
     ]
-    return sorted(found, key=lambda each: (each.service, each.release, each.id))
+    return sorted(result, key=lambda container: (container.service, container.release, container.id))
 
 
-def running(want: Desired | None, containers: Iterable[Container], service: str, node: str) -> Container:
-    """The container to run a command in: of the assigned spec if that runs, otherwise the newest.
+def running(desired: Desired | None, containers: Iterable[Container], service: str, node: str) -> Container:
+    """Return the container for a command: a container of the desired spec if running, else the newest.
 
     Raises:
-        Refusal: FAILED_PRECONDITION: none runs.
+        CallRefused: FAILED_PRECONDITION if none is running.
     """
-    mine = [container for container in containers if container.service == service and not container.task]
-    up = [each for each in mine if each.state is ContainerState.RUNNING]
+    candidates = [container for container in containers if container.service == service and not container.task]
+    up = [container for container in candidates if container.state is ContainerState.RUNNING]
     if not up:
-        states = ", ".join(sorted({each.state.value for each in mine})) or "there is none"
-        sentence = f"no container of {service} runs on node {node} ({states})"
+        states = ", ".join(sorted({container.state.value for container in candidates})) or "no container"
+        sentence = f"no container of {service} is running on node {node} ({states})"
         raise CallRefused(_Code.FAILED_PRECONDITION, sentence)
-    wanted = want.services.get(service) if want is not None else None
-    return max(up, key=lambda each: (wanted is not None and each.hash == wanted.hash, each.running_since, each.id))
+    spec = desired.services.get(service) if desired is not None else None
+    return max(up, key=lambda item: (spec is not None and item.hash == spec.hash, item.running_since, item.id))
 
 
-def _listed(one: str, several: str, names: Sequence[str]) -> str:
-    if not names:
-        return f"{one} nothing"
-    return f"{one if len(names) == 1 else several} {', '.join(names)}"
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"

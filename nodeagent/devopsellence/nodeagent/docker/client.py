@@ -7,7 +7,6 @@ only the errors of ``docker.errors`` and return only the types of ``docker.model
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -18,7 +17,7 @@ import urllib3.exceptions
 from docker.api.client import APIClient
 from docker.errors import APIError, DockerException, ImageNotFound
 
-from devopsellence.clock import Now
+from devopsellence import clock
 from devopsellence.nodeagent.docker import errors, names
 from devopsellence.nodeagent.docker.cache import epoch, parse_inspected, parse_listed
 from devopsellence.nodeagent.docker.images import ImageStore
@@ -107,7 +106,7 @@ class DockerClient:
             document = self._client.inspect_container(container)
         labels = document["Config"].get("Labels") or {}
         ours = labels.get(names.LABEL_NODE_UID) == self._uid and names.LABEL_ROUTER not in labels
-        return parse_inspected(document, _now()) if ours else None
+        return parse_inspected(document, clock.now()) if ours else None
 
     def create_network(self, name: str, labels: Mapping[str, str]) -> str:
         """Create a bridge network and return its id. Conflict if the name exists."""
@@ -194,7 +193,7 @@ class DockerClient:
         """Return an exited container with its exit; the exit is None if running again. NotFound if missing."""
         with _errors():
             document = self._client.inspect_container(container)
-        exited, state = parse_inspected(document, _now()), document["State"]
+        exited, state = parse_inspected(document, clock.now()), document["State"]
         if exited.up:
             return exited, None
         # Always set an exit time, even where the engine has none: the exit time tells exits apart.
@@ -246,10 +245,6 @@ class EventStream:
         """End the iteration, from any thread."""
         with suppress(OSError, AttributeError, DockerException):
             self._source.close()
-
-
-def _now() -> Now:
-    return Now(time.monotonic(), time.time())
 
 
 @contextmanager

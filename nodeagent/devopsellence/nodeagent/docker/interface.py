@@ -7,21 +7,14 @@ interfaces. Errors are those of ``docker.errors``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
-from devopsellence.api.v1.stored_pb2 import Peer
 from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.images import StoredImage
 from devopsellence.nodeagent.docker.model import Container, ContainerExit
-from devopsellence.nodeagent.health.probe import ProbeCall
-from devopsellence.nodeagent.ingress.interface import NoRouter, RouterInterface
-from devopsellence.nodeagent.plan.probe_spec import Probe
 
 T = TypeVar("T")
-#: Has an image that no registry has on this machine, from one of these nodes; hears how far it is, in words.
-Fetch: TypeAlias = Callable[[str, Sequence[Peer], Callable[[str], None]], Awaitable[None]]
 
 
 class ImageApi(Protocol):
@@ -84,18 +77,3 @@ class ContainerEngine(Protocol):
     async def refresh(self, container: str) -> None: ...
 
     async def relist(self) -> None: ...
-
-
-R_co = TypeVar("R_co", bound=ContainerEngine, covariant=True)
-
-
-@dataclass(frozen=True)
-class Machine(Generic[R_co]):
-    """What an agent works on: the ``engine``, how a probe is put to a container of it at an address (``ask``), how
-    images are got from other nodes (None: they are not), and what leads requests from outside to its containers. All of
-    it tells of an environment by ``engine.Callbacks.changed``."""
-
-    engine: R_co
-    ask: Callable[[Probe, str, str], ProbeCall]
-    fetch: Fetch | None = None
-    routes: RouterInterface = field(default_factory=NoRouter)

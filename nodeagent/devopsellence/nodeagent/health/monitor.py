@@ -76,7 +76,7 @@ def combined_health(healths: Sequence[Health]) -> Health:
         return Health(ProbeVerdict.CHECKING, message=message)
     if bad:
         return Health(
-            ProbeVerdict.UNHEALTHY, late, message, min((health.since for health in bad), key=lambda at: at.mono)
+            ProbeVerdict.UNHEALTHY, late, message, min((health.since for health in bad), key=lambda since: since.mono)
         )
     return max(healths, key=lambda health: health.since.mono, default=_CHECKING)
 

@@ -68,10 +68,10 @@ class ImageCollector:
         if self._sweeping is not None:
             self._sweeping.cancel()
 
-    def follow(self, want: Desired, *, settled: bool) -> None:
+    def follow(self, desired: Desired, *, settled: bool) -> None:
         """Record the images of a desired state; schedule a sweep when a release has ``settled``."""
-        env, release = str(want.ref), want.release
-        images = want.images
+        env, release = str(desired.ref), desired.release
+        images = desired.images
         if not images <= self._ledger.releases.get(env, {}).get(release, frozenset()):
             self._change(self._ledger.with_release(env, release, images))
         if settled and self._swept_releases.get(env) != release:
@@ -85,11 +85,11 @@ class ImageCollector:
             self._change(self._ledger.environment_removed(env))
             self._schedule()
 
-    def image_pulled(self, action: Action, want: Desired) -> None:
+    def image_pulled(self, action: Action, desired: Desired) -> None:
         """Record a successful pull action."""
-        wanted = want.task_service if action.service == TASK else want.services.get(action.service)
-        if wanted is not None:
-            self.obtained(wanted.image)
+        desired_service = desired.task_service if action.service == TASK else desired.services.get(action.service)
+        if desired_service is not None:
+            self.obtained(desired_service.image)
 
     def obtained(self, image: str) -> None:
         """Record an image pulled or loaded by the agent."""

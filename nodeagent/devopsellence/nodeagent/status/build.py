@@ -23,7 +23,7 @@ def status(
     """Build the status of an environment.
 
     ``progress``: progress of image pulls by service. ``problem``: reason why the assignment in etcd cannot be applied
-    (``want`` is the previous assignment then), else empty. ``ingress``: status of the ingress, None without an ingress;
+    (``desired`` is the previous assignment then), else empty. ``ingress``: status of the ingress, None without an ingress;
     without influence on the phase.
     """
     services = [

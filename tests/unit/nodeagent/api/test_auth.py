@@ -42,7 +42,7 @@ def test_everybody_else(identities: Mapping[str, Iterable[bytes]], shown: str) -
         (errors.EngineUnavailable("gone"), grpc.StatusCode.UNAVAILABLE, "gone"),
         (errors.DiskFull("full"), grpc.StatusCode.RESOURCE_EXHAUSTED, "full"),
         (errors.NotFound("no such container"), grpc.StatusCode.FAILED_PRECONDITION, "no such container"),
-        (ValueError("secret"), grpc.StatusCode.INTERNAL, "the agent itself has failed; its log says how"),
+        (ValueError("secret"), grpc.StatusCode.INTERNAL, "internal error of the agent; see the agent's log"),
     ],
 )
 def test_errors_become_refusals(error: Exception, code: grpc.StatusCode, sentence: str) -> None:

@@ -53,13 +53,13 @@ NEW = """\
 -A DOCKER-FORWARD -i br-0a -j ACCEPT
 """
 ACCEPT, DROP = "-P FORWARD ACCEPT\n", "-P FORWARD DROP\n"
-FINE = "neighbours reach containers by the ingress alone"
+FINE = "neighbours reach containers through the ingress only"
 
 
 def by(**printed: str) -> Callable[[str], ForwardFilter]:
     def look(program: str) -> ForwardFilter:
         if program not in printed:
-            raise FilterUnavailable(f"there is no {program}")
+            raise FilterUnavailable(f"{program} is not installed")
         return parse(printed[program])
 
     return look
@@ -91,7 +91,7 @@ OPEN: Mapping[str, tuple[str, str, str]] = {
     "a rule lets everybody in": (
         DROP + USER.format("-i eth0 -j ACCEPT"),
         "-A DOCKER-USER -i eth0 -j ACCEPT",
-        "iptables -D DOCKER-USER -i eth0 -j ACCEPT (as root; again after a reboot, if it is made anew)",
+        "iptables -D DOCKER-USER -i eth0 -j ACCEPT (as root; again after a reboot, if the rule is recreated)",
     ),
     "only some are dropped": (
         ACCEPT + USER.format("-i eth0 ! -s 192.0.2.0/24 -j DROP"),
@@ -123,15 +123,15 @@ def test_neighbours_get_in_and_a_command_ends_it(printed: str, rule: str, mend: 
 
 
 def test_networks_with_ipv6_are_looked_at_by_both() -> None:
-    places = {"eth0", "br-0a"}
+    interfaces = {"eth0", "br-0a"}
     shut, opened = DROP + CHAINS + JUMPS + OLD, ACCEPT
-    seen = judge([BOTH], places, places, by(iptables=shut, ip6tables=opened))
+    seen = judge([BOTH], interfaces, interfaces, by(iptables=shut, ip6tables=opened))
     assert seen.problem.endswith("ip6tables forwards from eth0 to br-0a by -P FORWARD ACCEPT")
     assert seen.fix.startswith("ip6tables -P FORWARD DROP (")
-    both = judge([BOTH], places, places, by(iptables=ACCEPT + CHAINS + JUMPS + OLD, ip6tables=opened))
+    both = judge([BOTH], interfaces, interfaces, by(iptables=ACCEPT + CHAINS + JUMPS + OLD, ip6tables=opened))
     assert both.fix.startswith("iptables -P FORWARD DROP && ip6tables -P FORWARD DROP (")
-    assert judge([BOTH], places, places, by(iptables=shut)) == Isolation("not known: there is no ip6tables")
-    half = judge([BOTH], places, places, by(ip6tables=opened))
+    assert judge([BOTH], interfaces, interfaces, by(iptables=shut)) == Isolation("unknown: ip6tables is not installed")
+    half = judge([BOTH], interfaces, interfaces, by(ip6tables=opened))
     assert "ip6tables forwards" in half.problem
 
 
@@ -143,12 +143,12 @@ def test_networks_with_ipv6_are_looked_at_by_both() -> None:
             [BridgeNetwork("br-0b", own=True, ipv6=False)],
             {"eth0"},
             by(),
-            "not known: the engine's networks are not where the agent runs",
+            "unknown: the engine's networks are not on the agent's machine",
             id="the engine is elsewhere",
         ),
-        pytest.param(BRIDGES, {"eth0"}, by(), "not known: there is no iptables", id="no iptables"),
+        pytest.param(BRIDGES, {"eth0"}, by(), "unknown: iptables is not installed", id="no iptables"),
         pytest.param(
-            BRIDGES, {"eth0"}, by(iptables=ACCEPT), "not known: the engine has no rules in iptables", id="nftables"
+            BRIDGES, {"eth0"}, by(iptables=ACCEPT), "unknown: the engine has no rules in iptables", id="nftables"
         ),
         pytest.param(BRIDGES, {"br-0a"}, by(), FINE, id="no neighbours"),
     ],

@@ -32,7 +32,7 @@ class Process:
     told: list[str] = field(default_factory=list)
     signalled: threading.Event = field(default_factory=threading.Event)
 
-    async def begun(self) -> bool:
+    async def started(self) -> bool:
         return self.has_begun
 
     async def resize(self, size: WindowSize) -> None:
@@ -163,13 +163,13 @@ async def test_sizes_and_signals_reach_the_process_also_after_the_input(talk: Ta
 @pytest.mark.parametrize(
     ("start", "request_", "words"),
     [
-        (RunStart(), RunRequest(stdin=b"x"), "there is no stdin"),
+        (RunStart(), RunRequest(stdin=b"x"), "stdin is closed"),
         (RunStart(interactive=True), RunRequest(stdin=b"x" * (CHUNK_BYTES + 1)), "at most"),
-        (RunStart(), RunRequest(signal="SIGNOTHING"), "there is no signal 'SIGNOTHING'"),
-        (RunStart(tty=True), RunRequest(resize=WindowSize()), "no terminal has 0 columns and 0 rows"),
-        (RunStart(tty=True), RunRequest(resize=WindowSize(columns=80, rows=70000)), "no terminal has"),
-        (RunStart(), RunRequest(), "does not understand"),
-        (RunStart(), RunRequest(start=RunStart()), "does not understand"),
+        (RunStart(), RunRequest(signal="SIGNOTHING"), "unknown signal 'SIGNOTHING'"),
+        (RunStart(tty=True), RunRequest(resize=WindowSize()), "invalid terminal size: 0 columns, 0 rows"),
+        (RunStart(tty=True), RunRequest(resize=WindowSize(columns=80, rows=70000)), "invalid terminal size"),
+        (RunStart(), RunRequest(), "unknown request"),
+        (RunStart(), RunRequest(start=RunStart()), "unknown request"),
     ],
 )
 async def test_nonsense_ends_the_conversation(talk: Talk, start: RunStart, request_: RunRequest, words: str) -> None:
@@ -179,7 +179,7 @@ async def test_nonsense_ends_the_conversation(talk: Talk, start: RunStart, reque
 
 
 async def test_input_after_its_end_is_nonsense_as_well(talk: Talk) -> None:
-    with pytest.raises(CallRefused, match="there is no stdin"):
+    with pytest.raises(CallRefused, match="stdin is closed"):
         await talk.hold(RunStart(interactive=True), RunRequest(close_stdin=True), RunRequest(stdin=b"x"), forever=True)
 
 

@@ -26,13 +26,18 @@ def test_an_environment_that_is_here() -> None:
     [
         ("acme/shop", [], grpc.StatusCode.INVALID_ARGUMENT, "'acme/shop' is not organization/project/environment"),
         ("", [], grpc.StatusCode.INVALID_ARGUMENT, "'' is not organization/project/environment"),
-        ("a/b/c", [], grpc.StatusCode.NOT_FOUND, "nothing of a/b/c is on node n1; here is nothing"),
-        ("a/b/c", ["d/e/f"], grpc.StatusCode.NOT_FOUND, "nothing of a/b/c is on node n1; here is d/e/f"),
+        ("a/b/c", [], grpc.StatusCode.NOT_FOUND, "environment a/b/c is not on node n1; environments here: none"),
+        (
+            "a/b/c",
+            ["d/e/f"],
+            grpc.StatusCode.NOT_FOUND,
+            "environment a/b/c is not on node n1; environments here: d/e/f",
+        ),
         (
             "a/b/c",
             ["g/h/i", "d/e/f"],
             grpc.StatusCode.NOT_FOUND,
-            "nothing of a/b/c is on node n1; here are d/e/f, g/h/i",
+            "environment a/b/c is not on node n1; environments here: d/e/f, g/h/i",
         ),
     ],
 )
@@ -51,7 +56,9 @@ def test_services_are_those_assigned_and_those_that_still_have_a_container() -> 
 
 def test_a_service_that_is_not_there_is_named_with_those_that_are() -> None:
     targets.check_services(ENV, "n1", ["web"], {"web", "db"})
-    with pytest.raises(CallRefused, match="acme/shop/production has no service 'api' on node n1; here are db, web"):
+    with pytest.raises(
+        CallRefused, match="acme/shop/production has no service 'api' on node n1; services here: db, web"
+    ):
         targets.check_services(ENV, "n1", ["web", "api"], {"web", "db"})
 
 
@@ -79,14 +86,14 @@ def test_a_command_runs_in_the_assigned_spec_if_that_runs_otherwise_in_the_newes
 
 @pytest.mark.parametrize(
     ("states", "said"),
-    [([], "there is none"), ([ContainerState.EXITED, ContainerState.PAUSED, ContainerState.EXITED], "exited, paused")],
+    [([], "no container"), ([ContainerState.EXITED, ContainerState.PAUSED, ContainerState.EXITED], "exited, paused")],
 )
 def test_stopped_service_is_refused_with_running_ones(states: list[ContainerState], said: str) -> None:
     containers = [container(service("web"), state, identity=str(number)) for number, state in enumerate(states)]
     with pytest.raises(CallRefused) as caught:
         _running(containers)
     assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
-    assert caught.value.message == f"no container of web runs on node n1 ({said})"
+    assert caught.value.message == f"no container of web is running on node n1 ({said})"
 
 
 def test_a_tasks_container_is_no_service() -> None:

@@ -65,7 +65,7 @@ def test_a_configuration_is_believed_by_its_digest_and_must_list_the_layers() ->
 
     config, image = of({"rootfs": {"diff_ids": [A, B]}})
     assert config_problem(config, image, [A, B]) == ""
-    assert "other layers" in config_problem(config, image, [B, A])
+    assert "different layers" in config_problem(config, image, [B, A])
     assert "digest" in config_problem(config + b" ", image, [A, B])
     nonsense: list[object] = [[], {}, {"rootfs": 1}, 7, None]
     for broken in nonsense:

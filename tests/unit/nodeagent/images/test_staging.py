@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.nodeagent.images.staging import RETENTION_SECONDS, DigestMismatch, LayerStaging, StagedLayer, is_digest
+from devopsellence.nodeagent.images.staging import (
+    RETENTION_SECONDS,
+    DigestMismatch,
+    LayerStaging,
+    StagedLayer,
+    is_digest,
+)
 
 DATA = bytes(number * number % 251 for number in range(5000))
 DIGEST = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
