@@ -1,7 +1,7 @@
-"""What is asked of nodes' agents: their services' output, commands in containers, one-shot tasks, how a node is.
+"""Clients of the agent API: logs, exec, one-off tasks, node diagnosis.
 
-``where`` reads who runs what, ``choose`` decides whom to ask. ``line``, ``merge``, ``resume``, ``render`` and ``since``
-are the pure parts of ``logs``; ``tail`` follows one node, ``together`` all of them. ``session`` carries a command's
-output, input and signals, ``run`` brings it together with this side: ``outlet``, ``intake``, ``terminal``, ``signals``.
-``diagnosis`` shows how a node is. Nothing here changes what a node should run.
+``client`` connects, ``locate`` reads the environment's agents, ``select`` chooses among the agents. ``logs`` prints the
+merged (``log_merge``) streams (``log_stream``) of nodes; ``exec`` runs a command in a ``session`` with local
+``stdio``, ``terminal`` and ``signals``; ``diagnose`` formats the health of a node. Nothing here changes the desired
+state of a node.
 """

@@ -1,7 +1,7 @@
-"""Reaching agents: where each answers, and a channel to it over mutual TLS.
+"""Connection to agents: API addresses, and gRPC channels with mutual TLS.
 
-The certificate that opens etcd opens the agents' API as well, if it is an operator's. An agent must show the
-certificate of the very machine that is meant: its name follows from the node's uid (``devopsellence.agent_identity``).
+An operator's certificate for etcd is valid for the agent API as well. The server certificate of an agent must carry the
+name derived from the uid of the node (``devopsellence.agent_identity``).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import grpc
 import grpc.aio
 
 from devopsellence.agent_identity import (
+    ACCEPTED_BY,
     KEEPALIVE_SECONDS,
     MAX_MESSAGE_BYTES,
     REFUSED_BY,
-    TAKEN_BY,
-    answers_at,
+    api_address,
     server_name,
 )
 from devopsellence.api.v1.agent_pb2_grpc import AgentStub
@@ -29,7 +29,7 @@ from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.store.reader import Reader
 
 if TYPE_CHECKING:
-    # Known to the stub file alone.
+    # Defined only in the stub file.
     from devopsellence.api.v1.agent_pb2_grpc import AgentAsyncStub
     from devopsellence.store.etcd import Etcd
     from devopsellence.store.settings import Settings
@@ -42,23 +42,23 @@ _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_SECONDS * 500),
     ("grpc.http2.max_pings_without_data", 0),
-    # A lost agent is looked for again soon, and one that does not even refuse is given up on.
+    # Reconnect quickly, and give up on an agent that does not answer at all.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.min_reconnect_backoff_ms", 5000),
-    # One channel for each agent of each command: nothing is shared with another.
+    # A channel per agent and command; connections are not shared.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
-# Seconds for a connection and its handshake: a machine that has gone does not even refuse.
+# Time limit of a connection with its handshake, in seconds; a machine that is down does not refuse connections.
 _CONNECT_SECONDS: Final = 6.0
 
 
 @dataclass(frozen=True)
 class AgentEndpoint:
-    """A node's agent: ``address`` is ``host:port``, or "" with ``problem`` saying why nobody can be asked.
+    """Agent API of a node: ``address`` is ``host:port``, or "" with the reason in ``problem``.
 
-    ``uid`` is the machine's that must answer there; "" where there is none.
+    ``uid`` is the expected uid of the machine; "" if the node is not registered.
     """
 
     node: str
@@ -68,26 +68,26 @@ class AgentEndpoint:
 
 
 async def find_agents(etcd: Etcd, names: Iterable[str]) -> list[AgentEndpoint]:
-    """Where the agents of these nodes answer, in order of their names. Reads nodes and heartbeats once."""
+    """Return the agent APIs of nodes, sorted by name; reads node records and heartbeats."""
     keys, reader = etcd.keys, Reader(etcd)
-    wanted = sorted(set(names))
-    nodes = await reader.get_many({name: keys.node(name) for name in wanted}, Node)
-    beats = await reader.get_many({name: keys.heartbeat(name) for name in wanted}, Heartbeat)
-    return [endpoint_of(name, nodes.get(name), beats.get(name)) for name in wanted]
+    sorted_names = sorted(set(names))
+    nodes = await reader.get_many({name: keys.node(name) for name in sorted_names}, Node)
+    beats = await reader.get_many({name: keys.heartbeat(name) for name in sorted_names}, Heartbeat)
+    return [endpoint_of(name, nodes.get(name), beats.get(name)) for name in sorted_names]
 
 
 def endpoint_of(name: str, node: Node | None, beat: Heartbeat | None) -> AgentEndpoint:
-    """Where the agent of one node answers. A node's registered address wins over what its agent says of itself."""
+    """Return the agent API of a node; the registered address wins over the address in the heartbeat."""
     if node is None:
-        return AgentEndpoint(name, "", "", f"node {name} is not registered, or its record cannot be read")
+        return AgentEndpoint(name, "", "", f"node {name} is not registered, or its record is unreadable")
     if beat is None:
         return AgentEndpoint(
             name, node.uid, "", f"node {name} has no heartbeat: its agent is not running or cannot reach etcd"
         )
     if beat.uid != node.uid:
-        problem = f"the agent that answers as {name} was started for an earlier registration of that name"
+        problem = f"the agent of node {name} was started for an earlier registration of this name"
         return AgentEndpoint(name, node.uid, "", problem)
-    address = answers_at(node.address, beat.api_address)
+    address = api_address(node.address, beat.api_address)
     if not address:
         return AgentEndpoint(
             name, node.uid, "", f"the agent of node {name} has no API (it was started without --api-listen)"
@@ -96,59 +96,60 @@ def endpoint_of(name: str, node: Node | None, beat: Heartbeat | None) -> AgentEn
 
 
 def credentials(settings: Settings) -> grpc.ChannelCredentials:
-    """What we show to agents, and which authority we believe.
+    """Return the TLS credentials for agents: client certificate and certificate authority.
 
     Raises:
-        CliError: ``certificate_missing``: there is no certificate, or its files cannot be read.
+        CliError: ``certificate_missing``: there is no certificate, or the files cannot be read.
     """
     files = (settings.ca_cert, settings.key, settings.cert)
-    mend = [NextAction("say which certificate is yours", "export DEVOPSELLENCE_ETCD_CERT=… DEVOPSELLENCE_ETCD_KEY=…")]
+    fix = [NextAction("set your client certificate", "export DEVOPSELLENCE_ETCD_CERT=… DEVOPSELLENCE_ETCD_KEY=…")]
     try:
         authority, key, chain = (path.read_bytes() if path else b"" for path in files)
     except OSError as error:
         message = f"cannot read {error.filename}: {error.strerror}"
-        raise CliError("certificate_missing", message, next_actions=mend) from error
+        raise CliError("certificate_missing", message, next_actions=fix) from error
     if not (authority and key and chain):
-        message = "agents only answer to an operator's certificate, and none is set"
-        raise CliError("certificate_missing", message, next_actions=mend)
+        message = "agents require an operator's client certificate, but none is set"
+        raise CliError("certificate_missing", message, next_actions=fix)
     return grpc.ssl_channel_credentials(authority, key, chain)
 
 
 @asynccontextmanager
 async def connect(settings: Settings, agent: AgentEndpoint) -> AsyncIterator[AgentAsyncStub]:
-    """A stub for one agent; connects with the first call, closes with the block.
+    """Return a gRPC stub for an agent; connects with the first call, closes at the end of the block.
 
     Raises:
-        CliError: ``agent_unreachable``: nothing says where it answers; ``certificate_missing``.
+        CliError: ``agent_unreachable``: the address is not known; ``certificate_missing``.
     """
     if not agent.address:
         raise CliError("agent_unreachable", agent.problem)
     options: Sequence[tuple[str, str | int]] = (*_OPTIONS, ("grpc.ssl_target_name_override", server_name(agent.uid)))
     async with grpc.aio.secure_channel(agent.address, credentials(settings), options=options) as channel:
-        # The generated class is one for both kinds of channel; only its stub file has two.
+        # The generated class serves sync and async channels; only the stub file has two classes.
         stub: AgentAsyncStub = AgentStub(channel)
         yield stub
 
 
 async def wait_accepted(call: _Streaming) -> None:
-    """Wait until an agent has taken a call. What is sent before that may cross a refusal, and gRPC then tells of a
-    message that could not be sent in place of the refusal.
+    """Wait until the agent accepts a call.
+
+    A message sent earlier may cross a refusal; gRPC would then report the failed send instead of the refusal.
 
     Raises:
-        AioRpcError: it has refused, or there is none.
+        AioRpcError: the agent refused the call, or cannot be reached.
     """
     await call.wait_for_connection()
-    if not any(key == TAKEN_BY for key, _ in await call.initial_metadata() or ()):
+    if not any(key == ACCEPTED_BY for key, _ in await call.initial_metadata() or ()):
         await call.code()
-        # Of a call that has ended: raises what it ended with.
+        # Raises the error of an ended call.
         await call.wait_for_connection()
 
 
 async def wait_connected(agent: AgentEndpoint, call: _Streaming) -> None:
-    """:func:`taken`, within the time that it takes to get there at most.
+    """Wait until the agent accepts a call, with the time limit of a connection.
 
     Raises:
-        CliError: ``agent_unreachable``: nothing answers there in time.
+        CliError: ``agent_unreachable``: no connection in time.
         AioRpcError: the call failed at once.
     """
     try:
@@ -160,19 +161,19 @@ async def wait_connected(agent: AgentEndpoint, call: _Streaming) -> None:
 
 
 def _unreachable(agent: AgentEndpoint, details: str) -> CliError:
-    message = f"the agent of node {agent.node} does not answer at {agent.address}: {details}"
+    message = f"cannot reach the agent of node {agent.node} at {agent.address}: {details}"
     return CliError(
         "agent_unreachable", message, next_actions=[NextAction("see what is wrong", "devopsellence doctor")]
     )
 
 
 def call_error(agent: AgentEndpoint, error: grpc.aio.AioRpcError) -> CliError:
-    """A failed call as an error for a person."""
+    """Return the CLI error for a failed call."""
     code, details = error.code(), error.details() or ""
-    spoke = any(key == REFUSED_BY for key, _ in error.trailing_metadata() or ())
-    if code is grpc.StatusCode.UNAVAILABLE and not spoke:
+    refused_by_agent = any(key == REFUSED_BY for key, _ in error.trailing_metadata() or ())
+    if code is grpc.StatusCode.UNAVAILABLE and not refused_by_agent:
         return _unreachable(agent, details)
-    words = {
+    codes = {
         grpc.StatusCode.NOT_FOUND: "not_found",
         grpc.StatusCode.FAILED_PRECONDITION: "not_running",
         grpc.StatusCode.PERMISSION_DENIED: "permission_denied",
@@ -181,4 +182,4 @@ def call_error(agent: AgentEndpoint, error: grpc.aio.AioRpcError) -> CliError:
         grpc.StatusCode.UNAVAILABLE: "docker_unavailable",
         grpc.StatusCode.UNIMPLEMENTED: "agent_too_old",
     }
-    return CliError(words.get(code, "agent_failed"), f"node {agent.node}: {details or code.name.lower()}")
+    return CliError(codes.get(code, "agent_failed"), f"node {agent.node}: {details or code.name.lower()}")

@@ -1,4 +1,4 @@
-"""How a node is, by its agent's account, for a person and as JSON. Pure."""
+"""Text and JSON of a node diagnosis from the agent. Pure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from devopsellence.cli.util.text import iso, local_time, safe
 
 
 def text(answer: DiagnoseAnswer) -> str:
-    """What there is, then every check with what mends it."""
+    """Return versions and resources of the node, then every check with how to fix it."""
     since = local_time(answer.started_at) or "-"
     lines = [
         f"Node     {safe(answer.node)} (uid {safe(answer.node_uid)}, host {safe(answer.hostname)})",
         f"Agent    {safe(answer.agent_version)}, {answer.agent_memory_mib} MiB, since {since}",
-        f"Docker   {safe(answer.docker_version) or 'does not answer'}",
+        f"Docker   {safe(answer.docker_version) or 'unreachable'}",
         f"Disk     {_share(answer.disk_free_mib, answer.disk_total_mib)} free",
         f"Memory   {_share(answer.memory_available_mib, answer.memory_total_mib)} available",
         "",
@@ -31,7 +31,7 @@ def text(answer: DiagnoseAnswer) -> str:
 
 
 def document(answer: DiagnoseAnswer) -> dict[str, Any]:
-    """The shape that it has in JSON."""
+    """Return the JSON form."""
     return {
         "node": answer.node,
         "node_uid": answer.node_uid,
@@ -53,14 +53,14 @@ def document(answer: DiagnoseAnswer) -> dict[str, Any]:
 
 
 def failed(answer: DiagnoseAnswer) -> list[Check]:
-    """The checks that found something wrong."""
+    """Return the failed checks."""
     return [check for check in answer.checks if not check.ok]
 
 
 def finding(check: Check) -> Finding:
-    """A failed check as part of an error."""
-    mend = (NextAction("what mends it", check.mend),) if check.mend else ()
-    return Finding(check.name, f"{check.name}: {check.message}", next_actions=mend)
+    """Return a failed check as part of an error."""
+    fix = (NextAction("how to fix it", check.mend),) if check.mend else ()
+    return Finding(check.name, f"{check.name}: {check.message}", next_actions=fix)
 
 
 def _share(part: int, whole: int) -> str:

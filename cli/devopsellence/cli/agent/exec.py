@@ -1,4 +1,4 @@
-"""What ``exec`` and ``task run`` share: from the flags to the exit code."""
+"""Running a command on a node for ``exec`` and ``task run``: from the options to the exit code."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExecOptions:
-    """How a command is run: with our input, on a terminal, and what the first Ctrl-C means to it."""
+    """Options of a remote command: pass stdin, allocate a terminal, and the signal sent on the first Ctrl-C."""
 
     interactive: bool
     tty: bool
     interrupt: str
 
 
-def check_options(output: Output, manner: ExecOptions) -> None:
-    """Refuse what cannot work before anything is asked.
+def check_options(output: Output, options: ExecOptions) -> None:
+    """Check the options before connecting.
 
     Raises:
         CliError: ``no_terminal`` (exit code 2).
-        UsageError: there is no stdin.
+        UsageError: stdin is closed.
     """
-    # A process that was started with its stdin closed has none.
-    if manner.interactive and sys.stdin is None:
-        raise click.UsageError("-i needs a stdin, and it is closed")
-    if manner.tty and (sys.stdin is None or not sys.stdin.isatty()):
-        message = "-t needs a terminal on stdin; leave it out to pass a pipe or a file on"
+    # None in a process started with stdin closed.
+    if options.interactive and sys.stdin is None:
+        raise click.UsageError("-i needs stdin, but stdin is closed")
+    if options.tty and (sys.stdin is None or not sys.stdin.isatty()):
+        message = "-t needs a terminal on stdin; leave it out to pass a pipe or a file"
         raise CliError("no_terminal", message, exit_code=2)
-    if manner.tty and output.json:
-        raise CliError("no_terminal", "-t and -o json exclude each other", exit_code=2)
+    if options.tty and output.json:
+        raise CliError("no_terminal", "-t cannot be combined with -o json", exit_code=2)
 
 
 async def run_on_node(
@@ -60,49 +60,51 @@ async def run_on_node(
     agent: AgentEndpoint,
     call: Callable[[AgentAsyncStub], Call],
     start: RunStart,
-    manner: ExecOptions,
+    options: ExecOptions,
     output: Output,
 ) -> int:
-    """Run what ``start`` says on one node; ``call`` chooses between the agent's two ways to run something.
+    """Run a command on a node; ``call`` is the RPC for exec or for tasks.
 
-    Returns the exit code: the command's, or 128 and the signal's number if a signal ended it from here.
+    Return the exit code of the command, or 128 plus the number of the signal received by this process.
     """
-    window = sys.stdin.fileno() if manner.tty else None
-    start.interactive, start.tty = manner.interactive, manner.tty
+    window = sys.stdin.fileno() if options.tty else None
+    start.interactive, start.tty = options.interactive, options.tty
     if window is not None and (size := terminal.size(window)) is not None:
         start.size.CopyFrom(size)
     stdout, stderr = output_sinks(output)
-    here = LocalStreams(stdout, stderr, sys.stdin.fileno() if manner.interactive else None, window)
+    streams = LocalStreams(stdout, stderr, sys.stdin.fileno() if options.interactive else None, window)
     with ExitStack() as stack:
         async with client.connect(settings, agent) as stub:
-            session = Session(agent, call(stub), here)
-            if manner.tty and manner.interactive:
+            session = Session(agent, call(stub), streams)
+            if options.tty and options.interactive:
                 stack.enter_context(terminal.raw(sys.stdin.fileno()))
             try:
-                code = await run_with_signals(session, session.run(start), interrupt=manner.interrupt, say=_say(output))
+                code = await run_with_signals(
+                    session, session.run(start), interrupt=options.interrupt, warn=_warner(output)
+                )
             except SessionInterrupted as error:
                 code = error.exit_code
     output.result(output.operation, None, ok=code == 0, exit_code=code, node=agent.node)
     return code
 
 
-def _say(output: Output) -> Callable[[str], None]:
-    def say(text: str) -> None:
+def _warner(output: Output) -> Callable[[str], None]:
+    def warn(text: str) -> None:
         if not output.quiet:
             output.warning(text)
 
-    return say
+    return warn
 
 
 def output_sinks(output: Output) -> tuple[Sink, Sink]:
-    """Where stdout and stderr of the command go: to ours as they are, or as JSON objects to stdout."""
+    """Return writers for stdout and stderr of the command: unchanged to the own streams, or JSON objects to stdout."""
     if output.json:
         return _JsonSink(output, "stdout"), _JsonSink(output, "stderr")
     return StdioWriter(sys.stdout).write, StdioWriter(sys.stderr).write
 
 
 class _JsonSink:
-    """Each piece of output as an object; a character that arrives in two pieces is in the second."""
+    """Writer of output as JSON objects; a character split between two chunks goes into the second."""
 
     def __init__(self, output: Output, stream: str) -> None:
         self._output = output

@@ -1,4 +1,4 @@
-"""Which nodes run what of an environment, as etcd has it, in two rounds of reading."""
+"""Agents of an environment and the services on its nodes, read from etcd in two rounds."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EnvironmentAgents:
-    """An environment's newest release and its attached nodes. What cannot be read or is not there is left out.
+    """Newest release and attached nodes of an environment; absent and unreadable records are left out.
 
-    ``agents`` has every node that is attached (or the one that was asked for), in order of their names.
+    ``agents`` has all attached nodes, or the requested nodes, sorted by name.
     """
 
     ref: EnvironmentRef
@@ -30,24 +30,24 @@ class EnvironmentAgents:
     statuses: dict[str, AssignmentStatus] = field(default_factory=dict)
 
 
-async def read_agents(etcd: Etcd, ref: EnvironmentRef, wanted: tuple[str, ...] = ()) -> EnvironmentAgents:
-    """Everything about ``ref`` that says whom to ask; with ``wanted`` only about those nodes.
+async def read_agents(etcd: Etcd, ref: EnvironmentRef, node_names: tuple[str, ...] = ()) -> EnvironmentAgents:
+    """Read the agents of an environment; with ``node_names``, only of these nodes.
 
     Raises:
-        CliError: ``environment_unknown``, or ``node_not_attached`` for one of ``wanted``.
+        CliError: ``environment_unknown``; ``node_not_attached`` for a name in ``node_names``.
     """
     keys, reader = etcd.keys, Reader(etcd)
     environment = await reader.get(keys.environment(ref), Environment)
     if environment is None:
-        mend = NextAction("see which there are", "devopsellence node list")
-        raise CliError("environment_unknown", f"there is no environment {ref}", next_actions=[mend])
+        fix = NextAction("list nodes and environments", "devopsellence node list")
+        raise CliError("environment_unknown", f"there is no environment {ref}", next_actions=[fix])
     attached = sorted(environment.nodes)
-    for name in wanted:
+    for name in node_names:
         if name not in attached:
             message = f"node {name} is not attached to {ref}; attached: {', '.join(attached) or 'none'}"
-            mend = NextAction("attach it", f"devopsellence node attach {name}")
-            raise CliError("node_not_attached", message, next_actions=[mend])
-    names = [name for name in attached if not wanted or name in wanted]
+            fix = NextAction("attach it", f"devopsellence node attach {name}")
+            raise CliError("node_not_attached", message, next_actions=[fix])
+    names = [name for name in attached if not node_names or name in node_names]
     number = environment.latest_release
     release, nodes, beats, statuses = await asyncio.gather(
         reader.get_many({"": keys.release(ref, number)} if number else {}, Release),

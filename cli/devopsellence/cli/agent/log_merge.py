@@ -1,4 +1,9 @@
-"""Log lines of several nodes merged in the order of their times."""
+"""Merging the log lines of several nodes in the order of time.
+
+A line is printed as soon as all open streams have a line waiting, because then no earlier line can arrive, or after
+waiting for ``patience`` seconds, so that a silent stream does not block the rest. The order of finished streams is
+exact; the order of followed streams is exact for lines that arrive within ``patience``.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +18,14 @@ from devopsellence.cli.agent.log_line import OutputLine
 from devopsellence.cli.agent.log_stream import NodeLogStream
 from devopsellence.cli.output import CliError
 
-# What a line takes besides its text, about.
+# Approximate size of a line in memory without the text, in bytes.
 _OVERHEAD: Final = 250
 
 
 class MergeBuffer:
-    """Lines go in with :meth:`push`, stream by stream, and come out of :meth:`ready` in order.
+    """Buffer that sorts lines by time: :meth:`push` adds lines of a stream, :meth:`ready` returns lines in order.
 
-    The lines of one container keep their order even where its clock was set back in between.
+    Pure: the caller passes the time. The lines of a container keep their order even if the clock was set back.
     """
 
     def __init__(self, patience: float) -> None:
@@ -30,32 +35,32 @@ class MergeBuffer:
         self._heap: list[tuple[int, int, Hashable, OutputLine]] = []
         # (when it arrived, time, sequence), oldest arrival first; may still name lines that have gone out.
         self._arrivals: deque[tuple[float, int, int]] = deque()
-        # The latest, in order, that has gone out: what comes too late for its place is not held any longer.
+        # Position of the last line returned; later arrivals with an earlier position are not held.
         self._out = (-1, -1)
-        # Of each open stream, how many lines wait and how much they take.
+        # Waiting lines and their bytes, by open stream.
         self._waiting: dict[Hashable, int] = {}
         self._bytes: dict[Hashable, int] = {}
-        # How many open streams have no line here.
+        # Number of open streams without a waiting line.
         self._silent = 0
         self._latest: dict[tuple[str, str], int] = {}
 
     def open(self, stream: Hashable) -> None:
-        """A stream that lines may come from; others are held back for it."""
+        """Add a stream; lines of other streams wait for its lines."""
         self._waiting[stream] = self._bytes[stream] = 0
         self._silent += 1
 
     def close(self, stream: Hashable) -> None:
-        """No more lines come from ``stream``; those that it has brought still go out."""
+        """End a stream; its waiting lines are still returned."""
         if self._waiting.pop(stream, None) == 0:
             self._silent -= 1
         self._bytes.pop(stream, None)
 
     def held(self, stream: Hashable) -> int:
-        """How many bytes the waiting lines of ``stream`` take, about."""
+        """Return the approximate bytes of waiting lines of a stream."""
         return self._bytes.get(stream, 0)
 
     def push(self, stream: Hashable, line: OutputLine, now: float) -> None:
-        """Take a line of an open stream."""
+        """Add a line of an open stream."""
         container = (line.node, line.container)
         at = max(line.at, self._latest.get(container, 0))
         self._latest[container] = at
@@ -68,7 +73,7 @@ class MergeBuffer:
         self._bytes[stream] += len(line.text) + _OVERHEAD
 
     def ready(self, now: float) -> list[OutputLine]:
-        """The lines that may go out at ``now``, in order."""
+        """Return the lines due at ``now``, in order, and remove them from the buffer."""
         last_due = max(self._out, self._last_due(now))
         out: list[OutputLine] = []
         while self._heap and (self._silent == 0 or self._heap[0][:2] <= last_due):
@@ -78,11 +83,11 @@ class MergeBuffer:
         return out
 
     def due(self) -> float | None:
-        """When a line will have waited long enough even if nothing more arrives; None when none waits."""
+        """Return the time at which the next line is due without further arrivals; None if no line waits."""
         return self._arrivals[0][0] + self._patience if self._arrivals else None
 
     def _last_due(self, now: float) -> tuple[int, int]:
-        """The latest line in order that has waited long enough: whatever is before it goes out with it."""
+        """Return the position of the last line that waited for ``patience``; all lines before it are due too."""
         last = (-1, -1)
         while self._arrivals and self._arrivals[0][0] + self._patience <= now:
             _, at, sequence = self._arrivals.popleft()
@@ -100,33 +105,33 @@ class MergeBuffer:
         return line
 
 
-#: How long a line waits for an earlier one of another node, in seconds: while output is followed, and while what has
-#: been written before is read. The second is only for nodes that have fallen silent.
+#: Seconds for which a line waits for earlier lines of other nodes: while following, and while reading past output. The
+#: second limit matters only for nodes that stop sending.
 FOLLOW_WAIT_SECONDS: Final = 0.15
 READ_WAIT_SECONDS: Final = 3.0
-# What waits of all streams together, in bytes; a stream that has its share is not read on.
+# Maximum bytes of waiting lines of all streams; a stream beyond its share is not read.
 _MOST: Final = 8 << 20
 
 
 class LogMerger:
-    """Merges what ``tails`` bring and hands it to ``write``, several lines at a time."""
+    """Merger of log streams; passes lines in order of time to ``write``, several at a time."""
 
     def __init__(
-        self, tails: Sequence[NodeLogStream], write: Callable[[list[OutputLine]], Awaitable[None]], *, patience: float
+        self, streams: Sequence[NodeLogStream], write: Callable[[list[OutputLine]], Awaitable[None]], *, patience: float
     ) -> None:
-        self._tails = tails
+        self._streams = streams
         self._write = write
         self._merge = MergeBuffer(patience)
-        self._share = _MOST // max(1, len(tails))
-        self._open = len(tails)
-        # Set when there may be something to write, and when there may be room again.
+        self._share = _MOST // max(1, len(streams))
+        self._open = len(streams)
+        # Set when lines may be due, and when the buffer may have room.
         self._arrived, self._room = asyncio.Event(), asyncio.Event()
 
     async def run(self, failed: Callable[[CliError], None]) -> None:
-        """Until every stream has ended; ``failed`` hears of each that ended in an error, the others go on."""
-        for number in range(len(self._tails)):
+        """Merge until all streams have ended; ``failed`` is called for a stream with an error, the rest continue."""
+        for number in range(len(self._streams)):
             self._merge.open(number)
-        pumps = [asyncio.create_task(self._pump(number, failed)) for number in range(len(self._tails))]
+        pumps = [asyncio.create_task(self._pump(number, failed)) for number in range(len(self._streams))]
         try:
             await self._drain(pumps)
         finally:
@@ -137,7 +142,7 @@ class LogMerger:
     async def _pump(self, number: int, failed: Callable[[CliError], None]) -> None:
         now = asyncio.get_running_loop().time
         try:
-            async with aclosing(self._tails[number].batches()) as batches:
+            async with aclosing(self._streams[number].batches()) as batches:
                 async for batch in batches:
                     for line in batch:
                         self._merge.push(number, line, now())
@@ -158,7 +163,7 @@ class LogMerger:
             self._arrived.clear()
             for pump in pumps:
                 if pump.done():
-                    pump.result()  # raises what nobody foresaw
+                    pump.result()  # raises unexpected errors
             lines = self._merge.ready(now())
             if lines:
                 await self._write(lines)

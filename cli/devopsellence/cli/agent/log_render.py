@@ -1,7 +1,7 @@
-"""Lines of output for a terminal, for a pipe, and as JSON.
+"""Formatting of log lines for a terminal, a pipe and JSON.
 
-On a terminal whatever could move its cursor is made visible, and colours stay if colours are wanted. In a pipe the
-bytes are what the container wrote: there they are data, and what reads them knows what it expects.
+On a terminal, control characters are replaced by visible ones; colours stay if enabled. In a pipe, the bytes are
+unchanged, because they are data there.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _PALETTE: Final = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 
 
 class LineRenderer(Protocol):
-    """Makes bytes of lines."""
+    """Formatter of log lines."""
 
     def __call__(self, line: OutputLine) -> bytes:
-        """``line`` with its line end."""
+        """Return the bytes of ``line`` with a line end."""
         ...
 
 
 class TextRenderer:
-    """Text, prefixed with where it comes from.
+    """Text format with a prefix of node and service.
 
-    ``sources`` are the (node, service) that are expected, so that prefixes are aligned from the first line on.
+    ``sources`` are the expected (node, service) pairs, for prefixes aligned from the first line on.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class TextRenderer:
 
 
 class JsonRenderer:
-    """One object a line, in the shape of all streaming commands."""
+    """JSON format: an object per line, with the fields of all streaming commands."""
 
     def __init__(self, operation: str) -> None:
         self._operation = operation
@@ -91,7 +91,7 @@ class JsonRenderer:
 
 
 def on_terminal(text: bytes, *, color: bool) -> bytes:
-    """``text`` as a terminal may have it: no control characters, and colours that end with the line, or none."""
+    """Return ``text`` safe for a terminal: no control characters; colours, if enabled, are reset at the end."""
     decoded = text.decode(errors="replace").rstrip("\r")
     if decoded.isprintable():
         return decoded.encode()
@@ -105,6 +105,6 @@ def on_terminal(text: bytes, *, color: bool) -> bytes:
 
 
 def rfc3339(at: int) -> str:
-    """A time in UTC with all nine digits, so that times of one length sort as text."""
+    """Return a UTC time with nine fractional digits, so that times sort as text."""
     moment = datetime.fromtimestamp(at // NANOS, tz=UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{at % NANOS:09d}Z"

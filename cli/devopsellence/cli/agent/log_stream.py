@@ -21,61 +21,61 @@ if TYPE_CHECKING:
 
     Call = grpc.aio.UnaryStreamCall[LogsRequest, LogsAnswer]
 
-# How far back lines are asked for again on account of a container that has said less than another.
+# Maximum overlap when resuming, in nanoseconds, for containers with fewer lines than others.
 _MARGIN: Final = 30 * NANOS
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What one container has said: its last time, and what it said at that very time."""
+class _ContainerPosition:
+    """Last time of a container's lines, and the lines of that time."""
 
     at: int = -1
     then: Counter[tuple[bool, bytes]] = field(default_factory=Counter)
-    # What is still to be passed over of ``then``, after the stream was taken up again.
+    # Lines of ``then`` still to be skipped after resuming.
     again: Counter[tuple[bool, bytes]] = field(default_factory=Counter)
 
 
 class ResumePoint:
-    """Remembers how far each container of a stream has been heard.
+    """Position in a log stream, by container, for resuming without repeated lines. Pure.
 
-    Containers' lines arrive in order, those of different containers not quite: after a break, lines are asked for from
-    :attr:`since` on, and :meth:`admit` leaves out those that were there before.
+    The lines of a container arrive in order, those of different containers only roughly: after a break, the stream is
+    requested again from :attr:`since`, and :meth:`admit` rejects lines received before.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[str, _Seen] = {}
+        self._positions: dict[str, _ContainerPosition] = {}
 
     @property
     def since(self) -> int | None:
-        """From when on lines are to be asked for again; None when none has been seen."""
-        if not self._seen:
+        """Start time for resuming, in nanoseconds since 1970; None before the first line."""
+        if not self._positions:
             return None
-        times = [seen.at for seen in self._seen.values()]
+        times = [position.at for position in self._positions.values()]
         return max(min(times), max(times) - _MARGIN)
 
     def restart(self) -> None:
-        """The stream begins again, at or before :attr:`since`."""
-        for seen in self._seen.values():
-            seen.again = seen.then.copy()
+        """Prepare for a stream that starts again at or before :attr:`since`."""
+        for position in self._positions.values():
+            position.again = position.then.copy()
 
     def admit(self, line: OutputLine, *, resumed: bool) -> bool:
-        """Whether ``line`` is new; ``resumed``: the stream has begun again, so it may not be."""
-        seen = self._seen.setdefault(line.container, _Seen())
-        said = (line.stderr, line.text)
-        if resumed and line.at < seen.at:
+        """Return True if ``line`` is new; ``resumed`` is True after the stream was requested again."""
+        position = self._positions.setdefault(line.container, _ContainerPosition())
+        content = (line.stderr, line.text)
+        if resumed and line.at < position.at:
             return False
-        if resumed and line.at == seen.at and seen.again[said]:
-            seen.again[said] -= 1
+        if resumed and line.at == position.at and position.again[content]:
+            position.again[content] -= 1
             return False
-        if line.at != seen.at:
-            seen.at = line.at
-            seen.then.clear()
-            seen.again.clear()
-        seen.then[said] += 1
+        if line.at != position.at:
+            position.at = line.at
+            position.then.clear()
+            position.again.clear()
+        position.then[content] += 1
         return True
 
 
-# What a connection that broke, or an agent that is being restarted, is known by.
+# Status codes of a broken connection or a restarting agent.
 _PASSING: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -88,12 +88,12 @@ _PASSING: Final = frozenset(
 )
 
 
-class _Ended(Exception):
-    """A stream that is followed has ended, as when an agent stops."""
+class _StreamEnded(Exception):
+    """A followed stream has ended, for example because the agent stopped."""
 
 
 class NodeLogStream:
-    """What ``request`` asks of ``agent``; ``warn`` hears when a followed stream is lost."""
+    """Log stream of a node; ``warn`` is called when the connection of a followed stream is lost."""
 
     def __init__(
         self, stub: AgentAsyncStub, agent: AgentEndpoint, request: LogsRequest, warn: Callable[[str], None]
@@ -106,10 +106,10 @@ class NodeLogStream:
         self._resumed = False
 
     async def batches(self) -> AsyncGenerator[list[OutputLine], None]:
-        """New lines as they come; ends with the output, or never while it is followed.
+        """Yield new lines as they arrive; a followed stream never ends.
 
         Raises:
-            CliError: the agent cannot be asked, or will not answer this.
+            CliError: the agent cannot be reached, or refuses the request.
         """
         try:
             call = await self._begin()
@@ -118,11 +118,11 @@ class NodeLogStream:
                     while isinstance(answer := await call.read(), LogsAnswer):
                         yield self._new(answer)
                 except grpc.aio.AioRpcError as error:
-                    if not self._goes_on(error):
+                    if not self._is_temporary(error):
                         raise
                 if not self._request.follow:
                     return
-                call, first = await self._again()
+                call, first = await self._reconnect()
                 yield self._new(first)
         except grpc.aio.AioRpcError as error:
             raise call_error(self._agent, error) from error
@@ -132,16 +132,16 @@ class NodeLogStream:
         await wait_connected(self._agent, call)
         return call
 
-    async def _again(self) -> tuple[Call, LogsAnswer]:
-        """The stream from where it broke, and its first answer: one that ends without any is lost once more."""
+    async def _reconnect(self) -> tuple[Call, LogsAnswer]:
+        """Resume the stream and return the call with its first answer; a stream without an answer is retried."""
         self._resumed = True
         if (since := self._resume.since) is not None:
             self._request.since.CopyFrom(timestamp(since))
             self._request.lines = -1
         retrying = AsyncRetrying(
-            retry=retry_if_exception(self._goes_on),
+            retry=retry_if_exception(self._is_temporary),
             wait=wait_random_exponential(multiplier=0.2, max=5),
-            before_sleep=self._say_once,
+            before_sleep=self._warn_once,
             reraise=True,
         )
         async for attempt in retrying:
@@ -150,18 +150,18 @@ class NodeLogStream:
                 call = await self._begin()
                 answer = await call.read()
                 if not isinstance(answer, LogsAnswer):
-                    raise _Ended
+                    raise _StreamEnded
                 return call, answer
         raise AssertionError("tenacity ends with a result or an exception")
 
-    def _goes_on(self, error: BaseException) -> bool:
+    def _is_temporary(self, error: BaseException) -> bool:
         if isinstance(error, grpc.aio.AioRpcError):
             return self._request.follow and error.code() in _PASSING
-        return isinstance(error, _Ended) or (isinstance(error, CliError) and error.code == "agent_unreachable")
+        return isinstance(error, _StreamEnded) or (isinstance(error, CliError) and error.code == "agent_unreachable")
 
-    def _say_once(self, state: RetryCallState) -> None:
+    def _warn_once(self, state: RetryCallState) -> None:
         if state.attempt_number == 1:
-            self._warn(f"the connection to node {self._agent.node} is lost; trying again")
+            self._warn(f"lost connection to node {self._agent.node}; reconnecting")
 
     def _new(self, answer: LogsAnswer) -> list[OutputLine]:
         lines = [from_message(self._agent.node, message) for message in answer.lines]

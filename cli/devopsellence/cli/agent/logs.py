@@ -1,4 +1,4 @@
-"""``logs`` from the sources to the last line: connects, asks, and writes what comes."""
+"""``logs``: connect to the agents, request the log lines, print them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LogQuery:
-    """Which lines: ``lines`` of each container at most (negative: all), none before ``since`` (nanoseconds)."""
+    """Selection of log lines: at most ``lines`` per container (negative: all), none before ``since`` (nanoseconds)."""
 
     environment: str
     follow: bool
@@ -32,7 +32,7 @@ class LogQuery:
 
 
 class LogPrinter:
-    """One run of ``logs``; ``problems`` are the nodes that could not be asked, or not to the end."""
+    """Printer of logs; ``problems`` are the errors of unreachable or lost nodes."""
 
     def __init__(self, output: Output, outlet: StdioWriter, render: LineRenderer) -> None:
         self._output = output
@@ -40,36 +40,34 @@ class LogPrinter:
         self._render = render
         self.problems: list[CliError] = []
 
-    async def show(
-        self, settings: Settings, sources: list[LogSource], wanted: LogQuery, *, services: list[str]
-    ) -> None:
-        """Write the output of all ``sources``; ``services`` are those that were asked for, none: all.
+    async def show(self, settings: Settings, sources: list[LogSource], query: LogQuery, *, services: list[str]) -> None:
+        """Print the logs of all ``sources``; ``services`` are the requested services, empty for all.
 
         Raises:
-            CliError: none of them could be asked.
+            CliError: no node could be reached.
         """
         async with AsyncExitStack() as stack:
-            tails: list[NodeLogStream] = []
+            streams: list[NodeLogStream] = []
             for source in sources:
                 try:
                     stub = await stack.enter_async_context(client.connect(settings, source.agent))
                 except CliError as error:
                     self._failed(error)
                     continue
-                requests = _requests(source, wanted, services)
-                tails += [NodeLogStream(stub, source.agent, request, self._output.warning) for request in requests]
+                requests = _requests(source, query, services)
+                streams += [NodeLogStream(stub, source.agent, request, self._output.warning) for request in requests]
             failed_before = len(self.problems)
-            patience = FOLLOW_WAIT_SECONDS if wanted.follow else READ_WAIT_SECONDS
-            await LogMerger(tails, self._write, patience=patience).run(self._failed)
-        if len(self.problems) - failed_before == len(tails):
-            raise self._none()
+            patience = FOLLOW_WAIT_SECONDS if query.follow else READ_WAIT_SECONDS
+            await LogMerger(streams, self._write, patience=patience).run(self._failed)
+        if len(self.problems) - failed_before == len(streams):
+            raise self._no_node_error()
 
-    def _none(self) -> CliError:
+    def _no_node_error(self) -> CliError:
         codes = {problem.code for problem in self.problems}
-        # As text they have been said already.
-        findings = [Finding(each.code, each.message) for each in self.problems] if self._output.json else []
+        # In text mode, the problems have been printed as warnings.
+        findings = [Finding(problem.code, problem.message) for problem in self.problems] if self._output.json else []
         code = codes.pop() if len(codes) == 1 else "agent_unreachable"
-        return CliError(code, "no node could be asked", findings=findings)
+        return CliError(code, "no node could be reached", findings=findings)
 
     def _failed(self, error: CliError) -> None:
         # Several streams of one node fail in the same way.
@@ -79,23 +77,21 @@ class LogPrinter:
 
     async def _write(self, lines: list[OutputLine]) -> None:
         await self._outlet.write(b"".join(map(self._render, lines)))
-        # Where writing never waits, the streams still get their turn.
+        # Let the streams run even if writing never waits.
         await asyncio.sleep(0)
 
 
-def _requests(source: LogSource, wanted: LogQuery, services: list[str]) -> list[LogsRequest]:
-    """What to ask one node for.
+def _requests(source: LogSource, query: LogQuery, services: list[str]) -> list[LogsRequest]:
+    """Return the log requests for a node.
 
-    What has been written before is asked for service by service: such a stream is in order of time, so that several are
-    merged exactly without being kept in memory. One that is followed has all services, also those still to come.
+    Past output is requested per service, because such a stream is in the order of time and can be merged exactly
+    without buffering. A followed stream has all services, including future ones.
     """
     groups = [[name] for name in source.services]
-    if wanted.follow:
+    if query.follow:
         groups = [list(source.services) if services else []]
-    since = timestamp(wanted.since) if wanted.since is not None else None
+    since = timestamp(query.since) if query.since is not None else None
     return [
-        LogsRequest(
-            environment=wanted.environment, services=group, follow=wanted.follow, lines=wanted.lines, since=since
-        )
+        LogsRequest(environment=query.environment, services=group, follow=query.follow, lines=query.lines, since=since)
         for group in groups
     ]

@@ -1,4 +1,4 @@
-"""Whom to ask, decided from a survey. Pure; every refusal says what there is instead."""
+"""Selection of nodes and tasks for logs, exec and tasks. Pure; errors list the available names."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from devopsellence.cli.agent.locate import EnvironmentAgents
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.placement import why_not
 
-_STATUS: Final = NextAction("see what runs where", "devopsellence status")
+_STATUS: Final = NextAction("see services and nodes", "devopsellence status")
 
 
 @dataclass(frozen=True)
 class LogSource:
-    """A node to ask for output, and the services to ask it for, sorted."""
+    """Agent to request logs from, with the names of the services, sorted."""
 
     agent: AgentEndpoint
     services: tuple[str, ...]
 
 
 def log_sources(survey: EnvironmentAgents, services: Sequence[str]) -> list[LogSource]:
-    """Which nodes run, or should run, any of ``services`` (none named: all), in order of their names.
+    """Return the nodes that run, or should run, any of ``services`` (empty: all), sorted by name.
 
     Raises:
-        CliError: ``service_unknown``: neither the newest release nor any node knows one of them; ``not_running``: no
-            node has anything to do with them.
+        CliError: ``service_unknown``: a service is neither in the newest release nor on a node; ``not_running``:
+            no node runs or should run the services.
     """
     known = {name: _services_of(survey, name) for name in survey.agents}
     _require(survey, services, set().union(*known.values()))
-    wanted = set(services)
-    found = [
-        LogSource(survey.agents[node], tuple(sorted(has & wanted if wanted else has))) for node, has in known.items()
+    requested = set(services)
+    sources = [
+        LogSource(survey.agents[node], tuple(sorted(has & requested if requested else has)))
+        for node, has in known.items()
     ]
-    found = [source for source in found if source.services]
-    if not found:
+    sources = [source for source in sources if source.services]
+    if not sources:
         what = f"service {' or '.join(services)}" if services else "anything"
         raise CliError("not_running", f"no node of {survey.ref} runs {what}", next_actions=[_STATUS])
-    return found
+    return sources
 
 
-def agent_for_exec(survey: EnvironmentAgents, service: str, *, said: bool) -> tuple[AgentEndpoint, str]:
-    """The node to run a command on, and a note about the choice ("" where there was none).
+def agent_for_exec(survey: EnvironmentAgents, service: str, *, node_given: bool) -> tuple[AgentEndpoint, str]:
+    """Return the node for a command, and a note about the choice ("" without a choice).
 
-    ``said``: the survey is of the one node that was asked for, and its agent decides whether there is something to run
-    the command in.
+    ``node_given``: ``survey`` has only the requested node, and its agent checks whether the service runs.
 
     Raises:
-        CliError: ``service_unknown``, ``not_running``, or ``agent_unreachable``: no agent that runs it can be asked.
+        CliError: ``service_unknown``, ``not_running``; ``agent_unreachable``: no node with the service is reachable.
     """
-    if said:
+    if node_given:
         return next(iter(survey.agents.values())), ""
     _require(survey, [service], {name for node in survey.agents for name in _services_of(survey, node)})
     running = [node for node in survey.agents if _runs(survey, node, service)]
@@ -67,12 +67,12 @@ def agent_for_exec(survey: EnvironmentAgents, service: str, *, said: bool) -> tu
 
 
 def agent_for_task(survey: EnvironmentAgents, task: Task) -> AgentEndpoint:
-    """The first node by name whose agent is there and that may run the task's service, as for a release task.
+    """Return the first reachable node, by name, that can run the service of the task, as for a release task.
 
     Raises:
-        CliError: ``no_node_for_task``: none; says of each node why not.
+        CliError: ``no_node_for_task``: there is none; the message has the reason for every node.
     """
-    service = next((each for each in _released(survey) if each.name == task.service), None)
+    service = next((candidate for candidate in _released(survey) if candidate.name == task.service), None)
     if service is None:
         message = f"task {task.name} runs in service {task.service}, which the newest release does not have"
         raise CliError("service_unknown", message)
@@ -88,10 +88,10 @@ def agent_for_task(survey: EnvironmentAgents, task: Task) -> AgentEndpoint:
 
 
 def task_named(survey: EnvironmentAgents, name: str, *, sure: bool) -> Task:
-    """The task ``name`` of the newest release; ``sure``: also the one that rollouts run.
+    """Return the task ``name`` of the newest release; ``sure`` allows the release task, too.
 
     Raises:
-        CliError: ``task_unknown``, or ``release_task`` (exit code 2) for want of being sure.
+        CliError: ``task_unknown``; ``release_task`` (exit code 2): the release task without ``sure``.
     """
     release = survey.release
     for task in release.tasks if release is not None else ():
@@ -100,16 +100,16 @@ def task_named(survey: EnvironmentAgents, name: str, *, sure: bool) -> Task:
     if release is not None and release.HasField("release_task") and release.release_task.name == name:
         if sure:
             return release.release_task
-        message = f"every rollout runs task {name} once, by itself; --yes runs it now, once more"
+        message = f"task {name} is the release task and runs once in every rollout; --yes runs it once more now"
         raise CliError("release_task", message, exit_code=2)
     names = ", ".join(sorted(task.name for task in all_tasks(survey))) or "none"
     number = f"release {release.number} of {survey.ref}" if release is not None else f"{survey.ref}, never deployed,"
-    mend = NextAction("tasks come with a release", "devopsellence deploy")
-    raise CliError("task_unknown", f"{number} has no task {name}; it has: {names}", next_actions=[mend])
+    fix = NextAction("add the task to devopsellence.yml, then", "devopsellence deploy")
+    raise CliError("task_unknown", f"{number} has no task {name}; it has: {names}", next_actions=[fix])
 
 
 def all_tasks(survey: EnvironmentAgents) -> list[Task]:
-    """The newest release's tasks by name, the release task first."""
+    """Return the tasks of the newest release, the release task first, then by name."""
     if survey.release is None:
         return []
     first = [survey.release.release_task] if survey.release.HasField("release_task") else []
@@ -121,24 +121,24 @@ def _released(survey: EnvironmentAgents) -> Sequence[Service]:
 
 
 def _services_of(survey: EnvironmentAgents, name: str) -> set[str]:
-    """What a node runs, by its own account, and what it should run, by its labels.
+    """Return the services reported by a node, and the services that the node should run because of its labels.
 
-    On which nodes the replicas of a service run, these tell alone.
+    Services with replicas count only if reported, because the controller chooses their nodes.
     """
     status, node = survey.statuses.get(name), survey.nodes.get(name)
     reported = {service.name for service in status.services} if status is not None else set()
-    everywhere = [each for each in _released(survey) if not each.replicas]
-    placed = {each.name for each in everywhere if node is not None and not why_not(each, node)}
+    everywhere = [service for service in _released(survey) if not service.replicas]
+    placed = {service.name for service in everywhere if node is not None and not why_not(service, node)}
     return reported | placed
 
 
 def _runs(survey: EnvironmentAgents, node: str, service: str) -> bool:
     status = survey.statuses.get(node)
-    return status is not None and any(each.name == service and each.container for each in status.services)
+    return status is not None and any(reported.name == service and reported.container for reported in status.services)
 
 
 def _require(survey: EnvironmentAgents, services: Sequence[str], known: set[str]) -> None:
-    known = known | {each.name for each in _released(survey)}
+    known = known | {service.name for service in _released(survey)}
     for name in services:
         if name not in known:
             message = f"{survey.ref} has no service {name}; it has: {', '.join(sorted(known)) or 'none'}"

@@ -1,4 +1,4 @@
-"""A command in a container, as if it were here: its output, our input, the window's size, signals, its exit code."""
+"""Session of a remote command: output, stdin, window size, signals and exit code over a bidirectional stream."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     Call = grpc.aio.StreamStreamCall[RunRequest, RunAnswer]
 
 Sink = Callable[[bytes], Awaitable[None]]
-#: What the shell says of a command that Ctrl-C ended: 128 and SIGINT's number.
+#: Exit code of a command ended by Ctrl-C: 128 plus the number of SIGINT.
 INTERRUPTED: Final = 130
 
 
 @dataclass(frozen=True)
 class LocalStreams:
-    """This side: where output goes, and the descriptor that input comes from (None: there is none).
+    """Local side of a session: writers for output, and the file descriptor of stdin (None: no input).
 
-    ``window`` is the descriptor of the terminal whose size the other side follows; None without one.
+    ``window`` is the file descriptor of the terminal with the window size to pass on; None without a terminal.
     """
 
     stdout: Sink
@@ -38,44 +38,44 @@ class LocalStreams:
 
 
 class Session:
-    """One command on one node."""
+    """Running command on a node."""
 
-    def __init__(self, agent: AgentEndpoint, call: Call, here: LocalStreams) -> None:
+    def __init__(self, agent: AgentEndpoint, call: Call, streams: LocalStreams) -> None:
         self._agent = agent
         self._call = call
-        self._here = here
-        # Requests go one after the other: a call takes no second one while it takes one.
-        self._turn = asyncio.Lock()
+        self._streams = streams
+        # gRPC allows only one write at a time.
+        self._write_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, start: RunStart) -> int:
-        """The command's exit code.
+        """Run the command and return its exit code.
 
         Raises:
-            CliError: the agent cannot be asked, refuses, or is lost.
+            CliError: the agent cannot be reached, refuses, or is lost.
         """
         try:
             await wait_connected(self._agent, self._call)
             await self._call.write(RunRequest(start=start))
-            if self._here.stdin is not None:
-                self._spawn(self._send_input(self._here.stdin))
+            if self._streams.stdin is not None:
+                self._spawn(self._send_input(self._streams.stdin))
             return await self._answers()
         except grpc.aio.AioRpcError as error:
             raise call_error(self._agent, error) from error
         finally:
-            # The agent ends what still runs when the call is cancelled.
+            # The agent terminates the command when the call is cancelled.
             self._call.cancel()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def signal(self, name: str) -> None:
-        """Pass a signal on, such as "SIGINT"."""
+        """Send a signal to the command, such as "SIGINT"."""
         self._spawn(self._send(RunRequest(signal=name)))
 
     def resize(self) -> None:
-        """Tell the other side how large the terminal is now."""
-        size = terminal.size(self._here.window) if self._here.window is not None else None
+        """Send the current size of the terminal."""
+        size = terminal.size(self._streams.window) if self._streams.window is not None else None
         if size is not None:
             self._spawn(self._send(RunRequest(resize=size)))
 
@@ -83,12 +83,14 @@ class Session:
         while isinstance(answer := await self._call.read(), RunAnswer):
             match answer.WhichOneof("kind"):
                 case "stdout":
-                    await self._here.stdout(answer.stdout)
+                    await self._streams.stdout(answer.stdout)
                 case "stderr":
-                    await self._here.stderr(answer.stderr)
+                    await self._streams.stderr(answer.stderr)
                 case "exit_code":
                     return int(answer.exit_code)
-        raise CliError("agent_failed", f"node {self._agent.node}: its agent did not say how the command ended")
+        raise CliError(
+            "agent_failed", f"node {self._agent.node}: the agent did not report the exit code of the command"
+        )
 
     async def _send_input(self, descriptor: int) -> None:
         async for chunk in stdio.chunks(descriptor):
@@ -96,9 +98,9 @@ class Session:
         await self._send(RunRequest(close_stdin=True))
 
     async def _send(self, request: RunRequest) -> None:
-        # A call that has ended takes nothing; why it did is known to whoever reads its answers.
+        # An ended call accepts no requests; its error is raised to the reader of the answers.
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            async with self._turn:
+            async with self._write_lock:
                 await self._call.write(request)
 
     def _spawn(self, work: Awaitable[None]) -> None:

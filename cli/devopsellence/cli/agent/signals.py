@@ -1,4 +1,4 @@
-"""What this process's signals mean while a command runs elsewhere."""
+"""Handling of local signals during a remote command."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ _BASE: Final = 128
 
 
 class SessionInterrupted(Exception):
-    """A signal ended the session before the command did; ``exit_code`` is the shell's for it."""
+    """A local signal ended the session before the command ended; ``exit_code`` is 128 plus its number."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(number.name)
         self.exit_code = _BASE + number
 
 
-async def run_with_signals(session: Session, run: Awaitable[int], *, interrupt: str, say: Callable[[str], None]) -> int:
-    """``run``'s exit code; meanwhile the first Ctrl-C is passed on as the signal ``interrupt``.
+async def run_with_signals(
+    session: Session, run: Awaitable[int], *, interrupt: str, warn: Callable[[str], None]
+) -> int:
+    """Return the exit code of ``run``; meanwhile, pass the first Ctrl-C on as the signal ``interrupt``.
 
-    A second Ctrl-C, SIGTERM and SIGHUP end the session, and the agent then ends the command. A change of the terminal's
-    size is passed on.
+    A second Ctrl-C, SIGTERM and SIGHUP end the session, and the agent then terminates the command. Changes of the
+    window size are passed on.
 
     Raises:
-        Ended: one of these did.
+        SessionInterrupted: a signal ended the session.
     """
     loop, work = asyncio.get_running_loop(), asyncio.ensure_future(run)
     ended: list[signal.Signals] = []
@@ -38,7 +40,7 @@ async def run_with_signals(session: Session, run: Awaitable[int], *, interrupt: 
 
     def interrupted() -> None:
         loop.add_signal_handler(signal.SIGINT, end, signal.SIGINT)
-        say(f"{interrupt} is passed on; Ctrl-C again ends it")
+        warn(f"sent {interrupt}; press Ctrl-C again to end the session")
         session.signal(interrupt)
 
     loop.add_signal_handler(signal.SIGINT, interrupted)

@@ -1,4 +1,4 @@
-"""``--since``: a length of time before now, or a moment."""
+"""Parser of ``--since``: a duration before now, or a point in time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_since(text: str, now: datetime) -> int:
-    """``text`` in nanoseconds since 1970: ``5m``, ``1h30m`` before ``now``, or a moment as in RFC 3339.
+    """Return ``text`` in nanoseconds since 1970: ``5m`` or ``1h30m`` before ``now``, or a time as in RFC 3339.
 
-    A moment without an offset is in local time.
+    A time without an offset is local time.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: neither a duration nor a time.
     """
     if _SPAN.fullmatch(text):
         seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
@@ -29,7 +29,7 @@ def parse_since(text: str, now: datetime) -> int:
         moment = datetime.fromisoformat(text)
         return max(0, _nanos(moment.astimezone(UTC)))
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{text!r} is neither a length of time such as 5m nor a moment in RFC 3339") from error
+        raise ValueError(f"{text!r} is neither a duration such as 5m nor a time in RFC 3339") from error
 
 
 def _nanos(moment: datetime) -> int:

@@ -1,4 +1,8 @@
-"""Reading from and writing to this process's own streams on the event loop, at the speed of the other side."""
+"""Async reading of stdin and writing to stdout and stderr, with backpressure.
+
+A full pipe is awaited on the event loop, so that signals and connections keep working and the producer slows down
+instead of filling memory.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ _CHUNK: Final = 32 << 10
 
 
 async def chunks(descriptor: int) -> AsyncIterator[bytes]:
-    """What can be read from ``descriptor`` until its end. Does not make it non-blocking: others share it."""
+    """Yield chunks from ``descriptor`` until its end; does not set non-blocking mode, because it is shared."""
     while chunk := await _read(descriptor):
         yield chunk
 
@@ -22,7 +26,7 @@ async def _read(descriptor: int) -> bytes:
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     try:
         loop.add_reader(descriptor, ready.set)
-    except PermissionError:  # a file: always readable, so not for epoll, but a disk may be slow
+    except PermissionError:  # a regular file, not supported by epoll; on a thread, because disks may be slow
         return await asyncio.to_thread(os.read, descriptor, _CHUNK)
     try:
         await ready.wait()
@@ -30,16 +34,16 @@ async def _read(descriptor: int) -> bytes:
         loop.remove_reader(descriptor)
     try:
         return os.read(descriptor, _CHUNK)
-    except OSError:  # the terminal has gone
+    except OSError:  # the terminal is closed
         return b""
 
 
-# Once a pipe is writable it takes at least as much without waiting (POSIX: PIPE_BUF on Linux).
+# A writable pipe accepts at least this many bytes without blocking (POSIX: PIPE_BUF on Linux).
 _PIECE: Final = 4096
 
 
 class StdioWriter:
-    """The bytes under a text stream such as ``sys.stdout``; nothing else may write there meanwhile."""
+    """Writer of bytes to a text stream such as ``sys.stdout``; nothing else may write to the stream meanwhile."""
 
     def __init__(self, stream: TextIO) -> None:
         stream.flush()
@@ -53,7 +57,7 @@ class StdioWriter:
         """Write all of ``data``.
 
         Raises:
-            BrokenPipeError: nobody reads any more.
+            BrokenPipeError: the reader has closed the pipe.
         """
         if self._descriptor is None:
             self._stream.buffer.write(data)
@@ -65,12 +69,12 @@ class StdioWriter:
                 await _writable(self._descriptor)
             try:
                 left = left[os.write(self._descriptor, left[:_PIECE]) :]
-            except BlockingIOError:  # somebody else made it non-blocking, and it takes less than a piece
+            except BlockingIOError:  # set to non-blocking by another process, and nearly full
                 await _writable(self._descriptor)
 
 
 def _descriptor(stream: TextIO) -> int | None:
-    """None for a stream that is only in memory."""
+    """Return the file descriptor of a stream; None for a stream in memory."""
     try:
         return stream.fileno()
     except io.UnsupportedOperation:

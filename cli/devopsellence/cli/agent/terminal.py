@@ -1,4 +1,4 @@
-"""The terminal on this side of a session: raw while it lasts, restored whatever happens, and how large it is."""
+"""Local terminal of a session: raw mode, restored at the end, and window size."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from devopsellence.api.v1.agent_pb2 import WindowSize
 
 @contextmanager
 def raw(descriptor: int) -> Iterator[None]:
-    """Every key goes through as it is, Ctrl-C too, and nothing is echoed here."""
+    """Set raw mode during the block: all keys, even Ctrl-C, are passed on, and nothing is echoed."""
     before = termios.tcgetattr(descriptor)
     tty.setraw(descriptor, termios.TCSADRAIN)
     try:
         yield
     finally:
-        # Drained, not flushed: what was typed ahead is the shell's.
+        # Drained, not flushed, so that the shell gets characters typed ahead.
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 def size(descriptor: int) -> WindowSize | None:
-    """None where there is no terminal, or one that does not know."""
+    """Return the window size; None without a terminal, or if the size is unknown."""
     try:
-        found = os.get_terminal_size(descriptor)
+        window = os.get_terminal_size(descriptor)
     except OSError:
         return None
-    return WindowSize(columns=found.columns, rows=found.lines) if found.columns and found.lines else None
+    return WindowSize(columns=window.columns, rows=window.lines) if window.columns and window.lines else None

@@ -79,22 +79,22 @@ def test_a_service_that_nobody_runs_is_told_from_one_that_is_not_there() -> None
 
 def test_a_command_runs_on_the_first_node_that_can_be_asked() -> None:
     seen = survey({"n1": [], "n2": ["web"], "n3": ["web"]}, away=["n2"])
-    agent, note = select.agent_for_exec(seen, "web", said=False)
+    agent, note = select.agent_for_exec(seen, "web", node_given=False)
     assert (agent.node, note) == ("n3", "on node n3; web also runs on n2 (--node chooses)")
 
 
 def test_there_is_nothing_to_say_about_the_only_one() -> None:
-    assert select.agent_for_exec(survey({"n1": ["web"]}), "web", said=False)[1] == ""
+    assert select.agent_for_exec(survey({"n1": ["web"]}), "web", node_given=False)[1] == ""
 
 
 def test_the_node_that_was_asked_for_decides_for_itself() -> None:
-    assert select.agent_for_exec(survey({"n1": []}), "web", said=True)[0].node == "n1"
+    assert select.agent_for_exec(survey({"n1": []}), "web", node_given=True)[0].node == "n1"
 
 
 def test_a_command_that_can_run_nowhere_says_why() -> None:
-    assert code(select.agent_for_exec, survey({"n1": ["web"]}, away=["n1"]), "web", said=False) == "agent_unreachable"
+    assert code(select.agent_for_exec, survey({"n1": ["web"]}, away=["n1"]), "web", node_given=False) == "agent_unreachable"
     seen = survey({"n1": []}, release=Release(services=[WEB]))
-    assert code(select.agent_for_exec, seen, "web", said=False) == "not_running"
+    assert code(select.agent_for_exec, seen, "web", node_given=False) == "not_running"
 
 
 def test_a_task_runs_on_the_first_node_that_may_run_its_service() -> None:
