@@ -37,7 +37,7 @@ def exec_(
     """Run a command in a running container of a service.
 
     devopsellence exits with the exit code of COMMAND. Put -- before a COMMAND with options. Without -t, the first
-    Ctrl-C sends SIGINT to COMMAND and the second Ctrl-C kills COMMAND.
+    Ctrl-C sends SIGINT to COMMAND and the second Ctrl-C ends COMMAND.
 
     \b
     Example:
@@ -68,7 +68,7 @@ async def _exec(
 
     ref = await context.environment(ctx, etcd)
     nodes = await read_agents(etcd, ref, (node,) if node else ())
-    agent, note = agent_for_exec(nodes, service, said=node is not None)
+    agent, note = agent_for_exec(nodes, service, node_given=node is not None)
     if note and not output.quiet:
         click.echo(note, err=True)
     start = RunStart(environment=str(ref), command=ServiceCommand(service=service, command=command))

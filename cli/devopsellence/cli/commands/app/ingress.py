@@ -43,7 +43,7 @@ def ingress() -> None:
 @click.option(
     "--tls",
     type=click.Choice(["auto", "manual", "off"]),
-    help="TLS mode: obtain certificates, install them by hand, or plain HTTP.",
+    help="auto obtains certificates, manual uses installed ones, off serves plain HTTP.",
 )
 @click.option("--email", metavar="ADDRESS", help="Contact address for the certificate authority.")
 @click.option("--ca-directory-url", metavar="URL", help="ACME directory URL.  [default: Let's Encrypt]")

@@ -58,10 +58,16 @@ def _lines(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
 @click.option("--follow", "-f", is_flag=True, help="Follow the log; press Ctrl-C to stop.")
 @click.option("--node", "nodes", multiple=True, metavar="NODE", help="Filter by node (repeatable).")
 @click.option(
-    "--lines", "-n", default="100", show_default=True, callback=_lines, help="Number of recent lines, or 'all'."
+    "--lines",
+    "-n",
+    default="100",
+    show_default=True,
+    callback=_lines,
+    metavar="N",
+    help="Number of recent lines, or 'all'.",
 )
 @click.option("--since", callback=_since, metavar="TIME", help="Show lines since: 5m, 1h30m, or an RFC 3339 time.")
-@click.option("--timestamps", is_flag=True, help="Prefix each line with its time stamp.")
+@click.option("--timestamps", is_flag=True, help="Prefix each line with its timestamp.")
 @click.option("--no-color", is_flag=True, help="Print no colours, and remove those of the services.")
 @environment_option
 @pass_output
@@ -80,8 +86,8 @@ def logs(
     """Show the logs of services, from all nodes.
 
     Without SERVICE, shows the logs of all services. Lines are ordered by time and prefixed with node and service,
-    unless all of them come from a single service on a single node. On a terminal, control characters are escaped; in a
-    pipe, the bytes are unchanged.
+    unless all of them come from a single service on a single node. On a terminal, control characters are made visible;
+    in a pipe, the bytes are unchanged.
 
     \b
     Example:

@@ -55,7 +55,7 @@ def run(
     """Run a task of the newest release in a new container.
 
     The container is removed afterwards, and devopsellence exits with the exit code of the task. ARGS replace the args
-    of the task. The first Ctrl-C sends SIGTERM to the task and the second Ctrl-C kills the task.
+    of the task. The first Ctrl-C sends SIGTERM to the task and the second Ctrl-C ends the task.
 
     \b
     Example:

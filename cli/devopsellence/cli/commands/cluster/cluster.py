@@ -110,10 +110,10 @@ def issue(
     no_grant: bool,
     force: bool,
 ) -> None:
-    """Create or renew the certificate of a node, operator or controller.
+    """Create or renew a certificate.
 
-    Writes ca.crt, tls.crt and tls.key to a folder. An operator is also granted access to etcd; a node gets access from
-    node register.
+    The certificate is for a node, an operator or the controllers. Writes ca.crt, tls.crt and tls.key to a folder. An
+    operator is also granted access to etcd; a node gets access from node register.
 
     \b
     Example:

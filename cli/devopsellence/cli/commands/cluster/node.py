@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 def node() -> None:
     """Register, label, attach, drain and remove nodes.
 
-    A node is a machine that runs services. Its labels decide the kinds of service it runs; it runs only the services of
-    environments it is attached to.
+    A node is a machine that runs services: the services that match its labels, in the environments it is attached to.
 
     \b
     Example:

@@ -144,7 +144,7 @@ def _drained_text(shown: DrainPreview, seen: NodeWorkload, *, dry_run: bool, det
 
 @click.command()
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Remove at once, without waiting for the machine: it is gone.")
+@click.option("--force", is_flag=True, help="Remove the node at once, because its machine is gone.")
 @_dry_run_option
 @_timeout_option
 @pass_output

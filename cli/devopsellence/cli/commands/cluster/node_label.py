@@ -25,7 +25,7 @@ _force_option = click.option("--force", is_flag=True, help="Proceed even if a se
 def label() -> None:
     """Set, remove and list the labels of nodes.
 
-    A node runs the services whose label it has: web or worker.
+    The labels of a node decide which services it runs: web, worker or both.
 
     \b
     Example:

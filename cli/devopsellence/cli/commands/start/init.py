@@ -26,7 +26,9 @@ from devopsellence.config import FILE_NAME, InvalidName, check_name
 @click.option("--environment", metavar="NAME", default="production", show_default=True, help="Default environment.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the app.  [default: from the Dockerfile, or 3000]")
 @click.option("--health-path", metavar="PATH", help=f"Path of the health check.  [default: {DEFAULT_HEALTH_PATH}]")
-@click.option("--dockerfile", default="Dockerfile", show_default=True, help="Dockerfile of the app image.")
+@click.option(
+    "--dockerfile", metavar="FILE", default="Dockerfile", show_default=True, help="Dockerfile of the app image."
+)
 @pass_output
 def init(
     output: Output,
