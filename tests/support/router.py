@@ -1,4 +1,4 @@
-"""What listens on a node where an ingress is served, as far as a client can tell: plain HTTP, and HTTPS by SNI."""
+"""Stand-in for a node's Envoy, as clients see it: plain HTTP, and HTTPS by SNI."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.support.certificates import Made
 
 
 class Router:
-    """Serves on ``address``, on ports of its own. ``status`` is what it answers; ``redirect``: HTTP leads to HTTPS.
+    """HTTP and HTTPS server on ``address``, on free ports. A context manager.
 
-    A context manager. Certificates are given by host, at any time.
+    ``status``: status of all responses; ``redirect``: redirect HTTP to HTTPS. Certificates can be set at any time.
     """
 
     def __init__(self, address: str, folder: Path) -> None:
@@ -38,9 +38,9 @@ class Router:
         return [self._plain, self._secure]
 
     def serve(self, host: str, certificate: Made, *issuers: Made) -> None:
-        """Serve this certificate for the host from now on."""
+        """Serve a certificate for ``host`` from now on."""
         chain, key = self._folder / f"{host}.pem", self._folder / f"{host}.key"
-        chain.write_bytes(b"".join(each.pem for each in (certificate, *issuers)))
+        chain.write_bytes(b"".join(link.pem for link in (certificate, *issuers)))
         key.write_bytes(certificate.key_pem())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(chain, key)
@@ -73,21 +73,21 @@ class Router:
             def do_GET(self) -> None:
                 host = str(self.headers["Host"])
                 router.paths.append(f"{'https' if secure else 'http'}://{host}{self.path}")
-                leads = not secure and router.redirect
-                self.send_response(308 if leads else router.status)
-                if leads:
+                redirects = not secure and router.redirect
+                self.send_response(308 if redirects else router.status)
+                if redirects:
                     self.send_header("Location", f"https://{host.partition(':')[0]}{self.path}")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None:
-                """Nobody reads it."""
+                """Log nothing."""
 
         return Handler
 
 
 class _Server(http.server.ThreadingHTTPServer):
-    """With TLS when it has a ``context``; the handshake is made by the thread that serves the connection."""
+    """Server with TLS if ``context`` is set; the handshake runs on the thread of the connection."""
 
     daemon_threads = True
     context: ssl.SSLContext | None = None
@@ -99,10 +99,10 @@ class _Server(http.server.ThreadingHTTPServer):
         try:
             secured = self.context.wrap_socket(request, server_side=True)
         except OSError:
-            # A client that only looks, or does not trust us.
+            # A client that only looks at the certificate, or does not trust it.
             return
         with secured:
             super().finish_request(secured, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone is none of the test's business."""
+        """Ignore connections closed by the client."""

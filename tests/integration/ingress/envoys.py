@@ -7,7 +7,6 @@ import importlib.util
 import json
 import socket
 import subprocess
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -31,6 +30,7 @@ from devopsellence.nodeagent.envoy.model import (
 )
 from devopsellence.store.keys import EnvironmentRef
 from tests.support.need import lack
+from tests.support.ports import free_ports
 from tests.support.until import until
 
 DRAIN = ("--drain-time-s", "86400")
@@ -60,14 +60,6 @@ def routing(*endpoints: Endpoint, host: str = "a.example", ref: EnvironmentRef =
     """Return a configuration that routes all requests for ``host`` to service web."""
     plain = RoutingConfig(ref, (host,), (Route(host, "/", "web", "http"),), (Backend("web", "http", endpoints),))
     return replace(plain, **more)
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for trial in sockets:
-            trial.bind(("", 0))
-        return [trial.getsockname()[1] for trial in sockets]
 
 
 class EnvoyProcess:

@@ -12,7 +12,8 @@ from dataclasses import replace
 import pytest
 
 from devopsellence.nodeagent.ingress import ports
-from tests.integration.router.router_node import OTHER, REF, Connect, RouterNode, certificate, docker, routed, service
+from tests.integration.router.router_node import OTHER, REF, Connect, RouterNode, certificate, routed, service
+from tests.support.docker import docker
 from tests.support.until import eventually
 
 

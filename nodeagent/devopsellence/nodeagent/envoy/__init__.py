@@ -1,8 +1,13 @@
-"""Envoy: its configuration files, its container, its admin API.
+"""Envoy: configuration files, container, supervisor and admin API.
 
-Modules here render a :class:`~devopsellence.nodeagent.envoy.model.NodeRouting` into the files that Envoy watches
-(``config``, ``listeners``, ``routes``, ``clusters``, ``tls``), keep the folder of those files (``files``), run the
-container (``image``, ``container``, ``supervisor``), and read Envoy's admin API (``admin``). Decisions about routing
-(hosts, certificates, ports, the state of an environment) do not belong here: see ``ingress``, which imports this
-package and is never imported by it. Nothing here knows of assignments, plans or etcd.
+A :class:`~devopsellence.nodeagent.envoy.model.NodeRouting` is rendered into the files that Envoy watches (``config``,
+with ``listeners``, ``routes``, ``clusters`` and ``tls``), within Envoy's limits (``render``), and written to the node's
+Envoy folder (``files``). ``image``, ``container`` and ``supervisor`` run Envoy; ``admin`` reads Envoy's state, from
+which ``endpoints`` derives the containers still in use.
+
+Routing decisions (hosts, certificates, ports, statuses) belong to ``ingress``, which imports this package and is never
+imported by it. Nothing here knows of assignments, plans or etcd.
+
+Tests: ``listeners``, ``tls`` and ``resources`` are covered by tests/unit/nodeagent/envoy/test_config.py, ``supervisor``
+by tests/integration/router.
 """

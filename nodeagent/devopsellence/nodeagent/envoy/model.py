@@ -39,7 +39,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One port of one service, with its endpoints. ``port`` is the name of the port."""
+    """A port of a service, with the endpoints behind it. ``port`` is the name of the port."""
 
     service: str
     port: str

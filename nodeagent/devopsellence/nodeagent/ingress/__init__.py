@@ -8,4 +8,7 @@ peers, key requests) from etcd, with ``node_ingress_state``, ``dns`` and the cry
 
 Not here: Envoy's files and container (``envoy``), the choice of serving containers (``plan``), anything about other
 nodes but the addresses of their routers. Never imports ``reconcile``.
+
+Tests: ``router`` and ``facade`` are covered by tests/integration/router and
+tests/integration/nodeagent/test_ingress.py, ``node_ingress`` by tests/integration/nodeagent/test_ingress_parts.py.
 """

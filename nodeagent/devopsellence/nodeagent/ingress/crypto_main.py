@@ -43,12 +43,12 @@ def check_certificate(chain_pem: str, key_pem: str) -> float:
         leaf = x509.load_pem_x509_certificates(chain_pem.encode())[0]
         public = leaf.public_key()
     except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
-        raise UnusableInput("it is no certificate in PEM") from error
+        raise UnusableInput("it is not a certificate in PEM format") from error
     try:
         key = serialization.load_pem_private_key(key_pem.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # Not "from": the library's message may quote the key.
-        raise UnusableInput("its key cannot be used: it is no private key in PEM") from None
+        raise UnusableInput("its key cannot be used: it is not a private key in PEM format") from None
     if key.public_key() != public:
         raise UnusableInput("its key belongs to another certificate")
     match public:

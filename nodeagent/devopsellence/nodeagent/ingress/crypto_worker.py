@@ -103,12 +103,12 @@ async def run_process(payload: Payload, command: Sequence[str] = _COMMAND, limit
         # Not asyncio's own subprocess: cancelled during the start, it waits for ever. A start takes a millisecond.
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: ASYNC220
     except OSError as error:
-        raise CryptoWorkerFailed(f"no process could be started for it: {error.strerror}") from error
+        raise CryptoWorkerFailed(f"the cryptography process could not be started: {error.strerror}") from error
     try:
         output, errors = await asyncio.to_thread(_communicate, process, json.dumps(payload).encode(), limit)
     except subprocess.TimeoutExpired:
         # Not "from": the exception holds the output so far.
-        raise CryptoWorkerFailed(f"the process for it took longer than {limit:g} s") from None
+        raise CryptoWorkerFailed(f"the cryptography process took longer than {limit:g} s") from None
     finally:
         process.kill()
         process.wait()
@@ -118,7 +118,7 @@ async def run_process(payload: Payload, command: Sequence[str] = _COMMAND, limit
         # Not "from": the exception would hold the output.
         last_line = errors.decode(errors="replace").strip().rpartition("\n")[2]
         raise CryptoWorkerFailed(
-            f"the process for it ended with {process.returncode}: {last_line or 'no message'}"
+            f"the cryptography process exited with status {process.returncode}: {last_line or 'no message'}"
         ) from None
     return results
 

@@ -145,7 +145,9 @@ class NodeIngressMirror(EtcdMirror[stored_pb2.NodeIngress]):
         inputs: dict[_PartKey, PartInput] = {}
         for key, message in messages.items():
             try:
-                inputs[key] = await self._context.disk.run(partial(read_part, message, self._before(*key), self._decrypter))
+                inputs[key] = await self._context.disk.run(
+                    partial(read_part, message, self._before(*key), self._decrypter)
+                )
             except Exception:  # noqa: BLE001 - logged with its traceback; the remaining parts go on
                 _log.exception("an ingress part could not be processed", env=str(key[0]), part=key[1])
         results = await self._worker.run_tasks([part_input.task for part_input in inputs.values()])

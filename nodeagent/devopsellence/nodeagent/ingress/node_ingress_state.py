@@ -60,7 +60,7 @@ def read_part(message: stored_pb2.NodeIngress, before: PartState | None, vault: 
     unchanged = before is not None and _serves(before, message) and not before.retry
     if message.HasField("certificate") and not unchanged:
         try:
-            pair = CertificatePair(message.certificate.chain_pem, vault.key(message.certificate.key_age))
+            pair = CertificatePair(message.certificate.chain_pem, vault.private_key(message.certificate.key_age))
         except SecretError as error:
             problem = f"its key cannot be used: {error}"
     request = None

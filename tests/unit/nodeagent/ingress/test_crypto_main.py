@@ -9,25 +9,25 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from devopsellence.age import AgeIdentity
 from devopsellence.nodeagent.ingress.crypto_main import UnusableInput, check_certificate, create_csr, run_tasks
-from tests.support.host_certificates import ACCEPTED_KEYS, UNTIL, make, signed
+from tests.support.host_certificates import ACCEPTED_KEYS, EXPIRY, make_certificate, signed
 
 HOST = "app.example.com"
 NODE, OTHER = AgeIdentity.generate(), AgeIdentity.generate()
-_, CHAIN, KEY = make(HOST)
+_, CHAIN, KEY = make_certificate(HOST)
 
 
 @pytest.mark.parametrize("kind", ACCEPTED_KEYS)
 def test_check_returns_expiry_for_accepted_keys(kind: str) -> None:
-    assert check_certificate(*signed(ACCEPTED_KEYS[kind](), HOST)[1:]) == UNTIL.timestamp()
+    assert check_certificate(*signed(ACCEPTED_KEYS[kind](), HOST)[1:]) == EXPIRY.timestamp()
 
 
 @pytest.mark.parametrize(
     ("pair", "reason"),
     [
-        (("nothing", KEY), "it is no certificate in PEM"),
-        (("", KEY), "it is no certificate in PEM"),
-        ((CHAIN, "s3cret"), "its key cannot be used: it is no private key in PEM"),
-        ((CHAIN, make(HOST)[2]), "its key belongs to another certificate"),
+        (("nothing", KEY), "it is not a certificate in PEM format"),
+        (("", KEY), "it is not a certificate in PEM format"),
+        ((CHAIN, "s3cret"), "its key cannot be used: it is not a private key in PEM format"),
+        ((CHAIN, make_certificate(HOST)[2]), "its key belongs to another certificate"),
         (
             signed(rsa.generate_private_key(65537, 1024), HOST)[1:],  # noqa: S505
             "its key is neither RSA of 2,048 bits or more nor EC",
@@ -46,20 +46,20 @@ def test_check_rejects_unusable_certificate(pair: tuple[str, str], reason: str) 
 
 def test_csr_key_is_encrypted_for_recipients() -> None:
     csr_pem, key_age = create_csr("ab12", HOST, [NODE.recipient, OTHER.recipient])
-    request = x509.load_pem_x509_csr(csr_pem.encode())
-    assert request.is_signature_valid
-    names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    csr = x509.load_pem_x509_csr(csr_pem.encode())
+    assert csr.is_signature_valid
+    names = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == [HOST]
     for identity in (NODE, OTHER):
         key = serialization.load_pem_private_key(identity.decrypt(key_age), password=None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         assert isinstance(key.curve, ec.SECP256R1)
-        assert key.public_key() == request.public_key()
+        assert key.public_key() == csr.public_key()
     assert "PRIVATE" not in csr_pem + key_age
 
 
 @pytest.mark.parametrize(
-    ("request", "reason"),
+    ("arguments", "reason"),
     [
         (("ab", HOST, []), "there is nobody to seal it for"),
         (("ab", HOST, ["me"]), "one of the recipients is not an age public key"),
@@ -68,9 +68,9 @@ def test_csr_key_is_encrypted_for_recipients() -> None:
     ],
     ids=["for nobody", "for somebody unknown", "no host", "no id"],
 )
-def test_csr_rejects_invalid_request(request: tuple[str, str, list[str]], reason: str) -> None:
+def test_csr_rejects_invalid_request(arguments: tuple[str, str, list[str]], reason: str) -> None:
     with pytest.raises(UnusableInput) as raised:
-        create_csr(*request)
+        create_csr(*arguments)
     assert str(raised.value).startswith(reason)
 
 
@@ -80,8 +80,8 @@ def test_failed_task_leaves_remaining_tasks() -> None:
     assert results == {
         "certificates": [
             {"unusable": "it is malformed (AttributeError)"},
-            {"unusable": "it is no certificate in PEM"},
-            {"result": UNTIL.timestamp()},
+            {"unusable": "it is not a certificate in PEM format"},
+            {"result": EXPIRY.timestamp()},
         ],
         "requests": [{"unusable": "its id '' is not lower-case hex"}],
     }

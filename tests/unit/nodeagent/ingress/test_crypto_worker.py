@@ -17,14 +17,14 @@ from devopsellence.nodeagent.ingress.crypto_worker import (
     CsrResult,
     Payload,
 )
-from tests.support.host_certificates import UNTIL, make
+from tests.support.host_certificates import EXPIRY, make_certificate
 
 HOST = "app.example.com"
 NODE = AgeIdentity.generate()
-GOOD, OTHER = (CertificatePair(*make(HOST)[1:]) for _ in range(2))
+GOOD, OTHER = (CertificatePair(*make_certificate(HOST)[1:]) for _ in range(2))
 MIXED = CertificatePair(GOOD.chain_pem, OTHER.key_pem)
 REQUEST = CsrRequest("ab", HOST, (NODE.recipient,))
-VALID = CryptoResult(CertificateVerdict(UNTIL.timestamp()))
+VALID = CryptoResult(CertificateVerdict(EXPIRY.timestamp()))
 
 
 class FakeProcess:
@@ -37,7 +37,7 @@ class FakeProcess:
     async def __call__(self, payload: Payload) -> Payload:
         self.payloads.append(json.loads(json.dumps(payload)))
         if not self.works:
-            raise CryptoWorkerFailed("no process could be started for it")
+            raise CryptoWorkerFailed("the cryptography process could not be started")
         return run_tasks(self.payloads[-1])
 
 
@@ -75,7 +75,7 @@ async def test_failed_process_is_retried() -> None:
     worker = CryptoWorker(process)
     await worker.run_tasks([CryptoTask(OTHER)])
     process.works = False
-    problem = "no process could be started for it"
+    problem = "the cryptography process could not be started"
     assert await worker.run_tasks([CryptoTask(GOOD, REQUEST), CryptoTask(OTHER)]) == [
         CryptoResult(CertificateVerdict(problem=problem, failed=True), CsrResult(problem=problem, failed=True)),
         VALID,

@@ -23,13 +23,13 @@ from devopsellence.nodeagent.ingress.node_ingress_state import (
 )
 from devopsellence.nodeagent.secrets import SecretDecrypter
 from devopsellence.store.keys import PEERS
-from tests.support.host_certificates import sealed
+from tests.support.host_certificates import encrypted_certificate
 
 HOST = "app.example.com"
 NODE = AgeIdentity.generate()
 DECRYPTER = SecretDecrypter(NODE)
-FIRST, SECOND = sealed(HOST, NODE.recipient), sealed(HOST, NODE.recipient)
-ELSEWHERE = sealed(HOST, AgeIdentity.generate().recipient)
+FIRST, SECOND = encrypted_certificate(HOST, NODE.recipient), encrypted_certificate(HOST, NODE.recipient)
+ELSEWHERE = encrypted_certificate(HOST, AgeIdentity.generate().recipient)
 
 
 def part(
@@ -49,7 +49,7 @@ async def here(payload: Payload) -> Payload:
 
 
 async def unavailable(payload: Payload) -> Payload:
-    raise CryptoWorkerFailed("no process could be started for it")
+    raise CryptoWorkerFailed("the cryptography process could not be started")
 
 
 def advance(
@@ -180,8 +180,8 @@ def test_failed_check_keeps_previous_certificate() -> None:
     state = advance(part(SECOND, "token"), before, DECRYPTER, run=unavailable)
     assert (serial(state), state.stored, state.retry) == (FIRST.serial, part(FIRST, "token"), True)
     assert state.problem == (
-        f"the certificate {SECOND.serial} for {HOST} cannot be served: no process could be started for it (the check "
-        "will be retried); the previous certificate is still served"
+        f"the certificate {SECOND.serial} for {HOST} cannot be served: the cryptography process could not be "
+        "started (the check will be retried); the previous certificate is still served"
     )
     assert advance(part(SECOND, "token"), state, DECRYPTER, run=unavailable) == state
     state = advance(part(SECOND, "token"), state, DECRYPTER)
@@ -199,13 +199,13 @@ def test_certificate_on_disk_is_served_despite_failed_check() -> None:
     state = advance(part(broken), None, DECRYPTER, run=unavailable, on_disk=True)
     state = advance(part(broken), state, DECRYPTER)
     assert (serial(state), state.stored.HasField("certificate")) == ("", False)
-    assert state.problem == f"the certificate ab for {HOST} cannot be served: it is no certificate in PEM"
+    assert state.problem == f"the certificate ab for {HOST} cannot be served: it is not a certificate in PEM format"
 
 
 def test_failed_key_request_is_retried() -> None:
     state = advance(part(FIRST, request_id="ab"), None, DECRYPTER, run=unavailable)
     assert (state.signing_request, state.retry) == (None, True)
-    assert "the key request for app.example.com cannot be fulfilled: no process" in state.problem
+    assert "the key request for app.example.com cannot be fulfilled: the cryptography process" in state.problem
     state = advance(part(FIRST, request_id="ab"), state, DECRYPTER)
     assert state.signing_request is not None
     assert (state.problem, state.retry) == ("", False)
