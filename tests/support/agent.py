@@ -1,4 +1,4 @@
-"""A real agent as a process, a node of a test's own, and assignments written by hand."""
+"""Node agent as a process, with a node of the test's own and assignments written by hand."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.store.codec import decode, encode
@@ -20,25 +19,19 @@ from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
-from tests.support.docker import remove
+from tests.support.docker import docker, remove_node_objects
 from tests.support.images import small_image
+from tests.support.process import Program, log_lines, python_environ
+from tests.support.until import eventually
 
 Status = stored_pb2.AssignmentStatus
 ServiceStatus = stored_pb2.ServiceStatus
 ENV = EnvironmentRef("acme", "shop", "production")
-T = TypeVar("T")
 SERVE = "mkdir -p /w; echo $TEXT > /w/up; exec httpd -f -p 3000 -h /w"
 
 
-def docker(*args: str, check: bool = True) -> str:
-    """What ``docker ARGS`` prints."""
-    done = subprocess.run(["docker", *args], capture_output=True, text=True, check=False, timeout=60)
-    assert not check or done.returncode == 0, f"docker {' '.join(args)}: {done.stderr}"
-    return done.stdout.strip()
-
-
 def worker(name: str, *command: str, volume: str = "", image: str = "", **env: str) -> workload_pb2.Service:
-    """A service without a check; sleeps, unless told otherwise."""
+    """Return a service without a health check; the default command sleeps."""
     service = workload_pb2.Service(
         name=name,
         kind=workload_pb2.Service.WORKER,
@@ -46,7 +39,7 @@ def worker(name: str, *command: str, volume: str = "", image: str = "", **env: s
         command=command or ("sleep", "100000"),
         env=env,
     )
-    # A sleep as a container's first process does not hear SIGTERM.
+    # A sleep as process 1 of a container ignores SIGTERM.
     service.stop_grace_period.FromSeconds(0)
     if volume:
         service.volumes.add(source=volume, target="/data")
@@ -54,7 +47,7 @@ def worker(name: str, *command: str, volume: str = "", image: str = "", **env: s
 
 
 def web(name: str = "web", text: str = "one", script: str = SERVE) -> workload_pb2.Service:
-    """A service that answers ``text`` at /up on port 3000, checked every 200 ms."""
+    """Return a web service with the answer ``text`` at /up on port 3000 and a probe every 200 ms."""
     service = worker(name, "sh", "-c", script, TEXT=text)
     service.kind = workload_pb2.Service.WEB
     service.ports.add(name="http", port=3000)
@@ -65,8 +58,8 @@ def web(name: str = "web", text: str = "one", script: str = SERVE) -> workload_p
     return service
 
 
-class Machine:
-    """A node: its uid, its agent, and what the agent makes on the engine, all of which :meth:`clean` removes."""
+class AgentNode:
+    """Node with an agent process. :meth:`clean` ends the agent and removes the objects made on the engine."""
 
     def __init__(self, etcd: Etcd, settings: Settings, folder: Path) -> None:
         self.etcd = etcd
@@ -76,7 +69,7 @@ class Machine:
         self.uid = f"test-{uuid.uuid4().hex}"
         self.log = folder / "agent.log"
         self.generations: dict[EnvironmentRef, int] = {}
-        self._agent: subprocess.Popen[bytes] | None = None
+        self._agent: Program | None = None
 
     @property
     def pid(self) -> int:
@@ -88,35 +81,35 @@ class Machine:
         return "--filter", f"label=devopsellence.node_uid={self.uid}"
 
     def start(self, *arguments: str) -> None:
-        """Start the agent; returns at once."""
+        """Start the agent without waiting for anything."""
         assert self._agent is None
         command = [
             *(sys.executable, "-m", "devopsellence.nodeagent", "--node", self.node, "--node-uid", self.uid),
             *("--state-dir", str(self.folder / "state"), *arguments),
         ]
-        environ = {**os.environ, **self.settings.to_environ(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        with self.log.open("ab") as log:
-            self._agent = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        environ = python_environ({**os.environ, **self.settings.to_environ()})
+        self._agent = Program(command, environ, self.log)
+        self._agent.start()
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
-        """End the agent; its exit code."""
+        """Send a signal that ends the agent; return the exit code."""
         assert self._agent is not None
-        self._agent.send_signal(number)
+        self._agent.send(number)
         return self.ended()
 
     def ended(self) -> int:
-        """The agent's exit code, once it has ended."""
+        """Return the exit code of the agent once the agent has ended."""
         assert self._agent is not None
-        code = self._agent.wait(timeout=20)
+        code = self._agent.wait()
         self._agent = None
         return code
 
     def clean(self) -> None:
-        """Leave nothing behind."""
+        """End the agent and remove the objects of the node."""
         if self._agent is not None:
-            # Not SIGKILL: a call that it leaves behind would make something after this has looked.
+            # Not SIGKILL: a call left behind on the engine could create an object after the removal.
             self.kill(signal.SIGTERM)
-        remove(self.uid)
+        remove_node_objects(self.uid)
 
     async def assign(
         self,
@@ -127,7 +120,7 @@ class Machine:
         uid: str = "",
         **more: Any,
     ) -> int:
-        """Write an assignment; its generation. ``more``: its other fields."""
+        """Write an assignment with ``more`` as further fields; return the generation."""
         generation = self.generations[env] = self.generations.get(env, 0) + 1
         assignment = stored_pb2.Assignment(
             node=self.node,
@@ -137,7 +130,7 @@ class Machine:
             environment=env.environment,
             generation=generation,
             release=release,
-            services=sorted(services, key=lambda each: each.name),
+            services=sorted(services, key=lambda service: service.name),
             removed=removed,
             **more,
         )
@@ -146,8 +139,8 @@ class Machine:
 
     async def status(self, env: EnvironmentRef = ENV) -> Status | None:
         key = self.etcd.keys.status(self.node, env)
-        found = await self.etcd.get(key)
-        return decode(Status, key, found.value) if found else None
+        record = await self.etcd.get(key)
+        return decode(Status, key, record.value) if record else None
 
     async def until(
         self,
@@ -158,7 +151,11 @@ class Machine:
         seconds: float = 20.0,
         any_generation: bool = False,
     ) -> Status:
-        """The first status about the newest generation for which ``holds``; fails with the last one and the log."""
+        """Return the first status about the newest generation for which ``holds``.
+
+        Raises:
+            AssertionError: no such status came, or the agent ended; with the last status and the log.
+        """
         give_up = time.monotonic() + seconds
         status: Status | None = None
         while time.monotonic() < give_up:
@@ -169,7 +166,7 @@ class Machine:
             current = status is not None and (any_generation or status.generation == self.generations.get(env, 0))
             if current and status is not None and holds(status):
                 return status
-            assert self._agent is None or self._agent.poll() is None, self.log.read_text()[-4000:]
+            assert self._agent is None or self._agent.running, self.log.read_text()[-4000:]
             await asyncio.sleep(0.02)
         raise AssertionError(f"{what}: not within {seconds} s; last:\n{status}\n{self.log.read_text()[-6000:]}")
 
@@ -177,22 +174,22 @@ class Machine:
         return await self.until("settled", lambda status: status.phase == Status.SETTLED, env=env, seconds=seconds)
 
     async def runs(self, count: int) -> list[str]:
-        """Short ids, once exactly ``count`` of this node's containers run."""
+        """Return the short ids of the running containers of the node, once there are exactly ``count``."""
 
         async def look() -> list[str] | None:
-            found = await asyncio.to_thread(self.containers, "status=running")
-            return found if len(found) == count else None
+            running = await asyncio.to_thread(self.containers, "status=running")
+            return running if len(running) == count else None
 
-        return await soon(f"{count} containers run", look) or []
+        return await eventually(f"{count} containers run", look) or []
 
     async def heartbeat(self) -> stored_pb2.Heartbeat | None:
         key = self.etcd.keys.heartbeat(self.node)
-        found = await self.etcd.get(key)
-        return decode(stored_pb2.Heartbeat, key, found.value) if found else None
+        record = await self.etcd.get(key)
+        return decode(stored_pb2.Heartbeat, key, record.value) if record else None
 
     def containers(self, *filters: str) -> list[str]:
-        """Short ids of this node's containers, also of those that do not run."""
-        extra = [part for each in filters for part in ("--filter", each)]
+        """Return the short ids of the containers of the node, running or not."""
+        extra = [word for condition in filters for word in ("--filter", condition)]
         return docker("ps", "-aq", *self.labelled, *extra).split()
 
     def inspect(self, container: str) -> dict[str, Any]:
@@ -200,32 +197,20 @@ class Machine:
         return document
 
     def lines(self, event: str) -> list[dict[str, Any]]:
-        """Log lines with this message."""
-        found = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
-        return [line for line in found if line.get("event") == event]
+        """Return the lines of the agent's log with this message."""
+        return log_lines(self.log, event)
 
 
 def service_of(status: Status, name: str) -> ServiceStatus:
     return next(service for service in status.services if service.name == name)
 
 
-async def soon(what: str, look: Callable[[], Awaitable[T]], *, seconds: float = 15.0) -> T:
-    """The first truthy value that ``look`` returns."""
-    give_up = time.monotonic() + seconds
-    while True:
-        seen = await look()
-        if seen:
-            return seen
-        assert time.monotonic() < give_up, f"{what}: not within {seconds} s; last: {seen!r}"
-        await asyncio.sleep(0.02)
-
-
 def says(service: str, **fields: Any) -> Callable[[Status], bool]:
-    """Holds when a service's status has all these values."""
+    """Return a condition: the status of ``service`` is there and has all these values."""
 
     def holds(status: Status) -> bool:
-        found = [each for each in status.services if each.name == service]
-        return bool(found) and all(getattr(found[0], field) == value for field, value in fields.items())
+        services = [candidate for candidate in status.services if candidate.name == service]
+        return bool(services) and all(getattr(services[0], field) == value for field, value in fields.items())
 
     return holds
 

@@ -1,16 +1,14 @@
-"""Real controllers as processes, and one environment of a test's own that is driven by hand."""
+"""Controllers as processes, and an environment of the test's own driven by hand."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from google.protobuf.message import Message
 
@@ -21,6 +19,7 @@ from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
+from tests.support.process import Program
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -28,58 +27,34 @@ REF = EnvironmentRef("acme", "shop", "production")
 KINDS = {"web": workload_pb2.Service.WEB, "worker": workload_pb2.Service.WORKER}
 
 
-class ControllerProcess:
-    """One ``devopsellence-controller``."""
+class ControllerProcess(Program):
+    """Running ``devopsellence-controller``. The log begins anew with each process."""
 
     def __init__(self, settings: Settings, log: Path, *arguments: str) -> None:
-        self.log = log
-        with log.open("wb") as stderr:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "devopsellence.controller", *arguments],
-                env={**os.environ, **settings.to_environ()},
-                stdin=subprocess.DEVNULL,
-                stdout=stderr,
-                stderr=stderr,
-            )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def lines(self, event: str) -> list[dict[str, Any]]:
-        """The log lines with this message."""
-        text = self.log.read_text()
-        whole = [line for line in text[: text.rfind("\n") + 1].splitlines() if line.startswith("{")]
-        return [line for line in map(json.loads, whole) if line["event"] == event]
+        command = [sys.executable, "-m", "devopsellence.controller", *arguments]
+        super().__init__(command, {**os.environ, **settings.to_environ()}, log)
+        log.unlink(missing_ok=True)
+        self.start()
 
     async def logged(self, event: str) -> None:
-        """Return once it has logged ``event``."""
+        """Return once ``event`` is in the log."""
         async with asyncio.timeout(15):
             while not self.lines(event):
-                assert self._process.poll() is None, self.log.read_text()
+                assert self.running, self.log.read_text()
                 await asyncio.sleep(0.02)
 
-    def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
     async def stop(self) -> int:
-        """SIGTERM; its exit code."""
-        self._process.send_signal(signal.SIGTERM)
-        return await asyncio.to_thread(self._process.wait, 10)
-
-    def kill(self) -> None:
-        """kill -9, if it still runs."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait(10)
+        """End the process with SIGTERM; return the exit code."""
+        self.send(signal.SIGTERM)
+        return await asyncio.to_thread(self.wait, 10)
 
 
-#: Starts one, with these arguments.
-Start = Callable[..., ControllerProcess]
+#: Starts a controller with further arguments.
+StartController = Callable[..., ControllerProcess]
 
 
-class Environment:
-    """What operators and agents would write, written by the test; waits on etcd's watch, never on time."""
+class EnvironmentDriver:
+    """Writes the records of operators and agents, and waits for those of controllers on a watch of etcd, never on time."""
 
     def __init__(self, etcd: Etcd) -> None:
         self.etcd = etcd
@@ -106,8 +81,8 @@ class Environment:
         )
 
     async def release(self, number: int, *, parallel: str = "100%", hosts: Sequence[str] = (), **services: str) -> None:
-        """``services``: name → kind; ``hosts`` lead to the one called web."""
-        made = pb.Release(
+        """Write a release. ``services``: kind by name; ``hosts`` lead to the service called web."""
+        release = pb.Release(
             organization=REF.organization,
             project=REF.project,
             environment=REF.environment,
@@ -115,15 +90,15 @@ class Environment:
             revision=f"rev{number}",
             services=[workload_pb2.Service(name=name, kind=KINDS[kind]) for name, kind in sorted(services.items())],
         )
-        made.rollout.progress_deadline.FromSeconds(600)
-        made.rollout.max_parallel = parallel
+        release.rollout.progress_deadline.FromSeconds(600)
+        release.rollout.max_parallel = parallel
         if hosts:
-            made.ingress.CopyFrom(routed(hosts))
-        await self.write(self.keys.release(REF, number), made)
+            release.ingress.CopyFrom(routed(hosts))
+        await self.write(self.keys.release(REF, number), release)
 
     async def certify(self, host: str, serial: str) -> None:
-        """As an operator would, so that nobody else touches it."""
-        made = pb.Certificate(
+        """Install a certificate as an operator does, so that no controller renews the certificate."""
+        certificate = pb.Certificate(
             organization=REF.organization,
             project=REF.project,
             environment=REF.environment,
@@ -133,19 +108,19 @@ class Environment:
             chain_pem=f"chain {serial}",
             key_age=f"key {serial}",
         )
-        await self.write(self.keys.certificate(REF, host), made)
+        await self.write(self.keys.certificate(REF, host), certificate)
 
     async def part(
         self, name: str, part: str, check: Callable[[pb.NodeIngress], bool] = lambda _: True
     ) -> pb.NodeIngress:
-        """The part of ``name``'s ingress as soon as there is one that ``check`` says yes to."""
+        """Return a part of the ingress of node ``name`` once ``check`` accepts the part."""
         key = self.keys.ingress(name, REF, part)
-        found = await self.until(pb.NodeIngress, key, lambda one: one is not None and check(one))
-        assert found is not None
-        return found
+        ingress = await self.until(pb.NodeIngress, key, lambda record: record is not None and check(record))
+        assert ingress is not None
+        return ingress
 
     async def parts(self, name: str) -> list[str]:
-        """The parts of its ingress that ``name`` has now."""
+        """Return the names of the current parts of the ingress of node ``name``."""
         listing = await self.etcd.list(self.keys.ingress_prefix(name))
         return [self.keys.parse_ingress(item.key)[2] for item in listing.items]
 
@@ -155,7 +130,7 @@ class Environment:
         await self.attach(*names, latest=release.number)
 
     async def report_task(self, assignment: pb.Assignment, phase: pb.TaskStatus.Phase.ValueType) -> None:
-        """As the node's agent would, once all services beside the task are there."""
+        """Report the phase of the release task as the agent does, with all services settled."""
         status = _status(assignment, pb.AssignmentStatus.SETTLED)
         status.task.CopyFrom(
             pb.TaskStatus(name=assignment.task.name, release=assignment.release, phase=phase, node=assignment.node)
@@ -170,11 +145,11 @@ class Environment:
         await self.write(self.keys.status(assignment.node, REF), status)
 
     async def read(self, kind: type[M], key: str) -> M | None:
-        found = await self.etcd.get(key)
-        return decode(kind, key, found.value) if found is not None else None
+        record = await self.etcd.get(key)
+        return decode(kind, key, record.value) if record is not None else None
 
     async def until(self, kind: type[M], key: str, check: Callable[[M | None], bool]) -> M | None:
-        """What ``key`` holds (None: nothing) as soon as ``check`` says yes to it."""
+        """Return the record at ``key`` (None: no record) once ``check`` accepts the record."""
         seen: list[object] = []
         try:
             async with asyncio.timeout(15):
@@ -196,21 +171,23 @@ class Environment:
         raise AssertionError("the watch has ended")
 
     async def assignment(self, name: str, check: Callable[[pb.Assignment], bool] = lambda _: True) -> pb.Assignment:
-        """The assignment of ``name`` as soon as there is one that ``check`` says yes to."""
+        """Return the assignment of node ``name`` once ``check`` accepts the assignment."""
         key = self.keys.assignment(name, REF)
-        found = await self.until(pb.Assignment, key, lambda one: one is not None and check(one))
-        assert found is not None
-        return found
+        assignment = await self.until(pb.Assignment, key, lambda record: record is not None and check(record))
+        assert assignment is not None
+        return assignment
 
     async def rollout(self, check: Callable[[pb.Rollout], bool]) -> pb.Rollout:
-        """The Rollout as soon as ``check`` says yes to it."""
-        found = await self.until(pb.Rollout, self.keys.rollout(REF), lambda one: one is not None and check(one))
-        assert found is not None
-        return found
+        """Return the rollout once ``check`` accepts the rollout."""
+        rollout = await self.until(
+            pb.Rollout, self.keys.rollout(REF), lambda record: record is not None and check(record)
+        )
+        assert rollout is not None
+        return rollout
 
     async def gone(self, key: str) -> None:
-        """Return once ``key`` is not there."""
-        await self.until(pb.Event, key, lambda one: one is None)
+        """Return once there is no record at ``key``."""
+        await self.until(pb.Event, key, lambda record: record is None)
 
     async def leader(self, identity: str) -> None:
         """Return once ``identity`` leads."""
@@ -226,7 +203,7 @@ class Environment:
 
 
 def routed(hosts: Sequence[str]) -> workload_pb2.Ingress:
-    """``hosts`` lead to the service web; nobody is asked for certificates, which the test writes itself."""
+    """Return an ingress of ``hosts`` that lead to the service web; the test writes the certificates."""
     rules = [workload_pb2.IngressRule(host=host, path_prefix="/", service="web", port="http") for host in hosts]
     return workload_pb2.Ingress(hosts=hosts, rules=rules, tls_mode=workload_pb2.Ingress.MANUAL)
 
@@ -242,7 +219,7 @@ def _status(assignment: pb.Assignment, phase: pb.AssignmentStatus.Phase.ValueTyp
 
 
 def _readable(kind: type[M], key: str, value: bytes | None) -> M | None:
-    """Garbage that the test wrote itself counts as not there."""
+    """Decode a record; garbage written by the test counts as no record."""
     try:
         return decode(kind, key, value) if value is not None else None
     except MalformedRecord:

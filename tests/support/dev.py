@@ -1,4 +1,4 @@
-"""``devopsellence dev`` as a person runs it, with a state folder of its own."""
+"""``devopsellence dev`` as a process, with a state folder of the test's own."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 
 from devopsellence.cli.dev import supervisor_control
 from devopsellence.cli.dev.paths import DevLayout
+from tests.support.process import python_environ
 
 
 class Dev:
-    """The command line with a state folder of its own."""
+    """Local cluster with its state below ``home``. Calling the object runs ``devopsellence dev``."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.layout = DevLayout(home / "dev")
-        self.environ = {
-            key: value for key, value in os.environ.items() if not key.startswith(("DEVOPSELLENCE_", "ETCDCTL_"))
-        }
+        self.environ = python_environ(
+            {key: value for key, value in os.environ.items() if not key.startswith(("DEVOPSELLENCE_", "ETCDCTL_"))}
+        )
         self.environ["DEVOPSELLENCE_HOME"] = str(home)
-        self.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
 
     def __call__(self, *args: str, code: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
-        """``devopsellence dev ARGS``, which must end with ``code``."""
+        """Run ``devopsellence dev ARGS``, which must end with exit code ``code``."""
         done = subprocess.run(
             self.command(*args),
             env={**self.environ, **environ},
@@ -43,12 +43,12 @@ class Dev:
         return [sys.executable, "-m", "devopsellence.cli", "dev", *args]
 
     def document(self, *args: str) -> dict[str, Any]:
-        """The last JSON document that ``devopsellence dev ARGS -o json`` prints."""
+        """Run ``devopsellence dev ARGS -o json``; return the last JSON document."""
         document: dict[str, Any] = json.loads(self(*args, "-o", "json").stdout.splitlines()[-1])
         return document
 
     def pids(self) -> dict[str, int]:
-        """The processes that live, by name."""
+        """Return the pids of the running processes of the local cluster, by name."""
         snapshot = supervisor_control.running(self.layout)
         if snapshot is None:
             return {}
@@ -56,20 +56,22 @@ class Dev:
         return {"supervisor": snapshot.supervisor.pid, **running}
 
     def healthy(self) -> dict[str, Any] | None:
+        """Return the status, or None while the local cluster is not healthy."""
         status = self.document("status")
         return status if status["healthy"] else None
 
-    def remembered(self) -> dict[str, Any]:
+    def saved_state(self) -> dict[str, Any]:
+        """Return the content of the state file."""
         state: dict[str, Any] = json.loads(self.layout.state.read_bytes())
         return state
 
     def etcdctl(
         self, *args: str, certificate: str = "operator", check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """etcdctl with the certificate of whoever."""
+        """Run etcdctl with one of the certificates of the local cluster."""
         command = [
             "etcdctl",
-            f"--endpoints=https://127.0.0.1:{self.remembered()['client_port']}",
+            f"--endpoints=https://127.0.0.1:{self.saved_state()['client_port']}",
             f"--cacert={self.layout.certificate('ca')}",
             f"--cert={self.layout.certificate(certificate)}",
             f"--key={self.layout.key(certificate)}",
@@ -79,27 +81,14 @@ class Dev:
         return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=check)
 
     def processes(self) -> list[str]:
-        """The command lines of all processes that have to do with the state folder."""
-        found = []
+        """Return the command lines of all processes that mention the state folder."""
+        commands = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                about = line + (path.parent / "environ").read_bytes().decode(errors="replace")
+                text = line + (path.parent / "environ").read_bytes().decode(errors="replace")
             except OSError:
                 continue
-            if str(self.home) in about and int(path.parent.name) != os.getpid():
-                found.append(line)
-        return found
-
-
-def docker(*args: str) -> str:
-    """What ``docker ARGS`` prints."""
-    return subprocess.run(["docker", *args], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def run_container(image: str, uid: str, *options: str) -> str:
-    """The id of a container that runs, and looks as if the node ``uid`` had made it."""
-    label = f"--label=devopsellence.node_uid={uid}"
-    return docker(
-        "run", "-d", label, *options, image, "/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done"
-    )
+            if str(self.home) in text and int(path.parent.name) != os.getpid():
+                commands.append(line)
+        return commands

@@ -1,120 +1,36 @@
-"""A real etcd, started, killed, paused and restored by the tests, with a throwaway certificate authority."""
+"""Members of etcd that tests start, kill, pause and restore."""
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import os
-import random
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import time
 import urllib.request
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
 from devopsellence.store.keys import DEFAULT_PREFIX
-from devopsellence.store.settings import ETCD_SERVER_NAME, Settings
+from devopsellence.store.settings import Settings
+from tests.support.authority import Authority, settings_with
+from tests.support.ports import free_ports
 
 _START_SECONDS = 20.0
 # Short, so that a lease may have a TTL of 1 s (etcd's least TTL is one and a half election timeouts, rounded up).
 _TIMING = ("--heartbeat-interval=50", "--election-timeout=250")
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports on 127.0.0.1 that nobody listened on a moment ago, all different.
-
-    Below those that Linux hands out by itself (from 32768), so that no client's connection takes one in the meantime.
-    """
-    ports: list[int] = []
-    for port in random.sample(range(20_000, 32_000), 1000):
-        if len(ports) == count:
-            return ports
-        with socket.socket() as probe, suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            ports.append(port)
-    raise RuntimeError("no free ports on 127.0.0.1")
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """PEM files of one end."""
-
-    cert: Path
-    key: Path
-
-
-class Authority:
-    """A certificate authority that lives as long as ``folder``; its servers are at ``addresses``."""
-
-    def __init__(self, folder: Path, *, addresses: Sequence[str] = ("127.0.0.1",)) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._addresses = tuple(addresses)
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "throwaway authority")])
-        certificate = (
-            self._builder(self._name, self._key.public_key())
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(self._key, hashes.SHA256())
-        )
-        self.ca_cert = folder / "ca.pem"
-        self.ca_cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-    def issue(self, common_name: str, *, server: bool = False) -> Certificate:
-        """A certificate for ``common_name``: a client's, or a member's (which is a client to its peers as well)."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-        uses = [ExtendedKeyUsageOID.CLIENT_AUTH, *([ExtendedKeyUsageOID.SERVER_AUTH] if server else [])]
-        builder = self._builder(subject, key.public_key()).add_extension(x509.ExtendedKeyUsage(uses), critical=False)
-        if server:
-            names: list[x509.GeneralName] = [x509.DNSName(ETCD_SERVER_NAME)]
-            names += [x509.IPAddress(ipaddress.ip_address(address)) for address in self._addresses]
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        stem = self._folder / common_name.replace(":", "-").replace("/", "-")
-        made = Certificate(stem.with_suffix(".pem"), stem.with_suffix(".key"))
-        made.cert.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-        made.key.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        made.key.chmod(0o600)
-        return made
-
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(minutes=5))
-            .not_valid_after(now + datetime.timedelta(hours=2))
-        )
-
-
 class EtcdServer:
-    """One etcd member on ports of its own, its data below ``folder``.
+    """Member of etcd on free ports, with data below ``folder``.
 
     A context manager: starts on entry, stops on exit. ``authority`` turns on TLS with required client certificates,
     whose common names are etcd's users. ``EtcdServer.cluster`` makes several members of one cluster.
 
-    Blocking; in an async test, call what takes time through ``asyncio.to_thread``.
+    Methods block; an async test calls slow ones through ``asyncio.to_thread``.
     """
 
     def __init__(
@@ -134,19 +50,19 @@ class EtcdServer:
         self.arguments = tuple(arguments)
         self.port, self.peer_port = free_ports(2)
         self.initial_cluster = f"{name}={self.peer_url}"
-        self._certificate = authority.issue(f"member-{name}", server=True) if authority else None
+        self._certificate = authority.issue_server(f"member-{name}") if authority else None
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def cluster(
         cls, folder: Path, size: int, *, authority: Authority | None = None, arguments: Sequence[str] = ()
     ) -> list[EtcdServer]:
-        """``size`` members of one cluster, none of them started: call ``spawn`` on all, then ``wait_ready`` on all."""
+        """Return ``size`` members of one cluster, to be started by ``spawn`` on all, then ``wait_ready`` on all."""
         members = [
             cls(folder / f"m{i}", name=f"m{i}", authority=authority, arguments=arguments) for i in range(1, size + 1)
         ]
         for member in members:
-            member.initial_cluster = ",".join(f"{each.name}={each.peer_url}" for each in members)
+            member.initial_cluster = ",".join(f"{peer.name}={peer.peer_url}" for peer in members)
         return members
 
     @property
@@ -166,13 +82,10 @@ class EtcdServer:
         return self._process is not None and self._process.poll() is None
 
     def settings(self, prefix: str = DEFAULT_PREFIX, *, user: str = "") -> Settings:
-        """How to reach it; ``user`` is the common name of a client certificate that is made for this."""
+        """Return settings of a client; with TLS, a new certificate with the common name ``user``."""
         if self.authority is None:
             return Settings((self.endpoint,), prefix=prefix)
-        client = self.authority.issue(user or "anyone")
-        return Settings(
-            (self.endpoint,), ca_cert=self.authority.ca_cert, cert=client.cert, key=client.key, prefix=prefix
-        )
+        return settings_with(Settings((self.endpoint,), prefix=prefix), self.authority.issue(user or "anyone"))
 
     def __enter__(self) -> Self:
         self.start()
@@ -184,12 +97,12 @@ class EtcdServer:
         self.kill()
 
     def start(self) -> None:
-        """Start and wait until it answers."""
+        """Start the member and wait until it is ready."""
         self.spawn()
         self.wait_ready()
 
     def spawn(self) -> None:
-        """Start it without waiting."""
+        """Start the member without waiting."""
         assert not self.running, "etcd already runs"
         command = [
             "etcd",
@@ -209,10 +122,10 @@ class EtcdServer:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def wait_ready(self) -> None:
-        """Return once it has a leader and serves clients.
+        """Return once the member has a leader and serves clients.
 
         Raises:
-            RuntimeError: it ended, or took more than 20 s; with the end of its log.
+            RuntimeError: the member ended, or took more than 20 s; with the end of the log.
         """
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
@@ -227,27 +140,27 @@ class EtcdServer:
         raise RuntimeError(f"etcd {self.name} did not become ready on {self.endpoint}: {tail}")
 
     def stop(self) -> None:
-        """SIGTERM, then wait."""
+        """End the member with SIGTERM."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL, then wait; also ends one that is paused."""
+        """End the member with SIGKILL, paused or not."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
-        """Stop and start on the same ports and data."""
+        """Stop and start the member on the same ports and data."""
         self.stop()
         self.start()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open, nothing answers any more."""
+        """Pause the member with SIGSTOP: connections stay open without answers."""
         assert self._process is not None
         self._signal(signal.SIGSTOP)
-        # A thread on another processor goes on for a moment; this returns when the last of them has stopped.
+        # A thread on another processor goes on for a moment; waitid returns once the last thread has stopped.
         os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Resume the member with SIGCONT."""
         self._signal(signal.SIGCONT)
 
     def snapshot(self, path: Path) -> None:
@@ -255,8 +168,10 @@ class EtcdServer:
         self.etcdctl("snapshot", "save", str(path))
 
     def restore(self, path: Path, *, cluster: str = "restored") -> None:
-        """Replace the data of the stopped member by a snapshot. ``cluster`` goes into the cluster's id: with etcd's
-        default, ``etcd-cluster``, the id stays."""
+        """Replace the data of the stopped member by a snapshot.
+
+        ``cluster`` determines the cluster's id: with etcd's default, ``etcd-cluster``, the id stays.
+        """
         self.wipe()
         self.etcdctl(
             "snapshot",
@@ -275,11 +190,11 @@ class EtcdServer:
         shutil.rmtree(self.data, ignore_errors=True)
 
     def etcdctl(self, *arguments: str, user: str = "root") -> str:
-        """Run etcdctl against this member and return what it prints; ``user`` matters only with an authority."""
+        """Run etcdctl against this member and return the output; ``user`` matters only with an authority."""
         command = ["etcdctl", f"--endpoints={self.url}", *arguments]
         if self.authority:
             client = self.authority.issue(user)
-            command[1:1] = [f"--cacert={self.authority.ca_cert}", f"--cert={client.cert}", f"--key={client.key}"]
+            command[1:1] = [f"--cacert={self.authority.ca_cert}", f"--cert={client.certificate}", f"--key={client.key}"]
         environ = {**os.environ, "ETCDCTL_API": "3"}
         done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False)
         if done.returncode != 0:
@@ -291,19 +206,19 @@ class EtcdServer:
             return []
         files = (
             f"trusted-ca-file={self.authority.ca_cert}",
-            f"cert-file={self._certificate.cert}",
+            f"cert-file={self._certificate.certificate}",
             f"key-file={self._certificate.key}",
             "client-cert-auth",
         )
-        return [f"--{which}{file}" for file in files for which in ("", "peer-")]
+        return [f"--{side}{file}" for file in files for side in ("", "peer-")]
 
     def _answers(self) -> bool:
         context: ssl.SSLContext | None = None
         if self.authority and self._certificate:
             context = ssl.create_default_context(cafile=str(self.authority.ca_cert))
-            context.load_cert_chain(self._certificate.cert, self._certificate.key)
+            context.load_cert_chain(self._certificate.certificate, self._certificate.key)
         try:
-            # Our own server: S310 warns of addresses from elsewhere.
+            # A server of the test: S310 warns of addresses from elsewhere.
             with urllib.request.urlopen(f"{self.url}/health", timeout=1, context=context) as answer:  # noqa: S310
                 return bool(answer.status == 200)
         except OSError:

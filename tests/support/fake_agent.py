@@ -1,6 +1,6 @@
-"""A stand-in for a node's agent, as the command line sees one: the real API over real mutual TLS, nothing behind it.
+"""Fake node agent for the command line: the API over mutual TLS, without Docker behind the API.
 
-Commands run as processes on this machine, so that bytes, signals and exit codes are real; output to be shown is told.
+Commands run as processes on this machine, so that bytes, signals and exit codes are real; the test says the log lines.
 """
 
 from __future__ import annotations
@@ -14,15 +14,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 import grpc
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from devopsellence import agent_identity
@@ -44,37 +39,14 @@ from devopsellence.api.v1.agent_pb2 import (
     SendLayerRequest,
 )
 from devopsellence.api.v1.agent_pb2_grpc import AgentServicer, add_AgentServicer_to_server
-from tests.support.etcd import Authority, Certificate
+from devopsellence.nodeagent.tls import CertificateFiles, ReloadingCertificate
 
 _THREADS = 32
 _CHUNK = 32 << 10
 
 
-class AgentAuthority(Authority):
-    """An authority that also makes agents' certificates."""
-
-    def issue_agent(self, folder: Path, uid: str) -> Certificate:
-        """The certificate with which the agent of the machine ``uid`` serves."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"node:{uid}")])
-        names = x509.SubjectAlternativeName([x509.DNSName(agent_identity.server_name(uid))])
-        signed = (
-            self._builder(subject, key.public_key())
-            .add_extension(names, critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
-        made = Certificate(folder / f"agent-{uid}.pem", folder / f"agent-{uid}.key")
-        made.cert.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-        made.key.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        return made
-
-
-def line(service: str, at: float, text: str | bytes, *, container: str = "", stderr: bool = False) -> LogLine:
-    """A line that was written ``at`` seconds after 1970."""
+def log_line(service: str, at: float, text: str | bytes, *, container: str = "", stderr: bool = False) -> LogLine:
+    """Return a log line written ``at`` seconds after 1970."""
     stamp = Timestamp()
     stamp.FromNanoseconds(round(at * 1_000_000_000))
     raw = text if isinstance(text, bytes) else text.encode()
@@ -82,10 +54,10 @@ def line(service: str, at: float, text: str | bytes, *, container: str = "", std
 
 
 class FakeAgent(AgentServicer):
-    """Has no images. What it was asked is in ``asked`` and ``started``; what it answers is set by the test.
+    """Agent API without images. ``asked`` and ``started`` record the requests; the test sets the answers.
 
-    ``refusal`` is answered to everything. ``breaks_after``: the next stream of output breaks after so many messages, of
-    ``batch`` lines each at most.
+    ``refusal`` is the answer to every call. ``breaks_after``: the next stream of logs breaks after so many messages of
+    at most ``batch`` lines.
     """
 
     def __init__(self, node: str) -> None:
@@ -98,19 +70,19 @@ class FakeAgent(AgentServicer):
         self.refusal: tuple[grpc.StatusCode, str] | None = None
         self.breaks_after: int | None = None
         self.batch = 1
-        # How many commands whose caller has gone were ended.
+        # Number of commands ended because the caller had gone.
         self.ended = 0
         self._lines: list[LogLine] = []
         self._changed = threading.Condition()
 
     def say(self, *lines: LogLine) -> None:
-        """Containers have written these."""
+        """Add lines to the logs of the containers."""
         with self._changed:
             self._lines += lines
             self._changed.notify_all()
 
     def Logs(self, request: LogsRequest, context: grpc.ServicerContext) -> Iterator[LogsAnswer]:  # noqa: N802
-        """History as it was asked for; then, line by line, what is said."""
+        """Send the requested history, then new lines as :meth:`say` adds them."""
         self._check(context)
         self.asked.append(request)
         sent = 0
@@ -124,21 +96,21 @@ class FakeAgent(AgentServicer):
             context.abort(grpc.StatusCode.UNAVAILABLE, "broken off")
 
     def Exec(self, requests: Iterator[RunRequest], context: grpc.ServicerContext) -> Iterator[RunAnswer]:  # noqa: N802
-        """Runs the command here."""
+        """Run the command on this machine."""
         self._check(context)
         start = next(requests).start
         self.started.append(start)
         yield from self._run(list(start.command.command), start, requests, context)
 
     def RunTask(self, requests: Iterator[RunRequest], context: grpc.ServicerContext) -> Iterator[RunAnswer]:  # noqa: N802
-        """Runs the task's command here."""
+        """Run the command of the task on this machine."""
         self._check(context)
         start = next(requests).start
         self.started.append(start)
         yield from self._run([*start.task.command, *start.task.args], start, requests, context)
 
     def Diagnose(self, request: DiagnoseRequest, context: grpc.ServicerContext) -> DiagnoseAnswer:  # noqa: N802
-        """What the test has put there."""
+        """Return ``diagnosis``."""
         self._check(context)
         return self.diagnosis
 
@@ -168,7 +140,7 @@ class FakeAgent(AgentServicer):
                 fresh, position = self._lines[position:], len(self._lines)
             if not context.is_active():
                 return
-            yield from self._batches([each for each in fresh if _wanted(request, each)])
+            yield from self._batches([line for line in fresh if _matches(request, line)])
 
     def _batches(self, lines: list[LogLine]) -> Iterator[LogsAnswer]:
         for first in range(0, len(lines), self.batch):
@@ -180,11 +152,11 @@ class FakeAgent(AgentServicer):
 
     def _history(self, request: LogsRequest, position: int) -> list[LogLine]:
         by_container: dict[str, list[LogLine]] = defaultdict(list)
-        for each in self._lines[:position]:
-            if _wanted(request, each):
-                by_container[each.container].append(each)
-        tails = [each[-request.lines :] if request.lines >= 0 else each for each in by_container.values()]
-        return [each for tail in tails for each in (tail if request.lines != 0 else [])]
+        for line in self._lines[:position]:
+            if _matches(request, line):
+                by_container[line.container].append(line)
+        tails = [lines[-request.lines :] if request.lines >= 0 else lines for lines in by_container.values()]
+        return [line for tail in tails for line in (tail if request.lines != 0 else [])]
 
     def _run(
         self, command: list[str], start: RunStart, requests: Iterator[RunRequest], context: grpc.ServicerContext
@@ -197,11 +169,11 @@ class FakeAgent(AgentServicer):
 
 
 class _Command:
-    """A process of this machine whose caller is elsewhere."""
+    """Process of this machine, attached to a call."""
 
     def __init__(self, agent: FakeAgent, command: list[str], start: RunStart) -> None:
         self._agent = agent
-        # script makes the terminal that a container would have.
+        # script makes the terminal of the container.
         words = ["script", "-qec", " ".join(command), "/dev/null"] if start.tty else command
         self._process = subprocess.Popen(
             words,
@@ -215,7 +187,7 @@ class _Command:
         self._gone = threading.Event()
 
     def begin(self, requests: Iterator[RunRequest]) -> None:
-        """Let input in and output out."""
+        """Start copying input and output."""
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         for work, arguments in (
@@ -226,7 +198,7 @@ class _Command:
             threading.Thread(target=work, args=arguments, daemon=True).start()
 
     def answers(self) -> Iterator[RunAnswer]:
-        """Output as it comes, then the exit code as a shell has it."""
+        """Yield output as it comes, then the exit code in the form of a shell."""
         for _ in range(2):
             while (answer := self._next()) is not None:
                 yield answer
@@ -234,7 +206,7 @@ class _Command:
         yield RunAnswer(exit_code=code if code >= 0 else 128 - code)
 
     def caller_gone(self) -> None:
-        """Called at the end of the call, whatever ended it."""
+        """Kill the process; called at the end of the call."""
         self._gone.set()
         if self._process.poll() is None:
             self._agent.ended += 1
@@ -276,21 +248,17 @@ class _Command:
         return None
 
 
-def _wanted(request: LogsRequest, each: LogLine) -> bool:
-    after = not request.HasField("since") or each.at.ToNanoseconds() >= request.since.ToNanoseconds()
-    return after and (not request.services or each.service in request.services)
+def _matches(request: LogsRequest, line: LogLine) -> bool:
+    after = not request.HasField("since") or line.at.ToNanoseconds() >= request.since.ToNanoseconds()
+    return after and (not request.services or line.service in request.services)
 
 
-class AgentServer:
-    """A fake agent's API on a port of this machine; a context manager that can also be stopped and started again."""
+class FakeAgentServer:
+    """API of a fake agent on a port of this machine; a context manager that can be stopped and started again."""
 
-    def __init__(self, agent: FakeAgent, authority: Authority, certificate: Certificate) -> None:
+    def __init__(self, agent: FakeAgent, files: CertificateFiles) -> None:
         self.agent = agent
-        self._credentials = grpc.ssl_server_credentials(
-            [(certificate.key.read_bytes(), certificate.cert.read_bytes())],
-            authority.ca_cert.read_bytes(),
-            require_client_auth=True,
-        )
+        self._credentials = ReloadingCertificate(files).credentials()
         self._port = 0
         self._server: grpc.Server | None = None
 
@@ -308,14 +276,14 @@ class AgentServer:
         self.stop()
 
     def start(self) -> None:
-        """Serve, on the same port as before if it served before."""
+        """Start the server, on the same port as before if there was one."""
         self._server = grpc.server(ThreadPoolExecutor(_THREADS), options=[("grpc.so_reuseport", 0)])
         add_AgentServicer_to_server(self.agent, self._server)
         self._port = self._server.add_secure_port(f"127.0.0.1:{self._port}", self._credentials)
         self._server.start()
 
     def stop(self) -> None:
-        """Break everything off."""
+        """Break off all calls and stop the server."""
         if self._server is not None:
             self._server.stop(0).wait(timeout=20)
         self._server = None

@@ -10,13 +10,15 @@ import subprocess
 import tarfile
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Final
 
+from tests.support.docker import docker
 from tests.support.need import lack, need_docker
+from tests.support.run import run
 
 IMAGE: Final = "devopsellence/test:small"
 WEB_IMAGE: Final = "devopsellence/test:web"
@@ -113,6 +115,38 @@ def new_web_image() -> Iterator[str]:
         found = ["docker", "image", "inspect", "--format", "{{.Id}}", name]
         image = subprocess.run(found, check=True, capture_output=True, text=True).stdout.strip()
         subprocess.run(["docker", "rmi", "--force", image], check=True, capture_output=True)
+
+
+#: Ids of the images built by :func:`build_image`.
+_BUILT: Final[list[str]] = []
+
+
+def build_image(*layers: bytes | int, lines: Sequence[str] = ()) -> str:
+    """Build an image on top of the small one; return the id.
+
+    Args:
+        layers: a layer for each file, by content or by the number of random bytes.
+        lines: further lines of the Dockerfile.
+    """
+    small_image()
+    with tempfile.TemporaryDirectory() as folder:
+        dockerfile = [f"FROM {IMAGE}"]
+        for number, content in enumerate(layers):
+            data = os.urandom(content) if isinstance(content, int) else content
+            (Path(folder) / f"f{number}").write_bytes(data)
+            dockerfile.append(f"COPY f{number} /f{number}")
+        (Path(folder) / "Dockerfile").write_text("\n".join([*dockerfile, *lines]) + "\n")
+        environ = {**os.environ, "DOCKER_BUILDKIT": "0"}
+        run(["docker", "build", "-q", "--iidfile", f"{folder}/id", folder], environ=environ)
+        _BUILT.append((Path(folder) / "id").read_text().strip())
+    return _BUILT[-1]
+
+
+def remove_built_images() -> None:
+    """Remove the images of :func:`build_image` from this machine's engine."""
+    for image in dict.fromkeys(_BUILT):
+        docker("rmi", "-f", image, check=False)
+    _BUILT.clear()
 
 
 @contextmanager

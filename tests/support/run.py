@@ -1,4 +1,4 @@
-"""Running a command to its end."""
+"""Run a command to its end."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ def run(
     timeout: float = 100,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``command``; its output is captured, ``given`` is its input. AssertionError with its output if it fails.
+    """Run ``command`` with ``given`` as input and captured output.
 
-    ``environ`` None: this process's own.
+    ``environ`` None: the variables of this process.
+
+    Raises:
+        AssertionError: ``check``, and the command failed; with the output.
     """
     done = subprocess.run(
         command, env=environ, cwd=cwd, input=given, capture_output=True, text=True, timeout=timeout, check=False

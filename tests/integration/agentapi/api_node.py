@@ -55,7 +55,7 @@ class FakeAssignments:
     def environments(self) -> set[EnvironmentRef]:
         return set(self.wants)
 
-    def refresh(self, env: EnvironmentRef) -> AssignmentState:
+    def get(self, env: EnvironmentRef) -> AssignmentState:
         return AssignmentState(self.wants.get(env))
 
 

@@ -152,7 +152,7 @@ def service(name: str, **secrets: int) -> Service:
 def opened(key: AgeIdentity, operator: Operator, name: str = "DATABASE_URL", service: str = "web") -> bytes:
     secret = operator.stored(name, service)
     assert secret is not None
-    return key.open(secret.versions[-1].age)
+    return key.decrypt(secret.versions[-1].age)
 
 
 def own(operator: Operator) -> AgeIdentity:

@@ -24,8 +24,8 @@ from devopsellence.cli.cluster.init import initialize
 from devopsellence.store.keys import DEFAULT_PREFIX
 from devopsellence.store.settings import Settings
 from tests.support.cli import REF, Cli
-from tests.support.ports import free_ports
 from tests.support.need import need_docker, need_etcd
+from tests.support.ports import free_ports
 from tests.support.until import until
 
 MEMBERS = {"e1": "127.0.0.1", "e2": "127.0.0.2", "e3": "127.0.0.3"}
@@ -206,7 +206,7 @@ def test_a_nodes_certificate_is_for_one_machine_and_so_is_its_key(bare: Cli, pki
     assert (pki / "node-n1" / "tls.key").read_bytes() == key
     # The machine before still has that key: another one is made for the next.
     second = bare.json(*issue, "--uid", "second")
-    assert (second["outcome"], second["why"]) == ("made", "it was for 'node:first'")
+    assert (second["outcome"], second["why"]) == ("made", "the old one was for 'node:first'")
     assert (pki / "node-n1" / "tls.key").read_bytes() != key
 
 
@@ -216,7 +216,7 @@ def test_an_operator_who_cannot_be_let_in_now_has_the_certificate_and_the_comman
     assert error["code"] == "etcd_unavailable"
     assert "ann has no access to etcd" in error["message"]
     assert (pki / "operator-ann" / "tls.key").exists()
-    assert "kept" in bare.ok("cluster", "issue", "operator", "ann", "--no-grant", "--pki", str(pki))
+    assert "unchanged" in bare.ok("cluster", "issue", "operator", "ann", "--no-grant", "--pki", str(pki))
 
 
 def test_from_nothing_to_a_cluster_that_lets_in_whom_it_should(started: Started, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,9 @@ import pytest
 from devopsellence.api.v1.stored_pb2 import Assignment, Environment, Exit, Node, Release, Rollout, ServiceStatus
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from tests.support.cli import REF, Cli, Pretender
+from tests.integration.cli.rollout_writer import RolloutWriter
+from tests.support.cli import REF, Cli
+from tests.support.docker import docker
 from tests.support.images import IMAGE, small_image
 
 BUILD = """\
@@ -40,18 +41,14 @@ def release(cli: Cli, number: int, ref: EnvironmentRef = REF) -> Release | None:
     return cli.read(lambda etcd: etcd.keys.release(ref, number), Release)
 
 
-def docker(*arguments: str) -> str:
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-
 @contextmanager
-def pretending(cli: Cli, script: Callable[[Pretender], Awaitable[None]]) -> Iterator[None]:
+def pretending(cli: Cli, script: Callable[[RolloutWriter], Awaitable[None]]) -> Iterator[None]:
     """Meanwhile, in a thread with a loop of its own, somebody acts as controller and agent."""
     failures: list[BaseException] = []
 
     async def work(etcd: Etcd) -> None:
         async with asyncio.timeout(30):
-            await script(Pretender(etcd))
+            await script(RolloutWriter(etcd))
 
     def act() -> None:
         try:
@@ -254,7 +251,7 @@ def test_a_dry_run_of_a_build_does_not_build(ready: Cli) -> None:
 
 
 def test_deploy_follows_the_rollout_until_it_settles(ready: Cli) -> None:
-    async def script(pretender: Pretender) -> None:
+    async def script(pretender: RolloutWriter) -> None:
         await pretender.begin(1)
         await pretender.status(ServiceStatus(name="web", phase=ServiceStatus.STARTING))
         await asyncio.sleep(0.1)
@@ -268,7 +265,7 @@ def test_deploy_follows_the_rollout_until_it_settles(ready: Cli) -> None:
 
 
 def test_every_line_of_a_deploy_in_json_is_an_object(ready: Cli) -> None:
-    async def script(pretender: Pretender) -> None:
+    async def script(pretender: RolloutWriter) -> None:
         await pretender.begin(1)
         await pretender.settle()
 
@@ -281,7 +278,7 @@ def test_every_line_of_a_deploy_in_json_is_an_object(ready: Cli) -> None:
 
 
 def test_a_failed_rollout_is_exit_code_1_with_service_exit_code_and_last_lines(ready: Cli) -> None:
-    async def script(pretender: Pretender) -> None:
+    async def script(pretender: RolloutWriter) -> None:
         await pretender.begin(1)
         end = Exit(code=3, log_lines=["cannot bind"])
         await pretender.status(
@@ -297,7 +294,7 @@ def test_a_failed_rollout_is_exit_code_1_with_service_exit_code_and_last_lines(r
 
 
 def test_a_superseded_release_says_by_which(ready: Cli) -> None:
-    async def script(pretender: Pretender) -> None:
+    async def script(pretender: RolloutWriter) -> None:
         await pretender.begin(1)
         environment = Environment(organization="acme", project="Shop", environment="production", nodes=["n1"])
         environment.latest_release = 2
@@ -314,7 +311,7 @@ def test_a_superseded_release_says_by_which(ready: Cli) -> None:
 def test_watching_shows_whole_states_until_the_end(ready: Cli) -> None:
     ready.ok("deploy", "--detach")
 
-    async def script(pretender: Pretender) -> None:
+    async def script(pretender: RolloutWriter) -> None:
         await pretender.begin(1)
         await asyncio.sleep(0.2)
         await pretender.settle()

@@ -17,8 +17,8 @@ from tests.integration.cli.ingress_records import ingress, key_of, released, say
 from tests.integration.cli.secret_operator import Operator
 from tests.support.certificates import DAY, made
 from tests.support.cli import REF
-from tests.support.etcd import free_ports
 from tests.support.name_server import NameServer
+from tests.support.ports import free_ports
 from tests.support.router import Router
 from tests.support.until import until
 

@@ -10,9 +10,9 @@ import pytest
 from devopsellence.api.v1.stored_pb2 import Environment, Release
 from devopsellence.store.keys import EnvironmentRef
 from tests.integration.cli.ingress_records import ingress, released, says, serving
+from tests.integration.cli.rollout_writer import RolloutWriter
 from tests.integration.cli.test_deploy import pretending
 from tests.support.cli import REF, Cli
-from tests.integration.cli.rollout_writer import RolloutWriter
 from tests.support.images import IMAGE, small_image
 from tests.support.name_server import NameServer
 

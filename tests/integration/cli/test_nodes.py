@@ -137,7 +137,10 @@ def test_list_shows_agents_environments_and_what_is_wrong(cli: Cli) -> None:
     document = cli.json("node", "list")
     found = {each["node"]: each for each in document["nodes"]}
     assert (found["n1"]["agent"], found["n1"]["note"], found["n1"]["environments"]) == ("up", "", [ENV])
-    assert (found["n2"]["agent"], found["n2"]["note"]) == ("gone", "no heartbeat: the agent is not running or cannot reach etcd")
+    assert (found["n2"]["agent"], found["n2"]["note"]) == (
+        "gone",
+        "no heartbeat: the agent is not running or cannot reach etcd",
+    )
     assert found["rotten"]["note"] == "its record cannot be read"
     assert [each["key"] for each in document["problems"]] == [f"{cli.settings.prefix}nodes/rotten"]
     cli.write(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat(node="n1", uid="another"))

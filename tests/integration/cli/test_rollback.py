@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Node, Release, Rollout, RolloutOutcome
+from tests.integration.cli.rollout_writer import RolloutWriter
 from tests.integration.cli.test_deploy import pretending, release
 from tests.support.cli import REF, Cli
-from tests.integration.cli.rollout_writer import RolloutWriter
 
 
 @pytest.fixture

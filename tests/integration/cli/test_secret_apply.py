@@ -13,10 +13,10 @@ from devopsellence.cli.output import Output
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY
+from tests.integration.cli.rollout_writer import RolloutWriter
 from tests.integration.cli.secret_operator import CONFIG, Operator, put_release, service
 from tests.integration.cli.test_deploy import pretending
 from tests.support.cli import REF, Cli
-from tests.integration.cli.rollout_writer import RolloutWriter
 
 
 @pytest.fixture

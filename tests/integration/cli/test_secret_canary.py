@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import subprocess
 import sys
@@ -34,7 +33,7 @@ class Watched(Operator):
 
     def start(self, *arguments: str, value: bytes = b"", **environ: str) -> int:
         """Run a command that gets ``value`` on stdin; its exit code."""
-        variables = {**os.environ, **self.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environ}
+        variables = {**self.process_environ(), **environ}
         command = [sys.executable, "-m", "devopsellence.cli", *arguments]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables

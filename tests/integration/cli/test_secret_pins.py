@@ -80,7 +80,7 @@ def test_a_node_that_will_run_it_is_let_in_and_others_wait_for_no_key(ann: Opera
     assert pinned(ann, services, None, "n1", "n2", "n3") == ["n2"]
     secret = ann.stored("DATABASE_URL")
     assert secret is not None
-    assert n1.open(secret.versions[-1].age) == VALUE
+    assert n1.decrypt(secret.versions[-1].age) == VALUE
     assert ann.versions("DATABASE_URL") == [1]
     node = ann.read(lambda etcd: etcd.keys.node("n1"), Node)
     assert node is not None
@@ -95,7 +95,7 @@ def test_a_cordoned_node_is_let_in_for_when_it_is_not(ann: Operator) -> None:
     pinned(ann, [service("web", DATABASE_URL=0)], None, "n1")
     secret = ann.stored("DATABASE_URL")
     assert secret is not None
-    assert n1.open(secret.versions[-1].age) == VALUE
+    assert n1.decrypt(secret.versions[-1].age) == VALUE
 
 
 def test_the_registry_s_password_is_for_those_that_pull_the_app_image(ann: Operator) -> None:
@@ -121,7 +121,7 @@ def test_a_machine_that_was_set_up_anew_is_let_in_again(ann: Operator) -> None:
     pinned(ann, [service("web", DATABASE_URL=0)], None, "n1")
     secret = ann.stored("DATABASE_URL")
     assert secret is not None
-    assert anew.open(secret.versions[-1].age) == VALUE
+    assert anew.decrypt(secret.versions[-1].age) == VALUE
 
 
 def test_deploy_without_decryption_needs_no_identity(ann: Operator, bob: Operator) -> None:
@@ -139,7 +139,7 @@ def test_deploy_without_decryption_needs_no_identity(ann: Operator, bob: Operato
     assert caught.value.code == "secret_sealed"
     secret = ann.stored("DATABASE_URL")
     assert secret is not None
-    assert n1.open(secret.versions[-1].age) == VALUE
+    assert n1.decrypt(secret.versions[-1].age) == VALUE
 
 
 def test_versions_alone_write_nothing(ann: Operator) -> None:

@@ -14,8 +14,8 @@ from devopsellence.store import acl
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from tests.integration.cli.secret_operator import Operator, opened, own, service
-from tests.support.cli import REF, Cli
 from tests.support.authority import Authority
+from tests.support.cli import REF, Cli
 from tests.support.etcd import EtcdServer
 from tests.support.need import need_etcd
 

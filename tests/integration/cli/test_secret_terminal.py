@@ -23,7 +23,7 @@ def test_a_value_is_typed_twice_and_never_shown(ann: Operator) -> None:
     assert b"hunter" not in terminal.seen
     secret = ann.stored("DATABASE_URL")
     assert secret is not None
-    assert AgeIdentity(ann.path.read_text()).open(secret.versions[0].age) == b"hunter2"
+    assert AgeIdentity(ann.path.read_text()).decrypt(secret.versions[0].age) == b"hunter2"
 
 
 def test_control_c_while_it_is_typed_leaves_nothing(ann: Operator) -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.support.cli import NO_DEV_CLUSTER, Cli
-from tests.support.etcd import EtcdServer, free_ports
+from tests.support.etcd import EtcdServer
 from tests.support.need import need_etcd
+from tests.support.ports import free_ports
+from tests.support.process import python_environ
 
 HEAVY = ("grpc", "docker", "pydantic", "rich", "google.protobuf", "ruamel", "etcd3aio")
 
 
 def environ() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "DEVOPSELLENCE_HOME": NO_DEV_CLUSTER}
+    return {**python_environ(), "DEVOPSELLENCE_HOME": NO_DEV_CLUSTER}
 
 
 def test_help_imports_nothing_heavy() -> None:

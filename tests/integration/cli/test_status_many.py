@@ -28,8 +28,9 @@ from devopsellence.cli.store.watcher import EnvironmentWatcher
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
+from tests.integration.cli.rollout_writer import timestamp_now
 from tests.integration.cli.test_terminal import HIDE, SHOW, Terminal
-from tests.support.cli import REF, Cli, now
+from tests.support.cli import REF, Cli
 
 DASH = "\N{EN DASH}"
 NAMES = [f"n{number:02}" for number in range(1, 41)]
@@ -49,7 +50,13 @@ def rollout(settled: int, phase: Rollout.Phase.ValueType = Rollout.PROGRESSING, 
         services_settled=settled,
         services_total=settled,
     )
-    fields: dict[str, Any] = {"release": 2, "target": 2, "last_settled": 1, "nodes": nodes, "started_at": now()}
+    fields: dict[str, Any] = {
+        "release": 2,
+        "target": 2,
+        "last_settled": 1,
+        "nodes": nodes,
+        "started_at": timestamp_now(),
+    }
     return Rollout(phase=phase, counts=counts, **{**fields, **more})
 
 
@@ -134,7 +141,7 @@ def test_in_a_pipe_a_watch_tells_what_changed_for_nodes_together(many: Cli) -> N
         many.write(lambda etcd: etcd.keys.rollout(REF), rollout(5))
         watch.until("release 2: progressing, 5/40 nodes, 5/5 services")
         many.etcd(lambda etcd: settle(etcd, 2, *NAMES[5:]))
-        many.write(lambda etcd: etcd.keys.rollout(REF), rollout(40, Rollout.SETTLED, finished_at=now()))
+        many.write(lambda etcd: etcd.keys.rollout(REF), rollout(40, Rollout.SETTLED, finished_at=timestamp_now()))
         watch.until("release 2: settled, 40/40 nodes")
         assert watch.end() == (0, "")
     assert len(watch.seen) < 30, "far fewer lines than nodes that changed"
@@ -145,7 +152,7 @@ def test_on_a_terminal_nothing_scrolls_away_and_the_cursor_comes_back(many: Cli)
     terminal = Terminal(many, "--env", str(REF), "status", "--watch", LINES="12", COLUMNS="70")
     terminal.read_until(f"n01{DASH}n40".encode())
     many.etcd(lambda etcd: settle(etcd, 2, *NAMES))
-    many.write(lambda etcd: etcd.keys.rollout(REF), rollout(40, Rollout.SETTLED, finished_at=now()))
+    many.write(lambda etcd: etcd.keys.rollout(REF), rollout(40, Rollout.SETTLED, finished_at=timestamp_now()))
     terminal.read_until(b"settled in")
     assert terminal.end() == 0
     assert terminal.seen.count(HIDE) == terminal.seen.count(SHOW) == 1
@@ -167,7 +174,7 @@ def test_a_release_that_is_rolled_back_ends_the_watch_with_what_failed(many: Cli
         watch.until("release 2: failed, rolling back to release 1")
         many.etcd(lambda etcd: settle(etcd, 1, "n01"))
         reason = "web ended; release 1 runs again"
-        ended = rollout(40, Rollout.FAILED, finished_at=now(), reason=reason, **back)
+        ended = rollout(40, Rollout.FAILED, finished_at=timestamp_now(), reason=reason, **back)
         many.write(lambda etcd: etcd.keys.rollout(REF), ended)
         code, error = watch.end()
     assert code == 1

@@ -15,7 +15,7 @@ from devopsellence.store.errors import Unavailable
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
 from tests.support.cli import REF
-from tests.support.etcd import free_ports
+from tests.support.ports import free_ports
 
 
 async def environment(etcd: Etcd, *nodes: str, latest: int = 0) -> None:

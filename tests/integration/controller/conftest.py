@@ -9,11 +9,11 @@ import pytest
 
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.support.controller import ControllerProcess, Environment, Start
+from tests.support.controller import ControllerProcess, EnvironmentDriver, StartController
 
 
 @pytest.fixture
-def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
+def start(settings: Settings, tmp_path: Path) -> Iterator[StartController]:
     """Starts controllers c0, c1, …, which are gone when the test is over."""
     started: list[ControllerProcess] = []
 
@@ -25,9 +25,9 @@ def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
 
     yield start_one
     for process in started:
-        process.kill()
+        process.end()
 
 
 @pytest.fixture
-def environment(etcd: Etcd) -> Environment:
-    return Environment(etcd)
+def environment(etcd: Etcd) -> EnvironmentDriver:
+    return EnvironmentDriver(etcd)

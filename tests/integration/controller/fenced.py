@@ -20,7 +20,7 @@ from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import PEERS
 from devopsellence.store.settings import Settings
 from tests.integration.controller.audited import TTL_SECONDS
-from tests.support.controller import REF, Environment
+from tests.support.controller import REF, EnvironmentDriver
 from tests.support.project import PROJECT
 
 NODES: Final = ("n1", "n2", "n3", "n4")
@@ -152,7 +152,7 @@ class Bustle:
     """Operators and agents at work: releases, attachments, labels and statuses, all the time."""
 
     def __init__(self, etcd: Etcd, rng: random.Random) -> None:
-        self._environment = Environment(etcd)
+        self._environment = EnvironmentDriver(etcd)
         self._etcd = etcd
         self._rng = rng
         self.release = 0

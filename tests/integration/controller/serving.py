@@ -16,7 +16,7 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.etcd import Etcd
-from tests.support.controller import REF, Environment
+from tests.support.controller import REF, EnvironmentDriver
 
 _PATH: Final = "/.well-known/acme-challenge/"
 
@@ -49,7 +49,7 @@ class Nodes:
 
     def __init__(self, etcd: Etcd, names: Iterable[str], port: int) -> None:
         self._etcd = etcd
-        self._environment = Environment(etcd)
+        self._environment = EnvironmentDriver(etcd)
         self.identities = {name: AgeIdentity.generate() for name in names}
         self.port = port
         self.answer_keys = True
@@ -173,7 +173,7 @@ def release(number: int, directory_url: str, *hosts: str) -> pb.Release:
 
 async def certificate(etcd: Etcd, host: str, check: Callable[[pb.Certificate], bool]) -> pb.Certificate:
     """The record for ``host``, as soon as there is one that ``check`` says yes to."""
-    found = await Environment(etcd).until(
+    found = await EnvironmentDriver(etcd).until(
         pb.Certificate, etcd.keys.certificate(REF, host), lambda one: one is not None and check(one)
     )
     assert found is not None
@@ -187,6 +187,6 @@ def is_there(one: pb.Certificate) -> bool:
 
 def opened(one: pb.Certificate, identity: AgeIdentity) -> bool:
     """Whether ``identity`` opens the key that belongs to the certificate."""
-    key = serialization.load_pem_private_key(identity.open(one.key_age), None)
+    key = serialization.load_pem_private_key(identity.decrypt(one.key_age), None)
     leaf = x509.load_pem_x509_certificate(one.chain_pem.encode())
     return key.public_key() == leaf.public_key()

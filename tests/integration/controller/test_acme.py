@@ -14,9 +14,9 @@ import pytest
 from devopsellence.controller.certificates.acme import AcmeClient
 from devopsellence.controller.certificates.demand import AcmeAccount
 from devopsellence.controller.certificates.failure import FailureKind, IssuanceError, IssuanceFailure
-from tests.support.etcd import free_ports
 from tests.support.need import need_pebble
 from tests.support.pebble import BLOCKED_DOMAIN, Pebble
+from tests.support.ports import free_ports
 from tests.unit.controller.certificate_builders import HOST, csr
 
 

@@ -24,7 +24,7 @@ from devopsellence.store.settings import Settings
 from tests.integration.controller.audit import audit, next_revision, read_history
 from tests.integration.controller.fenced import Controllers
 from tests.integration.controller.serving import certificate, is_there, opened, release, serving
-from tests.support.controller import REF, Environment, Start
+from tests.support.controller import REF, EnvironmentDriver, StartController
 from tests.support.need import need_pebble
 from tests.support.pebble import BLOCKED_DOMAIN, Pebble
 
@@ -77,7 +77,7 @@ async def begin_anew(etcd: Etcd, host: str) -> None:
 
 
 async def test_a_first_certificate_for_all_who_serve_the_host(
-    etcd: Etcd, environment: Environment, start: Start, tmp_path: Path
+    etcd: Etcd, environment: EnvironmentDriver, start: StartController, tmp_path: Path
 ) -> None:
     operator = AgeIdentity.generate()
     await environment.write(etcd.keys.operator("ann"), pb.Operator(name="ann", age_recipient=operator.recipient))
@@ -106,7 +106,9 @@ async def test_a_first_certificate_for_all_who_serve_the_host(
     assert HOST in told[0].message
 
 
-async def test_failing_host_delays_no_other(etcd: Etcd, environment: Environment, start: Start, tmp_path: Path) -> None:
+async def test_failing_host_delays_no_other(
+    etcd: Etcd, environment: EnvironmentDriver, start: StartController, tmp_path: Path
+) -> None:
     """Also by an authority that refuses good nonces, and knows earlier authorizations."""
     good = [f"{name}.example.com" for name in "abcdef"]
     refused, lost = f"shop.{BLOCKED_DOMAIN}", "lost.example.com"
@@ -139,7 +141,7 @@ async def test_failing_host_delays_no_other(etcd: Etcd, environment: Environment
 
 
 async def test_renewed_ahead_of_its_end_and_kept_while_the_authority_is_away(
-    etcd: Etcd, settings: Settings, environment: Environment, tmp_path: Path
+    etcd: Etcd, settings: Settings, environment: EnvironmentDriver, tmp_path: Path
 ) -> None:
     async with (
         serving(etcd, "n1") as nodes,
@@ -171,7 +173,7 @@ async def test_renewed_ahead_of_its_end_and_kept_while_the_authority_is_away(
 
 
 async def test_a_signing_request_for_another_host_is_refused(
-    etcd: Etcd, environment: Environment, start: Start, tmp_path: Path
+    etcd: Etcd, environment: EnvironmentDriver, start: StartController, tmp_path: Path
 ) -> None:
     async with serving(etcd, "n1") as nodes, authority(tmp_path, nodes.port) as acme:
         nodes.forge = True
@@ -186,7 +188,7 @@ async def test_a_signing_request_for_another_host_is_refused(
 
 
 async def test_another_node_makes_the_key_and_a_new_one_gets_it(
-    etcd: Etcd, environment: Environment, start: Start, tmp_path: Path
+    etcd: Etcd, environment: EnvironmentDriver, start: StartController, tmp_path: Path
 ) -> None:
     """The node that is asked goes silent; later a node is attached that nobody sealed the key for."""
     async with serving(etcd, "n1", "n2", "n3") as nodes, authority(tmp_path, nodes.port) as acme:
@@ -208,7 +210,7 @@ async def test_another_node_makes_the_key_and_a_new_one_gets_it(
 
 
 async def test_unused_certificates_are_deleted_unless_installed(
-    etcd: Etcd, environment: Environment, start: Start, tmp_path: Path
+    etcd: Etcd, environment: EnvironmentDriver, start: StartController, tmp_path: Path
 ) -> None:
     other = "other.example.com"
     async with serving(etcd, "n1") as nodes, authority(tmp_path, nodes.port) as acme:
@@ -228,7 +230,7 @@ async def test_unused_certificates_are_deleted_unless_installed(
 
 
 async def test_a_silent_authority_holds_up_nobodys_end(
-    etcd: Etcd, environment: Environment, start: Start, tmp_path: Path
+    etcd: Etcd, environment: EnvironmentDriver, start: StartController, tmp_path: Path
 ) -> None:
     async with serving(etcd, "n1") as nodes, authority(tmp_path, nodes.port) as acme:
         acme.pause()
@@ -242,7 +244,7 @@ async def test_a_silent_authority_holds_up_nobodys_end(
 
 
 async def test_killed_in_every_phase_there_is_one_certificate(
-    etcd: Etcd, settings: Settings, environment: Environment, tmp_path: Path
+    etcd: Etcd, settings: Settings, environment: EnvironmentDriver, tmp_path: Path
 ) -> None:
     """Each leader is killed in another phase of the same certificate; whoever is left goes on from etcd alone."""
     since = await next_revision(etcd)

@@ -13,7 +13,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.settings import Settings
-from tests.support.controller import REF, ControllerProcess, Environment, Start
+from tests.support.controller import REF, ControllerProcess, EnvironmentDriver, StartController
 
 pytestmark = pytest.mark.etcd
 SETTLED = pb.AssignmentStatus.SETTLED
@@ -21,7 +21,7 @@ HOST = "app.example.com"
 
 
 async def settle(
-    environment: Environment, number: int, *names: str, hosts: Sequence[str] = (), **services: str
+    environment: EnvironmentDriver, number: int, *names: str, hosts: Sequence[str] = (), **services: str
 ) -> None:
     """Attach ``names``, deploy, and have all of them report that they have settled."""
     await environment.release(number, hosts=hosts, **services)
@@ -32,7 +32,9 @@ async def settle(
     await environment.rollout(lambda one: one.release == number and one.phase == pb.Rollout.SETTLED)
 
 
-async def test_from_release_to_settled_relabelled_detached_and_deleted(start: Start, environment: Environment) -> None:
+async def test_from_release_to_settled_relabelled_detached_and_deleted(
+    start: StartController, environment: EnvironmentDriver
+) -> None:
     keys = environment.keys
     controller = start("--debug")
     await environment.add_node("n1", "web")
@@ -91,7 +93,7 @@ async def test_from_release_to_settled_relabelled_detached_and_deleted(start: St
     assert not (await environment.etcd.list(keys.election_prefix)).items, "the lease was revoked"
 
 
-async def test_garbage_stops_its_own_key_only(start: Start, environment: Environment) -> None:
+async def test_garbage_stops_its_own_key_only(start: StartController, environment: EnvironmentDriver) -> None:
     etcd, keys = environment.etcd, environment.keys
     controller = start()
     await environment.add_node("n1", "web")
@@ -140,7 +142,9 @@ async def test_garbage_stops_its_own_key_only(start: Start, environment: Environ
     assert not [line for line in controller.lines("not reconciled") if line["level"] == "error"]
 
 
-async def test_the_other_controller_goes_on_when_the_leader_is_killed(start: Start, environment: Environment) -> None:
+async def test_the_other_controller_goes_on_when_the_leader_is_killed(
+    start: StartController, environment: EnvironmentDriver
+) -> None:
     first = start("--identity", "first")
     await environment.leader("first")
     second = start("--identity", "second")
@@ -149,7 +153,7 @@ async def test_the_other_controller_goes_on_when_the_leader_is_killed(start: Sta
     await second.logged("standing by")
     before = await environment.assignment("n1")
 
-    first.signal(signal.SIGKILL)
+    first.send(signal.SIGKILL)
     await environment.release(2, web="web")
     await environment.attach("n1", latest=2)
     await environment.leader("second")
@@ -159,7 +163,7 @@ async def test_the_other_controller_goes_on_when_the_leader_is_killed(start: Sta
     assert [(one.release, one.phase) for one in rollout.history] == [(1, pb.Rollout.SETTLED)]
 
 
-async def test_a_clean_stop_hands_over_at_once(start: Start, environment: Environment) -> None:
+async def test_a_clean_stop_hands_over_at_once(start: StartController, environment: EnvironmentDriver) -> None:
     first = start("--identity", "first")
     await environment.leader("first")
     second = start("--identity", "second")
@@ -169,27 +173,29 @@ async def test_a_clean_stop_hands_over_at_once(start: Start, environment: Enviro
         await environment.leader("second")
 
 
-async def test_a_paused_leader_writes_nothing_when_it_wakes(start: Start, environment: Environment) -> None:
+async def test_a_paused_leader_writes_nothing_when_it_wakes(
+    start: StartController, environment: EnvironmentDriver
+) -> None:
     first = start("--identity", "first")
     await environment.leader("first")
     await environment.add_node("n1", "web")
     await settle(environment, 1, "n1", web="web")
     second = start("--identity", "second")
     await second.logged("standing by")
-    first.signal(signal.SIGSTOP)
+    first.send(signal.SIGSTOP)
     await environment.leader("second")
     await environment.release(2, web="web")
     await environment.attach("n1", latest=2)
     moved = await environment.assignment("n1", lambda one: one.release == 2)
     await environment.report(moved, SETTLED)
     await environment.rollout(lambda one: one.release == 2 and one.phase == pb.Rollout.SETTLED)
-    first.signal(signal.SIGCONT)
+    first.send(signal.SIGCONT)
     await first.logged("not leading")
     assert len(first.lines("decided")) == 3, "what it decided about release 1"
     assert await environment.assignment("n1") == moved
 
 
-async def test_an_idle_controller_writes_nothing(start: Start, environment: Environment) -> None:
+async def test_an_idle_controller_writes_nothing(start: StartController, environment: EnvironmentDriver) -> None:
     controller = start()
     await environment.add_node("n1", "web")
     await environment.add_node("n2", "web")
@@ -216,7 +222,7 @@ async def test_controller_starts_and_stops_without_etcd(settings: Settings, tmp_
         await controller.logged("started")
         assert await controller.stop() == 0
     finally:
-        controller.kill()
+        controller.end()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
 from tests.integration.controller.audit import audit, next_revision, read_history
 from tests.integration.controller.fenced import Bustle, Controllers, candidates
-from tests.support.controller import Environment
+from tests.support.controller import EnvironmentDriver
 from tests.support.etcd import EtcdServer
 from tests.support.relay import Relay
 
@@ -101,7 +101,7 @@ async def controller(settings: Settings, identity: str, patience: float = 0.5) -
 
 
 async def test_a_leader_that_cannot_see_what_changes_makes_way(settings: Settings, etcd: Etcd) -> None:
-    environment = Environment(etcd)
+    environment = EnvironmentDriver(etcd)
     async with controller(settings, "first") as first:
         await environment.leader("first")
         first.blind()
@@ -121,7 +121,7 @@ async def test_a_leader_that_cannot_see_what_changes_makes_way(settings: Setting
 
 
 async def test_a_blink_deposes_nobody(settings: Settings, etcd: Etcd) -> None:
-    environment = Environment(etcd)
+    environment = EnvironmentDriver(etcd)
     async with controller(settings, "first", 60) as first:
         await environment.leader("first")
         leader = (await etcd.list(etcd.keys.election_prefix)).items[0]
@@ -140,7 +140,7 @@ async def test_a_blink_deposes_nobody(settings: Settings, etcd: Etcd) -> None:
 async def test_disconnected_controller_steps_aside_and_returns(
     etcd_server: EtcdServer, settings: Settings, etcd: Etcd
 ) -> None:
-    environment = Environment(etcd)
+    environment = EnvironmentDriver(etcd)
     async with Relay(etcd_server.port) as relay:
         cut_off = Settings((relay.endpoint,), prefix=settings.prefix)
         async with controller(cut_off, "first"):

@@ -8,20 +8,22 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.keys import PEERS
-from tests.support.controller import REF, Environment, Start
+from tests.support.controller import REF, EnvironmentDriver, StartController
 
 pytestmark = pytest.mark.etcd
 HOST, OTHER = "app.example.com", "other.example.com"
 SETTLED, REMOVED = pb.AssignmentStatus.SETTLED, pb.AssignmentStatus.REMOVED
 
 
-async def report(environment: Environment, *names: str) -> None:
+async def report(environment: EnvironmentDriver, *names: str) -> None:
     """All of ``names`` have settled at what they are assigned now."""
     for name in names:
         await environment.report(await environment.assignment(name), SETTLED)
 
 
-async def test_parts_follow_attachments_labels_and_certificates(start: Start, environment: Environment) -> None:
+async def test_parts_follow_attachments_labels_and_certificates(
+    start: StartController, environment: EnvironmentDriver
+) -> None:
     keys = environment.keys
     start()
     await environment.add_node("n1", "web")
@@ -76,7 +78,7 @@ async def test_parts_follow_attachments_labels_and_certificates(start: Start, en
 
 
 async def test_the_next_leader_takes_back_what_is_left_of_a_deleted_environment(
-    start: Start, environment: Environment
+    start: StartController, environment: EnvironmentDriver
 ) -> None:
     keys = environment.keys
     first = start("--identity", "first")
@@ -88,7 +90,7 @@ async def test_the_next_leader_takes_back_what_is_left_of_a_deleted_environment(
     await environment.attach("n1", latest=1)
     await environment.part("n1", HOST)
     await second.logged("standing by")
-    first.signal(signal.SIGKILL)
+    first.send(signal.SIGKILL)
     # Also of a node that nobody has heard of.
     await environment.write(keys.ingress("gone", REF, HOST), pb.NodeIngress(node="gone", part=HOST))
     await environment.etcd.delete(keys.environment(REF))
@@ -100,7 +102,7 @@ async def test_the_next_leader_takes_back_what_is_left_of_a_deleted_environment(
 
 
 async def test_an_ingress_that_fails_is_told_by_the_rollout_that_has_settled(
-    start: Start, environment: Environment
+    start: StartController, environment: EnvironmentDriver
 ) -> None:
     start()
     await environment.add_node("n1", "web")

@@ -9,7 +9,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.codec import decode
-from tests.support.controller import REF, Environment, Start
+from tests.support.controller import REF, EnvironmentDriver, StartController
 from tests.unit.controller.builders import app, migration, release, secret, service
 
 pytestmark = pytest.mark.etcd
@@ -22,7 +22,7 @@ def _is_at(number: int, assignment: pb.Assignment) -> bool:
     return assignment.release == number
 
 
-async def settle(environment: Environment, number: int) -> None:
+async def settle(environment: EnvironmentDriver, number: int) -> None:
     """Both nodes report that they have settled at release ``number``."""
     for name in NODES:
         found = await environment.assignment(name, lambda one: one.release == number and not one.HasField("task"))
@@ -30,7 +30,7 @@ async def settle(environment: Environment, number: int) -> None:
     await environment.rollout(lambda one: one.release == number and one.phase == pb.Rollout.SETTLED)
 
 
-async def begin(environment: Environment) -> None:
+async def begin(environment: EnvironmentDriver) -> None:
     """Both nodes have settled at release 1, which has no task."""
     for name in NODES:
         await environment.add_node(name, "web", "worker")
@@ -39,7 +39,7 @@ async def begin(environment: Environment) -> None:
 
 
 async def test_the_task_runs_between_the_supporting_services_and_the_app_and_a_failed_one_moves_nobody(
-    start: Start, environment: Environment
+    start: StartController, environment: EnvironmentDriver
 ) -> None:
     start()
     await begin(environment)
@@ -72,7 +72,9 @@ async def test_the_task_runs_between_the_supporting_services_and_the_app_and_a_f
     ]
 
 
-async def test_the_next_leader_goes_on_with_the_task_from_etcd_alone(start: Start, environment: Environment) -> None:
+async def test_the_next_leader_goes_on_with_the_task_from_etcd_alone(
+    start: StartController, environment: EnvironmentDriver
+) -> None:
     controllers = [start()]
     await environment.leader("c0")
     await begin(environment)
@@ -80,7 +82,7 @@ async def test_the_next_leader_goes_on_with_the_task_from_etcd_alone(start: Star
     async def hand_over() -> None:
         controllers.append(start())
         await controllers[-1].logged("standing by")
-        controllers[-2].signal(signal.SIGKILL)
+        controllers[-2].send(signal.SIGKILL)
         await environment.leader(f"c{len(controllers) - 1}")
 
     await environment.deploy(release(2, REDIS, app(2), task=migration()), *NODES)
@@ -96,7 +98,9 @@ async def test_the_next_leader_goes_on_with_the_task_from_etcd_alone(start: Star
     assert await environment.assignment("n1") == await environment.assignment("n1", lambda one: one.generation == 3)
 
 
-async def test_a_release_that_follows_its_secret_at_once_has_it(start: Start, environment: Environment) -> None:
+async def test_a_release_that_follows_its_secret_at_once_has_it(
+    start: StartController, environment: EnvironmentDriver
+) -> None:
     keys = environment.keys
     controller = start()
     await begin(environment)

@@ -11,7 +11,7 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.support.controller import REF, ControllerProcess, Environment
+from tests.support.controller import REF, ControllerProcess, EnvironmentDriver
 
 pytestmark = pytest.mark.etcd
 SETTLED = pb.AssignmentStatus.SETTLED
@@ -22,13 +22,13 @@ NODES = ("n1", "n2", "n3")
 def controller(settings: Settings, tmp_path: Path) -> Iterator[ControllerProcess]:
     process = ControllerProcess(settings, tmp_path / "controller.log", "--debug")
     yield process
-    process.kill()
+    process.end()
 
 
 @pytest.fixture
-async def environment(etcd: Etcd, controller: ControllerProcess) -> Environment:
+async def environment(etcd: Etcd, controller: ControllerProcess) -> EnvironmentDriver:
     """Three nodes, of which two run ``jobs`` and all run ``web``; settled."""
-    made = Environment(etcd)
+    made = EnvironmentDriver(etcd)
     release = pb.Release(
         organization=REF.organization,
         project=REF.project,
@@ -54,7 +54,7 @@ def runs(*services: str) -> Callable[[pb.Assignment], bool]:
     return lambda one: [service.name for service in one.services] == list(services)
 
 
-async def report(environment: Environment, assignment: pb.Assignment, *also: pb.ServiceStatus) -> None:
+async def report(environment: EnvironmentDriver, assignment: pb.Assignment, *also: pb.ServiceStatus) -> None:
     """As its agent would: all that is assigned runs, and ``also``."""
     running = [
         pb.ServiceStatus(name=one.name, phase=pb.ServiceStatus.RUNNING, health=pb.ServiceStatus.NONE)
@@ -64,14 +64,14 @@ async def report(environment: Environment, assignment: pb.Assignment, *also: pb.
     await environment.report(assignment, phase, *running, *also)
 
 
-async def drain(environment: Environment, name: str) -> None:
+async def drain(environment: EnvironmentDriver, name: str) -> None:
     node = pb.Node(name=name, uid=f"uid-{name}", labels=["web", "worker"], cordoned=True)
     node.drain.requested_by = "test"
     await environment.write(environment.keys.node(name), node)
 
 
 async def test_a_replica_leaves_a_node_that_is_gone_and_the_node_takes_that_over_when_it_is_back(
-    environment: Environment,
+    environment: EnvironmentDriver,
 ) -> None:
     keys = environment.keys
     await environment.etcd.delete(keys.heartbeat("n1"))
@@ -89,7 +89,7 @@ async def test_a_replica_leaves_a_node_that_is_gone_and_the_node_takes_that_over
     assert any("jobs moves here from n1 (unreachable for more than 1 s)" in event for event in events)
 
 
-async def test_a_drained_node_is_emptied_of_web_services_first(environment: Environment) -> None:
+async def test_a_drained_node_is_emptied_of_web_services_first(environment: EnvironmentDriver) -> None:
     await drain(environment, "n1")
     stays = await environment.assignment("n1", runs("jobs"))
     moved = await environment.assignment("n3", runs("jobs", "web"))

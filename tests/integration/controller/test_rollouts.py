@@ -8,7 +8,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.codec import decode
-from tests.support.controller import REF, Environment, Start
+from tests.support.controller import REF, EnvironmentDriver, StartController
 from tests.unit.controller.builders import crashed
 
 pytestmark = pytest.mark.etcd
@@ -16,14 +16,14 @@ NODES = ("n1", "n2", "n3")
 SETTLED = pb.AssignmentStatus.SETTLED
 
 
-async def arrive(environment: Environment, name: str, number: int) -> pb.Assignment:
+async def arrive(environment: EnvironmentDriver, name: str, number: int) -> pb.Assignment:
     """``name`` settles at release ``number`` as soon as it is assigned that."""
     found = await environment.assignment(name, lambda one: one.release == number)
     await environment.report(found, SETTLED)
     return found
 
 
-async def begin(environment: Environment) -> None:
+async def begin(environment: EnvironmentDriver) -> None:
     """All nodes have settled at release 1; release 2, one node at a time, has just been written."""
     for name in NODES:
         await environment.add_node(name, "web")
@@ -36,13 +36,15 @@ async def begin(environment: Environment) -> None:
     await environment.attach(*NODES, latest=2)
 
 
-async def told(environment: Environment, release: int) -> list[str]:
+async def told(environment: EnvironmentDriver, release: int) -> list[str]:
     items = (await environment.etcd.list(environment.keys.events_prefix(REF))).items
     events = [decode(pb.Event, item.key, item.value) for item in items]
     return sorted(one.code for one in events if one.release == release and one.code.startswith("rollout"))
 
 
-async def test_batches_are_sequential_and_cut_off_node_skips_to_newest(start: Start, environment: Environment) -> None:
+async def test_batches_are_sequential_and_cut_off_node_skips_to_newest(
+    start: StartController, environment: EnvironmentDriver
+) -> None:
     start()
     await begin(environment)
     await arrive(environment, "n1", 2)
@@ -64,7 +66,7 @@ async def test_batches_are_sequential_and_cut_off_node_skips_to_newest(start: St
 
 
 async def test_a_bad_release_goes_back_although_the_leader_is_killed_on_the_way(
-    start: Start, environment: Environment
+    start: StartController, environment: EnvironmentDriver
 ) -> None:
     first = start()
     await environment.leader("c0")
@@ -80,7 +82,7 @@ async def test_a_bad_release_goes_back_although_the_leader_is_killed_on_the_way(
     await environment.assignment("n2", lambda one: one.release == 1)
     assert (await environment.assignment("n1")).release == 2, "it serves, and waits its turn"
 
-    first.signal(signal.SIGKILL)
+    first.send(signal.SIGKILL)
     await environment.leader("c1")
     await arrive(environment, "n2", 1)
     await arrive(environment, "n1", 1)

@@ -59,7 +59,7 @@ def test_ports_accept_only_the_clusters_certificates(up: Dev, port: str, certifi
     context = ssl.create_default_context(cafile=str(up.layout.certificate("ca")))
     if certificate:
         context.load_cert_chain(up.layout.certificate(certificate), up.layout.key(certificate))
-    address = ("127.0.0.1", up.remembered()[port])
+    address = ("127.0.0.1", up.saved_state()[port])
     try:
         with (
             socket.create_connection(address, 5) as plain,
@@ -85,7 +85,7 @@ def test_the_agents_api_answers_under_the_nodes_name_whoever_has_a_certificate(
     try:
         with (
             socket.create_connection((host, int(port)), 5) as plain,
-            context.wrap_socket(plain, server_hostname=server_name(up.remembered()["node_uid"])) as tls,
+            context.wrap_socket(plain, server_hostname=server_name(up.saved_state()["node_uid"])) as tls,
         ):
             tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
             answer = tls.recv(64)

@@ -78,7 +78,7 @@ def test_up_renews_what_is_due_and_starts_anew_only_whom_it_concerns(up: Dev) ->
     layout = up.layout
     authority = CertificateAuthority.load(layout.certificate("ca"), layout.key("ca"))
     old = authority.issue(
-        CertificateRequest(f"node:{up.remembered()['node_uid']}"), datetime.datetime.now(datetime.UTC) - 340 * DAY
+        CertificateRequest(f"node:{up.saved_state()['node_uid']}"), datetime.datetime.now(datetime.UTC) - 340 * DAY
     )
     old.write(layout.certificate("node"), layout.key("node"))
     before = up.pids()
@@ -98,7 +98,7 @@ def test_up_gives_a_certificate_of_an_older_version_the_name_of_the_agents_serve
     before = up.pids()
     up("up")
     names = load_certificate(layout.certificate("node")).extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    assert names.value.get_values_for_type(x509.DNSName) == [server_name(up.remembered()["node_uid"])]
+    assert names.value.get_values_for_type(x509.DNSName) == [server_name(up.saved_state()["node_uid"])]
     assert [name for name, pid in up.pids().items() if before[name] != pid] == ["agent"]
     assert up.healthy()
 

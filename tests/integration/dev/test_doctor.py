@@ -61,6 +61,6 @@ def test_an_agent_that_does_not_answer_or_is_another_ones_is_named(up: Dev) -> N
             up.etcdctl("del", f"{PREFIX}/heartbeats/{name}")
     for name in ("gone", "liar", "mute"):
         assert findings[f"agent {name}"]["code"] == "agent_unreachable"
-    assert f"does not answer at 127.0.0.1:{closed}" in findings["agent gone"]["message"]
+    assert f"at 127.0.0.1:{closed}: " in findings["agent gone"]["message"]
     assert "--api-listen" in findings["agent mute"]["message"]
     assert "agent local" not in findings

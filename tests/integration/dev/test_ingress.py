@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.dev import Dev
 from tests.support.images import IMAGE, small_image
+from tests.support.ports import free_ports
 from tests.support.run import run
 from tests.support.until import until
 
@@ -47,13 +48,6 @@ ingress:
 """
 
 
-def free_ports() -> tuple[int, int]:
-    with socket.socket() as first, socket.socket() as second:
-        for each in (first, second):
-            each.bind(("", 0))
-        return first.getsockname()[1], second.getsockname()[1]
-
-
 def answer(port: int) -> str:
     """What the app says through the ingress; empty if it does not answer."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/up", headers={"Host": "small.localhost"})
@@ -67,7 +61,7 @@ def answer(port: int) -> str:
 
 def test_an_app_answers_on_the_ports_that_were_chosen_also_without_us(up: Dev, tmp_path: Path) -> None:
     assert small_image()
-    http, https = free_ports()
+    http, https = free_ports(2)
     said = up.document("up", "--http-port", str(http), "--https-port", str(https))
     assert said["ingress"] == up.document("status")["ingress"] == {"http_port": http, "https_port": https}
     assert f"export DEVOPSELLENCE_HTTP_PORT={http}\n" in up("env").stdout

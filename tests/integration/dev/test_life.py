@@ -54,7 +54,7 @@ def test_each_process_comes_back_after_kill_9(up: Dev, name: str) -> None:
 
 def test_after_kill_9_of_the_supervisor_everything_comes_back_but_the_apps_went_on(up: Dev, image: str) -> None:
     up.etcdctl("put", "/marker/supervisor", "kept")
-    container = run_container(image, up.remembered()["node_uid"])
+    container = run_container(image, up.saved_state()["node_uid"])
     before = up.pids()
     identities = [identify(pid) for pid in before.values()]
     os.kill(before["supervisor"], signal.SIGKILL)
@@ -71,7 +71,7 @@ def test_labels_that_a_person_changed_stay(up: Dev) -> None:
     key = "/devopsellence/v1/nodes/local"
     node = json.loads(up.etcdctl("get", key, "--print-value-only").stdout)
     assert node["labels"] == ["web", "worker"]
-    assert node["uid"] == up.remembered()["node_uid"]
+    assert node["uid"] == up.saved_state()["node_uid"]
     up.etcdctl("put", key, json.dumps({**node, "labels": ["web"]}))
     assert up.document("up")["node"]["labels"] == ["web"]
     assert up.document("up", "--labels", "worker,web")["node"]["labels"] == ["web", "worker"]
@@ -79,7 +79,7 @@ def test_labels_that_a_person_changed_stay(up: Dev) -> None:
 
 def test_down_stops_the_apps_too_and_up_goes_on_with_the_data(up: Dev, image: str) -> None:
     up.etcdctl("put", "/marker/down", "kept")
-    uid = up.remembered()["node_uid"]
+    uid = up.saved_state()["node_uid"]
     container, other = run_container(image, uid), run_container(image, "somebody-else")
     try:
         down = up.document("down")
@@ -89,7 +89,7 @@ def test_down_stops_the_apps_too_and_up_goes_on_with_the_data(up: Dev, image: st
         assert docker("inspect", "-f", "{{.State.Running}}", container, other).split() == ["false", "true"]
         assert "Nothing to do" in up("down").stdout
         up("up")
-        assert up.remembered()["node_uid"] == uid
+        assert up.saved_state()["node_uid"] == uid
         assert up.etcdctl("get", "/marker/down", "--print-value-only").stdout.strip() == "kept"
     finally:
         docker("rm", "-f", other)
@@ -110,10 +110,10 @@ def test_two_at_once_make_one_cluster(up: Dev) -> None:
 
 def test_a_port_that_somebody_took_is_replaced_unless_a_person_chose_it(up: Dev) -> None:
     up("down")
-    port = up.remembered()["client_port"]
+    port = up.saved_state()["client_port"]
     with listening(port):
         up("up")
-        assert up.remembered()["client_port"] != port
+        assert up.saved_state()["client_port"] != port
         assert up.healthy()
         refused = up("up", "--etcd-port", str(port), code=1)
         assert f"port {port}" in refused.stderr
@@ -133,12 +133,12 @@ def listening(port: int) -> socket.socket:
 
 def test_state_of_version_without_agent_api_is_migrated(up: Dev) -> None:
     up("down")
-    old = {name: value for name, value in up.remembered().items() if name != "agent_port"}
+    old = {name: value for name, value in up.saved_state().items() if name != "agent_port"}
     up.layout.state.write_text(json.dumps(old))
     assert up.document("status")["agent"]["endpoint"] == ""
     said = up.document("up")
-    assert said["agent"]["port"] == up.remembered()["agent_port"] > 0
-    assert {name: up.remembered()[name] for name in old} == old
+    assert said["agent"]["port"] == up.saved_state()["agent_port"] > 0
+    assert {name: up.saved_state()[name] for name in old} == old
     assert said["agent"]["endpoint"] in up("status").stdout
     assert up.healthy()
 
@@ -181,7 +181,7 @@ def test_purge_leaves_nothing(fresh: Dev, tmp_path: Path, image: str) -> None:
     need_etcd()
     dev = fresh
     dev("up", "--node-name", "box", "--labels", "worker")
-    uid = dev.remembered()["node_uid"]
+    uid = dev.saved_state()["node_uid"]
     label = f"--label=devopsellence.node_uid={uid}"
     network, volume = docker("network", "create", label, f"test-{uid}"), docker("volume", "create", label)
     run_container(image, uid, f"--network={network}", f"--volume={volume}:/data", "--volume=/unnamed")

@@ -1,7 +1,7 @@
-"""A cluster as docs/etcd.md sets one up: three members with TLS and users, two controllers, an agent, a container.
+"""Cluster set up by docs/etcd.md: three members of etcd with TLS and users, two controllers, an agent.
 
-Everything is started with what the commands ``cluster init``, ``cluster prepare`` and ``node register`` wrote.
-Two of the members stand in network namespaces, so that one can be cut off from the others and not from its clients.
+All programs start with the files of ``cluster init``, ``cluster prepare`` and ``node register``. Two members run in
+network namespaces, so that one member can be cut off from the others but not from clients.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from pathlib import Path
 
 from devopsellence.store.settings import PASSWORD_FILE, USERNAME, Settings
 from tests.integration.etcd.link import Link
-from tests.integration.etcd.member import Member, Program
+from tests.integration.etcd.member import Member
 from tests.support.cli import NO_DEV_CLUSTER, Cli
-from tests.support.docker import remove
-from tests.support.etcd import free_ports
+from tests.support.docker import docker, remove_node_objects
 from tests.support.images import IMAGE
+from tests.support.ports import free_port, free_ports
+from tests.support.process import Program, python_environ
 from tests.support.project import PROJECT
 from tests.support.run import run
 from tests.support.until import until
 
 SCRIPT = PROJECT / "deploy" / "etcd" / "etcd.sh"
 CONTROLLER, AGENT = "devopsellence.controller", "devopsellence.nodeagent"
-# `steady` never changes; `probe` is another container with every release.
+# `steady` never changes; `probe` is replaced by every release.
 CONFIG = """\
 schema_version: 1
 organization: acme
@@ -51,8 +52,8 @@ services:
 """
 
 
-class Stage:
-    """The cluster, its programs, and what an operator does with it."""
+class SecuredCluster:
+    """Members, controllers and agent, and the actions of an operator."""
 
     def __init__(self, folder: Path, link: Link, extra: Mapping[str, str]) -> None:
         self.folder, self.link = folder, link
@@ -82,18 +83,16 @@ class Stage:
             member.extra = dict(extra)
         root = self.pki / "root"
         self.settings = Settings(
-            tuple(each.endpoint for each in self.members),
+            tuple(member.endpoint for member in self.members),
             ca_cert=root / "ca.crt",
             cert=root / "tls.crt",
             key=root / "tls.key",
         )
         self.cli = Cli(self.settings, self.app)
         self.cli.environ |= {"DEVOPSELLENCE_IDENTITY": str(folder / "operator.age")}
-        python = os.pathsep.join(filter(None, sys.path))
-        self._environ = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("DEVOPSELLENCE_")},
-            "PYTHONPATH": python,
-        }
+        self._environ = python_environ(
+            {key: value for key, value in os.environ.items() if not key.startswith("DEVOPSELLENCE_")}
+        )
         self.controllers: list[Program] = []
         self.agent: Program | None = None
         self._uid = ""
@@ -101,7 +100,7 @@ class Stage:
     # -- etcd
 
     def ready(self, *, seconds: float = 40.0) -> None:
-        """Return once all members serve."""
+        """Return once all members are healthy."""
         for member in self.members:
             until(f"{member.name} serves", lambda member=member: self._serves(member), seconds=seconds, every=0.1)  # type: ignore[misc]
 
@@ -113,38 +112,41 @@ class Stage:
         self, *words: str, at: Sequence[Member] | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         root = self.settings
-        endpoints = ",".join(f"https://{each.endpoint}" for each in (self.members if at is None else at))
+        endpoints = ",".join(f"https://{member.endpoint}" for member in (self.members if at is None else at))
         command = ["etcdctl", f"--endpoints={endpoints}", f"--cacert={root.ca_cert}", f"--cert={root.cert}"]
         return run([*command, f"--key={root.key}", *words], check=check)
 
     def script(self, *words: str, check: bool = True, environ: Mapping[str, str] | None = None) -> str:
-        """What deploy/etcd/etcd.sh says, with root's certificate."""
+        """Run deploy/etcd/etcd.sh with root's certificate; return stdout, or stderr if the script fails."""
         reach = {**os.environ, **self.settings.to_environ(), "DEVOPSELLENCE_HOME": str(self.folder), **(environ or {})}
         done = run([str(SCRIPT), *words], environ=reach, check=check)
         return done.stdout if done.returncode == 0 else done.stderr
 
     @property
     def leader(self) -> Member:
-        """The member that leads."""
+        """Return the member that leads."""
 
         def look() -> Member | None:
             for member in self.members:
                 if member.running:
-                    said = self.etcdctl("endpoint", "status", "--write-out=json", at=[member], check=False)
-                    if said.returncode == 0:
-                        status = json.loads(said.stdout)[0]["Status"]
+                    status_call = self.etcdctl("endpoint", "status", "--write-out=json", at=[member], check=False)
+                    if status_call.returncode == 0:
+                        status = json.loads(status_call.stdout)[0]["Status"]
                         if status["leader"] == status["header"]["member_id"]:
                             return member
             return None
 
-        found = until("one leads", look, every=0.1)
-        assert found is not None
-        return found
+        leader = until("a member leads", look, every=0.1)
+        assert leader is not None
+        return leader
 
-    # -- ours
+    # -- controllers, agent, operator
 
     def prepare(self) -> None:
-        """Users; two controllers, of which one has a password and no certificate that names a user; the agent."""
+        """Create users, start two controllers and the agent.
+
+        The second controller has a password, and a certificate that names no user of etcd.
+        """
         until("etcd answers", lambda: self.cli.run("node", "list").exit_code == 0, seconds=40, every=0.2)
         self.cli.ok("cluster", "prepare", "--pki", str(self.pki))
         stranger = ("cluster", "issue", "node", "stranger", "--uid", uuid.uuid4().hex)
@@ -165,30 +167,30 @@ class Stage:
             command = [sys.executable, "-m", CONTROLLER, "--identity", name]
             self.controllers.append(Program(command, environ, self.folder / f"{name}.log"))
             self.controllers[-1].start()
-        said = self.cli.json(
+        registered = self.cli.json(
             "node", "register", "n1", "--labels", "web,worker", "--address", "127.0.0.1", "--pki", str(self.pki)
         )
-        self._uid = said["uid"]
-        (port,) = free_ports(1)
-        command = said["agent_command"]
-        for its, meant in (
+        self._uid = registered["uid"]
+        port = free_port()
+        command = registered["agent_command"]
+        for default, value in (
             ("0.0.0.0:7443", f"127.0.0.1:{port}"),
             ("127.0.0.1:7443", f"127.0.0.1:{port}"),
-            ("/etc/devopsellence", said["bundle"]),
+            ("/etc/devopsellence", registered["bundle"]),
             ("/var/lib/devopsellence", str(self.folder / "agent")),
             (":2379", f":{self.client_port}"),
         ):
-            command = command.replace(its, meant)
+            command = command.replace(default, value)
         words = [sys.executable, "-m", AGENT, *shlex.split(command)[1:]]
         self.agent = Program(words, self._environ, self.folder / "agent.log")
         self.agent.start()
-        until("the agent is there", lambda: self.cli.json("node", "list")["nodes"][0]["note"] == "", every=0.2)
+        until("the agent is ready", lambda: self.cli.json("node", "list")["nodes"][0]["note"] == "", every=0.2)
         self.configure("")
         self.cli.ok("node", "attach", "n1")
 
     @property
     def programs(self) -> list[Program]:
-        """Controllers and agent."""
+        """Return controllers and agent."""
         assert self.agent is not None
         return [*self.controllers, self.agent]
 
@@ -196,57 +198,53 @@ class Stage:
         (self.app / "devopsellence.yml").write_text(CONFIG.format(project=self.project, image=IMAGE, text=text))
 
     def deploy(self, text: str) -> int:
-        """A release whose ``probe`` has ``text``, followed until it has settled; its number."""
+        """Deploy a release whose ``probe`` has ``text`` and follow it until settled; return the number."""
         self.configure(text)
         self.cli.ok("deploy")
-        until("it alone runs", lambda: self.probe() == text)
+        until("the new probe runs alone", lambda: self.probe() == text)
         return int(self.cli.json("status")["release"]["number"])
 
     def steady(self) -> str:
-        """The id of the container that nothing may touch, with when it was started, and whether it runs."""
+        """Return id, start time and state of the container of ``steady``, which nothing may touch."""
         return self._inspect("steady", "{{.Id}} {{.State.StartedAt}} {{.State.Running}}")
 
     def probe(self) -> str:
-        """The text of the other one; "" unless exactly one runs."""
-        found = self._inspect("probe", "{{range .Config.Env}}{{println .}}{{end}}").split("\n")
-        texts = [line.removeprefix("TEXT=") for line in found if line.startswith("TEXT=")]
+        """Return the text of the running container of ``probe``; "" unless there is exactly one."""
+        variables = self._inspect("probe", "{{range .Config.Env}}{{println .}}{{end}}").split("\n")
+        texts = [line.removeprefix("TEXT=") for line in variables if line.startswith("TEXT=")]
         return texts[0] if len(texts) == 1 else ""
 
-    def _inspect(self, service: str, what: str) -> str:
+    def _inspect(self, service: str, template: str) -> str:
         running = ("--filter", "status=running", "--filter", f"label=devopsellence.service={service}")
-        found = docker("ps", "-q", *self._ours, *running).split()
-        # One may go between the two: the others are shown nevertheless.
-        return run(["docker", "inspect", "-f", what, *found], check=False).stdout.strip() if found else ""
+        containers = docker("ps", "-q", *self._ours, *running).split()
+        # A container may be removed between the two calls: the remaining ones are shown nevertheless.
+        return docker("inspect", "-f", template, *containers, check=False) if containers else ""
 
     @property
     def _ours(self) -> tuple[str, str]:
         return "--filter", f"label=devopsellence.node_uid={self._uid}"
 
     def clean(self) -> None:
-        """Leave nothing behind."""
+        """End all programs and remove the objects of the node."""
         for program in [*self.controllers, *([self.agent] if self.agent else [])]:
             program.end(signal.SIGTERM)
         for member in self.members:
             member.end()
         if self._uid:
-            remove(self._uid)
+            remove_node_objects(self._uid)
 
 
 @contextmanager
-def staged(folder: Path, **extra: str) -> Iterator[Stage]:
-    """A stage with release 1 settled; ``extra`` are more variables of etcd's."""
+def running_cluster(folder: Path, **extra: str) -> Iterator[SecuredCluster]:
+    """Run a cluster with release 1 settled; ``extra`` are further variables of etcd."""
     with ExitStack() as stack:
-        stage = Stage(folder, stack.enter_context(Link()), extra)
-        stack.callback(stage.clean)
+        cluster = SecuredCluster(folder, stack.enter_context(Link()), extra)
+        stack.callback(cluster.clean)
         previous = Path.cwd()
-        os.chdir(stage.app)
+        os.chdir(cluster.app)
         stack.callback(os.chdir, previous)
-        for member in stage.members:
+        for member in cluster.members:
             member.start()
-        stage.prepare()
-        stage.deploy("first")
-        yield stage
-
-
-def docker(*words: str) -> str:
-    return run(["docker", *words]).stdout.strip()
+        cluster.prepare()
+        cluster.deploy("first")
+        yield cluster

@@ -8,53 +8,53 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from tests.integration.etcd.member import Member
-from tests.integration.etcd.secured_cluster import Stage
+from tests.integration.etcd.secured_cluster import SecuredCluster
 
 pytestmark = [pytest.mark.docker, pytest.mark.etcd, pytest.mark.usefixtures("untouched")]
 
 
-def follower(stage: Stage) -> Member:
-    leader = stage.leader
-    return next(member for member in stage.members if member is not leader)
+def follower(cluster: SecuredCluster) -> Member:
+    leader = cluster.leader
+    return next(member for member in cluster.members if member is not leader)
 
 
 @contextmanager
-def killed(stage: Stage, member: Member) -> Iterator[None]:
+def killed(cluster: SecuredCluster, member: Member) -> Iterator[None]:
     member.end()
     try:
         yield
     finally:
         member.start()
-        stage.ready()
+        cluster.ready()
 
 
 @contextmanager
-def leader_moved(stage: Stage) -> Iterator[None]:
-    leader, next_one = stage.leader, follower(stage)
-    said = stage.etcdctl("endpoint", "status", "--write-out=simple", at=[next_one]).stdout
-    stage.etcdctl("move-leader", said.split(", ")[1], at=[leader])
+def leader_moved(cluster: SecuredCluster) -> Iterator[None]:
+    leader, next_one = cluster.leader, follower(cluster)
+    said = cluster.etcdctl("endpoint", "status", "--write-out=simple", at=[next_one]).stdout
+    cluster.etcdctl("move-leader", said.split(", ")[1], at=[leader])
     yield
 
 
 @contextmanager
-def minority(stage: Stage) -> Iterator[None]:
-    with stage.link.cut(stage.client_port):
+def minority(cluster: SecuredCluster) -> Iterator[None]:
+    with cluster.link.cut(cluster.client_port):
         yield
-    stage.ready()
+    cluster.ready()
 
 
-FAULTS: dict[str, Callable[[Stage], AbstractContextManager[None]]] = {
-    "a follower killed": lambda stage: killed(stage, follower(stage)),
-    "the leader killed": lambda stage: killed(stage, stage.leader),
-    "a follower silent": lambda stage: follower(stage).paused(),
-    "the leader silent": lambda stage: stage.leader.paused(),
+FAULTS: dict[str, Callable[[SecuredCluster], AbstractContextManager[None]]] = {
+    "a follower killed": lambda cluster: killed(cluster, follower(cluster)),
+    "the leader killed": lambda cluster: killed(cluster, cluster.leader),
+    "a follower silent": lambda cluster: follower(cluster).paused(),
+    "the leader silent": lambda cluster: cluster.leader.paused(),
     "the leader changed": leader_moved,
     "a member on a minority side": minority,
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_deploy_settles_through(stage: Stage, fault: str) -> None:
-    with FAULTS[fault](stage):
-        stage.deploy(fault)
-    stage.deploy(f"after {fault}")
+def test_a_deploy_settles_through(cluster: SecuredCluster, fault: str) -> None:
+    with FAULTS[fault](cluster):
+        cluster.deploy(fault)
+    cluster.deploy(f"after {fault}")

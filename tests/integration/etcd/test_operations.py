@@ -15,7 +15,7 @@ import pytest
 
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
-from tests.integration.etcd.secured_cluster import Stage
+from tests.integration.etcd.secured_cluster import SecuredCluster
 from tests.support.until import until
 
 pytestmark = [pytest.mark.docker, pytest.mark.etcd, pytest.mark.usefixtures("untouched")]
@@ -23,18 +23,18 @@ pytestmark = [pytest.mark.docker, pytest.mark.etcd, pytest.mark.usefixtures("unt
 FILLER = "/filler"
 
 
-def revision(stage: Stage) -> str:
-    said = stage.etcdctl("get", FILLER, "--write-out=fields", at=stage.members[:1]).stdout
+def revision(cluster: SecuredCluster) -> str:
+    said = cluster.etcdctl("get", FILLER, "--write-out=fields", at=cluster.members[:1]).stdout
     return next(line.split(" : ")[1] for line in said.splitlines() if line.startswith('"Revision"'))
 
 
 @contextmanager
-def load(stage: Stage) -> Iterator[list[int]]:
+def load(cluster: SecuredCluster) -> Iterator[list[int]]:
     """Writes one after the other meanwhile; what is yielded grows by one entry for each."""
     stop, written = threading.Event(), []
 
     async def write() -> None:
-        async with Etcd(stage.settings) as etcd:
+        async with Etcd(cluster.settings) as etcd:
             while not stop.is_set():
                 try:
                     written.append(await etcd.put(FILLER, b"x" * 1000))
@@ -52,132 +52,134 @@ def load(stage: Stage) -> Iterator[list[int]]:
         thread.join()
 
 
-def test_changes_compacted_while_disconnected_are_not_missed(stage: Stage) -> None:
+def test_changes_compacted_while_disconnected_are_not_missed(cluster: SecuredCluster) -> None:
     with ExitStack() as paused:
-        for program in stage.controllers:
+        for program in cluster.controllers:
             paused.enter_context(program.paused())
-        stage.configure("unseen")
-        stage.cli.ok("deploy", "--detach")
-        paused.enter_context(stage.programs[-1].paused())
-        stage.etcdctl("put", FILLER, "x")
-        stage.etcdctl("compact", "--physical", revision(stage), at=stage.members[:1])
+        cluster.configure("unseen")
+        cluster.cli.ok("deploy", "--detach")
+        paused.enter_context(cluster.programs[-1].paused())
+        cluster.etcdctl("put", FILLER, "x")
+        cluster.etcdctl("compact", "--physical", revision(cluster), at=cluster.members[:1])
         # No stream outlives that, so that nothing comes from a member's memory.
-        for member in stage.members:
+        for member in cluster.members:
             member.end()
             member.start()
-            stage.ready()
-    until("the release runs", lambda: stage.probe() == "unseen")
-    stage.deploy("after that")
+            cluster.ready()
+    until("the release runs", lambda: cluster.probe() == "unseen")
+    cluster.deploy("after that")
 
 
-def test_each_member_is_defragmented_under_load_the_leader_last(stage: Stage) -> None:
-    leader = stage.leader
-    with load(stage) as written:
+def test_each_member_is_defragmented_under_load_the_leader_last(cluster: SecuredCluster) -> None:
+    leader = cluster.leader
+    with load(cluster) as written:
         before = len(written)
-        said = [line for line in stage.script("defrag").splitlines() if line.startswith("Finished")]
-        stage.deploy("defragmented")
+        said = [line for line in cluster.script("defrag").splitlines() if line.startswith("Finished")]
+        cluster.deploy("defragmented")
         assert len(written) > before
     assert len(said) == 3
-    if stage.leader is leader:
+    if cluster.leader is leader:
         assert leader.endpoint in said[-1]
 
 
-def test_users_that_change_all_the_time_disturb_nobody(stage: Stage) -> None:
+def test_users_that_change_all_the_time_disturb_nobody(cluster: SecuredCluster) -> None:
     stop = threading.Event()
 
     def change() -> None:
         while not stop.is_set():
-            stage.etcdctl("user", "add", "passer-by", "--no-password")
-            stage.etcdctl("user", "delete", "passer-by")
+            cluster.etcdctl("user", "add", "passer-by", "--no-password")
+            cluster.etcdctl("user", "delete", "passer-by")
 
     thread = threading.Thread(target=change)
     thread.start()
     try:
-        stage.deploy("users changed")
+        cluster.deploy("users changed")
         for _ in range(5):
-            stage.cli.ok("status")
+            cluster.cli.ok("status")
     finally:
         stop.set()
         thread.join()
 
 
-def test_a_lost_member_is_replaced(stage: Stage) -> None:
-    lost = stage.members[2]
-    said = stage.script("replace", lost.name, "--pki", str(stage.pki), check=False)
+def test_a_lost_member_is_replaced(cluster: SecuredCluster) -> None:
+    lost = cluster.members[2]
+    said = cluster.script("replace", lost.name, "--pki", str(cluster.pki), check=False)
     assert f"{lost.name} answers at" in said
     lost.end()
-    (finding,) = [each for each in stage.cli.error("doctor")["findings"] if each["severity"] == "error"]
+    (finding,) = [each for each in cluster.cli.error("doctor")["findings"] if each["severity"] == "error"]
     assert (finding["code"], lost.endpoint in finding["message"]) == ("etcd_member_away", True)
     lost.wipe()
     for _ in range(2):
-        said = stage.script("replace", lost.name, "--pki", str(stage.pki))
+        said = cluster.script("replace", lost.name, "--pki", str(cluster.pki))
         assert f"{lost.name} is added" in said
-    stage.deploy("while it is replaced")
+    cluster.deploy("while it is replaced")
     lost.start()
-    stage.ready()
+    cluster.ready()
     # It counts: without another one there is still a majority.
-    stage.members[1].end()
-    stage.deploy("on the new one")
-    stage.members[1].start()
-    stage.ready()
+    cluster.members[1].end()
+    cluster.deploy("on the new one")
+    cluster.members[1].start()
+    cluster.ready()
 
 
-def test_a_restored_snapshot_takes_the_releases_since_then_back_and_nothing_else(stage: Stage, tmp_path: Path) -> None:
-    kept = stage.deploy("kept")
+def test_a_restored_snapshot_takes_the_releases_since_then_back_and_nothing_else(
+    cluster: SecuredCluster, tmp_path: Path
+) -> None:
+    kept = cluster.deploy("kept")
     for _ in range(3):
-        stage.etcdctl("put", FILLER, "x")
-    taken = [stage.script("snapshot", str(tmp_path / "taken"), "--keep", "1") for _ in range(2)]
+        cluster.etcdctl("put", FILLER, "x")
+    taken = [cluster.script("snapshot", str(tmp_path / "taken"), "--keep", "1") for _ in range(2)]
     (snapshot,) = (tmp_path / "taken").iterdir()
     assert taken[-1].strip() == str(snapshot)
-    assert stage.deploy("lost") == kept + 1
-    for member in stage.members:
+    assert cluster.deploy("lost") == kept + 1
+    for member in cluster.members:
         settings = str(member.bundle / "etcd.env")
-        assert "etcd runs on this machine" in stage.script(
+        assert "etcd runs on this machine" in cluster.script(
             "restore", str(snapshot), "--settings", settings, check=False
         )
-    for member in stage.members:
+    for member in cluster.members:
         member.end()
-    for member in stage.members:
-        stage.script("restore", str(snapshot), "--settings", str(member.bundle / "etcd.env"))
+    for member in cluster.members:
+        cluster.script("restore", str(snapshot), "--settings", str(member.bundle / "etcd.env"))
         assert list(member.data.parent.glob(f"{member.data.name}.before-*"))
-    for member in stage.members:
+    for member in cluster.members:
         member.start()
-    stage.ready()
-    until("the release that is known runs again", lambda: stage.probe() == "kept")
-    until("it says so", lambda: stage.cli.json("status")["rollout"]["phase"] == "settled")
-    assert stage.cli.json("status")["release"]["number"] == kept
-    assert any(controller.lines("etcd came back with another history") for controller in stage.controllers)
+    cluster.ready()
+    until("the release that is known runs again", lambda: cluster.probe() == "kept")
+    until("it says so", lambda: cluster.cli.json("status")["rollout"]["phase"] == "settled")
+    assert cluster.cli.json("status")["release"]["number"] == kept
+    assert any(controller.lines("etcd came back with another history") for controller in cluster.controllers)
     # Its number is given out again.
-    assert stage.deploy("written anew") == kept + 1
+    assert cluster.deploy("written anew") == kept + 1
 
 
 # The last one: a member that joins afterwards is sent all that was written, and may raise the alarm again.
-def test_a_full_etcd_refuses_in_one_sentence_and_takes_writes_again_without_a_restart(stage: Stage) -> None:
-    healthy = stage.cli.ok("status")
+def test_a_full_etcd_refuses_in_one_sentence_and_takes_writes_again_without_a_restart(cluster: SecuredCluster) -> None:
+    healthy = cluster.cli.ok("status")
     assert "alarm" not in healthy
 
     async def fill() -> None:
-        async with Etcd(stage.settings) as etcd:
+        async with Etcd(cluster.settings) as etcd:
             for _ in range(100):
                 await etcd.put(FILLER, b"x" * 1_000_000)
 
     with pytest.raises(StoreError, match="space exceeded"):
         asyncio.run(fill())
-    until("the alarm is raised", lambda: "NOSPACE" in stage.etcdctl("alarm", "list").stdout)
-    number = stage.cli.json("status")["release"]["number"]
-    stage.configure("too much")
-    refused = stage.cli.run("deploy")
+    until("the alarm is raised", lambda: "NOSPACE" in cluster.etcdctl("alarm", "list").stdout)
+    number = cluster.cli.json("status")["release"]["number"]
+    cluster.configure("too much")
+    refused = cluster.cli.run("deploy")
     assert refused.exit_code == 1
     assert refused.stderr.count("NOSPACE") == 1
-    assert stage.cli.error("deploy")["code"] == "etcd_no_space"
-    assert stage.cli.json("status")["release"]["number"] == number
-    assert stage.cli.error("release", "show", str(number + 1))["code"] == "release_unknown"
-    assert stage.cli.ok("status").count("NOSPACE alarm") == 1
-    assert len(stage.cli.json("status")["warnings"]) == 1
-    findings = {each["code"]: each for each in stage.cli.error("doctor")["findings"]}
+    assert cluster.cli.error("deploy")["code"] == "etcd_no_space"
+    assert cluster.cli.json("status")["release"]["number"] == number
+    assert cluster.cli.error("release", "show", str(number + 1))["code"] == "release_unknown"
+    assert cluster.cli.ok("status").count("NOSPACE alarm") == 1
+    assert len(cluster.cli.json("status")["warnings"]) == 1
+    findings = {each["code"]: each for each in cluster.cli.error("doctor")["findings"]}
     assert "etcdctl alarm disarm" in [each["command"] for each in findings["etcd_no_space"]["next_actions"]]
-    said = stage.script("free")
+    said = cluster.script("free")
     assert said.endswith("etcd accepts writes again\n")
-    stage.deploy("room again")
-    assert "alarm" not in stage.cli.ok("status")
-    assert stage.script("free").endswith("etcd accepts writes again\n"), "it may be repeated"
+    cluster.deploy("room again")
+    assert "alarm" not in cluster.cli.ok("status")
+    assert cluster.script("free").endswith("etcd accepts writes again\n"), "it may be repeated"

@@ -13,7 +13,7 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.support.controller import REF, ControllerProcess, Environment
+from tests.support.controller import REF, ControllerProcess, EnvironmentDriver
 
 pytestmark = pytest.mark.etcd
 
@@ -21,14 +21,14 @@ NAMES = [f"n{number:02}" for number in range(20)]
 
 
 @pytest.fixture
-async def environment(etcd: Etcd, settings: Settings, tmp_path: Path) -> AsyncIterator[Environment]:
+async def environment(etcd: Etcd, settings: Settings, tmp_path: Path) -> AsyncIterator[EnvironmentDriver]:
     """An environment under a controller."""
     controller = ControllerProcess(settings, tmp_path / "controller.log")
     try:
         await controller.logged("leading")
-        yield Environment(etcd)
+        yield EnvironmentDriver(etcd)
     finally:
-        controller.kill()
+        controller.end()
 
 
 def release(number: int, **variables: str) -> pb.Release:
@@ -54,12 +54,12 @@ def release(number: int, **variables: str) -> pb.Release:
     return made
 
 
-async def settled(environment: Environment, number: int) -> pb.Rollout:
+async def settled(environment: EnvironmentDriver, number: int) -> pb.Rollout:
     return await environment.rollout(lambda one: one.release == number and one.phase == pb.Rollout.SETTLED)
 
 
 async def test_twenty_agents_settle_one_release_after_the_other(
-    environment: Environment, settings: Settings, tmp_path: Path
+    environment: EnvironmentDriver, settings: Settings, tmp_path: Path
 ) -> None:
     await environment.etcd.txn([], registrations(environment.etcd, NAMES, ["web"]))
     async with Fleet(NAMES, tmp_path / "agents", settings) as fleet:
@@ -74,7 +74,7 @@ async def test_twenty_agents_settle_one_release_after_the_other(
 
 
 async def test_a_release_that_is_never_healthy_fails(
-    environment: Environment, settings: Settings, tmp_path: Path
+    environment: EnvironmentDriver, settings: Settings, tmp_path: Path
 ) -> None:
     await environment.etcd.txn([], registrations(environment.etcd, NAMES[:3], ["web"]))
     bad = release(1, HOLLOW_READY="never")
@@ -88,7 +88,7 @@ async def test_a_release_that_is_never_healthy_fails(
 
 
 async def test_a_killed_agent_is_taken_over_by_the_next_one(
-    environment: Environment, settings: Settings, tmp_path: Path
+    environment: EnvironmentDriver, settings: Settings, tmp_path: Path
 ) -> None:
     await environment.etcd.txn([], registrations(environment.etcd, ["n00"], ["web"]))
     agent = HollowAgent("n00", uid_of("n00"), tmp_path / "n00", settings)

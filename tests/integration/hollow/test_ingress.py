@@ -18,8 +18,8 @@ from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
 from tests.integration.nodeagent.routed import agent_on
-from tests.support.until import eventually
 from tests.support.fake_router import FakeRouter
+from tests.support.until import eventually
 
 ENV = EnvironmentRef("acme", "shop", "production")
 HOST = "app.example.com"

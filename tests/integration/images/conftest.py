@@ -1,4 +1,4 @@
-"""A second engine, as the nodes', beside the one that builds."""
+"""Second Docker Engine for the nodes, beside the engine that builds."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from devopsellence.store.settings import Settings
-from tests.integration.images.image_node import BUILT, Receiving, docker, operator
-from tests.support.fake_agent import AgentAuthority
+from tests.integration.images.image_node import ImageNode
+from tests.support.authority import Authority, settings_with
 from tests.support.host import Host
+from tests.support.images import remove_built_images
 from tests.support.need import need_docker
 
 
@@ -23,29 +24,27 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _built() -> Iterator[None]:
-    """Nothing that was built here stays on the machine's own engine."""
+def _images_removed() -> Iterator[None]:
+    """Remove the images built by the module from this machine's engine."""
     yield
-    for image in dict.fromkeys(BUILT):
-        docker("rmi", "-f", image, check=False)
-    BUILT.clear()
+    remove_built_images()
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> AgentAuthority:
-    return AgentAuthority(tmp_path / "pki")
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "pki")
 
 
 @pytest.fixture
-def operators(settings: Settings, authority: AgentAuthority) -> Settings:
+def operators(settings: Settings, authority: Authority) -> Settings:
     """Settings with an operator's certificate."""
-    return operator(settings, authority)
+    return settings_with(settings, authority.issue("operator:ann"))
 
 
 @pytest.fixture
-async def node(host: Host, tmp_path: Path, authority: AgentAuthority) -> AsyncIterator[Receiving]:
-    """A node on that engine, whose images are gone at the end."""
-    async with Receiving("n1", host.socket, tmp_path, authority) as made:
+async def node(host: Host, tmp_path: Path, authority: Authority) -> AsyncIterator[ImageNode]:
+    """Node on the second engine; its images are removed at the end."""
+    async with ImageNode("n1", host.socket, tmp_path, authority) as made:
         yield made
     if images := host.docker("images", "-aq", "--no-trunc").split():
         host.docker("rmi", "-f", *dict.fromkeys(images))

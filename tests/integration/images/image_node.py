@@ -1,14 +1,10 @@
-"""A node as the direct path sees one: the agent's part for images on a real engine, behind real mutual TLS."""
+"""Node for uploads of images: the image part of the agent on a real engine, behind mutual TLS."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, cast
@@ -25,48 +21,19 @@ from devopsellence.nodeagent.api.images import ImageService
 from devopsellence.nodeagent.docker.engine import DockerEngine, EngineCallbacks
 from devopsellence.nodeagent.images.gc import ImageCollector
 from devopsellence.nodeagent.images.staging import LayerStaging
+from devopsellence.nodeagent.tls import ReloadingCertificate
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.settings import Settings
-from tests.support.fake_agent import AgentAuthority
-from tests.support.images import IMAGE, small_image
+from tests.support.authority import Authority
 
-ENV = EnvironmentRef("acme", "shop", "production")
+ENVIRONMENT = EnvironmentRef("acme", "shop", "production")
 BUILDER = DockerCli()
-#: Ids of the images that were built here, to be removed in the end.
-BUILT: list[str] = []
-
-
-def docker(*args: str, check: bool = True) -> str:
-    """What ``docker ARGS`` prints, on the engine that builds."""
-    done = subprocess.run(["docker", *args], capture_output=True, text=True, check=False, timeout=100)
-    assert not check or done.returncode == 0, f"docker {' '.join(args)}: {done.stderr}"
-    return done.stdout.strip()
-
-
-def build(*layers: bytes | int, lines: Sequence[str] = ()) -> str:
-    """The id of an image on top of the small one, with one layer for each file: of these bytes, or of so many random
-    ones; and for each of ``lines`` of a Dockerfile."""
-    small_image()
-    with tempfile.TemporaryDirectory() as folder:
-        made = [f"FROM {IMAGE}"]
-        for number, content in enumerate(layers):
-            data = os.urandom(content) if isinstance(content, int) else content
-            (Path(folder) / f"f{number}").write_bytes(data)
-            made.append(f"COPY f{number} /f{number}")
-        (Path(folder) / "Dockerfile").write_text("\n".join([*made, *lines]) + "\n")
-        environ = {**os.environ, "DOCKER_BUILDKIT": "0"}
-        subprocess.run(
-            ["docker", "build", "-q", "--iidfile", f"{folder}/id", folder], env=environ, check=True, capture_output=True
-        )
-        BUILT.append((Path(folder) / "id").read_text().strip())
-    return BUILT[-1]
 
 
 def release(*images: str) -> stored_pb2.Release:
-    """A draft with a worker for each image."""
+    """Return a draft of a release with a worker for each image."""
     draft = stored_pb2.Release(organization="acme", project="shop", environment="production")
     for number, image in enumerate(images):
         service = draft.services.add(name=f"s{number}", kind=workload_pb2.Service.WORKER)
@@ -74,27 +41,27 @@ def release(*images: str) -> stored_pb2.Release:
     return draft
 
 
-class Told(Output):
-    """Keeps what was said."""
+class RecordingOutput(Output):
+    """Output that records progress and warnings."""
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
-        self.said: list[tuple[str, dict[str, Any]]] = []
+        self.messages: list[tuple[str, dict[str, Any]]] = []
         self.warnings: list[str] = []
 
     def progress(self, operation: str, message: str, **data: Any) -> None:
-        self.said.append((message, data))
+        self.messages.append((message, data))
 
     def warning(self, text: str) -> None:
         self.warnings.append(text)
 
     def sent(self, node: str) -> int:
-        """How many bytes went to a node."""
-        return sum(data["bytes"] for _, data in self.said if data.get("stage") == "sent" and data["node"] == node)
+        """Return the number of bytes sent to a node."""
+        return sum(data["bytes"] for _, data in self.messages if data.get("stage") == "sent" and data["node"] == node)
 
 
 class CountingDocker(DockerCli):
-    """Counts how often images were saved."""
+    """Docker command that counts the saves."""
 
     saves = 0
 
@@ -103,14 +70,14 @@ class CountingDocker(DockerCli):
         return await super().save(images, into)
 
 
-class Servicer:
-    """Hands the calls on; ``breaks``: messages after which each of the next calls of SendLayer is cut, in turn."""
+class ImageServicer:
+    """Agent API of images alone. ``breaks``: numbers of messages after which the next calls of SendLayer are cut."""
 
     def __init__(self, node: str, images: ImageService) -> None:
         self.node = node
         self.images = images
         self.breaks: list[int] = []
-        #: What cuts; without it the call fails by itself.
+        #: Cuts the connection; None: the call fails by itself.
         self.cut: Callable[[], None] | None = None
         #: Offset and bytes of each SendLayer.
         self.received: list[tuple[int, int]] = []
@@ -157,10 +124,10 @@ class Servicer:
                 raise ConnectionResetError("cut by the test")
 
 
-class Receiving:
-    """One node: its engine, its state folder, its API. An async context manager."""
+class ImageNode:
+    """Node with an engine, a state folder and an API; an async context manager."""
 
-    def __init__(self, node: str, host: str, folder: Path, authority: AgentAuthority) -> None:
+    def __init__(self, node: str, host: str, folder: Path, authority: Authority) -> None:
         self.node = node
         self.uid = f"uid-{node}"
         self.staging = folder / "staging"
@@ -170,11 +137,8 @@ class Receiving:
         )
         self.garbage = ImageCollector(self.engine, folder / "images.json", ThreadPool(1, "disk"))
         self.images = ImageService(self.engine, LayerStaging(self.staging), self.garbage)
-        self.servicer = Servicer(node, self.images)
-        made = authority.issue_agent(folder, self.uid)
-        self._credentials = grpc.ssl_server_credentials(
-            [(made.key.read_bytes(), made.cert.read_bytes())], authority.ca_cert.read_bytes(), require_client_auth=True
-        )
+        self.servicer = ImageServicer(node, self.images)
+        self._credentials = ReloadingCertificate(authority.issue_agent(self.uid)).credentials()
         self._server: grpc.aio.Server | None = None
         self._running: asyncio.Task[None] | None = None
         self.address = "127.0.0.1:0"
@@ -200,7 +164,7 @@ class Receiving:
 
     async def serve(self) -> None:
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 8 << 20)])
-        add_AgentServicer_to_server(cast("AgentServicer", _Whole(self.servicer)), self._server)
+        add_AgentServicer_to_server(cast("AgentServicer", _AllCalls(self.servicer)), self._server)
         port = self._server.add_secure_port(self.address, self._credentials)
         self.address = f"127.0.0.1:{port}"
         await self._server.start()
@@ -211,7 +175,7 @@ class Receiving:
             self._server = None
 
     async def register(self, etcd: Etcd, *, alive: bool = True) -> stored_pb2.Node:
-        """Write its records."""
+        """Write the records of the node."""
         node = stored_pb2.Node(name=self.node, uid=self.uid, labels=["web", "worker"])
         await etcd.put(etcd.keys.node(self.node), encode(node))
         if alive:
@@ -220,21 +184,15 @@ class Receiving:
         return node
 
     def staged(self) -> list[str]:
-        """Names of the staging folder's files."""
+        """Return the names of the files in the staging folder."""
         return sorted(path.name for path in self.staging.iterdir()) if self.staging.exists() else []
 
 
-class _Whole:
-    """All calls of the service, of which only those about images are answered."""
+class _AllCalls:
+    """Servicer with all calls of the API; only calls about images are answered."""
 
-    def __init__(self, servicer: Servicer) -> None:
+    def __init__(self, servicer: ImageServicer) -> None:
         self._servicer = servicer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._servicer, name, None)
-
-
-def operator(settings: Settings, authority: AgentAuthority) -> Settings:
-    """``settings`` with an operator's certificate, for agents."""
-    made = authority.issue("operator:ann")
-    return replace(settings, ca_cert=authority.ca_cert, cert=made.cert, key=made.key)

@@ -17,9 +17,18 @@ from devopsellence.cli.images.distribute import distribute
 from devopsellence.cli.output import CliError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.integration.images.image_node import BUILDER, ENV, CountingDocker, Receiving, Told, build, docker, release
-from tests.support.fake_agent import AgentAuthority
+from tests.integration.images.image_node import (
+    BUILDER,
+    ENVIRONMENT,
+    CountingDocker,
+    ImageNode,
+    RecordingOutput,
+    release,
+)
+from tests.support.authority import Authority
+from tests.support.docker import docker
 from tests.support.host import Host
+from tests.support.images import build_image
 from tests.support.relay import Relay
 from tests.support.until import until
 
@@ -31,36 +40,36 @@ def layers_of(host: Host, image: str) -> str:
 
 
 async def test_an_image_arrives_with_its_id_its_name_and_its_content(
-    etcd: Etcd, operators: Settings, host: Host, node: Receiving
+    etcd: Etcd, operators: Settings, host: Host, node: ImageNode
 ) -> None:
-    image, output = build(b"hello\n", 3 * MIB), Told()
+    image, output = build_image(b"hello\n", 3 * MIB), RecordingOutput()
     nodes = [await node.register(etcd)]
     await distribute(etcd, operators, BUILDER, release(image), nodes, output)
-    assert host.docker("image", "inspect", "-f", "{{.Id}}", image_name(ENV, image)) == image
+    assert host.docker("image", "inspect", "-f", "{{.Id}}", image_name(ENVIRONMENT, image)) == image
     assert host.docker("run", "--rm", "--network", "none", image, "cat", "/f0") == "hello"
     assert node.staged() == []
-    assert [data["stage"] for _, data in output.said] == ["sending", "sent"]
+    assert [data["stage"] for _, data in output.messages] == ["sending", "sent"]
 
 
 async def test_a_second_deploy_sends_the_changed_layer_only(
-    etcd: Etcd, operators: Settings, host: Host, node: Receiving
+    etcd: Etcd, operators: Settings, host: Host, node: ImageNode
 ) -> None:
     big = os.urandom(5 * MIB)
     nodes = [await node.register(etcd)]
-    first, second = build(big, b"one"), build(big, b"two")
-    await distribute(etcd, operators, BUILDER, release(first), nodes, Told())
-    output = Told()
+    first, second = build_image(big, b"one"), build_image(big, b"two")
+    await distribute(etcd, operators, BUILDER, release(first), nodes, RecordingOutput())
+    output = RecordingOutput()
     await distribute(etcd, operators, BUILDER, release(second), nodes, output)
     # One file of three bytes in a tar.
     assert 0 < output.sent("n1") <= 10240
-    assert output.said[0][1]["layers_there"] == 2
+    assert output.messages[0][1]["layers_there"] == 2
     assert layers_of(host, second).count("sha256") == 3
 
 
 async def test_no_image_is_saved_for_nodes_with_all_layers(
-    etcd: Etcd, operators: Settings, host: Host, node: Receiving
+    etcd: Etcd, operators: Settings, host: Host, node: ImageNode
 ) -> None:
-    image, builder, output = build(b"once"), CountingDocker(), Told()
+    image, builder, output = build_image(b"once"), CountingDocker(), RecordingOutput()
     nodes = [await node.register(etcd)]
     await distribute(etcd, operators, builder, release(image), nodes, output)
     await distribute(etcd, operators, builder, release(image, image), nodes, output)
@@ -69,11 +78,11 @@ async def test_no_image_is_saved_for_nodes_with_all_layers(
 
 
 async def test_a_broken_connection_goes_on_where_it_broke(
-    etcd: Etcd, operators: Settings, host: Host, node: Receiving
+    etcd: Etcd, operators: Settings, host: Host, node: ImageNode
 ) -> None:
-    image, output = build(8 * MIB), Told()
+    image, output = build_image(8 * MIB), RecordingOutput()
     nodes = [await node.register(etcd)]
-    await distribute(etcd, operators, BUILDER, release(build(b"base")), nodes, Told())
+    await distribute(etcd, operators, BUILDER, release(build_image(b"base")), nodes, RecordingOutput())
     node.servicer.received.clear()
     node.servicer.breaks = [4, 3]
     await distribute(etcd, operators, BUILDER, release(image), nodes, output)
@@ -83,15 +92,17 @@ async def test_a_broken_connection_goes_on_where_it_broke(
 
 
 async def test_a_network_that_breaks_in_the_middle_costs_little(
-    etcd: Etcd, operators: Settings, host: Host, node: Receiving
+    etcd: Etcd, operators: Settings, host: Host, node: ImageNode
 ) -> None:
-    image = build(12 * MIB)
-    await distribute(etcd, operators, BUILDER, release(build(b"base")), [await node.register(etcd)], Told())
+    image = build_image(12 * MIB)
+    await distribute(
+        etcd, operators, BUILDER, release(build_image(b"base")), [await node.register(etcd)], RecordingOutput()
+    )
     node.servicer.received.clear()
     async with Relay(int(node.address.rpartition(":")[2])) as relay:
         node.address = relay.endpoint
         node.servicer.cut, node.servicer.breaks = relay.cut, [5]
-        await distribute(etcd, operators, BUILDER, release(image), [await node.register(etcd)], Told())
+        await distribute(etcd, operators, BUILDER, release(image), [await node.register(etcd)], RecordingOutput())
     (_, before), (offset, _) = node.servicer.received
     # All that had been read was kept, but for what was in hand when it broke.
     assert before - MIB <= offset <= before
@@ -99,7 +110,7 @@ async def test_a_network_that_breaks_in_the_middle_costs_little(
     assert host.docker("image", "inspect", "-f", "{{.Id}}", image) == image
 
 
-async def test_a_caller_that_goes_leaves_what_it_has_sent(operators: Settings, node: Receiving) -> None:
+async def test_a_caller_that_goes_leaves_what_it_has_sent(operators: Settings, node: ImageNode) -> None:
     data = os.urandom(3 * MIB)
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     part = node.staging / f"{digest.removeprefix('sha256:')}.part"
@@ -122,46 +133,46 @@ async def test_a_caller_that_goes_leaves_what_it_has_sent(operators: Settings, n
 
 
 async def test_staged_layers_survive_the_agent_and_are_verified(
-    etcd: Etcd, operators: Settings, host: Host, tmp_path: Path, authority: AgentAuthority, node: Receiving
+    etcd: Etcd, operators: Settings, host: Host, tmp_path: Path, authority: Authority, node: ImageNode
 ) -> None:
-    image = build(6 * MIB)
+    image = build_image(6 * MIB)
     await node.stop()
-    async with Receiving("n1", host.socket, tmp_path, authority) as before:
+    async with ImageNode("n1", host.socket, tmp_path, authority) as before:
         nodes = [await before.register(etcd)]
         before.servicer.breaks = [-1, 3, 1, 1, 1, 1, 1]
         with pytest.raises(CliError) as failed:
-            await distribute(etcd, operators, BUILDER, release(image), nodes, Told())
+            await distribute(etcd, operators, BUILDER, release(image), nodes, RecordingOutput())
         assert failed.value.code == "images_not_sent"
         assert "n1" in failed.value.message
         assert [name for name in before.staged() if name.endswith(".part")]
     # What is in the file is another thing than was sent: found out at the end, thrown away, sent anew.
     part = next(path for path in before.staging.iterdir() if path.suffix == ".part")
     part.write_bytes(bytes(part.stat().st_size))
-    async with Receiving("n1", host.socket, tmp_path, authority) as after:
+    async with ImageNode("n1", host.socket, tmp_path, authority) as after:
         nodes = [await after.register(etcd)]
-        await distribute(etcd, operators, BUILDER, release(image), nodes, Told())
+        await distribute(etcd, operators, BUILDER, release(image), nodes, RecordingOutput())
         offsets = [offset for offset, _ in after.servicer.received]
         assert offsets[0] > 0
         assert offsets[-1] == 0
     assert host.docker("image", "inspect", "-f", "{{.Id}}", image) == image
 
 
-async def test_an_image_with_the_same_layer_twice(etcd: Etcd, operators: Settings, host: Host, node: Receiving) -> None:
-    image = build(b"same", lines=("COPY f0 /f0",))
+async def test_an_image_with_the_same_layer_twice(etcd: Etcd, operators: Settings, host: Host, node: ImageNode) -> None:
+    image = build_image(b"same", lines=("COPY f0 /f0",))
     listed = docker("image", "inspect", "-f", "{{range .RootFS.Layers}}{{.}} {{end}}", image).split()
     assert listed[1] == listed[2]
     nodes = [await node.register(etcd)]
-    await distribute(etcd, operators, BUILDER, release(image), nodes, Told())
+    await distribute(etcd, operators, BUILDER, release(image), nodes, RecordingOutput())
     assert host.docker("image", "inspect", "-f", "{{.Id}}", image) == image
 
 
 async def test_failed_node_is_named_and_others_continue(
-    etcd: Etcd, operators: Settings, host: Host, node: Receiving, tmp_path: Path, authority: AgentAuthority
+    etcd: Etcd, operators: Settings, host: Host, node: ImageNode, tmp_path: Path, authority: Authority
 ) -> None:
-    image, output = build(b"two nodes"), Told()
-    gone = Receiving("n2", host.socket, tmp_path, authority)
+    image, output = build_image(b"two nodes"), RecordingOutput()
+    gone = ImageNode("n2", host.socket, tmp_path, authority)
     gone.address = "127.0.0.1:1"
-    silent = Receiving("n3", host.socket, tmp_path, authority)
+    silent = ImageNode("n3", host.socket, tmp_path, authority)
     nodes = [await node.register(etcd), await gone.register(etcd), await silent.register(etcd, alive=False)]
     with pytest.raises(CliError) as failed:
         await distribute(etcd, operators, BUILDER, release(image), nodes, output)
@@ -173,14 +184,14 @@ async def test_failed_node_is_named_and_others_continue(
     assert "n3" in output.warnings[0]
 
 
-async def test_an_image_that_is_nowhere_is_named(etcd: Etcd, operators: Settings, node: Receiving) -> None:
+async def test_an_image_that_is_nowhere_is_named(etcd: Etcd, operators: Settings, node: ImageNode) -> None:
     nodes = [await node.register(etcd)]
     with pytest.raises(CliError) as failed:
-        await distribute(etcd, operators, BUILDER, release(f"sha256:{'0' * 64}"), nodes, Told())
+        await distribute(etcd, operators, BUILDER, release(f"sha256:{'0' * 64}"), nodes, RecordingOutput())
     assert failed.value.code == "image_unavailable"
 
 
-async def test_two_callers_send_the_same_layer(operators: Settings, node: Receiving) -> None:
+async def test_two_callers_send_the_same_layer(operators: Settings, node: ImageNode) -> None:
     """The second waits for the first, and then finds what it has brought."""
     data = os.urandom(4 * MIB)
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"

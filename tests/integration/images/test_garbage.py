@@ -15,19 +15,21 @@ from devopsellence.nodeagent.images.gc import ImageCollector
 from devopsellence.nodeagent.plan.spec import Desired, resolve_assignment
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.keys import EnvironmentRef
-from tests.integration.images.image_node import ENV, Receiving
-from tests.support.fake_agent import AgentAuthority
+from tests.integration.images.image_node import ENVIRONMENT, ImageNode
+from tests.support.authority import Authority
 from tests.support.host import Host
 from tests.support.images import IMAGE, small_image
 from tests.support.until import until
 
 
-def want(release: int, *images: str, env: EnvironmentRef = ENV) -> Desired:
+def want(release: int, *images: str, env: EnvironmentRef = ENVIRONMENT) -> Desired:
     services = [
         workload_pb2.Service(name=f"s{number}", image=workload_pb2.Image(pinned=image))
         for number, image in enumerate(images)
     ]
-    return resolve_assignment(stored_pb2.Assignment(node="n1", node_uid="u", release=release, services=services), env, "u")
+    return resolve_assignment(
+        stored_pb2.Assignment(node="n1", node_uid="u", release=release, services=services), env, "u"
+    )
 
 
 class Node:
@@ -44,7 +46,7 @@ class Node:
         made = self.host.docker("commit", "--message", text, container)
         self.host.docker("rm", container)
         if tag:
-            self.host.docker("tag", made, image_name(ENV, made))
+            self.host.docker("tag", made, image_name(ENVIRONMENT, made))
         return made
 
     def has(self, image: str) -> bool:
@@ -52,12 +54,12 @@ class Node:
 
 
 @pytest.fixture
-def images(host: Host, node: Receiving) -> Node:
+def images(host: Host, node: ImageNode) -> Node:
     return Node(host)
 
 
 @pytest.fixture
-def make(node: Receiving, tmp_path: Path) -> Callable[..., ImageCollector]:
+def make(node: ImageNode, tmp_path: Path) -> Callable[..., ImageCollector]:
     """Garbage of that node; a second one finds what the first has written."""
 
     def made(delay: float = 1000.0, ahead: float = 0.0) -> ImageCollector:
@@ -93,7 +95,7 @@ async def test_used_or_foreign_images_are_kept(images: Node, make: Callable[...,
     images.host.docker("tag", foreign, "theirs:2")
     garbage = make()
     garbage.follow(want(1, used, named, foreign, unnamed, plain), settled=True)
-    garbage.environment_removed(str(ENV))
+    garbage.environment_removed(str(ENVIRONMENT))
     await garbage.sweep()
     assert [images.has(image) for image in (used, named, foreign, unnamed, plain)] == [True, True, True, True, False]
     assert images.has(small_image())
@@ -107,7 +109,7 @@ async def test_images_of_a_running_deploy_are_kept(images: Node, make: Callable[
     image = images.image("rolled back to")
     garbage = make()
     garbage.follow(want(1, image), settled=True)
-    garbage.environment_removed(str(ENV))
+    garbage.environment_removed(str(ENVIRONMENT))
     garbage.requested([image])
     await garbage.sweep()
     assert images.has(image)
@@ -143,7 +145,7 @@ async def test_a_sweep_comes_a_while_after_a_release_has_settled(
 
 
 async def test_a_ledger_that_cannot_be_read_takes_nothing_away(
-    images: Node, make: Callable[..., ImageCollector], tmp_path: Path, authority: AgentAuthority
+    images: Node, make: Callable[..., ImageCollector], tmp_path: Path, authority: Authority
 ) -> None:
     image = images.image("unknown")
     for content in ("{", "[]", '{"releases": {"a": 1}}', '{"releases": {}, "left": [], "brought": 7, "asked": {}}'):

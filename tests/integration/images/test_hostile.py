@@ -28,9 +28,10 @@ from devopsellence.cli.images.distribute import distribute
 from devopsellence.cli.output import CliError
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.integration.images.image_node import BUILDER, Receiving, Told, build, release
-from tests.support.fake_agent import AgentAuthority
+from tests.integration.images.image_node import BUILDER, ImageNode, RecordingOutput, release
+from tests.support.authority import Authority
 from tests.support.host import Host
+from tests.support.images import build_image
 from tests.support.until import until
 
 MIB = 1 << 20
@@ -56,7 +57,7 @@ async def code_of(call: Awaitable[Any]) -> grpc.StatusCode:
     return refused.value.code()
 
 
-async def test_hostile_requests_are_refused(operators: Settings, node: Receiving) -> None:
+async def test_hostile_requests_are_refused(operators: Settings, node: ImageNode) -> None:
     invalid, missing = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION
     image = ImageDescription(id=ID, diff_ids=[DIGEST])
     async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:
@@ -85,7 +86,7 @@ async def test_hostile_requests_are_refused(operators: Settings, node: Receiving
     assert node.staged() == []
 
 
-async def test_a_layer_that_is_no_tar_makes_no_image(operators: Settings, host: Host, node: Receiving) -> None:
+async def test_a_layer_that_is_no_tar_makes_no_image(operators: Settings, host: Host, node: ImageNode) -> None:
     before = host.docker("images", "-aq")
     image = ImageDescription(id=ID, diff_ids=[DIGEST])
     async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:
@@ -106,24 +107,24 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_node_without_room_is_named_before_anything_is_sent(
-    etcd: Etcd, operators: Settings, host: Host, small_disk: Path, authority: AgentAuthority
+    etcd: Etcd, operators: Settings, host: Host, small_disk: Path, authority: Authority
 ) -> None:
-    image = build(8 * MIB)
-    async with Receiving("n1", host.socket, small_disk, authority) as node:
+    image = build_image(8 * MIB)
+    async with ImageNode("n1", host.socket, small_disk, authority) as node:
         nodes = [await node.register(etcd)]
         with pytest.raises(CliError) as failed:
-            await distribute(etcd, operators, BUILDER, release(image), nodes, Told())
+            await distribute(etcd, operators, BUILDER, release(image), nodes, RecordingOutput())
         assert failed.value.code == "no_room"
         assert "n1" in failed.value.message
         assert node.servicer.received == []
 
 
 async def test_a_full_disk_is_said_and_what_nobody_wants_is_cleared(
-    operators: Settings, host: Host, small_disk: Path, authority: AgentAuthority
+    operators: Settings, host: Host, small_disk: Path, authority: Authority
 ) -> None:
     data = os.urandom(3 * MIB)
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    async with Receiving("n1", host.socket, small_disk, authority) as node:
+    async with ImageNode("n1", host.socket, small_disk, authority) as node:
         node.staging.mkdir()
         filler = small_disk / "filler"
         old = node.staging / f"{'0' * 64}.part"
@@ -153,7 +154,7 @@ async def test_a_full_disk_is_said_and_what_nobody_wants_is_cleared(
         assert (node.staging / f"{digest[7:]}.layer").read_bytes() == data
 
 
-async def test_unused_staged_layers_are_removed_after_a_day(operators: Settings, node: Receiving) -> None:
+async def test_unused_staged_layers_are_removed_after_a_day(operators: Settings, node: ImageNode) -> None:
     async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:
         await stub.SendLayer(requests(b"abc"))
         assert node.staged() == [f"{DIGEST[7:]}.layer"]
@@ -164,8 +165,8 @@ async def test_unused_staged_layers_are_removed_after_a_day(operators: Settings,
     assert node.staged() == []
 
 
-async def test_an_engine_that_is_away_is_said(operators: Settings, tmp_path: Path, authority: AgentAuthority) -> None:
-    node = Receiving("n1", f"unix://{tmp_path}/nothing.sock", tmp_path, authority)
+async def test_an_engine_that_is_away_is_said(operators: Settings, tmp_path: Path, authority: Authority) -> None:
+    node = ImageNode("n1", f"unix://{tmp_path}/nothing.sock", tmp_path, authority)
     await node.serve()
     try:
         async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:

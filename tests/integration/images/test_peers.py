@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Peer
 from devopsellence.store.etcd import Etcd
-from tests.support.images import build_image
-from tests.support.docker import docker
 from tests.support.agent import AgentNode, ServiceStatus, says, service_of, worker
-from tests.support.until import eventually
+from tests.support.authority import Authority, settings_with
+from tests.support.docker import docker
 from tests.support.etcd import EtcdServer
-from tests.support.authority import Authority
 from tests.support.host import Host
+from tests.support.images import build_image
 from tests.support.relay import Relay
-from tests.support.until import until
+from tests.support.until import eventually, until
 
 MIB = 1 << 20
 pytestmark = [pytest.mark.docker, pytest.mark.etcd]
@@ -42,9 +41,8 @@ class Nodes:
         folder.mkdir()
         made = AgentNode(self.etcd, self.server.settings(), folder)
         made.node = name
-        assert isinstance(self.server.authority, Authority)
-        own = self.server.authority.issue_agent(folder, made.uid)
-        made.settings = replace(made.settings, cert=own.cert, key=own.key)
+        assert self.server.authority is not None
+        made.settings = settings_with(made.settings, self.server.authority.issue_agent(made.uid))
         self.machines.append(made)
         made.start("--api-listen", "127.0.0.1:0", *options)
         return made

@@ -16,9 +16,11 @@ from devopsellence.api.v1.stored_pb2 import Registry
 from devopsellence.cli.images.docker_cli import DockerCli
 from devopsellence.cli.images.registry import push
 from devopsellence.cli.output import CliError
-from tests.integration.images.image_node import BUILDER, Told, build, docker
-from tests.support.etcd import free_ports
+from tests.integration.images.image_node import BUILDER, RecordingOutput
+from tests.support.docker import docker
+from tests.support.images import build_image
 from tests.support.need import lack
+from tests.support.ports import free_ports
 from tests.support.until import until
 
 PASSWORD = "open sesame"
@@ -83,7 +85,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def image() -> Iterator[str]:
-    made = build(b"through a registry\n")
+    made = build_image(b"through a registry\n")
     yield made
     names = docker(
         "image",
@@ -104,12 +106,12 @@ def pulled(reference: str) -> str:
 
 
 async def test_an_image_is_pushed_and_pinned_by_its_digest(open_registry: str, image: str) -> None:
-    output = Told()
+    output = RecordingOutput()
     repository = f"{open_registry}/acme/shop"
     pin = await push(BUILDER, Registry(repository=repository), "", image, output)
     assert pin.reference == f"{repository}:{image[7:19]}"
     assert pin.pinned.startswith(f"{repository}@sha256:")
-    assert [data["stage"] for _, data in output.said] == ["push", "pushed"]
+    assert [data["stage"] for _, data in output.messages] == ["push", "pushed"]
     docker("rmi", pin.reference, pin.pinned, check=False)
     assert pulled(pin.pinned) == image
     # Once more is no other image.
@@ -125,14 +127,14 @@ async def test_the_password_goes_to_the_registry_and_nowhere_else(
     monkeypatch.setenv("DOCKER_CONFIG", str(home))
     commands = tmp_path / "commands"
     _spy(tmp_path / "bin", commands, monkeypatch)
-    output = Told()
+    output = RecordingOutput()
     pin = await push(DockerCli(), Registry(repository=f"{registry}/shop", username="ann"), PASSWORD, image, output)
     assert pin.pinned.startswith(f"{registry}/shop@sha256:")
     said = commands.read_text()
     assert "login" in said
     assert "push" in said
     assert PASSWORD not in said
-    assert PASSWORD not in str(output.said)
+    assert PASSWORD not in str(output.messages)
     assert json.loads((home / "config.json").read_text()) == {"auths": {"elsewhere.example": {"auth": "eDp5"}}}
     assert left_behind() == []
 
@@ -154,7 +156,9 @@ def _spy(folder: Path, commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_wrong_password_is_said_without_the_password(registry: str, image: str) -> None:
     with pytest.raises(CliError) as failed:
-        await push(BUILDER, Registry(repository=f"{registry}/shop", username="ann"), "wrong-guess", image, Told())
+        await push(
+            BUILDER, Registry(repository=f"{registry}/shop", username="ann"), "wrong-guess", image, RecordingOutput()
+        )
     assert failed.value.code == "registry_login_failed"
     assert "wrong-guess" not in failed.value.text()
     assert "ann" in failed.value.message
@@ -162,6 +166,6 @@ async def test_a_wrong_password_is_said_without_the_password(registry: str, imag
 
 async def test_a_registry_that_is_not_there_is_said(image: str) -> None:
     with pytest.raises(CliError) as failed:
-        await push(BUILDER, Registry(repository="127.0.0.1:1/shop"), "", image, Told())
+        await push(BUILDER, Registry(repository="127.0.0.1:1/shop"), "", image, RecordingOutput())
     assert failed.value.code == "push_failed"
     assert "127.0.0.1:1/shop" in failed.value.message

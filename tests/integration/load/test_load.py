@@ -14,16 +14,10 @@ from pathlib import Path
 
 from tests.support.load.local import Load
 from tests.support.load.plan import KEPT, NEW, SLOW, SOCKET, Plan
+from tests.support.ports import free_port
 from tests.support.until import until
 
 SERVER = Path(__file__).parents[2] / "support" / "web" / "server.py"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def listens(port: int) -> bool:

@@ -1,11 +1,9 @@
-"""Nodes that are registered by command, with real agents, beside a real controller."""
+"""Nodes registered by command, with agents and a controller as processes."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,80 +12,76 @@ from devopsellence.api.v1.stored_pb2 import Environment, Release
 from devopsellence.store import acl
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
-from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
-from tests.support.agent import Machine
-from tests.support.cli import Cli
+from tests.support.agent import AgentNode
+from tests.support.authority import settings_with
+from tests.support.cli import REF, Cli
 from tests.support.controller import ControllerProcess
 from tests.support.etcd import EtcdServer
-from tests.support.fake_agent import AgentAuthority
-
-REF = EnvironmentRef("acme", "Shop", "production")
+from tests.support.until import eventually
 
 
-class Cluster:
-    """An etcd with users, a controller once it is started, and machines."""
+class AgentCluster:
+    """An etcd with users, a controller once :meth:`controller` is called, and nodes with agents."""
 
     def __init__(self, server: EtcdServer, etcd: Etcd, cli: Cli, folder: Path) -> None:
         self.server = server
         self.etcd = etcd
         self.cli = cli
         self.folder = folder
-        self._machines: list[Machine] = []
+        self._machines: list[AgentNode] = []
         self._controller: ControllerProcess | None = None
 
     async def command(self, *arguments: str) -> str:
-        """stdout of a command that must succeed; the loop goes on meanwhile."""
+        """Run a command that must succeed in a thread; return stdout."""
         return await asyncio.to_thread(self.cli.ok, *arguments)
 
     async def json(self, *arguments: str) -> dict[str, Any]:
-        """The last object that a command prints that must succeed."""
+        """Run a command that must succeed; return the last JSON object."""
         document: dict[str, Any] = json.loads((await self.command(*arguments, "-o", "json")).splitlines()[-1])
         return document
 
     async def error(self, *arguments: str) -> dict[str, Any]:
-        """The error of a command that must fail."""
+        """Run a command that must fail; return the error object."""
         return await asyncio.to_thread(self.cli.error, *arguments)
 
     async def listed(self, name: str) -> dict[str, Any]:
-        """The node as ``node list`` has it."""
+        """Return the node as shown by ``node list``."""
         nodes = (await self.json("node", "list"))["nodes"]
-        found: dict[str, Any] = next(node for node in nodes if node["node"] == name)
-        return found
+        node: dict[str, Any] = next(node for node in nodes if node["node"] == name)
+        return node
 
     async def listed_as(self, name: str, state: str) -> dict[str, Any]:
-        """The same, once it is in that state."""
-        found: dict[str, Any] = await self.until(
-            f"{name} is {state}", lambda: self.listed(name), lambda each: each["state"] == state
+        """Return the node as shown by ``node list``, once ``state`` is reached."""
+        return await eventually(
+            f"{name} is {state}", lambda: self.listed(name), lambda node: node["state"] == state, seconds=40
         )
-        return found
 
     def controller(self) -> None:
-        """Start one."""
+        """Start a controller."""
         settings = self.server.settings(user=acl.USER_CONTROLLER)
         self._controller = ControllerProcess(settings, self.folder / "controller.log")
 
     def settings(self, uid: str) -> Settings:
-        """How the machine ``uid`` reaches etcd: with a certificate that is for it."""
-        assert isinstance(self.server.authority, AgentAuthority)
-        own = self.server.authority.issue_agent(self.folder, uid)
-        return replace(self.server.settings(), cert=own.cert, key=own.key)
+        """Return settings with the certificate of node ``uid``."""
+        assert self.server.authority is not None
+        return settings_with(self.server.settings(), self.server.authority.issue_agent(uid))
 
-    def machine(self, name: str, uid: str) -> Machine:
-        """A machine with a certificate of its own, whose agent is not started yet; cleaned up in the end."""
+    def machine(self, name: str, uid: str) -> AgentNode:
+        """Return a node with a new certificate and an agent not started yet; :meth:`clean` removes the node."""
         folder = self.folder / f"{name}-{uid}"
         folder.mkdir()
-        made = Machine(self.etcd, self.settings(uid), folder)
+        made = AgentNode(self.etcd, self.settings(uid), folder)
         made.node, made.uid = name, uid
         self._machines.append(made)
         return made
 
-    async def registered(self, name: str, *flags: str) -> Machine:
-        """Register a node; its machine."""
+    async def registered(self, name: str, *flags: str) -> AgentNode:
+        """Register a node; return the node with an agent not started yet."""
         return self.machine(name, (await self.json("node", "register", name, *flags))["uid"])
 
     async def release(self, number: int, *services: workload_pb2.Service, nodes: tuple[str, ...]) -> None:
-        """Write a release as the newest, with these nodes attached."""
+        """Write the newest release, with these nodes attached."""
         names: dict[str, Any] = {
             "organization": REF.organization,
             "project": REF.project,
@@ -99,29 +93,16 @@ class Cluster:
         environment = Environment(nodes=nodes, latest_release=number, **names)
         await self.etcd.put(self.etcd.keys.environment(REF), encode(environment))
 
-    async def until(
-        self, what: str, look: Callable[[], Any], holds: Callable[[Any], object], seconds: float = 40
-    ) -> Any:
-        """What ``look`` returns, once it ``holds``."""
-        give_up = asyncio.get_running_loop().time() + seconds
-        while True:
-            seen = await look()
-            if holds(seen):
-                return seen
-            if asyncio.get_running_loop().time() > give_up:
-                raise AssertionError(f"{what}: never; last: {seen}")
-            await asyncio.sleep(0.1)
-
     def users(self) -> set[str]:
-        """etcd's users."""
+        """Return the users of etcd."""
         return set(self.server.etcdctl("user", "list").split())
 
     def roles(self) -> set[str]:
         return set(self.server.etcdctl("role", "list").split())
 
     def clean(self) -> None:
-        """Leave nothing behind."""
+        """End all processes and remove the objects of the nodes."""
         if self._controller is not None:
-            self._controller.kill()
+            self._controller.end()
         for machine in self._machines:
             machine.clean()

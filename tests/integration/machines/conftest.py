@@ -10,22 +10,22 @@ import pytest
 
 from devopsellence.store import acl
 from devopsellence.store.etcd import Etcd
-from tests.integration.machines.cluster import Cluster
+from tests.integration.machines.cluster import AgentCluster
+from tests.support.authority import Authority
 from tests.support.cli import Cli
 from tests.support.etcd import EtcdServer
-from tests.support.fake_agent import AgentAuthority
 from tests.support.need import need_etcd
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EtcdServer]:
     need_etcd()
-    with EtcdServer(tmp_path / "etcd", authority=AgentAuthority(tmp_path / "pki")) as running:
+    with EtcdServer(tmp_path / "etcd", authority=Authority(tmp_path / "pki")) as running:
         yield running
 
 
 @pytest.fixture
-async def cluster(server: EtcdServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
+async def cluster(server: EtcdServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AgentCluster]:
     for name in ("DEVOPSELLENCE_ENVIRONMENT", "DEVOPSELLENCE_PREFIX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DEVOPSELLENCE_IDENTITY", str(tmp_path / "operator.age"))
@@ -34,7 +34,7 @@ async def cluster(server: EtcdServer, tmp_path: Path, monkeypatch: pytest.Monkey
     settings = server.settings(user=acl.USER_OPERATOR)
     async with Etcd(settings) as etcd:
         await acl.enable(etcd)
-        made = Cluster(server, etcd, Cli(settings, tmp_path), tmp_path)
+        made = AgentCluster(server, etcd, Cli(settings, tmp_path), tmp_path)
         try:
             yield made
         finally:

@@ -13,12 +13,12 @@ from devopsellence.store.codec import encode
 from devopsellence.store.errors import PermissionDenied, StoreError, Unauthenticated
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.lease import LeaseKeeper
-from tests.integration.machines.cluster import REF, AgentCluster
-from tests.support.docker import docker
-from tests.support.until import eventually
+from tests.integration.machines.cluster import AgentCluster
 from tests.support.agent import worker
-from tests.support.cli import Cli
+from tests.support.cli import REF, Cli
+from tests.support.docker import docker
 from tests.support.need import need_docker
+from tests.support.until import eventually
 
 pytestmark = pytest.mark.etcd
 

@@ -77,7 +77,9 @@ async def test_drained_uncordoned_drained_and_removed(cluster: AgentCluster, pai
     assert (await cluster.json("node", "remove", "n1"))["removed"] is False
 
 
-async def test_service_with_volume_stays_until_move_volumes(cluster: AgentCluster, pair: tuple[AgentNode, AgentNode]) -> None:
+async def test_service_with_volume_stays_until_move_volumes(
+    cluster: AgentCluster, pair: tuple[AgentNode, AgentNode]
+) -> None:
     first, second = pair
     services = (worker("jobs", "sleep", "1000"), worker("redis", "sleep", "1000", volume="data"))
     await cluster.release(1, *services, nodes=("n1", "n2"))
@@ -97,7 +99,9 @@ async def test_service_with_volume_stays_until_move_volumes(cluster: AgentCluste
     assert docker("volume", "ls", "-q", *first.labelled) != ""
 
 
-async def test_ctrl_c_ends_the_following_and_not_the_draining(cluster: AgentCluster, pair: tuple[AgentNode, AgentNode]) -> None:
+async def test_ctrl_c_ends_the_following_and_not_the_draining(
+    cluster: AgentCluster, pair: tuple[AgentNode, AgentNode]
+) -> None:
     first, _ = pair
     slow = worker("jobs", "sh", "-c", "trap 'sleep 4; exit' TERM; sleep 1000 & wait")
     slow.stop_grace_period.FromSeconds(20)

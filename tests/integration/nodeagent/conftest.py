@@ -9,14 +9,14 @@ import pytest
 
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.support.agent import Machine
+from tests.support.agent import AgentNode
 from tests.support.need import need_docker
 
 
 @pytest.fixture
-def machine(etcd: Etcd, settings: Settings, tmp_path: Path) -> Iterator[Machine]:
+def machine(etcd: Etcd, settings: Settings, tmp_path: Path) -> Iterator[AgentNode]:
     """A node whose agent is not started yet."""
     need_docker()
-    made = Machine(etcd, settings, tmp_path)
+    made = AgentNode(etcd, settings, tmp_path)
     yield made
     made.clean()

@@ -13,15 +13,16 @@ from devopsellence.nodeagent.agent import Agent, AgentOptions, ProcessResources
 from devopsellence.nodeagent.docker.client import DEFAULT_HOST
 from devopsellence.nodeagent.docker.engine import DockerEngine, EngineCallbacks
 from devopsellence.nodeagent.docker.interface import ContainerEngine
-from devopsellence.nodeagent.docker.interface import Machine as Works
+from devopsellence.nodeagent.event_bus import EventBus
 from devopsellence.nodeagent.health.probe import probe_call
+from devopsellence.nodeagent.reconcile.machine import Machine as Works
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.util.memory import MemoryTrimmer
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
-from tests.support.agent import Machine
+from tests.support.agent import AgentNode
 from tests.support.fake_router import FakeRouter
 
 R = TypeVar("R", bound=ContainerEngine)
@@ -37,7 +38,9 @@ async def agent_on(
     with StateFolder(folder) as state:
         async with Etcd(settings) as etcd, LeaseKeeper(etcd) as keeper:
             disk = ThreadPool(1, "disk")
-            agent = Agent(options, state, ProcessResources(etcd, keeper, disk, MemoryTrimmer()), make)
+            events = EventBus()
+            machine = make(events.engine_callbacks())
+            agent = Agent(options, state, ProcessResources(etcd, keeper, disk, MemoryTrimmer()), machine, events)
             running = asyncio.create_task(agent.run(stop))
             try:
                 yield agent
@@ -50,7 +53,7 @@ async def agent_on(
 
 @asynccontextmanager
 async def agent_of(
-    machine: Machine, routes: FakeRouter, settings: Settings | None = None
+    machine: AgentNode, routes: FakeRouter, settings: Settings | None = None
 ) -> AsyncIterator[Agent[DockerEngine]]:
     """The agent of ``machine``, on the real engine; ``settings``: of another etcd than the machine's."""
 

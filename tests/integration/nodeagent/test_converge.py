@@ -10,25 +10,16 @@ from collections import Counter
 import pytest
 
 from devopsellence.store.keys import EnvironmentRef
-from tests.support.agent import (
-    ENV,
-    Machine,
-    ServiceStatus,
-    Status,
-    docker,
-    names,
-    service_of,
-    soon,
-    web,
-    worker,
-)
+from tests.support.agent import ENV, AgentNode, ServiceStatus, Status, names, service_of, web, worker
+from tests.support.docker import docker
+from tests.support.until import eventually
 
 pytestmark = pytest.mark.docker
 
 STAGING = EnvironmentRef("acme", "shop", "staging")
 
 
-async def test_assigned_services_start_and_report_then_rest(machine: Machine) -> None:
+async def test_assigned_services_start_and_report_then_rest(machine: AgentNode) -> None:
     machine.start()
     cache = worker("cache", volume="data")
     cache.resources.cpu_millis, cache.resources.memory_mib = 500, 32
@@ -55,7 +46,7 @@ async def test_assigned_services_start_and_report_then_rest(machine: Machine) ->
     assert await machine.etcd.get(key) == before, "nothing is written while nothing changes"
 
 
-async def test_an_unchanged_service_is_left_untouched(machine: Machine) -> None:
+async def test_an_unchanged_service_is_left_untouched(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(web(), worker("cache"))
     first = await machine.settled()
@@ -67,7 +58,7 @@ async def test_an_unchanged_service_is_left_untouched(machine: Machine) -> None:
     assert (changed.reused, changed.release) == (False, 2)
 
 
-async def test_a_web_service_is_replaced_without_a_gap(machine: Machine) -> None:
+async def test_a_web_service_is_replaced_without_a_gap(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(web(text="one"))
     address = service_of(await machine.settled(), "web").address
@@ -85,7 +76,7 @@ async def test_a_web_service_is_replaced_without_a_gap(machine: Machine) -> None
     assert len(machine.containers()) == 1
 
 
-async def test_a_service_with_volumes_stops_first_and_keeps_its_data(machine: Machine) -> None:
+async def test_a_service_with_volumes_stops_first_and_keeps_its_data(machine: AgentNode) -> None:
     machine.start()
     script = (
         "echo $N started >> /data/log; trap 'echo $N ended >> /data/log; exit 0' TERM; while :; do sleep 0.05; done"
@@ -101,7 +92,7 @@ async def test_a_service_with_volumes_stops_first_and_keeps_its_data(machine: Ma
     assert len(labels) == 1
 
 
-async def test_a_service_that_is_dropped_goes_and_a_tombstone_takes_all_but_the_volumes(machine: Machine) -> None:
+async def test_a_service_that_is_dropped_goes_and_a_tombstone_takes_all_but_the_volumes(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a", volume="data"), worker("b"))
     await machine.settled()
@@ -121,11 +112,11 @@ async def test_a_service_that_is_dropped_goes_and_a_tombstone_takes_all_but_the_
     async def forgotten() -> bool:
         return not list(kept.glob("*.json"))
 
-    await soon("forgotten", forgotten)
+    await eventually("forgotten", forgotten)
     assert await machine.status() is None
 
 
-async def test_an_assignment_that_is_deleted_without_a_tombstone_changes_nothing(machine: Machine) -> None:
+async def test_an_assignment_that_is_deleted_without_a_tombstone_changes_nothing(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"))
     await machine.settled()
@@ -137,7 +128,7 @@ async def test_an_assignment_that_is_deleted_without_a_tombstone_changes_nothing
     assert list((machine.folder / "state" / "assignments").glob("*.json"))
 
 
-async def test_garbage_stops_one_environment_from_changing_and_nothing_else(machine: Machine) -> None:
+async def test_garbage_stops_one_environment_from_changing_and_nothing_else(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"))
     await machine.assign(worker("a"), env=STAGING)
@@ -155,14 +146,14 @@ async def test_garbage_stops_one_environment_from_changing_and_nothing_else(mach
     assert service_of(await machine.settled(), "a").container == before
 
 
-async def test_garbage_from_the_start_is_an_error_without_services(machine: Machine) -> None:
+async def test_garbage_from_the_start_is_an_error_without_services(machine: AgentNode) -> None:
     await machine.etcd.put(machine.etcd.keys.assignment(machine.node, ENV), b"\xff")
     machine.start()
     status = await machine.until("error", lambda status: status.phase == Status.ERROR)
     assert len(status.services) == 0
 
 
-async def test_an_assignment_for_another_machine_of_this_name_is_ignored(machine: Machine) -> None:
+async def test_an_assignment_for_another_machine_of_this_name_is_ignored(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"), uid="another-machine")
 
@@ -170,12 +161,12 @@ async def test_an_assignment_for_another_machine_of_this_name_is_ignored(machine
         beat = await machine.heartbeat()
         return beat is not None and "another-machine" in beat.problem
 
-    await soon("told", told)
+    await eventually("told", told)
     assert machine.containers() == []
     assert await machine.status() is None
 
 
-async def test_two_environments_side_by_side_share_nothing(machine: Machine) -> None:
+async def test_two_environments_side_by_side_share_nothing(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(web(text="production"), worker("db", volume="data"))
     await machine.assign(web(text="staging"), worker("db", volume="data"), env=STAGING)
@@ -189,7 +180,7 @@ async def test_two_environments_side_by_side_share_nothing(machine: Machine) -> 
     assert len(machine.containers("status=running")) == 2
 
 
-async def test_thirty_services(machine: Machine) -> None:
+async def test_thirty_services(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(*(worker(f"s{number:02}") for number in range(30)))
     status = await machine.settled(seconds=60)
@@ -205,7 +196,7 @@ def fetch(address: str) -> str:
 class Requester:
     """Asks what the status names as serving, all the time, as a proxy would that follows the status."""
 
-    def __init__(self, machine: Machine, address: str) -> None:
+    def __init__(self, machine: AgentNode, address: str) -> None:
         self.machine = machine
         self.address = address
         self.answers: Counter[str] = Counter()

@@ -8,13 +8,13 @@ from itertools import cycle
 
 import pytest
 
-from tests.support.agent import Machine, worker
+from tests.support.agent import AgentNode, worker
 from tests.support.host import Host
 from tests.support.images import IMAGE, small_image
 from tests.support.until import until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
-_MADE_ANEW = "a container whose start was cut off is made anew"
+_MADE_ANEW = "a container whose start was cut off is recreated"
 #: Most cuts at these moments after the creation leave it so; some come too early or too late.
 _TRIES = 10
 _DELAYS = (0.05, 0.08, 0.12)
@@ -28,7 +28,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         yield made
 
 
-async def test_a_container_whose_start_was_cut_off_is_made_anew(machine: Machine, host: Host) -> None:
+async def test_a_container_whose_start_was_cut_off_is_made_anew(machine: AgentNode, host: Host) -> None:
     machine.start("--docker-host", host.socket)
     await machine.assign(worker("a", VERSION="0"))
     await machine.settled()

@@ -7,24 +7,15 @@ import asyncio
 import pytest
 
 from devopsellence.api.v1 import workload_pb2
-from tests.support.agent import (
-    ENV,
-    Machine,
-    ServiceStatus,
-    Status,
-    docker,
-    says,
-    service_of,
-    web,
-    worker,
-)
+from tests.support.agent import ENV, AgentNode, ServiceStatus, Status, says, service_of, web, worker
+from tests.support.docker import docker
 
 pytestmark = pytest.mark.docker
 
 NO_IMAGE = "sha256:" + "0" * 64
 
 
-async def test_a_killed_container_is_started_again_at_once(machine: Machine) -> None:
+async def test_a_killed_container_is_started_again_at_once(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"))
     before = service_of(await machine.settled(), "a").container
@@ -36,7 +27,7 @@ async def test_a_killed_container_is_started_again_at_once(machine: Machine) -> 
     await machine.until("said", says("a", phase=ServiceStatus.RUNNING, restarts=2, container=before))
 
 
-async def test_a_removed_container_is_made_anew_with_its_data(machine: Machine) -> None:
+async def test_a_removed_container_is_made_anew_with_its_data(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a", volume="data"))
     for _ in range(2):
@@ -49,7 +40,7 @@ async def test_a_removed_container_is_made_anew_with_its_data(machine: Machine) 
         await machine.until("said", says("a", container=again))
 
 
-async def test_a_crash_loop_shows_exit_code_and_log_lines_and_fails(machine: Machine) -> None:
+async def test_a_crash_loop_shows_exit_code_and_log_lines_and_fails(machine: AgentNode) -> None:
     machine.start()
     script = "for i in $(seq 30); do echo line $i; done; exit 3"
     await machine.assign(worker("a", "sh", "-c", script), worker("b"))
@@ -72,7 +63,7 @@ async def test_a_crash_loop_shows_exit_code_and_log_lines_and_fails(machine: Mac
     await machine.until("counts on", lambda status: service_of(status, "a").restarts >= restarts)
 
 
-async def test_a_memory_limit_that_is_passed_is_told(machine: Machine) -> None:
+async def test_a_memory_limit_that_is_passed_is_told(machine: AgentNode) -> None:
     machine.start()
     hungry = worker("a", "sh", "-c", "sleep 0.2; tail /dev/zero")
     hungry.resources.memory_mib = 16
@@ -81,7 +72,7 @@ async def test_a_memory_limit_that_is_passed_is_told(machine: Machine) -> None:
     assert service_of(status, "a").last_exit.code == 137
 
 
-async def test_unstartable_version_fails_and_old_one_serves(machine: Machine) -> None:
+async def test_unstartable_version_fails_and_old_one_serves(machine: AgentNode) -> None:
     def services(image: str = "", *command: str) -> list[workload_pb2.Service]:
         return [worker("a", image=image), worker("b", *command), worker("db", image=image, volume="data")]
 
@@ -105,7 +96,7 @@ async def test_unstartable_version_fails_and_old_one_serves(machine: Machine) ->
     assert [service.container for service in healed.services] == [service.container for service in first.services]
 
 
-async def test_a_new_version_that_is_never_healthy_never_takes_over(machine: Machine) -> None:
+async def test_a_new_version_that_is_never_healthy_never_takes_over(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(web())
     first = service_of(await machine.settled(), "web").container
@@ -122,7 +113,7 @@ async def test_a_new_version_that_is_never_healthy_never_takes_over(machine: Mac
     assert machine.containers() == [healed.container]
 
 
-async def test_somebody_elses_container_in_the_way_stops_one_service(machine: Machine) -> None:
+async def test_somebody_elses_container_in_the_way_stops_one_service(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"))
     name = machine.inspect(service_of(await machine.settled(), "a").container)["Name"].lstrip("/")
@@ -139,7 +130,7 @@ async def test_somebody_elses_container_in_the_way_stops_one_service(machine: Ma
     await machine.settled()
 
 
-async def test_a_network_that_is_taken_away_comes_back(machine: Machine) -> None:
+async def test_a_network_that_is_taken_away_comes_back(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(web(), worker("b"))
     status = await machine.settled()
@@ -156,7 +147,7 @@ async def test_a_network_that_is_taken_away_comes_back(machine: Machine) -> None
     assert docker("exec", service_of(again, "b").container, "wget", "-qO-", "http://web:3000/up") == "one"
 
 
-async def test_a_network_that_is_pruned_while_all_are_stopped_comes_back(machine: Machine) -> None:
+async def test_a_network_that_is_pruned_while_all_are_stopped_comes_back(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"))
     before = service_of(await machine.settled(), "a").container
@@ -169,7 +160,7 @@ async def test_a_network_that_is_pruned_while_all_are_stopped_comes_back(machine
     assert len(machine.containers()) == 1
 
 
-async def test_containers_of_an_unknown_environment_are_left_alone(machine: Machine) -> None:
+async def test_containers_of_an_unknown_environment_are_left_alone(machine: AgentNode) -> None:
     labels = {"managed": "true", "environment": "acme/gone/production", "service": "a", "node_uid": machine.uid}
     extra = [part for key, value in labels.items() for part in ("--label", f"devopsellence.{key}={value}")]
     docker("run", "-d", *extra, worker("x").image.pinned, "sleep", "1000")
@@ -177,6 +168,6 @@ async def test_containers_of_an_unknown_environment_are_left_alone(machine: Mach
     await machine.assign(worker("a"))
     await machine.settled()
     assert len(machine.containers("status=running")) == 2
-    (line,) = machine.lines("containers of an environment of which no assignment is known are left alone")
+    (line,) = machine.lines("containers of an environment without a known assignment are left alone")
     assert line["env"] == "acme/gone/production"
     assert await machine.etcd.get(machine.etcd.keys.assignment(machine.node, ENV)) is not None

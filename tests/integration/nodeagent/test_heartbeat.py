@@ -8,29 +8,30 @@ import signal
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Heartbeat
-from tests.support.agent import Machine, soon
+from tests.support.agent import AgentNode
+from tests.support.until import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.etcd]
 
 
-async def _beat(machine: Machine) -> Heartbeat:
+async def _beat(machine: AgentNode) -> Heartbeat:
     async def whole() -> Heartbeat | None:
         beat = await machine.heartbeat()
         return beat if beat is not None and beat.HasField("disk") else None
 
-    found = await soon("a heartbeat that knows the disk", whole)
+    found = await eventually("a heartbeat that knows the disk", whole)
     assert found is not None
     return found
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-async def test_heartbeat_expires_when_agent_is_killed(machine: Machine, how: signal.Signals) -> None:
+async def test_heartbeat_expires_when_agent_is_killed(machine: AgentNode, how: signal.Signals) -> None:
     machine.start()
     before = await _beat(machine)
     os.kill(machine.pid, how)
     try:
         # The bound tells "never" alone.
-        await soon("the heartbeat is gone", lambda: _gone(machine), seconds=60)
+        await eventually("the heartbeat is gone", lambda: _gone(machine), seconds=60)
     finally:
         os.kill(machine.pid, signal.SIGCONT)
     if how is signal.SIGSTOP:
@@ -39,7 +40,7 @@ async def test_heartbeat_expires_when_agent_is_killed(machine: Machine, how: sig
         assert after.uid == before.uid
 
 
-async def test_heartbeat_reports_disk_and_is_rarely_written(machine: Machine) -> None:
+async def test_heartbeat_reports_disk_and_is_rarely_written(machine: AgentNode) -> None:
     machine.start()
     beat = await _beat(machine)
     assert 0 <= beat.disk.free_mib <= beat.disk.total_mib
@@ -50,5 +51,5 @@ async def test_heartbeat_reports_disk_and_is_rarely_written(machine: Machine) ->
     assert found.version <= 3
 
 
-async def _gone(machine: Machine) -> bool:
+async def _gone(machine: AgentNode) -> bool:
     return await machine.heartbeat() is None

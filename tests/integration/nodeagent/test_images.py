@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.integration.nodeagent.test_pull import Registry
-from tests.support.agent import ENV, Machine, docker, worker
+from tests.support.agent import ENV, AgentNode, worker
+from tests.support.docker import docker
 from tests.support.images import small_image
 from tests.support.until import until
 
@@ -27,12 +28,12 @@ def registry() -> Iterator[Registry]:
     docker("rmi", "-f", made.pinned, check=False)
 
 
-async def noted(machine: Machine, what: str, holds: Callable[[dict[str, Any]], bool]) -> None:
+async def noted(machine: AgentNode, what: str, holds: Callable[[dict[str, Any]], bool]) -> None:
     path = machine.folder / "state" / "images.json"
     await asyncio.to_thread(until, what, lambda: path.exists() and holds(json.loads(path.read_bytes())))
 
 
-async def test_releases_and_what_was_pulled_for_them_are_noted(machine: Machine, registry: Registry) -> None:
+async def test_releases_and_what_was_pulled_for_them_are_noted(machine: AgentNode, registry: Registry) -> None:
     env, pinned = str(ENV), registry.pinned
     machine.start()
     await machine.assign(worker("a", image=pinned), worker("b"))

@@ -9,8 +9,8 @@ from devopsellence.nodeagent.envoy.model import Endpoint
 from tests.integration.nodeagent.routed import agent_of
 from tests.support.agent import ENV, AgentNode, Status, says, service_of, web, worker
 from tests.support.docker import docker
-from tests.support.until import eventually
 from tests.support.fake_router import FakeRouter
+from tests.support.until import eventually
 
 pytestmark = pytest.mark.docker
 

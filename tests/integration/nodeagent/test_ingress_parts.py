@@ -13,9 +13,9 @@ from devopsellence.store.settings import Settings
 from tests.integration.nodeagent.routed import agent_of
 from tests.integration.nodeagent.test_ingress import HOST, ingress
 from tests.support.agent import ENV, AgentNode, Status
-from tests.support.until import eventually
 from tests.support.fake_router import FakeRouter
-from tests.support.host_certificates import sealed
+from tests.support.host_certificates import encrypted_certificate
+from tests.support.until import eventually
 
 pytestmark = pytest.mark.docker
 
@@ -58,7 +58,11 @@ async def test_certificates_come_change_and_stay(machine: AgentNode) -> None:
     routes = FakeRouter()
     async with agent_of(machine, routes) as agent:
         me = agent.beat.age_recipient
-        first, second, foreign = sealed(HOST, me), sealed(HOST, me), sealed(HOST, AgeIdentity.generate().recipient)
+        first, second, foreign = (
+            encrypted_certificate(HOST, me),
+            encrypted_certificate(HOST, me),
+            encrypted_certificate(HOST, AgeIdentity.generate().recipient),
+        )
         await machine.assign(ingress=ingress())
         await serves(machine, "")
         sent = part(machine, certificate=first)
@@ -163,7 +167,7 @@ async def test_parts_of_unassigned_environment_are_dropped(machine: AgentNode) -
         return not await there()
 
     async with agent_of(machine, FakeRouter()) as agent:
-        await send(machine, part(machine, certificate=sealed(HOST, agent.beat.age_recipient)))
+        await send(machine, part(machine, certificate=encrypted_certificate(HOST, agent.beat.age_recipient)))
         await eventually("it is on disk", there, seconds=60)
         await machine.etcd.delete(machine.etcd.keys.ingress(machine.node, ENV, HOST))
         await eventually("it is on disk no more", gone, seconds=60)

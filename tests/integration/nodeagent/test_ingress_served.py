@@ -14,9 +14,12 @@ import pytest
 from devopsellence.api.v1 import stored_pb2
 from tests.integration.nodeagent.test_ingress import HOST, ingress
 from tests.integration.nodeagent.test_ingress_parts import part, send
-from tests.support.agent import SERVE, Machine, Status, docker, service_of, soon, web
+from tests.support.agent import SERVE, AgentNode, Status, service_of, web
+from tests.support.docker import docker
 from tests.support.envoy import envoy_image
-from tests.support.host_certificates import sealed
+from tests.support.host_certificates import encrypted_certificate
+from tests.support.ports import free_ports
+from tests.support.until import eventually
 
 pytestmark = pytest.mark.docker
 
@@ -25,13 +28,6 @@ SLOW = (
     "mkdir -p /w/cgi-bin; cd /w; printf '#!/bin/sh\\ntouch /w/begun; while [ ! -e /w/go ]; do sleep 0.1; done; "
     'printf "Content-Type: text/plain\\\\r\\\\n\\\\r\\\\n$TEXT"\' > cgi-bin/slow; chmod +x cgi-bin/slow; '
 ) + SERVE
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
 
 
 def get(port: int, path: str = "/up") -> tuple[int, str]:
@@ -67,9 +63,9 @@ def mapped(pid: int) -> str:
     return Path(f"/proc/{pid}/maps").read_text()
 
 
-async def test_a_cutover_under_requests_also_with_the_agent_killed_and_a_certificate(machine: Machine) -> None:
+async def test_a_cutover_under_requests_also_with_the_agent_killed_and_a_certificate(machine: AgentNode) -> None:
     envoy_image()
-    http_port, https_port = free_port(), free_port()
+    http_port, https_port = free_ports(2)
     arguments = [
         *("--envoy-image", "built-in", "--ingress-peer-port", "0"),
         *("--ingress-http-port", str(http_port), "--ingress-https-port", str(https_port)),
@@ -97,7 +93,7 @@ async def test_a_cutover_under_requests_also_with_the_agent_killed_and_a_certifi
     async def begun() -> bool:
         return "begun" in await asyncio.to_thread(docker, "exec", old, "ls", "/w")
 
-    await soon("the slow request has begun", begun, seconds=60)
+    await eventually("the slow request has begun", begun, seconds=60)
     await machine.assign(web(text="two", script=SLOW), release=2, ingress=ingress())
     await machine.until(
         "it waits", lambda seen: service_of(seen, "web").reason.endswith("1 request is under way"), seconds=60
@@ -116,7 +112,7 @@ async def test_a_cutover_under_requests_also_with_the_agent_killed_and_a_certifi
 
     beat = await machine.heartbeat()
     assert beat is not None
-    certificate = sealed(HOST, beat.age_recipient)
+    certificate = encrypted_certificate(HOST, beat.age_recipient)
     sent = part(machine, certificate=certificate)
     sent.key_request.CopyFrom(stored_pb2.KeyRequest(id="ab", host=HOST, recipients=[beat.age_recipient]))
     await send(machine, sent)
@@ -131,11 +127,11 @@ async def test_a_cutover_under_requests_also_with_the_agent_killed_and_a_certifi
     async def served() -> bool:
         return await asyncio.to_thread(serial_at, https_port) == certificate.serial
 
-    await soon("it is served by HTTPS", served, seconds=60)
+    await eventually("it is served by HTTPS", served, seconds=60)
     await machine.assign(removed=True)
     await machine.until("removed", lambda seen: seen.phase == Status.REMOVED, seconds=60)
 
     async def gone() -> bool:
         return not await asyncio.to_thread(machine.containers)
 
-    await soon("and Envoy with it", gone, seconds=60)
+    await eventually("and Envoy with it", gone, seconds=60)

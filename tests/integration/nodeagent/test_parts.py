@@ -59,12 +59,12 @@ def test_memories_come_back_with_what_is_left_of_their_wait(folder: StateFolder)
     memory = replace(
         NO_HISTORY, starts=4, crashes=3, trouble=FailureCause.CRASHED, retry=130.0, retry_wall=1_000_030.0, last_end=end
     )
-    folder.save_memories(ENV, {("web", "hash"): memory})
+    folder.save_restart_histories(ENV, {("web", "hash"): memory})
     # After a reboot the monotonic clock is another one, and twenty seconds have passed.
-    read = folder.memories(ENV, Now(5.0, 1_000_020.0))
+    read = folder.restart_histories(ENV, Now(5.0, 1_000_020.0))
     assert read == {("web", "hash"): replace(memory, retry=15.0)}
     # A wall clock that was set back does not make a wait longer than the longest.
-    assert folder.memories(ENV, Now(5.0, 0.0))[("web", "hash")].retry <= 5.0 + 330.0
+    assert folder.restart_histories(ENV, Now(5.0, 0.0))[("web", "hash")].retry <= 5.0 + 330.0
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_memories_come_back_with_what_is_left_of_their_wait(folder: StateFolder)
 )
 def test_memories_that_cannot_be_read_are_none(folder: StateFolder, tmp_path: Path, content: str) -> None:
     (tmp_path / "memory" / "acme+Shop.App+production.json").write_text(content)
-    assert folder.memories(ENV, NOW) == {}
+    assert folder.restart_histories(ENV, NOW) == {}
 
 
 def test_second_agent_cannot_use_the_folder(tmp_path: Path) -> None:

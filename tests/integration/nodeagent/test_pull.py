@@ -16,7 +16,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.agent import Machine, ServiceStatus, docker, says, service_of, worker
+from tests.support.agent import AgentNode, ServiceStatus, says, service_of, worker
+from tests.support.docker import docker
 
 pytestmark = pytest.mark.docker
 
@@ -101,7 +102,7 @@ def registry() -> Iterator[Registry]:
     docker("rmi", "-f", made.pinned, check=False)
 
 
-async def test_an_image_that_a_registry_has_is_pulled_by_digest(machine: Machine, registry: Registry) -> None:
+async def test_an_image_that_a_registry_has_is_pulled_by_digest(machine: AgentNode, registry: Registry) -> None:
     registry.there.set()
     machine.start()
     await machine.assign(worker("a", image=registry.pinned))
@@ -113,7 +114,7 @@ async def test_an_image_that_a_registry_has_is_pulled_by_digest(machine: Machine
 
 
 async def test_a_registry_that_does_not_have_it_is_named_and_the_old_one_serves(
-    machine: Machine, registry: Registry
+    machine: AgentNode, registry: Registry
 ) -> None:
     machine.start()
     await machine.assign(worker("a"))

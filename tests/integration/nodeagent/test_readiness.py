@@ -11,8 +11,8 @@ from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.store.codec import decode
 from tests.support.agent import ENV, SERVE, AgentNode, ServiceStatus, Status, says, service_of, web, worker
 from tests.support.docker import docker
-from tests.support.until import eventually
 from tests.support.images import small_image
+from tests.support.until import eventually
 
 pytestmark = pytest.mark.docker
 

@@ -12,9 +12,11 @@ import pytest
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from tests.integration.nodeagent.gate import Gate
 from tests.integration.nodeagent.test_pull import Registry
-from tests.support.agent import Machine, Status, docker, service_of, soon, web, worker
+from tests.support.agent import AgentNode, Status, service_of, web, worker
+from tests.support.docker import docker
 from tests.support.host import Host, need_host
 from tests.support.images import small_image
+from tests.support.until import eventually
 
 pytestmark = pytest.mark.docker
 
@@ -34,20 +36,20 @@ def task(script: str = APPEND, **env: str) -> workload_pb2.Task:
 
 
 async def assign(
-    machine: Machine, script: str = APPEND, *services: workload_pb2.Service, release: int = 1, **env: str
+    machine: AgentNode, script: str = APPEND, *services: workload_pb2.Service, release: int = 1, **env: str
 ) -> int:
     """An assignment whose task runs ``script``."""
     return await machine.assign(*services, release=release, task=task(script, **env), task_service=app())
 
 
-async def until(machine: Machine, phase: TaskStatus.Phase.ValueType, seconds: float = 30.0) -> TaskStatus:
+async def until(machine: AgentNode, phase: TaskStatus.Phase.ValueType, seconds: float = 30.0) -> TaskStatus:
     """The task's status, once it is in ``phase``."""
     name = TaskStatus.Phase.Name(phase)
     status = await machine.until(f"task {name}", lambda status: status.task.phase == phase, seconds=seconds)
     return status.task
 
 
-def runs(machine: Machine, volume: str = "runs") -> int:
+def runs(machine: AgentNode, volume: str = "runs") -> int:
     """How often a task has run: the lines that they left on the volume."""
     volumes = docker("volume", "ls", "-q", *machine.labelled).split()
     mount = next(each for each in volumes if "-data-" in each)
@@ -55,11 +57,11 @@ def runs(machine: Machine, volume: str = "runs") -> int:
     return int(docker("run", "--rm", "-v", f"{mount}:/data", small_image(), "sh", "-c", script))
 
 
-def tasks(machine: Machine, *filters: str) -> list[str]:
+def tasks(machine: AgentNode, *filters: str) -> list[str]:
     return machine.containers("label=devopsellence.task", *filters)
 
 
-async def test_task_runs_after_dependencies_with_env_and_volumes(machine: Machine) -> None:
+async def test_task_runs_after_dependencies_with_env_and_volumes(machine: AgentNode) -> None:
     db = web("db")
     needs = "wget -q -O /data/answer http://db:3000/up && echo $SHARED $OWN $BOTH > /data/env; echo ran >> /data/runs"
     machine.start()
@@ -86,11 +88,11 @@ async def test_task_runs_after_dependencies_with_env_and_volumes(machine: Machin
     async def gone() -> bool:
         return not await asyncio.to_thread(tasks, machine)
 
-    await soon("the task's container is removed", gone)
+    await eventually("the task's container is removed", gone)
     assert runs(machine) == 1
 
 
-async def test_a_failed_one_says_how_it_ended_and_is_not_repeated(machine: Machine) -> None:
+async def test_a_failed_one_says_how_it_ended_and_is_not_repeated(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("web"))
     before = service_of(await machine.settled(), "web").container
@@ -107,7 +109,7 @@ async def test_a_failed_one_says_how_it_ended_and_is_not_repeated(machine: Machi
     assert runs(machine) == 1
 
 
-async def test_task_waits_for_supporting_service_with_a_reason(machine: Machine) -> None:
+async def test_task_waits_for_supporting_service_with_a_reason(machine: AgentNode) -> None:
     late = web(
         "db",
         script="while ! [ -e /tmp/go ]; do sleep 0.05; done; mkdir -p /w; echo > /w/up; exec httpd -f -p 3000 -h /w",
@@ -122,7 +124,7 @@ async def test_task_waits_for_supporting_service_with_a_reason(machine: Machine)
     await until(machine, TaskStatus.SUCCEEDED)
 
 
-async def test_unstartable_task_fails(machine: Machine) -> None:
+async def test_unstartable_task_fails(machine: AgentNode) -> None:
     machine.start()
     broken = workload_pb2.Task(name="release", service="web", command=["/no/such/command"])
     await machine.assign(task=broken, task_service=app())
@@ -132,7 +134,7 @@ async def test_unstartable_task_fails(machine: Machine) -> None:
     assert not found.HasField("exit")
 
 
-async def test_an_image_that_is_not_there_is_tried_again_and_then_has_failed(machine: Machine) -> None:
+async def test_an_image_that_is_not_there_is_tried_again_and_then_has_failed(machine: AgentNode) -> None:
     machine.start()
     service = app()
     service.image.pinned = "sha256:" + "e" * 64
@@ -140,7 +142,7 @@ async def test_an_image_that_is_not_there_is_tried_again_and_then_has_failed(mac
     assert "is not on this machine" in (await until(machine, TaskStatus.FAILED)).reason
 
 
-async def test_an_image_that_a_registry_has_is_pulled_for_it(machine: Machine) -> None:
+async def test_an_image_that_a_registry_has_is_pulled_for_it(machine: AgentNode) -> None:
     registry = Registry()
     registry.there.set()
     try:
@@ -157,7 +159,7 @@ async def test_an_image_that_a_registry_has_is_pulled_for_it(machine: Machine) -
         await asyncio.to_thread(docker, "rmi", "-f", registry.pinned)
 
 
-async def test_killed_at_any_moment_it_is_run_at_most_once(machine: Machine) -> None:
+async def test_killed_at_any_moment_it_is_run_at_most_once(machine: AgentNode) -> None:
     """The agent ends a little later in each release, roughly or not; each task leaves a line of its own."""
     moments = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0)
     outcomes = []
@@ -189,7 +191,7 @@ async def test_killed_at_any_moment_it_is_run_at_most_once(machine: Machine) -> 
 )
 @pytest.mark.parametrize("killed", [True, False], ids=["the agent killed", "the connection lost"])
 async def test_cut_at_each_call(
-    machine: Machine, stop_at: bytes, forward: bool, phase: TaskStatus.Phase.ValueType, lines: int, killed: bool
+    machine: AgentNode, stop_at: bytes, forward: bool, phase: TaskStatus.Phase.ValueType, lines: int, killed: bool
 ) -> None:
     with Gate(machine.folder, stop_at, forward=forward) as gate:
         machine.start("--docker-host", gate.host)
@@ -211,7 +213,7 @@ async def test_cut_at_each_call(
         assert runs(machine) == lines
 
 
-async def test_a_start_that_reaches_the_engine_late_is_still_the_only_one(machine: Machine) -> None:
+async def test_a_start_that_reaches_the_engine_late_is_still_the_only_one(machine: AgentNode) -> None:
     """The engine is slow, the agent is killed meanwhile, and the next one has looked before the start takes effect."""
     with Gate(machine.folder, b"/start", forward=False) as gate:
         machine.start("--docker-host", gate.host)
@@ -225,14 +227,14 @@ async def test_a_start_that_reaches_the_engine_late_is_still_the_only_one(machin
         async def ended() -> bool:
             return bool(await asyncio.to_thread(tasks, machine, "status=exited"))
 
-        await soon("it has run", ended)
+        await eventually("it has run", ended)
         assert runs(machine) == 1
         await assign(machine, release=2)
         await until(machine, TaskStatus.SUCCEEDED)
         assert runs(machine) == 2
 
 
-async def test_killed_while_it_runs_its_end_is_taken_up(machine: Machine) -> None:
+async def test_killed_while_it_runs_its_end_is_taken_up(machine: AgentNode) -> None:
     machine.start()
     await assign(machine, f"{APPEND}; while ! [ -e /data/go ]; do sleep 0.05; done; exit 4")
     await until(machine, TaskStatus.RUNNING)
@@ -246,7 +248,7 @@ async def test_killed_while_it_runs_its_end_is_taken_up(machine: Machine) -> Non
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["while the agent looks", "while the agent is away"])
-async def test_removed_by_hand_while_it_runs_its_outcome_is_not_known(machine: Machine, away: bool) -> None:
+async def test_removed_by_hand_while_it_runs_its_outcome_is_not_known(machine: AgentNode, away: bool) -> None:
     machine.start()
     await assign(machine, f"{APPEND}; exec sleep 1000")
     await until(machine, TaskStatus.RUNNING)
@@ -260,7 +262,7 @@ async def test_removed_by_hand_while_it_runs_its_outcome_is_not_known(machine: M
     assert runs(machine) == 1
 
 
-async def test_removed_by_hand_after_it_ran_its_result_stays_and_it_is_not_run_again(machine: Machine) -> None:
+async def test_removed_by_hand_after_it_ran_its_result_stays_and_it_is_not_run_again(machine: AgentNode) -> None:
     machine.start()
     await assign(machine)
     before = await until(machine, TaskStatus.SUCCEEDED)
@@ -276,7 +278,7 @@ async def test_removed_by_hand_after_it_ran_its_result_stays_and_it_is_not_run_a
     assert runs(machine) == 1
 
 
-async def test_the_next_releases_task_waits_for_the_one_before_to_end(machine: Machine) -> None:
+async def test_the_next_releases_task_waits_for_the_one_before_to_end(machine: AgentNode) -> None:
     machine.start()
     await assign(machine, f"{APPEND}; while ! [ -e /data/go ]; do sleep 0.05; done")
     await until(machine, TaskStatus.RUNNING)
@@ -296,7 +298,7 @@ async def test_the_next_releases_task_waits_for_the_one_before_to_end(machine: M
     ]
 
 
-async def test_a_tombstone_stops_and_removes_it(machine: Machine) -> None:
+async def test_a_tombstone_stops_and_removes_it(machine: AgentNode) -> None:
     machine.start()
     await assign(machine, "exec sleep 1000", worker("db"))
     await until(machine, TaskStatus.RUNNING)
@@ -306,7 +308,7 @@ async def test_a_tombstone_stops_and_removes_it(machine: Machine) -> None:
     assert docker("network", "ls", "-q", *machine.labelled) == ""
 
 
-async def test_a_record_that_cannot_be_read_is_not_an_empty_one(machine: Machine) -> None:
+async def test_a_record_that_cannot_be_read_is_not_an_empty_one(machine: AgentNode) -> None:
     folder = machine.folder / "state" / "tasks"
     folder.mkdir(parents=True)
     (folder / "acme+shop+production.json").write_text('[{"release": 1')
@@ -317,7 +319,7 @@ async def test_a_record_that_cannot_be_read_is_not_an_empty_one(machine: Machine
     assert tasks(machine) == []
 
 
-async def test_the_engine_killed_while_it_runs(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_the_engine_killed_while_it_runs(machine: AgentNode, tmp_path_factory: pytest.TempPathFactory) -> None:
     need_host()
     with Host(tmp_path_factory.mktemp("host")) as host:
         image = host.load_image("devopsellence/test:small")

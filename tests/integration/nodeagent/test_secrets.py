@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.age import AgeIdentity, is_recipient, encrypt
+from devopsellence.age import AgeIdentity, encrypt, is_recipient
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.store.keys import REGISTRY
 from tests.integration.nodeagent.test_pull import Registry
-from tests.support.agent import Machine, ServiceStatus, docker, says, service_of, soon, worker
+from tests.support.agent import AgentNode, ServiceStatus, says, service_of, worker
+from tests.support.docker import docker
+from tests.support.until import eventually
 
 pytestmark = pytest.mark.docker
 
@@ -29,14 +31,14 @@ def canary() -> str:
     return f"canary-{uuid.uuid4().hex}"
 
 
-async def recipient(machine: Machine) -> str:
+async def recipient(machine: AgentNode) -> str:
     """The public key that the agent tells in its heartbeat."""
 
     async def told() -> str:
         beat = await machine.heartbeat()
         return beat.age_recipient if beat else ""
 
-    return await soon("a recipient", told)
+    return await eventually("a recipient", told)
 
 
 def refers(service: workload_pb2.Service, version: int = 1) -> workload_pb2.Service:
@@ -48,7 +50,7 @@ def sealed(value: bytes, to: str, version: int = 1, service: str = "a") -> store
     return SealedSecret(service=service, name="DB_PASSWORD", version=version, age=encrypt(value, [to]))
 
 
-def variables(machine: Machine, container: str) -> list[str]:
+def variables(machine: AgentNode, container: str) -> list[str]:
     found: list[str] = machine.inspect(container)["Config"]["Env"]
     return found
 
@@ -58,7 +60,7 @@ def told_of_itself(pid: int, canary: str) -> bool:
     return any(canary.encode() in Path(f"/proc/{pid}/{kind}").read_bytes() for kind in ("cmdline", "environ"))
 
 
-async def test_a_secret_becomes_a_variable_and_is_nowhere_else(machine: Machine, canary: str) -> None:
+async def test_a_secret_becomes_a_variable_and_is_nowhere_else(machine: AgentNode, canary: str) -> None:
     machine.start("--debug")
     to = await recipient(machine)
     assert is_recipient(to)
@@ -78,7 +80,7 @@ async def test_a_secret_becomes_a_variable_and_is_nowhere_else(machine: Machine,
     assert not told_of_itself(machine.pid, canary)
 
 
-async def test_a_changed_secret_replaces_exactly_its_users(machine: Machine, canary: str) -> None:
+async def test_a_changed_secret_replaces_exactly_its_users(machine: AgentNode, canary: str) -> None:
     machine.start()
     to = await recipient(machine)
     await machine.assign(refers(worker("a")), worker("b"), secrets=[sealed(b"one", to)])
@@ -93,7 +95,7 @@ async def test_a_changed_secret_replaces_exactly_its_users(machine: Machine, can
     assert f"PASSWORD={canary}" in variables(machine, service_of(after, "a").container)
 
 
-async def test_missing_secret_is_named_and_old_container_serves(machine: Machine) -> None:
+async def test_missing_secret_is_named_and_old_container_serves(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"), worker("b"))
     before = service_of(await machine.settled(), "a").container
@@ -114,7 +116,9 @@ async def test_missing_secret_is_named_and_old_container_serves(machine: Machine
         (None, "it cannot be opened with the identity of age1"),
     ],
 )
-async def test_unusable_secret_affects_its_service_alone(machine: Machine, value: bytes | None, says_why: str) -> None:
+async def test_unusable_secret_affects_its_service_alone(
+    machine: AgentNode, value: bytes | None, says_why: str
+) -> None:
     machine.start()
     to = await recipient(machine)
     secret = sealed(b"x", AgeIdentity.generate().recipient) if value is None else sealed(value, to)
@@ -126,7 +130,7 @@ async def test_unusable_secret_affects_its_service_alone(machine: Machine, value
     await machine.until("the other runs", says("b", phase=ServiceStatus.RUNNING))
 
 
-async def test_the_identity_is_made_once_and_never_replaced(machine: Machine) -> None:
+async def test_the_identity_is_made_once_and_never_replaced(machine: AgentNode) -> None:
     machine.start()
     first = await recipient(machine)
     path = machine.folder / "state" / "identity.age"
@@ -144,7 +148,7 @@ async def test_the_identity_is_made_once_and_never_replaced(machine: Machine) ->
     assert path.read_text() == "damaged"
 
 
-async def test_secrets_on_disk_suffice_without_etcd(machine: Machine, canary: str) -> None:
+async def test_secrets_on_disk_suffice_without_etcd(machine: AgentNode, canary: str) -> None:
     """A container that is gone is made anew from the sealed secrets on disk, in another agent's process."""
     machine.start()
     to = await recipient(machine)
@@ -158,7 +162,7 @@ async def test_secrets_on_disk_suffice_without_etcd(machine: Machine, canary: st
     assert f"PASSWORD={canary}" in variables(machine, container)
 
 
-async def test_the_release_task_has_its_services_secrets(machine: Machine, canary: str) -> None:
+async def test_the_release_task_has_its_services_secrets(machine: AgentNode, canary: str) -> None:
     machine.start()
     to = await recipient(machine)
     task = workload_pb2.Task(
@@ -182,7 +186,7 @@ def private(canary: str) -> Iterator[Registry]:
 
 
 async def test_a_private_registry_gets_its_password_and_no_other_one_does(
-    machine: Machine, private: Registry, canary: str
+    machine: AgentNode, private: Registry, canary: str
 ) -> None:
     machine.start("--debug")
     to = await recipient(machine)

@@ -10,38 +10,30 @@ from pathlib import Path
 import pytest
 
 from devopsellence.store.etcd import Etcd
-from tests.support.agent import (
-    Machine,
-    ServiceStatus,
-    Status,
-    docker,
-    says,
-    service_of,
-    soon,
-    web,
-    worker,
-)
+from tests.support.agent import AgentNode, ServiceStatus, Status, says, service_of, web, worker
+from tests.support.docker import docker
 from tests.support.etcd import EtcdServer
 from tests.support.host import Host, need_host
 from tests.support.need import need_docker, need_etcd
+from tests.support.until import eventually
 
 pytestmark = pytest.mark.docker
 
 
 @pytest.fixture
-async def alone(tmp_path: Path) -> AsyncIterator[tuple[Machine, EtcdServer]]:
+async def alone(tmp_path: Path) -> AsyncIterator[tuple[AgentNode, EtcdServer]]:
     """A machine with an etcd of its own."""
     need_docker()
     need_etcd()
     with EtcdServer(tmp_path / "etcd") as server:
         settings = server.settings()
         async with Etcd(settings) as etcd:
-            machine = Machine(etcd, settings, tmp_path)
+            machine = AgentNode(etcd, settings, tmp_path)
             yield machine, server
             machine.clean()
 
 
-async def test_a_clean_end_leaves_the_containers_and_takes_the_heartbeat(machine: Machine) -> None:
+async def test_a_clean_end_leaves_the_containers_and_takes_the_heartbeat(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"))
     found = service_of(await machine.settled(), "a")
@@ -57,7 +49,7 @@ async def test_a_clean_end_leaves_the_containers_and_takes_the_heartbeat(machine
     assert service_of(await machine.settled(), "a").container == found.container
 
 
-async def test_killed_at_any_moment_it_finishes_what_it_began(machine: Machine) -> None:
+async def test_killed_at_any_moment_it_finishes_what_it_began(machine: AgentNode) -> None:
     """Old and new, with and without volumes, and one service less; ended a little later each time, roughly or not."""
     release = 0
     for after in (0.0, 0.05, 0.15, 0.3, 0.5, 0.8, 1.2):
@@ -80,7 +72,7 @@ async def test_killed_at_any_moment_it_finishes_what_it_began(machine: Machine) 
 
 
 @pytest.mark.parametrize("started", [False, True], ids=["ended", "started-by-one-that-did-not-live-to-note-it"])
-async def test_exits_while_agent_was_down_are_restarted_and_counted(machine: Machine, *, started: bool) -> None:
+async def test_exits_while_agent_was_down_are_restarted_and_counted(machine: AgentNode, *, started: bool) -> None:
     machine.start()
     await machine.assign(worker("a"))
     before = service_of(await machine.settled(), "a").container
@@ -92,7 +84,7 @@ async def test_exits_while_agent_was_down_are_restarted_and_counted(machine: Mac
     await machine.until("counted", says("a", container=before, restarts=1, phase=ServiceStatus.RUNNING))
 
 
-async def test_agent_continues_from_disk_without_etcd_and_catches_up(alone: tuple[Machine, EtcdServer]) -> None:
+async def test_agent_continues_from_disk_without_etcd_and_catches_up(alone: tuple[AgentNode, EtcdServer]) -> None:
     machine, server = alone
     machine.start()
     await machine.assign(worker("a"), worker("b"))
@@ -114,7 +106,7 @@ async def test_agent_continues_from_disk_without_etcd_and_catches_up(alone: tupl
 
 
 async def test_an_etcd_that_lost_everything_removes_nothing_and_is_told_again(
-    alone: tuple[Machine, EtcdServer],
+    alone: tuple[AgentNode, EtcdServer],
 ) -> None:
     machine, server = alone
     machine.start()
@@ -125,14 +117,16 @@ async def test_an_etcd_that_lost_everything_removes_nothing_and_is_told_again(
     await asyncio.to_thread(server.start)
     status = await machine.until("told again", lambda status: status.phase == Status.SETTLED, any_generation=True)
     assert service_of(status, "a").container == before
-    await soon("heartbeat", machine.heartbeat)
+    await eventually("heartbeat", machine.heartbeat)
     # The controller begins to count anew.
     machine.generations.clear()
     await machine.assign(worker("a"), worker("b"))
     assert service_of(await machine.settled(), "a").container == before
 
 
-async def test_the_engine_killed_and_started_again(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_the_engine_killed_and_started_again(
+    machine: AgentNode, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     need_host()
     with Host(tmp_path_factory.mktemp("host")) as host:
         image = host.load_image("devopsellence/test:small")
@@ -145,23 +139,23 @@ async def test_the_engine_killed_and_started_again(machine: Machine, tmp_path_fa
             beat = await machine.heartbeat()
             return beat.problem if beat else ""
 
-        assert "does not answer" in await soon("told", problem)
+        assert "does not answer" in await eventually("told", problem)
         host.start_docker()
 
         async def back() -> bool:
             return not await problem() and len(host.docker("ps", "-q").split()) == 2
 
-        await soon("back", back, seconds=10)
+        await eventually("back", back, seconds=10)
         after = await machine.settled()
         assert [service.container for service in after.services] == [service.container for service in before.services]
         assert machine.kill(signal.SIGTERM) == 0
 
 
-async def test_two_agents_with_one_folder(machine: Machine) -> None:
+async def test_two_agents_with_one_folder(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"))
     await machine.settled()
-    second = Machine(machine.etcd, machine.settings, machine.folder)
+    second = AgentNode(machine.etcd, machine.settings, machine.folder)
     second.start()
     assert await asyncio.to_thread(second.ended) == 1
     assert "another agent already runs" in machine.log.read_text()

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.etcd import free_ports
 from tests.support.host import Host
 from tests.support.need import lack
+from tests.support.ports import free_ports
 from tests.support.until import until
 
 pytestmark = pytest.mark.timeout(180)

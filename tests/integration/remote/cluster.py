@@ -1,10 +1,9 @@
-"""The command line as a process of its own, against an etcd with TLS and stand-ins for agents."""
+"""Command line as a process, against an etcd with TLS and fake agents."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,31 +18,29 @@ from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Environment, Heart
 from devopsellence.api.v1.workload_pb2 import Service, Task
 from devopsellence.store.codec import encode
 from devopsellence.store.etcd import Etcd
-from devopsellence.store.keys import EnvironmentRef
-from tests.support.cli import NO_DEV_CLUSTER
+from tests.support.cli import NO_DEV_CLUSTER, REF
 from tests.support.etcd import EtcdServer
-from tests.support.fake_agent import AgentAuthority, AgentServer, FakeAgent
+from tests.support.fake_agent import FakeAgent, FakeAgentServer
+from tests.support.process import python_environ
 
-REF = EnvironmentRef("acme", "Shop", "production")
 TIMEOUT = 60
 
 
-class Cluster:
-    """What a controller and agents would have written about :data:`REF`, and the agents that answer."""
+class FakeAgentCluster:
+    """Environment :data:`REF` with the records of a controller and agents, and fake agents behind the records."""
 
     def __init__(self, server: EtcdServer, prefix: str, folder: Path) -> None:
-        assert isinstance(server.authority, AgentAuthority)
+        assert server.authority is not None
         self.authority = server.authority
         self.settings = server.settings(prefix, user="operator:ann")
         self.folder = folder
         self.environ = {
-            **os.environ,
+            **python_environ(),
             **self.settings.to_environ(),
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "DEVOPSELLENCE_HOME": NO_DEV_CLUSTER,
             "DEVOPSELLENCE_ENVIRONMENT": str(REF),
         }
-        self.servers: dict[str, AgentServer] = {}
+        self.servers: dict[str, FakeAgentServer] = {}
         self._stack = ExitStack()
         self._names: list[str] = []
         self._release = 0
@@ -58,27 +55,27 @@ class Cluster:
         self._stack.close()
 
     def node(self, name: str, *services: str, labels: Sequence[str] = ("web",), serves: bool = True) -> FakeAgent:
-        """An attached node that runs ``services``; ``serves``: its agent answers and has a heartbeat."""
+        """Add an attached node that runs ``services``; ``serves``: with a heartbeat and a fake agent that answers."""
         agent = FakeAgent(name)
-        server = AgentServer(agent, self.authority, self.authority.issue_agent(self.folder, f"uid-{name}"))
+        server = FakeAgentServer(agent, self.authority.issue_agent(f"uid-{name}"))
         if serves:
             self.servers[name] = self._stack.enter_context(server)
         self._write_node(name, services, labels, server.address if serves else "")
         return agent
 
     def registered(self, name: str, uid: str, labels: Sequence[str]) -> None:
-        """An attached node whose agent speaks for itself."""
+        """Add an attached node without status and heartbeat, which a real agent writes."""
         self._names = sorted({*self._names, name})
         self.write({f"node/{name}": Node(name=name, uid=uid, labels=labels), "environment": self._environment()})
 
     def release(self, *services: Service, tasks: Sequence[Task] = (), release_task: Task | None = None) -> None:
-        """The newest release, number 1."""
+        """Write the newest release, number 1."""
         release = Release(number=1, services=services, tasks=tasks, release_task=release_task)
         self._release = 1
         self.write({"release": release, "environment": self._environment()})
 
     def write(self, records: dict[str, Message]) -> None:
-        """Store records under the keys that ``_key`` knows by name."""
+        """Write records by short name: ``node/NAME``, ``heartbeat/NAME``, ``status/NAME``, release or environment."""
 
         async def work() -> None:
             async with Etcd(self.settings) as etcd:
@@ -90,7 +87,7 @@ class Cluster:
     def start(
         self, *arguments: str, environ: Mapping[str, str] | None = None, **options: Any
     ) -> subprocess.Popen[bytes]:
-        """The command line, with pipes; ``environ`` is added to its variables."""
+        """Start a command with pipes; ``environ`` is added to the variables."""
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
         command = [sys.executable, "-m", "devopsellence.cli", *arguments]
         return subprocess.Popen(
@@ -110,13 +107,13 @@ class Cluster:
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def ok(self, *arguments: str) -> str:
-        """stdout of a command that must succeed."""
+        """Run a command that must succeed; return stdout."""
         done = self.run(*arguments)
         assert done.returncode == 0, (done.stdout, done.stderr)
         return done.stdout.decode()
 
     def error(self, *arguments: str) -> dict[str, Any]:
-        """The error object of a command that must fail."""
+        """Run a command that must fail; return the error object."""
         done = self.run(*arguments, "-o", "json")
         assert done.returncode != 0, done.stdout
         error: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["error"]
@@ -133,7 +130,7 @@ class Cluster:
             self.write_heartbeat(name, address)
 
     def write_heartbeat(self, name: str, address: str) -> None:
-        """Say that the agent of ``name`` is there and answers at ``address``."""
+        """Write the heartbeat of the agent of ``name``, with its API at ``address``."""
         self.write({f"heartbeat/{name}": Heartbeat(node=name, uid=f"uid-{name}", api_address=address)})
 
     def _environment(self) -> Environment:

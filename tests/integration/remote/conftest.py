@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.remote.cluster import Cluster
+from tests.integration.remote.cluster import FakeAgentCluster
+from tests.support.authority import Authority
 from tests.support.etcd import EtcdServer
-from tests.support.fake_agent import AgentAuthority
 from tests.support.need import need_etcd
 
 
@@ -17,13 +17,13 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
     """An etcd whose authority also makes agents' certificates."""
     need_etcd()
     folder = tmp_path_factory.mktemp("secured")
-    with EtcdServer(folder / "etcd", authority=AgentAuthority(folder / "pki")) as server:
+    with EtcdServer(folder / "etcd", authority=Authority(folder / "pki")) as server:
         yield server
 
 
 @pytest.fixture
-def cluster(secured: EtcdServer, tmp_path: Path) -> Iterator[Cluster]:
+def cluster(secured: EtcdServer, tmp_path: Path) -> Iterator[FakeAgentCluster]:
     """An environment without nodes, under a prefix of the test's own."""
     (tmp_path / ".git").mkdir()
-    with Cluster(secured, f"/test-{uuid.uuid4().hex[:12]}/", tmp_path) as made:
+    with FakeAgentCluster(secured, f"/test-{uuid.uuid4().hex[:12]}/", tmp_path) as made:
         yield made

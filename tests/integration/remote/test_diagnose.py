@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from devopsellence.api.v1.agent_pb2 import Check, DiagnoseAnswer
-from tests.integration.remote.cluster import Cluster
+from tests.integration.remote.cluster import FakeAgentCluster
 
 ANSWER = DiagnoseAnswer(
     node="n1",
@@ -29,7 +29,7 @@ ANSWER = DiagnoseAnswer(
 )
 
 
-def test_all_well_is_a_table(cluster: Cluster) -> None:
+def test_all_well_is_a_table(cluster: FakeAgentCluster) -> None:
     n1 = cluster.node("n1")
     n1.diagnosis.CopyFrom(ANSWER)
     del n1.diagnosis.checks[1]
@@ -41,7 +41,7 @@ def test_all_well_is_a_table(cluster: Cluster) -> None:
     assert document["checks"] == [{"name": "docker", "ok": True, "message": "20.10.24", "mend": ""}]
 
 
-def test_a_failed_check_is_exit_code_1_and_what_mends_it(cluster: Cluster) -> None:
+def test_a_failed_check_is_exit_code_1_and_what_mends_it(cluster: FakeAgentCluster) -> None:
     cluster.node("n1").diagnosis.CopyFrom(ANSWER)
     done = cluster.run("node", "diagnose", "n1")
     assert done.returncode == 1
@@ -53,7 +53,7 @@ def test_a_failed_check_is_exit_code_1_and_what_mends_it(cluster: Cluster) -> No
     assert finding["next_actions"][0]["command"] == "docker image prune"
 
 
-def test_unreachable_agent_is_reported_in_a_sentence(cluster: Cluster) -> None:
+def test_unreachable_agent_is_reported_in_a_sentence(cluster: FakeAgentCluster) -> None:
     assert "is not registered" in cluster.error("node", "diagnose", "n9")["message"]
     cluster.node("n1").refusal = (grpc.StatusCode.PERMISSION_DENIED, "node:n2 is not an operator")
     error = cluster.error("node", "diagnose", "n1")

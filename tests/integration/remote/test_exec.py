@@ -14,7 +14,7 @@ import pytest
 
 from devopsellence.api.v1.agent_pb2 import RunStart
 from devopsellence.api.v1.workload_pb2 import Service, Task
-from tests.integration.remote.cluster import TIMEOUT, Cluster
+from tests.integration.remote.cluster import TIMEOUT, FakeAgentCluster
 from tests.integration.remote.window import Window
 from tests.support.fake_agent import FakeAgent
 from tests.support.until import until
@@ -29,14 +29,14 @@ def started(agent: FakeAgent) -> RunStart:
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 127, 137, 255])
-def test_the_exit_code_is_passed_on(cluster: Cluster, code: int) -> None:
+def test_the_exit_code_is_passed_on(cluster: FakeAgentCluster, code: int) -> None:
     agent = cluster.node("n1", "web")
     assert cluster.run("exec", "web", "--", "sh", "-c", f"exit {code}").returncode == code
     assert list(started(agent).command.command) == ["sh", "-c", f"exit {code}"]
     assert (started(agent).interactive, started(agent).tty) == (False, False)
 
 
-def test_output_is_passed_on_byte_for_byte_and_apart(cluster: Cluster) -> None:
+def test_output_is_passed_on_byte_for_byte_and_apart(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
     file = cluster.folder / "bytes"
     file.write_bytes(EVERY_BYTE)
@@ -44,14 +44,14 @@ def test_output_is_passed_on_byte_for_byte_and_apart(cluster: Cluster) -> None:
     assert (done.returncode, done.stdout == EVERY_BYTE, done.stderr == EVERY_BYTE) == (0, True, True)
 
 
-def test_input_of_any_size_passes_and_ends(cluster: Cluster) -> None:
+def test_input_of_any_size_passes_and_ends(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
     sent = EVERY_BYTE * 20
     done = cluster.run("exec", "web", "-i", "--", "sha256sum", stdin=sent)
     assert done.stdout.split()[0].decode() == hashlib.sha256(sent).hexdigest()
 
 
-def test_input_from_a_file_passes(cluster: Cluster) -> None:
+def test_input_from_a_file_passes(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
     file = cluster.folder / "bytes"
     file.write_bytes(EVERY_BYTE)
@@ -61,13 +61,13 @@ def test_input_from_a_file_passes(cluster: Cluster) -> None:
     assert out == EVERY_BYTE
 
 
-def test_a_command_that_does_not_read_its_input_ends_all_the_same(cluster: Cluster) -> None:
+def test_a_command_that_does_not_read_its_input_ends_all_the_same(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
     done = cluster.run("exec", "web", "-i", "--", "sh", "-c", "exit 7", stdin=EVERY_BYTE * 20)
     assert done.returncode == 7
 
 
-def test_first_running_node_is_chosen_and_named(cluster: Cluster) -> None:
+def test_first_running_node_is_chosen_and_named(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "redis")
     cluster.node("n2", "web", serves=False)
     n3, n4 = cluster.node("n3", "web"), cluster.node("n4", "web")
@@ -78,7 +78,7 @@ def test_first_running_node_is_chosen_and_named(cluster: Cluster) -> None:
     assert (done.stderr, len(n4.started)) == (b"", 1)
 
 
-def test_refusals_are_sentences(cluster: Cluster) -> None:
+def test_refusals_are_sentences(cluster: FakeAgentCluster) -> None:
     agent = cluster.node("n1", "web")
     assert cluster.error("exec", "wbe", "true")["code"] == "service_unknown"
     assert cluster.error("exec", "web", "--node", "n9", "true")["code"] == "node_not_attached"
@@ -90,14 +90,14 @@ def test_refusals_are_sentences(cluster: Cluster) -> None:
     assert cluster.error("exec", "web", "true")["code"] == "agent_unreachable"
 
 
-def test_a_closed_stdin_is_a_sentence(cluster: Cluster) -> None:
+def test_a_closed_stdin_is_a_sentence(cluster: FakeAgentCluster) -> None:
     command = f"exec {sys.executable} -m devopsellence.cli exec web -i true <&-"
     done = subprocess.run(["sh", "-c", command], env=cluster.environ, capture_output=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 2
-    assert done.stderr.endswith(b"Error: -i needs a stdin, and it is closed\n")
+    assert done.stderr.endswith(b"Error: -i needs stdin, but stdin is closed\n")
 
 
-def test_json_has_the_output_and_the_exit_code(cluster: Cluster) -> None:
+def test_json_has_the_output_and_the_exit_code(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
     done = cluster.run("exec", "web", "-o", "json", "--", "sh", "-c", "echo out; echo err >&2; exit 3")
     *output, result = map(json.loads, done.stdout.splitlines())
@@ -106,7 +106,7 @@ def test_json_has_the_output_and_the_exit_code(cluster: Cluster) -> None:
     assert (result["event"], result["ok"], result["exit_code"], result["node"]) == ("result", False, 3, "n1")
 
 
-def test_control_c_is_passed_on_and_a_second_one_ends_it(cluster: Cluster) -> None:
+def test_control_c_is_passed_on_and_a_second_one_ends_it(cluster: FakeAgentCluster) -> None:
     agent = cluster.node("n1", "web")
     # Ends only when it is killed; says that it was asked to.
     command = "trap 'echo asked' INT; echo begun; while :; do read -r _ < fifo; done 2>/dev/null"
@@ -119,11 +119,11 @@ def test_control_c_is_passed_on_and_a_second_one_ends_it(cluster: Cluster) -> No
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, agent.signals) == (130, ["SIGINT"])
-    assert errors == b"Warning: SIGINT is passed on; Ctrl-C again ends it\n"
+    assert errors == b"Warning: sent SIGINT; press Ctrl-C again to end the session\n"
     until("the command is ended", lambda: agent.ended == 1)
 
 
-def test_a_terminated_client_ends_the_command(cluster: Cluster) -> None:
+def test_a_terminated_client_ends_the_command(cluster: FakeAgentCluster) -> None:
     agent = cluster.node("n1", "web")
     process = cluster.start("exec", "web", "--", "sh", "-c", "echo begun; exec sleep 300")
     assert process.stdout is not None
@@ -134,7 +134,7 @@ def test_a_terminated_client_ends_the_command(cluster: Cluster) -> None:
     until("the command is ended", lambda: agent.ended == 1)
 
 
-def test_an_agent_that_is_lost_is_an_error(cluster: Cluster) -> None:
+def test_an_agent_that_is_lost_is_an_error(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
     process = cluster.start("exec", "web", "--", "sh", "-c", "echo begun; exec sleep 300")
     assert process.stdout is not None
@@ -146,7 +146,7 @@ def test_an_agent_that_is_lost_is_an_error(cluster: Cluster) -> None:
     assert b"n1" in errors
 
 
-def test_on_a_terminal_keys_go_through_as_they_are_and_its_size_follows(cluster: Cluster) -> None:
+def test_on_a_terminal_keys_go_through_as_they_are_and_its_size_follows(cluster: FakeAgentCluster) -> None:
     agent = cluster.node("n1", "web")
     window = Window(cluster, "exec", "web", "-it", "--", "cat")
     window.resize(101, 31)
@@ -161,7 +161,7 @@ def test_on_a_terminal_keys_go_through_as_they_are_and_its_size_follows(cluster:
     assert agent.signals == []
 
 
-def test_the_terminal_is_restored_when_the_agent_is_lost(cluster: Cluster) -> None:
+def test_the_terminal_is_restored_when_the_agent_is_lost(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
     window = Window(cluster, "exec", "web", "-it", "--", "echo", "begun;", "sleep", "300")
     window.read_until(b"begun")
@@ -170,7 +170,7 @@ def test_the_terminal_is_restored_when_the_agent_is_lost(cluster: Cluster) -> No
     assert window.left() == (1, True)
 
 
-def test_a_task_runs_where_its_service_may_with_its_own_environment(cluster: Cluster) -> None:
+def test_a_task_runs_where_its_service_may_with_its_own_environment(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", labels=["web"])
     cluster.node("n2", labels=["worker"], serves=False)
     n3 = cluster.node("n3", labels=["worker"])
@@ -185,7 +185,7 @@ def test_a_task_runs_where_its_service_may_with_its_own_environment(cluster: Clu
     assert n3.started[0].task.name == "report"
 
 
-def test_control_c_stops_a_task_with_sigterm(cluster: Cluster) -> None:
+def test_control_c_stops_a_task_with_sigterm(cluster: FakeAgentCluster) -> None:
     n1 = cluster.node("n1", labels=["web"])
     task = Task(name="long", service="web", command=["sh", "-c", "echo begun; exec sleep 300"])
     cluster.release(Service(name="web", kind=Service.WEB), tasks=[task])
@@ -197,7 +197,7 @@ def test_control_c_stops_a_task_with_sigterm(cluster: Cluster) -> None:
     assert (process.returncode, n1.signals) == (143, ["SIGTERM"])
 
 
-def test_the_release_task_is_not_run_by_accident(cluster: Cluster) -> None:
+def test_the_release_task_is_not_run_by_accident(cluster: FakeAgentCluster) -> None:
     n1 = cluster.node("n1", labels=["web"])
     release = Task(name="release", service="web", command=["true"])
     cluster.release(Service(name="web", kind=Service.WEB), tasks=[Task(name="x", service="web")], release_task=release)
@@ -212,7 +212,7 @@ def test_the_release_task_is_not_run_by_accident(cluster: Cluster) -> None:
     ]
 
 
-def test_a_task_that_no_node_may_run_says_why(cluster: Cluster) -> None:
+def test_a_task_that_no_node_may_run_says_why(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", labels=["worker"])
     cluster.node("n2", labels=["web"], serves=False)
     cluster.release(Service(name="web", kind=Service.WEB), tasks=[Task(name="x", service="web", command=["true"])])
@@ -222,7 +222,7 @@ def test_a_task_that_no_node_may_run_says_why(cluster: Cluster) -> None:
     assert "node n2 has no heartbeat" in error["message"]
 
 
-def test_names_are_completed_from_the_configuration(cluster: Cluster) -> None:
+def test_names_are_completed_from_the_configuration(cluster: FakeAgentCluster) -> None:
     path = cluster.folder / "devopsellence.yml"
     path.write_text("services: {web: {}, worker: {}, redis: {}}\ntasks: {report: {}}\n")
     assert complete(cluster, "exec w") == ["plain,web", "plain,worker"]
@@ -231,7 +231,7 @@ def test_names_are_completed_from_the_configuration(cluster: Cluster) -> None:
     assert complete(cluster, "logs w") == []
 
 
-def complete(cluster: Cluster, words: str) -> list[str]:
+def complete(cluster: FakeAgentCluster, words: str) -> list[str]:
     typed = f"devopsellence {words}"
     asked = {"_DEVOPSELLENCE_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
     process = cluster.start(environ=asked)

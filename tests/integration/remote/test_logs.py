@@ -11,9 +11,9 @@ import subprocess
 import grpc
 import psutil
 
-from tests.integration.remote.cluster import TIMEOUT, Cluster
+from tests.integration.remote.cluster import TIMEOUT, FakeAgentCluster
 from tests.integration.remote.window import Window
-from tests.support.fake_agent import line
+from tests.support.fake_agent import log_line
 from tests.support.until import until
 
 
@@ -30,10 +30,10 @@ def lines_of(process: subprocess.Popen[bytes], count: int) -> list[str]:
     return [process.stdout.readline().decode().rstrip("\n") for _ in range(count)]
 
 
-def test_the_lines_of_all_nodes_are_in_order_of_time(cluster: Cluster) -> None:
+def test_the_lines_of_all_nodes_are_in_order_of_time(cluster: FakeAgentCluster) -> None:
     n1, n2 = cluster.node("n1", "web", "redis"), cluster.node("node-2", "web")
-    n1.say(line("web", 1, "a"), line("web", 4, "d"), line("redis", 3, "c"), line("redis", 6, "f"))
-    n2.say(line("web", 2, "b"), line("web", 5, "e"))
+    n1.say(log_line("web", 1, "a"), log_line("web", 4, "d"), log_line("redis", 3, "c"), log_line("redis", 6, "f"))
+    n2.say(log_line("web", 2, "b"), log_line("web", 5, "e"))
     assert cluster.ok("logs").splitlines() == [
         "n1/web     │ a",
         "node-2/web │ b",
@@ -44,12 +44,12 @@ def test_the_lines_of_all_nodes_are_in_order_of_time(cluster: Cluster) -> None:
     ]
 
 
-def test_single_source_prints_raw_bytes_in_a_pipe(cluster: Cluster) -> None:
-    cluster.node("n1", "web").say(line("web", 1, b"\x1b[31mred\x1b[0m \xff\x07 end"))
+def test_single_source_prints_raw_bytes_in_a_pipe(cluster: FakeAgentCluster) -> None:
+    cluster.node("n1", "web").say(log_line("web", 1, b"\x1b[31mred\x1b[0m \xff\x07 end"))
     assert cluster.run("logs", "web").stdout == b"\x1b[31mred\x1b[0m \xff\x07 end\n"
 
 
-def test_log_options_reach_the_agents(cluster: Cluster) -> None:
+def test_log_options_reach_the_agents(cluster: FakeAgentCluster) -> None:
     n1, n2 = cluster.node("n1", "web", "redis"), cluster.node("n2", "web")
     cluster.ok("logs", "redis", "--lines", "all", "--since", "2024-05-01T10:00:00Z")
     cluster.ok("logs", "web", "--node", "n2", "--lines", "7")
@@ -60,8 +60,8 @@ def test_log_options_reach_the_agents(cluster: Cluster) -> None:
     assert (list(asked.services), asked.lines, asked.HasField("since")) == (["web"], 7, False)
 
 
-def test_json_is_an_object_a_line(cluster: Cluster) -> None:
-    cluster.node("n1", "web").say(line("web", 1.5, "hello", stderr=True))
+def test_json_is_an_object_a_line(cluster: FakeAgentCluster) -> None:
+    cluster.node("n1", "web").say(log_line("web", 1.5, "hello", stderr=True))
     started, said, result = map(json.loads, cluster.ok("logs", "-o", "json").splitlines())
     assert started["event"] == "started"
     assert said == {
@@ -79,8 +79,8 @@ def test_json_is_an_object_a_line(cluster: Cluster) -> None:
     assert (result["event"], result["ok"], result["problems"]) == ("result", True, [])
 
 
-def test_a_node_that_cannot_be_asked_is_a_warning(cluster: Cluster) -> None:
-    cluster.node("n1", "web").say(line("web", 1, "here"))
+def test_a_node_that_cannot_be_asked_is_a_warning(cluster: FakeAgentCluster) -> None:
+    cluster.node("n1", "web").say(log_line("web", 1, "here"))
     cluster.node("n2", "web", serves=False)
     n3 = cluster.node("n3", "web")
     n3.refusal = (grpc.StatusCode.UNAVAILABLE, "Docker does not answer")
@@ -92,7 +92,7 @@ def test_a_node_that_cannot_be_asked_is_a_warning(cluster: Cluster) -> None:
     ]
 
 
-def test_no_node_that_can_be_asked_is_an_error(cluster: Cluster) -> None:
+def test_no_node_that_can_be_asked_is_an_error(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web", serves=False)
     cluster.node("n2", "web")
     cluster.servers["n2"].stop()
@@ -100,13 +100,13 @@ def test_no_node_that_can_be_asked_is_an_error(cluster: Cluster) -> None:
     assert (error["code"], error["exit_code"]) == ("agent_unreachable", 1)
 
 
-def test_an_unknown_service_is_an_error_that_names_those_there_are(cluster: Cluster) -> None:
+def test_an_unknown_service_is_an_error_that_names_those_there_are(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web", "redis")
     error = cluster.error("logs", "wbe")
     assert error["message"] == "acme/Shop/production has no service wbe; it has: redis, web"
 
 
-def test_an_agent_with_another_nodes_certificate_is_not_believed(cluster: Cluster) -> None:
+def test_an_agent_with_another_nodes_certificate_is_not_believed(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
     impostor = cluster.node("n2", "web")
     cluster.write_heartbeat("n1", cluster.servers["n2"].address)
@@ -114,45 +114,45 @@ def test_an_agent_with_another_nodes_certificate_is_not_believed(cluster: Cluste
     assert impostor.asked == []
 
 
-def test_following_goes_on_and_ends_quietly_with_control_c(cluster: Cluster) -> None:
+def test_following_goes_on_and_ends_quietly_with_control_c(cluster: FakeAgentCluster) -> None:
     n1, n2 = cluster.node("n1", "web"), cluster.node("n2", "web")
-    n1.say(line("web", 1, "before"))
+    n1.say(log_line("web", 1, "before"))
     process = cluster.start("logs", "-f")
     assert lines_of(process, 1) == ["n1/web │ before"]
-    n2.say(line("web", 2, "more"))
+    n2.say(log_line("web", 2, "more"))
     assert lines_of(process, 1) == ["n2/web │ more"]
     assert end(process) == (130, b"")
 
 
-def test_a_broken_stream_is_taken_up_without_a_gap_or_a_repetition(cluster: Cluster) -> None:
+def test_a_broken_stream_is_taken_up_without_a_gap_or_a_repetition(cluster: FakeAgentCluster) -> None:
     n1 = cluster.node("n1", "web")
     n1.breaks_after = 3
     # Two lines at one time, one of them said twice.
-    n1.say(*[line("web", second, str(second)) for second in (1, 2)])
-    n1.say(line("web", 3, "x"), line("web", 3, "x"), line("web", 3, "y"), line("web", 4, "4"))
+    n1.say(*[log_line("web", second, str(second)) for second in (1, 2)])
+    n1.say(log_line("web", 3, "x"), log_line("web", 3, "x"), log_line("web", 3, "y"), log_line("web", 4, "4"))
     process = cluster.start("logs", "-f", "web", "--lines", "all")
     assert lines_of(process, 6) == ["1", "2", "x", "x", "y", "4"]
     assert n1.asked[1].since.ToJsonString() == "1970-01-01T00:00:03Z"
     assert end(process) == (130, b"")
 
 
-def test_an_agent_that_is_restarted_is_found_again(cluster: Cluster) -> None:
+def test_an_agent_that_is_restarted_is_found_again(cluster: FakeAgentCluster) -> None:
     n1, n2 = cluster.node("n1", "web"), cluster.node("n2", "web")
-    n1.say(line("web", 1, "before"))
+    n1.say(log_line("web", 1, "before"))
     process = cluster.start("logs", "-f")
     assert lines_of(process, 1) == ["n1/web │ before"]
     cluster.servers["n1"].stop()
-    n1.say(line("web", 2, "while it was away"))
-    n2.say(line("web", 3, "meanwhile"))
+    n1.say(log_line("web", 2, "while it was away"))
+    n2.say(log_line("web", 3, "meanwhile"))
     assert lines_of(process, 1) == ["n2/web │ meanwhile"]
     cluster.servers["n1"].start()
     assert lines_of(process, 1) == ["n1/web │ while it was away"]
     code, errors = end(process)
-    assert (code, errors) == (130, b"Warning: the connection to node n1 is lost; trying again\n")
+    assert (code, errors) == (130, b"Warning: lost connection to node n1; reconnecting\n")
 
 
-def test_on_a_terminal_what_would_move_its_cursor_is_made_visible(cluster: Cluster) -> None:
-    cluster.node("n1", "web", "redis").say(line("web", 1, b"\x1b[2Jclear \x1b[31mred"))
+def test_on_a_terminal_what_would_move_its_cursor_is_made_visible(cluster: FakeAgentCluster) -> None:
+    cluster.node("n1", "web", "redis").say(log_line("web", 1, b"\x1b[2Jclear \x1b[31mred"))
     window = Window(cluster, "logs")
     window.read_until(b"red")
     assert window.end() == 0
@@ -163,30 +163,30 @@ def test_on_a_terminal_what_would_move_its_cursor_is_made_visible(cluster: Clust
     assert b"\x1b" not in plain.seen
 
 
-def test_closed_reader_ends_logs(cluster: Cluster) -> None:
+def test_closed_reader_ends_logs(cluster: FakeAgentCluster) -> None:
     n1 = cluster.node("n1", "web")
     process = cluster.start("logs", "-f", "web")
-    n1.say(line("web", 1, "one"))
+    n1.say(log_line("web", 1, "one"))
     assert lines_of(process, 1) == ["one"]
     assert process.stdout is not None
     process.stdout.close()
-    n1.say(line("web", 2, "two"))
+    n1.say(log_line("web", 2, "two"))
     process.wait(timeout=TIMEOUT)
     assert process.stderr is not None
     assert process.stderr.read() == b""
     process.stderr.close()
 
 
-def test_a_flood_passes_in_little_memory(cluster: Cluster) -> None:
+def test_a_flood_passes_in_little_memory(cluster: FakeAgentCluster) -> None:
     n1, n2 = cluster.node("n1", "web"), cluster.node("n2", "web")
     n1.batch = 500
     process = cluster.start("logs", "-f", "--lines", "all")
     assert process.stdout is not None
-    n2.say(line("web", 1, "begin"))
+    n2.say(log_line("web", 1, "begin"))
     assert lines_of(process, 1) == ["n2/web │ begin"]
     before = psutil.Process(process.pid).memory_info().rss
     text = "x" * 100
-    n1.say(*[line("web", 2 + number / 1000, text) for number in range(100_000)])
+    n1.say(*[log_line("web", 2 + number / 1000, text) for number in range(100_000)])
     # Nobody reads for a while: nothing may pile up here.
     until("the pipe is full", lambda: _is_full(process.pid))
     for number in range(100_000):

@@ -5,36 +5,37 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from devopsellence.api.v1.workload_pb2 import Task
 from devopsellence.store.etcd import Etcd
-from tests.integration.remote.cluster import REF, Cluster
+from tests.integration.remote.cluster import FakeAgentCluster
 from tests.integration.remote.window import Window
-from tests.support.agent import Machine, soon, worker
+from tests.support.agent import AgentNode, worker
+from tests.support.authority import settings_with
+from tests.support.cli import REF
 from tests.support.need import need_docker
+from tests.support.until import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.etcd]
 
 
 @pytest.fixture
-async def machine(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Machine]:
+async def machine(cluster: FakeAgentCluster, tmp_path: Path) -> AsyncIterator[AgentNode]:
     """A node n1 whose agent runs a service called jobs, which greets and stays."""
     need_docker()
     async with Etcd(cluster.settings) as etcd:
-        made = Machine(etcd, cluster.settings, tmp_path)
-        own = cluster.authority.issue_agent(tmp_path, made.uid)
-        made.settings = replace(cluster.settings, cert=own.cert, key=own.key)
+        made = AgentNode(etcd, cluster.settings, tmp_path)
+        made.settings = settings_with(cluster.settings, cluster.authority.issue_agent(made.uid))
         await asyncio.to_thread(cluster.registered, "n1", made.uid, ["worker"])
         try:
             made.start("--api-listen", "127.0.0.1:0")
             jobs = worker("jobs", "sh", "-c", "echo hello; echo oh >&2; exec sleep 100000", GREETING="hi")
             await made.assign(jobs, env=REF)
             await made.settled(REF)
-            await soon("a heartbeat", made.heartbeat)
+            await eventually("a heartbeat", made.heartbeat)
             greet = Task(name="greet", service="jobs", command=["sh", "-c", 'echo "$GREETING $0"; exit 5'])
             await asyncio.to_thread(cluster.release, jobs, tasks=[greet])
             yield made
@@ -42,7 +43,7 @@ async def machine(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Machine]:
             await asyncio.to_thread(made.clean)
 
 
-async def test_everything_that_can_be_asked(cluster: Cluster, machine: Machine) -> None:
+async def test_everything_that_can_be_asked(cluster: FakeAgentCluster, machine: AgentNode) -> None:
     def ask() -> None:
         assert sorted(cluster.ok("logs", "jobs").splitlines()) == ["hello", "oh"]
         done = cluster.run(
@@ -58,7 +59,7 @@ async def test_everything_that_can_be_asked(cluster: Cluster, machine: Machine) 
     await asyncio.to_thread(ask)
 
 
-async def test_a_shell_on_a_terminal(cluster: Cluster, machine: Machine) -> None:
+async def test_a_shell_on_a_terminal(cluster: FakeAgentCluster, machine: AgentNode) -> None:
     def use() -> None:
         window = Window(cluster, "exec", "jobs", "-it", "--", "sh")
         window.resize(97, 23)

@@ -9,14 +9,14 @@ import struct
 import termios
 
 from tests.integration.cli.test_terminal import Terminal
-from tests.integration.remote.cluster import TIMEOUT, Cluster
+from tests.integration.remote.cluster import TIMEOUT, FakeAgentCluster
 from tests.support.cli import Cli
 
 
 class Window(Terminal):
     """A terminal whose size changes, and that shows whether it was left as it was found."""
 
-    def __init__(self, cluster: Cluster, *arguments: str) -> None:
+    def __init__(self, cluster: FakeAgentCluster, *arguments: str) -> None:
         cli = Cli(cluster.settings, cluster.folder)
         cli.environ["DEVOPSELLENCE_ENVIRONMENT"] = cluster.environ["DEVOPSELLENCE_ENVIRONMENT"]
         super().__init__(cli, *arguments)

@@ -17,7 +17,8 @@ from devopsellence.store.informer import Informer
 from devopsellence.store.keys import PEERS, EnvironmentRef
 from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
-from tests.support.etcd import Authority, EtcdServer
+from tests.support.authority import Authority
+from tests.support.etcd import EtcdServer
 from tests.support.need import need_etcd
 
 pytestmark = pytest.mark.etcd

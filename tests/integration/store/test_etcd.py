@@ -11,8 +11,10 @@ import pytest
 from devopsellence.store.errors import Ambiguous, LeaseLost, NoSpace, Rejected, Unavailable
 from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete, Etcd, Put
 from devopsellence.store.settings import Settings, SettingsError
-from tests.support.etcd import Authority, EtcdServer, free_ports
+from tests.support.authority import Authority
+from tests.support.etcd import EtcdServer
 from tests.support.need import need_etcd
+from tests.support.ports import free_ports
 from tests.support.relay import Relay
 
 pytestmark = pytest.mark.etcd
@@ -251,7 +253,7 @@ async def test_only_certificates_of_the_right_authority_get_in(tmp_path: Path) -
         async with Etcd(settings) as etcd:
             await etcd.put("/a", b"1")
         other = stranger.issue("someone")
-        wrong = Settings(settings.endpoints, authority.ca_cert, other.cert, other.key)
+        wrong = Settings(settings.endpoints, authority.ca_cert, other.certificate, other.key)
         async with Etcd(wrong, timeout=0.5) as etcd:
             with pytest.raises(Unavailable, match="does not answer"):
                 await etcd.get("/a")
