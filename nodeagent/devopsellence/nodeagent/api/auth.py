@@ -67,4 +67,4 @@ def refusal_of(error: Exception) -> CallRefused:
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], node: str, refused: CallRefused) -> NoReturn:
     """End a call with a refusal."""
-    await context.abort(refused.code, refused.message, ((REFUSED_BY, node_name),))
+    await context.abort(refused.code, refused.message, ((REFUSED_BY, node),))
