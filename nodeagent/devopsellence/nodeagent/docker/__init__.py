@@ -2,5 +2,5 @@
 
 The only package that imports the Docker SDK. No decisions about which container should run: those belong in ``plan``.
 ``client`` and ``streams`` are covered by tests/integration/nodeagent, ``engine`` and ``interface`` by
-tests/unit/bench/test_hollow.py.
+tests/unit/bench/test_hollow.py, ``pipe`` by tests/unit/nodeagent/api/test_session.py.
 """

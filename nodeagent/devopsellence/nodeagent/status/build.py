@@ -23,8 +23,8 @@ def status(
     """Build the status of an environment.
 
     ``progress``: progress of image pulls by service. ``problem``: reason why the assignment in etcd cannot be applied
-    (``desired`` is the previous assignment then), else empty. ``ingress``: status of the ingress, None without an ingress;
-    without influence on the phase.
+    (``desired`` is the previous assignment then), else empty. ``ingress``: status of the ingress, None without an
+    ingress; without influence on the phase.
     """
     services = [
         _service(desired, service, histories, progress.get(service.service, "")) for service in planned.services

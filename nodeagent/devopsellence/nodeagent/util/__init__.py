@@ -1,4 +1,5 @@
 """Helpers without a subject of their own: thread pools and memory.
 
-Nothing here knows of nodes, services or Docker. ``memory`` is covered by bench/rest.py.
+Nothing here knows of nodes, services or Docker. ``memory`` is covered by tests/integration/hollow, whose agents run
+with a MemoryTrimmer.
 """

@@ -1,4 +1,4 @@
-"""Who calls, and what callers are told of errors."""
+"""Authentication of callers, and refusals for errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from devopsellence.nodeagent.docker import errors
 
 
 @pytest.mark.parametrize("name", ["root", "operator:ann", "operator:müller"])
-def test_operators(name: str) -> None:
+def test_operator_certificates_are_accepted(name: str) -> None:
     assert operator_name({"x509_common_name": [name.encode()]}) == name
 
 
@@ -28,7 +28,7 @@ def test_operators(name: str) -> None:
         ({"x509_common_name": [b"\xff"]}, "\N{REPLACEMENT CHARACTER}"),
     ],
 )
-def test_everybody_else(identities: Mapping[str, Iterable[bytes]], shown: str) -> None:
+def test_other_certificates_are_refused(identities: Mapping[str, Iterable[bytes]], shown: str) -> None:
     with pytest.raises(CallRefused) as caught:
         operator_name(identities)
     assert caught.value.code is grpc.StatusCode.PERMISSION_DENIED
@@ -36,7 +36,7 @@ def test_everybody_else(identities: Mapping[str, Iterable[bytes]], shown: str) -
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "sentence"),
+    ("error", "code", "message"),
     [
         (CallRefused(grpc.StatusCode.NOT_FOUND, "not here"), grpc.StatusCode.NOT_FOUND, "not here"),
         (errors.EngineUnavailable("gone"), grpc.StatusCode.UNAVAILABLE, "gone"),
@@ -45,6 +45,6 @@ def test_everybody_else(identities: Mapping[str, Iterable[bytes]], shown: str) -
         (ValueError("secret"), grpc.StatusCode.INTERNAL, "internal error of the agent; see the agent's log"),
     ],
 )
-def test_errors_become_refusals(error: Exception, code: grpc.StatusCode, sentence: str) -> None:
-    told = refusal_of(error)
-    assert (told.code, told.message) == (code, sentence)
+def test_errors_become_refusals(error: Exception, code: grpc.StatusCode, message: str) -> None:
+    refused = refusal_of(error)
+    assert (refused.code, refused.message) == (code, message)

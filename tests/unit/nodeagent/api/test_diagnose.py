@@ -1,4 +1,4 @@
-"""Judging what was measured."""
+"""Checks of a diagnosis."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def expired() -> float:
         (diagnose.check_assignments(["a: x", "b: y"]), False, "a: x; b: y"),
     ],
 )
-def test_each_check_says_what_it_saw_and_what_mends_it(check: Check, ok: bool, message: str) -> None:
+def test_failed_check_has_a_fix(check: Check, ok: bool, message: str) -> None:
     assert check.ok is ok
     assert check.message.startswith(message)
     assert bool(check.mend) is not ok
 
 
-def test_measuring_this_machine() -> None:
+def test_measurements_of_this_machine() -> None:
     assert 0 < diagnose.memory_capacity().free <= diagnose.memory_capacity().total
     assert diagnose.process_memory() > 0

@@ -1,4 +1,4 @@
-"""Who gets in past the ingress, by the rules that Docker and people make."""
+"""Detection of direct access to containers, by typical rule sets of Docker and administrators."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def by(**printed: str) -> Callable[[str], ForwardFilter]:
     return look
 
 
-def judged(iptables: str, **more: str) -> Isolation:
+def judge_table(iptables: str, **more: str) -> Isolation:
     return judge(BRIDGES, {"eth0", "br-0a", "docker0"}, {"eth0", "br-0a", "docker0"}, by(iptables=iptables, **more))
 
 
@@ -109,25 +109,25 @@ OPEN: Mapping[str, tuple[str, str, str]] = {
 
 @pytest.mark.parametrize("printed", SHUT.values(), ids=SHUT.keys())
 def test_closed_firewall_admits_no_one(printed: str) -> None:
-    assert judged(printed) == Isolation(FINE)
+    assert judge_table(printed) == Isolation(FINE)
 
 
-@pytest.mark.parametrize(("printed", "rule", "mend"), OPEN.values(), ids=OPEN.keys())
-def test_neighbours_get_in_and_a_command_ends_it(printed: str, rule: str, mend: str) -> None:
-    seen = judged(printed)
-    assert seen.problem.endswith(f"past the ingress: iptables forwards from eth0 to br-0a by {rule}")
-    assert seen.fix.startswith(mend)
-    command = seen.fix.partition(" (")[0].removeprefix("iptables ")
+@pytest.mark.parametrize(("printed", "rule", "fix"), OPEN.values(), ids=OPEN.keys())
+def test_open_firewall_is_reported_with_a_fix(printed: str, rule: str, fix: str) -> None:
+    result = judge_table(printed)
+    assert result.problem.endswith(f"past the ingress: iptables forwards from eth0 to br-0a by {rule}")
+    assert result.fix.startswith(fix)
+    command = result.fix.partition(" (")[0].removeprefix("iptables ")
     after = printed.replace(ACCEPT, f"{command}\n") if command.startswith("-P") else printed.replace(f"{rule}\n", "")
-    assert judged(after) == Isolation(FINE)
+    assert judge_table(after) == Isolation(FINE)
 
 
-def test_networks_with_ipv6_are_looked_at_by_both() -> None:
+def test_ipv6_networks_are_checked_with_both_programs() -> None:
     interfaces = {"eth0", "br-0a"}
     shut, opened = DROP + CHAINS + JUMPS + OLD, ACCEPT
-    seen = judge([BOTH], interfaces, interfaces, by(iptables=shut, ip6tables=opened))
-    assert seen.problem.endswith("ip6tables forwards from eth0 to br-0a by -P FORWARD ACCEPT")
-    assert seen.fix.startswith("ip6tables -P FORWARD DROP (")
+    result = judge([BOTH], interfaces, interfaces, by(iptables=shut, ip6tables=opened))
+    assert result.problem.endswith("ip6tables forwards from eth0 to br-0a by -P FORWARD ACCEPT")
+    assert result.fix.startswith("ip6tables -P FORWARD DROP (")
     both = judge([BOTH], interfaces, interfaces, by(iptables=ACCEPT + CHAINS + JUMPS + OLD, ip6tables=opened))
     assert both.fix.startswith("iptables -P FORWARD DROP && ip6tables -P FORWARD DROP (")
     assert judge([BOTH], interfaces, interfaces, by(iptables=shut)) == Isolation("unknown: ip6tables is not installed")
@@ -136,7 +136,7 @@ def test_networks_with_ipv6_are_looked_at_by_both() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bridges", "outside", "look", "said"),
+    ("bridges", "outside", "look", "summary"),
     [
         pytest.param([THEIRS], {"eth0"}, by(), "no environment has a network here", id="nothing runs"),
         pytest.param(
@@ -154,9 +154,9 @@ def test_networks_with_ipv6_are_looked_at_by_both() -> None:
     ],
 )
 def test_unknown_result_is_reported(
-    bridges: list[BridgeNetwork], outside: set[str], look: Callable[[str], ForwardFilter], said: str
+    bridges: list[BridgeNetwork], outside: set[str], look: Callable[[str], ForwardFilter], summary: str
 ) -> None:
-    assert judge(bridges, {"eth0", "br-0a", "docker0"}, outside, look) == Isolation(said)
+    assert judge(bridges, {"eth0", "br-0a", "docker0"}, outside, look) == Isolation(summary)
 
 
 def test_non_filter_table_is_refused() -> None:
@@ -164,5 +164,5 @@ def test_non_filter_table_is_refused() -> None:
         parse("iptables: nonsense")
 
 
-def test_the_interfaces_of_this_machine() -> None:
+def test_routed_interfaces_of_this_machine() -> None:
     assert "lo" not in routed_interfaces()

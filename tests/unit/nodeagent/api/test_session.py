@@ -1,4 +1,4 @@
-"""Conversations, with a socket pair for the engine's connection."""
+"""Sessions, over a socket pair in place of the engine's connection."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ SECONDS = 20
 
 
 @dataclass
-class Process:
-    """Notes what it is told."""
+class FakeProcess:
+    """Process that records sizes and signals."""
 
     container: str = "0123456789abcdef"
-    has_begun: bool = True
-    told: list[str] = field(default_factory=list)
+    has_started: bool = True
+    received_controls: list[str] = field(default_factory=list)
     signalled: threading.Event = field(default_factory=threading.Event)
 
     async def started(self) -> bool:
-        return self.has_begun
+        return self.has_started
 
     async def resize(self, size: WindowSize) -> None:
-        self.told.append(f"{size.columns}x{size.rows}")
+        self.received_controls.append(f"{size.columns}x{size.rows}")
 
     async def signal(self, name: str) -> None:
-        self.told.append(signal_named(name).name)
+        self.received_controls.append(signal_named(name).name)
         self.signalled.set()
 
 
 @dataclass
-class Talk:
-    """One conversation; the other end of the connection is ``engine``."""
+class Session:
+    """A session; ``engine`` is the engine's end of the connection."""
 
     pipe: ProcessPipe
     engine: socket.socket
-    process: Process = field(default_factory=Process)
+    process: FakeProcess = field(default_factory=FakeProcess)
     answers: list[RunAnswer] = field(default_factory=list)
     answered: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -73,21 +73,21 @@ class Talk:
 
 
 @pytest.fixture
-def talk() -> Iterator[Talk]:
-    yield from _talk(tty=False)
+def session() -> Iterator[Session]:
+    yield from _session(tty=False)
 
 
 @pytest.fixture
-def terminal() -> Iterator[Talk]:
-    yield from _talk(tty=True)
+def terminal() -> Iterator[Session]:
+    yield from _session(tty=True)
 
 
-def _talk(*, tty: bool, ahead: bytes = b"") -> Iterator[Talk]:
+def _session(*, tty: bool, buffered: bytes = b"") -> Iterator[Session]:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.settimeout(SECONDS)
-    pipe = ProcessPipe(HijackedConnection(ours, ahead), tty=tty)
-    yield Talk(pipe, theirs)
+    pipe = ProcessPipe(HijackedConnection(ours, buffered), tty=tty)
+    yield Session(pipe, theirs)
     pipe.close()
     theirs.close()
 
@@ -96,23 +96,23 @@ def frame(stream: int, payload: bytes) -> bytes:
     return struct.pack(">BxxxL", stream, len(payload)) + payload
 
 
-async def test_output_is_passed_on_until_it_ends(talk: Talk) -> None:
-    talk.engine.sendall(frame(1, b"out") + frame(2, b"err") + frame(1, b"more"))
-    talk.engine.close()
-    await talk.hold(RunStart(), forever=True)
-    assert talk.answers[0].started.container == "0123456789ab"
-    assert talk.output == (b"outmore", b"err")
+async def test_output_is_forwarded_to_its_end(session: Session) -> None:
+    session.engine.sendall(frame(1, b"out") + frame(2, b"err") + frame(1, b"more"))
+    session.engine.close()
+    await session.hold(RunStart(), forever=True)
+    assert session.answers[0].started.container == "0123456789ab"
+    assert session.output == (b"outmore", b"err")
 
 
 async def test_data_behind_the_http_response_comes_first() -> None:
-    for talk in _talk(tty=False, ahead=frame(1, b"first ")[:10]):
-        talk.engine.sendall(frame(1, b"first ")[10:] + frame(1, b"second"))
-        talk.engine.close()
-        await talk.hold(RunStart(), forever=True)
-        assert talk.output == (b"first second", b"")
+    for session in _session(tty=False, buffered=frame(1, b"first ")[:10]):
+        session.engine.sendall(frame(1, b"first ")[10:] + frame(1, b"second"))
+        session.engine.close()
+        await session.hold(RunStart(), forever=True)
+        assert session.output == (b"first second", b"")
 
 
-async def test_a_terminals_output_has_no_frames(terminal: Talk) -> None:
+async def test_terminal_output_has_no_frames(terminal: Session) -> None:
     terminal.engine.sendall(b"\x01\x00plain")
     terminal.engine.close()
     start = RunStart(tty=True, size=WindowSize(columns=80, rows=24))
@@ -120,33 +120,33 @@ async def test_a_terminals_output_has_no_frames(terminal: Talk) -> None:
     assert terminal.output == (b"\x01\x00plain", b"")
 
 
-async def test_the_engines_words_about_a_command_that_never_began_go_to_stderr(talk: Talk) -> None:
-    talk.process.has_begun = False
-    talk.engine.sendall(frame(1, b"no such command\r\n"))
-    talk.engine.close()
-    await talk.hold(RunStart(), forever=True)
-    assert talk.output == (b"", b"no such command\r\n")
+async def test_start_failure_goes_to_stderr(session: Session) -> None:
+    session.process.has_started = False
+    session.engine.sendall(frame(1, b"no such command\r\n"))
+    session.engine.close()
+    await session.hold(RunStart(), forever=True)
+    assert session.output == (b"", b"no such command\r\n")
 
 
-async def test_input_ends_when_the_caller_says_so_or_sends_no_more(talk: Talk) -> None:
+async def test_stdin_is_closed_at_the_end_of_requests(session: Session) -> None:
     def engine() -> bytes:
-        got = b""
-        while data := talk.engine.recv(1000):
-            got += data
-        talk.engine.close()
-        return got
+        received_data = b""
+        while data := session.engine.recv(1000):
+            received_data += data
+        session.engine.close()
+        return received_data
 
     received = asyncio.create_task(asyncio.to_thread(engine))
-    await talk.hold(RunStart(interactive=True), RunRequest(stdin=b"one "), RunRequest(stdin=b"two"))
+    await session.hold(RunStart(interactive=True), RunRequest(stdin=b"one "), RunRequest(stdin=b"two"))
     assert await received == b"one two"
 
 
-async def test_sizes_and_signals_reach_the_process_also_after_the_input(talk: Talk) -> None:
+async def test_sizes_and_signals_arrive_after_stdin_is_closed(session: Session) -> None:
     def engine() -> None:
-        assert talk.engine.recv(10) == b""
+        assert session.engine.recv(10) == b""
         # The signal comes after; the process ends by it.
-        assert talk.process.signalled.wait(SECONDS)
-        talk.engine.close()
+        assert session.process.signalled.wait(SECONDS)
+        session.engine.close()
 
     ended = asyncio.create_task(asyncio.to_thread(engine))
     start = RunStart(interactive=True, tty=True, size=WindowSize(columns=80, rows=24))
@@ -155,9 +155,9 @@ async def test_sizes_and_signals_reach_the_process_also_after_the_input(talk: Ta
         RunRequest(close_stdin=True),
         RunRequest(signal="INT"),
     ]
-    await talk.hold(start, *requests, forever=True)
+    await session.hold(start, *requests, forever=True)
     await ended
-    assert talk.process.told == ["80x24", "1x2", "SIGINT"]
+    assert session.process.received_controls == ["80x24", "1x2", "SIGINT"]
 
 
 @pytest.mark.parametrize(
@@ -172,27 +172,31 @@ async def test_sizes_and_signals_reach_the_process_also_after_the_input(talk: Ta
         (RunStart(), RunRequest(start=RunStart()), "unknown request"),
     ],
 )
-async def test_nonsense_ends_the_conversation(talk: Talk, start: RunStart, request_: RunRequest, words: str) -> None:
+async def test_invalid_request_ends_the_session(
+    session: Session, start: RunStart, request_: RunRequest, words: str
+) -> None:
     with pytest.raises(CallRefused, match=words) as caught:
-        await talk.hold(start, request_, forever=True)
+        await session.hold(start, request_, forever=True)
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_input_after_its_end_is_nonsense_as_well(talk: Talk) -> None:
+async def test_stdin_after_close_is_refused(session: Session) -> None:
     with pytest.raises(CallRefused, match="stdin is closed"):
-        await talk.hold(RunStart(interactive=True), RunRequest(close_stdin=True), RunRequest(stdin=b"x"), forever=True)
+        await session.hold(
+            RunStart(interactive=True), RunRequest(close_stdin=True), RunRequest(stdin=b"x"), forever=True
+        )
 
 
-async def test_input_to_a_process_that_takes_no_more_is_dropped(talk: Talk) -> None:
-    talk.engine.shutdown(socket.SHUT_RD)
-    asyncio.get_running_loop().call_later(0.05, talk.engine.close)
-    await talk.hold(RunStart(interactive=True), *(RunRequest(stdin=b"x" * 100_000) for _ in range(20)), forever=True)
+async def test_stdin_is_dropped_after_the_process_closed_it(session: Session) -> None:
+    session.engine.shutdown(socket.SHUT_RD)
+    asyncio.get_running_loop().call_later(0.05, session.engine.close)
+    await session.hold(RunStart(interactive=True), *(RunRequest(stdin=b"x" * 100_000) for _ in range(20)), forever=True)
 
 
-async def test_a_conversation_that_is_cancelled_leaves_no_task(talk: Talk) -> None:
-    holding = asyncio.create_task(talk.hold(RunStart(interactive=True), forever=True))
+async def test_cancelled_session_leaves_no_task(session: Session) -> None:
+    holding = asyncio.create_task(session.hold(RunStart(interactive=True), forever=True))
     async with asyncio.timeout(SECONDS):
-        await talk.answered.wait()
+        await session.answered.wait()
     holding.cancel()
     with pytest.raises(asyncio.CancelledError):
         await holding
@@ -200,7 +204,7 @@ async def test_a_conversation_that_is_cancelled_leaves_no_task(talk: Talk) -> No
 
 
 @pytest.mark.parametrize("first", [None, RunRequest(stdin=b"x"), RunRequest(start=RunStart())])
-async def test_the_first_request_says_what_to_run(first: RunRequest | None) -> None:
+async def test_invalid_first_request_is_refused(first: RunRequest | None) -> None:
     async def requests() -> AsyncIterator[RunRequest]:
         if first is not None:
             yield first
@@ -210,7 +214,7 @@ async def test_the_first_request_says_what_to_run(first: RunRequest | None) -> N
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_signals_have_their_names_with_and_without_sig() -> None:
+def test_signal_names_with_and_without_sig() -> None:
     assert signal_named("TERM") is signal_named("SIGTERM") is signal.SIGTERM
     for name in ("", "15", "sigterm", "SIG_IGN", "SIGSIGTERM"):
         with pytest.raises(CallRefused):

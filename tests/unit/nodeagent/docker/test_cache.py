@@ -1,4 +1,4 @@
-"""The cache of the engine: calls' results and events in whatever order."""
+"""Cache of containers and networks: results of calls and events, in any order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from devopsellence.nodeagent.docker.model import (
     Network,
     NetworkAttachment,
 )
-from tests.unit.nodeagent.support import ENV, container, service, want
+from tests.unit.nodeagent.planning import ENV, container, service, want
 
 STARTED = "2026-11-22T22:32:22.944082437Z"
 AT = epoch(STARTED)
@@ -31,113 +31,113 @@ def event(
     return EngineEvent(kind, action, identity, {**LABELS, **more}, time)
 
 
-def view(*there: Container | Network) -> ContainerCache:
-    made = ContainerCache()
-    for each in there:
-        made.put(each)
-    return made
+def cache_of(*items: Container | Network) -> ContainerCache:
+    cache = ContainerCache()
+    for item in items:
+        cache.put(item)
+    return cache
 
 
-def only(made: ContainerCache) -> Container:
-    (found,) = made.containers.values()
-    return found
+def only_container(cache: ContainerCache) -> Container:
+    (parsed,) = cache.containers.values()
+    return parsed
 
 
-def test_an_end_is_seen_at_once() -> None:
-    made = view(RUNNING)
-    assert made.apply(event("die")).env == str(ENV)
-    assert only(made).state is ContainerState.EXITED
-    assert only(made).address_on(want().network) == ""
+def test_exit_event_marks_the_parsedexited() -> None:
+    cache = cache_of(RUNNING)
+    assert cache.apply(event("die")).env == str(ENV)
+    assert only_container(cache).state is ContainerState.EXITED
+    assert only_container(cache).address_on(want().network) == ""
 
 
-def test_an_end_from_before_it_was_started_again_is_old_news() -> None:
-    made = view(RUNNING)
-    assert made.apply(event("die", time=AT - 1)).env == ""
-    assert only(made).up
+def test_exit_event_older_than_the_start_is_ignored() -> None:
+    cache = cache_of(RUNNING)
+    assert cache.apply(event("die", time=AT - 1)).env == ""
+    assert only_container(cache).up
 
 
-def test_an_answer_from_before_the_end_does_not_bring_it_back() -> None:
-    made = view(replace(RUNNING, state=ContainerState.CREATED))
-    made.apply(event("die"))
-    made.put(RUNNING)
-    assert only(made).state is ContainerState.EXITED
+def test_inspection_older_than_the_exit_is_overruled() -> None:
+    cache = cache_of(replace(RUNNING, state=ContainerState.CREATED))
+    cache.apply(event("die"))
+    cache.put(RUNNING)
+    assert only_container(cache).state is ContainerState.EXITED
     again = replace(RUNNING, started_at="2026-11-22T22:40:00Z")
-    made.put(again)
-    assert only(made) == again
+    cache.put(again)
+    assert only_container(cache) == again
 
 
-def test_destroyed_container_stays_removed() -> None:
-    made = view(RUNNING)
-    assert made.apply(event("destroy")).env == str(ENV)
-    made.put(RUNNING)
-    assert not made.containers
-    assert made.replace(EngineListing((RUNNING,), ()), made.stamp())[0] == set()
-    assert not made.containers
+def test_destroyed_parsedstays_removed() -> None:
+    cache = cache_of(RUNNING)
+    assert cache.apply(event("destroy")).env == str(ENV)
+    cache.put(RUNNING)
+    assert not cache.containers
+    assert cache.replace(EngineListing((RUNNING,), ()), cache.stamp())[0] == set()
+    assert not cache.containers
 
 
 @pytest.mark.parametrize("action", ["create", "start"])
 def test_own_calls_need_no_inspection(action: str) -> None:
-    assert view(RUNNING).apply(event(action)).inspect == ""
+    assert cache_of(RUNNING).apply(event(action)).inspect == ""
 
 
 @pytest.mark.parametrize("action", ["create", "start", "rename", "pause"])
 def test_foreign_changes_are_inspected(action: str) -> None:
-    assert view().apply(event(action)).inspect == "c1"
+    assert cache_of().apply(event(action)).inspect == "c1"
 
 
-def test_other_peoples_containers_are_none_of_ours() -> None:
-    made = view(RUNNING)
+def test_foreign_containers_are_ignored() -> None:
+    cache = cache_of(RUNNING)
     for action in ("create", "start", "die", "destroy"):
-        effect = made.apply(EngineEvent("container", action, "other", {"name": "x"}, AT))
+        effect = cache.apply(EngineEvent("container", action, "other", {"name": "x"}, AT))
         assert (effect.env, effect.inspect) == ("", "")
 
 
-def test_a_network_that_is_removed_is_seen() -> None:
-    made = view(RUNNING, NETWORK)
-    assert made.apply(event("destroy", "net-1", "network")).env == str(ENV)
-    assert made.of(str(ENV), NETWORK.name)[1] is None
+def test_network_destroy_event_removes_the_network() -> None:
+    cache = cache_of(RUNNING, NETWORK)
+    assert cache.apply(event("destroy", "net-1", "network")).env == str(ENV)
+    assert cache.of(str(ENV), NETWORK.name)[1] is None
 
 
-def test_a_container_taken_off_our_network_is_looked_at_only_while_it_runs() -> None:
-    made = view(RUNNING, NETWORK)
+def test_network_disconnect_inspects_only_running_containers() -> None:
+    cache = cache_of(RUNNING, NETWORK)
     off = event("disconnect", "net-1", "network", container="c1")
-    assert made.apply(off).inspect == "c1"
-    made.apply(event("die"))
-    assert made.apply(off).inspect == ""
+    assert cache.apply(off).inspect == "c1"
+    cache.apply(event("die"))
+    assert cache.apply(off).inspect == ""
 
 
-def test_images_are_told_of() -> None:
+def test_image_event_is_reported() -> None:
     assert ContainerCache().apply(EngineEvent("image", "load", "sha256:x", {}, AT)).image
 
 
-def test_a_listing_does_not_undo_what_was_learnt_after_it_was_asked_for() -> None:
-    made = view(RUNNING)
-    stamp = made.stamp()
+def test_listing_does_not_undo_later_changes() -> None:
+    cache = cache_of(RUNNING)
+    stamp = cache.stamp()
     new = container(service(version="2"), identity="c2")
-    made.put(new)
-    made.mark_exited("c1")
-    made.replace(EngineListing((replace(RUNNING, started_at=""),), ()), stamp)
-    assert made.containers["c1"].state is ContainerState.EXITED
-    assert made.containers["c2"] == new
+    cache.put(new)
+    cache.mark_exited("c1")
+    cache.replace(EngineListing((replace(RUNNING, started_at=""),), ()), stamp)
+    assert cache.containers["c1"].state is ContainerState.EXITED
+    assert cache.containers["c2"] == new
 
 
-def test_a_listing_keeps_what_only_an_inspection_tells_and_takes_what_it_knows_better() -> None:
-    made = view(RUNNING)
+def test_listing_updates_networks_and_keeps_inspected_times() -> None:
+    cache = cache_of(RUNNING)
     moved = {want().network: NetworkAttachment("net-2", "172.19.0.9")}
-    _, unknown = made.replace(EngineListing((replace(RUNNING, started_at="", networks=moved),), ()), made.stamp())
+    _, unknown = cache.replace(EngineListing((replace(RUNNING, started_at="", networks=moved),), ()), cache.stamp())
     assert unknown == set()
-    assert only(made) == replace(RUNNING, networks=moved)
+    assert only_container(cache) == replace(RUNNING, networks=moved)
 
 
-def test_a_listing_names_what_has_to_be_inspected() -> None:
-    made = view(replace(RUNNING, state=ContainerState.EXITED))
-    concerned, unknown = made.replace(EngineListing((RUNNING,), (NETWORK,)), made.stamp())
+def test_listing_returns_unknown_running_containers() -> None:
+    cache = cache_of(replace(RUNNING, state=ContainerState.EXITED))
+    concerned, unknown = cache.replace(EngineListing((RUNNING,), (NETWORK,)), cache.stamp())
     assert (concerned, unknown) == ({str(ENV)}, {"c1"})
-    assert made.replace(EngineListing((), ()), made.stamp())[0] == {str(ENV)}
-    assert not made.containers
+    assert cache.replace(EngineListing((), ()), cache.stamp())[0] == {str(ENV)}
+    assert not cache.containers
 
 
-def test_parsing_an_inspected_container() -> None:
+def test_inspected_parsedis_parsed() -> None:
     document = {
         "Id": "c1",
         "Name": "/shop",
@@ -148,25 +148,25 @@ def test_parsing_an_inspected_container() -> None:
         "State": {"Status": "running", "StartedAt": STARTED, "FinishedAt": "0001-01-01T00:00:00Z"},
         "NetworkSettings": {"Networks": {"n": {"NetworkID": "net-1", "IPAddress": "172.18.0.2"}}},
     }
-    found = parse_inspected(document, Now(1000.0, AT + 5.0))
-    assert (found.name, found.release, found.started_at, found.finished_at) == ("shop", 7, STARTED, "")
-    assert found.running_since == pytest.approx(995.0)
-    assert found.address_on("n") == "172.18.0.2"
-    assert (found.depends_on, found.exit_code) == (("db", "redis"), None)
+    parsed = parse_inspected(document, Now(1000.0, AT + 5.0))
+    assert (parsed.name, parsed.release, parsed.started_at, parsed.finished_at) == ("shop", 7, STARTED, "")
+    assert parsed.running_since == pytest.approx(995.0)
+    assert parsed.address_on("n") == "172.18.0.2"
+    assert (parsed.depends_on, parsed.exit_code) == (("db", "redis"), None)
 
 
 @pytest.mark.parametrize(("status", "code"), [("exited", 3), ("created", None), ("paused", None)])
-def test_only_an_end_has_an_exit_code(status: str, code: int | None) -> None:
+def test_exit_code_is_set_only_after_an_exit(status: str, code: int | None) -> None:
     document = {"Id": "c1", "Name": "/shop", "Config": {}, "State": {"Status": status, "ExitCode": 3}}
     assert parse_inspected(document, Now(1000.0, AT)).exit_code == code
 
 
-def test_a_state_that_is_not_known_is_left_alone() -> None:
+def test_unknown_state_counts_as_removing() -> None:
     entry = {"Id": "c1", "Names": ["/shop"], "State": "hibernating", "Labels": LABELS, "Image": "sha256:1"}
     assert parse_listed(entry).state is ContainerState.REMOVING
 
 
-def test_parsing_a_listed_container() -> None:
+def test_listed_parsedis_parsed() -> None:
     entry = {"Id": "c1", "Names": ["/shop"], "State": "exited", "Labels": LABELS, "Image": "sha256:1"}
-    found = parse_listed(entry)
-    assert (found.name, found.state, found.release, found.env) == ("shop", ContainerState.EXITED, 0, str(ENV))
+    parsed = parse_listed(entry)
+    assert (parsed.name, parsed.state, parsed.release, parsed.env) == ("shop", ContainerState.EXITED, 0, str(ENV))

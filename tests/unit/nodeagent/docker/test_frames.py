@@ -1,4 +1,4 @@
-"""Frames of output, and entries of a log."""
+"""Parsing of output frames and log entries."""
 
 from __future__ import annotations
 
@@ -16,23 +16,21 @@ def frame(stream: int, payload: bytes) -> bytes:
 
 
 @given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=40)), max_size=8), st.data())
-def test_frames_come_out_as_they_went_in_however_they_are_cut(
-    sent: list[tuple[int, bytes]], data: st.DataObject
-) -> None:
+def test_frames_are_parsed_from_pieces_of_any_size(sent: list[tuple[int, bytes]], data: st.DataObject) -> None:
     wire = b"".join(frame(stream, payload) for stream, payload in sent)
-    frames, seen, position = FrameParser(), [], 0
+    parser, parsed, position = FrameParser(), [], 0
     while position < len(wire):
         step = data.draw(st.integers(1, 20))
-        seen += list(frames.feed(wire[position : position + step]))
+        parsed += list(parser.feed(wire[position : position + step]))
         position += step
-    assert seen == [(stream == 2, payload) for stream, payload in sent if payload]
+    assert parsed == [(stream == 2, payload) for stream, payload in sent if payload]
 
 
-def test_the_engines_own_words_count_as_stderr() -> None:
+def test_engine_messages_count_as_stderr() -> None:
     assert list(FrameParser().feed(frame(3, b"Error grabbing logs"))) == [(True, b"Error grabbing logs")]
 
 
-def test_a_size_that_cannot_be_is_no_frame() -> None:
+def test_oversized_frame_is_malformed() -> None:
     with pytest.raises(MalformedFrame):
         list(FrameParser().feed(struct.pack(">BxxxL", 1, MAX_FRAME_BYTES + 1)))
 
@@ -51,5 +49,5 @@ def test_a_size_that_cannot_be_is_no_frame() -> None:
         (b"", (0, 0, b"")),
     ],
 )
-def test_an_entry_of_a_log(payload: bytes, entry: tuple[int, int, bytes]) -> None:
+def test_log_entry_is_split_into_time_and_line(payload: bytes, entry: tuple[int, int, bytes]) -> None:
     assert log_entry(payload) == entry

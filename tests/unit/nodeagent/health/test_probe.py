@@ -1,4 +1,4 @@
-"""Commands as health checks, on an engine whose answers the test decides."""
+"""Exec probes, against a scripted engine."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from devopsellence.nodeagent.plan.probe_spec import Probe, ProbeTiming
 
 
 class Engine:
-    """What :func:`question` needs of an engine and of the SDK below it. ``says``: what a command writes; with ``hangs``
-    it does not end. ``fails``: raised by every call."""
+    """Fake engine and SDK client for :func:`probe_call`. ``output``: of the command. ``hangs``: the command does not
+    end. ``fails``: raised by every call."""
 
-    def __init__(self, says: bytes = b"", code: int = 0, *, hangs: bool = False) -> None:
-        self.says = says
+    def __init__(self, output: bytes = b"", code: int = 0, *, hangs: bool = False) -> None:
+        self.output = output
         self.code = code
         self.hangs = hangs
         self.running = False
-        self.began = 0
+        self.starts = 0
         self.unsettled = 0
         self.fails: Exception | None = None
         self._open: list[socket.socket] = []
@@ -44,10 +44,10 @@ class Engine:
         return {"Id": "e1"}
 
     def exec_start(self, _execution: str, **_options: bool) -> Any:
-        self.began += 1
+        self.starts += 1
         self.running = self.hangs
         ours, theirs = socket.socketpair()
-        ours.sendall(b"".join(struct.pack(">BxxxL", 2, 1) + bytes([each]) for each in self.says))
+        ours.sendall(b"".join(struct.pack(">BxxxL", 2, 1) + bytes([byte]) for byte in self.output))
         if self.hangs:
             self._open.append(ours)
         else:
@@ -61,17 +61,17 @@ class Engine:
         return {"Running": running, "ExitCode": None if running else self.code, "Pid": 0}
 
     def close(self) -> None:
-        for each in self._open:
-            each.close()
+        for connection in self._open:
+            connection.close()
 
 
-def asked(engine: Engine, timeout: float = 20.0, *command: str) -> ProbeCall:
+def probe_of(engine: Engine, timeout: float = 20.0, *command: str) -> ProbeCall:
     probe = Probe(ProbeTiming(timeout=timeout), command=command or ("redis-cli", "ping"))
     return probe_call(engine, probe, "c1", "172.18.0.2")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("says", "code", "expected"),
+    ("output", "code", "expected"),
     [
         (b"PONG\n", 0, ""),
         (b"", 3, "redis-cli ping: exit code 3"),
@@ -80,49 +80,49 @@ def asked(engine: Engine, timeout: float = 20.0, *command: str) -> ProbeCall:
         (b"\xff", 1, "redis-cli ping: exit code 1: \N{REPLACEMENT CHARACTER}"),
     ],
 )
-async def test_exec_probe_reports_exit_code_and_last_line(says: bytes, code: int, expected: str) -> None:
-    assert await asked(Engine(says, code))() == expected
+async def test_exec_probe_reports_exit_code_and_last_line(output: bytes, code: int, expected: str) -> None:
+    assert await probe_of(Engine(output, code))() == expected
 
 
-async def test_a_long_command_is_shortened_and_stays_on_one_line() -> None:
-    said = await asked(Engine(code=1), 20.0, "sh", "-c", "one\ntwo " + "x" * 100)()
-    assert said.startswith("sh -c 'one two xxx")
-    assert said.endswith("x…: exit code 1")
+async def test_long_command_is_shortened_to_a_single_line() -> None:
+    message = await probe_of(Engine(code=1), 20.0, "sh", "-c", "one\ntwo " + "x" * 100)()
+    assert message.startswith("sh -c 'one two xxx")
+    assert message.endswith("x…: exit code 1")
 
 
-async def test_exec_output_may_end_before_its_exit_code() -> None:
+async def test_exec_output_may_end_before_the_exit_code() -> None:
     engine = Engine(code=4)
     engine.unsettled = 3
-    assert await asked(engine)() == "redis-cli ping: exit code 4"
+    assert await probe_of(engine)() == "redis-cli ping: exit code 4"
 
 
 async def test_running_exec_is_not_repeated() -> None:
     engine = Engine(hangs=True)
-    ask = asked(engine, 0.01)
-    assert await ask() == "redis-cli ping: timed out after 0.01 s"
-    assert await ask() == "redis-cli ping: the previous run has still not ended"
-    assert engine.began == 1
+    call_probe = probe_of(engine, 0.01)
+    assert await call_probe() == "redis-cli ping: timed out after 0.01 s"
+    assert await call_probe() == "redis-cli ping: the previous run has still not ended"
+    assert engine.starts == 1
     engine.running = False
-    assert await ask() == "redis-cli ping: timed out after 0.01 s"
-    assert engine.began == 2
+    assert await call_probe() == "redis-cli ping: timed out after 0.01 s"
+    assert engine.starts == 2
     engine.close()
 
 
-async def test_forgotten_exec_has_ended() -> None:
+async def test_exec_unknown_to_the_engine_counts_as_ended() -> None:
     engine = Engine(hangs=True)
-    ask = asked(engine, 0.01)
-    await ask()
+    call_probe = probe_of(engine, 0.01)
+    await call_probe()
     engine.fails = NotFound("no such exec instance: e1")
-    assert await ask() == "redis-cli ping: no such exec instance: e1"
+    assert await call_probe() == "redis-cli ping: no such exec instance: e1"
     engine.fails, engine.hangs, engine.running = None, False, False
-    assert await asked(engine)() == ""
+    assert await probe_of(engine)() == ""
     engine.close()
 
 
-async def test_engine_refusal_is_a_failure_and_silence_is_unknown() -> None:
+async def test_engine_refusal_fails_and_missing_answer_raises() -> None:
     engine = Engine()
     engine.fails = Conflict("container c1 is not running")
-    assert await asked(engine)() == "redis-cli ping: container c1 is not running"
+    assert await probe_of(engine)() == "redis-cli ping: container c1 is not running"
     engine.fails = EngineUnavailable("gone")
     with pytest.raises(EngineUnavailable):
-        await asked(engine)()
+        await probe_of(engine)()

@@ -1,4 +1,4 @@
-"""What another machine sends as an image: only that image reaches the engine, and only whole."""
+"""Filter for image archives from peers: only the complete, requested image passes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ LAYER = bytes(range(256)) * 5000
 
 
 def archive(files: dict[str, bytes | str]) -> bytes:
-    """A tar of these; a string is where a link leads."""
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as tar:
+    """Return a tar of these files; a string is the target of a link."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, content in files.items():
             entry = tarfile.TarInfo(name)
             if isinstance(content, str):
@@ -33,11 +33,11 @@ def archive(files: dict[str, bytes | str]) -> bytes:
             else:
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def saved(**more: Any) -> dict[str, bytes | str]:
-    """The files of a good archive; ``more`` is for its list."""
+    """Return the files of a valid archive; ``more`` overrides fields of the manifest."""
     return {
         "l1/layer.tar": LAYER,
         "l2/layer.tar": "../l1/layer.tar",
@@ -51,24 +51,24 @@ def pieces(data: bytes, size: int = 1000) -> Iterator[bytes]:
         yield data[start : start + size]
 
 
-def passed(files: dict[str, bytes | str], size: int = 1000) -> dict[str, bytes | str]:
-    """What of an archive reaches the engine."""
+def filtered_files(files: dict[str, bytes | str], size: int = 1000) -> dict[str, bytes | str]:
+    """Return the files of an archive that pass the filter."""
     through = b"".join(filter_archive(IMAGE, pieces(archive(files), size)))
     with tarfile.open(fileobj=io.BytesIO(through)) as tar:
-        found: dict[str, bytes | str] = {}
+        content_by_name: dict[str, bytes | str] = {}
         for entry in tar:
             content = tar.extractfile(entry) if entry.isreg() else None
-            found[entry.name] = content.read() if content is not None else entry.linkname
-    return found
+            content_by_name[entry.name] = content.read() if content is not None else entry.linkname
+    return content_by_name
 
 
 @pytest.mark.parametrize("size", [1, 512, 1 << 20], ids=["bytewise", "blocks", "at-once"])
-def test_a_good_archive_arrives_as_it_was(size: int) -> None:
+def test_valid_archive_passes_unchanged(size: int) -> None:
     files = {"l1/layer.tar": LAYER[:2000], **{name: content for name, content in saved().items() if "l1" not in name}}
-    assert passed(files, size) == files
+    assert filtered_files(files, size) == files
 
 
-def test_image_of_newer_engine_is_listed_once() -> None:
+def test_archive_of_a_newer_engine_keeps_a_single_manifest() -> None:
     blob = f"blobs/sha256/{DIGEST}"
     files: dict[str, bytes | str] = {
         blob: CONFIG,
@@ -77,7 +77,7 @@ def test_image_of_newer_engine_is_listed_once() -> None:
         "manifest.json": json.dumps([{"Config": blob, "RepoTags": [], "Layers": ["blobs/sha256/layer"]}]).encode(),
         "oci-layout": b"{}",
     }
-    assert passed(files).keys() == {blob, "blobs/sha256/layer", "manifest.json"}
+    assert filtered_files(files).keys() == {blob, "blobs/sha256/layer", "manifest.json"}
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_image_of_newer_engine_is_listed_once() -> None:
     ids=["ours", "somebody-elses", "ours-of-another-image"],
 )
 def test_foreign_names_in_archive_are_refused(named: list[str], kept: list[str] | None) -> None:
-    files = passed({**saved(RepoTags=named), "repositories": b'{"redis": {"7-alpine": "l1"}}'})
+    files = filtered_files({**saved(RepoTags=named), "repositories": b'{"redis": {"7-alpine": "l1"}}'})
     assert "repositories" not in files
     assert json.loads(files["manifest.json"])[0]["RepoTags"] == kept
 
@@ -121,14 +121,14 @@ def test_incomplete_archive_is_refused(data: bytes) -> None:
         list(filter_archive(IMAGE, pieces(data)))
 
 
-def test_a_device_is_refused() -> None:
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as tar:
+def test_device_file_is_refused() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
         entry = tarfile.TarInfo("l1/sda")
         entry.type = tarfile.BLKTYPE
         tar.addfile(entry)
     with pytest.raises(InvalidImageArchive, match="not a regular file"):
-        list(filter_archive(IMAGE, [made.getvalue()]))
+        list(filter_archive(IMAGE, [buffer.getvalue()]))
 
 
 def test_broken_stream_raises() -> None:
@@ -139,6 +139,6 @@ def test_broken_stream_raises() -> None:
         yield archive(saved())[:600_000]
         raise Broken
 
-    taken = filter_archive(IMAGE, broken())
+    filtered = filter_archive(IMAGE, broken())
     with pytest.raises(Broken):
-        list(taken)
+        list(filtered)

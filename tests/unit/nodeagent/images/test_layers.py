@@ -1,4 +1,4 @@
-"""Chain ids, names, configurations, and the archive that the engine is given."""
+"""Chain ids, tags, configurations and archives of images."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from devopsellence.nodeagent.images.layers import (
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 
 
-def test_the_lowest_layers_chain_id_is_its_own_digest_and_each_other_depends_on_what_is_below() -> None:
-    over = f"sha256:{hashlib.sha256(f'{A} {B}'.encode()).hexdigest()}"
-    assert chain_ids([A, B]) == [A, over]
-    assert chain_ids([A, B, C])[2] == f"sha256:{hashlib.sha256(f'{over} {C}'.encode()).hexdigest()}"
+def test_chain_id_depends_on_all_layers_below() -> None:
+    upper = f"sha256:{hashlib.sha256(f'{A} {B}'.encode()).hexdigest()}"
+    assert chain_ids([A, B]) == [A, upper]
+    assert chain_ids([A, B, C])[2] == f"sha256:{hashlib.sha256(f'{upper} {C}'.encode()).hexdigest()}"
     assert chain_ids([]) == []
 
 
-def test_a_layer_on_top_of_others_is_another_one() -> None:
+def test_same_layer_on_different_layers_has_a_different_chain_id() -> None:
     known = all_chain_ids([[A, B], [C]])
     assert chain_ids([A, B])[1] in known
     assert chain_ids([C, B])[1] not in known
@@ -36,7 +36,7 @@ def test_a_layer_on_top_of_others_is_another_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tag", "ours"),
+    ("tag", "own"),
     [
         ("devopsellence/shop-1a2b3c:0123456789ab", True),
         ("devopsellence/my-shop-1a2b3c:0123456789ab", True),
@@ -49,16 +49,16 @@ def test_a_layer_on_top_of_others_is_another_one() -> None:
         ("", False),
     ],
 )
-def test_own_image_names_are_recognized(tag: str, ours: bool) -> None:
-    assert is_project_tag(tag) is ours
+def test_own_image_names_are_recognized(tag: str, own: bool) -> None:
+    assert is_project_tag(tag) is own
 
 
-def test_a_name_belongs_to_one_image() -> None:
+def test_project_tag_belongs_to_a_single_image() -> None:
     assert is_project_tag("devopsellence/shop-1a2b3c:aaaaaaaaaaaa", A)
     assert not is_project_tag("devopsellence/shop-1a2b3c:aaaaaaaaaaaa", B)
 
 
-def test_a_configuration_is_believed_by_its_digest_and_must_list_the_layers() -> None:
+def test_config_must_match_digest_and_layers() -> None:
     def of(document: object) -> tuple[bytes, str]:
         config = json.dumps(document).encode()
         return config, f"sha256:{hashlib.sha256(config).hexdigest()}"
@@ -73,14 +73,14 @@ def test_a_configuration_is_believed_by_its_digest_and_must_list_the_layers() ->
         assert "lists no layers" in config_problem(config, image, [])
 
 
-def test_the_archive_names_all_layers_and_holds_those_that_are_given() -> None:
+def test_archive_lists_all_layers_and_contains_the_given_ones() -> None:
     content = b"x" * 700
     layer = LayerFile(len(content), lambda: iter([content[:500], content[500:]]))
     pieces = build_archive(A, b"{}", "devopsellence/shop-1a2b3c:aaaaaaaaaaaa", [B, C, C], {C: layer})
-    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as made:
-        names = made.getnames()
-        manifest = json.loads(made.extractfile("manifest.json").read())  # type: ignore[union-attr]
-        held = made.extractfile(f"{'c' * 64}/layer.tar").read()  # type: ignore[union-attr]
+    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as tar:
+        names = tar.getnames()
+        manifest = json.loads(tar.extractfile("manifest.json").read())  # type: ignore[union-attr]
+        layer_content = tar.extractfile(f"{'c' * 64}/layer.tar").read()  # type: ignore[union-attr]
     assert names == ["manifest.json", f"{'a' * 64}.json", f"{'c' * 64}/layer.tar"]
     assert manifest == [
         {
@@ -89,4 +89,4 @@ def test_the_archive_names_all_layers_and_holds_those_that_are_given() -> None:
             "Layers": [f"{letter * 64}/layer.tar" for letter in "bcc"],
         }
     ]
-    assert held == content
+    assert layer_content == content

@@ -1,4 +1,4 @@
-"""Layers in the staging folder: in part, whole, wrong, continued, cleaned away."""
+"""Staging of layers: partial, complete, corrupt, continued and cleaned."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ DIGEST = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
 
 
 def write(staging: LayerStaging, *pieces: bytes, size: int = len(DATA)) -> None:
-    arriving = staging.write(DIGEST, size)
+    incoming = staging.write(DIGEST, size)
     try:
         for piece in pieces:
-            arriving.add(piece)
-        if not arriving.missing:
-            arriving.finish()
+            incoming.add(piece)
+        if not incoming.missing:
+            incoming.finish()
     finally:
-        arriving.close()
+        incoming.close()
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_invalid_digests_are_refused(text: str) -> None:
     assert not is_digest(text)
 
 
-def test_a_layer_in_one_piece(tmp_path: Path) -> None:
+def test_layer_written_at_once_is_complete(tmp_path: Path) -> None:
     staging = LayerStaging(tmp_path / "staging")
     assert staging.lookup(DIGEST) == StagedLayer()
     write(staging, DATA)
@@ -50,17 +50,17 @@ def test_a_layer_in_one_piece(tmp_path: Path) -> None:
     assert staging.lookup(DIGEST) == StagedLayer()
 
 
-@pytest.mark.parametrize("anew", [False, True], ids=["same agent", "another agent"])
+@pytest.mark.parametrize("restarted", [False, True], ids=["same agent", "another agent"])
 @pytest.mark.parametrize("cut", [0, 1, 2500, 4999])
-def test_a_layer_goes_on_where_it_broke_off(tmp_path: Path, cut: int, anew: bool) -> None:
+def test_interrupted_layer_continues(tmp_path: Path, cut: int, restarted: bool) -> None:
     staging = LayerStaging(tmp_path)
     write(staging, DATA[:cut])
     assert staging.lookup(DIGEST) == StagedLayer(cut)
-    write(LayerStaging(tmp_path) if anew else staging, DATA[cut:])
+    write(LayerStaging(tmp_path) if restarted else staging, DATA[cut:])
     assert LayerStaging(tmp_path).lookup(DIGEST) == StagedLayer(len(DATA), complete=True)
 
 
-def test_wrong_bytes_are_thrown_away(tmp_path: Path) -> None:
+def test_layer_with_wrong_digest_is_discarded(tmp_path: Path) -> None:
     staging = LayerStaging(tmp_path)
     with pytest.raises(DigestMismatch):
         write(staging, DATA[::-1])
@@ -68,35 +68,35 @@ def test_wrong_bytes_are_thrown_away(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_was_changed_in_between_is_noticed(tmp_path: Path) -> None:
+def test_modified_partial_file_is_hashed_again(tmp_path: Path) -> None:
     staging = LayerStaging(tmp_path)
     write(staging, DATA[:2500])
     part = next(tmp_path.iterdir())
     part.write_bytes(bytes(2000))
-    # Its size is another than what is remembered, so it is read again.
+    # The size differs from the remembered size, so the file is read again.
     with pytest.raises(DigestMismatch):
         write(staging, DATA[2000:])
     write(staging, DATA)
     assert staging.lookup(DIGEST).complete
 
 
-def test_more_than_the_layer_has_begins_anew(tmp_path: Path) -> None:
+def test_oversized_partial_file_is_restarted(tmp_path: Path) -> None:
     staging = LayerStaging(tmp_path)
     write(staging, bytes(6000), size=7000)
     write(staging, DATA)
     assert staging.lookup(DIGEST).complete
 
 
-def test_an_empty_layer(tmp_path: Path) -> None:
+def test_empty_layer_is_complete(tmp_path: Path) -> None:
     empty = f"sha256:{hashlib.sha256(b'').hexdigest()}"
     staging = LayerStaging(tmp_path)
-    arriving = staging.write(empty, 0)
-    arriving.finish()
-    arriving.close()
+    incoming = staging.write(empty, 0)
+    incoming.finish()
+    incoming.close()
     assert staging.lookup(empty) == StagedLayer(0, complete=True)
 
 
-def test_a_link_in_place_of_a_layer_is_not_followed(tmp_path: Path) -> None:
+def test_symlink_in_place_of_a_layer_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
     staging = LayerStaging(tmp_path / "staging")
@@ -107,7 +107,7 @@ def test_a_link_in_place_of_a_layer_is_not_followed(tmp_path: Path) -> None:
     assert victim.read_text() == "mine"
 
 
-def test_only_old_layers_are_cleaned_away(tmp_path: Path) -> None:
+def test_only_old_layers_are_cleaned(tmp_path: Path) -> None:
     staging = LayerStaging(tmp_path)
     write(staging, DATA)
     written = next(tmp_path.iterdir()).stat().st_mtime
@@ -119,5 +119,5 @@ def test_only_old_layers_are_cleaned_away(tmp_path: Path) -> None:
     assert LayerStaging(tmp_path / "nowhere").clean(written) == []
 
 
-def test_free_room_is_told_before_the_folder_is_there(tmp_path: Path) -> None:
+def test_free_bytes_of_a_missing_folder(tmp_path: Path) -> None:
     assert LayerStaging(tmp_path / "a" / "b").free() > 0

@@ -1,4 +1,4 @@
-"""What the status says."""
+"""Assignment status built from a plan."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.nodeagent.status import build
-from tests.unit.nodeagent.support import COMPLETED, ENV, REMOTE, UID, container, service, want, wanted
+from tests.unit.nodeagent.planning import COMPLETED, ENV, REMOTE, UID, container, service, want, wanted
 
 A = stored_pb2.AssignmentStatus
 S = stored_pb2.ServiceStatus
@@ -43,10 +43,16 @@ def status(
     return build.status(goal, made, memories, {"web": "3 of 7 layers"}, problem, None)
 
 
-def test_settled() -> None:
-    found = status(want(OLD, release=3), container(OLD))
-    (web,) = found.services
-    assert (found.phase, found.reason, found.generation, found.release, found.node_uid) == (A.SETTLED, "", 3, 3, UID)
+def test_settled_status() -> None:
+    result = status(want(OLD, release=3), container(OLD))
+    (web,) = result.services
+    assert (result.phase, result.reason, result.generation, result.release, result.node_uid) == (
+        A.SETTLED,
+        "",
+        3,
+        3,
+        UID,
+    )
     assert (web.phase, web.health, web.address, web.reused) == (S.RUNNING, S.HEALTHY, "172.18.0.2", True)
     assert web.release == 1
     assert web.started_at.ToJsonString() == "2026-01-01T00:00:00Z"
@@ -57,14 +63,14 @@ def test_container_of_this_release_is_not_reused() -> None:
     assert not status(want(OLD), container(OLD)).services[0].reused
 
 
-def test_while_the_new_one_is_checked_the_old_one_is_what_serves() -> None:
-    found = status(want(NEW, release=2), container(OLD, identity="old"), container(NEW, identity="new"), healthy=False)
-    (web,) = found.services
-    assert (found.phase, web.phase, web.container, web.release) == (A.CONVERGING, S.STARTING, "old", 1)
+def test_old_container_is_reported_during_probes_of_the_new() -> None:
+    result = status(want(NEW, release=2), container(OLD, identity="old"), container(NEW, identity="new"), healthy=False)
+    (web,) = result.services
+    assert (result.phase, web.phase, web.container, web.release) == (A.CONVERGING, S.STARTING, "old", 1)
     assert not web.reused
 
 
-def test_failed_names_the_service_and_why() -> None:
+def test_failed_status_has_service_and_reason() -> None:
     key = ("web", wanted(OLD).hash)
     end = ContainerExit(3, False, "2026-01-01T00:00:07.123456789Z", 0.2, ("one", "two"))
     memory = replace(
@@ -72,28 +78,28 @@ def test_failed_names_the_service_and_why() -> None:
         retry=1005.0, retry_wall=2005.0, last_end=end, examined="web@t1",
     )  # fmt: skip
     there = container(OLD, ContainerState.EXITED, identity="web", finished="t1")
-    found = status(want(OLD), there, memories={key: memory})
-    (web,) = found.services
-    assert (found.phase, found.reason) == (A.FAILED, "web: ended with exit code 3")
+    result = status(want(OLD), there, memories={key: memory})
+    (web,) = result.services
+    assert (result.phase, result.reason) == (A.FAILED, "web: ended with exit code 3")
     assert (web.phase, web.failed, web.restarts, web.next_attempt_at.ToSeconds()) == (S.BACKOFF, True, 4, 2005)
     assert (web.last_exit.code, list(web.last_exit.log_lines)) == (3, ["one", "two"])
     assert web.container == ""
 
 
-def test_an_exit_code_of_zero_is_still_an_exit() -> None:
+def test_exit_code_zero_is_reported() -> None:
     memory = replace(NO_HISTORY, last_end=ContainerExit(0, False, "", 1.0))
-    found = status(want(OLD), container(OLD), memories={("web", wanted(OLD).hash): memory})
-    assert found.services[0].last_exit.HasField("code")
+    result = status(want(OLD), container(OLD), memories={("web", wanted(OLD).hash): memory})
+    assert result.services[0].last_exit.HasField("code")
 
 
-def test_a_pull_says_how_far_it_is() -> None:
+def test_pull_progress_is_reported() -> None:
     made = service(image=REMOTE)
     memory = replace(NO_HISTORY, image_missing=True)
-    found = status(want(made), memories={("web", wanted(made).hash): memory})
-    assert found.services[0].reason == f"pulling {REMOTE}: 3 of 7 layers"
+    result = status(want(made), memories={("web", wanted(made).hash): memory})
+    assert result.services[0].reason == f"pulling {REMOTE}: 3 of 7 layers"
 
 
-def test_since_when_one_is_not_healthy() -> None:
+def test_unhealthy_since_is_reported() -> None:
     there = container(OLD)
     since = Now(990.0, 1990.5)
     seen = Observed((there,), NETWORK, {there.id: Health(ProbeVerdict.UNHEALTHY, message="answered 500", since=since)})
@@ -109,28 +115,28 @@ def test_completed_service_is_settled_with_its_container() -> None:
     goal = want(job, service(version="1", after={"job": COMPLETED}))
     done = container(job, ContainerState.EXITED, finished="t1", code=0)
     memories = {("job", wanted(job).hash): replace(NO_HISTORY, examined=done.end_key)}
-    found = status(goal, done, container(service(version="1")), memories=memories)
-    assert found.phase == A.SETTLED
-    assert (found.services[0].phase, found.services[0].container) == (S.COMPLETED, done.id[:12])
+    result = status(goal, done, container(service(version="1")), memories=memories)
+    assert result.phase == A.SETTLED
+    assert (result.services[0].phase, result.services[0].container) == (S.COMPLETED, done.id[:12])
 
 
 def test_leaving_service_is_reported_until_removed() -> None:
-    found = status(want(OLD), container(OLD), container(service("gone")))
-    assert found.phase == A.CONVERGING
-    assert [(each.name, each.phase) for each in found.services] == [("gone", S.STOPPING), ("web", S.RUNNING)]
+    result = status(want(OLD), container(OLD), container(service("gone")))
+    assert result.phase == A.CONVERGING
+    assert [(each.name, each.phase) for each in result.services] == [("gone", S.STOPPING), ("web", S.RUNNING)]
 
 
-def test_a_tombstone() -> None:
+def test_tombstone_is_removed_at_the_end() -> None:
     assert status(want(removed=True), container(OLD)).phase == A.CONVERGING
     assert status(want(removed=True)).phase == A.CONVERGING
     assert status(want(removed=True), network=None).phase == A.REMOVED
 
 
-def test_an_assignment_that_cannot_be_read_is_an_error_and_what_runs_is_told() -> None:
-    found = status(want(OLD), container(OLD), problem="it does not parse")
-    assert (found.phase, found.reason, len(found.services)) == (A.ERROR, "it does not parse", 1)
+def test_unreadable_assignment_is_an_error_with_services() -> None:
+    result = status(want(OLD), container(OLD), problem="it does not parse")
+    assert (result.phase, result.reason, len(result.services)) == (A.ERROR, "it does not parse", 1)
     assert build.unreadable("n1", UID, ENV, "it does not parse").phase == A.ERROR
 
 
-def test_an_empty_assignment_is_settled() -> None:
+def test_empty_assignment_is_settled() -> None:
     assert status(want(), network=None).phase == A.SETTLED

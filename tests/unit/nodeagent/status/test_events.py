@@ -1,4 +1,4 @@
-"""What the agent tells of the difference between two statuses."""
+"""Events from the difference between two statuses."""
 
 from __future__ import annotations
 
@@ -79,20 +79,20 @@ def web(**changes: Any) -> ServiceStatus:
 def test_status_changes_produce_events(
     before: list[ServiceStatus], after: list[ServiceStatus], expected: list[tuple[str, str]]
 ) -> None:
-    told = events(status(*before), status(*after))
-    assert [(event.code, event.message) for event in told] == expected
-    for event in told:
+    result = events(status(*before), status(*after))
+    assert [(event.code, event.message) for event in result] == expected
+    for event in result:
         assert (event.source, event.node, event.service, event.release) == ("agent/n1", "n1", "web", 2)
 
 
-def test_a_service_that_runs_nowhere_for_a_moment_is_not_taken_for_a_new_one() -> None:
+def test_service_without_container_is_not_new_afterwards() -> None:
     first, nowhere, again = status(web()), status(ServiceStatus(name="web")), status(web(container="c2"))
-    kept = with_last_container(first, nowhere)
+    last = with_last_container(first, nowhere)
     assert events(first, nowhere) == []
-    assert [event.code for event in events(kept, again)] == ["service_recreated"]
+    assert [event.code for event in events(last, again)] == ["service_recreated"]
 
 
-def test_why_it_was_made_anew_is_known_while_it_runs_nowhere() -> None:
+def test_cause_of_recreation_survives_the_gap() -> None:
     sick, nowhere = status(web(health=ServiceStatus.UNHEALTHY)), status(ServiceStatus(name="web"))
     (event,) = events(with_last_container(sick, nowhere), status(web(container="c2")))
     assert event.message == "n1: web was recreated, because it was unhealthy"
@@ -102,7 +102,7 @@ def test_first_status_produces_no_events() -> None:
     assert events(None, status(web())) == []
 
 
-def test_a_failure_is_an_error_and_a_restart_a_warning() -> None:
+def test_failure_is_an_error_and_restart_a_warning() -> None:
     (failed,) = events(status(web()), status(web(failed=True)))
     (restarted,) = events(status(web()), status(web(restarts=1)))
     assert (failed.severity, restarted.severity) == (Event.ERROR, Event.WARNING)
