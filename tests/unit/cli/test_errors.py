@@ -5,7 +5,7 @@ import pytest
 
 from devopsellence.cli.errors import explain, of_store
 from devopsellence.cli.output import CliError
-from devopsellence.config import ConfigError, Finding
+from devopsellence.config import ConfigError, ConfigFinding
 from devopsellence.store import errors as store
 from devopsellence.store.keys import InvalidName
 from devopsellence.store.settings import SettingsError
@@ -23,9 +23,7 @@ from devopsellence.store.settings import SettingsError
         (store.Rejected("x"), "etcd_failed", 1, "devopsellence doctor"),
     ],
 )
-def test_every_error_of_the_store_has_a_code_and_a_command_that_mends_it(
-    error: store.StoreError, code: str, exit_code: int, mend: str
-) -> None:
+def test_store_errors_have_a_code_and_a_fix(error: store.StoreError, code: str, exit_code: int, mend: str) -> None:
     explained = explain(error)
     assert (explained.code, explained.exit_code) == (code, exit_code)
     assert mend in [action.command for action in explained.next_actions]
@@ -44,13 +42,13 @@ def test_every_error_of_the_store_has_a_code_and_a_command_that_mends_it(
         (RuntimeError("oh"), "internal", 1),
     ],
 )
-def test_every_other_error_has_a_code_too(error: BaseException, code: str, exit_code: int) -> None:
+def test_other_errors_have_a_code(error: BaseException, code: str, exit_code: int) -> None:
     explained = explain(error)
     assert (explained.code, explained.exit_code) == (code, exit_code)
 
 
-def test_an_invalid_configuration_shows_all_findings_with_their_places() -> None:
-    findings = [Finding("a", "a is required", "f.yml", 1, 2), Finding("b", "b is wrong", "f.yml", 3, 4)]
+def test_invalid_configuration_lists_all_findings() -> None:
+    findings = [ConfigFinding("a", "a is required", "f.yml", 1, 2), ConfigFinding("b", "b is wrong", "f.yml", 3, 4)]
     explained = explain(ConfigError(findings))
     assert (explained.code, explained.exit_code) == ("config_invalid", 2)
     assert explained.message == "the configuration is not valid: 2 problems"
@@ -69,10 +67,10 @@ def test_an_invalid_configuration_shows_all_findings_with_their_places() -> None
         ("", "etcd at h:1 does not answer"),
     ],
 )
-def test_an_unreachable_etcd_is_one_short_sentence(said: str, message: str) -> None:
+def test_unreachable_etcd_is_a_short_message(said: str, message: str) -> None:
     assert of_store(store.Unavailable(said), where="h:1").message == message
 
 
-def test_the_cluster_of_this_machine_is_mended_by_dev_up() -> None:
+def test_unreachable_local_cluster_is_fixed_by_dev_up() -> None:
     explained = of_store(store.Unavailable("x"), where="h:1", dev=True)
     assert [action.command for action in explained.next_actions] == ["devopsellence dev up"]

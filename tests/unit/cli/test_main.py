@@ -43,7 +43,7 @@ def test_every_command_has_help_with_an_example_that_uses_it(words: str, flag: s
     assert f"devopsellence {words}" in example
 
 
-def test_the_root_help_lists_every_command_with_a_sentence() -> None:
+def test_root_help_lists_every_command_with_summary() -> None:
     result = run("--help")
     assert result.exit_code == 0
     for name, (_, sentence) in COMMANDS.items():
@@ -88,7 +88,7 @@ def test_usage_errors_are_exit_code_2_on_stderr(arguments: list[str], message: s
         ["node", "register", "--no-such", "--output=json"],
     ],
 )
-def test_a_usage_error_in_json_is_one_object_on_stdout(arguments: list[str]) -> None:
+def test_usage_error_in_json_is_an_object_on_stdout(arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     document = json.loads(result.stdout)
@@ -126,12 +126,12 @@ def command(callback_error: Exception | None = None) -> click.Group:
         ["--env", "production", "outer", "-q", "inner", "--env", "staging"],
     ],
 )
-def test_global_flags_count_wherever_they_stand_and_the_last_one_wins(arguments: list[str]) -> None:
+def test_global_flags_count_anywhere_and_the_last_wins(arguments: list[str]) -> None:
     result = CliRunner().invoke(command(), arguments)
     assert result.output == "quiet=True said={'environment': 'staging'}\n"
 
 
-def test_connection_flags_are_known_by_their_variables() -> None:
+def test_connection_flags_are_stored_by_variable() -> None:
     result = CliRunner().invoke(
         command(), ["outer", "inner", "--etcd-endpoints", "a:1", "--prefix", "/x/", "-o", "json"]
     )
@@ -142,7 +142,7 @@ def test_connection_flags_are_known_by_their_variables() -> None:
     assert json.loads(result.stdout)["operation"] == "outer inner"
 
 
-def test_a_command_keeps_the_flags_that_it_declares_itself() -> None:
+def test_command_keeps_its_own_flags() -> None:
     @click.command()
     @click.option("--env", default="mine")
     def own(env: str) -> None:
@@ -163,12 +163,12 @@ def broken(error: BaseException, *arguments: str, monkeypatch: pytest.MonkeyPatc
     return run("status", *arguments)
 
 
-def test_an_error_is_a_sentence_and_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_has_message_and_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     result = broken(CliError("busy", "too busy", exit_code=3), monkeypatch=monkeypatch)
     assert (result.exit_code, result.stderr, result.stdout) == (3, "Error: too busy\n", "")
 
 
-def test_something_unforeseen_shows_its_traceback_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_error_shows_traceback_only_with_debug(monkeypatch: pytest.MonkeyPatch) -> None:
     result = broken(ZeroDivisionError("oh"), monkeypatch=monkeypatch)
     assert result.exit_code == 1
     assert "unexpected ZeroDivisionError: oh" in result.stderr
@@ -177,7 +177,7 @@ def test_something_unforeseen_shows_its_traceback_only_when_asked(monkeypatch: p
     assert "Traceback" in result.stderr
 
 
-def test_an_error_in_json_names_the_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_in_json_names_the_operation(monkeypatch: pytest.MonkeyPatch) -> None:
     result = broken(CliError("busy", "too busy"), "-o", "json", monkeypatch=monkeypatch)
     document = json.loads(result.stdout)
     assert (document["operation"], document["error"]["code"]) == ("status", "busy")
@@ -185,5 +185,5 @@ def test_an_error_in_json_names_the_operation(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
-def test_an_interruption_is_exit_code_130(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_is_exit_code_130(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     assert broken(error, monkeypatch=monkeypatch).exit_code == 130

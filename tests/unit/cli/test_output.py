@@ -53,7 +53,7 @@ def test_lines_are_not_printed_into_json(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == ""
 
 
-def test_nothing_is_live_where_there_is_no_terminal() -> None:
+def test_output_is_not_live_without_a_terminal() -> None:
     output = Output()
     assert (output.is_tty, output.live, output.color) == (False, False, False)
 
@@ -123,7 +123,7 @@ def test_an_error_in_json_has_the_documented_shape(capsys: pytest.CaptureFixture
     assert err.startswith("Error: two problems\n")
 
 
-def test_an_error_for_a_person_says_what_where_and_how_to_mend_it() -> None:
+def test_error_text_has_problem_place_and_fix() -> None:
     assert ERROR.text() == (
         "Error: two problems\n"
         "  a.yml:1:1: x is required\n"
@@ -135,11 +135,11 @@ def test_an_error_for_a_person_says_what_where_and_how_to_mend_it() -> None:
     )
 
 
-def test_a_finding_that_is_the_error_is_not_said_twice() -> None:
+def test_finding_equal_to_error_is_printed_once() -> None:
     error = CliError("c", "one thing", findings=[Finding("c", "one thing", next_actions=(NextAction("do", "it"),))])
     assert error.text() == "Error: one thing\n    do: it"
 
 
-def test_an_error_without_findings_is_one_finding() -> None:
+def test_error_without_findings_is_a_single_finding() -> None:
     document = CliError("busy", "too busy").document()
     assert [each["message"] for each in document["findings"]] == ["too busy"]

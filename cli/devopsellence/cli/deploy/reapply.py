@@ -69,13 +69,13 @@ async def set_secret(
     """Store ``value``; with ``apply``, publish a release with the new version and follow the rollout."""
     base = await base_release(etcd, ref, secret) if apply else None
     me = await identity.own_identity(etcd)
-    found = await recipients.of_nodes(etcd, await recipients.attached(etcd, ref))
-    if found.keyless:
-        names = ", ".join(found.keyless)
+    readers = await recipients.of_nodes(etcd, await recipients.attached(etcd, ref))
+    if readers.keyless:
+        names = ", ".join(readers.keyless)
         output.warning(f"the public key of {names} is not known yet: the next deploy encrypts the secret for them")
     note.text = f"secret {secret} may have been set; check with devopsellence secret list"
-    stored = await vault.store(etcd, ref, secret, value, me=me, recipients=found)
-    text, facts = _text(ref, secret, stored, found), _facts(ref, secret, stored, found)
+    stored = await vault.store(etcd, ref, secret, value, me=me, recipients=readers)
+    text, facts = _text(ref, secret, stored, readers), _facts(ref, secret, stored, readers)
     if base is None:
         after = "" if not stored.changed else "\nContainers get the value with the next devopsellence deploy."
         output.result(OPERATION, text + after, **facts)
@@ -93,16 +93,16 @@ async def set_secret(
     await follow_release(etcd, ref, output, OPERATION, release)
 
 
-def _text(ref: EnvironmentRef, secret: SecretId, stored: StoredVersion, found: Recipients) -> str:
+def _text(ref: EnvironmentRef, secret: SecretId, stored: StoredVersion, readers: Recipients) -> str:
     number = stored.version.version
     if not stored.changed:
         return f"No change: version {number} of secret {secret} of {ref} already has this value."
-    nodes = ", ".join(found.nodes) or "no node"
-    operators = plural(len(found.operators), "operator")
+    nodes = ", ".join(readers.nodes) or "no node"
+    operators = plural(len(readers.operators), "operator")
     return f"Secret {secret} of {ref} is set: version {number}, encrypted for {nodes} and {operators}."
 
 
-def _facts(ref: EnvironmentRef, secret: SecretId, stored: StoredVersion, found: Recipients) -> dict[str, Any]:
+def _facts(ref: EnvironmentRef, secret: SecretId, stored: StoredVersion, readers: Recipients) -> dict[str, Any]:
     return {
         "environment": str(ref),
         "service": secret.service,
@@ -110,9 +110,9 @@ def _facts(ref: EnvironmentRef, secret: SecretId, stored: StoredVersion, found: 
         "version": stored.version.version,
         "changed": stored.changed,
         "set_at": iso(stored.version.set_at),
-        "nodes": sorted(found.nodes),
-        "nodes_without_key": list(found.keyless),
-        "operators": sorted(found.operators),
+        "nodes": sorted(readers.nodes),
+        "nodes_without_key": list(readers.keyless),
+        "operators": sorted(readers.operators),
     }
 
 

@@ -45,7 +45,7 @@ async def _cluster(settings: Settings) -> list[CheckResult]:
 
     try:
         async with Etcd(settings, timeout=context.CALL_TIMEOUT) as etcd:
-            found = await etcd_results(etcd, settings)
+            results = await etcd_results(etcd, settings)
             for name, check in (
                 ("controller", cluster.controller),
                 ("nodes", cluster.nodes),
@@ -53,8 +53,8 @@ async def _cluster(settings: Settings) -> list[CheckResult]:
                 ("agents", lambda etcd: agents.api_results(etcd, settings)),
                 ("identity", agents.identity_results),
             ):
-                found += await _guarded(name, check, etcd, settings)
-            return found
+                results += await _guarded(name, check, etcd, settings)
+            return results
     except StoreError as error:
         return [CheckResult.from_error("etcd", _explained(error, settings))]
 

@@ -26,20 +26,22 @@ _AT_A_TIME: Final = 32
 
 
 async def api_results(etcd: Etcd, settings: Settings) -> list[CheckResult]:
-    """Call the agent of each reachable node attached to an environment.
+    """Call the agent of node reachable node attached to an environment.
 
     ``cluster.nodes`` reports unreachable nodes. No results in a cluster without certificates, because agents have no
     API there.
     """
     if settings.cert is None:
         return []
-    found = [
-        client.endpoint_of(each.name, each.node, each.heartbeat)
-        for each in (await overview(etcd))[0]
-        if each.environments and each.node and each.heartbeat and each.heartbeat.uid == each.node.uid
+    endpoints = [
+        client.endpoint_of(node.name, node.node, node.heartbeat)
+        for node in (await overview(etcd))[0]
+        if node.environments and node.node and node.heartbeat and node.heartbeat.uid == node.node.uid
     ]
     slots = asyncio.Semaphore(_AT_A_TIME)
-    return [check for checks in await concurrently(_ask(settings, agent, slots) for agent in found) for check in checks]
+    return [
+        check for checks in await concurrently(_ask(settings, agent, slots) for agent in endpoints) for check in checks
+    ]
 
 
 async def _ask(settings: Settings, agent: client.AgentEndpoint, slots: asyncio.Semaphore) -> list[CheckResult]:
@@ -55,7 +57,7 @@ async def _ask(settings: Settings, agent: client.AgentEndpoint, slots: asyncio.S
 
 
 def diagnose_results(name: str, address: str, answer: agent_pb2.DiagnoseAnswer) -> list[CheckResult]:
-    """Return the results of an agent: the response, then each failed check of its machine."""
+    """Return the results of an agent: the response, then node failed check of its machine."""
     failed_checks = [
         CheckResult(
             f"{check.name} of node {answer.node}",

@@ -64,16 +64,18 @@ async def ingress(etcd: Etcd) -> list[CheckResult]:
     from devopsellence.cli.ingress.cluster_summary import ingress_summaries
     from devopsellence.cli.util.text import plural
 
-    found = []
-    for standing in await ingress_summaries(etcd, datetime.now(UTC)):
-        name = f"ingress {standing.environment}"
-        action = NextAction("check from outside", f"devopsellence ingress check --env {standing.environment}")
-        found += [CheckResult(name, one.severity, one.text, one.code, (action,)) for one in standing.troubles]
-        if not standing.troubles:
-            found.append(
-                CheckResult(name, "ok", f"{plural(standing.hosts, 'host')} on {plural(len(standing.nodes), 'node')}")
+    results = []
+    for ingress in await ingress_summaries(etcd, datetime.now(UTC)):
+        name = f"ingress {ingress.environment}"
+        action = NextAction("check from outside", f"devopsellence ingress check --env {ingress.environment}")
+        results += [
+            CheckResult(name, problem.severity, problem.text, problem.code, (action,)) for problem in ingress.troubles
+        ]
+        if not ingress.troubles:
+            results.append(
+                CheckResult(name, "ok", f"{plural(ingress.hosts, 'host')} on {plural(len(ingress.nodes), 'node')}")
             )
-    return found
+    return results
 
 
 def _healthy_text(node: Any) -> str:

@@ -109,8 +109,8 @@ async def grant_to_node(etcd: Etcd, ref: EnvironmentRef, name: str) -> Reencrypt
     problems = secrets.problems + served.problems
     if not secrets.stored and not _with_keys(served):
         return ReencryptResult(problems=problems)
-    found = await recipients.of_nodes(etcd, [name])
-    if found.keyless:
+    node_keys = await recipients.of_nodes(etcd, [name])
+    if node_keys.keyless:
         await _key_said(etcd, name)
     everybody = await recipients.of_nodes(etcd, {name, *await recipients.attached(etcd, ref)})
     requests = _grant_requests(secrets, served, await newest_release(etcd, ref), everybody.keys([name]))
@@ -143,9 +143,11 @@ async def grant_certificate_keys(etcd: Etcd, ref: EnvironmentRef, names: Collect
     if not _with_keys(served):
         return ReencryptResult(problems=served.problems)
     everybody = await recipients.of_nodes(etcd, names)
-    one, must = frozenset({KEY}), everybody.keys(names)
+    key_version, must = frozenset({KEY}), everybody.keys(names)
     requests = [
-        GrantRequest(CertificateKeyItem(host), CertificateKeyItem(host).files("", certificate), frozenset(), must, one)
+        GrantRequest(
+            CertificateKeyItem(host), CertificateKeyItem(host).files("", certificate), frozenset(), must, key_version
+        )
         for host, certificate in _with_keys(served).items()
     ]
     return _result(await grant(etcd, ref, requests, names), everybody.keyless, served.problems)
@@ -157,14 +159,14 @@ async def exposure_of(etcd: Etcd, ref: EnvironmentRef, name: str) -> Exposure:
     keys = _with_keys(served)
     if not secrets.stored and not keys:
         return Exposure()
-    found = await recipients.of_nodes(etcd, [name], record=False)
+    node_keys = await recipients.of_nodes(etcd, [name], record=False)
     return Exposure(
         tuple(
             secret
             for secret, stored in secrets.stored.items()
-            if any(found.nodes_among(version.recipients) for version in stored.versions)
+            if any(node_keys.nodes_among(version.recipients) for version in stored.versions)
         ),
-        tuple(host for host, certificate in keys.items() if found.nodes_among(certificate.recipients)),
+        tuple(host for host, certificate in keys.items() if node_keys.nodes_among(certificate.recipients)),
     )
 
 
@@ -193,18 +195,20 @@ def _grant_requests(
 
     Access to the key of an ACME certificate is optional, because the controller can obtain another certificate.
     """
-    found = [
+    requests = [
         GrantRequest(
             SecretItem(secret), stored, releases.pinned(release, secret) | {records.current(stored).version}, must
         )
         for secret, stored in secrets.stored.items()
     ]
     for host, certificate in _with_keys(served).items():
-        item, one = CertificateKeyItem(host), frozenset({KEY})
+        item, key_version = CertificateKeyItem(host), frozenset({KEY})
         ours = certificate.source == Certificate.INSTALLED
         files = item.files("", certificate)
-        found.append(GrantRequest(item, files, one if ours else frozenset(), must, frozenset() if ours else one))
-    return found
+        requests.append(
+            GrantRequest(item, files, key_version if ours else frozenset(), must, frozenset() if ours else key_version)
+        )
+    return requests
 
 
 def _result(done: GrantResult, keyless: tuple[str, ...], problems: tuple[UnreadableKey, ...]) -> ReencryptResult:

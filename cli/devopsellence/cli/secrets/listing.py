@@ -47,20 +47,20 @@ async def read_entries(etcd: Etcd, ref: EnvironmentRef) -> tuple[list[SecretEntr
         release = await newest_release(etcd, ref)
     except MalformedRecord as error:
         problems.append(UnreadableKey(error.key, f"not a readable {error.kind}: {error.reason}"))
-    found = await recipients.of_nodes(etcd, names, record=False)
-    return [entry_of(secret, stored, found, release) for secret, stored in secrets.stored.items()], problems
+    keys = await recipients.of_nodes(etcd, names, record=False)
+    return [entry_of(secret, stored, keys, release) for secret, stored in secrets.stored.items()], problems
 
 
-def entry_of(secret: SecretId, stored: Secret, found: Recipients, release: Release | None) -> SecretEntry:
+def entry_of(secret: SecretId, stored: Secret, keys: Recipients, release: Release | None) -> SecretEntry:
     """Return the row of a secret."""
     version = records.current(stored)
-    nodes = found.nodes_among(version.recipients)
+    nodes = keys.nodes_among(version.recipients)
     return SecretEntry(
         secret=secret,
         version=version,
         nodes=tuple(nodes),
-        without_access=tuple(name for name in found.names if name not in nodes),
-        operators=tuple(found.operators_among(version.recipients)),
+        without_access=tuple(name for name in keys.names if name not in nodes),
+        operators=tuple(keys.operators_among(version.recipients)),
         release=release.number if release else 0,
         used=tuple(sorted(releases.pinned(release, secret))),
     )
@@ -71,39 +71,42 @@ def table(entries: Sequence[SecretEntry], now: datetime) -> str:
     return columns(_HEADER, [_cells(entry, now) for entry in entries])
 
 
-def document(each: SecretEntry) -> dict[str, Any]:
+def document(entry: SecretEntry) -> dict[str, Any]:
     """Return the JSON form of a row."""
     return {
-        "service": each.secret.service,
-        "name": each.secret.name,
-        "version": each.version.version,
-        "set_at": iso(each.version.set_at),
-        "set_by": each.version.set_by,
-        "nodes": list(each.nodes),
-        "nodes_without_access": list(each.without_access),
-        "operators": list(each.operators),
-        "release": each.release if each.used else None,
-        "release_versions": list(each.used),
+        "service": entry.secret.service,
+        "name": entry.secret.name,
+        "version": entry.version.version,
+        "set_at": iso(entry.version.set_at),
+        "set_by": entry.version.set_by,
+        "nodes": list(entry.nodes),
+        "nodes_without_access": list(entry.without_access),
+        "operators": list(entry.operators),
+        "release": entry.release if entry.used else None,
+        "release_versions": list(entry.used),
     }
 
 
-def _cells(each: SecretEntry, now: datetime) -> list[str]:
-    age = since(each.version.set_at, now)
+def _cells(entry: SecretEntry, now: datetime) -> list[str]:
+    age = since(entry.version.set_at, now)
     return [
-        "(registry)" if each.secret.service == REGISTRY else each.secret.service,
-        each.secret.name,
-        str(each.version.version),
+        "(registry)" if entry.secret.service == REGISTRY else entry.secret.service,
+        entry.secret.name,
+        str(entry.version.version),
         f"{age} ago" if age else "-",
-        safe(each.version.set_by) or "-",
+        safe(entry.version.set_by) or "-",
         "; ".join(
-            [", ".join(each.nodes) or "-", *([f"not {', '.join(each.without_access)}"] if each.without_access else [])]
+            [
+                ", ".join(entry.nodes) or "-",
+                *([f"not {', '.join(entry.without_access)}"] if entry.without_access else []),
+            ]
         ),
-        _use(each),
+        _use(entry),
     ]
 
 
-def _use(each: SecretEntry) -> str:
-    if not each.used:
+def _use(entry: SecretEntry) -> str:
+    if not entry.used:
         return "-"
-    old = [str(number) for number in each.used if number != each.version.version]
-    return f"{each.release} (version {', '.join(old)})" if old else str(each.release)
+    old = [str(number) for number in entry.used if number != entry.version.version]
+    return f"{entry.release} (version {', '.join(old)})" if old else str(entry.release)

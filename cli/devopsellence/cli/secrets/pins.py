@@ -42,13 +42,13 @@ async def pin(
     if not stored:
         return []
     uses = _uses(services, registry, nodes)
-    found = await recipients.of_nodes(etcd, {node.name for node in nodes})
+    keys = await recipients.of_nodes(etcd, {node.name for node in nodes})
     requests = [
-        GrantRequest(SecretItem(use.secret), stored[use.secret], frozenset({use.version}), found.keys(use.nodes))
+        GrantRequest(SecretItem(use.secret), stored[use.secret], frozenset({use.version}), keys.keys(use.nodes))
         for use in dict.fromkeys(uses)
     ]
     await grant(etcd, ref, requests, [node.name for node in nodes])
-    return [name for name in found.keyless if any(name in use.nodes for use in uses)]
+    return [name for name in keys.keyless if any(name in use.nodes for use in uses)]
 
 
 def warn_of_keyless(output: Output, nodes: Sequence[str]) -> None:
@@ -101,7 +101,7 @@ async def registry_password(etcd: Etcd, ref: EnvironmentRef, registry: Registry)
     if secret not in stored:
         raise missing_secrets(ref, [secret])
     number = records.version_to_pin(stored[secret], registry.password_version)
-    version = next(each for each in stored[secret].versions if each.version == number)
+    version = next(kept for kept in stored[secret].versions if kept.version == number)
     me = await identity.own_identity(etcd)
     try:
         return me.identity.decrypt(version.age).decode()

@@ -56,8 +56,8 @@ async def attached(etcd: Etcd, ref: EnvironmentRef) -> list[str]:
         MalformedRecord: the record of the environment cannot be read.
     """
     key = etcd.keys.environment(ref)
-    found = await etcd.get(key)
-    return sorted(set(decode(Environment, key, found.value).nodes)) if found else []
+    item = await etcd.get(key)
+    return sorted(set(decode(Environment, key, item.value).nodes)) if item else []
 
 
 async def of_nodes(etcd: Etcd, names: Iterable[str], *, record: bool = True) -> Recipients:
@@ -72,11 +72,11 @@ async def of_nodes(etcd: Etcd, names: Iterable[str], *, record: bool = True) -> 
         reader.get_many({name: keys.heartbeat(name) for name in wanted}, Heartbeat),
         reader.get_prefix(keys.operators_prefix, Operator),
     )
-    found = {name: node_recipient(node, beats.get(name)) for name, node in nodes.items()}
+    public_keys = {name: node_recipient(node, beats.get(name)) for name, node in nodes.items()}
     if record:
-        stale = [name for name, key in found.items() if key and key != nodes[name].age_recipient]
-        await concurrently(_take_over(etcd, nodes[name], found[name]) for name in stale)
-    known = {name: key for name, key in found.items() if key}
+        stale = [name for name, key in public_keys.items() if key and key != nodes[name].age_recipient]
+        await concurrently(_take_over(etcd, nodes[name], public_keys[name]) for name in stale)
+    known = {name: key for name, key in public_keys.items() if key}
     return Recipients(
         nodes=known,
         operators={

@@ -34,10 +34,10 @@ async def read(etcd: Etcd, ref: EnvironmentRef, wanted: Collection[SecretId]) ->
         MalformedRecord: a record cannot be read; has its key.
     """
     secrets = sorted(wanted)
-    found = await concurrently(etcd.get(etcd.keys.secret(ref, secret.service, secret.name)) for secret in secrets)
+    items = await concurrently(etcd.get(etcd.keys.secret(ref, secret.service, secret.name)) for secret in secrets)
     return {
         secret: records.checked(item.key, decode(Secret, item.key, item.value))
-        for secret, item in zip(secrets, found, strict=True)
+        for secret, item in zip(secrets, items, strict=True)
         if item is not None
     }
 

@@ -1,4 +1,4 @@
-"""Certificates: what is in them, and when they are due."""
+"""Content and renewal of certificates."""
 
 import datetime
 import ipaddress
@@ -37,7 +37,7 @@ def issue(
     return x509.load_pem_x509_certificate(authority.issue(request, now).certificate)
 
 
-def test_the_authority_lives_ten_years_and_may_sign_leaves_only(authority: CertificateAuthority) -> None:
+def test_authority_is_valid_ten_years_and_signs_leaves_only(authority: CertificateAuthority) -> None:
     certificate = authority.certificate
     assert certificate.not_valid_after_utc - NOW == 3650 * DAY
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
@@ -45,7 +45,7 @@ def test_the_authority_lives_ten_years_and_may_sign_leaves_only(authority: Certi
     assert (constraints.value.ca, constraints.value.path_length) == (True, 0)
 
 
-def test_a_leaf_lives_a_year_is_signed_by_the_authority_and_is_none_itself(authority: CertificateAuthority) -> None:
+def test_leaf_is_valid_a_year_and_no_authority(authority: CertificateAuthority) -> None:
     leaf = issue(authority, OPERATOR)
     leaf.verify_directly_issued_by(authority.certificate)
     assert leaf.not_valid_before_utc == NOW - BACKDATE
@@ -54,12 +54,12 @@ def test_a_leaf_lives_a_year_is_signed_by_the_authority_and_is_none_itself(autho
     assert not leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
 
 
-def test_a_leaf_does_not_outlive_its_authority(authority: CertificateAuthority) -> None:
+def test_leaf_does_not_outlive_authority(authority: CertificateAuthority) -> None:
     leaf = issue(authority, OPERATOR, NOW + 3600 * DAY)
     assert leaf.not_valid_after_utc == authority.certificate.not_valid_after_utc
 
 
-def test_a_member_answers_for_its_names_and_is_its_peers_client(authority: CertificateAuthority) -> None:
+def test_server_certificate_has_names_and_client_usage(authority: CertificateAuthority) -> None:
     leaf = issue(authority, MEMBER)
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["etcd.devopsellence.internal", "localhost"]
@@ -71,14 +71,12 @@ def test_a_member_answers_for_its_names_and_is_its_peers_client(authority: Certi
     assert set(usage) == {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
 
 
-def test_a_clients_certificate_cannot_be_a_servers(authority: CertificateAuthority) -> None:
+def test_client_certificate_has_no_server_usage(authority: CertificateAuthority) -> None:
     usage = issue(authority, OPERATOR).extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
 
 
-def test_a_certificate_can_be_renewed_for_the_key_that_is_there(
-    authority: CertificateAuthority, tmp_path: Path
-) -> None:
+def test_certificate_renewal_keeps_the_key(authority: CertificateAuthority, tmp_path: Path) -> None:
     first = authority.issue(OPERATOR, NOW)
     first.write(tmp_path / "tls.crt", tmp_path / "tls.key")
     again = authority.issue(OPERATOR, NOW + 340 * DAY, key=load_key(tmp_path / "tls.key"))
@@ -89,7 +87,7 @@ def test_a_certificate_can_be_renewed_for_the_key_that_is_there(
     assert after.not_valid_after_utc == before.not_valid_after_utc + 340 * DAY
 
 
-def test_a_key_that_is_none_of_ours_is_an_error(tmp_path: Path) -> None:
+def test_foreign_key_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "tls.key"
     pkcs8 = serialization.PrivateFormat.PKCS8
     other = ed25519.Ed25519PrivateKey.generate().private_bytes(
@@ -105,12 +103,12 @@ def test_a_key_that_is_none_of_ours_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "node:" + 60 * "n"])
-def test_a_common_name_that_a_certificate_cannot_hold_is_an_error(authority: CertificateAuthority, name: str) -> None:
+def test_invalid_common_name_is_an_error(authority: CertificateAuthority, name: str) -> None:
     with pytest.raises(CertificateError, match="common name"):
         authority.issue(CertificateRequest(name), NOW)
 
 
-def test_a_fresh_certificate_serves(authority: CertificateAuthority) -> None:
+def test_new_certificate_needs_no_renewal(authority: CertificateAuthority) -> None:
     assert authority.why_renew(issue(authority, MEMBER), MEMBER, NOW) == ""
 
 
@@ -119,7 +117,7 @@ def test_a_fresh_certificate_serves(authority: CertificateAuthority) -> None:
     [(334 * DAY, False), (336 * DAY, True), (366 * DAY, True), (-1 * DAY, True)],
     ids=["31 days left", "29 days left", "over", "not yet valid"],
 )
-def test_a_certificate_is_due_thirty_days_before_its_end(
+def test_certificate_is_renewed_thirty_days_before_expiry(
     authority: CertificateAuthority, passed: datetime.timedelta, due: bool
 ) -> None:
     leaf = issue(authority, OPERATOR)
@@ -127,13 +125,13 @@ def test_a_certificate_is_due_thirty_days_before_its_end(
     assert bool(why_expires(leaf, NOW + passed)) is due
 
 
-def test_a_certificate_for_somebody_else_or_other_names_is_due(authority: CertificateAuthority) -> None:
+def test_certificate_with_other_names_is_renewed(authority: CertificateAuthority) -> None:
     assert "not 'controller'" in authority.why_renew(issue(authority, OPERATOR), CertificateRequest("controller"), NOW)
     assert "other names" in authority.why_renew(
         issue(authority, MEMBER), CertificateRequest("etcd", ("elsewhere",)), NOW
     )
 
 
-def test_a_certificate_of_another_authority_of_the_same_name_is_due(authority: CertificateAuthority) -> None:
+def test_certificate_of_another_authority_is_renewed(authority: CertificateAuthority) -> None:
     other = CertificateAuthority.create("test", NOW)
     assert "not signed" in authority.why_renew(issue(other, OPERATOR), OPERATOR, NOW)

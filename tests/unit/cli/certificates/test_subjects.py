@@ -1,4 +1,4 @@
-"""What each party's certificate says."""
+"""Certificates of nodes, operators, controllers and etcd members."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from devopsellence.cli.certificates.pki import CertificateError
 from devopsellence.store.keys import InvalidName
 
 
-def test_a_node_is_a_server_under_the_one_name_that_is_its_machines_own() -> None:
+def test_node_certificate_names_the_machine() -> None:
     request = subjects.node("prod-1", "6c8f")
     assert request.common_name == "node:6c8f"
     assert request.server_names == (server_name("6c8f"),)
@@ -18,7 +18,7 @@ def test_a_node_is_a_server_under_the_one_name_that_is_its_machines_own() -> Non
     assert not is_operator(request.common_name)
 
 
-def test_operators_and_controllers_are_clients_alone() -> None:
+def test_operators_and_controllers_have_client_certificates() -> None:
     for request in (subjects.root(), subjects.operator("ann"), subjects.controller()):
         assert request.server_names == ()
     assert is_operator(subjects.root().common_name)
@@ -26,13 +26,13 @@ def test_operators_and_controllers_are_clients_alone() -> None:
     assert not is_operator(subjects.controller().common_name)
 
 
-def test_a_member_of_etcd_answers_under_every_name_that_it_is_called_by() -> None:
+def test_etcd_member_certificate_has_all_its_names() -> None:
     names = subjects.member("10.0.0.1", "127.0.0.1").server_names
     assert len(set(names)) == len(names)
     assert {"10.0.0.1", "127.0.0.1", "::1", "etcd.devopsellence.internal"} <= set(names)
 
 
-def test_the_longest_names_that_a_certificate_holds() -> None:
+def test_longest_names_in_certificates() -> None:
     assert subjects.node("n" * 63, 32 * "a").unit == "n" * 63
     with pytest.raises(InvalidName):
         subjects.node("n" * 64, 32 * "a")

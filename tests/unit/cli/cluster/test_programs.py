@@ -1,4 +1,4 @@
-"""With what a cluster's programs are started."""
+"""Command lines and settings files of a cluster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEMBERS = {"e1": "10.0.0.1", "e2": "10.0.0.2"}
 NODE = Node(name="prod-1", uid="u1", address="10.0.0.5")
 
 
-def test_every_port_of_a_member_asks_for_a_certificate_of_the_cluster() -> None:
+def test_member_requires_certificates_on_every_port() -> None:
     variables = programs.member_variables("e2", MEMBERS)
     urls = [value for name, value in variables.items() if name.endswith("_URLS")]
     assert len(urls) == 4
@@ -25,13 +25,13 @@ def test_every_port_of_a_member_asks_for_a_certificate_of_the_cluster() -> None:
     assert variables["ETCD_INITIAL_CLUSTER"] == "e1=https://10.0.0.1:2380,e2=https://10.0.0.2:2380"
 
 
-def test_a_member_with_a_name_for_an_address_listens_everywhere_and_is_called_by_its_name() -> None:
+def test_member_with_host_name_listens_on_all_addresses() -> None:
     variables = programs.member_variables("e1", {"e1": "etcd.example.com"})
     assert variables["ETCD_LISTEN_PEER_URLS"] == "https://0.0.0.0:2380"
     assert variables["ETCD_ADVERTISE_CLIENT_URLS"] == "https://etcd.example.com:2379"
 
 
-def test_the_agents_command_line_says_everything() -> None:
+def test_agent_command_line() -> None:
     variables = programs.client_variables(programs.endpoints(MEMBERS), DEFAULT_PREFIX, programs.AGENT_HOME)
     words = shlex.split(programs.agent_command(NODE, variables))
     assert words[0] == "devopsellence-agent"
@@ -48,7 +48,7 @@ def test_the_agents_command_line_says_everything() -> None:
     }
 
 
-def test_an_ipv6_node_listens_and_is_called_in_brackets() -> None:
+def test_ipv6_node_has_brackets_in_agent_arguments() -> None:
     arguments = programs.agent_arguments(Node(name="n", uid="u", address="fd00::5"))
     assert arguments[-4:] == ["--api-listen", "[::]:7443", "--api-advertise", "[fd00::5]:7443"]
 
@@ -68,7 +68,7 @@ def test_environment_files_are_read_back_unchanged() -> None:
     )
 
 
-def test_a_settings_file_quotes_what_systemd_would_take_apart() -> None:
+def test_settings_file_quotes_values_for_systemd() -> None:
     assert programs.settings_file({"A": 'b c"\\'}) == b'A="b c\\"\\\\"\n'
 
 
@@ -80,7 +80,7 @@ def unit(name: str, folder: str = "systemd") -> configparser.SectionProxy:
     return parser["Service"]
 
 
-def test_the_systemd_units_read_what_the_commands_write() -> None:
+def test_systemd_units_read_settings_files() -> None:
     agent, controller = unit("devopsellence-agent"), unit("devopsellence-controller")
     assert agent["EnvironmentFile"] == f"{programs.AGENT_HOME}/agent.env"
     assert agent["ExecStart"].endswith(f"/devopsellence-agent ${programs.AGENT_ARGUMENTS}")
@@ -89,12 +89,12 @@ def test_the_systemd_units_read_what_the_commands_write() -> None:
     assert controller["LoadCredential"] == f"tls.key:{programs.CONTROLLER_HOME}/tls.key"
 
 
-def test_the_units_arguments_are_words_that_systemd_splits_as_a_shell_does() -> None:
+def test_agent_unit_splits_arguments_like_a_shell() -> None:
     arguments = programs.agent_variables(NODE, {})[programs.AGENT_ARGUMENTS]
     assert arguments.split() == shlex.split(arguments) == programs.agent_arguments(NODE)
 
 
-def test_the_units_of_etcd_read_what_the_commands_write() -> None:
+def test_etcd_units_read_settings_files() -> None:
     member, snapshot = unit("devopsellence-etcd", "etcd"), unit("devopsellence-etcd-snapshot", "etcd")
     assert member["EnvironmentFile"] == snapshot["EnvironmentFile"] == f"{programs.ETCD_HOME}/etcd.env"
     data = programs.member_variables("e1", MEMBERS)["ETCD_DATA_DIR"]
@@ -102,7 +102,7 @@ def test_the_units_of_etcd_read_what_the_commands_write() -> None:
     assert f"readonly HOME_DIR={programs.ETCD_HOME} " in (PROJECT / "deploy" / "etcd" / "etcd.sh").read_text()
 
 
-def test_every_version_of_etcd_is_given_the_same_limits() -> None:
+def test_etcd_limits_are_explicit() -> None:
     variables = programs.member_variables("e1", MEMBERS)
     assert int(variables["ETCD_QUOTA_BACKEND_BYTES"]) == programs.QUOTA_BYTES
     # etcd makes a shorter lease last for one and a half elections; a controller's has 5 s.

@@ -30,11 +30,11 @@ def made(programs: Programs = PROGRAMS, **stamps: str) -> tuple[ProcessSpec, ...
     return specs(LAYOUT, STATE, programs, {**STAMPS, **stamps}, SHELL)
 
 
-def test_the_order_of_starting() -> None:
+def test_start_order() -> None:
     assert tuple(spec.name for spec in made()) == PROCESSES == ("etcd", "controller", "agent")
 
 
-def test_etcd_listens_on_the_loopback_interface_alone_with_client_certificates_on_both_ports() -> None:
+def test_etcd_listens_on_loopback_with_client_certificates() -> None:
     command = etcd_command(LAYOUT, STATE, "/usr/bin/etcd")
     urls = [flag.partition("=")[2] for flag in command if "-urls=" in flag]
     assert urls
@@ -43,7 +43,7 @@ def test_etcd_listens_on_the_loopback_interface_alone_with_client_certificates_o
     assert not any("unsafe" in flag for flag in command)
 
 
-def test_each_program_has_its_own_credential() -> None:
+def test_programs_have_separate_certificates() -> None:
     _, controller, agent = made()
     assert Settings.from_environ(controller.env) == Settings(
         ("127.0.0.1:20100",),
@@ -54,7 +54,7 @@ def test_each_program_has_its_own_credential() -> None:
     assert agent.env["DEVOPSELLENCE_ETCD_CERT"] == str(LAYOUT.pki / "node.crt")
 
 
-def test_the_agent_is_told_who_it_is() -> None:
+def test_agent_arguments_name_the_node() -> None:
     argv = made()[2].argv
     assert argv[:4] == ("/usr/bin/python3", "-P", "-m", "devopsellence.nodeagent")
     assert {
@@ -69,12 +69,12 @@ def test_the_agent_is_told_who_it_is() -> None:
     assert not [word for word in argv if word.startswith("--envoy-image")]
 
 
-def test_the_agent_is_told_which_envoy_where_there_is_a_choice() -> None:
+def test_agent_arguments_name_the_envoy_image() -> None:
     assert "--envoy-image=built-in" in made(replace(PROGRAMS, envoy="built-in"))[2].argv
     assert envoy_image({"DEVOPSELLENCE_ENVOY_IMAGE": "mirror.example.com/envoy:1"}) == "mirror.example.com/envoy:1"
 
 
-def test_the_shells_variables_stay_behind_but_for_the_needed_ones() -> None:
+def test_environment_keeps_only_needed_variables() -> None:
     kept = environment(SHELL)
     assert kept == {"PATH": "/bin", "HOME": "/home/ann", "PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2"}
 
@@ -84,7 +84,7 @@ def test_relative_module_folders_become_absolute() -> None:
     assert roots == [str(Path("core").absolute()), "/abs"]
 
 
-def test_a_renewed_certificate_and_a_newer_version_restart_only_whom_they_concern() -> None:
+def test_renewed_certificate_restarts_only_its_process() -> None:
     def changed(other: tuple[ProcessSpec, ...]) -> list[str]:
         return [before.name for before, after in zip(made(), other, strict=True) if before != after]
 
@@ -93,7 +93,7 @@ def test_a_renewed_certificate_and_a_newer_version_restart_only_whom_they_concer
     assert changed(made(Programs("/usr/bin/etcd", "/usr/bin/python3", "1.1"))) == ["controller", "agent"]
 
 
-def test_the_state_folder() -> None:
+def test_state_home_follows_variables() -> None:
     assert state_home({"DEVOPSELLENCE_HOME": "/data", "XDG_STATE_HOME": "/state"}) == Path("/data")
     assert state_home({"XDG_STATE_HOME": "/state"}) == Path("/state/devopsellence")
     assert state_home({"XDG_STATE_HOME": "relative"}) == state_home({}) == Path.home() / ".local/state/devopsellence"

@@ -1,10 +1,8 @@
-"""What counts as a leader and as an agent that is well, and what a person is told when Docker is not there."""
+"""Readiness of the controller and the agent."""
 
 import pytest
 
 from devopsellence.api.v1.stored_pb2 import Candidate, Heartbeat
-from devopsellence.cli.dev.docker_api import DockerHttpError
-from devopsellence.cli.dev.problems import docker_unusable
 from devopsellence.cli.dev.readiness import leader, problem_of
 from devopsellence.store.codec import encode
 from devopsellence.store.types import KeyListing, KeyValue
@@ -19,7 +17,7 @@ def candidate(identity: str) -> bytes:
     return encode(Candidate(identity=identity))
 
 
-def test_the_oldest_candidate_leads() -> None:
+def test_oldest_candidate_is_the_leader() -> None:
     found = leader(listing((candidate("vm/2"), 9), (candidate("vm/1"), 4)))
     assert found is not None
     assert found.identity == "vm/1"
@@ -38,23 +36,5 @@ def test_no_leader_without_readable_first_candidate() -> None:
         (Heartbeat(), "the API of the agent is not listening"),
     ],
 )
-def test_an_agent_is_well_when_it_says_no_problem_and_where_its_api_is(beat: Heartbeat, problem: str) -> None:
+def test_healthy_heartbeat_has_no_problem_and_an_api_address(beat: Heartbeat, problem: str) -> None:
     assert problem_of(beat) == problem
-
-
-@pytest.mark.parametrize(
-    ("cause", "command"),
-    [
-        (FileNotFoundError(), "sudo apt-get install docker.io"),
-        (PermissionError(), "sudo usermod -aG docker $USER"),
-        (ConnectionRefusedError(), "sudo systemctl start docker"),
-        (TimeoutError(), "docker version"),
-        (None, "docker version"),
-    ],
-)
-def test_docker_fix_depends_on_the_problem(cause: Exception | None, command: str) -> None:
-    error = DockerHttpError("why")
-    error.__cause__ = cause
-    explained = docker_unusable(error)
-    assert (explained.code, explained.message, explained.exit_code) == ("docker_unavailable", "why", 1)
-    assert explained.next_actions[0].command == command

@@ -1,4 +1,4 @@
-"""What ``dev up`` decides from what was said, what is remembered and what is free."""
+"""Settings of the local cluster: options, saved state, free ports."""
 
 from dataclasses import replace
 from typing import Any
@@ -37,7 +37,7 @@ def running(*names: str) -> SupervisorSnapshot:
     return SupervisorSnapshot(ProcessIdentity(1, ""), 0.0, reports)
 
 
-def test_the_first_start_chooses_everything() -> None:
+def test_first_start_chooses_all_settings() -> None:
     first = decided(UpOptions(), None, 20000)
     assert (first.node_name, first.client_port, first.peer_port, first.agent_port) == ("local", 20001, 20002, 20003)
     assert len(first.node_uid) == 32
@@ -46,7 +46,7 @@ def test_the_first_start_chooses_everything() -> None:
     assert first.home_made
 
 
-def test_the_next_start_finds_the_same() -> None:
+def test_next_start_keeps_settings() -> None:
     assert decided(UpOptions(), KNOWN) == KNOWN
 
 
@@ -55,7 +55,7 @@ def test_choices_of_the_first_start_are_kept() -> None:
     assert (first.node_name, first.client_port, first.client_port_given) == ("box", 2379, True)
 
 
-def test_ports_that_our_own_processes_hold_are_not_taken() -> None:
+def test_ports_of_running_processes_are_kept() -> None:
     assert decided(UpOptions(), KNOWN, 20100, 20101, 20102, before=running("etcd", "agent")) == KNOWN
     assert decided(UpOptions(), KNOWN, 20100, 20101, 20102, before=running("etcd")).agent_port == 20000
 
@@ -64,30 +64,30 @@ def test_state_without_agent_api_gets_a_port() -> None:
     assert decided(UpOptions(), replace(KNOWN, agent_port=0)) == replace(KNOWN, agent_port=20000)
 
 
-def test_the_agents_port_gives_way_to_one_that_a_person_chose_for_etcd() -> None:
+def test_agent_port_avoids_chosen_etcd_port() -> None:
     assert decided(UpOptions(etcd_port=20102), KNOWN).agent_port == 20000
 
 
-def test_a_port_of_our_choice_that_somebody_took_is_replaced() -> None:
+def test_port_in_use_is_replaced() -> None:
     assert decided(UpOptions(), KNOWN, 20100).client_port == 20000
     assert decided(UpOptions(), KNOWN, 20101).peer_port == 20000
     assert decided(UpOptions(), KNOWN, 20102).agent_port == 20000
 
 
-def test_a_port_of_a_persons_choice_that_somebody_took_is_an_error_that_names_it() -> None:
+def test_chosen_port_in_use_is_an_error() -> None:
     with pytest.raises(CliError, match=r"etcd cannot listen on port 2379: the port is in use") as failure:
         decided(UpOptions(), CHOSEN, 2379)
     commands = [action.command for action in failure.value.next_actions]
     assert commands == ["ss -ltnp 'sport = :2379'", "devopsellence dev up --etcd-port <port>"]
 
 
-def test_another_port_can_be_chosen_later_and_is_looked_at_even_while_etcd_runs() -> None:
+def test_new_chosen_port_is_checked_while_etcd_runs() -> None:
     assert decided(UpOptions(etcd_port=2400), KNOWN, before=running("etcd")).client_port == 2400
     with pytest.raises(CliError, match="port 2400"):
         decided(UpOptions(etcd_port=2400), KNOWN, 2400, before=running("etcd"))
 
 
-def test_the_ingress_answers_at_the_next_ports_where_the_usual_ones_are_taken() -> None:
+def test_ingress_uses_next_free_ports() -> None:
     first = decided(UpOptions(), None, 8080, 8081, 8443)
     assert (first.http_port, first.https_port) == (8082, 8444)
     again = decided(UpOptions(), first, 8082)
@@ -98,12 +98,12 @@ def test_state_without_ingress_gets_ports() -> None:
     assert decided(UpOptions(), replace(KNOWN, http_port=0, https_port=0)) == KNOWN
 
 
-def test_the_ingress_has_the_ports_that_it_goes_on_listening_on_without_us() -> None:
+def test_running_ingress_keeps_its_ports() -> None:
     assert decided(UpOptions(), KNOWN, 8080, 8443, routes=True) == KNOWN
     assert decided(UpOptions(), KNOWN, 8080, 8443).http_port == 8081
 
 
-def test_ports_for_the_ingress_that_a_person_chose_hold_or_are_an_error_that_names_them() -> None:
+def test_chosen_ingress_port_in_use_is_an_error() -> None:
     first = decided(UpOptions(http_port=80, https_port=443), None)
     assert (first.http_port, first.http_port_given, first.https_port, first.https_port_given) == (80, True, 443, True)
     assert decided(UpOptions(), first, 8080) == first
@@ -126,7 +126,7 @@ def test_ingress_ports_are_chosen_independently() -> None:
         pytest.param(UpOptions(node_name="no/name"), None, "invalid_name", id="no name"),
     ],
 )
-def test_a_node_name_that_cannot_be_is_a_usage_error(wish: UpOptions, remembered: Any, code: str) -> None:
+def test_invalid_node_name_is_a_usage_error(wish: UpOptions, remembered: Any, code: str) -> None:
     with pytest.raises(CliError) as failure:
         decided(wish, remembered)
     assert (failure.value.code, failure.value.exit_code) == (code, 2)

@@ -1,4 +1,4 @@
-"""What ``doctor`` makes of what etcd's members say."""
+"""Results for the members of etcd."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def codes(found: dict[str, Member | StoreError], *, grants: bool = True) -> list
     return [(each.name, each.severity, each.code) for each in member_results(found, grants=grants)[1:]]
 
 
-def test_three_that_are_well_are_one_line() -> None:
+def test_healthy_members_are_a_single_result() -> None:
     (check,) = member_results({A: member(1), B: member(2), C: member(3)}, grants=True)
     assert (check.name, check.severity) == ("etcd", "ok")
     assert check.message == f"3.5.33 at {A}, {B}, {C}; {B} is the leader; 1 of 2048 MiB"
@@ -48,7 +48,7 @@ def test_member_problem_is_reported_once(what: Member | StoreError, expected: tu
     assert all(check.next_actions for check in member_results(found, grants=True)[1:])
 
 
-def test_an_alarm_that_all_tell_of_is_one_alarm() -> None:
+def test_alarm_of_all_members_is_reported_once() -> None:
     assert codes({A: member(1, alarms=("NOSPACE",)), B: member(2, alarms=("NOSPACE",))}) == [
         ("etcd alarm", "error", "etcd_no_space")
     ]
@@ -88,5 +88,5 @@ def test_unreachable_members_are_reported() -> None:
         ("unknown", False),
     ],
 )
-def test_versions_with_the_known_leak(version: str, *, keeps: bool) -> None:
+def test_versions_enforcing_grants(version: str, *, keeps: bool) -> None:
     assert keeps_grants(version) is keeps

@@ -23,7 +23,7 @@ def test_identity_is_created_once_by_concurrent_commands(tmp_path: Path) -> None
     assert [each.name for each in path.parent.iterdir()] == ["operator.age"]
 
 
-def test_an_identity_of_the_age_tool_is_taken(tmp_path: Path) -> None:
+def test_identity_of_age_tool_is_accepted(tmp_path: Path) -> None:
     identity = AgeIdentity.generate()
     (tmp_path / "key").write_text(f"# created: 2026-01-01T00:00:00Z\n{identity.text()}")
     assert load_or_create(tmp_path / "key").recipient == identity.recipient
@@ -40,13 +40,13 @@ def test_invalid_identity_file_is_never_replaced(tmp_path: Path) -> None:
         assert path.read_bytes() == content
 
 
-def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+def test_unusable_identity_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CliError, match="File exists"):
         load_or_create(tmp_path / "file" / "operator.age")
 
 
-def test_where_it_lies() -> None:
+def test_identity_path_follows_variables() -> None:
     assert identity_path({"DEVOPSELLENCE_HOME": "/home/of/it"}) == Path("/home/of/it/operator.age")
     assert identity_path({"DEVOPSELLENCE_HOME": "/home/of/it", "DEVOPSELLENCE_IDENTITY": "/k"}) == Path("/k")
 
@@ -61,7 +61,7 @@ def test_where_it_lies() -> None:
         ("a" * 80 + "@" + "b" * 80, "a" * 26 + "." + "b" * 26 + "-"),
     ],
 )
-def test_names_of_operators_are_names(who: str, start: str) -> None:
+def test_operator_names_are_valid_names(who: str, start: str) -> None:
     name = operator_name(who, "age1x")
     assert name.startswith(start)
     assert NAME.match(name)

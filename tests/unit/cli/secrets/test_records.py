@@ -31,7 +31,7 @@ def stored(*versions: SecretVersion) -> Secret:
     return secret
 
 
-def test_the_newest_is_last_and_ten_are_kept() -> None:
+def test_ten_newest_versions_are_kept() -> None:
     secret = stored(*(version(number, b"x", ANN) for number in range(1, 13)))
     assert [each.version for each in secret.versions] == list(range(3, 13))
     assert records.current(secret).version == 12
@@ -56,13 +56,13 @@ def test_reference_resolves_to_a_version(asked: int, picked: int, because: str) 
 
 
 @pytest.mark.parametrize("numbers", [[], [0], [2, 2], [3, 1]])
-def test_a_record_whose_versions_make_no_sense_is_unreadable(numbers: list[int]) -> None:
+def test_record_with_invalid_versions_is_malformed(numbers: list[int]) -> None:
     secret = Secret(versions=[SecretVersion(version=number) for number in numbers])
     with pytest.raises(MalformedRecord, match="secrets/x"):
         records.checked("secrets/x", secret)
 
 
-def test_resealing_touches_what_lacks_somebody_and_keeps_versions_and_values() -> None:
+def test_reencryption_keeps_versions_and_values() -> None:
     before = stored(version(1, b"one", ANN), version(2, b"two", ANN, NODE))
     everybody = frozenset({ANN.recipient, NODE.recipient})
     must = frozenset({NODE.recipient})
@@ -76,7 +76,7 @@ def test_resealing_touches_what_lacks_somebody_and_keeps_versions_and_values() -
     assert not records.lacks(after, {1, 2}, must)
 
 
-def test_resealing_shuts_nobody_out() -> None:
+def test_reencryption_keeps_existing_recipients() -> None:
     before = stored(version(1, b"one", ANN, BOB))
     before.versions[0].recipients.append("garbage")
     after = records.reencrypted(before, ANN, frozenset({NODE.recipient}), {NODE.recipient}, {1})
@@ -93,7 +93,7 @@ def test_versions_of_newest_release_are_kept() -> None:
     assert [each.version for each in after.versions] == list(range(2, 12))
 
 
-def test_a_version_that_cannot_be_opened_matters_only_if_it_is_needed() -> None:
+def test_undecryptable_version_is_an_error_only_if_needed() -> None:
     before = stored(version(1, b"one", BOB), version(2, b"two", ANN))
     everybody = frozenset({ANN.recipient, NODE.recipient})
     after = records.reencrypted(before, ANN, everybody, {NODE.recipient}, {2})
@@ -104,7 +104,7 @@ def test_a_version_that_cannot_be_opened_matters_only_if_it_is_needed() -> None:
     assert caught.value.version.version == 1
 
 
-def test_only_who_can_open_a_value_knows_that_it_is_the_same() -> None:
+def test_holds_value_needs_decryption() -> None:
     sealed = version(1, b"one", ANN)
     assert records.holds_value(sealed, ANN, b"one")
     assert not records.holds_value(sealed, ANN, b"two")
@@ -112,6 +112,6 @@ def test_only_who_can_open_a_value_knows_that_it_is_the_same() -> None:
     assert not records.holds_value(SecretVersion(age="garbage"), ANN, b"one")
 
 
-def test_secrets_in_words() -> None:
+def test_secret_id_as_text() -> None:
     assert str(WEB) == "TOKEN of web"
     assert str(SecretId(REGISTRY, "PASSWORD")) == "PASSWORD of the registry"

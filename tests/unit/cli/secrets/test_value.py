@@ -43,11 +43,11 @@ def test_invalid_value_is_refused_without_being_printed(value: bytes) -> None:
     assert caught.value.__context__ is None
 
 
-def test_an_empty_value_must_be_meant() -> None:
+def test_empty_value_needs_a_flag() -> None:
     values.check(b"", allow_empty=True)
 
 
-def test_an_endless_stdin_is_read_no_further_than_a_value_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_stdin_is_read_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.BytesIO(b"x" * (10 * MAX_BYTES))
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stream, isatty=lambda: False))
     with pytest.raises(CliError, match="larger than 64 KiB"):
@@ -55,7 +55,7 @@ def test_an_endless_stdin_is_read_no_further_than_a_value_can_be(monkeypatch: py
     assert stream.tell() < 2 * MAX_BYTES
 
 
-def test_the_largest_value_with_its_newline_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_largest_value_with_newline_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.BytesIO(b"x" * MAX_BYTES + b"\r\n")
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stream, isatty=lambda: False))
     assert values.obtain(Output(), stdin=True, argument=None, allow_empty=False) == b"x" * MAX_BYTES

@@ -36,18 +36,18 @@ def test_span(seconds: float, shown: str) -> None:
     assert text.span(seconds) == shown
 
 
-def test_a_clock_that_is_ahead_makes_no_negative_age() -> None:
+def test_age_is_never_negative() -> None:
     assert text.since(Timestamp(seconds=2_000_000_000), datetime(2026, 1, 1, tzinfo=UTC)) == "0s"
 
 
-def test_a_time_that_is_not_set_is_nothing() -> None:
+def test_unset_time_is_empty() -> None:
     assert text.since(Timestamp(), datetime(2026, 1, 1, tzinfo=UTC)) == ""
     assert text.local_time(Timestamp()) == ""
     assert text.iso(Timestamp()) is None
 
 
 @pytest.mark.parametrize(("value", "shown"), [(ServiceStatus.RUNNING, "running"), (0, "unknown"), (99, "unknown")])
-def test_enums_in_words_also_those_of_a_later_version(value: int, shown: str) -> None:
+def test_enum_values_in_words(value: int, shown: str) -> None:
     assert text.word(ServiceStatus.Phase, value) == shown
 
 
@@ -61,14 +61,45 @@ def test_enums_in_words_also_those_of_a_later_version(value: int, shown: str) ->
         ("right\N{RIGHT-TO-LEFT OVERRIDE}left", "right\N{REPLACEMENT CHARACTER}left"),
     ],
 )
-def test_text_from_elsewhere_cannot_move_the_cursor(given: str, shown: str) -> None:
+def test_safe_removes_control_characters(given: str, shown: str) -> None:
     assert text.safe(given) == shown
 
 
-def test_columns_are_aligned_and_no_line_ends_with_a_space() -> None:
+def test_columns_are_aligned_without_trailing_spaces() -> None:
     assert text.columns(("A", "LONG"), [["xxx", ""], ["y", "z"]]) == "A    LONG\nxxx\ny    z"
     assert text.columns(("A",), []) == "A"
 
 
 def test_plural() -> None:
     assert [text.plural(count, "node") for count in (0, 1, 2)] == ["0 nodes", "1 node", "2 nodes"]
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        ([], ""),
+        (["n1"], "n1"),
+        (["n1", "n2"], "n1, n2"),
+        (["n3", "n1", "n2"], "n1\N{EN DASH}n3"),
+        (["n1", "n2", "n4", "n5", "n6", "n9"], "n1, n2, n4\N{EN DASH}n6, n9"),
+        (["n8", "n9", "n10", "n11"], "n8\N{EN DASH}n11"),
+        (["n098", "n099", "n100", "n101"], "n098\N{EN DASH}n101"),
+        # Written in two ways: not the same row of names.
+        (["n08", "n09", "n10", "n9"], "n08, n09, n9, n10"),
+        (["a1", "a2", "b3"], "a1, a2, b3"),
+        (["web-a", "web-b", "web-c"], "web-a, web-b, web-c"),
+        (["h1-1", "h1-2", "h1-3", "h2-1"], "h1-1\N{EN DASH}h1-3, h2-1"),
+        (["7", "8", "9"], "7\N{EN DASH}9"),
+    ],
+)
+def test_consecutive_names_become_a_range(names: list[str], shown: str) -> None:
+    assert text.collapse_ranges(names) == shown
+
+
+def test_long_lists_are_shortened_with_a_count() -> None:
+    names = [f"n{number}" for number in range(1, 100, 2)]
+    assert text.collapse_ranges(names, 22) == "n1, n3, n5 and 47 more"
+    assert len(text.collapse_ranges(names, 30)) <= 30
+    # Whatever the room, one is named.
+    assert text.collapse_ranges(["a-very-long-name", "b"], 3) == "a-very-long-name and 1 more"
+    assert text.collapse_ranges(["n1", "n2", "n3", "x"], 8) == "n1\N{EN DASH}n3, x"

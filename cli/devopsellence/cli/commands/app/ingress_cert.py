@@ -220,21 +220,23 @@ def _warnings(
     """Return the reasons why the certificate is not served, or will be replaced."""
     from devopsellence.config.resolve import TLS_MODES
 
-    found = []
+    warnings = []
     if done.keyless:
         names = ", ".join(done.keyless)
-        found.append(
+        warnings.append(
             f"the public key of {names} is not known yet; once the agent is running, grant access with: "
             f"devopsellence secret reencrypt --env {ref}"
         )
     if ingress is None:
-        return [*found, f"{ref} has no ingress yet: run devopsellence ingress set, then devopsellence deploy"]
+        return [*warnings, f"{ref} has no ingress yet: run devopsellence ingress set, then devopsellence deploy"]
     if others := [host for host in chosen if host not in ingress.hosts]:
-        found.append(f"not served: the ingress of {ref} does not have the host {', '.join(others)}")
+        warnings.append(f"not served: the ingress of {ref} does not have the host {', '.join(others)}")
     mode = next((word for word, value in TLS_MODES.items() if value == ingress.tls_mode), "")
     if mode == "off":
-        found.append("not served: ingress.tls.mode is off; run devopsellence ingress set --tls manual, then deploy")
+        warnings.append("not served: ingress.tls.mode is off; run devopsellence ingress set --tls manual, then deploy")
     elif mode != "manual":
         keep = "to keep installed certificates, run devopsellence ingress set --tls manual"
-        found.append(f"ingress.tls.mode is {mode}: the controller replaces this certificate before it expires; {keep}")
-    return found
+        warnings.append(
+            f"ingress.tls.mode is {mode}: the controller replaces this certificate before it expires; {keep}"
+        )
+    return warnings

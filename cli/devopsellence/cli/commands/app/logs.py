@@ -110,22 +110,22 @@ async def _show(ctx: click.Context, etcd: Etcd, output: Output, options: _Option
     from devopsellence.cli.agent.stdio import StdioWriter
 
     ref = await context.environment(ctx, etcd)
-    found = log_sources(await read_agents(etcd, ref, options.nodes), options.services)
+    sources = log_sources(await read_agents(etcd, ref, options.nodes), options.services)
     if output.json:
-        output.event(OPERATION, "started", **_document(ref, found))
-    run = LogPrinter(output, StdioWriter(sys.stdout), _renderer(output, options, found))
+        output.event(OPERATION, "started", **_document(ref, sources))
+    run = LogPrinter(output, StdioWriter(sys.stdout), _renderer(output, options, sources))
     wanted = LogQuery(str(ref), options.follow, options.lines, options.since)
-    await run.show(context.connection(ctx), found, wanted, services=options.services)
+    await run.show(context.connection(ctx), sources, wanted, services=options.services)
     problems = [{"code": problem.code, "message": problem.message} for problem in run.problems]
-    output.result(OPERATION, None, **_document(ref, found), problems=problems)
+    output.result(OPERATION, None, **_document(ref, sources), problems=problems)
 
 
-def _renderer(output: Output, options: _Options, found: list[LogSource]) -> LineRenderer:
+def _renderer(output: Output, options: _Options, sources: list[LogSource]) -> LineRenderer:
     from devopsellence.cli.agent.log_render import JsonRenderer, TextRenderer
 
     if output.json:
         return JsonRenderer(OPERATION)
-    pairs = [(source.agent.node, service) for source in found for service in source.services]
+    pairs = [(source.agent.node, service) for source in sources for service in source.services]
     # Without SERVICE, containers of further services may appear while following.
     alone = len(pairs) == 1 and (bool(options.services) or not options.follow)
     return TextRenderer(
@@ -133,6 +133,6 @@ def _renderer(output: Output, options: _Options, found: list[LogSource]) -> Line
     )
 
 
-def _document(ref: EnvironmentRef, found: list[LogSource]) -> dict[str, object]:
-    sources = [{"node": source.agent.node, "services": list(source.services)} for source in found]
-    return {"environment": str(ref), "sources": sources}
+def _document(ref: EnvironmentRef, sources: list[LogSource]) -> dict[str, object]:
+    documents = [{"node": source.agent.node, "services": list(source.services)} for source in sources]
+    return {"environment": str(ref), "sources": documents}

@@ -77,8 +77,8 @@ def show(ctx: click.Context, output: Output, number: int) -> None:
     Example:
       devopsellence release show 3
     """
-    ref, found, rollout = context.run(ctx, lambda etcd: _read_one(ctx, etcd, number))
-    if found is None:
+    ref, record, rollout = context.run(ctx, lambda etcd: _read_one(ctx, etcd, number))
+    if record is None:
         action = NextAction("list the releases", "devopsellence release list")
         raise CliError("release_unknown", f"{ref} has no release {number}", next_actions=[action])
     from google.protobuf.json_format import MessageToDict
@@ -86,8 +86,8 @@ def show(ctx: click.Context, output: Output, number: int) -> None:
     from devopsellence.cli.render import json
 
     ended = _ended(json.release_outcomes(rollout), number)
-    record = MessageToDict(found, preserving_proto_field_name=True)
-    output.result("release show", _text(found, ended), release={**record, **ended.document()})
+    fields = MessageToDict(record, preserving_proto_field_name=True)
+    output.result("release show", _text(record, ended), release={**fields, **ended.document()})
 
 
 @release.command()
@@ -152,9 +152,9 @@ async def _read_one(
 
     ref = await context.environment(ctx, etcd)
     key = etcd.keys.release(ref, number)
-    found = await etcd.get(key)
+    item = await etcd.get(key)
     rollout = await Reader(etcd).get(etcd.keys.rollout(ref), Rollout)
-    return ref, decode(Release, key, found.value) if found else None, rollout
+    return ref, decode(Release, key, item.value) if item else None, rollout
 
 
 def _ended(outcomes: dict[int, ReleaseOutcome], number: int) -> ReleaseOutcome:
@@ -200,11 +200,11 @@ def _text(release: Release, ended: ReleaseOutcome) -> str:
 
 
 def _settings(service: Any) -> str:
-    found = [f"port {port.name} {port.port}" for port in service.ports]
-    found += [f"volume {volume.source} at {volume.target}" for volume in service.volumes]
-    found += [f"env {', '.join(sorted(service.env))}"] if service.env else []
-    found += [f"args {' '.join(service.args)}"] if service.args else []
-    return "; ".join(_safe(each) for each in found)
+    settings = [f"port {port.name} {port.port}" for port in service.ports]
+    settings += [f"volume {volume.source} at {volume.target}" for volume in service.volumes]
+    settings += [f"env {', '.join(sorted(service.env))}"] if service.env else []
+    settings += [f"args {' '.join(service.args)}"] if service.args else []
+    return "; ".join(_safe(setting) for setting in settings)
 
 
 def _safe(text: str) -> str:

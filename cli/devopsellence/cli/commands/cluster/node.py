@@ -66,11 +66,12 @@ def register(
     from devopsellence.cli.cluster import join
     from devopsellence.cli.cluster.folder import ClusterFolder
     from devopsellence.cli.nodes import registry
+    from devopsellence.cli.nodes.register import NodeOptions, register_node, replace_node
     from devopsellence.cli.util.addresses import check_host
     from devopsellence.store.keys import check_name
 
     check_name("node", name)
-    options = register.NodeOptions(
+    options = NodeOptions(
         name,
         registry.parse_labels(labels) if labels is not None else None,
         check_host(address) if address else address,
@@ -78,7 +79,7 @@ def register(
     settings = context.connection(ctx)
     # With certificates as credentials, etcd must grant access to the certificate of the new node.
     grant = settings.cert is not None
-    change = register.replace if replace else register.register
+    change = replace_node if replace else register_node
     registration = context.run(ctx, lambda etcd: change(etcd, options, grant=grant))
     node = registration.node
     instructions = join.join(ClusterFolder.chosen(pki), settings, node, required=pki is not None)

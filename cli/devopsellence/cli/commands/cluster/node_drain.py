@@ -104,6 +104,7 @@ class DrainCommand:
 async def _drain(etcd: Etcd, run: DrainCommand, seconds: float) -> tuple[DrainPreview, NodeWorkload]:
     """Drain the node; return the services that had to move, and the node's workload afterwards."""
     from devopsellence.cli.nodes import drain_preview, registry
+    from devopsellence.cli.nodes.drain import follow_drain, request_drain
 
     name, output = run.name, run.output
     await registry.find(etcd, name)
@@ -116,7 +117,7 @@ async def _drain(etcd: Etcd, run: DrainCommand, seconds: float) -> tuple[DrainPr
         return shown, shown.workload
     for service in shown.services:
         output.line(service.text(name))
-    node = await drain.request_drain(etcd, name, move_volumes=run.move_volumes)
+    node = await request_drain(etcd, name, move_volumes=run.move_volumes)
     run.stage = f"the drain of node {name} continues; to undo: devopsellence node uncordon {name}"
     if not shown.workload.reachable:
         output.warning(f"node {name} is unreachable: its agent drains the node when it is back")
@@ -127,7 +128,7 @@ async def _drain(etcd: Etcd, run: DrainCommand, seconds: float) -> tuple[DrainPr
     def tell(sentence: str, seen: NodeWorkload) -> None:
         output.progress(DRAIN, sentence, left=_running(seen.leaving))
 
-    return shown, await drain.follow_drain(etcd, name, tell, seconds)
+    return shown, await follow_drain(etcd, name, tell, seconds)
 
 
 def _drained_text(shown: DrainPreview, seen: NodeWorkload, *, dry_run: bool, detach: bool) -> str:

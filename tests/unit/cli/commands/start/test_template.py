@@ -11,7 +11,7 @@ from devopsellence.cli.commands.start.template import InitAnswers, as_name, expo
 @pytest.mark.parametrize(
     "name", ["acme", "ShopApp", "0", "1.0", "1e3", "true", "No", "null", "0x1", "12:30", "a.b_c-d", "2026-01-01"]
 )
-def test_every_name_is_read_back_as_itself(name: str) -> None:
+def test_template_keeps_every_name(name: str) -> None:
     answers = InitAnswers(name, name, name, name, 8080, "/up")
     document = YAML(typ="safe").load(io.StringIO(render(answers)))
     assert document["organization"] == name
@@ -43,7 +43,7 @@ def test_plain_words_are_not_quoted() -> None:
         ("", None),
     ],
 )
-def test_the_port_that_a_dockerfile_exposes(dockerfile: str, port: int | None) -> None:
+def test_exposed_port_of_dockerfile(dockerfile: str, port: int | None) -> None:
     assert exposed_port(dockerfile) == port
 
 
@@ -51,5 +51,5 @@ def test_the_port_that_a_dockerfile_exposes(dockerfile: str, port: int | None) -
     ("folder", "name"),
     [("shop", "shop"), ("My Shop!", "My-Shop"), ("..", ""), ("日本", ""), ("-x-", "x"), ("a" * 80, "a" * 63)],
 )
-def test_a_folder_s_name_becomes_a_valid_name(folder: str, name: str) -> None:
+def test_folder_name_becomes_valid_name(folder: str, name: str) -> None:
     assert as_name(folder) == name
