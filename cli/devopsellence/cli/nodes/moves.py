@@ -9,7 +9,7 @@ from typing import Any
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.util.text import plural, safe
-from devopsellence.placement import HeldCopies, Placement, place, places, why_not
+from devopsellence.placement import HeldCopies, Placement, place_services, may_run, why_not
 from devopsellence.store.keys import EnvironmentRef
 
 
@@ -75,13 +75,13 @@ def service_moves(
     """
     if after.cordoned:
         return []
-    now, then = place(services, [before, *others], held), place(services, [after, *others], held)
+    now, then = place_services(services, [before, *others], held), place_services(services, [after, *others], held)
     moves = []
     for service in services:
         if service.replicas:
             moves += _of_replicas(environment, service, after, now, then)
-        elif (starts := places(service, after)) != places(service, before):
-            elsewhere = tuple(node.name for node in others if places(service, _uncordoned(node)))
+        elif (starts := may_run(service, after)) != may_run(service, before):
+            elsewhere = tuple(node.name for node in others if may_run(service, _uncordoned(node)))
             moves.append(_move(environment, service, after.name, starts, why_not(service, after), elsewhere))
     return moves
 

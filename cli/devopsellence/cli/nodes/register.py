@@ -36,7 +36,7 @@ class Registration:
     exposed: Mapping[EnvironmentRef, Exposure] = field(default_factory=dict)
 
 
-async def register(etcd: Etcd, options: NodeOptions, *, grant: bool) -> Registration:
+async def register_node(etcd: Etcd, options: NodeOptions, *, grant: bool) -> Registration:
     """Register a node, or return the existing node; with ``grant``, also grant its certificate access to etcd.
 
     Raises:
@@ -57,11 +57,11 @@ async def register(etcd: Etcd, options: NodeOptions, *, grant: bool) -> Registra
     return Registration(node)
 
 
-async def replace(etcd: Etcd, options: NodeOptions, *, grant: bool) -> Registration:
+async def replace_node(etcd: Etcd, options: NodeOptions, *, grant: bool) -> Registration:
     """Replace the machine of a node; options not given keep the old values.
 
     Access of the old machine is revoked first; then the controller assigns its services to the new machine. After an
-    interruption, this function or :func:`register` continues.
+    interruption, this function or :func:`register_node` continues.
 
     Raises:
         CliError: ``node_unknown``: there is no such node. ``etcd_permission_denied``: requires the root certificate.

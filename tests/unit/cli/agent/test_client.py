@@ -36,7 +36,7 @@ def test_the_registered_address_wins_over_what_the_agent_says(address: str, said
     [
         (None, None, "is not registered"),
         (NODE, None, "has no heartbeat"),
-        (NODE, beat("10.0.0.1:7443", uid="other"), "for an earlier registration of that name"),
+        (NODE, beat("10.0.0.1:7443", uid="other"), "for an earlier registration of this name"),
         (NODE, beat(""), "has no API"),
     ],
 )

@@ -37,5 +37,5 @@ def test_parts_of_a_second_count() -> None:
     "text", ["", "5", "m", "5 m", "5m ago", "yesterday", "-5m", "2024-13-01", "99999-01-01T00:00:00Z"]
 )
 def test_anything_else_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="neither a length of time"):
+    with pytest.raises(ValueError, match="neither a duration"):
         since.parse_since(text, NOW)
