@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.hollow.engine import HollowEngine, hollow
 from bench.hollow.machine import HollowMachine
 from devopsellence.nodeagent.agent import Agent, AgentOptions, ProcessResources
+from devopsellence.nodeagent.event_bus import EventBus
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.util.memory import MemoryTrimmer
 from devopsellence.nodeagent.util.threads import ThreadPool
@@ -83,7 +84,9 @@ class HollowAgent:
             folder = stack.enter_context(await process.disk.run(partial(StateFolder, self._options.state_dir)))
             # What was handed to the disk before a kill is written before another agent uses the folder.
             stack.push_async_callback(process.disk.run, lambda: None)
-            self.agent = Agent(self._options, folder, process, partial(hollow, self.machine))
+            events = EventBus()
+            machine = hollow(self.machine, events.engine_callbacks())
+            self.agent = Agent(self._options, folder, process, machine, events)
             await self.agent.run(self._stop)
 
     async def _own(self, stack: AsyncExitStack) -> ProcessResources:

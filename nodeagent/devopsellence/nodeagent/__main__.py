@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from devopsellence.nodeagent.api.server import ListenOptions
     from devopsellence.nodeagent.envoy.model import IngressOptions
     from devopsellence.nodeagent.state import StateFolder
-    from devopsellence.nodeagent.tls import Files
+    from devopsellence.nodeagent.tls import CertificateFiles
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,14 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(options: argparse.Namespace, settings: Settings, folder: StateFolder) -> None:
-    from devopsellence.nodeagent.agent import Options, run
+    from devopsellence.nodeagent.agent import AgentOptions, run
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await run(
-        Options(
+        AgentOptions(
             node=options.node,
             node_uid=options.node_uid,
             state_dir=options.state_dir,
@@ -115,13 +115,13 @@ def _ingress(options: argparse.Namespace) -> IngressOptions:
     )
 
 
-def _files(settings: Settings) -> Files | None:
+def _files(settings: Settings) -> CertificateFiles | None:
     """The certificate for operators and other agents, if there is one."""
-    from devopsellence.nodeagent.tls import Files
+    from devopsellence.nodeagent.tls import CertificateFiles
 
     if not (settings.ca_cert and settings.cert and settings.key):
         return None
-    return Files(settings.ca_cert, settings.cert, settings.key)
+    return CertificateFiles(settings.ca_cert, settings.cert, settings.key)
 
 
 def _parser() -> argparse.ArgumentParser:

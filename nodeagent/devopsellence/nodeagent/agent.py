@@ -1,12 +1,11 @@
-"""The agent, put together: who is told of what, how it starts and how it ends."""
+"""The agent of one node: builds its components, starts and stops them, reports what keeps it from working."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -14,14 +13,16 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
+from devopsellence import clock
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.api.images import ImageService
 from devopsellence.nodeagent.api.server import ApiServer, ListenOptions
 from devopsellence.nodeagent.assignments import Assignments
 from devopsellence.nodeagent.docker import streams
-from devopsellence.nodeagent.docker.engine import DockerEngine, EngineCallbacks
-from devopsellence.nodeagent.docker.interface import ContainerEngine, Machine
+from devopsellence.nodeagent.docker.engine import DockerEngine
+from devopsellence.nodeagent.docker.interface import ContainerEngine
 from devopsellence.nodeagent.envoy.model import IngressOptions
+from devopsellence.nodeagent.event_bus import EventBus
 from devopsellence.nodeagent.health.probe import probe_call
 from devopsellence.nodeagent.identity import load_identity
 from devopsellence.nodeagent.images.gc import ImageCollector
@@ -30,87 +31,67 @@ from devopsellence.nodeagent.images.staging import LayerStaging
 from devopsellence.nodeagent.ingress.facade import IngressFacade
 from devopsellence.nodeagent.ingress.node_ingress import NodeIngressMirror
 from devopsellence.nodeagent.ingress.router import Router
-from devopsellence.nodeagent.reconcile.loop import Reconciler, clock
-from devopsellence.nodeagent.secrets import Vault
+from devopsellence.nodeagent.mirror import NodeContext
+from devopsellence.nodeagent.reconcile.loop import Reconciler
+from devopsellence.nodeagent.reconcile.machine import Machine
+from devopsellence.nodeagent.secrets import SecretDecrypter
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.status.disk import DiskMonitor
 from devopsellence.nodeagent.status.heartbeat import HeartbeatWriter
 from devopsellence.nodeagent.status.writer import StatusWriter
-from devopsellence.nodeagent.tls import Files
+from devopsellence.nodeagent.tls import CertificateFiles
 from devopsellence.nodeagent.util.memory import MemoryTrimmer
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Etcd
-from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
 
-#: At a clean end, for the last statuses and the lease, when etcd does not answer.
+#: Time at a clean end for the last statuses and the lease, if etcd does not answer.
 GOODBYE_SECONDS: Final = 3.0
 R = TypeVar("R", bound=ContainerEngine)
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the agent is started with."""
+class AgentOptions:
+    """Options of the agent, from its command line."""
 
     node: str
     node_uid: str
     state_dir: Path
     docker_host: str
     settings: Settings
-    #: None: there is no API.
+    #: None: no API.
     listen: ListenOptions | None = None
-    #: What other nodes' agents are shown; None: they are not asked for anything.
-    files: Files | None = None
+    #: Certificate for calls to the agents of other nodes; None: no such calls.
+    files: CertificateFiles | None = None
     ingress: IngressOptions = field(default_factory=IngressOptions)
 
 
 @dataclass(frozen=True)
-class Process:
-    """What belongs to a process rather than to an agent, of which there may be several in one."""
+class ProcessResources:
+    """Resources of the process, shared by all agents in it (the hollow fleet runs many)."""
 
     etcd: Etcd
     keeper: LeaseKeeper
     disk: ThreadPool
-    rest: MemoryTrimmer
+    trimmer: MemoryTrimmer
 
 
-async def run(options: Options, folder: StateFolder, stop: asyncio.Event) -> None:
-    """Run until ``stop`` is set: then no new action is begun, those in hand end, containers go on."""
+async def run(options: AgentOptions, folder: StateFolder, stop: asyncio.Event) -> None:
+    """Run an agent on the Docker Engine until ``stop`` is set.
 
-    def docker(callbacks: EngineCallbacks) -> Machine[DockerEngine]:
-        def connection() -> None:
-            router.engine_connected()
-            callbacks.connection()
-
-        def of_router() -> None:
-            router.container_changed()
-
-        engine = DockerEngine(
-            options.docker_host, options.node_uid, replace(callbacks, connection=connection, router=of_router)
-        )
-        fetcher = PeerPuller(engine, options.node_uid, options.files) if options.files is not None else None
-        router = Router(
-            options.node,
-            options.node_uid,
-            engine,
-            options.state_dir / "envoy",
-            options.ingress,
-            threads,
-            lambda env: callbacks.changed(str(env)),
-            certificate=options.files,
-            reachable=lambda address: agent.heartbeat.set_router_address(address),
-        )
-        return Machine(engine, partial(probe_call, engine), fetcher.fetch if fetcher is not None else None, router)
-
+    Then no action starts any more, calls in progress end, and containers keep running.
+    """
     async with Etcd(options.settings) as etcd, LeaseKeeper(etcd) as keeper:
-        threads = ThreadPool(1, "disk")
-        agent = Agent(options, folder, Process(etcd, keeper, threads, MemoryTrimmer()), docker)
-        agent.watch(DiskMonitor(partial(agent.engine.ask, streams.data_root), threads, agent.heartbeat.set_disk))
+        disk = ThreadPool(1, "disk")
+        events = EventBus()
+        machine = _docker_machine(options, disk, events)
+        agent = Agent(options, folder, ProcessResources(etcd, keeper, disk, MemoryTrimmer()), machine, events)
+        agent.monitor_disk(DiskMonitor(partial(agent.engine.ask, streams.data_root), disk, agent.heartbeat.set_disk))
         if options.listen is not None:
-            images = ImageService(agent.engine, LayerStaging(options.state_dir / "staging"), agent.garbage)
+            images = ImageService(agent.engine, LayerStaging(options.state_dir / "staging"), agent.images)
             agent.serve(
                 ApiServer(
                     options.listen,
@@ -118,91 +99,126 @@ async def run(options: Options, folder: StateFolder, stop: asyncio.Event) -> Non
                     agent.beat,
                     agent.engine,
                     agent.assignments,
-                    agent.vault,
+                    agent.decrypter,
                     images,
                 )
             )
         await agent.run(stop)
 
 
+def _docker_machine(options: AgentOptions, disk: ThreadPool, events: EventBus) -> Machine[DockerEngine]:
+    """Build the Docker Engine and the router. The router is the first subscriber to signals of the engine."""
+    engine = DockerEngine(options.docker_host, options.node_uid, events.engine_callbacks())
+    router = Router(
+        options.node,
+        options.node_uid,
+        engine,
+        options.state_dir / "envoy",
+        options.ingress,
+        disk,
+        lambda ref: events.environment_changed.emit(str(ref)),
+        certificate=options.files,
+        reachable=events.router_address_changed.emit,
+    )
+    events.connection_changed.subscribe(router.engine_connected)
+    events.router_container_changed.subscribe(router.container_changed)
+    puller = PeerPuller(engine, options.node_uid, options.files) if options.files is not None else None
+    return Machine(engine, partial(probe_call, engine), puller.fetch if puller is not None else None, router)
+
+
 class Agent(Generic[R]):
-    """One node's agent, on the machine that ``make`` makes. First :meth:`serve`, if at all, then :meth:`run`."""
+    """The agent of one node on one machine.
+
+    ``events`` is the bus of ``machine``. Call :meth:`serve` and :meth:`monitor_disk`, both optional, before
+    :meth:`run`.
+    """
 
     def __init__(
-        self, options: Options, folder: StateFolder, process: Process, make: Callable[[EngineCallbacks], Machine[R]]
+        self,
+        options: AgentOptions,
+        folder: StateFolder,
+        resources: ProcessResources,
+        machine: Machine[R],
+        events: EventBus,
     ) -> None:
-        etcd, disk = process.etcd, process.disk
-        node, uid = options.node, options.node_uid
+        etcd, disk = resources.etcd, resources.disk
+        context = NodeContext(etcd, options.node, options.node_uid, folder, disk)
         identity = load_identity(options.state_dir)
-        self.vault = Vault(identity)
-        self._rest = process.rest
-        machine = make(
-            EngineCallbacks(
-                changed=self._engine_changed, image=self._image_arrived, connection=self._connection_changed
-            )
-        )
         self.engine = machine.engine
-        self._routes = machine.routes
-        self._statuses = StatusWriter(etcd, etcd.keys, node, folder, disk)
-        self.assignments = Assignments(etcd, etcd.keys, node, uid, folder, disk, self._assignment_changed)
-        self.garbage = ImageCollector(self.engine, options.state_dir / "images.json", disk)
-        self._parts = NodeIngressMirror(etcd, etcd.keys, node, uid, folder, disk, self.vault, self._parts_changed)
-        ingress = IngressFacade(machine.routes, self._parts, clock)
+        self.decrypter = SecretDecrypter(identity)
+        self.beat = _first_beat(options.node, options.node_uid, identity.recipient)
+        self.heartbeat = HeartbeatWriter(etcd, etcd.keys, resources.keeper, self.beat)
+        self.assignments = Assignments(context, events.assignment_changed.emit)
+        self.images = ImageCollector(self.engine, options.state_dir / "images.json", disk)
+        self._router = machine.router
+        self._node_ingress = NodeIngressMirror(context, self.decrypter, events.node_ingress_changed.emit)
+        self._statuses = StatusWriter(etcd, etcd.keys, options.node, folder, disk)
+        ingress = IngressFacade(machine.router, self._node_ingress, clock.now)
         self._reconciler = Reconciler(
-            node, uid, machine, self.assignments, self._statuses, folder, disk, self.vault, self.garbage, ingress
+            context, machine, self.assignments, self._statuses, self.decrypter, self.images, ingress
         )
-        self.beat = _first_beat(node, uid, identity.recipient)
-        self.heartbeat = HeartbeatWriter(etcd, etcd.keys, process.keeper, self.beat)
-        self._foreign = ""
+        self._trimmer = resources.trimmer
+        self._foreign_uid = ""
         self._api: ApiServer | None = None
         self._disk: DiskMonitor | None = None
+        self._subscribe(events)
+
+    def _subscribe(self, events: EventBus) -> None:
+        events.environment_changed.subscribe(lambda _path: self._trimmer.touch())
+        events.environment_changed.subscribe(self._reconciler.changed)
+        events.image_arrived.subscribe(self._reconciler.image_arrived)
+        events.connection_changed.subscribe(self._connection_changed)
+        events.router_address_changed.subscribe(self.heartbeat.set_router_address)
+        events.assignment_changed.subscribe(self._reconciler.enqueue)
+        events.assignment_changed.subscribe(lambda _ref: self._report_problem())
+        events.node_ingress_changed.subscribe(self._reconciler.enqueue)
 
     def serve(self, api: ApiServer) -> None:
-        """Have operators answered, and say so."""
+        """Start ``api`` with the agent, and put its address into the heartbeat."""
         self._api = api
         self.beat.api_address = api.address
 
-    def watch(self, disk: DiskMonitor) -> None:
-        """Have the heartbeat tell how much room there is."""
+    def monitor_disk(self, disk: DiskMonitor) -> None:
+        """Run ``disk`` with the agent, to report free disk space in the heartbeat."""
         self._disk = disk
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until ``stop`` is set. Nothing of it goes on afterwards, nor when it is cancelled."""
+        """Run until ``stop`` is set or until cancelled. Nothing of the agent goes on afterwards."""
         try:
             await self._run(stop)
         finally:
-            self.garbage.close()
+            self.images.close()
             self._reconciler.abandon()
 
     async def _run(self, stop: asyncio.Event) -> None:
         await self.assignments.load()
-        await self.garbage.load()
-        # Before the first plan: what is routed to must be known by then, and what is served with it.
-        await self._parts.load()
-        await self._routes.load()
+        await self.images.load()
+        # Before the first plan: a plan needs the containers that get requests now, and the certificates in use.
+        await self._node_ingress.load()
+        await self._router.load()
         if self._api is not None:
-            # Before the heartbeat tells of it, and also without etcd, from the assignments on disk.
+            # Before the heartbeat has its address, and also without etcd, from the assignments on disk.
             await self._api.start()
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(each)
-                for each in (
+                group.create_task(work)
+                for work in (
                     self.engine.run(),
                     self.assignments.run(),
                     self._statuses.run(),
                     self.heartbeat.run(),
-                    self._parts.run(),
-                    self._routes.run(),
+                    self._node_ingress.run(),
+                    self._router.run(),
                 )
             ]
             if self._disk is not None:
                 tasks.append(group.create_task(self._disk.run()))
             await self.assignments.first_list()
-            converging = group.create_task(self._reconciler.run())
-            self._rest.start()
+            reconciling = group.create_task(self._reconciler.run())
+            self._trimmer.start()
             await stop.wait()
             _log.info("stopping")
-            converging.cancel()
+            reconciling.cancel()
             if self._api is not None:
                 await self._api.stop()
             await self._reconciler.close()
@@ -213,22 +229,8 @@ class Agent(Generic[R]):
                 await self._statuses.flush()
                 await self.heartbeat.close()
 
-    def _assignment_changed(self, env: EnvironmentRef) -> None:
-        self._reconciler.enqueue(env)
-        self._say()
-
-    def _parts_changed(self, env: EnvironmentRef) -> None:
-        self._reconciler.enqueue(env)
-
-    def _engine_changed(self, env: str) -> None:
-        self._rest.touch()
-        self._reconciler.changed(env)
-
-    def _image_arrived(self) -> None:
-        self._reconciler.image_arrived()
-
     def _connection_changed(self) -> None:
-        self._say()
+        self._report_problem()
         if self.engine.connected:
             if self._disk is not None:
                 self._disk.engine_connected()
@@ -236,14 +238,16 @@ class Agent(Generic[R]):
             if self._api is not None:
                 self._api.engine_connected()
 
-    def _say(self) -> None:
-        """Put into the heartbeat what keeps this agent from its work."""
-        problem, foreign = self.engine.problem, self.assignments.foreign
-        if foreign and foreign != self._foreign:
-            _log.warning("this node's assignments are for another machine; what runs here goes on", uid=foreign)
-        self._foreign = foreign
-        if not problem and foreign:
-            problem = f"this node's assignments are for the machine with uid {foreign}, which this one is not"
+    def _report_problem(self) -> None:
+        """Put the reason why this agent cannot work into the heartbeat; empty if it can."""
+        problem, foreign_uid = self.engine.problem, self.assignments.foreign_uid
+        if foreign_uid and foreign_uid != self._foreign_uid:
+            _log.warning(
+                "this node's assignments are for another machine; containers here keep running", uid=foreign_uid
+            )
+        self._foreign_uid = foreign_uid
+        if not problem and foreign_uid:
+            problem = f"this node's assignments are for the machine with uid {foreign_uid}, which this one is not"
         self.heartbeat.update(problem=problem, docker_version=self.engine.version)
 
 

@@ -1,9 +1,8 @@
-"""What is assigned to this node: read from etcd, kept on disk, and followed from there when etcd cannot be read.
+"""Assignments of this node: read from etcd, kept on disk, followed from disk while etcd cannot be read.
 
-"Cannot read" is not "empty": an assignment that is missing, does not parse or is meant for another machine changes
-nothing. Only an assignment that was read replaces the one before, and it is on disk before anything is stopped or
-removed for it: otherwise an agent that is killed at the wrong moment, and starts again without etcd, would go back to
-an older one whose containers are gone.
+An assignment that is missing, malformed or meant for another machine changes nothing: the last valid one stays in
+force. A new assignment is on disk before any container is stopped or removed for it. Otherwise an agent killed at the
+wrong moment and restarted without etcd would return to an older assignment whose containers are gone.
 """
 
 from __future__ import annotations
@@ -17,64 +16,49 @@ from typing import Final
 import structlog
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.plan.spec import Desired, resolve_assignment, assignment_problem
-from devopsellence.nodeagent.state import StateFolder
-from devopsellence.nodeagent.util.threads import ThreadPool
-from devopsellence.store.etcd import Etcd
-from devopsellence.store.informer import Informer
-from devopsellence.store.keys import EnvironmentRef, Keys
+from devopsellence.nodeagent.mirror import EtcdMirror, NodeContext
+from devopsellence.nodeagent.plan.spec import Desired, assignment_problem, resolve_assignment
+from devopsellence.store.keys import EnvironmentRef
 
-#: With assignments on disk, the first list is waited for so long before they are followed as they are.
+#: Longest wait for the first list from etcd, where assignments are on disk.
 FIRST_LIST_SECONDS: Final = 1.0
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Assigned:
-    """What to follow in one environment.
+class AssignmentState:
+    """Assignment of one environment, as far as the agent can follow it.
 
-    ``want`` is None if no assignment of it has ever been read. ``problem``: why the one in etcd cannot be followed,
-    empty if it can. ``foreign``: the one in etcd is for another machine of this node's name, with this uid, so its
-    status is not ours to write. ``absent``: etcd has been read and has none. ``saved``: ``want`` is on disk.
+    ``desired`` is None until a first valid assignment was read.
     """
 
-    want: Desired | None
+    desired: Desired | None
+    #: Reason why the assignment in etcd cannot be followed; empty if it can.
     problem: str = ""
-    foreign: str = ""
-    absent: bool = False
+    #: The assignment in etcd is for another machine of this name, with this uid, and so is its status.
+    foreign_uid: str = ""
+    #: etcd was read and has no assignment of this environment.
+    deleted: bool = False
+    #: ``desired`` is on disk.
     saved: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class _Followed:
     assignment: stored_pb2.Assignment
-    want: Desired
+    desired: Desired
 
 
-class Assignments:
-    """The assignments of one node. ``changed(env)`` is called on the loop when one is to be looked at again."""
+class Assignments(EtcdMirror[stored_pb2.Assignment]):
+    """Assignments of one node. ``changed(ref)`` is called on the event loop for every change."""
 
-    def __init__(
-        self,
-        etcd: Etcd,
-        keys: Keys,
-        node: str,
-        node_uid: str,
-        folder: StateFolder,
-        disk: ThreadPool,
-        changed: Callable[[EnvironmentRef], None],
-    ) -> None:
-        self._keys = keys
-        self._node = node
-        self._uid = node_uid
-        self._folder = folder
-        self._disk = disk
-        self._changed = changed
+    def __init__(self, context: NodeContext, changed: Callable[[EnvironmentRef], None]) -> None:
+        prefix = context.etcd.keys.assignments_prefix(context.node)
+        super().__init__(context, prefix, stored_pb2.Assignment, changed)
         self._followed: dict[EnvironmentRef, _Followed] = {}
         self._saving: set[EnvironmentRef] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._synced = False
-        self._informer = Informer(etcd, keys.assignments_prefix(node), stored_pb2.Assignment, self._on_change)
 
     async def run(self) -> None:
         """Follow etcd until cancelled; call :meth:`load` first."""
@@ -82,107 +66,106 @@ class Assignments:
             group.create_task(self._informer.run())
             await self._informer.synced()
             self._synced = True
-            for env in self.environments:
-                self._changed(env)
+            for ref in self.environments:
+                self._changed(ref)
 
     async def load(self) -> None:
-        """Take up what is on disk."""
-        for env, assignment in (await self._disk.run(self._folder.assignments)).items():
-            if assignment.node_uid != self._uid:
-                _log.warning("an assignment on disk is for another machine", env=str(env), uid=assignment.node_uid)
+        """Load the assignments on disk."""
+        uid, folder = self._context.node_uid, self._context.folder
+        for ref, assignment in (await self._context.disk.run(folder.assignments)).items():
+            if assignment.node_uid != uid:
+                _log.warning("an assignment on disk is for another machine", env=str(ref), uid=assignment.node_uid)
                 continue
-            self._followed[env] = _Followed(assignment, resolve_assignment(assignment, env, self._uid))
+            self._followed[ref] = _Followed(assignment, resolve_assignment(assignment, ref, uid))
 
     async def first_list(self) -> None:
-        """Returns once etcd has been read, or after a second without it."""
+        """Wait for the first list from etcd; with assignments on disk, at most ``FIRST_LIST_SECONDS``."""
         if not self._followed:
             return
         try:
             async with asyncio.timeout(FIRST_LIST_SECONDS):
                 await self._informer.synced()
         except TimeoutError:
-            _log.warning("etcd has not answered yet; following the assignments on disk", problem=self._informer.problem)
+            _log.warning("etcd has not answered yet; following the assignments on disk", problem=self.problem)
 
     @property
     def environments(self) -> set[EnvironmentRef]:
-        """Every environment of which there is, or was, an assignment."""
-        found = set(self._followed)
+        """Environments with an assignment now or earlier."""
+        refs = set(self._followed)
         for key in self._informer.records:
-            if (env := self._parse(key)) is not None:
-                found.add(env)
-        return found
+            if (ref := self._parse(key)) is not None:
+                refs.add(ref)
+        return refs
 
     @property
-    def unread(self) -> str:
-        """Why etcd's assignments cannot be read at the moment; empty when they are followed as they change."""
-        return self._informer.problem
+    def foreign_uid(self) -> str:
+        """Uid of the machine that the assignments in etcd are for, if it is not this machine's; else empty."""
+        return next((state.foreign_uid for ref in self.environments if (state := self.get(ref)).foreign_uid), "")
 
-    @property
-    def foreign(self) -> str:
-        """The uid for which the assignments in etcd are meant, where it is not ours."""
-        return next((each.foreign for env in self.environments if (each := self.look(env)).foreign), "")
+    def get(self, ref: EnvironmentRef) -> AssignmentState:
+        """Return the assignment to follow now.
 
-    def look(self, env: EnvironmentRef) -> Assigned:
-        """What to follow now. A new assignment is followed at once, and ``changed`` called when it is on disk."""
-        followed = self._followed.get(env)
-        want = followed.want if followed else None
-        saved = env not in self._saving
-        record = self._informer.records.get(self._keys.assignment(self._node, env))
+        A new assignment is followed at once; ``changed`` is called again when it is on disk.
+        """
+        followed = self._followed.get(ref)
+        desired = followed.desired if followed else None
+        saved = ref not in self._saving
+        record = self._informer.records.get(self._keys.assignment(self._context.node, ref))
         if record is None:
-            return Assigned(want, absent=self._synced and self._informer.connected, saved=saved)
+            return AssignmentState(desired, deleted=self._synced and self._informer.connected, saved=saved)
         if record.message is None:
-            return Assigned(want, problem=str(record.error), saved=saved)
+            return AssignmentState(desired, problem=str(record.error), saved=saved)
         message = record.message
-        if message.node_uid != self._uid:
-            return Assigned(want, foreign=message.node_uid, saved=saved)
-        if problem := assignment_problem(message, self._node, env):
-            return Assigned(want, problem=f"{record.key} cannot be followed: {problem}", saved=saved)
+        if message.node_uid != self._context.node_uid:
+            return AssignmentState(desired, foreign_uid=message.node_uid, saved=saved)
+        if problem := assignment_problem(message, self._context.node, ref):
+            return AssignmentState(desired, problem=f"{record.key} cannot be followed: {problem}", saved=saved)
         if followed is None or message != followed.assignment:
-            want = self._follow(env, message)
-        return Assigned(want, saved=env not in self._saving)
+            desired = self._follow(ref, message)
+        return AssignmentState(desired, saved=ref not in self._saving)
 
-    async def forget(self, env: EnvironmentRef) -> None:
-        """A tombstone has been carried out and is gone."""
-        self._followed.pop(env, None)
-        await self._disk.run(lambda: self._folder.forget(env))
+    async def forget(self, ref: EnvironmentRef) -> None:
+        """Forget an environment whose tombstone is carried out and deleted."""
+        self._followed.pop(ref, None)
+        await self._context.disk.run(lambda: self._context.folder.forget(ref))
 
-    def _follow(self, env: EnvironmentRef, assignment: stored_pb2.Assignment) -> Desired:
-        want = resolve_assignment(assignment, env, self._uid)
-        self._followed[env] = _Followed(assignment, want)
+    def _follow(self, ref: EnvironmentRef, assignment: stored_pb2.Assignment) -> Desired:
+        desired = resolve_assignment(assignment, ref, self._context.node_uid)
+        self._followed[ref] = _Followed(assignment, desired)
         _log.info(
             "following an assignment",
-            env=str(env),
+            env=str(ref),
             generation=assignment.generation,
             release=assignment.release,
             services=len(assignment.services),
             removed=assignment.removed,
         )
-        if env not in self._saving:
-            self._saving.add(env)
-            task = asyncio.create_task(self._save(env))
+        if ref not in self._saving:
+            self._saving.add(ref)
+            task = asyncio.create_task(self._save_newest(ref))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return want
+        return desired
 
-    async def _save(self, env: EnvironmentRef) -> None:
+    async def _save_newest(self, ref: EnvironmentRef) -> None:
+        """Write the assignment to disk, again until the newest one is there."""
         saved: stored_pb2.Assignment | None = None
         try:
-            while (followed := self._followed.get(env)) and followed.assignment is not saved:
+            while (followed := self._followed.get(ref)) and followed.assignment is not saved:
                 saved = followed.assignment
-                await self._disk.run(partial(self._folder.save_assignment, env, saved))
-        except OSError as error:
-            # Running what is assigned matters more than remembering it.
-            _log.error("an assignment could not be kept on disk", env=str(env), error=str(error))
+                write = partial(self._context.folder.save_assignment, ref, saved)
+                if not await self._save(write, "an assignment could not be kept on disk", env=str(ref)):
+                    break
         finally:
-            self._saving.discard(env)
-        self._changed(env)
+            self._saving.discard(ref)
+        self._changed(ref)
 
-    def _on_change(self, key: str) -> None:
-        env = self._parse(key)
-        if env is None:
+    def _on_key(self, key: str) -> None:
+        ref = self._parse(key)
+        if ref is None:
             _log.warning("a key under this node's assignments names no environment", key=key)
             return
-        self._changed(env)
+        self._changed(ref)
 
     def _parse(self, key: str) -> EnvironmentRef | None:
         try:

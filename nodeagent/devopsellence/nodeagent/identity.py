@@ -11,14 +11,14 @@ from typing import Final
 
 import structlog
 
-from devopsellence.age import Identity, SealError
+from devopsellence.age import AgeIdentity, EncryptionError
 from devopsellence.nodeagent.state import StateError, write_file
 
 IDENTITY_FILE: Final = "identity.age"
 _log = structlog.get_logger()
 
 
-def load_identity(folder: Path) -> Identity:
+def load_identity(folder: Path) -> AgeIdentity:
     """The identity in an agent's state folder, made if there is none yet. Blocks; the folder must be locked.
 
     Raises:
@@ -29,10 +29,10 @@ def load_identity(folder: Path) -> Identity:
         text = path.read_text(encoding="ascii")
         # Whoever copied it here may have left it open to others.
         path.chmod(0o600)
-        return Identity(text)
+        return AgeIdentity(text)
     except FileNotFoundError:
         return _make(path)
-    except (SealError, UnicodeDecodeError) as error:
+    except (EncryptionError, UnicodeDecodeError) as error:
         raise StateError(
             f"{path} holds no age identity: put the right file back, or remove it, attach the node's environments anew "
             "and set their secrets again"
@@ -41,8 +41,8 @@ def load_identity(folder: Path) -> Identity:
         raise StateError(f"{path} cannot be used: {os.strerror(error.errno or 0)}") from error
 
 
-def _make(path: Path) -> Identity:
-    identity = Identity.generate()
+def _make(path: Path) -> AgeIdentity:
+    identity = AgeIdentity.generate()
     try:
         write_file(path, identity.text().encode(), sync=True)
     except OSError as error:

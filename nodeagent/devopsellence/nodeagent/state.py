@@ -25,7 +25,7 @@ from devopsellence.api.v1 import stored_pb2
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import ContainerExit
 from devopsellence.nodeagent.plan.actions import RestartHistories
-from devopsellence.nodeagent.plan.history import BACKOFF_CAP, SPREAD, RestartHistory, FailureCause
+from devopsellence.nodeagent.plan.history import BACKOFF_CAP, SPREAD, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.task_run import TaskRun, task_run_from_json, task_run_to_json
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import MalformedRecord
@@ -96,19 +96,19 @@ class StateFolder:
         """Returns once it is on disk. OSError if it cannot be written."""
         self._write("assignments", env, encode(assignment), sync=True)
 
-    def memories(self, env: EnvironmentRef, now: Now) -> dict[tuple[str, str], RestartHistory]:
+    def restart_histories(self, env: EnvironmentRef, now: Now) -> dict[tuple[str, str], RestartHistory]:
         """The memories of an environment; none if there are none or they cannot be read."""
         path = self._path("memory", env)
         try:
             stored = json.loads(path.read_bytes())
-            return {(each["service"], each["hash"]): _memory(each["memory"], now) for each in stored}
+            return {(entry["service"], entry["hash"]): _history_from_json(entry["memory"], now) for entry in stored}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError) as error:
             _log.warning("the counters on disk cannot be read", path=str(path), error=str(error))
             return {}
 
-    def save_memories(self, env: EnvironmentRef, memories: RestartHistories) -> None:
+    def save_restart_histories(self, env: EnvironmentRef, memories: RestartHistories) -> None:
         """Not synced: after a crash of the machine the counters may be a little old. OSError if it fails."""
         stored = [
             {"service": service, "hash": spec_hash, "memory": dataclasses.asdict(memory)}
@@ -116,7 +116,7 @@ class StateFolder:
         ]
         self._write("memory", env, json.dumps(stored).encode(), sync=False)
 
-    def runs(self, env: EnvironmentRef) -> tuple[TaskRun, ...]:
+    def task_runs(self, env: EnvironmentRef) -> tuple[TaskRun, ...]:
         """What is known of the release tasks that were run here, oldest first.
 
         Raises:
@@ -133,7 +133,7 @@ class StateFolder:
                 f"once you have made sure that it has not, remove the file and restart the agent ({error})"
             ) from error
 
-    def save_runs(self, env: EnvironmentRef, runs: Sequence[TaskRun]) -> None:
+    def save_task_runs(self, env: EnvironmentRef, runs: Sequence[TaskRun]) -> None:
         """Returns once they are on disk. OSError if they cannot be written."""
         self._write("tasks", env, json.dumps([task_run_to_json(each) for each in runs]).encode(), sync=True)
 
@@ -205,7 +205,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _memory(stored: Mapping[str, Any], now: Now) -> RestartHistory:
+def _history_from_json(stored: Mapping[str, Any], now: Now) -> RestartHistory:
     """A memory from disk. Monotonic clocks start anew at a reboot, so the wall clock carries the wait across, and no
     wait gets longer by that than the longest there is."""
     known = {field.name for field in dataclasses.fields(RestartHistory)}

@@ -23,7 +23,7 @@ class CertificateProblem(Exception):
 
 
 @dataclass(frozen=True)
-class Files:
+class CertificateFiles:
     """PEM files: the authority that callers' certificates are of, and this node's certificate and key."""
 
     authority: Path
@@ -35,14 +35,14 @@ class Files:
         return tuple(path.stat().st_mtime_ns for path in (self.authority, self.certificate, self.key))
 
 
-class Certificates:
+class ReloadingCertificate:
     """Server credentials that follow their files.
 
     Raises:
         CertificateProblem: a file cannot be read, or the key is another certificate's.
     """
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: CertificateFiles) -> None:
         self._files = files
         self._stamps, self._current = self._read()
 
@@ -76,7 +76,7 @@ class Certificates:
         return stamps, grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
 
 
-def expires(files: Files, server_name: str) -> float:
+def certificate_expiry(files: CertificateFiles, server_name: str) -> float:
     """When the certificate expires, in seconds since the epoch, if it is one that callers accept for ``server_name``.
 
     Found out as a caller would: by shaking hands with ourselves, in memory.
@@ -101,7 +101,7 @@ def expires(files: Files, server_name: str) -> float:
     return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))
 
 
-def _context(files: Files) -> ssl.SSLContext:
+def _context(files: CertificateFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files.certificate, files.key)
     return context

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from devopsellence.age import Identity, seal
+from devopsellence.age import AgeIdentity, encrypt
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.nodeagent.identity import IDENTITY_FILE, load_identity
-from devopsellence.nodeagent.plan.container_config import create_body, task_body
-from devopsellence.nodeagent.plan.spec import Desired, desired, objection, spec_hash
-from devopsellence.nodeagent.secrets import SecretError, Vault, resealed
+from devopsellence.nodeagent.plan.container_config import service_container_config, task_container_config
+from devopsellence.nodeagent.plan.spec import Desired, assignment_problem, resolve_assignment, spec_hash
+from devopsellence.nodeagent.secrets import SecretDecrypter, SecretError, reencrypted_specs
 from devopsellence.nodeagent.state import StateError
 from devopsellence.store.keys import REGISTRY
-from tests.unit.nodeagent.support import ENV, UID, service
+from tests.unit.nodeagent.planning import ENV, UID, service
 
-IDENTITY = Identity.generate()
-VAULT = Vault(IDENTITY)
+IDENTITY = AgeIdentity.generate()
+VAULT = SecretDecrypter(IDENTITY)
 
 
 def user(version: int = 1) -> workload_pb2.Service:
@@ -31,14 +31,14 @@ def user(version: int = 1) -> workload_pb2.Service:
 
 def want(*values: tuple[str, str, int, bytes], registry: stored_pb2.Registry | None = None) -> Desired:
     """An assignment of a user of secret DB, with these secrets (service, name, version, value)."""
-    return desired(assignment(*values, registry=registry), ENV, UID)
+    return resolve_assignment(assignment(*values, registry=registry), ENV, UID)
 
 
 def assignment(
     *values: tuple[str, str, int, bytes], registry: stored_pb2.Registry | None = None
 ) -> stored_pb2.Assignment:
     secrets = [
-        stored_pb2.SealedSecret(service=owner, name=name, version=version, age=seal(value, [IDENTITY.recipient]))
+        stored_pb2.SealedSecret(service=owner, name=name, version=version, age=encrypt(value, [IDENTITY.recipient]))
         for owner, name, version, value in values
     ]
     return stored_pb2.Assignment(
@@ -51,11 +51,11 @@ def test_the_version_is_part_of_the_spec() -> None:
     assert spec_hash(user(1)) != spec_hash(user(2))
 
 
-def test_one_that_was_not_sent_is_an_obstacle_that_says_what_to_do() -> None:
+def test_missing_secret_is_a_problem_with_a_fix() -> None:
     text = "secret DB (version 1) was not sent to this node; run devopsellence deploy"
     for values in ((), (("web", "DB", 2, b"x"),), (("other", "DB", 1, b"x"),), (("web", "OTHER", 1, b"x"),)):
-        assert want(*values).services["web"].obstacle == text
-    assert want(("web", "DB", 1, b"x")).services["web"].obstacle == ""
+        assert want(*values).services["web"].problem == text
+    assert want(("web", "DB", 1, b"x")).services["web"].problem == ""
     with pytest.raises(SecretError, match="was not sent to this node"):
         VAULT.environ(want(), user())
 
@@ -64,23 +64,27 @@ def test_one_that_was_not_sent_is_an_obstacle_that_says_what_to_do() -> None:
 def test_a_variable_needs_a_name(name: str) -> None:
     made = service()
     made.secret_refs.add(name=name, secret="DB", version=1)
-    found = desired(stored_pb2.Assignment(services=[made]), ENV, UID).services["web"].obstacle
+    found = resolve_assignment(stored_pb2.Assignment(services=[made]), ENV, UID).services["web"].problem
     assert "not the name of one" in found
 
 
 def test_a_secret_wins_over_the_tasks_env_and_that_over_the_services() -> None:
     goal = want(("web", "DB", 1, b"secret"))
     wanted = goal.services["web"]
-    secrets = VAULT.environ(goal, wanted.service)
-    assert create_body(wanted, goal, secrets)["Env"] == ["PASSWORD=secret", "VERSION=1"]
+    secrets = VAULT.environ(goal, wanted.spec)
+    assert service_container_config(wanted, goal, secrets)["Env"] == ["PASSWORD=secret", "VERSION=1"]
     task = workload_pb2.Task(name="t", service="web", env={"PASSWORD": "of the task", "VERSION": "2", "MORE": "3"})
-    assert task_body(wanted, goal, task, secrets, one_off=False)["Env"] == ["MORE=3", "PASSWORD=secret", "VERSION=2"]
+    assert task_container_config(wanted, goal, task, secrets, one_off=False)["Env"] == [
+        "MORE=3",
+        "PASSWORD=secret",
+        "VERSION=2",
+    ]
 
 
 def test_a_tasks_container_is_nobody_elses() -> None:
     goal = want(("web", "DB", 1, b"secret"))
     task = workload_pb2.Task(name="t", service="web", command=["/migrate"], args=["--all"])
-    body = task_body(goal.services["web"], goal, task, {}, one_off=True, interactive=True, tty=True)
+    body = task_container_config(goal.services["web"], goal, task, {}, one_off=True, interactive=True, tty=True)
     assert (body["Entrypoint"], body["Cmd"]) == (["/migrate"], ["--all"])
     assert body["NetworkingConfig"] == {"EndpointsConfig": {goal.network: {}}}
     assert body["HostConfig"]["Mounts"][0]["Target"] == "/data"
@@ -90,7 +94,7 @@ def test_a_tasks_container_is_nobody_elses() -> None:
     assert (labels["devopsellence.task"], labels["devopsellence.one_off"]) == ("t", "true")
     assert (labels["devopsellence.release"], labels["devopsellence.service"]) == ("4", "web")
     assert labels["devopsellence.hash"] != goal.services["web"].hash
-    released = task_body(goal.services["web"], goal, task, {}, one_off=False)
+    released = task_container_config(goal.services["web"], goal, task, {}, one_off=False)
     assert "devopsellence.one_off" not in released["Labels"]
     assert not released["OpenStdin"]
 
@@ -98,10 +102,10 @@ def test_a_tasks_container_is_nobody_elses() -> None:
 @pytest.mark.parametrize(
     ("value", "why"), [(b"\xffhidden", "is not UTF-8 text"), (b"hidden\0", "contains a NUL character")]
 )
-def test_what_no_variable_can_hold_is_refused_without_telling_it(value: bytes, why: str) -> None:
+def test_invalid_value_is_refused_without_being_printed(value: bytes, why: str) -> None:
     goal = want(("web", "DB", 1, value))
     with pytest.raises(SecretError, match=why) as caught:
-        VAULT.environ(goal, goal.services["web"].service)
+        VAULT.environ(goal, goal.services["web"].spec)
     error: BaseException | None = caught.value
     assert "secret DB (version 1)" in str(error)
     while error is not None:
@@ -110,40 +114,40 @@ def test_what_no_variable_can_hold_is_refused_without_telling_it(value: bytes, w
     assert "hidden" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_one_that_was_sealed_for_somebody_else_is_named() -> None:
+def test_secret_for_other_recipients_is_named() -> None:
     goal = want(("web", "DB", 1, b"hidden"))
-    other = Identity.generate()
+    other = AgeIdentity.generate()
     with pytest.raises(SecretError, match=rf"secret DB \(version 1\): .*{other.recipient}"):
-        Vault(other).environ(goal, goal.services["web"].service)
+        SecretDecrypter(other).environ(goal, goal.services["web"].spec)
 
 
 def test_the_registrys_password() -> None:
     where = stored_pb2.Registry(repository="r.example/shop", username="robot", password_secret="R", password_version=3)
     given = (REGISTRY, "R", 3, b"hidden")
-    assert VAULT.password(want(given, registry=where)) == ("robot", "hidden")
-    assert VAULT.password(want(given)) is None
-    assert VAULT.password(want(registry=stored_pb2.Registry(repository="r.example/shop"))) is None
+    assert VAULT.registry_login(want(given, registry=where)) == ("robot", "hidden")
+    assert VAULT.registry_login(want(given)) is None
+    assert VAULT.registry_login(want(registry=stored_pb2.Registry(repository="r.example/shop"))) is None
     with pytest.raises(SecretError, match=r"secret R \(version 3\)"):
-        VAULT.password(want(registry=where))
+        VAULT.registry_login(want(registry=where))
 
 
-def test_what_was_sealed_anew_may_be_tried_again() -> None:
+def test_reencrypted_secret_is_tried_again() -> None:
     first, again = want(("web", "DB", 1, b"x")), want(("web", "DB", 1, b"x"))
-    assert resealed(first, again) == [("web", first.services["web"].hash)]
-    assert resealed(first, first) == resealed(None, first) == resealed(first, None) == []
+    assert reencrypted_specs(first, again) == [("web", first.services["web"].hash)]
+    assert reencrypted_specs(first, first) == reencrypted_specs(None, first) == reencrypted_specs(first, None) == []
 
 
 def test_a_tasks_service_must_be_there() -> None:
     made = assignment(("web", "DB", 1, b"x"))
     made.task.CopyFrom(workload_pb2.Task(name="release", service="web"))
-    assert objection(made, "n1", ENV) == ""
-    assert desired(made, ENV, UID).task_wanted is not None
+    assert assignment_problem(made, "n1", ENV) == ""
+    assert resolve_assignment(made, ENV, UID).task_service is not None
     made.task.service = "api"
-    assert "service 'api'" in objection(made, "n1", ENV)
+    assert "service 'api'" in assignment_problem(made, "n1", ENV)
     made.task_service.name = "api"
-    assert objection(made, "n1", ENV) == ""
+    assert assignment_problem(made, "n1", ENV) == ""
     made.task.name = "../x"
-    assert "../x" in objection(made, "n1", ENV)
+    assert "../x" in assignment_problem(made, "n1", ENV)
 
 
 def test_the_identity_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
@@ -151,7 +155,7 @@ def test_the_identity_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / IDENTITY_FILE
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert load_identity(tmp_path).recipient == first.recipient
-    assert load_identity(tmp_path).open(seal(b"x", [first.recipient])) == b"x"
+    assert load_identity(tmp_path).decrypt(encrypt(b"x", [first.recipient])) == b"x"
     path.write_bytes(b"\xff damaged")
     with pytest.raises(StateError, match="holds no age identity"):
         load_identity(tmp_path)

@@ -13,14 +13,14 @@ from devopsellence.nodeagent.plan.history import RestartHistory
 
 #: By service and spec hash. ``(service, "")`` is about removing what is left of a service, ``("", "")`` about the
 #: network.
-Memories: TypeAlias = Mapping[tuple[str, str], RestartHistory]
+RestartHistories: TypeAlias = Mapping[tuple[str, str], RestartHistory]
 
 
-Phase: TypeAlias = stored_pb2.ServiceStatus.Phase.ValueType
+ServicePhase: TypeAlias = stored_pb2.ServiceStatus.Phase.ValueType
 HealthPhase: TypeAlias = stored_pb2.ServiceStatus.Health.ValueType
 
 
-class Kind(enum.StrEnum):
+class ActionKind(enum.StrEnum):
     """What can be done to the engine."""
 
     CREATE_NETWORK = "create_network"
@@ -40,7 +40,7 @@ class Kind(enum.StrEnum):
 #: In place of a service, for the release's task: no service can be called so.
 TASK: Final = "+task"
 #: These wait for the environment's network.
-NEEDS_NETWORK: Final = frozenset({Kind.CREATE, Kind.START, Kind.CONNECT})
+NEEDS_NETWORK: Final = frozenset({ActionKind.CREATE, ActionKind.START, ActionKind.CONNECT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,14 @@ class Action:
     because it did not become healthy. ``lapsed``: because it was healthy and is not any more.
     """
 
-    kind: Kind
+    kind: ActionKind
     reason: str
     service: str = ""
     hash: str = ""
     container: str = ""
     name: str = ""
     unhealthy: bool = False
-    lapsed: bool = False
+    became_unhealthy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +75,19 @@ class ServicePlan:
     """
 
     service: str
-    phase: Phase
+    phase: ServicePhase
     actions: tuple[Action, ...] = ()
     reason: str = ""
     health: HealthPhase = stored_pb2.ServiceStatus.HEALTH_UNSPECIFIED
     current: Container | None = None
     serving: tuple[Container, ...] = ()
-    proved: Container | None = None
+    ready: Container | None = None
     settled: bool = False
     failed: bool = False
     retry_wall: float = 0.0
     wake: float | None = None
     unhealthy_since: float = 0.0
-    lasting: bool = False
+    lapses_expired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class TaskPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EnvironmentPlan:
     """All of one environment. ``reason`` and ``network_wake`` are about its network. ``removed``: a tombstone has been
     carried out."""
 

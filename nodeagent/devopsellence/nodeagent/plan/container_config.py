@@ -8,45 +8,45 @@ from typing import Any, Final
 
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.nodeagent.docker import names
-from devopsellence.nodeagent.plan.spec import Desired, Wanted, stop_grace, task_hash
+from devopsellence.nodeagent.plan.spec import Desired, DesiredService, stop_grace, task_hash
 
 _LOGS: Final = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "5"}}
 
 
-def container_labels(wanted: Wanted, want: Desired) -> dict[str, str]:
+def container_labels(assigned: DesiredService, desired: Desired) -> dict[str, str]:
     """All labels of a container that is made now."""
-    before = ",".join(sorted(each.service for each in wanted.service.depends_on))
+    before = ",".join(sorted(each.service for each in assigned.spec.depends_on))
     return {
-        **names.environment_labels(want.node, want.node_uid, want.env),
-        names.LABEL_SERVICE: wanted.service.name,
-        names.LABEL_SERVICE_KIND: workload_pb2.Service.Kind.Name(wanted.service.kind).lower(),
-        names.LABEL_HASH: wanted.hash,
-        names.LABEL_REVISION: want.revision,
-        names.LABEL_RELEASE: str(want.release),
-        names.LABEL_PORTS: names.ports_label({port.name: port.port for port in wanted.service.ports}),
+        **names.environment_labels(desired.node, desired.node_uid, desired.ref),
+        names.LABEL_SERVICE: assigned.spec.name,
+        names.LABEL_SERVICE_KIND: workload_pb2.Service.Kind.Name(assigned.spec.kind).lower(),
+        names.LABEL_HASH: assigned.hash,
+        names.LABEL_REVISION: desired.revision,
+        names.LABEL_RELEASE: str(desired.release),
+        names.LABEL_PORTS: names.ports_label({port.name: port.port for port in assigned.spec.ports}),
         **({names.LABEL_DEPENDS_ON: before} if before else {}),
     }
 
 
-def create_body(wanted: Wanted, want: Desired, secrets: Mapping[str, str]) -> dict[str, Any]:
+def service_container_config(assigned: DesiredService, desired: Desired, secrets: Mapping[str, str]) -> dict[str, Any]:
     """The body of the engine's ``POST /containers/create`` (API 1.41). ``secrets``: variables that win over ``env``.
 
     Entrypoint and Cmd are left out when empty, which keeps the image's; an Entrypoint alone drops the image's Cmd, as
     in Compose. Named volumes come into being with the container, with our labels. The engine's own restart policy stays
     "no": the agent restarts (docs/decisions/0003).
     """
-    service = wanted.service
+    service = assigned.spec
     return {
-        **_body(service, want, {**service.env, **secrets}),
+        **_body(service, desired, {**service.env, **secrets}),
         **_command(service.command, service.args),
-        "Labels": container_labels(wanted, want),
-        "NetworkingConfig": {"EndpointsConfig": {want.network: {"Aliases": [service.name]}}},
+        "Labels": container_labels(assigned, desired),
+        "NetworkingConfig": {"EndpointsConfig": {desired.network: {"Aliases": [service.name]}}},
     }
 
 
-def task_body(
-    wanted: Wanted,
-    want: Desired,
+def task_container_config(
+    assigned: DesiredService,
+    desired: Desired,
     task: workload_pb2.Task,
     secrets: Mapping[str, str],
     *,
@@ -54,25 +54,25 @@ def task_body(
     interactive: bool = False,
     tty: bool = False,
 ) -> dict[str, Any]:
-    """The same for a task that runs in ``wanted``'s service: its image, volumes, limits and network, but not its name
+    """The same for a task that runs in ``assigned``'s service: its image, volumes, limits and network, but not its name
     there, so that nobody who asks for the service is sent to the task. The task's env wins over the service's,
     ``secrets`` over both. ``one_off``: run by hand, with its input kept open if ``interactive``."""
-    service = wanted.service
+    service = assigned.spec
     labels = {
-        **names.environment_labels(want.node, want.node_uid, want.env),
+        **names.environment_labels(desired.node, desired.node_uid, desired.ref),
         names.LABEL_SERVICE: service.name,
         names.LABEL_TASK: task.name,
         names.LABEL_HASH: task_hash(task, service),
-        names.LABEL_REVISION: want.revision,
-        names.LABEL_RELEASE: str(want.release),
+        names.LABEL_REVISION: desired.revision,
+        names.LABEL_RELEASE: str(desired.release),
     }
     if one_off:
         labels[names.LABEL_ONE_OFF] = "true"
     return {
-        **_body(service, want, {**service.env, **task.env, **secrets}),
+        **_body(service, desired, {**service.env, **task.env, **secrets}),
         **_command(task.command, task.args),
         "Labels": labels,
-        "NetworkingConfig": {"EndpointsConfig": {want.network: {}}},
+        "NetworkingConfig": {"EndpointsConfig": {desired.network: {}}},
         "OpenStdin": interactive,
         "StdinOnce": interactive,
         "AttachStdin": interactive,
@@ -80,15 +80,15 @@ def task_body(
     }
 
 
-def _body(service: workload_pb2.Service, want: Desired, environ: Mapping[str, str]) -> dict[str, Any]:
+def _body(service: workload_pb2.Service, desired: Desired, environ: Mapping[str, str]) -> dict[str, Any]:
     """What a service's containers and its tasks' have in common."""
     host: dict[str, Any] = {
-        "NetworkMode": want.network,
+        "NetworkMode": desired.network,
         "RestartPolicy": {"Name": "no"},
         "LogConfig": _LOGS,
     }
     if service.volumes:
-        host["Mounts"] = [_mount(volume, want) for volume in service.volumes]
+        host["Mounts"] = [_mount(volume, desired) for volume in service.volumes]
     if service.resources.cpu_millis:
         host["NanoCpus"] = service.resources.cpu_millis * 1_000_000
     if service.resources.memory_mib:
@@ -107,10 +107,10 @@ def _command(command: Sequence[str], args: Sequence[str]) -> dict[str, list[str]
     return {key: value for key, value in given.items() if value}
 
 
-def _mount(volume: workload_pb2.VolumeMount, want: Desired) -> dict[str, Any]:
+def _mount(volume: workload_pb2.VolumeMount, desired: Desired) -> dict[str, Any]:
     return {
         "Type": "volume",
-        "Source": names.volume_name(want.node_uid, want.env, volume.source),
+        "Source": names.volume_name(desired.node_uid, desired.ref, volume.source),
         "Target": volume.target,
-        "VolumeOptions": {"Labels": dict(names.environment_labels(want.node, want.node_uid, want.env))},
+        "VolumeOptions": {"Labels": dict(names.environment_labels(desired.node, desired.node_uid, desired.ref))},
     }

@@ -1,9 +1,9 @@
-"""Which containers requests from outside go to, and what is not stopped yet because some are still under way. Pure.
+"""Cutover: which container gets requests, and which stop has to wait for requests in progress.
 
-Requests go to the container of the assigned spec as soon as it has proved itself, until then to the one before it. A
-container that is next to be stopped gets none any more, and is not stopped before those under way have ended: what
-routes them says so by holding it (:attr:`model.Observed.held`). That is so whatever the container is stopped for,
-unless it is not healthy.
+The container of the assigned spec gets requests as soon as it is ready; until then the container before it does. A
+container about to be stopped gets no new requests, and is stopped once its current requests have ended: until then the
+router holds the container (``Observed.held``). The reason for the stop does not matter, except that an unhealthy
+container is stopped at once.
 """
 
 from __future__ import annotations
@@ -19,52 +19,56 @@ from devopsellence.nodeagent.plan.service_state import ServiceState
 
 @dataclass(frozen=True, slots=True)
 class AllowedActions:
-    """What may be done now. ``leaving``: the container (id) that is stopped next, or as soon as it may be; empty: none.
-    ``waits``: why not yet, in a sentence; empty: nothing is waited for."""
+    """Actions possible now, up to the first stop that has to wait."""
 
     actions: tuple[Action, ...]
-    leaving: str = ""
+    #: Container (id) to be stopped next or as soon as possible; empty for none.
+    draining: str = ""
+    #: Reason why that stop has to wait; empty if it does not.
     waits: str = ""
 
 
 def hold_back(actions: Sequence[Action], held: Mapping[str, str]) -> AllowedActions:
-    """``actions`` up to the first that would stop a container of ``held`` (by id, with the reason)."""
+    """Return ``actions`` up to the first stop of a container in ``held`` (reason by container id)."""
     first = actions[0] if actions else None
-    leaving = first.container if first is not None and first.kind is ActionKind.STOP else ""
+    draining = first.container if first is not None and first.kind is ActionKind.STOP else ""
     for index, action in enumerate(actions):
-        if action.kind is ActionKind.STOP and action.container in held and not (action.lapsed or action.unhealthy):
+        is_unhealthy = action.became_unhealthy or action.unhealthy
+        if action.kind is ActionKind.STOP and action.container in held and not is_unhealthy:
             waits = f"the old container {action.name} is not stopped yet: {held[action.container]}"
-            return AllowedActions(tuple(actions[:index]), leaving, waits if index == 0 else "")
-    return AllowedActions(tuple(actions), leaving)
+            return AllowedActions(tuple(actions[:index]), draining, waits if index == 0 else "")
+    return AllowedActions(tuple(actions), draining)
 
 
-def serving_containers(case: ServiceState, leaving: str) -> tuple[Container, ...]:
-    """The containers of one service that requests are to go to; none that has never been healthy, or up for a moment.
-    ``leaving``: as in :class:`AllowedActions`."""
-    if case.wanted.completes:
+def serving_containers(state: ServiceState, draining: str) -> tuple[Container, ...]:
+    """Return the containers of a service for requests: one, or none if no container has ever been ready.
+
+    ``draining``: as in :class:`AllowedActions`.
+    """
+    if state.assigned.completes:
         return ()
-    return tuple(candidate for candidate in _candidates(case) if candidate.id != leaving)[:1]
+    return tuple(candidate for candidate in _candidates(state) if candidate.id != draining)[:1]
 
 
-def _candidates(case: ServiceState) -> Iterator[Container]:
-    """Those that could, the best first."""
-    mine, old = case.mine, case.fallback
-    known = mine is not None and mine.state is ContainerState.RUNNING and _has_served(case, mine)
-    if mine is not None and (case.running or (known and _unasked(case, mine))):
-        yield mine
-    if old is not None and old.state is ContainerState.RUNNING and _has_served(case, old):
+def _candidates(state: ServiceState) -> Iterator[Container]:
+    """Yield containers able to serve, the best first."""
+    container, old = state.container, state.fallback
+    known = container is not None and container.state is ContainerState.RUNNING and _has_served(state, container)
+    if container is not None and (state.running or (known and _not_probed_yet(state, container))):
+        yield container
+    if old is not None and old.state is ContainerState.RUNNING and _has_served(state, old):
         yield old
-    # The last resort: it was healthy, and is not any more.
-    if mine is not None and known and case.health.verdict is ProbeVerdict.UNHEALTHY:
-        yield mine
+    # Last resort: a container that became unhealthy.
+    if container is not None and known and state.health.verdict is ProbeVerdict.UNHEALTHY:
+        yield container
 
 
-def _unasked(case: ServiceState, mine: Container) -> bool:
-    """It is routed to, and not yet known to be as it should: the agent has been restarted, or asks anew."""
-    return mine.id in case.held and case.health.verdict is not ProbeVerdict.UNHEALTHY
+def _not_probed_yet(state: ServiceState, container: Container) -> bool:
+    """Return True for a container with requests and without a probe result: after a restart of agent or probes."""
+    return container.id in state.held and state.health.verdict is not ProbeVerdict.UNHEALTHY
 
 
-def _has_served(case: ServiceState, container: Container) -> bool:
-    """It has been as it should once. What is routed to has been, also where nothing else is remembered of it."""
-    memory = case.memories.get((container.service, container.hash), NO_HISTORY)
-    return memory.proved == container.id or container.id in case.held
+def _has_served(state: ServiceState, container: Container) -> bool:
+    """Return True if the container has been ready. A held container has been, even without a restart history."""
+    history = state.histories.get((container.service, container.hash), NO_HISTORY)
+    return history.proved == container.id or container.id in state.held

@@ -1,8 +1,8 @@
-"""Who is started after whom, and stopped before whom. Pure.
+"""Order of starts and stops by ``depends_on``.
 
-Dependencies are for starting: a container is created, but not started, while what its service depends on is not there
-yet. One that runs is left alone, whatever becomes of its dependencies. What is stopped for good is stopped in the
-reverse order. A dependency on a service that this node does not run is not waited for here.
+A container is created but not started while a dependency of its service is missing. A running container is left alone
+whatever happens to its dependencies. Containers stopped for good are stopped in the reverse order. A dependency on a
+service of another node is not waited for.
 """
 
 from __future__ import annotations
@@ -18,46 +18,49 @@ Dependency = workload_pb2.Dependency
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How far a service is, for those that wait for it; ``reason``: why it is no further."""
+class DependencyState:
+    """State of a service, for the services that depend on it. ``reason``: why the service is not further."""
 
-    #: A container of its assigned spec is up.
+    #: A container of the assigned spec is up.
     started: bool
-    #: It is up, and all checks pass.
+    #: That container passes all probes.
     ready: bool
-    #: A container of its assigned spec has ended with exit code 0.
+    #: A container of the assigned spec exited with code 0.
     completed: bool
     reason: str = ""
 
 
-_WORDS: Final = {
+_CONDITIONS: Final = {
     Dependency.SERVICE_HEALTHY: "to be healthy",
     Dependency.SERVICE_COMPLETED_SUCCESSFULLY: "to complete",
 }
 
 
-def waits(service: workload_pb2.Service, standings: Mapping[str, Standing]) -> str:
-    """What a service must wait for before it is started, and why that is not there yet; empty if for nothing.
-    ``standings``: the services of this node that are known already (see :func:`order`)."""
+def unmet_dependencies(service: workload_pb2.Service, states: Mapping[str, DependencyState]) -> str:
+    """Return a sentence about the dependencies that a service has to wait for; empty if there are none.
+
+    ``states``: services of this node planned before this one (see :func:`start_order`), by name.
+    """
     unmet = [
-        f"for {each.service} {_WORDS.get(each.condition, 'to be started')}{f': {found.reason}' if found.reason else ''}"
-        for each in service.depends_on
-        if (found := standings.get(each.service)) is not None and not _met(each.condition, found)
+        f"for {dependency.service} {_CONDITIONS.get(dependency.condition, 'to be started')}"
+        f"{f': {state.reason}' if state.reason else ''}"
+        for dependency in service.depends_on
+        if (state := states.get(dependency.service)) is not None and not _is_met(dependency.condition, state)
     ]
     return f"waits {'; '.join(unmet)}" if unmet else ""
 
 
-def _met(condition: workload_pb2.Dependency.Condition.ValueType, standing: Standing) -> bool:
+def _is_met(condition: workload_pb2.Dependency.Condition.ValueType, state: DependencyState) -> bool:
     if condition == Dependency.SERVICE_COMPLETED_SUCCESSFULLY:
-        return standing.completed
+        return state.completed
     if condition == Dependency.SERVICE_HEALTHY:
-        return standing.ready or standing.completed
-    return standing.started or standing.completed
+        return state.ready or state.completed
+    return state.started or state.completed
 
 
-def cycles(services: Collection[workload_pb2.Service]) -> dict[str, str]:
-    """What is wrong with the services that wait for themselves through others, in a sentence for each."""
-    graph = {service.name: [each.service for each in service.depends_on] for service in services}
+def dependency_cycles(services: Collection[workload_pb2.Service]) -> dict[str, str]:
+    """Return a problem sentence for every service that depends on itself through others, by name."""
+    graph = {service.name: [dependency.service for dependency in service.depends_on] for service in services}
     return {
         name: f"it depends on itself: {' → '.join([name, *path])}"
         for name in graph
@@ -65,32 +68,35 @@ def cycles(services: Collection[workload_pb2.Service]) -> dict[str, str]:
     }
 
 
-def order(graph: Mapping[str, Collection[str]]) -> Iterator[str]:
-    """The keys of a graph without cycles (by name, what each depends on), dependencies first."""
-    here = {name: [each for each in graph[name] if each in graph] for name in graph}
-    return iter(TopologicalSorter(here).static_order())
+def start_order(graph: Mapping[str, Collection[str]]) -> Iterator[str]:
+    """Return the keys of an acyclic graph (dependencies by name), dependencies first."""
+    present = {name: [dependency for dependency in graph[name] if dependency in graph] for name in graph}
+    return iter(TopologicalSorter(present).static_order())
 
 
-def held_by(service: str, dependents: Mapping[str, Collection[str]]) -> list[str]:
-    """Who has to stop before ``service`` does. ``dependents``: by name, who depends on it (from labels, which may be
-    stale). Those that in turn have to wait for it do not count: nobody waits for ever."""
+def stops_after(service: str, dependents: Mapping[str, Collection[str]]) -> list[str]:
+    """Return the services to stop before ``service``, sorted.
+
+    ``dependents``: dependent services by name, from container labels, which can be outdated. A dependent service that
+    is itself waiting for ``service`` does not count, so that no stop waits forever.
+    """
     return sorted(
-        each for each in dependents.get(service, ()) if each != service and _path(dependents, each, service) is None
+        name for name in dependents.get(service, ()) if name != service and _path(dependents, name, service) is None
     )
 
 
 def _path(graph: Mapping[str, Collection[str]], start: str, end: str) -> list[str] | None:
-    """The steps of a shortest way of at least one step; None if there is no way."""
+    """Return a shortest path of at least one edge from ``start`` to ``end``, without ``start``; None if none exists."""
     reached: dict[str, list[str]] = {}
-    front: list[tuple[str, list[str]]] = [(start, [])]
-    while front:
+    frontier: list[tuple[str, list[str]]] = [(start, [])]
+    while frontier:
         following: list[tuple[str, list[str]]] = []
-        for name, path in front:
-            for step in sorted(graph.get(name, ())):
-                if step not in reached:
-                    reached[step] = [*path, step]
-                    following.append((step, reached[step]))
+        for name, path in frontier:
+            for neighbor in sorted(graph.get(name, ())):
+                if neighbor not in reached:
+                    reached[neighbor] = [*path, neighbor]
+                    following.append((neighbor, reached[neighbor]))
         if end in reached:
             return reached[end]
-        front = following
+        frontier = following
     return None

@@ -1,10 +1,11 @@
-"""What to do next in one environment. Pure: the same answer for the same input, no IO, no clock, no randomness.
+"""Plan of one environment: the next actions for its network and its services.
 
-Cut anywhere and followed by a new observation, every plan converges to the same end (test_plan_cuts.py tries them all).
-The executor carries out the first action of each service and asks again. A container is removed only
-here, and only for an assignment that has been read and no longer holds it, or that is a tombstone.
+Every plan, cut anywhere and followed by a new observation, converges to the same end
+(tests/unit/nodeagent/plan/test_cuts.py tries all cuts). The executor carries out the first action of each service and
+asks for a new plan. A container is removed only for an assignment that was read and no longer has the container, or
+that is a tombstone.
 
-Services are planned after those that they depend on, and what leaves is stopped in the reverse order.
+Services are planned after their dependencies; services leaving the node stop in the reverse order.
 """
 
 from __future__ import annotations
@@ -12,98 +13,117 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from devopsellence.api.v1 import stored_pb2
-from devopsellence.nodeagent.docker.model import Container, Now, Observed
-from devopsellence.nodeagent.plan.actions import Action, Kind, Memories, Plan, ServicePlan
-from devopsellence.nodeagent.plan.cutover import course
-from devopsellence.nodeagent.plan.dependencies import Standing, held_by, order, waits
-from devopsellence.nodeagent.plan.history import NO_MEMORY
+from devopsellence.clock import Now
+from devopsellence.nodeagent.docker.model import Container, Observed
+from devopsellence.nodeagent.plan.actions import Action, ActionKind, EnvironmentPlan, RestartHistories, ServicePlan
+from devopsellence.nodeagent.plan.cutover import hold_back
+from devopsellence.nodeagent.plan.dependencies import DependencyState, start_order, stops_after, unmet_dependencies
+from devopsellence.nodeagent.plan.history import NO_HISTORY
 from devopsellence.nodeagent.plan.service import plan_service
-from devopsellence.nodeagent.plan.service_state import Case, Cleanup, case_of, rank
+from devopsellence.nodeagent.plan.service_state import Cleanup, ServiceState, rank, service_state
 from devopsellence.nodeagent.plan.spec import Desired
 
 
-def plan(want: Desired, seen: Observed, memories: Memories, now: Now) -> Plan:
-    """The next actions for an environment whose assignment has been read. Containers of tasks are not its business."""
+def plan(desired: Desired, observed: Observed, histories: RestartHistories, now: Now) -> EnvironmentPlan:
+    """Return the next actions for an environment. Containers of tasks are left to :func:`task.plan_task`."""
     by_service: dict[str, list[Container]] = {}
-    for container in seen.containers:
+    for container in observed.containers:
         if not container.task:
             by_service.setdefault(container.service, []).append(container)
-    cases = {
-        name: case_of(want.network, wanted, by_service.get(name, ()), seen, memories, now)
-        for name, wanted in want.services.items()
+    states = {
+        name: service_state(desired.network, assigned, by_service.get(name, ()), observed, histories, now)
+        for name, assigned in desired.services.items()
     }
-    planned = _assigned(cases) | _leaving(want, by_service, seen, memories, now)
+    planned = _plan_assigned(states) | _plan_leaving(desired, by_service, observed, histories, now)
     services = tuple(planned[name] for name in sorted(planned))
-    memory = memories.get(("", ""), NO_MEMORY)
-    waiting = memory.waits(now.mono)
-    return Plan(
-        network=() if waiting else _network(want, seen),
+    history = histories.get(("", ""), NO_HISTORY)
+    waiting = history.waits(now.mono)
+    return EnvironmentPlan(
+        network=() if waiting else _plan_network(desired, observed),
         services=services,
-        reason=memory.reason,
-        removed=want.removed and not seen.containers and seen.network is None,
-        network_wake=memory.retry if waiting else None,
+        reason=history.reason,
+        removed=desired.removed and not observed.containers and observed.network is None,
+        network_wake=history.retry if waiting else None,
     )
 
 
-def _network(want: Desired, seen: Observed) -> tuple[Action, ...]:
-    network = seen.network
-    if want.removed and network is not None and not seen.containers:
-        return (Action(Kind.REMOVE_NETWORK, "the environment left this node", container=network.id, name=network.name),)
-    if (want.services or want.task is not None) and network is None:
-        return (Action(Kind.CREATE_NETWORK, "the environment has no network here", name=want.network),)
+def _plan_network(desired: Desired, observed: Observed) -> tuple[Action, ...]:
+    network = observed.network
+    if desired.removed and network is not None and not observed.containers:
+        reason = "the environment left this node"
+        return (Action(ActionKind.REMOVE_NETWORK, reason, container=network.id, name=network.name),)
+    if (desired.services or desired.task is not None) and network is None:
+        return (Action(ActionKind.CREATE_NETWORK, "the environment has no network here", name=desired.network),)
     return ()
 
 
-def _assigned(cases: Mapping[str, Case]) -> dict[str, ServicePlan]:
-    """What the assignment holds. A service with an obstacle waits for nobody: it is not started at all."""
-    depends = {
-        name: [] if case.wanted.obstacle else [each.service for each in case.wanted.service.depends_on]
-        for name, case in cases.items()
+def _plan_assigned(states: Mapping[str, ServiceState]) -> dict[str, ServicePlan]:
+    """Plan the assigned services. A service with a problem waits for no dependency: it is not started at all."""
+    graph = {
+        name: [] if state.assigned.problem else [dependency.service for dependency in state.assigned.spec.depends_on]
+        for name, state in states.items()
     }
     planned: dict[str, ServicePlan] = {}
-    standings: dict[str, Standing] = {}
-    for name in order(depends):
-        case = cases[name]
-        made = planned[name] = plan_service(case, waits(case.wanted.service, standings))
-        started = case.mine is not None and case.mine.up
-        standings[name] = Standing(started, case.ready, case.completed, made.reason)
+    dependency_states: dict[str, DependencyState] = {}
+    for name in start_order(graph):
+        state = states[name]
+        service_plan = plan_service(state, unmet_dependencies(state.assigned.spec, dependency_states))
+        planned[name] = service_plan
+        started = state.container is not None and state.container.up
+        dependency_states[name] = DependencyState(started, state.ready, state.completed, service_plan.reason)
     return planned
 
 
-def _leaving(
-    want: Desired, by_service: Mapping[str, Sequence[Container]], seen: Observed, memories: Memories, now: Now
+def _plan_leaving(
+    desired: Desired,
+    by_service: Mapping[str, Sequence[Container]],
+    observed: Observed,
+    histories: RestartHistories,
+    now: Now,
 ) -> dict[str, ServicePlan]:
-    """What it does not hold: stopped after those containers on their way out that were started after it."""
+    """Plan the services not in the assignment: a service stops after the leaving containers that depend on it."""
     dependents: dict[str, set[str]] = {}
     for name, containers in by_service.items():
-        wanted = want.services.get(name)
+        assigned = desired.services.get(name)
         for container in containers:
-            # The label of a container that stays may be stale: it is not part of the spec.
-            if container.up and (wanted is None or container.hash != wanted.hash):
+            # Dependencies are not part of the spec hash, so the label of a container that stays can be outdated.
+            if container.up and (assigned is None or container.hash != assigned.hash):
                 for dependency in container.depends_on:
                     dependents.setdefault(dependency, set()).add(name)
     return {
-        name: _gone(
-            name, containers, held_by(name, dependents), Cleanup(name, memories, now), seen, removed=want.removed
+        name: _plan_removal(
+            name,
+            containers,
+            stops_after(name, dependents),
+            Cleanup(name, histories, now),
+            observed,
+            removed=desired.removed,
         )
         for name, containers in by_service.items()
-        if name not in want.services
+        if name not in desired.services
     }
 
 
-def _gone(
-    name: str, containers: Sequence[Container], first: Sequence[str], cleanup: Cleanup, seen: Observed, *, removed: bool
+def _plan_removal(
+    name: str,
+    containers: Sequence[Container],
+    after: Sequence[str],
+    cleanup: Cleanup,
+    observed: Observed,
+    *,
+    removed: bool,
 ) -> ServicePlan:
-    """A service that the assignment does not hold. ``first``: who has to stop before it."""
-    why = "the environment left this node" if removed else "the assignment no longer holds this service"
-    waiting = f"is stopped after {', '.join(first)}, which depends on it" if first else ""
-    way = course(cleanup.of([container for container in containers if not (first and container.up)], why), seen.held)
+    """Plan the removal of a service not in the assignment. ``after``: services to stop first."""
+    reason = "the environment left this node" if removed else "the assignment no longer holds this service"
+    waiting = f"is stopped after {', '.join(after)}, which depends on it" if after else ""
+    removable = [container for container in containers if not (after and container.up)]
+    allowed = hold_back(cleanup.of(removable, reason), observed.held)
     return ServicePlan(
         name,
         stored_pb2.ServiceStatus.STOPPING,
-        way.actions,
-        cleanup.memory.reason or way.waits or waiting or why,
+        allowed.actions,
+        cleanup.history.reason or allowed.waits or waiting or reason,
         current=max((container for container in containers if container.up), key=rank, default=None),
-        retry_wall=cleanup.memory.retry_wall,
+        retry_wall=cleanup.history.retry_wall,
         wake=cleanup.wake,
     )

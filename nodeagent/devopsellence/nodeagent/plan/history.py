@@ -145,7 +145,7 @@ class RestartHistory:
         memory = replace(self, unhealthy=self.unhealthy + 1, stopped=container.id)
         return memory._wait(FailureCause.UNHEALTHY, reason, _backoff(COSTLY_FIRST, self.unhealthy + 1, seed), now)
 
-    def lapsed(self, container: Container, reason: str) -> RestartHistory:
+    def became_unhealthy(self, container: Container, reason: str) -> RestartHistory:
         """The agent is about to stop ``container`` and to make it anew: it was healthy, and is not any more."""
         lapses = self.lapses if self.discarded == container.id else self.lapses + 1
         memory = replace(self, lapses=lapses, stopped=container.id, discarded=container.id)
@@ -155,7 +155,7 @@ class RestartHistory:
         """Seconds from a container's start until it may be replaced for another lapse."""
         return _backoff(COSTLY_FIRST, self.lapses, seed) if self.lapses else 0.0
 
-    def lasting(self) -> RestartHistory:
+    def forget_lapses(self) -> RestartHistory:
         """It has been healthy for so long that former lapses do not count any more."""
         return replace(self, lapses=0)
 
@@ -163,13 +163,15 @@ class RestartHistory:
         """The agent is about to stop ``container``."""
         return replace(self, stopped=container.id)
 
-    def hurry(self) -> RestartHistory:
+    def retry_now(self) -> RestartHistory:
         """What it waited for may have happened: try at once."""
         return replace(self, image_missing=False, retry=0.0, retry_wall=0.0)
 
-    def offered(self) -> RestartHistory:
+    def new_peers(self) -> RestartHistory:
         """Its image may be had from somebody who was not asked yet: failing to get it counts anew."""
-        return replace(self.hurry(), refusals=0) if self.trouble in (FailureCause.IMAGE, FailureCause.PULL) else self
+        return (
+            replace(self.retry_now(), refusals=0) if self.trouble in (FailureCause.IMAGE, FailureCause.PULL) else self
+        )
 
     def _counted(self, container: Container) -> RestartHistory:
         """With the start of ``container`` counted, if it is not yet."""

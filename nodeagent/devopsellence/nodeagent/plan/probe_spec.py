@@ -19,7 +19,7 @@ _PATH: Final = re.compile(r"/[!-~]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class ProbeTiming:
     """Seconds, except ``retries``: how many failures in a row make a container unhealthy that has been healthy."""
 
     interval: float = 5.0
@@ -28,7 +28,7 @@ class Timing:
     start_period: float = 1.0
 
     @classmethod
-    def of(cls, check: workload_pb2.HealthCheck | workload_pb2.Readiness) -> Timing:
+    def of(cls, check: workload_pb2.HealthCheck | workload_pb2.Readiness) -> ProbeTiming:
         """The timing of a check; what is not set has the configuration's defaults."""
         usual = cls()
         return cls(
@@ -49,7 +49,7 @@ class Probe:
     """One question, and how often it is put: a ``command`` in the container (exit code 0 passes), else ``path`` on
     ``port`` by HTTP (200 to 399 passes), else a TCP connection to ``port``."""
 
-    timing: Timing
+    timing: ProbeTiming
     command: tuple[str, ...] = ()
     port: int = 0
     path: str = ""
@@ -60,13 +60,13 @@ def probes_of(service: workload_pb2.Service) -> tuple[Probe, ...]:
     found: list[Probe] = []
     if service.HasField("healthcheck"):
         check = service.healthcheck
-        found.append(Probe(Timing.of(check), port=check.port, path=check.path or "/"))
+        found.append(Probe(ProbeTiming.of(check), port=check.port, path=check.path or "/"))
     if service.HasField("readiness"):
         found.append(_readiness(service.readiness))
     return tuple(found)
 
 
-def unaskable(service: workload_pb2.Service) -> str:
+def probe_problem(service: workload_pb2.Service) -> str:
     """Why a service's checks cannot be carried out, in a sentence; empty if they can."""
     if service.HasField("readiness"):
         ready = service.readiness
@@ -85,7 +85,7 @@ def _seconds(duration: Duration) -> float:
 
 
 def _readiness(ready: workload_pb2.Readiness) -> Probe:
-    timing = Timing.of(ready)
+    timing = ProbeTiming.of(ready)
     if ready.command:
         return Probe(timing, command=tuple(ready.command))
     if ready.HasField("http"):

@@ -1,7 +1,7 @@
 """What to do next about one assigned service. Pure; part of :mod:`plan`.
 
 The old container serves until the new one has proved itself: it is healthy, or, without a check, has been up for a
-moment (``SETTLE_SECONDS``); and it is stopped when no request is under way on it (``serving``). A service with volumes
+moment (``SETTLE_SECONDS``); and it is stopped when no request is under allowed on it (``serving``). A service with volumes
 stops the old one first, because two copies must not share them; but not before the new container has been created,
 which finds a missing image or a malformed spec while the old one still serves, nor before everything is there that the
 new one depends on.
@@ -42,208 +42,214 @@ class _Step:
     retry_wall: float = 0.0
 
 
-def plan_service(case: ServiceState, waits: str) -> ServicePlan:
+def plan_service(state: ServiceState, waits: str) -> ServicePlan:
     """The next actions for one service of an assignment. ``waits``: what it must wait for before it is started, in a
     sentence; empty if for nothing."""
-    step = _step(case, waits)
-    cleanup = case.cleanup
-    if case.proved:
-        leftover = cleanup.of(case.others, "the new container serves")
+    step = _step(state, waits)
+    cleanup = state.cleanup
+    if state.has_been_ready:
+        leftover = cleanup.of(state.others, "the new container serves")
     else:
-        leftover = cleanup.of(case.surplus, "neither assigned nor needed until the new container serves")
-    lasting_at = case.lasting_at
-    way = hold_back(_upkeep(case, waits) or step.actions + leftover, case.held)
+        leftover = cleanup.of(state.surplus, "neither assigned nor needed until the new container serves")
+    lapses_expire_at = state.lapses_expire_at
+    allowed = hold_back(_upkeep(state, waits) or step.actions + leftover, state.held)
     return ServicePlan(
-        service=case.wanted.service.name,
+        service=state.assigned.spec.name,
         phase=step.phase,
-        actions=way.actions,
-        reason=step.reason or way.waits or cleanup.memory.reason,
-        health=_health(case),
-        current=_current(case),
-        serving=serving_containers(case, way.leaving),
-        proved=case.mine if case.running else None,
-        settled=_settled(case, step),
-        failed=case.failed,
-        retry_wall=case.memory.retry_wall if step.phase == _Status.BACKOFF else step.retry_wall,
-        wake=_wake(case, step),
-        unhealthy_since=case.health.since.wall if _health(case) == _Status.UNHEALTHY else 0.0,
-        lasting=lasting_at is not None and case.now.mono >= lasting_at,
+        actions=allowed.actions,
+        reason=step.reason or allowed.waits or cleanup.history.reason,
+        health=_health(state),
+        current=_current(state),
+        serving=serving_containers(state, allowed.draining),
+        ready=state.container if state.running else None,
+        settled=_settled(state, step),
+        failed=state.failed,
+        retry_wall=state.history.retry_wall if step.phase == _Status.BACKOFF else step.retry_wall,
+        wake=_wake(state, step),
+        unhealthy_since=state.health.since.wall if _health(state) == _Status.UNHEALTHY else 0.0,
+        lapses_expired=lapses_expire_at is not None and state.now.mono >= lapses_expire_at,
     )
 
 
-def _settled(case: ServiceState, step: _Step) -> bool:
-    if case.others or case.failed:
+def _settled(state: ServiceState, step: _Step) -> bool:
+    if state.others or state.failed:
         return False
-    return case.completed or (case.running and step.phase == _Status.RUNNING)
+    return state.completed or (state.running and step.phase == _Status.RUNNING)
 
 
-def _step(case: ServiceState, waits: str) -> _Step:
-    if case.wanted.obstacle:
-        return _Step(_Status.PENDING, case.wanted.obstacle)
-    mine = case.mine
-    if mine is None:
-        return _absent(case, waits)
-    if mine.up:
-        return _up(case, mine, waits)
-    if mine.state is ContainerState.REMOVING:
+def _step(state: ServiceState, waits: str) -> _Step:
+    if state.assigned.problem:
+        return _Step(_Status.PENDING, state.assigned.problem)
+    container = state.container
+    if container is None:
+        return _absent(state, waits)
+    if container.up:
+        return _up(state, container, waits)
+    if container.state is ContainerState.REMOVING:
         return _Step(_Status.PENDING, "its container is being removed")
-    if mine.state is ContainerState.DEAD:
-        return _Step(_Status.PENDING, "", case.cleanup.of((mine,), "the engine could not remove it"))
-    if mine.state is ContainerState.EXITED and case.memory.discarded == mine.id:
-        return _anew(case, mine, case.memory.reason, waits)
-    if mine.state is ContainerState.EXITED and (not mine.end_key or mine.end_key != case.memory.examined):
-        return _Step(_Status.STARTING, "has ended", (case.action(ActionKind.EXAMINE, "it has ended"),))
-    if case.completed:
+    if container.state is ContainerState.DEAD:
+        return _Step(_Status.PENDING, "", state.cleanup.of((container,), "the engine could not remove it"))
+    if container.state is ContainerState.EXITED and state.history.discarded == container.id:
+        return _anew(state, container, state.history.reason, waits)
+    if container.state is ContainerState.EXITED and (
+        not container.end_key or container.end_key != state.history.examined
+    ):
+        return _Step(_Status.STARTING, "has ended", (state.action(ActionKind.EXAMINE, "it has ended"),))
+    if state.completed:
         return _Step(_Status.COMPLETED)
-    if _held_back(case):
-        return _Step(_Status.BACKOFF, case.memory.reason)
-    if _stale(case, mine):
-        return _anew(case, mine, "its network is gone, and it cannot be started without", waits)
+    if _held_back(state):
+        return _Step(_Status.BACKOFF, state.history.reason)
+    if _stale(state, container):
+        return _anew(state, container, "its network is gone, and it cannot be started without", waits)
     if waits:
         return _Step(_Status.PENDING, waits)
-    return _Step(_Status.STARTING, case.memory.reason, (*_make_way(case), _start(case)))
+    return _Step(_Status.STARTING, state.history.reason, (*_make_way(state), _start(state)))
 
 
-def _anew(case: ServiceState, mine: Container, why: str, waits: str) -> _Step:
+def _anew(state: ServiceState, container: Container, why: str, waits: str) -> _Step:
     """Its container, which does not run, is removed and another is made."""
-    remove = case.cleanup.of((mine,), why)
+    remove = state.cleanup.of((container,), why)
     if not remove:
-        return _Step(_Status.BACKOFF, case.cleanup.memory.reason)
-    phase, start = (_Status.PENDING, ()) if waits else (_Status.STARTING, (*_make_way(case), _start(case)))
-    return _Step(phase, waits or case.memory.reason, (*remove, _create(case), *start))
+        return _Step(_Status.BACKOFF, state.cleanup.history.reason)
+    phase, start = (_Status.PENDING, ()) if waits else (_Status.STARTING, (*_make_way(state), _start(state)))
+    return _Step(phase, waits or state.history.reason, (*remove, _create(state), *start))
 
 
-def _absent(case: ServiceState, waits: str) -> _Step:
-    if _held_back(case):
-        return _Step(_Status.BACKOFF, case.memory.reason)
-    actions = (_create(case), *(() if waits else (*_make_way(case), _start(case))))
-    if case.memory.image_missing and case.wanted.obtainable:
-        pull = case.action(ActionKind.PULL, "its image is not on this machine")
-        return _Step(_Status.PULLING, case.wanted.obtaining, (pull, *actions))
-    return _Step(_Status.PENDING, waits or case.memory.reason, actions)
+def _absent(state: ServiceState, waits: str) -> _Step:
+    if _held_back(state):
+        return _Step(_Status.BACKOFF, state.history.reason)
+    actions = (_create(state), *(() if waits else (*_make_way(state), _start(state))))
+    if state.history.image_missing and state.assigned.obtainable:
+        pull = state.action(ActionKind.PULL, "its image is not on this machine")
+        return _Step(_Status.PULLING, state.assigned.obtaining, (pull, *actions))
+    return _Step(_Status.PENDING, waits or state.history.reason, actions)
 
 
-def _held_back(case: ServiceState) -> bool:
+def _held_back(state: ServiceState) -> bool:
     """It is too early for the next attempt. A container that crashed and was then removed by hand is made anew at once:
     who removes it wants it so."""
-    anew = case.mine is None or case.mine.state is ContainerState.CREATED
-    return case.waits and not (anew and case.memory.trouble is FailureCause.CRASHED)
+    anew = state.container is None or state.container.state is ContainerState.CREATED
+    return state.waits and not (anew and state.history.trouble is FailureCause.CRASHED)
 
 
-def _up(case: ServiceState, mine: Container, waits: str) -> _Step:
-    network = case.network
-    if network is None or mine.networks.get(case.network_name) is None or _stale(case, mine):
-        if case.waits:
-            return _Step(_Status.BACKOFF, case.memory.reason)
+def _up(state: ServiceState, container: Container, waits: str) -> _Step:
+    network = state.network
+    if network is None or container.networks.get(state.network_name) is None or _stale(state, container):
+        if state.waits:
+            return _Step(_Status.BACKOFF, state.history.reason)
         reason = "it is not on its environment's network"
-        return _Step(_Status.STARTING, reason, (case.action(ActionKind.CONNECT, reason),))
-    if mine.state is ContainerState.PAUSED:
-        return _Step(_Status.RUNNING, f"is paused (docker unpause {mine.name})")
-    if case.running:
-        return _Step(_Status.RUNNING, _unstable(case) if case.failed else "")
-    if case.wanted.completes:
+        return _Step(_Status.STARTING, reason, (state.action(ActionKind.CONNECT, reason),))
+    if container.state is ContainerState.PAUSED:
+        return _Step(_Status.RUNNING, f"is paused (docker unpause {container.name})")
+    if state.running:
+        return _Step(_Status.RUNNING, _unstable(state) if state.failed else "")
+    if state.assigned.completes:
         return _Step(_Status.STARTING, "has not completed yet")
-    if not case.wanted.probes:
+    if not state.assigned.probes:
         return _Step(_Status.STARTING)
-    return _lapsed(case, mine, waits) if case.lapsed else _unproved(case)
+    return _lapsed(state, container, waits) if state.became_unhealthy else _unproved(state)
 
 
-def _unproved(case: ServiceState) -> _Step:
+def _unproved(state: ServiceState) -> _Step:
     """It is up, and has never been healthy."""
-    message = case.health.message
-    if case.overdue and not case.proved and case.fallback is not None and case.fallback.up:
+    message = state.health.message
+    if state.past_start_deadline and not state.has_been_ready and state.fallback is not None and state.fallback.up:
         reason = f"not healthy in time: {message}"
-        stop = () if case.cleanup.wake else (case.action(ActionKind.STOP, reason, unhealthy=True),)
+        stop = () if state.cleanup.wake else (state.action(ActionKind.STOP, reason, unhealthy=True),)
         return _Step(_Status.STARTING, reason, stop)
-    if case.health.verdict is ProbeVerdict.UNHEALTHY:
+    if state.health.verdict is ProbeVerdict.UNHEALTHY:
         return _Step(_Status.STARTING, f"not healthy: {message}")
     return _Step(_Status.STARTING, f"not healthy yet: {message}" if message else "")
 
 
-def _lapsed(case: ServiceState, mine: Container, waits: str) -> _Step:
+def _lapsed(state: ServiceState, container: Container, waits: str) -> _Step:
     """It was healthy and is not any more: it is replaced, unless that was done a while ago only, or the new one would
     have to wait before it could be started."""
-    reason = f"not healthy: {case.health.message}"
+    reason = f"not healthy: {state.health.message}"
     if waits:
         return _Step(_Status.RUNNING, f"{reason}; is not replaced, because it {waits}")
-    if case.now.mono < case.lapse_at:
-        wall = case.now.wall + case.lapse_at - case.now.mono
-        return _Step(_Status.RUNNING, f"{reason}; is replaced again later", (), case.lapse_at, wall)
-    if case.cleanup.wake:
+    if state.now.mono < state.replace_at:
+        wall = state.now.wall + state.replace_at - state.now.mono
+        return _Step(_Status.RUNNING, f"{reason}; is replaced again later", (), state.replace_at, wall)
+    if state.cleanup.wake:
         return _Step(_Status.RUNNING, reason)
-    stop = case.action(ActionKind.STOP, reason, lapsed=True)
-    return _Step(_Status.RUNNING, reason, (stop, action_on(ActionKind.REMOVE, reason, mine), _create(case), _start(case)))
+    stop = state.action(ActionKind.STOP, reason, became_unhealthy=True)
+    return _Step(
+        _Status.RUNNING, reason, (stop, action_on(ActionKind.REMOVE, reason, container), _create(state), _start(state))
+    )
 
 
-def _upkeep(case: ServiceState, waits: str) -> tuple[Action, ...]:
-    """Keep the old container serving while the new one is not there yet, unless it had to make way."""
-    old, mine = case.fallback, case.mine
-    if old is None or old.up or case.proved or case.wanted.completes:
+def _upkeep(state: ServiceState, waits: str) -> tuple[Action, ...]:
+    """Keep the old container serving while the new one is not there yet, unless it had to make allowed."""
+    old, container = state.fallback, state.container
+    if old is None or old.up or state.has_been_ready or state.assigned.completes:
         return ()
-    if case.wanted.stateful and mine is not None and not (waits and mine.state is ContainerState.CREATED):
+    if state.assigned.stateful and container is not None and not (waits and container.state is ContainerState.CREATED):
         return ()
-    memory = case.memories.get((old.service, old.hash), NO_HISTORY)
-    if not old.end_key or old.end_key != memory.examined:
+    history = state.histories.get((old.service, old.hash), NO_HISTORY)
+    if not old.end_key or old.end_key != history.examined:
         return (action_on(ActionKind.EXAMINE, "the container that serves has ended", old),)
-    if memory.waits(case.now.mono):
+    if history.waits(state.now.mono):
         return ()
     return (action_on(ActionKind.START, "it serves until the new container does", old),)
 
 
-def _make_way(case: ServiceState) -> tuple[Action, ...]:
-    if not case.wanted.stateful:
+def _make_way(state: ServiceState) -> tuple[Action, ...]:
+    if not state.assigned.stateful:
         return ()
     why = "two containers must not share its volumes"
-    return tuple(action_on(ActionKind.STOP, why, each) for each in sorted(case.others, key=rank) if each.up)
+    return tuple(action_on(ActionKind.STOP, why, each) for each in sorted(state.others, key=rank) if each.up)
 
 
-def _create(case: ServiceState) -> Action:
-    if case.others:
-        return case.action(ActionKind.CREATE, "its spec changed")
-    if case.memory.trouble is FailureCause.UNHEALTHY:
-        return case.action(ActionKind.CREATE, case.memory.reason)
-    return case.action(ActionKind.CREATE, "its container is gone" if case.memory.starts else "it has no container yet")
+def _create(state: ServiceState) -> Action:
+    if state.others:
+        return state.action(ActionKind.CREATE, "its spec changed")
+    if state.history.trouble is FailureCause.UNHEALTHY:
+        return state.action(ActionKind.CREATE, state.history.reason)
+    return state.action(
+        ActionKind.CREATE, "its container is gone" if state.history.starts else "it has no container yet"
+    )
 
 
-def _start(case: ServiceState) -> Action:
-    return case.action(ActionKind.START, case.memory.reason or "it does not run")
+def _start(state: ServiceState) -> Action:
+    return state.action(ActionKind.START, state.history.reason or "it does not run")
 
 
-def _stale(case: ServiceState, mine: Container) -> bool:
+def _stale(state: ServiceState, container: Container) -> bool:
     """The container was on a network of this name that has since been removed."""
-    attachment = mine.networks.get(case.network_name)
+    attachment = container.networks.get(state.network_name)
     if attachment is None or not attachment.network_id:
         return False
-    return case.network is None or attachment.network_id != case.network.id
+    return state.network is None or attachment.network_id != state.network.id
 
 
-def _unstable(case: ServiceState) -> str:
-    return f"runs again, but has ended {case.memory.unstable} times within {STABLE_SECONDS:.0f} s of its start"
+def _unstable(state: ServiceState) -> str:
+    return f"runs again, but has ended {state.history.unstable} times within {STABLE_SECONDS:.0f} s of its start"
 
 
-def _current(case: ServiceState) -> Container | None:
-    mine = case.mine if case.mine and (case.mine.up or case.completed) else None
-    if mine and case.proved:
-        return mine
-    return case.fallback if case.fallback and case.fallback.up else mine
+def _current(state: ServiceState) -> Container | None:
+    container = state.container if state.container and (state.container.up or state.completed) else None
+    if container and state.has_been_ready:
+        return container
+    return state.fallback if state.fallback and state.fallback.up else container
 
 
-def _health(case: ServiceState) -> HealthPhase:
-    if not case.wanted.probes:
+def _health(state: ServiceState) -> HealthPhase:
+    if not state.assigned.probes:
         return _Status.NONE
-    if case.mine is None or not case.mine.up:
+    if state.container is None or not state.container.up:
         return _Status.HEALTH_UNSPECIFIED
-    return _HEALTH[case.health.verdict]
+    return _HEALTH[state.health.verdict]
 
 
-def _wake(case: ServiceState, step: _Step) -> float | None:
-    times = [case.cleanup.wake, step.wake, case.lasting_at, case.memory.retry if case.waits else None]
-    if case.fallback is not None:
-        memory = case.memories.get((case.fallback.service, case.fallback.hash), NO_HISTORY)
-        times.append(memory.retry if memory.waits(case.now.mono) else None)
-    if case.mine is not None and case.mine.up:
-        if not case.wanted.probes:
-            times.append(case.mine.running_since + SETTLE_SECONDS)
-        if case.memory.unstable >= GIVE_UP:
-            times.append(case.stable_at)
-    return min((time for time in times if time is not None and time > case.now.mono), default=None)
+def _wake(state: ServiceState, step: _Step) -> float | None:
+    times = [state.cleanup.wake, step.wake, state.lapses_expire_at, state.history.retry if state.waits else None]
+    if state.fallback is not None:
+        history = state.histories.get((state.fallback.service, state.fallback.hash), NO_HISTORY)
+        times.append(history.retry if history.waits(state.now.mono) else None)
+    if state.container is not None and state.container.up:
+        if not state.assigned.probes:
+            times.append(state.container.running_since + SETTLE_SECONDS)
+        if state.history.unstable >= GIVE_UP:
+            times.append(state.stable_at)
+    return min((time for time in times if time is not None and time > state.now.mono), default=None)

@@ -1,4 +1,4 @@
-"""What is known about one assigned service at one moment, put in the words that the plan is written in. Pure."""
+"""State of one assigned service on this node, as the planner reads it."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from devopsellence.nodeagent.plan.actions import Action, ActionKind, RestartHist
 from devopsellence.nodeagent.plan.history import GIVE_UP, NO_HISTORY, RESET_SECONDS, STABLE_SECONDS, RestartHistory
 from devopsellence.nodeagent.plan.spec import DesiredService
 
-#: A container without a health check counts as running after this long, so that one which ends at once is not taken
-#: for one that runs.
+#: Time after which a container without probes is ready: longer than a container that exits at once.
 SETTLE_SECONDS: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """``mine``: the container of the assigned spec. ``fallback``: an older one that serves until ``mine`` has proved
-    itself. ``surplus``: what is neither."""
+    """Assignment, containers, probes and restart history of one service."""
 
-    wanted: DesiredService
+    assigned: DesiredService
     network_name: str
     network: Network | None
-    mine: Container | None
+    #: Container of the assigned spec.
+    container: Container | None
+    #: Older container, serving until ``container`` has been ready.
     fallback: Container | None
+    #: All other containers of the service.
     surplus: tuple[Container, ...]
+    #: Probe results of ``container``.
     health: Health
-    memory: RestartHistory
-    memories: RestartHistories
+    #: History of the assigned spec.
+    history: RestartHistory
+    histories: RestartHistories
     now: Now
-    #: As in :attr:`model.Observed.held`.
+    #: As in ``Observed.held``.
     held: Mapping[str, str]
 
     @property
@@ -41,165 +44,190 @@ class ServiceState:
 
     @property
     def ready(self) -> bool:
-        """A container of the assigned spec is up at this moment, and nothing is wrong with it."""
-        mine = self.mine
-        if mine is None or mine.state is not ContainerState.RUNNING:
+        """Return True if the container of the assigned spec runs now and passes its probes."""
+        container = self.container
+        if container is None or container.state is not ContainerState.RUNNING:
             return False
-        if self.wanted.probes:
+        if self.assigned.probes:
             return self.health.verdict is ProbeVerdict.HEALTHY
-        return self.now.mono >= mine.running_since + SETTLE_SECONDS
+        return self.now.mono >= container.running_since + SETTLE_SECONDS
 
     @property
     def running(self) -> bool:
-        """The assigned spec runs as it should, at this moment; one that is to complete never just runs."""
-        return self.ready and not self.wanted.completes
+        """Return True if the service is ready now; never for a service that is to complete."""
+        return self.ready and not self.assigned.completes
 
     @property
     def completed(self) -> bool:
-        """It was to complete, and has: its container has ended well, and not because the agent stopped it."""
-        mine = self.mine
-        if not self.wanted.completes or mine is None or mine.state is not ContainerState.EXITED:
+        """Return True if the service was to complete and has: exit code 0, and not because the agent stopped it."""
+        container = self.container
+        if not self.assigned.completes or container is None or container.state is not ContainerState.EXITED:
             return False
-        return mine.exit_code == 0 and self.memory.stopped != mine.id
+        return container.exit_code == 0 and self.history.stopped != container.id
 
     @property
-    def proved(self) -> bool:
-        """The assigned spec has run as it should in this very container: nothing older is needed any more."""
+    def has_been_ready(self) -> bool:
+        """Return True if this very container is or was ready or completed: older containers are no longer needed."""
         if self.running or self.completed:
             return True
-        return self.mine is not None and self.memory.proved == self.mine.id
+        return self.container is not None and self.history.proved == self.container.id
 
     @property
-    def lapsed(self) -> bool:
-        """It was healthy (since it is checked, before that, or one that this one was made in place of), and is not any
-        more."""
-        if (
-            self.mine is None
-            or self.mine.state is not ContainerState.RUNNING
-            or self.health.verdict is not ProbeVerdict.UNHEALTHY
-        ):
+    def became_unhealthy(self) -> bool:
+        """Return True if the container was healthy and is not now.
+
+        "Was healthy" counts also for the time before the agent started, and for a container replaced by this container
+        for the same reason.
+        """
+        container = self.container
+        if container is None or container.state is not ContainerState.RUNNING:
             return False
-        return not self.health.overdue or self.memory.proved == self.mine.id or self.memory.lapses > 0
+        if self.health.verdict is not ProbeVerdict.UNHEALTHY:
+            return False
+        return not self.health.past_start_deadline or self.history.proved == container.id or self.history.lapses > 0
 
     @property
-    def lapse_at(self) -> float:
-        """When a container that has lapsed may be replaced: the first at once, each further one later after its
-        start (monotonic)."""
-        if self.mine is None or not self.memory.lapses:
+    def replace_at(self) -> float:
+        """Earliest time (monotonic) to replace a container that became unhealthy.
+
+        The first replacement is immediate; later ones wait ever longer after the start of the container.
+        """
+        if self.container is None or not self.history.lapses:
             return 0.0
-        return self.mine.running_since + self.memory.lapse_wait(f"{self.mine.env}/{self.mine.service}")
+        return self.container.running_since + self.history.lapse_wait(f"{self.container.env}/{self.container.service}")
 
     @property
-    def lasting_at(self) -> float | None:
-        """When former lapses are forgotten, if it stays as it is (monotonic); None if there are none."""
-        if not self.memory.lapses or not self.running:
+    def lapses_expire_at(self) -> float | None:
+        """Time (monotonic) at which former lapses are forgotten if the service stays healthy; None without lapses."""
+        if not self.history.lapses or not self.running:
             return None
         return self.health.since.mono + RESET_SECONDS
 
     @property
     def cleanup(self) -> Cleanup:
-        return Cleanup(self.wanted.service.name, self.memories, self.now)
+        return Cleanup(self.assigned.spec.name, self.histories, self.now)
 
     @property
-    def overdue(self) -> bool:
-        return self.mine is not None and self.mine.up and bool(self.wanted.probes) and self.health.overdue
+    def past_start_deadline(self) -> bool:
+        """Return True if the container is up, never passed its probes, and its start deadline is over."""
+        container = self.container
+        return container is not None and container.up and bool(self.assigned.probes) and self.health.past_start_deadline
 
     @property
     def stable_at(self) -> float:
-        return self.mine.running_since + STABLE_SECONDS if self.mine else 0.0
+        """Time (monotonic) from which the running container counts as stable."""
+        return self.container.running_since + STABLE_SECONDS if self.container else 0.0
 
     @property
     def failed(self) -> bool:
-        """Reason enough to give up on the rollout; what is tried goes on, and this clears when it succeeds."""
-        memory = self.memory
-        if self.wanted.obstacle or memory.refusals >= GIVE_UP:
+        """Return True if the rollout should give up on the service.
+
+        Attempts go on all the same, and this becomes False when an attempt succeeds.
+        """
+        history = self.history
+        if self.assigned.problem or history.refusals >= GIVE_UP:
             return True
         if self.completed:
             return False
-        if self.wanted.completes and memory.crashes >= GIVE_UP:
+        if self.assigned.completes and history.crashes >= GIVE_UP:
             return True
-        if not self.running and memory.lapses >= GIVE_UP:
+        if not self.running and history.lapses >= GIVE_UP:
             return True
-        if not self.running and (memory.unhealthy > 0 or (self.overdue and not memory.proved)):
+        if not self.running and (history.unhealthy > 0 or (self.past_start_deadline and not history.proved)):
             return True
-        return memory.unstable >= GIVE_UP and not (self.running and self.now.mono >= self.stable_at)
+        return history.unstable >= GIVE_UP and not (self.running and self.now.mono >= self.stable_at)
 
     @property
     def waits(self) -> bool:
-        return self.memory.waits(self.now.mono)
+        """Return True during the backoff before the next attempt."""
+        return self.history.waits(self.now.mono)
 
-    def action(self, kind: ActionKind, reason: str, *, unhealthy: bool = False, lapsed: bool = False) -> Action:
-        """An action on the container of the assigned spec, whether it is there or not."""
-        container = self.mine.id if self.mine else ""
-        wanted = self.wanted
-        return Action(kind, reason, wanted.service.name, wanted.hash, container, wanted.name, unhealthy, lapsed)
+    def action(
+        self, kind: ActionKind, reason: str, *, unhealthy: bool = False, became_unhealthy: bool = False
+    ) -> Action:
+        """Return an action on the container of the assigned spec, present or not."""
+        container = self.container.id if self.container else ""
+        assigned = self.assigned
+        return Action(
+            kind, reason, assigned.spec.name, assigned.hash, container, assigned.name, unhealthy, became_unhealthy
+        )
 
 
 def service_state(
     network_name: str,
-    wanted: DesiredService,
+    assigned: DesiredService,
     containers: Sequence[Container],
-    seen: Observed,
-    memories: RestartHistories,
+    observed: Observed,
+    histories: RestartHistories,
     now: Now,
 ) -> ServiceState:
-    mine = max((container for container in containers if container.hash == wanted.hash), key=rank, default=None)
-    others = [container for container in containers if container is not mine]
+    """Return the state of an assigned service; ``containers`` are all containers of the service."""
+    current = max((container for container in containers if container.hash == assigned.hash), key=rank, default=None)
+    others = [container for container in containers if container is not current]
 
-    def proved(each: Container) -> bool:
-        memory = memories.get((each.service, each.hash), NO_HISTORY)
-        return memory.proved == each.id and memory.stopped != each.id
+    def has_been_ready(container: Container) -> bool:
+        history = histories.get((container.service, container.hash), NO_HISTORY)
+        return history.proved == container.id and history.stopped != container.id
 
-    usable = [each for each in others if each.up or (each.state is ContainerState.EXITED and proved(each))]
-    fallback = max(usable, key=lambda each: (each.up, proved(each) or each.id in seen.held, rank(each)), default=None)
+    def preference(container: Container) -> tuple[bool, bool, tuple[bool, bool, int, str, str]]:
+        return container.up, has_been_ready(container) or container.id in observed.held, rank(container)
+
+    usable = [
+        container
+        for container in others
+        if container.up or (container.state is ContainerState.EXITED and has_been_ready(container))
+    ]
+    fallback = max(usable, key=preference, default=None)
     return ServiceState(
-        wanted=wanted,
+        assigned=assigned,
         network_name=network_name,
-        network=seen.network,
-        mine=mine,
+        network=observed.network,
+        container=current,
         fallback=fallback,
-        surplus=tuple(each for each in others if each is not fallback),
-        health=seen.health.get(mine.id if mine else "", Health(ProbeVerdict.CHECKING)),
-        memory=memories.get((wanted.service.name, wanted.hash), NO_HISTORY),
-        memories=memories,
+        surplus=tuple(container for container in others if container is not fallback),
+        health=observed.health.get(current.id if current else "", Health(ProbeVerdict.CHECKING)),
+        history=histories.get((assigned.spec.name, assigned.hash), NO_HISTORY),
+        histories=histories,
         now=now,
-        held=seen.held,
+        held=observed.held,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Cleanup:
-    """Stopping and removing what a service has left, unless that failed a moment ago."""
+    """Stop and removal of unneeded containers of a service, with a backoff of its own."""
 
     service: str
-    memories: RestartHistories
+    histories: RestartHistories
     now: Now
 
     @property
-    def memory(self) -> RestartHistory:
-        return self.memories.get((self.service, ""), NO_HISTORY)
+    def history(self) -> RestartHistory:
+        return self.histories.get((self.service, ""), NO_HISTORY)
 
     @property
     def wake(self) -> float | None:
-        return self.memory.retry if self.memory.waits(self.now.mono) else None
+        """Time (monotonic) of the next attempt; None if the next attempt is due."""
+        return self.history.retry if self.history.waits(self.now.mono) else None
 
-    def of(self, containers: Iterable[Container], why: str) -> tuple[Action, ...]:
-        """Stop and remove ``containers``, in a fixed order."""
-        if self.memory.waits(self.now.mono):
+    def of(self, containers: Iterable[Container], reason: str) -> tuple[Action, ...]:
+        """Return the actions to stop and remove ``containers``, in a fixed order."""
+        if self.history.waits(self.now.mono):
             return ()
         actions: list[Action] = []
         for container in sorted(containers, key=rank):
             if container.up:
-                actions.append(action_on(ActionKind.STOP, why, container))
+                actions.append(action_on(ActionKind.STOP, reason, container))
             if container.state is not ContainerState.REMOVING:
-                actions.append(action_on(ActionKind.REMOVE, why, container))
+                actions.append(action_on(ActionKind.REMOVE, reason, container))
         return tuple(actions)
 
 
 def rank(container: Container) -> tuple[bool, bool, int, str, str]:
-    """Orders containers: what runs above what does not, newer above older, and no two alike."""
+    """Sort key of containers, unique: up above exited above the rest, then newer releases above older."""
     return (container.up, container.state is ContainerState.EXITED, container.release, container.name, container.id)
 
 
 def action_on(kind: ActionKind, reason: str, container: Container) -> Action:
+    """Return an action on a container of a service."""
     return Action(kind, reason, container.service, container.hash, container.id, container.name)

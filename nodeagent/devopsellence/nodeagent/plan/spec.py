@@ -1,4 +1,4 @@
-"""From an assignment to what is wanted: specs, their hashes, and what stands in their way. Pure."""
+"""From an assignment to what is assigned: specs, their hashes, and what stands in their way. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.nodeagent.docker import names
 from devopsellence.nodeagent.plan import dependencies
-from devopsellence.nodeagent.plan.probe_spec import Probe, probes_of, unaskable
+from devopsellence.nodeagent.plan.probe_spec import Probe, probe_problem, probes_of
 from devopsellence.store.keys import EnvironmentRef, InvalidName, check_name
 
 #: Part of every hash. Raising it replaces every container everywhere at the next deploy.
@@ -26,14 +26,14 @@ _DIGEST: Final = re.compile(r"(?P<repository>[^@\s]+)@(?P<digest>sha256:[0-9a-f]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DesiredService:
     """One service as assigned. ``obstacle`` says why this agent cannot run it at all; usually empty."""
 
-    service: workload_pb2.Service
+    spec: workload_pb2.Service
     hash: str
     #: The container's name.
     name: str
-    obstacle: str = ""
+    problem: str = ""
     #: What is asked of its container; none: it is ready once it has run for a moment.
     probes: tuple[Probe, ...] = ()
     #: Other nodes to ask for the image, where no registry has it.
@@ -42,16 +42,16 @@ class Wanted:
     @property
     def completes(self) -> bool:
         """Others wait for it to complete: it is run until it ends with exit code 0, and then not again."""
-        return self.service.completes
+        return self.spec.completes
 
     @property
     def stateful(self) -> bool:
         """Has a volume that two copies must not share: the old container stops before the new one starts."""
-        return len(self.service.volumes) > 0
+        return len(self.spec.volumes) > 0
 
     @property
     def image(self) -> str:
-        return self.service.image.pinned
+        return self.spec.image.pinned
 
     @property
     def obtainable(self) -> bool:
@@ -68,7 +68,7 @@ class Wanted:
 class Desired:
     """What one environment should be on this node: an assignment, with names and hashes worked out once."""
 
-    env: EnvironmentRef
+    ref: EnvironmentRef
     node: str
     node_uid: str
     generation: int
@@ -76,11 +76,11 @@ class Desired:
     revision: str
     removed: bool
     network: str
-    services: Mapping[str, Wanted]
+    services: Mapping[str, DesiredService]
     #: To be run once for this release; None: nothing.
     task: workload_pb2.Task | None = None
     #: What its container is made of: the hash and the name are the task's own.
-    task_wanted: Wanted | None = None
+    task_service: DesiredService | None = None
     #: Ciphertext by service, secret and version.
     sealed: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
     registry: stored_pb2.Registry | None = None
@@ -90,19 +90,19 @@ class Desired:
     @property
     def images(self) -> frozenset[str]:
         """What the services and the task run, as it is pinned."""
-        return frozenset(each.image for each in (*self.services.values(), self.task_wanted) if each is not None)
+        return frozenset(each.image for each in (*self.services.values(), self.task_service) if each is not None)
 
 
-def desired(assignment: stored_pb2.Assignment, env: EnvironmentRef, node_uid: str) -> Desired:
+def resolve_assignment(assignment: stored_pb2.Assignment, env: EnvironmentRef, node_uid: str) -> Desired:
     """Work out names and hashes of an assignment that :func:`objection` found nothing against."""
     sealed = {(secret.service, secret.name, secret.version): secret.age for secret in assignment.secrets}
-    cycles = dependencies.cycles(assignment.services)
+    cycles = dependencies.dependency_cycles(assignment.services)
     services = {
-        service.name: Wanted(
+        service.name: DesiredService(
             service,
             spec := spec_hash(service),
             names.container_name(node_uid, env, service.name, spec),
-            obstacle(service) or cycles.get(service.name, "") or unsealed(service, sealed),
+            service_problem(service) or cycles.get(service.name, "") or secrets_problem(service, sealed),
             probes_of(service),
             _peers(assignment, service),
         )
@@ -110,7 +110,7 @@ def desired(assignment: stored_pb2.Assignment, env: EnvironmentRef, node_uid: st
     }
     task = assignment.task if assignment.HasField("task") and not assignment.removed else None
     return Desired(
-        env=env,
+        ref=env,
         node=assignment.node,
         node_uid=node_uid,
         generation=assignment.generation,
@@ -120,7 +120,7 @@ def desired(assignment: stored_pb2.Assignment, env: EnvironmentRef, node_uid: st
         network=names.network_name(node_uid, env),
         services={} if assignment.removed else services,
         task=task,
-        task_wanted=_task_wanted(assignment, task, env, node_uid, sealed) if task is not None else None,
+        task_service=_task_wanted(assignment, task, env, node_uid, sealed) if task is not None else None,
         sealed=sealed,
         registry=assignment.registry if assignment.HasField("registry") else None,
         ingress=assignment.ingress if assignment.HasField("ingress") and not assignment.removed else None,
@@ -133,13 +133,13 @@ def _task_wanted(
     env: EnvironmentRef,
     node_uid: str,
     sealed: Mapping[tuple[str, str, int], str],
-) -> Wanted:
+) -> DesiredService:
     service = _task_service(assignment)
-    return Wanted(
+    return DesiredService(
         service,
         task_hash(task, service),
         names.task_name(node_uid, env, task.name, assignment.release),
-        obstacle(service) or unsealed(service, sealed),
+        service_problem(service) or secrets_problem(service, sealed),
         peers=_peers(assignment, service),
     )
 
@@ -148,14 +148,14 @@ def _peers(assignment: stored_pb2.Assignment, service: workload_pb2.Service) -> 
     return tuple(assignment.peers) if _IMAGE_ID.match(service.image.pinned) else ()
 
 
-def offered(before: Desired | None, after: Desired | None) -> list[tuple[str, str]]:
+def specs_with_new_peers(before: Desired | None, after: Desired | None) -> list[tuple[str, str]]:
     """The specs (service and hash) whose images can be had from others than before."""
     if before is None or after is None:
         return []
     return [
-        (name, wanted.hash)
-        for name, wanted in after.services.items()
-        if wanted.peers and (known := before.services.get(name)) is not None and known.peers != wanted.peers
+        (name, assigned.hash)
+        for name, assigned in after.services.items()
+        if assigned.peers and (known := before.services.get(name)) is not None and known.peers != assigned.peers
     ]
 
 
@@ -167,7 +167,7 @@ def _task_service(assignment: stored_pb2.Assignment) -> workload_pb2.Service:
     return next(named, workload_pb2.Service())
 
 
-def objection(assignment: stored_pb2.Assignment, node: str, env: EnvironmentRef) -> str:
+def assignment_problem(assignment: stored_pb2.Assignment, node: str, env: EnvironmentRef) -> str:
     """Why an assignment that parses cannot be followed as a whole; empty if it can."""
     said = (assignment.organization, assignment.project, assignment.environment)
     if said != (env.organization, env.project, env.environment) or assignment.node != node:
@@ -195,15 +195,15 @@ def _task_objection(assignment: stored_pb2.Assignment) -> str:
     return ""
 
 
-def obstacle(service: workload_pb2.Service) -> str:
+def service_problem(service: workload_pb2.Service) -> str:
     """Why this agent cannot run a service, in a sentence; empty if it can."""
     pinned = service.image.pinned
     if not (_IMAGE_ID.match(pinned) or _DIGEST.match(pinned)):
         return f"its image is not pinned: {pinned!r} is neither an image id nor <repository>@sha256:<digest>"
-    return unaskable(service)
+    return probe_problem(service)
 
 
-def unsealed(service: workload_pb2.Service, sealed: Mapping[tuple[str, str, int], str]) -> str:
+def secrets_problem(service: workload_pb2.Service, sealed: Mapping[tuple[str, str, int], str]) -> str:
     """Which secrets of a service this node was not given, or cannot hand over as a variable; empty if none."""
     for ref in service.secret_refs:
         if not _VARIABLE.match(ref.name):

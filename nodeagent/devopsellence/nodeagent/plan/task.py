@@ -15,11 +15,10 @@ from devopsellence.api.v1 import stored_pb2
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import Container, ContainerState, Observed
 from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind, RestartHistories, ServicePlan, TaskPlan
-from devopsellence.nodeagent.plan.history import GIVE_UP, NO_HISTORY, RestartHistory, FailureCause
+from devopsellence.nodeagent.plan.history import GIVE_UP, NO_HISTORY, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.service_state import Cleanup, rank
 from devopsellence.nodeagent.plan.spec import Desired, DesiredService
-from devopsellence.nodeagent.plan.task_run import TaskRun, TaskRunKey
-from devopsellence.nodeagent.status.build import exit_of
+from devopsellence.nodeagent.plan.task_run import TaskRun, TaskRunKey, exit_of
 
 _Status = stored_pb2.TaskStatus
 
@@ -34,91 +33,101 @@ class _Step:
 
 
 def plan_task(
-    want: Desired,
-    seen: Observed,
+    desired: Desired,
+    observed: Observed,
     services: Sequence[ServicePlan],
     runs: Mapping[TaskRunKey, TaskRun],
-    memories: RestartHistories,
+    histories: RestartHistories,
     now: Now,
     *,
     problem: str = "",
 ) -> TaskPlan:
     """The next actions for the containers of release tasks, and how the one that is assigned fares. ``services``: how
     the services stand. ``problem``: why ``runs`` could not be read; empty if it could."""
-    ours = [container for container in seen.containers if container.task]
-    cleanup = Cleanup(TASK, memories, now)
-    if want.removed:
+    ours = [container for container in observed.containers if container.task]
+    cleanup = Cleanup(TASK, histories, now)
+    if desired.removed:
         leaving = tuple(_as_task(each) for each in cleanup.of(ours, "the environment left this node"))
         return TaskPlan(leaving, wake=cleanup.wake)
     released = [each for each in ours if not each.one_off]
-    mine = max((each for each in released if _is_assigned(each, want)), key=rank, default=None)
-    others = [each for each in released if each is not mine and (want.task is not None or each.release != want.release)]
+    container = max((each for each in released if _is_assigned(each, desired)), key=rank, default=None)
+    others = [
+        each
+        for each in released
+        if each is not container and (desired.task is not None or each.release != desired.release)
+    ]
     leftovers = _leftovers(others, runs, cleanup)
-    if want.task is None or want.task_wanted is None:
+    if desired.task is None or desired.task_service is None:
         return TaskPlan(leftovers, wake=cleanup.wake)
-    key = (want.release, want.task.name, want.task_wanted.hash)
+    key = (desired.release, desired.task.name, desired.task_service.hash)
     run = runs.get(key, TaskRun(*key))
-    memory = memories.get((TASK, want.task_wanted.hash), NO_HISTORY)
+    history = histories.get((TASK, desired.task_service.hash), NO_HISTORY)
     if problem:
         step = _Step(_Status.WAITING, problem)
     else:
-        step = _step(want.task_wanted, run, mine, _held_up(services, want, others), memory, now)
-    wakes = [cleanup.wake, memory.retry if memory.waits(now.mono) else None]
+        step = _step(desired.task_service, run, container, _held_up(services, desired, others), history, now)
+    wakes = [cleanup.wake, history.retry if history.waits(now.mono) else None]
     return TaskPlan(
         # What is left over may have the name of what is to be made.
         leftovers + step.actions,
-        _status(want, run, mine, step),
+        _status(desired, run, container, step),
         wake=min((wake for wake in wakes if wake is not None), default=None),
     )
 
 
-def _step(wanted: DesiredService, run: TaskRun, mine: Container | None, held_up: str, memory: RestartHistory, now: Now) -> _Step:
+def _step(
+    assigned: DesiredService, run: TaskRun, container: Container | None, held_up: str, history: RestartHistory, now: Now
+) -> _Step:
     if run.ended:
         return _Step(run.phase, run.reason)
-    if memory.trouble is FailureCause.DISK_FULL and memory.waits(now.mono):
+    if history.trouble is FailureCause.DISK_FULL and history.waits(now.mono):
         # Nothing can be kept on record, or made: not even that it has failed.
-        return _Step(run.phase, memory.reason)
-    if run.container and (mine is None or mine.id != run.container):
-        lost = Action(ActionKind.EXAMINE, "its container is gone", TASK, wanted.hash, run.container, wanted.name)
+        return _Step(run.phase, history.reason)
+    if run.container and (container is None or container.id != run.container):
+        lost = Action(ActionKind.EXAMINE, "its container is gone", TASK, assigned.hash, run.container, assigned.name)
         return _Step(_Status.RUNNING, "its container is gone", (lost,))
-    if mine is not None and mine.up:
-        known = () if run.container else (_act(ActionKind.EXAMINE, "it runs already", mine),)
-        return _Step(_Status.RUNNING, "is paused" if mine.state is ContainerState.PAUSED else "", known)
-    if mine is not None and (run.container or mine.state in (ContainerState.EXITED, ContainerState.DEAD)):
+    if container is not None and container.up:
+        known = () if run.container else (_act(ActionKind.EXAMINE, "it runs already", container),)
+        return _Step(_Status.RUNNING, "is paused" if container.state is ContainerState.PAUSED else "", known)
+    if container is not None and (run.container or container.state in (ContainerState.EXITED, ContainerState.DEAD)):
         # Recorded as started, and the engine does not know of it: either that is under way, or it was cut off.
-        reason = "is being started" if mine.state is ContainerState.CREATED else "has ended"
-        return _Step(_Status.RUNNING, reason, (_act(ActionKind.EXAMINE, f"it {reason}", mine),))
-    return _unstarted(wanted, mine, held_up, memory, now)
+        reason = "is being started" if container.state is ContainerState.CREATED else "has ended"
+        return _Step(_Status.RUNNING, reason, (_act(ActionKind.EXAMINE, f"it {reason}", container),))
+    return _unstarted(assigned, container, held_up, history, now)
 
 
-def _unstarted(wanted: DesiredService, mine: Container | None, held_up: str, memory: RestartHistory, now: Now) -> _Step:
+def _unstarted(
+    assigned: DesiredService, container: Container | None, held_up: str, history: RestartHistory, now: Now
+) -> _Step:
     """Nothing was ever started: what can be tried may be tried again."""
-    if wanted.obstacle or memory.refusals >= GIVE_UP:
-        reason = wanted.obstacle or memory.reason
-        give_up = Action(ActionKind.GIVE_UP, reason, TASK, wanted.hash, mine.id if mine else "", wanted.name)
+    if assigned.problem or history.refusals >= GIVE_UP:
+        reason = assigned.problem or history.reason
+        give_up = Action(
+            ActionKind.GIVE_UP, reason, TASK, assigned.hash, container.id if container else "", assigned.name
+        )
         return _Step(_Status.WAITING, reason, (give_up,))
     if held_up:
         return _Step(_Status.WAITING, held_up)
-    if memory.waits(now.mono):
-        return _Step(_Status.WAITING, memory.reason)
-    if mine is not None and mine.state is ContainerState.REMOVING:
+    if history.waits(now.mono):
+        return _Step(_Status.WAITING, history.reason)
+    if container is not None and container.state is ContainerState.REMOVING:
         return _Step(_Status.WAITING, "its container is being removed")
-    if mine is not None:
+    if container is not None:
         return _Step(
-            _Status.WAITING, memory.reason, (_act(ActionKind.START, "everything that it needs is ready", mine),)
+            _Status.WAITING, history.reason, (_act(ActionKind.START, "everything that it needs is ready", container),)
         )
-    create = Action(ActionKind.CREATE, "everything that it needs is ready", TASK, wanted.hash, "", wanted.name)
-    if memory.image_missing and wanted.obtainable:
-        pull = Action(ActionKind.PULL, "its image is not on this machine", TASK, wanted.hash, "", wanted.name)
-        return _Step(_Status.WAITING, wanted.obtaining, (pull, create))
+    create = Action(ActionKind.CREATE, "everything that it needs is ready", TASK, assigned.hash, "", assigned.name)
+    if history.image_missing and assigned.obtainable:
+        pull = Action(ActionKind.PULL, "its image is not on this machine", TASK, assigned.hash, "", assigned.name)
+        return _Step(_Status.WAITING, assigned.obtaining, (pull, create))
     return _Step(_Status.WAITING, "", (create,))
 
 
-def _held_up(services: Sequence[ServicePlan], want: Desired, others: Sequence[Container]) -> str:
+def _held_up(services: Sequence[ServicePlan], desired: Desired, others: Sequence[Container]) -> str:
     """What the task waits for; empty if nothing. Tasks of two releases never run at once."""
     for service in services:
-        wanted = want.services.get(service.service)
-        if wanted is not None and not wanted.service.image.app and not service.settled:
+        assigned = desired.services.get(service.service)
+        if assigned is not None and not assigned.spec.image.app and not service.settled:
             return (
                 f"waits for {service.service}: {service.reason}" if service.reason else f"waits for {service.service}"
             )
@@ -136,11 +145,11 @@ def _leftovers(others: Sequence[Container], runs: Mapping[TaskRunKey, TaskRun], 
     return tuple(_as_task(each) for each in cleanup.of(ended, "the task of another release has ended"))
 
 
-def _is_assigned(container: Container, want: Desired) -> bool:
-    task, wanted = want.task, want.task_wanted
-    if task is None or wanted is None:
+def _is_assigned(container: Container, desired: Desired) -> bool:
+    task, assigned = desired.task, desired.task_service
+    if task is None or assigned is None:
         return False
-    return (container.release, container.task, container.hash) == (want.release, task.name, wanted.hash)
+    return (container.release, container.task, container.hash) == (desired.release, task.name, assigned.hash)
 
 
 def _act(kind: ActionKind, reason: str, container: Container) -> Action:
@@ -151,17 +160,19 @@ def _as_task(action: Action) -> Action:
     return replace(action, service=TASK)
 
 
-def _status(want: Desired, run: TaskRun, mine: Container | None, step: _Step) -> stored_pb2.TaskStatus:
-    task = want.task
+def _status(desired: Desired, run: TaskRun, container: Container | None, step: _Step) -> stored_pb2.TaskStatus:
+    task = desired.task
     status = _Status(
         name=task.name if task else "",
         service=task.service if task else "",
-        release=want.release,
-        node=want.node,
+        release=desired.release,
+        node=desired.node,
         phase=step.phase,
         reason=step.reason,
     )
-    started = run.started_at or (mine.started_at if mine is not None and step.phase == _Status.RUNNING else "")
+    started = run.started_at or (
+        container.started_at if container is not None and step.phase == _Status.RUNNING else ""
+    )
     if started:
         status.started_at.FromJsonString(started)
     if run.end is not None:

@@ -94,6 +94,14 @@ def task_run_from_json(stored: Mapping[str, Any]) -> TaskRun:
     return TaskRun(**{**values, "end": ContainerExit(**{**end, "log_lines": tuple(end["log_lines"])}) if end else None})
 
 
+def exit_of(end: ContainerExit) -> stored_pb2.Exit:
+    """Return the exit of a container as a message for a status."""
+    result = stored_pb2.Exit(code=end.code, oom_killed=end.oom_killed, log_lines=end.log_lines)
+    if end.finished_at:
+        result.finished_at.FromJsonString(end.finished_at)
+    return result
+
+
 def _why(end: ContainerExit) -> str:
     if end.code == 0:
         return ""

@@ -1,5 +1,4 @@
-"""The reconcile loop of the agent: observe Docker, call the planner, carry out the actions, record the results.
+"""The reconcile loop: observe, plan, act, for one environment after another.
 
-Holds the loop, the action executor and the slots that bound parallel work. Decisions belong in ``plan``; calls of the
-Docker SDK belong in ``docker``.
+Calls to the engine and waiting belong here. Decisions do not: they are in ``plan``, which has no IO.
 """

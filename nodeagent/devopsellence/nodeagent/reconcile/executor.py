@@ -1,6 +1,6 @@
-"""Carrying out one action: the engine's calls, what they show put into the view, and what is to be remembered of them.
+"""Execution of one action: calls to the engine, updates of the cache, changes of restart histories and task records.
 
-Every action may be repeated and may find that somebody else was first; both lead to the same end.
+Every action can be repeated, and can find its work done already by somebody else; both lead to the same end.
 """
 
 from __future__ import annotations
@@ -14,162 +14,174 @@ import structlog
 
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker import errors, names
-from devopsellence.nodeagent.docker.interface import ContainerEngine, Fetch
+from devopsellence.nodeagent.docker.interface import ContainerEngine
 from devopsellence.nodeagent.docker.model import Container, ContainerState, Network
 from devopsellence.nodeagent.plan import container_config, spec
 from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind
-from devopsellence.nodeagent.plan.history import NO_HISTORY, RestartHistory, FailureCause
+from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired, DesiredService
-from devopsellence.nodeagent.reconcile import task_actions
-from devopsellence.nodeagent.reconcile.task_store import Runs
-from devopsellence.nodeagent.secrets import SecretError, Vault
+from devopsellence.nodeagent.plan.task_run import OUTCOME_UNKNOWN, TaskRunKey
+from devopsellence.nodeagent.reconcile.machine import PullFromPeers
+from devopsellence.nodeagent.reconcile.task_store import TaskStore
+from devopsellence.nodeagent.secrets import SecretDecrypter, SecretError
 from devopsellence.nodeagent.state import StateError
 
 _log = structlog.get_logger()
-#: What becomes of a memory.
-Change: TypeAlias = Callable[[RestartHistory], RestartHistory]
+#: Function from a restart history to the next one.
+HistoryChange: TypeAlias = Callable[[RestartHistory], RestartHistory]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """``change`` is to be applied to the memory at ``key`` (service and hash)."""
+class ActionResult:
+    """Change of the restart history at ``key`` (service and hash)."""
 
     key: tuple[str, str]
-    change: Change
+    change: HistoryChange
 
 
-class Actions:
-    """Carries out actions on one engine. ``clock`` tells the time, ``vault`` opens secrets, ``fetch`` gets images from
-    other nodes."""
+class ActionExecutor:
+    """Executes actions on one engine. ``clock`` reads both clocks."""
 
     def __init__(
-        self, engine: ContainerEngine, clock: Callable[[], Now], vault: Vault, fetch: Fetch | None = None
+        self,
+        engine: ContainerEngine,
+        clock: Callable[[], Now],
+        decrypter: SecretDecrypter,
+        pull_from_peers: PullFromPeers | None = None,
     ) -> None:
         self._engine = engine
         self._clock = clock
-        self._vault = vault
-        self._fetch = fetch
+        self._decrypter = decrypter
+        self._pull_from_peers = pull_from_peers
 
-    async def carry_out(self, action: Action, want: Desired, progress: Callable[[str], None], runs: Runs) -> Result:
-        """Do it, and say what to remember. ``progress`` hears of a pull, in sentences, from another thread. ``runs`` is
-        the record that the release's task needs.
+    async def carry_out(
+        self, action: Action, desired: Desired, progress: Callable[[str], None], tasks: TaskStore
+    ) -> ActionResult:
+        """Execute an action; return the change of its restart history, also after a failure.
+
+        ``progress`` gets sentences about a pull, on another thread. ``tasks`` has the records of release tasks.
 
         Raises:
-            EngineUnavailable: whether it was done is not known; connecting again tells.
+            EngineUnavailable: the outcome is unknown until the engine is connected again.
         """
         try:
             if action.service == TASK and action.kind in _TASK_METHODS:
-                await _TASK_METHODS[action.kind](self._engine, action, want, runs)
-                change: Change = _keep
+                await _TASK_METHODS[action.kind](self, action, desired, tasks)
+                change: HistoryChange = _keep
             elif action.kind is ActionKind.PULL:
-                change = await self._pull(action, want, progress)
+                change = await self._pull(action, desired, progress)
             else:
-                change = await _METHODS[action.kind](self, action, want)
+                change = await _METHODS[action.kind](self, action, desired)
         except errors.EngineUnavailable:
             raise
         except (errors.EngineError, SecretError, StateError) as error:
-            return self._failed(action, want, error)
-        return Result(_key(action), change)
+            return self._failed(action, desired, error)
+        return ActionResult(_history_key(action), change)
 
-    def _failed(self, action: Action, want: Desired, error: Exception) -> Result:
-        trouble = FailureCause.DISK_FULL if isinstance(error, (errors.DiskFull, StateError)) else FailureCause.REFUSED
-        reason = f"{_WORDS[action.kind]}: {error}"
-        return Result(_key(action), self._refused(action, want, trouble, reason))
+    def _failed(self, action: Action, desired: Desired, error: Exception) -> ActionResult:
+        is_disk = isinstance(error, (errors.DiskFull, StateError))
+        cause = FailureCause.DISK_FULL if is_disk else FailureCause.REFUSED
+        reason = f"{_FAILURES[action.kind]}: {error}"
+        return ActionResult(_history_key(action), self._refused(action, desired, cause, reason))
 
-    def _refused(self, action: Action, want: Desired, trouble: FailureCause, reason: str) -> Change:
-        now, seed = self._clock(), f"{want.env}/{action.service}"
-        return lambda memory: memory.refused(trouble, reason, now, seed=seed)
+    def _refused(self, action: Action, desired: Desired, cause: FailureCause, reason: str) -> HistoryChange:
+        now, seed = self._clock(), f"{desired.ref}/{action.service}"
+        return lambda history: history.refused(cause, reason, now, seed=seed)
 
-    async def _create_network(self, action: Action, want: Desired) -> Change:
-        labels = names.environment_labels(want.node, want.node_uid, want.env)
+    async def _create_network(self, action: Action, desired: Desired) -> HistoryChange:
+        labels = names.environment_labels(desired.node, desired.node_uid, desired.ref)
         try:
             network = await self._engine.call(lambda docker: docker.create_network(action.name, labels))
         except errors.Conflict:
             await self._engine.relist()
-            if self._engine.cache.of(str(want.env), action.name)[1] is None:
+            if self._engine.cache.of(str(desired.ref), action.name)[1] is None:
                 reason = f"a network called {action.name} that is not this agent's is in the way"
-                return self._refused(action, want, FailureCause.NAME_TAKEN, reason)
+                return self._refused(action, desired, FailureCause.NAME_TAKEN, reason)
         else:
-            self._engine.cache.put(Network(network, action.name, str(want.env)))
+            self._engine.cache.put(Network(network, action.name, str(desired.ref)))
         return _forget
 
-    async def _remove_network(self, action: Action, want: Desired) -> Change:
+    async def _remove_network(self, action: Action, desired: Desired) -> HistoryChange:
         with suppress(errors.NotFound):
             await self._engine.call(lambda docker: docker.remove_network(action.container))
         self._engine.cache.remove(action.container)
         return _forget
 
-    async def _pull(self, action: Action, want: Desired, progress: Callable[[str], None]) -> Change:
-        wanted = _wanted(action, want)
-        reference = spec.pull_reference(wanted.image)
+    async def _pull(self, action: Action, desired: Desired, progress: Callable[[str], None]) -> HistoryChange:
+        assigned = _assigned(action, desired)
+        reference = spec.pull_reference(assigned.image)
         if reference is None:
-            return await self._get(action, wanted, want, progress)
+            return await self._pull_by_id(action, assigned, desired, progress)
         repository, digest = reference
         try:
             await self._engine.pull(
-                lambda docker: docker.pull(repository, digest, progress, self._login(repository, want))
+                lambda docker: docker.pull(repository, digest, progress, self._login(repository, desired))
             )
         except errors.ImageNotAvailable as error:
-            return self._refused(action, want, FailureCause.PULL, f"cannot pull {repository}@{digest}: {error}")
+            return self._refused(action, desired, FailureCause.PULL, f"cannot pull {repository}@{digest}: {error}")
         return RestartHistory.pulled
 
-    async def _get(self, action: Action, wanted: DesiredService, want: Desired, progress: Callable[[str], None]) -> Change:
-        """Get an image by its id, which other nodes may have and no registry has."""
-        if self._fetch is None or not wanted.peers:
-            return self._without_image(action, wanted, want)
+    async def _pull_by_id(
+        self, action: Action, assigned: DesiredService, desired: Desired, progress: Callable[[str], None]
+    ) -> HistoryChange:
+        """Pull an image by its id from other nodes; registries do not know image ids."""
+        if self._pull_from_peers is None or not assigned.peers:
+            return self._without_image(action, assigned, desired)
         try:
-            await self._fetch(wanted.image, wanted.peers, progress)
+            await self._pull_from_peers(assigned.image, assigned.peers, progress)
         except errors.ImageNotAvailable as error:
-            reason = f"image {wanted.image} is not on this machine, and cannot be fetched from other nodes: {error}"
-            return self._refused(action, want, FailureCause.PULL, reason)
+            reason = f"image {assigned.image} is not on this machine, and cannot be fetched from other nodes: {error}"
+            return self._refused(action, desired, FailureCause.PULL, reason)
         return RestartHistory.pulled
 
-    def _without_image(self, action: Action, wanted: DesiredService, want: Desired) -> Change:
-        reference = wanted.service.image.reference
-        called = f" ({reference})" if reference and reference != wanted.image else ""
-        reason = f"image {wanted.image}{called} is not on this machine, and an image id cannot be pulled"
-        return self._refused(action, want, FailureCause.IMAGE, reason)
+    def _without_image(self, action: Action, assigned: DesiredService, desired: Desired) -> HistoryChange:
+        reference = assigned.spec.image.reference
+        name = f" ({reference})" if reference and reference != assigned.image else ""
+        reason = f"image {assigned.image}{name} is not on this machine, and an image id cannot be pulled"
+        return self._refused(action, desired, FailureCause.IMAGE, reason)
 
-    async def _create(self, action: Action, want: Desired) -> Change:
-        wanted = _wanted(action, want)
+    async def _create(self, action: Action, desired: Desired) -> HistoryChange:
+        assigned = _assigned(action, desired)
         try:
-            # Secrets are opened on the thread that hands them to the engine, and nothing else gets to see them.
+            # Secrets are decrypted on the thread of the call to the engine; no other code gets the plaintext.
             container = await self._engine.call(
-                lambda docker: docker.create(action.name, self._body(action, wanted, want))
+                lambda docker: docker.create(action.name, self._container_config(action, assigned, desired))
             )
         except errors.ImageNotAvailable:
-            return RestartHistory.missing_image if wanted.obtainable else self._without_image(action, wanted, want)
+            if assigned.obtainable:
+                return RestartHistory.missing_image
+            return self._without_image(action, assigned, desired)
         except errors.Conflict:
-            return await self._adopt(action, want)
-        self._engine.cache.put(_created(container, action, wanted, want))
+            return await self._adopt(action, desired)
+        self._engine.cache.put(_created(container, action, assigned, desired))
         return _keep
 
-    def _body(self, action: Action, wanted: DesiredService, want: Desired) -> dict[str, Any]:
-        secrets = self._vault.environ(want, wanted.service)
-        if action.service == TASK and want.task is not None:
-            return container_config.task_container_config(wanted, want, want.task, secrets, one_off=False)
-        return container_config.service_container_config(wanted, want, secrets)
+    def _container_config(self, action: Action, assigned: DesiredService, desired: Desired) -> dict[str, Any]:
+        secrets = self._decrypter.environ(desired, assigned.spec)
+        if action.service == TASK and desired.task is not None:
+            return container_config.task_container_config(assigned, desired, desired.task, secrets, one_off=False)
+        return container_config.service_container_config(assigned, desired, secrets)
 
-    def _login(self, repository: str, want: Desired) -> tuple[str, str] | None:
-        """User name and password for a repository: only the assignment's own registry is told them."""
-        ours = want.registry is not None and want.registry.repository == repository
-        return self._vault.password(want) if ours else None
+    def _login(self, repository: str, desired: Desired) -> tuple[str, str] | None:
+        """Return user name and password for a repository; None unless it is the registry of the assignment."""
+        registry = desired.registry
+        return self._decrypter.registry_login(desired) if registry and registry.repository == repository else None
 
-    async def _adopt(self, action: Action, want: Desired) -> Change:
-        """The name is taken: by a container of ours that an earlier call made after all, or by somebody else's."""
+    async def _adopt(self, action: Action, desired: Desired) -> HistoryChange:
+        """Handle a container name in use: by a container of an earlier, interrupted call, or by a foreign one."""
         try:
-            found = await self._engine.call(lambda docker: docker.inspect(action.name))
+            container = await self._engine.call(lambda docker: docker.inspect(action.name))
         except errors.NotFound:
             return _keep
-        if found is not None and (found.env, found.hash) == (str(want.env), action.hash):
-            self._engine.cache.put(found)
+        if container is not None and (container.env, container.hash) == (str(desired.ref), action.hash):
+            self._engine.cache.put(container)
             return _keep
         reason = f"a container called {action.name} that is not this agent's is in the way (docker rm {action.name})"
-        return self._refused(action, want, FailureCause.NAME_TAKEN, reason)
+        return self._refused(action, desired, FailureCause.NAME_TAKEN, reason)
 
-    async def _start(self, action: Action, want: Desired) -> Change:
+    async def _start(self, action: Action, desired: Desired) -> HistoryChange:
         try:
-            seen = await self._engine.call(lambda docker: docker.start(action.container))
+            container = await self._engine.call(lambda docker: docker.start(action.container))
         except errors.NetworkGone:
             await self._engine.relist()
             raise
@@ -177,17 +189,17 @@ class Actions:
             self._engine.cache.remove(action.container)
             return _keep
         except errors.HalfStarted as error:
-            _log.warning("a container whose start was cut off is made anew", name=action.name, error=str(error))
+            _log.warning("a container whose start was cut off is recreated", name=action.name, error=str(error))
             with suppress(errors.NotFound):
                 await self._engine.call(lambda docker: docker.remove(action.container, force=True))
             self._engine.cache.remove(action.container)
             return _keep
-        if seen is not None:
-            self._engine.cache.put(seen)
-        return lambda memory: memory.started(seen)
+        if container is not None:
+            self._engine.cache.put(container)
+        return lambda history: history.started(container)
 
-    async def _connect(self, action: Action, want: Desired) -> Change:
-        network = self._engine.cache.of(str(want.env), want.network)[1]
+    async def _connect(self, action: Action, desired: Desired) -> HistoryChange:
+        network = self._engine.cache.of(str(desired.ref), desired.network)[1]
         if network is None:
             return _keep
         try:
@@ -198,19 +210,19 @@ class Actions:
         await self._engine.refresh(action.container)
         return RestartHistory.cleared
 
-    async def _examine(self, action: Action, want: Desired) -> Change:
+    async def _examine(self, action: Action, desired: Desired) -> HistoryChange:
         try:
-            seen, end = await self._engine.call(lambda docker: docker.inspect_exited(action.container))
+            container, end = await self._engine.call(lambda docker: docker.inspect_exited(action.container))
         except errors.NotFound:
             self._engine.cache.remove(action.container)
             return _keep
-        self._engine.cache.put(seen)
+        self._engine.cache.put(container)
         if end is None:
             return _keep
-        now, seed = self._clock(), f"{want.env}/{action.service}"
-        return lambda memory: memory.ended(seen, end, now, seed=seed)
+        now, seed = self._clock(), f"{desired.ref}/{action.service}"
+        return lambda history: history.ended(container, end, now, seed=seed)
 
-    async def _stop(self, action: Action, want: Desired) -> Change:
+    async def _stop(self, action: Action, desired: Desired) -> HistoryChange:
         try:
             await self._engine.stop(lambda docker: docker.stop(action.container))
         except errors.NotFound:
@@ -219,83 +231,152 @@ class Actions:
             self._engine.cache.mark_exited(action.container)
         return _forget
 
-    async def _remove(self, action: Action, want: Desired) -> Change:
+    async def _remove(self, action: Action, desired: Desired) -> HistoryChange:
         try:
             await self._engine.call(lambda docker: docker.remove(action.container))
         except errors.NotFound:
             pass
         except errors.Conflict:
-            # It runs again, or the engine is already at it.
+            # The container runs again, or the engine is removing it already.
             await self._engine.refresh(action.container)
             raise
         self._engine.cache.remove(action.container)
         return _forget
 
+    async def _start_task(self, action: Action, desired: Desired, tasks: TaskStore) -> None:
+        """Start the container of a release task, once.
 
-def before(action: Action, container: Container, want: Desired, now: Now) -> Change:
-    """What is to be remembered before the action begins, in case the agent does not live to see its end."""
+        The start is on record before the request to the engine. If the answer is lost (with the agent or the engine),
+        the container is only examined from then on. An answer that the container was not started is final: a command
+        that does not exist now does not exist later.
+
+        Raises:
+            EngineUnavailable, StateError.
+            NetworkGone: not started, and may be started later.
+        """
+        run = tasks.get(_run_key(action, desired))
+        await tasks.save(run.starting(action.container))
+        try:
+            container = await self._engine.call(lambda docker: docker.start(action.container))
+        except errors.NetworkGone:
+            await tasks.save(run.not_started())
+            await self._engine.relist()
+            raise
+        except errors.NotFound:
+            # Removed by somebody, before the start or a moment after.
+            self._engine.cache.remove(action.container)
+            await tasks.save(run.failed(f"its container was removed as it was started, so {OUTCOME_UNKNOWN}"))
+        except errors.HalfStarted:
+            reason = f"the engine was gone while its container was being started, so {OUTCOME_UNKNOWN}"
+            await tasks.save(run.failed(reason))
+        except (errors.EngineRefused, errors.DiskFull) as error:
+            await tasks.save(run.failed(f"its container cannot be started: {error}"))
+        else:
+            if container is not None:
+                self._engine.cache.put(container)
+
+    async def _examine_task(self, action: Action, _desired: Desired, tasks: TaskStore) -> None:
+        """Record the end of a task's container: one recorded as started, or one without a record.
+
+        The engine answers after a start in progress, so the answer is up to date.
+        """
+        started = tasks.started_in(action.container)
+        try:
+            container, end = await self._engine.call(lambda docker: docker.inspect_exited(action.container))
+        except errors.NotFound:
+            self._engine.cache.remove(action.container)
+            if started is not None:
+                reason = f"its container was removed before its end was seen, so {OUTCOME_UNKNOWN}"
+                await tasks.save(started.failed(reason))
+            return
+        if container.state is ContainerState.CREATED:
+            if started is not None:
+                reason = f"the agent or the engine was gone while it was being started, so {OUTCOME_UNKNOWN}"
+                await tasks.save(started.failed(reason))
+            return
+        before = tasks.get((container.release, container.task, container.hash))
+        run = before.finished(container, end) if end is not None else before.starting(container.id)
+        await tasks.save(run)
+        self._engine.cache.put(container)
+        if run.ended:
+            _log.info(
+                "a release task has ended", env=container.env, task=run.task, release=run.release, failure=run.reason
+            )
+
+    async def _give_up_task(self, action: Action, desired: Desired, tasks: TaskStore) -> None:
+        """Record that a task cannot be run."""
+        await tasks.save(tasks.get(_run_key(action, desired)).failed(action.reason))
+
+
+def change_before(action: Action, container: Container, desired: Desired, now: Now) -> HistoryChange:
+    """Return the history change to make before an action starts, in case the agent is killed during the action."""
     if action.kind is not ActionKind.STOP:
         return _keep
-    if action.lapsed:
-        return lambda memory: memory.lapsed(container, action.reason)
+    if action.became_unhealthy:
+        return lambda history: history.became_unhealthy(container, action.reason)
     if action.unhealthy:
-        return lambda memory: memory.never_healthy(container, action.reason, now, seed=f"{want.env}/{action.service}")
-    return lambda memory: memory.stopping(container)
+        seed = f"{desired.ref}/{action.service}"
+        return lambda history: history.never_healthy(container, action.reason, now, seed=seed)
+    return lambda history: history.stopping(container)
 
 
-def _keep(memory: RestartHistory) -> RestartHistory:
-    return memory
+def _keep(history: RestartHistory) -> RestartHistory:
+    return history
 
 
-def _forget(_memory: RestartHistory) -> RestartHistory:
+def _forget(_history: RestartHistory) -> RestartHistory:
     return NO_HISTORY
 
 
-def _key(action: Action) -> tuple[str, str]:
+def _history_key(action: Action) -> tuple[str, str]:
     if action.kind in (ActionKind.STOP, ActionKind.REMOVE):
         return action.service, ""
     return action.service, action.hash
 
 
-def _wanted(action: Action, want: Desired) -> DesiredService:
-    """The spec that an action is about."""
-    if action.service == TASK and want.task_wanted is not None:
-        return want.task_wanted
-    return want.services[action.service]
+def _run_key(action: Action, desired: Desired) -> TaskRunKey:
+    return desired.release, desired.task.name if desired.task is not None else "", action.hash
 
 
-def _created(container: str, action: Action, wanted: DesiredService, want: Desired) -> Container:
-    """How a container stands that was created this moment: known without asking."""
-    task = want.task.name if action.service == TASK and want.task is not None else ""
+def _assigned(action: Action, desired: Desired) -> DesiredService:
+    """Return the assigned service (for a task: the service to run in) of an action."""
+    if action.service == TASK and desired.task_service is not None:
+        return desired.task_service
+    return desired.services[action.service]
+
+
+def _created(container: str, action: Action, assigned: DesiredService, desired: Desired) -> Container:
+    """Return a container created this moment, without asking the engine."""
+    task = desired.task.name if action.service == TASK and desired.task is not None else ""
     return Container(
         id=container,
         name=action.name,
-        env=str(want.env),
-        service=wanted.service.name,
+        env=str(desired.ref),
+        service=assigned.spec.name,
         hash=action.hash,
-        release=want.release,
-        image=wanted.image,
+        release=desired.release,
+        image=assigned.image,
         state=ContainerState.CREATED,
         task=task,
     )
 
 
-_METHODS: Final[dict[ActionKind, Callable[[Actions, Action, Desired], Awaitable[Change]]]] = {
-    ActionKind.CREATE_NETWORK: Actions._create_network,
-    ActionKind.REMOVE_NETWORK: Actions._remove_network,
-    ActionKind.CREATE: Actions._create,
-    ActionKind.START: Actions._start,
-    ActionKind.CONNECT: Actions._connect,
-    ActionKind.EXAMINE: Actions._examine,
-    ActionKind.STOP: Actions._stop,
-    ActionKind.REMOVE: Actions._remove,
+_METHODS: Final[dict[ActionKind, Callable[[ActionExecutor, Action, Desired], Awaitable[HistoryChange]]]] = {
+    ActionKind.CREATE_NETWORK: ActionExecutor._create_network,
+    ActionKind.REMOVE_NETWORK: ActionExecutor._remove_network,
+    ActionKind.CREATE: ActionExecutor._create,
+    ActionKind.START: ActionExecutor._start,
+    ActionKind.CONNECT: ActionExecutor._connect,
+    ActionKind.EXAMINE: ActionExecutor._examine,
+    ActionKind.STOP: ActionExecutor._stop,
+    ActionKind.REMOVE: ActionExecutor._remove,
 }
-_TASK_METHODS: Final[dict[ActionKind, Callable[[ContainerEngine, Action, Desired, Runs], Awaitable[None]]]] = {
-    ActionKind.START: task_actions.start,
-    ActionKind.EXAMINE: task_actions.examine,
-    ActionKind.GIVE_UP: task_actions.give_up,
+_TASK_METHODS: Final[dict[ActionKind, Callable[[ActionExecutor, Action, Desired, TaskStore], Awaitable[None]]]] = {
+    ActionKind.START: ActionExecutor._start_task,
+    ActionKind.EXAMINE: ActionExecutor._examine_task,
+    ActionKind.GIVE_UP: ActionExecutor._give_up_task,
 }
-_WORDS: Final = {
+_FAILURES: Final = {
     ActionKind.CREATE_NETWORK: "the environment's network cannot be created",
     ActionKind.REMOVE_NETWORK: "the environment's network cannot be removed",
     ActionKind.PULL: "its image cannot be pulled",

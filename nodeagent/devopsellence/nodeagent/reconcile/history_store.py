@@ -1,4 +1,4 @@
-"""The memories of one environment: changed on the event loop, kept on disk a moment later."""
+"""Restart histories of one environment: changed on the event loop, written to disk a moment later."""
 
 from __future__ import annotations
 
@@ -11,84 +11,88 @@ import structlog
 
 from devopsellence.nodeagent.docker import model
 from devopsellence.nodeagent.plan.actions import TASK, RestartHistories, ServicePlan
-from devopsellence.nodeagent.plan.history import NO_HISTORY, RestartHistory, FailureCause
+from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.keys import EnvironmentRef
 
-#: Of what is about all containers of a service, or about the network (see ``action.Memories``).
+#: Hash in the key of a history about all containers of a service, or about the network (see ``RestartHistories``).
 _NO_HASH: Final = ""
 _log = structlog.get_logger()
 
 
-class Remembered:
-    """``memories`` is a view for planning and reporting; it changes only through the methods."""
+class RestartHistoryStore:
+    """Restart histories of one environment. ``histories`` is read-only; changes go through the methods."""
 
-    def __init__(self, env: EnvironmentRef, folder: StateFolder, disk: ThreadPool, memories: RestartHistories) -> None:
-        self._env = env
+    def __init__(self, ref: EnvironmentRef, folder: StateFolder, disk: ThreadPool, histories: RestartHistories) -> None:
+        self._ref = ref
         self._folder = folder
         self._disk = disk
-        self._memories = dict(memories)
-        self._saved = dict(memories)
+        self._histories = dict(histories)
+        self._saved = dict(histories)
         self._saving = False
 
     @property
-    def memories(self) -> RestartHistories:
-        return self._memories
+    def histories(self) -> RestartHistories:
+        return self._histories
 
     def change(self, key: tuple[str, str], change: Callable[[RestartHistory], RestartHistory]) -> RestartHistory:
-        """Apply ``change`` to one memory; what became of it."""
-        memory = change(self._memories.get(key, NO_HISTORY))
-        if memory == NO_HISTORY:
-            self._memories.pop(key, None)
+        """Apply ``change`` to the history of ``key`` (service and hash); return the new history."""
+        history = change(self._histories.get(key, NO_HISTORY))
+        if history == NO_HISTORY:
+            self._histories.pop(key, None)
         else:
-            self._memories[key] = memory
-        return memory
+            self._histories[key] = history
+        return history
 
-    def note_proved(self, services: Iterable[ServicePlan]) -> bool:
-        """Note which specs run as they should at this moment. True if that was news."""
-        news = False
+    def note_ready(self, services: Iterable[ServicePlan]) -> bool:
+        """Note the containers that are ready at this moment; return True if a history changed."""
+        changed = False
         for service in services:
-            if (proved := service.proved) is not None:
-                key = (service.service, proved.hash)
-                before = self._memories.get(key, NO_HISTORY)
-                after = self.change(key, methodcaller("running", proved))
-                if service.lasting:
-                    after = self.change(key, RestartHistory.lasting)
-                news = after != before or news
-        return news
+            if (container := service.ready) is not None:
+                key = (service.service, container.hash)
+                before = self._histories.get(key, NO_HISTORY)
+                after = self.change(key, methodcaller("running", container))
+                if service.lapses_expired:
+                    after = self.change(key, RestartHistory.forget_lapses)
+                changed = after != before or changed
+        return changed
 
-    def hurry(self) -> bool:
-        """An image has arrived: whoever waits for one may try at once. True if somebody does."""
-        waiting = [key for key, each in self._memories.items() if each.trouble is FailureCause.IMAGE or each.image_missing]
+    def image_arrived(self) -> bool:
+        """Let every service that waits for an image try again at once; return True if there is such a service."""
+        waiting = [
+            key
+            for key, history in self._histories.items()
+            if history.trouble is FailureCause.IMAGE or history.image_missing
+        ]
         for key in waiting:
-            self.change(key, RestartHistory.hurry)
+            self.change(key, RestartHistory.retry_now)
         return bool(waiting)
 
-    def prune(self, want: Desired, containers: Sequence[model.Container], busy: Container[str]) -> None:
-        """Drop what is about specs that are neither wanted nor there, except of services with an action under way."""
+    def prune(self, desired: Desired, containers: Sequence[model.Container], busy: Container[str]) -> None:
+        """Drop histories of specs neither assigned nor present, except of services with an action in progress."""
         live = {(container.service, container.hash) for container in containers}
-        live |= {(name, wanted.hash) for name, wanted in want.services.items()}
-        live.add((TASK, want.task_wanted.hash if want.task_wanted is not None else _NO_HASH))
+        live |= {(name, assigned.hash) for name, assigned in desired.services.items()}
+        live.add((TASK, desired.task_service.hash if desired.task_service is not None else _NO_HASH))
         live |= {(service, _NO_HASH) for service, _ in live} | {("", _NO_HASH)}
-        for key in [key for key in self._memories if key not in live and key[0] not in busy]:
-            del self._memories[key]
+        for key in [key for key in self._histories if key not in live and key[0] not in busy]:
+            del self._histories[key]
 
     @property
     def unsaved(self) -> bool:
-        """Is there something to :meth:`save`, and nobody at it?"""
-        return self._memories != self._saved and not self._saving
+        """Return True if there are changes to :meth:`save`, and no save in progress."""
+        return self._histories != self._saved and not self._saving
 
     async def save(self) -> None:
-        """Returns once what is remembered is on disk, or cannot be put there."""
+        """Write all changes to disk; a failure is logged."""
         self._saving = True
         try:
-            while self._memories != self._saved:
-                memories = dict(self._memories)
-                self._saved = memories
-                await self._disk.run(partial(self._folder.save_memories, self._env, memories))
+            while self._histories != self._saved:
+                histories = dict(self._histories)
+                self._saved = histories
+                await self._disk.run(partial(self._folder.save_restart_histories, self._ref, histories))
         except OSError as error:
-            _log.warning("the counters could not be kept on disk", env=str(self._env), error=str(error))
+            _log.warning("the restart histories could not be kept on disk", env=str(self._ref), error=str(error))
         finally:
             self._saving = False

@@ -1,4 +1,4 @@
-"""How many actions may be under way at once, of all environments together: a slot for each, by what it costs."""
+"""Limits on actions in progress, for all environments together: slots for calls, stops and pulls."""
 
 from __future__ import annotations
 
@@ -8,53 +8,53 @@ from collections.abc import Iterable
 from typing import Final
 
 from devopsellence.nodeagent.docker.engine import CALLS, PULLS, STOPS
-from devopsellence.nodeagent.plan.actions import Action, Kind
+from devopsellence.nodeagent.plan.actions import Action, ActionKind
 from devopsellence.store.keys import EnvironmentRef
 
 
-class Lane(enum.StrEnum):
-    """What an action costs: a call takes moments, a stop a grace period, a pull minutes."""
+class SlotKind(enum.StrEnum):
+    """Kind of slot, by the duration of an action: a call is short, a stop takes a grace period, a pull minutes."""
 
     CALL = "call"
     STOP = "stop"
     PULL = "pull"
 
 
-_LANES: Final = {Kind.PULL: Lane.PULL, Kind.STOP: Lane.STOP}
-_SLOTS: Final = {Lane.CALL: CALLS, Lane.STOP: STOPS, Lane.PULL: PULLS}
+_KINDS: Final = {ActionKind.PULL: SlotKind.PULL, ActionKind.STOP: SlotKind.STOP}
+_LIMITS: Final = {SlotKind.CALL: CALLS, SlotKind.STOP: STOPS, SlotKind.PULL: PULLS}
 
 
-def lane_of(action: Action) -> Lane:
-    """What kind of slot an action takes."""
-    return _LANES.get(action.kind, Lane.CALL)
+def slot_kind(action: Action) -> SlotKind:
+    """Return the kind of slot for an action."""
+    return _KINDS.get(action.kind, SlotKind.CALL)
 
 
-class Lanes:
-    """Who has a slot, and who went without one and is to be asked again when one is free."""
+class ActionSlots:
+    """Slots in use, and environments waiting for a free slot."""
 
     def __init__(self) -> None:
-        self._taken: Counter[Lane] = Counter()
-        self._starved: dict[EnvironmentRef, None] = {}
+        self._used: Counter[SlotKind] = Counter()
+        self._waiting: dict[EnvironmentRef, None] = {}
 
-    def choose(self, env: EnvironmentRef, actions: Iterable[Action]) -> list[Action]:
-        """As many of an environment's actions as there are slots for, in their order; takes none yet."""
+    def choose(self, ref: EnvironmentRef, actions: Iterable[Action]) -> list[Action]:
+        """Return the actions of an environment for which there are free slots, in order; no slot is taken yet."""
         chosen: list[Action] = []
-        taken = Counter(self._taken)
+        used = Counter(self._used)
         for action in actions:
-            lane = lane_of(action)
-            if taken[lane] < _SLOTS[lane]:
-                taken[lane] += 1
+            kind = slot_kind(action)
+            if used[kind] < _LIMITS[kind]:
+                used[kind] += 1
                 chosen.append(action)
             else:
-                self._starved[env] = None
+                self._waiting[ref] = None
         return chosen
 
-    def enter(self, action: Action) -> None:
-        """This action begins."""
-        self._taken[lane_of(action)] += 1
+    def take(self, action: Action) -> None:
+        """Take a slot for an action about to start."""
+        self._used[slot_kind(action)] += 1
 
-    def leave(self, action: Action) -> list[EnvironmentRef]:
-        """It has ended: who had gone without a slot since the last time."""
-        self._taken[lane_of(action)] -= 1
-        starved, self._starved = self._starved, {}
-        return list(starved)
+    def release(self, action: Action) -> list[EnvironmentRef]:
+        """Free the slot of an action; return the environments refused a slot since the last release."""
+        self._used[slot_kind(action)] -= 1
+        waiting, self._waiting = self._waiting, {}
+        return list(waiting)

@@ -1,4 +1,4 @@
-"""The record of one environment's release tasks: on disk before anybody acts on it."""
+"""Records of one environment's release tasks, on disk before anything is done because of a record."""
 
 from __future__ import annotations
 
@@ -12,44 +12,53 @@ from devopsellence.nodeagent.util.threads import ThreadPool
 from devopsellence.store.keys import EnvironmentRef
 
 
-class Runs:
-    """``known`` is for planning; it changes only through :meth:`keep`. ``problem``: why the record could not be read;
-    then nothing is known, and no task may be started."""
+class TaskStore:
+    """Task runs of one environment.
+
+    ``problem``: reason why the records on disk cannot be read, else empty. With a problem ``runs`` is empty, and no
+    task may be started.
+    """
 
     def __init__(
-        self, env: EnvironmentRef, folder: StateFolder, disk: ThreadPool, runs: Iterable[TaskRun] = (), problem: str = ""
+        self,
+        ref: EnvironmentRef,
+        folder: StateFolder,
+        disk: ThreadPool,
+        runs: Iterable[TaskRun] = (),
+        problem: str = "",
     ) -> None:
         self.problem = problem
-        self._env = env
+        self._ref = ref
         self._folder = folder
         self._disk = disk
         self._runs = tuple(runs)
 
     @classmethod
-    async def load(cls, env: EnvironmentRef, folder: StateFolder, disk: ThreadPool) -> Self:
-        """What is on disk."""
+    async def load(cls, ref: EnvironmentRef, folder: StateFolder, disk: ThreadPool) -> Self:
+        """Load the records on disk."""
         try:
-            return cls(env, folder, disk, await disk.run(partial(folder.runs, env)))
+            return cls(ref, folder, disk, await disk.run(partial(folder.task_runs, ref)))
         except StateError as error:
-            return cls(env, folder, disk, problem=str(error))
+            return cls(ref, folder, disk, problem=str(error))
 
     @property
-    def known(self) -> Mapping[TaskRunKey, TaskRun]:
-        return {each.key: each for each in self._runs}
+    def runs(self) -> Mapping[TaskRunKey, TaskRun]:
+        """Runs by key, for the planner; changed by :meth:`save` only."""
+        return {run.key: run for run in self._runs}
 
-    def of(self, key: TaskRunKey) -> TaskRun:
-        """What is known of a run: at least its key."""
-        return self.known.get(key, TaskRun(*key))
+    def get(self, key: TaskRunKey) -> TaskRun:
+        """Return the run of ``key``; a run not started yet if there is no record."""
+        return self.runs.get(key, TaskRun(*key))
 
     def started_in(self, container: str) -> TaskRun | None:
-        """The run that is on record as started in this container, and not as ended."""
-        return next((each for each in self._runs if each.container == container and not each.ended), None)
+        """Return the run started in this container (id) and not ended, according to the records."""
+        return next((run for run in self._runs if run.container == container and not run.ended), None)
 
-    async def keep(self, run: TaskRun) -> None:
-        """Returns once it is on disk, and counts from then on.
+    async def save(self, run: TaskRun) -> None:
+        """Write a run to disk. The run is in effect once this returns.
 
         Raises:
-            StateError: it cannot be written; nothing has changed.
+            StateError: the records cannot be written; nothing changed.
         """
         if self.problem:
             raise StateError(self.problem)
@@ -57,7 +66,7 @@ class Runs:
         if runs == self._runs:
             return
         try:
-            await self._disk.run(partial(self._folder.save_runs, self._env, runs))
+            await self._disk.run(partial(self._folder.save_task_runs, self._ref, runs))
         except OSError as error:
             raise StateError(f"the record of release tasks cannot be written: {error.strerror}") from error
         self._runs = runs

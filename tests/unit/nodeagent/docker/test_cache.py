@@ -43,7 +43,7 @@ def only_container(cache: ContainerCache) -> Container:
     return parsed
 
 
-def test_exit_event_marks_the_parsedexited() -> None:
+def test_exit_event_marks_the_container_exited() -> None:
     cache = cache_of(RUNNING)
     assert cache.apply(event("die")).env == str(ENV)
     assert only_container(cache).state is ContainerState.EXITED

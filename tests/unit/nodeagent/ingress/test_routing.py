@@ -32,7 +32,7 @@ from devopsellence.nodeagent.ingress.routing import (
 from devopsellence.nodeagent.plan.actions import ServicePlan
 from devopsellence.nodeagent.plan.spec import Desired, resolve_assignment
 from devopsellence.store.keys import EnvironmentRef
-from tests.unit.nodeagent.support import ENV, UID, container, service
+from tests.unit.nodeagent.planning import ENV, UID, container, service
 
 Status = stored_pb2.IngressStatus
 Ingress = workload_pb2.Ingress

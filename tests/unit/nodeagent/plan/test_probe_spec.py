@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.nodeagent.plan.probe_spec import Probe, Timing, probes_of, unaskable
-from tests.unit.nodeagent.support import service
+from devopsellence.nodeagent.plan.probe_spec import Probe, ProbeTiming, probe_problem, probes_of
+from tests.unit.nodeagent.planning import service
 
 
 def ready(**fields: object) -> workload_pb2.Service:
@@ -15,28 +15,28 @@ def ready(**fields: object) -> workload_pb2.Service:
     return made
 
 
-def test_nothing_is_asked_of_a_service_without_checks() -> None:
+def test_service_without_checks_has_no_probes() -> None:
     assert probes_of(service()) == ()
 
 
 def test_defaults() -> None:
     (probe,) = probes_of(service(check=True))
-    assert probe == Probe(Timing(5.0, 2.0, 3, 1.0), port=3000, path="/up")
+    assert probe == Probe(ProbeTiming(5.0, 2.0, 3, 1.0), port=3000, path="/up")
     assert probe.timing.allowance == 18.0
 
 
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"command": ["redis-cli", "ping"]}, Probe(Timing(), command=("redis-cli", "ping"))),
-        ({"tcp_port": 6379, "retries": 7}, Probe(Timing(retries=7), port=6379)),
-        ({"http": workload_pb2.HttpGet(port=80)}, Probe(Timing(), port=80, path="/")),
-        ({"http": workload_pb2.HttpGet(port=80, path="/ready")}, Probe(Timing(), port=80, path="/ready")),
+        ({"command": ["redis-cli", "ping"]}, Probe(ProbeTiming(), command=("redis-cli", "ping"))),
+        ({"tcp_port": 6379, "retries": 7}, Probe(ProbeTiming(retries=7), port=6379)),
+        ({"http": workload_pb2.HttpGet(port=80)}, Probe(ProbeTiming(), port=80, path="/")),
+        ({"http": workload_pb2.HttpGet(port=80, path="/ready")}, Probe(ProbeTiming(), port=80, path="/ready")),
     ],
 )
 def test_the_three_ways_to_be_ready(fields: dict[str, object], expected: Probe) -> None:
     assert probes_of(ready(**fields)) == (expected,)
-    assert unaskable(ready(**fields)) == ""
+    assert probe_problem(ready(**fields)) == ""
 
 
 def test_times_as_written_and_none_too_short() -> None:
@@ -45,7 +45,7 @@ def test_times_as_written_and_none_too_short() -> None:
     made.readiness.timeout.FromMilliseconds(1500)
     made.readiness.start_period.FromSeconds(0)
     (probe,) = probes_of(made)
-    assert probe.timing == Timing(0.05, 1.5, 3, 0.0)
+    assert probe.timing == ProbeTiming(0.05, 1.5, 3, 0.0)
 
 
 def test_a_health_check_and_a_readiness_are_both_asked() -> None:
@@ -65,5 +65,5 @@ def test_a_health_check_and_a_readiness_are_both_asked() -> None:
         ({"http": workload_pb2.HttpGet(path="/a b\r\nX: y", port=80)}, "not one that HTTP can ask for"),
     ],
 )
-def test_what_cannot_be_asked_is_an_obstacle(fields: dict[str, object], says: str) -> None:
-    assert says in unaskable(ready(**fields))
+def test_invalid_probe_is_a_problem(fields: dict[str, object], says: str) -> None:
+    assert says in probe_problem(ready(**fields))

@@ -8,8 +8,8 @@ import pytest
 
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import Container, ContainerExit, ContainerState
-from devopsellence.nodeagent.plan.history import NO_MEMORY, RestartHistory, Trouble
-from tests.unit.nodeagent.support import container, service
+from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
+from tests.unit.nodeagent.planning import container, service
 
 NOW = Now(100.0, 5000.0)
 STARTED = container(service())
@@ -47,37 +47,37 @@ def after(memory: RestartHistory, ends: list[float]) -> RestartHistory:
 def test_the_first_start_after_an_end_is_at_once_then_it_slows_down(
     ends: list[float], least: float, most: float
 ) -> None:
-    memory = after(NO_MEMORY, ends)
+    memory = after(NO_HISTORY, ends)
     assert least <= memory.retry - NOW.mono <= most
     assert memory.retry_wall - NOW.wall == pytest.approx(memory.retry - NOW.mono)
 
 
 @pytest.mark.parametrize(("ends", "unstable"), [([0.1] * 3, 3), ([0.1, 0.1, 10.0], 0), ([0.1, 10.0, 9.9], 1)])
 def test_only_ends_soon_after_a_start_count_towards_failure(ends: list[float], unstable: int) -> None:
-    assert after(NO_MEMORY, ends).unstable == unstable
+    assert after(NO_HISTORY, ends).unstable == unstable
 
 
 def test_an_end_is_counted_once() -> None:
-    once = NO_MEMORY.ended(ended(1), end(0.1), NOW, seed="x")
+    once = NO_HISTORY.ended(ended(1), end(0.1), NOW, seed="x")
     assert once.ended(ended(1), end(0.1), NOW, seed="x") == once
 
 
 def test_an_end_that_was_asked_for_is_not_counted() -> None:
-    memory = NO_MEMORY.stopping(ended(1)).ended(ended(1), end(5.0), NOW, seed="x")
-    assert (memory.crashes, memory.last_end, memory.trouble) == (0, None, Trouble.NONE)
+    memory = NO_HISTORY.stopping(ended(1)).ended(ended(1), end(5.0), NOW, seed="x")
+    assert (memory.crashes, memory.last_end, memory.trouble) == (0, None, FailureCause.NONE)
     assert memory.examined == ended(1).end_key
 
 
 def test_restarts_are_starts_after_the_first() -> None:
-    assert NO_MEMORY.restarts == 0
-    assert NO_MEMORY.started(STARTED).restarts == 0
-    assert NO_MEMORY.started(STARTED).started(AGAIN).restarts == 1
-    assert NO_MEMORY.started(None).started(None).restarts == 1
+    assert NO_HISTORY.restarts == 0
+    assert NO_HISTORY.started(STARTED).restarts == 0
+    assert NO_HISTORY.started(STARTED).started(AGAIN).restarts == 1
+    assert NO_HISTORY.started(None).started(None).restarts == 1
 
 
 @pytest.mark.parametrize("first", [STARTED, None], ids=["seen", "not-seen"])
 def test_a_start_is_counted_once(first: Container | None) -> None:
-    memory = NO_MEMORY.started(first).running(STARTED).running(STARTED)
+    memory = NO_HISTORY.started(first).running(STARTED).running(STARTED)
     assert memory.restarts == 0
     assert memory.ended(replace(STARTED, finished_at="f1"), end(5.0), NOW, seed="x").restarts == 0
     assert memory.started(AGAIN).running(AGAIN).restarts == 1
@@ -85,29 +85,29 @@ def test_a_start_is_counted_once(first: Container | None) -> None:
 
 @pytest.mark.parametrize("again", [AGAIN, container(service(), identity="another")], ids=["the-same", "another"])
 def test_a_start_that_was_not_noted_is_counted_when_it_is_seen(again: Container) -> None:
-    before = NO_MEMORY.started(STARTED).running(STARTED)
+    before = NO_HISTORY.started(STARTED).running(STARTED)
     assert before.running(again).restarts == 1
     assert before.running(again).running(again).restarts == 1
     assert before.ended(replace(again, finished_at="f2"), end(5.0), NOW, seed="x").restarts == 1
 
 
 def test_adopted_container_counts_one_restart() -> None:
-    assert NO_MEMORY.ended(ended(1), end(0.1), NOW, seed="x").started(AGAIN).restarts == 1
+    assert NO_HISTORY.ended(ended(1), end(0.1), NOW, seed="x").started(AGAIN).restarts == 1
 
 
 def test_sentences() -> None:
-    assert after(NO_MEMORY, [0.2]).reason == "ended with exit code 1 after running for 0.2 s"
-    assert after(NO_MEMORY, [0.2, 75.0]).reason == "ended with exit code 1 after running for 75 s, 2 times in a row"
-    oom = NO_MEMORY.ended(ended(1), end(7200.0, 137, oom=True), NOW, seed="x")
+    assert after(NO_HISTORY, [0.2]).reason == "ended with exit code 1 after running for 0.2 s"
+    assert after(NO_HISTORY, [0.2, 75.0]).reason == "ended with exit code 1 after running for 75 s, 2 times in a row"
+    oom = NO_HISTORY.ended(ended(1), end(7200.0, 137, oom=True), NOW, seed="x")
     assert oom.reason == "was killed for want of memory after running for 120 min"
 
 
 @pytest.mark.parametrize(
     ("trouble", "first"),
-    [(Trouble.REFUSED, 1.0), (Trouble.IMAGE, 1.0), (Trouble.PULL, 10.0), (Trouble.DISK_FULL, 10.0)],
+    [(FailureCause.REFUSED, 1.0), (FailureCause.IMAGE, 1.0), (FailureCause.PULL, 10.0), (FailureCause.DISK_FULL, 10.0)],
 )
-def test_refusals_double(trouble: Trouble, first: float) -> None:
-    memory, waits = NO_MEMORY, []
+def test_refusals_double(trouble: FailureCause, first: float) -> None:
+    memory, waits = NO_HISTORY, []
     for _ in range(4):
         memory = memory.refused(trouble, "because", NOW, seed="x")
         waits.append(memory.retry - NOW.mono)
@@ -118,41 +118,41 @@ def test_refusals_double(trouble: Trouble, first: float) -> None:
 
 
 def test_services_that_fail_together_do_not_come_back_together() -> None:
-    waits = {NO_MEMORY.refused(Trouble.PULL, "because", NOW, seed=f"env/{name}").retry for name in "abcdefgh"}
+    waits = {NO_HISTORY.refused(FailureCause.PULL, "because", NOW, seed=f"env/{name}").retry for name in "abcdefgh"}
     assert len(waits) == 8
 
 
 def test_lapses_slow_down_from_the_second_on_and_are_forgotten_after_lasting_health() -> None:
-    memory, waits = NO_MEMORY, []
+    memory, waits = NO_HISTORY, []
     for number in range(8):
         waits.append(memory.lapse_wait("x"))
         made = container(service(), identity=f"c{number}")
-        memory = memory.running(made).lapsed(made, "not healthy: answered 500")
+        memory = memory.running(made).became_unhealthy(made, "not healthy: answered 500")
         # An agent that was killed before it could stop the container says so again.
-        assert memory.lapsed(made, "not healthy: answered 500") == memory
+        assert memory.became_unhealthy(made, "not healthy: answered 500") == memory
         assert not memory.waits(NOW.mono)
     assert waits[0] == 0.0
     for number, wait in enumerate(waits[1:]):
         assert min(300.0, 10.0 * 2**number) <= wait <= min(300.0, 10.0 * 2**number) * 1.1
     assert memory.started(STARTED).lapses == 8
-    assert memory.lasting().lapse_wait("x") == 0.0
+    assert memory.forget_lapses().lapse_wait("x") == 0.0
 
 
 def test_the_end_of_one_that_is_replaced_is_not_counted() -> None:
-    memory = NO_MEMORY.lapsed(ended(1), "not healthy").ended(ended(1), end(5.0, 137), NOW, seed="x")
+    memory = NO_HISTORY.became_unhealthy(ended(1), "not healthy").ended(ended(1), end(5.0, 137), NOW, seed="x")
     assert (memory.crashes, memory.last_end) == (0, None)
 
 
 def test_arriving_image_ends_the_backoff() -> None:
-    memory = NO_MEMORY.refused(Trouble.IMAGE, "because", NOW, seed="x")
+    memory = NO_HISTORY.refused(FailureCause.IMAGE, "because", NOW, seed="x")
     assert memory.waits(NOW.mono)
-    assert not memory.hurry().waits(NOW.mono)
+    assert not memory.retry_now().waits(NOW.mono)
     assert not memory.waits(memory.retry)
 
 
 def test_running_as_it_should_clears_what_stood_in_the_way() -> None:
-    memory = replace(NO_MEMORY.refused(Trouble.REFUSED, "because", NOW, seed="x"), unhealthy=2, crashes=3)
+    memory = replace(NO_HISTORY.refused(FailureCause.REFUSED, "because", NOW, seed="x"), unhealthy=2, crashes=3)
     cleared = memory.running(container(service()))
-    assert (cleared.trouble, cleared.refusals, cleared.unhealthy) == (Trouble.NONE, 0, 0)
+    assert (cleared.trouble, cleared.refusals, cleared.unhealthy) == (FailureCause.NONE, 0, 0)
     assert cleared.crashes == 3
     assert cleared.proved == container(service()).id

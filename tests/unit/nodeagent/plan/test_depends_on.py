@@ -10,11 +10,11 @@ import pytest
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import Container, ContainerState, Health, Network, Observed, ProbeVerdict
-from devopsellence.nodeagent.plan.actions import Memories, ServicePlan
+from devopsellence.nodeagent.plan.actions import RestartHistories, ServicePlan
 from devopsellence.nodeagent.plan.environment import plan
-from devopsellence.nodeagent.plan.history import NO_MEMORY, RESET_SECONDS, RestartHistory, Trouble
+from devopsellence.nodeagent.plan.history import NO_HISTORY, RESET_SECONDS, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired
-from tests.unit.nodeagent.support import COMPLETED, ENV, HEALTHY, STARTED, container, kinds, service, want, wanted
+from tests.unit.nodeagent.planning import COMPLETED, ENV, HEALTHY, STARTED, container, kinds, service, want, wanted
 
 S = stored_pb2.ServiceStatus
 NETWORK = Network("net-1", want().network, str(ENV))
@@ -31,10 +31,10 @@ JOB = service("job")
 AFTER_JOB = service("web", after={"job": COMPLETED})
 ENDED_WELL = container(JOB, ContainerState.EXITED, finished="t1", code=0)
 ENDED_BADLY = container(JOB, ContainerState.EXITED, finished="t1", code=1)
-EXAMINED = replace(NO_MEMORY, examined=ENDED_WELL.end_key, starts=1)
+EXAMINED = replace(NO_HISTORY, examined=ENDED_WELL.end_key, starts=1)
 
 
-def job(memory: RestartHistory = EXAMINED) -> Memories:
+def job(memory: RestartHistory = EXAMINED) -> RestartHistories:
     return {("job", wanted(JOB).hash): memory}
 
 
@@ -51,7 +51,7 @@ class Row:
     settled: bool = False
     failed: bool = False
     health: Mapping[str, Health] = field(default_factory=dict)
-    memories: Memories = field(default_factory=dict)
+    memories: RestartHistories = field(default_factory=dict)
     about: str = "web"
 
 
@@ -75,13 +75,13 @@ ROWS = [
     Row("its old one is brought back while the new one waits", want(DB, REDIS),
         [container(OLD_DB, ContainerState.EXITED, finished="t1"), container(DB, ContainerState.CREATED), container(REDIS)],
         ["web:start"], S.PENDING, "waits for redis to be healthy",
-        memories={("web", wanted(OLD_DB).hash): replace(NO_MEMORY, examined="web-" + wanted(OLD_DB).hash[:6] + "@t1",
+        memories={("web", wanted(OLD_DB).hash): replace(NO_HISTORY, examined="web-" + wanted(OLD_DB).hash[:6] + "@t1",
                                                         proved=container(OLD_DB).id)}),
     Row("one that runs is left alone when what it depends on goes down", want(WEB, REDIS),
         [container(WEB), container(REDIS, ContainerState.EXITED)], ["redis:examine"], S.RUNNING, settled=True),
     Row("when all went down it waits again", want(WEB, REDIS),
         [container(WEB, ContainerState.EXITED, finished="t1"), container(REDIS)], [], S.PENDING, "waits for redis to be healthy",
-        memories={("web", wanted(WEB).hash): replace(NO_MEMORY, examined=container(WEB).id + "@t1")}),
+        memories={("web", wanted(WEB).hash): replace(NO_HISTORY, examined=container(WEB).id + "@t1")}),
     Row("started is enough where started is asked for", want(service(after={"redis": STARTED}), REDIS),
         [container(REDIS)], ["web:create", "web:start"], S.PENDING, health={container(REDIS).id: REFUSED}),
     Row("what is not on this node is not waited for", want(WEB), [], ["web:create", "web:start"], S.PENDING),
@@ -94,7 +94,7 @@ ROWS = [
         "redis": HEALTHY}), REDIS), [container(service(check=True)), container(REDIS)], [], S.RUNNING,
         "not healthy: answered 500; is not replaced, because it waits for redis to be healthy",
         health={container(service(check=True)).id: Health(ProbeVerdict.UNHEALTHY, message="answered 500")},
-        memories={("web", wanted(service(check=True)).hash): replace(NO_MEMORY, proved=container(service(
+        memories={("web", wanted(service(check=True)).hash): replace(NO_HISTORY, proved=container(service(
             check=True)).id)}),
 
     Row("one that is to complete runs first", want(AFTER_JOB, JOB),
@@ -111,13 +111,13 @@ ROWS = [
     Row("another exit code is a crash", want(AFTER_JOB, JOB), [ENDED_BADLY], ["job:start", "web:create"], S.PENDING,
         "waits for job to complete", memories=job()),
     Row("that is tried again later", want(AFTER_JOB, JOB), [ENDED_BADLY], ["web:create"], S.BACKOFF, "because",
-        memories=job(replace(EXAMINED, trouble=Trouble.CRASHED, reason="because", retry=1010.0)), about="job"),
+        memories=job(replace(EXAMINED, trouble=FailureCause.CRASHED, reason="because", retry=1010.0)), about="job"),
     Row("three of them fail it, however long it ran", want(AFTER_JOB, JOB), [ENDED_BADLY], ["web:create"], S.BACKOFF,
         "because", failed=True, about="job",
-        memories=job(replace(EXAMINED, trouble=Trouble.CRASHED, reason="because", retry=1010.0, crashes=3))),
+        memories=job(replace(EXAMINED, trouble=FailureCause.CRASHED, reason="because", retry=1010.0, crashes=3))),
     Row("what came before does not count once it has completed", want(AFTER_JOB, JOB), [ENDED_WELL,
         container(AFTER_JOB)], [], S.COMPLETED, settled=True, about="job",
-        memories=job(replace(EXAMINED, trouble=Trouble.CRASHED, retry=1010.0, crashes=9, unstable=9))),
+        memories=job(replace(EXAMINED, trouble=FailureCause.CRASHED, retry=1010.0, crashes=9, unstable=9))),
     Row("one that the agent stopped has not completed", want(AFTER_JOB, JOB), [ENDED_WELL], ["job:start", "web:create"],
         S.STARTING, memories=job(replace(EXAMINED, stopped=ENDED_WELL.id)), about="job"),
     Row("one that nobody waits for to complete is started again", want(JOB), [ENDED_WELL], ["job:start"], S.STARTING,
@@ -184,8 +184,8 @@ def test_lapses_are_forgotten_after_ten_minutes_of_health(healthy_for: float, la
     spec = wanted(made)
     healthy = Health(ProbeVerdict.HEALTHY, since=Now(NOW.mono - healthy_for, 0.0))
     seen = Observed((container(made),), NETWORK, {container(made).id: healthy})
-    (found,) = plan(want(made), seen, {("web", spec.hash): replace(NO_MEMORY, lapses=2)}, NOW).services
-    assert found.lasting == lasting
+    (found,) = plan(want(made), seen, {("web", spec.hash): replace(NO_HISTORY, lapses=2)}, NOW).services
+    assert found.lapses_expired == lasting
     assert found.wake == (None if lasting else NOW.mono + RESET_SECONDS - healthy_for)
 
 
@@ -193,7 +193,7 @@ def test_since_when_it_is_unhealthy_and_when_it_is_replaced_again_is_told() -> N
     made = service(check=True)
     unhealthy = Health(ProbeVerdict.UNHEALTHY, message="answered 500", since=Now(995.0, 1995.0))
     seen = Observed((container(made, since=994.0),), NETWORK, {container(made).id: unhealthy})
-    memory = replace(NO_MEMORY, lapses=1, proved=container(made).id)
+    memory = replace(NO_HISTORY, lapses=1, proved=container(made).id)
     (found,) = plan(want(made), seen, {("web", wanted(made).hash): memory}, NOW).services
     assert (found.health, found.unhealthy_since) == (S.UNHEALTHY, 1995.0)
     assert found.wake is not None

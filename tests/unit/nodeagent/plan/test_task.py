@@ -10,13 +10,13 @@ import pytest
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import Container, ContainerExit, ContainerState, Observed
-from devopsellence.nodeagent.plan.actions import TASK, Action, Kind, ServicePlan, TaskPlan
+from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind, ServicePlan, TaskPlan
 from devopsellence.nodeagent.plan.environment import plan
-from devopsellence.nodeagent.plan.history import GIVE_UP, NO_MEMORY, RestartHistory, Trouble
+from devopsellence.nodeagent.plan.history import GIVE_UP, NO_HISTORY, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired, resolve_assignment
 from devopsellence.nodeagent.plan.task import plan_task
 from devopsellence.nodeagent.plan.task_run import TaskRun, TaskRunKey
-from tests.unit.nodeagent.support import ENV, IMAGE, REMOTE, UID, container, service
+from tests.unit.nodeagent.planning import ENV, IMAGE, REMOTE, UID, container, service
 
 TaskStatus = stored_pb2.TaskStatus
 ServiceStatus = stored_pb2.ServiceStatus
@@ -43,8 +43,8 @@ def goal(
 
 
 GOAL = goal()
-assert GOAL.task_wanted is not None
-HASH = GOAL.task_wanted.hash
+assert GOAL.task_service is not None
+HASH = GOAL.task_service.hash
 KEY = (2, "release", HASH)
 FRESH = TaskRun(*KEY)
 STARTED = FRESH.starting("t1")
@@ -71,14 +71,14 @@ def made(state: ContainerState, *, identity: str = "t1", release: int = 2, one_o
 def planned(
     *containers: Container,
     run: TaskRun | None = None,
-    memory: RestartHistory = NO_MEMORY,
+    memory: RestartHistory = NO_HISTORY,
     want: Desired = GOAL,
     services: tuple[ServicePlan, ...] = (),
     runs: tuple[TaskRun, ...] = (),
     problem: str = "",
 ) -> TaskPlan:
     known = {each.key: each for each in (*runs, *((run,) if run else ()))}
-    memories = {(TASK, HASH): memory} if memory != NO_MEMORY else {}
+    memories = {(TASK, HASH): memory} if memory != NO_HISTORY else {}
     return plan_task(want, Observed(containers), services, known, memories, NOW, problem=problem)
 
 
@@ -87,8 +87,8 @@ def kinds(task: TaskPlan) -> list[str]:
     return [f"{action.kind} {action.container}".strip() for action in task.actions]
 
 
-def refused(times: int, trouble: Trouble = Trouble.REFUSED) -> RestartHistory:
-    memory = NO_MEMORY
+def refused(times: int, trouble: FailureCause = FailureCause.REFUSED) -> RestartHistory:
+    memory = NO_HISTORY
     for _ in range(times):
         memory = memory.refused(trouble, "no such command", NOW, seed="x")
     return memory
@@ -166,20 +166,20 @@ def test_refused_task_is_retried_then_fails() -> None:
     again = plan_task(GOAL, Observed(), (), {}, {(TASK, HASH): refused(1)}, Now(task.wake, 0.0))
     assert kinds(again) == ["create"]
     [action] = planned(memory=refused(GIVE_UP)).actions
-    assert (action.kind, action.reason) == (Kind.GIVE_UP, "no such command")
+    assert (action.kind, action.reason) == (ActionKind.GIVE_UP, "no such command")
 
 
 def test_full_disk_delays_even_the_failure() -> None:
-    assert kinds(planned(memory=refused(GIVE_UP, Trouble.DISK_FULL))) == []
-    assert kinds(planned(made(ContainerState.EXITED), run=STARTED, memory=refused(1, Trouble.DISK_FULL))) == []
+    assert kinds(planned(memory=refused(GIVE_UP, FailureCause.DISK_FULL))) == []
+    assert kinds(planned(made(ContainerState.EXITED), run=STARTED, memory=refused(1, FailureCause.DISK_FULL))) == []
 
 
 def test_an_image_that_a_registry_has_is_pulled_first() -> None:
     want = goal(image=REMOTE)
-    assert want.task_wanted is not None
-    memories = {(TASK, want.task_wanted.hash): NO_MEMORY.missing_image()}
+    assert want.task_service is not None
+    memories = {(TASK, want.task_service.hash): NO_HISTORY.missing_image()}
     task = plan_task(want, Observed(), (), {}, memories, NOW)
-    assert [action.kind for action in task.actions] == [Kind.PULL, Kind.CREATE]
+    assert [action.kind for action in task.actions] == [ActionKind.PULL, ActionKind.CREATE]
 
 
 def test_a_secret_that_was_not_sent_gives_it_up() -> None:
@@ -188,7 +188,7 @@ def test_a_secret_that_was_not_sent_gives_it_up() -> None:
     assignment.task_service.CopyFrom(service())
     assignment.task_service.secret_refs.add(name="A", secret="A", version=1)
     [action] = plan_task(resolve_assignment(assignment, ENV, UID), Observed(), (), {}, {}, NOW).actions
-    assert (action.kind, "secret A (version 1)" in action.reason) == (Kind.GIVE_UP, True)
+    assert (action.kind, "secret A (version 1)" in action.reason) == (ActionKind.GIVE_UP, True)
 
 
 def test_a_record_that_cannot_be_read_stops_it() -> None:
@@ -234,7 +234,7 @@ def test_a_services_plan_does_not_see_them() -> None:
 
 def test_an_environment_with_nothing_but_a_task_has_a_network() -> None:
     [action] = plan(GOAL, Observed(), {}, NOW).network
-    assert action.kind is Kind.CREATE_NETWORK
+    assert action.kind is ActionKind.CREATE_NETWORK
 
 
 @dataclass(frozen=True)
@@ -255,15 +255,15 @@ def cuts(world: World, action: Action) -> Iterator[World]:
     """How the world may be when the agent is killed before, in or after an action; the last is its proper end."""
     run = world.run or FRESH
     yield world
-    if action.kind is Kind.CREATE:
+    if action.kind is ActionKind.CREATE:
         assert world.state is None
         yield replace(world, state=ContainerState.CREATED)
-    elif action.kind is Kind.START:
+    elif action.kind is ActionKind.START:
         assert world.state is ContainerState.CREATED
         recorded = replace(world, run=run.starting("t1"))
         yield recorded
         yield replace(recorded, state=ContainerState.RUNNING, starts=world.starts + 1)
-    elif action.kind is Kind.EXAMINE:
+    elif action.kind is ActionKind.EXAMINE:
         yield replace(world, run=_examined(world.state, run))
 
 

@@ -9,16 +9,16 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.nodeagent.docker import names
-from devopsellence.nodeagent.plan.container_config import container_labels, create_body
+from devopsellence.nodeagent.plan.container_config import container_labels, service_container_config
 from devopsellence.nodeagent.plan.spec import (
-    desired,
-    objection,
-    obstacle,
+    assignment_problem,
     pull_reference,
+    resolve_assignment,
+    service_problem,
     spec_hash,
 )
 from devopsellence.store.keys import EnvironmentRef
-from tests.unit.nodeagent.support import ENV, HEALTHY, IMAGE, REMOTE, STARTED, UID, service, want
+from tests.unit.nodeagent.planning import ENV, HEALTHY, IMAGE, REMOTE, STARTED, UID, service, want
 
 Change = Callable[[workload_pb2.Service], object]
 
@@ -63,14 +63,14 @@ DOES_NOT: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("what", MATTERS)
-def test_what_makes_another_container(what: str) -> None:
+def test_changed_fields_change_the_hash(what: str) -> None:
     made = full()
     MATTERS[what](made)
     assert spec_hash(made) != spec_hash(full())
 
 
 @pytest.mark.parametrize("what", DOES_NOT)
-def test_what_does_not(what: str) -> None:
+def test_ignored_fields_keep_the_hash(what: str) -> None:
     made = full()
     DOES_NOT[what](made)
     assert spec_hash(made) == spec_hash(full())
@@ -99,7 +99,7 @@ def test_names_are_what_docker_takes_and_do_not_collide() -> None:
 
 def test_the_body_of_the_create_call() -> None:
     goal = want(full(), release=4)
-    body = create_body(goal.services["web"], goal, {})
+    body = service_container_config(goal.services["web"], goal, {})
     assert body["Image"] == IMAGE
     assert (body["Entrypoint"], body["Cmd"]) == (["/bin/serve"], ["--port", "3000"])
     assert body["StopTimeout"] == 3
@@ -123,8 +123,8 @@ def test_the_body_of_the_create_call() -> None:
     }
 
 
-def test_what_is_not_said_is_left_to_the_image() -> None:
-    body = create_body(want(service()).services["web"], want(service()), {})
+def test_unset_fields_come_from_the_image() -> None:
+    body = service_container_config(want(service()).services["web"], want(service()), {})
     assert "Entrypoint" not in body
     assert "Cmd" not in body
     assert body["StopTimeout"] == 10
@@ -140,25 +140,25 @@ def test_what_is_not_said_is_left_to_the_image() -> None:
         (lambda s: setattr(s.healthcheck, "path", "/up"), "no port"),
     ],
 )
-def test_what_cannot_be_run_is_said(change: Change, says: str) -> None:
+def test_impossible_service_is_reported(change: Change, says: str) -> None:
     made = service()
-    assert obstacle(made) == ""
+    assert service_problem(made) == ""
     change(made)
     if made.HasField("healthcheck") and "path" in says:
         made.healthcheck.port = 3000
-    assert says in obstacle(made)
+    assert says in service_problem(made)
 
 
 def test_an_assignment_must_be_what_its_key_says() -> None:
     made = stored_pb2.Assignment(node="n1", organization="acme", project="shop", environment="production")
-    assert objection(made, "n1", ENV) == ""
-    assert "'n1'" in objection(made, "n2", ENV)
-    assert objection(made, "n1", EnvironmentRef("acme", "shop", "staging"))
+    assert assignment_problem(made, "n1", ENV) == ""
+    assert "'n1'" in assignment_problem(made, "n2", ENV)
+    assert assignment_problem(made, "n1", EnvironmentRef("acme", "shop", "staging"))
     made.services.add(name="web")
     made.services.add(name="web")
-    assert "twice" in objection(made, "n1", ENV)
+    assert "twice" in assignment_problem(made, "n1", ENV)
     made.services[0].name = "../../etc"
-    assert "../../etc" in objection(made, "n1", ENV)
+    assert "../../etc" in assignment_problem(made, "n1", ENV)
 
 
 def test_only_a_registrys_digest_can_be_pulled() -> None:
@@ -166,7 +166,7 @@ def test_only_a_registrys_digest_can_be_pulled() -> None:
     assert pull_reference(IMAGE) is None
 
 
-def test_what_it_is_stopped_before_is_on_the_container() -> None:
+def test_stop_order_is_in_the_labels() -> None:
     made = service(after={"redis": HEALTHY, "db": STARTED})
     labels = container_labels(want(made).services["web"], want(made))
     assert labels["devopsellence.depends_on"] == "db,redis"
@@ -174,14 +174,14 @@ def test_what_it_is_stopped_before_is_on_the_container() -> None:
     assert spec_hash(made) == spec_hash(service())
 
 
-def test_those_that_wait_for_themselves_cannot_run() -> None:
+def test_circular_dependencies_are_a_problem() -> None:
     goal = want(
         service(after={"db": STARTED}), service("db", after={"web": STARTED}), service("x", after={"db": STARTED})
     )
-    assert goal.services["web"].obstacle == "it depends on itself: web → db → web"
-    assert goal.services["x"].obstacle == ""
+    assert goal.services["web"].problem == "it depends on itself: web → db → web"
+    assert goal.services["x"].problem == ""
 
 
 def test_a_tombstone_wants_nothing() -> None:
     made = stored_pb2.Assignment(node="n1", removed=True, services=[service()])
-    assert desired(made, ENV, UID).services == {}
+    assert resolve_assignment(made, ENV, UID).services == {}

@@ -9,11 +9,11 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.docker.model import Container, ContainerExit, ContainerState
-from devopsellence.nodeagent.plan.task_run import KEPT_RUNS, TaskRun, with_run, task_run_from_json, task_run_to_json
-from devopsellence.nodeagent.reconcile.task_store import Runs
+from devopsellence.nodeagent.plan.task_run import KEPT_RUNS, TaskRun, task_run_from_json, task_run_to_json, with_run
+from devopsellence.nodeagent.reconcile.task_store import TaskStore
 from devopsellence.nodeagent.state import StateError, StateFolder
 from devopsellence.nodeagent.util.threads import ThreadPool
-from tests.unit.nodeagent.support import ENV
+from tests.unit.nodeagent.planning import ENV
 
 RUN = TaskRun(1, "release", "hash")
 ENDED = Container(
@@ -65,22 +65,22 @@ def test_the_last_changed_are_remembered() -> None:
 
 async def test_stored_run_is_loaded_by_the_next_agent(tmp_path: Path) -> None:
     with StateFolder(tmp_path) as folder:
-        runs = await Runs.load(ENV, folder, ThreadPool(1, "disk"))
-        await runs.keep(RUN.starting("c1"))
-        assert runs.of(RUN.key) == runs.started_in("c1") == RUN.starting("c1")
-        again = await Runs.load(ENV, folder, ThreadPool(1, "disk"))
-        assert dict(again.known) == {RUN.key: RUN.starting("c1")}
+        runs = await TaskStore.load(ENV, folder, ThreadPool(1, "disk"))
+        await runs.save(RUN.starting("c1"))
+        assert runs.get(RUN.key) == runs.started_in("c1") == RUN.starting("c1")
+        again = await TaskStore.load(ENV, folder, ThreadPool(1, "disk"))
+        assert dict(again.runs) == {RUN.key: RUN.starting("c1")}
         folder.forget(ENV)
-        assert folder.runs(ENV) == ()
+        assert folder.task_runs(ENV) == ()
 
 
 async def test_unwritten_run_does_not_count(tmp_path: Path) -> None:
     with StateFolder(tmp_path) as folder:
-        runs = await Runs.load(ENV, folder, ThreadPool(1, "disk"))
+        runs = await TaskStore.load(ENV, folder, ThreadPool(1, "disk"))
         (tmp_path / "tasks").rmdir()
         with pytest.raises(StateError, match="cannot be written"):
-            await runs.keep(RUN.starting("c1"))
-        assert runs.of(RUN.key) == RUN
+            await runs.save(RUN.starting("c1"))
+        assert runs.get(RUN.key) == RUN
 
 
 @pytest.mark.parametrize("content", ["", "[", "{}x", '{"a": 1}', '[{"release": 1}]', '["x"]', "[1]", "3"])
@@ -88,8 +88,8 @@ async def test_a_damaged_record_is_a_problem_and_never_an_empty_one(tmp_path: Pa
     with StateFolder(tmp_path) as folder:
         path = tmp_path / "tasks" / f"{str(ENV).replace('/', '+')}.json"
         path.write_text(content)
-        runs = await Runs.load(ENV, folder, ThreadPool(1, "disk"))
+        runs = await TaskStore.load(ENV, folder, ThreadPool(1, "disk"))
         assert str(path) in runs.problem
         with pytest.raises(StateError):
-            await runs.keep(RUN)
+            await runs.save(RUN)
         assert path.read_text() == content

@@ -9,9 +9,9 @@ import pytest
 
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.nodeagent.docker.model import Container, ContainerState, Network
-from devopsellence.nodeagent.plan.history import NO_MEMORY
+from devopsellence.nodeagent.plan.history import NO_HISTORY
 from devopsellence.nodeagent.plan.spec import Desired
-from tests.unit.nodeagent.support import (
+from tests.unit.nodeagent.planning import (
     COMPLETED,
     ENV,
     HEALTHY,
@@ -60,9 +60,9 @@ def jobs(*there: Container) -> Engine:
 def lapsed(*there: Container) -> Engine:
     """All but the last one has stopped to pass its checks."""
     made = engine(*there)
-    made.lapsed |= {each.id for each in there[:-1]}
+    made.became_unhealthy |= {each.id for each in there[:-1]}
     for each in there:
-        made.memories[each.service, each.hash] = NO_MEMORY.running(each)
+        made.memories[each.service, each.hash] = NO_HISTORY.running(each)
     return made
 
 
@@ -259,7 +259,7 @@ def test_stateless_service_always_has_a_target(old: workload_pb2.Service, new: w
 def test_no_router_holds_no_container() -> None:
     """The old one goes in the very turn in which the new one has proved itself."""
     machine, goal = engine(container(OLD)), want(NEW)
-    machine.memories["web", wanted(OLD).hash] = NO_MEMORY.running(container(OLD))
+    machine.memories["web", wanted(OLD).hash] = NO_HISTORY.running(container(OLD))
     for _ in range(3):
         machine.step(goal)
         machine.mono += 1.0
@@ -348,7 +348,9 @@ def test_flapping_service_backs_off_and_fails() -> None:
     for _ in range(6000):
         machine.step(goal)
         # Each container is healthy for two seconds.
-        machine.lapsed |= {each.id for each in machine.containers.values() if machine.mono - each.running_since >= 2.0}
+        machine.became_unhealthy |= {
+            each.id for each in machine.containers.values() if machine.mono - each.running_since >= 2.0
+        }
         failed = failed or machine.plan(goal).services[0].failed
         machine.mono += 0.1
     stops = len([each for each in machine.history if each.kind == "stop"])
@@ -365,7 +367,7 @@ def test_after_ten_minutes_of_health_it_is_replaced_at_once_again() -> None:
     converge(machine, goal)
     assert machine.memories["web", wanted(OLD_WEB).hash].lapses == 0
     (mine,) = [each for each in machine.containers.values() if each.service == "web"]
-    machine.lapsed.add(mine.id)
+    machine.became_unhealthy.add(mine.id)
     machine.step(goal)
     assert machine.history[-1].kind == "stop"
 

@@ -10,24 +10,24 @@ import docker.errors
 import pytest
 import requests
 
-from devopsellence.age import Identity
+from devopsellence.age import AgeIdentity
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker import errors
 from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.client import _errors
-from devopsellence.nodeagent.docker.interface import Fetch
 from devopsellence.nodeagent.docker.model import ContainerState
-from devopsellence.nodeagent.plan.actions import TASK, Action, Kind
+from devopsellence.nodeagent.plan.actions import TASK, Action, ActionKind
 from devopsellence.nodeagent.plan.environment import plan
-from devopsellence.nodeagent.plan.history import NO_MEMORY, RestartHistory, Trouble
+from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired, resolve_assignment, specs_with_new_peers
-from devopsellence.nodeagent.reconcile.executor import Actions
-from devopsellence.nodeagent.reconcile.task_store import Runs
-from devopsellence.nodeagent.secrets import Vault
+from devopsellence.nodeagent.reconcile.executor import ActionExecutor
+from devopsellence.nodeagent.reconcile.machine import PullFromPeers
+from devopsellence.nodeagent.reconcile.task_store import TaskStore
+from devopsellence.nodeagent.secrets import SecretDecrypter
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.util.threads import ThreadPool
-from tests.unit.nodeagent.support import ENV, IMAGE, REMOTE, UID, Engine, container, service
+from tests.unit.nodeagent.planning import ENV, IMAGE, REMOTE, UID, Engine, container, service
 
 PEERS = [stored_pb2.Peer(node=f"n{number}", uid=f"uid-{number}", api_address="10.0.0.1:7443") for number in (2, 3)]
 NOW = Now(1000.0, 1_001_000.0)
@@ -64,16 +64,16 @@ async def remembered(
     engine: Asked,
     action: Action,
     want: Desired,
-    memory: RestartHistory = NO_MEMORY,
-    fetch: Fetch | None = None,
+    memory: RestartHistory = NO_HISTORY,
+    fetch: PullFromPeers | None = None,
     runs: Any = None,
 ) -> RestartHistory:
     """What is remembered after the action."""
-    actions = Actions(engine, lambda: NOW, Vault(Identity.generate()), fetch)  # type: ignore[arg-type]
+    actions = ActionExecutor(engine, lambda: NOW, SecretDecrypter(AgeIdentity.generate()), fetch)  # type: ignore[arg-type]
     return (await actions.carry_out(action, want, lambda _: None, runs)).change(memory)
 
 
-def about(want: Desired, kind: Kind, identity: str = "") -> Action:
+def about(want: Desired, kind: ActionKind, identity: str = "") -> Action:
     wanted = want.services["web"]
     return Action(kind, "", "web", wanted.hash, identity, wanted.name)
 
@@ -81,15 +81,15 @@ def about(want: Desired, kind: Kind, identity: str = "") -> Action:
 async def test_an_image_by_id_is_asked_for_where_there_is_somebody_to_ask() -> None:
     missing = Asked(create=errors.ImageNotAvailable("No such image"))
     alone, among = wants(service()), wants(service(), peers=PEERS)
-    memory = await remembered(missing, about(alone, Kind.CREATE), alone)
-    assert (memory.trouble, memory.image_missing) == (Trouble.IMAGE, False)
+    memory = await remembered(missing, about(alone, ActionKind.CREATE), alone)
+    assert (memory.trouble, memory.image_missing) == (FailureCause.IMAGE, False)
     assert memory.reason == f"image {IMAGE} is not on this machine, and an image id cannot be pulled"
-    memory = await remembered(missing, about(among, Kind.CREATE), among)
-    assert (memory.trouble, memory.image_missing) == (Trouble.NONE, True)
+    memory = await remembered(missing, about(among, ActionKind.CREATE), among)
+    assert (memory.trouble, memory.image_missing) == (FailureCause.NONE, True)
     engine = Engine(memories={("web", among.services["web"].hash): memory})
     (planned,) = plan(among, engine.observe(), engine.memories, engine.now).services
     assert planned.reason == f"fetching image {IMAGE}"
-    assert [action.kind for action in planned.actions] == [Kind.PULL, Kind.CREATE, Kind.START]
+    assert [action.kind for action in planned.actions] == [ActionKind.PULL, ActionKind.CREATE, ActionKind.START]
 
 
 async def test_peer_answers_are_recorded_as_a_pull() -> None:
@@ -105,17 +105,17 @@ async def test_peer_answers_are_recorded_as_a_pull() -> None:
     async def full(*_: Any) -> None:
         raise errors.DiskFull("needs 3 MiB here, and 2 MiB are free")
 
-    before = NO_MEMORY.missing_image()
-    pull = about(want, Kind.PULL)
-    assert await remembered(Asked(), pull, want, before, given) == NO_MEMORY
+    before = NO_HISTORY.missing_image()
+    pull = about(want, ActionKind.PULL)
+    assert await remembered(Asked(), pull, want, before, given) == NO_HISTORY
     assert asked == [(IMAGE, PEERS)]
     memory = await remembered(Asked(), pull, want, before, refused)
-    assert (memory.trouble, memory.image_missing) == (Trouble.PULL, True)
+    assert (memory.trouble, memory.image_missing) == (FailureCause.PULL, True)
     assert "cannot be fetched from other nodes: n2: it has none; n3: does not answer" in memory.reason
     assert memory.retry > NOW.mono
-    assert (await remembered(Asked(), pull, want, before, full)).trouble is Trouble.DISK_FULL
+    assert (await remembered(Asked(), pull, want, before, full)).trouble is FailureCause.DISK_FULL
     # An agent without a certificate cannot ask.
-    assert (await remembered(Asked(), pull, want, before)).trouble is Trouble.IMAGE
+    assert (await remembered(Asked(), pull, want, before)).trouble is FailureCause.IMAGE
 
 
 def test_peers_are_not_asked_for_registry_images() -> None:
@@ -131,16 +131,21 @@ def test_others_to_ask_are_no_other_spec_and_are_noticed() -> None:
         name: each.hash for name, each in after.services.items()
     }
     assert specs_with_new_peers(before, after) == [("web", after.services["web"].hash)]
-    assert specs_with_new_peers(after, after) == specs_with_new_peers(None, after) == specs_with_new_peers(after, before) == []
+    assert (
+        specs_with_new_peers(after, after)
+        == specs_with_new_peers(None, after)
+        == specs_with_new_peers(after, before)
+        == []
+    )
 
 
 def test_with_others_to_ask_what_was_refused_before_does_not_count() -> None:
-    memory = NO_MEMORY
+    memory = NO_HISTORY
     for _ in range(3):
-        memory = memory.refused(Trouble.IMAGE, "is not here", NOW, seed="")
-    assert (memory.offered().refusals, memory.offered().waits(NOW.mono)) == (0, False)
-    crashed = NO_MEMORY.refused(Trouble.REFUSED, "no such command", NOW, seed="")
-    assert crashed.offered() == crashed
+        memory = memory.refused(FailureCause.IMAGE, "is not here", NOW, seed="")
+    assert (memory.new_peers().refusals, memory.new_peers().waits(NOW.mono)) == (0, False)
+    crashed = NO_HISTORY.refused(FailureCause.REFUSED, "no such command", NOW, seed="")
+    assert crashed.new_peers() == crashed
 
 
 # A start that was cut off by the engine's own end
@@ -172,26 +177,26 @@ async def test_broken_container_is_recreated() -> None:
     made = container(service(), ContainerState.CREATED)
     asked = Asked(start=errors.HalfStarted("already exists"))
     asked.cache.put(made)
-    memory = await remembered(asked, about(want, Kind.START, made.id), want)
-    assert memory == NO_MEMORY
+    memory = await remembered(asked, about(want, ActionKind.START, made.id), want)
+    assert memory == NO_HISTORY
     assert [name for name, _ in asked.calls] == ["start", "remove"]
     assert asked.calls[-1][1] == {"force": True}
     assert asked.cache.of(str(ENV), want.network)[0] == ()
     engine = Engine()
     (planned,) = plan(want, engine.observe(), {}, engine.now).services
-    assert [action.kind for action in planned.actions] == [Kind.CREATE, Kind.START]
+    assert [action.kind for action in planned.actions] == [ActionKind.CREATE, ActionKind.START]
 
 
 async def test_a_release_task_counts_as_started(tmp_path: Path) -> None:
     task = workload_pb2.Task(name="release", service="web", command=["migrate"])
     want = wants(service(), task=task)
-    assert want.task_wanted is not None
+    assert want.task_service is not None
     asked = Asked(start=errors.HalfStarted("already exists"))
-    action = Action(Kind.START, "", TASK, want.task_wanted.hash, "c1", want.task_wanted.name)
+    action = Action(ActionKind.START, "", TASK, want.task_service.hash, "c1", want.task_service.name)
     with StateFolder(tmp_path) as folder:
-        runs = await Runs.load(ENV, folder, ThreadPool(1, "disk"))
+        runs = await TaskStore.load(ENV, folder, ThreadPool(1, "disk"))
         await remembered(asked, action, want, runs=runs)
-    (run,) = runs.known.values()
+    (run,) = runs.runs.values()
     assert run.ended
     assert run.reason.endswith("its outcome is not known")
     assert [name for name, _ in asked.calls] == ["start"], "nothing of it is taken away or started again"

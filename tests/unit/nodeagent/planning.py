@@ -17,11 +17,11 @@ from devopsellence.nodeagent.docker.model import (
     Observed,
     ProbeVerdict,
 )
-from devopsellence.nodeagent.plan.actions import Action, Kind, Plan
+from devopsellence.nodeagent.plan.actions import Action, ActionKind, EnvironmentPlan
 from devopsellence.nodeagent.plan.environment import plan
-from devopsellence.nodeagent.plan.history import NO_MEMORY, RestartHistory
+from devopsellence.nodeagent.plan.history import NO_HISTORY, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired, DesiredService, resolve_assignment
-from devopsellence.nodeagent.reconcile.executor import before
+from devopsellence.nodeagent.reconcile.executor import change_before
 from devopsellence.store.keys import EnvironmentRef
 
 ENV = EnvironmentRef("acme", "shop", "production")
@@ -132,7 +132,7 @@ class Router:
 
 @dataclass
 class Engine:
-    """Carries out actions at once. ``sick``: hashes that never pass their check; ``lapsed``: containers that do not
+    """Carries out actions at once. ``sick``: hashes that never pass their check; ``became_unhealthy``: containers that do not
     pass it any more; ``ends``: hashes that end at once; ``done``: those that do with exit code 0; ``missing``: images
     that have to be pulled."""
 
@@ -140,7 +140,7 @@ class Engine:
     network: Network | None = None
     memories: dict[tuple[str, str], RestartHistory] = field(default_factory=dict)
     sick: set[str] = field(default_factory=set)
-    lapsed: set[str] = field(default_factory=set)
+    became_unhealthy: set[str] = field(default_factory=set)
     ends: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
@@ -164,7 +164,7 @@ class Engine:
             if each.up and each.hash in self.sick:
                 late = self.mono - each.running_since >= 18.0
                 found[each.id] = Health(ProbeVerdict.UNHEALTHY if late else ProbeVerdict.CHECKING, late, "answered 503")
-            elif each.up and each.id in self.lapsed:
+            elif each.up and each.id in self.became_unhealthy:
                 found[each.id] = Health(ProbeVerdict.UNHEALTHY, False, "answered 500", self.now)
             elif each.up:
                 found[each.id] = Health(ProbeVerdict.HEALTHY, since=Now(each.running_since, 0.0))
@@ -176,18 +176,18 @@ class Engine:
     def held(self) -> Mapping[str, str]:
         return self.router.held(self.mono) if self.router is not None else {}
 
-    def plan(self, goal: Desired) -> Plan:
+    def plan(self, goal: Desired) -> EnvironmentPlan:
         """Observe and plan, and remember what has proved itself, as the agent does."""
         made = plan(goal, self.observe(), self.memories, self.now)
         for each in made.services:
-            if each.proved is not None:
-                key = (each.service, each.proved.hash)
-                memory = self.memories.get(key, NO_MEMORY).running(each.proved)
-                self.memories[key] = memory.lasting() if each.lasting else memory
+            if each.ready is not None:
+                key = (each.service, each.ready.hash)
+                memory = self.memories.get(key, NO_HISTORY).running(each.ready)
+                self.memories[key] = memory.forget_lapses() if each.lapses_expired else memory
         self._route(made)
         return made
 
-    def _route(self, made: Plan) -> None:
+    def _route(self, made: EnvironmentPlan) -> None:
         serving = [each for service in made.services for each in service.serving]
         for each in serving:
             assert each.state is ContainerState.RUNNING
@@ -198,41 +198,41 @@ class Engine:
     def carry_out(self, action: Action, goal: Desired) -> None:
         """One action, and what is remembered of it."""
         self.history.append(action)
-        if action.kind is Kind.STOP and not (action.lapsed or action.unhealthy):
+        if action.kind is ActionKind.STOP and not (action.became_unhealthy or action.unhealthy):
             assert action.container not in self.held(), "requests go there"
         key = (action.service, action.hash)
-        memory = self.memories.get(key, NO_MEMORY)
+        memory = self.memories.get(key, NO_HISTORY)
         found = self._find(action)
         match action.kind:
-            case Kind.CREATE_NETWORK:
+            case ActionKind.CREATE_NETWORK:
                 self.made += 1
                 self.network = Network(f"net-{self.made}", action.name, str(ENV))
-            case Kind.REMOVE_NETWORK:
+            case ActionKind.REMOVE_NETWORK:
                 assert not self.containers
                 self.network = None
-            case Kind.PULL:
+            case ActionKind.PULL:
                 self.missing.discard(goal.services[action.service].image)
                 self.memories[key] = memory.pulled()
-            case Kind.CREATE:
+            case ActionKind.CREATE:
                 self._create(action, goal, memory)
             case _ if found is None:
                 pass
-            case Kind.START:
+            case ActionKind.START:
                 self._start(found, goal, memory)
-            case Kind.CONNECT:
+            case ActionKind.CONNECT:
                 assert self.network is not None
                 self._put(replace(found, networks={goal.network: NetworkAttachment(self.network.id, "172.18.0.9")}))
-            case Kind.EXAMINE:
+            case ActionKind.EXAMINE:
                 code = 0 if found.hash in self.done else 1
                 ended = replace(found, finished_at=found.finished_at or f"t{self.mono}", exit_code=code)
                 self._put(ended)
                 self.memories[key] = memory.ended(
                     ended, ContainerExit(code, False, ended.finished_at, 0.1), self.now, seed="x"
                 )
-            case Kind.STOP:
-                self.memories[key] = before(action, found, goal, self.now)(memory)
+            case ActionKind.STOP:
+                self.memories[key] = change_before(action, found, goal, self.now)(memory)
                 self._put(_down(found))
-            case Kind.REMOVE:
+            case ActionKind.REMOVE:
                 assert not found.up
                 del self.containers[found.id]
 
@@ -258,7 +258,7 @@ class Engine:
         self.made += 1
         new = Container(
             f"c{self.made}", spec.name, str(ENV), action.service, spec.hash, goal.release, spec.image, ContainerState.CREATED,
-            depends_on=tuple(each.service for each in spec.service.depends_on),
+            depends_on=tuple(each.service for each in spec.spec.depends_on),
         )  # fmt: skip
         assert all(each.name != new.name for each in self.containers.values()), f"{new.name} is there already"
         self._put(new)

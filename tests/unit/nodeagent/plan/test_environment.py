@@ -20,9 +20,9 @@ from devopsellence.nodeagent.docker.model import (
     ProbeVerdict,
 )
 from devopsellence.nodeagent.plan.environment import plan
-from devopsellence.nodeagent.plan.history import NO_MEMORY, RestartHistory, Trouble
+from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause, RestartHistory
 from devopsellence.nodeagent.plan.spec import Desired
-from tests.unit.nodeagent.support import ENV, REMOTE, container, kinds, service, want, wanted
+from tests.unit.nodeagent.planning import ENV, REMOTE, container, kinds, service, want, wanted
 
 S = stored_pb2.ServiceStatus
 OLD, NEW = service(version="1"), service(version="2")
@@ -51,15 +51,15 @@ class Row:
 
 def about(made: workload_pb2.Service, memory: RestartHistory) -> dict[tuple[str, str], RestartHistory]:
     spec = wanted(made)
-    return {(spec.service.name, spec.hash): memory}
+    return {(spec.spec.name, spec.hash): memory}
 
 
-def waiting(trouble: Trouble, **more: Any) -> RestartHistory:
-    return replace(NO_MEMORY, trouble=trouble, reason="because", retry=1010.0, retry_wall=2010.0, **more)
+def waiting(trouble: FailureCause, **more: Any) -> RestartHistory:
+    return replace(NO_HISTORY, trouble=trouble, reason="because", retry=1010.0, retry_wall=2010.0, **more)
 
 
 EXAMINED = container(OLD, ContainerState.EXITED, finished="t1")
-SEEN = replace(NO_MEMORY, examined=EXAMINED.end_key, starts=1)
+SEEN = replace(NO_HISTORY, examined=EXAMINED.end_key, starts=1)
 
 ROWS = [
     Row("nothing is there: network first, then the container", want(OLD), [],
@@ -83,54 +83,54 @@ ROWS = [
         ["web:remove"]),
     Row("a new one that never becomes healthy is stopped, the old one serves on", want(NEW_WEB),
         [container(OLD_WEB), container(NEW_WEB)], ["web:stop"], S.STARTING, failed=True,
-        health={container(NEW_WEB).id: Health(ProbeVerdict.UNHEALTHY, overdue=True)}),
+        health={container(NEW_WEB).id: Health(ProbeVerdict.UNHEALTHY, past_start_deadline=True)}),
     Row("without an old one it is left to try", want(NEW_WEB), [container(NEW_WEB)], [], S.STARTING, failed=True,
-        health={container(NEW_WEB).id: Health(ProbeVerdict.UNHEALTHY, overdue=True)}),
+        health={container(NEW_WEB).id: Health(ProbeVerdict.UNHEALTHY, past_start_deadline=True)}),
     Row("one that was healthy once and is not now is replaced at once", want(OLD_WEB), [container(OLD_WEB)],
         ["web:stop", "web:remove", "web:create", "web:start"], health={container(OLD_WEB).id: UNHEALTHY},
-        memories=about(OLD_WEB, replace(NO_MEMORY, proved=container(OLD_WEB).id))),
+        memories=about(OLD_WEB, replace(NO_HISTORY, proved=container(OLD_WEB).id))),
     Row("the second time not before ten seconds after its start", want(OLD_WEB), [container(OLD_WEB, since=991.0)], [],
         health={container(OLD_WEB).id: UNHEALTHY},
-        memories=about(OLD_WEB, replace(NO_MEMORY, proved=container(OLD_WEB).id, lapses=1))),
+        memories=about(OLD_WEB, replace(NO_HISTORY, proved=container(OLD_WEB).id, lapses=1))),
     Row("but then", want(OLD_WEB), [container(OLD_WEB, since=988.0)],
         ["web:stop", "web:remove", "web:create", "web:start"], health={container(OLD_WEB).id: UNHEALTHY},
-        memories=about(OLD_WEB, replace(NO_MEMORY, proved=container(OLD_WEB).id, lapses=1))),
+        memories=about(OLD_WEB, replace(NO_HISTORY, proved=container(OLD_WEB).id, lapses=1))),
     Row("also when the one that took its place never was healthy", want(OLD_WEB), [container(OLD_WEB, since=900.0)],
         ["web:stop", "web:remove", "web:create", "web:start"], health={container(OLD_WEB).id: UNHEALTHY},
-        memories=about(OLD_WEB, replace(NO_MEMORY, proved="another", lapses=2))),
+        memories=about(OLD_WEB, replace(NO_HISTORY, proved="another", lapses=2))),
     Row("three times in a row fail it", want(OLD_WEB), [container(OLD_WEB, since=990.0)], [], failed=True,
         health={container(OLD_WEB).id: UNHEALTHY},
-        memories=about(OLD_WEB, replace(NO_MEMORY, proved=container(OLD_WEB).id, lapses=3))),
+        memories=about(OLD_WEB, replace(NO_HISTORY, proved=container(OLD_WEB).id, lapses=3))),
     Row("one that was stopped for that is made anew", want(OLD_WEB), [container(OLD_WEB, ContainerState.EXITED)],
         ["web:remove", "web:create", "web:start"], S.STARTING,
-        memories=about(OLD_WEB, NO_MEMORY.running(container(OLD_WEB)).lapsed(container(OLD_WEB), "not healthy"))),
+        memories=about(OLD_WEB, NO_HISTORY.running(container(OLD_WEB)).became_unhealthy(container(OLD_WEB), "not healthy"))),
     Row("volumes: the new one is created before the old one stops, and starts after", want(NEW_DB),
         [container(OLD_DB)], ["web:create", "web:stop", "web:start"], S.PENDING),
     Row("volumes: the old one is removed when the new one runs", want(NEW_DB),
         [container(OLD_DB, ContainerState.EXITED), container(NEW_DB)], ["web:remove"]),
     Row("volumes: an image that is missing leaves the old one alone", want(NEW_DB), [container(OLD_DB)], [],
-        S.BACKOFF, memories=about(NEW_DB, waiting(Trouble.IMAGE, refusals=1))),
+        S.BACKOFF, memories=about(NEW_DB, waiting(FailureCause.IMAGE, refusals=1))),
     Row("an end is examined first", want(OLD), [container(OLD, ContainerState.EXITED)], ["web:examine"], S.STARTING),
     Row("then it is started again", want(OLD), [EXAMINED], ["web:start"], S.STARTING, memories=about(OLD, SEEN)),
     Row("unless it has to wait", want(OLD), [EXAMINED], [], S.BACKOFF,
-        memories=about(OLD, replace(waiting(Trouble.CRASHED), examined=EXAMINED.end_key))),
+        memories=about(OLD, replace(waiting(FailureCause.CRASHED), examined=EXAMINED.end_key))),
     Row("three ends in a row fail it", want(OLD), [EXAMINED], [], S.BACKOFF, failed=True,
-        memories=about(OLD, replace(waiting(Trouble.CRASHED), examined=EXAMINED.end_key, unstable=3))),
+        memories=about(OLD, replace(waiting(FailureCause.CRASHED), examined=EXAMINED.end_key, unstable=3))),
     Row("also while it runs again", want(OLD), [container(OLD, since=995.0)], [], failed=True,
-        memories=about(OLD, replace(NO_MEMORY, unstable=3))),
+        memories=about(OLD, replace(NO_HISTORY, unstable=3))),
     Row("until it has run for ten seconds", want(OLD), [container(OLD, since=989.0)], [], settled=True,
-        memories=about(OLD, replace(NO_MEMORY, unstable=3))),
+        memories=about(OLD, replace(NO_HISTORY, unstable=3))),
     Row("one that was removed by hand is made anew at once", want(OLD), [], ["web:create", "web:start"], S.PENDING,
-        memories=about(OLD, waiting(Trouble.CRASHED, starts=1))),
+        memories=about(OLD, waiting(FailureCause.CRASHED, starts=1))),
     Row("and started at once", want(OLD), [container(OLD, ContainerState.CREATED)], ["web:start"], S.STARTING,
-        memories=about(OLD, waiting(Trouble.CRASHED, starts=1))),
+        memories=about(OLD, waiting(FailureCause.CRASHED, starts=1))),
     Row("an image that a registry has is pulled", want(service(image=REMOTE)), [],
         ["web:pull", "web:create", "web:start"], S.PULLING,
-        memories=about(service(image=REMOTE), replace(NO_MEMORY, image_missing=True))),
+        memories=about(service(image=REMOTE), replace(NO_HISTORY, image_missing=True))),
     Row("three refusals fail it", want(OLD), [], [], S.BACKOFF, failed=True,
-        memories=about(OLD, waiting(Trouble.REFUSED, refusals=3))),
+        memories=about(OLD, waiting(FailureCause.REFUSED, refusals=3))),
     Row("and it is tried again all the same", want(OLD), [], ["web:create", "web:start"], S.PENDING, failed=True,
-        memories=about(OLD, replace(NO_MEMORY, refusals=3))),
+        memories=about(OLD, replace(NO_HISTORY, refusals=3))),
     Row("a service that is not assigned any more goes", want(), [container(OLD)],
         ["web:stop", "web:remove"], S.STOPPING),
     Row("a tombstone takes everything, the network last", want(removed=True), [container(OLD)],
@@ -142,9 +142,9 @@ ROWS = [
         ["web:create", "web:start", "web:stop", "web:remove"], S.PENDING),
     Row("an old one that ended by itself is brought back while the new one cannot be made", want(NEW), [EXAMINED],
         ["web:start"], S.BACKOFF,
-        memories=about(NEW, waiting(Trouble.IMAGE)) | about(OLD, replace(SEEN, proved=EXAMINED.id))),
+        memories=about(NEW, waiting(FailureCause.IMAGE)) | about(OLD, replace(SEEN, proved=EXAMINED.id))),
     Row("but not one that the agent has stopped", want(NEW), [EXAMINED], ["web:remove"], S.BACKOFF,
-        memories=about(NEW, waiting(Trouble.IMAGE))
+        memories=about(NEW, waiting(FailureCause.IMAGE))
         | about(OLD, replace(SEEN, proved=EXAMINED.id, stopped=EXAMINED.id))),
     Row("one without a network is put on it", want(OLD), [replace(container(OLD), networks={})],
         ["web:connect"], S.STARTING),
@@ -189,7 +189,7 @@ def test_secrets_are_named_as_what_stands_in_the_way() -> None:
 
 @pytest.mark.parametrize(
     ("since", "memory", "wake"),
-    [(999.9, NO_MEMORY, 1000.2), (995.0, replace(NO_MEMORY, unstable=3), 1005.0), (900.0, NO_MEMORY, None)],
+    [(999.9, NO_HISTORY, 1000.2), (995.0, replace(NO_HISTORY, unstable=3), 1005.0), (900.0, NO_HISTORY, None)],
 )
 def test_time_alone_wakes_it_when_time_alone_changes_the_answer(
     since: float, memory: RestartHistory, wake: float | None
@@ -199,13 +199,13 @@ def test_time_alone_wakes_it_when_time_alone_changes_the_answer(
 
 
 def test_a_backoff_wakes_it_when_it_is_over() -> None:
-    made = plan(want(OLD), Observed((), NETWORK), about(OLD, waiting(Trouble.IMAGE)), NOW)
+    made = plan(want(OLD), Observed((), NETWORK), about(OLD, waiting(FailureCause.IMAGE)), NOW)
     assert made.wake == 1010.0
     assert made.services[0].retry_wall == 2010.0
 
 
 def test_a_failed_cleanup_waits_too() -> None:
-    memories = {("web", ""): waiting(Trouble.REFUSED)}
+    memories = {("web", ""): waiting(FailureCause.REFUSED)}
     made = plan(want(), Observed((container(OLD),), NETWORK), memories, NOW)
     assert made.actions == ()
     assert made.services[0].reason == "because"

@@ -9,17 +9,17 @@ import pytest
 
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import Container, ContainerState, Health, Network, Observed, ProbeVerdict
-from devopsellence.nodeagent.plan.actions import Memories
+from devopsellence.nodeagent.plan.actions import RestartHistories
 from devopsellence.nodeagent.plan.environment import plan
-from devopsellence.nodeagent.plan.history import NO_MEMORY
+from devopsellence.nodeagent.plan.history import NO_HISTORY
 from devopsellence.nodeagent.plan.spec import Desired
-from tests.unit.nodeagent.support import COMPLETED, ENV, STARTED, container, kinds, service, want, wanted
+from tests.unit.nodeagent.planning import COMPLETED, ENV, STARTED, container, kinds, service, want, wanted
 
 NOW = Now(1000.0, 2_000_000.0)
 NETWORK = Network("net-1", want().network, str(ENV))
 CHECKING, HEALTHY = Health(ProbeVerdict.CHECKING), Health(ProbeVerdict.HEALTHY)
 UNHEALTHY = Health(ProbeVerdict.UNHEALTHY, message="answered 500")
-OVERDUE = Health(ProbeVerdict.UNHEALTHY, overdue=True)
+OVERDUE = Health(ProbeVerdict.UNHEALTHY, past_start_deadline=True)
 
 OLD, NEW, NEWER = (service(version=version, check=True) for version in "123")
 A = container(OLD, identity="a", release=1)
@@ -31,8 +31,8 @@ JOB = service("job")
 SERVES, BUSY = "serves", "3 requests are under way"
 
 
-def proved(*containers: Container) -> Memories:
-    return {(each.service, each.hash): NO_MEMORY.running(each) for each in containers}
+def proved(*containers: Container) -> RestartHistories:
+    return {(each.service, each.hash): NO_HISTORY.running(each) for each in containers}
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Row:
     serving: Sequence[str]
     actions: Sequence[str]
     health: Mapping[str, Health] = field(default_factory=dict)
-    memories: Memories = field(default_factory=dict)
+    memories: RestartHistories = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
 
@@ -79,11 +79,11 @@ ROWS = [
     Row("one that is healthy no more is stopped at once, whatever is under way", want(OLD), [A], [],
         ["web:stop", "web:remove", "web:create", "web:start"], {"a": UNHEALTHY}, proved(A), {"a": SERVES}),
     Row("or it is the last resort, while it may not be replaced yet", want(OLD), [replace(A, running_since=995.0)],
-        ["a"], [], {"a": UNHEALTHY}, {("web", A.hash): replace(NO_MEMORY.running(A), lapses=1)}, {"a": SERVES}),
+        ["a"], [], {"a": UNHEALTHY}, {("web", A.hash): replace(NO_HISTORY.running(A), lapses=1)}, {"a": SERVES}),
     Row("but not if it never was healthy itself", want(OLD), [replace(A, running_since=995.0)],
-        [], [], {"a": UNHEALTHY}, {("web", A.hash): replace(NO_MEMORY, lapses=1)}),
+        [], [], {"a": UNHEALTHY}, {("web", A.hash): replace(NO_HISTORY, lapses=1)}),
     Row("and not in place of an older one that is still there", want(NEW), [A, replace(B, running_since=995.0)], ["b"],
-        [], {"b": UNHEALTHY}, {**proved(A), ("web", B.hash): replace(NO_MEMORY.running(B), lapses=1)},
+        [], {"b": UNHEALTHY}, {**proved(A), ("web", B.hash): replace(NO_HISTORY.running(B), lapses=1)},
         {"a": BUSY, "b": SERVES}, "not healthy: answered 500; is replaced again later"),
     Row("one that never becomes healthy is stopped, and never got any", want(NEW), [A, B], ["a"], ["web:stop"],
         {"b": OVERDUE}, proved(A), {"a": SERVES}),
