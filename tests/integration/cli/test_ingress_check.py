@@ -89,11 +89,11 @@ def test_all_is_well_over_https(bed: Bed) -> None:
     bed.install()
     assert bed.check() == (0, [])
     text = bed.operator.ok("ingress", "check")
-    assert f"ok    DNS of {HOST}: leads to 127.0.0.11, 127.0.0.12" in text
-    assert f"ok    HTTPS of {HOST}: serves the certificate by Test Authority (n1, n2)" in text
+    assert f"ok    DNS of {HOST}: points to 127.0.0.11, 127.0.0.12" in text
+    assert f"ok    HTTPS of {HOST}: serves the certificate issued by Test Authority (n1, n2)" in text
     assert f"ok    answer of https://{HOST}/: status 200 (n1, n2)" in text
     assert f"ok    redirect of http://{HOST}/: status 308, to HTTPS (n1, n2)" in text
-    assert text.splitlines()[-1] == f"Ingress of {REF}: 9 well"
+    assert text.splitlines()[-1] == f"Ingress of {REF}: 9 passed"
     # Each node was asked, by its own address, for the host.
     for router in bed.routers.values():
         assert f"https://{HOST}:{router.https_port}/" in router.paths
@@ -169,7 +169,7 @@ def test_a_node_that_does_not_serve_is_named_with_the_reason(bed: Bed, listens: 
     code, (found,) = bed.check()
     assert (code, found["severity"]) == (1, "error")
     assert found["code"] == ("ingress_not_served" if listens else "ingress_port_closed")
-    assert ("port 80 is taken by nginx (pid 7)" if listens else "the connection is refused") in found["message"]
+    assert ("port 80 is taken by nginx (pid 7)" if listens else "connection refused") in found["message"]
 
 
 def test_certificates_that_are_missing_old_or_not_trusted(bed: Bed) -> None:

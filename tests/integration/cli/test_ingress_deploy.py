@@ -99,8 +99,8 @@ def test_the_release_records_it_and_a_dry_run_shows_what_changes(ready: Cli, nam
 @pytest.mark.parametrize(
     ("known", "words"),
     [
-        ({}, f"DNS of {HOST}: there is no such name (devopsellence ingress check tells"),
-        ({HOST: ["127.0.0.99"]}, f"DNS of {HOST}: leads to 127.0.0.99; 127.0.0.99 is no address of a node"),
+        ({}, f"DNS of {HOST}: no such name (after a fix, run devopsellence ingress check"),
+        ({HOST: ["127.0.0.99"]}, f"DNS of {HOST}: points to 127.0.0.99; 127.0.0.99 is not the address of a node"),
         # Behind a load balancer it may be right.
         ({HOST: ["8.8.1.1"]}, ""),
     ],
@@ -133,7 +133,7 @@ def test_a_host_of_another_environment_on_the_node_is_refused(ready: Cli, names:
     for command in (["deploy"], ["deploy", "--dry-run"]):
         error = ready.error(*command)
         assert (error["code"], error["exit_code"]) == ("ingress_conflict", 1)
-        assert error["message"] == f"{REF}: host {HOST} belongs to {OTHER}, which is on n1 as well"
+        assert error["message"] == f"{REF}: host {HOST} belongs to {OTHER}, which is also on n1"
     environment = ready.read(lambda etcd: etcd.keys.environment(REF), Environment)
     assert environment is not None
     assert environment.latest_release == 0

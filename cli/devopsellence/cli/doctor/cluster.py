@@ -69,9 +69,9 @@ async def ingress(etcd: Etcd) -> list[CheckResult]:
         name = f"ingress {ingress.environment}"
         action = NextAction("check from outside", f"devopsellence ingress check --env {ingress.environment}")
         results += [
-            CheckResult(name, problem.severity, problem.text, problem.code, (action,)) for problem in ingress.troubles
+            CheckResult(name, problem.severity, problem.text, problem.code, (action,)) for problem in ingress.problems
         ]
-        if not ingress.troubles:
+        if not ingress.problems:
             results.append(
                 CheckResult(name, "ok", f"{plural(ingress.hosts, 'host')} on {plural(len(ingress.nodes), 'node')}")
             )

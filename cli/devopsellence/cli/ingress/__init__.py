@@ -1,10 +1,8 @@
-"""Public ingress as an operator handles it: what is routed, the certificates, and whether it works from outside.
+"""Public ingress for operators: configuration, certificates, and the check from outside.
 
-``hosts`` is what is known of hosts before anything is written: who has them, which a public authority certifies.
-``editing`` writes the configuration's section. ``pem`` checks certificates and keys that somebody brings, ``installed``
-stores them. ``look`` reads what there is, ``show`` says it. ``resolving`` (DNS), ``probing`` (ports, TLS, HTTP) and
-``judging`` make up ``ingress check``, which ``checking`` runs; ``pointing`` is what a deploy asks of DNS.
-
-What ``status`` shows of it is in ``view.ingress``. dnspython is imported by ``resolving`` alone, and only when it is
-used.
+``hosts`` finds conflicts between environments. ``edit_config`` edits devopsellence.yml. ``pem`` validates certificate
+files, ``certificates`` stores certificates, ``show`` displays rules and certificates. ``check`` runs ``ingress check``
+with ``dns``, ``probe`` (ports, TLS, HTTP) and ``check_findings``; ``dns_warnings`` is the DNS check of a deploy.
+``cluster_summary`` covers all environments. The ingress part of ``status`` belongs in ``render``. Only ``dns`` imports
+dnspython, and only when used.
 """

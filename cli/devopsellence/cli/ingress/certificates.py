@@ -1,4 +1,4 @@
-"""Certificates in the store, as an operator puts them there, lists them, and takes them away."""
+"""Installing and removing certificates in etcd."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from devopsellence.age import SealError, seal
+from devopsellence.age import EncryptionError, encrypt
 from devopsellence.api.v1.stored_pb2 import Certificate, Event
 from devopsellence.cli.ingress.pem import InstallableCertificate
 from devopsellence.cli.output import CliError
@@ -25,59 +25,58 @@ from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Etcd, KeyValue, Put
 from devopsellence.store.keys import EnvironmentRef
 
-# One operation of a transaction is the event.
+# One operation of a transaction is left for the event.
 _BATCH: Final = MAX_OPERATIONS - 1
 
 
 @dataclass(frozen=True)
 class InstalledCertificates:
-    """``written``: hosts whose certificate is another now. ``keyless``: attached nodes that cannot be sealed for."""
+    """Hosts with a changed certificate (``written``), and attached nodes without an age key (``keyless``)."""
 
     written: tuple[str, ...]
     keyless: tuple[str, ...]
 
 
 async def install(
-    etcd: Etcd, ref: EnvironmentRef, found: InstallableCertificate, hosts: Collection[str]
+    etcd: Etcd, ref: EnvironmentRef, certificate: InstallableCertificate, hosts: Collection[str]
 ) -> InstalledCertificates:
-    """Store the certificate for each of ``hosts``, its key sealed for the attached nodes and all operators.
+    """Store the certificate for every host, with the private key encrypted for attached nodes and all operators.
 
-    A host that has it already, sealed for everybody, is left as it is. Whatever else stood there is replaced, also what
-    cannot be read.
+    A host with the same certificate and recipients stays unchanged; any other record is replaced, even if unreadable.
 
     Raises:
-        CliError: ``identity_unusable``; ``busy``: others kept writing.
+        CliError: ``identity_unusable``; ``busy``: the records kept changing.
     """
     me = await identity.own_identity(etcd)
-    everybody = await recipients.of_nodes(etcd, await recipients.attached(etcd, ref))
-    # Sealed once for each host, so that no two records hold the same file.
-    wanted = {
-        host: _record(ref, host, found, await asyncio.to_thread(seal, found.key_pem, everybody.recipients))
+    readers = await recipients.of_nodes(etcd, await recipients.attached(etcd, ref))
+    # Encrypted per host, so that no two records have the same ciphertext.
+    records_by_host = {
+        host: _record(ref, host, certificate, await asyncio.to_thread(encrypt, certificate.key_pem, readers.recipients))
         for host in sorted(hosts)
     }
-    for record in wanted.values():
-        record.recipients[:] = sorted(everybody.recipients)
+    for record in records_by_host.values():
+        record.recipients[:] = sorted(readers.recipients)
     written: list[str] = []
-    left = iter(wanted)
+    left = iter(records_by_host)
     while batch := list(islice(left, _BATCH)):
-        written += await _store(etcd, ref, [wanted[host] for host in batch], found, me)
-    return InstalledCertificates(tuple(written), everybody.keyless)
+        written += await _store(etcd, ref, [records_by_host[host] for host in batch], certificate, me)
+    return InstalledCertificates(tuple(written), readers.keyless)
 
 
-def _record(ref: EnvironmentRef, host: str, found: InstallableCertificate, key_age: str) -> Certificate:
+def _record(ref: EnvironmentRef, host: str, certificate: InstallableCertificate, key_age: str) -> Certificate:
     not_before, not_after = Timestamp(), Timestamp()
-    not_before.FromDatetime(found.not_before)
-    not_after.FromDatetime(found.not_after)
+    not_before.FromDatetime(certificate.not_before)
+    not_after.FromDatetime(certificate.not_after)
     return Certificate(
         organization=ref.organization,
         project=ref.project,
         environment=ref.environment,
         host=host,
         source=Certificate.INSTALLED,
-        chain_pem=found.chain_pem,
+        chain_pem=certificate.chain_pem,
         key_age=key_age,
-        serial=found.serial,
-        issuer=found.issuer,
+        serial=certificate.serial,
+        issuer=certificate.issuer,
         not_before=not_before,
         not_after=not_after,
         obtained_at=transaction.now(),
@@ -86,16 +85,20 @@ def _record(ref: EnvironmentRef, host: str, found: InstallableCertificate, key_a
 
 
 async def _store(
-    etcd: Etcd, ref: EnvironmentRef, records: Sequence[Certificate], found: InstallableCertificate, me: OperatorIdentity
+    etcd: Etcd,
+    ref: EnvironmentRef,
+    records: Sequence[Certificate],
+    certificate: InstallableCertificate,
+    me: OperatorIdentity,
 ) -> list[str]:
-    """Write those that are not there yet, all of them or none; returns their hosts."""
-    ours: set[str] = set()
+    """Write the new and changed records, all or none; return their hosts."""
+    written: set[str] = set()
     try:
         async for attempt in transaction.retrying():
             with attempt:
-                return await _store_once(etcd, ref, records, found, me, ours)
+                return await _store_once(etcd, ref, records, certificate, me, written)
     except transaction.WriteConflict as error:
-        raise CliError("busy", f"the certificates of {ref} kept being changed by others; try again") from error
+        raise CliError("busy", f"the certificates of {ref} kept being changed by somebody else; try again") from error
     raise AssertionError("unreachable")
 
 
@@ -103,51 +106,51 @@ async def _store_once(
     etcd: Etcd,
     ref: EnvironmentRef,
     records: Sequence[Certificate],
-    found: InstallableCertificate,
+    certificate: InstallableCertificate,
     me: OperatorIdentity,
-    ours: set[str],
+    written: set[str],
 ) -> list[str]:
     keys = [etcd.keys.certificate(ref, record.host) for record in records]
-    there = await concurrently(etcd.get(key) for key in keys)
-    todo = [
+    stored = await concurrently(etcd.get(key) for key in keys)
+    changed = [
         (record, key, item)
-        for record, key, item in zip(records, keys, there, strict=True)
-        if not _is_there(record, key, item, found, me)
+        for record, key, item in zip(records, keys, stored, strict=True)
+        if not _is_stored(record, key, item, certificate, me)
     ]
-    if not todo:
-        return sorted(ours)
-    hosts = [record.host for record, _, _ in todo]
-    # An attempt that got no answer may have happened: what it wrote is then there, and was written by us.
-    ours.update(hosts)
-    message = f"{transaction.current_user()} installed the certificate of {few(hosts)}, issued by {found.issuer}"
+    if not changed:
+        return sorted(written)
+    hosts = [record.host for record, _, _ in changed]
+    # An unanswered attempt may have succeeded; then its records are stored and count as written here.
+    written.update(hosts)
+    message = f"{transaction.current_user()} installed the certificate of {few(hosts)}, issued by {certificate.issuer}"
     event = Event(severity=Event.INFO, code="certificate_installed", message=message)
     result = await etcd.txn(
-        [Compare.unmodified(key, item.mod_revision) if item else Compare.absent(key) for _, key, item in todo],
-        [*(Put(key, encode(record)) for record, key, _ in todo), await transaction.event_put(etcd, ref, event)],
+        [Compare.unmodified(key, item.mod_revision) if item else Compare.absent(key) for _, key, item in changed],
+        [*(Put(key, encode(record)) for record, key, _ in changed), await transaction.event_put(etcd, ref, event)],
     )
     if not result.succeeded:
         raise transaction.WriteConflict
-    return sorted(ours)
+    return sorted(written)
 
 
-def _is_there(
-    wanted: Certificate, key: str, item: KeyValue | None, found: InstallableCertificate, me: OperatorIdentity
+def _is_stored(
+    record: Certificate, key: str, item: KeyValue | None, certificate: InstallableCertificate, me: OperatorIdentity
 ) -> bool:
-    """Whether the record says the same already, for all the same readers, and holds the same key."""
+    """Return True if the stored record has the same certificate, recipients and private key."""
     if item is None:
         return False
     try:
         before = decode(Certificate, key, item.value)
-        same = before.source == wanted.source and before.chain_pem == wanted.chain_pem
-        if not same or before.HasField("issuance") or not set(wanted.recipients) <= set(before.recipients):
+        same = before.source == record.source and before.chain_pem == record.chain_pem
+        if not same or before.HasField("issuance") or not set(record.recipients) <= set(before.recipients):
             return False
-        return me.identity.open(before.key_age) == found.key_pem
-    except (MalformedRecord, SealError):
+        return me.identity.decrypt(before.key_age) == certificate.key_pem
+    except (MalformedRecord, EncryptionError):
         return False
 
 
 async def remove(etcd: Etcd, ref: EnvironmentRef, host: str) -> None:
-    """Delete the certificate of ``host``, also one whose record cannot be read.
+    """Delete the certificate of ``host``, even if the record is unreadable.
 
     Raises:
         CliError: ``certificate_unknown``, ``busy``.

@@ -1,4 +1,4 @@
-"""``ingress check``: everything is looked at once, and with ``--wait`` what failed again, until all is well."""
+"""``ingress check``: check DNS, ports, certificates and responses; with ``--wait``, repeat failed checks."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from typing import Final, TypeVar
 
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from devopsellence.agent_identity import answers_at
+from devopsellence.agent_identity import api_address
 from devopsellence.api.v1.stored_pb2 import Assignment, Certificate, Heartbeat, IngressStatus, Node
 from devopsellence.api.v1.workload_pb2 import Ingress
-from devopsellence.cli.ingress import check_findings
-from devopsellence.cli.ingress import probe as probing
+from devopsellence.cli.ingress import check_findings, probe
 from devopsellence.cli.ingress.dns import CachingResolver, addresses, preferred_address
 from devopsellence.cli.output import CheckResult, CliError, NextAction
-from devopsellence.cli.render import ingress as view
+from devopsellence.cli.render import ingress as ingress_view
 from devopsellence.cli.store.reader import Reader, concurrently, snapshot
 from devopsellence.cli.store.snapshot import Snapshot
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
 T = TypeVar("T")
-#: What each check is about: a host, or the nodes as a whole.
+#: Subject of a check: a host, or "" for the nodes.
 NODES: Final = ""
 Results = dict[str, list[CheckResult]]
 _DNS_SECONDS: Final = 5.0
@@ -34,10 +33,10 @@ _LONGEST_PAUSE: Final = 10.0
 
 @dataclass(frozen=True)
 class IngressView:
-    """What etcd says of an environment's ingress at one time.
+    """Ingress of an environment as stored in etcd.
 
-    ``nodes`` are those that serve it, with what they say of it (None: nothing yet), ``where`` their addresses, "" where
-    none is known.
+    ``nodes`` has the status of the nodes that serve the ingress (None: not reported yet), ``where`` the addresses of
+    these nodes, "" if not known.
     """
 
     ingress: Ingress
@@ -46,82 +45,83 @@ class IngressView:
     certificates: Mapping[str, Certificate]
 
     def certificate(self, host: str) -> Certificate | None:
-        """The host's certificate, if there is one and it is to be served."""
-        found = self.certificates.get(host)
+        """Return the certificate to be served for ``host``; None without a certificate, or with TLS off."""
+        certificate = self.certificates.get(host)
         wanted = self.ingress.tls_mode != Ingress.OFF
-        return found if wanted and found is not None and found.chain_pem else None
+        return certificate if wanted and certificate is not None and certificate.chain_pem else None
 
 
 async def read_ingress(etcd: Etcd, ref: EnvironmentRef) -> IngressView:
-    """Read it.
+    """Read the ingress of an environment.
 
     Raises:
         CliError: ``ingress_none``: the environment has no ingress.
     """
-    seen = await snapshot(etcd, ref)
-    ingress = view.ingress_of(seen)
+    view = await snapshot(etcd, ref)
+    ingress = ingress_view.ingress_of(view)
     if ingress is None:
         raise no_ingress(ref)
-    keys = {name: etcd.keys.assignment(name, ref) for name in seen.nodes}
+    keys = {name: etcd.keys.assignment(name, ref) for name in view.nodes}
     assigned = await Reader(etcd).get_many_under(etcd.keys.all_assignments_prefix, keys, Assignment)
-    said = view.ingress_statuses(seen.statuses)
-    names = sorted({name for name, each in assigned.items() if each.HasField("ingress")} | (said.keys() & assigned))
-    where = {name: address_of(seen.nodes.get(name), (seen.heartbeats or {}).get(name)) for name in names}
-    return IngressView(ingress, {name: _answering(seen, name, said) for name in names}, where, seen.certificates)
+    statuses = ingress_view.ingress_statuses(view.statuses)
+    names = sorted(
+        {name for name, assignment in assigned.items() if assignment.HasField("ingress")} | (statuses.keys() & assigned)
+    )
+    where = {name: address_of(view.nodes.get(name), (view.heartbeats or {}).get(name)) for name in names}
+    return IngressView(ingress, {name: _answering(view, name, statuses) for name in names}, where, view.certificates)
 
 
-def _answering(seen: Snapshot, name: str, said: Mapping[str, IngressStatus]) -> IngressStatus | None:
-    """What the node says; that it is not there where its agent gives no sign of life, for its word may be old."""
-    status = said.get(name)
-    if status is None or (seen.heartbeats is not None and name in seen.heartbeats):
+def _answering(view: Snapshot, name: str, statuses: Mapping[str, IngressStatus]) -> IngressStatus | None:
+    """Return the status of the node; marked as possibly out of date if the node is unreachable."""
+    status = statuses.get(name)
+    if status is None or (view.heartbeats is not None and name in view.heartbeats):
         return status
-    told = IngressStatus()
-    told.CopyFrom(status)
-    told.reason = "; ".join(filter(None, ["its agent is not there, so this may be old", status.reason]))
-    return told
+    outdated = IngressStatus()
+    outdated.CopyFrom(status)
+    outdated.reason = "; ".join(filter(None, ["the node is unreachable, so this may be out of date", status.reason]))
+    return outdated
 
 
 def address_of(node: Node | None, beat: Heartbeat | None) -> str:
-    """Where a node is reached: as it is registered, else where its agent says that it answers; "" if nobody says."""
+    """Return the address of a node: as registered, else the host of its API address, else ""."""
     if node is not None and node.address:
         return node.address
-    said = answers_at("", beat.api_address) if beat is not None else ""
-    return said.rpartition(":")[0].strip("[]")
+    endpoint = api_address("", beat.api_address) if beat is not None else ""
+    return endpoint.rpartition(":")[0].strip("[]")
 
 
 def no_ingress(ref: EnvironmentRef) -> CliError:
-    """The error for an environment without an ingress."""
+    """Return the error for an environment without an ingress."""
     actions = [
-        NextAction("give it one", "devopsellence ingress set --host app.example.com"),
+        NextAction("add an ingress", "devopsellence ingress set --host app.example.com"),
         NextAction("then", "devopsellence deploy"),
     ]
     return CliError("ingress_none", f"{ref} runs no release with an ingress", next_actions=actions)
 
 
 class IngressCheck:
-    """Looks at everything; ``server`` is the resolver to ask, "" for the system's."""
+    """Runner of all checks; ``server`` is the DNS resolver to ask, "" for that of the system."""
 
     def __init__(self, etcd: Etcd, ref: EnvironmentRef, server: str) -> None:
         self._etcd = etcd
         self._ref = ref
         self._server = server
         self._slots = asyncio.Semaphore(_AT_A_TIME)
-        self._trusted = probing.trust_store()
+        self._trusted = probe.trust_store()
         self.results: Results = {}
 
     @property
     def checks(self) -> list[CheckResult]:
-        """Everything that was found, that about nodes first."""
+        """All results, those about nodes first."""
         return [check for checks in self.results.values() for check in checks]
 
     async def all(self) -> None:
-        """Look at everything."""
-        seen = await read_ingress(self._etcd, self._ref)
-        self.results = await self._look(seen, [NODES, *seen.ingress.hosts])
+        """Run all checks."""
+        view = await read_ingress(self._etcd, self._ref)
+        self.results = await self._look(view, [NODES, *view.ingress.hosts])
 
     async def wait(self, seconds: float, tell: Callable[[CheckResult], None]) -> None:
-        """Look again at what failed until nothing does, for so many seconds; ``tell`` hears what is otherwise than
-        before."""
+        """Repeat failed checks until none fails, at most for ``seconds``; ``tell`` is called with changed results."""
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(_NotYet),
             wait=wait_random_exponential(multiplier=0.5, max=_LONGEST_PAUSE),
@@ -138,13 +138,13 @@ class IngressCheck:
         again = [about for about, checks in self.results.items() if check_findings.failed_results(checks)]
         if not again:
             return
-        seen = await read_ingress(self._etcd, self._ref)
-        hosts = set(seen.ingress.hosts)
+        view = await read_ingress(self._etcd, self._ref)
+        hosts = set(view.ingress.hosts)
         before = set(self.checks)
-        found = await self._look(seen, [about for about in again if about == NODES or about in hosts])
-        self.results = {about: found.get(about, checks) for about, checks in self.results.items()}
+        repeated = await self._look(view, [about for about in again if about == NODES or about in hosts])
+        self.results = {about: repeated.get(about, checks) for about, checks in self.results.items()}
         for about in self.results.keys() - hosts - {NODES}:
-            # A release has taken it away meanwhile.
+            # Removed by a release meanwhile.
             del self.results[about]
         for check in self.checks:
             if check not in before:
@@ -152,64 +152,66 @@ class IngressCheck:
         if check_findings.failed_results(self.checks):
             raise _NotYet
 
-    async def _look(self, seen: IngressView, about: Iterable[str]) -> Results:
+    async def _look(self, view: IngressView, about: Iterable[str]) -> Results:
         names = CachingResolver(self._server, seconds=_DNS_SECONDS)
-        known = await addresses(names, seen.where)
-        # A name that DNS does not have may be known to this machine all the same.
-        seen = replace(
-            seen, where={node: preferred_address(known[node]) or where for node, where in seen.where.items()}
+        known = await addresses(names, view.where)
+        # A name without DNS records may still be known to this machine.
+        view = replace(
+            view, where={node: preferred_address(known[node]) or where for node, where in view.where.items()}
         )
-        # Also where only hosts are asked about: of nodes that cannot be reached it need not be said again for each.
-        ports = await self._ports(seen)
+        # Also needed for checks of hosts, which skip nodes with closed ports.
+        ports = await self._ports(view)
         wanted = list(about)
         hosts = [host for host in wanted if host != NODES]
-        found = await concurrently(self._host(seen, host, names, known, ports) for host in hosts)
-        results: Results = {NODES: _nodes(seen, ports)} if NODES in wanted else {}
-        return results | dict(zip(hosts, found, strict=True))
+        host_results = await concurrently(self._host(view, host, names, known, ports) for host in hosts)
+        results: Results = {NODES: _nodes(view, ports)} if NODES in wanted else {}
+        return results | dict(zip(hosts, host_results, strict=True))
 
-    async def _ports(self, seen: IngressView) -> dict[str, dict[int, str]]:
-        """Of each node, by port, why nothing answers there; "" where something does."""
+    async def _ports(self, view: IngressView) -> dict[str, dict[int, str]]:
+        """Return the connection error by node and port; "" for an open port."""
         asked = [
             (name, port)
-            for name, status in seen.nodes.items()
-            if status is not None and seen.where[name]
+            for name, status in view.nodes.items()
+            if status is not None and view.where[name]
             for port in (status.http_port, status.https_port)
             if port
         ]
-        found = await concurrently(self._blocking(probing.reachable, seen.where[name], port) for name, port in asked)
-        result: dict[str, dict[int, str]] = {name: {} for name in seen.nodes}
-        for (name, port), why in zip(asked, found, strict=True):
+        reasons = await concurrently(self._blocking(probe.reachable, view.where[name], port) for name, port in asked)
+        result: dict[str, dict[int, str]] = {name: {} for name in view.nodes}
+        for (name, port), why in zip(asked, reasons, strict=True):
             result[name][port] = why
         return result
 
     async def _host(
         self,
-        seen: IngressView,
+        view: IngressView,
         host: str,
         names: CachingResolver,
         known: Mapping[str, frozenset[str]],
         ports: Mapping[str, Mapping[int, str]],
     ) -> list[CheckResult]:
-        now, certificate = datetime.now(UTC), seen.certificate(host)
+        now, certificate = datetime.now(UTC), view.certificate(host)
         checks = [check_findings.dns_result(host, await names.find(host), known)]
         checks += check_findings.stored_certificate_results(
-            seen.ingress, host, certificate or seen.certificates.get(host), now
+            view.ingress, host, certificate or view.certificates.get(host), now
         )
-        http, https = _open(seen, ports, "http_port"), _open(seen, ports, "https_port")
-        prefixes = [rule.path_prefix for rule in seen.ingress.rules if rule.host == host]
+        http, https = _open(view, ports, "http_port"), _open(view, ports, "https_port")
+        prefixes = [rule.path_prefix for rule in view.ingress.rules if rule.host == host]
         if not prefixes:
             return [
                 *checks,
-                CheckResult(f"rules of {host}", "warning", "no rule is about it: it answers 404", "ingress_no_rule"),
+                CheckResult(
+                    f"rules of {host}", "warning", "no rule for this host: requests get a 404", "ingress_no_rule"
+                ),
             ]
         path = min(prefixes, key=len)
         if certificate is None:
-            plain = await self._each(http, probing.answer, host, path, secure=False)
+            plain = await self._each(http, probe.answer, host, path, secure=False)
             return checks + check_findings.answer_results(host, path, plain, secure=False)
         shown, answers, redirects = await asyncio.gather(
-            self._each(https, probing.certificate, host, self._trusted),
-            self._each(https, probing.answer, host, path, secure=True),
-            self._each(http if seen.ingress.redirect_http else {}, probing.answer, host, path, secure=False),
+            self._each(https, probe.certificate, host, self._trusted),
+            self._each(https, probe.answer, host, path, secure=True),
+            self._each(http if view.ingress.redirect_http else {}, probe.answer, host, path, secure=False),
         )
         checks += check_findings.served_certificate_results(host, certificate, shown, now)
         checks += check_findings.answer_results(host, path, answers, secure=True)
@@ -218,9 +220,9 @@ class IngressCheck:
     async def _each(
         self, where: Mapping[str, tuple[str, int]], probe: Callable[..., T], *about: object, **how: object
     ) -> dict[str, T]:
-        """What a probe finds at each of the nodes."""
-        found = await concurrently(self._blocking(probe, *where[name], *about, **how) for name in where)
-        return dict(zip(where, found, strict=True))
+        """Run a probe for every node and return the results by node."""
+        results = await concurrently(self._blocking(probe, *where[name], *about, **how) for name in where)
+        return dict(zip(where, results, strict=True))
 
     async def _blocking(self, probe: Callable[..., T], *about: object, **how: object) -> T:
         async with self._slots:
@@ -228,28 +230,28 @@ class IngressCheck:
 
 
 class _NotYet(Exception):
-    """Something still fails."""
+    """A check still fails."""
 
 
-def _open(seen: IngressView, ports: Mapping[str, Mapping[int, str]], which: str) -> dict[str, tuple[str, int]]:
-    """Address and port of the nodes where that port answers."""
-    found = {}
-    for name, status in seen.nodes.items():
+def _open(view: IngressView, ports: Mapping[str, Mapping[int, str]], which: str) -> dict[str, tuple[str, int]]:
+    """Return address and port of the nodes with the port open."""
+    open_ports = {}
+    for name, status in view.nodes.items():
         port = getattr(status, which) if status is not None else 0
         if ports[name].get(port) == "":
-            found[name] = (seen.where[name], port)
-    return found
+            open_ports[name] = (view.where[name], port)
+    return open_ports
 
 
-def _nodes(seen: IngressView, ports: Mapping[str, Mapping[int, str]]) -> list[CheckResult]:
-    if not seen.nodes:
-        wanted = ", ".join(sorted({rule.service for rule in seen.ingress.rules}))
-        what = f"none serves the ingress: none is assigned all of {wanted}"
-        mend = NextAction("see what runs where", "devopsellence status")
-        return [CheckResult("nodes", "error", what, "ingress_nowhere", (mend,))]
-    secure = any(seen.certificate(host) is not None for host in seen.ingress.hosts)
+def _nodes(view: IngressView, ports: Mapping[str, Mapping[int, str]]) -> list[CheckResult]:
+    if not view.nodes:
+        services = ", ".join(sorted({rule.service for rule in view.ingress.rules}))
+        what = f"no node serves the ingress: no node is assigned all of {services}"
+        fix = NextAction("see services and nodes", "devopsellence status")
+        return [CheckResult("nodes", "error", what, "ingress_nowhere", (fix,))]
+    secure = any(view.certificate(host) is not None for host in view.ingress.hosts)
     return [
         check
-        for name, status in seen.nodes.items()
-        for check in check_findings.node_results(name, status, seen.where[name], ports[name], secure=secure)
+        for name, status in view.nodes.items()
+        for check in check_findings.node_results(name, status, view.where[name], ports[name], secure=secure)
     ]

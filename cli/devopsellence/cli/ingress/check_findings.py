@@ -1,6 +1,6 @@
-"""What ``ingress check`` makes of what it saw. Pure.
+"""Results of ``ingress check`` from DNS answers, node statuses and probes. Pure.
 
-A check's severity is "error" only where something outside does not work, or where it is bound to stop working.
+The severity is "error" only if requests from outside fail, or will certainly fail.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from devopsellence.api.v1.workload_pb2 import Ingress
 from devopsellence.cli.ingress.dns import DnsAnswer, LookupStatus, address_realms
 from devopsellence.cli.ingress.probe import HttpAnswer, PresentedCertificate
 from devopsellence.cli.output import CheckResult, NextAction
-from devopsellence.cli.render import ingress as view
+from devopsellence.cli.render import ingress as ingress_view
 from devopsellence.cli.util.text import collapse_ranges, plural, safe, word
 
 _DAY: Final = 86400.0
@@ -23,27 +23,27 @@ _STATUS: Final = NextAction("see what runs", "devopsellence status")
 _REDIRECTS: Final = (301, 302, 307, 308)
 
 
-def dns_result(host: str, found: DnsAnswer, nodes: Mapping[str, frozenset[str]]) -> CheckResult:
-    """Whether DNS leads to the ``nodes`` that serve the host: their addresses, none where they are not known."""
+def dns_result(host: str, answer: DnsAnswer, nodes: Mapping[str, frozenset[str]]) -> CheckResult:
+    """Check that DNS points to the nodes that serve the host; ``nodes`` has their addresses, empty if not known."""
     about = f"DNS of {host}"
-    known = sorted({address for each in nodes.values() for address in each})
+    known = sorted({address for node_addresses in nodes.values() for address in node_addresses})
     point = (NextAction("at your DNS provider", f"{host}  A/AAAA  {', '.join(known)}"),) if known else ()
-    if found.kind is LookupStatus.SILENT:
-        return CheckResult(about, "error", found.detail, "ingress_dns_silent")
-    if found.kind is LookupStatus.ABSENT:
-        return CheckResult(about, "error", found.detail, "ingress_dns_missing", point)
-    leads = f"leads to {', '.join(found.addresses)}" + (f" (by way of {found.alias})" if found.alias else "")
+    if answer.kind is LookupStatus.SILENT:
+        return CheckResult(about, "error", answer.detail, "ingress_dns_silent")
+    if answer.kind is LookupStatus.ABSENT:
+        return CheckResult(about, "error", answer.detail, "ingress_dns_missing", point)
+    leads = f"points to {', '.join(answer.addresses)}" + (f" (alias of {answer.alias})" if answer.alias else "")
     unknown = sorted(node for node, addresses in nodes.items() if not addresses)
-    missing = sorted(node for node, addresses in nodes.items() if addresses and not addresses & set(found.addresses))
-    strangers = sorted(set(found.addresses) - set(known))
+    missing = sorted(node for node, addresses in nodes.items() if addresses and not addresses & set(answer.addresses))
+    strangers = sorted(set(answer.addresses) - set(known))
     if strangers:
-        # Behind a load balancer, or an address that is translated, nodes are known by others than clients see.
+        # Behind a load balancer or NAT, clients use other addresses than those of the nodes.
         sure = not unknown and address_realms(strangers) <= address_realms(known)
-        what = f"{leads}; {', '.join(strangers)} is no address of a node that serves it"
-        what += "" if sure else " as far as is known (is there a load balancer in front of them?)"
+        what = f"{leads}; {', '.join(strangers)} is not the address of a node that serves the host"
+        what += "" if sure else " (unless there is a load balancer in front of the nodes)"
         return CheckResult(about, "error" if sure else "warning", what, "ingress_dns_elsewhere", point)
     if missing:
-        what = f"{leads}, not to {', '.join(missing)}, which serves it as well"
+        what = f"{leads}, but not to {', '.join(missing)}, which serves the host too"
         return CheckResult(about, "warning", what, "ingress_dns_incomplete", point)
     return CheckResult(about, "ok", leads)
 
@@ -51,121 +51,124 @@ def dns_result(host: str, found: DnsAnswer, nodes: Mapping[str, frozenset[str]])
 def node_results(
     node: str, status: IngressStatus | None, address: str, answers: Mapping[int, str], *, secure: bool
 ) -> list[CheckResult]:
-    """A node that serves the ingress: what its agent says, and whether its ports answer at ``address``.
+    """Check a node that serves the ingress: the status of its router, and open ports at ``address``.
 
-    ``answers`` are by port: why nothing answers there, "" if something does. ``secure``: there is something to serve by
-    HTTPS.
+    ``answers`` has the connection error by port, "" if open. ``secure``: there are certificates to serve.
     """
     about = f"node {node}"
     if status is None:
-        what = "its agent has not said yet that it serves the ingress"
+        what = "its agent has not reported an ingress status yet"
         return [CheckResult(about, "error", what, "ingress_not_served", (_STATUS,))]
     reason = safe(status.reason)
-    found: list[CheckResult] = []
+    results: list[CheckResult] = []
     if status.phase != IngressStatus.SERVING:
         what = reason or f"its router is {word(IngressStatus.Phase, status.phase)}"
-        found.append(CheckResult(about, "error", what, "ingress_not_served", (_STATUS,)))
+        results.append(CheckResult(about, "error", what, "ingress_not_served", (_STATUS,)))
     elif reason:
-        found.append(CheckResult(about, "warning", reason, "ingress_degraded"))
+        results.append(CheckResult(about, "warning", reason, "ingress_degraded"))
     if not address:
-        what = "it is registered without an address, so nobody can look from here whether it answers"
-        found.append(CheckResult(about, "warning", what, "node_without_address"))
+        what = "the node is registered without an address, so its ports cannot be checked from here"
+        results.append(CheckResult(about, "warning", what, "node_without_address"))
     elif not answers and status.phase == IngressStatus.SERVING:
-        found.append(CheckResult(about, "error", "its router listens nowhere", "ingress_not_served"))
+        results.append(CheckResult(about, "error", "its router listens on no port", "ingress_not_served"))
     for port, why in sorted(answers.items()):
-        open_it = NextAction(f"on {node}, and in front of it", f"let everybody reach TCP port {port}")
-        check = CheckResult(f"port {port} of {node}", "ok", f"answers at {address}")
+        open_it = NextAction(f"in the firewalls of {node} and in front of it", f"allow TCP port {port} from anywhere")
+        check = CheckResult(f"port {port} of {node}", "ok", f"open at {address}")
         if why:
             check = CheckResult(check.name, "error", f"{address}: {why}", "ingress_port_closed", (open_it,))
-        found.append(check)
+        results.append(check)
     if secure and status.phase == IngressStatus.SERVING and not status.https_port:
-        found.append(CheckResult(about, "error", "its router does not listen for HTTPS", "ingress_not_served"))
-    return found
+        results.append(CheckResult(about, "error", "its router does not listen for HTTPS", "ingress_not_served"))
+    return results
 
 
 def stored_certificate_results(
     ingress: Ingress, host: str, certificate: Certificate | None, now: datetime
 ) -> list[CheckResult]:
-    """The host's certificate as it is stored; nothing where there is to be none."""
+    """Check the stored certificate of a host; no result with TLS off."""
     if ingress.tls_mode == Ingress.OFF:
         return []
     about = f"certificate of {host}"
-    trouble = view.certificate_problem(ingress, host, certificate, now)
-    if trouble is not None:
+    problem = ingress_view.certificate_problem(ingress, host, certificate, now)
+    if problem is not None:
         lacks = certificate is None or not certificate.chain_pem
         return [
             CheckResult(
-                about, "error" if lacks else trouble.severity, trouble.message, trouble.code, trouble.next_actions
+                about, "error" if lacks else problem.severity, problem.message, problem.code, problem.next_actions
             )
         ]
     if certificate is None:
         return []
     left = plural(int((certificate.not_after.seconds - now.timestamp()) / _DAY), "day")
-    return [CheckResult(about, "ok", f"by {safe(certificate.issuer)}, valid for {left}")]
+    return [CheckResult(about, "ok", f"issued by {safe(certificate.issuer)}, valid for {left}")]
 
 
 def served_certificate_results(
-    host: str, certificate: Certificate, seen: Mapping[str, PresentedCertificate], now: datetime
+    host: str, certificate: Certificate, presented: Mapping[str, PresentedCertificate], now: datetime
 ) -> list[CheckResult]:
-    """What nodes serve for the host, beside the ``certificate`` that they are to serve."""
-    return merge_results({each: _served(host, certificate, found, now) for each, found in seen.items()})
-
-
-def _served(host: str, certificate: Certificate, found: PresentedCertificate, now: datetime) -> CheckResult:
-    from devopsellence.cli.ingress.pem import covered
-
-    about = f"HTTPS of {host}"
-    if found.error:
-        return CheckResult(about, "error", found.error, "ingress_certificate_not_served", (_STATUS,))
-    whose = f"the certificate by {safe(found.issuer)}"
-    if not covered(host, found.names, found.addresses):
-        return CheckResult(about, "error", f"{whose} is for another host", "ingress_certificate_other", (_STATUS,))
-    if found.not_after is not None and found.not_after <= now:
-        return CheckResult(about, "error", f"{whose} has expired", "ingress_certificate_expired")
-    if found.serial != certificate.serial:
-        return CheckResult(about, "error", f"{whose} is not the newest one", "ingress_certificate_other", (_STATUS,))
-    if found.distrust:
-        what = f"this machine does not trust {whose}: {safe(found.distrust)}"
-        return CheckResult(about, "warning", what, "ingress_certificate_untrusted")
-    return CheckResult(about, "ok", f"serves {whose}")
-
-
-def answer_results(host: str, path: str, seen: Mapping[str, HttpAnswer], *, secure: bool) -> list[CheckResult]:
-    """What nodes answer to a request for the host."""
-    about = f"answer of {'https' if secure else 'http'}://{host}{path}"
-    return merge_results({each: _answered(about, found) for each, found in seen.items()})
-
-
-def _answered(about: str, found: HttpAnswer) -> CheckResult:
-    if found.error:
-        return CheckResult(about, "error", found.error, "ingress_no_answer", (_STATUS,))
-    if found.status >= 500:
-        return CheckResult(about, "error", f"status {found.status}", "ingress_answer", (_STATUS,))
-    if found.status == 404:
-        return CheckResult(about, "warning", "status 404: the app has nothing there", "ingress_answer")
-    return CheckResult(about, "ok", f"status {found.status}")
-
-
-def redirect_results(host: str, path: str, seen: Mapping[str, HttpAnswer]) -> list[CheckResult]:
-    """Whether nodes lead plain HTTP for the host to HTTPS."""
-    return merge_results({each: _redirected(host, path, found) for each, found in seen.items()})
-
-
-def _redirected(host: str, path: str, found: HttpAnswer) -> CheckResult:
-    about = f"redirect of http://{host}{path}"
-    if found.error:
-        return CheckResult(about, "error", found.error, "ingress_no_answer", (_STATUS,))
-    if found.status in _REDIRECTS and found.location.lower().startswith(f"https://{host}"):
-        return CheckResult(about, "ok", f"status {found.status}, to HTTPS")
-    return CheckResult(
-        about, "error", f"status {found.status}, and no redirect to HTTPS", "ingress_redirect", (_STATUS,)
+    """Compare the certificates presented by nodes for a host with the stored ``certificate``."""
+    return merge_results(
+        {node: _served(host, certificate, certificate_, now) for node, certificate_ in presented.items()}
     )
 
 
-def merge_results(found: Mapping[str, CheckResult]) -> list[CheckResult]:
-    """Checks of nodes: those that say the same, as one."""
+def _served(host: str, certificate: Certificate, presented: PresentedCertificate, now: datetime) -> CheckResult:
+    from devopsellence.cli.ingress.pem import covered
+
+    about = f"HTTPS of {host}"
+    if presented.error:
+        return CheckResult(about, "error", presented.error, "ingress_certificate_not_served", (_STATUS,))
+    subject = f"the certificate issued by {safe(presented.issuer)}"
+    if not covered(host, presented.names, presented.addresses):
+        return CheckResult(about, "error", f"{subject} is for another host", "ingress_certificate_other", (_STATUS,))
+    if presented.not_after is not None and presented.not_after <= now:
+        return CheckResult(about, "error", f"{subject} has expired", "ingress_certificate_expired")
+    if presented.serial != certificate.serial:
+        return CheckResult(
+            about, "error", f"{subject} is not the newest certificate", "ingress_certificate_other", (_STATUS,)
+        )
+    if presented.distrust:
+        what = f"this machine does not trust {subject}: {safe(presented.distrust)}"
+        return CheckResult(about, "warning", what, "ingress_certificate_untrusted")
+    return CheckResult(about, "ok", f"serves {subject}")
+
+
+def answer_results(host: str, path: str, answers: Mapping[str, HttpAnswer], *, secure: bool) -> list[CheckResult]:
+    """Check the responses of nodes to a request for the host."""
+    about = f"answer of {'https' if secure else 'http'}://{host}{path}"
+    return merge_results({node: _answered(about, answer) for node, answer in answers.items()})
+
+
+def _answered(about: str, answer: HttpAnswer) -> CheckResult:
+    if answer.error:
+        return CheckResult(about, "error", answer.error, "ingress_no_answer", (_STATUS,))
+    if answer.status >= 500:
+        return CheckResult(about, "error", f"status {answer.status}", "ingress_answer", (_STATUS,))
+    if answer.status == 404:
+        return CheckResult(about, "warning", "status 404: the app has no page at this path", "ingress_answer")
+    return CheckResult(about, "ok", f"status {answer.status}")
+
+
+def redirect_results(host: str, path: str, answers: Mapping[str, HttpAnswer]) -> list[CheckResult]:
+    """Check that nodes redirect plain HTTP for the host to HTTPS."""
+    return merge_results({node: _redirected(host, path, answer) for node, answer in answers.items()})
+
+
+def _redirected(host: str, path: str, answer: HttpAnswer) -> CheckResult:
+    about = f"redirect of http://{host}{path}"
+    if answer.error:
+        return CheckResult(about, "error", answer.error, "ingress_no_answer", (_STATUS,))
+    if answer.status in _REDIRECTS and answer.location.lower().startswith(f"https://{host}"):
+        return CheckResult(about, "ok", f"status {answer.status}, to HTTPS")
+    return CheckResult(
+        about, "error", f"status {answer.status}, and no redirect to HTTPS", "ingress_redirect", (_STATUS,)
+    )
+
+
+def merge_results(results: Mapping[str, CheckResult]) -> list[CheckResult]:
+    """Merge equal results of several nodes."""
     same: dict[CheckResult, list[str]] = {}
-    for node_name, check in sorted(found.items()):
+    for node_name, check in sorted(results.items()):
         same.setdefault(check, []).append(node_name)
     return [
         replace(check, message=f"{check.message} ({collapse_ranges(tuple(nodes))})") for check, nodes in same.items()
@@ -173,13 +176,13 @@ def merge_results(found: Mapping[str, CheckResult]) -> list[CheckResult]:
 
 
 def failed_results(checks: Iterable[CheckResult]) -> list[CheckResult]:
-    """Those that failed."""
+    """Return the failed checks."""
     return [check for check in checks if check.severity == "error"]
 
 
 def summary(checks: Sequence[CheckResult]) -> str:
-    """How many are well and how many are not."""
+    """Return the numbers of failed, doubtful and passed checks as text."""
     counts = {severity: sum(1 for check in checks if check.severity == severity) for severity in ("error", "warning")}
     parts = [f"{counts['error']} failed"] if counts["error"] else []
     parts += [plural(counts["warning"], "warning")] if counts["warning"] else []
-    return ", ".join([*parts, f"{len(checks) - sum(counts.values())} well"])
+    return ", ".join([*parts, f"{len(checks) - sum(counts.values())} passed"])

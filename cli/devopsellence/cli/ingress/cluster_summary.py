@@ -1,4 +1,4 @@
-"""What is wrong with ingress in all of the cluster, for ``node list`` and ``doctor``."""
+"""Ingress problems of all environments, for ``node list`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Certificate, Environment, Heartbeat, Release, Rollout
-from devopsellence.cli.render import ingress as view
+from devopsellence.cli.render import ingress as ingress_view
 from devopsellence.cli.render.ingress import IngressProblem
 from devopsellence.cli.store.reader import Reader, certificates_by_host, concurrently
 from devopsellence.cli.store.snapshot import target_of
@@ -17,28 +17,25 @@ from devopsellence.store.keys import EnvironmentRef
 
 @dataclass(frozen=True)
 class IngressSummary:
-    """One environment that has an ingress, and what is wrong with it."""
+    """Ingress of an environment with its problems."""
 
     environment: EnvironmentRef
     nodes: tuple[str, ...]
     hosts: int
-    troubles: tuple[IngressProblem, ...]
+    problems: tuple[IngressProblem, ...]
 
 
 async def ingress_summaries(etcd: Etcd, now: datetime) -> list[IngressSummary]:
-    """All environments that run a release with an ingress, sorted; what cannot be read is left out.
-
-    Of the others only the release is read, of these the statuses of their nodes and the certificates.
-    """
+    """Return the environments with an ingress in the running release, sorted; unreadable records are left out."""
     reader, refs = Reader(etcd), {}
     for key, environment in (await reader.get_prefix(etcd.keys.environments_prefix, Environment)).items():
         with suppress(ValueError):
             refs[etcd.keys.parse_environment(key)] = environment
-    found = await concurrently(_standing(reader, ref, refs[ref], now) for ref in sorted(refs))
-    return [each for each in found if each is not None]
+    summaries = await concurrently(_ingress_summary(reader, ref, refs[ref], now) for ref in sorted(refs))
+    return [summary for summary in summaries if summary is not None]
 
 
-async def _standing(
+async def _ingress_summary(
     reader: Reader, ref: EnvironmentRef, environment: Environment, now: datetime
 ) -> IngressSummary | None:
     if not environment.latest_release:
@@ -55,17 +52,21 @@ async def _standing(
     beats = {name: keys.heartbeat(name) for name in environment.nodes}
     there = await reader.get_many_under(keys.heartbeats_prefix, beats, Heartbeat)
     certificates = certificates_by_host(keys, await reader.get_prefix(keys.certificates_prefix(ref), Certificate))
-    # Of a node that is not there, others tell; its word may be old.
-    said = {name: each for name, each in view.ingress_statuses(statuses).items() if name in there}
-    troubles = view.node_problems(said) + view.certificate_problems(release.ingress, certificates, now)
-    return IngressSummary(ref, tuple(sorted(said)), len(release.ingress.hosts), tuple(troubles))
+    # Unreachable nodes are reported elsewhere; their status may be out of date.
+    reachable_statuses = {
+        name: status for name, status in ingress_view.ingress_statuses(statuses).items() if name in there
+    }
+    problems = ingress_view.node_problems(reachable_statuses) + ingress_view.certificate_problems(
+        release.ingress, certificates, now
+    )
+    return IngressSummary(ref, tuple(sorted(reachable_statuses)), len(release.ingress.hosts), tuple(problems))
 
 
-def node_notes(found: list[IngressSummary]) -> dict[str, str]:
-    """What is to be said of nodes, by name."""
-    said: dict[str, list[str]] = {}
-    for standing in found:
-        for trouble in standing.troubles:
-            for node in trouble.nodes:
-                said.setdefault(node, []).append(f"ingress of {standing.environment}: {trouble.message}")
-    return {node: "; ".join(sentences) for node, sentences in said.items()}
+def node_notes(summaries: list[IngressSummary]) -> dict[str, str]:
+    """Return the ingress problems as text, by node."""
+    clauses_by_node: dict[str, list[str]] = {}
+    for summary in summaries:
+        for problem in summary.problems:
+            for node in problem.nodes:
+                clauses_by_node.setdefault(node, []).append(f"ingress of {summary.environment}: {problem.message}")
+    return {node: "; ".join(sentences) for node, sentences in clauses_by_node.items()}

@@ -1,4 +1,4 @@
-"""Where DNS leads: the only importer of dnspython, which is imported when somebody asks."""
+"""DNS lookups of hosts; the only importer of dnspython, imported at the first lookup."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from devopsellence.cli.output import CliError
 if TYPE_CHECKING:
     from dns.asyncresolver import Resolver
 
-#: Whom to ask instead of the system's resolvers, as an address with or without a port.
+#: Environment variable with a DNS resolver to ask instead of that of the system, as an address with optional port.
 VARIABLE: Final = "DEVOPSELLENCE_DNS"
 _PORT: Final = 53
 
 
 class LookupStatus(Enum):
-    """What came of asking for a name."""
+    """Result of a lookup."""
 
     FOUND = "found"
-    # There is no such name, or it has no address.
+    # No such name, or no address.
     ABSENT = "absent"
-    # Nobody answered, or nobody who knows.
+    # No resolver answered.
     SILENT = "silent"
 
 
 @dataclass(frozen=True)
 class DnsAnswer:
-    """``addresses`` are IP addresses, sorted; ``alias`` is the name that the name stands for, "" if it is its own."""
+    """Answer of DNS: sorted IP addresses; ``alias`` is the canonical name, "" if equal to the name."""
 
     kind: LookupStatus
     addresses: tuple[str, ...] = ()
@@ -42,10 +42,10 @@ class DnsAnswer:
 
 
 class CachingResolver:
-    """Resolves names, each only once. ``server`` is whom to ask, as ``10.0.0.1:53``; "" for the system's resolvers.
+    """DNS resolver with a cache; ``server`` is the resolver to ask, as ``10.0.0.1:53``, "" for that of the system.
 
     Raises:
-        CliError: ``invalid_address`` (exit code 2): ``server`` is no IP address with or without a port.
+        CliError: ``invalid_address`` (exit code 2): ``server`` is not an IP address with an optional port.
     """
 
     def __init__(self, server: str, *, seconds: float) -> None:
@@ -55,7 +55,7 @@ class CachingResolver:
         self._known: dict[str, DnsAnswer] = {}
 
     async def find(self, name: str) -> DnsAnswer:
-        """Where ``name``, a host's name or an IP address, leads."""
+        """Return the addresses of ``name``, a DNS name or an IP address."""
         if name not in self._known:
             self._known[name] = await self._find(name)
         return self._known[name]
@@ -71,30 +71,30 @@ class CachingResolver:
         try:
             answers = [await self._ask(name, kind) for kind in ("A", "AAAA")]
         except dns.resolver.NXDOMAIN:
-            return DnsAnswer(LookupStatus.ABSENT, detail="there is no such name")
+            return DnsAnswer(LookupStatus.ABSENT, detail="no such name")
         except dns.resolver.NoResolverConfiguration:
-            return DnsAnswer(LookupStatus.SILENT, detail="this machine knows no resolver")
+            return DnsAnswer(LookupStatus.SILENT, detail="this machine has no DNS resolver configured")
         except dns.exception.DNSException as error:
             return DnsAnswer(LookupStatus.SILENT, detail=_reason(error))
-        addresses = sorted({address for found, _ in answers for address in found})
+        addresses = sorted({address for records, _ in answers for address in records})
         if not addresses:
-            return DnsAnswer(LookupStatus.ABSENT, detail="it has no address")
+            return DnsAnswer(LookupStatus.ABSENT, detail="the name has no address")
         return DnsAnswer(LookupStatus.FOUND, tuple(addresses), next((alias for _, alias in answers if alias), ""))
 
     async def _ask(self, name: str, kind: str) -> tuple[list[str], str]:
-        """The addresses of one kind, and what the name is an alias of."""
+        """Return the addresses of a record type (A or AAAA), and the canonical name, "" if equal to the name."""
         import dns.resolver
 
-        resolver = self._resolver = self._resolver or self._made()
+        resolver = self._resolver = self._resolver or self._create_resolver()
         try:
-            # Absolute, so that no search domain of this machine comes into it.
+            # Absolute, so that no search domain of this machine applies.
             answer = await resolver.resolve(f"{name}.", kind, lifetime=self._seconds, search=False)
         except dns.resolver.NoAnswer:
             return [], ""
         alias = answer.canonical_name.to_text(omit_final_dot=True).lower()
         return [record.to_text() for record in answer], "" if alias == name else alias
 
-    def _made(self) -> Resolver:
+    def _create_resolver(self) -> Resolver:
         from dns.asyncresolver import Resolver
 
         if self._server is None:
@@ -106,26 +106,26 @@ class CachingResolver:
 
 
 def resolver_address(flag: str | None, environ: Mapping[str, str] = os.environ) -> str:
-    """Whom to ask: what the flag says, else the variable; "" for the system's resolvers."""
+    """Return the resolver to ask: the flag, else the variable, else "" for that of the system."""
     return flag or environ.get(VARIABLE, "")
 
 
 async def addresses(names: CachingResolver, nodes: Mapping[str, str]) -> dict[str, frozenset[str]]:
-    """The IP addresses of nodes, given by the address that they are registered with, which may be a name; none where
-    that is empty or cannot be resolved."""
+    """Return the IP addresses of nodes from their registered addresses, which may be DNS names; empty if unknown."""
     return {
-        node: frozenset((await names.find(each)).addresses) if each else frozenset() for node, each in nodes.items()
+        node: frozenset((await names.find(address)).addresses) if address else frozenset()
+        for node, address in nodes.items()
     }
 
 
-def preferred_address(found: Iterable[str]) -> str:
-    """The one of these addresses to try: IPv4 before IPv6, which fewer machines have; "" where there is none."""
-    return min(found, key=lambda address: (":" in address, address), default="")
+def preferred_address(addresses: Iterable[str]) -> str:
+    """Return the address to connect to, IPv4 first because IPv6 is less common; "" without addresses."""
+    return min(addresses, key=lambda address: (":" in address, address), default="")
 
 
-def address_realms(found: Iterable[str]) -> frozenset[bool]:
-    """Whether there are private addresses (True) and public ones (False) among them."""
-    return frozenset(ipaddress.ip_address(each).is_private for each in found)
+def address_realms(addresses: Iterable[str]) -> frozenset[bool]:
+    """Return True for private and False for public addresses, as a set."""
+    return frozenset(ipaddress.ip_address(address).is_private for address in addresses)
 
 
 def _server(text: str) -> tuple[str, int]:
@@ -138,11 +138,11 @@ def _server(text: str) -> tuple[str, int]:
     with suppress(ValueError):
         if 0 < int(port) < 1 << 16:
             return str(ipaddress.ip_address(host)), int(port)
-    message = f"{text!r} is no resolver: an IP address is needed, with or without a port (10.0.0.2 or 10.0.0.2:5353)"
+    message = f"{text!r} is not a DNS resolver: give an IP address with an optional port (10.0.0.2 or 10.0.0.2:5353)"
     raise CliError("invalid_address", message, exit_code=2)
 
 
 def _reason(error: Exception) -> str:
     from dns.exception import Timeout
 
-    return "no resolver answered in time" if isinstance(error, Timeout) else "no resolver could answer"
+    return "no DNS resolver answered in time" if isinstance(error, Timeout) else "no DNS resolver could answer"

@@ -1,4 +1,7 @@
-"""``ingress set``: edit the ingress section of devopsellence.yml and leave the rest of the file as it is."""
+"""``ingress set``: edit the ingress section of devopsellence.yml and leave the rest of the file unchanged.
+
+ruamel.yaml keeps comments, order and quotes; layout changed by ruamel.yaml is restored from the original text.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,9 @@ from devopsellence.config.cross_checks import HTTP, is_web
 
 @dataclass(frozen=True)
 class IngressEdit:
-    """What was said on the command line; None and empty where nothing was.
+    """Options of ``ingress set``; None or empty if not given.
 
-    ``hosts`` replace those that are there. ``service``, ``port`` and ``path`` make up the rule of each host.
+    ``hosts`` replace the configured hosts. ``service``, ``port`` and ``path`` form the rule of every host.
     """
 
     hosts: tuple[str, ...] = ()
@@ -42,45 +45,45 @@ class IngressEdit:
 
     @property
     def rule(self) -> bool:
-        """Whether something was said of rules."""
+        """True if an option about rules was given."""
         return self.service is not None or self.port is not None or self.path is not None
 
 
-def edit_ingress(text: str, path: Path, wanted: IngressEdit, overlay: str = "") -> str:
-    """``text``, the file at ``path``, with what is wanted in its ingress, or in that of the environment ``overlay``.
+def edit_ingress(text: str, path: Path, options: IngressEdit, overlay: str = "") -> str:
+    """Return the edited ``text`` of the file at ``path``; ``overlay`` is the environment to edit, "" for the base.
 
     Raises:
-        ConfigError: the file, or what would become of it, is not valid.
-        CliError: ``missing_option`` (exit code 2): it must be said which hosts, which service or which port.
+        ConfigError: the file is invalid, or would be invalid after the edit.
+        CliError: ``missing_option`` (exit code 2): hosts, service or port must be given.
     """
     try:
         yaml = _library(text)
         data = yaml.load(text)
         plain = _dump(yaml, data)
     except YAMLError:
-        # Explained as everywhere else.
+        # Raises the usual error about an invalid configuration.
         config.parse(text, path)
         raise
     if not isinstance(data, CommentedMap):
         config.parse(text, path)
-    _edit(data, wanted, overlay)
+    _edit(data, options, overlay)
     changed = _dump(yaml, data)
     after = merge_layout(text, plain, changed)
     if _meaning(after) != _meaning(changed):
-        # A layout that cannot be kept.
+        # The original layout cannot be kept.
         after = changed
     config.parse(after, path)
     return after
 
 
 def difference(before: str, after: str, name: str) -> str:
-    """What changes, as a unified diff; "" where nothing does."""
+    """Return a unified diff; "" without changes."""
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, lineterm="")
     return "\n".join(lines)
 
 
 def write(path: Path, text: str) -> None:
-    """Put ``text`` in the place of what is at ``path``, in one step, for the same readers."""
+    """Replace the file at ``path`` atomically and keep its permissions."""
     real = path.resolve()
     descriptor, name = tempfile.mkstemp(prefix=f".{real.name}.", dir=real.parent)
     temporary = Path(name)
@@ -97,12 +100,12 @@ def write(path: Path, text: str) -> None:
 
 
 def _library(text: str) -> YAML:
-    """The library, set to write as ``text`` is written: what is under a key further in by as much, dashes as well."""
+    """Return ruamel.yaml with the indentation of ``text``."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 1 << 20
-    step = next((len(found[1]) for found in re.finditer(r"(?m)^( +)[^\s#-]", text)), 2)
-    # How far a dash is from its key, and what follows it from the dash.
+    step = next((len(match[1]) for match in re.finditer(r"(?m)^( +)[^\s#-]", text)), 2)
+    # Offset of a dash from its key, and of the item from the dash.
     dash = re.search(r"(?m)^( *)(?:- +)?[^\s#][^#\n]*:[ ]*\n(?:\s*#.*\n)*( *)-( +)\S", text)
     offset, after = (len(dash[2]) - len(dash[1]), len(dash[3])) if dash else (2, 1)
     offset = offset if 0 <= offset <= step else 2
@@ -123,28 +126,28 @@ def _meaning(text: str) -> Any:
         return None
 
 
-def _edit(data: CommentedMap, wanted: IngressEdit, overlay: str) -> None:
+def _edit(data: CommentedMap, options: IngressEdit, overlay: str) -> None:
     base = _map(data.get("ingress"))
     environments = _map(data.get("environments"))
     over = _map(_map(environments.get(overlay)).get("ingress")) if overlay else {}
-    # As overlays are merged: lists replace, maps key by key.
-    seen: dict[str, Any] = {**base, **over, "tls": {**_map(base.get("tls")), **_map(over.get("tls"))}}
+    # Merged like overlays: lists are replaced, maps merged by key.
+    current: dict[str, Any] = {**base, **over, "tls": {**_map(base.get("tls")), **_map(over.get("tls"))}}
     fields: dict[str, Any] = {}
-    hosts = [host.lower() for host in wanted.hosts] or list(map(str, _list(seen.get("hosts"))))
+    hosts = [host.lower() for host in options.hosts] or list(map(str, _list(current.get("hosts"))))
     if not hosts:
-        say = NextAction("say which", "devopsellence ingress set --host app.example.com")
-        message = "the configuration has no ingress yet, so it must be said for which hosts it is to be"
+        say = NextAction("give the hosts", "devopsellence ingress set --host app.example.com")
+        message = "the configuration has no ingress yet, so --host is required"
         raise CliError("missing_option", message, exit_code=2, next_actions=[say])
-    if wanted.hosts or not seen.get("hosts"):
+    if options.hosts or not current.get("hosts"):
         fields["hosts"] = list(dict.fromkeys(hosts))
-    if wanted.hosts or wanted.rule or not seen.get("rules"):
-        fields["rules"] = list(_rules(data, _list(seen.get("rules")), list(dict.fromkeys(hosts)), wanted))
+    if options.hosts or options.rule or not current.get("rules"):
+        fields["rules"] = list(_rules(data, _list(current.get("rules")), list(dict.fromkeys(hosts)), options))
     for name in ("redirect_http", "drain_timeout"):
-        if getattr(wanted, name) is not None:
-            fields[name] = getattr(wanted, name)
-    said = {"mode": wanted.tls, "email": wanted.email, "ca_directory_url": wanted.ca_directory_url}
-    tls = {key: value for key, value in said.items() if value is not None and seen["tls"].get(key) != value}
-    changed = {key: value for key, value in fields.items() if seen.get(key) != value}
+        if getattr(options, name) is not None:
+            fields[name] = getattr(options, name)
+    tls_options = {"mode": options.tls, "email": options.email, "ca_directory_url": options.ca_directory_url}
+    tls = {key: value for key, value in tls_options.items() if value is not None and current["tls"].get(key) != value}
+    changed = {key: value for key, value in fields.items() if current.get(key) != value}
     if not changed and not tls:
         return
     section = _section(data, *(("environments", overlay) if overlay else ()), "ingress")
@@ -154,63 +157,65 @@ def _edit(data: CommentedMap, wanted: IngressEdit, overlay: str) -> None:
         _section(section, "tls").update(tls)
 
 
-def _rules(data: Mapping[str, Any], rules: Sequence[Any], hosts: Sequence[str], wanted: IngressEdit) -> Iterator[Any]:
-    """The rules as they are to be: those of hosts that stay, and one for the path of each host that has none there."""
-    path = wanted.path or "/"
+def _rules(data: Mapping[str, Any], rules: Sequence[Any], hosts: Sequence[str], options: IngressEdit) -> Iterator[Any]:
+    """Yield the new rules: existing rules of remaining hosts, and a rule for the path of every host without one."""
+    path = options.path or "/"
     target: dict[str, str] | None = None
-    if wanted.service is not None or wanted.port is not None:
-        target = _target(data, wanted)
+    if options.service is not None or options.port is not None:
+        target = _target(data, options)
     # /api and /api/ are the same to a router.
     same = path.rstrip("/")
-    there: set[tuple[str, str]] = set()
+    existing: set[tuple[str, str]] = set()
     for rule in rules:
         match = _map(_map(rule).get("match"))
         host, prefix = str(match.get("host", "")).lower(), str(match.get("path_prefix", "/")).rstrip("/")
         if host not in hosts:
             continue
-        there.add((host, prefix))
+        existing.add((host, prefix))
         if target is not None and prefix == same and _map(rule).get("target") != target:
             rule = {"match": match, "target": target}
         yield rule
     for host in hosts:
-        # A host that has rules keeps them, unless another path is asked for.
-        has = any(each == host for each, _ in there)
-        if (host, same) not in there and (not has or wanted.path is not None):
+        # A host with rules keeps the rules; a new rule is added only for a new path.
+        has = any(each == host for each, _ in existing)
+        if (host, same) not in existing and (not has or options.path is not None):
             match = {"host": host} if path == "/" else {"host": host, "path_prefix": path}
-            yield {"match": match, "target": target or _target(data, wanted)}
+            yield {"match": match, "target": target or _target(data, options)}
 
 
-def _target(data: Mapping[str, Any], wanted: IngressEdit) -> dict[str, str]:
-    """The service and port that were said, else the only ones that can be meant."""
+def _target(data: Mapping[str, Any], options: IngressEdit) -> dict[str, str]:
+    """Return the given service and port, else the only possible ones."""
     services = {str(name): _map(service) for name, service in _map(data.get("services")).items()}
     ports = {
         name: [str(_map(port).get("name")) for port in _list(service.get("ports"))]
         for name, service in services.items()
     }
-    service = wanted.service
+    service = options.service
     if service is None:
         web = [
-            n for n, each in services.items() if is_web(n, ports[n], healthcheck=each.get("healthcheck") is not None)
+            n
+            for n, service_config in services.items()
+            if is_web(n, ports[n], healthcheck=service_config.get("healthcheck") is not None)
         ]
         service = "web" if "web" in web else web[0] if len(web) == 1 else ""
     if not service:
-        raise _unsaid("service", "which service requests are to go to", sorted(services))
-    port = wanted.port
+        raise _missing_option("service", "the service for the requests is not clear", sorted(services))
+    port = options.port
     if port is None:
         known = ports.get(service, [])
         port = HTTP if HTTP in known or not known else known[0] if len(known) == 1 else ""
     if not port:
-        raise _unsaid("port", f"which port of {service} requests are to go to", ports[service])
+        raise _missing_option("port", f"service {service} has several ports", ports[service])
     return {"service": service, "port": port}
 
 
-def _unsaid(option: str, what: str, known: Sequence[str]) -> CliError:
-    say = [NextAction("say it", f"devopsellence ingress set --{option} {each}") for each in known[:5]]
-    return CliError("missing_option", f"it must be said {what}: --{option}", exit_code=2, next_actions=say)
+def _missing_option(option: str, why: str, known: Sequence[str]) -> CliError:
+    actions = [NextAction("choose", f"devopsellence ingress set --{option} {value}") for value in known[:5]]
+    return CliError("missing_option", f"{why}: --{option} is required", exit_code=2, next_actions=actions)
 
 
 def _section(data: CommentedMap, *path: str) -> CommentedMap:
-    """The map at ``path``, made where there is none."""
+    """Return the map at ``path``; create missing maps."""
     for key in path:
         if not isinstance(data.get(key), CommentedMap):
             data[key] = CommentedMap()
@@ -219,24 +224,24 @@ def _section(data: CommentedMap, *path: str) -> CommentedMap:
 
 
 def _replaced(before: Any, value: Any) -> Any:
-    """``value`` in the place of ``before``; a list in place, so that comments on what stays do."""
+    """Return ``value`` as replacement of ``before``; lists are edited in place to keep comments."""
     if not isinstance(value, list):
         return value
     if not isinstance(before, CommentedSeq):
-        return CommentedSeq([_block(each) for each in value])
+        return CommentedSeq([_block(item) for item in value])
     for index in reversed(range(len(before))):
         if before[index] not in value:
             del before[index]
-    for index, each in enumerate(value):
-        if index >= len(before) or before[index] != each:
-            if each in before:
-                before.remove(each)
-            before.insert(index, _block(each))
+    for index, item in enumerate(value):
+        if index >= len(before) or before[index] != item:
+            if item in before:
+                before.remove(item)
+            before.insert(index, _block(item))
     return before
 
 
 def _block(value: Any) -> Any:
-    """``value`` as the library writes it line by line, its maps not shared with others."""
+    """Return ``value`` in block style, with copied maps."""
     if not isinstance(value, dict):
         return value
     return (
@@ -256,10 +261,10 @@ _IDLE: Final = re.compile(r"\s*(#.*)?$")
 
 
 def merge_layout(text: str, plain: str, changed: str) -> str:
-    """``text`` with what is otherwise in ``changed`` than in ``plain``, which says the same as ``text``.
+    """Apply the changes between ``plain`` and ``changed`` to ``text``; ``plain`` is ``text`` in ruamel.yaml's layout.
 
-    Lines that did not change are those of ``text``. Comments and empty lines are never dropped; what is added comes
-    before those that belong to what follows, because they are further out.
+    Unchanged lines are taken from ``text``. Comments and empty lines are never dropped; added lines go before comments
+    with less indentation, which belong to the following section. Pure.
     """
     original, before, after = (each.splitlines(keepends=True) for each in (text, plain, changed))
     pieces = list(_pieces(original, before))
@@ -276,7 +281,7 @@ def merge_layout(text: str, plain: str, changed: str) -> str:
 
 
 def _pieces(original: Sequence[str], plain: Sequence[str]) -> Iterator[tuple[int, int, Sequence[str]]]:
-    """Which lines of ``plain`` (from, to) are which of ``original``, in pieces as small as can be told."""
+    """Yield ranges of lines of ``plain`` (from, to) with the matching lines of ``original``, as small as possible."""
     for kind, start, end, new_start, new_end in SequenceMatcher(None, original, plain, autojunk=False).get_opcodes():
         if kind == "equal" or end - start == new_end - new_start:
             yield from ((new_start + at, new_start + at + 1, [original[start + at]]) for at in range(end - start))
@@ -287,11 +292,13 @@ def _pieces(original: Sequence[str], plain: Sequence[str]) -> Iterator[tuple[int
 def _as_written(
     pieces: Sequence[tuple[int, int, Sequence[str]]], start: int, end: int, otherwise: Sequence[str]
 ) -> Iterator[str]:
-    """The lines ``start`` to ``end`` of the plain text as the original has them; those of a piece that is cut as
-    ``otherwise`` has them."""
+    """Yield the original lines for lines ``start`` to ``end`` of the plain text.
+
+    A piece only partly in the range is taken from ``otherwise``.
+    """
     for first, last, lines in pieces:
         if first == last:
-            # Lines that the plain text has not; they stay with the line before them.
+            # Lines missing from the plain text stay with the line before.
             yield from lines if start < first <= end or start == first == 0 else ()
         elif start <= first and last <= end:
             yield from lines
@@ -300,7 +307,7 @@ def _as_written(
 
 
 def _place(result: Sequence[str], added: Sequence[str]) -> int:
-    """Where ``added`` goes, after ``result`` but for comments and empty lines that are further out."""
+    """Return the position for ``added``: the end of ``result``, before trailing comments with less indentation."""
     place, indent = len(result), _indent(added[0]) if added else 0
     while (
         place

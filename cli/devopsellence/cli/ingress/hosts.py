@@ -1,4 +1,4 @@
-"""What can be known of hosts before anything is written: who has them, who serves them, who certifies them."""
+"""Hosts of an ingress: conflicts with other environments, serving nodes, hosts without public certificates."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.store.reader import Reader, concurrently
 from devopsellence.cli.store.snapshot import target_of
 from devopsellence.cli.util.text import few
-from devopsellence.placement import Layout
+from devopsellence.placement import Placement
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
-#: Names that no public DNS has: RFC 6761, RFC 6762, RFC 8375, and ICANN's .internal.
+#: Suffixes outside public DNS: RFC 6761, RFC 6762, RFC 8375, and ICANN's .internal.
 _PRIVATE_SUFFIXES: Final = (".localhost", ".local", ".internal", ".home.arpa", ".test", ".invalid", ".example", ".lan")
 
 
 @dataclass(frozen=True, order=True)
 class HostOwner:
-    """Another environment that has a host, and the nodes that it shares with ours."""
+    """Another environment with the same host, and the nodes attached to both environments."""
 
     host: str
     environment: EnvironmentRef
@@ -33,31 +33,31 @@ class HostOwner:
 
 
 def target_services(ingress: Ingress) -> frozenset[str]:
-    """The services that the rules lead to."""
+    """Return the target services of the rules."""
     return frozenset(rule.service for rule in ingress.rules)
 
 
-def nodes_serving(ingress: Ingress, placed: Layout) -> list[str]:
-    """The nodes that will serve it: those that run all services that its rules lead to, sorted."""
+def nodes_serving(ingress: Ingress, placed: Placement) -> list[str]:
+    """Return the nodes that will serve the ingress: nodes with all target services, sorted."""
     wanted = target_services(ingress)
     return sorted(node for node, services in placed.services.items() if wanted <= set(services))
 
 
 def hosts_without_rule(ingress: Ingress) -> list[str]:
-    """The hosts that no rule is about: all that they answer is 404."""
+    """Return the hosts without a rule, which respond only with 404."""
     ruled = {rule.host for rule in ingress.rules}
     return [host for host in ingress.hosts if host not in ruled]
 
 
 def uncertifiable_hosts(ingress: Ingress) -> list[str]:
-    """The hosts for which no public authority makes a certificate, where one is to be asked."""
+    """Return the hosts for which no public authority issues a certificate; empty unless a public one is used."""
     if ingress.tls_mode != Ingress.AUTO or ingress.tls_ca_directory_url:
         return []
     return [host for host in ingress.hosts if is_address(host) or _is_private(host)]
 
 
 def is_address(host: str) -> bool:
-    """Whether it is an IP address."""
+    """Return True for an IP address."""
     with suppress(ValueError):
         ipaddress.ip_address(host)
         return True
@@ -65,7 +65,7 @@ def is_address(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether it is a name for the machine itself (RFC 6761, section 6.3)."""
+    """Return True for a name of the local machine (RFC 6761, section 6.3)."""
     return host == "localhost" or host.endswith(".localhost")
 
 
@@ -78,30 +78,30 @@ def host_owners(
     nodes: Collection[str],
     others: Mapping[EnvironmentRef, tuple[Collection[str], Collection[str]]],
 ) -> list[HostOwner]:
-    """Which of ``hosts`` ``others`` (their nodes and their hosts) have on one of ``nodes``; sorted. Pure."""
-    found = []
-    for ref, (theirs, taken) in others.items():
-        shared = tuple(sorted(set(nodes) & set(theirs)))
-        found += [HostOwner(host, ref, shared) for host in set(hosts) & set(taken) if shared]
-    return sorted(found)
+    """Return the owners of ``hosts`` among ``others`` (nodes and hosts by environment) on ``nodes``, sorted. Pure."""
+    owners = []
+    for ref, (other_nodes, other_hosts) in others.items():
+        shared = tuple(sorted(set(nodes) & set(other_nodes)))
+        owners += [HostOwner(host, ref, shared) for host in set(hosts) & set(other_hosts) if shared]
+    return sorted(owners)
 
 
 async def find_conflict(
     etcd: Etcd, ref: EnvironmentRef, hosts: Collection[str], nodes: Collection[str]
 ) -> CliError | None:
-    """The error for hosts that another environment on one of ``nodes`` has; None where there is none.
+    """Return the error about hosts of another environment on one of ``nodes``, else None.
 
-    An environment has the hosts of its newest release and of the one that it is to run. What cannot be read is passed
-    over: the agents give a host to one environment only, whatever is written.
+    An environment owns the hosts of its newest release and of the rollout target. Unreadable records are ignored,
+    because agents route a host for a single environment anyway.
     """
     if not hosts or not nodes:
         return None
-    found = host_owners(hosts, nodes, await _others(etcd, ref, nodes))
-    return _conflict(ref, found) if found else None
+    owners = host_owners(hosts, nodes, await _others(etcd, ref, nodes))
+    return _conflict(ref, owners) if owners else None
 
 
 async def environment_hosts(etcd: Etcd, ref: EnvironmentRef) -> frozenset[str]:
-    """The hosts that the environment has: of its newest release and of the one that it is to run."""
+    """Return the hosts of the environment: those of its newest release and of the rollout target."""
     reader = Reader(etcd)
     environment = await reader.get(etcd.keys.environment(ref), Environment)
     return await _hosts_of(reader, ref, environment) if environment is not None else frozenset()
@@ -117,8 +117,10 @@ async def _others(
             other = keys.parse_environment(key)
             if other != ref and set(nodes) & set(environment.nodes):
                 sharing[other] = environment
-    found = await concurrently(_hosts_of(reader, other, environment) for other, environment in sharing.items())
-    return {other: (sharing[other].nodes, hosts) for other, hosts in zip(sharing, found, strict=True)}
+    hosts_by_environment = await concurrently(
+        _hosts_of(reader, other, environment) for other, environment in sharing.items()
+    )
+    return {other: (sharing[other].nodes, hosts) for other, hosts in zip(sharing, hosts_by_environment, strict=True)}
 
 
 async def _hosts_of(reader: Reader, ref: EnvironmentRef, environment: Environment) -> frozenset[str]:
@@ -129,24 +131,24 @@ async def _hosts_of(reader: Reader, ref: EnvironmentRef, environment: Environmen
     return frozenset(host for release in releases if release is not None for host in release.ingress.hosts)
 
 
-def _conflict(ref: EnvironmentRef, found: Sequence[HostOwner]) -> CliError:
+def _conflict(ref: EnvironmentRef, owners: Sequence[HostOwner]) -> CliError:
     findings = [
         Finding(
             "ingress_conflict",
-            f"host {each.host} belongs to {each.environment}, which is on {', '.join(each.nodes)} as well",
-            next_actions=_mend(each),
+            f"host {owner.host} belongs to {owner.environment}, which is also on {', '.join(owner.nodes)}",
+            next_actions=_fixes(owner),
         )
-        for each in found
+        for owner in owners
     ]
     if len(findings) == 1:
         return CliError("ingress_conflict", f"{ref}: {findings[0].message}", findings=findings)
-    hosts = few(sorted({each.host for each in found}))
+    hosts = few(sorted({owner.host for owner in owners}))
     return CliError("ingress_conflict", f"{ref}: other environments on its nodes have {hosts}", findings=findings)
 
 
-def _mend(each: HostOwner) -> tuple[NextAction, ...]:
-    detach = f"devopsellence node detach {each.nodes[0]} --env {each.environment}"
+def _fixes(owner: HostOwner) -> tuple[NextAction, ...]:
+    detach = f"devopsellence node detach {owner.nodes[0]} --env {owner.environment}"
     return (
-        NextAction("take the host out of ingress.hosts there or here, then", "devopsellence deploy"),
-        NextAction("or keep the two apart", detach),
+        NextAction("remove the host from ingress.hosts of one environment, then", "devopsellence deploy"),
+        NextAction("or detach the other environment from the node", detach),
     )

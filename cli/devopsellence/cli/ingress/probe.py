@@ -1,7 +1,7 @@
-"""What somebody outside sees of a node: whether a port answers, which certificate it serves, what the app says.
+"""Probes of a node from outside: open ports, presented certificate, HTTP response.
 
-Blocking: call it on a thread. Everything is asked of the node's own address, with the host in SNI and ``Host``, so that
-each node is seen, whatever DNS says.
+Blocking: call on a thread. Probes connect to the address of the node, with the host in SNI and ``Host``, so that every
+node is probed independently of DNS.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _AGENT: Final = "devopsellence-ingress-check"
 
 @dataclass(frozen=True)
 class PresentedCertificate:
-    """A certificate as it is served; ``error`` says why none was seen, and then nothing else is said.
+    """Certificate presented by a node; ``error`` is the reason if there is none, and the rest is empty then.
 
-    ``distrust``: why this machine does not trust it, "" if it does.
+    ``distrust`` is the reason why this machine does not trust the certificate, "" if trusted.
     """
 
     error: str = ""
@@ -35,7 +35,7 @@ class PresentedCertificate:
 
 @dataclass(frozen=True)
 class HttpAnswer:
-    """An answer by HTTP; ``error`` says why there was none. ``location``: where it redirects to, "" if it does not."""
+    """HTTP response; ``error`` is the reason if there is none, ``location`` the target of a redirect or ""."""
 
     error: str = ""
     status: int = 0
@@ -43,21 +43,21 @@ class HttpAnswer:
 
 
 def reachable(address: str, port: int) -> str:
-    """Why nothing accepts a connection there; "" if something does."""
+    """Return "" if the port accepts connections, else the reason."""
     try:
         socket.create_connection((address, port), timeout=SECONDS).close()
     except OSError as error:
-        return _why(error)
+        return _reason(error)
     return ""
 
 
 def trust_store() -> ssl.SSLContext:
-    """Whom this machine trusts, for :func:`certificate`; it takes a while to make."""
+    """Return the trust store of this machine, for :func:`certificate`; slow to create."""
     return ssl.create_default_context()
 
 
 def certificate(address: str, port: int, host: str, trusted: ssl.SSLContext) -> PresentedCertificate:
-    """The certificate that is served for ``host``, and whether ``trusted`` accepts it."""
+    """Return the certificate presented for ``host``, validated against ``trusted``."""
     from cryptography import x509
 
     from devopsellence.cli.ingress import pem
@@ -66,19 +66,19 @@ def certificate(address: str, port: int, host: str, trusted: ssl.SSLContext) -> 
     try:
         _handshake(address, port, host, trusted)
     except ssl.SSLCertVerificationError as error:
-        distrust = error.verify_message or "its certificate cannot be verified"
+        distrust = error.verify_message or "the certificate cannot be verified"
     except OSError:
-        # Said by the next one, if it lasts.
+        # Reported by the next handshake, if permanent.
         pass
     try:
-        der = _handshake(address, port, host, _anyone())
+        der = _handshake(address, port, host, _without_verification())
     except OSError as error:
-        return PresentedCertificate(error=_why(error))
+        return PresentedCertificate(error=_reason(error))
     try:
         leaf = x509.load_der_x509_certificate(der)
         names, addresses = pem.subjects(leaf)
     except ValueError:
-        return PresentedCertificate(error="what it serves is no readable certificate")
+        return PresentedCertificate(error="the presented certificate is unreadable")
     return PresentedCertificate(
         serial=f"{leaf.serial_number:x}",
         issuer=pem.issuer_of(leaf),
@@ -90,21 +90,21 @@ def certificate(address: str, port: int, host: str, trusted: ssl.SSLContext) -> 
 
 
 def answer(address: str, port: int, host: str, path: str, *, secure: bool) -> HttpAnswer:
-    """What ``GET path`` for ``host`` is answered; the certificate is looked at by :func:`certificate`."""
+    """Return the response to ``GET path`` for ``host``, without validating the certificate."""
     connection = http.client.HTTPConnection(host, timeout=SECONDS)
     try:
         connection.sock = socket.create_connection((address, port), timeout=SECONDS)
         if secure:
-            connection.sock = _anyone().wrap_socket(connection.sock, server_hostname=host)
+            connection.sock = _without_verification().wrap_socket(connection.sock, server_hostname=host)
         usual = port == (443 if secure else 80)
         headers = {"Host": host if usual else f"{host}:{port}", "User-Agent": _AGENT, "Connection": "close"}
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
         return HttpAnswer(status=response.status, location=response.getheader("Location") or "")
     except OSError as error:
-        return HttpAnswer(error=_why(error))
+        return HttpAnswer(error=_reason(error))
     except http.client.HTTPException as error:
-        return HttpAnswer(error=f"what it answers is not HTTP ({type(error).__name__})")
+        return HttpAnswer(error=f"the response is not HTTP ({type(error).__name__})")
     finally:
         connection.close()
 
@@ -117,19 +117,19 @@ def _handshake(address: str, port: int, host: str, context: ssl.SSLContext) -> b
         return secured.getpeercert(binary_form=True) or b""
 
 
-def _anyone() -> ssl.SSLContext:
-    """Takes any certificate: which one it is, is what is to be found out. Nothing secret is sent."""
+def _without_verification() -> ssl.SSLContext:
+    """Return a TLS context that accepts any certificate, because probes inspect certificates and send no secrets."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
 
 
-def _why(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {SECONDS:.0f} s"
     if isinstance(error, ConnectionRefusedError):
-        return "the connection is refused"
+        return "connection refused"
     if isinstance(error, ssl.SSLError):
         return f"TLS fails: {(error.reason or 'connection closed').lower().replace('_', ' ')}"
     return (error.strerror or str(error) or type(error).__name__).lower()

@@ -1,4 +1,4 @@
-"""``ingress show`` and ``ingress cert list``: what is routed, and the certificates, for people and in JSON."""
+"""``ingress show`` and ``ingress cert list``: rules and certificates as text and JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from devopsellence.api.v1.stored_pb2 import Certificate, Issuance
-from devopsellence.cli.render import ingress as view
+from devopsellence.cli.render import ingress as ingress_view
 from devopsellence.cli.secrets import access, recipients
 from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.store.snapshot import Snapshot, UnreadableKey
@@ -24,53 +24,53 @@ _CERTIFICATES: Final = ("HOST", "ISSUER", "EXPIRES", "SOURCE", "READABLE ON", "N
 
 @dataclass(frozen=True)
 class CertificateEntry:
-    """A host's certificate; ``blind`` are the attached nodes that cannot open its key."""
+    """Certificate of a host; ``unable`` are the attached nodes that cannot decrypt the private key."""
 
     host: str
     certificate: Certificate
     nodes: tuple[str, ...] = ()
-    blind: tuple[str, ...] = ()
+    unable: tuple[str, ...] = ()
 
 
 async def certificates(etcd: Etcd, ref: EnvironmentRef) -> tuple[list[CertificateEntry], list[UnreadableKey]]:
-    """All certificates of the environment, sorted by host, and what could not be read."""
+    """Return the certificates of the environment, sorted by host, and the unreadable keys."""
     served = await access.stored_certificates(etcd, ref)
     problems, names = list(served.problems), []
     try:
         names = await recipients.attached(etcd, ref)
     except MalformedRecord as error:
         problems.append(UnreadableKey(error.key, f"not a readable {error.kind}: {error.reason}"))
-    found = await recipients.of_nodes(etcd, names, record=False)
-    return [_entry(host, each, found) for host, each in sorted(served.stored.items())], problems
+    readers = await recipients.of_nodes(etcd, names, record=False)
+    return [_entry(host, certificate, readers) for host, certificate in sorted(served.stored.items())], problems
 
 
-def _entry(host: str, certificate: Certificate, found: Recipients) -> CertificateEntry:
-    nodes = tuple(found.nodes_among(certificate.recipients))
-    blind = tuple(name for name in found.names if name not in nodes) if certificate.key_age else ()
-    return CertificateEntry(host, certificate, nodes, blind)
+def _entry(host: str, certificate: Certificate, readers: Recipients) -> CertificateEntry:
+    nodes = tuple(readers.nodes_among(certificate.recipients))
+    unable = tuple(name for name in readers.names if name not in nodes) if certificate.key_age else ()
+    return CertificateEntry(host, certificate, nodes, unable)
 
 
 def table(entries: Sequence[CertificateEntry], now: datetime) -> str:
-    """Certificates for a person."""
+    """Return the table of certificates."""
     return columns(_CERTIFICATES, [_cells(entry, now) for entry in entries])
 
 
-def document(each: CertificateEntry) -> dict[str, Any]:
-    """A certificate in JSON."""
+def document(entry: CertificateEntry) -> dict[str, Any]:
+    """Return the JSON form of a certificate."""
     return {
-        "host": each.host,
-        **(view.certificate(each.certificate) or {}),
-        "nodes": list(each.nodes),
-        "nodes_without_access": list(each.blind),
+        "host": entry.host,
+        **(ingress_view.certificate(entry.certificate) or {}),
+        "nodes": list(entry.nodes),
+        "nodes_without_access": list(entry.unable),
     }
 
 
 def ingress_text(snapshot: Snapshot, now: datetime) -> str:
-    """What is routed, for a person; the snapshot has an ingress."""
-    ingress = view.ingress_of(snapshot)
+    """Return the ingress as text: nodes, rules, URLs with certificates, problems."""
+    ingress = ingress_view.ingress_of(snapshot)
     if ingress is None:
         return ""
-    nodes = view.ingress_statuses(snapshot.statuses)
+    nodes = ingress_view.ingress_statuses(snapshot.statuses)
     lines = [
         f"Environment  {snapshot.ref}",
         f"Nodes        {collapse_ranges(nodes) or 'none yet'}",
@@ -81,16 +81,16 @@ def ingress_text(snapshot: Snapshot, now: datetime) -> str:
     ]
     rows = [
         [where, *_summary(snapshot.certificates.get(host), now)]
-        for host, where in zip(ingress.hosts, view.urls(snapshot), strict=True)
+        for host, where in zip(ingress.hosts, ingress_view.urls(snapshot), strict=True)
     ]
     lines.append(columns(("URL", "CERTIFICATE", "EXPIRES", "NEXT"), rows))
-    found = view.problem_lines(view.ingress_problems(snapshot, now))
-    return "\n".join([*lines, *([""] if found else []), *found])
+    problem_lines = ingress_view.problem_lines(ingress_view.ingress_problems(snapshot, now))
+    return "\n".join([*lines, *([""] if problem_lines else []), *problem_lines])
 
 
 def ingress_json(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
-    """The same in JSON."""
-    ingress = view.ingress_of(snapshot)
+    """Return the JSON form of the ingress."""
+    ingress = ingress_view.ingress_of(snapshot)
     if ingress is None:
         return {}
     settings = ingress_document(ingress)
@@ -100,13 +100,13 @@ def ingress_json(snapshot: Snapshot, now: datetime) -> dict[str, Any]:
         "redirect_http": ingress.redirect_http,
         "drain_timeout": settings.get("drain_timeout"),
         "rules": settings["rules"],
-        **(view.document(snapshot, now) or {}),
+        **(ingress_view.document(snapshot, now) or {}),
     }
 
 
-def problems(found: Iterable[UnreadableKey]) -> list[Mapping[str, str]]:
-    """Keys that cannot be read, in JSON."""
-    return [{"key": problem.key, "reason": problem.reason} for problem in found]
+def problems(keys: Iterable[UnreadableKey]) -> list[Mapping[str, str]]:
+    """Return the JSON form of unreadable keys."""
+    return [{"key": problem.key, "reason": problem.reason} for problem in keys]
 
 
 def _summary(certificate: Certificate | None, now: datetime) -> list[str]:
@@ -115,33 +115,33 @@ def _summary(certificate: Certificate | None, now: datetime) -> list[str]:
     return [safe(certificate.issuer) or "-", _expires(certificate, now), _next(certificate, now)]
 
 
-def _cells(each: CertificateEntry, now: datetime) -> list[str]:
-    found = each.certificate
-    readable = "; ".join([", ".join(each.nodes) or "-", *([f"not {', '.join(each.blind)}"] if each.blind else [])])
+def _cells(entry: CertificateEntry, now: datetime) -> list[str]:
+    certificate = entry.certificate
+    readable = "; ".join([", ".join(entry.nodes) or "-", *([f"not {', '.join(entry.unable)}"] if entry.unable else [])])
     return [
-        each.host,
-        safe(found.issuer) or "-",
-        _expires(found, now),
-        word(Certificate.Source, found.source) if found.chain_pem else "-",
+        entry.host,
+        safe(certificate.issuer) or "-",
+        _expires(certificate, now),
+        word(Certificate.Source, certificate.source) if certificate.chain_pem else "-",
         readable,
-        _next(found, now),
+        _next(certificate, now),
     ]
 
 
-def _expires(found: Certificate, now: datetime) -> str:
-    if not found.chain_pem or iso(found.not_after) is None:
+def _expires(certificate: Certificate, now: datetime) -> str:
+    if not certificate.chain_pem or iso(certificate.not_after) is None:
         return "-"
-    left = found.not_after.seconds - now.timestamp()
-    return f"in {age(left)}" if left > 0 else f"expired {local_time(found.not_after)}"
+    left = certificate.not_after.seconds - now.timestamp()
+    return f"in {age(left)}" if left > 0 else f"expired {local_time(certificate.not_after)}"
 
 
-def _next(found: Certificate, now: datetime) -> str:
-    """What happens to it next, as far as it is known here."""
-    if not found.HasField("issuance"):
-        return "renewed in time" if found.source == Certificate.ACME else "-"
-    course = found.issuance
-    if course.phase == Issuance.BACKOFF:
-        return view.failed_attempt(course)
-    what = "renewal" if found.chain_pem else "first certificate"
-    reason = f": {safe(course.reason)}" if course.reason else ""
-    return f"{what} under way ({word(Issuance.Phase, course.phase)}){reason}"
+def _next(certificate: Certificate, now: datetime) -> str:
+    """Return the next event of a certificate as text, as far as known."""
+    if not certificate.HasField("issuance"):
+        return "renewed automatically" if certificate.source == Certificate.ACME else "-"
+    issuance = certificate.issuance
+    if issuance.phase == Issuance.BACKOFF:
+        return ingress_view.failed_attempt(issuance)
+    what = "renewal" if certificate.chain_pem else "first certificate"
+    reason = f": {safe(issuance.reason)}" if issuance.reason else ""
+    return f"{what} in progress ({word(Issuance.Phase, issuance.phase)}){reason}"

@@ -24,16 +24,22 @@ def leads(*addresses: str, alias: str = "") -> DnsAnswer:
 @pytest.mark.parametrize(
     ("found", "nodes", "severity", "code", "words"),
     [
-        (leads("8.8.1.1", "8.8.2.2"), {"n1": ONE, "n2": TWO}, "ok", "", "leads to 8.8.1.1, 8.8.2.2"),
-        (leads("8.8.1.1", alias="lb.example.net"), {"n1": ONE}, "ok", "", "(by way of lb.example.net)"),
+        (leads("8.8.1.1", "8.8.2.2"), {"n1": ONE, "n2": TWO}, "ok", "", "points to 8.8.1.1, 8.8.2.2"),
+        (leads("8.8.1.1", alias="lb.example.net"), {"n1": ONE}, "ok", "", "(alias of lb.example.net)"),
         (leads("8.8.1.1"), {"n1": ONE, "n2": TWO}, "warning", "ingress_dns_incomplete", "not to n2"),
-        (leads("8.8.9.9"), {"n1": ONE}, "error", "ingress_dns_elsewhere", "8.8.9.9 is no address of a node"),
-        (leads("8.8.1.1", "8.8.9.9"), {"n1": ONE}, "error", "ingress_dns_elsewhere", "8.8.9.9 is no address"),
+        (leads("8.8.9.9"), {"n1": ONE}, "error", "ingress_dns_elsewhere", "8.8.9.9 is not the address of a node"),
+        (leads("8.8.1.1", "8.8.9.9"), {"n1": ONE}, "error", "ingress_dns_elsewhere", "8.8.9.9 is not the address"),
         (leads("8.8.9.9"), {"n1": frozenset({"10.0.0.5"})}, "warning", "ingress_dns_elsewhere", "load balancer"),
-        (leads("8.8.9.9"), {"n1": ONE, "n2": frozenset()}, "warning", "ingress_dns_elsewhere", "as far as is known"),
+        (
+            leads("8.8.9.9"),
+            {"n1": ONE, "n2": frozenset()},
+            "warning",
+            "ingress_dns_elsewhere",
+            "unless there is a load balancer",
+        ),
         (leads("10.0.0.9"), {"n1": frozenset({"10.0.0.5"})}, "error", "ingress_dns_elsewhere", "10.0.0.9"),
         (
-            DnsAnswer(LookupStatus.ABSENT, detail="there is no such name"),
+            DnsAnswer(LookupStatus.ABSENT, detail="no such name"),
             {"n1": ONE},
             "error",
             "ingress_dns_missing",
@@ -70,10 +76,10 @@ SERVING = IngressStatus(phase=IngressStatus.SERVING, http_port=80, https_port=44
 @pytest.mark.parametrize(
     ("status", "address", "answers", "secure", "said"),
     [
-        (SERVING, "8.8.1.1", {80: "", 443: ""}, True, ["ok answers at 8.8.1.1", "ok answers at 8.8.1.1"]),
-        (SERVING, "8.8.1.1", {80: "", 443: "refused"}, True, ["ok answers at 8.8.1.1", "error 8.8.1.1: refused"]),
-        (None, "8.8.1.1", {}, True, ["error its agent has not said yet that it serves the ingress"]),
-        (SERVING, "", {}, True, ["warning it is registered without an address"]),
+        (SERVING, "8.8.1.1", {80: "", 443: ""}, True, ["ok open at 8.8.1.1", "ok open at 8.8.1.1"]),
+        (SERVING, "8.8.1.1", {80: "", 443: "refused"}, True, ["ok open at 8.8.1.1", "error 8.8.1.1: refused"]),
+        (None, "8.8.1.1", {}, True, ["error its agent has not reported an ingress status yet"]),
+        (SERVING, "", {}, True, ["warning the node is registered without an address"]),
         (
             IngressStatus(phase=IngressStatus.FAILED, reason="port 80 is taken by nginx"),
             "8.8.1.1",
@@ -93,14 +99,14 @@ SERVING = IngressStatus(phase=IngressStatus.SERVING, http_port=80, https_port=44
             "8.8.1.1",
             {80: ""},
             True,
-            ["ok answers at 8.8.1.1", "error its router does not listen for HTTPS"],
+            ["ok open at 8.8.1.1", "error its router does not listen for HTTPS"],
         ),
         (
             IngressStatus(phase=IngressStatus.SERVING, http_port=80),
             "8.8.1.1",
             {80: ""},
             False,
-            ["ok answers at 8.8.1.1"],
+            ["ok open at 8.8.1.1"],
         ),
     ],
     ids=["well", "closed", "silent", "no address", "failed", "starting", "no https", "no https wanted"],
@@ -125,9 +131,9 @@ def test_a_certificate_that_is_not_there_yet_is_waited_for() -> None:
     (missing,) = check_findings.stored_certificate_results(AUTO, HOST, None, NOW)
     assert (missing.severity, missing.code) == ("error", "ingress_certificate_missing")
     (there,) = check_findings.stored_certificate_results(AUTO, HOST, certificate(), NOW)
-    assert (there.severity, there.message) == ("ok", "by R3, valid for 60 days")
+    assert (there.severity, there.message) == ("ok", "issued by R3, valid for 60 days")
     (soon,) = check_findings.stored_certificate_results(AUTO, HOST, certificate(days=3), NOW)
-    assert (soon.severity, soon.message) == ("warning", "its certificate expires in 3 days")
+    assert (soon.severity, soon.message) == ("warning", "the certificate expires in 3 days")
 
 
 def shown(
@@ -139,13 +145,17 @@ def shown(
 @pytest.mark.parametrize(
     ("seen", "severity", "words"),
     [
-        (shown(), "ok", "serves the certificate by R3 (n1)"),
-        (shown("b2"), "error", "is not the newest one"),
+        (shown(), "ok", "serves the certificate issued by R3 (n1)"),
+        (shown("b2"), "error", "is not the newest certificate"),
         (shown(names=("other.org",)), "error", "is for another host"),
         (shown(names=("*.example.com",)), "ok", "serves"),
         (shown(days=-1), "error", "has expired"),
-        (shown(distrust="self-signed certificate"), "warning", "does not trust the certificate by R3: self-signed"),
-        (PresentedCertificate("the connection is refused"), "error", "the connection is refused"),
+        (
+            shown(distrust="self-signed certificate"),
+            "warning",
+            "does not trust the certificate issued by R3: self-signed",
+        ),
+        (PresentedCertificate("connection refused"), "error", "connection refused"),
     ],
     ids=["right", "old", "other", "wildcard", "expired", "untrusted", "refused"],
 )
@@ -164,13 +174,13 @@ def test_an_answer(status: int, severity: str) -> None:
 
 
 def test_nodes_that_say_the_same_share_a_line() -> None:
-    good, bad = HttpAnswer(status=200), HttpAnswer(error="the connection is refused")
+    good, bad = HttpAnswer(status=200), HttpAnswer(error="connection refused")
     checks = check_findings.answer_results(HOST, "/", {"n1": good, "n2": bad, "n3": good}, secure=False)
     assert [(check.severity, check.message) for check in checks] == [
         ("ok", "status 200 (n1, n3)"),
-        ("error", "the connection is refused (n2)"),
+        ("error", "connection refused (n2)"),
     ]
-    assert check_findings.summary(checks) == "1 failed, 1 well"
+    assert check_findings.summary(checks) == "1 failed, 1 passed"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from devopsellence.api.v1.workload_pb2 import Ingress, IngressRule, Service
 from devopsellence.cli.deploy import ingress as routed
 from devopsellence.cli.ingress import hosts
 from devopsellence.cli.ingress.hosts import HostOwner
-from devopsellence.placement import place
+from devopsellence.placement import compute_placement
 from devopsellence.store.keys import EnvironmentRef
 
 OURS, THEIRS = (EnvironmentRef("acme", "shop", name) for name in ("production", "staging"))
@@ -45,7 +45,7 @@ def test_a_host_belongs_to_one_environment_of_those_that_share_a_node(
 def test_nodes_serve_that_run_everything_that_rules_lead_to() -> None:
     services = [Service(name="web", kind=Service.WEB), Service(name="jobs", kind=Service.WORKER)]
     nodes = [Node(name="n1", labels=["web", "worker"]), Node(name="n2", labels=["web"])]
-    placed = place(services, nodes, {})
+    placed = compute_placement(services, nodes, {})
     assert hosts.nodes_serving(ingress("a.org/ web"), placed) == ["n1", "n2"]
     assert hosts.nodes_serving(ingress("a.org/ web", "a.org/jobs jobs"), placed) == ["n1"]
     assert hosts.nodes_serving(ingress("a.org/ gone"), placed) == []

@@ -70,8 +70,8 @@ def test_keys_that_are_taken(key: Callable[[], rsa.RSAPrivateKey | ec.EllipticCu
     ("key", "why"),
     [
         (lambda: rsa.generate_private_key(public_exponent=65537, key_size=1024), "RSA with 1024 bits"),  # noqa: S505
-        (ed25519.Ed25519PrivateKey.generate, "of a kind that browsers do not accept"),
-        (lambda: ec.generate_private_key(ec.SECP256K1()), "of a kind that browsers do not accept"),
+        (ed25519.Ed25519PrivateKey.generate, "browsers do not accept this type of key"),
+        (lambda: ec.generate_private_key(ec.SECP256K1()), "browsers do not accept this type of key"),
     ],
     ids=["RSA 1024", "Ed25519", "secp256k1"],
 )
@@ -81,7 +81,7 @@ def test_keys_that_are_refused(key: Callable[[], ed25519.Ed25519PrivateKey], why
 
 
 def test_a_leaf_alone_is_warned_of_and_one_that_signed_itself_is_not() -> None:
-    assert "stands alone" in pem.read_files(LEAF.pem, LEAF.key_pem(), NOW).warnings[0]
+    assert "no intermediate certificates" in pem.read_files(LEAF.pem, LEAF.key_pem(), NOW).warnings[0]
     own = made("own", ["own.example.com"])
     assert pem.read_files(own.pem, own.key_pem(), NOW).warnings == ()
 
@@ -96,20 +96,20 @@ NAMELESS = made("app.example.com", by=MIDDLE)
 @pytest.mark.parametrize(
     ("certificates", "key", "why"),
     [
-        (b"", LEAF.key_pem(), "holds no certificate in PEM"),
-        (LEAF.key_pem(), LEAF.key_pem(), "holds no certificate in PEM"),
-        (CHAIN, b"nothing", "holds no private key in PEM"),
-        (CHAIN, CHAIN, "holds no private key in PEM"),
+        (b"", LEAF.key_pem(), "contains no certificate in PEM"),
+        (LEAF.key_pem(), LEAF.key_pem(), "contains no certificate in PEM"),
+        (CHAIN, b"nothing", "contains no private key in PEM"),
+        (CHAIN, CHAIN, "contains no private key in PEM"),
         (CHAIN, LEAF.key_pem(password=b"x"), "protected by a passphrase"),
-        (CHAIN, MIDDLE.key_pem(), "the key belongs to certificate 2 of the file, which must come first"),
+        (CHAIN, MIDDLE.key_pem(), "the key belongs to certificate 2 of the file; that certificate must come first"),
         (MIDDLE.pem + LEAF.pem, LEAF.key_pem(), "the key belongs to certificate 2 of the file"),
         (CHAIN, ROOT.key_pem(), "the key does not belong to the certificate"),
         (LEAF.pem + ROOT.pem, LEAF.key_pem(), "certificate 2 of the file (Some Authority) did not issue certificate 1"),
         (CHAIN + LEAF.pem, LEAF.key_pem(), "certificate 3 of the file (whatever) did not issue certificate 2"),
-        (LEAF.pem * 11, LEAF.key_pem(), "holds 11 certificates"),
-        (EXPIRED.pem, EXPIRED.key_pem(), "the certificate has expired on "),
+        (LEAF.pem * 11, LEAF.key_pem(), "contains 11 certificates"),
+        (EXPIRED.pem, EXPIRED.key_pem(), "the certificate expired on "),
         (EARLY.pem, EARLY.key_pem(), "is not valid before "),
-        (BELOW_OLD.pem + OLD_MIDDLE.pem, BELOW_OLD.key_pem(), "certificate 2 of the file has expired"),
+        (BELOW_OLD.pem + OLD_MIDDLE.pem, BELOW_OLD.key_pem(), "certificate 2 of the file expired"),
         (NAMELESS.pem, NAMELESS.key_pem(), "names no host"),
     ],
     ids=range(15),
