@@ -84,10 +84,10 @@ class DockerClient:
 
     def list(self) -> EngineListing:
         """List the containers and networks of this node, except the router's. Start times are missing in a listing."""
-        ours = {"label": f"{names.LABEL_NODE_UID}={self._uid}"}
+        own = {"label": f"{names.LABEL_NODE_UID}={self._uid}"}
         with _errors():
-            containers = self._client.containers(all=True, filters=ours)
-            networks = self._client.networks(filters=ours)
+            containers = self._client.containers(all=True, filters=own)
+            networks = self._client.networks(filters=own)
         return EngineListing(
             tuple(
                 parse_listed(container)
@@ -105,8 +105,8 @@ class DockerClient:
         with _errors():
             document = self._client.inspect_container(container)
         labels = document["Config"].get("Labels") or {}
-        ours = labels.get(names.LABEL_NODE_UID) == self._uid and names.LABEL_ROUTER not in labels
-        return parse_inspected(document, clock.now()) if ours else None
+        is_own = labels.get(names.LABEL_NODE_UID) == self._uid and names.LABEL_ROUTER not in labels
+        return parse_inspected(document, clock.now()) if is_own else None
 
     def create_network(self, name: str, labels: Mapping[str, str]) -> str:
         """Create a bridge network and return its id. Conflict if the name exists."""

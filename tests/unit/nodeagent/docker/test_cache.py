@@ -39,8 +39,8 @@ def cache_of(*items: Container | Network) -> ContainerCache:
 
 
 def only_container(cache: ContainerCache) -> Container:
-    (parsed,) = cache.containers.values()
-    return parsed
+    (container_,) = cache.containers.values()
+    return container_
 
 
 def test_exit_event_marks_the_container_exited() -> None:
@@ -66,7 +66,7 @@ def test_inspection_older_than_the_exit_is_overruled() -> None:
     assert only_container(cache) == again
 
 
-def test_destroyed_parsedstays_removed() -> None:
+def test_destroyed_container_stays_removed() -> None:
     cache = cache_of(RUNNING)
     assert cache.apply(event("destroy")).env == str(ENV)
     cache.put(RUNNING)
@@ -137,7 +137,7 @@ def test_listing_returns_unknown_running_containers() -> None:
     assert not cache.containers
 
 
-def test_inspected_parsedis_parsed() -> None:
+def test_inspected_container_is_parsed() -> None:
     document = {
         "Id": "c1",
         "Name": "/shop",
@@ -166,7 +166,7 @@ def test_unknown_state_counts_as_removing() -> None:
     assert parse_listed(entry).state is ContainerState.REMOVING
 
 
-def test_listed_parsedis_parsed() -> None:
+def test_listed_container_is_parsed() -> None:
     entry = {"Id": "c1", "Names": ["/shop"], "State": "exited", "Labels": LABELS, "Image": "sha256:1"}
     parsed = parse_listed(entry)
     assert (parsed.name, parsed.state, parsed.release, parsed.env) == ("shop", ContainerState.EXITED, 0, str(ENV))
