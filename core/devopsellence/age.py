@@ -20,18 +20,18 @@ _RECIPIENT: Final = re.compile(r"age1[02-9ac-hj-np-z]{58}\Z")
 MAX_BYTES: Final = 64 * 1024
 
 
-class SealError(Exception):
+class EncryptionError(Exception):
     """It cannot be sealed or opened; the message says why, and never holds what is secret."""
 
 
-class Identity:
+class AgeIdentity:
     """A private key. Its text form is what the ``age-keygen`` tool writes; it is in no ``repr``."""
 
     def __init__(self, text: str) -> None:
         """The identity in ``text``, the content of a key file; lines that begin with ``#`` are comments.
 
         Raises:
-            SealError: there is none in it.
+            EncryptionError: there is none in it.
         """
         from pyrage import IdentityError, x25519
 
@@ -39,10 +39,10 @@ class Identity:
         try:
             self._identity = x25519.Identity.from_str(lines[0] if lines else "")
         except IdentityError as error:
-            raise SealError("there is no age identity (a line that begins with AGE-SECRET-KEY-1)") from error
+            raise EncryptionError("there is no age identity (a line that begins with AGE-SECRET-KEY-1)") from error
 
     @classmethod
-    def generate(cls) -> Identity:
+    def generate(cls) -> AgeIdentity:
         """A new one."""
         from pyrage import x25519
 
@@ -57,18 +57,18 @@ class Identity:
         """What to write into its file, which only its owner may read."""
         return f"# public key: {self.recipient}\n{self._identity}\n"
 
-    def open(self, armored: str) -> bytes:
+    def decrypt(self, armored: str) -> bytes:
         """What is in an age file that was sealed for this identity.
 
         Raises:
-            SealError: it was not, or it is none.
+            EncryptionError: it was not, or it is none.
         """
         from pyrage import DecryptError, decrypt
 
         try:
             return bytes(decrypt(armored.encode(), [self._identity]))
         except DecryptError as error:
-            raise SealError(f"it cannot be opened with the identity of {self.recipient}") from error
+            raise EncryptionError(f"it cannot be opened with the identity of {self.recipient}") from error
 
 
 def is_recipient(text: str) -> bool:
@@ -82,20 +82,20 @@ def node_recipient(node: Node, beat: Heartbeat | None) -> str:
     return next((key for key in (said, node.age_recipient) if is_recipient(key)), "")
 
 
-def seal(plaintext: bytes, recipients: Iterable[str]) -> str:
+def encrypt(plaintext: bytes, recipients: Iterable[str]) -> str:
     """``plaintext`` as an armored age file that each of ``recipients`` (``age1…``) can open.
 
     Raises:
-        SealError: there is no recipient, one is malformed, or the text is larger than :data:`MAX_BYTES`.
+        EncryptionError: there is no recipient, one is malformed, or the text is larger than :data:`MAX_BYTES`.
     """
     from pyrage import RecipientError, encrypt, x25519
 
     if len(plaintext) > MAX_BYTES:
-        raise SealError(f"a secret has at most {MAX_BYTES // 1024} KiB, this has {len(plaintext) // 1024 + 1}")
+        raise EncryptionError(f"a secret has at most {MAX_BYTES // 1024} KiB, this has {len(plaintext) // 1024 + 1}")
     try:
         keys = [x25519.Recipient.from_str(recipient) for recipient in sorted(set(recipients))]
     except RecipientError as error:
-        raise SealError("one of the recipients is not an age public key (age1…)") from error
+        raise EncryptionError("one of the recipients is not an age public key (age1…)") from error
     if not keys:
-        raise SealError("there is nobody to seal it for")
+        raise EncryptionError("there is nobody to seal it for")
     return bytes(encrypt(plaintext, keys, armored=True)).decode()

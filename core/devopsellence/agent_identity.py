@@ -18,7 +18,7 @@ NODE_PREFIX: Final = "node:"
 #: Trailing metadata of every refusal by an agent itself, which tells it from one by the network.
 REFUSED_BY: Final = "devopsellence-refused-by"
 #: Initial metadata of every call that an agent has taken: the node's name. It comes at once.
-TAKEN_BY: Final = "devopsellence-taken-by"
+ACCEPTED_BY: Final = "devopsellence-taken-by"
 #: Where agents answer, unless told otherwise.
 API_PORT: Final = 7443
 #: Initial metadata of an image that one agent sends to another: how large it is, in bytes, as a decimal number.
@@ -54,7 +54,7 @@ def is_node(common_name: str) -> bool:
     return common_name.startswith(NODE_PREFIX) and len(common_name) > len(NODE_PREFIX)
 
 
-def answers_at(registered: str, said: str) -> str:
+def api_address(registered: str, said: str) -> str:
     """Where an agent's API answers, as ``host:port``: at the address that its node is registered with (may be empty),
     and otherwise where it says itself; empty if it has none."""
     host, _, port = said.rpartition(":")

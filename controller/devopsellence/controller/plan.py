@@ -1,10 +1,9 @@
-"""What to write for one environment: assignments, tombstones and the Rollout. Pure.
+"""The plan for one environment: which assignments, tombstones, ingress parts and Rollout to write. Pure.
 
-``plan(world, now, keys)`` is given all that is stored about an environment and answers with actions, each with its
-reason. Every prefix of the actions, cut anywhere, followed by a new observation, leads to the same end. A value that
-cannot be read is never taken for one that is not there. Nodes move in batches; a release that fails goes back to the
-one that settled last. A release with a task goes to the task's node first, and to the others when the task has
-succeeded.
+``plan(snapshot, now, keys)`` takes everything stored about an environment and returns actions, each with a reason.
+Actions may be cut off anywhere: a new snapshot and a new plan lead to the same end. An unreadable value is never taken
+for an absent value. Nodes update in batches; a failed release rolls back to the last settled release. A release with a
+task goes to the node of the task first, and to all nodes after the task has succeeded.
 """
 
 from __future__ import annotations
@@ -14,13 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.clock import Now
 from devopsellence.controller.assign.environment import PassInput, PassResult, assign_all
 from devopsellence.controller.assign.node import withdraw
 from devopsellence.controller.assign.secrets import secret_problems
 from devopsellence.controller.ingress.node_parts import plan_parts
 from devopsellence.controller.model import events
 from devopsellence.controller.model.actions import EnvironmentPlan, KeyChange, Precondition, WriteAction, WriteKind
-from devopsellence.controller.model.snapshot import EnvironmentSnapshot, Moment
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot
 from devopsellence.controller.rollout.coverage import is_covered, why_unplaced
 from devopsellence.controller.rollout.history import begin_rollout
 from devopsellence.controller.rollout.node_progress import PlannedNode
@@ -32,11 +32,11 @@ from devopsellence.controller.scheduler.placement import place_services
 from devopsellence.store.keys import Keys
 from devopsellence.store.record import message_of, revision_of
 
-# How many keys what is recorded is compared with, and how many nodes' assignments and statuses a verdict about the
-# release; leaves room for the rest in a transaction.
+# Largest numbers of preconditions of a write of the Rollout, and of nodes among them whose assignments and statuses a
+# failure was concluded from. They leave room in the transaction for the rest.
 _MAX_COMPARED: Final = 90
 _MAX_BLAMED_COMPARED: Final = 10
-# For a release that says nothing about it, which the command line does not write.
+# For a release without a progress deadline; the command line always writes one.
 DEFAULT_DEADLINE_SECONDS: Final = 600.0
 _EVENT_CODES: Final[dict[WriteKind, str]] = {
     WriteKind.WRITE_ASSIGNMENT: events.ASSIGNMENT_WRITTEN,
@@ -45,161 +45,170 @@ _EVENT_CODES: Final[dict[WriteKind, str]] = {
 }
 
 
-def plan(world: EnvironmentSnapshot, now: Moment, keys: Keys) -> EnvironmentPlan:
-    """What to write for the environment ``world`` is about.
+def plan(snapshot: EnvironmentSnapshot, now: Now, keys: Keys) -> EnvironmentPlan:
+    """Return the plan for the environment of ``snapshot``.
 
-    Deleted environment: tombstones, and in the end nothing is left. Unreadable environment: everything stays, and its
-    Rollout says so. Otherwise: an assignment for each attached node, a tombstone for each other node that has one, and
-    to those that serve its ingress what they need for it besides.
+    Deleted environment: tombstones, until nothing is left. Unreadable environment: no change but the reason of its
+    Rollout. Otherwise: an assignment for each attached node, a tombstone for each detached node with an assignment, and
+    ingress parts for the nodes that serve the ingress.
     """
-    if world.environment is None:
-        return _without_environment(world, now, keys)
-    if world.environment.message is None:
-        return _with_unreadable_environment(world, keys)
-    return _with_environment(world, world.environment.message, now, keys)
+    if snapshot.environment is None:
+        return _without_environment(snapshot, now, keys)
+    if snapshot.environment.message is None:
+        return _with_unreadable_environment(snapshot, keys)
+    return _with_environment(snapshot, snapshot.environment.message, now, keys)
 
 
-def _without_environment(world: EnvironmentSnapshot, now: Moment, keys: Keys) -> EnvironmentPlan:
-    rests_on = Precondition(keys.environment(world.ref), 0)
-    actions = _some(withdraw(keys, world.ref, view, "the environment was deleted") for view in world.nodes)
-    left = any(view.assignment is not None or view.status is not None for view in world.nodes)
-    if world.rollout is not None and not left:
-        change = KeyChange(keys.rollout(world.ref), world.rollout.mod_revision)
-        actions.append(
-            WriteAction(WriteKind.DELETE_ROLLOUT, "the environment was deleted and nothing is left of it", (change,))
-        )
-    actions += plan_parts(world, (), keys)
-    return EnvironmentPlan(rests_on, actions, _tell(actions, now, release=0))
+def _without_environment(snapshot: EnvironmentSnapshot, now: Now, keys: Keys) -> EnvironmentPlan:
+    rests_on = Precondition(keys.environment(snapshot.ref), 0)
+    actions = _some(withdraw(keys, snapshot.ref, view, "the environment was deleted") for view in snapshot.nodes)
+    left = any(view.assignment is not None or view.status is not None for view in snapshot.nodes)
+    if snapshot.rollout is not None and not left:
+        change = KeyChange(keys.rollout(snapshot.ref), snapshot.rollout.mod_revision)
+        reason = "the environment was deleted and nothing is left of it"
+        actions.append(WriteAction(WriteKind.DELETE_ROLLOUT, reason, (change,)))
+    actions += plan_parts(snapshot, (), keys)
+    return EnvironmentPlan(rests_on, actions, _node_events(actions, now, release=0))
 
 
-def _with_unreadable_environment(world: EnvironmentSnapshot, keys: Keys) -> EnvironmentPlan:
-    record = world.environment
+def _with_unreadable_environment(snapshot: EnvironmentSnapshot, keys: Keys) -> EnvironmentPlan:
+    record = snapshot.environment
     if record is None or record.error is None:
-        raise ValueError(f"{world.ref}: the environment can be read")
+        raise ValueError(f"{snapshot.ref}: the environment can be read")
     rests_on = Precondition(record.key, record.mod_revision)
-    stored = message_of(world.rollout)
+    stored = message_of(snapshot.rollout)
     reason = f"{record.error}; the nodes keep what they have"
-    if world.rollout is None or stored is None or stored.reason == reason:
+    if snapshot.rollout is None or stored is None or stored.reason == reason:
         return EnvironmentPlan(rests_on)
     rollout = pb.Rollout()
     rollout.CopyFrom(stored)
     rollout.reason = reason
-    change = KeyChange(world.rollout.key, world.rollout.mod_revision, rollout)
+    change = KeyChange(snapshot.rollout.key, snapshot.rollout.mod_revision, rollout)
     return EnvironmentPlan(rests_on, (WriteAction(WriteKind.WRITE_ROLLOUT, reason, (change,)),))
 
 
 def _with_environment(
-    world: EnvironmentSnapshot, environment: pb.Environment, now: Moment, keys: Keys
+    snapshot: EnvironmentSnapshot, environment: pb.Environment, now: Now, keys: Keys
 ) -> EnvironmentPlan:
-    record = world.environment
-    rests_on = Precondition(keys.environment(world.ref), revision_of(record))
+    rests_on = Precondition(keys.environment(snapshot.ref), revision_of(snapshot.environment))
     attached = frozenset(environment.nodes)
-    number = environment.latest_release
-    if number == 0:
-        nothing = PassInput(world, RolloutTarget(0, 0), KnownReleases(None, None), None, {}, keys)
-        assigning = assign_all(nothing, attached)
-        actions = [*assigning.actions, *plan_parts(world, assigning.standings, keys)]
-        return EnvironmentPlan(rests_on, actions, _tell(actions, now, release=0))
-    before = begin_rollout(world, number, now)
-    course = recorded_target(before)
-    releases = known_releases(world, course, keys)
-    decision = _decide(world, attached, releases.newest, before, keys)
-    survey = _survey(world, attached, course, releases, decision.task, now, keys)
-    watch = advance_stopwatch(survey.facts, world.stopwatch, now)
-    outcome = judge(survey.facts, before, watch, now)
-    blamed = outcome.blamed
-    if outcome.course != course:
-        # The rollout has turned round: what the nodes are to run is worked out again, from what is recorded with it.
-        survey = _survey(world, attached, outcome.course, releases, outcome.task, now, keys)
-        watch = advance_stopwatch(survey.facts, world.stopwatch, now)
-        outcome = judge(survey.facts, before, watch, now)
-    previous = message_of(world.rollout)
-    folded = update_rollout(survey.facts, outcome, before, previous, watch, now)
-    told = [*folded.events, *_tell(survey.assigning.actions, now, release=outcome.course.target)]
-    actions = _in_order(world, folded.rollout, survey, [*_basis_of(blamed, world, keys), *decision.rests_on], keys)
-    actions += plan_parts(world, survey.assigning.standings, keys)
-    rechecks = [one for one in (folded.recheck_after, *survey.rechecks) if one is not None]
-    return EnvironmentPlan(rests_on, actions, told, folded.stopwatch, min(rechecks, default=None))
+    newest = environment.latest_release
+    if newest == 0:
+        nothing = PassInput(snapshot, RolloutTarget(0, 0), KnownReleases(None, None), None, {}, keys)
+        assigned = assign_all(nothing, attached)
+        actions = [*assigned.actions, *plan_parts(snapshot, assigned.planned_nodes, keys)]
+        return EnvironmentPlan(rests_on, actions, _node_events(actions, now, release=0))
+    before = begin_rollout(snapshot, newest, now)
+    target = recorded_target(before)
+    releases = known_releases(snapshot, target, keys)
+    decision = _decide_task(snapshot, attached, releases.newest, before, keys)
+    survey = _survey(snapshot, attached, target, releases, decision.task, now, keys)
+    stopwatch = advance_stopwatch(survey.facts, snapshot.stopwatch, now)
+    verdict = judge(survey.facts, before, stopwatch, now)
+    blamed = verdict.blamed
+    if verdict.target != target:
+        # The rollout rolls back or halts: work out the assignments again for the new target.
+        survey = _survey(snapshot, attached, verdict.target, releases, verdict.task, now, keys)
+        stopwatch = advance_stopwatch(survey.facts, snapshot.stopwatch, now)
+        verdict = judge(survey.facts, before, stopwatch, now)
+    update = update_rollout(survey.facts, verdict, before, message_of(snapshot.rollout), stopwatch, now)
+    node_events = _node_events(survey.assigned.actions, now, release=verdict.target.release)
+    decided_from = [*_preconditions_of_verdict(blamed, snapshot, keys), *decision.rests_on]
+    actions = _in_order(snapshot, update.rollout, survey, decided_from, keys)
+    actions += plan_parts(snapshot, survey.assigned.planned_nodes, keys)
+    rechecks = [seconds for seconds in (update.recheck_after, *survey.rechecks) if seconds is not None]
+    return EnvironmentPlan(
+        rests_on, actions, [*update.events, *node_events], update.stopwatch, min(rechecks, default=None)
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Survey:
-    """What the nodes are to run on one course, and how they fare."""
+    """Assignments of all nodes for a rollout target, and the facts for the verdict."""
 
-    assigning: PassResult
+    assigned: PassResult
     facts: RolloutFacts
-    # When to look again because of where services are placed, in seconds.
+    #: Seconds until placement has to look again; None: only after a change.
     rechecks: Sequence[float | None]
 
 
 def _survey(
-    world: EnvironmentSnapshot,
+    snapshot: EnvironmentSnapshot,
     attached: frozenset[str],
-    course: RolloutTarget,
+    target: RolloutTarget,
     releases: KnownReleases,
     task: pb.TaskStatus | None,
-    now: Moment,
+    now: Now,
     keys: Keys,
 ) -> _Survey:
-    followed = (course.release, course.last_settled) if course.holds else (course.target,)
-    found = [release for number in followed if (release := releases.of(number)) is not None]
-    placings = {release.number: place_services(world, attached, release, now) for release in found}
-    assigning = assign_all(PassInput(world, course, releases, task, placings, keys), attached)
-    target = releases.of(course.target)
-    shortages = placings[target.number].shortages if target is not None and target.number in placings else ()
-    stored = message_of(world.rollout)
-    known = stored.task.phase if stored is not None and stored.release == course.release else pb.TaskStatus.WAITING
+    numbers = (target.newest, target.last_settled) if target.is_halted else (target.release,)
+    readable = [release for number in numbers if (release := releases.of(number)) is not None]
+    placements = {release.number: place_services(snapshot, attached, release, now) for release in readable}
+    assigned = assign_all(PassInput(snapshot, target, releases, task, placements, keys), attached)
+    release = releases.of(target.release)
+    placement_problems = (
+        placements[release.number].problems if release is not None and release.number in placements else ()
+    )
+    stored = message_of(snapshot.rollout)
+    known = stored.task.phase if stored is not None and stored.release == target.newest else pb.TaskStatus.WAITING
     facts = RolloutFacts(
-        ref=world.ref,
-        course=course,
-        unreadable=_why_not(releases, course),
-        unplaced=why_unplaced(target, assigning.placed, assigning.standings) if target is not None else "",
-        returns=releases.returns,
-        why_no_return=releases.why_no_return,
-        moved=assigning.moved or (task is not None and task.phase != known),
-        judgements=assigning.judgements,
-        covered=target is not None and is_covered(target, assigning.standings, assigning.judgements),
+        ref=snapshot.ref,
+        target=target,
+        unreadable=_why_unreadable(releases, target),
+        unplaced=why_unplaced(release, assigned.placed, assigned.planned_nodes) if release is not None else "",
+        can_roll_back=releases.can_roll_back,
+        rollback_problem=releases.rollback_problem,
+        moved=assigned.moved or (task is not None and task.phase != known),
+        nodes=assigned.nodes,
+        covered=release is not None and is_covered(release, assigned.planned_nodes, assigned.nodes),
         deadline=_deadline(releases.newest),
         task=task,
-        troubles=[*secret_problems(assigning.needed, frozenset(assigning.lacking), world.secrets), *shortages],
+        problems=[
+            *secret_problems(assigned.needed, frozenset(assigned.missing_replicas), snapshot.secrets),
+            *placement_problems,
+        ],
     )
-    return _Survey(assigning, facts, [placing.recheck_after for placing in placings.values()])
+    return _Survey(assigned, facts, [placement.recheck_after for placement in placements.values()])
 
 
-def _decide(
-    world: EnvironmentSnapshot, attached: frozenset[str], newest: pb.Release | None, before: pb.Rollout, keys: Keys
+def _decide_task(
+    snapshot: EnvironmentSnapshot, attached: frozenset[str], newest: pb.Release | None, before: pb.Rollout, keys: Keys
 ) -> TaskDecision:
-    """The newest release's task; of one that cannot be read, as it was known."""
+    """Return the release task of the newest release; as recorded before if the release cannot be read."""
     if newest is None:
         return TaskDecision(before.task if before.HasField("task") else None)
-    return decide_task(world, attached, newest, keys)
+    return decide_task(snapshot, attached, newest, keys)
 
 
-def _why_not(releases: KnownReleases, course: RolloutTarget) -> str:
-    why = releases.why_not(course)
-    return f"{why}; the nodes keep what they have until another release is deployed" if why else ""
+def _why_unreadable(releases: KnownReleases, target: RolloutTarget) -> str:
+    problem = releases.problem(target)
+    return f"{problem}; the nodes keep what they have until another release is deployed" if problem else ""
 
 
 def _in_order(
-    world: EnvironmentSnapshot, rollout: pb.Rollout, survey: _Survey, decided_from: Sequence[Precondition], keys: Keys
+    snapshot: EnvironmentSnapshot,
+    rollout: pb.Rollout,
+    survey: _Survey,
+    decided_from: Sequence[Precondition],
+    keys: Keys,
 ) -> list[WriteAction]:
-    """The Rollout, where it changes, before the assignments that follow from it; otherwise these rest on it."""
-    key = keys.rollout(world.ref)
-    revision = revision_of(world.rollout)
-    actions = survey.assigning.actions
-    if world.rollout is not None and rollout == world.rollout.message:
-        # Who moves follows from what is recorded: an old copy of it must not decide that.
-        return [_resting_on(Precondition(key, revision), one) for one in actions]
-    nodes = _basis_of_nodes(survey.assigning.standings) if survey.facts.unplaced else ()
+    """Return the write of the Rollout before the assignments; if the Rollout is unchanged, they depend on its revision."""
+    key = keys.rollout(snapshot.ref)
+    revision = revision_of(snapshot.rollout)
+    actions = survey.assigned.actions
+    if snapshot.rollout is not None and rollout == snapshot.rollout.message:
+        # The batch follows from the recorded Rollout: an old copy of it must not decide which nodes update.
+        return [_resting_on(Precondition(key, revision), action) for action in actions]
+    nodes = _preconditions_of_nodes(survey.assigned.planned_nodes) if survey.facts.unplaced else ()
     change = KeyChange(key, revision, rollout)
-    # Also so that the task's record is there before its node is told of it, and so that whoever follows the release
-    # sees it begin, where the rest takes several transactions.
+    # The Rollout comes first so that the record of the task exists before its node starts the task, and so that
+    # followers of the release see its start even if the rest takes several transactions.
     rests_on = [*decided_from, *nodes][:_MAX_COMPARED]
     return [WriteAction(WriteKind.WRITE_ROLLOUT, rollout.reason, (change,), rests_on=rests_on), *actions]
 
 
-def _resting_on(basis: Precondition, action: WriteAction) -> WriteAction:
-    return replace(action, rests_on=[*action.rests_on, basis])
+def _resting_on(precondition: Precondition, action: WriteAction) -> WriteAction:
+    return replace(action, rests_on=[*action.rests_on, precondition])
 
 
 def _deadline(release: pb.Release | None) -> float:
@@ -209,32 +218,31 @@ def _deadline(release: pb.Release | None) -> float:
     return (duration.seconds + duration.nanos / 1e9) or DEFAULT_DEADLINE_SECONDS
 
 
-def _basis_of_nodes(standings: Sequence[PlannedNode]) -> list[Precondition]:
-    """The Nodes that a verdict about placement was made from: it fails the rollout, so an old copy must not make it."""
-    records = [standing.view.node for standing in standings]
+def _preconditions_of_nodes(planned_nodes: Sequence[PlannedNode]) -> list[Precondition]:
+    """Return the Nodes as placement read them: placement fails the rollout, and an old copy of a Node must not."""
+    records = [planned.view.node for planned in planned_nodes]
     return [Precondition(record.key, record.mod_revision) for record in records if record is not None]
 
 
-def _basis_of(blamed: Sequence[str], world: EnvironmentSnapshot, keys: Keys) -> list[Precondition]:
-    """What the verdict that a release has failed was made from: a report that has been overtaken must not make it."""
+def _preconditions_of_verdict(blamed: Sequence[str], snapshot: EnvironmentSnapshot, keys: Keys) -> list[Precondition]:
+    """Return the records that show the failure of a release: an outdated report must not fail a release."""
     names = frozenset(blamed[:_MAX_BLAMED_COMPARED])
-    basis = []
-    for view in world.nodes:
+    preconditions = []
+    for view in snapshot.nodes:
         if view.name in names:
-            assignment, status = view.assignment, view.status
-            basis += [
-                Precondition(keys.assignment(view.name, world.ref), revision_of(assignment)),
-                Precondition(keys.status(view.name, world.ref), revision_of(status)),
+            preconditions += [
+                Precondition(keys.assignment(view.name, snapshot.ref), revision_of(view.assignment)),
+                Precondition(keys.status(view.name, snapshot.ref), revision_of(view.status)),
             ]
-    return basis
+    return preconditions
 
 
-def _tell(actions: Sequence[WriteAction], now: Moment, *, release: int) -> list[pb.Event]:
+def _node_events(actions: Sequence[WriteAction], now: Now, *, release: int) -> list[pb.Event]:
     decisions = [
         (_EVENT_CODES[action.kind], action.reason, action.node) for action in actions if action.kind in _EVENT_CODES
     ]
     warn = [action.reason for action in actions if action.warning]
-    return events.about_nodes(now.wall, decisions, release=release, warn=warn)
+    return events.about_nodes(now.utc, decisions, release=release, warn=warn)
 
 
 def _some(actions: Iterable[WriteAction | None]) -> list[WriteAction]:

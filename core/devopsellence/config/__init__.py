@@ -13,21 +13,21 @@ from __future__ import annotations
 
 from devopsellence.config.file import FILE_NAME, find
 from devopsellence.config.loading import load, parse
-from devopsellence.config.model import Build, Config, Registry, Resolved
-from devopsellence.config.problems import ConfigError, Finding
-from devopsellence.config.project import Identity, identity
+from devopsellence.config.model import BuildConfig, Config, RegistryConfig, Resolved
+from devopsellence.config.problems import ConfigError, ConfigFinding
+from devopsellence.config.project import ProjectIdentity, identity
 from devopsellence.config.render import to_yaml
 from devopsellence.names import InvalidName, check_name
 
 __all__ = [
     "FILE_NAME",
-    "Build",
+    "BuildConfig",
     "Config",
     "ConfigError",
-    "Finding",
-    "Identity",
+    "ConfigFinding",
     "InvalidName",
-    "Registry",
+    "ProjectIdentity",
+    "RegistryConfig",
     "Resolved",
     "check_name",
     "find",

@@ -11,7 +11,7 @@ from itertools import chain, islice
 from typing import Any, Final
 
 from devopsellence.config import scalars
-from devopsellence.config.problems import MAX_PROBLEMS, DocPath, Problem, did_you_mean, dotted, printable, quoted
+from devopsellence.config.problems import MAX_PROBLEMS, ConfigProblem, DocPath, did_you_mean, dotted, printable, quoted
 from devopsellence.config.yaml_tree import Plain
 
 HTTP: Final = "http"
@@ -26,7 +26,7 @@ def is_web(name: str, port_names: Iterable[object], *, healthcheck: bool) -> boo
     return name == WEB or healthcheck or HTTP in port_names
 
 
-def broken(document: dict[str, Plain]) -> list[Problem]:
+def broken(document: dict[str, Plain]) -> list[ConfigProblem]:
     """Every rule that the document breaks."""
     services = _Services(document.get("services"))
     problems = chain(
@@ -54,7 +54,7 @@ class _Services:
         return f"{quoted(name)} not found in services{did_you_mean(name, [*self.names])}"
 
 
-def _services(services: _Services) -> Iterator[Problem]:
+def _services(services: _Services) -> Iterator[ConfigProblem]:
     for name, service in services.sound.items():
         path: DocPath = ("services", name)
         yield from _kind(path, name, service)
@@ -65,46 +65,46 @@ def _services(services: _Services) -> Iterator[Problem]:
             yield from _readiness((*path, "readiness"), service)
 
 
-def _kind(path: DocPath, name: str, service: dict[str, Plain]) -> Iterator[Problem]:
+def _kind(path: DocPath, name: str, service: dict[str, Plain]) -> Iterator[ConfigProblem]:
     ports, healthcheck = service.get("ports"), service.get("healthcheck") is not None
     if ports is not None and not isinstance(ports, list):
         return
     names = _port_names(service)
     if is_web(name, names, healthcheck=healthcheck):
         if HTTP not in names:
-            yield Problem(path, "must expose an http port (an entry of ports with name: http)")
+            yield ConfigProblem(path, "must expose an http port (an entry of ports with name: http)")
         if not healthcheck:
-            yield Problem((*path, "healthcheck"), "is required")
+            yield ConfigProblem((*path, "healthcheck"), "is required")
 
 
-def _twice(path: DocPath, service: dict[str, Plain], field: str, key: str) -> Iterator[Problem]:
+def _twice(path: DocPath, service: dict[str, Plain], field: str, key: str) -> Iterator[ConfigProblem]:
     values = [(index, item.get(key)) for index, item in enumerate(_list(service.get(field))) if _is_map(item)]
     yield from _repeated(((*path, field, index, key), value) for index, value in values)
 
 
-def _repeated(values: Iterable[tuple[DocPath, object]]) -> Iterator[Problem]:
+def _repeated(values: Iterable[tuple[DocPath, object]]) -> Iterator[ConfigProblem]:
     seen: set[Hashable] = set()
     for path, value in values:
         if not isinstance(value, str):
             continue
         compared = value.rstrip("/") if path[-1] == "target" else value
         if compared in seen:
-            yield Problem(path, f"{quoted(value)} stands there twice")
+            yield ConfigProblem(path, f"{quoted(value)} stands there twice")
         seen.add(compared)
 
 
-def _readiness(path: DocPath, service: dict[str, Plain]) -> Iterator[Problem]:
+def _readiness(path: DocPath, service: dict[str, Plain]) -> Iterator[ConfigProblem]:
     written = {key for key, value in _map(service["readiness"]).items() if value is not None and value != []}
     used = [probe for probe in PROBES if probe & written]
     if len(used) != 1:
-        yield Problem(path, "must have exactly one of command, tcp, or path (with or without port)")
+        yield ConfigProblem(path, "must have exactly one of command, tcp, or path (with or without port)")
     elif "port" in written and "path" not in written:
-        yield Problem((*path, "path"), "is required; for a plain connection write tcp")
+        yield ConfigProblem((*path, "path"), "is required; for a plain connection write tcp")
     elif "path" in written and "port" not in written and HTTP not in _port_names(service):
-        yield Problem((*path, "port"), "is required, because the service has no port named http")
+        yield ConfigProblem((*path, "port"), "is required, because the service has no port named http")
 
 
-def _dependencies(services: _Services) -> Iterator[Problem]:
+def _dependencies(services: _Services) -> Iterator[ConfigProblem]:
     graph: dict[str, list[str]] = {}
     for name, service in services.sound.items():
         depends_on = service.get("depends_on")
@@ -113,15 +113,15 @@ def _dependencies(services: _Services) -> Iterator[Problem]:
         for step, other in _named(depends_on):
             on_key = isinstance(step, str)
             if other == name:
-                yield Problem((*path, step), f"{quoted(other)} is the service itself", on_key)
+                yield ConfigProblem((*path, step), f"{quoted(other)} is the service itself", on_key)
             elif lack := services.lack(other):
-                yield Problem((*path, step), lack, on_key)
+                yield ConfigProblem((*path, step), lack, on_key)
             elif other in services.sound:
                 graph[name].append(other)
                 yield from _condition((*path, step), _map(depends_on).get(other), other, services.sound[other])
         yield from _repeated(((*path, step), other) for step, other in _named(depends_on))
     for cycle in _cycles(graph):
-        yield Problem(
+        yield ConfigProblem(
             ("services", cycle[0], "depends_on"),
             f"goes round in a circle: {printable(' -> '.join([*cycle, cycle[0]]))}",
         )
@@ -134,11 +134,11 @@ def _named(depends_on: Plain) -> Iterator[tuple[str | int, str]]:
         yield from ((other, other) for other in _map(depends_on))
 
 
-def _condition(path: DocPath, long: Plain, other: str, service: dict[str, Plain]) -> Iterator[Problem]:
+def _condition(path: DocPath, long: Plain, other: str, service: dict[str, Plain]) -> Iterator[ConfigProblem]:
     """``service_healthy`` waits for ever for a service that nobody asks how it is (Compose fails at run time)."""
     checked = service.get("healthcheck") is not None or service.get("readiness") is not None
     if _map(long).get("condition") == "service_healthy" and not checked:
-        yield Problem(
+        yield ConfigProblem(
             (*path, "condition"),
             f"service_healthy needs {dotted(('services', other))} to have a healthcheck or a readiness",
         )
@@ -167,35 +167,35 @@ def _cycles(graph: dict[str, list[str]]) -> Iterator[list[str]]:
                 current = following
 
 
-def _tasks(tasks: dict[str, Plain], services: _Services) -> Iterator[Problem]:
+def _tasks(tasks: dict[str, Plain], services: _Services) -> Iterator[ConfigProblem]:
     for name, task in tasks.items():
         path: DocPath = ("tasks", name)
         if not _is_map(task):
             continue
         service = task.get("service")
         if isinstance(service, str) and service and (lack := services.lack(service)):
-            yield Problem((*path, "service"), lack)
+            yield ConfigProblem((*path, "service"), lack)
         if not task.get("command") and not task.get("args"):
-            yield Problem(path, "needs command or args: what it is to run")
+            yield ConfigProblem(path, "needs command or args: what it is to run")
 
 
-def _ingress(ingress: Plain, services: _Services) -> Iterator[Problem]:
+def _ingress(ingress: Plain, services: _Services) -> Iterator[ConfigProblem]:
     if not _is_map(ingress):
         return
     for field, what in (("hosts", "host"), ("rules", "rule")):
         if ingress.get(field) is None:
-            yield Problem(("ingress", field), "is required")
+            yield ConfigProblem(("ingress", field), "is required")
         elif ingress[field] == []:
-            yield Problem(("ingress", field), f"needs at least one {what}")
+            yield ConfigProblem(("ingress", field), f"needs at least one {what}")
     hosts = [(index, host.lower()) for index, host in enumerate(_list(ingress.get("hosts"))) if isinstance(host, str)]
     yield from _repeated((("ingress", "hosts", index), host) for index, host in hosts)
     yield from _routes(_list(ingress.get("rules")), {host for _, host in hosts}, services)
     mode = _map(ingress.get("tls")).get("mode")
     if mode == "off" and ingress.get("redirect_http") is True:
-        yield Problem(("ingress", "redirect_http"), "leads nowhere while ingress.tls.mode is off")
+        yield ConfigProblem(("ingress", "redirect_http"), "leads nowhere while ingress.tls.mode is off")
 
 
-def _routes(routes: list[Plain], hosts: set[str], services: _Services) -> Iterator[Problem]:
+def _routes(routes: list[Plain], hosts: set[str], services: _Services) -> Iterator[ConfigProblem]:
     seen: set[tuple[str, str]] = set()
     for index, route in enumerate(routes):
         path: DocPath = ("ingress", "rules", index)
@@ -203,35 +203,35 @@ def _routes(routes: list[Plain], hosts: set[str], services: _Services) -> Iterat
         host, prefix = match.get("host"), match.get("path_prefix", "/")
         if isinstance(host, str) and host:
             if hosts and host.lower() not in hosts:
-                yield Problem(
+                yield ConfigProblem(
                     (*path, "match", "host"), f"{quoted(host)} not found in ingress.hosts{did_you_mean(host, [*hosts])}"
                 )
             if isinstance(prefix, str):
                 # /api and /api/ are the same to a router.
                 same = (host.lower(), prefix.rstrip("/"))
                 if same in seen:
-                    yield Problem((*path, "match"), f"{quoted(host.lower() + prefix)} has a rule already")
+                    yield ConfigProblem((*path, "match"), f"{quoted(host.lower() + prefix)} has a rule already")
                 seen.add(same)
         yield from _target((*path, "target"), target, services)
 
 
-def _target(path: DocPath, target: dict[str, Plain], services: _Services) -> Iterator[Problem]:
+def _target(path: DocPath, target: dict[str, Plain], services: _Services) -> Iterator[ConfigProblem]:
     name, port = target.get("service"), target.get("port")
     if not isinstance(name, str) or not name:
         return
     if lack := services.lack(name):
-        yield Problem((*path, "service"), lack)
+        yield ConfigProblem((*path, "service"), lack)
     elif isinstance(port, str) and port and name in services.sound:
         names = _port_names(services.sound[name])
         known = f" (its ports: {printable(', '.join(names))})" if names else " (it has no ports)"
         if port not in names:
-            yield Problem((*path, "port"), f"{quoted(port)} not found on service {quoted(name)}{known}")
+            yield ConfigProblem((*path, "port"), f"{quoted(port)} not found on service {quoted(name)}{known}")
 
 
-def _registry(registry: dict[str, Plain]) -> Iterator[Problem]:
+def _registry(registry: dict[str, Plain]) -> Iterator[ConfigProblem]:
     for one, other in (("username", "password_secret"), ("password_secret", "username")):
         if registry.get(one) and registry.get(other) is None:
-            yield Problem(("registry", other), f"is required with {one}")
+            yield ConfigProblem(("registry", other), f"is required with {one}")
 
 
 def _port_names(service: dict[str, Plain]) -> list[str]:

@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from devopsellence.api.v1 import workload_pb2 as pb
 from devopsellence.config.model import Resolved
 from devopsellence.config.quantities import format_duration
-from devopsellence.config.resolve import CONDITIONS, ON_FAILURE, TLS_MODES
+from devopsellence.config.schema import CONDITIONS, ON_FAILURE, TLS_MODES
 
 
 def document(resolved: Resolved) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def _home() -> Path | None:
         return None
 
 
-def read(path: Path) -> str:
+def read_file(path: Path) -> str:
     """The file's text, without a byte order mark.
 
     Raises:

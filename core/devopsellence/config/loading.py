@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devopsellence.config import file as source
 from devopsellence.config import yaml_parser
-from devopsellence.config.model import Build, Config, Registry
-from devopsellence.config.problems import MAX_PROBLEMS, ConfigError, Finding, Problem, dotted, in_order
-from devopsellence.config.yaml_tree import Entry, MapNode, Node, Scalar, locate, plain
+from devopsellence.config.file import read_file
+from devopsellence.config.model import BuildConfig, Config, RegistryConfig
+from devopsellence.config.problems import MAX_PROBLEMS, ConfigError, ConfigFinding, ConfigProblem, dotted, in_order
+from devopsellence.config.yaml_tree import MapEntry, MapNode, Node, Scalar, locate, plain
 
 if TYPE_CHECKING:
-    from devopsellence.config.schema import Root
+    from devopsellence.config.schema import RootSection
 
 
 def load(path: Path) -> Config:
@@ -24,18 +24,18 @@ def load(path: Path) -> Config:
         ConfigError: it cannot be read, is no YAML, or does not hold what the format asks for; with everything that is
             wrong, in the order of the file.
     """
-    return parse(source.read(path), path)
+    return parse(read_file(path), path)
 
 
 def parse(text: str, path: Path) -> Config:
     """As :func:`load`, for a text that is not in a file yet; ``path`` is where it would stand."""
     file = str(path)
     document, problems = yaml_parser.parse(file, text)
-    found = _Found(file)
+    found = _FindingCollector(file)
     found.add(document, problems)
-    base = _checked(document)
+    base = _check_base(document)
     found.add(document, [problem for problem in base.problems if problem not in base.withheld])
-    overlaid = _overlaid(document, base, found)
+    overlaid = _check_overlays(document, base, found)
     if found.findings or base.root is None:
         raise ConfigError(in_order(found.findings))
     return _config(path, base, overlaid, document)
@@ -45,7 +45,11 @@ class _Base:
     """The document without its overlays."""
 
     def __init__(
-        self, root: Root | None, problems: list[Problem], default: object, environments: dict[str, Entry]
+        self,
+        root: RootSection | None,
+        problems: list[ConfigProblem],
+        default: object,
+        environments: dict[str, MapEntry],
     ) -> None:
         self.root = root
         self.problems = problems
@@ -57,19 +61,19 @@ class _Base:
         self.withheld = left_out if isinstance(default, str) and default in environments else []
 
 
-class _Found:
+class _FindingCollector:
     """Collects findings of one file."""
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self.findings: list[Finding] = []
+        self.findings: list[ConfigFinding] = []
 
-    def add(self, root: Node, problems: Iterable[Problem]) -> None:
+    def add(self, root: Node, problems: Iterable[ConfigProblem]) -> None:
         for problem in problems:
             mark = problem.mark or locate(root, problem.path, on_key=problem.on_key)[0]
             self._append(problem.path, dotted(problem.path), problem, mark.line, mark.column)
 
-    def add_overlaid(self, name: str, overlay: Entry, base: _Base, problems: Iterable[Problem]) -> None:
+    def add_overlaid(self, name: str, overlay: MapEntry, base: _Base, problems: Iterable[ConfigProblem]) -> None:
         """Problems of the document with an overlay; without those that the base has by itself."""
         for problem in problems:
             mark, own = locate(overlay.value, problem.path, on_key=problem.on_key, start=overlay.mark)
@@ -78,12 +82,12 @@ class _Found:
             where = f"{dotted(('environments', name))}: {dotted(problem.path)}"
             self._append(("environments", name, *problem.path), where, problem, mark.line, mark.column)
 
-    def _append(self, path: tuple[str | int, ...], where: str, problem: Problem, line: int, column: int) -> None:
+    def _append(self, path: tuple[str | int, ...], where: str, problem: ConfigProblem, line: int, column: int) -> None:
         message = f"{where} {problem.fact}".lstrip()
-        self.findings.append(Finding(dotted(path), message, self.file, line, column))
+        self.findings.append(ConfigFinding(dotted(path), message, self.file, line, column))
 
 
-def _checked(document: Node) -> _Base:
+def _check_base(document: Node) -> _Base:
     from devopsellence.config.validate import check
 
     values = plain(document)
@@ -94,12 +98,12 @@ def _checked(document: Node) -> _Base:
     return _Base(root, problems, default, environments)
 
 
-def _overlaid(document: Node, base: _Base, found: _Found) -> dict[str, Root]:
+def _check_overlays(document: Node, base: _Base, found: _FindingCollector) -> dict[str, RootSection]:
     """Each environment's document, as far as it is sound; what is wrong with them goes to ``found``."""
     from devopsellence.config.overlay import laid_over, strangers
     from devopsellence.config.validate import check
 
-    result: dict[str, Root] = {}
+    result: dict[str, RootSection] = {}
     for name, entry in base.environments.items():
         overlay = entry.value
         if isinstance(overlay, Scalar) and overlay.value is None:
@@ -108,31 +112,31 @@ def _overlaid(document: Node, base: _Base, found: _Found) -> dict[str, Root]:
             continue
         found.add(document, strangers(overlay, document, ("environments", name)))
         root, problems = check(plain(laid_over(document, overlay)))
-        found.add_overlaid(name, Entry(entry.mark, overlay), base, problems)
+        found.add_overlaid(name, MapEntry(entry.mark, overlay), base, problems)
         if root is not None:
             result[name] = root
     return result
 
 
-def _config(path: Path, base: _Base, overlaid: dict[str, Root], document: Node) -> Config:
+def _config(path: Path, base: _Base, overlaid: dict[str, RootSection], document: Node) -> Config:
     root = base.root
     assert root is not None  # noqa: S101 the caller has looked; for the type checker
     # Not resolve(), which would follow links: Docker's own client does not.
     absolute = Path(os.path.abspath(path))  # noqa: PTH100
-    build = Build(
+    build = BuildConfig(
         Path(os.path.abspath(absolute.parent / root.build.context)),  # noqa: PTH100
         root.build.dockerfile,
         list(root.build.platforms),
     )
     registry = root.registry
-    incomplete = _Found(str(path))
+    incomplete = _FindingCollector(str(path))
     incomplete.add(document, base.withheld)
     return Config(
         organization=root.organization,
         project=root.project,
         default_environment=root.default_environment,
         build=build,
-        registry=Registry(registry.repository, registry.username, registry.password_secret) if registry else None,
+        registry=RegistryConfig(registry.repository, registry.username, registry.password_secret) if registry else None,
         environments=tuple(overlaid),
         path=absolute,
         _base=root,

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devopsellence.config.problems import ConfigError, Finding
+from devopsellence.config.problems import ConfigError, ConfigFinding
 from devopsellence.names import check_name
 
 if TYPE_CHECKING:
     from devopsellence.api.v1 import workload_pb2
-    from devopsellence.config.schema import Root
+    from devopsellence.config.schema import RootSection
 
 
 @dataclass(frozen=True)
-class Build:
+class BuildConfig:
     """How the app image is built. ``context`` is absolute; ``dockerfile`` is relative to it (as in Compose)."""
 
     context: Path
@@ -25,7 +25,7 @@ class Build:
 
 
 @dataclass(frozen=True)
-class Registry:
+class RegistryConfig:
     """Where the app image is pushed and pulled from; ``username`` and ``password_secret`` are set both or neither."""
 
     repository: str
@@ -49,8 +49,8 @@ class Resolved:
     tasks: tuple[workload_pb2.Task, ...]
     ingress: workload_pb2.Ingress | None
     rollout: workload_pb2.RolloutPolicy
-    build: Build
-    registry: Registry | None
+    build: BuildConfig
+    registry: RegistryConfig | None
 
     def as_document(self) -> dict[str, Any]:
         """A document in the file's own field names with every default filled in; it loads to the same again."""
@@ -66,16 +66,16 @@ class Config:
     organization: str
     project: str
     default_environment: str
-    build: Build
-    registry: Registry | None
+    build: BuildConfig
+    registry: RegistryConfig | None
     # The names under `environments`, in the order of the file.
     environments: tuple[str, ...]
     # Absolute.
     path: Path
-    _base: Root = field(repr=False)
-    _overlaid: Mapping[str, Root] = field(repr=False)
+    _base: RootSection = field(repr=False)
+    _overlaid: Mapping[str, RootSection] = field(repr=False)
     # What an environment without an overlay would lack; only ever about ingress.
-    _incomplete: tuple[Finding, ...] = field(default=(), repr=False)
+    _incomplete: tuple[ConfigFinding, ...] = field(default=(), repr=False)
 
     def resolve(self, environment: str) -> Resolved:
         """What ``environment`` runs; one without an overlay runs the file as it stands.

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Final
 
 from devopsellence.config.cross_checks import PROBES
-from devopsellence.config.problems import DocPath, Problem, did_you_mean
-from devopsellence.config.yaml_tree import Entry, MapNode, Scalar
+from devopsellence.config.problems import ConfigProblem, DocPath, did_you_mean
+from devopsellence.config.yaml_tree import MapEntry, MapNode, Scalar
 
 OVERLAID: Final = ("services", "tasks", "ingress")
 
 
-def strangers(overlay: MapNode, base: MapNode, path: DocPath) -> list[Problem]:
+def strangers(overlay: MapNode, base: MapNode, path: DocPath) -> list[ConfigProblem]:
     """What an overlay holds that none may: other parts of the document, services that the document does not have."""
     problems = [
-        Problem(
+        ConfigProblem(
             (*path, key), f"cannot differ between environments; an overlay holds {', '.join(OVERLAID)}", on_key=True
         )
         for key in overlay.entries
@@ -23,7 +23,7 @@ def strangers(overlay: MapNode, base: MapNode, path: DocPath) -> list[Problem]:
     known, named = _services(base), _services(overlay)
     for name in named.keys() - known.keys() if known else ():
         fact = f"not found in services, and an overlay cannot add one{did_you_mean(name, [*known])}"
-        problems.append(Problem((*path, "services", name), fact, on_key=True))
+        problems.append(ConfigProblem((*path, "services", name), fact, on_key=True))
     return problems
 
 
@@ -39,11 +39,11 @@ def laid_over(base: MapNode, overlay: MapNode) -> MapNode:
         if key == "services" and isinstance(value, MapNode):
             kept = {name: service for name, service in value.entries.items() if name in known}
             value = MapNode(value.mark, kept)
-        entries[key] = _merged(entries.get(key), Entry(entry.mark, value), (key,))
+        entries[key] = _merged(entries.get(key), MapEntry(entry.mark, value), (key,))
     return MapNode(base.mark, entries)
 
 
-def _merged(base: Entry | None, over: Entry, path: DocPath) -> Entry:
+def _merged(base: MapEntry | None, over: MapEntry, path: DocPath) -> MapEntry:
     if base is None:
         return over
     if isinstance(over.value, Scalar) and over.value.value is None:
@@ -55,20 +55,20 @@ def _merged(base: Entry | None, over: Entry, path: DocPath) -> Entry:
         entries = _of_one_probe(entries, over.value)
     for key, entry in over.value.entries.items():
         entries[key] = _merged(entries.get(key), entry, (*path, key))
-    return Entry(over.mark, MapNode(over.value.mark, entries))
+    return MapEntry(over.mark, MapNode(over.value.mark, entries))
 
 
 def _is_readiness(path: DocPath) -> bool:
     return len(path) == 3 and path[0] == "services" and path[2] == "readiness"
 
 
-def _of_one_probe(entries: dict[str, Entry], over: MapNode) -> dict[str, Entry]:
+def _of_one_probe(entries: dict[str, MapEntry], over: MapNode) -> dict[str, MapEntry]:
     """An overlay that asks in another way (``tcp`` instead of ``command``) takes the base's way out."""
     kept = [probe for probe in PROBES if probe & over.entries.keys()]
     dropped = {key for probe in PROBES if kept and probe not in kept for key in probe}
     return {key: entry for key, entry in entries.items() if key not in dropped}
 
 
-def _services(document: MapNode) -> dict[str, Entry]:
+def _services(document: MapNode) -> dict[str, MapEntry]:
     entry = document.entries.get("services")
     return entry.value.entries if entry and isinstance(entry.value, MapNode) else {}

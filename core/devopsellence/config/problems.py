@@ -1,7 +1,7 @@
 """What is wrong with a file, and where: for the person who wrote it.
 
-A check yields a :class:`Problem`, which knows the path in the document alone; with the file's positions it becomes a
-:class:`Finding`.
+A check yields a :class:`ConfigProblem`, which knows the path in the document alone; with the file's positions it becomes a
+:class:`ConfigFinding`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Mark(NamedTuple):
 START: Final = Mark(1, 1)
 
 
-class Problem(NamedTuple):
+class ConfigProblem(NamedTuple):
     """Something wrong at a path. ``fact`` goes on where the path ends: "is required"."""
 
     path: DocPath
@@ -45,7 +45,7 @@ class Problem(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ConfigFinding:
     """One thing that is wrong with a file.
 
     ``path`` is the dotted path, empty for the file as a whole; ``message`` is the whole sentence, which begins with the
@@ -65,24 +65,24 @@ class Finding:
 class ConfigError(Exception):
     """The file cannot be used. ``findings`` has everything that is wrong with it, in the order of the file."""
 
-    def __init__(self, findings: Iterable[Finding]) -> None:
+    def __init__(self, findings: Iterable[ConfigFinding]) -> None:
         self.findings = tuple(findings)
         super().__init__("\n".join(map(str, self.findings)))
 
 
 def unusable(file: str, fact: str, mark: Mark = START) -> ConfigError:
     """The error about a file that cannot even be read as a document."""
-    return ConfigError([Finding("", fact, file, mark.line, mark.column)])
+    return ConfigError([ConfigFinding("", fact, file, mark.line, mark.column)])
 
 
-def in_order(findings: Iterable[Finding]) -> list[Finding]:
+def in_order(findings: Iterable[ConfigFinding]) -> list[ConfigFinding]:
     """The findings in the order of the file, at most :data:`MAX_FINDINGS` and one that says how many are left out."""
     ordered = sorted(dict.fromkeys(findings), key=lambda finding: (finding.line, finding.column))
     if len(ordered) <= MAX_FINDINGS:
         return ordered
     last = ordered[MAX_FINDINGS]
     rest = f"and {len(ordered) - MAX_FINDINGS} more problems from here on"
-    return [*ordered[:MAX_FINDINGS], Finding("", rest, last.file, last.line, last.column)]
+    return [*ordered[:MAX_FINDINGS], ConfigFinding("", rest, last.file, last.line, last.column)]
 
 
 def printable(text: str) -> str:

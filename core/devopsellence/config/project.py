@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from devopsellence.config import file as source
 from devopsellence.config import scalars, yaml_parser
-from devopsellence.config.problems import ConfigError, Finding, in_order
-from devopsellence.config.yaml_tree import Entry, MapNode, Node, Scalar, locate, plain
+from devopsellence.config.file import read_file
+from devopsellence.config.problems import ConfigError, ConfigFinding, in_order
+from devopsellence.config.yaml_tree import MapEntry, MapNode, Node, Scalar, locate, plain
 
 DEFAULT_ENVIRONMENT = "production"
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ProjectIdentity:
     """Where in the store a file's releases stand."""
 
     organization: str
@@ -22,14 +22,14 @@ class Identity:
     default_environment: str
 
 
-def identity(path: Path) -> Identity:
+def identity(path: Path) -> ProjectIdentity:
     """The organization, project and default environment of the file at ``path``; the rest is not looked at.
 
     Raises:
         ConfigError: it cannot be read, is no YAML, or one of these is missing or not a name.
     """
-    document, _ = yaml_parser.parse(str(path), source.read(path))
-    found: list[Finding] = []
+    document, _ = yaml_parser.parse(str(path), read_file(path))
+    found: list[ConfigFinding] = []
     names = [
         _name(str(path), document, "organization", found),
         _name(str(path), document, "project", found),
@@ -37,10 +37,10 @@ def identity(path: Path) -> Identity:
     ]
     if found:
         raise ConfigError(in_order(found))
-    return Identity(*names)
+    return ProjectIdentity(*names)
 
 
-def _name(file: str, document: Node, field: str, found: list[Finding], default: str = "") -> str:
+def _name(file: str, document: Node, field: str, found: list[ConfigFinding], default: str = "") -> str:
     entry = document.entries.get(field) if isinstance(document, MapNode) else None
     if entry is None and default:
         return default
@@ -48,11 +48,11 @@ def _name(file: str, document: Node, field: str, found: list[Finding], default: 
         return scalars.name(_required(entry))
     except scalars.Unfit as error:
         mark, _ = locate(document, (field,))
-        found.append(Finding(field, f"{field} {error}", file, mark.line, mark.column))
+        found.append(ConfigFinding(field, f"{field} {error}", file, mark.line, mark.column))
         return ""
 
 
-def _required(entry: Entry | None) -> object:
+def _required(entry: MapEntry | None) -> object:
     if entry is None:
         raise scalars.Unfit("is required")
     return entry.value.value if isinstance(entry.value, Scalar) else plain(entry.value)

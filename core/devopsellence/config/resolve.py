@@ -11,18 +11,12 @@ from devopsellence.api.v1 import workload_pb2 as pb
 from devopsellence.config import schema
 from devopsellence.config.cross_checks import DEFAULT_PORT, HTTP, is_web
 from devopsellence.config.model import Config, Resolved
+from devopsellence.config.schema import CONDITIONS, ON_FAILURE, TLS_MODES
 
 RELEASE: Final = "release"
-CONDITIONS: Final = {
-    "service_started": pb.Dependency.SERVICE_STARTED,
-    "service_healthy": pb.Dependency.SERVICE_HEALTHY,
-    "service_completed_successfully": pb.Dependency.SERVICE_COMPLETED_SUCCESSFULLY,
-}
-TLS_MODES: Final = {"auto": pb.Ingress.AUTO, "off": pb.Ingress.OFF, "manual": pb.Ingress.MANUAL}
-ON_FAILURE: Final = {"rollback": pb.RolloutPolicy.ROLLBACK, "halt": pb.RolloutPolicy.HALT}
 
 
-def resolved(config: Config, environment: str, root: schema.Root) -> Resolved:
+def resolved(config: Config, environment: str, root: schema.RootSection) -> Resolved:
     """``root`` (the base, or the base with the environment's overlay) as messages."""
     tasks = {name: _task(name, task) for name, task in sorted(root.tasks.items())}
     services = [_service(name, service) for name, service in sorted(root.services.items())]
@@ -44,7 +38,7 @@ def resolved(config: Config, environment: str, root: schema.Root) -> Resolved:
     )
 
 
-def _service(name: str, service: schema.Service) -> pb.Service:
+def _service(name: str, service: schema.ServiceSection) -> pb.Service:
     http = next((port.port for port in service.ports if port.name == HTTP), None)
     web = is_web(name, [port.name for port in service.ports], healthcheck=service.healthcheck is not None)
     return pb.Service(
@@ -66,7 +60,7 @@ def _service(name: str, service: schema.Service) -> pb.Service:
     )
 
 
-def _healthcheck(check: schema.HealthCheck, http: int | None) -> pb.HealthCheck:
+def _healthcheck(check: schema.HealthCheckSection, http: int | None) -> pb.HealthCheck:
     return pb.HealthCheck(
         path=check.path,
         port=check.port or http or DEFAULT_PORT,
@@ -77,7 +71,7 @@ def _healthcheck(check: schema.HealthCheck, http: int | None) -> pb.HealthCheck:
     )
 
 
-def _readiness(check: schema.Readiness, http: int | None) -> pb.Readiness:
+def _readiness(check: schema.ReadinessSection, http: int | None) -> pb.Readiness:
     get = pb.HttpGet(path=check.path, port=check.port or http or DEFAULT_PORT) if check.path is not None else None
     return pb.Readiness(
         command=check.command,
@@ -90,7 +84,7 @@ def _readiness(check: schema.Readiness, http: int | None) -> pb.Readiness:
     )
 
 
-def _dependencies(service: schema.Service) -> list[pb.Dependency]:
+def _dependencies(service: schema.ServiceSection) -> list[pb.Dependency]:
     if isinstance(service.depends_on, list):
         conditions = dict.fromkeys(service.depends_on, CONDITIONS["service_started"])
     else:
@@ -98,17 +92,17 @@ def _dependencies(service: schema.Service) -> list[pb.Dependency]:
     return [pb.Dependency(service=name, condition=condition) for name, condition in sorted(conditions.items())]
 
 
-def _resources(resources: schema.Resources) -> pb.Resources | None:
+def _resources(resources: schema.ResourcesSection) -> pb.Resources | None:
     if not (resources.cpus or resources.memory):
         return None
     return pb.Resources(cpu_millis=resources.cpus, memory_mib=resources.memory)
 
 
-def _task(name: str, task: schema.Task) -> pb.Task:
+def _task(name: str, task: schema.TaskSection) -> pb.Task:
     return pb.Task(name=name, service=task.service, command=task.command, args=task.args, env=task.env)
 
 
-def _ingress(ingress: schema.Ingress) -> pb.Ingress:
+def _ingress(ingress: schema.IngressSection) -> pb.Ingress:
     redirect = ingress.tls.mode == "auto" if ingress.redirect_http is None else ingress.redirect_http
     return pb.Ingress(
         hosts=ingress.hosts,
@@ -129,7 +123,7 @@ def _ingress(ingress: schema.Ingress) -> pb.Ingress:
     )
 
 
-def _rollout(deploy: schema.Deploy) -> pb.RolloutPolicy:
+def _rollout(deploy: schema.DeploySection) -> pb.RolloutPolicy:
     return pb.RolloutPolicy(
         max_parallel=deploy.max_parallel,
         on_failure=ON_FAILURE[deploy.on_failure],

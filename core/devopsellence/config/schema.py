@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin, 
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PlainValidator, Tag
 
+from devopsellence.api.v1 import workload_pb2 as pb
 from devopsellence.config import quantities, scalars
 from devopsellence.config.problems import DocPath
 
@@ -22,12 +23,20 @@ MAX_SERVICES: Final = 200
 MAX_ENVIRONMENTS: Final = 100
 MAX_REPLICAS: Final = 10_000
 MAX_HOSTS: Final = 500
+#: Conditions of ``depends_on``, modes of ``ingress.tls`` and choices of ``deploy.on_failure``: word and message value.
+CONDITIONS: Final = {
+    "service_started": pb.Dependency.SERVICE_STARTED,
+    "service_healthy": pb.Dependency.SERVICE_HEALTHY,
+    "service_completed_successfully": pb.Dependency.SERVICE_COMPLETED_SUCCESSFULLY,
+}
+TLS_MODES: Final = {"auto": pb.Ingress.AUTO, "off": pb.Ingress.OFF, "manual": pb.Ingress.MANUAL}
+ON_FAILURE: Final = {"rollback": pb.RolloutPolicy.ROLLBACK, "halt": pb.RolloutPolicy.HALT}
 _MS_100: Final = timedelta(milliseconds=100)
 
 T = TypeVar("T")
 
 
-def _a_list(example: str, most: int = MAX_ENTRIES) -> BeforeValidator:
+def _list_field(example: str, most: int = MAX_ENTRIES) -> BeforeValidator:
     def check(value: object) -> object:
         if value is None:
             return []
@@ -40,7 +49,7 @@ def _a_list(example: str, most: int = MAX_ENTRIES) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _a_map(
+def _map_field(
     example: str = "", *, least: str = "", most: int = MAX_ENTRIES, nothing: Callable[[], object] = dict
 ) -> BeforeValidator:
     def check(value: object) -> object:
@@ -59,79 +68,78 @@ def _a_map(
     return BeforeValidator(check)
 
 
-Name = Annotated[str, PlainValidator(scalars.name)]
-Filled = Annotated[str, PlainValidator(scalars.filled)]
-Variable = Annotated[str, PlainValidator(scalars.variable_name)]
+NameField = Annotated[str, PlainValidator(scalars.name)]
+FilledText = Annotated[str, PlainValidator(scalars.filled)]
+VariableName = Annotated[str, PlainValidator(scalars.variable_name)]
 PortNumber = Annotated[int, PlainValidator(quantities.port)]
 MaybePort = Annotated[int | None, PlainValidator(quantities.port)]
 UrlPath = Annotated[str, PlainValidator(scalars.url_path)]
-Time = Annotated[timedelta, PlainValidator(quantities.duration(timedelta(0)))]
-Pause = Annotated[timedelta, PlainValidator(quantities.duration(_MS_100))]
-Words = Annotated[
-    list[Annotated[str, PlainValidator(scalars.text)]], _a_list(' such as [redis-server, --appendonly, "yes"]')
+DurationField = Annotated[timedelta, PlainValidator(quantities.duration(timedelta(0)))]
+IntervalField = Annotated[timedelta, PlainValidator(quantities.duration(_MS_100))]
+WordList = Annotated[
+    list[Annotated[str, PlainValidator(scalars.text)]], _list_field(' such as [redis-server, --appendonly, "yes"]')
 ]
-Env = Annotated[
-    dict[Variable, Annotated[str, PlainValidator(scalars.variable_value)]], _a_map(" such as RAILS_ENV: production")
+EnvironmentVariables = Annotated[
+    dict[VariableName, Annotated[str, PlainValidator(scalars.variable_value)]],
+    _map_field(" such as RAILS_ENV: production"),
 ]
-Sub = Annotated[T, _a_map()]
-Optional = Annotated[T | None, _a_map(nothing=lambda: None)]
+SubSection = Annotated[T, _map_field()]
+OptionalSection = Annotated[T | None, _map_field(nothing=lambda: None)]
 
 
-class Model(BaseModel):
+class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Build(Model):
+class BuildSection(Section):
     context: Annotated[str, PlainValidator(scalars.folder)] = "."
-    dockerfile: Filled = "Dockerfile"
-    platforms: Annotated[list[Annotated[str, PlainValidator(scalars.platform)]], _a_list(" such as [linux/amd64]")] = [
-        "linux/amd64"
-    ]
+    dockerfile: FilledText = "Dockerfile"
+    platforms: Annotated[
+        list[Annotated[str, PlainValidator(scalars.platform)]], _list_field(" such as [linux/amd64]")
+    ] = ["linux/amd64"]
 
 
-class SecretRef(Model):
-    name: Variable
-    secret: Name
+class SecretRefSection(Section):
+    name: VariableName
+    secret: NameField
 
 
-class Port(Model):
-    name: Name
+class PortSection(Section):
+    name: NameField
     port: PortNumber
 
 
-class Timing(Model):
+class ProbeTiming(Section):
     """How a check is repeated; the defaults are the design's."""
 
-    interval: Pause = timedelta(seconds=5)
-    timeout: Pause = timedelta(seconds=2)
+    interval: IntervalField = timedelta(seconds=5)
+    timeout: IntervalField = timedelta(seconds=2)
     retries: Annotated[int, PlainValidator(quantities.whole(1, 1000))] = 3
-    start_period: Time = timedelta(seconds=1)
+    start_period: DurationField = timedelta(seconds=1)
 
 
-class HealthCheck(Timing):
+class HealthCheckSection(ProbeTiming):
     path: UrlPath = "/up"
     port: MaybePort = None
 
 
-class Readiness(Timing):
-    command: Words = []
+class ReadinessSection(ProbeTiming):
+    command: WordList = []
     tcp: MaybePort = None
     path: Annotated[str | None, PlainValidator(scalars.url_path)] = None
     port: MaybePort = None
 
 
-class Volume(Model):
+class VolumeSection(Section):
     source: Annotated[str, PlainValidator(scalars.volume_source)]
     target: Annotated[str, PlainValidator(scalars.volume_target)]
 
 
-class Dependency(Model):
-    condition: Annotated[
-        str, PlainValidator(scalars.choice("service_started", "service_healthy", "service_completed_successfully"))
-    ] = "service_started"
+class DependencySection(Section):
+    condition: Annotated[str, PlainValidator(scalars.choice(*CONDITIONS))] = "service_started"
 
 
-class Resources(Model):
+class ResourcesSection(Section):
     cpus: Annotated[int, PlainValidator(quantities.cpu_millis)] = 0
     memory: Annotated[int, PlainValidator(quantities.memory_mib)] = 0
 
@@ -140,71 +148,73 @@ class Resources(Model):
 AS_LIST: Final = "(list)"
 AS_MAP: Final = "(map)"
 DependsOn = Annotated[
-    Annotated[Annotated[list[Name], _a_list("")], Tag(AS_LIST)]
-    | Annotated[Annotated[dict[Name, Sub[Dependency]], _a_map(" or a list of services")], Tag(AS_MAP)],
+    Annotated[Annotated[list[NameField], _list_field("")], Tag(AS_LIST)]
+    | Annotated[
+        Annotated[dict[NameField, SubSection[DependencySection]], _map_field(" or a list of services")], Tag(AS_MAP)
+    ],
     Discriminator(lambda value: AS_LIST if isinstance(value, list) else AS_MAP),
 ]
 
 
-class Service(Model):
+class ServiceSection(Section):
     image: Annotated[str | None, PlainValidator(scalars.image)] = None
-    command: Words = []
-    args: Words = []
-    env: Env = {}
-    secret_refs: Annotated[list[Annotated[SecretRef, _a_map(" with name and secret")]], _a_list("")] = []
-    ports: Annotated[list[Annotated[Port, _a_map(" with name and port")]], _a_list("")] = []
-    healthcheck: Optional[HealthCheck] = None
-    volumes: Annotated[list[Annotated[Volume, _a_map(" with source and target")]], _a_list("")] = []
-    readiness: Optional[Readiness] = None
+    command: WordList = []
+    args: WordList = []
+    env: EnvironmentVariables = {}
+    secret_refs: Annotated[list[Annotated[SecretRefSection, _map_field(" with name and secret")]], _list_field("")] = []
+    ports: Annotated[list[Annotated[PortSection, _map_field(" with name and port")]], _list_field("")] = []
+    healthcheck: OptionalSection[HealthCheckSection] = None
+    volumes: Annotated[list[Annotated[VolumeSection, _map_field(" with source and target")]], _list_field("")] = []
+    readiness: OptionalSection[ReadinessSection] = None
     depends_on: DependsOn = []
-    resources: Sub[Resources] = Resources()
-    stop_grace_period: Time = timedelta(seconds=10)
+    resources: SubSection[ResourcesSection] = ResourcesSection()
+    stop_grace_period: DurationField = timedelta(seconds=10)
     # Not written: on every node that may run it.
     replicas: Annotated[int | None, PlainValidator(quantities.whole(1, MAX_REPLICAS))] = None
 
 
-class Task(Model):
-    service: Filled
-    command: Words = []
-    args: Words = []
-    env: Env = {}
+class TaskSection(Section):
+    service: FilledText
+    command: WordList = []
+    args: WordList = []
+    env: EnvironmentVariables = {}
 
 
-class Match(Model):
+class RuleMatch(Section):
     host: Annotated[str, PlainValidator(scalars.host)]
     path_prefix: Annotated[str, PlainValidator(scalars.path_prefix)] = "/"
 
 
-class Target(Model):
-    service: Filled
-    port: Filled
+class RuleTarget(Section):
+    service: FilledText
+    port: FilledText
 
 
-class Rule(Model):
-    match: Sub[Match]
-    target: Sub[Target]
+class RuleSection(Section):
+    match: SubSection[RuleMatch]
+    target: SubSection[RuleTarget]
 
 
-class Tls(Model):
-    mode: Annotated[str, PlainValidator(scalars.choice("auto", "off", "manual"))] = "auto"
+class TlsSection(Section):
+    mode: Annotated[str, PlainValidator(scalars.choice(*TLS_MODES))] = "auto"
     email: Annotated[str, PlainValidator(scalars.email)] = ""
     ca_directory_url: Annotated[str, PlainValidator(scalars.url)] = ""
 
 
-class Ingress(Model):
+class IngressSection(Section):
     # That neither is empty is a rule, because the base may leave both to its environments.
     hosts: Annotated[
-        list[Annotated[str, PlainValidator(scalars.host)]], _a_list(" such as [app.example.com]", most=MAX_HOSTS)
+        list[Annotated[str, PlainValidator(scalars.host)]], _list_field(" such as [app.example.com]", most=MAX_HOSTS)
     ] = []
-    rules: Annotated[list[Annotated[Rule, _a_map(" with match and target")]], _a_list("")] = []
-    tls: Sub[Tls] = Tls()
+    rules: Annotated[list[Annotated[RuleSection, _map_field(" with match and target")]], _list_field("")] = []
+    tls: SubSection[TlsSection] = TlsSection()
     redirect_http: Annotated[bool | None, PlainValidator(scalars.truth)] = None
-    drain_timeout: Time = timedelta(seconds=30)
+    drain_timeout: DurationField = timedelta(seconds=30)
 
 
-class Deploy(Model):
+class DeploySection(Section):
     max_parallel: Annotated[str, PlainValidator(quantities.max_parallel)] = "25%"
-    on_failure: Annotated[str, PlainValidator(scalars.choice("rollback", "halt"))] = "rollback"
+    on_failure: Annotated[str, PlainValidator(scalars.choice(*ON_FAILURE))] = "rollback"
     progress_deadline: Annotated[timedelta, PlainValidator(quantities.duration(timedelta(seconds=1)))] = timedelta(
         minutes=10
     )
@@ -213,49 +223,51 @@ class Deploy(Model):
     )
 
 
-class Registry(Model):
+class RegistrySection(Section):
     repository: Annotated[str, PlainValidator(scalars.repository)]
     username: Annotated[str, PlainValidator(scalars.filled)] = ""
     password_secret: Annotated[str, PlainValidator(scalars.name)] = ""
 
 
-class Overlay(Model):
+class OverlaySection(Section):
     """What an environment may change. For the names alone: an overlay is validated as the whole it resolves to."""
 
-    services: Annotated[dict[Name, Sub[Service]], _a_map()] = {}
-    tasks: Annotated[dict[Name, Sub[Task]], _a_map()] = {}
-    ingress: Optional[Ingress] = None
+    services: Annotated[dict[NameField, SubSection[ServiceSection]], _map_field()] = {}
+    tasks: Annotated[dict[NameField, SubSection[TaskSection]], _map_field()] = {}
+    ingress: OptionalSection[IngressSection] = None
 
 
-class Root(Model):
+class RootSection(Section):
     schema_version: Annotated[int, PlainValidator(scalars.schema_version)]
-    organization: Name
-    project: Name
-    default_environment: Name = "production"
-    build: Sub[Build] = Build()
-    services: Annotated[dict[Name, Sub[Service]], _a_map(" of services", least="service", most=MAX_SERVICES)]
-    tasks: Annotated[dict[Name, Sub[Task]], _a_map(" of tasks")] = {}
-    ingress: Optional[Ingress] = None
+    organization: NameField
+    project: NameField
+    default_environment: NameField = "production"
+    build: SubSection[BuildSection] = BuildSection()
+    services: Annotated[
+        dict[NameField, SubSection[ServiceSection]], _map_field(" of services", least="service", most=MAX_SERVICES)
+    ]
+    tasks: Annotated[dict[NameField, SubSection[TaskSection]], _map_field(" of tasks")] = {}
+    ingress: OptionalSection[IngressSection] = None
     environments: Annotated[
-        dict[Name, Annotated[dict[str, Any], _a_map()]], _a_map(" of environments", most=MAX_ENVIRONMENTS)
+        dict[NameField, Annotated[dict[str, Any], _map_field()]], _map_field(" of environments", most=MAX_ENVIRONMENTS)
     ] = Field(default={}, exclude=True)
-    deploy: Sub[Deploy] = Deploy()
-    registry: Optional[Registry] = None
+    deploy: SubSection[DeploySection] = DeploySection()
+    registry: OptionalSection[RegistrySection] = None
 
 
-def model_at(path: DocPath, start: type[Model] = Root) -> type[Model] | None:
+def model_at(path: DocPath, start: type[Section] = RootSection) -> type[Section] | None:
     """The model that describes the map at ``path``; None where no model does (``env``, or no field of the format)."""
     current: Any = start
     for position, step in enumerate(path):
-        if current is Root and step == "environments" and len(path) > position + 2:
-            return model_at(path[position + 2 :], Overlay)
+        if current is RootSection and step == "environments" and len(path) > position + 2:
+            return model_at(path[position + 2 :], OverlaySection)
         current = _below(current, step)
-    return next((kind for kind in _alternatives(current) if isinstance(kind, type) and issubclass(kind, Model)), None)
+    return next((kind for kind in _alternatives(current) if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 def _below(kind: Any, step: str | int) -> Any:
     for option in _alternatives(kind):
-        if isinstance(option, type) and issubclass(option, Model) and step in option.model_fields:
+        if isinstance(option, type) and issubclass(option, Section) and step in option.model_fields:
             return get_type_hints(option)[str(step)]
         if get_origin(option) is list and isinstance(step, int):
             return get_args(option)[0]

@@ -7,8 +7,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from devopsellence.config import cross_checks, scalars
-from devopsellence.config.problems import MAX_PROBLEMS, DocPath, Problem, nearest, quoted
-from devopsellence.config.schema import AS_LIST, AS_MAP, Model, Root, model_at
+from devopsellence.config.problems import MAX_PROBLEMS, ConfigProblem, DocPath, nearest, quoted
+from devopsellence.config.schema import AS_LIST, AS_MAP, RootSection, Section, model_at
 from devopsellence.config.yaml_tree import Plain
 
 # What other tools call it, where the spelling does not lead there.
@@ -27,40 +27,40 @@ _ELSEWHERE: Final = {
 }
 
 
-def check(document: Plain) -> tuple[Root | None, list[Problem]]:
+def check(document: Plain) -> tuple[RootSection | None, list[ConfigProblem]]:
     """The validated document, and every problem that it has; None as soon as there is one with a field."""
     if not isinstance(document, dict):
         return None, [
-            Problem((), f"the file must be a map of keys such as schema_version, not {scalars.kind_of(document)}")
+            ConfigProblem((), f"the file must be a map of keys such as schema_version, not {scalars.kind_of(document)}")
         ]
     problems = cross_checks.broken(document)
     try:
-        return Root.model_validate(document), problems
+        return RootSection.model_validate(document), problems
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)[:MAX_PROBLEMS]
         return None, [*(_problem(detail["loc"], detail["type"], detail) for detail in details), *problems]
 
 
-def unknown_key(path: DocPath, model: type[Model] | None) -> Problem:
+def unknown_key(path: DocPath, model: type[Section] | None) -> ConfigProblem:
     """The problem with a key that the format does not know, with the nearest that it knows."""
     key = str(path[-1])
     known = list(model.model_fields) if model else []
     other = _ELSEWHERE.get(key.lower(), "")
     match = other if other in known else nearest(key, known)
     mend = f"did you mean {quoted(match)}?" if match else f"known keys: {', '.join(known)}"
-    return Problem(path, f"is not a known key; {mend}", on_key=True)
+    return ConfigProblem(path, f"is not a known key; {mend}", on_key=True)
 
 
-def _problem(loc: tuple[int | str, ...], kind: str, detail: Any) -> Problem:
+def _problem(loc: tuple[int | str, ...], kind: str, detail: Any) -> ConfigProblem:
     on_key = kind == "value_error" and loc[-1:] == ("[key]",)
     path = _without_tags(loc[:-1] if on_key else loc)
     if kind == "missing":
-        return Problem(path, "is required")
+        return ConfigProblem(path, "is required")
     if kind == "extra_forbidden":
         return unknown_key(path, model_at(path[:-1]))
     if kind == "value_error":
-        return Problem(path, str(detail["ctx"]["error"]), on_key)
-    return Problem(path, f"is not valid: {detail['msg']}", on_key)  # no case of it is known
+        return ConfigProblem(path, str(detail["ctx"]["error"]), on_key)
+    return ConfigProblem(path, f"is not valid: {detail['msg']}", on_key)  # no case of it is known
 
 
 def _without_tags(loc: tuple[int | str, ...]) -> DocPath:

@@ -25,8 +25,8 @@ from ruamel.yaml.events import (
     StreamStartEvent,
 )
 
-from devopsellence.config.problems import ConfigError, DocPath, Mark, Problem, printable, quoted, unusable
-from devopsellence.config.yaml_tree import Entry, ListNode, MapNode, Node, Number, Scalar
+from devopsellence.config.problems import ConfigError, ConfigProblem, DocPath, Mark, printable, quoted, unusable
+from devopsellence.config.yaml_tree import ListNode, MapEntry, MapNode, Node, Number, Scalar
 
 MAX_DEPTH: Final = 32
 # What a document may weigh when every alias is written out: its characters, and NODE_WEIGHT a scalar, map or list.
@@ -48,7 +48,7 @@ _HINTS: Final = {
 }
 
 
-def parse(file: str, text: str) -> tuple[Node, list[Problem]]:
+def parse(file: str, text: str) -> tuple[Node, list[ConfigProblem]]:
     """The document, and what is wrong with it as far as it does not hinder reading on (a key that stands there twice).
 
     Raises:
@@ -93,7 +93,7 @@ class _Composer:
     def __init__(self, file: str, stream: Iterator[Any]) -> None:
         self.file = file
         self.stream = stream
-        self.problems: list[Problem] = []
+        self.problems: list[ConfigProblem] = []
         # None: the anchored node is not complete yet.
         self.anchors: dict[str, Node | None] = {}
 
@@ -155,7 +155,7 @@ class _Composer:
         value = scalar_value(event)
         if isinstance(value, str) and not _is_text(value):
             self.problems.append(
-                Problem(path, "holds a character that is no text (NUL or a surrogate)", mark=mark_of(event))
+                ConfigProblem(path, "holds a character that is no text (NUL or a surrogate)", mark=mark_of(event))
             )
             return "?"
         return value
@@ -174,7 +174,7 @@ class _Composer:
         return ListNode(mark_of(start), tuple(items), weight, 1 + max((item.height for item in items), default=0))
 
     def _map(self, start: Any, path: DocPath, depth: int) -> MapNode:
-        entries: dict[str, Entry] = {}
+        entries: dict[str, MapEntry] = {}
         merged: list[MapNode] = []
         weight = NODE_WEIGHT
         while not isinstance(event := self._next(), MappingEndEvent):
@@ -185,7 +185,7 @@ class _Composer:
             value = self._node(self._next(), path if key is None else (*path, key), depth + 1)
             weight = self._weighed(weight + value.weight + len(key or ""), event)
             if key is not None:
-                self._add(entries, key, Entry(mark_of(event), value), path)
+                self._add(entries, key, MapEntry(mark_of(event), value), path)
         for source in merged:
             weight = self._weighed(weight + source.weight, start)
             for key, entry in source.entries.items():
@@ -193,12 +193,12 @@ class _Composer:
         height = 1 + max((entry.value.height for entry in entries.values()), default=0)
         return MapNode(mark_of(start), entries, weight, height)
 
-    def _add(self, entries: dict[str, Entry], key: str, entry: Entry, path: DocPath) -> None:
+    def _add(self, entries: dict[str, MapEntry], key: str, entry: MapEntry, path: DocPath) -> None:
         if (first := entries.get(key)) is None:
             entries[key] = entry
             return
         fact = f"stands there twice, first on line {first.mark.line}; keep one of them"
-        self.problems.append(Problem((*path, key), fact, mark=entry.mark))
+        self.problems.append(ConfigProblem((*path, key), fact, mark=entry.mark))
 
     def _key(self, event: Any, path: DocPath, depth: int) -> str | None:
         """The key's text: numbers and booleans count as text here. None, and a problem, for what is no text."""
@@ -211,7 +211,7 @@ class _Composer:
             self._node(event, path, depth + 1)
             del self.problems[found:]  # one about the key is enough
         fact = "has a key that is not text; if it begins with { or [ because of a template, quote it"
-        self.problems.append(Problem(path, fact, mark=mark_of(event)))
+        self.problems.append(ConfigProblem(path, fact, mark=mark_of(event)))
         return None
 
     def _merge_sources(self, node: Node, event: Any) -> list[MapNode]:

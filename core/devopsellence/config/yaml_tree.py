@@ -31,7 +31,7 @@ class ListNode(NamedTuple):
     height: int = 0
 
 
-class Entry(NamedTuple):
+class MapEntry(NamedTuple):
     """A key's place and its value."""
 
     mark: Mark
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 
 class MapNode(NamedTuple):
     mark: Mark
-    entries: dict[str, Entry]
+    entries: dict[str, MapEntry]
     weight: int = 0
     height: int = 0
 

@@ -23,24 +23,32 @@ from devopsellence.placement.filters import (
     why_not,
     why_nowhere,
 )
-from devopsellence.placement.scheduler import Held, Layout, Spread, held_by, layout, why_short, why_stuck
+from devopsellence.placement.scheduler import (
+    HeldCopies,
+    Placement,
+    ReplicaPlacement,
+    compute_placement,
+    held_copies,
+    why_short,
+    why_stuck,
+)
 
 __all__ = [
     "DEFAULT_LABELS",
     "FILTERS",
     "LABELS",
     "Filter",
-    "Held",
-    "Layout",
+    "HeldCopies",
+    "Placement",
     "Refusal",
-    "Spread",
+    "ReplicaPlacement",
     "UnreachableFilter",
-    "held_by",
+    "compute_placement",
+    "held_copies",
     "label_needed",
-    "layout",
-    "placed_on",
-    "places",
-    "unplaced",
+    "may_run",
+    "services_for_node",
+    "unplaced_services",
     "why_leaves",
     "why_not",
     "why_nowhere",
@@ -52,16 +60,16 @@ __all__ = [
 DEFAULT_LABELS: Final = ("web",)
 
 
-def places(service: Service, node: Node) -> bool:
+def may_run(service: Service, node: Node) -> bool:
     """Whether ``node``, attached to the environment, may run ``service``."""
     return why_not(service, node) == ""
 
 
-def placed_on(node: Node, services: Iterable[Service]) -> list[Service]:
+def services_for_node(node: Node, services: Iterable[Service]) -> list[Service]:
     """Those of ``services`` that ``node`` may run, in the order given."""
-    return [service for service in services if places(service, node)]
+    return [service for service in services if may_run(service, node)]
 
 
-def unplaced(services: Iterable[Service], nodes: Sequence[Node]) -> list[Service]:
+def unplaced_services(services: Iterable[Service], nodes: Sequence[Node]) -> list[Service]:
     """The services that none of the attached ``nodes`` may run, in the order given."""
-    return [service for service in services if not any(places(service, node) for node in nodes)]
+    return [service for service in services if not any(may_run(service, node) for node in nodes)]

@@ -32,7 +32,7 @@ class Refusal:
 class Filter(Protocol):
     """One condition that a node meets or not."""
 
-    def sees(self, node: Node) -> Hashable:
+    def fingerprint(self, node: Node) -> Hashable:
         """All of ``node`` that the answers depend on: of nodes that look the same, one needs to be asked about."""
         ...
 
@@ -52,7 +52,7 @@ class Filter(Protocol):
 class LabelFilter:
     """The service's kind must be among the node's labels."""
 
-    def sees(self, node: Node) -> Hashable:
+    def fingerprint(self, node: Node) -> Hashable:
         return tuple(node.labels)
 
     def why_not(self, service: Service, node: Node) -> str:
@@ -83,7 +83,7 @@ class LabelFilter:
 class DrainFilter:
     """A node that is being drained is emptied; what has a volume stays, unless that was said as well."""
 
-    def sees(self, node: Node) -> Hashable:
+    def fingerprint(self, node: Node) -> Hashable:
         return node.HasField("drain"), node.drain.volumes
 
     def why_not(self, service: Service, node: Node) -> str:
@@ -99,7 +99,7 @@ class DrainFilter:
 class CordonFilter:
     """A cordoned node keeps what it runs and takes nothing new."""
 
-    def sees(self, node: Node) -> Hashable:
+    def fingerprint(self, node: Node) -> Hashable:
         return node.cordoned
 
     def why_not(self, service: Service, node: Node) -> str:
@@ -125,7 +125,7 @@ class UnreachableFilter:
     # Those of them that are not waited for any longer.
     gone: AbstractSet[str] = frozenset()
 
-    def sees(self, node: Node) -> Hashable:
+    def fingerprint(self, node: Node) -> Hashable:
         return node.name if node.name in self.silent else ""
 
     def why_not(self, service: Service, node: Node) -> str:

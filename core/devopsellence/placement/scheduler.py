@@ -16,12 +16,12 @@ from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.placement.filters import FILTERS, Filter, Refusal, how_to_make_room, why_leaves, why_not
 
 # By service, and by node that has a copy of it: how good that copy is. Where there are too many, the best stay.
-Held = Mapping[str, Mapping[str, int]]
+HeldCopies = Mapping[str, Mapping[str, int]]
 _NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class ReplicaPlacement:
     """Where the replicas of one service are to run, at most one on a node."""
 
     service: Service
@@ -33,28 +33,28 @@ class Spread:
     refused: Mapping[str, str]
 
     @property
-    def lacking(self) -> int:
+    def missing_replicas(self) -> int:
         """How many replicas have no node."""
         return max(0, self.service.replicas - len(self.nodes))
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Placement:
     """Which services run on which node."""
 
     # Names of services by node: of every node that was given, sorted by name.
     services: Mapping[str, frozenset[str]] = field(default_factory=dict)
     # By name of the service: those with replicas.
-    spreads: Mapping[str, Spread] = field(default_factory=dict)
+    replica_placements: Mapping[str, ReplicaPlacement] = field(default_factory=dict)
 
     def nodes_of(self, service: str) -> tuple[str, ...]:
         """The nodes that run ``service``, in the order given."""
         return tuple(node for node, names in self.services.items() if service in names)
 
 
-def layout(
-    services: Iterable[Service], nodes: Sequence[Node], held: Held, filters: Sequence[Filter] = FILTERS
-) -> Layout:
+def compute_placement(
+    services: Iterable[Service], nodes: Sequence[Node], held: HeldCopies, filters: Sequence[Filter] = FILTERS
+) -> Placement:
     """Where ``services`` run on ``nodes``, the attached ones, given who has what now.
 
     A copy that is held by a node which is not among ``nodes`` counts, and stays where it is.
@@ -63,7 +63,7 @@ def layout(
     counted: list[Service] = []
     for service in services:
         (counted if service.replicas else everywhere).append(service)
-    asked = _Asked(nodes, filters)
+    asked = _FilterCache(nodes, filters)
     shared: dict[Hashable, frozenset[str]] = {}
     result: dict[str, frozenset[str]] = {}
     for node in nodes:
@@ -72,22 +72,22 @@ def layout(
             shared[look] = frozenset(one.name for one in everywhere if not asked.why_not(one, node))
         result[node.name] = shared[look]
     if not counted:
-        return Layout(result)
-    spreads = _Spreading(asked, {name: len(names) for name, names in result.items()}).spread(counted, held)
+        return Placement(result)
+    spreads = _ReplicaScheduler(asked, {name: len(names) for name, names in result.items()}).spread(counted, held)
     for name, each in spreads.items():
         for node_name in each.nodes:
             if node_name in result:
                 result[node_name] |= {name}
-    return Layout(result, spreads)
+    return Placement(result, spreads)
 
 
-class _Asked:
+class _FilterCache:
     """What the filters say, asked once for nodes that look the same to them."""
 
     def __init__(self, nodes: Sequence[Node], filters: Sequence[Filter]) -> None:
         self._filters = filters
         self.nodes = {node.name: node for node in nodes}
-        self.looks: dict[str, Hashable] = {node.name: tuple(one.sees(node) for one in filters) for node in nodes}
+        self.looks: dict[str, Hashable] = {node.name: tuple(one.fingerprint(node) for one in filters) for node in nodes}
         self._refused: dict[tuple[str, Hashable], str] = {}
         self._leaves: dict[tuple[str, Hashable], str] = {}
 
@@ -104,14 +104,14 @@ class _Asked:
         return self._leaves[key]
 
 
-class _Spreading:
+class _ReplicaScheduler:
     """One round over all services with replicas; ``load`` is how many other services each node runs."""
 
-    def __init__(self, asked: _Asked, load: Mapping[str, int]) -> None:
+    def __init__(self, asked: _FilterCache, load: Mapping[str, int]) -> None:
         self._asked = asked
         self._busy = Counter(load)
 
-    def spread(self, services: Iterable[Service], held: Held) -> dict[str, Spread]:
+    def spread(self, services: Iterable[Service], held: HeldCopies) -> dict[str, ReplicaPlacement]:
         ordered = sorted(services, key=lambda service: service.name)
         stays = {service.name: self._stays(service, held.get(service.name, {})) for service in ordered}
         for names in stays.values():
@@ -124,7 +124,7 @@ class _Spreading:
         nodes = self._asked.nodes
         return [name for name in copies if name not in nodes or not self._asked.why_leaves(service, nodes[name])]
 
-    def _spread(self, service: Service, stays: Sequence[str], copies: Mapping[str, int]) -> Spread:
+    def _spread(self, service: Service, stays: Sequence[str], copies: Mapping[str, int]) -> ReplicaPlacement:
         nodes, busy = self._asked.nodes, self._busy
         refused = {name: clause for name, node in nodes.items() if (clause := self._asked.why_not(service, node))}
         # Of two copies that are equally good the one stays that could not be taken away, or not brought back.
@@ -136,7 +136,7 @@ class _Spreading:
             new = sorted(free, key=lambda name: (busy[name], name))[:missing]
             busy.update(new)
             chosen.update(new)
-        return Spread(
+        return ReplicaPlacement(
             service,
             tuple(sorted(chosen)),
             fixed={name: clause for name, clause in refused.items() if name in chosen},
@@ -144,9 +144,9 @@ class _Spreading:
         )
 
 
-def why_short(found: Spread, nodes: Sequence[Node], filters: Sequence[Filter] = FILTERS) -> Refusal | None:
+def why_short(found: ReplicaPlacement, nodes: Sequence[Node], filters: Sequence[Filter] = FILTERS) -> Refusal | None:
     """Why not all replicas have one of ``nodes``, naming each that was refused; None: all have."""
-    if not found.lacking:
+    if not found.missing_replicas:
         return None
     service, count = found.service, len(found.nodes)
     wanted = f"{service.replicas} replica{'' if service.replicas == 1 else 's'}"
@@ -158,7 +158,7 @@ def why_short(found: Spread, nodes: Sequence[Node], filters: Sequence[Filter] = 
     )
 
 
-def why_stuck(found: Spread, nodes: Sequence[Node], filters: Sequence[Filter] = FILTERS) -> Refusal | None:
+def why_stuck(found: ReplicaPlacement, nodes: Sequence[Node], filters: Sequence[Filter] = FILTERS) -> Refusal | None:
     """Why no release reaches the service: it runs, but only where nothing new comes; None: one does."""
     if not found.nodes or found.fixed.keys() != set(found.nodes):
         return None
@@ -169,7 +169,7 @@ def why_stuck(found: Spread, nodes: Sequence[Node], filters: Sequence[Filter] = 
     )
 
 
-def held_by(services: Mapping[str, Iterable[str]]) -> Held:
+def held_copies(services: Mapping[str, Iterable[str]]) -> HeldCopies:
     """What nodes hold, given by node, where one copy is as good as another."""
     found: dict[str, dict[str, int]] = {}
     for node, names in services.items():

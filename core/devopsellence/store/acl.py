@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from devopsellence.agent_identity import OPERATOR_PREFIX
-from devopsellence.store.error_mapping import AlreadyThere, NotThere
+from devopsellence.store.error_mapping import AlreadyExists, DoesNotExist
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import check_name
 
@@ -78,7 +78,7 @@ async def grant_operator(etcd: Etcd, name: str) -> None:
     """
     await _role(etcd, ROLE_OPERATOR)
     await etcd.role_grant(ROLE_OPERATOR, etcd.keys.prefix, read=True, write=True)
-    with suppress(AlreadyThere):
+    with suppress(AlreadyExists):
         await etcd.user_add(user_of_operator(name))
     await etcd.user_grant_role(user_of_operator(name), ROLE_OPERATOR)
 
@@ -89,7 +89,7 @@ async def revoke_node(etcd: Etcd, node: str) -> None:
     Their users, which are left without any right, are :func:`revoke_machine`'s. A watch that one of them holds open
     goes on until its stream ends; etcd asks for rights when a watch is made.
     """
-    with suppress(NotThere):
+    with suppress(DoesNotExist):
         await etcd.role_delete(role_of_node(node))
     # Earlier versions called the user as the role.
     await revoke_machine(etcd, node)
@@ -97,17 +97,17 @@ async def revoke_node(etcd: Etcd, node: str) -> None:
 
 async def revoke_machine(etcd: Etcd, uid: str) -> None:
     """Delete the user of one machine: its certificate opens nothing from now on. May be repeated."""
-    with suppress(NotThere):
+    with suppress(DoesNotExist):
         await etcd.user_delete(user_of_node(uid))
 
 
 async def _user_with_role(etcd: Etcd, user: str, role: str) -> None:
     await _role(etcd, role)
-    with suppress(AlreadyThere):
+    with suppress(AlreadyExists):
         await etcd.user_add(user)
     await etcd.user_grant_role(user, role)
 
 
 async def _role(etcd: Etcd, role: str) -> None:
-    with suppress(AlreadyThere):
+    with suppress(AlreadyExists):
         await etcd.role_add(role)

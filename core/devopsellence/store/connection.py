@@ -18,7 +18,7 @@ from etcd3aio.auth import AuthService
 from etcd3aio.errors import EtcdError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from devopsellence.store.error_mapping import AuthenticationChanged, AuthenticationOff, NotServed, classify
+from devopsellence.store.error_mapping import AuthenticationChanged, AuthenticationOff, NotProcessed, classify
 from devopsellence.store.errors import PermissionDenied, StoreError, Unauthenticated, Unavailable
 from devopsellence.store.settings import Settings, SettingsError
 
@@ -59,7 +59,7 @@ class _Service(Protocol):
 S = TypeVar("S", bound=_Service)
 
 
-class Connection:
+class EtcdConnection:
     """One channel to one cluster. Everything raises the errors of :mod:`devopsellence.store.errors` alone."""
 
     def __init__(self, settings: Settings, *, timeout: float) -> None:
@@ -116,7 +116,7 @@ class Connection:
         with another token.
         """
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(NotServed),
+            retry=retry_if_exception_type(NotProcessed),
             wait=wait_random_exponential(multiplier=0.02, max=0.25),
             stop=stop_after_delay(seconds),
             reraise=True,
@@ -130,7 +130,7 @@ class Connection:
             return await self._answer(what, call(seconds), write=write)
         except AuthenticationChanged as error:
             if not self._settings.username:
-                raise NotServed(str(error)) from error
+                raise NotProcessed(str(error)) from error
         except Unauthenticated:
             if not self._settings.username:
                 raise
@@ -139,13 +139,13 @@ class Connection:
 
     async def stream(
         self, what: str, stub: Callable[[grpc.aio.Channel], Any], method: str, *, lost: type[StoreError]
-    ) -> Stream:
+    ) -> EtcdStream:
         """Open a stream in both directions; ``lost`` is what it raises when it breaks."""
         await self._connected(what, self._timeout)
         token = await self._authenticated()
         metadata = (_REQUIRE_LEADER, *((("token", token),) if token else ()))
         call = getattr(stub(self._channel), method)(metadata=metadata)
-        return Stream(self, call, what, token, lost, self._timeout)
+        return EtcdStream(self, call, what, token, lost, self._timeout)
 
     def forget(self, token: str) -> bool:
         """``token`` was refused: the next request gets a new one. False if there is no other credential to try."""
@@ -232,11 +232,11 @@ class Connection:
                 _send_along(service, self._token, leader=leader)
 
 
-class Stream:
+class EtcdStream:
     """One stream in both directions."""
 
     def __init__(
-        self, connection: Connection, call: Any, what: str, token: str, lost: type[StoreError], timeout: float
+        self, connection: EtcdConnection, call: Any, what: str, token: str, lost: type[StoreError], timeout: float
     ) -> None:
         self._connection = connection
         self._call = call

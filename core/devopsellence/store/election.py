@@ -20,7 +20,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.store.codec import encode
 from devopsellence.store.errors import Ambiguous, Compacted, Fenced, LeaseLost, StoreError, Unavailable, WatchLost
-from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete, Etcd, KeyValue, Listing, Put, TxnResult
+from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete, Etcd, KeyListing, KeyValue, Put, TxnResult
 from devopsellence.store.lease import Lease, LeaseKeeper
 from devopsellence.store.retry import repeat
 
@@ -140,7 +140,7 @@ class Election:
                 return
             await self._until_deleted(prefix, listing.revision)
 
-    def _candidates(self, listing: Listing) -> dict[int, str]:
+    def _candidates(self, listing: KeyListing) -> dict[int, str]:
         """Create revision to key. A key that is not bound to the lease it is named after is nobody's, and would lead
         for ever."""
         keys = self._etcd.keys

@@ -25,15 +25,15 @@ class AuthenticationOff(Rejected):
     """The cluster has no users (yet), so there is nothing to authenticate to."""
 
 
-class AlreadyThere(Rejected):
+class AlreadyExists(Rejected):
     """The user or role to be added exists."""
 
 
-class NotThere(Rejected):
+class DoesNotExist(Rejected):
     """The user or role that the request names does not exist."""
 
 
-class NotServed(Unavailable):
+class NotProcessed(Unavailable):
     """A member turned the request away without looking at it: another one, or the same in a moment, may serve it."""
 
 
@@ -53,9 +53,9 @@ _BY_TEXT: Final[tuple[tuple[str, type[StoreError]], ...]] = (
     *((text, Unauthenticated) for text in _CREDENTIAL),
     ("auth: revision in header is old", AuthenticationChanged),
     ("etcdserver: revision of auth store is old", AuthenticationChanged),
-    ("etcdserver: no leader", NotServed),
-    ("etcdserver: not leader", NotServed),
-    ("etcdserver: too many requests", NotServed),
+    ("etcdserver: no leader", NotProcessed),
+    ("etcdserver: not leader", NotProcessed),
+    ("etcdserver: too many requests", NotProcessed),
     ("etcdserver: permission denied", PermissionDenied),
     ("etcdserver: mvcc: database space exceeded", NoSpace),
     ("etcdserver: mvcc: required revision has been compacted", Compacted),
@@ -65,10 +65,10 @@ _BY_TEXT: Final[tuple[tuple[str, type[StoreError]], ...]] = (
     ("etcdserver: request is too large", Rejected),
     ("received message larger than max", Rejected),
     ("etcdserver: authentication is not enabled", AuthenticationOff),
-    ("etcdserver: user name already exists", AlreadyThere),
-    ("etcdserver: role name already exists", AlreadyThere),
-    ("etcdserver: user name not found", NotThere),
-    ("etcdserver: role name not found", NotThere),
+    ("etcdserver: user name already exists", AlreadyExists),
+    ("etcdserver: role name already exists", AlreadyExists),
+    ("etcdserver: user name not found", DoesNotExist),
+    ("etcdserver: role name not found", DoesNotExist),
 )
 #: gRPC's codes for "no answer": the request may have been carried out.
 _UNANSWERED: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL", "ABORTED"})

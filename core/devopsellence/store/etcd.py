@@ -25,7 +25,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from devopsellence.store.connection import Connection, Stream
+from devopsellence.store.connection import EtcdConnection, EtcdStream
 from devopsellence.store.errors import Compacted, LeaseLost, Unavailable, WatchLost
 from devopsellence.store.keys import Keys
 from devopsellence.store.rpc import (
@@ -42,8 +42,8 @@ from devopsellence.store.types import (
     MAX_OPERATIONS,
     Compare,
     Delete,
+    KeyListing,
     KeyValue,
-    Listing,
     Member,
     Put,
     TxnResult,
@@ -57,8 +57,8 @@ __all__ = [
     "Delete",
     "Etcd",
     "KeepaliveStream",
+    "KeyListing",
     "KeyValue",
-    "Listing",
     "Member",
     "Put",
     "TxnResult",
@@ -84,7 +84,7 @@ class Etcd:
     def __init__(self, settings: Settings, *, timeout: float = 5.0) -> None:
         self.keys = Keys(settings.prefix)
         self._timeout = timeout
-        self._connection = Connection(settings, timeout=timeout)
+        self._connection = EtcdConnection(settings, timeout=timeout)
 
     async def __aenter__(self) -> Self:
         """Make the channel; connects in the background.
@@ -109,7 +109,7 @@ class Etcd:
         answer = await self._read(f"read {key}", lambda seconds: self._kv.get(key_bytes(key), timeout=seconds))
         return key_value(answer.kvs[0]) if answer.kvs else None
 
-    async def list(self, prefix: str, *, keys_only: bool = False) -> Listing:
+    async def list(self, prefix: str, *, keys_only: bool = False) -> KeyListing:
         """Everything under ``prefix``, which ends with ``/``, at one revision; a name without is that one key.
 
         With ``keys_only`` the values are empty. Asks in pages, so the answer may be of any size.
@@ -117,7 +117,7 @@ class Etcd:
         retrying = AsyncRetrying(retry=retry_if_exception_type(Compacted), stop=stop_after_attempt(3), reraise=True)
         return await retrying(self._list, prefix, keys_only)
 
-    async def _list(self, prefix: str, keys_only: bool) -> Listing:
+    async def _list(self, prefix: str, keys_only: bool) -> KeyListing:
         start, end = key_range(prefix)
         items: list[KeyValue] = []
         header: Any = None
@@ -134,17 +134,17 @@ class Etcd:
             header = header or answer.header
             items.extend(key_value(kv) for kv in answer.kvs)
             if not answer.more:
-                return Listing(tuple(items), header.revision, header.cluster_id, header.raft_term)
+                return KeyListing(tuple(items), header.revision, header.cluster_id, header.raft_term)
             start = bytes(answer.kvs[-1].key) + b"\0"
 
-    async def head(self, prefix: str) -> Listing:
+    async def head(self, prefix: str) -> KeyListing:
         """Where the cluster stands now, without the items. Linearizable; takes no rights beyond those to ``prefix``."""
         start, end = key_range(prefix)
         answer = await self._read(
             f"read the revision at {prefix}",
             lambda seconds: self._kv.get(start, end, count_only=True, timeout=seconds),
         )
-        return Listing((), answer.header.revision, answer.header.cluster_id, answer.header.raft_term)
+        return KeyListing((), answer.header.revision, answer.header.cluster_id, answer.header.raft_term)
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """Write ``value`` at ``key``; returns the revision.
@@ -308,7 +308,7 @@ class Etcd:
 class KeepaliveStream:
     """Keeps leases alive; answers come in the order of the requests. Any method raises Unavailable once it broke."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: EtcdStream) -> None:
         self._stream = stream
 
     async def send(self, lease_id: int) -> None:
@@ -324,7 +324,7 @@ class KeepaliveStream:
         self._stream.close()
 
 
-def _cancelled(stream: Stream, answer: Any) -> Exception:
+def _cancelled(stream: EtcdStream, answer: Any) -> Exception:
     if answer.compact_revision:
         return Compacted(int(answer.compact_revision))
     # 3.4 writes the gRPC status into the reason; etcd's own text is what tells the cases apart.

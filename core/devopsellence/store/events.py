@@ -28,7 +28,7 @@ def event_id(at: datetime, place: int = 0) -> str:
     return f"{int(at.timestamp() * 1000):013d}-{place:03d}-{secrets.token_hex(6)}"
 
 
-class Leases(Protocol):
+class LeaseGranter(Protocol):
     """What grants leases: etcd.Etcd."""
 
     keys: Keys
@@ -36,10 +36,10 @@ class Leases(Protocol):
     async def grant_lease(self, ttl: int) -> int: ...
 
 
-class Journal:
+class EventWriter:
     """Where a long-running program's events go."""
 
-    def __init__(self, etcd: Leases) -> None:
+    def __init__(self, etcd: LeaseGranter) -> None:
         self._etcd = etcd
         # 0: none was granted yet, or the last one is not to be used any more.
         self._lease = 0

@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import Compacted, MalformedRecord, StoreError, WatchLost
-from devopsellence.store.etcd import Etcd, KeyValue, Listing, WatchBatch
+from devopsellence.store.etcd import Etcd, KeyListing, KeyValue, WatchBatch
 from devopsellence.store.record import Record
 from devopsellence.store.retry import repeat
 
@@ -163,7 +163,7 @@ class Informer(Generic[M]):
         self._synced.set()
         self._report(sorted(changed))
 
-    async def _decoded(self, listing: Listing) -> tuple[dict[str, Record[M]], dict[str, int]]:
+    async def _decoded(self, listing: KeyListing) -> tuple[dict[str, Record[M]], dict[str, int]]:
         """The listing's records: those that are in the cache already as the same objects."""
         records: dict[str, Record[M]] = {}
         hashes: dict[str, int] = {}
@@ -216,7 +216,7 @@ class Informer(Generic[M]):
             self._must_list = True
             raise WatchLost("etcd has another history than before (restored or replaced)")
 
-    def _is_other_history(self, listing: Listing) -> bool:
+    def _is_other_history(self, listing: KeyListing) -> bool:
         return self._revision > 0 and (
             listing.cluster_id != self._cluster_id
             or listing.revision < self._revision

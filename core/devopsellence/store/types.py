@@ -26,7 +26,7 @@ class KeyValue:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class KeyListing:
     """All keys under a prefix at one revision, sorted by key."""
 
     items: tuple[KeyValue, ...]

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from devopsellence.config import load, yaml_parser
-from devopsellence.config.schema import Model, Root, model_at
+from devopsellence.config.schema import RootSection, Section, model_at
 from devopsellence.config.yaml_tree import plain
 
 REPOSITORY = Path(__file__).parents[3]
@@ -19,15 +19,15 @@ REFERENCE = REPOSITORY / "docs/configuration.md"
 Field = tuple[str, str]
 
 
-def models(model: type[Model] = Root) -> Iterator[type[Model]]:
+def models(model: type[Section] = RootSection) -> Iterator[type[Section]]:
     """Every model of the format, found from the root."""
     yield model
     for hint in get_type_hints(model).values():
         yield from (below for kind in kinds(hint) for below in models(kind))
 
 
-def kinds(hint: Any) -> Iterator[type[Model]]:
-    if isinstance(hint, type) and issubclass(hint, Model):
+def kinds(hint: Any) -> Iterator[type[Section]]:
+    if isinstance(hint, type) and issubclass(hint, Section):
         yield hint
     for argument in get_args(hint):
         yield from kinds(argument)
@@ -62,8 +62,8 @@ def test_every_field_of_the_format_occurs_in_the_example() -> None:
 
 def test_the_format_has_the_fields_that_we_think_it_has() -> None:
     assert len(ALL) == 75
-    assert ("Service", "depends_on") in ALL
-    assert ("Tls", "ca_directory_url") in ALL
+    assert ("ServiceSection", "depends_on") in ALL
+    assert ("TlsSection", "ca_directory_url") in ALL
 
 
 @pytest.mark.parametrize(("model", "field"), ALL)

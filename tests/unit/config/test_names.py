@@ -14,7 +14,7 @@ def test_names(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "-a", ".a", "_a", "a/b", "a b", "ä", "a\n", "x" * 64, "..", "a\0"])
-def test_what_is_no_name_is_refused_with_the_rule(name: str) -> None:
+def test_invalid_name_is_refused_with_the_rule(name: str) -> None:
     with pytest.raises(InvalidName, match=r"node .* is not a name: a name is letters, digits"):
         check_name("node", name)
 

@@ -185,7 +185,7 @@ def test_the_place_is_in_the_overlay_as_deep_as_it_goes(places: Problems) -> Non
     ]
 
 
-def test_what_is_wrong_without_the_overlay_is_said_once(problems: Problems) -> None:
+def test_base_problem_is_reported_once(problems: Problems) -> None:
     text = HEAD + "services: {web: {imgae: x}}\nenvironments: {a: {services: {web: {env: {X: y}}}}, b: , c: {}}"
     assert problems(text) == [
         "services.web must expose an http port (an entry of ports with name: http)",

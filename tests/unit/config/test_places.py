@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from devopsellence.config import ConfigError, Finding
+from devopsellence.config import ConfigError, ConfigFinding
 from devopsellence.config.problems import dotted, in_order, quoted
 from tests.unit.config.conftest import HEAD, WEB, Problems
 
@@ -34,7 +34,7 @@ def test_a_value_is_at_the_value_and_an_unknown_key_at_the_key(places: Problems)
     ]
 
 
-def test_what_is_missing_is_at_the_key_that_it_is_missing_from(places: Problems) -> None:
+def test_missing_key_is_reported_at_its_parent(places: Problems) -> None:
     text = """\
         # The file begins with a comment.
         organization: acme
@@ -75,7 +75,7 @@ def test_a_map_or_list_as_a_whole_is_at_its_key(places: Problems) -> None:
     ]
 
 
-def test_what_comes_by_an_alias_is_where_it_is_written(places: Problems) -> None:
+def test_aliased_value_is_reported_at_its_definition(places: Problems) -> None:
     text = HEAD + "services:\n  a:\n    env: &env\n      X: true\n  b:\n    env: *env\n"
     assert places(text) == [
         '7:10: services.a.env.X must be text, and true without quotes is not: write "true"',
@@ -93,13 +93,13 @@ def test_a_key_that_stands_there_twice_is_at_the_second_and_hides_nothing(places
 
 
 def test_a_finding_reads_as_editors_and_compilers_have_it() -> None:
-    finding = Finding("services.web", "services.web is wrong", "devopsellence.yml", 12, 5)
+    finding = ConfigFinding("services.web", "services.web is wrong", "devopsellence.yml", 12, 5)
     assert str(finding) == "devopsellence.yml:12:5: services.web is wrong"
     assert str(ConfigError([finding, finding])) == f"{finding}\n{finding}"
 
 
 def test_more_than_a_hundred_findings_are_counted_only() -> None:
-    findings = [Finding("a", f"m{n}", "f", n, 1) for n in range(150, 0, -1)]
+    findings = [ConfigFinding("a", f"m{n}", "f", n, 1) for n in range(150, 0, -1)]
     ordered = in_order(findings)
     assert [finding.line for finding in ordered[:100]] == list(range(1, 101))
     assert str(ordered[100]) == "f:101:1: and 50 more problems from here on"

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from devopsellence.api.v1 import workload_pb2 as pb
-from devopsellence.config import Registry, Resolved, load, parse, to_yaml
+from devopsellence.config import RegistryConfig, Resolved, load, parse, to_yaml
 from devopsellence.config.quantities import format_duration
 from tests.unit.config.conftest import HEAD, PATH, WEB, Parse
 
@@ -113,7 +113,7 @@ def test_services_and_tasks_are_sorted_and_the_release_task_stands_apart(read: P
     assert [task.name for task in result.tasks] == ["m", "z"]
 
 
-def test_without_tasks_ingress_and_registry_there_are_none(read: Parse) -> None:
+def test_absent_sections_resolve_to_nothing(read: Parse) -> None:
     result = resolved(read, HEAD + WEB)
     assert (result.release_task, result.tasks, result.ingress, result.registry) == (None, (), None, None)
     assert result.rollout == pb.RolloutPolicy(
@@ -148,7 +148,7 @@ def test_the_whole_files_fields_are_on_the_config(read: Parse) -> None:
     config = read(HEAD + WEB + registry + "environments: {staging: , eu: {}}")
     assert (config.organization, config.project, config.default_environment) == ("acme", "shop", "production")
     assert config.environments == ("staging", "eu")
-    assert config.registry == Registry("r.example.com/shop", "u", "P")
+    assert config.registry == RegistryConfig("r.example.com/shop", "u", "P")
     assert config.path == PATH
     assert (config.build.dockerfile, config.build.platforms) == ("Dockerfile", ["linux/amd64"])
 

@@ -33,7 +33,7 @@ def test_a_web_service_needs_an_http_port_and_a_health_check(
     assert problems(HEAD + "services:\n  " + service) == expected, why
 
 
-def test_what_has_the_wrong_shape_does_not_hide_the_rest(problems: Problems) -> None:
+def test_wrong_shape_does_not_hide_other_problems(problems: Problems) -> None:
     text = HEAD + "services:\n  web: {ports: [{name: grpc, prot: 80}]}\n  job: {depends_on: [wbe], image: }\n"
     assert problems(text) == [
         f"services.web {NO_HTTP}",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from devopsellence.config import ConfigError, find, load
-from devopsellence.config.file import MAX_BYTES, read
+from devopsellence.config.file import MAX_BYTES, read_file
 
 
 def refusal(path: Path) -> str:
@@ -43,7 +43,7 @@ def test_a_path_that_the_system_refuses_is_an_error_like_the_others() -> None:
         (b"# only\n# comments\n", ":3:1: is empty; write one, or run: devopsellence init"),
     ],
 )
-def test_what_is_no_text_is_refused_with_its_place(tmp_path: Path, content: bytes, said: str) -> None:
+def test_non_text_file_is_refused_with_the_place(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "devopsellence.yml"
     path.write_bytes(content)
     assert refusal(path) == said
@@ -52,7 +52,7 @@ def test_what_is_no_text_is_refused_with_its_place(tmp_path: Path, content: byte
 def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "devopsellence.yml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\r\nb: 2\r\n")
-    assert read(path) == "a: 1\r\nb: 2\r\n"
+    assert read_file(path) == "a: 1\r\nb: 2\r\n"
 
 
 class TestFind:

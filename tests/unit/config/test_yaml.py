@@ -63,7 +63,7 @@ def test_a_number_keeps_its_source_text(written: str) -> None:
 
 
 @pytest.mark.parametrize("written", ['"1"', "'1.5'", "1_000", "1.2.3", "0b1", "1:30", "--1", "e3", "0x", "1 2"])
-def test_what_is_quoted_or_only_looks_like_a_number_is_text(written: str) -> None:
+def test_quoted_and_number_like_scalars_are_text(written: str) -> None:
     assert not isinstance(values(written), Number)
 
 
@@ -100,7 +100,7 @@ def test_what_is_quoted_or_only_looks_like_a_number_is_text(written: str) -> Non
         ("- &a " + "x" * 300_000 + "\n- *a" * 7, "7:3: holds more than 2 MiB of values"),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_the_place_and_a_mend(written: str, said: str) -> None:
+def test_unreadable_yaml_is_refused_with_place_and_fix(written: str, said: str) -> None:
     assert said in refusal(written)
 
 
@@ -149,13 +149,13 @@ def test_a_document_made_to_be_huge_is_refused_without_hanging(what: str, text: 
         ('a: ["\\ud800"]', "1:5 ('a', 0) holds a character that is no text"),
     ],
 )
-def test_what_does_not_hinder_reading_on_is_a_problem_beside_others(written: str, said: str) -> None:
+def test_recoverable_yaml_problem_is_reported_with_others(written: str, said: str) -> None:
     _, problems = yaml_parser.parse("f.yml", written)
     (problem,) = problems
     assert problem.mark
     assert f"{problem.mark.line}:{problem.mark.column} {problem.path} {problem.fact}".startswith(said)
 
 
-def test_of_a_key_that_stands_there_twice_the_first_counts() -> None:
+def test_first_of_duplicate_keys_counts() -> None:
     node, _ = yaml_parser.parse("f.yml", "a: 1\na: 2")
     assert plain(node) == {"a": "1"}

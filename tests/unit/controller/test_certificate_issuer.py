@@ -20,8 +20,8 @@ from devopsellence.controller.model.snapshot import EnvironmentSnapshot
 from devopsellence.controller.reconcile.reconciler import Outdated
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import Ambiguous, Fenced
-from devopsellence.store.etcd import Compare, Delete, KeyValue, Listing, Put, TxnResult
-from devopsellence.store.events import Journal
+from devopsellence.store.etcd import Compare, Delete, KeyListing, KeyValue, Put, TxnResult
+from devopsellence.store.events import EventWriter
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.record import revision_of
 from tests.unit.controller.builders import KEYS, REF, Store, moment
@@ -43,7 +43,7 @@ class Memory:
         self.changed = asyncio.Event()
 
     def observe(self, ref: EnvironmentRef) -> EnvironmentSnapshot:
-        return self.store.world()
+        return self.store.snapshot()
 
     def expect(self, written: Iterable[tuple[str, bytes, Message]]) -> None:
         pass
@@ -55,9 +55,9 @@ class Memory:
         value = encode(record.message) if record.message is not None else b"nonsense"
         return KeyValue(key, value, record.create_revision, record.mod_revision, 1, 0)
 
-    async def list(self, prefix: str, *, keys_only: bool = False) -> Listing:
+    async def list(self, prefix: str, *, keys_only: bool = False) -> KeyListing:
         items = [await self.get(key) for key in sorted(self.store.records) if key.startswith(prefix)]
-        return Listing(tuple(item for item in items if item is not None), 1, 1)
+        return KeyListing(tuple(item for item in items if item is not None), 1, 1)
 
     async def grant_lease(self, ttl: int) -> int:
         return 1
@@ -128,7 +128,7 @@ class Scene:
         self.authority = Authority()
         self.nodes_work = True
         fake: Any = self.memory
-        records = CertificateWriter(fake, fake, fake, Journal(fake), lambda: moment(0))
+        records = CertificateWriter(fake, fake, fake, EventWriter(fake), lambda: moment(0))
         self.issuer = Issuer(fake, fake, records, lambda: self.authority, lambda: moment(0), pace)
 
     async def until(self, check: Callable[[], bool]) -> None:

@@ -9,12 +9,12 @@ import pytest
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.model.snapshot import World
-from devopsellence.controller.reconcile.reconciler import DisconnectedError, OutdatedError, Reconciler
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot
+from devopsellence.controller.reconcile.reconciler import DisconnectedError, Outdated, Reconciler
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import LeaseLost, Unavailable
 from devopsellence.store.etcd import Compare, Delete, KeyValue, Put, TxnResult
-from devopsellence.store.events import LEASE_SHARED_SECONDS, Journal
+from devopsellence.store.events import LEASE_SHARED_SECONDS, EventWriter
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.controller.builders import KEYS, REF, Store, moment, release, secret, service
 
@@ -35,12 +35,12 @@ class FakeEtcd:
         self.leases = 0
         self.written: list[Put | Delete] = []
 
-    def observe(self, ref: EnvironmentRef) -> World:
+    def observe(self, ref: EnvironmentRef) -> EnvironmentSnapshot:
         whole = self.store.records
         self.store.records = {key: record for key, record in whole.items() if key not in self.hidden}
-        world = self.store.world()
+        snapshot = self.store.snapshot()
         self.store.records = whole
-        return world
+        return snapshot
 
     def expect(self, written: Iterable[tuple[str, bytes, Message]]) -> None:
         assert all(decode(type(message), key, value) == message for key, value, message in written)
@@ -73,7 +73,7 @@ def make() -> tuple[FakeEtcd, Store, Reconciler]:
     store.deploy(1, WEB)
     etcd = FakeEtcd(store)
     fake: Any = etcd
-    return etcd, store, Reconciler(fake, fake, fake, Journal(fake), lambda: moment(store.seconds))
+    return etcd, store, Reconciler(fake, fake, fake, EventWriter(fake), lambda: moment(store.seconds))
 
 
 async def test_a_round_writes_rollout_assignment_and_events_in_one_transaction() -> None:
@@ -88,7 +88,7 @@ async def test_a_round_writes_rollout_assignment_and_events_in_one_transaction()
     assert {one.lease for one in etcd.written if isinstance(one, Put) and one.key in events} == {1}
 
 
-async def test_nothing_is_decided_from_caches_that_are_not_connected() -> None:
+async def test_disconnected_caches_decide_nothing() -> None:
     etcd, _, reconciler = make()
     etcd.problem = "etcd does not answer"
     with pytest.raises(DisconnectedError, match="etcd does not answer"):
@@ -99,7 +99,7 @@ async def test_nothing_is_decided_from_caches_that_are_not_connected() -> None:
 async def test_a_refused_transaction_is_outdated_and_says_nothing_else() -> None:
     etcd, _, reconciler = make()
     etcd.refuse = True
-    with pytest.raises(OutdatedError):
+    with pytest.raises(Outdated):
         await reconciler.reconcile(REF)
 
 

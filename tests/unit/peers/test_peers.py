@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.agent_identity import answers_at, is_node, is_operator, server_name
+from devopsellence.agent_identity import api_address, is_node, is_operator, server_name
 
 
 def test_every_machine_has_a_server_name_of_its_own_that_is_a_dns_name() -> None:
@@ -54,4 +54,4 @@ def test_only_nodes_are_nodes(common_name: str, node: bool) -> None:
     ],
 )
 def test_a_registered_address_stands_before_what_an_agent_says(registered: str, said: str, address: str) -> None:
-    assert answers_at(registered, said) == address
+    assert api_address(registered, said) == address

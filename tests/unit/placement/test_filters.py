@@ -44,7 +44,7 @@ def node(*labels: str, cordoned: bool = False, drain: Drain | None = None) -> No
         pytest.param(EVERYWHERE, node(), GONE, "", "", id="gone, but it runs on every node"),
     ],
 )
-def test_what_is_refused_and_what_may_stay(
+def test_filters_refuse_new_and_keep_existing_copies(
     service: Service, where: Node, silence: UnreachableFilter | None, refused: str, leaves: str
 ) -> None:
     filters = (*FILTERS, silence) if silence is not None else FILTERS

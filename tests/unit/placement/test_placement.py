@@ -4,7 +4,7 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import Service
-from devopsellence.placement import label_needed, placed_on, places, unplaced, why_not, why_nowhere
+from devopsellence.placement import label_needed, may_run, services_for_node, unplaced_services, why_not, why_nowhere
 
 WEB = Service(name="web", kind=Service.WEB)
 REDIS = Service(name="redis", kind=Service.WORKER)
@@ -30,7 +30,7 @@ def node(*labels: str, name: str = "n1") -> Node:
 def test_a_node_runs_the_services_whose_kind_is_among_its_labels(
     service: Service, labels: list[str], runs: bool
 ) -> None:
-    assert places(service, node(*labels)) is runs
+    assert may_run(service, node(*labels)) is runs
     assert (why_not(service, node(*labels)) == "") is runs
 
 
@@ -40,9 +40,9 @@ def test_why_not_names_the_label_and_those_there_are() -> None:
 
 
 def test_unplaced_are_those_that_no_node_runs_in_order() -> None:
-    assert unplaced([WEB, REDIS, ODD], [node("web"), node("web", name="n2")]) == [REDIS, ODD]
-    assert unplaced([WEB, REDIS], [node("web"), node("worker", name="n2")]) == []
-    assert unplaced([WEB], []) == [WEB]
+    assert unplaced_services([WEB, REDIS, ODD], [node("web"), node("web", name="n2")]) == [REDIS, ODD]
+    assert unplaced_services([WEB, REDIS], [node("web"), node("worker", name="n2")]) == []
+    assert unplaced_services([WEB], []) == [WEB]
 
 
 def test_a_kind_that_is_not_known_needs_no_label_that_anyone_has() -> None:
@@ -51,7 +51,7 @@ def test_a_kind_that_is_not_known_needs_no_label_that_anyone_has() -> None:
 
 def test_a_cordoned_node_takes_nothing() -> None:
     cordoned = Node(name="n1", labels=["web"], cordoned=True)
-    assert placed_on(cordoned, [WEB]) == []
+    assert services_for_node(cordoned, [WEB]) == []
     assert why_not(WEB, cordoned) == "cordoned"
 
 

@@ -8,7 +8,15 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Drain, Node
 from devopsellence.api.v1.workload_pb2 import Service, VolumeMount
-from devopsellence.placement import FILTERS, Held, Layout, UnreachableFilter, layout, why_short, why_stuck
+from devopsellence.placement import (
+    FILTERS,
+    HeldCopies,
+    Placement,
+    UnreachableFilter,
+    compute_placement,
+    why_short,
+    why_stuck,
+)
 
 SEEDS = range(60)
 
@@ -71,22 +79,22 @@ GONE = UnreachableFilter({"n1": "unreachable"}, frozenset({"n1"}))
         ),
     ],
 )
-def test_where_replicas_run(services: list[Service], given: list[Node], held: Held, expected: list[str]) -> None:
-    assert list(layout(services, given, held).spreads["jobs"].nodes) == expected
+def test_where_replicas_run(services: list[Service], given: list[Node], held: HeldCopies, expected: list[str]) -> None:
+    assert list(compute_placement(services, given, held).replica_placements["jobs"].nodes) == expected
 
 
 def test_from_a_node_that_is_gone_they_move_but_not_their_volumes() -> None:
     filters = (*FILTERS, GONE)
     held = {"jobs": {"n1": 0}}
-    assert layout([jobs(1)], nodes("n1", "n2"), held, filters).spreads["jobs"].nodes == ("n2",)
+    assert compute_placement([jobs(1)], nodes("n1", "n2"), held, filters).replica_placements["jobs"].nodes == ("n2",)
     data = Service(name="jobs", kind=Service.WORKER, replicas=1, volumes=[VolumeMount(source="a", target="/a")])
-    found = layout([data], nodes("n1", "n2"), held, filters).spreads["jobs"]
+    found = compute_placement([data], nodes("n1", "n2"), held, filters).replica_placements["jobs"]
     assert (found.nodes, found.fixed) == (("n1",), {"n1": "unreachable"})
 
 
 def test_services_by_node() -> None:
     web = Service(name="web", kind=Service.WEB)
-    found = layout([web, jobs(1)], [node("n1", labels="web worker"), node("n2", labels="web")], {})
+    found = compute_placement([web, jobs(1)], [node("n1", labels="web worker"), node("n2", labels="web")], {})
     assert found.services == {"n1": {"web", "jobs"}, "n2": {"web"}}
     assert (found.nodes_of("web"), found.nodes_of("jobs"), found.nodes_of("x")) == (("n1", "n2"), ("n1",), ())
 
@@ -122,17 +130,22 @@ def test_services_by_node() -> None:
         ),
     ],
 )
-def test_the_shortage_names_who_was_refused(service: Service, given: list[Node], held: Held, expected: str) -> None:
-    found = layout([service], given, held).spreads["jobs"]
+def test_the_shortage_names_who_was_refused(
+    service: Service, given: list[Node], held: HeldCopies, expected: str
+) -> None:
+    found = compute_placement([service], given, held).replica_placements["jobs"]
     assert str(why_short(found, given) or "") == expected
 
 
-def test_what_stays_where_nothing_new_comes_is_said() -> None:
-    stuck = layout([jobs(1)], CORDONED, {"jobs": {"n1": 0}}).spreads["jobs"]
+def test_kept_placements_are_reported_when_nothing_fits() -> None:
+    stuck = compute_placement([jobs(1)], CORDONED, {"jobs": {"n1": 0}}).replica_placements["jobs"]
     assert str(why_stuck(stuck, CORDONED)) == (
         'service "jobs" stays where nothing new comes (n1: cordoned); run devopsellence node uncordon n1'
     )
-    assert why_stuck(layout([jobs(2)], CORDONED, {"jobs": {"n1": 0}}).spreads["jobs"], CORDONED) is None
+    assert (
+        why_stuck(compute_placement([jobs(2)], CORDONED, {"jobs": {"n1": 0}}).replica_placements["jobs"], CORDONED)
+        is None
+    )
 
 
 # What holds for any cluster
@@ -150,44 +163,44 @@ class Cluster:
         self.services = [jobs(self.random.randint(1, 6), f"s{number}") for number in range(self.random.randint(1, 5))]
         self.services.append(Service(name="web", kind=Service.WEB))
 
-    def settle(self) -> Held:
-        return held(layout(self.services, self.nodes, {}))
+    def settle(self) -> HeldCopies:
+        return held(compute_placement(self.services, self.nodes, {}))
 
     def matching(self) -> list[str]:
         return [each.name for each in self.nodes if "worker" in each.labels]
 
 
-def held(found: Layout) -> dict[str, dict[str, int]]:
-    return {name: dict.fromkeys(each.nodes, 1) for name, each in found.spreads.items()}
+def held(found: Placement) -> dict[str, dict[str, int]]:
+    return {name: dict.fromkeys(each.nodes, 1) for name, each in found.replica_placements.items()}
 
 
-def places(found: Layout) -> set[tuple[str, str]]:
-    return {(name, node) for name, each in found.spreads.items() for node in each.nodes}
+def places(found: Placement) -> set[tuple[str, str]]:
+    return {(name, node) for name, each in found.replica_placements.items() for node in each.nodes}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_as_many_as_there_are_nodes_and_evenly(seed: int) -> None:
     cluster = Cluster(seed)
-    found = layout(cluster.services, cluster.nodes, {})
+    found = compute_placement(cluster.services, cluster.nodes, {})
     matching = cluster.matching()
-    for name, each in found.spreads.items():
+    for name, each in found.replica_placements.items():
         assert len(each.nodes) == min(each.service.replicas, len(matching)), name
         assert set(each.nodes) <= set(matching)
     # The last one was placed with all others in sight: nowhere is it beside more than it needs to be.
     load = {name: len(found.services[name]) for name in matching}
-    last = found.spreads[max(found.spreads)].nodes
+    last = found.replica_placements[max(found.replica_placements)].nodes
     free = [load[name] for name in matching if name not in last]
     assert not free or not last or max(load[name] for name in last) <= min(free) + 1
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_nothing_moves_when_nothing_has_changed_whatever_the_order(seed: int) -> None:
+def test_placement_is_stable_in_any_order(seed: int) -> None:
     cluster = Cluster(seed)
     before = cluster.settle()
     cluster.random.shuffle(cluster.nodes)
     cluster.random.shuffle(cluster.services)
-    assert held(layout(cluster.services, cluster.nodes, before)) == before
-    assert held(layout(cluster.services, cluster.nodes, {})) == before
+    assert held(compute_placement(cluster.services, cluster.nodes, before)) == before
+    assert held(compute_placement(cluster.services, cluster.nodes, {})) == before
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -197,18 +210,22 @@ def test_a_new_node_or_service_moves_nothing(seed: int) -> None:
     cluster.services = [
         jobs(min(service.replicas, len(cluster.matching())) or 1, service.name) for service in cluster.services
     ]
-    before = layout(cluster.services, cluster.nodes, {})
+    before = compute_placement(cluster.services, cluster.nodes, {})
     if not cluster.matching():
         return
-    after = layout([*cluster.services, jobs(2, "a-new-one")], [*cluster.nodes, node("n00-new")], held(before))
-    assert {place for place in places(after) if place[0] != "a-new-one"} == places(before)
+    after = compute_placement(
+        [*cluster.services, jobs(2, "a-new-one")], [*cluster.nodes, node("n00-new")], held(before)
+    )
+    assert {compute_placement for compute_placement in places(after) if compute_placement[0] != "a-new-one"} == places(
+        before
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("way", ["drained", "gone", "other labels", "detached"])
 def test_only_the_copies_of_a_lost_node_move(seed: int, way: str) -> None:
     cluster = Cluster(seed)
-    before = layout(cluster.services, cluster.nodes, {})
+    before = compute_placement(cluster.services, cluster.nodes, {})
     lost = cluster.random.choice(cluster.nodes)
     rest = [each for each in cluster.nodes if each is not lost]
     gone = UnreachableFilter({lost.name: "unreachable"}, frozenset({lost.name}))
@@ -224,24 +241,24 @@ def test_only_the_copies_of_a_lost_node_move(seed: int, way: str) -> None:
             name: {n: s for n, s in copies.items() if n != lost.name} for name, copies in held_before.items()
         }
     filters = (*FILTERS, gone) if way == "gone" else FILTERS
-    after = layout(cluster.services, [*rest, *instead], held_before, filters)
+    after = compute_placement(cluster.services, [*rest, *instead], held_before, filters)
     stayed = {(name, where) for name, where in places(before) if where != lost.name}
     assert stayed <= places(after), "what did not run on the lost node stays"
     assert all(where != lost.name for _, where in places(after))
     free = len([name for name in cluster.matching() if name != lost.name])
-    for name, each in after.spreads.items():
+    for name, each in after.replica_placements.items():
         assert len(each.nodes) == min(each.service.replicas, free), name
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_scaling_starts_or_stops_only_what_it_says(seed: int) -> None:
     cluster = Cluster(seed)
-    before = layout(cluster.services, cluster.nodes, {})
+    before = compute_placement(cluster.services, cluster.nodes, {})
     chosen = cluster.random.choice([service for service in cluster.services if service.replicas])
     scaled = jobs(cluster.random.randint(1, 8), chosen.name)
     services = [scaled if service is chosen else service for service in cluster.services]
-    after = layout(services, cluster.nodes, held(before))
+    after = compute_placement(services, cluster.nodes, held(before))
     moved = places(before) ^ places(after)
     assert {name for name, _ in moved} <= {chosen.name}
-    old, new = (set(each.spreads[chosen.name].nodes) for each in (before, after))
+    old, new = (set(each.replica_placements[chosen.name].nodes) for each in (before, after))
     assert old <= new or new <= old

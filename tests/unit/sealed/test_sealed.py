@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.age import MAX_BYTES, Identity, SealError, is_recipient, node_recipient, seal
+from devopsellence.age import MAX_BYTES, AgeIdentity, EncryptionError, encrypt, is_recipient, node_recipient
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
 
 # Fixed, so that every process of the tests collects the same ones.
@@ -13,42 +13,42 @@ NEW = "age1s0u5zaz6fslazmacdwsckff5t3aqmxa7s0d8ehp7e9xch7vhd5aspd35ft"
 
 
 def test_each_recipient_opens_it_and_nobody_else_does() -> None:
-    node, operator, stranger = Identity.generate(), Identity.generate(), Identity.generate()
-    sealed = seal(b"s3cret\x00\n", [node.recipient, operator.recipient, node.recipient])
+    node, operator, stranger = AgeIdentity.generate(), AgeIdentity.generate(), AgeIdentity.generate()
+    sealed = encrypt(b"s3cret\x00\n", [node.recipient, operator.recipient, node.recipient])
     assert "s3cret" not in sealed
-    assert node.open(sealed) == operator.open(sealed) == b"s3cret\x00\n"
-    with pytest.raises(SealError, match=stranger.recipient):
-        stranger.open(sealed)
+    assert node.decrypt(sealed) == operator.decrypt(sealed) == b"s3cret\x00\n"
+    with pytest.raises(EncryptionError, match=stranger.recipient):
+        stranger.decrypt(sealed)
 
 
 def test_an_identity_survives_its_file_and_shows_itself_nowhere_else() -> None:
-    identity = Identity.generate()
-    assert Identity(identity.text()).recipient == identity.recipient
+    identity = AgeIdentity.generate()
+    assert AgeIdentity(identity.text()).recipient == identity.recipient
     assert "SECRET" not in repr(identity)
     assert is_recipient(identity.recipient)
 
 
 @pytest.mark.parametrize("text", ["", "# a comment\n", "AGE-SECRET-KEY-1NOT", "age1xyz"])
-def test_what_is_no_identity_is_refused_without_being_repeated(text: str) -> None:
-    with pytest.raises(SealError) as caught:
-        Identity(text)
+def test_invalid_identity_is_refused_without_being_printed(text: str) -> None:
+    with pytest.raises(EncryptionError) as caught:
+        AgeIdentity(text)
     assert "NOT" not in str(caught.value)
 
 
 @pytest.mark.parametrize("recipients", [[], ["age1nonsense"], [""]])
-def test_nobody_to_seal_for(recipients: list[str]) -> None:
-    with pytest.raises(SealError):
-        seal(b"value", recipients)
+def test_encryption_without_recipients_is_refused(recipients: list[str]) -> None:
+    with pytest.raises(EncryptionError):
+        encrypt(b"value", recipients)
 
 
 def test_a_file_is_no_secret() -> None:
-    with pytest.raises(SealError, match="64 KiB"):
-        seal(b"x" * (MAX_BYTES + 1), [Identity.generate().recipient])
+    with pytest.raises(EncryptionError, match="64 KiB"):
+        encrypt(b"x" * (MAX_BYTES + 1), [AgeIdentity.generate().recipient])
 
 
-def test_what_is_no_age_file_is_not_opened() -> None:
-    with pytest.raises(SealError):
-        Identity.generate().open("nonsense")
+def test_non_age_file_is_not_decrypted() -> None:
+    with pytest.raises(EncryptionError):
+        AgeIdentity.generate().decrypt("nonsense")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_is_no_age_file_is_not_opened() -> None:
         ("", "u2", NEW, "", "nothing is known"),
     ],
 )
-def test_whose_key_is_believed(recorded: str, uid: str, said: str, key: str, because: str) -> None:
+def test_node_recipient_is_trusted_only_for_its_uid(recorded: str, uid: str, said: str, key: str, because: str) -> None:
     node = Node(name="n1", uid="u1", age_recipient=recorded)
     assert node_recipient(node, Heartbeat(node="n1", uid=uid, age_recipient=said)) == key, because
 

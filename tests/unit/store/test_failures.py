@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.store.error_mapping import (
-    AlreadyThere,
+    AlreadyExists,
     AuthenticationChanged,
     AuthenticationOff,
-    NotServed,
-    NotThere,
+    DoesNotExist,
+    NotProcessed,
     classify,
 )
 from devopsellence.store.errors import (
@@ -40,11 +40,11 @@ ALIKE = [
     ("INVALID_ARGUMENT", "etcdserver: request is too large", Rejected),
     ("RESOURCE_EXHAUSTED", "grpc: received message larger than max (3 vs. 2)", Rejected),
     ("FAILED_PRECONDITION", "etcdserver: authentication is not enabled", AuthenticationOff),
-    ("FAILED_PRECONDITION", "etcdserver: role name already exists", AlreadyThere),
-    ("FAILED_PRECONDITION", "etcdserver: user name not found", NotThere),
+    ("FAILED_PRECONDITION", "etcdserver: role name already exists", AlreadyExists),
+    ("FAILED_PRECONDITION", "etcdserver: user name not found", DoesNotExist),
     # Refused before etcd looked at the request.
-    ("UNAVAILABLE", "etcdserver: no leader", NotServed),
-    ("RESOURCE_EXHAUSTED", "etcdserver: too many requests", NotServed),
+    ("UNAVAILABLE", "etcdserver: no leader", NotProcessed),
+    ("RESOURCE_EXHAUSTED", "etcdserver: too many requests", NotProcessed),
     ("UNAVAILABLE", "connections to all backends failing; last error: Connection refused", Unavailable),
     ("UNAVAILABLE", "failed to connect to all addresses", Unavailable),
 ]
@@ -74,7 +74,7 @@ def test_no_answer_is_ambiguous_for_a_write_alone(code: str, detail: str) -> Non
     assert type(classify(code, detail, what="read /a", write=False)) is Unavailable
 
 
-def test_what_is_told_helps() -> None:
+def test_error_messages_name_a_fix() -> None:
     assert "it may have happened" in str(classify("DEADLINE_EXCEEDED", "", what="write /a", write=True))
     assert str(classify("DEADLINE_EXCEEDED", "", what="read /a", write=False)) == "read /a: deadline exceeded"
     full = classify("RESOURCE_EXHAUSTED", "etcdserver: mvcc: database space exceeded", what="write /a", write=True)

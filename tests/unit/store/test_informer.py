@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.store.codec import encode
 from devopsellence.store.errors import Compacted, StoreError, Unavailable, WatchLost
-from devopsellence.store.etcd import Etcd, KeyValue, Listing, WatchBatch, WatchEvent
+from devopsellence.store.etcd import Etcd, KeyListing, KeyValue, WatchBatch, WatchEvent
 from devopsellence.store.informer import Informer
 from devopsellence.store.record import revision_of
 
@@ -26,8 +26,8 @@ def kv(name: str, revision: int, address: str | None = None, created: int | None
     return KeyValue(PREFIX + name, value, created or revision, revision, 1, 0)
 
 
-def listing(revision: int, *items: KeyValue, cluster: int = 1, term: int = 1) -> Listing:
-    return Listing(items, revision, cluster, term)
+def listing(revision: int, *items: KeyValue, cluster: int = 1, term: int = 1) -> KeyListing:
+    return KeyListing(items, revision, cluster, term)
 
 
 def put(name: str, revision: int) -> WatchEvent:
@@ -46,19 +46,19 @@ def batch(revision: int, *events: WatchEvent, progress: bool = False, cluster: i
 class FakeEtcd:
     """Answers from a script; a watch that has told its part breaks."""
 
-    listings: list[Listing | StoreError]
+    listings: list[KeyListing | StoreError]
     watches: list[Sequence[WatchBatch | StoreError]] = field(default_factory=list)
-    heads: list[Listing] = field(default_factory=list)
+    heads: list[KeyListing] = field(default_factory=list)
     started_at: list[int] = field(default_factory=list)
 
-    async def list(self, prefix: str) -> Listing:
+    async def list(self, prefix: str) -> KeyListing:
         assert prefix == PREFIX
         answer = self.listings.pop(0)
         if isinstance(answer, StoreError):
             raise answer
         return answer
 
-    async def head(self, prefix: str) -> Listing:
+    async def head(self, prefix: str) -> KeyListing:
         return self.heads.pop(0)
 
     async def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
@@ -199,8 +199,8 @@ async def test_a_member_that_lags_behind_is_no_other_history() -> None:
         pytest.param(batch(8), listing(10, term=0), id="raft term fell"),
     ],
 )
-async def test_another_history_replaces_the_cache(told: WatchBatch, head: Listing) -> None:
-    after = Listing((kv("a", 5, "another value"), kv("b", 6)), head.revision, head.cluster_id, head.raft_term)
+async def test_another_history_replaces_the_cache(told: WatchBatch, head: KeyListing) -> None:
+    after = KeyListing((kv("a", 5, "another value"), kv("b", 6)), head.revision, head.cluster_id, head.raft_term)
     fake = FakeEtcd(
         [listing(10, kv("a", 5), kv("b", 6), kv("c", 7)), after],
         [[batch(10)], [told, batch(40, put("x", 40))], [batch(40, cluster=head.cluster_id)]],
@@ -244,12 +244,12 @@ class History:
                 state[event.key] = event.kv
         return state
 
-    async def list(self, prefix: str) -> Listing:
+    async def list(self, prefix: str) -> KeyListing:
         # Linearizable: not older than anything that was told before.
         self.told = self.draw(st.integers(self.told, len(self.events)))
         return listing(self.told, *self.at(self.told).values())
 
-    async def head(self, prefix: str) -> Listing:
+    async def head(self, prefix: str) -> KeyListing:
         return listing(len(self.events))
 
     async def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[WatchBatch, None]:

@@ -31,9 +31,7 @@ def test_keys_read_as_designed() -> None:
 
 
 @given(node=NAMES, organization=NAMES, project=NAMES, environment=NAMES, number=st.integers(1, 10**10 - 1))
-def test_what_is_built_is_parsed_back(
-    node: str, organization: str, project: str, environment: str, number: int
-) -> None:
+def test_built_keys_are_parsed_back(node: str, organization: str, project: str, environment: str, number: int) -> None:
     env = EnvironmentRef(organization, project, environment)
     keys = Keys("/else/where/")
     assert keys.parse_node(keys.node(node)) == node
@@ -53,7 +51,7 @@ def test_what_is_built_is_parsed_back(
     "name",
     ["", ".", "..", "-a", "_a", "a/b", "a b", "a\n", "é", "a" * 64, "a\0", "{}", "a:b", "\N{FULLWIDTH DIGIT ONE}"],
 )
-def test_what_is_no_name_gets_into_no_key(name: str) -> None:
+def test_invalid_names_are_kept_out_of_keys(name: str) -> None:
     with pytest.raises(InvalidName, match="is not a name"):
         check_name("node", name)
     with pytest.raises(InvalidName):
@@ -108,6 +106,6 @@ def test_a_prefix_begins_and_ends_with_a_slash(prefix: str) -> None:
         *("a\n", "b\xfccher.de", "a" * 64 + ".com", "a." * 127 + "com", "+peers"),
     ],
 )
-def test_what_is_no_host_gets_into_no_key(host: str) -> None:
+def test_invalid_hosts_are_kept_out_of_keys(host: str) -> None:
     with pytest.raises(InvalidName, match="host"):
         KEYS.certificate(ENV, host)

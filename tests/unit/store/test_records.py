@@ -41,7 +41,7 @@ def test_fields_of_a_later_version_are_ignored() -> None:
         *(b'{"registered_at": 1e999}', b'{"registered_at": "no"}'),
     ],
 )
-def test_what_is_no_message_names_its_key(value: bytes) -> None:
+def test_undecodable_record_names_its_key(value: bytes) -> None:
     with pytest.raises(MalformedRecord, match="/k does not hold a readable Node"):
         decode(stored_pb2.Node, "/k", value)
 
@@ -57,7 +57,7 @@ VALUES = st.recursive(
 @settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(value=st.dictionaries(st.sampled_from(FIELDS), VALUES).map(lambda value: json.dumps(value).encode()))
 @pytest.mark.parametrize("kind", [stored_pb2.Node, stored_pb2.Assignment])
-def test_whatever_is_stored_nothing_but_malformed_comes_out(kind: type[Message], value: bytes) -> None:
+def test_arbitrary_bytes_raise_only_malformed(kind: type[Message], value: bytes) -> None:
     try:
         assert isinstance(decode(kind, "/k", value), kind)
     except MalformedRecord as error:

@@ -9,7 +9,7 @@ import pytest
 from devopsellence.store.settings import ETCD_SERVER_NAME, Settings, SettingsError
 
 
-def test_without_endpoints_there_is_no_cluster() -> None:
+def test_missing_endpoints_mean_no_cluster() -> None:
     assert Settings.from_environ({}) is None
     assert Settings.from_environ({"DEVOPSELLENCE_ETCD_ENDPOINTS": " , "}) is None
 

@@ -25,7 +25,7 @@ def _names(section: str, incomplete: str) -> list[CompletionItem]:
 
     try:
         path = config.find(Path.cwd())
-        document = plain(yaml_parser.parse(str(path), file.read(path))[0]) if path is not None else None
+        document = plain(yaml_parser.parse(str(path), file.read_file(path))[0]) if path is not None else None
     except (config.ConfigError, OSError):
         return []
     entries = document.get(section) if isinstance(document, dict) else None

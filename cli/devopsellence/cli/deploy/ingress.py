@@ -17,7 +17,7 @@ from devopsellence.cli.ingress.hosts import (
 )
 from devopsellence.cli.util.text import few
 from devopsellence.config.export import ingress_document
-from devopsellence.placement import place
+from devopsellence.placement import compute_placement
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
@@ -39,7 +39,7 @@ def serving_nodes(
     ingress: Ingress, services: Sequence[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment]
 ) -> list[str]:
     """Return the names of the nodes that will serve the ingress, sorted."""
-    return nodes_serving(ingress, place(services, nodes, placements_held(assigned)))
+    return nodes_serving(ingress, compute_placement(services, nodes, placements_held(assigned)))
 
 
 def warnings(ingress: Ingress, nodes: Sequence[str]) -> list[str]:

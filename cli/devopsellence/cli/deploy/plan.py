@@ -12,7 +12,7 @@ from devopsellence.api.v1.stored_pb2 import Assignment, Node
 from devopsellence.api.v1.workload_pb2 import Image, RolloutPolicy, Service
 from devopsellence.cli.deploy.replicas import placement_filters, placements_held
 from devopsellence.cli.util.text import plural
-from devopsellence.placement import Placement, ReplicaPlacement, place, why_leaves
+from devopsellence.placement import Placement, ReplicaPlacement, compute_placement, why_leaves
 from devopsellence.placement.max_parallel import limit_of
 
 #: Fields that the agent applies without recreating the container; all other fields are part of the spec hash.
@@ -53,7 +53,7 @@ def plan(
     An image with an empty ``pinned`` is not known yet. Nodes in ``unreachable`` get no replicas.
     """
     by_name = {service.name: service for service in services}
-    placed = place(services, nodes, placements_held(assigned), placement_filters(unreachable))
+    placed = compute_placement(services, nodes, placements_held(assigned), placement_filters(unreachable))
     changes = []
     for node in sorted(nodes, key=lambda node: node.name):
         before = _before(assigned.get(node.name))
@@ -99,7 +99,7 @@ def _change_of(
             return None
         why = why_leaves(service, node)
         return ServiceChange(
-            node.name, name, ChangeKind.REMOVED, f"node is {why}" if why else _elsewhere(placed.spreads[name])
+            node.name, name, ChangeKind.REMOVED, f"node is {why}" if why else _elsewhere(placed.replica_placements[name])
         )
     if service is None:
         return ServiceChange(node.name, name, ChangeKind.REMOVED, "no longer in the configuration")

@@ -9,7 +9,7 @@ from devopsellence.api.v1.stored_pb2 import Assignment, Node
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.deploy.replicas import placement_filters, placements_held, with_replicas
 from devopsellence.cli.output import CliError, Finding, NextAction
-from devopsellence.placement import Refusal, place, unplaced, why_nowhere, why_short, why_stuck
+from devopsellence.placement import Refusal, compute_placement, unplaced_services, why_nowhere, why_short, why_stuck
 
 
 def placement_error(
@@ -48,8 +48,8 @@ def _refusals(
     services: Sequence[Service], nodes: Sequence[Node], assigned: Mapping[str, Assignment]
 ) -> dict[str, Refusal]:
     """Return the refusal for every service without enough nodes, in the order of ``services``."""
-    spreads = place(services, nodes, placements_held(assigned)).spreads
-    refusals = {service.name: why_nowhere(service, nodes) for service in unplaced(services, nodes)}
+    spreads = compute_placement(services, nodes, placements_held(assigned)).replica_placements
+    refusals = {service.name: why_nowhere(service, nodes) for service in unplaced_services(services, nodes)}
     for name, spread in spreads.items():
         refusals[name] = why_short(spread, nodes) or why_stuck(spread, nodes)
     ordered = {service.name: refusals.get(service.name) for service in services}
@@ -63,8 +63,8 @@ def replica_warnings(
     unreachable: AbstractSet[str],
 ) -> list[str]:
     """Return a warning for each service with too few replicas until the ``unreachable`` nodes are reachable again."""
-    placed = place(services, nodes, placements_held(assigned), placement_filters(unreachable))
-    short = [why_short(spread, nodes, placement_filters(unreachable)) for spread in placed.spreads.values()]
+    placed = compute_placement(services, nodes, placements_held(assigned), placement_filters(unreachable))
+    short = [why_short(spread, nodes, placement_filters(unreachable)) for spread in placed.replica_placements.values()]
     return [f"for now, {refusal}" for refusal in short if refusal is not None]
 
 
@@ -76,7 +76,7 @@ def dependency_warnings(
     Services on different nodes can neither reach nor wait for one another.
     """
     known = {service.name for service in services}
-    placed = place(services, nodes, placements_held(assigned))
+    placed = compute_placement(services, nodes, placements_held(assigned))
     sentences = []
     for service in services:
         node_names = placed.nodes_of(service.name)

@@ -18,7 +18,7 @@ from devopsellence.cli.secrets import pin_versions
 from devopsellence.cli.store import releases
 from devopsellence.cli.store.reader import Reader
 from devopsellence.cli.util.text import columns
-from devopsellence.placement import ReplicaPlacement, place, places
+from devopsellence.placement import ReplicaPlacement, compute_placement, may_run
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
@@ -74,12 +74,12 @@ class DeployPlan:
 
     nodes: list[Node]
     steps: list[ServiceChange]
-    spreads: list[ReplicaPlacement]
+    replica_placements: list[ReplicaPlacement]
     assigned: dict[str, Assignment]
 
     def where_text(self) -> list[str]:
         """Return a line per service with replicas: its nodes, and why other nodes are refused."""
-        return [f"replicas of {spread.service.name}: {_where(spread)}" for spread in self.spreads]
+        return [f"replicas of {spread.service.name}: {_where(spread)}" for spread in self.replica_placements]
 
     def where_document(self) -> list[dict[str, Any]]:
         """Return the JSON form."""
@@ -90,7 +90,7 @@ class DeployPlan:
                 "nodes": list(spread.nodes),
                 "refused": dict(spread.refused),
             }
-            for spread in self.spreads
+            for spread in self.replica_placements
         ]
 
 
@@ -106,8 +106,8 @@ async def make_plan(
         output.warning(f"{problem.key} is {problem.reason}; the node is left out of the plan")
     known = [node for node in nodes if keys[node.name] not in unreadable]
     unreachable = await replicas.unreachable_nodes(etcd, services, known)
-    placed = place(services, known, replicas.placements_held(assigned), replicas.placement_filters(unreachable))
-    return DeployPlan(known, plan(services, known, assigned, unreachable), list(placed.spreads.values()), assigned)
+    placed = compute_placement(services, known, replicas.placements_held(assigned), replicas.placement_filters(unreachable))
+    return DeployPlan(known, plan(services, known, assigned, unreachable), list(placed.replica_placements.values()), assigned)
 
 
 def _where(spread: ReplicaPlacement) -> str:
@@ -160,6 +160,6 @@ def _task_plan(draft: Release, nodes: Iterable[Node]) -> str:
         return ""
     task = draft.release_task
     service = next(each for each in draft.services if each.name == task.service)
-    able = sorted(node.name for node in nodes if places(service, node))
+    able = sorted(node.name for node in nodes if may_run(service, node))
     words = " ".join([*task.command, *task.args])
     return f"{words!r} runs once, as {task.service}, on {able[0]}, before any container is replaced"

@@ -11,7 +11,7 @@ from devopsellence.api.v1.stored_pb2 import Node, Release
 from devopsellence.cli.images.archive import ArchiveIndex
 from devopsellence.cli.images.reference import IMAGE_ID
 from devopsellence.cli.output import CliError, Finding, NextAction
-from devopsellence.placement import placed_on
+from devopsellence.placement import services_for_node
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def images_by_node(draft: Release, nodes: Sequence[Node]) -> dict[str, list[str]
     """
     images: dict[str, list[str]] = {}
     for node in nodes:
-        pinned = {service.image.pinned for service in placed_on(node, draft.services)}
+        pinned = {service.image.pinned for service in services_for_node(node, draft.services)}
         if ids := sorted(image for image in pinned if IMAGE_ID.match(image)):
             images[node.name] = ids
     return images

@@ -9,7 +9,7 @@ from typing import Any
 from devopsellence.api.v1.stored_pb2 import Node
 from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.util.text import plural, safe
-from devopsellence.placement import HeldCopies, Placement, place_services, may_run, why_not
+from devopsellence.placement import HeldCopies, Placement, compute_placement, may_run, why_not
 from devopsellence.store.keys import EnvironmentRef
 
 
@@ -75,7 +75,7 @@ def service_moves(
     """
     if after.cordoned:
         return []
-    now, then = place_services(services, [before, *others], held), place_services(services, [after, *others], held)
+    now, then = compute_placement(services, [before, *others], held), compute_placement(services, [after, *others], held)
     moves = []
     for service in services:
         if service.replicas:
@@ -89,7 +89,7 @@ def service_moves(
 def _of_replicas(
     environment: EnvironmentRef, service: Service, after: Node, now: Placement, then: Placement
 ) -> list[ServiceMove]:
-    before, left = set(now.spreads[service.name].nodes), set(then.spreads[service.name].nodes)
+    before, left = set(now.replica_placements[service.name].nodes), set(then.replica_placements[service.name].nodes)
     return [
         _move(
             environment,

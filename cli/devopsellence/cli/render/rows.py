@@ -11,7 +11,7 @@ from devopsellence.api.v1.workload_pb2 import Service
 from devopsellence.cli.render.node_state import NodeSummary, node_summaries
 from devopsellence.cli.store.snapshot import Snapshot
 from devopsellence.cli.util.text import anonymous, safe, seconds_between, word
-from devopsellence.placement import places, why_not
+from devopsellence.placement import may_run, why_not
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _expected(snapshot: Snapshot, node: str) -> frozenset[str]:
     if record is None or release is None or not attached:
         return frozenset()
     # The controller chooses the nodes of a service with replicas.
-    return frozenset(service.name for service in release.services if not service.replicas and places(service, record))
+    return frozenset(service.name for service in release.services if not service.replicas and may_run(service, record))
 
 
 def _reported(

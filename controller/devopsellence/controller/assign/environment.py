@@ -1,4 +1,4 @@
-"""Goes through the nodes of an environment: what each should run, and what has to be written for that now. Pure."""
+"""Pass over the nodes of an environment: the assignment of each node, and the writes due now. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from devopsellence.controller.assign.node import assign, is_assigned, keep, offe
 from devopsellence.controller.assign.secrets import SecretReference, add_secrets, holdable, references_of
 from devopsellence.controller.model.actions import WriteAction
 from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
+from devopsellence.controller.rollout.batch import NodeUpdate, batch_clause, choose_updates, recorded_as_moved
 from devopsellence.controller.rollout.coverage import is_whole
 from devopsellence.controller.rollout.node_progress import Hold, NodeProgress, PlannedNode, progress_of
-from devopsellence.controller.rollout.target import KnownReleases, RolloutTarget, assigned, release_at
+from devopsellence.controller.rollout.target import KnownReleases, RolloutTarget
 from devopsellence.controller.rollout.task import describe_task
 from devopsellence.controller.rollout.task_stage import TaskStage, preparation, stage_of
-from devopsellence.controller.rollout.turns import NodeUpdate, batch_clause, choose_updates, recorded_as_moved
 from devopsellence.controller.scheduler.placement import EnvironmentPlacement
 from devopsellence.placement.max_parallel import limit_of
 from devopsellence.store.keys import Keys
@@ -25,169 +25,173 @@ from devopsellence.store.record import message_of
 
 @dataclass(frozen=True, slots=True)
 class PassInput:
-    """What all nodes of an environment have in common."""
+    """Input of a pass, common to all nodes of an environment."""
 
-    world: EnvironmentSnapshot
-    course: RolloutTarget
+    snapshot: EnvironmentSnapshot
+    target: RolloutTarget
     releases: KnownReleases
-    # The newest release's task as decided; None if it has none.
+    #: Release task of the newest release as decided; None without a task.
     task: pb.TaskStatus | None
-    # Where the services of each release run that nodes are to run, by its number.
-    placings: Mapping[int, EnvironmentPlacement]
+    #: Placement of the services of each release that nodes are to run, by number of the release.
+    placements: Mapping[int, EnvironmentPlacement]
     keys: Keys
 
 
 @dataclass
 class PassResult:
-    """What is gathered while the nodes are gone through."""
+    """Result of a pass."""
 
-    # One for each attached node, sorted by name.
-    standings: list[PlannedNode] = field(default_factory=list)
-    judgements: list[NodeProgress] = field(default_factory=list)
+    #: The attached nodes, sorted by name, and their progress in the same order.
+    planned_nodes: list[PlannedNode] = field(default_factory=list)
+    nodes: list[NodeProgress] = field(default_factory=list)
     actions: list[WriteAction] = field(default_factory=list)
-    # Services of the target that some node is to run, now or later.
+    #: Services of the target release that some node is to run, now or later.
     placed: set[str] = field(default_factory=set)
-    # A node's assignment is written for the release that it is to run.
+    #: The plan updates at least one node.
     moved: bool = False
-    # Secrets that the nodes need, and those of them that some node is not given.
+    #: Secrets that the nodes need, and the secrets among them missing from an assignment.
     needed: set[SecretReference] = field(default_factory=set)
-    lacking: set[SecretReference] = field(default_factory=set)
+    missing_replicas: set[SecretReference] = field(default_factory=set)
 
 
-def assign_all(brief: PassInput, attached: frozenset[str]) -> PassResult:
-    """What each node should run, and who of those that are to run something else moves now."""
-    return _EnvironmentPass(brief, attached).go()
+def assign_all(pass_input: PassInput, attached: frozenset[str]) -> PassResult:
+    """Return the assignments of all nodes, with updates of the nodes in the current batch."""
+    return _EnvironmentPass(pass_input, attached).run()
 
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """What nodes that run the same services are given."""
+    """Assignment shared by all nodes with the same services."""
 
     assignment: pb.Assignment
-    # Secrets that are not to be found, and whether a node may hold some of them.
-    lacking: frozenset[SecretReference]
+    #: Missing secrets, and whether a node may still hold some of them.
+    missing_replicas: frozenset[SecretReference]
     holdable: bool
-    # The same for two assignments that are equal, also of two plans; quickly compared.
+    #: Equal for equal assignments, also of two plans; quick to compare.
     mark: bytes
 
 
 class _EnvironmentPass:
     """One pass over the nodes of an environment."""
 
-    def __init__(self, brief: PassInput, attached: frozenset[str]) -> None:
-        self._world, self._keys = brief.world, brief.keys
-        self._course, self._releases, self._task = brief.course, brief.releases, brief.task
-        self._placings = brief.placings
-        self._stage = stage_of(brief.task)
+    def __init__(self, pass_input: PassInput, attached: frozenset[str]) -> None:
+        self._snapshot, self._keys = pass_input.snapshot, pass_input.keys
+        self._target, self._releases, self._task = pass_input.target, pass_input.releases, pass_input.task
+        self._placements = pass_input.placements
+        self._stage = stage_of(pass_input.task)
         self._attached_names = attached
-        # A release's services are copied, and its secrets looked up, once for each set of services.
+        # Services of a release are copied, and secrets looked up, once for each set of services.
         self._templates: dict[tuple[int, frozenset[str]], _Template] = {}
         self._result = PassResult()
-        newest = brief.releases.newest
+        newest = pass_input.releases.newest
         max_parallel = newest.rollout.max_parallel if newest is not None else ""
-        # Before anything has settled there is nothing to protect.
-        self._limit = limit_of(max_parallel, self._count_taking_part()) if brief.course.last_settled else None
-        self._how_turns_go = batch_clause(brief.course, max_parallel, self._limit)
-        self._promised = recorded_as_moved(brief.world, brief.course)
-        self._holders = ImagePeers((), brief.course.target)
+        # Without a settled release there is nothing to protect.
+        self._limit = limit_of(max_parallel, self._count_taking_part()) if pass_input.target.last_settled else None
+        self._batch_clause = batch_clause(pass_input.target, max_parallel, self._limit)
+        self._recorded = recorded_as_moved(pass_input.snapshot, pass_input.target)
+        self._image_peers = ImagePeers((), pass_input.target.release)
 
     def _count_taking_part(self) -> int:
-        records = (view.node for view in self._world.nodes if view.name in self._attached_names)
-        return sum(1 for one in records if one is not None and one.message is not None and not one.message.cordoned)
+        records = (view.node for view in self._snapshot.nodes if view.name in self._attached_names)
+        return sum(1 for node in map(message_of, records) if node is not None and not node.cordoned)
 
-    def go(self) -> PassResult:
-        options = []
-        for view in self._world.nodes:
+    def run(self) -> PassResult:
+        updates = []
+        for view in self._snapshot.nodes:
             if view.name not in self._attached_names:
                 self._withdraw(view, "no longer attached")
             elif view.node is None:
                 self._withdraw(view, "no longer registered")
-                options.append(NodeUpdate(PlannedNode(view, None)))
+                updates.append(NodeUpdate(PlannedNode(view, None)))
             else:
-                options.append(self._option(view, view.node.message))
-        judged = [progress_of(option.stays) for option in options]
-        views = (option.stays.view for option in options)
-        self._holders = ImagePeers(zip(views, judged, strict=True), self._course.target)
+                updates.append(self._node(view, view.node.message))
+        nodes = [progress_of(update.unchanged) for update in updates]
+        views = (update.unchanged.view for update in updates)
+        self._image_peers = ImagePeers(zip(views, nodes, strict=True), self._target.release)
         task_node = self._task.node if self._task is not None else ""
-        moving = choose_updates(options, judged, self._course, self._limit, self._promised, task_node)
-        for option, judgement in zip(options, judged, strict=True):
-            if judgement.node in moving:
-                self._move(option)
+        moving = choose_updates(updates, nodes, self._target, self._limit, self._recorded, task_node)
+        for update, progress in zip(updates, nodes, strict=True):
+            if progress.name in moving:
+                self._update(update)
             else:
-                self._leave(option, judgement)
+                self._keep(update, progress)
         self._result.moved = bool(moving)
         return self._result
 
     def _withdraw(self, view: NodeView, why: str) -> None:
-        action = withdraw(self._keys, self._world.ref, view, why)
+        action = withdraw(self._keys, self._snapshot.ref, view, why)
         if action is not None:
             self._result.actions.append(action)
 
-    # Who moves
+    # Updates
 
-    def _move(self, option: NodeUpdate) -> None:
-        stays, view = option.stays, option.stays.view
+    def _update(self, update: NodeUpdate) -> None:
+        unchanged, view = update.unchanged, update.unchanged.view
         node = message_of(view.node)
-        if option.wanted is None or node is None:
-            raise ValueError(f"{view.name} has nowhere to move")
-        why_placed = self._placings[option.wanted.release].why.get(view.name, "")
-        whole = is_whole(option.wanted, option.wanted.release)
-        peers = self._holders.choose(view.name, images_of(option.wanted)) if whole else ()
-        made, action = assign(self._keys, self._world.ref, view, node, option.wanted, why_placed, peers)
-        hold, why = (None, "") if stays.hold is Hold.TURN else (stays.hold, stays.why)
-        moved = PlannedNode(view, made, hold, why, stays.task, stays.kept)
+        if update.assignment is None or node is None:
+            raise ValueError(f"{view.name} has no update")
+        why_placed = self._placements[update.assignment.release].why.get(view.name, "")
+        whole = is_whole(update.assignment, update.assignment.release)
+        peers = self._image_peers.choose(view.name, images_of(update.assignment)) if whole else ()
+        made, action = assign(self._keys, self._snapshot.ref, view, node, update.assignment, why_placed, peers)
+        hold, why = (None, "") if unchanged.hold is Hold.BATCH else (unchanged.hold, unchanged.why)
+        moved = PlannedNode(view, made, hold, why, unchanged.task, unchanged.kept)
         self._result.actions.append(action)
-        self._result.standings.append(moved)
-        self._result.judgements.append(progress_of(moved))
+        self._result.planned_nodes.append(moved)
+        self._result.nodes.append(progress_of(moved))
 
-    def _leave(self, option: NodeUpdate, judgement: NodeProgress) -> None:
-        """The node is left at what it has, except for what can be brought up to date there."""
-        stays = option.stays
-        if self._may_touch and option.wanted is not None:
-            stays = self._kept_up(stays)
-        if stays is option.stays and not judgement.done:
-            stays = self._helped(stays)
-        if stays is not option.stays:
-            judgement = progress_of(stays)
-        self._result.standings.append(stays)
-        self._result.judgements.append(judgement)
+    def _keep(self, update: NodeUpdate, progress: NodeProgress) -> None:
+        """Keep the node at its assignment, with its secrets and image peers brought up to date."""
+        unchanged = update.unchanged
+        if self._may_touch and update.assignment is not None:
+            unchanged = self._up_to_date(unchanged)
+        if unchanged is update.unchanged and not progress.done:
+            unchanged = self._with_image_peers(unchanged)
+        if unchanged is not update.unchanged:
+            progress = progress_of(unchanged)
+        self._result.planned_nodes.append(unchanged)
+        self._result.nodes.append(progress)
 
-    def _helped(self, standing: PlannedNode) -> PlannedNode:
-        """``standing`` with others to ask for the images that the node lacks, where it knows of none who can help."""
-        current = standing.assignment
-        if current is None or current is not assigned(standing.view) or not is_whole(current, self._course.target):
-            return standing
-        images = missing_images(standing.view) if standing.hold is None else frozenset()
-        peers = self._holders.choose(standing.view.name, images) if images else []
-        if not peers or any(self._holders.has(peer) for peer in current.peers):
-            return standing
-        made, action = offer(self._keys, self._world.ref, standing.view, current, peers)
+    def _with_image_peers(self, planned: PlannedNode) -> PlannedNode:
+        """Return ``planned`` with image peers for missing images, unless it has a peer that can help."""
+        current = planned.assignment
+        if (
+            current is None
+            or current is not planned.view.current_assignment
+            or not is_whole(current, self._target.release)
+        ):
+            return planned
+        images = missing_images(planned.view) if planned.hold is None else frozenset()
+        peers = self._image_peers.choose(planned.view.name, images) if images else []
+        if not peers or any(self._image_peers.has(peer) for peer in current.peers):
+            return planned
+        made, action = offer(self._keys, self._snapshot.ref, planned.view, current, peers)
         self._result.actions.append(action)
-        return replace(standing, assignment=made)
+        return replace(planned, assignment=made)
 
-    # What a node is to run
+    # Assignments
 
-    def _option(self, view: NodeView, node: pb.Node | None) -> NodeUpdate:
-        target = self._placings.get(self._course.target)
+    def _node(self, view: NodeView, node: pb.Node | None) -> NodeUpdate:
+        target = self._placements.get(self._target.release)
         names = target.services.get(view.name) if target is not None else None
         if node is not None and node.HasField("drain") and names is not None:
             why = target.why.get(view.name, "") if target is not None else ""
             return NodeUpdate(self._drained(view, names, why))
-        release = self._bearing(view)
-        placing = self._placings.get(release.number) if release is not None else None
-        names = placing.services.get(view.name) if placing is not None else None
+        release = self._release_for(view)
+        placement = self._placements.get(release.number) if release is not None else None
+        names = placement.services.get(view.name) if placement is not None else None
         if node is None or release is None or node.cordoned or names is None:
-            return NodeUpdate(self._kept(view, node))
+            return NodeUpdate(self._held(view, node))
         wanted = self._template(release, names)
-        if release.number != self._course.release or self._stage is TaskStage.OPEN:
-            return self._given(view, node, wanted)
+        if release.number != self._target.newest or self._stage is TaskStage.OPEN:
+            return self._whole(view, node, wanted)
         if self._stage is TaskStage.PREPARING and self._is_tasks(view):
             return self._prepared(view, node, release, wanted.assignment)
-        return NodeUpdate(self._kept(view, node))
+        return NodeUpdate(self._held(view, node))
 
-    def _bearing(self, view: NodeView) -> pb.Release | None:
-        """The release that the node is to run: the target, or, once the rollout has halted, the one that it has."""
-        return self._releases.of(release_at(view) if self._course.holds else self._course.target)
+    def _release_for(self, view: NodeView) -> pb.Release | None:
+        """Return the release that the node is to run: the target, or its own release once the rollout has halted."""
+        return self._releases.of(view.current_release if self._target.is_halted else self._target.release)
 
     def _is_tasks(self, view: NodeView) -> bool:
         return self._task is not None and view.name == self._task.node
@@ -195,124 +199,129 @@ class _EnvironmentPass:
     def _template(self, release: pb.Release, names: frozenset[str]) -> _Template:
         key = (release.number, names)
         if key not in self._templates:
-            made = template(self._world.ref, release, names)
-            lacking = add_secrets(made, self._world.secrets)
+            made = template(self._snapshot.ref, release, names)
+            lacking = add_secrets(made, self._snapshot.secrets)
             mark = made.SerializeToString(deterministic=True)
-            self._templates[key] = _Template(made, lacking, holdable(lacking, self._world.secrets), mark)
+            self._templates[key] = _Template(made, lacking, holdable(lacking, self._snapshot.secrets), mark)
             self._result.needed |= references_of(made)
-        if release.number == self._course.target:
+        if release.number == self._target.release:
             self._result.placed |= names
         return self._templates[key]
 
-    def _given(self, view: NodeView, node: pb.Node, made: _Template) -> NodeUpdate:
-        """All that the node is to run of a release."""
-        wanted, lacking = made.assignment, made.lacking
+    def _whole(self, view: NodeView, node: pb.Node, made: _Template) -> NodeUpdate:
+        """Return the update to all services of a release that the node is to run."""
+        wanted, lacking = made.assignment, made.missing_replicas
         if made.holdable:
             wanted = pb.Assignment()
             wanted.CopyFrom(made.assignment)
-            lacking = add_secrets(wanted, self._world.secrets, _current(view))
-        self._result.lacking |= lacking
-        current = assigned(view)
-        halted = self._course.holds and wanted.release != self._course.release
+            lacking = add_secrets(wanted, self._snapshot.secrets, _current(view))
+        self._result.missing_replicas |= lacking
+        current = view.current_assignment
+        halted = self._target.is_halted and wanted.release != self._target.newest
         hold, why = (Hold.HALT, self._why_halted(view.name, current)) if halted else (None, "")
-        if self._has(view, node, wanted, made):
+        if self._is_current(view, node, wanted, made):
             return NodeUpdate(PlannedNode(view, current, hold, why))
-        if not halted and release_at(view) != wanted.release:
-            hold, why = Hold.TURN, f"{view.name} waits its turn{self._how_turns_go}"
+        if not halted and view.current_release != wanted.release:
+            hold, why = Hold.BATCH, f"{view.name} waits for its batch{self._batch_clause}"
         return NodeUpdate(PlannedNode(view, current, hold, why), wanted)
 
     @staticmethod
-    def _has(view: NodeView, node: pb.Node, wanted: pb.Assignment, made: _Template) -> bool:
+    def _is_current(view: NodeView, node: pb.Node, wanted: pb.Assignment, made: _Template) -> bool:
         if wanted is not made.assignment:
             return is_assigned(view, node, wanted)
         return view.recall("assigned", (node.uid, made.mark), lambda: is_assigned(view, node, wanted))
 
     def _prepared(self, view: NodeView, node: pb.Node, release: pb.Release, wanted: pb.Assignment) -> NodeUpdate:
-        """What the release task needs, and what ran before; if that cannot be read, the node is left alone."""
+        """Return the update to the needs of the release task and the services from before.
+
+        A node with an unreadable assignment is left alone.
+        """
         if view.assignment is not None and view.assignment.error is not None:
             return NodeUpdate(PlannedNode(view, None, task=self._task))
         made, kept = preparation(release, wanted, _current(view), node.uid)
-        lacking = add_secrets(made, self._world.secrets, _current(view))
+        lacking = add_secrets(made, self._snapshot.secrets, _current(view))
         self._result.needed |= references_of(made)
-        self._result.lacking |= lacking
-        stays = PlannedNode(view, assigned(view), task=self._task, kept=kept)
-        return NodeUpdate(stays, None if is_assigned(view, node, made) else made)
+        self._result.missing_replicas |= lacking
+        unchanged = PlannedNode(view, view.current_assignment, task=self._task, kept=kept)
+        return NodeUpdate(unchanged, None if is_assigned(view, node, made) else made)
 
     def _drained(self, view: NodeView, names: frozenset[str], why: str) -> PlannedNode:
-        """A node that is to be emptied stays at the release it has; a task that it has begun may end.
+        """Return a node that is being drained: it stays at its release, and a running task may end.
 
-        ``why``: a clause about what is left there and why; "" where nothing is to be left.
+        ``why`` is a clause about the services that stay for now; "" if none stays.
         """
-        current = assigned(view)
+        current = view.current_assignment
         if current is None or current.HasField("task"):
-            return self._kept(view, message_of(view.node))
-        left, action = reduce(self._keys, self._world.ref, view, self._world.secrets, names)
+            return self._held(view, message_of(view.node))
+        left, action = reduce(self._keys, self._snapshot.ref, view, self._snapshot.secrets, names)
         self._result.actions += [action] if action is not None else []
         empty = left is None or not left.services
         what = "has been drained" if empty else f"is being drained{f': {why}' if why else ''}"
-        return PlannedNode(view, left, Hold.OUT, f"{view.name} {what}; run devopsellence node uncordon {view.name}")
+        return PlannedNode(
+            view, left, Hold.EXCLUDED, f"{view.name} {what}; run devopsellence node uncordon {view.name}"
+        )
 
-    def _kept(self, view: NodeView, node: pb.Node | None) -> PlannedNode:
-        """Leaves a node at what it has: its Node or the release cannot be read, it takes no part, or it is held."""
+    def _held(self, view: NodeView, node: pb.Node | None) -> PlannedNode:
+        """Return a node without an update: unreadable, cordoned or held."""
         if view.assignment is not None and view.assignment.message is not None and view.assignment.message.removed:
             self._withdraw(view, "attached, but nothing can be assigned to it")
-        standing = PlannedNode(view, assigned(view))
+        planned = PlannedNode(view, view.current_assignment)
         if self._may_touch:
-            standing = self._kept_up(standing)
-        current = standing.assignment
-        if current is not None and is_whole(current, self._course.target):
+            planned = self._up_to_date(planned)
+        current = planned.assignment
+        if current is not None and is_whole(current, self._target.release):
             self._result.placed.update(service.name for service in current.services)
-            return standing
-        if self._is_tasks(view) and self._stage is not TaskStage.OPEN and not self._course.going_back:
+            return planned
+        if self._is_tasks(view) and self._stage is not TaskStage.OPEN and not self._target.rolls_back:
             return PlannedNode(view, current, task=self._task)
         return PlannedNode(view, current, *self._why_kept(view.name, node, current))
 
     @property
     def _may_touch(self) -> bool:
-        """Whether it is known what is to run, so that what a node keeps is brought up to date."""
-        return self._releases.of(self._course.target) is not None
+        """Return whether the target release can be read, so that kept assignments may be brought up to date."""
+        return self._releases.of(self._target.release) is not None
 
-    def _kept_up(self, standing: PlannedNode) -> PlannedNode:
-        """``standing`` with its secrets as they are stored now, and without a task that is not to be begun."""
+    def _up_to_date(self, planned: PlannedNode) -> PlannedNode:
+        """Return ``planned`` with its secrets as stored now, and without a task that must not start any more."""
         failed = self._task is not None and self._task.phase == pb.TaskStatus.FAILED
         kept, action = keep(
             self._keys,
-            self._world.ref,
-            standing.view,
-            self._world.secrets,
-            self._course.release,
+            self._snapshot.ref,
+            planned.view,
+            self._snapshot.secrets,
+            self._target.newest,
             task_failed=failed,
         )
         if action is None:
-            return standing
+            return planned
         self._result.actions.append(action)
-        return PlannedNode(standing.view, kept, standing.hold, standing.why, standing.task, standing.kept)
+        return PlannedNode(planned.view, kept, planned.hold, planned.why, planned.task, planned.kept)
 
-    # Why it is held
+    # Reasons for holding a node
 
     def _why_kept(self, name: str, node: pb.Node | None, current: pb.Assignment | None) -> tuple[Hold, str]:
-        keeps = f"keeps {_what(current)}" if current is not None else "gets nothing"
+        keeps = f"keeps {_describe(current)}" if current is not None else "gets nothing"
         if node is not None and node.cordoned:
             keeps = keeps if current is not None else "takes nothing new"
-            return Hold.OUT, f"{name} is cordoned and {keeps}; run devopsellence node uncordon {name}"
-        if self._releases.of(self._course.target) is None:
-            return Hold.HALT, f"{name} {keeps}: release {self._course.target} cannot be read"
-        if self._course.holds:
+            return Hold.EXCLUDED, f"{name} is cordoned and {keeps}; run devopsellence node uncordon {name}"
+        if self._releases.of(self._target.release) is None:
+            return Hold.HALT, f"{name} {keeps}: release {self._target.release} cannot be read"
+        if self._target.is_halted:
             return Hold.HALT, self._why_halted(name, current)
-        if self._stage is TaskStage.PREPARING and self._task is not None and not self._course.going_back:
+        if self._stage is TaskStage.PREPARING and self._task is not None and not self._target.rolls_back:
             return Hold.TASK, f"{name} waits for the release task on {self._task.node}"
-        if self._stage is TaskStage.CLOSED and self._task is not None and not self._course.going_back:
+        if self._stage is TaskStage.CLOSED and self._task is not None and not self._target.rolls_back:
             failed = self._task.phase == pb.TaskStatus.FAILED
             why = f"the release task of release {self._task.release} failed" if failed else describe_task(self._task)
             return (Hold.HALT if failed else Hold.TASK), f"{name} {keeps}: {why}"
-        return Hold.OUT, f"{name} keeps what it has"
+        return Hold.EXCLUDED, f"{name} keeps what it has"
 
     def _why_halted(self, name: str, current: pb.Assignment | None) -> str:
-        keeps = f"keeps {_what(current)}" if current is not None else "gets nothing"
-        return f"{name} {keeps}: release {self._course.release} has been halted"
+        keeps = f"keeps {_describe(current)}" if current is not None else "gets nothing"
+        return f"{name} {keeps}: release {self._target.newest} has been halted"
 
 
-def _what(current: pb.Assignment) -> str:
+def _describe(current: pb.Assignment) -> str:
     return "what ran beside the release task" if current.HasField("task_service") else f"release {current.release}"
 
 

@@ -12,11 +12,10 @@ from collections.abc import Iterable
 from typing import Final, TypeAlias
 from zlib import crc32
 
-from devopsellence.agent_identity import answers_at
+from devopsellence.agent_identity import api_address
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.model.snapshot import NodeView
 from devopsellence.controller.rollout.node_progress import NodeProgress
-from devopsellence.controller.rollout.target import assigned
 from devopsellence.store.record import message_of
 
 #: So many nodes are named to one that may lack an image.
@@ -63,8 +62,8 @@ class ImagePeers:
     def _holders(self) -> dict[Images, list[pb.Peer]]:
         if self._known is None:
             self._known = {}
-            for view, judgement in self._judged:
-                if judgement.done and judgement.release == self._target:
+            for view, progress in self._judged:
+                if progress.done and progress.release == self._target:
                     images, peer = view.recall("holds", (), lambda view=view: _held(view))  # type: ignore[misc]
                     if images and peer is not None:
                         self._known.setdefault(images, []).append(peer)
@@ -81,17 +80,17 @@ def missing_images(view: NodeView) -> Images:
 
 def _held(view: NodeView) -> tuple[Images, pb.Peer | None]:
     """What the node can be asked for, and where."""
-    found = assigned(view)
+    found = view.current_assignment
     node = message_of(view.node)
     beat = message_of(view.heartbeat)
     if found is None or node is None or beat is None or not node.uid == beat.uid == found.node_uid:
         return frozenset(), None
-    address = answers_at(node.address, beat.api_address)
+    address = api_address(node.address, beat.api_address)
     return images_of(found), pb.Peer(node=view.name, uid=node.uid, api_address=address) if address else None
 
 
 def _lacking(view: NodeView) -> Images:
-    found = assigned(view)
+    found = view.current_assignment
     status = message_of(view.status)
     if found is None or status is None:
         return frozenset()

@@ -11,6 +11,7 @@ import structlog
 
 from devopsellence.age import is_recipient
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.clock import Now
 from devopsellence.controller.certificates import next_step
 from devopsellence.controller.certificates import record as edits
 from devopsellence.controller.certificates.demand import CertificateDemand, CertificateDemands, concerned, demands
@@ -19,12 +20,12 @@ from devopsellence.controller.certificates.next_step import CertificateStep, Cer
 from devopsellence.controller.certificates.order import CertificateAuthority, OrderAttempt, failing
 from devopsellence.controller.certificates.threads import in_thread
 from devopsellence.controller.certificates.writer import CertificateWriter, Superseded
-from devopsellence.controller.model.snapshot import EnvironmentSnapshot, Moment
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot
 from devopsellence.controller.reconcile.reconciler import DisconnectedError, KeyReader, SnapshotSource
 from devopsellence.controller.reconcile.workers import ReconcileWorkers
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import MalformedRecord, StoreError
-from devopsellence.store.etcd import Listing
+from devopsellence.store.etcd import KeyListing
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.record import message_of, revision_of
 
@@ -39,7 +40,7 @@ _Host = tuple[EnvironmentRef, str]
 class Store(KeyReader, Protocol):
     """What reads etcd itself: store.etcd.Etcd."""
 
-    async def list(self, prefix: str, *, keys_only: bool = False) -> Listing: ...
+    async def list(self, prefix: str, *, keys_only: bool = False) -> KeyListing: ...
 
 
 class Issuer:
@@ -51,7 +52,7 @@ class Issuer:
         caches: SnapshotSource,
         records: CertificateWriter,
         make_orders: Callable[[], CertificateAuthority],
-        clock: Callable[[], Moment],
+        clock: Callable[[], Now],
         pace: IssuancePace,
     ) -> None:
         """``make_orders`` is called on another thread, once, when the first order is to be begun."""
@@ -103,12 +104,12 @@ class Issuer:
         """
         if problem := self._caches.problem:
             raise DisconnectedError(problem)
-        world = self._caches.observe(ref)
-        found = demands(world) if concerned(world) else CertificateDemands({}, frozenset())
+        snapshot = self._caches.observe(ref)
+        found = demands(snapshot) if concerned(snapshot) else CertificateDemands({}, frozenset())
         if found is None:
             return None
         self._forget(ref, found)
-        waits = [await self._host(world, found, demand) for demand in found.hosts.values()]
+        waits = [await self._host(snapshot, found, demand) for demand in found.hosts.values()]
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _forget(self, ref: EnvironmentRef, found: CertificateDemands) -> None:
@@ -121,16 +122,16 @@ class Issuer:
                 task.cancel()
 
     async def _host(
-        self, world: EnvironmentSnapshot, found: CertificateDemands, demand: CertificateDemand
+        self, snapshot: EnvironmentSnapshot, found: CertificateDemands, demand: CertificateDemand
     ) -> float | None:
-        key = (world.ref, demand.host)
-        record = world.certificates.get(demand.host)
+        key = (snapshot.ref, demand.host)
+        record = snapshot.certificates.get(demand.host)
         if record is not None and record.message is None:
             # It cannot be read: nothing is known to be lacking.
             return None
         certificate = message_of(record)
         if certificate is None:
-            certificate = edits.blank(world.ref, demand.host)
+            certificate = edits.blank(snapshot.ref, demand.host)
         if key in self._attempts:
             attempt, task = self._attempts[key]
             if next_step.is_under_way(demand, certificate, attempt.request.id):
@@ -146,11 +147,11 @@ class Issuer:
         await self._carry_out(key, step, demand, certificate, revision_of(record), found)
         return min(step.recheck_after, _LOOK_AGAIN_SECONDS) if step.recheck_after is not None else None
 
-    def _since(self, key: _Host, certificate: pb.Certificate, now: Moment) -> float:
+    def _since(self, key: _Host, certificate: pb.Certificate, now: Now) -> float:
         request_id = certificate.issuance.key_request.id
         known, since = self._asked.get(key, ("", 0.0))
         if known != request_id:
-            since = now.monotonic
+            since = now.mono
             self._asked[key] = (request_id, since)
         return since
 
@@ -176,7 +177,7 @@ class Issuer:
         _log.info("certificate", environment=str(ref), host=host, step=step.do.value, reason=step.reason)
         if step.do is CertificateStepKind.ASK:
             readers = found.recipients | await self._operators()
-            asked = edits.asked(certificate, secrets.token_hex(16), step.node, readers, step.reason, now.wall)
+            asked = edits.asked(certificate, secrets.token_hex(16), step.node, readers, step.reason, now.utc)
             await self._records.replace(ref, host, revision, asked)
         elif step.do is CertificateStepKind.FAIL and step.failure is not None:
             made, events = failing(certificate, step.failure, now, self._pace)

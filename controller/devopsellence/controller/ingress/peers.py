@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Final, TypeAlias
 from zlib import crc32
 
-from devopsellence.agent_identity import answers_at
+from devopsellence.agent_identity import api_address
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.model.snapshot import NodeView
 from devopsellence.store.keys import PEERS
@@ -79,7 +79,7 @@ def _said(view: NodeView, uid: str) -> _Line | None:
     beat = message_of(view.heartbeat)
     if beat is None or beat.uid != uid:
         return None
-    address = answers_at(node.address if node is not None else "", beat.router_address)
+    address = api_address(node.address if node is not None else "", beat.router_address)
     return _line(pb.RouterPeer(node=view.name, uid=uid, address=address)) if address else None
 
 

@@ -1,8 +1,8 @@
-"""The release task of the newest release: on which node it runs, and how it fares. Pure.
+"""Release task of the newest release: its node and its status. Pure.
 
-It is started at most once for each release. So its node is decided once and recorded in the Rollout before the node is
-told; what the record lost is read back from the assignments and the statuses; and where it cannot be known whether the
-task has run, it has failed. An ended task stays as it ended.
+A task starts at most once per release. Its node is chosen once and recorded in the Rollout before the node is assigned
+the task. A lost record is recovered from assignments and statuses; if it is unknown whether the task has run, the task
+has failed. The status of an ended task never changes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from typing import Final
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.controller.model.actions import Precondition
-from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
-from devopsellence.controller.rollout.target import is_partial
-from devopsellence.placement import places, unplaced, why_nowhere
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView, is_partial
+from devopsellence.placement import may_run, unplaced_services, why_nowhere
 from devopsellence.store.keys import Keys
 from devopsellence.store.record import message_of, revision_of
 
-# How many assignments a choice is compared with; leaves room for the rest in a transaction.
+# Largest number of assignments among the preconditions of a choice; leaves room in the transaction for the rest.
 _MAX_ASSIGNMENTS_COMPARED: Final = 60
 _LINES_SHOWN: Final = 3
 _Phase = pb.TaskStatus
@@ -29,52 +28,56 @@ _ENDED: Final = (_Phase.SUCCEEDED, _Phase.FAILED)
 
 @dataclass(frozen=True, slots=True)
 class TaskDecision:
-    """The task as it should be recorded (None: the release has none), and what that rests on."""
+    """Status of the task to record (None: the release has no task), and the preconditions."""
 
     task: pb.TaskStatus | None = None
     rests_on: Sequence[Precondition] = ()
 
 
-def decide_task(world: EnvironmentSnapshot, attached: frozenset[str], release: pb.Release, keys: Keys) -> TaskDecision:
-    """Where the task of ``release`` runs and how it fares there.
+def decide_task(
+    snapshot: EnvironmentSnapshot, attached: frozenset[str], release: pb.Release, keys: Keys
+) -> TaskDecision:
+    """Return the node and the status of the task of ``release``.
 
-    A node of "" is none yet: the reason says why, and it is looked for again whenever something changes.
+    The node is "" while no node qualifies: the reason says why, and the next plan looks again.
     """
     if not release.HasField("release_task"):
         return TaskDecision()
-    recorded = _recorded(world, release)
-    task = recorded if recorded is not None else _recovered(world, release)
+    recorded = _recorded(snapshot, release)
+    task = recorded if recorded is not None else _recovered(snapshot, release)
     if task.phase in _ENDED:
         return TaskDecision(task)
-    service = next((one for one in release.services if one.name == task.service), None)
+    service = next((service for service in release.services if service.name == task.service), None)
     if service is None:
         return TaskDecision(_failed(task, f'release {release.number} has no service "{task.service}" for it to run in'))
-    view = next((one for one in world.nodes if one.name == task.node), NodeView(task.node))
+    view = next((view for view in snapshot.nodes if view.name == task.node), NodeView(task.node))
     if task.node:
         task = _followed(task, view)
     if task.phase in _ENDED:
         return TaskDecision(task)
-    told = bool(task.node) and _was_told(task, view)
-    if told:
+    assigned = bool(task.node) and _may_be_assigned(task, view)
+    if assigned:
         why = _why_lost(task, view, attached)
-        return TaskDecision(_failed(task, why), _basis_of(view, world, keys)) if why else TaskDecision(task)
+        return TaskDecision(_failed(task, why), _preconditions_of(view, snapshot, keys)) if why else TaskDecision(task)
     if task.node and _qualifies(view, service, attached):
         return TaskDecision(task)
-    chosen = _chosen(world, attached, release, service)
+    chosen = _chosen(snapshot, attached, release, service)
     if recorded is None:
-        return TaskDecision(chosen, () if _knows_of_another(world, release) else _basis_of_assignments(world, keys))
-    return TaskDecision(chosen, _basis_of(view, world, keys) if task.node else ())
+        return TaskDecision(
+            chosen, () if _knows_of_another(snapshot, release) else _preconditions_of_choice(snapshot, keys)
+        )
+    return TaskDecision(chosen, _preconditions_of(view, snapshot, keys) if task.node else ())
 
 
 def ended_by_failure(task: pb.TaskStatus | None) -> pb.TaskStatus | None:
-    """``task`` of a release that has failed: one that has not ended by then has failed with it, and is never begun."""
+    """Return ``task`` of a failed release: a task that has not ended has failed with the release and never starts."""
     if task is None or task.phase in _ENDED:
         return task
     return _failed(task, "it had not ended when the release failed")
 
 
 def describe_task(task: pb.TaskStatus) -> str:
-    """How the task fares, for people; the node is named, and of one that failed the exit code and the last lines."""
+    """Return a sentence about the task, with its node and, after a failure, the exit code and the last log lines."""
     where = f" on {task.node}" if task.node else ""
     if task.phase == _Phase.RUNNING:
         return f'the release task "{task.name}" is running{where}'
@@ -82,31 +85,31 @@ def describe_task(task: pb.TaskStatus) -> str:
         return f'the release task "{task.name}" has succeeded{where}'
     if task.phase != _Phase.FAILED:
         return f"the release task waits{where}: {task.reason or 'it has not been started yet'}"
-    said = f'the release task "{task.name}" failed{where}: {task.reason or "no reason given"}'
+    text = f'the release task "{task.name}" failed{where}: {task.reason or "no reason given"}'
     exit_code = f"exit code {task.exit.code}"
     if task.HasField("exit") and task.exit.HasField("code") and exit_code not in task.reason:
-        said += f" ({exit_code}{', out of memory' if task.exit.oom_killed else ''})"
+        text += f" ({exit_code}{', out of memory' if task.exit.oom_killed else ''})"
     lines = [line.strip() for line in task.exit.log_lines if line.strip()][-_LINES_SHOWN:]
-    return f"{said}; its last lines: {' | '.join(lines)}" if lines else said
+    return f"{text}; its last lines: {' | '.join(lines)}" if lines else text
 
 
-def _recorded(world: EnvironmentSnapshot, release: pb.Release) -> pb.TaskStatus | None:
-    """What the Rollout says about the task of ``release``; None if it is about another release, or says nothing."""
-    rollout = message_of(world.rollout)
+def _recorded(snapshot: EnvironmentSnapshot, release: pb.Release) -> pb.TaskStatus | None:
+    """Return the recorded status of the task of ``release``; None if the Rollout has none."""
+    rollout = message_of(snapshot.rollout)
     if rollout is None or rollout.release != release.number or not rollout.HasField("task"):
         return None
     return rollout.task
 
 
-def _recovered(world: EnvironmentSnapshot, release: pb.Release) -> pb.TaskStatus:
-    """What the assignments and the statuses say about a task of which there is no record.
+def _recovered(snapshot: EnvironmentSnapshot, release: pb.Release) -> pb.TaskStatus:
+    """Return the status of a task without a record, worked out from assignments and statuses.
 
-    Nobody but the task's node has an assignment of the release before the task has succeeded. After the release has
-    failed nobody may have one: so where a record was, it has begun for all that is known.
+    Before the task has succeeded, only its node has an assignment of the release. After the failure of the release no
+    node may have one, so a lost record may mean that the task has started.
     """
     task = _fresh(release)
-    for view in world.nodes:
-        status, assignment = _status_of(view), _assignment_of(view)
+    for view in snapshot.nodes:
+        status, assignment = _status_of(view), view.current_assignment
         if assignment is not None and assignment.release == release.number and not assignment.HasField("task"):
             if is_partial(assignment):
                 task.node = view.name
@@ -116,22 +119,22 @@ def _recovered(world: EnvironmentSnapshot, release: pb.Release) -> pb.TaskStatus
         if status is not None and _is_about(status, task):
             task = _as_reported(task, status, view.name)
             if task.phase not in _ENDED and not _may_go_on(view, status, release.number):
-                # It was taken back, or given to another machine, after this was reported.
+                # After this report the task was withdrawn or assigned to another machine.
                 return _failed(task, "the record of it is lost, and its outcome is not known")
         elif assignment is not None and _carries(assignment, release.number):
             task.node = view.name
-    if task.node or _knows_of_another(world, release):
+    if task.node or _knows_of_another(snapshot, release):
         return task
-    records = [world.rollout, *(one.assignment for one in world.nodes)]
+    records = [snapshot.rollout, *(view.assignment for view in snapshot.nodes)]
     unreadable = [record.error for record in records if record is not None and record.error is not None]
     if unreadable:
         return _failed(task, f"the record of it is lost, and whether it has run cannot be told: {unreadable[0]}")
     return task
 
 
-def _knows_of_another(world: EnvironmentSnapshot, release: pb.Release) -> bool:
-    """Whether the Rollout can be read and is about an earlier release: then nobody was told of this one's task yet."""
-    rollout = message_of(world.rollout)
+def _knows_of_another(snapshot: EnvironmentSnapshot, release: pb.Release) -> bool:
+    """Return whether the Rollout belongs to an earlier release, so that no node has been assigned this task yet."""
+    rollout = message_of(snapshot.rollout)
     return rollout is not None and rollout.release < release.number
 
 
@@ -141,8 +144,8 @@ def _fresh(release: pb.Release) -> pb.TaskStatus:
 
 
 def _followed(task: pb.TaskStatus, view: NodeView) -> pb.TaskStatus:
-    """``task`` with what its node reports; a report about another generation, machine or release does not count."""
-    status, assignment = _status_of(view), _assignment_of(view)
+    """Return ``task`` as reported by its node; reports on another generation, machine or release do not count."""
+    status, assignment = _status_of(view), view.current_assignment
     if status is None or assignment is None or not _carries(assignment, task.release) or not _is_about(status, task):
         return task
     if (status.node_uid, status.generation) != (assignment.node_uid, assignment.generation):
@@ -151,16 +154,16 @@ def _followed(task: pb.TaskStatus, view: NodeView) -> pb.TaskStatus:
 
 
 def _as_reported(task: pb.TaskStatus, status: pb.AssignmentStatus, node: str) -> pb.TaskStatus:
-    """``task`` as ``status``, which is about it, says; it never goes back."""
-    made = pb.TaskStatus()
-    made.CopyFrom(status.task if status.task.phase >= task.phase else task)
-    made.service, made.node = task.service, node
-    return made
+    """Return ``task`` with the phase reported in ``status``; the phase never goes back."""
+    result = pb.TaskStatus()
+    result.CopyFrom(status.task if status.task.phase >= task.phase else task)
+    result.service, result.node = task.service, node
+    return result
 
 
-def _was_told(task: pb.TaskStatus, view: NodeView) -> bool:
-    """Whether the node may have been told of its task; in doubt it has."""
-    status, assignment = _status_of(view), _assignment_of(view)
+def _may_be_assigned(task: pb.TaskStatus, view: NodeView) -> bool:
+    """Return whether the node may have been assigned the task; True if that is unknown."""
+    status, assignment = _status_of(view), view.current_assignment
     return (
         task.phase == _Phase.RUNNING
         or (view.assignment is not None and view.assignment.error is not None)
@@ -170,8 +173,8 @@ def _was_told(task: pb.TaskStatus, view: NodeView) -> bool:
 
 
 def _why_lost(task: pb.TaskStatus, view: NodeView, attached: frozenset[str]) -> str:
-    """Why the node that was told of the task will never report how it ended; empty if it may."""
-    assignment = _assignment_of(view)
+    """Return why the node of the task will never report its end; empty if it may."""
+    assignment = view.current_assignment
     node = message_of(view.node)
     if task.node not in attached:
         happened = f"{task.node} was detached"
@@ -187,41 +190,41 @@ def _why_lost(task: pb.TaskStatus, view: NodeView, attached: frozenset[str]) -> 
 
 
 def _failed(task: pb.TaskStatus, why: str) -> pb.TaskStatus:
-    made = pb.TaskStatus()
-    made.CopyFrom(task)
-    made.phase, made.reason = _Phase.FAILED, why
-    return made
+    result = pb.TaskStatus()
+    result.CopyFrom(task)
+    result.phase, result.reason = _Phase.FAILED, why
+    return result
 
 
 def _chosen(
-    world: EnvironmentSnapshot, attached: frozenset[str], release: pb.Release, service: workload_pb2.Service
+    snapshot: EnvironmentSnapshot, attached: frozenset[str], release: pb.Release, service: workload_pb2.Service
 ) -> pb.TaskStatus:
-    """The task on the node that is to run it, or on none, with the reason.
+    """Return the task with its node, or without a node and with the reason.
 
-    The node where the task of the release before has not ended, else the first by name; one that answers before one
-    that does not. It is not begun while a service of the release cannot run anywhere.
+    First choice is the node where the task of the release before has not ended, then reachable nodes, by name. No node
+    is chosen while a service of the release cannot run anywhere.
     """
     task = _fresh(release)
-    records = [view.node for view in world.nodes if view.name in attached]
+    records = [view.node for view in snapshot.nodes if view.name in attached]
     nodes = [record.message for record in records if record is not None and record.message is not None]
     all_known = all(record is None or record.error is None for record in records)
-    if all_known and (nowhere := unplaced(release.services, nodes)):
+    if all_known and (nowhere := unplaced_services(release.services, nodes)):
         task.reason = _why_nowhere(nowhere[0], nodes, attached)
         return task
-    candidates = [view for view in world.nodes if _qualifies(view, service, attached)]
+    candidates = [view for view in snapshot.nodes if _qualifies(view, service, attached)]
     if not candidates:
-        task.reason = _why_nobody(world, attached, service, nodes)
+        task.reason = _why_no_node(snapshot, attached, service, nodes)
         return task
-    busy = _busy_node(world)
-    candidates.sort(key=lambda view: (view.name != busy, not _answers(view), view.name))
+    busy = _busy_node(snapshot)
+    candidates.sort(key=lambda view: (view.name != busy, not _has_agent(view), view.name))
     task.node = candidates[0].name
     return task
 
 
-def _why_nobody(
-    world: EnvironmentSnapshot, attached: frozenset[str], service: workload_pb2.Service, nodes: Sequence[pb.Node]
+def _why_no_node(
+    snapshot: EnvironmentSnapshot, attached: frozenset[str], service: workload_pb2.Service, nodes: Sequence[pb.Node]
 ) -> str:
-    for view in world.nodes:
+    for view in snapshot.nodes:
         for record in (view.node, view.assignment):
             if view.name in attached and record is not None and record.error is not None:
                 return f"{view.name}: {record.error}"
@@ -234,20 +237,20 @@ def _why_nowhere(service: workload_pb2.Service, nodes: Sequence[pb.Node], attach
     return str(why_nowhere(service, nodes))
 
 
-def _busy_node(world: EnvironmentSnapshot) -> str:
-    """Where the task of the release that the Rollout is about has not ended."""
-    rollout = message_of(world.rollout)
+def _busy_node(snapshot: EnvironmentSnapshot) -> str:
+    """Return the node where the task of the recorded release has not ended."""
+    rollout = message_of(snapshot.rollout)
     return rollout.task.node if rollout is not None and rollout.task.phase not in _ENDED else ""
 
 
 def _qualifies(view: NodeView, service: workload_pb2.Service, attached: frozenset[str]) -> bool:
-    """Whether the node may be given the task; what it runs must be known, because it is to be kept."""
+    """Return whether the node can run the task; its assignment must be readable, because its services are kept."""
     node = message_of(view.node)
     known = view.assignment is None or view.assignment.error is None
-    return view.name in attached and node is not None and known and places(service, node)
+    return view.name in attached and node is not None and known and may_run(service, node)
 
 
-def _answers(view: NodeView) -> bool:
+def _has_agent(view: NodeView) -> bool:
     node = message_of(view.node)
     heartbeat = message_of(view.heartbeat)
     return node is not None and heartbeat is not None and heartbeat.uid == node.uid
@@ -255,12 +258,6 @@ def _answers(view: NodeView) -> bool:
 
 def _status_of(view: NodeView) -> pb.AssignmentStatus | None:
     return message_of(view.status)
-
-
-def _assignment_of(view: NodeView) -> pb.Assignment | None:
-    """The assignment, if it can be read and is no tombstone."""
-    found = message_of(view.assignment)
-    return found if found is not None and not found.removed else None
 
 
 def _carries(assignment: pb.Assignment, release: int) -> bool:
@@ -272,30 +269,30 @@ def _is_about(status: pb.AssignmentStatus, task: pb.TaskStatus) -> bool:
 
 
 def _may_go_on(view: NodeView, status: pb.AssignmentStatus, release: int) -> bool:
-    """Whether the machine that reports the task of ``release`` may still be the one that has it."""
-    assignment = _assignment_of(view)
+    """Return whether the reporting machine may still be the machine assigned the task of ``release``."""
+    assignment = view.current_assignment
     if assignment is not None:
         return _carries(assignment, release) and assignment.node_uid == status.node_uid
     node = message_of(view.node)
     return node is None or node.uid == status.node_uid
 
 
-def _basis_of(view: NodeView, world: EnvironmentSnapshot, keys: Keys) -> list[Precondition]:
-    """The Node (old copies of it must not end a task) and, where it is known, the assignment.
+def _preconditions_of(view: NodeView, snapshot: EnvironmentSnapshot, keys: Keys) -> list[Precondition]:
+    """Return the Node (an old copy of it must not end a task) and, if there is one, the assignment.
 
-    Of a node that has nothing to do with the environment any more nothing is known: the environment says so.
+    The result is empty for a node outside of the environment.
     """
-    if view not in world.nodes:
+    if view not in snapshot.nodes:
         return []
-    basis = [Precondition(keys.node(view.name), revision_of(view.node))]
+    preconditions = [Precondition(keys.node(view.name), revision_of(view.node))]
     if view.assignment is not None:
-        basis.append(Precondition(view.assignment.key, view.assignment.mod_revision))
-    return basis
+        preconditions.append(Precondition(view.assignment.key, view.assignment.mod_revision))
+    return preconditions
 
 
-def _basis_of_assignments(world: EnvironmentSnapshot, keys: Keys) -> list[Precondition]:
-    """What a choice without any record rests on: that nobody has been told of the task."""
+def _preconditions_of_choice(snapshot: EnvironmentSnapshot, keys: Keys) -> list[Precondition]:
+    """Return the preconditions of a choice without a record: no node has been assigned the task."""
     return [
-        Precondition(keys.assignment(view.name, world.ref), revision_of(view.assignment))
-        for view in world.nodes[:_MAX_ASSIGNMENTS_COMPARED]
+        Precondition(keys.assignment(view.name, snapshot.ref), revision_of(view.assignment))
+        for view in snapshot.nodes[:_MAX_ASSIGNMENTS_COMPARED]
     ]

@@ -1,9 +1,9 @@
-"""Which services of a release each attached node is to run. Pure.
+"""Placement over time: the services of a release that each attached node is to run. Pure.
 
-The rule itself is ``devopsellence.placement``, which the command line asks as well; here it is given what only the
-controller knows: what runs where now, since when a node has been silent, and which nodes are being drained. A copy
-that is to run elsewhere, or that is one too many, is taken away only when enough others run: so however often this is
-asked anew on the way, there are never fewer of them.
+The rules are in ``devopsellence.placement``, shared with the command line. This module adds facts known only to the
+controller: the replicas that run now, the unreachable nodes and since when, and the nodes being drained. A replica that
+moves, or that is one too many, is removed only when enough other replicas run, so the number of running replicas never
+falls below the wanted number on the way.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1.workload_pb2 import Service
-from devopsellence.controller.model.reachability import answers
-from devopsellence.controller.model.snapshot import EnvironmentSnapshot, Moment, NodeView
+from devopsellence.clock import Now
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
 from devopsellence.controller.rollout.node_progress import is_settled
 from devopsellence.controller.scheduler.drain import remaining_services
 from devopsellence.placement import (
     FILTERS,
     Filter,
-    Layout,
+    Placement,
     Refusal,
-    Spread,
+    ReplicaPlacement,
     UnreachableFilter,
-    layout,
+    compute_placement,
     why_leaves,
     why_nowhere,
     why_short,
@@ -33,10 +33,10 @@ from devopsellence.placement import (
 )
 from devopsellence.store.record import message_of
 
-# For a release that says nothing about it, which the command line does not write.
+# For a release without the setting; the command line always writes it.
 DEFAULT_RESCHEDULE_SECONDS: Final = 60.0
-# How good a copy is, for placement's Held. It ran when its node last reported, which was before the assignment changed;
-# it runs; it runs as the release says. 0: it does not run, as far as is known.
+# Quality of a replica, for placement's Held: it ran at the last report of its node, before the assignment changed; it
+# runs; it runs as in the release. 0: not running, as far as is known.
 _RAN: Final = 1
 _RUNS: Final = 2
 _CURRENT: Final = 3
@@ -44,48 +44,53 @@ _CURRENT: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentPlacement:
-    """What :func:`place` answers.
+    """Placement of the services of one release.
 
-    ``services`` are names by node: of a node that takes part, what it is to run of the release; of one that is being
-    drained, what it may go on running of what it has. A node that is not here is left at what it has.
+    ``services`` are the names of the services by node: for a node being drained the services that it keeps for now, for
+    any other node the services that it is to run. Absent nodes keep their assignment.
     """
 
     services: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    # When to look again if nothing changes, in seconds; None: never.
+    #: Seconds until the next look if nothing changes; None: only after a change.
     recheck_after: float | None = None
-    # Of each service that runs on fewer nodes than it should: a sentence that names the nodes and why not.
-    shortages: Sequence[str] = ()
-    # Why a node is given replicas that ran elsewhere, or goes on running what it is being drained of: clauses by node.
+    #: A sentence for each service that runs on fewer nodes than it should, with the nodes and the reasons.
+    problems: Sequence[str] = ()
+    #: Clauses by node: why replicas move to a node, or why services stay on a node being drained.
     why: Mapping[str, str] = field(default_factory=dict)
 
 
 def place_services(
-    world: EnvironmentSnapshot, attached: frozenset[str], release: pb.Release, now: Moment
+    snapshot: EnvironmentSnapshot, attached: frozenset[str], release: pb.Release, now: Now
 ) -> EnvironmentPlacement:
-    """Where the services of ``release`` are to run, on the ``attached`` nodes of ``world``."""
-    views = [view for view in world.nodes if view.name in attached and view.node is not None]
+    """Return the placement of the services of ``release`` on the ``attached`` nodes of ``snapshot``."""
+    views = [view for view in snapshot.nodes if view.name in attached and view.node is not None]
     counted = [service for service in release.services if service.replicas]
     grace = _reschedule_after(release)
-    silent = {view.name: world.silent_since[view.name] for view in views if view.name in world.silent_since}
-    filters = _filters(silent, grace, now)
+    unreachable = {
+        view.name: snapshot.unreachable_since[view.name] for view in views if view.name in snapshot.unreachable_since
+    }
+    filters = _filters(unreachable, grace, now)
     held = _held(views, counted, release.number)
     nodes = [view.node.message for view in views if view.node is not None and view.node.message is not None]
-    found = layout(release.services, nodes, held, filters)
-    services, why = dict(found.services), _newcomers(found, held, nodes, filters)
-    for service, names in _Handover(views, found, held).kept().items():
+    placement = compute_placement(release.services, nodes, held, filters)
+    services, why = dict(placement.services), _newcomers(placement, held, nodes, filters)
+    for service, names in _Handover(views, placement, held).kept().items():
         for name in names:
             services[name] |= {service}
     specs = {service.name: service for service in release.services}
     for view in views:
         node = message_of(view.node)
         if node is not None and node.HasField("drain"):
-            left = remaining_services(view, node, specs, _waiting(node.name, services[node.name], found))
+            left = remaining_services(view, node, specs, _waiting(node.name, services[node.name], placement))
             services[node.name] = left.services
             if left.why:
                 why[node.name] = left.why
-    short = [_shortage(each, nodes, filters, held[name]) for name, each in found.spreads.items()]
+    short = [_placement_problem(spread, nodes, filters, held[name]) for name, spread in placement.replica_placements.items()]
     return EnvironmentPlacement(
-        services, _until_gone(silent, held, counted, grace, now), [str(one) for one in short if one is not None], why
+        services,
+        _until_moved(unreachable, held, counted, grace, now),
+        [str(refusal) for refusal in short if refusal is not None],
+        why,
     )
 
 
@@ -94,39 +99,41 @@ def _reschedule_after(release: pb.Release) -> float:
     return (duration.seconds + duration.nanos / 1e9) or DEFAULT_RESCHEDULE_SECONDS
 
 
-def _filters(silent: Mapping[str, float], grace: float, now: Moment) -> tuple[Filter, ...]:
-    gone = frozenset(name for name, since in silent.items() if now.monotonic - since >= grace)
-    # Without the time that has passed: it ends up in the rollout's reason, which is written whenever it changes.
-    clauses = {name: f"unreachable for more than {grace:g} s" if name in gone else "unreachable" for name in silent}
+def _filters(unreachable: Mapping[str, float], grace: float, now: Now) -> tuple[Filter, ...]:
+    gone = frozenset(name for name, since in unreachable.items() if now.mono - since >= grace)
+    # Without the elapsed time: the clause becomes part of the reason of the rollout, and each change is written.
+    clauses = {
+        name: f"unreachable for more than {grace:g} s" if name in gone else "unreachable" for name in unreachable
+    }
     return (*FILTERS, UnreachableFilter(clauses, gone))
 
 
-def _until_gone(
-    silent: Mapping[str, float],
+def _until_moved(
+    unreachable: Mapping[str, float],
     held: Mapping[str, Mapping[str, int]],
     counted: Collection[Service],
     grace: float,
-    now: Moment,
+    now: Now,
 ) -> float | None:
-    """How long until the next silent node is not waited for any longer; None: none has a replica that may move."""
+    """Return the seconds until replicas of the next unreachable node move; None if no replica would move."""
     movable = {name for service in counted if not service.volumes for name in held[service.name]}
-    left = [since + grace - now.monotonic for name, since in silent.items() if name in movable]
+    left = [since + grace - now.mono for name, since in unreachable.items() if name in movable]
     return min((seconds for seconds in left if seconds > 0), default=None)
 
 
 def _held(views: Sequence[NodeView], services: Sequence[Service], release: int) -> dict[str, dict[str, int]]:
-    """Who has a copy of which of ``services``, as placement's Held."""
-    found: dict[str, dict[str, int]] = {service.name: {} for service in services}
-    if not found:
-        return found
+    """Return the quality of the replicas of ``services`` by service and node, as placement's Held."""
+    held: dict[str, dict[str, int]] = {service.name: {} for service in services}
+    if not held:
+        return held
     for view in views:
-        for name in _names(view) & found.keys():
-            found[name][view.name] = _standing(view, name, release)
-    return found
+        for name in _services_on(view) & held.keys():
+            held[name][view.name] = _quality(view, name, release)
+    return held
 
 
-def _names(view: NodeView) -> set[str]:
-    """The services that the node has: those assigned to it; where that is not known, those that it reports."""
+def _services_on(view: NodeView) -> set[str]:
+    """Return the services assigned to the node; without a readable assignment, the services that it reports."""
     assignment = message_of(view.assignment)
     status = message_of(view.status)
     if assignment is not None:
@@ -134,16 +141,16 @@ def _names(view: NodeView) -> set[str]:
     return {service.name for service in status.services} if status is not None else set()
 
 
-def _standing(view: NodeView, service: str, release: int) -> int:
-    """How good the node's copy is."""
+def _quality(view: NodeView, service: str, release: int) -> int:
+    """Return the quality of the replica of ``service`` on the node."""
     assignment = message_of(view.assignment)
-    if assignment is None or view.status is None or not answers(view):
+    if assignment is None or view.status is None or not view.is_reachable:
         return 0
     status = view.status.message
     if status is None:
         return _RAN
     if status.node_uid != assignment.node_uid or not any(
-        one.name == service and is_settled(one) for one in status.services
+        reported.name == service and is_settled(reported) for reported in status.services
     ):
         return 0
     if status.generation != assignment.generation:
@@ -152,64 +159,64 @@ def _standing(view: NodeView, service: str, release: int) -> int:
 
 
 def _newcomers(
-    found: Layout, held: Mapping[str, Mapping[str, int]], nodes: Sequence[pb.Node], filters: Sequence[Filter]
+    placement: Placement, held: Mapping[str, Mapping[str, int]], nodes: Sequence[pb.Node], filters: Sequence[Filter]
 ) -> dict[str, str]:
-    """Why nodes are given replicas that others are to lose, by node."""
-    said: dict[str, list[str]] = {}
-    for name, each in found.spreads.items():
+    """Return why replicas move to nodes, by node."""
+    clauses_of: dict[str, list[str]] = {}
+    for name, spread in placement.replica_placements.items():
         leaving = [
             f"{node.name} ({clause})"
             for node in nodes
-            if node.name in held[name] and (clause := why_leaves(each.service, node, filters))
+            if node.name in held[name] and (clause := why_leaves(spread.service, node, filters))
         ]
-        for new in each.nodes if leaving else ():
+        for new in spread.nodes if leaving else ():
             if new not in held[name]:
-                said.setdefault(new, []).append(f"{name} moves here from {' or '.join(leaving)}")
-    return {node: "; ".join(clauses) for node, clauses in said.items()}
+                clauses_of.setdefault(new, []).append(f"{name} moves here from {' or '.join(leaving)}")
+    return {node: "; ".join(clauses) for node, clauses in clauses_of.items()}
 
 
-def _shortage(
-    found: Spread, nodes: Sequence[pb.Node], filters: Sequence[Filter], copies: Mapping[str, int]
+def _placement_problem(
+    found: ReplicaPlacement, nodes: Sequence[pb.Node], filters: Sequence[Filter], copies: Mapping[str, int]
 ) -> Refusal | None:
-    """What is wrong with where a service runs; None: nothing, or it can run nowhere, which is told as an obstacle."""
+    """Return why a service runs on too few nodes; None if not, or if no node can run it (reported as unplaced)."""
     if not found.nodes and why_nowhere(found.service, nodes) is not None:
         return None
-    if any(standing == _CURRENT for standing in copies.values()):
+    if any(quality == _CURRENT for quality in copies.values()):
         return why_short(found, nodes, filters)
     return why_short(found, nodes, filters) or why_stuck(found, nodes, filters)
 
 
-def _waiting(node: str, services: Collection[str], found: Layout) -> dict[str, Sequence[str]]:
-    """The replicas that ``node`` keeps until they run elsewhere, with the nodes where they are to."""
-    spreads = {name: found.spreads[name].nodes for name in services if name in found.spreads}
+def _waiting(node: str, services: Collection[str], placement: Placement) -> dict[str, Sequence[str]]:
+    """Return the replicas that ``node`` keeps until they run elsewhere, with the names of the nodes they move to."""
+    spreads = {name: placement.replica_placements[name].nodes for name in services if name in placement.replica_placements}
     return {name: nodes for name, nodes in spreads.items() if node not in nodes}
 
 
 class _Handover:
-    """Which copies stay for the time being, although they are to leave or are too many."""
+    """Replicas that stay for the time being, although they move or are too many."""
 
-    def __init__(self, views: Sequence[NodeView], found: Layout, held: Mapping[str, Mapping[str, int]]) -> None:
+    def __init__(self, views: Sequence[NodeView], placement: Placement, held: Mapping[str, Mapping[str, int]]) -> None:
         self._views = {view.name: view for view in views}
-        self._known = found.services.keys()
-        self._spreads = found.spreads
+        self._known = placement.services.keys()
+        self._spreads = placement.replica_placements
         self._held = held
 
     def kept(self) -> dict[str, list[str]]:
-        """Names of nodes by service."""
+        """Return the names of the nodes with such replicas, by service."""
         return {name: self._kept(found, self._held[name]) for name, found in self._spreads.items()}
 
-    def _kept(self, found: Spread, copies: Mapping[str, int]) -> list[str]:
-        """One that runs for each copy that does not run yet where it is to run.
+    def _kept(self, found: ReplicaPlacement, copies: Mapping[str, int]) -> list[str]:
+        """Return the nodes that keep a running replica for each replica that does not run yet at its new node.
 
-        A node that does not answer keeps its copy for as long as there is no place for another, so that nothing is lost
-        when it comes back; one that answers was told to give it up.
+        An unreachable node keeps its replica while there is no other node for it, so that nothing is lost when the node
+        returns; a reachable node has already been assigned to remove it.
         """
         running = sum(copies.get(name, 0) >= _RUNS for name in found.nodes)
         placed, wanted = len(found.nodes) - running, found.service.replicas - running
         kept, enough = [], 0
         for name in sorted(copies.keys() - set(found.nodes), key=lambda name: (-copies[name], name)):
-            answering = answers(self._views[name])
-            if name in self._known and enough < (placed if answering else wanted) and (copies[name] or not answering):
+            reachable = self._views[name].is_reachable
+            if name in self._known and enough < (placed if reachable else wanted) and (copies[name] or not reachable):
                 kept.append(name)
                 enough += copies[name] >= _RUNS
         return kept

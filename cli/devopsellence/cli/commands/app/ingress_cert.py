@@ -218,7 +218,7 @@ def _warnings(
     ref: EnvironmentRef, chosen: Sequence[str], ingress: Ingress | None, done: InstalledCertificates
 ) -> list[str]:
     """Return the reasons why the certificate is not served, or will be replaced."""
-    from devopsellence.config.resolve import TLS_MODES
+    from devopsellence.config.schema import TLS_MODES
 
     warnings = []
     if done.keyless:
