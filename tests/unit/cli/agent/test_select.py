@@ -92,7 +92,10 @@ def test_the_node_that_was_asked_for_decides_for_itself() -> None:
 
 
 def test_a_command_that_can_run_nowhere_says_why() -> None:
-    assert code(select.agent_for_exec, survey({"n1": ["web"]}, away=["n1"]), "web", node_given=False) == "agent_unreachable"
+    assert (
+        code(select.agent_for_exec, survey({"n1": ["web"]}, away=["n1"]), "web", node_given=False)
+        == "agent_unreachable"
+    )
     seen = survey({"n1": []}, release=Release(services=[WEB]))
     assert code(select.agent_for_exec, seen, "web", node_given=False) == "not_running"
 

@@ -11,6 +11,7 @@ from devopsellence.api.v1.workload_pb2 import (
     Image,
     Port,
     Readiness,
+    RolloutPolicy,
     SecretRef,
     Service,
     VolumeMount,
@@ -21,7 +22,9 @@ from devopsellence.cli.deploy.plan import (
     ServiceChange,
     differences,
     headline,
+    nodes_at_a_time,
     plan,
+    rollout_order,
     summary,
 )
 from devopsellence.nodeagent.plan.spec import spec_hash
@@ -260,3 +263,25 @@ def test_fields_without_restart_match_the_agents_hash() -> None:
         other.ClearField(field)  # type: ignore[arg-type]
         other.MergeFrom(Service(**value))  # type: ignore[arg-type]
         assert spec_hash(other) == spec_hash(plain), field
+
+
+BACK = "if a node fails, all nodes roll back to the last release that settled"
+
+
+@pytest.mark.parametrize(
+    ("written", "halt", "cordoned", "text"),
+    [
+        ("25%", False, 0, f"1 of 4 nodes at a time (max_parallel 25%); {BACK}"),
+        ("3", True, 0, "3 of 4 nodes at a time (max_parallel 3); if a node fails, the rollout halts"),
+        ("100%", False, 0, f"all 4 nodes at once (max_parallel 100%); {BACK}"),
+        # Who takes no part does not count.
+        ("50%", False, 2, f"1 of 2 nodes at a time (max_parallel 50%); {BACK}"),
+        ("1", False, 3, ""),
+    ],
+    ids=["share", "count", "all", "cordoned", "one node"],
+)
+def test_how_nodes_move_is_said_where_there_are_steps(written: str, halt: bool, cordoned: int, text: str) -> None:
+    nodes = [Node(name=f"n{number}", cordoned=number < cordoned) for number in range(4)]
+    policy = RolloutPolicy(max_parallel=written, on_failure=RolloutPolicy.HALT if halt else RolloutPolicy.ROLLBACK)
+    assert rollout_order(policy, nodes) == text
+    assert nodes_at_a_time(policy, nodes) <= 4 - cordoned

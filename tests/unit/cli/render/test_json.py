@@ -1,0 +1,108 @@
+"""JSON form of a snapshot."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import (
+    Rollout,
+    RolloutOutcome,
+)
+from devopsellence.cli.render import json as document
+from tests.unit.cli.render.snapshots import (
+    NOW,
+    ago,
+    rollout,
+    snapshot,
+)
+
+
+def test_status_as_json_has_everything_that_the_text_has() -> None:
+    shown = json.loads(json.dumps(document.status(snapshot(), NOW)))
+    assert shown["environment"] == {
+        "organization": "acme",
+        "project": "Shop",
+        "environment": "production",
+        "nodes": ["n1"],
+        "latest_release": 2,
+    }
+    assert shown["release"]["number"] == 2
+    assert shown["release"]["services"] == ["redis", "web"]
+    assert shown["rollout"] == {
+        "release": 2,
+        "phase": "settled",
+        "reason": "",
+        "target": 2,
+        "last_settled": None,
+        "halted": "",
+        "services_settled": 2,
+        "services_total": 2,
+        "counts": {
+            "total": 1,
+            "pending": 0,
+            "converging": 0,
+            "settled": 1,
+            "failed": 0,
+            "unreachable": 0,
+            "error": 0,
+            "waiting": 0,
+        },
+        "started_at": "2026-05-01T11:59:00Z",
+        "finished_at": "2026-05-01T11:59:02.500Z",
+        "seconds_left": None,
+        "task": None,
+    }
+    assert shown["nodes"][0] == {
+        "node": "n1",
+        "labels": ["web", "worker"],
+        "heartbeat": True,
+        "phase": "settled",
+        "reason": "",
+        "since": None,
+        "release": 2,
+        "services_settled": 2,
+        "services_total": 2,
+    }
+    web = shown["services"][1]
+    assert (web["service"], web["settled"], web["age_seconds"]) == ("web", True, 30.0)
+    assert (shown["problems"], shown["stale"]) == ([], "")
+
+
+def test_an_older_release_s_times_are_not_this_one_s() -> None:
+    shown = document.rollout(snapshot(rollout=rollout(Rollout.SETTLED, release=1, finished_at=ago(50))), NOW)
+    assert shown is not None
+    assert (shown["phase"], shown["started_at"], shown["finished_at"]) == ("waiting", None, None)
+
+
+def test_outcomes_of_all_releases_that_the_controller_remembers() -> None:
+    found = rollout(
+        Rollout.PROGRESSING,
+        release=3,
+        history=[RolloutOutcome(release=2, phase=Rollout.FAILED), RolloutOutcome(release=1, phase=Rollout.SUPERSEDED)],
+    )
+    outcomes = document.release_outcomes(found)
+    assert {number: each.text for number, each in outcomes.items()} == {3: "progressing", 2: "failed", 1: "superseded"}
+    assert outcomes[3].runs
+    assert document.release_outcomes(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"phase": Rollout.PROGRESSING}, "progressing"),
+        ({"phase": Rollout.SETTLED, "target": 2}, "settled, runs"),
+        ({"phase": Rollout.FAILED, "target": 2}, "failed, runs"),
+        ({"phase": Rollout.FAILED, "target": 2, "halted": "web ended"}, "failed, halted"),
+        ({"phase": Rollout.ROLLING_BACK, "target": 1, "halted": "web ended"}, "rolling back"),
+        ({"phase": Rollout.FAILED, "target": 1, "halted": "web ended"}, "rolled back"),
+    ],
+    ids=["progressing", "settled", "failed", "halted", "rolling back", "rolled back"],
+)
+def test_how_the_newest_release_is_marked(fields: dict[str, Any], text: str) -> None:
+    found = Rollout(release=2, history=[RolloutOutcome(release=1, phase=Rollout.SETTLED)], **fields)
+    outcomes = document.release_outcomes(found)
+    assert outcomes[2].text == text
+    assert outcomes[1].text == ("settled, runs" if fields.get("target") == 1 else "settled")

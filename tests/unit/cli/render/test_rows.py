@@ -1,0 +1,171 @@
+"""Rows: a service on a node with its state and reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import (
+    AssignmentStatus,
+    Environment,
+    Exit,
+    Heartbeat,
+    Node,
+    NodeProgress,
+    Release,
+    Rollout,
+    ServiceStatus,
+)
+from devopsellence.api.v1.workload_pb2 import Service
+from devopsellence.cli.render import json as document
+from devopsellence.cli.render import text
+from devopsellence.cli.render.rows import rows
+from tests.unit.cli.render.snapshots import (
+    NOW,
+    WEB,
+    back_at_one,
+    rollout,
+    row,
+    running,
+    snapshot,
+    status,
+)
+
+
+def test_service_running_as_assigned_is_settled_with_its_address() -> None:
+    web, redis = row(snapshot(), "web"), row(snapshot(), "redis")
+    assert (web.phase, web.health, web.settled, web.age) == ("running", "healthy", True, 30.0)
+    assert web.address == "http://172.18.0.3:3000"
+    assert (redis.health, redis.address, redis.settled, redis.reason) == ("none", "172.18.0.2", True, "")
+
+
+def test_a_service_that_was_left_untouched_says_so() -> None:
+    state = snapshot(statuses={"n1": status(running("redis", reused=True, release=1), running("web"))})
+    assert (row(state, "redis").reused, row(state, "redis").reason, row(state, "redis").release) == (True, "reused", 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"statuses": {}}, "not yet reported by the agent"),
+        ({"statuses": {}, "heartbeats": {}}, "no heartbeat: the agent is not running or cannot reach etcd"),
+        ({"heartbeats": {"n1": Heartbeat(uid="u1", problem="Docker does not answer")}}, "Docker does not answer"),
+        (
+            {"heartbeats": {"n1": Heartbeat(uid="u0")}},
+            "the agent was started with the uid of an earlier machine of this name",
+        ),
+        ({"statuses": {"n1": status(running("web"), running("redis"), release=1)}}, "not yet at release 2"),
+        (
+            {"statuses": {"n1": status(running("web"), phase=AssignmentStatus.ERROR, reason="no JSON")}},
+            "no JSON",
+        ),
+        (
+            {
+                "heartbeats": None,
+                "rollout": rollout(
+                    Rollout.PROGRESSING,
+                    nodes=[NodeProgress(node="n1", phase=NodeProgress.UNREACHABLE, reason="silent for 15 s")],
+                ),
+            },
+            "silent for 15 s",
+        ),
+    ],
+    ids=["unreported", "no agent", "docker gone", "other machine", "earlier release", "unreadable", "unreachable"],
+)
+def test_unsettled_service_has_a_reason(more: dict[str, Any], reason: str) -> None:
+    web = row(snapshot(**more), "web")
+    assert not web.settled
+    assert web.reason == reason
+
+
+def test_a_failure_of_an_earlier_release_is_not_one_of_this() -> None:
+    failing = running("web", phase=ServiceStatus.BACKOFF, failed=True, reason="exit code 1")
+    web = row(snapshot(statuses={"n1": status(failing, release=1)}), "web")
+    assert (web.failed, web.reason) == (False, "not yet at release 2")
+
+
+def test_old_release_still_serving_is_shown() -> None:
+    failing = running("web", phase=ServiceStatus.BACKOFF, failed=True, reason="exit code 3", release=1)
+    assert row(snapshot(statuses={"n1": status(failing)}), "web").reason == "exit code 3; release 1 keeps serving"
+    starting = running("web", phase=ServiceStatus.STARTING, release=1)
+    assert row(snapshot(statuses={"n1": status(starting)}), "web").reason == "release 1 keeps serving"
+
+
+def test_an_exit_code_of_zero_is_an_end_too() -> None:
+    ended = running("web", phase=ServiceStatus.BACKOFF, last_exit=Exit(code=0))
+    assert row(snapshot(statuses={"n1": status(ended)}), "web").exit_code == 0
+    assert row(snapshot(), "web").exit_code is None
+
+
+def test_a_service_on_its_way_out_is_shown_and_not_settled() -> None:
+    state = snapshot(statuses={"n1": status(running("web"), running("old", phase=ServiceStatus.STOPPING))})
+    assert (row(state, "old").phase, row(state, "old").settled) == ("stopping", False)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"nodes": {"n1": Node(name="n1", uid="u1")}}, "runs none of the services: not labelled"),
+        ({"nodes": {}}, "attached, but not registered"),
+        ({"release": None}, "no release yet"),
+        ({"environment": Environment(latest_release=2)}, "no longer attached"),
+    ],
+)
+def test_a_node_that_runs_nothing_says_why(more: dict[str, Any], reason: str) -> None:
+    (only,) = rows(snapshot(statuses={}, **more), NOW)
+    assert (only.node, only.service, only.phase) == ("n1", "", "idle")
+    assert reason in only.reason
+
+
+def test_after_a_rollback_the_older_release_is_what_should_run() -> None:
+    state = back_at_one()
+    assert [(each.settled, each.reason) for each in rows(state, NOW)] == [(True, ""), (True, "")]
+    assert row(state, "web").address == "http://172.18.0.3:3000"
+    shown = text.status(state, NOW).splitlines()
+    assert shown[2:4] == [
+        "Rollout      failed after 12s, 2/2 services: web on n1: ended with exit code 3; release 1 runs again",
+        "Runs         1 (0d1e2f3)",
+    ]
+    found = document.rollout(state, NOW)
+    assert found is not None
+    assert (found["phase"], found["target"], found["last_settled"]) == ("failed", 1, 1)
+    ended = document.release_outcomes(state.rollout)[2]
+    assert (ended.outcome, ended.text, ended.runs, ended.rolled_back) == ("failed", "rolled back", False, True)
+
+
+def test_a_node_that_waits_its_turn_is_not_late() -> None:
+    waits = NodeProgress(
+        node="n1", phase=NodeProgress.WAITING, reason="n1 waits its turn: 1 node moves at a time", release=1
+    )
+    state = snapshot(
+        rollout=rollout(Rollout.PROGRESSING, nodes=[waits], target=2, last_settled=1),
+        older_releases={1: Release(number=1, services=[WEB])},
+        statuses={"n1": status(running("web", release=1), release=1)},
+    )
+    (web,) = rows(state, NOW)
+    assert (web.waiting, web.settled, web.failed) == (True, False, False)
+    assert web.reason == "waits its turn: 1 node moves at a time; release 1 keeps running"
+
+
+def test_a_waiting_node_that_runs_nothing_says_what_it_waits_for() -> None:
+    waits = NodeProgress(node="n1", phase=NodeProgress.WAITING, reason="n1 is cordoned and takes nothing new")
+    (only,) = rows(snapshot(rollout=rollout(Rollout.PROGRESSING, nodes=[waits]), statuses={}), NOW)
+    assert (only.phase, only.reason, only.settled, only.waiting) == (
+        "waiting",
+        "is cordoned and takes nothing new",
+        False,
+        True,
+    )
+
+
+def test_replicas_are_expected_only_where_they_were_reported() -> None:
+    release = Release(number=2, services=[Service(name="web", kind=Service.WEB, replicas=1)])
+    (only,) = rows(snapshot(release=release, statuses={}), NOW)
+    assert (only.service, only.reason) == ("", "runs none of the services: its replicas run on other nodes")
+
+
+def test_a_service_that_has_completed_is_as_it_should_be() -> None:
+    done = running("web", phase=ServiceStatus.COMPLETED, health=ServiceStatus.NONE)
+    (row,) = rows(snapshot(statuses={"n1": status(done)}, release=Release(number=2, services=[WEB])), NOW)
+    assert (row.settled, row.phase) == (True, "completed")

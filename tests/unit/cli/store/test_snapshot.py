@@ -1,0 +1,100 @@
+"""State of a release's rollout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from devopsellence.api.v1.stored_pb2 import (
+    Environment,
+    Rollout,
+    RolloutOutcome,
+)
+from devopsellence.cli.store.snapshot import RolloutState, release_verdict
+from tests.unit.cli.render.snapshots import (
+    rollout,
+    snapshot,
+)
+
+
+@pytest.mark.parametrize(
+    ("more", "number", "outcome"),
+    [
+        ({}, 2, RolloutState.SETTLED),
+        ({"rollout": None}, 2, RolloutState.WAITING),
+        ({"rollout": rollout(Rollout.PROGRESSING)}, 2, RolloutState.PROGRESSING),
+        ({"rollout": rollout(Rollout.FAILED)}, 2, RolloutState.FAILED),
+        ({"rollout": rollout(Rollout.SETTLED, release=1)}, 2, RolloutState.WAITING),
+        # A newer release was written, and the controller has not come to it yet, or never came to ours.
+        (
+            {"environment": Environment(latest_release=3), "rollout": rollout(Rollout.PROGRESSING)},
+            2,
+            RolloutState.SUPERSEDED,
+        ),
+        ({"environment": Environment(latest_release=3), "rollout": None}, 2, RolloutState.SUPERSEDED),
+        # One that had settled before stays settled, whatever came after.
+        ({"environment": Environment(latest_release=3)}, 2, RolloutState.SETTLED),
+        (
+            {
+                "rollout": rollout(
+                    Rollout.PROGRESSING, release=3, history=[RolloutOutcome(release=2, phase=Rollout.SETTLED)]
+                )
+            },
+            2,
+            RolloutState.SETTLED,
+        ),
+        (
+            {
+                "rollout": rollout(
+                    Rollout.PROGRESSING, release=3, history=[RolloutOutcome(release=2, phase=Rollout.FAILED)]
+                )
+            },
+            2,
+            RolloutState.FAILED,
+        ),
+        (
+            {
+                "rollout": rollout(
+                    Rollout.SETTLED, release=3, history=[RolloutOutcome(release=2, phase=Rollout.SUPERSEDED)]
+                )
+            },
+            2,
+            RolloutState.SUPERSEDED,
+        ),
+        ({"rollout": rollout(Rollout.SETTLED, release=9)}, 2, RolloutState.SUPERSEDED),
+    ],
+)
+def test_how_a_rollout_stands(more: dict[str, Any], number: int, outcome: RolloutState) -> None:
+    assert release_verdict(snapshot(**more), number).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("phase", "more", "outcome", "instead", "final"),
+    [
+        (
+            Rollout.ROLLING_BACK,
+            {"target": 1, "halted": "web ended", "reason": "n2 waits"},
+            RolloutState.ROLLING_BACK,
+            1,
+            False,
+        ),
+        (Rollout.FAILED, {"target": 1, "reason": "web ended; release 1 runs again"}, RolloutState.FAILED, 1, True),
+        (Rollout.FAILED, {"target": 2, "reason": "web ended", "halted": "web ended"}, RolloutState.FAILED, 0, True),
+        # As earlier versions wrote it.
+        (Rollout.FAILED, {"target": 0, "reason": "web ended"}, RolloutState.FAILED, 0, True),
+    ],
+    ids=["rolling back", "rolled back", "halted", "no target"],
+)
+def test_release_running_after_a_failure_is_shown(
+    phase: Rollout.Phase.ValueType, more: dict[str, Any], outcome: RolloutState, instead: int, final: bool
+) -> None:
+    verdict = release_verdict(snapshot(rollout=rollout(phase, **more)), 2)
+    assert (verdict.outcome, verdict.rolled_back_to, verdict.final) == (outcome, instead, final)
+    assert verdict.reason.startswith("web ended")
+
+
+def test_release_rolling_back_when_superseded_has_failed() -> None:
+    found = rollout(Rollout.ROLLING_BACK, target=1, halted="web ended")
+    verdict = release_verdict(snapshot(environment=Environment(latest_release=3), rollout=found), 2)
+    assert (verdict.outcome, verdict.reason) == (RolloutState.FAILED, "web ended")
