@@ -1,10 +1,10 @@
-"""The program on every machine: makes the local Docker Engine run what etcd assigns to this node, and says what it saw.
+"""The program on every node: makes the local Docker Engine run the assignments of this node, and reports the outcome.
 
-Here belongs what one machine needs to converge: names and specs of containers (``naming``, ``spec``), what is observed
-(``model``, ``observe``), what is remembered of attempts (``memory``), the decision (``plan``), carrying it out
-(``actions``, ``docker``), health checks, the report, the copy on disk and the loop that joins them.
+Packages, from the top: ``agent`` builds everything; ``reconcile`` is the loop; ``ingress`` (with ``envoy``),
+``health``, ``images``, ``status``, ``assignments``, ``secrets`` and ``state`` serve the loop; ``plan`` decides, without
+IO; ``docker`` is the only user of the Docker SDK; ``util`` has threads and memory. ``api`` stands beside ``reconcile``
+and serves operators and other nodes. Imports go downwards only.
 
-Not here: anything about other nodes, releases or rollouts (the controller's), and any direct use of the etcd client.
-``plan``, ``spec``, ``probes``, ``dependencies``, ``naming``, ``memory``, ``observe`` and ``report`` are pure: no IO, no
-clock. Only ``docker`` and ``streams`` import the Docker SDK.
+Anything about other nodes, releases or rollouts belongs in the controller, and direct use of the etcd client in
+``devopsellence.store``.
 """

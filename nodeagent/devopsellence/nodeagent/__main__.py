@@ -1,4 +1,4 @@
-"""``devopsellence-agent``: the command line of the agent, its settings and signals."""
+"""Command line of ``devopsellence-agent``: options, logging, signals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from devopsellence.nodeagent.util.memory import limit_memory
 from devopsellence.store.keys import InvalidName, check_name
 from devopsellence.store.settings import Settings, SettingsError
 
-#: A port of 0 is any that is free; a host may be an address in brackets.
+#: Port 0 means any free port; the host can be an IPv6 address in brackets.
 _ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:/@\s]+):\d{1,5}\Z")
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the agent until SIGTERM or SIGINT. 0: clean end, 1: it cannot run, 2: it was called wrongly."""
+    """Run the agent until SIGTERM or SIGINT. Exit codes: 0 clean end, 1 cannot run, 2 wrong usage."""
     limit_memory()
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"{option}: {address!r} is not host:port, such as 10.0.0.5:7443")
     if options.api_listen is not None and settings.cert is None:
         parser.error("--api-listen needs a certificate: give --etcd-ca-cert, --etcd-cert and --etcd-key")
-    # From here on, so that a wrong option is reported without waiting for all that the agent needs.
+    # Imported late, so that a wrong option is reported at once.
     from devopsellence import log
     from devopsellence.nodeagent.api.server import ApiError
     from devopsellence.nodeagent.state import StateError, StateFolder
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.configure("devopsellence-agent", debug=options.debug)
     try:
         with StateFolder(options.state_dir) as folder:
-            # Threads that sit out a container's grace period end with us: the engine finishes that by itself.
+            # Threads waiting for a container's grace period end with the process: the engine finishes stops by itself.
             asyncio.run(_run(options, settings, folder))
     except (StateError, ApiError) as error:
         print(f"devopsellence-agent: {error}", file=sys.stderr)  # noqa: T201
@@ -91,7 +91,7 @@ async def _run(options: argparse.Namespace, settings: Settings, folder: StateFol
 
 
 def _listen(options: argparse.Namespace, settings: Settings) -> ListenOptions | None:
-    """Where the API is to answer, if anywhere."""
+    """Return the address of the API; None for no API."""
     from devopsellence.nodeagent.api.server import ListenOptions
 
     files = _files(settings)
@@ -101,7 +101,7 @@ def _listen(options: argparse.Namespace, settings: Settings) -> ListenOptions | 
 
 
 def _ingress(options: argparse.Namespace) -> IngressOptions:
-    """How requests from outside are taken in. Other nodes' routers reach this one where they reach its API."""
+    """Return the ingress options. Routers of other nodes use the host of this node's API."""
     from devopsellence.nodeagent.envoy.model import IngressOptions, peer_address
 
     return IngressOptions(
@@ -116,7 +116,7 @@ def _ingress(options: argparse.Namespace) -> IngressOptions:
 
 
 def _files(settings: Settings) -> CertificateFiles | None:
-    """The certificate for operators and other agents, if there is one."""
+    """Return the certificate for operators and other agents; None without one."""
     from devopsellence.nodeagent.tls import CertificateFiles
 
     if not (settings.ca_cert and settings.cert and settings.key):
@@ -174,22 +174,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _port(text: str) -> int:
-    """A TCP port, or 0."""
+    """Parse a TCP port; 0 is allowed."""
     if not (text.isascii() and text.isdigit() and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!r} is no port, such as 8080")
     return int(text)
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, str]:
-    """Options as the variables that they stand for."""
-    given = {
+    """Return the etcd options as environment variables."""
+    variables = {
         "DEVOPSELLENCE_ETCD_ENDPOINTS": options.etcd_endpoints,
         "DEVOPSELLENCE_ETCD_CA_CERT": options.etcd_ca_cert,
         "DEVOPSELLENCE_ETCD_CERT": options.etcd_cert,
         "DEVOPSELLENCE_ETCD_KEY": options.etcd_key,
         "DEVOPSELLENCE_PREFIX": options.prefix,
     }
-    return {variable: value for variable, value in given.items() if value}
+    return {variable: value for variable, value in variables.items() if value}
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ class ProcessResources:
 async def run(options: AgentOptions, folder: StateFolder, stop: asyncio.Event) -> None:
     """Run an agent on the Docker Engine until ``stop`` is set.
 
-    Then no action starts any more, calls in progress end, and containers keep running.
+    Then no new action starts, calls in progress end, and containers keep running.
     """
     async with Etcd(options.settings) as etcd, LeaseKeeper(etcd) as keeper:
         disk = ThreadPool(1, "disk")

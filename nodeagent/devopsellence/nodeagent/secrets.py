@@ -1,6 +1,6 @@
-"""Opening what was sealed for this node, at the moment that a container is made or an image pulled.
+"""Decryption of this node's secrets, when a container is created or an image is pulled.
 
-Plaintext is only ever a return value here: it is not kept, and no error and no ``repr`` holds it.
+Plaintext is a return value only: it is not kept, and no error and no ``repr`` contains it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _NUL: Final = "\0"
 
 
 class SecretError(Exception):
-    """A secret cannot be used; the message names it and its version, says why, and never holds its value."""
+    """A secret cannot be used. The message has its name, version and problem, never its value."""
 
 
 def reencrypted_specs(before: Desired | None, after: Desired | None) -> list[tuple[str, str]]:
-    """The specs (service and hash) whose secrets have been sealed anew: what was refused may be tried at once."""
+    """Return the specs (service and hash) with newly encrypted secrets: a refused start can be retried at once."""
     if before is None or after is None:
         return []
     changed = {key for key, age in after.sealed.items() if before.sealed.get(key, age) != age}
@@ -32,21 +32,21 @@ def reencrypted_specs(before: Desired | None, after: Desired | None) -> list[tup
 
 
 class SecretDecrypter:
-    """The secrets of this node's assignments. Methods take a moment each (a millisecond a secret): for a thread."""
+    """Secrets of this node's assignments. Methods take about 1 ms per secret, so they belong on a thread."""
 
     def __init__(self, identity: AgeIdentity) -> None:
         self._identity = identity
 
     def environ(self, desired: Desired, service: workload_pb2.Service) -> dict[str, str]:
-        """The variables that a service's secrets are.
+        """Return the variables from a service's secrets.
 
         Raises:
-            SecretError: one is missing, was not sealed for this node, or is nothing that a variable can hold.
+            SecretError: a secret is missing, not encrypted for this node, or not valid as a variable.
         """
-        return {ref.name: self._open(desired, service.name, ref.secret, ref.version) for ref in service.secret_refs}
+        return {ref.name: self._decrypt(desired, service.name, ref.secret, ref.version) for ref in service.secret_refs}
 
     def registry_login(self, desired: Desired) -> tuple[str, str] | None:
-        """User name and password of the assignment's registry; None where it needs none.
+        """Return user name and password of the assignment's registry; None if it needs no login.
 
         Raises:
             SecretError: as for :meth:`environ`.
@@ -54,14 +54,14 @@ class SecretDecrypter:
         registry = desired.registry
         if registry is None or not registry.password_secret:
             return None
-        password = self._open(desired, REGISTRY, registry.password_secret, registry.password_version)
+        password = self._decrypt(desired, REGISTRY, registry.password_secret, registry.password_version)
         return registry.username, password
 
     def private_key(self, sealed: str) -> str:
-        """A private key that was sealed for this node, as PEM.
+        """Return a private key encrypted for this node, as PEM.
 
         Raises:
-            SecretError: it was not sealed for this node, or is no text.
+            SecretError: it was not encrypted for this node, or is no text.
         """
         try:
             value = _text(self._identity.decrypt(sealed))
@@ -71,24 +71,24 @@ class SecretDecrypter:
             raise SecretError("it is not PEM")
         return value
 
-    def _open(self, desired: Desired, service: str, secret: str, version: int) -> str:
-        called = f"secret {secret} (version {version})"
+    def _decrypt(self, desired: Desired, service: str, secret: str, version: int) -> str:
+        label = f"secret {secret} (version {version})"
         sealed = desired.sealed.get((service, secret, version))
         if sealed is None:
-            raise SecretError(f"{called} was not sent to this node; run devopsellence deploy")
+            raise SecretError(f"{label} was not sent to this node; run devopsellence deploy")
         try:
             value = _text(self._identity.decrypt(sealed))
         except EncryptionError as error:
-            raise SecretError(f"{called}: {error}; run devopsellence secret reencrypt") from error
+            raise SecretError(f"{label}: {error}; run devopsellence secret reencrypt") from error
         if value is None:
-            raise SecretError(f"{called} is not UTF-8 text, which a variable must be")
+            raise SecretError(f"{label} is not UTF-8 text, which a variable must be")
         if _NUL in value:
-            raise SecretError(f"{called} contains a NUL character, which no variable can hold")
+            raise SecretError(f"{label} contains a NUL character, which no variable can hold")
         return value
 
 
 def _text(content: bytes) -> str | None:
-    """``content`` as text; None if it is none. No error leaves here, because it would hold the content."""
+    """Return ``content`` as text, None if it is none. No exception leaves: it would contain the content."""
     try:
         return content.decode()
     except UnicodeDecodeError:

@@ -1,10 +1,10 @@
-"""What the agent keeps on disk, so that it goes on without etcd, also straight after a reboot.
+"""State folder of the agent: everything needed to go on without etcd, also directly after a reboot.
 
-``assignments/`` holds the last assignment of each environment as it was read, ``memory/`` the counters and backoffs,
-``status/`` what was last reported (for people, while etcd is away), ``tasks/`` which release tasks were started and how
-they ended, ``ingress/`` what the controller sent about an environment's hosts. One file per environment (there, per
-host); written to a temporary file, synced, renamed. Assignments can hold values that are nobody else's business: the
-folder is the agent's alone. Secrets in them are sealed; what opens them is ``identity``'s.
+``assignments/`` has the last assignment of each environment, ``memory/`` the restart histories, ``status/`` the last
+reported status (for people, while etcd is away), ``tasks/`` the records of release tasks, ``ingress/`` the ingress
+parts. There is a file per environment, in ``ingress/`` per environment and part. Files are written to a temporary file,
+synced and renamed. Assignments can contain confidential values, so only the agent's user can read the folder. Secrets
+are encrypted; the identity to decrypt them is in ``identity``.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import EnvironmentRef
 
 _KINDS: Final = ("assignments", "memory", "status", "tasks", "ingress")
-#: In file names, instead of "/"; no name may contain it.
+#: Separator in file names in place of "/"; not valid in names.
 _SEPARATOR: Final = "+"
 _log = structlog.get_logger()
 
 
 class StateError(Exception):
-    """The state folder cannot be used; says why, and what to do."""
+    """The state folder cannot be used; the message says why, and how to fix it."""
 
 
 class StateFolder:
-    """One agent's folder, locked against a second agent until it is closed. Methods block.
+    """State folder of an agent, locked against a second agent until closed. Methods block.
 
     Raises:
-        StateError: the folder cannot be made or is another agent's.
+        StateError: the folder cannot be created, or another agent uses it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,7 +69,7 @@ class StateFolder:
             ) from error
 
     def close(self) -> None:
-        """Let another agent have it."""
+        """Unlock the folder."""
         if self._lock is not None:
             self._lock.close()
 
@@ -82,22 +82,26 @@ class StateFolder:
         self.close()
 
     def assignments(self) -> dict[EnvironmentRef, stored_pb2.Assignment]:
-        """Every assignment that can be read; one that cannot is named in the log and left where it is."""
-        found: dict[EnvironmentRef, stored_pb2.Assignment] = {}
+        """Return all readable assignments; an unreadable file is logged and left in place."""
+        records: dict[EnvironmentRef, stored_pb2.Assignment] = {}
         for path in sorted((self._folder / "assignments").glob("*.json")):
             try:
                 env = EnvironmentRef.parse(path.stem.replace(_SEPARATOR, "/"))
-                found[env] = decode(stored_pb2.Assignment, str(path), path.read_bytes())
+                records[env] = decode(stored_pb2.Assignment, str(path), path.read_bytes())
             except (OSError, ValueError, MalformedRecord) as error:
                 _log.warning("an assignment on disk cannot be read", path=str(path), error=str(error))
-        return found
+        return records
 
     def save_assignment(self, env: EnvironmentRef, assignment: stored_pb2.Assignment) -> None:
-        """Returns once it is on disk. OSError if it cannot be written."""
+        """Write an assignment; it is on disk on return.
+
+        Raises:
+            OSError.
+        """
         self._write("assignments", env, encode(assignment), sync=True)
 
     def restart_histories(self, env: EnvironmentRef, now: Now) -> dict[tuple[str, str], RestartHistory]:
-        """The memories of an environment; none if there are none or they cannot be read."""
+        """Return the restart histories of an environment; empty if absent or unreadable."""
         path = self._path("memory", env)
         try:
             stored = json.loads(path.read_bytes())
@@ -109,7 +113,11 @@ class StateFolder:
             return {}
 
     def save_restart_histories(self, env: EnvironmentRef, memories: RestartHistories) -> None:
-        """Not synced: after a crash of the machine the counters may be a little old. OSError if it fails."""
+        """Write restart histories, without sync: after a crash of the machine they can be a little old.
+
+        Raises:
+            OSError.
+        """
         stored = [
             {"service": service, "hash": spec_hash, "memory": dataclasses.asdict(memory)}
             for (service, spec_hash), memory in sorted(memories.items())
@@ -117,10 +125,10 @@ class StateFolder:
         self._write("memory", env, json.dumps(stored).encode(), sync=False)
 
     def task_runs(self, env: EnvironmentRef) -> tuple[TaskRun, ...]:
-        """What is known of the release tasks that were run here, oldest first.
+        """Return the records of an environment's release tasks, oldest first.
 
         Raises:
-            StateError: there is a record that cannot be read. That is not the same as none: a task may have run.
+            StateError: the records cannot be read. That is not the same as no records: a task may have run.
         """
         path = self._path("tasks", env)
         try:
@@ -134,13 +142,16 @@ class StateFolder:
             ) from error
 
     def save_task_runs(self, env: EnvironmentRef, runs: Sequence[TaskRun]) -> None:
-        """Returns once they are on disk. OSError if they cannot be written."""
-        self._write("tasks", env, json.dumps([task_run_to_json(each) for each in runs]).encode(), sync=True)
+        """Write the records of release tasks; they are on disk on return.
+
+        Raises:
+            OSError.
+        """
+        self._write("tasks", env, json.dumps([task_run_to_json(run) for run in runs]).encode(), sync=True)
 
     def parts(self) -> dict[tuple[EnvironmentRef, str], stored_pb2.NodeIngress]:
-        """Every part of an ingress that can be read, by environment and part; one that cannot is named in the log and
-        left where it is."""
-        found: dict[tuple[EnvironmentRef, str], stored_pb2.NodeIngress] = {}
+        """Return all readable ingress parts by environment and part; an unreadable file is logged and left in place."""
+        records: dict[tuple[EnvironmentRef, str], stored_pb2.NodeIngress] = {}
         for path in sorted((self._folder / "ingress").glob("*.json")):
             try:
                 stored = decode(stored_pb2.NodeIngress, str(path), path.read_bytes())
@@ -148,30 +159,38 @@ class StateFolder:
             except (OSError, ValueError, MalformedRecord) as error:
                 _log.warning("a part of an ingress on disk cannot be read", path=str(path), error=str(error))
             else:
-                found[env, stored.part] = stored
-        return found
+                records[env, stored.part] = stored
+        return records
 
     def save_part(self, env: EnvironmentRef, part: str, stored: stored_pb2.NodeIngress) -> None:
-        """Returns once it is on disk. OSError if it cannot be written."""
+        """Write an ingress part; it is on disk on return.
+
+        Raises:
+            OSError.
+        """
         write_file(self._part(env, part), encode(stored), sync=True)
 
     def forget_part(self, env: EnvironmentRef, part: str) -> None:
-        """It is needed no more."""
+        """Remove an ingress part."""
         self._part(env, part).unlink(missing_ok=True)
 
     def save_status(self, env: EnvironmentRef, status: bytes) -> None:
-        """OSError if it cannot be written."""
+        """Write a status, without sync.
+
+        Raises:
+            OSError.
+        """
         self._write("status", env, status, sync=False)
 
     def forget(self, env: EnvironmentRef) -> None:
-        """The environment left this node."""
+        """Remove all files of an environment."""
         for kind in _KINDS:
             self._path(kind, env).unlink(missing_ok=True)
         for path in (self._folder / "ingress").glob(f"{str(env).replace('/', _SEPARATOR)}{_SEPARATOR}*.json"):
             path.unlink(missing_ok=True)
 
     def _part(self, env: EnvironmentRef, part: str) -> Path:
-        """By a hash: a host's name may be too long for a file's."""
+        """Return the path of an ingress part, by hash: a DNS name can be too long for a file name."""
         short = hashlib.sha256(part.encode()).hexdigest()[:32]
         return self._folder / "ingress" / f"{str(env).replace('/', _SEPARATOR)}{_SEPARATOR}{short}.json"
 
@@ -183,7 +202,11 @@ class StateFolder:
 
 
 def write_file(path: Path, content: bytes, *, sync: bool) -> None:
-    """Put ``content`` in place of a file, for nobody else to read; on disk when it returns, if ``sync``. OSError."""
+    """Replace the content of a file, readable only for this user; on disk on return if ``sync``.
+
+    Raises:
+        OSError.
+    """
     temporary = path.with_suffix(".tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -197,7 +220,7 @@ def write_file(path: Path, content: bytes, *, sync: bool) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A rename is on disk only when its folder is."""
+    """Sync a folder, which puts renames in the folder on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -206,8 +229,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _history_from_json(stored: Mapping[str, Any], now: Now) -> RestartHistory:
-    """A memory from disk. Monotonic clocks start anew at a reboot, so the wall clock carries the wait across, and no
-    wait gets longer by that than the longest there is."""
+    """Return a restart history from JSON.
+
+    Monotonic clocks restart at a reboot, so the backoff is restored from the wall clock, up to the longest backoff.
+    """
     known = {field.name for field in dataclasses.fields(RestartHistory)}
     values = {key: value for key, value in stored.items() if key in known}
     end = values.get("last_end")

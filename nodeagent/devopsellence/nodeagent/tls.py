@@ -1,6 +1,6 @@
-"""The certificate that the agent answers with: the node's own, the one that opens etcd for it.
+"""The node's certificate for the API, the same as for etcd.
 
-Its files are looked at anew for each connection, so that a renewed certificate needs no restart.
+Its files are checked at every connection, so a renewed certificate needs no restart.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ _log = structlog.get_logger()
 
 
 class CertificateProblem(Exception):
-    """The certificate cannot be used; says which file, and why."""
+    """The certificate cannot be used; the message says which file and why."""
 
 
 @dataclass(frozen=True)
 class CertificateFiles:
-    """PEM files: the authority that callers' certificates are of, and this node's certificate and key."""
+    """PEM files: the certificate authority of callers, and the certificate and key of this node."""
 
     authority: Path
     certificate: Path
     key: Path
 
     def stamps(self) -> tuple[int, ...]:
-        """Changes when a file does."""
+        """Return the modification times of the files."""
         return tuple(path.stat().st_mtime_ns for path in (self.authority, self.certificate, self.key))
 
 
 class ReloadingCertificate:
-    """Server credentials that follow their files.
+    """Server credentials that are reloaded when their files change.
 
     Raises:
-        CertificateProblem: a file cannot be read, or the key is another certificate's.
+        CertificateProblem: a file cannot be read, or the key does not belong to the certificate.
     """
 
     def __init__(self, files: CertificateFiles) -> None:
@@ -47,18 +47,21 @@ class ReloadingCertificate:
         self._stamps, self._current = self._read()
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Every caller must show a certificate of the authority."""
+        """Return credentials that require a client certificate of the authority."""
         return grpc.dynamic_ssl_server_credentials(self._current, self._newest, require_client_authentication=True)
 
     def _newest(self) -> grpc.ServerCertificateConfiguration:
-        """For each connection, on a thread of gRPC's. Files in the middle of being replaced are for the next one."""
+        """Return the newest certificate; called by a thread of gRPC for each connection.
+
+        Half-written files are left for the next connection.
+        """
         with suppress(OSError):
             if self._files.stamps() == self._stamps:
                 return self._current
         try:
             self._stamps, self._current = self._read()
         except CertificateProblem as problem:
-            _log.warning("the certificate that was used before is used on", problem=str(problem))
+            _log.warning("the certificate cannot be reloaded; the one before stays in use", problem=str(problem))
         return self._current
 
     def _read(self) -> tuple[tuple[int, ...], grpc.ServerCertificateConfiguration]:
@@ -77,27 +80,27 @@ class ReloadingCertificate:
 
 
 def certificate_expiry(files: CertificateFiles, server_name: str) -> float:
-    """When the certificate expires, in seconds since the epoch, if it is one that callers accept for ``server_name``.
+    """Return the certificate's expiry in seconds since the epoch, if callers accept it for ``server_name``.
 
-    Found out as a caller would: by shaking hands with ourselves, in memory.
+    Checked as callers do: by a TLS handshake, in memory.
 
     Raises:
-        CertificateProblem: they would not accept it, and why.
+        CertificateProblem: callers would not accept it, and why.
     """
     try:
-        asking = ssl.create_default_context(cafile=str(files.authority))
+        client_context = ssl.create_default_context(cafile=str(files.authority))
         forth, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-        caller = asking.wrap_bio(back, forth, server_hostname=server_name)
-        answerer = _context(files).wrap_bio(forth, back, server_side=True)
+        client = client_context.wrap_bio(back, forth, server_hostname=server_name)
+        server = _context(files).wrap_bio(forth, back, server_side=True)
         for _ in range(_ROUNDS):
-            for side in (caller, answerer):
+            for side in (client, server):
                 with suppress(ssl.SSLWantReadError):
                     side.do_handshake()
     except ssl.SSLCertVerificationError as error:
         raise CertificateProblem(f"callers do not accept {files.certificate}: {error.verify_message}") from error
     except (OSError, ValueError) as error:
         raise CertificateProblem(f"{files.certificate} cannot be used: {error}") from error
-    certificate = caller.getpeercert() or {}
+    certificate = client.getpeercert() or {}
     return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))
 
 

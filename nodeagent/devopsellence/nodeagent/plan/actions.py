@@ -1,4 +1,4 @@
-"""What a plan is made of. Frozen data; no decisions here."""
+"""Plans and actions as frozen data, without decisions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.docker.model import Container
 from devopsellence.nodeagent.plan.history import RestartHistory
 
-#: By service and spec hash. ``(service, "")`` is about removing what is left of a service, ``("", "")`` about the
-#: network.
+#: By service and spec hash. ``(service, "")`` is about the removal of old containers, ``("", "")`` about the network.
 RestartHistories: TypeAlias = Mapping[tuple[str, str], RestartHistory]
 
 
@@ -21,7 +20,7 @@ HealthPhase: TypeAlias = stored_pb2.ServiceStatus.Health.ValueType
 
 
 class ActionKind(enum.StrEnum):
-    """What can be done to the engine."""
+    """Kinds of actions on the engine."""
 
     CREATE_NETWORK = "create_network"
     REMOVE_NETWORK = "remove_network"
@@ -29,27 +28,27 @@ class ActionKind(enum.StrEnum):
     CREATE = "create"
     START = "start"
     CONNECT = "connect"
-    #: Find out how a container ended.
+    #: Inspect an exited container.
     EXAMINE = "examine"
     STOP = "stop"
     REMOVE = "remove"
-    #: Keep on record that the release's task cannot be run.
+    #: Record that the release task cannot be run.
     GIVE_UP = "give_up"
 
 
-#: In place of a service, for the release's task: no service can be called so.
+#: Service name of the release task: not valid as the name of a service.
 TASK: Final = "+task"
-#: These wait for the environment's network.
+#: Actions that need the environment's network.
 NEEDS_NETWORK: Final = frozenset({ActionKind.CREATE, ActionKind.START, ActionKind.CONNECT})
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One step, and why.
+    """Action with its reason.
 
-    ``service`` is empty for the network's. ``hash`` names the spec that it is about. ``container`` (or the network's
-    id) is empty for one that is still to be created; ``name`` is always there. ``unhealthy``: the container is stopped
-    because it did not become healthy. ``lapsed``: because it was healthy and is not any more.
+    ``service`` is empty for the network. ``hash`` is that of the spec. ``container`` (id, or the network's id) is empty
+    before its creation; ``name`` is always set. ``unhealthy``: stop of a container that did not become healthy in time.
+    ``became_unhealthy``: stop of a container that was healthy before.
     """
 
     kind: ActionKind
@@ -64,14 +63,13 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class ServicePlan:
-    """What one service does next, and how it stands meanwhile.
+    """Next actions and status of one service.
 
-    ``current`` is the container that serves (of the assigned spec or an older one), None if nothing does. ``serving``:
-    those that requests from outside are to go to. ``proved`` is the one that runs as assigned at this moment.
-    ``settled``: it does, and nothing older is left. ``wake``: when time alone changes the answer (monotonic seconds).
-    ``retry_wall``: the next attempt (seconds since the epoch), 0 if none is due. ``unhealthy_since``: seconds since the
-    epoch, 0 unless its checks fail. ``lasting``: it has been healthy for so long that former lapses do not count any
-    more.
+    ``current``: container that serves, of the assigned spec or an older one; None for none. ``serving``: containers for
+    requests from outside. ``ready``: container of the assigned spec if ready now. ``settled``: ready, and nothing older
+    is left. ``wake``: time (monotonic seconds) for a new plan. ``retry_wall``: next attempt (seconds since the epoch),
+    0 for none. ``unhealthy_since``: seconds since the epoch, 0 unless probes fail. ``lapses_expired``: healthy for so
+    long that former lapses no longer count.
     """
 
     service: str
@@ -92,8 +90,10 @@ class ServicePlan:
 
 @dataclass(frozen=True, slots=True)
 class TaskPlan:
-    """What the containers of release tasks need next. ``status`` is None while the assignment has no task; its reason
-    does not tell how far a pull is."""
+    """Next actions for the containers of release tasks.
+
+    ``status`` is None while the assignment has no task; its reason has no pull progress.
+    """
 
     actions: tuple[Action, ...] = ()
     status: stored_pb2.TaskStatus | None = None
@@ -102,8 +102,10 @@ class TaskPlan:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentPlan:
-    """All of one environment. ``reason`` and ``network_wake`` are about its network. ``removed``: a tombstone has been
-    carried out."""
+    """Plan of one environment.
+
+    ``reason`` and ``network_wake`` are about the network. ``removed``: a tombstone is carried out.
+    """
 
     network: tuple[Action, ...] = ()
     services: tuple[ServicePlan, ...] = ()

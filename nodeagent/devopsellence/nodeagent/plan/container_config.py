@@ -1,4 +1,4 @@
-"""From a spec to the engine's call that creates its container: labels, environment, mounts, limits. Pure."""
+"""Configuration of a container for the engine's create call: labels, environment, mounts, limits."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _LOGS: Final = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "
 
 
 def container_labels(assigned: DesiredService, desired: Desired) -> dict[str, str]:
-    """All labels of a container that is made now."""
-    before = ",".join(sorted(each.service for each in assigned.spec.depends_on))
+    """Return all labels for a new container of a service."""
+    dependencies = ",".join(sorted(dependency.service for dependency in assigned.spec.depends_on))
     return {
         **names.environment_labels(desired.node, desired.node_uid, desired.ref),
         names.LABEL_SERVICE: assigned.spec.name,
@@ -24,20 +24,20 @@ def container_labels(assigned: DesiredService, desired: Desired) -> dict[str, st
         names.LABEL_REVISION: desired.revision,
         names.LABEL_RELEASE: str(desired.release),
         names.LABEL_PORTS: names.ports_label({port.name: port.port for port in assigned.spec.ports}),
-        **({names.LABEL_DEPENDS_ON: before} if before else {}),
+        **({names.LABEL_DEPENDS_ON: dependencies} if dependencies else {}),
     }
 
 
 def service_container_config(assigned: DesiredService, desired: Desired, secrets: Mapping[str, str]) -> dict[str, Any]:
-    """The body of the engine's ``POST /containers/create`` (API 1.41). ``secrets``: variables that win over ``env``.
+    """Return the JSON body of ``POST /containers/create`` (Docker API 1.41).
 
-    Entrypoint and Cmd are left out when empty, which keeps the image's; an Entrypoint alone drops the image's Cmd, as
-    in Compose. Named volumes come into being with the container, with our labels. The engine's own restart policy stays
-    "no": the agent restarts (docs/decisions/0003).
+    ``secrets``: variables that override ``env``. An empty Entrypoint or Cmd is left out, which keeps the image's; an
+    Entrypoint alone drops the image's Cmd, as in Compose. Named volumes are created with the container, with the same
+    labels. The engine's own restart policy stays "no": the agent restarts containers (docs/decisions/0003).
     """
     service = assigned.spec
     return {
-        **_body(service, desired, {**service.env, **secrets}),
+        **_base_config(service, desired, {**service.env, **secrets}),
         **_command(service.command, service.args),
         "Labels": container_labels(assigned, desired),
         "NetworkingConfig": {"EndpointsConfig": {desired.network: {"Aliases": [service.name]}}},
@@ -54,9 +54,12 @@ def task_container_config(
     interactive: bool = False,
     tty: bool = False,
 ) -> dict[str, Any]:
-    """The same for a task that runs in ``assigned``'s service: its image, volumes, limits and network, but not its name
-    there, so that nobody who asks for the service is sent to the task. The task's env wins over the service's,
-    ``secrets`` over both. ``one_off``: run by hand, with its input kept open if ``interactive``."""
+    """Return the same for a task that runs in a service: with its image, volumes, limits and network.
+
+    The container does not get the service's name on the network, so that no request for the service reaches the task.
+    The task's env overrides the service's, ``secrets`` override both. ``one_off``: run by hand, with stdin kept open if
+    ``interactive``.
+    """
     service = assigned.spec
     labels = {
         **names.environment_labels(desired.node, desired.node_uid, desired.ref),
@@ -69,7 +72,7 @@ def task_container_config(
     if one_off:
         labels[names.LABEL_ONE_OFF] = "true"
     return {
-        **_body(service, desired, {**service.env, **task.env, **secrets}),
+        **_base_config(service, desired, {**service.env, **task.env, **secrets}),
         **_command(task.command, task.args),
         "Labels": labels,
         "NetworkingConfig": {"EndpointsConfig": {desired.network: {}}},
@@ -80,8 +83,8 @@ def task_container_config(
     }
 
 
-def _body(service: workload_pb2.Service, desired: Desired, environ: Mapping[str, str]) -> dict[str, Any]:
-    """What a service's containers and its tasks' have in common."""
+def _base_config(service: workload_pb2.Service, desired: Desired, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the configuration common to containers of services and tasks."""
     host: dict[str, Any] = {
         "NetworkMode": desired.network,
         "RestartPolicy": {"Name": "no"},
@@ -96,15 +99,15 @@ def _body(service: workload_pb2.Service, desired: Desired, environ: Mapping[str,
     return {
         "Image": service.image.pinned,
         "Env": [f"{name}={environ[name]}" for name in sorted(environ)],
-        # Whole seconds on the engine's side; rounded up, so that nobody gets less than was asked for.
+        # Docker takes whole seconds; rounded up, so that no container gets less than configured.
         "StopTimeout": math.ceil(stop_grace(service)),
         "HostConfig": host,
     }
 
 
 def _command(command: Sequence[str], args: Sequence[str]) -> dict[str, list[str]]:
-    given = {"Entrypoint": list(command), "Cmd": list(args)}
-    return {key: value for key, value in given.items() if value}
+    config = {"Entrypoint": list(command), "Cmd": list(args)}
+    return {key: value for key, value in config.items() if value}
 
 
 def _mount(volume: workload_pb2.VolumeMount, desired: Desired) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""What is remembered of the attempts to run one spec of one service: counters, backoff, the last end. Pure.
+"""Restart history of one spec of one service: counters, backoff, last exit.
 
-A :class:`RestartHistory` is frozen; each thing that happens is a method that returns the next one. It is about one spec
-(service and hash): a changed spec starts with a fresh one. It is kept on disk (``state``), so that neither a backoff
-nor a counter is lost when the agent restarts.
+A :class:`RestartHistory` is frozen; every event is a method that returns the next history. A changed spec (hash) starts
+with a fresh history. Histories are on disk (``state``), so that no backoff and no counter is lost when the agent
+restarts.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Final
 from devopsellence.clock import Now
 from devopsellence.nodeagent.docker.model import Container, ContainerExit
 
-#: The first start after an end is immediate; then 1 s, doubling.
+#: Backoff after crashes, doubling; the first restart is immediate.
 CRASH_FIRST: Final = 1.0
-#: Refusals by the engine that cost nothing to try again: an image that is not there, a command that cannot be run.
+#: Backoff after refusals that are cheap to retry: a missing image, a command that does not exist.
 REFUSAL_FIRST: Final = 1.0
-#: What costs to try again: pulls, a full disk, a container that does not become healthy.
+#: Backoff after failures that are costly to retry: pulls, a full disk, a container that does not become healthy.
 COSTLY_FIRST: Final = 10.0
 BACKOFF_CAP: Final = 300.0
-#: A container that ran this long has proved that it can (an end after that does not count towards ``failed``).
+#: Running time from which an exit no longer counts towards ``failed``.
 STABLE_SECONDS: Final = 10.0
-#: A container that ran this long starts counting crashes anew.
+#: Running time after which crashes are counted from zero.
 RESET_SECONDS: Final = 600.0
-#: Refusals, or ends in a row, after which the spec is reported as failed.
+#: Refusals, or exits in a row, after which the spec is reported as failed.
 GIVE_UP: Final = 3
 #: Backoffs are stretched by up to this share, by service and attempt, so that services which fail together do not all
 #: come back in the same instant. Worked out, not random: a plan has the same answer for the same input.
@@ -35,7 +35,7 @@ SPREAD: Final = 0.1
 
 
 class FailureCause(enum.StrEnum):
-    """Why the last attempt did not lead to a running, healthy container."""
+    """Cause of the last failed attempt to run a healthy container. Values are stored on disk."""
 
     NONE = ""
     CRASHED = "crashed"
@@ -58,13 +58,14 @@ _FIRST: Final[Mapping[FailureCause, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class RestartHistory:
-    """``begun``: the start that ``starts`` counted last, empty if it is not known which. A start that an agent did not
-    live to note is counted by the next one, once it sees the container run, or its end.
-    ``proved``: the container (id) in which the spec last ran as it should. ``stopped``: the container that the agent
-    itself stopped, so that its end is not held against it. ``examined``: the end that has been counted already.
-    ``lapses``: how often in a row a container was replaced because it was healthy and was not any more; ``discarded``:
-    the one that is being replaced for that.
-    ``retry``/``retry_wall``: no attempt before this moment, on either clock; 0 is at once."""
+    """Counters, backoff and last exit. Fields are stored on disk by name (see ``state``).
+
+    ``begun``: the last start counted in ``starts``, empty if unknown. A start not noted because the agent was killed is
+    counted later, when the running or exited container is seen. ``proved``: container (id) that was last ready.
+    ``stopped``: container stopped by the agent, so its exit is no crash. ``examined``: exit already counted.
+    ``lapses``: replacements in a row of a container that became unhealthy; ``discarded``: the container being replaced.
+    ``retry``/``retry_wall``: earliest next attempt, monotonic and in seconds since the epoch; 0 is at once.
+    """
 
     starts: int = 0
     begun: str = ""
@@ -86,30 +87,30 @@ class RestartHistory:
 
     @property
     def restarts(self) -> int:
-        """How often it was started again since the spec changed."""
+        """Number of starts after the first, since the spec changed."""
         return max(0, self.starts - 1)
 
     def waits(self, now: float) -> bool:
-        """Is it too early for the next attempt?"""
+        """Return True during the backoff; ``now``: monotonic seconds."""
         return self.trouble is not FailureCause.NONE and now < self.retry
 
     def started(self, container: Container | None) -> RestartHistory:
-        """The engine has started a container of this spec; None if it was gone when it was looked at."""
+        """Note a start by the engine; ``container`` is None if it was gone directly afterwards."""
         begun = container.start_key if container is not None else ""
         memory = replace(self.cleared(), starts=self.starts + 1, begun=begun)
         return replace(memory, refusals=0, image_missing=False, stopped="")
 
     def running(self, container: Container) -> RestartHistory:
-        """``container`` runs as it should: healthy, or up for long enough."""
+        """Note a ready container: healthy, or up for long enough."""
         memory = replace(self.cleared(), proved=container.id, unhealthy=0, refusals=0, discarded="")
         return memory._counted(container)
 
     def cleared(self) -> RestartHistory:
-        """Nothing stands in the way of the next step."""
+        """Clear failure and backoff."""
         return replace(self, trouble=FailureCause.NONE, reason="", retry=0.0, retry_wall=0.0)
 
     def ended(self, container: Container, end: ContainerExit, now: Now, *, seed: str) -> RestartHistory:
-        """``container`` was found ended. Counted once per end; not at all when the agent stopped it."""
+        """Note the exit of a container. An exit is counted once, and not at all if the agent stopped the container."""
         if container.end_key == self.examined:
             return self
         if container.id == self.stopped:
@@ -127,54 +128,54 @@ class RestartHistory:
         return memory._counted(container)._wait(FailureCause.CRASHED, _ended_sentence(end, crashes + 1), delay, now)
 
     def refused(self, trouble: FailureCause, reason: str, now: Now, *, seed: str) -> RestartHistory:
-        """The engine refused to pull, create or start it."""
+        """Note that the engine refused to pull, create or start."""
         delay = _backoff(_FIRST[trouble], self.refusals + 1, seed)
         memory = replace(self, refusals=self.refusals + 1)
         return memory._wait(trouble, reason, delay, now)
 
     def missing_image(self) -> RestartHistory:
-        """Its image has to be pulled first: no failure yet."""
+        """Note that the image has to be pulled first, which is no failure yet."""
         return replace(self, image_missing=True)
 
     def pulled(self) -> RestartHistory:
-        """Its image is there."""
+        """Note that the image is present."""
         return replace(self.cleared(), image_missing=False)
 
     def never_healthy(self, container: Container, reason: str, now: Now, *, seed: str) -> RestartHistory:
-        """The agent is about to stop ``container``, which did not become healthy in time."""
+        """Note a stop about to happen, of a container that did not become healthy in time."""
         memory = replace(self, unhealthy=self.unhealthy + 1, stopped=container.id)
         return memory._wait(FailureCause.UNHEALTHY, reason, _backoff(COSTLY_FIRST, self.unhealthy + 1, seed), now)
 
     def became_unhealthy(self, container: Container, reason: str) -> RestartHistory:
-        """The agent is about to stop ``container`` and to make it anew: it was healthy, and is not any more."""
+        """Note a replacement about to start, of a container that was healthy before."""
         lapses = self.lapses if self.discarded == container.id else self.lapses + 1
         memory = replace(self, lapses=lapses, stopped=container.id, discarded=container.id)
         return replace(memory, trouble=FailureCause.UNHEALTHY, reason=reason, retry=0.0, retry_wall=0.0)
 
     def lapse_wait(self, seed: str) -> float:
-        """Seconds from a container's start until it may be replaced for another lapse."""
+        """Return the seconds from a container's start until another replacement is allowed."""
         return _backoff(COSTLY_FIRST, self.lapses, seed) if self.lapses else 0.0
 
     def forget_lapses(self) -> RestartHistory:
-        """It has been healthy for so long that former lapses do not count any more."""
+        """Forget former lapses, after a long healthy time."""
         return replace(self, lapses=0)
 
     def stopping(self, container: Container) -> RestartHistory:
-        """The agent is about to stop ``container``."""
+        """Note a stop about to happen."""
         return replace(self, stopped=container.id)
 
     def retry_now(self) -> RestartHistory:
-        """What it waited for may have happened: try at once."""
+        """End the backoff, because the cause of the failure may be gone."""
         return replace(self, image_missing=False, retry=0.0, retry_wall=0.0)
 
     def new_peers(self) -> RestartHistory:
-        """Its image may be had from somebody who was not asked yet: failing to get it counts anew."""
+        """End the backoff and count failed pulls from zero, because the image has new sources."""
         return (
             replace(self.retry_now(), refusals=0) if self.trouble in (FailureCause.IMAGE, FailureCause.PULL) else self
         )
 
     def _counted(self, container: Container) -> RestartHistory:
-        """With the start of ``container`` counted, if it is not yet."""
+        """Count the start of ``container``, unless already counted."""
         start = container.start_key or self.begun
         missed = self.starts == 0 or self.begun not in ("", start)
         return replace(self, starts=self.starts + missed, begun=start)
@@ -187,7 +188,7 @@ NO_HISTORY: Final = RestartHistory()
 
 
 def _backoff(first: float, attempt: int, seed: str) -> float:
-    """Seconds after the ``attempt``-th failure in a row (from 1)."""
+    """Return the seconds to wait after the ``attempt``-th failure in a row (from 1)."""
     share = int.from_bytes(hashlib.sha256(f"{seed}/{attempt}".encode()).digest()[:2]) / 0xFFFF
     return float(min(BACKOFF_CAP, first * 2.0 ** min(attempt - 1, 20)) * (1.0 + SPREAD * share))
 

@@ -1,7 +1,7 @@
-"""How a service is asked whether it is ready: its health check and its readiness, in one form. Pure.
+"""Probes of a service: health check and readiness in one form.
 
-Both are asked for as long as the container runs, and a service is healthy while all of them pass. Kubernetes' readiness
-probe is the model, with Compose's names for the figures.
+All probes run for as long as the container does; a service is healthy while all of them pass. Modelled on readiness
+probes of Kubernetes, with the option names of Compose.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PATH: Final = re.compile(r"/[!-~]*\Z")
 
 @dataclass(frozen=True, slots=True)
 class ProbeTiming:
-    """Seconds, except ``retries``: how many failures in a row make a container unhealthy that has been healthy."""
+    """Timing in seconds. ``retries``: failures in a row until a healthy container counts as unhealthy."""
 
     interval: float = 5.0
     timeout: float = 2.0
@@ -29,25 +29,28 @@ class ProbeTiming:
 
     @classmethod
     def of(cls, check: workload_pb2.HealthCheck | workload_pb2.Readiness) -> ProbeTiming:
-        """The timing of a check; what is not set has the configuration's defaults."""
-        usual = cls()
+        """Return the timing of a check, with the configuration's defaults for unset fields."""
+        default = cls()
         return cls(
-            max(_SHORTEST, _seconds(check.interval)) if check.HasField("interval") else usual.interval,
-            max(_SHORTEST, _seconds(check.timeout)) if check.HasField("timeout") else usual.timeout,
-            check.retries or usual.retries,
-            _seconds(check.start_period) if check.HasField("start_period") else usual.start_period,
+            max(_SHORTEST, _seconds(check.interval)) if check.HasField("interval") else default.interval,
+            max(_SHORTEST, _seconds(check.timeout)) if check.HasField("timeout") else default.timeout,
+            check.retries or default.retries,
+            _seconds(check.start_period) if check.HasField("start_period") else default.start_period,
         )
 
     @property
     def allowance(self) -> float:
-        """How long a container has after its start until it must have passed once."""
+        """Time from a container's start within which all probes must have passed once."""
         return self.start_period + self.retries * self.interval + self.timeout
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One question, and how often it is put: a ``command`` in the container (exit code 0 passes), else ``path`` on
-    ``port`` by HTTP (200 to 399 passes), else a TCP connection to ``port``."""
+    """Exec, HTTP or TCP probe.
+
+    With a ``command``: run in the container, exit code 0 passes. Else with a ``path``: HTTP request to ``port``, 200 to
+    399 passes. Else: TCP connection to ``port``.
+    """
 
     timing: ProbeTiming
     command: tuple[str, ...] = ()
@@ -56,18 +59,18 @@ class Probe:
 
 
 def probes_of(service: workload_pb2.Service) -> tuple[Probe, ...]:
-    """All that is asked of a service; empty: it is ready as soon as it runs."""
-    found: list[Probe] = []
+    """Return all probes of a service; without any, the service is ready as soon as it runs."""
+    probes: list[Probe] = []
     if service.HasField("healthcheck"):
         check = service.healthcheck
-        found.append(Probe(ProbeTiming.of(check), port=check.port, path=check.path or "/"))
+        probes.append(Probe(ProbeTiming.of(check), port=check.port, path=check.path or "/"))
     if service.HasField("readiness"):
-        found.append(_readiness(service.readiness))
-    return tuple(found)
+        probes.append(_readiness(service.readiness))
+    return tuple(probes)
 
 
 def probe_problem(service: workload_pb2.Service) -> str:
-    """Why a service's checks cannot be carried out, in a sentence; empty if they can."""
+    """Return the reason why a service's probes cannot run; empty if they can."""
     if service.HasField("readiness"):
         ready = service.readiness
         if [bool(ready.command), bool(ready.tcp_port), ready.HasField("http")].count(True) != 1:

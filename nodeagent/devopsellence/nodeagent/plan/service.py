@@ -1,13 +1,13 @@
-"""What to do next about one assigned service. Pure; part of :mod:`plan`.
+"""Plan of one assigned service: its next actions and its status.
 
-The old container serves until the new one has proved itself: it is healthy, or, without a check, has been up for a
-moment (``SETTLE_SECONDS``); and it is stopped when no request is under allowed on it (``serving``). A service with volumes
-stops the old one first, because two copies must not share them; but not before the new container has been created,
-which finds a missing image or a malformed spec while the old one still serves, nor before everything is there that the
-new one depends on.
+The old container serves until the new container is ready: healthy or, without probes, up for ``SETTLE_SECONDS``. The
+old container is stopped when it has no requests in progress (``cutover``). A service with volumes stops the old
+container first, because two containers must not share volumes; but only when the new container has been created, so
+that a missing image or a malformed spec shows while the old container serves, and when all dependencies of the new
+container are met.
 
-A container that was healthy and is not any more is replaced: at once the first time, then ever more slowly. A service
-that others wait for to complete is run until it ends with exit code 0; its container stays, as the record of that.
+A container that became unhealthy is replaced: at once the first time, then after ever longer waits. A service that is
+to complete runs until it exits with code 0; its container stays as the record.
 """
 
 from __future__ import annotations
@@ -32,20 +32,22 @@ _HEALTH: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What the container of the assigned spec needs next."""
+    """Next actions for the container of the assigned spec, with the phase for the status."""
 
     phase: ServicePhase
     reason: str = ""
     actions: tuple[Action, ...] = ()
-    #: When it goes on, if that is known: on the monotonic clock, and on the one that people read.
+    #: Time of the next attempt, if known: monotonic, and in seconds since the epoch.
     wake: float | None = None
     retry_wall: float = 0.0
 
 
 def plan_service(state: ServiceState, waits: str) -> ServicePlan:
-    """The next actions for one service of an assignment. ``waits``: what it must wait for before it is started, in a
-    sentence; empty if for nothing."""
-    step = _step(state, waits)
+    """Return the next actions for one assigned service.
+
+    ``waits``: sentence about the dependencies to wait for before the start; empty for none.
+    """
+    step = _next_step(state, waits)
     cleanup = state.cleanup
     if state.has_been_ready:
         leftover = cleanup.of(state.others, "the new container serves")
@@ -77,7 +79,7 @@ def _settled(state: ServiceState, step: _Step) -> bool:
     return state.completed or (state.running and step.phase == _Status.RUNNING)
 
 
-def _step(state: ServiceState, waits: str) -> _Step:
+def _next_step(state: ServiceState, waits: str) -> _Step:
     if state.assigned.problem:
         return _Step(_Status.PENDING, state.assigned.problem)
     container = state.container
@@ -90,51 +92,55 @@ def _step(state: ServiceState, waits: str) -> _Step:
     if container.state is ContainerState.DEAD:
         return _Step(_Status.PENDING, "", state.cleanup.of((container,), "the engine could not remove it"))
     if container.state is ContainerState.EXITED and state.history.discarded == container.id:
-        return _anew(state, container, state.history.reason, waits)
+        return _recreate(state, container, state.history.reason, waits)
     if container.state is ContainerState.EXITED and (
         not container.end_key or container.end_key != state.history.examined
     ):
         return _Step(_Status.STARTING, "has ended", (state.action(ActionKind.EXAMINE, "it has ended"),))
     if state.completed:
         return _Step(_Status.COMPLETED)
-    if _held_back(state):
+    if _in_backoff(state):
         return _Step(_Status.BACKOFF, state.history.reason)
-    if _stale(state, container):
-        return _anew(state, container, "its network is gone, and it cannot be started without", waits)
+    if _on_removed_network(state, container):
+        return _recreate(state, container, "its network is gone, and it cannot be started without", waits)
     if waits:
         return _Step(_Status.PENDING, waits)
-    return _Step(_Status.STARTING, state.history.reason, (*_make_way(state), _start(state)))
+    return _Step(_Status.STARTING, state.history.reason, (*_stop_others_with_volumes(state), _start(state)))
 
 
-def _anew(state: ServiceState, container: Container, why: str, waits: str) -> _Step:
-    """Its container, which does not run, is removed and another is made."""
-    remove = state.cleanup.of((container,), why)
+def _recreate(state: ServiceState, container: Container, reason: str, waits: str) -> _Step:
+    """Remove the container, which is not running, and create another."""
+    remove = state.cleanup.of((container,), reason)
     if not remove:
         return _Step(_Status.BACKOFF, state.cleanup.history.reason)
-    phase, start = (_Status.PENDING, ()) if waits else (_Status.STARTING, (*_make_way(state), _start(state)))
+    phase, start = (
+        (_Status.PENDING, ()) if waits else (_Status.STARTING, (*_stop_others_with_volumes(state), _start(state)))
+    )
     return _Step(phase, waits or state.history.reason, (*remove, _create(state), *start))
 
 
 def _absent(state: ServiceState, waits: str) -> _Step:
-    if _held_back(state):
+    if _in_backoff(state):
         return _Step(_Status.BACKOFF, state.history.reason)
-    actions = (_create(state), *(() if waits else (*_make_way(state), _start(state))))
+    actions = (_create(state), *(() if waits else (*_stop_others_with_volumes(state), _start(state))))
     if state.history.image_missing and state.assigned.obtainable:
         pull = state.action(ActionKind.PULL, "its image is not on this machine")
         return _Step(_Status.PULLING, state.assigned.obtaining, (pull, *actions))
     return _Step(_Status.PENDING, waits or state.history.reason, actions)
 
 
-def _held_back(state: ServiceState) -> bool:
-    """It is too early for the next attempt. A container that crashed and was then removed by hand is made anew at once:
-    who removes it wants it so."""
-    anew = state.container is None or state.container.state is ContainerState.CREATED
-    return state.waits and not (anew and state.history.trouble is FailureCause.CRASHED)
+def _in_backoff(state: ServiceState) -> bool:
+    """Return True during the backoff before the next attempt.
+
+    A container that crashed and was then removed by hand is recreated at once: its removal is taken as a request.
+    """
+    is_recreated = state.container is None or state.container.state is ContainerState.CREATED
+    return state.waits and not (is_recreated and state.history.trouble is FailureCause.CRASHED)
 
 
 def _up(state: ServiceState, container: Container, waits: str) -> _Step:
     network = state.network
-    if network is None or container.networks.get(state.network_name) is None or _stale(state, container):
+    if network is None or container.networks.get(state.network_name) is None or _on_removed_network(state, container):
         if state.waits:
             return _Step(_Status.BACKOFF, state.history.reason)
         reason = "it is not on its environment's network"
@@ -142,16 +148,16 @@ def _up(state: ServiceState, container: Container, waits: str) -> _Step:
     if container.state is ContainerState.PAUSED:
         return _Step(_Status.RUNNING, f"is paused (docker unpause {container.name})")
     if state.running:
-        return _Step(_Status.RUNNING, _unstable(state) if state.failed else "")
+        return _Step(_Status.RUNNING, _unstable_reason(state) if state.failed else "")
     if state.assigned.completes:
         return _Step(_Status.STARTING, "has not completed yet")
     if not state.assigned.probes:
         return _Step(_Status.STARTING)
-    return _lapsed(state, container, waits) if state.became_unhealthy else _unproved(state)
+    return _became_unhealthy(state, container, waits) if state.became_unhealthy else _not_ready_yet(state)
 
 
-def _unproved(state: ServiceState) -> _Step:
-    """It is up, and has never been healthy."""
+def _not_ready_yet(state: ServiceState) -> _Step:
+    """Return the step for a container that is up and has never been healthy."""
     message = state.health.message
     if state.past_start_deadline and not state.has_been_ready and state.fallback is not None and state.fallback.up:
         reason = f"not healthy in time: {message}"
@@ -162,9 +168,11 @@ def _unproved(state: ServiceState) -> _Step:
     return _Step(_Status.STARTING, f"not healthy yet: {message}" if message else "")
 
 
-def _lapsed(state: ServiceState, container: Container, waits: str) -> _Step:
-    """It was healthy and is not any more: it is replaced, unless that was done a while ago only, or the new one would
-    have to wait before it could be started."""
+def _became_unhealthy(state: ServiceState, container: Container, waits: str) -> _Step:
+    """Return the step for a container that became unhealthy: a replacement.
+
+    There is none shortly after the last replacement, nor while the new container would have to wait for dependencies.
+    """
     reason = f"not healthy: {state.health.message}"
     if waits:
         return _Step(_Status.RUNNING, f"{reason}; is not replaced, because it {waits}")
@@ -180,7 +188,7 @@ def _lapsed(state: ServiceState, container: Container, waits: str) -> _Step:
 
 
 def _upkeep(state: ServiceState, waits: str) -> tuple[Action, ...]:
-    """Keep the old container serving while the new one is not there yet, unless it had to make allowed."""
+    """Keep the old container serving until the new container is ready, unless a volume is shared."""
     old, container = state.fallback, state.container
     if old is None or old.up or state.has_been_ready or state.assigned.completes:
         return ()
@@ -194,11 +202,14 @@ def _upkeep(state: ServiceState, waits: str) -> tuple[Action, ...]:
     return (action_on(ActionKind.START, "it serves until the new container does", old),)
 
 
-def _make_way(state: ServiceState) -> tuple[Action, ...]:
+def _stop_others_with_volumes(state: ServiceState) -> tuple[Action, ...]:
+    """Stop the old containers of a service with volumes."""
     if not state.assigned.stateful:
         return ()
-    why = "two containers must not share its volumes"
-    return tuple(action_on(ActionKind.STOP, why, each) for each in sorted(state.others, key=rank) if each.up)
+    reason = "two containers must not share its volumes"
+    return tuple(
+        action_on(ActionKind.STOP, reason, container) for container in sorted(state.others, key=rank) if container.up
+    )
 
 
 def _create(state: ServiceState) -> Action:
@@ -215,15 +226,15 @@ def _start(state: ServiceState) -> Action:
     return state.action(ActionKind.START, state.history.reason or "it does not run")
 
 
-def _stale(state: ServiceState, container: Container) -> bool:
-    """The container was on a network of this name that has since been removed."""
+def _on_removed_network(state: ServiceState, container: Container) -> bool:
+    """Return True if the container was on a network of this name that has been removed since."""
     attachment = container.networks.get(state.network_name)
     if attachment is None or not attachment.network_id:
         return False
     return state.network is None or attachment.network_id != state.network.id
 
 
-def _unstable(state: ServiceState) -> str:
+def _unstable_reason(state: ServiceState) -> str:
     return f"runs again, but has ended {state.history.unstable} times within {STABLE_SECONDS:.0f} s of its start"
 
 

@@ -1,4 +1,4 @@
-"""From an assignment to what is assigned: specs, their hashes, and what stands in their way. Pure."""
+"""Desired state of an environment: from an assignment to specs, hashes, container names and problems."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ _DIGEST: Final = re.compile(r"(?P<repository>[^@\s]+)@(?P<digest>sha256:[0-9a-f]
 
 @dataclass(frozen=True)
 class DesiredService:
-    """One service as assigned. ``obstacle`` says why this agent cannot run it at all; usually empty."""
+    """Assigned service. ``problem``: reason why this agent cannot run the service; usually empty."""
 
     spec: workload_pb2.Service
     hash: str
     #: The container's name.
     name: str
     problem: str = ""
-    #: What is asked of its container; none: it is ready once it has run for a moment.
+    #: Without probes, a container is ready once it has run for a moment.
     probes: tuple[Probe, ...] = ()
-    #: Other nodes to ask for the image, where no registry has it.
+    #: Nodes with the image, where no registry has it.
     peers: tuple[stored_pb2.Peer, ...] = ()
 
     @property
     def completes(self) -> bool:
-        """Others wait for it to complete: it is run until it ends with exit code 0, and then not again."""
+        """Return True if the service is to complete: run until exit code 0, and then not again."""
         return self.spec.completes
 
     @property
     def stateful(self) -> bool:
-        """Has a volume that two copies must not share: the old container stops before the new one starts."""
+        """Return True with volumes: two containers must not share volumes, so the old container stops first."""
         return len(self.spec.volumes) > 0
 
     @property
@@ -55,18 +55,18 @@ class DesiredService:
 
     @property
     def obtainable(self) -> bool:
-        """There is somebody to get the image from: a registry, or other nodes."""
+        """Return True if the image can be pulled, from a registry or from other nodes."""
         return pull_reference(self.image) is not None or len(self.peers) > 0
 
     @property
     def obtaining(self) -> str:
-        """What is done when it is got."""
+        """Sentence for the status during a pull."""
         return f"fetching image {self.image}" if self.peers else f"pulling {self.image}"
 
 
 @dataclass(frozen=True)
 class Desired:
-    """What one environment should be on this node: an assignment, with names and hashes worked out once."""
+    """Desired state of one environment on this node: its assignment with names and hashes worked out."""
 
     ref: EnvironmentRef
     node: str
@@ -77,24 +77,26 @@ class Desired:
     removed: bool
     network: str
     services: Mapping[str, DesiredService]
-    #: To be run once for this release; None: nothing.
+    #: Release task, to be run once; None for none.
     task: workload_pb2.Task | None = None
-    #: What its container is made of: the hash and the name are the task's own.
+    #: Service to run the task in, with the hash and the container name of the task.
     task_service: DesiredService | None = None
     #: Ciphertext by service, secret and version.
     sealed: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
     registry: stored_pb2.Registry | None = None
-    #: What is routed here from outside; None: nothing.
+    #: None: no ingress on this node.
     ingress: workload_pb2.Ingress | None = None
 
     @property
     def images(self) -> frozenset[str]:
-        """What the services and the task run, as it is pinned."""
-        return frozenset(each.image for each in (*self.services.values(), self.task_service) if each is not None)
+        """Images of the services and the task, as pinned."""
+        return frozenset(
+            service.image for service in (*self.services.values(), self.task_service) if service is not None
+        )
 
 
 def resolve_assignment(assignment: stored_pb2.Assignment, env: EnvironmentRef, node_uid: str) -> Desired:
-    """Work out names and hashes of an assignment that :func:`objection` found nothing against."""
+    """Work out names and hashes of an assignment without an :func:`assignment_problem`."""
     sealed = {(secret.service, secret.name, secret.version): secret.age for secret in assignment.secrets}
     cycles = dependencies.dependency_cycles(assignment.services)
     services = {
@@ -149,7 +151,7 @@ def _peers(assignment: stored_pb2.Assignment, service: workload_pb2.Service) -> 
 
 
 def specs_with_new_peers(before: Desired | None, after: Desired | None) -> list[tuple[str, str]]:
-    """The specs (service and hash) whose images can be had from others than before."""
+    """Return the specs (service and hash) whose images are available from other nodes than before."""
     if before is None or after is None:
         return []
     return [
@@ -160,7 +162,7 @@ def specs_with_new_peers(before: Desired | None, after: Desired | None) -> list[
 
 
 def _task_service(assignment: stored_pb2.Assignment) -> workload_pb2.Service:
-    """The spec that the assignment's task runs with; without a name if there is none."""
+    """Return the service that the task runs in; an unnamed service if it is missing."""
     if assignment.HasField("task_service"):
         return assignment.task_service
     named = (service for service in assignment.services if service.name == assignment.task.service)
@@ -168,19 +170,19 @@ def _task_service(assignment: stored_pb2.Assignment) -> workload_pb2.Service:
 
 
 def assignment_problem(assignment: stored_pb2.Assignment, node: str, env: EnvironmentRef) -> str:
-    """Why an assignment that parses cannot be followed as a whole; empty if it can."""
-    said = (assignment.organization, assignment.project, assignment.environment)
-    if said != (env.organization, env.project, env.environment) or assignment.node != node:
-        return f"it says that it is {'/'.join(said)} on node {assignment.node!r}, which is not what its key says"
-    seen: set[str] = set()
+    """Return the reason why a well-formed assignment cannot be followed; empty if it can."""
+    location = (assignment.organization, assignment.project, assignment.environment)
+    if location != (env.organization, env.project, env.environment) or assignment.node != node:
+        return f"it says that it is {'/'.join(location)} on node {assignment.node!r}, which is not what its key says"
+    names_seen: set[str] = set()
     for service in assignment.services:
         try:
             check_name("service", service.name)
         except InvalidName as error:
             return str(error)
-        if service.name in seen:
+        if service.name in names_seen:
             return f"it holds service {service.name} twice"
-        seen.add(service.name)
+        names_seen.add(service.name)
     return _task_objection(assignment) if assignment.HasField("task") and not assignment.removed else ""
 
 
@@ -196,7 +198,7 @@ def _task_objection(assignment: stored_pb2.Assignment) -> str:
 
 
 def service_problem(service: workload_pb2.Service) -> str:
-    """Why this agent cannot run a service, in a sentence; empty if it can."""
+    """Return the reason why this agent cannot run a service; empty if it can."""
     pinned = service.image.pinned
     if not (_IMAGE_ID.match(pinned) or _DIGEST.match(pinned)):
         return f"its image is not pinned: {pinned!r} is neither an image id nor <repository>@sha256:<digest>"
@@ -204,7 +206,7 @@ def service_problem(service: workload_pb2.Service) -> str:
 
 
 def secrets_problem(service: workload_pb2.Service, sealed: Mapping[tuple[str, str, int], str]) -> str:
-    """Which secrets of a service this node was not given, or cannot hand over as a variable; empty if none."""
+    """Return the first secret not sent to this node, or not usable as a variable, as a sentence; empty if none."""
     for ref in service.secret_refs:
         if not _VARIABLE.match(ref.name):
             return f"secret {ref.secret} is to be variable {ref.name!r}, which is not the name of one"
@@ -214,17 +216,17 @@ def secrets_problem(service: workload_pb2.Service, sealed: Mapping[tuple[str, st
 
 
 def pull_reference(pinned: str) -> tuple[str, str] | None:
-    """Repository and digest of an image that a registry holds; None for an image id, which only the engine knows."""
+    """Return repository and digest of an image in a registry; None for an image id, known to engines only."""
     match = _DIGEST.match(pinned)
     return (match["repository"], match["digest"]) if match else None
 
 
 def spec_hash(service: workload_pb2.Service) -> str:
-    """64 hex digits over everything that makes one container different from another.
+    """Return 64 hex digits over everything that distinguishes one container from another.
 
-    Not in it: release and revision (an unchanged service is not restarted by a deploy), the image's reference (a name
-    for people), ports, checks and dependencies (the agent's business, not the container's). Fields that are empty are
-    left out, so that a field which a later version adds changes no hash where it is not used.
+    Not included: release and revision (a deploy does not restart an unchanged service), the image's reference (for
+    people), ports, probes and dependencies (used by the agent, not by the container). Empty fields are left out, so
+    that a field added by a later version changes no hash where it is not used.
     """
     fields: dict[str, Any] = {
         "image": service.image.pinned,
@@ -242,22 +244,22 @@ def spec_hash(service: workload_pb2.Service) -> str:
 
 
 def task_hash(task: workload_pb2.Task, service: workload_pb2.Service) -> str:
-    """64 hex digits that tell the task of a release from another of the same number and name.
+    """Return 64 hex digits that identify the task of a release among tasks of the same release number and name.
 
-    It must be the same for the same release for ever, also with a later agent, because a task is run once: so it holds
-    only what cannot be counted otherwise, and not the service's spec.
+    The hash has to stay the same for a release, also with later agents, because a task is run once. So it covers only
+    fields that make a different task, and not the spec of the service.
     """
     fields = [task.name, task.service, list(task.command), list(task.args), dict(task.env), service.image.pinned]
     return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def stop_grace(service: workload_pb2.Service) -> float:
-    """Seconds between SIGTERM and SIGKILL."""
+    """Return the seconds between SIGTERM and SIGKILL."""
     if not service.HasField("stop_grace_period"):
         return DEFAULT_STOP_GRACE_SECONDS
     return seconds(service.stop_grace_period)
 
 
 def seconds(duration: Duration) -> float:
-    """A protobuf duration in seconds."""
+    """Return a protobuf duration in seconds."""
     return duration.seconds + duration.nanos / 1e9

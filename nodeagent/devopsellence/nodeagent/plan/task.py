@@ -1,9 +1,9 @@
-"""What to do next about the release's task. Pure, like :mod:`plan`.
+"""Plan of the release task: its next action and its status.
 
-A task is started at most once for a release. Three things tell how far it is: the record on disk (``task_record``),
-written before the engine is asked to start the container; the container; and, where both are silent, that nothing has
-happened yet. What is recorded as started is never started again: if its container cannot tell how it ended, it has
-failed. What was never recorded as started may be tried again.
+A task is started at most once per release. Progress is known from the record on disk (``task_run``), written before the
+request to the engine to start the container, and from the container; without either, nothing has happened yet. A task
+recorded as started is never started again: if its container cannot tell the outcome, the task has failed. A task never
+recorded as started can be tried again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Status = stored_pb2.TaskStatus
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """How the task stands, and the next action that it needs."""
+    """Phase of the task, and the next action."""
 
     phase: stored_pb2.TaskStatus.Phase.ValueType
     reason: str = ""
@@ -42,19 +42,21 @@ def plan_task(
     *,
     problem: str = "",
 ) -> TaskPlan:
-    """The next actions for the containers of release tasks, and how the one that is assigned fares. ``services``: how
-    the services stand. ``problem``: why ``runs`` could not be read; empty if it could."""
+    """Return the next actions for the containers of release tasks, and the status of the assigned task.
+
+    ``services``: plans of the services. ``problem``: reason why ``runs`` cannot be read; empty if they can.
+    """
     ours = [container for container in observed.containers if container.task]
     cleanup = Cleanup(TASK, histories, now)
     if desired.removed:
-        leaving = tuple(_as_task(each) for each in cleanup.of(ours, "the environment left this node"))
+        leaving = tuple(_as_task(action) for action in cleanup.of(ours, "the environment left this node"))
         return TaskPlan(leaving, wake=cleanup.wake)
-    released = [each for each in ours if not each.one_off]
-    container = max((each for each in released if _is_assigned(each, desired)), key=rank, default=None)
+    released = [container for container in ours if not container.one_off]
+    current = max((container for container in released if _is_assigned(container, desired)), key=rank, default=None)
     others = [
-        each
-        for each in released
-        if each is not container and (desired.task is not None or each.release != desired.release)
+        container
+        for container in released
+        if container is not current and (desired.task is not None or container.release != desired.release)
     ]
     leftovers = _leftovers(others, runs, cleanup)
     if desired.task is None or desired.task_service is None:
@@ -65,18 +67,18 @@ def plan_task(
     if problem:
         step = _Step(_Status.WAITING, problem)
     else:
-        step = _step(desired.task_service, run, container, _held_up(services, desired, others), history, now)
+        step = _next_step(desired.task_service, run, current, _waits_for(services, desired, others), history, now)
     wakes = [cleanup.wake, history.retry if history.waits(now.mono) else None]
     return TaskPlan(
-        # What is left over may have the name of what is to be made.
+        # An old container can have the name of the new one.
         leftovers + step.actions,
-        _status(desired, run, container, step),
+        _status(desired, run, current, step),
         wake=min((wake for wake in wakes if wake is not None), default=None),
     )
 
 
-def _step(
-    assigned: DesiredService, run: TaskRun, container: Container | None, held_up: str, history: RestartHistory, now: Now
+def _next_step(
+    assigned: DesiredService, run: TaskRun, container: Container | None, waits: str, history: RestartHistory, now: Now
 ) -> _Step:
     if run.ended:
         return _Step(run.phase, run.reason)
@@ -93,21 +95,21 @@ def _step(
         # Recorded as started, and the engine does not know of it: either that is under way, or it was cut off.
         reason = "is being started" if container.state is ContainerState.CREATED else "has ended"
         return _Step(_Status.RUNNING, reason, (_act(ActionKind.EXAMINE, f"it {reason}", container),))
-    return _unstarted(assigned, container, held_up, history, now)
+    return _unstarted(assigned, container, waits, history, now)
 
 
 def _unstarted(
-    assigned: DesiredService, container: Container | None, held_up: str, history: RestartHistory, now: Now
+    assigned: DesiredService, container: Container | None, waits: str, history: RestartHistory, now: Now
 ) -> _Step:
-    """Nothing was ever started: what can be tried may be tried again."""
+    """Return the step for a task that was never started."""
     if assigned.problem or history.refusals >= GIVE_UP:
         reason = assigned.problem or history.reason
         give_up = Action(
             ActionKind.GIVE_UP, reason, TASK, assigned.hash, container.id if container else "", assigned.name
         )
         return _Step(_Status.WAITING, reason, (give_up,))
-    if held_up:
-        return _Step(_Status.WAITING, held_up)
+    if waits:
+        return _Step(_Status.WAITING, waits)
     if history.waits(now.mono):
         return _Step(_Status.WAITING, history.reason)
     if container is not None and container.state is ContainerState.REMOVING:
@@ -123,26 +125,29 @@ def _unstarted(
     return _Step(_Status.WAITING, "", (create,))
 
 
-def _held_up(services: Sequence[ServicePlan], desired: Desired, others: Sequence[Container]) -> str:
-    """What the task waits for; empty if nothing. Tasks of two releases never run at once."""
+def _waits_for(services: Sequence[ServicePlan], desired: Desired, others: Sequence[Container]) -> str:
+    """Return a sentence about what the task waits for; empty if nothing. Tasks of two releases never run at once."""
     for service in services:
         assigned = desired.services.get(service.service)
         if assigned is not None and not assigned.spec.image.app and not service.settled:
             return (
                 f"waits for {service.service}: {service.reason}" if service.reason else f"waits for {service.service}"
             )
-    running = next((each for each in sorted(others, key=rank) if each.up), None)
+    running = next((container for container in sorted(others, key=rank) if container.up), None)
     return f"waits for task {running.task} of release {running.release} to end" if running is not None else ""
 
 
 def _leftovers(others: Sequence[Container], runs: Mapping[TaskRunKey, TaskRun], cleanup: Cleanup) -> tuple[Action, ...]:
-    """What tasks of other releases have left; one that runs is let end, and how it ended goes on record first."""
-    ended = [each for each in others if not each.up]
-    for each in sorted(ended, key=rank):
-        run = runs.get((each.release, each.task, each.hash))
-        if run is not None and run.container == each.id and not run.ended:
-            return (_act(ActionKind.EXAMINE, "it has ended", each),)
-    return tuple(_as_task(each) for each in cleanup.of(ended, "the task of another release has ended"))
+    """Return the actions for exited containers of other releases' tasks.
+
+    A running container is left to end by itself; its outcome is recorded before its removal.
+    """
+    ended = [container for container in others if not container.up]
+    for container in sorted(ended, key=rank):
+        run = runs.get((container.release, container.task, container.hash))
+        if run is not None and run.container == container.id and not run.ended:
+            return (_act(ActionKind.EXAMINE, "it has ended", container),)
+    return tuple(_as_task(action) for action in cleanup.of(ended, "the task of another release has ended"))
 
 
 def _is_assigned(container: Container, desired: Desired) -> bool:

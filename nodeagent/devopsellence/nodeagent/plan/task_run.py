@@ -1,7 +1,7 @@
-"""What is known for certain of the run of a release's task, and kept on disk: so that it is never run twice. Pure.
+"""Record of the run of a release task, kept on disk so that a task never runs twice.
 
 A :class:`TaskRun` only moves forward: about to be started (from here on it counts as started, whatever happens), then
-ended. It is on disk before the engine is asked to start the container, and it outlives the container.
+ended. The record is on disk before the request to the engine to start the container, and outlives the container.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any, Final, TypeAlias
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.docker.model import Container, ContainerExit
 
-#: So many runs of an environment are remembered.
+#: Number of runs kept per environment.
 KEPT_RUNS: Final = 50
 OUTCOME_UNKNOWN: Final = "its outcome is not known"
-#: Names a run: release, task, hash.
+#: Key of a run: release, task, hash.
 TaskRunKey: TypeAlias = tuple[int, str, str]
 _Phase = stored_pb2.TaskStatus
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRun:
-    """The one run of a task for a release.
+    """The only run of a task for a release.
 
-    ``container``: the one that was about to be started when this was written; empty if none ever was. ``reason``: why
-    it failed, empty if it did not. ``end`` is absent where it could not be started or its end is not known.
+    ``container``: container (id) about to be started when this was written; empty before. ``reason``: why the task
+    failed; empty if it did not. ``end`` is None if the task could not be started or its outcome is unknown.
     """
 
     release: int
@@ -45,21 +45,21 @@ class TaskRun:
 
     @property
     def phase(self) -> stored_pb2.TaskStatus.Phase.ValueType:
-        """How it stands, as far as this tells: WAITING if it was not started."""
+        """Phase according to the record: WAITING if not started."""
         if self.ended:
             return _Phase.FAILED if self.reason else _Phase.SUCCEEDED
         return _Phase.RUNNING if self.container else _Phase.WAITING
 
     def starting(self, container: str) -> TaskRun:
-        """The engine is about to be asked to start ``container``, or was seen to have done so."""
+        """Note a start of ``container`` about to be requested, or seen."""
         return self if self.ended else replace(self, container=container)
 
     def not_started(self) -> TaskRun:
-        """The engine answered that it did not start the container, and why is nothing that lasts."""
+        """Note the engine's answer that the container was not started, for a reason that may pass."""
         return self if self.ended else replace(self, container="")
 
     def finished(self, container: Container, end: ContainerExit) -> TaskRun:
-        """``container`` has ended by itself."""
+        """Note that ``container`` exited by itself."""
         if self.ended:
             return self
         return replace(
@@ -72,22 +72,26 @@ class TaskRun:
         )
 
     def failed(self, reason: str) -> TaskRun:
-        """It cannot be run, or nobody knows how it ended."""
+        """Note that the task cannot be run, or that its outcome is unknown."""
         return self if self.ended else replace(self, ended=True, reason=reason)
 
 
 def with_run(runs: Iterable[TaskRun], changed: TaskRun) -> tuple[TaskRun, ...]:
-    """``runs`` with ``changed`` in place of what was known of it, the last changed last, as many as are remembered."""
-    return (*(each for each in runs if each.key != changed.key), changed)[-KEPT_RUNS:]
+    """Return ``runs`` with ``changed`` in place of the record of its key, as the newest; the oldest are dropped."""
+    return (*(run for run in runs if run.key != changed.key), changed)[-KEPT_RUNS:]
 
 
 def task_run_to_json(run: TaskRun) -> dict[str, Any]:
-    """As plain JSON."""
+    """Return a run as plain JSON."""
     return dataclasses.asdict(run)
 
 
 def task_run_from_json(stored: Mapping[str, Any]) -> TaskRun:
-    """From JSON. KeyError, TypeError or ValueError if it is none; what a later version added is ignored."""
+    """Return a run from JSON; fields of later versions are ignored.
+
+    Raises:
+        KeyError, TypeError, ValueError: the JSON is no run.
+    """
     known = {field.name for field in dataclasses.fields(TaskRun)}
     values = {key: value for key, value in stored.items() if key in known}
     end = values.get("end")
