@@ -107,8 +107,8 @@ class HollowEngine:
         if self._machine.away:
             return
         effect = self.cache.apply(event)
-        if effect.env:
-            self._callbacks.changed(effect.env)
+        if effect.environment:
+            self._callbacks.changed(effect.environment)
 
 
 def hollow(machine: HollowMachine, callbacks: EngineCallbacks) -> Machine[HollowEngine]:

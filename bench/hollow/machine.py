@@ -170,7 +170,7 @@ class HollowMachine:
         made = Container(
             id=f"{next(self._numbers):012x}",
             name=name,
-            env=labels[names.LABEL_ENVIRONMENT],
+            environment=labels[names.LABEL_ENVIRONMENT],
             service=labels[names.LABEL_SERVICE],
             hash=labels[names.LABEL_HASH],
             release=int(labels[names.LABEL_RELEASE]),
@@ -265,7 +265,7 @@ class HollowMachine:
             self._ends.pop(found.id).cancel()
 
     def _tell(self, action: str, found: Container) -> None:
-        attributes = {names.LABEL_ENVIRONMENT: found.env}
+        attributes = {names.LABEL_ENVIRONMENT: found.environment}
         for hear in tuple(self.told):
             hear(EngineEvent("container", action, found.id, attributes, time.time()))
 

@@ -91,7 +91,7 @@ def container(
     return Container(
         id=identity or f"{made.name}-{spec.hash[:6]}",
         name=spec.name,
-        env=str(ENV),
+        environment=str(ENV),
         service=made.name,
         hash=spec.hash,
         release=release,

@@ -99,10 +99,10 @@ class Diagnosis:
         return check_certificate(measure)
 
     def _problems(self) -> list[str]:
-        entries = ((env, self.assignments.get(env)) for env in sorted(self.assignments.environments, key=str))
+        entries = ((ref, self.assignments.get(ref)) for ref in sorted(self.assignments.environments, key=str))
         return [
-            f"{env}: {entry.problem or f'the assignment is for the machine with uid {entry.foreign_uid}'}"
-            for env, entry in entries
+            f"{ref}: {entry.problem or f'the assignment is for the machine with uid {entry.foreign_uid}'}"
+            for ref, entry in entries
             if entry.problem or entry.foreign_uid
         ]
 

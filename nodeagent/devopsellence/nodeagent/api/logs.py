@@ -52,7 +52,7 @@ class LogTail:
     """Logs of a single call. :meth:`run` sends lines until the end of the logs or until cancelled."""
 
     engine: DockerEngine
-    env: str
+    environment: str
     request: LogsRequest
     answer: Callable[[LogsAnswer], Awaitable[None]]
     _readers: dict[str, _Reader] = field(default_factory=dict)
@@ -109,7 +109,7 @@ class LogTail:
 
     async def _open(self, queue: BoundedQueue[LogLine]) -> None:
         """Start reading each log with news, unless already being read."""
-        containers, _ = self.engine.cache.of(self.env, "")
+        containers, _ = self.engine.cache.of(self.environment, "")
         chosen = targets.with_output(containers, self.request.services)
         for container_id in set(self._readers) - {container.id for container in containers}:
             if self._readers[container_id].stream is None:

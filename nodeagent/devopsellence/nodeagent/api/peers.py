@@ -67,7 +67,7 @@ class PeerService:
     def _check(self, image: str) -> None:
         if not is_digest(image):
             raise CallRefused(_Code.INVALID_ARGUMENT, "an image must be given by its id, sha256:<64 hex digits>")
-        states = (self._assignments.get(env).desired for env in self._assignments.environments)
+        states = (self._assignments.get(ref).desired for ref in self._assignments.environments)
         if not any(state is not None and image in state.images for state in states):
             raise CallRefused(_Code.NOT_FOUND, f"node {self._node} is not assigned image {image}")
 

@@ -127,17 +127,17 @@ class AgentService:
             ended.set()
 
     async def _logs(self, request: LogsRequest, answer: Callable[[LogsAnswer], Awaitable[None]]) -> None:
-        env, desired, containers = self._environment(request.environment)
-        targets.check_services(env, self._node, request.services, targets.services(desired, containers))
-        await LogTail(self._engine, str(env), request, answer).run()
+        ref, desired, containers = self._environment(request.environment)
+        targets.check_services(ref, self._node, request.services, targets.services(desired, containers))
+        await LogTail(self._engine, str(ref), request, answer).run()
 
     async def _exec(self, requests: Requests, answer: Answer) -> None:
         start = await first_request(requests, "command")
-        env, desired, containers = self._environment(start.environment)
+        ref, desired, containers = self._environment(start.environment)
         if not 0 < len(start.command.command) <= _MAX_ARGUMENTS:
             raise CallRefused(_Code.INVALID_ARGUMENT, f"a command must have 1 to {_MAX_ARGUMENTS} arguments")
         service = start.command.service
-        targets.check_services(env, self._node, [service], targets.services(desired, containers))
+        targets.check_services(ref, self._node, [service], targets.services(desired, containers))
         execution = ContainerExec(self._engine, targets.running(desired, containers, service, self._node).id)
         try:
             await execution.run(start, requests, answer)
@@ -146,12 +146,12 @@ class AgentService:
 
     async def _run_task(self, requests: Requests, answer: Answer) -> None:
         start = await first_request(requests, "task")
-        env, desired, _ = self._environment(start.environment)
+        ref, desired, _ = self._environment(start.environment)
         try:
             check_name("task", start.task.name)
         except InvalidName as error:
             raise CallRefused(_Code.INVALID_ARGUMENT, str(error)) from error
-        targets.check_services(env, self._node, [start.task.service], desired.services if desired is not None else ())
+        targets.check_services(ref, self._node, [start.task.service], desired.services if desired is not None else ())
         await self._run_one_off(desired, start, requests, answer)
 
     async def _run_one_off(self, desired: Desired | None, start: RunStart, requests: Requests, answer: Answer) -> None:
@@ -166,9 +166,9 @@ class AgentService:
     def _environment(self, path: str) -> tuple[EnvironmentRef, Desired | None, tuple[Container, ...]]:
         """Return an environment, its desired state, and its containers on this node."""
         known = {str(environment) for environment in self._assignments.environments} | self._engine.cache.environments
-        env = targets.environment(self._node, path, known)
-        containers, _ = self._engine.cache.of(str(env), "")
-        return env, self._assignments.get(env).desired, containers
+        ref = targets.environment(self._node, path, known)
+        containers, _ = self._engine.cache.of(str(ref), "")
+        return ref, self._assignments.get(ref).desired, containers
 
     def _end_in_background(self, ending: Coroutine[Any, Any, None]) -> None:
         """End a command independently of its call, which may be cancelled."""

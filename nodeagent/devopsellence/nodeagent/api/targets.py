@@ -22,7 +22,7 @@ def environment(node: str, path: str, known: Iterable[str]) -> EnvironmentRef:
         CallRefused: INVALID_ARGUMENT for an invalid path, NOT_FOUND if not among ``known``.
     """
     try:
-        env = EnvironmentRef.parse(path)
+        ref = EnvironmentRef.parse(path)
     except ValueError as error:
         sentence = f"{path!r} is not organization/project/environment"
         raise CallRefused(_Code.INVALID_ARGUMENT, sentence) from error
@@ -31,15 +31,15 @@ def environment(node: str, path: str, known: Iterable[str]) -> EnvironmentRef:
         raise CallRefused(
             _Code.NOT_FOUND, f"environment {path} is not on node {node}; environments here: {_listed(present)}"
         )
-    return env
+    return ref
 
 
-def check_services(env: EnvironmentRef, node: str, requested: Iterable[str], known: Iterable[str]) -> None:
+def check_services(ref: EnvironmentRef, node: str, requested: Iterable[str], known: Iterable[str]) -> None:
     """Refuse (NOT_FOUND) the first service not among ``known``."""
     present = sorted(known)
     for service in requested:
         if service not in present:
-            sentence = f"{env} has no service {service!r} on node {node}; services here: {_listed(present)}"
+            sentence = f"{ref} has no service {service!r} on node {node}; services here: {_listed(present)}"
             raise CallRefused(_Code.NOT_FOUND, sentence)
 
 

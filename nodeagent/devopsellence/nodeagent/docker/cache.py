@@ -79,10 +79,10 @@ def epoch(timestamp: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class EventEffect:
-    """Consequence of an engine event. ``env``: environment to reconcile. ``inspect``: container to inspect. ``image``:
+    """Consequence of an engine event. ``environment``: to reconcile. ``inspect``: container to inspect. ``image``:
     an image has arrived."""
 
-    env: str = ""
+    environment: str = ""
     inspect: str = ""
     image: bool = False
 
@@ -116,14 +116,16 @@ class ContainerCache:
     @property
     def environments(self) -> set[str]:
         """Environments with a container or network on this node."""
-        return {container.env for container in self._containers.values()} | {
-            network.env for network in self._networks.values()
+        return {container.environment for container in self._containers.values()} | {
+            network.environment for network in self._networks.values()
         }
 
-    def of(self, env: str, network: str) -> tuple[tuple[Container, ...], Network | None]:
+    def of(self, environment: str, network: str) -> tuple[tuple[Container, ...], Network | None]:
         """Return the containers of an environment, and the environment's network or None."""
-        containers = tuple(container for container in self._containers.values() if container.env == env)
-        candidates = (known for known in self._networks.values() if known.env == env and known.name == network)
+        containers = tuple(container for container in self._containers.values() if container.environment == environment)
+        candidates = (
+            known for known in self._networks.values() if known.environment == environment and known.name == network
+        )
         return containers, min(candidates, key=lambda candidate: candidate.id, default=None)
 
     def stamp(self) -> int:
@@ -195,14 +197,14 @@ class ContainerCache:
         if event.kind == "network":
             return self._network(event)
         known = self._containers.get(event.id)
-        env = event.attributes.get(names.LABEL_ENVIRONMENT, "")
+        environment = event.attributes.get(names.LABEL_ENVIRONMENT, "")
         if event.action == "destroy":
             self.remove(event.id)
-            return EventEffect(env=known.env if known else "")
+            return EventEffect(environment=known.environment if known else "")
         if event.action == "die":
             return self._die(event, known)
         settled = known is not None and (event.action == "create" or (event.action == "start" and known.up))
-        return EventEffect() if settled or not env else EventEffect(inspect=event.id)
+        return EventEffect() if settled or not environment else EventEffect(inspect=event.id)
 
     def _die(self, event: EngineEvent, known: Container | None) -> EventEffect:
         self._died[event.id] = event.time
@@ -210,7 +212,7 @@ class ContainerCache:
             return EventEffect()
         self._touch(event.id)
         self._containers[event.id] = _ended(known)
-        return EventEffect(env=known.env)
+        return EventEffect(environment=known.environment)
 
     def _network(self, event: EngineEvent) -> EventEffect:
         network = self._networks.get(event.id)
@@ -218,7 +220,7 @@ class ContainerCache:
             return EventEffect()
         if event.action == "destroy":
             self.remove(event.id)
-            return EventEffect(env=network.env)
+            return EventEffect(environment=network.environment)
         container = self._containers.get(event.attributes.get("container", ""))
         # Starts and exits cause network events too; only those of a running container say anything new.
         return EventEffect(inspect=container.id) if container is not None and container.up else EventEffect()
@@ -241,7 +243,7 @@ def _container(
     return Container(
         id=identity,
         name=name,
-        env=labels.get(names.LABEL_ENVIRONMENT, ""),
+        environment=labels.get(names.LABEL_ENVIRONMENT, ""),
         service=labels.get(names.LABEL_SERVICE, ""),
         hash=labels.get(names.LABEL_HASH, ""),
         release=int(release) if release.isascii() and release.isdigit() else 0,

@@ -53,7 +53,7 @@ _log = structlog.get_logger()
 class EngineCallbacks:
     """Callbacks of the engine, called on the event loop.
 
-    ``changed(env)``: reconcile the environment. ``image``: an image has arrived. ``connection``: ``connected`` or
+    ``changed(environment)``: reconcile an environment. ``image``: an image has arrived. ``connection``: ``connected`` or
     ``problem`` has changed. ``router``: the router's container has changed.
     """
 
@@ -150,8 +150,8 @@ class DockerEngine:
         await self._refresh_all(
             {container.id for container in listing.containers if container.up} if fresh else unknown
         )
-        for env in concerned:
-            self._callbacks.changed(env)
+        for environment in concerned:
+            self._callbacks.changed(environment)
 
     async def _connect_in_time(self) -> tuple[DockerClient, EventStream]:
         try:
@@ -229,8 +229,8 @@ class DockerEngine:
             task = asyncio.create_task(self._inspect_after_event(effect.inspect, self.cache.stamp_of(effect.inspect)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        if effect.env:
-            self._callbacks.changed(effect.env)
+        if effect.environment:
+            self._callbacks.changed(effect.environment)
 
     async def _inspect_after_event(self, container: str, stamp: int) -> None:
         """Inspect a container after an event, unless a call of the agent turns out to be the cause."""
@@ -245,7 +245,7 @@ class DockerEngine:
             _log.warning("cannot inspect a container", container=container, error=str(error))
         current = self.cache.containers.get(container) or before
         if current is not None:
-            self._callbacks.changed(current.env)
+            self._callbacks.changed(current.environment)
 
     def _disconnected(self, error: BaseException | None) -> None:
         problem = str(error)

@@ -36,8 +36,8 @@ class Container:
 
     id: str
     name: str
-    #: ``organization/project/environment``
-    env: str
+    #: Path ``organization/project/environment``.
+    environment: str
     service: str
     hash: str
     release: int
@@ -88,7 +88,7 @@ class Network:
 
     id: str
     name: str
-    env: str
+    environment: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,27 +35,27 @@ LABEL_ONE_OFF: Final = "devopsellence.one_off"
 LABEL_ROUTER: Final = "devopsellence.router"
 
 
-def container_name(node_uid: str, env: EnvironmentRef, service: str, spec_hash: str) -> str:
+def container_name(node_uid: str, ref: EnvironmentRef, service: str, spec_hash: str) -> str:
     """Return ``<project>-<environment>-<service>-<10 hex digits>``, unique per spec: old and new container coexist, and
     the same spec is never created twice."""
-    short = _digest(node_uid, str(env), service, spec_hash)[:10]
-    return f"{env.project}-{env.environment}-{service}-{short}".lower()
+    short = _digest(node_uid, str(ref), service, spec_hash)[:10]
+    return f"{ref.project}-{ref.environment}-{service}-{short}".lower()
 
 
-def task_name(node_uid: str, env: EnvironmentRef, task: str, release: int) -> str:
+def task_name(node_uid: str, ref: EnvironmentRef, task: str, release: int) -> str:
     """Return ``<project>-<environment>-task-<task>-<release>-<6 hex digits>``, unique per release."""
-    short = _digest(node_uid, str(env), "task", task, str(release))[:6]
-    return f"{env.project}-{env.environment}-task-{task}-{release}-{short}".lower()
+    short = _digest(node_uid, str(ref), "task", task, str(release))[:6]
+    return f"{ref.project}-{ref.environment}-task-{task}-{release}-{short}".lower()
 
 
-def network_name(node_uid: str, env: EnvironmentRef) -> str:
+def network_name(node_uid: str, ref: EnvironmentRef) -> str:
     """Return ``<project>-<environment>-<6 hex digits>``."""
-    return f"{env.project}-{env.environment}-{_digest(node_uid, str(env))[:6]}".lower()
+    return f"{ref.project}-{ref.environment}-{_digest(node_uid, str(ref))[:6]}".lower()
 
 
-def volume_name(node_uid: str, env: EnvironmentRef, source: str) -> str:
+def volume_name(node_uid: str, ref: EnvironmentRef, source: str) -> str:
     """Return ``<project>-<environment>-<source>-<6 hex digits>``, the same for every release, so that data stays."""
-    return f"{env.project}-{env.environment}-{source}-{_digest(node_uid, str(env))[:6]}".lower()
+    return f"{ref.project}-{ref.environment}-{source}-{_digest(node_uid, str(ref))[:6]}".lower()
 
 
 def ports_label(ports: Mapping[str, int]) -> str:
@@ -69,11 +69,11 @@ def parse_ports(label: str) -> Mapping[str, int]:
     return {name: int(port) for name, _, port in pairs if name and port.isascii() and port.isdigit()}
 
 
-def environment_labels(node: str, node_uid: str, env: EnvironmentRef) -> Mapping[str, str]:
+def environment_labels(node: str, node_uid: str, ref: EnvironmentRef) -> Mapping[str, str]:
     """Return the labels common to all networks, volumes and containers of an environment."""
     return {
         LABEL_MANAGED: "true",
-        LABEL_ENVIRONMENT: str(env),
+        LABEL_ENVIRONMENT: str(ref),
         LABEL_NODE: node,
         LABEL_NODE_UID: node_uid,
     }

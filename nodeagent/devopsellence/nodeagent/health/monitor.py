@@ -92,7 +92,7 @@ class _Target:
 
 
 class HealthMonitor:
-    """Probes containers. ``make_call(probe, container, address)`` makes the call of a probe; ``changed(env)`` is called
+    """Probes containers. ``make_call(probe, container, address)`` makes the call of a probe; ``changed(environment)`` is called
     on the event loop when an environment's health changes; ``clock`` returns the time."""
 
     def __init__(
@@ -107,27 +107,27 @@ class HealthMonitor:
         self._tasks: dict[str, dict[_Target, asyncio.Task[None]]] = {}
         self._health: dict[str, dict[str, Health]] = {}
 
-    def watch(self, env: str, network: str, checks: Sequence[tuple[Container, tuple[Probe, ...]]]) -> None:
+    def watch(self, environment: str, network: str, checks: Sequence[tuple[Container, tuple[Probe, ...]]]) -> None:
         """Probe exactly these containers of an environment from now on, continuing the known ones."""
         targets = [
             _Target(container.id, container.started_at, address, probes)
             for container, probes in checks
             if (address := container.address_on(network))
         ]
-        tasks = self._tasks.setdefault(env, {})
-        health = self._health.setdefault(env, {})
+        tasks = self._tasks.setdefault(environment, {})
+        health = self._health.setdefault(environment, {})
         for target in tasks.keys() - targets:
             tasks.pop(target).cancel()
             health.pop(target.container, None)
         for target in targets:
             if target not in tasks:
-                tasks[target] = asyncio.create_task(self._follow(env, target))
+                tasks[target] = asyncio.create_task(self._follow(environment, target))
         if not tasks:
-            del self._tasks[env], self._health[env]
+            del self._tasks[environment], self._health[environment]
 
-    def of(self, env: str) -> Mapping[str, Health]:
+    def of(self, environment: str) -> Mapping[str, Health]:
         """Return the health by container id; a missing container has not been probed yet."""
-        return self._health.get(env, {})
+        return self._health.get(environment, {})
 
     def close(self) -> None:
         """Stop all probes."""
@@ -136,18 +136,21 @@ class HealthMonitor:
                 task.cancel()
         self._tasks.clear()
 
-    async def _follow(self, env: str, target: _Target) -> None:
+    async def _follow(self, environment: str, target: _Target) -> None:
         healths = dict.fromkeys(target.probes, _CHECKING)
 
         def record(probe: Probe, health: Health) -> None:
-            if target not in self._tasks.get(env, ()):
+            if target not in self._tasks.get(environment, ()):
                 # The result came during cancellation; a later run of the container may be probed by now.
                 return
             healths[probe] = health
-            before, after = self._health[env].get(target.container, _CHECKING), combined_health(list(healths.values()))
+            before, after = (
+                self._health[environment].get(target.container, _CHECKING),
+                combined_health(list(healths.values())),
+            )
             if after != before:
-                self._health[env][target.container] = after
-                self._changed(env)
+                self._health[environment][target.container] = after
+                self._changed(environment)
 
         async with asyncio.TaskGroup() as group:
             for probe in healths:

@@ -70,19 +70,19 @@ class ImageCollector:
 
     def follow(self, desired: Desired, *, settled: bool) -> None:
         """Record the images of a desired state; schedule a sweep when a release has ``settled``."""
-        env, release = str(desired.ref), desired.release
+        environment, release = str(desired.ref), desired.release
         images = desired.images
-        if not images <= self._ledger.releases.get(env, {}).get(release, frozenset()):
-            self._change(self._ledger.with_release(env, release, images))
-        if settled and self._swept_releases.get(env) != release:
-            self._swept_releases[env] = release
+        if not images <= self._ledger.releases.get(environment, {}).get(release, frozenset()):
+            self._change(self._ledger.with_release(environment, release, images))
+        if settled and self._swept_releases.get(environment) != release:
+            self._swept_releases[environment] = release
             self._schedule()
 
-    def environment_removed(self, env: str) -> None:
+    def environment_removed(self, environment: str) -> None:
         """Record the removal of an environment from this node."""
-        self._swept_releases.pop(env, None)
-        if env in self._ledger.releases:
-            self._change(self._ledger.environment_removed(env))
+        self._swept_releases.pop(environment, None)
+        if environment in self._ledger.releases:
+            self._change(self._ledger.environment_removed(environment))
             self._schedule()
 
     def image_pulled(self, action: Action, desired: Desired) -> None:

@@ -38,18 +38,18 @@ class ImageLedger:
     #: Requested by a deploy, with the time.
     requested: Mapping[str, float] = field(default_factory=dict)
 
-    def with_release(self, env: str, release: int, images: Iterable[str]) -> ImageLedger:
+    def with_release(self, environment: str, release: int, images: Iterable[str]) -> ImageLedger:
         """Add the images of a release; the oldest releases beyond :data:`RELEASES_KEPT` are forgotten."""
-        known = dict(self.releases.get(env, {}))
+        known = dict(self.releases.get(environment, {}))
         known[release] = known.get(release, frozenset()) | frozenset(images)
         kept = {number: known[number] for number in sorted(known)[-RELEASES_KEPT:]}
         gone = frozenset(image for number in known.keys() - kept.keys() for image in known[number])
-        return replace(self, releases={**self.releases, env: kept}, left=self.left | gone)
+        return replace(self, releases={**self.releases, environment: kept}, left=self.left | gone)
 
-    def environment_removed(self, env: str) -> ImageLedger:
+    def environment_removed(self, environment: str) -> ImageLedger:
         """Forget all releases of an environment."""
-        gone = frozenset(image for images in self.releases.get(env, {}).values() for image in images)
-        rest = {name: releases for name, releases in self.releases.items() if name != env}
+        gone = frozenset(image for images in self.releases.get(environment, {}).values() for image in images)
+        rest = {name: releases for name, releases in self.releases.items() if name != environment}
         return replace(self, releases=rest, left=self.left | gone)
 
     def with_obtained(self, image: str, now: float) -> ImageLedger:
@@ -116,8 +116,8 @@ class ImageLedgerFile:
             return ImageLedger()
         try:
             releases = {
-                env: {int(number): frozenset(images) for number, images in known.items()}
-                for env, known in stored["releases"].items()
+                environment: {int(number): frozenset(images) for number, images in known.items()}
+                for environment, known in stored["releases"].items()
             }
             times = [{str(image): float(at) for image, at in stored[name].items()} for name in ("brought", "asked")]
             return ImageLedger(releases, frozenset(stored["left"]), *times)
@@ -128,8 +128,8 @@ class ImageLedgerFile:
         """Save the ledger. OSError if not writable."""
         document = {
             "releases": {
-                env: {str(number): sorted(images) for number, images in known.items()}
-                for env, known in ledger.releases.items()
+                environment: {str(number): sorted(images) for number, images in known.items()}
+                for environment, known in ledger.releases.items()
             },
             "left": sorted(ledger.left),
             "brought": dict(ledger.obtained),

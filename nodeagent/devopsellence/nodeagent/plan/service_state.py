@@ -94,7 +94,8 @@ class ServiceState:
         """
         if self.container is None or not self.history.lapses:
             return 0.0
-        return self.container.running_since + self.history.lapse_wait(f"{self.container.env}/{self.container.service}")
+        container = f"{self.container.environment}/{self.container.service}"
+        return self.container.running_since + self.history.lapse_wait(container)
 
     @property
     def lapses_expire_at(self) -> float | None:

@@ -173,7 +173,7 @@ class ActionExecutor:
             container = await self._engine.call(lambda docker: docker.inspect(action.name))
         except errors.NotFound:
             return _keep
-        if container is not None and (container.env, container.hash) == (str(desired.ref), action.hash):
+        if container is not None and (container.environment, container.hash) == (str(desired.ref), action.hash):
             self._engine.cache.put(container)
             return _keep
         reason = f"a container called {action.name} that is not this agent's is in the way (docker rm {action.name})"
@@ -300,7 +300,11 @@ class ActionExecutor:
         self._engine.cache.put(container)
         if run.ended:
             _log.info(
-                "a release task has ended", env=container.env, task=run.task, release=run.release, failure=run.reason
+                "a release task has ended",
+                env=container.environment,
+                task=run.task,
+                release=run.release,
+                failure=run.reason,
             )
 
     async def _give_up_task(self, action: Action, desired: Desired, tasks: TaskStore) -> None:

@@ -57,13 +57,13 @@ def _task(task: stored_pb2.TaskStatus | None, progress: str) -> stored_pb2.TaskS
     return status
 
 
-def unreadable(node: str, node_uid: str, env: EnvironmentRef, problem: str) -> _Status:
+def unreadable(node: str, node_uid: str, ref: EnvironmentRef, problem: str) -> _Status:
     """Build the status of an environment without any readable assignment so far."""
     return _Status(
         node=node,
-        organization=env.organization,
-        project=env.project,
-        environment=env.environment,
+        organization=ref.organization,
+        project=ref.project,
+        environment=ref.environment,
         phase=_Status.ERROR,
         reason=problem,
         node_uid=node_uid,

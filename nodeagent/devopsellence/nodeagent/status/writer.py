@@ -80,19 +80,19 @@ class StatusWriter:
         self._timer: asyncio.TimerHandle | None = None
         self._informer = Informer(etcd, keys.statuses_prefix(node), stored_pb2.AssignmentStatus, self._on_change)
 
-    def report(self, env: EnvironmentRef, build: BuildStatus, *, now: bool) -> None:
+    def report(self, ref: EnvironmentRef, build: BuildStatus, *, now: bool) -> None:
         """Set the function that builds the status; called and written soon, or at once with ``now``."""
-        known = self._reports.get(env)
+        known = self._reports.get(ref)
         if known is None:
-            self._reports[env] = _Report(build)
+            self._reports[ref] = _Report(build)
         else:
             known.build = build
-        self._schedule(env, 0.0 if now else COALESCE_SECONDS)
+        self._schedule(ref, 0.0 if now else COALESCE_SECONDS)
 
-    def forget(self, env: EnvironmentRef) -> None:
+    def forget(self, ref: EnvironmentRef) -> None:
         """Stop reporting an environment; the key in etcd is left to the controller."""
-        self._reports.pop(env, None)
-        self._dirty.discard(env)
+        self._reports.pop(ref, None)
+        self._dirty.discard(ref)
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -113,43 +113,43 @@ class StatusWriter:
         dirty, self._dirty = self._dirty, set()
         try:
             async with asyncio.TaskGroup() as group:
-                for env in sorted(dirty):
-                    group.create_task(self._write(env))
+                for ref in sorted(dirty):
+                    group.create_task(self._write(ref))
         except asyncio.CancelledError:
             self._dirty |= dirty
             raise
 
-    def _schedule(self, env: EnvironmentRef, delay: float) -> None:
-        self._dirty.add(env)
+    def _schedule(self, ref: EnvironmentRef, delay: float) -> None:
+        self._dirty.add(ref)
         if delay == 0:
             self._wake.set()
         elif self._timer is None and not self._wake.is_set():
             self._timer = asyncio.get_running_loop().call_later(delay, self._wake.set)
 
-    async def _write(self, env: EnvironmentRef) -> None:
+    async def _write(self, ref: EnvironmentRef) -> None:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(StoreError),
             wait=lambda state: (_REFUSED if is_refused(state) else _USUAL)(state),
             before_sleep=lambda state: _log.warning(
-                "cannot write a status", env=str(env), error=str(state.outcome and state.outcome.exception())
+                "cannot write a status", env=str(ref), error=str(state.outcome and state.outcome.exception())
             ),
         )
         # Every attempt writes the newest status, not the status of the first attempt.
         try:
-            await retrying(self.write, env)
+            await retrying(self.write, ref)
         except Exception:  # noqa: BLE001 - logged with its traceback; other environments continue
-            _log.exception("cannot build a status", env=str(env))
+            _log.exception("cannot build a status", env=str(ref))
 
-    async def write(self, env: EnvironmentRef) -> None:
+    async def write(self, ref: EnvironmentRef) -> None:
         """Write an environment's newest status, unless already in etcd. StoreError on failure."""
-        report = self._reports.get(env)
+        report = self._reports.get(ref)
         if report is None:
             return
-        await self._save(env, report)
+        await self._save(ref, report)
         async with report.lock:
-            await self._write_report(env, report)
+            await self._write_report(ref, report)
 
-    async def _save(self, env: EnvironmentRef, report: _Report) -> None:
+    async def _save(self, ref: EnvironmentRef, report: _Report) -> None:
         """Save the newest status to disk before any access to etcd, so that readers of the disk see the current status
         during an outage of etcd."""
         _, value = report.rebuild()
@@ -157,60 +157,60 @@ class StatusWriter:
             return
         report.saved = value
         try:
-            await self._disk.run(lambda: self._folder.save_status(env, value))
+            await self._disk.run(lambda: self._folder.save_status(ref, value))
         except OSError as error:
-            _log.warning("cannot save a status to disk", env=str(env), error=str(error))
+            _log.warning("cannot save a status to disk", env=str(ref), error=str(error))
 
-    async def _write_report(self, env: EnvironmentRef, report: _Report) -> None:
+    async def _write_report(self, ref: EnvironmentRef, report: _Report) -> None:
         # Rebuild only after news during the write to disk or during the wait for another write.
-        status, value = report.rebuild() if report.built is None or env in self._dirty else report.built
-        if self._holds(env, report, value):
+        status, value = report.rebuild() if report.built is None or ref in self._dirty else report.built
+        if self._holds(ref, report, value):
             report.written = value
             return
         # Before the write, because the echo may arrive before the response.
-        before = report.events_until or self._stored(env)
-        key = self._keys.status(self._node, env)
+        before = report.events_until or self._stored(ref)
+        key = self._keys.status(self._node, ref)
         self._informer.expect(key, value, status)
         if status.phase == stored_pb2.AssignmentStatus.REMOVED:
             # After reading this status the controller deletes both keys: do not recreate the key after that.
-            assignment = self._keys.assignment(self._node, env)
+            assignment = self._keys.assignment(self._node, ref)
             await self._etcd.txn([Compare.exists(assignment)], [Put(key, value)])
         else:
             await self._etcd.put(key, value)
         report.written = value
         report.echo_deadline = asyncio.get_running_loop().time() + ECHO_SECONDS
         report.events_until = with_last_container(before, status)
-        await self._store_events(env, events(before, status))
+        await self._store_events(ref, events(before, status))
 
-    def _stored(self, env: EnvironmentRef) -> stored_pb2.AssignmentStatus | None:
+    def _stored(self, ref: EnvironmentRef) -> stored_pb2.AssignmentStatus | None:
         """Return the last status of an environment received from etcd."""
-        record = self._informer.records.get(self._keys.status(self._node, env))
+        record = self._informer.records.get(self._keys.status(self._node, ref))
         return message_of(record)
 
-    async def _store_events(self, env: EnvironmentRef, new_events: Sequence[stored_pb2.Event]) -> None:
+    async def _store_events(self, ref: EnvironmentRef, new_events: Sequence[stored_pb2.Event]) -> None:
         """Store events, best effort: nothing waits for events, and a failed write is not repeated."""
         now = datetime.now(UTC)
         for event in new_events:
             event.at.FromDatetime(now)
         try:
-            for batch in batches(await self._journal.puts(env, new_events, now, time.monotonic())):
+            for batch in batches(await self._journal.puts(ref, new_events, now, time.monotonic())):
                 await self._etcd.txn([], batch)
         except StoreError as error:
             self._journal.forget_lease()
-            _log.warning("events not stored", env=str(env), error=str(error))
+            _log.warning("events not stored", env=str(ref), error=str(error))
 
-    def _holds(self, env: EnvironmentRef, report: _Report, value: bytes) -> bool:
+    def _holds(self, ref: EnvironmentRef, report: _Report, value: bytes) -> bool:
         """Return True if etcd has this status or received it a moment ago. The cache may be older than the last write,
         so it counts only if equal to the last write, or without any write."""
         if report.written not in (b"", value):
             return False
         if report.written and asyncio.get_running_loop().time() < report.echo_deadline:
             return True
-        return self._shows(env, report, value)
+        return self._shows(ref, report, value)
 
-    def _shows(self, env: EnvironmentRef, report: _Report, value: bytes) -> bool:
+    def _shows(self, ref: EnvironmentRef, report: _Report, value: bytes) -> bool:
         """Return True if the cache has this status."""
-        stored = self._stored(env)
+        stored = self._stored(ref)
         # The informer stores the very message passed to expect().
         if report.built is not None and stored is report.built[0]:
             return value == report.built[1]
@@ -218,15 +218,15 @@ class StatusWriter:
 
     def _on_change(self, key: str) -> None:
         try:
-            _, env = self._keys.parse_assignment(key)
+            _, ref = self._keys.parse_assignment(key)
         except ValueError:
             return
-        report = self._reports.get(env)
+        report = self._reports.get(ref)
         if report is None or not report.written:
             return
-        if self._shows(env, report, report.written):
+        if self._shows(ref, report, report.written):
             report.echo_deadline = 0.0
             return
         loop = asyncio.get_running_loop()
         # Either an older write of the agent, or a foreign value: check again after the echo deadline.
-        loop.call_later(max(0.0, report.echo_deadline - loop.time()) + 0.01, self._schedule, env, 0.0)
+        loop.call_later(max(0.0, report.echo_deadline - loop.time()) + 0.01, self._schedule, ref, 0.0)

@@ -45,14 +45,14 @@ def only_container(cache: ContainerCache) -> Container:
 
 def test_exit_event_marks_the_container_exited() -> None:
     cache = cache_of(RUNNING)
-    assert cache.apply(event("die")).env == str(ENV)
+    assert cache.apply(event("die")).environment == str(ENV)
     assert only_container(cache).state is ContainerState.EXITED
     assert only_container(cache).address_on(want().network) == ""
 
 
 def test_exit_event_older_than_the_start_is_ignored() -> None:
     cache = cache_of(RUNNING)
-    assert cache.apply(event("die", time=AT - 1)).env == ""
+    assert cache.apply(event("die", time=AT - 1)).environment == ""
     assert only_container(cache).up
 
 
@@ -68,7 +68,7 @@ def test_inspection_older_than_the_exit_is_overruled() -> None:
 
 def test_destroyed_container_stays_removed() -> None:
     cache = cache_of(RUNNING)
-    assert cache.apply(event("destroy")).env == str(ENV)
+    assert cache.apply(event("destroy")).environment == str(ENV)
     cache.put(RUNNING)
     assert not cache.containers
     assert cache.replace(EngineListing((RUNNING,), ()), cache.stamp())[0] == set()
@@ -89,12 +89,12 @@ def test_foreign_containers_are_ignored() -> None:
     cache = cache_of(RUNNING)
     for action in ("create", "start", "die", "destroy"):
         effect = cache.apply(EngineEvent("container", action, "other", {"name": "x"}, AT))
-        assert (effect.env, effect.inspect) == ("", "")
+        assert (effect.environment, effect.inspect) == ("", "")
 
 
 def test_network_destroy_event_removes_the_network() -> None:
     cache = cache_of(RUNNING, NETWORK)
-    assert cache.apply(event("destroy", "net-1", "network")).env == str(ENV)
+    assert cache.apply(event("destroy", "net-1", "network")).environment == str(ENV)
     assert cache.of(str(ENV), NETWORK.name)[1] is None
 
 
@@ -169,4 +169,9 @@ def test_unknown_state_counts_as_removing() -> None:
 def test_listed_container_is_parsed() -> None:
     entry = {"Id": "c1", "Names": ["/shop"], "State": "exited", "Labels": LABELS, "Image": "sha256:1"}
     parsed = parse_listed(entry)
-    assert (parsed.name, parsed.state, parsed.release, parsed.env) == ("shop", ContainerState.EXITED, 0, str(ENV))
+    assert (parsed.name, parsed.state, parsed.release, parsed.environment) == (
+        "shop",
+        ContainerState.EXITED,
+        0,
+        str(ENV),
+    )

@@ -56,7 +56,7 @@ def made(state: ContainerState, *, identity: str = "t1", release: int = 2, one_o
     return Container(
         id=identity,
         name=f"task-{release}",
-        env=str(ENV),
+        environment=str(ENV),
         service="web",
         hash=HASH,
         release=release,
@@ -118,7 +118,7 @@ def refused(times: int, trouble: FailureCause = FailureCause.REFUSED) -> Restart
         pytest.param([ContainerState.RUNNING], FRESH.failed("x"), FAILED, [], id="runs although it was given up"),
     ],
 )
-def test_the_next_step(
+def test_next_task_action(
     containers: list[ContainerState], run: TaskRun | None, phase: TaskStatus.Phase.ValueType, actions: list[str]
 ) -> None:
     task = planned(*(made(state) for state in containers), run=run)
@@ -126,7 +126,7 @@ def test_the_next_step(
     assert (task.status.phase, kinds(task)) == (phase, actions)
 
 
-def test_the_status_tells_what_the_record_holds() -> None:
+def test_task_status_shows_the_recorded_exit() -> None:
     task = planned(run=STARTED.finished(made(ContainerState.EXITED), replace(ENDED, code=3)))
     assert task.status is not None
     assert (task.status.name, task.status.service, task.status.release, task.status.node) == ("release", "web", 2, "n1")
@@ -135,7 +135,7 @@ def test_the_status_tells_what_the_record_holds() -> None:
     assert (task.status.finished_at.seconds - task.status.started_at.seconds) == 9
 
 
-def test_the_end_is_never_before_the_start() -> None:
+def test_finished_at_is_never_before_started_at() -> None:
     # Docker notes when a container was started after starting it; one that ends at once may have ended before.
     task = planned(
         run=STARTED.finished(made(ContainerState.EXITED), replace(ENDED, finished_at="2025-12-31T23:59:59.9999Z"))
@@ -174,7 +174,7 @@ def test_full_disk_delays_even_the_failure() -> None:
     assert kinds(planned(made(ContainerState.EXITED), run=STARTED, memory=refused(1, FailureCause.DISK_FULL))) == []
 
 
-def test_an_image_that_a_registry_has_is_pulled_first() -> None:
+def test_registry_image_is_pulled_first() -> None:
     want = goal(image=REMOTE)
     assert want.task_service is not None
     memories = {(TASK, want.task_service.hash): NO_HISTORY.missing_image()}
@@ -182,7 +182,7 @@ def test_an_image_that_a_registry_has_is_pulled_first() -> None:
     assert [action.kind for action in task.actions] == [ActionKind.PULL, ActionKind.CREATE]
 
 
-def test_a_secret_that_was_not_sent_gives_it_up() -> None:
+def test_missing_secret_fails_the_task() -> None:
     assignment = stored_pb2.Assignment(node="n1", release=2)
     assignment.task.CopyFrom(workload_pb2.Task(name="release", service="web"))
     assignment.task_service.CopyFrom(service())
@@ -191,13 +191,13 @@ def test_a_secret_that_was_not_sent_gives_it_up() -> None:
     assert (action.kind, "secret A (version 1)" in action.reason) == (ActionKind.GIVE_UP, True)
 
 
-def test_a_record_that_cannot_be_read_stops_it() -> None:
+def test_unreadable_record_blocks_the_task() -> None:
     task = planned(problem="the record cannot be read")
     assert task.status is not None
     assert (kinds(task), task.status.phase, task.status.reason) == ([], WAITING, "the record cannot be read")
 
 
-def test_the_one_before_is_let_end_and_then_removed() -> None:
+def test_task_of_previous_release_ends_before_its_removal() -> None:
     old = TaskRun(1, "release", HASH, container="t0")
     running = planned(made(ContainerState.RUNNING, identity="t0", release=1), runs=(old,))
     assert running.status is not None
@@ -225,14 +225,14 @@ def test_manual_task_containers_are_removed_only_by_a_tombstone() -> None:
     assert not plan(tombstone, seen, {}, NOW).removed
 
 
-def test_a_services_plan_does_not_see_them() -> None:
+def test_service_plan_ignores_task_containers() -> None:
     web = service()
     seen = Observed((container(web), made(ContainerState.RUNNING)))
     [only] = plan(goal(web), seen, {}, NOW).services
     assert all(action.container != "t1" for action in only.actions)
 
 
-def test_an_environment_with_nothing_but_a_task_has_a_network() -> None:
+def test_task_without_services_gets_a_network() -> None:
     [action] = plan(GOAL, Observed(), {}, NOW).network
     assert action.kind is ActionKind.CREATE_NETWORK
 
@@ -282,7 +282,7 @@ def meanwhile(world: World) -> Iterator[World]:
         yield replace(world, state=None)
 
 
-def test_cut_anywhere_it_ends_and_was_started_at_most_once() -> None:
+def test_task_cut_anywhere_ends_and_starts_at_most_once() -> None:
     seen, todo, ends = {World()}, [World()], set()
     while todo:
         world = todo.pop()
@@ -302,7 +302,7 @@ def test_cut_anywhere_it_ends_and_was_started_at_most_once() -> None:
     assert len(seen) > 10
 
 
-def test_left_alone_every_situation_comes_to_an_end() -> None:
+def test_every_task_situation_ends_by_itself() -> None:
     for state in (None, ContainerState.CREATED, ContainerState.RUNNING, ContainerState.EXITED):
         for run in (None, FRESH, STARTED):
             world = World(state, run)
