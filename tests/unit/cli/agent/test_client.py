@@ -25,7 +25,7 @@ def beat(address: str, uid: str = "u") -> Heartbeat:
         ("", "[::1]:7443", "[::1]:7443"),
     ],
 )
-def test_the_registered_address_wins_over_what_the_agent_says(address: str, said: str, expected: str) -> None:
+def test_registered_address_wins_over_reported_address(address: str, said: str, expected: str) -> None:
     assert endpoint_of("n1", Node(name="n1", uid="u", address=address), beat(said)) == AgentEndpoint(
         "n1", "u", expected
     )
@@ -40,7 +40,7 @@ def test_the_registered_address_wins_over_what_the_agent_says(address: str, said
         (NODE, beat(""), "has no API"),
     ],
 )
-def test_why_nobody_can_be_asked(node: Node | None, heartbeat: Heartbeat | None, problem: str) -> None:
+def test_unreachable_agent_has_a_reason(node: Node | None, heartbeat: Heartbeat | None, problem: str) -> None:
     found = endpoint_of("n1", node, heartbeat)
     assert found.address == ""
     assert problem in found.problem
@@ -60,7 +60,7 @@ def test_why_nobody_can_be_asked(node: Node | None, heartbeat: Heartbeat | None,
         (grpc.StatusCode.DATA_LOSS, True, "agent_failed", "node n1: why"),
     ],
 )
-def test_a_refusal_of_the_agent_is_told_from_one_of_the_network(
+def test_agent_refusal_differs_from_network_error(
     status: grpc.StatusCode, by_agent: bool, code: str, message: str
 ) -> None:
     trailing = grpc.aio.Metadata((REFUSED_BY, "n1")) if by_agent else grpc.aio.Metadata()

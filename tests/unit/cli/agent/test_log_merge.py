@@ -30,7 +30,7 @@ def two() -> MergeBuffer:
     return merge
 
 
-def test_a_line_waits_for_the_streams_that_have_said_nothing() -> None:
+def test_line_waits_for_silent_streams() -> None:
     merge = two()
     merge.push("a", line("a", 2), now=0)
     assert times(merge.ready(0.5)) == []
@@ -42,7 +42,7 @@ def test_a_line_waits_for_the_streams_that_have_said_nothing() -> None:
     assert times(merge.ready(0.6)) == [2]
 
 
-def test_a_line_waits_no_longer_than_the_patience_and_takes_earlier_ones_with_it() -> None:
+def test_line_waits_at_most_for_patience() -> None:
     merge = two()
     merge.push("a", line("a", 20), now=0)
     merge.push("a", line("a", 30), now=0.2)
@@ -62,7 +62,7 @@ def test_late_lines_are_not_held_back() -> None:
     assert merge.due() is None
 
 
-def test_a_closed_stream_is_not_waited_for_and_what_it_brought_is_kept() -> None:
+def test_closed_stream_keeps_its_lines() -> None:
     merge = two()
     merge.push("a", line("a", 1), now=0)
     merge.push("a", line("a", 2), now=0)
@@ -71,7 +71,7 @@ def test_a_closed_stream_is_not_waited_for_and_what_it_brought_is_kept() -> None
     assert times(merge.ready(0)) == [1, 2]
 
 
-def test_a_clock_that_was_set_back_does_not_reorder_a_container() -> None:
+def test_clock_set_back_keeps_order_of_a_container() -> None:
     merge = MergeBuffer(1.0)
     merge.open("a")
     for at in (5, 3, 4, 6):
@@ -90,7 +90,7 @@ def test_waiting_lines_are_counted_per_stream() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 1000)), min_size=1, max_size=5), st.randoms(use_true_random=False))
-def test_finished_streams_are_merged_exactly_however_they_arrive(streams: list[list[int]], random: Random) -> None:
+def test_finished_streams_are_merged_in_exact_order(streams: list[list[int]], random: Random) -> None:
     merge = MergeBuffer(1.0)
     left = {number: sorted(stream) for number, stream in enumerate(streams)}
     for number in left:
@@ -141,18 +141,18 @@ async def run(*tails: FakeTail) -> tuple[list[int], list[str]]:
     return written, failed
 
 
-async def test_everything_is_written_in_order() -> None:
+async def test_merged_lines_are_in_order() -> None:
     written, failed = await run(FakeTail("a", [1, 4], [5]), FakeTail("b", [2], [3, 6]))
     assert (written, failed) == ([1, 2, 3, 4, 5, 6], [])
 
 
-async def test_more_than_may_wait_is_written_all_the_same() -> None:
+async def test_more_lines_than_the_buffer_are_all_written() -> None:
     many = [list(range(first, first + 1000)) for first in range(0, 20_000, 1000)]
     written, _ = await run(FakeTail("a", *many), FakeTail("b", [20_001]))
     assert written == [*range(20_000), 20_001]
 
 
-async def test_a_stream_that_fails_is_told_and_the_others_go_on() -> None:
+async def test_failed_stream_is_reported_and_the_rest_continue() -> None:
     broken = FakeTail("a", [1], error=CliError("docker_unavailable", "no"))
     assert await run(broken, FakeTail("b", [2], [3])) == ([1, 2, 3], ["docker_unavailable"])
 

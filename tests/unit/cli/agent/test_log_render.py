@@ -24,18 +24,18 @@ def test_prefixes_are_aligned_from_the_first_line_on() -> None:
     assert render(line(b"a", "node-2")).decode() == "node-2/web │ a\n"
 
 
-def test_a_source_that_was_not_expected_widens_what_follows() -> None:
+def test_unexpected_source_widens_later_prefixes() -> None:
     render = text()
     assert render(line(b"a", "a-long-name")).decode() == "a-long-name/web │ a\n"
 
 
-def test_every_source_has_a_colour_of_its_own() -> None:
+def test_sources_have_different_colours() -> None:
     render = text(color=True, terminal=True)
     prefixes = {render(line(b"a", *pair)).split(b"m", 1)[0] for pair in PAIRS}
     assert len(prefixes) == len(PAIRS)
 
 
-def test_timestamps_stand_before_the_line() -> None:
+def test_timestamp_precedes_the_line() -> None:
     assert text(prefix=False, timestamps=True)(line(b"a")) == b"2023-11-14T22:13:20.000000005Z a\n"
 
 
@@ -55,20 +55,20 @@ def test_timestamps_stand_before_the_line() -> None:
         (b"", "", ""),
     ],
 )
-def test_on_a_terminal_only_colours_go_through(raw: bytes, plain: str, coloured: str) -> None:
+def test_terminal_gets_no_control_codes_but_colours(raw: bytes, plain: str, coloured: str) -> None:
     assert on_terminal(raw, color=False).decode() == plain
     assert on_terminal(raw, color=True).decode() == coloured
 
 
-def test_in_a_pipe_bytes_are_as_they_were() -> None:
+def test_pipe_gets_unchanged_bytes() -> None:
     assert text(prefix=False)(line(b"\x1b[2J\xff\r")) == b"\x1b[2J\xff\r\n"
 
 
-def test_json_is_one_line_whatever_the_line_holds() -> None:
+def test_json_is_a_single_line() -> None:
     made = JsonRenderer("logs")(line(b"a\n\xff\x1b"))
     assert made.count(b"\n") == 1
     assert json.loads(made)["line"] == "a\n\ufffd\x1b"
 
 
-def test_times_have_all_their_digits() -> None:
+def test_times_have_nine_digits() -> None:
     assert rfc3339(1) == "1970-01-01T00:00:00.000000001Z"

@@ -17,7 +17,7 @@ def test_resume_without_lines_repeats_the_first_request() -> None:
     assert ResumePoint().since is None
 
 
-def test_a_repeated_line_is_left_out_and_the_same_words_at_the_same_time_are_not_confused() -> None:
+def test_repeated_lines_are_left_out_but_equal_lines_kept() -> None:
     resume = ResumePoint()
     assert resume.admit(line("c", 5), resumed=False)
     assert resume.admit(line("c", 5), resumed=False)
@@ -27,7 +27,7 @@ def test_a_repeated_line_is_left_out_and_the_same_words_at_the_same_time_are_not
     assert [resume.admit(each, resumed=True) for each in again] == [False, False, True, False, True, True]
 
 
-def test_a_container_that_has_fallen_silent_does_not_make_everything_be_asked_for_again() -> None:
+def test_silent_container_limits_overlap() -> None:
     resume = ResumePoint()
     resume.admit(line("old", 0), resumed=False)
     resume.admit(line("new", 3600 * NANOS), resumed=False)

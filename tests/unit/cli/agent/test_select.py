@@ -52,46 +52,46 @@ def found(sources: list[select.LogSource]) -> dict[str, tuple[str, ...]]:
     return {source.agent.node: source.services for source in sources}
 
 
-def test_output_is_asked_of_the_nodes_that_run_a_service_or_should() -> None:
+def test_logs_come_from_nodes_that_run_or_should_run_a_service() -> None:
     seen = survey({"n1": ["web"], "n2": [], "n3": []}, labels={"n2": "worker"}, release=Release(services=[WEB, JOBS]))
     assert found(select.log_sources(seen, [])) == {"n1": ("web",), "n2": ("jobs",)}
     assert found(select.log_sources(seen, ["jobs"])) == {"n2": ("jobs",)}
 
 
-def test_a_node_that_runs_no_replica_is_not_asked_for_its_output() -> None:
+def test_node_without_replica_is_not_asked_for_logs() -> None:
     one = Service(name="jobs", kind=Service.WORKER, replicas=1)
     labels = {"n1": "worker", "n2": "worker"}
     seen = survey({"n1": [], "n2": ["jobs"]}, labels=labels, release=Release(services=[one]))
     assert found(select.log_sources(seen, ["jobs"])) == {"n2": ("jobs",)}
 
 
-def test_a_node_on_its_way_out_still_has_output() -> None:
+def test_detached_node_still_has_logs() -> None:
     seen = survey({"n1": ["old"]}, labels={"n1": "web"}, release=Release(services=[WEB]))
     assert found(select.log_sources(seen, ["old"])) == {"n1": ("old",)}
 
 
-def test_a_service_that_nobody_runs_is_told_from_one_that_is_not_there() -> None:
+def test_service_not_running_differs_from_unknown_service() -> None:
     seen = survey({"n1": []}, labels={"n1": "web"}, release=Release(services=[WEB, JOBS]))
     assert code(select.log_sources, seen, ["jobs"]) == "not_running"
     assert code(select.log_sources, seen, ["wbe"]) == "service_unknown"
     assert code(select.log_sources, survey({}), []) == "not_running"
 
 
-def test_a_command_runs_on_the_first_node_that_can_be_asked() -> None:
+def test_command_runs_on_first_reachable_node() -> None:
     seen = survey({"n1": [], "n2": ["web"], "n3": ["web"]}, away=["n2"])
     agent, note = select.agent_for_exec(seen, "web", node_given=False)
     assert (agent.node, note) == ("n3", "on node n3; web also runs on n2 (--node chooses)")
 
 
-def test_there_is_nothing_to_say_about_the_only_one() -> None:
+def test_single_node_needs_no_note() -> None:
     assert select.agent_for_exec(survey({"n1": ["web"]}), "web", node_given=False)[1] == ""
 
 
-def test_the_node_that_was_asked_for_decides_for_itself() -> None:
+def test_requested_node_is_used_unchecked() -> None:
     assert select.agent_for_exec(survey({"n1": []}), "web", node_given=True)[0].node == "n1"
 
 
-def test_a_command_that_can_run_nowhere_says_why() -> None:
+def test_command_without_node_has_a_reason() -> None:
     assert (
         code(select.agent_for_exec, survey({"n1": ["web"]}, away=["n1"]), "web", node_given=False)
         == "agent_unreachable"
@@ -100,7 +100,7 @@ def test_a_command_that_can_run_nowhere_says_why() -> None:
     assert code(select.agent_for_exec, seen, "web", node_given=False) == "not_running"
 
 
-def test_a_task_runs_on_the_first_node_that_may_run_its_service() -> None:
+def test_task_runs_on_first_suitable_node() -> None:
     labels = dict.fromkeys(("n2", "n3", "n4", "n5"), "web") | {"n1": "worker"}
     seen = survey(
         {name: [] for name in ("n1", "n2", "n3", "n4", "n5")},
@@ -113,7 +113,7 @@ def test_a_task_runs_on_the_first_node_that_may_run_its_service() -> None:
     assert code(select.agent_for_task, seen, Task(name="x", service="other")) == "service_unknown"
 
 
-def test_the_release_task_needs_to_be_meant() -> None:
+def test_release_task_needs_confirmation() -> None:
     seen = survey({}, release=Release(tasks=[Task(name="x")], release_task=Task(name="release")))
     assert code(select.task_named, seen, "release", sure=False) == "release_task"
     assert select.task_named(seen, "release", sure=True).name == "release"

@@ -24,11 +24,11 @@ AT = int(NOW.timestamp())
         ("2024-05-01T12:00:00+02:00", AT - 7200),
     ],
 )
-def test_lengths_of_time_and_moments(text: str, seconds: int) -> None:
+def test_durations_and_times_are_parsed(text: str, seconds: int) -> None:
     assert since.parse_since(text, NOW) == seconds * NANOS
 
 
-def test_parts_of_a_second_count() -> None:
+def test_fractions_of_a_second_count() -> None:
     assert since.parse_since("500ms", NOW) == AT * NANOS - NANOS // 2
     assert since.parse_since("1970-01-01T00:00:00.25Z", NOW) == NANOS // 4
 
@@ -36,6 +36,6 @@ def test_parts_of_a_second_count() -> None:
 @pytest.mark.parametrize(
     "text", ["", "5", "m", "5 m", "5m ago", "yesterday", "-5m", "2024-13-01", "99999-01-01T00:00:00Z"]
 )
-def test_anything_else_is_refused(text: str) -> None:
+def test_invalid_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="neither a duration"):
         since.parse_since(text, NOW)

@@ -13,7 +13,7 @@ from devopsellence.cli.agent.stdio import StdioWriter, chunks
 MUCH = os.urandom(1 << 20)
 
 
-async def test_a_full_pipe_is_waited_for_while_everything_else_goes_on() -> None:
+async def test_full_pipe_does_not_block_the_event_loop() -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream, os.fdopen(reading, "rb") as other:
         outlet = StdioWriter(stream)
@@ -26,7 +26,7 @@ async def test_a_full_pipe_is_waited_for_while_everything_else_goes_on() -> None
         assert await read == MUCH
 
 
-async def test_a_write_that_waits_can_be_given_up() -> None:
+async def test_waiting_write_can_be_cancelled() -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream, os.fdopen(reading, "rb"):
         work = asyncio.create_task(StdioWriter(stream).write(MUCH))
@@ -44,7 +44,7 @@ async def test_closed_reader_is_an_error() -> None:
         await StdioWriter(stream).write(MUCH)
 
 
-async def test_a_file_and_memory_take_everything(tmp_path: Path) -> None:
+async def test_file_and_memory_streams_are_written(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as stream:
         await StdioWriter(stream).write(MUCH)
     assert (tmp_path / "file").read_bytes() == MUCH
@@ -53,7 +53,7 @@ async def test_a_file_and_memory_take_everything(tmp_path: Path) -> None:
     assert memory.buffer.getvalue() == MUCH
 
 
-async def test_input_comes_from_a_pipe_and_from_a_file(tmp_path: Path) -> None:
+async def test_chunks_are_read_from_pipe_and_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(MUCH)
     with (tmp_path / "file").open("rb") as stream:
         assert b"".join([chunk async for chunk in chunks(stream.fileno())]) == MUCH

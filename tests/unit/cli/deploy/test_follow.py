@@ -1,4 +1,4 @@
-"""What the end of a rollout is to the person who waited for it."""
+"""Results and errors at the end of a rollout."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def on(node: str, *services: ServiceStatus) -> AssignmentStatus:
     return AssignmentStatus(node=node, release=5, services=services)
 
 
-def test_settled_is_no_error() -> None:
+def test_settled_rollout_is_no_error() -> None:
     assert rollout_error(end(RolloutState.SETTLED, "", on("n1", FINE)), live=False) is None
 
 
-def test_failed_names_the_service_its_exit_code_and_its_last_lines() -> None:
+def test_failed_rollout_names_service_exit_code_and_last_lines() -> None:
     error = rollout_error(end(RolloutState.FAILED, "n1: web ended", on("n1", FINE, FAILED), on("n2", SLOW)), live=False)
     assert error is not None
     assert (error.code, error.exit_code) == ("rollout_failed", 1)
@@ -52,14 +52,14 @@ def test_failed_names_the_service_its_exit_code_and_its_last_lines() -> None:
     assert [next_action.command for next_action in error.next_actions] == ["devopsellence status"]
 
 
-def test_on_a_screen_what_failed_is_not_said_twice() -> None:
+def test_live_view_does_not_repeat_failures() -> None:
     error = rollout_error(end(RolloutState.FAILED, "n1: web ended", on("n1", FAILED)), live=True)
     assert error is not None
     assert error.findings == ()
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_after_a_rollback_what_failed_is_told_from_what_was_seen(live: bool) -> None:
+def test_rollback_reports_failures_seen_before(live: bool) -> None:
     seen = ServiceRow("n1", "web", "backoff", failed=True, reason="ended", exit_code=3, log_lines=("one",))
     ended = end(RolloutState.FAILED, "web ended; release 4 runs again", on("n1", FINE), rolled_back_to=4, failed=[seen])
     error = rollout_error(ended, live=live)
@@ -70,7 +70,7 @@ def test_after_a_rollback_what_failed_is_told_from_what_was_seen(live: bool) -> 
     assert [next_action.command for next_action in error.next_actions] == ["devopsellence status", "devopsellence logs"]
 
 
-def test_after_a_halt_one_deploys_or_goes_back() -> None:
+def test_halted_rollout_suggests_deploy_or_rollback() -> None:
     error = rollout_error(
         end(RolloutState.FAILED, "web ended", rollout=Rollout(release=5, halted="web ended")), live=True
     )
@@ -105,13 +105,13 @@ def test_many_failures_are_shortened_with_a_count() -> None:
         (RolloutState.ROLLING_BACK, 1, "rollout_failed"),
     ],
 )
-def test_every_other_end_has_its_own_code(outcome: RolloutState, controllers: int, code: str) -> None:
+def test_ends_have_different_codes(outcome: RolloutState, controllers: int, code: str) -> None:
     error = rollout_error(end(outcome, "because", controllers=controllers), live=False)
     assert error is not None
     assert (error.code, error.exit_code) == (code, 1)
 
 
-def test_patience_begins_anew_with_all_progress_and_stands_while_the_task_runs() -> None:
+def test_progress_and_release_task_restart_the_timer() -> None:
     def at(settled: int, task: TaskStatus.Phase.ValueType = TaskStatus.SUCCEEDED) -> Snapshot:
         rollout = Rollout(release=5, phase=Rollout.PROGRESSING, task=TaskStatus(phase=task))
         rollout.counts.total, rollout.counts.settled = 9, settled

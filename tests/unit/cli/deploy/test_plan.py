@@ -115,7 +115,7 @@ def test_service_changes_map_to_actions(
     assert plan(services, [N1], before) == [expected]
 
 
-def test_a_service_leaves_a_node_that_lost_its_label_and_never_comes_to_one_without() -> None:
+def test_service_leaves_node_without_its_label() -> None:
     node = Node(name="n1", labels=["web"])
     assert plan([redis()], [node], assigned(redis())) == [
         ServiceChange("n1", "redis", ChangeKind.REMOVED, 'node is not labelled "worker" (labels: web)')
@@ -183,7 +183,7 @@ def holding(*names: str, replicas: int = 2) -> dict[str, Assignment]:
         ),
     ],
 )
-def test_where_replicas_go(
+def test_replicas_are_planned_by_placement(
     service: Service,
     before: dict[str, Assignment],
     silent: tuple[str, ...],
@@ -213,13 +213,13 @@ def test_where_replicas_go(
         ),
     ],
 )
-def test_a_node_that_takes_nothing_new(service: Service, drain: Drain | None, expected: ServiceChange) -> None:
+def test_cordoned_node_keeps_its_services(service: Service, drain: Drain | None, expected: ServiceChange) -> None:
     node = Node(name="n1", labels=["web"], cordoned=True, drain=drain)
     assert plan([service, jobs()], [node], assigned(service)) == [expected]
     assert plan([service], [node], {}) == []
 
 
-def test_all_nodes_and_services_sorted() -> None:
+def test_changes_are_sorted_by_node_and_service() -> None:
     n2 = Node(name="n2", labels=["web"])
     steps = plan([web(NEW), redis()], [n2, N1], assigned(web(), redis()))
     assert [(step.node, step.service, step.kind) for step in steps] == [
@@ -237,7 +237,7 @@ def test_unchanged_release_has_no_actions() -> None:
     assert summary(plan([], [N1], {})) == "nothing to do"
 
 
-def test_differences_name_variables_and_never_their_values() -> None:
+def test_differences_name_variables_without_values() -> None:
     before = web(env={"A": "1", "B": "old-password", "C": "3"})
     after = web(env={"A": "1", "B": "new-password", "D": "4"}, args=["run"])
     found = differences(before, after)
@@ -280,7 +280,7 @@ BACK = "if a node fails, all nodes roll back to the last release that settled"
     ],
     ids=["share", "count", "all", "cordoned", "one node"],
 )
-def test_how_nodes_move_is_said_where_there_are_steps(written: str, halt: bool, cordoned: int, text: str) -> None:
+def test_rollout_order_names_batch_size_and_failure(written: str, halt: bool, cordoned: int, text: str) -> None:
     nodes = [Node(name=f"n{number}", cordoned=number < cordoned) for number in range(4)]
     policy = RolloutPolicy(max_parallel=written, on_failure=RolloutPolicy.HALT if halt else RolloutPolicy.ROLLBACK)
     assert rollout_order(policy, nodes) == text

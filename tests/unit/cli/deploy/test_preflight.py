@@ -15,25 +15,25 @@ SENTENCE = (
 )
 
 
-def test_services_that_have_their_nodes_are_no_problem() -> None:
+def test_placed_services_pass_preflight() -> None:
     nodes = [Node(name="n1", labels=["web"]), Node(name="n2", labels=["worker"])]
     assert placement_error("production", [WEB, REDIS], nodes, {}) is None
 
 
-def test_a_service_without_a_node_is_one_exact_sentence() -> None:
+def test_service_without_node_is_an_error() -> None:
     problem = placement_error("production", [WEB, REDIS], [Node(name="n1", labels=["web"]), Node(name="n2")], {})
     assert problem is not None
     assert (problem.code, problem.message, problem.exit_code) == ("no_node_for_service", SENTENCE, 1)
 
 
-def test_where_there_is_no_doubt_which_node_is_meant_the_command_is_ready_to_be_typed() -> None:
+def test_single_candidate_node_is_named_in_the_command() -> None:
     problem = placement_error("production", [WEB, REDIS], [Node(name="n1", labels=["web"])], {})
     assert problem is not None
     (finding,) = problem.findings
     assert finding.next_actions[0].command == "devopsellence node label set n1 --labels web,worker"
 
 
-def test_all_services_without_a_node_are_named_at_once() -> None:
+def test_all_unplaced_services_are_reported() -> None:
     nodes = [Node(name="n1", labels=["web"]), Node(name="n2", labels=["web"])]
     problem = placement_error("production", [WEB, REDIS, QUEUE], nodes, {})
     assert problem is not None
@@ -49,7 +49,7 @@ def test_missing_nodes_suggest_attaching_one() -> None:
     assert problem.message == "staging: no node is attached; run devopsellence node attach <node> --env staging"
 
 
-def test_a_dependency_on_another_node_is_told_of() -> None:
+def test_dependency_on_another_node_is_a_warning() -> None:
     web = Service(name="web", kind=Service.WEB, depends_on=[Dependency(service="redis")])
     both, webs = Node(name="n1", labels=["web", "worker"]), Node(name="n2", labels=["web"])
     assert dependency_warnings([web, REDIS], [both], {}) == []
@@ -87,19 +87,19 @@ def worker(name: str, *, cordoned: bool = False, drained: bool = False) -> Node:
         ),
     ],
 )
-def test_fewer_nodes_than_replicas_are_refused_with_what_is_in_the_way(nodes: list[Node], says: str) -> None:
+def test_fewer_nodes_than_replicas_are_refused(nodes: list[Node], says: str) -> None:
     problem = placement_error("production", [TWO], nodes, {})
     assert problem is not None
     assert (problem.code, problem.message, problem.exit_code) == ("no_node_for_service", says, 2)
 
 
-def test_a_replica_on_a_cordoned_node_counts() -> None:
+def test_replica_on_cordoned_node_counts() -> None:
     nodes = [worker("n1", cordoned=True), worker("n2")]
     assert placement_error("production", [TWO], nodes, {}) is not None
     assert placement_error("production", [TWO], nodes, {"n1": Assignment(services=[TWO])}) is None
 
 
-def test_a_release_that_would_reach_no_replica_is_refused() -> None:
+def test_release_without_reachable_replica_is_refused() -> None:
     one = Service(name="queue", kind=Service.WORKER, replicas=1)
     nodes = [worker("n1", cordoned=True), worker("n2")]
     problem = placement_error("production", [one], nodes, {"n1": Assignment(services=[one])})
@@ -109,7 +109,7 @@ def test_a_release_that_would_reach_no_replica_is_refused() -> None:
     )
 
 
-def test_nodes_that_do_not_answer_are_no_reason_to_refuse_but_worth_a_sentence() -> None:
+def test_unreachable_nodes_are_a_warning() -> None:
     nodes = [worker("n1"), worker("n2")]
     assert placement_error("production", [TWO], nodes, {}) is None
     assert replica_warnings([TWO], nodes, {}, frozenset()) == []
@@ -121,7 +121,7 @@ def test_nodes_that_do_not_answer_are_no_reason_to_refuse_but_worth_a_sentence()
     assert replica_warnings([TWO], nodes, {"n2": Assignment(services=[TWO])}, frozenset({"n2"})) == []
 
 
-def test_a_dependency_with_replicas_is_missing_where_it_does_not_run() -> None:
+def test_dependency_with_replicas_is_missing_on_other_nodes() -> None:
     web = Service(name="web", kind=Service.WEB, depends_on=[Dependency(service="redis")])
     one = Service(name="redis", kind=Service.WORKER, replicas=1)
     nodes = [Node(name="n1", labels=["web", "worker"]), Node(name="n2", labels=["web", "worker"])]

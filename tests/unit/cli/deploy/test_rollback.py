@@ -1,4 +1,4 @@
-"""Which release a rollback goes back to."""
+"""Choice of the release to roll back to."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rollout(newest: int, phase: Rollout.Phase.ValueType, *history: tuple[int, Ro
         (Rollout(release=4, phase=_P.FAILED, target=3, last_settled=3), 3, None),
     ],
 )
-def test_the_last_release_that_settled(found: Rollout | None, newest: int, expected: int | None) -> None:
+def test_last_settled_release_is_chosen(found: Rollout | None, newest: int, expected: int | None) -> None:
     assert last_settled(found, newest) == expected
 
 

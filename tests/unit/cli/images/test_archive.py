@@ -1,4 +1,4 @@
-"""Where layers stand in what docker save writes: its old layout, its new one, and things that are neither."""
+"""Index of docker save archives: old layout, OCI layout, invalid files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def content(path: Path, found: ArchiveIndex, digest: str) -> bytes:
     return path.read_bytes()[extent.offset : extent.offset + extent.size]
 
 
-def test_the_old_layout_with_a_layer_that_is_a_link_to_another(tmp_path: Path) -> None:
+def test_old_layout_with_linked_layer_is_indexed(tmp_path: Path) -> None:
     made = config(*DIFFS, DIFFS[0])
     files: list[tuple[str, bytes | str]] = [
         ("l1/layer.tar", ONE),
@@ -66,7 +66,7 @@ def test_the_old_layout_with_a_layer_that_is_a_link_to_another(tmp_path: Path) -
     assert [content(path, found, digest) for digest in DIFFS] == [ONE, TWO]
 
 
-def test_the_oci_layout(tmp_path: Path) -> None:
+def test_oci_layout_is_indexed(tmp_path: Path) -> None:
     made = config(*DIFFS)
     blobs = [f"blobs/sha256/{digest.removeprefix('sha256:')}" for digest in (*DIFFS, image_id(made))]
     files: list[tuple[str, bytes | str]] = [

@@ -15,7 +15,7 @@ ID = f"sha256:{'0123456789ab' + 'c' * 52}"
     ("project", "begins"),
     [("ShopApp", "shopapp-"), ("a.b_c", "a-b-c-"), ("0", "0-"), ("A--", "a-"), ("x" * 63, "x" * 63)],
 )
-def test_the_name_of_a_built_image_is_one_that_docker_takes(project: str, begins: str) -> None:
+def test_image_name_is_valid_for_docker(project: str, begins: str) -> None:
     name = image_name(EnvironmentRef("acme", project, "production"), ID)
     assert name.startswith(f"devopsellence/{begins}")
     assert name.endswith(":0123456789ab")
@@ -23,7 +23,7 @@ def test_the_name_of_a_built_image_is_one_that_docker_takes(project: str, begins
     assert parse_reference(name).tag == "0123456789ab"
 
 
-def test_projects_that_differ_only_in_case_or_organization_have_different_names() -> None:
+def test_similar_projects_have_different_image_names() -> None:
     names = {
         image_repository(EnvironmentRef(organization, project, "production"))
         for organization in ("acme", "Acme")
@@ -32,7 +32,7 @@ def test_projects_that_differ_only_in_case_or_organization_have_different_names(
     assert len(names) == 4
 
 
-def test_environments_of_a_project_share_the_name() -> None:
+def test_environments_of_a_project_share_image_names() -> None:
     assert image_repository(EnvironmentRef("a", "b", "production")) == image_repository(
         EnvironmentRef("a", "b", "staging")
     )
@@ -47,7 +47,5 @@ def test_environments_of_a_project_share_the_name() -> None:
         ([], "linux/amd64", []),
     ],
 )
-def test_the_platform_is_named_only_where_it_is_another_than_the_engine_s(
-    wanted: list[str], engines: str, flag: list[str]
-) -> None:
+def test_platform_flag_only_for_another_platform(wanted: list[str], engines: str, flag: list[str]) -> None:
     assert platform_flag(wanted, engines) == flag

@@ -1,4 +1,4 @@
-"""Which images go where, what a node's answer means, and whether it has room."""
+"""Images by node, missing layers and disk space."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draft(**pinned: str) -> Release:
     return release
 
 
-def test_each_node_is_sent_what_it_will_run_and_no_registry_has() -> None:
+def test_local_images_are_assigned_to_nodes() -> None:
     release = draft(web=A, jobs=A, cache=B, redis=f"docker.io/library/redis@{C}")
     nodes = [
         Node(name="both", labels=["web", "worker"]),
@@ -40,14 +40,14 @@ def test_each_node_is_sent_what_it_will_run_and_no_registry_has() -> None:
     assert images_by_node(release, nodes) == {"both": [A, B], "web": [A]}
 
 
-def test_every_node_that_may_get_a_replica_has_its_image() -> None:
+def test_all_possible_nodes_of_replicas_get_the_image() -> None:
     release = draft(jobs=A)
     release.services[0].replicas = 1
     nodes = [Node(name=name, labels=["worker"]) for name in ("n1", "n2")]
     assert images_by_node(release, nodes) == {"n1": [A], "n2": [A]}
 
 
-def test_a_release_of_a_registrys_images_alone_is_sent_to_nobody() -> None:
+def test_registry_images_are_not_uploaded() -> None:
     assert images_by_node(draft(web=f"registry.example/shop@{A}"), [Node(name="n1", labels=["web"])]) == {}
 
 
@@ -68,7 +68,7 @@ def test_missing_layers_of_a_node_are_found() -> None:
     assert found == MissingImages("n1", (A,), {C: 5}, there=2, free_mib=1000)
 
 
-def test_a_layer_that_is_there_below_one_image_is_sent_for_another() -> None:
+def test_layer_present_for_another_image_is_uploaded() -> None:
     asked = [ImageDescription(id=A, diff_ids=[C]), ImageDescription(id=B, diff_ids=[B, C])]
     found = missing_images(
         "n1", asked, answer((False, [(True, 0, False)]), (False, [(True, 0, False), (False, 0, False)]))
@@ -76,7 +76,7 @@ def test_a_layer_that_is_there_below_one_image_is_sent_for_another() -> None:
     assert found == MissingImages("n1", (A, B), {C: 0}, there=1, free_mib=1000)
 
 
-def test_how_much_room_that_takes() -> None:
+def test_disk_demand_counts_missing_and_staged_bytes() -> None:
     index = ArchiveIndex({}, {A: Extent(0, 100 * MIB), B: Extent(0, 10 * MIB)})
     assert disk_demand(MissingImages("n1", (C,), {A: 40 * MIB, B: 0}, 0, 500), index) == DiskDemand(
         "n1", 110 * MIB, 40 * MIB, 500
@@ -88,7 +88,7 @@ def test_complete_node_needs_no_disk_space() -> None:
     assert check_disk_space([DiskDemand("n1", 0, 0, 0)]) is None
 
 
-def test_room_for_staging_loading_and_the_layer_itself() -> None:
+def test_disk_space_covers_staging_and_loading() -> None:
     enough = 3 * 100 - 40 + MARGIN_MIB
     assert check_disk_space([DiskDemand("n1", 100 * MIB, 40 * MIB, enough)]) is None
     error = check_disk_space([DiskDemand("n1", 100 * MIB, 40 * MIB, enough - 1)])
@@ -97,7 +97,7 @@ def test_room_for_staging_loading_and_the_layer_itself() -> None:
     assert error.message == f"node n1 has {enough - 1} MiB free and needs {enough} MiB for 100 MiB of new layers"
 
 
-def test_all_nodes_that_have_too_little_are_named_at_once() -> None:
+def test_all_nodes_without_disk_space_are_reported() -> None:
     error = check_disk_space(
         [DiskDemand("n1", MIB, 0, 1), DiskDemand("n2", MIB, 0, 10_000), DiskDemand("n3", MIB, 0, 2)]
     )

@@ -1,4 +1,4 @@
-"""Which app images the engine that builds no longer needs."""
+"""Choice of unused app images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_unused_images_are_removed_by_name() -> None:
     assert unused_names(REF, [image("c"), image("a"), image("b", "mine:1")], keep, NOW) == [name("b"), name("c")]
 
 
-def test_an_image_that_releases_pin_by_its_registrys_digest_stays() -> None:
+def test_image_pinned_by_digest_is_kept() -> None:
     pinned = f"registry.example/shop@sha256:{'d' * 64}"
     assert unused_names(REF, [image("a", digests=(pinned,))], {pinned}, NOW) == []
 
@@ -38,15 +38,15 @@ def test_an_image_that_releases_pin_by_its_registrys_digest_stays() -> None:
 @pytest.mark.parametrize(
     "at", ["2026-05-04T11:30:00Z", "2026-05-04T13:30:00+02:00", "2026-05-04T12:00:05Z", "", "never"]
 )
-def test_an_image_that_another_deploy_may_be_about_to_release_stays(at: str) -> None:
+def test_recent_image_is_kept(at: str) -> None:
     assert unused_names(REF, [image("a", at=at)], set(), NOW) == []
 
 
-def test_only_names_that_follow_from_the_content_are_taken_away() -> None:
+def test_foreign_tags_are_kept() -> None:
     other = LocalImage(f"sha256:{'a' * 64}", (), (name("b"), "mine:1"), tagged_at=OLD)
     assert unused_names(REF, [other], set(), NOW) == []
 
 
-def test_the_name_that_it_was_pushed_by_goes_as_well() -> None:
+def test_pushed_tag_is_removed_too() -> None:
     pushed = f"127.0.0.1:5000/shop:{'a' * 12}"
     assert unused_names(REF, [image("a", pushed, "127.0.0.1:5000/shop:latest")], set(), NOW) == [pushed, name("a")]

@@ -30,7 +30,7 @@ ID = f"sha256:{'1' * 64}"
         ("Registry/app", Reference("Registry", "app"), "Registry/app"),
     ],
 )
-def test_references_are_read_as_docker_reads_them(text: str, expected: Reference, repository: str) -> None:
+def test_references_are_parsed_like_docker(text: str, expected: Reference, repository: str) -> None:
     assert parse_reference(text) == expected
     assert parse_reference(text).repository == repository
 
@@ -60,11 +60,11 @@ def test_invalid_references_are_refused(text: str) -> None:
         ("111111111111", [f"redis@{D}"], ID),
     ],
 )
-def test_a_tag_is_never_what_is_run(reference: str, digests: list[str], expected: str) -> None:
+def test_tags_are_never_pinned(reference: str, digests: list[str], expected: str) -> None:
     assert pinned_reference(reference, ID, digests) == expected
 
 
-def test_images_that_services_share_are_pinned_once() -> None:
+def test_shared_images_are_pinned_once() -> None:
     services = [
         Service(name="cache", image=Image(reference="redis:7")),
         Service(name="queue", image=Image(reference="redis:7")),

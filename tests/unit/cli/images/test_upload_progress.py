@@ -1,4 +1,4 @@
-"""What is said while images are sent."""
+"""Progress of image uploads as text and JSON."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LACK = MissingImages("n1", ("i",), {"a": 100, "b": 0}, there=3, free_mib=9)
         (5_000_000_000_000, "5000.0 GB"),
     ],
 )
-def test_sizes(count: int, text: str) -> None:
+def test_size_text_uses_largest_unit(count: int, text: str) -> None:
     assert size_text(count) == text
 
 
-def test_a_line_when_it_begins_and_one_when_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
+def test_upload_prints_start_and_end(capsys: pytest.CaptureFixture[str]) -> None:
     with UploadProgress(Output()) as sending:
         bar = sending.bar("n1")
         bar.begin(2_000_100, LACK)
@@ -44,7 +44,7 @@ def test_a_line_when_it_begins_and_one_when_it_ends(capsys: pytest.CaptureFixtur
     assert last.startswith("n1: images uploaded: 2.0 MB in ")
 
 
-def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_upload_progress_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     with UploadProgress(Output(json=True)) as sending:
         bar = sending.bar("n1")
         bar.begin(2_000_100, LACK)

@@ -1,4 +1,4 @@
-"""What ``ingress check`` makes of what it saw."""
+"""Results of ``ingress check``."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def leads(*addresses: str, alias: str = "") -> DnsAnswer:
     ],
     ids=["all", "alias", "some", "elsewhere", "also elsewhere", "translated", "unknown", "private", "absent", "silent"],
 )
-def test_where_a_name_leads(
+def test_dns_answer_is_compared_with_nodes(
     found: DnsAnswer, nodes: dict[str, frozenset[str]], severity: str, code: str, words: str
 ) -> None:
     check = check_findings.dns_result(HOST, found, nodes)
@@ -63,7 +63,7 @@ def test_where_a_name_leads(
     assert words in check.message
 
 
-def test_a_name_that_is_missing_says_what_to_point_it_at() -> None:
+def test_missing_name_suggests_dns_records() -> None:
     check = check_findings.dns_result(HOST, DnsAnswer(LookupStatus.ABSENT), {"n1": ONE, "n2": TWO})
     assert check.next_actions[0].command == "app.example.com  A/AAAA  2001:4860::2, 8.8.1.1, 8.8.2.2"
 
@@ -111,7 +111,7 @@ SERVING = IngressStatus(phase=IngressStatus.SERVING, http_port=80, https_port=44
     ],
     ids=["well", "closed", "silent", "no address", "failed", "starting", "no https", "no https wanted"],
 )
-def test_a_node(
+def test_node_router_and_ports_are_checked(
     status: IngressStatus | None, address: str, answers: dict[int, str], secure: bool, said: list[str]
 ) -> None:
     checks = check_findings.node_results("n1", status, address, answers, secure=secure)
@@ -126,7 +126,7 @@ def certificate(serial: str = "a1", days: float = 60) -> Certificate:
     return found
 
 
-def test_a_certificate_that_is_not_there_yet_is_waited_for() -> None:
+def test_missing_certificate_is_an_error() -> None:
     assert check_findings.stored_certificate_results(OFF, HOST, None, NOW) == []
     (missing,) = check_findings.stored_certificate_results(AUTO, HOST, None, NOW)
     assert (missing.severity, missing.code) == ("error", "ingress_certificate_missing")
@@ -159,7 +159,7 @@ def shown(
     ],
     ids=["right", "old", "other", "wildcard", "expired", "untrusted", "refused"],
 )
-def test_a_certificate_as_it_is_served(seen: PresentedCertificate, severity: str, words: str) -> None:
+def test_presented_certificate_is_checked(seen: PresentedCertificate, severity: str, words: str) -> None:
     (check,) = check_findings.served_certificate_results(HOST, certificate(), {"n1": seen}, NOW)
     assert check.severity == severity
     assert words in check.message
@@ -168,12 +168,12 @@ def test_a_certificate_as_it_is_served(seen: PresentedCertificate, severity: str
 @pytest.mark.parametrize(
     ("status", "severity"), [(200, "ok"), (302, "ok"), (401, "ok"), (404, "warning"), (500, "error"), (503, "error")]
 )
-def test_an_answer(status: int, severity: str) -> None:
+def test_http_status_is_checked(status: int, severity: str) -> None:
     (check,) = check_findings.answer_results(HOST, "/", {"n1": HttpAnswer(status=status)}, secure=True)
     assert (check.name, check.severity) == ("answer of https://app.example.com/", severity)
 
 
-def test_nodes_that_say_the_same_share_a_line() -> None:
+def test_equal_results_of_nodes_are_merged() -> None:
     good, bad = HttpAnswer(status=200), HttpAnswer(error="connection refused")
     checks = check_findings.answer_results(HOST, "/", {"n1": good, "n2": bad, "n3": good}, secure=False)
     assert [(check.severity, check.message) for check in checks] == [
@@ -194,6 +194,6 @@ def test_nodes_that_say_the_same_share_a_line() -> None:
     ],
     ids=["301", "another port", "elsewhere", "none", "refused"],
 )
-def test_a_redirect(answer: HttpAnswer, severity: str) -> None:
+def test_redirect_to_https_is_checked(answer: HttpAnswer, severity: str) -> None:
     (check,) = check_findings.redirect_results(HOST, "/", {"n1": answer})
     assert check.severity == severity

@@ -1,4 +1,4 @@
-"""The ingress in a devopsellence.yml: what is set is there, and everything else stays as somebody wrote it."""
+"""``ingress set``: edits of devopsellence.yml that keep the rest of the file."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def dropped(before: str, after: str) -> list[str]:
     return [line[1:] for line in difference(before, after, "f").splitlines()[2:] if line.startswith("-")]
 
 
-def test_a_first_ingress_is_added_and_nothing_else_is_touched() -> None:
+def test_first_ingress_keeps_the_rest_of_the_file() -> None:
     after = edit_ingress(SHOP, PATH, IngressEdit(hosts=("App.example.com",), email="ops@example.com"))
     assert dropped(SHOP, after) == []
     assert after.startswith(SHOP)
@@ -94,7 +94,7 @@ WHOLE = IngressEdit(
 )
 
 
-def test_everything_can_be_said_and_saying_it_again_changes_nothing() -> None:
+def test_all_options_are_written_once() -> None:
     after = edit_ingress(SHOP, PATH, WHOLE)
     found = ingress(after)
     assert [rule["match"]["path_prefix"] for rule in found["rules"]] == ["/m", "/m"]
@@ -129,7 +129,7 @@ def test_changed_value_changes_one_line(wanted: IngressEdit, lines: list[str]) -
     assert len(dropped(before, after)) == len(lines)
 
 
-def test_comments_survive_a_list_that_changes() -> None:
+def test_comments_survive_a_changed_list() -> None:
     before = ANNOTATED.read_text()
     after = edit_ingress(before, PATH, IngressEdit(hosts=("shop.example.com", "api.example.com")))
     assert added(before, after) == ["    - api.example.com", "        host: api.example.com"]
@@ -140,7 +140,7 @@ def test_comments_survive_a_list_that_changes() -> None:
     assert ingress(one)["hosts"] == ["shop.example.com"]
 
 
-def test_a_path_is_one_more_rule_for_each_host_and_another_target_replaces_it() -> None:
+def test_path_adds_a_rule_per_host() -> None:
     before = ANNOTATED.read_text()
     after = edit_ingress(before, PATH, IngressEdit(path="/metrics", port="metrics"))
     assert dropped(before, after) == []
@@ -149,7 +149,7 @@ def test_a_path_is_one_more_rule_for_each_host_and_another_target_replaces_it() 
     assert added(after, again) == ["        port: http"] * 2
 
 
-def test_an_overlay_gets_what_is_different_there() -> None:
+def test_overlay_gets_only_differences() -> None:
     before = ANNOTATED.read_text()
     after = edit_ingress(before, PATH, IngressEdit(email="staging@example.com"), "staging")
     assert dropped(before, after) == []
@@ -202,12 +202,12 @@ def test_ambiguous_target_must_be_given() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "a: [\n", "services: {web: {}, web: {}}\n"], ids=range(4))
-def test_a_file_that_is_none_is_explained_as_everywhere(text: str) -> None:
+def test_invalid_file_is_a_config_error(text: str) -> None:
     with pytest.raises(ConfigError):
         edit_ingress(text, PATH, IngressEdit(hosts=("a.example.com",)))
 
 
-def test_a_file_is_replaced_in_one_step_with_its_mode_also_behind_a_link(tmp_path: Path) -> None:
+def test_file_behind_link_is_replaced_with_its_mode(tmp_path: Path) -> None:
     real, link = tmp_path / "real.yml", tmp_path / "devopsellence.yml"
     real.write_text("before")
     real.chmod(0o640)

@@ -1,4 +1,4 @@
-"""What is known of hosts before anything is written."""
+"""Hosts: conflicts, serving nodes, warnings."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def ingress(*rules: str, mode: Ingress.TlsMode.ValueType = Ingress.AUTO, **field
     ],
     ids=["alone", "another node", "another host", "the same host and node"],
 )
-def test_a_host_belongs_to_one_environment_of_those_that_share_a_node(
+def test_host_conflict_between_environments_on_a_node(
     others: dict[EnvironmentRef, tuple[list[str], list[str]]], found: list[HostOwner]
 ) -> None:
     assert hosts.host_owners(["a.org", "c.org"], ["n1", "n4"], others) == found
 
 
-def test_nodes_serve_that_run_everything_that_rules_lead_to() -> None:
+def test_serving_nodes_run_all_target_services() -> None:
     services = [Service(name="web", kind=Service.WEB), Service(name="jobs", kind=Service.WORKER)]
     nodes = [Node(name="n1", labels=["web", "worker"]), Node(name="n2", labels=["web"])]
     placed = compute_placement(services, nodes, {})
@@ -54,14 +54,14 @@ def test_nodes_serve_that_run_everything_that_rules_lead_to() -> None:
 @pytest.mark.parametrize(
     "host", ["localhost", "shop.localhost", "shop", "shop.local", "db.corp.internal", "10.0.0.1", "shop.test"]
 )
-def test_no_public_authority_certifies(host: str) -> None:
+def test_private_hosts_get_no_public_certificate(host: str) -> None:
     assert hosts.uncertifiable_hosts(ingress(f"{host}/ web", "shop.example.com/ web")) == [host]
     assert hosts.uncertifiable_hosts(ingress(f"{host}/ web", mode=Ingress.MANUAL)) == []
     assert hosts.uncertifiable_hosts(ingress(f"{host}/ web", mode=Ingress.OFF)) == []
     assert hosts.uncertifiable_hosts(ingress(f"{host}/ web", tls_ca_directory_url="https://ca.internal/dir")) == []
 
 
-def test_a_deploy_warns_of_what_will_not_do_what_is_meant() -> None:
+def test_deploy_warns_about_ineffective_ingress() -> None:
     assert routed.warnings(ingress("a.example.com/ web"), ["n1"]) == []
     idle = ingress("a.example.com/ web")
     idle.hosts.append("b.example.com")

@@ -1,4 +1,4 @@
-"""A certificate and a key that somebody brings: what is taken, and what is refused in which words."""
+"""Validation of certificates and keys."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from devopsellence.cli.ingress import pem
 from devopsellence.cli.output import CliError
-from tests.support.certificates import DAY, NOW, made
+from tests.support.certificates import DAY, NOW, make_certificate
 
-ROOT = made("Some Authority", ca=True)
-MIDDLE = made("Some Authority R3", by=ROOT, ca=True)
-LEAF = made("whatever", ["app.example.com", "*.Shop.example.com", "192.0.2.7"], by=MIDDLE)
+ROOT = make_certificate("Some Authority", ca=True)
+MIDDLE = make_certificate("Some Authority R3", by=ROOT, ca=True)
+LEAF = make_certificate("whatever", ["app.example.com", "*.Shop.example.com", "192.0.2.7"], by=MIDDLE)
 CHAIN = LEAF.pem + MIDDLE.pem
 
 
@@ -61,8 +61,8 @@ def test_certificate_covers_its_hosts(host: str, covers: bool) -> None:
     ],
     ids=["P-384", "RSA 2048"],
 )
-def test_keys_that_are_taken(key: Callable[[], rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey]) -> None:
-    leaf = made("a", ["a.example.com"], by=MIDDLE, key=key())
+def test_supported_keys_are_accepted(key: Callable[[], rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey]) -> None:
+    leaf = make_certificate("a", ["a.example.com"], by=MIDDLE, key=key())
     assert pem.read_files(leaf.pem + MIDDLE.pem, leaf.key_pem(), NOW).serial == leaf.serial
 
 
@@ -75,22 +75,22 @@ def test_keys_that_are_taken(key: Callable[[], rsa.RSAPrivateKey | ec.EllipticCu
     ],
     ids=["RSA 1024", "Ed25519", "secp256k1"],
 )
-def test_keys_that_are_refused(key: Callable[[], ed25519.Ed25519PrivateKey], why: str) -> None:
-    leaf = made("a", ["a.example.com"], key=key())
+def test_unsupported_keys_are_refused(key: Callable[[], ed25519.Ed25519PrivateKey], why: str) -> None:
+    leaf = make_certificate("a", ["a.example.com"], key=key())
     assert why in refused(leaf.pem, leaf.key_pem())
 
 
-def test_a_leaf_alone_is_warned_of_and_one_that_signed_itself_is_not() -> None:
+def test_missing_intermediates_are_a_warning() -> None:
     assert "no intermediate certificates" in pem.read_files(LEAF.pem, LEAF.key_pem(), NOW).warnings[0]
-    own = made("own", ["own.example.com"])
+    own = make_certificate("own", ["own.example.com"])
     assert pem.read_files(own.pem, own.key_pem(), NOW).warnings == ()
 
 
-EXPIRED = made("old", ["a.example.com"], by=MIDDLE, begins=-9 * DAY, ends=-DAY)
-EARLY = made("new", ["a.example.com"], by=MIDDLE, begins=DAY)
-OLD_MIDDLE = made("Old R1", by=ROOT, ca=True, begins=-9 * DAY, ends=-DAY)
-BELOW_OLD = made("b", ["a.example.com"], by=OLD_MIDDLE)
-NAMELESS = made("app.example.com", by=MIDDLE)
+EXPIRED = make_certificate("old", ["a.example.com"], by=MIDDLE, begins=-9 * DAY, ends=-DAY)
+EARLY = make_certificate("new", ["a.example.com"], by=MIDDLE, begins=DAY)
+OLD_MIDDLE = make_certificate("Old R1", by=ROOT, ca=True, begins=-9 * DAY, ends=-DAY)
+BELOW_OLD = make_certificate("b", ["a.example.com"], by=OLD_MIDDLE)
+NAMELESS = make_certificate("app.example.com", by=MIDDLE)
 
 
 @pytest.mark.parametrize(
@@ -120,5 +120,5 @@ def test_invalid_certificates_are_refused(certificates: bytes, key: bytes, why: 
     assert "nothing was written" in message
 
 
-def test_a_root_at_the_end_does_no_harm() -> None:
+def test_root_certificate_in_chain_is_accepted() -> None:
     assert pem.read_files(CHAIN + ROOT.pem, LEAF.key_pem(), NOW).serial == LEAF.serial

@@ -1,4 +1,4 @@
-"""What becomes of a node's services when it is emptied."""
+"""Preview of a drain."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def other(
     ],
     ids=["may run", "cordoned, but runs it", "alone", "label", "cordoned", "unreachable", "draining"],
 )
-def test_a_service_runs_elsewhere_or_it_is_said_why_not(others: list[OtherNode], why: str) -> None:
+def test_drained_service_has_other_nodes_or_a_reason(others: list[OtherNode], why: str) -> None:
     (found,) = drained_services(REF, [WEB], others, move_volumes=False)
     assert (found.why_nowhere, found.nowhere) == (why, bool(why))
     assert ("would run nowhere" in found.text("n1")) is bool(why)
 
 
-def test_a_service_with_data_stays_unless_it_is_moved() -> None:
+def test_service_with_volumes_stays_unless_moved() -> None:
     (stays,) = drained_services(REF, [REDIS], [], move_volumes=False)
     assert (stays.stays, stays.nowhere) == (True, False)
     assert "redis stays on n1 with its data (data)" in stays.text("n1")
@@ -50,7 +50,7 @@ def test_a_service_with_data_stays_unless_it_is_moved() -> None:
     assert "its data (data) stays behind on n1" in moves.text("n1")
 
 
-def test_the_refusal_names_each_service_and_the_way_around() -> None:
+def test_refusal_names_services_and_force() -> None:
     shown = DrainPreview(NodeWorkload("n1"), tuple(drained_services(REF, [WEB, REDIS], [], move_volumes=True)), ())
     error = refusal(shown, "devopsellence node drain n1 --force")
     assert error is not None

@@ -1,4 +1,4 @@
-"""A node in the list."""
+"""Entries of ``node list``."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def looks(*services: Service) -> dict[str, NodeWorkload]:
         (DRAINING, BEAT, (), NodeState.DRAINED),
     ],
 )
-def test_the_worst_there_is_to_say_is_the_state(
+def test_worst_condition_is_the_state(
     node: Node | None, beat: Heartbeat | None, services: tuple[Service, ...], state: NodeState
 ) -> None:
     found = listed_node(overview(node, beat), looks(*services), {})
@@ -66,7 +66,7 @@ def test_the_worst_there_is_to_say_is_the_state(
     assert len(found.cells(NOW)) == len(HEADER)
 
 
-def test_since_when_a_node_is_unreachable() -> None:
+def test_unreachable_node_has_its_start_time() -> None:
     unreachable = NodeProgress(node="n1", phase=NodeProgress.UNREACHABLE, since=at(3))
     earlier = NodeProgress(node="n1", phase=NodeProgress.UNREACHABLE, since=at(5))
     settled = NodeProgress(node="n2", phase=NodeProgress.SETTLED, since=at(9))
@@ -96,5 +96,5 @@ def test_services_left_on_drained_node_are_noted() -> None:
     ],
     ids=["no heartbeat", "not known", "large", "small"],
 )
-def test_the_room_there_is(beat: Heartbeat | None, said: str) -> None:
+def test_disk_space_is_formatted(beat: Heartbeat | None, said: str) -> None:
     assert disk_text(beat) == said

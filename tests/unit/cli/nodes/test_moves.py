@@ -1,4 +1,4 @@
-"""What a change of labels moves."""
+"""Services moved by a change of labels."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def moved(before: Node, after: Node, *others: Node) -> list[tuple[str, bool, tup
         pytest.param(["web"], [], [node("n2", "worker")], [("web", False, (), True)], id="no label is left"),
     ],
 )
-def test_moves(before: list[str], after: list[str], others: list[Node], expected: list[object]) -> None:
+def test_label_change_moves_services(
+    before: list[str], after: list[str], others: list[Node], expected: list[object]
+) -> None:
     assert moved(node("n1", *before), node("n1", *after), *others) == expected
 
 
@@ -54,7 +56,7 @@ def test_cordoned_node_gains_and_loses_nothing() -> None:
     assert moved(node("n1", "web", cordoned=True), node("n1", "worker", cordoned=True)) == []
 
 
-def test_a_move_is_a_sentence_that_names_what_stays_behind() -> None:
+def test_move_text_names_volumes_left_behind() -> None:
     (stops,) = service_moves(REF, [REDIS], node("n1", "worker"), node("n1", "web"), [], {})
     assert stops.text() == (
         'acme/Shop/production: redis stops on n1, which is not labelled "worker" (labels: web) (nowhere else); '
@@ -105,7 +107,7 @@ def test_replicas_move_to_other_nodes(
     assert [move.nowhere for move in found] == ["nowhere" in text for text in expected]
 
 
-def test_replicas_that_have_their_nodes_do_not_come_because_of_a_label() -> None:
+def test_complete_replicas_do_not_move() -> None:
     held = {"jobs": {"n2": 0, "n3": 0}}
     others = [node("n2", "worker"), node("n3", "worker")]
     assert service_moves(REF, [JOBS], node("n1", "web"), node("n1", "worker"), others, held) == []

@@ -1,4 +1,4 @@
-"""What a node runs, and when it is empty."""
+"""Workload of a node."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def test_unreadable_record_is_not_empty() -> None:
     assert not state.empty
 
 
-def test_a_node_that_is_not_being_drained_is_not_drained() -> None:
+def test_node_without_drain_is_not_drained() -> None:
     assert not NodeWorkload("n1", Node(name="n1", uid="u"), None).drained
 
 
 @pytest.mark.parametrize(
     ("heartbeat", "answers"), [(None, False), (Heartbeat(uid="before"), False), (Heartbeat(uid="u"), True)]
 )
-def test_only_the_machine_that_is_registered_answers(heartbeat: Heartbeat | None, answers: bool) -> None:
+def test_node_is_reachable_only_with_its_uid(heartbeat: Heartbeat | None, answers: bool) -> None:
     assert NodeWorkload("n1", Node(name="n1", uid="u"), heartbeat).reachable is answers

@@ -1,4 +1,4 @@
-"""Many nodes in groups, as text, on a terminal and as changes."""
+"""Groups of nodes as text, on a terminal and as changes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def by_kind(snapshot: Snapshot) -> Mapping[NodeGroupKind, NodeGroup]:
     return {group.kind: group for group in groups.groups(snapshot, NOW)}
 
 
-def test_as_text_what_is_wrong_comes_first_and_the_rest_is_folded() -> None:
+def test_text_shows_problems_first() -> None:
     assert text.status(cluster(), NOW).splitlines()[2:] == [
         "Rollout      progressing for 1m16s, 38/300 nodes, 80/86 services, about 9 min left",
         "",
@@ -125,7 +125,7 @@ def test_as_text_what_is_wrong_comes_first_and_the_rest_is_folded() -> None:
     ]
 
 
-def test_few_nodes_or_all_on_demand_have_a_row_for_each_service() -> None:
+def test_few_nodes_have_a_row_per_service() -> None:
     few = text.status(cluster(12, rollout=None), NOW)
     assert "n012  redis" in few
     assert "NODE" in few
@@ -144,7 +144,7 @@ def test_node_missing_from_rollout_is_judged_by_its_status() -> None:
     assert found[NodeGroupKind.UNREACHABLE].nodes == ("n003", "n150", "n300")
 
 
-def test_a_node_that_has_crashed_since_is_not_folded_with_the_settled() -> None:
+def test_newly_failed_node_is_not_grouped_as_settled() -> None:
     state = cluster()
     crashed = status("n010", 6, phase=ServiceStatus.BACKOFF, reason="ended with exit code 1")
     found = by_kind(cluster(statuses={**state.statuses, "n010": crashed}))
@@ -152,12 +152,12 @@ def test_a_node_that_has_crashed_since_is_not_folded_with_the_settled() -> None:
     assert GroupLine(("n010",), "web backoff (ended with exit code 1)") in found[NodeGroupKind.MOVING].lines
 
 
-def test_before_the_controller_has_begun_nothing_is_in_flight() -> None:
+def test_nodes_are_pending_before_the_rollout() -> None:
     found = by_kind(cluster(rollout=None))
     assert set(found) == {NodeGroupKind.PENDING, NodeGroupKind.UNREACHABLE, NodeGroupKind.FAILED}
 
 
-def test_in_little_room_every_group_keeps_a_line() -> None:
+def test_every_group_keeps_a_line_in_little_space() -> None:
     lines = tuple(GroupLine((f"n{number}",), f"reason {number}") for number in range(5))
     group = NodeGroup(NodeGroupKind.FAILED, ("n0", "n1", "n2", "n3", "n4"), lines)
     assert groups.line_limits([group, group], None) == [5, 5]
@@ -171,7 +171,7 @@ def test_in_little_room_every_group_keeps_a_line() -> None:
 @pytest.mark.parametrize(
     ("width", "height", "total"), [(80, 24, 300), (80, 10, 300), (200, 50, 300), (80, 24, 3), (40, 12, 12), (80, 8, 12)]
 )
-def test_a_frame_never_exceeds_the_terminal(width: int, height: int, total: int) -> None:
+def test_frame_fits_the_terminal(width: int, height: int, total: int) -> None:
     console = Console(width=width, height=height, force_terminal=True, color_system=None)
     state = cluster(total) if total > 50 else cluster(total, rollout=None)
     lines = screen.frame(console, state, NOW)
@@ -179,14 +179,14 @@ def test_a_frame_never_exceeds_the_terminal(width: int, height: int, total: int)
     assert max(map(len, lines)) < width
 
 
-def test_a_frame_of_everything_says_what_is_cut() -> None:
+def test_cut_frame_counts_hidden_lines() -> None:
     console = Console(width=120, height=24, force_terminal=True, color_system=None)
     lines = screen.frame(console, cluster(), NOW, everything=True)
     assert len(lines) == 23
     assert lines[-1].endswith("more lines: devopsellence status --all")
 
 
-def test_a_frame_shows_the_bar_and_the_estimate() -> None:
+def test_frame_shows_bar_and_time_left() -> None:
     console = Console(width=100, height=30, force_terminal=True, color_system=None)
     lines = screen.frame(console, cluster(), NOW)
     assert lines[2].split() == ["Rollout", "progressing", "for", "1m16s,", "about", "9", "min", "left"]
@@ -194,7 +194,7 @@ def test_a_frame_shows_the_bar_and_the_estimate() -> None:
     assert lines[3].rstrip().endswith("38/300 nodes, 80/86 services")
 
 
-def test_changes_are_told_for_nodes_together() -> None:
+def test_equal_changes_of_nodes_share_a_line() -> None:
     before = groups.groups(cluster(), NOW, ages=False)
     state = cluster()
     done = {name: status(name, 6) for name in ("n041", "n042")}
@@ -215,5 +215,5 @@ def test_changes_are_told_for_nodes_together() -> None:
         ("on n10: x", "on n10: x"),
     ],
 )
-def test_a_sentence_without_its_node(reason: str, without: str) -> None:
+def test_reason_loses_the_name_of_its_node(reason: str, without: str) -> None:
     assert anonymous(reason, "n1") == without

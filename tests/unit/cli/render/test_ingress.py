@@ -1,4 +1,4 @@
-"""The ingress as ``status`` shows it."""
+"""Ingress in ``status``."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def said(found: Snapshot) -> list[tuple[str, str]]:
     return [(trouble.severity, trouble.text) for trouble in ingress.ingress_problems(found, NOW)]
 
 
-def test_all_is_well_in_one_line() -> None:
+def test_healthy_ingress_is_a_single_line() -> None:
     found = snapshot(n1=SERVING, certificates={HOST: certificate()})
     assert "Ingress      https://app.example.com/" in text.status(found, NOW).splitlines()
     assert said(found) == []
@@ -98,7 +98,7 @@ def test_no_ingress_shows_nothing() -> None:
     ],
     ids=["no certificate", "off", "nothing said", "other ports", "other port", "no https", "two nodes"],
 )
-def test_where_people_reach_it(found: Snapshot, url: str) -> None:
+def test_url_depends_on_certificate_and_ports(found: Snapshot, url: str) -> None:
     assert ingress.urls(found) == [url]
 
 
@@ -127,7 +127,7 @@ def test_node_problems_are_shown(found: Snapshot, expected: list[tuple[str, str]
     assert said(found) == expected
 
 
-def test_a_node_that_is_gone_or_another_machine_says_nothing() -> None:
+def test_status_of_unreachable_node_is_ignored() -> None:
     failed = IngressStatus(phase=IngressStatus.FAILED, reason="port 80 is taken")
     found = snapshot(mode=Ingress.OFF, n1=failed, n2=failed)
     assert said(found) == [("error", "n1, n2: port 80 is taken")]
@@ -180,12 +180,12 @@ def test_certificate_problems_are_shown(
     assert words in sentence
 
 
-def test_a_renewal_under_way_and_a_certificate_that_lasts_are_no_trouble() -> None:
+def test_valid_certificate_is_no_problem() -> None:
     under_way = certificate(29, Issuance(phase=Issuance.ORDER))
     assert said(snapshot(n1=SERVING, certificates={HOST: under_way})) == []
 
 
-def test_many_hosts_share_a_line_and_json_has_them_all() -> None:
+def test_hosts_with_equal_problem_share_a_line() -> None:
     hosts = [f"h{number}.example.com" for number in range(200)]
     found = snapshot(*hosts, n1=SERVING)
     lines = text.status(found, NOW).splitlines()
@@ -199,7 +199,7 @@ def test_many_hosts_share_a_line_and_json_has_them_all() -> None:
     assert shown["problems"][0]["code"] == "ingress_certificate_missing"
 
 
-def test_json_has_everything_but_the_key() -> None:
+def test_certificate_json_has_no_key() -> None:
     stored = certificate(29, backoff())
     stored.key_age = "age-encryption.org"
     shown = document.status(snapshot(n1=SERVING, certificates={HOST: stored}), NOW)["ingress"]

@@ -20,7 +20,7 @@ from tests.unit.cli.render.snapshots import (
 )
 
 
-def test_status_as_json_has_everything_that_the_text_has() -> None:
+def test_status_as_json() -> None:
     shown = json.loads(json.dumps(document.status(snapshot(), NOW)))
     assert shown["environment"] == {
         "organization": "acme",
@@ -71,13 +71,13 @@ def test_status_as_json_has_everything_that_the_text_has() -> None:
     assert (shown["problems"], shown["stale"]) == ([], "")
 
 
-def test_an_older_release_s_times_are_not_this_one_s() -> None:
+def test_times_of_older_rollout_are_not_shown() -> None:
     shown = document.rollout(snapshot(rollout=rollout(Rollout.SETTLED, release=1, finished_at=ago(50))), NOW)
     assert shown is not None
     assert (shown["phase"], shown["started_at"], shown["finished_at"]) == ("waiting", None, None)
 
 
-def test_outcomes_of_all_releases_that_the_controller_remembers() -> None:
+def test_outcomes_of_all_known_releases() -> None:
     found = rollout(
         Rollout.PROGRESSING,
         release=3,
@@ -101,7 +101,7 @@ def test_outcomes_of_all_releases_that_the_controller_remembers() -> None:
     ],
     ids=["progressing", "settled", "failed", "halted", "rolling back", "rolled back"],
 )
-def test_how_the_newest_release_is_marked(fields: dict[str, Any], text: str) -> None:
+def test_newest_release_outcome_is_marked(fields: dict[str, Any], text: str) -> None:
     found = Rollout(release=2, history=[RolloutOutcome(release=1, phase=Rollout.SETTLED)], **fields)
     outcomes = document.release_outcomes(found)
     assert outcomes[2].text == text

@@ -1,4 +1,4 @@
-"""How far a rollout is, and how long the rest may take."""
+"""Progress and estimates of a rollout."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def rollout(**counts: int) -> Rollout:
         ({"settled": 3}, None),
     ],
 )
-def test_the_estimate_goes_by_what_is_done(counts: dict[str, int], left: float | None) -> None:
+def test_estimate_extrapolates_settled_nodes(counts: dict[str, int], left: float | None) -> None:
     assert progress.seconds_left(rollout(**counts), NOW) == left
 
 
-def test_there_is_no_estimate_for_what_does_not_go_on() -> None:
+def test_stopped_rollout_has_no_estimate() -> None:
     counts = {"settled": 5, "waiting": 5}
     halted, back, failed = rollout(**counts), rollout(**counts), rollout(**counts)
     halted.halted = "web ended"
@@ -50,12 +50,12 @@ def test_there_is_no_estimate_for_what_does_not_go_on() -> None:
     assert [progress.seconds_left(each, NOW) for each in (halted, back, failed)] == [None, None, None]
 
 
-def test_nodes_that_take_no_part_take_no_time() -> None:
+def test_cordoned_nodes_do_not_count_for_estimate() -> None:
     assert progress.seconds_left(rollout(settled=2, waiting=3), NOW, not_participating=1) == 60.0
     assert progress.seconds_left(rollout(settled=2, waiting=1), NOW, not_participating=1) is None
 
 
-def test_the_time_that_the_release_task_took_is_not_the_nodes_pace() -> None:
+def test_estimate_ignores_the_release_task() -> None:
     found = rollout(settled=1, converging=1, waiting=2)
     found.task.CopyFrom(TaskStatus(phase=TaskStatus.SUCCEEDED, finished_at=ago(10)))
     assert progress.seconds_left(found, NOW) == 30.0
@@ -71,7 +71,7 @@ def test_the_time_that_the_release_task_took_is_not_the_nodes_pace() -> None:
         (5400, "about 1.5 h left"),
     ],
 )
-def test_an_estimate_does_not_pretend_to_be_exact(seconds: float, text: str) -> None:
+def test_estimate_is_rounded(seconds: float, text: str) -> None:
     assert progress.time_left_text(seconds) == text
 
 
@@ -86,7 +86,7 @@ def test_an_estimate_does_not_pretend_to_be_exact(seconds: float, text: str) -> 
     ],
     ids=["one of four", "half a node", "who is not there does not count", "nobody is there", "no services"],
 )
-def test_the_bar_shows_nodes_each_as_far_as_its_services(fields: dict[str, int], share: float) -> None:
+def test_progress_share_counts_services(fields: dict[str, int], share: float) -> None:
     assert progress.counts(Rollout(counts=NodeCounts(**fields))).share == share
 
 

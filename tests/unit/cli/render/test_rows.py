@@ -40,7 +40,7 @@ def test_service_running_as_assigned_is_settled_with_its_address() -> None:
     assert (redis.health, redis.address, redis.settled, redis.reason) == ("none", "172.18.0.2", True, "")
 
 
-def test_a_service_that_was_left_untouched_says_so() -> None:
+def test_reused_container_is_marked() -> None:
     state = snapshot(statuses={"n1": status(running("redis", reused=True, release=1), running("web"))})
     assert (row(state, "redis").reused, row(state, "redis").reason, row(state, "redis").release) == (True, "reused", 1)
 
@@ -79,7 +79,7 @@ def test_unsettled_service_has_a_reason(more: dict[str, Any], reason: str) -> No
     assert web.reason == reason
 
 
-def test_a_failure_of_an_earlier_release_is_not_one_of_this() -> None:
+def test_failure_of_earlier_release_does_not_count() -> None:
     failing = running("web", phase=ServiceStatus.BACKOFF, failed=True, reason="exit code 1")
     web = row(snapshot(statuses={"n1": status(failing, release=1)}), "web")
     assert (web.failed, web.reason) == (False, "not yet at release 2")
@@ -92,13 +92,13 @@ def test_old_release_still_serving_is_shown() -> None:
     assert row(snapshot(statuses={"n1": status(starting)}), "web").reason == "release 1 keeps serving"
 
 
-def test_an_exit_code_of_zero_is_an_end_too() -> None:
+def test_exit_code_zero_is_shown() -> None:
     ended = running("web", phase=ServiceStatus.BACKOFF, last_exit=Exit(code=0))
     assert row(snapshot(statuses={"n1": status(ended)}), "web").exit_code == 0
     assert row(snapshot(), "web").exit_code is None
 
 
-def test_a_service_on_its_way_out_is_shown_and_not_settled() -> None:
+def test_service_being_removed_is_not_settled() -> None:
     state = snapshot(statuses={"n1": status(running("web"), running("old", phase=ServiceStatus.STOPPING))})
     assert (row(state, "old").phase, row(state, "old").settled) == ("stopping", False)
 
@@ -112,13 +112,13 @@ def test_a_service_on_its_way_out_is_shown_and_not_settled() -> None:
         ({"environment": Environment(latest_release=2)}, "no longer attached"),
     ],
 )
-def test_a_node_that_runs_nothing_says_why(more: dict[str, Any], reason: str) -> None:
+def test_idle_node_has_a_reason(more: dict[str, Any], reason: str) -> None:
     (only,) = rows(snapshot(statuses={}, **more), NOW)
     assert (only.node, only.service, only.phase) == ("n1", "", "idle")
     assert reason in only.reason
 
 
-def test_after_a_rollback_the_older_release_is_what_should_run() -> None:
+def test_rollback_target_is_expected_to_run() -> None:
     state = back_at_one()
     assert [(each.settled, each.reason) for each in rows(state, NOW)] == [(True, ""), (True, "")]
     assert row(state, "web").address == "http://172.18.0.3:3000"
@@ -134,7 +134,7 @@ def test_after_a_rollback_the_older_release_is_what_should_run() -> None:
     assert (ended.outcome, ended.text, ended.runs, ended.rolled_back) == ("failed", "rolled back", False, True)
 
 
-def test_a_node_that_waits_its_turn_is_not_late() -> None:
+def test_node_waiting_for_its_batch_is_not_late() -> None:
     waits = NodeProgress(
         node="n1", phase=NodeProgress.WAITING, reason="n1 waits its turn: 1 node moves at a time", release=1
     )
@@ -148,7 +148,7 @@ def test_a_node_that_waits_its_turn_is_not_late() -> None:
     assert web.reason == "waits its turn: 1 node moves at a time; release 1 keeps running"
 
 
-def test_a_waiting_node_that_runs_nothing_says_what_it_waits_for() -> None:
+def test_idle_waiting_node_has_a_reason() -> None:
     waits = NodeProgress(node="n1", phase=NodeProgress.WAITING, reason="n1 is cordoned and takes nothing new")
     (only,) = rows(snapshot(rollout=rollout(Rollout.PROGRESSING, nodes=[waits]), statuses={}), NOW)
     assert (only.phase, only.reason, only.settled, only.waiting) == (
@@ -159,13 +159,13 @@ def test_a_waiting_node_that_runs_nothing_says_what_it_waits_for() -> None:
     )
 
 
-def test_replicas_are_expected_only_where_they_were_reported() -> None:
+def test_replicas_are_expected_only_if_reported() -> None:
     release = Release(number=2, services=[Service(name="web", kind=Service.WEB, replicas=1)])
     (only,) = rows(snapshot(release=release, statuses={}), NOW)
     assert (only.service, only.reason) == ("", "runs none of the services: its replicas run on other nodes")
 
 
-def test_a_service_that_has_completed_is_as_it_should_be() -> None:
+def test_completed_service_is_settled() -> None:
     done = running("web", phase=ServiceStatus.COMPLETED, health=ServiceStatus.NONE)
     (row,) = rows(snapshot(statuses={"n1": status(done)}, release=Release(number=2, services=[WEB])), NOW)
     assert (row.settled, row.phase) == (True, "completed")

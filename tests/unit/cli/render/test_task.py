@@ -38,13 +38,13 @@ from tests.unit.cli.render.snapshots import (
         ),
     ],
 )
-def test_the_release_task_has_a_line_of_its_own(fields: dict[str, Any], line: str) -> None:
+def test_release_task_line(fields: dict[str, Any], line: str) -> None:
     task = TaskStatus(name="release", node="n1", release=2, **fields)
     shown = text.status(snapshot(rollout=rollout(Rollout.PROGRESSING, task=task)), NOW)
     assert line in shown.splitlines()
 
 
-def test_a_task_that_failed_shows_its_last_lines() -> None:
+def test_failed_task_shows_last_lines() -> None:
     task = TaskStatus(name="release", node="n1", release=2, phase=TaskStatus.FAILED)
     task.exit.code = 3
     task.exit.log_lines.extend(["no such table", "\x1b[31mbad"])
@@ -57,7 +57,7 @@ def test_a_task_that_failed_shows_its_last_lines() -> None:
     assert (shown["phase"], shown["exit_code"]) == ("failed", 3)
 
 
-def test_a_task_of_an_earlier_release_is_not_shown() -> None:
+def test_task_of_earlier_release_is_not_shown() -> None:
     task = TaskStatus(name="release", node="n1", release=1, phase=TaskStatus.SUCCEEDED)
     old = rollout(Rollout.SETTLED, release=1, task=task)
     assert "Task" not in text.status(snapshot(rollout=old), NOW)

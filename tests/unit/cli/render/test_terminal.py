@@ -1,4 +1,4 @@
-"""Frames on a terminal: what is written, and what is then to be seen."""
+"""Frames drawn by the terminal painter."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ SIZE = (80, 10)
     ],
     ids=["one differs", "grows", "shrinks", "both", "shorter line", "the same", "all there is"],
 )
-def test_the_last_frame_is_what_is_seen_and_what_stood_above_stays(frames: list[list[str]]) -> None:
+def test_last_frame_is_visible_below_earlier_output(frames: list[list[str]]) -> None:
     terminal = Terminal(12, "$ devopsellence status --watch")
     painter = Painter(terminal.write)
     for frame in frames:
@@ -105,7 +105,7 @@ def test_the_last_frame_is_what_is_seen_and_what_stood_above_stays(frames: list[
     assert (terminal.row, terminal.column, terminal.cursor) == (len(frames[-1]) + 1, 0, True)
 
 
-def test_at_the_bottom_of_the_terminal_the_frame_makes_room_once() -> None:
+def test_frame_at_the_bottom_scrolls_once() -> None:
     terminal = Terminal(4, "$ one", "$ two", "$ three")
     painter = Painter(terminal.write)
     for text in ("a", "b", "c"):
@@ -114,7 +114,7 @@ def test_at_the_bottom_of_the_terminal_the_frame_makes_room_once() -> None:
     assert terminal.scrolled == 2
 
 
-def test_only_lines_that_differ_are_written_and_each_frame_at_once() -> None:
+def test_only_changed_lines_are_written() -> None:
     terminal = Terminal()
     painter = Painter(terminal.write)
     painter.paint(["unchanged", "age 1s"], SIZE)
@@ -124,7 +124,7 @@ def test_only_lines_that_differ_are_written_and_each_frame_at_once() -> None:
     assert "unchanged" not in terminal.writes[1]
 
 
-def test_on_a_terminal_of_another_size_everything_is_drawn_anew() -> None:
+def test_resized_terminal_is_redrawn() -> None:
     terminal = Terminal(10, "before")
     painter = Painter(terminal.write)
     painter.paint(["one", "two"], SIZE)

@@ -30,7 +30,7 @@ from tests.unit.cli.render.snapshots import (
 )
 
 
-def test_a_failed_service_shows_how_it_ended() -> None:
+def test_failed_service_shows_exit_code_and_last_lines() -> None:
     end = Exit(code=137, oom_killed=True, log_lines=["one", "\x1b[31mtwo"])
     failing = running(
         "web", phase=ServiceStatus.BACKOFF, failed=True, restarts=3, last_exit=end, reason="killed", address=""
@@ -58,7 +58,7 @@ def test_rolled_back_release_keeps_its_reason() -> None:
     assert text.rollout_line(state, NOW) == "failed, rolling back to release 1 for 1m, 2/2 services: exit code 3"
 
 
-def test_status_as_text_is_a_heading_and_a_table() -> None:
+def test_status_text_has_heading_and_table() -> None:
     assert text.status(snapshot(), NOW) == (
         "Environment  acme/Shop/production\n"
         "Release      2 (a1b2c3d, by ann@laptop, 2m ago): new search\n"
@@ -70,13 +70,13 @@ def test_status_as_text_is_a_heading_and_a_table() -> None:
     )
 
 
-def test_status_as_text_before_anything_was_deployed() -> None:
+def test_status_text_before_first_release() -> None:
     assert text.status(Snapshot(REF), NOW) == (
         "Environment  acme/Shop/production\nRelease      none yet; run devopsellence deploy\n\nNo node is attached."
     )
 
 
-def test_an_unreadable_record_is_named_and_the_rest_is_shown() -> None:
+def test_unreadable_record_is_named() -> None:
     state = snapshot(release=None, problems=(UnreadableKey("/p/releases/x", "not a readable Release: line 1\x1b[2J"),))
     shown = text.status(state, NOW)
     assert "Release      2 (cannot be read)" in shown
@@ -96,11 +96,11 @@ def test_an_unreadable_record_is_named_and_the_rest_is_shown() -> None:
         ),
     ],
 )
-def test_the_rollout_in_a_line(more: dict[str, Any], line: str) -> None:
+def test_rollout_line(more: dict[str, Any], line: str) -> None:
     assert text.rollout_line(snapshot(**more), NOW) == line
 
 
-def test_changes_are_what_says_something_else_whatever_the_age() -> None:
+def test_age_is_no_change() -> None:
     before = rows(snapshot(), NOW)
     assert text.changes(before, rows(snapshot(), NOW + timedelta(hours=1))) == []
     stopped = rows(snapshot(statuses={"n1": status(running("web", phase=ServiceStatus.STOPPING))}), NOW)
@@ -115,7 +115,7 @@ def test_changes_are_what_says_something_else_whatever_the_age() -> None:
     ]
 
 
-def test_unhealthy_says_since_when() -> None:
+def test_unhealthy_service_has_a_duration() -> None:
     sick = running("web", health=ServiceStatus.UNHEALTHY, unhealthy_since=ago(130), reason="not healthy: answered 500")
     (row,) = rows(snapshot(statuses={"n1": status(sick)}, release=Release(number=2, services=[WEB])), NOW)
     assert text.cells(row)[3] == "unhealthy 2m10s"

@@ -65,7 +65,7 @@ from tests.unit.cli.render.snapshots import (
         ({"rollout": rollout(Rollout.SETTLED, release=9)}, 2, RolloutState.SUPERSEDED),
     ],
 )
-def test_how_a_rollout_stands(more: dict[str, Any], number: int, outcome: RolloutState) -> None:
+def test_rollout_state_of_a_release(more: dict[str, Any], number: int, outcome: RolloutState) -> None:
     assert release_verdict(snapshot(**more), number).outcome is outcome
 
 
