@@ -1,4 +1,4 @@
-"""For all tests: the order of their files, a shared etcd, and a prefix of one's own in it."""
+"""Order of the test files, a shared etcd, and a prefix in etcd for each test."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ from tests.support.need import need_etcd
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take long begin early, so that no worker is left alone with one at the end; those that start several
-    hosts begin apart from one another. Unit tests fill the gaps at the end."""
+    """Order test files by run time, so that no worker is left alone with a slow file at the end.
+
+    Schedules come first, unit tests last. The files of ``tests/cluster``, which start several hosts, are spread over
+    the first two thirds of the other slow files.
+    """
     files = [(path, list(tests)) for path, tests in groupby(items, key=lambda item: item.path)]
-    hosts = [one for one in files if "cluster" in _folders(one[0])]
-    rest = [one for one in files if one not in hosts]
-    rest.sort(key=lambda one: ("unit" in _folders(one[0]), "schedules" not in _folders(one[0])))
-    apart = sum("unit" not in _folders(path) for path, _ in rest) // 3
-    for number, one in enumerate(hosts):
-        rest.insert(number * (apart + 1), one)
-    items[:] = [item for _, tests in rest for item in tests]
+    several_hosts = [file for file in files if _folder(file[0]) == "cluster"]
+    ordered = [file for file in files if file not in several_hosts]
+    ordered.sort(key=lambda file: (_folder(file[0]) == "unit", _folder(file[0]) != "schedules"))
+    distance = sum(_folder(path) != "unit" for path, _ in ordered) // 3
+    for number, file in enumerate(several_hosts):
+        ordered.insert(number * (distance + 1), file)
+    items[:] = [item for _, tests in ordered for item in tests]
 
 
-def _folders(path: Path) -> tuple[str, ...]:
-    """The file's folders below ``tests``, the outermost alone."""
-    return path.relative_to(Path(__file__).parent).parts[:1]
+def _folder(path: Path) -> str:
+    """Return the folder of ``tests`` that holds the file."""
+    return path.relative_to(Path(__file__).parent).parts[0]
 
 
 @pytest.fixture(scope="session")
 def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    """One plain etcd for the whole session. Tests that stop, kill or fill an etcd start their own."""
+    """Plain etcd shared by the session. Tests that stop, kill or fill an etcd start another."""
     need_etcd()
     with EtcdServer(tmp_path_factory.mktemp("etcd")) as server:
         yield server
@@ -43,12 +46,12 @@ def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer
 
 @pytest.fixture
 def settings(etcd_server: EtcdServer) -> Settings:
-    """Settings for the shared etcd, with a prefix that no other test uses."""
+    """Settings of the shared etcd, with a prefix for this test alone."""
     return etcd_server.settings(f"/test-{uuid.uuid4().hex[:12]}/")
 
 
 @pytest.fixture
 async def etcd(settings: Settings) -> AsyncIterator[Etcd]:
-    """Connected to the shared etcd, under a prefix that no other test uses."""
+    """Connection to the shared etcd, under a prefix for this test alone."""
     async with Etcd(settings) as client:
         yield client

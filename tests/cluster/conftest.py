@@ -1,6 +1,6 @@
-"""One bed for all tests of a module, and one app on it.
+"""Bed for all tests of a module, with an app.
 
-Every test begins and ends with a bed that is whole: what it cuts, kills or pauses is brought back, also when it fails.
+Every test begins and ends with a healthy bed: all cuts, pauses and kills are undone, also after a failure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support.need import need_docker, need_etcd
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """The app, deployed on all hosts of a bed of its own."""
+    """App deployed on all hosts of the module's bed."""
     need_host()
     need_etcd()
     need_docker()
@@ -31,7 +31,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 @pytest.fixture
 def app(shared: App) -> Iterator[App]:
-    """The app, on a bed on which nothing is amiss; the same afterwards."""
+    """App on a healthy bed; the audit passes before and after the test."""
     print(f"logs: {shared.bed.logs}")  # noqa: T201 - pytest shows it with a failure
     shared.bed.mend()
     nothing_amiss(shared.bed)

@@ -1,7 +1,7 @@
-"""Three hosts behind one name, as people see them: certificates from a real ACME server, deploys, and what breaks.
+"""Three hosts behind one name, as users see them: certificates of a real ACME server, deploys, failures.
 
-The app is gone at once when it is asked to end, so that whoever is not dropped owes it to the routers. Outages that
-are nobody's to prevent are printed, not judged: what is asserted is that they end, and that they stay where they were.
+The app ends at once on SIGTERM, so only the routers can keep requests from failing. Unavoidable outages are printed,
+not judged: tests assert that outages end, and that no other host is affected.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def hosts_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
 
 @pytest.fixture(scope="module")
 def pebble(hosts_only: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pebble]:
-    """In the bed's network, with a DNS in which the app's name is all hosts'."""
+    """ACME server in the bed's network, with a DNS in which the app's name leads to all hosts."""
     here = address(hosts_only.number, OPERATOR)
     with Pebble(tmp_path_factory.mktemp("pebble"), http_port=80, bind=here) as server:
         server.point(HOST, [host.address for host in hosts_only.hosts.values()])
@@ -59,7 +59,7 @@ def pebble(hosts_only: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def shared(hosts_only: Bed, pebble: Pebble, tmp_path_factory: pytest.TempPathFactory) -> App:
-    """The app on all hosts, served with a certificate by each of them."""
+    """App on all hosts, with a certificate on each host."""
     app = App(hosts_only, tmp_path_factory.mktemp("app"), "shop", directory=pebble.directory_url, private=True)
     app.authority.write_text(pebble.roots())
     app.attach(*hosts_only.hosts)
@@ -70,12 +70,12 @@ def shared(hosts_only: Bed, pebble: Pebble, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def version() -> str:
-    """One that was never deployed before."""
+    """Return a version never deployed before."""
     return f"v{next(_numbers)}"
 
 
 def served(app: App) -> dict[str, str]:
-    """The serial of the certificate that each host shows and that can be trusted, by host."""
+    """Return the serial of the trusted certificate that each host serves, by host."""
     trust = ssl.create_default_context(cafile=str(app.authority))
     found = {}
     for name, host in app.bed.hosts.items():
@@ -96,7 +96,7 @@ def record(app: App) -> Certificate:
 
 
 def make_due(app: App) -> None:
-    """Make the certificate seem old enough to be renewed, and forget what was tried before."""
+    """Make the certificate old enough to be renewed, and forget earlier attempts."""
 
     async def work(etcd: Etcd) -> bool:
         key = etcd.keys.certificate(app.ref, HOST)
@@ -115,7 +115,7 @@ def make_due(app: App) -> None:
 
 
 def renewed(app: App, before: set[str]) -> str:
-    """The serial of the certificate that all hosts show, once it is none of ``before``."""
+    """Return the serial of the certificate that all hosts serve, once different from ``before``."""
 
     def look() -> str:
         serials = served(app)
@@ -126,7 +126,7 @@ def renewed(app: App, before: set[str]) -> str:
 
 
 def told(load: Load) -> None:
-    """Show what clients saw."""
+    """Print the observations of the clients."""
     for host, result in load.results.items():
         slowest = result.percentile(0.99, KEPT, NEW)
         gap = result.longest_gap
@@ -157,7 +157,7 @@ def test_any_host_answers_the_challenge_and_a_renewal_drops_nobody(app: App, bed
 
 
 def test_a_rolling_deploy_drops_nobody(app: App, bed: Bed, version: str) -> None:
-    """Also not who waits long for an answer or talks on a WebSocket."""
+    """Slow answers and WebSockets are not dropped either."""
     with Load(app, *bed.hosts, slow=2, slow_seconds=3.0, sockets=2, socket_seconds=3.0) as load:
         app.deploy(version)
     told(load)
@@ -228,7 +228,7 @@ def test_killed_it_heals_by_itself_and_other_hosts_do_not_notice(
 
 @pytest.fixture
 def way(app: App, bed: Bed) -> Iterator[dict[str, int]]:
-    """Ports by the addresses of n1's containers, to which n2 knows the way."""
+    """Yield ports by address of n1's containers, with a route to the containers on n2."""
     there, here = bed.hosts["n1"], bed.hosts["n2"]
     addresses = {}
     for service, port in ((PRIVATE, PRIVATE_PORT), ("web", PORT)):
@@ -243,7 +243,7 @@ def way(app: App, bed: Bed) -> Iterator[dict[str, int]]:
 
 
 def test_service_without_rule_is_unreachable_from_outside(bed: Bed, way: dict[str, int]) -> None:
-    """Neither through the router nor by somebody who knows the way to the containers: the next test goes it."""
+    """Not through the router, and not over a route to the containers, as in the next test."""
     there, here = bed.hosts["n1"], bed.hosts["n2"]
     for where, port in way.items():
         assert reaches(there, where, port), "from its own host it can be reached"
@@ -258,7 +258,7 @@ def test_service_without_rule_is_unreachable_from_outside(bed: Bed, way: dict[st
 def test_where_the_host_forwards_for_everybody_it_is_told_with_the_command_that_ends_it(
     app: App, bed: Bed, way: dict[str, int], pebble: Pebble
 ) -> None:
-    """As it is where the machine forwarded before Docker started: Docker before 28 then lets everybody's through."""
+    """A machine that forwarded packets before Docker started: Docker before 28 then accepts forwarded packets."""
     there, here = bed.hosts["n1"], bed.hosts["n2"]
     assert isolation(app, "n1") is None
     there.run("iptables", "--policy", "FORWARD", "ACCEPT")
@@ -301,6 +301,6 @@ def reaches(host: Host, where: str, port: int) -> bool:
 
 
 def isolation(app: App, node: str) -> dict[str, Any] | None:
-    """What ``node diagnose`` finds about who reaches its containers."""
+    """Return the check of ``node diagnose`` about the isolation of containers."""
     findings = app.bed.json("node", "diagnose", node, check=False).get("error", {}).get("findings", [])
     return next((finding for finding in findings if finding["code"] == "isolation"), None)

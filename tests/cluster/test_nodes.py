@@ -1,4 +1,4 @@
-"""The life of a node among others, while people use the app on the others: emptied, taken away, replaced."""
+"""Life of a node while users use the app on other nodes: drained, removed, replaced."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 def versions(app: App, node: str) -> list[str]:
-    """What the app's containers on a host are, each by its version."""
+    """Return the versions of the app's containers on a host."""
     found = app.bed.hosts[node].containers(f"label=devopsellence.environment={app.ref}")
     return [word.partition("=")[2] for each in found for word in each["Config"]["Env"] if word.startswith("VERSION=")]
 

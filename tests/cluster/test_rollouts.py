@@ -1,7 +1,7 @@
-"""Rollouts over three hosts while people use the app: what fails, what is cut off and what is killed hurts nobody.
+"""Rollouts over three hosts under load: failures, cuts and kills fail no request.
 
-Clients on every host ask all the time (``tests.support.cluster.load`` says what that proves). Before and after each
-test etcd, the agents and the engines must agree that nothing is lost, doubled or orphaned.
+Clients on every host send requests all the time (see ``tests.support.cluster.load``). The audit of etcd, agents and
+engines passes before and after each test.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _numbers = count(1)
 
 @pytest.fixture
 def version() -> str:
-    """One that was never deployed before."""
+    """Return a version never deployed before."""
     return f"v{next(_numbers)}"
 
 
 def running(app: App) -> dict[str, str]:
-    """The version in each host's only container of the app, by host."""
+    """Return the version of each host's only container of the app, by host."""
     found = {}
     for name, host in app.bed.hosts.items():
         (only,) = host.containers(f"label=devopsellence.environment={app.ref}")
@@ -57,7 +57,7 @@ def settled(app: App, release: int) -> bool:
 
 
 def moved(app: App, release: int) -> int:
-    """How many nodes are assigned a release."""
+    """Return the number of nodes with an assignment of a release."""
     return sum(each.release == release for (_, ref), each in stored(app.bed).assignments.items() if ref == app.ref)
 
 
@@ -98,7 +98,7 @@ def test_a_release_that_never_gets_healthy_goes_back_by_itself(app: App) -> None
 
 
 def test_a_node_that_is_cut_off_is_not_waited_for_and_catches_up(app: App, bed: Bed, version: str) -> None:
-    """Also where it lacks the image, which it could not be sent: it gets that from those who run it."""
+    """The node also lacks the image, which could not be uploaded, and pulls the image from a peer."""
     (before,) = set(running(app).values())
     with Load(app, *bed.hosts) as load:
         app.deploy(f"{version}-overtaken", "--detach")
@@ -169,7 +169,7 @@ def test_an_agent_killed_and_then_its_engine(app: App, bed: Bed, version: str) -
 
 
 def running_on_all(app: App, version: str) -> bool:
-    """Every host runs that version, and nothing else is left of the app."""
+    """Return True once every host runs the version, and no other container of the app is left."""
     try:
         return set(running(app).values()) == {version}
     except ValueError:

@@ -1,6 +1,6 @@
-"""``python -m tests.schedules SEED …``: play the schedules of these seeds; exit code 1 if one of them ends badly.
+"""``python -m tests.schedules SEED …``: play the schedules of these seeds; exit code 1 if a schedule ends badly.
 
-One seed alone is shown with its steps and all log lines.
+A single seed is shown with steps and all log lines.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Real controllers and real agents in this process, each behind a relay of its own to a real etcd; no Docker."""
+"""Controllers and agents in this process, each behind a relay to a real etcd, without Docker."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ LEASE_SECONDS: Final = 2
 PATIENCE_SECONDS: Final = 1.0
 
 
-class Machine(HollowMachine):
-    """Counts how often the task of each release was started."""
+class CountingMachine(HollowMachine):
+    """Hollow machine that counts the starts of each release's task."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,20 +43,20 @@ class Machine(HollowMachine):
         return super().start(container)
 
 
-class Node:
-    """A machine, its agent, and the network between that and etcd."""
+class HollowNode:
+    """Hollow machine, agent, and the network between agent and etcd."""
 
     def __init__(self, name: str, folder: Path, relay: Relay, prefix: str) -> None:
         self.name = name
         self.uid = f"uid-{name}"
         self.relay = relay
-        self.machine = Machine()
+        self.machine = CountingMachine()
         settings = Settings((relay.endpoint,), prefix=prefix)
         self.agent = HollowAgent(name, self.uid, folder / name, settings, machine=self.machine)
 
 
 class ControllerActor:
-    """A controller that can be killed and started again."""
+    """Controller that can be killed and started again."""
 
     def __init__(self, identity: str, relay: Relay, prefix: str) -> None:
         self.relay = relay
@@ -79,7 +79,7 @@ class ControllerActor:
             await self._task
 
     async def kill(self) -> None:
-        """kill -9: nothing more is sent; its lease runs out."""
+        """Stop the controller as SIGKILL does: nothing more is sent, and the lease expires."""
         if self._task is None or self._etcd is None:
             return
         await self._etcd.__aexit__(None, None, None)
@@ -95,12 +95,12 @@ class ControllerActor:
 
 
 class Cluster:
-    """What a schedule happens to; an async context manager. ``server`` may be shared, ``prefix`` is its own."""
+    """Cluster of a schedule; an async context manager. ``server`` may be shared; ``prefix`` may not."""
 
     def __init__(self, schedule: Schedule, server: EtcdServer, prefix: str, folder: Path) -> None:
         self.server = server
         self.etcd = Etcd(server.settings(prefix))
-        self.nodes: dict[str, Node] = {}
+        self.nodes: dict[str, HollowNode] = {}
         self.controllers: dict[str, ControllerActor] = {}
         self._schedule = schedule
         self._prefix = prefix
@@ -110,7 +110,7 @@ class Cluster:
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self.etcd)
         for name in self._schedule.labels:
-            self.nodes[name] = Node(name, self._folder, await self._relay(), self._prefix)
+            self.nodes[name] = HollowNode(name, self._folder, await self._relay(), self._prefix)
         for number in range(CONTROLLERS):
             identity = f"c{number}"
             self.controllers[identity] = ControllerActor(identity, await self._relay(), self._prefix)

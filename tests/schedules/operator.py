@@ -1,4 +1,4 @@
-"""What operators do in a schedule: each wish is written until etcd has it, and only once."""
+"""Operators of a schedule: each change is written until etcd has the change, and only once."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import StoreError
 from devopsellence.store.etcd import Compare, Etcd, Put
 from tests.schedules.releases import REF, missing_image, named, release
-from tests.schedules.schedule import Quality, Schedule, Shape
+from tests.schedules.schedule import ReleaseQuality, ReleaseShape, Schedule
 
 
 class Operator:
-    """Knows afterwards which release has which shape."""
+    """Writes the changes of operators; records the shape of each release."""
 
     def __init__(self, etcd: Etcd, on_missing: Callable[[str], None]) -> None:
-        """``on_missing`` is told of an image that is not to be had, before a release needs it."""
-        self.shapes: dict[int, Shape] = {}
+        """``on_missing`` gets each missing image before a release needs the image."""
+        self.shapes: dict[int, ReleaseShape] = {}
         self._etcd = etcd
         self._on_missing = on_missing
 
@@ -34,12 +34,12 @@ class Operator:
         await self._etcd.put(keys.environment(REF), encode(environment))
         return True
 
-    async def deploy(self, shape: Shape) -> None:
-        """As the command line does: the number that is free, in one transaction."""
+    async def deploy(self, shape: ReleaseShape) -> None:
+        """Write a release as the command line does: with the next number, in one transaction."""
         by = uuid.uuid4().hex
         await _insist(lambda: self._deploy(shape, by))
 
-    async def _deploy(self, shape: Shape, by: str) -> bool:
+    async def _deploy(self, shape: ReleaseShape, by: str) -> bool:
         keys = self._etcd.keys
         environment, revision = await self._environment()
         latest = environment.latest_release
@@ -51,7 +51,7 @@ class Operator:
                 self.shapes[number] = shape
                 return True
         made = release(latest + 1, shape, by)
-        if shape.quality is Quality.STUCK:
+        if shape.quality is ReleaseQuality.STUCK:
             self._on_missing(missing_image(made.number))
         environment.latest_release = made.number
         where, key = keys.environment(REF), keys.release(REF, made.number)
@@ -90,7 +90,7 @@ class Operator:
         ).succeeded
 
     async def expire_heartbeat(self, node: str) -> None:
-        """As if the agent had not been heard for the time of its lease."""
+        """Expire the heartbeat as if the agent had been silent for the time of the lease."""
         await _insist(lambda: self._expire_heartbeat(node))
 
     async def _expire_heartbeat(self, node: str) -> bool:
@@ -107,7 +107,7 @@ class Operator:
 
 
 async def _insist(attempt: Callable[[], Awaitable[bool]]) -> None:
-    """Try until it says that it is done; etcd may be away for a while."""
+    """Repeat an attempt until success; etcd may be away for a while."""
     while True:
         try:
             if await attempt():

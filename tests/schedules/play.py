@@ -1,4 +1,4 @@
-"""Lets a schedule happen to a cluster, mends everything, and waits for what it must come to."""
+"""Play of a schedule: run all steps on a cluster, undo all faults, wait for the expected end."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Final
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.errors import StoreError
 from tests.integration.controller.audit import audit, next_revision, read_history
-from tests.schedules.cluster import Cluster, ControllerActor, Node
+from tests.schedules.cluster import Cluster, ControllerActor, HollowNode
 from tests.schedules.operator import Operator
-from tests.schedules.schedule import WISHES, Schedule, Step, What
-from tests.schedules.verdict import End, defects, regressions
+from tests.schedules.schedule import OPERATOR_STEPS, Schedule, Step, StepKind
+from tests.schedules.verdict import ScheduleEnd, defects, regressions
 
 OPERATOR: Final = "operator"
 #: For the end to be reached; a container that was held back goes on within 10 s, a heartbeat lasts as long.
@@ -23,7 +23,7 @@ STILL_SECONDS: Final = 0.3
 
 
 async def play(schedule: Schedule, cluster: Cluster) -> list[str]:
-    """What is wrong in the end; nothing if all is as the last release asks for."""
+    """Play a schedule; return the defects of the end, none if all is as the last release asks for."""
     since = await next_revision(cluster.etcd)
     operator = Operator(cluster.etcd, lambda image: _withhold(cluster, image))
     await operator.begin(schedule)
@@ -33,7 +33,7 @@ async def play(schedule: Schedule, cluster: Cluster) -> list[str]:
     async with asyncio.TaskGroup() as happening:
         for step in schedule.steps:
             await asyncio.sleep(begun + step.at - asyncio.get_running_loop().time())
-            turn = turns[OPERATOR if step.what in WISHES else step.target]
+            turn = turns[OPERATOR if step.what in OPERATOR_STEPS else step.target]
             happening.create_task(_in_turn(turn, step, cluster, operator))
     found = await _settle(cluster, operator)
     history = await read_history(cluster.etcd, since)
@@ -42,7 +42,7 @@ async def play(schedule: Schedule, cluster: Cluster) -> list[str]:
 
 
 async def _settle(cluster: Cluster, operator: Operator) -> list[str]:
-    """Return when nothing is wrong any more and stays so, or what is still wrong at the bound."""
+    """Return once there are no defects for a while; or return the defects at the time limit."""
     loop = asyncio.get_running_loop()
     give_up = loop.time() + BOUND_SECONDS
     fine_since: float | None = None
@@ -63,11 +63,11 @@ async def _settle(cluster: Cluster, operator: Operator) -> list[str]:
         await asyncio.sleep(0.1)
 
 
-async def _end(cluster: Cluster, operator: Operator) -> End:
+async def _end(cluster: Cluster, operator: Operator) -> ScheduleEnd:
     listing = await cluster.etcd.list(cluster.etcd.keys.prefix)
     values = {item.key: item.value for item in listing.items}
     machines = {name: node.machine for name, node in cluster.nodes.items()}
-    return End(
+    return ScheduleEnd(
         cluster.etcd.keys,
         values,
         operator.shapes,
@@ -83,8 +83,7 @@ def _withhold(cluster: Cluster, image: str) -> None:
 
 
 async def _in_turn(turn: asyncio.Lock, step: Step, cluster: Cluster, operator: Operator) -> None:
-    """What happens to one target comes one after the other, also where the end of something takes its time; so do the
-    operator's wishes."""
+    """Run the steps of a target in sequence, even if a step takes long to end; likewise the changes of operators."""
     async with turn:
         await _happen(step, cluster, operator)
 
@@ -96,7 +95,7 @@ async def _happen(step: Step, cluster: Cluster, operator: Operator) -> None:
         await _TO_MACHINES[step.what](cluster.nodes[step.target], step.seconds)
     elif step.what in _TO_ETCD:
         await _TO_ETCD[step.what](cluster, step.seconds)
-    elif step.what is What.CUT_AGENT:
+    elif step.what is StepKind.CUT_AGENT:
         await _cut_agent(cluster.nodes[step.target], operator, step.seconds)
     else:
         await _wish(step, operator)
@@ -104,77 +103,77 @@ async def _happen(step: Step, cluster: Cluster, operator: Operator) -> None:
 
 async def _wish(step: Step, operator: Operator) -> None:
     match step.what:
-        case What.DEPLOY | What.RACE:
+        case StepKind.DEPLOY | StepKind.RACE:
             await asyncio.gather(*(operator.deploy(shape) for shape in step.shapes))
-        case What.ATTACH | What.DETACH:
-            await operator.attach(step.target, attached=step.what is What.ATTACH)
-        case What.RELABEL:
+        case StepKind.ATTACH | StepKind.DETACH:
+            await operator.attach(step.target, attached=step.what is StepKind.ATTACH)
+        case StepKind.RELABEL:
 
             def relabel(node: pb.Node) -> None:
                 node.labels[:] = sorted(step.labels)
 
             await operator.change_node(step.target, relabel)
-        case What.CORDON | What.UNCORDON:
+        case StepKind.CORDON | StepKind.UNCORDON:
 
             def cordon(node: pb.Node) -> None:
-                node.cordoned = step.what is What.CORDON
+                node.cordoned = step.what is StepKind.CORDON
 
             await operator.change_node(step.target, cordon)
         case _:
             raise AssertionError(step.what)
 
 
-async def _kill_agent(node: Node, seconds: float) -> None:
+async def _kill_agent(node: HollowNode, seconds: float) -> None:
     await node.agent.kill()
     await asyncio.sleep(seconds)
     node.agent.start()
 
 
-async def _stop_agent(node: Node, seconds: float) -> None:
+async def _stop_agent(node: HollowNode, seconds: float) -> None:
     await node.agent.stop()
     await asyncio.sleep(seconds)
     node.agent.start()
 
 
-async def _reboot(node: Node, seconds: float) -> None:
+async def _reboot(node: HollowNode, seconds: float) -> None:
     await node.agent.kill()
     node.machine.reboot()
     await asyncio.sleep(seconds)
     node.agent.start()
 
 
-async def _hold(actor: Node | ControllerActor, seconds: float) -> None:
+async def _hold(actor: HollowNode | ControllerActor, seconds: float) -> None:
     actor.relay.hold()
     await asyncio.sleep(seconds)
     actor.relay.release()
 
 
-async def _cut(actor: Node | ControllerActor, seconds: float) -> None:
+async def _cut(actor: HollowNode | ControllerActor, seconds: float) -> None:
     actor.relay.refuse()
     await asyncio.sleep(seconds)
     actor.relay.accept()
 
 
-async def _cut_agent(node: Node, operator: Operator, seconds: float) -> None:
+async def _cut_agent(node: HollowNode, operator: Operator, seconds: float) -> None:
     node.relay.refuse()
     await operator.expire_heartbeat(node.name)
     await asyncio.sleep(seconds)
     node.relay.accept()
 
 
-async def _engine_away(node: Node, seconds: float) -> None:
+async def _engine_away(node: HollowNode, seconds: float) -> None:
     node.machine.leave()
     await asyncio.sleep(seconds)
     node.machine.come_back()
 
 
-async def _slow_engine(node: Node, seconds: float) -> None:
+async def _slow_engine(node: HollowNode, seconds: float) -> None:
     node.machine.faults.call_seconds = seconds / 4
     await asyncio.sleep(seconds)
     node.machine.faults.call_seconds = 0.0
 
 
-async def _crash(node: Node, _seconds: float) -> None:
+async def _crash(node: HollowNode, _seconds: float) -> None:
     running = [container for container in node.machine.containers.values() if container.up and not container.task]
     if running:
         node.machine.end(running[0].id, 1)
@@ -204,22 +203,22 @@ async def _restart_etcd(cluster: Cluster, seconds: float) -> None:
     await asyncio.to_thread(cluster.server.start)
 
 
-_TO_MACHINES: Final[dict[What, Callable[[Node, float], Awaitable[None]]]] = {
-    What.KILL_AGENT: _kill_agent,
-    What.STOP_AGENT: _stop_agent,
-    What.HOLD_AGENT: _hold,
-    What.ENGINE_AWAY: _engine_away,
-    What.SLOW_ENGINE: _slow_engine,
-    What.CRASH: _crash,
-    What.REBOOT: _reboot,
+_TO_MACHINES: Final[dict[StepKind, Callable[[HollowNode, float], Awaitable[None]]]] = {
+    StepKind.KILL_AGENT: _kill_agent,
+    StepKind.STOP_AGENT: _stop_agent,
+    StepKind.HOLD_AGENT: _hold,
+    StepKind.ENGINE_AWAY: _engine_away,
+    StepKind.SLOW_ENGINE: _slow_engine,
+    StepKind.CRASH: _crash,
+    StepKind.REBOOT: _reboot,
 }
-_TO_CONTROLLERS: Final[dict[What, Callable[[ControllerActor, float], Awaitable[None]]]] = {
-    What.KILL_CONTROLLER: _kill_controller,
-    What.STOP_CONTROLLER: _stop_controller,
-    What.HOLD_CONTROLLER: _hold,
-    What.CUT_CONTROLLER: _cut,
+_TO_CONTROLLERS: Final[dict[StepKind, Callable[[ControllerActor, float], Awaitable[None]]]] = {
+    StepKind.KILL_CONTROLLER: _kill_controller,
+    StepKind.STOP_CONTROLLER: _stop_controller,
+    StepKind.HOLD_CONTROLLER: _hold,
+    StepKind.CUT_CONTROLLER: _cut,
 }
-_TO_ETCD: Final[dict[What, Callable[[Cluster, float], Awaitable[None]]]] = {
-    What.PAUSE_ETCD: _pause_etcd,
-    What.RESTART_ETCD: _restart_etcd,
+_TO_ETCD: Final[dict[StepKind, Callable[[Cluster, float], Awaitable[None]]]] = {
+    StepKind.PAUSE_ETCD: _pause_etcd,
+    StepKind.RESTART_ETCD: _restart_etcd,
 }

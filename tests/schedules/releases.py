@@ -1,4 +1,4 @@
-"""What a shape is as a release. Pure."""
+"""Releases of schedules, made from shapes. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.hollow.behaviour import END, READY
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.store.keys import EnvironmentRef
-from tests.schedules.schedule import Quality, Shape
+from tests.schedules.schedule import ReleaseQuality, ReleaseShape
 
 REF = EnvironmentRef("acme", "shop", "production")
 #: Nobody's fault: a release that is held up by what happens to the cluster must not fail for it.
@@ -19,31 +19,31 @@ _SHORT_SECONDS = 2
 
 
 def named() -> dict[str, Any]:
-    """What environment a message is about."""
+    """Return the fields that name the environment."""
     return {"organization": REF.organization, "project": REF.project, "environment": REF.environment}
 
 
 def missing_image(number: int) -> str:
-    """The image that no registry has."""
+    """Return an image missing in every registry."""
     return f"registry.example.com/shop@sha256:{number:064x}"
 
 
-def release(number: int, shape: Shape, created_by: str) -> pb.Release:
+def release(number: int, shape: ReleaseShape, created_by: str) -> pb.Release:
     """The release of ``shape`` with this number."""
     made = pb.Release(**named(), number=number, services=_services(number, shape), created_by=created_by)
     made.rollout.max_parallel = shape.max_parallel
     made.rollout.on_failure = (
         workload_pb2.RolloutPolicy.ROLLBACK if shape.goes_back else workload_pb2.RolloutPolicy.HALT
     )
-    stuck = shape.quality is Quality.STUCK
+    stuck = shape.quality is ReleaseQuality.STUCK
     made.rollout.progress_deadline.FromSeconds(_SHORT_SECONDS if stuck else _LONG_SECONDS)
     if shape.task and not stuck:
-        code = 3 if shape.quality is Quality.FAILING_TASK else 0
+        code = 3 if shape.quality is ReleaseQuality.FAILING_TASK else 0
         made.release_task.CopyFrom(workload_pb2.Task(name="migrate", service="web", env={END: f"0.05:{code}"}))
     return made
 
 
-def _services(number: int, shape: Shape) -> Iterator[workload_pb2.Service]:
+def _services(number: int, shape: ReleaseShape) -> Iterator[workload_pb2.Service]:
     yield _worker("cache", 1000 + number // 3)
     if shape.jobs:
         yield _worker("jobs", number)
@@ -55,15 +55,15 @@ def _services(number: int, shape: Shape) -> Iterator[workload_pb2.Service]:
     web.healthcheck.start_period.FromSeconds(10)
     web.env[READY] = str(shape.ready)
     match shape.quality:
-        case Quality.SICK:
+        case ReleaseQuality.SICK:
             web.env[READY] = "never"
             web.healthcheck.retries = 1
             web.healthcheck.interval.FromMilliseconds(50)
             web.healthcheck.timeout.FromMilliseconds(50)
             web.healthcheck.start_period.FromMilliseconds(100)
-        case Quality.CRASHING:
+        case ReleaseQuality.CRASHING:
             web.env[READY], web.env[END] = "never", "0:1"
-        case Quality.STUCK:
+        case ReleaseQuality.STUCK:
             web.image.pinned = missing_image(number)
     yield web
 

@@ -1,4 +1,4 @@
-"""A schedule: the cluster it is about, and what happens to it when. A pure value made from its seed."""
+"""Schedule: a cluster and timed steps on the cluster. A pure value made from a seed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ CONTROLLERS: Final = 2
 _LABELS: Final[tuple[tuple[str, ...], ...]] = (("web",), ("worker",), ("web", "worker"), ("web", "worker"))
 
 
-class Quality(Enum):
-    """How a release turns out."""
+class ReleaseQuality(Enum):
+    """Quality of a release: good, or bad in some way."""
 
     GOOD = auto()
     #: Its web service never passes its check.
@@ -29,10 +29,10 @@ class Quality(Enum):
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What is peculiar to a release."""
+class ReleaseShape:
+    """Properties of a release that differ between releases."""
 
-    quality: Quality = Quality.GOOD
+    quality: ReleaseQuality = ReleaseQuality.GOOD
     task: bool = False
     #: Whether a worker of its own comes with it, besides the web service and the cache.
     jobs: bool = False
@@ -42,8 +42,8 @@ class Shape:
     goes_back: bool = True
 
 
-class What(Enum):
-    """What happens. ``seconds`` is until it is undone: until a thing that was killed is started again, for example."""
+class StepKind(Enum):
+    """Kind of a step. ``seconds``: time until the step is undone, such as the restart of a killed process."""
 
     DEPLOY = auto()
     #: Two at the same moment.
@@ -75,32 +75,37 @@ class What(Enum):
 
 
 _OF_NODES: Final = (
-    What.KILL_AGENT,
-    What.STOP_AGENT,
-    What.HOLD_AGENT,
-    What.CUT_AGENT,
-    What.ENGINE_AWAY,
-    What.SLOW_ENGINE,
-    What.CRASH,
-    What.REBOOT,
+    StepKind.KILL_AGENT,
+    StepKind.STOP_AGENT,
+    StepKind.HOLD_AGENT,
+    StepKind.CUT_AGENT,
+    StepKind.ENGINE_AWAY,
+    StepKind.SLOW_ENGINE,
+    StepKind.CRASH,
+    StepKind.REBOOT,
 )
-_OF_CONTROLLERS: Final = (What.KILL_CONTROLLER, What.STOP_CONTROLLER, What.HOLD_CONTROLLER, What.CUT_CONTROLLER)
-_OF_OPERATORS: Final = (What.RELABEL, What.CORDON, What.UNCORDON, What.ATTACH, What.DETACH)
+_OF_CONTROLLERS: Final = (
+    StepKind.KILL_CONTROLLER,
+    StepKind.STOP_CONTROLLER,
+    StepKind.HOLD_CONTROLLER,
+    StepKind.CUT_CONTROLLER,
+)
+_OF_OPERATORS: Final = (StepKind.RELABEL, StepKind.CORDON, StepKind.UNCORDON, StepKind.ATTACH, StepKind.DETACH)
 #: What operators ask for, as opposed to what befalls.
-WISHES: Final = frozenset({What.DEPLOY, What.RACE, *_OF_OPERATORS})
-_OF_ETCD: Final = (What.PAUSE_ETCD, What.RESTART_ETCD)
+OPERATOR_STEPS: Final = frozenset({StepKind.DEPLOY, StepKind.RACE, *_OF_OPERATORS})
+_OF_ETCD: Final = (StepKind.PAUSE_ETCD, StepKind.RESTART_ETCD)
 
 
 @dataclass(frozen=True)
 class Step:
-    """Something that happens ``at`` so many seconds after the beginning, to ``target`` (a node, or ``c0``)."""
+    """Step ``at`` seconds after the beginning, on ``target`` (a node, or ``c0``)."""
 
     at: float
-    what: What
+    what: StepKind
     target: str = ""
     seconds: float = 0.0
     labels: tuple[str, ...] = ()
-    shapes: tuple[Shape, ...] = ()
+    shapes: tuple[ReleaseShape, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"{self.at:5.2f} {self.what.name.lower()}", self.target, " ".join(self.labels)]
@@ -110,7 +115,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Schedule:
-    """``labels`` of each node at the beginning, which of them are ``attached``, and what happens then."""
+    """``labels`` of each node and the ``attached`` nodes at the beginning, then the steps."""
 
     seed: int
     labels: dict[str, tuple[str, ...]]
@@ -139,19 +144,23 @@ def schedule(seed: int) -> Schedule:
 
 
 def _deploys(rng: random.Random) -> Iterator[Step]:
-    """The first release is good and comes at once; the last one comes before the end, good or bad."""
-    yield Step(0.0, What.DEPLOY, shapes=(_shape(rng, bad=0.0),))
+    """Return the deploys: a good release at once, and the last before the end, good or bad."""
+    yield Step(0.0, StepKind.DEPLOY, shapes=(_shape(rng, bad=0.0),))
     for at in sorted(rng.uniform(0.6, CHAOS_SECONDS) for _ in range(rng.randint(1, 4))):
         race = rng.random() < 0.15
         shapes = tuple(_shape(rng, bad=0.4) for _ in range(2 if race else 1))
-        yield Step(at, What.RACE if race else What.DEPLOY, shapes=shapes)
+        yield Step(at, StepKind.RACE if race else StepKind.DEPLOY, shapes=shapes)
 
 
-def _shape(rng: random.Random, *, bad: float) -> Shape:
-    quality = rng.choice([one for one in Quality if one is not Quality.GOOD]) if rng.random() < bad else Quality.GOOD
-    return Shape(
+def _shape(rng: random.Random, *, bad: float) -> ReleaseShape:
+    quality = (
+        rng.choice([one for one in ReleaseQuality if one is not ReleaseQuality.GOOD])
+        if rng.random() < bad
+        else ReleaseQuality.GOOD
+    )
+    return ReleaseShape(
         quality,
-        task=quality is Quality.FAILING_TASK or rng.random() < 0.3,
+        task=quality is ReleaseQuality.FAILING_TASK or rng.random() < 0.3,
         jobs=rng.random() < 0.4,
         ready=rng.choice([0.0, 0.0, 0.2, 0.6]),
         max_parallel=rng.choice(["1", "2", "50%", "100%"]),
@@ -160,7 +169,7 @@ def _shape(rng: random.Random, *, bad: float) -> Shape:
 
 
 def _faults(rng: random.Random, names: list[str], *, own_etcd: bool) -> Iterator[Step]:
-    """One at a time for each target; several targets may be hit at once."""
+    """Return the faults: one at a time for each target, several targets perhaps at once."""
     free_at: dict[str, float] = {}
     crashed: set[str] = set()
     for _ in range(rng.randint(4, 12)):
@@ -171,19 +180,19 @@ def _faults(rng: random.Random, names: list[str], *, own_etcd: bool) -> Iterator
             what, target = rng.choice(_OF_CONTROLLERS), f"c{rng.randrange(CONTROLLERS)}"
         else:
             what, target = rng.choice(_OF_NODES), rng.choice(names)
-        if what is What.CRASH and target in crashed:
+        if what is StepKind.CRASH and target in crashed:
             # Three times within ten seconds would rightly fail a good release.
             continue
         at = max(rng.uniform(0.2, CHAOS_SECONDS), free_at.get(target, 0.0))
-        seconds = rng.uniform(0.1, 2.2) if what is not What.CRASH else 0.0
+        seconds = rng.uniform(0.1, 2.2) if what is not StepKind.CRASH else 0.0
         free_at[target] = at + seconds + 0.05
         if at < CHAOS_SECONDS:
-            crashed |= {target} if what in (What.CRASH, What.REBOOT) else set()
+            crashed |= {target} if what in (StepKind.CRASH, StepKind.REBOOT) else set()
             yield Step(at, what, target, seconds)
 
 
 def _wishes(rng: random.Random, names: list[str]) -> Iterator[Step]:
     for _ in range(rng.randint(0, 4)):
         what = rng.choice(_OF_OPERATORS)
-        labels = rng.choice(_LABELS) if what is What.RELABEL else ()
+        labels = rng.choice(_LABELS) if what is StepKind.RELABEL else ()
         yield Step(rng.uniform(0.3, CHAOS_SECONDS), what, rng.choice(names), labels=labels)

@@ -1,7 +1,7 @@
 """Random schedules of kills, pauses, partitions and deploys, each ending as the last release asks for.
 
-``SCHEDULES="17 23" pytest tests/schedules`` plays those instead, ``SCHEDULES="$(seq 100)"`` a hundred, which takes
-twice as long; ``python -m tests.schedules 17`` shows one with its log.
+``SCHEDULES="17 23" pytest tests/schedules`` plays other seeds, ``SCHEDULES="$(seq 100)"`` a hundred, in twice the
+time; ``python -m tests.schedules 17`` shows a schedule with its log.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is wrong with how a schedule has ended, from what etcd and the machines hold. Pure."""
+"""Verdict on the end of a schedule, from the contents of etcd and of the machines. Pure."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from devopsellence.store.codec import decode
 from devopsellence.store.keys import Keys
 from tests.integration.controller.audit import History
 from tests.schedules.releases import REF
-from tests.schedules.schedule import Quality, Shape
+from tests.schedules.schedule import ReleaseQuality, ReleaseShape
 
 _LABELS = {workload_pb2.Service.WEB: "web", workload_pb2.Service.WORKER: "worker"}
 _Phase = pb.Rollout
 
 
 @dataclass(frozen=True)
-class End:
-    """``values`` is all that etcd holds, by key; the rest is what the machines hold, by node."""
+class ScheduleEnd:
+    """End of a schedule. ``values``: contents of etcd, by key; the other fields: contents of the machines, by node."""
 
     keys: Keys
     values: Mapping[str, bytes]
-    shapes: Mapping[int, Shape]
+    shapes: Mapping[int, ReleaseShape]
     containers: Mapping[str, Sequence[Container]]
     networks: Mapping[str, int]
     tasks_started: Sequence[Counter[int]]
@@ -51,42 +51,42 @@ class End:
         return decode(pb.Assignment, key, self.values[key]) if key in self.values else None
 
 
-def defects(end: End) -> list[str]:
-    """Everything that is not as the last release, or what it went back to, asks for."""
+def defects(end: ScheduleEnd) -> list[str]:
+    """Return the differences from the last release, or from the release after an automatic rollback."""
     if lost := list(_numbers(end)):
         return lost
     return [*_tasks(end), *_rollout(end), *_nodes(end)]
 
 
-def _numbers(end: End) -> Iterator[str]:
+def _numbers(end: ScheduleEnd) -> Iterator[str]:
     latest = end.environment().latest_release
     if sorted(end.shapes) != list(range(1, latest + 1)):
         yield f"releases {sorted(end.shapes)} were written, the newest is {latest}"
 
 
-def _tasks(end: End) -> Iterator[str]:
+def _tasks(end: ScheduleEnd) -> Iterator[str]:
     started = sum(end.tasks_started, Counter())
     for number, times in started.items():
         if times > 1:
             yield f"the task of release {number} was started {times} times"
 
 
-def _is_bad(end: End, rollout: pb.Rollout) -> bool:
+def _is_bad(end: ScheduleEnd, rollout: pb.Rollout) -> bool:
     shape = end.shapes[rollout.release]
     # A task that was running when its machine or its agent went is rightly called failed.
-    return shape.quality is not Quality.GOOD or rollout.task.phase == pb.TaskStatus.FAILED
+    return shape.quality is not ReleaseQuality.GOOD or rollout.task.phase == pb.TaskStatus.FAILED
 
 
 def _last_settled(rollout: pb.Rollout) -> int:
     return max((one.release for one in rollout.history if one.phase == _Phase.SETTLED), default=0)
 
 
-def _goes_back_to(end: End, rollout: pb.Rollout) -> int:
-    """Where a bad release leads; 0: nowhere."""
+def _goes_back_to(end: ScheduleEnd, rollout: pb.Rollout) -> int:
+    """Return the release of the automatic rollback after a bad release; 0: no rollback."""
     return _last_settled(rollout) if end.shapes[rollout.release].goes_back else 0
 
 
-def _rollout(end: End) -> Iterator[str]:
+def _rollout(end: ScheduleEnd) -> Iterator[str]:
     rollout, latest = end.rollout(), end.environment().latest_release
     phase = _Phase.Phase.Name(rollout.phase)
     if rollout.release != latest:
@@ -97,7 +97,7 @@ def _rollout(end: End) -> Iterator[str]:
     if told != list(range(latest - 1, latest - 1 - len(told), -1)):
         yield f"the history tells of {told} before release {latest}"
     settled = _last_settled(rollout)
-    if settled and end.shapes[settled].quality is not Quality.GOOD:
+    if settled and end.shapes[settled].quality is not ReleaseQuality.GOOD:
         yield f"release {settled} is bad and is said to have settled"
     if not _is_bad(end, rollout):
         if (rollout.phase, rollout.target or latest) != (_Phase.SETTLED, latest):
@@ -111,7 +111,7 @@ def _rollout(end: End) -> Iterator[str]:
         )
 
 
-def _nodes(end: End) -> Iterator[str]:
+def _nodes(end: ScheduleEnd) -> Iterator[str]:
     attached = end.environment().nodes
     for name in end.containers:
         if name not in attached:
@@ -122,14 +122,14 @@ def _nodes(end: End) -> Iterator[str]:
             yield from _attached(end, name)
 
 
-def _detached(end: End, name: str) -> Iterator[str]:
+def _detached(end: ScheduleEnd, name: str) -> Iterator[str]:
     left = [key for key in (end.keys.assignment(name, REF), end.keys.status(name, REF)) if key in end.values]
     if left or end.containers[name] or end.networks[name]:
         here = f"{left}, {_text(end.containers[name])}, {end.networks[name]} networks"
         yield f"{name} is not attached, and there are {here}"
 
 
-def _attached(end: End, name: str) -> Iterator[str]:
+def _attached(end: ScheduleEnd, name: str) -> Iterator[str]:
     rollout, latest = end.rollout(), end.environment().latest_release
     assignment = end.assignment(name)
     if rollout.release != latest:
@@ -151,29 +151,32 @@ def _attached(end: End, name: str) -> Iterator[str]:
     yield from _compare(end, name, end.release(target).services)
 
 
-def _halted(end: End, name: str, rollout: pb.Rollout, assignment: pb.Assignment) -> Iterator[str]:
-    """What is at a bad release stays there; the others run on what they had, also where that was overtaken before it
-    had settled everywhere. Nobody is left at another bad one."""
+def _halted(end: ScheduleEnd, name: str, rollout: pb.Rollout, assignment: pb.Assignment) -> Iterator[str]:
+    """Check a node of a rollout that stopped.
+
+    Nodes at the bad release stay there; other nodes run the release before, even a release superseded before it
+    settled. No node is left at another bad release.
+    """
     if assignment.release == rollout.release:
         return
-    if end.shapes[assignment.release].quality is not Quality.GOOD:
+    if end.shapes[assignment.release].quality is not ReleaseQuality.GOOD:
         yield f"{name} is left at release {assignment.release}, which is bad"
     yield from _as_assigned(end, name)
 
 
-def _as_assigned(end: End, name: str) -> Iterator[str]:
-    """It keeps whatever it has, and runs that if it was sound."""
+def _as_assigned(end: ScheduleEnd, name: str) -> Iterator[str]:
+    """Check a node that keeps its assignment, and runs the assignment if the release is good."""
     assignment = end.assignment(name)
     if assignment is None:
         if end.containers[name]:
             yield f"{name} has no assignment and runs {_text(end.containers[name])}"
-    elif end.shapes[assignment.release].quality is Quality.GOOD and not assignment.HasField("task"):
+    elif end.shapes[assignment.release].quality is ReleaseQuality.GOOD and not assignment.HasField("task"):
         running = {each.service for each in end.containers[name] if each.up and not each.task}
         if running != {service.name for service in assignment.services}:
             yield f"{name} runs {_text(end.containers[name])} rather than what it is assigned"
 
 
-def _compare(end: End, name: str, services: Sequence[workload_pb2.Service]) -> Iterator[str]:
+def _compare(end: ScheduleEnd, name: str, services: Sequence[workload_pb2.Service]) -> Iterator[str]:
     labels = set(end.node(name).labels)
     wanted = sorted((one.name, one.image.pinned) for one in services if _LABELS[one.kind] in labels)
     ours = [each for each in end.containers[name] if not each.task]
@@ -194,7 +197,7 @@ def _text(containers: Sequence[Container]) -> str:
 
 
 def regressions(history: History, keys: Keys) -> list[str]:
-    """Rollouts that went from SETTLED to something else, or back to an older release."""
+    """Return the rollouts that left SETTLED, or went back to an older release."""
     found = []
     before = pb.Rollout()
     for revision in sorted(history):

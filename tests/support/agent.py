@@ -205,7 +205,7 @@ def service_of(status: Status, name: str) -> ServiceStatus:
     return next(service for service in status.services if service.name == name)
 
 
-def says(service: str, **fields: Any) -> Callable[[Status], bool]:
+def reports(service: str, **fields: Any) -> Callable[[Status], bool]:
     """Return a condition: the status of ``service`` is there and has all these values."""
 
     def holds(status: Status) -> bool:

@@ -1,4 +1,4 @@
-"""Certificates for the tests, as an authority somewhere would make them."""
+"""Certificates of any kind for hosts, as made by some authority."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
 @dataclass(frozen=True)
-class Made:
+class SignedCertificate:
     """A certificate and its key."""
 
     certificate: x509.Certificate
@@ -34,7 +34,7 @@ class Made:
         return f"{self.certificate.serial_number:x}"
 
     def key_pem(self, *, pkcs8: bool = True, password: bytes = b"") -> bytes:
-        """The key, in the form that openssl writes now, or wrote once."""
+        """Return the key as PEM: in today's format of openssl, or in the traditional format."""
         form = serialization.PrivateFormat.PKCS8 if pkcs8 else serialization.PrivateFormat.TraditionalOpenSSL
         lock = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
         return self.key.private_bytes(serialization.Encoding.PEM, form, lock)
@@ -44,17 +44,17 @@ def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def made(
+def make_certificate(
     name: str,
     hosts: Sequence[str] = (),
     *,
-    by: Made | None = None,
+    by: SignedCertificate | None = None,
     key: Key | None = None,
     ca: bool = False,
     begins: datetime.timedelta = -DAY,
     ends: datetime.timedelta = 90 * DAY,
-) -> Made:
-    """A certificate called ``name`` for ``hosts``, issued ``by`` another one or by itself; times count from now."""
+) -> SignedCertificate:
+    """Return a certificate ``name`` for ``hosts``, issued ``by`` another or self-signed; times count from now."""
     key = key or new_key()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = (
@@ -72,7 +72,7 @@ def made(
         builder = builder.add_extension(names, critical=False)
     signer = by.key if by else key
     algorithm = None if isinstance(signer, ed25519.Ed25519PrivateKey) else hashes.SHA256()
-    return Made(builder.sign(signer, algorithm), key)
+    return SignedCertificate(builder.sign(signer, algorithm), key)
 
 
 def _general(host: str) -> x509.GeneralName:

@@ -54,7 +54,7 @@ StartController = Callable[..., ControllerProcess]
 
 
 class EnvironmentDriver:
-    """Writes the records of operators and agents, and waits for those of controllers on a watch of etcd, never on time."""
+    """Writes records of operators and agents, and awaits those of controllers by a watch of etcd, never by time."""
 
     def __init__(self, etcd: Etcd) -> None:
         self.etcd = etcd

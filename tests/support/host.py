@@ -1,8 +1,8 @@
-"""A machine of a test's own: namespaces with a real Docker Engine in them, and the real command line.
+"""Host of the test's own: namespaces with a real Docker Engine, and the real command line.
 
-What a test does here (killing dockerd, filling it with containers, taking ports) reaches nothing outside the network
-namespace. The engine has a mount namespace too, so that nothing stays mounted once all is gone, however it went.
-``namespaces.py`` is the process that holds both, and ends everything in them.
+Killing dockerd, filling the engine with containers or taking ports reaches nothing outside the network namespace. The
+engine has a mount namespace too, so no mount stays behind, however the test ends. The process ``namespaces.py`` holds
+both namespaces, and ends everything in them.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _REPOSITORY = Path(__file__).parents[2]
 
 
 def need_host() -> None:
-    """The test needs root, and what makes a network namespace and an engine in it."""
+    """Skip or fail the test without root and the programs for namespaces and a Docker Engine."""
     if problem := host_problem():
         lack(problem)
 
 
 def host_problem() -> str:
-    """What is missing here for machines of one's own, as "needs …"; empty when nothing is."""
+    """Return what is missing on this machine for hosts, as "needs …"; empty if nothing is."""
     missing = [program for program in ("dockerd", "ip", "nsenter", "unshare", "iptables") if not shutil.which(program)]
     if missing:
         return f"needs {', '.join(missing)} on PATH"
@@ -44,7 +44,7 @@ def host_problem() -> str:
 
 
 class Host:
-    """Use as a context manager: everything it started is gone at the end, its folder stays the caller's to remove.
+    """Host as a context manager: all processes are gone at the end; the caller removes the folder.
 
     ``folder`` holds the Docker Engine's files and the local cluster's state (``folder / "home"``).
     """
@@ -59,7 +59,7 @@ class Host:
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment of everything that runs here."""
+        """Variables of all processes of the host."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith("DEVOPSELLENCE_")}
         roots = ["proto", "core", "controller", "nodeagent", "cli"]
         return {
@@ -110,7 +110,7 @@ class Host:
         self.stop_docker()
 
     def _hold(self) -> None:
-        """Make the namespaces. Who holds them sees the end of its input also when this process is killed."""
+        """Create the namespaces. Their holder reads the end of its input also if this process is killed."""
         command = ["unshare", "--net", "--mount", sys.executable, "-m", "tests.support.namespaces", str(self._sockets)]
         self._holder = subprocess.Popen(
             command,
@@ -126,12 +126,12 @@ class Host:
             raise RuntimeError("the namespaces of a host cannot be made: see what 'unshare' and 'ip' said")
 
     def _inside(self, *namespaces: str) -> list[str]:
-        """The beginning of a command that is run in ``namespaces``, such as ``--net``."""
+        """Return the first words of a command run in ``namespaces``, such as ``--net``."""
         assert self._holder is not None
         return ["nsenter", "--target", str(self._holder.pid), *namespaces, "--"]
 
     def start_docker(self) -> None:
-        """Start the engine and return once it answers."""
+        """Start the engine and return once the engine answers."""
         root = self.folder / "docker"
         root.mkdir(exist_ok=True)
         command = [
@@ -148,13 +148,13 @@ class Host:
             time.sleep(0.1)
 
     def stop_docker(self) -> None:
-        """Stop the engine as its service manager would."""
+        """Stop the engine with SIGTERM, as a service manager does."""
         assert self._dockerd is not None
         self._dockerd.terminate()
         self._dockerd.wait(timeout=60)
 
     def kill_docker(self) -> None:
-        """``kill -9`` the engine; its containers' shims live on."""
+        """Kill the engine with SIGKILL; the shims of the containers live on."""
         assert self._dockerd is not None
         pidfile = self._sockets / "exec" / "containerd" / "containerd.pid"
         containerd = Path("/proc") / pidfile.read_text().strip() / "stat"
@@ -165,7 +165,7 @@ class Host:
         pidfile.unlink(missing_ok=True)
 
     def command(self, *command: str) -> list[str]:
-        """``command`` as it is run in the network namespace."""
+        """Return the command line that runs ``command`` in the network namespace."""
         return [*self._inside("--net"), *command]
 
     def run(
@@ -177,7 +177,7 @@ class Host:
         given: str = "",
         environ: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command here; its output is captured, ``given`` is its input. A failure shows it."""
+        """Run a command on the host with ``given`` as input and captured output, shown if the command fails."""
         return run(
             self.command(*command),
             environ={**self.environ, **(environ or {})},
@@ -196,16 +196,16 @@ class Host:
         given: str = "",
         environ: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run the real command line here."""
+        """Run ``devopsellence`` on the host."""
         command = (sys.executable, "-m", "devopsellence.cli", *args)
         return self.run(*command, check=check, cwd=cwd, timeout=timeout, given=given, environ=environ)
 
     def docker(self, *args: str) -> str:
-        """What ``docker ARGS`` prints."""
+        """Return the output of ``docker ARGS`` on the host."""
         return self.run("docker", *args).stdout.strip()
 
     def load_image(self, reference: str) -> str:
-        """Bring an image of the machine's own engine here; its id."""
+        """Copy an image from this machine's own engine; return the id."""
         save = subprocess.Popen(["docker", "save", reference], stdout=subprocess.PIPE)
         subprocess.run(["docker", "load"], stdin=save.stdout, env=self.environ, check=True, capture_output=True)
         assert save.stdout is not None
@@ -214,11 +214,11 @@ class Host:
         return self.docker("image", "inspect", "-f", "{{.Id}}", reference)
 
     def status(self, cwd: Path) -> dict[str, Any]:
-        """The document that ``devopsellence status -o json`` prints."""
+        """Return the document of ``devopsellence status -o json``."""
         document: dict[str, Any] = json.loads(self.devopsellence("status", "-o", "json", cwd=cwd).stdout)
         return document
 
     def get(self, url: str) -> str:
-        """The body of a page, fetched from here; AssertionError if it is not there."""
+        """Return the body of a page fetched on the host; AssertionError if there is none."""
         fetch = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=5).read().decode())"
         return self.run(sys.executable, "-c", fetch, url).stdout

@@ -1,4 +1,4 @@
-"""A small image for the tests that run containers; no registry is needed."""
+"""Images for the tests that run containers; no registry is needed."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _WEB: Final = Path(__file__).parent / "web"
 
 @cache
 def small_image() -> str:
-    """The id (``sha256:…``) of a 2 MB image: busybox under all its names in /bin, and /www/up to be served.
+    """Return the id (``sha256:…``) of a 2 MB image: busybox under all names in /bin, and /www/up to be served.
 
-    Made from the machine's static busybox where it is not there yet; it stays.
+    Made from this machine's static busybox if missing; the image is kept.
     """
     need_docker()
     with _alone():
@@ -48,9 +48,9 @@ def small_image() -> str:
 
 @cache
 def service_images() -> tuple[str, ...]:
-    """The names of the images that the examples start from and use: a Debian with Python, Redis, memcached.
+    """Return the names of the images that the examples use: a Debian with Python, Redis, memcached.
 
-    Made as ``make demo`` makes them where they are not there yet, which takes half a minute; they stay.
+    Made like by ``make demo`` if missing, in half a minute; the images are kept.
     """
     need_docker()
     if shutil.which("mmdebstrap") is None or os.geteuid() != 0:
@@ -63,7 +63,9 @@ def service_images() -> tuple[str, ...]:
 
 @cache
 def web_image() -> str:
-    """The name of an image with a web server whose version is a variable (``web/server.py``); 35 MB. It stays."""
+    """Return the name of an image (35 MB) with a web server whose version is a variable (``web/server.py``). The image
+    is kept.
+    """
     service_images()
     with _alone():
         done = subprocess.run(
@@ -75,7 +77,7 @@ def web_image() -> str:
 
 @cache
 def envoy_image() -> str:
-    """The name of the image that agents make of the Envoy in the Python package, on this machine's engine. It stays."""
+    """Return the name of the image made by agents from the Envoy in the Python package. The image is kept."""
     need_docker()
     # Only what runs a router needs it.
     from devopsellence.nodeagent.docker.client import DockerClient
@@ -89,7 +91,9 @@ def envoy_image() -> str:
 
 @cache
 def envoy_archive() -> Path:
-    """:func:`envoy_image` as ``docker save`` writes it, for engines that have no way to make it. It stays."""
+    """Return an archive of :func:`envoy_image` written by ``docker save``, for engines that cannot make the image. The
+    archive is kept.
+    """
     name = envoy_image()
     archive = Path(tempfile.gettempdir()) / f"{name.replace('/', '-').replace(':', '-')}.tar"
     with _alone():
@@ -102,7 +106,7 @@ def envoy_archive() -> Path:
 
 @contextmanager
 def new_web_image() -> Iterator[str]:
-    """The name of one as :func:`web_image` with a layer of its own, which no machine has; gone with the block."""
+    """Yield the name of an image like :func:`web_image` with a new layer; removed at the end of the block."""
     name = f"devopsellence/test:web-{uuid.uuid4().hex[:12]}"
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "new").write_bytes(os.urandom(1 << 20))
@@ -151,7 +155,7 @@ def remove_built_images() -> None:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One process at a time makes images: tests run in several."""
+    """Lock the making of images against other test processes."""
     with (Path(tempfile.gettempdir()) / "devopsellence-test-images.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

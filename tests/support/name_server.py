@@ -1,4 +1,4 @@
-"""A DNS server with the names that a test gives it."""
+"""DNS server with names set by the test."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import dns.rrset
 
 
 class NameServer:
-    """Answers on ``address``. ``names`` are the addresses of each name, or the one name that it is an alias of.
+    """DNS server on ``address``; a context manager.
 
-    A name that it does not have does not exist; one in ``broken`` cannot be answered. A context manager.
+    ``names``: addresses by name, or a single other name as alias. Unknown names do not exist; names in ``broken``
+    fail.
     """
 
     def __init__(self) -> None:

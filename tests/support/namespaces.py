@@ -1,7 +1,7 @@
-"""What holds the namespaces of a test's host: ``unshare --net --mount python -m tests.support.namespaces FOLDER``.
+"""Holder of the namespaces of a host: ``unshare --net --mount python -m tests.support.namespaces FOLDER``.
 
-Says ``ready``, then waits for the end of its input, which comes too when its maker is killed. Then it ends all that
-lives here, removes FOLDER, and with itself the namespaces: the kernel takes away what is mounted in them.
+Prints ``ready`` and waits for the end of input, which comes also if the parent is killed. Then ends all processes in
+the namespaces and removes FOLDER; with the holder the namespaces end, and the kernel removes the mounts.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def main(folder: Path) -> None:
 
 
 def _are_own() -> bool:
-    """Its maker is in neither of the namespaces."""
+    """Return True if the parent process is in neither of the namespaces."""
     return all(Path(f"/proc/{os.getppid()}/ns/{name}").readlink() != ours for name, ours in _HERE.items())
 
 
 def _unmount(which: Callable[[str, str], bool]) -> None:
-    """Unmount here what is ``which`` (mount point, file system type)."""
+    """Unmount the mounts for which ``which`` (mount point, file system type) holds."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     for point in reversed([point for _, point, kind, *_ in mounts if which(point, kind)]):
         # Who mounted it may have unmounted it by now.
@@ -50,7 +50,10 @@ def _unmount(which: Callable[[str, str], bool]) -> None:
 
 
 def _kill() -> bool:
-    """Kill what is left here, containers too, which have other namespaces but parents here: whether there was any."""
+    """Kill all processes left here; return True if there were any.
+
+    Containers have other namespaces, but parents here.
+    """
     here = [each for each in psutil.process_iter() if each.pid != os.getpid() and _is_here(each)]
     found = {*here, *(below for each in here for below in _descendants(each))}
     for each in found:
@@ -60,7 +63,7 @@ def _kill() -> bool:
 
 
 def _is_here(process: psutil.Process) -> bool:
-    """It shares a namespace with this process."""
+    """Return True if the process shares a namespace with this process."""
     try:
         return any(Path(f"/proc/{process.pid}/ns/{name}").readlink() == ours for name, ours in _HERE.items())
     except OSError:  # It has ended, or is not ours to look at.

@@ -1,4 +1,4 @@
-"""What a test needs from the machine: in CI its absence is a failure, elsewhere the test is skipped and says why."""
+"""Requirements of tests on the machine. A missing requirement fails the test in CI and skips the test elsewhere."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import pytest
 
 
 def need_etcd() -> None:
-    """The test needs ``etcd`` and ``etcdctl`` on PATH."""
+    """Require ``etcd`` and ``etcdctl`` on PATH."""
     _need_programs("etcd", "etcdctl")
 
 
 def need_pebble() -> None:
-    """The test needs ``pebble`` and ``pebble-challtestsrv`` on PATH."""
+    """Require ``pebble`` and ``pebble-challtestsrv`` on PATH."""
     _need_programs("pebble", "pebble-challtestsrv")
 
 
 def need_docker() -> None:
-    """The test needs a Docker Engine that answers."""
+    """Require a Docker Engine that answers."""
     if problem := _docker_problem():
         lack(problem)
 
 
 def lack(reason: str) -> NoReturn:
-    """Fail (CI) or skip (elsewhere) the running test for want of something, named by ``reason``."""
+    """Fail (CI) or skip (elsewhere) the running test; ``reason`` names the missing requirement."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""The project's own files, for the tests that guard them."""
+"""Files of the project, for tests about the project."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ PROJECT: Final = Path(__file__).parents[2]
 
 
 def pyproject() -> dict[str, Any]:
-    """The content of pyproject.toml."""
+    """Return the content of pyproject.toml."""
     return tomllib.loads((PROJECT / "pyproject.toml").read_text())

@@ -1,4 +1,4 @@
-"""A network that can fall silent or break."""
+"""Relay between client and server: a network that can fall silent or break."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Self
 
 
 class Relay:
-    """Stands between a client and a server on this machine: a network that can fall silent or break.
+    """TCP relay between a client and a server on this machine, as a network that can fall silent or break.
 
-    An async context manager; ``endpoint`` is what the client connects to.
+    An async context manager; clients connect to ``endpoint``.
     """
 
     def __init__(self, port: int) -> None:
@@ -37,21 +37,21 @@ class Relay:
         await self._server.wait_closed()
 
     def hold_answers(self) -> None:
-        """The server hears the client, the client hears nothing."""
+        """Hold the answers: the server hears the client, the client hears nothing."""
         self._both = False
         self._open.clear()
 
     def hold(self) -> None:
-        """Connections stay, nothing gets through: what was sent waits."""
+        """Hold both directions: connections stay open, and data waits."""
         self._both = True
         self._open.clear()
 
     def release(self) -> None:
-        """Everything gets through again, also what waited."""
+        """Let everything through again, including waiting data."""
         self._open.set()
 
     def refuse(self) -> None:
-        """Break all connections, and every new one at once, until :meth:`accept`."""
+        """Break all connections, and every new connection at once, until :meth:`accept`."""
         self._refusing = True
         self.cut()
 
@@ -59,7 +59,7 @@ class Relay:
         self._refusing = False
 
     def cut(self) -> None:
-        """Break all connections; new ones are accepted."""
+        """Break all connections; new connections are accepted."""
         self._open.set()
         for connection in self._connections:
             connection.cancel()

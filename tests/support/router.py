@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support.certificates import Made
+from tests.support.certificates import SignedCertificate
 
 
 class Router:
@@ -37,7 +37,7 @@ class Router:
     def _servers(self) -> list[_Server]:
         return [self._plain, self._secure]
 
-    def serve(self, host: str, certificate: Made, *issuers: Made) -> None:
+    def serve(self, host: str, certificate: SignedCertificate, *issuers: SignedCertificate) -> None:
         """Serve a certificate for ``host`` from now on."""
         chain, key = self._folder / f"{host}.pem", self._folder / f"{host}.key"
         chain.write_bytes(b"".join(link.pem for link in (certificate, *issuers)))

@@ -1,4 +1,4 @@
-"""A node whose API answers, for each test."""
+"""Node with the API of the agent, for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may ask, and what becomes of everybody else."""
+"""Authentication of callers of the agent API."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_other_certificates_of_the_cluster_are_refused_by_every_call(here:
 
 
 async def test_a_machine_that_was_replaced_is_not_taken_for_the_new_one(here: ApiNode) -> None:
-    """It answers at the address that the new one has been given, with a certificate that is still valid."""
+    """The replaced machine answers at the address of the new machine, with a certificate that is still valid."""
     operator = settings(here.authority.issue("operator:ann"))
     async with connect(operator, AgentEndpoint(NODE, "the-new-one", here.address)) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -1,4 +1,4 @@
-"""What a node says of itself."""
+"""Diagnosis of a node by the agent API."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.docker
 
 @pytest.fixture
 def collected() -> Iterator[None]:
-    """What the test has left to the collector is collected here, and not in another test."""
+    """Run the garbage collector at the end of the test rather than in another test."""
     yield
     gc.collect()
 

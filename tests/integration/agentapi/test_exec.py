@@ -173,7 +173,7 @@ async def test_no_descriptor_is_left(here: ApiNode) -> None:
 
 
 async def _still(container: str) -> None:
-    """Until the command in the container uses no more processor time: what it writes is not taken."""
+    """Wait until the command in the container uses no more processor time: its output is not read."""
 
     async def look() -> bool:
         first = await asyncio.to_thread(docker, "exec", container, "sh", "-c", "cat /proc/[0-9]*/stat")
@@ -192,5 +192,5 @@ def _descriptors() -> int:
 
 
 def _memory() -> int:
-    """MiB that this process has: the API and its caller."""
+    """Return the memory of this process in MiB: API and caller."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // (1 << 20)

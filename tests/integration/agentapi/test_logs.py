@@ -1,4 +1,4 @@
-"""The output of containers, as it was and as it comes."""
+"""Logs of containers: history and new lines."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def lines_of(stub: AgentAsyncStub, wanted: LogsRequest) -> AsyncIterator[L
 
 
 async def until(lines: AsyncIterator[LogLine], enough: Callable[[list[LogLine]], bool]) -> list[LogLine]:
-    """The lines up to the first for which ``enough`` holds."""
+    """Return the lines up to the first for which ``enough`` holds."""
     seen: list[LogLine] = []
 
     async def read() -> None:
@@ -181,7 +181,7 @@ async def test_unknown_services_are_refused_with_what_there_is(here: ApiNode) ->
 
 
 async def _waits(thread: threading.Thread) -> bool:
-    """Whether a thread has used no processor time for a while."""
+    """Return True if a thread has used no processor time for a while."""
 
     def used() -> str:
         stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
@@ -194,5 +194,5 @@ async def _waits(thread: threading.Thread) -> bool:
 
 
 def _memory() -> int:
-    """MiB that this process has: the API and its caller."""
+    """Return the memory of this process in MiB: API and caller."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // (1 << 20)

@@ -1,4 +1,4 @@
-"""What another node may ask an agent for, and nobody else: images that the node is assigned, by their ids."""
+"""Images for peers: other nodes, and only nodes, may fetch the assigned images of a node, by id."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def service(image: str) -> workload_pb2.Service:
 
 @asynccontextmanager
 async def channel(here: ApiNode, name: str = "") -> AsyncIterator[grpc.aio.Channel]:
-    """From whoever has a certificate with this common name; none: without one."""
+    """Open a channel with a certificate of this common name; empty: without a certificate."""
     files = here.authority.issue(name) if name else None
     own = (files.key.read_bytes(), files.certificate.read_bytes()) if files is not None else (None, None)
     credentials = grpc.ssl_channel_credentials(here.authority.ca_cert.read_bytes(), *own)
@@ -87,7 +87,7 @@ async def test_peer_without_certificate_gets_no_answer(here: ApiNode) -> None:
 
 
 async def test_a_node_is_given_nothing_else(here: ApiNode) -> None:
-    """Neither what is on the engine but not assigned, nor another call."""
+    """Images that are not assigned, and all other calls, are refused."""
     unassigned = await asyncio.to_thread(lambda: build_image(b"not assigned"))
     here.assign(service(small_image()))
     for image, code, why in [
@@ -120,7 +120,7 @@ async def test_assigned_but_missing_image_is_reported(here: ApiNode) -> None:
 
 
 async def test_few_at_a_time_and_whoever_goes_makes_room(here: ApiNode) -> None:
-    """Those who do not read hold up nothing but themselves."""
+    """A caller that does not read delays only itself."""
     large = await asyncio.to_thread(lambda: build_image(24 << 20))
     here.assign(service(large))
     async with AsyncExitStack() as stack:

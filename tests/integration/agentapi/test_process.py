@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.etcd]
 
 
 @dataclass
-class Cluster:
+class ApiCluster:
     """An etcd, and a node whose agent has a certificate of the same authority."""
 
     authority: Authority
@@ -61,12 +61,12 @@ def server(authority: Authority, tmp_path: Path) -> Iterator[EtcdServer]:
 
 
 @pytest.fixture
-async def cluster(authority: Authority, server: EtcdServer, tmp_path: Path) -> AsyncIterator[Cluster]:
+async def cluster(authority: Authority, server: EtcdServer, tmp_path: Path) -> AsyncIterator[ApiCluster]:
     async with Etcd(server.settings(user="root")) as etcd:
         machine = AgentNode(etcd, server.settings(), tmp_path)
         machine.settings = settings_with(machine.settings, authority.issue_agent(machine.uid))
         try:
-            yield Cluster(authority, server, machine, f"127.0.0.1:{free_port()}")
+            yield ApiCluster(authority, server, machine, f"127.0.0.1:{free_port()}")
         finally:
             await asyncio.to_thread(machine.clean)
 
@@ -77,7 +77,7 @@ async def _heartbeat(machine: AgentNode) -> Heartbeat:
     return beat
 
 
-async def test_agent_publishes_api_address_and_answers(cluster: Cluster) -> None:
+async def test_agent_publishes_api_address_and_answers(cluster: ApiCluster) -> None:
     machine = cluster.machine
     cluster.address = "127.0.0.1:0"
     cluster.start()
@@ -101,7 +101,7 @@ async def test_agent_publishes_api_address_and_answers(cluster: Cluster) -> None
     assert machine.kill(signal.SIGTERM) == 0
 
 
-async def test_a_clean_end_waits_for_no_caller(cluster: Cluster) -> None:
+async def test_a_clean_end_waits_for_no_caller(cluster: ApiCluster) -> None:
     machine = cluster.machine
     cluster.start()
     await machine.assign(worker("web", "sh", "-c", "echo hello; sleep 1000"))
@@ -118,13 +118,13 @@ async def test_a_clean_end_waits_for_no_caller(cluster: Cluster) -> None:
     until("it has ended", lambda: "sleep 77" not in docker("top", status.services[0].container))
 
 
-async def test_another_address_can_be_told(cluster: Cluster) -> None:
+async def test_another_address_can_be_told(cluster: ApiCluster) -> None:
     cluster.start("--api-advertise", "n1.example.org:7443")
     beat = await _heartbeat(cluster.machine)
     assert beat.api_address == "n1.example.org:7443"
 
 
-async def test_agent_answers_from_disk_without_etcd(cluster: Cluster) -> None:
+async def test_agent_answers_from_disk_without_etcd(cluster: ApiCluster) -> None:
     machine = cluster.machine
     cluster.start()
     await machine.assign(worker("web", "sleep", "1000"))
@@ -146,7 +146,7 @@ async def test_agent_answers_from_disk_without_etcd(cluster: Cluster) -> None:
     assert not checks["etcd"].ok
 
 
-async def test_a_task_that_a_killed_agent_left_behind_is_removed_by_the_next(cluster: Cluster) -> None:
+async def test_a_task_that_a_killed_agent_left_behind_is_removed_by_the_next(cluster: ApiCluster) -> None:
     machine = cluster.machine
     cluster.start()
     await machine.assign(worker("web", "sleep", "1000"))
@@ -170,7 +170,7 @@ async def test_a_task_that_a_killed_agent_left_behind_is_removed_by_the_next(clu
     await machine.settled()
 
 
-async def test_the_engine_going_is_a_refusal_and_its_return_an_answer(cluster: Cluster) -> None:
+async def test_the_engine_going_is_a_refusal_and_its_return_an_answer(cluster: ApiCluster) -> None:
     machine = cluster.machine
     cluster.start("--docker-host", "unix:///nowhere.sock")
     async with connect(settings(cluster.authority.issue("root")), cluster.agent) as stub:

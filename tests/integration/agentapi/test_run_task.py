@@ -1,4 +1,4 @@
-"""Tasks that are run by hand."""
+"""Tasks run by hand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def task(*words: str, service: str = "web", interactive: bool = False, tty: bool
 
 @pytest.fixture
 async def assigned(here: ApiNode) -> ApiNode:
-    """With a service, its network, and nothing that runs."""
+    """Node with an assigned service and its network, without a running container."""
     await asyncio.to_thread(here.network)
     here.assign(worker("web", "sleep", "1000", COLOUR="red", SIZE="large"))
     return here

@@ -23,7 +23,7 @@ services:
 
 @pytest.fixture
 def cli(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Commands in an empty folder that has no configuration."""
+    """Command line in an empty folder without a configuration."""
     for name in ("DEVOPSELLENCE_ENVIRONMENT", "DEVOPSELLENCE_PREFIX"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "app"
@@ -36,7 +36,7 @@ def cli(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def shop(cli: Cli) -> Cli:
-    """Commands in a folder with a configuration of one web service, whose image needs no registry."""
+    """Command line in a folder with a configuration of a web service, whose image needs no registry."""
     from tests.support.images import IMAGE, small_image
 
     small_image()
@@ -53,5 +53,5 @@ def ann(cli: Cli, tmp_path: Path) -> secret_operator.Operator:
 
 @pytest.fixture
 def bob(ann: secret_operator.Operator, tmp_path: Path) -> secret_operator.Operator:
-    """Another one, on a machine of his own."""
+    """Second operator, on a machine of his own."""
     return secret_operator.Operator(ann.settings, ann.folder, tmp_path / "bob" / "operator.age")

@@ -1,4 +1,4 @@
-"""An environment with an ingress, as the controller and the agents would have written it."""
+"""Environment with an ingress, written by the test in place of controller and agents."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def released(cli: Cli, found: Ingress | None, nodes: Sequence[str], ref: Environ
     cli.etcd(work)
 
 
-def says(
+def write_agent_records(
     cli: Cli, node: str, status: IngressStatus | None, *, uid: str = "", api: str = "", ref: EnvironmentRef = REF
 ) -> None:
-    """What the agent of a node says of itself and of its ingress."""
+    """Write the heartbeat and the ingress status of a node's agent."""
 
     async def work(etcd: Etcd) -> None:
         keys = etcd.keys
@@ -70,5 +70,5 @@ def serving(http: int, https: int = 0, **serials: str) -> IngressStatus:
 
 
 def key_of(host: str, ref: EnvironmentRef = REF) -> Callable[[Etcd], str]:
-    """Where the host's certificate stands."""
+    """Return the key of the host's certificate."""
     return lambda etcd: etcd.keys.certificate(ref, host)

@@ -1,4 +1,4 @@
-"""Operators with identities of their own, and nodes that have keys, for the tests about secrets."""
+"""Operators with identities, and nodes with age keys, for the tests of secrets."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ registry:
 
 
 class Operator(Cli):
-    """Commands of one operator, whose identity lies at ``identity``."""
+    """Command line of an operator with the identity in the file ``identity``."""
 
     def __init__(self, settings: Settings, folder: Path, path: Path) -> None:
         super().__init__(settings, folder)
@@ -52,11 +52,11 @@ class Operator(Cli):
         self.environ[identity.IDENTITY] = str(path)
 
     def piped(self, value: bytes, *arguments: str) -> Result:
-        """A command that gets ``value`` on stdin."""
+        """Run a command with ``value`` on stdin."""
         return CliRunner(env=self.environ).invoke(main, list(arguments), input=value)
 
     def set(self, name: str, value: bytes, *flags: str, service: str = "web") -> Result:
-        """``secret set`` from stdin, which must succeed."""
+        """Run ``secret set`` with the value on stdin, which must succeed."""
         scope = ["--registry"] if service == "_registry" else ["--service", service]
         result = self.piped(value, "secret", "set", name, *scope, "--stdin", *flags)
         assert result.exit_code == 0, (result.output, result.exception)
@@ -64,7 +64,7 @@ class Operator(Cli):
 
     @contextmanager
     def being(self) -> Iterator[None]:
-        """This process is the operator meanwhile, as it is when a command runs."""
+        """Set the variables of the operator in this process, as while a command runs."""
         before = os.environ.get(identity.IDENTITY)
         os.environ[identity.IDENTITY] = str(self.path)
         try:
@@ -104,7 +104,7 @@ class Operator(Cli):
         return self.etcd(work)
 
     def node(self, name: str, *, key: AgeIdentity | None = None, labels: str = "web,worker") -> AgeIdentity:
-        """Register ``name``, with an agent that has said its key."""
+        """Register node ``name``, with an agent that has reported its age key."""
         key = key or AgeIdentity.generate()
         uid = self.json("node", "register", name, "--labels", labels)["uid"]
         self.beat(name, uid, key.recipient)
@@ -120,7 +120,7 @@ class Operator(Cli):
         return node.uid
 
     def release(self, number: int, *services: Service, registry: Registry | None = None) -> None:
-        """Write a release, and make it the environment's newest."""
+        """Write the newest release of the environment."""
 
         async def work(etcd: Etcd) -> None:
             await put_release(etcd, REF, number, services, registry)
@@ -142,7 +142,7 @@ async def put_release(
 
 
 def service(name: str, **secrets: int) -> Service:
-    """A service that refers to versions of secrets; a secret is called as its variable."""
+    """Return a service that refers to versions of secrets; each secret is called like its variable."""
     refs = [SecretRef(name=secret, secret=secret, version=version) for secret, version in secrets.items()]
     kind = Service.WEB if name == "web" else Service.WORKER
     image = Image(reference="shop:1", pinned=f"sha256:{'0' * 64}", app=True)

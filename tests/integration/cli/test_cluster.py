@@ -1,4 +1,4 @@
-"""``cluster``: from nothing to an etcd that lets in whom it should, with the files that the commands wrote."""
+"""``cluster``: set up an etcd with users from the files that the commands write."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ FILES = {"ca.crt": 0o644, "tls.crt": 0o644, "tls.key": 0o600}
 
 
 @dataclass
-class Started:
-    """An etcd that runs with the variables that ``cluster init`` wrote for its members, but on ports of its own."""
+class RunningEtcd:
+    """Etcd with the variables that ``cluster init`` wrote for the members, except for ports."""
 
     cli: Cli
     pki: Path
     endpoints: str
 
     def ok(self, *arguments: str) -> str:
-        """What root's own commands say."""
+        """Run a command as root; return the output."""
         return self.cli.ok("cluster", *arguments, "--pki", str(self.pki), "--etcd-endpoints", self.endpoints)
 
     def as_party(self, bundle: str) -> Cli:
-        """Commands with the certificate in one of the folders."""
+        """Return a command line with the certificate in a folder."""
         root = self.pki / bundle
         settings = Settings(
             tuple(self.endpoints.split(",")), ca_cert=root / "ca.crt", cert=root / "tls.crt", key=root / "tls.key"
@@ -60,13 +60,13 @@ def pki(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bare(cli: Cli) -> Cli:
-    """Commands that nobody has told of an etcd."""
+    """Command line without settings of an etcd."""
     cli.environ = {"DEVOPSELLENCE_HOME": cli.environ["DEVOPSELLENCE_HOME"]}
     return cli
 
 
 @pytest.fixture
-def started(bare: Cli, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
+def started(bare: Cli, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningEtcd]:
     need_etcd()
     for name in list(os.environ):
         if name.startswith("DEVOPSELLENCE_ETCD_"):
@@ -80,7 +80,7 @@ def started(bare: Cli, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             process = subprocess.Popen(["etcd"], env=variables, stdout=log, stderr=log)
             stack.callback(process.wait)
             stack.callback(process.kill)
-        started = Started(bare, pki, ",".join(f"{address}:{client}" for address in MEMBERS.values()))
+        started = RunningEtcd(bare, pki, ",".join(f"{address}:{client}" for address in MEMBERS.values()))
         until(
             "etcd answers", lambda: started.as_party("root").run("node", "list").exit_code == 0, seconds=30, every=0.2
         )
@@ -88,7 +88,7 @@ def started(bare: Cli, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def member_variables(bundle: Path, data: Path, client: int, peer: int) -> dict[str, str]:
-    """The environment of a member as ``etcd.env`` has it, but in folders and on ports of the test's own."""
+    """Return the variables of ``etcd.env``, with folders and ports of the test's own."""
     text = (bundle / "etcd.env").read_text()
     for said, meant in (
         ("/etc/etcd/devopsellence", str(bundle)),
@@ -219,7 +219,7 @@ def test_an_operator_who_cannot_be_let_in_now_has_the_certificate_and_the_comman
     assert "unchanged" in bare.ok("cluster", "issue", "operator", "ann", "--no-grant", "--pki", str(pki))
 
 
-def test_from_nothing_to_a_cluster_that_lets_in_whom_it_should(started: Started, tmp_path: Path) -> None:
+def test_from_nothing_to_a_cluster_that_lets_in_whom_it_should(started: RunningEtcd, tmp_path: Path) -> None:
     for _ in range(2):
         started.ok("prepare")
     started.ok("issue", "operator", "ann")
@@ -249,7 +249,7 @@ def test_from_nothing_to_a_cluster_that_lets_in_whom_it_should(started: Started,
         )
 
 
-def test_an_agent_started_as_register_says_answers_operators(started: Started, tmp_path: Path) -> None:
+def test_an_agent_started_as_register_says_answers_operators(started: RunningEtcd, tmp_path: Path) -> None:
     need_docker()
     started.ok("prepare")
     started.ok("issue", "operator", "ann")
@@ -276,7 +276,7 @@ def test_an_agent_started_as_register_says_answers_operators(started: Started, t
             agent.terminate()
 
 
-def test_another_clusters_authority_makes_no_certificate(started: Started, tmp_path: Path) -> None:
+def test_another_clusters_authority_makes_no_certificate(started: RunningEtcd, tmp_path: Path) -> None:
     started.ok("prepare")
     other = tmp_path / "other"
     started.cli.ok("cluster", "init", "--pki", str(other))

@@ -31,7 +31,7 @@ services:
 
 @pytest.fixture
 def ready(shop: Cli) -> Cli:
-    """A configuration, and a node attached for it."""
+    """Configuration, and an attached node."""
     shop.ok("node", "register", "n1")
     shop.ok("node", "attach", "n1")
     return shop
@@ -43,7 +43,7 @@ def release(cli: Cli, number: int, ref: EnvironmentRef = REF) -> Release | None:
 
 @contextmanager
 def pretending(cli: Cli, script: Callable[[RolloutWriter], Awaitable[None]]) -> Iterator[None]:
-    """Meanwhile, in a thread with a loop of its own, somebody acts as controller and agent."""
+    """Run ``script`` in a thread inside the block, in place of controller and agent."""
     failures: list[BaseException] = []
 
     async def work(etcd: Etcd) -> None:

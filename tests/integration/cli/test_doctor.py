@@ -1,4 +1,4 @@
-"""``doctor``: what it finds well, and what it says of what is not."""
+"""``doctor``: checks that pass, and findings about problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates that an operator brings: stored, sealed for those who serve them, and for nobody else."""
+"""Certificates installed by an operator: stored, encrypted for the nodes that serve them, and for no others."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from devopsellence.api.v1.stored_pb2 import Certificate, Issuance
 from devopsellence.api.v1.workload_pb2 import Ingress
 from tests.integration.cli.ingress_records import ingress, key_of, released
 from tests.integration.cli.secret_operator import Operator, own
-from tests.support.certificates import Made, made
+from tests.support.certificates import SignedCertificate, make_certificate
 from tests.support.cli import REF
 
 HOST, OTHER = "app.example.com", "www.example.com"
-ROOT = made("Some Authority", ca=True)
-LEAF = made("app", [HOST, OTHER], by=ROOT)
+ROOT = make_certificate("Some Authority", ca=True)
+LEAF = make_certificate("app", [HOST, OTHER], by=ROOT)
 
 
 @pytest.fixture
@@ -30,14 +30,14 @@ def shop(ann: Operator) -> Operator:
     return ann
 
 
-def files(tmp_path: Path, leaf: Made = LEAF, *issuers: Made) -> list[str]:
-    """The flags that name the files of a certificate."""
+def files(tmp_path: Path, leaf: SignedCertificate = LEAF, *issuers: SignedCertificate) -> list[str]:
+    """Return the flags for the files of a certificate."""
     (tmp_path / "chain.pem").write_bytes(b"".join(each.pem for each in (leaf, *(issuers or (ROOT,)))))
     (tmp_path / "key.pem").write_bytes(leaf.key_pem(pkcs8=False))
     return ["--cert-file", str(tmp_path / "chain.pem"), "--key-file", str(tmp_path / "key.pem")]
 
 
-def installed(operator: Operator, tmp_path: Path, *arguments: str, leaf: Made = LEAF) -> Result:
+def installed(operator: Operator, tmp_path: Path, *arguments: str, leaf: SignedCertificate = LEAF) -> Result:
     result = operator.run("ingress", "cert", "install", *files(tmp_path, leaf), *arguments)
     assert result.exit_code == 0, (result.output, result.exception)
     return result
@@ -69,7 +69,7 @@ def test_installing_it_again_writes_nothing_and_another_one_replaces_it(shop: Op
     before = shop.dump()
     assert "already has this certificate" in installed(shop, tmp_path).stdout
     assert shop.dump() == before
-    newer = made("app", [HOST], by=ROOT)
+    newer = make_certificate("app", [HOST], by=ROOT)
     installed(shop, tmp_path, leaf=newer)
     first, second = stored(shop, HOST), stored(shop, OTHER)
     assert first is not None
@@ -81,13 +81,17 @@ def test_installing_it_again_writes_nothing_and_another_one_replaces_it(shop: Op
     ("arguments", "leaf", "why"),
     [
         (["--host", "other.example.com"], LEAF, "the certificate is not for other.example.com: it covers"),
-        ([], made("x", ["x.example.com"], by=ROOT), "the certificate covers x.example.com, and the hosts of"),
-        ([], made("x", [HOST]), "certificate 2 of the file (Some Authority) did not issue certificate 1"),
+        (
+            [],
+            make_certificate("x", ["x.example.com"], by=ROOT),
+            "the certificate covers x.example.com, and the hosts of",
+        ),
+        ([], make_certificate("x", [HOST]), "certificate 2 of the file (Some Authority) did not issue certificate 1"),
     ],
     ids=["another host", "none of ours", "another issuer"],
 )
 def test_mismatched_certificate_is_refused_and_not_written(
-    shop: Operator, tmp_path: Path, arguments: list[str], leaf: Made, why: str
+    shop: Operator, tmp_path: Path, arguments: list[str], leaf: SignedCertificate, why: str
 ) -> None:
     before = shop.dump()
     error = shop.error("ingress", "cert", "install", *files(tmp_path, leaf, ROOT), *arguments)
@@ -202,5 +206,5 @@ def test_a_hundred_and_fifty_hosts_are_stored(ann: Operator, tmp_path: Path) -> 
     ann.ok("node", "attach", "n1")
     hosts = [f"h{number}.example.com" for number in range(150)]
     released(ann, ingress(*hosts, mode=Ingress.MANUAL), ["n1"])
-    installed(ann, tmp_path, leaf=made("wild", ["*.example.com"], by=ROOT))
+    installed(ann, tmp_path, leaf=make_certificate("wild", ["*.example.com"], by=ROOT))
     assert len(ann.json("ingress", "cert", "list")["certificates"]) == 150

@@ -1,4 +1,4 @@
-"""``ingress check`` and ``ingress show`` with real names, listeners and etcd; what agents say is the test's word."""
+"""``ingress check`` and ``ingress show`` with real names, listeners and etcd; the test writes the agents' records."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import IngressStatus
 from devopsellence.api.v1.workload_pb2 import Ingress
-from tests.integration.cli.ingress_records import ingress, key_of, released, says, serving
+from tests.integration.cli.ingress_records import ingress, key_of, released, serving, write_agent_records
 from tests.integration.cli.secret_operator import Operator
-from tests.support.certificates import DAY, made
+from tests.support.certificates import DAY, make_certificate
 from tests.support.cli import REF
 from tests.support.name_server import NameServer
 from tests.support.ports import free_ports
@@ -24,12 +24,12 @@ from tests.support.until import until
 
 HOST = "app.example.com"
 ADDRESSES = {"n1": "127.0.0.11", "n2": "127.0.0.12"}
-ROOT = made("Test Authority", ca=True)
-LEAF = made("app", [HOST], by=ROOT)
+ROOT = make_certificate("Test Authority", ca=True)
+LEAF = make_certificate("app", [HOST], by=ROOT)
 
 
-class Bed:
-    """Two nodes that serve an ingress, and a name server."""
+class IngressSetup:
+    """Two nodes with an ingress, and a name server."""
 
     def __init__(self, operator: Operator, names: NameServer, routers: dict[str, Router], tmp_path: Path) -> None:
         self.operator = operator
@@ -42,10 +42,10 @@ class Bed:
             operator.ok("node", "register", node, "--address", address)
             self.says(node)
 
-    def says(self, node: str, *, https: bool = True) -> None:
+    def write_agent_records(self, node: str, *, https: bool = True) -> None:
         router = self.routers[node]
         status = serving(router.http_port, router.https_port if https else 0)
-        says(self.operator, node, status, uid=self.operator.uid(node))
+        write_agent_records(self.operator, node, status, uid=self.operator.uid(node))
 
     def release(self, found: Ingress) -> None:
         released(self.operator, found, list(ADDRESSES))
@@ -63,7 +63,7 @@ class Bed:
             router.redirect = True
 
     def check(self, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
-        """The exit code and everything that was not well."""
+        """Run ``ingress check``; return the exit code and all findings that are not ok."""
         result = self.operator.run("ingress", "check", "-o", "json", *arguments)
         last = json.loads(result.stdout.splitlines()[-1])
         found = last["checks"] if last["ok"] else last["error"]["findings"]
@@ -74,17 +74,17 @@ class Bed:
 
 
 @pytest.fixture
-def bed(ann: Operator, tmp_path: Path) -> Iterator[Bed]:
+def bed(ann: Operator, tmp_path: Path) -> Iterator[IngressSetup]:
     with ExitStack() as stack:
         names = stack.enter_context(NameServer())
         routers = {node: stack.enter_context(Router(address, tmp_path)) for node, address in ADDRESSES.items()}
-        yield Bed(ann, names, routers, tmp_path)
+        yield IngressSetup(ann, names, routers, tmp_path)
 
 
 MANUAL = ingress(HOST, mode=Ingress.MANUAL, redirect=True)
 
 
-def test_all_is_well_over_https(bed: Bed) -> None:
+def test_all_is_well_over_https(bed: IngressSetup) -> None:
     bed.release(MANUAL)
     bed.install()
     assert bed.check() == (0, [])
@@ -99,13 +99,13 @@ def test_all_is_well_over_https(bed: Bed) -> None:
         assert f"https://{HOST}:{router.https_port}/" in router.paths
 
 
-def test_all_is_well_over_plain_http(bed: Bed) -> None:
+def test_all_is_well_over_plain_http(bed: IngressSetup) -> None:
     bed.release(ingress(HOST, path="/shop"))
     assert bed.check() == (0, [])
     assert bed.routers["n1"].paths == [f"http://{HOST}:{bed.routers['n1'].http_port}/shop"]
 
 
-def test_the_flag_says_whom_to_ask(bed: Bed) -> None:
+def test_the_flag_says_whom_to_ask(bed: IngressSetup) -> None:
     bed.release(ingress(HOST))
     bed.operator.environ["DEVOPSELLENCE_DNS"] = "127.0.0.1:1"
     assert bed.check("--resolver", bed.names.address) == (0, [])
@@ -113,7 +113,7 @@ def test_the_flag_says_whom_to_ask(bed: Bed) -> None:
     assert (error["code"], error["exit_code"]) == ("invalid_address", 2)
 
 
-def test_names_of_all_kinds(bed: Bed) -> None:
+def test_names_of_all_kinds(bed: IngressSetup) -> None:
     bed.names.names |= {
         "alias.example.com": [HOST],
         "one.example.com": ["127.0.0.11"],
@@ -141,15 +141,15 @@ def test_names_of_all_kinds(bed: Bed) -> None:
     assert gone["next_actions"][0]["command"] == "gone.example.com  A/AAAA  127.0.0.11, 127.0.0.12"
 
 
-def test_a_node_may_be_registered_by_name_or_without_an_address(bed: Bed) -> None:
+def test_a_node_may_be_registered_by_name_or_without_an_address(bed: IngressSetup) -> None:
     bed.names.names["n3.example.net"] = ["127.0.0.11"]
     bed.operator.ok("node", "register", "n3", "--address", "n3.example.net")
     bed.operator.ok("node", "register", "n4")
     bed.operator.ok("node", "register", "n5")
     port = bed.routers["n1"].http_port
-    says(bed.operator, "n3", serving(port), uid=bed.operator.uid("n3"))
-    says(bed.operator, "n4", serving(port), uid=bed.operator.uid("n4"), api="127.0.0.11:7443")
-    says(bed.operator, "n5", serving(port), uid=bed.operator.uid("n5"))
+    write_agent_records(bed.operator, "n3", serving(port), uid=bed.operator.uid("n3"))
+    write_agent_records(bed.operator, "n4", serving(port), uid=bed.operator.uid("n4"), api="127.0.0.11:7443")
+    write_agent_records(bed.operator, "n5", serving(port), uid=bed.operator.uid("n5"))
     released(bed.operator, ingress(HOST), ["n1", "n4", "n5"])
     code, found = bed.check()
     assert code == 0
@@ -159,32 +159,32 @@ def test_a_node_may_be_registered_by_name_or_without_an_address(bed: Bed) -> Non
 
 
 @pytest.mark.parametrize("listens", [True, False], ids=["said", "not reached"])
-def test_a_node_that_does_not_serve_is_named_with_the_reason(bed: Bed, listens: bool) -> None:
+def test_a_node_that_does_not_serve_is_named_with_the_reason(bed: IngressSetup, listens: bool) -> None:
     bed.release(ingress(HOST))
     if listens:
         failed = IngressStatus(phase=IngressStatus.FAILED, reason="port 80 is taken by nginx (pid 7)")
-        says(bed.operator, "n2", failed, uid=bed.operator.uid("n2"))
+        write_agent_records(bed.operator, "n2", failed, uid=bed.operator.uid("n2"))
     else:
-        says(bed.operator, "n2", serving(free_ports(1)[0]), uid=bed.operator.uid("n2"))
+        write_agent_records(bed.operator, "n2", serving(free_ports(1)[0]), uid=bed.operator.uid("n2"))
     code, (found,) = bed.check()
     assert (code, found["severity"]) == (1, "error")
     assert found["code"] == ("ingress_not_served" if listens else "ingress_port_closed")
     assert ("port 80 is taken by nginx (pid 7)" if listens else "connection refused") in found["message"]
 
 
-def test_certificates_that_are_missing_old_or_not_trusted(bed: Bed) -> None:
+def test_certificates_that_are_missing_old_or_not_trusted(bed: IngressSetup) -> None:
     bed.release(MANUAL)
     assert bed.codes() == [("error", "ingress_certificate_missing")]
     bed.install()
     del bed.operator.environ["SSL_CERT_FILE"]
     assert bed.codes() == [("warning", "ingress_certificate_untrusted")]
-    bed.routers["n1"].serve(HOST, made("app", [HOST], by=ROOT, ends=DAY), ROOT)
-    bed.routers["n2"].serve(HOST, made("app", ["other.example.com"], by=ROOT), ROOT)
+    bed.routers["n1"].serve(HOST, make_certificate("app", [HOST], by=ROOT, ends=DAY), ROOT)
+    bed.routers["n2"].serve(HOST, make_certificate("app", ["other.example.com"], by=ROOT), ROOT)
     assert bed.codes() == [("error", "ingress_certificate_other"), ("error", "ingress_certificate_other")]
 
 
 @pytest.mark.parametrize(("status", "severity"), [(503, "error"), (404, "warning"), (401, "")])
-def test_app_response_is_reported(bed: Bed, status: int, severity: str) -> None:
+def test_app_response_is_reported(bed: IngressSetup, status: int, severity: str) -> None:
     bed.release(ingress(HOST))
     bed.routers["n2"].status = status
     code, found = bed.check()
@@ -193,14 +193,14 @@ def test_app_response_is_reported(bed: Bed, status: int, severity: str) -> None:
     assert all(f"status {status}" in each["message"] and "(n2)" in each["message"] for each in found)
 
 
-def test_a_redirect_that_is_missing(bed: Bed) -> None:
+def test_a_redirect_that_is_missing(bed: IngressSetup) -> None:
     bed.release(MANUAL)
     bed.install()
     bed.routers["n1"].redirect = False
     assert bed.codes() == [("error", "ingress_redirect")]
 
 
-def test_waiting_ends_when_all_is_well_and_tells_what_has_changed(bed: Bed) -> None:
+def test_waiting_ends_when_all_is_well_and_tells_what_has_changed(bed: IngressSetup) -> None:
     bed.release(ingress(HOST))
     del bed.names.names[HOST]
     bed.routers["n2"].status = 503
@@ -222,14 +222,14 @@ def test_waiting_ends_when_all_is_well_and_tells_what_has_changed(bed: Bed) -> N
     assert all(each["severity"] == "ok" for each in last["checks"])
 
 
-def test_waiting_ends_with_what_still_fails(bed: Bed) -> None:
+def test_waiting_ends_with_what_still_fails(bed: IngressSetup) -> None:
     bed.release(ingress(HOST))
     del bed.names.names[HOST]
     assert bed.operator.error("ingress", "check", "--wait", "1s")["code"] == "ingress_unwell"
     assert bed.operator.run("ingress", "check", "--wait", "soon").exit_code == 2
 
 
-def test_an_environment_without_an_ingress_and_one_that_nobody_serves(bed: Bed) -> None:
+def test_an_environment_without_an_ingress_and_one_that_nobody_serves(bed: IngressSetup) -> None:
     released(bed.operator, None, ["n1"])
     for command in ("check", "show"):
         error = bed.operator.error("ingress", command)
@@ -239,10 +239,10 @@ def test_an_environment_without_an_ingress_and_one_that_nobody_serves(bed: Bed) 
     assert ("error", "ingress_nowhere") in bed.codes()
 
 
-def test_node_list_and_doctor_name_what_is_wrong(bed: Bed) -> None:
+def test_node_list_and_doctor_name_what_is_wrong(bed: IngressSetup) -> None:
     bed.release(ingress(HOST, mode=Ingress.MANUAL))
     failed = IngressStatus(phase=IngressStatus.FAILED, reason="port 80 is taken by nginx (pid 7)")
-    says(bed.operator, "n2", failed, uid=bed.operator.uid("n2"))
+    write_agent_records(bed.operator, "n2", failed, uid=bed.operator.uid("n2"))
     one, two = bed.operator.json("node", "list")["nodes"]
     assert (one["note"], two["note"]) == ("", f"ingress of {REF}: port 80 is taken by nginx (pid 7)")
     said = {
@@ -258,7 +258,7 @@ def test_node_list_and_doctor_name_what_is_wrong(bed: Bed) -> None:
     assert f"ok    ingress {REF}: 1 host on 2 nodes" in lines
 
 
-def test_show_and_status_say_what_is_routed_and_what_is_wrong(bed: Bed) -> None:
+def test_show_and_status_say_what_is_routed_and_what_is_wrong(bed: IngressSetup) -> None:
     bed.release(ingress(HOST, mode=Ingress.MANUAL))
     shown = bed.operator.json("ingress", "show")["ingress"]
     assert (shown["hosts"][0]["certificate"], [each["node"] for each in shown["nodes"]]) == (None, ["n1", "n2"])
@@ -266,7 +266,7 @@ def test_show_and_status_say_what_is_routed_and_what_is_wrong(bed: Bed) -> None:
     text = bed.operator.ok("ingress", "show")
     assert "no certificate is installed, so plain HTTP" in text
     failed = IngressStatus(phase=IngressStatus.FAILED, reason="port 80 is taken by nginx (pid 7)")
-    says(bed.operator, "n2", failed, uid=bed.operator.uid("n2"))
+    write_agent_records(bed.operator, "n2", failed, uid=bed.operator.uid("n2"))
     assert "Ingress: n2: port 80 is taken by nginx (pid 7)" in bed.operator.ok("status")
     document = bed.operator.json("status")["ingress"]
     assert [each["code"] for each in document["problems"]] == ["ingress_not_served", "ingress_certificate_missing"]

@@ -1,4 +1,4 @@
-"""What a deploy, a rollback and ``node attach`` say of hosts; and the ingress written into the configuration."""
+"""Hosts in the output of deploy, rollback and ``node attach``; ``ingress set`` in the configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Environment, Release
 from devopsellence.store.keys import EnvironmentRef
-from tests.integration.cli.ingress_records import ingress, released, says, serving
+from tests.integration.cli.ingress_records import ingress, released, serving, write_agent_records
 from tests.integration.cli.rollout_writer import RolloutWriter
 from tests.integration.cli.test_deploy import pretending
 from tests.support.cli import REF, Cli
@@ -33,7 +33,7 @@ services:
 
 @pytest.fixture
 def ready(cli: Cli) -> Cli:
-    """A configuration with an ingress, written by the command, and a node attached for it."""
+    """Configuration with an ingress written by the command, and an attached node."""
     small_image()
     (cli.folder / "devopsellence.yml").write_text(CONFIG)
     cli.ok("ingress", "set", "--host", HOST, "--tls", "off")
@@ -50,7 +50,7 @@ def names(ready: Cli) -> Iterator[NameServer]:
 
 
 def deployed(cli: Cli) -> str:
-    """What a deploy that need not be followed warns of."""
+    """Run a deploy without following; return the warnings."""
     result = cli.run("deploy", "--detach")
     assert result.exit_code == 0, result.output
     # No agent is there; this is not what these tests are about.
@@ -166,7 +166,7 @@ def test_the_last_lines_tell_where_it_is_reached(ready: Cli, names: NameServer) 
         await pretender.begin(1)
         await pretender.settle()
 
-    says(ready, "n1", serving(80))
+    write_agent_records(ready, "n1", serving(80))
     with pretending(ready, script):
         result = ready.run("deploy", "-o", "json")
     last = json.loads(result.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""``node``: what it leaves in etcd."""
+"""``node``: the records that the commands write."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_events_skip_what_cannot_be_read(cli: Cli) -> None:
 
 
 def release(cli: Cli, *nodes: str) -> None:
-    """A release of a web service and of redis, whose data is kept, with these nodes attached."""
+    """Write a release of a web service and of redis with a volume, with these nodes attached."""
     services = [
         Service(name="web", kind=Service.WEB),
         Service(name="redis", kind=Service.WORKER, volumes=[VolumeMount(source="data", target="/data")]),
@@ -257,7 +257,7 @@ def test_agents_without_certificates_have_no_api(cli: Cli) -> None:
 
 
 def running(cli: Cli, node: str, *services: Service, uid: str = "") -> None:
-    """What a controller would have assigned, and the agent reported."""
+    """Write the assignment and the status of a running release."""
     uid = uid or str(cli.json("node", "register", node, *labels_flag(cli, node))["uid"])
     assignment = Assignment(node=node, node_uid=uid, release=3, services=services)
     status = AssignmentStatus(

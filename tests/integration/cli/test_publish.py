@@ -1,4 +1,4 @@
-"""Writing releases: many at once, and with answers that get lost."""
+"""Writing releases: many at once, and with lost answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DRAFT = Release(
 
 @pytest.fixture(autouse=True)
 async def node(etcd: Etcd) -> None:
-    """A node that runs web services, attached to the environment."""
+    """Attached node for web services."""
     await etcd.put(etcd.keys.node("n1"), encode(Node(name="n1", uid="u1", labels=["web"])))
     environment = Environment(
         organization=REF.organization, project=REF.project, environment=REF.environment, nodes=["n1"]
@@ -36,7 +36,7 @@ async def node(etcd: Etcd) -> None:
 
 
 async def numbers(etcd: Etcd) -> list[int]:
-    """The numbers in the releases that are stored, in the order of their keys."""
+    """Return the numbers of the stored releases, in the order of the keys."""
     listing = await etcd.list(etcd.keys.releases_prefix(REF))
     return [decode(Release, item.key, item.value).number for item in listing.items]
 
@@ -55,8 +55,10 @@ async def test_many_deploys_at_once_get_as_many_numbers_and_nothing_is_lost(etcd
     assert len((await etcd.list(etcd.keys.events_prefix(REF))).items) == 6
 
 
-class LosesAnswers(Etcd):
-    """The first transaction gets no answer. ``when``: it happens "before" that, "never", or "later" than the retry."""
+class LossyEtcd(Etcd):
+    """Etcd client that loses the answer to the first transaction. ``when``: executed "before" the retry, "never", or
+    "later".
+    """
 
     def __init__(self, settings: Settings, when: str) -> None:
         super().__init__(settings)
@@ -77,7 +79,7 @@ class LosesAnswers(Etcd):
 
 @pytest.mark.parametrize("when", ["before", "never", "later"])
 async def test_an_unanswered_write_happens_exactly_once(etcd: Etcd, settings: Settings, when: str) -> None:
-    async with LosesAnswers(settings, when) as unlucky:
+    async with LossyEtcd(settings, when) as unlucky:
         release, _ = await publish(unlucky, REF, DRAFT)
     assert release.number == 1
     assert await numbers(etcd) == [1]

@@ -1,4 +1,4 @@
-"""What commands say about services with replicas before anything is written."""
+"""Replicas in the output of commands before anything is written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ JOBS = "  jobs: {{image: {image}, args: [sleep, '9'], replicas: {replicas}}}\n"
 
 @pytest.fixture
 def three(shop: Cli) -> Cli:
-    """The shop with two worker nodes whose agents answer, and a third that is no worker."""
+    """Shop with two reachable worker nodes, and a third node that is no worker."""
     for name, labels in {"n1": "worker", "n2": "web,worker", "n3": "web"}.items():
         shop.ok("node", "register", name, "--labels", labels)
         shop.ok("node", "attach", name, "--env", "production")

@@ -12,7 +12,7 @@ from tests.support.cli import REF, Cli
 
 @pytest.fixture
 def ready(shop: Cli) -> Cli:
-    """Releases 1, 2 and 3; the second is the last that settled before the newest."""
+    """Releases 1, 2 and 3, of which release 2 settled last before the newest."""
     shop.ok("node", "register", "n1")
     shop.ok("node", "attach", "n1")
     for message in ("first", "second", "third"):

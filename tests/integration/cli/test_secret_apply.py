@@ -1,4 +1,4 @@
-"""``secret set --apply``: one secret's new version reaches what runs, and nothing else; a pretender rolls out."""
+"""``secret set --apply``: a new version of a secret reaches the running services, and nothing else changes."""
 
 from __future__ import annotations
 

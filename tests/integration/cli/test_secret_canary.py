@@ -1,4 +1,4 @@
-"""A value that goes through every command is seen nowhere: not in etcd, not in output, not in the list of processes."""
+"""Secrecy of a secret's value through every command: not in etcd, output or the list of processes."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def registry() -> Registry:
     return Registry(repository="registry.example.com/shop", username="shop", password_secret="REGISTRY_PASSWORD")
 
 
-class Watched(Operator):
-    """Commands as processes of their own; what they print is kept, and whether others could see ``canary``."""
+class ObservedOperator(Operator):
+    """Command line as processes; keeps the output, and records whether others could see ``canary``."""
 
     canary = b""
     printed = b""
     exposed = False
 
     def start(self, *arguments: str, value: bytes = b"", **environ: str) -> int:
-        """Run a command that gets ``value`` on stdin; its exit code."""
+        """Run a command with ``value`` on stdin; return the exit code."""
         variables = {**self.process_environ(), **environ}
         command = [sys.executable, "-m", "devopsellence.cli", *arguments]
         with subprocess.Popen(
@@ -60,12 +60,12 @@ def processes() -> bytes:
 
 
 @pytest.fixture
-def ann(cli: Cli, tmp_path: Path) -> Watched:
+def ann(cli: Cli, tmp_path: Path) -> ObservedOperator:
     (cli.folder / "devopsellence.yml").write_text(CONFIG)
-    return Watched(cli.settings, cli.folder, tmp_path / "ann" / "operator.age")
+    return ObservedOperator(cli.settings, cli.folder, tmp_path / "ann" / "operator.age")
 
 
-def test_a_value_is_seen_nowhere(ann: Watched, tmp_path: Path) -> None:
+def test_a_value_is_seen_nowhere(ann: ObservedOperator, tmp_path: Path) -> None:
     ann.canary = value = f"canary-{secrets.token_hex(16)}".encode()
     forms = cycle(["text", "json"])
     dumps = []
@@ -117,7 +117,7 @@ def test_a_value_is_seen_nowhere(ann: Watched, tmp_path: Path) -> None:
         assert value not in seen
 
 
-def test_the_password_of_the_registry_is_in_no_error(ann: Watched) -> None:
+def test_the_password_of_the_registry_is_in_no_error(ann: ObservedOperator) -> None:
     value = f"canary-{secrets.token_hex(16)}"
     ann.set("REGISTRY_PASSWORD", value.encode(), service=REGISTRY)
     ann.path.unlink()

@@ -1,4 +1,4 @@
-"""What ``deploy`` makes of references to secrets: versions, and nodes that can open them."""
+"""Secrets in a deploy: references become versions, and nodes get access."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def registry() -> Registry:
 
 
 def pinned(operator: Operator, services: list[Service], login: Registry | None = None, *names: str) -> list[str]:
-    """What ``pin`` returns for the attached nodes ``names``, as they are registered."""
+    """Return the result of ``pin`` for the attached, registered nodes ``names``."""
 
     async def work(etcd: Etcd) -> list[str]:
         nodes = await Reader(etcd).get_many({name: etcd.keys.node(name) for name in names}, Node)

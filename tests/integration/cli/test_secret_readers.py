@@ -1,4 +1,4 @@
-"""Who can open secrets: nodes that come and go, and several operators; against a real etcd."""
+"""Access to secrets as nodes and operators come and go, on a real etcd."""
 
 from __future__ import annotations
 

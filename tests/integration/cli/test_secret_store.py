@@ -1,4 +1,4 @@
-"""Setting and deleting with answers that get lost."""
+"""Setting and deleting secrets with lost answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from devopsellence.cli.secrets.records import SecretId
 from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
-from tests.integration.cli.test_publish import LosesAnswers
+from tests.integration.cli.test_publish import LossyEtcd
 from tests.support.cli import REF
 
 TOKEN = SecretId("web", "TOKEN")
@@ -37,7 +37,7 @@ async def events(etcd: Etcd) -> int:
 @pytest.mark.parametrize("when", ["before", "never", "later"])
 async def test_an_unanswered_value_is_set_exactly_once(etcd: Etcd, settings: Settings, when: str) -> None:
     await vault.store(etcd, REF, TOKEN, b"one", me=ANN, recipients=READERS)
-    async with LosesAnswers(settings, when) as unlucky:
+    async with LossyEtcd(settings, when) as unlucky:
         done = await vault.store(unlucky, REF, TOKEN, b"two", me=ANN, recipients=READERS)
     assert (done.changed, done.version.version) == (True, 2)
     secret = await stored(etcd)
@@ -49,7 +49,7 @@ async def test_an_unanswered_value_is_set_exactly_once(etcd: Etcd, settings: Set
 @pytest.mark.parametrize("when", ["before", "never", "later"])
 async def test_an_unanswered_deletion_is_one(etcd: Etcd, settings: Settings, when: str) -> None:
     await vault.store(etcd, REF, TOKEN, b"one", me=ANN, recipients=READERS)
-    async with LosesAnswers(settings, when) as unlucky:
+    async with LossyEtcd(settings, when) as unlucky:
         await vault.delete(unlucky, REF, TOKEN)
     assert await stored(etcd) is None
     assert await events(etcd) == 2

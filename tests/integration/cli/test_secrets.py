@@ -1,4 +1,4 @@
-"""``secret``: what it stores, for whom, and what it refuses; against a real etcd."""
+"""``secret``: stored versions, recipients, refusals, on a real etcd."""
 
 from __future__ import annotations
 

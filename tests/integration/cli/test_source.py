@@ -1,4 +1,4 @@
-"""The revision that git knows."""
+"""Revision of the working tree in git."""
 
 from __future__ import annotations
 

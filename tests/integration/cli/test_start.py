@@ -1,4 +1,4 @@
-"""What a command does before it gets to work: what it imports, and what it says when etcd is not there."""
+"""Start of a command: imports, and errors if etcd cannot be reached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``status`` of many nodes: in a pipe, on a terminal, and what is read for it."""
+"""``status`` of many nodes: in a pipe, on a terminal, and the number of reads."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NAMES = [f"n{number:02}" for number in range(1, 41)]
 
 
 def rollout(settled: int, phase: Rollout.Phase.ValueType = Rollout.PROGRESSING, **more: Any) -> Rollout:
-    """As the controller writes it, with a list that leaves most nodes out."""
+    """Return a rollout as the controller writes it, with a list that leaves out most nodes."""
     waiting = NAMES[settled : settled + 10]
     nodes = [
         NodeProgress(node=name, phase=NodeProgress.WAITING, release=1, reason=f"{name} waits its turn")
@@ -68,7 +68,7 @@ async def settle(etcd: Etcd, release: int, *names: str) -> None:
 
 
 async def prepare(etcd: Etcd) -> None:
-    """Forty nodes at release 1, and release 2 on its way to them."""
+    """Write forty nodes at release 1, and a rollout of release 2."""
     keys = etcd.keys
     await etcd.put(keys.environment(REF), encode(Environment(nodes=NAMES, latest_release=2)))
     for number in (1, 2):
@@ -99,8 +99,8 @@ def test_once_in_a_pipe_they_are_folded_and_all_are_there_on_demand(many: Cli) -
     assert {node["phase"] for node in found["nodes"]} == {"waiting"}
 
 
-class Watch:
-    """``status --watch`` in a pipe, for the time of a ``with``; ended when it takes far too long."""
+class StatusWatch:
+    """``status --watch`` in a pipe inside a ``with`` block; ended if it takes far too long."""
 
     def __init__(self, cli: Cli) -> None:
         command = [sys.executable, "-m", "devopsellence.cli", "--env", str(REF), "status", "--watch"]
@@ -119,7 +119,7 @@ class Watch:
         self.process.communicate()
 
     def until(self, part: str) -> None:
-        """Read up to a line that has ``part``."""
+        """Read lines up to one with ``part``."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.seen.append(line.rstrip("\n"))
@@ -128,13 +128,13 @@ class Watch:
         raise AssertionError(self.seen)
 
     def end(self) -> tuple[int, str]:
-        """The exit code and what was written to stderr."""
+        """Return exit code and stderr."""
         _, error = self.process.communicate()
         return self.process.returncode, error
 
 
 def test_in_a_pipe_a_watch_tells_what_changed_for_nodes_together(many: Cli) -> None:
-    with Watch(many) as watch:
+    with StatusWatch(many) as watch:
         watch.until("release 2: progressing, 0/40 nodes")
         assert watch.seen[0] == f"n01{DASH}n40: waiting: waits its turn"
         many.etcd(lambda etcd: settle(etcd, 2, *NAMES[:5]))
@@ -168,7 +168,7 @@ def test_a_release_that_is_rolled_back_ends_the_watch_with_what_failed(many: Cli
     message = AssignmentStatus(node="n01", release=2, phase=AssignmentStatus.FAILED, services=[failed])
     many.write(lambda etcd: etcd.keys.status("n01", REF), message)
     back: dict[str, Any] = {"target": 1, "halted": "web ended"}
-    with Watch(many) as watch:
+    with StatusWatch(many) as watch:
         watch.until("failed: web failed (ended with exit code 3")
         many.write(lambda etcd: etcd.keys.rollout(REF), rollout(39, Rollout.ROLLING_BACK, **back))
         watch.until("release 2: failed, rolling back to release 1")

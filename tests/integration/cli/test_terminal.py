@@ -1,4 +1,4 @@
-"""On a terminal: live views that give the cursor back, questions, and what an interruption says."""
+"""Commands on a terminal: live views that restore the cursor, questions, interruption."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
 
 
 class Terminal:
-    """A command on a terminal of its own."""
+    """Command on a pseudo-terminal."""
 
     def __init__(self, cli: Cli, *arguments: str, **environ: str) -> None:
         command = [sys.executable, "-m", "devopsellence.cli", *arguments]
@@ -79,7 +79,7 @@ class Terminal:
 
 @pytest.fixture
 def waiting(shop: Cli) -> Cli:
-    """A release that nobody rolls out."""
+    """Release without a rollout."""
     shop.ok("node", "register", "n1")
     shop.ok("node", "attach", "n1")
     shop.ok("deploy", "--detach")

@@ -1,4 +1,4 @@
-"""A snapshot that stays true."""
+"""Snapshot kept up to date by a watch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which environment is meant, with and without a configuration."""
+"""Choice of the environment, with and without a configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A local cluster for a module, one for a test, and an image to run in them."""
+"""Local clusters for a module and for a test, and an image to run there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUSYBOX = Path("/bin/busybox")
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory, image: str) -> Iterator[Dev]:
-    """One local cluster for the module, whose containers are gone before their image is."""
+    """Local cluster for the module; its containers are removed before the image."""
     need_etcd()
     dev = Dev(tmp_path_factory.mktemp("local") / "home")
     dev("up")

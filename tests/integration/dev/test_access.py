@@ -1,4 +1,4 @@
-"""Who gets into the local cluster's etcd, and how far."""
+"""Access to the local cluster's etcd."""
 
 import shlex
 import socket

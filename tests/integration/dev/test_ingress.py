@@ -49,7 +49,7 @@ ingress:
 
 
 def answer(port: int) -> str:
-    """What the app says through the ingress; empty if it does not answer."""
+    """Return the app's answer through the ingress; empty without an answer."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/up", headers={"Host": "small.localhost"})
     try:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -28,7 +28,7 @@ from devopsellence.cli.dev.supervisor import ALREADY_RUNS
 from tests.support.until import until
 
 
-class Cluster:
+class SupervisedCluster:
     """A supervisor in a folder of its own."""
 
     def __init__(self, root: Path) -> None:
@@ -65,8 +65,8 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path / "home" / "dev")
+def cluster(tmp_path: Path) -> Iterator[SupervisedCluster]:
+    cluster = SupervisedCluster(tmp_path / "home" / "dev")
     yield cluster
     supervisor_control.stop(cluster.layout)
 
@@ -80,7 +80,7 @@ def sleeper(name: str) -> ProcessSpec:
     return script(name, "echo here; exec sleep 600")
 
 
-def test_a_killed_process_is_back_at_once_and_its_restart_counts(cluster: Cluster) -> None:
+def test_a_killed_process_is_back_at_once_and_its_restart_counts(cluster: SupervisedCluster) -> None:
     cluster.start(sleeper("a"), sleeper("b"))
     first, other = cluster.runs("a"), cluster.runs("b")
     first.identity.send(signal.SIGKILL)
@@ -91,7 +91,7 @@ def test_a_killed_process_is_back_at_once_and_its_restart_counts(cluster: Cluste
     assert cluster.log("a") == "here\nhere\n"
 
 
-def test_a_crash_loop_shows_with_its_last_words_and_ends_when_the_cause_does(cluster: Cluster) -> None:
+def test_a_crash_loop_shows_with_its_last_words_and_ends_when_the_cause_does(cluster: SupervisedCluster) -> None:
     switch = cluster.layout.root / "mended"
     spec = script("a", f"[ -e {switch} ] && exec sleep 600; echo no; sleep 0.05; echo way >&2; exit 3")
     cluster.start(spec)
@@ -110,13 +110,13 @@ def test_a_crash_loop_shows_with_its_last_words_and_ends_when_the_cause_does(clu
     assert cluster.runs("a")
 
 
-def test_a_command_that_does_not_exist_is_a_crash_loop_as_well(cluster: Cluster) -> None:
+def test_a_command_that_does_not_exist_is_a_crash_loop_as_well(cluster: SupervisedCluster) -> None:
     cluster.start(ProcessSpec("a", ("/nowhere/etcd",), {}, 1), sleeper("b"))
     assert cluster.runs("b")
     assert "could not be started" in cluster.report("a").last_end
 
 
-def test_killed_supervisor_leaves_no_orphans(cluster: Cluster) -> None:
+def test_killed_supervisor_leaves_no_orphans(cluster: SupervisedCluster) -> None:
     cluster.start(sleeper("a"), sleeper("b"))
     processes = [cluster.runs("a").identity, cluster.runs("b").identity]
     cluster.supervisor.send(signal.SIGKILL)
@@ -126,7 +126,7 @@ def test_killed_supervisor_leaves_no_orphans(cluster: Cluster) -> None:
     assert cluster.runs("a")
 
 
-def test_stopping_goes_backwards_and_waits_for_each(cluster: Cluster) -> None:
+def test_stopping_goes_backwards_and_waits_for_each(cluster: SupervisedCluster) -> None:
     order = cluster.layout.root / "order"
     text = "trap 'sleep 0.1; echo {0} >> {1}; exit' TERM; echo up; while :; do sleep 0.02; done"
     cluster.start(*(script(name, text.format(name, order)) for name in "abc"))
@@ -137,7 +137,7 @@ def test_stopping_goes_backwards_and_waits_for_each(cluster: Cluster) -> None:
     assert supervisor_control.stop(cluster.layout) == []
 
 
-def test_a_process_that_does_not_listen_is_killed_when_its_time_is_over(cluster: Cluster) -> None:
+def test_a_process_that_does_not_listen_is_killed_when_its_time_is_over(cluster: SupervisedCluster) -> None:
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
     )
@@ -149,7 +149,7 @@ def test_a_process_that_does_not_listen_is_killed_when_its_time_is_over(cluster:
     assert "does not stop" in cluster.log("supervisor")
 
 
-def test_only_what_changed_is_started_anew_and_what_is_gone_is_stopped(cluster: Cluster) -> None:
+def test_only_what_changed_is_started_anew_and_what_is_gone_is_stopped(cluster: SupervisedCluster) -> None:
     cluster.start(sleeper("a"), sleeper("b"), sleeper("c"))
     a, b, c = (cluster.runs(name) for name in "abc")
     cluster.tell(sleeper("a"), script("b", "echo here; exec sleep 600", stamp="renewed"))
@@ -158,7 +158,7 @@ def test_only_what_changed_is_started_anew_and_what_is_gone_is_stopped(cluster: 
     assert c.identity.wait_gone(5)
 
 
-def test_cannot_read_is_not_empty(cluster: Cluster) -> None:
+def test_cannot_read_is_not_empty(cluster: SupervisedCluster) -> None:
     cluster.start(sleeper("a"))
     before = cluster.runs("a")
     cluster.layout.processes.write_text("[{")
@@ -167,7 +167,7 @@ def test_cannot_read_is_not_empty(cluster: Cluster) -> None:
     assert cluster.report("a") == before
 
 
-def test_a_second_supervisor_gives_way(cluster: Cluster) -> None:
+def test_a_second_supervisor_gives_way(cluster: SupervisedCluster) -> None:
     cluster.start(sleeper("a"))
     command = [sys.executable, "-m", "devopsellence.cli.dev.supervisor", str(cluster.layout.root)]
     second = subprocess.run(command, env=environment(os.environ), timeout=10, check=False)
@@ -175,7 +175,7 @@ def test_a_second_supervisor_gives_way(cluster: Cluster) -> None:
     assert cluster.runs("a")
 
 
-def test_supervisor_ends_when_its_folder_is_removed(cluster: Cluster) -> None:
+def test_supervisor_ends_when_its_folder_is_removed(cluster: SupervisedCluster) -> None:
     cluster.start(sleeper("a"))
     process = cluster.runs("a").identity
     shutil.rmtree(cluster.layout.root)
@@ -183,7 +183,7 @@ def test_supervisor_ends_when_its_folder_is_removed(cluster: Cluster) -> None:
     assert cluster.supervisor.wait_gone(5)
 
 
-def test_idle_it_sleeps_and_is_small(cluster: Cluster) -> None:
+def test_idle_it_sleeps_and_is_small(cluster: SupervisedCluster) -> None:
     cluster.start(sleeper("a"))
     cluster.runs("a")
     proc = Path(f"/proc/{cluster.supervisor.pid}")
@@ -203,7 +203,7 @@ def status_field(proc: Path, name: str) -> int:
     return int(lines[name].split()[0])
 
 
-def test_a_pid_that_came_round_again_is_nobody_of_ours(cluster: Cluster) -> None:
+def test_a_pid_that_came_round_again_is_nobody_of_ours(cluster: SupervisedCluster) -> None:
     stranger = subprocess.Popen(["sleep", "600"])
     try:
         me = identify(stranger.pid)

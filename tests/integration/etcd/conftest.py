@@ -1,4 +1,4 @@
-"""One cluster for each module."""
+"""Cluster for each module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What etcd's members may go through while agents and controllers go on, and a container does not notice."""
+"""Faults of etcd's members while agents and controllers go on, and a container is not touched."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What is done to etcd by hand, and has to be: compaction, defragmentation, no space, a lost member, a snapshot.
+"""Operations on etcd by hand: compaction, defragmentation, no space, a lost member, a snapshot.
 
-Agents and controllers are never restarted, and a container does not notice.
+Agents and controllers are never restarted, and a container is not touched.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def revision(cluster: SecuredCluster) -> str:
 
 @contextmanager
 def load(cluster: SecuredCluster) -> Iterator[list[int]]:
-    """Writes one after the other meanwhile; what is yielded grows by one entry for each."""
+    """Write to etcd inside the block; yield a list that grows by one entry for each write."""
     stop, written = threading.Event(), []
 
     async def write() -> None:

@@ -1,4 +1,4 @@
-"""``etcd.sh`` where there is no etcd: what it puts in place, and what it says when something is missing."""
+"""``etcd.sh`` without an etcd: installed files, and errors about missing arguments."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def test_help_names_every_command(asked: str) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        pytest.param(["status"], "nothing says where etcd is", id="nowhere"),
-        pytest.param(["restore", "/nonexistent/a.db"], "there is no snapshot", id="no snapshot"),
-        pytest.param(["install", "/nonexistent"], "is not a member's folder", id="no folder"),
+        pytest.param(["status"], "DEVOPSELLENCE_ETCD_ENDPOINTS", id="nowhere"),
+        pytest.param(["restore", "/nonexistent/a.db"], "/nonexistent/a.db", id="no snapshot"),
+        pytest.param(["install", "/nonexistent"], "/nonexistent", id="no folder"),
     ],
 )
 def test_missing_arguments_are_named(words: list[str], expected: str) -> None:

@@ -1,4 +1,4 @@
-"""Images straight from the engine that builds to a node's: real engines, real mutual TLS, broken connections."""
+"""Uploads of images from the building engine to a node: real engines, mutual TLS, broken connections."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ async def test_an_image_that_is_nowhere_is_named(etcd: Etcd, operators: Settings
 
 
 async def test_two_callers_send_the_same_layer(operators: Settings, node: ImageNode) -> None:
-    """The second waits for the first, and then finds what it has brought."""
+    """The second caller waits for the first, and then finds the layer uploaded."""
     data = os.urandom(4 * MIB)
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     begun, go_on = asyncio.Event(), asyncio.Event()

@@ -1,4 +1,4 @@
-"""Old images on a node: gone when no release needs them, and only then; on a real engine."""
+"""Garbage collection of images on a real engine: removed once no release needs the image."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def want(release: int, *images: str, env: EnvironmentRef = ENVIRONMENT) -> Desir
     )
 
 
-class Node:
-    """Images on the host's engine, each of its own."""
+class GarbageNode:
+    """Images on the host's engine, all different."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -41,7 +41,7 @@ class Node:
         host.load_image(IMAGE)
 
     def image(self, text: str, *, tag: bool = True) -> str:
-        """An image that differs from all others; with the name that a deploy would give it."""
+        """Build a unique image, named as by a deploy."""
         container = self.host.docker("create", IMAGE, "true", text)
         made = self.host.docker("commit", "--message", text, container)
         self.host.docker("rm", container)
@@ -54,13 +54,13 @@ class Node:
 
 
 @pytest.fixture
-def images(host: Host, node: ImageNode) -> Node:
-    return Node(host)
+def images(host: Host, node: ImageNode) -> GarbageNode:
+    return GarbageNode(host)
 
 
 @pytest.fixture
 def make(node: ImageNode, tmp_path: Path) -> Callable[..., ImageCollector]:
-    """Garbage of that node; a second one finds what the first has written."""
+    """Make a collector of the node; a second collector reads the records of the first."""
 
     def made(delay: float = 1000.0, ahead: float = 0.0) -> ImageCollector:
         clock: Callable[[], float] = lambda: time.time() + ahead  # noqa: E731 - named for its type
@@ -73,7 +73,9 @@ async def written(garbage: ImageCollector, path: Path, text: str) -> None:
     await asyncio.to_thread(until, "the ledger is on disk", lambda: path.exists() and text in path.read_text())
 
 
-async def test_the_ten_latest_releases_stay(images: Node, make: Callable[..., ImageCollector], tmp_path: Path) -> None:
+async def test_the_ten_latest_releases_stay(
+    images: GarbageNode, make: Callable[..., ImageCollector], tmp_path: Path
+) -> None:
     made = [images.image(f"release {number}") for number in range(1, 13)]
     garbage = make()
     await garbage.load()
@@ -85,7 +87,7 @@ async def test_the_ten_latest_releases_stay(images: Node, make: Callable[..., Im
     garbage.close()
 
 
-async def test_used_or_foreign_images_are_kept(images: Node, make: Callable[..., ImageCollector]) -> None:
+async def test_used_or_foreign_images_are_kept(images: GarbageNode, make: Callable[..., ImageCollector]) -> None:
     used, named, foreign, unnamed, plain = (
         images.image(text, tag=text not in ("unnamed", "foreign"))
         for text in ("used", "named", "foreign", "unnamed", "plain")
@@ -105,7 +107,7 @@ async def test_used_or_foreign_images_are_kept(images: Node, make: Callable[...,
     assert not images.has(used)
 
 
-async def test_images_of_a_running_deploy_are_kept(images: Node, make: Callable[..., ImageCollector]) -> None:
+async def test_images_of_a_running_deploy_are_kept(images: GarbageNode, make: Callable[..., ImageCollector]) -> None:
     image = images.image("rolled back to")
     garbage = make()
     garbage.follow(want(1, image), settled=True)
@@ -116,7 +118,7 @@ async def test_images_of_a_running_deploy_are_kept(images: Node, make: Callable[
 
 
 async def test_an_image_brought_for_a_release_that_never_came_goes_in_the_end(
-    images: Node, make: Callable[..., ImageCollector], tmp_path: Path
+    images: GarbageNode, make: Callable[..., ImageCollector], tmp_path: Path
 ) -> None:
     image = images.image("in vain")
     first = make()
@@ -132,7 +134,7 @@ async def test_an_image_brought_for_a_release_that_never_came_goes_in_the_end(
 
 
 async def test_a_sweep_comes_a_while_after_a_release_has_settled(
-    images: Node, make: Callable[..., ImageCollector]
+    images: GarbageNode, make: Callable[..., ImageCollector]
 ) -> None:
     made = [images.image(f"settled {number}") for number in range(1, 12)]
     garbage = make(delay=0.2)
@@ -145,7 +147,7 @@ async def test_a_sweep_comes_a_while_after_a_release_has_settled(
 
 
 async def test_a_ledger_that_cannot_be_read_takes_nothing_away(
-    images: Node, make: Callable[..., ImageCollector], tmp_path: Path, authority: Authority
+    images: GarbageNode, make: Callable[..., ImageCollector], tmp_path: Path, authority: Authority
 ) -> None:
     image = images.image("unknown")
     for content in ("{", "[]", '{"releases": {"a": 1}}', '{"releases": {}, "left": [], "brought": 7, "asked": {}}'):

@@ -1,4 +1,4 @@
-"""What the agent's part for images makes of a caller that lies, of a full disk, and of things left lying about."""
+"""Robustness of the agent's image API: lying callers, a full disk, leftover files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node that lacks an image gets it from another one: real agents on two engines, real mutual TLS."""
+"""Pull of a missing image from a peer: agents on two engines, mutual TLS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from devopsellence.api.v1.stored_pb2 import Peer
 from devopsellence.store.etcd import Etcd
-from tests.support.agent import AgentNode, ServiceStatus, says, service_of, worker
+from tests.support.agent import AgentNode, ServiceStatus, reports, service_of, worker
 from tests.support.authority import Authority, settings_with
 from tests.support.docker import docker
 from tests.support.etcd import EtcdServer
@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.etcd]
 
 
 @dataclass
-class Nodes:
-    """Agents with certificates: on this machine's engine, where images are built, and on another, which has none."""
+class PeerNodes:
+    """Agents with certificates: on this machine's engine, where images are built, and on an engine without images."""
 
     server: EtcdServer
     etcd: Etcd
@@ -36,7 +36,7 @@ class Nodes:
     machines: list[AgentNode]
 
     def add(self, name: str, *options: str) -> AgentNode:
-        """A node whose agent runs; ``options`` are the agent's."""
+        """Start an agent of a new node; ``options`` are the agent's."""
         folder = self.folder / name
         folder.mkdir()
         made = AgentNode(self.etcd, self.server.settings(), folder)
@@ -48,16 +48,16 @@ class Nodes:
         return made
 
     def elsewhere(self, name: str) -> AgentNode:
-        """The same on the other engine."""
+        """Start an agent of a new node on the other engine."""
         return self.add(name, "--docker-host", self.host.socket)
 
     def has(self, image: str) -> bool:
-        """Whether the other engine has an image."""
+        """Return True if the other engine has an image."""
         return image in self.host.docker("images", "-aq", "--no-trunc").split()
 
 
 async def peer(machine: AgentNode, address: str = "") -> Peer:
-    """How another reaches it; the address of what stands before it, if anything does."""
+    """Return the node as a peer; ``address``: of a relay in front of the agent."""
     beat = await eventually("a heartbeat", machine.heartbeat)
     assert beat is not None
     return Peer(node=machine.node, uid=machine.uid, api_address=address or beat.api_address)
@@ -70,9 +70,9 @@ def server(tmp_path: Path) -> Iterator[EtcdServer]:
 
 
 @pytest.fixture
-async def nodes(server: EtcdServer, host: Host, tmp_path: Path) -> AsyncIterator[Nodes]:
+async def nodes(server: EtcdServer, host: Host, tmp_path: Path) -> AsyncIterator[PeerNodes]:
     async with Etcd(server.settings(user="root")) as etcd:
-        made = Nodes(server, etcd, host, tmp_path, [])
+        made = PeerNodes(server, etcd, host, tmp_path, [])
         try:
             yield made
         finally:
@@ -84,7 +84,7 @@ async def nodes(server: EtcdServer, host: Host, tmp_path: Path) -> AsyncIterator
                 host.docker("rmi", "-f", *dict.fromkeys(images))
 
 
-async def test_node_pulls_missing_image_from_peer_and_serves(nodes: Nodes) -> None:
+async def test_node_pulls_missing_image_from_peer_and_serves(nodes: PeerNodes) -> None:
     image = build_image(b"hello\n", 3 * MIB)
     # As a deploy names it: the name goes along.
     name = f"devopsellence/shop-0a1b2c:{image[7:19]}"
@@ -94,7 +94,7 @@ async def test_node_pulls_missing_image_from_peer_and_serves(nodes: Nodes) -> No
     await n1.settled()
     # Without anybody to ask it is as it always was.
     await n2.assign(worker("a", image=image))
-    status = await n2.until("has given up", says("a", failed=True))
+    status = await n2.until("has given up", reports("a", failed=True))
     assert "an image id cannot be pulled" in service_of(status, "a").reason
     # Told of somebody, it tries at once, and what it could not do before does not count.
     await n2.assign(worker("a", image=image), peers=[await peer(n1)])
@@ -107,7 +107,7 @@ async def test_node_pulls_missing_image_from_peer_and_serves(nodes: Nodes) -> No
     until("it is noted for later", lambda: image in (n2.folder / "state" / "images.json").read_text())
 
 
-async def test_peer_without_the_image_is_skipped(nodes: Nodes) -> None:
+async def test_peer_without_the_image_is_skipped(nodes: PeerNodes) -> None:
     image, other = build_image(b"the one\n"), build_image(b"another\n")
     n1, n2, n3 = nodes.add("n1"), nodes.elsewhere("n2"), nodes.add("n3")
     await n1.assign(worker("a", image=other))
@@ -118,7 +118,7 @@ async def test_peer_without_the_image_is_skipped(nodes: Nodes) -> None:
     # Another machine answers at the address that is n3's.
     taken = Peer(node="n5", uid="replaced", api_address=(await peer(n3)).api_address)
     await n2.assign(worker("a", image=image), peers=[gone, taken, await peer(n1)])
-    status = await n2.until("backs off", says("a", phase=ServiceStatus.BACKOFF))
+    status = await n2.until("backs off", reports("a", phase=ServiceStatus.BACKOFF))
     reason = service_of(status, "a").reason
     assert f"n1: node n1 is not assigned image {image}" in reason
     assert "n4: does not answer" in reason
@@ -128,7 +128,7 @@ async def test_peer_without_the_image_is_skipped(nodes: Nodes) -> None:
     await n2.settled()
 
 
-class Choking(Relay):
+class LimitedRelay(Relay):
     """Lets some bytes of answers through, and no more: ``choked`` is set then."""
 
     def __init__(self, port: int, limit: int) -> None:
@@ -147,14 +147,14 @@ class Choking(Relay):
             await target.drain()
 
 
-async def test_peer_dying_midway_leaves_nothing_and_next_is_asked(nodes: Nodes) -> None:
+async def test_peer_dying_midway_leaves_nothing_and_next_is_asked(nodes: PeerNodes) -> None:
     image = build_image(24 * MIB)
     n1, n2, n3 = nodes.add("n1"), nodes.elsewhere("n2"), nodes.add("n3")
     for each in (n1, n3):
         await each.assign(worker("a", image=image))
         await each.settled()
     first = await peer(n1)
-    async with Choking(int(first.api_address.rpartition(":")[2]), 8 * MIB) as between:
+    async with LimitedRelay(int(first.api_address.rpartition(":")[2]), 8 * MIB) as between:
         await n2.assign(worker("a", image=image), peers=[await peer(n1, between.endpoint)])
         await asyncio.wait_for(between.choked.wait(), 30)
         status = await n2.until("says how far it is", lambda status: "n1" in service_of(status, "a").reason)
@@ -162,7 +162,7 @@ async def test_peer_dying_midway_leaves_nothing_and_next_is_asked(nodes: Nodes) 
         assert service_of(status, "a").reason.startswith(f"fetching image {image}: ")
         n1.kill(signal.SIGKILL)
         between.cut()
-        status = await n2.until("backs off", says("a", phase=ServiceStatus.BACKOFF))
+        status = await n2.until("backs off", reports("a", phase=ServiceStatus.BACKOFF))
         assert not nodes.has(image)
         assert nodes.host.docker("images", "-aq") == ""
         # Both, and the one that failed first: nothing is waited for.
@@ -171,14 +171,14 @@ async def test_peer_dying_midway_leaves_nothing_and_next_is_asked(nodes: Nodes) 
     assert [line["peer"] for line in n2.lines("image pulled from a peer")] == ["n3"]
 
 
-async def test_broken_transfer_continues_with_next_peer_in_same_attempt(nodes: Nodes) -> None:
+async def test_broken_transfer_continues_with_next_peer_in_same_attempt(nodes: PeerNodes) -> None:
     image = build_image(24 * MIB)
     n1, n2, n3 = nodes.add("n1"), nodes.elsewhere("n2"), nodes.add("n3")
     for each in (n1, n3):
         await each.assign(worker("a", image=image), worker("b", image=image))
         await each.settled()
     first = await peer(n1)
-    async with Choking(int(first.api_address.rpartition(":")[2]), 8 * MIB) as between:
+    async with LimitedRelay(int(first.api_address.rpartition(":")[2]), 8 * MIB) as between:
         both = [await peer(n1, between.endpoint), await peer(n3)]
         await n2.assign(worker("a", image=image), worker("b", image=image), peers=both)
         await asyncio.wait_for(between.choked.wait(), 30)

@@ -45,7 +45,7 @@ auth:
 
 
 def serve(folder: Path, *, auth: bool) -> Iterator[str]:
-    """The address of a registry that serves until the iterator is closed."""
+    """Run a registry inside the iteration; yield the address."""
     if shutil.which("docker-registry") is None:
         lack("needs docker-registry on PATH (Debian: docker-registry)")
     port = free_ports(1)[0]
@@ -79,7 +79,7 @@ def open_registry(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
-    """One that wants a password."""
+    """Registry with a password."""
     yield from serve(tmp_path, auth=True)
 
 
@@ -100,7 +100,7 @@ def image() -> Iterator[str]:
 
 
 def pulled(reference: str) -> str:
-    """The id of what the engine gets for a reference that it does not have."""
+    """Pull a missing reference with the engine; return the id."""
     docker("pull", "-q", reference)
     return docker("image", "inspect", "-f", "{{.Id}}", reference)
 
@@ -140,12 +140,12 @@ async def test_the_password_goes_to_the_registry_and_nowhere_else(
 
 
 def left_behind() -> list[Path]:
-    """Folders with a login in them."""
+    """Return the folders that hold a registry login."""
     return list(Path("/dev/shm").glob("devopsellence-*"))
 
 
 def _spy(folder: Path, commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ``docker`` on PATH that notes its arguments before it becomes the real one."""
+    """Put a ``docker`` on PATH that records its arguments and runs the real command."""
     folder.mkdir()
     real = shutil.which("docker")
     script = folder / "docker"

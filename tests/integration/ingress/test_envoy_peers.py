@@ -1,4 +1,4 @@
-"""Forwarding between the routers of two nodes, with real Envoys."""
+"""Forwarding between the routers of far nodes, with real Envoys."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ ONE, TWO = server_name("uid-one"), server_name("uid-two")
 
 @pytest.fixture
 def pair(short_path: Path) -> Iterator[tuple[EnvoyProcess, EnvoyProcess]]:
-    with EnvoyProcess(short_path / "one", peer_name=ONE) as one, EnvoyProcess(short_path / "two", peer_name=TWO) as two:
-        yield one, two
+    with (
+        EnvoyProcess(short_path / "one", peer_name=ONE) as near,
+        EnvoyProcess(short_path / "two", peer_name=TWO) as far,
+    ):
+        yield near, far
 
 
 def peer(envoy: EnvoyProcess, name: str) -> RouterPeer:
@@ -33,14 +36,14 @@ def peer(envoy: EnvoyProcess, name: str) -> RouterPeer:
 
 
 def test_peer_serves_requests_without_local_endpoints(pair: tuple[EnvoyProcess, EnvoyProcess]) -> None:
-    one, two = pair
+    near, far = pair
     with App("here") as here, App("there") as there:
-        two.apply(routing(there.endpoint(), peers=(peer(one, ONE),)))
-        one.apply(routing(here.endpoint(), peers=(peer(two, TWO),)))
-        port = one.listen.http_port
+        far.apply(routing(there.endpoint(), peers=(peer(near, ONE),)))
+        near.apply(routing(here.endpoint(), peers=(peer(far, TWO),)))
+        port = near.listen.http_port
         assert {request(port, "/").app_json["app"] for _ in range(20)} == {"here"}
 
-        one.apply(routing(here.endpoint(draining=True), peers=(peer(two, TWO),)))
+        near.apply(routing(here.endpoint(draining=True), peers=(peer(far, TWO),)))
         first = request(port, "/x", host="a.example:8080", X_Forwarded_For="6.6.6.6")
         headers = first.app_json["headers"]
         assert first.app_json["app"] == "there"
@@ -55,61 +58,61 @@ def test_peer_serves_requests_without_local_endpoints(pair: tuple[EnvoyProcess, 
         assert not [key for key in headers if key.startswith("x-envoy")]
 
         (closed,) = free_ports(1)
-        one.apply(routing(Endpoint("gone", "127.0.0.1", closed), peers=(peer(two, TWO),)))
+        near.apply(routing(Endpoint("gone", "127.0.0.1", closed), peers=(peer(far, TWO),)))
         posts = [request(port, "/", method="POST", body=b"x") for _ in range(10)]
         assert [answer.app_json["app"] for answer in posts] == ["there"] * 10
-    assert one.rejected() == two.rejected() == {}
+    assert near.rejected() == far.rejected() == {}
 
 
 def test_requests_of_a_peer_are_not_forwarded_again(pair: tuple[EnvoyProcess, EnvoyProcess]) -> None:
-    one, two = pair
-    one.apply(routing(peers=(peer(two, TWO),)))
-    two.apply(routing(peers=(peer(one, ONE),)))
-    assert request(one.listen.http_port, "/").status == 503
-    until("the other node was asked once", lambda: [line["listener"] for line in two.log()] == ["peers"])
-    until("and the client's request ended", lambda: [line["listener"] for line in one.log()] == ["http"])
+    near, far = pair
+    near.apply(routing(peers=(peer(far, TWO),)))
+    far.apply(routing(peers=(peer(near, ONE),)))
+    assert request(near.listen.http_port, "/").status == 503
+    until("the other node was asked once", lambda: [line["listener"] for line in far.log()] == ["peers"])
+    until("and the client's request ended", lambda: [line["listener"] for line in near.log()] == ["http"])
 
 
 def test_change_of_peers_keeps_count_of_active_requests(pair: tuple[EnvoyProcess, EnvoyProcess]) -> None:
-    one, two = pair
-    two.apply(routing())
+    near, far = pair
+    far.apply(routing())
     with App("old") as old, ExitStack() as stack:
-        one.apply(routing(old.endpoint()))
-        client = stack.enter_context(closing(Client(one.listen.http_port)))
+        near.apply(routing(old.endpoint()))
+        client = stack.enter_context(closing(Client(near.listen.http_port)))
         client.begin("/slow")
         assert old.entered.acquire(timeout=30)
-        one.apply(routing(old.endpoint(draining=True), peers=(peer(two, TWO),)))
-        assert one.active()[f"127.0.0.1:{old.port}"] == 1
+        near.apply(routing(old.endpoint(draining=True), peers=(peer(far, TWO),)))
+        assert near.active()[f"127.0.0.1:{old.port}"] == 1
         old.release()
         assert client.finish().status == 200
 
 
 def test_peer_with_another_uid_gets_no_request(pair: tuple[EnvoyProcess, EnvoyProcess]) -> None:
-    one, two = pair
+    near, far = pair
     with App("there") as there:
-        two.apply(routing(there.endpoint()))
-        one.apply(routing(peers=(peer(two, server_name("uid-three")),)))
-        assert request(one.listen.http_port, "/").status == 503
+        far.apply(routing(there.endpoint()))
+        near.apply(routing(peers=(peer(far, server_name("uid-three")),)))
+        assert request(near.listen.http_port, "/").status == 503
         assert there.requests == []
 
-        two.own_certificate(server_name("uid-three"))
-        until("a renewed certificate is used", lambda: request(one.listen.http_port, "/").status == 200)
+        far.own_certificate(server_name("uid-three"))
+        until("a renewed certificate is used", lambda: request(near.listen.http_port, "/").status == 200)
 
 
 @pytest.mark.parametrize("name", ["operator.example", TWO], ids=["no-node", "of-another-authority"])
 def test_foreign_certificate_is_refused_by_the_peer_listener(
     pair: tuple[EnvoyProcess, EnvoyProcess], name: str
 ) -> None:
-    one, two = pair
+    near, far = pair
     by = CertificateAuthority.create("others", datetime.now(UTC)) if name == TWO else None
     with App("here") as here:
-        one.apply(routing(here.endpoint()))
-        two.own_certificate(name, by)
-        two.apply(routing(peers=(peer(one, ONE),)))
-        assert request(two.listen.http_port, "/").status == 503
+        near.apply(routing(here.endpoint()))
+        far.own_certificate(name, by)
+        far.apply(routing(peers=(peer(near, ONE),)))
+        assert request(far.listen.http_port, "/").status == 503
         with (
             pytest.raises((ssl.SSLError, ConnectionError)),
-            closing(Client(one.listen.peer_port, server_name=ONE)) as foreign_client,
+            closing(Client(near.listen.peer_port, server_name=ONE)) as foreign_client,
         ):
             foreign_client.request("/")
         assert here.requests == []

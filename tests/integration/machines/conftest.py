@@ -1,4 +1,4 @@
-"""An etcd that lets in whoever has a user, root's commands, and machines with certificates of their own."""
+"""Etcd with users, root's commands, and nodes with certificates."""
 
 from __future__ import annotations
 

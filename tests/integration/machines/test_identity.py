@@ -1,4 +1,4 @@
-"""A machine is its uid: what another machine under the same name means for the one before."""
+"""Identity of a node by uid: another machine under the same name replaces the machine before."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_the_machine_before_gets_nowhere_in_etcd(cluster: AgentCluster) ->
 
 
 async def test_a_certificate_of_an_earlier_version_is_shut_out_with_its_machine(cluster: AgentCluster) -> None:
-    """Earlier versions called a node's user after its name."""
+    """Earlier versions called the etcd user of a node after the name."""
     uid = (await cluster.json("node", "register", "n1"))["uid"]
     await cluster.etcd.user_add("node:n1")
     await cluster.etcd.user_grant_role("node:n1", acl.role_of_node("n1"))
@@ -71,7 +71,7 @@ async def test_a_certificate_of_an_earlier_version_is_shut_out_with_its_machine(
 async def test_a_replacement_that_was_broken_off_anywhere_is_done_again(
     cluster: AgentCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cut after each of its calls to etcd, then done again: one machine has the name, and nobody else gets in."""
+    """Cut after each of the calls to etcd, then repeated: one machine has the name, and no other has access."""
     await cluster.command("node", "register", "n1")
     users = {f"node:{(await cluster.json('node', 'register', 'n1'))['uid']}"}
     cut = 0
@@ -176,7 +176,7 @@ async def test_the_old_agent_keeps_what_runs_and_says_why_it_gets_nowhere(cluste
 
 
 def _cut_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> list[int]:
-    """etcd is away for the command after so many calls that change something; counts them."""
+    """Make etcd unavailable for the command after so many calls that change something; count the calls."""
     counted = [0]
 
     def cutting(real: object) -> object:

@@ -1,4 +1,4 @@
-"""A node from its registration to its removal, with real agents and a real controller."""
+"""Life of a node from registration to removal, with real agents and a real controller."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.etcd]
 
 @pytest.fixture
 async def pair(cluster: AgentCluster) -> tuple[AgentNode, AgentNode]:
-    """Two attached nodes, both of which run the service jobs; n1 alone has redis, with data."""
+    """Two attached nodes with the service jobs; n1 alone has redis, with data."""
     need_docker()
     cluster.controller()
     first = await cluster.registered("n1", "--labels", "worker")

@@ -1,4 +1,4 @@
-"""A node of its own for each test."""
+"""Node with an agent for each test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.need import need_docker
 
 @pytest.fixture
 def machine(etcd: Etcd, settings: Settings, tmp_path: Path) -> Iterator[AgentNode]:
-    """A node whose agent is not started yet."""
+    """Node with an agent not started yet."""
     need_docker()
     made = AgentNode(etcd, settings, tmp_path)
     yield made

@@ -1,4 +1,6 @@
-"""Between an agent and its engine: holds back one call, so that a test can end the agent at exactly that moment."""
+"""Gate between an agent and its Docker Engine: holds back a call, so that a test can end the agent at exactly that
+moment.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ ENGINE: Final = "/var/run/docker.sock"
 
 
 class Gate:
-    """A socket that passes everything on to the engine, and stops at the first request that contains ``stop_at``.
+    """Socket in front of the engine that stops at the first request with ``stop_at`` in it.
 
-    ``forward``: that request still reaches the engine, and only its answer is held back; otherwise it reaches nobody.
-    ``reached`` is set when it has come this far, and ``lift`` closes its connection and lets everything through.
+    ``forward``: the request reaches the engine, and only the answer is held back; otherwise nothing is sent.
+    ``reached`` is set at that moment; ``lift`` closes the connection and lets everything through.
     """
 
     def __init__(self, folder: Path, stop_at: bytes, *, forward: bool) -> None:
@@ -46,12 +48,14 @@ class Gate:
         return f"unix://{self._path}"
 
     def wait(self) -> None:
-        """Returns once the request has come, and, if it is forwarded, once the engine has answered it."""
+        """Return once the request has come and, if forwarded, the engine has answered."""
         assert self.reached.wait(30)
         assert not self._forward or self._answered.wait(30)
 
     def lift(self, *, late: bool = False) -> None:
-        """``late``: first the request that was held back reaches the engine after all, whoever sent it."""
+        """Let everything through. ``late``: first send the held-back request to the engine, although the caller is
+        gone.
+        """
         self._late = late
         self._lifted.set()
 

@@ -1,4 +1,4 @@
-"""An agent in the test's own process, on the real etcd, with a router that does as it is told."""
+"""Agent in the test's own process, on the real etcd, with a fake router."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ R = TypeVar("R", bound=ContainerEngine)
 async def agent_on(
     node: str, uid: str, folder: Path, settings: Settings, make: Callable[[EngineCallbacks], Works[R]]
 ) -> AsyncIterator[Agent[R]]:
-    """An agent on what ``make`` makes, from start to end."""
+    """Run an agent with the router of ``make``."""
     options = AgentOptions(node, uid, folder, DEFAULT_HOST, settings)
     stop = asyncio.Event()
     with StateFolder(folder) as state:

@@ -194,7 +194,7 @@ def fetch(address: str) -> str:
 
 
 class Requester:
-    """Asks what the status names as serving, all the time, as a proxy would that follows the status."""
+    """Sends requests to the endpoints in the status all the time, as a proxy that follows the status does."""
 
     def __init__(self, machine: AgentNode, address: str) -> None:
         self.machine = machine

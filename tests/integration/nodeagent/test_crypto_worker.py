@@ -1,4 +1,4 @@
-"""The process that knows the cryptography library: it results, and is never left behind."""
+"""Process for cryptography: ends after its work, and is never left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine is killed while it starts a container, which it can then never start again: that is mended."""
+"""Engine killed during the start of a container that cannot be started again: the agent recreates the container."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong with containers, images and the engine's objects, and what the agent makes of it."""
+"""Faults of containers, images and networks, and the agent's reaction."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from devopsellence.api.v1 import workload_pb2
-from tests.support.agent import ENV, AgentNode, ServiceStatus, Status, says, service_of, web, worker
+from tests.support.agent import ENV, AgentNode, ServiceStatus, Status, reports, service_of, web, worker
 from tests.support.docker import docker
 
 pytestmark = pytest.mark.docker
@@ -21,10 +21,10 @@ async def test_a_killed_container_is_started_again_at_once(machine: AgentNode) -
     before = service_of(await machine.settled(), "a").container
     docker("kill", before)
     assert await machine.runs(1) == [before]
-    status = await machine.until("said", says("a", phase=ServiceStatus.RUNNING, restarts=1))
+    status = await machine.until("said", reports("a", phase=ServiceStatus.RUNNING, restarts=1))
     assert service_of(status, "a").last_exit.code == 137
     docker("stop", "-t", "0", before)
-    await machine.until("said", says("a", phase=ServiceStatus.RUNNING, restarts=2, container=before))
+    await machine.until("said", reports("a", phase=ServiceStatus.RUNNING, restarts=2, container=before))
 
 
 async def test_a_removed_container_is_made_anew_with_its_data(machine: AgentNode) -> None:
@@ -37,7 +37,7 @@ async def test_a_removed_container_is_made_anew_with_its_data(machine: AgentNode
         (again,) = await machine.runs(1)
         assert again != before
         assert docker("exec", again, "cat", "/data/file") == "kept"
-        await machine.until("said", says("a", container=again))
+        await machine.until("said", reports("a", container=again))
 
 
 async def test_a_crash_loop_shows_exit_code_and_log_lines_and_fails(machine: AgentNode) -> None:
@@ -53,7 +53,7 @@ async def test_a_crash_loop_shows_exit_code_and_log_lines_and_fails(machine: Age
     assert found.last_exit.log_lines[-1] == "line 30"
     assert len(found.last_exit.log_lines) == 20
     assert service_of(status, "b").phase == ServiceStatus.RUNNING
-    waiting = await machine.until("waits", says("a", phase=ServiceStatus.BACKOFF))
+    waiting = await machine.until("waits", reports("a", phase=ServiceStatus.BACKOFF))
     assert service_of(waiting, "a").next_attempt_at.ToSeconds() > 0
     # The counters outlive the agent.
     restarts = service_of(waiting, "a").restarts
@@ -104,7 +104,7 @@ async def test_a_new_version_that_is_never_healthy_never_takes_over(machine: Age
     status = await machine.until("failed", lambda status: service_of(status, "web").failed)
     assert "connection refused" in status.reason
     assert service_of(status, "web").container == first
-    await machine.until("waits", says("web", phase=ServiceStatus.BACKOFF, container=first))
+    await machine.until("waits", reports("web", phase=ServiceStatus.BACKOFF, container=first))
     assert machine.containers("status=running") == [first]
     # A version that works heals it.
     await machine.assign(web(text="three"), release=3)
@@ -122,9 +122,9 @@ async def test_somebody_elses_container_in_the_way_stops_one_service(machine: Ag
     foreign = docker("run", "-d", "--name", name, worker("x").image.pinned, "sleep", "1000")
     try:
         await machine.assign(worker("a"), worker("b"))
-        status = await machine.until("said", lambda status: says("a", phase=ServiceStatus.BACKOFF)(status))
+        status = await machine.until("said", lambda status: reports("a", phase=ServiceStatus.BACKOFF)(status))
         assert name in service_of(status, "a").reason
-        await machine.until("b goes on", says("b", phase=ServiceStatus.RUNNING))
+        await machine.until("b goes on", reports("b", phase=ServiceStatus.RUNNING))
     finally:
         docker("rm", "-f", foreign)
     await machine.settled()

@@ -1,4 +1,4 @@
-"""The heartbeat: there as long as the agent is, gone soon after it, and silent while nothing changes."""
+"""Heartbeat: written by a running agent, gone soon after the agent, unchanged while nothing changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the agent notes of images, from which it later decides which may go."""
+"""Ledger of images, by which the agent decides on garbage collection."""
 
 from __future__ import annotations
 

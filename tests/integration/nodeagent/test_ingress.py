@@ -1,4 +1,4 @@
-"""Containers that requests go to: replaced when the last request has ended, and at once where they are not healthy."""
+"""Containers with requests: replaced after the last request, and at once if unhealthy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.nodeagent.envoy.model import Endpoint
 from tests.integration.nodeagent.routed import agent_of
-from tests.support.agent import ENV, AgentNode, Status, says, service_of, web, worker
+from tests.support.agent import ENV, AgentNode, Status, reports, service_of, web, worker
 from tests.support.docker import docker
 from tests.support.fake_router import FakeRouter
 from tests.support.until import eventually
@@ -31,7 +31,7 @@ def database(version: str) -> workload_pb2.Service:
 
 
 async def routed(routes: FakeRouter, count: int = 1) -> set[str]:
-    """The containers that requests go to, once there are so many."""
+    """Return the routed containers, once there are so many."""
 
     async def look() -> bool:
         return len(routes.routed(ENV)) == count
@@ -66,7 +66,7 @@ async def test_the_old_container_is_stopped_when_its_last_request_has_ended(mach
         assert (routes.draining(ENV), runs(old)) == ({old}, True)
     # Another agent goes on where this one ended.
     async with agent_of(machine, routes):
-        status = await machine.until("it still waits", says("web", container=new[:12]), seconds=60)
+        status = await machine.until("it still waits", reports("web", container=new[:12]), seconds=60)
         assert await routed(routes) == {new}
         assert runs(old)
         routes.end_requests(ENV)
@@ -119,7 +119,7 @@ async def test_removed_service_waits_for_its_last_request(machine: AgentNode) ->
             seconds=60,
         )
         assert status.ingress.phase == Ingress.FAILED
-        assert status.ingress.reason == "a rule's target is service web, which is not assigned to this node"
+        assert status.ingress.reason == "a rule routes to service web, which is not assigned to this node"
         await machine.assign(removed=True)
         await routed(routes, 0)
         assert runs(old)

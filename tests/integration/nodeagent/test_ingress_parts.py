@@ -1,4 +1,4 @@
-"""What the controller sends about an ingress besides assignments: followed, kept on disk, and answered."""
+"""Parts of an ingress in etcd: followed, kept on disk, and answered by the agent."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def send(machine: AgentNode, sent: stored_pb2.NodeIngress | bytes, name: s
 
 
 async def serves(machine: AgentNode, serial: str, *tokens: str, says: str = "") -> Status:
-    """The status once it tells of this certificate (empty: none) and these challenges, and ``says`` so."""
+    """Return the status once it names this certificate (empty: none), these challenges and ``says``."""
 
     def holds(status: Status) -> bool:
         found = status.ingress
@@ -54,7 +54,7 @@ async def serves(machine: AgentNode, serial: str, *tokens: str, says: str = "") 
 
 
 async def test_certificates_come_change_and_stay(machine: AgentNode) -> None:
-    """Nothing runs here: what the rules lead to is not assigned, which the status says all along."""
+    """No service is assigned here, as the status says all along."""
     routes = FakeRouter()
     async with agent_of(machine, routes) as agent:
         me = agent.beat.age_recipient

@@ -1,4 +1,4 @@
-"""The agent as people run it, with its Envoy: a cutover under requests, and a certificate."""
+"""Agent with Envoy: a cutover under requests, and a certificate."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SLOW = (
 
 
 def get(port: int, path: str = "/up") -> tuple[int, str]:
-    """Status and text of one request for :data:`HOST`."""
+    """Send a request for :data:`HOST`; return status and text."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET", path, headers={"Host": HOST})
@@ -42,7 +42,7 @@ def get(port: int, path: str = "/up") -> tuple[int, str]:
 
 
 def serial_at(port: int) -> str:
-    """Of the certificate that :data:`HOST` is served with; empty while it is not."""
+    """Return the serial of the certificate served for :data:`HOST`; empty if there is none."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
@@ -59,7 +59,7 @@ def serial_at(port: int) -> str:
 
 
 def mapped(pid: int) -> str:
-    """The files that a process has in its memory."""
+    """Return the files mapped into the memory of a process."""
     return Path(f"/proc/{pid}/maps").read_text()
 
 

@@ -1,4 +1,4 @@
-"""The parts that do IO, each by itself: the state folder, the thread pool, one health check."""
+"""IO parts of the agent by themselves: state folder, thread pool, a health check."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 @asynccontextmanager
 async def serving(answer: bytes | None) -> AsyncIterator[int]:
-    """A server that says ``answer`` to everyone, or nothing."""
+    """Run a server with the fixed answer ``answer``; None: without an answer."""
     silence = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

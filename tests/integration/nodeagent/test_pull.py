@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.agent import AgentNode, ServiceStatus, says, service_of, worker
+from tests.support.agent import AgentNode, ServiceStatus, reports, service_of, worker
 from tests.support.docker import docker
 
 pytestmark = pytest.mark.docker
@@ -29,10 +29,10 @@ def digest(content: bytes) -> str:
 
 
 class Registry:
-    """Serves one image read-only, over the registry's HTTP API (version 2); the engine accepts that on 127.0.0.1.
+    """Read-only registry with a single image (HTTP API version 2); the engine accepts plain HTTP on 127.0.0.1.
 
-    While ``there`` is not set it answers 404 to everything. ``login``: ``user:password`` that it asks for; ``logins``
-    are the Authorization headers that it was sent.
+    While ``there`` is not set, every answer is 404. ``login``: required ``user:password``; ``logins``: Authorization
+    headers received.
     """
 
     def __init__(self, login: str = "") -> None:
@@ -120,7 +120,7 @@ async def test_a_registry_that_does_not_have_it_is_named_and_the_old_one_serves(
     await machine.assign(worker("a"))
     before = service_of(await machine.settled(), "a").container
     await machine.assign(worker("a", image=registry.pinned), release=2)
-    status = await machine.until("backs off", says("a", phase=ServiceStatus.BACKOFF))
+    status = await machine.until("backs off", reports("a", phase=ServiceStatus.BACKOFF))
     found = service_of(status, "a")
     assert registry.repository in found.reason
     assert (found.container, found.failed) == (before, False)
@@ -131,7 +131,7 @@ async def test_a_registry_that_does_not_have_it_is_named_and_the_old_one_serves(
 
 
 def _layer() -> bytes:
-    """Another one each time, so that the engine cannot have it already."""
+    """Return a new layer, unknown to the engine."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in (

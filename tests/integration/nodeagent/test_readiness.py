@@ -1,4 +1,4 @@
-"""Readiness, the order of starts and stops, what is run until it completes, and health that does not last."""
+"""Readiness, order of starts and stops, completing services, and services that become unhealthy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.store.codec import decode
-from tests.support.agent import ENV, SERVE, AgentNode, ServiceStatus, Status, says, service_of, web, worker
+from tests.support.agent import ENV, SERVE, AgentNode, ServiceStatus, Status, reports, service_of, web, worker
 from tests.support.docker import docker
 from tests.support.images import small_image
 from tests.support.until import eventually
@@ -30,7 +30,7 @@ def after(
 
 
 def ready(service: workload_pb2.Service, *command: str, tcp: int = 0) -> workload_pb2.Service:
-    """``service``, asked five times a second whether it is ready."""
+    """Return ``service`` with a readiness probe five times a second."""
     service.readiness.command.extend(command)
     service.readiness.tcp_port, service.readiness.retries = tcp, 2
     service.readiness.interval.FromMilliseconds(200)
@@ -40,12 +40,12 @@ def ready(service: workload_pb2.Service, *command: str, tcp: int = 0) -> workloa
 
 
 def redis(delay: float = 0) -> workload_pb2.Service:
-    """Something that listens where Redis would, after ``delay`` seconds."""
+    """Return a service that listens on the port of Redis after ``delay`` seconds."""
     return ready(worker("redis", "sh", "-c", f"sleep {delay}; {LISTEN}"), tcp=6379)
 
 
 def client() -> workload_pb2.Service:
-    """Ends at once if it cannot reach redis when it starts."""
+    """Return a service that ends at once if redis cannot be reached at the start."""
     script = "wget -qO- http://redis:6379/up || exit 7; exec sleep 100000"
     return after(worker("client", "sh", "-c", script), {"redis": D.SERVICE_HEALTHY})
 
@@ -85,7 +85,7 @@ async def test_dependent_waits_for_slow_service_with_a_reason(machine: AgentNode
     # One that runs is left alone when what it depends on starts again.
     before = service_of(status, "client").container
     docker("kill", service_of(status, "redis").container)
-    await machine.until("restarted", says("redis", phase=ServiceStatus.RUNNING, restarts=2))
+    await machine.until("restarted", reports("redis", phase=ServiceStatus.RUNNING, restarts=2))
     assert machine.inspect(before)["State"]["StartedAt"] == started["client"]
 
 
@@ -158,7 +158,7 @@ async def test_unhealthy_container_is_replaced(machine: AgentNode) -> None:
     first = await machine.settled()
     before = service_of(first, "web").container
     docker("exec", before, "rm", "/w/up")
-    seen = await machine.until("unhealthy", says("web", health=ServiceStatus.UNHEALTHY))
+    seen = await machine.until("unhealthy", reports("web", health=ServiceStatus.UNHEALTHY))
     found = service_of(seen, "web")
     assert found.HasField("unhealthy_since")
     assert found.reason.startswith("not healthy: GET http://")
@@ -196,7 +196,7 @@ async def test_container_recovering_during_backoff_is_left_alone(machine: AgentN
     await machine.until("gone", lambda status: service_of(status, "web").container != first)
     found = service_of(await machine.settled(), "web")
     docker("exec", found.container, "mv", "/w/up", "/w/down")
-    status = await machine.until("unhealthy", says("web", health=ServiceStatus.UNHEALTHY))
+    status = await machine.until("unhealthy", reports("web", health=ServiceStatus.UNHEALTHY))
     assert (status.phase, service_of(status, "web").phase) == (Status.CONVERGING, ServiceStatus.RUNNING)
     docker("exec", found.container, "mv", "/w/down", "/w/up")
     assert service_of(await machine.settled(), "web").container == found.container

@@ -1,4 +1,4 @@
-"""The release's task on a real engine: after what it needs, once, whatever is killed or removed meanwhile."""
+"""Release task on a real engine: after its dependencies, once, whatever is killed or removed meanwhile."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ APPEND = "echo ran >> /data/runs"
 
 
 def app(script: str = "exec sleep 100000", **env: str) -> workload_pb2.Service:
-    """The service whose image is the app's, with a volume that counts the runs."""
+    """Return the service with the app's image, and a volume that counts the runs."""
     made = worker("web", "sh", "-c", script, volume="data", **env)
     made.image.app = True
     return made
@@ -38,19 +38,19 @@ def task(script: str = APPEND, **env: str) -> workload_pb2.Task:
 async def assign(
     machine: AgentNode, script: str = APPEND, *services: workload_pb2.Service, release: int = 1, **env: str
 ) -> int:
-    """An assignment whose task runs ``script``."""
+    """Write an assignment with a task that runs ``script``."""
     return await machine.assign(*services, release=release, task=task(script, **env), task_service=app())
 
 
 async def until(machine: AgentNode, phase: TaskStatus.Phase.ValueType, seconds: float = 30.0) -> TaskStatus:
-    """The task's status, once it is in ``phase``."""
+    """Return the status of the task, once in ``phase``."""
     name = TaskStatus.Phase.Name(phase)
     status = await machine.until(f"task {name}", lambda status: status.task.phase == phase, seconds=seconds)
     return status.task
 
 
 def runs(machine: AgentNode, volume: str = "runs") -> int:
-    """How often a task has run: the lines that they left on the volume."""
+    """Return the number of runs of a task: lines on the volume."""
     volumes = docker("volume", "ls", "-q", *machine.labelled).split()
     mount = next(each for each in volumes if "-data-" in each)
     script = f"cat /data/{volume} 2>/dev/null | wc -l"
@@ -160,7 +160,7 @@ async def test_an_image_that_a_registry_has_is_pulled_for_it(machine: AgentNode)
 
 
 async def test_killed_at_any_moment_it_is_run_at_most_once(machine: AgentNode) -> None:
-    """The agent ends a little later in each release, roughly or not; each task leaves a line of its own."""
+    """The agent ends a little later in each release, killed or not; each task leaves a line."""
     moments = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0)
     outcomes = []
     for release, after in enumerate(moments, start=1):
@@ -214,7 +214,7 @@ async def test_cut_at_each_call(
 
 
 async def test_a_start_that_reaches_the_engine_late_is_still_the_only_one(machine: AgentNode) -> None:
-    """The engine is slow, the agent is killed meanwhile, and the next one has looked before the start takes effect."""
+    """The engine is slow, the agent is killed meanwhile, and the next agent looks before the start takes effect."""
     with Gate(machine.folder, b"/start", forward=False) as gate:
         machine.start("--docker-host", gate.host)
         await assign(machine)

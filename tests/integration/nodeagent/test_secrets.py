@@ -1,4 +1,4 @@
-"""Secrets on a real agent: sealed for its identity, opened only into the container, and nowhere else to be found."""
+"""Secrets on a real agent: encrypted for the node, decrypted only into the container."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from devopsellence.age import AgeIdentity, encrypt, is_recipient
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.store.keys import REGISTRY
 from tests.integration.nodeagent.test_pull import Registry
-from tests.support.agent import AgentNode, ServiceStatus, says, service_of, worker
+from tests.support.agent import AgentNode, ServiceStatus, reports, service_of, worker
 from tests.support.docker import docker
 from tests.support.until import eventually
 
@@ -27,12 +27,12 @@ SealedSecret = stored_pb2.SealedSecret
 
 @pytest.fixture
 def canary() -> str:
-    """A value that is found wherever it went."""
+    """Unique secret value, to be searched for everywhere."""
     return f"canary-{uuid.uuid4().hex}"
 
 
 async def recipient(machine: AgentNode) -> str:
-    """The public key that the agent tells in its heartbeat."""
+    """Return the age recipient in the agent's heartbeat."""
 
     async def told() -> str:
         beat = await machine.heartbeat()
@@ -56,7 +56,7 @@ def variables(machine: AgentNode, container: str) -> list[str]:
 
 
 def told_of_itself(pid: int, canary: str) -> bool:
-    """Whether a process shows ``canary`` in its command line or environment."""
+    """Return True if a process shows ``canary`` in the command line or environment."""
     return any(canary.encode() in Path(f"/proc/{pid}/{kind}").read_bytes() for kind in ("cmdline", "environ"))
 
 
@@ -100,7 +100,7 @@ async def test_missing_secret_is_named_and_old_container_serves(machine: AgentNo
     await machine.assign(worker("a"), worker("b"))
     before = service_of(await machine.settled(), "a").container
     await machine.assign(refers(worker("a"), 3), worker("b"), release=2)
-    found = service_of(await machine.until("failed", says("a", failed=True)), "a")
+    found = service_of(await machine.until("failed", reports("a", failed=True)), "a")
     assert found.reason == "secret DB_PASSWORD (version 3) was not sent to this node; run devopsellence deploy"
     assert found.container == before
     to = await recipient(machine)
@@ -123,11 +123,11 @@ async def test_unusable_secret_affects_its_service_alone(
     to = await recipient(machine)
     secret = sealed(b"x", AgeIdentity.generate().recipient) if value is None else sealed(value, to)
     await machine.assign(refers(worker("a")), worker("b"), secrets=[secret])
-    status = await machine.until("backs off", says("a", phase=ServiceStatus.BACKOFF))
+    status = await machine.until("backs off", reports("a", phase=ServiceStatus.BACKOFF))
     reason = service_of(status, "a").reason
     assert "secret DB_PASSWORD (version 1)" in reason
     assert says_why in reason
-    await machine.until("the other runs", says("b", phase=ServiceStatus.RUNNING))
+    await machine.until("the other runs", reports("b", phase=ServiceStatus.RUNNING))
 
 
 async def test_the_identity_is_made_once_and_never_replaced(machine: AgentNode) -> None:
@@ -149,7 +149,7 @@ async def test_the_identity_is_made_once_and_never_replaced(machine: AgentNode) 
 
 
 async def test_secrets_on_disk_suffice_without_etcd(machine: AgentNode, canary: str) -> None:
-    """A container that is gone is made anew from the sealed secrets on disk, in another agent's process."""
+    """A missing container is recreated by another agent process from the encrypted secrets on disk."""
     machine.start()
     to = await recipient(machine)
     await machine.assign(refers(worker("a")), secrets=[sealed(canary.encode(), to)])
@@ -176,7 +176,7 @@ async def test_the_release_task_has_its_services_secrets(machine: AgentNode, can
 
 @pytest.fixture
 def private(canary: str) -> Iterator[Registry]:
-    """A registry that asks for a password, which is the canary."""
+    """Registry whose password is the canary."""
     made = Registry(login=f"robot:{canary}")
     made.there.set()
     yield made
@@ -199,7 +199,7 @@ async def test_a_private_registry_gets_its_password_and_no_other_one_does(
     elsewhere.CopyFrom(where)
     elsewhere.repository = "registry.example/shop"
     await machine.assign(service, registry=elsewhere, secrets=[password])
-    status = await machine.until("refused", says("a", phase=ServiceStatus.BACKOFF))
+    status = await machine.until("refused", reports("a", phase=ServiceStatus.BACKOFF))
     assert "cannot pull" in service_of(status, "a").reason
     sent = [base64.b64decode(login.removeprefix("Basic ")).decode() for login in private.logins]
     assert f"robot:{canary}" not in sent

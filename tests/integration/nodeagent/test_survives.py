@@ -1,4 +1,4 @@
-"""The agent killed, etcd gone, the engine killed: what runs goes on, and afterwards everything is as it should be."""
+"""Agent killed, etcd gone, engine killed: containers go on, and afterwards the desired state is reached."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from devopsellence.store.etcd import Etcd
-from tests.support.agent import AgentNode, ServiceStatus, Status, says, service_of, web, worker
+from tests.support.agent import AgentNode, ServiceStatus, Status, reports, service_of, web, worker
 from tests.support.docker import docker
 from tests.support.etcd import EtcdServer
 from tests.support.host import Host, need_host
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.docker
 
 @pytest.fixture
 async def alone(tmp_path: Path) -> AsyncIterator[tuple[AgentNode, EtcdServer]]:
-    """A machine with an etcd of its own."""
+    """Node with an etcd of its own."""
     need_docker()
     need_etcd()
     with EtcdServer(tmp_path / "etcd") as server:
@@ -50,7 +50,7 @@ async def test_a_clean_end_leaves_the_containers_and_takes_the_heartbeat(machine
 
 
 async def test_killed_at_any_moment_it_finishes_what_it_began(machine: AgentNode) -> None:
-    """Old and new, with and without volumes, and one service less; ended a little later each time, roughly or not."""
+    """Old and new services, with and without volumes, and a removed service; the agent ends a bit later each time."""
     release = 0
     for after in (0.0, 0.05, 0.15, 0.3, 0.5, 0.8, 1.2):
         release += 1
@@ -81,7 +81,7 @@ async def test_exits_while_agent_was_down_are_restarted_and_counted(machine: Age
     if started:
         docker("start", before)
     machine.start()
-    await machine.until("counted", says("a", container=before, restarts=1, phase=ServiceStatus.RUNNING))
+    await machine.until("counted", reports("a", container=before, restarts=1, phase=ServiceStatus.RUNNING))
 
 
 async def test_agent_continues_from_disk_without_etcd_and_catches_up(alone: tuple[AgentNode, EtcdServer]) -> None:
@@ -98,7 +98,7 @@ async def test_agent_continues_from_disk_without_etcd_and_catches_up(alone: tupl
     machine.start()
     await machine.runs(2)
     await asyncio.to_thread(server.start)
-    status = await machine.until("told", says("a", restarts=1))
+    status = await machine.until("told", reports("a", restarts=1))
     assert service_of(status, "a").container == service_of(before, "a").container
     await machine.assign(worker("a", V="2"), release=2)
     assert len((await machine.settled()).services) == 1

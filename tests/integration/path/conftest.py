@@ -1,4 +1,4 @@
-"""A host with the images of the examples, for the modules that deploy them."""
+"""Host with the images of the examples, for the modules that deploy them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "services"
 
 @pytest.fixture(scope="session")
 def stocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """With a local cluster up, and the images that the documents and the guides name."""
+    """Host with a local cluster, and the images named in the documents and guides."""
     need_docker()
     images = service_images()
     with Host(tmp_path_factory.mktemp("stocked")) as machine:

@@ -1,4 +1,4 @@
-"""The examples of the document that the project starts from, each deployed as it is written there."""
+"""Examples of the project's first document, each deployed as written there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guides' example, deployed as it stands on a machine of its own, and what the guides promise about it."""
+"""Example of the guides, deployed on a host of its own, and the promises of the guides."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ print(asked["good"], asked["bad"])
 
 
 class Bookshop:
-    """The example in a folder of its own, on a host of its own."""
+    """Copy of the example on a host of its own."""
 
     def __init__(self, host: Host, folder: Path) -> None:
         self.host = host
@@ -58,7 +58,7 @@ class Bookshop:
         return document
 
     def visit(self, host: str, path: str = "/") -> tuple[int, str]:
-        """Status and body of what people get who ask the local cluster for a host; (0, "") while nobody answers."""
+        """Send a request for a host to the local cluster; return status and body, (0, "") without an answer."""
         port = json.loads(self.host.devopsellence("dev", "status", "-o", "json").stdout)["ingress"]["http_port"]
         command = ["curl", "-s", "-w", "\n%{http_code}", "--noproxy", "*", "-H", f"Host: {host}"]
         said = self.host.run(*command, f"http://127.0.0.1:{port}{path}", check=False).stdout
@@ -73,7 +73,7 @@ class Bookshop:
         return {name: each["container"] for name, each in self.reported().items() if "container" in each}
 
     def reported(self) -> dict[str, dict[str, Any]]:
-        """What the agent wrote into etcd, by service."""
+        """Return the status in etcd, by service."""
         document = json.loads(self.etcd("status/local/acme/bookshop/production"))
         return {each["name"]: each for each in document["services"]}
 
@@ -90,7 +90,7 @@ class Bookshop:
 
     @contextmanager
     def edited(self, file: str, old: str, new: str) -> Iterator[None]:
-        """An edit that the next test does not see."""
+        """Edit the configuration inside the block."""
         before = (self.folder / file).read_text()
         self.edit(file, old, new)
         try:
@@ -99,11 +99,11 @@ class Bookshop:
             (self.folder / file).write_text(before)
 
     @contextmanager
-    def asking(self, url: str) -> Iterator[Asking]:
+    def asking(self, url: str) -> Iterator[AnswerCounter]:
         """Asks for a page all the time."""
         command = self.host.command(sys.executable, "-c", ASK, url)
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        asking = Asking()
+        asking = AnswerCounter()
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "asking\n"
@@ -115,15 +115,15 @@ class Bookshop:
 
 
 @dataclass
-class Asking:
-    """Good answers and others, once the asking has ended."""
+class AnswerCounter:
+    """Counts of good and other answers, once the requests have ended."""
 
     answers: tuple[int, int] = (0, 0)
 
 
 @pytest.fixture(scope="module")
 def shop(stocked: Host, tmp_path_factory: pytest.TempPathFactory) -> Bookshop:
-    """Deployed once; the first test looks at how that went."""
+    """Example deployed once; the first test checks the deploy."""
     folder = tmp_path_factory.mktemp("bookshop")
     shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True)
     return Bookshop(stocked, folder)

@@ -1,4 +1,4 @@
-"""The machine that these tests make: whoever made it may be killed, and nothing of it stays."""
+"""Host of these tests: nothing is left after the creator is killed."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ def test_host_ends_with_its_creator(tmp_path: Path) -> None:
 
 
 def _processes(folder: Path) -> set[psutil.Process]:
-    """Those that have ``folder`` in their command line."""
+    """Return the processes with ``folder`` in the command line."""
     return {each for each in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(each.info["cmdline"] or [])}

@@ -1,4 +1,4 @@
-"""How an image reaches a node: straight from the engine that built it, and through a real registry."""
+"""Ways of an image to a node: straight from the building engine, and through a registry."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class App:
 
 
 def elsewhere(host: Host, folder: Path) -> dict[str, str]:
-    """The environment of a person who builds with the machine's own engine and deploys to the host's cluster."""
+    """Return the variables of a person who builds with this machine's engine and deploys to the host's cluster."""
     home = host.folder / "home" / "dev"
     endpoint = re.search(r"ENDPOINTS=['\"]?https://([0-9.:]+)", host.devopsellence("dev", "env").stdout)
     assert endpoint is not None
@@ -106,7 +106,7 @@ def test_an_image_reaches_a_node_straight_from_the_engine_that_built_it(stocked:
 
 @pytest.fixture
 def registry(stocked: Host, tmp_path: Path) -> Iterator[str]:
-    """A real registry on the host's loopback, with a user ann whose password is "open sesame"."""
+    """Registry on the host's loopback, with a user ann whose password is "open sesame"."""
     program = shutil.which("docker-registry")
     if program is None:
         lack("needs docker-registry on PATH")

@@ -1,7 +1,7 @@
-"""The whole path through the real commands on a machine of its own: dev up, deploy, status, all killed in turn.
+"""Whole path through the real commands on a host of the module's own: dev up, deploy, status, all killed in turn.
 
-One host for the module (a network namespace with its own dockerd), one environment a test: the tests do not depend on
-each other's order, only on the host being healthy, which each leaves it.
+The module has a host (a network namespace with dockerd), each test an environment. Tests depend on a healthy host, and
+leave a healthy host, but not on other tests.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 class App:
-    """A project in a folder of its own, deployed with the real command."""
+    """Project in a folder, deployed with the real command."""
 
     def __init__(self, host: Host, folder: Path, project: str) -> None:
         self.host = host
@@ -119,7 +119,9 @@ def process(host: Host, name: str) -> int:
 
 
 def kill(host: Host, name: str) -> None:
-    """``kill -9`` one of the local cluster's processes; the supervisor brings it back, unless it is the victim."""
+    """Kill a process of the local cluster with SIGKILL; the supervisor, unless it is the victim, starts the process
+    again.
+    """
     os.kill(process(host, name), signal.SIGKILL)
 
 

@@ -14,7 +14,7 @@ from tests.support.need import need_etcd
 
 @pytest.fixture(scope="session")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    """An etcd whose authority also makes agents' certificates."""
+    """Etcd with TLS, whose authority also issues agents' certificates."""
     need_etcd()
     folder = tmp_path_factory.mktemp("secured")
     with EtcdServer(folder / "etcd", authority=Authority(folder / "pki")) as server:

@@ -15,7 +15,7 @@ import pytest
 from devopsellence.api.v1.agent_pb2 import RunStart
 from devopsellence.api.v1.workload_pb2 import Service, Task
 from tests.integration.remote.cluster import TIMEOUT, FakeAgentCluster
-from tests.integration.remote.window import Window
+from tests.integration.remote.window import ResizableTerminal
 from tests.support.fake_agent import FakeAgent
 from tests.support.until import until
 
@@ -23,7 +23,7 @@ EVERY_BYTE = bytes(range(256)) * 4096
 
 
 def started(agent: FakeAgent) -> RunStart:
-    """The one command that was started."""
+    """Return the only command started."""
     (start,) = agent.started
     return start
 
@@ -148,7 +148,7 @@ def test_an_agent_that_is_lost_is_an_error(cluster: FakeAgentCluster) -> None:
 
 def test_on_a_terminal_keys_go_through_as_they_are_and_its_size_follows(cluster: FakeAgentCluster) -> None:
     agent = cluster.node("n1", "web")
-    window = Window(cluster, "exec", "web", "-it", "--", "cat")
+    window = ResizableTerminal(cluster, "exec", "web", "-it", "--", "cat")
     window.resize(101, 31)
     until("it has begun", lambda: agent.started and window.is_raw)
     assert (started(agent).size.columns, started(agent).size.rows) == (101, 31)
@@ -163,7 +163,7 @@ def test_on_a_terminal_keys_go_through_as_they_are_and_its_size_follows(cluster:
 
 def test_the_terminal_is_restored_when_the_agent_is_lost(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
-    window = Window(cluster, "exec", "web", "-it", "--", "echo", "begun;", "sleep", "300")
+    window = ResizableTerminal(cluster, "exec", "web", "-it", "--", "echo", "begun;", "sleep", "300")
     window.read_until(b"begun")
     assert window.is_raw
     cluster.servers["n1"].stop()

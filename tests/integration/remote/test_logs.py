@@ -1,4 +1,4 @@
-"""``logs`` against agents that can be told what to answer, and to break."""
+"""``logs`` against fake agents with scripted answers and broken streams."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import grpc
 import psutil
 
 from tests.integration.remote.cluster import TIMEOUT, FakeAgentCluster
-from tests.integration.remote.window import Window
+from tests.integration.remote.window import ResizableTerminal
 from tests.support.fake_agent import log_line
 from tests.support.until import until
 
@@ -25,7 +25,7 @@ def end(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGINT
 
 
 def lines_of(process: subprocess.Popen[bytes], count: int) -> list[str]:
-    """The next lines of a command that goes on."""
+    """Return the next lines of a running command."""
     assert process.stdout is not None
     return [process.stdout.readline().decode().rstrip("\n") for _ in range(count)]
 
@@ -153,11 +153,11 @@ def test_an_agent_that_is_restarted_is_found_again(cluster: FakeAgentCluster) ->
 
 def test_on_a_terminal_what_would_move_its_cursor_is_made_visible(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web", "redis").say(log_line("web", 1, b"\x1b[2Jclear \x1b[31mred"))
-    window = Window(cluster, "logs")
+    window = ResizableTerminal(cluster, "logs")
     window.read_until(b"red")
     assert window.end() == 0
     assert b"n1/web   \xe2\x94\x82 \x1b[0m\xef\xbf\xbd[2Jclear \x1b[31mred\x1b[0m\r\n" in window.seen
-    plain = Window(cluster, "logs", "--no-color")
+    plain = ResizableTerminal(cluster, "logs", "--no-color")
     plain.read_until(b"red")
     assert plain.end() == 0
     assert b"\x1b" not in plain.seen
@@ -196,7 +196,7 @@ def test_a_flood_passes_in_little_memory(cluster: FakeAgentCluster) -> None:
 
 
 def _is_full(pid: int) -> bool:
-    """Whether nothing more goes into the pipe that the process has as its stdout."""
+    """Return True if the pipe at the process's stdout is full."""
     pipe = os.open(f"/proc/{pid}/fd/1", os.O_WRONLY | os.O_NONBLOCK)
     try:
         return not select.select([], [pipe], [], 0)[1]

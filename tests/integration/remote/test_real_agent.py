@@ -12,7 +12,7 @@ import pytest
 from devopsellence.api.v1.workload_pb2 import Task
 from devopsellence.store.etcd import Etcd
 from tests.integration.remote.cluster import FakeAgentCluster
-from tests.integration.remote.window import Window
+from tests.integration.remote.window import ResizableTerminal
 from tests.support.agent import AgentNode, worker
 from tests.support.authority import settings_with
 from tests.support.cli import REF
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.etcd]
 
 @pytest.fixture
 async def machine(cluster: FakeAgentCluster, tmp_path: Path) -> AsyncIterator[AgentNode]:
-    """A node n1 whose agent runs a service called jobs, which greets and stays."""
+    """Node n1 with an agent and a service called jobs, which prints a greeting and stays."""
     need_docker()
     async with Etcd(cluster.settings) as etcd:
         made = AgentNode(etcd, cluster.settings, tmp_path)
@@ -61,7 +61,7 @@ async def test_everything_that_can_be_asked(cluster: FakeAgentCluster, machine: 
 
 async def test_a_shell_on_a_terminal(cluster: FakeAgentCluster, machine: AgentNode) -> None:
     def use() -> None:
-        window = Window(cluster, "exec", "jobs", "-it", "--", "sh")
+        window = ResizableTerminal(cluster, "exec", "jobs", "-it", "--", "sh")
         window.resize(97, 23)
         window.read_until(b"# ")
         window.type(b"echo be''gun; stty size\r")

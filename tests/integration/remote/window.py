@@ -1,4 +1,4 @@
-"""The command line on a terminal that can be resized, and that can be looked at afterwards."""
+"""Command line on a terminal that can be resized and inspected afterwards."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.integration.remote.cluster import TIMEOUT, FakeAgentCluster
 from tests.support.cli import Cli
 
 
-class Window(Terminal):
-    """A terminal whose size changes, and that shows whether it was left as it was found."""
+class ResizableTerminal(Terminal):
+    """Terminal that changes its size, and shows whether the terminal settings were restored."""
 
     def __init__(self, cluster: FakeAgentCluster, *arguments: str) -> None:
         cli = Cli(cluster.settings, cluster.folder)
@@ -29,7 +29,7 @@ class Window(Terminal):
         return not termios.tcgetattr(self._descriptor)[3] & termios.ICANON
 
     def left(self) -> tuple[int, bool]:
-        """The exit code, and whether the terminal was left as a new one is."""
+        """Return the exit code, and whether the terminal settings are those of a new terminal."""
         code = self._process.wait(timeout=TIMEOUT)
         mine, other = pty.openpty()
         same = termios.tcgetattr(self._descriptor) == termios.tcgetattr(mine)

@@ -1,14 +1,14 @@
-"""A cluster of several machines on one: the several-host test bed, for tests and for people (``make cluster``).
+"""Test bed: a cluster of several machines on this machine, for tests and for people (``make cluster``).
 
-Each *machine* is a set of Linux namespaces with an address of its own, its own host name, processes, ``/etc``,
-``/var/lib`` and ``/run``: what runs there has the usual paths and ports. *Hosts* have a Docker Engine and an agent,
-*members* an etcd, *controllers* a controller. All are joined by a switch, at which a link can be cut. The operator is
-this machine: commands run here, with the Docker Engine that is here.
+Every *machine* is a set of Linux namespaces with an address, a host name, processes, ``/etc``, ``/var/lib`` and
+``/run``: programs there have the usual paths and ports. *Hosts* run a Docker Engine and an agent, *members* an etcd,
+*controllers* a controller. A switch joins all machines, and every link can be cut. The operator's machine is this
+machine: commands run here, with the Docker Engine of this machine.
 
-A bed lives in one folder, and any process can take it up from there. Everything in a machine ends with the machine's
-first process, so that taking a bed down is to kill those and to remove the folder.
+A bed lives in a folder; any process can work with the bed from there. All processes of a machine end with the first
+process of the machine, so a bed is taken down by killing the first processes and removing the folder.
 
-``machine`` what every machine is, ``network`` the switch, ``roles`` what runs where, ``bed`` the whole and how it is
-set up through the real commands, ``app`` an app to deploy, ``load`` requests to it that are counted, ``audit`` whether
-anything was lost, doubled or orphaned. ``__main__`` is what ``deploy/cluster.sh`` runs.
+``machine``: machine and programs. ``network``: switch. ``roles``: hosts, members, controllers. ``bed``: the whole, set
+up through the real commands. ``app``: an app to deploy. ``load``: counted requests to the app. ``audit``: check for
+lost, doubled and orphaned objects. ``__main__``: command line behind ``deploy/cluster.sh``. Tests do not belong here.
 """

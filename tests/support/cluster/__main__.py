@@ -1,4 +1,4 @@
-"""What ``deploy/cluster.sh`` runs: a bed for people, in a folder of its own, taken up by one command after another."""
+"""Command line behind ``deploy/cluster.sh``: a test bed for people, kept in a folder between commands."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.cluster.app import HOST, App
-from tests.support.cluster.bed import Bed, Size
+from tests.support.cluster.bed import Bed, BedSize
 from tests.support.cluster.machine import environ
-from tests.support.cluster.roles import Linked
+from tests.support.cluster.roles import LinkedMachine
 from tests.support.host import host_problem
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0: done, 1: it failed, 2: called wrongly."""
+    """Run a command; return 0 (done), 1 (failed) or 2 (wrong usage)."""
     options = _parser().parse_args(arguments)
     try:
         options.work(options)
@@ -38,14 +38,14 @@ def _up(options: argparse.Namespace) -> None:
         raise RuntimeError(f"the bed {problem}")
     bed = Bed(options.folder)
     if not bed.exists:
-        bed = Bed(options.folder, Size(options.hosts, options.members, options.controllers))
+        bed = Bed(options.folder, BedSize(options.hosts, options.members, options.controllers))
     bed.up()
     print(f"hosts {_names(bed.hosts)}, etcd {_names(bed.etcd)}, controllers {_names(bed.controllers)}")
     print(f"{bed.leader()} leads; logs are in {bed.logs}")
 
 
 def _app(options: argparse.Namespace) -> None:
-    """``devopsellence WORDS`` in the folder of an app, which is made and attached to every host if it is not there."""
+    """Run ``devopsellence WORDS`` in the folder of an app, created and attached to every host if missing."""
     bed = _taken_up(options)
     folder = options.folder / "app"
     if not (folder / "devopsellence.yml").exists():
@@ -56,7 +56,7 @@ def _app(options: argparse.Namespace) -> None:
 
 
 def _url(options: argparse.Namespace) -> None:
-    """How the app is asked for, on each host."""
+    """Print a request to the app for each host."""
     bed = _taken_up(options)
     for host in bed.hosts.values():
         print(f"curl -H 'Host: {HOST}' http://{host.address}/")
@@ -69,7 +69,7 @@ def _down(options: argparse.Namespace) -> None:
 
 
 def _guard(options: argparse.Namespace) -> None:
-    """Wait until whoever started this has gone; then take down what it left."""
+    """Wait for the end of the process that started this guard, then take the bed down."""
     with suppress(KeyboardInterrupt):
         sys.stdin.read()
     Bed(options.folder).down()
@@ -91,7 +91,7 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _on_machine(options: argparse.Namespace) -> None:
-    """cut, join, kill, start, pause, resume."""
+    """Run cut, join, kill, start, pause or resume on machines."""
     bed = _taken_up(options)
     for name in options.machines:
         machine = _machine(bed, name)
@@ -119,7 +119,7 @@ def _logs(options: argparse.Namespace) -> None:
 
 
 def _enter(options: argparse.Namespace) -> None:
-    """A shell, or a command, on a machine."""
+    """Open a shell, or run a command, on a machine."""
     bed = _taken_up(options)
     inside = _machine(bed, options.machine).inside(*(options.words or ["bash"]))
     os.execvpe(inside[0], inside, environ())  # noqa: S606 - in place of this process, with its terminal
@@ -132,13 +132,13 @@ def _taken_up(options: argparse.Namespace) -> Bed:
     return bed
 
 
-def _machine(bed: Bed, name: str) -> Linked:
+def _machine(bed: Bed, name: str) -> LinkedMachine:
     if name not in bed.machines:
         raise RuntimeError(f"there is no machine {name}: there are {_names(bed.machines)}")
     return bed.machines[name]
 
 
-def _programs(machine: Linked) -> str:
+def _programs(machine: LinkedMachine) -> str:
     return ", ".join(program.name for program in machine.programs)
 
 

@@ -1,7 +1,7 @@
-"""An app for the bed: a small web server whose version is in its configuration, deployed with the real command.
+"""App for the test bed: a small web server with its version in the configuration, deployed by command.
 
-It is gone at once when it is asked to end (``tests/support/web/server.py``): that none of its users notices is the
-router's doing.
+The server ends at once on SIGTERM (``tests/support/web/server.py``), so only the router can keep requests from
+failing.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ _PRIVATE: Final = """\
 
 
 class App:
-    """A project in ``folder``, on ``bed``.
+    """Project in ``folder``, deployed on ``bed``.
 
-    ``directory``: the ACME server that its certificates come from; empty: it is served by plain HTTP. ``private``: with
-    a service besides, :data:`PRIVATE`, that no rule leads to.
+    ``directory``: ACME server of the certificates; empty: plain HTTP. ``private``: with a further service,
+    :data:`PRIVATE`, without an ingress rule.
     """
 
     def __init__(self, bed: Bed, folder: Path, project: str, *, directory: str = "", private: bool = False) -> None:
@@ -111,12 +111,12 @@ class App:
         (self.folder / "devopsellence.yml").write_text(text)
 
     def attach(self, *hosts: str) -> None:
-        """Let hosts run it."""
+        """Attach hosts to the environment."""
         for name in hosts:
             self.devopsellence("node", "attach", name)
 
     def deploy(self, version: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Deploy a version, and follow the rollout unless told otherwise."""
+        """Deploy a version and follow the rollout, unless the arguments say otherwise."""
         self.write(version)
         return self.devopsellence("deploy", *arguments, check=check)
 
@@ -125,14 +125,14 @@ class App:
         return self.bed.devopsellence(*arguments, check=check, cwd=self.folder)
 
     def plan(self) -> Plan:
-        """Requests to it on a host, from there."""
+        """Return a plan of requests to the app on a host, sent from that host."""
         if self._directory:
             return Plan("127.0.0.1", 443, HOST, authority=str(self.authority))
         return Plan("127.0.0.1", 80, HOST)
 
     @contextmanager
     def new_image(self) -> Iterator[str]:
-        """Within the block it is deployed with an image that no host has; its id."""
+        """Use an image missing on all hosts inside the block; yield the id."""
         before = self.image
         with new_web_image() as self.image:
             found = ["docker", "image", "inspect", "--format", "{{.Id}}", self.image]
@@ -143,7 +143,7 @@ class App:
 
     @property
     def release(self) -> int:
-        """The number of the newest release."""
+        """Number of the newest release."""
 
         async def work(etcd: Etcd) -> int:
             found = await etcd.get(etcd.keys.environment(self.ref))

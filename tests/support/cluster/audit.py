@@ -1,7 +1,7 @@
-"""Whether the bed is as its releases ask: nothing lost, nothing doubled, nothing orphaned.
+"""Audit of the bed: nothing lost, doubled or orphaned.
 
-Three views must agree: what etcd says should run (environments, assignments), what agents say runs (statuses), and what
-runs (the engines' containers and networks).
+Three views must agree: desired state in etcd (environments, assignments), reports of agents (statuses), and the
+containers and networks of the Docker Engines.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ Place = tuple[str, EnvironmentRef]
 
 
 @dataclass
-class Stored:
-    """What etcd holds, all of one revision as far as each kind goes."""
+class StoredState:
+    """Records in etcd; the records of each kind are read at a single revision."""
 
     nodes: dict[str, Node] = field(default_factory=dict)
     environments: dict[EnvironmentRef, Environment] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Stored:
     certificates: dict[tuple[EnvironmentRef, str], Certificate] = field(default_factory=dict)
 
 
-def stored(bed: Bed) -> Stored:
+def stored(bed: Bed) -> StoredState:
     """Read everything."""
     return bed.store(_read)
 
@@ -86,7 +86,7 @@ class Step:
 
 
 def steps(bed: Bed, ref: EnvironmentRef, since: int) -> list[Step]:
-    """What happened to the nodes of an environment from release ``since`` on, in the order of etcd's revisions."""
+    """Return the steps of the nodes of an environment from release ``since`` on, in the order of etcd's revisions."""
 
     async def work(etcd: Etcd) -> list[Step]:
         keys = etcd.keys
@@ -106,7 +106,7 @@ def steps(bed: Bed, ref: EnvironmentRef, since: int) -> list[Step]:
 
 
 def at_once(happened: Iterable[Step], release: int) -> int:
-    """How many nodes were at most on their way to a release at the same time."""
+    """Return the largest number of nodes on the way to a release at the same time."""
     under_way: set[str] = set()
     most = 0
     for step in happened:
@@ -132,7 +132,7 @@ def _step(keys: Keys, ref: EnvironmentRef, key: str, value: bytes) -> Iterable[S
             yield Step(node, "settled", status.release)
 
 
-def _in_etcd(found: Stored, away: set[str]) -> Iterable[str]:
+def _in_etcd(found: StoredState, away: set[str]) -> Iterable[str]:
     for ref, environment in found.environments.items():
         numbers = found.releases.get(ref, [])
         if numbers != list(range(1, environment.latest_release + 1)):
@@ -163,7 +163,7 @@ def _told(where: str, assignment: Assignment, status: AssignmentStatus | None) -
         yield f"{where}: its ingress is {IngressStatus.Phase.Name(status.ingress.phase)} {status.ingress.reason}"
 
 
-def _on(host: Host, found: Stored) -> Iterable[str]:
+def _on(host: Host, found: StoredState) -> Iterable[str]:
     assigned = {ref: each for (node, ref), each in found.assignments.items() if node == host.name}
     containers = host.containers()
     running: Counter[tuple[str, str]] = Counter()
@@ -194,8 +194,8 @@ def _on(host: Host, found: Stored) -> Iterable[str]:
         yield f"{host.name}: {len(networks)} networks for {len(environments)} environments"
 
 
-async def _read(etcd: Etcd) -> Stored:
-    keys, found = etcd.keys, Stored()
+async def _read(etcd: Etcd) -> StoredState:
+    keys, found = etcd.keys, StoredState()
     for item in (await etcd.list(keys.environments_prefix)).items:
         environment = decode(Environment, item.key, item.value)
         found.environments[EnvironmentRef.parse(item.key.removeprefix(keys.environments_prefix))] = environment

@@ -1,4 +1,4 @@
-"""The bed: its machines, and how it becomes a cluster through the commands that an operator types."""
+"""The bed: its machines, set up as a cluster through the commands of an operator."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from devopsellence.store.etcd import Etcd
 from devopsellence.store.settings import Settings
 from tests.support.cluster.machine import Machine, environ
 from tests.support.cluster.network import Switch, address
-from tests.support.cluster.roles import ControllerPlace, Host, Linked, Member
+from tests.support.cluster.roles import ControllerMachine, Host, LinkedMachine, Member
 from tests.support.images import envoy_archive, envoy_image
 from tests.support.run import run
 from tests.support.until import until
 
 T = TypeVar("T")
-M = TypeVar("M", bound=Linked)
+M = TypeVar("M", bound=LinkedMachine)
 _FIRST_ADDRESS: Final = {"e": 11, "c": 31, "n": 51}
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _SETTLE_SECONDS: Final = 90.0
 
 
 @dataclass(frozen=True)
-class Size:
-    """How many of each there are."""
+class BedSize:
+    """Number of machines of each role."""
 
     hosts: int = 3
     members: int = 3
@@ -45,34 +45,36 @@ class Size:
 
 
 class Bed:
-    """A bed in ``folder``, which is the caller's to remove. As a context manager it is up inside and gone afterwards,
-    also when this process is killed."""
+    """Bed in ``folder``; the caller removes the folder.
 
-    def __init__(self, folder: Path, size: Size | None = None) -> None:
+    As a context manager, the bed is up inside the block and gone afterwards, also if this process is killed.
+    """
+
+    def __init__(self, folder: Path, size: BedSize | None = None) -> None:
         self.folder = folder
         self.logs = folder / "logs"
         self._record = folder / "bed.json"
         said = json.loads(self._record.read_bytes()) if self._record.exists() else {}
-        self.size = size or Size(**said.get("size", {}))
+        self.size = size or BedSize(**said.get("size", {}))
         self.number = int(said.get("number", -1))
         self.variables: dict[str, str] = said.get("variables", {})
         self.switch = Switch(self._place("switch"), self.logs)
         self.hosts: dict[str, Host] = {}
         self.etcd: dict[str, Member] = {}
-        self.controllers: dict[str, ControllerPlace] = {}
+        self.controllers: dict[str, ControllerMachine] = {}
         self._name_machines()
         self._guard: subprocess.Popen[bytes] | None = None
 
     # --- all of it
 
     @property
-    def machines(self) -> dict[str, Linked]:
-        """All but the switch, by name."""
+    def machines(self) -> dict[str, LinkedMachine]:
+        """All machines by name, without the switch."""
         return {**self.etcd, **self.controllers, **self.hosts}
 
     @property
     def exists(self) -> bool:
-        """Somebody has set it up, and it was not taken down since."""
+        """True from :meth:`up` to :meth:`down`, in whatever process."""
         return self._record.exists()
 
     def __enter__(self) -> Self:
@@ -92,7 +94,7 @@ class Bed:
             self._guard.communicate(timeout=60)
 
     def up(self) -> None:
-        """Start what does not run, set up what is not set up yet, and return once everything is at work."""
+        """Start all stopped programs, set up the rest, and return once everything is ready."""
         for each in (self.folder, self.logs):
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self.switch.on:
@@ -115,7 +117,7 @@ class Bed:
         self.wait()
 
     def down(self) -> None:
-        """End everything by its process id and forget it; logs stay. May be repeated, also after a failure."""
+        """End all processes and forget the bed; logs stay. May be repeated, also after a failure."""
         folders = [each for each in (self.folder / "machines").glob("*") if each.is_dir()]
         with ThreadPoolExecutor(8) as pool:
             # Those on disk, whatever they are called: one that was replaced, or one of a bed of another size.
@@ -131,16 +133,16 @@ class Bed:
     # --- parts of it
 
     def enlist(self, host: Host, *options: str) -> None:
-        """Register the node, carry its bundle there, and start its agent unless it runs."""
+        """Register the node, copy the bundle to the host, and start the agent unless running."""
         said = self.json("node", "register", host.name, "--labels", "web,worker", "--address", host.address, *options)
         host.install_agent(Path(said["bundle"]), said["agent_command"], f"--envoy-image={envoy_image()}")
         if not host.agent.running:
             host.start_agent()
 
     def replace(self, name: str) -> Host:
-        """Put another machine, with another address, in place of a host and under its name.
+        """Replace a host by another machine with another address under the same name.
 
-        Returns the machine before, as it was: nothing is done to it, and to switch it off is the caller's.
+        Return the machine before, untouched: the caller switches that machine off.
         """
         before = self.hosts[name]
         taken = sum(1 for each in (self.folder / "machines").glob("n*"))
@@ -155,7 +157,7 @@ class Bed:
         return before
 
     def trust(self, authority: Path) -> None:
-        """Start the controllers anew with the authority of an ACME server's own certificate."""
+        """Restart the controllers with the authority of an ACME server's own certificate."""
         for controller in self.controllers.values():
             controller.controller.stop()
             controller.install(self._controllers, f"--acme-ca-cert={authority}")
@@ -163,12 +165,12 @@ class Bed:
         self.wait()
 
     def wait(self) -> None:
-        """Return once etcd answers, a controller leads, and every agent is there and has its engine."""
+        """Return once etcd answers, a controller leads, and every agent has a heartbeat and a Docker Engine."""
         until("a controller leads", self._led, seconds=_SETTLE_SECONDS, every=0.2)
         until("every agent is at work", self._agents_at_work, seconds=_SETTLE_SECONDS, every=0.3)
 
     def mend(self) -> None:
-        """Bring back everything that was cut, paused or killed, and return once it is at work."""
+        """Undo all cuts, pauses and kills; return once everything is ready."""
         for machine in self.machines.values():
             machine.join()
             for program in machine.programs:
@@ -178,7 +180,7 @@ class Bed:
         self.wait()
 
     def leader(self) -> str:
-        """The name of the controller that leads; empty when none does."""
+        """Return the name of the controller that leads; empty if none does."""
 
         async def work(etcd: Etcd) -> str:
             listing = await etcd.list(etcd.keys.election_prefix)
@@ -188,7 +190,7 @@ class Bed:
         return self.store(work)
 
     def etcd_leader(self) -> str:
-        """The name of the member of etcd that leads; empty when none does."""
+        """Return the name of the member of etcd that leads; empty if none does."""
         for name, member in self.etcd.items():
             if not member.etcd.running:
                 continue
@@ -203,7 +205,7 @@ class Bed:
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment in which root, the operator, works."""
+        """Variables of the commands of root, the operator."""
         theirs = {name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}
         return {**environ(), **theirs, "DEVOPSELLENCE_HOME": str(self.folder / "home"), **self.variables}
 
@@ -215,7 +217,7 @@ class Bed:
         return run(command, environ=self.environ, check=check, cwd=cwd, timeout=timeout)
 
     def json(self, *arguments: str, check: bool = True, cwd: Path | None = None) -> dict[str, Any]:
-        """The last document that a command prints with ``-o json``."""
+        """Run a command with ``-o json``; return the last document."""
         done = self.devopsellence(*arguments, "-o", "json", check=check, cwd=cwd)
         document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return document
@@ -238,7 +240,7 @@ class Bed:
         }
 
     def store(self, work: Callable[[Etcd], Awaitable[T]]) -> T:
-        """What ``work`` returns when it is given a connection as root."""
+        """Return the result of ``work`` on a connection as root."""
         settings = Settings.from_environ(self.variables)
         assert settings is not None
 
@@ -257,7 +259,7 @@ class Bed:
         host.load_image(envoy_archive())
 
     def _start_etcd(self) -> None:
-        """Certificates, the members, etcd's users."""
+        """Create certificates, start the members, create etcd's users."""
         members = [f"--etcd={name}={member.address}" for name, member in self.etcd.items()]
         begun = self.json("cluster", "init", *members)
         self.variables = begun["variables"]
@@ -288,7 +290,7 @@ class Bed:
 
     @property
     def _controllers(self) -> Path:
-        """The controllers' bundle."""
+        """Folder with the controllers' bundle."""
         return self.folder / "home" / "cluster" / "controller"
 
     def _agents_at_work(self) -> bool:
@@ -300,9 +302,9 @@ class Bed:
         return self.store(work) >= self.hosts.keys()
 
     def _name_machines(self) -> None:
-        """Every machine by its role's letter and a number; the address follows from both."""
+        """Name every machine by the letter of the role and a number; the address follows from both."""
         self.etcd = self._named(Member, "e", self.size.members)
-        self.controllers = self._named(ControllerPlace, "c", self.size.controllers)
+        self.controllers = self._named(ControllerMachine, "c", self.size.controllers)
         self.hosts = self._named(Host, "n", self.size.hosts)
 
     def _named(self, kind: type[M], letter: str, count: int) -> dict[str, M]:
@@ -325,7 +327,7 @@ class Bed:
         write_atomic(self._record, json.dumps(said, indent=1).encode() + b"\n")
 
     def _watch_over(self) -> None:
-        """Have another process take the bed down when this one has gone without doing so."""
+        """Start a process that takes the bed down if this process ends without doing so."""
         command = [sys.executable, "-m", "tests.support.cluster", "--folder", str(self.folder), "guard"]
         self._guard = subprocess.Popen(
             command, env=environ(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
@@ -333,7 +335,7 @@ class Bed:
 
 
 def _all(pool: ThreadPoolExecutor, work: Callable[[T], object], on: Iterable[T]) -> None:
-    """Do it to each at the same time; the first failure is raised when all are done."""
+    """Run ``work`` on all items in parallel; raise the first failure once all are done."""
     futures = [pool.submit(work, each) for each in on]
     failures = [future.exception() for future in futures]
     for failure in failures:
@@ -342,7 +344,7 @@ def _all(pool: ThreadPoolExecutor, work: Callable[[T], object], on: Iterable[T])
 
 
 def _remove_cgroups(name: str) -> None:
-    """Of containers whose engine was killed with its machine: empty, but there."""
+    """Remove the empty control groups of containers whose engine was killed with the machine."""
     for top in _CGROUPS.glob(f"*/{name}"):
         for folder, _, _ in os.walk(top, topdown=False):
             with suppress(OSError):

@@ -1,6 +1,6 @@
-"""Requests to an app through the router of each of several hosts, counted: what people who use it would see.
+"""Counted requests to an app through the routers of several hosts, as users of the app send them.
 
-The clients (``tests.support.load``) run on the hosts, so that those of a host that is cut off go on asking it.
+The clients (``tests.support.load``) run on the hosts, so the clients of a host that is cut off go on sending requests.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 from tests.support.cluster.app import App
 from tests.support.cluster.machine import Program
 from tests.support.cluster.roles import Host
-from tests.support.load.result import Result, read, result
+from tests.support.load.result import Result, read_report, read_result
 from tests.support.until import until
 
 _RATE: Final = 40.0
@@ -21,9 +21,9 @@ _REPORT: Final = "/run/bed-clients.json"
 
 
 class Load:
-    """Clients on ``hosts`` of ``app``, while it is entered; ``results`` are there afterwards, by host.
+    """Clients on ``hosts`` of ``app`` inside the block; ``results``, by host, are there afterwards.
 
-    ``how`` is of :class:`tests.support.load.plan.Plan`: other clients than the four of the plain kinds.
+    ``how``: fields of :class:`tests.support.load.plan.Plan`, for other clients than the four plain ones.
     """
 
     def __init__(self, app: App, *hosts: str, **how: Any) -> None:
@@ -37,7 +37,7 @@ class Load:
             clients = _clients(host)
             clients.python("tests.support.load.clients", self._plan.to_json(), _REPORT)
             clients.start()
-        until("every host answers", lambda: all(read(_report(each)).get("answered") for each in self._hosts))
+        until("every host answers", lambda: all(read_report(_report(each)).get("answered") for each in self._hosts))
         return self
 
     def __exit__(
@@ -45,19 +45,19 @@ class Load:
     ) -> None:
         for host in self._hosts:
             _clients(host).stop()
-        self.results = {host.name: result(_report(host)) for host in self._hosts}
+        self.results = {host.name: read_result(_report(host)) for host in self._hosts}
 
     def failures(self, host: str) -> int:
-        """How many requests have failed there so far."""
-        return int(read(_report(self._host(host)))["failed"])
+        """Return the number of failed requests on a host so far."""
+        return int(read_report(_report(self._host(host)))["failed"])
 
     def answered(self, host: str) -> int:
-        """How many requests were answered there so far."""
-        return sum(read(_report(self._host(host)))["finished"].values())
+        """Return the number of answered requests on a host so far."""
+        return sum(read_report(_report(self._host(host)))["finished"].values())
 
     @property
     def failed(self) -> list[str]:
-        """Every failed request, in a line."""
+        """Failed requests, a line each."""
         return [f"{name} {failure}" for name, each in self.results.items() for failure in each.failures]
 
     @property

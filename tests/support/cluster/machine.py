@@ -1,8 +1,4 @@
-"""One machine of the bed, and the programs that run on it.
-
-What is known of a machine lies in its folder, so that another process can go on with it: ``init.pid`` names its first
-process, ``disk/`` outlives it, ``<program>.json`` is how a program is started.
-"""
+"""Machine of the bed, and the programs on the machine."""
 
 from __future__ import annotations
 
@@ -38,7 +34,7 @@ def environ() -> dict[str, str]:
 
 
 class Machine:
-    """A machine with a ``name`` and an ``address``; ``folder`` is its own, ``logs`` where its programs write."""
+    """Machine with a ``name`` and an ``address``; programs write logs to ``logs``."""
 
     def __init__(self, name: str, address: str, folder: Path, logs: Path) -> None:
         self.name = name
@@ -50,12 +46,12 @@ class Machine:
 
     @property
     def port(self) -> str:
-        """What tells it apart on the bed: its name, but for one that took over another's."""
+        """Unique name on the bed: the name, except for a machine that replaced another under the same name."""
         return self.folder.name
 
     @property
     def init(self) -> ProcessIdentity:
-        """Its first process, as seen from outside."""
+        """First process of the machine, as seen from outside."""
         if self._init is None:
             self._init = read_pid_file(self.folder / "init.pid")
         assert self._init is not None, f"{self.name} was never switched on"
@@ -63,16 +59,16 @@ class Machine:
 
     @property
     def on(self) -> bool:
-        """It has been switched on, and is still."""
+        """True from :meth:`switch_on` to :meth:`switch_off`."""
         return (self.folder / "init.pid").exists() and self.init.alive
 
     @property
     def root(self) -> Path:
-        """Its file system, as seen from outside."""
+        """File system of the machine, as seen from outside."""
         return Path(f"/proc/{self.init.pid}/root")
 
     def switch_on(self) -> None:
-        """Make its namespaces and its first process; it has no network yet."""
+        """Create the namespaces and the first process; there is no network yet."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [*_NEW_NAMESPACES, "--mount-proc", str(_FIRST_PROCESS), self.name, str(self.folder / "disk")]
         with self.log("machine").open("a") as log:
@@ -91,7 +87,7 @@ class Machine:
             raise RuntimeError(f"machine {self.name} cannot be made: {self.log('machine').read_text()[-1000:]}")
 
     def switch_off(self) -> None:
-        """As if the power failed: everything in it is gone, but for its disk."""
+        """Kill the machine, as in a power failure: everything but the disk is gone."""
         if (self.folder / "init.pid").exists():
             self.init.send(signal.SIGKILL)
             self.init.wait_gone(_END_SECONDS)
@@ -104,18 +100,18 @@ class Machine:
         return self.logs / f"{self.port}-{program}.log"
 
     def inside(self, *command: str) -> list[str]:
-        """``command`` as it is run on the machine."""
+        """Return the command line that runs ``command`` on the machine."""
         names = ("--mount", "--uts", "--ipc", "--net", "--pid")
         return ["nsenter", "--target", str(self.init.pid), *names, "--wd=/", "--", *command]
 
     def run(
         self, *command: str, check: bool = True, timeout: float = 60, given: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command there; its output is captured, ``given`` is its input. A failure shows it."""
+        """Run a command on the machine with ``given`` as input and captured output, shown if the command fails."""
         return run(self.inside(*command), environ=environ(), given=given, timeout=timeout, check=check)
 
     def copy(self, files: Path, to: str) -> None:
-        """Carry a folder's files into the folder ``to`` of the machine."""
+        """Copy the files of a folder into the folder ``to`` of the machine."""
         target = self.root / to.lstrip("/")
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         for file in files.iterdir():
@@ -126,7 +122,7 @@ class Machine:
 
 
 class Program:
-    """A program that is meant to run on a machine for long: killed, paused and started again by name."""
+    """Long-running program of a machine: killed, paused and started again by name."""
 
     def __init__(self, machine: Machine, name: str) -> None:
         self.machine = machine
@@ -134,11 +130,11 @@ class Program:
         self._described = machine.folder / f"{name}.json"
 
     def describe(self, command: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
-        """Say how it is started from now on."""
+        """Set the command and the variables for the next start."""
         self._described.write_text(json.dumps({"command": list(command), "variables": dict(variables or {})}))
 
     def python(self, module: str, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
-        """The same for one that is this project's code."""
+        """Set a module of this project as the command for the next start."""
         self.describe([sys.executable, "-m", module, *arguments], variables)
 
     @property
@@ -146,7 +142,7 @@ class Program:
         return self.machine.on and self._alive(self._pid())
 
     def start(self) -> None:
-        """Start it; it is a child of the machine's first process and logs to a file outside."""
+        """Start the program as a child of the machine's first process; the log is outside the machine."""
         assert not self.running, f"{self.name} on {self.machine.name} already runs"
         said = json.loads(self._described.read_text())
         script = 'setsid "$@" & echo "$!" >"$0"'
@@ -161,19 +157,19 @@ class Program:
             )
 
     def stop(self) -> None:
-        """SIGTERM, and wait for its end."""
+        """End the program with SIGTERM."""
         self._end("TERM")
 
     def kill(self) -> None:
-        """SIGKILL; also ends one that is paused."""
+        """End the program with SIGKILL, paused or not."""
         self._end("KILL")
 
     def pause(self) -> None:
-        """SIGSTOP: its connections stay open, it does nothing."""
+        """Pause the program with SIGSTOP: connections stay open."""
         self._signal("STOP")
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Resume the program with SIGCONT."""
         self._signal("CONT")
 
     @property
@@ -181,7 +177,7 @@ class Program:
         return f"/run/bed-{self.name}.pid"
 
     def _pid(self) -> int:
-        """Its number inside the machine; 0 when it was never started there."""
+        """Return the pid inside the machine; 0 if never started there."""
         file = self.machine.root / self._pid_file.lstrip("/")
         return int(file.read_text()) if file.exists() else 0
 

@@ -1,7 +1,7 @@
-"""The bed's network: a switch in a machine of its own, a link to each other machine and one to the operator.
+"""Network of the bed: a switch in a machine of its own, with a link to each machine and to the operator.
 
-The bridge is in the switch, so that nothing here touches the packet filter of the operator's machine. Beds have
-numbers, and their networks are 10.99.<number>.0/24.
+The bridge is in the switch, so nothing here touches the packet filter of the operator's machine. Beds have numbers;
+their networks are 10.99.<number>.0/24.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _BEDS: Final = 200
 
 
 def address(bed: int, machine: int) -> str:
-    """The address of a machine, by number."""
+    """Return the address of a machine, by number."""
     return f"10.99.{bed}.{machine}"
 
 
 class Switch(Machine):
-    """Joins the machines of a bed. Its end of a machine's link is the machine's ``port``."""
+    """Switch between the machines of a bed. The switch's end of a link is called like the machine's ``port``."""
 
     def __init__(self, folder: Path, logs: Path) -> None:
         super().__init__("switch", "", folder, logs)
 
     def connect_operator(self) -> int:
-        """Join this machine to the switch, which is on; the bed's number, which no other bed has.
+        """Join this machine to the running switch; return the number of the bed, unique on this machine.
 
         Raises:
             RuntimeError: no network is free.
@@ -51,7 +51,7 @@ class Switch(Machine):
         raise RuntimeError("no network 10.99.<number>.0/24 is free here: 'ip route' shows who has them")
 
     def connect(self, machine: Machine) -> None:
-        """Give a machine that is on its link and its address."""
+        """Give a running machine a link and an address."""
         self._ip(
             f"link add {machine.port} type veth peer name eth0 netns {machine.init.pid}",
             f"link set {machine.port} master bridge",
@@ -65,11 +65,11 @@ class Switch(Machine):
         )
 
     def cut(self, machine: Machine) -> None:
-        """Take a machine's link out of the switch: it stays up at both ends, and what is sent goes nowhere."""
+        """Take a machine's link out of the switch: both ends stay up, and packets are lost."""
         self._ip(f"link set {machine.port} nomaster")
 
     def join(self, machine: Machine) -> None:
-        """Let everything through again."""
+        """Put a machine's link back into the switch."""
         self._ip(f"link set {machine.port} master bridge")
 
     def _ip(self, *commands: str) -> None:
@@ -89,7 +89,7 @@ def _ip_batch(prefix: list[str], *commands: str) -> None:
 
 
 def _networks() -> list[ipaddress.IPv4Network]:
-    """What this machine has a way to by itself."""
+    """Return the networks that this machine has routes to."""
     said = subprocess.run(["ip", "-json", "-4", "route"], capture_output=True, text=True, check=True)
     named = [load["dst"] for load in json.loads(said.stdout or "[]") if load["dst"] != "default"]
     return [ipaddress.IPv4Network(each) for each in named]

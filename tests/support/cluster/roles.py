@@ -1,7 +1,7 @@
-"""What the machines of a bed are for: hosts, members of etcd, controllers. Each can be cut off, its programs killed.
+"""Roles of the machines: hosts, members of etcd, controllers. Links can be cut, programs killed.
 
-Their paths and ports are those that the commands and the documentation name; what is started is what ``cluster init``
-and ``node register`` say.
+Paths and ports are those of the commands and the documentation; programs start with the output of ``cluster init`` and
+``node register``.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from tests.support.until import until
 _CONTAINERD: Final = "run/docker/containerd/containerd.pid"
 
 
-class Linked(Machine):
-    """A machine on the bed's switch."""
+class LinkedMachine(Machine):
+    """Machine on the switch of the bed."""
 
     def __init__(self, name: str, address: str, folder: Path, logs: Path, switch: Switch) -> None:
         super().__init__(name, address, folder, logs)
         self._switch = switch
 
     def switch_on(self) -> None:
-        """With its link."""
+        """Start the machine and connect the link."""
         super().switch_on()
         self._switch.connect(self)
 
     def cut(self) -> None:
-        """Cut its link: nothing gets through, and nobody is told."""
+        """Cut the link: packets are lost without an error."""
         self._switch.cut(self)
 
     def join(self) -> None:
-        """Mend its link."""
+        """Restore the link."""
         self._switch.join(self)
 
     @property
     def programs(self) -> tuple[Program, ...]:
-        """What is meant to run on it, in the order of a start."""
+        """Programs of the machine, in start order."""
         raise NotImplementedError
 
     def start(self) -> None:
-        """Start what does not run."""
+        """Start all stopped programs."""
         for program in self.programs:
             if not program.running:
                 program.start()
 
     def kill(self) -> None:
-        """``kill -9`` its programs."""
+        """Kill all programs with SIGKILL."""
         for program in reversed(self.programs):
             program.kill()
 
 
-class Host(Linked):
-    """Runs a Docker Engine and an agent."""
+class Host(LinkedMachine):
+    """Machine with a Docker Engine and an agent."""
 
     @property
     def agent(self) -> Program:
@@ -73,13 +73,12 @@ class Host(Linked):
         return (self.engine, self.agent)
 
     def describe_engine(self, cgroup: str) -> None:
-        """``cgroup``: below which its containers are counted, to be removed with the bed."""
+        """Set the command of the engine; its containers are below ``cgroup``, which is removed with the bed."""
         own = f"/{cgroup}/{self.name}"
         self.engine.describe(["dockerd", "--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", own])
 
     def install_agent(self, bundle: Path, command: str, *options: str) -> None:
-        """Carry the node's bundle here, and start the agent with what ``node register`` says from now on, and with
-        ``options``."""
+        """Copy the node's bundle here, and set the command of the agent: that of ``node register`` with ``options``."""
         self.copy(bundle, AGENT_HOME)
         _, *arguments = (*shlex.split(command), *options)
         # As the systemd unit has it.
@@ -107,7 +106,7 @@ class Host(Linked):
         self.wait_engine()
 
     def kill_docker(self) -> None:
-        """``kill -9`` the engine; the containers live on."""
+        """Kill the engine with SIGKILL; the containers live on."""
         containerd = int((self.root / _CONTAINERD).read_text())
         self.engine.kill()
         # It dies with the engine; until it is gone, the next engine would take it for alive and wait in vain.
@@ -115,19 +114,19 @@ class Host(Linked):
         (self.root / _CONTAINERD).unlink(missing_ok=True)
 
     def docker(self, *arguments: str) -> str:
-        """What ``docker ARGUMENTS`` prints there."""
+        """Return the output of ``docker ARGUMENTS`` on the host."""
         return self.run("docker", *arguments).stdout.strip()
 
     def load_image(self, archive: Path) -> None:
-        """Bring an image here that ``docker save`` has written."""
+        """Load an image archive written by ``docker save``."""
         self.run("docker", "load", "--quiet", "--input", str(archive))
 
     def routers(self) -> list[dict[str, Any]]:
-        """The containers that its agents route requests with, as ``docker inspect`` shows them."""
+        """Return the Envoy containers of the agents, in the form of ``docker inspect``."""
         return self._inspect(f"label={LABEL_MANAGED}=true", f"label={LABEL_ROUTER}")
 
     def containers(self, *filters: str) -> list[dict[str, Any]]:
-        """All of environments that its agents made, running or not, as ``docker inspect`` shows them."""
+        """Return the containers of environments, running or not, in the form of ``docker inspect``."""
         return self._inspect(f"label={LABEL_MANAGED}=true", f"label={LABEL_ENVIRONMENT}", *filters)
 
     def _inspect(self, *filters: str) -> list[dict[str, Any]]:
@@ -139,8 +138,8 @@ class Host(Linked):
         return found
 
 
-class Member(Linked):
-    """Runs a member of etcd."""
+class Member(LinkedMachine):
+    """Machine with a member of etcd."""
 
     @property
     def etcd(self) -> Program:
@@ -151,9 +150,9 @@ class Member(Linked):
         return (self.etcd,)
 
     def install(self, bundle: Path) -> None:
-        """Carry the member's bundle here; its ``etcd.env`` says how it is started."""
+        """Copy the member's bundle here; the command starts with the variables of ``etcd.env``."""
         self.copy(bundle, ETCD_HOME)
-        self.etcd.describe(["etcd", "--log-level", "warn"], variables(bundle / "etcd.env"))
+        self.etcd.describe(["etcd", "--log-level", "warn"], read_variables(bundle / "etcd.env"))
 
     def pause(self) -> None:
         self.etcd.pause()
@@ -162,8 +161,8 @@ class Member(Linked):
         self.etcd.resume()
 
 
-class ControllerPlace(Linked):
-    """Runs a controller, whose identity in the election is the machine's name."""
+class ControllerMachine(LinkedMachine):
+    """Machine with a controller; the name of the machine is the identity in the election."""
 
     @property
     def controller(self) -> Program:
@@ -174,13 +173,13 @@ class ControllerPlace(Linked):
         return (self.controller,)
 
     def install(self, bundle: Path, *options: str) -> None:
-        """Carry the controllers' bundle here; its ``controller.env`` and ``options`` say how it is started."""
+        """Copy the controllers' bundle here; the command starts with ``controller.env`` and ``options``."""
         self.copy(bundle, CONTROLLER_HOME)
-        settings = variables(bundle / "controller.env")
+        settings = read_variables(bundle / "controller.env")
         self.controller.python("devopsellence.controller", "--identity", self.name, *options, variables=settings)
 
     def stop(self) -> None:
-        """As its service manager would."""
+        """Stop the controller with SIGTERM, as a service manager does."""
         self.controller.stop()
 
     def pause(self) -> None:
@@ -190,6 +189,6 @@ class ControllerPlace(Linked):
         self.controller.resume()
 
 
-def variables(file: Path) -> dict[str, str]:
-    """What a settings file says, as systemd's ``EnvironmentFile=`` reads it."""
+def read_variables(file: Path) -> dict[str, str]:
+    """Return the variables of a settings file, parsed like systemd's ``EnvironmentFile=``."""
     return dict(word.split("=", 1) for word in shlex.split(file.read_text()))

@@ -1,7 +1,7 @@
-"""The process that asks: ``python -m tests.support.load.clients PLAN REPORT``, the plan as JSON.
+"""Process that sends requests: ``python -m tests.support.load.clients PLAN REPORT``, the plan as JSON.
 
-It asks until the plan's time is over or SIGTERM comes; then it finishes what it has asked for. What it has seen so far
-is in REPORT all the time, and complete when that says ``done``; each request's time is in ``REPORT.samples`` then.
+Requests are sent until the plan's time is over or SIGTERM comes; requests under way are finished. REPORT is kept up to
+date and complete once ``done``; the time of each request is then in ``REPORT.samples``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from tests.support.load.http import Answer, Broken, Connection
+from tests.support.load.http import BadAnswer, Connection, HttpAnswer
 from tests.support.load.plan import KEPT, KINDS, NEW, SLOW, SOCKET, Plan
 
 _ANSWER_SECONDS: Final = 5.0
@@ -33,8 +33,8 @@ _MOST_FAILURES: Final = 2_000
 _MOST_VERSIONS: Final = 1_000
 
 
-class Seen:
-    """What all clients of this process saw."""
+class Observations:
+    """Observations of all clients of this process."""
 
     def __init__(self) -> None:
         self.answered: Counter[str] = Counter()
@@ -48,7 +48,7 @@ class Seen:
         self._last: float | None = None
 
     def answer(self, kind: str, due: float, seconds: float, version: str) -> None:
-        """A request was answered, just now."""
+        """Record an answered request, just now."""
         now = time.monotonic()
         if kind in (KEPT, NEW):
             self.longest_gap = max(self.longest_gap, now - (self._last or now))
@@ -60,15 +60,15 @@ class Seen:
             self.samples.extend((due, seconds, KINDS.index(kind)))
 
     def failure(self, client: str, due: float, seconds: float, error: Exception) -> None:
-        """A request has failed, just now."""
+        """Record a failed request, just now."""
         self.failed += 1
         if len(self.failures) < _MOST_FAILURES:
-            status = error.status if isinstance(error, Broken) else 0
+            status = error.status if isinstance(error, BadAnswer) else 0
             words = str(error) or type(error).__name__
             self.failures.append({"at": due, "seconds": seconds, "client": client, "status": status, "error": words})
 
     def write(self, report: Path, *, done: bool) -> None:
-        """Put what is known in place of what the report said."""
+        """Replace the report."""
         if done:
             with report.with_suffix(".samples").open("wb") as file:
                 self.samples.tofile(file)
@@ -87,20 +87,20 @@ class Seen:
 
 
 class Clients:
-    """All clients of a plan."""
+    """Clients of a plan."""
 
-    def __init__(self, plan: Plan, seen: Seen) -> None:
+    def __init__(self, plan: Plan, seen: Observations) -> None:
         self._plan = plan
         self._seen = seen
         self._trust = ssl.create_default_context(cafile=plan.authority) if plan.authority else None
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
-        """No more requests after those that were asked for."""
+        """Stop sending; requests under way are finished."""
         self._stop.set()
 
     async def run(self) -> None:
-        """Until the plan's time is over, or :meth:`stop`."""
+        """Send requests until the plan's time is over, or :meth:`stop`."""
         plan = self._plan
         began = time.monotonic()
         steady = [KEPT] * plan.kept + [NEW] * plan.new
@@ -115,7 +115,7 @@ class Clients:
                 group.create_task(self._repeat(f"{SOCKET}-{number}", SOCKET, self._socket))
 
     async def _ask_on(self, name: str, kind: str, first: float, gap: float) -> None:
-        """One request after the other, each when it is due, or as soon as the one before was answered."""
+        """Send requests in sequence, each at its due time or as soon as the previous is answered."""
         connection: Connection | None = None
         closes = kind == NEW and self._plan.server_closes
         for number in itertools.count():
@@ -158,7 +158,7 @@ class Clients:
             return _version(await connection.get(f"/slow?seconds={seconds}"))
 
     async def _socket(self) -> str:
-        """A word there and back, on and on; then the client ends it."""
+        """Exchange words on a WebSocket, then close the WebSocket."""
         ends = time.monotonic() + self._plan.socket_seconds
         async with asyncio.timeout(self._plan.socket_seconds + _ANSWER_SECONDS), self._own() as connection:
             await connection.socket("/ws")
@@ -167,7 +167,7 @@ class Clients:
                 answer = (await connection.exchange(str(number).encode())).decode()
                 version, _, word = answer.partition(" ")
                 if word != str(number):
-                    raise Broken(f"not the word that was sent: {answer!r}")
+                    raise BadAnswer(f"not the word that was sent: {answer!r}")
                 if self._stop.is_set() or time.monotonic() > ends:
                     break
                 await asyncio.sleep(_WORD_SECONDS)
@@ -205,15 +205,15 @@ class Clients:
         await self._until(time.monotonic() + _PAUSE_SECONDS)
 
 
-def _version(answer: Answer) -> str:
+def _version(answer: HttpAnswer) -> str:
     if answer.status != 200:
-        raise Broken(f"{answer.status} {answer.body[:100].decode(errors='replace')}", answer.status)
+        raise BadAnswer(f"{answer.status} {answer.body[:100].decode(errors='replace')}", answer.status)
     return answer.body[:100].decode(errors="replace")
 
 
 async def main(plan: Plan, report: Path) -> None:
-    """Carry the plan out."""
-    seen = Seen()
+    """Carry out a plan."""
+    seen = Observations()
     clients = Clients(plan, seen)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, clients.stop)
     work = asyncio.ensure_future(clients.run())

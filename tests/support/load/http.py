@@ -1,4 +1,4 @@
-"""As much of HTTP/1.1 (RFC 9112) and WebSocket (RFC 6455) as clients need that retry nothing by themselves."""
+"""Client side of HTTP/1.1 (RFC 9112) and WebSocket (RFC 6455), without retries."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _TEXT: Final = 0x1
 _CLOSE: Final = 0x8
 
 
-class Broken(Exception):
-    """What came is no good answer; ``status`` is its status, 0 when there was none."""
+class BadAnswer(Exception):
+    """Bad or missing answer; ``status`` is the HTTP status, 0 without an answer."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -24,8 +24,8 @@ class Broken(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer. ``last``: the server closes the connection after it."""
+class HttpAnswer:
+    """HTTP answer. ``last``: the server closes the connection afterwards."""
 
     status: int
     headers: dict[str, str]
@@ -34,7 +34,7 @@ class Answer:
 
 
 class Connection:
-    """A connection to a server, over which one request after the other is asked."""
+    """Connection to a server, for requests in sequence."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> None:
         self._reader = reader
@@ -43,46 +43,48 @@ class Connection:
 
     @classmethod
     async def to(cls, address: str, port: int, host: str, trust: ssl.SSLContext | None = None) -> Self:
-        """Connect, and check the certificate where there is ``trust``."""
+        """Connect, and check the certificate if there is ``trust``."""
         return cls(*await asyncio.open_connection(address, port, ssl=trust, server_hostname=trust and host), host)
 
-    async def get(self, path: str, *, headers: str = "") -> Answer:
-        """Ask for ``path``; Broken when what comes is not a whole answer."""
+    async def get(self, path: str, *, headers: str = "") -> HttpAnswer:
+        """Request ``path``; Broken if no complete answer comes."""
         self._writer.write(f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\n{headers}\r\n".encode())
         try:
             status, said = self._head(await self._reader.readuntil(b"\r\n\r\n"))
             body = b"" if status in (101, 204, 304) else await self._body(said)
         except asyncio.IncompleteReadError as error:
             before = "before the answer" if not error.partial else "in the middle of the answer"
-            raise Broken(f"the connection was closed {before}") from error
-        return Answer(status, said, body, said.get("connection", "").lower() == "close")
+            raise BadAnswer(f"the connection was closed {before}") from error
+        return HttpAnswer(status, said, body, said.get("connection", "").lower() == "close")
 
     async def socket(self, path: str) -> None:
-        """Make a WebSocket of it."""
+        """Upgrade the connection to a WebSocket."""
         key = base64.b64encode(os.urandom(16)).decode()
         wanted = (
             f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
         )
         answer = await self.get(path, headers=wanted)
         if answer.status != 101:
-            raise Broken(f"no WebSocket: {answer.status} {answer.body[:100].decode(errors='replace')}", answer.status)
+            raise BadAnswer(
+                f"no WebSocket: {answer.status} {answer.body[:100].decode(errors='replace')}", answer.status
+            )
 
     async def exchange(self, word: bytes) -> bytes:
-        """Send a word of at most 125 bytes over the WebSocket; what comes back."""
+        """Send a word of at most 125 bytes over the WebSocket; return the answer."""
         self._send(_TEXT, word)
         kind, answer = await self._receive()
         if kind != _TEXT:
-            raise Broken("the WebSocket was closed by the other end")
+            raise BadAnswer("the WebSocket was closed by the other end")
         return answer
 
     async def end_socket(self) -> None:
-        """Say that the WebSocket ends, and wait for the other end to say so."""
+        """Close the WebSocket and wait for the other end to close."""
         self._send(_CLOSE, struct.pack(">H", 1000))
         while (await self._receive())[0] != _CLOSE:
             pass
 
     async def closed(self) -> None:
-        """Wait until the other end has closed it."""
+        """Wait until the server has closed the connection."""
         await self._reader.read()
 
     def close(self) -> None:
@@ -98,7 +100,7 @@ class Connection:
             first, length = await self._reader.readexactly(2)
             return first & 0xF, await self._reader.readexactly(length & 0x7F)
         except asyncio.IncompleteReadError as error:
-            raise Broken("the WebSocket's connection was closed without a word") from error
+            raise BadAnswer("the WebSocket's connection was closed without a word") from error
 
     @staticmethod
     def _head(head: bytes) -> tuple[int, dict[str, str]]:
@@ -113,6 +115,6 @@ class Connection:
         while size := int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16):
             body += (await self._reader.readexactly(size + 2))[:-2]
             if len(body) > _MOST:
-                raise Broken("the body has no end")
+                raise BadAnswer("the body has no end")
         await self._reader.readuntil(b"\r\n")
         return body

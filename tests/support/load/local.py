@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from tests.support.load.plan import Plan
-from tests.support.load.result import Result, read, result, together
+from tests.support.load.result import Result, merge_results, read_report, read_result
 from tests.support.until import until
 
 _REPOSITORY: Final = Path(__file__).parents[3]
@@ -20,10 +20,10 @@ _END_SECONDS: Final = 30.0
 
 
 class Load:
-    """The clients of ``plan`` in ``processes`` of their own, while it is entered; ``result`` is there afterwards.
+    """Clients of ``plan`` in ``processes`` processes inside the block; ``result`` is there afterwards.
 
-    Entering returns once somebody was answered, so that what happens inside happens under load; with ``wait`` false
-    at once.
+    The block begins once a client is answered, so that everything inside happens under load; without ``wait``, at
+    once.
     """
 
     def __init__(self, plan: Plan, *, processes: int = 1, wait: bool = True) -> None:
@@ -57,13 +57,13 @@ class Load:
             process.wait(timeout=plan.seconds + _END_SECONDS)
 
     def answered(self, process: int = 0) -> Counter[str]:
-        """How many requests were answered so far, by who answered."""
-        return Counter(read(self._report(process)).get("answered", {}))
+        """Return the number of answered requests so far, by version of the service."""
+        return Counter(read_report(self._report(process)).get("answered", {}))
 
     @property
     def failed(self) -> int:
-        """How many requests have failed so far."""
-        return sum(read(self._report(number)).get("failed", 0) for number in range(len(self._plans)))
+        """Number of failed requests so far."""
+        return sum(read_report(self._report(number)).get("failed", 0) for number in range(len(self._plans)))
 
     def _end(self) -> None:
         for process in self._processes:
@@ -71,7 +71,7 @@ class Load:
         try:
             for process in self._processes:
                 process.wait(timeout=_END_SECONDS)
-            self.result = together(result(self._report(number)) for number in range(len(self._plans)))
+            self.result = merge_results(read_result(self._report(number)) for number in range(len(self._plans)))
         finally:
             for process in self._processes:
                 process.kill()

@@ -1,4 +1,4 @@
-"""What is asked, as data that passes between processes."""
+"""Plan of requests, as data that passes between processes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ KINDS = (KEPT, NEW, SLOW, SOCKET)
 
 @dataclass(frozen=True)
 class Plan:
-    """Who is asked, and how.
+    """Server, requests and kinds of connection.
 
-    ``host`` is what the ``Host`` header says, and the name that a certificate must carry; ``authority``: the PEM file
-    by which it is checked, empty: plain HTTP. ``kept``, ``new``, ``slow`` and ``sockets`` count clients.
-    ``server_closes``: the new ones leave it to the server to close, so that it, not they, must keep the connection's
-    port for a minute (TIME-WAIT). ``rate`` is of requests a second of the kept and new ones together; 0: each asks
-    again as soon as it was answered. A slow request takes ``slow_seconds``, a WebSocket is closed by the client after
-    ``socket_seconds``. All ends after ``seconds``.
+    ``host``: the ``Host`` header and the name in the certificate. ``authority``: PEM file to check the certificate;
+    empty: plain HTTP. ``kept``, ``new``, ``slow`` and ``sockets`` count clients. ``server_closes``: new connections
+    are closed by the server, which then keeps the connection's port for a minute (TIME-WAIT). ``rate``: requests per
+    second of the kept and new clients together; 0: each client sends the next request as soon as the previous is
+    answered. A slow request takes ``slow_seconds``; the client closes a WebSocket after ``socket_seconds``. The plan
+    ends after ``seconds``.
     """
 
     address: str
@@ -50,8 +50,9 @@ class Plan:
         return cls(**json.loads(text))
 
     def split(self, processes: int) -> list[Plan]:
-        """The same for several processes together: each gets its share of the clients and of the rate. Fewer, where
-        there are not so many clients."""
+        """Return plans for several processes, with a share of the clients and of the rate each; fewer plans if there
+        are fewer clients.
+        """
         parts = [
             replace(
                 self,

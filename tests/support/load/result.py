@@ -1,4 +1,4 @@
-"""What clients saw, as data."""
+"""Observations of clients, as data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.load.plan import KINDS
 
 @dataclass(frozen=True)
 class Failure:
-    """A request that failed. ``at``: when it was due, seconds since the epoch. ``status``: 0 without an answer."""
+    """Failed request. ``at``: due time, seconds since the epoch. ``status``: 0 without an answer."""
 
     at: float
     seconds: float
@@ -30,7 +30,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Sample:
-    """A request that was answered: when it was due, how long that took, and over what kind of connection."""
+    """Answered request: due time, seconds until the answer, kind of connection."""
 
     at: float
     seconds: float
@@ -39,8 +39,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Result:
-    """``answered``: how many requests by who answered, ``finished``: by kind. ``failures`` are the first
-    few thousand of those that ``failed``. ``longest_gap``: seconds between two answers to kept and new ones."""
+    """Outcome of a plan.
+
+    ``answered``: requests by version of the service. ``finished``: requests by kind. ``failures``: the first few
+    thousand of all ``failed``. ``longest_gap``: seconds between two answers to kept and new clients.
+    """
 
     answered: Counter[str] = field(default_factory=Counter)
     finished: Counter[str] = field(default_factory=Counter)
@@ -55,7 +58,9 @@ class Result:
         return sum(self.finished.values()) + self.failed
 
     def percentile(self, share: float, *kinds: str, since: float = 0.0, before: float = float("inf")) -> float:
-        """The time below which ``share`` (0.99) of the requests were answered that were due within a time."""
+        """Return the time in seconds below which ``share`` (0.99) of the requests due between two moments were
+        answered.
+        """
         chosen = [
             sample.seconds for sample in self.samples if since <= sample.at < before and sample.kind in (kinds or KINDS)
         ]
@@ -64,7 +69,7 @@ class Result:
         return statistics.quantiles(chosen, n=1000, method="inclusive")[round(share * 1000) - 1]
 
     def outages(self) -> str:
-        """For people: how many failed, from when to when, and of what."""
+        """Describe the failures for people: number, time span and errors."""
         if not self.failures:
             return "none failed"
         first, last = self.failures[0].at, max(failure.at + failure.seconds for failure in self.failures)
@@ -73,15 +78,15 @@ class Result:
         return f"{self.failed} of {self.requests} failed within {last - first:.2f} s: {words}"
 
 
-def read(report: Path) -> dict[str, Any]:
-    """What clients have reported so far; empty before their first word."""
+def read_report(report: Path) -> dict[str, Any]:
+    """Return the report of clients so far; empty before the first report."""
     found: dict[str, Any] = json.loads(report.read_text()) if report.exists() else {}
     return found
 
 
-def result(report: Path) -> Result:
-    """What came of clients that have ended; AssertionError if they did so early."""
-    said = read(report)
+def read_result(report: Path) -> Result:
+    """Return the outcome of clients that have ended; AssertionError if the clients ended early."""
+    said = read_report(report)
     assert said.pop("done", False), f"the clients of {report} have not come to an end"
     values = array("d")
     content = report.with_suffix(".samples").read_bytes()
@@ -98,8 +103,8 @@ def result(report: Path) -> Result:
     )
 
 
-def together(results: Iterable[Result]) -> Result:
-    """What several processes saw that asked the same service."""
+def merge_results(results: Iterable[Result]) -> Result:
+    """Merge the outcomes of several processes with the same service."""
     all_of_them = list(results)
     return Result(
         answered=sum((each.answered for each in all_of_them), Counter()),

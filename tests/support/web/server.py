@@ -1,11 +1,11 @@
-"""A plain web server, as most apps are: asked to end it is gone at once, whoever it was answering.
+"""Plain web server that ends at once on SIGTERM, in the middle of answers, as most apps do.
 
-That nobody notices is the ingress's doing, not its. ``VERSION`` is what it answers; with the version "broken" it is
-never healthy.
+Only the ingress can keep requests from failing meanwhile. ``VERSION`` is the answer; the version "broken" is never
+healthy.
 
-``/up`` how it is, ``/version`` (and everything else) its version, ``/slow?seconds=2`` the same after a while,
-``/work?ms=0.5`` the same after that much computing, ``/headers`` what came as JSON, ``/ws`` a WebSocket that sends back
-each word, after the version.
+``/up``: health. ``/version`` and every other path: the version. ``/slow?seconds=2``: the version after a while.
+``/work?ms=0.5``: the version after so much computing. ``/headers``: the request headers as JSON. ``/ws``: a WebSocket
+that echoes each word after the version.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ CLOSE = 0x8
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One connection, for as long as the client keeps it."""
+    """Serve a connection until the client closes."""
     try:
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -48,7 +48,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def answer(path: str, query: str, headers: dict[str, str]) -> tuple[str, str]:
-    """The status and the body."""
+    """Return status and body."""
     if path == "/up":
         return ("500 Broken", "broken") if VERSION == "broken" else ("200 OK", "up")
     if path == "/slow":
@@ -61,14 +61,14 @@ async def answer(path: str, query: str, headers: dict[str, str]) -> tuple[str, s
 
 
 def compute(seconds: float) -> None:
-    """Keep the processor busy for so long, as an app's own code would."""
+    """Keep the processor busy for so long, like an app's own code."""
     until = time.thread_time() + seconds
     while time.thread_time() < until:
         pass
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str) -> None:
-    """A WebSocket until the client ends it. Words of at most 117 bytes, each in one frame."""
+    """Serve a WebSocket until the client closes. Words have at most 117 bytes, a frame each."""
     accepted = base64.b64encode(hashlib.sha1((key + MAGIC).encode(), usedforsecurity=False).digest()).decode()
     upgrade = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     writer.write(f"{upgrade}Sec-WebSocket-Accept: {accepted}\r\n\r\n".encode())
@@ -86,7 +86,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: 
 
 
 async def main() -> None:
-    """For ever."""
+    """Serve forever."""
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 0)
     server = await asyncio.start_server(serve, "", PORT, backlog=512)
     await server.serve_forever()

@@ -1,4 +1,4 @@
-"""constraints.txt pins everything that an installation brings in, and says nothing about where it comes from."""
+"""constraints.txt pins all distributions of an installation, and names no index."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pins() -> dict[str, str]:
 
 
 def reached(requirements: list[str]) -> dict[str, str]:
-    """Every distribution that the requirements lead to here, with its installed version ("" for a missing one)."""
+    """Return all distributions required here, with the installed version ("" for a missing one)."""
     found: dict[str, str] = {}
     todo = [(Requirement(text), "") for text in requirements]
     while todo:

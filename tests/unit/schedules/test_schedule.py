@@ -1,10 +1,10 @@
-"""Schedules are what their seed makes of them, and keep to what the verdict takes for granted."""
+"""Schedules: determined by the seed, and within the assumptions of the verdict."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.schedules.schedule import Quality, What, schedule
+from tests.schedules.schedule import ReleaseQuality, StepKind, schedule
 
 SEEDS = range(1, 101)
 
@@ -16,8 +16,8 @@ def test_a_seed_always_makes_the_same_schedule() -> None:
 
 def test_a_hundred_of_them_leave_nothing_out() -> None:
     steps = [step for seed in SEEDS for step in schedule(seed).steps]
-    assert {step.what for step in steps} == set(What)
-    assert {shape.quality for step in steps for shape in step.shapes} == set(Quality)
+    assert {step.what for step in steps} == set(StepKind)
+    assert {shape.quality for step in steps for shape in step.shapes} == set(ReleaseQuality)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -25,7 +25,7 @@ def test_every_service_can_run_somewhere_whatever_happens(seed: int) -> None:
     made = schedule(seed)
     assert made.labels["n1"] == ("web", "worker")
     assert "n1" in made.attached
-    meddling = {What.RELABEL, What.CORDON, What.DETACH}
+    meddling = {StepKind.RELABEL, StepKind.CORDON, StepKind.DETACH}
     assert not [step for step in made.steps if step.target == "n1" and step.what in meddling]
-    assert made.steps[0].shapes[0].quality is Quality.GOOD
+    assert made.steps[0].shapes[0].quality is ReleaseQuality.GOOD
     assert made.own_etcd or not [step for step in made.steps if step.target == "etcd"]

@@ -1,4 +1,4 @@
-"""The verdict on a schedule's end finds what is wrong: otherwise a hundred good ends would mean nothing."""
+"""Verdict on the end of a schedule finds defects: otherwise a hundred good ends would mean nothing."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from devopsellence.store.codec import encode
 from devopsellence.store.keys import Keys
 from devopsellence.store.types import KeyValue, WatchEvent
 from tests.schedules.releases import REF, named, release
-from tests.schedules.schedule import Quality, Shape
-from tests.schedules.verdict import End, defects, regressions
+from tests.schedules.schedule import ReleaseQuality, ReleaseShape
+from tests.schedules.verdict import ScheduleEnd, defects, regressions
 
 KEYS = Keys()
-GOOD, SICK = Shape(), Shape(Quality.SICK)
+GOOD, SICK = ReleaseShape(), ReleaseShape(ReleaseQuality.SICK)
 
 
 def running(
-    name: str, number: int, shape: Shape, state: ContainerState = ContainerState.RUNNING
+    name: str, number: int, shape: ReleaseShape, state: ContainerState = ContainerState.RUNNING
 ) -> tuple[Container, ...]:
-    """The containers of a release as they should be."""
+    """Return the containers of a release in good order."""
     return tuple(
         Container(f"{name}-{one.name}", one.name, str(REF), one.name, "", number, one.image.pinned, state)
         for one in release(number, shape, "").services
@@ -51,7 +51,7 @@ def assigned(number: int) -> tuple[str, Message]:
     return KEYS.assignment("n1", REF), pb.Assignment(node="n1", release=number)
 
 
-def end(*, shape: Shape = GOOD, number: int = 2, **fields: Any) -> End:
+def end(*, shape: ReleaseShape = GOOD, number: int = 2, **fields: Any) -> ScheduleEnd:
     """``n1`` attached to release 2 of ``shape``, running release ``number``."""
     values = written(
         (KEYS.environment(REF), pb.Environment(**named(), nodes=["n1"], latest_release=2)),
@@ -61,7 +61,7 @@ def end(*, shape: Shape = GOOD, number: int = 2, **fields: Any) -> End:
         (KEYS.rollout(REF), rollout(**fields)),
         assigned(number),
     )
-    return End(KEYS, values, {1: GOOD, 2: shape}, {"n1": running("n1", number, GOOD)}, {"n1": 1}, [])
+    return ScheduleEnd(KEYS, values, {1: GOOD, 2: shape}, {"n1": running("n1", number, GOOD)}, {"n1": 1}, [])
 
 
 def test_a_good_release_that_runs_everywhere() -> None:
@@ -76,15 +76,15 @@ def test_a_bad_release_that_went_back() -> None:
     assert defects(replace(went_back, values={**went_back.values, **written(assigned(2))})) != []
 
 
-def hold(one: End, *containers: Container) -> End:
+def hold(one: ScheduleEnd, *containers: Container) -> ScheduleEnd:
     return replace(one, containers={"n1": containers})
 
 
-def store(one: End, *records: tuple[str, Message]) -> End:
+def store(one: ScheduleEnd, *records: tuple[str, Message]) -> ScheduleEnd:
     return replace(one, values={**one.values, **written(*records)})
 
 
-def orphan(one: End) -> End:
+def orphan(one: ScheduleEnd) -> ScheduleEnd:
     return replace(one, containers={**one.containers, "n2": running("n2", 2, GOOD)}, networks={"n1": 1, "n2": 0})
 
 
@@ -107,7 +107,7 @@ def orphan(one: End) -> End:
         pytest.param(lambda one: store(one, (KEYS.rollout(REF), pb.Rollout())), "the newest is 2", id="no rollout"),
     ],
 )
-def test_violations_are_found(spoil: Callable[[End], End], expected: str) -> None:
+def test_violations_are_found(spoil: Callable[[ScheduleEnd], ScheduleEnd], expected: str) -> None:
     assert any(expected in found for found in defects(spoil(end())))
 
 
