@@ -94,10 +94,10 @@ async def preview_drain(etcd: Etcd, name: str, *, move_volumes: bool) -> DrainPr
         if assignment.removed:
             continue
         attached = environments[str(ref)].nodes if str(ref) in environments else ()
-        names = [each for each in attached if each != name and keys.node(each) in nodes]
-        assignments = await reader.get_many({each: keys.assignment(each, ref) for each in names}, Assignment)
+        names = [other for other in attached if other != name and keys.node(other) in nodes]
+        assignments = await reader.get_many({other: keys.assignment(other, ref) for other in names}, Assignment)
         others = [
-            _other(nodes[keys.node(each)], beats.get(keys.heartbeat(each)), assignments.get(each)) for each in names
+            _other(nodes[keys.node(other)], beats.get(keys.heartbeat(other)), assignments.get(other)) for other in names
         ]
         services += drained_services(ref, assignment.services, others, move_volumes=move_volumes)
     return DrainPreview(workload, tuple(services), (*workload.problems, *reader.problems))

@@ -110,12 +110,12 @@ async def list_nodes(etcd: Etcd) -> tuple[list[ListedNode], list[UnreadableKey]]
         cluster_summary.ingress_summaries(etcd, datetime.now(UTC)),
     )
     ingress_notes = cluster_summary.node_notes(ingresses)
-    draining = [each.name for each in overviews if each.node is not None and each.node.HasField("drain")]
+    draining = [node.name for node in overviews if node.node is not None and node.node.HasField("drain")]
     workloads = dict(zip(draining, await concurrently(read_workload(etcd, name) for name in draining), strict=True))
     unreachable = unreachable_since(rollouts.values())
     shown = [
-        replace(listed_node(each, workloads, unreachable), ingress=ingress_notes.get(each.name, ""))
-        for each in overviews
+        replace(listed_node(node, workloads, unreachable), ingress=ingress_notes.get(node.name, ""))
+        for node in overviews
     ]
     return shown, [*problems, *reader.problems]
 
@@ -127,7 +127,7 @@ def listed_node(
     workload = workloads.get(base.name)
     state = state_of(base, workload)
     stays = (
-        tuple(dict.fromkeys(each.service for each in workload.running))
+        tuple(dict.fromkeys(service.service for service in workload.running))
         if workload is not None and workload.drained
         else ()
     )

@@ -75,7 +75,10 @@ def service_moves(
     """
     if after.cordoned:
         return []
-    now, then = compute_placement(services, [before, *others], held), compute_placement(services, [after, *others], held)
+    now, then = (
+        compute_placement(services, [before, *others], held),
+        compute_placement(services, [after, *others], held),
+    )
     moves = []
     for service in services:
         if service.replicas:

@@ -43,14 +43,16 @@ async def preview_relabel(etcd: Etcd, name: str, edit: Callable[[list[str]], lis
     after.CopyFrom(before)
     after.labels[:] = edit(list(before.labels))
     environments = {
-        ref: each for ref, each in (await _environments(reader)).items() if name in each.nodes and each.latest_release
+        ref: stored
+        for ref, stored in (await _environments(reader)).items()
+        if name in stored.nodes and stored.latest_release
     }
     releases = await concurrently(
         reader.get(keys.release(ref, environment.latest_release), Release) for ref, environment in environments.items()
     )
     moves_: list[ServiceMove] = []
     for (ref, environment), release in zip(environments.items(), releases, strict=True):
-        others = [node for each in environment.nodes if each != name and (node := listing.get(keys.node(each)))]
+        others = [node for other in environment.nodes if other != name and (node := listing.get(keys.node(other)))]
         services = release.services if release else ()
         held = replicas.placements_held(await replicas.assignments(etcd, ref, services, [before, *others]))
         moves_ += service_moves(ref, services, before, after, others, held)

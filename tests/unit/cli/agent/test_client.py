@@ -17,7 +17,7 @@ def beat(address: str, uid: str = "u") -> Heartbeat:
 
 
 @pytest.mark.parametrize(
-    ("address", "said", "expected"),
+    ("address", "reported", "expected"),
     [
         ("", "10.0.0.1:7443", "10.0.0.1:7443"),
         ("192.0.2.7", "10.0.0.1:7443", "192.0.2.7:7443"),
@@ -25,8 +25,8 @@ def beat(address: str, uid: str = "u") -> Heartbeat:
         ("", "[::1]:7443", "[::1]:7443"),
     ],
 )
-def test_registered_address_wins_over_reported_address(address: str, said: str, expected: str) -> None:
-    assert endpoint_of("n1", Node(name="n1", uid="u", address=address), beat(said)) == AgentEndpoint(
+def test_registered_address_wins_over_reported_address(address: str, reported: str, expected: str) -> None:
+    assert endpoint_of("n1", Node(name="n1", uid="u", address=address), beat(reported)) == AgentEndpoint(
         "n1", "u", expected
     )
 
@@ -41,9 +41,9 @@ def test_registered_address_wins_over_reported_address(address: str, said: str, 
     ],
 )
 def test_unreachable_agent_has_a_reason(node: Node | None, heartbeat: Heartbeat | None, problem: str) -> None:
-    found = endpoint_of("n1", node, heartbeat)
-    assert found.address == ""
-    assert problem in found.problem
+    endpoint = endpoint_of("n1", node, heartbeat)
+    assert endpoint.address == ""
+    assert problem in endpoint.problem
 
 
 @pytest.mark.parametrize(

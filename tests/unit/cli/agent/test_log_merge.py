@@ -20,7 +20,7 @@ def line(node: str, at: int, container: str = "c") -> OutputLine:
 
 
 def times(lines: list[OutputLine]) -> list[int]:
-    return [each.at for each in lines]
+    return [output.at for output in lines]
 
 
 def two() -> MergeBuffer:

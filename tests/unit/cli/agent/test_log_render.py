@@ -65,9 +65,9 @@ def test_pipe_gets_unchanged_bytes() -> None:
 
 
 def test_json_is_a_single_line() -> None:
-    made = JsonRenderer("logs")(line(b"a\n\xff\x1b"))
-    assert made.count(b"\n") == 1
-    assert json.loads(made)["line"] == "a\n\ufffd\x1b"
+    document = JsonRenderer("logs")(line(b"a\n\xff\x1b"))
+    assert document.count(b"\n") == 1
+    assert json.loads(document)["line"] == "a\n\ufffd\x1b"
 
 
 def test_times_have_nine_digits() -> None:

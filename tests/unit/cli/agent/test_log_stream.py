@@ -24,7 +24,7 @@ def test_repeated_lines_are_left_out_but_equal_lines_kept() -> None:
     resume.restart()
     assert resume.since == 5
     again = [line("c", 4), line("c", 5), line("c", 5, b"y"), line("c", 5), line("c", 5), line("c", 6)]
-    assert [resume.admit(each, resumed=True) for each in again] == [False, False, True, False, True, True]
+    assert [resume.admit(entry, resumed=True) for entry in again] == [False, False, True, False, True, True]
 
 
 def test_silent_container_limits_overlap() -> None:
@@ -39,14 +39,14 @@ SAID = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 4), st.sampled_f
 
 
 @given(SAID, st.lists(st.integers(0, 30), max_size=4))
-def test_every_line_appears_once_after_any_break(said: list[Said], breaks: list[int]) -> None:
+def test_every_line_appears_once_after_any_break(entries: list[Said], breaks: list[int]) -> None:
     # Each container's lines are in order of time; streams interleave them as they like.
-    log = sorted(said, key=lambda each: each[1])
+    log = sorted(entries, key=lambda entry: entry[1])
     resume, seen, resumed = ResumePoint(), [], False
     for length in [*breaks, len(log)]:
         since = resume.since or 0
-        stream = [line(*each) for each in log if each[1] >= since]
+        stream = [line(*entry) for entry in log if entry[1] >= since]
         resume.restart()
-        seen += [each for each in stream[:length] if resume.admit(each, resumed=resumed)]
+        seen += [entry for entry in stream[:length] if resume.admit(entry, resumed=resumed)]
         resumed = True
-    assert sorted((each.container, each.at, each.text) for each in seen) == sorted(log)
+    assert sorted((entry.container, entry.at, entry.text) for entry in seen) == sorted(log)

@@ -48,26 +48,26 @@ def code(work: object, *arguments: object, **options: object) -> str:
     return caught.value.code
 
 
-def found(sources: list[select.LogSource]) -> dict[str, tuple[str, ...]]:
+def services_by_node(sources: list[select.LogSource]) -> dict[str, tuple[str, ...]]:
     return {source.agent.node: source.services for source in sources}
 
 
 def test_logs_come_from_nodes_that_run_or_should_run_a_service() -> None:
     seen = survey({"n1": ["web"], "n2": [], "n3": []}, labels={"n2": "worker"}, release=Release(services=[WEB, JOBS]))
-    assert found(select.log_sources(seen, [])) == {"n1": ("web",), "n2": ("jobs",)}
-    assert found(select.log_sources(seen, ["jobs"])) == {"n2": ("jobs",)}
+    assert services_by_node(select.log_sources(seen, [])) == {"n1": ("web",), "n2": ("jobs",)}
+    assert services_by_node(select.log_sources(seen, ["jobs"])) == {"n2": ("jobs",)}
 
 
 def test_node_without_replica_is_not_asked_for_logs() -> None:
     one = Service(name="jobs", kind=Service.WORKER, replicas=1)
     labels = {"n1": "worker", "n2": "worker"}
     seen = survey({"n1": [], "n2": ["jobs"]}, labels=labels, release=Release(services=[one]))
-    assert found(select.log_sources(seen, ["jobs"])) == {"n2": ("jobs",)}
+    assert services_by_node(select.log_sources(seen, ["jobs"])) == {"n2": ("jobs",)}
 
 
 def test_detached_node_still_has_logs() -> None:
     seen = survey({"n1": ["old"]}, labels={"n1": "web"}, release=Release(services=[WEB]))
-    assert found(select.log_sources(seen, ["old"])) == {"n1": ("old",)}
+    assert services_by_node(select.log_sources(seen, ["old"])) == {"n1": ("old",)}
 
 
 def test_service_not_running_differs_from_unknown_service() -> None:

@@ -240,9 +240,9 @@ def test_unchanged_release_has_no_actions() -> None:
 def test_differences_name_variables_without_values() -> None:
     before = web(env={"A": "1", "B": "old-password", "C": "3"})
     after = web(env={"A": "1", "B": "new-password", "D": "4"}, args=["run"])
-    found = differences(before, after)
-    assert found == ["args changed", "env D added", "env B changed", "env C removed"]
-    assert "password" not in str(found)
+    changed = differences(before, after)
+    assert changed == ["args changed", "env D added", "env B changed", "env C removed"]
+    assert "password" not in str(changed)
 
 
 def test_fields_without_restart_match_the_agents_hash() -> None:

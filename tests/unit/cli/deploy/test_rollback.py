@@ -11,12 +11,12 @@ _P = Rollout
 
 
 def rollout(newest: int, phase: Rollout.Phase.ValueType, *history: tuple[int, Rollout.Phase.ValueType]) -> Rollout:
-    outcomes = [RolloutOutcome(release=number, phase=each) for number, each in history]
+    outcomes = [RolloutOutcome(release=number, phase=phase) for number, phase in history]
     return Rollout(release=newest, phase=phase, history=outcomes)
 
 
 @pytest.mark.parametrize(
-    ("found", "newest", "expected"),
+    ("record", "newest", "expected"),
     [
         (None, 3, None),
         (rollout(1, _P.SETTLED), 1, None),
@@ -32,12 +32,12 @@ def rollout(newest: int, phase: Rollout.Phase.ValueType, *history: tuple[int, Ro
         (Rollout(release=4, phase=_P.FAILED, target=3, last_settled=3), 3, None),
     ],
 )
-def test_last_settled_release_is_chosen(found: Rollout | None, newest: int, expected: int | None) -> None:
-    assert last_settled(found, newest) == expected
+def test_last_settled_release_is_chosen(record: Rollout | None, newest: int, expected: int | None) -> None:
+    assert last_settled(record, newest) == expected
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("record", "expected"),
     [
         (None, 4),
         (Rollout(release=4, phase=_P.SETTLED), 4),
@@ -47,5 +47,5 @@ def test_last_settled_release_is_chosen(found: Rollout | None, newest: int, expe
     ],
     ids=["no rollout", "settled", "rolled back", "rolling back", "not taken up yet"],
 )
-def test_rollback_target_is_relative_to_running_release(found: Rollout | None, expected: int) -> None:
-    assert running(found, 4) == expected
+def test_rollback_target_is_relative_to_running_release(record: Rollout | None, expected: int) -> None:
+    assert running(record, 4) == expected

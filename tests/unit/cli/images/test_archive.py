@@ -44,43 +44,43 @@ def manifest(name: str, *layers: str) -> tuple[str, bytes]:
     return "manifest.json", json.dumps([{"Config": name, "RepoTags": None, "Layers": layers}]).encode()
 
 
-def content(path: Path, found: ArchiveIndex, digest: str) -> bytes:
-    extent = found.layers[digest]
+def content(path: Path, archive_index: ArchiveIndex, digest: str) -> bytes:
+    extent = archive_index.layers[digest]
     return path.read_bytes()[extent.offset : extent.offset + extent.size]
 
 
 def test_old_layout_with_linked_layer_is_indexed(tmp_path: Path) -> None:
-    made = config(*DIFFS, DIFFS[0])
+    image_config = config(*DIFFS, DIFFS[0])
     files: list[tuple[str, bytes | str]] = [
         ("l1/layer.tar", ONE),
         ("l2/layer.tar", TWO),
         ("l3/layer.tar", "../l1/layer.tar"),
-        ("c.json", made),
+        ("c.json", image_config),
         manifest("c.json", "l1/layer.tar", "l2/layer.tar", "l3/layer.tar"),
     ]
     path = write(tmp_path, files)
-    found = read_index(path)
-    assert list(found.images) == [image_id(made)]
-    assert found.images[image_id(made)].config == made
-    assert found.images[image_id(made)].diff_ids == (*DIFFS, DIFFS[0])
-    assert [content(path, found, digest) for digest in DIFFS] == [ONE, TWO]
+    archive_index = read_index(path)
+    assert list(archive_index.images) == [image_id(image_config)]
+    assert archive_index.images[image_id(image_config)].config == image_config
+    assert archive_index.images[image_id(image_config)].diff_ids == (*DIFFS, DIFFS[0])
+    assert [content(path, archive_index, digest) for digest in DIFFS] == [ONE, TWO]
 
 
 def test_oci_layout_is_indexed(tmp_path: Path) -> None:
-    made = config(*DIFFS)
-    blobs = [f"blobs/sha256/{digest.removeprefix('sha256:')}" for digest in (*DIFFS, image_id(made))]
+    image_config = config(*DIFFS)
+    blobs = [f"blobs/sha256/{digest.removeprefix('sha256:')}" for digest in (*DIFFS, image_id(image_config))]
     files: list[tuple[str, bytes | str]] = [
         (blobs[0], ONE),
         (f"./{blobs[1]}", TWO),
-        (blobs[2], made),
+        (blobs[2], image_config),
         ("index.json", b"{}"),
         ("oci-layout", b"{}"),
         manifest(blobs[2], blobs[0], blobs[1]),
     ]
     path = write(tmp_path, files)
-    found = read_index(path)
-    assert list(found.images) == [image_id(made)]
-    assert [content(path, found, digest) for digest in DIFFS] == [ONE, TWO]
+    archive_index = read_index(path)
+    assert list(archive_index.images) == [image_id(image_config)]
+    assert [content(path, archive_index, digest) for digest in DIFFS] == [ONE, TWO]
 
 
 def test_several_images_share_layers(tmp_path: Path) -> None:
@@ -96,9 +96,9 @@ def test_several_images_share_layers(tmp_path: Path) -> None:
         ("2.json", second),
         ("manifest.json", json.dumps(entries).encode()),
     ]
-    found = read_index(write(tmp_path, files))
-    assert set(found.images) == {image_id(first), image_id(second)}
-    assert set(found.layers) == set(DIFFS)
+    archive_index = read_index(write(tmp_path, files))
+    assert set(archive_index.images) == {image_id(first), image_id(second)}
+    assert set(archive_index.layers) == set(DIFFS)
 
 
 @pytest.mark.parametrize(

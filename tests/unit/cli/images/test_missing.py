@@ -52,28 +52,28 @@ def test_registry_images_are_not_uploaded() -> None:
 
 
 def answer(*images: tuple[bool, list[tuple[bool, int, bool]]], free: int = 1000) -> FindImagesAnswer:
-    made = FindImagesAnswer(disk_free_mib=free)
+    answer = FindImagesAnswer(disk_free_mib=free)
     for present, layers in images:
-        found = made.images.add(present=present)
+        result = answer.images.add(present=present)
         for there, staged_bytes, staged in layers:
-            found.layers.add(present=there, staged_bytes=staged_bytes, staged=staged)
-    return made
+            result.layers.add(present=there, staged_bytes=staged_bytes, staged=staged)
+    return answer
 
 
 def test_missing_layers_of_a_node_are_found() -> None:
     asked = [ImageDescription(id=A, diff_ids=[A, B, C]), ImageDescription(id=B, diff_ids=[A])]
-    found = missing_images(
+    result = missing_images(
         "n1", asked, answer((False, [(True, 0, False), (False, 9, True), (False, 5, False)]), (True, []))
     )
-    assert found == MissingImages("n1", (A,), {C: 5}, there=2, free_mib=1000)
+    assert result == MissingImages("n1", (A,), {C: 5}, there=2, free_mib=1000)
 
 
 def test_layer_present_for_another_image_is_uploaded() -> None:
     asked = [ImageDescription(id=A, diff_ids=[C]), ImageDescription(id=B, diff_ids=[B, C])]
-    found = missing_images(
+    result = missing_images(
         "n1", asked, answer((False, [(True, 0, False)]), (False, [(True, 0, False), (False, 0, False)]))
     )
-    assert found == MissingImages("n1", (A, B), {C: 0}, there=1, free_mib=1000)
+    assert result == MissingImages("n1", (A, B), {C: 0}, there=1, free_mib=1000)
 
 
 def test_disk_demand_counts_missing_and_staged_bytes() -> None:

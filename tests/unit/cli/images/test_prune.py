@@ -17,8 +17,8 @@ OLD = "2026-05-04T10:59:00.123456789Z"
 
 
 def image(letter: str, *tags: str, at: str = OLD, digests: tuple[str, ...] = ()) -> LocalImage:
-    made = f"sha256:{letter * 64}"
-    return LocalImage(made, digests, (image_name(REF, made), *tags), tagged_at=at)
+    identifier = f"sha256:{letter * 64}"
+    return LocalImage(identifier, digests, (image_name(REF, identifier), *tags), tagged_at=at)
 
 
 def name(letter: str) -> str:

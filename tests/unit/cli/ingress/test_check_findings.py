@@ -22,7 +22,7 @@ def leads(*addresses: str, alias: str = "") -> DnsAnswer:
 
 
 @pytest.mark.parametrize(
-    ("found", "nodes", "severity", "code", "words"),
+    ("answer", "nodes", "severity", "code", "words"),
     [
         (leads("8.8.1.1", "8.8.2.2"), {"n1": ONE, "n2": TWO}, "ok", "", "points to 8.8.1.1, 8.8.2.2"),
         (leads("8.8.1.1", alias="lb.example.net"), {"n1": ONE}, "ok", "", "(alias of lb.example.net)"),
@@ -56,9 +56,9 @@ def leads(*addresses: str, alias: str = "") -> DnsAnswer:
     ids=["all", "alias", "some", "elsewhere", "also elsewhere", "translated", "unknown", "private", "absent", "silent"],
 )
 def test_dns_answer_is_compared_with_nodes(
-    found: DnsAnswer, nodes: dict[str, frozenset[str]], severity: str, code: str, words: str
+    answer: DnsAnswer, nodes: dict[str, frozenset[str]], severity: str, code: str, words: str
 ) -> None:
-    check = check_findings.dns_result(HOST, found, nodes)
+    check = check_findings.dns_result(HOST, answer, nodes)
     assert (check.severity, check.code) == (severity, code)
     assert words in check.message
 
@@ -74,7 +74,7 @@ SERVING = IngressStatus(phase=IngressStatus.SERVING, http_port=80, https_port=44
 
 
 @pytest.mark.parametrize(
-    ("status", "address", "answers", "secure", "said"),
+    ("status", "address", "answers", "secure", "sentences"),
     [
         (SERVING, "8.8.1.1", {80: "", 443: ""}, True, ["ok open at 8.8.1.1", "ok open at 8.8.1.1"]),
         (SERVING, "8.8.1.1", {80: "", 443: "refused"}, True, ["ok open at 8.8.1.1", "error 8.8.1.1: refused"]),
@@ -112,18 +112,18 @@ SERVING = IngressStatus(phase=IngressStatus.SERVING, http_port=80, https_port=44
     ids=["well", "closed", "silent", "no address", "failed", "starting", "no https", "no https wanted"],
 )
 def test_node_router_and_ports_are_checked(
-    status: IngressStatus | None, address: str, answers: dict[int, str], secure: bool, said: list[str]
+    status: IngressStatus | None, address: str, answers: dict[int, str], secure: bool, sentences: list[str]
 ) -> None:
     checks = check_findings.node_results("n1", status, address, answers, secure=secure)
-    assert len(checks) == len(said)
-    for check, words in zip(checks, said, strict=True):
+    assert len(checks) == len(sentences)
+    for check, words in zip(checks, sentences, strict=True):
         assert f"{check.severity} {check.message}".startswith(words)
 
 
 def certificate(serial: str = "a1", days: float = 60) -> Certificate:
-    found = Certificate(host=HOST, source=Certificate.ACME, chain_pem="PEM", serial=serial, issuer="R3")
-    found.not_after.FromDatetime(NOW + timedelta(days=days))
-    return found
+    record = Certificate(host=HOST, source=Certificate.ACME, chain_pem="PEM", serial=serial, issuer="R3")
+    record.not_after.FromDatetime(NOW + timedelta(days=days))
+    return record
 
 
 def test_missing_certificate_is_an_error() -> None:

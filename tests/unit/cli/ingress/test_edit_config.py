@@ -57,9 +57,9 @@ TWO = textwrap.dedent("""\
 
 
 def ingress(text: str, environment: str = "production") -> dict[str, Any]:
-    found = config.parse(text, PATH).resolve(environment).ingress
-    assert found is not None
-    return ingress_document(found)
+    document = config.parse(text, PATH).resolve(environment).ingress
+    assert document is not None
+    return ingress_document(document)
 
 
 def added(before: str, after: str) -> list[str]:
@@ -74,11 +74,11 @@ def test_first_ingress_keeps_the_rest_of_the_file() -> None:
     after = edit_ingress(SHOP, PATH, IngressEdit(hosts=("App.example.com",), email="ops@example.com"))
     assert dropped(SHOP, after) == []
     assert after.startswith(SHOP)
-    found = ingress(after)
-    assert found["hosts"] == ["app.example.com"]
+    document = ingress(after)
+    assert document["hosts"] == ["app.example.com"]
     rule = {"match": {"host": "app.example.com", "path_prefix": "/"}, "target": {"service": "web", "port": "http"}}
-    assert found["rules"] == [rule]
-    assert found["tls"] == {"mode": "auto", "email": "ops@example.com"}
+    assert document["rules"] == [rule]
+    assert document["tls"] == {"mode": "auto", "email": "ops@example.com"}
 
 
 WHOLE = IngressEdit(
@@ -96,10 +96,10 @@ WHOLE = IngressEdit(
 
 def test_all_options_are_written_once() -> None:
     after = edit_ingress(SHOP, PATH, WHOLE)
-    found = ingress(after)
-    assert [rule["match"]["path_prefix"] for rule in found["rules"]] == ["/m", "/m"]
-    assert (found["redirect_http"], found["drain_timeout"]) == (False, "1m")
-    assert found["tls"] == {
+    document = ingress(after)
+    assert [rule["match"]["path_prefix"] for rule in document["rules"]] == ["/m", "/m"]
+    assert (document["redirect_http"], document["drain_timeout"]) == (False, "1m")
+    assert document["tls"] == {
         "mode": "auto",
         "email": "ops@example.com",
         "ca_directory_url": "https://ca.example.com/dir",
@@ -157,10 +157,10 @@ def test_overlay_gets_only_differences() -> None:
     assert ingress(after)["tls"]["email"] == "ops@example.com"
     new = edit_ingress(before, PATH, IngressEdit(hosts=("qa.example.com",), tls="manual", redirect_http=False), "qa")
     assert dropped(before, new) == []
-    found = ingress(new, "qa")
-    assert found["hosts"] == ["qa.example.com"]
-    assert [rule["match"]["host"] for rule in found["rules"]] == ["qa.example.com"]
-    assert found["tls"]["mode"] == "manual"
+    document = ingress(new, "qa")
+    assert document["hosts"] == ["qa.example.com"]
+    assert [rule["match"]["host"] for rule in document["rules"]] == ["qa.example.com"]
+    assert document["tls"]["mode"] == "manual"
     assert ingress(new) == ingress(before)
 
 
@@ -214,4 +214,4 @@ def test_file_behind_link_is_replaced_with_its_mode(tmp_path: Path) -> None:
     link.symlink_to(real)
     write(link, "after")
     assert (real.read_text(), real.stat().st_mode & 0o777, link.is_symlink()) == ("after", 0o640, True)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["devopsellence.yml", "real.yml"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["devopsellence.yml", "real.yml"]

@@ -17,17 +17,17 @@ OURS, THEIRS = (EnvironmentRef("acme", "shop", name) for name in ("production", 
 
 def ingress(*rules: str, mode: Ingress.TlsMode.ValueType = Ingress.AUTO, **fields: object) -> Ingress:
     """``host/prefix service`` each."""
-    found = []
+    parsed = []
     for rule in rules:
         where, _, service = rule.partition(" ")
         host, _, prefix = where.partition("/")
-        found.append(IngressRule(host=host, path_prefix=f"/{prefix}", service=service, port="http"))
-    names = list(dict.fromkeys(rule.host for rule in found))
-    return Ingress(hosts=names, rules=found, tls_mode=mode, **fields)  # type: ignore[arg-type]
+        parsed.append(IngressRule(host=host, path_prefix=f"/{prefix}", service=service, port="http"))
+    names = list(dict.fromkeys(rule.host for rule in parsed))
+    return Ingress(hosts=names, rules=parsed, tls_mode=mode, **fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("others", "found"),
+    ("others", "expected"),
     [
         ({}, []),
         ({THEIRS: (["n2"], ["a.org"])}, []),
@@ -37,9 +37,9 @@ def ingress(*rules: str, mode: Ingress.TlsMode.ValueType = Ingress.AUTO, **field
     ids=["alone", "another node", "another host", "the same host and node"],
 )
 def test_host_conflict_between_environments_on_a_node(
-    others: dict[EnvironmentRef, tuple[list[str], list[str]]], found: list[HostOwner]
+    others: dict[EnvironmentRef, tuple[list[str], list[str]]], expected: list[HostOwner]
 ) -> None:
-    assert hosts.host_owners(["a.org", "c.org"], ["n1", "n4"], others) == found
+    assert hosts.host_owners(["a.org", "c.org"], ["n1", "n4"], others) == expected
 
 
 def test_serving_nodes_run_all_target_services() -> None:

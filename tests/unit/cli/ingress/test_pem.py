@@ -26,15 +26,15 @@ def refused(certificates: bytes, key: bytes) -> str:
 
 
 def test_chain_facts_are_read() -> None:
-    found = pem.read_files(CHAIN, LEAF.key_pem(pkcs8=False), NOW)
-    assert (found.issuer, found.serial) == ("Some Authority R3", LEAF.serial)
-    assert (found.not_before, found.not_after) == (NOW - DAY, NOW + 90 * DAY)
-    assert found.names == ("app.example.com", "*.shop.example.com")
-    assert found.key_pem.startswith(b"-----BEGIN PRIVATE KEY-----")
-    assert load_pem_private_key(found.key_pem, None).private_numbers() == LEAF.key.private_numbers()  # type: ignore[union-attr]
-    assert found.chain_pem.encode() == CHAIN
-    assert found.warnings == ()
-    assert "PRIVATE" not in repr(found)
+    certificate = pem.read_files(CHAIN, LEAF.key_pem(pkcs8=False), NOW)
+    assert (certificate.issuer, certificate.serial) == ("Some Authority R3", LEAF.serial)
+    assert (certificate.not_before, certificate.not_after) == (NOW - DAY, NOW + 90 * DAY)
+    assert certificate.names == ("app.example.com", "*.shop.example.com")
+    assert certificate.key_pem.startswith(b"-----BEGIN PRIVATE KEY-----")
+    assert load_pem_private_key(certificate.key_pem, None).private_numbers() == LEAF.key.private_numbers()  # type: ignore[union-attr]
+    assert certificate.chain_pem.encode() == CHAIN
+    assert certificate.warnings == ()
+    assert "PRIVATE" not in repr(certificate)
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,9 @@ def other(
     ids=["may run", "cordoned, but runs it", "alone", "label", "cordoned", "unreachable", "draining"],
 )
 def test_drained_service_has_other_nodes_or_a_reason(others: list[OtherNode], why: str) -> None:
-    (found,) = drained_services(REF, [WEB], others, move_volumes=False)
-    assert (found.why_nowhere, found.nowhere) == (why, bool(why))
-    assert ("would run nowhere" in found.text("n1")) is bool(why)
+    (drained,) = drained_services(REF, [WEB], others, move_volumes=False)
+    assert (drained.why_nowhere, drained.nowhere) == (why, bool(why))
+    assert ("would run nowhere" in drained.text("n1")) is bool(why)
 
 
 def test_service_with_volumes_stays_unless_moved() -> None:

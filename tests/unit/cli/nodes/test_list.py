@@ -60,10 +60,10 @@ def looks(*services: Service) -> dict[str, NodeWorkload]:
 def test_worst_condition_is_the_state(
     node: Node | None, beat: Heartbeat | None, services: tuple[Service, ...], state: NodeState
 ) -> None:
-    found = listed_node(overview(node, beat), looks(*services), {})
-    assert found.state is state
-    assert found.document()["state"] == state.value
-    assert len(found.cells(NOW)) == len(HEADER)
+    entry = listed_node(overview(node, beat), looks(*services), {})
+    assert entry.state is state
+    assert entry.document()["state"] == state.value
+    assert len(entry.cells(NOW)) == len(HEADER)
 
 
 def test_unreachable_node_has_its_start_time() -> None:
@@ -81,13 +81,13 @@ def test_unreachable_node_has_its_start_time() -> None:
 
 
 def test_services_left_on_drained_node_are_noted() -> None:
-    found = listed_node(overview(DRAINING, BEAT), looks(REDIS), {})
-    assert found.note == "redis stays because of its volumes"
-    assert found.document()["stays"] == ["redis"]
+    entry = listed_node(overview(DRAINING, BEAT), looks(REDIS), {})
+    assert entry.note == "redis stays because of its volumes"
+    assert entry.document()["stays"] == ["redis"]
 
 
 @pytest.mark.parametrize(
-    ("beat", "said"),
+    ("beat", "text"),
     [
         (None, ""),
         (BEAT, ""),
@@ -96,5 +96,5 @@ def test_services_left_on_drained_node_are_noted() -> None:
     ],
     ids=["no heartbeat", "not known", "large", "small"],
 )
-def test_disk_space_is_formatted(beat: Heartbeat | None, said: str) -> None:
-    assert disk_text(beat) == said
+def test_disk_space_is_formatted(beat: Heartbeat | None, text: str) -> None:
+    assert disk_text(beat) == text

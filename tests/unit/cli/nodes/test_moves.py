@@ -19,8 +19,8 @@ def node(name: str, *labels: str, cordoned: bool = False) -> Node:
 
 
 def moved(before: Node, after: Node, *others: Node) -> list[tuple[str, bool, tuple[str, ...], bool]]:
-    found = service_moves(REF, [WEB, REDIS], before, after, others, {})
-    return [(move.service, move.starts, move.elsewhere, move.nowhere) for move in found]
+    moves = service_moves(REF, [WEB, REDIS], before, after, others, {})
+    return [(move.service, move.starts, move.elsewhere, move.nowhere) for move in moves]
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,10 @@ JOBS = Service(name="jobs", kind=Service.WORKER, replicas=2)
 def test_replicas_move_to_other_nodes(
     before: list[str], after: list[str], others: list[Node], expected: list[str]
 ) -> None:
-    held = {"jobs": {"n1": 0, **{each.name: 0 for each in others if each.name == "n2"}}}
-    found = service_moves(REF, [JOBS], node("n1", *before), node("n1", *after), others, held)
-    assert [move.text().removeprefix(f"{REF}: ") for move in found] == expected
-    assert [move.nowhere for move in found] == ["nowhere" in text for text in expected]
+    held = {"jobs": {"n1": 0, **{other.name: 0 for other in others if other.name == "n2"}}}
+    moves = service_moves(REF, [JOBS], node("n1", *before), node("n1", *after), others, held)
+    assert [move.text().removeprefix(f"{REF}: ") for move in moves] == expected
+    assert [move.nowhere for move in moves] == ["nowhere" in text for text in expected]
 
 
 def test_complete_replicas_do_not_move() -> None:

@@ -61,16 +61,16 @@ def seen(
     ],
 )
 def test_workload_lists_services_of_a_node(state: NodeWorkload, runs: list[str]) -> None:
-    assert [each.service for each in state.running] == runs
+    assert [service.service for service in state.running] == runs
     assert state.drained is (runs == [])
 
 
 @pytest.mark.parametrize(("volumes", "leaving", "drained"), [(False, [], True), (True, ["redis"], False)])
 def test_service_with_data_stays_unless_volumes_move(volumes: bool, leaving: list[str], drained: bool) -> None:
     state = seen(assigned(REDIS), reported("redis"), volumes=volumes)
-    assert [each.service for each in state.leaving] == leaving
+    assert [service.service for service in state.leaving] == leaving
     assert state.drained is drained
-    assert [each.volumes for each in state.running] == [("data",)]
+    assert [service.volumes for service in state.running] == [("data",)]
 
 
 def test_unreadable_record_is_not_empty() -> None:

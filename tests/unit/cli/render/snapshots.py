@@ -87,7 +87,7 @@ def snapshot(**more: Any) -> Snapshot:
 
 
 def row(state: Snapshot, service: str) -> ServiceRow:
-    return next(each for each in rows(state, NOW) if each.service == service)
+    return next(candidate for candidate in rows(state, NOW) if candidate.service == service)
 
 
 def back_at_one(**more: Any) -> Snapshot:

@@ -65,10 +65,14 @@ def cluster(total: int = 300, **more: Any) -> Snapshot:
     statuses |= {name: status(name, 6) for name in done}
     statuses |= {name: status(name, 6, phase=ServiceStatus.STARTING, reason="waits for /up") for name in moving[:2]}
     statuses |= {name: status(name, 6, **FAILED) for name in failed}
-    told = [P(node=name, phase=P.FAILED, release=6, reason=f'service "web" on {name}: ended') for name in failed]
-    told += [P(node=name, phase=P.CONVERGING, release=6) for name in moving]
-    told.append(P(node=silent, phase=P.UNREACHABLE, release=5, reason=f"{silent} has no heartbeat", since=ago(185)))
-    told += [
+    node_progress = [
+        P(node=name, phase=P.FAILED, release=6, reason=f'service "web" on {name}: ended') for name in failed
+    ]
+    node_progress += [P(node=name, phase=P.CONVERGING, release=6) for name in moving]
+    node_progress.append(
+        P(node=silent, phase=P.UNREACHABLE, release=5, reason=f"{silent} has no heartbeat", since=ago(185))
+    )
+    node_progress += [
         P(node=name, phase=P.WAITING, release=5, reason=f"{name} waits its turn: 3 nodes move at a time")
         for name in names[43:103]
     ]
@@ -94,7 +98,7 @@ def cluster(total: int = 300, **more: Any) -> Snapshot:
             last_settled=5,
             phase=Rollout.PROGRESSING,
             started_at=ago(76),
-            nodes=told,
+            nodes=node_progress,
             counts=counts,
         ),
         "nodes": {name: Node(name=name, uid="u", labels=["web", "worker"]) for name in names},
@@ -134,27 +138,29 @@ def test_few_nodes_have_a_row_per_service() -> None:
 
 
 def test_node_missing_from_rollout_is_judged_by_its_status() -> None:
-    found = by_kind(cluster())
+    groups_by_kind = by_kind(cluster())
     # Listed are only failed, moving, silent and some of those that wait.
-    assert found[NodeGroupKind.SETTLED].nodes == tuple(f"n{number:03}" for number in range(3, 41))
-    assert len(found[NodeGroupKind.WAITING].nodes) == 256
+    assert groups_by_kind[NodeGroupKind.SETTLED].nodes == tuple(f"n{number:03}" for number in range(3, 41))
+    assert len(groups_by_kind[NodeGroupKind.WAITING].nodes) == 256
     gone = cluster()
-    heartbeats = {name: each for name, each in (gone.heartbeats or {}).items() if name not in ("n150", "n003")}
-    found = by_kind(cluster(heartbeats=heartbeats))
-    assert found[NodeGroupKind.UNREACHABLE].nodes == ("n003", "n150", "n300")
+    heartbeats = {
+        name: heartbeat for name, heartbeat in (gone.heartbeats or {}).items() if name not in ("n150", "n003")
+    }
+    groups_by_kind = by_kind(cluster(heartbeats=heartbeats))
+    assert groups_by_kind[NodeGroupKind.UNREACHABLE].nodes == ("n003", "n150", "n300")
 
 
 def test_newly_failed_node_is_not_grouped_as_settled() -> None:
     state = cluster()
     crashed = status("n010", 6, phase=ServiceStatus.BACKOFF, reason="ended with exit code 1")
-    found = by_kind(cluster(statuses={**state.statuses, "n010": crashed}))
-    assert "n010" in found[NodeGroupKind.MOVING].nodes
-    assert GroupLine(("n010",), "web backoff (ended with exit code 1)") in found[NodeGroupKind.MOVING].lines
+    groups_by_kind = by_kind(cluster(statuses={**state.statuses, "n010": crashed}))
+    assert "n010" in groups_by_kind[NodeGroupKind.MOVING].nodes
+    assert GroupLine(("n010",), "web backoff (ended with exit code 1)") in groups_by_kind[NodeGroupKind.MOVING].lines
 
 
 def test_nodes_are_pending_before_the_rollout() -> None:
-    found = by_kind(cluster(rollout=None))
-    assert set(found) == {NodeGroupKind.PENDING, NodeGroupKind.UNREACHABLE, NodeGroupKind.FAILED}
+    groups_by_kind = by_kind(cluster(rollout=None))
+    assert set(groups_by_kind) == {NodeGroupKind.PENDING, NodeGroupKind.UNREACHABLE, NodeGroupKind.FAILED}
 
 
 def test_every_group_keeps_a_line_in_little_space() -> None:

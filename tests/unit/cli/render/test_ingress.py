@@ -31,17 +31,17 @@ SERVING = IngressStatus(phase=IngressStatus.SERVING, http_port=80, https_port=44
 
 
 def certificate(days: float = 60, issuance: Issuance | None = None) -> Certificate:
-    found = Certificate(
+    record = Certificate(
         host=HOST, source=Certificate.ACME, chain_pem="PEM", serial="a1", issuer="R3", issuance=issuance
     )
-    found.not_after.FromDatetime(NOW + timedelta(days=days))
-    return found
+    record.not_after.FromDatetime(NOW + timedelta(days=days))
+    return record
 
 
 def backoff(failures: int = 3) -> Issuance:
-    found = Issuance(phase=Issuance.BACKOFF, reason="the authority cannot reach it.", failures=failures)
-    found.next_attempt_at.FromDatetime(NOW + timedelta(hours=1))
-    return found
+    record = Issuance(phase=Issuance.BACKOFF, reason="the authority cannot reach it.", failures=failures)
+    record.next_attempt_at.FromDatetime(NOW + timedelta(hours=1))
+    return record
 
 
 def snapshot(
@@ -60,30 +60,30 @@ def snapshot(
         rollout=Rollout(release=1, phase=phase),
         nodes={name: Node(name=name, uid="u") for name in nodes},
         heartbeats={name: Heartbeat(node=name, uid="u") for name in nodes},
-        statuses={name: AssignmentStatus(node=name, node_uid="u", ingress=each) for name, each in nodes.items()},
+        statuses={name: AssignmentStatus(node=name, node_uid="u", ingress=status) for name, status in nodes.items()},
         certificates=certificates or {},
     )
 
 
-def said(found: Snapshot) -> list[tuple[str, str]]:
-    return [(trouble.severity, trouble.text) for trouble in ingress.ingress_problems(found, NOW)]
+def problem_texts(state: Snapshot) -> list[tuple[str, str]]:
+    return [(problem.severity, problem.text) for problem in ingress.ingress_problems(state, NOW)]
 
 
 def test_healthy_ingress_is_a_single_line() -> None:
-    found = snapshot(n1=SERVING, certificates={HOST: certificate()})
-    assert "Ingress      https://app.example.com/" in text.status(found, NOW).splitlines()
-    assert said(found) == []
-    assert text.notes(found, NOW) == []
+    state = snapshot(n1=SERVING, certificates={HOST: certificate()})
+    assert "Ingress      https://app.example.com/" in text.status(state, NOW).splitlines()
+    assert problem_texts(state) == []
+    assert text.notes(state, NOW) == []
 
 
 def test_no_ingress_shows_nothing() -> None:
-    found = Snapshot(ref=EnvironmentRef("acme", "shop", "production"))
-    assert (ingress.urls(found), ingress.address_line(found), ingress.ingress_problems(found, NOW)) == ([], "", [])
-    assert document.status(found, NOW)["ingress"] is None
+    state = Snapshot(ref=EnvironmentRef("acme", "shop", "production"))
+    assert (ingress.urls(state), ingress.address_line(state), ingress.ingress_problems(state, NOW)) == ([], "", [])
+    assert document.status(state, NOW)["ingress"] is None
 
 
 @pytest.mark.parametrize(
-    ("found", "url"),
+    ("state", "url"),
     [
         (snapshot(n1=SERVING), "http://app.example.com/"),
         (snapshot(n1=SERVING, certificates={HOST: certificate()}, mode=Ingress.OFF), "http://app.example.com/"),
@@ -98,12 +98,12 @@ def test_no_ingress_shows_nothing() -> None:
     ],
     ids=["no certificate", "off", "nothing said", "other ports", "other port", "no https", "two nodes"],
 )
-def test_url_depends_on_certificate_and_ports(found: Snapshot, url: str) -> None:
-    assert ingress.urls(found) == [url]
+def test_url_depends_on_certificate_and_ports(state: Snapshot, url: str) -> None:
+    assert ingress.urls(state) == [url]
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("state", "expected"),
     [
         (
             snapshot(
@@ -123,18 +123,18 @@ def test_url_depends_on_certificate_and_ports(found: Snapshot, url: str) -> None
     ],
     ids=["failed", "starting", "nowhere", "not yet"],
 )
-def test_node_problems_are_shown(found: Snapshot, expected: list[tuple[str, str]]) -> None:
-    assert said(found) == expected
+def test_node_problems_are_shown(state: Snapshot, expected: list[tuple[str, str]]) -> None:
+    assert problem_texts(state) == expected
 
 
 def test_status_of_unreachable_node_is_ignored() -> None:
     failed = IngressStatus(phase=IngressStatus.FAILED, reason="port 80 is taken")
-    found = snapshot(mode=Ingress.OFF, n1=failed, n2=failed)
-    assert said(found) == [("error", "n1, n2: port 80 is taken")]
-    gone = replace(found, heartbeats={"n2": Heartbeat(node="n2")})
-    assert said(gone) == [("error", "n2: port 80 is taken")]
-    other = replace(found, nodes={"n1": Node(name="n1", uid="new"), "n2": Node(name="n2", uid="u")})
-    assert said(other) == [("error", "n2: port 80 is taken")]
+    state = snapshot(mode=Ingress.OFF, n1=failed, n2=failed)
+    assert problem_texts(state) == [("error", "n1, n2: port 80 is taken")]
+    gone = replace(state, heartbeats={"n2": Heartbeat(node="n2")})
+    assert problem_texts(gone) == [("error", "n2: port 80 is taken")]
+    other = replace(state, nodes={"n1": Node(name="n1", uid="new"), "n2": Node(name="n2", uid="u")})
+    assert problem_texts(other) == [("error", "n2: port 80 is taken")]
 
 
 @pytest.mark.parametrize(
@@ -174,26 +174,26 @@ def test_status_of_unreachable_node_is_ignored() -> None:
 def test_certificate_problems_are_shown(
     mode: Ingress.TlsMode.ValueType, stored: Certificate | None, severity: str, words: str
 ) -> None:
-    found = snapshot(n1=SERVING, mode=mode, certificates={HOST: stored} if stored else {})
-    ((how, sentence),) = said(found)
+    state = snapshot(n1=SERVING, mode=mode, certificates={HOST: stored} if stored else {})
+    ((how, sentence),) = problem_texts(state)
     assert how == severity
     assert words in sentence
 
 
 def test_valid_certificate_is_no_problem() -> None:
     under_way = certificate(29, Issuance(phase=Issuance.ORDER))
-    assert said(snapshot(n1=SERVING, certificates={HOST: under_way})) == []
+    assert problem_texts(snapshot(n1=SERVING, certificates={HOST: under_way})) == []
 
 
 def test_hosts_with_equal_problem_share_a_line() -> None:
     hosts = [f"h{number}.example.com" for number in range(200)]
-    found = snapshot(*hosts, n1=SERVING)
-    lines = text.status(found, NOW).splitlines()
+    state = snapshot(*hosts, n1=SERVING)
+    lines = text.status(state, NOW).splitlines()
     assert lines[-1] == (
         "Ingress: h0.example.com, h1.example.com, h2.example.com, h3.example.com, h4.example.com and 195 more: "
         "no certificate yet, so plain HTTP: not ordered yet"
     )
-    shown = document.status(found, NOW)["ingress"]
+    shown = document.status(state, NOW)["ingress"]
     json.dumps(shown)
     assert len(shown["hosts"]) == 200
     assert shown["problems"][0]["code"] == "ingress_certificate_missing"

@@ -78,13 +78,17 @@ def test_times_of_older_rollout_are_not_shown() -> None:
 
 
 def test_outcomes_of_all_known_releases() -> None:
-    found = rollout(
+    record = rollout(
         Rollout.PROGRESSING,
         release=3,
         history=[RolloutOutcome(release=2, phase=Rollout.FAILED), RolloutOutcome(release=1, phase=Rollout.SUPERSEDED)],
     )
-    outcomes = document.release_outcomes(found)
-    assert {number: each.text for number, each in outcomes.items()} == {3: "progressing", 2: "failed", 1: "superseded"}
+    outcomes = document.release_outcomes(record)
+    assert {number: outcome.text for number, outcome in outcomes.items()} == {
+        3: "progressing",
+        2: "failed",
+        1: "superseded",
+    }
     assert outcomes[3].runs
     assert document.release_outcomes(None) == {}
 
@@ -102,7 +106,7 @@ def test_outcomes_of_all_known_releases() -> None:
     ids=["progressing", "settled", "failed", "halted", "rolling back", "rolled back"],
 )
 def test_newest_release_outcome_is_marked(fields: dict[str, Any], text: str) -> None:
-    found = Rollout(release=2, history=[RolloutOutcome(release=1, phase=Rollout.SETTLED)], **fields)
-    outcomes = document.release_outcomes(found)
+    record = Rollout(release=2, history=[RolloutOutcome(release=1, phase=Rollout.SETTLED)], **fields)
+    outcomes = document.release_outcomes(record)
     assert outcomes[2].text == text
     assert outcomes[1].text == ("settled, runs" if fields.get("target") == 1 else "settled")

@@ -47,7 +47,7 @@ def test_stopped_rollout_has_no_estimate() -> None:
     halted, back, failed = rollout(**counts), rollout(**counts), rollout(**counts)
     halted.halted = "web ended"
     back.phase, failed.phase = Rollout.ROLLING_BACK, Rollout.FAILED
-    assert [progress.seconds_left(each, NOW) for each in (halted, back, failed)] == [None, None, None]
+    assert [progress.seconds_left(stopped, NOW) for stopped in (halted, back, failed)] == [None, None, None]
 
 
 def test_cordoned_nodes_do_not_count_for_estimate() -> None:
@@ -56,9 +56,9 @@ def test_cordoned_nodes_do_not_count_for_estimate() -> None:
 
 
 def test_estimate_ignores_the_release_task() -> None:
-    found = rollout(settled=1, converging=1, waiting=2)
-    found.task.CopyFrom(TaskStatus(phase=TaskStatus.SUCCEEDED, finished_at=ago(10)))
-    assert progress.seconds_left(found, NOW) == 30.0
+    record = rollout(settled=1, converging=1, waiting=2)
+    record.task.CopyFrom(TaskStatus(phase=TaskStatus.SUCCEEDED, finished_at=ago(10)))
+    assert progress.seconds_left(record, NOW) == 30.0
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,6 @@ def test_pace_counts_listed_nodes_without_counts() -> None:
         NodeProgress(phase=NodeProgress.SETTLED, services_settled=2, services_total=2),
         NodeProgress(phase=NodeProgress.CONVERGING, services_settled=1, services_total=2),
     ]
-    found = progress.counts(Rollout(nodes=nodes))
-    assert (found.nodes, found.settled, found.moving) == (2, 1, 1)
-    assert progress.progress_text(found) == "1/2 nodes, 3/4 services"
+    record = progress.counts(Rollout(nodes=nodes))
+    assert (record.nodes, record.settled, record.moving) == (2, 1, 1)
+    assert progress.progress_text(record) == "1/2 nodes, 3/4 services"

@@ -120,16 +120,16 @@ def test_idle_node_has_a_reason(more: dict[str, Any], reason: str) -> None:
 
 def test_rollback_target_is_expected_to_run() -> None:
     state = back_at_one()
-    assert [(each.settled, each.reason) for each in rows(state, NOW)] == [(True, ""), (True, "")]
+    assert [(service_row.settled, service_row.reason) for service_row in rows(state, NOW)] == [(True, ""), (True, "")]
     assert row(state, "web").address == "http://172.18.0.3:3000"
     shown = text.status(state, NOW).splitlines()
     assert shown[2:4] == [
         "Rollout      failed after 12s, 2/2 services: web on n1: ended with exit code 3; release 1 runs again",
         "Runs         1 (0d1e2f3)",
     ]
-    found = document.rollout(state, NOW)
-    assert found is not None
-    assert (found["phase"], found["target"], found["last_settled"]) == ("failed", 1, 1)
+    rollout_json = document.rollout(state, NOW)
+    assert rollout_json is not None
+    assert (rollout_json["phase"], rollout_json["target"], rollout_json["last_settled"]) == ("failed", 1, 1)
     ended = document.release_outcomes(state.rollout)[2]
     assert (ended.outcome, ended.text, ended.runs, ended.rolled_back) == ("failed", "rolled back", False, True)
 

@@ -48,12 +48,12 @@ def test_failed_task_shows_last_lines() -> None:
     task = TaskStatus(name="release", node="n1", release=2, phase=TaskStatus.FAILED)
     task.exit.code = 3
     task.exit.log_lines.extend(["no such table", "\x1b[31mbad"])
-    found = snapshot(rollout=rollout(Rollout.FAILED, task=task))
-    lines = text.status(found, NOW).splitlines()
+    state = snapshot(rollout=rollout(Rollout.FAILED, task=task))
+    lines = text.status(state, NOW).splitlines()
     assert "task release on n1: last lines:" in lines
     assert "    no such table" in lines
     assert not any("\x1b" in line for line in lines)
-    shown = document.status(found, NOW)["rollout"]["task"]
+    shown = document.status(state, NOW)["rollout"]["task"]
     assert (shown["phase"], shown["exit_code"]) == ("failed", 3)
 
 

@@ -26,10 +26,10 @@ class Terminal:
         self.writes.append(text)
         at = 0
         while at < len(text):
-            found = _CODES.match(text, at)
-            assert found, text[at:]
-            at = found.end()
-            self._do(found)
+            match = _CODES.match(text, at)
+            assert match, text[at:]
+            at = match.end()
+            self._do(match)
 
     def seen(self) -> list[str]:
         """The lines down to the cursor, and those below it that are not empty."""
@@ -38,8 +38,8 @@ class Terminal:
             shown.pop()
         return shown
 
-    def _do(self, found: re.Match[str]) -> None:
-        argument, code, carriage, newline, plain = found.groups()
+    def _do(self, match: re.Match[str]) -> None:
+        argument, code, carriage, newline, plain = match.groups()
         if carriage:
             self.column = 0
         elif newline:

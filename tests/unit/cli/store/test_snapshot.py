@@ -95,6 +95,6 @@ def test_release_running_after_a_failure_is_shown(
 
 
 def test_release_rolling_back_when_superseded_has_failed() -> None:
-    found = rollout(Rollout.ROLLING_BACK, target=1, halted="web ended")
-    verdict = release_verdict(snapshot(environment=Environment(latest_release=3), rollout=found), 2)
+    record = rollout(Rollout.ROLLING_BACK, target=1, halted="web ended")
+    verdict = release_verdict(snapshot(environment=Environment(latest_release=3), rollout=record), 2)
     assert (verdict.outcome, verdict.reason) == (RolloutState.FAILED, "web ended")
