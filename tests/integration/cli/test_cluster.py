@@ -271,7 +271,7 @@ def test_an_agent_started_as_register_says_answers_operators(started: RunningEtc
         try:
             until("it is there", lambda: root.json("node", "list")["nodes"][0]["note"] == "", seconds=30, every=0.2)
             checks = ann.run("doctor").stdout
-            assert f"ok    agent n1: answers at 127.0.0.1:{port}" in checks, checks
+            assert f"ok    agent n1: responds at 127.0.0.1:{port}" in checks, checks
         finally:
             agent.terminate()
 

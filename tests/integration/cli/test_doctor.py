@@ -19,7 +19,7 @@ def test_all_is_well(shop: Cli) -> None:
     shop.write(lambda etcd: etcd.keys.candidate(2), Candidate(identity="host/2"))
     checks = {check["name"]: check for check in shop.json("doctor")["checks"]}
     assert [check["severity"] for check in checks.values()] == ["ok"] * 6
-    assert checks["controller"]["message"] == "host/1 leads, 1 standing by"
+    assert checks["controller"]["message"] == "host/1 is the leader, 1 on standby"
     assert "acme/Shop" in checks["configuration"]["message"]
     assert "20.10" in checks["node n1"]["message"]
 
@@ -29,7 +29,7 @@ def test_missing_parts_come_with_a_fix(cli: Cli) -> None:
     cli.ok("node", "register", "n1")
     result = cli.run("doctor")
     assert result.exit_code == 1
-    assert "FAIL  controller: none is running" in result.stdout
+    assert "FAIL  controller: no controller is running" in result.stdout
     assert "FAIL  node n1: no heartbeat" in result.stdout
     assert "warn  configuration: no devopsellence.yml here" in result.stdout
     assert "failed checks: controller, node n1" in result.stderr

@@ -141,10 +141,10 @@ def test_list_shows_agents_environments_and_what_is_wrong(cli: Cli) -> None:
         "gone",
         "no heartbeat: the agent is not running or cannot reach etcd",
     )
-    assert found["rotten"]["note"] == "its record cannot be read"
+    assert found["rotten"]["note"] == "the node record is unreadable"
     assert [each["key"] for each in document["problems"]] == [f"{cli.settings.prefix}nodes/rotten"]
     cli.write(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat(node="n1", uid="another"))
-    assert "the agent was started with uid another" in cli.ok("node", "list")
+    assert "the agent runs with uid another" in cli.ok("node", "list")
 
 
 def test_an_unreadable_record_is_never_overwritten(cli: Cli) -> None:
@@ -295,8 +295,8 @@ def node_of(cli: Cli, name: str) -> Node:
 
 def test_drain_writes_down_the_wish_and_uncordon_takes_it_back(two: Cli) -> None:
     said = two.ok("node", "drain", "n1", "--detach")
-    assert f"{ENV}: web leaves n1 (runs on or moves to  n2)" in said
-    assert f"{ENV}: redis stays on n1, where its data is (data)" in said
+    assert f"{ENV}: web leaves n1 (runs on or moves to n2)" in said
+    assert f"{ENV}: redis stays on n1 with its data (data)" in said
     node = node_of(two, "n1")
     assert (node.cordoned, node.drain.volumes, bool(node.drain.requested_by)) == (True, False, True)
     two.ok("node", "drain", "n1", "--detach")
@@ -326,8 +326,8 @@ def test_drain_refuses_what_would_run_nowhere_unless_forced(two: Cli) -> None:
     assert late["code"] == "node_drain_timeout"
     assert "no controller is running" in late["message"]
     assert [each["message"] for each in late["findings"][:2]] == [
-        f"{ENV}: redis is still there",
-        f"{ENV}: web is still there",
+        f"{ENV}: redis still runs",
+        f"{ENV}: web still runs",
     ]
 
 

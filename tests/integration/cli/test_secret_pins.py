@@ -109,7 +109,7 @@ def test_the_registry_s_password_is_for_those_that_pull_the_app_image(ann: Opera
     pinned(ann, [cache, web], registry(), "n1", "n2")
     secret = ann.stored("REGISTRY_PASSWORD", REGISTRY)
     assert secret is not None
-    assert keys["n1"].open(secret.versions[-1].age) == VALUE
+    assert keys["n1"].decrypt(secret.versions[-1].age) == VALUE
 
 
 def test_a_machine_that_was_set_up_anew_is_let_in_again(ann: Operator) -> None:

@@ -27,7 +27,7 @@ def test_a_value_is_sealed_for_attached_nodes_and_operators(ann: Operator) -> No
     n1, n2 = ann.node("n1"), ann.node("n2")
     ann.ok("node", "attach", "n1")
     result = ann.set("DATABASE_URL", VALUE + b"\n")
-    assert "version 1, sealed for n1 and 1 operator" in result.stdout
+    assert "version 1, encrypted for n1 and 1 operator" in result.stdout
     assert opened(n1, ann) == opened(own(ann), ann) == VALUE
     secret = ann.stored("DATABASE_URL")
     assert secret is not None
@@ -79,7 +79,7 @@ def test_setting_what_is_there_lets_in_who_has_come_since(ann: Operator) -> None
     ann.beat("n1", "another machine", n1.recipient)
     ann.ok("node", "attach", "n1")
     ann.beat("n1", uid, n1.recipient)
-    assert "unchanged" in ann.set("DATABASE_URL", VALUE).stdout
+    assert "No change" in ann.set("DATABASE_URL", VALUE).stdout
     assert opened(n1, ann) == VALUE
     assert ann.versions("DATABASE_URL") == [1]
 

@@ -41,7 +41,7 @@ def test_the_agent_of_an_attached_node_is_asked(up: Dev) -> None:
         up.etcdctl("del", f"{PREFIX}/environments/o/p/e")
     assert checks["certificate"]["severity"] == checks["authority"]["severity"] == "ok"
     assert checks["agent local"]["severity"] == "ok", checks
-    assert "answers at 127.0.0.1:" in checks["agent local"]["message"]
+    assert "responds at 127.0.0.1:" in checks["agent local"]["message"]
     assert checks["identity"]["severity"] == "ok"
 
 
