@@ -11,10 +11,10 @@ from devopsellence.nodeagent.docker.cache import ContainerCache
 from devopsellence.nodeagent.docker.engine import CALLS, PULLS, STOPS, EngineCallbacks
 from devopsellence.nodeagent.docker.errors import EngineUnavailable, NotFound
 from devopsellence.nodeagent.docker.interface import DockerApi
-from devopsellence.nodeagent.reconcile.machine import Machine
 from devopsellence.nodeagent.docker.model import EngineEvent
 from devopsellence.nodeagent.health.probe import ProbeCall
 from devopsellence.nodeagent.plan.probe_spec import Probe
+from devopsellence.nodeagent.reconcile.machine import Machine
 
 T = TypeVar("T")
 

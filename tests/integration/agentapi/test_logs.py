@@ -175,7 +175,7 @@ async def test_a_silent_log_ends_with_its_caller(here: ApiNode) -> None:
 async def test_unknown_services_are_refused_with_what_there_is(here: ApiNode) -> None:
     await ended(here, "web", "true")
     async with here.client() as stub:
-        with pytest.raises(grpc.aio.AioRpcError, match="has no service 'api' on node n1; here is web") as caught:
+        with pytest.raises(grpc.aio.AioRpcError, match="has no service 'api' on node n1; services here: web") as caught:
             await anext(lines_of(stub, request("api")))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 

@@ -53,8 +53,8 @@ _log = structlog.get_logger()
 class EngineCallbacks:
     """Callbacks of the engine, called on the event loop.
 
-    ``changed(environment)``: reconcile an environment. ``image``: an image has arrived. ``connection``: ``connected`` or
-    ``problem`` has changed. ``router``: the router's container has changed.
+    ``changed(environment)``: reconcile an environment. ``image``: an image has arrived. ``connection``: ``connected``
+    or ``problem`` has changed. ``router``: the router's container has changed.
     """
 
     changed: Callable[[str], None]

@@ -92,8 +92,8 @@ class _Target:
 
 
 class HealthMonitor:
-    """Probes containers. ``make_call(probe, container, address)`` makes the call of a probe; ``changed(environment)`` is called
-    on the event loop when an environment's health changes; ``clock`` returns the time."""
+    """Probes containers. ``make_call(probe, container, address)`` makes the call of a probe; ``changed(environment)``
+    is called on the event loop when an environment's health changes; ``clock`` returns the time."""
 
     def __init__(
         self,

@@ -355,7 +355,7 @@ def _created(container: str, action: Action, assigned: DesiredService, desired: 
     return Container(
         id=container,
         name=action.name,
-        env=str(desired.ref),
+        environment=str(desired.ref),
         service=assigned.spec.name,
         hash=action.hash,
         release=desired.release,
