@@ -6,7 +6,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.nodeagent.envoy.model import Endpoint
-from tests.integration.nodeagent.routed import agent_of
+from tests.integration.nodeagent.agent_with_router import agent_of
 from tests.support.agent import ENV, AgentNode, Status, reports, service_of, web, worker
 from tests.support.docker import docker
 from tests.support.fake_router import FakeRouter

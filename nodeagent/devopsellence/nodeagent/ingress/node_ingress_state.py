@@ -54,13 +54,13 @@ class PartInput:
     problem: str = ""
 
 
-def read_part(message: stored_pb2.NodeIngress, before: PartState | None, vault: SecretDecrypter) -> PartInput:
+def read_part(message: stored_pb2.NodeIngress, before: PartState | None, decrypter: SecretDecrypter) -> PartInput:
     """Decrypt a message's key if new; ``before``: the state so far. Takes a millisecond: for a thread."""
     pair, problem = None, ""
     unchanged = before is not None and _serves(before, message) and not before.retry
     if message.HasField("certificate") and not unchanged:
         try:
-            pair = CertificatePair(message.certificate.chain_pem, vault.private_key(message.certificate.key_age))
+            pair = CertificatePair(message.certificate.chain_pem, decrypter.private_key(message.certificate.key_age))
         except SecretError as error:
             problem = f"its key cannot be used: {error}"
     request = None

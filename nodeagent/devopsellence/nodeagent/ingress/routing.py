@@ -222,9 +222,9 @@ def _port_number(desired: DesiredService, container: Container, port: str) -> in
 def _target_problem(desired: Desired, service: str, port: str) -> str:
     desired_service = desired.services.get(service)
     if desired_service is None:
-        return f"a rule's target is service {service}, which is not assigned to this node"
+        return f"a rule routes to service {service}, which is not assigned to this node"
     if port not in {assigned_port.name for assigned_port in desired_service.spec.ports}:
-        return f"a rule's target is port {port} of service {service}, which has no port of that name"
+        return f"a rule routes to port {port} of service {service}, which has no port of that name"
     return ""
 
 

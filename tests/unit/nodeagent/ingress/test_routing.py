@@ -179,7 +179,7 @@ def test_rule_to_removed_service_is_a_problem() -> None:
     removed = at(container(service("api"), identity="c2"), "172.18.0.3", {"http": 3000})
     planned = plan(desired(web(), routed=routed), ONE, removed)
     assert endpoints(planned) == {("web", "http"): (Endpoint("c1", "172.18.0.2", 3000),), ("api", "http"): ()}
-    assert planned.problems == ("a rule's target is service api, which is not assigned to this node",)
+    assert planned.problems == ("a rule routes to service api, which is not assigned to this node",)
     reported = ingress_status(planned, IngressInputs(), RouterStatus(serving=True, http_port=80))
     assert reported is not None
     assert (reported.phase, reported.reason, reported.http_port) == (Status.FAILED, planned.problems[0], 80)
@@ -188,7 +188,7 @@ def test_rule_to_removed_service_is_a_problem() -> None:
 def test_rule_to_missing_port_is_a_problem() -> None:
     planned = plan(desired(web(), routed=ingress(("app.example.com", "/", "web", "admin"))), ONE)
     assert endpoints(planned) == {("web", "admin"): ()}
-    assert planned.problems == ("a rule's target is port admin of service web, which has no port of that name",)
+    assert planned.problems == ("a rule routes to port admin of service web, which has no port of that name",)
 
 
 def test_hosts_are_lower_case_and_valid() -> None:
