@@ -92,7 +92,7 @@ def test_control_c_gives_the_cursor_back_and_says_that_the_rollout_goes_on(waiti
     terminal.type(b"\x03")
     assert terminal.end() == 130
     assert terminal.seen.count(HIDE) == terminal.seen.count(SHOW) == 1
-    assert b"interrupted; release 2 is written and its rollout continues: devopsellence status --watch" in terminal.seen
+    assert b"interrupted; the rollout of release 2 continues; follow with devopsellence status --watch" in terminal.seen
     assert b"Traceback" not in terminal.seen
 
 

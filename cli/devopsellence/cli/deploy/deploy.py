@@ -66,13 +66,13 @@ async def deploy(etcd: Etcd, run: DeployRun, *, detach: bool) -> None:
         await asyncio.gather(dns_check, return_exceptions=True)
     run.stage = "the release may have been written; check with devopsellence status"
     release, target = await publish(etcd, run.ref, draft, default_node=run.default_node)
-    run.stage = f"release {release.number} is written and its rollout continues: devopsellence status --watch"
+    run.stage = f"the rollout of release {release.number} continues; follow with devopsellence status --watch"
     if target.attached_now:
         text = f"attached node {target.attached_now} to {run.ref}, which had no node"
         run.output.progress(OPERATION, text, stage="attached", node=target.attached_now)
-    text = f"release {release.number} of {run.ref} is written"
+    text = f"created release {release.number} of {run.ref}"
     if detach:
-        text = f"R{text[1:]}; follow it with devopsellence status --watch"
+        text = f"C{text[1:]}; follow with devopsellence status --watch"
         run.output.result(OPERATION, text, release=json.release(release), detached=True)
         return
     run.output.progress(OPERATION, text, stage="released", release=json.release(release))

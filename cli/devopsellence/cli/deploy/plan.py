@@ -99,7 +99,10 @@ def _change_of(
             return None
         why = why_leaves(service, node)
         return ServiceChange(
-            node.name, name, ChangeKind.REMOVED, f"node is {why}" if why else _elsewhere(placed.replica_placements[name])
+            node.name,
+            name,
+            ChangeKind.REMOVED,
+            f"node is {why}" if why else _elsewhere(placed.replica_placements[name]),
         )
     if service is None:
         return ServiceChange(node.name, name, ChangeKind.REMOVED, "no longer in the configuration")

@@ -106,8 +106,12 @@ async def make_plan(
         output.warning(f"{problem.key} is {problem.reason}; the node is left out of the plan")
     known = [node for node in nodes if keys[node.name] not in unreadable]
     unreachable = await replicas.unreachable_nodes(etcd, services, known)
-    placed = compute_placement(services, known, replicas.placements_held(assigned), replicas.placement_filters(unreachable))
-    return DeployPlan(known, plan(services, known, assigned, unreachable), list(placed.replica_placements.values()), assigned)
+    placed = compute_placement(
+        services, known, replicas.placements_held(assigned), replicas.placement_filters(unreachable)
+    )
+    return DeployPlan(
+        known, plan(services, known, assigned, unreachable), list(placed.replica_placements.values()), assigned
+    )
 
 
 def _where(spread: ReplicaPlacement) -> str:

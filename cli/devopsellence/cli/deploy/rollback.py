@@ -68,8 +68,8 @@ async def rollback(etcd: Etcd, run: RollbackRun, *, dry_run: bool) -> None:
     except NewerReleaseExists as error:
         message = f"{run.ref}: another release was written at the same time, so nothing was written; try again"
         raise CliError("busy", message, next_actions=[_LIST]) from error
-    run.stage = f"release {release.number} is written and its rollout continues: devopsellence status --watch"
-    text = f"release {release.number} of {run.ref}, which repeats release {older.number}, is written"
+    run.stage = f"the rollout of release {release.number} continues; follow with devopsellence status --watch"
+    text = f"created release {release.number} of {run.ref} with the content of release {older.number}"
     run.output.progress(OPERATION, text, stage="released", release=json.release(release))
     await follow_release(etcd, run.ref, run.output, OPERATION, release)
 

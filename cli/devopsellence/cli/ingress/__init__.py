@@ -5,4 +5,7 @@ files, ``certificates`` stores certificates, ``show`` displays rules and certifi
 with ``dns``, ``probe`` (ports, TLS, HTTP) and ``check_findings``; ``dns_warnings`` is the DNS check of a deploy.
 ``cluster_summary`` covers all environments. The ingress part of ``status`` belongs in ``render``. Only ``dns`` imports
 dnspython, and only when used.
+
+``check``, ``dns``, ``probe``, ``show``, ``certificates`` and ``cluster_summary`` are covered by tests/integration/cli
+(test_ingress_check.py, test_ingress_cert.py, test_ingress_deploy.py).
 """

@@ -2,4 +2,6 @@
 
 ``workload`` is everything a node runs, ``wait`` waits for a change of it; ``drain_preview``, ``relabel`` and ``moves``
 predict changes. The controller alone writes assignments: nothing here does.
+
+Modules that write to etcd or wait are covered by tests/integration/cli/test_nodes.py and tests/integration/machines.
 """
