@@ -98,8 +98,8 @@ class ContainerExec:
         number = signal_named(name)
         state = await self._process()
         if state.running and not process.send_signal(state.pid, self.container, number):
-            sentence = "cannot send the signal: the agent cannot see the command's process; use -t"
-            raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, sentence)
+            message = "cannot send the signal: the agent cannot see the command's process; use -t"
+            raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, message)
 
     async def _exit_code(self) -> int:
         """Wait for the exit code. The output usually ends with the command, but a command may close its output

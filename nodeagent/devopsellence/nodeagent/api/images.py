@@ -142,8 +142,8 @@ class ImageService:
             if chain_id in chains:
                 continue
             if not staged.complete:
-                sentence = f"layer {digest} of image {image.id} is neither on the engine nor uploaded"
-                raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, sentence)
+                message = f"layer {digest} of image {image.id} is neither on the engine nor uploaded"
+                raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, message)
             files[digest] = LayerFile(staged.size, partial(self._staging.read, digest))
         return files
 
@@ -151,8 +151,8 @@ class ImageService:
         self, requests: AsyncIterator[agent_pb2.SendLayerRequest], incoming: IncomingLayer, start: agent_pb2.LayerStart
     ) -> None:
         if start.offset > incoming.received:
-            sentence = f"only {incoming.received} bytes of layer {start.diff_id} were received, not {start.offset}"
-            raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, sentence)
+            message = f"only {incoming.received} bytes of layer {start.diff_id} were received, not {start.offset}"
+            raise CallRefused(grpc.StatusCode.FAILED_PRECONDITION, message)
         # Skip bytes already received from another call while this call waited.
         duplicate = incoming.received - start.offset
         async for request in requests:
@@ -167,8 +167,8 @@ class ImageService:
         try:
             await self._on_disk(incoming.finish)
         except DigestMismatch as error:
-            sentence = f"layer {start.diff_id} has a different digest and was discarded"
-            raise CallRefused(grpc.StatusCode.DATA_LOSS, sentence) from error
+            message = f"layer {start.diff_id} has a different digest and was discarded"
+            raise CallRefused(grpc.StatusCode.DATA_LOSS, message) from error
 
     def _image_found(
         self, image: agent_pb2.ImageDescription, chains: frozenset[str], *, present: bool
@@ -231,12 +231,12 @@ def _check(image: agent_pb2.ImageDescription) -> None:
         raise _invalid(f"image {image.id} has more than {layers.MAX_LAYERS} layers")
 
 
-def _invalid(sentence: str) -> CallRefused:
-    return CallRefused(grpc.StatusCode.INVALID_ARGUMENT, sentence)
+def _invalid(message: str) -> CallRefused:
+    return CallRefused(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
-def _no_room(sentence: str) -> CallRefused:
-    return CallRefused(grpc.StatusCode.RESOURCE_EXHAUSTED, sentence)
+def _no_room(message: str) -> CallRefused:
+    return CallRefused(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
 
 
 @contextmanager

@@ -83,8 +83,8 @@ class PeerService:
     async def _in_turn(self, send: Callable[[], Awaitable[int]]) -> int:
         """Wait for a free slot, then return the result of ``send``."""
         if self._calls >= SAVES + MAX_WAITING:
-            sentence = f"node {self._node} is sending images to too many peers"
-            raise CallRefused(_Code.RESOURCE_EXHAUSTED, sentence)
+            message = f"node {self._node} is sending images to too many peers"
+            raise CallRefused(_Code.RESOURCE_EXHAUSTED, message)
         self._calls += 1
         try:
             async with self._slots:

@@ -36,11 +36,11 @@ _log = structlog.get_logger()
 class OneOffTask:
     """A single run of a task. Call :meth:`run`, then :meth:`abandon` in case ``run`` was cut short."""
 
-    def __init__(self, engine: DockerEngine, vault: SecretDecrypter, unsealing: ThreadPool) -> None:
+    def __init__(self, engine: DockerEngine, decrypter: SecretDecrypter, decrypt_threads: ThreadPool) -> None:
         self.container = ""
         self._engine = engine
-        self._vault = vault
-        self._unsealing = unsealing
+        self._decrypter = decrypter
+        self._decrypt_threads = decrypt_threads
         self._creating: asyncio.Future[str] | None = None
         self._ended = False
 
@@ -103,7 +103,7 @@ class OneOffTask:
     async def _create(self, desired: Desired, desired_service: DesiredService, start: RunStart) -> str:
         task = start.task
         try:
-            secrets = await self._unsealing.run(lambda: self._vault.environ(desired, desired_service.spec))
+            secrets = await self._decrypt_threads.run(lambda: self._decrypter.environ(desired, desired_service.spec))
         except SecretError as error:
             raise CallRefused(_Code.FAILED_PRECONDITION, str(error)) from error
         body = task_container_config(
@@ -113,8 +113,8 @@ class OneOffTask:
         try:
             return await self._engine.ask(lambda docker: docker.create(name, body))
         except errors.ImageNotAvailable as error:
-            sentence = f"the image of {desired_service.spec.name} is not on this node yet: {error}"
-            raise CallRefused(_Code.FAILED_PRECONDITION, sentence) from error
+            message = f"the image of {desired_service.spec.name} is not on this node yet: {error}"
+            raise CallRefused(_Code.FAILED_PRECONDITION, message) from error
 
     async def _started(self, answer: Answer) -> bool:
         """Start the container; False, with the engine's message as stderr, if the image lacks the command."""

@@ -81,7 +81,7 @@ class ApiServer:
         beat: Heartbeat,
         engine: DockerEngine,
         assignments: Assignments,
-        vault: SecretDecrypter,
+        decrypter: SecretDecrypter,
         images: ImageService,
     ) -> None:
         self._uid = beat.uid
@@ -89,7 +89,7 @@ class ApiServer:
         self._engine = engine
         self._threads = ThreadPool(2, "api")
         diagnosis = Diagnosis(beat, engine, assignments, listen.files, state_dir, self._threads)
-        self._service = AgentService(beat.node, engine, assignments, vault, images, diagnosis)
+        self._service = AgentService(beat.node, engine, assignments, decrypter, images, diagnosis)
         self._peers = PeerService(beat.node, engine, assignments)
         self._cleanup: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)

@@ -59,17 +59,17 @@ class AgentService:
         node: str,
         engine: DockerEngine,
         assignments: Assignments,
-        vault: SecretDecrypter,
+        decrypter: SecretDecrypter,
         images: ImageService,
         diagnosis: Diagnosis,
     ) -> None:
         self._node = node
         self._engine = engine
         self._assignments = assignments
-        self._vault = vault
+        self._decrypter = decrypter
         self._images = images
         self._diagnosis = diagnosis
-        self._unsealing = ThreadPool(1, "unseal")
+        self._decrypt_threads = ThreadPool(1, "decrypt")
         #: Tasks that end abandoned commands.
         self._ending: set[asyncio.Task[None]] = set()
         #: Calls in progress, which may still leave a command behind.
@@ -157,7 +157,7 @@ class AgentService:
     async def _run_one_off(self, desired: Desired | None, start: RunStart, requests: Requests, answer: Answer) -> None:
         if desired is None:
             raise CallRefused(_Code.NOT_FOUND, f"environment {start.environment} is not assigned to node {self._node}")
-        one_off = OneOffTask(self._engine, self._vault, self._unsealing)
+        one_off = OneOffTask(self._engine, self._decrypter, self._decrypt_threads)
         try:
             await one_off.run(desired, desired.services[start.task.service], start, requests, answer)
         finally:

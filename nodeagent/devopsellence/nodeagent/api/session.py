@@ -61,8 +61,8 @@ async def first_request(requests: Requests, kind: str) -> RunStart:
 def check_size(size: WindowSize) -> WindowSize:
     """Return the size if valid for a terminal. CallRefused (INVALID_ARGUMENT) otherwise."""
     if not (0 < size.columns <= _MAX_SIZE and 0 < size.rows <= _MAX_SIZE):
-        sentence = f"invalid terminal size: {size.columns} columns, {size.rows} rows"
-        raise CallRefused(_Code.INVALID_ARGUMENT, sentence)
+        message = f"invalid terminal size: {size.columns} columns, {size.rows} rows"
+        raise CallRefused(_Code.INVALID_ARGUMENT, message)
     return size
 
 

@@ -24,8 +24,8 @@ def environment(node: str, path: str, known: Iterable[str]) -> EnvironmentRef:
     try:
         ref = EnvironmentRef.parse(path)
     except ValueError as error:
-        sentence = f"{path!r} is not organization/project/environment"
-        raise CallRefused(_Code.INVALID_ARGUMENT, sentence) from error
+        message = f"{path!r} is not organization/project/environment"
+        raise CallRefused(_Code.INVALID_ARGUMENT, message) from error
     present = sorted(known)
     if path not in present:
         raise CallRefused(
@@ -39,8 +39,8 @@ def check_services(ref: EnvironmentRef, node: str, requested: Iterable[str], kno
     present = sorted(known)
     for service in requested:
         if service not in present:
-            sentence = f"{ref} has no service {service!r} on node {node}; services here: {_listed(present)}"
-            raise CallRefused(_Code.NOT_FOUND, sentence)
+            message = f"{ref} has no service {service!r} on node {node}; services here: {_listed(present)}"
+            raise CallRefused(_Code.NOT_FOUND, message)
 
 
 def services(desired: Desired | None, containers: Iterable[Container]) -> set[str]:
@@ -72,8 +72,8 @@ def running(desired: Desired | None, containers: Iterable[Container], service: s
     up = [container for container in candidates if container.state is ContainerState.RUNNING]
     if not up:
         states = ", ".join(sorted({container.state.value for container in candidates})) or "no container"
-        sentence = f"no container of {service} is running on node {node} ({states})"
-        raise CallRefused(_Code.FAILED_PRECONDITION, sentence)
+        message = f"no container of {service} is running on node {node} ({states})"
+        raise CallRefused(_Code.FAILED_PRECONDITION, message)
     spec = desired.services.get(service) if desired is not None else None
     return max(up, key=lambda item: (spec is not None and item.hash == spec.hash, item.running_since, item.id))
 

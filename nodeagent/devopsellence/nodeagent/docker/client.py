@@ -253,27 +253,27 @@ def _errors(refusal: type[errors.EngineError] = errors.EngineError) -> Iterator[
     try:
         yield
     except ImageNotFound as error:
-        raise errors.ImageNotAvailable(_sentence(error)) from error
+        raise errors.ImageNotAvailable(_message(error)) from error
     except APIError as error:
-        sentence = _sentence(error)
-        if error.status_code == 404 and sentence.startswith("network "):
-            raise errors.NetworkGone(sentence) from error
+        message = _message(error)
+        if error.status_code == 404 and message.startswith("network "):
+            raise errors.NetworkGone(message) from error
         if error.status_code == 404:
-            raise errors.NotFound(sentence) from error
-        if _HALF_STARTED.search(sentence):
-            raise errors.HalfStarted(sentence) from error
+            raise errors.NotFound(message) from error
+        if _HALF_STARTED.search(message):
+            raise errors.HalfStarted(message) from error
         if error.status_code == 409:
-            raise errors.Conflict(sentence) from error
-        raise _refusal(sentence, refusal) from error
+            raise errors.Conflict(message) from error
+        raise _refusal(message, refusal) from error
     except (OSError, requests.RequestException, urllib3.exceptions.HTTPError, DockerException) as error:
         raise errors.EngineUnavailable(f"the Docker Engine does not answer: {error}") from error
 
 
-def _refusal(sentence: str, kind: type[errors.EngineError]) -> errors.EngineError:
-    return errors.DiskFull(sentence) if "no space left on device" in sentence else kind(sentence)
+def _refusal(message: str, kind: type[errors.EngineError]) -> errors.EngineError:
+    return errors.DiskFull(message) if "no space left on device" in message else kind(message)
 
 
-def _sentence(error: APIError) -> str:
+def _message(error: APIError) -> str:
     return str(error.explanation or error).strip().removesuffix(": unknown")
 
 
