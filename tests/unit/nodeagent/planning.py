@@ -1,4 +1,4 @@
-"""An engine in memory, just enough to carry out plans, and short ways to write what the tests need."""
+"""In-memory engine that carries out plans, with builders for services, containers and desired states."""
 
 from __future__ import annotations
 
@@ -44,39 +44,43 @@ def service(
     image: str = IMAGE,
     after: Mapping[str, workload_pb2.Dependency.Condition.ValueType] | None = None,
 ) -> workload_pb2.Service:
-    """A service; another ``version`` is another spec. ``after``: on what its start depends."""
-    made = workload_pb2.Service(
+    """Build a service; another ``version`` is another spec. ``after``: dependencies of its start."""
+    result = workload_pb2.Service(
         name=name,
         kind=workload_pb2.Service.WEB,
         image=workload_pb2.Image(pinned=image),
         env={"VERSION": version},
     )
     if check:
-        made.healthcheck.path, made.healthcheck.port = "/up", 3000
+        result.healthcheck.path, result.healthcheck.port = "/up", 3000
     if volume:
-        made.volumes.add(source="data", target="/data")
+        result.volumes.add(source="data", target="/data")
     for other, condition in (after or {}).items():
-        made.depends_on.add(service=other, condition=condition)
-    return made
+        result.depends_on.add(service=other, condition=condition)
+    return result
 
 
-def want(*services: workload_pb2.Service, release: int = 1, removed: bool = False) -> Desired:
-    """An assignment of these services; the ones that others wait for to complete say so, as a release does."""
-    awaited = {each.service for made in services for each in made.depends_on if each.condition == COMPLETED}
-    for made in services:
-        made.completes = made.name in awaited
+def desired_of(*services: workload_pb2.Service, release: int = 1, removed: bool = False) -> Desired:
+    """Build the desired state of these services; services with dependents that wait for completion are marked, as in
+    releases.
+    """
+    awaited = {
+        dependency.service for spec in services for dependency in spec.depends_on if dependency.condition == COMPLETED
+    }
+    for spec in services:
+        spec.completes = spec.name in awaited
     assignment = stored_pb2.Assignment(
         node="n1", node_uid=UID, generation=release, release=release, services=services, removed=removed
     )
     return resolve_assignment(assignment, ENV, UID)
 
 
-def wanted(made: workload_pb2.Service) -> DesiredService:
-    return want(made).services[made.name]
+def desired_service(spec: workload_pb2.Service) -> DesiredService:
+    return desired_of(spec).services[spec.name]
 
 
 def container(
-    made: workload_pb2.Service,
+    spec: workload_pb2.Service,
     state: ContainerState = ContainerState.RUNNING,
     *,
     identity: str = "",
@@ -86,55 +90,61 @@ def container(
     finished: str = "",
     code: int | None = None,
 ) -> Container:
-    """A container of a service's spec."""
-    spec = wanted(made)
+    """Build a container of a service's assigned."""
+    assigned = desired_service(spec)
     return Container(
-        id=identity or f"{made.name}-{spec.hash[:6]}",
-        name=spec.name,
+        id=identity or f"{spec.name}-{assigned.hash[:6]}",
+        name=assigned.name,
         environment=str(ENV),
-        service=made.name,
-        hash=spec.hash,
+        service=spec.name,
+        hash=assigned.hash,
         release=release,
         image=IMAGE,
         state=state,
         networks={
-            want(made).network: NetworkAttachment(network, "172.18.0.2" if state is ContainerState.RUNNING else "")
+            desired_of(spec).network: NetworkAttachment(
+                network, "172.18.0.2" if state is ContainerState.RUNNING else ""
+            )
         },
         running_since=since,
         started_at="2026-01-01T00:00:00Z" if state is not ContainerState.CREATED else "",
         finished_at=finished,
-        depends_on=tuple(each.service for each in made.depends_on),
+        depends_on=tuple(dependency.service for dependency in spec.depends_on),
         exit_code=code,
     )
 
 
 @dataclass
-class Router:
-    """Holds what requests go to, and afterwards, for so long as some are under way: ``lasts`` seconds. What it routes
-    to outlives the agent."""
+class DrainingRouter:
+    """Router that holds containers with requests, and drains for ``lasts`` seconds afterwards.
+
+    Routes outlive the agent.
+    """
 
     lasts: float = 1.2
     routed: frozenset[str] = frozenset()
-    #: By container, until when.
+    #: End of the drain (monotonic) by container.
     draining: dict[str, float] = field(default_factory=dict)
 
-    def want(self, containers: Iterable[str], mono: float) -> None:
-        wanted = frozenset(containers)
-        self.draining |= dict.fromkeys(self.routed - wanted, mono + self.lasts)
-        for each in wanted:
-            self.draining.pop(each, None)
-        self.routed = wanted
+    def route(self, containers: Iterable[str], mono: float) -> None:
+        desired_service = frozenset(containers)
+        self.draining |= dict.fromkeys(self.routed - desired_service, mono + self.lasts)
+        for container in desired_service:
+            self.draining.pop(container, None)
+        self.routed = desired_service
 
     def held(self, mono: float) -> Mapping[str, str]:
-        waiting = {each: "3 requests are under way" for each, until in self.draining.items() if mono < until}
+        waiting = {container: "3 requests are under way" for container, until in self.draining.items() if mono < until}
         return waiting | dict.fromkeys(self.routed, "serves")
 
 
 @dataclass
-class Engine:
-    """Carries out actions at once. ``sick``: hashes that never pass their check; ``became_unhealthy``: containers that do not
-    pass it any more; ``ends``: hashes that end at once; ``done``: those that do with exit code 0; ``missing``: images
-    that have to be pulled."""
+class FakeEngine:
+    """Engine in memory; carries out actions at once.
+
+    Sets of spec hashes: ``sick`` never pass their probes, ``ends`` exit at once, ``done`` exit at once with code 0.
+    ``became_unhealthy``: containers whose probes fail now. ``missing``: images to be pulled first.
+    """
 
     containers: dict[str, Container] = field(default_factory=dict)
     network: Network | None = None
@@ -147,28 +157,30 @@ class Engine:
     mono: float = 1000.0
     made: int = 0
     history: list[Action] = field(default_factory=list)
-    router: Router | None = None
+    router: DrainingRouter | None = None
 
     @property
     def now(self) -> Now:
         return Now(self.mono, 1_000_000.0 + self.mono)
 
     def add(self, *containers: Container) -> None:
-        for each in containers:
-            self.containers[each.id] = each
+        for container in containers:
+            self.containers[container.id] = container
 
     def health(self) -> Mapping[str, Health]:
-        """Sick ones are overdue after 18 s, the others pass at once."""
-        found = {}
-        for each in self.containers.values():
-            if each.up and each.hash in self.sick:
-                late = self.mono - each.running_since >= 18.0
-                found[each.id] = Health(ProbeVerdict.UNHEALTHY if late else ProbeVerdict.CHECKING, late, "answered 503")
-            elif each.up and each.id in self.became_unhealthy:
-                found[each.id] = Health(ProbeVerdict.UNHEALTHY, False, "answered 500", self.now)
-            elif each.up:
-                found[each.id] = Health(ProbeVerdict.HEALTHY, since=Now(each.running_since, 0.0))
-        return found
+        """Return probe results: past the start deadline after 18 s for sick containers, healthy at once for others."""
+        results = {}
+        for container in self.containers.values():
+            if container.up and container.hash in self.sick:
+                late = self.mono - container.running_since >= 18.0
+                results[container.id] = Health(
+                    ProbeVerdict.UNHEALTHY if late else ProbeVerdict.CHECKING, late, "answered 503"
+                )
+            elif container.up and container.id in self.became_unhealthy:
+                results[container.id] = Health(ProbeVerdict.UNHEALTHY, False, "answered 500", self.now)
+            elif container.up:
+                results[container.id] = Health(ProbeVerdict.HEALTHY, since=Now(container.running_since, 0.0))
+        return results
 
     def observe(self) -> Observed:
         return Observed(tuple(self.containers.values()), self.network, self.health(), self.held())
@@ -177,32 +189,32 @@ class Engine:
         return self.router.held(self.mono) if self.router is not None else {}
 
     def plan(self, goal: Desired) -> EnvironmentPlan:
-        """Observe and plan, and remember what has proved itself, as the agent does."""
-        made = plan(goal, self.observe(), self.memories, self.now)
-        for each in made.services:
-            if each.ready is not None:
-                key = (each.service, each.ready.hash)
-                memory = self.memories.get(key, NO_HISTORY).running(each.ready)
-                self.memories[key] = memory.forget_lapses() if each.lapses_expired else memory
-        self._route(made)
-        return made
+        """Observe, plan, and note ready containers, as the agent does."""
+        planned = plan(goal, self.observe(), self.memories, self.now)
+        for service in planned.services:
+            if service.ready is not None:
+                key = (service.service, service.ready.hash)
+                memory = self.memories.get(key, NO_HISTORY).running(service.ready)
+                self.memories[key] = memory.forget_lapses() if service.lapses_expired else memory
+        self._route(planned)
+        return planned
 
-    def _route(self, made: EnvironmentPlan) -> None:
-        serving = [each for service in made.services for each in service.serving]
-        for each in serving:
-            assert each.state is ContainerState.RUNNING
-            assert each.hash not in self.sick, "it has never been healthy"
+    def _route(self, planned: EnvironmentPlan) -> None:
+        serving = [container for service in planned.services for container in service.serving]
+        for container in serving:
+            assert container.state is ContainerState.RUNNING
+            assert container.hash not in self.sick, "it has never been healthy"
         if self.router is not None:
-            self.router.want([each.id for each in serving], self.mono)
+            self.router.route([container.id for container in serving], self.mono)
 
     def carry_out(self, action: Action, goal: Desired) -> None:
-        """One action, and what is remembered of it."""
+        """Carry out an action and note it in the restart history."""
         self.history.append(action)
         if action.kind is ActionKind.STOP and not (action.became_unhealthy or action.unhealthy):
             assert action.container not in self.held(), "requests go there"
         key = (action.service, action.hash)
         memory = self.memories.get(key, NO_HISTORY)
-        found = self._find(action)
+        container = self._find(action)
         match action.kind:
             case ActionKind.CREATE_NETWORK:
                 self.made += 1
@@ -215,31 +227,31 @@ class Engine:
                 self.memories[key] = memory.pulled()
             case ActionKind.CREATE:
                 self._create(action, goal, memory)
-            case _ if found is None:
+            case _ if container is None:
                 pass
             case ActionKind.START:
-                self._start(found, goal, memory)
+                self._start(container, goal, memory)
             case ActionKind.CONNECT:
                 assert self.network is not None
-                self._put(replace(found, networks={goal.network: NetworkAttachment(self.network.id, "172.18.0.9")}))
+                self._put(replace(container, networks={goal.network: NetworkAttachment(self.network.id, "172.18.0.9")}))
             case ActionKind.EXAMINE:
-                code = 0 if found.hash in self.done else 1
-                ended = replace(found, finished_at=found.finished_at or f"t{self.mono}", exit_code=code)
+                code = 0 if container.hash in self.done else 1
+                ended = replace(container, finished_at=container.finished_at or f"t{self.mono}", exit_code=code)
                 self._put(ended)
                 self.memories[key] = memory.ended(
                     ended, ContainerExit(code, False, ended.finished_at, 0.1), self.now, seed="x"
                 )
             case ActionKind.STOP:
-                self.memories[key] = change_before(action, found, goal, self.now)(memory)
-                self._put(_down(found))
+                self.memories[key] = change_before(action, container, goal, self.now)(memory)
+                self._put(_down(container))
             case ActionKind.REMOVE:
-                assert not found.up
-                del self.containers[found.id]
+                assert not container.up
+                del self.containers[container.id]
 
     def step(self, goal: Desired) -> bool:
-        """What the agent does in one turn: the first action of each service. False when there was none."""
-        made = self.plan(goal)
-        firsts = [made.network[:1], *(each.actions[:1] for each in made.services)]
+        """Carry out the first action of service service, as one pass of the agent does; False without an action."""
+        planned = self.plan(goal)
+        firsts = [planned.network[:1], *(service.actions[:1] for service in planned.services)]
         actions = [first[0] for first in firsts if first]
         for action in actions:
             self.carry_out(action, goal)
@@ -248,7 +260,7 @@ class Engine:
     def _find(self, action: Action) -> Container | None:
         if action.container in self.containers:
             return self.containers[action.container]
-        return next((each for each in self.containers.values() if each.name == action.name), None)
+        return next((container for container in self.containers.values() if container.name == action.name), None)
 
     def _create(self, action: Action, goal: Desired, memory: RestartHistory) -> None:
         spec = goal.services[action.service]
@@ -257,18 +269,19 @@ class Engine:
             return
         self.made += 1
         new = Container(
-            f"c{self.made}", spec.name, str(ENV), action.service, spec.hash, goal.release, spec.image, ContainerState.CREATED,
-            depends_on=tuple(each.service for each in spec.spec.depends_on),
+            f"c{self.made}", spec.name, str(ENV), action.service, spec.hash, goal.release, spec.image,
+            ContainerState.CREATED,
+            depends_on=tuple(container.service for container in spec.spec.depends_on),
         )  # fmt: skip
-        assert all(each.name != new.name for each in self.containers.values()), f"{new.name} is there already"
+        assert all(container.name != new.name for container in self.containers.values()), f"{new.name} is there already"
         self._put(new)
 
-    def _start(self, found: Container, goal: Desired, memory: RestartHistory) -> None:
+    def _start(self, container: Container, goal: Desired, memory: RestartHistory) -> None:
         assert self.network is not None
-        if found.up:
+        if container.up:
             return
         up = replace(
-            found,
+            container,
             state=ContainerState.RUNNING,
             networks={goal.network: NetworkAttachment(self.network.id, "172.18.0.3")},
             running_since=self.mono,
@@ -276,17 +289,17 @@ class Engine:
             finished_at="",
             exit_code=None,
         )
-        self._put(_down(up) if found.hash in self.ends | self.done else up)
-        self.memories[(found.service, found.hash)] = memory.started(up)
+        self._put(_down(up) if container.hash in self.ends | self.done else up)
+        self.memories[(container.service, container.hash)] = memory.started(up)
 
-    def _put(self, found: Container) -> None:
-        self.containers[found.id] = found
-
-
-def _down(found: Container) -> Container:
-    return replace(found, state=ContainerState.EXITED, running_since=0.0, finished_at="", exit_code=None)
+    def _put(self, container: Container) -> None:
+        self.containers[container.id] = container
 
 
-def kinds(actions: Iterable[Action]) -> list[str]:
-    """``service:kind`` for each."""
+def _down(container: Container) -> Container:
+    return replace(container, state=ContainerState.EXITED, running_since=0.0, finished_at="", exit_code=None)
+
+
+def action_kinds(actions: Iterable[Action]) -> list[str]:
+    """Return ``service:kind`` of each action."""
     return [f"{action.service}:{action.kind}" if action.service else str(action.kind) for action in actions]

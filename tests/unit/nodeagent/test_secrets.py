@@ -47,7 +47,7 @@ def assignment(
     )  # fmt: skip
 
 
-def test_the_version_is_part_of_the_spec() -> None:
+def test_secret_version_changes_the_spec_hash() -> None:
     assert spec_hash(user(1)) != spec_hash(user(2))
 
 
@@ -61,14 +61,14 @@ def test_missing_secret_is_a_problem_with_a_fix() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "A=B", "A\0B"])
-def test_a_variable_needs_a_name(name: str) -> None:
+def test_invalid_variable_name_is_a_problem(name: str) -> None:
     made = service()
     made.secret_refs.add(name=name, secret="DB", version=1)
     found = resolve_assignment(stored_pb2.Assignment(services=[made]), ENV, UID).services["web"].problem
     assert "not the name of one" in found
 
 
-def test_a_secret_wins_over_the_tasks_env_and_that_over_the_services() -> None:
+def test_secret_overrides_task_env_overrides_service_env() -> None:
     goal = want(("web", "DB", 1, b"secret"))
     wanted = goal.services["web"]
     secrets = VAULT.environ(goal, wanted.spec)
@@ -81,7 +81,7 @@ def test_a_secret_wins_over_the_tasks_env_and_that_over_the_services() -> None:
     ]
 
 
-def test_a_tasks_container_is_nobody_elses() -> None:
+def test_task_container_has_no_service_alias() -> None:
     goal = want(("web", "DB", 1, b"secret"))
     task = workload_pb2.Task(name="t", service="web", command=["/migrate"], args=["--all"])
     body = task_container_config(goal.services["web"], goal, task, {}, one_off=True, interactive=True, tty=True)
@@ -121,7 +121,7 @@ def test_secret_for_other_recipients_is_named() -> None:
         SecretDecrypter(other).environ(goal, goal.services["web"].spec)
 
 
-def test_the_registrys_password() -> None:
+def test_registry_login() -> None:
     where = stored_pb2.Registry(repository="r.example/shop", username="robot", password_secret="R", password_version=3)
     given = (REGISTRY, "R", 3, b"hidden")
     assert VAULT.registry_login(want(given, registry=where)) == ("robot", "hidden")
@@ -137,7 +137,7 @@ def test_reencrypted_secret_is_tried_again() -> None:
     assert reencrypted_specs(first, first) == reencrypted_specs(None, first) == reencrypted_specs(first, None) == []
 
 
-def test_a_tasks_service_must_be_there() -> None:
+def test_task_without_its_service_is_a_problem() -> None:
     made = assignment(("web", "DB", 1, b"x"))
     made.task.CopyFrom(workload_pb2.Task(name="release", service="web"))
     assert assignment_problem(made, "n1", ENV) == ""
@@ -150,7 +150,7 @@ def test_a_tasks_service_must_be_there() -> None:
     assert "../x" in assignment_problem(made, "n1", ENV)
 
 
-def test_the_identity_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+def test_identity_is_created_once_with_mode_0600(tmp_path: Path) -> None:
     first = load_identity(tmp_path)
     path = tmp_path / IDENTITY_FILE
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -162,7 +162,7 @@ def test_the_identity_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == b"\xff damaged"
 
 
-def test_an_identity_that_cannot_be_read_is_not_made_anew(tmp_path: Path) -> None:
+def test_unreadable_identity_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / IDENTITY_FILE).mkdir()
     with pytest.raises(StateError, match="cannot be used"):
         load_identity(tmp_path)

@@ -12,7 +12,7 @@ from devopsellence.nodeagent.api.auth import CallRefused
 from devopsellence.nodeagent.docker.model import Container, ContainerState
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.store.keys import EnvironmentRef
-from tests.unit.nodeagent.planning import container, service, want
+from tests.unit.nodeagent.planning import container, desired_of, service
 
 ENV = EnvironmentRef("acme", "shop", "production")
 
@@ -50,7 +50,7 @@ def test_unknown_target_is_refused(path: str, known: list[str], code: grpc.Statu
 def test_services_are_assigned_or_have_a_container() -> None:
     web, old = service("web"), service("old")
     task = replace(container(service("job")), task="migrate")
-    assert targets.services(want(web), [container(old), task]) == {"web", "old"}
+    assert targets.services(desired_of(web), [container(old), task]) == {"web", "old"}
     assert targets.services(None, [container(old)]) == {"old"}
 
 
@@ -76,9 +76,9 @@ def test_command_prefers_the_desired_spec_then_the_newest() -> None:
     first, second, third = (service("web", version) for version in "123")
     old = container(first, identity="old", since=10.0)
     new = container(second, identity="new", since=20.0)
-    assert _running([old, new], want(first)) == "old"
-    assert _running([old, new], want(second)) == "new"
-    assert _running([old, new], want(third)) == "new"
+    assert _running([old, new], desired_of(first)) == "old"
+    assert _running([old, new], desired_of(second)) == "new"
+    assert _running([old, new], desired_of(third)) == "new"
     assert _running([old, new]) == "new"
 
 

@@ -16,12 +16,12 @@ from devopsellence.nodeagent.docker.model import (
     Network,
     NetworkAttachment,
 )
-from tests.unit.nodeagent.planning import ENV, container, service, want
+from tests.unit.nodeagent.planning import ENV, container, desired_of, service
 
 STARTED = "2026-11-22T22:32:22.944082437Z"
 AT = epoch(STARTED)
 RUNNING = replace(container(service(), identity="c1"), started_at=STARTED)
-NETWORK = Network("net-1", want().network, str(ENV))
+NETWORK = Network("net-1", desired_of().network, str(ENV))
 LABELS = {"devopsellence.environment": str(ENV), "devopsellence.node_uid": "u"}
 
 
@@ -47,7 +47,7 @@ def test_exit_event_marks_the_container_exited() -> None:
     cache = cache_of(RUNNING)
     assert cache.apply(event("die")).environment == str(ENV)
     assert only_container(cache).state is ContainerState.EXITED
-    assert only_container(cache).address_on(want().network) == ""
+    assert only_container(cache).address_on(desired_of().network) == ""
 
 
 def test_exit_event_older_than_the_start_is_ignored() -> None:
@@ -123,7 +123,7 @@ def test_listing_does_not_undo_later_changes() -> None:
 
 def test_listing_updates_networks_and_keeps_inspected_times() -> None:
     cache = cache_of(RUNNING)
-    moved = {want().network: NetworkAttachment("net-2", "172.19.0.9")}
+    moved = {desired_of().network: NetworkAttachment("net-2", "172.19.0.9")}
     _, unknown = cache.replace(EngineListing((replace(RUNNING, started_at="", networks=moved),), ()), cache.stamp())
     assert unknown == set()
     assert only_container(cache) == replace(RUNNING, networks=moved)

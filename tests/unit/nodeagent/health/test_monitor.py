@@ -13,7 +13,7 @@ from devopsellence.nodeagent.docker.model import Container, Health, ProbeVerdict
 from devopsellence.nodeagent.health.monitor import HealthMonitor, ProbeState, combined_health
 from devopsellence.nodeagent.health.probe import ProbeCall
 from devopsellence.nodeagent.plan.probe_spec import Probe, ProbeTiming
-from tests.unit.nodeagent.planning import ENV, container, service, want
+from tests.unit.nodeagent.planning import ENV, container, desired_of, service
 
 TIMING = ProbeTiming(interval=5.0, timeout=2.0, retries=3, start_period=1.0)
 HTTP = Probe(TIMING, port=3000, path="/up")
@@ -131,7 +131,7 @@ class ScriptedProbes:
         return ask
 
     def watch(self, target: Container, *probes: Probe) -> None:
-        self.monitor.watch(str(ENV), want().network, [(target, probes)])
+        self.monitor.watch(str(ENV), desired_of().network, [(target, probes)])
 
     async def changed(self) -> ProbeVerdict:
         async with asyncio.timeout(20):
@@ -170,7 +170,7 @@ async def test_restarted_container_is_probed_from_the_start() -> None:
     assert probes.monitor.of(str(ENV)) == {}
     probes.results[TCP].put_nowait("refused")
     assert await probes.changed() is ProbeVerdict.CHECKING
-    probes.monitor.watch(str(ENV), want().network, [])
+    probes.monitor.watch(str(ENV), desired_of().network, [])
     assert probes.monitor.of(str(ENV)) == {}
 
 

@@ -1,4 +1,4 @@
-"""Every plan may be cut at every action, by a crash that also forgets what was not on disk, and still converges."""
+"""Every plan, cut at every action by a crash that also loses unsaved state, converges."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.unit.nodeagent.planning import (
     HEALTHY,
     REMOTE,
     STARTED,
-    Engine,
-    Router,
+    DrainingRouter,
+    FakeEngine,
     container,
+    desired_of,
+    desired_service,
     service,
-    want,
-    wanted,
 )
 
 OLD, NEW = service(version="1"), service(version="2")
@@ -38,26 +38,26 @@ AFTER_JOB = service("app", "3", after={"job": COMPLETED})
 ROUNDS = 400
 
 
-def engine(*there: Container, network: bool = True) -> Engine:
-    made = Engine(network=Network("net-1", want().network, str(ENV)) if network else None)
+def engine(*there: Container, network: bool = True) -> FakeEngine:
+    made = FakeEngine(network=Network("net-1", desired_of().network, str(ENV)) if network else None)
     made.add(*there)
     return made
 
 
-def missing() -> Engine:
+def missing() -> FakeEngine:
     made = engine()
     made.missing.add(REMOTE)
     return made
 
 
-def jobs(*there: Container) -> Engine:
+def jobs(*there: Container) -> FakeEngine:
     """Jobs end by themselves, well."""
     made = engine(*there)
-    made.done |= {wanted(JOB).hash, wanted(NEW_JOB).hash}
+    made.done |= {desired_service(JOB).hash, desired_service(NEW_JOB).hash}
     return made
 
 
-def lapsed(*there: Container) -> Engine:
+def lapsed(*there: Container) -> FakeEngine:
     """All but the last one has stopped to pass its checks."""
     made = engine(*there)
     made.became_unhealthy |= {each.id for each in there[:-1]}
@@ -66,25 +66,25 @@ def lapsed(*there: Container) -> Engine:
     return made
 
 
-SCENARIOS: dict[str, tuple[Callable[[], Engine], Desired]] = {
-    "from nothing": (lambda: engine(network=False), want(OLD, OLD_DB)),
-    "a new version": (lambda: engine(container(OLD)), want(NEW)),
-    "a new version with a check": (lambda: engine(container(OLD_WEB)), want(NEW_WEB)),
-    "a new version with volumes": (lambda: engine(container(OLD_DB)), want(NEW_DB)),
+SCENARIOS: dict[str, tuple[Callable[[], FakeEngine], Desired]] = {
+    "from nothing": (lambda: engine(network=False), desired_of(OLD, OLD_DB)),
+    "a new version": (lambda: engine(container(OLD)), desired_of(NEW)),
+    "a new version with a check": (lambda: engine(container(OLD_WEB)), desired_of(NEW_WEB)),
+    "a new version with volumes": (lambda: engine(container(OLD_DB)), desired_of(NEW_DB)),
     "both at once, and one service less": (
         lambda: engine(container(OLD_WEB), container(OLD_DB), container(service("gone"))),
-        want(NEW_WEB, NEW_DB),
+        desired_of(NEW_WEB, NEW_DB),
     ),
     "back to the version before, in the middle": (
         lambda: engine(container(OLD_WEB), container(NEW_WEB, ContainerState.CREATED)),
-        want(OLD_WEB),
+        desired_of(OLD_WEB),
     ),
-    "an image that has to be pulled": (missing, want(REMOTE_WEB)),
+    "an image that has to be pulled": (missing, desired_of(REMOTE_WEB)),
     "everything ended, the network gone": (
         lambda: engine(
             container(OLD_WEB, ContainerState.EXITED), container(OLD_DB, ContainerState.EXITED), network=False
         ),
-        want(OLD_WEB, OLD_DB),
+        desired_of(OLD_WEB, OLD_DB),
     ),
     "leftovers of three versions": (
         lambda: engine(
@@ -92,43 +92,43 @@ SCENARIOS: dict[str, tuple[Callable[[], Engine], Desired]] = {
             container(service("db", "0", volume=True), ContainerState.CREATED),
             container(service("db", "00", volume=True), ContainerState.EXITED),
         ),
-        want(NEW_DB),
+        desired_of(NEW_DB),
     ),
-    "one after another, from nothing": (lambda: engine(network=False), want(APP, REDIS, DB_AFTER)),
+    "one after another, from nothing": (lambda: engine(network=False), desired_of(APP, REDIS, DB_AFTER)),
     "new versions, one after another": (
         lambda: jobs(container(APP), container(REDIS), container(OLD_DB)),
-        want(NEW_APP, NEW_REDIS, JOB, DB_AFTER),
+        desired_of(NEW_APP, NEW_REDIS, JOB, DB_AFTER),
     ),
-    "one that is to complete": (jobs, want(AFTER_JOB, JOB)),
+    "one that is to complete": (jobs, desired_of(AFTER_JOB, JOB)),
     "one that is to complete, again": (
         lambda: jobs(container(JOB, ContainerState.EXITED, finished="t", code=0), container(AFTER_JOB)),
-        want(AFTER_JOB, NEW_JOB),
+        desired_of(AFTER_JOB, NEW_JOB),
     ),
     "all went down": (
         lambda: engine(container(APP, ContainerState.EXITED), container(REDIS, ContainerState.EXITED), network=False),
-        want(APP, REDIS),
+        desired_of(APP, REDIS),
     ),
     "healthy no more": (
         lambda: lapsed(container(OLD_WEB), container(OLD_DB), container(REDIS)),
-        want(OLD_WEB, REDIS, OLD_DB),
+        desired_of(OLD_WEB, REDIS, OLD_DB),
     ),
     "healthy no more, and there is a newer version": (
         lambda: lapsed(container(REDIS), container(APP)),
-        want(NEW_REDIS, APP),
+        desired_of(NEW_REDIS, APP),
     ),
     "a tombstone for what depends on one another": (
         lambda: engine(container(APP), container(REDIS), container(service("x", after={"app": STARTED}))),
-        want(removed=True),
+        desired_of(removed=True),
     ),
     "a tombstone for what says that it goes round in a circle": (
         lambda: engine(container(APP), container(service("redis", after={"app": STARTED}))),
-        want(removed=True),
+        desired_of(removed=True),
     ),
-    "a tombstone": (lambda: engine(container(OLD_WEB), container(OLD_DB)), want(removed=True)),
+    "a tombstone": (lambda: engine(container(OLD_WEB), container(OLD_DB)), desired_of(removed=True)),
 }
 
 
-def converge(machine: Engine, goal: Desired) -> None:
+def converge(machine: FakeEngine, goal: Desired) -> None:
     for _ in range(ROUNDS):
         machine.step(goal)
         check(machine)
@@ -139,17 +139,17 @@ def converge(machine: Engine, goal: Desired) -> None:
     raise AssertionError(f"no end after {ROUNDS} rounds: {machine.history[-10:]}")
 
 
-def check(machine: Engine) -> None:
-    """What must hold at every moment."""
-    up = [each.service for each in machine.containers.values() if each.up]
+def check(machine: FakeEngine) -> None:
+    """Assert everything that holds at every moment."""
+    up = [container.service for container in machine.containers.values() if container.up]
     assert up.count("db") <= 1, "two containers share a volume"
     for action in machine.history[-1:]:
-        if action.kind == "start" and action.hash in (wanted(APP).hash, wanted(NEW_APP).hash):
+        if action.kind == "start" and action.hash in (desired_service(APP).hash, desired_service(NEW_APP).hash):
             assert "redis" in up, "it was started before what it depends on"
 
 
-def finished(machine: Engine, goal: Desired) -> None:
-    """What must hold in the end: what is assigned runs, and nothing else is there."""
+def finished(machine: FakeEngine, goal: Desired) -> None:
+    """Assert the end: all assigned services run, and nothing else is left."""
     assert sorted(each.hash for each in machine.containers.values()) == sorted(
         each.hash for each in goal.services.values()
     )
@@ -158,7 +158,7 @@ def finished(machine: Engine, goal: Desired) -> None:
     assert (machine.network is None) == goal.removed
 
 
-def actions_of(start: Callable[[], Engine], goal: Desired) -> int:
+def actions_of(start: Callable[[], FakeEngine], goal: Desired) -> int:
     machine = start()
     converge(machine, goal)
     finished(machine, goal)
@@ -168,13 +168,15 @@ def actions_of(start: Callable[[], Engine], goal: Desired) -> int:
 ROUTES = pytest.mark.parametrize("routes", [False, True], ids=["not routed", "routed"])
 
 
-def starting(scenario: str, *, routes: bool) -> tuple[Callable[[], Engine], Desired]:
-    """How a scenario begins, and its goal. ``routes``: requests go to all that is up."""
+def starting(scenario: str, *, routes: bool) -> tuple[Callable[[], FakeEngine], Desired]:
+    """Return the start of a scenario and its goal. ``routes``: all running containers get requests."""
     start, goal = SCENARIOS[scenario]
 
-    def routed() -> Engine:
+    def routed() -> FakeEngine:
         machine = start()
-        machine.router = Router(routed=frozenset(each.id for each in machine.containers.values() if each.up))
+        machine.router = DrainingRouter(
+            routed=frozenset(container.id for container in machine.containers.values() if container.up)
+        )
         return machine
 
     return (routed if routes else start), goal
@@ -183,7 +185,7 @@ def starting(scenario: str, *, routes: bool) -> tuple[Callable[[], Engine], Desi
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("forgets", [False, True], ids=["remembers", "forgets"])
 @ROUTES
-def test_cut_anywhere_it_converges(scenario: str, forgets: bool, routes: bool) -> None:
+def test_plan_cut_anywhere_converges(scenario: str, forgets: bool, routes: bool) -> None:
     start, goal = starting(scenario, routes=routes)
     for cut in range(actions_of(start, goal) + 1):
         machine = start()
@@ -216,9 +218,9 @@ def test_every_prefix_of_the_first_plan_converges(scenario: str, routes: bool) -
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @ROUTES
-def test_the_goal_may_change_at_every_action(scenario: str, routes: bool) -> None:
+def test_goal_changed_at_every_action_converges(scenario: str, routes: bool) -> None:
     start, first = starting(scenario, routes=routes)
-    goal = want(service(version="3", check=True), service("db", "3", volume=True), release=3)
+    goal = desired_of(service(version="3", check=True), service("db", "3", volume=True), release=3)
     for cut in range(actions_of(start, first) + 1):
         machine = start()
         for _ in range(cut):
@@ -231,7 +233,7 @@ def test_the_goal_may_change_at_every_action(scenario: str, routes: bool) -> Non
 @pytest.mark.parametrize(("old", "new"), [(OLD, NEW), (OLD_WEB, NEW_WEB)], ids=["without a check", "with a check"])
 def test_stateless_service_always_serves(old: workload_pb2.Service, new: workload_pb2.Service) -> None:
     machine = engine(container(old))
-    goal = want(new)
+    goal = desired_of(new)
     for _ in range(50):
         machine.step(goal)
         assert any(each.up for each in machine.containers.values())
@@ -242,10 +244,10 @@ def test_stateless_service_always_serves(old: workload_pb2.Service, new: workloa
 @pytest.mark.parametrize(("old", "new"), [(OLD, NEW), (OLD_WEB, NEW_WEB)], ids=["without a check", "with a check"])
 def test_stateless_service_always_has_a_target(old: workload_pb2.Service, new: workload_pb2.Service) -> None:
     """Also when the agent is killed at any moment, and knows nothing any more but what is routed to."""
-    before, goal = container(old), want(new)
+    before, goal = container(old), desired_of(new)
     for cut in range(50):
         machine = engine(before)
-        machine.router = Router(routed=frozenset([before.id]))
+        machine.router = DrainingRouter(routed=frozenset([before.id]))
         for round_ in range(50):
             if round_ == cut:
                 machine.memories.clear()
@@ -258,18 +260,18 @@ def test_stateless_service_always_has_a_target(old: workload_pb2.Service, new: w
 
 def test_no_router_holds_no_container() -> None:
     """The old one goes in the very turn in which the new one has proved itself."""
-    machine, goal = engine(container(OLD)), want(NEW)
-    machine.memories["web", wanted(OLD).hash] = NO_HISTORY.running(container(OLD))
+    machine, goal = engine(container(OLD)), desired_of(NEW)
+    machine.memories["web", desired_service(OLD).hash] = NO_HISTORY.running(container(OLD))
     for _ in range(3):
         machine.step(goal)
         machine.mono += 1.0
     assert [each.kind for each in machine.history] == ["create", "start", "stop"]
 
 
-def test_a_new_version_that_never_becomes_healthy_never_takes_over() -> None:
+def test_unhealthy_new_version_never_takes_over() -> None:
     machine = engine(container(OLD_WEB))
-    goal = want(NEW_WEB)
-    machine.sick.add(wanted(NEW_WEB).hash)
+    goal = desired_of(NEW_WEB)
+    machine.sick.add(desired_service(NEW_WEB).hash)
     old = container(OLD_WEB).id
     failed = False
     for _ in range(400):
@@ -288,10 +290,10 @@ def test_a_new_version_that_never_becomes_healthy_never_takes_over() -> None:
     finished(machine, goal)
 
 
-def test_a_crash_loop_slows_down_and_fails_after_three_ends() -> None:
+def test_crash_loop_backs_off_and_fails_after_three_exits() -> None:
     machine = engine()
-    goal = want(OLD)
-    machine.ends.add(wanted(OLD).hash)
+    goal = desired_of(OLD)
+    machine.ends.add(desired_service(OLD).hash)
     failed_after: list[int] = []
     for _ in range(1200):
         machine.step(goal)
@@ -313,13 +315,13 @@ def test_a_crash_loop_slows_down_and_fails_after_three_ends() -> None:
 
 def test_removal_follows_reverse_dependency_order() -> None:
     machine = engine(container(APP), container(REDIS), container(service("x", after={"app": STARTED})))
-    converge(machine, want(removed=True))
+    converge(machine, desired_of(removed=True))
     stops = [each.service for each in machine.history if each.kind == "stop"]
     assert stops == ["x", "app", "redis"]
 
 
 def test_completing_service_runs_once() -> None:
-    machine, goal = jobs(), want(AFTER_JOB, JOB)
+    machine, goal = jobs(), desired_of(AFTER_JOB, JOB)
     converge(machine, goal)
     machine.memories.clear()
     machine.mono += 10_000
@@ -328,22 +330,22 @@ def test_completing_service_runs_once() -> None:
 
 
 def test_failing_service_runs_until_it_completes() -> None:
-    machine, goal = engine(), want(AFTER_JOB, JOB)
-    machine.ends.add(wanted(JOB).hash)
+    machine, goal = engine(), desired_of(AFTER_JOB, JOB)
+    machine.ends.add(desired_service(JOB).hash)
     for _ in range(60):
         machine.step(goal)
         machine.mono += 0.5
     assert machine.plan(goal).services[1].failed
     assert not [each for each in machine.history if each.kind == "start" and each.service == "app"]
     machine.ends.clear()
-    machine.done.add(wanted(JOB).hash)
+    machine.done.add(desired_service(JOB).hash)
     machine.mono += 400
     converge(machine, goal)
     finished(machine, goal)
 
 
 def test_flapping_service_backs_off_and_fails() -> None:
-    machine, goal = engine(container(OLD_WEB)), want(OLD_WEB)
+    machine, goal = engine(container(OLD_WEB)), desired_of(OLD_WEB)
     healthy_at, failed = machine.mono, False
     for _ in range(6000):
         machine.step(goal)
@@ -360,19 +362,19 @@ def test_flapping_service_backs_off_and_fails() -> None:
     assert 6 <= stops <= 7
 
 
-def test_after_ten_minutes_of_health_it_is_replaced_at_once_again() -> None:
-    machine, goal = lapsed(container(OLD_WEB), container(REDIS)), want(OLD_WEB, REDIS)
+def test_replacement_is_immediate_again_after_ten_healthy_minutes() -> None:
+    machine, goal = lapsed(container(OLD_WEB), container(REDIS)), desired_of(OLD_WEB, REDIS)
     converge(machine, goal)
     machine.mono += 601
     converge(machine, goal)
-    assert machine.memories["web", wanted(OLD_WEB).hash].lapses == 0
+    assert machine.memories["web", desired_service(OLD_WEB).hash].lapses == 0
     (mine,) = [each for each in machine.containers.values() if each.service == "web"]
     machine.became_unhealthy.add(mine.id)
     machine.step(goal)
     assert machine.history[-1].kind == "stop"
 
 
-def test_the_same_input_gives_the_same_plan() -> None:
+def test_same_input_gives_the_same_plan() -> None:
     machine = engine(container(OLD_WEB), container(OLD_DB))
-    goal = want(NEW_WEB, NEW_DB)
+    goal = desired_of(NEW_WEB, NEW_DB)
     assert machine.plan(goal) == copy.deepcopy(machine).plan(goal)

@@ -1,4 +1,4 @@
-"""Who is started after whom, and stopped before whom."""
+"""Order of starts and stops."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DONE = DependencyState(started=False, ready=False, completed=True)
         (COMPLETED, DONE, ""),
     ],
 )
-def test_conditions(
+def test_condition_decides_if_a_dependency_is_met(
     condition: workload_pb2.Dependency.Condition.ValueType, standing: DependencyState, expected: str
 ) -> None:
     assert unmet_dependencies(service(after={"redis": condition}), {"redis": standing}) == expected
@@ -45,13 +45,13 @@ def test_dependency_on_another_node_is_not_waited_for() -> None:
     assert unmet_dependencies(service(after={"redis": HEALTHY}), {}) == ""
 
 
-def test_all_that_is_missing_is_named() -> None:
+def test_every_unmet_dependency_is_named() -> None:
     made = service(after={"redis": HEALTHY, "job": COMPLETED, "db": STARTED})
     said = unmet_dependencies(made, {"redis": READY, "job": READY, "db": NOTHING})
     assert said == "waits for job to complete; for db to be started: pulling redis"
 
 
-def test_a_cycle_is_shown_and_what_is_not_in_it_is_left_alone() -> None:
+def test_cycle_is_a_problem_of_its_members_only() -> None:
     said = dependency_cycles([
         service("a", after={"b": STARTED}),
         service("b", after={"c": STARTED}),
@@ -67,7 +67,7 @@ def test_a_cycle_is_shown_and_what_is_not_in_it_is_left_alone() -> None:
     }
 
 
-def test_dependencies_come_first_and_strangers_not_at_all() -> None:
+def test_start_order_has_dependencies_first_and_no_foreign_services() -> None:
     assert list(start_order({"web": ["redis", "elsewhere"], "redis": ["volume"], "volume": []})) == [
         "volume",
         "redis",

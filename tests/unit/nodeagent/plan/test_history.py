@@ -44,31 +44,29 @@ def after(memory: RestartHistory, ends: list[float]) -> RestartHistory:
         ([0.1] * 9 + [599.0], 256.0, 281.6),
     ],
 )
-def test_the_first_start_after_an_end_is_at_once_then_it_slows_down(
-    ends: list[float], least: float, most: float
-) -> None:
+def test_first_restart_is_immediate_then_backoff_grows(ends: list[float], least: float, most: float) -> None:
     memory = after(NO_HISTORY, ends)
     assert least <= memory.retry - NOW.mono <= most
     assert memory.retry_wall - NOW.wall == pytest.approx(memory.retry - NOW.mono)
 
 
 @pytest.mark.parametrize(("ends", "unstable"), [([0.1] * 3, 3), ([0.1, 0.1, 10.0], 0), ([0.1, 10.0, 9.9], 1)])
-def test_only_ends_soon_after_a_start_count_towards_failure(ends: list[float], unstable: int) -> None:
+def test_only_early_exits_count_towards_failure(ends: list[float], unstable: int) -> None:
     assert after(NO_HISTORY, ends).unstable == unstable
 
 
-def test_an_end_is_counted_once() -> None:
+def test_exit_is_counted_once() -> None:
     once = NO_HISTORY.ended(ended(1), end(0.1), NOW, seed="x")
     assert once.ended(ended(1), end(0.1), NOW, seed="x") == once
 
 
-def test_an_end_that_was_asked_for_is_not_counted() -> None:
+def test_exit_after_a_stop_is_not_counted() -> None:
     memory = NO_HISTORY.stopping(ended(1)).ended(ended(1), end(5.0), NOW, seed="x")
     assert (memory.crashes, memory.last_end, memory.trouble) == (0, None, FailureCause.NONE)
     assert memory.examined == ended(1).end_key
 
 
-def test_restarts_are_starts_after_the_first() -> None:
+def test_restarts_do_not_include_the_first_start() -> None:
     assert NO_HISTORY.restarts == 0
     assert NO_HISTORY.started(STARTED).restarts == 0
     assert NO_HISTORY.started(STARTED).started(AGAIN).restarts == 1
@@ -76,7 +74,7 @@ def test_restarts_are_starts_after_the_first() -> None:
 
 
 @pytest.mark.parametrize("first", [STARTED, None], ids=["seen", "not-seen"])
-def test_a_start_is_counted_once(first: Container | None) -> None:
+def test_start_is_counted_once(first: Container | None) -> None:
     memory = NO_HISTORY.started(first).running(STARTED).running(STARTED)
     assert memory.restarts == 0
     assert memory.ended(replace(STARTED, finished_at="f1"), end(5.0), NOW, seed="x").restarts == 0
@@ -84,7 +82,7 @@ def test_a_start_is_counted_once(first: Container | None) -> None:
 
 
 @pytest.mark.parametrize("again", [AGAIN, container(service(), identity="another")], ids=["the-same", "another"])
-def test_a_start_that_was_not_noted_is_counted_when_it_is_seen(again: Container) -> None:
+def test_missed_start_is_counted_later(again: Container) -> None:
     before = NO_HISTORY.started(STARTED).running(STARTED)
     assert before.running(again).restarts == 1
     assert before.running(again).running(again).restarts == 1
@@ -95,7 +93,7 @@ def test_adopted_container_counts_one_restart() -> None:
     assert NO_HISTORY.ended(ended(1), end(0.1), NOW, seed="x").started(AGAIN).restarts == 1
 
 
-def test_sentences() -> None:
+def test_exit_sentences() -> None:
     assert after(NO_HISTORY, [0.2]).reason == "ended with exit code 1 after running for 0.2 s"
     assert after(NO_HISTORY, [0.2, 75.0]).reason == "ended with exit code 1 after running for 75 s, 2 times in a row"
     oom = NO_HISTORY.ended(ended(1), end(7200.0, 137, oom=True), NOW, seed="x")
@@ -106,7 +104,7 @@ def test_sentences() -> None:
     ("trouble", "first"),
     [(FailureCause.REFUSED, 1.0), (FailureCause.IMAGE, 1.0), (FailureCause.PULL, 10.0), (FailureCause.DISK_FULL, 10.0)],
 )
-def test_refusals_double(trouble: FailureCause, first: float) -> None:
+def test_backoff_after_refusals_doubles(trouble: FailureCause, first: float) -> None:
     memory, waits = NO_HISTORY, []
     for _ in range(4):
         memory = memory.refused(trouble, "because", NOW, seed="x")
@@ -117,12 +115,12 @@ def test_refusals_double(trouble: FailureCause, first: float) -> None:
     assert memory.started(STARTED).refusals == 0
 
 
-def test_services_that_fail_together_do_not_come_back_together() -> None:
+def test_backoffs_of_services_are_spread() -> None:
     waits = {NO_HISTORY.refused(FailureCause.PULL, "because", NOW, seed=f"env/{name}").retry for name in "abcdefgh"}
     assert len(waits) == 8
 
 
-def test_lapses_slow_down_from_the_second_on_and_are_forgotten_after_lasting_health() -> None:
+def test_replacements_back_off_from_the_second_lapse() -> None:
     memory, waits = NO_HISTORY, []
     for number in range(8):
         waits.append(memory.lapse_wait("x"))
@@ -138,7 +136,7 @@ def test_lapses_slow_down_from_the_second_on_and_are_forgotten_after_lasting_hea
     assert memory.forget_lapses().lapse_wait("x") == 0.0
 
 
-def test_the_end_of_one_that_is_replaced_is_not_counted() -> None:
+def test_exit_of_a_replaced_container_is_not_counted() -> None:
     memory = NO_HISTORY.became_unhealthy(ended(1), "not healthy").ended(ended(1), end(5.0, 137), NOW, seed="x")
     assert (memory.crashes, memory.last_end) == (0, None)
 
@@ -150,7 +148,7 @@ def test_arriving_image_ends_the_backoff() -> None:
     assert not memory.waits(memory.retry)
 
 
-def test_running_as_it_should_clears_what_stood_in_the_way() -> None:
+def test_ready_container_clears_the_failure() -> None:
     memory = replace(NO_HISTORY.refused(FailureCause.REFUSED, "because", NOW, seed="x"), unhealthy=2, crashes=3)
     cleared = memory.running(container(service()))
     assert (cleared.trouble, cleared.refusals, cleared.unhealthy) == (FailureCause.NONE, 0, 0)

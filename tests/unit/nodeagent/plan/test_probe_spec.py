@@ -1,4 +1,4 @@
-"""What is asked of a service."""
+"""Probes from the health check and readiness of a service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_service_without_checks_has_no_probes() -> None:
     assert probes_of(service()) == ()
 
 
-def test_defaults() -> None:
+def test_probe_timing_defaults() -> None:
     (probe,) = probes_of(service(check=True))
     assert probe == Probe(ProbeTiming(5.0, 2.0, 3, 1.0), port=3000, path="/up")
     assert probe.timing.allowance == 18.0
@@ -34,12 +34,12 @@ def test_defaults() -> None:
         ({"http": workload_pb2.HttpGet(port=80, path="/ready")}, Probe(ProbeTiming(), port=80, path="/ready")),
     ],
 )
-def test_the_three_ways_to_be_ready(fields: dict[str, object], expected: Probe) -> None:
+def test_readiness_by_exec_http_and_tcp(fields: dict[str, object], expected: Probe) -> None:
     assert probes_of(ready(**fields)) == (expected,)
     assert probe_problem(ready(**fields)) == ""
 
 
-def test_times_as_written_and_none_too_short() -> None:
+def test_probe_timing_has_a_minimum() -> None:
     made = ready(tcp_port=1)
     made.readiness.interval.FromMilliseconds(1)
     made.readiness.timeout.FromMilliseconds(1500)
@@ -48,7 +48,7 @@ def test_times_as_written_and_none_too_short() -> None:
     assert probe.timing == ProbeTiming(0.05, 1.5, 3, 0.0)
 
 
-def test_a_health_check_and_a_readiness_are_both_asked() -> None:
+def test_health_check_and_readiness_are_both_probes() -> None:
     made = ready(tcp_port=6379)
     made.healthcheck.port = 80
     assert [(each.port, each.path) for each in probes_of(made)] == [(80, "/"), (6379, "")]

@@ -18,7 +18,7 @@ from devopsellence.nodeagent.plan.spec import (
     spec_hash,
 )
 from devopsellence.store.keys import EnvironmentRef
-from tests.unit.nodeagent.planning import ENV, HEALTHY, IMAGE, REMOTE, STARTED, UID, service, want
+from tests.unit.nodeagent.planning import ENV, HEALTHY, IMAGE, REMOTE, STARTED, UID, desired_of, service
 
 Change = Callable[[workload_pb2.Service], object]
 
@@ -34,7 +34,7 @@ def full() -> workload_pb2.Service:
     return made
 
 
-def test_the_hash_is_the_same_in_every_version() -> None:
+def test_spec_hash_is_stable_across_versions() -> None:
     # Another value here replaces every container of every installation at its next deploy.
     assert spec_hash(full()) == "16e7881acb39b60a26ba24f41d44c463e033f22777ca76626321083d088b553b"
 
@@ -76,7 +76,7 @@ def test_ignored_fields_keep_the_hash(what: str) -> None:
     assert spec_hash(made) == spec_hash(full())
 
 
-def test_the_order_of_maps_and_volumes_does_not_matter() -> None:
+def test_spec_hash_ignores_order_of_maps_and_volumes() -> None:
     one, two = service(), service()
     one.env.update({"A": "1", "B": "2"})
     two.env.update({"B": "2", "A": "1"})
@@ -87,7 +87,7 @@ def test_the_order_of_maps_and_volumes_does_not_matter() -> None:
     assert spec_hash(one) == spec_hash(two)
 
 
-def test_names_are_what_docker_takes_and_do_not_collide() -> None:
+def test_names_are_valid_in_docker_and_unique() -> None:
     env = EnvironmentRef("Acme", "Shop-A", "prod")
     name = names.container_name(UID, env, "Web.1", "0" * 64)
     assert re.fullmatch(r"shop-a-prod-web\.1-[0-9a-f]{10}", name)
@@ -97,8 +97,8 @@ def test_names_are_what_docker_takes_and_do_not_collide() -> None:
     assert names.container_name(UID, env, "web", "1" * 64) != names.container_name(UID, env, "web", "2" * 64)
 
 
-def test_the_body_of_the_create_call() -> None:
-    goal = want(full(), release=4)
+def test_container_config_of_a_service() -> None:
+    goal = desired_of(full(), release=4)
     body = service_container_config(goal.services["web"], goal, {})
     assert body["Image"] == IMAGE
     assert (body["Entrypoint"], body["Cmd"]) == (["/bin/serve"], ["--port", "3000"])
@@ -124,7 +124,7 @@ def test_the_body_of_the_create_call() -> None:
 
 
 def test_unset_fields_come_from_the_image() -> None:
-    body = service_container_config(want(service()).services["web"], want(service()), {})
+    body = service_container_config(desired_of(service()).services["web"], desired_of(service()), {})
     assert "Entrypoint" not in body
     assert "Cmd" not in body
     assert body["StopTimeout"] == 10
@@ -149,7 +149,7 @@ def test_impossible_service_is_reported(change: Change, says: str) -> None:
     assert says in service_problem(made)
 
 
-def test_an_assignment_must_be_what_its_key_says() -> None:
+def test_assignment_that_contradicts_its_key_is_a_problem() -> None:
     made = stored_pb2.Assignment(node="n1", organization="acme", project="shop", environment="production")
     assert assignment_problem(made, "n1", ENV) == ""
     assert "'n1'" in assignment_problem(made, "n2", ENV)
@@ -161,27 +161,29 @@ def test_an_assignment_must_be_what_its_key_says() -> None:
     assert "../../etc" in assignment_problem(made, "n1", ENV)
 
 
-def test_only_a_registrys_digest_can_be_pulled() -> None:
+def test_only_registry_digests_can_be_pulled() -> None:
     assert pull_reference(REMOTE) == ("registry.example/shop", "sha256:" + "b" * 64)
     assert pull_reference(IMAGE) is None
 
 
 def test_stop_order_is_in_the_labels() -> None:
     made = service(after={"redis": HEALTHY, "db": STARTED})
-    labels = container_labels(want(made).services["web"], want(made))
+    labels = container_labels(desired_of(made).services["web"], desired_of(made))
     assert labels["devopsellence.depends_on"] == "db,redis"
-    assert "devopsellence.depends_on" not in container_labels(want(service()).services["web"], want(service()))
+    assert "devopsellence.depends_on" not in container_labels(
+        desired_of(service()).services["web"], desired_of(service())
+    )
     assert spec_hash(made) == spec_hash(service())
 
 
 def test_circular_dependencies_are_a_problem() -> None:
-    goal = want(
+    goal = desired_of(
         service(after={"db": STARTED}), service("db", after={"web": STARTED}), service("x", after={"db": STARTED})
     )
     assert goal.services["web"].problem == "it depends on itself: web → db → web"
     assert goal.services["x"].problem == ""
 
 
-def test_a_tombstone_wants_nothing() -> None:
+def test_tombstone_has_no_desired_services() -> None:
     made = stored_pb2.Assignment(node="n1", removed=True, services=[service()])
     assert resolve_assignment(made, ENV, UID).services == {}

@@ -238,7 +238,7 @@ def test_task_without_services_gets_a_network() -> None:
 
 
 @dataclass(frozen=True)
-class World:
+class TaskSituation:
     """All that outlives the agent: its container's state, its record, and how often the task was started."""
 
     state: ContainerState | None = None
@@ -251,20 +251,20 @@ class World:
         return plan_task(GOAL, Observed(there), (), known, {}, NOW)
 
 
-def cuts(world: World, action: Action) -> Iterator[World]:
-    """How the world may be when the agent is killed before, in or after an action; the last is its proper end."""
-    run = world.run or FRESH
-    yield world
+def situations_when_cut(situation: TaskSituation, action: Action) -> Iterator[TaskSituation]:
+    """Yield the situations after a kill of the agent before, in or after an action; the last is its regular end."""
+    run = situation.run or FRESH
+    yield situation
     if action.kind is ActionKind.CREATE:
-        assert world.state is None
-        yield replace(world, state=ContainerState.CREATED)
+        assert situation.state is None
+        yield replace(situation, state=ContainerState.CREATED)
     elif action.kind is ActionKind.START:
-        assert world.state is ContainerState.CREATED
-        recorded = replace(world, run=run.starting("t1"))
+        assert situation.state is ContainerState.CREATED
+        recorded = replace(situation, run=run.starting("t1"))
         yield recorded
-        yield replace(recorded, state=ContainerState.RUNNING, starts=world.starts + 1)
+        yield replace(recorded, state=ContainerState.RUNNING, starts=situation.starts + 1)
     elif action.kind is ActionKind.EXAMINE:
-        yield replace(world, run=_examined(world.state, run))
+        yield replace(situation, run=_examined(situation.state, run))
 
 
 def _examined(state: ContainerState | None, run: TaskRun) -> TaskRun:
@@ -273,28 +273,28 @@ def _examined(state: ContainerState | None, run: TaskRun) -> TaskRun:
     return run.starting("t1") if state is ContainerState.RUNNING else run.finished(made(ContainerState.EXITED), ENDED)
 
 
-def meanwhile(world: World) -> Iterator[World]:
-    """What may become of the world beside the agent: nothing, the task ends, its container is removed."""
-    yield world
-    if world.state is ContainerState.RUNNING:
-        yield replace(world, state=ContainerState.EXITED)
-    if world.run is not None:
-        yield replace(world, state=None)
+def situations_meanwhile(situation: TaskSituation) -> Iterator[TaskSituation]:
+    """Yield the situations that arise beside the agent: unchanged, the task exits, its container is removed."""
+    yield situation
+    if situation.state is ContainerState.RUNNING:
+        yield replace(situation, state=ContainerState.EXITED)
+    if situation.run is not None:
+        yield replace(situation, state=None)
 
 
 def test_task_cut_anywhere_ends_and_starts_at_most_once() -> None:
-    seen, todo, ends = {World()}, [World()], set()
+    seen, todo, ends = {TaskSituation()}, [TaskSituation()], set()
     while todo:
-        world = todo.pop()
-        assert world.starts <= 1
-        task = world.plan()
+        situation = todo.pop()
+        assert situation.starts <= 1
+        task = situation.plan()
         assert task.status is not None
         if task.status.phase == SUCCEEDED:
-            assert world.starts == 1
+            assert situation.starts == 1
         if task.status.phase in (SUCCEEDED, FAILED):
             ends.add(task.status.reason)
-        after = [each for action in task.actions[:1] for each in cuts(world, action)]
-        for each in [other for next_ in (world, *after) for other in meanwhile(next_)]:
+        after = [each for action in task.actions[:1] for each in situations_when_cut(situation, action)]
+        for each in [other for next_ in (situation, *after) for other in situations_meanwhile(next_)]:
             if each not in seen:
                 seen.add(each)
                 todo.append(each)
@@ -305,13 +305,13 @@ def test_task_cut_anywhere_ends_and_starts_at_most_once() -> None:
 def test_every_task_situation_ends_by_itself() -> None:
     for state in (None, ContainerState.CREATED, ContainerState.RUNNING, ContainerState.EXITED):
         for run in (None, FRESH, STARTED):
-            world = World(state, run)
+            situation = TaskSituation(state, run)
             for _ in range(10):
-                task = world.plan()
+                task = situation.plan()
                 if task.actions:
-                    *_, world = cuts(world, task.actions[0])
-                elif world.state is ContainerState.RUNNING:
-                    world = replace(world, state=ContainerState.EXITED)
-            status = world.plan().status
+                    *_, situation = situations_when_cut(situation, task.actions[0])
+                elif situation.state is ContainerState.RUNNING:
+                    situation = replace(situation, state=ContainerState.EXITED)
+            status = situation.plan().status
             assert status is not None
             assert status.phase in (SUCCEEDED, FAILED), (state, run)

@@ -42,7 +42,7 @@ def test_task_run_only_moves_forward() -> None:
         (end(0, oom=True), ""),
     ],
 )
-def test_how_it_ended_decides(given: ContainerExit, reason: str) -> None:
+def test_exit_decides_the_outcome(given: ContainerExit, reason: str) -> None:
     run = RUN.finished(ENDED, given)
     assert run.reason == reason
     assert run.phase == (stored_pb2.TaskStatus.FAILED if reason else stored_pb2.TaskStatus.SUCCEEDED)
@@ -53,7 +53,7 @@ def test_task_run_survives_disk_and_later_versions() -> None:
         assert task_run_from_json({**json.loads(json.dumps(task_run_to_json(run))), "later": 1}) == run
 
 
-def test_the_last_changed_are_remembered() -> None:
+def test_newest_runs_are_kept() -> None:
     runs: tuple[TaskRun, ...] = ()
     for release in range(1, KEPT_RUNS + 10):
         runs = with_run(runs, TaskRun(release, "release", "hash"))
@@ -84,7 +84,7 @@ async def test_unwritten_run_does_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[", "{}x", '{"a": 1}', '[{"release": 1}]', '["x"]', "[1]", "3"])
-async def test_a_damaged_record_is_a_problem_and_never_an_empty_one(tmp_path: Path, content: str) -> None:
+async def test_damaged_record_is_a_problem_and_stays_on_disk(tmp_path: Path, content: str) -> None:
     with StateFolder(tmp_path) as folder:
         path = tmp_path / "tasks" / f"{str(ENV).replace('/', '+')}.json"
         path.write_text(content)

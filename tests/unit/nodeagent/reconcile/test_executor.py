@@ -27,7 +27,7 @@ from devopsellence.nodeagent.reconcile.task_store import TaskStore
 from devopsellence.nodeagent.secrets import SecretDecrypter
 from devopsellence.nodeagent.state import StateFolder
 from devopsellence.nodeagent.util.threads import ThreadPool
-from tests.unit.nodeagent.planning import ENV, IMAGE, REMOTE, UID, Engine, container, service
+from tests.unit.nodeagent.planning import ENV, IMAGE, REMOTE, UID, FakeEngine, container, service
 
 PEERS = [stored_pb2.Peer(node=f"n{number}", uid=f"uid-{number}", api_address="10.0.0.1:7443") for number in (2, 3)]
 NOW = Now(1000.0, 1_001_000.0)
@@ -38,7 +38,7 @@ def wants(*services: workload_pb2.Service, peers: Sequence[stored_pb2.Peer] = ()
     return resolve_assignment(assignment, ENV, UID)
 
 
-class Asked:
+class ScriptedEngine:
     """An engine that answers each call with ``answers`` by its name; an exception is raised. ``calls`` are kept."""
 
     def __init__(self, **answers: Any) -> None:
@@ -60,33 +60,33 @@ class Asked:
         return answer
 
 
-async def remembered(
-    engine: Asked,
+async def history_after(
+    engine: ScriptedEngine,
     action: Action,
     want: Desired,
     memory: RestartHistory = NO_HISTORY,
     fetch: PullFromPeers | None = None,
     runs: Any = None,
 ) -> RestartHistory:
-    """What is remembered after the action."""
+    """Return the restart history after an action."""
     actions = ActionExecutor(engine, lambda: NOW, SecretDecrypter(AgeIdentity.generate()), fetch)  # type: ignore[arg-type]
     return (await actions.carry_out(action, want, lambda _: None, runs)).change(memory)
 
 
-def about(want: Desired, kind: ActionKind, identity: str = "") -> Action:
+def action_on_web(want: Desired, kind: ActionKind, identity: str = "") -> Action:
     wanted = want.services["web"]
     return Action(kind, "", "web", wanted.hash, identity, wanted.name)
 
 
-async def test_an_image_by_id_is_asked_for_where_there_is_somebody_to_ask() -> None:
-    missing = Asked(create=errors.ImageNotAvailable("No such image"))
+async def test_image_id_is_pulled_where_peers_have_it() -> None:
+    missing = ScriptedEngine(create=errors.ImageNotAvailable("No such image"))
     alone, among = wants(service()), wants(service(), peers=PEERS)
-    memory = await remembered(missing, about(alone, ActionKind.CREATE), alone)
+    memory = await history_after(missing, action_on_web(alone, ActionKind.CREATE), alone)
     assert (memory.trouble, memory.image_missing) == (FailureCause.IMAGE, False)
     assert memory.reason == f"image {IMAGE} is not on this machine, and an image id cannot be pulled"
-    memory = await remembered(missing, about(among, ActionKind.CREATE), among)
+    memory = await history_after(missing, action_on_web(among, ActionKind.CREATE), among)
     assert (memory.trouble, memory.image_missing) == (FailureCause.NONE, True)
-    engine = Engine(memories={("web", among.services["web"].hash): memory})
+    engine = FakeEngine(memories={("web", among.services["web"].hash): memory})
     (planned,) = plan(among, engine.observe(), engine.memories, engine.now).services
     assert planned.reason == f"fetching image {IMAGE}"
     assert [action.kind for action in planned.actions] == [ActionKind.PULL, ActionKind.CREATE, ActionKind.START]
@@ -94,10 +94,10 @@ async def test_an_image_by_id_is_asked_for_where_there_is_somebody_to_ask() -> N
 
 async def test_peer_answers_are_recorded_as_a_pull() -> None:
     want = wants(service(), peers=PEERS)
-    asked: list[Any] = []
+    scripted: list[Any] = []
 
     async def given(image: str, peers: Sequence[stored_pb2.Peer], _progress: Callable[[str], None]) -> None:
-        asked.append((image, list(peers)))
+        scripted.append((image, list(peers)))
 
     async def refused(*_: Any) -> None:
         raise errors.ImageNotAvailable("n2: it has none; n3: does not answer")
@@ -106,16 +106,16 @@ async def test_peer_answers_are_recorded_as_a_pull() -> None:
         raise errors.DiskFull("needs 3 MiB here, and 2 MiB are free")
 
     before = NO_HISTORY.missing_image()
-    pull = about(want, ActionKind.PULL)
-    assert await remembered(Asked(), pull, want, before, given) == NO_HISTORY
-    assert asked == [(IMAGE, PEERS)]
-    memory = await remembered(Asked(), pull, want, before, refused)
+    pull = action_on_web(want, ActionKind.PULL)
+    assert await history_after(ScriptedEngine(), pull, want, before, given) == NO_HISTORY
+    assert scripted == [(IMAGE, PEERS)]
+    memory = await history_after(ScriptedEngine(), pull, want, before, refused)
     assert (memory.trouble, memory.image_missing) == (FailureCause.PULL, True)
     assert "cannot be fetched from other nodes: n2: it has none; n3: does not answer" in memory.reason
     assert memory.retry > NOW.mono
-    assert (await remembered(Asked(), pull, want, before, full)).trouble is FailureCause.DISK_FULL
+    assert (await history_after(ScriptedEngine(), pull, want, before, full)).trouble is FailureCause.DISK_FULL
     # An agent without a certificate cannot ask.
-    assert (await remembered(Asked(), pull, want, before)).trouble is FailureCause.IMAGE
+    assert (await history_after(ScriptedEngine(), pull, want, before)).trouble is FailureCause.IMAGE
 
 
 def test_peers_are_not_asked_for_registry_images() -> None:
@@ -124,7 +124,7 @@ def test_peers_are_not_asked_for_registry_images() -> None:
     assert want.services["web"].obtaining == f"pulling {REMOTE}"
 
 
-def test_others_to_ask_are_no_other_spec_and_are_noticed() -> None:
+def test_new_peers_are_noticed_without_a_new_spec_hash() -> None:
     one, other = service("web"), service("worker", image=REMOTE)
     before, after = wants(one, other), wants(one, other, peers=PEERS)
     assert {name: each.hash for name, each in before.services.items()} == {
@@ -139,7 +139,7 @@ def test_others_to_ask_are_no_other_spec_and_are_noticed() -> None:
     )
 
 
-def test_with_others_to_ask_what_was_refused_before_does_not_count() -> None:
+def test_new_peers_reset_failed_pulls() -> None:
     memory = NO_HISTORY
     for _ in range(3):
         memory = memory.refused(FailureCause.IMAGE, "is not here", NOW, seed="")
@@ -167,7 +167,7 @@ def test_broken_start_differs_from_other_refusals(sentence: str, status: int) ->
         raise refusal(sentence, status)
 
 
-def test_a_name_that_is_taken_is_not_one() -> None:
+def test_taken_name_is_not_a_broken_start() -> None:
     with pytest.raises(errors.Conflict), _errors(errors.EngineRefused):
         raise refusal('the container name "/task" already exists', 409)
 
@@ -175,31 +175,31 @@ def test_a_name_that_is_taken_is_not_one() -> None:
 async def test_broken_container_is_recreated() -> None:
     want = wants(service())
     made = container(service(), ContainerState.CREATED)
-    asked = Asked(start=errors.HalfStarted("already exists"))
-    asked.cache.put(made)
-    memory = await remembered(asked, about(want, ActionKind.START, made.id), want)
+    scripted = ScriptedEngine(start=errors.HalfStarted("already exists"))
+    scripted.cache.put(made)
+    memory = await history_after(scripted, action_on_web(want, ActionKind.START, made.id), want)
     assert memory == NO_HISTORY
-    assert [name for name, _ in asked.calls] == ["start", "remove"]
-    assert asked.calls[-1][1] == {"force": True}
-    assert asked.cache.of(str(ENV), want.network)[0] == ()
-    engine = Engine()
+    assert [name for name, _ in scripted.calls] == ["start", "remove"]
+    assert scripted.calls[-1][1] == {"force": True}
+    assert scripted.cache.of(str(ENV), want.network)[0] == ()
+    engine = FakeEngine()
     (planned,) = plan(want, engine.observe(), {}, engine.now).services
     assert [action.kind for action in planned.actions] == [ActionKind.CREATE, ActionKind.START]
 
 
-async def test_a_release_task_counts_as_started(tmp_path: Path) -> None:
+async def test_broken_start_of_a_task_fails_the_task(tmp_path: Path) -> None:
     task = workload_pb2.Task(name="release", service="web", command=["migrate"])
     want = wants(service(), task=task)
     assert want.task_service is not None
-    asked = Asked(start=errors.HalfStarted("already exists"))
+    scripted = ScriptedEngine(start=errors.HalfStarted("already exists"))
     action = Action(ActionKind.START, "", TASK, want.task_service.hash, "c1", want.task_service.name)
     with StateFolder(tmp_path) as folder:
         runs = await TaskStore.load(ENV, folder, ThreadPool(1, "disk"))
-        await remembered(asked, action, want, runs=runs)
+        await history_after(scripted, action, want, runs=runs)
     (run,) = runs.runs.values()
     assert run.ended
     assert run.reason.endswith("its outcome is not known")
-    assert [name for name, _ in asked.calls] == ["start"], "nothing of it is taken away or started again"
+    assert [name for name, _ in scripted.calls] == ["start"], "nothing of it is taken away or started again"
 
 
 def refusal(sentence: str, status: int) -> docker.errors.APIError:

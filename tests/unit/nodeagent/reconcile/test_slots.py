@@ -1,4 +1,4 @@
-"""Slots: as many pulls as there is room for, calls beside them, and nobody who went without is forgotten."""
+"""Slots: limits for pulls and calls, and environments waiting for a slot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def actions(kind: ActionKind, count: int) -> list[Action]:
     return [Action(kind, "", f"s{number}") for number in range(count)]
 
 
-def test_pulls_do_not_stand_in_the_way_of_calls() -> None:
+def test_pulls_do_not_block_calls() -> None:
     slots = ActionSlots()
     pulls = slots.choose(ENV, actions(ActionKind.PULL, PULLS + 3))
     assert len(pulls) == PULLS

@@ -20,11 +20,11 @@ from devopsellence.nodeagent.plan.environment import plan
 from devopsellence.nodeagent.plan.history import NO_HISTORY, FailureCause
 from devopsellence.nodeagent.plan.spec import Desired
 from devopsellence.nodeagent.status import build
-from tests.unit.nodeagent.planning import COMPLETED, ENV, REMOTE, UID, container, service, want, wanted
+from tests.unit.nodeagent.planning import COMPLETED, ENV, REMOTE, UID, container, desired_of, desired_service, service
 
 A = stored_pb2.AssignmentStatus
 S = stored_pb2.ServiceStatus
-NETWORK = Network("net-1", want().network, str(ENV))
+NETWORK = Network("net-1", desired_of().network, str(ENV))
 OLD, NEW = service(version="1", check=True), service(version="2", check=True)
 
 
@@ -44,7 +44,7 @@ def status(
 
 
 def test_settled_status() -> None:
-    result = status(want(OLD, release=3), container(OLD))
+    result = status(desired_of(OLD, release=3), container(OLD))
     (web,) = result.services
     assert (result.phase, result.reason, result.generation, result.release, result.node_uid) == (
         A.SETTLED,
@@ -56,29 +56,30 @@ def test_settled_status() -> None:
     assert (web.phase, web.health, web.address, web.reused) == (S.RUNNING, S.HEALTHY, "172.18.0.2", True)
     assert web.release == 1
     assert web.started_at.ToJsonString() == "2026-01-01T00:00:00Z"
-    assert web.hash == wanted(OLD).hash
+    assert web.hash == desired_service(OLD).hash
 
 
 def test_container_of_this_release_is_not_reused() -> None:
-    assert not status(want(OLD), container(OLD)).services[0].reused
+    assert not status(desired_of(OLD), container(OLD)).services[0].reused
 
 
 def test_old_container_is_reported_during_probes_of_the_new() -> None:
-    result = status(want(NEW, release=2), container(OLD, identity="old"), container(NEW, identity="new"), healthy=False)
+    old, new = container(OLD, identity="old"), container(NEW, identity="new")
+    result = status(desired_of(NEW, release=2), old, new, healthy=False)
     (web,) = result.services
     assert (result.phase, web.phase, web.container, web.release) == (A.CONVERGING, S.STARTING, "old", 1)
     assert not web.reused
 
 
 def test_failed_status_has_service_and_reason() -> None:
-    key = ("web", wanted(OLD).hash)
+    key = ("web", desired_service(OLD).hash)
     end = ContainerExit(3, False, "2026-01-01T00:00:07.123456789Z", 0.2, ("one", "two"))
     memory = replace(
         NO_HISTORY, trouble=FailureCause.CRASHED, reason="ended with exit code 3", refusals=0, unstable=3, starts=5,
         retry=1005.0, retry_wall=2005.0, last_end=end, examined="web@t1",
     )  # fmt: skip
     there = container(OLD, ContainerState.EXITED, identity="web", finished="t1")
-    result = status(want(OLD), there, memories={key: memory})
+    result = status(desired_of(OLD), there, memories={key: memory})
     (web,) = result.services
     assert (result.phase, result.reason) == (A.FAILED, "web: ended with exit code 3")
     assert (web.phase, web.failed, web.restarts, web.next_attempt_at.ToSeconds()) == (S.BACKOFF, True, 4, 2005)
@@ -88,14 +89,14 @@ def test_failed_status_has_service_and_reason() -> None:
 
 def test_exit_code_zero_is_reported() -> None:
     memory = replace(NO_HISTORY, last_end=ContainerExit(0, False, "", 1.0))
-    result = status(want(OLD), container(OLD), memories={("web", wanted(OLD).hash): memory})
+    result = status(desired_of(OLD), container(OLD), memories={("web", desired_service(OLD).hash): memory})
     assert result.services[0].last_exit.HasField("code")
 
 
 def test_pull_progress_is_reported() -> None:
     made = service(image=REMOTE)
     memory = replace(NO_HISTORY, image_missing=True)
-    result = status(want(made), memories={("web", wanted(made).hash): memory})
+    result = status(desired_of(made), memories={("web", desired_service(made).hash): memory})
     assert result.services[0].reason == f"pulling {REMOTE}: 3 of 7 layers"
 
 
@@ -103,40 +104,40 @@ def test_unhealthy_since_is_reported() -> None:
     there = container(OLD)
     since = Now(990.0, 1990.5)
     seen = Observed((there,), NETWORK, {there.id: Health(ProbeVerdict.UNHEALTHY, message="answered 500", since=since)})
-    memories = {("web", wanted(OLD).hash): replace(NO_HISTORY, proved=there.id, lapses=1)}
-    made = plan(want(OLD), seen, memories, Now(1000.0, 2000.0))
-    (web,) = build.status(want(OLD), made, memories, {}, "", None).services
+    memories = {("web", desired_service(OLD).hash): replace(NO_HISTORY, proved=there.id, lapses=1)}
+    made = plan(desired_of(OLD), seen, memories, Now(1000.0, 2000.0))
+    (web,) = build.status(desired_of(OLD), made, memories, {}, "", None).services
     assert (web.health, web.unhealthy_since.ToMilliseconds()) == (S.UNHEALTHY, 1_990_500)
-    assert not status(want(OLD), there).services[0].HasField("unhealthy_since")
+    assert not status(desired_of(OLD), there).services[0].HasField("unhealthy_since")
 
 
 def test_completed_service_is_settled_with_its_container() -> None:
     job = service("job")
-    goal = want(job, service(version="1", after={"job": COMPLETED}))
+    goal = desired_of(job, service(version="1", after={"job": COMPLETED}))
     done = container(job, ContainerState.EXITED, finished="t1", code=0)
-    memories = {("job", wanted(job).hash): replace(NO_HISTORY, examined=done.end_key)}
+    memories = {("job", desired_service(job).hash): replace(NO_HISTORY, examined=done.end_key)}
     result = status(goal, done, container(service(version="1")), memories=memories)
     assert result.phase == A.SETTLED
     assert (result.services[0].phase, result.services[0].container) == (S.COMPLETED, done.id[:12])
 
 
 def test_leaving_service_is_reported_until_removed() -> None:
-    result = status(want(OLD), container(OLD), container(service("gone")))
+    result = status(desired_of(OLD), container(OLD), container(service("gone")))
     assert result.phase == A.CONVERGING
     assert [(each.name, each.phase) for each in result.services] == [("gone", S.STOPPING), ("web", S.RUNNING)]
 
 
 def test_tombstone_is_removed_at_the_end() -> None:
-    assert status(want(removed=True), container(OLD)).phase == A.CONVERGING
-    assert status(want(removed=True)).phase == A.CONVERGING
-    assert status(want(removed=True), network=None).phase == A.REMOVED
+    assert status(desired_of(removed=True), container(OLD)).phase == A.CONVERGING
+    assert status(desired_of(removed=True)).phase == A.CONVERGING
+    assert status(desired_of(removed=True), network=None).phase == A.REMOVED
 
 
 def test_unreadable_assignment_is_an_error_with_services() -> None:
-    result = status(want(OLD), container(OLD), problem="it does not parse")
+    result = status(desired_of(OLD), container(OLD), problem="it does not parse")
     assert (result.phase, result.reason, len(result.services)) == (A.ERROR, "it does not parse", 1)
     assert build.unreadable("n1", UID, ENV, "it does not parse").phase == A.ERROR
 
 
 def test_empty_assignment_is_settled() -> None:
-    assert status(want(), network=None).phase == A.SETTLED
+    assert status(desired_of(), network=None).phase == A.SETTLED
