@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from devopsellence.cli.output import CliError, Finding, NextAction
-from devopsellence.store import errors as store
+from devopsellence.store import errors as store_errors
 from devopsellence.store.keys import InvalidName
 
 # Prefix of gRPC error messages: a status and the address.
@@ -24,7 +24,7 @@ def explain(error: BaseException) -> CliError:
         return CliError("interrupted", "interrupted", exit_code=130)
     if isinstance(error, click.ClickException):
         return CliError("usage", error.format_message(), exit_code=error.exit_code)
-    if isinstance(error, store.StoreError):
+    if isinstance(error, store_errors.StoreError):
         return of_store(error)
     if isinstance(error, InvalidName):
         return CliError("invalid_name", str(error), exit_code=2)
@@ -49,7 +49,7 @@ def of_config(error: Exception) -> CliError:
     return CliError("config_invalid", message, exit_code=2, findings=findings)
 
 
-def of_store(error: store.StoreError, *, where: str = "", dev: bool = False) -> CliError:
+def of_store(error: store_errors.StoreError, *, where: str = "", dev: bool = False) -> CliError:
     """Return the ``CliError`` for an error of the store.
 
     ``where`` names the endpoints; ``dev`` is True for the local cluster.
@@ -57,22 +57,22 @@ def of_store(error: store.StoreError, *, where: str = "", dev: bool = False) -> 
     at = f" at {where}" if where else ""
     detail = f" ({error})" if str(error) else ""
     match error:
-        case store.Unavailable():
+        case store_errors.Unavailable():
             fix = NextAction("start the local cluster", "devopsellence dev up") if dev else _DOCTOR
             return CliError("etcd_unavailable", f"etcd{at} does not answer{_reason(str(error))}", next_actions=[fix])
-        case store.Ambiguous():
+        case store_errors.Ambiguous():
             check = NextAction("check the current state", "devopsellence status")
             message = f"etcd{at} did not confirm a write in time; the write may or may not have been applied{detail}"
             return CliError("write_unconfirmed", message, next_actions=[check])
-        case store.Unauthenticated():
+        case store_errors.Unauthenticated():
             return CliError(
                 "etcd_unauthenticated", f"etcd{at} rejected the credentials{detail}", next_actions=[_DOCTOR]
             )
-        case store.PermissionDenied():
+        case store_errors.PermissionDenied():
             return CliError("etcd_permission_denied", f"etcd{at}: permission denied{detail}", next_actions=[_DOCTOR])
-        case store.NoSpace():
+        case store_errors.NoSpace():
             return of_alarm("NOSPACE", where=where)
-        case store.MalformedRecord():
+        case store_errors.MalformedRecord():
             show = NextAction("show the record", f"etcdctl get {error.key}")
             return CliError("record_unreadable", str(error), next_actions=[show])
         case _:

@@ -8,12 +8,12 @@ import click
 from click.shell_completion import CompletionItem
 
 
-def services(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_services(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the matching services of the configuration."""
     return _names("services", incomplete)
 
 
-def tasks(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_tasks(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the matching tasks of the configuration."""
     return _names("tasks", incomplete)
 

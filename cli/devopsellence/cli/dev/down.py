@@ -30,7 +30,7 @@ class DownResult:
         return any((self.processes, self.stopped, self.removed, self.networks, self.volumes, self.folder))
 
 
-def down(progress: Callable[..., None], *, purge: bool) -> DownResult:
+def bring_down(progress: Callable[..., None], *, purge: bool) -> DownResult:
     """Stop the agent, the controller and etcd, then the containers of the node.
 
     With ``purge``, also remove the containers, networks and volumes of the node, and the folder of the cluster.

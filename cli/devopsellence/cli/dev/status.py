@@ -97,7 +97,7 @@ class DevStatus:
         }
 
 
-def status() -> DevStatus | None:
+def read_status() -> DevStatus | None:
     """Return the current status; None without a local cluster."""
     layout = state.layout()
     saved = state.load(layout)

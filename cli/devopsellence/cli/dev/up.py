@@ -48,7 +48,7 @@ class RunningCluster:
     already: bool
 
 
-def up(options: UpOptions, progress: Progress) -> RunningCluster:
+def bring_up(options: UpOptions, progress: Progress) -> RunningCluster:
     """Start the local cluster; running processes keep running.
 
     Raises:

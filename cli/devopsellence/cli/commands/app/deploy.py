@@ -31,7 +31,7 @@ def deploy(ctx: click.Context, output: Output, dry_run: bool, image: str | None,
     """
     from devopsellence import config
     from devopsellence.cli.deploy.deploy import DeployRun
-    from devopsellence.cli.deploy.deploy import deploy as perform
+    from devopsellence.cli.deploy.deploy import deploy as run_deploy
     from devopsellence.cli.deploy.preview import preview
     from devopsellence.cli.images.docker_cli import DockerCli
 
@@ -56,7 +56,7 @@ def deploy(ctx: click.Context, output: Output, dry_run: bool, image: str | None,
         if dry_run:
             context.run(ctx, lambda etcd: preview(etcd, run))
         else:
-            context.run(ctx, lambda etcd: perform(etcd, run, detach=detach))
+            context.run(ctx, lambda etcd: run_deploy(etcd, run, detach=detach))
     except KeyboardInterrupt as error:
         raise CliError("interrupted", f"interrupted; {run.stage}", exit_code=130) from error
 

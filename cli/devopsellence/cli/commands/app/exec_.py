@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from devopsellence.cli import context
-from devopsellence.cli.commands.complete import services as complete_services
+from devopsellence.cli.commands.complete import complete_services
 from devopsellence.cli.options import environment_option
 from devopsellence.cli.output import Output, pass_output
 

@@ -104,27 +104,27 @@ def show(ctx: click.Context, output: Output) -> None:
       devopsellence ingress show
       devopsellence ingress show --env staging -o json
     """
-    from devopsellence.cli.ingress import check as checking
-    from devopsellence.cli.ingress import show as showing
-    from devopsellence.cli.render import ingress as view
+    from devopsellence.cli.ingress.check import no_ingress
+    from devopsellence.cli.ingress.show import ingress_json, ingress_text, problems
+    from devopsellence.cli.render.ingress import ingress_of
     from devopsellence.cli.store.reader import snapshot
 
     async def work(etcd: Etcd) -> Snapshot:
         ref = await context.environment(ctx, etcd)
-        seen = await snapshot(etcd, ref)
-        if view.ingress_of(seen) is None:
-            raise checking.no_ingress(ref)
-        return seen
+        current = await snapshot(etcd, ref)
+        if ingress_of(current) is None:
+            raise no_ingress(ref)
+        return current
 
-    seen, now = context.run(ctx, work), datetime.now(UTC)
-    for problem in seen.problems:
+    current, now = context.run(ctx, work), datetime.now(UTC)
+    for problem in current.problems:
         output.warning(f"{problem.key} is {problem.reason}")
     output.result(
         "ingress show",
-        showing.ingress_text(seen, now),
-        environment=str(seen.ref),
-        ingress=showing.ingress_json(seen, now),
-        problems=showing.problems(seen.problems),
+        ingress_text(current, now),
+        environment=str(current.ref),
+        ingress=ingress_json(current, now),
+        problems=problems(current.problems),
     )
 
 
@@ -158,13 +158,13 @@ def check(ctx: click.Context, output: Output, seconds: float, resolver: str | No
 
     async def work(etcd: Etcd) -> tuple[str, list[CheckResult]]:
         ref = await context.environment(ctx, etcd)
-        checking = IngressCheck(etcd, ref, resolver_address(resolver))
-        await checking.all()
-        if seconds and check_findings.failed_results(checking.checks):
-            for result in check_findings.failed_results(checking.checks):
+        ingress_check = IngressCheck(etcd, ref, resolver_address(resolver))
+        await ingress_check.all()
+        if seconds and check_findings.failed_results(ingress_check.checks):
+            for result in check_findings.failed_results(ingress_check.checks):
                 tell(result)
-            await checking.wait(seconds, tell)
-        return str(ref), checking.checks
+            await ingress_check.wait(seconds, tell)
+        return str(ref), ingress_check.checks
 
     ref, checks = context.run(ctx, work)
     failed = check_findings.failed_results(checks)

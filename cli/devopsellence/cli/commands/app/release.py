@@ -110,7 +110,7 @@ def rollback(ctx: click.Context, output: Output, number: int | None, dry_run: bo
       devopsellence release rollback 3 --message "the new search is slow"
     """
     from devopsellence.cli.deploy.rollback import RollbackRun
-    from devopsellence.cli.deploy.rollback import rollback as perform
+    from devopsellence.cli.deploy.rollback import rollback as run_rollback
     from devopsellence.cli.images.docker_cli import DockerCli
 
     settings = context.connection(ctx)
@@ -121,7 +121,7 @@ def rollback(ctx: click.Context, output: Output, number: int | None, dry_run: bo
     async def work(etcd: Etcd) -> None:
         run = RollbackRun(await context.environment(ctx, etcd), settings, docker, output, number, message)
         begun.append(run)
-        await perform(etcd, run, dry_run=dry_run)
+        await run_rollback(etcd, run, dry_run=dry_run)
 
     try:
         context.run(ctx, work)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from devopsellence.cli import context
-from devopsellence.cli.commands.complete import tasks as complete_tasks
+from devopsellence.cli.commands.complete import complete_tasks
 from devopsellence.cli.options import environment_option
 from devopsellence.cli.output import Output, pass_output
 

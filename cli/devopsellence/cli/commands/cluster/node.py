@@ -123,15 +123,15 @@ def list_(ctx: click.Context, output: Output) -> None:
     """
     from datetime import UTC, datetime
 
-    from devopsellence.cli.nodes import list as listing
+    from devopsellence.cli.nodes.list import HEADER, list_nodes
     from devopsellence.cli.util.text import columns
 
-    nodes, problems = context.run(ctx, listing.list_nodes)
+    nodes, problems = context.run(ctx, list_nodes)
     for problem in problems:
         output.warning(f"{problem.key} is {problem.reason}")
     now = datetime.now(UTC)
     table = [node.cells(now) for node in nodes]
-    text = columns(listing.HEADER, table) if table else "No nodes yet. Add one: devopsellence node register <name>"
+    text = columns(HEADER, table) if table else "No nodes yet. Add one: devopsellence node register <name>"
     output.result(
         "node list",
         text,

@@ -71,8 +71,7 @@ def up(
       devopsellence dev up --labels web --etcd-port 2379
       devopsellence dev up --http-port 80 --https-port 443
     """
-    from devopsellence.cli.dev.up import UpOptions
-    from devopsellence.cli.dev.up import up as bring_up
+    from devopsellence.cli.dev.up import UpOptions, bring_up
     from devopsellence.cli.nodes.registry import parse_labels
 
     node_labels = None if labels is None else tuple(parse_labels(labels))
@@ -104,7 +103,7 @@ def down(output: Output, purge: bool, yes: bool) -> None:
       devopsellence dev down
       devopsellence dev down --purge
     """
-    from devopsellence.cli.dev.down import down as bring_down
+    from devopsellence.cli.dev.down import bring_down
 
     if purge and not yes and output.is_tty and sys.stdin.isatty():
         click.confirm(
@@ -124,8 +123,7 @@ def status(output: Output) -> None:
       devopsellence dev status
       devopsellence dev status -o json
     """
-    from devopsellence.cli.dev.status import status as read_status
-    from devopsellence.cli.dev.status import status_text
+    from devopsellence.cli.dev.status import read_status, status_text
 
     cluster_status = read_status()
     if cluster_status is None:
