@@ -119,7 +119,7 @@ def test_unreachable_resolver_does_not_delay_deploy(ready: Cli) -> None:
     ready.environ["DEVOPSELLENCE_DNS"] = "127.0.0.1:1"
     assert deployed(ready) == ""
     ready.environ["DEVOPSELLENCE_DNS"] = "nonsense"
-    assert "'nonsense' is no resolver" in deployed(ready)
+    assert "'nonsense' is not a DNS resolver" in deployed(ready)
 
 
 def test_unserved_or_uncertifiable_hosts_cause_warnings(ready: Cli, names: NameServer) -> None:

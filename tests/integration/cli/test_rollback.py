@@ -57,7 +57,7 @@ def test_invalid_rollback_targets_are_refused(ready: Cli) -> None:
     ready.write(lambda etcd: etcd.keys.rollout(REF), Rollout(release=3, phase=Rollout.FAILED))
     error = ready.error("release", "rollback")
     assert error["code"] == "release_unknown"
-    assert "name one" in error["message"]
+    assert "name a release" in error["message"]
     assert newest(ready).number == 3
 
 

@@ -34,9 +34,9 @@ class LogQuery:
 class LogPrinter:
     """Printer of logs; ``problems`` are the errors of unreachable or lost nodes."""
 
-    def __init__(self, output: Output, outlet: StdioWriter, render: LineRenderer) -> None:
+    def __init__(self, output: Output, writer: StdioWriter, render: LineRenderer) -> None:
         self._output = output
-        self._outlet = outlet
+        self._writer = writer
         self._render = render
         self.problems: list[CliError] = []
 
@@ -76,7 +76,7 @@ class LogPrinter:
         self.problems.append(error)
 
     async def _write(self, lines: list[OutputLine]) -> None:
-        await self._outlet.write(b"".join(map(self._render, lines)))
+        await self._writer.write(b"".join(map(self._render, lines)))
         # Let the streams run even if writing never waits.
         await asyncio.sleep(0)
 

@@ -39,8 +39,8 @@ def log_sources(survey: EnvironmentAgents, services: Sequence[str]) -> list[LogS
     ]
     sources = [source for source in sources if source.services]
     if not sources:
-        what = f"service {' or '.join(services)}" if services else "anything"
-        raise CliError("not_running", f"no node of {survey.ref} runs {what}", next_actions=[_STATUS])
+        message = f"service {' or '.join(services)}" if services else "anything"
+        raise CliError("not_running", f"no node of {survey.ref} runs {message}", next_actions=[_STATUS])
     return sources
 
 

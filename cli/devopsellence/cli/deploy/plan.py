@@ -116,8 +116,10 @@ def _change_of(
         return ServiceChange(node.name, name, ChangeKind.REPLACED, "; ".join(changes))
     gentle = [field for field in sorted(WITHOUT_RESTART) if getattr(before, field) != getattr(service, field)]
     if not service.image.pinned:
-        what = "the app image is rebuilt" if service.image.app else f"{service.image.reference} is pulled"
-        return ServiceChange(node.name, name, ChangeKind.REPLACED, f"only if the image differs: {what}", certain=False)
+        message = "the app image is rebuilt" if service.image.app else f"{service.image.reference} is pulled"
+        return ServiceChange(
+            node.name, name, ChangeKind.REPLACED, f"only if the image differs: {message}", certain=False
+        )
     kept = f"{', '.join(gentle)} changed, which needs no restart" if gentle else "nothing changed"
     return ServiceChange(node.name, name, ChangeKind.KEPT, kept)
 
@@ -158,7 +160,7 @@ def _env_differences(before: Mapping[str, str], after: Mapping[str, str]) -> lis
         "changed": sorted(name for name in after.keys() & before.keys() if after[name] != before[name]),
         "removed": sorted(before.keys() - after.keys()),
     }
-    return [f"env {', '.join(which)} {what}" for what, which in names.items() if which]
+    return [f"env {', '.join(which)} {message}" for message, which in names.items() if which]
 
 
 def _secret_differences(before: Service, after: Service) -> list[str]:

@@ -37,8 +37,8 @@ class UploadBar:
             else:
                 self._progress.reset(self._task, total=total)
         elif self._missing is None:
-            what = f"{plural(len(missing.layers), 'layer')}, {size_text(total)}"
-            text = f"{self._node}: uploading {what} ({missing.there} already there)"
+            message = f"{plural(len(missing.layers), 'layer')}, {size_text(total)}"
+            text = f"{self._node}: uploading {message} ({missing.there} already there)"
             self._print(text, stage="sending", bytes=total, layers=len(missing.layers), layers_there=missing.there)
         if self._missing is None:
             self._started = time.monotonic()

@@ -35,13 +35,13 @@ _LONGEST_PAUSE: Final = 10.0
 class IngressView:
     """Ingress of an environment as stored in etcd.
 
-    ``nodes`` has the status of the nodes that serve the ingress (None: not reported yet), ``where`` the addresses of
+    ``nodes`` has the status of the serving nodes (None: not reported yet), ``addresses`` the addresses of
     these nodes, "" if not known.
     """
 
     ingress: Ingress
     nodes: Mapping[str, IngressStatus | None]
-    where: Mapping[str, str]
+    addresses: Mapping[str, str]
     certificates: Mapping[str, Certificate]
 
     def certificate(self, host: str) -> Certificate | None:
@@ -57,24 +57,26 @@ async def read_ingress(etcd: Etcd, ref: EnvironmentRef) -> IngressView:
     Raises:
         CliError: ``ingress_none``: the environment has no ingress.
     """
-    view = await snapshot(etcd, ref)
-    ingress = ingress_view.ingress_of(view)
+    state = await snapshot(etcd, ref)
+    ingress = ingress_view.ingress_of(state)
     if ingress is None:
         raise no_ingress(ref)
-    keys = {name: etcd.keys.assignment(name, ref) for name in view.nodes}
+    keys = {name: etcd.keys.assignment(name, ref) for name in state.nodes}
     assigned = await Reader(etcd).get_many_under(etcd.keys.all_assignments_prefix, keys, Assignment)
-    statuses = ingress_view.ingress_statuses(view.statuses)
+    statuses = ingress_view.ingress_statuses(state.statuses)
     names = sorted(
         {name for name, assignment in assigned.items() if assignment.HasField("ingress")} | (statuses.keys() & assigned)
     )
-    where = {name: address_of(view.nodes.get(name), (view.heartbeats or {}).get(name)) for name in names}
-    return IngressView(ingress, {name: _answering(view, name, statuses) for name in names}, where, view.certificates)
+    addresses = {name: address_of(state.nodes.get(name), (state.heartbeats or {}).get(name)) for name in names}
+    return IngressView(
+        ingress, {name: _answering(state, name, statuses) for name in names}, addresses, state.certificates
+    )
 
 
-def _answering(view: Snapshot, name: str, statuses: Mapping[str, IngressStatus]) -> IngressStatus | None:
+def _answering(state: Snapshot, name: str, statuses: Mapping[str, IngressStatus]) -> IngressStatus | None:
     """Return the status of the node; marked as possibly out of date if the node is unreachable."""
     status = statuses.get(name)
-    if status is None or (view.heartbeats is not None and name in view.heartbeats):
+    if status is None or (state.heartbeats is not None and name in state.heartbeats):
         return status
     outdated = IngressStatus()
     outdated.CopyFrom(status)
@@ -118,7 +120,7 @@ class IngressCheck:
     async def all(self) -> None:
         """Run all checks."""
         view = await read_ingress(self._etcd, self._ref)
-        self.results = await self._look(view, [NODES, *view.ingress.hosts])
+        self.results = await self._run(view, [NODES, *view.ingress.hosts])
 
     async def wait(self, seconds: float, tell: Callable[[CheckResult], None]) -> None:
         """Repeat failed checks until none fails, at most for ``seconds``; ``tell`` is called with changed results."""
@@ -130,18 +132,18 @@ class IngressCheck:
         try:
             async for attempt in attempts:
                 with attempt:
-                    await self._again(tell)
+                    await self._repeat_failed(tell)
         except RetryError:
             return
 
-    async def _again(self, tell: Callable[[CheckResult], None]) -> None:
+    async def _repeat_failed(self, tell: Callable[[CheckResult], None]) -> None:
         again = [about for about, checks in self.results.items() if check_findings.failed_results(checks)]
         if not again:
             return
         view = await read_ingress(self._etcd, self._ref)
         hosts = set(view.ingress.hosts)
         before = set(self.checks)
-        repeated = await self._look(view, [about for about in again if about == NODES or about in hosts])
+        repeated = await self._run(view, [about for about in again if about == NODES or about in hosts])
         self.results = {about: repeated.get(about, checks) for about, checks in self.results.items()}
         for about in self.results.keys() - hosts - {NODES}:
             # Removed by a release meanwhile.
@@ -152,12 +154,13 @@ class IngressCheck:
         if check_findings.failed_results(self.checks):
             raise _NotYet
 
-    async def _look(self, view: IngressView, about: Iterable[str]) -> Results:
+    async def _run(self, view: IngressView, about: Iterable[str]) -> Results:
         names = CachingResolver(self._server, seconds=_DNS_SECONDS)
-        known = await addresses(names, view.where)
+        known = await addresses(names, view.addresses)
         # A name without DNS records may still be known to this machine.
         view = replace(
-            view, where={node: preferred_address(known[node]) or where for node, where in view.where.items()}
+            view,
+            addresses={node: preferred_address(known[node]) or address for node, address in view.addresses.items()},
         )
         # Also needed for checks of hosts, which skip nodes with closed ports.
         ports = await self._ports(view)
@@ -172,11 +175,13 @@ class IngressCheck:
         asked = [
             (name, port)
             for name, status in view.nodes.items()
-            if status is not None and view.where[name]
+            if status is not None and view.addresses[name]
             for port in (status.http_port, status.https_port)
             if port
         ]
-        reasons = await concurrently(self._blocking(probe.reachable, view.where[name], port) for name, port in asked)
+        reasons = await concurrently(
+            self._blocking(probe.reachable, view.addresses[name], port) for name, port in asked
+        )
         result: dict[str, dict[int, str]] = {name: {} for name in view.nodes}
         for (name, port), why in zip(asked, reasons, strict=True):
             result[name][port] = why
@@ -206,23 +211,23 @@ class IngressCheck:
             ]
         path = min(prefixes, key=len)
         if certificate is None:
-            plain = await self._each(http, probe.answer, host, path, secure=False)
+            plain = await self._probe_nodes(http, probe.answer, host, path, secure=False)
             return checks + check_findings.answer_results(host, path, plain, secure=False)
         shown, answers, redirects = await asyncio.gather(
-            self._each(https, probe.certificate, host, self._trusted),
-            self._each(https, probe.answer, host, path, secure=True),
-            self._each(http if view.ingress.redirect_http else {}, probe.answer, host, path, secure=False),
+            self._probe_nodes(https, probe.certificate, host, self._trusted),
+            self._probe_nodes(https, probe.answer, host, path, secure=True),
+            self._probe_nodes(http if view.ingress.redirect_http else {}, probe.answer, host, path, secure=False),
         )
         checks += check_findings.served_certificate_results(host, certificate, shown, now)
         checks += check_findings.answer_results(host, path, answers, secure=True)
         return checks + check_findings.redirect_results(host, path, redirects)
 
-    async def _each(
-        self, where: Mapping[str, tuple[str, int]], probe: Callable[..., T], *about: object, **how: object
+    async def _probe_nodes(
+        self, targets: Mapping[str, tuple[str, int]], probe: Callable[..., T], *about: object, **how: object
     ) -> dict[str, T]:
         """Run a probe for every node and return the results by node."""
-        results = await concurrently(self._blocking(probe, *where[name], *about, **how) for name in where)
-        return dict(zip(where, results, strict=True))
+        results = await concurrently(self._blocking(probe, *targets[name], *about, **how) for name in targets)
+        return dict(zip(targets, results, strict=True))
 
     async def _blocking(self, probe: Callable[..., T], *about: object, **how: object) -> T:
         async with self._slots:
@@ -239,19 +244,19 @@ def _open(view: IngressView, ports: Mapping[str, Mapping[int, str]], which: str)
     for name, status in view.nodes.items():
         port = getattr(status, which) if status is not None else 0
         if ports[name].get(port) == "":
-            open_ports[name] = (view.where[name], port)
+            open_ports[name] = (view.addresses[name], port)
     return open_ports
 
 
 def _nodes(view: IngressView, ports: Mapping[str, Mapping[int, str]]) -> list[CheckResult]:
     if not view.nodes:
         services = ", ".join(sorted({rule.service for rule in view.ingress.rules}))
-        what = f"no node serves the ingress: no node is assigned all of {services}"
+        message = f"no node serves the ingress: no node is assigned all of {services}"
         fix = NextAction("see services and nodes", "devopsellence status")
-        return [CheckResult("nodes", "error", what, "ingress_nowhere", (fix,))]
+        return [CheckResult("nodes", "error", message, "ingress_nowhere", (fix,))]
     secure = any(view.certificate(host) is not None for host in view.ingress.hosts)
     return [
         check
         for name, status in view.nodes.items()
-        for check in check_findings.node_results(name, status, view.where[name], ports[name], secure=secure)
+        for check in check_findings.node_results(name, status, view.addresses[name], ports[name], secure=secure)
     ]

@@ -39,12 +39,12 @@ def dns_result(host: str, answer: DnsAnswer, nodes: Mapping[str, frozenset[str]]
     if strangers:
         # Behind a load balancer or NAT, clients use other addresses than those of the nodes.
         sure = not unknown and address_realms(strangers) <= address_realms(known)
-        what = f"{leads}; {', '.join(strangers)} is not the address of a node that serves the host"
-        what += "" if sure else " (unless there is a load balancer in front of the nodes)"
-        return CheckResult(about, "error" if sure else "warning", what, "ingress_dns_elsewhere", point)
+        message = f"{leads}; {', '.join(strangers)} is not the address of a node that serves the host"
+        message += "" if sure else " (unless there is a load balancer in front of the nodes)"
+        return CheckResult(about, "error" if sure else "warning", message, "ingress_dns_elsewhere", point)
     if missing:
-        what = f"{leads}, but not to {', '.join(missing)}, which serves the host too"
-        return CheckResult(about, "warning", what, "ingress_dns_incomplete", point)
+        message = f"{leads}, but not to {', '.join(missing)}, which serves the host too"
+        return CheckResult(about, "warning", message, "ingress_dns_incomplete", point)
     return CheckResult(about, "ok", leads)
 
 
@@ -57,18 +57,18 @@ def node_results(
     """
     about = f"node {node}"
     if status is None:
-        what = "its agent has not reported an ingress status yet"
-        return [CheckResult(about, "error", what, "ingress_not_served", (_STATUS,))]
+        message = "its agent has not reported an ingress status yet"
+        return [CheckResult(about, "error", message, "ingress_not_served", (_STATUS,))]
     reason = safe(status.reason)
     results: list[CheckResult] = []
     if status.phase != IngressStatus.SERVING:
-        what = reason or f"its router is {word(IngressStatus.Phase, status.phase)}"
-        results.append(CheckResult(about, "error", what, "ingress_not_served", (_STATUS,)))
+        message = reason or f"its router is {word(IngressStatus.Phase, status.phase)}"
+        results.append(CheckResult(about, "error", message, "ingress_not_served", (_STATUS,)))
     elif reason:
         results.append(CheckResult(about, "warning", reason, "ingress_degraded"))
     if not address:
-        what = "the node is registered without an address, so its ports cannot be checked from here"
-        results.append(CheckResult(about, "warning", what, "node_without_address"))
+        message = "the node is registered without an address, so its ports cannot be checked from here"
+        results.append(CheckResult(about, "warning", message, "node_without_address"))
     elif not answers and status.phase == IngressStatus.SERVING:
         results.append(CheckResult(about, "error", "its router listens on no port", "ingress_not_served"))
     for port, why in sorted(answers.items()):
@@ -128,8 +128,8 @@ def _served(host: str, certificate: Certificate, presented: PresentedCertificate
             about, "error", f"{subject} is not the newest certificate", "ingress_certificate_other", (_STATUS,)
         )
     if presented.distrust:
-        what = f"this machine does not trust {subject}: {safe(presented.distrust)}"
-        return CheckResult(about, "warning", what, "ingress_certificate_untrusted")
+        message = f"this machine does not trust {subject}: {safe(presented.distrust)}"
+        return CheckResult(about, "warning", message, "ingress_certificate_untrusted")
     return CheckResult(about, "ok", f"serves {subject}")
 
 

@@ -119,9 +119,9 @@ def issuer_of(certificate: x509.Certificate) -> str:
     return str(attributes[0].value) if attributes else certificate.issuer.rfc4514_string()
 
 
-def invalid_certificate(what: str) -> CliError:
+def invalid_certificate(message: str) -> CliError:
     """Return the error for an invalid certificate or key."""
-    return CliError("invalid_certificate", f"{what}; nothing was written", exit_code=2)
+    return CliError("invalid_certificate", f"{message}; nothing was written", exit_code=2)
 
 
 def _chain(pem: bytes) -> list[x509.Certificate]:
@@ -177,9 +177,9 @@ def _check_issuer(certificate: x509.Certificate, issuer: x509.Certificate, numbe
     try:
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature) as error:
-        what = f"certificate {number + 1} of the file ({_common_name(issuer)}) did not issue certificate {number}"
+        message = f"certificate {number + 1} of the file ({_common_name(issuer)}) did not issue certificate {number}"
         raise invalid_certificate(
-            f"{what}: put the certificate of the host first, then its issuer, and so on"
+            f"{message}: put the certificate of the host first, then its issuer, and so on"
         ) from error
 
 

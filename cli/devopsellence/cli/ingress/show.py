@@ -142,6 +142,6 @@ def _next(certificate: Certificate, now: datetime) -> str:
     issuance = certificate.issuance
     if issuance.phase == Issuance.BACKOFF:
         return ingress_view.failed_attempt(issuance)
-    what = "renewal" if certificate.chain_pem else "first certificate"
+    message = "renewal" if certificate.chain_pem else "first certificate"
     reason = f": {safe(issuance.reason)}" if issuance.reason else ""
-    return f"{what} in progress ({word(Issuance.Phase, issuance.phase)}){reason}"
+    return f"{message} in progress ({word(Issuance.Phase, issuance.phase)}){reason}"

@@ -50,14 +50,14 @@ class DrainedService:
 
     def text(self, node: str) -> str:
         """Return a sentence about the service."""
-        what = f"{self.environment}: {safe(self.service)}"
+        message = f"{self.environment}: {safe(self.service)}"
         data = ", ".join(map(safe, self.volumes))
         if self.stays:
-            return f"{what} stays on {node} with its data ({data}); --move-volumes moves it without the data"
+            return f"{message} stays on {node} with its data ({data}); --move-volumes moves it without the data"
         behind = f"; its data ({data}) stays behind on {node}" if self.volumes else ""
         if not self.elsewhere:
-            return f"{what} would run nowhere: {self.why_nowhere}{behind}"
-        return f"{what} leaves {node} (runs on or moves to {', '.join(self.elsewhere)}){behind}"
+            return f"{message} would run nowhere: {self.why_nowhere}{behind}"
+        return f"{message} leaves {node} (runs on or moves to {', '.join(self.elsewhere)}){behind}"
 
     def document(self) -> dict[str, Any]:
         """Return the JSON form."""

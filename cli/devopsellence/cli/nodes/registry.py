@@ -62,8 +62,8 @@ def parse_labels(text: str) -> list[str]:
     known = list(LABELS.values())
     wrong = [label for label in labels if label not in known]
     if wrong or not labels:
-        what = f"unknown label {', '.join(map(repr, wrong))}" if wrong else "no label given"
-        raise CliError("invalid_label", f"{what}; the labels are {', '.join(known)}", exit_code=2)
+        message = f"unknown label {', '.join(map(repr, wrong))}" if wrong else "no label given"
+        raise CliError("invalid_label", f"{message}; the labels are {', '.join(known)}", exit_code=2)
     return labels
 
 

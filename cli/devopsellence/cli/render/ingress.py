@@ -131,8 +131,8 @@ def node_problems(statuses: Mapping[str, IngressStatus]) -> list[IngressProblem]
                 IngressProblem("ingress_not_served", reason or "the ingress is not routed", "error", nodes=(node,))
             )
         elif status.phase != IngressStatus.SERVING:
-            what = f"the router is starting: {reason}" if reason else "the router is starting"
-            problems.append(IngressProblem("ingress_starting", what, nodes=(node,)))
+            message = f"the router is starting: {reason}" if reason else "the router is starting"
+            problems.append(IngressProblem("ingress_starting", message, nodes=(node,)))
         elif reason:
             problems.append(IngressProblem("ingress_degraded", reason, nodes=(node,)))
     return _together(problems)
@@ -161,24 +161,26 @@ def certificate_problem(
     fix = (install,) if manual else (CHECK,)
     if certificate is None or not certificate.chain_pem:
         if failing is not None:
-            what = f"no certificate, so plain HTTP: {failed_attempt(failing)}"
-            return IngressProblem("ingress_certificate_failing", what, "error", (host,), next_actions=fix)
-        what = "no certificate is installed, so plain HTTP"
+            message = f"no certificate, so plain HTTP: {failed_attempt(failing)}"
+            return IngressProblem("ingress_certificate_failing", message, "error", (host,), next_actions=fix)
+        message = "no certificate is installed, so plain HTTP"
         if not manual:
             step = _STEPS.get(issuance.phase) if issuance is not None else None
-            what = f"no certificate yet, so plain HTTP: {step or 'not ordered yet'}"
-        return IngressProblem("ingress_certificate_missing", what, hosts=(host,), next_actions=fix)
+            message = f"no certificate yet, so plain HTTP: {step or 'not ordered yet'}"
+        return IngressProblem("ingress_certificate_missing", message, hosts=(host,), next_actions=fix)
     left = (certificate.not_after.seconds - now.timestamp()) / _DAY
     renewal = f"; {failed_attempt(failing)}" if failing is not None else ""
     if left <= 0:
-        what = f"the certificate expired on {local_time(certificate.not_after)}{renewal}"
-        return IngressProblem("ingress_certificate_expired", what, "error", (host,), next_actions=fix)
+        message = f"the certificate expired on {local_time(certificate.not_after)}{renewal}"
+        return IngressProblem("ingress_certificate_expired", message, "error", (host,), next_actions=fix)
     if left < EXPIRES_DAYS:
-        what = f"the certificate expires in {plural(int(left), 'day')}{renewal}"
-        return IngressProblem("ingress_certificate_expires", what, hosts=(host,), next_actions=fix)
+        message = f"the certificate expires in {plural(int(left), 'day')}{renewal}"
+        return IngressProblem("ingress_certificate_expires", message, hosts=(host,), next_actions=fix)
     if failing is not None and not manual:
-        what = f"the certificate is valid for {plural(int(left), 'day')}, but renewal fails: {failed_attempt(failing)}"
-        return IngressProblem("ingress_certificate_failing", what, hosts=(host,), next_actions=fix)
+        message = (
+            f"the certificate is valid for {plural(int(left), 'day')}, but renewal fails: {failed_attempt(failing)}"
+        )
+        return IngressProblem("ingress_certificate_failing", message, hosts=(host,), next_actions=fix)
     return None
 
 
