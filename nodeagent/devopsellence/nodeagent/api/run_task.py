@@ -1,4 +1,4 @@
-"""One-off release task run by an operator: a container beside the services, removed when the task ends.
+"""Task run by an operator, outside a release: a container beside the services, removed when the task ends.
 
 The container belongs to the call: when the caller goes, the container is stopped and removed, if need be by the next
 agent.

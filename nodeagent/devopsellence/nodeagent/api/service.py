@@ -1,5 +1,4 @@
-"""Calls of the service ``Agent``: authentication, lookup of the target, and dispatch. A single instance serves all
-calls."""
+"""Calls of the service ``Agent``: authentication, lookup of the target and dispatch, shared by all connections."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from devopsellence.nodeagent.api.backpressure import BoundedQueue
 SECONDS = 20
 
 
-async def test_items_arrive_in_order_and_a_fast_thread_waits() -> None:
+async def test_queue_keeps_order_and_a_fast_thread_waits() -> None:
     ready = asyncio.Event()
     queue: BoundedQueue[int] = BoundedQueue(ready, bound=100)
     put: list[bool] = []

@@ -29,18 +29,18 @@ OLD, NEW = service(version="1", check=True), service(version="2", check=True)
 
 
 def status(
-    goal: Desired,
-    *there: Container,
+    desired: Desired,
+    *containers: Container,
     healthy: bool = True,
     memories: RestartHistories | None = None,
     network: Network | None = NETWORK,
     problem: str = "",
 ) -> A:
     verdict = ProbeVerdict.HEALTHY if healthy else ProbeVerdict.CHECKING
-    seen = Observed(there, network, {each.id: Health(verdict) for each in there})
+    observed = Observed(containers, network, {item.id: Health(verdict) for item in containers})
     memories = memories or {}
-    made = plan(goal, seen, memories, Now(1000.0, 2000.0))
-    return build.status(goal, made, memories, {"web": "3 of 7 layers"}, problem, None)
+    planned = plan(desired, observed, memories, Now(1000.0, 2000.0))
+    return build.status(desired, planned, memories, {"web": "3 of 7 layers"}, problem, None)
 
 
 def test_settled_status() -> None:
@@ -94,21 +94,23 @@ def test_exit_code_zero_is_reported() -> None:
 
 
 def test_pull_progress_is_reported() -> None:
-    made = service(image=REMOTE)
+    remote = service(image=REMOTE)
     memory = replace(NO_HISTORY, image_missing=True)
-    result = status(desired_of(made), memories={("web", desired_service(made).hash): memory})
+    result = status(desired_of(remote), memories={("web", desired_service(remote).hash): memory})
     assert result.services[0].reason == f"pulling {REMOTE}: 3 of 7 layers"
 
 
 def test_unhealthy_since_is_reported() -> None:
-    there = container(OLD)
+    running = container(OLD)
     since = Now(990.0, 1990.5)
-    seen = Observed((there,), NETWORK, {there.id: Health(ProbeVerdict.UNHEALTHY, message="answered 500", since=since)})
-    memories = {("web", desired_service(OLD).hash): replace(NO_HISTORY, proved=there.id, lapses=1)}
-    made = plan(desired_of(OLD), seen, memories, Now(1000.0, 2000.0))
-    (web,) = build.status(desired_of(OLD), made, memories, {}, "", None).services
+    observed = Observed(
+        (running,), NETWORK, {running.id: Health(ProbeVerdict.UNHEALTHY, message="answered 500", since=since)}
+    )
+    memories = {("web", desired_service(OLD).hash): replace(NO_HISTORY, proved=running.id, lapses=1)}
+    planned = plan(desired_of(OLD), observed, memories, Now(1000.0, 2000.0))
+    (web,) = build.status(desired_of(OLD), planned, memories, {}, "", None).services
     assert (web.health, web.unhealthy_since.ToMilliseconds()) == (S.UNHEALTHY, 1_990_500)
-    assert not status(desired_of(OLD), there).services[0].HasField("unhealthy_since")
+    assert not status(desired_of(OLD), running).services[0].HasField("unhealthy_since")
 
 
 def test_completed_service_is_settled_with_its_container() -> None:
@@ -124,7 +126,10 @@ def test_completed_service_is_settled_with_its_container() -> None:
 def test_leaving_service_is_reported_until_removed() -> None:
     result = status(desired_of(OLD), container(OLD), container(service("gone")))
     assert result.phase == A.CONVERGING
-    assert [(each.name, each.phase) for each in result.services] == [("gone", S.STOPPING), ("web", S.RUNNING)]
+    assert [(service_.name, service_.phase) for service_ in result.services] == [
+        ("gone", S.STOPPING),
+        ("web", S.RUNNING),
+    ]
 
 
 def test_tombstone_is_removed_at_the_end() -> None:
