@@ -2,5 +2,6 @@
 
 ``folder`` is the folder of the CA and its certificates, ``issue`` creates and renews certificates, ``programs`` has the
 command lines and variables of etcd, controllers and agents, ``access`` the etcd settings of root, ``init`` and ``join``
-the commands. No access to other machines: people or their tools copy the files.
+the commands. No access to other machines: people or their tools copy the files. Files and certificates are covered by
+tests/integration/cli/test_cluster.py.
 """

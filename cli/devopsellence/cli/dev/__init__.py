@@ -7,5 +7,5 @@
 The modules of the supervisor (``supervisor``, ``child``, ``spec``, ``paths``, ``logs``, ``process``, ``util.files``)
 import only the standard library, so that the long-running process stays small. No knowledge about the work of the
 controller and the agent: both are just command lines. No other package imports this one, except ``context`` and the
-command ``dev``.
+command ``dev``. Processes, Docker, certificates and files are covered by tests/integration/dev.
 """

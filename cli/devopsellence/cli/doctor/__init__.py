@@ -1,7 +1,8 @@
 """The checks of ``doctor``. A check returns results instead of raising errors.
 
 ``machine`` checks this machine, ``etcd`` the members of etcd, ``cluster`` the records in etcd, ``agents`` the agents of
-the nodes. No repair of problems here: a result names the command that fixes the problem.
+the nodes. No repair of problems here: a result names the command that fixes the problem. ``cluster`` is covered by
+tests/integration/cli/test_doctor.py.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from devopsellence.cli.dev.cluster import PROCESSES, Programs, environment, envo
 from devopsellence.cli.dev.paths import DevLayout
 from devopsellence.cli.dev.spec import ProcessSpec
 from devopsellence.cli.dev.state import DevState
-from devopsellence.cli.util.files import state_home
 from devopsellence.store.settings import Settings
 
 LAYOUT = DevLayout(Path("/home/ann/state/dev"))
@@ -91,9 +90,3 @@ def test_renewed_certificate_restarts_only_its_process() -> None:
     assert changed(made()) == []
     assert changed(made(node="renewed")) == ["agent"]
     assert changed(made(Programs("/usr/bin/etcd", "/usr/bin/python3", "1.1"))) == ["controller", "agent"]
-
-
-def test_state_home_follows_variables() -> None:
-    assert state_home({"DEVOPSELLENCE_HOME": "/data", "XDG_STATE_HOME": "/state"}) == Path("/data")
-    assert state_home({"XDG_STATE_HOME": "/state"}) == Path("/state/devopsellence")
-    assert state_home({"XDG_STATE_HOME": "relative"}) == state_home({}) == Path.home() / ".local/state/devopsellence"

@@ -136,7 +136,7 @@ def test_rollback_target_is_expected_to_run() -> None:
 
 def test_node_waiting_for_its_batch_is_not_late() -> None:
     waits = NodeProgress(
-        node="n1", phase=NodeProgress.WAITING, reason="n1 waits its turn: 1 node moves at a time", release=1
+        node="n1", phase=NodeProgress.WAITING, reason="n1 waits for its batch: 1 node updates at a time", release=1
     )
     state = snapshot(
         rollout=rollout(Rollout.PROGRESSING, nodes=[waits], target=2, last_settled=1),
@@ -145,7 +145,7 @@ def test_node_waiting_for_its_batch_is_not_late() -> None:
     )
     (web,) = rows(state, NOW)
     assert (web.waiting, web.settled, web.failed) == (True, False, False)
-    assert web.reason == "waits its turn: 1 node moves at a time; release 1 keeps running"
+    assert web.reason == "waits for its batch: 1 node updates at a time; release 1 keeps running"
 
 
 def test_idle_waiting_node_has_a_reason() -> None:
