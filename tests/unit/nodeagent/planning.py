@@ -60,6 +60,18 @@ def service(
     return result
 
 
+def full_service() -> workload_pb2.Service:
+    """Build a service with all fields of the spec hash set."""
+    spec = service("web", check=True, volume=True)
+    spec.command.extend(["/bin/serve"])
+    spec.args.extend(["--port", "3000"])
+    spec.ports.add(name="http", port=3000)
+    spec.resources.cpu_millis, spec.resources.memory_mib = 1500, 256
+    spec.stop_grace_period.FromMilliseconds(2500)
+    spec.image.reference = "shop:1"
+    return spec
+
+
 def desired_of(*services: workload_pb2.Service, release: int = 1, removed: bool = False) -> Desired:
     """Build the desired state of these services; services with dependents that wait for completion are marked, as in
     releases.

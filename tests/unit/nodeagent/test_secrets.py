@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import stat
 import traceback
-from pathlib import Path
 
 import pytest
 
 from devopsellence.age import AgeIdentity, encrypt
 from devopsellence.api.v1 import stored_pb2, workload_pb2
-from devopsellence.nodeagent.identity import IDENTITY_FILE, load_identity
 from devopsellence.nodeagent.plan.container_config import service_container_config, task_container_config
 from devopsellence.nodeagent.plan.spec import Desired, assignment_problem, resolve_assignment, spec_hash
 from devopsellence.nodeagent.secrets import SecretDecrypter, SecretError, reencrypted_specs
-from devopsellence.nodeagent.state import StateError
 from devopsellence.store.keys import REGISTRY
 from tests.unit.nodeagent.planning import ENV, UID, service
 
@@ -148,21 +144,3 @@ def test_task_without_its_service_is_a_problem() -> None:
     assert assignment_problem(made, "n1", ENV) == ""
     made.task.name = "../x"
     assert "../x" in assignment_problem(made, "n1", ENV)
-
-
-def test_identity_is_created_once_with_mode_0600(tmp_path: Path) -> None:
-    first = load_identity(tmp_path)
-    path = tmp_path / IDENTITY_FILE
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert load_identity(tmp_path).recipient == first.recipient
-    assert load_identity(tmp_path).decrypt(encrypt(b"x", [first.recipient])) == b"x"
-    path.write_bytes(b"\xff damaged")
-    with pytest.raises(StateError, match="holds no age identity"):
-        load_identity(tmp_path)
-    assert path.read_bytes() == b"\xff damaged"
-
-
-def test_unreadable_identity_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / IDENTITY_FILE).mkdir()
-    with pytest.raises(StateError, match="cannot be used"):
-        load_identity(tmp_path)

@@ -1,4 +1,4 @@
-"""Names, hashes and the body of the create call."""
+"""Spec hashes, container names, and problems of services and assignments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2, workload_pb2
 from devopsellence.nodeagent.docker import names
-from devopsellence.nodeagent.plan.container_config import container_labels, service_container_config
 from devopsellence.nodeagent.plan.spec import (
     assignment_problem,
     pull_reference,
@@ -18,25 +17,14 @@ from devopsellence.nodeagent.plan.spec import (
     spec_hash,
 )
 from devopsellence.store.keys import EnvironmentRef
-from tests.unit.nodeagent.planning import ENV, HEALTHY, IMAGE, REMOTE, STARTED, UID, desired_of, service
+from tests.unit.nodeagent.planning import ENV, IMAGE, REMOTE, STARTED, UID, desired_of, full_service, service
 
 Change = Callable[[workload_pb2.Service], object]
 
 
-def full() -> workload_pb2.Service:
-    made = service("web", check=True, volume=True)
-    made.command.extend(["/bin/serve"])
-    made.args.extend(["--port", "3000"])
-    made.ports.add(name="http", port=3000)
-    made.resources.cpu_millis, made.resources.memory_mib = 1500, 256
-    made.stop_grace_period.FromMilliseconds(2500)
-    made.image.reference = "shop:1"
-    return made
-
-
 def test_spec_hash_is_stable_across_versions() -> None:
     # Another value here replaces every container of every installation at its next deploy.
-    assert spec_hash(full()) == "16e7881acb39b60a26ba24f41d44c463e033f22777ca76626321083d088b553b"
+    assert spec_hash(full_service()) == "16e7881acb39b60a26ba24f41d44c463e033f22777ca76626321083d088b553b"
 
 
 MATTERS: dict[str, Change] = {
@@ -64,16 +52,16 @@ DOES_NOT: dict[str, Change] = {
 
 @pytest.mark.parametrize("what", MATTERS)
 def test_changed_fields_change_the_hash(what: str) -> None:
-    made = full()
+    made = full_service()
     MATTERS[what](made)
-    assert spec_hash(made) != spec_hash(full())
+    assert spec_hash(made) != spec_hash(full_service())
 
 
 @pytest.mark.parametrize("what", DOES_NOT)
 def test_ignored_fields_keep_the_hash(what: str) -> None:
-    made = full()
+    made = full_service()
     DOES_NOT[what](made)
-    assert spec_hash(made) == spec_hash(full())
+    assert spec_hash(made) == spec_hash(full_service())
 
 
 def test_spec_hash_ignores_order_of_maps_and_volumes() -> None:
@@ -95,40 +83,6 @@ def test_names_are_valid_in_docker_and_unique() -> None:
     assert names.network_name(UID, env) != names.network_name(UID, EnvironmentRef("acme", "shop-a", "prod"))
     assert names.volume_name(UID, env, "data") != names.volume_name("another machine", env, "data")
     assert names.container_name(UID, env, "web", "1" * 64) != names.container_name(UID, env, "web", "2" * 64)
-
-
-def test_container_config_of_a_service() -> None:
-    goal = desired_of(full(), release=4)
-    body = service_container_config(goal.services["web"], goal, {})
-    assert body["Image"] == IMAGE
-    assert (body["Entrypoint"], body["Cmd"]) == (["/bin/serve"], ["--port", "3000"])
-    assert body["StopTimeout"] == 3
-    host = body["HostConfig"]
-    assert host["RestartPolicy"] == {"Name": "no"}
-    assert (host["NanoCpus"], host["Memory"]) == (1_500_000_000, 256 * 1024 * 1024)
-    assert (host["Mounts"][0]["Source"], host["Mounts"][0]["Target"]) == (names.volume_name(UID, ENV, "data"), "/data")
-    assert host["NetworkMode"] == goal.network
-    assert body["NetworkingConfig"]["EndpointsConfig"][goal.network]["Aliases"] == ["web"]
-    assert body["Labels"] == {
-        "devopsellence.managed": "true",
-        "devopsellence.environment": "acme/shop/production",
-        "devopsellence.service": "web",
-        "devopsellence.service_kind": "web",
-        "devopsellence.hash": spec_hash(full()),
-        "devopsellence.revision": "",
-        "devopsellence.release": "4",
-        "devopsellence.ports": "http=3000",
-        "devopsellence.node": "n1",
-        "devopsellence.node_uid": UID,
-    }
-
-
-def test_unset_fields_come_from_the_image() -> None:
-    body = service_container_config(desired_of(service()).services["web"], desired_of(service()), {})
-    assert "Entrypoint" not in body
-    assert "Cmd" not in body
-    assert body["StopTimeout"] == 10
-    assert not {"NanoCpus", "Memory", "Mounts"} & set(body["HostConfig"])
 
 
 @pytest.mark.parametrize(
@@ -164,16 +118,6 @@ def test_assignment_that_contradicts_its_key_is_a_problem() -> None:
 def test_only_registry_digests_can_be_pulled() -> None:
     assert pull_reference(REMOTE) == ("registry.example/shop", "sha256:" + "b" * 64)
     assert pull_reference(IMAGE) is None
-
-
-def test_stop_order_is_in_the_labels() -> None:
-    made = service(after={"redis": HEALTHY, "db": STARTED})
-    labels = container_labels(desired_of(made).services["web"], desired_of(made))
-    assert labels["devopsellence.depends_on"] == "db,redis"
-    assert "devopsellence.depends_on" not in container_labels(
-        desired_of(service()).services["web"], desired_of(service())
-    )
-    assert spec_hash(made) == spec_hash(service())
 
 
 def test_circular_dependencies_are_a_problem() -> None:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from devopsellence.api.v1 import stored_pb2
 from devopsellence.nodeagent.docker.model import Container, ContainerExit, ContainerState
 from devopsellence.nodeagent.plan.task_run import KEPT_RUNS, TaskRun, task_run_from_json, task_run_to_json, with_run
-from devopsellence.nodeagent.reconcile.task_store import TaskStore
-from devopsellence.nodeagent.state import StateError, StateFolder
-from devopsellence.nodeagent.util.threads import ThreadPool
-from tests.unit.nodeagent.planning import ENV
 
 RUN = TaskRun(1, "release", "hash")
 ENDED = Container(
@@ -61,35 +56,3 @@ def test_newest_runs_are_kept() -> None:
     # Numbers may begin anew, with an etcd that lost everything.
     assert with_run(runs, RUN)[-1] == RUN
     assert with_run(with_run(runs, RUN), RUN.failed("x")).count(RUN) == 0
-
-
-async def test_stored_run_is_loaded_by_the_next_agent(tmp_path: Path) -> None:
-    with StateFolder(tmp_path) as folder:
-        runs = await TaskStore.load(ENV, folder, ThreadPool(1, "disk"))
-        await runs.save(RUN.starting("c1"))
-        assert runs.get(RUN.key) == runs.started_in("c1") == RUN.starting("c1")
-        again = await TaskStore.load(ENV, folder, ThreadPool(1, "disk"))
-        assert dict(again.runs) == {RUN.key: RUN.starting("c1")}
-        folder.forget(ENV)
-        assert folder.task_runs(ENV) == ()
-
-
-async def test_unwritten_run_does_not_count(tmp_path: Path) -> None:
-    with StateFolder(tmp_path) as folder:
-        runs = await TaskStore.load(ENV, folder, ThreadPool(1, "disk"))
-        (tmp_path / "tasks").rmdir()
-        with pytest.raises(StateError, match="cannot be written"):
-            await runs.save(RUN.starting("c1"))
-        assert runs.get(RUN.key) == RUN
-
-
-@pytest.mark.parametrize("content", ["", "[", "{}x", '{"a": 1}', '[{"release": 1}]', '["x"]', "[1]", "3"])
-async def test_damaged_record_is_a_problem_and_stays_on_disk(tmp_path: Path, content: str) -> None:
-    with StateFolder(tmp_path) as folder:
-        path = tmp_path / "tasks" / f"{str(ENV).replace('/', '+')}.json"
-        path.write_text(content)
-        runs = await TaskStore.load(ENV, folder, ThreadPool(1, "disk"))
-        assert str(path) in runs.problem
-        with pytest.raises(StateError):
-            await runs.save(RUN)
-        assert path.read_text() == content
