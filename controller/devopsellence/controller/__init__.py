@@ -1,11 +1,9 @@
 """The controller: turns releases into assignments, and statuses into rollouts.
 
-Pure, with the time passed in: ``task`` (where the release task runs, and how it fares), ``phases`` (what waits for it),
-``secrets`` (which ciphertexts go where), ``assign`` (what one node should run, and how it is taken back), ``assigning``
-(all nodes), ``progress`` and ``rollout`` (how the newest release fares), ``plan`` (all of it, for one environment),
-``events``, ``identity``, ``index``, ``transactions``; ``world`` and ``actions`` name what goes in and comes out. With
-IO: ``caches`` holds the informers, ``workqueue`` and ``workers`` the environments to look at, ``reconcile`` observes,
-plans and writes fenced, ``run`` stands by and leads, ``__main__`` is the command.
+``plan`` is the one pure entry, from a snapshot and the time to the writes; ``rollout``, ``assign``, ``scheduler`` and
+``ingress`` contain its parts, ``model`` the data that all packages share. With IO: ``cache`` mirrors etcd,
+``reconcile`` reads snapshots, plans and writes, ``certificates`` orders certificates, ``controller`` stands by and
+leads, ``__main__`` is the command.
 
-Nothing here talks to Docker or to an agent, and nothing is kept in memory that the next leader would miss.
+No code here talks to Docker or to an agent, and no state that the next leader would need is kept in memory.
 """

@@ -23,19 +23,19 @@ _ACME_CA_CERT = "DEVOPSELLENCE_ACME_CA_CERT"
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="devopsellence")
-@click.option("--etcd-endpoints", metavar="ADDRESS:PORT[,…]", help="etcd's client addresses.")
-@click.option("--etcd-ca-cert", type=_PEM, help="PEM file of the authority that etcd's certificates come from.")
+@click.option("--etcd-endpoints", metavar="ADDRESS:PORT[,…]", help="Client addresses of etcd.")
+@click.option("--etcd-ca-cert", type=_PEM, help="PEM file of the CA of etcd's certificates.")
 @click.option("--etcd-cert", type=_PEM, help="PEM file of the client certificate.")
-@click.option("--etcd-key", type=_PEM, help="PEM file of its key.")
-@click.option("--prefix", metavar="/PATH/", help="What all keys begin with.")
+@click.option("--etcd-key", type=_PEM, help="PEM file of the key of the client certificate.")
+@click.option("--prefix", metavar="/PATH/", help="Prefix of all keys in etcd.")
 @click.option(
     "--acme-ca-cert",
     type=_PEM,
     envvar=_ACME_CA_CERT,
-    help="PEM file of the authority of a private ACME server's own certificate.",
+    help="PEM file of a CA to trust for the ACME server itself.",
 )
-@click.option("--identity", metavar="NAME", help="The name in the election.  [default: <hostname>/<pid>]")
-@click.option("--debug", is_flag=True, help="Log also what is usual.")
+@click.option("--identity", metavar="NAME", help="Name in the election.  [default: <hostname>/<pid>]")
+@click.option("--debug", is_flag=True, help="Log debug messages.")
 def main(
     etcd_endpoints: str | None,
     etcd_ca_cert: Path | None,
@@ -46,35 +46,36 @@ def main(
     identity: str | None,
     debug: bool,
 ) -> None:
-    """Turn releases into assignments, and what the nodes report into rollouts.
+    """Run the controller: turn releases into assignments and watch rollouts.
 
-    Run one or several: one leads, the others stand by. Each option stands before its environment variable
-    (DEVOPSELLENCE_ETCD_ENDPOINTS, DEVOPSELLENCE_ETCD_CA_CERT, DEVOPSELLENCE_ETCD_CERT, DEVOPSELLENCE_ETCD_KEY,
-    DEVOPSELLENCE_PREFIX, DEVOPSELLENCE_ACME_CA_CERT). SIGTERM and SIGINT stop it, and another one takes over at once.
+    Any number of controllers can run: a single leader, the rest on standby. Options take precedence over environment
+    variables (DEVOPSELLENCE_ETCD_ENDPOINTS, DEVOPSELLENCE_ETCD_CA_CERT, DEVOPSELLENCE_ETCD_CERT,
+    DEVOPSELLENCE_ETCD_KEY, DEVOPSELLENCE_PREFIX, DEVOPSELLENCE_ACME_CA_CERT). On SIGTERM or SIGINT the controller
+    stops, and a standby takes over at once.
 
     Example: devopsellence-controller --etcd-endpoints 127.0.0.1:2379
     """
-    given = {
+    options = {
         etcd_settings.ENDPOINTS: etcd_endpoints,
         etcd_settings.CA_CERT: etcd_ca_cert,
         etcd_settings.CERT: etcd_cert,
         etcd_settings.KEY: etcd_key,
         etcd_settings.PREFIX: prefix,
     }
-    settings = _settings({**os.environ, **{name: str(value) for name, value in given.items() if value is not None}})
+    settings = _settings({**os.environ, **{name: str(value) for name, value in options.items() if value is not None}})
     certificates = CertificateOptions(_readable(acme_ca_cert))
     log.configure("controller", debug=debug)
     asyncio.run(_serve(settings, identity or f"{socket.gethostname()}/{os.getpid()}", certificates))
 
 
 def _readable(ca_cert: Path | None) -> Path | None:
-    """``ca_cert``, of which nobody would hear before the first order if it could not be used."""
+    """Return ``ca_cert`` after a check at startup: the first order would be late for an error."""
     if ca_cert is None:
         return None
     try:
         ssl.create_default_context(cafile=ca_cert)
     except ssl.SSLError as error:
-        raise click.UsageError(f"--acme-ca-cert ({_ACME_CA_CERT}): {ca_cert}: no certificate is in it") from error
+        raise click.UsageError(f"--acme-ca-cert ({_ACME_CA_CERT}): {ca_cert}: contains no certificate") from error
     except OSError as error:
         raise click.UsageError(f"--acme-ca-cert ({_ACME_CA_CERT}): {ca_cert}: {error.strerror or error}") from error
     return ca_cert
@@ -87,7 +88,7 @@ def _settings(environ: dict[str, str]) -> Settings:
         raise click.UsageError(str(error)) from error
     if settings is None:
         raise click.UsageError(
-            f"no etcd to talk to: give --etcd-endpoints 127.0.0.1:2379 or set {etcd_settings.ENDPOINTS}"
+            f"no etcd configured: use --etcd-endpoints 127.0.0.1:2379 or set {etcd_settings.ENDPOINTS}"
         )
     return settings
 

@@ -40,7 +40,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class CertificateOptions:
-    """Options for ordering certificates. ``acme_ca_cert``: PEM file of a CA to trust for ACME servers, besides public CAs."""
+    """Options for ordering certificates. ``acme_ca_cert``: PEM file of a CA for ACME servers, besides public CAs."""
 
     acme_ca_cert: Path | None = None
     pace: IssuancePace = field(default_factory=IssuancePace)

@@ -192,7 +192,7 @@ def _in_order(
     decided_from: Sequence[Precondition],
     keys: Keys,
 ) -> list[WriteAction]:
-    """Return the write of the Rollout before the assignments; if the Rollout is unchanged, they depend on its revision."""
+    """Return the write of the Rollout and then the assignments; without such a write they depend on its revision."""
     key = keys.rollout(snapshot.ref)
     revision = revision_of(snapshot.rollout)
     actions = survey.assigned.actions

@@ -158,7 +158,7 @@ async def test_renewed_ahead_of_its_end_and_kept_while_the_authority_is_away(
         await asyncio.to_thread(acme.stop)
         failed = await certificate(etcd, HOST, lambda one: one.issuance.failures == 2)
         assert failed.chain_pem, "nothing is served while the authority is away"
-        assert "cannot be reached; it is tried again by itself" in failed.issuance.reason
+        assert "cannot be reached; it is retried automatically" in failed.issuance.reason
         # Another server, as far as it can tell: pebble forgets everything.
         await asyncio.to_thread(acme.start)
         await certificate(etcd, HOST, lambda one: is_there(one) and one.serial != failed.serial)
@@ -180,7 +180,7 @@ async def test_a_signing_request_for_another_host_is_refused(
         start("--acme-ca-cert", str(acme.ca_cert))
         await environment.deploy(release(1, acme.directory_url, HOST), "n1")
         failed = await certificate(etcd, HOST, lambda one: one.issuance.phase == BACKOFF)
-        assert "the signing request of node n1 for app.example.com is refused" in failed.issuance.reason
+        assert "the signing request of node n1 for app.example.com is rejected" in failed.issuance.reason
         assert not nodes.asked, "the authority was asked for it"
         nodes.forge = False
         await begin_anew(etcd, HOST)

@@ -228,14 +228,14 @@ async def test_controller_starts_and_stops_without_etcd(settings: Settings, tmp_
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "no etcd to talk to: give --etcd-endpoints 127.0.0.1:2379 or set DEVOPSELLENCE_ETCD_ENDPOINTS"),
+        ([], "no etcd configured: use --etcd-endpoints 127.0.0.1:2379 or set DEVOPSELLENCE_ETCD_ENDPOINTS"),
         (["--etcd-endpoints", "nonsense"], "'nonsense' is not address:port"),
         (["--etcd-endpoints", "127.0.0.1:1", "--prefix", "x"], "must begin and end with '/'"),
         (
             ["--etcd-endpoints", "127.0.0.1:1", "--acme-ca-cert", "nowhere.pem"],
             "nowhere.pem: No such file or directory",
         ),
-        (["--etcd-endpoints", "127.0.0.1:1", "--acme-ca-cert", "README.md"], "README.md: no certificate is in it"),
+        (["--etcd-endpoints", "127.0.0.1:1", "--acme-ca-cert", "README.md"], "README.md: contains no certificate"),
     ],
     ids=["no etcd", "no address", "no prefix", "no file", "no certificate"],
 )

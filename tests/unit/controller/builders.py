@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
+from devopsellence.clock import Now
 from devopsellence.controller.cache.validation import (
     checked_certificate,
     checked_environment,
@@ -19,9 +20,8 @@ from devopsellence.controller.cache.validation import (
 )
 from devopsellence.controller.model.actions import EnvironmentPlan, WriteAction, WriteKind
 from devopsellence.controller.model.reachability import UnreachableSince
-from devopsellence.controller.model.snapshot import EnvironmentSnapshot, Moment, NodeView, ProgressStopwatch
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView, ProgressStopwatch
 from devopsellence.controller.plan import plan
-from devopsellence.controller.rollout.target import fallback_number
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.keys import EnvironmentRef, Keys
 from devopsellence.store.record import Record, message_of, revision_of
@@ -32,9 +32,9 @@ START = datetime(2025, 1, 1, tzinfo=UTC)
 SERVICE_KINDS = {"web": workload_pb2.Service.WEB, "worker": workload_pb2.Service.WORKER}
 
 
-def moment(seconds: float) -> Moment:
+def moment(seconds: float) -> Now:
     """Both clocks, ``seconds`` after the tests' beginning of time."""
-    return Moment(START + timedelta(seconds=seconds), 1000.0 + seconds)
+    return Now(1000.0 + seconds, START.timestamp() + seconds)
 
 
 def service(
@@ -246,7 +246,7 @@ class Store:
                 setattr(status, field, value)
         self.put(KEYS.status(name, REF), status)
 
-    def world(self) -> EnvironmentSnapshot:
+    def snapshot(self) -> EnvironmentSnapshot:
         environment = self.environment()
         names = set(self.attached())
         for key in self.records:
@@ -268,7 +268,7 @@ class Store:
         ]
         found = self.records.get(KEYS.release(REF, latest)) if latest else None
         record = checked_environment(self.records.get(KEYS.environment(REF)), REF)
-        world = EnvironmentSnapshot(
+        snapshot = EnvironmentSnapshot(
             REF,
             record,
             found,
@@ -278,9 +278,11 @@ class Store:
             self._secrets(),
             certificates=self._certificates(),
         )
-        number = fallback_number(world)
+        number = snapshot.fallback_number
         fallback = self.records.get(KEYS.release(REF, number)) if number else None
-        return replace(world, fallback=fallback, silent_since=self.silences.note(world, moment(self.seconds)))
+        return replace(
+            snapshot, fallback=fallback, unreachable_since=self.silences.note(snapshot, moment(self.seconds))
+        )
 
     def _kept(self, view: NodeView) -> NodeView:
         if self.views.get(view.name) != view:
@@ -314,9 +316,9 @@ class Store:
 
     def plan(self) -> EnvironmentPlan:
         """What would be done now; what was worked out for earlier plans makes no difference to it."""
-        world, now = self.world(), moment(self.seconds)
-        made = plan(world, now, KEYS)
-        anew = replace(world, nodes=[replace(view, notes={}) for view in world.nodes])
+        snapshot, now = self.snapshot(), moment(self.seconds)
+        made = plan(snapshot, now, KEYS)
+        anew = replace(snapshot, nodes=[replace(view, notes={}) for view in snapshot.nodes])
         assert plan(anew, now, KEYS) == made
         return made
 

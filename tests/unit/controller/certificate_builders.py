@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.certificates.demand import Account, Demand, Server
+from devopsellence.controller.certificates.demand import AcmeAccount, CertificateDemand, IngressServer
 from tests.unit.controller.builders import REF, START
 
 HOST = "app.example.com"
-ACCOUNT = Account("https://acme.example.com/directory", "ops@example.com")
+ACCOUNT = AcmeAccount("https://acme.example.com/directory", "ops@example.com")
 #: Made once: only who signs with which of them matters.
 KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
 
@@ -67,14 +67,16 @@ def server(
     keyless: bool = False,
     tokens: Sequence[str] = (),
     requests: Sequence[pb.SigningRequest] = (),
-) -> Server:
+) -> IngressServer:
     """The node n0, n1, …"""
     known = "" if keyless else recipient(number)
-    return Server(f"n{number}", answers, known, frozenset(tokens), {one.id: one for one in requests})
+    return IngressServer(f"n{number}", answers, known, frozenset(tokens), {one.id: one for one in requests})
 
 
-def demand(*servers: Server, account: Account | None = ACCOUNT, named: bool = True, host: str = HOST) -> Demand:
-    return Demand(host, servers, account if servers else None, named)
+def demand(
+    *servers: IngressServer, account: AcmeAccount | None = ACCOUNT, named: bool = True, host: str = HOST
+) -> CertificateDemand:
+    return CertificateDemand(host, servers, account if servers else None, named)
 
 
 def blank(host: str = HOST) -> pb.Certificate:

@@ -58,7 +58,7 @@ def serving_store(*names: str, hosts: Sequence[str] = (HOST,)) -> Store:
 def settle(store: Store) -> None:
     """Until every agent has reported, and there is nothing left to do."""
     store.converge()
-    for name in [view.name for view in store.world().nodes]:
+    for name in [view.name for view in store.snapshot().nodes]:
         found = store.assignment(name)
         if found is not None and KEYS.heartbeat(name) in store.records:
             store.report(name)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.model.actions import Basis
+from devopsellence.controller.model.actions import Precondition
 from devopsellence.controller.reconcile.transactions import transactions
-from devopsellence.controller.rollout.summary import MAX_NODES
+from devopsellence.controller.rollout.status import MAX_NODES
 from devopsellence.store.etcd import MAX_OPERATIONS
 from tests.unit.controller.builders import KEYS, REF, Store, crashed, migration, service, service_status, writes
 from tests.unit.controller.moving import (
@@ -29,13 +29,13 @@ THREE = ("n1", "n2", "n3")
 # Turn by turn
 
 
-def test_one_node_after_the_other_each_when_the_one_before_is_done() -> None:
+def test_nodes_update_in_turn() -> None:
     store = rolling_store(*THREE)
     assert at(store, *THREE) == [2, 1, 1]
     waiting = store.progress("n2")
     assert (waiting.phase, waiting.reason, waiting.release) == (
         pb.NodeProgress.WAITING,
-        "n2 waits its turn: 1 node moves at a time (max_parallel 1)",
+        "n2 waits for its batch: 1 node updates at a time (max_parallel 1)",
         1,
     )
     assert store.rollout().reason == "n1 has not yet reported generation 2 of its assignment", "who waits says nothing"
@@ -133,7 +133,7 @@ def test_a_drained_node_keeps_its_release_and_is_not_waited_for() -> None:
     assert "devopsellence node uncordon n2" in progress.reason
 
 
-def test_a_silent_node_is_passed_over_and_caught_up_with_the_newest_release_when_it_is_back() -> None:
+def test_a_silent_node_is_passed_over_and_caught_up_with_the_newestrelease_when_it_is_back() -> None:
     store = settled_store(*THREE)
     fall_silent(store, "n1")
     store.seconds = 5
@@ -222,7 +222,7 @@ def test_a_silent_node_that_was_done_keeps_what_it_has_until_it_is_back() -> Non
 # What is written down
 
 
-def test_it_is_counted_over_all_nodes_and_shown_of_the_worst_hundred() -> None:
+def test_counts_cover_all_nodes_and_list_the_worst_hundred() -> None:
     names = [f"n{number:03d}" for number in range(130)]
     store = settled_store(*names)
     assert len(store.rollout().nodes) == MAX_NODES
@@ -276,7 +276,7 @@ def test_each_progress_starts_the_deadline_anew() -> None:
     assert store.phase() == "PROGRESSING"
 
 
-def test_who_moves_rests_on_what_is_recorded() -> None:
+def test_batch_follows_the_recorded_progress() -> None:
     store = rolling_store("n1", "n2")
     store.step(only=1)
     store.report("n1")
@@ -285,7 +285,7 @@ def test_who_moves_rests_on_what_is_recorded() -> None:
     record = store.records[KEYS.rollout(REF)]
     assert made.actions[0].changes[0].key == record.key
     [move] = writes(store.plan())
-    assert (move.node, Basis(record.key, record.mod_revision) in move.rests_on) == ("n2", True)
+    assert (move.node, Precondition(record.key, record.mod_revision) in move.rests_on) == ("n2", True)
 
 
 def test_a_copy_that_does_not_show_yet_who_has_moved_moves_nobody_else() -> None:
@@ -344,7 +344,7 @@ def test_an_unreadable_assignment_of_a_node_whose_turn_has_not_come_is_left_unti
     assert generation(store, "n2") == 2
 
 
-def test_what_a_verdict_rests_on_fits_into_a_transaction_however_many_nodes_there_are() -> None:
+def test_verdict_comparisons_fit_into_a_transaction() -> None:
     store = Store()
     names = [f"n{number:03d}" for number in range(150)]
     for name in names:

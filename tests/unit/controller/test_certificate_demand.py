@@ -6,7 +6,14 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.certificates.demand import DEFAULT_DIRECTORY, Account, Demand, Demands, concerned, demands
+from devopsellence.controller.certificates.demand import (
+    DEFAULT_DIRECTORY,
+    AcmeAccount,
+    CertificateDemand,
+    CertificateDemands,
+    concerned,
+    demands,
+)
 from tests.unit.controller.builders import KEYS, REF, Store
 from tests.unit.controller.certificate_builders import recipient
 from tests.unit.controller.ingress_builders import HOST, WEB, ingress, put_certificate, serving_store, settle
@@ -14,13 +21,13 @@ from tests.unit.controller.ingress_builders import HOST, WEB, ingress, put_certi
 OTHER = "other.example.com"
 
 
-def found(store: Store) -> Demands:
-    made = demands(store.world())
+def found(store: Store) -> CertificateDemands:
+    made = demands(store.snapshot())
     assert made is not None
     return made
 
 
-def of(store: Store, host: str = HOST) -> Demand:
+def of(store: Store, host: str = HOST) -> CertificateDemand:
     return found(store).hosts[host]
 
 
@@ -33,8 +40,8 @@ def test_where_no_ingress_is_nothing_is_asked_for() -> None:
     store.add_node("n1", "web")
     store.set_environment("n1")
     store.deploy(1, WEB)
-    assert not concerned(store.world())
-    assert concerned(serving_store("n1").world())
+    assert not concerned(store.snapshot())
+    assert concerned(serving_store("n1").snapshot())
 
 
 def test_all_nodes_with_the_ingress_serve_all_of_its_hosts() -> None:
@@ -43,7 +50,7 @@ def test_all_nodes_with_the_ingress_serve_all_of_its_hosts() -> None:
     for host in (HOST, OTHER):
         one = of(store, host)
         assert [server.node for server in one.servers] == ["n1", "n2"]
-        assert one.account == Account(DEFAULT_DIRECTORY, "")
+        assert one.account == AcmeAccount(DEFAULT_DIRECTORY, "")
         assert one.named
 
 
@@ -55,7 +62,7 @@ def test_nodes_at_two_releases_count_for_the_hosts_that_they_have_and_the_newer_
     assert {name: found_.release for name in ("n1", "n2") if (found_ := store.assignment(name))} == {"n1": 2, "n2": 1}
     assert [server.node for server in of(store).servers] == ["n1", "n2"]
     assert [server.node for server in of(store, OTHER).servers] == ["n1"]
-    assert of(store).account == Account("https://acme.example.com/dir", "ops@example.com")
+    assert of(store).account == AcmeAccount("https://acme.example.com/dir", "ops@example.com")
 
 
 @pytest.mark.parametrize("mode", [workload_pb2.Ingress.OFF, workload_pb2.Ingress.MANUAL], ids=["off", "manual"])
@@ -67,18 +74,18 @@ def test_other_modes_order_nothing(mode: workload_pb2.Ingress.TlsMode.ValueType)
     assert of(store).named
 
 
-def test_what_a_node_says_counts_as_long_as_it_is_that_machine() -> None:
+def test_status_counts_only_for_its_uid() -> None:
     store = serving_store("n1")
     said = pb.IngressStatus(challenges=["t1"], signing_requests=[pb.SigningRequest(id="id-1")])
     store.report("n1", ingress=said)
     [server] = of(store).servers
-    assert (server.answers, server.tokens, list(server.requests)) == (True, frozenset({"t1"}), ["id-1"])
+    assert (server.reachable, server.tokens, list(server.requests)) == (True, frozenset({"t1"}), ["id-1"])
     replaced = pb.AssignmentStatus(node="n1", node_uid="another", ingress=said)
     store.put(KEYS.status("n1", REF), replaced)
     [server] = of(store).servers
     assert (server.tokens, list(server.requests)) == (frozenset(), [])
     store.delete(KEYS.heartbeat("n1"))
-    assert not of(store).servers[0].answers
+    assert not of(store).servers[0].reachable
 
 
 def test_keys_are_those_of_the_machines_that_now_are_the_nodes() -> None:
@@ -99,15 +106,15 @@ def test_a_host_is_named_for_as_long_as_a_release_that_counts_names_it() -> None
     store.deploy(2, WEB)
     store.step()
     # Release 1 is what would be gone back to.
-    assert of(store) == Demand(HOST, named=True)
+    assert of(store) == CertificateDemand(HOST, named=True)
     settle(store)
     store.deploy(3, WEB)
     settle(store)
-    assert of(store) == Demand(HOST, named=False)
+    assert of(store) == CertificateDemand(HOST, named=False)
 
 
 @pytest.mark.parametrize("what", ["release", "assignment", "missing release"])
-def test_what_cannot_be_read_may_name_it(what: str) -> None:
+def test_unreadable_release_may_name_the_host(what: str) -> None:
     store = serving_store("n1")
     put_certificate(store, serial="abc")
     for number in (2, 3):
@@ -123,17 +130,17 @@ def test_what_cannot_be_read_may_name_it(what: str) -> None:
     assert of(store).named
 
 
-def test_of_an_environment_that_cannot_be_read_nothing_is_said() -> None:
+def test_unreadable_environment_has_unknown_hosts() -> None:
     store = serving_store("n1")
     store.garbage(KEYS.environment(REF))
-    assert demands(store.world()) is None
+    assert demands(store.snapshot()) is None
 
 
-def test_of_an_environment_that_is_gone_the_certificates_are_not_named() -> None:
+def test_deleted_environment_names_no_hosts() -> None:
     store = serving_store("n1")
     put_certificate(store, serial="abc")
     store.delete(KEYS.environment(REF))
     store.converge()
     store.report("n1")
     store.converge()
-    assert of(store) == Demand(HOST, named=False)
+    assert of(store) == CertificateDemand(HOST, named=False)

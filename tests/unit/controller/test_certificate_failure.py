@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.controller.certificates.failure import Failure, Kind, Pace, backoff
+from devopsellence.controller.certificates.failure import FailureKind, IssuanceFailure, IssuancePace, backoff
 
-PACE = Pace()
-PLAIN = Failure(Kind.OTHER, "no")
+PACE = IssuancePace()
+PLAIN = IssuanceFailure(FailureKind.OTHER, "no")
 
 
 def test_from_a_minute_to_a_day() -> None:
@@ -30,13 +30,13 @@ def test_hosts_that_failed_together_are_not_tried_together() -> None:
     ids=["nothing", "less", "more", "years"],
 )
 def test_the_authoritys_own_delay_is_honoured(asked_for: float, least: float, most: float) -> None:
-    found = backoff(Failure(Kind.RATE_LIMITED, "too many", asked_for), 1, "a.example.com", PACE)
+    found = backoff(IssuanceFailure(FailureKind.RATE_LIMITED, "too many", asked_for), 1, "a.example.com", PACE)
     assert least <= found <= most
 
 
-@pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.value)
-def test_each_kind_says_what_happened_and_names_the_host_if_anything(kind: Kind) -> None:
-    sentence = Failure(kind, "the authority refused").sentence("app.example.com")
+@pytest.mark.parametrize("kind", list(FailureKind), ids=lambda kind: kind.value)
+def test_each_kind_says_what_happened_and_names_the_host_if_anything(kind: FailureKind) -> None:
+    sentence = IssuanceFailure(kind, "the authority refused").sentence("app.example.com")
     assert sentence.startswith("the authority refused")
     assert "{" not in sentence
-    assert (kind is Kind.OTHER) == (sentence == "the authority refused")
+    assert (kind is FailureKind.OTHER) == (sentence == "the authority refused")

@@ -17,11 +17,11 @@ from devopsellence.controller.certificates.failure import FailureKind, IssuanceE
 from devopsellence.controller.certificates.issuer import ORDERS_AT_ONCE, Issuer
 from devopsellence.controller.certificates.writer import CertificateWriter
 from devopsellence.controller.model.snapshot import EnvironmentSnapshot
-from devopsellence.controller.reconcile.reconciler import Outdated
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import Ambiguous, Fenced
 from devopsellence.store.etcd import Compare, Delete, KeyListing, KeyValue, Put, TxnResult
 from devopsellence.store.events import EventWriter
+from devopsellence.store.fenced import FencedWriter, Outdated
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.record import revision_of
 from tests.unit.controller.builders import KEYS, REF, Store, moment
@@ -128,7 +128,8 @@ class Scene:
         self.authority = Authority()
         self.nodes_work = True
         fake: Any = self.memory
-        records = CertificateWriter(fake, fake, fake, EventWriter(fake), lambda: moment(0))
+        writer = FencedWriter(fake, self.memory.expect, EventWriter(fake))
+        records = CertificateWriter(fake, KEYS, writer, lambda: moment(0))
         self.issuer = Issuer(fake, fake, records, lambda: self.authority, lambda: moment(0), pace)
 
     async def until(self, check: Callable[[], bool]) -> None:
@@ -223,7 +224,9 @@ async def test_nodes_that_do_not_answer_are_waited_for_and_named_when_it_fails()
         scene.nodes_work = False
         scene.authority.fail = IssuanceError(IssuanceFailure(FailureKind.UNAUTHORIZED, "acme refused: 404"))
         await scene.until(lambda: scene.memory.certificate().issuance.phase == pb.Issuance.BACKOFF)
-    assert scene.memory.certificate().issuance.reason.startswith("acme refused: 404 (not answered by n1); see that")
+    assert scene.memory.certificate().issuance.reason.startswith(
+        "acme refused: 404 (challenge not served by n1); check that"
+    )
     assert scene.memory.told == ["failed"]
 
 
@@ -231,7 +234,7 @@ async def test_a_defect_fails_the_attempt_and_nothing_else() -> None:
     async with issuing(serving()) as scene:
         scene.authority.fail = ZeroDivisionError("ours")
         await scene.until(lambda: scene.memory.certificate().issuance.phase == pb.Issuance.BACKOFF)
-        assert "a defect of its own" in scene.memory.certificate().issuance.reason
+        assert "internal error" in scene.memory.certificate().issuance.reason
 
 
 async def test_concurrent_writes_are_kept() -> None:

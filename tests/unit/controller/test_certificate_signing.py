@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.certificates.csr import WrongAnswer, check_request, read_chain
+from devopsellence.controller.certificates.csr import CertificateMismatch, check_request, read_chain
 from tests.unit.controller.builders import START
 from tests.unit.controller.certificate_builders import HOST, chain, csr, recipient, signing_request
 
@@ -29,7 +29,7 @@ OTHER = "other.example.com"
 )
 def test_a_signing_request_is_for_this_host_alone(pem: str, why: str) -> None:
     request = pb.SigningRequest(id="id-1", csr_pem=pem, key_age="sealed", recipients=[recipient(0)])
-    with pytest.raises(WrongAnswer, match=why.replace("*", r"\*")):
+    with pytest.raises(CertificateMismatch, match=why.replace("*", r"\*")):
         check_request(request, HOST, [recipient(0)])
 
 
@@ -50,7 +50,7 @@ def test_a_request_that_another_key_has_signed_is_refused() -> None:
     body = base64.b64encode(bytes(raw)).decode()
     pem = f"{lines[0]}\n{body}\n{lines[-1]}\n"
     request = pb.SigningRequest(id="id-1", csr_pem=pem, key_age="sealed", recipients=[recipient(0)])
-    with pytest.raises(WrongAnswer, match="its signature is not by its own key"):
+    with pytest.raises(CertificateMismatch, match="its signature is not by its own key"):
         check_request(request, "bad.example.com", [recipient(0)])
 
 
@@ -73,5 +73,5 @@ def test_a_chain_says_what_people_ask_about_it() -> None:
     ids=["another key", "another host", "expired", "empty", "nonsense"],
 )
 def test_a_chain_that_cannot_be_served_is_refused(pem: str, why: str) -> None:
-    with pytest.raises(WrongAnswer, match=why):
+    with pytest.raises(CertificateMismatch, match=why):
         read_chain(pem, csr(HOST), HOST, START)

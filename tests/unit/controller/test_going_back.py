@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.model.actions import Basis, Kind
+from devopsellence.controller.model.actions import Precondition, WriteKind
 from tests.unit.controller.builders import KEYS, REF, Store, crashed, kinds, service, service_status, writes
 from tests.unit.controller.moving import (
     at,
@@ -44,13 +44,15 @@ def test_the_one_node_that_was_touched_goes_back_and_the_others_never_hear_of_it
     assert codes(store, 2) == ["rollout_started", "rollout_rolling_back", "rollout_rolled_back", "rollout_failed"]
 
 
-def test_what_had_settled_goes_back_in_batches_after_what_failed() -> None:
+def test_settled_nodes_roll_back_in_batches_after_failed_ones() -> None:
     store = rolling_store(*THREE)
     settle(store, "n1")
     settle(store, "n2")
     fail(store, "n3")
     assert at(store, *THREE) == [2, 2, 1]
-    assert store.progress("n1").reason == "n1 waits its turn to go back: 1 node moves at a time (max_parallel 1)"
+    assert (
+        store.progress("n1").reason == "n1 waits for its batch to roll back: 1 node updates at a time (max_parallel 1)"
+    )
     settle(store, "n3")
     assert at(store, *THREE) == [1, 2, 1]
     settle(store, "n1")
@@ -70,9 +72,9 @@ def test_the_record_comes_before_what_follows_from_it_and_rests_on_what_was_repo
     store = rolling_store(*THREE)
     store.report("n1", crashed("web", code=3, failed=True))
     made = store.plan()
-    assert kinds(made) == [Kind.WRITE_ROLLOUT, Kind.WRITE_ASSIGNMENT]
+    assert kinds(made) == [WriteKind.WRITE_ROLLOUT, WriteKind.WRITE_ASSIGNMENT]
     for key in (KEYS.status("n1", REF), KEYS.assignment("n1", REF)):
-        assert Basis(key, store.records[key].mod_revision) in made.actions[0].rests_on
+        assert Precondition(key, store.records[key].mod_revision) in made.actions[0].rests_on
     store.step(only=1)
     assert (at(store, "n1"), store.rollout().target) == ([2], 1)
     store.report("n1")
@@ -101,7 +103,7 @@ def test_the_deadline_fails_what_is_in_flight_and_runs_again_for_the_way_back() 
     assert store.rollout().reason.endswith("; release 1 runs again"), "it goes on nevertheless"
 
 
-def test_nothing_goes_back_because_a_node_cannot_be_reached() -> None:
+def test_unreachable_node_causes_no_rollback() -> None:
     store = settled_store("n1")
     store.add_node("n2", "worker")
     store.set_environment("n1", "n2", latest=1)
@@ -117,7 +119,7 @@ def test_nothing_goes_back_because_a_node_cannot_be_reached() -> None:
     assert store.phase() == "SETTLED"
 
 
-def test_nothing_goes_back_because_a_service_has_no_place() -> None:
+def test_unplaceable_service_causes_no_rollback() -> None:
     store = settled_store(*THREE)
     store.deploy(2, web(2), service("redis", "worker"), parallel="1")
     store.converge()
@@ -129,7 +131,7 @@ def test_nothing_goes_back_because_a_service_has_no_place() -> None:
     assert at(store, *THREE) == [2, 2, 1]
 
 
-def test_it_goes_back_if_a_node_has_moved_and_fails_while_a_service_has_no_place() -> None:
+def test_failed_node_rolls_back_despite_unplaceable_service() -> None:
     store = settled_store(*THREE)
     store.deploy(2, web(2), service("redis", "worker"), parallel="1")
     store.converge()
@@ -238,7 +240,7 @@ def test_a_crash_after_it_has_settled_takes_nothing_back() -> None:
     assert (store.phase(), at(store, *THREE)) == ("SETTLED", [2, 2, 2])
 
 
-def test_what_it_goes_back_to_cannot_be_read_any_more() -> None:
+def test_unreadable_rollback_target_keeps_nodes() -> None:
     store = rolling_store(*THREE, deadline=60)
     settle(store, "n1")
     fail(store, "n2")
@@ -304,7 +306,7 @@ def test_once_halted_a_nodes_labels_change_what_it_runs_of_its_own_release() -> 
     assert store.progress("n4").reason == "n4 gets nothing: release 3 has been halted"
 
 
-def test_without_a_readable_release_to_go_back_to_it_halts_and_goes_back_once_there_is() -> None:
+def test_rollout_halts_until_rollback_target_is_readable() -> None:
     store = rolling_store(*THREE)
     known = store.records[KEYS.release(REF, 1)].message
     assert known is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devopsellence.controller.cache.node_index import Index, Tie
+from devopsellence.controller.cache.node_index import NodeIndex, NodeTie
 from devopsellence.store.keys import EnvironmentRef
 
 ENVIRONMENTS = [EnvironmentRef("o", "p", name) for name in ("a", "b", "c")]
@@ -13,19 +13,19 @@ NODES = ["n1", "n2", "n3"]
 
 
 def test_an_attached_node_is_tied_both_ways() -> None:
-    index = Index()
+    index = NodeIndex()
     index.attach(ENVIRONMENTS[0], ["n2", "n1"])
     assert index.nodes_of(ENVIRONMENTS[0]) == ["n1", "n2"]
     assert index.environments_of("n1") == [ENVIRONMENTS[0]]
 
 
 def test_a_detached_node_stays_tied_as_long_as_its_assignment_is_there() -> None:
-    index = Index()
+    index = NodeIndex()
     index.attach(ENVIRONMENTS[0], ["n1"])
-    index.set(ENVIRONMENTS[0], "n1", Tie.ASSIGNMENT, present=True)
+    index.set(ENVIRONMENTS[0], "n1", NodeTie.ASSIGNMENT, present=True)
     index.attach(ENVIRONMENTS[0], [])
     assert index.nodes_of(ENVIRONMENTS[0]) == ["n1"]
-    index.set(ENVIRONMENTS[0], "n1", Tie.ASSIGNMENT, present=False)
+    index.set(ENVIRONMENTS[0], "n1", NodeTie.ASSIGNMENT, present=False)
     assert index.nodes_of(ENVIRONMENTS[0]) == []
     assert index.environments() == []
     assert index.environments_of("n1") == []
@@ -37,7 +37,7 @@ operations = st.lists(
         st.tuples(
             st.sampled_from(ENVIRONMENTS),
             st.sampled_from(NODES),
-            st.sampled_from([Tie.ASSIGNMENT, Tie.STATUS, Tie.INGRESS]),
+            st.sampled_from([NodeTie.ASSIGNMENT, NodeTie.STATUS, NodeTie.INGRESS]),
             st.booleans(),
         ),
     ),
@@ -47,19 +47,19 @@ operations = st.lists(
 
 @given(operations)
 def test_both_directions_agree_with_a_plain_set_of_ties(steps: list[tuple[object, ...]]) -> None:
-    index = Index()
-    model: set[tuple[EnvironmentRef, str, Tie]] = set()
+    index = NodeIndex()
+    model: set[tuple[EnvironmentRef, str, NodeTie]] = set()
     for step in steps:
         ref = step[0]
         assert isinstance(ref, EnvironmentRef)
         if isinstance(step[1], set):
             index.attach(ref, step[1])
-            model = {tie for tie in model if tie[0] != ref or tie[2] is not Tie.ATTACHED}
-            model |= {(ref, name, Tie.ATTACHED) for name in step[1]}
+            model = {tie for tie in model if tie[0] != ref or tie[2] is not NodeTie.ATTACHED}
+            model |= {(ref, name, NodeTie.ATTACHED) for name in step[1]}
             continue
         name, tie, present = step[1], step[2], step[3]
         assert isinstance(name, str)
-        assert isinstance(tie, Tie)
+        assert isinstance(tie, NodeTie)
         index.set(ref, name, tie, present=bool(present))
         model.discard((ref, name, tie))
         if present:

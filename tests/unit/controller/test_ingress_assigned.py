@@ -40,7 +40,7 @@ def two_kinds() -> Store:
         pytest.param([], [], id="no rule: nobody"),
     ],
 )
-def test_who_runs_all_targets_serves(targets: list[str], serving: list[str]) -> None:
+def test_node_with_all_targets_serves(targets: list[str], serving: list[str]) -> None:
     store = two_kinds()
     made = ingress(HOST, to=targets, redirect_http=True)
     made.drain_timeout.FromSeconds(45)
@@ -53,7 +53,7 @@ def test_who_runs_all_targets_serves(targets: list[str], serving: list[str]) -> 
         assert found.ingress == made
 
 
-def test_without_an_ingress_nobody_has_one() -> None:
+def test_release_without_ingress_assigns_none() -> None:
     store = two_kinds()
     store.deploy(1, WEB)
     store.converge()
@@ -197,5 +197,5 @@ def test_the_hosts_are_in_lower_case_once_and_without_what_can_be_none() -> None
     assert hosts_of(made) == ["a.example.com", "b.example.com"]
 
 
-def test_nothing_reaches_an_ingress_without_rules() -> None:
+def test_ingress_without_rules_is_assigned_to_no_node() -> None:
     assert not reaches(workload_pb2.Ingress(hosts=[HOST]), ["web"])

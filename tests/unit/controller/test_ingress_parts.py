@@ -109,7 +109,7 @@ def test_finished_challenges_are_removed() -> None:
     put_certificate(store, HOST, "aa")
     made = store.step()
     assert [one.reason for one in made.actions] == [
-        f"{HOST}: its certificate is aa, challenges to answer: 0, no key is to be made any more"
+        f"{HOST}: its certificate is aa, challenges to serve: 0, no key is to be created any more"
     ]
     assert not parts(store, "n1")[HOST].challenges
     store.delete(KEYS.certificate(REF, HOST))

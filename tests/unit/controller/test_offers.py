@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.model.actions import Plan
+from devopsellence.controller.model.actions import EnvironmentPlan
 from tests.unit.controller.builders import KEYS, REF, Store, crashed, service, service_status, writes
 
 
@@ -30,7 +30,7 @@ class Sharing(Store):
         assert found is not None
         return [peer.node for peer in found.peers]
 
-    def stuck(self, name: str, *services: str) -> Plan:
+    def stuck(self, name: str, *services: str) -> EnvironmentPlan:
         """``name`` reports that it could not make a container of these, and the controller looks."""
         backing_off = {"phase": pb.ServiceStatus.BACKOFF, "reason": "its image is not on this machine"}
         self.report(name, *(service_status(each, **backing_off) for each in services))
@@ -59,12 +59,12 @@ def settled(*names: str, away: tuple[str, ...] = (), image: str = "app:1") -> Sh
     return store
 
 
-def test_nobody_is_named_while_nobody_runs_the_release() -> None:
+def test_no_peers_before_a_node_runs_the_release() -> None:
     store = settled("n1", "n2")
     assert (store.peers("n1"), store.peers("n2")) == ([], [])
 
 
-def test_who_comes_later_is_told_where_the_image_is() -> None:
+def test_late_node_is_told_its_peers() -> None:
     store = settled("n1", "n2")
     store.add_node("n3")
     store.set_environment("n1", "n2", "n3", latest=1)
@@ -99,7 +99,7 @@ def test_a_registered_address_stands_before_what_an_agent_says_of_itself() -> No
 
 
 @pytest.mark.parametrize("how", ["silent", "another-machine", "no-api", "not-settled", "pulls-it"])
-def test_who_cannot_help_is_not_named(how: str) -> None:
+def test_unusable_peers_are_not_named(how: str) -> None:
     store = settled("n1", "n2", image="app:1")
     match how:
         case "silent":
@@ -138,7 +138,7 @@ def test_in_a_rollout_the_next_is_told_of_those_before_it() -> None:
     assert sorted(store.peers("n3")) == ["n1", "n2"]
 
 
-def test_what_goes_back_is_told_of_those_that_never_moved() -> None:
+def test_rolled_back_node_is_told_peers_that_never_moved() -> None:
     store = settled("n1", "n2", "n3")
     store.deploy(2, service("web", image="app:2"), parallel="1")
     store.converge()
@@ -149,7 +149,7 @@ def test_what_goes_back_is_told_of_those_that_never_moved() -> None:
     assert (found.release, sorted(store.peers("n1"))) == (1, ["n2", "n3"])
 
 
-def test_who_is_stuck_without_anybody_to_ask_is_told_once() -> None:
+def test_stuck_node_is_told_peers_once() -> None:
     store = settled("n1", away=("n2",))
     found = store.assignment("n2")
     assert found is not None
@@ -158,7 +158,7 @@ def test_who_is_stuck_without_anybody_to_ask_is_told_once() -> None:
     store.converge()
     assert store.assignment("n2") == found, "it may have the image"
     (action,) = writes(store.stuck("n2", "web"))
-    assert action.reason == "an image that it lacks can be had from n1"
+    assert action.reason == "an image that it lacks can be pulled from n1"
     assert store.peers("n2") == ["n1"]
     told = store.assignment("n2")
     assert told is not None
@@ -179,7 +179,7 @@ def test_who_is_stuck_without_anybody_to_ask_is_told_once() -> None:
 
 
 @pytest.mark.parametrize("why", ["it ran and ended", "it is of an older generation", "it pulls"])
-def test_who_does_not_lack_an_image_is_told_nothing(why: str) -> None:
+def test_node_with_all_images_is_told_no_peers(why: str) -> None:
     store = settled("n1", away=("n2",))
     before = store.assignment("n2")
     assert before is not None

@@ -76,7 +76,7 @@ def drain(made: Store, name: str, *labels: str, volumes: bool = False) -> None:
 def placing(made: Store) -> EnvironmentPlacement:
     release = made.records[KEYS.release(REF, 1)].message
     assert isinstance(release, pb.Release)
-    return place_services(made.world(), frozenset(made.attached()), release, moment(made.seconds))
+    return place_services(made.snapshot(), frozenset(made.attached()), release, moment(made.seconds))
 
 
 def homes(made: Store, name: str = JOBS) -> list[str]:
@@ -240,8 +240,9 @@ def test_unreachable_replicas_are_reported() -> None:
     settle(made)
     assert homes(made) == ["n1"]
     assert made.phase() == "PROGRESSING"
-    assert 'service "jobs" stays where nothing new comes (n1: cordoned); run devopsellence node uncordon n1' in (
-        made.rollout().reason
+    assert (
+        'service "jobs" runs only on nodes that take no new copies (n1: cordoned); run devopsellence node uncordon n1'
+        in (made.rollout().reason)
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.model.reachability import Silences
+from devopsellence.controller.model.reachability import UnreachableSince
 from tests.unit.controller.builders import KEYS, REF, Store, service, service_status
 from tests.unit.controller.test_placing import answers, come_back, drain, jobs, silence
 
@@ -113,7 +113,7 @@ class Simulation:
             self.controller()
         elif kind == "die":
             self.controller(only=self.random.randint(0, 2))
-            self.store.silences = Silences()
+            self.store.silences = UnreachableSince()
         elif kind == "silence" and len(away) < 2:
             silence(self.store, self.random.choice(NODES))
         elif kind == "back":

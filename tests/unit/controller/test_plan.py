@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.model.actions import Basis, Kind
+from devopsellence.controller.model.actions import Precondition, WriteKind
 from tests.unit.controller.builders import KEYS, REF, Store, kinds, service, service_status, writes
 
 WEB, REDIS = service("web"), service("redis", "worker")
@@ -56,7 +56,7 @@ def test_the_services_are_sorted_and_whole() -> None:
     assert found.services[0].image.pinned == "sha256:api:2"
 
 
-def test_nothing_is_written_when_nothing_has_changed() -> None:
+def test_unchanged_state_writes_nothing() -> None:
     store = settled_store()
     assert not store.plan().actions
 
@@ -72,7 +72,7 @@ def test_a_new_release_raises_the_generation_by_one_and_writes_the_rollout_first
     store = settled_store()
     store.deploy(2, REDIS, service("web", image="app:2"))
     made = store.step()
-    assert kinds(made) == [Kind.WRITE_ROLLOUT, Kind.WRITE_ASSIGNMENT, Kind.WRITE_ASSIGNMENT]
+    assert kinds(made) == [WriteKind.WRITE_ROLLOUT, WriteKind.WRITE_ASSIGNMENT, WriteKind.WRITE_ASSIGNMENT]
     found = store.assignment("n1")
     assert found is not None
     assert (found.generation, found.release) == (2, 2)
@@ -94,7 +94,7 @@ def test_a_label_that_is_removed_takes_its_services_away_and_rests_on_the_node_t
     store = settled_store()
     store.add_node("n1", "web")
     [action] = writes(store.plan())
-    assert list(action.rests_on) == [Basis(KEYS.node("n1"), store.records[KEYS.node("n1")].mod_revision)]
+    assert list(action.rests_on) == [Precondition(KEYS.node("n1"), store.records[KEYS.node("n1")].mod_revision)]
     store.converge()
     assert store.assigned("n1") == ["web"]
 
@@ -103,13 +103,13 @@ def test_a_node_that_is_registered_anew_gets_an_assignment_for_the_new_machine()
     store = settled_store()
     store.add_node("n1", "web", "worker", uid="another")
     [action] = writes(store.step())
-    assert "registered anew" in action.reason
+    assert "registered again" in action.reason
     found = store.assignment("n1")
     assert found is not None
     assert (found.node_uid, found.generation) == ("another", 2)
 
 
-def test_a_node_that_is_attached_later_gets_the_newest_release() -> None:
+def test_a_node_that_is_attached_later_gets_the_newestrelease() -> None:
     store = settled_store()
     store.add_node("n3", "web")
     store.set_environment("n1", "n2", "n3", latest=1)
@@ -153,7 +153,7 @@ def test_a_detached_node_gets_a_tombstone_which_goes_when_it_has_been_carried_ou
     store.set_environment("n1", latest=1)
     made = store.step()
     [action] = writes(made)
-    assert (action.kind, action.reason) == (Kind.WITHDRAW_ASSIGNMENT, "no longer attached")
+    assert (action.kind, action.reason) == (WriteKind.WITHDRAW_ASSIGNMENT, "no longer attached")
     tombstone = store.assignment("n2")
     assert tombstone is not None
     assert (tombstone.removed, list(tombstone.services), tombstone.generation) == (True, [], 2)
@@ -164,7 +164,7 @@ def test_a_detached_node_gets_a_tombstone_which_goes_when_it_has_been_carried_ou
     assert not store.step().actions, "that was about an older generation"
     store.report("n2")
     [action] = writes(store.step())
-    assert action.kind is Kind.DELETE_ASSIGNMENT
+    assert action.kind is WriteKind.DELETE_ASSIGNMENT
     assert {change.key for change in action.changes} == {KEYS.assignment("n2", REF), KEYS.status("n2", REF)}
     assert not store.plan().actions
 
@@ -185,13 +185,13 @@ def test_a_node_that_is_deleted_while_attached_keeps_its_tombstone_until_its_hea
     store = settled_store()
     store.delete(KEYS.node("n2"))
     [action] = writes(store.step())
-    assert (action.kind, action.reason) == (Kind.WITHDRAW_ASSIGNMENT, "no longer registered")
-    assert Basis(KEYS.node("n2"), 0) in action.rests_on
+    assert (action.kind, action.reason) == (WriteKind.WITHDRAW_ASSIGNMENT, "no longer registered")
+    assert Precondition(KEYS.node("n2"), 0) in action.rests_on
     assert not store.step().actions
     store.delete(KEYS.heartbeat("n2"))
     [action] = writes(store.step())
     assert action.reason == "the node is not registered and has no heartbeat"
-    assert Basis(KEYS.heartbeat("n2"), 0) in action.rests_on
+    assert Precondition(KEYS.heartbeat("n2"), 0) in action.rests_on
     assert store.assignment("n2") is None
     assert KEYS.status("n2", REF) not in store.records
 
@@ -216,7 +216,7 @@ def test_a_tombstone_is_kept_while_the_old_machine_still_answers() -> None:
 def test_a_deleted_environment_is_taken_back_from_all_nodes_and_leaves_nothing_behind() -> None:
     store = settled_store()
     store.delete(KEYS.environment(REF))
-    assert kinds(store.step()) == [Kind.WITHDRAW_ASSIGNMENT, Kind.WITHDRAW_ASSIGNMENT]
+    assert kinds(store.step()) == [WriteKind.WITHDRAW_ASSIGNMENT, WriteKind.WITHDRAW_ASSIGNMENT]
     assert not store.step().actions
     store.report("n1")
     store.report("n2")
@@ -231,7 +231,7 @@ def test_a_status_without_an_assignment_of_a_detached_node_gets_a_tombstone() ->
     store.delete(KEYS.assignment("n2", REF))
     [action] = writes(store.step())
     assert "still reports services" in action.reason
-    assert Basis(KEYS.status("n2", REF), store.records[KEYS.status("n2", REF)].mod_revision) in action.rests_on
+    assert Precondition(KEYS.status("n2", REF), store.records[KEYS.status("n2", REF)].mod_revision) in action.rests_on
     found = store.assignment("n2")
     assert found is not None
     assert (found.removed, found.node_uid, found.generation) == (True, "uid-n2", 2)
@@ -292,7 +292,7 @@ def test_an_unreadable_assignment_of_a_detached_node_becomes_a_tombstone() -> No
     assert (found.removed, found.generation, found.node_uid) == (True, 2, "uid-n2")
 
 
-def test_an_unreadable_newest_release_leaves_the_nodes_at_what_they_have_and_fails_the_rollout() -> None:
+def test_an_unreadable_newestrelease_leaves_the_nodes_at_what_they_have_and_fails_the_rollout() -> None:
     store = settled_store()
     store.set_environment("n1", "n2", latest=2)
     store.garbage(KEYS.release(REF, 2))
@@ -308,7 +308,7 @@ def test_an_unreadable_newest_release_leaves_the_nodes_at_what_they_have_and_fai
 @pytest.mark.parametrize(
     "spoil", [lambda store: None, lambda store: store.put(KEYS.release(REF, 2), pb.Release(number=9))]
 )
-def test_a_newest_release_that_is_missing_or_another_one_is_said_and_nothing_moves(
+def test_a_newestrelease_that_is_missing_or_another_one_is_said_and_nothing_moves(
     spoil: Callable[[Store], None],
 ) -> None:
     store = settled_store()
@@ -319,7 +319,7 @@ def test_a_newest_release_that_is_missing_or_another_one_is_said_and_nothing_mov
     assert store.rollout().reason.startswith("release 2 ")
 
 
-def test_an_unreadable_newest_release_is_rolled_out_once_it_can_be_read() -> None:
+def test_an_unreadable_newestrelease_is_rolled_out_once_it_can_be_read() -> None:
     store = settled_store()
     store.set_environment("n1", "n2", latest=2)
     store.garbage(KEYS.release(REF, 2))
@@ -333,7 +333,7 @@ def test_an_unreadable_newest_release_is_rolled_out_once_it_can_be_read() -> Non
 def test_an_unreadable_environment_keeps_everything_and_its_rollout_says_so() -> None:
     store = settled_store()
     store.garbage(KEYS.environment(REF))
-    assert kinds(store.step()) == [Kind.WRITE_ROLLOUT]
+    assert kinds(store.step()) == [WriteKind.WRITE_ROLLOUT]
     assert KEYS.environment(REF) in store.rollout().reason
     assert not store.step().actions
     assert store.assigned("n1") == ["redis", "web"]
@@ -356,7 +356,7 @@ def test_an_empty_document_is_no_environment_without_nodes_and_no_node_without_l
 def test_an_unreadable_rollout_is_written_anew() -> None:
     store = settled_store()
     store.garbage(KEYS.rollout(REF))
-    assert kinds(store.step()) == [Kind.WRITE_ROLLOUT]
+    assert kinds(store.step()) == [WriteKind.WRITE_ROLLOUT]
     assert (store.phase(), store.rollout().release) == ("SETTLED", 1)
 
 
@@ -400,7 +400,7 @@ def test_a_cordoned_node_keeps_its_release_and_is_not_waited_for() -> None:
     assert moved.release == 2
 
 
-def test_a_cordoned_node_that_is_at_the_newest_release_counts_as_any_other() -> None:
+def test_a_cordoned_node_that_is_at_the_newestrelease_counts_as_any_other() -> None:
     store = settled_store()
     store.add_node("n2", "web", cordoned=True)
     assert not store.step().actions
@@ -411,7 +411,7 @@ def test_a_cordoned_node_gives_up_what_it_is_detached_from() -> None:
     store.add_node("n2", "web", cordoned=True)
     store.set_environment("n1", latest=1)
     [action] = writes(store.step())
-    assert action.kind is Kind.WITHDRAW_ASSIGNMENT
+    assert action.kind is WriteKind.WITHDRAW_ASSIGNMENT
 
 
 # Events

@@ -10,11 +10,13 @@ from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.model.snapshot import EnvironmentSnapshot
-from devopsellence.controller.reconcile.reconciler import DisconnectedError, Outdated, Reconciler
+from devopsellence.controller.reconcile.observe import DisconnectedError, SnapshotReader
+from devopsellence.controller.reconcile.reconciler import EnvironmentReconciler
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import LeaseLost, Unavailable
 from devopsellence.store.etcd import Compare, Delete, KeyValue, Put, TxnResult
 from devopsellence.store.events import LEASE_SHARED_SECONDS, EventWriter
+from devopsellence.store.fenced import FencedWriter, Outdated
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.controller.builders import KEYS, REF, Store, moment, release, secret, service
 
@@ -66,14 +68,15 @@ class FakeEtcd:
         return [one.key for one in self.written if one.key.startswith(prefix)]
 
 
-def make() -> tuple[FakeEtcd, Store, Reconciler]:
+def make() -> tuple[FakeEtcd, Store, EnvironmentReconciler]:
     store = Store()
     store.add_node("n1", "web")
     store.set_environment("n1")
     store.deploy(1, WEB)
     etcd = FakeEtcd(store)
     fake: Any = etcd
-    return etcd, store, Reconciler(fake, fake, fake, EventWriter(fake), lambda: moment(store.seconds))
+    writer = FencedWriter(fake, etcd.expect, EventWriter(fake))
+    return etcd, store, EnvironmentReconciler(SnapshotReader(fake, fake), writer, lambda: moment(store.seconds))
 
 
 async def test_a_round_writes_rollout_assignment_and_events_in_one_transaction() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.model.actions import Kind
+from devopsellence.controller.model.actions import WriteKind
 from tests.unit.controller.builders import (
     KEYS,
     REF,
@@ -36,7 +36,7 @@ def test_the_first_node_gets_the_supporting_services_and_the_task_and_keeps_its_
     store = settled_store()
     store.deploy(2, REDIS_2, app(2), task=migration())
     made = store.step()
-    assert kinds(made) == [Kind.WRITE_ROLLOUT, Kind.WRITE_ASSIGNMENT], "the record comes first"
+    assert kinds(made) == [WriteKind.WRITE_ROLLOUT, WriteKind.WRITE_ASSIGNMENT], "the record comes first"
     assert writes(made)[0].reason == "release 2 begins with its release task, release, here; beside it: redis, web"
     found = store.assignment("n1")
     assert found is not None
@@ -71,7 +71,7 @@ def test_the_reason_says_what_the_task_waits_for_and_the_other_nodes_wait_for_it
     assert waiting.services_settled == 0
 
 
-def test_it_runs_succeeds_and_everybody_moves() -> None:
+def test_successful_task_moves_all_nodes() -> None:
     store = preparing_store()
     store.report_task("n1", "RUNNING")
     store.converge()
@@ -101,7 +101,7 @@ def test_it_runs_succeeds_and_everybody_moves() -> None:
     ]
 
 
-def test_it_failed_so_its_node_goes_back_and_the_reason_has_the_exit_code_and_the_last_lines() -> None:
+def test_failed_task_rolls_back_with_exit_code_and_log_lines() -> None:
     store = preparing_store()
     store.report_task("n1", "RUNNING")
     store.converge()
@@ -195,7 +195,7 @@ def test_a_service_that_depends_on_the_app_waits_with_it_and_one_that_has_left_s
     assert store.assigned("n1") == ["cache", "proxy", "web"]
 
 
-def test_what_ran_the_app_before_is_kept_also_where_it_has_an_image_of_its_own_now() -> None:
+def test_former_app_services_are_kept_during_the_task() -> None:
     store = settled_store()
     store.deploy(2, app(2, "redis", "worker"), service("web", image="nginx"), task=migration(service="redis"))
     store.converge()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.model.actions import Basis
+from devopsellence.controller.model.actions import Precondition
 from tests.unit.controller.builders import (
     KEYS,
     REF,
@@ -149,7 +149,7 @@ def test_a_node_that_goes_before_its_task_has_ended_fails_it(loss: str, phase: s
     else:
         store.add_node("n1", "web", "worker", uid="another")
     revision = store.records[KEYS.node("n1")].mod_revision if KEYS.node("n1") in store.records else 0
-    assert Basis(KEYS.node("n1"), revision) in store.plan().actions[0].rests_on
+    assert Precondition(KEYS.node("n1"), revision) in store.plan().actions[0].rests_on
     store.converge()
     unknown = "while it was running there; its outcome is not known"
     known = "before it was known to have run there"
@@ -182,7 +182,7 @@ def test_a_node_that_goes_before_it_was_told_of_the_task_is_replaced_by_another(
         store.add_node("n1", "worker")
     first = store.plan().actions[0]
     seen = store.records[KEYS.assignment("n1", REF)]
-    assert Basis(seen.key, seen.mod_revision) in first.rests_on, "an old copy may not show that it was told"
+    assert Precondition(seen.key, seen.mod_revision) in first.rests_on, "an old copy may not show that it was told"
     store.converge()
     assert (store.task().node, task_phase(store)) == ("n2", "WAITING")
 

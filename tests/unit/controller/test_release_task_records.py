@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.model.actions import Basis
+from devopsellence.controller.model.actions import Precondition
 from tests.unit.controller.builders import (
     KEYS,
     REF,
@@ -223,14 +223,14 @@ def test_an_unreadable_release_leaves_its_task_as_it_was_known() -> None:
     assert pinned(store, "n2")["web"] == "app:1"
 
 
-def test_what_follows_from_the_record_rests_on_it() -> None:
+def test_decisions_from_the_record_compare_its_revision() -> None:
     store = preparing_store()
     store.report_task("n1", "SUCCEEDED")
     store.step(only=1)
     record = store.records[KEYS.rollout(REF)]
     moving = writes(store.plan())
     assert [action.node for action in moving] == ["n1", "n2"]
-    assert all(Basis(record.key, record.mod_revision) in action.rests_on for action in moving)
+    assert all(Precondition(record.key, record.mod_revision) in action.rests_on for action in moving)
 
 
 def test_a_choice_without_a_record_rests_on_nobody_having_been_told() -> None:
@@ -240,4 +240,4 @@ def test_a_choice_without_a_record_rests_on_nobody_having_been_told() -> None:
     first = store.plan().actions[0]
     for name in ("n1", "n2"):
         seen = store.records[KEYS.assignment(name, REF)]
-        assert Basis(seen.key, seen.mod_revision) in first.rests_on
+        assert Precondition(seen.key, seen.mod_revision) in first.rests_on

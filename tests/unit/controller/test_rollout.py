@@ -33,7 +33,7 @@ def settled_store(*nodes: str) -> Store:
 # From progressing to settled
 
 
-def test_it_progresses_until_every_node_has_settled() -> None:
+def test_rollout_progresses_until_every_node_has_settled() -> None:
     store = deployed_store("n1", "n2")
     assert store.phase() == "PROGRESSING"
     assert store.rollout().reason.startswith("n1 has not yet reported generation 1 of its assignment; n2 ")
@@ -333,7 +333,7 @@ def test_a_service_that_crashes_after_it_has_settled_shows_as_a_reason() -> None
     assert store.rollout().finished_at == finished
 
 
-def test_what_an_operator_changes_after_it_has_settled_leaves_it_settled_with_a_reason() -> None:
+def test_settled_rollout_stays_settled_after_operator_changes() -> None:
     store = settled_store("n1")
     store.add_node("n2", "web")
     store.set_environment("n1", "n2", latest=1)
@@ -390,7 +390,7 @@ def test_releases_that_were_overtaken_before_they_were_seen_were_superseded_too(
     ]
 
 
-def test_the_history_is_bounded_and_newest_first() -> None:
+def test_the_history_is_bounded_and_newestfirst() -> None:
     store = settled_store("n1")
     for number in (2, 3, 250):
         store.deploy(number, WEB)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.assign.secrets import Reference, absent, references_of
+from devopsellence.controller.assign.secrets import SecretReference, missing_secrets, references_of
 from devopsellence.store.keys import REGISTRY
 from tests.unit.controller.builders import KEYS, REF, Store, app, migration, release, service, writes
 
@@ -51,7 +51,7 @@ def test_a_secret_that_was_encrypted_anew_is_written_to_its_users_alone() -> Non
     store = deployed_store()
     store.store_secret("web", "B", 1, 2, recipients="n1,n2")
     [action] = writes(store.step())
-    assert (action.node, action.reason) == ("n1", "secrets were stored anew: B of web")
+    assert (action.node, action.reason) == ("n1", "secrets were encrypted again: B of web")
     assert sealed(store, "n1") == ["web/A/2 for n1", "web/B/1 for n1,n2"]
     found = store.assignment("n1")
     assert found is not None
@@ -164,7 +164,7 @@ def test_a_node_that_is_kept_at_what_it_has_gets_its_secrets_as_they_are_encrypt
     store.add_node("n1", "web", cordoned=True)
     store.store_secret("web", "B", 1, recipients="n1 anew")
     [action] = writes(store.step())
-    assert action.reason == "secrets were stored anew: B of web"
+    assert action.reason == "secrets were encrypted again: B of web"
     assert sealed(store, "n1") == ["web/A/2 for n1", "web/B/1 for n1 anew"]
     store.delete(KEYS.secret(REF, "web", "B"))
     assert writes(store.step()) == []
@@ -179,15 +179,15 @@ def test_no_ciphertext_and_no_value_is_told() -> None:
     assert " for n1" not in str(store.rollout())
 
 
-def test_what_an_assignment_refers_to_is_of_its_services_its_task_and_its_registry() -> None:
+def test_references_cover_services_task_and_registry() -> None:
     assignment = pb.Assignment(
         services=[app(1, A=1), app(1, "api", A=1)], task_service=app(2, A=2), registry=REGISTERED
     )
     assert references_of(assignment) == {
-        Reference("web", "A", 1),
-        Reference("api", "A", 1),
-        Reference("web", "A", 2),
-        Reference(REGISTRY, "PASS", 1),
+        SecretReference("web", "A", 1),
+        SecretReference("api", "A", 1),
+        SecretReference("web", "A", 2),
+        SecretReference(REGISTRY, "PASS", 1),
     }
 
 
@@ -195,4 +195,4 @@ def test_absent_is_what_is_not_there_in_the_version_needed_and_not_what_cannot_b
     store = deployed_store()
     store.garbage(KEYS.secret(REF, "redis", "C"))
     needed = release(2, app(2, A=9, B=1, D=1), service("redis", "worker", C=3), registry=REGISTERED)
-    assert absent(needed, store.world().secrets) == [(REGISTRY, "PASS"), ("web", "A"), ("web", "D")]
+    assert missing_secrets(needed, store.snapshot().secrets) == [(REGISTRY, "PASS"), ("web", "A"), ("web", "D")]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.controller.model.snapshot import is_partial
 from devopsellence.controller.plan import plan
-from devopsellence.controller.rollout.target import is_partial
 from devopsellence.store.record import Record, revision_of
 from tests.unit.controller.builders import KEYS, REF, Store, app, migration, moment, service
 
@@ -168,7 +168,7 @@ class TaskInAnyOrder(RuleBasedStateMachine):
             past = self.past[-1 - min(lag, len(self.past) - 1)]
             seen |= {key: record for key, record in past.items() if key.startswith(prefix)}
         self.store.records = seen
-        made = plan(self.store.world(), moment(self.store.seconds), KEYS)
+        made = plan(self.store.snapshot(), moment(self.store.seconds), KEYS)
         self.store.records = now
         if not self._holds(made.rests_on.key, made.rests_on.mod_revision):
             return

@@ -7,10 +7,11 @@ import asyncio
 import pytest
 from tenacity import wait_fixed
 
-from devopsellence.controller.reconcile.reconciler import DisconnectedError, OutdatedError
-from devopsellence.controller.reconcile.workers import Workers
+from devopsellence.controller.reconcile.observe import DisconnectedError
+from devopsellence.controller.reconcile.workers import ReconcileWorkers
 from devopsellence.controller.reconcile.workqueue import WorkQueue
 from devopsellence.store.errors import Ambiguous, Fenced, Unavailable
+from devopsellence.store.fenced import Outdated
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.controller.builders import REF
 from tests.unit.controller.test_workqueue import FakeLoop
@@ -33,10 +34,10 @@ class Rounds:
         return outcome
 
 
-def make(*outcomes: Exception | float | None) -> tuple[Workers, WorkQueue[EnvironmentRef], FakeLoop]:
+def make(*outcomes: Exception | float | None) -> tuple[ReconcileWorkers, WorkQueue[EnvironmentRef], FakeLoop]:
     loop = FakeLoop()
     queue: WorkQueue[EnvironmentRef] = WorkQueue(backoff=wait_fixed(7), call_later=loop.call_later, now=loop.time)
-    return Workers(Rounds(*outcomes), queue=queue), queue, loop
+    return ReconcileWorkers(Rounds(*outcomes), queue=queue), queue, loop
 
 
 async def test_a_round_that_went_well_is_forgotten() -> None:
@@ -56,7 +57,7 @@ async def test_a_round_that_wants_another_gets_it_when_it_is_due() -> None:
     assert len(queue) == 1
 
 
-@pytest.mark.parametrize("error", [OutdatedError("x"), Unavailable("x"), Ambiguous("x"), ZeroDivisionError("a defect")])
+@pytest.mark.parametrize("error", [Outdated("x"), Unavailable("x"), Ambiguous("x"), ZeroDivisionError("a defect")])
 async def test_a_round_that_failed_is_tried_again_after_its_backoff(error: Exception) -> None:
     workers, queue, loop = make(error)
     await workers.process(REF)
@@ -94,7 +95,7 @@ async def test_a_defect_with_one_environment_does_not_keep_the_others_waiting() 
         all_seen.set()
         return None
 
-    workers = Workers(reconcile)
+    workers = ReconcileWorkers(reconcile)
     running = asyncio.create_task(workers.run([REF, OTHER], workers=1))
     await all_seen.wait()
     running.cancel()

@@ -127,7 +127,7 @@ def test_no_delay_is_at_once() -> None:
     assert not loop.timers
 
 
-def test_of_several_delays_the_earliest_counts() -> None:
+def test_earliest_of_several_delays_counts() -> None:
     queue, loop = make()
     queue.add_after("a", 10)
     queue.add_after("a", 2)

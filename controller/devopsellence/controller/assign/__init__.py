@@ -1,4 +1,4 @@
-"""Assignments: the part of a release that each node is to run, with its secrets and image peers.
+"""Assignments: the part of a release for each node, with secrets and image peers.
 
-Pure. Which nodes move now is decided in ``rollout``, where replicas go in ``scheduler``.
+Pure. The choice of the nodes to update now belongs in ``rollout``, the placement of replicas in ``scheduler``.
 """

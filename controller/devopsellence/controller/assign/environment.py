@@ -72,7 +72,7 @@ class _Template:
 
 
 class _EnvironmentPass:
-    """One pass over the nodes of an environment."""
+    """Pass over the nodes of an environment."""
 
     def __init__(self, pass_input: PassInput, attached: frozenset[str]) -> None:
         self._snapshot, self._keys = pass_input.snapshot, pass_input.keys

@@ -1,8 +1,8 @@
-"""Which nodes another one can ask for images that come from no registry. Pure.
+"""Image peers: nodes to pull images from that are in no registry. Pure.
 
-The command line sends such images straight to the nodes that are there. Who was away, or came later, lacks them, and is
-told of nodes that run the release already. That is a hint and nothing rests on it: whoever is asked and cannot help
-says so, and the next one is asked.
+The command line uploads such images to the reachable nodes. Nodes that were unreachable, or were added later, lack the
+images, and their assignments name nodes that run the release already. Peers are a hint only: a peer without the image
+refuses, and the agent asks the next peer.
 """
 
 from __future__ import annotations
@@ -18,88 +18,92 @@ from devopsellence.controller.model.snapshot import NodeView
 from devopsellence.controller.rollout.node_progress import NodeProgress
 from devopsellence.store.record import message_of
 
-#: So many nodes are named to one that may lack an image.
-MOST: Final = 3
+#: Largest number of image peers in an assignment.
+MAX_IMAGE_PEERS: Final = 3
 Images: TypeAlias = frozenset[str]
 _ID: Final = "sha256:"
 
 
 def images_of(assignment: pb.Assignment) -> Images:
-    """The images of its services that are pinned by id: no registry has them."""
+    """Return the images of the services that are pinned by id, and so are in no registry."""
     return frozenset(service.image.pinned for service in assignment.services if service.image.pinned.startswith(_ID))
 
 
 class ImagePeers:
-    """The nodes that run ``target`` and can be asked, out of ``judged``; looked through when somebody needs one."""
+    """Nodes that have settled at release ``target`` and can serve images; worked out on first use."""
 
-    def __init__(self, judged: Iterable[tuple[NodeView, NodeProgress]], target: int) -> None:
-        self._judged = judged
+    def __init__(self, nodes: Iterable[tuple[NodeView, NodeProgress]], target: int) -> None:
+        self._nodes = nodes
         self._target = target
-        # By the images that they have, in order of their names.
+        # Peers by their images, sorted by name.
         self._known: dict[Images, list[pb.Peer]] | None = None
 
     def choose(self, node: str, images: Images) -> list[pb.Peer]:
-        """Whom ``node`` can ask for ``images``, at most three: together they have what can be had, and not every node
-        is sent to the same ones first."""
+        """Return at most three peers of ``node`` that together have as many of ``images`` as possible.
+
+        The first peer differs between nodes, so that load is spread.
+        """
         groups = {held: peers for held, peers in self._holders.items() if held & images}
-        taken: Counter[Images] = Counter()
+        used: Counter[Images] = Counter()
         chosen: list[pb.Peer] = []
         lacking = images
-        while len(chosen) < MOST and (left := [held for held, peers in groups.items() if taken[held] < len(peers)]):
-            held = max(left, key=lambda one: (len(one & lacking), len(one & images), sorted(one)))
-            peer = groups[held][(crc32(node.encode()) + taken[held]) % len(groups[held])]
-            taken[held] += 1
+        while len(chosen) < MAX_IMAGE_PEERS and (
+            left := [held for held, peers in groups.items() if used[held] < len(peers)]
+        ):
+            held = max(left, key=lambda held: (len(held & lacking), len(held & images), sorted(held)))
+            peer = groups[held][(crc32(node.encode()) + used[held]) % len(groups[held])]
+            used[held] += 1
             if peer.node != node:
                 chosen.append(peer)
                 lacking = lacking - held or images
         return chosen
 
     def has(self, peer: pb.Peer) -> bool:
-        """Whether ``peer`` is one that could be chosen now."""
+        """Return whether ``peer`` could be chosen now."""
         return any(peer in peers for peers in self._holders.values())
 
     @property
     def _holders(self) -> dict[Images, list[pb.Peer]]:
         if self._known is None:
             self._known = {}
-            for view, progress in self._judged:
+            for view, progress in self._nodes:
                 if progress.done and progress.release == self._target:
-                    images, peer = view.recall("holds", (), lambda view=view: _held(view))  # type: ignore[misc]
+                    images, peer = view.recall("held images", (), lambda view=view: _held(view))  # type: ignore[misc]
                     if images and peer is not None:
                         self._known.setdefault(images, []).append(peer)
         return self._known
 
 
 def missing_images(view: NodeView) -> Images:
-    """The images that the node may lack: those of services whose containers it could not make or start.
+    """Return the images that the node may lack: images of services whose containers could not be created or started.
 
-    A service that has begun and ended has its image, so it is not meant.
+    A service with an exit has started before, so its image is present.
     """
-    return view.recall("lacks", (), lambda: _lacking(view))
+    return view.recall("missing images", (), lambda: _lacking(view))
 
 
 def _held(view: NodeView) -> tuple[Images, pb.Peer | None]:
-    """What the node can be asked for, and where."""
-    found = view.current_assignment
+    """Return the images that the node can serve, and its address as a peer."""
+    assignment = view.current_assignment
     node = message_of(view.node)
     beat = message_of(view.heartbeat)
-    if found is None or node is None or beat is None or not node.uid == beat.uid == found.node_uid:
+    if assignment is None or node is None or beat is None or not node.uid == beat.uid == assignment.node_uid:
         return frozenset(), None
     address = api_address(node.address, beat.api_address)
-    return images_of(found), pb.Peer(node=view.name, uid=node.uid, api_address=address) if address else None
+    return images_of(assignment), pb.Peer(node=view.name, uid=node.uid, api_address=address) if address else None
 
 
 def _lacking(view: NodeView) -> Images:
-    found = view.current_assignment
+    assignment = view.current_assignment
     status = message_of(view.status)
-    if found is None or status is None:
+    if assignment is None or status is None:
         return frozenset()
-    if (status.node_uid, status.generation) != (found.node_uid, found.generation):
+    if (status.node_uid, status.generation) != (assignment.node_uid, assignment.generation):
         return frozenset()
     stuck = {
         service.name
         for service in status.services
         if service.phase == pb.ServiceStatus.BACKOFF and not service.HasField("last_exit")
     }
-    pinned = (service.image.pinned for service in found.services if service.name in stuck)
+    pinned = (service.image.pinned for service in assignment.services if service.name in stuck)
     return frozenset(image for image in pinned if image.startswith(_ID))

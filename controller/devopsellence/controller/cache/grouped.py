@@ -1,4 +1,4 @@
-"""Records that belong together, such as an environment's certificates, kept up to date with each change. Pure."""
+"""Records grouped by a key, such as the certificates of each environment, kept up to date with each change. Pure."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class GroupedRecords(Generic[G, N, M]):
     """Records by group, and by name within it."""
 
     def __init__(self) -> None:
-        # A group is here as long as there is a record in it.
+        # A group exists as long as it has a record.
         self._records: dict[G, dict[N, Record[M]]] = {}
-        # What was handed out; absent where it has changed since.
-        self._shown: dict[G, Mapping[N, Record[M]]] = {}
+        # Mappings handed out, without groups changed since.
+        self._handed_out: dict[G, Mapping[N, Record[M]]] = {}
 
     def set(self, group: G, name: N, record: Record[M] | None) -> None:
-        """``name`` in ``group`` is now ``record``; None: it is gone."""
-        self._shown.pop(group, None)
+        """Set the record of ``name`` in ``group``; None removes the name."""
+        self._handed_out.pop(group, None)
         if record is not None:
             self._records.setdefault(group, {})[name] = record
         elif group in self._records:
@@ -36,16 +36,16 @@ class GroupedRecords(Generic[G, N, M]):
                 del self._records[group]
 
     def of(self, group: G) -> Mapping[N, Record[M]]:
-        """All of ``group``: never changed once it is handed out, and the same object until something does."""
+        """Return all records of ``group`` as an immutable mapping, the same object until the group changes."""
         if group not in self._records:
             return _NONE
-        if group not in self._shown:
-            self._shown[group] = MappingProxyType(dict(self._records[group]))
-        return self._shown[group]
+        if group not in self._handed_out:
+            self._handed_out[group] = MappingProxyType(dict(self._records[group]))
+        return self._handed_out[group]
 
     def __contains__(self, group: object) -> bool:
         return group in self._records
 
     def __iter__(self) -> Iterator[G]:
-        """The groups that have a record."""
+        """Iterate over the groups with a record."""
         return iter(self._records)

@@ -1,7 +1,7 @@
-"""Which environments a node concerns, and which nodes an environment concerns. Pure.
+"""Index of nodes by environment and of environments by node. Pure.
 
-Kept up to date with each change, so that what a change costs does not depend on how many nodes or environments there
-are.
+The index is kept up to date with each change, so the cost of a change does not depend on the number of nodes or
+environments.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Tie(Flag):
-    """What ties a node to an environment."""
+class NodeTie(Flag):
+    """Kinds of ties between a node and an environment."""
 
     ATTACHED = auto()
     ASSIGNMENT = auto()
     STATUS = auto()
-    # There is a part of an ingress for the node.
+    #: The node has an ingress part.
     INGRESS = auto()
 
 
-class Index:
-    """Ties between nodes and environments, both ways."""
+class NodeIndex:
+    """Ties between nodes and environments, in both directions."""
 
     def __init__(self) -> None:
-        # A pair is here as long as at least one tie is left; the two maps below hold the same pairs.
-        self._ties: dict[tuple[EnvironmentRef, str], Tie] = {}
+        # Pairs with at least one tie; the two mappings below contain the same pairs.
+        self._ties: dict[tuple[EnvironmentRef, str], NodeTie] = {}
         self._nodes_of: dict[EnvironmentRef, set[str]] = {}
         self._environments_of: dict[str, set[EnvironmentRef]] = {}
-        # Nodes of an environment, sorted; absent where they have changed since they were asked for.
+        # Sorted nodes of an environment; absent if changed since the last nodes_of().
         self._sorted: dict[EnvironmentRef, list[str]] = {}
 
     def attach(self, ref: EnvironmentRef, nodes: Iterable[str]) -> None:
-        """``nodes`` are now those attached to ``ref``."""
-        wanted = frozenset(nodes)
+        """Set the nodes attached to ``ref``."""
+        attached = frozenset(nodes)
         for node in self.nodes_of(ref):
-            if node not in wanted:
-                self.set(ref, node, Tie.ATTACHED, present=False)
-        for node in wanted:
-            self.set(ref, node, Tie.ATTACHED, present=True)
+            if node not in attached:
+                self.set(ref, node, NodeTie.ATTACHED, present=False)
+        for node in attached:
+            self.set(ref, node, NodeTie.ATTACHED, present=True)
 
-    def set(self, ref: EnvironmentRef, node: str, tie: Tie, *, present: bool) -> None:
-        """The ``tie`` between ``ref`` and ``node`` is there or not."""
+    def set(self, ref: EnvironmentRef, node: str, tie: NodeTie, *, present: bool) -> None:
+        """Add (``present``) or remove ``tie`` between ``ref`` and ``node``."""
         pair = (ref, node)
-        before = self._ties.get(pair, Tie(0))
+        before = self._ties.get(pair, NodeTie(0))
         after = before | tie if present else before & ~tie
         if after == before:
             return
@@ -65,7 +65,7 @@ class Index:
         _discard(self._environments_of, node, ref)
 
     def nodes_of(self, ref: EnvironmentRef) -> Sequence[str]:
-        """The nodes that ``ref`` has a tie to, sorted; the same object for as long as they are the same."""
+        """Return the sorted nodes with a tie to ``ref``, the same object until the nodes change."""
         if ref not in self._nodes_of:
             return []
         if ref not in self._sorted:
@@ -73,20 +73,20 @@ class Index:
         return self._sorted[ref]
 
     def count_of(self, ref: EnvironmentRef) -> int:
-        """How many nodes ``ref`` has a tie to."""
+        """Return the number of nodes with a tie to ``ref``."""
         return len(self._nodes_of.get(ref, ()))
 
     def environments_of(self, node: str) -> list[EnvironmentRef]:
-        """The environments that ``node`` has a tie to, sorted."""
+        """Return the sorted environments with a tie to ``node``."""
         return sorted(self._environments_of.get(node, ()))
 
     def environments(self) -> list[EnvironmentRef]:
-        """Every environment that has a tie to a node, sorted."""
+        """Return all environments with a tie to a node, sorted."""
         return sorted(self._nodes_of)
 
 
 def _discard(sets: dict[K, set[V]], key: K, value: V) -> None:
-    """Remove ``value`` from the set at ``key``, and the set once it is empty."""
+    """Remove ``value`` from the set at ``key``, and the set if empty."""
     sets[key].discard(value)
     if not sets[key]:
         del sets[key]

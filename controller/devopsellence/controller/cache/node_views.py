@@ -1,7 +1,7 @@
-"""The nodes of each environment as the planner sees them, kept from one plan to the next. Pure.
+"""Node views of each environment, cached from one plan to the next. Pure.
 
-A :class:`NodeView` stays the same object for as long as nothing that is stored about its node and environment changes.
-So a plan costs as much as has changed, and what was worked out from a view may be kept for as long as the view is.
+A :class:`NodeView` stays the same object until a record of its node and environment changes. So the cost of a plan is
+in proportion to the changes, and results worked out from a view can be cached with the view.
 """
 
 from __future__ import annotations
@@ -14,43 +14,43 @@ from devopsellence.store.keys import EnvironmentRef
 
 
 @dataclass(slots=True)
-class _Kept:
-    """``views`` are those of ``names``, in that order; of the names in ``stale`` they are out of date."""
+class _CachedViews:
+    """``views`` of the nodes ``names``, in the same order; views of the names in ``stale`` are out of date."""
 
     names: Sequence[str]
     views: list[NodeView]
-    places: dict[str, int]
+    positions: dict[str, int]
     stale: set[str] = field(default_factory=set)
 
 
-class Views:
-    """``build`` makes a view from what is stored now."""
+class NodeViews:
+    """Node views by environment; ``build`` makes a view from the caches."""
 
     def __init__(self, build: Callable[[EnvironmentRef, str], NodeView]) -> None:
         self._build = build
-        self._kept: dict[EnvironmentRef, _Kept] = {}
+        self._cached: dict[EnvironmentRef, _CachedViews] = {}
 
     def touch(self, ref: EnvironmentRef, node: str) -> None:
-        """Something about ``node`` or its part in ``ref`` has changed."""
-        kept = self._kept.get(ref)
-        if kept is not None and node in kept.places:
-            kept.stale.add(node)
+        """Mark the view of ``node`` in ``ref`` as out of date."""
+        cached = self._cached.get(ref)
+        if cached is not None and node in cached.positions:
+            cached.stale.add(node)
 
     def of(self, ref: EnvironmentRef, names: Sequence[str]) -> Sequence[NodeView]:
-        """The views of ``names``. The same sequence means the same names, so it may not be changed by the caller."""
-        kept = self._kept.get(ref)
-        if kept is None or kept.names is not names:
-            # A node that has left and come back may have changed unnoticed in between: nothing is taken over.
-            kept = _Kept(
+        """Return the views of ``names``. Callers must not change the sequence: the same object means the same names."""
+        cached = self._cached.get(ref)
+        if cached is None or cached.names is not names:
+            # A node that left and returned may have changed unnoticed in between, so nothing is reused.
+            cached = _CachedViews(
                 names,
                 [self._build(ref, name) for name in names],
-                {name: place for place, name in enumerate(names)},
+                {name: position for position, name in enumerate(names)},
             )
             if names:
-                self._kept[ref] = kept
+                self._cached[ref] = cached
             else:
-                self._kept.pop(ref, None)
-        for name in kept.stale:
-            kept.views[kept.places[name]] = self._build(ref, name)
-        kept.stale.clear()
-        return tuple(kept.views)
+                self._cached.pop(ref, None)
+        for name in cached.stale:
+            cached.views[cached.positions[name]] = self._build(ref, name)
+        cached.stale.clear()
+        return tuple(cached.views)

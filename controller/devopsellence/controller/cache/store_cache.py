@@ -1,8 +1,7 @@
-"""The controller's view of etcd: one informer for each kind of record, and which environments a change concerns.
+"""Caches of etcd: an informer for each kind of record, and the environments that a change concerns.
 
-What a changed key leads to is only ever "look at these environments again"; what happened to it does not matter. A key
-that is none of ours is logged once and ignored; a value that does not parse is logged once and reaches the plan as
-such.
+The only effect of a changed key is another look at some environments, regardless of the kind of change. An unknown key
+is logged once and ignored; a value that does not parse is logged once and is unreadable for the plan.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from devopsellence.controller.cache.validation import (
     checked_secret,
 )
 from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
-from devopsellence.controller.rollout.target import fallback_number
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.informer import Informer
 from devopsellence.store.keys import EnvironmentRef, InvalidName, check_name
@@ -38,27 +36,27 @@ _log = structlog.get_logger()
 
 
 class OnChange(Protocol):
-    """Told that an environment has to be looked at; ``urgent`` means at once, otherwise together with what follows."""
+    """Callback for a changed environment; ``urgent``: look at once, otherwise gather further changes first."""
 
     def __call__(self, ref: EnvironmentRef, *, urgent: bool) -> None: ...
 
 
 class StoreCache:
-    """Everything the controller reads, as of a moment ago."""
+    """Caches of all records that the controller reads."""
 
     def __init__(self, etcd: Etcd, on_change: OnChange, on_connection: Callable[[], None]) -> None:
-        """``on_connection`` is called whenever all caches are connected, or no longer are: see :attr:`problem`."""
+        """``on_connection`` is called when all caches are connected or no longer are, see :attr:`problem`."""
         self.keys = etcd.keys
         self._on_change = on_change
         self._on_connection = on_connection
         self._index = NodeIndex()
         self._views = NodeViews(self._view)
-        # By service and name; by host; by part.
+        # Secrets by service and name, certificates by host, ingress parts by name of the part.
         self._secrets_of: GroupedRecords[EnvironmentRef, tuple[str, str], pb.Secret] = GroupedRecords()
         self._certificates_of: GroupedRecords[EnvironmentRef, str, pb.Certificate] = GroupedRecords()
         self._parts_of: GroupedRecords[tuple[EnvironmentRef, str], str, pb.NodeIngress] = GroupedRecords()
-        # Keys that were complained about, with the revision at which they were: each is logged once.
-        self._complained: dict[str, int] = {}
+        # Unknown or unreadable keys with the revision that has been logged: each is logged once.
+        self._logged: dict[str, int] = {}
         self._was_connected = False
         self._informers: list[Informer[Any]] = []
         self._nodes, self._heartbeats, self._environments, self._releases = (
@@ -90,13 +88,13 @@ class StoreCache:
                 tasks.create_task(informer.run())
 
     async def synced(self) -> None:
-        """Return once each cache holds a first complete list."""
+        """Wait until each cache holds a first complete list."""
         await asyncio.gather(*(informer.synced() for informer in self._informers))
 
     @property
     def problem(self) -> str:
-        """Why what the caches say may be old; empty when all are connected."""
-        return next((one.problem or "not connected" for one in self._informers if not one.connected), "")
+        """Return why the caches may be old; empty if all are connected."""
+        return next((informer.problem or "not connected" for informer in self._informers if not informer.connected), "")
 
     def _connection_changed(self) -> None:
         problem = self.problem
@@ -110,7 +108,7 @@ class StoreCache:
             self._on_connection()
 
     def environments(self) -> list[EnvironmentRef]:
-        """Every environment that anything is stored about, sorted."""
+        """Return all environments with a record, sorted."""
         refs = {*self._index.environments(), *self._certificates_of}
         for key in [*self._environments.records, *self._rollouts.records]:
             if (ref := _parsed(self.keys.parse_environment, key)) is not None:
@@ -118,11 +116,11 @@ class StoreCache:
         return sorted(refs)
 
     def count_of_nodes(self, ref: EnvironmentRef) -> int:
-        """How many nodes a plan for ``ref`` has to go through."""
+        """Return the number of nodes in a plan for ``ref``."""
         return self._index.count_of(ref)
 
     def observe(self, ref: EnvironmentRef) -> EnvironmentSnapshot:
-        """All that is stored about ``ref``."""
+        """Return the snapshot of ``ref``."""
         keys = self.keys
         environment = checked_environment(self._environments.records.get(keys.environment(ref)), ref)
         release: Record[pb.Release] | None = None
@@ -131,11 +129,11 @@ class StoreCache:
         rollout = self._rollouts.records.get(keys.rollout(ref))
         nodes = self._views.of(ref, self._index.nodes_of(ref))
         secrets, certificates = self._secrets_of.of(ref), self._certificates_of.of(ref)
-        world = EnvironmentSnapshot(
+        snapshot = EnvironmentSnapshot(
             ref, environment, release, rollout, nodes, secrets=secrets, certificates=certificates
         )
-        number = fallback_number(world)
-        return replace(world, fallback=self._releases.records.get(keys.release(ref, number))) if number else world
+        number = snapshot.fallback_number
+        return replace(snapshot, fallback=self._releases.records.get(keys.release(ref, number))) if number else snapshot
 
     def _view(self, ref: EnvironmentRef, name: str) -> NodeView:
         keys = self.keys
@@ -149,15 +147,15 @@ class StoreCache:
         )
 
     def expect(self, written: Iterable[tuple[str, bytes, Message]]) -> None:
-        """These keys are about to be given these values, which stand for these messages."""
-        ours: list[tuple[str, Informer[Any]]] = [
+        """Announce writes of this leader, as key, value and message, so that informers need not parse them."""
+        written_prefixes: list[tuple[str, Informer[Any]]] = [
             (self.keys.all_assignments_prefix, self._assignments),
             (self.keys.rollouts_prefix, self._rollouts),
             (self.keys.all_certificates_prefix, self._certificates),
             (self.keys.all_ingress_prefix, self._parts),
         ]
         for key, value, message in written:
-            for prefix, informer in ours:
+            for prefix, informer in written_prefixes:
                 if key.startswith(prefix):
                     informer.expect(key, value, message)
 
@@ -172,7 +170,7 @@ class StoreCache:
         node = self._known(self.keys.parse_node, key, record)
         if node is not None:
             if informer is self._nodes:
-                self._complain_of(checked_node(record, node))
+                self._log_unreadable(checked_node(record, node))
             for ref in self._index.environments_of(node):
                 self._views.touch(ref, node)
                 self._on_change(ref, urgent=False)
@@ -183,7 +181,7 @@ class StoreCache:
         if ref is None:
             return
         record = checked_environment(found, ref)
-        self._complain_of(record)
+        self._log_unreadable(record)
         if record is None:
             self._index.attach(ref, ())
         elif record.message is not None:
@@ -196,9 +194,7 @@ class StoreCache:
             try:
                 names.append(check_name("node", name))
             except InvalidName as error:
-                self._complain_once(
-                    record.key, record.mod_revision, "environment names a node that cannot be", str(error)
-                )
+                self._log_once(record.key, record.mod_revision, "environment names an invalid node", str(error))
         return names
 
     def _release_changed(self, key: str) -> None:
@@ -219,7 +215,7 @@ class StoreCache:
         ref, service, name = found
         checked = checked_secret(record, ref, service, name)
         self._secrets_of.set(ref, (service, name), checked)
-        self._complain_of(checked)
+        self._log_unreadable(checked)
         self._on_change(ref, urgent=False)
 
     def _certificate_changed(self, key: str) -> None:
@@ -229,7 +225,7 @@ class StoreCache:
             ref, host = found
             checked = checked_certificate(record, ref, host)
             self._certificates_of.set(ref, host, checked)
-            self._complain_of(checked)
+            self._log_unreadable(checked)
             self._on_change(ref, urgent=False)
 
     def _part_changed(self, key: str) -> None:
@@ -258,23 +254,23 @@ class StoreCache:
             self._on_change(ref, urgent=False)
 
     def _known(self, parse: Callable[[str], T], key: str, record: Record[Any] | None) -> T | None:
-        """What ``key`` is about, or None if it is none of ours; says so once, and once if the value cannot be read."""
+        """Return the parsed ``key``, None if unknown; log an unknown key or an unreadable value once."""
         found = _parsed(parse, key)
         if record is None:
-            self._complained.pop(key, None)
+            self._logged.pop(key, None)
         elif found is None:
-            self._complain_once(key, 0, "key ignored", "it is not a key that this version knows")
+            self._log_once(key, 0, "key ignored", "not a key known to this version")
         else:
-            self._complain_of(record)
+            self._log_unreadable(record)
         return found
 
-    def _complain_of(self, record: Record[Any] | None) -> None:
+    def _log_unreadable(self, record: Record[Any] | None) -> None:
         if record is not None and record.error is not None:
-            self._complain_once(record.key, record.mod_revision, "record unreadable", record.error.reason)
+            self._log_once(record.key, record.mod_revision, "record unreadable", record.error.reason)
 
-    def _complain_once(self, key: str, revision: int, message: str, reason: str) -> None:
-        if self._complained.get(key) != revision:
-            self._complained[key] = revision
+    def _log_once(self, key: str, revision: int, message: str, reason: str) -> None:
+        if self._logged.get(key) != revision:
+            self._logged[key] = revision
             _log.warning(message, key=key, reason=reason)
 
 

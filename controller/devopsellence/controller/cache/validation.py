@@ -1,7 +1,7 @@
-"""Whether a record is about what its key says. Pure.
+"""Validation of records: the names in a record must agree with its key. Pure.
 
-``{}`` parses as any message: an environment without nodes, a node without labels. Taken at its word it would take
-everything away, so a record that does not name what its key names counts as one that cannot be read.
+``{}`` parses as any message: an environment without nodes, a node without labels. Such a record would remove
+everything, so a record whose names differ from its key counts as unreadable.
 """
 
 from __future__ import annotations
@@ -19,48 +19,48 @@ M = TypeVar("M", bound=Message)
 
 
 def checked_node(record: Record[pb.Node] | None, name: str) -> Record[pb.Node] | None:
-    """``record``, as unreadable if it is not the Node ``name``."""
+    """Return ``record``, unreadable unless it is the Node ``name``."""
     if record is None or record.message is None or (record.message.name == name and record.message.uid):
         return record
     return _unreadable(record, f"it says that it is node {record.message.name!r} with the uid {record.message.uid!r}")
 
 
 def checked_environment(record: Record[pb.Environment] | None, ref: EnvironmentRef) -> Record[pb.Environment] | None:
-    """``record``, as unreadable if it is not the Environment ``ref``."""
+    """Return ``record``, unreadable unless it is the Environment ``ref``."""
     if record is None or record.message is None:
         return record
-    found = record.message
-    if (found.organization, found.project, found.environment) == (ref.organization, ref.project, ref.environment):
+    message = record.message
+    if (message.organization, message.project, message.environment) == (ref.organization, ref.project, ref.environment):
         return record
     return _unreadable(
-        record, f"it says that it is environment '{found.organization}/{found.project}/{found.environment}'"
+        record, f"it says that it is environment '{message.organization}/{message.project}/{message.environment}'"
     )
 
 
 def checked_secret(
     record: Record[pb.Secret] | None, ref: EnvironmentRef, service: str, name: str
 ) -> Record[pb.Secret] | None:
-    """``record``, as unreadable if it is not that secret, or has no version."""
+    """Return ``record``, unreadable unless it is that secret and has a version."""
     if record is None or record.message is None:
         return record
-    found = record.message
-    said = (found.organization, found.project, found.environment, found.service, found.name)
-    if said != (ref.organization, ref.project, ref.environment, service, name):
-        return _unreadable(record, f"it says that it is secret '{'/'.join(said)}'")
-    return record if found.versions else _unreadable(record, "it has no version")
+    message = record.message
+    names = (message.organization, message.project, message.environment, message.service, message.name)
+    if names != (ref.organization, ref.project, ref.environment, service, name):
+        return _unreadable(record, f"it says that it is secret '{'/'.join(names)}'")
+    return record if message.versions else _unreadable(record, "it has no version")
 
 
 def checked_certificate(
     record: Record[pb.Certificate] | None, ref: EnvironmentRef, host: str
 ) -> Record[pb.Certificate] | None:
-    """``record``, as unreadable if it is not that certificate."""
+    """Return ``record``, unreadable unless it is that certificate."""
     if record is None or record.message is None:
         return record
-    found = record.message
-    said = (found.organization, found.project, found.environment, found.host)
-    if said == (ref.organization, ref.project, ref.environment, host):
+    message = record.message
+    names = (message.organization, message.project, message.environment, message.host)
+    if names == (ref.organization, ref.project, ref.environment, host):
         return record
-    return _unreadable(record, f"it says that it is certificate '{'/'.join(said)}'")
+    return _unreadable(record, f"it says that it is certificate '{'/'.join(names)}'")
 
 
 def _unreadable(record: Record[M], reason: str) -> Record[M]:

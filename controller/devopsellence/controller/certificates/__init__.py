@@ -1,9 +1,9 @@
-"""Certificates by ACME (RFC 8555): the leader orders them, a node makes and keeps the private key.
+"""Certificates by ACME (RFC 8555): the leader orders certificates, a node creates and keeps the private key.
 
-Everything that a course rests on is in etcd: the Certificate records, the statuses, the assignments. What is decided is
-pure (``demand``, ``course``, ``edits``, ``failure``, ``signing``); ``acme`` alone knows the ACME client; ``issuer`` and
-``attempt`` are the thin part that does. No private key of a certificate ever comes here; the only keys are those of the
-ACME accounts, in the memory of whoever leads.
+All state is in etcd: Certificate records, statuses, assignments. Pure: ``demand``, ``next_step``, ``record``,
+``failure``, ``csr``. With IO: ``issuer`` and ``order`` run the steps, ``writer`` writes records, ``acme`` alone imports
+the ACME client. No private key of a certificate reaches the controller; ACME account keys exist only in the memory of
+the leader.
 
-What a controller without ingress must not pay for (the ACME client, cryptography) is imported when it is needed.
+The ACME client and cryptography are imported when needed, so that a controller without ingress does not pay for them.
 """

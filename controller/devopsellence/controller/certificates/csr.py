@@ -1,6 +1,6 @@
-"""What certificates and signing requests say, and whether they are what was asked for. Pure.
+"""Checks of signing requests and certificate chains against the request. Pure.
 
-cryptography is imported when it is needed: most controllers never meet a certificate.
+cryptography is imported when needed: most controllers never see a certificate.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 
-class WrongAnswer(Exception):
-    """It is not what was asked for; the message says why."""
+class CertificateMismatch(Exception):
+    """A signing request or certificate differs from the request; the message says how."""
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
-    """A host's certificate and those that lead to its authority's, as PEM; and what people ask about the first."""
+class CertificateChain:
+    """Certificate of a host with its intermediates, as PEM, and the main fields of the certificate."""
 
     pem: str
     serial: str
@@ -32,10 +32,10 @@ class Chain:
 
 
 def check_request(request: pb.SigningRequest, host: str, recipients: Iterable[str]) -> None:
-    """Whether a node's answer is a signing request (RFC 2986) for ``host`` alone, with a key for ``recipients``.
+    """Check that ``request`` is a signing request (RFC 2986) for ``host`` alone, with a key for ``recipients``.
 
     Raises:
-        WrongAnswer: it is not.
+        CertificateMismatch: the check fails.
     """
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature
@@ -45,22 +45,22 @@ def check_request(request: pb.SigningRequest, host: str, recipients: Iterable[st
         csr = x509.load_pem_x509_csr(request.csr_pem.encode())
         signed = csr.is_signature_valid
         names = _dns_names(csr)
-        common = [one.value for one in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        common = [name.value for name in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     except (ValueError, InvalidSignature) as error:
-        raise WrongAnswer("it cannot be read") from error
+        raise CertificateMismatch("it cannot be read") from error
     if not signed:
-        raise WrongAnswer("its signature is not by its own key")
+        raise CertificateMismatch("its signature is not by its own key")
     if names != [host] or any(name != host for name in common):
-        raise WrongAnswer(f"it is for {', '.join(str(name) for name in [*names, *common]) or 'no host'}")
+        raise CertificateMismatch(f"it is for {', '.join(str(name) for name in [*names, *common]) or 'no host'}")
     if sorted(request.recipients) != sorted(recipients) or not request.key_age:
-        raise WrongAnswer("its key is not sealed for those whom it was asked for")
+        raise CertificateMismatch("its key is not encrypted for the requested recipients")
 
 
-def read_chain(pem: str, csr_pem: str, host: str, now: datetime) -> Chain:
-    """What an authority made of a signing request, if it can be served for ``host``.
+def read_chain(pem: str, csr_pem: str, host: str, now: datetime) -> CertificateChain:
+    """Parse the chain issued for a signing request, and check that it can be served for ``host``.
 
     Raises:
-        WrongAnswer: it cannot: another key, another host, not valid now.
+        CertificateMismatch: the certificate has another key or host, or has expired at ``now``.
     """
     from cryptography import x509
 
@@ -69,22 +69,24 @@ def read_chain(pem: str, csr_pem: str, host: str, now: datetime) -> Chain:
         key = x509.load_pem_x509_csr(csr_pem.encode()).public_key()
         names = _dns_names(leaf)
     except ValueError as error:
-        raise WrongAnswer("it cannot be read") from error
+        raise CertificateMismatch("it cannot be read") from error
     if leaf.public_key() != key:
-        raise WrongAnswer("it is for another key")
+        raise CertificateMismatch("it is for another key")
     if host not in names:
-        raise WrongAnswer(f"it is for {', '.join(str(name) for name in names) or 'no host'}")
+        raise CertificateMismatch(f"it is for {', '.join(str(name) for name in names) or 'no host'}")
     if leaf.not_valid_after_utc <= now:
-        raise WrongAnswer(f"it has expired at {leaf.not_valid_after_utc.isoformat()}")
-    return Chain(pem, f"{leaf.serial_number:x}", _issuer(leaf), leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+        raise CertificateMismatch(f"it has expired at {leaf.not_valid_after_utc.isoformat()}")
+    return CertificateChain(
+        pem, f"{leaf.serial_number:x}", _issuer(leaf), leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    )
 
 
-def _dns_names(one: x509.Certificate | x509.CertificateSigningRequest) -> list[object]:
-    """All its subject alternative names; those that are no DNS names as they are."""
+def _dns_names(document: x509.Certificate | x509.CertificateSigningRequest) -> list[object]:
+    """Return all subject alternative names; names of other types than DNS unchanged."""
     from cryptography import x509
 
     try:
-        names = one.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = document.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return []
     return [name.value for name in names]

@@ -1,4 +1,4 @@
-"""Who serves which host, and for whom its key is sealed: read from what is stored about an environment. Pure."""
+"""Demand for certificates: the hosts of an environment, their nodes, and the recipients of their keys. Pure."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from devopsellence.age import node_recipient
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.controller.ingress.rules import hosts_of
-from devopsellence.controller.model.reachability import answers
 from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
-from devopsellence.controller.rollout.target import fallback_number
 from devopsellence.store.record import Record, message_of
 
-#: The ACME directory of environments that name none: Let's Encrypt's for real certificates.
+#: Default ACME directory: the production directory of Let's Encrypt.
 DEFAULT_DIRECTORY: Final = "https://acme-v02.api.letsencrypt.org/directory"
 
 
 @dataclass(frozen=True, slots=True)
 class AcmeAccount:
-    """Whom certificates are ordered from, and as whom. ``email`` may be empty."""
+    """Account at an ACME server. ``email`` may be empty."""
 
     directory_url: str
     email: str
@@ -30,14 +28,14 @@ class AcmeAccount:
 
 @dataclass(frozen=True, slots=True)
 class IngressServer:
-    """A node that serves a host, as far as its ingress goes.
+    """Node that serves a host.
 
-    ``recipient`` is its public key ("" while it is not known), ``tokens`` are the challenges that it answers,
+    ``recipient`` is the public key of the node ("" while unknown), ``tokens`` are the challenges that it serves,
     ``requests`` its signing requests by id.
     """
 
     node: str
-    answers: bool
+    reachable: bool
     recipient: str
     tokens: frozenset[str]
     requests: Mapping[str, pb.SigningRequest]
@@ -45,9 +43,9 @@ class IngressServer:
 
 @dataclass(frozen=True, slots=True)
 class CertificateDemand:
-    """What is asked for one host. ``account`` None: no certificate is to be ordered for it.
+    """Demand for the certificate of one host. ``account`` None: no certificate is to be ordered.
 
-    ``servers`` are sorted by name. ``named``: the environment's configuration names it, or in doubt may do so.
+    ``servers`` are sorted by name. ``named``: the configuration of the environment names the host, or may do so.
     """
 
     host: str
@@ -58,15 +56,15 @@ class CertificateDemand:
 
 @dataclass(frozen=True, slots=True)
 class CertificateDemands:
-    """``hosts``: all that are named, served or have a record, by name. ``recipients``: of the nodes."""
+    """Demands by host: all hosts named, served or with a record. ``recipients``: public keys of the nodes."""
 
     hosts: Mapping[str, CertificateDemand]
     recipients: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
-class _Serving:
-    """A node with an ingress: which, and of which release."""
+class _ServedIngress:
+    """Node with its ingress and the release of the ingress."""
 
     server: IngressServer
     ingress: workload_pb2.Ingress
@@ -76,27 +74,27 @@ class _Serving:
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """Who serves a host, and whom its certificate is ordered from."""
+    """Nodes that serve a host, and the account to order its certificate."""
 
     servers: Sequence[IngressServer]
     account: AcmeAccount | None
 
 
-def concerned(world: EnvironmentSnapshot) -> bool:
-    """Whether there may be anything to do at all; costs nothing where no ingress is."""
-    return bool(world.certificates) or _has_ingress(world.release) or _has_ingress(world.fallback)
+def concerned(snapshot: EnvironmentSnapshot) -> bool:
+    """Return whether the environment has an ingress or a certificate at all; a cheap check."""
+    return bool(snapshot.certificates) or _has_ingress(snapshot.release) or _has_ingress(snapshot.fallback)
 
 
-def demands(world: EnvironmentSnapshot) -> CertificateDemands | None:
-    """What is asked for; None while the environment cannot be read: nothing is begun, and nothing is taken away."""
-    environment = world.environment
+def demands(snapshot: EnvironmentSnapshot) -> CertificateDemands | None:
+    """Return the demands; None while the environment cannot be read, so that nothing begins and nothing is deleted."""
+    environment = snapshot.environment
     if environment is not None and environment.message is None:
         return None
     attached = frozenset(environment.message.nodes) if environment is not None and environment.message else frozenset()
     recipients: set[str] = set()
-    # By the hosts that they serve, which mostly are the same everywhere: so many nodes cost little with many hosts.
-    groups: dict[tuple[str, ...], list[_Serving]] = {}
-    for view in world.nodes:
+    # Nodes by their hosts. Most nodes serve the same hosts, so many nodes with many hosts stay cheap.
+    groups: dict[tuple[str, ...], list[_ServedIngress]] = {}
+    for view in snapshot.nodes:
         recipient, serving = view.recall("certificates", (), partial(_see, view))
         if serving is not None:
             groups.setdefault(serving.hosts, []).append(serving)
@@ -106,15 +104,15 @@ def demands(world: EnvironmentSnapshot) -> CertificateDemands | None:
         host: CertificateDemand(host, named=True, servers=one.servers, account=one.account)
         for host, one in _shares(groups)
     }
-    unserved = world.certificates.keys() - found.keys()
+    unserved = snapshot.certificates.keys() - found.keys()
     if unserved:
-        named = _named(world)
+        named = _named(snapshot)
         found |= {host: CertificateDemand(host, named=named is None or host in named) for host in unserved}
     return CertificateDemands(dict(sorted(found.items())), frozenset(recipients - {""}))
 
 
-def _shares(groups: Mapping[tuple[str, ...], list[_Serving]]) -> Iterator[tuple[str, _Share]]:
-    """Each host with those who serve it; whoever has the newest release says how."""
+def _shares(groups: Mapping[tuple[str, ...], list[_ServedIngress]]) -> Iterator[tuple[str, _Share]]:
+    """Yield each host with its nodes; the ingress of the newest release decides on the account."""
     by_host: dict[str, tuple[tuple[str, ...], ...]] = {}
     for hosts in groups:
         for host in hosts:
@@ -129,31 +127,31 @@ def _shares(groups: Mapping[tuple[str, ...], list[_Serving]]) -> Iterator[tuple[
 
 
 def recipient_of(view: NodeView) -> str:
-    """The public key of the machine that now is the node; "" when unknown."""
+    """Return the public key of the registered machine; "" if unknown."""
     node = message_of(view.node)
     beat = message_of(view.heartbeat)
     return node_recipient(node, beat) if node is not None else ""
 
 
-def _see(view: NodeView) -> tuple[str, _Serving | None]:
+def _see(view: NodeView) -> tuple[str, _ServedIngress | None]:
     return recipient_of(view), _serving(view)
 
 
-def _serving(view: NodeView) -> _Serving | None:
+def _serving(view: NodeView) -> _ServedIngress | None:
     assignment = message_of(view.assignment)
     if assignment is None or assignment.removed or not assignment.HasField("ingress"):
         return None
     status = message_of(view.status)
-    # Of the machine that had the name before nothing counts.
-    said = status.ingress if status is not None and status.node_uid == assignment.node_uid else pb.IngressStatus()
+    # Reports of an earlier machine of that name do not count.
+    reported = status.ingress if status is not None and status.node_uid == assignment.node_uid else pb.IngressStatus()
     server = IngressServer(
         view.name,
-        answers(view),
+        view.is_reachable,
         recipient_of(view),
-        frozenset(said.challenges),
-        {one.id: one for one in said.signing_requests},
+        frozenset(reported.challenges),
+        {request.id: request for request in reported.signing_requests},
     )
-    return _Serving(server, assignment.ingress, tuple(hosts_of(assignment.ingress)), assignment.release)
+    return _ServedIngress(server, assignment.ingress, tuple(hosts_of(assignment.ingress)), assignment.release)
 
 
 def _account(ingress: workload_pb2.Ingress) -> AcmeAccount | None:
@@ -162,16 +160,16 @@ def _account(ingress: workload_pb2.Ingress) -> AcmeAccount | None:
     return AcmeAccount(ingress.tls_ca_directory_url or DEFAULT_DIRECTORY, ingress.tls_email)
 
 
-def _named(world: EnvironmentSnapshot) -> frozenset[str] | None:
-    """The hosts that the environment's releases name; None: not everything that could name one can be read."""
-    if any(view.assignment is not None and view.assignment.message is None for view in world.nodes):
+def _named(snapshot: EnvironmentSnapshot) -> frozenset[str] | None:
+    """Return the hosts named by the releases of the environment; None if a record cannot be read."""
+    if any(view.assignment is not None and view.assignment.message is None for view in snapshot.nodes):
         return None
-    environment = message_of(world.environment)
+    environment = message_of(snapshot.environment)
     if environment is None or environment.latest_release == 0:
         return frozenset()
-    needed = [world.release]
-    if fallback_number(world):
-        needed.append(world.fallback)
+    needed = [snapshot.release]
+    if snapshot.fallback_number:
+        needed.append(snapshot.fallback)
     if any(record is None or record.message is None for record in needed):
         return None
     return frozenset(host for record in needed for host in _hosts(record))

@@ -1,4 +1,4 @@
-"""Why an attempt at a certificate failed, what to do about it, and when to try again. Pure."""
+"""Failures to obtain a certificate: kinds, advice, and backoff until the next attempt. Pure."""
 
 from __future__ import annotations
 
@@ -8,85 +8,85 @@ from enum import Enum
 from typing import Final
 
 _DAY: Final = 24 * 3600.0
-# An authority that asks for more is asked again all the same.
+# Longer Retry-After headers are cut to this.
 _LONGEST_RETRY_AFTER: Final = 7 * _DAY
 
 
-class Kind(Enum):
-    """What went wrong. It changes nothing but the sentence that says what to do."""
+class FailureKind(Enum):
+    """Kinds of failures. The kind only selects the advice."""
 
-    # The authority itself: away, or not to be trusted.
+    #: The authority is unreachable, or its own certificate is not trusted.
     UNREACHABLE = "unreachable"
     UNTRUSTED = "untrusted"
     RATE_LIMITED = "rate_limited"
-    # It gives this account nothing.
+    #: The authority refuses the account.
     ACCOUNT = "account"
-    # It makes no certificates for such a name.
+    #: The authority issues no certificates for the name.
     REJECTED = "rejected"
-    # It looked, and found no answer, or another one.
+    #: The authority could not validate the challenge.
     CONNECTION = "connection"
     UNAUTHORIZED = "unauthorized"
     DNS = "dns"
     CAA = "caa"
-    # A node did not do its part.
+    #: A node has not created a key, or the signing request is wrong.
     NODE = "node"
     OTHER = "other"
 
 
 _ADVICE: Final = {
-    Kind.UNREACHABLE: "it is tried again by itself; see that the controller's machine reaches it",
-    Kind.UNTRUSTED: "if it is a private one, start the controller with --acme-ca-cert",
-    Kind.RATE_LIMITED: "it is tried again by itself when the authority allows it",
-    Kind.ACCOUNT: "see ingress.tls.email and ingress.tls.ca_directory_url in devopsellence.yml",
-    Kind.REJECTED: "use a host that it certifies, or devopsellence ingress cert install",
-    Kind.CONNECTION: "let http://{host}/ (port 80) reach the nodes, see devopsellence ingress check",
-    Kind.UNAUTHORIZED: "see that {host} leads to these nodes and to nothing else: devopsellence ingress check",
-    Kind.DNS: "give {host} an A or AAAA record that leads to the nodes, see devopsellence ingress check",
-    Kind.CAA: "let the CAA records of {host} name the authority",
-    Kind.NODE: "see devopsellence status",
+    FailureKind.UNREACHABLE: "it is retried automatically; check that the controller's machine can reach it",
+    FailureKind.UNTRUSTED: "if it is a private one, start the controller with --acme-ca-cert",
+    FailureKind.RATE_LIMITED: "it is retried automatically when the authority allows it",
+    FailureKind.ACCOUNT: "see ingress.tls.email and ingress.tls.ca_directory_url in devopsellence.yml",
+    FailureKind.REJECTED: "use a host that the authority certifies, or devopsellence ingress cert install",
+    FailureKind.CONNECTION: "let http://{host}/ (port 80) reach the nodes, see devopsellence ingress check",
+    FailureKind.UNAUTHORIZED: "check that {host} resolves to these nodes only: devopsellence ingress check",
+    FailureKind.DNS: "give {host} an A or AAAA record that points to the nodes, see devopsellence ingress check",
+    FailureKind.CAA: "let the CAA records of {host} name the authority",
+    FailureKind.NODE: "see devopsellence status",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """``detail`` says what happened and where; ``retry_after``: not before so many seconds, as the authority says."""
+class IssuanceFailure:
+    """A failed attempt. ``detail`` says what happened; ``retry_after``: seconds to wait as asked by the authority."""
 
-    kind: Kind
+    kind: FailureKind
     detail: str
     retry_after: float = 0.0
 
     def sentence(self, host: str) -> str:
-        """For people: what happened, and what to do."""
+        """Return a sentence with the failure and the advice."""
         advice = _ADVICE.get(self.kind, "").format(host=host)
         return f"{self.detail}; {advice}" if advice else self.detail
 
 
 class IssuanceError(Exception):
-    """An attempt has failed."""
+    """An attempt to obtain a certificate has failed."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: IssuanceFailure) -> None:
         super().__init__(failure.detail)
         self.failure = failure
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How long things may take, in seconds."""
+class IssuancePace:
+    """Timing of attempts, in seconds."""
 
-    #: Until the second attempt; doubled with each that fails, up to ``longest_backoff``.
+    #: Time until the second attempt; doubled after each failure, up to ``longest_backoff``.
     first_backoff: float = 60.0
     longest_backoff: float = _DAY
-    #: For a node to make a key. Then another one is asked, after a while.
+    #: Time for a node to create a key. Later another node is asked.
     key: float = 120.0
-    #: For all nodes to answer a challenge. Then the authority is let look all the same.
+    #: Time for all nodes to serve a challenge. After that the authority validates anyway.
     answers: float = 30.0
 
 
-def backoff(failure: Failure, failures: int, host: str, pace: Pace) -> float:
-    """After how many seconds the next attempt begins, when ``failures`` in a row have failed (at least one).
+def backoff(failure: IssuanceFailure, failures: int, host: str, pace: IssuancePace) -> float:
+    """Return the seconds until the next attempt after ``failures`` consecutive failures (at least one).
 
-    Spread by the host's name, so that two hundred hosts that failed together are not tried together for ever; the same
-    for the same host, so that every leader and every reader comes to the same.
+    A hash of the host spreads the attempts, so that two hundred hosts that failed together are not retried together for
+    ever. The result is the same for the same host, so that every leader and every reader agrees.
     """
     delay = min(pace.first_backoff * 2.0 ** min(failures - 1, 30), pace.longest_backoff)
     spread = int.from_bytes(hashlib.sha256(host.encode()).digest()[:4], "big") / 2**32

@@ -1,4 +1,4 @@
-"""Sees to it that every host which is to have a certificate has one: observe, decide, write; while this one leads."""
+"""Certificate issuer of one term of office: observe, decide on the next step of each host, write."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from devopsellence.controller.certificates.order import CertificateAuthority, Or
 from devopsellence.controller.certificates.threads import in_thread
 from devopsellence.controller.certificates.writer import CertificateWriter, Superseded
 from devopsellence.controller.model.snapshot import EnvironmentSnapshot
-from devopsellence.controller.reconcile.reconciler import DisconnectedError, KeyReader, SnapshotSource
+from devopsellence.controller.reconcile.observe import DisconnectedError, KeyReader, SnapshotSource
 from devopsellence.controller.reconcile.workers import ReconcileWorkers
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import MalformedRecord, StoreError
@@ -29,59 +29,59 @@ from devopsellence.store.etcd import KeyListing
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.record import message_of, revision_of
 
-#: Orders under way at one authority.
+#: Largest number of concurrent orders at one authority.
 ORDERS_AT_ONCE: Final = 4
-# Timers are by the monotonic clock and certificates are not: suspended machines, clocks that are set.
+# Timers use the monotonic clock, certificates the wall clock: machines are suspended, clocks are set.
 _LOOK_AGAIN_SECONDS: Final = 3600.0
 _log = structlog.get_logger()
 _Host = tuple[EnvironmentRef, str]
 
 
-class Store(KeyReader, Protocol):
-    """What reads etcd itself: store.etcd.Etcd."""
+class KeyLister(KeyReader, Protocol):
+    """Reads and lists keys in etcd: store.etcd.Etcd."""
 
     async def list(self, prefix: str, *, keys_only: bool = False) -> KeyListing: ...
 
 
 class Issuer:
-    """One term's certificates."""
+    """Issuer of the certificates of all environments."""
 
     def __init__(
         self,
-        etcd: Store,
+        etcd: KeyLister,
         caches: SnapshotSource,
-        records: CertificateWriter,
-        make_orders: Callable[[], CertificateAuthority],
+        writer: CertificateWriter,
+        make_authority: Callable[[], CertificateAuthority],
         clock: Callable[[], Now],
         pace: IssuancePace,
     ) -> None:
-        """``make_orders`` is called on another thread, once, when the first order is to be begun."""
+        """``make_authority`` is called once, on another thread, when the first order begins."""
         self._etcd = etcd
         self._caches = caches
-        self._records = records
-        self._make_orders = make_orders
-        self._orders: CertificateAuthority | None = None
-        self._making_orders = asyncio.Lock()
+        self._writer = writer
+        self._make_authority = make_authority
+        self._authority: CertificateAuthority | None = None
+        self._authority_lock = asyncio.Lock()
         self._clock = clock
         self._pace = pace
         self._workers = ReconcileWorkers(self.round)
         self._attempts: dict[_Host, tuple[OrderAttempt, asyncio.Task[None]]] = {}
-        # Attempts that have come to an end, by host: what the caches say about them is old.
+        # Request ids of ended attempts by host: the caches may still show them as running.
         self._ended: dict[_Host, str] = {}
-        # Since when, by the monotonic clock, this leader has seen a host's key request.
+        # Key request of each host with the monotonic second at which this leader first saw it.
         self._asked: dict[_Host, tuple[str, float]] = {}
         self._room: dict[str, asyncio.Semaphore] = {}
 
     def add(self, ref: EnvironmentRef, *, delay: float = 0.0) -> None:
-        """Have a look at ``ref`` in ``delay`` seconds at the latest."""
+        """Queue ``ref`` for a round in ``delay`` seconds at the latest."""
         self._workers.add(ref, delay=delay)
 
     def unpark(self) -> None:
-        """The caches are connected again."""
+        """Queue the parked environments: the caches are connected again."""
         self._workers.unpark()
 
     async def run(self, first: Iterable[EnvironmentRef]) -> None:
-        """Work until cancelled, beginning with ``first``.
+        """Work until cancelled, starting with ``first``.
 
         Raises:
             Fenced: another controller leads.
@@ -95,39 +95,39 @@ class Issuer:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def round(self, ref: EnvironmentRef) -> float | None:
-        """One look at ``ref``; returns after how many seconds to look again if nothing changes (None: never).
+        """Run one round for ``ref``; return the seconds until the next round if nothing changes (None: no further).
 
         Raises:
             DisconnectedError: the caches are not connected.
-            OutdatedError: something has changed meanwhile.
+            Outdated: a key was written in the meantime.
             StoreError: etcd could not be read or written.
         """
         if problem := self._caches.problem:
             raise DisconnectedError(problem)
         snapshot = self._caches.observe(ref)
-        found = demands(snapshot) if concerned(snapshot) else CertificateDemands({}, frozenset())
-        if found is None:
+        all_demands = demands(snapshot) if concerned(snapshot) else CertificateDemands({}, frozenset())
+        if all_demands is None:
             return None
-        self._forget(ref, found)
-        waits = [await self._host(snapshot, found, demand) for demand in found.hosts.values()]
+        self._forget(ref, all_demands)
+        waits = [await self._host(snapshot, all_demands, demand) for demand in all_demands.hosts.values()]
         return min((wait for wait in waits if wait is not None), default=None)
 
-    def _forget(self, ref: EnvironmentRef, found: CertificateDemands) -> None:
-        """Drop what is known about hosts that are not there any more."""
+    def _forget(self, ref: EnvironmentRef, all_demands: CertificateDemands) -> None:
+        """Drop the state of removed hosts and cancel their attempts."""
         for known in (self._ended, self._asked):
-            for gone in [one for one in known if one[0] == ref and one[1] not in found.hosts]:
+            for gone in [host for host in known if host[0] == ref and host[1] not in all_demands.hosts]:
                 del known[gone]
         for key, (_, task) in self._attempts.items():
-            if key[0] == ref and key[1] not in found.hosts:
+            if key[0] == ref and key[1] not in all_demands.hosts:
                 task.cancel()
 
     async def _host(
-        self, snapshot: EnvironmentSnapshot, found: CertificateDemands, demand: CertificateDemand
+        self, snapshot: EnvironmentSnapshot, all_demands: CertificateDemands, demand: CertificateDemand
     ) -> float | None:
         key = (snapshot.ref, demand.host)
         record = snapshot.certificates.get(demand.host)
         if record is not None and record.message is None:
-            # It cannot be read: nothing is known to be lacking.
+            # Unreadable: the certificate may be complete.
             return None
         certificate = message_of(record)
         if certificate is None:
@@ -135,16 +135,16 @@ class Issuer:
         if key in self._attempts:
             attempt, task = self._attempts[key]
             if next_step.is_under_way(demand, certificate, attempt.request.id):
-                attempt.look(demand.servers)
+                attempt.update_servers(demand.servers)
             else:
-                # Its end brings the next round.
+                # The end of the task queues the next round.
                 task.cancel()
             return None
         now = self._clock()
         step = next_step.decide(
-            demand, certificate, now, self._since(key, certificate, now), found.recipients, self._pace
+            demand, certificate, now, self._since(key, certificate, now), all_demands.recipients, self._pace
         )
-        await self._carry_out(key, step, demand, certificate, revision_of(record), found)
+        await self._execute(key, step, demand, certificate, revision_of(record), all_demands)
         return min(step.recheck_after, _LOOK_AGAIN_SECONDS) if step.recheck_after is not None else None
 
     def _since(self, key: _Host, certificate: pb.Certificate, now: Now) -> float:
@@ -155,38 +155,38 @@ class Issuer:
             self._asked[key] = (request_id, since)
         return since
 
-    async def _carry_out(
+    async def _execute(
         self,
         key: _Host,
         step: CertificateStep,
         demand: CertificateDemand,
         certificate: pb.Certificate,
         revision: int,
-        found: CertificateDemands,
+        all_demands: CertificateDemands,
     ) -> None:
         ref, host = key
         now = self._clock()
-        if step.do is CertificateStepKind.WAIT:
+        if step.kind is CertificateStepKind.WAIT:
             return
-        if step.do is CertificateStepKind.ATTEMPT:
+        if step.kind is CertificateStepKind.ATTEMPT:
             if step.request is not None and demand.account is not None:
-                attempt = OrderAttempt(ref, host, demand.account, step.request, self._records, self._clock, self._pace)
-                attempt.look(demand.servers)
+                attempt = OrderAttempt(ref, host, demand.account, step.request, self._writer, self._clock, self._pace)
+                attempt.update_servers(demand.servers)
                 self._begin(attempt)
             return
-        _log.info("certificate", environment=str(ref), host=host, step=step.do.value, reason=step.reason)
-        if step.do is CertificateStepKind.ASK:
-            readers = found.recipients | await self._operators()
+        _log.info("certificate", environment=str(ref), host=host, step=step.kind.value, reason=step.reason)
+        if step.kind is CertificateStepKind.ASK:
+            readers = all_demands.recipients | await self._operators()
             asked = edits.asked(certificate, secrets.token_hex(16), step.node, readers, step.reason, now.utc)
-            await self._records.replace(ref, host, revision, asked)
-        elif step.do is CertificateStepKind.FAIL and step.failure is not None:
-            made, events = failing(certificate, step.failure, now, self._pace)
-            await self._records.replace(ref, host, revision, made, *events)
-        elif step.do is CertificateStepKind.DELETE:
+            await self._writer.replace(ref, host, revision, asked)
+        elif step.kind is CertificateStepKind.FAIL and step.failure is not None:
+            changed, events = failing(certificate, step.failure, now, self._pace)
+            await self._writer.replace(ref, host, revision, changed, *events)
+        elif step.kind is CertificateStepKind.DELETE:
             if revision:
-                await self._records.replace(ref, host, revision, None)
+                await self._writer.replace(ref, host, revision, None)
         else:
-            await self._records.replace(ref, host, revision, step.certificate)
+            await self._writer.replace(ref, host, revision, step.certificate)
 
     def _begin(self, attempt: OrderAttempt) -> None:
         key = (attempt.ref, attempt.host)
@@ -199,33 +199,33 @@ class Issuer:
 
     async def _attempt(self, attempt: OrderAttempt, room: asyncio.Semaphore) -> None:
         try:
-            await attempt.run(self._known_orders, room)
+            await attempt.run(self._known_authority, room)
         except Superseded as error:
             _log.info("certificate no longer wanted", host=attempt.host, reason=str(error))
         except StoreError as error:
-            # Another controller leads; the term ends with the next look of whoever notices first.
+            # Another controller leads; the term ends at the next write of the reconciler or the issuer.
             _log.info("certificate left to the next leader", host=attempt.host, reason=str(error))
         self._ended[attempt.ref, attempt.host] = attempt.request.id
 
-    async def _known_orders(self) -> CertificateAuthority:
-        async with self._making_orders:
-            if self._orders is None:
-                self._orders = await in_thread(self._make_orders)
-            return self._orders
+    async def _known_authority(self) -> CertificateAuthority:
+        async with self._authority_lock:
+            if self._authority is None:
+                self._authority = await in_thread(self._make_authority)
+            return self._authority
 
     def _end(self, key: _Host) -> None:
         self._attempts.pop(key, None)
         self._workers.add(key[0])
 
     async def _operators(self) -> frozenset[str]:
-        """The public keys of all operators; what cannot be read counts as having none."""
+        """Return the public keys of all operators; an unreadable operator counts as without a key."""
         listing = await self._etcd.list(self._caches.keys.operators_prefix)
         return frozenset(key for item in listing.items if (key := _operator_key(item.key, item.value)))
 
 
 def _operator_key(key: str, value: bytes) -> str:
     try:
-        said = decode(pb.Operator, key, value).age_recipient
+        recipient = decode(pb.Operator, key, value).age_recipient
     except MalformedRecord:
         return ""
-    return said if is_recipient(said) else ""
+    return recipient if is_recipient(recipient) else ""

@@ -1,7 +1,7 @@
-"""What the certificate of one host needs now: pure, over its record, those who serve it, and the time.
+"""Next step for the certificate of one host, from its record, the nodes that serve the host, and the time. Pure.
 
-The wall clock counts here, as it does for every certificate: another leader's notes of when to try again are read with
-one's own. What is waited for on others is measured by the monotonic clock, anew with each leader.
+The wall clock counts here, as for every certificate: the time of the next attempt may come from an earlier leader. The
+wait for a node's key is measured by the monotonic clock, from zero with each leader.
 """
 
 from __future__ import annotations
@@ -15,161 +15,179 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.clock import Now
 from devopsellence.controller.certificates import record
-from devopsellence.controller.certificates.csr import WrongAnswer, check_request
-from devopsellence.controller.certificates.demand import Demand, Server
-from devopsellence.controller.certificates.failure import Failure, Kind, Pace, backoff
-from devopsellence.controller.model.snapshot import Moment
+from devopsellence.controller.certificates.csr import CertificateMismatch, check_request
+from devopsellence.controller.certificates.demand import CertificateDemand, IngressServer
+from devopsellence.controller.certificates.failure import FailureKind, IssuanceFailure, IssuancePace, backoff
 
-#: A certificate is renewed so long before its end, or a third of its life if that is shorter.
+#: Time before its end at which a certificate is renewed; a third of its lifetime if that is shorter.
 RENEW_AHEAD: Final = timedelta(days=30)
-_AT_WORK: Final = frozenset({pb.Issuance.ORDER, pb.Issuance.CHALLENGE, pb.Issuance.FINALIZE})
+_ORDERING: Final = frozenset({pb.Issuance.ORDER, pb.Issuance.CHALLENGE, pb.Issuance.FINALIZE})
 
 
-class Do(Enum):
-    """What a step does."""
+class CertificateStepKind(Enum):
+    """Kinds of steps."""
 
     WAIT = "wait"
-    # Ask a node for a key; who carries it out draws the id and adds the operators to those whom it is sealed for.
+    #: Ask a node for a key. The issuer adds the id, and the operators as recipients.
     ASK = "ask"
     WRITE = "write"
     FAIL = "fail"
     DELETE = "delete"
-    # Order, with the signing request that is there.
+    #: Order with the signing request of the node.
     ATTEMPT = "attempt"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One thing to do, and why. ``recheck_after``: look again after so many seconds although nothing has changed."""
+class CertificateStep:
+    """A step with its reason. ``recheck_after``: seconds until the next look without a change."""
 
-    do: Do
+    kind: CertificateStepKind
     reason: str = ""
     recheck_after: float | None = None
-    # ASK: whom; WRITE: what; FAIL: why; ATTEMPT: with what.
+    #: ``node`` for ASK, ``certificate`` for WRITE, ``failure`` for FAIL, ``request`` for ATTEMPT.
     node: str = ""
     certificate: pb.Certificate | None = None
-    failure: Failure | None = None
+    failure: IssuanceFailure | None = None
     request: pb.SigningRequest | None = None
 
 
 def decide(
-    demand: Demand, certificate: pb.Certificate, now: Moment, asked_since: float, recipients: frozenset[str], pace: Pace
-) -> Step:
-    """The next step for the certificate of one host.
+    demand: CertificateDemand,
+    certificate: pb.Certificate,
+    now: Now,
+    asked_since: float,
+    recipients: frozenset[str],
+    pace: IssuancePace,
+) -> CertificateStep:
+    """Return the next step for the certificate of one host.
 
     Args:
-        certificate: its record; a blank one where there is none.
-        asked_since: the monotonic second since when this leader has seen the record's key request.
+        certificate: its record; a blank record if there is none.
+        asked_since: monotonic second at which this leader first saw the key request of the record.
         recipients: the public keys of the environment's nodes.
     """
     if demand.account is None:
-        return _without(demand, certificate)
+        return _without_order(demand, certificate)
     if not certificate.HasField("issuance"):
         return _when_due(demand, certificate, now)
     issuance = certificate.issuance
-    if issuance.phase in _AT_WORK:
-        return _at_work(demand, certificate)
+    if issuance.phase in _ORDERING:
+        return _ordering(demand, certificate)
     if issuance.phase == pb.Issuance.KEY:
-        return _asking(demand, certificate, now, asked_since, recipients, pace)
-    left = issuance.next_attempt_at.seconds - now.wall.timestamp()
+        return _waiting_for_key(demand, certificate, now, asked_since, recipients, pace)
+    left = issuance.next_attempt_at.seconds - now.wall
     if left > 0:
-        return Step(Do.WAIT, recheck_after=left)
-    return _ask(demand, certificate, f"tried again, after: {issuance.reason}" if issuance.reason else "tried again")
+        return CertificateStep(CertificateStepKind.WAIT, recheck_after=left)
+    return _ask(demand, certificate, f"retried after: {issuance.reason}" if issuance.reason else "retried")
 
 
-def is_under_way(demand: Demand, certificate: pb.Certificate, request_id: str) -> bool:
-    """Whether the attempt that began with the key request ``request_id`` is still wanted."""
+def is_under_way(demand: CertificateDemand, certificate: pb.Certificate, request_id: str) -> bool:
+    """Return whether the attempt for the key request ``request_id`` is still wanted."""
     return demand.account is not None and certificate.issuance.key_request.id == request_id
 
 
-def unanswered(servers: Sequence[Server], tokens: frozenset[str]) -> list[str]:
-    """Who of those who are there does not answer all of ``tokens``; all, when nobody is there."""
-    there = [one for one in servers if one.answers]
-    return [one.node for one in there or servers if not one.answers or not tokens <= one.tokens]
+def not_served(servers: Sequence[IngressServer], tokens: frozenset[str]) -> list[str]:
+    """Return the reachable nodes that do not serve all of ``tokens``; all nodes if none is reachable."""
+    reachable = [server for server in servers if server.reachable]
+    return [server.node for server in reachable or servers if not server.reachable or not tokens <= server.tokens]
 
 
 def renewal_at(certificate: pb.Certificate) -> datetime:
-    """From when on the certificate is to be renewed, with a time zone."""
+    """Return the time from which the certificate is to be renewed, with a time zone."""
     begin, end = _utc(certificate.not_before), _utc(certificate.not_after)
     return end - min(RENEW_AHEAD, (end - begin) / 3)
 
 
-def failed(certificate: pb.Certificate, failure: Failure, at: datetime, pace: Pace) -> pb.Certificate:
-    """The record after an attempt that has failed."""
+def failed(certificate: pb.Certificate, failure: IssuanceFailure, at: datetime, pace: IssuancePace) -> pb.Certificate:
+    """Return the record after a failed attempt."""
     after = backoff(failure, certificate.issuance.failures + 1, certificate.host, pace)
     return record.failed(certificate, failure, after, at)
 
 
-def _without(demand: Demand, certificate: pb.Certificate) -> Step:
-    """Nothing is to be ordered. What is there stays for as long as it may be served."""
+def _without_order(demand: CertificateDemand, certificate: pb.Certificate) -> CertificateStep:
+    """Return the step for a host without an order: an existing certificate stays while it may be served."""
     if not demand.named and certificate.source != pb.Certificate.INSTALLED:
-        return Step(Do.DELETE, "the environment does not name the host any more")
+        return CertificateStep(CertificateStepKind.DELETE, "the environment does not name the host any more")
     if certificate.HasField("issuance"):
         stopped = record.stopped(certificate)
         reason = "no certificate is to be ordered for the host"
-        return Step(Do.DELETE, reason) if record.is_blank(stopped) else Step(Do.WRITE, reason, certificate=stopped)
-    return Step(Do.WAIT)
+        return (
+            CertificateStep(CertificateStepKind.DELETE, reason)
+            if record.is_blank(stopped)
+            else CertificateStep(CertificateStepKind.WRITE, reason, certificate=stopped)
+        )
+    return CertificateStep(CertificateStepKind.WAIT)
 
 
-def _when_due(demand: Demand, certificate: pb.Certificate, now: Moment) -> Step:
+def _when_due(demand: CertificateDemand, certificate: pb.Certificate, now: Now) -> CertificateStep:
     if certificate.source == pb.Certificate.SOURCE_UNSPECIFIED:
         return _ask(demand, certificate, "the host has no certificate yet")
     at = renewal_at(certificate)
-    if now.wall >= at:
+    if now.utc >= at:
         return _ask(demand, certificate, f"the certificate ends at {_utc(certificate.not_after).isoformat()}")
     if certificate.source == pb.Certificate.ACME:
         known = set(certificate.recipients)
-        blind = [one.node for one in demand.servers if one.recipient and one.recipient not in known]
+        blind = [server.node for server in demand.servers if server.recipient and server.recipient not in known]
         if blind:
-            return _ask(demand, certificate, f"its key is not sealed for {', '.join(blind)}, which serves the host")
-    return Step(Do.WAIT, recheck_after=(at - now.wall).total_seconds())
+            return _ask(demand, certificate, f"its key is not encrypted for {', '.join(blind)}, which serves the host")
+    return CertificateStep(CertificateStepKind.WAIT, recheck_after=(at - now.utc).total_seconds())
 
 
-def _asking(
-    demand: Demand, certificate: pb.Certificate, now: Moment, since: float, recipients: frozenset[str], pace: Pace
-) -> Step:
+def _waiting_for_key(
+    demand: CertificateDemand,
+    certificate: pb.Certificate,
+    now: Now,
+    since: float,
+    recipients: frozenset[str],
+    pace: IssuancePace,
+) -> CertificateStep:
     issuance = certificate.issuance
-    node = next((one for one in demand.servers if one.node == issuance.key_node), None)
+    node = next((server for server in demand.servers if server.node == issuance.key_node), None)
     request = node.requests.get(issuance.key_request.id) if node is not None else None
     if request is not None:
-        return _answered(certificate, request, now)
-    if node is None or not node.answers:
-        return _ask(demand, certificate, f"{issuance.key_node} is not there to make the key")
+        return _key_created(certificate, request, now)
+    if node is None or not node.reachable:
+        return _ask(demand, certificate, f"{issuance.key_node} is not reachable to create the key")
     if not recipients <= set(issuance.key_request.recipients):
-        return _ask(demand, certificate, "the key is to be sealed for other nodes as well")
-    left = since + pace.key - now.monotonic
+        return _ask(demand, certificate, "the key is to be encrypted for more nodes")
+    left = since + pace.key - now.mono
     if left > 0:
-        return Step(Do.WAIT, recheck_after=left)
-    detail = f"node {node.node} has not made a key within {pace.key:.0f} s"
-    return Step(Do.FAIL, failure=Failure(Kind.NODE, detail))
+        return CertificateStep(CertificateStepKind.WAIT, recheck_after=left)
+    detail = f"node {node.node} has not created a key within {pace.key:.0f} s"
+    return CertificateStep(CertificateStepKind.FAIL, failure=IssuanceFailure(FailureKind.NODE, detail))
 
 
-def _answered(certificate: pb.Certificate, request: pb.SigningRequest, now: Moment) -> Step:
+def _key_created(certificate: pb.Certificate, request: pb.SigningRequest, now: Now) -> CertificateStep:
     asked = certificate.issuance.key_request
     try:
         check_request(request, certificate.host, asked.recipients)
-    except WrongAnswer as error:
+    except CertificateMismatch as error:
         node = certificate.issuance.key_node
-        detail = f"the signing request of node {node} for {certificate.host} is refused: {error}"
-        return Step(Do.FAIL, failure=Failure(Kind.NODE, detail))
-    return Step(Do.WRITE, "the key is there", certificate=record.ordering(certificate, now.wall))
+        detail = f"the signing request of node {node} for {certificate.host} is rejected: {error}"
+        return CertificateStep(CertificateStepKind.FAIL, failure=IssuanceFailure(FailureKind.NODE, detail))
+    return CertificateStep(
+        CertificateStepKind.WRITE, "the key exists", certificate=record.ordering(certificate, now.utc)
+    )
 
 
-def _at_work(demand: Demand, certificate: pb.Certificate) -> Step:
+def _ordering(demand: CertificateDemand, certificate: pb.Certificate) -> CertificateStep:
     request_id = certificate.issuance.key_request.id
-    for one in demand.servers:
-        if request := one.requests.get(request_id):
-            return Step(Do.ATTEMPT, request=request)
+    for server in demand.servers:
+        if request := server.requests.get(request_id):
+            return CertificateStep(CertificateStepKind.ATTEMPT, request=request)
     return _ask(demand, certificate, f"the signing request of {certificate.issuance.key_node} is gone")
 
 
-def _ask(demand: Demand, certificate: pb.Certificate, reason: str) -> Step:
-    """Ask the first node by name that can open what it makes; after each failure the next one."""
-    able = [one.node for one in demand.servers if one.answers and one.recipient]
+def _ask(demand: CertificateDemand, certificate: pb.Certificate, reason: str) -> CertificateStep:
+    """Ask a reachable node with a known public key; the first by name, after each failure the next."""
+    able = [server.node for server in demand.servers if server.reachable and server.recipient]
     if not able:
-        return Step(Do.WAIT, f"{reason}; no node that serves the host is there to make a key")
-    return Step(Do.ASK, reason, node=able[certificate.issuance.failures % len(able)])
+        return CertificateStep(
+            CertificateStepKind.WAIT, f"{reason}; no node that serves the host is reachable to create a key"
+        )
+    return CertificateStep(CertificateStepKind.ASK, reason, node=able[certificate.issuance.failures % len(able)])
 
 
 def _utc(stamp: Timestamp) -> datetime:

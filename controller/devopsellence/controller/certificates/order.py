@@ -1,5 +1,7 @@
-"""One attempt at one certificate, from the order to the chain. Nothing of it is kept but what its record says: whoever
-leads next begins with a new order, for the same key."""
+"""Order attempt: one attempt to obtain a certificate, from the ACME order to the chain.
+
+Only the Certificate record is kept: the next leader begins a new order for the same key.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,14 @@ from typing import Protocol
 import structlog
 
 from devopsellence.api.v1 import stored_pb2 as pb
+from devopsellence.clock import Now
 from devopsellence.controller.certificates import next_step, record
-from devopsellence.controller.certificates.csr import WrongAnswer, read_chain
-from devopsellence.controller.certificates.demand import Account, Server
-from devopsellence.controller.certificates.failure import Failure, IssuanceError, Kind, Pace
+from devopsellence.controller.certificates.csr import CertificateMismatch, read_chain
+from devopsellence.controller.certificates.demand import AcmeAccount, IngressServer
+from devopsellence.controller.certificates.failure import FailureKind, IssuanceError, IssuanceFailure, IssuancePace
 from devopsellence.controller.certificates.threads import in_thread
-from devopsellence.controller.certificates.writer import Records, Superseded
-from devopsellence.controller.model.events import event
-from devopsellence.controller.model.snapshot import Moment
+from devopsellence.controller.certificates.writer import CertificateWriter, Superseded
+from devopsellence.controller.model.events import new_event
 from devopsellence.store.errors import StoreError
 from devopsellence.store.keys import EnvironmentRef
 
@@ -28,8 +30,8 @@ CERTIFICATE_FAILED = "certificate_failed"
 _log = structlog.get_logger()
 
 
-class Order(Protocol):
-    """One order at an authority: acme.Order. Its methods block and raise IssuanceError."""
+class CertificateOrder(Protocol):
+    """Order at an authority: acme.AcmeOrder. Methods block and raise IssuanceError."""
 
     @property
     def challenges(self) -> Sequence[pb.Challenge]: ...
@@ -39,120 +41,120 @@ class Order(Protocol):
     def finalize(self) -> str: ...
 
 
-class Orders(Protocol):
-    """Where orders are begun: acme.Authorities. Blocks and raises IssuanceError."""
+class CertificateAuthority(Protocol):
+    """ACME client that begins orders: acme.AcmeClient. Blocks and raises IssuanceError."""
 
-    def order(self, account: Account, csr_pem: str, /) -> Order: ...
+    def order(self, account: AcmeAccount, csr_pem: str, /) -> CertificateOrder: ...
 
 
-class Attempt:
-    """``request`` is the signing request that a node has answered with; it has been checked."""
+class OrderAttempt:
+    """Attempt to obtain a certificate for ``request``, the checked signing request of a node."""
 
     def __init__(
         self,
         ref: EnvironmentRef,
         host: str,
-        account: Account,
+        account: AcmeAccount,
         request: pb.SigningRequest,
-        records: Records,
-        clock: Callable[[], Moment],
-        pace: Pace,
+        writer: CertificateWriter,
+        clock: Callable[[], Now],
+        pace: IssuancePace,
     ) -> None:
         self.ref = ref
         self.host = host
         self.account = account
         self.request = request
-        self._records = records
+        self._writer = writer
         self._clock = clock
         self._pace = pace
-        self._servers: Sequence[Server] = ()
+        self._servers: Sequence[IngressServer] = ()
         self._tokens: frozenset[str] = frozenset()
-        self._unanswered: Sequence[str] = ()
-        self._looked = asyncio.Event()
+        self._not_served: Sequence[str] = ()
+        self._changed = asyncio.Event()
 
-    def look(self, servers: Sequence[Server]) -> None:
-        """These are those who serve the host now."""
+    def update_servers(self, servers: Sequence[IngressServer]) -> None:
+        """Set the nodes that serve the host now."""
         self._servers = servers
-        self._looked.set()
+        self._changed.set()
 
-    async def run(self, orders: Callable[[], Awaitable[Orders]], room: asyncio.Semaphore) -> None:
-        """Bring it to an end, good or bad, and write that down; ``room`` is held meanwhile.
+    async def run(self, orders: Callable[[], Awaitable[CertificateAuthority]], room: asyncio.Semaphore) -> None:
+        """Run the order to success or failure and record the result; ``room`` limits concurrent orders.
 
         Raises:
-            Superseded: nobody wants it any more.
+            Superseded: the certificate is no longer wanted.
             StoreError: another controller leads.
         """
         try:
             async with room:
                 pem = await self._order(orders)
-            chain = read_chain(pem, self.request.csr_pem, self.host, self._clock().wall)
+            chain = read_chain(pem, self.request.csr_pem, self.host, self._clock().utc)
         except (Superseded, StoreError):
             raise
         except IssuanceError as error:
             await self._fail(error.failure)
-        except WrongAnswer as error:
-            await self._fail(Failure(Kind.OTHER, f"the certificate that came for {self.host} is refused: {error}"))
-        except Exception:  # noqa: BLE001 - a defect of ours: it stops this host alone
+        except CertificateMismatch as error:
+            await self._fail(
+                IssuanceFailure(FailureKind.OTHER, f"the certificate issued for {self.host} is rejected: {error}")
+            )
+        except Exception:  # noqa: BLE001 - a bug: it stops this host alone
             _log.exception("certificate not obtained", environment=str(self.ref), host=self.host)
-            await self._fail(Failure(Kind.OTHER, "the controller met a defect of its own, which its log tells"))
+            await self._fail(IssuanceFailure(FailureKind.OTHER, "internal error of the controller, see its log"))
         else:
             await self._edit(
                 lambda before, at: (
-                    record.obtained(before, chain, self.request, at.wall),
+                    record.obtained(before, chain, self.request, at.utc),
                     [
-                        event(
-                            at.wall,
+                        new_event(
+                            at.utc,
                             CERTIFICATE_RENEWED if before.source else CERTIFICATE_OBTAINED,
-                            f"{self.host} has a certificate by {chain.issuer} until {chain.not_after.isoformat()}",
+                            f"{self.host} has a certificate from {chain.issuer} until {chain.not_after.isoformat()}",
                         )
                     ],
                 )
             )
 
-    async def _order(self, orders: Callable[[], Awaitable[Orders]]) -> str:
+    async def _order(self, orders: Callable[[], Awaitable[CertificateAuthority]]) -> str:
         authorities = await orders()
         order = await in_thread(lambda: authorities.order(self.account, self.request.csr_pem))
-        given = order.challenges
-        self._tokens = frozenset(one.token for one in given)
-        if given:
+        challenges = order.challenges
+        self._tokens = frozenset(challenge.token for challenge in challenges)
+        if challenges:
             await self._edit(
-                lambda before, at: (record.challenged(before, given, "the nodes are to answer", at.wall), ())
+                lambda before, at: (record.challenged(before, challenges, "the nodes serve the challenge", at.utc), ())
             )
-            await self._until_answered()
+            await self._until_served()
             await in_thread(order.prove)
-        await self._edit(lambda before, at: (record.finalizing(before, at.wall), ()))
+        await self._edit(lambda before, at: (record.finalizing(before, at.utc), ()))
         return await in_thread(order.finalize)
 
-    async def _until_answered(self) -> None:
-        """Return when all who are there answer the challenges, or have had the time for it."""
+    async def _until_served(self) -> None:
+        """Wait until all reachable nodes serve the challenges, or until the time for that has passed."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._pace.answers):
-                while next_step.unanswered(self._servers, self._tokens):
-                    self._looked.clear()
-                    await self._looked.wait()
-        self._unanswered = next_step.unanswered(self._servers, self._tokens)
-        if self._unanswered:
-            nodes = ", ".join(self._unanswered)
-            _log.warning("challenge not answered", environment=str(self.ref), host=self.host, nodes=nodes)
+                while next_step.not_served(self._servers, self._tokens):
+                    self._changed.clear()
+                    await self._changed.wait()
+        self._not_served = next_step.not_served(self._servers, self._tokens)
+        if self._not_served:
+            nodes = ", ".join(self._not_served)
+            _log.warning("challenge not served", environment=str(self.ref), host=self.host, nodes=nodes)
 
-    async def _fail(self, failure: Failure) -> None:
-        if self._unanswered:
-            silent = f"{failure.detail} (not answered by {', '.join(self._unanswered)})"
-            failure = Failure(failure.kind, silent, failure.retry_after)
+    async def _fail(self, failure: IssuanceFailure) -> None:
+        if self._not_served:
+            detail = f"{failure.detail} (challenge not served by {', '.join(self._not_served)})"
+            failure = IssuanceFailure(failure.kind, detail, failure.retry_after)
         await self._edit(lambda before, at: failing(before, failure, at, self._pace))
 
-    async def _edit(
-        self, change: Callable[[pb.Certificate, Moment], tuple[pb.Certificate, Sequence[pb.Event]]]
-    ) -> None:
-        await self._records.edit(self.ref, self.host, self.request.id, lambda before: change(before, self._clock()))
+    async def _edit(self, change: Callable[[pb.Certificate, Now], tuple[pb.Certificate, Sequence[pb.Event]]]) -> None:
+        await self._writer.edit(self.ref, self.host, self.request.id, lambda before: change(before, self._clock()))
 
 
 def failing(
-    certificate: pb.Certificate, failure: Failure, at: Moment, pace: Pace
+    certificate: pb.Certificate, failure: IssuanceFailure, at: Now, pace: IssuancePace
 ) -> tuple[pb.Certificate, Sequence[pb.Event]]:
-    """The record after a failed attempt, and what to tell of it."""
-    made = next_step.failed(certificate, failure, at.wall, pace)
-    again = made.issuance.next_attempt_at.ToJsonString()
-    kept = "; the one that is there is kept" if certificate.source else ""
-    message = f"no certificate for {certificate.host}: {made.issuance.reason}{kept}; next attempt at {again}"
-    return made, [event(at.wall, CERTIFICATE_FAILED, message, severity=pb.Event.WARNING)]
+    """Return the record after a failed attempt, and its event."""
+    changed = next_step.failed(certificate, failure, at.utc, pace)
+    again = changed.issuance.next_attempt_at.ToJsonString()
+    kept = "; the present certificate is kept" if certificate.source else ""
+    message = f"no certificate for {certificate.host}: {changed.issuance.reason}{kept}; next attempt at {again}"
+    return changed, [new_event(at.utc, CERTIFICATE_FAILED, message, severity=pb.Event.WARNING)]

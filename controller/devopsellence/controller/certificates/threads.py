@@ -1,4 +1,4 @@
-"""Blocking calls on threads that nobody waits for at the end."""
+"""Blocking calls on daemon threads, which do not delay the end of the program."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """What ``work`` returns or raises, from a thread of its own.
+    """Run ``work`` in a thread of its own and return its result or raise its exception.
 
-    Unlike ``asyncio.to_thread``, a call that is still under way when the program ends holds it up no longer: the thread
-    is a daemon, and what it finds out then is nobody's.
+    Unlike with ``asyncio.to_thread``, a running call does not delay the end of the program: the thread is a daemon, and
+    its late result is dropped.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()

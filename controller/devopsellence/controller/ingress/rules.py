@@ -1,4 +1,4 @@
-"""What an ingress refers to: hosts and services. Pure."""
+"""Hosts and target services of an ingress. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from devopsellence.names import HOST
 
 
 def hosts_of(ingress: workload_pb2.Ingress) -> list[str]:
-    """The hosts that it is about, in lower case, sorted; without what can be no host, which no certificate is for."""
+    """Return the valid hosts of ``ingress`` in lower case, sorted. Invalid hosts never get a certificate."""
     named = {*ingress.hosts, *(rule.host for rule in ingress.rules)}
     return sorted({host.lower() for host in named if HOST.match(host.lower())})
 
 
 def reaches(ingress: workload_pb2.Ingress, services: Collection[str]) -> bool:
-    """Whether a node that runs ``services`` has all that the rules target; where there is no rule, none has."""
+    """Return whether ``services`` include all targets of the rules; False without rules."""
     targets = {rule.service for rule in ingress.rules}
     return bool(targets) and targets.issubset(services)

@@ -1,4 +1,4 @@
-"""Frozen data that the other packages share: snapshot of an environment, actions, events, reachability.
+"""Frozen data shared by the packages of the controller: snapshot of an environment, actions, events, reachability.
 
-No IO, no clock, and no imports from the other packages of the controller.
+No IO, no clock, and no imports from other packages of the controller.
 """

@@ -1,4 +1,4 @@
-"""What a plan consists of: frozen data, each with its kind and its reason."""
+"""Plan of writes to etcd for one environment: frozen data, each action with a kind and a reason."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from enum import Enum
 from google.protobuf.message import Message
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.model.snapshot import Stopwatch
+from devopsellence.controller.model.snapshot import ProgressStopwatch
 
 
-class Kind(Enum):
-    """What an action does."""
+class WriteKind(Enum):
+    """Kinds of actions."""
 
     WRITE_ROLLOUT = "write_rollout"
     DELETE_ROLLOUT = "delete_rollout"
     WRITE_ASSIGNMENT = "write_assignment"
-    # Writes a tombstone.
+    #: Write a tombstone.
     WITHDRAW_ASSIGNMENT = "withdraw_assignment"
-    # Deletes what is left of an assignment: its key, its status, or both.
+    #: Delete the rest of an assignment: its key, its status, or both.
     DELETE_ASSIGNMENT = "delete_assignment"
-    # Of what a node needs for an ingress besides its assignment.
+    #: Write or delete an ingress part of a node: a certificate, challenges or peers.
     WRITE_PART = "write_part"
     DELETE_PART = "delete_part"
 
 
 @dataclass(frozen=True, slots=True)
-class Basis:
-    """A key that must still be as it was when the plan was made; ``mod_revision`` 0: absent."""
+class Precondition:
+    """A key that must not have changed since the plan was made; ``mod_revision`` 0: absent."""
 
     key: str
     mod_revision: int
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A key to write, or to delete when ``message`` is None, provided that it is still at ``replaces`` (0: absent)."""
+class KeyChange:
+    """A key to write, or to delete if ``message`` is None, as long as its revision is ``replaces`` (0: absent)."""
 
     key: str
     replaces: int
@@ -45,28 +45,28 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
-    """One step of a plan. All its changes happen in one transaction, and only if all of ``rests_on`` still holds."""
+class WriteAction:
+    """Action of a plan: all changes in one transaction, provided that all of ``rests_on`` still holds."""
 
-    kind: Kind
+    kind: WriteKind
     reason: str
-    changes: Sequence[Change]
+    changes: Sequence[KeyChange]
     node: str = ""
-    rests_on: Sequence[Basis] = ()
-    # The reason is something that should not have happened.
+    rests_on: Sequence[Precondition] = ()
+    #: The reason is something that should not have happened.
     warning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do for one environment, in this order; nothing if there are no actions.
+class EnvironmentPlan:
+    """Actions for one environment, in order; empty if there is nothing to do.
 
-    ``rests_on`` holds for every action. ``events`` tell of the actions. ``stopwatch`` is to be given to the next plan
-    for this environment, which is to be made after ``recheck_after`` seconds (None: when something changes).
+    ``rests_on`` applies to every action. ``events`` report the actions. The next plan of this environment needs
+    ``stopwatch`` and is due after ``recheck_after`` seconds (None: only after a change).
     """
 
-    rests_on: Basis
-    actions: Sequence[Action] = ()
+    rests_on: Precondition
+    actions: Sequence[WriteAction] = ()
     events: Sequence[pb.Event] = ()
-    stopwatch: Stopwatch | None = None
+    stopwatch: ProgressStopwatch | None = None
     recheck_after: float | None = None

@@ -1,4 +1,4 @@
-"""The controller's own events: what it decided and why, in sentences. Pure; who stores them gives them a key."""
+"""Events of the controller: decisions with their reasons, in sentences. Pure; keys are added when they are stored."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ SOURCE: Final = "controller"
 ROLLOUT_STARTED: Final = "rollout_started"
 ROLLOUT_SETTLED: Final = "rollout_settled"
 ROLLOUT_FAILED: Final = "rollout_failed"
-# No further node moves to the release; those that have moved stay.
+# No further node is updated; updated nodes stay at the release.
 ROLLOUT_HALTED: Final = "rollout_halted"
-# What has moved goes back to the release that settled last.
+# Updated nodes return to the last settled release.
 ROLLOUT_ROLLING_BACK: Final = "rollout_rolling_back"
 ROLLOUT_ROLLED_BACK: Final = "rollout_rolled_back"
 RELEASE_TASK_STARTED: Final = "release_task_started"
 RELEASE_TASK_SUCCEEDED: Final = "release_task_succeeded"
 RELEASE_TASK_FAILED: Final = "release_task_failed"
 ASSIGNMENT_WRITTEN: Final = "assignment_written"
-# A tombstone was written: the node is asked to remove what it runs of the environment.
+# A tombstone was written: the node is to remove everything of the environment.
 ASSIGNMENT_WITHDRAWN: Final = "assignment_withdrawn"
-# The tombstone has been carried out, or nobody is left to carry it out.
+# The node has carried out the tombstone, or the machine is gone for good.
 ASSIGNMENT_DELETED: Final = "assignment_deleted"
 _NAMED: Final = 5
 
 
-def event(
+def new_event(
     at: datetime,
     code: str,
     message: str,
@@ -37,16 +37,16 @@ def event(
     node: str = "",
     release: int = 0,
 ) -> pb.Event:
-    """One event of the controller's; ``at`` has a time zone."""
-    made = pb.Event(severity=severity, source=SOURCE, code=code, message=message, node=node, release=release)
-    made.at.FromDatetime(at)
-    return made
+    """Return an event of the controller; ``at`` has a time zone."""
+    event = pb.Event(severity=severity, source=SOURCE, code=code, message=message, node=node, release=release)
+    event.at.FromDatetime(at)
+    return event
 
 
 def about_nodes(
     at: datetime, decisions: Iterable[tuple[str, str, str]], *, release: int, warn: Iterable[str] = ()
 ) -> list[pb.Event]:
-    """One event for each (code, reason) of ``decisions``, which are (code, reason, node), in order of appearance.
+    """Return an event for each distinct (code, reason) of ``decisions``, tuples of (code, reason, node), in order.
 
     A release that moves a thousand nodes is one event, not a thousand. Reasons in ``warn`` are warnings.
     """
@@ -55,7 +55,7 @@ def about_nodes(
         nodes_of.setdefault((code, reason), []).append(node)
     warnings = frozenset(warn)
     return [
-        event(
+        new_event(
             at,
             code,
             f"{_names(nodes)}: {reason}",

@@ -1,41 +1,29 @@
-"""What the pure parts are given: one environment as the caches show it, and the time. Nothing here is ever stored."""
+"""Snapshot of one environment as the caches show it: the input of ``plan``. Never stored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, TypeVar
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.store.keys import EnvironmentRef
-from devopsellence.store.record import Record
+from devopsellence.store.record import Record, message_of
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """One reading of both clocks.
-
-    ``wall`` (with a time zone) is only ever written down; ``monotonic`` (seconds) is what intervals are measured with,
-    because the wall clocks of two controllers are never compared.
-    """
-
-    wall: datetime
-    monotonic: float
-
-
-@dataclass(frozen=True, slots=True)
 class ProgressStopwatch:
-    """How long a rollout has made no progress, for the progress deadline. Begins anew with a new leader.
+    """Time since a rollout last made progress, for its progress deadline. A new leader starts again at zero.
 
-    ``release`` is the newest, ``target`` what is to run. ``settled`` is the largest number of services and nodes that
-    were seen to have settled at the target so far; ``since`` the monotonic second when it was reached. ``paused``: it
-    stood until now, because the release task was running.
+    ``newest`` is the number of the newest release, ``target`` the number of the release to run. ``settled`` is the
+    largest number of settled services and nodes observed at the target so far, ``since`` the monotonic second of that
+    observation. ``paused``: the stopwatch stood still until now, because the release task was running.
     """
 
-    release: int
+    newest: int
     target: int
     settled: int
     since: float
@@ -44,41 +32,81 @@ class ProgressStopwatch:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """All that is stored about one node and one environment. None: there is no such key."""
+    """Everything stored about one node in one environment. None: the key does not exist."""
 
     name: str
     node: Record[pb.Node] | None = None
     heartbeat: Record[pb.Heartbeat] | None = None
     assignment: Record[pb.Assignment] | None = None
     status: Record[pb.AssignmentStatus] | None = None
-    # What the node was given besides for its ingress, by part: a host, or keys.PEERS.
+    #: Ingress parts of the node besides its assignment; by name of the part: a host, or keys.PEERS.
     parts: Mapping[str, Record[pb.NodeIngress]] = field(default_factory=dict)
-    # What was worked out from this view alone, see recall(). Gone with the view when anything of it changes.
+    #: Results worked out from this view alone, see recall(). They vanish with the view when anything of it changes.
     notes: dict[str, tuple[tuple[object, ...], Any]] = field(default_factory=dict, compare=False, repr=False)
 
-    def recall(self, what: str, given: tuple[object, ...], work_out: Callable[[], T]) -> T:
-        """What ``work_out`` answers, which depends on this view and on ``given`` only: asked once in a row for both.
+    def recall(self, topic: str, inputs: tuple[object, ...], work_out: Callable[[], T]) -> T:
+        """Return the result of ``work_out``, from the last call for ``topic`` if ``inputs`` were equal then.
 
-        The caches keep a view until something about it changes, so that a plan costs as much as has changed.
+        ``work_out`` may depend on this view and on ``inputs`` only. The caches keep a view until something about its
+        node changes, so the cost of a plan is in proportion to the changes.
         """
-        known = self.notes.get(what)
-        if known is not None and known[0] == given:
-            found: T = known[1]
-            return found
-        made = work_out()
-        self.notes[what] = (given, made)
-        return made
+        known = self.notes.get(topic)
+        if known is not None and known[0] == inputs:
+            remembered: T = known[1]
+            return remembered
+        result = work_out()
+        self.notes[topic] = (inputs, result)
+        return result
+
+    @property
+    def is_reachable(self) -> bool:
+        """Return whether the agent of the registered machine has a heartbeat; True if a record cannot be read."""
+        if self.node is None or self.heartbeat is None:
+            return False
+        node, heartbeat = self.node.message, self.heartbeat.message
+        return node is None or heartbeat is None or heartbeat.uid == node.uid
+
+    @property
+    def current_assignment(self) -> pb.Assignment | None:
+        """Return the assignment of the node, unless it is a tombstone or cannot be read."""
+        assignment = message_of(self.assignment)
+        return assignment if assignment is not None and not assignment.removed else None
+
+    @property
+    def current_release(self) -> int:
+        """Return the number of the release that the node runs or is to run; 0 for none, as far as is known.
+
+        Without a readable assignment, the release that the node reports counts.
+        """
+        if message_of(self.assignment) is not None:
+            assignment = self.current_assignment
+            return assignment.release if assignment is not None else 0
+        status = message_of(self.status)
+        return status.release if status is not None and status.phase != pb.AssignmentStatus.REMOVED else 0
+
+    def has_settled(self, assignment: pb.Assignment) -> bool:
+        """Return whether the last report of the node says that all of ``assignment``, a whole one, had settled.
+
+        The node may be unreachable by now.
+        """
+        status = message_of(self.status)
+        return (
+            status is not None
+            and status.phase == pb.AssignmentStatus.SETTLED
+            and (status.node_uid, status.generation) == (assignment.node_uid, assignment.generation)
+            and not is_partial(assignment)
+            and not any(service.failed for service in status.services)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentSnapshot:
-    """All that is stored about one environment.
+    """Everything stored about one environment.
 
-    ``release`` is the record of the release that the environment names as its newest, ``fallback`` of the one that
-    ``course.fallback_number()`` names; None when there is no such key.
-    ``nodes`` are those attached and those that still have an assignment, a status or a part of an ingress, sorted by
-    name. ``secrets`` are by service and name. ``certificates`` are by host: the same mapping for as long as none of
-    them changes.
+    ``release`` is the record of the newest release of the environment, ``fallback`` the record of release
+    ``fallback_number``; None if the key does not exist. ``nodes`` are the attached nodes and all nodes with an
+    assignment, a status or an ingress part, sorted by name. ``secrets`` are by service and name. ``certificates`` are
+    by host: the same mapping object for as long as no certificate changes.
     """
 
     ref: EnvironmentRef
@@ -88,7 +116,48 @@ class EnvironmentSnapshot:
     nodes: Sequence[NodeView] = ()
     stopwatch: ProgressStopwatch | None = None
     secrets: Mapping[tuple[str, str], Record[pb.Secret]] = field(default_factory=dict)
-    # Nodes without a heartbeat, with the monotonic second since when this controller has seen none.
-    silent_since: Mapping[str, float] = field(default_factory=dict)
+    #: Unreachable nodes by name, with the monotonic second at which this controller first saw no heartbeat.
+    unreachable_since: Mapping[str, float] = field(default_factory=dict)
     fallback: Record[pb.Release] | None = None
     certificates: Mapping[str, Record[pb.Certificate]] = field(default_factory=dict)
+
+    @property
+    def fallback_number(self) -> int:
+        """Return the number of the release, besides the newest, whose record a plan needs; 0 for none."""
+        environment = message_of(self.environment)
+        if environment is None or environment.latest_release == 0:
+            return 0
+        newest = environment.latest_release
+        rollout = message_of(self.rollout)
+        if rollout is not None and rollout.release == newest and rollout.target not in (0, newest):
+            return rollout.target
+        return self.last_settled(newest)
+
+    def last_settled(self, number: int) -> int:
+        """Return the newest release before ``number`` that is known to have settled; 0 for none.
+
+        Without a record of the rollouts, the settled release reported by most nodes counts.
+        """
+        rollout = message_of(self.rollout)
+        if rollout is None:
+            return _settled_on_most(self.nodes, number)
+        settled = [outcome.release for outcome in rollout.history if outcome.phase == pb.Rollout.SETTLED]
+        settled.append(rollout.last_settled)
+        if rollout.phase == pb.Rollout.SETTLED:
+            settled.append(rollout.release)
+        return max((release for release in settled if release < number), default=0)
+
+
+def is_partial(assignment: pb.Assignment) -> bool:
+    """Return whether ``assignment`` is the start of a release with a task, and not all of the release."""
+    return assignment.HasField("task") or assignment.HasField("task_service")
+
+
+def _settled_on_most(views: Iterable[NodeView], number: int) -> int:
+    counts = Counter(
+        assignment.release
+        for view in views
+        if (assignment := view.current_assignment) is not None and view.has_settled(assignment)
+    )
+    earlier = (release for release in counts if release < number)
+    return max(earlier, key=lambda release: (counts[release], release), default=0)

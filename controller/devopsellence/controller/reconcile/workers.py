@@ -1,4 +1,4 @@
-"""Works on a queue of environments, and decides what becomes of each after a round."""
+"""Workers that reconcile queued environments, and retry after failures."""
 
 from __future__ import annotations
 
@@ -8,40 +8,41 @@ from typing import Any, Final
 
 import structlog
 
-from devopsellence.controller.reconcile.reconciler import DisconnectedError, OutdatedError
+from devopsellence.controller.reconcile.observe import DisconnectedError
 from devopsellence.controller.reconcile.workqueue import WorkQueue
 from devopsellence.store.errors import Fenced, StoreError
+from devopsellence.store.fenced import Outdated
 from devopsellence.store.keys import EnvironmentRef
 
 WORKERS: Final = 4
-# A failure that goes on is worth a line when it begins to hurt.
+# Consecutive failures before the log gets a warning.
 FAILURES_BEFORE_WARNING: Final = 5
 _log = structlog.get_logger()
 
 
-async def together(*work: Coroutine[Any, Any, None]) -> None:
-    """Run all of ``work`` at once; the first that raises ends the others.
+async def run_all(*work: Coroutine[Any, Any, None]) -> None:
+    """Run all of ``work`` concurrently; the first exception cancels the rest.
 
     Raises:
-        Fenced: one of them was.
+        Fenced: raised by one of the coroutines.
     """
     try:
         async with asyncio.TaskGroup() as tasks:
-            for one in work:
-                tasks.create_task(one)
+            for coroutine in work:
+                tasks.create_task(coroutine)
     except ExceptionGroup as group:
-        # Not except*: what is raised inside that is wrapped in a group again by Python 3.11.2, Debian 12's.
+        # Not except*: Python 3.11.2 of Debian 12 wraps exceptions raised inside it in a group again.
         fenced, _ = group.split(Fenced)
         if fenced is None:
             raise
         raise Fenced(str(fenced.exceptions[0])) from group
 
 
-class Workers:
-    """One term's queue and those who work on it.
+class ReconcileWorkers:
+    """Queue of environments and its workers, for one term of office.
 
-    ``reconcile`` does one round for an environment and returns after how many seconds to do another although nothing
-    has changed (None: never).
+    ``reconcile`` runs one round for an environment and returns the seconds until the next round (None: only after a
+    change).
     """
 
     def __init__(
@@ -52,21 +53,21 @@ class Workers:
     ) -> None:
         self._reconcile = reconcile
         self._queue = WorkQueue[EnvironmentRef]() if queue is None else queue
-        # Environments that wait for the caches to be connected again; no timer looks after them.
+        # Environments that wait until the caches are connected again, without a timer.
         self._parked: set[EnvironmentRef] = set()
 
     def add(self, ref: EnvironmentRef, *, delay: float = 0.0) -> None:
-        """Have a round for ``ref`` in ``delay`` seconds at the latest."""
+        """Queue ``ref`` for a round in ``delay`` seconds at the latest."""
         self._queue.add_after(ref, delay)
 
     def unpark(self) -> None:
-        """The caches are connected again."""
+        """Queue the parked environments: the caches are connected again."""
         parked, self._parked = self._parked, set()
         for ref in parked:
             self._queue.add(ref)
 
     async def run(self, first: Iterable[EnvironmentRef], *, workers: int = WORKERS) -> None:
-        """Work until cancelled, beginning with ``first``.
+        """Work until cancelled, starting with ``first``.
 
         Raises:
             Fenced: another controller leads.
@@ -74,7 +75,7 @@ class Workers:
         for ref in first:
             self._queue.add(ref)
         try:
-            await together(*(self._work() for _ in range(workers)))
+            await run_all(*(self._work() for _ in range(workers)))
         finally:
             self._queue.close()
 
@@ -87,7 +88,7 @@ class Workers:
                 self._queue.done(ref)
 
     async def process(self, ref: EnvironmentRef) -> None:
-        """One round for ``ref``. The one place that decides: forget, again later, again when connected, give up all.
+        """Run one round for ``ref``, then forget it, retry later, park it until connected, or give up the term.
 
         Raises:
             Fenced: another controller leads.
@@ -97,18 +98,18 @@ class Workers:
             recheck_after = await self._reconcile(ref)
         except DisconnectedError:
             self._parked.add(ref)
-        except OutdatedError as error:
-            # Expected: what was written a moment ago has not come back yet. Worth a line only when it goes on.
+        except Outdated as error:
+            # Expected: a recent write has not arrived in the caches yet. A warning only if it goes on.
             delay = queue.add_failed(ref)
             level = _log.warning if queue.failures(ref) >= FAILURES_BEFORE_WARNING else _log.debug
             level("planned again", environment=str(ref), reason=str(error), retry_in=round(delay, 3))
         except Fenced:
             raise
         except StoreError as error:
-            # A write without an answer may have happened. Trying again is safe: every write compares what it replaces.
+            # A write without an answer may have happened. A retry is safe: every write compares the replaced revision.
             delay = queue.add_failed(ref)
             _log.warning("not reconciled", environment=str(ref), reason=str(error), retry_in=round(delay, 3))
-        except Exception:  # noqa: BLE001 - a defect of ours: it stops this environment alone, and the next state may do
+        except Exception:  # noqa: BLE001 - a bug: it stops this environment alone, and may not apply to its next state
             delay = queue.add_failed(ref)
             _log.exception("not reconciled", environment=str(ref), retry_in=round(delay, 3))
         else:

@@ -1,8 +1,7 @@
-"""A queue of keys to process, after client-go's ``util/workqueue``.
+"""Queue of keys to process, after client-go's ``util/workqueue``.
 
-It holds keys, never events: however often a key is added while it waits, it is handed out once, and a key is never in
-the hands of two workers. A key that is added while a worker has it is handed out again afterwards, so that no change
-is lost.
+The queue holds keys, never events: a key added many times while waiting is handed out once, and never to two workers at
+the same time. A key added while a worker processes it is handed out again afterwards, so no change is lost.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _RETRYING: Final = Retrying()
 
 
 class Timer(Protocol):
-    """What ``call_later`` returns: asyncio.TimerHandle, or a test's own."""
+    """Result of ``call_later``: asyncio.TimerHandle, or a fake in tests."""
 
     def when(self) -> float: ...
 
@@ -30,13 +29,13 @@ class Timer(Protocol):
 
 
 class CallLater(Protocol):
-    """``loop.call_later``: runs ``callback(argument)`` after ``delay`` seconds."""
+    """``loop.call_later``: run ``callback(argument)`` after ``delay`` seconds."""
 
     def __call__(self, delay: float, callback: Callable[[Any], object], argument: Any, /) -> Timer: ...
 
 
 class WorkQueue(Generic[K]):
-    """Not thread-safe: everything happens on one event loop."""
+    """Queue with backoff and timers, for one event loop; not thread-safe."""
 
     def __init__(
         self,
@@ -45,17 +44,17 @@ class WorkQueue(Generic[K]):
         call_later: CallLater | None = None,
         now: Callable[[], float] | None = None,
     ) -> None:
-        """``backoff`` says how long a key that failed waits; ``call_later`` and ``now`` are the loop's when None."""
-        # Every key here is in _dirty, is not in _processing, and is here once. Order of arrival.
+        """``backoff``: delay of a key after failures. ``call_later`` and ``now``: those of the event loop if None."""
+        # Keys in order of arrival: each in _dirty, not in _processing, and only once.
         self._queue: asyncio.Queue[K] = asyncio.Queue()
-        # Every key that has to be processed. Those not in _queue are in _processing and wait for done().
+        # Keys to process. Keys missing from _queue are in _processing and wait for done().
         self._dirty: set[K] = set()
-        # Every key that a worker has in hand. It may be in _dirty as well: it changed meanwhile.
+        # Keys with a worker. A key is in _dirty as well if it was added meanwhile.
         self._processing: set[K] = set()
-        # At most one timer a key, the earliest that was asked for; none for a key in _dirty, unless it was asked for
-        # after that. Whoever processes a key asks for its next timer anew, so an earlier one may swallow a later one.
+        # At most one timer per key, the earliest requested; none for a key in _dirty, unless requested later. Each
+        # round requests the next timer of its key, so an earlier timer may replace a later timer.
         self._timers: dict[K, Timer] = {}
-        # How often in a row a key has failed. Absent: not at all.
+        # Consecutive failures by key; absent: none.
         self._failures: dict[K, int] = {}
         self._closed = False
         self._backoff = backoff
@@ -63,11 +62,11 @@ class WorkQueue(Generic[K]):
         self._now = now
 
     def __len__(self) -> int:
-        """How many keys wait to be handed out now."""
+        """Return the number of keys that wait for a worker."""
         return self._queue.qsize()
 
     def add(self, key: K) -> None:
-        """Have ``key`` processed as soon as a worker is free."""
+        """Queue ``key`` for the next free worker."""
         if timer := self._timers.pop(key, None):
             timer.cancel()
         if self._closed or key in self._dirty:
@@ -77,7 +76,7 @@ class WorkQueue(Generic[K]):
             self._queue.put_nowait(key)
 
     def add_after(self, key: K, delay: float) -> None:
-        """Have ``key`` processed in ``delay`` seconds at the latest; at once if that is not positive."""
+        """Queue ``key`` in ``delay`` seconds at the latest; at once if ``delay`` is not positive."""
         if delay <= 0:
             self.add(key)
             return
@@ -91,7 +90,7 @@ class WorkQueue(Generic[K]):
         self._timers[key] = call_later(delay, self._due, key)
 
     def add_failed(self, key: K) -> float:
-        """Have ``key`` processed again after its backoff; returns that delay in seconds."""
+        """Queue ``key`` again after its backoff; return the delay in seconds."""
         attempts = self._failures[key] = self._failures.get(key, 0) + 1
         state = RetryCallState(_RETRYING, None, (), {})
         state.attempt_number = attempts
@@ -100,28 +99,28 @@ class WorkQueue(Generic[K]):
         return delay
 
     def failures(self, key: K) -> int:
-        """How often in a row ``key`` has failed."""
+        """Return the number of consecutive failures of ``key``."""
         return self._failures.get(key, 0)
 
     def forget(self, key: K) -> None:
-        """``key`` went well: its next failure starts with the shortest backoff."""
+        """Forget the failures of ``key`` after a success: the next failure starts with the shortest backoff."""
         self._failures.pop(key, None)
 
     async def get(self) -> K:
-        """The next key, as soon as there is one. The caller must call :meth:`done` with it."""
+        """Wait for the next key and return it. The caller must call :meth:`done` with the key."""
         key = await self._queue.get()
         self._dirty.discard(key)
         self._processing.add(key)
         return key
 
     def done(self, key: K) -> None:
-        """The worker has finished with ``key``, well or badly."""
+        """Record that the worker has finished with ``key``, successfully or not."""
         self._processing.discard(key)
         if key in self._dirty and not self._closed:
             self._queue.put_nowait(key)
 
     def close(self) -> None:
-        """Drop every timer and take no further keys."""
+        """Cancel all timers and accept no further keys."""
         self._closed = True
         for timer in self._timers.values():
             timer.cancel()

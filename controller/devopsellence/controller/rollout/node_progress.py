@@ -1,4 +1,4 @@
-"""How one node fares with its assignment: heartbeat and status folded into a Judgement. Pure."""
+"""Progress of one node with its assignment, worked out from its heartbeat and status. Pure."""
 
 from __future__ import annotations
 
@@ -25,130 +25,132 @@ _PHASE_WORDS: Final[dict[int, str]] = {
 
 
 class Hold(Enum):
-    """Why a node is left at what it has while others move on."""
+    """Reasons for not updating a node while other nodes update."""
 
-    # Its turn has not come.
-    TURN = auto()
-    # The release task has not succeeded.
+    #: The node waits for its batch.
+    BATCH = auto()
+    #: The release task has not succeeded.
     TASK = auto()
-    # The rollout has halted.
+    #: The rollout has halted.
     HALT = auto()
-    # It takes no part: it is cordoned or drained, or it is not known what it is to run. Not waited for.
-    OUT = auto()
+    #: The node is cordoned or drained, or its release cannot be read. The rollout does not wait for the node.
+    EXCLUDED = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedNode:
-    """An attached node, with what it should run once the plan is written."""
+    """An attached node with its assignment once the plan is written."""
 
     view: NodeView
-    # None: it has no assignment, or one that cannot be read and is kept nevertheless.
+    #: None: the node has no assignment, or keeps an unreadable assignment.
     assignment: pb.Assignment | None
-    # None: it is not held; otherwise ``why`` is a sentence about it that names the node.
+    #: None: the node is not held. Otherwise ``why`` is a sentence about the hold with the name of the node.
     hold: Hold | None = None
     why: str = ""
-    # The release task, where it is this node's and has not succeeded.
+    #: The release task, if it runs on this node and has not succeeded.
     task: pb.TaskStatus | None = None
-    # The services that it keeps as they were while the task has not succeeded.
+    #: Services of the release before, kept until the task has succeeded.
     kept: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class NodeProgress:
-    """A node's progress, and what it means for the rollout."""
+    """Progress of a node, and its meaning for the rollout."""
 
-    node: str
+    name: str
     phase: pb.NodeProgress.Phase.ValueType
-    # Names the node; empty when there is nothing to say.
+    #: A sentence with the name of the node, or empty.
     reason: str
-    # Of its assignment; 0 without one.
+    #: Release of the assignment; 0 without an assignment.
     release: int
     services_settled: int
     services_total: int
-    # The rollout waits for this node.
+    #: The rollout waits for this node.
     waited_for: bool = True
-    # Its agent answers, and what is stored about it can be read.
-    answers: bool = True
-    # Why a service was given up at the assignment's generation; empty: none was.
+    #: The agent is reachable, and all records of the node can be read.
+    reachable: bool = True
+    #: Why the agent gave up a service at this generation of the assignment; empty: no service was given up.
     given_up: str = ""
     hold: Hold | None = None
 
     @property
     def done(self) -> bool:
-        """Whether all of its assignment has settled."""
+        """Return whether all of the assignment has settled."""
         return self.phase == _Phase.SETTLED
 
 
-def progress_of(standing: PlannedNode) -> NodeProgress:
-    """How one attached node fares; every reason names the node."""
-    given = (standing.assignment, standing.hold, standing.why, standing.task, standing.kept)
-    return standing.view.recall("judge", given, lambda: _judge(standing))
+def progress_of(planned: PlannedNode) -> NodeProgress:
+    """Return the progress of an attached node; every reason contains the name of the node."""
+    inputs = (planned.assignment, planned.hold, planned.why, planned.task, planned.kept)
+    return planned.view.recall("progress", inputs, lambda: _progress_of(planned))
 
 
-def _judge(standing: PlannedNode) -> NodeProgress:
-    view, assignment = standing.view, standing.assignment
+def _progress_of(planned: PlannedNode) -> NodeProgress:
+    view, assignment = planned.view, planned.assignment
     status = _status_of(view, assignment)
-    if reason := _unreadable(standing):
-        return _judged(standing, _Phase.ERROR, reason, answers=False)
-    needed = standing.task is not None
+    if reason := _unreadable(planned):
+        return _progress(planned, _Phase.ERROR, reason, reachable=False)
+    needed = planned.task is not None
     if reason := _unreachable(view, needed=needed):
-        return _judged(standing, _Phase.UNREACHABLE, reason, status, answers=False, waited_for=needed)
-    if standing.hold is not None:
-        return _judge_held(standing, standing.hold, status)
-    if standing.task is not None:
-        return _judge_task(standing, standing.task, status)
+        return _progress(planned, _Phase.UNREACHABLE, reason, status, reachable=False, waited_for=needed)
+    if planned.hold is not None:
+        return _held_progress(planned, planned.hold, status)
+    if planned.task is not None:
+        return _task_progress(planned, planned.task, status)
     if assignment is None or status is None:
         generation = assignment.generation if assignment is not None else 0
         reason = f"{view.name} has not yet reported generation {generation} of its assignment"
-        return _judged(standing, _Phase.PENDING, reason)
-    return _judge_status(standing, assignment, status)
+        return _progress(planned, _Phase.PENDING, reason)
+    return _status_progress(planned, assignment, status)
 
 
-def _judge_held(standing: PlannedNode, hold: Hold, status: pb.AssignmentStatus | None) -> NodeProgress:
-    """A node that keeps what it has: what has failed there is said, but is not the target's failure."""
-    given_up = _given_up(standing, status)
-    reason = f"{standing.why}; {given_up}" if given_up else standing.why
-    return _judged(standing, _Phase.WAITING, reason, hold=hold, waited_for=hold is not Hold.OUT)
+def _held_progress(planned: PlannedNode, hold: Hold, status: pb.AssignmentStatus | None) -> NodeProgress:
+    """Return the progress of a held node; a failure there is reported, but is no failure of the target."""
+    given_up = _given_up(planned, status)
+    reason = f"{planned.why}; {given_up}" if given_up else planned.why
+    return _progress(planned, _Phase.WAITING, reason, hold=hold, waited_for=hold is not Hold.EXCLUDED)
 
 
-def _judge_task(standing: PlannedNode, task: pb.TaskStatus, status: pb.AssignmentStatus | None) -> NodeProgress:
-    """The node of the release task; what it keeps as it was is not the new release's failure."""
-    name = standing.view.name
+def _task_progress(planned: PlannedNode, task: pb.TaskStatus, status: pb.AssignmentStatus | None) -> NodeProgress:
+    """Return the progress of the node of the release task; services kept from before are no failure of the release."""
+    name = planned.view.name
     if task.phase == pb.TaskStatus.FAILED:
-        return _judged(standing, _Phase.FAILED, describe_task(task), status)
+        return _progress(planned, _Phase.FAILED, describe_task(task), status)
     if status is None:
-        generation = standing.assignment.generation if standing.assignment is not None else 0
+        generation = planned.assignment.generation if planned.assignment is not None else 0
         reason = f"the release task waits on {name}: it has not yet reported generation {generation} of its assignment"
-        return _judged(standing, _Phase.PENDING, reason if task.phase != pb.TaskStatus.RUNNING else describe_task(task))
+        return _progress(
+            planned, _Phase.PENDING, reason if task.phase != pb.TaskStatus.RUNNING else describe_task(task)
+        )
     if status.phase == pb.AssignmentStatus.ERROR:
         reason = f"{name} cannot read its assignment: {status.reason or 'no reason given'}"
-        return _judged(standing, _Phase.ERROR, reason, status)
-    given_up = _given_up(standing, status)
+        return _progress(planned, _Phase.ERROR, reason, status)
+    given_up = _given_up(planned, status)
     if given_up and task.phase != pb.TaskStatus.RUNNING:
         reason = f"the release task cannot begin: {given_up}"
-        return _judged(standing, _Phase.FAILED, reason, status, given_up=reason)
-    problem = _problem(standing.view)
+        return _progress(planned, _Phase.FAILED, reason, status, given_up=reason)
+    problem = _problem(planned.view)
     reason = f"{describe_task(task)}; {problem}" if problem else describe_task(task)
-    return _judged(standing, _Phase.CONVERGING, reason, status)
+    return _progress(planned, _Phase.CONVERGING, reason, status)
 
 
-def _judge_status(standing: PlannedNode, assignment: pb.Assignment, status: pb.AssignmentStatus) -> NodeProgress:
-    name = standing.view.name
+def _status_progress(planned: PlannedNode, assignment: pb.Assignment, status: pb.AssignmentStatus) -> NodeProgress:
+    name = planned.view.name
     if status.phase == pb.AssignmentStatus.ERROR:
         reason = f"{name} cannot read its assignment: {status.reason or 'no reason given'}"
-        return _judged(standing, _Phase.ERROR, reason, status)
-    if given_up := _given_up(standing, status):
-        return _judged(standing, _Phase.FAILED, given_up, status, given_up=given_up)
-    if problem := _problem(standing.view):
-        return _judged(standing, _Phase.CONVERGING, problem, status)
+        return _progress(planned, _Phase.ERROR, reason, status)
+    if given_up := _given_up(planned, status):
+        return _progress(planned, _Phase.FAILED, given_up, status, given_up=given_up)
+    if problem := _problem(planned.view):
+        return _progress(planned, _Phase.CONVERGING, problem, status)
     if status.phase == pb.AssignmentStatus.SETTLED:
-        return _judged(standing, _Phase.SETTLED, _why_not_routed(assignment, status, name), status)
+        return _progress(planned, _Phase.SETTLED, _why_not_routed(assignment, status, name), status)
     phase = _Phase.FAILED if status.phase == pb.AssignmentStatus.FAILED else _Phase.CONVERGING
-    return _judged(standing, phase, _why_unsettled(assignment, status, name), status)
+    return _progress(planned, phase, _why_unsettled(assignment, status, name), status)
 
 
 def describe_service(service: pb.ServiceStatus, node: str) -> str:
-    """A sentence about a service that is not as assigned: names it, its node and its last exit code."""
+    """Return a sentence about an unsettled service, with its name, node and last exit code."""
     reason = service.reason or _PHASE_WORDS.get(service.phase, "is in a phase that this version does not know")
     describe_task = f'service "{service.name}" on {node}: {reason}'
     if service.HasField("last_exit") and service.last_exit.HasField("code"):
@@ -159,7 +161,7 @@ def describe_service(service: pb.ServiceStatus, node: str) -> str:
 
 
 def is_settled(service: pb.ServiceStatus) -> bool:
-    """Whether a service runs as assigned and, where it is checked, healthy; or has completed, where others wait so."""
+    """Return whether a service runs as assigned, healthy if probed, or has completed as its dependents require."""
     return (service.phase == _Service.COMPLETED and not service.failed) or (
         service.phase == _Service.RUNNING
         and not service.failed
@@ -168,61 +170,61 @@ def is_settled(service: pb.ServiceStatus) -> bool:
 
 
 def _why_not_routed(assignment: pb.Assignment, status: pb.AssignmentStatus, node: str) -> str:
-    """What the node says about an ingress that it does not serve as assigned; that fails no rollout."""
+    """Return the ingress problem reported by the node, or ""; an ingress problem fails no rollout."""
     if not assignment.HasField("ingress") or status.ingress.phase != pb.IngressStatus.FAILED:
         return ""
     return f"ingress on {node}: {status.ingress.reason or 'no reason given'}"
 
 
-def _judged(
-    standing: PlannedNode,
+def _progress(
+    planned: PlannedNode,
     phase: pb.NodeProgress.Phase.ValueType,
     reason: str,
     status: pb.AssignmentStatus | None = None,
     *,
     waited_for: bool = True,
-    answers: bool = True,
+    reachable: bool = True,
     given_up: str = "",
     hold: Hold | None = None,
 ) -> NodeProgress:
-    """``status``: what the settled services are counted in."""
-    assignment = standing.assignment
+    """Return the progress of ``planned``; settled services are counted in ``status``."""
+    assignment = planned.assignment
     if assignment is None:
-        return NodeProgress(standing.view.name, phase, reason, 0, 0, 0, waited_for, answers, given_up, hold)
+        return NodeProgress(planned.view.name, phase, reason, 0, 0, 0, waited_for, reachable, given_up, hold)
     settled = _count_settled(assignment, status) if status is not None else 0
     total = len(assignment.services)
-    name = standing.view.name
-    return NodeProgress(name, phase, reason, assignment.release, settled, total, waited_for, answers, given_up, hold)
+    name = planned.view.name
+    return NodeProgress(name, phase, reason, assignment.release, settled, total, waited_for, reachable, given_up, hold)
 
 
-def _given_up(standing: PlannedNode, status: pb.AssignmentStatus | None) -> str:
-    """What the node says about a service that it has given up, other than those that it keeps; empty if none is."""
-    for one in status.services if status is not None else ():
-        if one.failed and one.name not in standing.kept:
-            return describe_service(one, standing.view.name)
+def _given_up(planned: PlannedNode, status: pb.AssignmentStatus | None) -> str:
+    """Return a sentence about a service given up by the agent, kept services aside; empty if there is none."""
+    for service in status.services if status is not None else ():
+        if service.failed and service.name not in planned.kept:
+            return describe_service(service, planned.view.name)
     return ""
 
 
 def _problem(view: NodeView) -> str:
-    """Why the node's agent cannot do its work at the moment; empty if it can."""
+    """Return why the agent of the node cannot work at the moment; empty if it can."""
     problem = view.heartbeat.message.problem if view.heartbeat is not None and view.heartbeat.message else ""
     return f"the agent of {view.name} cannot work: {problem}" if problem else ""
 
 
-def _unreadable(standing: PlannedNode) -> str:
-    """What stored value about this node cannot be read; empty if all can."""
-    view = standing.view
+def _unreadable(planned: PlannedNode) -> str:
+    """Return which record of this node cannot be read; empty if all can be read."""
+    view = planned.view
     for record in (view.node, view.heartbeat, view.status):
         if record is not None and record.error is not None:
             return f"{view.name}: {record.error}"
-    # An assignment that cannot be read is written anew, unless the node is held.
-    if standing.assignment is None and view.assignment is not None and view.assignment.error is not None:
+    # An unreadable assignment is replaced, unless the node is held.
+    if planned.assignment is None and view.assignment is not None and view.assignment.error is not None:
         return f"{view.name}: {view.assignment.error}"
     return ""
 
 
 def _unreachable(view: NodeView, *, needed: bool) -> str:
-    """Why nobody answers for this node; empty if its agent does. It is ``needed`` for the release task."""
+    """Return why the node is unreachable; empty if reachable. ``needed``: the release task runs there."""
     if view.node is None or view.node.message is None:
         return f"{view.name} is attached but not registered; run devopsellence node register {view.name}, or detach it"
     if view.heartbeat is None or view.heartbeat.message is None:
@@ -234,11 +236,11 @@ def _unreachable(view: NodeView, *, needed: bool) -> str:
 
 
 def _status_of(view: NodeView, assignment: pb.Assignment | None) -> pb.AssignmentStatus | None:
-    """The status if it is about this very assignment, from the agent that it was meant for."""
+    """Return the status if it is about this generation of ``assignment`` and from the assigned machine."""
     status = message_of(view.status)
     if status is None or assignment is None or status.node_uid != assignment.node_uid:
         return None
-    # An agent that cannot read its assignment cannot say of which generation it is.
+    # An agent with an unreadable assignment does not know the generation.
     unknown = status.phase == pb.AssignmentStatus.ERROR and status.generation == 0
     return status if unknown or status.generation == assignment.generation else None
 
@@ -252,9 +254,9 @@ def _count_settled(assignment: pb.Assignment, status: pb.AssignmentStatus) -> in
 
 def _why_unsettled(assignment: pb.Assignment, status: pb.AssignmentStatus, node: str) -> str:
     reported = {service.name: service for service in status.services}
-    unsettled = [one for one in status.services if not is_settled(one)]
-    # What has ended says more than what is still on its way, and that more than what waits for it.
-    unsettled.sort(key=lambda one: (one.phase != _Service.BACKOFF, one.phase == _Service.PENDING))
+    unsettled = [service for service in status.services if not is_settled(service)]
+    # Most telling first: ended services, then starting services, then services that wait for others.
+    unsettled.sort(key=lambda service: (service.phase != _Service.BACKOFF, service.phase == _Service.PENDING))
     if unsettled:
         return describe_service(unsettled[0], node)
     for service in assignment.services:

@@ -1,71 +1,138 @@
-"""How the newest release fares: facts and outcome, folded into the environment's Rollout. Pure."""
+"""Rollout status: the stored Rollout with phase, reason, counts and the progress of at most a hundred nodes. Pure."""
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.model.snapshot import Moment, Stopwatch
-from devopsellence.controller.rollout.events import tell
-from devopsellence.controller.rollout.summary import summarize
-from devopsellence.controller.rollout.verdict import Facts, Outcome, is_paused
+from devopsellence.clock import Now
+from devopsellence.controller.model.snapshot import ProgressStopwatch
+from devopsellence.controller.rollout.events import rollout_events
+from devopsellence.controller.rollout.node_progress import NodeProgress
+from devopsellence.controller.rollout.verdict import RolloutFacts, RolloutVerdict, is_paused, severity_rank
 
+MAX_NODES: Final = 100
 _RUNNING: Final = (pb.Rollout.PROGRESSING, pb.Rollout.ROLLING_BACK)
+_COUNTS: Final[dict[int, str]] = {
+    pb.NodeProgress.PENDING: "pending",
+    pb.NodeProgress.CONVERGING: "converging",
+    pb.NodeProgress.SETTLED: "settled",
+    pb.NodeProgress.FAILED: "failed",
+    pb.NodeProgress.UNREACHABLE: "unreachable",
+    pb.NodeProgress.ERROR: "error",
+    pb.NodeProgress.WAITING: "waiting",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Folded:
-    """The Rollout as it should be stored, what to tell about it, and when to look again if nothing changes."""
+class RolloutUpdate:
+    """Rollout to store, its events, and the time of the next look if nothing changes."""
 
     rollout: pb.Rollout
     events: Sequence[pb.Event] = ()
-    # None: no deadline runs.
-    stopwatch: Stopwatch | None = None
+    #: None: no progress deadline runs.
+    stopwatch: ProgressStopwatch | None = None
+    #: Seconds until the next look; None: only after a change.
     recheck_after: float | None = None
 
 
-def advance(facts: Facts, stopwatch: Stopwatch | None, now: Moment) -> Stopwatch:
-    """The stopwatch, begun anew whenever there was progress or something else to do; it stands while the task runs."""
-    target = facts.course.target
-    arrived = [one for one in facts.judgements if one.release == target]
-    settled = sum(one.services_settled + one.done for one in arrived)
+def advance_stopwatch(facts: RolloutFacts, stopwatch: ProgressStopwatch | None, now: Now) -> ProgressStopwatch:
+    """Return the stopwatch, started again after progress or a change of target; paused while the release task runs."""
+    target = facts.target.release
+    updated = [node for node in facts.nodes if node.release == target]
+    settled = sum(node.services_settled + node.done for node in updated)
     paused = is_paused(facts)
     if (
         stopwatch is None
-        or (stopwatch.release, stopwatch.target) != (facts.course.release, target)
+        or (stopwatch.newest, stopwatch.target) != (facts.target.newest, target)
         or facts.moved
         or paused
         or stopwatch.paused
         or settled > stopwatch.settled
     ):
-        return Stopwatch(facts.course.release, target, settled, now.monotonic, paused)
+        return ProgressStopwatch(facts.target.newest, target, settled, now.mono, paused)
     return stopwatch
 
 
-def fold(
-    facts: Facts, outcome: Outcome, before: pb.Rollout, previous: pb.Rollout | None, watch: Stopwatch, now: Moment
-) -> Folded:
-    """The Rollout of the newest release; equal to ``previous``, the stored one, if nothing has changed.
+def update_rollout(
+    facts: RolloutFacts,
+    verdict: RolloutVerdict,
+    before: pb.Rollout,
+    previous: pb.Rollout | None,
+    stopwatch: ProgressStopwatch,
+    now: Now,
+) -> RolloutUpdate:
+    """Return the Rollout of the newest release; equal to ``previous``, the stored Rollout, if nothing has changed.
 
-    ``before``: as history.begin() has made it from the stored one.
+    ``before`` is the Rollout that history.begin_rollout() made from ``previous``.
     """
     rollout = pb.Rollout()
     rollout.CopyFrom(before)
-    rollout.phase, rollout.reason = outcome.phase, outcome.reason
-    rollout.target, rollout.halted = outcome.course.target, outcome.course.halted
-    if outcome.task is None:
+    rollout.phase, rollout.reason = verdict.phase, verdict.reason
+    rollout.target, rollout.halted = verdict.target.release, verdict.target.halted
+    if verdict.task is None:
         rollout.ClearField("task")
     else:
-        rollout.task.CopyFrom(outcome.task)
-    summarize(rollout, facts.judgements, facts.course.target, now)
-    if outcome.phase in _RUNNING:
+        rollout.task.CopyFrom(verdict.task)
+    summarize(rollout, facts.nodes, facts.target.release, now)
+    if verdict.phase in _RUNNING:
         rollout.ClearField("finished_at")
-    elif outcome.phase != before.phase:
-        rollout.finished_at.FromDatetime(now.wall)
-    told = tell(previous, rollout, now, is_back=outcome.is_back)
-    if outcome.phase not in _RUNNING:
-        return Folded(rollout, told)
-    recheck_after = None if is_paused(facts) else max(0.0, watch.since + facts.deadline - now.monotonic)
-    return Folded(rollout, told, watch, recheck_after)
+    elif verdict.phase != before.phase:
+        rollout.finished_at.FromDatetime(now.utc)
+    events = rollout_events(previous, rollout, now, is_rolled_back=verdict.is_rolled_back)
+    if verdict.phase not in _RUNNING:
+        return RolloutUpdate(rollout, events)
+    recheck_after = None if is_paused(facts) else max(0.0, stopwatch.since + facts.deadline - now.mono)
+    return RolloutUpdate(rollout, events, stopwatch, recheck_after)
+
+
+def summarize(rollout: pb.Rollout, nodes: Sequence[NodeProgress], target: int, now: Now) -> None:
+    """Write counts over all ``nodes`` and the progress of the worst hundred into ``rollout``.
+
+    ``rollout`` holds the values recorded before and stays equal if nothing has changed. ``target`` is the number of the
+    release whose services are counted.
+    """
+    known = {node.node: node for node in rollout.nodes}
+    shown = nodes if len(nodes) <= MAX_NODES else _worst(nodes)
+    progress = [_progress(node, known.get(node.name), now) for node in shown]
+    rollout.counts.CopyFrom(_counts(nodes, target))
+    del rollout.nodes[:]
+    rollout.nodes.extend(progress)
+
+
+def _worst(nodes: Sequence[NodeProgress]) -> list[NodeProgress]:
+    """Return the most severe hundred of ``nodes``, sorted by name."""
+    shown = heapq.nsmallest(MAX_NODES, nodes, key=lambda node: (severity_rank(node), node.name))
+    return sorted(shown, key=lambda node: node.name)
+
+
+def _counts(nodes: Sequence[NodeProgress], target: int) -> pb.NodeCounts:
+    phases = Counter(node.phase for node in nodes)
+    counts = pb.NodeCounts(
+        total=len(nodes),
+        services_settled=sum(node.services_settled for node in nodes if node.release == target),
+        services_total=sum(node.services_total for node in nodes if node.release == target),
+    )
+    for phase, count in phases.items():
+        setattr(counts, _COUNTS[phase], count)
+    return counts
+
+
+def _progress(node: NodeProgress, known: pb.NodeProgress | None, now: Now) -> pb.NodeProgress:
+    progress = pb.NodeProgress(
+        node=node.name,
+        phase=node.phase,
+        reason=node.reason,
+        services_settled=node.services_settled,
+        services_total=node.services_total,
+        release=node.release,
+    )
+    if known is not None and known.phase == node.phase and known.HasField("since"):
+        progress.since.CopyFrom(known.since)
+    else:
+        progress.since.FromDatetime(now.utc)
+    return progress

@@ -1,186 +1,117 @@
-"""Where an environment is going: to its newest release, or back to the one that settled last before it. Pure.
+"""Rollout target: the release that nodes are to run, either the newest or, after a rollback, the last settled. Pure.
 
-A rollout that fails goes back by itself, or halts, where there is something to go back to. Which of it is a state of
-the Rollout (``target``, ``halted``), recorded before the assignments that follow from it, so that whoever leads next
-goes on in the same direction.
+A rollout that fails rolls back or halts by itself, if an earlier release has settled. The decision is part of the
+stored Rollout (fields ``target`` and ``halted``) and is recorded before the assignments that follow from it, so the
+next leader continues in the same direction.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
-from devopsellence.controller.model.snapshot import EnvironmentSnapshot, NodeView
+from devopsellence.controller.model.snapshot import EnvironmentSnapshot
 from devopsellence.store.keys import Keys
-from devopsellence.store.record import Record, message_of
+from devopsellence.store.record import Record
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutTarget:
-    """What the nodes of an environment are to run, as its Rollout says."""
+    """Numbers of the releases that a rollout moves between, as recorded in the Rollout."""
 
-    # The newest release's number.
+    #: Newest release of the environment.
+    newest: int
+    #: Release that the nodes are to run: ``newest`` or ``last_settled``.
     release: int
-    # What the environment is to run: ``release`` or ``last_settled``.
-    target: int
-    # The newest release before ``release`` that has settled; 0: none is known to.
+    #: Newest settled release before ``newest``; 0: none is known.
     last_settled: int = 0
-    # Why no further node is moved to ``release``; empty: they are.
+    #: Reason for moving no further node to ``newest``; empty while the rollout goes on.
     halted: str = ""
 
     @property
-    def going_back(self) -> bool:
-        """Whether the environment is to run an older release than its newest."""
-        return self.target != self.release
+    def rolls_back(self) -> bool:
+        """Return whether the environment is to run an older release than the newest."""
+        return self.release != self.newest
 
     @property
-    def holds(self) -> bool:
-        """Whether every node stays at the release that it has."""
-        return bool(self.halted) and not self.going_back
+    def is_halted(self) -> bool:
+        """Return whether every node stays at its current release."""
+        return bool(self.halted) and not self.rolls_back
 
-    def back(self, why: str) -> RolloutTarget:
-        """Everything goes back, because of ``why``."""
-        return replace(self, target=self.last_settled, halted=why)
+    def rolled_back(self, reason: str) -> RolloutTarget:
+        """Return the target of a rollback to the last settled release because of ``reason``."""
+        return replace(self, release=self.last_settled, halted=reason)
 
-    def hold(self, why: str) -> RolloutTarget:
-        """Nobody moves any more, because of ``why``."""
-        return replace(self, halted=why)
+    def halt(self, reason: str) -> RolloutTarget:
+        """Return the target of a rollout that halts because of ``reason``."""
+        return replace(self, halted=reason)
 
 
 def recorded_target(rollout: pb.Rollout) -> RolloutTarget:
-    """The course that ``rollout``, of the newest release, has recorded."""
+    """Return the target recorded in ``rollout``, the Rollout of the newest release."""
     return RolloutTarget(
-        release=rollout.release,
-        target=rollout.target or rollout.release,
+        newest=rollout.release,
+        release=rollout.target or rollout.release,
         last_settled=rollout.last_settled,
         halted=rollout.halted,
     )
 
 
-def last_settled(world: EnvironmentSnapshot, number: int) -> int:
-    """The newest release before ``number`` that has settled; 0: none is known to have.
-
-    Where there is no record of the rollouts, the release that most nodes report to have settled at.
-    """
-    rollout = message_of(world.rollout)
-    if rollout is None:
-        return _read_back(world.nodes, number)
-    found = [one.release for one in rollout.history if one.phase == pb.Rollout.SETTLED]
-    found.append(rollout.last_settled)
-    if rollout.phase == pb.Rollout.SETTLED:
-        found.append(rollout.release)
-    return max((one for one in found if one < number), default=0)
-
-
-def fallback_number(world: EnvironmentSnapshot) -> int:
-    """The release, besides the newest, whose record a plan needs; 0: none."""
-    environment = message_of(world.environment)
-    if environment is None or environment.latest_release == 0:
-        return 0
-    newest = environment.latest_release
-    rollout = message_of(world.rollout)
-    if rollout is not None and rollout.release == newest and rollout.target not in (0, newest):
-        return rollout.target
-    return last_settled(world, newest)
-
-
-def _read_back(views: Iterable[NodeView], number: int) -> int:
-    counts = Counter(found.release for view in views if (found := assigned(view)) and has_reported_settled(view, found))
-    return max((one for one in counts if one < number), key=lambda one: (counts[one], one), default=0)
-
-
-def assigned(view: NodeView) -> pb.Assignment | None:
-    """The node's assignment, if it can be read and is no tombstone."""
-    found = message_of(view.assignment)
-    return found if found is not None and not found.removed else None
-
-
-def is_partial(assignment: pb.Assignment) -> bool:
-    """Whether it is one that a release with a task begins with: not all of the release."""
-    return assignment.HasField("task") or assignment.HasField("task_service")
-
-
-def has_reported_settled(view: NodeView, assignment: pb.Assignment) -> bool:
-    """Whether the node has last reported that all of ``assignment``, a whole one, had settled; it may be silent now."""
-    status = message_of(view.status)
-    return (
-        status is not None
-        and status.phase == pb.AssignmentStatus.SETTLED
-        and (status.node_uid, status.generation) == (assignment.node_uid, assignment.generation)
-        and not is_partial(assignment)
-        and not any(service.failed for service in status.services)
-    )
-
-
-def release_at(view: NodeView) -> int:
-    """The release that the node runs, or is to run; 0: none, as far as is known.
-
-    Where the assignment is lost or cannot be read, what the node has reported counts.
-    """
-    if view.assignment is not None and view.assignment.message is not None:
-        found = assigned(view)
-        return found.release if found is not None else 0
-    status = message_of(view.status)
-    return status.release if status is not None and status.phase != pb.AssignmentStatus.REMOVED else 0
-
-
 def read_release(record: Record[pb.Release] | None, number: int, key: str) -> tuple[pb.Release | None, str]:
-    """Release ``number``, or None and why it cannot be rolled out, as the beginning of a sentence."""
+    """Return release ``number``, or None and the beginning of a sentence that says why it cannot be rolled out."""
     if record is None:
         return None, f"release {number} cannot be rolled out: {key} does not exist"
     if record.message is None:
         return None, f"release {number} cannot be rolled out: {record.error}"
     if record.message.number != number:
-        said = f"its record says that it is release {record.message.number}"
-        return None, f"release {number} cannot be rolled out: {said}"
+        problem = f"its record says that it is release {record.message.number}"
+        return None, f"release {number} cannot be rolled out: {problem}"
     return record.message, ""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownReleases:
-    """The releases that a plan may have to do with; None: there is none, or it cannot be read."""
+    """Releases that a plan may refer to. None: there is no such release, or it cannot be read."""
 
     newest: pb.Release | None
     fallback: pb.Release | None
-    # Why the newest, and the one to go back to, cannot be rolled out; empty if it can or there is none.
-    why_not_newest: str = ""
-    why_not_fallback: str = ""
+    #: Reasons why the newest release and the fallback cannot be rolled out; empty if possible or if there is none.
+    newest_problem: str = ""
+    fallback_problem: str = ""
 
-    def why_not(self, course: RolloutTarget) -> str:
-        """Why the target cannot be rolled out; empty if it can."""
-        return self.why_not_fallback if course.going_back else self.why_not_newest
-
-    @property
-    def returns(self) -> bool:
-        """Whether the newest is taken back when it fails, and there is a release that can be read to go back to."""
-        return self._wants_back and self.fallback is not None
+    def problem(self, target: RolloutTarget) -> str:
+        """Return why the release of ``target`` cannot be rolled out; empty if possible."""
+        return self.fallback_problem if target.rolls_back else self.newest_problem
 
     @property
-    def why_no_return(self) -> str:
-        """Why it is not taken back although it should be; empty otherwise."""
-        return self.why_not_fallback if self._wants_back else ""
+    def can_roll_back(self) -> bool:
+        """Return whether a failure of the newest release leads to a rollback to a readable release."""
+        return self._policy_rolls_back and self.fallback is not None
 
     @property
-    def _wants_back(self) -> bool:
-        # Also where it says nothing: that is the documented default.
+    def rollback_problem(self) -> str:
+        """Return why no rollback is possible although the policy asks for one; empty otherwise."""
+        return self.fallback_problem if self._policy_rolls_back else ""
+
+    @property
+    def _policy_rolls_back(self) -> bool:
+        # Also with an unspecified policy: a rollback is the documented default.
         return self.newest is not None and self.newest.rollout.on_failure != workload_pb2.RolloutPolicy.HALT
 
     def of(self, number: int) -> pb.Release | None:
-        """Release ``number``, if it is one of them."""
-        for one in (self.newest, self.fallback):
-            if one is not None and one.number == number:
-                return one
+        """Return release ``number`` if it is among the known releases."""
+        for release in (self.newest, self.fallback):
+            if release is not None and release.number == number:
+                return release
         return None
 
 
-def known_releases(world: EnvironmentSnapshot, course: RolloutTarget, keys: Keys) -> KnownReleases:
-    """What of the releases can be read."""
-    newest, why = read_release(world.release, course.release, keys.release(world.ref, course.release))
-    number = course.target if course.going_back else course.last_settled
+def known_releases(snapshot: EnvironmentSnapshot, target: RolloutTarget, keys: Keys) -> KnownReleases:
+    """Return the readable releases of ``snapshot``, with the problems of the others."""
+    newest, newest_problem = read_release(snapshot.release, target.newest, keys.release(snapshot.ref, target.newest))
+    number = target.release if target.rolls_back else target.last_settled
     if number == 0:
-        return KnownReleases(newest, None, why)
-    fallback, why_not = read_release(world.fallback, number, keys.release(world.ref, number))
-    return KnownReleases(newest, fallback, why, why_not)
+        return KnownReleases(newest, None, newest_problem)
+    fallback, fallback_problem = read_release(snapshot.fallback, number, keys.release(snapshot.ref, number))
+    return KnownReleases(newest, fallback, newest_problem, fallback_problem)

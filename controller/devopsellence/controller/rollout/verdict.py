@@ -1,8 +1,8 @@
-"""What has become of a rollout: its phase, its reason, and whether it turns round. Pure.
+"""Verdict on a rollout: phase, reason, rollback or halt. Pure.
 
-SETTLED is left only by another release, so that "the last release that settled" stays one; what goes wrong later is a
-reason. A rollout that fails goes back or halts where an earlier release has settled. Otherwise there is nothing to
-protect, and FAILED is left when all settles after all, or when what the nodes should run changes.
+Only another release ends SETTLED, so the last settled release stays settled; later problems become the reason. A failed
+rollout rolls back or halts if an earlier release has settled. Otherwise there is nothing to protect, and FAILED ends
+when all nodes settle after all, or when the assignments change.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from devopsellence.api.v1 import stored_pb2 as pb
-from devopsellence.controller.model.snapshot import Moment, Stopwatch
-from devopsellence.controller.rollout.node_progress import Hold, Judgement
-from devopsellence.controller.rollout.target import Course
-from devopsellence.controller.rollout.task import ended_by_failure, sentence
-from devopsellence.controller.rollout.task_stage import Stage, stage_of
-from devopsellence.controller.rollout.turns import is_in_flight
+from devopsellence.clock import Now
+from devopsellence.controller.model.snapshot import ProgressStopwatch
+from devopsellence.controller.rollout.batch import is_in_flight
+from devopsellence.controller.rollout.node_progress import Hold, NodeProgress
+from devopsellence.controller.rollout.target import RolloutTarget
+from devopsellence.controller.rollout.task import describe_task, ended_by_failure
+from devopsellence.controller.rollout.task_stage import TaskStage, stage_of
 from devopsellence.store.keys import EnvironmentRef
 
 _NAMED: Final = 3
 _Phase = pb.Rollout
-_GRAVITY: Final[dict[int, int]] = {
+_SEVERITY: Final[dict[int, int]] = {
     phase: position
     for position, phase in enumerate(
         (
@@ -39,174 +40,177 @@ _GRAVITY: Final[dict[int, int]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What a rollout is judged by."""
+class RolloutFacts:
+    """Facts for the verdict on a rollout."""
 
     ref: EnvironmentRef
-    course: Course
-    # Why the target cannot be read; empty if it can.
+    target: RolloutTarget
+    #: Why the target release cannot be read; empty if it can be read.
     unreadable: str
-    # Why a service of the target runs nowhere; empty if each runs somewhere.
+    #: Why a service of the target release runs nowhere; empty if every service has a node.
     unplaced: str
-    # A newest release that fails is taken back, and the release that settled last can be read.
-    returns: bool
-    # Why it cannot be read where the newest would be taken back; empty otherwise.
-    why_no_return: str
-    # Whether this plan changes what a node should run.
+    #: A failure of the newest release leads to a rollback, and the last settled release can be read.
+    can_roll_back: bool
+    #: Why the last settled release cannot be read although the policy asks for a rollback; empty otherwise.
+    rollback_problem: str
+    #: This plan changes the assignment of a node.
     moved: bool
-    # One for each attached node, sorted by name.
-    judgements: Sequence[Judgement]
-    # Whether each service of the target has settled on at least one node.
+    #: Progress of the attached nodes, sorted by name.
+    nodes: Sequence[NodeProgress]
+    #: Each service of the target release has settled on at least one node.
     covered: bool
-    # Seconds without progress after which the rollout fails.
+    #: Seconds without progress after which the rollout fails.
     deadline: float
-    # The newest release's task as decided; None if it has none.
+    #: Release task of the newest release as decided; None without a task.
     task: pb.TaskStatus | None = None
-    # What is wrong with secrets that the nodes need.
-    troubles: Sequence[str] = ()
+    #: Problems with secrets and placement, in sentences.
+    problems: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a rollout has come to."""
+class RolloutVerdict:
+    """Verdict on a rollout."""
 
     phase: pb.Rollout.Phase.ValueType
     reason: str
-    # Another one than the facts': what the nodes are to run has to be worked out anew.
-    course: Course
-    # Of the newest release; has failed with the rollout where it had not ended.
+    #: If different from the target of the facts, the assignments have to be worked out again.
+    target: RolloutTarget
+    #: Release task of the newest release; failed with the rollout if it had not ended.
     task: pb.TaskStatus | None = None
-    # The nodes that the verdict was made from, where it turns the rollout round.
+    #: Names of the nodes that caused a rollback or halt.
     blamed: Sequence[str] = ()
-    # All that answers runs the older target again.
-    is_back: bool = False
+    #: All reachable nodes run the older release again.
+    is_rolled_back: bool = False
 
 
-def gravity(judgement: Judgement) -> int:
-    """What to be shown first has the least."""
-    return _GRAVITY.get(judgement.phase, len(_GRAVITY))
+def severity_rank(node: NodeProgress) -> int:
+    """Return the rank of a node in lists; the most severe phase has the lowest."""
+    return _SEVERITY.get(node.phase, len(_SEVERITY))
 
 
-def weigh(facts: Facts, before: pb.Rollout, watch: Stopwatch, now: Moment) -> Outcome:
-    """What becomes of the rollout that was recorded as ``before``."""
-    if facts.course.going_back:
-        return _going_back(facts, before, watch, now)
+def judge(facts: RolloutFacts, before: pb.Rollout, stopwatch: ProgressStopwatch, now: Now) -> RolloutVerdict:
+    """Return the verdict on the rollout recorded as ``before``."""
+    if facts.target.rolls_back:
+        return _rolling_back(facts, before, stopwatch, now)
     if _has_settled(facts):
-        reason = _join(facts.troubles, _why_unsettled(facts))
-        return Outcome(_Phase.SETTLED, reason, replace(facts.course, halted=""), facts.task)
+        reason = _join(facts.problems, _why_unsettled(facts))
+        return RolloutVerdict(_Phase.SETTLED, reason, replace(facts.target, halted=""), facts.task)
     if before.phase == _Phase.SETTLED:
-        return Outcome(_Phase.SETTLED, _live(facts), facts.course, facts.task)
+        return RolloutVerdict(_Phase.SETTLED, _live(facts), facts.target, facts.task)
     if facts.unreadable:
-        return Outcome(_Phase.FAILED, facts.unreadable, facts.course, facts.task)
-    late = now.monotonic - watch.since >= facts.deadline and before.phase == _Phase.PROGRESSING
+        return RolloutVerdict(_Phase.FAILED, facts.unreadable, facts.target, facts.task)
+    late = now.mono - stopwatch.since >= facts.deadline and before.phase == _Phase.PROGRESSING
     failure = _failure(facts, late=late)
-    if facts.course.last_settled and (facts.course.halted or failure.why):
-        return _turned(facts, failure)
+    if facts.target.last_settled and (facts.target.halted or failure.why):
+        return _rolled_back_or_halted(facts, failure)
     if failure.why:
-        return Outcome(_Phase.FAILED, failure.why, facts.course, facts.task)
+        return RolloutVerdict(_Phase.FAILED, failure.why, facts.target, facts.task)
     if facts.unplaced:
-        return Outcome(_Phase.FAILED, facts.unplaced, facts.course, facts.task)
-    # Also when it is the turn of nobody yet: what was in the way is gone.
-    waits = any(one.hold is Hold.TURN for one in facts.judgements)
+        return RolloutVerdict(_Phase.FAILED, facts.unplaced, facts.target, facts.task)
+    # Also while every node waits for its batch: the problem is gone.
+    waits = any(node.hold is Hold.BATCH for node in facts.nodes)
     if before.phase == _Phase.FAILED and not facts.moved and not waits:
-        return Outcome(_Phase.FAILED, before.reason, facts.course, facts.task)
+        return RolloutVerdict(_Phase.FAILED, before.reason, facts.target, facts.task)
     if late:
-        return Outcome(_Phase.FAILED, _too_late(facts), facts.course, facts.task)
-    return Outcome(_Phase.PROGRESSING, _live(facts), facts.course, facts.task)
+        return RolloutVerdict(_Phase.FAILED, _too_late(facts), facts.target, facts.task)
+    return RolloutVerdict(_Phase.PROGRESSING, _live(facts), facts.target, facts.task)
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """Why the newest release has failed (empty: it has not), and the nodes that show it."""
+    """Reason for the failure of the newest release (empty: no failure), and the names of the nodes to blame."""
 
     why: str = ""
     nodes: Sequence[str] = ()
 
 
-def _failure(facts: Facts, *, late: bool) -> _Failure:
-    """What speaks against the newest release: not what only keeps it from reaching a node."""
+def _failure(facts: RolloutFacts, *, late: bool) -> _Failure:
+    """Return the failure of the newest release; an unreachable or excluded node is none."""
     task = facts.task
     if task is not None and task.phase == pb.TaskStatus.FAILED:
-        return _Failure(sentence(task))
-    given_up = [one for one in facts.judgements if one.given_up and one.waited_for]
+        return _Failure(describe_task(task))
+    given_up = [node for node in facts.nodes if node.given_up and node.waited_for]
     if given_up:
-        why = _join(facts.troubles, _sentences([one.given_up for one in given_up]))
-        return _Failure(why, [one.node for one in given_up])
+        why = _join(facts.problems, _sentences([node.given_up for node in given_up]))
+        return _Failure(why, [node.name for node in given_up])
     if late:
-        in_flight = [one.node for one in facts.judgements if is_in_flight(one, facts.course.target)]
-        if in_flight or (task is not None and task.node and stage_of(task) is Stage.PREPARING):
+        in_flight = [node.name for node in facts.nodes if is_in_flight(node, facts.target.release)]
+        if in_flight or (task is not None and task.node and stage_of(task) is TaskStage.PREPARING):
             return _Failure(_too_late(facts), in_flight)
     return _Failure()
 
 
-def _turned(facts: Facts, failure: _Failure) -> Outcome:
-    """The newest release has failed, and an earlier one has settled: back to that, or no further."""
-    why = facts.course.halted or failure.why
+def _rolled_back_or_halted(facts: RolloutFacts, failure: _Failure) -> RolloutVerdict:
+    """Return the verdict on a failed release after an earlier settled release: roll back or halt."""
+    why = facts.target.halted or failure.why
     task = ended_by_failure(facts.task)
-    if facts.returns:
-        course = facts.course.back(why)
-        return Outcome(_Phase.ROLLING_BACK, why, course, task, failure.nodes)
-    reason = f"{why}; {facts.why_no_return}" if facts.why_no_return else why
-    return Outcome(_Phase.FAILED, reason, facts.course.hold(why), task, failure.nodes)
+    if facts.can_roll_back:
+        target = facts.target.rolled_back(why)
+        return RolloutVerdict(_Phase.ROLLING_BACK, why, target, task, failure.nodes)
+    reason = f"{why}; {facts.rollback_problem}" if facts.rollback_problem else why
+    return RolloutVerdict(_Phase.FAILED, reason, facts.target.halt(why), task, failure.nodes)
 
 
-def _going_back(facts: Facts, before: pb.Rollout, watch: Stopwatch, now: Moment) -> Outcome:
-    """FAILED once everything that answers is back, or when that takes too long; it goes on nevertheless."""
-    course = facts.course
-    waited_for = [one for one in facts.judgements if one.waited_for]
-    said = _live(facts)
-    if waited_for and all(one.done for one in waited_for):
-        reason = f"{course.halted}; release {course.target} runs again{f', but {said}' if said else ''}"
-        return Outcome(_Phase.FAILED, reason, course, facts.task, is_back=True)
-    on_its_way = before.target == course.target
-    late = now.monotonic - watch.since >= facts.deadline
+def _rolling_back(facts: RolloutFacts, before: pb.Rollout, stopwatch: ProgressStopwatch, now: Now) -> RolloutVerdict:
+    """Return FAILED once all reachable nodes are back, or after the deadline; the rollback goes on even then."""
+    target = facts.target
+    waited_for = [node for node in facts.nodes if node.waited_for]
+    live = _live(facts)
+    if waited_for and all(node.done for node in waited_for):
+        reason = f"{target.halted}; release {target.release} runs again{f', but {live}' if live else ''}"
+        return RolloutVerdict(_Phase.FAILED, reason, target, facts.task, is_rolled_back=True)
+    on_its_way = before.target == target.release
+    late = now.mono - stopwatch.since >= facts.deadline
     if on_its_way and (late or before.phase == _Phase.FAILED):
-        reason = f"{course.halted}; release {course.target} is to run again, but {said}"
-        return Outcome(_Phase.FAILED, reason, course, facts.task)
-    return Outcome(_Phase.ROLLING_BACK, f"{course.halted}; back to release {course.target}: {said}", course, facts.task)
+        reason = f"{target.halted}; release {target.release} is to run again, but {live}"
+        return RolloutVerdict(_Phase.FAILED, reason, target, facts.task)
+    return RolloutVerdict(
+        _Phase.ROLLING_BACK, f"{target.halted}; back to release {target.release}: {live}", target, facts.task
+    )
 
 
-def _has_settled(facts: Facts) -> bool:
-    obstacle = facts.unreadable or facts.unplaced
-    open_to_all = stage_of(facts.task) is Stage.OPEN
-    settled = all(one.done for one in facts.judgements if one.waited_for)
-    return not obstacle and open_to_all and facts.covered and settled
+def _has_settled(facts: RolloutFacts) -> bool:
+    problem = facts.unreadable or facts.unplaced
+    open_to_all = stage_of(facts.task) is TaskStage.OPEN
+    settled = all(node.done for node in facts.nodes if node.waited_for)
+    return not problem and open_to_all and facts.covered and settled
 
 
-def is_paused(facts: Facts) -> bool:
-    """Whether the release task is running, for all that is known: that takes as long as it takes."""
+def is_paused(facts: RolloutFacts) -> bool:
+    """Return whether the release task is running as far as is known; a running task has no deadline here."""
     task = facts.task
-    if task is None or task.phase != pb.TaskStatus.RUNNING or facts.course.going_back:
+    if task is None or task.phase != pb.TaskStatus.RUNNING or facts.target.rolls_back:
         return False
-    silent = (pb.NodeProgress.UNREACHABLE, pb.NodeProgress.ERROR)
-    return all(one.phase not in silent for one in facts.judgements if one.node == task.node)
+    unreachable = (pb.NodeProgress.UNREACHABLE, pb.NodeProgress.ERROR)
+    return all(node.phase not in unreachable for node in facts.nodes if node.name == task.node)
 
 
-def _too_late(facts: Facts) -> str:
+def _too_late(facts: RolloutFacts) -> str:
     return f"no progress within {facts.deadline:g} s (progress_deadline): {_live(facts)}"
 
 
-def _live(facts: Facts) -> str:
-    """Why it is not settled, as of now."""
-    obstacle = facts.unreadable or facts.unplaced
-    return _join([*([obstacle] if obstacle else []), *facts.troubles], _why_unsettled(facts))
+def _live(facts: RolloutFacts) -> str:
+    """Return why the rollout has not settled, as of now."""
+    problem = facts.unreadable or facts.unplaced
+    return _join([*([problem] if problem else []), *facts.problems], _why_unsettled(facts))
 
 
-def _why_unsettled(facts: Facts) -> str:
-    """What the nodes that have not settled say, the worst first; empty if all have.
+def _why_unsettled(facts: RolloutFacts) -> str:
+    """Return the reasons of the unsettled nodes, the most severe first; empty if all have settled.
 
-    While the release task has not ended, its node speaks for all; who only waits for others has nothing to say.
+    Until the release task has ended, only the reason of its node counts. Nodes that wait for their batch are left out
+    if there are others.
     """
     task = facts.task
-    preparing = stage_of(task) is Stage.PREPARING and not facts.course.going_back
-    if task is not None and not task.node and task.phase == pb.TaskStatus.WAITING and not facts.course.going_back:
-        return sentence(task)
-    saying = [one for one in facts.judgements if one.reason]
+    preparing = stage_of(task) is TaskStage.PREPARING and not facts.target.rolls_back
+    if task is not None and not task.node and task.phase == pb.TaskStatus.WAITING and not facts.target.rolls_back:
+        return describe_task(task)
+    reporting = [node for node in facts.nodes if node.reason]
     if preparing and task is not None:
-        saying = [one for one in saying if one.node == task.node]
-    saying = [one for one in saying if one.hold is not Hold.TURN] or saying
-    saying.sort(key=gravity)
-    return _sentences([one.reason for one in saying])
+        reporting = [node for node in reporting if node.name == task.node]
+    reporting = [node for node in reporting if node.hold is not Hold.BATCH] or reporting
+    reporting.sort(key=severity_rank)
+    return _sentences([node.reason for node in reporting])
 
 
 def _sentences(reasons: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
-"""What a node that is being drained goes on running. Pure.
+"""Draining of a node: the services that stay on it for now, and why. Pure.
 
-Web services leave first, so that no request is on its way to the node when the others end. What has a volume stays,
-unless that was said as well; a replica stays until it runs elsewhere.
+Web services end first, so that no request is on its way to the node when other services end. A service with a volume
+stays, unless the drain moves volumes; a replica stays until it has settled on another node.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from devopsellence.store.record import message_of
 
 @dataclass(frozen=True, slots=True)
 class RemainingServices:
-    """What is left on a node for now, and a clause about each that is, and why; "" where nothing is left."""
+    """Services that stay on a node for now, with clauses that say why; "" if none stays."""
 
     services: frozenset[str]
     why: str
@@ -27,10 +27,10 @@ class RemainingServices:
 def remaining_services(
     view: NodeView, node: pb.Node, specs: Mapping[str, Service], waiting: Mapping[str, Sequence[str]]
 ) -> RemainingServices:
-    """What ``node`` may go on running of what it has.
+    """Return the services that ``node`` keeps for now.
 
-    ``specs``: the services of the release by name. ``waiting``: the replicas that stay until they have settled
-    elsewhere, with the nodes where they are to.
+    ``specs`` are the services of the release by name, ``waiting`` the replicas that stay until they have settled
+    elsewhere, with the names of the nodes they move to.
     """
     current = message_of(view.assignment)
     had = (
@@ -41,22 +41,22 @@ def remaining_services(
     webs = {name for name in leaving if had[name].kind == Service.WEB}
     now = webs or (leaving if _is_quiet(view) else set())
     left = frozenset(had.keys() - {name for name in now if name not in waiting})
-    said = [
+    reasons = [
         f'service "{name}" stays, as its data is here; devopsellence node drain {node.name} --move-volumes moves it'
         for name in sorted(staying)
         if had[name].volumes
     ]
-    said += [
+    reasons += [
         f'service "{name}" stays until it has settled on {", ".join(waiting[name]) or "another node"}'
         for name in sorted(leaving & left & waiting.keys())
     ]
     if others := sorted((leaving & left) - waiting.keys()):
-        said.append(f"{', '.join(others)} runs until {_before(webs or _ending(view))}")
-    return RemainingServices(left, "; ".join(said))
+        reasons.append(f"{', '.join(others)} runs until {_before(webs or _ending(view))}")
+    return RemainingServices(left, "; ".join(reasons))
 
 
 def _is_quiet(view: NodeView) -> bool:
-    """Whether the node reports that nothing runs there any more that it was told to end."""
+    """Return whether the node has reported the end of all services that are not assigned any more."""
     assignment = message_of(view.assignment)
     status = message_of(view.status)
     if assignment is None or status is None or _ending(view):
@@ -65,7 +65,7 @@ def _is_quiet(view: NodeView) -> bool:
 
 
 def _ending(view: NodeView) -> set[str]:
-    """What the node still reports although it is not assigned any more."""
+    """Return the services that the node reports although they are not assigned any more."""
     assignment = message_of(view.assignment)
     status = message_of(view.status)
     if assignment is None or status is None:

@@ -85,7 +85,9 @@ def place_services(
             services[node.name] = left.services
             if left.why:
                 why[node.name] = left.why
-    short = [_placement_problem(spread, nodes, filters, held[name]) for name, spread in placement.replica_placements.items()]
+    short = [
+        _placement_problem(spread, nodes, filters, held[name]) for name, spread in placement.replica_placements.items()
+    ]
     return EnvironmentPlacement(
         services,
         _until_moved(unreachable, held, counted, grace, now),
@@ -188,7 +190,9 @@ def _placement_problem(
 
 def _waiting(node: str, services: Collection[str], placement: Placement) -> dict[str, Sequence[str]]:
     """Return the replicas that ``node`` keeps until they run elsewhere, with the names of the nodes they move to."""
-    spreads = {name: placement.replica_placements[name].nodes for name in services if name in placement.replica_placements}
+    spreads = {
+        name: placement.replica_placements[name].nodes for name in services if name in placement.replica_placements
+    }
     return {name: nodes for name, nodes in spreads.items() if node not in nodes}
 
 
