@@ -14,7 +14,7 @@ from devopsellence.store.errors import Ambiguous, Fenced, Unavailable
 from devopsellence.store.fenced import Outdated
 from devopsellence.store.keys import EnvironmentRef
 from tests.unit.controller.builders import REF
-from tests.unit.controller.test_workqueue import FakeLoop
+from tests.unit.controller.reconcile.test_workqueue import FakeLoop
 
 OTHER = EnvironmentRef("acme", "shop", "staging")
 

@@ -9,8 +9,7 @@ from devopsellence.controller.model.actions import Precondition
 from devopsellence.controller.reconcile.transactions import transactions
 from devopsellence.controller.rollout.status import MAX_NODES
 from devopsellence.store.etcd import MAX_OPERATIONS
-from tests.unit.controller.builders import KEYS, REF, Store, crashed, migration, service, service_status, writes
-from tests.unit.controller.moving import (
+from tests.unit.controller.batch_builders import (
     at,
     come_back,
     drain,
@@ -23,6 +22,7 @@ from tests.unit.controller.moving import (
     settled_store,
     web,
 )
+from tests.unit.controller.builders import KEYS, REF, Store, crashed, migration, service, service_status, writes
 
 THREE = ("n1", "n2", "n3")
 

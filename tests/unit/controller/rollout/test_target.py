@@ -6,8 +6,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.model.actions import Precondition, WriteKind
-from tests.unit.controller.builders import KEYS, REF, Store, crashed, kinds, service, service_status, writes
-from tests.unit.controller.moving import (
+from tests.unit.controller.batch_builders import (
     at,
     codes,
     come_back,
@@ -21,6 +20,7 @@ from tests.unit.controller.moving import (
     settled_store,
     web,
 )
+from tests.unit.controller.builders import KEYS, REF, Store, crashed, kinds, service, service_status, writes
 
 THREE = ("n1", "n2", "n3")
 WHY = 'service "web" on n1: ended by itself (exit code 3)'

@@ -12,7 +12,7 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.api.v1 import workload_pb2
 from devopsellence.controller.model.reachability import UnreachableSince
 from tests.unit.controller.builders import KEYS, REF, Store, service, service_status
-from tests.unit.controller.test_placing import answers, come_back, drain, jobs, silence
+from tests.unit.controller.scheduler.test_placement import answers, come_back, drain, jobs, silence
 
 NODES: Final = tuple(f"n{number}" for number in range(1, 7))
 MOVABLE: Final = {"jobs": 2, "site": 3}
