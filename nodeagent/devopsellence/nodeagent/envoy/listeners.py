@@ -1,7 +1,7 @@
 """Envoy listeners: ports, TLS, connection limits, request handling and access log.
 
-Limits follow Envoy's guide "Configuring Envoy as an edge proxy", except for applications' needs; a comment marks every
-exception.
+Limits follow Envoy's guide "Configuring Envoy as an edge proxy", with a few exceptions for the needs of applications;
+a comment marks every exception.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _DOWNSTREAM_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.DownstreamTl
 _BUFFER_BYTES: Final = 64 << 10
 _BACKLOG: Final = 4096
 _HANDSHAKE: Final = "15s"
-#: Address range of internal clients, trusted by Envoy. No client is: nobody sends from this address (an empty list
-#: would mean all private addresses).
+#: Addresses of internal clients, which Envoy would trust: an address that no client has. An empty list would mean all
+#: private addresses.
 _NO_INTERNAL_CLIENTS: Final[Message] = {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]}
 _UNAVAILABLE: Final = "503: nothing answers for this address at the moment\n"
 
