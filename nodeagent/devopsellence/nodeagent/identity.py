@@ -34,8 +34,8 @@ def load_identity(folder: Path) -> AgeIdentity:
         return _create(path)
     except (EncryptionError, UnicodeDecodeError) as error:
         raise StateError(
-            f"{path} holds no age identity: put the right file back, or remove it, attach the node's environments again "
-            "and set their secrets again"
+            f"{path} holds no age identity: put the right file back, or remove it, attach the node's environments "
+            "again and set their secrets again"
         ) from error
     except OSError as error:
         raise StateError(f"{path} cannot be used: {os.strerror(error.errno or 0)}") from error

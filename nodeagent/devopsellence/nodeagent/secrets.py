@@ -23,7 +23,7 @@ def reencrypted_specs(before: Desired | None, after: Desired | None) -> list[tup
     """Return the specs (service and hash) with newly encrypted secrets: a refused start can be retried at once."""
     if before is None or after is None:
         return []
-    changed = {key for key, age in after.sealed.items() if before.sealed.get(key, age) != age}
+    changed = {key for key, age in after.encrypted.items() if before.encrypted.get(key, age) != age}
     return [
         (name, assigned.hash)
         for name, assigned in after.services.items()
@@ -57,14 +57,14 @@ class SecretDecrypter:
         password = self._decrypt(desired, REGISTRY, registry.password_secret, registry.password_version)
         return registry.username, password
 
-    def private_key(self, sealed: str) -> str:
+    def private_key(self, encrypted: str) -> str:
         """Return a private key encrypted for this node, as PEM.
 
         Raises:
             SecretError: it was not encrypted for this node, or is no text.
         """
         try:
-            value = _text(self._identity.decrypt(sealed))
+            value = _text(self._identity.decrypt(encrypted))
         except EncryptionError as error:
             raise SecretError(str(error)) from error
         if value is None:
@@ -73,11 +73,11 @@ class SecretDecrypter:
 
     def _decrypt(self, desired: Desired, service: str, secret: str, version: int) -> str:
         label = f"secret {secret} (version {version})"
-        sealed = desired.sealed.get((service, secret, version))
-        if sealed is None:
+        encrypted = desired.encrypted.get((service, secret, version))
+        if encrypted is None:
             raise SecretError(f"{label} was not sent to this node; run devopsellence deploy")
         try:
-            value = _text(self._identity.decrypt(sealed))
+            value = _text(self._identity.decrypt(encrypted))
         except EncryptionError as error:
             raise SecretError(f"{label}: {error}; run devopsellence secret reencrypt") from error
         if value is None:

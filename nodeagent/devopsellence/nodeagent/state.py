@@ -34,6 +34,15 @@ from devopsellence.store.keys import EnvironmentRef
 _KINDS: Final = ("assignments", "memory", "status", "tasks", "ingress")
 #: Separator in file names in place of "/"; not valid in names.
 _SEPARATOR: Final = "+"
+#: Names on disk of fields of RestartHistory that have other names there, so that an upgraded agent reads old files.
+_STORED_NAMES: Final = {
+    "failure": "trouble",
+    "last_start": "begun",
+    "ready_container": "proved",
+    "stopped_container": "stopped",
+    "counted_exit": "examined",
+    "replaced_container": "discarded",
+}
 _log = structlog.get_logger()
 
 
@@ -86,23 +95,23 @@ class StateFolder:
         records: dict[EnvironmentRef, stored_pb2.Assignment] = {}
         for path in sorted((self._folder / "assignments").glob("*.json")):
             try:
-                env = EnvironmentRef.parse(path.stem.replace(_SEPARATOR, "/"))
-                records[env] = decode(stored_pb2.Assignment, str(path), path.read_bytes())
+                ref = EnvironmentRef.parse(path.stem.replace(_SEPARATOR, "/"))
+                records[ref] = decode(stored_pb2.Assignment, str(path), path.read_bytes())
             except (OSError, ValueError, MalformedRecord) as error:
                 _log.warning("an assignment on disk cannot be read", path=str(path), error=str(error))
         return records
 
-    def save_assignment(self, env: EnvironmentRef, assignment: stored_pb2.Assignment) -> None:
+    def save_assignment(self, ref: EnvironmentRef, assignment: stored_pb2.Assignment) -> None:
         """Write an assignment; it is on disk on return.
 
         Raises:
             OSError.
         """
-        self._write("assignments", env, encode(assignment), sync=True)
+        self._write("assignments", ref, encode(assignment), sync=True)
 
-    def restart_histories(self, env: EnvironmentRef, now: Now) -> dict[tuple[str, str], RestartHistory]:
+    def restart_histories(self, ref: EnvironmentRef, now: Now) -> dict[tuple[str, str], RestartHistory]:
         """Return the restart histories of an environment; empty if absent or unreadable."""
-        path = self._path("memory", env)
+        path = self._path("memory", ref)
         try:
             stored = json.loads(path.read_bytes())
             return {(entry["service"], entry["hash"]): _history_from_json(entry["memory"], now) for entry in stored}
@@ -112,25 +121,25 @@ class StateFolder:
             _log.warning("the counters on disk cannot be read", path=str(path), error=str(error))
             return {}
 
-    def save_restart_histories(self, env: EnvironmentRef, memories: RestartHistories) -> None:
+    def save_restart_histories(self, ref: EnvironmentRef, histories: RestartHistories) -> None:
         """Write restart histories, without sync: after a crash of the machine they can be a little old.
 
         Raises:
             OSError.
         """
         stored = [
-            {"service": service, "hash": spec_hash, "memory": dataclasses.asdict(memory)}
-            for (service, spec_hash), memory in sorted(memories.items())
+            {"service": service, "hash": spec_hash, "memory": _history_to_json(history)}
+            for (service, spec_hash), history in sorted(histories.items())
         ]
-        self._write("memory", env, json.dumps(stored).encode(), sync=False)
+        self._write("memory", ref, json.dumps(stored).encode(), sync=False)
 
-    def task_runs(self, env: EnvironmentRef) -> tuple[TaskRun, ...]:
+    def task_runs(self, ref: EnvironmentRef) -> tuple[TaskRun, ...]:
         """Return the records of an environment's release tasks, oldest first.
 
         Raises:
             StateError: the records cannot be read. That is not the same as no records: a task may have run.
         """
-        path = self._path("tasks", env)
+        path = self._path("tasks", ref)
         try:
             return tuple(task_run_from_json(load) for load in json.loads(path.read_bytes()))
         except FileNotFoundError:
@@ -141,13 +150,13 @@ class StateFolder:
                 f"once you have made sure that it has not, remove the file and restart the agent ({error})"
             ) from error
 
-    def save_task_runs(self, env: EnvironmentRef, runs: Sequence[TaskRun]) -> None:
+    def save_task_runs(self, ref: EnvironmentRef, runs: Sequence[TaskRun]) -> None:
         """Write the records of release tasks; they are on disk on return.
 
         Raises:
             OSError.
         """
-        self._write("tasks", env, json.dumps([task_run_to_json(run) for run in runs]).encode(), sync=True)
+        self._write("tasks", ref, json.dumps([task_run_to_json(run) for run in runs]).encode(), sync=True)
 
     def parts(self) -> dict[tuple[EnvironmentRef, str], stored_pb2.NodeIngress]:
         """Return all readable ingress parts by environment and part; an unreadable file is logged and left in place."""
@@ -155,50 +164,50 @@ class StateFolder:
         for path in sorted((self._folder / "ingress").glob("*.json")):
             try:
                 stored = decode(stored_pb2.NodeIngress, str(path), path.read_bytes())
-                env = EnvironmentRef(stored.organization, stored.project, stored.environment)
+                ref = EnvironmentRef(stored.organization, stored.project, stored.environment)
             except (OSError, ValueError, MalformedRecord) as error:
                 _log.warning("a part of an ingress on disk cannot be read", path=str(path), error=str(error))
             else:
-                records[env, stored.part] = stored
+                records[ref, stored.part] = stored
         return records
 
-    def save_part(self, env: EnvironmentRef, part: str, stored: stored_pb2.NodeIngress) -> None:
+    def save_part(self, ref: EnvironmentRef, part: str, stored: stored_pb2.NodeIngress) -> None:
         """Write an ingress part; it is on disk on return.
 
         Raises:
             OSError.
         """
-        write_file(self._part(env, part), encode(stored), sync=True)
+        write_file(self._part(ref, part), encode(stored), sync=True)
 
-    def forget_part(self, env: EnvironmentRef, part: str) -> None:
+    def forget_part(self, ref: EnvironmentRef, part: str) -> None:
         """Remove an ingress part."""
-        self._part(env, part).unlink(missing_ok=True)
+        self._part(ref, part).unlink(missing_ok=True)
 
-    def save_status(self, env: EnvironmentRef, status: bytes) -> None:
+    def save_status(self, ref: EnvironmentRef, status: bytes) -> None:
         """Write a status, without sync.
 
         Raises:
             OSError.
         """
-        self._write("status", env, status, sync=False)
+        self._write("status", ref, status, sync=False)
 
-    def forget(self, env: EnvironmentRef) -> None:
+    def forget(self, ref: EnvironmentRef) -> None:
         """Remove all files of an environment."""
         for kind in _KINDS:
-            self._path(kind, env).unlink(missing_ok=True)
-        for path in (self._folder / "ingress").glob(f"{str(env).replace('/', _SEPARATOR)}{_SEPARATOR}*.json"):
+            self._path(kind, ref).unlink(missing_ok=True)
+        for path in (self._folder / "ingress").glob(f"{str(ref).replace('/', _SEPARATOR)}{_SEPARATOR}*.json"):
             path.unlink(missing_ok=True)
 
-    def _part(self, env: EnvironmentRef, part: str) -> Path:
+    def _part(self, ref: EnvironmentRef, part: str) -> Path:
         """Return the path of an ingress part, by hash: a DNS name can be too long for a file name."""
         short = hashlib.sha256(part.encode()).hexdigest()[:32]
-        return self._folder / "ingress" / f"{str(env).replace('/', _SEPARATOR)}{_SEPARATOR}{short}.json"
+        return self._folder / "ingress" / f"{str(ref).replace('/', _SEPARATOR)}{_SEPARATOR}{short}.json"
 
-    def _path(self, kind: str, env: EnvironmentRef) -> Path:
-        return self._folder / kind / f"{str(env).replace('/', _SEPARATOR)}.json"
+    def _path(self, kind: str, ref: EnvironmentRef) -> Path:
+        return self._folder / kind / f"{str(ref).replace('/', _SEPARATOR)}.json"
 
-    def _write(self, kind: str, env: EnvironmentRef, content: bytes, *, sync: bool) -> None:
-        write_file(self._path(kind, env), content, sync=sync)
+    def _write(self, kind: str, ref: EnvironmentRef, content: bytes, *, sync: bool) -> None:
+        write_file(self._path(kind, ref), content, sync=sync)
 
 
 def write_file(path: Path, content: bytes, *, sync: bool) -> None:
@@ -228,17 +237,22 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _history_to_json(history: RestartHistory) -> dict[str, Any]:
+    """Return a restart history as plain JSON."""
+    return {_STORED_NAMES.get(name, name): value for name, value in dataclasses.asdict(history).items()}
+
+
 def _history_from_json(stored: Mapping[str, Any], now: Now) -> RestartHistory:
     """Return a restart history from JSON.
 
     Monotonic clocks restart at a reboot, so the backoff is restored from the wall clock, up to the longest backoff.
     """
-    known = {field.name for field in dataclasses.fields(RestartHistory)}
-    values = {key: value for key, value in stored.items() if key in known}
+    names = {_STORED_NAMES.get(field.name, field.name): field.name for field in dataclasses.fields(RestartHistory)}
+    values = {names[key]: value for key, value in stored.items() if key in names}
     end = values.get("last_end")
     wait = min(max(0.0, float(values.get("retry_wall", 0.0)) - now.wall), BACKOFF_CAP * (1 + SPREAD))
     values |= {
-        "trouble": FailureCause(values.get("trouble", "")),
+        "failure": FailureCause(values.get("failure", "")),
         "retry": now.mono + wait,
         "last_end": ContainerExit(**{**end, "log_lines": tuple(end["log_lines"])}) if end else None,
     }

@@ -32,13 +32,13 @@ pytestmark = pytest.mark.docker
 
 
 @pytest.mark.parametrize("name", ["root", "operator:bob"])
-async def test_operators_are_answered(here: ApiNode, name: str) -> None:
+async def test_operator_is_answered(here: ApiNode, name: str) -> None:
     async with here.client(here.authority.issue(name)) as stub:
         assert (await stub.Diagnose(DiagnoseRequest())).node == NODE
 
 
 @pytest.mark.parametrize("name", ["node:n1", "node:n2", "controller", "operator:", "Root"])
-async def test_other_certificates_of_the_cluster_are_refused_by_every_call(here: ApiNode, name: str) -> None:
+async def test_other_certificate_of_cluster_is_refused_by_every_call(here: ApiNode, name: str) -> None:
     await here.start("web", "sleep", "1000")
     async with here.client(here.authority.issue(name)) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as first:
@@ -53,7 +53,7 @@ async def test_other_certificates_of_the_cluster_are_refused_by_every_call(here:
         assert ("devopsellence-refused-by", NODE) in list(caught.value.trailing_metadata() or ())
 
 
-async def test_a_machine_that_was_replaced_is_not_taken_for_the_new_one(here: ApiNode) -> None:
+async def test_replaced_machine_is_not_trusted(here: ApiNode) -> None:
     """The replaced machine answers at the address of the new machine, with a certificate that is still valid."""
     operator = settings(here.authority.issue("operator:ann"))
     async with connect(operator, AgentEndpoint(NODE, "the-new-one", here.address)) as stub:
@@ -64,7 +64,7 @@ async def test_a_machine_that_was_replaced_is_not_taken_for_the_new_one(here: Ap
         assert (await stub.Diagnose(DiagnoseRequest())).node_uid == here.uid
 
 
-async def test_a_strangers_authority_is_not_believed(here: ApiNode, tmp_path: Path) -> None:
+async def test_certificate_of_foreign_authority_is_refused(here: ApiNode, tmp_path: Path) -> None:
     stranger = Authority(tmp_path / "stranger").issue("root")
     await _unanswered(here, CertificateFiles(here.authority.ca_cert, stranger.certificate, stranger.key))
 
@@ -78,11 +78,11 @@ async def test_caller_without_certificate_is_refused(here: ApiNode) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_an_expired_certificate_is_not_believed(here: ApiNode) -> None:
+async def test_expired_certificate_is_refused(here: ApiNode) -> None:
     await _unanswered(here, here.authority.issue("operator:old", days_old=400))
 
 
-async def test_a_renewed_certificate_is_shown_without_a_restart(here: ApiNode) -> None:
+async def test_renewed_certificate_is_served_without_restart(here: ApiNode) -> None:
     def shown() -> str:
         operator = here.authority.issue("operator:ann")
         context = ssl.create_default_context(cafile=str(operator.authority))
@@ -107,11 +107,11 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(here: ApiNode) -
     assert await asyncio.to_thread(shown) == now
 
 
-async def test_a_port_that_is_taken_and_a_certificate_that_is_missing_say_so(here: ApiNode, tmp_path: Path) -> None:
+async def test_taken_port_and_missing_certificate_are_reported(here: ApiNode, tmp_path: Path) -> None:
     def listen(at: ListenOptions) -> ApiServer:
-        vault, images = SecretDecrypter(AgeIdentity.generate()), cast("ImageService", None)
+        decrypter, images = SecretDecrypter(AgeIdentity.generate()), cast("ImageService", None)
         beat = Heartbeat(node=NODE, uid=here.uid)
-        return ApiServer(at, tmp_path, beat, here.engine, cast("Assignments", here.assignments), vault, images)
+        return ApiServer(at, tmp_path, beat, here.engine, cast("Assignments", here.assignments), decrypter, images)
 
     files = here.authority.issue_agent(here.uid)
     with pytest.raises(ApiError, match=f"cannot listen on {here.address}"):
@@ -120,7 +120,7 @@ async def test_a_port_that_is_taken_and_a_certificate_that_is_missing_say_so(her
         listen(ListenOptions("127.0.0.1:0", "", CertificateFiles(files.authority, tmp_path / "nothing.crt", files.key)))
 
 
-def test_when_a_certificate_expires_is_found_out_as_a_caller_would(tmp_path: Path) -> None:
+def test_certificate_expiry_is_checked_like_a_caller(tmp_path: Path) -> None:
     pki = Authority(tmp_path)
     left = certificate_expiry(pki.issue_agent("u1"), server_name("u1")) - pki.created_at.timestamp()
     assert 364 < left / 86400 < 366

@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Iterator[StateFolder]:
         yield made
 
 
-def test_assignments_come_back_as_they_were(folder: StateFolder) -> None:
+def test_saved_assignments_are_restored(folder: StateFolder) -> None:
     assignment = stored_pb2.Assignment(node="n1", generation=7, services=[workload_pb2.Service(name="web")])
     folder.save_assignment(ENV, assignment)
     assert folder.assignments() == {ENV: assignment}
@@ -54,10 +54,10 @@ def test_state_folder_is_private(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o077 == 0
 
 
-def test_memories_come_back_with_what_is_left_of_their_wait(folder: StateFolder) -> None:
+def test_restart_histories_are_restored_with_remaining_backoff(folder: StateFolder) -> None:
     end = ContainerExit(3, False, "2026-01-01T00:00:00Z", 0.5, ("one", "two"))
     memory = replace(
-        NO_HISTORY, starts=4, crashes=3, trouble=FailureCause.CRASHED, retry=130.0, retry_wall=1_000_030.0, last_end=end
+        NO_HISTORY, starts=4, crashes=3, failure=FailureCause.CRASHED, retry=130.0, retry_wall=1_000_030.0, last_end=end
     )
     folder.save_restart_histories(ENV, {("web", "hash"): memory})
     # After a reboot the monotonic clock is another one, and twenty seconds have passed.
@@ -70,7 +70,7 @@ def test_memories_come_back_with_what_is_left_of_their_wait(folder: StateFolder)
 @pytest.mark.parametrize(
     "content", ["", "{", "[1]", '[{"service": "a"}]', '[{"service": "a", "hash": "b", "memory": {"trouble": "x"}}]']
 )
-def test_memories_that_cannot_be_read_are_none(folder: StateFolder, tmp_path: Path, content: str) -> None:
+def test_unreadable_restart_histories_are_ignored(folder: StateFolder, tmp_path: Path, content: str) -> None:
     (tmp_path / "memory" / "acme+Shop.App+production.json").write_text(content)
     assert folder.restart_histories(ENV, NOW) == {}
 
@@ -81,13 +81,13 @@ def test_second_agent_cannot_use_the_folder(tmp_path: Path) -> None:
     StateFolder(tmp_path).close()
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_uncreatable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateError, match="--state-dir"):
         StateFolder(tmp_path / "file" / "state")
 
 
-async def test_the_pool_is_bounded_and_delivers_results_and_errors() -> None:
+async def test_thread_pool_is_bounded_and_delivers_results_and_errors() -> None:
     pool = ThreadPool(2, "test")
     gate, inside = threading.Semaphore(0), []
 
@@ -106,7 +106,7 @@ async def test_the_pool_is_bounded_and_delivers_results_and_errors() -> None:
             await pool.run(lambda: 1 // 0)
 
 
-async def test_a_call_whose_waiter_has_gone_still_ends() -> None:
+async def test_call_without_waiter_still_ends() -> None:
     pool = ThreadPool(1, "test")
     gate, ended = threading.Event(), threading.Event()
 
@@ -166,7 +166,7 @@ async def test_probe_reports_success_and_failure(answer: bytes | None, says: str
     assert says in message
 
 
-async def test_a_check_where_nobody_listens() -> None:
+async def test_probe_without_listener_fails() -> None:
     async with serving(b"") as port:
         pass
     assert await probe_http("127.0.0.1", port, "/up", 1.0) == f"GET http://127.0.0.1:{port}/up: connection refused"

@@ -15,7 +15,7 @@ from devopsellence.store.keys import REGISTRY
 from tests.unit.nodeagent.planning import ENV, UID, service
 
 IDENTITY = AgeIdentity.generate()
-VAULT = SecretDecrypter(IDENTITY)
+DECRYPTER = SecretDecrypter(IDENTITY)
 
 
 def user(version: int = 1) -> workload_pb2.Service:
@@ -53,7 +53,7 @@ def test_missing_secret_is_a_problem_with_a_fix() -> None:
         assert want(*values).services["web"].problem == text
     assert want(("web", "DB", 1, b"x")).services["web"].problem == ""
     with pytest.raises(SecretError, match="was not sent to this node"):
-        VAULT.environ(want(), user())
+        DECRYPTER.environ(want(), user())
 
 
 @pytest.mark.parametrize("name", ["", "A=B", "A\0B"])
@@ -67,7 +67,7 @@ def test_invalid_variable_name_is_a_problem(name: str) -> None:
 def test_secret_overrides_task_env_overrides_service_env() -> None:
     goal = want(("web", "DB", 1, b"secret"))
     wanted = goal.services["web"]
-    secrets = VAULT.environ(goal, wanted.spec)
+    secrets = DECRYPTER.environ(goal, wanted.spec)
     assert service_container_config(wanted, goal, secrets)["Env"] == ["PASSWORD=secret", "VERSION=1"]
     task = workload_pb2.Task(name="t", service="web", env={"PASSWORD": "of the task", "VERSION": "2", "MORE": "3"})
     assert task_container_config(wanted, goal, task, secrets, one_off=False)["Env"] == [
@@ -101,7 +101,7 @@ def test_task_container_has_no_service_alias() -> None:
 def test_invalid_value_is_refused_without_being_printed(value: bytes, why: str) -> None:
     goal = want(("web", "DB", 1, value))
     with pytest.raises(SecretError, match=why) as caught:
-        VAULT.environ(goal, goal.services["web"].spec)
+        DECRYPTER.environ(goal, goal.services["web"].spec)
     error: BaseException | None = caught.value
     assert "secret DB (version 1)" in str(error)
     while error is not None:
@@ -120,11 +120,11 @@ def test_secret_for_other_recipients_is_named() -> None:
 def test_registry_login() -> None:
     where = stored_pb2.Registry(repository="r.example/shop", username="robot", password_secret="R", password_version=3)
     given = (REGISTRY, "R", 3, b"hidden")
-    assert VAULT.registry_login(want(given, registry=where)) == ("robot", "hidden")
-    assert VAULT.registry_login(want(given)) is None
-    assert VAULT.registry_login(want(registry=stored_pb2.Registry(repository="r.example/shop"))) is None
+    assert DECRYPTER.registry_login(want(given, registry=where)) == ("robot", "hidden")
+    assert DECRYPTER.registry_login(want(given)) is None
+    assert DECRYPTER.registry_login(want(registry=stored_pb2.Registry(repository="r.example/shop"))) is None
     with pytest.raises(SecretError, match=r"secret R \(version 3\)"):
-        VAULT.registry_login(want(registry=where))
+        DECRYPTER.registry_login(want(registry=where))
 
 
 def test_reencrypted_secret_is_tried_again() -> None:

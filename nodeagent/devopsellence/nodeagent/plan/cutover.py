@@ -71,4 +71,4 @@ def _not_probed_yet(state: ServiceState, container: Container) -> bool:
 def _has_served(state: ServiceState, container: Container) -> bool:
     """Return True if the container has been ready. A held container has been, even without a restart history."""
     history = state.histories.get((container.service, container.hash), NO_HISTORY)
-    return history.proved == container.id or container.id in state.held
+    return history.ready_container == container.id or container.id in state.held

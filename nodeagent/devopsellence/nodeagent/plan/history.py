@@ -58,31 +58,32 @@ _FIRST: Final[Mapping[FailureCause, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class RestartHistory:
-    """Counters, backoff and last exit. Fields are stored on disk by name (see ``state``).
+    """Counters, backoff and last exit of one spec.
 
-    ``begun``: the last start counted in ``starts``, empty if unknown. A start not noted because the agent was killed is
-    counted later, when the running or exited container is seen. ``proved``: container (id) that was last ready.
-    ``stopped``: container stopped by the agent, so its exit is no crash. ``examined``: exit already counted.
-    ``lapses``: replacements in a row of a container that became unhealthy; ``discarded``: the container being replaced.
-    ``retry``/``retry_wall``: earliest next attempt, monotonic and in seconds since the epoch; 0 is at once.
+    ``last_start``: the last start counted in ``starts``, empty if unknown. A start not noted because the agent was
+    killed is counted later, when the running or exited container is seen. ``ready_container``: container (id) that was
+    last ready. ``stopped_container``: container stopped by the agent, so its exit is no crash. ``counted_exit``: exit
+    already counted. ``lapses``: replacements in a row of a container that became unhealthy; ``replaced_container``: the
+    container being replaced. ``retry``/``retry_wall``: earliest next attempt, monotonic and in seconds since the epoch;
+    0 is at once.
     """
 
     starts: int = 0
-    begun: str = ""
+    last_start: str = ""
     crashes: int = 0
     unstable: int = 0
     refusals: int = 0
     unhealthy: int = 0
-    trouble: FailureCause = FailureCause.NONE
+    failure: FailureCause = FailureCause.NONE
     reason: str = ""
     retry: float = 0.0
     retry_wall: float = 0.0
     image_missing: bool = False
-    proved: str = ""
-    stopped: str = ""
-    examined: str = ""
+    ready_container: str = ""
+    stopped_container: str = ""
+    counted_exit: str = ""
     lapses: int = 0
-    discarded: str = ""
+    replaced_container: str = ""
     last_end: ContainerExit | None = None
 
     @property
@@ -92,46 +93,46 @@ class RestartHistory:
 
     def waits(self, now: float) -> bool:
         """Return True during the backoff; ``now``: monotonic seconds."""
-        return self.trouble is not FailureCause.NONE and now < self.retry
+        return self.failure is not FailureCause.NONE and now < self.retry
 
     def started(self, container: Container | None) -> RestartHistory:
         """Note a start by the engine; ``container`` is None if it was gone directly afterwards."""
         begun = container.start_key if container is not None else ""
-        memory = replace(self.cleared(), starts=self.starts + 1, begun=begun)
-        return replace(memory, refusals=0, image_missing=False, stopped="")
+        history = replace(self.cleared(), starts=self.starts + 1, last_start=begun)
+        return replace(history, refusals=0, image_missing=False, stopped_container="")
 
     def running(self, container: Container) -> RestartHistory:
         """Note a ready container: healthy, or up for long enough."""
-        memory = replace(self.cleared(), proved=container.id, unhealthy=0, refusals=0, discarded="")
-        return memory._counted(container)
+        history = replace(self.cleared(), ready_container=container.id, unhealthy=0, refusals=0, replaced_container="")
+        return history._counted(container)
 
     def cleared(self) -> RestartHistory:
         """Clear failure and backoff."""
-        return replace(self, trouble=FailureCause.NONE, reason="", retry=0.0, retry_wall=0.0)
+        return replace(self, failure=FailureCause.NONE, reason="", retry=0.0, retry_wall=0.0)
 
     def ended(self, container: Container, end: ContainerExit, now: Now, *, seed: str) -> RestartHistory:
         """Note the exit of a container. An exit is counted once, and not at all if the agent stopped the container."""
-        if container.end_key == self.examined:
+        if container.end_key == self.counted_exit:
             return self
-        if container.id == self.stopped:
-            return replace(self, examined=container.end_key)
+        if container.id == self.stopped_container:
+            return replace(self, counted_exit=container.end_key)
         crashes = 0 if end.ran >= RESET_SECONDS else self.crashes
         delay = 0.0 if crashes == 0 else _backoff(CRASH_FIRST, crashes, seed)
         unstable = 0 if end.ran >= STABLE_SECONDS else self.unstable + 1
-        memory = replace(
+        history = replace(
             self,
             crashes=crashes + 1,
             unstable=unstable,
-            examined=container.end_key,
+            counted_exit=container.end_key,
             last_end=end,
         )
-        return memory._counted(container)._wait(FailureCause.CRASHED, _ended_sentence(end, crashes + 1), delay, now)
+        return history._counted(container)._wait(FailureCause.CRASHED, _ended_sentence(end, crashes + 1), delay, now)
 
-    def refused(self, trouble: FailureCause, reason: str, now: Now, *, seed: str) -> RestartHistory:
+    def refused(self, failure: FailureCause, reason: str, now: Now, *, seed: str) -> RestartHistory:
         """Note that the engine refused to pull, create or start."""
-        delay = _backoff(_FIRST[trouble], self.refusals + 1, seed)
-        memory = replace(self, refusals=self.refusals + 1)
-        return memory._wait(trouble, reason, delay, now)
+        delay = _backoff(_FIRST[failure], self.refusals + 1, seed)
+        history = replace(self, refusals=self.refusals + 1)
+        return history._wait(failure, reason, delay, now)
 
     def missing_image(self) -> RestartHistory:
         """Note that the image has to be pulled first, which is no failure yet."""
@@ -143,14 +144,14 @@ class RestartHistory:
 
     def never_healthy(self, container: Container, reason: str, now: Now, *, seed: str) -> RestartHistory:
         """Note a stop about to happen, of a container that did not become healthy in time."""
-        memory = replace(self, unhealthy=self.unhealthy + 1, stopped=container.id)
-        return memory._wait(FailureCause.UNHEALTHY, reason, _backoff(COSTLY_FIRST, self.unhealthy + 1, seed), now)
+        history = replace(self, unhealthy=self.unhealthy + 1, stopped_container=container.id)
+        return history._wait(FailureCause.UNHEALTHY, reason, _backoff(COSTLY_FIRST, self.unhealthy + 1, seed), now)
 
     def became_unhealthy(self, container: Container, reason: str) -> RestartHistory:
         """Note a replacement about to start, of a container that was healthy before."""
-        lapses = self.lapses if self.discarded == container.id else self.lapses + 1
-        memory = replace(self, lapses=lapses, stopped=container.id, discarded=container.id)
-        return replace(memory, trouble=FailureCause.UNHEALTHY, reason=reason, retry=0.0, retry_wall=0.0)
+        lapses = self.lapses if self.replaced_container == container.id else self.lapses + 1
+        history = replace(self, lapses=lapses, stopped_container=container.id, replaced_container=container.id)
+        return replace(history, failure=FailureCause.UNHEALTHY, reason=reason, retry=0.0, retry_wall=0.0)
 
     def lapse_wait(self, seed: str) -> float:
         """Return the seconds from a container's start until another replacement is allowed."""
@@ -162,7 +163,7 @@ class RestartHistory:
 
     def stopping(self, container: Container) -> RestartHistory:
         """Note a stop about to happen."""
-        return replace(self, stopped=container.id)
+        return replace(self, stopped_container=container.id)
 
     def retry_now(self) -> RestartHistory:
         """End the backoff, because the cause of the failure may be gone."""
@@ -171,17 +172,17 @@ class RestartHistory:
     def new_peers(self) -> RestartHistory:
         """End the backoff and count failed pulls from zero, because the image has new sources."""
         return (
-            replace(self.retry_now(), refusals=0) if self.trouble in (FailureCause.IMAGE, FailureCause.PULL) else self
+            replace(self.retry_now(), refusals=0) if self.failure in (FailureCause.IMAGE, FailureCause.PULL) else self
         )
 
     def _counted(self, container: Container) -> RestartHistory:
         """Count the start of ``container``, unless already counted."""
-        start = container.start_key or self.begun
-        missed = self.starts == 0 or self.begun not in ("", start)
-        return replace(self, starts=self.starts + missed, begun=start)
+        start = container.start_key or self.last_start
+        missed = self.starts == 0 or self.last_start not in ("", start)
+        return replace(self, starts=self.starts + missed, last_start=start)
 
-    def _wait(self, trouble: FailureCause, reason: str, delay: float, now: Now) -> RestartHistory:
-        return replace(self, trouble=trouble, reason=reason, retry=now.mono + delay, retry_wall=now.wall + delay)
+    def _wait(self, failure: FailureCause, reason: str, delay: float, now: Now) -> RestartHistory:
+        return replace(self, failure=failure, reason=reason, retry=now.mono + delay, retry_wall=now.wall + delay)
 
 
 NO_HISTORY: Final = RestartHistory()
@@ -194,7 +195,7 @@ def _backoff(first: float, attempt: int, seed: str) -> float:
 
 
 def _ended_sentence(end: ContainerExit, times: int) -> str:
-    how = "was killed for want of memory" if end.oom_killed else f"ended with exit code {end.code}"
+    how = "ran out of memory" if end.oom_killed else f"ended with exit code {end.code}"
     again = f", {times} times in a row" if times > 1 else ""
     return f"{how} after running for {_span(end.ran)}{again}"
 

@@ -91,10 +91,10 @@ def _next_step(state: ServiceState, waits: str) -> _Step:
         return _Step(_Status.PENDING, "its container is being removed")
     if container.state is ContainerState.DEAD:
         return _Step(_Status.PENDING, "", state.cleanup.of((container,), "the engine could not remove it"))
-    if container.state is ContainerState.EXITED and state.history.discarded == container.id:
+    if container.state is ContainerState.EXITED and state.history.replaced_container == container.id:
         return _recreate(state, container, state.history.reason, waits)
     if container.state is ContainerState.EXITED and (
-        not container.end_key or container.end_key != state.history.examined
+        not container.end_key or container.end_key != state.history.counted_exit
     ):
         return _Step(_Status.STARTING, "has ended", (state.action(ActionKind.EXAMINE, "it has ended"),))
     if state.completed:
@@ -123,9 +123,9 @@ def _absent(state: ServiceState, waits: str) -> _Step:
     if _in_backoff(state):
         return _Step(_Status.BACKOFF, state.history.reason)
     actions = (_create(state), *(() if waits else (*_stop_others_with_volumes(state), _start(state))))
-    if state.history.image_missing and state.assigned.obtainable:
+    if state.history.image_missing and state.assigned.can_pull:
         pull = state.action(ActionKind.PULL, "its image is not on this machine")
-        return _Step(_Status.PULLING, state.assigned.obtaining, (pull, *actions))
+        return _Step(_Status.PULLING, state.assigned.pull_message, (pull, *actions))
     return _Step(_Status.PENDING, waits or state.history.reason, actions)
 
 
@@ -135,7 +135,7 @@ def _in_backoff(state: ServiceState) -> bool:
     A container that crashed and was then removed by hand is recreated at once: its removal is taken as a request.
     """
     is_recreated = state.container is None or state.container.state is ContainerState.CREATED
-    return state.waits and not (is_recreated and state.history.trouble is FailureCause.CRASHED)
+    return state.waits and not (is_recreated and state.history.failure is FailureCause.CRASHED)
 
 
 def _up(state: ServiceState, container: Container, waits: str) -> _Step:
@@ -195,7 +195,7 @@ def _upkeep(state: ServiceState, waits: str) -> tuple[Action, ...]:
     if state.assigned.stateful and container is not None and not (waits and container.state is ContainerState.CREATED):
         return ()
     history = state.histories.get((old.service, old.hash), NO_HISTORY)
-    if not old.end_key or old.end_key != history.examined:
+    if not old.end_key or old.end_key != history.counted_exit:
         return (action_on(ActionKind.EXAMINE, "the container that serves has ended", old),)
     if history.waits(state.now.mono):
         return ()
@@ -215,7 +215,7 @@ def _stop_others_with_volumes(state: ServiceState) -> tuple[Action, ...]:
 def _create(state: ServiceState) -> Action:
     if state.others:
         return state.action(ActionKind.CREATE, "its spec changed")
-    if state.history.trouble is FailureCause.UNHEALTHY:
+    if state.history.failure is FailureCause.UNHEALTHY:
         return state.action(ActionKind.CREATE, state.history.reason)
     return state.action(
         ActionKind.CREATE, "its container is gone" if state.history.starts else "it has no container yet"

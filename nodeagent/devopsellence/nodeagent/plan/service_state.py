@@ -63,14 +63,14 @@ class ServiceState:
         container = self.container
         if not self.assigned.completes or container is None or container.state is not ContainerState.EXITED:
             return False
-        return container.exit_code == 0 and self.history.stopped != container.id
+        return container.exit_code == 0 and self.history.stopped_container != container.id
 
     @property
     def has_been_ready(self) -> bool:
         """Return True if this very container is or was ready or completed: older containers are no longer needed."""
         if self.running or self.completed:
             return True
-        return self.container is not None and self.history.proved == self.container.id
+        return self.container is not None and self.history.ready_container == self.container.id
 
     @property
     def became_unhealthy(self) -> bool:
@@ -84,7 +84,11 @@ class ServiceState:
             return False
         if self.health.verdict is not ProbeVerdict.UNHEALTHY:
             return False
-        return not self.health.past_start_deadline or self.history.proved == container.id or self.history.lapses > 0
+        return (
+            not self.health.past_start_deadline
+            or self.history.ready_container == container.id
+            or self.history.lapses > 0
+        )
 
     @property
     def replace_at(self) -> float:
@@ -134,7 +138,7 @@ class ServiceState:
             return True
         if not self.running and history.lapses >= GIVE_UP:
             return True
-        if not self.running and (history.unhealthy > 0 or (self.past_start_deadline and not history.proved)):
+        if not self.running and (history.unhealthy > 0 or (self.past_start_deadline and not history.ready_container)):
             return True
         return history.unstable >= GIVE_UP and not (self.running and self.now.mono >= self.stable_at)
 
@@ -168,7 +172,7 @@ def service_state(
 
     def has_been_ready(container: Container) -> bool:
         history = histories.get((container.service, container.hash), NO_HISTORY)
-        return history.proved == container.id and history.stopped != container.id
+        return history.ready_container == container.id and history.stopped_container != container.id
 
     def preference(container: Container) -> tuple[bool, bool, tuple[bool, bool, int, str, str]]:
         return container.up, has_been_ready(container) or container.id in observed.held, rank(container)

@@ -54,12 +54,12 @@ class DesiredService:
         return self.spec.image.pinned
 
     @property
-    def obtainable(self) -> bool:
+    def can_pull(self) -> bool:
         """Return True if the image can be pulled, from a registry or from other nodes."""
         return pull_reference(self.image) is not None or len(self.peers) > 0
 
     @property
-    def obtaining(self) -> str:
+    def pull_message(self) -> str:
         """Sentence for the status during a pull."""
         return f"fetching image {self.image}" if self.peers else f"pulling {self.image}"
 
@@ -82,7 +82,7 @@ class Desired:
     #: Service to run the task in, with the hash and the container name of the task.
     task_service: DesiredService | None = None
     #: Ciphertext by service, secret and version.
-    sealed: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
+    encrypted: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
     registry: stored_pb2.Registry | None = None
     #: None: no ingress on this node.
     ingress: workload_pb2.Ingress | None = None
@@ -95,16 +95,16 @@ class Desired:
         )
 
 
-def resolve_assignment(assignment: stored_pb2.Assignment, env: EnvironmentRef, node_uid: str) -> Desired:
+def resolve_assignment(assignment: stored_pb2.Assignment, ref: EnvironmentRef, node_uid: str) -> Desired:
     """Work out names and hashes of an assignment without an :func:`assignment_problem`."""
-    sealed = {(secret.service, secret.name, secret.version): secret.age for secret in assignment.secrets}
+    encrypted = {(secret.service, secret.name, secret.version): secret.age for secret in assignment.secrets}
     cycles = dependencies.dependency_cycles(assignment.services)
     services = {
         service.name: DesiredService(
             service,
             spec := spec_hash(service),
-            names.container_name(node_uid, env, service.name, spec),
-            service_problem(service) or cycles.get(service.name, "") or secrets_problem(service, sealed),
+            names.container_name(node_uid, ref, service.name, spec),
+            service_problem(service) or cycles.get(service.name, "") or secrets_problem(service, encrypted),
             probes_of(service),
             _peers(assignment, service),
         )
@@ -112,18 +112,18 @@ def resolve_assignment(assignment: stored_pb2.Assignment, env: EnvironmentRef, n
     }
     task = assignment.task if assignment.HasField("task") and not assignment.removed else None
     return Desired(
-        ref=env,
+        ref=ref,
         node=assignment.node,
         node_uid=node_uid,
         generation=assignment.generation,
         release=assignment.release,
         revision=assignment.revision,
         removed=assignment.removed,
-        network=names.network_name(node_uid, env),
+        network=names.network_name(node_uid, ref),
         services={} if assignment.removed else services,
         task=task,
-        task_service=_task_wanted(assignment, task, env, node_uid, sealed) if task is not None else None,
-        sealed=sealed,
+        task_service=_task_wanted(assignment, task, ref, node_uid, encrypted) if task is not None else None,
+        encrypted=encrypted,
         registry=assignment.registry if assignment.HasField("registry") else None,
         ingress=assignment.ingress if assignment.HasField("ingress") and not assignment.removed else None,
     )
@@ -132,16 +132,16 @@ def resolve_assignment(assignment: stored_pb2.Assignment, env: EnvironmentRef, n
 def _task_wanted(
     assignment: stored_pb2.Assignment,
     task: workload_pb2.Task,
-    env: EnvironmentRef,
+    ref: EnvironmentRef,
     node_uid: str,
-    sealed: Mapping[tuple[str, str, int], str],
+    encrypted: Mapping[tuple[str, str, int], str],
 ) -> DesiredService:
     service = _task_service(assignment)
     return DesiredService(
         service,
         task_hash(task, service),
-        names.task_name(node_uid, env, task.name, assignment.release),
-        service_problem(service) or secrets_problem(service, sealed),
+        names.task_name(node_uid, ref, task.name, assignment.release),
+        service_problem(service) or secrets_problem(service, encrypted),
         peers=_peers(assignment, service),
     )
 
@@ -169,11 +169,11 @@ def _task_service(assignment: stored_pb2.Assignment) -> workload_pb2.Service:
     return next(named, workload_pb2.Service())
 
 
-def assignment_problem(assignment: stored_pb2.Assignment, node: str, env: EnvironmentRef) -> str:
+def assignment_problem(assignment: stored_pb2.Assignment, node: str, ref: EnvironmentRef) -> str:
     """Return the reason why a well-formed assignment cannot be followed; empty if it can."""
     location = (assignment.organization, assignment.project, assignment.environment)
-    if location != (env.organization, env.project, env.environment) or assignment.node != node:
-        return f"it says that it is {'/'.join(location)} on node {assignment.node!r}, which is not what its key says"
+    if location != (ref.organization, ref.project, ref.environment) or assignment.node != node:
+        return f"its content is for {'/'.join(location)} on node {assignment.node!r}, which contradicts its key"
     names_seen: set[str] = set()
     for service in assignment.services:
         try:
@@ -205,12 +205,12 @@ def service_problem(service: workload_pb2.Service) -> str:
     return probe_problem(service)
 
 
-def secrets_problem(service: workload_pb2.Service, sealed: Mapping[tuple[str, str, int], str]) -> str:
+def secrets_problem(service: workload_pb2.Service, encrypted: Mapping[tuple[str, str, int], str]) -> str:
     """Return the first secret not sent to this node, or not usable as a variable, as a sentence; empty if none."""
     for ref in service.secret_refs:
         if not _VARIABLE.match(ref.name):
-            return f"secret {ref.secret} is to be variable {ref.name!r}, which is not the name of one"
-        if (service.name, ref.secret, ref.version) not in sealed:
+            return f"secret {ref.secret} has the variable name {ref.name!r}, which is not valid"
+        if (service.name, ref.secret, ref.version) not in encrypted:
             return f"secret {ref.secret} (version {ref.version}) was not sent to this node; run devopsellence deploy"
     return ""
 

@@ -82,7 +82,7 @@ def _next_step(
 ) -> _Step:
     if run.ended:
         return _Step(run.phase, run.reason)
-    if history.trouble is FailureCause.DISK_FULL and history.waits(now.mono):
+    if history.failure is FailureCause.DISK_FULL and history.waits(now.mono):
         # Nothing can be kept on record, or made: not even that it has failed.
         return _Step(run.phase, history.reason)
     if run.container and (container is None or container.id != run.container):
@@ -119,9 +119,9 @@ def _unstarted(
             _Status.WAITING, history.reason, (_act(ActionKind.START, "everything that it needs is ready", container),)
         )
     create = Action(ActionKind.CREATE, "everything that it needs is ready", TASK, assigned.hash, "", assigned.name)
-    if history.image_missing and assigned.obtainable:
+    if history.image_missing and assigned.can_pull:
         pull = Action(ActionKind.PULL, "its image is not on this machine", TASK, assigned.hash, "", assigned.name)
-        return _Step(_Status.WAITING, assigned.obtaining, (pull, create))
+        return _Step(_Status.WAITING, assigned.pull_message, (pull, create))
     return _Step(_Status.WAITING, "", (create,))
 
 

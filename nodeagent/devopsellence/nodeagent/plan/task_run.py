@@ -109,4 +109,4 @@ def exit_of(end: ContainerExit) -> stored_pb2.Exit:
 def _why(end: ContainerExit) -> str:
     if end.code == 0:
         return ""
-    return "was killed for want of memory" if end.oom_killed else f"ended with exit code {end.code}"
+    return "ran out of memory" if end.oom_killed else f"ended with exit code {end.code}"

@@ -148,7 +148,7 @@ class ActionExecutor:
                 lambda docker: docker.create(action.name, self._container_config(action, assigned, desired))
             )
         except errors.ImageNotAvailable:
-            if assigned.obtainable:
+            if assigned.can_pull:
                 return RestartHistory.missing_image
             return self._without_image(action, assigned, desired)
         except errors.Conflict:

@@ -64,7 +64,7 @@ class RestartHistoryStore:
         waiting = [
             key
             for key, history in self._histories.items()
-            if history.trouble is FailureCause.IMAGE or history.image_missing
+            if history.failure is FailureCause.IMAGE or history.image_missing
         ]
         for key in waiting:
             self.change(key, RestartHistory.retry_now)

@@ -282,7 +282,7 @@ class Reconciler:
             await asyncio.sleep(AFTER_BUG_SECONDS)
         else:
             history = state.histories.change(result.key, result.change)
-            if action.kind is ActionKind.PULL and not history.trouble:
+            if action.kind is ActionKind.PULL and not history.failure:
                 self._images.image_pulled(action, desired)
             seconds = round(time.monotonic() - started, 3)
             log.info("action", reason=action.reason, trouble=history.reason, seconds=seconds)

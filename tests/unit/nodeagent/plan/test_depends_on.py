@@ -41,7 +41,7 @@ JOB = service("job")
 AFTER_JOB = service("web", after={"job": COMPLETED})
 ENDED_WELL = container(JOB, ContainerState.EXITED, finished="t1", code=0)
 ENDED_BADLY = container(JOB, ContainerState.EXITED, finished="t1", code=1)
-EXAMINED = replace(NO_HISTORY, examined=ENDED_WELL.end_key, starts=1)
+EXAMINED = replace(NO_HISTORY, counted_exit=ENDED_WELL.end_key, starts=1)
 
 
 def job(memory: RestartHistory = EXAMINED) -> RestartHistories:
@@ -89,14 +89,14 @@ ROWS = [
         container(REDIS)],
         ["web:start"], S.PENDING, "waits for redis to be healthy",
         memories={("web", desired_service(OLD_DB).hash): replace(NO_HISTORY,
-        examined="web-" + desired_service(OLD_DB).hash[:6] + "@t1",
-                                                        proved=container(OLD_DB).id)}),
+        counted_exit="web-" + desired_service(OLD_DB).hash[:6] + "@t1",
+                                                        ready_container=container(OLD_DB).id)}),
     Row("running service is left alone when its dependency stops", desired_of(WEB, REDIS),
         [container(WEB), container(REDIS, ContainerState.EXITED)], ["redis:examine"], S.RUNNING, settled=True),
     Row("stopped service waits for its dependency again", desired_of(WEB, REDIS),
         [container(WEB, ContainerState.EXITED, finished="t1"), container(REDIS)], [], S.PENDING,
         "waits for redis to be healthy",
-        memories={("web", desired_service(WEB).hash): replace(NO_HISTORY, examined=container(WEB).id + "@t1")}),
+        memories={("web", desired_service(WEB).hash): replace(NO_HISTORY, counted_exit=container(WEB).id + "@t1")}),
     Row("service_started needs no probes", desired_of(service(after={"redis": STARTED}), REDIS),
         [container(REDIS)], ["web:create", "web:start"], S.PENDING, health={container(REDIS).id: REFUSED}),
     Row("dependency on another node is not waited for", desired_of(WEB), [], ["web:create", "web:start"], S.PENDING),
@@ -109,8 +109,8 @@ ROWS = [
         "redis": HEALTHY}), REDIS), [container(service(check=True)), container(REDIS)], [], S.RUNNING,
         "not healthy: answered 500; is not replaced, because it waits for redis to be healthy",
         health={container(service(check=True)).id: Health(ProbeVerdict.UNHEALTHY, message="answered 500")},
-        memories={("web", desired_service(service(check=True)).hash): replace(NO_HISTORY, proved=container(service(
-            check=True)).id)}),
+        memories={("web", desired_service(service(check=True)).hash): replace(
+            NO_HISTORY, ready_container=container(service(check=True)).id)}),
 
     Row("completing service runs first", desired_of(AFTER_JOB, JOB),
         [container(JOB), container(AFTER_JOB, ContainerState.CREATED)], [], S.PENDING,
@@ -131,15 +131,15 @@ ROWS = [
         "waits for job to complete", memories=job()),
     Row("crash of a completing service has a backoff",
         desired_of(AFTER_JOB, JOB), [ENDED_BADLY], ["web:create"], S.BACKOFF, "because",
-        memories=job(replace(EXAMINED, trouble=FailureCause.CRASHED, reason="because", retry=1010.0)), about="job"),
+        memories=job(replace(EXAMINED, failure=FailureCause.CRASHED, reason="because", retry=1010.0)), about="job"),
     Row("three crashes fail a completing service", desired_of(AFTER_JOB, JOB), [ENDED_BADLY], ["web:create"], S.BACKOFF,
         "because", failed=True, about="job",
-        memories=job(replace(EXAMINED, trouble=FailureCause.CRASHED, reason="because", retry=1010.0, crashes=3))),
+        memories=job(replace(EXAMINED, failure=FailureCause.CRASHED, reason="because", retry=1010.0, crashes=3))),
     Row("earlier crashes do not count after completion", desired_of(AFTER_JOB, JOB), [ENDED_WELL,
         container(AFTER_JOB)], [], S.COMPLETED, settled=True, about="job",
-        memories=job(replace(EXAMINED, trouble=FailureCause.CRASHED, retry=1010.0, crashes=9, unstable=9))),
+        memories=job(replace(EXAMINED, failure=FailureCause.CRASHED, retry=1010.0, crashes=9, unstable=9))),
     Row("stopped container has not completed", desired_of(AFTER_JOB, JOB), [ENDED_WELL], ["job:start", "web:create"],
-        S.STARTING, memories=job(replace(EXAMINED, stopped=ENDED_WELL.id)), about="job"),
+        S.STARTING, memories=job(replace(EXAMINED, stopped_container=ENDED_WELL.id)), about="job"),
     Row("service without waiting dependents is restarted", desired_of(JOB), [ENDED_WELL], ["job:start"], S.STARTING,
         memories=job(), about="job"),
     Row("completed container of an older spec is not restarted",
@@ -216,7 +216,7 @@ def test_unhealthy_since_and_next_replacement_are_reported() -> None:
     made = service(check=True)
     unhealthy = Health(ProbeVerdict.UNHEALTHY, message="answered 500", since=Now(995.0, 1995.0))
     seen = Observed((container(made, since=994.0),), NETWORK, {container(made).id: unhealthy})
-    memory = replace(NO_HISTORY, lapses=1, proved=container(made).id)
+    memory = replace(NO_HISTORY, lapses=1, ready_container=container(made).id)
     (found,) = plan(desired_of(made), seen, {("web", desired_service(made).hash): memory}, NOW).services
     assert (found.health, found.unhealthy_since) == (S.UNHEALTHY, 1995.0)
     assert found.wake is not None

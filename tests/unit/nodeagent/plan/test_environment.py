@@ -54,12 +54,12 @@ def about(made: workload_pb2.Service, memory: RestartHistory) -> dict[tuple[str,
     return {(spec.spec.name, spec.hash): memory}
 
 
-def waiting(trouble: FailureCause, **more: Any) -> RestartHistory:
-    return replace(NO_HISTORY, trouble=trouble, reason="because", retry=1010.0, retry_wall=2010.0, **more)
+def waiting(failure: FailureCause, **more: Any) -> RestartHistory:
+    return replace(NO_HISTORY, failure=failure, reason="because", retry=1010.0, retry_wall=2010.0, **more)
 
 
 EXAMINED = container(OLD, ContainerState.EXITED, finished="t1")
-SEEN = replace(NO_HISTORY, examined=EXAMINED.end_key, starts=1)
+SEEN = replace(NO_HISTORY, counted_exit=EXAMINED.end_key, starts=1)
 
 ROWS = [
     Row("network is created first", desired_of(OLD), [],
@@ -91,21 +91,21 @@ ROWS = [
         health={container(NEW_WEB).id: Health(ProbeVerdict.UNHEALTHY, past_start_deadline=True)}),
     Row("container that became unhealthy is replaced at once", desired_of(OLD_WEB), [container(OLD_WEB)],
         ["web:stop", "web:remove", "web:create", "web:start"], health={container(OLD_WEB).id: UNHEALTHY},
-        memories=about(OLD_WEB, replace(NO_HISTORY, proved=container(OLD_WEB).id))),
+        memories=about(OLD_WEB, replace(NO_HISTORY, ready_container=container(OLD_WEB).id))),
     Row("second replacement waits", desired_of(OLD_WEB), [container(OLD_WEB, since=991.0)], [],
         health={container(OLD_WEB).id: UNHEALTHY},
-        memories=about(OLD_WEB, replace(NO_HISTORY, proved=container(OLD_WEB).id, lapses=1))),
+        memories=about(OLD_WEB, replace(NO_HISTORY, ready_container=container(OLD_WEB).id, lapses=1))),
     Row("second replacement happens ten seconds after the start",
         desired_of(OLD_WEB), [container(OLD_WEB, since=988.0)],
         ["web:stop", "web:remove", "web:create", "web:start"], health={container(OLD_WEB).id: UNHEALTHY},
-        memories=about(OLD_WEB, replace(NO_HISTORY, proved=container(OLD_WEB).id, lapses=1))),
+        memories=about(OLD_WEB, replace(NO_HISTORY, ready_container=container(OLD_WEB).id, lapses=1))),
     Row("replacement that was never healthy is replaced", desired_of(OLD_WEB), [container(OLD_WEB, since=900.0)],
         ["web:stop", "web:remove", "web:create", "web:start"], health={container(OLD_WEB).id: UNHEALTHY},
-        memories=about(OLD_WEB, replace(NO_HISTORY, proved="another", lapses=2))),
+        memories=about(OLD_WEB, replace(NO_HISTORY, ready_container="another", lapses=2))),
     Row("three lapses in a row fail the service",
         desired_of(OLD_WEB), [container(OLD_WEB, since=990.0)], [], failed=True,
         health={container(OLD_WEB).id: UNHEALTHY},
-        memories=about(OLD_WEB, replace(NO_HISTORY, proved=container(OLD_WEB).id, lapses=3))),
+        memories=about(OLD_WEB, replace(NO_HISTORY, ready_container=container(OLD_WEB).id, lapses=3))),
     Row("unhealthy container that was stopped is recreated",
         desired_of(OLD_WEB), [container(OLD_WEB, ContainerState.EXITED)],
         ["web:remove", "web:create", "web:start"], S.STARTING,
@@ -122,9 +122,9 @@ ROWS = [
     Row("exited container is restarted",
         desired_of(OLD), [EXAMINED], ["web:start"], S.STARTING, memories=about(OLD, SEEN)),
     Row("restart waits for the backoff", desired_of(OLD), [EXAMINED], [], S.BACKOFF,
-        memories=about(OLD, replace(waiting(FailureCause.CRASHED), examined=EXAMINED.end_key))),
+        memories=about(OLD, replace(waiting(FailureCause.CRASHED), counted_exit=EXAMINED.end_key))),
     Row("three exits in a row fail the service", desired_of(OLD), [EXAMINED], [], S.BACKOFF, failed=True,
-        memories=about(OLD, replace(waiting(FailureCause.CRASHED), examined=EXAMINED.end_key, unstable=3))),
+        memories=about(OLD, replace(waiting(FailureCause.CRASHED), counted_exit=EXAMINED.end_key, unstable=3))),
     Row("service stays failed while it runs again", desired_of(OLD), [container(OLD, since=995.0)], [], failed=True,
         memories=about(OLD, replace(NO_HISTORY, unstable=3))),
     Row("service recovers after ten seconds", desired_of(OLD), [container(OLD, since=989.0)], [], settled=True,
@@ -154,10 +154,10 @@ ROWS = [
         ["web:create", "web:start", "web:stop", "web:remove"], S.PENDING),
     Row("exited old container restarts while the new one cannot be created", desired_of(NEW), [EXAMINED],
         ["web:start"], S.BACKOFF,
-        memories=about(NEW, waiting(FailureCause.IMAGE)) | about(OLD, replace(SEEN, proved=EXAMINED.id))),
+        memories=about(NEW, waiting(FailureCause.IMAGE)) | about(OLD, replace(SEEN, ready_container=EXAMINED.id))),
     Row("old container stopped by the agent is not restarted", desired_of(NEW), [EXAMINED], ["web:remove"], S.BACKOFF,
         memories=about(NEW, waiting(FailureCause.IMAGE))
-        | about(OLD, replace(SEEN, proved=EXAMINED.id, stopped=EXAMINED.id))),
+        | about(OLD, replace(SEEN, ready_container=EXAMINED.id, stopped_container=EXAMINED.id))),
     Row("container off the network is connected", desired_of(OLD), [replace(container(OLD), networks={})],
         ["web:connect"], S.STARTING),
     Row("container of a removed network is recreated", desired_of(OLD), [replace(EXAMINED, networks={

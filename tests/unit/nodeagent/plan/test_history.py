@@ -62,8 +62,8 @@ def test_exit_is_counted_once() -> None:
 
 def test_exit_after_a_stop_is_not_counted() -> None:
     memory = NO_HISTORY.stopping(ended(1)).ended(ended(1), end(5.0), NOW, seed="x")
-    assert (memory.crashes, memory.last_end, memory.trouble) == (0, None, FailureCause.NONE)
-    assert memory.examined == ended(1).end_key
+    assert (memory.crashes, memory.last_end, memory.failure) == (0, None, FailureCause.NONE)
+    assert memory.counted_exit == ended(1).end_key
 
 
 def test_restarts_do_not_include_the_first_start() -> None:
@@ -97,7 +97,7 @@ def test_exit_sentences() -> None:
     assert after(NO_HISTORY, [0.2]).reason == "ended with exit code 1 after running for 0.2 s"
     assert after(NO_HISTORY, [0.2, 75.0]).reason == "ended with exit code 1 after running for 75 s, 2 times in a row"
     oom = NO_HISTORY.ended(ended(1), end(7200.0, 137, oom=True), NOW, seed="x")
-    assert oom.reason == "was killed for want of memory after running for 120 min"
+    assert oom.reason == "ran out of memory after running for 120 min"
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,6 @@ def test_arriving_image_ends_the_backoff() -> None:
 def test_ready_container_clears_the_failure() -> None:
     memory = replace(NO_HISTORY.refused(FailureCause.REFUSED, "because", NOW, seed="x"), unhealthy=2, crashes=3)
     cleared = memory.running(container(service()))
-    assert (cleared.trouble, cleared.refusals, cleared.unhealthy) == (FailureCause.NONE, 0, 0)
+    assert (cleared.failure, cleared.refusals, cleared.unhealthy) == (FailureCause.NONE, 0, 0)
     assert cleared.crashes == 3
-    assert cleared.proved == container(service()).id
+    assert cleared.ready_container == container(service()).id

@@ -32,7 +32,7 @@ def test_task_run_only_moves_forward() -> None:
     [
         (end(), ""),
         (end(2), "ended with exit code 2"),
-        (end(137, oom=True), "was killed for want of memory"),
+        (end(137, oom=True), "ran out of memory"),
         # A child of it was killed, and it came to terms with that.
         (end(0, oom=True), ""),
     ],

@@ -82,10 +82,10 @@ async def test_image_id_is_pulled_where_peers_have_it() -> None:
     missing = ScriptedEngine(create=errors.ImageNotAvailable("No such image"))
     alone, among = wants(service()), wants(service(), peers=PEERS)
     memory = await history_after(missing, action_on_web(alone, ActionKind.CREATE), alone)
-    assert (memory.trouble, memory.image_missing) == (FailureCause.IMAGE, False)
+    assert (memory.failure, memory.image_missing) == (FailureCause.IMAGE, False)
     assert memory.reason == f"image {IMAGE} is not on this machine, and an image id cannot be pulled"
     memory = await history_after(missing, action_on_web(among, ActionKind.CREATE), among)
-    assert (memory.trouble, memory.image_missing) == (FailureCause.NONE, True)
+    assert (memory.failure, memory.image_missing) == (FailureCause.NONE, True)
     engine = FakeEngine(memories={("web", among.services["web"].hash): memory})
     (planned,) = plan(among, engine.observe(), engine.memories, engine.now).services
     assert planned.reason == f"fetching image {IMAGE}"
@@ -110,18 +110,18 @@ async def test_peer_answers_are_recorded_as_a_pull() -> None:
     assert await history_after(ScriptedEngine(), pull, want, before, given) == NO_HISTORY
     assert scripted == [(IMAGE, PEERS)]
     memory = await history_after(ScriptedEngine(), pull, want, before, refused)
-    assert (memory.trouble, memory.image_missing) == (FailureCause.PULL, True)
+    assert (memory.failure, memory.image_missing) == (FailureCause.PULL, True)
     assert "cannot be fetched from other nodes: n2: it has none; n3: does not answer" in memory.reason
     assert memory.retry > NOW.mono
-    assert (await history_after(ScriptedEngine(), pull, want, before, full)).trouble is FailureCause.DISK_FULL
+    assert (await history_after(ScriptedEngine(), pull, want, before, full)).failure is FailureCause.DISK_FULL
     # An agent without a certificate cannot ask.
-    assert (await history_after(ScriptedEngine(), pull, want, before)).trouble is FailureCause.IMAGE
+    assert (await history_after(ScriptedEngine(), pull, want, before)).failure is FailureCause.IMAGE
 
 
 def test_peers_are_not_asked_for_registry_images() -> None:
     want = wants(service(image=REMOTE), peers=PEERS)
     assert want.services["web"].peers == ()
-    assert want.services["web"].obtaining == f"pulling {REMOTE}"
+    assert want.services["web"].pull_message == f"pulling {REMOTE}"
 
 
 def test_new_peers_are_noticed_without_a_new_spec_hash() -> None:

@@ -75,8 +75,8 @@ def test_failed_status_has_service_and_reason() -> None:
     key = ("web", desired_service(OLD).hash)
     end = ContainerExit(3, False, "2026-01-01T00:00:07.123456789Z", 0.2, ("one", "two"))
     memory = replace(
-        NO_HISTORY, trouble=FailureCause.CRASHED, reason="ended with exit code 3", refusals=0, unstable=3, starts=5,
-        retry=1005.0, retry_wall=2005.0, last_end=end, examined="web@t1",
+        NO_HISTORY, failure=FailureCause.CRASHED, reason="ended with exit code 3", refusals=0, unstable=3, starts=5,
+        retry=1005.0, retry_wall=2005.0, last_end=end, counted_exit="web@t1",
     )  # fmt: skip
     there = container(OLD, ContainerState.EXITED, identity="web", finished="t1")
     result = status(desired_of(OLD), there, memories={key: memory})
@@ -106,7 +106,7 @@ def test_unhealthy_since_is_reported() -> None:
     observed = Observed(
         (running,), NETWORK, {running.id: Health(ProbeVerdict.UNHEALTHY, message="answered 500", since=since)}
     )
-    memories = {("web", desired_service(OLD).hash): replace(NO_HISTORY, proved=running.id, lapses=1)}
+    memories = {("web", desired_service(OLD).hash): replace(NO_HISTORY, ready_container=running.id, lapses=1)}
     planned = plan(desired_of(OLD), observed, memories, Now(1000.0, 2000.0))
     (web,) = build.status(desired_of(OLD), planned, memories, {}, "", None).services
     assert (web.health, web.unhealthy_since.ToMilliseconds()) == (S.UNHEALTHY, 1_990_500)
@@ -117,7 +117,7 @@ def test_completed_service_is_settled_with_its_container() -> None:
     job = service("job")
     goal = desired_of(job, service(version="1", after={"job": COMPLETED}))
     done = container(job, ContainerState.EXITED, finished="t1", code=0)
-    memories = {("job", desired_service(job).hash): replace(NO_HISTORY, examined=done.end_key)}
+    memories = {("job", desired_service(job).hash): replace(NO_HISTORY, counted_exit=done.end_key)}
     result = status(goal, done, container(service(version="1")), memories=memories)
     assert result.phase == A.SETTLED
     assert (result.services[0].phase, result.services[0].container) == (S.COMPLETED, done.id[:12])
