@@ -61,12 +61,12 @@ def test_csr_key_is_encrypted_for_recipients() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("ab", HOST, []), "there is nobody to seal it for"),
+        (("ab", HOST, []), "there is no recipient"),
         (("ab", HOST, ["me"]), "one of the recipients is not an age public key"),
         (("ab", "a b", [NODE.recipient]), "host 'a b' is not a name"),
         (("../x", HOST, [NODE.recipient]), "its id '../x' is not"),
     ],
-    ids=["for nobody", "for somebody unknown", "no host", "no id"],
+    ids=["no recipient", "unusable recipient", "no host", "no id"],
 )
 def test_csr_rejects_invalid_request(arguments: tuple[str, str, list[str]], reason: str) -> None:
     with pytest.raises(UnusableInput) as raised:
