@@ -164,7 +164,7 @@ def _survey(
         deadline=_deadline(releases.newest),
         task=task,
         problems=[
-            *secret_problems(assigned.needed, frozenset(assigned.missing_replicas), snapshot.secrets),
+            *secret_problems(assigned.needed, frozenset(assigned.missing_secrets), snapshot.secrets),
             *placement_problems,
         ],
     )

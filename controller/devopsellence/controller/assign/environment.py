@@ -51,7 +51,7 @@ class PassResult:
     moved: bool = False
     #: Secrets that the nodes need, and the secrets among them missing from an assignment.
     needed: set[SecretReference] = field(default_factory=set)
-    missing_replicas: set[SecretReference] = field(default_factory=set)
+    missing_secrets: set[SecretReference] = field(default_factory=set)
 
 
 def assign_all(pass_input: PassInput, attached: frozenset[str]) -> PassResult:
@@ -65,7 +65,7 @@ class _Template:
 
     assignment: pb.Assignment
     #: Missing secrets, and whether a node may still hold some of them.
-    missing_replicas: frozenset[SecretReference]
+    missing_secrets: frozenset[SecretReference]
     holdable: bool
     #: Equal for equal assignments, also of two plans; quick to compare.
     mark: bytes
@@ -133,9 +133,9 @@ class _EnvironmentPass:
         why_placed = self._placements[update.assignment.release].why.get(view.name, "")
         whole = is_whole(update.assignment, update.assignment.release)
         peers = self._image_peers.choose(view.name, images_of(update.assignment)) if whole else ()
-        made, action = assign(self._keys, self._snapshot.ref, view, node, update.assignment, why_placed, peers)
+        assignment, action = assign(self._keys, self._snapshot.ref, view, node, update.assignment, why_placed, peers)
         hold, why = (None, "") if unchanged.hold is Hold.BATCH else (unchanged.hold, unchanged.why)
-        moved = PlannedNode(view, made, hold, why, unchanged.task, unchanged.kept)
+        moved = PlannedNode(view, assignment, hold, why, unchanged.task, unchanged.kept)
         self._result.actions.append(action)
         self._result.planned_nodes.append(moved)
         self._result.nodes.append(progress_of(moved))
@@ -165,9 +165,9 @@ class _EnvironmentPass:
         peers = self._image_peers.choose(planned.view.name, images) if images else []
         if not peers or any(self._image_peers.has(peer) for peer in current.peers):
             return planned
-        made, action = offer(self._keys, self._snapshot.ref, planned.view, current, peers)
+        offered, action = offer(self._keys, self._snapshot.ref, planned.view, current, peers)
         self._result.actions.append(action)
-        return replace(planned, assignment=made)
+        return replace(planned, assignment=offered)
 
     # Assignments
 
@@ -199,37 +199,37 @@ class _EnvironmentPass:
     def _template(self, release: pb.Release, names: frozenset[str]) -> _Template:
         key = (release.number, names)
         if key not in self._templates:
-            made = template(self._snapshot.ref, release, names)
-            lacking = add_secrets(made, self._snapshot.secrets)
-            mark = made.SerializeToString(deterministic=True)
-            self._templates[key] = _Template(made, lacking, holdable(lacking, self._snapshot.secrets), mark)
-            self._result.needed |= references_of(made)
+            shared = template(self._snapshot.ref, release, names)
+            missing = add_secrets(shared, self._snapshot.secrets)
+            mark = shared.SerializeToString(deterministic=True)
+            self._templates[key] = _Template(shared, missing, holdable(missing, self._snapshot.secrets), mark)
+            self._result.needed |= references_of(shared)
         if release.number == self._target.release:
             self._result.placed |= names
         return self._templates[key]
 
-    def _whole(self, view: NodeView, node: pb.Node, made: _Template) -> NodeUpdate:
+    def _whole(self, view: NodeView, node: pb.Node, shared: _Template) -> NodeUpdate:
         """Return the update to all services of a release that the node is to run."""
-        wanted, lacking = made.assignment, made.missing_replicas
-        if made.holdable:
+        wanted, missing = shared.assignment, shared.missing_secrets
+        if shared.holdable:
             wanted = pb.Assignment()
-            wanted.CopyFrom(made.assignment)
-            lacking = add_secrets(wanted, self._snapshot.secrets, _current(view))
-        self._result.missing_replicas |= lacking
+            wanted.CopyFrom(shared.assignment)
+            missing = add_secrets(wanted, self._snapshot.secrets, _current(view))
+        self._result.missing_secrets |= missing
         current = view.current_assignment
         halted = self._target.is_halted and wanted.release != self._target.newest
         hold, why = (Hold.HALT, self._why_halted(view.name, current)) if halted else (None, "")
-        if self._is_current(view, node, wanted, made):
+        if self._is_current(view, node, wanted, shared):
             return NodeUpdate(PlannedNode(view, current, hold, why))
         if not halted and view.current_release != wanted.release:
             hold, why = Hold.BATCH, f"{view.name} waits for its batch{self._batch_clause}"
         return NodeUpdate(PlannedNode(view, current, hold, why), wanted)
 
     @staticmethod
-    def _is_current(view: NodeView, node: pb.Node, wanted: pb.Assignment, made: _Template) -> bool:
-        if wanted is not made.assignment:
+    def _is_current(view: NodeView, node: pb.Node, wanted: pb.Assignment, shared: _Template) -> bool:
+        if wanted is not shared.assignment:
             return is_assigned(view, node, wanted)
-        return view.recall("assigned", (node.uid, made.mark), lambda: is_assigned(view, node, wanted))
+        return view.recall("assigned", (node.uid, shared.mark), lambda: is_assigned(view, node, wanted))
 
     def _prepared(self, view: NodeView, node: pb.Node, release: pb.Release, wanted: pb.Assignment) -> NodeUpdate:
         """Return the update to the needs of the release task and the services from before.
@@ -238,12 +238,12 @@ class _EnvironmentPass:
         """
         if view.assignment is not None and view.assignment.error is not None:
             return NodeUpdate(PlannedNode(view, None, task=self._task))
-        made, kept = preparation(release, wanted, _current(view), node.uid)
-        lacking = add_secrets(made, self._snapshot.secrets, _current(view))
-        self._result.needed |= references_of(made)
-        self._result.missing_replicas |= lacking
+        prepared, kept = preparation(release, wanted, _current(view), node.uid)
+        missing = add_secrets(prepared, self._snapshot.secrets, _current(view))
+        self._result.needed |= references_of(prepared)
+        self._result.missing_secrets |= missing
         unchanged = PlannedNode(view, view.current_assignment, task=self._task, kept=kept)
-        return NodeUpdate(unchanged, None if is_assigned(view, node, made) else made)
+        return NodeUpdate(unchanged, None if is_assigned(view, node, prepared) else prepared)
 
     def _drained(self, view: NodeView, names: frozenset[str], why: str) -> PlannedNode:
         """Return a node that is being drained: it stays at its release, and a running task may end.

@@ -176,11 +176,11 @@ class StoreCache:
                 self._on_change(ref, urgent=False)
 
     def _environment_changed(self, key: str) -> None:
-        found = self._environments.records.get(key)
-        ref = self._known(self.keys.parse_environment, key, found)
+        stored = self._environments.records.get(key)
+        ref = self._known(self.keys.parse_environment, key, stored)
         if ref is None:
             return
-        record = checked_environment(found, ref)
+        record = checked_environment(stored, ref)
         self._log_unreadable(record)
         if record is None:
             self._index.attach(ref, ())
@@ -198,9 +198,9 @@ class StoreCache:
         return names
 
     def _release_changed(self, key: str) -> None:
-        found = self._known(self.keys.parse_release, key, self._releases.records.get(key))
-        if found is not None:
-            self._on_change(found[0], urgent=True)
+        parsed = self._known(self.keys.parse_release, key, self._releases.records.get(key))
+        if parsed is not None:
+            self._on_change(parsed[0], urgent=True)
 
     def _rollout_changed(self, key: str) -> None:
         ref = self._known(self.keys.parse_environment, key, self._rollouts.records.get(key))
@@ -209,10 +209,10 @@ class StoreCache:
 
     def _secret_changed(self, key: str) -> None:
         record = self._secrets.records.get(key)
-        found = self._known(self.keys.parse_secret, key, record)
-        if found is None:
+        parsed = self._known(self.keys.parse_secret, key, record)
+        if parsed is None:
             return
-        ref, service, name = found
+        ref, service, name = parsed
         checked = checked_secret(record, ref, service, name)
         self._secrets_of.set(ref, (service, name), checked)
         self._log_unreadable(checked)
@@ -220,9 +220,9 @@ class StoreCache:
 
     def _certificate_changed(self, key: str) -> None:
         record = self._certificates.records.get(key)
-        found = self._known(self.keys.parse_certificate, key, record)
-        if found is not None:
-            ref, host = found
+        parsed = self._known(self.keys.parse_certificate, key, record)
+        if parsed is not None:
+            ref, host = parsed
             checked = checked_certificate(record, ref, host)
             self._certificates_of.set(ref, host, checked)
             self._log_unreadable(checked)
@@ -230,9 +230,9 @@ class StoreCache:
 
     def _part_changed(self, key: str) -> None:
         record = self._parts.records.get(key)
-        found = self._known(self.keys.parse_ingress, key, record)
-        if found is not None:
-            node, ref, part = found
+        parsed = self._known(self.keys.parse_ingress, key, record)
+        if parsed is not None:
+            node, ref, part = parsed
             self._parts_of.set((ref, node), part, record)
             self._index.set(ref, node, NodeTie.INGRESS, present=(ref, node) in self._parts_of)
             self._views.touch(ref, node)
@@ -246,23 +246,23 @@ class StoreCache:
 
     def _about_assignment(self, key: str, informer: Informer[Any], tie: NodeTie) -> None:
         record = informer.records.get(key)
-        found = self._known(self.keys.parse_assignment, key, record)
-        if found is not None:
-            node, ref = found
+        parsed = self._known(self.keys.parse_assignment, key, record)
+        if parsed is not None:
+            node, ref = parsed
             self._index.set(ref, node, tie, present=record is not None)
             self._views.touch(ref, node)
             self._on_change(ref, urgent=False)
 
     def _known(self, parse: Callable[[str], T], key: str, record: Record[Any] | None) -> T | None:
         """Return the parsed ``key``, None if unknown; log an unknown key or an unreadable value once."""
-        found = _parsed(parse, key)
+        parsed = _parsed(parse, key)
         if record is None:
             self._logged.pop(key, None)
-        elif found is None:
+        elif parsed is None:
             self._log_once(key, 0, "key ignored", "not a key known to this version")
         else:
             self._log_unreadable(record)
-        return found
+        return parsed
 
     def _log_unreadable(self, record: Record[Any] | None) -> None:
         if record is not None and record.error is not None:

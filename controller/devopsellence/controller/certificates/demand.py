@@ -100,15 +100,15 @@ def demands(snapshot: EnvironmentSnapshot) -> CertificateDemands | None:
             groups.setdefault(serving.hosts, []).append(serving)
         if serving is not None or view.name in attached:
             recipients.add(recipient)
-    found = {
-        host: CertificateDemand(host, named=True, servers=one.servers, account=one.account)
-        for host, one in _shares(groups)
+    by_host = {
+        host: CertificateDemand(host, named=True, servers=share.servers, account=share.account)
+        for host, share in _shares(groups)
     }
-    unserved = snapshot.certificates.keys() - found.keys()
+    unserved = snapshot.certificates.keys() - by_host.keys()
     if unserved:
         named = _named(snapshot)
-        found |= {host: CertificateDemand(host, named=named is None or host in named) for host in unserved}
-    return CertificateDemands(dict(sorted(found.items())), frozenset(recipients - {""}))
+        by_host |= {host: CertificateDemand(host, named=named is None or host in named) for host in unserved}
+    return CertificateDemands(dict(sorted(by_host.items())), frozenset(recipients - {""}))
 
 
 def _shares(groups: Mapping[tuple[str, ...], list[_ServedIngress]]) -> Iterator[tuple[str, _Share]]:
@@ -120,9 +120,9 @@ def _shares(groups: Mapping[tuple[str, ...], list[_ServedIngress]]) -> Iterator[
     shares: dict[tuple[tuple[str, ...], ...], _Share] = {}
     for host, several in by_host.items():
         if several not in shares:
-            members = sorted((one for hosts in several for one in groups[hosts]), key=lambda one: one.server.node)
-            newest = max(members, key=lambda one: one.release)
-            shares[several] = _Share([one.server for one in members], _account(newest.ingress))
+            members = sorted((node for hosts in several for node in groups[hosts]), key=lambda node: node.server.node)
+            newest = max(members, key=lambda node: node.release)
+            shares[several] = _Share([node.server for node in members], _account(newest.ingress))
         yield host, shares[several]
 
 

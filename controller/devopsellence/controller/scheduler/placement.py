@@ -178,14 +178,14 @@ def _newcomers(
 
 
 def _placement_problem(
-    found: ReplicaPlacement, nodes: Sequence[pb.Node], filters: Sequence[Filter], copies: Mapping[str, int]
+    spread: ReplicaPlacement, nodes: Sequence[pb.Node], filters: Sequence[Filter], copies: Mapping[str, int]
 ) -> Refusal | None:
     """Return why a service runs on too few nodes; None if not, or if no node can run it (reported as unplaced)."""
-    if not found.nodes and why_nowhere(found.service, nodes) is not None:
+    if not spread.nodes and why_nowhere(spread.service, nodes) is not None:
         return None
     if any(quality == _CURRENT for quality in copies.values()):
-        return why_short(found, nodes, filters)
-    return why_short(found, nodes, filters) or why_stuck(found, nodes, filters)
+        return why_short(spread, nodes, filters)
+    return why_short(spread, nodes, filters) or why_stuck(spread, nodes, filters)
 
 
 def _waiting(node: str, services: Collection[str], placement: Placement) -> dict[str, Sequence[str]]:
@@ -207,18 +207,18 @@ class _Handover:
 
     def kept(self) -> dict[str, list[str]]:
         """Return the names of the nodes with such replicas, by service."""
-        return {name: self._kept(found, self._held[name]) for name, found in self._spreads.items()}
+        return {name: self._kept(spread, self._held[name]) for name, spread in self._spreads.items()}
 
-    def _kept(self, found: ReplicaPlacement, copies: Mapping[str, int]) -> list[str]:
+    def _kept(self, spread: ReplicaPlacement, copies: Mapping[str, int]) -> list[str]:
         """Return the nodes that keep a running replica for each replica that does not run yet at its new node.
 
         An unreachable node keeps its replica while there is no other node for it, so that nothing is lost when the node
         returns; a reachable node has already been assigned to remove it.
         """
-        running = sum(copies.get(name, 0) >= _RUNS for name in found.nodes)
-        placed, wanted = len(found.nodes) - running, found.service.replicas - running
+        running = sum(copies.get(name, 0) >= _RUNS for name in spread.nodes)
+        placed, wanted = len(spread.nodes) - running, spread.service.replicas - running
         kept, enough = [], 0
-        for name in sorted(copies.keys() - set(found.nodes), key=lambda name: (-copies[name], name)):
+        for name in sorted(copies.keys() - set(spread.nodes), key=lambda name: (-copies[name], name)):
             reachable = self._views[name].is_reachable
             if name in self._known and enough < (placed if reachable else wanted) and (copies[name] or not reachable):
                 kept.append(name)
