@@ -133,7 +133,7 @@ def told(load: Load) -> None:
         print(f"{host}: {result.outages()}; p99 {slowest:.3f} s, longest without an answer {gap:.2f} s")  # noqa: T201
 
 
-def test_people_get_one_certificate_from_all_hosts_and_are_led_to_it(app: App) -> None:
+def test_all_hosts_serve_the_certificate_and_redirect_to_https(app: App) -> None:
     assert set(served(app).values()) == {renewed(app, set())}
     for host in app.bed.hosts.values():
         with socket.create_connection((host.address, 80), timeout=5) as plain:
@@ -143,7 +143,7 @@ def test_people_get_one_certificate_from_all_hosts_and_are_led_to_it(app: App) -
         assert f"location: https://{HOST}/version?a=b\r\n" in answer
 
 
-def test_any_host_answers_the_challenge_and_a_renewal_drops_nobody(app: App, bed: Bed, pebble: Pebble) -> None:
+def test_any_host_answers_challenge_and_renewal_drops_no_request(app: App, bed: Bed, pebble: Pebble) -> None:
     serials = {renewed(app, set())}
     with Load(app, *bed.hosts, sockets=2) as load:
         for host in bed.hosts.values():
@@ -156,7 +156,7 @@ def test_any_host_answers_the_challenge_and_a_renewal_drops_nobody(app: App, bed
     assert len(serials) == 1 + len(bed.hosts)
 
 
-def test_a_rolling_deploy_drops_nobody(app: App, bed: Bed, version: str) -> None:
+def test_rolling_deploy_drops_no_request(app: App, bed: Bed, version: str) -> None:
     """Slow answers and WebSockets are not dropped either."""
     with Load(app, *bed.hosts, slow=2, slow_seconds=3.0, sockets=2, socket_seconds=3.0) as load:
         app.deploy(version)
@@ -183,7 +183,7 @@ def test_unreachable_authority_delays_only_the_renewal(app: App, pebble: Pebble)
     renewed(app, {before})
 
 
-def test_where_the_container_is_gone_another_host_answers(app: App, bed: Bed) -> None:
+def test_another_host_answers_for_missing_container(app: App, bed: Bed) -> None:
     """Even where nobody is there to tell the router."""
     host = bed.hosts["n2"]
     with Load(app, *bed.hosts) as load:
@@ -214,9 +214,7 @@ def kill_docker(host: Host) -> None:
 
 
 @pytest.mark.parametrize("kill", [kill_envoy, kill_agent, kill_docker])
-def test_killed_it_heals_by_itself_and_other_hosts_do_not_notice(
-    app: App, bed: Bed, kill: Callable[[Host], None]
-) -> None:
+def test_killed_router_recovers_without_affecting_other_hosts(app: App, bed: Bed, kill: Callable[[Host], None]) -> None:
     with Load(app, *bed.hosts) as load:
         kill(bed.hosts["n1"])
         nothing_amiss(bed, seconds=60)
@@ -255,9 +253,7 @@ def test_service_without_rule_is_unreachable_from_outside(bed: Bed, way: dict[st
     assert here.run(*ask, f"http://{there.address}/").stdout == "404"
 
 
-def test_where_the_host_forwards_for_everybody_it_is_told_with_the_command_that_ends_it(
-    app: App, bed: Bed, way: dict[str, int], pebble: Pebble
-) -> None:
+def test_forwarding_host_is_reported_with_fix(app: App, bed: Bed, way: dict[str, int], pebble: Pebble) -> None:
     """A machine that forwarded packets before Docker started: Docker before 28 then accepts forwarded packets."""
     there, here = bed.hosts["n1"], bed.hosts["n2"]
     assert isolation(app, "n1") is None

@@ -19,7 +19,7 @@ def versions(app: App, node: str) -> list[str]:
     return [word.partition("=")[2] for each in found for word in each["Config"]["Env"] if word.startswith("VERSION=")]
 
 
-def test_drained_it_is_empty_and_stays_so_until_it_takes_part_again(app: App, bed: Bed) -> None:
+def test_drained_node_stays_empty_until_uncordoned(app: App, bed: Bed) -> None:
     with Load(app, "n1", "n2") as load:
         app.devopsellence("node", "drain", "n3")
         assert versions(app, "n3") == []
@@ -31,7 +31,7 @@ def test_drained_it_is_empty_and_stays_so_until_it_takes_part_again(app: App, be
     assert load.failed == []
 
 
-def test_removed_it_is_out_and_may_come_again(app: App, bed: Bed) -> None:
+def test_removed_node_can_register_again(app: App, bed: Bed) -> None:
     with Load(app, "n1", "n2") as load:
         app.devopsellence("node", "drain", "n3")
         app.devopsellence("node", "remove", "n3")
@@ -48,7 +48,7 @@ def test_removed_it_is_out_and_may_come_again(app: App, bed: Bed) -> None:
     assert load.failed == []
 
 
-def test_replaced_under_its_name_the_machine_before_is_shut_out(app: App, bed: Bed) -> None:
+def test_replaced_machine_loses_access(app: App, bed: Bed) -> None:
     before = bed.hosts["n3"]
     uid = stored(bed).nodes["n3"].uid
     (container,) = before.containers()

@@ -75,7 +75,7 @@ def test_rolling_deploy_updates_hosts_in_turn_without_failed_requests(app: App, 
     assert {step.node for step in happened if step.what == "settled"} == set(app.bed.hosts)
 
 
-def test_a_release_that_never_gets_healthy_goes_back_by_itself(app: App) -> None:
+def test_unhealthy_release_is_rolled_back_automatically(app: App) -> None:
     (before,) = set(running(app).values())
     generations = {place: each.generation for place, each in stored(app.bed).assignments.items()}
     with Load(app, *app.bed.hosts) as load:
@@ -97,7 +97,7 @@ def test_a_release_that_never_gets_healthy_goes_back_by_itself(app: App) -> None
     assert set(running(app).values()) == {before}
 
 
-def test_a_node_that_is_cut_off_is_not_waited_for_and_catches_up(app: App, bed: Bed, version: str) -> None:
+def test_cut_off_node_does_not_delay_rollout_and_catches_up(app: App, bed: Bed, version: str) -> None:
     """The node also lacks the image, which could not be uploaded, and pulls the image from a peer."""
     (before,) = set(running(app).values())
     with Load(app, *bed.hosts) as load:
@@ -120,7 +120,7 @@ def test_a_node_that_is_cut_off_is_not_waited_for_and_catches_up(app: App, bed: 
     assert {before, version} <= seen <= {before, f"{version}-overtaken", version}
 
 
-def test_both_controllers_killed_in_turn(app: App, bed: Bed, version: str) -> None:
+def test_killed_controllers_fail_no_request(app: App, bed: Bed, version: str) -> None:
     with Load(app, *bed.hosts) as load:
         app.deploy(version, "--detach")
         release = app.release
@@ -139,7 +139,7 @@ def test_both_controllers_killed_in_turn(app: App, bed: Bed, version: str) -> No
 
 
 @pytest.mark.parametrize("leads", [True, False], ids=["the-leader", "a-follower"])
-def test_a_member_of_etcd_killed(app: App, bed: Bed, version: str, leads: bool) -> None:
+def test_killed_etcd_member_fails_no_request(app: App, bed: Bed, version: str, leads: bool) -> None:
     with Load(app, *bed.hosts) as load:
         app.deploy(version, "--detach")
         release = app.release
@@ -152,7 +152,7 @@ def test_a_member_of_etcd_killed(app: App, bed: Bed, version: str, leads: bool) 
     assert set(running(app).values()) == {version}
 
 
-def test_an_agent_killed_and_then_its_engine(app: App, bed: Bed, version: str) -> None:
+def test_killed_agent_and_engine_fail_no_request(app: App, bed: Bed, version: str) -> None:
     host = bed.hosts["n1"]
     with Load(app, "n2", "n3") as load:
         app.deploy(version, "--detach")
@@ -179,7 +179,7 @@ def running_on_all(app: App, version: str) -> bool:
 # What the others rely on: that something amiss would be seen.
 
 
-def test_the_clients_do_notice_an_app_that_is_gone(app: App, bed: Bed) -> None:
+def test_load_detects_missing_app(app: App, bed: Bed) -> None:
     with Load(app, "n1") as load:
         for host in bed.hosts.values():
             host.kill_agent()
@@ -189,7 +189,7 @@ def test_the_clients_do_notice_an_app_that_is_gone(app: App, bed: Bed) -> None:
     assert load.failed
 
 
-def test_the_audit_does_notice_what_is_lost_and_what_is_too_many(app: App, bed: Bed) -> None:
+def test_audit_detects_lost_and_extra_containers(app: App, bed: Bed) -> None:
     host = bed.hosts["n1"]
     (mine,) = host.containers(f"label=devopsellence.environment={app.ref}")
     labels = [f"--label={name}={value}" for name, value in mine["Config"]["Labels"].items()]

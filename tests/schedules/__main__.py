@@ -83,12 +83,12 @@ def main() -> None:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="devopsellence-schedules-"))
         _log_to(stack.enter_context(arguments.log.open("w")) if arguments.log else sys.stderr)
-        found = asyncio.run(_all(arguments.seeds, Path(folder)))
-    for seed, wrong in found.items():
+        result = asyncio.run(_all(arguments.seeds, Path(folder)))
+    for seed, wrong in result.items():
         if wrong:
             print(f"{schedule(seed)}\n  ends wrongly:", *wrong, sep="\n    - ")
-    bad = sum(bool(wrong) for wrong in found.values())
-    print(f"{len(found)} schedules, {bad} of them ended wrongly, {time.monotonic() - started:.0f} s")
+    bad = sum(bool(wrong) for wrong in result.values())
+    print(f"{len(result)} schedules, {bad} of them ended wrongly, {time.monotonic() - started:.0f} s")
     sys.exit(1 if bad else 0)
 
 

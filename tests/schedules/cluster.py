@@ -120,7 +120,7 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         ends = [node.agent.kill() for node in self.nodes.values()]
-        await asyncio.gather(*ends, *(one.kill() for one in self.controllers.values()))
+        await asyncio.gather(*ends, *(controller.kill() for controller in self.controllers.values()))
         await self._stack.aclose()
 
     def start(self) -> None:

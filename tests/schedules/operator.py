@@ -81,12 +81,12 @@ class Operator:
 
     async def _change_node(self, node: str, change: Callable[[pb.Node], None]) -> bool:
         key = self._etcd.keys.node(node)
-        found = await self._etcd.get(key)
-        assert found is not None
-        changed = decode(pb.Node, key, found.value)
+        record = await self._etcd.get(key)
+        assert record is not None
+        changed = decode(pb.Node, key, record.value)
         change(changed)
         return (
-            await self._etcd.txn([Compare.unmodified(key, found.mod_revision)], [Put(key, encode(changed))])
+            await self._etcd.txn([Compare.unmodified(key, record.mod_revision)], [Put(key, encode(changed))])
         ).succeeded
 
     async def expire_heartbeat(self, node: str) -> None:
@@ -94,16 +94,16 @@ class Operator:
         await _insist(lambda: self._expire_heartbeat(node))
 
     async def _expire_heartbeat(self, node: str) -> bool:
-        found = await self._etcd.get(self._etcd.keys.heartbeat(node))
-        if found is not None and found.lease:
-            await self._etcd.revoke_lease(found.lease)
+        record = await self._etcd.get(self._etcd.keys.heartbeat(node))
+        if record is not None and record.lease:
+            await self._etcd.revoke_lease(record.lease)
         return True
 
     async def _environment(self) -> tuple[pb.Environment, int]:
         key = self._etcd.keys.environment(REF)
-        found = await self._etcd.get(key)
-        assert found is not None
-        return decode(pb.Environment, key, found.value), found.mod_revision
+        record = await self._etcd.get(key)
+        assert record is not None
+        return decode(pb.Environment, key, record.value), record.mod_revision
 
 
 async def _insist(attempt: Callable[[], Awaitable[bool]]) -> None:

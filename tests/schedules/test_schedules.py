@@ -39,7 +39,7 @@ async def _play(seeds: Sequence[str], log: Path) -> tuple[int, str]:
     return process.returncode or 0, output.decode()
 
 
-async def test_each_schedule_ends_as_the_last_release_asks_for(tmp_path: Path) -> None:
+async def test_schedule_ends_in_state_of_last_release(tmp_path: Path) -> None:
     need_etcd()
     seeds = os.environ.get("SCHEDULES", "").split() or [str(seed) for seed in SEEDS]
     shares = [share for number in range(PROCESSES) if (share := seeds[number::PROCESSES])]

@@ -178,7 +178,7 @@ def _as_assigned(end: ScheduleEnd, name: str) -> Iterator[str]:
 
 def _compare(end: ScheduleEnd, name: str, services: Sequence[workload_pb2.Service]) -> Iterator[str]:
     labels = set(end.node(name).labels)
-    wanted = sorted((one.name, one.image.pinned) for one in services if _LABELS[one.kind] in labels)
+    wanted = sorted((service.name, service.image.pinned) for service in services if _LABELS[service.kind] in labels)
     ours = [each for each in end.containers[name] if not each.task]
     running = sorted((each.service, each.image) for each in ours)
     if running != wanted or not all(each.up for each in ours):
@@ -191,7 +191,8 @@ def _compare(end: ScheduleEnd, name: str, services: Sequence[workload_pb2.Servic
 
 def _text(containers: Sequence[Container]) -> str:
     described = [
-        f"{one.service}{'/' + one.task if one.task else ''} {one.image} {one.state.name}" for one in containers
+        f"{container.service}{'/' + container.task if container.task else ''} {container.image} {container.state.name}"
+        for container in containers
     ]
     return ", ".join(described) or "no containers"
 

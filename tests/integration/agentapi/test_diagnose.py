@@ -10,7 +10,7 @@ from tests.integration.agentapi.api_node import NODE, ApiNode
 pytestmark = pytest.mark.docker
 
 
-async def test_a_node_that_is_well(here: ApiNode) -> None:
+async def test_diagnosis_of_healthy_node(here: ApiNode) -> None:
     async with here.client() as stub:
         answer = await stub.Diagnose(DiagnoseRequest())
     assert (answer.node, answer.node_uid, answer.agent_version, answer.hostname) == (NODE, here.uid, "1.2.3", "here")
@@ -23,7 +23,7 @@ async def test_a_node_that_is_well(here: ApiNode) -> None:
     assert all(checks[name].ok and not checks[name].mend for name in ("docker", "etcd", "certificate", "assignments"))
 
 
-async def test_problems_are_named_with_their_fix(here: ApiNode) -> None:
+async def test_diagnosis_names_problems_with_fix(here: ApiNode) -> None:
     here.assignments.problem = "/devopsellence/v1/assignments/n1/ cannot be read: etcd does not answer"
     async with here.client() as stub:
         answer = await stub.Diagnose(DiagnoseRequest())

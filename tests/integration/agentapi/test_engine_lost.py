@@ -36,7 +36,7 @@ def collected() -> Iterator[None]:
 # The SDK leaves a socket to the collector when it cannot connect.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("collected")
-async def test_logs_go_on_and_commands_end_with_a_refusal(
+async def test_lost_engine_keeps_logs_and_refuses_commands(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need_host()

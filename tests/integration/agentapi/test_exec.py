@@ -25,14 +25,14 @@ pytestmark = pytest.mark.docker
 SECONDS = 30
 
 
-async def test_stdout_stderr_and_the_exit_code_are_apart(here: ApiNode) -> None:
+async def test_exec_separates_stdout_stderr_and_exit_code(here: ApiNode) -> None:
     container = await here.start("web", "sleep", "1000")
     async with here.client() as stub:
         ran = await execute(stub, command("web", "sh", "-c", "echo out; echo err >&2; exit 255"))
     assert ran == CommandResult(b"out\n", b"err\n", 255, container[:12])
 
 
-async def test_the_output_of_quick_commands_is_never_lost(here: ApiNode) -> None:
+async def test_exec_keeps_output_of_quick_commands(here: ApiNode) -> None:
     await here.start("web", "sleep", "1000")
     async with here.client() as stub:
         for number in range(30):
@@ -40,7 +40,7 @@ async def test_the_output_of_quick_commands_is_never_lost(here: ApiNode) -> None
             assert (ran.stdout, ran.exit_code) == (f"{number}\n".encode(), 0)
 
 
-async def test_input_of_any_size_goes_in_and_comes_out_again(here: ApiNode) -> None:
+async def test_exec_passes_input_of_any_size(here: ApiNode) -> None:
     await here.start("web", "sleep", "1000")
     pieces = [bytes([number]) * 200_000 for number in range(40)]
     async with here.client() as stub:
@@ -50,7 +50,7 @@ async def test_input_of_any_size_goes_in_and_comes_out_again(here: ApiNode) -> N
     assert ran.exit_code == 0
 
 
-async def test_a_command_that_is_not_there_says_so_on_stderr(here: ApiNode) -> None:
+async def test_exec_of_missing_command_fails_on_stderr(here: ApiNode) -> None:
     await here.start("web", "sleep", "1000")
     async with here.client() as stub:
         ran = await execute(stub, command("web", "no-such-command"))
@@ -59,7 +59,7 @@ async def test_a_command_that_is_not_there_says_so_on_stderr(here: ApiNode) -> N
     assert ran.exit_code in (126, 127)
 
 
-async def test_a_terminal_has_the_size_of_the_window(here: ApiNode) -> None:
+async def test_exec_terminal_has_size_of_window(here: ApiNode) -> None:
     await here.start("web", "sleep", "1000")
     start = command("web", "sh", "-c", "read a; stty size; read b; stty size", interactive=True, tty=True)
     start.start.size.columns, start.start.size.rows = 99, 33
@@ -83,7 +83,7 @@ async def test_a_terminal_has_the_size_of_the_window(here: ApiNode) -> None:
 
 
 @pytest.mark.parametrize(("signal", "code"), [("SIGINT", 130), ("TERM", 143), ("SIGKILL", 137)])
-async def test_signals_reach_it(here: ApiNode, signal: str, code: int) -> None:
+async def test_signals_reach_exec_process(here: ApiNode, signal: str, code: int) -> None:
     await here.start("web", "sleep", "1000")
     async with here.client() as stub:
         call = stub.Exec()
@@ -112,7 +112,7 @@ async def test_exec_process_ends_with_caller_even_if_it_ignores_sighup(here: Api
     assert docker("inspect", "-f", "{{.State.Running}}", container) == "true"
 
 
-async def test_output_that_nobody_reads_stops_the_command_and_costs_bounded_memory(here: ApiNode) -> None:
+async def test_unread_output_blocks_command_in_bounded_memory(here: ApiNode) -> None:
     container = await here.start("web", "sleep", "1000")
     async with here.client() as stub:
         call = stub.Exec()
@@ -160,7 +160,7 @@ async def test_unknown_service_is_refused_with_the_running_ones(here: ApiNode) -
             assert ("devopsellence-refused-by", "n1") in list(caught.value.trailing_metadata() or ())
 
 
-async def test_no_descriptor_is_left(here: ApiNode) -> None:
+async def test_exec_leaves_no_descriptor(here: ApiNode) -> None:
     await here.start("web", "sleep", "1000")
     async with here.client() as stub:
         # By then every thread that asks the engine has its connection.

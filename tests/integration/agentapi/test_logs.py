@@ -53,7 +53,7 @@ async def ended(here: ApiNode, service: str, script: str, release: int = 1) -> s
     return container
 
 
-async def test_all_of_it_with_stream_time_and_container(here: ApiNode) -> None:
+async def test_logs_have_stream_time_and_container(here: ApiNode) -> None:
     before = time.time()
     container = await ended(here, "web", "echo one; echo two >&2; printf three")
     async with here.client() as stub:
@@ -74,7 +74,7 @@ async def test_follower_of_silent_service_gets_keepalives(here: ApiNode) -> None
         call.cancel()
 
 
-async def test_the_last_lines_of_each_container_of_the_chosen_services(here: ApiNode) -> None:
+async def test_tail_applies_to_each_container_of_chosen_services(here: ApiNode) -> None:
     await ended(here, "web", "seq 1 1000")
     await ended(here, "worker", "seq 1 5")
     await ended(here, "db", "seq 1 5")
@@ -86,7 +86,7 @@ async def test_the_last_lines_of_each_container_of_the_chosen_services(here: Api
     assert none == []
 
 
-async def test_since_a_moment_leaves_out_what_was_before(here: ApiNode) -> None:
+async def test_since_omits_older_lines(here: ApiNode) -> None:
     await ended(here, "web", "seq 1 10")
     async with here.client() as stub:
         lines = [line async for line in lines_of(stub, request())]
@@ -96,7 +96,7 @@ async def test_since_a_moment_leaves_out_what_was_before(here: ApiNode) -> None:
     assert [line.line for line in again][-4:] == [b"7", b"8", b"9", b"10"]
 
 
-async def test_a_long_line_arrives_in_pieces(here: ApiNode) -> None:
+async def test_long_line_arrives_in_pieces(here: ApiNode) -> None:
     await ended(here, "web", "head -c 40000 /dev/zero | tr '\\0' x; echo; echo end")
     async with here.client() as stub:
         lines = [line.line async for line in lines_of(stub, request())]
@@ -104,7 +104,7 @@ async def test_a_long_line_arrives_in_pieces(here: ApiNode) -> None:
     assert len(lines) == 4
 
 
-async def test_a_container_that_restarts_is_followed_without_a_gap_or_a_repetition(here: ApiNode) -> None:
+async def test_restarting_container_is_followed_without_gap_or_repetition(here: ApiNode) -> None:
     script = "echo begin $(cat /n 2>/dev/null); echo again >/n; sleep 1000"
     container = await here.start("web", "sh", "-c", script)
     async with here.client() as stub:
@@ -116,7 +116,7 @@ async def test_a_container_that_restarts_is_followed_without_a_gap_or_a_repetiti
         assert [line.line for line in seen] == [b"begin again"]
 
 
-async def test_a_container_that_comes_is_followed_from_its_beginning_beside_the_old(here: ApiNode) -> None:
+async def test_new_container_is_followed_from_its_beginning(here: ApiNode) -> None:
     old = await here.start("web", "sh", "-c", "echo old; sleep 1000")
     async with here.client() as stub:
         lines = lines_of(stub, request("web", follow=True, lines=10))
@@ -131,7 +131,7 @@ async def test_a_container_that_comes_is_followed_from_its_beginning_beside_the_
         assert [(line.line, line.container) for line in seen] == [(b"more", old[:12])]
 
 
-async def test_ten_thousand_lines_a_second_pass(here: ApiNode) -> None:
+async def test_logs_pass_ten_thousand_lines_a_second(here: ApiNode) -> None:
     await ended(here, "web", "seq 1 100000")
     before = _memory()
     async with here.client() as stub:
@@ -141,7 +141,7 @@ async def test_ten_thousand_lines_a_second_pass(here: ApiNode) -> None:
     assert _memory() - before < 64
 
 
-async def test_a_caller_that_does_not_read_costs_bounded_memory_and_leaves_no_thread(here: ApiNode) -> None:
+async def test_caller_not_reading_costs_bounded_memory_and_no_thread(here: ApiNode) -> None:
     await here.start("web", "sh", "-c", "yes $(seq 1 100 | tr '\\n' ' ')")
     async with here.client() as stub:
         before = _memory()
@@ -158,7 +158,7 @@ async def test_a_caller_that_does_not_read_costs_bounded_memory_and_leaves_no_th
         await eventually("its thread has ended", gone)
 
 
-async def test_a_silent_log_ends_with_its_caller(here: ApiNode) -> None:
+async def test_silent_log_call_ends_with_caller(here: ApiNode) -> None:
     await here.start("web", "sh", "-c", "echo one; sleep 1000")
     async with here.client() as stub:
         call = stub.Logs(request(follow=True))
@@ -172,7 +172,7 @@ async def test_a_silent_log_ends_with_its_caller(here: ApiNode) -> None:
         await eventually("its thread has ended", gone)
 
 
-async def test_unknown_services_are_refused_with_what_there_is(here: ApiNode) -> None:
+async def test_unknown_services_are_refused_with_known_services(here: ApiNode) -> None:
     await ended(here, "web", "true")
     async with here.client() as stub:
         with pytest.raises(grpc.aio.AioRpcError, match="has no service 'api' on node n1; services here: web") as caught:

@@ -57,7 +57,7 @@ def call(made: grpc.aio.Channel, image: str, timeout: float | None = None) -> An
     return PeersStub(made).FetchImage(FetchImageRequest(image=image), timeout=timeout)
 
 
-async def test_a_node_gets_an_image_that_is_assigned_here(here: ApiNode) -> None:
+async def test_node_gets_assigned_image(here: ApiNode) -> None:
     here.assign(service(small_image()))
     async with channel(here, "node:another") as made:
         answer = call(made, small_image())
@@ -73,7 +73,7 @@ async def test_a_node_gets_an_image_that_is_assigned_here(here: ApiNode) -> None
 
 
 @pytest.mark.parametrize("name", ["operator:ann", "root", "controller", "node:", "Node:n1"])
-async def test_images_are_sent_to_nodes_only(here: ApiNode, name: str) -> None:
+async def test_images_are_refused_to_other_callers(here: ApiNode, name: str) -> None:
     here.assign(service(small_image()))
     error = await refused(here, name, small_image())
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
@@ -86,7 +86,7 @@ async def test_peer_without_certificate_gets_no_answer(here: ApiNode) -> None:
     assert (await refused(here, "", small_image())).code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_node_is_given_nothing_else(here: ApiNode) -> None:
+async def test_node_gets_nothing_but_assigned_images(here: ApiNode) -> None:
     """Images that are not assigned, and all other calls, are refused."""
     unassigned = await asyncio.to_thread(lambda: build_image(b"not assigned"))
     here.assign(service(small_image()))
@@ -105,7 +105,7 @@ async def test_a_node_is_given_nothing_else(here: ApiNode) -> None:
     docker("rmi", "-f", unassigned)
 
 
-async def test_an_environment_that_has_left_gives_nothing(here: ApiNode) -> None:
+async def test_image_of_removed_environment_is_refused(here: ApiNode) -> None:
     here.assign(service(small_image()))
     tombstone = stored_pb2.Assignment(node=NODE, node_uid=here.uid, generation=2, removed=True)
     here.assignments.wants[ENV] = resolve_assignment(tombstone, ENV, here.uid)
@@ -119,7 +119,7 @@ async def test_assigned_but_missing_image_is_reported(here: ApiNode) -> None:
     assert f"does not have image {OTHER}" in str(error.details())
 
 
-async def test_few_at_a_time_and_whoever_goes_makes_room(here: ApiNode) -> None:
+async def test_concurrent_transfers_are_limited_and_leaving_callers_free_slots(here: ApiNode) -> None:
     """A caller that does not read delays only itself."""
     large = await asyncio.to_thread(lambda: build_image(24 << 20))
     here.assign(service(large))

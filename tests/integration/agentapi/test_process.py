@@ -101,7 +101,7 @@ async def test_agent_publishes_api_address_and_answers(cluster: ApiCluster) -> N
     assert machine.kill(signal.SIGTERM) == 0
 
 
-async def test_a_clean_end_waits_for_no_caller(cluster: ApiCluster) -> None:
+async def test_stopping_agent_waits_for_no_caller(cluster: ApiCluster) -> None:
     machine = cluster.machine
     cluster.start()
     await machine.assign(worker("web", "sh", "-c", "echo hello; sleep 1000"))
@@ -118,7 +118,7 @@ async def test_a_clean_end_waits_for_no_caller(cluster: ApiCluster) -> None:
     until("it has ended", lambda: "sleep 77" not in docker("top", status.services[0].container))
 
 
-async def test_another_address_can_be_told(cluster: ApiCluster) -> None:
+async def test_advertised_address_overrides_listen_address(cluster: ApiCluster) -> None:
     cluster.start("--api-advertise", "n1.example.org:7443")
     beat = await _heartbeat(cluster.machine)
     assert beat.api_address == "n1.example.org:7443"
@@ -146,7 +146,7 @@ async def test_agent_answers_from_disk_without_etcd(cluster: ApiCluster) -> None
     assert not checks["etcd"].ok
 
 
-async def test_a_task_that_a_killed_agent_left_behind_is_removed_by_the_next(cluster: ApiCluster) -> None:
+async def test_task_left_by_killed_agent_is_removed_by_next(cluster: ApiCluster) -> None:
     machine = cluster.machine
     cluster.start()
     await machine.assign(worker("web", "sleep", "1000"))
@@ -170,7 +170,7 @@ async def test_a_task_that_a_killed_agent_left_behind_is_removed_by_the_next(clu
     await machine.settled()
 
 
-async def test_the_engine_going_is_a_refusal_and_its_return_an_answer(cluster: ApiCluster) -> None:
+async def test_unreachable_engine_is_diagnosed(cluster: ApiCluster) -> None:
     machine = cluster.machine
     cluster.start("--docker-host", "unix:///nowhere.sock")
     async with connect(settings(cluster.authority.issue("root")), cluster.agent) as stub:

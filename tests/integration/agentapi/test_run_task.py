@@ -61,18 +61,18 @@ async def test_task_returns_output_and_exit_code_and_leaves_nothing(assigned: Ap
     assert left(assigned) == []
 
 
-async def test_the_output_of_quick_tasks_is_never_lost(assigned: ApiNode) -> None:
+async def test_task_keeps_output_of_quick_commands(assigned: ApiNode) -> None:
     for number in range(8):
         ran = await run(assigned, task("echo", str(number)))
         assert (ran.stdout, ran.exit_code) == (f"{number}\n".encode(), 0)
 
 
-async def test_input_goes_in(assigned: ApiNode) -> None:
+async def test_task_gets_input(assigned: ApiNode) -> None:
     ran = await run(assigned, task("wc", "-c", interactive=True), RunRequest(stdin=b"12345"), RunRequest(stdin=b"67"))
     assert (ran.stdout.strip(), ran.exit_code) == (b"7", 0)
 
 
-async def test_a_terminal(assigned: ApiNode) -> None:
+async def test_task_on_terminal(assigned: ApiNode) -> None:
     start = task("stty", "size", interactive=True, tty=True)
     start.start.size.columns, start.start.size.rows = 99, 33
     assert (await run(assigned, start)).exit_code == 0
@@ -80,7 +80,7 @@ async def test_a_terminal(assigned: ApiNode) -> None:
     assert ran.stdout == b"terminal\r\n"
 
 
-async def test_a_terminal_gives_its_output_also_when_the_callers_requests_have_ended(assigned: ApiNode) -> None:
+async def test_task_terminal_output_arrives_after_requests_end(assigned: ApiNode) -> None:
     ran = await run(assigned, task("sh", "-c", "sleep 1; echo late", interactive=True, tty=True))
     assert (ran.stdout, ran.exit_code) == (b"late\r\n", 0)
     # And who reads from it is told that there is no more.
@@ -88,14 +88,14 @@ async def test_a_terminal_gives_its_output_also_when_the_callers_requests_have_e
     assert ran.exit_code == 0
 
 
-async def test_a_command_that_is_not_there(assigned: ApiNode) -> None:
+async def test_task_with_missing_command(assigned: ApiNode) -> None:
     ran = await run(assigned, task("no-such-command"))
     assert (ran.stdout, ran.exit_code) == (b"", 127)
     assert b"no-such-command" in ran.stderr
     assert left(assigned) == []
 
 
-async def test_a_signal(assigned: ApiNode) -> None:
+async def test_signal_reaches_task(assigned: ApiNode) -> None:
     async with assigned.client() as stub:
         call, seen = stub.RunTask(), CommandResult()
         await call.write(task("sh", "-c", "trap 'echo bye; exit 9' TERM; echo ready; while true; do sleep 0.1; done"))

@@ -58,8 +58,10 @@ def write_agent_records(
     async def work(etcd: Etcd) -> None:
         keys = etcd.keys
         await etcd.put(keys.heartbeat(node), encode(Heartbeat(node=node, uid=uid, api_address=api)))
-        told = AssignmentStatus(node=node, release=1, node_uid=uid, phase=AssignmentStatus.SETTLED, ingress=status)
-        await etcd.put(keys.status(node, ref), encode(told))
+        assignment_status = AssignmentStatus(
+            node=node, release=1, node_uid=uid, phase=AssignmentStatus.SETTLED, ingress=status
+        )
+        await etcd.put(keys.status(node, ref), encode(assignment_status))
 
     cli.etcd(work)
 

@@ -85,9 +85,9 @@ class Operator(Cli):
         """The newest release."""
 
         async def work(etcd: Etcd) -> Release:
-            found = await etcd.get(etcd.keys.environment(REF))
-            assert found is not None
-            number = decode(Environment, found.key, found.value).latest_release
+            record = await etcd.get(etcd.keys.environment(REF))
+            assert record is not None
+            number = decode(Environment, record.key, record.value).latest_release
             item = await etcd.get(etcd.keys.release(REF, number))
             assert item is not None
             return decode(Release, item.key, item.value)
@@ -134,8 +134,8 @@ async def put_release(
     names: dict[str, Any] = {"organization": ref.organization, "project": ref.project, "environment": ref.environment}
     release = Release(number=number, services=services, registry=registry, **names)
     key = etcd.keys.environment(ref)
-    found = await etcd.get(key)
-    environment = decode(Environment, key, found.value) if found else Environment(**names)
+    record = await etcd.get(key)
+    environment = decode(Environment, key, record.value) if record else Environment(**names)
     environment.latest_release = number
     await etcd.put(etcd.keys.release(ref, number), encode(release))
     await etcd.put(key, encode(environment))

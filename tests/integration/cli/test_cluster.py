@@ -104,30 +104,30 @@ def modes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
 
 
-def test_init_makes_an_authority_and_everybodys_files_and_says_where_they_go(bare: Cli, pki: Path) -> None:
-    said = bare.ok("cluster", "init", "--pki", str(pki), "--etcd", "e1=10.0.0.1", "--etcd", "e2=10.0.0.2")
+def test_cluster_init_writes_authority_and_bundles(bare: Cli, pki: Path) -> None:
+    output = bare.ok("cluster", "init", "--pki", str(pki), "--etcd", "e1=10.0.0.1", "--etcd", "e2=10.0.0.2")
     assert pki.stat().st_mode & 0o777 == 0o700
     assert (pki / "ca.key").stat().st_mode & 0o777 == 0o600
     assert modes(pki / "root") == FILES
     assert modes(pki / "controller") == {**FILES, "controller.env": 0o644}
     assert modes(pki / "etcd-e2") == {**FILES, "etcd.env": 0o644}
-    assert "/etc/etcd/devopsellence on 10.0.0.2" in said
-    assert "export DEVOPSELLENCE_ETCD_ENDPOINTS=10.0.0.1:2379,10.0.0.2:2379" in said
+    assert "/etc/etcd/devopsellence on 10.0.0.2" in output
+    assert "export DEVOPSELLENCE_ETCD_ENDPOINTS=10.0.0.1:2379,10.0.0.2:2379" in output
     names = load_certificate(pki / "etcd-e2" / "tls.crt").extensions.get_extension_for_class(
         x509.SubjectAlternativeName
     )
     assert "10.0.0.2" in [str(each) for each in names.value.get_values_for_type(x509.IPAddress)]
 
 
-def test_init_again_keeps_what_serves_and_renews_what_does_not(bare: Cli, pki: Path) -> None:
+def test_cluster_init_again_renews_only_unusable_certificates(bare: Cli, pki: Path) -> None:
     init = ("cluster", "init", "--pki", str(pki))
     bare.ok(*init, "--etcd", "e1=10.0.0.1")
     keys = {path: path.read_bytes() for path in pki.rglob("*.key")}
     again = bare.json(*init)
     assert again["members"] == {"e1": "10.0.0.1"}
-    assert {each["outcome"] for each in again["bundles"]} == {"kept"}
+    assert {bundle["outcome"] for bundle in again["bundles"]} == {"kept"}
     moved = bare.json(*init, "--etcd", "e1=10.0.0.9")
-    assert [(each["outcome"], each["why"]) for each in moved["bundles"] if "etcd-e1" in each["folder"]] == [
+    assert [(bundle["outcome"], bundle["why"]) for bundle in moved["bundles"] if "etcd-e1" in bundle["folder"]] == [
         ("renewed", "issued for other names")
     ]
     assert {path: path.read_bytes() for path in keys} == keys
@@ -135,7 +135,7 @@ def test_init_again_keeps_what_serves_and_renews_what_does_not(bare: Cli, pki: P
     assert all(path.read_bytes() != key for path, key in keys.items())
 
 
-def test_two_at_once_make_one_authority(pki: Path) -> None:
+def test_concurrent_cluster_inits_make_one_authority(pki: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         done = list(
             pool.map(
@@ -176,7 +176,7 @@ def test_damaged_authority_is_not_overwritten(bare: Cli, pki: Path, damage: Call
         (["operator"], "usage"),
     ],
 )
-def test_a_name_that_cannot_be_leaves_no_file(bare: Cli, pki: Path, arguments: list[str], code: str) -> None:
+def test_invalid_name_leaves_no_file(bare: Cli, pki: Path, arguments: list[str], code: str) -> None:
     bare.ok("cluster", "init", "--pki", str(pki))
     before = sorted(pki.rglob("*"))
     error = bare.error("cluster", "issue", *arguments, "--pki", str(pki))
@@ -190,7 +190,7 @@ def test_missing_authority_issues_and_prepares_nothing(bare: Cli, pki: Path) -> 
     assert not pki.exists()
 
 
-def test_a_nodes_certificate_is_for_one_machine_and_so_is_its_key(bare: Cli, pki: Path) -> None:
+def test_node_certificate_and_key_belong_to_one_machine(bare: Cli, pki: Path) -> None:
     bare.ok("cluster", "init", "--pki", str(pki))
     issue = ("cluster", "issue", "node", "n1", "--pki", str(pki))
     error = bare.error(*issue)
@@ -210,7 +210,7 @@ def test_a_nodes_certificate_is_for_one_machine_and_so_is_its_key(bare: Cli, pki
     assert (pki / "node-n1" / "tls.key").read_bytes() != key
 
 
-def test_an_operator_who_cannot_be_let_in_now_has_the_certificate_and_the_command(bare: Cli, pki: Path) -> None:
+def test_operator_not_granted_yet_gets_certificate_and_command(bare: Cli, pki: Path) -> None:
     bare.ok("cluster", "init", "--pki", str(pki))
     error = bare.error("cluster", "issue", "operator", "ann", "--pki", str(pki))
     assert error["code"] == "etcd_unavailable"
@@ -219,23 +219,23 @@ def test_an_operator_who_cannot_be_let_in_now_has_the_certificate_and_the_comman
     assert "unchanged" in bare.ok("cluster", "issue", "operator", "ann", "--no-grant", "--pki", str(pki))
 
 
-def test_from_nothing_to_a_cluster_that_lets_in_whom_it_should(started: RunningEtcd, tmp_path: Path) -> None:
+def test_cluster_from_scratch_grants_access_by_role(started: RunningEtcd, tmp_path: Path) -> None:
     for _ in range(2):
         started.ok("prepare")
     started.ok("issue", "operator", "ann")
     root, ann = started.as_party("root"), started.as_party("operator-ann")
-    said = root.json("node", "register", "n1", "--address", "10.0.0.5", "--pki", str(started.pki))
-    bundle = Path(said["bundle"])
+    document = root.json("node", "register", "n1", "--address", "10.0.0.5", "--pki", str(started.pki))
+    bundle = Path(document["bundle"])
     assert modes(bundle) == {**FILES, "agent.env": 0o644}
     names = load_certificate(bundle / "tls.crt").extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    assert names.value.get_values_for_type(x509.DNSName) == [server_name(said["uid"])]
-    assert said["agent_command"].startswith(f"devopsellence-agent --node n1 --node-uid {said['uid']} ")
-    assert "--api-advertise 10.0.0.5:7443" in said["agent_command"]
-    assert said["uid"] in (bundle / "agent.env").read_text()
+    assert names.value.get_values_for_type(x509.DNSName) == [server_name(document["uid"])]
+    assert document["agent_command"].startswith(f"devopsellence-agent --node n1 --node-uid {document['uid']} ")
+    assert "--api-advertise 10.0.0.5:7443" in document["agent_command"]
+    assert document["uid"] in (bundle / "agent.env").read_text()
     # The folder's certificate is asked for by name as well: etcd knows the uid.
-    assert said["uid"] in started.ok("issue", "node", "n1")
+    assert document["uid"] in started.ok("issue", "node", "n1")
     # An operator works, but does not let anybody in.
-    assert [each["node"] for each in ann.json("node", "list")["nodes"]] == ["n1"]
+    assert [node["node"] for node in ann.json("node", "list")["nodes"]] == ["n1"]
     assert ann.error("node", "register", "n2", "--pki", str(started.pki))["code"] == "etcd_permission_denied"
     # A node, a controller and a member of etcd are no operators; who has no user gets nothing.
     assert started.as_party(bundle.name).error("node", "list")["code"] == "etcd_permission_denied"
@@ -249,19 +249,19 @@ def test_from_nothing_to_a_cluster_that_lets_in_whom_it_should(started: RunningE
         )
 
 
-def test_an_agent_started_as_register_says_answers_operators(started: RunningEtcd, tmp_path: Path) -> None:
+def test_agent_started_by_registered_command_answers_operators(started: RunningEtcd, tmp_path: Path) -> None:
     need_docker()
     started.ok("prepare")
     started.ok("issue", "operator", "ann")
     root, ann = started.as_party("root"), started.as_party("operator-ann")
-    said = root.json("node", "register", "n1", "--address", "127.0.0.1", "--pki", str(started.pki))
+    document = root.json("node", "register", "n1", "--address", "127.0.0.1", "--pki", str(started.pki))
     root.write(lambda etcd: etcd.keys.environment(REF), Environment(nodes=["n1"]))
     (port,) = free_ports(1)
-    command = said["agent_command"]
+    command = document["agent_command"]
     for its, meant in (
         ("0.0.0.0:7443", f"127.0.0.1:{port}"),
         ("127.0.0.1:7443", f"127.0.0.1:{port}"),
-        ("/etc/devopsellence", said["bundle"]),
+        ("/etc/devopsellence", document["bundle"]),
         ("/var/lib/devopsellence", str(tmp_path / "agent")),
         (":2379", f":{started.endpoints.rpartition(':')[2]}"),
     ):
@@ -276,7 +276,7 @@ def test_an_agent_started_as_register_says_answers_operators(started: RunningEtc
             agent.terminate()
 
 
-def test_another_clusters_authority_makes_no_certificate(started: RunningEtcd, tmp_path: Path) -> None:
+def test_authority_of_another_cluster_issues_nothing(started: RunningEtcd, tmp_path: Path) -> None:
     started.ok("prepare")
     other = tmp_path / "other"
     started.cli.ok("cluster", "init", "--pki", str(other))

@@ -66,7 +66,7 @@ def pretending(cli: Cli, script: Callable[[RolloutWriter], Awaitable[None]]) -> 
         raise failures[0]
 
 
-def test_a_release_records_everything_and_names_images_by_their_bytes(ready: Cli) -> None:
+def test_release_records_configuration_and_image_digests(ready: Cli) -> None:
     document = ready.ok("deploy", "--detach", "--message", "new search", "-o", "json").splitlines()[-1]
     assert json.loads(document)["release"]["number"] == 1
     stored = release(ready, 1)
@@ -100,15 +100,15 @@ def test_releases_are_listed_and_shown(ready: Cli) -> None:
     assert ready.error("release", "show", "3")["code"] == "release_unknown"
 
 
-def test_the_app_image_is_built_named_by_its_content_and_reused(ready: Cli) -> None:
+def test_app_image_is_built_named_by_content_and_reused(ready: Cli) -> None:
     (ready.folder / "devopsellence.yml").write_text(BUILD)
     (ready.folder / "Dockerfile").write_text(f"FROM {IMAGE}\nCOPY page /page\n")
     (ready.folder / "page").write_text("one")
     images = set()
     try:
         for _ in range(2):
-            said = ready.ok("deploy", "--detach")
-            assert "building the app image" in said
+            output = ready.ok("deploy", "--detach")
+            assert "building the app image" in output
         first, second = release(ready, 1), release(ready, 2)
         assert first is not None
         assert second is not None
@@ -128,7 +128,7 @@ def test_the_app_image_is_built_named_by_its_content_and_reused(ready: Cli) -> N
             docker("image", "rm", name)
 
 
-def test_a_failed_build_shows_what_was_said_and_writes_nothing(ready: Cli) -> None:
+def test_failed_build_shows_output_and_writes_nothing(ready: Cli) -> None:
     (ready.folder / "devopsellence.yml").write_text(BUILD)
     assert ready.error("deploy")["code"] == "dockerfile_missing"
     (ready.folder / "Dockerfile").write_text(f"FROM {IMAGE}\nRUN echo what-went-wrong && false\n")
@@ -139,7 +139,7 @@ def test_a_failed_build_shows_what_was_said_and_writes_nothing(ready: Cli) -> No
     assert release(ready, 1) is None
 
 
-def test_another_image_can_be_given_instead_of_a_build(ready: Cli) -> None:
+def test_image_flag_replaces_build(ready: Cli) -> None:
     (ready.folder / "devopsellence.yml").write_text(BUILD)
     ready.ok("deploy", "--detach", "--image", IMAGE)
     stored = release(ready, 1)
@@ -149,11 +149,11 @@ def test_another_image_can_be_given_instead_of_a_build(ready: Cli) -> None:
     assert ready.error("deploy", "--image", "Not A Reference")["code"] == "invalid_image"
 
 
-def test_an_image_for_a_build_that_no_service_uses_is_refused(ready: Cli) -> None:
+def test_image_flag_without_app_service_is_refused(ready: Cli) -> None:
     assert ready.error("deploy", "--image", IMAGE)["code"] == "image_unused"
 
 
-def test_an_image_that_is_nowhere_names_service_and_image(ready: Cli) -> None:
+def test_missing_image_names_service_and_image(ready: Cli) -> None:
     file = ready.folder / "devopsellence.yml"
     file.write_text(file.read_text().replace(IMAGE, "127.0.0.1:1/nowhere:1"))
     error = ready.error("deploy")
@@ -188,7 +188,7 @@ def test_secrets_are_refused_before_anything_happens(ready: Cli) -> None:
     assert release(ready, 1) is None
 
 
-def test_an_invalid_configuration_is_exit_code_2_with_every_place(ready: Cli) -> None:
+def test_invalid_configuration_is_exit_code_2_with_all_places(ready: Cli) -> None:
     file = ready.folder / "devopsellence.yml"
     file.write_text(file.read_text().replace("healthcheck", "healthchek").replace("organization: acme\n", ""))
     error = ready.error("deploy")
@@ -198,7 +198,7 @@ def test_an_invalid_configuration_is_exit_code_2_with_every_place(ready: Cli) ->
     assert all("devopsellence.yml:" in message for message in messages)
 
 
-def test_an_unreadable_environment_is_not_written_over(ready: Cli) -> None:
+def test_unreadable_environment_is_not_overwritten(ready: Cli) -> None:
     ready.write(lambda etcd: etcd.keys.environment(REF), b"garbage")
     error = ready.error("deploy", "--detach")
     assert error["code"] == "record_unreadable"
@@ -206,7 +206,7 @@ def test_an_unreadable_environment_is_not_written_over(ready: Cli) -> None:
     assert release(ready, 1) is None
 
 
-def test_an_unreadable_node_counts_as_not_there(ready: Cli) -> None:
+def test_unreadable_node_counts_as_missing(ready: Cli) -> None:
     ready.ok("node", "register", "n2")
     ready.ok("node", "attach", "n2")
     ready.write(lambda etcd: etcd.keys.node("n2"), b"garbage")
@@ -224,7 +224,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(ready: Cli) -> None
     assert ready.json("events")["events"][-1]["code"] == "node_attached"
 
 
-def test_a_dry_run_compares_with_what_is_assigned(ready: Cli) -> None:
+def test_dry_run_compares_with_assignments(ready: Cli) -> None:
     ready.ok("deploy", "--detach")
     stored = release(ready, 1)
     assert stored is not None
@@ -246,8 +246,8 @@ def test_a_dry_run_compares_with_what_is_assigned(ready: Cli) -> None:
 def test_a_dry_run_of_a_build_does_not_build(ready: Cli) -> None:
     (ready.folder / "devopsellence.yml").write_text(BUILD)
     (ready.folder / "Dockerfile").write_text("FROM no-such-image:1\n")
-    said = ready.ok("deploy", "--dry-run")
-    assert f"app image: would be built from {ready.folder}" in said
+    output = ready.ok("deploy", "--dry-run")
+    assert f"app image: would be built from {ready.folder}" in output
 
 
 def test_deploy_follows_the_rollout_until_it_settles(ready: Cli) -> None:
@@ -258,13 +258,13 @@ def test_deploy_follows_the_rollout_until_it_settles(ready: Cli) -> None:
         await pretender.settle()
 
     with pretending(ready, script):
-        said = ready.ok("deploy")
-    assert "n1 web: running, healthy, http://172.18.0.9:3000" in said
-    assert "Release 1 of acme/Shop/production is settled" in said
-    assert "\x1b" not in said
+        output = ready.ok("deploy")
+    assert "n1 web: running, healthy, http://172.18.0.9:3000" in output
+    assert "Release 1 of acme/Shop/production is settled" in output
+    assert "\x1b" not in output
 
 
-def test_every_line_of_a_deploy_in_json_is_an_object(ready: Cli) -> None:
+def test_deploy_in_json_prints_an_object_per_line(ready: Cli) -> None:
     async def script(pretender: RolloutWriter) -> None:
         await pretender.begin(1)
         await pretender.settle()
@@ -293,7 +293,7 @@ def test_a_failed_rollout_is_exit_code_1_with_service_exit_code_and_last_lines(r
         assert words in result.stderr
 
 
-def test_a_superseded_release_says_by_which(ready: Cli) -> None:
+def test_superseded_release_names_newer_release(ready: Cli) -> None:
     async def script(pretender: RolloutWriter) -> None:
         await pretender.begin(1)
         environment = Environment(organization="acme", project="Shop", environment="production", nodes=["n1"])
@@ -308,7 +308,7 @@ def test_a_superseded_release_says_by_which(ready: Cli) -> None:
     assert "release 2 was written after it" in error["message"]
 
 
-def test_watching_shows_whole_states_until_the_end(ready: Cli) -> None:
+def test_status_watch_shows_states_until_the_end(ready: Cli) -> None:
     ready.ok("deploy", "--detach")
 
     async def script(pretender: RolloutWriter) -> None:
@@ -325,11 +325,13 @@ def test_watching_shows_whole_states_until_the_end(ready: Cli) -> None:
     assert "settled" in ready.ok("status", "--watch")
 
 
-def test_status_names_what_it_cannot_read_and_shows_the_rest(ready: Cli) -> None:
+def test_status_names_unreadable_records_and_shows_the_rest(ready: Cli) -> None:
     ready.ok("deploy", "--detach")
     ready.write(lambda etcd: etcd.keys.status("n1", REF), b"garbage")
     shown = ready.json("status")
-    assert [each["key"] for each in shown["problems"]] == [f"{ready.settings.prefix}status/n1/acme/Shop/production"]
+    assert [problem["key"] for problem in shown["problems"]] == [
+        f"{ready.settings.prefix}status/n1/acme/Shop/production"
+    ]
     assert shown["release"]["number"] == 1
     ready.write(lambda etcd: etcd.keys.release(REF, 1), b"garbage")
     text = ready.ok("status")
@@ -337,7 +339,7 @@ def test_status_names_what_it_cannot_read_and_shows_the_rest(ready: Cli) -> None
     assert "Cannot read" in text
 
 
-def test_a_node_that_is_gone_is_not_shown_as_there(ready: Cli) -> None:
+def test_status_shows_node_without_heartbeat_as_unreachable(ready: Cli) -> None:
     ready.ok("deploy", "--detach")
     (web,) = ready.json("status")["services"]
     assert (web["phase"], web["reason"]) == ("pending", "no heartbeat: the agent is not running or cannot reach etcd")

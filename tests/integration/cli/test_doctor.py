@@ -12,7 +12,7 @@ from tests.support.etcd import EtcdServer
 from tests.support.need import need_docker, need_etcd
 
 
-def test_all_is_well(shop: Cli) -> None:
+def test_doctor_passes_on_healthy_cluster(shop: Cli) -> None:
     uid = shop.json("node", "register", "n1")["uid"]
     shop.write(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat(node="n1", uid=uid, docker_version="20.10"))
     shop.write(lambda etcd: etcd.keys.candidate(1), Candidate(identity="host/1"))
@@ -24,7 +24,7 @@ def test_all_is_well(shop: Cli) -> None:
     assert "20.10" in checks["node n1"]["message"]
 
 
-def test_missing_parts_come_with_a_fix(cli: Cli) -> None:
+def test_doctor_reports_missing_parts_with_fix(cli: Cli) -> None:
     need_docker()
     cli.ok("node", "register", "n1")
     result = cli.run("doctor")
@@ -37,14 +37,14 @@ def test_missing_parts_come_with_a_fix(cli: Cli) -> None:
     assert codes == ["config_missing", "no_controller", "node_unreachable"]
 
 
-def test_a_dead_etcd_is_one_check_among_others(cli: Cli) -> None:
+def test_doctor_reports_dead_etcd_beside_other_checks(cli: Cli) -> None:
     result = cli.run("--etcd-endpoints", "127.0.0.1:1", "doctor")
     assert result.exit_code == 1
     assert "FAIL  etcd: etcd at 127.0.0.1:1 does not answer" in result.stdout
     assert "docker:" in result.stdout
 
 
-def test_an_invalid_configuration_and_no_cluster(cli: Cli) -> None:
+def test_doctor_reports_invalid_configuration_without_cluster(cli: Cli) -> None:
     (cli.folder / "devopsellence.yml").write_text("services: 3\n")
     del cli.environ["DEVOPSELLENCE_ETCD_ENDPOINTS"]
     codes = [finding["code"] for finding in cli.error("doctor")["findings"]]
@@ -52,7 +52,7 @@ def test_an_invalid_configuration_and_no_cluster(cli: Cli) -> None:
     assert codes[-1] == "etcd_unavailable"
 
 
-def test_a_full_etcd_names_the_alarm_and_the_remedy(cli: Cli, tmp_path: Path) -> None:
+def test_doctor_reports_full_etcd_with_fix(cli: Cli, tmp_path: Path) -> None:
     need_etcd()
     with EtcdServer(tmp_path / "etcd", arguments=["--quota-backend-bytes=200000"]) as server:
         full = Cli(server.settings(), cli.folder)
@@ -73,14 +73,14 @@ def test_a_full_etcd_names_the_alarm_and_the_remedy(cli: Cli, tmp_path: Path) ->
         assert refused["code"] == "etcd_no_space"
 
 
-def test_an_identity_that_others_can_read_or_that_is_none_is_told_of(cli: Cli, tmp_path: Path) -> None:
+def test_doctor_reports_readable_or_invalid_identity(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "operator.age"
     cli.environ["DEVOPSELLENCE_IDENTITY"] = str(path)
 
     def identity() -> tuple[str, str]:
         findings = {finding["message"].partition(":")[0]: finding for finding in cli.error("doctor")["findings"]}
-        found = findings.get("identity", {})
-        return found.get("severity", "ok"), found.get("code", "")
+        record = findings.get("identity", {})
+        return record.get("severity", "ok"), record.get("code", "")
 
     assert identity() == ("ok", "")
     assert not path.exists()

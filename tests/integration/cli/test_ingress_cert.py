@@ -47,7 +47,7 @@ def stored(operator: Operator, host: str = HOST) -> Certificate | None:
     return operator.read(key_of(host), Certificate)
 
 
-def test_a_certificate_is_stored_for_the_hosts_that_it_covers(shop: Operator, tmp_path: Path) -> None:
+def test_certificate_is_stored_for_covered_hosts(shop: Operator, tmp_path: Path) -> None:
     key = shop.node("n2")
     shop.ok("node", "attach", "n2")
     document = json.loads(installed(shop, tmp_path, "-o", "json").stdout)
@@ -61,10 +61,10 @@ def test_a_certificate_is_stored_for_the_hosts_that_it_covers(shop: Operator, tm
         assert len(found.recipients) == 3
     assert LEAF.key_pem() not in shop.dump()
     assert b"PRIVATE KEY" not in shop.dump()
-    assert "certificate_installed" in [each["code"] for each in shop.json("events")["events"]]
+    assert "certificate_installed" in [event["code"] for event in shop.json("events")["events"]]
 
 
-def test_installing_it_again_writes_nothing_and_another_one_replaces_it(shop: Operator, tmp_path: Path) -> None:
+def test_same_certificate_writes_nothing_and_another_replaces(shop: Operator, tmp_path: Path) -> None:
     installed(shop, tmp_path)
     before = shop.dump()
     assert "already has this certificate" in installed(shop, tmp_path).stdout
@@ -111,7 +111,7 @@ def test_unused_certificate_is_reported(ann: Operator, tmp_path: Path) -> None:
     assert "ingress.tls.mode is auto: the controller replaces this certificate before it expires" in result.stderr
 
 
-def test_a_node_that_is_attached_later_can_open_it_and_one_that_leaves_is_named(shop: Operator, tmp_path: Path) -> None:
+def test_attached_node_gets_certificate_and_detached_node_is_named(shop: Operator, tmp_path: Path) -> None:
     installed(shop, tmp_path)
     key = shop.node("n2")
     document = shop.json("node", "attach", "n2")
@@ -126,7 +126,7 @@ def test_a_node_that_is_attached_later_can_open_it_and_one_that_leaves_is_named(
     assert replaced["certificates_seen"] == [{"environment": str(REF), "host": host} for host in (HOST, OTHER)]
 
 
-def test_an_operator_who_came_later_is_let_in_by_one_who_can(shop: Operator, bob: Operator, tmp_path: Path) -> None:
+def test_operator_with_access_grants_certificate_to_new_operator(shop: Operator, bob: Operator, tmp_path: Path) -> None:
     installed(shop, tmp_path)
     assert bob.error("secret", "reencrypt")["code"] == "secret_sealed"
     found = stored(bob)
@@ -167,14 +167,14 @@ def test_acme_certificate_does_not_block_attach(shop: Operator, bob: Operator, t
     assert (after.issuance.phase, own(bob).decrypt(after.key_age)) == (Issuance.ORDER, LEAF.key_pem())
 
 
-def test_certificates_are_listed_with_who_can_open_them_and_what_happens_next(shop: Operator, tmp_path: Path) -> None:
+def test_certificate_list_shows_recipients_and_next_step(shop: Operator, tmp_path: Path) -> None:
     assert "has no certificates" in shop.ok("ingress", "cert", "list")
     installed(shop, tmp_path)
     wish = Certificate(host="new.example.com", issuance=Issuance(phase=Issuance.BACKOFF, reason="DNS leads elsewhere"))
     shop.write(key_of("new.example.com"), wish)
     shop.write(lambda etcd: f"{etcd.keys.certificates_prefix(REF)}broken.example.com", b"{")
     result = shop.run("ingress", "cert", "list", "-o", "json")
-    listed = {each["host"]: each for each in json.loads(result.stdout)["certificates"]}
+    listed = {certificate["host"]: certificate for certificate in json.loads(result.stdout)["certificates"]}
     assert listed[HOST]["nodes"] == ["n1"]
     assert (listed[HOST]["source"], listed[HOST]["issuer"]) == ("installed", "Some Authority")
     assert listed["new.example.com"]["issuance"]["reason"] == "DNS leads elsewhere"
@@ -185,7 +185,7 @@ def test_certificates_are_listed_with_who_can_open_them_and_what_happens_next(sh
     assert "DNS leads elsewhere" in next(line for line in table if line.startswith("new.example.com"))
 
 
-def test_a_certificate_is_removed_also_one_that_cannot_be_read(shop: Operator, tmp_path: Path) -> None:
+def test_certificate_is_removed_even_if_unreadable(shop: Operator, tmp_path: Path) -> None:
     installed(shop, tmp_path)
     shop.ok("ingress", "cert", "remove", "APP.example.com")
     assert stored(shop) is None
@@ -201,7 +201,7 @@ def test_unreadable_certificate_is_replaced(shop: Operator, tmp_path: Path) -> N
     assert stored(shop) is not None
 
 
-def test_a_hundred_and_fifty_hosts_are_stored(ann: Operator, tmp_path: Path) -> None:
+def test_certificate_for_150_hosts_is_stored(ann: Operator, tmp_path: Path) -> None:
     ann.node("n1", key=AgeIdentity.generate())
     ann.ok("node", "attach", "n1")
     hosts = [f"h{number}.example.com" for number in range(150)]

@@ -40,7 +40,7 @@ class IngressSetup:
         operator.environ["DEVOPSELLENCE_DNS"] = names.address
         for node, address in ADDRESSES.items():
             operator.ok("node", "register", node, "--address", address)
-            self.says(node)
+            self.write_agent_records(node)
 
     def write_agent_records(self, node: str, *, https: bool = True) -> None:
         router = self.routers[node]
@@ -84,7 +84,7 @@ def bed(ann: Operator, tmp_path: Path) -> Iterator[IngressSetup]:
 MANUAL = ingress(HOST, mode=Ingress.MANUAL, redirect=True)
 
 
-def test_all_is_well_over_https(bed: IngressSetup) -> None:
+def test_ingress_check_passes_over_https(bed: IngressSetup) -> None:
     bed.release(MANUAL)
     bed.install()
     assert bed.check() == (0, [])
@@ -99,13 +99,13 @@ def test_all_is_well_over_https(bed: IngressSetup) -> None:
         assert f"https://{HOST}:{router.https_port}/" in router.paths
 
 
-def test_all_is_well_over_plain_http(bed: IngressSetup) -> None:
+def test_ingress_check_passes_over_plain_http(bed: IngressSetup) -> None:
     bed.release(ingress(HOST, path="/shop"))
     assert bed.check() == (0, [])
     assert bed.routers["n1"].paths == [f"http://{HOST}:{bed.routers['n1'].http_port}/shop"]
 
 
-def test_the_flag_says_whom_to_ask(bed: IngressSetup) -> None:
+def test_resolver_flag_selects_name_server(bed: IngressSetup) -> None:
     bed.release(ingress(HOST))
     bed.operator.environ["DEVOPSELLENCE_DNS"] = "127.0.0.1:1"
     assert bed.check("--resolver", bed.names.address) == (0, [])
@@ -113,7 +113,7 @@ def test_the_flag_says_whom_to_ask(bed: IngressSetup) -> None:
     assert (error["code"], error["exit_code"]) == ("invalid_address", 2)
 
 
-def test_names_of_all_kinds(bed: IngressSetup) -> None:
+def test_ingress_check_resolves_all_kinds_of_names(bed: IngressSetup) -> None:
     bed.names.names |= {
         "alias.example.com": [HOST],
         "one.example.com": ["127.0.0.11"],
@@ -141,7 +141,7 @@ def test_names_of_all_kinds(bed: IngressSetup) -> None:
     assert gone["next_actions"][0]["command"] == "gone.example.com  A/AAAA  127.0.0.11, 127.0.0.12"
 
 
-def test_a_node_may_be_registered_by_name_or_without_an_address(bed: IngressSetup) -> None:
+def test_ingress_check_accepts_node_without_ip_address(bed: IngressSetup) -> None:
     bed.names.names["n3.example.net"] = ["127.0.0.11"]
     bed.operator.ok("node", "register", "n3", "--address", "n3.example.net")
     bed.operator.ok("node", "register", "n4")
@@ -159,7 +159,7 @@ def test_a_node_may_be_registered_by_name_or_without_an_address(bed: IngressSetu
 
 
 @pytest.mark.parametrize("listens", [True, False], ids=["said", "not reached"])
-def test_a_node_that_does_not_serve_is_named_with_the_reason(bed: IngressSetup, listens: bool) -> None:
+def test_ingress_check_names_node_not_serving_with_reason(bed: IngressSetup, listens: bool) -> None:
     bed.release(ingress(HOST))
     if listens:
         failed = IngressStatus(phase=IngressStatus.FAILED, reason="port 80 is taken by nginx (pid 7)")
@@ -172,7 +172,7 @@ def test_a_node_that_does_not_serve_is_named_with_the_reason(bed: IngressSetup, 
     assert ("port 80 is taken by nginx (pid 7)" if listens else "connection refused") in found["message"]
 
 
-def test_certificates_that_are_missing_old_or_not_trusted(bed: IngressSetup) -> None:
+def test_ingress_check_reports_missing_expired_and_untrusted_certificates(bed: IngressSetup) -> None:
     bed.release(MANUAL)
     assert bed.codes() == [("error", "ingress_certificate_missing")]
     bed.install()
@@ -193,14 +193,14 @@ def test_app_response_is_reported(bed: IngressSetup, status: int, severity: str)
     assert all(f"status {status}" in each["message"] and "(n2)" in each["message"] for each in found)
 
 
-def test_a_redirect_that_is_missing(bed: IngressSetup) -> None:
+def test_ingress_check_reports_missing_redirect(bed: IngressSetup) -> None:
     bed.release(MANUAL)
     bed.install()
     bed.routers["n1"].redirect = False
     assert bed.codes() == [("error", "ingress_redirect")]
 
 
-def test_waiting_ends_when_all_is_well_and_tells_what_has_changed(bed: IngressSetup) -> None:
+def test_ingress_check_wait_reports_changes_until_all_pass(bed: IngressSetup) -> None:
     bed.release(ingress(HOST))
     del bed.names.names[HOST]
     bed.routers["n2"].status = 503
@@ -219,17 +219,17 @@ def test_waiting_ends_when_all_is_well_and_tells_what_has_changed(bed: IngressSe
     told = [(each["check"]["name"], each["check"]["severity"]) for each in progress]
     assert told[:2] == [(f"DNS of {HOST}", "error"), (f"answer of http://{HOST}/", "error")]
     assert (f"DNS of {HOST}", "ok") in told
-    assert all(each["severity"] == "ok" for each in last["checks"])
+    assert all(check["severity"] == "ok" for check in last["checks"])
 
 
-def test_waiting_ends_with_what_still_fails(bed: IngressSetup) -> None:
+def test_ingress_check_wait_ends_with_failures(bed: IngressSetup) -> None:
     bed.release(ingress(HOST))
     del bed.names.names[HOST]
     assert bed.operator.error("ingress", "check", "--wait", "1s")["code"] == "ingress_unwell"
     assert bed.operator.run("ingress", "check", "--wait", "soon").exit_code == 2
 
 
-def test_an_environment_without_an_ingress_and_one_that_nobody_serves(bed: IngressSetup) -> None:
+def test_ingress_check_without_ingress_or_serving_node(bed: IngressSetup) -> None:
     released(bed.operator, None, ["n1"])
     for command in ("check", "show"):
         error = bed.operator.error("ingress", command)
@@ -239,29 +239,29 @@ def test_an_environment_without_an_ingress_and_one_that_nobody_serves(bed: Ingre
     assert ("error", "ingress_nowhere") in bed.codes()
 
 
-def test_node_list_and_doctor_name_what_is_wrong(bed: IngressSetup) -> None:
+def test_node_list_and_doctor_report_ingress_problems(bed: IngressSetup) -> None:
     bed.release(ingress(HOST, mode=Ingress.MANUAL))
     failed = IngressStatus(phase=IngressStatus.FAILED, reason="port 80 is taken by nginx (pid 7)")
     write_agent_records(bed.operator, "n2", failed, uid=bed.operator.uid("n2"))
     one, two = bed.operator.json("node", "list")["nodes"]
     assert (one["note"], two["note"]) == ("", f"ingress of {REF}: port 80 is taken by nginx (pid 7)")
     said = {
-        (each["severity"], each["code"])
-        for each in bed.operator.error("doctor")["findings"]
-        if "ingress" in each["message"]
+        (finding["severity"], finding["code"])
+        for finding in bed.operator.error("doctor")["findings"]
+        if "ingress" in finding["message"]
     }
     assert said == {("error", "ingress_not_served"), ("warning", "ingress_certificate_missing")}
-    bed.says("n2")
+    bed.write_agent_records("n2")
     bed.install()
-    assert all(each["note"] == "" for each in bed.operator.json("node", "list")["nodes"])
+    assert all(node["note"] == "" for node in bed.operator.json("node", "list")["nodes"])
     lines = bed.operator.run("doctor").stdout.splitlines()
     assert f"ok    ingress {REF}: 1 host on 2 nodes" in lines
 
 
-def test_show_and_status_say_what_is_routed_and_what_is_wrong(bed: IngressSetup) -> None:
+def test_ingress_show_and_status_report_routes_and_problems(bed: IngressSetup) -> None:
     bed.release(ingress(HOST, mode=Ingress.MANUAL))
     shown = bed.operator.json("ingress", "show")["ingress"]
-    assert (shown["hosts"][0]["certificate"], [each["node"] for each in shown["nodes"]]) == (None, ["n1", "n2"])
+    assert (shown["hosts"][0]["certificate"], [node["node"] for node in shown["nodes"]]) == (None, ["n1", "n2"])
     assert shown["rules"][0]["target"] == {"service": "web", "port": "http"}
     text = bed.operator.ok("ingress", "show")
     assert "no certificate is installed, so plain HTTP" in text
@@ -269,7 +269,10 @@ def test_show_and_status_say_what_is_routed_and_what_is_wrong(bed: IngressSetup)
     write_agent_records(bed.operator, "n2", failed, uid=bed.operator.uid("n2"))
     assert "Ingress: n2: port 80 is taken by nginx (pid 7)" in bed.operator.ok("status")
     document = bed.operator.json("status")["ingress"]
-    assert [each["code"] for each in document["problems"]] == ["ingress_not_served", "ingress_certificate_missing"]
+    assert [problem["code"] for problem in document["problems"]] == [
+        "ingress_not_served",
+        "ingress_certificate_missing",
+    ]
     bed.install()
     port = bed.routers["n1"].https_port
     assert f"Ingress      https://{HOST}:{port}/" in bed.operator.ok("status")

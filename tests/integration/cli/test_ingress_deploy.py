@@ -57,7 +57,7 @@ def deployed(cli: Cli) -> str:
     return "".join(line for line in result.stderr.splitlines() if "has no heartbeat" not in line)
 
 
-def test_the_command_writes_the_file_and_says_so_once(cli: Cli) -> None:
+def test_ingress_set_writes_configuration_once(cli: Cli) -> None:
     path = cli.folder / "devopsellence.yml"
     path.write_text(CONFIG)
     dry = cli.ok("ingress", "set", "--host", HOST, "--dry-run")
@@ -81,7 +81,7 @@ def test_the_command_writes_the_file_and_says_so_once(cli: Cli) -> None:
         assert path.read_text() == before
 
 
-def test_the_release_records_it_and_a_dry_run_shows_what_changes(ready: Cli, names: NameServer) -> None:
+def test_release_records_ingress_and_dry_run_shows_changes(ready: Cli, names: NameServer) -> None:
     names.names[HOST] = ["127.0.0.11"]
     shown = ready.json("deploy", "--dry-run")["ingress"]
     assert (shown["hosts"], shown["nodes"]) == ([HOST], ["n1"])
@@ -106,7 +106,7 @@ def test_the_release_records_it_and_a_dry_run_shows_what_changes(ready: Cli, nam
     ],
     ids=["missing", "elsewhere", "maybe"],
 )
-def test_hosts_that_lead_elsewhere_are_warned_of(
+def test_hosts_pointing_elsewhere_cause_warnings(
     ready: Cli, names: NameServer, known: dict[str, list[str]], words: str
 ) -> None:
     names.names |= known
@@ -128,7 +128,7 @@ def test_unserved_or_uncertifiable_hosts_cause_warnings(ready: Cli, names: NameS
     assert "no public authority issues a certificate for shop.internal" in deployed(ready)
 
 
-def test_a_host_of_another_environment_on_the_node_is_refused(ready: Cli, names: NameServer) -> None:
+def test_host_of_another_environment_on_node_is_refused(ready: Cli, names: NameServer) -> None:
     released(ready, ingress("blog.example.com", HOST), ["n1", "n9"], OTHER)
     for command in (["deploy"], ["deploy", "--dry-run"]):
         error = ready.error(*command)
@@ -150,7 +150,7 @@ def test_a_host_of_another_environment_on_the_node_is_refused(ready: Cli, names:
     assert list(environment.nodes) == ["n9"]
 
 
-def test_a_rollback_takes_no_host_that_is_another_environments_by_now(ready: Cli, names: NameServer) -> None:
+def test_rollback_refuses_host_taken_by_another_environment(ready: Cli, names: NameServer) -> None:
     names.names[HOST] = names.names["new.example.com"] = ["127.0.0.11"]
     deployed(ready)
     ready.ok("ingress", "set", "--host", "new.example.com")
@@ -159,7 +159,7 @@ def test_a_rollback_takes_no_host_that_is_another_environments_by_now(ready: Cli
     assert ready.error("release", "rollback", "1")["code"] == "ingress_conflict"
 
 
-def test_the_last_lines_tell_where_it_is_reached(ready: Cli, names: NameServer) -> None:
+def test_deploy_ends_with_urls(ready: Cli, names: NameServer) -> None:
     names.names[HOST] = ["127.0.0.11"]
 
     async def script(pretender: RolloutWriter) -> None:

@@ -29,28 +29,28 @@ ENV = "acme/Shop/production"
 REF = EnvironmentRef.parse(ENV)
 
 
-def test_register_makes_a_node_and_says_how_its_agent_is_started(cli: Cli) -> None:
-    said = cli.ok("node", "register", "prod-1", "--labels", "worker,web", "--address", "10.0.0.5")
+def test_register_writes_node_and_prints_agent_command(cli: Cli) -> None:
+    output = cli.ok("node", "register", "prod-1", "--labels", "worker,web", "--address", "10.0.0.5")
     node = cli.read(lambda etcd: etcd.keys.node("prod-1"), Node)
     assert node is not None
     assert (node.name, list(node.labels), node.address) == ("prod-1", ["web", "worker"], "10.0.0.5")
     assert len(node.uid) == 32
     assert node.registered_at.seconds
-    assert f"devopsellence-agent --node prod-1 --node-uid {node.uid}" in said
-    assert "devopsellence node attach prod-1" in said
+    assert f"devopsellence-agent --node prod-1 --node-uid {node.uid}" in output
+    assert "devopsellence node attach prod-1" in output
 
 
-def test_a_node_runs_web_services_unless_said_otherwise(cli: Cli) -> None:
+def test_node_has_label_web_by_default(cli: Cli) -> None:
     assert cli.json("node", "register", "n1")["labels"] == ["web"]
 
 
-def test_registering_again_in_the_same_way_gives_the_same_uid(cli: Cli) -> None:
+def test_registering_again_keeps_uid(cli: Cli) -> None:
     first = cli.json("node", "register", "n1", "--labels", "web,worker")
     assert cli.json("node", "register", "n1", "--labels", "worker,web")["uid"] == first["uid"]
 
 
 @pytest.mark.parametrize("flags", [["--labels", "worker"], ["--address", "10.0.0.6"]])
-def test_another_node_of_the_same_name_is_refused(cli: Cli, flags: list[str]) -> None:
+def test_register_refuses_another_node_of_same_name(cli: Cli, flags: list[str]) -> None:
     uid = cli.json("node", "register", "n1")["uid"]
     assert cli.error("node", "register", "n1", *flags)["code"] == "node_exists"
     node = cli.read(lambda etcd: etcd.keys.node("n1"), Node)
@@ -75,7 +75,7 @@ def test_invalid_arguments_exit_with_2(cli: Cli, arguments: list[str], code: str
     assert (error["code"], error["exit_code"]) == (code, 2)
 
 
-def test_attach_makes_the_environment_and_detach_takes_the_node_away(cli: Cli) -> None:
+def test_attach_creates_environment_and_detach_removes_node(cli: Cli) -> None:
     for name in ("n2", "n1"):
         cli.ok("node", "register", name)
         cli.ok("node", "attach", name, "--env", ENV)
@@ -108,7 +108,7 @@ def test_attach_and_detach_are_events(cli: Cli) -> None:
     assert all(cli.etcd(leases))
 
 
-def test_a_node_that_is_not_registered_cannot_be_attached(cli: Cli) -> None:
+def test_unregistered_node_cannot_be_attached(cli: Cli) -> None:
     error = cli.error("node", "attach", "nobody", "--env", ENV)
     assert error["code"] == "node_unknown"
     assert cli.read(lambda etcd: etcd.keys.environment(REF), Environment) is None
@@ -128,26 +128,26 @@ def test_labels_are_replaced_removed_and_listed(cli: Cli) -> None:
     assert node.uid
 
 
-def test_list_shows_agents_environments_and_what_is_wrong(cli: Cli) -> None:
+def test_node_list_shows_agents_environments_and_problems(cli: Cli) -> None:
     uid = cli.json("node", "register", "n1")["uid"]
     cli.ok("node", "register", "n2")
     cli.ok("node", "attach", "n1", "--env", ENV)
     cli.write(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat(node="n1", uid=uid, docker_version="20.10"))
     cli.write(lambda etcd: etcd.keys.node("rotten"), b"{ not json")
     document = cli.json("node", "list")
-    found = {each["node"]: each for each in document["nodes"]}
+    found = {node["node"]: node for node in document["nodes"]}
     assert (found["n1"]["agent"], found["n1"]["note"], found["n1"]["environments"]) == ("up", "", [ENV])
     assert (found["n2"]["agent"], found["n2"]["note"]) == (
         "gone",
         "no heartbeat: the agent is not running or cannot reach etcd",
     )
     assert found["rotten"]["note"] == "the node record is unreadable"
-    assert [each["key"] for each in document["problems"]] == [f"{cli.settings.prefix}nodes/rotten"]
+    assert [problem["key"] for problem in document["problems"]] == [f"{cli.settings.prefix}nodes/rotten"]
     cli.write(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat(node="n1", uid="another"))
     assert "the agent runs with uid another" in cli.ok("node", "list")
 
 
-def test_an_unreadable_record_is_never_overwritten(cli: Cli) -> None:
+def test_unreadable_node_is_never_overwritten(cli: Cli) -> None:
     cli.write(lambda etcd: etcd.keys.node("n1"), b"garbage")
     error = cli.error("node", "label", "set", "n1", "--labels", "web")
     assert error["code"] == "record_unreadable"
@@ -158,9 +158,7 @@ def test_an_unreadable_record_is_never_overwritten(cli: Cli) -> None:
     assert cli.error("node", "attach", "n2", "--env", ENV)["code"] == "record_unreadable"
 
 
-def test_registering_lets_the_node_s_certificate_in_where_certificates_are_the_credential(
-    cli: Cli, tmp_path: Path
-) -> None:
+def test_register_grants_etcd_access_to_node_certificate(cli: Cli, tmp_path: Path) -> None:
     need_etcd()
     authority = Authority(tmp_path / "pki")
     with EtcdServer(tmp_path / "etcd", authority=authority) as server:
@@ -172,7 +170,7 @@ def test_registering_lets_the_node_s_certificate_in_where_certificates_are_the_c
         assert stranger.error("node", "list")["code"] in ("etcd_permission_denied", "etcd_unauthenticated")
 
 
-def test_events_skip_what_cannot_be_read(cli: Cli) -> None:
+def test_events_skip_unreadable_records(cli: Cli) -> None:
     cli.ok("node", "register", "n1")
     cli.ok("node", "attach", "n1", "--env", ENV)
     cli.write(lambda etcd: etcd.keys.event(REF, "zzz"), b"garbage")
@@ -197,7 +195,7 @@ def labels_of(cli: Cli, name: str) -> list[str]:
     return nodes[name]
 
 
-def test_new_labels_say_first_what_they_move(cli: Cli) -> None:
+def test_relabel_shows_moves_first(cli: Cli) -> None:
     for name, labels in (("n1", "web"), ("n2", "worker")):
         cli.ok("node", "register", name, "--labels", labels)
     release(cli, "n1", "n2")
@@ -214,7 +212,7 @@ def test_new_labels_say_first_what_they_move(cli: Cli) -> None:
     assert labels_of(cli, "n2") == []
 
 
-def test_labels_that_leave_a_service_nowhere_are_refused_unless_forced(cli: Cli) -> None:
+def test_relabel_leaving_service_without_node_needs_force(cli: Cli) -> None:
     cli.ok("node", "register", "n1", "--labels", "web,worker")
     release(cli, "n1")
     error = cli.error("node", "label", "remove", "n1", "worker")
@@ -229,7 +227,7 @@ def test_labels_that_leave_a_service_nowhere_are_refused_unless_forced(cli: Cli)
     assert labels_of(cli, "n1") == ["web"]
 
 
-def test_moves_are_unknown_where_a_record_is_unreadable(cli: Cli) -> None:
+def test_relabel_moves_are_unknown_with_unreadable_record(cli: Cli) -> None:
     cli.ok("node", "register", "n1", "--labels", "web,worker")
     release(cli, "n1")
     cli.write(lambda etcd: etcd.keys.release(REF, 3), b"garbage")
@@ -242,18 +240,16 @@ def test_moves_are_unknown_where_a_record_is_unreadable(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code"), [(["n" * 64], "invalid_name"), (["n1", "--address", "10.0.0.5:7443"], "invalid_address")]
 )
-def test_a_node_that_no_certificate_or_nobody_could_reach_is_not_registered(
-    cli: Cli, arguments: list[str], code: str
-) -> None:
+def test_register_refuses_invalid_name_or_address(cli: Cli, arguments: list[str], code: str) -> None:
     assert cli.error("node", "register", *arguments)["code"] == code
     assert cli.json("node", "list")["nodes"] == []
 
 
 def test_agents_without_certificates_have_no_api(cli: Cli) -> None:
-    said = cli.json("node", "register", "n1")
-    assert "--api-listen" not in said["agent_command"]
-    assert f"--etcd-endpoints {cli.settings.endpoints[0]}" in said["agent_command"]
-    assert said["bundle"] is None
+    document = cli.json("node", "register", "n1")
+    assert "--api-listen" not in document["agent_command"]
+    assert f"--etcd-endpoints {cli.settings.endpoints[0]}" in document["agent_command"]
+    assert document["bundle"] is None
 
 
 def running(cli: Cli, node: str, *services: Service, uid: str = "") -> None:
@@ -288,21 +284,21 @@ def two(cli: Cli) -> Cli:
 
 
 def node_of(cli: Cli, name: str) -> Node:
-    found = cli.read(lambda etcd: etcd.keys.node(name), Node)
-    assert found is not None
-    return found
+    record = cli.read(lambda etcd: etcd.keys.node(name), Node)
+    assert record is not None
+    return record
 
 
-def test_drain_writes_down_the_wish_and_uncordon_takes_it_back(two: Cli) -> None:
-    said = two.ok("node", "drain", "n1", "--detach")
-    assert f"{ENV}: web leaves n1 (runs on or moves to n2)" in said
-    assert f"{ENV}: redis stays on n1 with its data (data)" in said
+def test_drain_is_recorded_and_uncordon_ends_it(two: Cli) -> None:
+    output = two.ok("node", "drain", "n1", "--detach")
+    assert f"{ENV}: web leaves n1 (runs on or moves to n2)" in output
+    assert f"{ENV}: redis stays on n1 with its data (data)" in output
     node = node_of(two, "n1")
     assert (node.cordoned, node.drain.volumes, bool(node.drain.requested_by)) == (True, False, True)
     two.ok("node", "drain", "n1", "--detach")
     assert node_of(two, "n1") == node
     assert two.json("node", "list")["nodes"][0]["state"] == "draining"
-    assert [(each["code"], each["node"]) for each in two.json("events", "--env", ENV)["events"]] == [
+    assert [(event["code"], event["node"]) for event in two.json("events", "--env", ENV)["events"]] == [
         ("node_draining", "n1")
     ]
     two.ok("node", "uncordon", "n1")
@@ -310,7 +306,7 @@ def test_drain_writes_down_the_wish_and_uncordon_takes_it_back(two: Cli) -> None
     assert (node.cordoned, node.HasField("drain")) == (False, False)
 
 
-def test_drain_refuses_what_would_run_nowhere_unless_forced(two: Cli) -> None:
+def test_drain_leaving_service_without_node_needs_force(two: Cli) -> None:
     error = two.error("node", "drain", "n1", "--move-volumes")
     assert error["code"] == "node_drain_unplaced"
     assert 'n2 is not labelled "worker"' in error["findings"][0]["message"]
@@ -331,7 +327,7 @@ def test_drain_refuses_what_would_run_nowhere_unless_forced(two: Cli) -> None:
     ]
 
 
-def test_drain_of_nobody_and_for_no_time_is_refused(cli: Cli) -> None:
+def test_drain_refuses_unknown_node_and_zero_timeout(cli: Cli) -> None:
     assert cli.error("node", "drain", "nobody")["code"] == "node_unknown"
     cli.ok("node", "register", "n1")
     assert cli.error("node", "drain", "n1", "--timeout", "soon")["exit_code"] == 2
@@ -339,7 +335,7 @@ def test_drain_of_nobody_and_for_no_time_is_refused(cli: Cli) -> None:
     assert cli.json_lines("node", "drain", "n1")[-1]["drained"]
 
 
-def test_remove_is_for_nodes_that_run_nothing(two: Cli) -> None:
+def test_remove_refuses_node_in_use(two: Cli) -> None:
     error = two.error("node", "remove", "n1")
     assert error["code"] == "node_in_use"
     assert [action["command"] for action in error["findings"][-1]["next_actions"]] == [
@@ -361,7 +357,7 @@ def test_remove_is_for_nodes_that_run_nothing(two: Cli) -> None:
     assert two.json("node", "remove", "n1")["removed"] is True
 
 
-def test_remove_of_a_node_that_was_never_used_and_of_nobody(cli: Cli) -> None:
+def test_remove_of_unused_and_unknown_node(cli: Cli) -> None:
     cli.ok("node", "register", "n1")
     assert cli.json("node", "remove", "n1")["removed"] is True
     assert cli.json("node", "remove", "n1")["removed"] is False
@@ -378,7 +374,7 @@ def test_unreadable_node_is_removed_only_with_force(cli: Cli) -> None:
     assert cli.json("node", "list")["nodes"] == []
 
 
-def test_another_machine_under_the_name(cli: Cli) -> None:
+def test_register_replace_gives_name_to_another_machine(cli: Cli) -> None:
     assert cli.error("node", "register", "n1", "--replace")["code"] == "node_unknown"
     first = cli.json("node", "register", "n1", "--labels", "worker", "--address", "10.0.0.5")
     cli.ok("node", "cordon", "n1")

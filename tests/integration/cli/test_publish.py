@@ -42,12 +42,12 @@ async def numbers(etcd: Etcd) -> list[int]:
 
 
 async def latest(etcd: Etcd) -> int:
-    found = await etcd.get(etcd.keys.environment(REF))
-    assert found is not None
-    return decode(Environment, found.key, found.value).latest_release
+    record = await etcd.get(etcd.keys.environment(REF))
+    assert record is not None
+    return decode(Environment, record.key, record.value).latest_release
 
 
-async def test_many_deploys_at_once_get_as_many_numbers_and_nothing_is_lost(etcd: Etcd) -> None:
+async def test_concurrent_deploys_get_different_numbers(etcd: Etcd) -> None:
     published = await asyncio.gather(*(publish(etcd, REF, DRAFT) for _ in range(6)))
     assert sorted(release.number for release, _ in published) == [1, 2, 3, 4, 5, 6]
     assert await numbers(etcd) == [1, 2, 3, 4, 5, 6]
@@ -87,20 +87,20 @@ async def test_an_unanswered_write_happens_exactly_once(etcd: Etcd, settings: Se
     assert len((await etcd.list(etcd.keys.events_prefix(REF))).items) == 1
 
 
-async def test_the_first_deploy_attaches_the_default_node_where_none_is(etcd: Etcd) -> None:
+async def test_first_deploy_attaches_default_node(etcd: Etcd) -> None:
     await etcd.delete(etcd.keys.environment(REF))
     release, target = await publish(etcd, REF, DRAFT, default_node="n1")
     assert (release.number, target.attached_now) == (1, "n1")
-    found = await etcd.get(etcd.keys.environment(REF))
-    assert found is not None
-    environment = decode(Environment, found.key, found.value)
+    record = await etcd.get(etcd.keys.environment(REF))
+    assert record is not None
+    environment = decode(Environment, record.key, record.value)
     assert (list(environment.nodes), environment.latest_release) == (["n1"], 1)
     assert environment.created_at.seconds
     _, target = await publish(etcd, REF, DRAFT, default_node="n1")
     assert target.attached_now == ""
 
 
-async def test_a_default_node_that_is_not_registered_is_no_node(etcd: Etcd) -> None:
+async def test_unregistered_default_node_is_ignored(etcd: Etcd) -> None:
     await etcd.delete(etcd.keys.environment(REF))
     with pytest.raises(CliError, match="no node is attached"):
         await publish(etcd, REF, DRAFT, default_node="nobody")
@@ -108,7 +108,7 @@ async def test_a_default_node_that_is_not_registered_is_no_node(etcd: Etcd) -> N
     assert await etcd.get(etcd.keys.environment(REF)) is None
 
 
-async def test_garbage_among_the_releases_is_never_written_over(etcd: Etcd) -> None:
+async def test_unreadable_release_is_never_overwritten(etcd: Etcd) -> None:
     prefix = etcd.keys.releases_prefix(REF)
     garbage = [f"{prefix}zzz", f"{prefix}0000000003", f"{prefix}9999999999"]
     for key in garbage:
@@ -116,12 +116,12 @@ async def test_garbage_among_the_releases_is_never_written_over(etcd: Etcd) -> N
     release, _ = await publish(etcd, REF, DRAFT)
     assert release.number == 4
     for key in garbage:
-        found = await etcd.get(key)
-        assert found is not None
-        assert found.value == b"garbage"
+        record = await etcd.get(key)
+        assert record is not None
+        assert record.value == b"garbage"
 
 
-async def test_an_environment_that_cannot_be_read_stops_the_deploy(etcd: Etcd) -> None:
+async def test_unreadable_environment_stops_deploy(etcd: Etcd) -> None:
     await etcd.put(etcd.keys.environment(REF), b"garbage")
     with pytest.raises(MalformedRecord):
         await publish(etcd, REF, DRAFT)

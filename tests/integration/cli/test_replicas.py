@@ -42,12 +42,12 @@ def latest(cli: Cli) -> int:
     return environment.latest_release
 
 
-def test_more_replicas_than_nodes_are_refused_with_what_is_in_the_way(three: Cli) -> None:
+def test_too_many_replicas_are_refused_with_reasons(three: Cli) -> None:
     configure(three, 3)
     error = three.error("deploy", "--detach")
     assert (error["code"], error["exit_code"]) == ("no_node_for_service", 2)
     assert error["message"] == (
-        'production: service "jobs" is to have 3 replicas, and 2 attached nodes may run it '
+        'production: service "jobs" needs 3 replicas, but 2 attached nodes may run it '
         '(n3: not labelled "worker" (labels: web)); run devopsellence node label set n3 --labels web,worker'
     )
     assert latest(three) == 0
@@ -56,11 +56,11 @@ def test_more_replicas_than_nodes_are_refused_with_what_is_in_the_way(three: Cli
     assert latest(three) == 1
 
 
-def test_a_dry_run_says_where_they_go_and_what_is_in_the_way_of_the_others(three: Cli) -> None:
+def test_dry_run_shows_replica_placement_and_reasons(three: Cli) -> None:
     configure(three, 1)
-    said = three.ok("deploy", "--dry-run")
-    assert 'replicas of jobs: n1 (1 of 1; not on n3: not labelled "worker" (labels: web))' in said
-    assert "n1    jobs     created  one of 1 replica" in said
+    output = three.ok("deploy", "--dry-run")
+    assert 'replicas of jobs: n1 (1 of 1; not on n3: not labelled "worker" (labels: web))' in output
+    assert "n1    jobs     created  one of 1 replica" in output
     three.write(
         lambda etcd: etcd.keys.assignment("n2", REF),
         Assignment(node="n2", services=[Service(name="jobs", kind=Service.WORKER, replicas=1)]),
@@ -77,12 +77,12 @@ def test_a_dry_run_says_where_they_go_and_what_is_in_the_way_of_the_others(three
     assert latest(three) == 0
 
 
-def test_a_node_that_does_not_answer_is_a_warning(three: Cli) -> None:
+def test_unreachable_node_is_a_warning(three: Cli) -> None:
     configure(three, 2)
     three.etcd(lambda etcd: etcd.delete(etcd.keys.heartbeat("n2")))
     result = three.run("deploy", "--dry-run")
     assert result.exit_code == 0, result.output
-    assert 'for now, service "jobs" is to have 2 replicas, and 1 attached node may run it' in result.stderr
+    assert 'for now, service "jobs" needs 2 replicas, but 1 attached node may run it' in result.stderr
     assert "n2: unreachable" in result.stderr
 
 

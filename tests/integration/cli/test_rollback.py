@@ -44,9 +44,9 @@ def test_rollback_repeats_last_settled_release(ready: Cli) -> None:
 
 
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(ready: Cli) -> None:
-    found = ready.json("release", "rollback", "1", "--dry-run")
-    assert (found["release"], found["rollback_of"]) == (4, 1)
-    assert [(each["service"], each["action"]) for each in found["plan"]] == [("web", "created")]
+    document = ready.json("release", "rollback", "1", "--dry-run")
+    assert (document["release"], document["rollback_of"]) == (4, 1)
+    assert [(each["service"], each["action"]) for each in document["plan"]] == [("web", "created")]
     assert "with the content of release 1" in ready.ok("release", "rollback", "1", "--dry-run")
     assert newest(ready).number == 3
 
@@ -61,11 +61,11 @@ def test_invalid_rollback_targets_are_refused(ready: Cli) -> None:
     assert newest(ready).number == 3
 
 
-def test_before_the_first_release_there_is_nothing(shop: Cli) -> None:
+def test_rollback_before_first_release_is_refused(shop: Cli) -> None:
     assert shop.error("release", "rollback")["code"] == "release_unknown"
 
 
-def test_a_rollback_of_a_rollback_names_the_release_whose_content_it_is(ready: Cli) -> None:
+def test_rollback_of_rollback_names_original_release(ready: Cli) -> None:
     async def script(pretender: RolloutWriter) -> None:
         for number in (4, 5, 6):
             await pretender.begin(number)
@@ -77,7 +77,7 @@ def test_a_rollback_of_a_rollback_names_the_release_whose_content_it_is(ready: C
     assert (newest(ready).number, newest(ready).rollback_of) == (6, 1)
 
 
-def test_a_cordoned_node_is_noted_until_it_is_let_in_again(ready: Cli) -> None:
+def test_cordoned_node_is_noted_until_uncordoned(ready: Cli) -> None:
     def cordoned() -> bool:
         node = ready.read(lambda etcd: etcd.keys.node("n1"), Node)
         assert node is not None

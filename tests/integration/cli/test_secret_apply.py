@@ -44,7 +44,7 @@ def versions(operator: Operator) -> dict[str, int]:
 BEFORE = {"web/DATABASE_URL": 1, "worker/TOKEN": 1, "worker/DATABASE_URL": 1, "registry": 1}
 
 
-def test_the_newest_release_again_with_the_new_version_alone(ann: Operator) -> None:
+def test_apply_repeats_newest_release_with_new_version(ann: Operator) -> None:
     # Set but not applied: this waits for a deploy.
     ann.set("TOKEN", b"two", service="worker")
 
@@ -63,7 +63,7 @@ def test_the_newest_release_again_with_the_new_version_alone(ann: Operator) -> N
     assert [each.image.pinned for each in release.services] == [f"sha256:{'0' * 64}"] * 2
 
 
-def test_a_rollout_that_fails_is_an_error(ann: Operator) -> None:
+def test_apply_reports_failed_rollout(ann: Operator) -> None:
     async def script(pretender: RolloutWriter) -> None:
         await pretender.begin(2)
         await pretender.rollout(Rollout.FAILED, 0, "n1/web: exited with code 1")
@@ -87,7 +87,7 @@ def test_apply_of_current_version_writes_no_release(ann: Operator) -> None:
     assert ann.newest().number == 1
 
 
-def test_a_release_that_was_written_at_the_same_moment_is_not_undone(ann: Operator) -> None:
+def test_apply_keeps_concurrent_release(ann: Operator) -> None:
     ann.set("DATABASE_URL", b"two")
     secret = SecretId("web", "DATABASE_URL")
     theirs = [service("web", DATABASE_URL=1, EXTRA=1)]

@@ -65,7 +65,7 @@ def ann(cli: Cli, tmp_path: Path) -> ObservedOperator:
     return ObservedOperator(cli.settings, cli.folder, tmp_path / "ann" / "operator.age")
 
 
-def test_a_value_is_seen_nowhere(ann: ObservedOperator, tmp_path: Path) -> None:
+def test_secret_value_is_never_exposed(ann: ObservedOperator, tmp_path: Path) -> None:
     ann.canary = value = f"canary-{secrets.token_hex(16)}".encode()
     forms = cycle(["text", "json"])
     dumps = []
@@ -117,7 +117,7 @@ def test_a_value_is_seen_nowhere(ann: ObservedOperator, tmp_path: Path) -> None:
         assert value not in seen
 
 
-def test_the_password_of_the_registry_is_in_no_error(ann: ObservedOperator) -> None:
+def test_registry_password_is_in_no_error(ann: ObservedOperator) -> None:
     value = f"canary-{secrets.token_hex(16)}"
     ann.set("REGISTRY_PASSWORD", value.encode(), service=REGISTRY)
     ann.path.unlink()

@@ -33,7 +33,7 @@ def pinned(operator: Operator, services: list[Service], login: Registry | None =
         return operator.etcd(work)
 
 
-def test_references_mean_the_current_version_unless_they_say_another(ann: Operator) -> None:
+def test_secret_reference_means_current_version_by_default(ann: Operator) -> None:
     for value in (b"one", b"two"):
         ann.set("DATABASE_URL", value)
     ann.set("TOKEN", VALUE, service="worker")
@@ -49,7 +49,7 @@ def test_references_mean_the_current_version_unless_they_say_another(ann: Operat
     assert [ref.version for each in again for ref in each.secret_refs] == [1, 1]
 
 
-def test_all_missing_secrets_are_named_at_once_with_what_sets_them(ann: Operator) -> None:
+def test_missing_secrets_are_named_together_with_commands(ann: Operator) -> None:
     ann.set("TOKEN", VALUE, service="worker")
     # A secret of the same name of another service is another secret.
     services = [service("web", DATABASE_URL=0, TOKEN=0), service("worker", TOKEN=0)]
@@ -69,7 +69,7 @@ def test_all_missing_secrets_are_named_at_once_with_what_sets_them(ann: Operator
     assert [ref.version for each in services for ref in each.secret_refs] == [0, 0, 0]
 
 
-def test_a_node_that_will_run_it_is_let_in_and_others_wait_for_no_key(ann: Operator) -> None:
+def test_deploy_grants_secret_to_nodes_of_service_only(ann: Operator) -> None:
     ann.set("DATABASE_URL", VALUE)
     ann.set("TOKEN", VALUE, service="worker")
     n1 = ann.node("n1", labels="web")
@@ -87,7 +87,7 @@ def test_a_node_that_will_run_it_is_let_in_and_others_wait_for_no_key(ann: Opera
     assert node.age_recipient == n1.recipient
 
 
-def test_a_cordoned_node_is_let_in_for_when_it_is_not(ann: Operator) -> None:
+def test_deploy_grants_secret_to_cordoned_node(ann: Operator) -> None:
     n1 = ann.node("n1")
     node = Node(name="n1", uid=ann.uid("n1"), labels=["web"], cordoned=True)
     ann.write(lambda etcd: etcd.keys.node("n1"), node)
@@ -98,7 +98,7 @@ def test_a_cordoned_node_is_let_in_for_when_it_is_not(ann: Operator) -> None:
     assert n1.decrypt(secret.versions[-1].age) == VALUE
 
 
-def test_the_registry_s_password_is_for_those_that_pull_the_app_image(ann: Operator) -> None:
+def test_registry_password_is_granted_to_nodes_pulling_app_image(ann: Operator) -> None:
     ann.set("REGISTRY_PASSWORD", VALUE, service=REGISTRY)
     keys = {name: ann.node(name, labels=label) for name, label in (("n1", "web"), ("n2", "worker"))}
     web, cache = service("web"), service("cache")
@@ -112,7 +112,7 @@ def test_the_registry_s_password_is_for_those_that_pull_the_app_image(ann: Opera
     assert keys["n1"].decrypt(secret.versions[-1].age) == VALUE
 
 
-def test_a_machine_that_was_set_up_anew_is_let_in_again(ann: Operator) -> None:
+def test_deploy_grants_secret_to_machine_set_up_again(ann: Operator) -> None:
     ann.node("n1")
     ann.ok("node", "attach", "n1")
     ann.set("DATABASE_URL", VALUE)
@@ -142,7 +142,7 @@ def test_deploy_without_decryption_needs_no_identity(ann: Operator, bob: Operato
     assert n1.decrypt(secret.versions[-1].age) == VALUE
 
 
-def test_versions_alone_write_nothing(ann: Operator) -> None:
+def test_pinning_versions_writes_nothing(ann: Operator) -> None:
     ann.set("DATABASE_URL", VALUE)
     ann.node("n1")
     before = ann.dump()
@@ -152,7 +152,7 @@ def test_versions_alone_write_nothing(ann: Operator) -> None:
     assert ann.dump() == before
 
 
-def test_the_registry_s_password_is_the_version_that_is_asked_for(ann: Operator, bob: Operator) -> None:
+def test_registry_password_has_requested_version(ann: Operator, bob: Operator) -> None:
     def password(operator: Operator, login: Registry) -> str:
         with operator.being():
             return operator.etcd(lambda etcd: registry_password(etcd, REF, login))

@@ -23,7 +23,7 @@ ENV = str(REF)
 VALUE = b"postgres://shop:hunter2@db/shop"
 
 
-def test_attach_lets_a_node_into_what_there_is(ann: Operator) -> None:
+def test_attach_grants_existing_secrets_to_node(ann: Operator) -> None:
     for value in (b"one", b"two"):
         ann.set("DATABASE_URL", value)
     ann.release(1, service("web", DATABASE_URL=1))
@@ -39,7 +39,7 @@ def test_attach_lets_a_node_into_what_there_is(ann: Operator) -> None:
     assert ann.json("node", "attach", "n1")["secrets_sealed"] == []
 
 
-def test_attach_gives_an_agent_a_moment_to_say_its_key(ann: Operator) -> None:
+def test_attach_waits_for_age_key_of_agent(ann: Operator) -> None:
     ann.set("DATABASE_URL", VALUE)
     ann.ok("node", "register", "n1")
     uid, key = ann.uid("n1"), AgeIdentity.generate()
@@ -57,7 +57,7 @@ def test_attach_gives_an_agent_a_moment_to_say_its_key(ann: Operator) -> None:
     assert opened(key, ann) == VALUE
 
 
-def test_a_node_without_a_key_is_attached_with_a_warning(ann: Operator) -> None:
+def test_node_without_age_key_is_attached_with_warning(ann: Operator) -> None:
     ann.set("DATABASE_URL", VALUE)
     ann.ok("node", "register", "n1")
     result = ann.run("node", "attach", "n1")
@@ -65,7 +65,7 @@ def test_a_node_without_a_key_is_attached_with_a_warning(ann: Operator) -> None:
     assert "node n1 cannot decrypt the secrets yet" in result.stderr
 
 
-def test_a_key_of_another_registration_or_of_no_form_is_not_believed(ann: Operator) -> None:
+def test_foreign_or_malformed_age_key_is_ignored(ann: Operator) -> None:
     n1 = ann.node("n1")
     ann.ok("node", "attach", "n1")
     for uid, recipient in (("other", n1.recipient), (ann.uid("n1"), "age1nonsense")):
@@ -73,7 +73,7 @@ def test_a_key_of_another_registration_or_of_no_form_is_not_believed(ann: Operat
         assert "the public key of n1 is not known yet" in ann.set("DATABASE_URL", uid.encode()).stderr
 
 
-def test_detach_names_what_the_node_has_seen_and_later_values_are_not_for_it(ann: Operator) -> None:
+def test_detach_names_secrets_seen_and_ends_access(ann: Operator) -> None:
     n1 = ann.node("n1")
     ann.ok("node", "attach", "n1")
     ann.set("DATABASE_URL", VALUE)
@@ -120,7 +120,7 @@ def test_reencrypt_changes_nothing_when_one_secret_is_undecryptable(ann: Operato
     ann.ok("node", "attach", "n1")
 
 
-def test_the_version_that_runs_is_kept_however_often_it_is_set(ann: Operator) -> None:
+def test_running_secret_version_is_kept(ann: Operator) -> None:
     ann.set("DATABASE_URL", b"one")
     ann.release(1, service("web", DATABASE_URL=1))
     for number in range(12):
@@ -133,7 +133,7 @@ def test_the_version_that_runs_is_kept_however_often_it_is_set(ann: Operator) ->
     assert n1.decrypt(secret.versions[0].age) == b"one"
 
 
-def test_an_unreadable_environment_or_release_is_named_and_costs_nobody_access(ann: Operator) -> None:
+def test_unreadable_environment_or_release_revokes_no_access(ann: Operator) -> None:
     n1 = ann.node("n1")
     ann.node("n2")
     ann.ok("node", "attach", "n1")
@@ -146,7 +146,7 @@ def test_an_unreadable_environment_or_release_is_named_and_costs_nobody_access(a
     assert ann.error("secret", "delete", "DATABASE_URL", "--service", "web", "--yes")["code"] == "record_unreadable"
     assert ann.error("node", "attach", "n2")["code"] == "record_unreadable"
     ann.write(lambda etcd: etcd.keys.environment(REF), b"garbage")
-    assert [each["name"] for each in ann.json("secret", "list")["secrets"]] == ["DATABASE_URL"]
+    assert [secret["name"] for secret in ann.json("secret", "list")["secrets"]] == ["DATABASE_URL"]
     for command in (["node", "attach", "n2"], ["node", "detach", "n1"], ["secret", "reencrypt"]):
         assert ann.error(*command)["code"] == "record_unreadable"
     result = ann.piped(b"new", "secret", "set", "DATABASE_URL", "--service", "web", "--stdin")
@@ -155,7 +155,7 @@ def test_an_unreadable_environment_or_release_is_named_and_costs_nobody_access(a
     assert opened(n1, ann) == VALUE
 
 
-def test_a_node_whose_record_cannot_be_read_keeps_its_access(ann: Operator) -> None:
+def test_unreadable_node_keeps_access(ann: Operator) -> None:
     n1 = ann.node("n1")
     ann.node("n2")
     ann.ok("node", "attach", "n1")
@@ -165,14 +165,14 @@ def test_a_node_whose_record_cannot_be_read_keeps_its_access(ann: Operator) -> N
     assert opened(n1, ann) == VALUE
 
 
-def test_a_node_that_never_had_a_key_has_seen_nothing(ann: Operator) -> None:
+def test_node_without_age_key_has_seen_no_secret(ann: Operator) -> None:
     ann.ok("node", "register", "n1")
     ann.ok("node", "attach", "n1")
     ann.set("DATABASE_URL", VALUE)
     assert ann.json("node", "detach", "n1")["secrets_seen"] == []
 
 
-def test_a_person_whose_certificate_is_not_root_s_can_do_all_this(cli: Cli, tmp_path: Path) -> None:
+def test_operator_certificate_can_manage_secrets(cli: Cli, tmp_path: Path) -> None:
     need_etcd()
     authority = Authority(tmp_path / "pki")
     with EtcdServer(tmp_path / "etcd", authority=authority) as server:
@@ -184,7 +184,7 @@ def test_a_person_whose_certificate_is_not_root_s_can_do_all_this(cli: Cli, tmp_
         ann.set("DATABASE_URL", VALUE, "--env", ENV)
         ann.ok("node", "attach", "n1", "--env", ENV)
         assert opened(n1, ann) == VALUE
-        assert [each["nodes"] for each in ann.json("secret", "list")["secrets"]] == [["n1"]]
+        assert [secret["nodes"] for secret in ann.json("secret", "list")["secrets"]] == [["n1"]]
         ann.ok("secret", "delete", "DATABASE_URL", "--service", "web", "--yes")
         # The node itself reads no secret, sealed as it is.
         node = Operator(server.settings(user=f"node:{root.uid('n1')}"), cli.folder, tmp_path / "n1.age")

@@ -26,8 +26,8 @@ READERS = Recipients(nodes={}, operators={"ann": ANN.identity.recipient}, keyles
 
 async def stored(etcd: Etcd) -> Secret | None:
     key = etcd.keys.secret(REF, TOKEN.service, TOKEN.name)
-    found = await etcd.get(key)
-    return decode(Secret, key, found.value) if found else None
+    record = await etcd.get(key)
+    return decode(Secret, key, record.value) if record else None
 
 
 async def events(etcd: Etcd) -> int:
@@ -47,7 +47,7 @@ async def test_an_unanswered_value_is_set_exactly_once(etcd: Etcd, settings: Set
 
 
 @pytest.mark.parametrize("when", ["before", "never", "later"])
-async def test_an_unanswered_deletion_is_one(etcd: Etcd, settings: Settings, when: str) -> None:
+async def test_unanswered_deletion_happens_exactly_once(etcd: Etcd, settings: Settings, when: str) -> None:
     await vault.store(etcd, REF, TOKEN, b"one", me=ANN, recipients=READERS)
     async with LossyEtcd(settings, when) as unlucky:
         await vault.delete(unlucky, REF, TOKEN)
@@ -57,7 +57,7 @@ async def test_an_unanswered_deletion_is_one(etcd: Etcd, settings: Settings, whe
         await vault.delete(etcd, REF, TOKEN)
 
 
-async def test_ten_of_the_largest_values_for_a_hundred_nodes_fit(etcd: Etcd) -> None:
+async def test_largest_secrets_for_hundred_nodes_fit_in_etcd(etcd: Etcd) -> None:
     nodes = {f"n{number}": AgeIdentity.generate().recipient for number in range(100)}
     many = Recipients(nodes=nodes, operators=READERS.operators, keyless=())
     for number in range(11):

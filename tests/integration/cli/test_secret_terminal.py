@@ -7,7 +7,7 @@ from tests.integration.cli.secret_operator import Operator
 from tests.integration.cli.test_terminal import Terminal
 
 
-def test_a_value_is_typed_twice_and_never_shown(ann: Operator) -> None:
+def test_typed_secret_is_asked_twice_and_hidden(ann: Operator) -> None:
     terminal = Terminal(ann, "secret", "set", "DATABASE_URL", "--service", "web")
     terminal.read_until(b"Value")
     terminal.type(b"hunter2\r")
@@ -26,7 +26,7 @@ def test_a_value_is_typed_twice_and_never_shown(ann: Operator) -> None:
     assert AgeIdentity(ann.path.read_text()).decrypt(secret.versions[0].age) == b"hunter2"
 
 
-def test_control_c_while_it_is_typed_leaves_nothing(ann: Operator) -> None:
+def test_control_c_while_typing_writes_nothing(ann: Operator) -> None:
     terminal = Terminal(ann, "secret", "set", "DATABASE_URL", "--service", "web")
     terminal.read_until(b"Value")
     terminal.type(b"hunt\x03")
@@ -35,7 +35,7 @@ def test_control_c_while_it_is_typed_leaves_nothing(ann: Operator) -> None:
     assert ann.stored("DATABASE_URL") is None
 
 
-def test_a_deletion_is_asked_about(ann: Operator) -> None:
+def test_secret_deletion_asks_for_confirmation(ann: Operator) -> None:
     ann.set("DATABASE_URL", b"value")
     for answer, stays in ((b"n\r", True), (b"y\r", False)):
         terminal = Terminal(ann, "secret", "delete", "DATABASE_URL", "--service", "web")

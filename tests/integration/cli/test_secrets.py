@@ -23,7 +23,7 @@ ENV = str(REF)
 VALUE = b"postgres://shop:hunter2@db/shop"
 
 
-def test_a_value_is_sealed_for_attached_nodes_and_operators(ann: Operator) -> None:
+def test_secret_is_encrypted_for_attached_nodes_and_operators(ann: Operator) -> None:
     n1, n2 = ann.node("n1"), ann.node("n2")
     ann.ok("node", "attach", "n1")
     result = ann.set("DATABASE_URL", VALUE + b"\n")
@@ -36,10 +36,10 @@ def test_a_value_is_sealed_for_attached_nodes_and_operators(ann: Operator) -> No
     assert n2.recipient not in secret.versions[0].recipients
     assert "@" in secret.versions[0].set_by
     assert secret.versions[0].set_at.seconds
-    assert [each["code"] for each in ann.json("events")["events"]][-1] == "secret_set"
+    assert [event["code"] for event in ann.json("events")["events"]][-1] == "secret_set"
 
 
-def test_the_identity_is_made_once_for_its_owner_alone_and_registered(ann: Operator) -> None:
+def test_operator_identity_is_created_once_privately_and_registered(ann: Operator) -> None:
     ann.set("DATABASE_URL", VALUE)
     before = ann.path.read_bytes()
     assert stat.S_IMODE(ann.path.stat().st_mode) == 0o600
@@ -53,7 +53,7 @@ def test_the_identity_is_made_once_for_its_owner_alone_and_registered(ann: Opera
     assert (record.name, record.age_recipient) == (name, own(ann).recipient)
 
 
-def test_an_identity_that_cannot_be_used_is_named(ann: Operator) -> None:
+def test_unusable_identity_is_named(ann: Operator) -> None:
     ann.path.parent.mkdir()
     ann.path.write_text("AGE-SECRET-KEY-1NONSENSE")
     result = ann.piped(VALUE, "secret", "set", "DATABASE_URL", "--service", "web", "--stdin")
@@ -63,7 +63,7 @@ def test_an_identity_that_cannot_be_used_is_named(ann: Operator) -> None:
     assert ann.stored("DATABASE_URL") is None
 
 
-def test_a_value_that_is_there_already_makes_no_new_version(ann: Operator) -> None:
+def test_setting_the_same_value_makes_no_version(ann: Operator) -> None:
     ann.set("DATABASE_URL", VALUE)
     assert "No change: version 1" in ann.set("DATABASE_URL", VALUE).stdout
     ann.set("DATABASE_URL", b"other")
@@ -71,7 +71,7 @@ def test_a_value_that_is_there_already_makes_no_new_version(ann: Operator) -> No
     assert ann.versions("DATABASE_URL") == [1, 2, 3]
 
 
-def test_setting_what_is_there_lets_in_who_has_come_since(ann: Operator) -> None:
+def test_setting_the_same_value_grants_access_to_new_nodes(ann: Operator) -> None:
     ann.set("DATABASE_URL", VALUE)
     n1 = ann.node("n1")
     uid = ann.uid("n1")
@@ -90,7 +90,7 @@ def test_ten_versions_are_kept(ann: Operator) -> None:
     assert ann.versions("DATABASE_URL") == list(range(3, 13))
 
 
-def test_several_at_once_make_a_version_each(ann: Operator) -> None:
+def test_concurrent_sets_make_a_version_each(ann: Operator) -> None:
     ann.set("DATABASE_URL", b"first")
     me = OperatorIdentity("ann", own(ann), ann.path)
     values = [b"one", b"two", b"three", b"four"]
@@ -107,7 +107,7 @@ def test_several_at_once_make_a_version_each(ann: Operator) -> None:
     assert {me.identity.decrypt(version.age) for version in secret.versions} == {b"first", *values}
 
 
-def test_a_deleted_secret_goes_on_above_what_releases_refer_to(ann: Operator) -> None:
+def test_deleted_secret_continues_above_referenced_versions(ann: Operator) -> None:
     for value in (b"one", b"two", b"three"):
         ann.set("DATABASE_URL", value)
     ann.release(1, service("web", DATABASE_URL=2))
@@ -130,10 +130,10 @@ def test_delete_is_refused_while_the_newest_release_refers_to_it(ann: Operator) 
         assert " ".join(flags) in error["findings"][0]["next_actions"][1]["command"]
         ann.ok("secret", "delete", *flags, "--yes", "--force")
         assert ann.error("secret", "delete", *flags, "--yes", "--force")["code"] == "secret_unknown"
-    assert [each["code"] for each in ann.json("events")["events"]][-2:] == ["secret_deleted", "secret_deleted"]
+    assert [event["code"] for event in ann.json("events")["events"]][-2:] == ["secret_deleted", "secret_deleted"]
 
 
-def test_an_unreadable_record_is_named_and_only_deleted(ann: Operator) -> None:
+def test_unreadable_secret_is_named_and_can_only_be_deleted(ann: Operator) -> None:
     key = f"{ann.settings.prefix}secrets/{ENV}/web/DATABASE_URL"
     ann.set("OTHER", VALUE)
     for garbage in (b"garbage", b"{}", b'{"versions": [{"version": 2}, {"version": 2}]}'):
@@ -142,8 +142,8 @@ def test_an_unreadable_record_is_named_and_only_deleted(ann: Operator) -> None:
         assert result.exit_code == 1
         assert key in result.stderr
         listed = ann.json("secret", "list")
-        assert [each["key"] for each in listed["problems"]] == [key]
-        assert [each["name"] for each in listed["secrets"]] == ["OTHER"]
+        assert [problem["key"] for problem in listed["problems"]] == [key]
+        assert [secret["name"] for secret in listed["secrets"]] == ["OTHER"]
         with pytest.raises(MalformedRecord, match=key):
             ann.etcd(lambda etcd: pin(etcd, REF, [service("web", DATABASE_URL=0)], None, nodes=[]))
         ann.ok("node", "register", "n1")
@@ -179,7 +179,7 @@ def test_invalid_arguments_exit_with_2(ann: Operator, value: bytes, arguments: l
     assert b"secrets/" not in ann.dump()
 
 
-def test_an_empty_value_and_one_on_the_command_line_need_a_word(ann: Operator) -> None:
+def test_empty_value_needs_flag_and_value_argument_warns(ann: Operator) -> None:
     ann.ok("secret", "set", "DATABASE_URL", "--service", "web", "--value", "", "--allow-empty")
     assert opened(own(ann), ann) == b""
     result = ann.run("secret", "set", "DATABASE_URL", "--service", "web", "--value", "x\n")
@@ -202,7 +202,7 @@ def test_any_service_gets_a_secret_without_configuration(ann: Operator) -> None:
     ann.set("ANY", VALUE, "--env", ENV, service="whatever")
 
 
-def test_list_says_who_can_open_what_and_which_release_uses_it(ann: Operator) -> None:
+def test_secret_list_shows_recipients_and_releases(ann: Operator) -> None:
     assert ann.ok("secret", "list").strip() == f"{ENV} has no secrets."
     ann.node("n1")
     ann.ok("node", "register", "n2")
@@ -213,7 +213,7 @@ def test_list_says_who_can_open_what_and_which_release_uses_it(ann: Operator) ->
     ann.set("REGISTRY_PASSWORD", VALUE, service=REGISTRY)
     ann.release(1, service("web", DATABASE_URL=1))
     document = ann.json("secret", "list")
-    assert [(each["service"], each["name"], each["version"]) for each in document["secrets"]] == [
+    assert [(secret["service"], secret["name"], secret["version"]) for secret in document["secrets"]] == [
         ("_registry", "REGISTRY_PASSWORD", 1),
         ("web", "DATABASE_URL", 2),
     ]

@@ -16,17 +16,17 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-async def test_a_folder_without_git_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_folder_without_repository_has_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert await revision(tmp_path) == ""
 
 
-async def test_a_machine_without_git_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_machine_without_git_has_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert await revision(tmp_path) == ""
 
 
-async def test_the_short_commit_and_whether_anything_differs(tmp_path: Path) -> None:
+async def test_revision_is_short_commit_with_dirty_mark(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     assert await revision(tmp_path) == "", "no commit yet"
     app = tmp_path / "app"

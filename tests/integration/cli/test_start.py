@@ -31,14 +31,14 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
 
 
-def test_an_etcd_that_is_not_there_is_reported_in_a_sentence(cli: Cli) -> None:
+def test_unreachable_etcd_is_reported_in_a_sentence(cli: Cli) -> None:
     (port,) = free_ports(1)
     error = cli.error("--etcd-endpoints", f"127.0.0.1:{port}", "node", "list")
     assert error["code"] == "etcd_unavailable"
     assert f"etcd at 127.0.0.1:{port} does not answer" in str(error["message"])
 
 
-def test_an_etcd_that_hangs_is_reported_in_a_sentence(cli: Cli, tmp_path: Path) -> None:
+def test_hanging_etcd_is_reported_in_a_sentence(cli: Cli, tmp_path: Path) -> None:
     need_etcd()
     with EtcdServer(tmp_path / "etcd") as server:
         server.pause()

@@ -88,15 +88,15 @@ def many(cli: Cli) -> Cli:
     return cli
 
 
-def test_once_in_a_pipe_they_are_folded_and_all_are_there_on_demand(many: Cli) -> None:
+def test_status_in_pipe_folds_nodes_unless_all_are_asked_for(many: Cli) -> None:
     shown = many.ok("status")
     assert f"waiting 40 n01{DASH}n40: waits its turn" in " ".join(shown.split())
     assert len(shown.splitlines()) < 8
     assert len(many.ok("status", "--all").splitlines()) > 40
-    found = many.json("status")
-    assert len(found["nodes"]) == len(found["services"]) == 40
-    assert found["rollout"]["counts"]["waiting"] == 40
-    assert {node["phase"] for node in found["nodes"]} == {"waiting"}
+    document = many.json("status")
+    assert len(document["nodes"]) == len(document["services"]) == 40
+    assert document["rollout"]["counts"]["waiting"] == 40
+    assert {node["phase"] for node in document["nodes"]} == {"waiting"}
 
 
 class StatusWatch:
@@ -133,7 +133,7 @@ class StatusWatch:
         return self.process.returncode, error
 
 
-def test_in_a_pipe_a_watch_tells_what_changed_for_nodes_together(many: Cli) -> None:
+def test_watch_in_pipe_groups_changes_of_nodes(many: Cli) -> None:
     with StatusWatch(many) as watch:
         watch.until("release 2: progressing, 0/40 nodes")
         assert watch.seen[0] == f"n01{DASH}n40: waiting: waits its turn"
@@ -148,7 +148,7 @@ def test_in_a_pipe_a_watch_tells_what_changed_for_nodes_together(many: Cli) -> N
     assert not any("\x1b" in line for line in watch.seen)
 
 
-def test_on_a_terminal_nothing_scrolls_away_and_the_cursor_comes_back(many: Cli) -> None:
+def test_watch_on_terminal_fits_screen_and_restores_cursor(many: Cli) -> None:
     terminal = Terminal(many, "--env", str(REF), "status", "--watch", LINES="12", COLUMNS="70")
     terminal.read_until(f"n01{DASH}n40".encode())
     many.etcd(lambda etcd: settle(etcd, 2, *NAMES))
@@ -161,7 +161,7 @@ def test_on_a_terminal_nothing_scrolls_away_and_the_cursor_comes_back(many: Cli)
     assert frames.count(b"\n") < 12
 
 
-def test_a_release_that_is_rolled_back_ends_the_watch_with_what_failed(many: Cli) -> None:
+def test_watch_ends_with_failure_of_rolled_back_release(many: Cli) -> None:
     failed = ServiceStatus(name="web", phase=ServiceStatus.BACKOFF, failed=True, reason="ended with exit code 3")
     failed.last_exit.code = 3
     failed.last_exit.log_lines.append("cannot bind")
@@ -201,7 +201,7 @@ def test_release_after_rollback_is_marked_and_rolled_back_from(many: Cli) -> Non
     assert json.loads(many.ok("release", "rollback", "2", "--dry-run", "-o", "json"))["rollback_of"] == 2
 
 
-async def test_a_watch_reads_all_nodes_with_a_handful_of_calls(etcd: Etcd, settings: Settings) -> None:
+async def test_watch_reads_all_nodes_with_few_calls(etcd: Etcd, settings: Settings) -> None:
     await prepare(etcd)
     async with EnvironmentWatcher(etcd, REF) as watcher:
         snapshot = watcher.snapshot()

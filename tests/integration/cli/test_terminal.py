@@ -86,7 +86,7 @@ def waiting(shop: Cli) -> Cli:
     return shop
 
 
-def test_control_c_gives_the_cursor_back_and_says_that_the_rollout_goes_on(waiting: Cli) -> None:
+def test_control_c_restores_cursor_and_reports_continuing_rollout(waiting: Cli) -> None:
     terminal = Terminal(waiting, "deploy")
     terminal.read_until(b"waiting for the controller")
     terminal.type(b"\x03")
@@ -96,7 +96,7 @@ def test_control_c_gives_the_cursor_back_and_says_that_the_rollout_goes_on(waiti
     assert b"Traceback" not in terminal.seen
 
 
-def test_a_terminated_watch_gives_the_cursor_back(waiting: Cli) -> None:
+def test_terminated_watch_restores_cursor(waiting: Cli) -> None:
     terminal = Terminal(waiting, "status", "--watch")
     terminal.read_until(b"waiting for the controller")
     os.kill(terminal.pid, signal.SIGTERM)
@@ -105,7 +105,7 @@ def test_a_terminated_watch_gives_the_cursor_back(waiting: Cli) -> None:
     assert b"Traceback" not in terminal.seen
 
 
-def test_control_c_during_the_build_leaves_nothing(waiting: Cli) -> None:
+def test_control_c_during_build_writes_nothing(waiting: Cli) -> None:
     file = waiting.folder / "devopsellence.yml"
     file.write_text("\n".join(line for line in file.read_text().splitlines() if "image:" not in line))
     from tests.support.images import IMAGE
@@ -119,7 +119,7 @@ def test_control_c_during_the_build_leaves_nothing(waiting: Cli) -> None:
     assert waiting.json("status")["release"]["number"] == 1
 
 
-def test_status_on_a_terminal_is_in_colour_unless_that_is_not_wanted(waiting: Cli) -> None:
+def test_status_on_terminal_has_colour_unless_disabled(waiting: Cli) -> None:
     coloured = Terminal(waiting, "status")
     assert coloured.end() == 0
     assert b"\x1b[" in coloured.seen
@@ -149,7 +149,7 @@ def test_init_asks_on_a_terminal(cli: Cli) -> None:
     assert (web.ports[0].port, web.healthcheck.path) == (8080, "/healthz")
 
 
-def test_init_without_a_terminal_takes_flags_and_writes_what_validates(cli: Cli) -> None:
+def test_init_without_terminal_takes_flags_and_writes_valid_file(cli: Cli) -> None:
     assert cli.error("init")["code"] == "missing_option"
     cli.ok("init", "--organization", "acme", "--project", "Shop", "--environment", "staging", "--port", "80")
     written = config.load(cli.folder / "devopsellence.yml")
@@ -157,7 +157,7 @@ def test_init_without_a_terminal_takes_flags_and_writes_what_validates(cli: Cli)
     assert "is valid" in cli.ok("config", "validate")
 
 
-def test_init_never_touches_what_is_there(cli: Cli, tmp_path: Path) -> None:
+def test_init_keeps_existing_file(cli: Cli, tmp_path: Path) -> None:
     file = cli.folder / "devopsellence.yml"
     file.write_text("mine")
     assert cli.error("init", "--organization", "acme")["code"] == "config_exists"

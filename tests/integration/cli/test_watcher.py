@@ -37,7 +37,7 @@ async def until(watcher: EnvironmentWatcher, holds: Callable[[Snapshot], bool]) 
 
 
 @pytest.mark.parametrize("watches", [16, 1], ids=["a watch a node", "one watch on all"])
-async def test_nodes_that_come_later_are_watched_too(etcd: Etcd, watches: int) -> None:
+async def test_watcher_follows_new_nodes(etcd: Etcd, watches: int) -> None:
     await etcd.put(etcd.keys.node("n1"), encode(Node(name="n1")))
     await environment(etcd, "n1")
     await status(etcd, "n1", 1)
@@ -53,7 +53,7 @@ async def test_nodes_that_come_later_are_watched_too(etcd: Etcd, watches: int) -
         await until(watcher, lambda now: {n: s.generation for n, s in now.statuses.items()} == {"n1": 2, "n2": 8})
 
 
-async def test_the_newest_release_is_read_when_it_appears(etcd: Etcd) -> None:
+async def test_watcher_reads_new_release(etcd: Etcd) -> None:
     async with EnvironmentWatcher(etcd, REF) as watcher:
         assert watcher.snapshot() == Snapshot(REF, heartbeats={}, controllers=0)
         await etcd.put(etcd.keys.release(REF, 1), encode(Release(number=1, message="one")))
@@ -68,7 +68,7 @@ async def test_the_newest_release_is_read_when_it_appears(etcd: Etcd) -> None:
         assert seen.problems[0].key == etcd.keys.release(REF, 2)
 
 
-async def test_a_record_that_cannot_be_read_is_a_problem_and_the_rest_is_there(etcd: Etcd) -> None:
+async def test_watcher_reports_unreadable_record_and_keeps_the_rest(etcd: Etcd) -> None:
     await environment(etcd, "n1")
     await etcd.put(etcd.keys.node("n1"), b"garbage")
     await etcd.put(etcd.keys.rollout(REF), b"garbage")
@@ -78,14 +78,14 @@ async def test_a_record_that_cannot_be_read_is_a_problem_and_the_rest_is_there(e
     assert snapshot.environment is not None
 
 
-async def test_waking_shows_the_same_again(etcd: Etcd) -> None:
+async def test_watcher_wakes_with_same_snapshot(etcd: Etcd) -> None:
     async with EnvironmentWatcher(etcd, REF) as watcher:
         watcher.wake()
         async with asyncio.timeout(5):
             assert (await watcher.next()).number == 0
 
 
-async def test_an_etcd_that_is_not_there_is_an_error_from_the_beginning() -> None:
+async def test_watcher_fails_at_once_without_etcd() -> None:
     (port,) = free_ports(1)
     async with Etcd(Settings((f"127.0.0.1:{port}",)), timeout=0.3) as etcd:
         watcher = EnvironmentWatcher(etcd, REF, patience=1.0)

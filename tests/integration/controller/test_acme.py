@@ -87,19 +87,19 @@ def refused(
     return caught.value.failure
 
 
-def test_a_server_that_nobody_vouches_for(pebble: Pebble) -> None:
+def test_server_that_no_node_vouches_for(pebble: Pebble) -> None:
     failure = refused(pebble.directory_url)
     assert failure.kind is FailureKind.UNTRUSTED
     assert failure.sentence(HOST).endswith("start the controller with --acme-ca-cert")
 
 
-def test_a_server_that_is_not_there() -> None:
+def test_server_that_is_not_there() -> None:
     (port,) = free_ports(1)
     failure = refused(f"https://127.0.0.1:{port}/dir")
     assert (failure.kind, failure.detail) == (FailureKind.UNREACHABLE, f"127.0.0.1:{port} cannot be reached")
 
 
-def test_a_server_that_says_nothing(tmp_path: Path) -> None:
+def test_server_that_says_nothing(tmp_path: Path) -> None:
     need_pebble()
     with Pebble(tmp_path / "acme", http_port=1) as server:
         server.pause()
@@ -107,7 +107,7 @@ def test_a_server_that_says_nothing(tmp_path: Path) -> None:
     assert failure.kind is FailureKind.UNREACHABLE
 
 
-def test_a_url_that_is_no_directory(pebble: Pebble) -> None:
+def test_url_that_is_no_directory(pebble: Pebble) -> None:
     url = pebble.directory_url.removesuffix("dir")
     failure = refused(url, pebble.ca_cert)
     assert failure.kind is FailureKind.ACCOUNT
@@ -123,11 +123,11 @@ def test_a_url_that_is_no_directory(pebble: Pebble) -> None:
     ],
     ids=["no url", "no host", "no such host"],
 )
-def test_a_url_that_leads_nowhere(url: str, kind: FailureKind) -> None:
+def test_url_that_leads_nowhere(url: str, kind: FailureKind) -> None:
     assert refused(url).kind is kind
 
 
-def test_a_name_that_is_not_certified(pebble: Pebble) -> None:
+def test_name_that_is_not_certified(pebble: Pebble) -> None:
     host = f"a.{BLOCKED_DOMAIN}"
     failure = refused(pebble.directory_url, pebble.ca_cert, host=host)
     assert failure.kind is FailureKind.REJECTED
@@ -159,19 +159,19 @@ def test_acme_error_is_reported_on_one_line(stub: Stub, name: str, kind: Failure
     [("3600", 3600, 3600), ("Fri, 31 Dec 2999 23:59:59 GMT", 1e9, 1e12), ("soon", 0, 0), ("-5", 0, 0)],
     ids=["seconds", "a date", "nonsense", "negative"],
 )
-def test_when_the_authority_wants_to_be_asked_again(stub: Stub, header: str, least: float, most: float) -> None:
+def test_when_authority_wants_to_be_asked_again(stub: Stub, header: str, least: float, most: float) -> None:
     stub.problem = {"type": "urn:ietf:params:acme:error:rateLimited", "detail": "too many"}
     stub.headers = {"Retry-After": header}
     assert least <= refused(f"{stub.home}/dir").retry_after <= most
 
 
-def test_bad_nonces_come_to_an_end(stub: Stub) -> None:
+def test_bad_nonces_come_to_end(stub: Stub) -> None:
     stub.status = 400
     stub.problem = {"type": "urn:ietf:params:acme:error:badNonce", "detail": "no"}
     assert refused(f"{stub.home}/dir").kind is FailureKind.OTHER
 
 
-def test_orders_share_an_account_until_the_server_forgets_it(pebble: Pebble) -> None:
+def test_orders_share_account_until_server_forgets_it(pebble: Pebble) -> None:
     def accounts() -> int:
         return pebble.log.read_text().count("POST /sign-me-up")
 

@@ -76,7 +76,7 @@ async def begin_anew(etcd: Etcd, host: str) -> None:
     await etcd.put(key, encode(record))
 
 
-async def test_a_first_certificate_for_all_who_serve_the_host(
+async def test_first_certificate_for_all_who_serve_host(
     etcd: Etcd, environment: EnvironmentDriver, start: StartController, tmp_path: Path
 ) -> None:
     operator = AgeIdentity.generate()
@@ -140,7 +140,7 @@ async def test_failing_host_delays_no_other(
         await certificate(etcd, good[0], is_there)
 
 
-async def test_renewed_ahead_of_its_end_and_kept_while_the_authority_is_away(
+async def test_renewed_ahead_of_its_end_and_kept_while_authority_is_away(
     etcd: Etcd, settings: Settings, environment: EnvironmentDriver, tmp_path: Path
 ) -> None:
     async with (
@@ -172,7 +172,7 @@ async def test_renewed_ahead_of_its_end_and_kept_while_the_authority_is_away(
     assert told[-1] == "certificate_renewed"
 
 
-async def test_a_signing_request_for_another_host_is_refused(
+async def test_signing_request_for_another_host_is_refused(
     etcd: Etcd, environment: EnvironmentDriver, start: StartController, tmp_path: Path
 ) -> None:
     async with serving(etcd, "n1") as nodes, authority(tmp_path, nodes.port) as acme:
@@ -187,7 +187,7 @@ async def test_a_signing_request_for_another_host_is_refused(
         assert opened(await certificate(etcd, HOST, is_there), nodes.identities["n1"])
 
 
-async def test_another_node_makes_the_key_and_a_new_one_gets_it(
+async def test_another_node_makes_key_and_new_one_gets_it(
     etcd: Etcd, environment: EnvironmentDriver, start: StartController, tmp_path: Path
 ) -> None:
     """The node that is asked goes silent; later a node is attached that nobody sealed the key for."""
@@ -229,7 +229,7 @@ async def test_unused_certificates_are_deleted_unless_installed(
         assert await environment.read(pb.Certificate, etcd.keys.certificate(REF, other)) == installed
 
 
-async def test_a_silent_authority_holds_up_nobodys_end(
+async def test_unreachable_authority_holds_up_no_nodes_end(
     etcd: Etcd, environment: EnvironmentDriver, start: StartController, tmp_path: Path
 ) -> None:
     async with serving(etcd, "n1") as nodes, authority(tmp_path, nodes.port) as acme:

@@ -142,7 +142,7 @@ async def test_garbage_stops_its_own_key_only(start: StartController, environmen
     assert not [line for line in controller.lines("not reconciled") if line["level"] == "error"]
 
 
-async def test_the_other_controller_goes_on_when_the_leader_is_killed(
+async def test_other_controller_goes_on_when_leader_is_killed(
     start: StartController, environment: EnvironmentDriver
 ) -> None:
     first = start("--identity", "first")
@@ -163,7 +163,7 @@ async def test_the_other_controller_goes_on_when_the_leader_is_killed(
     assert [(one.release, one.phase) for one in rollout.history] == [(1, pb.Rollout.SETTLED)]
 
 
-async def test_a_clean_stop_hands_over_at_once(start: StartController, environment: EnvironmentDriver) -> None:
+async def test_clean_stop_hands_over_at_once(start: StartController, environment: EnvironmentDriver) -> None:
     first = start("--identity", "first")
     await environment.leader("first")
     second = start("--identity", "second")
@@ -173,7 +173,7 @@ async def test_a_clean_stop_hands_over_at_once(start: StartController, environme
         await environment.leader("second")
 
 
-async def test_a_paused_leader_writes_nothing_when_it_wakes(
+async def test_paused_leader_writes_nothing_when_it_wakes(
     start: StartController, environment: EnvironmentDriver
 ) -> None:
     first = start("--identity", "first")
@@ -195,7 +195,7 @@ async def test_a_paused_leader_writes_nothing_when_it_wakes(
     assert await environment.assignment("n1") == moved
 
 
-async def test_an_idle_controller_writes_nothing(start: StartController, environment: EnvironmentDriver) -> None:
+async def test_idle_controller_writes_nothing(start: StartController, environment: EnvironmentDriver) -> None:
     controller = start()
     await environment.add_node("n1", "web")
     await environment.add_node("n2", "web")
@@ -239,7 +239,7 @@ async def test_controller_starts_and_stops_without_etcd(settings: Settings, tmp_
     ],
     ids=["no etcd", "no address", "no prefix", "no file", "no certificate"],
 )
-def test_settings_that_cannot_be_right_are_a_usage_error(arguments: list[str], expected: str) -> None:
+def test_settings_that_cannot_be_right_are_usage_error(arguments: list[str], expected: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "devopsellence.controller", *arguments],
         capture_output=True,

@@ -100,7 +100,7 @@ async def controller(settings: Settings, identity: str, patience: float = 0.5) -
             await serving
 
 
-async def test_a_leader_that_cannot_see_what_changes_makes_way(settings: Settings, etcd: Etcd) -> None:
+async def test_leader_that_cannot_see_what_changes_makes_way(settings: Settings, etcd: Etcd) -> None:
     environment = EnvironmentDriver(etcd)
     async with controller(settings, "first") as first:
         await environment.leader("first")
@@ -120,7 +120,7 @@ async def test_a_leader_that_cannot_see_what_changes_makes_way(settings: Setting
             await environment.assignment("n1", lambda one: one.release == 2)
 
 
-async def test_a_blink_deposes_nobody(settings: Settings, etcd: Etcd) -> None:
+async def test_blink_deposes_no_node(settings: Settings, etcd: Etcd) -> None:
     environment = EnvironmentDriver(etcd)
     async with controller(settings, "first", 60) as first:
         await environment.leader("first")

@@ -48,7 +48,7 @@ async def _group(settings: Settings, folder: Path, controllers: int, seed: str) 
         return pauses, audit(await read_history(etcd, since), etcd.keys)
 
 
-async def test_a_paused_leader_writes_nothing_after_its_lease(etcd_server: EtcdServer, tmp_path: Path) -> None:
+async def test_paused_leader_writes_nothing_after_its_lease(etcd_server: EtcdServer, tmp_path: Path) -> None:
     seed = os.environ.get("FENCING_SEED") or uuid.uuid4().hex[:8]
     print(f"FENCING_SEED={seed}")  # noqa: T201 - shown when it fails
     groups = await asyncio.gather(
@@ -65,7 +65,7 @@ async def test_a_paused_leader_writes_nothing_after_its_lease(etcd_server: EtcdS
     assert sum(pauses.at_a_write for pauses, _ in groups) >= 20
 
 
-async def test_the_audit_finds_a_leader_without_a_fence(settings: Settings, etcd: Etcd, tmp_path: Path) -> None:
+async def test_audit_finds_leader_without_fence(settings: Settings, etcd: Etcd, tmp_path: Path) -> None:
     """What the audit above rests on: stopped with a write in hand, resumed past its lease, it writes, and is found."""
     since = await next_revision(etcd)
     with Controllers(etcd, settings, tmp_path, 1, UNFENCED="yes") as standing:

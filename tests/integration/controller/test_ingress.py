@@ -77,7 +77,7 @@ async def test_parts_follow_attachments_labels_and_certificates(
     assert await environment.parts("n2") == []
 
 
-async def test_the_next_leader_takes_back_what_is_left_of_a_deleted_environment(
+async def test_next_leader_takes_back_what_is_left_of_deleted_environment(
     start: StartController, environment: EnvironmentDriver
 ) -> None:
     keys = environment.keys
@@ -101,7 +101,7 @@ async def test_the_next_leader_takes_back_what_is_left_of_a_deleted_environment(
     await environment.gone(keys.rollout(REF))
 
 
-async def test_an_ingress_that_fails_is_told_by_the_rollout_that_has_settled(
+async def test_ingress_that_fails_is_told_by_rollout_that_has_settled(
     start: StartController, environment: EnvironmentDriver
 ) -> None:
     start()

@@ -38,7 +38,7 @@ async def begin(environment: EnvironmentDriver) -> None:
     await settle(environment, 1)
 
 
-async def test_the_task_runs_between_the_supporting_services_and_the_app_and_a_failed_one_moves_nobody(
+async def test_task_runs_between_supporting_services_and_app_and_failed_one_moves_no_node(
     start: StartController, environment: EnvironmentDriver
 ) -> None:
     start()
@@ -72,7 +72,7 @@ async def test_the_task_runs_between_the_supporting_services_and_the_app_and_a_f
     ]
 
 
-async def test_the_next_leader_goes_on_with_the_task_from_etcd_alone(
+async def test_next_leader_goes_on_with_task_from_etcd_alone(
     start: StartController, environment: EnvironmentDriver
 ) -> None:
     controllers = [start()]
@@ -98,7 +98,7 @@ async def test_the_next_leader_goes_on_with_the_task_from_etcd_alone(
     assert await environment.assignment("n1") == await environment.assignment("n1", lambda one: one.generation == 3)
 
 
-async def test_a_release_that_follows_its_secret_at_once_has_it(
+async def test_release_that_follows_its_secret_at_once_has_it(
     start: StartController, environment: EnvironmentDriver
 ) -> None:
     keys = environment.keys

@@ -70,7 +70,7 @@ async def drain(environment: EnvironmentDriver, name: str) -> None:
     await environment.write(environment.keys.node(name), node)
 
 
-async def test_a_replica_leaves_a_node_that_is_gone_and_the_node_takes_that_over_when_it_is_back(
+async def test_replica_leaves_node_that_is_gone_and_node_takes_that_over_when_it_is_back(
     environment: EnvironmentDriver,
 ) -> None:
     keys = environment.keys
@@ -89,7 +89,7 @@ async def test_a_replica_leaves_a_node_that_is_gone_and_the_node_takes_that_over
     assert any("jobs moves here from n1 (unreachable for more than 1 s)" in event for event in events)
 
 
-async def test_a_drained_node_is_emptied_of_web_services_first(environment: EnvironmentDriver) -> None:
+async def test_drained_node_is_emptied_of_web_services_first(environment: EnvironmentDriver) -> None:
     await drain(environment, "n1")
     stays = await environment.assignment("n1", runs("jobs"))
     moved = await environment.assignment("n3", runs("jobs", "web"))

@@ -65,7 +65,7 @@ async def test_batches_are_sequential_and_cut_off_node_skips_to_newest(
     await environment.rollout(lambda one: one.counts.settled == 3)
 
 
-async def test_a_bad_release_goes_back_although_the_leader_is_killed_on_the_way(
+async def test_bad_release_rolls_back_although_leader_is_killed_on_way(
     start: StartController, environment: EnvironmentDriver
 ) -> None:
     first = start()

@@ -19,7 +19,7 @@ def test_etcdctl_reads_the_cluster_with_what_env_prints(up: Dev) -> None:
     assert "/devopsellence/v1/heartbeats/local" in keys
 
 
-def test_a_nodes_certificate_opens_its_own_keys_and_no_others(up: Dev) -> None:
+def test_node_certificate_accesses_own_keys_only(up: Dev) -> None:
     up.etcdctl("put", "/devopsellence/v1/assignments/other/o/p/e", "secret")
     up.etcdctl("put", "/devopsellence/v1/nodes/local2", "secret")
     assert "local" in up.etcdctl("get", "/devopsellence/v1/nodes/local", certificate="node").stdout
@@ -40,7 +40,7 @@ def test_a_nodes_certificate_opens_its_own_keys_and_no_others(up: Dev) -> None:
     up.etcdctl("del", "/devopsellence/v1/nodes/local2")
 
 
-def test_etcds_own_certificate_is_no_user(up: Dev) -> None:
+def test_etcd_server_certificate_is_no_user(up: Dev) -> None:
     assert up.etcdctl("get", "/devopsellence/v1/nodes/local", certificate="etcd", check=False).returncode != 0
 
 
@@ -73,9 +73,7 @@ def test_ports_accept_only_the_clusters_certificates(up: Dev, port: str, certifi
 
 
 @pytest.mark.parametrize(("certificate", "opens"), [("operator", True), ("", False)])
-def test_the_agents_api_answers_under_the_nodes_name_whoever_has_a_certificate(
-    up: Dev, certificate: str, opens: bool
-) -> None:
+def test_agent_api_answers_callers_with_certificate(up: Dev, certificate: str, opens: bool) -> None:
     context = ssl.create_default_context(cafile=str(up.layout.certificate("ca")))
     context.set_alpn_protocols(["h2"])
     if certificate:

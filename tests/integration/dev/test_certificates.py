@@ -35,7 +35,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
     return [name for name in before if before[name] != after[name]]
 
 
-def test_they_are_made_once_and_kept(layout: DevLayout) -> None:
+def test_certificates_are_created_once(layout: DevLayout) -> None:
     made = ensure(layout, "local", UID, NOW)
     assert list(made) == ["etcd", "operator", "controller", "node"]
     assert {path.name: path.stat().st_mode & 0o777 for path in layout.pki.iterdir()} == {
@@ -45,7 +45,7 @@ def test_they_are_made_once_and_kept(layout: DevLayout) -> None:
     assert ensure(layout, "local", UID, NOW + 300 * DAY) == made
 
 
-def test_leaves_are_renewed_but_not_their_authority(layout: DevLayout) -> None:
+def test_expiring_leaf_certificates_are_renewed_by_same_authority(layout: DevLayout) -> None:
     made = ensure(layout, "local", UID, NOW)
     authority = layout.certificate("ca").read_bytes()
     assert changed(made, ensure(layout, "local", UID, NOW + 340 * DAY)) == list(made)
@@ -61,20 +61,20 @@ def test_missing_or_damaged_certificates_are_recreated(layout: DevLayout, damage
 
 
 @pytest.mark.parametrize("passed", [0 * DAY, 3640 * DAY], ids=["damaged", "old"])
-def test_a_new_authority_signs_everything_anew(layout: DevLayout, passed: datetime.timedelta) -> None:
+def test_new_authority_reissues_all_certificates(layout: DevLayout, passed: datetime.timedelta) -> None:
     made = ensure(layout, "local", UID, NOW)
     if not passed:
         layout.key("ca").write_text("nonsense")
     assert changed(made, ensure(layout, "local", UID, NOW + passed)) == list(made)
 
 
-def test_an_authority_with_somebody_elses_key_is_none(layout: DevLayout) -> None:
+def test_authority_with_foreign_key_is_refused(layout: DevLayout) -> None:
     ensure(layout, "local", UID, NOW)
     with pytest.raises(CertificateError, match="is not the key of"):
         CertificateAuthority.load(layout.certificate("ca"), layout.key("etcd"))
 
 
-def test_up_renews_what_is_due_and_starts_anew_only_whom_it_concerns(up: Dev) -> None:
+def test_up_renews_due_certificates_and_restarts_affected_processes(up: Dev) -> None:
     layout = up.layout
     authority = CertificateAuthority.load(layout.certificate("ca"), layout.key("ca"))
     old = authority.issue(
@@ -89,7 +89,7 @@ def test_up_renews_what_is_due_and_starts_anew_only_whom_it_concerns(up: Dev) ->
     assert up.healthy()
 
 
-def test_up_gives_a_certificate_of_an_older_version_the_name_of_the_agents_server(up: Dev) -> None:
+def test_up_adds_agent_server_name_to_old_certificate(up: Dev) -> None:
     layout = up.layout
     authority = CertificateAuthority.load(layout.certificate("ca"), layout.key("ca"))
     authority.issue(CertificateRequest("node:local"), datetime.datetime.now(datetime.UTC)).write(
@@ -103,7 +103,7 @@ def test_up_gives_a_certificate_of_an_older_version_the_name_of_the_agents_serve
     assert up.healthy()
 
 
-def test_up_heals_a_lost_authority(up: Dev) -> None:
+def test_up_recreates_lost_authority(up: Dev) -> None:
     up.layout.key("ca").unlink()
     up("up")
     until("all do their work", up.healthy)

@@ -33,7 +33,7 @@ def attach(dev: Dev, *nodes: str) -> None:
     put(dev, "environments/o/p/e", **names, nodes=list(nodes))
 
 
-def test_the_agent_of_an_attached_node_is_asked(up: Dev) -> None:
+def test_doctor_diagnoses_attached_node(up: Dev) -> None:
     attach(up, "local")
     try:
         checks = doctor(up)
@@ -45,7 +45,7 @@ def test_the_agent_of_an_attached_node_is_asked(up: Dev) -> None:
     assert checks["identity"]["severity"] == "ok"
 
 
-def test_an_agent_that_does_not_answer_or_is_another_ones_is_named(up: Dev) -> None:
+def test_doctor_names_unreachable_or_foreign_agent(up: Dev) -> None:
     ours = up.document("status")["agent"]["endpoint"]
     (closed,) = free_ports(1)
     for name, address in (("gone", f"127.0.0.1:{closed}"), ("liar", ours), ("mute", "")):

@@ -59,7 +59,7 @@ def answer(port: int) -> str:
         return ""
 
 
-def test_an_app_answers_on_the_ports_that_were_chosen_also_without_us(up: Dev, tmp_path: Path) -> None:
+def test_app_answers_on_chosen_ports_without_agent(up: Dev, tmp_path: Path) -> None:
     assert small_image()
     http, https = free_ports(2)
     said = up.document("up", "--http-port", str(http), "--https-port", str(https))

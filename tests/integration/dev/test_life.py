@@ -22,7 +22,7 @@ PROCESSES = ("etcd", "controller", "agent")
 def test_dev_up_is_healthy_and_private(up: Dev) -> None:
     status = up.document("status")
     assert status["healthy"], status
-    assert [each["name"] for each in status["processes"]] == ["supervisor", *PROCESSES]
+    assert [process["name"] for process in status["processes"]] == ["supervisor", *PROCESSES]
     assert up.layout.root.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in up.layout.pki.glob("*.key")} == {0o600}
     assert {path.name for path in up.layout.logs.iterdir()} == {
@@ -31,15 +31,15 @@ def test_dev_up_is_healthy_and_private(up: Dev) -> None:
     }
 
 
-def test_a_second_up_says_that_it_already_runs_and_changes_nothing(up: Dev) -> None:
+def test_second_up_changes_nothing(up: Dev) -> None:
     before = up.pids()
-    assert "already runs" in up("up").stdout
+    assert "already running" in up("up").stdout
     assert up.document("up")["already"] is True
     assert up.pids() == before
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_each_process_comes_back_after_kill_9(up: Dev, name: str) -> None:
+def test_killed_process_of_cluster_restarts(up: Dev, name: str) -> None:
     up.etcdctl("put", f"/marker/{name}", "kept")
     before = up.pids()
     os.kill(before[name], signal.SIGKILL)
@@ -52,7 +52,7 @@ def test_each_process_comes_back_after_kill_9(up: Dev, name: str) -> None:
     assert up.etcdctl("get", f"/marker/{name}", "--print-value-only").stdout.strip() == "kept"
 
 
-def test_after_kill_9_of_the_supervisor_everything_comes_back_but_the_apps_went_on(up: Dev, image: str) -> None:
+def test_killed_supervisor_restarts_cluster_but_not_apps(up: Dev, image: str) -> None:
     up.etcdctl("put", "/marker/supervisor", "kept")
     container = run_container(image, up.saved_state()["node_uid"])
     before = up.pids()
@@ -67,7 +67,7 @@ def test_after_kill_9_of_the_supervisor_everything_comes_back_but_the_apps_went_
     assert up.etcdctl("get", "/marker/supervisor", "--print-value-only").stdout.strip() == "kept"
 
 
-def test_labels_that_a_person_changed_stay(up: Dev) -> None:
+def test_up_keeps_changed_labels(up: Dev) -> None:
     key = "/devopsellence/v1/nodes/local"
     node = json.loads(up.etcdctl("get", key, "--print-value-only").stdout)
     assert node["labels"] == ["web", "worker"]
@@ -77,7 +77,7 @@ def test_labels_that_a_person_changed_stay(up: Dev) -> None:
     assert up.document("up", "--labels", "worker,web")["node"]["labels"] == ["web", "worker"]
 
 
-def test_down_stops_the_apps_too_and_up_goes_on_with_the_data(up: Dev, image: str) -> None:
+def test_down_stops_apps_and_up_keeps_data(up: Dev, image: str) -> None:
     up.etcdctl("put", "/marker/down", "kept")
     uid = up.saved_state()["node_uid"]
     container, other = run_container(image, uid), run_container(image, "somebody-else")
@@ -95,7 +95,7 @@ def test_down_stops_the_apps_too_and_up_goes_on_with_the_data(up: Dev, image: st
         docker("rm", "-f", other)
 
 
-def test_two_at_once_make_one_cluster(up: Dev) -> None:
+def test_concurrent_ups_make_one_cluster(up: Dev) -> None:
     up("down")
     # A proxy in the shell is none of the loopback interface's, neither for the command nor for what it starts.
     proxied = Dev(up.home)
@@ -108,7 +108,7 @@ def test_two_at_once_make_one_cluster(up: Dev) -> None:
     assert len(up.processes()) == 4
 
 
-def test_a_port_that_somebody_took_is_replaced_unless_a_person_chose_it(up: Dev) -> None:
+def test_taken_port_is_replaced_unless_chosen(up: Dev) -> None:
     up("down")
     port = up.saved_state()["client_port"]
     with listening(port):
@@ -143,7 +143,7 @@ def test_state_of_version_without_agent_api_is_migrated(up: Dev) -> None:
     assert up.healthy()
 
 
-def test_in_the_foreground_it_ends_with_ctrl_c(up: Dev) -> None:
+def test_foreground_cluster_ends_with_ctrl_c(up: Dev) -> None:
     assert "already running in the background" in up("up", "--foreground", code=1).stderr
     up("down")
     command = up.command("up", "--foreground")
@@ -160,7 +160,7 @@ def test_in_the_foreground_it_ends_with_ctrl_c(up: Dev) -> None:
     assert up.processes() == []
 
 
-def test_etcd_that_cannot_start_is_named_with_its_last_words(up: Dev) -> None:
+def test_failing_etcd_is_reported_with_last_log_lines(up: Dev) -> None:
     up("down")
     member = up.layout.etcd_data / "member"
     aside = member.rename(up.layout.root / "aside")
@@ -216,7 +216,7 @@ def test_missing_etcd_starts_and_writes_nothing(fresh: Dev, tmp_path: Path) -> N
     assert not dev.home.exists()
 
 
-def test_a_folder_of_somebody_else_is_an_error_that_says_whose(tmp_path: Path) -> None:
+def test_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     need_etcd()
     need_docker()
     if os.geteuid() != 0:

@@ -80,7 +80,7 @@ def sleeper(name: str) -> ProcessSpec:
     return script(name, "echo here; exec sleep 600")
 
 
-def test_a_killed_process_is_back_at_once_and_its_restart_counts(cluster: SupervisedCluster) -> None:
+def test_killed_process_restarts_at_once_and_is_counted(cluster: SupervisedCluster) -> None:
     cluster.start(sleeper("a"), sleeper("b"))
     first, other = cluster.runs("a"), cluster.runs("b")
     first.identity.send(signal.SIGKILL)
@@ -91,7 +91,7 @@ def test_a_killed_process_is_back_at_once_and_its_restart_counts(cluster: Superv
     assert cluster.log("a") == "here\nhere\n"
 
 
-def test_a_crash_loop_shows_with_its_last_words_and_ends_when_the_cause_does(cluster: SupervisedCluster) -> None:
+def test_crash_loop_shows_last_log_lines_and_ends_with_cause(cluster: SupervisedCluster) -> None:
     switch = cluster.layout.root / "mended"
     spec = script("a", f"[ -e {switch} ] && exec sleep 600; echo no; sleep 0.05; echo way >&2; exit 3")
     cluster.start(spec)
@@ -110,7 +110,7 @@ def test_a_crash_loop_shows_with_its_last_words_and_ends_when_the_cause_does(clu
     assert cluster.runs("a")
 
 
-def test_a_command_that_does_not_exist_is_a_crash_loop_as_well(cluster: SupervisedCluster) -> None:
+def test_missing_command_is_a_crash_loop(cluster: SupervisedCluster) -> None:
     cluster.start(ProcessSpec("a", ("/nowhere/etcd",), {}, 1), sleeper("b"))
     assert cluster.runs("b")
     assert "could not be started" in cluster.report("a").last_end
@@ -126,7 +126,7 @@ def test_killed_supervisor_leaves_no_orphans(cluster: SupervisedCluster) -> None
     assert cluster.runs("a")
 
 
-def test_stopping_goes_backwards_and_waits_for_each(cluster: SupervisedCluster) -> None:
+def test_processes_stop_in_reverse_order(cluster: SupervisedCluster) -> None:
     order = cluster.layout.root / "order"
     text = "trap 'sleep 0.1; echo {0} >> {1}; exit' TERM; echo up; while :; do sleep 0.02; done"
     cluster.start(*(script(name, text.format(name, order)) for name in "abc"))
@@ -137,7 +137,7 @@ def test_stopping_goes_backwards_and_waits_for_each(cluster: SupervisedCluster) 
     assert supervisor_control.stop(cluster.layout) == []
 
 
-def test_a_process_that_does_not_listen_is_killed_when_its_time_is_over(cluster: SupervisedCluster) -> None:
+def test_process_ignoring_sigterm_is_killed_after_grace_period(cluster: SupervisedCluster) -> None:
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
     )
@@ -149,7 +149,7 @@ def test_a_process_that_does_not_listen_is_killed_when_its_time_is_over(cluster:
     assert "did not stop in time" in cluster.log("supervisor")
 
 
-def test_only_what_changed_is_started_anew_and_what_is_gone_is_stopped(cluster: SupervisedCluster) -> None:
+def test_changed_process_restarts_and_removed_process_stops(cluster: SupervisedCluster) -> None:
     cluster.start(sleeper("a"), sleeper("b"), sleeper("c"))
     a, b, c = (cluster.runs(name) for name in "abc")
     cluster.tell(sleeper("a"), script("b", "echo here; exec sleep 600", stamp="renewed"))
@@ -158,7 +158,7 @@ def test_only_what_changed_is_started_anew_and_what_is_gone_is_stopped(cluster: 
     assert c.identity.wait_gone(5)
 
 
-def test_cannot_read_is_not_empty(cluster: SupervisedCluster) -> None:
+def test_unreadable_process_list_changes_nothing(cluster: SupervisedCluster) -> None:
     cluster.start(sleeper("a"))
     before = cluster.runs("a")
     cluster.layout.processes.write_text("[{")
@@ -167,7 +167,7 @@ def test_cannot_read_is_not_empty(cluster: SupervisedCluster) -> None:
     assert cluster.report("a") == before
 
 
-def test_a_second_supervisor_gives_way(cluster: SupervisedCluster) -> None:
+def test_second_supervisor_exits(cluster: SupervisedCluster) -> None:
     cluster.start(sleeper("a"))
     command = [sys.executable, "-m", "devopsellence.cli.dev.supervisor", str(cluster.layout.root)]
     second = subprocess.run(command, env=environment(os.environ), timeout=10, check=False)
@@ -183,7 +183,7 @@ def test_supervisor_ends_when_its_folder_is_removed(cluster: SupervisedCluster) 
     assert cluster.supervisor.wait_gone(5)
 
 
-def test_idle_it_sleeps_and_is_small(cluster: SupervisedCluster) -> None:
+def test_idle_supervisor_uses_little_cpu_and_memory(cluster: SupervisedCluster) -> None:
     cluster.start(sleeper("a"))
     cluster.runs("a")
     proc = Path(f"/proc/{cluster.supervisor.pid}")
@@ -203,7 +203,7 @@ def status_field(proc: Path, name: str) -> int:
     return int(lines[name].split()[0])
 
 
-def test_a_pid_that_came_round_again_is_nobody_of_ours(cluster: SupervisedCluster) -> None:
+def test_reused_pid_is_not_ours(cluster: SupervisedCluster) -> None:
     stranger = subprocess.Popen(["sleep", "600"])
     try:
         me = identify(stranger.pid)
@@ -220,7 +220,7 @@ def test_a_pid_that_came_round_again_is_nobody_of_ours(cluster: SupervisedCluste
         stranger.wait()
 
 
-def test_a_zombie_is_gone() -> None:
+def test_zombie_counts_as_ended() -> None:
     process = subprocess.Popen(["sleep", "600"])
     identity = identify(process.pid)
     assert identity is not None
@@ -230,7 +230,7 @@ def test_a_zombie_is_gone() -> None:
     process.wait()
 
 
-def test_a_log_keeps_the_newest_and_is_bounded(tmp_path: Path) -> None:
+def test_log_is_bounded_and_keeps_newest_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     log = BoundedLog(path, limit=100)
     for number in range(100):

@@ -31,8 +31,8 @@ def killed(cluster: SecuredCluster, member: Member) -> Iterator[None]:
 @contextmanager
 def leader_moved(cluster: SecuredCluster) -> Iterator[None]:
     leader, next_one = cluster.leader, follower(cluster)
-    said = cluster.etcdctl("endpoint", "status", "--write-out=simple", at=[next_one]).stdout
-    cluster.etcdctl("move-leader", said.split(", ")[1], at=[leader])
+    output = cluster.etcdctl("endpoint", "status", "--write-out=simple", at=[next_one]).stdout
+    cluster.etcdctl("move-leader", output.split(", ")[1], at=[leader])
     yield
 
 
@@ -54,7 +54,7 @@ FAULTS: dict[str, Callable[[SecuredCluster], AbstractContextManager[None]]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_deploy_settles_through(cluster: SecuredCluster, fault: str) -> None:
+def test_deploy_settles_during_fault(cluster: SecuredCluster, fault: str) -> None:
     with FAULTS[fault](cluster):
         cluster.deploy(fault)
     cluster.deploy(f"after {fault}")

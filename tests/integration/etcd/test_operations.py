@@ -24,8 +24,8 @@ FILLER = "/filler"
 
 
 def revision(cluster: SecuredCluster) -> str:
-    said = cluster.etcdctl("get", FILLER, "--write-out=fields", at=cluster.members[:1]).stdout
-    return next(line.split(" : ")[1] for line in said.splitlines() if line.startswith('"Revision"'))
+    output = cluster.etcdctl("get", FILLER, "--write-out=fields", at=cluster.members[:1]).stdout
+    return next(line.split(" : ")[1] for line in output.splitlines() if line.startswith('"Revision"'))
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def test_each_member_is_defragmented_under_load_the_leader_last(cluster: Secured
         assert leader.endpoint in said[-1]
 
 
-def test_users_that_change_all_the_time_disturb_nobody(cluster: SecuredCluster) -> None:
+def test_changing_users_disturb_no_client(cluster: SecuredCluster) -> None:
     stop = threading.Event()
 
     def change() -> None:
@@ -101,17 +101,17 @@ def test_users_that_change_all_the_time_disturb_nobody(cluster: SecuredCluster) 
         thread.join()
 
 
-def test_a_lost_member_is_replaced(cluster: SecuredCluster) -> None:
+def test_lost_member_is_replaced(cluster: SecuredCluster) -> None:
     lost = cluster.members[2]
-    said = cluster.script("replace", lost.name, "--pki", str(cluster.pki), check=False)
-    assert f"{lost.name} answers at" in said
+    output = cluster.script("replace", lost.name, "--pki", str(cluster.pki), check=False)
+    assert f"{lost.name} answers at" in output
     lost.end()
     (finding,) = [each for each in cluster.cli.error("doctor")["findings"] if each["severity"] == "error"]
     assert (finding["code"], lost.endpoint in finding["message"]) == ("etcd_member_away", True)
     lost.wipe()
     for _ in range(2):
-        said = cluster.script("replace", lost.name, "--pki", str(cluster.pki))
-        assert f"{lost.name} is added" in said
+        output = cluster.script("replace", lost.name, "--pki", str(cluster.pki))
+        assert f"{lost.name} is added" in output
     cluster.deploy("while it is replaced")
     lost.start()
     cluster.ready()
@@ -122,9 +122,7 @@ def test_a_lost_member_is_replaced(cluster: SecuredCluster) -> None:
     cluster.ready()
 
 
-def test_a_restored_snapshot_takes_the_releases_since_then_back_and_nothing_else(
-    cluster: SecuredCluster, tmp_path: Path
-) -> None:
+def test_restored_snapshot_undoes_later_releases_only(cluster: SecuredCluster, tmp_path: Path) -> None:
     kept = cluster.deploy("kept")
     for _ in range(3):
         cluster.etcdctl("put", FILLER, "x")
@@ -154,7 +152,7 @@ def test_a_restored_snapshot_takes_the_releases_since_then_back_and_nothing_else
 
 
 # The last one: a member that joins afterwards is sent all that was written, and may raise the alarm again.
-def test_a_full_etcd_refuses_in_one_sentence_and_takes_writes_again_without_a_restart(cluster: SecuredCluster) -> None:
+def test_full_etcd_refuses_writes_until_space_is_freed(cluster: SecuredCluster) -> None:
     healthy = cluster.cli.ok("status")
     assert "alarm" not in healthy
 
@@ -176,10 +174,12 @@ def test_a_full_etcd_refuses_in_one_sentence_and_takes_writes_again_without_a_re
     assert cluster.cli.error("release", "show", str(number + 1))["code"] == "release_unknown"
     assert cluster.cli.ok("status").count("NOSPACE alarm") == 1
     assert len(cluster.cli.json("status")["warnings"]) == 1
-    findings = {each["code"]: each for each in cluster.cli.error("doctor")["findings"]}
-    assert "etcdctl alarm disarm" in [each["command"] for each in findings["etcd_no_space"]["next_actions"]]
-    said = cluster.script("free")
-    assert said.endswith("etcd accepts writes again\n")
+    findings = {finding["code"]: finding for finding in cluster.cli.error("doctor")["findings"]}
+    assert "etcdctl alarm disarm" in [
+        next_action["command"] for next_action in findings["etcd_no_space"]["next_actions"]
+    ]
+    output = cluster.script("free")
+    assert output.endswith("etcd accepts writes again\n")
     cluster.deploy("room again")
     assert "alarm" not in cluster.cli.ok("status")
     assert cluster.script("free").endswith("etcd accepts writes again\n"), "it may be repeated"

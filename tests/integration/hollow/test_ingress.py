@@ -17,7 +17,7 @@ from devopsellence.store.codec import decode, encode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
-from tests.integration.nodeagent.routed import agent_on
+from tests.integration.nodeagent.agent_with_router import agent_on
 from tests.support.fake_router import FakeRouter
 from tests.support.until import eventually
 

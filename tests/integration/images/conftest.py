@@ -44,7 +44,7 @@ def operators(settings: Settings, authority: Authority) -> Settings:
 @pytest.fixture
 async def node(host: Host, tmp_path: Path, authority: Authority) -> AsyncIterator[ImageNode]:
     """Node on the second engine; its images are removed at the end."""
-    async with ImageNode("n1", host.socket, tmp_path, authority) as made:
-        yield made
+    async with ImageNode("n1", host.socket, tmp_path, authority) as image_node:
+        yield image_node
     if images := host.docker("images", "-aq", "--no-trunc").split():
         host.docker("rmi", "-f", *dict.fromkeys(images))

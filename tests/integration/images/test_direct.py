@@ -39,7 +39,7 @@ def layers_of(host: Host, image: str) -> str:
     return host.docker("image", "inspect", "-f", "{{json .RootFS.Layers}}", image)
 
 
-async def test_an_image_arrives_with_its_id_its_name_and_its_content(
+async def test_uploaded_image_has_id_name_and_content(
     etcd: Etcd, operators: Settings, host: Host, node: ImageNode
 ) -> None:
     image, output = build_image(b"hello\n", 3 * MIB), RecordingOutput()
@@ -51,7 +51,7 @@ async def test_an_image_arrives_with_its_id_its_name_and_its_content(
     assert [data["stage"] for _, data in output.messages] == ["sending", "sent"]
 
 
-async def test_a_second_deploy_sends_the_changed_layer_only(
+async def test_second_deploy_uploads_changed_layer_only(
     etcd: Etcd, operators: Settings, host: Host, node: ImageNode
 ) -> None:
     big = os.urandom(5 * MIB)
@@ -77,9 +77,7 @@ async def test_no_image_is_saved_for_nodes_with_all_layers(
     assert node.servicer.loads == 1
 
 
-async def test_a_broken_connection_goes_on_where_it_broke(
-    etcd: Etcd, operators: Settings, host: Host, node: ImageNode
-) -> None:
+async def test_broken_upload_resumes(etcd: Etcd, operators: Settings, host: Host, node: ImageNode) -> None:
     image, output = build_image(8 * MIB), RecordingOutput()
     nodes = [await node.register(etcd)]
     await distribute(etcd, operators, BUILDER, release(build_image(b"base")), nodes, RecordingOutput())
@@ -91,9 +89,7 @@ async def test_a_broken_connection_goes_on_where_it_broke(
     assert host.docker("image", "inspect", "-f", "{{.Id}}", image) == image
 
 
-async def test_a_network_that_breaks_in_the_middle_costs_little(
-    etcd: Etcd, operators: Settings, host: Host, node: ImageNode
-) -> None:
+async def test_broken_network_repeats_little(etcd: Etcd, operators: Settings, host: Host, node: ImageNode) -> None:
     image = build_image(12 * MIB)
     await distribute(
         etcd, operators, BUILDER, release(build_image(b"base")), [await node.register(etcd)], RecordingOutput()
@@ -110,7 +106,7 @@ async def test_a_network_that_breaks_in_the_middle_costs_little(
     assert host.docker("image", "inspect", "-f", "{{.Id}}", image) == image
 
 
-async def test_a_caller_that_goes_leaves_what_it_has_sent(operators: Settings, node: ImageNode) -> None:
+async def test_ended_caller_leaves_staged_layers(operators: Settings, node: ImageNode) -> None:
     data = os.urandom(3 * MIB)
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     part = node.staging / f"{digest.removeprefix('sha256:')}.part"
@@ -157,7 +153,9 @@ async def test_staged_layers_survive_the_agent_and_are_verified(
     assert host.docker("image", "inspect", "-f", "{{.Id}}", image) == image
 
 
-async def test_an_image_with_the_same_layer_twice(etcd: Etcd, operators: Settings, host: Host, node: ImageNode) -> None:
+async def test_image_with_repeated_layer_is_uploaded(
+    etcd: Etcd, operators: Settings, host: Host, node: ImageNode
+) -> None:
     image = build_image(b"same", lines=("COPY f0 /f0",))
     listed = docker("image", "inspect", "-f", "{{range .RootFS.Layers}}{{.}} {{end}}", image).split()
     assert listed[1] == listed[2]
@@ -184,14 +182,14 @@ async def test_failed_node_is_named_and_others_continue(
     assert "n3" in output.warnings[0]
 
 
-async def test_an_image_that_is_nowhere_is_named(etcd: Etcd, operators: Settings, node: ImageNode) -> None:
+async def test_missing_image_is_named(etcd: Etcd, operators: Settings, node: ImageNode) -> None:
     nodes = [await node.register(etcd)]
     with pytest.raises(CliError) as failed:
         await distribute(etcd, operators, BUILDER, release(f"sha256:{'0' * 64}"), nodes, RecordingOutput())
     assert failed.value.code == "image_unavailable"
 
 
-async def test_two_callers_send_the_same_layer(operators: Settings, node: ImageNode) -> None:
+async def test_concurrent_callers_upload_layer_once(operators: Settings, node: ImageNode) -> None:
     """The second caller waits for the first, and then finds the layer uploaded."""
     data = os.urandom(4 * MIB)
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"

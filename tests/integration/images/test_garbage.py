@@ -43,11 +43,11 @@ class GarbageNode:
     def image(self, text: str, *, tag: bool = True) -> str:
         """Build a unique image, named as by a deploy."""
         container = self.host.docker("create", IMAGE, "true", text)
-        made = self.host.docker("commit", "--message", text, container)
+        output = self.host.docker("commit", "--message", text, container)
         self.host.docker("rm", container)
         if tag:
-            self.host.docker("tag", made, image_name(ENVIRONMENT, made))
-        return made
+            self.host.docker("tag", output, image_name(ENVIRONMENT, output))
+        return output
 
     def has(self, image: str) -> bool:
         return image in self.host.docker("images", "-aq", "--no-trunc").split()
@@ -73,7 +73,7 @@ async def written(garbage: ImageCollector, path: Path, text: str) -> None:
     await asyncio.to_thread(until, "the ledger is on disk", lambda: path.exists() and text in path.read_text())
 
 
-async def test_the_ten_latest_releases_stay(
+async def test_images_of_ten_latest_releases_are_kept(
     images: GarbageNode, make: Callable[..., ImageCollector], tmp_path: Path
 ) -> None:
     made = [images.image(f"release {number}") for number in range(1, 13)]
@@ -117,7 +117,7 @@ async def test_images_of_a_running_deploy_are_kept(images: GarbageNode, make: Ca
     assert images.has(image)
 
 
-async def test_an_image_brought_for_a_release_that_never_came_goes_in_the_end(
+async def test_image_of_missing_release_is_removed_in_the_end(
     images: GarbageNode, make: Callable[..., ImageCollector], tmp_path: Path
 ) -> None:
     image = images.image("in vain")
@@ -133,7 +133,7 @@ async def test_an_image_brought_for_a_release_that_never_came_goes_in_the_end(
     later.close()
 
 
-async def test_a_sweep_comes_a_while_after_a_release_has_settled(
+async def test_collection_follows_settled_release_after_a_while(
     images: GarbageNode, make: Callable[..., ImageCollector]
 ) -> None:
     made = [images.image(f"settled {number}") for number in range(1, 12)]
@@ -146,7 +146,7 @@ async def test_a_sweep_comes_a_while_after_a_release_has_settled(
     garbage.close()
 
 
-async def test_a_ledger_that_cannot_be_read_takes_nothing_away(
+async def test_unreadable_ledger_removes_nothing(
     images: GarbageNode, make: Callable[..., ImageCollector], tmp_path: Path, authority: Authority
 ) -> None:
     image = images.image("unknown")

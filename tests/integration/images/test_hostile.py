@@ -86,7 +86,7 @@ async def test_hostile_requests_are_refused(operators: Settings, node: ImageNode
     assert node.staged() == []
 
 
-async def test_a_layer_that_is_no_tar_makes_no_image(operators: Settings, host: Host, node: ImageNode) -> None:
+async def test_layer_that_is_no_tar_makes_no_image(operators: Settings, host: Host, node: ImageNode) -> None:
     before = host.docker("images", "-aq")
     image = ImageDescription(id=ID, diff_ids=[DIGEST])
     async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:
@@ -106,7 +106,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-async def test_a_node_without_room_is_named_before_anything_is_sent(
+async def test_node_without_space_is_named_before_upload(
     etcd: Etcd, operators: Settings, host: Host, small_disk: Path, authority: Authority
 ) -> None:
     image = build_image(8 * MIB)
@@ -119,7 +119,7 @@ async def test_a_node_without_room_is_named_before_anything_is_sent(
         assert node.servicer.received == []
 
 
-async def test_a_full_disk_is_said_and_what_nobody_wants_is_cleared(
+async def test_full_disk_is_reported_and_staging_cleared(
     operators: Settings, host: Host, small_disk: Path, authority: Authority
 ) -> None:
     data = os.urandom(3 * MIB)
@@ -158,14 +158,14 @@ async def test_unused_staged_layers_are_removed_after_a_day(operators: Settings,
     async with connect(operators, AgentEndpoint("n1", node.uid, node.address)) as stub:
         await stub.SendLayer(requests(b"abc"))
         assert node.staged() == [f"{DIGEST[7:]}.layer"]
-        found = await stub.FindImages(FindImagesRequest(images=[ImageDescription(id=ID, diff_ids=[DIGEST])]))
-        assert [layer.staged for layer in found.images[0].layers] == [True]
+        images = await stub.FindImages(FindImagesRequest(images=[ImageDescription(id=ID, diff_ids=[DIGEST])]))
+        assert [layer.staged for layer in images.images[0].layers] == [True]
         os.utime(node.staging / f"{DIGEST[7:]}.layer", (time.time() - 90000,) * 2)
         await stub.FindImages(FindImagesRequest())
     assert node.staged() == []
 
 
-async def test_an_engine_that_is_away_is_said(operators: Settings, tmp_path: Path, authority: Authority) -> None:
+async def test_unreachable_engine_is_reported(operators: Settings, tmp_path: Path, authority: Authority) -> None:
     node = ImageNode("n1", f"unix://{tmp_path}/nothing.sock", tmp_path, authority)
     await node.serve()
     try:

@@ -39,13 +39,13 @@ class PeerNodes:
         """Start an agent of a new node; ``options`` are the agent's."""
         folder = self.folder / name
         folder.mkdir()
-        made = AgentNode(self.etcd, self.server.settings(), folder)
-        made.node = name
+        node = AgentNode(self.etcd, self.server.settings(), folder)
+        node.node = name
         assert self.server.authority is not None
-        made.settings = settings_with(made.settings, self.server.authority.issue_agent(made.uid))
-        self.machines.append(made)
-        made.start("--api-listen", "127.0.0.1:0", *options)
-        return made
+        node.settings = settings_with(node.settings, self.server.authority.issue_agent(node.uid))
+        self.machines.append(node)
+        node.start("--api-listen", "127.0.0.1:0", *options)
+        return node
 
     def elsewhere(self, name: str) -> AgentNode:
         """Start an agent of a new node on the other engine."""
@@ -72,11 +72,11 @@ def server(tmp_path: Path) -> Iterator[EtcdServer]:
 @pytest.fixture
 async def nodes(server: EtcdServer, host: Host, tmp_path: Path) -> AsyncIterator[PeerNodes]:
     async with Etcd(server.settings(user="root")) as etcd:
-        made = PeerNodes(server, etcd, host, tmp_path, [])
+        peer_nodes = PeerNodes(server, etcd, host, tmp_path, [])
         try:
-            yield made
+            yield peer_nodes
         finally:
-            for machine in made.machines:
+            for machine in peer_nodes.machines:
                 await asyncio.to_thread(machine.clean)
             if containers := host.docker("ps", "-aq").split():
                 host.docker("rm", "-f", *containers)

@@ -105,7 +105,7 @@ def pulled(reference: str) -> str:
     return docker("image", "inspect", "-f", "{{.Id}}", reference)
 
 
-async def test_an_image_is_pushed_and_pinned_by_its_digest(open_registry: str, image: str) -> None:
+async def test_image_is_pushed_and_pinned_by_digest(open_registry: str, image: str) -> None:
     output = RecordingOutput()
     repository = f"{open_registry}/acme/shop"
     pin = await push(BUILDER, Registry(repository=repository), "", image, output)
@@ -118,7 +118,7 @@ async def test_an_image_is_pushed_and_pinned_by_its_digest(open_registry: str, i
     assert await push(BUILDER, Registry(repository=repository), "", image, output) == pin
 
 
-async def test_the_password_goes_to_the_registry_and_nowhere_else(
+async def test_registry_password_goes_to_registry_only(
     registry: str, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
@@ -154,7 +154,7 @@ def _spy(folder: Path, commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
-async def test_a_wrong_password_is_said_without_the_password(registry: str, image: str) -> None:
+async def test_wrong_registry_password_is_reported_without_password(registry: str, image: str) -> None:
     with pytest.raises(CliError) as failed:
         await push(
             BUILDER, Registry(repository=f"{registry}/shop", username="ann"), "wrong-guess", image, RecordingOutput()
@@ -164,7 +164,7 @@ async def test_a_wrong_password_is_said_without_the_password(registry: str, imag
     assert "ann" in failed.value.message
 
 
-async def test_a_registry_that_is_not_there_is_said(image: str) -> None:
+async def test_unreachable_registry_is_reported(image: str) -> None:
     with pytest.raises(CliError) as failed:
         await push(BUILDER, Registry(repository="127.0.0.1:1/shop"), "", image, RecordingOutput())
     assert failed.value.code == "push_failed"

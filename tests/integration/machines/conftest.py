@@ -34,8 +34,8 @@ async def cluster(server: EtcdServer, tmp_path: Path, monkeypatch: pytest.Monkey
     settings = server.settings(user=acl.USER_OPERATOR)
     async with Etcd(settings) as etcd:
         await acl.enable(etcd)
-        made = AgentCluster(server, etcd, Cli(settings, tmp_path), tmp_path)
+        agent_cluster = AgentCluster(server, etcd, Cli(settings, tmp_path), tmp_path)
         try:
-            yield made
+            yield agent_cluster
         finally:
-            await asyncio.to_thread(made.clean)
+            await asyncio.to_thread(agent_cluster.clean)

@@ -23,7 +23,7 @@ from tests.support.until import eventually
 pytestmark = pytest.mark.etcd
 
 
-async def test_the_machine_before_gets_nowhere_in_etcd(cluster: AgentCluster) -> None:
+async def test_replaced_machine_has_no_access_to_etcd(cluster: AgentCluster) -> None:
     first = (await cluster.json("node", "register", "n1", "--labels", "web,worker", "--address", "10.0.0.5"))["uid"]
     await cluster.command("node", "register", "n2")
     async with Etcd(cluster.settings(first)) as old, LeaseKeeper(old) as keeper:
@@ -31,9 +31,9 @@ async def test_the_machine_before_gets_nowhere_in_etcd(cluster: AgentCluster) ->
         lease = await keeper.grant(30)
         await old.put(keys.heartbeat("n1"), encode(Heartbeat(node="n1", uid=first)), lease=lease.id)
         await old.put(keys.status("n1", REF), b"{}")
-        said = await cluster.json("node", "register", "n1", "--replace")
-        second = said["uid"]
-        assert (said["replaced"], said["labels"], said["address"]) == (first, ["web", "worker"], "10.0.0.5")
+        document = await cluster.json("node", "register", "n1", "--replace")
+        second = document["uid"]
+        assert (document["replaced"], document["labels"], document["address"]) == (first, ["web", "worker"], "10.0.0.5")
         # Its sign of life goes with it.
         assert await cluster.etcd.get(keys.heartbeat("n1")) is None
         for attempt in (
@@ -53,7 +53,7 @@ async def test_the_machine_before_gets_nowhere_in_etcd(cluster: AgentCluster) ->
     assert (await cluster.listed("n1"))["state"] == "ready"
 
 
-async def test_a_certificate_of_an_earlier_version_is_shut_out_with_its_machine(cluster: AgentCluster) -> None:
+async def test_old_certificate_loses_access_with_its_machine(cluster: AgentCluster) -> None:
     """Earlier versions called the etcd user of a node after the name."""
     uid = (await cluster.json("node", "register", "n1"))["uid"]
     await cluster.etcd.user_add("node:n1")
@@ -68,9 +68,7 @@ async def test_a_certificate_of_an_earlier_version_is_shut_out_with_its_machine(
             await old.put(old.keys.heartbeat("n1"), b"{}")
 
 
-async def test_a_replacement_that_was_broken_off_anywhere_is_done_again(
-    cluster: AgentCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_interrupted_replacement_can_be_repeated(cluster: AgentCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut after each of the calls to etcd, then repeated: one machine has the name, and no other has access."""
     await cluster.command("node", "register", "n1")
     users = {f"node:{(await cluster.json('node', 'register', 'n1'))['uid']}"}
@@ -81,7 +79,7 @@ async def test_a_replacement_that_was_broken_off_anywhere_is_done_again(
             result = await asyncio.to_thread(cluster.cli.run, "node", "register", "n1", "--replace")
         done = result.exit_code == 0
         users |= {each for each in cluster.users() if each.startswith("node:")}
-        said = await cluster.json("node", "register", "n1")
+        document = await cluster.json("node", "register", "n1")
         node = cluster.etcd.keys.node("n1")
         assert await cluster.etcd.get(node)
         if done:
@@ -90,7 +88,7 @@ async def test_a_replacement_that_was_broken_off_anywhere_is_done_again(
         cut += 1
     assert cut > 5
     final = (await cluster.json("node", "register", "n1", "--replace"))["uid"]
-    assert final != said["uid"]
+    assert final != document["uid"]
     for user in users - {f"node:{final}"}:
         async with Etcd(cluster.settings(user.removeprefix("node:"))) as old:
             with pytest.raises((PermissionDenied, Unauthenticated)):
@@ -99,7 +97,7 @@ async def test_a_replacement_that_was_broken_off_anywhere_is_done_again(
         assert await new.get(node)
 
 
-async def test_an_operator_who_is_not_root_replaces_nothing(cluster: AgentCluster) -> None:
+async def test_operator_other_than_root_cannot_replace(cluster: AgentCluster) -> None:
     uid = (await cluster.json("node", "register", "n1"))["uid"]
     await acl.grant_operator(cluster.etcd, "ann")
     ann = Cli(cluster.server.settings(user="operator:ann"), cluster.folder)
@@ -107,14 +105,14 @@ async def test_an_operator_who_is_not_root_replaces_nothing(cluster: AgentCluste
         error = await asyncio.to_thread(ann.error, "node", *arguments)
         assert error["code"] == "etcd_permission_denied"
         assert "nothing was changed" in error["message"]
-    found = await cluster.etcd.get(cluster.etcd.keys.node("n1"))
-    assert found is not None
-    assert uid.encode() in found.value
+    record = await cluster.etcd.get(cluster.etcd.keys.node("n1"))
+    assert record is not None
+    assert uid.encode() in record.value
     async with Etcd(cluster.settings(uid)) as still:
         await still.get(still.keys.node("n1"))
 
 
-async def test_secrets_are_sealed_for_the_new_machine_and_those_that_the_old_one_knew_are_named(
+async def test_replacement_encrypts_secrets_for_new_machine_and_names_seen_ones(
     cluster: AgentCluster, tmp_path: Path
 ) -> None:
     from devopsellence.age import AgeIdentity
@@ -128,14 +126,14 @@ async def test_secrets_are_sealed_for_the_new_machine_and_those_that_the_old_one
         ann.node("n1", key=old)
         ann.set("DATABASE_URL", b"postgres://", "--env", str(REF))
         ann.ok("node", "attach", "n1", "--env", str(REF))
-        said = ann.json("node", "register", "n1", "--replace")
-        assert [each["name"] for each in said["secrets_seen"]] == ["DATABASE_URL"]
+        document = ann.json("node", "register", "n1", "--replace")
+        assert [each["name"] for each in document["secrets_seen"]] == ["DATABASE_URL"]
         node = ann.read(lambda etcd: etcd.keys.node("n1"), Node)
         assert node is not None
         assert node.age_recipient == ""
         # Nobody's key is taken for the new machine's.
         assert "the public key of n1 is not known yet" in ann.run("secret", "reencrypt", "--env", str(REF)).output
-        ann.beat("n1", said["uid"], new.recipient)
+        ann.beat("n1", document["uid"], new.recipient)
         ann.ok("secret", "reencrypt", "--env", str(REF))
         stored = ann.stored("DATABASE_URL")
         assert stored is not None
@@ -151,7 +149,7 @@ async def test_secrets_are_sealed_for_the_new_machine_and_those_that_the_old_one
 
 
 @pytest.mark.docker
-async def test_the_old_agent_keeps_what_runs_and_says_why_it_gets_nowhere(cluster: AgentCluster) -> None:
+async def test_replaced_agent_keeps_containers_and_logs_reason(cluster: AgentCluster) -> None:
     need_docker()
     cluster.controller()
     old = await cluster.registered("n1", "--labels", "worker")
@@ -159,8 +157,8 @@ async def test_the_old_agent_keeps_what_runs_and_says_why_it_gets_nowhere(cluste
     await cluster.release(1, worker("jobs", "sleep", "1000"), nodes=("n1",))
     (container,) = await old.runs(1)
     await cluster.listed_as("n1", "ready")
-    said = await cluster.json("node", "register", "n1", "--replace")
-    new = cluster.machine("n1", said["uid"])
+    document = await cluster.json("node", "register", "n1", "--replace")
+    new = cluster.machine("n1", document["uid"])
     new.start("--api-listen", "127.0.0.1:0")
     await new.runs(1)
     listed = await cluster.listed_as("n1", "ready")

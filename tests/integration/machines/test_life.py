@@ -36,7 +36,7 @@ async def pair(cluster: AgentCluster) -> tuple[AgentNode, AgentNode]:
     return first, second
 
 
-async def test_drained_uncordoned_drained_and_removed(cluster: AgentCluster, pair: tuple[AgentNode, AgentNode]) -> None:
+async def test_node_is_drained_uncordoned_and_removed(cluster: AgentCluster, pair: tuple[AgentNode, AgentNode]) -> None:
     first, second = pair
     await cluster.release(1, worker("jobs", "sleep", "1000"), nodes=("n1", "n2"))
     await first.runs(1)
@@ -88,7 +88,7 @@ async def test_service_with_volume_stays_until_move_volumes(
     shown = await cluster.json("node", "drain", "n1", "--dry-run")
     assert {each["service"]: each["stays"] for each in shown["leaving"]} == {"jobs": False, "redis": True}
     done = await cluster.json("node", "drain", "n1")
-    assert (done["drained"], [each["service"] for each in done["stays"]]) == (True, ["redis"])
+    assert (done["drained"], [remaining["service"] for remaining in done["stays"]]) == (True, ["redis"])
     assert len(first.containers("status=running")) == 1
     listed = await cluster.listed("n1")
     assert (listed["state"], listed["note"]) == ("drained", "redis stays because of its volumes")
@@ -99,9 +99,7 @@ async def test_service_with_volume_stays_until_move_volumes(
     assert docker("volume", "ls", "-q", *first.labelled) != ""
 
 
-async def test_ctrl_c_ends_the_following_and_not_the_draining(
-    cluster: AgentCluster, pair: tuple[AgentNode, AgentNode]
-) -> None:
+async def test_ctrl_c_ends_following_but_not_drain(cluster: AgentCluster, pair: tuple[AgentNode, AgentNode]) -> None:
     first, _ = pair
     slow = worker("jobs", "sh", "-c", "trap 'sleep 4; exit' TERM; sleep 1000 & wait")
     slow.stop_grace_period.FromSeconds(20)
@@ -127,7 +125,7 @@ async def test_ctrl_c_ends_the_following_and_not_the_draining(
     await asyncio.to_thread(until, "it is empty", lambda: not first.containers())
 
 
-async def test_a_machine_that_is_gone_is_removed_by_force_alone(
+async def test_lost_machine_is_removed_only_with_force(
     cluster: AgentCluster, pair: tuple[AgentNode, AgentNode]
 ) -> None:
     first, second = pair
@@ -136,11 +134,11 @@ async def test_a_machine_that_is_gone_is_removed_by_force_alone(
     await second.runs(1)
     first.kill(signal.SIGKILL)
     keys = cluster.etcd.keys
-    found = await cluster.etcd.get(keys.heartbeat("n1"))
-    assert found is not None
-    assert decode(Heartbeat, "", found.value).uid == first.uid
+    record = await cluster.etcd.get(keys.heartbeat("n1"))
+    assert record is not None
+    assert decode(Heartbeat, "", record.value).uid == first.uid
     # As if its lease had run out already.
-    await cluster.etcd.revoke_lease(found.lease)
+    await cluster.etcd.revoke_lease(record.lease)
     assert (await cluster.listed("n1"))["state"] == "unreachable"
     assert (await cluster.error("node", "remove", "n1"))["code"] == "node_in_use"
     late = await cluster.error("node", "drain", "n1", "--timeout", "1s")

@@ -17,6 +17,6 @@ from tests.support.need import need_docker
 def machine(etcd: Etcd, settings: Settings, tmp_path: Path) -> Iterator[AgentNode]:
     """Node with an agent not started yet."""
     need_docker()
-    made = AgentNode(etcd, settings, tmp_path)
-    yield made
-    made.clean()
+    node = AgentNode(etcd, settings, tmp_path)
+    yield node
+    node.clean()

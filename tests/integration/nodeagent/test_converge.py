@@ -46,7 +46,7 @@ async def test_assigned_services_start_and_report_then_rest(machine: AgentNode) 
     assert await machine.etcd.get(key) == before, "nothing is written while nothing changes"
 
 
-async def test_an_unchanged_service_is_left_untouched(machine: AgentNode) -> None:
+async def test_unchanged_service_is_left_untouched(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(web(), worker("cache"))
     first = await machine.settled()
@@ -58,7 +58,7 @@ async def test_an_unchanged_service_is_left_untouched(machine: AgentNode) -> Non
     assert (changed.reused, changed.release) == (False, 2)
 
 
-async def test_a_web_service_is_replaced_without_a_gap(machine: AgentNode) -> None:
+async def test_web_service_is_replaced_without_gap(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(web(text="one"))
     address = service_of(await machine.settled(), "web").address
@@ -76,7 +76,7 @@ async def test_a_web_service_is_replaced_without_a_gap(machine: AgentNode) -> No
     assert len(machine.containers()) == 1
 
 
-async def test_a_service_with_volumes_stops_first_and_keeps_its_data(machine: AgentNode) -> None:
+async def test_service_with_volumes_stops_first_and_keeps_data(machine: AgentNode) -> None:
     machine.start()
     script = (
         "echo $N started >> /data/log; trap 'echo $N ended >> /data/log; exit 0' TERM; while :; do sleep 0.05; done"
@@ -92,7 +92,7 @@ async def test_a_service_with_volumes_stops_first_and_keeps_its_data(machine: Ag
     assert len(labels) == 1
 
 
-async def test_a_service_that_is_dropped_goes_and_a_tombstone_takes_all_but_the_volumes(machine: AgentNode) -> None:
+async def test_dropped_service_is_removed_and_tombstone_keeps_volumes_only(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a", volume="data"), worker("b"))
     await machine.settled()
@@ -116,7 +116,7 @@ async def test_a_service_that_is_dropped_goes_and_a_tombstone_takes_all_but_the_
     assert await machine.status() is None
 
 
-async def test_an_assignment_that_is_deleted_without_a_tombstone_changes_nothing(machine: AgentNode) -> None:
+async def test_assignment_deleted_without_tombstone_changes_nothing(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"))
     await machine.settled()
@@ -128,7 +128,7 @@ async def test_an_assignment_that_is_deleted_without_a_tombstone_changes_nothing
     assert list((machine.folder / "state" / "assignments").glob("*.json"))
 
 
-async def test_garbage_stops_one_environment_from_changing_and_nothing_else(machine: AgentNode) -> None:
+async def test_unreadable_assignment_freezes_its_environment_only(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"))
     await machine.assign(worker("a"), env=STAGING)
@@ -146,14 +146,14 @@ async def test_garbage_stops_one_environment_from_changing_and_nothing_else(mach
     assert service_of(await machine.settled(), "a").container == before
 
 
-async def test_garbage_from_the_start_is_an_error_without_services(machine: AgentNode) -> None:
+async def test_unreadable_assignment_from_the_start_is_an_error(machine: AgentNode) -> None:
     await machine.etcd.put(machine.etcd.keys.assignment(machine.node, ENV), b"\xff")
     machine.start()
     status = await machine.until("error", lambda status: status.phase == Status.ERROR)
     assert len(status.services) == 0
 
 
-async def test_an_assignment_for_another_machine_of_this_name_is_ignored(machine: AgentNode) -> None:
+async def test_assignment_for_another_machine_is_ignored(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"), uid="another-machine")
 
@@ -166,7 +166,7 @@ async def test_an_assignment_for_another_machine_of_this_name_is_ignored(machine
     assert await machine.status() is None
 
 
-async def test_two_environments_side_by_side_share_nothing(machine: AgentNode) -> None:
+async def test_environments_share_nothing(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(web(text="production"), worker("db", volume="data"))
     await machine.assign(web(text="staging"), worker("db", volume="data"), env=STAGING)
@@ -180,7 +180,7 @@ async def test_two_environments_side_by_side_share_nothing(machine: AgentNode) -
     assert len(machine.containers("status=running")) == 2
 
 
-async def test_thirty_services(machine: AgentNode) -> None:
+async def test_thirty_services_settle(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(*(worker(f"s{number:02}") for number in range(30)))
     status = await machine.settled(seconds=60)

@@ -28,7 +28,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         yield made
 
 
-async def test_a_container_whose_start_was_cut_off_is_made_anew(machine: AgentNode, host: Host) -> None:
+async def test_container_with_interrupted_start_is_recreated(machine: AgentNode, host: Host) -> None:
     machine.start("--docker-host", host.socket)
     await machine.assign(worker("a", VERSION="0"))
     await machine.settled()

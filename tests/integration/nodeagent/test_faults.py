@@ -15,7 +15,7 @@ pytestmark = pytest.mark.docker
 NO_IMAGE = "sha256:" + "0" * 64
 
 
-async def test_a_killed_container_is_started_again_at_once(machine: AgentNode) -> None:
+async def test_killed_container_is_restarted_at_once(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"))
     before = service_of(await machine.settled(), "a").container
@@ -27,7 +27,7 @@ async def test_a_killed_container_is_started_again_at_once(machine: AgentNode) -
     await machine.until("said", reports("a", phase=ServiceStatus.RUNNING, restarts=2, container=before))
 
 
-async def test_a_removed_container_is_made_anew_with_its_data(machine: AgentNode) -> None:
+async def test_removed_container_is_recreated_with_data(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a", volume="data"))
     for _ in range(2):
@@ -40,7 +40,7 @@ async def test_a_removed_container_is_made_anew_with_its_data(machine: AgentNode
         await machine.until("said", reports("a", container=again))
 
 
-async def test_a_crash_loop_shows_exit_code_and_log_lines_and_fails(machine: AgentNode) -> None:
+async def test_crash_loop_reports_exit_code_and_log_lines_and_fails(machine: AgentNode) -> None:
     machine.start()
     script = "for i in $(seq 30); do echo line $i; done; exit 3"
     await machine.assign(worker("a", "sh", "-c", script), worker("b"))
@@ -63,7 +63,7 @@ async def test_a_crash_loop_shows_exit_code_and_log_lines_and_fails(machine: Age
     await machine.until("counts on", lambda status: service_of(status, "a").restarts >= restarts)
 
 
-async def test_a_memory_limit_that_is_passed_is_told(machine: AgentNode) -> None:
+async def test_exceeded_memory_limit_is_reported(machine: AgentNode) -> None:
     machine.start()
     hungry = worker("a", "sh", "-c", "sleep 0.2; tail /dev/zero")
     hungry.resources.memory_mib = 16
@@ -96,7 +96,7 @@ async def test_unstartable_version_fails_and_old_one_serves(machine: AgentNode) 
     assert [service.container for service in healed.services] == [service.container for service in first.services]
 
 
-async def test_a_new_version_that_is_never_healthy_never_takes_over(machine: AgentNode) -> None:
+async def test_unhealthy_new_version_never_takes_over(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(web())
     first = service_of(await machine.settled(), "web").container
@@ -113,7 +113,7 @@ async def test_a_new_version_that_is_never_healthy_never_takes_over(machine: Age
     assert machine.containers() == [healed.container]
 
 
-async def test_somebody_elses_container_in_the_way_stops_one_service(machine: AgentNode) -> None:
+async def test_foreign_container_of_same_name_blocks_one_service(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"))
     name = machine.inspect(service_of(await machine.settled(), "a").container)["Name"].lstrip("/")
@@ -130,7 +130,7 @@ async def test_somebody_elses_container_in_the_way_stops_one_service(machine: Ag
     await machine.settled()
 
 
-async def test_a_network_that_is_taken_away_comes_back(machine: AgentNode) -> None:
+async def test_removed_network_is_recreated(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(web(), worker("b"))
     status = await machine.settled()
@@ -147,7 +147,7 @@ async def test_a_network_that_is_taken_away_comes_back(machine: AgentNode) -> No
     assert docker("exec", service_of(again, "b").container, "wget", "-qO-", "http://web:3000/up") == "one"
 
 
-async def test_a_network_that_is_pruned_while_all_are_stopped_comes_back(machine: AgentNode) -> None:
+async def test_pruned_network_is_recreated(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"))
     before = service_of(await machine.settled(), "a").container

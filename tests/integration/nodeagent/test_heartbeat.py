@@ -19,9 +19,9 @@ async def _beat(machine: AgentNode) -> Heartbeat:
         beat = await machine.heartbeat()
         return beat if beat is not None and beat.HasField("disk") else None
 
-    found = await eventually("a heartbeat that knows the disk", whole)
-    assert found is not None
-    return found
+    value = await eventually("a heartbeat that knows the disk", whole)
+    assert value is not None
+    return value
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
@@ -45,10 +45,10 @@ async def test_heartbeat_reports_disk_and_is_rarely_written(machine: AgentNode) 
     beat = await _beat(machine)
     assert 0 <= beat.disk.free_mib <= beat.disk.total_mib
     assert beat.docker_version
-    found = await machine.etcd.get(machine.etcd.keys.heartbeat(machine.node))
-    assert found is not None
+    record = await machine.etcd.get(machine.etcd.keys.heartbeat(machine.node))
+    assert record is not None
     # That it is there, that it has found the engine, how much room that has.
-    assert found.version <= 3
+    assert record.version <= 3
 
 
 async def _gone(machine: AgentNode) -> bool:

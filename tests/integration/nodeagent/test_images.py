@@ -33,7 +33,7 @@ async def noted(machine: AgentNode, what: str, holds: Callable[[dict[str, Any]],
     await asyncio.to_thread(until, what, lambda: path.exists() and holds(json.loads(path.read_bytes())))
 
 
-async def test_releases_and_what_was_pulled_for_them_are_noted(machine: AgentNode, registry: Registry) -> None:
+async def test_ledger_records_releases_and_pulled_images(machine: AgentNode, registry: Registry) -> None:
     env, pinned = str(ENV), registry.pinned
     machine.start()
     await machine.assign(worker("a", image=pinned), worker("b"))

@@ -25,9 +25,9 @@ def ingress(service: str = "web") -> workload_pb2.Ingress:
 
 
 def database(version: str) -> workload_pb2.Service:
-    made = worker("db", volume="data", V=version)
-    made.ports.add(name="http", port=3000)
-    return made
+    service = worker("db", volume="data", V=version)
+    service.ports.add(name="http", port=3000)
+    return service
 
 
 async def routed(routes: FakeRouter, count: int = 1) -> set[str]:
@@ -44,7 +44,7 @@ def runs(container: str) -> bool:
     return docker("inspect", "--format", "{{.State.Running}}", container) == "true"
 
 
-async def test_the_old_container_is_stopped_when_its_last_request_has_ended(machine: AgentNode) -> None:
+async def test_old_container_stops_after_its_last_request(machine: AgentNode) -> None:
     routes = FakeRouter()
     async with agent_of(machine, routes):
         await machine.assign(web(text="one"), ingress=ingress())

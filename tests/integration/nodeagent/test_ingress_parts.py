@@ -10,7 +10,7 @@ from devopsellence.api.v1 import stored_pb2
 from devopsellence.store.codec import encode
 from devopsellence.store.keys import PEERS
 from devopsellence.store.settings import Settings
-from tests.integration.nodeagent.routed import agent_of
+from tests.integration.nodeagent.agent_with_router import agent_of
 from tests.integration.nodeagent.test_ingress import HOST, ingress
 from tests.support.agent import ENV, AgentNode, Status
 from tests.support.fake_router import FakeRouter
@@ -53,7 +53,7 @@ async def serves(machine: AgentNode, serial: str, *tokens: str, says: str = "") 
     return await machine.until(f"{serial} {tokens} {says!r}", holds, seconds=60)
 
 
-async def test_certificates_come_change_and_stay(machine: AgentNode) -> None:
+async def test_certificate_parts_are_followed_and_kept(machine: AgentNode) -> None:
     """No service is assigned here, as the status says all along."""
     routes = FakeRouter()
     async with agent_of(machine, routes) as agent:
@@ -90,8 +90,8 @@ async def test_certificates_come_change_and_stay(machine: AgentNode) -> None:
     async with agent_of(machine, routes, NOBODY):
 
         async def served() -> str:
-            found = routes.configs.get(ENV)
-            return found.certificates[HOST].serial if found is not None and HOST in found.certificates else ""
+            record = routes.configs.get(ENV)
+            return record.certificates[HOST].serial if record is not None and HOST in record.certificates else ""
 
         assert await eventually("it is served from disk", served, seconds=60) == second.serial
     async with agent_of(machine, routes):
@@ -106,7 +106,7 @@ async def test_certificates_come_change_and_stay(machine: AgentNode) -> None:
         await serves(machine, "")
 
 
-async def test_a_request_for_a_key_is_answered(machine: AgentNode) -> None:
+async def test_key_request_is_answered(machine: AgentNode) -> None:
     operator = AgeIdentity.generate()
     async with agent_of(machine, FakeRouter()) as agent:
         await machine.assign(ingress=ingress())
@@ -124,7 +124,7 @@ async def test_a_request_for_a_key_is_answered(machine: AgentNode) -> None:
         await machine.until("it is forgotten", lambda seen: not seen.ingress.signing_requests, seconds=60)
 
 
-async def test_other_nodes_routers(machine: AgentNode) -> None:
+async def test_peers_of_ingress_are_followed(machine: AgentNode) -> None:
     routes = FakeRouter()
     async with agent_of(machine, routes):
         await machine.assign(ingress=ingress())

@@ -63,7 +63,7 @@ def mapped(pid: int) -> str:
     return Path(f"/proc/{pid}/maps").read_text()
 
 
-async def test_a_cutover_under_requests_also_with_the_agent_killed_and_a_certificate(machine: AgentNode) -> None:
+async def test_cutover_under_requests_survives_killed_agent(machine: AgentNode) -> None:
     envoy_image()
     http_port, https_port = free_ports(2)
     arguments = [

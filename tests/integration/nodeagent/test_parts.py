@@ -26,8 +26,8 @@ NOW = Now(100.0, 1_000_000.0)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[StateFolder]:
-    with StateFolder(tmp_path) as made:
-        yield made
+    with StateFolder(tmp_path) as state_folder:
+        yield state_folder
 
 
 def test_saved_assignments_are_restored(folder: StateFolder) -> None:

@@ -102,7 +102,7 @@ def registry() -> Iterator[Registry]:
     docker("rmi", "-f", made.pinned, check=False)
 
 
-async def test_an_image_that_a_registry_has_is_pulled_by_digest(machine: AgentNode, registry: Registry) -> None:
+async def test_registry_image_is_pulled_by_digest(machine: AgentNode, registry: Registry) -> None:
     registry.there.set()
     machine.start()
     await machine.assign(worker("a", image=registry.pinned))
@@ -113,7 +113,7 @@ async def test_an_image_that_a_registry_has_is_pulled_by_digest(machine: AgentNo
     assert any(line["action"] == "pull" for line in machine.lines("action"))
 
 
-async def test_a_registry_that_does_not_have_it_is_named_and_the_old_one_serves(
+async def test_missing_registry_image_is_reported_and_old_container_serves(
     machine: AgentNode, registry: Registry
 ) -> None:
     machine.start()

@@ -52,20 +52,20 @@ def client() -> workload_pb2.Service:
 
 async def codes(machine: AgentNode) -> list[str]:
     """The codes of all events so far."""
-    found = await machine.etcd.list(machine.etcd.keys.events_prefix(ENV))
-    return [decode(stored_pb2.Event, each.key, each.value).code for each in found.items]
+    listing = await machine.etcd.list(machine.etcd.keys.events_prefix(ENV))
+    return [decode(stored_pb2.Event, each.key, each.value).code for each in listing.items]
 
 
 async def test_dependent_waits_for_slow_service_with_a_reason(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(redis(delay=2), client())
-    said = await machine.until(
+    value = await machine.until(
         "waits", lambda status: "connection refused" in "".join(service.reason for service in status.services)
     )
     found = await machine.until("says", lambda status: "refused" in service_of(status, "client").reason)
     assert service_of(found, "client").reason.startswith("waits for redis to be healthy: not healthy yet: tcp ")
     assert service_of(found, "client").phase == ServiceStatus.PENDING
-    assert said.phase == Status.CONVERGING
+    assert value.phase == Status.CONVERGING
     status = await machine.settled()
     assert service_of(status, "redis").health == ServiceStatus.HEALTHY
     assert service_of(status, "client").restarts == 0
@@ -89,7 +89,7 @@ async def test_dependent_waits_for_slow_service_with_a_reason(machine: AgentNode
     assert machine.inspect(before)["State"]["StartedAt"] == started["client"]
 
 
-async def test_a_command_tells_when_it_is_ready(machine: AgentNode) -> None:
+async def test_exec_probe_makes_service_ready(machine: AgentNode) -> None:
     machine.start()
     service = worker("db", "sh", "-c", "sleep 1; touch /tmp/ready; exec sleep 100000")
     await machine.assign(ready(service, "sh", "-c", "test -f /tmp/ready || { echo no such file; exit 3; }"))
@@ -99,13 +99,13 @@ async def test_a_command_tells_when_it_is_ready(machine: AgentNode) -> None:
     assert service_of(await machine.settled(), "db").health == ServiceStatus.HEALTHY
 
 
-async def test_a_command_that_cannot_be_run_is_what_is_wrong(machine: AgentNode) -> None:
+async def test_unrunnable_exec_probe_is_reported(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(ready(worker("db"), "no-such-command"))
     await machine.until("said", lambda status: "no-such-command: " in service_of(status, "db").reason)
 
 
-async def test_a_command_that_hangs_or_never_stops_talking_is_ended(machine: AgentNode) -> None:
+async def test_hanging_or_verbose_exec_probe_is_ended(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(
         ready(worker("hangs"), "sh", "-c", "sleep 3333; true"), ready(worker("talks"), "sh", "-c", "yes 4444; true")
@@ -216,7 +216,7 @@ async def test_unhealthy_container_with_volume_stops_before_its_successor_starts
     assert docker("exec", found.container, "cat", "/data/log").split() == ["started", "ended", "started"]
 
 
-async def test_a_tombstone_stops_in_reverse_order(machine: AgentNode) -> None:
+async def test_tombstone_stops_services_in_reverse_order(machine: AgentNode) -> None:
     machine.start()
     script = "trap 'sleep 0.3; echo $N >> /data/log; exit 0' TERM; while :; do sleep 0.05; done"
     services = [worker(name, "sh", "-c", script, volume="log", N=name) for name in ("a", "b", "c")]

@@ -26,9 +26,9 @@ APPEND = "echo ran >> /data/runs"
 
 def app(script: str = "exec sleep 100000", **env: str) -> workload_pb2.Service:
     """Return the service with the app's image, and a volume that counts the runs."""
-    made = worker("web", "sh", "-c", script, volume="data", **env)
-    made.image.app = True
-    return made
+    service = worker("web", "sh", "-c", script, volume="data", **env)
+    service.image.app = True
+    return service
 
 
 def task(script: str = APPEND, **env: str) -> workload_pb2.Task:
@@ -92,7 +92,7 @@ async def test_task_runs_after_dependencies_with_env_and_volumes(machine: AgentN
     assert runs(machine) == 1
 
 
-async def test_a_failed_one_says_how_it_ended_and_is_not_repeated(machine: AgentNode) -> None:
+async def test_failed_task_reports_end_and_is_not_repeated(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("web"))
     before = service_of(await machine.settled(), "web").container
@@ -134,7 +134,7 @@ async def test_unstartable_task_fails(machine: AgentNode) -> None:
     assert not found.HasField("exit")
 
 
-async def test_an_image_that_is_not_there_is_tried_again_and_then_has_failed(machine: AgentNode) -> None:
+async def test_missing_task_image_is_retried_then_fails(machine: AgentNode) -> None:
     machine.start()
     service = app()
     service.image.pinned = "sha256:" + "e" * 64
@@ -142,7 +142,7 @@ async def test_an_image_that_is_not_there_is_tried_again_and_then_has_failed(mac
     assert "is not on this machine" in (await until(machine, TaskStatus.FAILED)).reason
 
 
-async def test_an_image_that_a_registry_has_is_pulled_for_it(machine: AgentNode) -> None:
+async def test_task_image_is_pulled_from_registry(machine: AgentNode) -> None:
     registry = Registry()
     registry.there.set()
     try:
@@ -159,7 +159,7 @@ async def test_an_image_that_a_registry_has_is_pulled_for_it(machine: AgentNode)
         await asyncio.to_thread(docker, "rmi", "-f", registry.pinned)
 
 
-async def test_killed_at_any_moment_it_is_run_at_most_once(machine: AgentNode) -> None:
+async def test_task_runs_at_most_once_with_agent_killed_at_any_moment(machine: AgentNode) -> None:
     """The agent ends a little later in each release, killed or not; each task leaves a line."""
     moments = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0)
     outcomes = []
@@ -190,7 +190,7 @@ async def test_killed_at_any_moment_it_is_run_at_most_once(machine: AgentNode) -
     ],
 )
 @pytest.mark.parametrize("killed", [True, False], ids=["the agent killed", "the connection lost"])
-async def test_cut_at_each_call(
+async def test_task_runs_at_most_once_with_calls_cut(
     machine: AgentNode, stop_at: bytes, forward: bool, phase: TaskStatus.Phase.ValueType, lines: int, killed: bool
 ) -> None:
     with Gate(machine.folder, stop_at, forward=forward) as gate:
@@ -213,7 +213,7 @@ async def test_cut_at_each_call(
         assert runs(machine) == lines
 
 
-async def test_a_start_that_reaches_the_engine_late_is_still_the_only_one(machine: AgentNode) -> None:
+async def test_late_task_start_is_the_only_one(machine: AgentNode) -> None:
     """The engine is slow, the agent is killed meanwhile, and the next agent looks before the start takes effect."""
     with Gate(machine.folder, b"/start", forward=False) as gate:
         machine.start("--docker-host", gate.host)
@@ -234,7 +234,7 @@ async def test_a_start_that_reaches_the_engine_late_is_still_the_only_one(machin
         assert runs(machine) == 2
 
 
-async def test_killed_while_it_runs_its_end_is_taken_up(machine: AgentNode) -> None:
+async def test_task_end_is_noticed_after_agent_restart(machine: AgentNode) -> None:
     machine.start()
     await assign(machine, f"{APPEND}; while ! [ -e /data/go ]; do sleep 0.05; done; exit 4")
     await until(machine, TaskStatus.RUNNING)
@@ -248,7 +248,7 @@ async def test_killed_while_it_runs_its_end_is_taken_up(machine: AgentNode) -> N
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["while the agent looks", "while the agent is away"])
-async def test_removed_by_hand_while_it_runs_its_outcome_is_not_known(machine: AgentNode, away: bool) -> None:
+async def test_running_task_removed_by_hand_has_unknown_outcome(machine: AgentNode, away: bool) -> None:
     machine.start()
     await assign(machine, f"{APPEND}; exec sleep 1000")
     await until(machine, TaskStatus.RUNNING)
@@ -262,7 +262,7 @@ async def test_removed_by_hand_while_it_runs_its_outcome_is_not_known(machine: A
     assert runs(machine) == 1
 
 
-async def test_removed_by_hand_after_it_ran_its_result_stays_and_it_is_not_run_again(machine: AgentNode) -> None:
+async def test_ended_task_removed_by_hand_keeps_result(machine: AgentNode) -> None:
     machine.start()
     await assign(machine)
     before = await until(machine, TaskStatus.SUCCEEDED)
@@ -278,7 +278,7 @@ async def test_removed_by_hand_after_it_ran_its_result_stays_and_it_is_not_run_a
     assert runs(machine) == 1
 
 
-async def test_the_next_releases_task_waits_for_the_one_before_to_end(machine: AgentNode) -> None:
+async def test_task_waits_for_task_of_previous_release(machine: AgentNode) -> None:
     machine.start()
     await assign(machine, f"{APPEND}; while ! [ -e /data/go ]; do sleep 0.05; done")
     await until(machine, TaskStatus.RUNNING)
@@ -298,7 +298,7 @@ async def test_the_next_releases_task_waits_for_the_one_before_to_end(machine: A
     ]
 
 
-async def test_a_tombstone_stops_and_removes_it(machine: AgentNode) -> None:
+async def test_tombstone_stops_and_removes_task(machine: AgentNode) -> None:
     machine.start()
     await assign(machine, "exec sleep 1000", worker("db"))
     await until(machine, TaskStatus.RUNNING)
@@ -308,7 +308,7 @@ async def test_a_tombstone_stops_and_removes_it(machine: AgentNode) -> None:
     assert docker("network", "ls", "-q", *machine.labelled) == ""
 
 
-async def test_a_record_that_cannot_be_read_is_not_an_empty_one(machine: AgentNode) -> None:
+async def test_unreadable_task_record_is_not_empty(machine: AgentNode) -> None:
     folder = machine.folder / "state" / "tasks"
     folder.mkdir(parents=True)
     (folder / "acme+shop+production.json").write_text('[{"release": 1')
@@ -319,7 +319,7 @@ async def test_a_record_that_cannot_be_read_is_not_an_empty_one(machine: AgentNo
     assert tasks(machine) == []
 
 
-async def test_the_engine_killed_while_it_runs(machine: AgentNode, tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_task_survives_killed_engine(machine: AgentNode, tmp_path_factory: pytest.TempPathFactory) -> None:
     need_host()
     with Host(tmp_path_factory.mktemp("host")) as host:
         image = host.load_image("devopsellence/test:small")
@@ -338,7 +338,7 @@ async def test_the_engine_killed_while_it_runs(machine: AgentNode, tmp_path_fact
         assert machine.kill(signal.SIGTERM) == 0
 
 
-def test_the_record_is_nobody_elses(tmp_path: Path) -> None:
+def test_task_record_is_private(tmp_path: Path) -> None:
     from devopsellence.nodeagent.state import StateFolder
 
     with StateFolder(tmp_path / "state"):

@@ -60,7 +60,7 @@ def told_of_itself(pid: int, canary: str) -> bool:
     return any(canary.encode() in Path(f"/proc/{pid}/{kind}").read_bytes() for kind in ("cmdline", "environ"))
 
 
-async def test_a_secret_becomes_a_variable_and_is_nowhere_else(machine: AgentNode, canary: str) -> None:
+async def test_secret_becomes_variable_and_appears_nowhere_else(machine: AgentNode, canary: str) -> None:
     machine.start("--debug")
     to = await recipient(machine)
     assert is_recipient(to)
@@ -80,7 +80,7 @@ async def test_a_secret_becomes_a_variable_and_is_nowhere_else(machine: AgentNod
     assert not told_of_itself(machine.pid, canary)
 
 
-async def test_a_changed_secret_replaces_exactly_its_users(machine: AgentNode, canary: str) -> None:
+async def test_changed_secret_replaces_its_services_only(machine: AgentNode, canary: str) -> None:
     machine.start()
     to = await recipient(machine)
     await machine.assign(refers(worker("a")), worker("b"), secrets=[sealed(b"one", to)])
@@ -130,7 +130,7 @@ async def test_unusable_secret_affects_its_service_alone(
     await machine.until("the other runs", reports("b", phase=ServiceStatus.RUNNING))
 
 
-async def test_the_identity_is_made_once_and_never_replaced(machine: AgentNode) -> None:
+async def test_identity_is_created_once(machine: AgentNode) -> None:
     machine.start()
     first = await recipient(machine)
     path = machine.folder / "state" / "identity.age"
@@ -162,7 +162,7 @@ async def test_secrets_on_disk_suffice_without_etcd(machine: AgentNode, canary: 
     assert f"PASSWORD={canary}" in variables(machine, container)
 
 
-async def test_the_release_task_has_its_services_secrets(machine: AgentNode, canary: str) -> None:
+async def test_release_task_gets_secrets_of_service(machine: AgentNode, canary: str) -> None:
     machine.start()
     to = await recipient(machine)
     task = workload_pb2.Task(
@@ -177,17 +177,15 @@ async def test_the_release_task_has_its_services_secrets(machine: AgentNode, can
 @pytest.fixture
 def private(canary: str) -> Iterator[Registry]:
     """Registry whose password is the canary."""
-    made = Registry(login=f"robot:{canary}")
-    made.there.set()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-    docker("rmi", "-f", made.pinned, check=False)
+    registry = Registry(login=f"robot:{canary}")
+    registry.there.set()
+    yield registry
+    registry.server.shutdown()
+    registry.server.server_close()
+    docker("rmi", "-f", registry.pinned, check=False)
 
 
-async def test_a_private_registry_gets_its_password_and_no_other_one_does(
-    machine: AgentNode, private: Registry, canary: str
-) -> None:
+async def test_registry_password_goes_to_its_registry_only(machine: AgentNode, private: Registry, canary: str) -> None:
     machine.start("--debug")
     to = await recipient(machine)
     where = stored_pb2.Registry(

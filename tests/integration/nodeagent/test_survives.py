@@ -33,7 +33,7 @@ async def alone(tmp_path: Path) -> AsyncIterator[tuple[AgentNode, EtcdServer]]:
             machine.clean()
 
 
-async def test_a_clean_end_leaves_the_containers_and_takes_the_heartbeat(machine: AgentNode) -> None:
+async def test_stopping_agent_keeps_containers_and_removes_heartbeat(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"))
     found = service_of(await machine.settled(), "a")
@@ -49,7 +49,7 @@ async def test_a_clean_end_leaves_the_containers_and_takes_the_heartbeat(machine
     assert service_of(await machine.settled(), "a").container == found.container
 
 
-async def test_killed_at_any_moment_it_finishes_what_it_began(machine: AgentNode) -> None:
+async def test_agent_killed_at_any_moment_finishes_work(machine: AgentNode) -> None:
     """Old and new services, with and without volumes, and a removed service; the agent ends a bit later each time."""
     release = 0
     for after in (0.0, 0.05, 0.15, 0.3, 0.5, 0.8, 1.2):
@@ -105,7 +105,7 @@ async def test_agent_continues_from_disk_without_etcd_and_catches_up(alone: tupl
     assert (await machine.heartbeat()) is not None
 
 
-async def test_an_etcd_that_lost_everything_removes_nothing_and_is_told_again(
+async def test_empty_etcd_removes_nothing_and_gets_reports_again(
     alone: tuple[AgentNode, EtcdServer],
 ) -> None:
     machine, server = alone
@@ -124,9 +124,7 @@ async def test_an_etcd_that_lost_everything_removes_nothing_and_is_told_again(
     assert service_of(await machine.settled(), "a").container == before
 
 
-async def test_the_engine_killed_and_started_again(
-    machine: AgentNode, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+async def test_killed_engine_recovers(machine: AgentNode, tmp_path_factory: pytest.TempPathFactory) -> None:
     need_host()
     with Host(tmp_path_factory.mktemp("host")) as host:
         image = host.load_image("devopsellence/test:small")
@@ -151,7 +149,7 @@ async def test_the_engine_killed_and_started_again(
         assert machine.kill(signal.SIGTERM) == 0
 
 
-async def test_two_agents_with_one_folder(machine: AgentNode) -> None:
+async def test_second_agent_with_same_folder_exits(machine: AgentNode) -> None:
     machine.start()
     await machine.assign(worker("a"))
     await machine.settled()

@@ -93,12 +93,12 @@ class Project:
         return self.host.devopsellence(*args, cwd=self.folder, given=given).stdout
 
     def services(self) -> dict[str, dict[str, Any]]:
-        found = {each["service"]: each for each in self.host.status(self.folder)["services"]}
+        found = {service["service"]: service for service in self.host.status(self.folder)["services"]}
         assert all(each["settled"] for each in found.values()), found
         return found
 
 
-def test_redis(stocked: Host, tmp_path: Path) -> None:
+def test_example_redis_runs(stocked: Host, tmp_path: Path) -> None:
     project = Project(stocked, tmp_path, "redis-doc", REDIS)
     project.run("deploy")
     assert set(project.services()) == {"redis", "web"}
@@ -115,7 +115,7 @@ def test_redis(stocked: Host, tmp_path: Path) -> None:
     assert stocked.docker("ps", "--filter", "publish=1-65535", "-q") == ""
 
 
-def test_memcached(stocked: Host, tmp_path: Path) -> None:
+def test_example_memcached_runs(stocked: Host, tmp_path: Path) -> None:
     project = Project(stocked, tmp_path, "memcached-doc", MEMCACHED)
     project.run("deploy")
     assert set(project.services()) == {"memcached", "web"}
@@ -125,7 +125,7 @@ def test_memcached(stocked: Host, tmp_path: Path) -> None:
     assert "memcached" in project.run("exec", "memcached", "--", "cat", "/proc/1/cmdline")
 
 
-def test_search_with_its_password(stocked: Host, tmp_path: Path) -> None:
+def test_example_search_runs_with_password(stocked: Host, tmp_path: Path) -> None:
     project = Project(stocked, tmp_path, "search-doc", SEARCH)
     project.run("secret", "set", "SEARCH_PASSWORD", "--service", "search", "--stdin", given="open sesame\n")
     project.run("deploy")

@@ -51,7 +51,7 @@ class Bookshop:
         return self.host.devopsellence(*args, check=check, given=given, cwd=self.folder, timeout=200)
 
     def services(self) -> dict[str, dict[str, Any]]:
-        return {each["service"]: each for each in self.host.status(self.folder)["services"]}
+        return {service["service"]: service for service in self.host.status(self.folder)["services"]}
 
     def page(self) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(self.host.get(self.services()["web"]["address"]))
@@ -61,8 +61,8 @@ class Bookshop:
         """Send a request for a host to the local cluster; return status and body, (0, "") without an answer."""
         port = json.loads(self.host.devopsellence("dev", "status", "-o", "json").stdout)["ingress"]["http_port"]
         command = ["curl", "-s", "-w", "\n%{http_code}", "--noproxy", "*", "-H", f"Host: {host}"]
-        said = self.host.run(*command, f"http://127.0.0.1:{port}{path}", check=False).stdout
-        body, _, status = said.rpartition("\n")
+        output = self.host.run(*command, f"http://127.0.0.1:{port}{path}", check=False).stdout
+        body, _, status = output.rpartition("\n")
         return int(status), body
 
     def set_password(self, value: str, *more: str) -> None:
@@ -75,7 +75,7 @@ class Bookshop:
     def reported(self) -> dict[str, dict[str, Any]]:
         """Return the status in etcd, by service."""
         document = json.loads(self.etcd("status/local/acme/bookshop/production"))
-        return {each["name"]: each for each in document["services"]}
+        return {service["name"]: service for service in document["services"]}
 
     def etcd(self, key: str) -> str:
         exports = self.host.devopsellence("dev", "env").stdout
@@ -141,7 +141,7 @@ def deployed(shop: Bookshop) -> Bookshop:
     return shop
 
 
-def test_everything_runs_and_the_page_knows_its_neighbours(deployed: Bookshop) -> None:
+def test_example_runs_and_page_reaches_services(deployed: Bookshop) -> None:
     services = deployed.services()
     assert set(services) == {"backup", "mailer", "memcached", "redis", "search", "web"}
     assert all(service["settled"] for service in services.values())
@@ -157,7 +157,7 @@ def test_ingress_answers_its_host_only(deployed: Bookshop) -> None:
     assert deployed.visit("search.localhost")[0] == 404
 
 
-def test_the_migration_of_a_first_deploy_met_a_redis_that_was_ready(deployed: Bookshop) -> None:
+def test_first_migration_waits_for_ready_redis(deployed: Bookshop) -> None:
     task = json.loads(deployed.etcd("rollouts/acme/bookshop/production"))["task"]
     assert task["phase"] == "SUCCEEDED"
     assert task["exit"]["log_lines"][-1].startswith("schema")
@@ -176,13 +176,13 @@ def test_logs_exec_and_tasks(deployed: Bookshop) -> None:
     assert deployed.run("exec", "backup", "--", "test", "-s", "/backups/redis.rdb").returncode == 0
 
 
-def test_a_secret_is_nowhere_in_the_clear(deployed: Bookshop) -> None:
+def test_secret_is_nowhere_in_plain_text(deployed: Bookshop) -> None:
     everything = deployed.etcd("")
     assert "SEARCH_PASSWORD" in everything
     assert PASSWORD not in everything
     home = deployed.host.folder / "home"
-    found = subprocess.run(["grep", "-rlF", PASSWORD, str(home)], capture_output=True, text=True, check=False)
-    assert found.stdout == ""
+    result = subprocess.run(["grep", "-rlF", PASSWORD, str(home)], capture_output=True, text=True, check=False)
+    assert result.stdout == ""
     for command in (["secret", "list"], ["deploy", "--dry-run"], ["release", "show", "1"], ["events"], ["status"]):
         for form in ("text", "json"):
             said = deployed.run(*command, "-o", form)
@@ -192,7 +192,7 @@ def test_a_secret_is_nowhere_in_the_clear(deployed: Bookshop) -> None:
     assert deployed.run("exec", "search", "--", "printenv", "SEARCH_PASSWORD").stdout == f"{PASSWORD}\n"
 
 
-def test_a_changed_secret_replaces_exactly_the_services_that_use_it(deployed: Bookshop) -> None:
+def test_changed_secret_replaces_its_services_only(deployed: Bookshop) -> None:
     before = deployed.containers()
     deployed.set_password("another")
     assert deployed.containers() == before, "setting alone replaces nothing"
@@ -207,7 +207,7 @@ def test_a_changed_secret_replaces_exactly_the_services_that_use_it(deployed: Bo
     assert {name for name, each in deployed.containers().items() if each != after[name]} == {"search", "web"}
 
 
-def test_a_failing_migration_leaves_the_old_version_answering_every_request(deployed: Bookshop) -> None:
+def test_failing_migration_leaves_old_version_answering(deployed: Bookshop) -> None:
     url = deployed.services()["web"]["address"]
     before = deployed.containers()
     deployed.edit("web.py", 'VERSION = "1"', 'VERSION = "2"')
@@ -226,7 +226,7 @@ def test_a_failing_migration_leaves_the_old_version_answering_every_request(depl
 
 
 @pytest.mark.parametrize("victim", ["agent", "controller"])
-def test_a_migration_runs_once_whoever_is_killed_meanwhile(deployed: Bookshop, victim: str) -> None:
+def test_migration_runs_once_despite_kills(deployed: Bookshop, victim: str) -> None:
     schema = int(deployed.page()["schema"])
     marker = f"holding-{victim}"
     hold = f'print("{marker}", flush=True); __import__("time").sleep(6)\nprint(f"schema'
@@ -239,12 +239,14 @@ def test_a_migration_runs_once_whoever_is_killed_meanwhile(deployed: Bookshop, v
         deployed.run("deploy", "--detach")
         until("the migration is at work", running)
         document = json.loads(deployed.host.devopsellence("dev", "status", "-o", "json").stdout)
-        os.kill(next(int(each["pid"]) for each in document["processes"] if each["name"] == victim), signal.SIGKILL)
+        os.kill(
+            next(int(process["pid"]) for process in document["processes"] if process["name"] == victim), signal.SIGKILL
+        )
         deployed.run("status", "--watch")
     assert int(deployed.page()["schema"]) == schema + 1
 
 
-def test_volumes_outlive_everything(deployed: Bookshop) -> None:
+def test_volumes_outlive_all_containers(deployed: Bookshop) -> None:
     visits = deployed.page()["visits"]
     deployed.edit(
         "devopsellence.yml",
@@ -255,7 +257,7 @@ def test_volumes_outlive_everything(deployed: Bookshop) -> None:
     assert deployed.page()["visits"] > visits
 
 
-def test_a_rollback_brings_the_version_before_back_and_leaves_the_rest_alone(deployed: Bookshop) -> None:
+def test_rollback_restores_previous_version_only(deployed: Bookshop) -> None:
     version, before = deployed.page()["version"], deployed.containers()
     with deployed.edited("web.py", f'VERSION = "{version}"', 'VERSION = "worse"'):
         deployed.run("deploy")
@@ -267,7 +269,7 @@ def test_a_rollback_brings_the_version_before_back_and_leaves_the_rest_alone(dep
     assert {name for name in after if after[name] == before[name]} == {"backup", "memcached", "redis", "search"}
 
 
-def test_another_environment_on_the_same_node_is_a_world_of_its_own(deployed: Bookshop) -> None:
+def test_environments_on_one_node_are_separate(deployed: Bookshop) -> None:
     before = deployed.containers()
     for service in ("search", "web"):
         args = ("secret", "set", "SEARCH_PASSWORD", "--service", service, "--env", "staging", "--stdin")

@@ -89,7 +89,7 @@ def elsewhere(host: Host, folder: Path) -> dict[str, str]:
     }
 
 
-def test_an_image_reaches_a_node_straight_from_the_engine_that_built_it(stocked: Host, tmp_path: Path) -> None:
+def test_image_is_uploaded_from_building_engine(stocked: Host, tmp_path: Path) -> None:
     app = App(stocked, tmp_path, "direct")
     environ = elsewhere(stocked, tmp_path)
     stocked.devopsellence("node", "attach", "local", cwd=tmp_path, environ=environ)
@@ -131,7 +131,7 @@ def registry(stocked: Host, tmp_path: Path) -> Iterator[str]:
         process.wait(timeout=30)
 
 
-def test_an_image_goes_through_a_registry_with_a_password(stocked: Host, tmp_path: Path, registry: str) -> None:
+def test_image_goes_through_registry_with_password(stocked: Host, tmp_path: Path, registry: str) -> None:
     more = f"registry:\n  repository: {registry}\n  username: ann\n  password_secret: REGISTRY_PASSWORD\n"
     app = App(stocked, tmp_path, "pushed", more)
     missing = stocked.devopsellence("deploy", cwd=tmp_path, check=False)
@@ -147,7 +147,7 @@ def test_an_image_goes_through_a_registry_with_a_password(stocked: Host, tmp_pat
     container = stocked.docker("ps", "-q", "--filter", "label=devopsellence.environment=acme/pushed/production")
     tags = stocked.docker("image", "inspect", "-f", "{{range .RepoTags}}{{.}} {{end}}{{.Id}}", pinned).split()
     document = json.loads(stocked.devopsellence("dev", "status", "-o", "json").stdout)
-    agent = next(int(each["pid"]) for each in document["processes"] if each["name"] == "agent")
+    agent = next(int(process["pid"]) for process in document["processes"] if process["name"] == "agent")
     os.kill(agent, signal.SIGSTOP)
     try:
         stocked.docker("rm", "-f", container)

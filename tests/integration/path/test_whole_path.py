@@ -92,7 +92,7 @@ class App:
 
     def settled(self) -> bool:
         document = self.status()
-        return document["rollout"]["phase"] == "settled" and all(each["settled"] for each in document["services"])
+        return document["rollout"]["phase"] == "settled" and all(service["settled"] for service in document["services"])
 
     def fetch(self) -> str:
         return self.host.get(self.service("web")["address"]).strip()
@@ -125,14 +125,14 @@ def kill(host: Host, name: str) -> None:
     os.kill(process(host, name), signal.SIGKILL)
 
 
-def test_a_deploy_settles_and_the_page_answers(app: App) -> None:
+def test_deploy_settles_and_page_answers(app: App) -> None:
     app.deploy()
     assert app.settled()
     assert app.fetch() == "one"
     assert len(app.containers()) == 2
 
 
-def test_a_changed_working_tree_at_the_same_revision_is_a_new_image(app: App) -> None:
+def test_changed_working_tree_makes_a_new_image(app: App) -> None:
     app.deploy()
     keeper = app.containers("keeper")
     app.page("two")
@@ -143,7 +143,7 @@ def test_a_changed_working_tree_at_the_same_revision_is_a_new_image(app: App) ->
     assert len(app.containers("web")) == 1
 
 
-def test_a_deploy_of_the_same_again_restarts_nothing(app: App) -> None:
+def test_same_deploy_again_restarts_nothing(app: App) -> None:
     app.deploy()
     before = sorted(app.containers())
     app.deploy()
@@ -151,16 +151,16 @@ def test_a_deploy_of_the_same_again_restarts_nothing(app: App) -> None:
 
 
 def test_a_dry_run_writes_nothing(app: App, host: Host) -> None:
-    said = app.deploy("--dry-run").stdout
-    assert "web" in said
-    assert "keeper" in said
+    output = app.deploy("--dry-run").stdout
+    assert "web" in output
+    assert "keeper" in output
     assert not app.containers()
     assert json.loads(app.deploy("--dry-run", "-o", "json").stdout)["ok"]
     listed = host.devopsellence("release", "list", cwd=app.folder, check=False)
     assert "1" not in listed.stdout
 
 
-def test_two_deploys_at_once_get_two_numbers(app: App, host: Host) -> None:
+def test_concurrent_deploys_get_two_numbers(app: App, host: Host) -> None:
     command = host.command(sys.executable, "-m", "devopsellence.cli", "deploy", "--detach", "-o", "json")
     both = [
         subprocess.Popen(
@@ -175,11 +175,11 @@ def test_two_deploys_at_once_get_two_numbers(app: App, host: Host) -> None:
     until("settled", app.settled)
     assert len(app.containers("web")) == 1
     releases = json.loads(host.devopsellence("release", "list", "-o", "json", cwd=app.folder).stdout)
-    assert [each["number"] for each in releases["releases"]] == [2, 1]
+    assert [release["number"] for release in releases["releases"]] == [2, 1]
 
 
 @pytest.mark.parametrize("victim", ["agent", "controller", "etcd"])
-def test_killed_in_the_middle_of_a_deploy(app: App, host: Host, victim: str) -> None:
+def test_deploy_survives_kills(app: App, host: Host, victim: str) -> None:
     app.deploy()
     app.page("after")
     app.deploy("--detach")
@@ -189,7 +189,7 @@ def test_killed_in_the_middle_of_a_deploy(app: App, host: Host, victim: str) -> 
     assert len(app.containers()) == 2, "lost, doubled or orphaned containers"
 
 
-def test_a_killed_and_a_removed_container_are_back(app: App, host: Host) -> None:
+def test_killed_and_removed_containers_come_back(app: App, host: Host) -> None:
     app.deploy()
     (web,) = app.containers("web")
     host.docker("kill", web)
@@ -201,7 +201,7 @@ def test_a_killed_and_a_removed_container_are_back(app: App, host: Host) -> None
     assert app.fetch() == "one"
 
 
-def test_the_app_answers_while_everything_else_is_away(app: App, host: Host) -> None:
+def test_app_answers_without_cluster(app: App, host: Host) -> None:
     app.deploy()
     address = app.service("web")["address"]
     kill(host, "supervisor")
@@ -215,7 +215,7 @@ def test_the_app_answers_while_everything_else_is_away(app: App, host: Host) -> 
     assert host.get(address).strip() == "one"
 
 
-def test_docker_killed_and_started_again(app: App, host: Host) -> None:
+def test_killed_docker_recovers(app: App, host: Host) -> None:
     app.deploy()
     host.kill_docker()
     host.start_docker()
@@ -224,7 +224,7 @@ def test_docker_killed_and_started_again(app: App, host: Host) -> None:
     assert len(app.containers()) == 2
 
 
-def test_a_version_that_never_answers_leaves_the_old_one_serving(app: App, host: Host) -> None:
+def test_unhealthy_version_leaves_old_version_serving(app: App, host: Host) -> None:
     app.deploy()
     (web,) = app.containers("web")
     (app.folder / "Dockerfile").write_text(DOCKERFILE.replace("httpd -f", "false"))
@@ -238,7 +238,7 @@ def test_a_version_that_never_answers_leaves_the_old_one_serving(app: App, host:
     assert app.containers("web") == [web], "the version that served all along was replaced"
 
 
-def test_garbage_in_etcd_harms_its_own_key_only(app: App, host: Host) -> None:
+def test_unreadable_record_harms_its_own_key_only(app: App, host: Host) -> None:
     app.deploy()
     exports = host.devopsellence("dev", "env").stdout
     prefix = "/devopsellence/v1"
@@ -283,7 +283,7 @@ def test_etcdctl_reads_every_record(app: App, host: Host) -> None:
     assert json.loads(records[f"/devopsellence/v1/rollouts/{path}"])["phase"] == "SETTLED"
 
 
-def test_watching_in_a_pipe_is_plain_lines_or_one_object_a_line(app: App, host: Host) -> None:
+def test_watch_in_pipe_prints_lines_or_objects(app: App, host: Host) -> None:
     app.deploy("--detach")
     plain = host.devopsellence("status", "--watch", cwd=app.folder).stdout
     assert "settled" in plain
@@ -292,7 +292,7 @@ def test_watching_in_a_pipe_is_plain_lines_or_one_object_a_line(app: App, host: 
         assert json.loads(line)["schema_version"] == 1
 
 
-def test_no_node_for_a_service_writes_nothing(app: App, host: Host) -> None:
+def test_service_without_node_writes_nothing(app: App, host: Host) -> None:
     host.devopsellence("node", "label", "set", "local", "--labels", "web", "--force")
     try:
         refused = app.deploy(check=False)
@@ -326,7 +326,7 @@ def test_labels_move_services_at_once(app: App, host: Host) -> None:
     ],
     ids=["unknown-key", "port", "name", "tab", "empty"],
 )
-def test_a_broken_config_is_refused_with_its_place(app: App, mutilate: Any, expected: str) -> None:
+def test_invalid_configuration_is_refused_with_place(app: App, mutilate: Any, expected: str) -> None:
     file = app.folder / "devopsellence.yml"
     file.write_text(mutilate(file.read_text()))
     refused = app.deploy(check=False)

@@ -25,5 +25,5 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
 def cluster(secured: EtcdServer, tmp_path: Path) -> Iterator[FakeAgentCluster]:
     """An environment without nodes, under a prefix of the test's own."""
     (tmp_path / ".git").mkdir()
-    with FakeAgentCluster(secured, f"/test-{uuid.uuid4().hex[:12]}/", tmp_path) as made:
-        yield made
+    with FakeAgentCluster(secured, f"/test-{uuid.uuid4().hex[:12]}/", tmp_path) as fake_agent_cluster:
+        yield fake_agent_cluster

@@ -29,7 +29,7 @@ ANSWER = DiagnoseAnswer(
 )
 
 
-def test_all_well_is_a_table(cluster: FakeAgentCluster) -> None:
+def test_diagnosis_of_healthy_node_is_a_table(cluster: FakeAgentCluster) -> None:
     n1 = cluster.node("n1")
     n1.diagnosis.CopyFrom(ANSWER)
     del n1.diagnosis.checks[1]
@@ -41,7 +41,7 @@ def test_all_well_is_a_table(cluster: FakeAgentCluster) -> None:
     assert document["checks"] == [{"name": "docker", "ok": True, "message": "20.10.24", "mend": ""}]
 
 
-def test_a_failed_check_is_exit_code_1_and_what_mends_it(cluster: FakeAgentCluster) -> None:
+def test_failed_check_is_exit_code_1_with_fix(cluster: FakeAgentCluster) -> None:
     cluster.node("n1").diagnosis.CopyFrom(ANSWER)
     done = cluster.run("node", "diagnose", "n1")
     assert done.returncode == 1

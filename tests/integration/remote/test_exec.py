@@ -15,7 +15,7 @@ import pytest
 from devopsellence.api.v1.agent_pb2 import RunStart
 from devopsellence.api.v1.workload_pb2 import Service, Task
 from tests.integration.remote.cluster import TIMEOUT, FakeAgentCluster
-from tests.integration.remote.window import ResizableTerminal
+from tests.integration.remote.resizable_terminal import ResizableTerminal
 from tests.support.fake_agent import FakeAgent
 from tests.support.until import until
 
@@ -29,14 +29,14 @@ def started(agent: FakeAgent) -> RunStart:
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 127, 137, 255])
-def test_the_exit_code_is_passed_on(cluster: FakeAgentCluster, code: int) -> None:
+def test_exec_returns_exit_code(cluster: FakeAgentCluster, code: int) -> None:
     agent = cluster.node("n1", "web")
     assert cluster.run("exec", "web", "--", "sh", "-c", f"exit {code}").returncode == code
     assert list(started(agent).command.command) == ["sh", "-c", f"exit {code}"]
     assert (started(agent).interactive, started(agent).tty) == (False, False)
 
 
-def test_output_is_passed_on_byte_for_byte_and_apart(cluster: FakeAgentCluster) -> None:
+def test_exec_passes_output_unchanged_and_separate(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
     file = cluster.folder / "bytes"
     file.write_bytes(EVERY_BYTE)
@@ -44,14 +44,14 @@ def test_output_is_passed_on_byte_for_byte_and_apart(cluster: FakeAgentCluster) 
     assert (done.returncode, done.stdout == EVERY_BYTE, done.stderr == EVERY_BYTE) == (0, True, True)
 
 
-def test_input_of_any_size_passes_and_ends(cluster: FakeAgentCluster) -> None:
+def test_exec_passes_input_of_any_size(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
     sent = EVERY_BYTE * 20
     done = cluster.run("exec", "web", "-i", "--", "sha256sum", stdin=sent)
     assert done.stdout.split()[0].decode() == hashlib.sha256(sent).hexdigest()
 
 
-def test_input_from_a_file_passes(cluster: FakeAgentCluster) -> None:
+def test_exec_passes_input_from_file(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
     file = cluster.folder / "bytes"
     file.write_bytes(EVERY_BYTE)
@@ -61,7 +61,7 @@ def test_input_from_a_file_passes(cluster: FakeAgentCluster) -> None:
     assert out == EVERY_BYTE
 
 
-def test_a_command_that_does_not_read_its_input_ends_all_the_same(cluster: FakeAgentCluster) -> None:
+def test_exec_ends_with_unread_input(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
     done = cluster.run("exec", "web", "-i", "--", "sh", "-c", "exit 7", stdin=EVERY_BYTE * 20)
     assert done.returncode == 7
@@ -78,7 +78,7 @@ def test_first_running_node_is_chosen_and_named(cluster: FakeAgentCluster) -> No
     assert (done.stderr, len(n4.started)) == (b"", 1)
 
 
-def test_refusals_are_sentences(cluster: FakeAgentCluster) -> None:
+def test_exec_refusal_is_a_sentence(cluster: FakeAgentCluster) -> None:
     agent = cluster.node("n1", "web")
     assert cluster.error("exec", "wbe", "true")["code"] == "service_unknown"
     assert cluster.error("exec", "web", "--node", "n9", "true")["code"] == "node_not_attached"
@@ -90,14 +90,14 @@ def test_refusals_are_sentences(cluster: FakeAgentCluster) -> None:
     assert cluster.error("exec", "web", "true")["code"] == "agent_unreachable"
 
 
-def test_a_closed_stdin_is_a_sentence(cluster: FakeAgentCluster) -> None:
+def test_closed_stdin_is_reported_in_a_sentence(cluster: FakeAgentCluster) -> None:
     command = f"exec {sys.executable} -m devopsellence.cli exec web -i true <&-"
     done = subprocess.run(["sh", "-c", command], env=cluster.environ, capture_output=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 2
     assert done.stderr.endswith(b"Error: -i needs stdin, but stdin is closed\n")
 
 
-def test_json_has_the_output_and_the_exit_code(cluster: FakeAgentCluster) -> None:
+def test_exec_json_has_output_and_exit_code(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
     done = cluster.run("exec", "web", "-o", "json", "--", "sh", "-c", "echo out; echo err >&2; exit 3")
     *output, result = map(json.loads, done.stdout.splitlines())
@@ -106,7 +106,7 @@ def test_json_has_the_output_and_the_exit_code(cluster: FakeAgentCluster) -> Non
     assert (result["event"], result["ok"], result["exit_code"], result["node"]) == ("result", False, 3, "n1")
 
 
-def test_control_c_is_passed_on_and_a_second_one_ends_it(cluster: FakeAgentCluster) -> None:
+def test_control_c_is_forwarded_and_second_control_c_ends_exec(cluster: FakeAgentCluster) -> None:
     agent = cluster.node("n1", "web")
     # Ends only when it is killed; says that it was asked to.
     command = "trap 'echo asked' INT; echo begun; while :; do read -r _ < fifo; done 2>/dev/null"
@@ -123,7 +123,7 @@ def test_control_c_is_passed_on_and_a_second_one_ends_it(cluster: FakeAgentClust
     until("the command is ended", lambda: agent.ended == 1)
 
 
-def test_a_terminated_client_ends_the_command(cluster: FakeAgentCluster) -> None:
+def test_terminated_client_ends_command(cluster: FakeAgentCluster) -> None:
     agent = cluster.node("n1", "web")
     process = cluster.start("exec", "web", "--", "sh", "-c", "echo begun; exec sleep 300")
     assert process.stdout is not None
@@ -134,7 +134,7 @@ def test_a_terminated_client_ends_the_command(cluster: FakeAgentCluster) -> None
     until("the command is ended", lambda: agent.ended == 1)
 
 
-def test_an_agent_that_is_lost_is_an_error(cluster: FakeAgentCluster) -> None:
+def test_lost_agent_is_an_error(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
     process = cluster.start("exec", "web", "--", "sh", "-c", "echo begun; exec sleep 300")
     assert process.stdout is not None
@@ -146,7 +146,7 @@ def test_an_agent_that_is_lost_is_an_error(cluster: FakeAgentCluster) -> None:
     assert b"n1" in errors
 
 
-def test_on_a_terminal_keys_go_through_as_they_are_and_its_size_follows(cluster: FakeAgentCluster) -> None:
+def test_terminal_passes_raw_keys_and_resizes(cluster: FakeAgentCluster) -> None:
     agent = cluster.node("n1", "web")
     window = ResizableTerminal(cluster, "exec", "web", "-it", "--", "cat")
     window.resize(101, 31)
@@ -161,7 +161,7 @@ def test_on_a_terminal_keys_go_through_as_they_are_and_its_size_follows(cluster:
     assert agent.signals == []
 
 
-def test_the_terminal_is_restored_when_the_agent_is_lost(cluster: FakeAgentCluster) -> None:
+def test_terminal_is_restored_after_lost_agent(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
     window = ResizableTerminal(cluster, "exec", "web", "-it", "--", "echo", "begun;", "sleep", "300")
     window.read_until(b"begun")
@@ -170,7 +170,7 @@ def test_the_terminal_is_restored_when_the_agent_is_lost(cluster: FakeAgentClust
     assert window.left() == (1, True)
 
 
-def test_a_task_runs_where_its_service_may_with_its_own_environment(cluster: FakeAgentCluster) -> None:
+def test_task_runs_on_node_of_service_with_its_variables(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", labels=["web"])
     cluster.node("n2", labels=["worker"], serves=False)
     n3 = cluster.node("n3", labels=["worker"])
@@ -197,7 +197,7 @@ def test_control_c_stops_a_task_with_sigterm(cluster: FakeAgentCluster) -> None:
     assert (process.returncode, n1.signals) == (143, ["SIGTERM"])
 
 
-def test_the_release_task_is_not_run_by_accident(cluster: FakeAgentCluster) -> None:
+def test_release_task_needs_confirmation(cluster: FakeAgentCluster) -> None:
     n1 = cluster.node("n1", labels=["web"])
     release = Task(name="release", service="web", command=["true"])
     cluster.release(Service(name="web", kind=Service.WEB), tasks=[Task(name="x", service="web")], release_task=release)
@@ -212,7 +212,7 @@ def test_the_release_task_is_not_run_by_accident(cluster: FakeAgentCluster) -> N
     ]
 
 
-def test_a_task_that_no_node_may_run_says_why(cluster: FakeAgentCluster) -> None:
+def test_task_without_node_reports_reason(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", labels=["worker"])
     cluster.node("n2", labels=["web"], serves=False)
     cluster.release(Service(name="web", kind=Service.WEB), tasks=[Task(name="x", service="web", command=["true"])])
@@ -222,7 +222,7 @@ def test_a_task_that_no_node_may_run_says_why(cluster: FakeAgentCluster) -> None
     assert "node n2 has no heartbeat" in error["message"]
 
 
-def test_names_are_completed_from_the_configuration(cluster: FakeAgentCluster) -> None:
+def test_shell_completes_names_from_configuration(cluster: FakeAgentCluster) -> None:
     path = cluster.folder / "devopsellence.yml"
     path.write_text("services: {web: {}, worker: {}, redis: {}}\ntasks: {report: {}}\n")
     assert complete(cluster, "exec w") == ["plain,web", "plain,worker"]

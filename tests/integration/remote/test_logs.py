@@ -12,7 +12,7 @@ import grpc
 import psutil
 
 from tests.integration.remote.cluster import TIMEOUT, FakeAgentCluster
-from tests.integration.remote.window import ResizableTerminal
+from tests.integration.remote.resizable_terminal import ResizableTerminal
 from tests.support.fake_agent import log_line
 from tests.support.until import until
 
@@ -30,7 +30,7 @@ def lines_of(process: subprocess.Popen[bytes], count: int) -> list[str]:
     return [process.stdout.readline().decode().rstrip("\n") for _ in range(count)]
 
 
-def test_the_lines_of_all_nodes_are_in_order_of_time(cluster: FakeAgentCluster) -> None:
+def test_logs_of_all_nodes_are_in_order_of_time(cluster: FakeAgentCluster) -> None:
     n1, n2 = cluster.node("n1", "web", "redis"), cluster.node("node-2", "web")
     n1.say(log_line("web", 1, "a"), log_line("web", 4, "d"), log_line("redis", 3, "c"), log_line("redis", 6, "f"))
     n2.say(log_line("web", 2, "b"), log_line("web", 5, "e"))
@@ -60,7 +60,7 @@ def test_log_options_reach_the_agents(cluster: FakeAgentCluster) -> None:
     assert (list(asked.services), asked.lines, asked.HasField("since")) == (["web"], 7, False)
 
 
-def test_json_is_an_object_a_line(cluster: FakeAgentCluster) -> None:
+def test_logs_json_prints_an_object_per_line(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web").say(log_line("web", 1.5, "hello", stderr=True))
     started, said, result = map(json.loads, cluster.ok("logs", "-o", "json").splitlines())
     assert started["event"] == "started"
@@ -79,7 +79,7 @@ def test_json_is_an_object_a_line(cluster: FakeAgentCluster) -> None:
     assert (result["event"], result["ok"], result["problems"]) == ("result", True, [])
 
 
-def test_a_node_that_cannot_be_asked_is_a_warning(cluster: FakeAgentCluster) -> None:
+def test_unreachable_node_is_a_warning(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web").say(log_line("web", 1, "here"))
     cluster.node("n2", "web", serves=False)
     n3 = cluster.node("n3", "web")
@@ -92,7 +92,7 @@ def test_a_node_that_cannot_be_asked_is_a_warning(cluster: FakeAgentCluster) -> 
     ]
 
 
-def test_no_node_that_can_be_asked_is_an_error(cluster: FakeAgentCluster) -> None:
+def test_no_reachable_node_is_an_error(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web", serves=False)
     cluster.node("n2", "web")
     cluster.servers["n2"].stop()
@@ -100,13 +100,13 @@ def test_no_node_that_can_be_asked_is_an_error(cluster: FakeAgentCluster) -> Non
     assert (error["code"], error["exit_code"]) == ("agent_unreachable", 1)
 
 
-def test_an_unknown_service_is_an_error_that_names_those_there_are(cluster: FakeAgentCluster) -> None:
+def test_unknown_service_is_an_error_with_known_services(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web", "redis")
     error = cluster.error("logs", "wbe")
     assert error["message"] == "acme/Shop/production has no service wbe; it has: redis, web"
 
 
-def test_an_agent_with_another_nodes_certificate_is_not_believed(cluster: FakeAgentCluster) -> None:
+def test_agent_with_certificate_of_another_node_is_refused(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web")
     impostor = cluster.node("n2", "web")
     cluster.write_heartbeat("n1", cluster.servers["n2"].address)
@@ -114,7 +114,7 @@ def test_an_agent_with_another_nodes_certificate_is_not_believed(cluster: FakeAg
     assert impostor.asked == []
 
 
-def test_following_goes_on_and_ends_quietly_with_control_c(cluster: FakeAgentCluster) -> None:
+def test_following_ends_quietly_with_control_c(cluster: FakeAgentCluster) -> None:
     n1, n2 = cluster.node("n1", "web"), cluster.node("n2", "web")
     n1.say(log_line("web", 1, "before"))
     process = cluster.start("logs", "-f")
@@ -124,7 +124,7 @@ def test_following_goes_on_and_ends_quietly_with_control_c(cluster: FakeAgentClu
     assert end(process) == (130, b"")
 
 
-def test_a_broken_stream_is_taken_up_without_a_gap_or_a_repetition(cluster: FakeAgentCluster) -> None:
+def test_broken_stream_resumes_without_gap_or_repetition(cluster: FakeAgentCluster) -> None:
     n1 = cluster.node("n1", "web")
     n1.breaks_after = 3
     # Two lines at one time, one of them said twice.
@@ -136,7 +136,7 @@ def test_a_broken_stream_is_taken_up_without_a_gap_or_a_repetition(cluster: Fake
     assert end(process) == (130, b"")
 
 
-def test_an_agent_that_is_restarted_is_found_again(cluster: FakeAgentCluster) -> None:
+def test_restarted_agent_is_found_again(cluster: FakeAgentCluster) -> None:
     n1, n2 = cluster.node("n1", "web"), cluster.node("n2", "web")
     n1.say(log_line("web", 1, "before"))
     process = cluster.start("logs", "-f")
@@ -151,7 +151,7 @@ def test_an_agent_that_is_restarted_is_found_again(cluster: FakeAgentCluster) ->
     assert (code, errors) == (130, b"Warning: lost connection to node n1; reconnecting\n")
 
 
-def test_on_a_terminal_what_would_move_its_cursor_is_made_visible(cluster: FakeAgentCluster) -> None:
+def test_control_characters_are_escaped_on_terminal(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web", "redis").say(log_line("web", 1, b"\x1b[2Jclear \x1b[31mred"))
     window = ResizableTerminal(cluster, "logs")
     window.read_until(b"red")
@@ -177,7 +177,7 @@ def test_closed_reader_ends_logs(cluster: FakeAgentCluster) -> None:
     process.stderr.close()
 
 
-def test_a_flood_passes_in_little_memory(cluster: FakeAgentCluster) -> None:
+def test_flood_of_logs_passes_in_little_memory(cluster: FakeAgentCluster) -> None:
     n1, n2 = cluster.node("n1", "web"), cluster.node("n2", "web")
     n1.batch = 500
     process = cluster.start("logs", "-f", "--lines", "all")

@@ -12,7 +12,7 @@ import pytest
 from devopsellence.api.v1.workload_pb2 import Task
 from devopsellence.store.etcd import Etcd
 from tests.integration.remote.cluster import FakeAgentCluster
-from tests.integration.remote.window import ResizableTerminal
+from tests.integration.remote.resizable_terminal import ResizableTerminal
 from tests.support.agent import AgentNode, worker
 from tests.support.authority import settings_with
 from tests.support.cli import REF
@@ -27,23 +27,23 @@ async def machine(cluster: FakeAgentCluster, tmp_path: Path) -> AsyncIterator[Ag
     """Node n1 with an agent and a service called jobs, which prints a greeting and stays."""
     need_docker()
     async with Etcd(cluster.settings) as etcd:
-        made = AgentNode(etcd, cluster.settings, tmp_path)
-        made.settings = settings_with(cluster.settings, cluster.authority.issue_agent(made.uid))
-        await asyncio.to_thread(cluster.registered, "n1", made.uid, ["worker"])
+        node = AgentNode(etcd, cluster.settings, tmp_path)
+        node.settings = settings_with(cluster.settings, cluster.authority.issue_agent(node.uid))
+        await asyncio.to_thread(cluster.registered, "n1", node.uid, ["worker"])
         try:
-            made.start("--api-listen", "127.0.0.1:0")
+            node.start("--api-listen", "127.0.0.1:0")
             jobs = worker("jobs", "sh", "-c", "echo hello; echo oh >&2; exec sleep 100000", GREETING="hi")
-            await made.assign(jobs, env=REF)
-            await made.settled(REF)
-            await eventually("a heartbeat", made.heartbeat)
+            await node.assign(jobs, env=REF)
+            await node.settled(REF)
+            await eventually("a heartbeat", node.heartbeat)
             greet = Task(name="greet", service="jobs", command=["sh", "-c", 'echo "$GREETING $0"; exit 5'])
             await asyncio.to_thread(cluster.release, jobs, tasks=[greet])
-            yield made
+            yield node
         finally:
-            await asyncio.to_thread(made.clean)
+            await asyncio.to_thread(node.clean)
 
 
-async def test_everything_that_can_be_asked(cluster: FakeAgentCluster, machine: AgentNode) -> None:
+async def test_commands_work_against_real_agent(cluster: FakeAgentCluster, machine: AgentNode) -> None:
     def ask() -> None:
         assert sorted(cluster.ok("logs", "jobs").splitlines()) == ["hello", "oh"]
         done = cluster.run(
@@ -59,7 +59,7 @@ async def test_everything_that_can_be_asked(cluster: FakeAgentCluster, machine: 
     await asyncio.to_thread(ask)
 
 
-async def test_a_shell_on_a_terminal(cluster: FakeAgentCluster, machine: AgentNode) -> None:
+async def test_shell_runs_on_terminal(cluster: FakeAgentCluster, machine: AgentNode) -> None:
     def use() -> None:
         window = ResizableTerminal(cluster, "exec", "jobs", "-it", "--", "sh")
         window.resize(97, 23)

@@ -146,7 +146,7 @@ class App:
         """Number of the newest release."""
 
         async def work(etcd: Etcd) -> int:
-            found = await etcd.get(etcd.keys.environment(self.ref))
-            return decode(Environment, found.key, found.value).latest_release if found else 0
+            record = await etcd.get(etcd.keys.environment(self.ref))
+            return decode(Environment, record.key, record.value).latest_release if record else 0
 
         return self.bed.store(work)

@@ -134,8 +134,10 @@ class Bed:
 
     def enlist(self, host: Host, *options: str) -> None:
         """Register the node, copy the bundle to the host, and start the agent unless running."""
-        said = self.json("node", "register", host.name, "--labels", "web,worker", "--address", host.address, *options)
-        host.install_agent(Path(said["bundle"]), said["agent_command"], f"--envoy-image={envoy_image()}")
+        document = self.json(
+            "node", "register", host.name, "--labels", "web,worker", "--address", host.address, *options
+        )
+        host.install_agent(Path(document["bundle"]), document["agent_command"], f"--envoy-image={envoy_image()}")
         if not host.agent.running:
             host.start_agent()
 

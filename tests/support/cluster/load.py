@@ -62,7 +62,7 @@ class Load:
 
     @property
     def requests(self) -> int:
-        return sum(each.requests for each in self.results.values())
+        return sum(result.requests for result in self.results.values())
 
     def _host(self, name: str) -> Host:
         return next(host for host in self._hosts if host.name == name)

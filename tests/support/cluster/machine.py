@@ -76,8 +76,8 @@ class Machine:
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
             )
         assert self._unshare.stdout is not None
-        with self._unshare.stdout as said:
-            ready = said.readline()
+        with self._unshare.stdout as output:
+            ready = output.readline()
         # Also of one that is half made: its first process must not be forgotten.
         for child in psutil.Process(self._unshare.pid).children():
             self._init = identify(child.pid)

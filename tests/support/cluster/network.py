@@ -81,15 +81,15 @@ def _in_network_of(machine: Machine) -> list[str]:
 
 
 def _ip_batch(prefix: list[str], *commands: str) -> None:
-    said = subprocess.run(
+    result = subprocess.run(
         [*prefix, "ip", "-batch", "-"], input="\n".join(commands), capture_output=True, text=True, check=False
     )
-    if said.returncode != 0:
-        raise RuntimeError(f"the bed's network cannot be made: {said.stderr.strip()}")
+    if result.returncode != 0:
+        raise RuntimeError(f"the bed's network cannot be made: {result.stderr.strip()}")
 
 
 def _networks() -> list[ipaddress.IPv4Network]:
     """Return the networks that this machine has routes to."""
-    said = subprocess.run(["ip", "-json", "-4", "route"], capture_output=True, text=True, check=True)
-    named = [load["dst"] for load in json.loads(said.stdout or "[]") if load["dst"] != "default"]
+    result = subprocess.run(["ip", "-json", "-4", "route"], capture_output=True, text=True, check=True)
+    named = [load["dst"] for load in json.loads(result.stdout or "[]") if load["dst"] != "default"]
     return [ipaddress.IPv4Network(each) for each in named]

@@ -95,7 +95,7 @@ def read_result(report: Path) -> Result:
     return Result(
         answered=Counter(said["answered"]),
         finished=Counter(said["finished"]),
-        failures=[Failure(**each) for each in said["failures"]],
+        failures=[Failure(**failure) for failure in said["failures"]],
         failed=said["failed"],
         connections=said["connections"],
         longest_gap=said["longest_gap"],

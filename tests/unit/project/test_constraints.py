@@ -42,12 +42,12 @@ def reached(requirements: list[str]) -> dict[str, str]:
     return found
 
 
-def test_every_line_pins_one_version_and_names_no_index() -> None:
+def test_constraints_pin_versions_and_name_no_index() -> None:
     assert lines()
     assert [line for line in lines() if not PIN.match(line)] == []
 
 
-def test_everything_installed_is_pinned_to_its_version() -> None:
+def test_installed_distributions_are_pinned() -> None:
     project = pyproject()["project"]
     installed = reached([*project["dependencies"], *project["optional-dependencies"]["dev"]])
     assert "typing-extensions" in installed, "the requirements of requirements are followed"
@@ -56,7 +56,7 @@ def test_everything_installed_is_pinned_to_its_version() -> None:
     )
 
 
-def test_the_build_and_the_optional_etcd_are_pinned() -> None:
+def test_build_and_optional_etcd_are_pinned() -> None:
     project = pyproject()
     names = [*project["build-system"]["requires"], *project["project"]["optional-dependencies"]["etcd"]]
     assert {canonicalize_name(Requirement(name).name) for name in names} <= pins().keys()

@@ -9,19 +9,19 @@ from tests.schedules.schedule import ReleaseQuality, StepKind, schedule
 SEEDS = range(1, 101)
 
 
-def test_a_seed_always_makes_the_same_schedule() -> None:
+def test_seed_determines_schedule() -> None:
     assert [str(schedule(seed)) for seed in SEEDS] == [str(schedule(seed)) for seed in SEEDS]
     assert len({str(schedule(seed)) for seed in SEEDS}) == len(SEEDS)
 
 
-def test_a_hundred_of_them_leave_nothing_out() -> None:
+def test_hundred_schedules_cover_all_steps_and_qualities() -> None:
     steps = [step for seed in SEEDS for step in schedule(seed).steps]
     assert {step.what for step in steps} == set(StepKind)
     assert {shape.quality for step in steps for shape in step.shapes} == set(ReleaseQuality)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_every_service_can_run_somewhere_whatever_happens(seed: int) -> None:
+def test_every_service_always_has_a_node(seed: int) -> None:
     made = schedule(seed)
     assert made.labels["n1"] == ("web", "worker")
     assert "n1" in made.attached

@@ -28,8 +28,10 @@ def running(
 ) -> tuple[Container, ...]:
     """Return the containers of a release in good order."""
     return tuple(
-        Container(f"{name}-{one.name}", one.name, str(REF), one.name, "", number, one.image.pinned, state)
-        for one in release(number, shape, "").services
+        Container(
+            f"{name}-{service.name}", service.name, str(REF), service.name, "", number, service.image.pinned, state
+        )
+        for service in release(number, shape, "").services
     )
 
 
@@ -64,11 +66,11 @@ def end(*, shape: ReleaseShape = GOOD, number: int = 2, **fields: Any) -> Schedu
     return ScheduleEnd(KEYS, values, {1: GOOD, 2: shape}, {"n1": running("n1", number, GOOD)}, {"n1": 1}, [])
 
 
-def test_a_good_release_that_runs_everywhere() -> None:
+def test_good_release_everywhere_has_no_defects() -> None:
     assert defects(end()) == []
 
 
-def test_a_bad_release_that_went_back() -> None:
+def test_rolled_back_release_has_no_defects() -> None:
     went_back = end(shape=SICK, number=1, phase=pb.Rollout.FAILED, target=1)
     assert defects(went_back) == []
     assert defects(end(shape=SICK, number=1, phase=pb.Rollout.ROLLING_BACK, target=1)) != []
@@ -107,7 +109,7 @@ def orphan(one: ScheduleEnd) -> ScheduleEnd:
         pytest.param(lambda one: store(one, (KEYS.rollout(REF), pb.Rollout())), "the newest is 2", id="no rollout"),
     ],
 )
-def test_violations_are_found(spoil: Callable[[ScheduleEnd], ScheduleEnd], expected: str) -> None:
+def test_defect_is_found(spoil: Callable[[ScheduleEnd], ScheduleEnd], expected: str) -> None:
     assert any(expected in found for found in defects(spoil(end())))
 
 

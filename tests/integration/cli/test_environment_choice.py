@@ -20,7 +20,7 @@ def meant(cli: Cli, *arguments: str) -> str:
     return "/".join(environment[name] for name in ("organization", "project", "environment"))
 
 
-def test_a_configuration_says_and_flag_and_variable_choose(cli: Cli) -> None:
+def test_configuration_names_environment_unless_flag_or_variable(cli: Cli) -> None:
     (cli.folder / "devopsellence.yml").write_text(CONFIG)
     assert meant(cli) == "acme/Shop/live"
     assert meant(cli, "--env", "staging") == "acme/Shop/staging"
@@ -29,7 +29,7 @@ def test_a_configuration_says_and_flag_and_variable_choose(cli: Cli) -> None:
     assert meant(cli, "--env", "staging") == "acme/Shop/staging"
 
 
-def test_a_configuration_above_counts_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configuration_in_parent_folder_is_found(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     (cli.folder / "devopsellence.yml").write_text(CONFIG)
     below = cli.folder / "lib"
     below.mkdir()
@@ -37,7 +37,7 @@ def test_a_configuration_above_counts_too(cli: Cli, monkeypatch: pytest.MonkeyPa
     assert meant(cli) == "acme/Shop/live"
 
 
-def test_an_environment_of_another_project_is_refused_where_it_would_be_written(cli: Cli) -> None:
+def test_environment_of_another_project_is_refused_for_writes(cli: Cli) -> None:
     (cli.folder / "devopsellence.yml").write_text(CONFIG)
     error = cli.error("deploy", "--env", "other/Shop/live")
     assert (error["code"], error["exit_code"]) == ("environment_elsewhere", 2)
@@ -63,7 +63,7 @@ def test_deploy_without_a_configuration_says_what_to_do(cli: Cli) -> None:
     assert "run devopsellence init" in result.stderr
 
 
-def test_no_cluster_at_all_is_said_without_a_traceback(cli: Cli) -> None:
+def test_missing_cluster_is_reported_without_traceback(cli: Cli) -> None:
     del cli.environ["DEVOPSELLENCE_ETCD_ENDPOINTS"]
     error = cli.error("node", "list")
     assert error["code"] == "etcd_unavailable"
