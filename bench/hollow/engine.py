@@ -23,7 +23,7 @@ _AWAY: Final = "the Docker Engine does not answer: it is not running"
 
 
 class HollowEngine:
-    """A :class:`devopsellence.nodeagent.docker.interface.Runtime`. One agent at a time works on a machine."""
+    """Container engine over a hollow machine; one agent at a time works on a machine."""
 
     def __init__(self, machine: HollowMachine, callbacks: EngineCallbacks) -> None:
         self.cache = ContainerCache()

@@ -61,7 +61,7 @@ def test_invalid_variable_name_is_a_problem(name: str) -> None:
     made = service()
     made.secret_refs.add(name=name, secret="DB", version=1)
     found = resolve_assignment(stored_pb2.Assignment(services=[made]), ENV, UID).services["web"].problem
-    assert "not the name of one" in found
+    assert "which is not valid" in found
 
 
 def test_secret_overrides_task_env_overrides_service_env() -> None:

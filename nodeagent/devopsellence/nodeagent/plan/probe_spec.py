@@ -79,7 +79,7 @@ def probe_problem(service: workload_pb2.Service) -> str:
         if not probe.command and not 0 < probe.port < 65536:
             return f"its health check names no port ({probe.port})"
         if not _PATH.match(probe.path or "/"):
-            return f"its health check's path {probe.path!r} is not one that HTTP can ask for"
+            return f"its health check's path {probe.path!r} is not a valid HTTP path"
     return ""
 
 

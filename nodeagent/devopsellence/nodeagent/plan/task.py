@@ -116,9 +116,11 @@ def _unstarted(
         return _Step(_Status.WAITING, "its container is being removed")
     if container is not None:
         return _Step(
-            _Status.WAITING, history.reason, (_act(ActionKind.START, "everything that it needs is ready", container),)
+            _Status.WAITING,
+            history.reason,
+            (_act(ActionKind.START, "all services that it needs are ready", container),),
         )
-    create = Action(ActionKind.CREATE, "everything that it needs is ready", TASK, assigned.hash, "", assigned.name)
+    create = Action(ActionKind.CREATE, "all services that it needs are ready", TASK, assigned.hash, "", assigned.name)
     if history.image_missing and assigned.can_pull:
         pull = Action(ActionKind.PULL, "its image is not on this machine", TASK, assigned.hash, "", assigned.name)
         return _Step(_Status.WAITING, assigned.pull_message, (pull, create))

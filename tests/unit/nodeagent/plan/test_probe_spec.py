@@ -62,7 +62,7 @@ def test_health_check_and_readiness_are_both_probes() -> None:
         ({"tcp_port": 70000}, "70000"),
         ({"http": workload_pb2.HttpGet(path="/up")}, "names no port"),
         ({"http": workload_pb2.HttpGet(path="up", port=80)}, "'up'"),
-        ({"http": workload_pb2.HttpGet(path="/a b\r\nX: y", port=80)}, "not one that HTTP can ask for"),
+        ({"http": workload_pb2.HttpGet(path="/a b\r\nX: y", port=80)}, "is not a valid HTTP path"),
     ],
 )
 def test_invalid_probe_is_a_problem(fields: dict[str, object], says: str) -> None:
