@@ -159,7 +159,7 @@ def test_acme_error_is_reported_on_one_line(stub: Stub, name: str, kind: Failure
     [("3600", 3600, 3600), ("Fri, 31 Dec 2999 23:59:59 GMT", 1e9, 1e12), ("soon", 0, 0), ("-5", 0, 0)],
     ids=["seconds", "a date", "nonsense", "negative"],
 )
-def test_when_authority_wants_to_be_asked_again(stub: Stub, header: str, least: float, most: float) -> None:
+def test_retry_after_header_delays_next_attempt(stub: Stub, header: str, least: float, most: float) -> None:
     stub.problem = {"type": "urn:ietf:params:acme:error:rateLimited", "detail": "too many"}
     stub.headers = {"Retry-After": header}
     assert least <= refused(f"{stub.home}/dir").retry_after <= most

@@ -251,7 +251,7 @@ def test_settings_that_cannot_be_right_are_usage_error(arguments: list[str], exp
     assert expected in " ".join(done.stderr.split())
 
 
-def test_where_no_certificate_is_ordered_nothing_of_it_is_in_memory() -> None:
+def test_acme_client_is_not_imported_without_orders() -> None:
     heavy = {"acme", "josepy", "requests", "cryptography", "pyrage"}
     code = f"import sys, devopsellence.controller.__main__; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -38,7 +38,7 @@ async def begin(environment: EnvironmentDriver) -> None:
     await settle(environment, 1)
 
 
-async def test_task_runs_between_supporting_services_and_app_and_failed_one_moves_no_node(
+async def test_task_runs_after_supporting_services_and_before_app(
     start: StartController, environment: EnvironmentDriver
 ) -> None:
     start()

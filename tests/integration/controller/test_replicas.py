@@ -70,7 +70,7 @@ async def drain(environment: EnvironmentDriver, name: str) -> None:
     await environment.write(environment.keys.node(name), node)
 
 
-async def test_replica_leaves_node_that_is_gone_and_node_takes_that_over_when_it_is_back(
+async def test_replica_moves_from_unreachable_node(
     environment: EnvironmentDriver,
 ) -> None:
     keys = environment.keys

@@ -1,4 +1,4 @@
-"""What the tests about rollouts in batches begin with."""
+"""Builders for tests of rollouts in batches."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def fail(store: Store, name: str) -> None:
     store.converge()
 
 
-def fall_silent(store: Store, *names: str) -> None:
+def become_unreachable(store: Store, *names: str) -> None:
     for name in names:
         store.delete(KEYS.heartbeat(name))
     store.converge()
@@ -84,7 +84,7 @@ def outcomes(store: Store) -> list[tuple[int, str]]:
 
 
 def codes(store: Store, release: int) -> list[str]:
-    """What was told about ``release``, without the assignments."""
+    """Return the codes of the events about ``release``, without assignments."""
     return [one.code for one in store.events if one.release == release and not one.code.startswith("assignment")]
 
 

@@ -1,4 +1,4 @@
-"""Messages for tests, and a store in memory that plans are made from and carried out in."""
+"""Builders of messages, and an in-memory store to plan from and to apply plans to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SERVICE_KINDS = {"web": workload_pb2.Service.WEB, "worker": workload_pb2.Service
 
 
 def moment(seconds: float) -> Now:
-    """Both clocks, ``seconds`` after the tests' beginning of time."""
+    """Return both clocks, ``seconds`` after the start of the tests."""
     return Now(1000.0 + seconds, START.timestamp() + seconds)
 
 
@@ -46,7 +46,7 @@ def service(
     after: Sequence[str] = (),
     **secrets: int,
 ) -> workload_pb2.Service:
-    """``after``: the services that it depends on; ``secrets``: the versions that it refers to."""
+    """Return a service. ``after``: names of its dependencies; ``secrets``: versions by name."""
     return workload_pb2.Service(
         name=name,
         kind=SERVICE_KINDS[kind],
@@ -68,7 +68,7 @@ def migration(**fields: Any) -> workload_pb2.Task:
 
 
 def secret(service: str, name: str, *versions: int, recipients: str = "n1") -> pb.Secret:
-    """With "ciphertexts" that name their version and whom they are for."""
+    """Return a secret with "ciphertexts" that contain version and recipients."""
     return pb.Secret(
         organization=REF.organization,
         project=REF.project,
@@ -96,7 +96,7 @@ def release(
     halt: bool = False,
     ingress: workload_pb2.Ingress | None = None,
 ) -> pb.Release:
-    made = pb.Release(
+    result = pb.Release(
         organization=REF.organization,
         project=REF.project,
         environment=REF.environment,
@@ -107,10 +107,10 @@ def release(
         registry=registry,
         ingress=ingress,
     )
-    made.rollout.progress_deadline.FromSeconds(deadline)
-    made.rollout.max_parallel = parallel
-    made.rollout.on_failure = workload_pb2.RolloutPolicy.HALT if halt else workload_pb2.RolloutPolicy.ROLLBACK
-    return made
+    result.rollout.progress_deadline.FromSeconds(deadline)
+    result.rollout.max_parallel = parallel
+    result.rollout.on_failure = workload_pb2.RolloutPolicy.HALT if halt else workload_pb2.RolloutPolicy.ROLLBACK
+    return result
 
 
 def service_status(name: str, **fields: Any) -> pb.ServiceStatus:
@@ -120,13 +120,13 @@ def service_status(name: str, **fields: Any) -> pb.ServiceStatus:
 
 
 def crashed(name: str, *, code: int = 1, failed: bool = False, reason: str = "ended by itself") -> pb.ServiceStatus:
-    made = service_status(name, phase=pb.ServiceStatus.BACKOFF, failed=failed, reason=reason)
-    made.last_exit.code = code
-    return made
+    result = service_status(name, phase=pb.ServiceStatus.BACKOFF, failed=failed, reason=reason)
+    result.last_exit.code = code
+    return result
 
 
 class Store:
-    """What etcd would hold under one environment, with revisions, and a controller that is driven step by step."""
+    """In-memory records of one environment, with revisions, and a controller driven step by step."""
 
     def __init__(self) -> None:
         self.records: dict[str, Record[Any]] = {}
@@ -134,8 +134,8 @@ class Store:
         self.stopwatch: ProgressStopwatch | None = None
         self.events: list[pb.Event] = []
         self.seconds = 0.0
-        self.silences = UnreachableSince()
-        # As the caches keep them: for as long as nothing about the node changes.
+        self.unreachable_since = UnreachableSince()
+        # Views as kept by the caches, until something about the node changes.
         self.views: dict[str, NodeView] = {}
 
     def put(self, key: str, message: Message) -> None:
@@ -145,7 +145,7 @@ class Store:
         self.records[key] = Record(key, message, None, created, self.revision)
 
     def garbage(self, key: str) -> None:
-        """As if someone had written nonsense with etcdctl."""
+        """Store a value that does not parse, as if written with etcdctl."""
         self.revision += 1
         self.records[key] = Record(key, None, MalformedRecord(key, "Thing", "no JSON"), self.revision, self.revision)
 
@@ -193,20 +193,20 @@ class Store:
 
     def assigned(self, name: str) -> list[str]:
         """The services that ``name`` is to run."""
-        found = self.assignment(name)
-        assert found is not None, f"{name} has no assignment"
-        return [one.name for one in found.services]
+        assignment = self.assignment(name)
+        assert assignment is not None, f"{name} has no assignment"
+        return [service.name for service in assignment.services]
 
     def rollout(self) -> pb.Rollout:
-        found = self.records[KEYS.rollout(REF)].message
-        assert isinstance(found, pb.Rollout)
-        return found
+        rollout = self.records[KEYS.rollout(REF)].message
+        assert isinstance(rollout, pb.Rollout)
+        return rollout
 
     def phase(self) -> str:
         return pb.Rollout.Phase.Name(self.rollout().phase)
 
     def progress(self, name: str) -> pb.NodeProgress:
-        return next(one for one in self.rollout().nodes if one.node == name)
+        return next(node for node in self.rollout().nodes if node.node == name)
 
     def task(self) -> pb.TaskStatus:
         """As it is recorded."""
@@ -214,11 +214,13 @@ class Store:
 
     def report_task(self, name: str, phase: str, *services: pb.ServiceStatus, **fields: Any) -> None:
         """``name``'s agent reports how the task of its assignment fares; ``fields`` are the task status's."""
-        found = self.assignment(name)
-        assert found is not None
+        assignment = self.assignment(name)
+        assert assignment is not None
         code = fields.pop("code", None)
         lines = fields.pop("lines", ())
-        task = pb.TaskStatus(name=found.task.name, service=found.task.service, release=found.release, **fields)
+        task = pb.TaskStatus(
+            name=assignment.task.name, service=assignment.task.service, release=assignment.release, **fields
+        )
         task.phase = pb.TaskStatus.Phase.Value(phase)
         if code is not None:
             task.exit.code = code
@@ -227,15 +229,15 @@ class Store:
 
     def report(self, name: str, *services: pb.ServiceStatus, phase: str = "", **fields: Any) -> None:
         """``name``'s agent reports about the assignment it has; by default that all of it has settled."""
-        found = self.assignment(name)
-        assert found is not None
-        settled = [service_status(one.name) for one in found.services]
-        default = "REMOVED" if found.removed else "CONVERGING" if services else "SETTLED"
+        assignment = self.assignment(name)
+        assert assignment is not None
+        settled = [service_status(one.name) for one in assignment.services]
+        default = "REMOVED" if assignment.removed else "CONVERGING" if services else "SETTLED"
         status = pb.AssignmentStatus(
             node=name,
-            node_uid=found.node_uid,
-            generation=found.generation,
-            release=found.release,
+            node_uid=assignment.node_uid,
+            generation=assignment.generation,
+            release=assignment.release,
             phase=pb.AssignmentStatus.Phase.Value(phase or default),
             services=services or settled,
         )
@@ -266,14 +268,14 @@ class Store:
             )
             for name in sorted(names)
         ]
-        found = self.records.get(KEYS.release(REF, latest)) if latest else None
+        newest = self.records.get(KEYS.release(REF, latest)) if latest else None
         record = checked_environment(self.records.get(KEYS.environment(REF)), REF)
         snapshot = EnvironmentSnapshot(
             REF,
             record,
-            found,
+            newest,
             self.records.get(KEYS.rollout(REF)),
-            [self._kept(view) for view in views],
+            [self._cached(view) for view in views],
             self.stopwatch,
             self._secrets(),
             certificates=self._certificates(),
@@ -281,57 +283,57 @@ class Store:
         number = snapshot.fallback_number
         fallback = self.records.get(KEYS.release(REF, number)) if number else None
         return replace(
-            snapshot, fallback=fallback, unreachable_since=self.silences.note(snapshot, moment(self.seconds))
+            snapshot, fallback=fallback, unreachable_since=self.unreachable_since.note(snapshot, moment(self.seconds))
         )
 
-    def _kept(self, view: NodeView) -> NodeView:
+    def _cached(self, view: NodeView) -> NodeView:
         if self.views.get(view.name) != view:
             self.views[view.name] = view
         return self.views[view.name]
 
     def _secrets(self) -> dict[tuple[str, str], Record[pb.Secret]]:
-        found = {}
+        secrets = {}
         for key, record in self.records.items():
             if key.startswith(KEYS.secrets_prefix(REF)):
                 ref, service, name = KEYS.parse_secret(key)
                 checked = checked_secret(record, ref, service, name)
                 if checked is not None:
-                    found[service, name] = checked
-        return found
+                    secrets[service, name] = checked
+        return secrets
 
     def _certificates(self) -> dict[str, Record[pb.Certificate]]:
-        found = {}
+        certificates = {}
         for key, record in self.records.items():
             if key.startswith(KEYS.certificates_prefix(REF)):
                 ref, host = KEYS.parse_certificate(key)
                 checked = checked_certificate(record, ref, host)
                 if checked is not None:
-                    found[host] = checked
-        return found
+                    certificates[host] = checked
+        return certificates
 
     def parts(self, name: str) -> dict[str, Record[pb.NodeIngress]]:
-        """What ``name`` has for its ingress, by part."""
+        """Return the ingress parts of ``name`` by name of the part."""
         prefix = KEYS.ingress_prefix(name)
         return {KEYS.parse_ingress(key)[2]: self.records[key] for key in self.records if key.startswith(prefix)}
 
     def plan(self) -> EnvironmentPlan:
-        """What would be done now; what was worked out for earlier plans makes no difference to it."""
+        """Return the plan for now; cached results of earlier plans must make no difference."""
         snapshot, now = self.snapshot(), moment(self.seconds)
-        made = plan(snapshot, now, KEYS)
+        result = plan(snapshot, now, KEYS)
         anew = replace(snapshot, nodes=[replace(view, notes={}) for view in snapshot.nodes])
-        assert plan(anew, now, KEYS) == made
-        return made
+        assert plan(anew, now, KEYS) == result
+        return result
 
     def step(self, *, only: int | None = None) -> EnvironmentPlan:
-        """Plan and carry out; ``only`` the first so many actions, as if the controller had died then."""
-        made = self.plan()
-        for action in made.actions[:only]:
+        """Plan and carry out; ``only``: number of actions until the controller crashes."""
+        result = self.plan()
+        for action in result.actions[:only]:
             self.carry_out(action)
-        self.stopwatch = made.stopwatch
-        if made.actions[:only]:
+        self.stopwatch = result.stopwatch
+        if result.actions[:only]:
             # With the first of the transactions.
-            self.events += made.events
-        return made
+            self.events += result.events
+        return result
 
     def converge(self) -> None:
         """Step until there is nothing left to do."""
@@ -355,10 +357,10 @@ class Store:
                 self.put(change.key, change.message)
 
 
-def kinds(made: EnvironmentPlan) -> list[WriteKind]:
-    return [action.kind for action in made.actions]
+def kinds(result: EnvironmentPlan) -> list[WriteKind]:
+    return [action.kind for action in result.actions]
 
 
-def writes(made: EnvironmentPlan) -> list[WriteAction]:
+def writes(result: EnvironmentPlan) -> list[WriteAction]:
     """The actions that change what a node should run."""
-    return [action for action in made.actions if action.node]
+    return [action for action in result.actions if action.node]

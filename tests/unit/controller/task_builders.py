@@ -1,4 +1,4 @@
-"""What the tests about the release task begin with."""
+"""Builders for tests of the release task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written for an environment, case by case."""
+"""Plans for an environment, case by case."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def settled_store() -> Store:
 # What is assigned
 
 
-def test_a_release_is_assigned_to_each_attached_node_by_its_labels() -> None:
+def test_release_is_assigned_to_each_attached_node_by_its_labels() -> None:
     store = settled_store()
     assert store.assigned("n1") == ["redis", "web"]
     assert store.assigned("n2") == ["web"]
@@ -46,7 +46,7 @@ def test_a_release_is_assigned_to_each_attached_node_by_its_labels() -> None:
     assert (first.organization, first.project, first.environment) == ("acme", "shop", "production")
 
 
-def test_the_services_are_sorted_and_whole() -> None:
+def test_services_are_sorted_and_whole() -> None:
     store = settled_store()
     store.deploy(2, WEB, service("api", image="api:2"), REDIS)
     store.converge()
@@ -61,14 +61,14 @@ def test_unchanged_state_writes_nothing() -> None:
     assert not store.plan().actions
 
 
-def test_an_environment_without_a_release_is_left_alone() -> None:
+def test_environment_without_release_is_left_alone() -> None:
     store = Store()
     store.add_node("n1", "web")
     store.set_environment("n1")
     assert not store.plan().actions
 
 
-def test_a_new_release_raises_the_generation_by_one_and_writes_the_rollout_first() -> None:
+def test_new_release_raises_generation_by_one_and_writes_rollout_first() -> None:
     store = settled_store()
     store.deploy(2, REDIS, service("web", image="app:2"))
     made = store.step()
@@ -79,7 +79,7 @@ def test_a_new_release_raises_the_generation_by_one_and_writes_the_rollout_first
     assert writes(made)[0].reason == "release 2 replaces release 1: redis, web"
 
 
-def test_a_label_that_is_added_brings_its_services_to_that_node_alone() -> None:
+def test_label_that_is_added_brings_its_services_to_that_node_alone() -> None:
     store = settled_store()
     store.add_node("n2", "web", "worker")
     made = store.step()
@@ -90,7 +90,7 @@ def test_a_label_that_is_added_brings_its_services_to_that_node_alone() -> None:
     assert store.assigned("n2") == ["redis", "web"]
 
 
-def test_a_label_that_is_removed_takes_its_services_away_and_rests_on_the_node_that_says_so() -> None:
+def test_removed_label_removes_services_with_node_as_precondition() -> None:
     store = settled_store()
     store.add_node("n1", "web")
     [action] = writes(store.plan())
@@ -99,7 +99,7 @@ def test_a_label_that_is_removed_takes_its_services_away_and_rests_on_the_node_t
     assert store.assigned("n1") == ["web"]
 
 
-def test_a_node_that_is_registered_anew_gets_an_assignment_for_the_new_machine() -> None:
+def test_node_that_is_registered_again_gets_assignment_for_new_machine() -> None:
     store = settled_store()
     store.add_node("n1", "web", "worker", uid="another")
     [action] = writes(store.step())
@@ -109,7 +109,7 @@ def test_a_node_that_is_registered_anew_gets_an_assignment_for_the_new_machine()
     assert (found.node_uid, found.generation) == ("another", 2)
 
 
-def test_a_node_that_is_attached_later_gets_the_newestrelease() -> None:
+def test_node_that_is_attached_later_gets_newest_release() -> None:
     store = settled_store()
     store.add_node("n3", "web")
     store.set_environment("n1", "n2", "n3", latest=1)
@@ -117,7 +117,7 @@ def test_a_node_that_is_attached_later_gets_the_newestrelease() -> None:
     assert (action.node, action.reason) == ("n3", "attached; release 1 gives it web")
 
 
-def test_an_assignment_that_someone_has_changed_is_written_anew() -> None:
+def test_assignment_that_someone_has_changed_is_replaced() -> None:
     store = settled_store()
     found = store.assignment("n1")
     assert found is not None
@@ -133,7 +133,7 @@ def test_an_assignment_that_someone_has_changed_is_written_anew() -> None:
     assert restored.generation == 2
 
 
-def test_the_generation_of_a_lost_assignment_continues_from_what_the_node_has_reported() -> None:
+def test_generation_of_lost_assignment_continues_from_status() -> None:
     store = settled_store()
     store.deploy(2, REDIS, WEB)
     store.converge()
@@ -148,7 +148,7 @@ def test_the_generation_of_a_lost_assignment_continues_from_what_the_node_has_re
 # How it is taken back
 
 
-def test_a_detached_node_gets_a_tombstone_which_goes_when_it_has_been_carried_out() -> None:
+def test_detached_node_gets_tombstone_until_removal_is_reported() -> None:
     store = settled_store()
     store.set_environment("n1", latest=1)
     made = store.step()
@@ -169,7 +169,7 @@ def test_a_detached_node_gets_a_tombstone_which_goes_when_it_has_been_carried_ou
     assert not store.plan().actions
 
 
-def test_a_detached_node_that_is_attached_again_before_its_tombstone_is_carried_out_gets_its_services_back() -> None:
+def test_node_reattached_before_removal_gets_services_back() -> None:
     store = settled_store()
     store.set_environment("n1", latest=1)
     store.step()
@@ -181,7 +181,7 @@ def test_a_detached_node_that_is_attached_again_before_its_tombstone_is_carried_
     assert (found.removed, found.generation) == (False, 3)
 
 
-def test_a_node_that_is_deleted_while_attached_keeps_its_tombstone_until_its_heartbeat_is_gone() -> None:
+def test_deleted_node_keeps_tombstone_while_it_has_a_heartbeat() -> None:
     store = settled_store()
     store.delete(KEYS.node("n2"))
     [action] = writes(store.step())
@@ -196,7 +196,7 @@ def test_a_node_that_is_deleted_while_attached_keeps_its_tombstone_until_its_hea
     assert KEYS.status("n2", REF) not in store.records
 
 
-def test_a_tombstone_for_a_machine_that_was_replaced_goes_by_itself() -> None:
+def test_tombstone_for_machine_that_was_replaced_goes_by_itself() -> None:
     store = settled_store()
     store.set_environment("n1", latest=1)
     store.step()
@@ -205,7 +205,7 @@ def test_a_tombstone_for_a_machine_that_was_replaced_goes_by_itself() -> None:
     assert action.reason == "the machine that it was meant for has been replaced"
 
 
-def test_a_tombstone_is_kept_while_the_old_machine_still_answers() -> None:
+def test_tombstone_is_kept_while_old_machine_still_answers() -> None:
     store = settled_store()
     store.set_environment("n1", latest=1)
     store.step()
@@ -213,7 +213,7 @@ def test_a_tombstone_is_kept_while_the_old_machine_still_answers() -> None:
     assert writes(store.step()) == []
 
 
-def test_a_deleted_environment_is_taken_back_from_all_nodes_and_leaves_nothing_behind() -> None:
+def test_deleted_environment_is_removed_completely() -> None:
     store = settled_store()
     store.delete(KEYS.environment(REF))
     assert kinds(store.step()) == [WriteKind.WITHDRAW_ASSIGNMENT, WriteKind.WITHDRAW_ASSIGNMENT]
@@ -225,7 +225,7 @@ def test_a_deleted_environment_is_taken_back_from_all_nodes_and_leaves_nothing_b
     assert left == []
 
 
-def test_a_status_without_an_assignment_of_a_detached_node_gets_a_tombstone() -> None:
+def test_status_without_assignment_of_detached_node_gets_tombstone() -> None:
     store = settled_store()
     store.set_environment("n1", latest=1)
     store.delete(KEYS.assignment("n2", REF))
@@ -237,7 +237,7 @@ def test_a_status_without_an_assignment_of_a_detached_node_gets_a_tombstone() ->
     assert (found.removed, found.node_uid, found.generation) == (True, "uid-n2", 2)
 
 
-def test_a_status_that_outlives_its_tombstone_is_deleted() -> None:
+def test_status_that_outlives_its_tombstone_is_deleted() -> None:
     store = settled_store()
     store.set_environment("n1", latest=1)
     store.step()
@@ -254,7 +254,7 @@ def test_a_status_that_outlives_its_tombstone_is_deleted() -> None:
 # What cannot be read
 
 
-def test_an_unreadable_node_keeps_its_assignment_and_stops_nobody_else() -> None:
+def test_unreadable_node_keeps_its_assignment_and_stops_no_node_else() -> None:
     store = settled_store()
     store.garbage(KEYS.node("n1"))
     store.deploy(2, REDIS, WEB)
@@ -269,7 +269,7 @@ def test_an_unreadable_node_keeps_its_assignment_and_stops_nobody_else() -> None
     assert store.phase() == "PROGRESSING", "where redis may run cannot be known"
 
 
-def test_an_unreadable_assignment_is_written_anew_above_every_generation_reported() -> None:
+def test_unreadable_assignment_is_replaced_above_every_generation_reported() -> None:
     store = settled_store()
     store.report("n1", generation=7)
     store.garbage(KEYS.assignment("n1", REF))
@@ -282,7 +282,7 @@ def test_an_unreadable_assignment_is_written_anew_above_every_generation_reporte
     assert store.assigned("n1") == ["redis", "web"]
 
 
-def test_an_unreadable_assignment_of_a_detached_node_becomes_a_tombstone() -> None:
+def test_unreadable_assignment_of_detached_node_becomes_tombstone() -> None:
     store = settled_store()
     store.garbage(KEYS.assignment("n2", REF))
     store.set_environment("n1", latest=1)
@@ -292,7 +292,7 @@ def test_an_unreadable_assignment_of_a_detached_node_becomes_a_tombstone() -> No
     assert (found.removed, found.generation, found.node_uid) == (True, 2, "uid-n2")
 
 
-def test_an_unreadable_newestrelease_leaves_the_nodes_at_what_they_have_and_fails_the_rollout() -> None:
+def test_unreadable_newest_release_fails_rollout_and_keeps_assignments() -> None:
     store = settled_store()
     store.set_environment("n1", "n2", latest=2)
     store.garbage(KEYS.release(REF, 2))
@@ -308,7 +308,7 @@ def test_an_unreadable_newestrelease_leaves_the_nodes_at_what_they_have_and_fail
 @pytest.mark.parametrize(
     "spoil", [lambda store: None, lambda store: store.put(KEYS.release(REF, 2), pb.Release(number=9))]
 )
-def test_a_newestrelease_that_is_missing_or_another_one_is_said_and_nothing_moves(
+def test_missing_or_wrong_newest_release_is_reported(
     spoil: Callable[[Store], None],
 ) -> None:
     store = settled_store()
@@ -319,7 +319,7 @@ def test_a_newestrelease_that_is_missing_or_another_one_is_said_and_nothing_move
     assert store.rollout().reason.startswith("release 2 ")
 
 
-def test_an_unreadable_newestrelease_is_rolled_out_once_it_can_be_read() -> None:
+def test_unreadable_newest_release_is_rolled_out_once_it_can_be_read() -> None:
     store = settled_store()
     store.set_environment("n1", "n2", latest=2)
     store.garbage(KEYS.release(REF, 2))
@@ -330,7 +330,7 @@ def test_an_unreadable_newestrelease_is_rolled_out_once_it_can_be_read() -> None
     assert not store.rollout().HasField("finished_at")
 
 
-def test_an_unreadable_environment_keeps_everything_and_its_rollout_says_so() -> None:
+def test_unreadable_environment_keeps_everything_and_its_rollout_says_so() -> None:
     store = settled_store()
     store.garbage(KEYS.environment(REF))
     assert kinds(store.step()) == [WriteKind.WRITE_ROLLOUT]
@@ -342,7 +342,7 @@ def test_an_unreadable_environment_keeps_everything_and_its_rollout_says_so() ->
     assert store.rollout().reason == ""
 
 
-def test_an_empty_document_is_no_environment_without_nodes_and_no_node_without_labels() -> None:
+def test_empty_document_counts_as_unreadable() -> None:
     store = settled_store()
     store.put(KEYS.environment(REF), pb.Environment())
     assert writes(store.step()) == []
@@ -353,14 +353,14 @@ def test_an_empty_document_is_no_environment_without_nodes_and_no_node_without_l
     assert store.progress("n1").phase == pb.NodeProgress.ERROR
 
 
-def test_an_unreadable_rollout_is_written_anew() -> None:
+def test_unreadable_rollout_is_replaced() -> None:
     store = settled_store()
     store.garbage(KEYS.rollout(REF))
     assert kinds(store.step()) == [WriteKind.WRITE_ROLLOUT]
     assert (store.phase(), store.rollout().release) == ("SETTLED", 1)
 
 
-def test_an_unreadable_status_or_heartbeat_is_named_in_the_progress_of_its_node_and_changes_no_assignment() -> None:
+def test_unreadable_status_or_heartbeat_shows_in_progress_only() -> None:
     for key in (KEYS.status("n2", REF), KEYS.heartbeat("n2")):
         store = settled_store()
         store.garbage(key)
@@ -370,7 +370,7 @@ def test_an_unreadable_status_or_heartbeat_is_named_in_the_progress_of_its_node_
         assert store.progress("n1").phase == pb.NodeProgress.SETTLED
 
 
-def test_an_unreadable_heartbeat_is_not_taken_for_one_that_is_gone() -> None:
+def test_unreadable_heartbeat_is_not_taken_for_one_that_is_gone() -> None:
     store = settled_store()
     store.delete(KEYS.node("n2"))
     store.garbage(KEYS.heartbeat("n2"))
@@ -381,7 +381,7 @@ def test_an_unreadable_heartbeat_is_not_taken_for_one_that_is_gone() -> None:
 # Cordoned nodes
 
 
-def test_a_cordoned_node_keeps_its_release_and_is_not_waited_for() -> None:
+def test_cordoned_node_keeps_its_release_and_is_not_waited_for() -> None:
     store = settled_store()
     store.add_node("n2", "web", cordoned=True)
     store.deploy(2, REDIS, WEB)
@@ -400,13 +400,13 @@ def test_a_cordoned_node_keeps_its_release_and_is_not_waited_for() -> None:
     assert moved.release == 2
 
 
-def test_a_cordoned_node_that_is_at_the_newestrelease_counts_as_any_other() -> None:
+def test_cordoned_node_that_is_at_newest_release_counts_as_any_other() -> None:
     store = settled_store()
     store.add_node("n2", "web", cordoned=True)
     assert not store.step().actions
 
 
-def test_a_cordoned_node_gives_up_what_it_is_detached_from() -> None:
+def test_cordoned_node_gives_up_what_it_is_detached_from() -> None:
     store = settled_store()
     store.add_node("n2", "web", cordoned=True)
     store.set_environment("n1", latest=1)
@@ -417,7 +417,7 @@ def test_a_cordoned_node_gives_up_what_it_is_detached_from() -> None:
 # Events
 
 
-def test_each_decision_is_told_once_and_nodes_with_the_same_reason_together() -> None:
+def test_events_group_nodes_with_the_same_reason() -> None:
     store = Store()
     for name in ("n1", "n2", "n3", "n4", "n5", "n6", "n7"):
         store.add_node(name, "web")
@@ -436,7 +436,7 @@ def test_each_decision_is_told_once_and_nodes_with_the_same_reason_together() ->
     assert (last.source, last.release, last.severity) == ("controller", 1, pb.Event.INFO)
 
 
-def test_an_event_about_one_node_names_it() -> None:
+def test_event_about_one_node_names_it() -> None:
     store = settled_store()
     store.events.clear()
     store.set_environment("n1", latest=1)
@@ -449,7 +449,7 @@ def test_an_event_about_one_node_names_it() -> None:
     ]
 
 
-def test_a_service_status_of_a_service_on_its_way_out_does_not_count() -> None:
+def test_service_status_of_service_on_its_way_out_does_not_count() -> None:
     store = settled_store()
     store.deploy(2, WEB)
     store.converge()

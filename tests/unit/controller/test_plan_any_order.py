@@ -77,7 +77,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.store.report(name, crashed(found.services[0].name, failed=True))
 
     @rule(name=nodes)
-    def fall_silent(self, name: str) -> None:
+    def become_unreachable(self, name: str) -> None:
         self.store.delete(KEYS.heartbeat(name))
 
     # Nonsense, and what is lost

@@ -1,4 +1,4 @@
-"""Whom a node may ask for an image that no registry has."""
+"""Image peers for images that are in no registry."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def settled(*names: str, away: tuple[str, ...] = (), image: str = "app:1") -> Sh
     return store
 
 
-def test_no_peers_before_a_node_runs_the_release() -> None:
+def test_no_peers_before_node_runs_release() -> None:
     store = settled("n1", "n2")
     assert (store.peers("n1"), store.peers("n2")) == ([], [])
 
@@ -83,7 +83,7 @@ def test_late_node_is_told_its_peers() -> None:
     assert writes(store.plan()) == []
 
 
-def test_a_registered_address_stands_before_what_an_agent_says_of_itself() -> None:
+def test_registered_address_stands_before_what_agent_says_of_itself() -> None:
     store = Sharing()
     store.add_node("n1", address="fd00::1")
     store.set_environment("n1")
@@ -125,7 +125,7 @@ def test_unusable_peers_are_not_named(how: str) -> None:
     assert store.peers("n3") == ([] if how == "pulls-it" else ["n2"])
 
 
-def test_in_a_rollout_the_next_is_told_of_those_before_it() -> None:
+def test_in_rollout_next_is_told_of_those_before_it() -> None:
     store = settled("n1", "n2", "n3")
     store.deploy(2, service("web", image="app:2"), parallel="1")
     store.converge()
@@ -194,7 +194,7 @@ def test_node_with_all_images_is_told_no_peers(why: str) -> None:
     assert store.assignment("n2") == before
 
 
-def test_a_node_that_would_have_failed_the_rollout_for_want_of_an_image_is_helped() -> None:
+def test_node_that_would_have_failed_rollout_for_want_of_image_is_helped() -> None:
     store = settled("n1", "n2", "n3")
     store.deploy(2, service("web", image="app:2"), parallel="3")
     store.converge()
@@ -204,7 +204,7 @@ def test_a_node_that_would_have_failed_the_rollout_for_want_of_an_image_is_helpe
     assert (store.phase(), store.peers("n2")) == ("PROGRESSING", ["n1"])
 
 
-def test_not_everybody_asks_the_same_ones_and_three_at_most() -> None:
+def test_not_everybody_asks_same_ones_and_three_at_most() -> None:
     names = [f"n{number:02}" for number in range(20)]
     store = settled(*names)
     later = [f"m{number:02}" for number in range(20)]

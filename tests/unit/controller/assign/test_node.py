@@ -1,4 +1,4 @@
-"""Whose assignment has the ingress: nodes that run all services that its rules target."""
+"""Ingress in assignments: nodes with all target services of its rules."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_release_without_ingress_assigns_none() -> None:
     assert not has_ingress(store, "n1")
 
 
-def test_a_label_that_is_removed_takes_the_ingress_with_the_service() -> None:
+def test_label_that_is_removed_takes_ingress_with_service() -> None:
     store = two_kinds()
     store.deploy(1, WEB, API, ingress=ingress(HOST, to=["web", "api"]))
     settle(store)
@@ -73,7 +73,7 @@ def test_a_label_that_is_removed_takes_the_ingress_with_the_service() -> None:
     assert found.generation == 2
 
 
-def test_a_drained_node_loses_it_with_the_service_that_leaves_first() -> None:
+def test_drained_node_loses_it_with_service_that_leaves_first() -> None:
     store = two_kinds()
     store.deploy(1, WEB, API, ingress=ingress(HOST, to=["web", "api"]))
     settle(store)
@@ -85,7 +85,7 @@ def test_a_drained_node_loses_it_with_the_service_that_leaves_first() -> None:
     assert not has_ingress(store, "n1")
 
 
-def test_a_cordoned_node_goes_on_serving_what_it_served() -> None:
+def test_cordoned_node_goes_on_serving_what_it_served() -> None:
     store = serving_store("n1")
     store.add_node("n1", "web", cordoned=True)
     store.deploy(2, WEB, ingress=ingress("other.example.com"))
@@ -104,7 +104,7 @@ def test_another_ingress_alone_is_another_generation() -> None:
     assert (list(found.ingress.hosts), found.generation) == (["other.example.com"], 2)
 
 
-def test_during_the_release_task_it_stays_what_it_was() -> None:
+def test_during_release_task_it_stays_what_it_was() -> None:
     store = Store()
     store.add_node("n1", "web")
     store.set_environment("n1")
@@ -123,7 +123,7 @@ def test_during_the_release_task_it_stays_what_it_was() -> None:
     assert list(found.ingress.hosts) == ["other.example.com"]
 
 
-def test_before_the_first_release_task_has_succeeded_there_is_none() -> None:
+def test_before_first_release_task_has_succeeded_there_is_none() -> None:
     store = Store()
     store.add_node("n1", "web")
     store.set_environment("n1")
@@ -132,7 +132,7 @@ def test_before_the_first_release_task_has_succeeded_there_is_none() -> None:
     assert not has_ingress(store, "n1")
 
 
-def test_another_machine_of_that_name_serves_nothing_before_the_release_task_has_succeeded() -> None:
+def test_replaced_machine_serves_nothing_before_release_task() -> None:
     store = Store()
     store.add_node("n1", "web")
     store.set_environment("n1")
@@ -144,7 +144,7 @@ def test_another_machine_of_that_name_serves_nothing_before_the_release_task_has
     assert not has_ingress(store, "n1")
 
 
-def test_an_assignment_of_an_earlier_version_is_completed_without_a_warning() -> None:
+def test_assignment_of_earlier_version_is_completed_without_warning() -> None:
     store = serving_store("n1")
     found = store.assignment("n1")
     assert found is not None
@@ -166,7 +166,7 @@ def test_an_assignment_of_an_earlier_version_is_completed_without_a_warning() ->
         pytest.param("SERVING", "", id="serving"),
     ],
 )
-def test_an_ingress_that_fails_is_said_and_fails_no_rollout(phase: str, said: str) -> None:
+def test_ingress_that_fails_is_reported_and_fails_no_rollout(phase: str, said: str) -> None:
     store = serving_store("n1", "n2")
     assert store.rollout().reason == ""
     status = pb.IngressStatus(phase=pb.IngressStatus.Phase.Value(phase), reason="port 80 is taken")
@@ -180,7 +180,7 @@ def test_an_ingress_that_fails_is_said_and_fails_no_rollout(phase: str, said: st
     assert (store.phase(), store.rollout().reason) == ("SETTLED", "")
 
 
-def test_the_status_of_an_ingress_that_is_not_assigned_any_more_says_nothing() -> None:
+def test_status_of_ingress_that_is_not_assigned_any_more_says_nothing() -> None:
     store = serving_store("n1")
     store.deploy(2, WEB)
     store.converge()
@@ -192,7 +192,7 @@ def test_the_status_of_an_ingress_that_is_not_assigned_any_more_says_nothing() -
 # What it refers to
 
 
-def test_the_hosts_are_in_lower_case_once_and_without_what_can_be_none() -> None:
+def test_hosts_are_in_lower_case_once_and_without_what_can_be_none() -> None:
     made = ingress("B.example.com", "b.example.com", "a.example.com", "x_y.example.com", "c.example.com:8080", "")
     assert hosts_of(made) == ["a.example.com", "b.example.com"]
 

@@ -1,4 +1,4 @@
-"""Which ciphertexts an assignment carries, case by case."""
+"""Ciphertexts in assignments, case by case."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def settle(store: Store) -> None:
     store.converge()
 
 
-def test_a_node_is_given_what_its_own_services_refer_to_in_the_version_that_the_release_pins() -> None:
+def test_node_gets_secrets_of_its_services_in_pinned_versions() -> None:
     store = deployed_store()
     assert sealed(store, "n1") == ["web/A/2 for n1", "web/B/1 for n1"]
     assert sealed(store, "n2") == ["redis/C/3 for n1"]
     assert not store.plan().actions
 
 
-def test_a_secret_that_was_encrypted_anew_is_written_to_its_users_alone() -> None:
+def test_secret_that_was_encrypted_again_is_written_to_its_users_alone() -> None:
     store = deployed_store()
     store.store_secret("web", "B", 1, 2, recipients="n1,n2")
     [action] = writes(store.step())
@@ -58,13 +58,13 @@ def test_a_secret_that_was_encrypted_anew_is_written_to_its_users_alone() -> Non
     assert found.generation == 2
 
 
-def test_a_new_version_that_no_release_pins_yet_changes_nothing() -> None:
+def test_new_version_that_no_release_pins_yet_changes_nothing() -> None:
     store = deployed_store()
     store.store_secret("web", "B", 1, 2)
     assert not store.plan().actions
 
 
-def test_a_secret_that_is_missing_is_left_out_and_named_with_the_command() -> None:
+def test_secret_that_is_missing_is_left_out_and_named_with_command() -> None:
     store = deployed_store()
     settle(store)
     store.delete(KEYS.secret(REF, "web", "B"))
@@ -82,7 +82,7 @@ def test_a_secret_that_is_missing_is_left_out_and_named_with_the_command() -> No
     assert (store.phase(), store.rollout().reason) == ("SETTLED", "")
 
 
-def test_a_secret_that_cannot_be_read_is_kept_by_those_who_have_it_and_its_key_is_named() -> None:
+def test_unreadable_secret_is_kept_and_reported_with_its_key() -> None:
     spoiled = (
         pb.Secret(),
         pb.Secret(organization="acme", project="shop", environment="production", service="web", name="B"),
@@ -104,7 +104,7 @@ def test_a_secret_that_cannot_be_read_is_kept_by_those_who_have_it_and_its_key_i
         assert sealed(store, "n1") == ["web/A/2 for n1", "web/B/1 for n1"]
 
 
-def test_a_version_that_has_aged_out_is_kept_by_those_who_have_it_and_missed_by_those_who_do_not() -> None:
+def test_aged_out_version_is_kept_by_nodes_that_have_it() -> None:
     store = deployed_store()
     store.store_secret("web", "B", 2, 3)
     assert not writes(store.step())
@@ -116,7 +116,7 @@ def test_a_version_that_has_aged_out_is_kept_by_those_who_have_it_and_missed_by_
     assert 'secret B of service "web" has no version 1; run devopsellence deploy' in store.rollout().reason
 
 
-def test_the_registry_and_its_password_are_given_to_those_who_pull_the_app() -> None:
+def test_registry_and_its_password_are_given_to_those_who_pull_app() -> None:
     store = deployed_store()
     store.store_secret(REGISTRY, "PASS", 1)
     store.deploy(2, app(2), REDIS, registry=REGISTERED)
@@ -135,7 +135,7 @@ def test_the_registry_and_its_password_are_given_to_those_who_pull_the_app() -> 
     assert not first.HasField("registry")
 
 
-def test_a_registry_without_its_password_says_how_to_set_it() -> None:
+def test_registry_without_its_password_says_how_to_set_it() -> None:
     store = deployed_store()
     store.deploy(2, app(2), REDIS, registry=REGISTERED)
     store.converge()
@@ -144,7 +144,7 @@ def test_a_registry_without_its_password_says_how_to_set_it() -> None:
     )
 
 
-def test_the_tasks_node_is_given_what_the_task_and_what_the_kept_services_need() -> None:
+def test_tasks_node_gets_what_task_and_what_kept_services_need() -> None:
     store = deployed_store()
     settle(store)
     store.store_secret("web", "A", 2, 3)
@@ -158,7 +158,7 @@ def test_the_tasks_node_is_given_what_the_task_and_what_the_kept_services_need()
     assert sealed(store, "n2") == ["redis/C/3 for n1"], "it keeps what it has"
 
 
-def test_a_node_that_is_kept_at_what_it_has_gets_its_secrets_as_they_are_encrypted_now() -> None:
+def test_held_node_gets_secrets_encrypted_again() -> None:
     store = deployed_store()
     settle(store)
     store.add_node("n1", "web", cordoned=True)
@@ -191,7 +191,7 @@ def test_references_cover_services_task_and_registry() -> None:
     }
 
 
-def test_absent_is_what_is_not_there_in_the_version_needed_and_not_what_cannot_be_read() -> None:
+def test_missing_secrets_exclude_unreadable_records() -> None:
     store = deployed_store()
     store.garbage(KEYS.secret(REF, "redis", "C"))
     needed = release(2, app(2, A=9, B=1, D=1), service("redis", "worker", C=3), registry=REGISTERED)

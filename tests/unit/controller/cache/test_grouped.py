@@ -11,7 +11,7 @@ def record(revision: int) -> Record[pb.Certificate]:
     return Record("key", pb.Certificate(), None, 1, revision)
 
 
-def test_a_group_is_there_as_long_as_a_record_is() -> None:
+def test_group_is_there_as_long_as_record_is() -> None:
     groups: GroupedRecords[str, str, pb.Certificate] = GroupedRecords()
     groups.set("a", "one", record(1))
     groups.set("a", "two", record(2))
@@ -40,7 +40,7 @@ def test_returned_groups_do_not_change() -> None:
     assert groups.of("a") == {"one": record(2), "two": record(3)}
 
 
-def test_the_same_object_means_that_nothing_has_changed() -> None:
+def test_same_object_means_that_nothing_has_changed() -> None:
     groups: GroupedRecords[str, str, pb.Certificate] = GroupedRecords()
     groups.set("a", "one", record(1))
     shown = groups.of("a")

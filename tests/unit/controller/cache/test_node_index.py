@@ -12,14 +12,14 @@ ENVIRONMENTS = [EnvironmentRef("o", "p", name) for name in ("a", "b", "c")]
 NODES = ["n1", "n2", "n3"]
 
 
-def test_an_attached_node_is_tied_both_ways() -> None:
+def test_attached_node_is_tied_both_ways() -> None:
     index = NodeIndex()
     index.attach(ENVIRONMENTS[0], ["n2", "n1"])
     assert index.nodes_of(ENVIRONMENTS[0]) == ["n1", "n2"]
     assert index.environments_of("n1") == [ENVIRONMENTS[0]]
 
 
-def test_a_detached_node_stays_tied_as_long_as_its_assignment_is_there() -> None:
+def test_detached_node_stays_tied_as_long_as_its_assignment_is_there() -> None:
     index = NodeIndex()
     index.attach(ENVIRONMENTS[0], ["n1"])
     index.set(ENVIRONMENTS[0], "n1", NodeTie.ASSIGNMENT, present=True)
@@ -46,7 +46,7 @@ operations = st.lists(
 
 
 @given(operations)
-def test_both_directions_agree_with_a_plain_set_of_ties(steps: list[tuple[object, ...]]) -> None:
+def test_both_directions_agree_with_plain_set_of_ties(steps: list[tuple[object, ...]]) -> None:
     index = NodeIndex()
     model: set[tuple[EnvironmentRef, str, NodeTie]] = set()
     for step in steps:

@@ -27,19 +27,19 @@ OTHER = "other.example.com"
     ],
     ids=["one more host", "a wildcard", "no host", "another common name", "the host as name only", "empty", "no csr"],
 )
-def test_a_signing_request_is_for_this_host_alone(pem: str, why: str) -> None:
+def test_signing_request_is_for_this_host_alone(pem: str, why: str) -> None:
     request = pb.SigningRequest(id="id-1", csr_pem=pem, key_age="sealed", recipients=[recipient(0)])
     with pytest.raises(CertificateMismatch, match=why.replace("*", r"\*")):
         check_request(request, HOST, [recipient(0)])
 
 
-def test_a_signing_request_as_asked_for() -> None:
+def test_signing_request_as_asked_for() -> None:
     check_request(signing_request(), HOST, [recipient(0)])
     named = pb.SigningRequest(id="x", csr_pem=csr(HOST, common_name=HOST), key_age="k", recipients=[recipient(0)])
     check_request(named, HOST, [recipient(0)])
 
 
-def test_a_request_that_another_key_has_signed_is_refused() -> None:
+def test_request_that_another_key_has_signed_is_refused() -> None:
     """Its signature belongs to other bytes."""
     import base64
 
@@ -54,7 +54,7 @@ def test_a_request_that_another_key_has_signed_is_refused() -> None:
         check_request(request, "bad.example.com", [recipient(0)])
 
 
-def test_a_chain_says_what_people_ask_about_it() -> None:
+def test_chain_says_what_people_ask_about_it() -> None:
     pem = chain(HOST) + chain("an authority")
     found = read_chain(pem, csr(HOST), HOST, START)
     assert (found.pem, found.serial, found.issuer) == (pem, "abc123", "Test R3")
@@ -72,6 +72,6 @@ def test_a_chain_says_what_people_ask_about_it() -> None:
     ],
     ids=["another key", "another host", "expired", "empty", "nonsense"],
 )
-def test_a_chain_that_cannot_be_served_is_refused(pem: str, why: str) -> None:
+def test_chain_that_cannot_be_served_is_refused(pem: str, why: str) -> None:
     with pytest.raises(CertificateMismatch, match=why):
         read_chain(pem, csr(HOST), HOST, START)

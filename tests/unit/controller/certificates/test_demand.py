@@ -1,4 +1,4 @@
-"""Who serves which host, read from an environment as the caches show it."""
+"""Demand for certificates, read from a snapshot."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def beat(store: Store, name: str, key: str, uid: str = "") -> None:
     store.put(KEYS.heartbeat(name), pb.Heartbeat(node=name, uid=uid or f"uid-{name}", age_recipient=key))
 
 
-def test_where_no_ingress_is_nothing_is_asked_for() -> None:
+def test_no_ingress_means_no_demand() -> None:
     store = Store()
     store.add_node("n1", "web")
     store.set_environment("n1")
@@ -44,7 +44,7 @@ def test_where_no_ingress_is_nothing_is_asked_for() -> None:
     assert concerned(serving_store("n1").snapshot())
 
 
-def test_all_nodes_with_the_ingress_serve_all_of_its_hosts() -> None:
+def test_all_nodes_with_ingress_serve_all_of_its_hosts() -> None:
     store = serving_store("n2", "n1", hosts=[HOST, OTHER])
     assert list(found(store).hosts) == [HOST, OTHER]
     for host in (HOST, OTHER):
@@ -54,7 +54,7 @@ def test_all_nodes_with_the_ingress_serve_all_of_its_hosts() -> None:
         assert one.named
 
 
-def test_nodes_at_two_releases_count_for_the_hosts_that_they_have_and_the_newer_one_says_how() -> None:
+def test_nodes_at_two_releases_use_account_of_newer_release() -> None:
     store = serving_store("n1", "n2")
     newer = ingress(HOST, OTHER, tls_email="ops@example.com", tls_ca_directory_url="https://acme.example.com/dir")
     store.deploy(2, WEB, ingress=newer, parallel="1")
@@ -88,7 +88,7 @@ def test_status_counts_only_for_its_uid() -> None:
     assert not of(store).servers[0].reachable
 
 
-def test_keys_are_those_of_the_machines_that_now_are_the_nodes() -> None:
+def test_keys_are_those_of_machines_that_now_are_nodes() -> None:
     store = serving_store("n1", "n2")
     assert found(store).recipients == frozenset()
     beat(store, "n1", recipient(1))
@@ -100,7 +100,7 @@ def test_keys_are_those_of_the_machines_that_now_are_the_nodes() -> None:
     assert found(store).recipients == {recipient(2)}
 
 
-def test_a_host_is_named_for_as_long_as_a_release_that_counts_names_it() -> None:
+def test_host_is_named_for_as_long_as_release_that_counts_names_it() -> None:
     store = serving_store("n1")
     put_certificate(store, serial="abc")
     store.deploy(2, WEB)
@@ -114,7 +114,7 @@ def test_a_host_is_named_for_as_long_as_a_release_that_counts_names_it() -> None
 
 
 @pytest.mark.parametrize("what", ["release", "assignment", "missing release"])
-def test_unreadable_release_may_name_the_host(what: str) -> None:
+def test_unreadable_release_may_name_host(what: str) -> None:
     store = serving_store("n1")
     put_certificate(store, serial="abc")
     for number in (2, 3):

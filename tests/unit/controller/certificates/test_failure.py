@@ -1,4 +1,4 @@
-"""When the next attempt begins, and what people are told to do."""
+"""Backoff until the next attempt, and advice in failures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PACE = IssuancePace()
 PLAIN = IssuanceFailure(FailureKind.OTHER, "no")
 
 
-def test_from_a_minute_to_a_day() -> None:
+def test_from_minute_to_day() -> None:
     delays = [backoff(PLAIN, failures, "app.example.com", PACE) for failures in range(1, 2000)]
     assert 45 <= delays[0] <= 60
     assert delays == sorted(delays)
@@ -29,13 +29,13 @@ def test_hosts_that_failed_together_are_not_tried_together() -> None:
     [(0.0, 45.0, 60.0), (10.0, 45.0, 60.0), (5000.0, 5000.0, 5000.0), (1e9, 7 * 86400.0, 7 * 86400.0)],
     ids=["nothing", "less", "more", "years"],
 )
-def test_the_authoritys_own_delay_is_honoured(asked_for: float, least: float, most: float) -> None:
+def test_authoritys_own_delay_is_honoured(asked_for: float, least: float, most: float) -> None:
     found = backoff(IssuanceFailure(FailureKind.RATE_LIMITED, "too many", asked_for), 1, "a.example.com", PACE)
     assert least <= found <= most
 
 
 @pytest.mark.parametrize("kind", list(FailureKind), ids=lambda kind: kind.value)
-def test_each_kind_says_what_happened_and_names_the_host_if_anything(kind: FailureKind) -> None:
+def test_failure_sentence_has_cause_host_and_advice(kind: FailureKind) -> None:
     sentence = IssuanceFailure(kind, "the authority refused").sentence("app.example.com")
     assert sentence.startswith("the authority refused")
     assert "{" not in sentence

@@ -194,7 +194,7 @@ async def issuing(store: Store, pace: IssuancePace | None = None) -> AsyncIterat
         await asyncio.gather(working, return_exceptions=True)
 
 
-async def test_from_nothing_to_a_certificate_with_the_operators_among_its_readers() -> None:
+async def test_first_certificate_is_readable_by_operators() -> None:
     store = serving()
     store.put(KEYS.operator("ann"), pb.Operator(name="ann", age_recipient=recipient(2)))
     store.garbage(KEYS.operator("bob"))
@@ -208,7 +208,7 @@ async def test_from_nothing_to_a_certificate_with_the_operators_among_its_reader
     assert len(scene.authority.ordered) == 1
 
 
-async def test_so_many_orders_at_once_and_no_more() -> None:
+async def test_concurrent_orders_are_limited() -> None:
     hosts = [f"h{number}.example.com" for number in range(9)]
     async with issuing(serving(*hosts)) as scene:
         scene.authority.go.clear()
@@ -230,7 +230,7 @@ async def test_nodes_that_do_not_answer_are_waited_for_and_named_when_it_fails()
     assert scene.memory.told == ["failed"]
 
 
-async def test_a_defect_fails_the_attempt_and_nothing_else() -> None:
+async def test_bug_fails_attempt_and_nothing_else() -> None:
     async with issuing(serving()) as scene:
         scene.authority.fail = ZeroDivisionError("ours")
         await scene.until(lambda: scene.memory.certificate().issuance.phase == pb.Issuance.BACKOFF)
@@ -254,7 +254,7 @@ async def test_concurrent_writes_are_kept() -> None:
     assert scene.memory.certificate().key_age == "resealed"
 
 
-async def test_an_attempt_that_nobody_wants_any_more_writes_nothing() -> None:
+async def test_attempt_that_no_node_wants_any_more_writes_nothing() -> None:
     store = serving()
     async with issuing(store) as scene:
         scene.authority.go.clear()
@@ -271,7 +271,7 @@ async def test_an_attempt_that_nobody_wants_any_more_writes_nothing() -> None:
         assert KEYS.certificate(REF, HOST) not in store.records
 
 
-async def test_an_operator_who_takes_the_issuance_away_begins_it_anew() -> None:
+async def test_operator_who_takes_issuance_away_restarts_it() -> None:
     store = serving()
     async with issuing(store) as scene:
         scene.authority.fail = IssuanceError(IssuanceFailure(FailureKind.OTHER, "no"))
@@ -286,7 +286,7 @@ async def test_an_operator_who_takes_the_issuance_away_begins_it_anew() -> None:
     assert scene.memory.told == ["failed", "obtained"]
 
 
-async def test_a_write_without_an_answer_is_read_back() -> None:
+async def test_write_without_answer_is_read_back() -> None:
     store = serving()
     async with issuing(store) as scene:
         scene.authority.go.clear()
@@ -305,7 +305,7 @@ async def test_former_leader_stops() -> None:
         await scene.issuer.run([REF])
 
 
-async def test_a_record_that_cannot_be_read_is_left_alone() -> None:
+async def test_record_that_cannot_be_read_is_left_alone() -> None:
     other = "h1.example.com"
     store = serving(HOST, other)
     store.garbage(KEYS.certificate(REF, HOST))

@@ -1,4 +1,4 @@
-"""What the certificate of one host needs, case by case."""
+"""Next step for the certificate of one host, case by case."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def decide(
     return next_step.decide(wanted, certificate, moment(seconds), asked, keys, PACE)
 
 
-def test_a_host_without_a_certificate_gets_its_key_from_the_first_node_that_can_make_it() -> None:
+def test_first_able_node_creates_key_for_host_without_certificate() -> None:
     wanted = demand(server(0, answers=False), server(1, keyless=True), server(2), server(3))
     step = decide(wanted, blank())
     assert (step.kind, step.node, step.reason) == (CertificateStepKind.ASK, "n2", "the host has no certificate yet")
@@ -52,7 +52,7 @@ def test_a_host_without_a_certificate_gets_its_key_from_the_first_node_that_can_
     [demand(server(0, answers=False)), demand(server(0, keyless=True))],
     ids=["all are silent", "none has a key"],
 )
-def test_key_request_waits_for_a_reachable_node(wanted: CertificateDemand) -> None:
+def test_key_request_waits_for_reachable_node(wanted: CertificateDemand) -> None:
     assert decide(wanted, blank()).kind is CertificateStepKind.WAIT
 
 
@@ -61,7 +61,7 @@ def test_key_request_waits_for_a_reachable_node(wanted: CertificateDemand) -> No
     [(90, 60 * DAY), (60, 40 * DAY), (6, 4 * DAY), (365, 335 * DAY), (1 / 24, 2400.0)],
     ids=["90 days", "60 days", "6 days", "a year", "an hour"],
 )
-def test_renewed_30_days_or_a_third_ahead(days: float, due_after: float) -> None:
+def test_renewed_30_days_or_third_ahead(days: float, due_after: float) -> None:
     wanted = demand(server(0))
     before = decide(wanted, obtained(days=days), seconds=due_after - 10)
     assert before.kind is CertificateStepKind.WAIT
@@ -71,13 +71,13 @@ def test_renewed_30_days_or_a_third_ahead(days: float, due_after: float) -> None
     assert "the certificate ends at" in due.reason
 
 
-def test_an_installed_one_is_served_to_its_last_third_and_then_replaced_where_the_mode_is_auto() -> None:
+def test_installed_certificate_is_renewed_in_its_last_third_in_auto_mode() -> None:
     wanted = demand(server(0), server(1))
     assert decide(wanted, obtained(source=INSTALLED), seconds=59 * DAY).kind is CertificateStepKind.WAIT
     assert decide(wanted, obtained(source=INSTALLED), seconds=60 * DAY).kind is CertificateStepKind.ASK
 
 
-def test_a_node_that_cannot_open_the_key_is_a_reason_to_renew() -> None:
+def test_node_that_cannot_decrypt_key_is_reason_to_renew() -> None:
     step = decide(demand(server(0), server(1), server(2, keyless=True)), obtained(recipient(0)))
     assert step.kind is CertificateStepKind.ASK
     assert step.reason == "its key is not encrypted for n1, which serves the host"
@@ -91,7 +91,7 @@ def test_modes_other_than_auto_keep_and_order_nothing(source: pb.Certificate.Sou
     )
 
 
-def test_when_the_mode_is_changed_what_is_under_way_stops() -> None:
+def test_issuance_stops_when_tls_mode_changes() -> None:
     wanted = demand(server(0), account=None)
     stopped = decide(wanted, under_way("CHALLENGE", obtained()))
     assert (stopped.kind, stopped.certificate) == (CertificateStepKind.WRITE, obtained())
@@ -120,7 +120,7 @@ def test_unserved_host_keeps_its_record() -> None:
     assert decide(demand(named=True), obtained()) == CertificateStep(CertificateStepKind.WAIT)
 
 
-def test_a_signing_request_is_accepted_and_then_ordered_with() -> None:
+def test_signing_request_is_accepted_and_then_ordered_with() -> None:
     request = signing_request()
     wanted = demand(server(0, requests=[request]))
     step = decide(wanted, under_way("KEY"))
@@ -142,7 +142,7 @@ def test_a_signing_request_is_accepted_and_then_ordered_with() -> None:
     ],
     ids=["another host", "another reader", "nonsense", "no key"],
 )
-def test_a_signing_request_that_was_not_asked_for_is_refused(request_: pb.SigningRequest, why: str) -> None:
+def test_signing_request_that_was_not_asked_for_is_refused(request_: pb.SigningRequest, why: str) -> None:
     step = decide(demand(server(0, requests=[request_])), under_way("KEY"))
     assert step.kind is CertificateStepKind.FAIL
     assert step.failure is not None
@@ -150,7 +150,7 @@ def test_a_signing_request_that_was_not_asked_for_is_refused(request_: pb.Signin
     assert why in step.failure.detail
 
 
-def test_another_nodes_answer_and_an_answer_to_another_request_do_not_count() -> None:
+def test_another_nodes_answer_and_answer_to_another_request_do_not_count() -> None:
     for wanted in (
         demand(server(0), server(1, requests=[signing_request()])),
         demand(server(0, requests=[signing_request("id-0")])),
@@ -158,7 +158,7 @@ def test_another_nodes_answer_and_an_answer_to_another_request_do_not_count() ->
         assert decide(wanted, under_way("KEY")).kind is CertificateStepKind.WAIT
 
 
-def test_a_node_that_goes_silent_is_not_waited_for() -> None:
+def test_node_that_goes_unreachable_is_not_waited_for() -> None:
     silent = server(0, answers=False)
     step = decide(demand(silent, server(1)), under_way("KEY"))
     assert (step.kind, step.node, step.reason) == (
@@ -170,7 +170,7 @@ def test_a_node_that_goes_silent_is_not_waited_for() -> None:
     assert decide(demand(silent), under_way("KEY")).kind is CertificateStepKind.WAIT
 
 
-def test_a_node_that_is_there_and_makes_no_key_fails_and_the_next_one_is_asked() -> None:
+def test_node_that_is_there_and_creates_no_key_fails_and_next_one_is_asked() -> None:
     wanted = demand(server(0), server(1))
     waiting = decide(wanted, under_way("KEY"), seconds=119, asked=1000)
     assert waiting.kind is CertificateStepKind.WAIT
@@ -183,17 +183,17 @@ def test_a_node_that_is_there_and_makes_no_key_fails_and_the_next_one_is_asked()
     assert decide(wanted, under_way("BACKOFF", failures=2)).node == "n0"
 
 
-def test_a_node_that_comes_meanwhile_is_sealed_for_as_well() -> None:
+def test_node_that_comes_meanwhile_is_sealed_for_as_well() -> None:
     step = decide(demand(server(0), server(1)), under_way("KEY"), recipients=2)
     assert (step.kind, step.reason) == (CertificateStepKind.ASK, "the key is to be encrypted for more nodes")
 
 
-def test_a_signing_request_that_is_gone_is_asked_for_again() -> None:
+def test_signing_request_that_is_gone_is_asked_for_again() -> None:
     step = decide(demand(server(0), server(1)), under_way("CHALLENGE"))
     assert (step.kind, step.reason) == (CertificateStepKind.ASK, "the signing request of n0 is gone")
 
 
-def test_after_a_failure_it_waits_and_keeps_what_is_served() -> None:
+def test_after_failure_it_waits_and_keeps_what_is_served() -> None:
     failure = IssuanceFailure(FailureKind.UNREACHABLE, "acme.example.com cannot be reached")
     failed = next_step.failed(under_way("CHALLENGE", obtained()), failure, START, PACE)
     assert failed.serial == "abc"
@@ -209,7 +209,7 @@ def test_after_a_failure_it_waits_and_keeps_what_is_served() -> None:
     assert next_step.failed(failed, failure, START, PACE).issuance.failures == 2
 
 
-def test_nodes_missing_a_challenge_are_named() -> None:
+def test_nodes_missing_challenge_are_named() -> None:
     tokens = frozenset({"a", "b"})
     whole, half = server(0, tokens=["a", "b"]), server(1, tokens=["a"])
     away = server(2, answers=False)
@@ -218,7 +218,7 @@ def test_nodes_missing_a_challenge_are_named() -> None:
     assert next_step.not_served([away], tokens) == ["n2"]
 
 
-def test_served_certificate_changes_only_in_the_last_step() -> None:
+def test_served_certificate_changes_only_in_last_step() -> None:
     before = obtained()
     asked = record.asked(before, "id-2", "n1", [recipient(1), recipient(0), recipient(1)], "because", START)
     assert list(asked.issuance.key_request.recipients) == sorted([recipient(0), recipient(1)])
@@ -237,7 +237,7 @@ def test_served_certificate_changes_only_in_the_last_step() -> None:
     assert before == obtained()
 
 
-def test_the_whole_target_from_nothing_to_a_certificate_and_round_again() -> None:
+def test_whole_target_from_nothing_to_certificate_and_round_again() -> None:
     """Each step's record is the next one's; nothing but the record is kept in between."""
     certificate, answered = blank(), signing_request(recipients=[recipient(0)])
     for seconds in (0.0, 60 * DAY):

@@ -1,4 +1,4 @@
-"""What the nodes that serve an ingress are given besides: certificates, challenges, requests for keys, routers."""
+"""Ingress parts: certificates, challenges, key requests and peer routers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOKEN = pb.Challenge(token="t1", key_authorization="t1.thumb")
 REQUEST = pb.KeyRequest(id="k1", host=HOST, recipients=["age1"])
 
 
-def test_a_certificate_goes_to_each_node_that_serves_the_host_and_to_no_other() -> None:
+def test_certificate_goes_to_each_node_that_serves_host_and_to_no_other() -> None:
     store = serving_store("n1", "n2")
     store.add_node("n3", "worker")
     store.set_environment("n1", "n2", "n3", latest=1)
@@ -60,7 +60,7 @@ def test_unchanged_state_writes_nothing() -> None:
     assert store.plan().events == []
 
 
-def test_a_renewed_certificate_replaces_the_one_before_and_rests_on_what_is_stored() -> None:
+def test_renewed_certificate_replaces_part_with_precondition() -> None:
     store = serving_store("n1")
     put_certificate(store, HOST, "aa")
     settle(store)
@@ -75,7 +75,7 @@ def test_a_renewed_certificate_replaces_the_one_before_and_rests_on_what_is_stor
     assert store.records[KEYS.assignment("n1", REF)].mod_revision == generation
 
 
-def test_a_certificate_comes_together_with_the_assignment_of_a_new_node() -> None:
+def test_certificate_comes_together_with_assignment_of_new_node() -> None:
     store = serving_store("n1")
     put_certificate(store, HOST, "aa")
     settle(store)
@@ -90,7 +90,7 @@ def test_a_certificate_comes_together_with_the_assignment_of_a_new_node() -> Non
     assert serial(store, "n2") == "aa"
 
 
-def test_challenges_go_to_all_and_the_request_for_a_key_to_the_one_that_is_asked() -> None:
+def test_challenges_go_to_all_and_request_for_key_to_one_that_is_asked() -> None:
     store = serving_store("n1", "n2")
     other = pb.Challenge(token="t0", key_authorization="t0.thumb")
     put_certificate(store, HOST, challenges=[TOKEN, other], key_request=REQUEST, key_node="n2")
@@ -125,9 +125,7 @@ def test_finished_challenges_are_removed() -> None:
         pytest.param(workload_pb2.Ingress.OFF, "", id="off"),
     ],
 )
-def test_a_certificate_is_given_out_unless_tls_is_off(
-    mode: workload_pb2.Ingress.TlsMode.ValueType, expected: str
-) -> None:
+def test_certificate_gets_out_unless_tls_is_off(mode: workload_pb2.Ingress.TlsMode.ValueType, expected: str) -> None:
     store = serving_store("n1")
     put_certificate(store, HOST, "aa")
     made = ingress(HOST)
@@ -137,14 +135,14 @@ def test_a_certificate_is_given_out_unless_tls_is_off(
     assert serial(store, "n1") == expected
 
 
-def test_a_host_in_upper_case_is_the_same_host() -> None:
+def test_host_in_upper_case_is_same_host() -> None:
     store = serving_store("n1", hosts=[HOST.upper()])
     put_certificate(store, HOST, "aa")
     settle(store)
     assert serial(store, "n1") == "aa"
 
 
-def test_a_host_that_can_be_none_keeps_no_other_from_its_certificate() -> None:
+def test_host_that_can_be_none_keeps_no_other_from_its_certificate() -> None:
     store = serving_store("n1", hosts=["x_y.example.com:80", HOST])
     put_certificate(store, HOST, "aa")
     settle(store)
@@ -154,7 +152,7 @@ def test_a_host_that_can_be_none_keeps_no_other_from_its_certificate() -> None:
 # What goes, and when
 
 
-def test_a_host_that_is_not_named_any_more_is_taken_back_once_the_node_knows() -> None:
+def test_host_that_is_not_named_any_more_is_withdrawn_once_node_knows() -> None:
     store = serving_store("n1", hosts=[HOST, OTHER])
     put_certificate(store, HOST, "aa")
     put_certificate(store, OTHER, "bb")
@@ -181,7 +179,7 @@ def test_parts_of_unreachable_node_are_removed_at_once() -> None:
     assert parts(store, "n1") == {}
 
 
-def test_a_detached_node_keeps_all_until_its_tombstone_has_been_carried_out() -> None:
+def test_detached_node_keeps_all_until_its_tombstone_has_been_carried_out() -> None:
     store = serving_store("n1", "n2")
     put_certificate(store, HOST, "aa")
     settle(store)
@@ -208,14 +206,14 @@ def test_deleted_environment_leaves_no_parts() -> None:
     assert KEYS.rollout(REF) not in store.records
 
 
-def test_a_part_of_a_node_that_nobody_knows_is_taken_back() -> None:
+def test_part_of_node_that_no_node_knows_is_withdrawn() -> None:
     store = serving_store("n1")
     store.put(KEYS.ingress("gone", REF, HOST), pb.NodeIngress(node="gone", part=HOST))
     store.converge()
     assert store.parts("gone") == {}
 
 
-def test_a_node_without_its_service_keeps_nothing() -> None:
+def test_node_without_its_service_keeps_nothing() -> None:
     store = serving_store("n1", "n2")
     put_certificate(store, HOST, "aa")
     settle(store)
@@ -237,7 +235,7 @@ def test_another_machine_of_that_name_has_it_in_its_own_name() -> None:
 # What cannot be read
 
 
-def test_a_certificate_that_cannot_be_read_leaves_the_nodes_what_they_have() -> None:
+def test_certificate_that_cannot_be_read_leaves_nodes_what_they_have() -> None:
     store = serving_store("n1", hosts=[HOST, OTHER])
     put_certificate(store, HOST, "aa")
     settle(store)
@@ -247,7 +245,7 @@ def test_a_certificate_that_cannot_be_read_leaves_the_nodes_what_they_have() -> 
     assert (serial(store, "n1", HOST), serial(store, "n1", OTHER)) == ("aa", "bb")
 
 
-def test_a_certificate_under_the_key_of_another_host_is_not_given_out() -> None:
+def test_certificate_under_key_of_another_host_is_not_given_out() -> None:
     store = serving_store("n1", hosts=[HOST, OTHER])
     put_certificate(store, OTHER, "bb")
     store.put(KEYS.certificate(REF, HOST), certificate(OTHER, "bb"))
@@ -255,7 +253,7 @@ def test_a_certificate_under_the_key_of_another_host_is_not_given_out() -> None:
     assert set(parts(store, "n1")) == {OTHER}
 
 
-def test_a_part_that_cannot_be_read_is_written_anew() -> None:
+def test_part_that_cannot_be_read_is_replaced() -> None:
     store = serving_store("n1")
     put_certificate(store, HOST, "aa")
     settle(store)
@@ -264,7 +262,7 @@ def test_a_part_that_cannot_be_read_is_written_anew() -> None:
     assert serial(store, "n1") == "aa"
 
 
-def test_a_part_that_cannot_be_read_and_is_not_needed_goes() -> None:
+def test_part_that_cannot_be_read_and_is_not_needed_goes() -> None:
     store = serving_store("n1")
     store.garbage(KEYS.ingress("n1", REF, OTHER))
     store.garbage(KEYS.ingress("n2", REF, "+peers"))
@@ -272,7 +270,7 @@ def test_a_part_that_cannot_be_read_and_is_not_needed_goes() -> None:
     assert store.parts("n1") == store.parts("n2") == {}
 
 
-def test_an_assignment_that_cannot_be_read_takes_nothing_away() -> None:
+def test_assignment_that_cannot_be_read_takes_nothing_away() -> None:
     store = serving_store("n1")
     put_certificate(store, HOST, "aa")
     settle(store)
@@ -282,7 +280,7 @@ def test_an_assignment_that_cannot_be_read_takes_nothing_away() -> None:
     assert serial(store, "n1") == "aa"
 
 
-def test_a_release_that_cannot_be_read_keeps_no_renewed_certificate_from_the_nodes() -> None:
+def test_unreadable_release_does_not_block_renewed_certificate() -> None:
     store = serving_store("n1")
     put_certificate(store, HOST, "aa")
     settle(store)
@@ -292,7 +290,7 @@ def test_a_release_that_cannot_be_read_keeps_no_renewed_certificate_from_the_nod
     assert serial(store, "n1") == "bb"
 
 
-def test_an_environment_that_cannot_be_read_changes_nothing() -> None:
+def test_environment_that_cannot_be_read_changes_nothing() -> None:
     store = serving_store("n1", "n2")
     settle(store)
     store.garbage(KEYS.environment(REF))
@@ -303,17 +301,17 @@ def test_an_environment_that_cannot_be_read_changes_nothing() -> None:
 # The others
 
 
-def test_each_node_knows_the_routers_of_the_others() -> None:
+def test_nodes_get_peer_routers() -> None:
     store = serving_store("n1", "n2", "n3")
     assert peers(store, "n1") == {"n2": "n2.internal:7444", "n3": "n3.internal:7444"}
     assert parts(store, "n1")["+peers"].peers[0].uid == "uid-n2"
 
 
-def test_a_node_that_serves_alone_is_told_of_nobody() -> None:
+def test_node_that_serves_alone_is_told_of_no_node() -> None:
     assert parts(serving_store("n1"), "n1") == {}
 
 
-def test_the_registered_address_counts_before_what_the_agent_says() -> None:
+def test_registered_address_counts_before_what_agent_says() -> None:
     store = serving_store("n1", "n2")
     store.put(KEYS.node("n2"), pb.Node(name="n2", uid="uid-n2", labels=["web"], address="10.0.0.2"))
     store.converge()
@@ -321,7 +319,7 @@ def test_the_registered_address_counts_before_what_the_agent_says() -> None:
 
 
 @pytest.mark.parametrize("how", ["gone", "says nothing", "of another machine"])
-def test_a_router_whose_agent_is_away_is_kept(how: str) -> None:
+def test_router_whose_agent_is_away_is_kept(how: str) -> None:
     store = serving_store("n1", "n2", "n3")
     if how == "gone":
         store.delete(KEYS.heartbeat("n2"))
@@ -332,7 +330,7 @@ def test_a_router_whose_agent_is_away_is_kept(how: str) -> None:
     assert peers(store, "n1") == {"n2": "n2.internal:7444", "n3": "n3.internal:7444"}
 
 
-def test_a_new_node_is_told_where_a_router_answered_last() -> None:
+def test_new_node_is_told_where_router_answered_last() -> None:
     store = serving_store("n1", "n2")
     store.delete(KEYS.heartbeat("n2"))
     store.add_node("n3", "web")
@@ -354,14 +352,14 @@ def test_last_known_address_is_kept() -> None:
     }
 
 
-def test_a_router_of_a_machine_that_was_replaced_is_none() -> None:
+def test_router_of_machine_that_was_replaced_is_none() -> None:
     store = serving_store("n1", "n2")
     store.add_node("n2", "web", uid="another", alive=False)
     store.converge()
     assert peers(store, "n1") == {}
 
 
-def test_a_node_that_is_detached_is_no_router_any_more() -> None:
+def test_node_that_is_detached_is_no_router_any_more() -> None:
     store = serving_store("n1", "n2", "n3")
     store.set_environment("n1", "n2", latest=1)
     store.step()

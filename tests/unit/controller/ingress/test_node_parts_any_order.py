@@ -85,7 +85,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.store.report(name)
 
     @rule(name=nodes)
-    def fall_silent(self, name: str) -> None:
+    def become_unreachable(self, name: str) -> None:
         self.store.delete(KEYS.heartbeat(name))
 
     @rule(name=nodes, address=st.sampled_from(["", "x:7444"]))

@@ -1,4 +1,4 @@
-"""One round, with everything around it faked."""
+"""Rounds of the reconciler with fake caches, etcd and leadership."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def make() -> tuple[FakeEtcd, Store, EnvironmentReconciler]:
     return etcd, store, EnvironmentReconciler(SnapshotReader(fake, fake), writer, lambda: moment(store.seconds))
 
 
-async def test_a_round_writes_rollout_assignment_and_events_in_one_transaction() -> None:
+async def test_round_writes_rollout_assignment_and_events_in_one_transaction() -> None:
     etcd, _, reconciler = make()
     assert await reconciler.reconcile(REF) == pytest.approx(600)
     assert etcd.keys_written(KEYS.rollouts_prefix) == [KEYS.rollout(REF)]
@@ -99,14 +99,14 @@ async def test_disconnected_caches_decide_nothing() -> None:
     assert etcd.written == []
 
 
-async def test_a_refused_transaction_is_outdated_and_says_nothing_else() -> None:
+async def test_refused_transaction_is_outdated_and_says_nothing_else() -> None:
     etcd, _, reconciler = make()
     etcd.refuse = True
     with pytest.raises(Outdated):
         await reconciler.reconcile(REF)
 
 
-async def test_a_release_that_has_not_reached_the_cache_is_read_from_etcd() -> None:
+async def test_release_that_has_not_reached_cache_is_read_from_etcd() -> None:
     etcd, _, reconciler = make()
     key = KEYS.release(REF, 1)
     etcd.hidden.add(key)
@@ -115,7 +115,7 @@ async def test_a_release_that_has_not_reached_the_cache_is_read_from_etcd() -> N
     assert etcd.keys_written(KEYS.all_assignments_prefix) == [KEYS.assignment("n1", REF)]
 
 
-async def test_a_release_that_is_not_in_etcd_either_moves_nothing() -> None:
+async def test_release_that_is_not_in_etcd_either_moves_nothing() -> None:
     for value in (None, b"nonsense"):
         etcd, _, reconciler = make()
         key = KEYS.release(REF, 1)
@@ -128,7 +128,7 @@ async def test_a_release_that_is_not_in_etcd_either_moves_nothing() -> None:
 
 
 @pytest.mark.parametrize("cached", ["nothing", "an older version"])
-async def test_a_secret_that_has_not_reached_the_cache_is_read_from_etcd(cached: str) -> None:
+async def test_secret_that_has_not_reached_cache_is_read_from_etcd(cached: str) -> None:
     etcd, store, reconciler = make()
     if cached == "an older version":
         store.store_secret("web", "A", 1)
@@ -140,7 +140,7 @@ async def test_a_secret_that_has_not_reached_the_cache_is_read_from_etcd(cached:
 
 
 @pytest.mark.parametrize("value", [None, b"nonsense", b"{}"])
-async def test_a_secret_that_is_not_in_etcd_either_or_is_nonsense_is_left_out(value: bytes | None) -> None:
+async def test_secret_that_is_not_in_etcd_either_or_is_nonsense_is_left_out(value: bytes | None) -> None:
     etcd, store, reconciler = make()
     store.deploy(1, service("web", A=2))
     if value is not None:
@@ -150,7 +150,7 @@ async def test_a_secret_that_is_not_in_etcd_either_or_is_nonsense_is_left_out(va
     assert not decode(pb.Assignment, "", written.value).secrets
 
 
-async def test_a_decision_is_not_held_up_because_its_events_cannot_be_stored() -> None:
+async def test_decision_is_not_held_up_because_its_events_cannot_be_stored() -> None:
     etcd, _, reconciler = make()
     etcd.lease_problem = Unavailable("no")
     await reconciler.reconcile(REF)
@@ -158,7 +158,7 @@ async def test_a_decision_is_not_held_up_because_its_events_cannot_be_stored() -
     assert etcd.keys_written(KEYS.all_events_prefix) == []
 
 
-async def test_events_of_one_hour_share_a_lease_and_a_lost_lease_is_replaced() -> None:
+async def test_events_of_one_hour_share_lease_and_lost_lease_is_replaced() -> None:
     etcd, store, reconciler = make()
     await reconciler.reconcile(REF)
     await reconciler.reconcile(REF)
@@ -174,7 +174,7 @@ async def test_events_of_one_hour_share_a_lease_and_a_lost_lease_is_replaced() -
     assert etcd.leases == 3
 
 
-async def test_the_deadline_is_counted_from_the_first_round() -> None:
+async def test_deadline_is_counted_from_first_round() -> None:
     etcd, store, reconciler = make()
     await reconciler.reconcile(REF)
     for one in etcd.written:

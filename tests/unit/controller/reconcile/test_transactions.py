@@ -1,4 +1,4 @@
-"""How a plan is cut into transactions."""
+"""Transactions of a plan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def write(number: int, *rests_on: Precondition) -> WriteAction:
     )
 
 
-def test_a_small_plan_is_one_transaction_that_compares_all_it_rests_on() -> None:
+def test_small_plan_is_one_transaction_that_compares_all_it_rests_on() -> None:
     delete = WriteAction(
         WriteKind.DELETE_ASSIGNMENT, "why", (KeyChange("a", 3), KeyChange("s", 4)), "n1", (Precondition("nodes/n1", 0),)
     )
@@ -31,7 +31,7 @@ def test_a_small_plan_is_one_transaction_that_compares_all_it_rests_on() -> None
     assert one.operations == (Put("k0", b"{}"), Put("event", b"", 9), Delete("a"), Delete("s"))
 
 
-def test_a_large_plan_is_cut_and_each_part_compares_the_environment() -> None:
+def test_large_plan_is_cut_and_each_part_compares_environment() -> None:
     parts = list(transactions(EnvironmentPlan(ENVIRONMENT, [write(number) for number in range(1000)]), []))
     assert len(parts) == 11
     assert [operation.key for part in parts for operation in part.operations] == [f"k{n}" for n in range(1000)]
@@ -42,7 +42,7 @@ def test_a_large_plan_is_cut_and_each_part_compares_the_environment() -> None:
         assert len(part.compares) == len(part.operations) + 1
 
 
-def test_an_action_is_never_split() -> None:
+def test_action_is_never_split() -> None:
     actions = [
         WriteAction(WriteKind.DELETE_ASSIGNMENT, "why", (KeyChange(f"a{n}", 1), KeyChange(f"s{n}", 1)), f"n{n}")
         for n in range(100)
@@ -52,7 +52,7 @@ def test_an_action_is_never_split() -> None:
         assert all(f"s{key[1:]}" in keys for key in keys if key.startswith("a"))
 
 
-def test_events_follow_the_first_action() -> None:
+def test_events_follow_first_action() -> None:
     plan = EnvironmentPlan(ENVIRONMENT, [write(number) for number in range(150)])
     first, second = transactions(plan, [Put("e1", b""), Put("e2", b"")])
     assert [operation.key for operation in first.operations][:4] == ["k0", "e1", "e2", "k1"]
@@ -63,7 +63,7 @@ def test_no_actions_are_no_transactions_whatever_there_is_to_tell() -> None:
     assert list(transactions(EnvironmentPlan(ENVIRONMENT), [Put("e1", b"")])) == []
 
 
-def test_a_plan_of_large_assignments_is_cut_before_etcd_would_refuse_it() -> None:
+def test_plan_of_large_assignments_is_cut_before_etcd_would_refuse_it() -> None:
     large = pb.Assignment(secrets=[pb.SealedSecret(age="x" * 300_000)])
     actions = [
         WriteAction(WriteKind.WRITE_ASSIGNMENT, "why", (KeyChange(f"k{n}", n, large),), f"n{n}") for n in range(7)

@@ -1,4 +1,4 @@
-"""What becomes of an environment after a round."""
+"""Workers after successful and failed rounds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make(*outcomes: Exception | float | None) -> tuple[ReconcileWorkers, WorkQue
     return ReconcileWorkers(Rounds(*outcomes), queue=queue), queue, loop
 
 
-async def test_a_round_that_went_well_is_forgotten() -> None:
+async def test_round_that_went_well_is_forgotten() -> None:
     workers, queue, loop = make(None)
     queue.add_failed(REF)
     await workers.process(REF)
@@ -48,7 +48,7 @@ async def test_a_round_that_went_well_is_forgotten() -> None:
     loop.advance(100)
 
 
-async def test_a_round_that_wants_another_gets_it_when_it_is_due() -> None:
+async def test_round_that_wants_another_gets_it_when_it_is_due() -> None:
     workers, queue, loop = make(600.0)
     await workers.process(REF)
     loop.advance(599)
@@ -58,7 +58,7 @@ async def test_a_round_that_wants_another_gets_it_when_it_is_due() -> None:
 
 
 @pytest.mark.parametrize("error", [Outdated("x"), Unavailable("x"), Ambiguous("x"), ZeroDivisionError("a defect")])
-async def test_a_round_that_failed_is_tried_again_after_its_backoff(error: Exception) -> None:
+async def test_round_that_failed_is_retried_after_its_backoff(error: Exception) -> None:
     workers, queue, loop = make(error)
     await workers.process(REF)
     assert queue.failures(REF) == 1
@@ -67,7 +67,7 @@ async def test_a_round_that_failed_is_tried_again_after_its_backoff(error: Excep
     assert len(queue) == 1
 
 
-async def test_an_environment_that_waits_for_the_caches_waits_without_a_timer() -> None:
+async def test_environment_that_waits_for_caches_waits_without_timer() -> None:
     workers, queue, loop = make(DisconnectedError("x"))
     await workers.process(REF)
     loop.advance(1000)
@@ -84,7 +84,7 @@ async def test_another_leader_ends_all_work() -> None:
     assert len(queue) == 0, "the queue is closed"
 
 
-async def test_a_defect_with_one_environment_does_not_keep_the_others_waiting() -> None:
+async def test_bug_with_one_environment_does_not_keep_others_waiting() -> None:
     seen: list[EnvironmentRef] = []
     all_seen = asyncio.Event()
 

@@ -62,7 +62,7 @@ def make(backoff: wait_base | None = None) -> tuple[WorkQueue[str], FakeLoop]:
     return WorkQueue(backoff=backoff or Doubling(), call_later=loop.call_later, now=loop.time), loop
 
 
-async def test_keys_come_out_in_the_order_in_which_they_were_first_added() -> None:
+async def test_keys_come_out_in_order_in_which_they_were_first_added() -> None:
     queue, _ = make()
     for key in ("a", "b", "a", "c"):
         queue.add(key)
@@ -70,7 +70,7 @@ async def test_keys_come_out_in_the_order_in_which_they_were_first_added() -> No
     assert len(queue) == 0
 
 
-async def test_a_key_added_many_times_while_it_waits_is_handed_out_once() -> None:
+async def test_key_added_many_times_while_it_waits_is_handed_out_once() -> None:
     queue, _ = make()
     for _ in range(100):
         queue.add("a")
@@ -79,7 +79,7 @@ async def test_a_key_added_many_times_while_it_waits_is_handed_out_once() -> Non
     assert len(queue) == 0
 
 
-async def test_a_key_added_while_it_is_processed_waits_for_done_and_is_handed_out_again() -> None:
+async def test_key_added_during_processing_is_handed_out_after_done() -> None:
     queue, _ = make()
     queue.add("a")
     await queue.get()
@@ -93,7 +93,7 @@ async def test_a_key_added_while_it_is_processed_waits_for_done_and_is_handed_ou
     assert len(queue) == 0
 
 
-async def test_a_worker_that_waits_gets_the_next_key() -> None:
+async def test_worker_that_waits_gets_next_key() -> None:
     queue, _ = make()
     waiting = asyncio.create_task(queue.get())
     await asyncio.sleep(0)
@@ -101,7 +101,7 @@ async def test_a_worker_that_waits_gets_the_next_key() -> None:
     assert await waiting == "a"
 
 
-async def test_a_cancelled_worker_takes_no_key_with_it() -> None:
+async def test_cancelled_worker_takes_no_key_with_it() -> None:
     queue, _ = make()
     waiting = asyncio.create_task(queue.get())
     await asyncio.sleep(0)
@@ -111,7 +111,7 @@ async def test_a_cancelled_worker_takes_no_key_with_it() -> None:
     assert await queue.get() == "a"
 
 
-def test_a_delayed_key_appears_when_it_is_due() -> None:
+def test_delayed_key_appears_when_it_is_due() -> None:
     queue, loop = make()
     queue.add_after("a", 5)
     loop.advance(4.9)
@@ -137,7 +137,7 @@ def test_earliest_of_several_delays_counts() -> None:
     assert not [timer for timer in loop.timers if not timer.cancelled]
 
 
-def test_adding_a_key_at_once_drops_its_timer() -> None:
+def test_adding_key_at_once_drops_its_timer() -> None:
     queue, loop = make()
     queue.add_after("a", 10)
     queue.add("a")
@@ -145,7 +145,7 @@ def test_adding_a_key_at_once_drops_its_timer() -> None:
     assert all(timer.cancelled for timer in loop.timers)
 
 
-async def test_a_key_that_fails_waits_longer_each_time_until_it_is_forgotten() -> None:
+async def test_key_that_fails_waits_longer_each_time_until_it_is_forgotten() -> None:
     queue, loop = make()
     assert [queue.add_failed("a") for _ in range(3)] == [1.0, 2.0, 4.0]
     assert queue.failures("a") == 3
@@ -157,14 +157,14 @@ async def test_a_key_that_fails_waits_longer_each_time_until_it_is_forgotten() -
     assert {await queue.get(), await queue.get()} == {"a", "b"}
 
 
-def test_a_failing_key_can_still_be_added_at_once_by_a_change() -> None:
+def test_failing_key_can_still_be_added_at_once_by_change() -> None:
     queue, _ = make(wait_fixed(30))
     queue.add_failed("a")
     queue.add("a")
     assert len(queue) == 1
 
 
-def test_the_default_backoff_is_jittered_and_capped() -> None:
+def test_default_backoff_is_jittered_and_capped() -> None:
     queue, _ = make(DEFAULT_BACKOFF)
     delays = [queue.add_failed("a") for _ in range(200)]
     assert delays[0] <= 0.05
@@ -172,7 +172,7 @@ def test_the_default_backoff_is_jittered_and_capped() -> None:
     assert len(set(delays[50:])) > 100, "two controllers must not retry in step"
 
 
-def test_a_closed_queue_keeps_no_timers_and_takes_no_keys() -> None:
+def test_closed_queue_keeps_no_timers_and_takes_no_keys() -> None:
     queue, loop = make()
     queue.add_after("a", 1)
     queue.close()
@@ -182,7 +182,7 @@ def test_a_closed_queue_keeps_no_timers_and_takes_no_keys() -> None:
     assert len(queue) == 0
 
 
-async def test_workers_share_the_keys_and_never_one_of_them() -> None:
+async def test_workers_share_keys_and_never_one_of_them() -> None:
     queue: WorkQueue[int] = WorkQueue()
     in_hand: set[int] = set()
     processed: list[int] = []

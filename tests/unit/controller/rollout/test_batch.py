@@ -1,4 +1,4 @@
-"""Who moves now, as a table."""
+"""Choice of a batch, as a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A release reaches its nodes in batches, case by case."""
+"""Rollouts in batches over time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from devopsellence.controller.rollout.status import MAX_NODES
 from devopsellence.store.etcd import MAX_OPERATIONS
 from tests.unit.controller.batch_builders import (
     at,
+    become_unreachable,
     come_back,
     drain,
-    fall_silent,
     generation,
     outcomes,
     phase_of,
@@ -29,7 +29,7 @@ THREE = ("n1", "n2", "n3")
 # Turn by turn
 
 
-def test_nodes_update_in_turn() -> None:
+def test_nodes_update_batch_by_batch() -> None:
     store = rolling_store(*THREE)
     assert at(store, *THREE) == [2, 1, 1]
     waiting = store.progress("n2")
@@ -54,11 +54,11 @@ def test_nodes_update_in_turn() -> None:
 @pytest.mark.parametrize(
     ("parallel", "expected"), [("2", [2, 2, 1]), ("25%", [2, 1, 1]), ("67%", [2, 2, 1]), ("9", [2, 2, 2])]
 )
-def test_as_many_at_a_time_as_the_release_says(parallel: str, expected: list[int]) -> None:
+def test_as_many_at_time_as_release_says(parallel: str, expected: list[int]) -> None:
     assert at(rolling_store(*THREE, parallel=parallel), *THREE) == expected
 
 
-def test_where_nothing_runs_nobody_waits() -> None:
+def test_nodes_without_services_update_at_once() -> None:
     store = settled_store("n1")
     for name in ("n2", "n3"):
         store.add_node(name, "web")
@@ -70,7 +70,7 @@ def test_where_nothing_runs_nobody_waits() -> None:
     assert at(store, *THREE) == [2, 2, 2]
 
 
-def test_a_node_that_is_attached_again_has_a_tombstone_and_waits_for_nobody() -> None:
+def test_node_that_is_attached_again_has_tombstone_and_waits_for_no_node() -> None:
     store = rolling_store(*THREE)
     store.set_environment("n1", "n2", latest=2)
     store.converge()
@@ -79,7 +79,7 @@ def test_a_node_that_is_attached_again_has_a_tombstone_and_waits_for_nobody() ->
     assert at(store, *THREE) == [2, 1, 2]
 
 
-def test_a_change_at_the_same_release_waits_for_nobody() -> None:
+def test_change_at_same_release_waits_for_no_node() -> None:
     store = settled_store(*THREE)
     store.deploy(2, web(2), service("redis", "worker"), parallel="1")
     store.converge()
@@ -91,7 +91,7 @@ def test_a_change_at_the_same_release_waits_for_nobody() -> None:
     assert store.assigned("n1") == ["redis", "web"]
 
 
-def test_labels_that_change_while_a_node_waits_hold_when_its_turn_has_come() -> None:
+def test_labels_that_change_while_node_waits_hold_when_its_batch_has_come() -> None:
     store = settled_store("n1", "n2")
     store.deploy(2, web(2), service("redis", "worker"), parallel="1")
     store.converge()
@@ -105,7 +105,7 @@ def test_labels_that_change_while_a_node_waits_hold_when_its_turn_has_come() -> 
 # Nodes that take no part
 
 
-def test_a_cordoned_node_waits_and_is_counted_out_of_a_share() -> None:
+def test_cordoned_node_waits_and_is_counted_out_of_share() -> None:
     store = settled_store(*THREE, "n4")
     store.add_node("n1", "web", cordoned=True)
     store.converge()
@@ -121,7 +121,7 @@ def test_a_cordoned_node_waits_and_is_counted_out_of_a_share() -> None:
     assert at(store, "n1") == [2]
 
 
-def test_a_drained_node_keeps_its_release_and_is_not_waited_for() -> None:
+def test_drained_node_keeps_its_release_and_is_not_waited_for() -> None:
     store = rolling_store("n1", "n2")
     drain(store, "n2")
     settle(store, "n1")
@@ -133,9 +133,9 @@ def test_a_drained_node_keeps_its_release_and_is_not_waited_for() -> None:
     assert "devopsellence node uncordon n2" in progress.reason
 
 
-def test_a_silent_node_is_passed_over_and_caught_up_with_the_newestrelease_when_it_is_back() -> None:
+def test_unreachable_node_is_skipped_and_updated_on_return() -> None:
     store = settled_store(*THREE)
-    fall_silent(store, "n1")
+    become_unreachable(store, "n1")
     store.seconds = 5
     store.deploy(2, web(2), parallel="1")
     store.converge()
@@ -156,9 +156,9 @@ def test_a_silent_node_is_passed_over_and_caught_up_with_the_newestrelease_when_
     assert store.rollout().reason == ""
 
 
-def test_a_silent_node_has_no_place_among_those_in_flight_and_takes_one_when_it_is_back() -> None:
+def test_unreachable_node_is_not_in_flight_until_its_return() -> None:
     store = rolling_store(*THREE)
-    fall_silent(store, "n1")
+    become_unreachable(store, "n1")
     assert at(store, *THREE) == [2, 2, 1]
     come_back(store, "n1")
     settle(store, "n2")
@@ -167,9 +167,9 @@ def test_a_silent_node_has_no_place_among_those_in_flight_and_takes_one_when_it_
     assert at(store, *THREE) == [2, 2, 2]
 
 
-def test_several_that_come_back_at_once_move_one_after_the_other() -> None:
+def test_several_that_come_back_at_once_move_one_after_other() -> None:
     store = settled_store(*THREE)
-    fall_silent(store, "n2", "n3")
+    become_unreachable(store, "n2", "n3")
     store.deploy(2, web(2), parallel="1")
     store.converge()
     settle(store, "n1")
@@ -177,7 +177,7 @@ def test_several_that_come_back_at_once_move_one_after_the_other() -> None:
     assert at(store, *THREE) == [2, 2, 1]
 
 
-def test_a_node_whose_records_cannot_be_read_takes_no_place() -> None:
+def test_node_whose_records_cannot_be_read_takes_no_place() -> None:
     store = rolling_store(*THREE)
     store.garbage(KEYS.status("n1", REF))
     store.converge()
@@ -188,7 +188,7 @@ def test_a_node_whose_records_cannot_be_read_takes_no_place() -> None:
 # A newer release
 
 
-def test_a_newer_release_takes_who_was_midway_with_it_at_once_and_the_others_in_turn() -> None:
+def test_newer_release_updates_midway_nodes_at_once() -> None:
     store = rolling_store(*THREE, "n4")
     settle(store, "n1")
     assert at(store, *THREE, "n4") == [2, 2, 1, 1]
@@ -202,18 +202,18 @@ def test_a_newer_release_takes_who_was_midway_with_it_at_once_and_the_others_in_
     assert (store.phase(), at(store, *THREE, "n4")) == ("SETTLED", [3, 3, 3, 3])
 
 
-def test_a_silent_node_that_was_midway_is_given_the_newer_release_at_once() -> None:
+def test_unreachable_node_that_was_midway_gets_newer_release_at_once() -> None:
     store = rolling_store(*THREE)
-    fall_silent(store, "n1")
+    become_unreachable(store, "n1")
     store.deploy(3, web(3), parallel="1")
     store.converge()
     assert at(store, *THREE) == [3, 3, 1], "n2 was midway as well"
 
 
-def test_a_silent_node_that_was_done_keeps_what_it_has_until_it_is_back() -> None:
+def test_unreachable_node_that_was_done_keeps_what_it_has_until_it_is_back() -> None:
     store = rolling_store(*THREE)
     settle(store, "n1")
-    fall_silent(store, "n1")
+    become_unreachable(store, "n1")
     store.deploy(3, web(3), parallel="1")
     store.converge()
     assert at(store, *THREE) == [2, 3, 1]
@@ -222,7 +222,7 @@ def test_a_silent_node_that_was_done_keeps_what_it_has_until_it_is_back() -> Non
 # What is written down
 
 
-def test_counts_cover_all_nodes_and_list_the_worst_hundred() -> None:
+def test_counts_cover_all_nodes_and_list_worst_hundred() -> None:
     names = [f"n{number:03d}" for number in range(130)]
     store = settled_store(*names)
     assert len(store.rollout().nodes) == MAX_NODES
@@ -243,7 +243,7 @@ def test_counts_cover_all_nodes_and_list_the_worst_hundred() -> None:
     assert (rollout.counts.services_settled, rollout.counts.services_total) == (29, 59)
 
 
-def test_since_is_when_the_phase_began() -> None:
+def test_since_is_when_phase_began() -> None:
     store = rolling_store("n1", "n2")
     begun = store.progress("n2").since.seconds
     store.seconds = 10
@@ -257,9 +257,9 @@ def test_since_is_when_the_phase_began() -> None:
     assert store.progress("n2").since.seconds == begun
 
 
-def test_since_when_a_node_is_unreachable_outlives_a_release() -> None:
+def test_since_when_node_is_unreachable_outlives_release() -> None:
     store = rolling_store("n1", "n2")
-    fall_silent(store, "n2")
+    become_unreachable(store, "n2")
     since = store.progress("n2").since
     store.seconds = 100
     store.deploy(3, web(3))
@@ -267,7 +267,7 @@ def test_since_when_a_node_is_unreachable_outlives_a_release() -> None:
     assert store.progress("n2").since == since
 
 
-def test_each_progress_starts_the_deadline_anew() -> None:
+def test_progress_restarts_deadline() -> None:
     store = rolling_store("n1", "n2", deadline=60)
     store.seconds = 50
     settle(store, "n1")
@@ -276,7 +276,7 @@ def test_each_progress_starts_the_deadline_anew() -> None:
     assert store.phase() == "PROGRESSING"
 
 
-def test_batch_follows_the_recorded_progress() -> None:
+def test_batch_follows_recorded_progress() -> None:
     store = rolling_store("n1", "n2")
     store.step(only=1)
     store.report("n1")
@@ -288,9 +288,9 @@ def test_batch_follows_the_recorded_progress() -> None:
     assert (move.node, Precondition(record.key, record.mod_revision) in move.rests_on) == ("n2", True)
 
 
-def test_a_copy_that_does_not_show_yet_who_has_moved_moves_nobody_else() -> None:
+def test_stale_copy_of_rollout_moves_no_further_node() -> None:
     store = settled_store(*THREE)
-    fall_silent(store, "n1")
+    become_unreachable(store, "n1")
     store.deploy(2, web(2), parallel="1")
     before = store.records[KEYS.assignment("n2", REF)]
     store.converge()
@@ -303,12 +303,12 @@ def test_a_copy_that_does_not_show_yet_who_has_moved_moves_nobody_else() -> None
     assert moves == ["n2"], "that is refused, and planned again"
 
 
-def test_a_node_that_is_not_to_move_keeps_its_generation() -> None:
+def test_node_that_is_not_to_move_keeps_its_generation() -> None:
     store = rolling_store(*THREE)
     assert [generation(store, name) for name in THREE] == [2, 1, 1]
 
 
-def test_an_older_versions_record_is_completed() -> None:
+def test_older_versions_record_is_completed() -> None:
     store = settled_store("n1", "n2")
     store.deploy(2, web(2))
     store.converge()
@@ -323,14 +323,14 @@ def test_an_older_versions_record_is_completed() -> None:
     assert store.rollout().counts.settled == 2
 
 
-def test_a_lost_record_is_completed_from_what_most_nodes_have_settled_at() -> None:
+def test_lost_record_is_completed_from_what_most_nodes_have_settled_at() -> None:
     store = rolling_store(*THREE)
     store.garbage(KEYS.rollout(REF))
     store.converge()
     assert (store.rollout().release, store.rollout().target, store.rollout().last_settled) == (2, 2, 1)
 
 
-def test_an_unreadable_assignment_of_a_node_whose_turn_has_not_come_is_left_until_then() -> None:
+def test_unreadable_assignment_is_replaced_with_its_batch() -> None:
     store = Store()
     for name in ("n1", "n2"):
         store.add_node(name, "web")
@@ -344,7 +344,7 @@ def test_an_unreadable_assignment_of_a_node_whose_turn_has_not_come_is_left_unti
     assert generation(store, "n2") == 2
 
 
-def test_verdict_comparisons_fit_into_a_transaction() -> None:
+def test_verdict_comparisons_fit_into_transaction() -> None:
     store = Store()
     names = [f"n{number:03d}" for number in range(150)]
     for name in names:

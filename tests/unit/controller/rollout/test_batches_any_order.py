@@ -58,7 +58,7 @@ class MovingInAnyOrder(RuleBasedStateMachine):
     # The nodes
 
     @rule(name=nodes)
-    def fall_silent(self, name: str) -> None:
+    def become_unreachable(self, name: str) -> None:
         self.store.delete(KEYS.heartbeat(name))
 
     @rule(name=nodes)

@@ -8,10 +8,10 @@ from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.model.actions import Precondition, WriteKind
 from tests.unit.controller.batch_builders import (
     at,
+    become_unreachable,
     codes,
     come_back,
     fail,
-    fall_silent,
     generation,
     outcomes,
     phase_of,
@@ -28,7 +28,7 @@ WHY = 'service "web" on n1: ended by itself (exit code 3)'
 # Back
 
 
-def test_the_one_node_that_was_touched_goes_back_and_the_others_never_hear_of_it() -> None:
+def test_only_updated_node_rolls_back_and_others_never_hear_of_it() -> None:
     store = rolling_store(*THREE)
     others = [store.records[KEYS.assignment(name, REF)] for name in ("n2", "n3")]
     fail(store, "n1")
@@ -61,14 +61,14 @@ def test_settled_nodes_roll_back_in_batches_after_failed_ones() -> None:
     assert store.phase() == "FAILED"
 
 
-def test_all_that_were_midway_go_back_at_once() -> None:
+def test_all_that_were_midway_roll_back_at_once() -> None:
     store = rolling_store(*THREE, parallel="3")
     store.report("n2", service_status("web", phase=pb.ServiceStatus.STARTING))
     fail(store, "n1")
     assert at(store, *THREE) == [1, 1, 1]
 
 
-def test_the_record_comes_before_what_follows_from_it_and_rests_on_what_was_reported() -> None:
+def test_rollout_is_recorded_before_assignments_roll_back() -> None:
     store = rolling_store(*THREE)
     store.report("n1", crashed("web", code=3, failed=True))
     made = store.plan()
@@ -84,7 +84,7 @@ def test_the_record_comes_before_what_follows_from_it_and_rests_on_what_was_repo
     assert codes(store, 2).count("rollout_rolling_back") == 1
 
 
-def test_the_deadline_fails_what_is_in_flight_and_runs_again_for_the_way_back() -> None:
+def test_deadline_fails_what_is_in_flight_and_runs_again_for_way_back() -> None:
     store = rolling_store(*THREE, deadline=60)
     store.seconds = 60
     store.converge()
@@ -142,10 +142,10 @@ def test_failed_node_rolls_back_despite_unplaceable_service() -> None:
 # What happens meanwhile
 
 
-def test_a_node_that_is_cut_off_is_not_waited_for_and_goes_back_when_it_is_there_again() -> None:
+def test_unreachable_node_rolls_back_on_return() -> None:
     store = rolling_store(*THREE)
     settle(store, "n1")
-    fall_silent(store, "n1")
+    become_unreachable(store, "n1")
     fail(store, "n2")
     assert at(store, *THREE) == [2, 1, 1]
     settle(store, "n2")
@@ -159,14 +159,14 @@ def test_a_node_that_is_cut_off_is_not_waited_for_and_goes_back_when_it_is_there
     assert store.rollout().reason.endswith("; release 1 runs again")
 
 
-def test_a_node_that_is_cut_off_midway_is_to_go_back_at_once() -> None:
+def test_node_that_is_cut_off_midway_is_to_roll_back_at_once() -> None:
     store = rolling_store(*THREE, parallel="2")
-    fall_silent(store, "n1")
+    become_unreachable(store, "n1")
     fail(store, "n2")
     assert at(store, *THREE) == [1, 1, 1]
 
 
-def test_the_failing_node_is_detached_on_the_way_back() -> None:
+def test_failing_node_is_detached_on_way_back() -> None:
     store = rolling_store(*THREE)
     fail(store, "n1")
     store.set_environment("n2", "n3", latest=2)
@@ -176,7 +176,7 @@ def test_the_failing_node_is_detached_on_the_way_back() -> None:
     assert at(store, *THREE) == [0, 1, 1]
 
 
-def test_the_failing_node_is_detached_before_it_is_seen_to_fail_and_the_rollout_goes_on() -> None:
+def test_rollout_continues_after_failing_node_is_detached() -> None:
     store = rolling_store(*THREE)
     store.report("n1", crashed("web", failed=True))
     store.set_environment("n2", "n3", latest=2)
@@ -201,7 +201,7 @@ def test_labels_and_new_nodes_follow_what_runs_again() -> None:
     assert store.rollout().reason.endswith("; release 1 runs again")
 
 
-def test_a_release_that_is_written_on_the_way_back_supersedes_it() -> None:
+def test_release_that_is_written_on_way_back_supersedes_it() -> None:
     store = rolling_store(*THREE)
     settle(store, "n1")
     fail(store, "n2")
@@ -218,7 +218,7 @@ def test_a_release_that_is_written_on_the_way_back_supersedes_it() -> None:
     assert (store.phase(), at(store, *THREE)) == ("SETTLED", [3, 3, 3])
 
 
-def test_a_failed_release_is_never_what_the_next_one_goes_back_to() -> None:
+def test_failed_release_is_never_what_next_one_rolls_back_to() -> None:
     store = rolling_store(*THREE)
     fail(store, "n1")
     settle(store, "n1")
@@ -231,7 +231,7 @@ def test_a_failed_release_is_never_what_the_next_one_goes_back_to() -> None:
     assert outcomes(store) == [(3, "FAILED"), (2, "FAILED"), (1, "SETTLED")]
 
 
-def test_a_crash_after_it_has_settled_takes_nothing_back() -> None:
+def test_crash_after_it_has_settled_takes_nothing_back() -> None:
     store = settled_store(*THREE)
     store.deploy(2, web(2))
     store.converge()
@@ -260,7 +260,7 @@ def test_unreadable_rollback_target_keeps_nodes() -> None:
 # No further
 
 
-def test_a_release_that_halts_stays_where_it_is() -> None:
+def test_release_that_halts_stays_where_it_is() -> None:
     store = rolling_store(*THREE, halt=True)
     settle(store, "n1")
     fail(store, "n2")
@@ -278,7 +278,7 @@ def test_a_release_that_halts_stays_where_it_is() -> None:
     assert not store.plan().actions
 
 
-def test_a_release_that_was_halted_on_its_last_node_has_settled_after_all() -> None:
+def test_release_that_was_halted_on_its_last_node_has_settled_after_all() -> None:
     store = rolling_store("n1", "n2", halt=True)
     settle(store, "n1")
     fail(store, "n2")
@@ -286,7 +286,7 @@ def test_a_release_that_was_halted_on_its_last_node_has_settled_after_all() -> N
     assert (store.phase(), store.rollout().halted, store.rollout().reason) == ("SETTLED", "", "")
 
 
-def test_once_halted_a_nodes_labels_change_what_it_runs_of_its_own_release() -> None:
+def test_once_halted_nodes_labels_change_what_it_runs_of_its_own_release() -> None:
     store = settled_store(*THREE)
     store.deploy(2, web(2), service("redis", "worker"), parallel="1")
     store.converge()
@@ -319,7 +319,7 @@ def test_rollout_halts_until_rollback_target_is_readable() -> None:
     assert (store.phase(), at(store, *THREE)) == ("ROLLING_BACK", [1, 1, 1])
 
 
-def test_the_first_release_has_nothing_to_go_back_to_and_reaches_everybody() -> None:
+def test_first_release_has_nothing_to_roll_back_to_and_reaches_everybody() -> None:
     store = Store()
     for name in THREE:
         store.add_node(name, "web")
@@ -333,7 +333,7 @@ def test_the_first_release_has_nothing_to_go_back_to_and_reaches_everybody() -> 
     assert store.phase() == "SETTLED"
 
 
-def test_until_a_release_has_settled_each_one_reaches_everybody_at_once() -> None:
+def test_until_release_has_settled_each_one_reaches_everybody_at_once() -> None:
     store = Store()
     for name in THREE:
         store.add_node(name, "web")
@@ -351,7 +351,7 @@ def test_until_a_release_has_settled_each_one_reaches_everybody_at_once() -> Non
     assert store.phase() == "SETTLED"
 
 
-def test_a_release_that_says_nothing_about_it_is_taken_back() -> None:
+def test_release_that_says_nothing_about_it_is_withdrawn() -> None:
     store = settled_store(*THREE)
     store.deploy(2, web(2))
     silent = store.records[KEYS.release(REF, 2)].message
@@ -369,7 +369,7 @@ def test_a_release_that_says_nothing_about_it_is_taken_back() -> None:
 
 @pytest.mark.parametrize("written", range(5))
 @pytest.mark.parametrize("turn", range(6))
-def test_wherever_the_controller_dies_the_next_one_comes_to_the_same_end(turn: int, written: int) -> None:
+def test_after_any_controller_crash_next_one_comes_to_same_end(turn: int, written: int) -> None:
     store = settled_store(*THREE)
     turns = iter(range(100))
 

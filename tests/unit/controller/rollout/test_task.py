@@ -32,7 +32,7 @@ from tests.unit.controller.task_builders import (
 # Before it has succeeded
 
 
-def test_the_first_node_gets_the_supporting_services_and_the_task_and_keeps_its_app_and_nobody_else_moves() -> None:
+def test_task_node_gets_supporting_services_and_task_first() -> None:
     store = settled_store()
     store.deploy(2, REDIS_2, app(2), task=migration())
     made = store.step()
@@ -49,13 +49,13 @@ def test_the_first_node_gets_the_supporting_services_and_the_task_and_keeps_its_
     assert (store.task().node, task_phase(store)) == ("n1", "WAITING")
 
 
-def test_the_first_release_of_all_gives_the_tasks_node_the_supporting_services_alone() -> None:
+def test_first_release_of_all_gives_tasks_node_supporting_services_alone() -> None:
     store = first_preparing_store()
     assert store.assigned("n1") == ["redis"]
     assert store.assignment("n2") is None
 
 
-def test_the_reason_says_what_the_task_waits_for_and_the_other_nodes_wait_for_it() -> None:
+def test_reason_says_what_task_waits_for_and_other_nodes_wait_for_it() -> None:
     store = preparing_store()
     assert store.rollout().reason == (
         "the release task waits on n1: it has not yet reported generation 2 of its assignment"
@@ -130,7 +130,7 @@ def test_failed_task_rolls_back_with_exit_code_and_log_lines() -> None:
     assert [(one.node, one.severity) for one in failed] == [("n1", pb.Event.ERROR)]
 
 
-def test_the_first_release_whose_task_fails_leaves_everything_as_it_is() -> None:
+def test_first_release_whose_task_fails_leaves_everything_as_it_is() -> None:
     store = first_preparing_store()
     store.report_task("n1", "FAILED", reason="ended by itself", code=3)
     store.converge()
@@ -144,7 +144,7 @@ def test_the_first_release_whose_task_fails_leaves_everything_as_it_is() -> None
     assert pinned(store, "n1") == {"redis": "app:1"}
 
 
-def test_a_release_that_halts_when_its_task_fails_moves_nobody_to_or_fro() -> None:
+def test_release_that_halts_when_its_task_fails_moves_no_node() -> None:
     store = settled_store()
     store.deploy(2, REDIS_2, app(2), task=migration(), halt=True)
     store.converge()
@@ -157,7 +157,7 @@ def test_a_release_that_halts_when_its_task_fails_moves_nobody_to_or_fro() -> No
     assert pinned(store, "n1") == {"redis": "redis:2", "web": "app:1"}
 
 
-def test_a_task_that_has_failed_is_never_tried_again_but_the_next_release_has_its_own() -> None:
+def test_task_that_has_failed_is_never_retried_but_next_release_has_its_own() -> None:
     store = preparing_store()
     store.report_task("n1", "FAILED", code=1)
     store.converge()
@@ -170,7 +170,7 @@ def test_a_task_that_has_failed_is_never_tried_again_but_the_next_release_has_it
     assert pinned(store, "n1") == {"redis": "redis:2", "web": "app:1"}
 
 
-def test_a_release_without_a_task_after_one_that_failed_reaches_everybody() -> None:
+def test_release_without_task_after_one_that_failed_reaches_everybody() -> None:
     store = preparing_store()
     store.report_task("n1", "FAILED", code=1)
     store.converge()
@@ -184,7 +184,7 @@ def test_a_release_without_a_task_after_one_that_failed_reaches_everybody() -> N
 # Which services wait
 
 
-def test_a_service_that_depends_on_the_app_waits_with_it_and_one_that_has_left_stays_until_then() -> None:
+def test_dependents_of_app_wait_for_task_and_removed_services_stay() -> None:
     store = settled_store()
     proxy = service("proxy", after=["web"])
     store.deploy(2, proxy, app(2), service("cache", "worker", after=["other"]), task=migration())
@@ -195,14 +195,14 @@ def test_a_service_that_depends_on_the_app_waits_with_it_and_one_that_has_left_s
     assert store.assigned("n1") == ["cache", "proxy", "web"]
 
 
-def test_former_app_services_are_kept_during_the_task() -> None:
+def test_former_app_services_are_kept_during_task() -> None:
     store = settled_store()
     store.deploy(2, app(2, "redis", "worker"), service("web", image="nginx"), task=migration(service="redis"))
     store.converge()
     assert pinned(store, "n1") == {"redis": "app:1", "web": "app:1"}
 
 
-def test_a_machine_that_is_new_keeps_nothing_of_what_the_one_before_it_ran() -> None:
+def test_machine_that_is_new_keeps_nothing_of_what_one_before_it_ran() -> None:
     store = settled_store()
     store.add_node("n1", "web", "worker", uid="another")
     store.deploy(2, REDIS_2, app(2), task=migration())
@@ -210,7 +210,7 @@ def test_a_machine_that_is_new_keeps_nothing_of_what_the_one_before_it_ran() -> 
     assert pinned(store, "n1") == {"redis": "redis:2"}
 
 
-def test_an_old_service_that_has_failed_does_not_fail_the_release_that_replaces_it() -> None:
+def test_old_service_that_has_failed_does_not_fail_release_that_replaces_it() -> None:
     store = preparing_store()
     store.report_task("n1", "WAITING", crashed("web", failed=True), service_status("redis"))
     store.converge()
@@ -224,7 +224,7 @@ def test_an_old_service_that_has_failed_does_not_fail_the_release_that_replaces_
     assert (task_phase(store), store.task().reason) == ("FAILED", "it had not ended when the release failed")
 
 
-def test_a_first_rollout_that_failed_before_its_task_began_goes_on_when_the_task_does() -> None:
+def test_failed_first_rollout_resumes_when_task_starts() -> None:
     store = first_preparing_store()
     store.report_task("n1", "WAITING", crashed("redis", failed=True))
     store.converge()
@@ -234,7 +234,7 @@ def test_a_first_rollout_that_failed_before_its_task_began_goes_on_when_the_task
     assert store.phase() == "PROGRESSING"
 
 
-def test_a_task_that_had_not_begun_when_its_release_was_halted_is_not_begun_any_more() -> None:
+def test_unstarted_task_of_halted_release_never_starts() -> None:
     store = settled_store()
     store.deploy(2, REDIS_2, app(2), task=migration(), halt=True)
     store.converge()
@@ -250,7 +250,7 @@ def test_a_task_that_had_not_begun_when_its_release_was_halted_is_not_begun_any_
     assert task_phase(store) == "FAILED", "also without the record"
 
 
-def test_a_task_that_ran_when_its_release_was_halted_is_left_to_end_and_changes_nothing() -> None:
+def test_running_task_of_halted_release_may_end() -> None:
     store = settled_store()
     store.deploy(2, REDIS_2, app(2), task=migration(), halt=True, deadline=60)
     store.converge()
@@ -286,7 +286,7 @@ def story(store: Store, step: Callable[[], None]) -> dict[str, dict[str, str]]:
 
 @pytest.mark.parametrize("turn", range(5))
 @pytest.mark.parametrize("written", range(4))
-def test_wherever_the_controller_dies_the_next_one_goes_on_to_the_same_end(turn: int, written: int) -> None:
+def test_after_any_controller_crash_next_one_goes_on_to_same_end(turn: int, written: int) -> None:
     whole = settled_store()
     expected = story(whole, whole.converge)
     store = settled_store()

@@ -85,7 +85,7 @@ class TaskInAnyOrder(RuleBasedStateMachine):
     # The machines
 
     @rule(name=nodes)
-    def fall_silent(self, name: str) -> None:
+    def become_unreachable(self, name: str) -> None:
         self.store.delete(KEYS.heartbeat(name))
 
     @rule(name=nodes, succeeds=st.booleans())

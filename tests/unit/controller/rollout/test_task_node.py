@@ -25,7 +25,7 @@ from tests.unit.controller.task_builders import (
 # Which node
 
 
-def test_a_node_that_answers_comes_before_one_that_does_not() -> None:
+def test_node_that_answers_comes_before_one_that_does_not() -> None:
     store = settled_store()
     store.delete(KEYS.heartbeat("n1"))
     store.deploy(2, REDIS, app(2), task=migration())
@@ -33,7 +33,7 @@ def test_a_node_that_answers_comes_before_one_that_does_not() -> None:
     assert store.task().node == "n2"
 
 
-def test_if_none_answers_it_is_the_first_and_the_rollout_waits_for_it() -> None:
+def test_first_unreachable_node_gets_task_and_rollout_waits_for_it() -> None:
     store = settled_store()
     store.delete(KEYS.heartbeat("n1"))
     store.delete(KEYS.heartbeat("n2"))
@@ -45,7 +45,7 @@ def test_if_none_answers_it_is_the_first_and_the_rollout_waits_for_it() -> None:
 
 
 @pytest.mark.parametrize("obstacle", ["labels", "cordoned", "unreadable node", "unreadable assignment", "no node"])
-def test_a_node_that_may_not_run_it_is_passed_over(obstacle: str) -> None:
+def test_node_that_may_not_run_it_is_passed_over(obstacle: str) -> None:
     store = settled_store()
     if obstacle == "labels":
         store.add_node("n1", "worker")
@@ -62,7 +62,7 @@ def test_a_node_that_may_not_run_it_is_passed_over(obstacle: str) -> None:
     assert store.task().node == "n2"
 
 
-def test_the_node_stays_the_same_when_another_one_would_come_first() -> None:
+def test_node_stays_same_when_another_one_would_come_first() -> None:
     store = settled_store()
     store.delete(KEYS.heartbeat("n1"))
     store.deploy(2, REDIS, app(2), task=migration())
@@ -72,7 +72,7 @@ def test_the_node_stays_the_same_when_another_one_would_come_first() -> None:
     assert store.task().node == "n2"
 
 
-def test_the_next_release_runs_its_task_where_the_one_before_has_not_ended() -> None:
+def test_next_release_runs_its_task_where_one_before_has_not_ended() -> None:
     store = settled_store()
     store.delete(KEYS.heartbeat("n1"))
     store.deploy(2, REDIS, app(2), task=migration())
@@ -86,7 +86,7 @@ def test_the_next_release_runs_its_task_where_the_one_before_has_not_ended() -> 
     assert pinned(store, "n2")["web"] == "app:1", "what ran before release 2 still runs"
 
 
-def test_the_task_of_an_older_release_is_not_begun_where_the_newer_one_does_not_run() -> None:
+def test_task_of_older_release_is_not_begun_where_newer_one_does_not_run() -> None:
     store = preparing_store()
     store.report_task("n1", "WAITING")
     store.add_node("n1", "web", "worker", cordoned=True)
@@ -98,7 +98,7 @@ def test_the_task_of_an_older_release_is_not_begun_where_the_newer_one_does_not_
     assert (left.release, left.HasField("task")) == (2, False)
 
 
-def test_the_task_of_an_older_release_that_runs_is_left_to_end() -> None:
+def test_task_of_older_release_that_runs_is_left_to_end() -> None:
     store = preparing_store()
     store.report_task("n1", "RUNNING")
     store.add_node("n1", "web", "worker", cordoned=True)
@@ -109,7 +109,7 @@ def test_the_task_of_an_older_release_that_runs_is_left_to_end() -> None:
     assert left.HasField("task")
 
 
-def test_while_a_service_can_run_nowhere_the_task_is_not_begun() -> None:
+def test_while_service_can_run_nowhere_task_is_not_begun() -> None:
     store = settled_store()
     for name in ("n1", "n2"):
         store.add_node(name, "web")
@@ -123,7 +123,7 @@ def test_while_a_service_can_run_nowhere_the_task_is_not_begun() -> None:
     assert (store.phase(), store.task().node) == ("PROGRESSING", "n1")
 
 
-def test_a_task_of_a_service_that_is_not_there_has_failed() -> None:
+def test_task_of_service_that_is_not_there_has_failed() -> None:
     store = settled_store()
     store.deploy(2, REDIS, app(2), task=migration(service="api"))
     store.converge()
@@ -138,7 +138,7 @@ def test_a_task_of_a_service_that_is_not_there_has_failed() -> None:
 
 @pytest.mark.parametrize("phase", ["WAITING", "RUNNING"])
 @pytest.mark.parametrize("loss", ["was detached", "is no longer registered", "was registered anew, as another machine"])
-def test_a_node_that_goes_before_its_task_has_ended_fails_it(loss: str, phase: str) -> None:
+def test_node_that_goes_before_its_task_has_ended_fails_it(loss: str, phase: str) -> None:
     store = preparing_store()
     store.report_task("n1", phase)
     store.converge()
@@ -159,7 +159,7 @@ def test_a_node_that_goes_before_its_task_has_ended_fails_it(loss: str, phase: s
     assert pinned(store, "n2")["web"] == "app:1"
 
 
-def test_a_success_that_was_reported_before_the_node_went_counts() -> None:
+def test_success_that_was_reported_before_node_went_counts() -> None:
     store = preparing_store()
     store.report_task("n1", "SUCCEEDED")
     store.set_environment("n2", latest=2)
@@ -169,7 +169,7 @@ def test_a_success_that_was_reported_before_the_node_went_counts() -> None:
 
 
 @pytest.mark.parametrize("loss", ["detached", "cordoned", "labels"])
-def test_a_node_that_goes_before_it_was_told_of_the_task_is_replaced_by_another(loss: str) -> None:
+def test_node_that_goes_before_it_was_told_of_task_is_replaced_by_another(loss: str) -> None:
     store = settled_store()
     store.deploy(2, REDIS, app(2), task=migration())
     store.step(only=1)
@@ -187,7 +187,7 @@ def test_a_node_that_goes_before_it_was_told_of_the_task_is_replaced_by_another(
     assert (store.task().node, task_phase(store)) == ("n2", "WAITING")
 
 
-def test_a_node_that_is_cordoned_while_it_has_the_task_runs_it_and_keeps_what_it_has_afterwards() -> None:
+def test_cordoned_task_node_finishes_task_and_keeps_assignment() -> None:
     store = preparing_store()
     store.add_node("n1", "web", "worker", cordoned=True)
     store.converge()
@@ -202,7 +202,7 @@ def test_a_node_that_is_cordoned_while_it_has_the_task_runs_it_and_keeps_what_it
     assert "n1 is cordoned and keeps what ran beside the release task" in store.rollout().reason
 
 
-def test_a_node_whose_labels_change_while_it_has_the_task_keeps_all_it_has_until_the_task_has_ended() -> None:
+def test_label_change_on_task_node_waits_for_end_of_task() -> None:
     store = preparing_store()
     store.add_node("n1", "web")
     store.add_node("n2", "web", "worker")
@@ -212,7 +212,7 @@ def test_a_node_whose_labels_change_while_it_has_the_task_keeps_all_it_has_until
     assert (store.assigned("n1"), store.assigned("n2")) == (["web"], ["redis", "web"])
 
 
-def test_a_supporting_service_that_the_labels_add_is_there_before_the_task_begins() -> None:
+def test_supporting_service_that_labels_add_is_there_before_task_begins() -> None:
     store = settled_store()
     store.add_node("n1", "web")
     store.converge()
@@ -224,7 +224,7 @@ def test_a_supporting_service_that_the_labels_add_is_there_before_the_task_begin
     assert pinned(store, "n1") == {"redis": "redis:2", "web": "app:1"}
 
 
-def test_a_node_that_is_attached_while_the_task_runs_waits_and_a_detached_one_is_cleared() -> None:
+def test_node_attached_during_task_waits_and_detached_node_is_cleared() -> None:
     store = preparing_store()
     store.add_node("n3", "web")
     store.set_environment("n1", "n3", latest=2)

@@ -31,7 +31,7 @@ from tests.unit.controller.task_builders import (
 
 
 @pytest.mark.parametrize("stale", [{"generation": 1}, {"node_uid": "another"}])
-def test_a_report_about_another_generation_or_by_another_machine_does_not_count(stale: dict[str, Any]) -> None:
+def test_report_on_other_generation_or_machine_is_ignored(stale: dict[str, Any]) -> None:
     store = preparing_store()
     store.report("n1", **stale, task=pb.TaskStatus(name="release", release=2, phase=pb.TaskStatus.SUCCEEDED))
     store.converge()
@@ -39,7 +39,7 @@ def test_a_report_about_another_generation_or_by_another_machine_does_not_count(
     assert pinned(store, "n2")["web"] == "app:1"
 
 
-def test_a_report_about_another_releases_task_or_without_a_phase_does_not_count() -> None:
+def test_report_about_another_releases_task_or_without_phase_does_not_count() -> None:
     for task in (
         pb.TaskStatus(name="release", release=1, phase=pb.TaskStatus.SUCCEEDED),
         pb.TaskStatus(name="other", release=2, phase=pb.TaskStatus.SUCCEEDED),
@@ -51,14 +51,14 @@ def test_a_report_about_another_releases_task_or_without_a_phase_does_not_count(
         assert task_phase(store) == "WAITING"
 
 
-def test_a_settled_status_before_the_task_has_ended_settles_nothing() -> None:
+def test_settled_status_before_task_has_ended_settles_nothing() -> None:
     store = preparing_store()
     store.report_task("n1", "WAITING")
     store.converge()
     assert store.phase() == "PROGRESSING"
 
 
-def test_a_task_that_runs_does_not_wait_again() -> None:
+def test_task_that_runs_does_not_wait_again() -> None:
     store = preparing_store()
     store.report_task("n1", "RUNNING")
     store.converge()
@@ -70,7 +70,7 @@ def test_a_task_that_runs_does_not_wait_again() -> None:
 # The deadline
 
 
-def test_the_deadline_stands_still_while_the_task_runs_and_runs_while_it_waits() -> None:
+def test_deadline_stands_still_while_task_runs_and_runs_while_it_waits() -> None:
     store = settled_store()
     store.deploy(2, REDIS_2, app(2), task=migration(), deadline=60)
     store.converge()
@@ -90,7 +90,7 @@ def test_the_deadline_stands_still_while_the_task_runs_and_runs_while_it_waits()
     assert store.phase() == "ROLLING_BACK"
 
 
-def test_a_task_that_waits_too_long_fails_the_rollout_with_what_it_waits_for() -> None:
+def test_task_that_waits_too_long_fails_rollout_with_what_it_waits_for() -> None:
     store = settled_store()
     store.deploy(2, REDIS_2, app(2), task=migration(), deadline=60)
     store.converge()
@@ -120,7 +120,7 @@ def silent_while_it_ran() -> Store:
     return store
 
 
-def test_the_deadline_runs_again_when_the_node_of_a_running_task_has_fallen_silent() -> None:
+def test_deadline_runs_while_task_node_is_unreachable() -> None:
     store = silent_while_it_ran()
     assert store.phase() == "FAILED", "n2, the only one that answers, is where it should be"
     assert store.rollout().reason.endswith(
@@ -130,7 +130,7 @@ def test_the_deadline_runs_again_when_the_node_of_a_running_task_has_fallen_sile
     assert pinned(store, "n1") == {"redis": "app:1", "web": "app:1"}, "as soon as it can read it"
 
 
-def test_a_task_that_succeeds_after_its_release_was_taken_back_changes_nothing() -> None:
+def test_late_success_of_task_after_rollback_is_ignored() -> None:
     store = silent_while_it_ran()
     store.add_node("n1", "web", "worker")
     store.report("n1", task=pb.TaskStatus(name="release", release=2, phase=pb.TaskStatus.SUCCEEDED))
@@ -139,7 +139,7 @@ def test_a_task_that_succeeds_after_its_release_was_taken_back_changes_nothing()
     assert pinned(store, "n2")["web"] == "app:1"
 
 
-def test_a_task_of_the_first_release_that_was_given_up_has_run_after_all() -> None:
+def test_task_of_first_release_that_was_given_up_has_run_after_all() -> None:
     store = first_preparing_store()
     store.report_task("n1", "RUNNING")
     store.converge()
@@ -159,7 +159,7 @@ def test_a_task_of_the_first_release_that_was_given_up_has_run_after_all() -> No
 
 
 @pytest.mark.parametrize("unreadable", [True, False])
-def test_a_lost_record_is_read_back_from_who_has_the_task(unreadable: bool) -> None:
+def test_lost_record_is_read_back_from_who_has_task(unreadable: bool) -> None:
     store = settled_store()
     store.delete(KEYS.heartbeat("n1"))
     store.deploy(2, REDIS, app(2), task=migration())
@@ -173,7 +173,7 @@ def test_a_lost_record_is_read_back_from_who_has_the_task(unreadable: bool) -> N
     assert (store.task().node, task_phase(store)) == ("n2", "WAITING")
 
 
-def test_a_lost_record_of_a_task_that_had_succeeded_does_not_begin_it_again() -> None:
+def test_lost_record_of_task_that_had_succeeded_does_not_begin_it_again() -> None:
     store = preparing_store()
     store.report_task("n1", "SUCCEEDED")
     store.converge()
@@ -183,7 +183,7 @@ def test_a_lost_record_of_a_task_that_had_succeeded_does_not_begin_it_again() ->
     assert pinned(store, "n1")["web"] == "app:2"
 
 
-def test_a_lost_record_and_a_lost_assignment_are_read_back_from_the_report() -> None:
+def test_lost_record_and_lost_assignment_are_read_back_from_report() -> None:
     store = settled_store()
     store.delete(KEYS.heartbeat("n1"))
     store.deploy(2, REDIS, app(2), task=migration())
@@ -196,7 +196,7 @@ def test_a_lost_record_and_a_lost_assignment_are_read_back_from_the_report() -> 
     assert (store.task().node, task_phase(store)) == ("n2", "RUNNING")
 
 
-def test_if_it_cannot_be_known_whether_the_task_has_run_it_has_failed() -> None:
+def test_task_with_unknown_outcome_has_failed() -> None:
     store = preparing_store()
     store.garbage(KEYS.rollout(REF))
     store.garbage(KEYS.assignment("n1", REF))
@@ -205,7 +205,7 @@ def test_if_it_cannot_be_known_whether_the_task_has_run_it_has_failed() -> None:
     assert pinned(store, "n2")["web"] == "app:1"
 
 
-def test_an_unreadable_assignment_of_the_tasks_node_is_left_alone_because_what_it_runs_is_not_known() -> None:
+def test_unreadable_assignment_of_task_node_is_left_alone() -> None:
     store = preparing_store()
     store.garbage(KEYS.assignment("n1", REF))
     assert writes(store.step()) == []
@@ -213,7 +213,7 @@ def test_an_unreadable_assignment_of_the_tasks_node_is_left_alone_because_what_i
     assert KEYS.assignment("n1", REF) in store.rollout().reason
 
 
-def test_an_unreadable_release_leaves_its_task_as_it_was_known() -> None:
+def test_unreadable_release_leaves_its_task_as_it_was_known() -> None:
     store = preparing_store()
     store.report_task("n1", "RUNNING")
     store.converge()
@@ -223,7 +223,7 @@ def test_an_unreadable_release_leaves_its_task_as_it_was_known() -> None:
     assert pinned(store, "n2")["web"] == "app:1"
 
 
-def test_decisions_from_the_record_compare_its_revision() -> None:
+def test_decisions_from_record_compare_its_revision() -> None:
     store = preparing_store()
     store.report_task("n1", "SUCCEEDED")
     store.step(only=1)
@@ -233,7 +233,7 @@ def test_decisions_from_the_record_compare_its_revision() -> None:
     assert all(Precondition(record.key, record.mod_revision) in action.rests_on for action in moving)
 
 
-def test_a_choice_without_a_record_rests_on_nobody_having_been_told() -> None:
+def test_choice_without_record_rests_on_no_node_having_been_told() -> None:
     store = settled_store()
     store.delete(KEYS.rollout(REF))
     store.deploy(2, REDIS, app(2), task=migration())

@@ -1,4 +1,4 @@
-"""How the reports become the Rollout, case by case."""
+"""Rollout after reports of the nodes, case by case. Covers verdict, status and coverage."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_rollout_progresses_until_every_node_has_settled() -> None:
     assert store.rollout().finished_at.seconds - store.rollout().started_at.seconds == 5
 
 
-def test_a_report_about_another_generation_or_by_another_machine_does_not_count() -> None:
+def test_report_on_other_generation_or_machine_is_ignored() -> None:
     for changed in ({"generation": 9}, {"node_uid": "another"}):
         store = deployed_store("n1")
         store.report("n1", **changed)
@@ -58,7 +58,7 @@ def test_a_report_about_another_generation_or_by_another_machine_does_not_count(
         assert store.progress("n1").phase == pb.NodeProgress.PENDING
 
 
-def test_the_reason_says_what_a_converging_service_does() -> None:
+def test_reason_says_what_converging_service_does() -> None:
     store = deployed_store("n1")
     store.report("n1", service_status("web", phase=pb.ServiceStatus.PULLING, health=0))
     store.converge()
@@ -67,14 +67,14 @@ def test_the_reason_says_what_a_converging_service_does() -> None:
     assert store.rollout().reason == 'service "web" on n1: its image is being pulled'
 
 
-def test_a_running_service_that_is_not_healthy_has_not_settled() -> None:
+def test_running_service_that_is_not_healthy_has_not_settled() -> None:
     store = deployed_store("n1")
     store.report("n1", service_status("web", health=pb.ServiceStatus.CHECKING))
     store.converge()
     assert store.progress("n1").services_settled == 0
 
 
-def test_a_release_that_changes_nothing_settles_all_the_same() -> None:
+def test_release_that_changes_nothing_settles_all_same() -> None:
     store = settled_store("n1")
     store.deploy(2, WEB)
     store.converge()
@@ -83,7 +83,7 @@ def test_a_release_that_changes_nothing_settles_all_the_same() -> None:
     assert (store.phase(), store.rollout().release) == ("SETTLED", 2)
 
 
-def test_a_service_that_others_wait_for_has_settled_when_it_has_completed() -> None:
+def test_service_that_others_wait_for_has_settled_when_it_has_completed() -> None:
     store = deployed_store("n1")
     completed = service_status("web", phase=pb.ServiceStatus.COMPLETED, health=pb.ServiceStatus.NONE)
     store.report("n1", completed)
@@ -97,7 +97,7 @@ def test_a_service_that_others_wait_for_has_settled_when_it_has_completed() -> N
 # Nodes that do not answer
 
 
-def test_an_unreachable_node_is_shown_and_not_waited_for() -> None:
+def test_unreachable_node_is_shown_and_not_waited_for() -> None:
     store = deployed_store("n1", "n2")
     store.delete(KEYS.heartbeat("n2"))
     store.report("n1")
@@ -107,7 +107,7 @@ def test_an_unreachable_node_is_shown_and_not_waited_for() -> None:
     assert store.rollout().reason.startswith("n2 has no heartbeat")
 
 
-def test_the_only_node_of_a_service_is_waited_for_also_when_it_is_unreachable() -> None:
+def test_only_node_of_service_is_waited_for_also_when_it_is_unreachable() -> None:
     store = Store()
     store.add_node("n1", "web")
     store.add_node("n2", "worker", alive=False)
@@ -120,7 +120,7 @@ def test_the_only_node_of_a_service_is_waited_for_also_when_it_is_unreachable() 
     assert store.rollout().reason.startswith("n2 has no heartbeat")
 
 
-def test_an_unreachable_node_that_comes_back_shows_its_own_progress() -> None:
+def test_unreachable_node_that_comes_back_shows_its_own_progress() -> None:
     store = deployed_store("n1", "n2")
     store.delete(KEYS.heartbeat("n2"))
     store.report("n1")
@@ -134,7 +134,7 @@ def test_an_unreachable_node_that_comes_back_shows_its_own_progress() -> None:
     assert store.rollout().reason == ""
 
 
-def test_the_agent_of_an_earlier_registration_does_not_count_as_the_node() -> None:
+def test_agent_of_earlier_registration_does_not_count_as_node() -> None:
     store = deployed_store("n1")
     store.put(KEYS.heartbeat("n1"), pb.Heartbeat(node="n1", uid="an older one"))
     store.converge()
@@ -142,7 +142,7 @@ def test_the_agent_of_an_earlier_registration_does_not_count_as_the_node() -> No
     assert "earlier registration" in store.progress("n1").reason
 
 
-def test_an_agent_that_cannot_work_keeps_its_node_from_settling() -> None:
+def test_agent_that_cannot_work_keeps_its_node_from_settling() -> None:
     store = deployed_store("n1")
     store.put(KEYS.heartbeat("n1"), pb.Heartbeat(node="n1", uid="uid-n1", problem="Docker does not answer"))
     store.report("n1")
@@ -151,7 +151,7 @@ def test_an_agent_that_cannot_work_keeps_its_node_from_settling() -> None:
     assert store.rollout().reason == "the agent of n1 cannot work: Docker does not answer"
 
 
-def test_an_assignment_that_the_agent_cannot_read_is_an_error_of_that_node() -> None:
+def test_assignment_that_agent_cannot_read_is_error_of_that_node() -> None:
     for generation in (1, 0):
         store = deployed_store("n1")
         store.report("n1", service_status("web"), phase="ERROR", reason="unknown kind", generation=generation)
@@ -163,7 +163,7 @@ def test_an_assignment_that_the_agent_cannot_read_is_an_error_of_that_node() -> 
 # Failure
 
 
-def test_a_service_that_was_given_up_fails_the_rollout_with_node_service_and_exit_code() -> None:
+def test_given_up_service_fails_rollout_with_exit_code() -> None:
     store = deployed_store("n1", "n2")
     store.report("n1")
     store.report("n2", crashed("web", code=3, failed=True))
@@ -175,14 +175,14 @@ def test_a_service_that_was_given_up_fails_the_rollout_with_node_service_and_exi
     assert [one.severity for one in store.events if one.code == "rollout_failed"] == [pb.Event.ERROR]
 
 
-def test_an_exit_code_that_the_reason_already_names_is_not_repeated() -> None:
+def test_exit_code_that_reason_already_names_is_not_repeated() -> None:
     store = deployed_store("n1")
     store.report("n1", crashed("web", code=3, failed=True, reason="ended with exit code 3"))
     store.converge()
     assert store.rollout().reason == 'service "web" on n1: ended with exit code 3'
 
 
-def test_a_crash_that_was_not_given_up_yet_is_no_failure_of_the_rollout() -> None:
+def test_crash_that_was_not_given_up_yet_is_no_failure_of_rollout() -> None:
     store = deployed_store("n1")
     store.report("n1", crashed("web"), phase="FAILED")
     store.converge()
@@ -190,7 +190,7 @@ def test_a_crash_that_was_not_given_up_yet_is_no_failure_of_the_rollout() -> Non
     assert store.progress("n1").phase == pb.NodeProgress.FAILED
 
 
-def test_a_failed_rollout_stays_failed_with_its_reason_until_all_has_settled() -> None:
+def test_failed_rollout_stays_failed_with_its_reason_until_all_has_settled() -> None:
     store = deployed_store("n1")
     store.report("n1", crashed("web", failed=True))
     store.converge()
@@ -204,7 +204,7 @@ def test_a_failed_rollout_stays_failed_with_its_reason_until_all_has_settled() -
     assert [one.code for one in store.events][-2:] == ["rollout_failed", "rollout_settled"]
 
 
-def test_a_failure_reported_about_the_release_before_does_not_fail_this_one() -> None:
+def test_failure_reported_about_release_before_does_not_fail_this_one() -> None:
     store = deployed_store("n1")
     store.report("n1", crashed("web", failed=True))
     store.converge()
@@ -213,7 +213,7 @@ def test_a_failure_reported_about_the_release_before_does_not_fail_this_one() ->
     assert store.phase() == "PROGRESSING"
 
 
-def test_no_progress_within_the_deadline_fails_the_rollout() -> None:
+def test_no_progress_within_deadline_fails_rollout() -> None:
     store = deployed_store("n1", deadline=60)
     store.seconds = 20
     made = store.step()
@@ -227,7 +227,7 @@ def test_no_progress_within_the_deadline_fails_the_rollout() -> None:
     assert store.step().recheck_after is None
 
 
-def test_progress_starts_the_deadline_anew() -> None:
+def test_progress_starts_deadline_anew() -> None:
     store = deployed_store("n1", "n2", deadline=60)
     store.seconds = 50
     store.report("n1")
@@ -240,7 +240,7 @@ def test_progress_starts_the_deadline_anew() -> None:
     assert store.phase() == "FAILED"
 
 
-def test_a_service_that_goes_up_and_down_is_no_progress() -> None:
+def test_service_that_goes_up_and_down_is_no_progress() -> None:
     store = deployed_store("n1", "n2", deadline=60)
     for second in (10, 20, 30, 40):
         store.seconds = second
@@ -251,14 +251,14 @@ def test_a_service_that_goes_up_and_down_is_no_progress() -> None:
     assert store.phase() == "FAILED"
 
 
-def test_a_new_leader_counts_the_deadline_from_when_it_began() -> None:
+def test_new_leader_counts_deadline_from_when_it_began() -> None:
     store = deployed_store("n1", deadline=60)
     store.seconds, store.stopwatch = 3600, None
     store.step()
     assert store.phase() == "PROGRESSING"
 
 
-def test_a_release_without_a_deadline_gets_ten_minutes() -> None:
+def test_release_without_deadline_gets_ten_minutes() -> None:
     store = deployed_store("n1", deadline=0)
     assert store.step().recheck_after == pytest.approx(600)
 
@@ -266,7 +266,7 @@ def test_a_release_without_a_deadline_gets_ten_minutes() -> None:
 # Placement
 
 
-def test_a_service_that_no_node_may_run_fails_the_rollout_at_once_and_the_rest_is_assigned() -> None:
+def test_unplaceable_service_fails_rollout_at_once() -> None:
     store = deployed_store("n1")
     store.deploy(2, REDIS, WEB)
     store.converge()
@@ -278,7 +278,7 @@ def test_a_service_that_no_node_may_run_fails_the_rollout_at_once_and_the_rest_i
     assert store.assigned("n1") == ["web"]
 
 
-def test_a_rollout_that_failed_for_want_of_a_label_progresses_when_the_label_is_set() -> None:
+def test_rollout_that_failed_for_want_of_label_progresses_when_label_is_set() -> None:
     store = deployed_store("n1")
     store.deploy(2, REDIS, WEB)
     store.converge()
@@ -291,7 +291,7 @@ def test_a_rollout_that_failed_for_want_of_a_label_progresses_when_the_label_is_
     assert store.phase() == "SETTLED"
 
 
-def test_a_release_without_attached_nodes_fails_and_says_what_to_do() -> None:
+def test_release_without_attached_nodes_fails_and_says_what_to_do() -> None:
     store = deployed_store()
     assert store.phase() == "FAILED"
     assert "devopsellence node attach" in store.rollout().reason
@@ -301,7 +301,7 @@ def test_a_release_without_attached_nodes_fails_and_says_what_to_do() -> None:
     assert store.phase() == "PROGRESSING"
 
 
-def test_an_attached_node_that_is_not_registered_is_said() -> None:
+def test_attached_node_that_is_not_registered_is_said() -> None:
     store = Store()
     store.set_environment("n1")
     store.deploy(1, WEB)
@@ -310,7 +310,7 @@ def test_an_attached_node_that_is_not_registered_is_said() -> None:
     assert "no attached node is registered (n1)" in store.rollout().reason
 
 
-def test_a_verdict_about_placement_rests_on_the_nodes_it_was_made_from() -> None:
+def test_verdict_about_placement_rests_on_nodes_it_was_made_from() -> None:
     store = deployed_store("n1")
     store.deploy(2, REDIS, WEB)
     assert [basis.key for basis in store.plan().actions[0].rests_on] == [KEYS.node("n1")]
@@ -319,7 +319,7 @@ def test_a_verdict_about_placement_rests_on_the_nodes_it_was_made_from() -> None
 # After it has settled
 
 
-def test_a_service_that_crashes_after_it_has_settled_shows_as_a_reason() -> None:
+def test_service_that_crashes_after_it_has_settled_shows_as_reason() -> None:
     store = settled_store("n1", "n2")
     store.report("n2", crashed("web", code=137, failed=True))
     store.converge()
@@ -349,7 +349,7 @@ def test_settled_rollout_stays_settled_after_operator_changes() -> None:
 # History
 
 
-def test_a_newer_release_puts_the_outcome_into_the_history() -> None:
+def test_newer_release_puts_outcome_into_history() -> None:
     store = settled_store("n1")
     finished = store.rollout().finished_at
     store.seconds = 10
@@ -359,7 +359,7 @@ def test_a_newer_release_puts_the_outcome_into_the_history() -> None:
     assert (outcome.release, outcome.phase, outcome.finished_at) == (1, pb.Rollout.SETTLED, finished)
 
 
-def test_a_release_that_had_not_settled_was_superseded() -> None:
+def test_release_that_had_not_settled_was_superseded() -> None:
     store = deployed_store("n1")
     store.deploy(2, WEB)
     store.converge()
@@ -368,7 +368,7 @@ def test_a_release_that_had_not_settled_was_superseded() -> None:
     assert outcome.reason == "release 2 was written before it settled"
 
 
-def test_a_release_that_failed_stays_failed_in_the_history() -> None:
+def test_release_that_failed_stays_failed_in_history() -> None:
     store = deployed_store("n1")
     store.report("n1", crashed("web", failed=True))
     store.converge()
@@ -379,7 +379,7 @@ def test_a_release_that_failed_stays_failed_in_the_history() -> None:
     assert "exit code 1" in outcome.reason
 
 
-def test_releases_that_were_overtaken_before_they_were_seen_were_superseded_too() -> None:
+def test_skipped_releases_are_superseded() -> None:
     store = settled_store("n1")
     store.deploy(4, WEB)
     store.converge()
@@ -390,7 +390,7 @@ def test_releases_that_were_overtaken_before_they_were_seen_were_superseded_too(
     ]
 
 
-def test_the_history_is_bounded_and_newestfirst() -> None:
+def test_history_is_bounded_and_newest_first() -> None:
     store = settled_store("n1")
     for number in (2, 3, 250):
         store.deploy(number, WEB)
@@ -400,7 +400,7 @@ def test_the_history_is_bounded_and_newestfirst() -> None:
     assert [one.release for one in history] == list(range(249, 149, -1))
 
 
-def test_a_release_number_that_falls_because_etcd_was_restored_starts_a_rollout_of_its_own() -> None:
+def test_lower_release_number_after_restore_starts_new_rollout() -> None:
     store = settled_store("n1")
     store.deploy(2, WEB)
     store.converge()
@@ -410,7 +410,7 @@ def test_a_release_number_that_falls_because_etcd_was_restored_starts_a_rollout_
     assert [one.release for one in store.rollout().history] == [2]
 
 
-def test_started_at_is_when_the_release_was_first_seen() -> None:
+def test_started_at_is_when_release_was_first_seen() -> None:
     store = settled_store("n1")
     started = store.rollout().started_at
     store.seconds = 7

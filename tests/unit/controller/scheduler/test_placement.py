@@ -1,4 +1,4 @@
-"""Where replicas run: what is there, what time it is, who is drained; and what is kept until others run."""
+"""Placement of replicas over time: unreachable nodes, drained nodes, replicas kept during moves."""
 
 from __future__ import annotations
 
@@ -104,16 +104,16 @@ def test_scaled(before: int, after: int, expected: list[str]) -> None:
     assert homes(made) == expected
 
 
-def test_as_many_as_there_are_and_what_is_missing_is_the_reason() -> None:
+def test_replicas_use_all_nodes_and_shortage_is_reason() -> None:
     made = store("n1", "n2", replicas=jobs(3))
     assert homes(made) == ["n1", "n2"]
     assert made.phase() == "SETTLED"
     assert made.rollout().reason == (
-        'service "jobs" is to have 3 replicas, and 2 attached nodes may run it; run devopsellence node attach <node>'
+        'service "jobs" needs 3 replicas, but 2 attached nodes may run it; run devopsellence node attach <node>'
     )
 
 
-def test_a_node_may_be_silent_for_a_while() -> None:
+def test_node_may_be_unreachable_for_while() -> None:
     made = store("n1", "n2", "n3")
     silence(made, "n1")
     made.converge()
@@ -124,7 +124,7 @@ def test_a_node_may_be_silent_for_a_while() -> None:
     assert homes(made) == ["n1", "n2"]
 
 
-def test_then_its_replica_starts_elsewhere_and_is_taken_from_it_when_that_has_settled() -> None:
+def test_replica_of_unreachable_node_moves_after_reschedule_after() -> None:
     made = store("n1", "n2", "n3")
     silence(made, "n1")
     made.converge()
@@ -177,12 +177,12 @@ def test_service_with_volume_waits_for_its_node() -> None:
     assert homes(made) == ["n1"]
 
 
-def test_a_new_leader_counts_anew() -> None:
+def test_new_leader_counts_anew() -> None:
     made = store("n1", "n2", "n3")
     silence(made, "n1")
     made.converge()
     made.seconds += 50
-    made.silences = Store().silences
+    made.unreachable_since = Store().unreachable_since
     made.converge()
     made.seconds += 50
     made.converge()
@@ -192,7 +192,7 @@ def test_a_new_leader_counts_anew() -> None:
     assert homes(made) == ["n1", "n2", "n3"]
 
 
-def test_the_release_says_how_long() -> None:
+def test_release_says_how_long() -> None:
     made = store("n1", "n2", "n3")
     found = made.records[KEYS.release(REF, 1)].message
     assert isinstance(found, pb.Release)
@@ -217,7 +217,7 @@ def test_nodes_that_do_not_answer_get_no_replica() -> None:
     assert homes(made) == ["n1", "n2"]
 
 
-def test_another_label_moves_it_when_the_other_copy_runs() -> None:
+def test_another_label_moves_it_when_other_copy_runs() -> None:
     made = store("n1", "n2", "n3")
     made.add_node("n1", "web")
     made.converge()
@@ -226,7 +226,7 @@ def test_another_label_moves_it_when_the_other_copy_runs() -> None:
     assert homes(made) == ["n2", "n3"]
 
 
-def test_a_cordoned_node_keeps_its_copy_which_counts() -> None:
+def test_cordoned_node_keeps_its_copy_which_counts() -> None:
     made = store("n1", "n2", "n3")
     made.add_node("n1", "worker", cordoned=True)
     settle(made)
@@ -246,28 +246,28 @@ def test_unreachable_replicas_are_reported() -> None:
     )
 
 
-def test_a_node_that_cannot_be_read_keeps_its_copy_which_counts() -> None:
+def test_node_that_cannot_be_read_keeps_its_copy_which_counts() -> None:
     made = store("n1", "n2", "n3")
     made.garbage(KEYS.node("n1"))
     made.converge()
     assert homes(made) == ["n1", "n2"]
 
 
-def test_an_assignment_that_cannot_be_read_is_where_its_agent_reports_a_copy() -> None:
+def test_assignment_that_cannot_be_read_is_where_its_agent_reports_copy() -> None:
     made = store("n1", "n2", "n3")
     made.garbage(KEYS.assignment("n2", REF))
     made.converge()
     assert homes(made) == ["n1", "n2"]
 
 
-def test_a_machine_that_replaces_another_gets_its_replicas() -> None:
+def test_machine_that_replaces_another_gets_its_replicas() -> None:
     made = store("n1", "n2", "n3")
     made.add_node("n2", "worker", uid="another")
     settle(made)
     assert homes(made) == ["n1", "n2"]
 
 
-def test_a_detached_node_is_replaced() -> None:
+def test_detached_node_is_replaced() -> None:
     made = store("n1", "n2", "n3")
     made.set_environment("n2", "n3", latest=1)
     settle(made)
@@ -277,7 +277,7 @@ def test_a_detached_node_is_replaced() -> None:
 # Draining
 
 
-def test_a_drained_nodes_replica_leaves_when_another_has_settled() -> None:
+def test_drained_nodes_replica_leaves_when_another_has_settled() -> None:
     made = store("n1", "n2", "n3")
     drain(made, "n1")
     made.converge()
@@ -324,7 +324,7 @@ def test_data_is_left_behind_only_if_that_was_said(*, volumes: bool, expected: l
     assert (said in made.progress("n1").reason) is not volumes
 
 
-def test_a_drained_node_is_emptied_of_web_services_first() -> None:
+def test_drained_node_is_emptied_of_web_services_first() -> None:
     made = Store()
     for name in ("n1", "n2"):
         made.add_node(name, "web", "worker")
@@ -349,7 +349,7 @@ def test_a_drained_node_is_emptied_of_web_services_first() -> None:
     assert made.phase() == "SETTLED"
 
 
-def test_a_web_replica_that_waits_for_its_place_keeps_the_others_waiting() -> None:
+def test_web_replica_that_waits_for_its_place_keeps_others_waiting() -> None:
     made = Store()
     for name in ("n1", "n2"):
         made.add_node(name, "web", "worker")
@@ -364,7 +364,7 @@ def test_a_web_replica_that_waits_for_its_place_keeps_the_others_waiting() -> No
     assert (made.assigned("n1"), made.assigned("n2")) == ([], ["redis", "site"])
 
 
-def test_a_drained_node_that_does_not_answer_blocks_nothing() -> None:
+def test_drained_node_that_does_not_answer_blocks_nothing() -> None:
     made = store("n1", "n2", "n3")
     silence(made, "n1")
     drain(made, "n1")
@@ -385,7 +385,7 @@ def test_uncordoned_node_takes_part_and_nothing_moves_back() -> None:
     assert homes(made) == ["n2", "n3"]
 
 
-def test_taken_back_in_the_middle_the_copy_that_runs_stays() -> None:
+def test_rolled_back_in_middle_copy_that_runs_stays() -> None:
     made = store("n1", "n2", "n3")
     drain(made, "n1")
     made.converge()

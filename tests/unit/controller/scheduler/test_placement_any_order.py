@@ -113,7 +113,7 @@ class Simulation:
             self.controller()
         elif kind == "die":
             self.controller(only=self.random.randint(0, 2))
-            self.store.silences = UnreachableSince()
+            self.store.unreachable_since = UnreachableSince()
         elif kind == "silence" and len(away) < 2:
             silence(self.store, self.random.choice(NODES))
         elif kind == "back":
@@ -149,7 +149,7 @@ class Simulation:
 
 
 @pytest.mark.parametrize("seed", range(100))
-def test_never_fewer_on_the_way_and_as_many_as_they_should_be_in_the_end(seed: int) -> None:
+def test_replicas_never_fall_below_wanted_number_and_reach_it(seed: int) -> None:
     simulation = Simulation(seed)
     simulation.rest()
     data = simulation.serving("data")
