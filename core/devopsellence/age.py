@@ -1,10 +1,9 @@
-"""Secrets at rest: age files, and the identities that open them.
+"""Encryption and decryption of secrets with age.
 
-Both ends are here, because both must agree: operators and the controller seal, nodes open. Who is to be able to open a
-file, where it is stored and what becomes of the plaintext is for others to decide; nothing here does IO. pyrage is
-imported when it is needed, so that a program which never meets a secret does not pay for it.
+Operators and the controller encrypt, nodes decrypt. The choice of recipients, storage and use of the plaintext belong
+elsewhere; no IO here. pyrage is imported on demand, so that programs without secrets start fast.
 
-The format is age v1 with X25519 recipients, ASCII-armored (age-encryption.org/v1); the ``age`` tool opens it as well.
+The format is age v1 with X25519 recipients, ASCII-armored (age-encryption.org/v1), as of the ``age`` tool.
 """
 
 from __future__ import annotations
@@ -16,22 +15,22 @@ from typing import Final
 from devopsellence.api.v1.stored_pb2 import Heartbeat, Node
 
 _RECIPIENT: Final = re.compile(r"age1[02-9ac-hj-np-z]{58}\Z")
-#: A secret larger than this is a file that belongs elsewhere; etcd takes 1.5 MiB a request.
+#: Largest secret. Larger content belongs into a file or volume; etcd accepts 1.5 MiB per request.
 MAX_BYTES: Final = 64 * 1024
 
 
 class EncryptionError(Exception):
-    """It cannot be sealed or opened; the message says why, and never holds what is secret."""
+    """Encryption or decryption failed; the message gives the reason and never contains a secret."""
 
 
 class AgeIdentity:
-    """A private key. Its text form is what the ``age-keygen`` tool writes; it is in no ``repr``."""
+    """age private key. The text form is that of ``age-keygen``; ``repr`` never shows the key."""
 
     def __init__(self, text: str) -> None:
-        """The identity in ``text``, the content of a key file; lines that begin with ``#`` are comments.
+        """Parse ``text``, the content of a key file; lines that begin with ``#`` are comments.
 
         Raises:
-            EncryptionError: there is none in it.
+            EncryptionError: ``text`` contains no identity.
         """
         from pyrage import IdentityError, x25519
 
@@ -43,50 +42,50 @@ class AgeIdentity:
 
     @classmethod
     def generate(cls) -> AgeIdentity:
-        """A new one."""
+        """Generate a new identity."""
         from pyrage import x25519
 
         return cls(str(x25519.Identity.generate()))
 
     @property
     def recipient(self) -> str:
-        """The public key, ``age1…``."""
+        """Return the public key, ``age1…``."""
         return str(self._identity.to_public())
 
     def text(self) -> str:
-        """What to write into its file, which only its owner may read."""
+        """Return the content of the key file, which only the owner may read."""
         return f"# public key: {self.recipient}\n{self._identity}\n"
 
     def decrypt(self, armored: str) -> bytes:
-        """What is in an age file that was sealed for this identity.
+        """Decrypt an armored age file.
 
         Raises:
-            EncryptionError: it was not, or it is none.
+            EncryptionError: ``armored`` is not encrypted for this identity, or not an age file.
         """
         from pyrage import DecryptError, decrypt
 
         try:
             return bytes(decrypt(armored.encode(), [self._identity]))
         except DecryptError as error:
-            raise EncryptionError(f"it cannot be opened with the identity of {self.recipient}") from error
+            raise EncryptionError(f"it cannot be decrypted with the identity of {self.recipient}") from error
 
 
 def is_recipient(text: str) -> bool:
-    """Whether ``text`` reads like a public key."""
+    """Return True if ``text`` has the form of a public key."""
     return _RECIPIENT.match(text) is not None
 
 
 def node_recipient(node: Node, beat: Heartbeat | None) -> str:
-    """The public key of the machine that now is ``node``: its agent's word, else what was recorded; "" if unknown."""
-    said = beat.age_recipient if beat is not None and beat.uid == node.uid else ""
-    return next((key for key in (said, node.age_recipient) if is_recipient(key)), "")
+    """Return the current public key of ``node``: from the heartbeat, else as registered; "" if unknown."""
+    reported = beat.age_recipient if beat is not None and beat.uid == node.uid else ""
+    return next((key for key in (reported, node.age_recipient) if is_recipient(key)), "")
 
 
 def encrypt(plaintext: bytes, recipients: Iterable[str]) -> str:
-    """``plaintext`` as an armored age file that each of ``recipients`` (``age1…``) can open.
+    """Encrypt ``plaintext`` as an armored age file for all ``recipients`` (``age1…``).
 
     Raises:
-        EncryptionError: there is no recipient, one is malformed, or the text is larger than :data:`MAX_BYTES`.
+        EncryptionError: no recipient, a malformed recipient, or more than :data:`MAX_BYTES` of plaintext.
     """
     from pyrage import RecipientError, encrypt, x25519
 
@@ -97,5 +96,5 @@ def encrypt(plaintext: bytes, recipients: Iterable[str]) -> str:
     except RecipientError as error:
         raise EncryptionError("one of the recipients is not an age public key (age1…)") from error
     if not keys:
-        raise EncryptionError("there is nobody to seal it for")
+        raise EncryptionError("there is no recipient to encrypt the secret for")
     return bytes(encrypt(plaintext, keys, armored=True)).decode()

@@ -1,8 +1,8 @@
-"""Who is who between operators and agents: names in certificates, and what both ends of the agent's API agree on.
+"""Identities of operators and agents in certificates, and constants shared by both ends of the agent API.
 
-A certificate's common name is an etcd user (``store.access``) and here the caller's or the server's identity as well.
-Agents are reached by address, so the name that their certificate must carry follows from their machine's uid: another
-machine that has, or had, the same node name cannot answer for it. No IO.
+A certificate's common name is the etcd user (``store.acl``), and in the agent API the identity of caller or server.
+Agents are reached by address, so the server name in an agent's certificate is derived from the machine's ``uid``:
+another machine with the same node name cannot impersonate the agent. No IO.
 """
 
 from __future__ import annotations
@@ -10,32 +10,32 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-#: What a person's certificate is called: etcd's root user, or an operator by name.
+#: Common names of operators: etcd's root user, or the prefix of an operator's name.
 OPERATOR_ROOT: Final = "root"
 OPERATOR_PREFIX: Final = "operator:"
-#: What an agent's certificate is called, followed by its machine's uid.
+#: Prefix of an agent's common name, followed by the machine's uid.
 NODE_PREFIX: Final = "node:"
-#: Trailing metadata of every refusal by an agent itself, which tells it from one by the network.
+#: Trailing metadata of every error from an agent; distinguishes agent errors from network errors.
 REFUSED_BY: Final = "devopsellence-refused-by"
-#: Initial metadata of every call that an agent has taken: the node's name. It comes at once.
+#: Initial metadata of every accepted call, sent at once: the node's name.
 ACCEPTED_BY: Final = "devopsellence-taken-by"
-#: Where agents answer, unless told otherwise.
+#: Default port of the agent API.
 API_PORT: Final = 7443
-#: Initial metadata of an image that one agent sends to another: how large it is, in bytes, as a decimal number.
+#: Initial metadata of an image pulled from a peer: the size in bytes, as a decimal number.
 IMAGE_BYTES: Final = "devopsellence-image-bytes"
-#: How much of a layer, or of an image, goes into one message.
+#: Bytes of a layer or image per message.
 CHUNK_BYTES: Final = 1 << 20
-#: Messages are bounded on both sides: an image's configuration is the largest that is not a stream.
+#: Limit of message size on both sides; the largest message outside of streams is an image configuration.
 MAX_MESSAGE_BYTES: Final = 8 << 20
-#: Channel keepalive: a peer that has gone without a word is found within about this many seconds.
+#: Channel keepalive: a dead connection is detected within about this many seconds.
 KEEPALIVE_SECONDS: Final = 20
 
 
 def server_name(uid: str) -> str:
-    """The DNS name in the certificate of the machine ``uid``'s agent; of its hash, because a uid may be no DNS name.
+    """Return the DNS name in the certificate of the agent on machine ``uid``; hashed, as a uid may not be a DNS name.
 
     Raises:
-        ValueError: it is empty: there is no such machine, and no certificate must do for it.
+        ValueError: ``uid`` is empty, and no certificate may match an unknown machine.
     """
     if not uid:
         raise ValueError("a machine without a uid has no server name")
@@ -43,21 +43,24 @@ def server_name(uid: str) -> str:
 
 
 def is_operator(common_name: str) -> bool:
-    """Whether a certificate with this common name is a person's, who may ask agents for everything."""
+    """Return True if ``common_name`` is that of an operator, allowed to make every call to agents."""
     return common_name == OPERATOR_ROOT or (
         common_name.startswith(OPERATOR_PREFIX) and len(common_name) > len(OPERATOR_PREFIX)
     )
 
 
 def is_node(common_name: str) -> bool:
-    """Whether a certificate with this common name is an agent's, who may ask other agents for images."""
+    """Return True if ``common_name`` is that of an agent, allowed to pull images from other agents."""
     return common_name.startswith(NODE_PREFIX) and len(common_name) > len(NODE_PREFIX)
 
 
-def api_address(registered: str, said: str) -> str:
-    """Where an agent's API answers, as ``host:port``: at the address that its node is registered with (may be empty),
-    and otherwise where it says itself; empty if it has none."""
-    host, _, port = said.rpartition(":")
+def api_address(registered: str, reported: str) -> str:
+    """Return the ``host:port`` of an agent's API; empty if the agent serves none.
+
+    The host is the ``registered`` address of the node if set, else the host ``reported`` by the heartbeat; the port is
+    the reported port.
+    """
+    host, _, port = reported.rpartition(":")
     if not (host and port):
         return ""
     if registered:

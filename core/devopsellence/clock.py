@@ -1,4 +1,4 @@
-"""One reading of both clocks: a monotonic clock for intervals, a wall clock for people and for records."""
+"""Clock readings: a monotonic clock for intervals, a wall clock for people and for records."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Log lines of the long-running programs: a constant message with keys and values, one JSON object a line on stderr.
+"""Logging of the long-running programs: JSON lines on stderr, a constant message with keys and values.
 
-Only the controller, the agent and the local cluster's supervisor log; the command line prints instead.
+Only the controller, the agent and the supervisor of the local cluster log; the CLI prints instead.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from typing import Final
 
 import structlog
 
-_OF_EVERY_RECORD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_STANDARD_FIELDS: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
 class _Forward(logging.Handler):
-    """Lines that libraries (and the store, which the command line uses too) write with the standard logging."""
+    """Handler that forwards records of standard logging (libraries, and the store) to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        values = {key: value for key, value in record.__dict__.items() if key not in _OF_EVERY_RECORD}
+        values = {key: value for key, value in record.__dict__.items() if key not in _STANDARD_FIELDS}
         line = structlog.get_logger().bind(logger=record.name, **values)
         line.log(record.levelno, record.getMessage(), exc_info=record.exc_info)
 
 
 def configure(program: str, *, debug: bool = False) -> None:
-    """Send all lines to stderr as JSON, each with ``program``, ``level`` and an ISO 8601 ``timestamp`` in UTC."""
+    """Send all log lines to stderr as JSON, with ``program``, ``level`` and an ISO 8601 ``timestamp`` in UTC."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

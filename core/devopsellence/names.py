@@ -1,6 +1,6 @@
-"""The one rule for names that become part of a key, a path or a container's name.
+"""Rules for names that become part of an etcd key, a path or a container name.
 
-A package of its own, because every program needs it and only one of them ever reads a configuration.
+Separate from ``config``, because all programs check names and only the CLI reads a configuration.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HOST: Final = re.compile(
 
 
 class InvalidName(ValueError):
-    """A name that may not become part of a key, a path or a container's name."""
+    """Name not allowed in a key, a path or a container name."""
 
     def __init__(self, what: str, name: str, rule: str = NAME_RULE) -> None:
         super().__init__(f"{what} {name!r} is not a name: a name is {rule}")
@@ -27,10 +27,10 @@ class InvalidName(ValueError):
 
 
 def check_name(what: str, name: str) -> str:
-    """Return ``name`` unchanged if it may become part of a key.
+    """Return ``name`` unchanged if allowed in a key.
 
     Raises:
-        InvalidName: it may not; ``what`` (such as ``"node"``) goes into the message.
+        InvalidName: ``name`` breaks :data:`NAME_RULE`; ``what`` (such as ``"node"``) is part of the message.
     """
     if not NAME.match(name):
         raise InvalidName(what, name)
@@ -38,10 +38,10 @@ def check_name(what: str, name: str) -> str:
 
 
 def check_host(host: str) -> str:
-    """Return ``host`` unchanged if it is a host's name that may become part of a key or a file's name.
+    """Return ``host`` unchanged if allowed as a host name in keys and file names.
 
     Raises:
-        InvalidName: it is not.
+        InvalidName: ``host`` breaks :data:`HOST_RULE`.
     """
     if not HOST.match(host):
         raise InvalidName("host", host, HOST_RULE)

@@ -1,12 +1,15 @@
-"""devopsellence.yml: from the file to what an environment runs.
+"""Configuration: reading, validating and resolving devopsellence.yml.
 
-``source`` finds and reads the file; ``compose`` and ``nodes`` turn it into a tree that knows its places. ``scalars``,
-``quantities``, ``schema`` and ``rules`` say what the format is, ``check`` applies them, ``overlay`` lays an environment
-over the document. ``resolve`` turns the result into messages, ``document`` turns them back, ``render``
-writes YAML. Every error names its path, line and column.
+``file`` finds and reads the file; ``yaml_parser`` parses YAML into a ``yaml_tree`` with line and column of every value.
+``schema``, ``scalars``, ``quantities`` and ``cross_checks`` define the format, ``validate`` applies the definitions,
+``overlay`` merges the changes of an environment, ``loading`` combines all steps. ``resolve`` converts an environment to
+protobuf messages, ``export`` converts messages back to a document, ``render`` writes YAML. ``project`` reads only the
+names of organization and project. All errors are a ``ConfigError`` with path, line and column.
 
-Nothing here reaches etcd, Docker or the terminal. Importing the package loads neither pydantic nor protobuf, so that
-``identity`` is quick; :func:`load` does.
+No access to etcd, Docker or the terminal may go in here. Importing the package loads neither pydantic nor protobuf, to
+keep ``identity`` fast; :func:`load` imports both. ``scalars`` and ``quantities`` are covered by
+tests/unit/config/test_schema.py, ``loading`` by test_hostile.py and test_problems.py, ``export`` and ``render`` by
+test_resolve.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What one part of a document says about another: kinds, references, duplicates, cycles.
+"""Checks across sections of the configuration: service kinds, references, duplicates, dependency cycles.
 
-The rules read the plain document, sound or not, so that a misspelt port does not hide a missing health check: what has
-the wrong shape is passed over here, because the fields' own checks name it.
+The checks read the plain document, valid or not, so that a misspelt port does not hide a missing health check. Values
+of the wrong type are skipped, because field validation reports them.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from devopsellence.config.yaml_tree import Plain
 HTTP: Final = "http"
 WEB: Final = "web"
 DEFAULT_PORT: Final = 3000
-# The ways to ask whether a service is ready; a readiness has one of them.
+# Kinds of readiness probe, by their keys; a readiness has exactly one kind.
 PROBES: Final = (frozenset({"command"}), frozenset({"tcp"}), frozenset({"path", "port"}))
 
 
 def is_web(name: str, port_names: Iterable[object], *, healthcheck: bool) -> bool:
-    """Whether a service is of the kind web: called so, with a port named http, or with a health check."""
+    """Return True for a service of kind web: named web, with a port named http, or with a health check."""
     return name == WEB or healthcheck or HTTP in port_names
 
 
-def broken(document: dict[str, Plain]) -> list[ConfigProblem]:
-    """Every rule that the document breaks."""
+def cross_check(document: dict[str, Plain]) -> list[ConfigProblem]:
+    """Return the problems of a document found by cross checks, at most :data:`MAX_PROBLEMS`."""
     services = _Services(document.get("services"))
     problems = chain(
         _services(services),
@@ -40,22 +40,22 @@ def broken(document: dict[str, Plain]) -> list[ConfigProblem]:
 
 
 class _Services:
-    """The document's services, as far as they can be read."""
+    """Readable services of a document."""
 
     def __init__(self, written: Plain) -> None:
         self.names = dict.fromkeys(_map(written))
-        # Those whose shape is sound; one with nothing after its name has all the defaults.
-        self.sound = {name: _map(value) for name, value in _map(written).items() if value is None or _is_map(value)}
+        # Services that are maps; a service without a value has all defaults.
+        self.readable = {name: _map(value) for name, value in _map(written).items() if value is None or _is_map(value)}
 
-    def lack(self, name: str) -> str:
-        """Why a reference to ``name`` leads nowhere; empty if it does not, or if no service can be read at all."""
+    def missing(self, name: str) -> str:
+        """Return the problem of a reference to a missing service; "" if the service exists, or none is readable."""
         if not self.names or name in self.names:
             return ""
         return f"{quoted(name)} not found in services{did_you_mean(name, [*self.names])}"
 
 
 def _services(services: _Services) -> Iterator[ConfigProblem]:
-    for name, service in services.sound.items():
+    for name, service in services.readable.items():
         path: DocPath = ("services", name)
         yield from _kind(path, name, service)
         yield from _twice(path, service, "ports", "name")
@@ -89,7 +89,7 @@ def _repeated(values: Iterable[tuple[DocPath, object]]) -> Iterator[ConfigProble
             continue
         compared = value.rstrip("/") if path[-1] == "target" else value
         if compared in seen:
-            yield ConfigProblem(path, f"{quoted(value)} stands there twice")
+            yield ConfigProblem(path, f"{quoted(value)} is a duplicate")
         seen.add(compared)
 
 
@@ -99,14 +99,14 @@ def _readiness(path: DocPath, service: dict[str, Plain]) -> Iterator[ConfigProbl
     if len(used) != 1:
         yield ConfigProblem(path, "must have exactly one of command, tcp, or path (with or without port)")
     elif "port" in written and "path" not in written:
-        yield ConfigProblem((*path, "path"), "is required; for a plain connection write tcp")
+        yield ConfigProblem((*path, "path"), "is required; for a TCP connection check use tcp")
     elif "path" in written and "port" not in written and HTTP not in _port_names(service):
         yield ConfigProblem((*path, "port"), "is required, because the service has no port named http")
 
 
 def _dependencies(services: _Services) -> Iterator[ConfigProblem]:
     graph: dict[str, list[str]] = {}
-    for name, service in services.sound.items():
+    for name, service in services.readable.items():
         depends_on = service.get("depends_on")
         path: DocPath = ("services", name, "depends_on")
         graph[name] = []
@@ -114,16 +114,16 @@ def _dependencies(services: _Services) -> Iterator[ConfigProblem]:
             on_key = isinstance(step, str)
             if other == name:
                 yield ConfigProblem((*path, step), f"{quoted(other)} is the service itself", on_key)
-            elif lack := services.lack(other):
-                yield ConfigProblem((*path, step), lack, on_key)
-            elif other in services.sound:
+            elif missing := services.missing(other):
+                yield ConfigProblem((*path, step), missing, on_key)
+            elif other in services.readable:
                 graph[name].append(other)
-                yield from _condition((*path, step), _map(depends_on).get(other), other, services.sound[other])
+                yield from _condition((*path, step), _map(depends_on).get(other), other, services.readable[other])
         yield from _repeated(((*path, step), other) for step, other in _named(depends_on))
     for cycle in _cycles(graph):
         yield ConfigProblem(
             ("services", cycle[0], "depends_on"),
-            f"goes round in a circle: {printable(' -> '.join([*cycle, cycle[0]]))}",
+            f"is a dependency cycle: {printable(' -> '.join([*cycle, cycle[0]]))}",
         )
 
 
@@ -135,36 +135,36 @@ def _named(depends_on: Plain) -> Iterator[tuple[str | int, str]]:
 
 
 def _condition(path: DocPath, long: Plain, other: str, service: dict[str, Plain]) -> Iterator[ConfigProblem]:
-    """``service_healthy`` waits for ever for a service that nobody asks how it is (Compose fails at run time)."""
+    """Report ``service_healthy`` on a service without probes: the wait would never end (Compose fails as well)."""
     checked = service.get("healthcheck") is not None or service.get("readiness") is not None
     if _map(long).get("condition") == "service_healthy" and not checked:
         yield ConfigProblem(
             (*path, "condition"),
-            f"service_healthy needs {dotted(('services', other))} to have a healthcheck or a readiness",
+            f"service_healthy requires {dotted(('services', other))} to have a healthcheck or readiness",
         )
 
 
 def _cycles(graph: dict[str, list[str]]) -> Iterator[list[str]]:
-    """One cycle for each knot of services that wait for one another; each service is named in at most one."""
+    """Find dependency cycles, one per strongly connected group; a service appears in at most one cycle."""
     done: set[str] = set()
     for start in graph:
         trail: dict[str, Iterator[str]] = {}
         current: str | None = start if start not in done else None
         while current is not None:
-            following = next(trail.setdefault(current, iter(graph[current])), None)
-            if following is None:
+            successor = next(trail.setdefault(current, iter(graph[current])), None)
+            if successor is None:
                 done.add(current)
                 del trail[current]
                 current = next(reversed(trail), None)
-            elif following in trail:
+            elif successor in trail:
                 names = list(trail)
-                yield (cycle := names[names.index(following) :])
+                yield (cycle := names[names.index(successor) :])
                 done.update(cycle)
                 for name in cycle:
                     del trail[name]
                 current = next(reversed(trail), None)
-            elif following not in done:
-                current = following
+            elif successor not in done:
+                current = successor
 
 
 def _tasks(tasks: dict[str, Plain], services: _Services) -> Iterator[ConfigProblem]:
@@ -173,26 +173,28 @@ def _tasks(tasks: dict[str, Plain], services: _Services) -> Iterator[ConfigProbl
         if not _is_map(task):
             continue
         service = task.get("service")
-        if isinstance(service, str) and service and (lack := services.lack(service)):
-            yield ConfigProblem((*path, "service"), lack)
+        if isinstance(service, str) and service and (missing := services.missing(service)):
+            yield ConfigProblem((*path, "service"), missing)
         if not task.get("command") and not task.get("args"):
-            yield ConfigProblem(path, "needs command or args: what it is to run")
+            yield ConfigProblem(path, "needs command or args")
 
 
 def _ingress(ingress: Plain, services: _Services) -> Iterator[ConfigProblem]:
     if not _is_map(ingress):
         return
-    for field, what in (("hosts", "host"), ("rules", "rule")):
+    for field, entry in (("hosts", "host"), ("rules", "rule")):
         if ingress.get(field) is None:
             yield ConfigProblem(("ingress", field), "is required")
         elif ingress[field] == []:
-            yield ConfigProblem(("ingress", field), f"needs at least one {what}")
+            yield ConfigProblem(("ingress", field), f"needs at least one {entry}")
     hosts = [(index, host.lower()) for index, host in enumerate(_list(ingress.get("hosts"))) if isinstance(host, str)]
     yield from _repeated((("ingress", "hosts", index), host) for index, host in hosts)
     yield from _routes(_list(ingress.get("rules")), {host for _, host in hosts}, services)
     mode = _map(ingress.get("tls")).get("mode")
     if mode == "off" and ingress.get("redirect_http") is True:
-        yield ConfigProblem(("ingress", "redirect_http"), "leads nowhere while ingress.tls.mode is off")
+        yield ConfigProblem(
+            ("ingress", "redirect_http"), "must not be true while ingress.tls.mode is off: nothing serves HTTPS"
+        )
 
 
 def _routes(routes: list[Plain], hosts: set[str], services: _Services) -> Iterator[ConfigProblem]:
@@ -207,11 +209,11 @@ def _routes(routes: list[Plain], hosts: set[str], services: _Services) -> Iterat
                     (*path, "match", "host"), f"{quoted(host)} not found in ingress.hosts{did_you_mean(host, [*hosts])}"
                 )
             if isinstance(prefix, str):
-                # /api and /api/ are the same to a router.
-                same = (host.lower(), prefix.rstrip("/"))
-                if same in seen:
-                    yield ConfigProblem((*path, "match"), f"{quoted(host.lower() + prefix)} has a rule already")
-                seen.add(same)
+                # For the router, /api and /api/ are the same prefix.
+                normalized = (host.lower(), prefix.rstrip("/"))
+                if normalized in seen:
+                    yield ConfigProblem((*path, "match"), f"{quoted(host.lower() + prefix)} already has a rule")
+                seen.add(normalized)
         yield from _target((*path, "target"), target, services)
 
 
@@ -219,19 +221,19 @@ def _target(path: DocPath, target: dict[str, Plain], services: _Services) -> Ite
     name, port = target.get("service"), target.get("port")
     if not isinstance(name, str) or not name:
         return
-    if lack := services.lack(name):
-        yield ConfigProblem((*path, "service"), lack)
-    elif isinstance(port, str) and port and name in services.sound:
-        names = _port_names(services.sound[name])
+    if missing := services.missing(name):
+        yield ConfigProblem((*path, "service"), missing)
+    elif isinstance(port, str) and port and name in services.readable:
+        names = _port_names(services.readable[name])
         known = f" (its ports: {printable(', '.join(names))})" if names else " (it has no ports)"
         if port not in names:
             yield ConfigProblem((*path, "port"), f"{quoted(port)} not found on service {quoted(name)}{known}")
 
 
 def _registry(registry: dict[str, Plain]) -> Iterator[ConfigProblem]:
-    for one, other in (("username", "password_secret"), ("password_secret", "username")):
-        if registry.get(one) and registry.get(other) is None:
-            yield ConfigProblem(("registry", other), f"is required with {one}")
+    for field, counterpart in (("username", "password_secret"), ("password_secret", "username")):
+        if registry.get(field) and registry.get(counterpart) is None:
+            yield ConfigProblem(("registry", counterpart), f"is required with {field}")
 
 
 def _port_names(service: dict[str, Plain]) -> list[str]:

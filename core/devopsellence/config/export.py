@@ -1,4 +1,7 @@
-"""From messages back to a document in the file's field names: for people, and for comparing releases."""
+"""Export of a resolved environment as a document in the field names of devopsellence.yml.
+
+Used to show an environment, and to compare releases.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from devopsellence.config.schema import CONDITIONS, ON_FAILURE, TLS_MODES
 
 
 def document(resolved: Resolved) -> dict[str, Any]:
-    """What was resolved, as a document that loads to the same again."""
+    """Export ``resolved`` as a document that loads to the same result."""
     tasks = [*([resolved.release_task] if resolved.release_task else []), *resolved.tasks]
     result: dict[str, Any] = {
         "schema_version": 1,

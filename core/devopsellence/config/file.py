@@ -1,4 +1,4 @@
-"""From a path to text: finding the file, reading it, and everything that can be wrong before YAML begins."""
+"""Finding and reading devopsellence.yml, with all checks before YAML parsing."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from devopsellence.config.problems import Mark, unusable
 
 FILE_NAME: Final = "devopsellence.yml"
 MAX_BYTES: Final = 1 << 20
-# What YAML 1.2 (5.1, c-printable) does not allow in a file.
+# Characters outside of YAML 1.2's c-printable (section 5.1).
 _FORBIDDEN: Final = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]"
 
 
 def find(start: Path) -> Path | None:
-    """The ``devopsellence.yml`` that a command run in ``start`` is about: in it, or in the nearest folder above.
+    """Find ``devopsellence.yml`` in ``start`` or the nearest parent folder; None if not found.
 
-    The search ends at the root of the git working tree (the folder that holds ``.git``) and at the home folder, so that
-    a stray file further up is not taken for this app's. None: there is no such file.
+    The search ends at the root of the git working tree (the folder with ``.git``) and at the home folder, so that a
+    stray file further up is never used.
     """
     folder = start.absolute()
     for candidate in (folder, *folder.parents):
@@ -37,23 +37,23 @@ def _home() -> Path | None:
 
 
 def read_file(path: Path) -> str:
-    """The file's text, without a byte order mark.
+    """Read the text of the file, without a byte order mark.
 
     Raises:
-        ConfigError: it cannot be opened, is larger than :data:`MAX_BYTES`, is not UTF-8, or has control characters.
+        ConfigError: the file cannot be opened, larger than :data:`MAX_BYTES`, not UTF-8, or has control characters.
     """
     file = str(path)
     try:
         with path.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise unusable(file, f"there is no such file; write one, or run: {_INIT}") from error
+        raise unusable(file, f"file not found; write one, or run: {_INIT}") from error
     except IsADirectoryError as error:
-        raise unusable(file, f"is a folder; name the file in it, such as {path / FILE_NAME}") from error
+        raise unusable(file, f"is a folder; give the path of a file, such as {path / FILE_NAME}") from error
     except (OSError, ValueError) as error:
         raise unusable(file, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(raw) > MAX_BYTES:
-        raise unusable(file, f"is larger than {MAX_BYTES >> 10} KiB, which no configuration should be")
+        raise unusable(file, f"is larger than {MAX_BYTES >> 10} KiB, the limit for a configuration")
     return _decoded(file, raw)
 
 
@@ -64,13 +64,11 @@ def _decoded(file: str, raw: bytes) -> str:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # The part before the fault is sound by definition.
+        # The part before the error is valid UTF-8.
         mark = _mark_at_end(raw[: error.start].decode("utf-8-sig", "replace"))
-        raise unusable(
-            file, f"is not UTF-8 text: the byte 0x{raw[error.start]:02x} does not belong here", mark
-        ) from error
+        raise unusable(file, f"is not UTF-8 text: invalid byte 0x{raw[error.start]:02x}", mark) from error
     if match := re.search(_FORBIDDEN, text):
-        fact = f"holds the control character U+{ord(match[0]):04X}, which YAML does not allow"
+        fact = f"contains the control character U+{ord(match[0]):04X}, which YAML does not allow"
         raise unusable(file, fact, _mark_at_end(text[: match.start()]))
     return text
 

@@ -1,4 +1,4 @@
-"""From a path to a validated :class:`Config`: the whole file with every overlay, and all that is wrong at once."""
+"""Loading and validation of devopsellence.yml with all environments, reporting all problems at once."""
 
 from __future__ import annotations
 
@@ -18,31 +18,30 @@ if TYPE_CHECKING:
 
 
 def load(path: Path) -> Config:
-    """The configuration in the file at ``path``.
+    """Load the configuration from ``path``.
 
     Raises:
-        ConfigError: it cannot be read, is no YAML, or does not hold what the format asks for; with everything that is
-            wrong, in the order of the file.
+        ConfigError: the file cannot be read, is not YAML, or is invalid; with all problems, in the order of the file.
     """
     return parse(read_file(path), path)
 
 
 def parse(text: str, path: Path) -> Config:
-    """As :func:`load`, for a text that is not in a file yet; ``path`` is where it would stand."""
+    """Parse ``text`` as :func:`load` does; ``path`` is the path of the file to be written."""
     file = str(path)
     document, problems = yaml_parser.parse(file, text)
-    found = _FindingCollector(file)
-    found.add(document, problems)
+    collector = _FindingCollector(file)
+    collector.add(document, problems)
     base = _check_base(document)
-    found.add(document, [problem for problem in base.problems if problem not in base.withheld])
-    overlaid = _check_overlays(document, base, found)
-    if found.findings or base.root is None:
-        raise ConfigError(in_order(found.findings))
+    collector.add(document, [problem for problem in base.problems if problem not in base.withheld])
+    overlaid = _check_overlays(document, base, collector)
+    if collector.findings or base.root is None:
+        raise ConfigError(in_order(collector.findings))
     return _config(path, base, overlaid, document)
 
 
 class _Base:
-    """The document without its overlays."""
+    """Validated document without overlays."""
 
     def __init__(
         self,
@@ -55,14 +54,14 @@ class _Base:
         self.problems = problems
         self.known = {(problem.path, problem.fact) for problem in problems}
         self.environments = environments
-        # Where the default environment has an overlay, the base may leave the ingress's hosts and rules to overlays.
+        # If the default environment has an overlay, the base may omit hosts and rules of the ingress.
         parts = (("ingress", "hosts"), ("ingress", "rules"))
-        left_out = [problem for problem in problems if problem.path in parts and problem.fact == "is required"]
-        self.withheld = left_out if isinstance(default, str) and default in environments else []
+        omitted = [problem for problem in problems if problem.path in parts and problem.fact == "is required"]
+        self.withheld = omitted if isinstance(default, str) and default in environments else []
 
 
 class _FindingCollector:
-    """Collects findings of one file."""
+    """Collector of the findings of one file."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -74,7 +73,7 @@ class _FindingCollector:
             self._append(problem.path, dotted(problem.path), problem, mark.line, mark.column)
 
     def add_overlaid(self, name: str, overlay: MapEntry, base: _Base, problems: Iterable[ConfigProblem]) -> None:
-        """Problems of the document with an overlay; without those that the base has by itself."""
+        """Add problems of the document with an overlay, except problems of the base itself."""
         for problem in problems:
             mark, own = locate(overlay.value, problem.path, on_key=problem.on_key, start=overlay.mark)
             if not own and (problem.path, problem.fact) in base.known and problem not in base.withheld:
@@ -98,9 +97,9 @@ def _check_base(document: Node) -> _Base:
     return _Base(root, problems, default, environments)
 
 
-def _check_overlays(document: Node, base: _Base, found: _FindingCollector) -> dict[str, RootSection]:
-    """Each environment's document, as far as it is sound; what is wrong with them goes to ``found``."""
-    from devopsellence.config.overlay import laid_over, strangers
+def _check_overlays(document: Node, base: _Base, collector: _FindingCollector) -> dict[str, RootSection]:
+    """Validate the document of every environment; return the valid ones, add problems to ``collector``."""
+    from devopsellence.config.overlay import apply_overlay, unknown_entries
     from devopsellence.config.validate import check
 
     result: dict[str, RootSection] = {}
@@ -108,11 +107,15 @@ def _check_overlays(document: Node, base: _Base, found: _FindingCollector) -> di
         overlay = entry.value
         if isinstance(overlay, Scalar) and overlay.value is None:
             overlay = MapNode(entry.mark, {})
-        if not isinstance(overlay, MapNode) or not isinstance(document, MapNode) or len(found.findings) > MAX_PROBLEMS:
+        if (
+            not isinstance(overlay, MapNode)
+            or not isinstance(document, MapNode)
+            or len(collector.findings) > MAX_PROBLEMS
+        ):
             continue
-        found.add(document, strangers(overlay, document, ("environments", name)))
-        root, problems = check(plain(laid_over(document, overlay)))
-        found.add_overlaid(name, MapEntry(entry.mark, overlay), base, problems)
+        collector.add(document, unknown_entries(overlay, document, ("environments", name)))
+        root, problems = check(plain(apply_overlay(document, overlay)))
+        collector.add_overlaid(name, MapEntry(entry.mark, overlay), base, problems)
         if root is not None:
             result[name] = root
     return result
@@ -120,8 +123,8 @@ def _check_overlays(document: Node, base: _Base, found: _FindingCollector) -> di
 
 def _config(path: Path, base: _Base, overlaid: dict[str, RootSection], document: Node) -> Config:
     root = base.root
-    assert root is not None  # noqa: S101 the caller has looked; for the type checker
-    # Not resolve(), which would follow links: Docker's own client does not.
+    assert root is not None  # noqa: S101 checked by the caller; for the type checker
+    # Not Path.resolve(), which follows symbolic links: the docker CLI does not.
     absolute = Path(os.path.abspath(path))  # noqa: PTH100
     build = BuildConfig(
         Path(os.path.abspath(absolute.parent / root.build.context)),  # noqa: PTH100

@@ -1,4 +1,4 @@
-"""A validated configuration, and what an environment makes of it. Cheap to import; messages are built on demand."""
+"""Validated configuration, and a resolved environment. Cheap to import: messages are built on demand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """How the app image is built. ``context`` is absolute; ``dockerfile`` is relative to it (as in Compose)."""
+    """Build of the app image. ``context`` is absolute; ``dockerfile`` is relative to the context (as in Compose)."""
 
     context: Path
     dockerfile: str
@@ -26,7 +26,7 @@ class BuildConfig:
 
 @dataclass(frozen=True)
 class RegistryConfig:
-    """Where the app image is pushed and pulled from; ``username`` and ``password_secret`` are set both or neither."""
+    """Registry of the app image; ``username`` and ``password_secret`` are both set or both empty."""
 
     repository: str
     username: str
@@ -35,10 +35,10 @@ class RegistryConfig:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What an environment runs: defaults filled in, its overlay merged, images not yet pinned.
+    """Resolved environment: defaults filled in, overlay merged, images not yet pinned.
 
-    ``services`` are sorted by name; ``image.reference`` is empty and ``image.app`` true where the app image is used.
-    ``release_task`` is the task named ``release``; ``tasks`` are the others, sorted by name.
+    ``services`` are sorted by name; ``image.reference`` is empty and ``image.app`` true for the app image.
+    ``release_task`` is the task named ``release``; ``tasks`` are all further tasks, sorted by name.
     """
 
     organization: str
@@ -53,7 +53,7 @@ class Resolved:
     registry: RegistryConfig | None
 
     def as_document(self) -> dict[str, Any]:
-        """A document in the file's own field names with every default filled in; it loads to the same again."""
+        """Return a document in the field names of the file with all defaults; loading gives the same result."""
         from devopsellence.config.export import document
 
         return document(self)
@@ -61,7 +61,7 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole file, validated with every environment that it names."""
+    """Validated configuration file with all environments."""
 
     organization: str
     project: str
@@ -74,15 +74,15 @@ class Config:
     path: Path
     _base: RootSection = field(repr=False)
     _overlaid: Mapping[str, RootSection] = field(repr=False)
-    # What an environment without an overlay would lack; only ever about ingress.
+    # Findings of an environment without an overlay; only about ingress.
     _incomplete: tuple[ConfigFinding, ...] = field(default=(), repr=False)
 
     def resolve(self, environment: str) -> Resolved:
-        """What ``environment`` runs; one without an overlay runs the file as it stands.
+        """Resolve ``environment``; without an overlay, the file applies unchanged.
 
         Raises:
-            InvalidName: no environment can be called so.
-            ConfigError: it has no overlay, and the file leaves the ingress's hosts or rules to the overlays.
+            InvalidName: ``environment`` is not a valid name.
+            ConfigError: no overlay, but the file leaves hosts or rules of the ingress to overlays.
         """
         from devopsellence.config.resolve import resolved
 

@@ -1,6 +1,6 @@
-"""What is wrong with a file, and where: for the person who wrote it.
+"""Problems of a configuration file, with path, line and column.
 
-A check yields a :class:`ConfigProblem`, which knows the path in the document alone; with the file's positions it becomes a
+Checks yield a :class:`ConfigProblem` with a path in the document; with the position in the file, a problem becomes a
 :class:`ConfigFinding`.
 """
 
@@ -15,16 +15,16 @@ from typing import Final, NamedTuple
 DocPath = tuple[str | int, ...]
 
 MAX_FINDINGS: Final = 100
-# A check stops here: far more than anyone is shown, and few enough to be quick for a file made to be slow.
+# Limit of problems per check: far more than are shown, and few enough to be quick for a malicious file.
 MAX_PROBLEMS: Final = 500
-# Among more words than this nothing near is looked for.
+# No suggestion is searched among more known words.
 _MAX_KNOWN: Final = 200
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_-]+\Z", re.ASCII)
 _SHOWN: Final = 60
 
 
 class Mark(NamedTuple):
-    """A place in a file; both count from 1."""
+    """Position in a file; line and column count from 1."""
 
     line: int
     column: int
@@ -34,21 +34,21 @@ START: Final = Mark(1, 1)
 
 
 class ConfigProblem(NamedTuple):
-    """Something wrong at a path. ``fact`` goes on where the path ends: "is required"."""
+    """Problem at a path. ``fact`` continues the sentence after the path: "is required"."""
 
     path: DocPath
     fact: str
-    # The key is what is wrong, not its value.
+    # True for a problem of the key, not of the value.
     on_key: bool = False
-    # Where it is, when the path alone does not tell (a key that stands there twice).
+    # Position, if the path is ambiguous (a duplicate key).
     mark: Mark | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigFinding:
-    """One thing that is wrong with a file.
+    """Problem of a file with position.
 
-    ``path`` is the dotted path, empty for the file as a whole; ``message`` is the whole sentence, which begins with the
+    ``path`` is the dotted path, empty for the file as a whole; ``message`` is a complete sentence that begins with the
     path; ``line`` and ``column`` count from 1.
     """
 
@@ -63,7 +63,7 @@ class ConfigFinding:
 
 
 class ConfigError(Exception):
-    """The file cannot be used. ``findings`` has everything that is wrong with it, in the order of the file."""
+    """Invalid configuration file. ``findings`` has all problems, in the order of the file."""
 
     def __init__(self, findings: Iterable[ConfigFinding]) -> None:
         self.findings = tuple(findings)
@@ -71,33 +71,33 @@ class ConfigError(Exception):
 
 
 def unusable(file: str, fact: str, mark: Mark = START) -> ConfigError:
-    """The error about a file that cannot even be read as a document."""
+    """Return the error for a file that cannot be read or parsed."""
     return ConfigError([ConfigFinding("", fact, file, mark.line, mark.column)])
 
 
 def in_order(findings: Iterable[ConfigFinding]) -> list[ConfigFinding]:
-    """The findings in the order of the file, at most :data:`MAX_FINDINGS` and one that says how many are left out."""
+    """Sort findings in the order of the file; after :data:`MAX_FINDINGS`, a last finding counts the rest."""
     ordered = sorted(dict.fromkeys(findings), key=lambda finding: (finding.line, finding.column))
     if len(ordered) <= MAX_FINDINGS:
         return ordered
     last = ordered[MAX_FINDINGS]
-    rest = f"and {len(ordered) - MAX_FINDINGS} more problems from here on"
+    rest = f"and {len(ordered) - MAX_FINDINGS} more problems"
     return [*ordered[:MAX_FINDINGS], ConfigFinding("", rest, last.file, last.line, last.column)]
 
 
 def printable(text: str) -> str:
-    """``text`` fit for a terminal: what does not print is escaped."""
+    """Escape all unprintable characters of ``text``."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def quoted(text: str) -> str:
-    """``text`` in double quotes, shortened and fit for a terminal."""
+    """Return ``text`` in double quotes, shortened, unprintable characters escaped."""
     short = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
     return '"' + printable(short).replace('"', '\\"') + '"'
 
 
 def dotted(path: DocPath) -> str:
-    """``("services", "web", "ports", 0)`` as ``services.web.ports[0]``; an odd key is quoted."""
+    """Format ``("services", "web", "ports", 0)`` as ``services.web.ports[0]``; unusual keys are quoted."""
     text = ""
     for step in path:
         if isinstance(step, int):
@@ -108,7 +108,7 @@ def dotted(path: DocPath) -> str:
 
 
 def nearest(word: str, known: Sequence[str]) -> str | None:
-    """The known word that is most like this one; None if none is like it."""
+    """Return the known word most similar to ``word``; None if no word is similar."""
     if len(known) > _MAX_KNOWN:
         return None
     from difflib import get_close_matches
@@ -119,6 +119,6 @@ def nearest(word: str, known: Sequence[str]) -> str | None:
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """``; did you mean "web"?``, or nothing where no known word is like it."""
+    """Return ``; did you mean "web"?``, or "" if no known word is similar."""
     match = nearest(word, known)
     return f"; did you mean {quoted(match)}?" if match else ""

@@ -1,4 +1,4 @@
-"""Who a file belongs to, without validating the rest of it: for commands that only look."""
+"""Project names in devopsellence.yml, read without validating the rest of the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT_ENVIRONMENT = "production"
 
 @dataclass(frozen=True, slots=True)
 class ProjectIdentity:
-    """Where in the store a file's releases stand."""
+    """Organization, project and default environment of a file."""
 
     organization: str
     project: str
@@ -23,24 +23,24 @@ class ProjectIdentity:
 
 
 def identity(path: Path) -> ProjectIdentity:
-    """The organization, project and default environment of the file at ``path``; the rest is not looked at.
+    """Read organization, project and default environment from the file at ``path``; ignore the rest.
 
     Raises:
-        ConfigError: it cannot be read, is no YAML, or one of these is missing or not a name.
+        ConfigError: the file cannot be read or is not YAML, or a name is missing or invalid.
     """
     document, _ = yaml_parser.parse(str(path), read_file(path))
-    found: list[ConfigFinding] = []
+    findings: list[ConfigFinding] = []
     names = [
-        _name(str(path), document, "organization", found),
-        _name(str(path), document, "project", found),
-        _name(str(path), document, "default_environment", found, default=DEFAULT_ENVIRONMENT),
+        _name(str(path), document, "organization", findings),
+        _name(str(path), document, "project", findings),
+        _name(str(path), document, "default_environment", findings, default=DEFAULT_ENVIRONMENT),
     ]
-    if found:
-        raise ConfigError(in_order(found))
+    if findings:
+        raise ConfigError(in_order(findings))
     return ProjectIdentity(*names)
 
 
-def _name(file: str, document: Node, field: str, found: list[ConfigFinding], default: str = "") -> str:
+def _name(file: str, document: Node, field: str, findings: list[ConfigFinding], default: str = "") -> str:
     entry = document.entries.get(field) if isinstance(document, MapNode) else None
     if entry is None and default:
         return default
@@ -48,7 +48,7 @@ def _name(file: str, document: Node, field: str, found: list[ConfigFinding], def
         return scalars.name(_required(entry))
     except scalars.Unfit as error:
         mark, _ = locate(document, (field,))
-        found.append(ConfigFinding(field, f"{field} {error}", file, mark.line, mark.column))
+        findings.append(ConfigFinding(field, f"{field} {error}", file, mark.line, mark.column))
         return ""
 
 

@@ -1,4 +1,4 @@
-"""What a number, a time or a size may be: as ``scalars``, whose :class:`Unfit` they raise."""
+"""Parsers of numbers, durations and sizes; all raise :class:`scalars.Unfit` for invalid values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from devopsellence.config.scalars import Unfit, shown
 from devopsellence.config.yaml_tree import Number
 
 MAX_DURATION: Final = timedelta(days=7)
-# Docker refuses less.
+# Minimum of Docker.
 MIN_MEMORY_MIB: Final = 6
 MAX_MEMORY_MIB: Final = 64 << 20
 MAX_CPUS: Final = 1024
@@ -26,7 +26,7 @@ _COUNT: Final = r"(?a)\d{1,9}\Z"
 
 
 def whole(low: int, high: int) -> Callable[[object], int]:
-    """A whole number from ``low`` to ``high``, written without quotes."""
+    """Return a parser of whole numbers from ``low`` to ``high``, written without quotes."""
 
     def check(value: object) -> int:
         if isinstance(value, Number) and re.match(_COUNT, value) and low <= int(value) <= high:
@@ -45,13 +45,13 @@ port = whole(1, 65535)
 
 
 def duration(low: timedelta) -> Callable[[object], timedelta]:
-    """A time such as ``5s``, ``1m30s`` or ``500ms``, from ``low`` to seven days, to the millisecond."""
+    """Return a parser of durations such as ``5s``, ``1m30s`` or ``500ms``, from ``low`` to seven days."""
 
     def check(value: object) -> timedelta:
         result = _seconds(value)
         if result is None:
             unit = f"; write {value}s for seconds" if isinstance(value, Number) and re.match(_COUNT, value) else ""
-            raise Unfit(f"must be a time such as 5s, 1m30s or 500ms, not {shown(value)}{unit}")
+            raise Unfit(f"must be a duration such as 5s, 1m30s or 500ms, not {shown(value)}{unit}")
         if not low <= result <= MAX_DURATION:
             raise Unfit(f"must be from {format_duration(low)} to {format_duration(MAX_DURATION)}, not {shown(value)}")
         return result
@@ -69,7 +69,7 @@ def _seconds(value: object) -> timedelta | None:
 
 
 def format_duration(value: timedelta) -> str:
-    """The shortest way to write it: ``1m30s``; to the millisecond."""
+    """Format a duration in the shortest form: ``1m30s``; rounded to milliseconds."""
     rest = round(value.total_seconds() * 1000)
     written = ""
     for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
@@ -79,7 +79,7 @@ def format_duration(value: timedelta) -> str:
 
 
 def memory_mib(value: object) -> int:
-    """Mebibytes of a size such as ``512m`` or ``1g`` (as Compose has it: 1g is 1024m)."""
+    """Parse a size such as ``512m`` or ``1g`` to mebibytes (as in Compose, 1g is 1024m)."""
     match = re.match(_MEMORY, value) if isinstance(value, str) else None
     if match is None:
         unit = f"; write {value}m for mebibytes" if isinstance(value, Number) and re.match(_COUNT, value) else ""
@@ -93,7 +93,7 @@ def memory_mib(value: object) -> int:
 
 
 def cpu_millis(value: object) -> int:
-    """Thousandths of a core of a number such as ``0.5``; also in quotes, as in Compose."""
+    """Parse a number of cores such as ``0.5`` to thousandths of a core; quotes are allowed, as in Compose."""
     if not isinstance(value, str) or not re.match(_CPUS, value):
         raise Unfit(f"must be a number of cores such as 0.5 or 2, not {shown(value)}")
     millis = Decimal(value) * 1000
@@ -103,11 +103,11 @@ def cpu_millis(value: object) -> int:
 
 
 def max_parallel(value: object) -> str:
-    """A count of nodes from 1, or a share of them from ``1%`` to ``100%``; as written."""
+    """Parse a number of nodes from 1, or a percentage from ``1%`` to ``100%``; returned as text."""
     written = str(value) if isinstance(value, str) else ""
     share = re.match(_SHARE, written)
     if share and 1 <= int(share[1]) <= 100:
         return f"{int(share[1])}%"
     if re.match(_COUNT, written) and int(written) >= 1:
         return str(int(written))
-    raise Unfit(f"must be a count of nodes such as 2, or a share such as 25%, not {shown(value)}")
+    raise Unfit(f"must be a number of nodes such as 2, or a percentage such as 25%, not {shown(value)}")

@@ -1,4 +1,4 @@
-"""A document as YAML that every reader takes for the same, also one of YAML 1.1, where ``yes`` is a boolean."""
+"""Rendering of documents as YAML, unambiguous for YAML 1.1 and 1.2 (``yes`` is quoted)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Final
 from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-# Booleans of YAML 1.1 that are text in 1.2, and what 1.1 takes for numbers, times and dates; ruamel quotes the rest.
+# Booleans of YAML 1.1 that are text in 1.2, and numbers, times and dates of 1.1; ruamel quotes the rest.
 _AMBIGUOUS: Final = r"(?ai)(?:y|n|yes|no|on|off|[-+.:_0-9]*)\Z"
 
 
 def to_yaml(document: Mapping[str, Any]) -> str:
-    """``document`` (as of :meth:`Resolved.as_document`) as YAML in block style, keys in the given order."""
+    """Render ``document`` (see :meth:`Resolved.as_document`) as YAML in block style, keys in the given order."""
     yaml = YAML()
     yaml.width = 1 << 20
     yaml.indent(mapping=2, sequence=4, offset=2)

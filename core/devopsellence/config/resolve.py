@@ -1,4 +1,4 @@
-"""From a validated document to the messages that a release records."""
+"""Conversion of a validated document to the messages of a release."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ RELEASE: Final = "release"
 
 
 def resolved(config: Config, environment: str, root: schema.RootSection) -> Resolved:
-    """``root`` (the base, or the base with the environment's overlay) as messages."""
+    """Convert ``root`` (the base, or the base with the overlay of ``environment``) to messages."""
     tasks = {name: _task(name, task) for name, task in sorted(root.tasks.items())}
     services = [_service(name, service) for name, service in sorted(root.services.items())]
-    done = pb.Dependency.SERVICE_COMPLETED_SUCCESSFULLY
-    waited_for = {each.service for service in services for each in service.depends_on if each.condition == done}
+    completed = pb.Dependency.SERVICE_COMPLETED_SUCCESSFULLY
+    waited_for = {
+        dependency.service
+        for service in services
+        for dependency in service.depends_on
+        if dependency.condition == completed
+    }
     for service in services:
         service.completes = service.name in waited_for
     return Resolved(

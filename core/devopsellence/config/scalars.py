@@ -1,6 +1,6 @@
-"""What one value may be: each function takes a plain value and returns what it means.
+"""Parsers of single values: text, names, images, hosts, paths. All raise :class:`Unfit` for invalid values.
 
-They raise :class:`Unfit` for anything else. Units are those of the Compose file format where it has the field.
+Units are those of the Compose file format for fields of Compose.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from devopsellence.config.problems import quoted
 from devopsellence.config.yaml_tree import Number
 from devopsellence.names import HOST, NAME, NAME_RULE
 
-# The longest argument or variable that Linux passes to a program (MAX_ARG_STRLEN), less its end.
+# Longest argument or variable that Linux passes to a program (MAX_ARG_STRLEN), without the terminator.
 MAX_TEXT: Final = (128 << 10) - 1
 _MAX_REFERENCE: Final = 512
 
@@ -34,11 +34,11 @@ _REPOSITORY_ALONE: Final = rf"(?a){_REPOSITORY}\Z"
 
 
 class Unfit(ValueError):
-    """The value is none of these. The message goes on where the value's path ends: "must be true or false, not 3"."""
+    """Invalid value. The message continues the sentence after the path: "must be true or false, not 3"."""
 
 
 def kind_of(value: object) -> str:
-    """What a value is, for a message: "a list"."""
+    """Describe the type of a value for a message: "a list"."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -51,34 +51,34 @@ def kind_of(value: object) -> str:
 
 
 def text(value: object) -> str:
-    """Text, or a number's source text."""
+    """Parse text; a number counts as its source text."""
     if isinstance(value, bool):
         word = kind_of(value)
-        raise Unfit(f'must be text, and {word} without quotes is not: write "{word}"')
+        raise Unfit(f'must be text, not a boolean: write "{word}" with quotes')
     if not isinstance(value, str):
-        raise Unfit("has no value: give it one, or leave it out" if value is None else _not("text", value))
+        raise Unfit("has no value: set a value or remove the key" if value is None else _not("text", value))
     if len(value) > MAX_TEXT or len(value.encode()) > MAX_TEXT:
         raise Unfit(f"is longer than {MAX_TEXT} bytes, the most that Linux passes to a program")
     return str(value)
 
 
 def filled(value: object) -> str:
-    """Text that is not empty."""
+    """Parse text that must not be empty."""
     if not (result := text(value)):
         raise Unfit("must not be empty")
     return result
 
 
 def variable_value(value: object) -> str:
-    """What a variable in ``env`` is set to; may be empty, but must be written as such."""
+    """Parse the value of a variable in ``env``; an empty value needs quotes."""
     if value is None:
-        raise Unfit('has no value: write "" for an empty one')
+        raise Unfit('has no value: write "" for an empty value')
     return text(value)
 
 
 def variable_name(value: object) -> str:
     if not re.match(_VARIABLE, result := filled(value)):
-        raise Unfit(f"{quoted(result)} is not a variable's name: it may hold no space and no '='")
+        raise Unfit(f"{quoted(result)} is not a variable name: spaces and '=' are not allowed")
     return result
 
 
@@ -95,7 +95,7 @@ def truth(value: object) -> bool:
 
 
 def choice(*options: str) -> Callable[[object], str]:
-    """One of a few words."""
+    """Return a parser that accepts only ``options``."""
 
     def check(value: object) -> str:
         if isinstance(value, str) and value in options:
@@ -108,7 +108,7 @@ def choice(*options: str) -> Callable[[object], str]:
 def schema_version(value: object) -> int:
     if isinstance(value, Number) and value == "1":
         return 1
-    raise Unfit(f"must be 1, the only version that there is, not {shown(value)}")
+    raise Unfit(f"must be 1, the only schema version, not {shown(value)}")
 
 
 def image(value: object) -> str:
@@ -133,35 +133,35 @@ def platform(value: object) -> str:
 
 def folder(value: object) -> str:
     if "://" in (result := filled(value)):
-        raise Unfit(f"must be a folder, not the address {quoted(result)}")
+        raise Unfit(f"must be a folder, not the URL {quoted(result)}")
     return result
 
 
 def url_path(value: object) -> str:
-    """The path of a URL, as ``/up``: printable ASCII, no query."""
+    """Parse the path of a URL such as ``/up``: printable ASCII without fragment."""
     result = filled(value)
     if not result.startswith("/"):
-        raise Unfit(f"must begin with /, not be {quoted(result)}")
+        raise Unfit(f"must begin with /: {quoted(result)}")
     if not (result.isascii() and result.isprintable()) or " " in result or "#" in result:
-        raise Unfit(f"{quoted(result)} is not the path of a URL: percent-encode what is not plain in one")
+        raise Unfit(f"{quoted(result)} is not a URL path: percent-encode special characters")
     return result
 
 
 def path_prefix(value: object) -> str:
-    """What a path begins with, in the one way that a router writes it: without ``.``, ``..``, ``//`` and ``%2F``."""
+    """Parse a path prefix in normal form: without ``.``, ``..``, ``//`` and ``%2F``."""
     if "?" in (result := url_path(value)):
         raise Unfit(f"must be a path without a query, not {quoted(result)}")
     if {".", ".."} & {*re.sub("(?i)%2e", ".", result).split("/")}:
-        raise Unfit(f"{quoted(result)} holds a . or .. as a step: write where it leads")
+        raise Unfit(f"{quoted(result)} contains . or .. segments: write the path without them")
     if "//" in result:
-        raise Unfit(f"{quoted(result)} holds //: write one /")
+        raise Unfit(f"{quoted(result)} contains //: write a single /")
     if re.search(r"(?i)%2f|%5c|\\", result):
-        raise Unfit(f"{quoted(result)} holds a slash that is none (%2F, %5C or \\): no request can be told by it")
+        raise Unfit(f"{quoted(result)} contains %2F, %5C or \\: routes cannot match such a path")
     return result
 
 
 def host(value: object) -> str:
-    """A host's name in lower case."""
+    """Parse a host name; returned in lower case."""
     result = filled(value).lower()
     if HOST.match(result):
         return result
@@ -169,26 +169,26 @@ def host(value: object) -> str:
 
 
 def _why_no_host(written: str) -> str:
-    """What is wrong with a host's name, and how to write it."""
+    """Describe the problem of a host name, and a valid form."""
     if not written.isascii():
-        return f"is not as DNS has it{_in_dns(written)}"
+        return f"is not a DNS name{_in_dns(written)}"
     if "://" in written or "/" in written:
-        return "is an address: write the host alone, without scheme and path"
+        return "is a URL: write only the host, without scheme and path"
     if _is_ipv6(written):
-        return "is an IPv6 address, which cannot be a host: write a name such as app.example.com"
+        return "is an IPv6 address, which cannot be a host of an ingress: write a name such as app.example.com"
     if re.match(_HOST_WITH_PORT, written):
-        return f"has a port, which is not the ingress's to say: write {quoted(written.partition(':')[0])}"
+        return f"must not contain a port: write {quoted(written.partition(':')[0])}"
     if "*" in written:
-        return "is a wildcard, and hosts are named one by one: write each, such as app.example.com"
+        return "is a wildcard, which is not supported: list every host, such as app.example.com"
     if written.endswith(".") and HOST.match(written[:-1]):
-        return f"ends with a dot, which no browser sends: write {quoted(written[:-1])}"
+        return f"must not end with a dot: write {quoted(written[:-1])}"
     if "_" in written:
-        return "has an underscore, which no host's name may have: write - instead"
-    return "is not a host name such as app.example.com: letters, digits and -, in labels of at most 63, 253 in all"
+        return "must not contain an underscore: write - instead"
+    return "is not a host name such as app.example.com: letters, digits and -, at most 63 per label and 253 in total"
 
 
 def _in_dns(written: str) -> str:
-    """``: write "xn--…"``, where there is such a form (RFC 3490)."""
+    """Return ``: write "xn--…"``, or "" if there is no such form (RFC 3490)."""
     try:
         name = written.encode("idna").decode().lower()
     except UnicodeError:
@@ -211,29 +211,29 @@ def email(value: object) -> str:
 
 def url(value: object) -> str:
     if not re.match(_URL, result := filled(value)):
-        raise Unfit(f"{quoted(result)} is not an address that begins with https://")
+        raise Unfit(f"{quoted(result)} is not a URL that begins with https://")
     return result
 
 
 def volume_source(value: object) -> str:
-    """A named volume; a path on the host is not accepted, because a service may run on any node."""
+    """Parse the name of a volume; host paths are not accepted, because a service may run on any node."""
     result = filled(value)
     if "/" in result or "\\" in result or result.startswith((".", "~")):
         raise Unfit(
-            f"{quoted(result)} is a path on the host; only named volumes are mounted: "
+            f"{quoted(result)} is a host path, but only named volumes are supported: "
             "write a name such as app_data, or copy the files into the image"
         )
     return name(result)
 
 
 def volume_target(value: object) -> str:
-    """An absolute path in the container, without ``.``, ``..`` and doubled slashes."""
+    """Parse an absolute path in the container, without ``.``, ``..`` and double slashes."""
     result = filled(value)
     if not result.startswith("/"):
         raise Unfit(f"must be an absolute path in the container, not {quoted(result)}")
     normal = posixpath.normpath(result.replace("//", "/")).replace("//", "/")
     if normal == "/" or ".." in result.split("/") or ":" in result or not result.isprintable():
-        raise Unfit(f"{quoted(result)} is not a path in the container that a volume can be mounted at")
+        raise Unfit(f"{quoted(result)} is not a valid mount path in the container")
     return normal
 
 

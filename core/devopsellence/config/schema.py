@@ -1,8 +1,8 @@
-"""The format's fields: names, types, defaults. The only module that imports pydantic; import it late.
+"""Schema of devopsellence.yml: names, types and defaults of all fields.
 
-Values are checked by ``scalars``; what one part says about another is in ``rules``. ``None`` as a field's value is "not
-written". A key with nothing after it counts as not written where a map or a list would stand (people comment out what
-is under a key), and is an error where a value would stand.
+Only this module and ``validate`` use pydantic: import lazily. ``scalars`` and ``quantities`` check values,
+``cross_checks`` compares sections. ``None`` means "not set". A key without a value counts as not set for a map or list
+(people comment out the lines below a key), and is an error for a scalar.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def _list_field(example: str, most: int = MAX_ENTRIES) -> BeforeValidator:
 
 
 def _map_field(
-    example: str = "", *, least: str = "", most: int = MAX_ENTRIES, nothing: Callable[[], object] = dict
+    example: str = "", *, least: str = "", most: int = MAX_ENTRIES, empty: Callable[[], object] = dict
 ) -> BeforeValidator:
     def check(value: object) -> object:
         if value is None:
-            value = nothing()
+            value = empty()
         if value is None:
             return None
         if not isinstance(value, dict):
@@ -84,7 +84,7 @@ EnvironmentVariables = Annotated[
     _map_field(" such as RAILS_ENV: production"),
 ]
 SubSection = Annotated[T, _map_field()]
-OptionalSection = Annotated[T | None, _map_field(nothing=lambda: None)]
+OptionalSection = Annotated[T | None, _map_field(empty=lambda: None)]
 
 
 class Section(BaseModel):
@@ -110,7 +110,7 @@ class PortSection(Section):
 
 
 class ProbeTiming(Section):
-    """How a check is repeated; the defaults are the design's."""
+    """Timing of a probe, with defaults."""
 
     interval: IntervalField = timedelta(seconds=5)
     timeout: IntervalField = timedelta(seconds=2)
@@ -144,7 +144,7 @@ class ResourcesSection(Section):
     memory: Annotated[int, PlainValidator(quantities.memory_mib)] = 0
 
 
-# The tags of depends_on's two forms stand in an error's path; no key looks like them.
+# Tags of the two forms of depends_on, part of pydantic's error paths; no valid key has this form.
 AS_LIST: Final = "(list)"
 AS_MAP: Final = "(map)"
 DependsOn = Annotated[
@@ -169,7 +169,7 @@ class ServiceSection(Section):
     depends_on: DependsOn = []
     resources: SubSection[ResourcesSection] = ResourcesSection()
     stop_grace_period: DurationField = timedelta(seconds=10)
-    # Not written: on every node that may run it.
+    # Not set: a copy on every node that may run the service.
     replicas: Annotated[int | None, PlainValidator(quantities.whole(1, MAX_REPLICAS))] = None
 
 
@@ -202,7 +202,7 @@ class TlsSection(Section):
 
 
 class IngressSection(Section):
-    # That neither is empty is a rule, because the base may leave both to its environments.
+    # Checked for content in cross_checks, because the base may leave hosts and rules to environments.
     hosts: Annotated[
         list[Annotated[str, PlainValidator(scalars.host)]], _list_field(" such as [app.example.com]", most=MAX_HOSTS)
     ] = []
@@ -230,7 +230,7 @@ class RegistrySection(Section):
 
 
 class OverlaySection(Section):
-    """What an environment may change. For the names alone: an overlay is validated as the whole it resolves to."""
+    """Fields allowed in an overlay. Only for field names: validation applies to the merged document."""
 
     services: Annotated[dict[NameField, SubSection[ServiceSection]], _map_field()] = {}
     tasks: Annotated[dict[NameField, SubSection[TaskSection]], _map_field()] = {}
@@ -256,7 +256,7 @@ class RootSection(Section):
 
 
 def model_at(path: DocPath, start: type[Section] = RootSection) -> type[Section] | None:
-    """The model that describes the map at ``path``; None where no model does (``env``, or no field of the format)."""
+    """Return the section class of the map at ``path``; None for free-form maps (``env``) and unknown fields."""
     current: Any = start
     for position, step in enumerate(path):
         if current is RootSection and step == "environments" and len(path) > position + 2:

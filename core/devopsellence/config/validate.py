@@ -1,4 +1,4 @@
-"""A document's values against the format: everything that is wrong with them, all at once."""
+"""Validation of a document against the schema and the cross checks, reporting all problems at once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from devopsellence.config.problems import MAX_PROBLEMS, ConfigProblem, DocPath, 
 from devopsellence.config.schema import AS_LIST, AS_MAP, RootSection, Section, model_at
 from devopsellence.config.yaml_tree import Plain
 
-# What other tools call it, where the spelling does not lead there.
-_ELSEWHERE: Final = {
+# Field names of other tools without a similar spelling, and the name here.
+_FOREIGN_NAMES: Final = {
     "cmd": "args",
     "entrypoint": "command",
     "environment": "env",
@@ -28,12 +28,12 @@ _ELSEWHERE: Final = {
 
 
 def check(document: Plain) -> tuple[RootSection | None, list[ConfigProblem]]:
-    """The validated document, and every problem that it has; None as soon as there is one with a field."""
+    """Validate a document; return the result (None if a field is invalid) and all problems."""
     if not isinstance(document, dict):
         return None, [
             ConfigProblem((), f"the file must be a map of keys such as schema_version, not {scalars.kind_of(document)}")
         ]
-    problems = cross_checks.broken(document)
+    problems = cross_checks.cross_check(document)
     try:
         return RootSection.model_validate(document), problems
     except ValidationError as error:
@@ -42,13 +42,13 @@ def check(document: Plain) -> tuple[RootSection | None, list[ConfigProblem]]:
 
 
 def unknown_key(path: DocPath, model: type[Section] | None) -> ConfigProblem:
-    """The problem with a key that the format does not know, with the nearest that it knows."""
+    """Return the problem of an unknown key, with the most similar known key."""
     key = str(path[-1])
     known = list(model.model_fields) if model else []
-    other = _ELSEWHERE.get(key.lower(), "")
-    match = other if other in known else nearest(key, known)
-    mend = f"did you mean {quoted(match)}?" if match else f"known keys: {', '.join(known)}"
-    return ConfigProblem(path, f"is not a known key; {mend}", on_key=True)
+    translated = _FOREIGN_NAMES.get(key.lower(), "")
+    match = translated if translated in known else nearest(key, known)
+    hint = f"did you mean {quoted(match)}?" if match else f"known keys: {', '.join(known)}"
+    return ConfigProblem(path, f"is not a known key; {hint}", on_key=True)
 
 
 def _problem(loc: tuple[int | str, ...], kind: str, detail: Any) -> ConfigProblem:
@@ -60,11 +60,11 @@ def _problem(loc: tuple[int | str, ...], kind: str, detail: Any) -> ConfigProble
         return unknown_key(path, model_at(path[:-1]))
     if kind == "value_error":
         return ConfigProblem(path, str(detail["ctx"]["error"]), on_key)
-    return ConfigProblem(path, f"is not valid: {detail['msg']}", on_key)  # no case of it is known
+    return ConfigProblem(path, f"is not valid: {detail['msg']}", on_key)  # unreachable as far as known
 
 
 def _without_tags(loc: tuple[int | str, ...]) -> DocPath:
-    """pydantic's path without the tags of ``depends_on``'s two forms."""
+    """Return pydantic's path without the tags of the two forms of ``depends_on``."""
     return tuple(
         step for at, step in enumerate(loc) if not (step in (AS_LIST, AS_MAP) and at and loc[at - 1] == "depends_on")
     )

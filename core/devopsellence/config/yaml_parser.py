@@ -1,9 +1,9 @@
-"""From text to nodes.
+"""YAML parser with line and column, hardened against malicious input.
 
-ruamel.yaml reads the text; its events are put together here, because that is where hostile input is stopped: depth,
-size (aliases counted as often as they are used), tags, keys that are not text. Plain scalars are read as YAML 1.2's
-core schema has them: ``yes`` and ``off`` are text, only ``true`` and ``false`` are booleans. Numbers keep their source
-text, so that ``1.10`` stays what it was. ``<<`` merges maps as in YAML 1.1, because Compose files use it.
+ruamel.yaml produces events; this module composes the tree from the events and limits depth, size (aliases counted at
+every use), tags and keys that are not text. Plain scalars follow the core schema of YAML 1.2: ``yes`` and ``off`` are
+text, only ``true`` and ``false`` are booleans. Numbers keep the source text, so that ``1.10`` stays unchanged. ``<<``
+merges maps as in YAML 1.1, because Compose files use merge keys.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from devopsellence.config.problems import ConfigError, ConfigProblem, DocPath, M
 from devopsellence.config.yaml_tree import ListNode, MapEntry, MapNode, Node, Number, Scalar
 
 MAX_DEPTH: Final = 32
-# What a document may weigh when every alias is written out: its characters, and NODE_WEIGHT a scalar, map or list.
+# Limit of the size with all aliases expanded: characters, plus NODE_WEIGHT per scalar, map or list.
 MAX_WEIGHT: Final = 2 << 20
 NODE_WEIGHT: Final = 64
 
@@ -40,19 +40,19 @@ _NUMBER: Final = r"""(?x)[-+]?(?: 0o[0-7]+ | 0x[0-9a-fA-F]+ | \.(?:inf|Inf|INF) 
     | \.(?:nan|NaN|NAN)\Z"""
 _TEXT_TAGS: Final = frozenset({"!", "tag:yaml.org,2002:str"})
 _HINTS: Final = {
-    "mapping values are not allowed": 'is the line above indented right? a value with ": " in it needs quotes',
-    "could not find expected ':'": "is there a colon missing after a key, or a quote that is never closed?",
-    "expected <block end>": "is this line indented like its neighbours?",
-    "found unexpected end of stream": "is a quote or a bracket never closed?",
+    "mapping values are not allowed": 'check the indentation above; a value that contains ": " needs quotes',
+    "could not find expected ':'": "a colon after a key may be missing, or a closing quote",
+    "expected <block end>": "check the indentation of this line",
+    "found unexpected end of stream": "a closing quote or bracket may be missing",
     "cannot start any token": "quote the value",
 }
 
 
 def parse(file: str, text: str) -> tuple[Node, list[ConfigProblem]]:
-    """The document, and what is wrong with it as far as it does not hinder reading on (a key that stands there twice).
+    """Parse ``text``; return the tree and all problems that do not prevent parsing (duplicate keys).
 
     Raises:
-        ConfigError: it is empty, no YAML, more than one document, or larger or deeper than any configuration.
+        ConfigError: ``text`` is empty, not YAML, has more than one document, or exceeds the limits of size or depth.
     """
     try:
         composer = _Composer(file, event_stream(text))
@@ -66,13 +66,13 @@ def parse(file: str, text: str) -> tuple[Node, list[ConfigProblem]]:
 
 
 def event_stream(text: str) -> Iterator[Any]:
-    """ruamel.yaml's events, read as they are asked for."""
+    """Return the events of ruamel.yaml, parsed lazily."""
     stream: Iterator[Any] = YAML(typ="safe", pure=True).parse(text)
     return stream
 
 
 def scalar_value(event: Any) -> str | bool | None:
-    """What a scalar event stands for."""
+    """Return the value of a scalar event."""
     text = str(event.value)
     if event.style is not None or event.tag is not None:
         return text
@@ -88,13 +88,13 @@ def mark_of(event: Any) -> Mark:
 
 
 class _Composer:
-    """Puts one document together; recursion is bounded by MAX_DEPTH."""
+    """Composer of a document from events; recursion is limited by MAX_DEPTH."""
 
     def __init__(self, file: str, stream: Iterator[Any]) -> None:
         self.file = file
         self.stream = stream
         self.problems: list[ConfigProblem] = []
-        # None: the anchored node is not complete yet.
+        # None: the anchored node is still incomplete.
         self.anchors: dict[str, Node | None] = {}
 
     def document(self) -> Node:
@@ -107,7 +107,7 @@ class _Composer:
         while not isinstance(event, StreamEndEvent):
             event = self._next()
             if isinstance(event, DocumentStartEvent):
-                raise self._unusable("holds a second document; one file is one document", event)
+                raise self._unusable("contains a second document; only one document per file is allowed", event)
         return root
 
     def _next(self) -> Any:
@@ -121,9 +121,7 @@ class _Composer:
             return self._aliased(event, depth)
         self._deep(depth, event)
         if event.tag is not None and not (isinstance(event, ScalarEvent) and event.tag in _TEXT_TAGS):
-            raise self._unusable(
-                f"has the tag {quoted(str(event.tag))}; tags are not accepted, write the value alone", event
-            )
+            raise self._unusable(f"has the tag {quoted(str(event.tag))}; tags are not supported, remove the tag", event)
         if event.anchor is not None:
             self.anchors[event.anchor] = None
         node = self._untagged(event, path, depth)
@@ -144,25 +142,23 @@ class _Composer:
 
     def _aliased(self, event: Any, depth: int) -> Node:
         if event.anchor not in self.anchors:
-            raise self._unusable(f"has the alias {quoted(event.anchor)}, but no anchor of that name before it", event)
+            raise self._unusable(f"has the alias {quoted(event.anchor)}, but no such anchor is defined before", event)
         node = self.anchors[event.anchor]
         if node is None:
-            raise self._unusable(f"has the alias {quoted(event.anchor)} inside of what it stands for", event)
+            raise self._unusable(f"has the alias {quoted(event.anchor)} inside the value of its own anchor", event)
         self._deep(depth + node.height, event)
         return node
 
     def _checked(self, event: Any, path: DocPath) -> str | bool | None:
         value = scalar_value(event)
         if isinstance(value, str) and not _is_text(value):
-            self.problems.append(
-                ConfigProblem(path, "holds a character that is no text (NUL or a surrogate)", mark=mark_of(event))
-            )
+            self.problems.append(ConfigProblem(path, "contains a NUL or surrogate character", mark=mark_of(event)))
             return "?"
         return value
 
     def _weighed(self, weight: int, event: Any) -> int:
         if weight > MAX_WEIGHT:
-            raise self._unusable(f"holds more than {MAX_WEIGHT >> 20} MiB of values, aliases counted each time", event)
+            raise self._unusable(f"is larger than {MAX_WEIGHT >> 20} MiB with all aliases expanded", event)
         return weight
 
     def _list(self, start: Any, path: DocPath, depth: int) -> ListNode:
@@ -197,20 +193,20 @@ class _Composer:
         if (first := entries.get(key)) is None:
             entries[key] = entry
             return
-        fact = f"stands there twice, first on line {first.mark.line}; keep one of them"
+        fact = f"is a duplicate key, first on line {first.mark.line}; remove one"
         self.problems.append(ConfigProblem((*path, key), fact, mark=entry.mark))
 
     def _key(self, event: Any, path: DocPath, depth: int) -> str | None:
-        """The key's text: numbers and booleans count as text here. None, and a problem, for what is no text."""
+        """Return the text of a key (numbers and booleans count as text); otherwise add a problem and return None."""
         if isinstance(event, ScalarEvent) and event.tag is None:
             text = str(event.value)
             if (event.style is not None or text not in _NULL) and _is_text(text):
                 return text
         else:
-            found = len(self.problems)
+            before = len(self.problems)
             self._node(event, path, depth + 1)
-            del self.problems[found:]  # one about the key is enough
-        fact = "has a key that is not text; if it begins with { or [ because of a template, quote it"
+            del self.problems[before:]  # a single problem about the key is enough
+        fact = "has a key that is not text; quote a key that begins with { or [, such as a template"
         self.problems.append(ConfigProblem(path, fact, mark=mark_of(event)))
         return None
 
@@ -218,12 +214,12 @@ class _Composer:
         sources = node.items if isinstance(node, ListNode) else (node,)
         maps = [source for source in sources if isinstance(source, MapNode)]
         if len(maps) != len(sources):
-            raise self._unusable("merges (<<) something that is not a map", event)
+            raise self._unusable("has a merge key (<<) with a value that is not a map", event)
         return maps
 
 
 def _is_text(value: str) -> bool:
-    """Without NUL and surrogates, which only escapes can bring in: no program and no message takes them."""
+    """Return False for NUL and surrogates (only possible by escapes), which programs and messages do not accept."""
     return "\0" not in value and (value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value))
 
 
@@ -234,8 +230,8 @@ def _syntax_error(file: str, text: str, error: MarkedYAMLError) -> ConfigError:
     line = lines[mark.line - 1] if mark.line <= len(lines) else ""
     indent = line[: len(line) - len(line.lstrip())]
     if "\t" in indent:
-        return unusable(file, "is indented with a tab; YAML wants spaces", Mark(mark.line, indent.index("\t") + 1))
-    what = " ".join(str(error.problem or error.context or "cannot be read").split())
-    hint = next((f" ({hint})" for start, hint in _HINTS.items() if start in what), "")
+        return unusable(file, "is indented with a tab; YAML requires spaces", Mark(mark.line, indent.index("\t") + 1))
+    problem = " ".join(str(error.problem or error.context or "cannot be read").split())
+    hint = next((f" ({hint})" for start, hint in _HINTS.items() if start in problem), "")
     hint = " (a value that begins with {{ needs quotes)" if "{{" in line else hint
-    return unusable(file, f"is not valid YAML: {printable(what)}{hint}", mark)
+    return unusable(file, f"is not valid YAML: {printable(problem)}{hint}", mark)

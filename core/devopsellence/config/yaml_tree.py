@@ -1,4 +1,4 @@
-"""A document as maps, lists and scalars that know where they stand in the file."""
+"""YAML document as a tree of maps, lists and scalars with line and column."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from devopsellence.config.problems import DocPath, Mark
 
 
 class Number(str):
-    """A plain scalar that reads as a number: its source text."""
+    """Source text of a plain scalar with the form of a number."""
 
     __slots__ = ()
 
 
 class Scalar(NamedTuple):
-    """Text, a number as its text, true, false or nothing."""
+    """Text, number (as source text), boolean or null."""
 
     mark: Mark
     value: str | bool | None
-    # How much it is when every alias below is written out: see compose.NODE_WEIGHT.
+    # Size with all aliases expanded, see yaml_parser.NODE_WEIGHT.
     weight: int = 0
-    # Levels below this one.
+    # Number of levels below.
     height: int = 0
 
 
@@ -32,7 +32,7 @@ class ListNode(NamedTuple):
 
 
 class MapEntry(NamedTuple):
-    """A key's place and its value."""
+    """Value of a key, with the position of the key."""
 
     mark: Mark
     value: Node
@@ -46,12 +46,12 @@ class MapNode(NamedTuple):
 
 
 Node: TypeAlias = Scalar | ListNode | MapNode
-# What a checker sees: str, Number, bool, None, and lists and dicts of these.
+# Input of checks: str, Number, bool, None, and lists and dicts thereof.
 Plain: TypeAlias = Any
 
 
 def plain(node: Node) -> Plain:
-    """The values alone."""
+    """Return the values without positions."""
     if isinstance(node, Scalar):
         return node.value
     if isinstance(node, ListNode):
@@ -60,10 +60,10 @@ def plain(node: Node) -> Plain:
 
 
 def locate(root: Node, path: DocPath, *, on_key: bool = False, start: Mark | None = None) -> tuple[Mark, bool]:
-    """Where ``path`` stands, and whether ``root`` brings the value there: as an overlay, it would replace, not merge.
+    """Return the position of ``path``, and True if an overlay ``root`` sets the value (replaces instead of merging).
 
-    A scalar's place is its own; a map's or a list's is its key's, where a reader looks for it. What is not there is
-    at the place of what it is missing from; ``start`` is the root's place if it has a key of its own.
+    The position of a scalar is its own, that of a map or list is the position of the key. A missing entry has the
+    position of the parent; ``start`` is the position of the root if the root has a key.
     """
     mark, node, own = start or root.mark, root, False
     for at, step in enumerate(path):

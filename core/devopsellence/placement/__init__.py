@@ -1,8 +1,8 @@
-"""Which node runs which service, and why not: the one rule, for the controller and the command line alike.
+"""Placement of services on nodes, with reasons; shared by the controller and the CLI.
 
-Pure functions over messages; nothing here reads or writes. ``filters``: which node may run a service. ``spread``: on
-which of those it does. Each of the environments' services runs once on every attached node that passes all filters; one
-with ``replicas`` on so many of them.
+Pure functions over messages; no IO, no access to etcd or Docker. ``filters`` decides on candidates: may a node run a
+service. ``scheduler`` chooses among the candidates: a service runs once on every attached node that passes all filters,
+or with ``replicas`` on that number of nodes. ``max_parallel`` computes batch sizes.
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ __all__ = [
     "why_stuck",
 ]
 
-# What a node runs that was registered without saying so.
+# Labels of a node registered without labels.
 DEFAULT_LABELS: Final = ("web",)
 
 
 def may_run(service: Service, node: Node) -> bool:
-    """Whether ``node``, attached to the environment, may run ``service``."""
+    """Return True if ``node``, attached to the environment, may run ``service``."""
     return why_not(service, node) == ""
 
 
 def services_for_node(node: Node, services: Iterable[Service]) -> list[Service]:
-    """Those of ``services`` that ``node`` may run, in the order given."""
+    """Return the ``services`` that ``node`` may run, in the given order."""
     return [service for service in services if may_run(service, node)]
 
 
 def unplaced_services(services: Iterable[Service], nodes: Sequence[Node]) -> list[Service]:
-    """The services that none of the attached ``nodes`` may run, in the order given."""
+    """Return the services that none of the attached ``nodes`` may run, in the given order."""
     return [service for service in services if not any(may_run(service, node) for node in nodes)]

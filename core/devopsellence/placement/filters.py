@@ -1,7 +1,7 @@
-"""The conditions that a node meets or not, each of which can explain itself.
+"""Placement filters: conditions on a node, each with an explanation.
 
-In the manner of swarmkit's ``scheduler/filter.go``. A filter is asked two things, because what a node takes anew and
-what it may keep are not the same: a cordoned node takes nothing and keeps everything.
+Modelled on swarmkit's ``scheduler/filter.go``. A filter decides separately on new and existing copies: a cordoned node
+takes no new copy and keeps all existing ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LABELS: Final[Mapping[Service.Kind.ValueType, str]] = MappingProxyType({Service.
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a service does not run where it should, and the command that mends it; as text, one sentence of both."""
+    """Reason for a missing placement, and the command that fixes the problem; ``str()`` joins both in a sentence."""
 
     reason: str
     command: str
@@ -30,27 +30,27 @@ class Refusal:
 
 
 class Filter(Protocol):
-    """One condition that a node meets or not."""
+    """Condition on a node for running a service."""
 
     def fingerprint(self, node: Node) -> Hashable:
-        """All of ``node`` that the answers depend on: of nodes that look the same, one needs to be asked about."""
+        """Return all properties of ``node`` that matter to the filter: equal fingerprints give equal results."""
         ...
 
     def why_not(self, service: Service, node: Node) -> str:
-        """Why ``node`` may not be given ``service``, as a clause about the node; "" if it may."""
+        """Return the reason against a new copy of ``service`` on ``node``, as a clause about the node; "" for none."""
         ...
 
     def why_leaves(self, service: Service, node: Node) -> str:
-        """Why a copy of ``service`` that ``node`` has is to leave it, as a clause about the node; "" if it may stay."""
+        """Return the reason to remove an existing copy of ``service``, as a clause about the node; "" for none."""
         ...
 
     def explain(self, service: Service, rejected: Sequence[Node]) -> Refusal:
-        """Why none of ``rejected`` (at least one, in order of name) may run it."""
+        """Explain that none of ``rejected`` (at least one node, sorted by name) may run ``service``."""
         ...
 
 
 class LabelFilter:
-    """The service's kind must be among the node's labels."""
+    """Node label for the kind of the service."""
 
     def fingerprint(self, node: Node) -> Hashable:
         return tuple(node.labels)
@@ -58,7 +58,7 @@ class LabelFilter:
     def why_not(self, service: Service, node: Node) -> str:
         label = label_needed(service)
         if not label:
-            return f'this version does not know of what kind service "{service.name}" is'
+            return f'service "{service.name}" is of a kind unknown to this version'
         if label in node.labels:
             return ""
         return f'not labelled "{label}" (labels: {", ".join(sorted(node.labels)) or "none"})'
@@ -69,7 +69,7 @@ class LabelFilter:
     def explain(self, service: Service, rejected: Sequence[Node]) -> Refusal:
         label = label_needed(service)
         if not label:
-            reason = f'the release does not say of what kind service "{service.name}" is'
+            reason = f'the release does not state the kind of service "{service.name}"'
             return Refusal(reason, "devopsellence deploy")
         node, labels = "<node>", set(LABELS.values())
         if len(rejected) == 1:
@@ -81,7 +81,7 @@ class LabelFilter:
 
 
 class DrainFilter:
-    """A node that is being drained is emptied; what has a volume stays, unless that was said as well."""
+    """No copies on a draining node; services with volumes stay, unless the drain includes volumes."""
 
     def fingerprint(self, node: Node) -> Hashable:
         return node.HasField("drain"), node.drain.volumes
@@ -97,7 +97,7 @@ class DrainFilter:
 
 
 class CordonFilter:
-    """A cordoned node keeps what it runs and takes nothing new."""
+    """No new copies on a cordoned node; existing copies stay."""
 
     def fingerprint(self, node: Node) -> Hashable:
         return node.cordoned
@@ -114,25 +114,25 @@ class CordonFilter:
 
 @dataclass(frozen=True, slots=True)
 class UnreachableFilter:
-    """A node that does not answer is given no replica, and loses those that it has when it is gone.
+    """No new replicas on an unreachable node; replicas on a lost node move.
 
-    Only for services with a number of replicas: the others run on every node, and catch up when it is back. What has a
-    volume does not move on its own.
+    Only for services with ``replicas``: all other services run on every node, and catch up when the node is back.
+    Services with volumes do not move automatically.
     """
 
-    # By name: a clause about the node, such as "unreachable".
-    silent: Mapping[str, str]
-    # Those of them that are not waited for any longer.
-    gone: AbstractSet[str] = frozenset()
+    # By node name: a clause about the node, such as "unreachable".
+    unreachable: Mapping[str, str]
+    # Names of unreachable nodes whose grace period has passed.
+    lost: AbstractSet[str] = frozenset()
 
     def fingerprint(self, node: Node) -> Hashable:
-        return node.name if node.name in self.silent else ""
+        return node.name if node.name in self.unreachable else ""
 
     def why_not(self, service: Service, node: Node) -> str:
-        return self.silent.get(node.name, "") if service.replicas else ""
+        return self.unreachable.get(node.name, "") if service.replicas else ""
 
     def why_leaves(self, service: Service, node: Node) -> str:
-        return self.why_not(service, node) if node.name in self.gone and not service.volumes else ""
+        return self.why_not(service, node) if node.name in self.lost and not service.volumes else ""
 
     def explain(self, service: Service, rejected: Sequence[Node]) -> Refusal:
         return _every(service, rejected, "unreachable", "diagnose")
@@ -142,50 +142,50 @@ FILTERS: Final[tuple[Filter, ...]] = (LabelFilter(), DrainFilter(), CordonFilter
 
 
 def label_needed(service: Service) -> str:
-    """The label that a node needs to run ``service``; "" for a kind that this version does not know."""
+    """Return the node label needed to run ``service``; "" for a kind unknown to this version."""
     return LABELS.get(service.kind, "")
 
 
 def why_not(service: Service, node: Node, filters: Sequence[Filter] = FILTERS) -> str:
-    """Why ``node``, attached to the environment, may not be given ``service``, as a clause; "" when it may."""
-    return next((reason for each in filters if (reason := each.why_not(service, node))), "")
+    """Return the reason against a new copy of ``service`` on the attached ``node``, as a clause; "" for none."""
+    return next((reason for node_filter in filters if (reason := node_filter.why_not(service, node))), "")
 
 
 def why_leaves(service: Service, node: Node, filters: Sequence[Filter] = FILTERS) -> str:
-    """Why a copy of ``service`` that ``node`` has is to leave it, as a clause; "" when it may stay."""
-    return next((reason for each in filters if (reason := each.why_leaves(service, node))), "")
+    """Return the reason to remove the existing copy of ``service`` from ``node``, as a clause; "" to keep the copy."""
+    return next((reason for node_filter in filters if (reason := node_filter.why_leaves(service, node))), "")
 
 
 def why_nowhere(service: Service, nodes: Sequence[Node], filters: Sequence[Filter] = FILTERS) -> Refusal | None:
-    """Why ``service`` may run on none of ``nodes``, the attached ones; None if it may on one of them."""
+    """Explain that none of the attached ``nodes`` may run ``service``; None if any node may."""
     if not nodes:
         reason = f'no node is attached, so service "{service.name}" runs nowhere'
         return Refusal(reason, "devopsellence node attach <node>")
     candidates = nodes
-    for each in filters:
-        left = [node for node in candidates if not each.why_not(service, node)]
-        if not left:
-            return each.explain(service, candidates)
-        candidates = left
+    for node_filter in filters:
+        remaining = [node for node in candidates if not node_filter.why_not(service, node)]
+        if not remaining:
+            return node_filter.explain(service, candidates)
+        candidates = remaining
     return None
 
 
 def how_to_make_room(service: Service, nodes: Sequence[Node], filters: Sequence[Filter] = FILTERS) -> str:
-    """The command that lets one more of ``nodes``, the attached ones, run ``service``: where the least is in the way.
+    """Return the command that lets another of the attached ``nodes`` run ``service``, with the smallest change.
 
-    Where all of them may run it already, another node is needed.
+    If all nodes may run the service already, the command attaches another node.
     """
     candidates, refusal = nodes, None
-    for each in filters:
-        rejected = [node for node in candidates if each.why_not(service, node)]
-        refusal = each.explain(service, rejected) if rejected else refusal
-        candidates = [node for node in candidates if not each.why_not(service, node)]
+    for node_filter in filters:
+        rejected = [node for node in candidates if node_filter.why_not(service, node)]
+        refusal = node_filter.explain(service, rejected) if rejected else refusal
+        candidates = [node for node in candidates if not node_filter.why_not(service, node)]
     return refusal.command if refusal is not None else "devopsellence node attach <node>"
 
 
-def _every(service: Service, rejected: Sequence[Node], what: str, mend: str) -> Refusal:
+def _every(service: Service, rejected: Sequence[Node], state: str, subcommand: str) -> Refusal:
     names = ", ".join(node.name for node in rejected)
     return Refusal(
-        f'every attached node that could run service "{service.name}" is {what} ({names})',
-        f"devopsellence node {mend} {rejected[0].name}",
+        f'every attached node that could run service "{service.name}" is {state} ({names})',
+        f"devopsellence node {subcommand} {rejected[0].name}",
     )

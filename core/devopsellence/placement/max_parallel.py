@@ -1,15 +1,15 @@
-"""How many nodes of an environment may be on their way to another release at once."""
+"""Limit of nodes that update at the same time (``deploy.max_parallel``)."""
 
 from __future__ import annotations
 
 from typing import Final
 
-#: For a release that says nothing about it, which the command line does not write.
+#: Default for a release without the field; the CLI always writes the field.
 DEFAULT_MAX_PARALLEL: Final = "25%"
 
 
 def limit_of(max_parallel: str, nodes: int) -> int:
-    """How many of ``nodes`` may move at once: ``max_parallel`` as in RolloutPolicy; at least one."""
+    """Return the number of ``nodes`` that may update at once, at least 1; ``max_parallel`` as in RolloutPolicy."""
     written = max_parallel or DEFAULT_MAX_PARALLEL
     number = written.removesuffix("%")
     if not (number.isascii() and number.isdecimal()):

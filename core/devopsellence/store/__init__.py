@@ -1,15 +1,18 @@
-"""Everything between the programs and etcd.
+"""Access to etcd for all programs: keys, values, connection, leases, informer, leader election.
 
-``keys`` builds and parses every key, ``records`` turns messages into values and back, ``settings`` says where etcd
-is. ``etcd`` (with ``connection`` and ``wire`` under it) is the only module that imports the etcd client, and raises
-only the errors of ``errors``. ``lease`` keeps leases alive on one stream, ``informer`` keeps a cache of a prefix that
-is true or says that it is not, ``election`` decides who leads and fences what the leader writes, ``access`` gives
-each machine its rights, ``journal`` lets events age out. Nothing else here knows what the messages mean.
+``keys`` builds and parses every key, ``codec`` encodes messages as values and decodes values, ``settings`` reads the
+address of etcd. Only ``etcd``, with ``connection`` and ``rpc`` below, imports the etcd client; ``error_mapping`` turns
+gRPC failures into the errors of ``errors``. ``lease`` keeps leases alive on one stream, ``informer`` caches a prefix as
+``record.Record`` and reports a stale cache, ``election`` elects the leader and fences the leader's writes, ``acl``
+grants etcd roles, ``events`` stores events that expire.
+
+May not go in here: the meaning of messages (releases, rollouts, assignments); only ``events`` and ``election`` name
+messages at all. ``acl``, ``connection``, ``election``, ``etcd`` and ``lease`` are covered by tests/integration/store.
 """
 
 import os
 
-# gRPC reads these when it is first imported. It would write on stderr what we report ourselves, and warn of forks,
-# which only ever exec here. Who needs its own account sets GRPC_VERBOSITY.
+# gRPC reads these variables at import. Without them gRPC would log errors to stderr that are reported anyway, and warn
+# of forks, although every fork here is followed by exec. To see gRPC's own log, set GRPC_VERBOSITY.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

@@ -1,11 +1,11 @@
-"""etcd's users, roles and grants. The common names of certificates are the user names; nobody has a password.
+"""Access control in etcd: users, roles, grants. A certificate's common name is the user name; there are no passwords.
 
-A node can read what is meant for it and write what it reports, and nothing else: a machine that is taken over cannot
-touch another. Its role belongs to the node's name, its user to the machine: when another machine gets the name, the
-user of the one before goes.
+A node can read only its own assignments and write only its own reports, so a compromised machine cannot affect another
+node. The role belongs to the node's name, the user to the machine (``uid``): when another machine takes the name, the
+user of the previous machine is deleted.
 
-etcd 3.5.1 and 3.4.23 let a user with a grant on a prefix read beyond it through some requests (fixed in 3.5.33 and
-3.6.14), so no secret's safety may rest on this alone.
+etcd 3.5.1 and 3.4.23 let a user with a grant on a prefix read beyond the prefix through some requests (fixed in 3.5.33
+and 3.6.14), so the safety of secrets must not depend on grants alone.
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ from devopsellence.store.error_mapping import AlreadyExists, DoesNotExist
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import check_name
 
-#: May do everything, also manage users: etcd wants a user of this very name.
+#: Unrestricted, including user management; etcd requires a user of exactly this name.
 USER_OPERATOR: Final = "root"
 USER_CONTROLLER: Final = "controller"
 _ROLE_ROOT: Final = "root"
-#: For people who are not root: reads and writes all of this installation's keys, manages no users.
+#: Role of operators other than root: read and write all keys under the prefix, no user management.
 ROLE_OPERATOR: Final = "operator"
 
 
 def user_of_node(uid: str) -> str:
-    """The user and certificate's common name of the agent on the machine that was registered with ``uid``."""
+    """Return the etcd user, also the certificate's common name, of the agent on the machine ``uid``."""
     return f"node:{check_name('node uid', uid)}"
 
 
 def role_of_node(node: str) -> str:
-    """The role with the grants of whichever machine is the node of that name."""
+    """Return the role with the grants of the node, whatever machine has the name."""
     return f"node:{check_name('node', node)}"
 
 
 def user_of_operator(name: str) -> str:
-    """The user and certificate's common name of an operator who is not root."""
+    """Return the etcd user, also the certificate's common name, of an operator other than root."""
     return f"{OPERATOR_PREFIX}{check_name('operator', name)}"
 
 
 async def enable(etcd: Etcd) -> None:
-    """Make the operator and the controller, then turn authentication on. May be repeated.
+    """Create the users of operator and controller, then turn authentication on. Idempotent.
 
-    Afterwards only certificates that name a user get in. Whoever calls this must hold root's, or is locked out.
+    Afterwards etcd accepts only certificates that name a user. The caller needs the certificate of root, or is locked
+    out.
     """
     await _user_with_role(etcd, USER_OPERATOR, _ROLE_ROOT)
     await _user_with_role(etcd, USER_CONTROLLER, USER_CONTROLLER)
@@ -55,7 +56,7 @@ async def enable(etcd: Etcd) -> None:
 
 
 async def grant_node(etcd: Etcd, node: str, uid: str) -> None:
-    """Make the user of the machine that is ``node``, with the grants that an agent needs. May be repeated.
+    """Create the user of machine ``uid`` with the grants of an agent on ``node``. Idempotent.
 
     Raises:
         InvalidName: ``node`` or ``uid`` is not a name.
@@ -71,7 +72,7 @@ async def grant_node(etcd: Etcd, node: str, uid: str) -> None:
 
 
 async def grant_operator(etcd: Etcd, name: str) -> None:
-    """Make the operator's user, with the role that all operators have. May be repeated.
+    """Create the user of an operator, with the role of all operators. Idempotent.
 
     Raises:
         InvalidName: ``name`` is not a name.
@@ -84,19 +85,19 @@ async def grant_operator(etcd: Etcd, name: str) -> None:
 
 
 async def revoke_node(etcd: Etcd, node: str) -> None:
-    """Delete the role of every machine that is, or was, ``node``: none of them gets anywhere any more. May be repeated.
+    """Delete the role of ``node``: no machine that has or had the name can access etcd any more. Idempotent.
 
-    Their users, which are left without any right, are :func:`revoke_machine`'s. A watch that one of them holds open
-    goes on until its stream ends; etcd asks for rights when a watch is made.
+    Users remain, without any right; see :func:`revoke_machine`. An open watch continues until the stream ends, because
+    etcd checks permissions only when a watch is created.
     """
     with suppress(DoesNotExist):
         await etcd.role_delete(role_of_node(node))
-    # Earlier versions called the user as the role.
+    # Earlier versions gave the user the name of the role.
     await revoke_machine(etcd, node)
 
 
 async def revoke_machine(etcd: Etcd, uid: str) -> None:
-    """Delete the user of one machine: its certificate opens nothing from now on. May be repeated."""
+    """Delete the user of one machine: etcd no longer accepts the machine's certificate. Idempotent."""
     with suppress(DoesNotExist):
         await etcd.user_delete(user_of_node(uid))
 

@@ -1,6 +1,6 @@
-"""Messages to values and back: proto3 JSON on one line, with the field names of the .proto files.
+"""Encoding of messages as etcd values: proto3 JSON on one line, with the field names of the .proto files.
 
-``etcdctl get --prefix`` therefore reads like a document, and ``etcdctl get … | jq`` works on it.
+The output of ``etcdctl get --prefix`` is therefore readable, and works with ``jq``.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ M = TypeVar("M", bound=Message)
 
 
 def encode(message: Message) -> bytes:
-    """The value that stands for ``message`` in etcd: the same bytes for equal messages.
+    """Encode ``message`` as a value for etcd: equal messages give equal bytes.
 
-    That takes sorted keys: the order of a map differs from message to message and from process to process.
+    Keys are sorted, because the order of a map field differs between messages and processes.
     """
     return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None, sort_keys=True).encode()
 
 
 def decode(kind: type[M], key: str, value: bytes) -> M:
-    """The message that ``value`` stands for; fields that this version does not know are ignored.
+    """Decode ``value`` as a message of type ``kind``; fields unknown to this version are ignored.
 
     Raises:
-        MalformedRecord: it is not such a message; names the key and what is wrong with it.
+        MalformedRecord: ``value`` is not such a message; the error names ``key`` and the reason.
     """
     # Parse would take a list or a string for an empty message.
     if not value.lstrip(b" \t\r\n").startswith(b"{"):

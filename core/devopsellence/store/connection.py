@@ -1,7 +1,7 @@
-"""The channel under ``etcd``: endpoints, TLS, authentication, and every gRPC failure turned into one of our errors.
+"""gRPC channel to etcd: endpoints, TLS, authentication, and mapping of gRPC failures to the errors of ``errors``.
 
-Single requests go through etcd3aio's services with their retries turned off; the channel and the long streams are our
-own, see docs/decisions/0001-etcd-client.md.
+Single requests use etcd3aio's services with retries turned off; channel and long-lived streams are implemented here,
+see docs/decisions/0001-etcd-client.md.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from devopsellence.store.settings import Settings, SettingsError
 
 _OPTIONS: Final = (
     ("grpc.lb_policy_name", "round_robin"),
-    # A silent peer is found after 15 s at most. The timeout that counts is the ping's, a minute by default; the one of
-    # keepalive alone changes nothing (seen with grpcio 1.85). etcd drops clients that ping more often than every 5 s
-    # (--grpc-keepalive-min-time).
+    # A dead member is detected after 15 s at most. The effective timeout is the ping timeout, a minute by default; the
+    # keepalive timeout alone changes nothing (observed with grpcio 1.85). etcd disconnects clients that ping more often
+    # than every 5 s (--grpc-keepalive-min-time).
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # etcd is soon back after a restart; gRPC's own backoff goes up to two minutes.
+    # etcd restarts quickly; gRPC's default backoff grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # What was sent is never sent again behind our back.
+    # gRPC must not resend requests by itself.
     ("grpc.enable_retries", 0),
-    # A page of large values; gRPC's default is 4 MiB.
+    # A page of large values may exceed gRPC's default of 4 MiB.
     ("grpc.max_receive_message_length", -1),
-    # A proxy for the web (http_proxy) does not lead to etcd.
+    # Ignore http_proxy: a web proxy cannot reach etcd.
     ("grpc.enable_http_proxy", 0),
 )
-# A member that has lost its cluster then says so ("etcdserver: no leader"), at once, instead of staying silent.
+# With this metadata a member without quorum fails at once ("etcdserver: no leader") instead of not answering.
 _REQUIRE_LEADER: Final = ("hasleader", "true")
 _NO_ANSWER: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
-# What a call that failed may raise, besides CancelledError. InvalidStateError: a write on a stream that has ended.
+# Exceptions of a failed call, besides CancelledError. InvalidStateError: a write on a stream that has ended.
 _FAILURES: Final = (EtcdError, grpc.aio.AioRpcError, grpc.aio.BaseError, TimeoutError, asyncio.InvalidStateError)
 
 
@@ -60,22 +60,22 @@ S = TypeVar("S", bound=_Service)
 
 
 class EtcdConnection:
-    """One channel to one cluster. Everything raises the errors of :mod:`devopsellence.store.errors` alone."""
+    """Channel to one cluster. All methods raise only the errors of :mod:`devopsellence.store.errors`."""
 
     def __init__(self, settings: Settings, *, timeout: float) -> None:
         self._settings = settings
         self._timeout = timeout
         self._services: list[tuple[_Service, bool]] = []
-        # None: not asked for yet. "": the cluster has no authentication.
+        # None: not requested yet. "": authentication is off in the cluster.
         self._token: str | None = None
-        # When it was given to us, on the loop's clock.
+        # Time at which the token was issued, on the loop's clock.
         self._authenticated_at = 0.0
         self._authenticating = asyncio.Lock()
-        #: Set by :meth:`close`; nothing can be asked any more.
+        #: Set by :meth:`close`; no further request is possible.
         self.closed = False
 
     async def open(self) -> None:
-        """Make the channel; it connects when it is first used.
+        """Create the channel, which connects at the first use.
 
         Raises:
             SettingsError: a certificate file cannot be read.
@@ -88,7 +88,7 @@ class EtcdConnection:
             options.append(("grpc.ssl_target_name_override", self._settings.server_name))
             self._channel = grpc.aio.secure_channel(self._settings.target, credentials, options=options)
         self._status = rpc.MaintenanceStub(self._channel).Status
-        # Never given the token: etcd refuses to authenticate whoever sends along a token that has run out.
+        # Sent without the token: etcd rejects an authentication request that carries an expired token.
         self._auth = AuthService(self._channel, max_attempts=1)
         _send_along(self._auth, None, leader=True)
 
@@ -97,9 +97,9 @@ class EtcdConnection:
         await self._channel.close(None)
 
     def service(self, kind: type[S], *, leader: bool = True) -> S:
-        """One of etcd3aio's services on this channel, which sends each request once, with the current token.
+        """Return an etcd3aio service on this channel that sends every request once, with the current token.
 
-        With ``leader``, a member that has lost the others turns requests away.
+        With ``leader``, a member without quorum rejects requests.
         """
         service = kind(self._channel, max_attempts=1)
         self._services.append((service, leader))
@@ -109,11 +109,10 @@ class EtcdConnection:
     async def ask(
         self, what: str, call: Callable[[float], Awaitable[Any]], seconds: float, *, write: bool = False
     ) -> Any:
-        """The answer to one request, which ``call(seconds)`` sends.
+        """Send a request with ``call(seconds)`` and return the answer.
 
-        Waits for a connection first, so that a write that was never sent is told from one that was not answered. What
-        was not looked at is sent again: to another member when one turns it away, for ``seconds`` at most, and once
-        with another token.
+        Waits for a connection first, to distinguish a write never sent from a write without an answer. Requests that
+        etcd rejected unprocessed are sent again: to another member for at most ``seconds``, and once with a new token.
         """
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(NotProcessed),
@@ -140,7 +139,7 @@ class EtcdConnection:
     async def stream(
         self, what: str, stub: Callable[[grpc.aio.Channel], Any], method: str, *, lost: type[StoreError]
     ) -> EtcdStream:
-        """Open a stream in both directions; ``lost`` is what it raises when it breaks."""
+        """Open a bidirectional stream; ``lost`` is the error raised when the stream breaks."""
         await self._connected(what, self._timeout)
         token = await self._authenticated()
         metadata = (_REQUIRE_LEADER, *((("token", token),) if token else ()))
@@ -148,22 +147,22 @@ class EtcdConnection:
         return EtcdStream(self, call, what, token, lost, self._timeout)
 
     def forget(self, token: str) -> bool:
-        """``token`` was refused: the next request gets a new one. False if there is no other credential to try."""
+        """Drop a rejected token, so that the next request gets a new one. False: there is no password."""
         if self._token == token:
             self._token = None
         return bool(self._settings.username)
 
     def doubt(self, token: str) -> bool:
-        """etcd denied a watch to ``token``, which is also what older releases (3.5.1) say of one that has run out.
+        """Handle a denied watch: older etcd releases (3.5.1) also deny a watch when ``token`` has expired.
 
-        True if there may be another to try; False if there is none, or if it was new, so that etcd is to be believed.
+        Return True if a new token may help; False without a password, or if the token was new and the denial is real.
         """
         if not token or (self._token == token and self._age() < self._timeout):
             return False
         return self.forget(token)
 
     def failure(self, error: BaseException, what: str, *, write: bool = False) -> StoreError:
-        """Our error for the client's."""
+        """Map an exception of the client library to an error of the store."""
         cause = error.__cause__ if isinstance(error, EtcdError) else error
         where = f"{what} (etcd at {','.join(self._settings.endpoints)})"
         if isinstance(cause, grpc.aio.AioRpcError):
@@ -184,7 +183,7 @@ class EtcdConnection:
                 return
             await self._status(rpc.StatusRequest(), timeout=seconds, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
-            # Any other refusal is an answer.
+            # Any other error is an answer.
             if error.code() in _NO_ANSWER:
                 where = ",".join(self._settings.endpoints)
                 raise Unavailable(f"{what}: etcd does not answer at {where}{await self._reason()}") from error
@@ -192,7 +191,7 @@ class EtcdConnection:
             raise Unavailable(f"{what}: the connection to etcd has been closed") from error
 
     async def _reason(self) -> str:
-        """Why there is no connection: what a request that does not wait for one is told."""
+        """Return the reason for the missing connection, from a request that does not wait for a connection."""
         try:
             await self._status(rpc.StatusRequest(), timeout=0.1)
         except grpc.aio.AioRpcError as error:
@@ -201,17 +200,17 @@ class EtcdConnection:
         return ""
 
     async def _authenticated(self) -> str:
-        """The token to send; "" where certificates are the credential or the cluster asks for none."""
+        """Return the token to send; "" with certificate authentication or without authentication."""
         if self._token is None and self._settings.username:
             await self._authenticate(stale=None)
         return self._token or ""
 
     def _age(self) -> float:
-        """Of the token, in seconds."""
+        """Return the age of the token in seconds."""
         return asyncio.get_running_loop().time() - self._authenticated_at
 
     async def _authenticate(self, *, stale: str | None) -> None:
-        """Replace the token, unless another task has replaced ``stale`` in the meantime."""
+        """Request a new token, unless another task has replaced ``stale`` in the meantime."""
         async with self._authenticating:
             if self._token != stale and self._token is not None:
                 return
@@ -233,7 +232,7 @@ class EtcdConnection:
 
 
 class EtcdStream:
-    """One stream in both directions."""
+    """Bidirectional gRPC stream."""
 
     def __init__(
         self, connection: EtcdConnection, call: Any, what: str, token: str, lost: type[StoreError], timeout: float
@@ -246,7 +245,7 @@ class EtcdStream:
         self._timeout = timeout
 
     async def exchange(self, request: Any) -> Any:
-        """Send the first request and return its answer.
+        """Send the first request and return the answer.
 
         Raises:
             Unavailable: no answer within the connection's timeout.
@@ -268,7 +267,7 @@ class EtcdStream:
         return answer
 
     def refused(self, reason: str) -> StoreError:
-        """The error for a stream that etcd ended with ``reason``."""
+        """Return the error for a stream ended by etcd with ``reason``."""
         return self._judge(classify("UNAVAILABLE", reason, what=self._what, write=False))
 
     def close(self) -> None:
@@ -283,7 +282,7 @@ class EtcdStream:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # Not our task but the call was cancelled: the channel is being closed.
+            # The call was cancelled, not this task: the channel is being closed.
             raise self._lost(f"{self._what}: the connection to etcd has been closed") from error
 
     def _judge(self, error: StoreError) -> StoreError:
@@ -294,9 +293,9 @@ class EtcdStream:
 
 
 def _send_along(service: Any, token: str | None, *, leader: bool) -> None:
-    """Let a service of etcd3aio send the token with every request, and that a leader is required.
+    """Make an etcd3aio service send the token, and with ``leader`` the require-leader metadata, with every request.
 
-    The library has no public way for the latter; an interceptor would do, and cost every request a tenth of its time.
+    The library has no public way for the metadata; an interceptor would slow every request by a tenth.
     """
     service.set_token(token)
     if leader:

@@ -1,8 +1,8 @@
-"""Who leads, and the fence around what the leader writes.
+"""Leader election, and fenced writes of the leader.
 
-A candidate is a key bound to its holder's lease; the one created first leads (etcd's own ``concurrency.Election`` works
-so). A lease does not fence by itself: a leader that was paused wakes up believing in a lease that is long gone.
-Therefore every write of a leader is a transaction that compares the create revision of its key.
+A candidate is a key bound to the lease of a controller; the candidate created first leads (as in etcd's own
+``concurrency.Election``). A lease alone does not fence: a leader paused for long still believes in an expired lease.
+Therefore every write of a leader is a transaction that compares the create revision of the leader's key.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Who leads next after a leader has vanished does so once its lease has run out, which etcd looks after every 500 ms:
-#: 2.7 s to 4.5 s later, as keepalives are sent every third of it. A leader goes on through 2.7 s without an answer.
+#: TTL of the leader's lease. The next leader takes over once the lease expires, 2.7 s to 4.5 s after the leader
+#: vanished, because keepalives are sent every third of the TTL and etcd checks for expiry every 500 ms. A leader
+#: continues through 2.7 s without an answer.
 LEASE_SECONDS: Final = 4
 _LONGEST_BACKOFF: Final = 2.0
 _REVOKE_SECONDS: Final = 2.0
@@ -41,7 +42,7 @@ async def _at_once() -> None:
 
 @dataclass(frozen=True)
 class Leadership:
-    """One term in office: the leader's key, the revision that fences its writes, and the lease that it stands on."""
+    """Term of a leader: key, create revision that fences writes, and lease."""
 
     key: str
     create_revision: int
@@ -49,12 +50,12 @@ class Leadership:
     _etcd: Etcd = field(repr=False)
 
     async def txn(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> TxnResult:
-        """A transaction that is refused once somebody else may lead. As :meth:`Etcd.txn` otherwise.
+        """Run a fenced transaction, rejected once another controller may lead. As :meth:`Etcd.txn` otherwise.
 
         Raises:
             Fenced: the term is over; nothing was written.
-            Ambiguous: no answer; read back. What is found is whole: the fence held when it was written.
-            ValueError: :data:`MAX_OPERATIONS` compares or more operations than that: the fence is a compare itself.
+            Ambiguous: no answer; read back. Data read back is complete: the fence held at the time of the write.
+            ValueError: :data:`MAX_OPERATIONS` compares, or more operations: the fence is a compare as well.
         """
         if self.lease.lost.is_set():
             raise Fenced(f"the lease of {self.key} has ended: this controller no longer leads")
@@ -66,9 +67,9 @@ class Leadership:
 
 
 class Election:
-    """Campaigns under ``identity``, which people see (such as ``"<hostname>/<pid>"``).
+    """Candidate for leadership. ``identity`` is shown to people (such as ``"<hostname>/<pid>"``).
 
-    ``ttl`` seconds after a leader has vanished at the latest, another one leads.
+    Another candidate leads at most ``ttl`` seconds after a leader vanished.
     """
 
     def __init__(self, etcd: Etcd, keeper: LeaseKeeper, identity: str, *, ttl: int = LEASE_SECONDS) -> None:
@@ -82,8 +83,9 @@ class Election:
     ) -> None:
         """Campaign until cancelled, and run ``lead`` whenever elected. ``ready`` is awaited before every candidacy.
 
-        ``lead`` is cancelled when the lease is lost or the key is gone, and awaited before the next campaign. It ends
-        the term by returning or raising. On cancellation the lease is revoked, so that another one leads at once.
+        ``lead`` is cancelled when the lease is lost or the key is deleted, and awaited before the next campaign. The
+        term ends as well when ``lead`` returns or raises. On cancellation the lease is revoked, so that another
+        candidate leads at once.
         """
 
         async def attempt() -> None:
@@ -99,10 +101,10 @@ class Election:
             log.error("the leader failed", exc_info=error)
 
     async def _term(self, lead: Callable[[Leadership], Awaitable[None]]) -> None:
-        """Stand, wait, lead.
+        """Put up a candidate, wait, lead.
 
         Raises:
-            LeaseLost: the term ended, for whatever reason; and what else went wrong.
+            LeaseLost: the term ended, for whatever reason. Other errors are passed on.
         """
         lease = await self._keeper.grant(self._ttl)
         try:
@@ -110,18 +112,18 @@ class Election:
             await _while_held(lease, _call(lead, leadership), self._until_gone(leadership))
             raise LeaseLost(f"{leadership.key}: this controller no longer leads")
         finally:
-            # Unanswered, it runs out by itself.
+            # Without an answer, the lease expires by itself.
             with suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(_REVOKE_SECONDS):
                     await lease.revoke()
 
     async def _campaign(self, lease: Lease) -> Leadership:
-        """Put up a candidate and return when it is the first in line."""
+        """Put up a candidate and return once elected."""
         key = self._etcd.keys.candidate(lease.id)
         since = Timestamp()
         since.GetCurrentTime()
         value = encode(stored_pb2.Candidate(identity=self._identity, since=since))
-        with suppress(Ambiguous):  # found out by reading back; should it come later still, it ends with the lease
+        with suppress(Ambiguous):  # the next read shows the result; a write that arrives even later ends with the lease
             await self._etcd.txn([Compare.absent(key)], [Put(key, value, lease.id)])
         mine = await self._etcd.get(key)
         if mine is None or mine.lease != lease.id:
@@ -141,13 +143,15 @@ class Election:
             await self._until_deleted(prefix, listing.revision)
 
     def _candidates(self, listing: KeyListing) -> dict[int, str]:
-        """Create revision to key. A key that is not bound to the lease it is named after is nobody's, and would lead
-        for ever."""
+        """Return the candidates' keys by create revision.
+
+        A key not bound to the lease in its name is ignored: such a key would never expire and lead for ever.
+        """
         keys = self._etcd.keys
         return {kv.create_revision: kv.key for kv in listing.items if kv.lease and kv.key == keys.candidate(kv.lease)}
 
     async def _until_gone(self, leadership: Leadership) -> None:
-        """Return when the leader's key is no longer there; survives lost watches."""
+        """Return when the leader's key is deleted; survives lost watches."""
 
         async def watch() -> None:
             while True:
@@ -159,7 +163,7 @@ class Election:
         await _insist(watch)
 
     async def _until_deleted(self, prefix: str, revision: int) -> None:
-        """Return when something under ``prefix`` is deleted after ``revision``."""
+        """Return when any key under ``prefix`` is deleted after ``revision``."""
         async with aclosing(self._etcd.watch(prefix, start_revision=revision + 1)) as batches:
             async for batch in batches:
                 if any(event.kv is None for event in batch.events):
@@ -167,7 +171,7 @@ class Election:
 
 
 def batches(operations: Sequence[Put | Delete]) -> Iterator[Sequence[Put | Delete]]:
-    """``operations`` in runs of at most :data:`MAX_OPERATIONS`, for one transaction each."""
+    """Split ``operations`` into batches of at most :data:`MAX_OPERATIONS`, one transaction per batch."""
     for start in range(0, len(operations), MAX_OPERATIONS):
         yield operations[start : start + MAX_OPERATIONS]
 
@@ -177,9 +181,9 @@ async def _call(lead: Callable[[Leadership], Awaitable[None]], leadership: Leade
 
 
 async def _insist(step: Callable[[], Awaitable[None]]) -> None:
-    """Run ``step`` until it gets through; the lease's end is what bounds it."""
+    """Run ``step`` until success; the caller stops at the end of the lease."""
 
-    async def attempt() -> None:  # tenacity awaits only what it knows to be a coroutine function
+    async def attempt() -> None:  # tenacity awaits only coroutine functions
         await step()
 
     await AsyncRetrying(
@@ -189,19 +193,19 @@ async def _insist(step: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _while_held(lease: Lease, work: Coroutine[Any, Any, T], *guards: Coroutine[Any, Any, None]) -> T:
-    """The result of ``work``, which is cancelled and awaited if the lease is lost or a guard ends first.
+    """Return the result of ``work``, cancelled and awaited if the lease is lost or a guard ends first.
 
     Raises:
-        LeaseLost: that is what happened.
+        LeaseLost: the lease was lost or a guard ended before ``work``.
     """
     task = asyncio.ensure_future(work)
-    others = [asyncio.ensure_future(each) for each in (lease.lost.wait(), *guards)]
+    guard_tasks = [asyncio.ensure_future(guard) for guard in (lease.lost.wait(), *guards)]
     try:
-        await asyncio.wait([task, *others], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([task, *guard_tasks], return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise LeaseLost(f"lease {lease.id:x} or what was bound to it is gone")
+        raise LeaseLost(f"lease {lease.id:x} or a key bound to it is gone")
     finally:
-        for each in (task, *others):
-            each.cancel()
-        await asyncio.gather(task, *others, return_exceptions=True)
+        for pending in (task, *guard_tasks):
+            pending.cancel()
+        await asyncio.gather(task, *guard_tasks, return_exceptions=True)

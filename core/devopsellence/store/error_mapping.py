@@ -1,7 +1,7 @@
-"""Which of our errors a failed request to etcd is. Pure: gRPC's status codes come in by name.
+"""Mapping of failed etcd requests to this package's errors. Pure: gRPC status codes are given by name.
 
-etcd's texts are those of ``api/v3rpc/rpctypes/error.go`` (3.4 to 3.6). gRPC's codes alone do not tell enough apart:
-INVALID_ARGUMENT stands both for a missing credential and for a transaction that is too long.
+The texts are those of etcd's ``api/v3rpc/rpctypes/error.go`` (3.4 to 3.6). gRPC codes alone are ambiguous:
+INVALID_ARGUMENT means a missing credential as well as a transaction that is too long.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from devopsellence.store.errors import (
 
 
 class AuthenticationOff(Rejected):
-    """The cluster has no users (yet), so there is nothing to authenticate to."""
+    """Authentication is not enabled in the cluster."""
 
 
 class AlreadyExists(Rejected):
-    """The user or role to be added exists."""
+    """User or role to be added exists already."""
 
 
 class DoesNotExist(Rejected):
-    """The user or role that the request names does not exist."""
+    """User or role named by the request does not exist."""
 
 
 class NotProcessed(Unavailable):
-    """A member turned the request away without looking at it: another one, or the same in a moment, may serve it."""
+    """Request rejected unprocessed by a member: another member, or the same a moment later, may serve the request."""
 
 
 class AuthenticationChanged(Unauthenticated):
-    """Users or roles were changed while etcd looked at the request, which therefore was not carried out."""
+    """Users or roles changed during the request; the request was not carried out."""
 
 
-#: gRPC's, from a channel without a connection: a write that ended so did not happen.
+#: Texts of gRPC for a channel without a connection: such a write was never sent.
 _NOT_SENT: Final = ("connections to all backends failing", "failed to connect to all addresses")
-#: The credential is not (or no longer) good; with a password, authenticating again may help.
+#: The token or credential is not valid (any more); with a password, authenticating again may help.
 _CREDENTIAL: Final = (
     "etcdserver: invalid auth token",
     "etcdserver: user name is empty",
@@ -70,7 +70,7 @@ _BY_TEXT: Final[tuple[tuple[str, type[StoreError]], ...]] = (
     ("etcdserver: user name not found", DoesNotExist),
     ("etcdserver: role name not found", DoesNotExist),
 )
-#: gRPC's codes for "no answer": the request may have been carried out.
+#: gRPC codes for "no answer": the request may have been carried out.
 _UNANSWERED: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL", "ABORTED"})
 _BY_CODE: Final[dict[str, type[StoreError]]] = {
     "UNAUTHENTICATED": Unauthenticated,
@@ -87,13 +87,13 @@ _REMEDY: Final[dict[type[StoreError], str]] = {
 
 
 def classify(code: str, detail: str, *, what: str, write: bool) -> StoreError:
-    """The error for a request that failed.
+    """Return the error for a failed request.
 
     Args:
-        code: gRPC's status code by name, such as ``"UNAVAILABLE"``; DEADLINE_EXCEEDED for our own timeout as well.
-        detail: gRPC's details, with etcd's text in them.
-        what: what was asked, such as ``"put /devopsellence/v1/nodes/n1 at 127.0.0.1:2379"``; begins the message.
-        write: the request changes something, so no answer means :class:`Ambiguous`.
+        code: gRPC status code by name, such as ``"UNAVAILABLE"``; DEADLINE_EXCEEDED also for the client's own timeout.
+        detail: details of the gRPC status, containing etcd's text.
+        what: the request, such as ``"put /devopsellence/v1/nodes/n1 at 127.0.0.1:2379"``; begins the message.
+        write: the request changes data, so no answer means :class:`Ambiguous`.
     """
     for text, kind in _BY_TEXT:
         if text in detail:
@@ -105,5 +105,5 @@ def classify(code: str, detail: str, *, what: str, write: bool) -> StoreError:
     reason = f"{what}: {detail or code.lower().replace('_', ' ')}"
     if write and code in _UNANSWERED:
         return Ambiguous(f"{reason}; it may have happened")
-    # Also codes that we never saw: the informer and the other loops retry, a person reads the text.
+    # Includes codes never seen so far: the informer and the other loops retry, a person reads the text.
     return Unavailable(reason)

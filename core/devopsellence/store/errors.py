@@ -1,37 +1,37 @@
-"""What can go wrong between a program and etcd, in our own types.
+"""Errors of access to etcd.
 
-``etcd.py`` raises these ``from`` the client's errors; nothing else in the project sees a gRPC status.
+``etcd.py`` raises these errors ``from`` the client's; no other part of the project sees a gRPC status.
 """
 
 from __future__ import annotations
 
 
 class StoreError(Exception):
-    """Base of everything here."""
+    """Base class of all errors of the store."""
 
 
 class Unavailable(StoreError):
-    """No endpoint answered in time. Nothing was written, or the call was a read. Worth retrying."""
+    """No endpoint answered in time; nothing was written. Worth retrying."""
 
 
 class Ambiguous(StoreError):
-    """A write got no answer: it may or may not have happened. Read back before retrying."""
+    """No answer to a write: the write may or may not have happened. Read back before retrying."""
 
 
 class Unauthenticated(StoreError):
-    """etcd does not accept the credential (also after authenticating again)."""
+    """Credential not accepted by etcd (also after authenticating again)."""
 
 
 class PermissionDenied(StoreError):
-    """etcd knows who asks and says no."""
+    """Request denied to the authenticated user."""
 
 
 class NoSpace(StoreError):
-    """etcd has raised its NOSPACE alarm and refuses writes: compact, defragment, disarm."""
+    """NOSPACE alarm: etcd rejects writes until an operator compacts, defragments and disarms."""
 
 
 class Compacted(StoreError):
-    """The revision asked for is gone; list again. ``revision`` is the oldest that is left, 0 if unknown."""
+    """Requested revision has been compacted: list again. ``revision`` is the oldest one left, 0 if unknown."""
 
     def __init__(self, revision: int = 0) -> None:
         super().__init__(f"the revision asked for has been compacted (oldest left: {revision or 'unknown'})")
@@ -39,23 +39,23 @@ class Compacted(StoreError):
 
 
 class WatchLost(StoreError):
-    """The watch ended: stream broken, cancelled by the server, or the cluster is another one. Watch again."""
+    """End of a watch: stream broken, watch cancelled by etcd, or another cluster. Watch again."""
 
 
 class LeaseLost(StoreError):
-    """The lease expired or was revoked; what was bound to it is gone."""
+    """Lease expired or revoked; all keys bound to the lease are deleted."""
 
 
 class Fenced(StoreError):
-    """The writer no longer leads: its transaction was refused and nothing was written."""
+    """Writer is no longer the leader: the transaction was rejected, nothing was written."""
 
 
 class Rejected(StoreError):
-    """etcd refuses the request as it stands (too large, a key twice in one transaction, …). Retrying cannot help."""
+    """Request invalid for etcd (too large, a key twice in one transaction, …). Retrying cannot help."""
 
 
 class MalformedRecord(StoreError):
-    """A value that does not parse. Stops its own key only."""
+    """Value that cannot be decoded. Affects only the one key."""
 
     def __init__(self, key: str, kind: str, reason: str) -> None:
         super().__init__(f"{key} does not hold a readable {kind}: {reason}")

@@ -1,6 +1,6 @@
-"""etcd as this project sees it: strings for keys, frozen data for answers, and only the errors of ``errors``.
+"""Client of etcd: string keys, frozen data as results, and only the errors of ``errors``.
 
-This module, and ``connection`` and ``wire`` under it, are the only ones that import the etcd client.
+Only this module, ``connection`` and ``rpc`` import the etcd client library.
 """
 
 from __future__ import annotations
@@ -67,17 +67,17 @@ __all__ = [
 ]
 
 PAGE_SIZE: Final = 500
-# A read that one member leaves unanswered is asked again of the next one, still within the call's time.
+# Share of a call's time that one member has to answer a read, before the next member is asked.
 _READ_SHARE: Final = 0.4
 
 
 class Etcd:
-    """A connection to one cluster; an async context manager, to be used on the event loop that entered it.
+    """Connection to one cluster; an async context manager, to be used on the event loop that entered the context.
 
-    Reads are linearizable and are asked again while they fail, for at most ``timeout`` seconds altogether. Writes are
-    sent once; a write waits up to ``timeout`` seconds for a connection, and then as long for its answer.
+    Reads are linearizable and retried for at most ``timeout`` seconds altogether. Writes are sent once; a write waits
+    up to ``timeout`` seconds for a connection, then as long for an answer.
 
-    Any method raises, besides what it names: Unavailable, Unauthenticated, PermissionDenied, and those that write
+    Besides documented errors, every method raises Unavailable, Unauthenticated, PermissionDenied, and every write also
     Ambiguous, NoSpace, Rejected.
     """
 
@@ -87,7 +87,7 @@ class Etcd:
         self._connection = EtcdConnection(settings, timeout=timeout)
 
     async def __aenter__(self) -> Self:
-        """Make the channel; connects in the background.
+        """Open the channel; connects in the background.
 
         Raises:
             SettingsError: a certificate file cannot be read.
@@ -105,14 +105,14 @@ class Etcd:
         await self._connection.close()
 
     async def get(self, key: str) -> KeyValue | None:
-        """What ``key`` holds; None if it does not exist."""
+        """Read ``key``; None if ``key`` does not exist."""
         answer = await self._read(f"read {key}", lambda seconds: self._kv.get(key_bytes(key), timeout=seconds))
         return key_value(answer.kvs[0]) if answer.kvs else None
 
     async def list(self, prefix: str, *, keys_only: bool = False) -> KeyListing:
-        """Everything under ``prefix``, which ends with ``/``, at one revision; a name without is that one key.
+        """List all keys under ``prefix`` (ends with ``/``, otherwise one key) at one revision.
 
-        With ``keys_only`` the values are empty. Asks in pages, so the answer may be of any size.
+        With ``keys_only`` the values are empty. Reads in pages, so the listing may be of any size.
         """
         retrying = AsyncRetrying(retry=retry_if_exception_type(Compacted), stop=stop_after_attempt(3), reraise=True)
         return await retrying(self._list, prefix, keys_only)
@@ -138,7 +138,7 @@ class Etcd:
             start = bytes(answer.kvs[-1].key) + b"\0"
 
     async def head(self, prefix: str) -> KeyListing:
-        """Where the cluster stands now, without the items. Linearizable; takes no rights beyond those to ``prefix``."""
+        """Read the current revision of the cluster. Linearizable; needs no more than read access to ``prefix``."""
         start, end = key_range(prefix)
         answer = await self._read(
             f"read the revision at {prefix}",
@@ -147,10 +147,10 @@ class Etcd:
         return KeyListing((), answer.header.revision, answer.header.cluster_id, answer.header.raft_term)
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
-        """Write ``value`` at ``key``; returns the revision.
+        """Write ``value`` at ``key``; return the revision.
 
         Raises:
-            LeaseLost: there is no such lease.
+            LeaseLost: the lease does not exist.
         """
         answer = await self._write(
             f"write {key}", lambda seconds: self._kv.put(key_bytes(key), value, lease, timeout=seconds)
@@ -158,16 +158,16 @@ class Etcd:
         return int(answer.header.revision)
 
     async def delete(self, key: str) -> int:
-        """Delete ``key`` if it is there; returns the revision."""
+        """Delete ``key`` if the key exists; return the revision."""
         answer = await self._write(f"delete {key}", lambda seconds: self._kv.delete(key_bytes(key), timeout=seconds))
         return int(answer.header.revision)
 
     async def txn(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> TxnResult:
-        """Apply all ``operations`` if all ``compares`` hold, else none. Sent once, never again by itself.
+        """Apply all ``operations`` if all ``compares`` hold, else none. Sent once, never retried.
 
         Raises:
-            ValueError: more than :data:`MAX_OPERATIONS` of either, nothing was sent.
-            LeaseLost: an operation names a lease that is gone; nothing was written.
+            ValueError: more than :data:`MAX_OPERATIONS` compares or operations; nothing was sent.
+            LeaseLost: an operation names an expired lease; nothing was written.
         """
         result, _ = await self.txn_else_read(compares, operations, None)
         return result
@@ -175,7 +175,7 @@ class Etcd:
     async def txn_else_read(
         self, compares: Sequence[Compare], operations: Sequence[Put | Delete], key: str | None
     ) -> tuple[TxnResult, KeyValue | None]:
-        """:meth:`txn`, and if the compares did not hold, what ``key`` held at that very revision."""
+        """Run :meth:`txn`; if the compares did not hold, also return ``key`` as of the same revision."""
         if len(operations) > MAX_OPERATIONS or len(compares) > MAX_OPERATIONS:
             raise ValueError(
                 f"a transaction of {len(compares)} compares and {len(operations)} operations: "
@@ -191,38 +191,38 @@ class Etcd:
         result = TxnResult(bool(answer.succeeded), int(answer.header.revision))
         if answer.succeeded or not answer.responses:
             return result, None
-        found = answer.responses[0].response_range.kvs
-        return result, key_value(found[0]) if found else None
+        items = answer.responses[0].response_range.kvs
+        return result, key_value(items[0]) if items else None
 
     async def grant_lease(self, ttl: int) -> int:
-        """Make a lease of ``ttl`` seconds (etcd raises a very short one) and return its id.
+        """Create a lease of ``ttl`` seconds (etcd raises a very short TTL) and return the lease id.
 
-        An unanswered request is repeated, and Unavailable in the end: a lease that nobody knows of runs out by itself.
+        Unanswered requests are retried: a lease created unnoticed expires by itself.
         """
         answer = await self._read(f"grant a lease of {ttl} s", lambda seconds: self._leases.grant(ttl, timeout=seconds))
         return int(answer.ID)
 
     async def revoke_lease(self, lease_id: int) -> None:
-        """End a lease and delete what is bound to it; fine if it is gone already. May be repeated."""
+        """Revoke a lease and delete all keys bound to the lease. Idempotent."""
         with suppress(LeaseLost):
             await self._read(
                 f"revoke lease {lease_id:x}", lambda seconds: self._leases.revoke(lease_id, timeout=seconds)
             )
 
     async def member(self) -> Member:
-        """What one member, whichever it is, says of itself; takes no rights, and costs the others nothing."""
+        """Read the status of any one member; needs no permission, and puts no load on the rest of the cluster."""
         return member(await self._read("status", lambda seconds: self._maintenance.status(timeout=seconds)))
 
     async def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
-        """Changes under ``prefix`` from ``start_revision`` on, for as long as one stream lives.
+        """Watch changes under ``prefix`` from ``start_revision`` on, for the lifetime of one stream.
 
-        The first batch has no events and says that the watch stands. ``prefix`` is as for :meth:`list`. Does not end
-        by itself; close it with ``contextlib.aclosing``. A silent peer is found by the channel's keepalive (15 s).
+        The first batch has no events and confirms the watch. ``prefix`` is as for :meth:`list`. The generator does not
+        end by itself; close with ``contextlib.aclosing``. The channel's keepalive detects a dead member within 15 s.
 
         Raises:
-            Compacted: ``start_revision`` is gone.
+            Compacted: ``start_revision`` is compacted.
             WatchLost: the stream broke, or etcd cancelled the watch.
-            PermissionDenied, Unauthenticated, Unavailable: it could not be made.
+            PermissionDenied, Unauthenticated, Unavailable: the watch could not be created.
         """
         start, end = key_range(prefix)
         create = rpc.WatchCreateRequest(
@@ -247,12 +247,12 @@ class Etcd:
             stream.close()
 
     async def keepalive(self) -> KeepaliveStream:
-        """Open a stream that keeps any number of leases alive."""
+        """Open a keepalive stream for any number of leases."""
         stream = await self._connection.stream("keep leases alive", rpc.LeaseStub, "LeaseKeepAlive", lost=Unavailable)
         return KeepaliveStream(stream)
 
     async def user_add(self, user: str) -> None:
-        """Add a user who has no password: only a certificate with this common name is this user."""
+        """Add a user without password: only a certificate with this common name authenticates as ``user``."""
         await self._write(
             f"add user {user}", lambda seconds: self._auth.user_add(user, no_password=True, timeout=seconds)
         )
@@ -272,7 +272,7 @@ class Etcd:
         await self._write(f"delete role {role}", lambda seconds: self._auth.role_delete(role, timeout=seconds))
 
     async def role_grant(self, role: str, key: str, *, read: bool, write: bool) -> None:
-        """Let ``role`` read, write or both: one key, or everything under a prefix, which ends with ``/``."""
+        """Grant ``role`` read or write access (or both) to a key, or to all keys under a prefix ending with ``/``."""
         start, end = key_range(key)
         kind = PermissionType.READWRITE if read and write else PermissionType.WRITE if write else PermissionType.READ
         await self._write(
@@ -281,11 +281,11 @@ class Etcd:
         )
 
     async def auth_enable(self) -> None:
-        """Turn authentication on; fine if it is on already. There must be a user ``root`` with the role ``root``."""
+        """Turn authentication on. Idempotent. A user ``root`` with the role ``root`` must exist."""
         await self._write("turn authentication on", lambda seconds: self._auth.auth_enable(timeout=seconds))
 
     async def _read(self, what: str, call: Callable[[float], Awaitable[Any]]) -> Any:
-        """Ask until there is an answer, for at most the call's time."""
+        """Send a read until answered, for at most ``timeout`` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
 
@@ -306,17 +306,17 @@ class Etcd:
 
 
 class KeepaliveStream:
-    """Keeps leases alive; answers come in the order of the requests. Any method raises Unavailable once it broke."""
+    """Keepalive stream; answers arrive in request order. Methods raise Unavailable once the stream broke."""
 
     def __init__(self, stream: EtcdStream) -> None:
         self._stream = stream
 
     async def send(self, lease_id: int) -> None:
-        """Ask for the lease's full time again."""
+        """Send a keepalive of a lease."""
         await self._stream.send(rpc.LeaseKeepAliveRequest(ID=lease_id))
 
     async def receive(self) -> tuple[int, int]:
-        """The next answer: lease id, and its full time in seconds, 0 if it is gone."""
+        """Return the next answer: lease id and TTL in seconds, 0 if the lease is gone."""
         answer = await self._stream.receive()
         return int(answer.ID), max(int(answer.TTL), 0)
 
@@ -327,5 +327,5 @@ class KeepaliveStream:
 def _cancelled(stream: EtcdStream, answer: Any) -> Exception:
     if answer.compact_revision:
         return Compacted(int(answer.compact_revision))
-    # 3.4 writes the gRPC status into the reason; etcd's own text is what tells the cases apart.
-    return stream.refused(answer.cancel_reason or "etcd cancelled it without a reason")
+    # etcd 3.4 writes the gRPC status into the reason; only etcd's own text distinguishes the cases.
+    return stream.refused(answer.cancel_reason or "etcd cancelled the watch without a reason")

@@ -1,6 +1,6 @@
-"""Gives events their keys and the lease with which they age out.
+"""Storing of events: keys, and leases that make events expire after a day.
 
-An event is for people and must never hold up what it tells of: a program that cannot have a lease goes on without.
+Events are for people and must never delay the action reported: without a lease, a program drops the events.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from devopsellence.store.etcd import Put
 from devopsellence.store.keys import EnvironmentRef, Keys
 
 LEASE_TTL_SECONDS: Final = 24 * 3600
-# Events of one hour share a lease, which nobody keeps alive; they are there for 23 to 24 hours.
+# All events of one hour share a lease without keepalive, and so last for 23 to 24 hours.
 LEASE_SHARED_SECONDS: Final = 3600.0
 _log = logging.getLogger(__name__)
 
 
-def event_id(at: datetime, place: int = 0) -> str:
-    """An id of no other event. All writers' events sort by time; ``place`` keeps what is said at once in order."""
-    return f"{int(at.timestamp() * 1000):013d}-{place:03d}-{secrets.token_hex(6)}"
+def event_id(at: datetime, position: int = 0) -> str:
+    """Return a unique id. Ids of all writers sort by time; ``position`` orders events of the same moment."""
+    return f"{int(at.timestamp() * 1000):013d}-{position:03d}-{secrets.token_hex(6)}"
 
 
 class LeaseGranter(Protocol):
-    """What grants leases: etcd.Etcd."""
+    """Grant of leases, implemented by ``etcd.Etcd``."""
 
     keys: Keys
 
@@ -37,18 +37,18 @@ class LeaseGranter(Protocol):
 
 
 class EventWriter:
-    """Where a long-running program's events go."""
+    """Event sink of a long-running program."""
 
     def __init__(self, etcd: LeaseGranter) -> None:
         self._etcd = etcd
-        # 0: none was granted yet, or the last one is not to be used any more.
+        # 0: no lease granted yet, or the last lease must not be used any more.
         self._lease = 0
         self._granted_at = 0.0
 
     async def puts(self, ref: EnvironmentRef, events: Sequence[Event], wall: datetime, monotonic: float) -> list[Put]:
-        """What stores ``events`` at this moment, given on both clocks (``monotonic`` in seconds).
+        """Return the operations that store ``events`` at the given time (``monotonic`` in seconds).
 
-        Nothing if there is no lease to be had.
+        Empty if etcd grants no lease.
         """
         if not events:
             return []
@@ -57,11 +57,11 @@ class EventWriter:
         except StoreError as error:
             _log.warning("events not stored", extra={"environment": str(ref), "reason": str(error)})
             return []
-        keys = [self._etcd.keys.event(ref, event_id(wall, place)) for place in range(len(events))]
+        keys = [self._etcd.keys.event(ref, event_id(wall, position)) for position in range(len(events))]
         return [Put(key, encode(event), lease) for key, event in zip(keys, events, strict=True)]
 
     def forget_lease(self) -> None:
-        """The lease was refused: the next events get another."""
+        """Drop a lease rejected by etcd: the next events get a new lease."""
         self._lease = 0
 
     async def _current_lease(self, monotonic: float) -> int:

@@ -1,9 +1,9 @@
-"""A cache of a prefix that is true, or says that it is not: list, then watch, then list again.
+"""Informer: a local copy of a key prefix, kept up to date by list and watch.
 
-The first list is taken at one linearizable revision; the watch goes on from the next. A lost watch is resumed after
-the last revision that is in the cache; where that is compacted, or the cluster turns out to have another history
-(restored from a snapshot, replaced), the prefix is listed again and the cache replaced in one step. What cannot be
-read is not empty: until a list has succeeded, the cache stays as it was and :attr:`Informer.connected` is False.
+The first list is taken at one linearizable revision; the watch starts at the next. A lost watch is resumed after the
+last revision in the cache. If that revision is compacted, or the cluster has another history (restored from a snapshot,
+replaced), the prefix is listed again and the cache replaced in one step. A failed read does not mean an empty prefix:
+until a list succeeds, the cache is unchanged and :attr:`Informer.connected` is False.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Message)
 
 _LONGEST_BACKOFF: Final = 5.0
-# How many records are decoded before others get their turn on the loop.
+# Number of records decoded before other tasks may run.
 _DECODE_CHUNK: Final = 100
-# A restored cluster whose revision has already caught up looks like the old one to a watch. So soon after every
-# reconnection the prefix is listed again; spread, so that a thousand agents do not ask at once.
+# A watch cannot tell a restored cluster from the old one once the revision has caught up. The prefix is therefore
+# listed again soon after every reconnection; at a random time, so that a thousand agents do not list at once.
 _VERIFY_SECONDS: Final = (1.0, 5.0)
 
 
 class Informer(Generic[M]):
-    """Keeps the records under ``prefix`` (ending with ``/``; a name without is that one key) while :meth:`run` runs.
+    """Cache of the records under ``prefix`` (ends with ``/``, otherwise one key), up to date while :meth:`run` runs.
 
     Args:
-        kind: the message that the values hold.
+        kind: message type of the values.
         on_change: called with a key on the event loop, after the cache holds the key's new state: put, deleted, found
-            to differ by a list, and for every key on a resync. It must not block; what it raises is logged.
-        resync_seconds: how often the prefix is listed again although nothing is wrong (give or take a tenth).
-        on_connection: called on the event loop whenever :attr:`connected` has changed.
+            changed by a list, and for every key on a resync. Must not block; exceptions are logged.
+        resync_seconds: interval of a full list even if nothing is wrong (varied by up to a tenth).
+        on_connection: called on the event loop whenever :attr:`connected` changes.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Informer(Generic[M]):
         self._resync_seconds = resync_seconds
         self._records: dict[str, Record[M]] = {}
         self._view = MappingProxyType(self._records)
-        # Of the raw values: tells whether a listed value is the one in the cache, whatever the revisions say.
+        # Hashes of the raw values: show whether a listed value equals the cached one, whatever the revisions.
         self._hashes: dict[str, int] = {}
-        # What this process itself is about to write, by key.
+        # Values that this process is about to write, by key.
         self._expected: dict[str, tuple[bytes, M]] = {}
         self._synced = asyncio.Event()
         self._problem = f"{prefix} has not been read yet"
@@ -78,33 +78,36 @@ class Informer(Generic[M]):
         self._raft_term = 0
         # The next step begins with a list.
         self._must_list = True
-        # When the next resync is due, on the loop's clock; then every key is reported.
+        # Time of the next resync on the loop's clock; a resync reports every key.
         self._resync_at = 0.0
         self._report_all = False
 
     @property
     def records(self) -> Mapping[str, Record[M]]:
-        """The cache, by key: a read-only live view."""
+        """Records by key: a read-only live view of the cache."""
         return self._view
 
     @property
     def connected(self) -> bool:
-        """False: what the cache says may be old, and before the first list, missing."""
+        """Return False if the cache may be out of date, or (before the first list) empty."""
         return not self._problem
 
     @property
     def problem(self) -> str:
-        """Why it is not connected, in a sentence; "" when it is."""
+        """Return the reason for not being connected, as a sentence; "" when connected."""
         return self._problem
 
     @property
     def epoch(self) -> int:
-        """How often etcd has come back with another history (restored from a snapshot, replaced)."""
+        """Return how many times etcd came back with another history (restored from a snapshot, replaced)."""
         return self._epoch
 
     def expect(self, key: str, value: bytes, message: M) -> None:
-        """This process is about to write ``value``, which stands for ``message``, at ``key``: when that comes by, it is
-        not parsed. Anything else that comes by instead is. ``message`` may not be changed any more."""
+        """Announce that this process is about to write ``value``, the encoded ``message``, at ``key``.
+
+        When the watch delivers exactly ``value``, the informer uses ``message`` without decoding. ``message`` must not
+        be modified afterwards.
+        """
         self._expected[key] = (value, message)
 
     async def synced(self) -> None:
@@ -112,7 +115,7 @@ class Informer(Generic[M]):
         await self._synced.wait()
 
     async def run(self) -> None:
-        """Keep the cache until cancelled. No error ends it: each is shown by :attr:`problem` and tried again."""
+        """Keep the cache up to date until cancelled. Errors are shown by :attr:`problem` and retried."""
         await repeat(self._follow, self._failed, longest=_LONGEST_BACKOFF)
 
     def _failed(self, error: Exception) -> None:
@@ -121,13 +124,13 @@ class Informer(Generic[M]):
         if isinstance(error, StoreError):
             log.info("watch interrupted", extra={"prefix": self._prefix, "reason": str(error)})
         else:
-            # Ours to mend, but no reason to stop: what is cached stays.
+            # A bug, but no reason to stop: the cache stays as it is.
             self._must_list = True
             log.error("watch failed", extra={"prefix": self._prefix}, exc_info=error)
         self._set_problem(f"{self._prefix} cannot be watched: {str(error) or type(error).__name__}")
 
     async def _follow(self) -> None:
-        """List, unless the watch can be resumed; then watch until it is time to list again."""
+        """List, unless the watch can be resumed; then watch until the next list is due."""
         loop = asyncio.get_running_loop()
         list_at = loop.time() + random.uniform(*_VERIFY_SECONDS)  # noqa: S311
         if self._must_list:
@@ -143,7 +146,7 @@ class Informer(Generic[M]):
             self._report_all = loop.time() >= self._resync_at
 
     async def _list(self) -> None:
-        """Replace the cache, in one step, by what etcd holds now; report what differs, or everything on a resync."""
+        """Replace the cache by a new list in one step; report changed keys, or all keys on a resync."""
         listing = await self._etcd.list(self._prefix)
         records, hashes = await self._decoded(listing)
         keys = records.keys() | self._records.keys()
@@ -164,7 +167,7 @@ class Informer(Generic[M]):
         self._report(sorted(changed))
 
     async def _decoded(self, listing: KeyListing) -> tuple[dict[str, Record[M]], dict[str, int]]:
-        """The listing's records: those that are in the cache already as the same objects."""
+        """Decode a listing; unchanged records are the same objects as in the cache."""
         records: dict[str, Record[M]] = {}
         hashes: dict[str, int] = {}
         for count, kv in enumerate(listing.items):
@@ -191,30 +194,30 @@ class Informer(Generic[M]):
         return Record(kv.key, message, None, kv.create_revision, kv.mod_revision)
 
     async def _watch(self) -> None:
-        """Apply changes as they come. Never returns.
+        """Apply changes from a watch. Never returns.
 
         Raises:
             WatchLost, Compacted, …: as :meth:`Etcd.watch`; WatchLost also if the cluster has another history.
         """
-        stands = False
+        established = False
         async with aclosing(self._etcd.watch(self._prefix, start_revision=self._revision + 1)) as batches:
             async for batch in batches:
-                if not stands:
+                if not established:
                     await self._check_history(batch)
-                    stands = True
+                    established = True
                     self._set_problem("")
                 self._apply(batch)
 
     async def _check_history(self, batch: WatchBatch) -> None:
-        """etcd accepts a watch from a revision that is yet to come, so it would wait in silence after a restore.
+        """Raise WatchLost if etcd was restored or replaced: a watch from a future revision would wait silently.
 
-        A member that lags behind looks the same for a moment; only a linearizable read tells.
+        A lagging member looks the same for a moment; only a linearizable read shows the difference.
         """
         if batch.cluster_id == self._cluster_id and batch.revision >= self._revision:
             return
         if self._is_other_history(await self._etcd.head(self._prefix)):
             self._must_list = True
-            raise WatchLost("etcd has another history than before (restored or replaced)")
+            raise WatchLost("etcd has a different history than before (restored or replaced)")
 
     def _is_other_history(self, listing: KeyListing) -> bool:
         return self._revision > 0 and (
@@ -227,7 +230,7 @@ class Informer(Generic[M]):
         known = self._revision
         changed: dict[str, None] = {}
         for event in batch.events:
-            # Repeated (the list or the last watch had it), or going backwards.
+            # Repeated (already in the list or the last watch), or going backwards.
             if event.mod_revision <= known or event.mod_revision < self._revision:
                 continue
             self._revision = event.mod_revision

@@ -1,8 +1,8 @@
-"""The only place where a key is built or parsed.
+"""Building and parsing of all etcd keys.
 
-All keys stand under one prefix (a setting, so that several installations can share an etcd). Every name that becomes
-part of a key passes :data:`NAME` first. A prefix that is read or watched ends with ``/``, because ``nodes/n1`` would
-match ``nodes/n10`` as well.
+All keys have one prefix (a setting, so that several installations can share an etcd). Every name is checked against
+:data:`NAME` before becoming part of a key. Prefixes to read or watch end with ``/``, because ``nodes/n1`` would match
+``nodes/n10`` as well.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ __all__ = [
 ]
 
 DEFAULT_PREFIX: Final = "/devopsellence/v1/"
-#: In place of a service, for the registry's password; no service can be called so.
+#: In place of a service, for the registry password; not a valid service name.
 REGISTRY: Final = "_registry"
-#: The part of a node's ingress that is not about a host; no host can be called so.
+#: Part of a node's ingress that lists peers instead of a host; not a valid host name.
 PEERS: Final = "+peers"
 _RELEASE_DIGITS: Final = 10
 
 
 @dataclass(frozen=True, order=True)
 class EnvironmentRef:
-    """Names an environment: organization, project and environment, each a valid name."""
+    """Reference to an environment: organization, project and environment, all valid names."""
 
     organization: str
     project: str
@@ -50,7 +50,7 @@ class EnvironmentRef:
 
     @classmethod
     def parse(cls, path: str) -> EnvironmentRef:
-        """The reference that ``organization/project/environment`` names; ValueError if it is none."""
+        """Parse ``organization/project/environment``; ValueError if malformed."""
         parts = path.split("/")
         if len(parts) != 3:
             raise ValueError(f"{path!r} is not organization/project/environment")
@@ -59,10 +59,10 @@ class EnvironmentRef:
 
 @dataclass(frozen=True)
 class Keys:
-    """Builds and parses the keys under one prefix.
+    """Builder and parser of the keys under one prefix.
 
-    ``*_prefix`` properties and methods end with ``/``. ``parse_*`` methods take a full key and raise ValueError for one
-    that is not of their kind.
+    Results of ``*_prefix`` end with ``/``. ``parse_*`` methods take a full key and raise ValueError for a key of
+    another kind.
     """
 
     prefix: str = DEFAULT_PREFIX
@@ -146,7 +146,7 @@ class Keys:
         return f"{self.all_secrets_prefix}{env}/"
 
     def secret(self, env: EnvironmentRef, service: str, name: str) -> str:
-        """``service`` is a service's name or :data:`REGISTRY`."""
+        """Return the key of a secret; ``service`` is a service name or :data:`REGISTRY`."""
         return f"{self.secrets_prefix(env)}{_secret_scope(service)}/{check_name('secret', name)}"
 
     @property
@@ -167,7 +167,7 @@ class Keys:
         return f"{self.all_ingress_prefix}{check_name('node', node)}/"
 
     def ingress(self, node: str, env: EnvironmentRef, part: str) -> str:
-        """``part`` is a host or :data:`PEERS`."""
+        """Return the key of a part of a node's ingress; ``part`` is a host or :data:`PEERS`."""
         return f"{self.ingress_prefix(node)}{env}/{_ingress_part(part)}"
 
     @property
@@ -188,28 +188,28 @@ class Keys:
         return f"{self.election_prefix}{lease_id:016x}"
 
     def parse_node(self, key: str) -> str:
-        """The node that a ``nodes/`` or ``heartbeats/`` key is about."""
+        """Return the node of a ``nodes/`` or ``heartbeats/`` key."""
         for prefix in (self.nodes_prefix, self.heartbeats_prefix):
             if key.startswith(prefix):
                 return check_name("node", key.removeprefix(prefix))
         raise ValueError(f"{key!r} is not a key about a node")
 
     def parse_environment(self, key: str) -> EnvironmentRef:
-        """The environment that an ``environments/`` or ``rollouts/`` key is about."""
+        """Return the environment of an ``environments/`` or ``rollouts/`` key."""
         for prefix in (self.environments_prefix, self.rollouts_prefix):
             if key.startswith(prefix):
                 return EnvironmentRef.parse(key.removeprefix(prefix))
         raise ValueError(f"{key!r} is not a key about an environment")
 
     def parse_release(self, key: str) -> tuple[EnvironmentRef, int]:
-        """The environment and number of a ``releases/`` key."""
+        """Return environment and number of a ``releases/`` key."""
         env, _, digits = self._after(key, self.all_releases_prefix).rpartition("/")
         if len(digits) != _RELEASE_DIGITS or not (digits.isascii() and digits.isdigit()) or int(digits) == 0:
             raise ValueError(f"{key!r} does not end with a release number of {_RELEASE_DIGITS} digits")
         return EnvironmentRef.parse(env), int(digits)
 
     def parse_assignment(self, key: str) -> tuple[str, EnvironmentRef]:
-        """The node and environment of an ``assignments/`` or ``status/`` key."""
+        """Return node and environment of an ``assignments/`` or ``status/`` key."""
         for prefix in (self.all_assignments_prefix, self.all_statuses_prefix):
             if key.startswith(prefix):
                 node, _, env = key.removeprefix(prefix).partition("/")
@@ -217,7 +217,7 @@ class Keys:
         raise ValueError(f"{key!r} is not a key about a node's assignment")
 
     def parse_secret(self, key: str) -> tuple[EnvironmentRef, str, str]:
-        """The environment, service and name of a ``secrets/`` key."""
+        """Return environment, service and name of a ``secrets/`` key."""
         parts = self._after(key, self.all_secrets_prefix).split("/")
         if len(parts) != 5:
             raise ValueError(f"{key!r} is not a key about a secret")
@@ -225,18 +225,18 @@ class Keys:
         return env, _secret_scope(parts[3]), check_name("secret", parts[4])
 
     def parse_certificate(self, key: str) -> tuple[EnvironmentRef, str]:
-        """The environment and host of a ``certificates/`` key."""
+        """Return environment and host of a ``certificates/`` key."""
         env, _, host = self._after(key, self.all_certificates_prefix).rpartition("/")
         return EnvironmentRef.parse(env), check_host(host)
 
     def parse_ingress(self, key: str) -> tuple[str, EnvironmentRef, str]:
-        """The node, environment and part of an ``ingress/`` key."""
+        """Return node, environment and part of an ``ingress/`` key."""
         node, _, rest = self._after(key, self.all_ingress_prefix).partition("/")
         env, _, part = rest.rpartition("/")
         return check_name("node", node), EnvironmentRef.parse(env), _ingress_part(part)
 
     def parse_event(self, key: str) -> tuple[EnvironmentRef, str]:
-        """The environment and id of an ``events/`` key."""
+        """Return environment and id of an ``events/`` key."""
         env, _, event_id = self._after(key, self.all_events_prefix).rpartition("/")
         return EnvironmentRef.parse(env), check_name("event", event_id)
 

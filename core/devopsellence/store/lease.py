@@ -1,8 +1,7 @@
-"""Leases, all kept alive on one stream, and never trusted beyond the time that etcd has promised.
+"""Leases: keepalive of all leases on one stream, with a safe local expiry.
 
-A lease counts as held until its TTL has run out since the last *answered* request was *sent*: etcd counts from some
-moment after that, so the holder never believes in its lease for longer than etcd does. Times are the loop's
-(monotonic).
+A lease counts as held until the TTL has passed since the last *answered* keepalive was *sent*. etcd counts from a later
+moment, so a holder never relies on a lease for longer than etcd does. Times are of the loop's (monotonic) clock.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ _LONGEST_BACKOFF: Final = 1.0
 
 
 class Lease:
-    """One lease; made by :meth:`LeaseKeeper.grant`.
+    """Lease created by :meth:`LeaseKeeper.grant`.
 
-    ``ttl`` is in seconds. ``lost`` is set once the lease has ended: revoked, expired, or its time has run out without
-    an answer from etcd. It is never taken back.
+    ``ttl`` is in seconds. ``lost`` is set for good once the lease has ended: revoked, expired, or the TTL has passed
+    without an answer from etcd.
     """
 
     def __init__(self, keeper: LeaseKeeper, lease_id: int, ttl: int, sent: float) -> None:
@@ -37,17 +36,17 @@ class Lease:
         self.lost = asyncio.Event()
         self._keeper = keeper
         self._loop = asyncio.get_running_loop()
-        # When each keepalive without an answer was sent, oldest first; answers come in that order.
+        # Send times of unanswered keepalives, oldest first; answers arrive in the same order.
         self._unanswered: deque[float] = deque()
         self._due = sent + ttl / 3
         self._deadline = sent + ttl
         self._timer = self._loop.call_at(self._deadline, self._end)
 
     async def revoke(self) -> None:
-        """End it and delete what is bound to it; ``lost`` is set. Fine if it has ended.
+        """End the lease, set ``lost``, and delete all keys bound to the lease. Idempotent.
 
         Raises:
-            Unavailable: etcd did not answer; the lease will run out.
+            Unavailable: etcd did not answer; the lease will expire.
         """
         self._end()
         await self._keeper._etcd.revoke_lease(self.id)
@@ -58,7 +57,7 @@ class Lease:
         self.lost.set()
 
     def _reopened(self) -> None:
-        """Another stream: nothing that was sent on the last one will be answered."""
+        """Start over on a new stream: keepalives of the broken stream are never answered."""
         self._unanswered.clear()
         self._due = 0.0
 
@@ -73,27 +72,27 @@ class Lease:
         elif sent is not None:
             self._deadline = max(self._deadline, sent + ttl)
             self._timer.cancel()
-            # In the past, if this process was stopped for a while: then it ends at once.
+            # The deadline has passed already if this process was suspended: then the lease ends at once.
             self._timer = self._loop.call_at(self._deadline, self._end)
             if self._deadline <= self._loop.time():
                 self._end()
 
     @property
     def _overdue(self) -> float:
-        """When the stream is no longer worth waiting for; leaves time to try another member."""
+        """Time at which to give up the stream; leaves time to try another member."""
         return self._unanswered[0] + self.ttl / 2 if self._unanswered else float("inf")
 
 
 class LeaseKeeper:
-    """Keeps every lease that it grants alive, on one stream, which it reopens when it breaks.
+    """Keeper of all leases granted through :meth:`grant`, on one stream that is reopened when broken.
 
-    An async context manager; on exit it revokes what is left, for at most two seconds.
+    An async context manager; on exit the remaining leases are revoked, for at most two seconds.
     """
 
     def __init__(self, etcd: Etcd) -> None:
         self._etcd = etcd
         self._leases: dict[int, Lease] = {}
-        # Something happened that the sender should look at.
+        # Wakes the sender.
         self._wake = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -113,10 +112,10 @@ class LeaseKeeper:
             lease._end()
 
     async def grant(self, ttl: int) -> Lease:
-        """A new lease of ``ttl`` seconds that is kept alive from now on.
+        """Create a lease of ``ttl`` seconds and keep the lease alive from now on.
 
         Raises:
-            Unavailable and the other errors of :meth:`Etcd.grant_lease`.
+            Unavailable and further errors of :meth:`Etcd.grant_lease`.
         """
         sent = asyncio.get_running_loop().time()
         lease = Lease(self, await self._etcd.grant_lease(ttl), ttl, sent)
@@ -138,7 +137,7 @@ class LeaseKeeper:
             log.error("keepalive failed", exc_info=error)
 
     async def _keep(self) -> None:
-        """Keep the leases alive for as long as there are any and the stream works."""
+        """Keep the leases alive while any exist and the stream works."""
         while not self._leases:
             self._wake.clear()
             await self._wake.wait()
@@ -162,10 +161,10 @@ class LeaseKeeper:
             stream.close()
 
     async def _send_due(self, stream: KeepaliveStream) -> float:
-        """Send what is due; return when to look again.
+        """Send the keepalives that are due; return the time of the next.
 
         Raises:
-            Unavailable: a lease has waited for an answer for too long.
+            Unavailable: a keepalive has been unanswered for too long.
         """
         loop = asyncio.get_running_loop()
         for lease in list(self._leases.values()):

@@ -1,4 +1,4 @@
-"""One record of the store: a decoded message with the revisions of its key."""
+"""Record: the decoded message of a key, with the revisions of the key."""
 
 from __future__ import annotations
 

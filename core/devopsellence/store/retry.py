@@ -1,4 +1,4 @@
-"""Loops that never give up: run a step, and when it ends run it again, after a backoff if it failed early."""
+"""Endless retry loop: run a step again and again, after a backoff if the step failed early."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from devopsellence.store.errors import PermissionDenied, Unauthenticated
 
-#: The longest backoff while etcd refuses whoever asks: that changes seldom, and not by itself.
+#: Longest backoff while etcd denies access, in seconds: denials end rarely, and not by themselves.
 REFUSED_SECONDS: Final = 60.0
 
 
@@ -21,14 +21,13 @@ async def repeat(
     longest: float,
     steady: float = 5.0,
 ) -> NoReturn:
-    """Run ``step`` over and over until cancelled.
+    """Run ``step`` repeatedly until cancelled.
 
     Args:
-        step: a step that returns is run again at once; one that raises, after a backoff with full jitter.
-        on_error: is told of every exception.
-        longest: the longest backoff in seconds; the first is 0.1 at most. Refusals have :data:`REFUSED_SECONDS`.
-        steady: a step that lasted so many seconds was fine until then: it is run again at once, and the backoff
-            starts anew.
+        step: run again at once after returning, and after a backoff with full jitter after raising.
+        on_error: called with every exception.
+        longest: longest backoff in seconds; the first is at most 0.1. For denied access: :data:`REFUSED_SECONDS`.
+        steady: a step that ran for so many seconds before failing is run again at once, and the backoff is reset.
     """
     loop = asyncio.get_running_loop()
     usual, refused = (
@@ -52,6 +51,6 @@ async def repeat(
 
 
 def is_refused(state: RetryCallState) -> bool:
-    """Whether the last attempt failed because etcd does not know or does not allow whoever asks."""
+    """Return True if the last attempt failed because etcd denied access to the user or the credential."""
     error = state.outcome.exception() if state.outcome is not None else None
     return isinstance(error, PermissionDenied | Unauthenticated)

@@ -1,4 +1,4 @@
-"""Our data to etcd's messages and back."""
+"""Conversion between ``store.types`` and the protobuf messages of etcd."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from etcd3aio.kv import KVService, prefix_range_end
 
 from devopsellence.store.types import Compare, Delete, KeyValue, Member, Put, WatchEvent
 
-#: How a member tells of an alarm of any member (etcd's AlarmMember, as text).
+#: Alarm in the status of a member (etcd's AlarmMember, as text).
 _ALARM: Final = re.compile(r"alarm:([A-Z]+)")
 
 
@@ -19,7 +19,7 @@ def key_bytes(key: str) -> bytes:
 
 
 def key_range(name: str) -> tuple[bytes, bytes | None]:
-    """First key and exclusive end of what ``name`` covers: everything under it if it ends with ``/``, else itself."""
+    """Return first key and exclusive end: all keys under ``name`` if ``name`` ends with ``/``, else a single key."""
     return key_bytes(name), prefix_range_end(key_bytes(name)) if name.endswith("/") else None
 
 
@@ -50,7 +50,7 @@ def operation_message(operation: Put | Delete) -> Any:
 
 
 def member(status: Any) -> Member:
-    """What a member's answer to Status says; etcd tells its quota since 3.6, and the size in use since 3.4."""
+    """Convert the response to a Status request; etcd reports the quota since 3.6, the used size since 3.4."""
     alarms = {name for text in status.errors for name in _ALARM.findall(text)} - {"NONE"}
     return Member(
         version=status.version,

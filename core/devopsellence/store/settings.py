@@ -1,6 +1,6 @@
-"""Where etcd is and how it is reached: the ``DEVOPSELLENCE_ETCD_*`` variables and nothing else.
+"""Settings of the connection to etcd: the ``DEVOPSELLENCE_ETCD_*`` environment variables.
 
-Imports neither grpc nor the etcd client, so that the command line can read settings without paying for them.
+Imports neither grpc nor the etcd client, so that the CLI can read settings quickly.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final
 
 from devopsellence.store.keys import DEFAULT_PREFIX, Keys
 
-#: A DNS name that the certificate of every etcd member carries. Endpoints are addresses, and one name for all members
-#: lets a client check the certificate of whichever it reaches.
+#: DNS name in the certificate of every etcd member. Endpoints are addresses; one name for all members lets a client
+#: verify the certificate of any member.
 ETCD_SERVER_NAME: Final = "etcd.devopsellence.internal"
 
 ENDPOINTS: Final = "DEVOPSELLENCE_ETCD_ENDPOINTS"
@@ -28,16 +28,16 @@ PREFIX: Final = "DEVOPSELLENCE_PREFIX"
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be right; the message names the variable and what it should hold."""
+    """Invalid setting; the message names the variable and the expected format."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to reach one etcd cluster.
+    """Settings for one etcd cluster.
 
     ``endpoints`` are ``address:port`` without a scheme: all IPv4, all IPv6 in brackets, or a single host name.
     ``ca_cert``, ``cert`` and ``key`` are PEM files; all three or none. ``username`` and ``password_file`` are only for
-    clusters where certificates are not the credential.
+    clusters without certificate authentication.
 
     Raises:
         SettingsError: a value is missing or contradicts another.
@@ -73,19 +73,19 @@ class Settings:
 
     @property
     def target(self) -> str:
-        """The endpoints as a gRPC target (ipv4, ipv6 or dns scheme)."""
+        """Return the endpoints as a gRPC target (ipv4, ipv6 or dns scheme)."""
         family = _family(_host(self.endpoints[0]))
         return f"dns:///{self.endpoints[0]}" if family == "name" else f"{family}:{','.join(self.endpoints)}"
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings | None:
-        """The settings that ``environ`` holds; None if it names no endpoints.
+        """Read the settings from ``environ``; None if no endpoint is set.
 
-        A scheme before an endpoint (``http://``, ``https://``, as etcdctl wants it) is dropped, and ``localhost``
-        stands for 127.0.0.1. Empty variables count as absent.
+        A scheme before an endpoint (``http://``, ``https://``, as for etcdctl) is dropped; ``localhost`` means
+        127.0.0.1. Empty variables count as absent.
 
         Raises:
-            SettingsError: a variable holds nonsense.
+            SettingsError: a variable has an invalid value.
         """
         endpoints = tuple(_endpoint(part) for part in environ.get(ENDPOINTS, "").split(",") if part.strip())
         if not endpoints:
@@ -106,7 +106,7 @@ class Settings:
         )
 
     def to_environ(self) -> dict[str, str]:
-        """The variables that :meth:`from_environ` reads back as these settings: what a parent passes to a child."""
+        """Return the variables for a child process; :meth:`from_environ` reads back the same settings."""
         values = {
             ENDPOINTS: ",".join(self.endpoints),
             CA_CERT: str(self.ca_cert or ""),
@@ -135,7 +135,7 @@ def _host(endpoint: str) -> str:
 
 
 def _family(host: str) -> str:
-    """``ipv4``, ``ipv6`` or ``name``."""
+    """Return ``ipv4``, ``ipv6`` or ``name``."""
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     try:

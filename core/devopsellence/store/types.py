@@ -1,20 +1,20 @@
-"""What goes into etcd and comes out of it, as plain frozen data. ``etcd.py`` hands these out; nothing here does IO."""
+"""Plain frozen data of the etcd client: key values, listings, watch events, transactions. No IO."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final, Literal
 
-#: At most this many compares, and this many operations, in one transaction. etcd's default limit is 128 of each
-#: (--max-txn-ops); the difference leaves room for the fence.
+#: Limit of compares, and of operations, in one transaction. etcd's default limit is 128 of each (--max-txn-ops); the
+#: difference leaves room for the fence.
 MAX_OPERATIONS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class KeyValue:
-    """One key as etcd holds it. ``lease`` is 0 where there is none; ``version`` counts the writes since its creation.
+    """Key and value in etcd. ``lease`` is 0 for none; ``version`` counts the writes since the creation of the key.
 
-    Bytes of a key that are not UTF-8 stand as ``\\xff``: such a key can be shown, and is never a key of ours.
+    Bytes of a key that are not UTF-8 appear as ``\\xff``: such a key can be shown, and is never a key of this project.
     """
 
     key: str
@@ -32,13 +32,13 @@ class KeyListing:
     items: tuple[KeyValue, ...]
     revision: int
     cluster_id: int
-    #: The raft term when it was read. It falls, like the revision, only where another history was put in place.
+    #: Raft term at the time of the read. Like the revision, the term decreases only if etcd was restored or replaced.
     raft_term: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class WatchEvent:
-    """A key was written (``kv``) or deleted (None) at ``mod_revision``."""
+    """Write (``kv``) or deletion (None) of a key at ``mod_revision``."""
 
     key: str
     kv: KeyValue | None
@@ -47,10 +47,10 @@ class WatchEvent:
 
 @dataclass(frozen=True, slots=True)
 class WatchBatch:
-    """One answer on a watch.
+    """Response on a watch stream.
 
-    ``events`` may be empty. ``revision`` is the header's: where the *store* stands, which is ahead of the events while
-    a watch catches up. Only with ``progress`` does it say that all events up to it have been delivered.
+    ``events`` may be empty. ``revision`` is the current revision of the *store*, from the header: ahead of the events
+    while a watch catches up. Only with ``progress`` have all events up to ``revision`` been delivered.
     """
 
     revision: int
@@ -61,7 +61,7 @@ class WatchBatch:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """A condition of a transaction; made by the class methods."""
+    """Condition of a transaction, built by the class methods."""
 
     key: str
     target: Literal["create_revision", "mod_revision"]
@@ -70,28 +70,28 @@ class Compare:
 
     @classmethod
     def absent(cls, key: str) -> Compare:
-        """``key`` does not exist."""
+        """Require: ``key`` does not exist."""
         return cls(key, "create_revision", 0)
 
     @classmethod
     def exists(cls, key: str) -> Compare:
-        """``key`` exists."""
+        """Require: ``key`` exists."""
         return cls(key, "create_revision", 0, equal=False)
 
     @classmethod
     def unmodified(cls, key: str, mod_revision: int) -> Compare:
-        """``key`` was last written at ``mod_revision`` (0: it does not exist)."""
+        """Require: ``key`` was last written at ``mod_revision`` (0: does not exist)."""
         return cls(key, "mod_revision", mod_revision)
 
     @classmethod
     def created_at(cls, key: str, create_revision: int) -> Compare:
-        """``key`` is still the one that was created at ``create_revision``."""
+        """Require: ``key`` was created at ``create_revision``, not deleted and created again since."""
         return cls(key, "create_revision", create_revision)
 
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Write ``value`` at ``key``, bound to ``lease`` unless that is 0."""
+    """Write of ``value`` at ``key``, bound to ``lease`` unless 0."""
 
     key: str
     value: bytes
@@ -100,14 +100,14 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete ``key``, if it is there."""
+    """Deletion of ``key``, if the key exists."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
 class TxnResult:
-    """``succeeded``: the compares held and the operations were applied, at ``revision``; otherwise nothing was."""
+    """Result of a transaction. ``succeeded``: the operations were applied, at ``revision``; otherwise none was."""
 
     succeeded: bool
     revision: int
@@ -115,10 +115,10 @@ class TxnResult:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """The etcd member that answered: its version, its cluster, and the cluster's alarms (such as ``NOSPACE``).
+    """Status of the etcd member that answered: version, cluster and alarms of the cluster (such as ``NOSPACE``).
 
-    ``leader`` is the ``id`` of the member that leads as this one knows, 0: none. Sizes are in bytes: of the file, of
-    what in it is in use, and at which etcd raises the alarm; 0 where it does not tell.
+    ``leader`` is the ``id`` of the raft leader according to this member, 0 for none. In bytes, 0 if etcd does not
+    report the value: ``size`` of the database file, ``used`` part of the file, ``quota`` at which etcd raises NOSPACE.
     """
 
     version: str

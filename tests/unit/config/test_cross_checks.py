@@ -41,7 +41,7 @@ def test_wrong_shape_does_not_hide_other_problems(problems: Problems) -> None:
         "services.web.ports[0].port is required",
         'services.web.ports[0].prot is not a known key; did you mean "port"?',
         'services.job.depends_on[0] "wbe" not found in services; did you mean "web"?',
-        "services.job.image has no value: give it one, or leave it out",
+        "services.job.image has no value: set a value or remove the key",
     ]
 
 
@@ -57,27 +57,27 @@ def services(**depends_on: object) -> str:
         ("unknown", services(a=["b"]), ['services.a.depends_on[0] "b" not found in services']),
         ("unknown, as a map", services(a={"b": None}), ['services.a.depends_on.b "b" not found in services']),
         ("itself", services(a=["a"]), ['services.a.depends_on[0] "a" is the service itself']),
-        ("twice", services(a=["b", "b"], b=[]), ['services.a.depends_on[1] "b" stands there twice']),
-        ("two", services(a=["b"], b={"a": {}}), ["services.a.depends_on goes round in a circle: a -> b -> a"]),
+        ("twice", services(a=["b", "b"], b=[]), ['services.a.depends_on[1] "b" is a duplicate']),
+        ("two", services(a=["b"], b={"a": {}}), ["services.a.depends_on is a dependency cycle: a -> b -> a"]),
         (
             "three, entered from outside",
             services(x=["b"], a=["b"], b=["c"], c=["a"]),
-            ["services.b.depends_on goes round in a circle: b -> c -> a -> b"],
+            ["services.b.depends_on is a dependency cycle: b -> c -> a -> b"],
         ),
         (
             "two cycles are two problems",
             services(a=["b"], b=["a"], c=["d"], d=["c", "a"]),
             [
-                "services.a.depends_on goes round in a circle: a -> b -> a",
-                "services.c.depends_on goes round in a circle: c -> d -> c",
+                "services.a.depends_on is a dependency cycle: a -> b -> a",
+                "services.c.depends_on is a dependency cycle: c -> d -> c",
             ],
         ),
         (
             "a cycle found on the way into another",
             services(a=["b", "d"], b=["c"], c=["b"], d=["a"]),
             [
-                "services.a.depends_on goes round in a circle: a -> d -> a",
-                "services.b.depends_on goes round in a circle: b -> c -> b",
+                "services.a.depends_on is a dependency cycle: a -> d -> a",
+                "services.b.depends_on is a dependency cycle: b -> c -> b",
             ],
         ),
     ],
@@ -91,7 +91,7 @@ def test_services_wait_for_others_but_not_in_a_circle(
 def test_a_very_long_chain_is_followed_to_its_end(problems: Problems) -> None:
     chain = {f"s{n}": [f"s{(n + 1) % 200}"] for n in range(200)}
     (message,) = problems(services(**chain))
-    assert message.startswith("services.s0.depends_on goes round in a circle: s0 -> s1 -> s2")
+    assert message.startswith("services.s0.depends_on is a dependency cycle: s0 -> s1 -> s2")
     assert message.endswith("-> s199 -> s0")
 
 
@@ -101,7 +101,7 @@ def test_a_very_long_chain_is_followed_to_its_end(problems: Problems) -> None:
 def test_service_healthy_needs_a_check_to_wait_for(problems: Problems, other: str, healthy: bool) -> None:
     text = HEAD + f"services:\n  db: {other}\n  app: {{depends_on: {{db: {{condition: service_healthy}}}}}}"
     message = (
-        "services.app.depends_on.db.condition service_healthy needs services.db to have a healthcheck or a readiness"
+        "services.app.depends_on.db.condition service_healthy requires services.db to have a healthcheck or readiness"
     )
     assert problems(text) == ([] if healthy else [message])
 
@@ -120,15 +120,15 @@ def rule(host: str = "a.org", service: str = "web", port: str = "http", prefix: 
         (["a.org"], [rule()], []),
         (["A.org"], [rule("a.ORG")], []),
         (["a.org"], [rule(), rule(prefix="/api")], []),
-        (["a.org"], [rule(prefix="/"), rule()], ['rules[1].match "a.org/" has a rule already']),
-        (["a.org"], [rule(prefix="/a"), rule(prefix="/a/")], ['rules[1].match "a.org/a/" has a rule already']),
+        (["a.org"], [rule(prefix="/"), rule()], ['rules[1].match "a.org/" already has a rule']),
+        (["a.org"], [rule(prefix="/a"), rule(prefix="/a/")], ['rules[1].match "a.org/a/" already has a rule']),
         (["a.org"], [rule(prefix="/a"), rule(prefix="/a/b"), rule(prefix="/ab")], []),
         (["a.org"], [rule("b.net")], ['rules[0].match.host "b.net" not found in ingress.hosts']),
         (["a.org"], [rule("b.org")], ['rules[0].match.host "b.org" not found in ingress.hosts; did you mean "a.org"?']),
         (["a.org"], [rule(port="x")], ['rules[0].target.port "x" not found on service "web" (its ports: http)']),
         (["a.org"], [rule(port="80")], ['rules[0].target.port "80" not found on service "web" (its ports: http)']),
         (["a.org"], [rule(service="y")], ['rules[0].target.service "y" not found in services']),
-        (["a.org", "A.ORG"], [rule()], ['hosts[1] "a.org" stands there twice']),
+        (["a.org", "A.ORG"], [rule()], ['hosts[1] "a.org" is a duplicate']),
         ([], [rule()], ["hosts needs at least one host"]),
         (["a.org"], [], ["rules needs at least one rule"]),
         (None, None, ["hosts is required", "rules is required"]),
@@ -139,7 +139,7 @@ def rule(host: str = "a.org", service: str = "web", port: str = "http", prefix: 
             ["rules[0].match.host is required"],
         ),
         (["a.org"], [rule(port="")], ["rules[0].target.port must not be empty"]),
-        (["a.org"], [rule(prefix="api")], ['rules[0].match.path_prefix must begin with /, not be "api"']),
+        (["a.org"], [rule(prefix="api")], ['rules[0].match.path_prefix must begin with /: "api"']),
         (["a.org"], [rule(prefix="/?b")], ['rules[0].match.path_prefix must be a path without a query, not "/?b"']),
     ],
 )

@@ -127,7 +127,7 @@ def test_ingress_hosts_and_rules_replace_and_the_rest_stays(read: Parse) -> None
             "{build: {context: x}, organization: y}",
             [
                 f"environments.staging.{field} cannot differ between environments; "
-                "an overlay holds services, tasks, ingress"
+                "allowed in an overlay: services, tasks, ingress"
                 for field in ("build", "organization")
             ],
         ),
@@ -137,13 +137,13 @@ def test_ingress_hosts_and_rules_replace_and_the_rest_stays(read: Parse) -> None
         ),
         (
             "{services: {web: {env: {A: true}}}}",
-            ['environments.staging: services.web.env.A must be text, and true without quotes is not: write "true"'],
+            ['environments.staging: services.web.env.A must be text, not a boolean: write "true" with quotes'],
         ),
         ("{services: [web]}", ["environments.staging: services must be a map of services, not a list"]),
         ("{services: {web: x}}", ["environments.staging: services.web must be a map, not text"]),
         (
             "{services: {redis: {depends_on: [web]}}}",
-            ["environments.staging: services.web.depends_on goes round in a circle: web -> redis -> web"],
+            ["environments.staging: services.web.depends_on is a dependency cycle: web -> redis -> web"],
         ),
         (
             "{ingress: {hosts: [b.example.com]}}",

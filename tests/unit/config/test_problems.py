@@ -59,7 +59,7 @@ def test_missing_key_is_reported_at_its_parent(places: Problems) -> None:
 
 def test_a_value_without_anything_is_at_its_key(places: Problems) -> None:
     assert places(HEAD + WEB + "build:\n  context:\n\n\n") == [
-        "9:3: build.context has no value: give it one, or leave it out"
+        "9:3: build.context has no value: set a value or remove the key"
     ]
 
 
@@ -70,7 +70,7 @@ def test_a_map_or_list_as_a_whole_is_at_its_key(places: Problems) -> None:
         + "    readiness:\n      port: 1\n      tcp: 1\n"
     )
     assert places(text) == [
-        "6:5: services.a.depends_on goes round in a circle: a -> b -> a",
+        "6:5: services.a.depends_on is a dependency cycle: a -> b -> a",
         "10:5: services.b.readiness must have exactly one of command, tcp, or path (with or without port)",
     ]
 
@@ -78,17 +78,17 @@ def test_a_map_or_list_as_a_whole_is_at_its_key(places: Problems) -> None:
 def test_aliased_value_is_reported_at_its_definition(places: Problems) -> None:
     text = HEAD + "services:\n  a:\n    env: &env\n      X: true\n  b:\n    env: *env\n"
     assert places(text) == [
-        '7:10: services.a.env.X must be text, and true without quotes is not: write "true"',
-        '7:10: services.b.env.X must be text, and true without quotes is not: write "true"',
+        '7:10: services.a.env.X must be text, not a boolean: write "true" with quotes',
+        '7:10: services.b.env.X must be text, not a boolean: write "true" with quotes',
     ]
 
 
 def test_a_key_that_stands_there_twice_is_at_the_second_and_hides_nothing(places: Problems) -> None:
     assert places(HEAD + "services:\n  a: {}\n  a: {}\n  b: {x: y}\nproject: other\n") == [
-        "6:3: services.a stands there twice, first on line 5; keep one of them",
+        "6:3: services.a is a duplicate key, first on line 5; remove one",
         "7:7: services.b.x is not a known key; known keys: image, command, args, env, secret_refs, ports, healthcheck, "
         "volumes, readiness, depends_on, resources, stop_grace_period, replicas",
-        "8:1: project stands there twice, first on line 3; keep one of them",
+        "8:1: project is a duplicate key, first on line 3; remove one",
     ]
 
 
@@ -102,7 +102,7 @@ def test_more_than_a_hundred_findings_are_counted_only() -> None:
     findings = [ConfigFinding("a", f"m{n}", "f", n, 1) for n in range(150, 0, -1)]
     ordered = in_order(findings)
     assert [finding.line for finding in ordered[:100]] == list(range(1, 101))
-    assert str(ordered[100]) == "f:101:1: and 50 more problems from here on"
+    assert str(ordered[100]) == "f:101:1: and 50 more problems"
     assert len(ordered) == 101
 
 

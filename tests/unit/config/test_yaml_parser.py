@@ -72,32 +72,32 @@ def test_quoted_and_number_like_scalars_are_text(written: str) -> None:
     [
         ("", "1:1: is empty; write one, or run: devopsellence init"),
         ("# nothing but this\n", "2:1: is empty; write one, or run: devopsellence init"),
-        ("a: 1\n\tb: 2\n", "2:1: is indented with a tab; YAML wants spaces"),
-        ("a:\n  \t- b\n", "2:3: is indented with a tab; YAML wants spaces"),
+        ("a: 1\n\tb: 2\n", "2:1: is indented with a tab; YAML requires spaces"),
+        ("a:\n  \t- b\n", "2:3: is indented with a tab; YAML requires spaces"),
         ("a: b: c\n", "1:5: is not valid YAML: mapping values are not allowed here"),
-        ("a: 'b", "is a quote or a bracket never closed?"),
+        ("a: 'b", "a closing quote or bracket may be missing"),
         ("a: @b", "1:4: is not valid YAML: found character '@' that cannot start any token (quote the value)"),
         ("a: [1", "1:6: is not valid YAML: expected ',' or ']'"),
         (
             "a: {{X}}-y",
             "1:9: is not valid YAML: expected <block end>, but found '<scalar>' (a value that begins with {{",
         ),
-        ("a: 1\n---\nb: 2\n", "2:1: holds a second document; one file is one document"),
+        ("a: 1\n---\nb: 2\n", "2:1: contains a second document; only one document per file is allowed"),
         (
             "a: !!python/object:os.system x",
             '1:4: has the tag "tag:yaml.org,2002:python/object:os.system"; tags are not',
         ),
-        ("a: !secret x", '1:4: has the tag "!secret"; tags are not accepted, write the value alone'),
+        ("a: !secret x", '1:4: has the tag "!secret"; tags are not supported, remove the tag'),
         ("a: !!map {}", "1:4: has the tag"),
-        ("a: *b", '1:4: has the alias "b", but no anchor of that name before it'),
-        ("a: &b [*b]", '1:8: has the alias "b" inside of what it stands for'),
-        ("a: &b {<<: *b}", 'has the alias "b" inside of what it stands for'),
-        ("<<: 3", "1:1: merges (<<) something that is not a map"),
+        ("a: *b", '1:4: has the alias "b", but no such anchor is defined before'),
+        ("a: &b [*b]", '1:8: has the alias "b" inside the value of its own anchor'),
+        ("a: &b {<<: *b}", 'has the alias "b" inside the value of its own anchor'),
+        ("<<: 3", "1:1: has a merge key (<<) with a value that is not a map"),
         ("%YAML 2.0\n---\na: b", "is not valid YAML: found incompatible YAML document"),
         ('"\\UFFFFFFFF"', "is not valid YAML"),
         ("{" * 50, "1:33: is nested deeper than 32 levels"),
         ("[" * 100_000, "1:33: is nested deeper than 32 levels"),
-        ("- &a " + "x" * 300_000 + "\n- *a" * 7, "7:3: holds more than 2 MiB of values"),
+        ("- &a " + "x" * 300_000 + "\n- *a" * 7, "7:3: is larger than 2 MiB with all aliases expanded"),
     ],
 )
 def test_unreadable_yaml_is_refused_with_place_and_fix(written: str, said: str) -> None:
@@ -130,23 +130,23 @@ def bomb(levels: int, wide: int) -> str:
 )
 def test_a_document_made_to_be_huge_is_refused_without_hanging(what: str, text: str) -> None:
     said = refusal(text)
-    assert "holds more than 2 MiB" in said or "nested deeper" in said, what
+    assert "larger than 2 MiB" in said or "nested deeper" in said, what
 
 
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ("a: 1\nb: 2\na: 3", "3:1 ('a',) stands there twice, first on line 1; keep one of them"),
-        ("x:\n  a: 1\n  a: 3", "3:3 ('x', 'a') stands there twice, first on line 2; keep one of them"),
+        ("a: 1\nb: 2\na: 3", "3:1 ('a',) is a duplicate key, first on line 1; remove one"),
+        ("x:\n  a: 1\n  a: 3", "3:3 ('x', 'a') is a duplicate key, first on line 2; remove one"),
         ("{a: b}: c", "1:1 () has a key that is not text"),
         ("? [a, b]\n: c", "1:3 () has a key that is not text"),
         ("~: c", "1:1 () has a key that is not text"),
         (
             "p: {{APP}}",
-            "1:5 ('p',) has a key that is not text; if it begins with { or [ because of a template, quote it",
+            "1:5 ('p',) has a key that is not text; quote a key that begins with { or [, such as a template",
         ),
-        ('a: "\\0"', "1:4 ('a',) holds a character that is no text"),
-        ('a: ["\\ud800"]', "1:5 ('a', 0) holds a character that is no text"),
+        ('a: "\\0"', "1:4 ('a',) contains a NUL or surrogate character"),
+        ('a: ["\\ud800"]', "1:5 ('a', 0) contains a NUL or surrogate character"),
     ],
 )
 def test_recoverable_yaml_problem_is_reported_with_others(written: str, said: str) -> None:

@@ -76,7 +76,7 @@ def test_a_cordoned_node_takes_nothing() -> None:
             [node("web"), Node(name="n2", labels=["worker"], cordoned=True)],
             'every attached node that could run service "redis" is cordoned (n2); run devopsellence node uncordon n2',
         ),
-        (ODD, [node("web")], 'the release does not say of what kind service "odd" is; run devopsellence deploy'),
+        (ODD, [node("web")], 'the release does not state the kind of service "odd"; run devopsellence deploy'),
         (WEB, [node("worker"), node("web", name="n2")], ""),
     ],
     ids=["label", "one node", "nothing attached", "cordoned", "no kind", "placed"],

@@ -107,7 +107,7 @@ def test_services_by_node() -> None:
             jobs(3),
             [node("n1"), node("n2", cordoned=True), node("n3", labels="web"), node("n4", drain=Drain())],
             {},
-            'service "jobs" is to have 3 replicas, and 1 attached node may run it (n2: cordoned; n3: not labelled '
+            'service "jobs" needs 3 replicas, but 1 attached node may run it (n2: cordoned; n3: not labelled '
             '"worker" (labels: web); n4: being drained); run devopsellence node uncordon n2',
             id="each refused node",
         ),
@@ -115,7 +115,7 @@ def test_services_by_node() -> None:
             jobs(1),
             [node(f"n{number}", labels="web") for number in range(8)],
             {},
-            'service "jobs" is to have 1 replica, and no attached node may run it ('
+            'service "jobs" needs 1 replica, but no attached node may run it ('
             + "; ".join(f'n{number}: not labelled "worker" (labels: web)' for number in range(5))
             + "; and 3 more); run devopsellence node label set <node> --labels web,worker",
             id="many refused",
@@ -124,7 +124,7 @@ def test_services_by_node() -> None:
             jobs(3),
             nodes("n1", "n2"),
             {},
-            'service "jobs" is to have 3 replicas, and 2 attached nodes may run it; '
+            'service "jobs" needs 3 replicas, but 2 attached nodes may run it; '
             "run devopsellence node attach <node>",
             id="none refused",
         ),
@@ -140,7 +140,7 @@ def test_the_shortage_names_who_was_refused(
 def test_kept_placements_are_reported_when_nothing_fits() -> None:
     stuck = compute_placement([jobs(1)], CORDONED, {"jobs": {"n1": 0}}).replica_placements["jobs"]
     assert str(why_stuck(stuck, CORDONED)) == (
-        'service "jobs" stays where nothing new comes (n1: cordoned); run devopsellence node uncordon n1'
+        'service "jobs" runs only on nodes that take no new copies (n1: cordoned); run devopsellence node uncordon n1'
     )
     assert (
         why_stuck(compute_placement([jobs(2)], CORDONED, {"jobs": {"n1": 0}}).replica_placements["jobs"], CORDONED)

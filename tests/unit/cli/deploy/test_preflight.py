@@ -69,19 +69,19 @@ def worker(name: str, *, cordoned: bool = False, drained: bool = False) -> Node:
     [
         pytest.param(
             [worker("n1"), Node(name="n2", labels=["web"]), worker("n3", cordoned=True), worker("n4", drained=True)],
-            'production: service "queue" is to have 2 replicas, and 1 attached node may run it (n2: not labelled '
+            'production: service "queue" needs 2 replicas, but 1 attached node may run it (n2: not labelled '
             '"worker" (labels: web); n3: cordoned; n4: being drained); run devopsellence node uncordon n3',
             id="each filter",
         ),
         pytest.param(
             [worker("n1")],
-            'production: service "queue" is to have 2 replicas, and 1 attached node may run it; '
+            'production: service "queue" needs 2 replicas, but 1 attached node may run it; '
             "run devopsellence node attach <node>",
             id="all nodes run it",
         ),
         pytest.param(
             [Node(name="n1", labels=["web"])],
-            'production: service "queue" is to have 2 replicas, and no attached node may run it (n1: not labelled '
+            'production: service "queue" needs 2 replicas, but no attached node may run it (n1: not labelled '
             '"worker" (labels: web)); run devopsellence node label set n1 --labels web,worker',
             id="none",
         ),
@@ -105,7 +105,7 @@ def test_release_without_reachable_replica_is_refused() -> None:
     problem = placement_error("production", [one], nodes, {"n1": Assignment(services=[one])})
     assert problem is not None
     assert problem.message == (
-        'production: service "queue" stays where nothing new comes (n1: cordoned); run devopsellence node uncordon n1'
+        'production: service "queue" runs only on nodes that take no new copies (n1: cordoned); run devopsellence node uncordon n1'
     )
 
 
@@ -114,7 +114,7 @@ def test_unreachable_nodes_are_a_warning() -> None:
     assert placement_error("production", [TWO], nodes, {}) is None
     assert replica_warnings([TWO], nodes, {}, frozenset()) == []
     assert replica_warnings([TWO], nodes, {}, frozenset({"n2"})) == [
-        'for now, service "queue" is to have 2 replicas, and 1 attached node may run it (n2: unreachable); '
+        'for now, service "queue" needs 2 replicas, but 1 attached node may run it (n2: unreachable); '
         "run devopsellence node diagnose n2"
     ]
     # What it runs already it keeps.
