@@ -19,10 +19,10 @@ DECRYPTER = SecretDecrypter(IDENTITY)
 
 
 def user(version: int = 1) -> workload_pb2.Service:
-    made = service(volume=True)
-    made.env["PASSWORD"] = "of the service"
-    made.secret_refs.add(name="PASSWORD", secret="DB", version=version)
-    return made
+    spec = service(volume=True)
+    spec.env["PASSWORD"] = "of the service"
+    spec.secret_refs.add(name="PASSWORD", secret="DB", version=version)
+    return spec
 
 
 def want(*values: tuple[str, str, int, bytes], registry: stored_pb2.Registry | None = None) -> Desired:
@@ -58,10 +58,10 @@ def test_missing_secret_is_a_problem_with_a_fix() -> None:
 
 @pytest.mark.parametrize("name", ["", "A=B", "A\0B"])
 def test_invalid_variable_name_is_a_problem(name: str) -> None:
-    made = service()
-    made.secret_refs.add(name=name, secret="DB", version=1)
-    found = resolve_assignment(stored_pb2.Assignment(services=[made]), ENV, UID).services["web"].problem
-    assert "which is not valid" in found
+    spec = service()
+    spec.secret_refs.add(name=name, secret="DB", version=1)
+    service_plan = resolve_assignment(stored_pb2.Assignment(services=[spec]), ENV, UID).services["web"].problem
+    assert "which is not valid" in service_plan
 
 
 def test_secret_overrides_task_env_overrides_service_env() -> None:
@@ -134,13 +134,13 @@ def test_reencrypted_secret_is_tried_again() -> None:
 
 
 def test_task_without_its_service_is_a_problem() -> None:
-    made = assignment(("web", "DB", 1, b"x"))
-    made.task.CopyFrom(workload_pb2.Task(name="release", service="web"))
-    assert assignment_problem(made, "n1", ENV) == ""
-    assert resolve_assignment(made, ENV, UID).task_service is not None
-    made.task.service = "api"
-    assert "service 'api'" in assignment_problem(made, "n1", ENV)
-    made.task_service.name = "api"
-    assert assignment_problem(made, "n1", ENV) == ""
-    made.task.name = "../x"
-    assert "../x" in assignment_problem(made, "n1", ENV)
+    message = assignment(("web", "DB", 1, b"x"))
+    message.task.CopyFrom(workload_pb2.Task(name="release", service="web"))
+    assert assignment_problem(message, "n1", ENV) == ""
+    assert resolve_assignment(message, ENV, UID).task_service is not None
+    message.task.service = "api"
+    assert "service 'api'" in assignment_problem(message, "n1", ENV)
+    message.task_service.name = "api"
+    assert assignment_problem(message, "n1", ENV) == ""
+    message.task.name = "../x"
+    assert "../x" in assignment_problem(message, "n1", ENV)

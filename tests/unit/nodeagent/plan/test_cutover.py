@@ -41,7 +41,7 @@ SERVES, BUSY = "serves", "3 requests are under way"
 
 
 def proved(*containers: Container) -> RestartHistories:
-    return {(each.service, each.hash): NO_HISTORY.running(each) for each in containers}
+    return {(container.service, container.hash): NO_HISTORY.running(container) for container in containers}
 
 
 @dataclass(frozen=True)
@@ -122,17 +122,18 @@ ROWS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[each.says.replace(" ", "-") for each in ROWS])
+@pytest.mark.parametrize("row", ROWS, ids=[row.says.replace(" ", "-") for row in ROWS])
 def test_serving_containers_and_allowed_actions(row: Row) -> None:
-    made = plan(row.goal, Observed(tuple(row.there), NETWORK, row.health, row.held), row.memories, NOW)
-    found = {each.service: each for each in made.services}
-    assert [each.id for service_ in made.services for each in service_.serving] == row.serving
-    assert action_kinds(made.actions) == row.actions
+    planned = plan(row.goal, Observed(tuple(row.there), NETWORK, row.health, row.held), row.memories, NOW)
+    serving = [served.id for service_plan in planned.services for served in service_plan.serving]
+    assert serving == row.serving
+    assert action_kinds(planned.actions) == row.actions
     if row.reason:
-        assert row.reason in [each.reason for each in found.values()]
-    assert all(not each.settled or not row.held.keys() - {one.id for one in each.serving} for each in found.values())
+        assert row.reason in [service_plan.reason for service_plan in planned.services]
+    for service_plan in planned.services:
+        assert not service_plan.settled or not row.held.keys() - {served.id for served in service_plan.serving}
 
 
 def test_container_of_the_assigned_spec_has_its_hash() -> None:
     """Check the basis of the rows."""
-    assert [each.hash for each in (A, B, C)] == [desired_service(each).hash for each in (OLD, NEW, NEWER)]
+    assert [running.hash for running in (A, B, C)] == [desired_service(spec).hash for spec in (OLD, NEW, NEWER)]

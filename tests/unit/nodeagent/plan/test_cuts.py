@@ -39,31 +39,31 @@ ROUNDS = 400
 
 
 def engine(*there: Container, network: bool = True) -> FakeEngine:
-    made = FakeEngine(network=Network("net-1", desired_of().network, str(ENV)) if network else None)
-    made.add(*there)
-    return made
+    machine = FakeEngine(network=Network("net-1", desired_of().network, str(ENV)) if network else None)
+    machine.add(*there)
+    return machine
 
 
 def missing() -> FakeEngine:
-    made = engine()
-    made.missing.add(REMOTE)
-    return made
+    machine = engine()
+    machine.missing.add(REMOTE)
+    return machine
 
 
 def jobs(*there: Container) -> FakeEngine:
     """Jobs end by themselves, well."""
-    made = engine(*there)
-    made.done |= {desired_service(JOB).hash, desired_service(NEW_JOB).hash}
-    return made
+    machine = engine(*there)
+    machine.done |= {desired_service(JOB).hash, desired_service(NEW_JOB).hash}
+    return machine
 
 
 def lapsed(*there: Container) -> FakeEngine:
     """All but the last one has stopped to pass its checks."""
-    made = engine(*there)
-    made.became_unhealthy |= {each.id for each in there[:-1]}
-    for each in there:
-        made.memories[each.service, each.hash] = NO_HISTORY.running(each)
-    return made
+    machine = engine(*there)
+    machine.became_unhealthy |= {container.id for container in there[:-1]}
+    for old in there:
+        machine.memories[old.service, old.hash] = NO_HISTORY.running(old)
+    return machine
 
 
 SCENARIOS: dict[str, tuple[Callable[[], FakeEngine], Desired]] = {
@@ -133,8 +133,8 @@ def converge(machine: FakeEngine, goal: Desired) -> None:
         machine.step(goal)
         check(machine)
         machine.mono += 0.5
-        made = machine.plan(goal)
-        if made.removed or (not made.actions and all(each.settled for each in made.services)):
+        planned = machine.plan(goal)
+        if planned.removed or (not planned.actions and all(service.settled for service in planned.services)):
             return
     raise AssertionError(f"no end after {ROUNDS} rounds: {machine.history[-10:]}")
 
@@ -150,11 +150,11 @@ def check(machine: FakeEngine) -> None:
 
 def finished(machine: FakeEngine, goal: Desired) -> None:
     """Assert the end: all assigned services run, and nothing else is left."""
-    assert sorted(each.hash for each in machine.containers.values()) == sorted(
-        each.hash for each in goal.services.values()
+    assert sorted(container.hash for container in machine.containers.values()) == sorted(
+        service.hash for service in goal.services.values()
     )
-    for each in machine.containers.values():
-        assert each.up != goal.services[each.service].completes, each
+    for left in machine.containers.values():
+        assert left.up != goal.services[left.service].completes, left
     assert (machine.network is None) == goal.removed
 
 
@@ -190,8 +190,8 @@ def test_plan_cut_anywhere_converges(scenario: str, forgets: bool, routes: bool)
     for cut in range(actions_of(start, goal) + 1):
         machine = start()
         while len(machine.history) < cut:
-            made = machine.plan(goal)
-            firsts = [made.network[:1], *(each.actions[:1] for each in made.services)]
+            planned = machine.plan(goal)
+            firsts = [planned.network[:1], *(service.actions[:1] for service in planned.services)]
             for action in [first[0] for first in firsts if first][: cut - len(machine.history)]:
                 machine.carry_out(action, goal)
                 check(machine)
@@ -236,7 +236,7 @@ def test_stateless_service_always_serves(old: workload_pb2.Service, new: workloa
     goal = desired_of(new)
     for _ in range(50):
         machine.step(goal)
-        assert any(each.up for each in machine.containers.values())
+        assert any(container.up for container in machine.containers.values())
         machine.mono += 0.1
     finished(machine, goal)
 
@@ -253,7 +253,7 @@ def test_stateless_service_always_has_a_target(old: workload_pb2.Service, new: w
                 machine.memories.clear()
             machine.step(goal)
             assert len(machine.router.routed) == 1
-            assert all(machine.containers[each].up for each in machine.router.routed)
+            assert all(machine.containers[identity].up for identity in machine.router.routed)
             machine.mono += 0.1
         finished(machine, goal)
 
@@ -265,7 +265,7 @@ def test_no_router_holds_no_container() -> None:
     for _ in range(3):
         machine.step(goal)
         machine.mono += 1.0
-    assert [each.kind for each in machine.history] == ["create", "start", "stop"]
+    assert [action.kind for action in machine.history] == ["create", "start", "stop"]
 
 
 def test_unhealthy_new_version_never_takes_over() -> None:
@@ -278,10 +278,10 @@ def test_unhealthy_new_version_never_takes_over() -> None:
         machine.step(goal)
         assert machine.containers[old].up
         machine.mono += 0.5
-        (found,) = machine.plan(goal).services
-        failed = failed or found.failed
-        assert found.failed or not failed, "the failure was forgotten while nothing got better"
-    starts = [each for each in machine.history if each.kind == "start"]
+        (service_plan,) = machine.plan(goal).services
+        failed = failed or service_plan.failed
+        assert service_plan.failed or not failed, "the failure was forgotten while nothing got better"
+    starts = [action for action in machine.history if action.kind == "start"]
     assert failed
     assert 3 <= len(starts) <= 8, "it is tried again, and not all the time"
     machine.sick.clear()
@@ -298,10 +298,10 @@ def test_crash_loop_backs_off_and_fails_after_three_exits() -> None:
     for _ in range(1200):
         machine.step(goal)
         machine.mono += 0.1
-        (found,) = machine.plan(goal).services
-        if found.failed:
-            failed_after.append(len([each for each in machine.history if each.kind == "examine"]))
-    starts = [each for each in machine.history if each.kind == "start"]
+        (service_plan,) = machine.plan(goal).services
+        if service_plan.failed:
+            failed_after.append(len([action for action in machine.history if action.kind == "examine"]))
+    starts = [action for action in machine.history if action.kind == "start"]
     # 120 s: at once, at once again, then after 1, 2, 4, 8, 16, 32 and, not yet over, 64 s.
     assert 8 <= len(starts) <= 9
     assert failed_after[0] == 3
@@ -316,7 +316,7 @@ def test_crash_loop_backs_off_and_fails_after_three_exits() -> None:
 def test_removal_follows_reverse_dependency_order() -> None:
     machine = engine(container(APP), container(REDIS), container(service("x", after={"app": STARTED})))
     converge(machine, desired_of(removed=True))
-    stops = [each.service for each in machine.history if each.kind == "stop"]
+    stops = [action.service for action in machine.history if action.kind == "stop"]
     assert stops == ["x", "app", "redis"]
 
 
@@ -326,7 +326,7 @@ def test_completing_service_runs_once() -> None:
     machine.memories.clear()
     machine.mono += 10_000
     converge(machine, goal)
-    assert [each.service for each in machine.history if each.kind == "start"] == ["job", "app"]
+    assert [action.service for action in machine.history if action.kind == "start"] == ["job", "app"]
 
 
 def test_failing_service_runs_until_it_completes() -> None:
@@ -336,7 +336,7 @@ def test_failing_service_runs_until_it_completes() -> None:
         machine.step(goal)
         machine.mono += 0.5
     assert machine.plan(goal).services[1].failed
-    assert not [each for each in machine.history if each.kind == "start" and each.service == "app"]
+    assert not [action for action in machine.history if action.kind == "start" and action.service == "app"]
     machine.ends.clear()
     machine.done.add(desired_service(JOB).hash)
     machine.mono += 400
@@ -351,11 +351,11 @@ def test_flapping_service_backs_off_and_fails() -> None:
         machine.step(goal)
         # Each container is healthy for two seconds.
         machine.became_unhealthy |= {
-            each.id for each in machine.containers.values() if machine.mono - each.running_since >= 2.0
+            container.id for container in machine.containers.values() if machine.mono - container.running_since >= 2.0
         }
         failed = failed or machine.plan(goal).services[0].failed
         machine.mono += 0.1
-    stops = len([each for each in machine.history if each.kind == "stop"])
+    stops = len([action for action in machine.history if action.kind == "stop"])
     # 600 s: at once, then 10, 20, 40, 80, 160 and, not yet over, 300 s after a start.
     assert machine.mono - healthy_at > 599
     assert failed
@@ -368,7 +368,7 @@ def test_replacement_is_immediate_again_after_ten_healthy_minutes() -> None:
     machine.mono += 601
     converge(machine, goal)
     assert machine.memories["web", desired_service(OLD_WEB).hash].lapses == 0
-    (mine,) = [each for each in machine.containers.values() if each.service == "web"]
+    (mine,) = [container for container in machine.containers.values() if container.service == "web"]
     machine.became_unhealthy.add(mine.id)
     machine.step(goal)
     assert machine.history[-1].kind == "stop"

@@ -46,20 +46,20 @@ def test_dependency_on_another_node_is_not_waited_for() -> None:
 
 
 def test_every_unmet_dependency_is_named() -> None:
-    made = service(after={"redis": HEALTHY, "job": COMPLETED, "db": STARTED})
-    said = unmet_dependencies(made, {"redis": READY, "job": READY, "db": NOTHING})
-    assert said == "waits for job to complete; for db to be started: pulling redis"
+    spec = service(after={"redis": HEALTHY, "job": COMPLETED, "db": STARTED})
+    problem = unmet_dependencies(spec, {"redis": READY, "job": READY, "db": NOTHING})
+    assert problem == "waits for job to complete; for db to be started: pulling redis"
 
 
 def test_cycle_is_a_problem_of_its_members_only() -> None:
-    said = dependency_cycles([
+    problem = dependency_cycles([
         service("a", after={"b": STARTED}),
         service("b", after={"c": STARTED}),
         service("c", after={"a": HEALTHY}),
         service("d", after={"a": STARTED}),
         service("e", after={"e": STARTED}),
     ])  # fmt: skip
-    assert said == {
+    assert problem == {
         "a": "it depends on itself: a → b → c → a",
         "b": "it depends on itself: b → c → a → b",
         "c": "it depends on itself: c → a → b → c",

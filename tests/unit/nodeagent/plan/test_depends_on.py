@@ -168,58 +168,58 @@ ROWS = [
 
 
 def planned(row: Row) -> tuple[list[str], dict[str, ServicePlan]]:
-    made = plan(row.goal, Observed(tuple(row.there), NETWORK, row.health), row.memories, NOW)
-    return action_kinds(made.actions), {each.service: each for each in made.services}
+    planned = plan(row.goal, Observed(tuple(row.there), NETWORK, row.health), row.memories, NOW)
+    return action_kinds(planned.actions), {service.service: service for service in planned.services}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.case)
 def test_plan_with_dependencies(row: Row) -> None:
     actions, services = planned(row)
-    found = services[row.about]
+    service_plan = services[row.about]
     assert actions == row.todo
-    assert S.Phase.Name(found.phase) == S.Phase.Name(row.phase)  # type: ignore[arg-type]
-    assert found.reason == row.says
-    assert (found.settled, found.failed) == (row.settled, row.failed)
+    assert S.Phase.Name(service_plan.phase) == S.Phase.Name(row.phase)  # type: ignore[arg-type]
+    assert service_plan.reason == row.says
+    assert (service_plan.settled, service_plan.failed) == (row.settled, row.failed)
 
 
 def test_completed_container_stays_current() -> None:
-    made = plan(desired_of(AFTER_JOB, JOB), Observed((ENDED_WELL, container(AFTER_JOB)), NETWORK), job(), NOW)
-    assert made.services[0].current == ENDED_WELL
-    assert made.services[0].wake is None
+    planned = plan(desired_of(AFTER_JOB, JOB), Observed((ENDED_WELL, container(AFTER_JOB)), NETWORK), job(), NOW)
+    assert planned.services[0].current == ENDED_WELL
+    assert planned.services[0].wake is None
 
 
 def test_task_container_is_not_a_service_container() -> None:
     task = replace(container(service(version="old")), task="release")
-    made = plan(desired_of(service()), Observed((task, container(service())), NETWORK), {}, NOW)
-    assert made.actions == ()
-    assert made.services[0].settled
+    planned = plan(desired_of(service()), Observed((task, container(service())), NETWORK), {}, NOW)
+    assert planned.actions == ()
+    assert planned.services[0].settled
 
 
 def test_network_stays_while_a_task_has_a_container() -> None:
     task = replace(container(service(version="old")), task="release")
-    made = plan(desired_of(removed=True), Observed((task,), NETWORK), {}, NOW)
-    assert (made.actions, made.removed) == ((), False)
+    planned = plan(desired_of(removed=True), Observed((task,), NETWORK), {}, NOW)
+    assert (planned.actions, planned.removed) == ((), False)
 
 
 @pytest.mark.parametrize(("healthy_for", "lasting"), [(1.0, False), (RESET_SECONDS, True)])
 def test_lapses_are_forgotten_after_ten_minutes_of_health(healthy_for: float, lasting: bool) -> None:
-    made = service(check=True)
-    spec = desired_service(made)
+    web = service(check=True)
+    spec = desired_service(web)
     healthy = Health(ProbeVerdict.HEALTHY, since=Now(NOW.mono - healthy_for, 0.0))
-    seen = Observed((container(made),), NETWORK, {container(made).id: healthy})
-    (found,) = plan(desired_of(made), seen, {("web", spec.hash): replace(NO_HISTORY, lapses=2)}, NOW).services
-    assert found.lapses_expired == lasting
-    assert found.wake == (None if lasting else NOW.mono + RESET_SECONDS - healthy_for)
+    seen = Observed((container(web),), NETWORK, {container(web).id: healthy})
+    (service_plan,) = plan(desired_of(web), seen, {("web", spec.hash): replace(NO_HISTORY, lapses=2)}, NOW).services
+    assert service_plan.lapses_expired == lasting
+    assert service_plan.wake == (None if lasting else NOW.mono + RESET_SECONDS - healthy_for)
 
 
 def test_unhealthy_since_and_next_replacement_are_reported() -> None:
-    made = service(check=True)
+    spec = service(check=True)
     unhealthy = Health(ProbeVerdict.UNHEALTHY, message="answered 500", since=Now(995.0, 1995.0))
-    seen = Observed((container(made, since=994.0),), NETWORK, {container(made).id: unhealthy})
-    memory = replace(NO_HISTORY, lapses=1, ready_container=container(made).id)
-    (found,) = plan(desired_of(made), seen, {("web", desired_service(made).hash): memory}, NOW).services
-    assert (found.health, found.unhealthy_since) == (S.UNHEALTHY, 1995.0)
-    assert found.wake is not None
-    assert 1004.0 <= found.wake <= 1005.0
-    assert found.retry_wall == pytest.approx(found.wake + 1000.0)
-    assert found.reason == "not healthy: answered 500; is replaced again later"
+    seen = Observed((container(spec, since=994.0),), NETWORK, {container(spec).id: unhealthy})
+    memory = replace(NO_HISTORY, lapses=1, ready_container=container(spec).id)
+    (service_plan,) = plan(desired_of(spec), seen, {("web", desired_service(spec).hash): memory}, NOW).services
+    assert (service_plan.health, service_plan.unhealthy_since) == (S.UNHEALTHY, 1995.0)
+    assert service_plan.wake is not None
+    assert 1004.0 <= service_plan.wake <= 1005.0
+    assert service_plan.retry_wall == pytest.approx(service_plan.wake + 1000.0)
+    assert service_plan.reason == "not healthy: answered 500; is replaced again later"

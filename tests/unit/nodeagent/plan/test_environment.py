@@ -169,18 +169,18 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.says)
 def test_next_actions_and_status(row: Row) -> None:
-    made = plan(row.goal, Observed(tuple(row.there), row.network, row.health), row.memories, NOW)
-    assert action_kinds(made.actions) == row.todo
-    (found,) = made.services
-    assert S.Phase.Name(found.phase) == S.Phase.Name(row.phase)  # type: ignore[arg-type]
-    assert (found.settled, found.failed) == (row.settled, row.failed)
-    assert all(action.reason for action in made.actions)
+    planned = plan(row.goal, Observed(tuple(row.there), row.network, row.health), row.memories, NOW)
+    assert action_kinds(planned.actions) == row.todo
+    (service_plan,) = planned.services
+    assert S.Phase.Name(service_plan.phase) == S.Phase.Name(row.phase)  # type: ignore[arg-type]
+    assert (service_plan.settled, service_plan.failed) == (row.settled, row.failed)
+    assert all(action.reason for action in planned.actions)
 
 
 def test_tombstone_removes_the_network_last() -> None:
-    made = plan(desired_of(removed=True), Observed((), NETWORK), {}, NOW)
-    assert action_kinds(made.actions) == ["remove_network"]
-    assert not made.removed
+    planned = plan(desired_of(removed=True), Observed((), NETWORK), {}, NOW)
+    assert action_kinds(planned.actions) == ["remove_network"]
+    assert not planned.removed
     assert plan(desired_of(removed=True), Observed(), {}, NOW).removed
 
 
@@ -189,14 +189,14 @@ def test_assignment_without_services_needs_no_network() -> None:
 
 
 def test_missing_secret_is_the_reason_in_the_plan() -> None:
-    made = service(version="2")
-    made.secret_refs.add(name="PASSWORD", secret="DB_PASSWORD")
-    planned = plan(desired_of(made), Observed((container(OLD),), NETWORK), {}, NOW)
-    (found,) = planned.services
+    spec = service(version="2")
+    spec.secret_refs.add(name="PASSWORD", secret="DB_PASSWORD")
+    planned = plan(desired_of(spec), Observed((container(OLD),), NETWORK), {}, NOW)
+    (service_plan,) = planned.services
     assert planned.actions == ()
-    assert found.failed
-    assert "DB_PASSWORD" in found.reason
-    assert found.current == container(OLD)
+    assert service_plan.failed
+    assert "DB_PASSWORD" in service_plan.reason
+    assert service_plan.current == container(OLD)
 
 
 @pytest.mark.parametrize(
@@ -204,19 +204,19 @@ def test_missing_secret_is_the_reason_in_the_plan() -> None:
     [(999.9, NO_HISTORY, 1000.2), (995.0, replace(NO_HISTORY, unstable=3), 1005.0), (900.0, NO_HISTORY, None)],
 )
 def test_wake_is_the_time_at_which_the_plan_changes(since: float, memory: RestartHistory, wake: float | None) -> None:
-    made = plan(desired_of(OLD), Observed((container(OLD, since=since),), NETWORK), about(OLD, memory), NOW)
-    assert made.wake == (None if wake is None else pytest.approx(wake))
+    planned = plan(desired_of(OLD), Observed((container(OLD, since=since),), NETWORK), about(OLD, memory), NOW)
+    assert planned.wake == (None if wake is None else pytest.approx(wake))
 
 
 def test_wake_at_the_end_of_a_backoff() -> None:
-    made = plan(desired_of(OLD), Observed((), NETWORK), about(OLD, waiting(FailureCause.IMAGE)), NOW)
-    assert made.wake == 1010.0
-    assert made.services[0].retry_wall == 2010.0
+    planned = plan(desired_of(OLD), Observed((), NETWORK), about(OLD, waiting(FailureCause.IMAGE)), NOW)
+    assert planned.wake == 1010.0
+    assert planned.services[0].retry_wall == 2010.0
 
 
 def test_failed_cleanup_has_a_backoff() -> None:
     memories = {("web", ""): waiting(FailureCause.REFUSED)}
-    made = plan(desired_of(), Observed((container(OLD),), NETWORK), memories, NOW)
-    assert made.actions == ()
-    assert made.services[0].reason == "because"
-    assert made.wake == 1010.0
+    planned = plan(desired_of(), Observed((container(OLD),), NETWORK), memories, NOW)
+    assert planned.actions == ()
+    assert planned.services[0].reason == "because"
+    assert planned.wake == 1010.0

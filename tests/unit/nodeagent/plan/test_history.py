@@ -124,10 +124,10 @@ def test_replacements_back_off_from_the_second_lapse() -> None:
     memory, waits = NO_HISTORY, []
     for number in range(8):
         waits.append(memory.lapse_wait("x"))
-        made = container(service(), identity=f"c{number}")
-        memory = memory.running(made).became_unhealthy(made, "not healthy: answered 500")
+        spec = container(service(), identity=f"c{number}")
+        memory = memory.running(spec).became_unhealthy(spec, "not healthy: answered 500")
         # An agent that was killed before it could stop the container says so again.
-        assert memory.became_unhealthy(made, "not healthy: answered 500") == memory
+        assert memory.became_unhealthy(spec, "not healthy: answered 500") == memory
         assert not memory.waits(NOW.mono)
     assert waits[0] == 0.0
     for number, wait in enumerate(waits[1:]):

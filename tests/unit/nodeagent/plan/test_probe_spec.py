@@ -10,9 +10,9 @@ from tests.unit.nodeagent.planning import service
 
 
 def ready(**fields: object) -> workload_pb2.Service:
-    made = service()
-    made.readiness.CopyFrom(workload_pb2.Readiness(**fields))  # type: ignore[arg-type]
-    return made
+    spec = service()
+    spec.readiness.CopyFrom(workload_pb2.Readiness(**fields))  # type: ignore[arg-type]
+    return spec
 
 
 def test_service_without_checks_has_no_probes() -> None:
@@ -40,18 +40,18 @@ def test_readiness_by_exec_http_and_tcp(fields: dict[str, object], expected: Pro
 
 
 def test_probe_timing_has_a_minimum() -> None:
-    made = ready(tcp_port=1)
-    made.readiness.interval.FromMilliseconds(1)
-    made.readiness.timeout.FromMilliseconds(1500)
-    made.readiness.start_period.FromSeconds(0)
-    (probe,) = probes_of(made)
+    spec = ready(tcp_port=1)
+    spec.readiness.interval.FromMilliseconds(1)
+    spec.readiness.timeout.FromMilliseconds(1500)
+    spec.readiness.start_period.FromSeconds(0)
+    (probe,) = probes_of(spec)
     assert probe.timing == ProbeTiming(0.05, 1.5, 3, 0.0)
 
 
 def test_health_check_and_readiness_are_both_probes() -> None:
-    made = ready(tcp_port=6379)
-    made.healthcheck.port = 80
-    assert [(each.port, each.path) for each in probes_of(made)] == [(80, "/"), (6379, "")]
+    spec = ready(tcp_port=6379)
+    spec.healthcheck.port = 80
+    assert [(each.port, each.path) for each in probes_of(spec)] == [(80, "/"), (6379, "")]
 
 
 @pytest.mark.parametrize(

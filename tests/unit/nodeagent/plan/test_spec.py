@@ -52,16 +52,16 @@ DOES_NOT: dict[str, Change] = {
 
 @pytest.mark.parametrize("what", MATTERS)
 def test_changed_fields_change_the_hash(what: str) -> None:
-    made = full_service()
-    MATTERS[what](made)
-    assert spec_hash(made) != spec_hash(full_service())
+    spec = full_service()
+    MATTERS[what](spec)
+    assert spec_hash(spec) != spec_hash(full_service())
 
 
 @pytest.mark.parametrize("what", DOES_NOT)
 def test_ignored_fields_keep_the_hash(what: str) -> None:
-    made = full_service()
-    DOES_NOT[what](made)
-    assert spec_hash(made) == spec_hash(full_service())
+    spec = full_service()
+    DOES_NOT[what](spec)
+    assert spec_hash(spec) == spec_hash(full_service())
 
 
 def test_spec_hash_ignores_order_of_maps_and_volumes() -> None:
@@ -95,24 +95,24 @@ def test_names_are_valid_in_docker_and_unique() -> None:
     ],
 )
 def test_impossible_service_is_reported(change: Change, says: str) -> None:
-    made = service()
-    assert service_problem(made) == ""
-    change(made)
-    if made.HasField("healthcheck") and "path" in says:
-        made.healthcheck.port = 3000
-    assert says in service_problem(made)
+    spec = service()
+    assert service_problem(spec) == ""
+    change(spec)
+    if spec.HasField("healthcheck") and "path" in says:
+        spec.healthcheck.port = 3000
+    assert says in service_problem(spec)
 
 
 def test_assignment_that_contradicts_its_key_is_a_problem() -> None:
-    made = stored_pb2.Assignment(node="n1", organization="acme", project="shop", environment="production")
-    assert assignment_problem(made, "n1", ENV) == ""
-    assert "'n1'" in assignment_problem(made, "n2", ENV)
-    assert assignment_problem(made, "n1", EnvironmentRef("acme", "shop", "staging"))
-    made.services.add(name="web")
-    made.services.add(name="web")
-    assert "twice" in assignment_problem(made, "n1", ENV)
-    made.services[0].name = "../../etc"
-    assert "../../etc" in assignment_problem(made, "n1", ENV)
+    assignment = stored_pb2.Assignment(node="n1", organization="acme", project="shop", environment="production")
+    assert assignment_problem(assignment, "n1", ENV) == ""
+    assert "'n1'" in assignment_problem(assignment, "n2", ENV)
+    assert assignment_problem(assignment, "n1", EnvironmentRef("acme", "shop", "staging"))
+    assignment.services.add(name="web")
+    assignment.services.add(name="web")
+    assert "twice" in assignment_problem(assignment, "n1", ENV)
+    assignment.services[0].name = "../../etc"
+    assert "../../etc" in assignment_problem(assignment, "n1", ENV)
 
 
 def test_only_registry_digests_can_be_pulled() -> None:
@@ -129,5 +129,5 @@ def test_circular_dependencies_are_a_problem() -> None:
 
 
 def test_tombstone_has_no_desired_services() -> None:
-    made = stored_pb2.Assignment(node="n1", removed=True, services=[service()])
-    assert resolve_assignment(made, ENV, UID).services == {}
+    spec = stored_pb2.Assignment(node="n1", removed=True, services=[service()])
+    assert resolve_assignment(spec, ENV, UID).services == {}

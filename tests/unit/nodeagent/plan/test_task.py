@@ -51,7 +51,9 @@ STARTED = FRESH.starting("t1")
 ENDED = ContainerExit(0, False, "2026-01-01T00:00:09Z", 9.0, ("done",))
 
 
-def made(state: ContainerState, *, identity: str = "t1", release: int = 2, one_off: bool = False) -> Container:
+def task_container(
+    state: ContainerState, *, identity: str = "t1", release: int = 2, one_off: bool = False
+) -> Container:
     """The container of a task."""
     return Container(
         id=identity,
@@ -77,7 +79,7 @@ def planned(
     runs: tuple[TaskRun, ...] = (),
     problem: str = "",
 ) -> TaskPlan:
-    known = {each.key: each for each in (*runs, *((run,) if run else ()))}
+    known = {known_run.key: known_run for known_run in (*runs, *((run,) if run else ()))}
     memories = {(TASK, HASH): memory} if memory != NO_HISTORY else {}
     return plan_task(want, Observed(containers), services, known, memories, NOW, problem=problem)
 
@@ -113,7 +115,11 @@ def refused(times: int, trouble: FailureCause = FailureCause.REFUSED) -> Restart
         pytest.param([ContainerState.EXITED], FRESH.failed("x"), FAILED, [], id="has failed"),
         pytest.param([], FRESH.failed("x"), FAILED, [], id="has failed, and its container is gone"),
         pytest.param(
-            [], STARTED.finished(made(ContainerState.EXITED), ENDED), SUCCEEDED, [], id="succeeded, container gone"
+            [],
+            STARTED.finished(task_container(ContainerState.EXITED), ENDED),
+            SUCCEEDED,
+            [],
+            id="succeeded, container gone",
         ),
         pytest.param([ContainerState.RUNNING], FRESH.failed("x"), FAILED, [], id="runs although it was given up"),
     ],
@@ -121,13 +127,13 @@ def refused(times: int, trouble: FailureCause = FailureCause.REFUSED) -> Restart
 def test_next_task_action(
     containers: list[ContainerState], run: TaskRun | None, phase: TaskStatus.Phase.ValueType, actions: list[str]
 ) -> None:
-    task = planned(*(made(state) for state in containers), run=run)
+    task = planned(*(task_container(state) for state in containers), run=run)
     assert task.status is not None
     assert (task.status.phase, kinds(task)) == (phase, actions)
 
 
 def test_task_status_shows_the_recorded_exit() -> None:
-    task = planned(run=STARTED.finished(made(ContainerState.EXITED), replace(ENDED, code=3)))
+    task = planned(run=STARTED.finished(task_container(ContainerState.EXITED), replace(ENDED, code=3)))
     assert task.status is not None
     assert (task.status.name, task.status.service, task.status.release, task.status.node) == ("release", "web", 2, "n1")
     assert (task.status.phase, task.status.reason) == (FAILED, "ended with exit code 3")
@@ -138,7 +144,9 @@ def test_task_status_shows_the_recorded_exit() -> None:
 def test_finished_at_is_never_before_started_at() -> None:
     # Docker notes when a container was started after starting it; one that ends at once may have ended before.
     task = planned(
-        run=STARTED.finished(made(ContainerState.EXITED), replace(ENDED, finished_at="2025-12-31T23:59:59.9999Z"))
+        run=STARTED.finished(
+            task_container(ContainerState.EXITED), replace(ENDED, finished_at="2025-12-31T23:59:59.9999Z")
+        )
     )
     assert task.status is not None
     assert task.status.finished_at == task.status.started_at
@@ -155,7 +163,9 @@ def test_task_waits_for_supporting_services() -> None:
     there = replace(late, settled=True)
     assert kinds(planned(want=want, services=(there, ServicePlan("web", ServiceStatus.BACKOFF)))) == ["create"]
     # What has been started is looked after, whatever becomes of them.
-    assert kinds(planned(made(ContainerState.EXITED), run=STARTED, want=want, services=(late,))) == ["examine t1"]
+    assert kinds(planned(task_container(ContainerState.EXITED), run=STARTED, want=want, services=(late,))) == [
+        "examine t1"
+    ]
 
 
 def test_refused_task_is_retried_then_fails() -> None:
@@ -171,7 +181,10 @@ def test_refused_task_is_retried_then_fails() -> None:
 
 def test_full_disk_delays_even_the_failure() -> None:
     assert kinds(planned(memory=refused(GIVE_UP, FailureCause.DISK_FULL))) == []
-    assert kinds(planned(made(ContainerState.EXITED), run=STARTED, memory=refused(1, FailureCause.DISK_FULL))) == []
+    assert (
+        kinds(planned(task_container(ContainerState.EXITED), run=STARTED, memory=refused(1, FailureCause.DISK_FULL)))
+        == []
+    )
 
 
 def test_registry_image_is_pulled_first() -> None:
@@ -199,27 +212,27 @@ def test_unreadable_record_blocks_the_task() -> None:
 
 def test_task_of_previous_release_ends_before_its_removal() -> None:
     old = TaskRun(1, "release", HASH, container="t0")
-    running = planned(made(ContainerState.RUNNING, identity="t0", release=1), runs=(old,))
+    running = planned(task_container(ContainerState.RUNNING, identity="t0", release=1), runs=(old,))
     assert running.status is not None
     assert (kinds(running), running.status.reason) == ([], "waits for task release of release 1 to end")
-    ended = made(ContainerState.EXITED, identity="t0", release=1)
+    ended = task_container(ContainerState.EXITED, identity="t0", release=1)
     assert kinds(planned(ended, runs=(old,))) == ["examine t0", "create"]
     assert kinds(planned(ended, runs=(old.finished(ended, ENDED),))) == ["remove t0", "create"]
     assert kinds(planned(ended)) == ["remove t0", "create"]
 
 
 def test_container_of_current_release_is_kept_and_older_ones_removed() -> None:
-    old, own = made(ContainerState.EXITED, identity="t0", release=1), made(ContainerState.EXITED)
+    old, own = task_container(ContainerState.EXITED, identity="t0", release=1), task_container(ContainerState.EXITED)
     task = planned(old, own, want=goal(service(), task=False))
     assert (kinds(task), task.status) == (["remove t0"], None)
-    assert kinds(planned(made(ContainerState.RUNNING), want=goal(task=False, release=3))) == []
+    assert kinds(planned(task_container(ContainerState.RUNNING), want=goal(task=False, release=3))) == []
 
 
 def test_manual_task_containers_are_removed_only_by_a_tombstone() -> None:
-    by_hand = made(ContainerState.RUNNING, identity="o1", one_off=True)
-    assert kinds(planned(by_hand, made(ContainerState.EXITED, identity="o2", one_off=True))) == ["create"]
+    by_hand = task_container(ContainerState.RUNNING, identity="o1", one_off=True)
+    assert kinds(planned(by_hand, task_container(ContainerState.EXITED, identity="o2", one_off=True))) == ["create"]
     tombstone = goal(removed=True)
-    there = [by_hand, made(ContainerState.EXITED)]
+    there = [by_hand, task_container(ContainerState.EXITED)]
     assert kinds(planned(*there, want=tombstone)) == ["remove t1", "stop o1", "remove o1"]
     seen = Observed(tuple(there))
     assert not plan(tombstone, seen, {}, NOW).removed
@@ -227,7 +240,7 @@ def test_manual_task_containers_are_removed_only_by_a_tombstone() -> None:
 
 def test_service_plan_ignores_task_containers() -> None:
     web = service()
-    seen = Observed((container(web), made(ContainerState.RUNNING)))
+    seen = Observed((container(web), task_container(ContainerState.RUNNING)))
     [only] = plan(goal(web), seen, {}, NOW).services
     assert all(action.container != "t1" for action in only.actions)
 
@@ -247,7 +260,7 @@ class TaskSituation:
 
     def plan(self) -> TaskPlan:
         known: dict[TaskRunKey, TaskRun] = {KEY: self.run} if self.run else {}
-        there = (made(self.state),) if self.state else ()
+        there = (task_container(self.state),) if self.state else ()
         return plan_task(GOAL, Observed(there), (), known, {}, NOW)
 
 
@@ -270,7 +283,11 @@ def situations_when_cut(situation: TaskSituation, action: Action) -> Iterator[Ta
 def _examined(state: ContainerState | None, run: TaskRun) -> TaskRun:
     if state in (None, ContainerState.CREATED):
         return run.failed("not known")
-    return run.starting("t1") if state is ContainerState.RUNNING else run.finished(made(ContainerState.EXITED), ENDED)
+    return (
+        run.starting("t1")
+        if state is ContainerState.RUNNING
+        else run.finished(task_container(ContainerState.EXITED), ENDED)
+    )
 
 
 def situations_meanwhile(situation: TaskSituation) -> Iterator[TaskSituation]:
@@ -293,11 +310,11 @@ def test_task_cut_anywhere_ends_and_starts_at_most_once() -> None:
             assert situation.starts == 1
         if task.status.phase in (SUCCEEDED, FAILED):
             ends.add(task.status.reason)
-        after = [each for action in task.actions[:1] for each in situations_when_cut(situation, action)]
-        for each in [other for next_ in (situation, *after) for other in situations_meanwhile(next_)]:
-            if each not in seen:
-                seen.add(each)
-                todo.append(each)
+        after = [cut for action in task.actions[:1] for cut in situations_when_cut(situation, action)]
+        for later in [other for next_ in (situation, *after) for other in situations_meanwhile(next_)]:
+            if later not in seen:
+                seen.add(later)
+                todo.append(later)
     assert ends == {"", "not known"}
     assert len(seen) > 10
 

@@ -28,7 +28,7 @@ def test_task_run_only_moves_forward() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"),
+    ("exit_", "reason"),
     [
         (end(), ""),
         (end(2), "ended with exit code 2"),
@@ -37,8 +37,8 @@ def test_task_run_only_moves_forward() -> None:
         (end(0, oom=True), ""),
     ],
 )
-def test_exit_decides_the_outcome(given: ContainerExit, reason: str) -> None:
-    run = RUN.finished(ENDED, given)
+def test_exit_decides_the_outcome(exit_: ContainerExit, reason: str) -> None:
+    run = RUN.finished(ENDED, exit_)
     assert run.reason == reason
     assert run.phase == (stored_pb2.TaskStatus.FAILED if reason else stored_pb2.TaskStatus.SUCCEEDED)
 

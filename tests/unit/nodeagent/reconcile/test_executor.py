@@ -174,10 +174,10 @@ def test_taken_name_is_not_a_broken_start() -> None:
 
 async def test_broken_container_is_recreated() -> None:
     want = wants(service())
-    made = container(service(), ContainerState.CREATED)
+    spec = container(service(), ContainerState.CREATED)
     scripted = ScriptedEngine(start=errors.HalfStarted("already exists"))
-    scripted.cache.put(made)
-    memory = await history_after(scripted, action_on_web(want, ActionKind.START, made.id), want)
+    scripted.cache.put(spec)
+    memory = await history_after(scripted, action_on_web(want, ActionKind.START, spec.id), want)
     assert memory == NO_HISTORY
     assert [name for name, _ in scripted.calls] == ["start", "remove"]
     assert scripted.calls[-1][1] == {"force": True}
