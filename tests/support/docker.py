@@ -35,10 +35,10 @@ def remove_node_objects(node_uid: str) -> None:
 
 def _remove(node_uid: str) -> list[str]:
     """Ask the engine to remove the objects of a node; return the ids found."""
-    found = []
+    removed = []
     for listing, removal in _OBJECTS:
         ids = docker(*listing, "--filter", f"label={LABEL_NODE_UID}={node_uid}", check=False).split()
         if ids:
             docker(*removal, *ids, check=False)
-        found += ids
-    return found
+        removed += ids
+    return removed

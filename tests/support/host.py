@@ -174,15 +174,15 @@ class Host:
         check: bool = True,
         cwd: Path | None = None,
         timeout: float = 100,
-        given: str = "",
+        stdin: str = "",
         environ: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on the host with ``given`` as input and captured output, shown if the command fails."""
+        """Run a command on the host with ``stdin`` as input and captured output, shown if the command fails."""
         return run(
             self.command(*command),
             environ={**self.environ, **(environ or {})},
             cwd=cwd,
-            given=given,
+            stdin=stdin,
             timeout=timeout,
             check=check,
         )
@@ -193,12 +193,12 @@ class Host:
         check: bool = True,
         cwd: Path | None = None,
         timeout: float = 100,
-        given: str = "",
+        stdin: str = "",
         environ: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run ``devopsellence`` on the host."""
         command = (sys.executable, "-m", "devopsellence.cli", *args)
-        return self.run(*command, check=check, cwd=cwd, timeout=timeout, given=given, environ=environ)
+        return self.run(*command, check=check, cwd=cwd, timeout=timeout, stdin=stdin, environ=environ)
 
     def docker(self, *args: str) -> str:
         """Return the output of ``docker ARGS`` on the host."""

@@ -116,8 +116,8 @@ def new_web_image() -> Iterator[str]:
         yield name
     finally:
         # With all its names: a deploy gives it another.
-        found = ["docker", "image", "inspect", "--format", "{{.Id}}", name]
-        image = subprocess.run(found, check=True, capture_output=True, text=True).stdout.strip()
+        inspect = ["docker", "image", "inspect", "--format", "{{.Id}}", name]
+        image = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout.strip()
         subprocess.run(["docker", "rmi", "--force", image], check=True, capture_output=True)
 
 

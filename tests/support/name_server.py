@@ -63,8 +63,8 @@ class NameServer:
             alias = self.names[owner][0]
             answer.answer.append(dns.rrset.from_text(f"{owner}.", 60, "IN", "CNAME", f"{alias}."))
             owner = alias
-        wanted = dns.rdatatype.to_text(query.question[0].rdtype)
-        found = [each for each in self.names[owner] if (":" in each) == (wanted == "AAAA")]
-        if found and wanted in ("A", "AAAA"):
-            answer.answer.append(dns.rrset.from_text(f"{owner}.", 60, "IN", wanted, *found))
+        record_type = dns.rdatatype.to_text(query.question[0].rdtype)
+        addresses = [address for address in self.names[owner] if (":" in address) == (record_type == "AAAA")]
+        if addresses and record_type in ("A", "AAAA"):
+            answer.answer.append(dns.rrset.from_text(f"{owner}.", 60, "IN", record_type, *addresses))
         return answer

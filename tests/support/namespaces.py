@@ -54,12 +54,12 @@ def _kill() -> bool:
 
     Containers have other namespaces, but parents here.
     """
-    here = [each for each in psutil.process_iter() if each.pid != os.getpid() and _is_here(each)]
-    found = {*here, *(below for each in here for below in _descendants(each))}
-    for each in found:
+    here = [process for process in psutil.process_iter() if process.pid != os.getpid() and _is_here(process)]
+    remaining = {*here, *(below for process in here for below in _descendants(process))}
+    for process in remaining:
         with suppress(psutil.NoSuchProcess):
-            each.kill()
-    return bool(found)
+            process.kill()
+    return bool(remaining)
 
 
 def _is_here(process: psutil.Process) -> bool:

@@ -85,8 +85,8 @@ class Relay:
             try:
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for each in both:
-                    each.cancel()
+                for direction in both:
+                    direction.cancel()
                 await asyncio.gather(*both, return_exceptions=True)
         except (OSError, asyncio.CancelledError):
             pass  # nobody listens, or cut: the client sees its connection end

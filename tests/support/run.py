@@ -12,11 +12,11 @@ def run(
     *,
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    given: str = "",
+    stdin: str = "",
     timeout: float = 100,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``command`` with ``given`` as input and captured output.
+    """Run ``command`` with ``stdin`` as input and captured output.
 
     ``environ`` None: the variables of this process.
 
@@ -24,7 +24,7 @@ def run(
         AssertionError: ``check``, and the command failed; with the output.
     """
     done = subprocess.run(
-        command, env=environ, cwd=cwd, input=given, capture_output=True, text=True, timeout=timeout, check=False
+        command, env=environ, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
     )
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")

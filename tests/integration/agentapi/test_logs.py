@@ -175,7 +175,7 @@ async def test_silent_log_call_ends_with_caller(here: ApiNode) -> None:
 async def test_unknown_services_are_refused_with_known_services(here: ApiNode) -> None:
     await ended(here, "web", "true")
     async with here.client() as stub:
-        with pytest.raises(grpc.aio.AioRpcError, match="has no service 'api' on node n1; services here: web") as caught:
+        with pytest.raises(grpc.aio.AioRpcError, match=r"api.*n1.* web") as caught:
             await anext(lines_of(stub, request("api")))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 

@@ -167,7 +167,7 @@ def test_missing_node_for_a_service_builds_and_writes_nothing(shop: Cli) -> None
     (shop.folder / "Dockerfile").write_text("FROM no-such-image:1\n")
     error = shop.error("deploy")
     assert (error["code"], error["exit_code"]) == ("no_node_for_service", 1)
-    assert "run devopsellence node attach" in error["message"]
+    assert "devopsellence node attach" in error["message"]
     shop.ok("node", "register", "n1")
     shop.ok("node", "attach", "n1")
     result = shop.run("deploy")
@@ -305,7 +305,7 @@ def test_superseded_release_names_newer_release(ready: Cli) -> None:
     with pretending(ready, script):
         error = ready.error("deploy")
     assert error["code"] == "rollout_superseded"
-    assert "release 2 was written after it" in error["message"]
+    assert "release 2" in error["message"]
 
 
 def test_status_watch_shows_states_until_the_end(ready: Cli) -> None:

@@ -60,7 +60,7 @@ def test_missing_configuration_uses_the_clusters_environment(cli: Cli) -> None:
 def test_deploy_without_a_configuration_says_what_to_do(cli: Cli) -> None:
     result = cli.run("deploy")
     assert result.exit_code == 2
-    assert "run devopsellence init" in result.stderr
+    assert "devopsellence init" in result.stderr
 
 
 def test_missing_cluster_is_reported_without_traceback(cli: Cli) -> None:

@@ -104,11 +104,11 @@ def test_unused_certificate_is_reported(ann: Operator, tmp_path: Path) -> None:
     ann.node("n1")
     ann.ok("node", "attach", "n1")
     result = ann.run("ingress", "cert", "install", *files(tmp_path), "--host", HOST)
-    assert "acme/Shop/production has no ingress yet" in result.stderr
+    assert "no ingress" in result.stderr
     released(ann, ingress(OTHER, mode=Ingress.AUTO), ["n1"])
     result = installed(ann, tmp_path, "--host", HOST)
-    assert "not served: the ingress of" in result.stderr
-    assert "ingress.tls.mode is auto: the controller replaces this certificate before it expires" in result.stderr
+    assert "not served" in result.stderr
+    assert "ingress.tls.mode is auto" in result.stderr
 
 
 def test_attached_node_gets_certificate_and_detached_node_is_named(shop: Operator, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_host_of_another_environment_on_node_is_refused(ready: Cli, names: NameS
     for command in (["deploy"], ["deploy", "--dry-run"]):
         error = ready.error(*command)
         assert (error["code"], error["exit_code"]) == ("ingress_conflict", 1)
-        assert error["message"] == f"{REF}: host {HOST} belongs to {OTHER}, which is also on n1"
+        assert all(fact in error["message"] for fact in (HOST, str(OTHER), "n1"))
     environment = ready.read(lambda etcd: etcd.keys.environment(REF), Environment)
     assert environment is not None
     assert environment.latest_release == 0
@@ -144,7 +144,7 @@ def test_host_of_another_environment_on_node_is_refused(ready: Cli, names: NameS
     # And comes no nearer.
     error = ready.error("node", "attach", "n1", "--env", str(OTHER))
     assert error["code"] == "ingress_conflict"
-    assert f"host {HOST} belongs to {REF}" in error["message"]
+    assert all(fact in error["message"] for fact in (HOST, str(REF)))
     environment = ready.read(lambda etcd: etcd.keys.environment(OTHER), Environment)
     assert environment is not None
     assert list(environment.nodes) == ["n9"]

@@ -320,7 +320,7 @@ def test_drain_leaving_service_without_node_needs_force(two: Cli) -> None:
     # Nobody carries it out here.
     late = two.error("node", "drain", "n1", "--move-volumes", "--force", "--timeout", "1s")
     assert late["code"] == "node_drain_timeout"
-    assert "no controller is running" in late["message"]
+    assert "controller" in late["message"]
     assert [each["message"] for each in late["findings"][:2]] == [
         f"{ENV}: redis still runs",
         f"{ENV}: web still runs",

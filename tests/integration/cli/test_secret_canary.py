@@ -70,17 +70,17 @@ def test_secret_value_is_never_exposed(ann: ObservedOperator, tmp_path: Path) ->
     forms = cycle(["text", "json"])
     dumps = []
 
-    def run(*arguments: str, given: bytes = b"", fails: bool = False, **environ: str) -> None:
-        code = ann.start(*arguments, "--debug", "-o", next(forms), value=given, **environ)
+    def run(*arguments: str, stdin: bytes = b"", fails: bool = False, **environ: str) -> None:
+        code = ann.start(*arguments, "--debug", "-o", next(forms), value=stdin, **environ)
         assert (code != 0) == fails, (arguments, ann.printed[-2000:])
         dumps.append(ann.dump())
 
     web, worker = ["--service", "web", "--stdin"], ["--service", "worker", "--stdin"]
     ann.node("n1")
-    run("secret", "set", "DATABASE_URL", *web, given=value)
-    run("secret", "set", "DATABASE_URL", *web, given=value)
-    run("secret", "set", "TOKEN", *worker, given=value + b"\n")
-    run("secret", "set", "REGISTRY_PASSWORD", "--registry", "--stdin", given=value)
+    run("secret", "set", "DATABASE_URL", *web, stdin=value)
+    run("secret", "set", "DATABASE_URL", *web, stdin=value)
+    run("secret", "set", "TOKEN", *worker, stdin=value + b"\n")
+    run("secret", "set", "REGISTRY_PASSWORD", "--registry", "--stdin", stdin=value)
     run("secret", "list")
     run("node", "attach", "n1")
     release = [service("web", DATABASE_URL=0), service("worker", TOKEN=0)]
@@ -97,17 +97,17 @@ def test_secret_value_is_never_exposed(ann: ObservedOperator, tmp_path: Path) ->
     ann.release(1, *release, registry=login)
     # Whatever goes wrong.
     for problem in (b"\0", b"\xff", b"x" * 70000):
-        run("secret", "set", "DATABASE_URL", *web, given=value + problem, fails=True)
-    run("secret", "set", "DATABASE_URL", *web, "--apply", "--env", "a/b/c", given=value, fails=True)
-    run("secret", "set", "NO_SUCH", "--service", "nobody", "--stdin", given=value, fails=True)
+        run("secret", "set", "DATABASE_URL", *web, stdin=value + problem, fails=True)
+    run("secret", "set", "DATABASE_URL", *web, "--apply", "--env", "a/b/c", stdin=value, fails=True)
+    run("secret", "set", "NO_SUCH", "--service", "nobody", "--stdin", stdin=value, fails=True)
     run("secret", "delete", "DATABASE_URL", "--service", "web", "--yes", fails=True)
-    run("secret", "set", "TOKEN", *worker, given=value, fails=True, DEVOPSELLENCE_ETCD_ENDPOINTS="127.0.0.1:1")
+    run("secret", "set", "TOKEN", *worker, stdin=value, fails=True, DEVOPSELLENCE_ETCD_ENDPOINTS="127.0.0.1:1")
     stranger = str(tmp_path / "stranger.age")
     run("secret", "reencrypt", fails=True, DEVOPSELLENCE_IDENTITY=stranger)
-    run("secret", "set", "TOKEN", *worker, given=value, DEVOPSELLENCE_IDENTITY=stranger)
+    run("secret", "set", "TOKEN", *worker, stdin=value, DEVOPSELLENCE_IDENTITY=stranger)
     run("secret", "reencrypt")
     ann.write(lambda etcd: etcd.keys.secret(REF, "web", "DATABASE_URL"), b"garbage")
-    run("secret", "set", "DATABASE_URL", *web, given=value, fails=True)
+    run("secret", "set", "DATABASE_URL", *web, stdin=value, fails=True)
     run("node", "detach", "n1")
     run("events")
     run("secret", "delete", "TOKEN", "--service", "worker", "--yes", "--force")

@@ -144,7 +144,7 @@ def test_state_of_version_without_agent_api_is_migrated(up: Dev) -> None:
 
 
 def test_foreground_cluster_ends_with_ctrl_c(up: Dev) -> None:
-    assert "already running in the background" in up("up", "--foreground", code=1).stderr
+    assert "already running" in up("up", "--foreground", code=1).stderr
     up("down")
     command = up.command("up", "--foreground")
     with subprocess.Popen(command, env=up.environ, stdout=subprocess.PIPE, text=True) as process:
@@ -167,7 +167,7 @@ def test_failing_etcd_is_reported_with_last_log_lines(up: Dev) -> None:
     member.write_text("no folder")
     try:
         failed = up("up", code=1)
-        assert "etcd does not answer: crash loop" in failed.stderr
+        assert "crash loop" in failed.stderr
         assert "member" in failed.stderr
         status = up("status").stdout
         assert "its last lines" in status
@@ -225,7 +225,7 @@ def test_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     dev.layout.root.mkdir(parents=True)
     os.chown(dev.layout.root, 1, 1)
     refused = dev("up", code=1)
-    assert "owned by daemon, and you are root" in refused.stderr
+    assert "daemon" in refused.stderr
     assert "chown" in refused.stderr
 
 

@@ -55,7 +55,7 @@ def _hangs(child: psutil.Process) -> bool:
 
 
 async def test_hanging_worker_is_killed() -> None:
-    with pytest.raises(CryptoWorkerFailed, match=r"^the cryptography process took longer than 0\.2 s$"):
+    with pytest.raises(CryptoWorkerFailed, match=r"0\.2 s"):
         await run_process(NOTHING, HANGS, 0.2)
     assert not hanging()
 
@@ -93,7 +93,5 @@ async def test_failed_worker_reports_the_reason(program: str, reason: str) -> No
 
 
 async def test_unstartable_worker_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(
-        CryptoWorkerFailed, match=r"^the cryptography process could not be started: No such file or directory$"
-    ):
+    with pytest.raises(CryptoWorkerFailed, match="No such file or directory"):
         await run_process(NOTHING, (str(tmp_path / "python"),))

@@ -113,7 +113,7 @@ async def test_missing_secret_is_named_and_old_container_serves(machine: AgentNo
     [
         (b"\xff\xfe", "is not UTF-8 text"),
         (b"a\0b", "contains a NUL character"),
-        (None, "it cannot be opened with the identity of age1"),
+        (None, "it cannot be decrypted with the identity of age1"),
     ],
 )
 async def test_unusable_secret_affects_its_service_alone(

@@ -89,8 +89,8 @@ class Project:
         (folder / "devopsellence.yml").write_text(HEAD.format(project=name) + services)
         (folder / "Dockerfile").write_text(DOCKERFILE)
 
-    def run(self, *args: str, given: str = "") -> str:
-        return self.host.devopsellence(*args, cwd=self.folder, given=given).stdout
+    def run(self, *args: str, stdin: str = "") -> str:
+        return self.host.devopsellence(*args, cwd=self.folder, stdin=stdin).stdout
 
     def services(self) -> dict[str, dict[str, Any]]:
         found = {service["service"]: service for service in self.host.status(self.folder)["services"]}
@@ -127,7 +127,7 @@ def test_example_memcached_runs(stocked: Host, tmp_path: Path) -> None:
 
 def test_example_search_runs_with_password(stocked: Host, tmp_path: Path) -> None:
     project = Project(stocked, tmp_path, "search-doc", SEARCH)
-    project.run("secret", "set", "SEARCH_PASSWORD", "--service", "search", "--stdin", given="open sesame\n")
+    project.run("secret", "set", "SEARCH_PASSWORD", "--service", "search", "--stdin", stdin="open sesame\n")
     project.run("deploy")
     assert set(project.services()) == {"search", "web"}
     assert project.run("exec", "search", "--", "printenv", "SEARCH_PASSWORD") == "open sesame\n"

@@ -138,7 +138,7 @@ def test_image_goes_through_registry_with_password(stocked: Host, tmp_path: Path
     assert missing.returncode == 1
     assert "REGISTRY_PASSWORD" in missing.stderr
     args = ("secret", "set", "REGISTRY_PASSWORD", "--registry", "--stdin")
-    stocked.devopsellence(*args, given="open sesame\n", cwd=tmp_path)
+    stocked.devopsellence(*args, stdin="open sesame\n", cwd=tmp_path)
     stocked.devopsellence("deploy", cwd=tmp_path)
     assert app.fetch() == "one"
     pinned = app.pinned()

@@ -46,7 +46,7 @@ def test_failed_check_is_exit_code_1_with_fix(cluster: FakeAgentCluster) -> None
     done = cluster.run("node", "diagnose", "n1")
     assert done.returncode == 1
     assert b"FAIL  disk    5 % free\n      docker image prune\n" in done.stdout
-    assert done.stderr == b"Error: node n1 is not well: disk\n"
+    assert (done.stderr.count(b"\n"), b"n1" in done.stderr, b"disk" in done.stderr) == (1, True, True)
     error = cluster.error("node", "diagnose", "n1")
     (finding,) = error["findings"]
     assert (error["code"], finding["code"]) == ("check_failed", "disk")
@@ -57,4 +57,4 @@ def test_unreachable_agent_is_reported_in_a_sentence(cluster: FakeAgentCluster) 
     assert "is not registered" in cluster.error("node", "diagnose", "n9")["message"]
     cluster.node("n1").refusal = (grpc.StatusCode.PERMISSION_DENIED, "node:n2 is not an operator")
     error = cluster.error("node", "diagnose", "n1")
-    assert (error["code"], error["message"]) == ("permission_denied", "node n1: node:n2 is not an operator")
+    assert (error["code"], "node:n2" in error["message"]) == ("permission_denied", True)

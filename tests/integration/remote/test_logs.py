@@ -103,7 +103,8 @@ def test_no_reachable_node_is_an_error(cluster: FakeAgentCluster) -> None:
 def test_unknown_service_is_an_error_with_known_services(cluster: FakeAgentCluster) -> None:
     cluster.node("n1", "web", "redis")
     error = cluster.error("logs", "wbe")
-    assert error["message"] == "acme/Shop/production has no service wbe; it has: redis, web"
+    assert "wbe" in error["message"]
+    assert error["message"].endswith("redis, web")
 
 
 def test_agent_with_certificate_of_another_node_is_refused(cluster: FakeAgentCluster) -> None:

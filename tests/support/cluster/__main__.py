@@ -101,7 +101,7 @@ def _on_machine(options: argparse.Namespace) -> None:
             case "join":
                 machine.join()
             case command:
-                programs = [each for each in machine.programs if options.program in (None, each.name)]
+                programs = [program for program in machine.programs if options.program in (None, program.name)]
                 if not programs:
                     raise RuntimeError(f"{name} has no program {options.program}: it has {_programs(machine)}")
                 for program in programs:
@@ -157,9 +157,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, work: Any, about: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=about, description=about)
-        made.set_defaults(work=work)
-        return made
+        subcommand = commands.add_parser(name, help=about, description=about)
+        subcommand.set_defaults(work=work)
+        return subcommand
 
     up = command("up", _up, "start what does not run; set up what is not there yet")
     up.add_argument("--hosts", type=int, default=3)
@@ -180,10 +180,12 @@ def _parser() -> argparse.ArgumentParser:
         ("pause", "stop a machine's programs in their tracks (SIGSTOP)"),
         ("resume", "let them go on"),
     ):
-        made = command(name, _on_machine, about)
-        made.add_argument("machines", nargs="+", metavar="MACHINE")
+        subcommand = command(name, _on_machine, about)
+        subcommand.add_argument("machines", nargs="+", metavar="MACHINE")
         if name not in ("cut", "join"):
-            made.add_argument("--program", help="agent, dockerd, etcd or controller; all of the machine's by default")
+            subcommand.add_argument(
+                "--program", help="agent, dockerd, etcd or controller; all of the machine's by default"
+            )
     logs = command("logs", _logs, "show what a machine's programs log")
     logs.add_argument("machine")
     logs.add_argument("-f", "--follow", action="store_true")

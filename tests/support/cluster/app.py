@@ -135,9 +135,9 @@ class App:
         """Use an image missing on all hosts inside the block; yield the id."""
         before = self.image
         with new_web_image() as self.image:
-            found = ["docker", "image", "inspect", "--format", "{{.Id}}", self.image]
+            inspect = ["docker", "image", "inspect", "--format", "{{.Id}}", self.image]
             try:
-                yield subprocess.run(found, check=True, capture_output=True, text=True).stdout.strip()
+                yield subprocess.run(inspect, check=True, capture_output=True, text=True).stdout.strip()
             finally:
                 self.image = before
 

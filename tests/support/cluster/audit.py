@@ -68,11 +68,11 @@ def nothing_amiss(bed: Bed, *, away: Iterable[str] = (), seconds: float = 30.0) 
 
 def amiss(bed: Bed, away: set[str]) -> list[str]:
     """Everything that is not as it should be, each in a sentence."""
-    found = stored(bed)
+    state = stored(bed)
     hosts = {name: host for name, host in bed.hosts.items() if name not in away}
     return [
-        *_in_etcd(found, away),
-        *(line for name, host in hosts.items() for line in _on(host, found)),
+        *_in_etcd(state, away),
+        *(line for name, host in hosts.items() for line in _on(host, state)),
     ]
 
 
@@ -93,14 +93,14 @@ def steps(bed: Bed, ref: EnvironmentRef, since: int) -> list[Step]:
         written = await etcd.get(keys.release(ref, since))
         assert written is not None, f"there is no release {since}"
         last = max(item.mod_revision for item in (await etcd.list(keys.prefix)).items)
-        made: list[Step] = []
+        steps: list[Step] = []
         async for batch in etcd.watch(keys.prefix, start_revision=written.create_revision):
             for event in batch.events:
                 if event.kv is not None:
-                    made += _step(keys, ref, event.key, event.kv.value)
+                    steps += _step(keys, ref, event.key, event.kv.value)
             if any(event.kv is not None and event.kv.mod_revision >= last for event in batch.events):
                 break
-        return [step for number, step in enumerate(made) if step not in made[:number]]
+        return [step for number, step in enumerate(steps) if step not in steps[:number]]
 
     return bed.store(work)
 
@@ -132,89 +132,91 @@ def _step(keys: Keys, ref: EnvironmentRef, key: str, value: bytes) -> Iterable[S
             yield Step(node, "settled", status.release)
 
 
-def _in_etcd(found: StoredState, away: set[str]) -> Iterable[str]:
-    for ref, environment in found.environments.items():
-        numbers = found.releases.get(ref, [])
+def _in_etcd(state: StoredState, away: set[str]) -> Iterable[str]:
+    for ref, environment in state.environments.items():
+        numbers = state.releases.get(ref, [])
         if numbers != list(range(1, environment.latest_release + 1)):
             yield f"{ref}: releases {numbers}, the newest should be {environment.latest_release}"
-        rollout = found.rollouts.get(ref)
+        rollout = state.rollouts.get(ref)
         if numbers and (rollout is None or rollout.release != environment.latest_release):
             yield f"{ref}: no rollout of release {environment.latest_release}"
-    attached = {(node, ref) for ref, each in found.environments.items() for node in each.nodes}
-    for node, ref in sorted(found.assignments.keys() - attached):
+    attached = {(node, ref) for ref, environment in state.environments.items() for node in environment.nodes}
+    for node, ref in sorted(state.assignments.keys() - attached):
         yield f"{ref} is assigned to {node}, which is not attached"
-    for node, ref in sorted(found.statuses.keys() - found.assignments.keys()):
+    for node, ref in sorted(state.statuses.keys() - state.assignments.keys()):
         yield f"a status of {ref} on {node} is left, without an assignment"
-    for (node, ref), assignment in sorted(found.assignments.items()):
+    for (node, ref), assignment in sorted(state.assignments.items()):
         if node not in away:
-            yield from _told(f"{ref} on {node}", assignment, found.statuses.get((node, ref)))
-            if assignment.node_uid != found.nodes[node].uid:
+            yield from _reported(f"{ref} on {node}", assignment, state.statuses.get((node, ref)))
+            if assignment.node_uid != state.nodes[node].uid:
                 yield f"{ref} on {node}: the assignment is for another machine"
 
 
-def _told(where: str, assignment: Assignment, status: AssignmentStatus | None) -> Iterable[str]:
+def _reported(subject: str, assignment: Assignment, status: AssignmentStatus | None) -> Iterable[str]:
     if status is None:
-        yield f"{where}: no status"
+        yield f"{subject}: no status"
     elif status.generation != assignment.generation or status.node_uid != assignment.node_uid:
-        yield f"{where}: the status is about generation {status.generation}, assigned is {assignment.generation}"
+        yield f"{subject}: the status is about generation {status.generation}, assigned is {assignment.generation}"
     elif status.phase != AssignmentStatus.SETTLED:
-        yield f"{where}: {AssignmentStatus.Phase.Name(status.phase)} {status.reason}"
+        yield f"{subject}: {AssignmentStatus.Phase.Name(status.phase)} {status.reason}"
     elif assignment.HasField("ingress") and status.ingress.phase != IngressStatus.SERVING:
-        yield f"{where}: its ingress is {IngressStatus.Phase.Name(status.ingress.phase)} {status.ingress.reason}"
+        yield f"{subject}: its ingress is {IngressStatus.Phase.Name(status.ingress.phase)} {status.ingress.reason}"
 
 
-def _on(host: Host, found: StoredState) -> Iterable[str]:
-    assigned = {ref: each for (node, ref), each in found.assignments.items() if node == host.name}
+def _on(host: Host, state: StoredState) -> Iterable[str]:
+    assigned = {ref: assignment for (node, ref), assignment in state.assignments.items() if node == host.name}
     containers = host.containers()
     running: Counter[tuple[str, str]] = Counter()
     for container in containers:
         labels: Mapping[str, str] = container["Config"]["Labels"]
         running[labels[LABEL_ENVIRONMENT], labels[LABEL_SERVICE]] += 1
-        where = f"{labels[LABEL_ENVIRONMENT]} {labels[LABEL_SERVICE]} on {host.name}"
-        if labels[LABEL_NODE_UID] != found.nodes[host.name].uid:
-            yield f"{where}: a container of a machine that was here before"
+        subject = f"{labels[LABEL_ENVIRONMENT]} {labels[LABEL_SERVICE]} on {host.name}"
+        if labels[LABEL_NODE_UID] != state.nodes[host.name].uid:
+            yield f"{subject}: a container of a machine that was here before"
         if not container["State"]["Running"]:
-            yield f"{where}: a container that has ended ({container['State']['Status']})"
-        status = found.statuses.get((host.name, EnvironmentRef.parse(labels[LABEL_ENVIRONMENT])))
+            yield f"{subject}: a container that has ended ({container['State']['Status']})"
+        status = state.statuses.get((host.name, EnvironmentRef.parse(labels[LABEL_ENVIRONMENT])))
         hashes = {service.name: service.hash for service in status.services} if status else {}
         if labels[LABEL_HASH] != hashes.get(labels[LABEL_SERVICE]):
-            yield f"{where}: a container of another spec than the status names"
-    wanted = Counter({(str(ref), service.name): 1 for ref, each in assigned.items() for service in each.services})
+            yield f"{subject}: a container of another spec than the status names"
+    wanted = Counter(
+        {(str(ref), service.name): 1 for ref, assignment in assigned.items() for service in assignment.services}
+    )
     for (env, service), count in sorted((wanted - running).items()):
         yield f"{env} {service} on {host.name}: {count} lost"
     for (env, service), count in sorted((running - wanted).items()):
         yield f"{env} {service} on {host.name}: {count} too many"
     routers = [router["State"]["Running"] for router in host.routers()]
-    needed = any(each.HasField("ingress") for each in assigned.values())
+    needed = any(assignment.HasField("ingress") for assignment in assigned.values())
     if routers != [True] * needed:
         yield f"{host.name}: routers run {routers}, there should be {'one' if needed else 'none'}"
     networks = host.docker("network", "ls", "--filter", f"label={LABEL_ENVIRONMENT}", "--quiet").split()
-    environments = {ref for ref, each in assigned.items() if each.services}
+    environments = {ref for ref, assignment in assigned.items() if assignment.services}
     if len(networks) != len(environments):
         yield f"{host.name}: {len(networks)} networks for {len(environments)} environments"
 
 
 async def _read(etcd: Etcd) -> StoredState:
-    keys, found = etcd.keys, StoredState()
+    keys, state = etcd.keys, StoredState()
     for item in (await etcd.list(keys.environments_prefix)).items:
         environment = decode(Environment, item.key, item.value)
-        found.environments[EnvironmentRef.parse(item.key.removeprefix(keys.environments_prefix))] = environment
+        state.environments[EnvironmentRef.parse(item.key.removeprefix(keys.environments_prefix))] = environment
     for item in (await etcd.list(keys.rollouts_prefix)).items:
         ref = EnvironmentRef.parse(item.key.removeprefix(keys.rollouts_prefix))
-        found.rollouts[ref] = decode(Rollout, item.key, item.value)
+        state.rollouts[ref] = decode(Rollout, item.key, item.value)
     for item in (await etcd.list(keys.all_releases_prefix)).items:
         path, _, number = item.key.removeprefix(keys.all_releases_prefix).rpartition("/")
-        found.releases.setdefault(EnvironmentRef.parse(path), []).append(int(number))
+        state.releases.setdefault(EnvironmentRef.parse(path), []).append(int(number))
     for item in (await etcd.list(keys.nodes_prefix)).items:
         node = decode(Node, item.key, item.value)
-        found.nodes[node.name] = node
+        state.nodes[node.name] = node
     for item in (await etcd.list(keys.all_assignments_prefix)).items:
-        found.assignments[_place(item.key, keys.all_assignments_prefix)] = decode(Assignment, item.key, item.value)
+        state.assignments[_place(item.key, keys.all_assignments_prefix)] = decode(Assignment, item.key, item.value)
     for item in (await etcd.list(keys.all_statuses_prefix)).items:
-        found.statuses[_place(item.key, keys.all_statuses_prefix)] = decode(AssignmentStatus, item.key, item.value)
+        state.statuses[_place(item.key, keys.all_statuses_prefix)] = decode(AssignmentStatus, item.key, item.value)
     for item in (await etcd.list(keys.all_certificates_prefix)).items:
-        found.certificates[keys.parse_certificate(item.key)] = decode(Certificate, item.key, item.value)
-    return found
+        state.certificates[keys.parse_certificate(item.key)] = decode(Certificate, item.key, item.value)
+    return state
 
 
 def _place(key: str, prefix: str) -> Place:

@@ -54,10 +54,10 @@ class Bed:
         self.folder = folder
         self.logs = folder / "logs"
         self._record = folder / "bed.json"
-        said = json.loads(self._record.read_bytes()) if self._record.exists() else {}
-        self.size = size or BedSize(**said.get("size", {}))
-        self.number = int(said.get("number", -1))
-        self.variables: dict[str, str] = said.get("variables", {})
+        record = json.loads(self._record.read_bytes()) if self._record.exists() else {}
+        self.size = size or BedSize(**record.get("size", {}))
+        self.number = int(record.get("number", -1))
+        self.variables: dict[str, str] = record.get("variables", {})
         self.switch = Switch(self._place("switch"), self.logs)
         self.hosts: dict[str, Host] = {}
         self.etcd: dict[str, Member] = {}
@@ -95,8 +95,8 @@ class Bed:
 
     def up(self) -> None:
         """Start all stopped programs, set up the rest, and return once everything is ready."""
-        for each in (self.folder, self.logs):
-            each.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.folder, self.logs):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self.switch.on:
             # Addresses come with the switch; what was set up for others (before a reboot) is of no use.
             self.down()
@@ -105,7 +105,11 @@ class Bed:
             self._name_machines()
             self._remember()
         with ThreadPoolExecutor(8) as pool:
-            _all(pool, lambda each: each.switch_on(), [machine for machine in self.machines.values() if not machine.on])
+            _all(
+                pool,
+                lambda machine: machine.switch_on(),
+                [machine for machine in self.machines.values() if not machine.on],
+            )
             for host in self.hosts.values():
                 host.describe_engine(self._cgroup)
             engines = [pool.submit(self._start_engine, host) for host in self.hosts.values()]
@@ -118,16 +122,16 @@ class Bed:
 
     def down(self) -> None:
         """End all processes and forget the bed; logs stay. May be repeated, also after a failure."""
-        folders = [each for each in (self.folder / "machines").glob("*") if each.is_dir()]
+        folders = [folder for folder in (self.folder / "machines").glob("*") if folder.is_dir()]
         with ThreadPoolExecutor(8) as pool:
             # Those on disk, whatever they are called: one that was replaced, or one of a bed of another size.
-            known: dict[str, Machine] = {each.port: each for each in (*self.machines.values(), self.switch)}
+            known: dict[str, Machine] = {machine.port: machine for machine in (*self.machines.values(), self.switch)}
             _all(pool, lambda at: known.get(at.name, Machine(at.name, "", at, self.logs)).switch_off(), folders)
             _all(pool, lambda at: shutil.rmtree(at), folders)
         if self.number >= 0:
             _remove_cgroups(self._cgroup)
-        for each in ("machines", "home"):
-            shutil.rmtree(self.folder / each, ignore_errors=True)
+        for name in ("machines", "home"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
         self._record.unlink(missing_ok=True)
 
     # --- parts of it
@@ -147,9 +151,9 @@ class Bed:
         Return the machine before, untouched: the caller switches that machine off.
         """
         before = self.hosts[name]
-        taken = sum(1 for each in (self.folder / "machines").glob("n*"))
-        where = address(self.number, _FIRST_ADDRESS["n"] + taken)
-        host = Host(name, where, self._place(f"{name}-{taken}"), self.logs, self.switch)
+        used = sum(1 for machine in (self.folder / "machines").glob("n*"))
+        host_address = address(self.number, _FIRST_ADDRESS["n"] + used)
+        host = Host(name, host_address, self._place(f"{name}-{used}"), self.logs, self.switch)
         host.switch_on()
         host.describe_engine(self._cgroup)
         self._start_engine(host)
@@ -310,12 +314,12 @@ class Bed:
         self.hosts = self._named(Host, "n", self.size.hosts)
 
     def _named(self, kind: type[M], letter: str, count: int) -> dict[str, M]:
-        made = {}
-        for each in range(count):
-            name = f"{letter}{each + 1}"
-            where = address(self.number, _FIRST_ADDRESS[letter] + each)
-            made[name] = kind(name, where, self._place(name), self.logs, self.switch)
-        return made
+        machines = {}
+        for number in range(count):
+            name = f"{letter}{number + 1}"
+            host_address = address(self.number, _FIRST_ADDRESS[letter] + number)
+            machines[name] = kind(name, host_address, self._place(name), self.logs, self.switch)
+        return machines
 
     def _place(self, name: str) -> Path:
         return self.folder / "machines" / name
@@ -325,8 +329,8 @@ class Bed:
         return f"devopsellence-bed{self.number}"
 
     def _remember(self) -> None:
-        said = {"number": self.number, "size": vars(self.size), "variables": self.variables}
-        write_atomic(self._record, json.dumps(said, indent=1).encode() + b"\n")
+        record = {"number": self.number, "size": vars(self.size), "variables": self.variables}
+        write_atomic(self._record, json.dumps(record, indent=1).encode() + b"\n")
 
     def _watch_over(self) -> None:
         """Start a process that takes the bed down if this process ends without doing so."""
@@ -338,7 +342,7 @@ class Bed:
 
 def _all(pool: ThreadPoolExecutor, work: Callable[[T], object], on: Iterable[T]) -> None:
     """Run ``work`` on all items in parallel; raise the first failure once all are done."""
-    futures = [pool.submit(work, each) for each in on]
+    futures = [pool.submit(work, item) for item in on]
     failures = [future.exception() for future in futures]
     for failure in failures:
         if failure is not None:

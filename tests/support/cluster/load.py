@@ -37,7 +37,7 @@ class Load:
             clients = _clients(host)
             clients.python("tests.support.load.clients", self._plan.to_json(), _REPORT)
             clients.start()
-        until("every host answers", lambda: all(read_report(_report(each)).get("answered") for each in self._hosts))
+        until("every host answers", lambda: all(read_report(_report(host)).get("answered") for host in self._hosts))
         return self
 
     def __exit__(
@@ -58,7 +58,7 @@ class Load:
     @property
     def failed(self) -> list[str]:
         """Failed requests, a line each."""
-        return [f"{name} {failure}" for name, each in self.results.items() for failure in each.failures]
+        return [f"{name} {failure}" for name, result in self.results.items() for failure in result.failures]
 
     @property
     def requests(self) -> int:

@@ -105,10 +105,10 @@ class Machine:
         return ["nsenter", "--target", str(self.init.pid), *names, "--wd=/", "--", *command]
 
     def run(
-        self, *command: str, check: bool = True, timeout: float = 60, given: str = ""
+        self, *command: str, check: bool = True, timeout: float = 60, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on the machine with ``given`` as input and captured output, shown if the command fails."""
-        return run(self.inside(*command), environ=environ(), given=given, timeout=timeout, check=check)
+        """Run a command on the machine with ``stdin`` as input and captured output, shown if the command fails."""
+        return run(self.inside(*command), environ=environ(), stdin=stdin, timeout=timeout, check=check)
 
     def copy(self, files: Path, to: str) -> None:
         """Copy the files of a folder into the folder ``to`` of the machine."""
@@ -144,12 +144,12 @@ class Program:
     def start(self) -> None:
         """Start the program as a child of the machine's first process; the log is outside the machine."""
         assert not self.running, f"{self.name} on {self.machine.name} already runs"
-        said = json.loads(self._described.read_text())
+        description = json.loads(self._described.read_text())
         script = 'setsid "$@" & echo "$!" >"$0"'
         with self.machine.log(self.name).open("ab") as log:
             subprocess.run(
-                self.machine.inside("sh", "-c", script, self._pid_file, *said["command"]),
-                env={**environ(), **said["variables"]},
+                self.machine.inside("sh", "-c", script, self._pid_file, *description["command"]),
+                env={**environ(), **description["variables"]},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -36,13 +36,13 @@ class Switch(Machine):
             RuntimeError: no network is free.
         """
         self._ip("link add bridge type bridge", "link set bridge up")
-        taken = _networks()
+        used = _networks()
         for bed in range(_BEDS):
             network = ipaddress.IPv4Network(f"{address(bed, 0)}/24")
             link = f"dvo-bed{bed}"
             # Making the link is what takes the number. It goes when the switch does.
             make = ["ip", "link", "add", link, "type", "veth", "peer", "name", "operator", "netns", str(self.init.pid)]
-            if any(network.overlaps(each) for each in taken):
+            if any(network.overlaps(route) for route in used):
                 continue
             if subprocess.run(make, capture_output=True, check=False).returncode == 0:
                 self._ip("link set operator master bridge", "link set operator up")
@@ -92,4 +92,4 @@ def _networks() -> list[ipaddress.IPv4Network]:
     """Return the networks that this machine has routes to."""
     result = subprocess.run(["ip", "-json", "-4", "route"], capture_output=True, text=True, check=True)
     named = [load["dst"] for load in json.loads(result.stdout or "[]") if load["dst"] != "default"]
-    return [ipaddress.IPv4Network(each) for each in named]
+    return [ipaddress.IPv4Network(route) for route in named]

@@ -130,12 +130,12 @@ class Host(LinkedMachine):
         return self._inspect(f"label={LABEL_MANAGED}=true", f"label={LABEL_ENVIRONMENT}", *filters)
 
     def _inspect(self, *filters: str) -> list[dict[str, Any]]:
-        chosen = [word for each in filters for word in ("--filter", each)]
+        chosen = [word for condition in filters for word in ("--filter", condition)]
         ids = self.docker("ps", "--all", "--quiet", "--no-trunc", *chosen).split()
         # One that goes in between is not missed: what is left is asked for.
         seen = self.run("docker", "inspect", "--type", "container", *ids, check=False).stdout if ids else "[]"
-        found: list[dict[str, Any]] = json.loads(seen)
-        return found
+        containers: list[dict[str, Any]] = json.loads(seen)
+        return containers
 
 
 class Member(LinkedMachine):

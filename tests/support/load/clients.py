@@ -72,7 +72,7 @@ class Observations:
         if done:
             with report.with_suffix(".samples").open("wb") as file:
                 self.samples.tofile(file)
-        said = {
+        content = {
             "done": done,
             "answered": self.answered,
             "finished": self.finished,
@@ -82,7 +82,7 @@ class Observations:
             "longest_gap": self.longest_gap,
         }
         temporary = report.with_suffix(".tmp")
-        temporary.write_text(json.dumps(said))
+        temporary.write_text(json.dumps(content))
         temporary.replace(report)
 
 
@@ -183,9 +183,9 @@ class Clients:
             connection.close()
 
     async def _connect(self) -> Connection:
-        made = await Connection.to(self._plan.address, self._plan.port, self._plan.host, self._trust)
+        connection = await Connection.to(self._plan.address, self._plan.port, self._plan.host, self._trust)
         self._seen.connections += 1
-        return made
+        return connection
 
     async def _until(self, due: float) -> None:
         seconds = due - time.monotonic()

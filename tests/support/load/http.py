@@ -50,12 +50,12 @@ class Connection:
         """Request ``path``; Broken if no complete answer comes."""
         self._writer.write(f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\n{headers}\r\n".encode())
         try:
-            status, said = self._head(await self._reader.readuntil(b"\r\n\r\n"))
-            body = b"" if status in (101, 204, 304) else await self._body(said)
+            status, answer_headers = self._head(await self._reader.readuntil(b"\r\n\r\n"))
+            body = b"" if status in (101, 204, 304) else await self._body(answer_headers)
         except asyncio.IncompleteReadError as error:
             before = "before the answer" if not error.partial else "in the middle of the answer"
             raise BadAnswer(f"the connection was closed {before}") from error
-        return HttpAnswer(status, said, body, said.get("connection", "").lower() == "close")
+        return HttpAnswer(status, answer_headers, body, answer_headers.get("connection", "").lower() == "close")
 
     async def socket(self, path: str) -> None:
         """Upgrade the connection to a WebSocket."""

@@ -40,7 +40,7 @@ class Load:
             self._processes.append(subprocess.Popen(command, env=environ))
         if self._wait:
             try:
-                until("somebody is answered", lambda: all(self.answered(each) for each in range(len(self._plans))))
+                until("somebody is answered", lambda: all(self.answered(number) for number in range(len(self._plans))))
             except BaseException:
                 self._end()
                 raise

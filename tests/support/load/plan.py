@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 
-#: Clients that ask on and on, one request after the other: on a connection that they keep, or on a new one each time.
+#: Clients that send requests in sequence: over a kept connection, or over a new connection for each request.
 KEPT = "kept"
 NEW = "new"
-#: Requests that take long, each on a connection of its own.
+#: Long requests over a connection of their own.
 SLOW = "slow"
 #: WebSockets on which a word goes there and back ten times a second.
 SOCKET = "socket"

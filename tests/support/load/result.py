@@ -80,38 +80,38 @@ class Result:
 
 def read_report(report: Path) -> dict[str, Any]:
     """Return the report of clients so far; empty before the first report."""
-    found: dict[str, Any] = json.loads(report.read_text()) if report.exists() else {}
-    return found
+    content: dict[str, Any] = json.loads(report.read_text()) if report.exists() else {}
+    return content
 
 
 def read_result(report: Path) -> Result:
     """Return the outcome of clients that have ended; AssertionError if the clients ended early."""
-    said = read_report(report)
-    assert said.pop("done", False), f"the clients of {report} have not come to an end"
+    fields = read_report(report)
+    assert fields.pop("done", False), f"the clients of {report} have not come to an end"
     values = array("d")
     content = report.with_suffix(".samples").read_bytes()
     values.frombytes(content)
     threes = zip(values[0::3], values[1::3], values[2::3], strict=True)
     return Result(
-        answered=Counter(said["answered"]),
-        finished=Counter(said["finished"]),
-        failures=[Failure(**failure) for failure in said["failures"]],
-        failed=said["failed"],
-        connections=said["connections"],
-        longest_gap=said["longest_gap"],
+        answered=Counter(fields["answered"]),
+        finished=Counter(fields["finished"]),
+        failures=[Failure(**failure) for failure in fields["failures"]],
+        failed=fields["failed"],
+        connections=fields["connections"],
+        longest_gap=fields["longest_gap"],
         samples=[Sample(at, seconds, KINDS[int(kind)]) for at, seconds, kind in threes],
     )
 
 
 def merge_results(results: Iterable[Result]) -> Result:
     """Merge the outcomes of several processes with the same service."""
-    all_of_them = list(results)
+    parts = list(results)
     return Result(
-        answered=sum((each.answered for each in all_of_them), Counter()),
-        finished=sum((each.finished for each in all_of_them), Counter()),
-        failures=sorted((one for each in all_of_them for one in each.failures), key=lambda one: one.at),
-        failed=sum(each.failed for each in all_of_them),
-        connections=sum(each.connections for each in all_of_them),
-        longest_gap=max((each.longest_gap for each in all_of_them), default=0.0),
-        samples=sorted((one for each in all_of_them for one in each.samples), key=lambda one: one.at),
+        answered=sum((part.answered for part in parts), Counter()),
+        finished=sum((part.finished for part in parts), Counter()),
+        failures=sorted((failure for part in parts for failure in part.failures), key=lambda failure: failure.at),
+        failed=sum(part.failed for part in parts),
+        connections=sum(part.connections for part in parts),
+        longest_gap=max((part.longest_gap for part in parts), default=0.0),
+        samples=sorted((sample for part in parts for sample in part.samples), key=lambda sample: sample.at),
     )

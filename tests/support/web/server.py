@@ -78,8 +78,8 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: 
         masked = await reader.readexactly(length & 0x7F)
         content = bytes(byte ^ mask[at % 4] for at, byte in enumerate(masked))
         ends = kind & 0xF == CLOSE
-        said = content if ends else f"{VERSION} ".encode() + content
-        writer.write(bytes((kind, len(said))) + said)
+        payload = content if ends else f"{VERSION} ".encode() + content
+        writer.write(bytes((kind, len(payload))) + payload)
         await writer.drain()
         if ends:
             return
