@@ -3,8 +3,9 @@
 ``file`` finds and reads the file; ``yaml_parser`` parses YAML into a ``yaml_tree`` with line and column of every value.
 ``schema``, ``scalars``, ``quantities`` and ``cross_checks`` define the format, ``validate`` applies the definitions,
 ``overlay`` merges the changes of an environment, ``loading`` combines all steps. ``resolve`` converts an environment to
-protobuf messages, ``export`` converts messages back to a document, ``render`` writes YAML. ``project`` reads only the
-names of organization and project. All errors are a ``ConfigError`` with path, line and column.
+the protobuf messages of ``resolved``, ``export`` converts messages back to a document, ``render`` writes YAML.
+``project`` reads only the names of organization and project. All errors are a ``ConfigError`` with path, line and
+column.
 
 No access to etcd, Docker or the terminal may go in here. Importing the package loads neither pydantic nor protobuf, to
 keep ``identity`` fast; :func:`load` imports both. ``scalars`` and ``quantities`` are covered by
@@ -16,10 +17,11 @@ from __future__ import annotations
 
 from devopsellence.config.file import FILE_NAME, find
 from devopsellence.config.loading import load, parse
-from devopsellence.config.model import BuildConfig, Config, RegistryConfig, Resolved
+from devopsellence.config.model import Config
 from devopsellence.config.problems import ConfigError, ConfigFinding
 from devopsellence.config.project import ProjectIdentity, identity
 from devopsellence.config.render import to_yaml
+from devopsellence.config.resolved import BuildConfig, RegistryConfig, Resolved
 from devopsellence.names import InvalidName, check_name
 
 __all__ = [

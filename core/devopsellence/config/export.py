@@ -10,12 +10,12 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from devopsellence.api.v1 import workload_pb2 as pb
-from devopsellence.config.model import Resolved
 from devopsellence.config.quantities import format_duration
+from devopsellence.config.resolved import Resolved
 from devopsellence.config.schema import CONDITIONS, ON_FAILURE, TLS_MODES
 
 
-def document(resolved: Resolved) -> dict[str, Any]:
+def to_document(resolved: Resolved) -> dict[str, Any]:
     """Export ``resolved`` as a document that loads to the same result."""
     tasks = [*([resolved.release_task] if resolved.release_task else []), *resolved.tasks]
     result: dict[str, Any] = {

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from devopsellence.config import yaml_parser
 from devopsellence.config.file import read_file
-from devopsellence.config.model import BuildConfig, Config, RegistryConfig
+from devopsellence.config.model import Config
 from devopsellence.config.problems import MAX_PROBLEMS, ConfigError, ConfigFinding, ConfigProblem, dotted, in_order
+from devopsellence.config.resolved import BuildConfig, RegistryConfig
 from devopsellence.config.yaml_tree import MapEntry, MapNode, Node, Scalar, locate, plain
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ _AMBIGUOUS: Final = r"(?ai)(?:y|n|yes|no|on|off|[-+.:_0-9]*)\Z"
 
 
 def to_yaml(document: Mapping[str, Any]) -> str:
-    """Render ``document`` (see :meth:`Resolved.as_document`) as YAML in block style, keys in the given order."""
+    """Render ``document`` (see :func:`export.to_document`) as YAML in block style, keys in the given order."""
     yaml = YAML()
     yaml.width = 1 << 20
     yaml.indent(mapping=2, sequence=4, offset=2)

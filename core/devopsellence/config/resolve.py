@@ -10,13 +10,15 @@ from google.protobuf.duration_pb2 import Duration
 from devopsellence.api.v1 import workload_pb2 as pb
 from devopsellence.config import schema
 from devopsellence.config.cross_checks import DEFAULT_PORT, HTTP, is_web
-from devopsellence.config.model import Config, Resolved
+from devopsellence.config.resolved import BuildConfig, RegistryConfig, Resolved
 from devopsellence.config.schema import CONDITIONS, ON_FAILURE, TLS_MODES
 
 RELEASE: Final = "release"
 
 
-def resolved(config: Config, environment: str, root: schema.RootSection) -> Resolved:
+def resolve(
+    root: schema.RootSection, environment: str, build: BuildConfig, registry: RegistryConfig | None
+) -> Resolved:
     """Convert ``root`` (the base, or the base with the overlay of ``environment``) to messages."""
     tasks = {name: _task(name, task) for name, task in sorted(root.tasks.items())}
     services = [_service(name, service) for name, service in sorted(root.services.items())]
@@ -38,8 +40,8 @@ def resolved(config: Config, environment: str, root: schema.RootSection) -> Reso
         tasks=tuple(tasks.values()),
         ingress=_ingress(root.ingress) if root.ingress else None,
         rollout=_rollout(root.deploy),
-        build=config.build,
-        registry=config.registry,
+        build=build,
+        registry=registry,
     )
 
 

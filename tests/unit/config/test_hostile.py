@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from devopsellence.config import Config, ConfigError, parse, to_yaml
+from devopsellence.config.export import to_document
 from devopsellence.config.schema import RootSection
 from tests.unit.config.conftest import HEAD, PATH, WEB
 
@@ -49,8 +50,8 @@ def outcome(text: str) -> Config | None:
 
 
 def hold_together(config: Config, environment: str) -> None:
-    document = config.resolve(environment).as_document()
-    assert parse(to_yaml(document), PATH).resolve(environment).as_document() == document
+    document = to_document(config.resolve(environment))
+    assert to_document(parse(to_yaml(document), PATH).resolve(environment)) == document
 
 
 def presentable(error: ConfigError) -> None:

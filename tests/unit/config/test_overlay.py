@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from devopsellence.config import ConfigError, InvalidName
+from devopsellence.config.export import to_document
 from tests.unit.config.conftest import HEAD, Parse, Problems
 
 BASE = (
@@ -40,20 +41,20 @@ def staging(read: Parse, overlay: str) -> dict[str, Any]:
     """What staging resolves to."""
     config = read(f"{BASE}environments:\n  staging: {overlay}\n")
     assert config.environments == ("staging",)
-    return config.resolve("staging").as_document()
+    return to_document(config.resolve("staging"))
 
 
 def test_an_environment_that_is_not_named_runs_the_file_as_it_stands(read: Parse) -> None:
     config = read(f"{BASE}environments:\n  staging: {{services: {{web: {{image: app:2}}}}}}\n")
-    assert config.resolve("production").as_document() == read(BASE).resolve("production").as_document()
-    assert config.resolve("other").as_document()["services"] == read(BASE).resolve("other").as_document()["services"]
+    assert to_document(config.resolve("production")) == to_document(read(BASE).resolve("production"))
+    assert to_document(config.resolve("other"))["services"] == to_document(read(BASE).resolve("other"))["services"]
 
 
 @pytest.mark.parametrize(
     "overlay", ["", "{}", "{services: , tasks: , ingress: }", "{services: {web: {env: , image: app:1}}}"]
 )
 def test_an_overlay_that_says_nothing_changes_nothing(read: Parse, overlay: str) -> None:
-    assert staging(read, overlay) == read(BASE).resolve("staging").as_document()
+    assert staging(read, overlay) == to_document(read(BASE).resolve("staging"))
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ environments:
 
 def test_hosts_and_rules_may_be_left_to_the_overlays(read: Parse) -> None:
     config = read(ONLY_OVERLAYS_HAVE_HOSTS)
-    assert config.resolve("production").as_document()["ingress"]["tls"]["email"] == "ops@example.com"
+    assert to_document(config.resolve("production"))["ingress"]["tls"]["email"] == "ops@example.com"
     with pytest.raises(ConfigError) as caught:
         config.resolve("staging")
     assert [finding.message for finding in caught.value.findings] == [

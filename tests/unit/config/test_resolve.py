@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from devopsellence.api.v1 import workload_pb2 as pb
 from devopsellence.config import RegistryConfig, Resolved, load, parse, to_yaml
+from devopsellence.config.export import to_document
 from devopsellence.config.quantities import format_duration
 from tests.unit.config.conftest import HEAD, PATH, WEB, Parse
 
@@ -156,19 +157,19 @@ def test_the_whole_files_fields_are_on_the_config(read: Parse) -> None:
 @pytest.mark.parametrize("environment", ["production", "staging"])
 def test_a_resolved_document_loads_to_the_same_again(environment: str) -> None:
     first = load(EXAMPLE).resolve(environment)
-    document = first.as_document()
+    document = to_document(first)
     config = parse(to_yaml(document), EXAMPLE)
     assert config.default_environment == environment
     second = config.resolve(environment)
     assert second == first
-    assert second.as_document() == document
+    assert to_document(second) == document
 
 
 @pytest.mark.parametrize(
     "text", ["yes", "n", "1_000", "12:30", "2024-01-31", "-", "", "1.50", "true", "~", " a ", "a: b", "#", "é\n"]
 )
 def test_yaml_is_written_so_that_no_reader_takes_text_for_something_else(read: Parse, text: str) -> None:
-    document = resolved(read, HEAD + WEB).as_document()
+    document = to_document(resolved(read, HEAD + WEB))
     document["services"]["web"]["env"] = {"A": text}
     written = to_yaml(document)
     assert dict(read(written).resolve("production").services[0].env) == {"A": text}

@@ -165,4 +165,6 @@ def test_replicas_never_fall_below_wanted_number_and_reach_it(seed: int) -> None
     assert simulation.serving("data") == data, "what has a volume never moves by itself"
     assert {node for node in NODES if "agent" in simulation.runs[node]} == set(NODES) - {simulation.drained}
     stuck = simulation.drained in data and simulation.store.rollout().release > 1
-    assert simulation.store.phase() == "SETTLED" or (stuck and "nothing new comes" in simulation.store.rollout().reason)
+    assert simulation.store.phase() == "SETTLED" or (
+        stuck and "take no new copies" in simulation.store.rollout().reason
+    )

@@ -73,10 +73,11 @@ def resolve(ctx: click.Context, output: Output, file: Path | None) -> None:
       devopsellence config resolve -o json
     """
     from devopsellence import config as configuration
+    from devopsellence.config.export import to_document
 
     loaded = configuration.load(file or context.require_config())
     ref = context.environment_from_config(ctx, loaded.organization, loaded.project, loaded.default_environment)
-    document = loaded.resolve(ref.environment).as_document()
+    document = to_document(loaded.resolve(ref.environment))
     output.result(
         "config resolve",
         None if output.json else _yaml(document).rstrip(),
