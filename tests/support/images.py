@@ -75,35 +75,6 @@ def web_image() -> str:
     return WEB_IMAGE
 
 
-@cache
-def envoy_image() -> str:
-    """Return the name of the image made by agents from the Envoy in the Python package. The image is kept."""
-    need_docker()
-    # Only what runs a router needs it.
-    from devopsellence.nodeagent.docker.client import DockerClient
-    from devopsellence.nodeagent.envoy.image import ensure_image
-    from devopsellence.nodeagent.envoy.model import BUILT_IN
-
-    with _alone():
-        engine = DockerClient(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"), node_uid="")
-        return ensure_image(engine, BUILT_IN, lambda _: None)
-
-
-@cache
-def envoy_archive() -> Path:
-    """Return an archive of :func:`envoy_image` written by ``docker save``, for engines that cannot make the image. The
-    archive is kept.
-    """
-    name = envoy_image()
-    archive = Path(tempfile.gettempdir()) / f"{name.replace('/', '-').replace(':', '-')}.tar"
-    with _alone():
-        if not archive.exists():
-            written = archive.with_suffix(".part")
-            subprocess.run(["docker", "save", "--output", str(written), name], check=True)
-            written.replace(archive)
-    return archive
-
-
 @contextmanager
 def new_web_image() -> Iterator[str]:
     """Yield the name of an image like :func:`web_image` with a new layer; removed at the end of the block."""

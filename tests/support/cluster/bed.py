@@ -24,7 +24,7 @@ from devopsellence.store.settings import Settings
 from tests.support.cluster.machine import Machine, environ
 from tests.support.cluster.network import Switch, address
 from tests.support.cluster.roles import ControllerMachine, Host, LinkedMachine, Member
-from tests.support.images import envoy_archive, envoy_image
+from tests.support.envoy import envoy_archive, envoy_image
 from tests.support.run import run
 from tests.support.until import until
 
