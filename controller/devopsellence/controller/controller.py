@@ -164,4 +164,4 @@ class Controller:
                     await self._can_read.wait()
             if not self._can_read.is_set():
                 _log.warning("waiting for the caches", reason=self.caches.problem)
-        _log.info("planned by")
+        _log.info("standing by")

@@ -6,4 +6,7 @@ the ACME client. No private key of a certificate reaches the controller; ACME ac
 the leader.
 
 The ACME client and cryptography are imported when needed, so that a controller without ingress does not pay for them.
+
+``order``, ``record`` and ``writer`` are covered by tests/unit/controller/certificates/test_issuer.py, ``acme`` by
+tests/integration/controller/test_acme.py.
 """

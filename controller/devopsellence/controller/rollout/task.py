@@ -181,7 +181,7 @@ def _why_lost(task: pb.TaskStatus, view: NodeView, attached: frozenset[str]) -> 
     elif view.node is None:
         happened = f"{task.node} is no longer registered"
     elif node is not None and assignment is not None and assignment.node_uid != node.uid:
-        happened = f"{task.node} was registered anew, as another machine"
+        happened = f"{task.node} was registered again, as another machine"
     else:
         return ""
     if task.phase == _Phase.RUNNING:
