@@ -97,8 +97,8 @@ class RestartHistory:
 
     def started(self, container: Container | None) -> RestartHistory:
         """Note a start by the engine; ``container`` is None if it was gone directly afterwards."""
-        begun = container.start_key if container is not None else ""
-        history = replace(self.cleared(), starts=self.starts + 1, last_start=begun)
+        last_start = container.start_key if container is not None else ""
+        history = replace(self.cleared(), starts=self.starts + 1, last_start=last_start)
         return replace(history, refusals=0, image_missing=False, stopped_container="")
 
     def running(self, container: Container) -> RestartHistory:
@@ -126,7 +126,7 @@ class RestartHistory:
             counted_exit=container.end_key,
             last_end=end,
         )
-        return history._counted(container)._wait(FailureCause.CRASHED, _ended_sentence(end, crashes + 1), delay, now)
+        return history._counted(container)._wait(FailureCause.CRASHED, _exit_sentence(end, crashes + 1), delay, now)
 
     def refused(self, failure: FailureCause, reason: str, now: Now, *, seed: str) -> RestartHistory:
         """Note that the engine refused to pull, create or start."""
@@ -194,7 +194,7 @@ def _backoff(first: float, attempt: int, seed: str) -> float:
     return float(min(BACKOFF_CAP, first * 2.0 ** min(attempt - 1, 20)) * (1.0 + SPREAD * share))
 
 
-def _ended_sentence(end: ContainerExit, times: int) -> str:
+def _exit_sentence(end: ContainerExit, times: int) -> str:
     how = "ran out of memory" if end.oom_killed else f"ended with exit code {end.code}"
     again = f", {times} times in a row" if times > 1 else ""
     return f"{how} after running for {_span(end.ran)}{again}"

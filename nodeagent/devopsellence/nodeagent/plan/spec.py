@@ -102,8 +102,8 @@ def resolve_assignment(assignment: stored_pb2.Assignment, ref: EnvironmentRef, n
     services = {
         service.name: DesiredService(
             service,
-            spec := spec_hash(service),
-            names.container_name(node_uid, ref, service.name, spec),
+            digest := spec_hash(service),
+            names.container_name(node_uid, ref, service.name, digest),
             service_problem(service) or cycles.get(service.name, "") or secrets_problem(service, encrypted),
             probes_of(service),
             _peers(assignment, service),
