@@ -65,7 +65,7 @@ class AgentNode:
         self.etcd = etcd
         self.settings = settings
         self.folder = folder
-        self.node = "n1"
+        self.name = "n1"
         self.uid = f"test-{uuid.uuid4().hex}"
         self.log = folder / "agent.log"
         self.generations: dict[EnvironmentRef, int] = {}
@@ -84,7 +84,7 @@ class AgentNode:
         """Start the agent without waiting for anything."""
         assert self._agent is None
         command = [
-            *(sys.executable, "-m", "devopsellence.nodeagent", "--node", self.node, "--node-uid", self.uid),
+            *(sys.executable, "-m", "devopsellence.nodeagent", "--node", self.name, "--node-uid", self.uid),
             *("--state-dir", str(self.folder / "state"), *arguments),
         ]
         environ = python_environ({**os.environ, **self.settings.to_environ()})
@@ -123,7 +123,7 @@ class AgentNode:
         """Write an assignment with ``more`` as further fields; return the generation."""
         generation = self.generations[env] = self.generations.get(env, 0) + 1
         assignment = stored_pb2.Assignment(
-            node=self.node,
+            node=self.name,
             node_uid=uid or self.uid,
             organization=env.organization,
             project=env.project,
@@ -134,11 +134,11 @@ class AgentNode:
             removed=removed,
             **more,
         )
-        await self.etcd.put(self.etcd.keys.assignment(self.node, env), encode(assignment))
+        await self.etcd.put(self.etcd.keys.assignment(self.name, env), encode(assignment))
         return generation
 
     async def status(self, env: EnvironmentRef = ENV) -> Status | None:
-        key = self.etcd.keys.status(self.node, env)
+        key = self.etcd.keys.status(self.name, env)
         record = await self.etcd.get(key)
         return decode(Status, key, record.value) if record else None
 
@@ -183,7 +183,7 @@ class AgentNode:
         return await eventually(f"{count} containers run", look) or []
 
     async def heartbeat(self) -> stored_pb2.Heartbeat | None:
-        key = self.etcd.keys.heartbeat(self.node)
+        key = self.etcd.keys.heartbeat(self.name)
         record = await self.etcd.get(key)
         return decode(stored_pb2.Heartbeat, key, record.value) if record else None
 

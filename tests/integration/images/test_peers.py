@@ -40,7 +40,7 @@ class PeerNodes:
         folder = self.folder / name
         folder.mkdir()
         node = AgentNode(self.etcd, self.server.settings(), folder)
-        node.node = name
+        node.name = name
         assert self.server.authority is not None
         node.settings = settings_with(node.settings, self.server.authority.issue_agent(node.uid))
         self.machines.append(node)
@@ -60,7 +60,7 @@ async def peer(machine: AgentNode, address: str = "") -> Peer:
     """Return the node as a peer; ``address``: of a relay in front of the agent."""
     beat = await eventually("a heartbeat", machine.heartbeat)
     assert beat is not None
-    return Peer(node=machine.node, uid=machine.uid, api_address=address or beat.api_address)
+    return Peer(node=machine.name, uid=machine.uid, api_address=address or beat.api_address)
 
 
 @pytest.fixture

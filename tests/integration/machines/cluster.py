@@ -72,7 +72,7 @@ class AgentCluster:
         folder = self.folder / f"{name}-{uid}"
         folder.mkdir()
         made = AgentNode(self.etcd, self.settings(uid), folder)
-        made.node, made.uid = name, uid
+        made.name, made.uid = name, uid
         self._machines.append(made)
         return made
 

@@ -30,17 +30,17 @@ R = TypeVar("R", bound=ContainerEngine)
 
 @asynccontextmanager
 async def agent_on(
-    node: str, uid: str, folder: Path, settings: Settings, make: Callable[[EngineCallbacks], Works[R]]
+    name: str, uid: str, folder: Path, settings: Settings, make: Callable[[EngineCallbacks], Works[R]]
 ) -> AsyncIterator[Agent[R]]:
     """Run an agent with the router of ``make``."""
-    options = AgentOptions(node, uid, folder, DEFAULT_HOST, settings)
+    options = AgentOptions(name, uid, folder, DEFAULT_HOST, settings)
     stop = asyncio.Event()
     with StateFolder(folder) as state:
         async with Etcd(settings) as etcd, LeaseKeeper(etcd) as keeper:
             disk = ThreadPool(1, "disk")
             events = EventBus()
-            machine = make(events.engine_callbacks())
-            agent = Agent(options, state, ProcessResources(etcd, keeper, disk, MemoryTrimmer()), machine, events)
+            works = make(events.engine_callbacks())
+            agent = Agent(options, state, ProcessResources(etcd, keeper, disk, MemoryTrimmer()), works, events)
             running = asyncio.create_task(agent.run(stop))
             try:
                 yield agent
@@ -53,15 +53,15 @@ async def agent_on(
 
 @asynccontextmanager
 async def agent_of(
-    machine: AgentNode, routes: FakeRouter, settings: Settings | None = None
+    node: AgentNode, routes: FakeRouter, settings: Settings | None = None
 ) -> AsyncIterator[Agent[DockerEngine]]:
-    """The agent of ``machine``, on the real engine; ``settings``: of another etcd than the machine's."""
+    """Run the agent of ``node`` on the real engine; ``settings``: of another etcd than the node's."""
 
     def make(callbacks: EngineCallbacks) -> Works[DockerEngine]:
-        engine = DockerEngine(DEFAULT_HOST, machine.uid, callbacks)
+        engine = DockerEngine(DEFAULT_HOST, node.uid, callbacks)
         routes.changed = lambda env: callbacks.changed(str(env))
         return Works(engine, partial(probe_call, engine), None, routes)
 
-    folder = machine.folder / "state"
-    async with agent_on(machine.node, machine.uid, folder, settings or machine.settings, make) as agent:
+    folder = node.folder / "state"
+    async with agent_on(node.name, node.uid, folder, settings or node.settings, make) as agent:
         yield agent

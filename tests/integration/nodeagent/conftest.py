@@ -14,7 +14,7 @@ from tests.support.need import need_docker
 
 
 @pytest.fixture
-def machine(etcd: Etcd, settings: Settings, tmp_path: Path) -> Iterator[AgentNode]:
+def node(etcd: Etcd, settings: Settings, tmp_path: Path) -> Iterator[AgentNode]:
     """Node with an agent not started yet."""
     need_docker()
     node = AgentNode(etcd, settings, tmp_path)

@@ -19,173 +19,173 @@ pytestmark = pytest.mark.docker
 STAGING = EnvironmentRef("acme", "shop", "staging")
 
 
-async def test_assigned_services_start_and_report_then_rest(machine: AgentNode) -> None:
-    machine.start()
+async def test_assigned_services_start_and_report_then_rest(node: AgentNode) -> None:
+    node.start()
     cache = worker("cache", volume="data")
     cache.resources.cpu_millis, cache.resources.memory_mib = 500, 32
     cache.stop_grace_period.FromMilliseconds(1500)
-    await machine.assign(web(), cache)
-    status = await machine.settled()
+    await node.assign(web(), cache)
+    status = await node.settled()
     found = service_of(status, "web")
     assert (found.phase, found.health) == (ServiceStatus.RUNNING, ServiceStatus.HEALTHY)
     assert service_of(status, "cache").health == ServiceStatus.NONE
     assert await asyncio.to_thread(fetch, found.address) == "one"
-    config = machine.inspect(found.container)
+    config = node.inspect(found.container)
     assert config["Config"]["Labels"]["devopsellence.environment"] == str(ENV)
     assert config["HostConfig"]["RestartPolicy"]["Name"] == "no"
     assert config["HostConfig"]["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "5"}
-    limited = machine.inspect(service_of(status, "cache").container)
+    limited = node.inspect(service_of(status, "cache").container)
     assert (limited["HostConfig"]["NanoCpus"], limited["HostConfig"]["Memory"]) == (500_000_000, 32 * 1024 * 1024)
     assert limited["Config"]["StopTimeout"] == 2
     by_name = docker("exec", service_of(status, "cache").container, "wget", "-qO-", "http://web:3000/up")
     assert by_name == "one"
 
-    key = machine.etcd.keys.status(machine.node, ENV)
-    before = await machine.etcd.get(key)
+    key = node.etcd.keys.status(node.name, ENV)
+    before = await node.etcd.get(key)
     await asyncio.sleep(1.0)
-    assert await machine.etcd.get(key) == before, "nothing is written while nothing changes"
+    assert await node.etcd.get(key) == before, "nothing is written while nothing changes"
 
 
-async def test_unchanged_service_is_left_untouched(machine: AgentNode) -> None:
-    machine.start()
-    await machine.assign(web(), worker("cache"))
-    first = await machine.settled()
-    await machine.assign(web(), worker("cache", A="1"), release=2)
-    second = await machine.settled()
+async def test_unchanged_service_is_left_untouched(node: AgentNode) -> None:
+    node.start()
+    await node.assign(web(), worker("cache"))
+    first = await node.settled()
+    await node.assign(web(), worker("cache", A="1"), release=2)
+    second = await node.settled()
     kept, changed = service_of(second, "web"), service_of(second, "cache")
     assert (kept.container, kept.reused, kept.release) == (service_of(first, "web").container, True, 1)
     assert changed.container != service_of(first, "cache").container
     assert (changed.reused, changed.release) == (False, 2)
 
 
-async def test_web_service_is_replaced_without_gap(machine: AgentNode) -> None:
-    machine.start()
-    await machine.assign(web(text="one"))
-    address = service_of(await machine.settled(), "web").address
-    requester = Requester(machine, address)
+async def test_web_service_is_replaced_without_gap(node: AgentNode) -> None:
+    node.start()
+    await node.assign(web(text="one"))
+    address = service_of(await node.settled(), "web").address
+    requester = Requester(node, address)
     task = asyncio.create_task(requester.run())
     # Takes a while to answer: the old one must serve until then.
-    await machine.assign(web(text="two", script="sleep 1; mkdir -p /w; echo two > /w/up; exec httpd -f -p 3000 -h /w"))
-    await machine.settled()
+    await node.assign(web(text="two", script="sleep 1; mkdir -p /w; echo two > /w/up; exec httpd -f -p 3000 -h /w"))
+    await node.settled()
     await asyncio.sleep(0.2)
     requester.stop.set()
     await task
     assert requester.failures == []
     assert set(requester.answers) == {"one", "two"}
     assert requester.answers["one"] > 10
-    assert len(machine.containers()) == 1
+    assert len(node.containers()) == 1
 
 
-async def test_service_with_volumes_stops_first_and_keeps_data(machine: AgentNode) -> None:
-    machine.start()
+async def test_service_with_volumes_stops_first_and_keeps_data(node: AgentNode) -> None:
+    node.start()
     script = (
         "echo $N started >> /data/log; trap 'echo $N ended >> /data/log; exit 0' TERM; while :; do sleep 0.05; done"
     )
     one, two = (worker("db", "sh", "-c", script, volume="data", N=number) for number in "12")
     one.stop_grace_period.FromSeconds(5)
-    await machine.assign(one)
-    await machine.settled()
-    await machine.assign(two, release=2)
-    found = service_of(await machine.settled(), "db")
+    await node.assign(one)
+    await node.settled()
+    await node.assign(two, release=2)
+    found = service_of(await node.settled(), "db")
     assert docker("exec", found.container, "cat", "/data/log").split("\n") == ["1 started", "1 ended", "2 started"]
-    labels = docker("volume", "ls", "-q", *machine.labelled).split()
+    labels = docker("volume", "ls", "-q", *node.labelled).split()
     assert len(labels) == 1
 
 
-async def test_dropped_service_is_removed_and_tombstone_keeps_volumes_only(machine: AgentNode) -> None:
-    machine.start()
-    await machine.assign(worker("a", volume="data"), worker("b"))
-    await machine.settled()
-    await machine.assign(worker("a", volume="data"), release=2)
-    assert names((await machine.settled()).services) == ["a"]
-    assert len(machine.containers()) == 1
-    await machine.assign(removed=True)
-    await machine.until("removed", lambda status: status.phase == Status.REMOVED)
-    assert machine.containers() == []
-    assert docker("network", "ls", "-q", *machine.labelled) == ""
-    assert docker("volume", "ls", "-q", *machine.labelled)
+async def test_dropped_service_is_removed_and_tombstone_keeps_volumes_only(node: AgentNode) -> None:
+    node.start()
+    await node.assign(worker("a", volume="data"), worker("b"))
+    await node.settled()
+    await node.assign(worker("a", volume="data"), release=2)
+    assert names((await node.settled()).services) == ["a"]
+    assert len(node.containers()) == 1
+    await node.assign(removed=True)
+    await node.until("removed", lambda status: status.phase == Status.REMOVED)
+    assert node.containers() == []
+    assert docker("network", "ls", "-q", *node.labelled) == ""
+    assert docker("volume", "ls", "-q", *node.labelled)
     # As the controller does once it has seen that.
-    await machine.etcd.delete(machine.etcd.keys.assignment(machine.node, ENV))
-    await machine.etcd.delete(machine.etcd.keys.status(machine.node, ENV))
-    kept = machine.folder / "state" / "assignments"
+    await node.etcd.delete(node.etcd.keys.assignment(node.name, ENV))
+    await node.etcd.delete(node.etcd.keys.status(node.name, ENV))
+    kept = node.folder / "state" / "assignments"
 
     async def forgotten() -> bool:
         return not list(kept.glob("*.json"))
 
     await eventually("forgotten", forgotten)
-    assert await machine.status() is None
+    assert await node.status() is None
 
 
-async def test_assignment_deleted_without_tombstone_changes_nothing(machine: AgentNode) -> None:
-    machine.start()
-    await machine.assign(worker("a"))
-    await machine.settled()
-    before = machine.containers()
-    await machine.etcd.delete(machine.etcd.keys.assignment(machine.node, ENV))
+async def test_assignment_deleted_without_tombstone_changes_nothing(node: AgentNode) -> None:
+    node.start()
+    await node.assign(worker("a"))
+    await node.settled()
+    before = node.containers()
+    await node.etcd.delete(node.etcd.keys.assignment(node.name, ENV))
     await asyncio.sleep(0.5)
     docker("kill", *before)
-    assert await machine.runs(1) == before
-    assert list((machine.folder / "state" / "assignments").glob("*.json"))
+    assert await node.runs(1) == before
+    assert list((node.folder / "state" / "assignments").glob("*.json"))
 
 
-async def test_unreadable_assignment_freezes_its_environment_only(machine: AgentNode) -> None:
-    machine.start()
-    await machine.assign(worker("a"))
-    await machine.assign(worker("a"), env=STAGING)
-    before = service_of(await machine.settled(), "a").container
-    await machine.settled(STAGING)
-    await machine.etcd.put(machine.etcd.keys.assignment(machine.node, ENV), b"{not json")
-    broken = await machine.until("error", lambda status: status.phase == Status.ERROR)
-    assert machine.etcd.keys.assignment(machine.node, ENV) in broken.reason
-    await machine.assign(worker("a", B="1"), env=STAGING, release=2)
-    await machine.settled(STAGING)
-    assert before in machine.containers("status=running")
+async def test_unreadable_assignment_freezes_its_environment_only(node: AgentNode) -> None:
+    node.start()
+    await node.assign(worker("a"))
+    await node.assign(worker("a"), env=STAGING)
+    before = service_of(await node.settled(), "a").container
+    await node.settled(STAGING)
+    await node.etcd.put(node.etcd.keys.assignment(node.name, ENV), b"{not json")
+    broken = await node.until("error", lambda status: status.phase == Status.ERROR)
+    assert node.etcd.keys.assignment(node.name, ENV) in broken.reason
+    await node.assign(worker("a", B="1"), env=STAGING, release=2)
+    await node.settled(STAGING)
+    assert before in node.containers("status=running")
     docker("kill", before)
-    await machine.until("restarted", lambda status: service_of(status, "a").restarts == 1)
-    await machine.assign(worker("a"))
-    assert service_of(await machine.settled(), "a").container == before
+    await node.until("restarted", lambda status: service_of(status, "a").restarts == 1)
+    await node.assign(worker("a"))
+    assert service_of(await node.settled(), "a").container == before
 
 
-async def test_unreadable_assignment_from_the_start_is_an_error(machine: AgentNode) -> None:
-    await machine.etcd.put(machine.etcd.keys.assignment(machine.node, ENV), b"\xff")
-    machine.start()
-    status = await machine.until("error", lambda status: status.phase == Status.ERROR)
+async def test_unreadable_assignment_from_the_start_is_an_error(node: AgentNode) -> None:
+    await node.etcd.put(node.etcd.keys.assignment(node.name, ENV), b"\xff")
+    node.start()
+    status = await node.until("error", lambda status: status.phase == Status.ERROR)
     assert len(status.services) == 0
 
 
-async def test_assignment_for_another_machine_is_ignored(machine: AgentNode) -> None:
-    machine.start()
-    await machine.assign(worker("a"), uid="another-machine")
+async def test_assignment_for_another_machine_is_ignored(node: AgentNode) -> None:
+    node.start()
+    await node.assign(worker("a"), uid="another-machine")
 
     async def told() -> bool:
-        beat = await machine.heartbeat()
+        beat = await node.heartbeat()
         return beat is not None and "another-machine" in beat.problem
 
     await eventually("told", told)
-    assert machine.containers() == []
-    assert await machine.status() is None
+    assert node.containers() == []
+    assert await node.status() is None
 
 
-async def test_environments_share_nothing(machine: AgentNode) -> None:
-    machine.start()
-    await machine.assign(web(text="production"), worker("db", volume="data"))
-    await machine.assign(web(text="staging"), worker("db", volume="data"), env=STAGING)
-    production, staging = await machine.settled(), await machine.settled(STAGING)
+async def test_environments_share_nothing(node: AgentNode) -> None:
+    node.start()
+    await node.assign(web(text="production"), worker("db", volume="data"))
+    await node.assign(web(text="staging"), worker("db", volume="data"), env=STAGING)
+    production, staging = await node.settled(), await node.settled(STAGING)
     client = service_of(staging, "db").container
     assert docker("exec", client, "wget", "-qO-", "http://web:3000/up") == "staging"
     docker("exec", client, "touch", "/data/here")
     assert docker("exec", service_of(production, "db").container, "ls", "/data") == ""
-    await machine.assign(removed=True, env=STAGING)
-    await machine.until("removed", lambda status: status.phase == Status.REMOVED, env=STAGING)
-    assert len(machine.containers("status=running")) == 2
+    await node.assign(removed=True, env=STAGING)
+    await node.until("removed", lambda status: status.phase == Status.REMOVED, env=STAGING)
+    assert len(node.containers("status=running")) == 2
 
 
-async def test_thirty_services_settle(machine: AgentNode) -> None:
-    machine.start()
-    await machine.assign(*(worker(f"s{number:02}") for number in range(30)))
-    status = await machine.settled(seconds=60)
+async def test_thirty_services_settle(node: AgentNode) -> None:
+    node.start()
+    await node.assign(*(worker(f"s{number:02}") for number in range(30)))
+    status = await node.settled(seconds=60)
     assert len(status.services) == 30
-    assert len(machine.containers("status=running")) == 30
+    assert len(node.containers("status=running")) == 30
 
 
 def fetch(address: str) -> str:
@@ -196,8 +196,8 @@ def fetch(address: str) -> str:
 class Requester:
     """Sends requests to the endpoints in the status all the time, as a proxy that follows the status does."""
 
-    def __init__(self, machine: AgentNode, address: str) -> None:
-        self.machine = machine
+    def __init__(self, node: AgentNode, address: str) -> None:
+        self.machine = node
         self.address = address
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []

@@ -28,20 +28,20 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         yield made
 
 
-async def test_container_with_interrupted_start_is_recreated(machine: AgentNode, host: Host) -> None:
-    machine.start("--docker-host", host.socket)
-    await machine.assign(worker("a", VERSION="0"))
-    await machine.settled()
+async def test_container_with_interrupted_start_is_recreated(node: AgentNode, host: Host) -> None:
+    node.start("--docker-host", host.socket)
+    await node.assign(worker("a", VERSION="0"))
+    await node.settled()
     for number, delay in zip(range(1, _TRIES), cycle(_DELAYS), strict=False):
         before = set(host.docker("ps", "-aq").split())
-        await machine.assign(worker("a", VERSION=str(number)), release=number + 1)
+        await node.assign(worker("a", VERSION=str(number)), release=number + 1)
         await asyncio.to_thread(until, "it is made", lambda known=before: set(host.docker("ps", "-aq").split()) - known)
         await asyncio.sleep(delay)
         await asyncio.to_thread(host.kill_docker)
         await asyncio.to_thread(host.start_docker)
-        status = await machine.settled(seconds=60)
+        status = await node.settled(seconds=60)
         assert status.release == number + 1
         assert len(host.docker("ps", "-aq").split()) == 1
-        if machine.lines(_MADE_ANEW):
+        if node.lines(_MADE_ANEW):
             break
-    assert machine.lines(_MADE_ANEW)
+    assert node.lines(_MADE_ANEW)

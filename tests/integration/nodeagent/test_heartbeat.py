@@ -14,9 +14,9 @@ from tests.support.until import eventually
 pytestmark = [pytest.mark.docker, pytest.mark.etcd]
 
 
-async def _beat(machine: AgentNode) -> Heartbeat:
+async def _beat(node: AgentNode) -> Heartbeat:
     async def whole() -> Heartbeat | None:
-        beat = await machine.heartbeat()
+        beat = await node.heartbeat()
         return beat if beat is not None and beat.HasField("disk") else None
 
     value = await eventually("a heartbeat that knows the disk", whole)
@@ -25,31 +25,31 @@ async def _beat(machine: AgentNode) -> Heartbeat:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-async def test_heartbeat_expires_when_agent_is_killed(machine: AgentNode, how: signal.Signals) -> None:
-    machine.start()
-    before = await _beat(machine)
-    os.kill(machine.pid, how)
+async def test_heartbeat_expires_when_agent_is_killed(node: AgentNode, how: signal.Signals) -> None:
+    node.start()
+    before = await _beat(node)
+    os.kill(node.pid, how)
     try:
         # The bound tells "never" alone.
-        await eventually("the heartbeat is gone", lambda: _gone(machine), seconds=60)
+        await eventually("the heartbeat is gone", lambda: _gone(node), seconds=60)
     finally:
-        os.kill(machine.pid, signal.SIGCONT)
+        os.kill(node.pid, signal.SIGCONT)
     if how is signal.SIGSTOP:
         # It notices that its lease has run out, and is back.
-        after = await _beat(machine)
+        after = await _beat(node)
         assert after.uid == before.uid
 
 
-async def test_heartbeat_reports_disk_and_is_rarely_written(machine: AgentNode) -> None:
-    machine.start()
-    beat = await _beat(machine)
+async def test_heartbeat_reports_disk_and_is_rarely_written(node: AgentNode) -> None:
+    node.start()
+    beat = await _beat(node)
     assert 0 <= beat.disk.free_mib <= beat.disk.total_mib
     assert beat.docker_version
-    record = await machine.etcd.get(machine.etcd.keys.heartbeat(machine.node))
+    record = await node.etcd.get(node.etcd.keys.heartbeat(node.name))
     assert record is not None
     # That it is there, that it has found the engine, how much room that has.
     assert record.version <= 3
 
 
-async def _gone(machine: AgentNode) -> bool:
-    return await machine.heartbeat() is None
+async def _gone(node: AgentNode) -> bool:
+    return await node.heartbeat() is None

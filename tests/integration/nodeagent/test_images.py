@@ -28,27 +28,27 @@ def registry() -> Iterator[Registry]:
     docker("rmi", "-f", made.pinned, check=False)
 
 
-async def noted(machine: AgentNode, what: str, holds: Callable[[dict[str, Any]], bool]) -> None:
-    path = machine.folder / "state" / "images.json"
+async def noted(node: AgentNode, what: str, holds: Callable[[dict[str, Any]], bool]) -> None:
+    path = node.folder / "state" / "images.json"
     await asyncio.to_thread(until, what, lambda: path.exists() and holds(json.loads(path.read_bytes())))
 
 
-async def test_ledger_records_releases_and_pulled_images(machine: AgentNode, registry: Registry) -> None:
+async def test_ledger_records_releases_and_pulled_images(node: AgentNode, registry: Registry) -> None:
     env, pinned = str(ENV), registry.pinned
-    machine.start()
-    await machine.assign(worker("a", image=pinned), worker("b"))
-    await machine.settled()
+    node.start()
+    await node.assign(worker("a", image=pinned), worker("b"))
+    await node.settled()
     both = sorted([pinned, small_image()])
-    await noted(machine, "the first release", lambda stored: stored["releases"].get(env) == {"1": both})
-    await noted(machine, "the pull", lambda stored: list(stored["brought"]) == [pinned])
+    await noted(node, "the first release", lambda stored: stored["releases"].get(env) == {"1": both})
+    await noted(node, "the pull", lambda stored: list(stored["brought"]) == [pinned])
     # A killed agent goes on from there.
-    machine.kill()
-    machine.start()
-    await machine.assign(worker("b"), release=2)
-    await machine.settled()
+    node.kill()
+    node.start()
+    await node.assign(worker("b"), release=2)
+    await node.settled()
     two = {"1": both, "2": [small_image()]}
-    await noted(machine, "the second release", lambda stored: stored["releases"].get(env) == two)
-    await machine.assign(removed=True, release=2)
-    await machine.until("removed", lambda status: status.phase == status.REMOVED)
-    await machine.etcd.delete(machine.etcd.keys.assignment(machine.node, ENV))
-    await noted(machine, "nothing of it stays", lambda stored: stored["releases"] == {} and stored["left"] == both)
+    await noted(node, "the second release", lambda stored: stored["releases"].get(env) == two)
+    await node.assign(removed=True, release=2)
+    await node.until("removed", lambda status: status.phase == status.REMOVED)
+    await node.etcd.delete(node.etcd.keys.assignment(node.name, ENV))
+    await noted(node, "nothing of it stays", lambda stored: stored["releases"] == {} and stored["left"] == both)

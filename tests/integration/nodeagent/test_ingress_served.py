@@ -63,16 +63,16 @@ def mapped(pid: int) -> str:
     return Path(f"/proc/{pid}/maps").read_text()
 
 
-async def test_cutover_under_requests_survives_killed_agent(machine: AgentNode) -> None:
+async def test_cutover_under_requests_survives_killed_agent(node: AgentNode) -> None:
     envoy_image()
     http_port, https_port = free_ports(2)
     arguments = [
         *("--envoy-image", "built-in", "--ingress-peer-port", "0"),
         *("--ingress-http-port", str(http_port), "--ingress-https-port", str(https_port)),
     ]
-    machine.start(*arguments)
-    await machine.assign(web(text="one", script=SLOW), ingress=ingress())
-    status = await machine.until(
+    node.start(*arguments)
+    await node.assign(web(text="one", script=SLOW), ingress=ingress())
+    status = await node.until(
         "it is served", lambda seen: seen.ingress.phase == stored_pb2.IngressStatus.SERVING, seconds=60
     )
     old = service_of(status, "web").container
@@ -94,44 +94,44 @@ async def test_cutover_under_requests_survives_killed_agent(machine: AgentNode) 
         return "begun" in await asyncio.to_thread(docker, "exec", old, "ls", "/w")
 
     await eventually("the slow request has begun", begun, seconds=60)
-    await machine.assign(web(text="two", script=SLOW), release=2, ingress=ingress())
-    await machine.until(
+    await node.assign(web(text="two", script=SLOW), release=2, ingress=ingress())
+    await node.until(
         "it waits", lambda seen: service_of(seen, "web").reason.endswith("1 request is under way"), seconds=60
     )
-    machine.kill(signal.SIGKILL)
+    node.kill(signal.SIGKILL)
     assert await asyncio.to_thread(get, http_port) == (200, "two")
-    machine.start(*arguments)
-    status = await machine.until("it is followed again", lambda seen: seen.phase == Status.CONVERGING, seconds=60)
+    node.start(*arguments)
+    status = await node.until("it is followed again", lambda seen: seen.phase == Status.CONVERGING, seconds=60)
     assert docker("inspect", "--format", "{{.State.Running}}", old) == "true"
     docker("exec", old, "touch", "/w/go")
     assert await slow == (200, "one")
-    await machine.settled(seconds=60)
+    await node.settled(seconds=60)
     done.set()
     assert await requests == {(200, "one"), (200, "two")}
-    assert old not in machine.containers()
+    assert old not in node.containers()
 
-    beat = await machine.heartbeat()
+    beat = await node.heartbeat()
     assert beat is not None
     certificate = encrypted_certificate(HOST, beat.age_recipient)
-    sent = part(machine, certificate=certificate)
+    sent = part(node, certificate=certificate)
     sent.key_request.CopyFrom(stored_pb2.KeyRequest(id="ab", host=HOST, recipients=[beat.age_recipient]))
-    await send(machine, sent)
-    await machine.until(
+    await send(node, sent)
+    await node.until(
         "a certificate and a new key",
         lambda seen: (len(seen.ingress.certificates), len(seen.ingress.signing_requests)) == (1, 1),
         seconds=60,
     )
     # It takes 8 MiB for good: other processes do what needs it.
-    assert "cryptography" not in mapped(machine.pid)
+    assert "cryptography" not in mapped(node.pid)
 
     async def served() -> bool:
         return await asyncio.to_thread(serial_at, https_port) == certificate.serial
 
     await eventually("it is served by HTTPS", served, seconds=60)
-    await machine.assign(removed=True)
-    await machine.until("removed", lambda seen: seen.phase == Status.REMOVED, seconds=60)
+    await node.assign(removed=True)
+    await node.until("removed", lambda seen: seen.phase == Status.REMOVED, seconds=60)
 
     async def gone() -> bool:
-        return not await asyncio.to_thread(machine.containers)
+        return not await asyncio.to_thread(node.containers)
 
     await eventually("and Envoy with it", gone, seconds=60)

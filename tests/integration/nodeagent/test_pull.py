@@ -102,32 +102,30 @@ def registry() -> Iterator[Registry]:
     docker("rmi", "-f", made.pinned, check=False)
 
 
-async def test_registry_image_is_pulled_by_digest(machine: AgentNode, registry: Registry) -> None:
+async def test_registry_image_is_pulled_by_digest(node: AgentNode, registry: Registry) -> None:
     registry.there.set()
-    machine.start()
-    await machine.assign(worker("a", image=registry.pinned))
-    found = service_of(await machine.settled(), "a")
+    node.start()
+    await node.assign(worker("a", image=registry.pinned))
+    found = service_of(await node.settled(), "a")
     assert found.restarts == 0
-    assert machine.inspect(found.container)["Config"]["Image"] == registry.pinned
-    assert machine.lines("action")[1]["action"] in ("create", "pull")
-    assert any(line["action"] == "pull" for line in machine.lines("action"))
+    assert node.inspect(found.container)["Config"]["Image"] == registry.pinned
+    assert node.lines("action")[1]["action"] in ("create", "pull")
+    assert any(line["action"] == "pull" for line in node.lines("action"))
 
 
-async def test_missing_registry_image_is_reported_and_old_container_serves(
-    machine: AgentNode, registry: Registry
-) -> None:
-    machine.start()
-    await machine.assign(worker("a"))
-    before = service_of(await machine.settled(), "a").container
-    await machine.assign(worker("a", image=registry.pinned), release=2)
-    status = await machine.until("backs off", reports("a", phase=ServiceStatus.BACKOFF))
+async def test_missing_registry_image_is_reported_and_old_container_serves(node: AgentNode, registry: Registry) -> None:
+    node.start()
+    await node.assign(worker("a"))
+    before = service_of(await node.settled(), "a").container
+    await node.assign(worker("a", image=registry.pinned), release=2)
+    status = await node.until("backs off", reports("a", phase=ServiceStatus.BACKOFF))
     found = service_of(status, "a")
     assert registry.repository in found.reason
     assert (found.container, found.failed) == (before, False)
     # Brought by other means, it is used at once, long before the next attempt.
     registry.there.set()
     docker("pull", "-q", registry.pinned)
-    await machine.settled(seconds=5)
+    await node.settled(seconds=5)
 
 
 def _layer() -> bytes:

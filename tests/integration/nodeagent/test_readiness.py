@@ -50,71 +50,71 @@ def client() -> workload_pb2.Service:
     return after(worker("client", "sh", "-c", script), {"redis": D.SERVICE_HEALTHY})
 
 
-async def codes(machine: AgentNode) -> list[str]:
+async def codes(node: AgentNode) -> list[str]:
     """The codes of all events so far."""
-    listing = await machine.etcd.list(machine.etcd.keys.events_prefix(ENV))
+    listing = await node.etcd.list(node.etcd.keys.events_prefix(ENV))
     return [decode(stored_pb2.Event, each.key, each.value).code for each in listing.items]
 
 
-async def test_dependent_waits_for_slow_service_with_a_reason(machine: AgentNode) -> None:
-    machine.start()
-    await machine.assign(redis(delay=2), client())
-    value = await machine.until(
+async def test_dependent_waits_for_slow_service_with_a_reason(node: AgentNode) -> None:
+    node.start()
+    await node.assign(redis(delay=2), client())
+    value = await node.until(
         "waits", lambda status: "connection refused" in "".join(service.reason for service in status.services)
     )
-    found = await machine.until("says", lambda status: "refused" in service_of(status, "client").reason)
+    found = await node.until("says", lambda status: "refused" in service_of(status, "client").reason)
     assert service_of(found, "client").reason.startswith("waits for redis to be healthy: not healthy yet: tcp ")
     assert service_of(found, "client").phase == ServiceStatus.PENDING
     assert value.phase == Status.CONVERGING
-    status = await machine.settled()
+    status = await node.settled()
     assert service_of(status, "redis").health == ServiceStatus.HEALTHY
     assert service_of(status, "client").restarts == 0
 
     # All of it goes down, as by a reboot.
-    machine.kill()
-    docker("kill", *machine.containers())
-    machine.start()
-    status = await machine.until(
+    node.kill()
+    docker("kill", *node.containers())
+    node.start()
+    status = await node.until(
         "again",
         lambda status: status.phase == Status.SETTLED and all(service.restarts == 1 for service in status.services),
     )
-    started = {service.name: machine.inspect(service.container)["State"]["StartedAt"] for service in status.services}
+    started = {service.name: node.inspect(service.container)["State"]["StartedAt"] for service in status.services}
     assert started["redis"] < started["client"]
     assert service_of(status, "client").last_exit.code == 137
 
     # One that runs is left alone when what it depends on starts again.
     before = service_of(status, "client").container
     docker("kill", service_of(status, "redis").container)
-    await machine.until("restarted", reports("redis", phase=ServiceStatus.RUNNING, restarts=2))
-    assert machine.inspect(before)["State"]["StartedAt"] == started["client"]
+    await node.until("restarted", reports("redis", phase=ServiceStatus.RUNNING, restarts=2))
+    assert node.inspect(before)["State"]["StartedAt"] == started["client"]
 
 
-async def test_exec_probe_makes_service_ready(machine: AgentNode) -> None:
-    machine.start()
+async def test_exec_probe_makes_service_ready(node: AgentNode) -> None:
+    node.start()
     service = worker("db", "sh", "-c", "sleep 1; touch /tmp/ready; exec sleep 100000")
-    await machine.assign(ready(service, "sh", "-c", "test -f /tmp/ready || { echo no such file; exit 3; }"))
-    waiting = await machine.until("asked", lambda status: "exit code 3" in service_of(status, "db").reason)
+    await node.assign(ready(service, "sh", "-c", "test -f /tmp/ready || { echo no such file; exit 3; }"))
+    waiting = await node.until("asked", lambda status: "exit code 3" in service_of(status, "db").reason)
     assert service_of(waiting, "db").reason.endswith("exit code 3: no such file")
     assert service_of(waiting, "db").health == ServiceStatus.CHECKING
-    assert service_of(await machine.settled(), "db").health == ServiceStatus.HEALTHY
+    assert service_of(await node.settled(), "db").health == ServiceStatus.HEALTHY
 
 
-async def test_unrunnable_exec_probe_is_reported(machine: AgentNode) -> None:
-    machine.start()
-    await machine.assign(ready(worker("db"), "no-such-command"))
-    await machine.until("said", lambda status: "no-such-command: " in service_of(status, "db").reason)
+async def test_unrunnable_exec_probe_is_reported(node: AgentNode) -> None:
+    node.start()
+    await node.assign(ready(worker("db"), "no-such-command"))
+    await node.until("said", lambda status: "no-such-command: " in service_of(status, "db").reason)
 
 
-async def test_hanging_or_verbose_exec_probe_is_ended(machine: AgentNode) -> None:
-    machine.start()
-    await machine.assign(
+async def test_hanging_or_verbose_exec_probe_is_ended(node: AgentNode) -> None:
+    node.start()
+    await node.assign(
         ready(worker("hangs"), "sh", "-c", "sleep 3333; true"), ready(worker("talks"), "sh", "-c", "yes 4444; true")
     )
 
     def late(status: Status) -> bool:
         return all("timed out after 0.5 s" in service.reason for service in status.services)
 
-    status = await machine.until("late", late)
+    status = await node.until("late", late)
 
     async def asked_again() -> bool:
         # One at a time, and the ones before are gone: the shell and what it has started.
@@ -128,106 +128,104 @@ async def test_hanging_or_verbose_exec_probe_is_ended(machine: AgentNode) -> Non
         await asyncio.sleep(0.2)
 
 
-async def test_completing_service_runs_once_before_its_dependents(machine: AgentNode) -> None:
-    machine.start()
+async def test_completing_service_runs_once_before_its_dependents(node: AgentNode) -> None:
+    node.start()
     # Fails the first time.
     job = worker("job", "sh", "-c", "sleep 0.5; [ -f /data/tried ] && exit 0; touch /data/tried; exit 4", volume="job")
     job.completes = True
-    await machine.assign(job, after(worker("app"), {"job": D.SERVICE_COMPLETED_SUCCESSFULLY}))
-    await machine.until(
-        "waits", lambda status: service_of(status, "app").reason.startswith("waits for job to complete")
-    )
-    status = await machine.settled()
+    await node.assign(job, after(worker("app"), {"job": D.SERVICE_COMPLETED_SUCCESSFULLY}))
+    await node.until("waits", lambda status: service_of(status, "app").reason.startswith("waits for job to complete"))
+    status = await node.settled()
     done = service_of(status, "job")
     assert (done.phase, done.restarts, done.last_exit.code) == (ServiceStatus.COMPLETED, 1, 0)
-    ended = machine.inspect(done.container)["State"]["FinishedAt"]
-    assert ended < machine.inspect(service_of(status, "app").container)["State"]["StartedAt"]
-    assert "service_completed" in await codes(machine)
+    ended = node.inspect(done.container)["State"]["FinishedAt"]
+    assert ended < node.inspect(service_of(status, "app").container)["State"]["StartedAt"]
+    assert "service_completed" in await codes(node)
 
-    machine.kill()
-    machine.start()
-    await machine.assign(job, after(worker("app", A="1"), {"job": D.SERVICE_COMPLETED_SUCCESSFULLY}), release=2)
-    status = await machine.settled()
+    node.kill()
+    node.start()
+    await node.assign(job, after(worker("app", A="1"), {"job": D.SERVICE_COMPLETED_SUCCESSFULLY}), release=2)
+    status = await node.settled()
     assert (service_of(status, "job").container, service_of(status, "job").reused) == (done.container, True)
-    assert machine.inspect(done.container)["State"]["FinishedAt"] == ended
+    assert node.inspect(done.container)["State"]["FinishedAt"] == ended
 
 
-async def test_unhealthy_container_is_replaced(machine: AgentNode) -> None:
-    machine.start()
-    await machine.assign(web(), worker("other"))
-    first = await machine.settled()
+async def test_unhealthy_container_is_replaced(node: AgentNode) -> None:
+    node.start()
+    await node.assign(web(), worker("other"))
+    first = await node.settled()
     before = service_of(first, "web").container
     docker("exec", before, "rm", "/w/up")
-    seen = await machine.until("unhealthy", reports("web", health=ServiceStatus.UNHEALTHY))
+    seen = await node.until("unhealthy", reports("web", health=ServiceStatus.UNHEALTHY))
     found = service_of(seen, "web")
     assert found.HasField("unhealthy_since")
     assert found.reason.startswith("not healthy: GET http://")
     assert found.reason.endswith("answered 404")
-    second = await machine.settled()
+    second = await node.settled()
     again = service_of(second, "web")
     assert again.container != before
     assert (again.restarts, again.HasField("unhealthy_since")) == (1, False)
     assert service_of(second, "other").container == service_of(first, "other").container
-    assert len(machine.containers()) == 2
+    assert len(node.containers()) == 2
 
     # The second time it has to wait, also across a restart of the agent, and says until when.
     docker("exec", again.container, "rm", "/w/up")
-    waits = await machine.until("waits", lambda status: service_of(status, "web").HasField("next_attempt_at"))
+    waits = await node.until("waits", lambda status: service_of(status, "web").HasField("next_attempt_at"))
     assert service_of(waits, "web").container == again.container
-    machine.kill()
-    machine.start()
-    third = await machine.until(
+    node.kill()
+    node.start()
+    third = await node.until(
         "replaced", lambda status: service_of(status, "web").container not in ("", again.container), seconds=60
     )
     started = service_of(third, "web").started_at.ToMilliseconds() - again.started_at.ToMilliseconds()
     assert started >= 10_000
 
     async def told() -> bool:
-        return {"service_unhealthy", "service_recreated"} <= set(await codes(machine))
+        return {"service_unhealthy", "service_recreated"} <= set(await codes(node))
 
     await eventually("told", told)
 
 
-async def test_container_recovering_during_backoff_is_left_alone(machine: AgentNode) -> None:
-    machine.start()
-    await machine.assign(web())
-    first = service_of(await machine.settled(), "web").container
+async def test_container_recovering_during_backoff_is_left_alone(node: AgentNode) -> None:
+    node.start()
+    await node.assign(web())
+    first = service_of(await node.settled(), "web").container
     docker("exec", first, "rm", "/w/up")
-    await machine.until("gone", lambda status: service_of(status, "web").container != first)
-    found = service_of(await machine.settled(), "web")
+    await node.until("gone", lambda status: service_of(status, "web").container != first)
+    found = service_of(await node.settled(), "web")
     docker("exec", found.container, "mv", "/w/up", "/w/down")
-    status = await machine.until("unhealthy", reports("web", health=ServiceStatus.UNHEALTHY))
+    status = await node.until("unhealthy", reports("web", health=ServiceStatus.UNHEALTHY))
     assert (status.phase, service_of(status, "web").phase) == (Status.CONVERGING, ServiceStatus.RUNNING)
     docker("exec", found.container, "mv", "/w/down", "/w/up")
-    assert service_of(await machine.settled(), "web").container == found.container
+    assert service_of(await node.settled(), "web").container == found.container
 
 
-async def test_unhealthy_container_with_volume_stops_before_its_successor_starts(machine: AgentNode) -> None:
-    machine.start()
+async def test_unhealthy_container_with_volume_stops_before_its_successor_starts(node: AgentNode) -> None:
+    node.start()
     script = f"echo started >> /data/log; trap 'echo ended >> /data/log; exit 0' TERM; ({SERVE}) & wait"
     db = web("db", script=script)
     db.volumes.add(source="data", target="/data")
     db.stop_grace_period.FromSeconds(10)
-    await machine.assign(db)
-    before = service_of(await machine.settled(), "db").container
+    await node.assign(db)
+    before = service_of(await node.settled(), "db").container
     docker("exec", before, "rm", "/w/up")
-    await machine.until("gone", lambda status: service_of(status, "db").container != before)
-    found = service_of(await machine.settled(), "db")
+    await node.until("gone", lambda status: service_of(status, "db").container != before)
+    found = service_of(await node.settled(), "db")
     assert docker("exec", found.container, "cat", "/data/log").split() == ["started", "ended", "started"]
 
 
-async def test_tombstone_stops_services_in_reverse_order(machine: AgentNode) -> None:
-    machine.start()
+async def test_tombstone_stops_services_in_reverse_order(node: AgentNode) -> None:
+    node.start()
     script = "trap 'sleep 0.3; echo $N >> /data/log; exit 0' TERM; while :; do sleep 0.05; done"
     services = [worker(name, "sh", "-c", script, volume="log", N=name) for name in ("a", "b", "c")]
     for service in services:
         service.stop_grace_period.FromSeconds(10)
     after(services[0], {"b": D.SERVICE_STARTED})
     after(services[1], {"c": D.SERVICE_STARTED})
-    await machine.assign(*services)
-    await machine.settled()
-    await machine.assign(removed=True)
-    await machine.until("removed", lambda status: status.phase == Status.REMOVED)
-    (volume,) = docker("volume", "ls", "-q", *machine.labelled).split()
+    await node.assign(*services)
+    await node.settled()
+    await node.assign(removed=True)
+    await node.until("removed", lambda status: status.phase == Status.REMOVED)
+    (volume,) = docker("volume", "ls", "-q", *node.labelled).split()
     log = docker("run", "--rm", "-v", f"{volume}:/data", small_image(), "cat", "/data/log")
     assert log.split() == ["a", "b", "c"]
