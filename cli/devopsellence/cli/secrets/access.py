@@ -203,10 +203,12 @@ def _grant_requests(
     ]
     for host, certificate in _with_keys(served).items():
         item, key_version = CertificateKeyItem(host), frozenset({KEY})
-        ours = certificate.source == Certificate.INSTALLED
+        installed = certificate.source == Certificate.INSTALLED
         files = item.files("", certificate)
         requests.append(
-            GrantRequest(item, files, key_version if ours else frozenset(), must, frozenset() if ours else key_version)
+            GrantRequest(
+                item, files, key_version if installed else frozenset(), must, frozenset() if installed else key_version
+            )
         )
     return requests
 

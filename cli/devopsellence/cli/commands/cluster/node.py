@@ -162,22 +162,22 @@ def attach(ctx: click.Context, output: Output, name: str) -> None:
 
         return await registry.attach(etcd, await context.environment(ctx, etcd), name)
 
-    environment, sealed = context.run(ctx, work)
-    for problem in sealed.problems:
+    environment, result = context.run(ctx, work)
+    for problem in result.problems:
         output.warning(f"{problem.key} is {problem.reason}")
-    if sealed.keyless:
+    if result.keyless:
         advice = "run devopsellence secret reencrypt, or deploy, once its agent is running"
         output.warning(f"node {name} cannot decrypt the secrets yet, because its public key is not known; {advice}")
-    if sealed.undecryptable:
-        hosts = ", ".join(sealed.undecryptable)
+    if result.undecryptable:
+        hosts = ", ".join(result.undecryptable)
         output.warning(f"cannot decrypt the private keys of {hosts}: the controller obtains new certificates")
     _attached(
         output,
         "node attach",
         environment,
         f"Node {name} is attached to {_path(environment)}.",
-        secrets_sealed=_documents(sealed.secrets),
-        certificates_sealed=list(sealed.hosts),
+        secrets_sealed=_documents(result.secrets),
+        certificates_sealed=list(result.hosts),
     )
 
 
