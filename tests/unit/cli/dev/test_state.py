@@ -1,4 +1,4 @@
-"""What is remembered of the local cluster, also by versions that knew less or more."""
+"""Saved settings of the local cluster, also of older and newer versions."""
 
 from __future__ import annotations
 

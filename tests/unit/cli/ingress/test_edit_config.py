@@ -179,7 +179,7 @@ def test_overlay_does_not_repeat_base_values() -> None:
         (IngressEdit(hosts=("a.example.com",), port="grpc"), 'port "grpc" not found on service "web"'),
         (IngressEdit(hosts=("a.example.com",), path="api"), "must begin with /"),
         (IngressEdit(hosts=("a.example.com",), drain_timeout="soon"), "must be a duration such as 5s"),
-        (IngressEdit(hosts=("a.example.com",), tls="off", redirect_http=True), "leads nowhere while"),
+        (IngressEdit(hosts=("a.example.com",), tls="off", redirect_http=True), "while ingress.tls.mode is off"),
     ],
     ids=["port", "underscore", "service", "worker", "port's name", "path", "time", "redirect"],
 )

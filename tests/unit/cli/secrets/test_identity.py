@@ -1,4 +1,4 @@
-"""The operator's identity on disk, and its name."""
+"""age identity of the operator."""
 
 from __future__ import annotations
 

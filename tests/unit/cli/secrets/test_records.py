@@ -1,4 +1,4 @@
-"""What a stored secret becomes, without etcd."""
+"""Edits of stored secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a value comes from, and what cannot be one."""
+"""Input and validation of a secret's value."""
 
 from __future__ import annotations
 
