@@ -77,7 +77,7 @@ def version() -> str:
 def served(app: App) -> dict[str, str]:
     """Return the serial of the trusted certificate that each host serves, by host."""
     trust = ssl.create_default_context(cafile=str(app.authority))
-    found = {}
+    serials = {}
     for name, host in app.bed.hosts.items():
         try:
             with (
@@ -85,10 +85,10 @@ def served(app: App) -> dict[str, str]:
                 trust.wrap_socket(plain, server_hostname=HOST) as connection,
             ):
                 certificate: Mapping[str, object] = connection.getpeercert() or {}
-                found[name] = str(certificate["serialNumber"])
+                serials[name] = str(certificate["serialNumber"])
         except OSError:
             pass
-    return found
+    return serials
 
 
 def record(app: App) -> Certificate:
@@ -100,15 +100,15 @@ def make_due(app: App) -> None:
 
     async def work(etcd: Etcd) -> bool:
         key = etcd.keys.certificate(app.ref, HOST)
-        found = await etcd.get(key)
-        assert found is not None
-        certificate = decode(Certificate, key, found.value)
+        record = await etcd.get(key)
+        assert record is not None
+        certificate = decode(Certificate, key, record.value)
         now = Timestamp()
         now.GetCurrentTime()
         certificate.not_before.seconds = now.seconds - 60 * _DAY
         certificate.not_after.seconds = now.seconds + 10 * _DAY
         certificate.ClearField("issuance")
-        result = await etcd.txn([Compare.unmodified(key, found.mod_revision)], [Put(key, encode(certificate))])
+        result = await etcd.txn([Compare.unmodified(key, record.mod_revision)], [Put(key, encode(certificate))])
         return result.succeeded
 
     until("the certificate is due", lambda: app.bed.store(work))
@@ -119,13 +119,13 @@ def renewed(app: App, before: set[str]) -> str:
 
     def look() -> str:
         serials = served(app)
-        one = set(serials.values())
-        return one.pop() if len(serials) == len(app.bed.hosts) and len(one) == 1 and not one & before else ""
+        shown = set(serials.values())
+        return shown.pop() if len(serials) == len(app.bed.hosts) and len(shown) == 1 and not shown & before else ""
 
     return until("every host has the next certificate", look, seconds=90, every=0.2)
 
 
-def told(load: Load) -> None:
+def print_results(load: Load) -> None:
     """Print the observations of the clients."""
     for host, result in load.results.items():
         slowest = result.percentile(0.99, KEPT, NEW)
@@ -150,8 +150,8 @@ def test_any_host_answers_challenge_and_renewal_drops_no_request(app: App, bed: 
             pebble.point(HOST, [host.address])
             make_due(app)
             serials.add(renewed(app, serials))
-    pebble.point(HOST, [each.address for each in bed.hosts.values()])
-    told(load)
+    pebble.point(HOST, [host.address for host in bed.hosts.values()])
+    print_results(load)
     assert load.failed == []
     assert len(serials) == 1 + len(bed.hosts)
 
@@ -160,7 +160,7 @@ def test_rolling_deploy_drops_no_request(app: App, bed: Bed, version: str) -> No
     """Slow answers and WebSockets are not dropped either."""
     with Load(app, *bed.hosts, slow=2, slow_seconds=3.0, sockets=2, socket_seconds=3.0) as load:
         app.deploy(version)
-    told(load)
+    print_results(load)
     assert load.failed == []
     for host, result in load.results.items():
         assert version in result.answered, f"{host} was asked during the rollout"
@@ -194,7 +194,7 @@ def test_another_host_answers_for_missing_container(app: App, bed: Bed) -> None:
         until("others answer", lambda: load.answered("n2") > before + 100)
         host.start_agent()
         nothing_amiss(bed)
-    told(load)
+    print_results(load)
     assert {line.split()[0] for line in load.failed} <= {"n2"}
 
 
@@ -220,7 +220,7 @@ def test_killed_router_recovers_without_affecting_other_hosts(app: App, bed: Bed
         nothing_amiss(bed, seconds=60)
         before = load.answered("n1")
         until("n1 answers again", lambda: load.answered("n1") > before + 100)
-    told(load)
+    print_results(load)
     assert {line.split()[0] for line in load.failed} <= ({"n1"} if kill is not kill_agent else set())
 
 
@@ -260,10 +260,10 @@ def test_forwarding_host_is_reported_with_fix(app: App, bed: Bed, way: dict[str,
     there.run("iptables", "--policy", "FORWARD", "ACCEPT")
     for where, port in way.items():
         assert reaches(here, where, port)
-    found = isolation(app, "n1")
-    assert found is not None
-    assert "machines on the same network reach every port of containers directly" in found["message"]
-    command = found["next_actions"][0]["command"].partition(" (")[0]
+    finding = isolation(app, "n1")
+    assert finding is not None
+    assert "machines on the same network reach every port of containers directly" in finding["message"]
+    command = finding["next_actions"][0]["command"].partition(" (")[0]
     assert command == "iptables -P FORWARD DROP"
     doctor = app.devopsellence("doctor", check=False).stdout
     assert "isolation of node n1" in doctor

@@ -15,8 +15,10 @@ pytestmark = pytest.mark.timeout(180)
 
 def versions(app: App, node: str) -> list[str]:
     """Return the versions of the app's containers on a host."""
-    found = app.bed.hosts[node].containers(f"label=devopsellence.environment={app.ref}")
-    return [word.partition("=")[2] for each in found for word in each["Config"]["Env"] if word.startswith("VERSION=")]
+    containers = app.bed.hosts[node].containers(f"label=devopsellence.environment={app.ref}")
+    return [
+        word.partition("=")[2] for info in containers for word in info["Config"]["Env"] if word.startswith("VERSION=")
+    ]
 
 
 def test_drained_node_stays_empty_until_uncordoned(app: App, bed: Bed) -> None:
@@ -35,10 +37,10 @@ def test_removed_node_can_register_again(app: App, bed: Bed) -> None:
     with Load(app, "n1", "n2") as load:
         app.devopsellence("node", "drain", "n3")
         app.devopsellence("node", "remove", "n3")
-        found = stored(bed)
-        assert "n3" not in found.nodes
-        assert "n3" not in found.environments[app.ref].nodes
-        assert not [node for node, _ in (*found.assignments, *found.statuses) if node == "n3"]
+        state = stored(bed)
+        assert "n3" not in state.nodes
+        assert "n3" not in state.environments[app.ref].nodes
+        assert not [node for node, _ in (*state.assignments, *state.statuses) if node == "n3"]
         bed.hosts["n3"].kill_agent()
         bed.enlist(bed.hosts["n3"])
         bed.wait()
@@ -66,10 +68,10 @@ def test_replaced_machine_loses_access(app: App, bed: Bed) -> None:
             app.deploy("without the old machine")
             nothing_amiss(bed)
         assert load.failed == []
-        found = stored(bed)
-        assert uid not in {found.nodes["n3"].uid, *(status.node_uid for status in found.statuses.values())}
+        state = stored(bed)
+        assert uid not in {state.nodes["n3"].uid, *(status.node_uid for status in state.statuses.values())}
         # Who is shut out changes nothing: what it ran when it was last told goes on.
-        assert [each["Id"] for each in before.containers()] == [container["Id"]]
+        assert [info["Id"] for info in before.containers()] == [container["Id"]]
     finally:
         before.switch_off()
 

@@ -31,12 +31,12 @@ def version() -> str:
 
 def running(app: App) -> dict[str, str]:
     """Return the version of each host's only container of the app, by host."""
-    found = {}
+    versions = {}
     for name, host in app.bed.hosts.items():
         (only,) = host.containers(f"label=devopsellence.environment={app.ref}")
-        variables = dict(each.split("=", 1) for each in only["Config"]["Env"])
-        found[name] = variables["VERSION"]
-    return found
+        variables = dict(variable.split("=", 1) for variable in only["Config"]["Env"])
+        versions[name] = variables["VERSION"]
+    return versions
 
 
 def rollout(app: App) -> Rollout:
@@ -44,7 +44,9 @@ def rollout(app: App) -> Rollout:
 
 
 def progress(app: App, node: str) -> NodeProgress.Phase.ValueType:
-    return next((each.phase for each in rollout(app).nodes if each.node == node), NodeProgress.PHASE_UNSPECIFIED)
+    return next(
+        (progress.phase for progress in rollout(app).nodes if progress.node == node), NodeProgress.PHASE_UNSPECIFIED
+    )
 
 
 def has(host: Host, image: str) -> bool:
@@ -52,13 +54,15 @@ def has(host: Host, image: str) -> bool:
 
 
 def settled(app: App, release: int) -> bool:
-    found = rollout(app)
-    return found.release == release and found.phase == Rollout.SETTLED
+    current = rollout(app)
+    return current.release == release and current.phase == Rollout.SETTLED
 
 
 def moved(app: App, release: int) -> int:
     """Return the number of nodes with an assignment of a release."""
-    return sum(each.release == release for (_, ref), each in stored(app.bed).assignments.items() if ref == app.ref)
+    return sum(
+        assignment.release == release for (_, ref), assignment in stored(app.bed).assignments.items() if ref == app.ref
+    )
 
 
 def test_rolling_deploy_updates_hosts_in_turn_without_failed_requests(app: App, version: str) -> None:
@@ -77,7 +81,7 @@ def test_rolling_deploy_updates_hosts_in_turn_without_failed_requests(app: App, 
 
 def test_unhealthy_release_is_rolled_back_automatically(app: App) -> None:
     (before,) = set(running(app).values())
-    generations = {place: each.generation for place, each in stored(app.bed).assignments.items()}
+    generations = {place: assignment.generation for place, assignment in stored(app.bed).assignments.items()}
     with Load(app, *app.bed.hosts) as load:
         refused = app.deploy("broken", check=False)
         until("it has failed for good", lambda: rollout(app).phase == Rollout.FAILED, every=0.2)
@@ -91,9 +95,9 @@ def test_unhealthy_release_is_rolled_back_automatically(app: App) -> None:
     untouched = [place for place in generations if place[0] not in touched]
     now = stored(app.bed).assignments
     assert {place: now[place].generation for place in untouched} == {place: generations[place] for place in untouched}
-    found = rollout(app)
-    assert found.target == found.last_settled == release - 1
-    assert touched.pop() in found.reason
+    current = rollout(app)
+    assert current.target == current.last_settled == release - 1
+    assert touched.pop() in current.reason
     assert set(running(app).values()) == {before}
 
 

@@ -29,21 +29,21 @@ AT_ONCE = 10
 
 async def _one(seed: int, shared: EtcdServer, folder: Path) -> list[str]:
     structlog.contextvars.bind_contextvars(seed=seed)
-    made = schedule(seed)
+    played = schedule(seed)
     async with AsyncExitStack() as stack:
         server = shared
-        if made.own_etcd:
+        if played.own_etcd:
             server = EtcdServer(folder / f"etcd-{seed}")
             stack.callback(server.kill)
             await asyncio.to_thread(server.start)
-        cluster = await stack.enter_async_context(Cluster(made, server, f"/seed-{seed}/", folder / str(seed)))
+        cluster = await stack.enter_async_context(Cluster(played, server, f"/seed-{seed}/", folder / str(seed)))
         begun = time.monotonic()
         try:
-            found = await play(made, cluster)
-            structlog.get_logger().info("schedule over", seconds=round(time.monotonic() - begun, 1), wrong=found)
+            defects = await play(played, cluster)
+            structlog.get_logger().info("schedule over", seconds=round(time.monotonic() - begun, 1), wrong=defects)
         except Exception:  # noqa: BLE001 - the other schedules go on
             return [traceback.format_exc()]
-        return found
+        return defects
 
 
 async def _all(seeds: list[int], folder: Path) -> dict[int, list[str]]:
@@ -54,8 +54,8 @@ async def _all(seeds: list[int], folder: Path) -> dict[int, list[str]]:
             return await _one(seed, shared, folder)
 
     with EtcdServer(folder / "etcd") as shared:
-        found = await asyncio.gather(*(limited(seed) for seed in seeds))
-    return dict(zip(seeds, found, strict=True))
+        defects = await asyncio.gather(*(limited(seed) for seed in seeds))
+    return dict(zip(seeds, defects, strict=True))
 
 
 def _log_to(file: TextIO) -> None:

@@ -78,7 +78,7 @@ def _is_bad(end: ScheduleEnd, rollout: pb.Rollout) -> bool:
 
 
 def _last_settled(rollout: pb.Rollout) -> int:
-    return max((one.release for one in rollout.history if one.phase == _Phase.SETTLED), default=0)
+    return max((outcome.release for outcome in rollout.history if outcome.phase == _Phase.SETTLED), default=0)
 
 
 def _goes_back_to(end: ScheduleEnd, rollout: pb.Rollout) -> int:
@@ -92,10 +92,10 @@ def _rollout(end: ScheduleEnd) -> Iterator[str]:
     if rollout.release != latest:
         yield f"the rollout is about release {rollout.release}, the newest is {latest}"
         return
-    told = [one.release for one in rollout.history]
+    releases = [outcome.release for outcome in rollout.history]
     # Of those before the first that was rolled out at all, nothing is told.
-    if told != list(range(latest - 1, latest - 1 - len(told), -1)):
-        yield f"the history tells of {told} before release {latest}"
+    if releases != list(range(latest - 1, latest - 1 - len(releases), -1)):
+        yield f"the history tells of {releases} before release {latest}"
     settled = _last_settled(rollout)
     if settled and end.shapes[settled].quality is not ReleaseQuality.GOOD:
         yield f"release {settled} is bad and is said to have settled"
@@ -171,7 +171,7 @@ def _as_assigned(end: ScheduleEnd, name: str) -> Iterator[str]:
         if end.containers[name]:
             yield f"{name} has no assignment and runs {_text(end.containers[name])}"
     elif end.shapes[assignment.release].quality is ReleaseQuality.GOOD and not assignment.HasField("task"):
-        running = {each.service for each in end.containers[name] if each.up and not each.task}
+        running = {container.service for container in end.containers[name] if container.up and not container.task}
         if running != {service.name for service in assignment.services}:
             yield f"{name} runs {_text(end.containers[name])} rather than what it is assigned"
 
@@ -179,11 +179,11 @@ def _as_assigned(end: ScheduleEnd, name: str) -> Iterator[str]:
 def _compare(end: ScheduleEnd, name: str, services: Sequence[workload_pb2.Service]) -> Iterator[str]:
     labels = set(end.node(name).labels)
     wanted = sorted((service.name, service.image.pinned) for service in services if _LABELS[service.kind] in labels)
-    ours = [each for each in end.containers[name] if not each.task]
-    running = sorted((each.service, each.image) for each in ours)
-    if running != wanted or not all(each.up for each in ours):
+    ours = [container for container in end.containers[name] if not container.task]
+    running = sorted((container.service, container.image) for container in ours)
+    if running != wanted or not all(container.up for container in ours):
         yield f"{name} should run {wanted} and has {_text(ours)}"
-    if any(each.up for each in end.containers[name] if each.task):
+    if any(container.up for container in end.containers[name] if container.task):
         yield f"a task goes on on {name}"
     if end.networks[name] > 1:
         yield f"{name} has {end.networks[name]} networks"
@@ -199,7 +199,7 @@ def _text(containers: Sequence[Container]) -> str:
 
 def regressions(history: History, keys: Keys) -> list[str]:
     """Return the rollouts that left SETTLED, or went back to an older release."""
-    found = []
+    problems = []
     before = pb.Rollout()
     for revision in sorted(history):
         for event in history[revision]:
@@ -207,10 +207,10 @@ def regressions(history: History, keys: Keys) -> list[str]:
                 continue
             rollout = decode(pb.Rollout, event.key, event.kv.value)
             if rollout.release < before.release:
-                found.append(
+                problems.append(
                     f"revision {revision}: the rollout went from release {before.release} to {rollout.release}"
                 )
             if (rollout.release, before.phase) == (before.release, _Phase.SETTLED) and rollout.phase != before.phase:
-                found.append(f"revision {revision}: release {rollout.release} had settled and no longer has")
+                problems.append(f"revision {revision}: release {rollout.release} had settled and no longer has")
             before = rollout
-    return found
+    return problems

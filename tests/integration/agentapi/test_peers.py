@@ -42,25 +42,25 @@ async def channel(here: ApiNode, name: str = "") -> AsyncIterator[grpc.aio.Chann
         ("grpc.max_receive_message_length", 8 << 20),
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    async with grpc.aio.secure_channel(here.address, credentials, options=options) as made:
-        yield made
+    async with grpc.aio.secure_channel(here.address, credentials, options=options) as connection:
+        yield connection
 
 
 async def refused(here: ApiNode, name: str, image: str) -> grpc.aio.AioRpcError:
-    async with channel(here, name) as made:
+    async with channel(here, name) as connection:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(made, image, timeout=5).read()
+            await call(connection, image, timeout=5).read()
     return caught.value
 
 
-def call(made: grpc.aio.Channel, image: str, timeout: float | None = None) -> Any:
-    return PeersStub(made).FetchImage(FetchImageRequest(image=image), timeout=timeout)
+def call(connection: grpc.aio.Channel, image: str, timeout: float | None = None) -> Any:
+    return PeersStub(connection).FetchImage(FetchImageRequest(image=image), timeout=timeout)
 
 
 async def test_node_gets_assigned_image(here: ApiNode) -> None:
     here.assign(service(small_image()))
-    async with channel(here, "node:another") as made:
-        answer = call(made, small_image())
+    async with channel(here, "node:another") as connection:
+        answer = call(connection, small_image())
         metadata = dict(await answer.initial_metadata())
         sizes, archive = [], b""
         async for part in answer:
@@ -99,9 +99,9 @@ async def test_node_gets_nothing_but_assigned_images(here: ApiNode) -> None:
     ]:
         error = await refused(here, "node:another", image)
         assert (error.code(), why in str(error.details())) == (code, True), error
-    async with channel(here, "node:another") as made:
+    async with channel(here, "node:another") as connection:
         with pytest.raises(grpc.aio.AioRpcError, match="operator"):
-            await AgentStub(made).Diagnose(DiagnoseRequest())
+            await AgentStub(connection).Diagnose(DiagnoseRequest())
     docker("rmi", "-f", unassigned)
 
 
@@ -125,17 +125,17 @@ async def test_concurrent_transfers_are_limited_and_leaving_callers_free_slots(h
     here.assign(service(large))
     async with AsyncExitStack() as stack:
         channels = [await stack.enter_async_context(channel(here, "node:another")) for _ in range(SAVES + MAX_WAITING)]
-        sending = [call(made, large) for made in channels[:SAVES]]
-        for each in sending:
-            assert isinstance(await each.read(), ImagePart)
-        waiting = [call(made, large) for made in channels[SAVES:]]
-        for each in waiting:
-            assert IMAGE_BYTES in dict(await each.initial_metadata())
+        sending = [call(connection, large) for connection in channels[:SAVES]]
+        for transfer in sending:
+            assert isinstance(await transfer.read(), ImagePart)
+        waiting = [call(connection, large) for connection in channels[SAVES:]]
+        for transfer in waiting:
+            assert IMAGE_BYTES in dict(await transfer.initial_metadata())
         while (error := await refused(here, "node:one-more", large)).code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             pass  # one of those that are to wait has not arrived yet
         assert "too many peers" in str(error.details())
-        assert not any(each.done() for each in waiting)
-        reading = {asyncio.ensure_future(each.read()): each for each in waiting}
+        assert not any(transfer.done() for transfer in waiting)
+        reading = {asyncio.ensure_future(transfer.read()): transfer for transfer in waiting}
         sending[0].cancel()
         (first,), others = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
         count = len((await first).data)
@@ -144,6 +144,6 @@ async def test_concurrent_transfers_are_limited_and_leaving_callers_free_slots(h
         assert count > 24 << 20
         # Then the next one's turn has come.
         await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
-        for each in [*sending, *waiting]:
-            each.cancel()
+        for transfer in [*sending, *waiting]:
+            transfer.cancel()
     docker("rmi", "-f", large)

@@ -32,7 +32,7 @@ def shop(ann: Operator) -> Operator:
 
 def files(tmp_path: Path, leaf: SignedCertificate = LEAF, *issuers: SignedCertificate) -> list[str]:
     """Return the flags for the files of a certificate."""
-    (tmp_path / "chain.pem").write_bytes(b"".join(each.pem for each in (leaf, *(issuers or (ROOT,)))))
+    (tmp_path / "chain.pem").write_bytes(b"".join(issued.pem for issued in (leaf, *(issuers or (ROOT,)))))
     (tmp_path / "key.pem").write_bytes(leaf.key_pem(pkcs8=False))
     return ["--cert-file", str(tmp_path / "chain.pem"), "--key-file", str(tmp_path / "key.pem")]
 
@@ -53,12 +53,16 @@ def test_certificate_is_stored_for_covered_hosts(shop: Operator, tmp_path: Path)
     document = json.loads(installed(shop, tmp_path, "-o", "json").stdout)
     assert (document["hosts"], document["installed"]) == ([HOST, OTHER], [HOST, OTHER])
     for host in (HOST, OTHER):
-        found = stored(shop, host)
-        assert found is not None
-        assert (found.source, found.issuer, found.serial) == (Certificate.INSTALLED, "Some Authority", LEAF.serial)
-        assert found.chain_pem.encode() == LEAF.pem + ROOT.pem
-        assert key.decrypt(found.key_age) == own(shop).decrypt(found.key_age) == LEAF.key_pem()
-        assert len(found.recipients) == 3
+        certificate = stored(shop, host)
+        assert certificate is not None
+        assert (certificate.source, certificate.issuer, certificate.serial) == (
+            Certificate.INSTALLED,
+            "Some Authority",
+            LEAF.serial,
+        )
+        assert certificate.chain_pem.encode() == LEAF.pem + ROOT.pem
+        assert key.decrypt(certificate.key_age) == own(shop).decrypt(certificate.key_age) == LEAF.key_pem()
+        assert len(certificate.recipients) == 3
     assert LEAF.key_pem() not in shop.dump()
     assert b"PRIVATE KEY" not in shop.dump()
     assert "certificate_installed" in [event["code"] for event in shop.json("events")["events"]]
@@ -116,9 +120,9 @@ def test_attached_node_gets_certificate_and_detached_node_is_named(shop: Operato
     key = shop.node("n2")
     document = shop.json("node", "attach", "n2")
     assert (document["certificates_sealed"], document["secrets_sealed"]) == ([HOST, OTHER], [])
-    found = stored(shop)
-    assert found is not None
-    assert key.decrypt(found.key_age) == LEAF.key_pem()
+    certificate = stored(shop)
+    assert certificate is not None
+    assert key.decrypt(certificate.key_age) == LEAF.key_pem()
     left = shop.run("node", "detach", "n2")
     assert f"the private keys of the certificates of {HOST}, {OTHER}" in left.stdout
     assert shop.json("node", "detach", "n1")["certificates_seen"] == [HOST, OTHER]
@@ -129,18 +133,18 @@ def test_attached_node_gets_certificate_and_detached_node_is_named(shop: Operato
 def test_operator_with_access_grants_certificate_to_new_operator(shop: Operator, bob: Operator, tmp_path: Path) -> None:
     installed(shop, tmp_path)
     assert bob.error("secret", "reencrypt")["code"] == "secret_sealed"
-    found = stored(bob)
-    assert found is not None
+    certificate = stored(bob)
+    assert certificate is not None
     with pytest.raises(EncryptionError):
-        own(bob).decrypt(found.key_age)
+        own(bob).decrypt(certificate.key_age)
     error = bob.error("node", "attach", bob_node(bob))
     assert error["code"] == "secret_sealed"
     assert f"cannot decrypt the private key of {HOST}'s certificate" in error["message"]
     assert sorted(shop.json("secret", "reencrypt")["certificates"]) == [HOST, OTHER]
     bob.ok("node", "attach", "n3")
-    found = stored(bob)
-    assert found is not None
-    assert own(bob).decrypt(found.key_age) == LEAF.key_pem()
+    certificate = stored(bob)
+    assert certificate is not None
+    assert own(bob).decrypt(certificate.key_age) == LEAF.key_pem()
 
 
 def bob_node(bob: Operator) -> str:
@@ -150,17 +154,17 @@ def bob_node(bob: Operator) -> str:
 
 def test_acme_certificate_does_not_block_attach(shop: Operator, bob: Operator, tmp_path: Path) -> None:
     installed(shop, tmp_path)
-    found = stored(shop)
-    assert found is not None
-    found.source = Certificate.ACME
-    found.issuance.phase = Issuance.ORDER
-    shop.write(key_of(HOST), found)
+    certificate = stored(shop)
+    assert certificate is not None
+    certificate.source = Certificate.ACME
+    certificate.issuance.phase = Issuance.ORDER
+    shop.write(key_of(HOST), certificate)
     shop.ok("ingress", "cert", "remove", OTHER)
     bob.node("n3")
     result = bob.run("node", "attach", "n3")
     assert result.exit_code == 0, result.output
     assert f"cannot decrypt the private keys of {HOST}: the controller obtains new certificates" in result.stderr
-    assert stored(shop) == found
+    assert stored(shop) == certificate
     assert shop.json("secret", "reencrypt")["certificates"] == [HOST]
     after = stored(shop)
     assert after is not None

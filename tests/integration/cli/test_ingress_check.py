@@ -47,8 +47,8 @@ class IngressSetup:
         status = serving(router.http_port, router.https_port if https else 0)
         write_agent_records(self.operator, node, status, uid=self.operator.uid(node))
 
-    def release(self, found: Ingress) -> None:
-        released(self.operator, found, list(ADDRESSES))
+    def release(self, ingress_config: Ingress) -> None:
+        released(self.operator, ingress_config, list(ADDRESSES))
 
     def install(self) -> None:
         """The certificate, in etcd and on the nodes; trusted here."""
@@ -66,11 +66,11 @@ class IngressSetup:
         """Run ``ingress check``; return the exit code and all findings that are not ok."""
         result = self.operator.run("ingress", "check", "-o", "json", *arguments)
         last = json.loads(result.stdout.splitlines()[-1])
-        found = last["checks"] if last["ok"] else last["error"]["findings"]
-        return result.exit_code, [each for each in found if each["severity"] != "ok"]
+        findings = last["checks"] if last["ok"] else last["error"]["findings"]
+        return result.exit_code, [finding for finding in findings if finding["severity"] != "ok"]
 
     def codes(self) -> list[tuple[str, str]]:
-        return [(each["severity"], each["code"]) for each in self.check()[1]]
+        return [(finding["severity"], finding["code"]) for finding in self.check()[1]]
 
 
 @pytest.fixture
@@ -124,10 +124,10 @@ def test_ingress_check_resolves_all_kinds_of_names(bed: IngressSetup) -> None:
     }
     bed.names.broken.add("silent.example.com")
     bed.release(ingress(*bed.names.names, "gone.example.com", "127.0.0.11", "shop.localhost"))
-    code, found = bed.check()
-    said = {each["message"].partition(":")[0]: (each["severity"], each["code"]) for each in found}
+    code, findings = bed.check()
+    by_subject = {finding["message"].partition(":")[0]: (finding["severity"], finding["code"]) for finding in findings}
     assert code == 1
-    assert said == {
+    assert by_subject == {
         "DNS of one.example.com": ("warning", "ingress_dns_incomplete"),
         "DNS of elsewhere.example.com": ("error", "ingress_dns_elsewhere"),
         "DNS of six.example.com": ("error", "ingress_dns_elsewhere"),
@@ -137,7 +137,7 @@ def test_ingress_check_resolves_all_kinds_of_names(bed: IngressSetup) -> None:
         "DNS of 127.0.0.11": ("warning", "ingress_dns_incomplete"),
         "DNS of shop.localhost": ("error", "ingress_dns_elsewhere"),
     }
-    gone = next(each for each in found if "gone" in each["message"])
+    gone = next(finding for finding in findings if "gone" in finding["message"])
     assert gone["next_actions"][0]["command"] == "gone.example.com  A/AAAA  127.0.0.11, 127.0.0.12"
 
 
@@ -151,9 +151,9 @@ def test_ingress_check_accepts_node_without_ip_address(bed: IngressSetup) -> Non
     write_agent_records(bed.operator, "n4", serving(port), uid=bed.operator.uid("n4"), api="127.0.0.11:7443")
     write_agent_records(bed.operator, "n5", serving(port), uid=bed.operator.uid("n5"))
     released(bed.operator, ingress(HOST), ["n1", "n4", "n5"])
-    code, found = bed.check()
+    code, findings = bed.check()
     assert code == 0
-    assert {each["code"] for each in found} == {"node_without_address", "ingress_dns_elsewhere"}
+    assert {finding["code"] for finding in findings} == {"node_without_address", "ingress_dns_elsewhere"}
     released(bed.operator, ingress(HOST), ["n1", "n2", "n3"])
     assert [code for _, code in bed.codes()] == []
 
@@ -166,10 +166,10 @@ def test_ingress_check_names_node_not_serving_with_reason(bed: IngressSetup, lis
         write_agent_records(bed.operator, "n2", failed, uid=bed.operator.uid("n2"))
     else:
         write_agent_records(bed.operator, "n2", serving(free_ports(1)[0]), uid=bed.operator.uid("n2"))
-    code, (found,) = bed.check()
-    assert (code, found["severity"]) == (1, "error")
-    assert found["code"] == ("ingress_not_served" if listens else "ingress_port_closed")
-    assert ("port 80 is taken by nginx (pid 7)" if listens else "connection refused") in found["message"]
+    code, (finding,) = bed.check()
+    assert (code, finding["severity"]) == (1, "error")
+    assert finding["code"] == ("ingress_not_served" if listens else "ingress_port_closed")
+    assert ("port 80 is taken by nginx (pid 7)" if listens else "connection refused") in finding["message"]
 
 
 def test_ingress_check_reports_missing_expired_and_untrusted_certificates(bed: IngressSetup) -> None:
@@ -187,10 +187,10 @@ def test_ingress_check_reports_missing_expired_and_untrusted_certificates(bed: I
 def test_app_response_is_reported(bed: IngressSetup, status: int, severity: str) -> None:
     bed.release(ingress(HOST))
     bed.routers["n2"].status = status
-    code, found = bed.check()
+    code, findings = bed.check()
     assert code == (1 if severity == "error" else 0)
-    assert [each["severity"] for each in found] == ([severity] if severity else [])
-    assert all(f"status {status}" in each["message"] and "(n2)" in each["message"] for each in found)
+    assert [finding["severity"] for finding in findings] == ([severity] if severity else [])
+    assert all(f"status {status}" in finding["message"] and "(n2)" in finding["message"] for finding in findings)
 
 
 def test_ingress_check_reports_missing_redirect(bed: IngressSetup) -> None:
@@ -216,9 +216,9 @@ def test_ingress_check_wait_reports_changes_until_all_pass(bed: IngressSetup) ->
     thread.join()
     assert result.exit_code == 0, result.output
     *progress, last = [json.loads(line) for line in result.stdout.splitlines()]
-    told = [(each["check"]["name"], each["check"]["severity"]) for each in progress]
-    assert told[:2] == [(f"DNS of {HOST}", "error"), (f"answer of http://{HOST}/", "error")]
-    assert (f"DNS of {HOST}", "ok") in told
+    checks = [(event["check"]["name"], event["check"]["severity"]) for event in progress]
+    assert checks[:2] == [(f"DNS of {HOST}", "error"), (f"answer of http://{HOST}/", "error")]
+    assert (f"DNS of {HOST}", "ok") in checks
     assert all(check["severity"] == "ok" for check in last["checks"])
 
 
@@ -243,14 +243,14 @@ def test_node_list_and_doctor_report_ingress_problems(bed: IngressSetup) -> None
     bed.release(ingress(HOST, mode=Ingress.MANUAL))
     failed = IngressStatus(phase=IngressStatus.FAILED, reason="port 80 is taken by nginx (pid 7)")
     write_agent_records(bed.operator, "n2", failed, uid=bed.operator.uid("n2"))
-    one, two = bed.operator.json("node", "list")["nodes"]
-    assert (one["note"], two["note"]) == ("", f"ingress of {REF}: port 80 is taken by nginx (pid 7)")
-    said = {
+    first, second = bed.operator.json("node", "list")["nodes"]
+    assert (first["note"], second["note"]) == ("", f"ingress of {REF}: port 80 is taken by nginx (pid 7)")
+    by_subject = {
         (finding["severity"], finding["code"])
         for finding in bed.operator.error("doctor")["findings"]
         if "ingress" in finding["message"]
     }
-    assert said == {("error", "ingress_not_served"), ("warning", "ingress_certificate_missing")}
+    assert by_subject == {("error", "ingress_not_served"), ("warning", "ingress_certificate_missing")}
     bed.write_agent_records("n2")
     bed.install()
     assert all(node["note"] == "" for node in bed.operator.json("node", "list")["nodes"])

@@ -23,9 +23,8 @@ def ready(shop: Cli) -> Cli:
 
 
 def newest(cli: Cli) -> Release:
-    found = max((each for number in range(1, 9) if (each := release(cli, number))), key=lambda each: each.number)
-    assert found is not None
-    return found
+    releases = [found for number in range(1, 9) if (found := release(cli, number))]
+    return max(releases, key=lambda item: item.number)
 
 
 def test_rollback_repeats_last_settled_release(ready: Cli) -> None:
@@ -35,18 +34,18 @@ def test_rollback_repeats_last_settled_release(ready: Cli) -> None:
 
     with pretending(ready, script):
         ready.ok("release", "rollback", "-m", "too slow")
-    made, second = newest(ready), release(ready, 2)
+    rollback, second = newest(ready), release(ready, 2)
     assert second is not None
-    assert (made.number, made.rollback_of, made.message) == (4, 2, "too slow")
-    assert list(made.services) == list(second.services)
-    assert made.revision == second.revision
+    assert (rollback.number, rollback.rollback_of, rollback.message) == (4, 2, "too slow")
+    assert list(rollback.services) == list(second.services)
+    assert rollback.revision == second.revision
     assert "repeats release 2" in ready.ok("release", "list")
 
 
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(ready: Cli) -> None:
     document = ready.json("release", "rollback", "1", "--dry-run")
     assert (document["release"], document["rollback_of"]) == (4, 1)
-    assert [(each["service"], each["action"]) for each in document["plan"]] == [("web", "created")]
+    assert [(step["service"], step["action"]) for step in document["plan"]] == [("web", "created")]
     assert "with the content of release 1" in ready.ok("release", "rollback", "1", "--dry-run")
     assert newest(ready).number == 3
 

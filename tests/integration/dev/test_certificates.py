@@ -1,4 +1,4 @@
-"""The local cluster's certificates on disk: made once, kept, renewed when due, made anew when damaged."""
+"""Local cluster's certificates on disk: created once, renewed when due, recreated when damaged."""
 
 import datetime
 from pathlib import Path
@@ -36,36 +36,36 @@ def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 
 def test_certificates_are_created_once(layout: DevLayout) -> None:
-    made = ensure(layout, "local", UID, NOW)
-    assert list(made) == ["etcd", "operator", "controller", "node"]
+    certificates = ensure(layout, "local", UID, NOW)
+    assert list(certificates) == ["etcd", "operator", "controller", "node"]
     assert {path.name: path.stat().st_mode & 0o777 for path in layout.pki.iterdir()} == {
-        **{f"{name}.crt": 0o644 for name in ("ca", *made)},
-        **{f"{name}.key": 0o600 for name in ("ca", *made)},
+        **{f"{name}.crt": 0o644 for name in ("ca", *certificates)},
+        **{f"{name}.key": 0o600 for name in ("ca", *certificates)},
     }
-    assert ensure(layout, "local", UID, NOW + 300 * DAY) == made
+    assert ensure(layout, "local", UID, NOW + 300 * DAY) == certificates
 
 
 def test_expiring_leaf_certificates_are_renewed_by_same_authority(layout: DevLayout) -> None:
-    made = ensure(layout, "local", UID, NOW)
+    certificates = ensure(layout, "local", UID, NOW)
     authority = layout.certificate("ca").read_bytes()
-    assert changed(made, ensure(layout, "local", UID, NOW + 340 * DAY)) == list(made)
+    assert changed(certificates, ensure(layout, "local", UID, NOW + 340 * DAY)) == list(certificates)
     assert layout.certificate("ca").read_bytes() == authority
 
 
 @pytest.mark.parametrize("damage", ["node.crt", "node.key"])
 def test_missing_or_damaged_certificates_are_recreated(layout: DevLayout, damage: str) -> None:
-    made = ensure(layout, "local", UID, NOW)
+    certificates = ensure(layout, "local", UID, NOW)
     path = layout.pki / damage
     path.unlink() if damage.endswith(".key") else path.write_text("nonsense")
-    assert changed(made, ensure(layout, "local", UID, NOW)) == ["node"]
+    assert changed(certificates, ensure(layout, "local", UID, NOW)) == ["node"]
 
 
 @pytest.mark.parametrize("passed", [0 * DAY, 3640 * DAY], ids=["damaged", "old"])
 def test_new_authority_reissues_all_certificates(layout: DevLayout, passed: datetime.timedelta) -> None:
-    made = ensure(layout, "local", UID, NOW)
+    certificates = ensure(layout, "local", UID, NOW)
     if not passed:
         layout.key("ca").write_text("nonsense")
-    assert changed(made, ensure(layout, "local", UID, NOW + passed)) == list(made)
+    assert changed(certificates, ensure(layout, "local", UID, NOW + passed)) == list(certificates)
 
 
 def test_authority_with_foreign_key_is_refused(layout: DevLayout) -> None:

@@ -71,10 +71,10 @@ class AgentCluster:
         """Return a node with a new certificate and an agent not started yet; :meth:`clean` removes the node."""
         folder = self.folder / f"{name}-{uid}"
         folder.mkdir()
-        made = AgentNode(self.etcd, self.settings(uid), folder)
-        made.name, made.uid = name, uid
-        self._machines.append(made)
-        return made
+        node = AgentNode(self.etcd, self.settings(uid), folder)
+        node.name, node.uid = name, uid
+        self._machines.append(node)
+        return node
 
     async def registered(self, name: str, *flags: str) -> AgentNode:
         """Register a node; return the node with an agent not started yet."""
@@ -87,9 +87,9 @@ class AgentCluster:
             "project": REF.project,
             "environment": REF.environment,
         }
-        made = Release(number=number, services=services, **names)
-        made.rollout.progress_deadline.FromSeconds(600)
-        await self.etcd.put(self.etcd.keys.release(REF, number), encode(made))
+        release = Release(number=number, services=services, **names)
+        release.rollout.progress_deadline.FromSeconds(600)
+        await self.etcd.put(self.etcd.keys.release(REF, number), encode(release))
         environment = Environment(nodes=nodes, latest_release=number, **names)
         await self.etcd.put(self.etcd.keys.environment(REF), encode(environment))
 

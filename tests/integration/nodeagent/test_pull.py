@@ -57,7 +57,7 @@ class Registry:
                 "layers": [_descriptor("application/vnd.docker.image.rootfs.diff.tar.gzip", packed)],
             }
         ).encode()
-        self.blobs = {digest(each): each for each in (packed, config, manifest)}
+        self.blobs = {digest(blob): blob for blob in (packed, config, manifest)}
         registry = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -95,20 +95,20 @@ class Registry:
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
-    made = Registry()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-    docker("rmi", "-f", made.pinned, check=False)
+    registry = Registry()
+    yield registry
+    registry.server.shutdown()
+    registry.server.server_close()
+    docker("rmi", "-f", registry.pinned, check=False)
 
 
 async def test_registry_image_is_pulled_by_digest(node: AgentNode, registry: Registry) -> None:
     registry.there.set()
     node.start()
     await node.assign(worker("a", image=registry.pinned))
-    found = service_of(await node.settled(), "a")
-    assert found.restarts == 0
-    assert node.inspect(found.container)["Config"]["Image"] == registry.pinned
+    service_status = service_of(await node.settled(), "a")
+    assert service_status.restarts == 0
+    assert node.inspect(service_status.container)["Config"]["Image"] == registry.pinned
     assert node.lines("action")[1]["action"] in ("create", "pull")
     assert any(line["action"] == "pull" for line in node.lines("action"))
 
@@ -119,9 +119,9 @@ async def test_missing_registry_image_is_reported_and_old_container_serves(node:
     before = service_of(await node.settled(), "a").container
     await node.assign(worker("a", image=registry.pinned), release=2)
     status = await node.until("backs off", reports("a", phase=ServiceStatus.BACKOFF))
-    found = service_of(status, "a")
-    assert registry.repository in found.reason
-    assert (found.container, found.failed) == (before, False)
+    service_status = service_of(status, "a")
+    assert registry.repository in service_status.reason
+    assert (service_status.container, service_status.failed) == (before, False)
     # Brought by other means, it is used at once, long before the next attempt.
     registry.there.set()
     docker("pull", "-q", registry.pinned)

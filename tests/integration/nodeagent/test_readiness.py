@@ -53,7 +53,7 @@ def client() -> workload_pb2.Service:
 async def codes(node: AgentNode) -> list[str]:
     """The codes of all events so far."""
     listing = await node.etcd.list(node.etcd.keys.events_prefix(ENV))
-    return [decode(stored_pb2.Event, each.key, each.value).code for each in listing.items]
+    return [decode(stored_pb2.Event, item.key, item.value).code for item in listing.items]
 
 
 async def test_dependent_waits_for_slow_service_with_a_reason(node: AgentNode) -> None:
@@ -62,9 +62,11 @@ async def test_dependent_waits_for_slow_service_with_a_reason(node: AgentNode) -
     value = await node.until(
         "waits", lambda status: "connection refused" in "".join(service.reason for service in status.services)
     )
-    found = await node.until("says", lambda status: "refused" in service_of(status, "client").reason)
-    assert service_of(found, "client").reason.startswith("waits for redis to be healthy: not healthy yet: tcp ")
-    assert service_of(found, "client").phase == ServiceStatus.PENDING
+    status_waiting = await node.until("says", lambda status: "refused" in service_of(status, "client").reason)
+    assert service_of(status_waiting, "client").reason.startswith(
+        "waits for redis to be healthy: not healthy yet: tcp "
+    )
+    assert service_of(status_waiting, "client").phase == ServiceStatus.PENDING
     assert value.phase == Status.CONVERGING
     status = await node.settled()
     assert service_of(status, "redis").health == ServiceStatus.HEALTHY
@@ -157,10 +159,10 @@ async def test_unhealthy_container_is_replaced(node: AgentNode) -> None:
     before = service_of(first, "web").container
     docker("exec", before, "rm", "/w/up")
     seen = await node.until("unhealthy", reports("web", health=ServiceStatus.UNHEALTHY))
-    found = service_of(seen, "web")
-    assert found.HasField("unhealthy_since")
-    assert found.reason.startswith("not healthy: GET http://")
-    assert found.reason.endswith("answered 404")
+    service_status = service_of(seen, "web")
+    assert service_status.HasField("unhealthy_since")
+    assert service_status.reason.startswith("not healthy: GET http://")
+    assert service_status.reason.endswith("answered 404")
     second = await node.settled()
     again = service_of(second, "web")
     assert again.container != before
@@ -180,10 +182,10 @@ async def test_unhealthy_container_is_replaced(node: AgentNode) -> None:
     started = service_of(third, "web").started_at.ToMilliseconds() - again.started_at.ToMilliseconds()
     assert started >= 10_000
 
-    async def told() -> bool:
+    async def reported() -> bool:
         return {"service_unhealthy", "service_recreated"} <= set(await codes(node))
 
-    await eventually("told", told)
+    await eventually("reported", reported)
 
 
 async def test_container_recovering_during_backoff_is_left_alone(node: AgentNode) -> None:
@@ -192,12 +194,12 @@ async def test_container_recovering_during_backoff_is_left_alone(node: AgentNode
     first = service_of(await node.settled(), "web").container
     docker("exec", first, "rm", "/w/up")
     await node.until("gone", lambda status: service_of(status, "web").container != first)
-    found = service_of(await node.settled(), "web")
-    docker("exec", found.container, "mv", "/w/up", "/w/down")
+    service_status = service_of(await node.settled(), "web")
+    docker("exec", service_status.container, "mv", "/w/up", "/w/down")
     status = await node.until("unhealthy", reports("web", health=ServiceStatus.UNHEALTHY))
     assert (status.phase, service_of(status, "web").phase) == (Status.CONVERGING, ServiceStatus.RUNNING)
-    docker("exec", found.container, "mv", "/w/down", "/w/up")
-    assert service_of(await node.settled(), "web").container == found.container
+    docker("exec", service_status.container, "mv", "/w/down", "/w/up")
+    assert service_of(await node.settled(), "web").container == service_status.container
 
 
 async def test_unhealthy_container_with_volume_stops_before_its_successor_starts(node: AgentNode) -> None:
@@ -210,8 +212,8 @@ async def test_unhealthy_container_with_volume_stops_before_its_successor_starts
     before = service_of(await node.settled(), "db").container
     docker("exec", before, "rm", "/w/up")
     await node.until("gone", lambda status: service_of(status, "db").container != before)
-    found = service_of(await node.settled(), "db")
-    assert docker("exec", found.container, "cat", "/data/log").split() == ["started", "ended", "started"]
+    service_status = service_of(await node.settled(), "db")
+    assert docker("exec", service_status.container, "cat", "/data/log").split() == ["started", "ended", "started"]
 
 
 async def test_tombstone_stops_services_in_reverse_order(node: AgentNode) -> None:

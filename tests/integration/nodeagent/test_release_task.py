@@ -52,7 +52,7 @@ async def until(node: AgentNode, phase: TaskStatus.Phase.ValueType, seconds: flo
 def runs(node: AgentNode, volume: str = "runs") -> int:
     """Return the number of runs of a task: lines on the volume."""
     volumes = docker("volume", "ls", "-q", *node.labelled).split()
-    mount = next(each for each in volumes if "-data-" in each)
+    mount = next(volume for volume in volumes if "-data-" in volume)
     script = f"cat /data/{volume} 2>/dev/null | wc -l"
     return int(docker("run", "--rm", "-v", f"{mount}:/data", small_image(), "sh", "-c", script))
 
@@ -69,13 +69,13 @@ async def test_task_runs_after_dependencies_with_env_and_volumes(node: AgentNode
     await node.assign(db, task=task(needs, OWN="task", BOTH="task"), task_service=service)
     status = await node.until("succeeded", lambda status: status.task.phase == TaskStatus.SUCCEEDED)
     assert status.phase == Status.SETTLED
-    assert [each.name for each in status.services] == ["db"]
-    found = status.task
-    assert (found.name, found.service, found.release, found.node) == ("release", "web", 1, "n1")
-    assert (found.exit.code, found.reason) == (0, "")
-    assert found.finished_at.ToNanoseconds() >= found.started_at.ToNanoseconds() > 0
+    assert [service.name for service in status.services] == ["db"]
+    task_status = status.task
+    assert (task_status.name, task_status.service, task_status.release, task_status.node) == ("release", "web", 1, "n1")
+    assert (task_status.exit.code, task_status.reason) == (0, "")
+    assert task_status.finished_at.ToNanoseconds() >= task_status.started_at.ToNanoseconds() > 0
     assert runs(node) == 1
-    mount = next(each for each in docker("volume", "ls", "-q", *node.labelled).split() if "-data-" in each)
+    mount = next(volume for volume in docker("volume", "ls", "-q", *node.labelled).split() if "-data-" in volume)
     read = docker("run", "--rm", "-v", f"{mount}:/data", small_image(), "cat", "/data/answer", "/data/env")
     assert read.splitlines() == ["one", "service task task"]
     # Phase two: everything, without the task; its container is kept as long as its release is.
@@ -97,9 +97,9 @@ async def test_failed_task_reports_end_and_is_not_repeated(node: AgentNode) -> N
     await node.assign(worker("web"))
     before = service_of(await node.settled(), "web").container
     await assign(node, f"{APPEND}; echo cannot migrate >&2; exit 3", worker("web"), release=2)
-    found = await until(node, TaskStatus.FAILED)
-    assert (found.exit.code, found.reason) == (3, "ended with exit code 3")
-    assert list(found.exit.log_lines) == ["cannot migrate"]
+    task_status = await until(node, TaskStatus.FAILED)
+    assert (task_status.exit.code, task_status.reason) == (3, "ended with exit code 3")
+    assert list(task_status.exit.log_lines) == ["cannot migrate"]
     node.kill()
     docker("rm", *tasks(node))
     node.start()
@@ -128,10 +128,10 @@ async def test_unstartable_task_fails(node: AgentNode) -> None:
     node.start()
     broken = workload_pb2.Task(name="release", service="web", command=["/no/such/command"])
     await node.assign(task=broken, task_service=app())
-    found = await until(node, TaskStatus.FAILED)
-    assert "its container cannot be started" in found.reason
-    assert "/no/such/command" in found.reason
-    assert not found.HasField("exit")
+    task_status = await until(node, TaskStatus.FAILED)
+    assert "its container cannot be started" in task_status.reason
+    assert "/no/such/command" in task_status.reason
+    assert not task_status.HasField("exit")
 
 
 async def test_missing_task_image_is_retried_then_fails(node: AgentNode) -> None:
@@ -202,14 +202,14 @@ async def test_task_runs_at_most_once_with_calls_cut(
         gate.lift()
         if killed:
             node.start("--docker-host", gate.host)
-        found = await until(node, phase)
-        assert ("its outcome is not known" in found.reason) == (phase == TaskStatus.FAILED)
+        task_status = await until(node, phase)
+        assert ("its outcome is not known" in task_status.reason) == (phase == TaskStatus.FAILED)
         assert runs(node) == lines
         # It stays so, also with the next agent.
         node.kill()
         node.start("--docker-host", gate.host)
         await assign(node)
-        assert (await until(node, phase)).reason == found.reason
+        assert (await until(node, phase)).reason == task_status.reason
         assert runs(node) == lines
 
 
@@ -257,8 +257,8 @@ async def test_running_task_removed_by_hand_has_unknown_outcome(node: AgentNode,
     docker("rm", "-f", *tasks(node))
     if away:
         node.start()
-    found = await until(node, TaskStatus.FAILED)
-    assert "its outcome is not known" in found.reason or found.exit.code == 137
+    task_status = await until(node, TaskStatus.FAILED)
+    assert "its outcome is not known" in task_status.reason or task_status.exit.code == 137
     assert runs(node) == 1
 
 
@@ -330,8 +330,8 @@ async def test_task_survives_killed_engine(node: AgentNode, tmp_path_factory: py
         await until(node, TaskStatus.RUNNING)
         host.kill_docker()
         host.start_docker()
-        found = await until(node, TaskStatus.FAILED)
-        assert found.reason
+        task_status = await until(node, TaskStatus.FAILED)
+        assert task_status.reason
         [volume] = host.docker("volume", "ls", "-q").split()
         counted = host.docker("run", "--rm", "-v", f"{volume}:/data", image, "cat", "/data/runs")
         assert counted.split() == ["ran"]

@@ -70,7 +70,7 @@ class Bookshop:
             self.run("secret", "set", "SEARCH_PASSWORD", "--service", service, "--stdin", *more, stdin=f"{value}\n")
 
     def containers(self) -> dict[str, str]:
-        return {name: each["container"] for name, each in self.reported().items() if "container" in each}
+        return {name: service["container"] for name, service in self.reported().items() if "container" in service}
 
     def reported(self) -> dict[str, dict[str, Any]]:
         """Return the status in etcd, by service."""
@@ -185,8 +185,8 @@ def test_secret_is_nowhere_in_plain_text(deployed: Bookshop) -> None:
     assert result.stdout == ""
     for command in (["secret", "list"], ["deploy", "--dry-run"], ["release", "show", "1"], ["events"], ["status"]):
         for form in ("text", "json"):
-            said = deployed.run(*command, "-o", form)
-            assert PASSWORD not in said.stdout + said.stderr, command
+            result = deployed.run(*command, "-o", form)
+            assert PASSWORD not in result.stdout + result.stderr, command
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     assert not any(PASSWORD.encode() in line for line in lines)
     assert deployed.run("exec", "search", "--", "printenv", "SEARCH_PASSWORD").stdout == f"{PASSWORD}\n"
@@ -204,7 +204,7 @@ def test_changed_secret_replaces_its_services_only(deployed: Bookshop) -> None:
     deployed.set_password("a third", "--apply")
     assert deployed.run("exec", "search", "--", "printenv", "SEARCH_PASSWORD").stdout == "a third\n"
     assert deployed.page()["book"] == "Operators at work"
-    assert {name for name, each in deployed.containers().items() if each != after[name]} == {"search", "web"}
+    assert {name for name, container in deployed.containers().items() if container != after[name]} == {"search", "web"}
 
 
 def test_failing_migration_leaves_old_version_answering(deployed: Bookshop) -> None:
@@ -233,7 +233,7 @@ def test_migration_runs_once_despite_kills(deployed: Bookshop, victim: str) -> N
 
     def running() -> bool:
         ids = deployed.host.docker("ps", "-q", "--filter", "label=devopsellence.task=release").split()
-        return any(marker in deployed.host.docker("logs", each) for each in ids)
+        return any(marker in deployed.host.docker("logs", container) for container in ids)
 
     with deployed.edited("migrate.py", 'print(f"schema', hold):
         deployed.run("deploy", "--detach")
@@ -276,7 +276,7 @@ def test_environments_on_one_node_are_separate(deployed: Bookshop) -> None:
         deployed.run(*args, stdin="staging's own")
     deployed.run("deploy", "--env", "staging")
     status = json.loads(deployed.run("status", "--env", "staging", "-o", "json").stdout)
-    url = next(each["address"] for each in status["services"] if each["service"] == "web")
+    url = next(service["address"] for service in status["services"] if service["service"] == "web")
     assert json.loads(deployed.host.get(url))["visits"] == 1, "staging has a Redis of its own"
     until("its host is answered", lambda: deployed.visit("staging.bookshop.localhost")[0] == 200)
     assert json.loads(deployed.visit("staging.bookshop.localhost")[1])["visits"] == 3

@@ -87,8 +87,8 @@ class App:
         return self.host.status(self.folder)
 
     def service(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = next(each for each in self.status()["services"] if each["service"] == name)
-        return found
+        service: dict[str, Any] = next(item for item in self.status()["services"] if item["service"] == name)
+        return service
 
     def settled(self) -> bool:
         document = self.status()
@@ -115,7 +115,7 @@ def app(host: Host, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[
 
 def process(host: Host, name: str) -> int:
     document = json.loads(host.devopsellence("dev", "status", "-o", "json").stdout)
-    return next(int(each["pid"]) for each in document["processes"] if each["name"] == name)
+    return next(int(process["pid"]) for process in document["processes"] if process["name"] == name)
 
 
 def kill(host: Host, name: str) -> None:
@@ -168,9 +168,9 @@ def test_concurrent_deploys_get_two_numbers(app: App, host: Host) -> None:
         )
         for _ in range(2)
     ]
-    said = [each.communicate(timeout=100) for each in both]
-    assert [each.returncode for each in both] == [0, 0], said
-    results = [json.loads(out.splitlines()[-1]) for out, _ in said]
+    outputs = [process.communicate(timeout=100) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    results = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
     assert sorted(result["release"]["number"] for result in results) == [1, 2]
     until("settled", app.settled)
     assert len(app.containers("web")) == 1

@@ -40,9 +40,9 @@ def written(*records: tuple[str, Message]) -> dict[str, bytes]:
 
 
 def rollout(**fields: Any) -> pb.Rollout:
-    made = pb.Rollout(**named(), release=2, phase=pb.Rollout.SETTLED, history=[outcome(1, pb.Rollout.SETTLED)])
-    made.MergeFrom(pb.Rollout(**fields))
-    return made
+    record = pb.Rollout(**named(), release=2, phase=pb.Rollout.SETTLED, history=[outcome(1, pb.Rollout.SETTLED)])
+    record.MergeFrom(pb.Rollout(**fields))
+    return record
 
 
 def outcome(number: int, phase: pb.Rollout.Phase.ValueType) -> pb.RolloutOutcome:
@@ -78,39 +78,41 @@ def test_rolled_back_release_has_no_defects() -> None:
     assert defects(replace(went_back, values={**went_back.values, **written(assigned(2))})) != []
 
 
-def hold(one: ScheduleEnd, *containers: Container) -> ScheduleEnd:
-    return replace(one, containers={"n1": containers})
+def hold(good: ScheduleEnd, *containers: Container) -> ScheduleEnd:
+    return replace(good, containers={"n1": containers})
 
 
-def store(one: ScheduleEnd, *records: tuple[str, Message]) -> ScheduleEnd:
-    return replace(one, values={**one.values, **written(*records)})
+def store(good: ScheduleEnd, *records: tuple[str, Message]) -> ScheduleEnd:
+    return replace(good, values={**good.values, **written(*records)})
 
 
-def orphan(one: ScheduleEnd) -> ScheduleEnd:
-    return replace(one, containers={**one.containers, "n2": running("n2", 2, GOOD)}, networks={"n1": 1, "n2": 0})
+def orphan(good: ScheduleEnd) -> ScheduleEnd:
+    return replace(good, containers={**good.containers, "n2": running("n2", 2, GOOD)}, networks={"n1": 1, "n2": 0})
 
 
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        pytest.param(lambda one: hold(one, *running("n1", 1, GOOD)), "n1 should run", id="older"),
+        pytest.param(lambda good: hold(good, *running("n1", 1, GOOD)), "n1 should run", id="older"),
         pytest.param(
-            lambda one: hold(one, *running("n1", 2, GOOD, ContainerState.EXITED)), "n1 should run", id="ended"
+            lambda good: hold(good, *running("n1", 2, GOOD, ContainerState.EXITED)), "n1 should run", id="ended"
         ),
-        pytest.param(lambda one: hold(one, *one.containers["n1"] * 2), "n1 should run", id="doubled"),
+        pytest.param(lambda good: hold(good, *good.containers["n1"] * 2), "n1 should run", id="doubled"),
         pytest.param(orphan, "n2 is not attached", id="orphan"),
-        pytest.param(lambda one: replace(one, networks={"n1": 2}), "2 networks", id="network"),
-        pytest.param(lambda one: replace(one, tasks_started=[Counter({2: 1})] * 2), "started 2 times", id="task twice"),
-        pytest.param(lambda one: replace(one, shapes={2: GOOD}), "releases [2] were written", id="number lost"),
-        pytest.param(lambda one: store(one, assigned(1)), "rather than 2", id="not moved"),
+        pytest.param(lambda good: replace(good, networks={"n1": 2}), "2 networks", id="network"),
         pytest.param(
-            lambda one: store(one, (KEYS.rollout(REF), rollout(phase=pb.Rollout.FAILED))), "is good, and", id="failed"
+            lambda good: replace(good, tasks_started=[Counter({2: 1})] * 2), "started 2 times", id="task twice"
         ),
-        pytest.param(lambda one: store(one, (KEYS.rollout(REF), pb.Rollout())), "the newest is 2", id="no rollout"),
+        pytest.param(lambda good: replace(good, shapes={2: GOOD}), "releases [2] were written", id="number lost"),
+        pytest.param(lambda good: store(good, assigned(1)), "rather than 2", id="not moved"),
+        pytest.param(
+            lambda good: store(good, (KEYS.rollout(REF), rollout(phase=pb.Rollout.FAILED))), "is good, and", id="failed"
+        ),
+        pytest.param(lambda good: store(good, (KEYS.rollout(REF), pb.Rollout())), "the newest is 2", id="no rollout"),
     ],
 )
 def test_defect_is_found(spoil: Callable[[ScheduleEnd], ScheduleEnd], expected: str) -> None:
-    assert any(expected in found for found in defects(spoil(end())))
+    assert any(expected in defect for defect in defects(spoil(end())))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_defect_is_found(spoil: Callable[[ScheduleEnd], ScheduleEnd], expected: 
 def test_rollouts_only_go_forward(rollouts: list[pb.Rollout], count: int) -> None:
     key = KEYS.rollout(REF)
     history = {
-        revision: [WatchEvent(key, KeyValue(key, encode(one), 1, revision, 1, 0), revision)]
-        for revision, one in enumerate(rollouts, 1)
+        revision: [WatchEvent(key, KeyValue(key, encode(record), 1, revision, 1, 0), revision)]
+        for revision, record in enumerate(rollouts, 1)
     }
     assert len(regressions(history, KEYS)) == count
