@@ -12,10 +12,10 @@ from typing import Any, Final, TypeAlias
 from bench import cluster_rolling, failover, images, ingress, local, report, scale
 from bench.report import Figure
 
-#: Given how many runs there are to be of each figure.
+#: Function from the number of runs to figures.
 Group: TypeAlias = Callable[[int], list[Figure] | Coroutine[Any, Any, list[Figure]]]
 
-#: What is measured, in this order. Each group sets up what it needs; a new one is a line here.
+#: Groups of figures, in order of measurement. A group sets up its own cluster.
 GROUPS: Final[Mapping[str, Group]] = {
     "local": local.all_figures,
     "images": images.all_figures,
@@ -27,7 +27,7 @@ GROUPS: Final[Mapping[str, Group]] = {
 
 
 def measure(groups: Sequence[str], runs: int, known: Mapping[str, Group] = GROUPS) -> list[Figure]:
-    """The figures of ``groups``."""
+    """Measure the figures of ``groups``."""
     figures = []
     for name in groups:
         made = known[name](runs)

@@ -1,4 +1,4 @@
-"""A local cluster of the benchmark's own, and the store to write releases to it directly."""
+"""Local cluster for benchmarks, and direct writes of releases to etcd."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ SETTLE_SECONDS = 180.0
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running local cluster: the folder it lives in and the environment variables that make the CLI find it."""
+    """Running local cluster: folder, and environment variables for the CLI."""
 
     home: Path
     environ: dict[str, str]
 
     def cli(self, *args: str, cwd: Path | None = None) -> str:
-        """What ``devopsellence ARGS`` prints; raises CalledProcessError if it fails."""
+        """Return the output of ``devopsellence ARGS``; CalledProcessError on failure."""
         return subprocess.run(
             self.command(*args), env=self.environ, cwd=cwd, check=True, stdout=subprocess.PIPE, text=True
         ).stdout
@@ -46,14 +46,14 @@ class Cluster:
         return [str(Path(sys.executable).with_name("devopsellence")), *args]
 
     def pid_of(self, process: str) -> int:
-        """The process id of ``etcd``, ``controller`` or ``agent``."""
+        """Return the process id of ``etcd``, ``controller`` or ``agent``."""
         for line in json.loads(self.cli("dev", "status", "-o", "json"))["processes"]:
             if line["name"] == process:
                 return int(line["pid"])
         raise LookupError(process)
 
     def http_port(self) -> int:
-        """Where apps' ingress answers."""
+        """Return the HTTP port of the ingress."""
         return int(json.loads(self.cli("dev", "status", "-o", "json"))["ingress"]["http_port"])
 
     def node_uid(self) -> str:
@@ -62,7 +62,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Cluster]:
-    """Start a local cluster in a temporary folder; purge it at the end, whatever happened."""
+    """Start a local cluster in a temporary folder; purge the cluster at the end."""
     with tempfile.TemporaryDirectory(prefix="devopsellence-bench-") as folder:
         environ = {**os.environ, "DEVOPSELLENCE_HOME": folder}
         for name in [name for name in environ if name.startswith("DEVOPSELLENCE_ETCD_")]:
@@ -78,7 +78,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def store(running: Cluster) -> Etcd:
-    """The cluster's etcd, as its operator; to be entered as a context manager."""
+    """Return a client of the cluster's etcd as operator; an async context manager."""
     variables = {}
     for line in running.cli("dev", "env").splitlines():
         name, _, value = shlex.split(line)[1].partition("=")
@@ -94,7 +94,7 @@ def store(running: Cluster) -> Etcd:
 
 
 def worker(name: str, image: str, command: Sequence[str]) -> workload_pb2.Service:
-    """A service without ports or checks."""
+    """Return a service without ports or health check."""
     return workload_pb2.Service(
         name=name,
         kind=workload_pb2.Service.WORKER,
@@ -105,7 +105,7 @@ def worker(name: str, image: str, command: Sequence[str]) -> workload_pb2.Servic
 
 
 def web(name: str, image: str, command: Sequence[str], port: int) -> workload_pb2.Service:
-    """A service with an HTTP health check on ``/``."""
+    """Return a service with an HTTP health check on ``/``."""
     service = worker(name, image, command)
     service.kind = workload_pb2.Service.WEB
     service.ports.add(name="http", port=port)
@@ -121,7 +121,7 @@ def web(name: str, image: str, command: Sequence[str], port: int) -> workload_pb
 async def release(
     etcd: Etcd, services: Sequence[workload_pb2.Service], ingress: workload_pb2.Ingress | None = None
 ) -> int:
-    """Write the next release of the benchmark's environment in one transaction, as ``deploy`` does; its number."""
+    """Write the next release of the environment in one transaction, as ``deploy`` does; return the number."""
     key = etcd.keys.environment(ENVIRONMENT)
     stored = await etcd.get(key)
     if stored is None:
@@ -157,7 +157,7 @@ async def release(
 
 
 async def settled(etcd: Etcd, number: int) -> None:
-    """Return when the rollout of release ``number`` has settled; RuntimeError if it fails, TimeoutError if it hangs."""
+    """Return when the rollout of release ``number`` has settled. RuntimeError on failure, TimeoutError on a hang."""
     key = etcd.keys.rollout(ENVIRONMENT)
 
     def done(value: bytes) -> bool:
@@ -178,7 +178,7 @@ async def settled(etcd: Etcd, number: int) -> None:
 async def deploy(
     etcd: Etcd, services: Sequence[workload_pb2.Service], ingress: workload_pb2.Ingress | None = None
 ) -> float:
-    """Seconds from the moment before a release of ``services`` is written until its rollout has settled."""
+    """Return the seconds from before the write of a release of ``services`` until the rollout has settled."""
     started = time.monotonic()
     await settled(etcd, await release(etcd, services, ingress))
     return time.monotonic() - started

@@ -1,6 +1,6 @@
-"""A rolling deploy over three real hosts while clients ask each of them: how long it takes, and what fails.
+"""Rolling deploy over three hosts under load: duration, and failed requests.
 
-The hosts are those of the several-host test bed; it takes root and about a minute.
+Uses the test bed of several hosts; needs root and takes about a minute.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support.cluster.load import Load
 
 @dataclass(frozen=True)
 class Rolling:
-    """One deploy. ``longest_gap``: seconds between two answers on one host, at most."""
+    """Result of a deploy. ``longest_gap``: longest time between two answers of a host, in seconds."""
 
     hosts: int
     up_seconds: float
@@ -30,7 +30,7 @@ class Rolling:
 
 
 def measure(deploys: int = 3) -> list[Rolling]:
-    """Deploy ``deploys`` times on a bed of its own. AssertionError if the bed is not as it should be afterwards."""
+    """Deploy ``deploys`` times on a new test bed. AssertionError if the final audit of the bed fails."""
     found = []
     with tempfile.TemporaryDirectory(prefix="devopsellence-bench-") as folder:
         began = time.monotonic()
@@ -51,7 +51,7 @@ def measure(deploys: int = 3) -> list[Rolling]:
 
 
 def all_figures(runs: int) -> list[Figure]:
-    """``runs`` deploys over three hosts under load."""
+    """Measure ``runs`` deploys over three hosts under load."""
     rolls = measure(runs)
     return [
         Figure("three hosts: rolling deploy under load", "s", [one.deploy_seconds for one in rolls]),

@@ -1,7 +1,7 @@
-"""How long an environment has nobody to look after it when the leading controller goes: killed, or asked to stop.
+"""Failover time: the leading controller is killed or stopped, until another controller works.
 
-Two real controllers with their default settings and an etcd with its own; measured is the time from before the signal
-until a release that is written in the same moment has become an assignment.
+Two real controllers and an etcd, all with default settings. Measures the time from before the signal until a release
+written at the same moment has become an assignment.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from devopsellence.store.settings import Settings
 
 REF = EnvironmentRef("bench", "failover", "production")
 NODE = "n1"
-#: How often an agent or a leader keeps its lease: the signal comes at any moment in between.
+#: Keepalive interval of leases in seconds: the signal is sent at a random moment within the interval.
 KEEPALIVE_SECONDS = 1.4
 WAIT_SECONDS = 30.0
 
 
 class Pair:
-    """Two controllers on one etcd; whoever ends is replaced."""
+    """Two controllers on one etcd; a stopped controller is replaced."""
 
     def __init__(self, etcd: Etcd, settings: Settings) -> None:
         self._etcd = etcd
@@ -45,7 +45,7 @@ class Pair:
         self._release = 0
 
     async def fill(self) -> None:
-        """Two candidates stand in line, and both have read everything."""
+        """Start controllers until two candidates wait with warm caches."""
         while len(self._controllers) < 2:
             self._started += 1
             identity = f"controller-{self._started}"
@@ -58,7 +58,7 @@ class Pair:
                 await asyncio.sleep(0.05)
 
     async def measure(self, number: signal.Signals) -> float:
-        """Seconds from before the signal until a release that was written then is assigned."""
+        """Return the seconds from before the signal until a release written at that moment is assigned."""
         leader = self._controllers.pop((await self._line())[0])
         self._release += 1
         started = time.monotonic()
@@ -80,7 +80,7 @@ class Pair:
         await self._etcd.put(keys.heartbeat(NODE), encode(stored_pb2.Heartbeat(node=NODE, uid="uid")))
 
     async def _line(self) -> list[str]:
-        """The candidates' identities; the first leads."""
+        """Return the identities of the candidates; the first leads."""
         listing = await self._etcd.list(self._etcd.keys.election_prefix)
         standing = sorted(listing.items, key=lambda item: item.create_revision)
         return [decode(stored_pb2.Candidate, item.key, item.value).identity for item in standing]
@@ -115,7 +115,7 @@ class Pair:
 
 
 async def all_figures(runs: int) -> list[Figure]:
-    """``runs`` kills and as many clean stops."""
+    """Measure ``runs`` kills and as many clean stops."""
     async with _pair() as pair:
         killed, stopped = [], []
         for _ in range(runs):
@@ -146,7 +146,7 @@ async def _pair() -> AsyncIterator[Pair]:
 
 @contextlib.contextmanager
 def _etcd(folder: Path) -> Iterator[Settings]:
-    """One member with its default timing."""
+    """Start an etcd member with default timing."""
     with contextlib.ExitStack() as stack:
         ports = []
         for _ in range(2):

@@ -1,7 +1,7 @@
-"""Images straight to a node, against ``docker save | docker load`` into the same engine, in turn.
+"""Direct image upload to a node, against ``docker save | docker load`` into the same engine.
 
-The node is a local cluster in a network namespace with a Docker Engine of its own; the engine that builds is the
-machine's. ``python -m bench.images`` measures; with ``--send`` it is the part that runs inside the namespace.
+The node is a local cluster in a network namespace with a separate Docker Engine; the machine's engine builds.
+``python -m bench.images`` measures; ``--send`` is the part inside the namespace.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CHANGED_BYTES: Final = 10 << 20
 
 
 class _Bytes(Output):
-    """Counts what was sent."""
+    """Counter of sent bytes."""
 
     sent = 0
 
@@ -48,7 +48,7 @@ class _Bytes(Output):
 
 
 async def send(image: str) -> None:
-    """Bring an image to the node, and print how long it took and how much was sent."""
+    """Upload an image to the node, and print the duration and the number of sent bytes."""
     settings = dev_settings()
     if settings is None:
         sys.exit("bench: no local cluster here")
@@ -65,14 +65,14 @@ async def send(image: str) -> None:
 
 
 class _Pair:
-    """The engine that builds, and the node."""
+    """Build engine and node."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
 
     def ours(self, image: str) -> tuple[float, int]:
-        """Seconds and bytes of the direct path."""
-        # The namespace's own command line, but with the machine's engine to build on.
+        """Return seconds and bytes of the direct upload."""
+        # Docker CLI of the namespace, but with the machine's engine for builds.
         environ = {name: value for name, value in self._host.environ.items() if name != "DOCKER_HOST"}
         command = self._host.command(sys.executable, "-m", "bench.images", "--send", image)
         done = subprocess.run(command, env=environ, check=True, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1])
@@ -80,19 +80,19 @@ class _Pair:
         return float(told["seconds"]), int(told["bytes"])
 
     def theirs(self, image: str) -> float:
-        """Seconds of ``docker save | docker load``."""
+        """Return the seconds of ``docker save | docker load``."""
         started = time.monotonic()
         self._host.load_image(image)
         return time.monotonic() - started
 
     def clear(self, image: str) -> None:
-        """The node has never seen the image."""
+        """Remove all traces of the image from the node."""
         self._host.docker("rmi", "-f", image)
 
 
 @contextmanager
 def _built(*layers: int | bytes) -> Iterator[str]:
-    """The id of an image with these layers, random where only a length is given; gone at the end."""
+    """Build an image with the given layers (random content for a length); remove the image at the end."""
     small_image()
     with tempfile.TemporaryDirectory() as folder:
         lines = [f"FROM {IMAGE}"]
@@ -110,7 +110,7 @@ def _built(*layers: int | bytes) -> Iterator[str]:
 
 
 def whole_image(pair: _Pair, runs: int) -> Figure:
-    """All of an image that the node has nothing of."""
+    """Measure the upload of an image unknown to the node."""
     ours, theirs = [], []
     with _built(*[LAYER_BYTES] * LAYERS) as image:
         for _ in range(runs):
@@ -123,7 +123,7 @@ def whole_image(pair: _Pair, runs: int) -> Figure:
 
 
 def changed_layer(pair: _Pair, runs: int) -> list[Figure]:
-    """An image of which the node has all but the last layer."""
+    """Measure the upload of an image with a single new layer."""
     seconds, sent, peer = [], [], []
     kept = [os.urandom(LAYER_BYTES) for _ in range(LAYERS - 1)]
     with _built(*kept, CHANGED_BYTES) as first:
@@ -144,7 +144,7 @@ def changed_layer(pair: _Pair, runs: int) -> list[Figure]:
 
 
 def all_figures(runs: int) -> list[Figure]:
-    """Needs root; see ``tests.support.host``."""
+    """Measure all figures; needs root, see ``tests.support.host``."""
     with tempfile.TemporaryDirectory(prefix="dvo-bench-") as folder, Host(Path(folder)) as host:
         host.devopsellence("dev", "up")
         pair = _Pair(host)

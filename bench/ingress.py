@@ -1,7 +1,7 @@
-"""The way in, with the real agent, its Envoy and the local engine: what a new version costs those who use the old one.
+"""Ingress with the real agent, Envoy and the local engine: cost of a cutover for clients.
 
-The app is one that is gone at once when it is asked to end; the clients are ``tests.support.load``'s. A new version
-also costs what Docker takes to make and start a container, whoever asks for it: that is measured beside it.
+The app ends at once when stopped; the clients are those of ``tests.support.load``. The peer is the time that Docker
+needs to create and start the same container by hand.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ CUTOVERS: Final = 50
 BATCHES: Final = 5
 REST_SECONDS: Final = 1.0
 FAST_SECONDS: Final = 4.0
-#: What an app does for a request: next to nothing, or half a millisecond of its own code.
+#: Work of the app per request: almost none, or half a millisecond of code.
 WORKS: Final = (("an idle app", "/version"), ("an app that computes 0.5 ms", "/work?ms=0.5"))
 _LOOK_SECONDS: Final = 0.005
 _GIVE_UP_SECONDS: Final = 60.0
 
 
 class Setting:
-    """The app behind the ingress, and the same by hand."""
+    """App behind the ingress, and the same container started by hand."""
 
     def __init__(self, running: Cluster, etcd: Etcd) -> None:
         self.etcd = etcd
@@ -46,7 +46,7 @@ class Setting:
         self._number = 0
 
     def services(self, version: str) -> list[Service]:
-        """The app in a version."""
+        """Return the services of the app in ``version``."""
         service = web("web", self.image, COMMAND, PORT)
         service.healthcheck.path = "/up"
         service.env["VERSION"] = version
@@ -59,14 +59,14 @@ class Setting:
         return made
 
     async def next_version(self) -> str:
-        """Release the next version and return once it has settled."""
+        """Release the next version and return once settled."""
         self._number += 1
         version = f"v{self._number}"
         await deploy(self.etcd, self.services(version), self.ingress())
         return version
 
     async def until_answers(self) -> float:
-        """Seconds from before the next version's release is written until it answers through Envoy."""
+        """Return the seconds from before the write of the next release until the new version answers through Envoy."""
         self._number += 1
         version = f"v{self._number}"
         began = time.monotonic()
@@ -77,7 +77,7 @@ class Setting:
         return seconds
 
     def by_hand(self, version: str) -> float:
-        """Seconds that create, start and waiting for the first good ``/up`` take; the container is gone afterwards."""
+        """Return the seconds of create, start and first healthy ``/up``; remove the container afterwards."""
         began = time.monotonic()
         container = docker("create", "--env", f"VERSION={version}", self.image, *COMMAND)
         try:
@@ -88,7 +88,7 @@ class Setting:
             docker("rm", "-f", container)
 
     def address(self) -> str:
-        """Where the app's only container is."""
+        """Return the address of the app's only container."""
         filters = [
             "--filter",
             f"label=devopsellence.node_uid={self._uid}",
@@ -103,7 +103,7 @@ class Setting:
 
 
 def until_body(address: str, port: int, path: str, body: str) -> None:
-    """Ask until the answer is that; TimeoutError if it never is."""
+    """Send requests until the answer has the given body; TimeoutError otherwise."""
     give_up = time.monotonic() + _GIVE_UP_SECONDS
     while body_of(address, port, path) != body:
         if time.monotonic() > give_up:
@@ -126,8 +126,10 @@ def body_of(address: str, port: int, path: str) -> str:
 
 
 async def cutovers(setting: Setting) -> list[Figure]:
-    """Fifty versions one after another under a steady load, in turn with rest, and with containers that are made and
-    started by hand under the same load; percentiles are of a batch's, so that a noisy minute is in all of them."""
+    """Measure fifty cutovers under constant load, in turn with rest and with containers started by hand.
+
+    Percentiles are computed per batch, so that a noisy minute affects all figures alike.
+    """
     windows = [(Windows(), Windows(), Windows()) for _ in range(BATCHES)]
     with Load(setting.plan(kept=6, new=6, rate=150.0, slow=1, sockets=1), processes=2) as load:
         for during, rest, hand in windows:
@@ -148,26 +150,26 @@ async def cutovers(setting: Setting) -> list[Figure]:
 
 
 class Windows:
-    """Moments in which something went on."""
+    """Time windows of an activity."""
 
     def __init__(self) -> None:
         self._spans: list[tuple[float, float]] = []
 
     async def add(self, work: Awaitable[object]) -> None:
-        """Carry it out; all of that is one."""
+        """Run a step and record the time window."""
         began = time.time()
         await work
         self._spans.append((began, time.time()))
 
     def p99(self, seen: Result) -> float:
-        """Of the kept and new clients' requests that were due within any of them."""
+        """Return the 99th percentile of the latency of requests due within any window."""
         spans = self._spans
         chosen = [sample for sample in seen.samples if any(began <= sample.at < ended for began, ended in spans)]
         return Result(samples=chosen).percentile(0.99, KEPT, NEW)
 
 
 async def new_version(setting: Setting, runs: int) -> list[Figure]:
-    """From the release written to the new version answering, against what Docker and the app take by themselves."""
+    """Measure the time from release to the first answer of the new version, against Docker and the app alone."""
     ours, theirs = [], []
     for number in range(max(runs, 10)):
         theirs.append(await asyncio.to_thread(setting.by_hand, f"{number}"))
@@ -179,7 +181,7 @@ async def new_version(setting: Setting, runs: int) -> list[Figure]:
 
 
 async def throughput(setting: Setting, runs: int) -> list[Figure]:
-    """Requests a second that the app gives directly and through Envoy, as many as the clients can ask for."""
+    """Measure the maximum of requests per second, directly and through Envoy."""
     address = await asyncio.to_thread(setting.address)
     figures = []
     for connections, kept, new in (("kept", 16, 0), ("new", 0, 16)):
@@ -188,7 +190,7 @@ async def throughput(setting: Setting, runs: int) -> list[Figure]:
             through: list[float] = []
             for _ in range(runs):
                 for host, port, found in ((address, PORT, direct), ("127.0.0.1", setting.port, through)):
-                    # New connections by the thousand: with the clients closing, their ports are used up at once.
+                    # Thousands of new connections: if the clients closed first, local ports would be exhausted at once.
                     plan = Plan(
                         host, port, HOST, path, kept=kept, new=new, server_closes=True, rate=0.0, seconds=FAST_SECONDS
                     )
@@ -199,7 +201,7 @@ async def throughput(setting: Setting, runs: int) -> list[Figure]:
 
 
 def requests_a_second(plan: Plan) -> float:
-    """How many are answered; RuntimeError if one fails."""
+    """Return the answered requests per second; RuntimeError if a request fails."""
     with Load(plan) as load:
         load.join()
     if load.result.failed:
@@ -208,7 +210,7 @@ def requests_a_second(plan: Plan) -> float:
 
 
 async def all_figures(runs: int) -> list[Figure]:
-    """In a cluster of its own."""
+    """Measure all figures in a separate cluster."""
     with cluster() as running:
         async with store(running) as etcd:
             setting = Setting(running, etcd)

@@ -1,4 +1,4 @@
-"""A local cluster with a real engine: everything that is measured in one."""
+"""All figures of a single local cluster with a real engine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.scenarios import small_image
 
 
 async def all_figures(runs: int) -> list[Figure]:
-    """Start the cluster, measure, purge it."""
+    """Start the cluster, measure, purge the cluster."""
     with cluster() as running:
         async with store(running) as etcd:
             return [

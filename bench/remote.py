@@ -1,4 +1,4 @@
-"""``exec`` and ``logs`` through a node's agent, as whole processes: how long, and what they hold in memory."""
+"""``exec`` and ``logs`` through the agent, as whole processes: duration and memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.scenarios import SLEEP, docker, whole_process
 from devopsellence.store.etcd import Etcd
 
 LINES = 200_000
-# What `exec` and `logs` may take: seconds for a first `exec -- true`, and for 10,000 lines; MiB on either side.
+# Limits of `exec` and `logs`: seconds for a first `exec -- true`, and for 10,000 lines; MiB on either side.
 EXEC_SECONDS = 0.5
 SECONDS_FOR_10_000 = 1.0
 MEMORY_MIB = 64.0
@@ -24,7 +24,7 @@ _WHERE = ("--env", str(ENVIRONMENT))
 
 
 async def remote_figures(running: Cluster, etcd: Etcd, image: str, runs: int) -> list[Figure]:
-    """Both, against ``docker exec`` and ``docker logs`` on the same containers."""
+    """Measure ``exec`` and ``logs`` against ``docker exec`` and ``docker logs`` on the same containers."""
     await deploy(etcd, [worker("sleeper", image, SLEEP), worker("printer", image, _PRINT)])
     return [*_exec(running, runs), *_logs(running, runs)]
 
@@ -69,7 +69,7 @@ def _logs(running: Cluster, runs: int) -> list[Figure]:
 
 
 def _read(command: Sequence[str], environ: dict[str, str]) -> tuple[float, float]:
-    """Seconds until all lines have come through ``command``, and the most memory that it held, in MiB."""
+    """Return the seconds until ``command`` has printed all lines, and the peak memory in MiB."""
     started = time.monotonic()
     process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     stream = process.stdout
@@ -88,7 +88,7 @@ def _read(command: Sequence[str], environ: dict[str, str]) -> tuple[float, float
 
 
 def _reset_peak(process: Path) -> float:
-    """Have the kernel forget the peak of a process's memory (proc(5), clear_refs); its memory now, in MiB."""
+    """Reset the peak memory of a process (proc(5), clear_refs); return the current memory in MiB."""
     (process / "clear_refs").write_text("5")
     return _field(process, "VmRSS")
 

@@ -1,4 +1,4 @@
-"""Figures as a table for people and as JSON for the next run to compare with."""
+"""Report of figures: a table for people, JSON for comparison with later runs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _WIDTH = 170
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured quantity, each run of it, and what it is held against.
+    """Measured quantity: values of all runs, with peer and limit.
 
-    ``values`` are in ``unit``; ``peer_values``, if any, were taken in turn with them, pair by pair. ``limit`` is what
-    the project sets itself: for the median ratio where there is a peer, else for the median value.
+    ``values`` are in ``unit``; ``peer_values``, if any, were measured in turn, pair by pair. ``limit`` is the goal of
+    the project: for the median ratio with a peer, else for the median value.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """Median of the pairwise ratios; None without a peer."""
+        """Return the median of the pairwise ratios; None without a peer."""
         if not self.peer_values:
             return None
         return statistics.median(a / b for a, b in zip(self.values, self.peer_values, strict=True))
@@ -75,7 +75,7 @@ def print_table(figures: Sequence[Figure]) -> None:
 
 
 def as_json(figures: Sequence[Figure]) -> str:
-    """One JSON document with the machine, the time and every figure."""
+    """Return a JSON document with machine, time and all figures."""
     return json.dumps(
         {
             "schema_version": 1,

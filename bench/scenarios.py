@@ -1,4 +1,4 @@
-"""What is measured. Each scenario returns figures; peers are run in turn with it, so that drift hits both alike."""
+"""Scenarios of the benchmark. Peers run in turn with each measurement, so that drift affects both alike."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def docker(*args: str, stdin: bytes | None = None) -> str:
 
 
 def small_image() -> str:
-    """The id of a 2 MB image with busybox in it, made here if it is not there yet."""
+    """Return the id of a 2 MB image with busybox, built if missing."""
     present = subprocess.run(
         ["docker", "image", "inspect", "-f", "{{.Id}}", IMAGE],
         check=False,
@@ -70,7 +70,7 @@ def docker_network() -> Iterator[str]:
 
 
 def docker_run(image: str, count: int) -> float:
-    """Seconds that ``docker run -d`` takes for ``count`` containers, four at a time, on a network of their own."""
+    """Return the seconds of ``docker run -d`` for ``count`` containers, four at a time, on a separate network."""
     started = time.monotonic()
     with docker_network() as network:
         run = ["run", "-d", "--network", network, image, *SLEEP]
@@ -82,7 +82,7 @@ def docker_run(image: str, count: int) -> float:
 
 
 async def many_services(etcd: Etcd, image: str, count: int, runs: int) -> Figure:
-    """From a release of ``count`` services written to settled, against ``docker run -d`` of the same."""
+    """Measure the time from release to settled for ``count`` services, against ``docker run -d``."""
     ours, theirs = [], []
     for _ in range(runs):
         theirs.append(await asyncio.to_thread(docker_run, image, count))
@@ -107,7 +107,7 @@ def address_of(container: str) -> str:
 
 
 def serving_again(container: Callable[[], str], kill: Callable[[str], object]) -> float:
-    """Seconds from before ``kill`` until the service answers over HTTP again."""
+    """Return the seconds from before ``kill`` until the service answers over HTTP again."""
     killed = container()
     started = time.monotonic()
     kill(killed)
@@ -119,7 +119,7 @@ def serving_again(container: Callable[[], str], kill: Callable[[str], object]) -
 
 
 async def killed_container(running: Cluster, etcd: Etcd, image: str, runs: int) -> list[Figure]:
-    """``docker kill`` and ``docker rm -f`` of a web container until it serves again, against doing it by hand."""
+    """Measure recovery from ``docker kill`` and ``docker rm -f`` of a web container, against recovery by hand."""
     await deploy(etcd, [web("web", image, HTTPD, 3000)])
     uid = running.node_uid()
 
@@ -145,7 +145,7 @@ async def killed_container(running: Cluster, etcd: Etcd, image: str, runs: int) 
         killed.append(await asyncio.to_thread(serving_again, managed, lambda it: docker("kill", it)))
         hand_removed.append(await asyncio.to_thread(serving_again, lambda: hand["container"], remove_and_run))
         removed.append(await asyncio.to_thread(serving_again, managed, lambda it: docker("rm", "-f", it)))
-        # A service that ends again and again is held back: what is measured is the first time.
+        # Repeated exits lead to backoff: only the first exit is measured.
         await deploy(etcd, [worker("last", image, SLEEP)])
         await deploy(etcd, [web("web", image, HTTPD, 3000)])
     docker("rm", "-f", hand["container"])
@@ -157,7 +157,7 @@ async def killed_container(running: Cluster, etcd: Etcd, image: str, runs: int) 
 
 
 async def unchanged_restarts(running: Cluster, etcd: Etcd, image: str) -> Figure:
-    """How many of nine unchanged services are restarted by a deploy that changes a tenth."""
+    """Count restarts of nine unchanged services in a deploy that changes a tenth service."""
     services = [worker(f"s{number}", image, SLEEP) for number in range(10)]
     await deploy(etcd, services)
     uid = running.node_uid()
@@ -177,13 +177,13 @@ def whole_process(command: list[str], environ: dict[str, str], runs: int, cwd: P
     for run in range(runs + 1):
         started = time.monotonic()
         subprocess.run(command, env=environ, cwd=cwd, check=True, stdout=subprocess.DEVNULL)
-        if run:  # the first one warms the caches
+        if run:  # the first run warms the caches
             seconds.append(time.monotonic() - started)
     return seconds
 
 
 def command_line(running: Cluster, runs: int) -> list[Figure]:
-    """``--help`` and ``status`` as whole processes, in a folder without a configuration."""
+    """Measure ``--help`` and ``status`` as whole processes, in a folder without a configuration."""
     return [
         Figure(name, "s", whole_process(running.command(*args), running.environ, runs, running.home), limit=limit)
         for name, args, limit in (
@@ -194,7 +194,7 @@ def command_line(running: Cluster, runs: int) -> list[Figure]:
 
 
 async def at_rest(running: Cluster, etcd: Etcd, image: str) -> list[Figure]:
-    """What the agent costs with ten containers while nothing changes, and what is written meanwhile."""
+    """Measure the idle cost of the agent with ten containers: CPU, memory, writes to etcd."""
     await deploy(etcd, [worker(f"s{number}", image, SLEEP) for number in range(10)])
     await asyncio.sleep(5)  # the last statuses and events of the deploy
     figures = []

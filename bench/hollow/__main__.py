@@ -1,11 +1,11 @@
-"""``python -m bench.hollow``: a process full of hollow agents, driven by lines on its input.
+"""``python -m bench.hollow``: a process with many hollow agents, controlled by lines on stdin.
 
-It says ``{"ready": …}`` once all agents run, and then answers each line with one line of JSON:
+Prints ``{"ready": …}`` once all agents run, then answers every line with a line of JSON:
 
-- ``followed <release>``: how many agents have begun to follow their assignment of it, and when the last one did.
-- ``created <release>``: by node, when (monotonic) its first container of that release was made; those that made one.
+- ``followed <release>``: number of agents that follow the assignment of the release, and the time of the last.
+- ``created <release>``: time (monotonic) of the first container of the release, by node.
 
-It ends, without a goodbye, when its input ends.
+Exits without stopping the agents when stdin ends.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from devopsellence.store.settings import Settings
 
 
 class _Followed:
-    """Hears in the agents' own log when they begin to follow an assignment, and keeps what is usual out of it: a line
-    for each action of a thousand agents would be what is measured."""
+    """Log processor that records when agents start to follow an assignment.
+
+    Drops routine lines: a log line for every action of a thousand agents would distort the measurement.
+    """
 
     def __init__(self) -> None:
         self.moments: dict[int, list[float]] = {}

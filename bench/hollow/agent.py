@@ -1,4 +1,4 @@
-"""One hollow agent: the real one over a machine in memory, to be started, stopped and killed."""
+"""Hollow agent: the real agent on a machine in memory, with start, stop and kill."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from devopsellence.store.settings import Settings
 
 
 class HollowAgent:
-    """The agent of node ``name``, registered with ``uid``; ``machine`` and ``folder`` outlive its ends.
+    """Agent of node ``name``, registered with ``uid``; ``machine`` and ``folder`` outlive stop and kill.
 
-    With a ``process`` it shares what that holds and can only be stopped; without one it has a connection of its own,
-    to the etcd of ``settings``, and can also be killed, cut off and started again.
+    With a ``process``, shares the resources of the process and can only be stopped. Otherwise has a separate connection
+    to the etcd of ``settings``, and can also be killed, disconnected and started again.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class HollowAgent:
         self.name = name
         self.uid = uid
         self.machine = machine or HollowMachine()
-        #: Of the run under way, or of the last one.
+        #: Agent of the current or last run.
         self.agent: Agent[HollowEngine] | None = None
         self._options = AgentOptions(name, uid, folder, "hollow", settings)
         self._process = process
@@ -53,26 +53,26 @@ class HollowAgent:
         return self._task is not None and not self._task.done()
 
     def start(self) -> None:
-        """Begin to work, on whatever is on the machine and in the folder."""
+        """Start the agent on the current state of machine and folder."""
         if self.running:
             raise RuntimeError(f"the agent of {self.name} runs already")
         self._stop = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"agent of {self.name}")
 
     async def stop(self) -> None:
-        """SIGTERM: calls in hand end, the heartbeat goes. Raises what ended it before, if anything did."""
+        """Stop as with SIGTERM: running calls finish, the heartbeat is deleted. Raises the error of an earlier exit."""
         if self._task is not None:
             self._stop.set()
             await self._task
 
     async def kill(self) -> None:
-        """kill -9: nothing more is sent, the heartbeat's lease runs out, calls in hand may or may not have happened."""
+        """Kill as with SIGKILL: no more requests, the heartbeat expires, running calls may or may not finish."""
         if self._process is not None:
             raise RuntimeError(f"the agent of {self.name} shares its connection and cannot be killed")
         if self._task is None:
             return
         if self._etcd is not None:
-            # First, so that no goodbye gets through.
+            # First, so that no final request is sent.
             await self._etcd.__aexit__(None, None, None)
         self._task.cancel()
         with suppress(asyncio.CancelledError, StoreError):
@@ -82,7 +82,7 @@ class HollowAgent:
         async with AsyncExitStack() as stack:
             process = self._process or await self._own(stack)
             folder = stack.enter_context(await process.disk.run(partial(StateFolder, self._options.state_dir)))
-            # What was handed to the disk before a kill is written before another agent uses the folder.
+            # Pending writes from before the kill finish before another agent uses the folder.
             stack.push_async_callback(process.disk.run, lambda: None)
             events = EventBus()
             machine = hollow(self.machine, events.engine_callbacks())

@@ -1,5 +1,4 @@
-"""How hollow containers behave: by their service's environment, so that a release can be bad everywhere, and by what
-is wrong with one machine."""
+"""Behaviour of hollow containers: environment variables make a release fail everywhere, faults one machine."""
 
 from __future__ import annotations
 
@@ -7,23 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-#: Seconds after its start from which it passes its checks, or ``never``.
+#: Seconds from start until probes pass, or ``never``.
 READY: Final = "HOLLOW_READY"
-#: ``<seconds>:<exit code>``: it ends by itself so long after each start.
+#: ``<seconds>:<exit code>``: exit after every start.
 END: Final = "HOLLOW_END"
 _NEVER: Final = "never"
 
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """Seconds. ``ready``: None is never. ``end``: after how long and with which exit code; None: it runs on."""
+    """Behaviour of a container. ``ready``: seconds, or None for never. ``end``: seconds and exit code, or None."""
 
     ready: float | None = 0.0
     end: tuple[float, int] | None = None
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Behaviour:
-        """What a container's variables ask for; ValueError if they are no numbers."""
+        """Parse the behaviour from a container's variables; ValueError for malformed numbers."""
         ready, end = environ.get(READY, "0"), environ.get(END, "")
         seconds, _, code = end.partition(":")
         return cls(
@@ -34,16 +33,16 @@ class Behaviour:
 
 @dataclass(slots=True)
 class Faults:
-    """What is wrong with one machine; may be changed at any time."""
+    """Faults of a machine; may be changed at any time."""
 
-    #: Seconds of any call, half of it before the engine acts and half before its answer.
+    #: Seconds of every call, half before the engine acts and half before the answer.
     call_seconds: float = 0.0
     pull_seconds: float = 0.0
-    #: Seconds that a container takes to end once it is asked to.
+    #: Seconds that a container takes to stop.
     stop_seconds: float = 0.0
-    #: No container of these services passes its checks.
+    #: Services whose probes fail.
     sick: set[str] = field(default_factory=set)
-    #: These services end at once with exit code 1.
+    #: Services that exit at once with code 1.
     crashing: set[str] = field(default_factory=set)
-    #: These images are neither here nor to be had.
+    #: Images neither present nor available in a registry.
     missing: set[str] = field(default_factory=set)

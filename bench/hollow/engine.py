@@ -1,4 +1,4 @@
-"""The engine for the event loop, over a machine in memory: no threads, and the connection of the real one."""
+"""Hollow engine: a machine in memory behind the connection logic of the real engine, without threads."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class HollowEngine:
         self._pulls = asyncio.Semaphore(PULLS)
 
     async def run(self) -> None:
-        """Connect, follow, connect again, until cancelled."""
+        """Connect and follow events, reconnecting until cancelled."""
         self._machine.told.add(self._on_event)
         try:
             while True:
@@ -93,7 +93,7 @@ class HollowEngine:
         return ask
 
     async def _on(self, seconds: float, call: Callable[[DockerApi], T]) -> T:
-        """What is cut off before the call leaves nothing; what is cut off after it has happened all the same."""
+        """Run a call with delay: a cut before the call prevents the call, a later cut only loses the answer."""
         await asyncio.sleep(seconds / 2)
         if self._machine.away:
             raise EngineUnavailable(_AWAY)
@@ -112,6 +112,6 @@ class HollowEngine:
 
 
 def hollow(machine: HollowMachine, callbacks: EngineCallbacks) -> Machine[HollowEngine]:
-    """What :class:`devopsellence.nodeagent.agent.Agent` is given to work on ``machine``."""
+    """Return the engine for :class:`devopsellence.nodeagent.agent.Agent` on ``machine``."""
     engine = HollowEngine(machine, callbacks)
     return Machine(engine, engine.question)

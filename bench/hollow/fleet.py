@@ -1,4 +1,4 @@
-"""Many hollow agents in one process."""
+"""Fleet of hollow agents in one process."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from devopsellence.store.etcd import Etcd, Put
 from devopsellence.store.lease import LeaseKeeper
 from devopsellence.store.settings import Settings
 
-#: One stream keeps so many leases alive; the keeper looks through all of its leases whenever one is due.
+#: Leases per keepalive stream; a keeper iterates over all its leases whenever a keepalive is due.
 AGENTS_PER_KEEPER: Final = 50
-#: Between the starts of two agents, in seconds: so that their keepalives do not come all at once either.
+#: Pause between the starts of two agents in seconds, to spread the keepalives.
 STAGGER: Final = 0.003
 
 
 def uid_of(name: str) -> str:
-    """The uid that a hollow node is registered with."""
+    """Return the uid of a hollow node."""
     return f"uid-{name}"
 
 
 def registrations(etcd: Etcd, names: Iterable[str], labels: Sequence[str]) -> list[Put]:
-    """What registers hollow nodes."""
+    """Return the operations that register hollow nodes."""
     return [
         Put(etcd.keys.node(name), encode(stored_pb2.Node(name=name, uid=uid_of(name), labels=sorted(labels))))
         for name in names
@@ -39,9 +39,9 @@ def registrations(etcd: Etcd, names: Iterable[str], labels: Sequence[str]) -> li
 
 
 class Fleet:
-    """The agents of ``names``; their folders are below ``folder``, best in memory (``/dev/shm``).
+    """Agents of the nodes ``names``, with state below ``folder``, preferably in memory (``/dev/shm``).
 
-    An async context manager: all of them run within the block.
+    An async context manager: all agents run within the block.
     """
 
     def __init__(self, names: Sequence[str], folder: Path, settings: Settings) -> None:

@@ -1,6 +1,6 @@
-"""A machine in memory: an engine's containers, networks and images, which outlive whichever agent works on them.
+"""Machine in memory: containers, networks and images of an engine; outlives the agents.
 
-Its methods are those of :class:`devopsellence.nodeagent.docker.interface.Calls`, with the same errors. It lives on one
+Methods are those of :class:`devopsellence.nodeagent.docker.interface.Calls`, with the same errors. Bound to one
 event loop.
 """
 
@@ -32,7 +32,7 @@ _AWAY = "the Docker Engine does not answer: it is not running"
 
 
 class HollowImages:
-    """Every image by id is here; one of a registry is once it was pulled."""
+    """Images of the machine: all image ids are present, registry images after a pull."""
 
     def __init__(self, machine: HollowMachine) -> None:
         self._machine = machine
@@ -52,14 +52,14 @@ class HollowImages:
 
 
 class HollowMachine:
-    """``faults`` may be changed at any time. ``told`` hears what happens without a call: ends, and what hands do."""
+    """Hollow machine. ``faults`` may be changed at any time. ``told`` receives events not caused by a call."""
 
     def __init__(self, faults: Faults | None = None) -> None:
         self.faults = faults or Faults()
         self.containers: dict[str, Container] = {}
         self.networks: dict[str, Network] = {}
         self.told: set[Callable[[EngineEvent], None]] = set()
-        #: When (monotonic) the first container of each release was made here.
+        #: Time (monotonic) of the first container, by release.
         self.first_create: dict[int, float] = {}
         self._images = HollowImages(self)
         self._behaviours: dict[str, Behaviour] = {}
@@ -69,20 +69,20 @@ class HollowMachine:
         self._back.set()
         self._gone = asyncio.Event()
 
-    # What happens to the machine.
+    # Events of the machine.
 
     @property
     def away(self) -> bool:
-        """The engine does not answer; its containers go on."""
+        """Return True while the engine is unreachable; containers keep running."""
         return self._gone.is_set()
 
     def leave(self) -> None:
-        """The engine goes away."""
+        """Make the engine unreachable."""
         self._back.clear()
         self._gone.set()
 
     def come_back(self) -> None:
-        """The engine answers again."""
+        """Make the engine reachable again."""
         self._gone.clear()
         self._back.set()
 
@@ -93,38 +93,38 @@ class HollowMachine:
         await self._gone.wait()
 
     def reboot(self) -> None:
-        """All containers end with exit code 255; the engine is back at once. Its agent is somebody else's business."""
-        for each in [one for one in self.containers.values() if one.up]:
-            self.end(each.id, 255)
+        """End all containers with exit code 255; the engine is back at once. Does not affect the agent."""
+        for container in [container for container in self.containers.values() if container.up]:
+            self.end(container.id, 255)
 
     def end(self, container: str, code: int) -> None:
-        """A container ends by itself; nothing if it does not run."""
-        found = self.containers.get(container)
-        if found is None or not found.up:
+        """End a running container by itself."""
+        existing = self.containers.get(container)
+        if existing is None or not existing.up:
             return
-        self._end(found, code)
-        self._tell("die", found)
+        self._end(existing, code)
+        self._tell("die", existing)
 
     def discard(self, container: str) -> None:
-        """Somebody removes a container by force."""
-        found = self.containers.get(container)
-        if found is not None:
-            self._forget(found)
-            self._tell("destroy", found)
+        """Remove a container by force, as by hand."""
+        existing = self.containers.get(container)
+        if existing is not None:
+            self._forget(existing)
+            self._tell("destroy", existing)
 
     def passes(self, container: str) -> str:
-        """The answer to any check: empty if it passes, else what is wrong."""
+        """Return the result of a probe: "" for success, else the problem."""
         if self.away:
             raise errors.EngineUnavailable(_AWAY)
-        found = self.containers.get(container)
-        if found is None or not found.up:
+        existing = self.containers.get(container)
+        if existing is None or not existing.up:
             return "connection refused"
         ready = self._behaviours[container].ready
-        if ready is None or found.service in self.faults.sick:
+        if ready is None or existing.service in self.faults.sick:
             return "answered 503"
-        return "" if time.monotonic() - found.running_since >= ready else "connection refused"
+        return "" if time.monotonic() - existing.running_since >= ready else "connection refused"
 
-    # The calls of the agent.
+    # Calls of the agent.
 
     @property
     def images(self) -> HollowImages:
@@ -139,9 +139,9 @@ class HollowMachine:
     def create_network(self, name: str, labels: Mapping[str, str]) -> str:
         if any(network.name == name for network in self.networks.values()):
             raise errors.Conflict(f"network with name {name} already exists")
-        made = Network(f"net{next(self._numbers)}", name, labels.get(names.LABEL_ENVIRONMENT, ""))
-        self.networks[made.id] = made
-        return made.id
+        created = Network(f"net{next(self._numbers)}", name, labels.get(names.LABEL_ENVIRONMENT, ""))
+        self.networks[created.id] = created
+        return created.id
 
     def remove_network(self, network: str) -> None:
         if network not in self.networks:
@@ -167,7 +167,7 @@ class HollowMachine:
         if any(container.name == name for container in self.containers.values()):
             raise errors.Conflict(f'the container name "/{name}" is already in use')
         labels = body["Labels"]
-        made = Container(
+        created = Container(
             id=f"{next(self._numbers):012x}",
             name=name,
             environment=labels[names.LABEL_ENVIRONMENT],
@@ -181,22 +181,22 @@ class HollowMachine:
             depends_on=tuple(filter(None, labels.get(names.LABEL_DEPENDS_ON, "").split(","))),
             ports=names.parse_ports(labels[names.LABEL_PORTS]) if names.LABEL_PORTS in labels else None,
         )
-        self._behaviours[made.id] = Behaviour.of(dict(each.partition("=")[::2] for each in body["Env"]))
-        self.containers[made.id] = made
-        self.first_create.setdefault(made.release, time.monotonic())
-        return made.id
+        self._behaviours[created.id] = Behaviour.of(dict(variable.partition("=")[::2] for variable in body["Env"]))
+        self.containers[created.id] = created
+        self.first_create.setdefault(created.release, time.monotonic())
+        return created.id
 
     def start(self, container: str) -> Container | None:
-        found = self._known(container)
-        if found.up:
-            return found
+        existing = self._known(container)
+        if existing.up:
+            return existing
         by_name = {network.name: network for network in self.networks.values()}
-        if lost := next((name for name in found.networks if name not in by_name), None):
+        if lost := next((name for name in existing.networks if name not in by_name), None):
             raise errors.NetworkGone(f"network {lost} not found")
         up = replace(
-            found,
+            existing,
             state=ContainerState.RUNNING,
-            networks={name: self._attached(by_name[name]) for name in found.networks},
+            networks={name: self._attached(by_name[name]) for name in existing.networks},
             running_since=time.monotonic(),
             started_at=_now(),
             finished_at="",
@@ -210,64 +210,69 @@ class HollowMachine:
 
     def connect(self, network: str, container: str, alias: str) -> None:
         del alias
-        found = self._known(container)
+        existing = self._known(container)
         if network not in self.networks:
             raise errors.NotFound(f"network {network} not found")
-        place = self._attached(self.networks[network])
-        self.containers[found.id] = replace(found, networks={self.networks[network].name: place})
+        attachment = self._attached(self.networks[network])
+        self.containers[existing.id] = replace(existing, networks={self.networks[network].name: attachment})
 
     def stop(self, container: str) -> None:
-        found = self._known(container)
-        if found.up:
-            self._end(found, 0)
+        existing = self._known(container)
+        if existing.up:
+            self._end(existing, 0)
 
     def remove(self, container: str, *, force: bool = False) -> None:
-        found = self._known(container)
-        if found.up:
+        existing = self._known(container)
+        if existing.up:
             raise errors.Conflict(f"You cannot remove a running container {container}")
-        self._forget(found)
+        self._forget(existing)
 
     def inspect_exited(self, container: str) -> tuple[Container, ContainerExit | None]:
-        found = self._known(container)
-        if found.up or found.state is ContainerState.CREATED:
-            return found, None
-        return found, ContainerExit(found.exit_code or 0, False, found.finished_at, 0.1, ("it is hollow",))
+        existing = self._known(container)
+        if existing.up or existing.state is ContainerState.CREATED:
+            return existing, None
+        return existing, ContainerExit(existing.exit_code or 0, False, existing.finished_at, 0.1, ("it is hollow",))
 
     def _find(self, container: str) -> Container | None:
-        """By id or name."""
-        found = self.containers.get(container)
-        return found or next((each for each in self.containers.values() if each.name == container), None)
+        """Find a container by id or name."""
+        existing = self.containers.get(container)
+        return existing or next((other for other in self.containers.values() if other.name == container), None)
 
     def _known(self, container: str) -> Container:
-        found = self._find(container)
-        if found is None:
+        existing = self._find(container)
+        if existing is None:
             raise errors.NotFound(f"No such container: {container}")
-        return found
+        return existing
 
     def _attached(self, network: Network) -> NetworkAttachment:
         number = next(self._numbers)
         return NetworkAttachment(network.id, f"172.18.{number // 250 % 250}.{2 + number % 250}")
 
-    def _end(self, found: Container, code: int) -> None:
-        self._cancel_end(found)
-        places = {name: replace(place, address="") for name, place in found.networks.items()}
-        self.containers[found.id] = replace(
-            found, state=ContainerState.EXITED, running_since=0.0, finished_at=_now(), exit_code=code, networks=places
+    def _end(self, container: Container, code: int) -> None:
+        self._cancel_end(container)
+        attachments = {name: replace(attachment, address="") for name, attachment in container.networks.items()}
+        self.containers[container.id] = replace(
+            container,
+            state=ContainerState.EXITED,
+            running_since=0.0,
+            finished_at=_now(),
+            exit_code=code,
+            networks=attachments,
         )
 
-    def _forget(self, found: Container) -> None:
-        self._cancel_end(found)
-        self.containers.pop(found.id, None)
-        self._behaviours.pop(found.id, None)
+    def _forget(self, container: Container) -> None:
+        self._cancel_end(container)
+        self.containers.pop(container.id, None)
+        self._behaviours.pop(container.id, None)
 
-    def _cancel_end(self, found: Container) -> None:
+    def _cancel_end(self, container: Container) -> None:
         with suppress(KeyError):
-            self._ends.pop(found.id).cancel()
+            self._ends.pop(container.id).cancel()
 
-    def _tell(self, action: str, found: Container) -> None:
-        attributes = {names.LABEL_ENVIRONMENT: found.environment}
+    def _tell(self, action: str, container: Container) -> None:
+        attributes = {names.LABEL_ENVIRONMENT: container.environment}
         for hear in tuple(self.told):
-            hear(EngineEvent("container", action, found.id, attributes, time.time()))
+            hear(EngineEvent("container", action, container.id, attributes, time.time()))
 
 
 def _now() -> str:

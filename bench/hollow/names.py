@@ -1,8 +1,8 @@
-"""What hollow nodes are called."""
+"""Names of hollow nodes."""
 
 from __future__ import annotations
 
 
 def node_names(count: int, first: int = 0) -> list[str]:
-    """``h00000``, ``h00001`` …, from number ``first`` on."""
+    """Return ``h00000``, ``h00001`` …, from number ``first`` on."""
     return [f"h{number:05}" for number in range(first, first + count)]

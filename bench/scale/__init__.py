@@ -1,4 +1,4 @@
-"""A controller and an etcd under a thousand nodes: hollow agents where agents matter, else plain records."""
+"""Scale: a controller and an etcd with a thousand nodes; hollow agents, or plain records without agents."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from bench.scale import action, changes, delivery, rollout
 
 
 async def all_figures(runs: int) -> list[Figure]:
-    """How soon a release reaches a thousand nodes and settles, rest, what a change costs, how soon a node acts."""
+    """Measure rollout to a thousand nodes, idle cost, cost of a status change, and reaction time of a node."""
     parts = (delivery.figures, rollout.figures, changes.figures, action.figures)
     return [figure for part in parts for figure in await part(runs)]

@@ -1,4 +1,4 @@
-"""From the write of an assignment to the first call to the node's engine, while others write as well."""
+"""Reaction time of an agent: from the write of an assignment to the first engine call, under other writes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _assignment(node: str, number: int) -> stored_pb2.Assignment:
 
 
 async def _elsewhere(where: Setting) -> None:
-    """Assignments of other nodes, until cancelled."""
+    """Write assignments of other nodes until cancelled."""
     loop = asyncio.get_running_loop()
     due = loop.time()
     for number in itertools.count(1):
@@ -39,7 +39,7 @@ async def _elsewhere(where: Setting) -> None:
 
 
 async def _hear(where: Setting, heard: dict[int, float], stands: asyncio.Event) -> None:
-    """When a plain watcher hears of each release, until cancelled."""
+    """Record the times at which a plain watcher receives the releases, until cancelled."""
     prefixes = {where.etcd.keys.assignment(node, REF) for node in where.nodes}
     async for batch in where.etcd.watch(where.etcd.keys.all_assignments_prefix, start_revision=0):
         stands.set()
@@ -50,8 +50,10 @@ async def _hear(where: Setting, heard: dict[int, float], stands: asyncio.Event) 
 
 
 async def _sample(where: Setting, running: Sequence[HollowProcess], first: int) -> tuple[list[float], list[float]]:
-    """Milliseconds, one for each write; each is of another release, from ``first`` on, so that each makes a container.
-    Then those of a plain watcher that heard of the same writes."""
+    """Return the milliseconds of every write for the agent, and for a plain watcher of the same writes.
+
+    Every write is a new release, from number ``first`` on, and so creates a container.
+    """
     heard: dict[int, float] = {}
     stands = asyncio.Event()
     hearing = asyncio.create_task(_hear(where, heard, stands))

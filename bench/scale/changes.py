@@ -1,4 +1,4 @@
-"""What one change of a status costs the controller, by the number of nodes: processor time over changes."""
+"""Controller cost of a status change by number of nodes: CPU time per change."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from devopsellence.store.etcd import Put
 
 SIZES = (100, 300, 1000, 3000)
 CHANGES = 100
-#: Between two changes: longer than the controller gathers, so that each is a round of its own.
+#: Pause between two changes: longer than the controller batches changes, so that every change is a separate round.
 APART = 0.05
-#: After the last change, for the controller to come to rest.
+#: Pause after the last change, until the controller is idle.
 REST = 1.5
 
 
 async def _settle(where: Setting) -> dict[str, stored_pb2.AssignmentStatus]:
-    """A release of one service that has settled on all nodes, as far as the records say; the statuses by key."""
+    """Write a release of one service and settled statuses of all nodes; return the statuses by key."""
     keys = where.etcd.keys
     beats = [stored_pb2.Heartbeat(node=name, uid=uid_of(name)) for name in where.nodes]
     await put_all(where.etcd, [Put(keys.heartbeat(beat.node), encode(beat)) for beat in beats])
@@ -39,7 +39,7 @@ async def _settle(where: Setting) -> dict[str, stored_pb2.AssignmentStatus]:
 
 
 def _status(given: stored_pb2.Assignment) -> stored_pb2.AssignmentStatus:
-    """What an agent says that has done all it was told."""
+    """Return the status of a settled agent."""
     return stored_pb2.AssignmentStatus(
         node=given.node, node_uid=given.node_uid, organization=REF.organization, project=REF.project,
         environment=REF.environment, generation=given.generation, release=given.release,
@@ -56,7 +56,7 @@ def _status(given: stored_pb2.Assignment) -> stored_pb2.AssignmentStatus:
 
 
 def _moved(status: stored_pb2.AssignmentStatus) -> bytes:
-    """Its service has ended and is started again, or the other way round: a change that reaches the Rollout."""
+    """Toggle a status between settled and restarting, a change that reaches the Rollout."""
     (service,) = status.services
     up = service.phase == stored_pb2.ServiceStatus.RUNNING
     service.phase = stored_pb2.ServiceStatus.BACKOFF if up else stored_pb2.ServiceStatus.RUNNING
@@ -66,7 +66,7 @@ def _moved(status: stored_pb2.AssignmentStatus) -> bytes:
 
 
 async def _one_by_one(where: Setting, statuses: dict[str, stored_pb2.AssignmentStatus]) -> float:
-    """Milliseconds of processor for a change that comes by itself."""
+    """Return the CPU milliseconds of a single change."""
     used = where.processor_seconds()
     keys = list(statuses)
     for number in range(CHANGES):
@@ -78,7 +78,7 @@ async def _one_by_one(where: Setting, statuses: dict[str, stored_pb2.AssignmentS
 
 
 async def _burst(where: Setting, statuses: dict[str, stored_pb2.AssignmentStatus]) -> float:
-    """Milliseconds of processor for a change that comes together with one of every other node."""
+    """Return the CPU milliseconds per change when all nodes change at once."""
     puts = [Put(key, _moved(status)) for key, status in statuses.items()]
     used = where.processor_seconds()
     await put_all(where.etcd, puts)
@@ -90,13 +90,13 @@ async def _at(size: int, runs: int) -> tuple[list[float], list[float]]:
     async with setting(size) as where:
         statuses = await _settle(where)
         single = [await _one_by_one(where, statuses) for _ in range(runs)]
-        # An even number of times, so that all is settled again at the end of each.
+        # An even number, so that every measurement ends settled.
         burst = [await _burst(where, statuses) for _ in range(2 * runs)]
         return single, burst
 
 
 async def figures(runs: int, *, sizes: tuple[int, ...] = SIZES) -> list[Figure]:
-    """Each size against the smallest: the ratio is what is to stay where it is."""
+    """Compare all sizes with the smallest: the ratio should stay constant."""
     started = time.monotonic()
     measured = {size: await _at(size, runs) for size in sizes}
     print(f"status changes: {time.monotonic() - started:.0f} s")

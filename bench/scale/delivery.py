@@ -1,6 +1,6 @@
-"""From a release to the assignments of a thousand nodes, each on a watch of its own, against the bare bytes.
+"""Delivery of a release as assignments to a thousand nodes with a watch each, against plain writes of as many bytes.
 
-Nobody acts on them: what is measured is the controller and etcd, and not how fast one machine can be a thousand.
+No agents: measures only the controller and etcd, not a thousand agents on one machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PATIENCE_SECONDS = 60.0
 
 
 class Watchers:
-    """A watch for each node, that does nothing but hear."""
+    """Passive watches, one per node."""
 
     def __init__(self, etcd: Etcd, prefixes: list[str]) -> None:
         self._etcd = etcd
@@ -32,7 +32,7 @@ class Watchers:
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Follow within the block; the first that is heard of each is that its watch stands."""
+        """Watch within the block, entered once all watches are established."""
         self.expect()
         tasks = [asyncio.create_task(self._follow(prefix)) for prefix in self._prefixes]
         try:
@@ -42,12 +42,12 @@ class Watchers:
                 task.cancel()
 
     def expect(self) -> None:
-        """Everybody is to hear of something from now on."""
+        """Start to wait for an event on every watch."""
         self._waiting = set(self._prefixes)
         self._all.clear()
 
     async def all_heard(self) -> None:
-        """Return once everybody has."""
+        """Return once every watch has received an event."""
         async with asyncio.timeout(_PATIENCE_SECONDS):
             await self._all.wait()
 
@@ -60,7 +60,7 @@ class Watchers:
 
 
 async def _floor(where: Setting, watchers: Watchers, prefixes: list[str]) -> float:
-    """Seconds for as many bytes to as many watchers, in transactions of a hundred."""
+    """Return the seconds for plain writes of as many bytes to as many watchers, 100 per transaction."""
     listing = await where.etcd.list(where.etcd.keys.all_assignments_prefix)
     value = listing.items[0].value
     watchers.expect()
@@ -71,7 +71,7 @@ async def _floor(where: Setting, watchers: Watchers, prefixes: list[str]) -> flo
 
 
 async def _deliver(where: Setting, watchers: Watchers, number: int) -> float:
-    """Seconds from the release to the last watcher."""
+    """Return the seconds from the release to the last watcher."""
     watchers.expect()
     started = time.monotonic()
     await publish(where, release(number, services=1))

@@ -1,4 +1,4 @@
-"""A release for a thousand hollow agents until it has settled, and what it costs when nothing happens afterwards."""
+"""Rollout to a thousand hollow agents until settled, and idle cost afterwards."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from bench.scale.setting import HollowProcess, Setting, fleets, publish, release
 
 NODES = 1000
 REST_SECONDS = 25.0
-#: For what the one before has left: events, and agents that look again a moment later.
+#: Pause for leftovers of the previous run: events, delayed checks of agents.
 _PAUSE = 2.0
-#: After the last status: events, and the lists with which every reconnection ends.
+#: Pause after the last status: events, and the list after every reconnection.
 QUIET_SECONDS = 12.0
 
 
 async def _deploy(where: Setting, running: Sequence[HollowProcess], number: int) -> tuple[float, float, float]:
-    """Seconds until the last agent follows its assignment of the release, until the last one has made its first
-    container of it, and until it has settled."""
+    """Return the seconds until the last agent follows the assignment, has created a container, and until settled."""
     started = time.monotonic()
     await publish(where, release(number, services=1))
     await settled(where, number)

@@ -1,4 +1,4 @@
-"""What the scenarios run in: an etcd and a controller of their own, nodes, hollow agents, releases."""
+"""Environment of the scale scenarios: etcd, controller, nodes, hollow agents, releases."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ PATIENCE_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Setting:
-    """One etcd, one controller, and the nodes that are registered."""
+    """An etcd, a controller, and registered nodes."""
 
     server: EtcdServer
     settings: Settings
     etcd: Etcd
-    # None: nothing decides here.
+    # None: no controller.
     controller: psutil.Process | None
     nodes: Sequence[str]
 
     def status(self) -> dict[str, Any]:
-        """What etcd says of itself: ``raftIndex``, ``raftAppliedIndex``, ``header.revision`` …"""
+        """Return the status of etcd: ``raftIndex``, ``raftAppliedIndex``, ``header.revision`` …"""
         told = json.loads(self.server.etcdctl("endpoint", "status", "-w", "json"))
         return dict(told[0]["Status"])
 
     def processor_seconds(self) -> float:
-        """What the controller has used so far."""
+        """Return the CPU seconds used by the controller so far."""
         used = self._process.cpu_times()
         return float(used.user + used.system)
 
     def memory_mib(self) -> float:
-        """What the controller has now."""
+        """Return the current memory of the controller."""
         return float(self._process.memory_info().rss) / 2**20
 
     @property
@@ -66,7 +66,7 @@ class Setting:
 
 @contextlib.asynccontextmanager
 async def setting(count: int, *, controlled: bool = True) -> AsyncIterator[Setting]:
-    """``count`` nodes registered, no agents yet; ``controlled``: with a controller."""
+    """Start etcd and register ``count`` nodes, without agents; ``controlled``: with a controller."""
     with tempfile.TemporaryDirectory(prefix="devopsellence-scale-") as folder:
         server = EtcdServer(Path(folder) / "etcd")
         with server, contextlib.ExitStack() as stack:
@@ -95,13 +95,13 @@ def _controller(settings: Settings, log: Path) -> Iterator[psutil.Process]:
 
 
 class HollowProcess:
-    """One ``python -m bench.hollow``."""
+    """Process running ``python -m bench.hollow``."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
     async def ask(self, line: str) -> dict[str, float]:
-        """Its answer to one line."""
+        """Send a line and return the answer."""
         if self._process.stdin is None:
             raise RuntimeError("it has no input")
         self._process.stdin.write(f"{line}\n".encode())
@@ -123,7 +123,7 @@ class HollowProcess:
 
 @contextlib.asynccontextmanager
 async def fleets(where: Setting) -> AsyncIterator[Sequence[HollowProcess]]:
-    """A hollow agent for each node, in two processes; all of them have a heartbeat."""
+    """Start a hollow agent per node, in two processes; return once all have a heartbeat."""
     share = -(-len(where.nodes) // FLEETS)
     with tempfile.TemporaryDirectory(dir=_memory()) as folder:
         running: list[HollowProcess] = []
@@ -147,7 +147,7 @@ async def fleets(where: Setting) -> AsyncIterator[Sequence[HollowProcess]]:
 
 
 def _memory() -> Path | None:
-    """A thousand agents on one disk would wait for its syncs, which a real one has for itself."""
+    """Return a folder in memory: a thousand agents on one disk would wait for fsync, a real agent does not."""
     folder = Path("/dev/shm")  # noqa: S108
     return folder if folder.is_dir() else None
 
@@ -164,13 +164,13 @@ async def _until_all_beat(where: Setting) -> None:
 
 
 async def put_all(etcd: Etcd, puts: Sequence[Put]) -> None:
-    """Write them, a hundred at a time."""
+    """Write all records, 100 per transaction."""
     for batch in batches(puts):
         await etcd.txn([], batch)
 
 
 def release(number: int, *, services: int = 2) -> stored_pb2.Release:
-    """A release that replaces every container of the one before, everywhere at once."""
+    """Return a release that replaces every container on all nodes at once."""
     made = stored_pb2.Release(
         organization=REF.organization, project=REF.project, environment=REF.environment, number=number,
         created_by="bench",
@@ -192,7 +192,7 @@ def release(number: int, *, services: int = 2) -> stored_pb2.Release:
 
 
 async def publish(where: Setting, made: stored_pb2.Release) -> None:
-    """Write ``made`` as the newest release, with all nodes attached, in one transaction."""
+    """Write ``made`` as the newest release with all nodes attached, in one transaction."""
     environment = stored_pb2.Environment(
         organization=REF.organization, project=REF.project, environment=REF.environment,
         nodes=where.nodes, latest_release=made.number,

@@ -1,4 +1,4 @@
-"""Takes what the page puts on the queue, one at a time, and counts what it has sent."""
+"""Mailer: takes mails from the queue and counts the sent mails."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The migration: no waiting and no second attempt, because Redis is ready before it is started."""
+"""Migration: no waiting and no retry, because Redis is ready before the start."""
 
 import os
 

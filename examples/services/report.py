@@ -1,4 +1,4 @@
-"""A one-shot command: what was visited and sent so far."""
+"""Report of visits and sent mails, as a one-shot command."""
 
 import os
 

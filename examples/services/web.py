@@ -1,4 +1,4 @@
-"""The bookshop's page: counts visits in Redis, puts a mail on the queue for each, asks the search for its book."""
+"""The bookshop's page: counts visits in Redis, puts a mail on the queue for each, queries the search service."""
 
 import json
 import os

@@ -1,8 +1,7 @@
 """A small shop: counts its visitors in Redis and keeps the day's offer in memcached.
 
-It shows what an app needs in order to run under devopsellence, with nothing but the standard library and two client
-libraries: it reads its settings from the environment, answers ``/up``, starts before Redis and memcached do, and stops
-at once on SIGTERM after finishing what it is answering.
+Shows the requirements of an app under devopsellence, using the standard library and two client libraries: read settings
+from the environment, answer ``/up``, start without Redis and memcached, finish current requests on SIGTERM, then stop.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ log = logging.getLogger("shop")
 
 
 class Shop:
-    """What the app can do, whatever the protocol."""
+    """Features of the app, independent of HTTP."""
 
     def __init__(self, counter: Counter, offers: Offers) -> None:
         self._counter = counter
         self._offers = offers
 
     def visit(self) -> Visit:
-        """Count one visit and look up the offer. What cannot be had is missing, and ``problems`` says why."""
+        """Count one visit and look up the offer. Missing data is explained in ``problems``."""
         problems: list[str] = []
         visits = self._counter.count(problems)
         offer = self._offers.offer(problems)
@@ -42,7 +41,7 @@ class Shop:
 
 
 class Server(ThreadingHTTPServer):
-    """One thread a request; closing waits for the requests that are being answered."""
+    """HTTP server with a thread per request; closing waits for current requests."""
 
     daemon_threads = False
     request_queue_size = 128
@@ -63,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         if url.path == "/up":
-            # This process can answer. Nothing about Redis: replacing the web container would not mend Redis.
+            # Only checks this process, not Redis: replacing the web container would not fix Redis.
             self._answer(HTTPStatus.OK, "text/plain; charset=utf-8", "up\n")
         elif url.path == "/":
             self._home(as_json="json" in parse_qs(url.query).get("format", []))
@@ -75,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _home(self, *, as_json: bool) -> None:
         visit = self.server.shop.visit()
-        # Without Redis there is no count, and a page without one is not what was asked for; without the cache there is.
+        # Without Redis the count is missing: an error. Without the cache the page is complete.
         status = HTTPStatus.OK if visit.visits is not None else HTTPStatus.SERVICE_UNAVAILABLE
         if as_json:
             self._answer(status, "application/json", json.dumps(visit.as_json()) + "\n")
@@ -92,13 +91,13 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - name of the base class
         if not self.path.startswith("/up"):
             log.info("%s %s", self.address_string(), format % args)
 
 
 def shop_from(environ: Mapping[str, str]) -> Shop:
-    """The shop that ``REDIS_URL`` and ``MEMCACHE_SERVERS`` (``host:port``, comma separated) describe."""
+    """Create the shop from ``REDIS_URL`` and ``MEMCACHE_SERVERS`` (``host:port``, comma separated)."""
     return Shop(
         Counter.at(environ.get("REDIS_URL", "redis://localhost:6379/0")),
         Offers.at(environ.get("MEMCACHE_SERVERS", "localhost:11211")),

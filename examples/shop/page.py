@@ -1,4 +1,4 @@
-"""The page, as HTML."""
+"""HTML page of the shop."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ $problems
 
 
 def render(visit: Visit, now: float | None = None) -> str:
-    """The page that shows ``visit``; ``now`` is in seconds since 1970. Everything from outside is escaped."""
+    """Render ``visit`` as HTML; ``now`` is in seconds since 1970. External input is escaped."""
     age = max(0, round((time.time() if now is None else now) - visit.offer.calculated_at))
     source = f"from memcached, {age} s old" if visit.offer.from_cache else "calculated for this page"
     problems = "".join(f'<p class="problem">{escape(problem)}</p>\n' for problem in visit.problems)

@@ -1,4 +1,4 @@
-"""The two supporting services, each behind a small class that says what it is for and survives the other's absence."""
+"""Clients of the two supporting services; an outage of Redis or memcached is reported, not fatal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import redis
 from pymemcache.client.hash import HashClient
 from pymemcache.exceptions import MemcacheError
 
-SECONDS_TO_WAIT: Final = 0.5  # for a supporting service, before the page is answered without it
+SECONDS_TO_WAIT: Final = 0.5  # timeout of a supporting service, then the page is answered without
 
 
 @dataclass(frozen=True)
 class Offer:
-    """The result of the long calculation, and where it came from."""
+    """Result of the long calculation, and its source."""
 
     product: str
     percent: int
@@ -28,7 +28,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Visit:
-    """All that the page shows."""
+    """Content of the page."""
 
     version: str
     host: str
@@ -41,7 +41,7 @@ class Visit:
 
 
 class Counter:
-    """How many visits there were, in Redis, where it outlives containers and deploys."""
+    """Counter of visits, in Redis, persistent across containers and deploys."""
 
     KEY: Final = "shop:visits"
 
@@ -50,11 +50,11 @@ class Counter:
 
     @classmethod
     def at(cls, url: str) -> Counter:
-        """The counter in the Redis at ``url``. Connects when it is first used."""
+        """Create a counter in the Redis at ``url``; connects at the first use."""
         return cls(redis.Redis.from_url(url, socket_timeout=SECONDS_TO_WAIT, socket_connect_timeout=SECONDS_TO_WAIT))
 
     def count(self, problems: list[str]) -> int | None:
-        """One visit more: the new count, or None with the reason added to ``problems``."""
+        """Count a visit; return the new count, or None with the reason added to ``problems``."""
         try:
             return int(self._client.incr(self.KEY))
         except redis.RedisError as error:
@@ -63,7 +63,7 @@ class Counter:
 
 
 class Offers:
-    """The day's offer: slow to find, so kept in memcached for a while. Found again when memcached has lost it."""
+    """Offer of the day: slow to calculate, so cached in memcached for a while."""
 
     KEY: Final = "shop:offer"
     SECONDS_TO_KEEP: Final = 30
@@ -75,20 +75,20 @@ class Offers:
 
     @classmethod
     def at(cls, servers: str) -> Offers:
-        """The offers in the memcached servers ``host:port,host:port``. Connects when it is first used."""
+        """Create offers cached in the memcached servers ``host:port,host:port``; connects at the first use."""
         return cls(
             HashClient(
                 [server.strip() for server in servers.split(",")],
                 connect_timeout=SECONDS_TO_WAIT,
                 timeout=SECONDS_TO_WAIT,
                 retry_attempts=0,
-                dead_timeout=1,  # second, then a server that did not answer is asked again
+                dead_timeout=1,  # seconds until a failed server is tried again
                 use_pooling=True,
             )
         )
 
     def offer(self, problems: list[str]) -> Offer:
-        """The offer, from the cache if it is there; why the cache did not help is added to ``problems``."""
+        """Return the offer, from the cache if present; a failure of the cache is added to ``problems``."""
         try:
             found = self._client.get(self.KEY)
             if found is not None:
@@ -102,7 +102,7 @@ class Offers:
         return offer
 
     def _calculate(self) -> Offer:
-        """Takes a while on purpose: hashes until a rare one comes up."""
+        """Calculate the offer, slowly on purpose: search for a rare hash."""
         start = int(self._now())
         attempt = start
         while not (digest := hashlib.sha256(str(attempt).encode()).digest()).startswith(b"\0\0"):

@@ -1,4 +1,4 @@
-"""Finds one book, for those who know the password."""
+"""Search service with a password; finds a single book."""
 
 import json
 import os
