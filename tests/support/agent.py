@@ -114,31 +114,31 @@ class AgentNode:
     async def assign(
         self,
         *services: workload_pb2.Service,
-        env: EnvironmentRef = ENV,
+        ref: EnvironmentRef = ENV,
         release: int = 1,
         removed: bool = False,
         uid: str = "",
         **more: Any,
     ) -> int:
         """Write an assignment with ``more`` as further fields; return the generation."""
-        generation = self.generations[env] = self.generations.get(env, 0) + 1
+        generation = self.generations[ref] = self.generations.get(ref, 0) + 1
         assignment = stored_pb2.Assignment(
             node=self.name,
             node_uid=uid or self.uid,
-            organization=env.organization,
-            project=env.project,
-            environment=env.environment,
+            organization=ref.organization,
+            project=ref.project,
+            environment=ref.environment,
             generation=generation,
             release=release,
             services=sorted(services, key=lambda service: service.name),
             removed=removed,
             **more,
         )
-        await self.etcd.put(self.etcd.keys.assignment(self.name, env), encode(assignment))
+        await self.etcd.put(self.etcd.keys.assignment(self.name, ref), encode(assignment))
         return generation
 
-    async def status(self, env: EnvironmentRef = ENV) -> Status | None:
-        key = self.etcd.keys.status(self.name, env)
+    async def status(self, ref: EnvironmentRef = ENV) -> Status | None:
+        key = self.etcd.keys.status(self.name, ref)
         record = await self.etcd.get(key)
         return decode(Status, key, record.value) if record else None
 
@@ -147,7 +147,7 @@ class AgentNode:
         what: str,
         holds: Callable[[Status], Any],
         *,
-        env: EnvironmentRef = ENV,
+        ref: EnvironmentRef = ENV,
         seconds: float = 20.0,
         any_generation: bool = False,
     ) -> Status:
@@ -160,18 +160,18 @@ class AgentNode:
         status: Status | None = None
         while time.monotonic() < give_up:
             try:
-                status = await self.status(env)
+                status = await self.status(ref)
             except StoreError:
                 status = None
-            current = status is not None and (any_generation or status.generation == self.generations.get(env, 0))
+            current = status is not None and (any_generation or status.generation == self.generations.get(ref, 0))
             if current and status is not None and holds(status):
                 return status
             assert self._agent is None or self._agent.running, self.log.read_text()[-4000:]
             await asyncio.sleep(0.02)
         raise AssertionError(f"{what}: not within {seconds} s; last:\n{status}\n{self.log.read_text()[-6000:]}")
 
-    async def settled(self, env: EnvironmentRef = ENV, seconds: float = 20.0) -> Status:
-        return await self.until("settled", lambda status: status.phase == Status.SETTLED, env=env, seconds=seconds)
+    async def settled(self, ref: EnvironmentRef = ENV, seconds: float = 20.0) -> Status:
+        return await self.until("settled", lambda status: status.phase == Status.SETTLED, ref=ref, seconds=seconds)
 
     async def runs(self, count: int) -> list[str]:
         """Return the short ids of the running containers of the node, once there are exactly ``count``."""

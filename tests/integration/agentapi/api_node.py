@@ -48,15 +48,15 @@ def settings(files: CertificateFiles) -> Settings:
 class FakeAssignments:
     """Stand-in for :class:`Assignments`, filled by the test."""
 
-    wants: dict[EnvironmentRef, Desired] = field(default_factory=dict)
+    desired: dict[EnvironmentRef, Desired] = field(default_factory=dict)
     problem: str = ""
 
     @property
     def environments(self) -> set[EnvironmentRef]:
-        return set(self.wants)
+        return set(self.desired)
 
-    def get(self, env: EnvironmentRef) -> AssignmentState:
-        return AssignmentState(self.wants.get(env))
+    def get(self, ref: EnvironmentRef) -> AssignmentState:
+        return AssignmentState(self.desired.get(ref))
 
 
 class NoImages:
@@ -85,8 +85,8 @@ class ApiNode:
             release=1,
             services=services,
         )
-        want = self.assignments.wants[ENV] = resolve_assignment(assignment, ENV, self.uid)
-        return want
+        desired = self.assignments.desired[ENV] = resolve_assignment(assignment, ENV, self.uid)
+        return desired
 
     def run(self, service: str, *command: str, name: str = "", release: int = 1) -> str:
         """Start a container of a service with the labels that the agent sets; return the id."""
@@ -101,9 +101,9 @@ class ApiNode:
 
     async def start(self, service: str, *command: str, release: int = 1) -> str:
         """Start a container as :meth:`run` does; return the id once the engine's cache knows the container."""
-        made = await asyncio.to_thread(lambda: self.run(service, *command, release=release))
-        await self.engine.refresh(made)
-        return made
+        container = await asyncio.to_thread(lambda: self.run(service, *command, release=release))
+        await self.engine.refresh(container)
+        return container
 
     def network(self) -> None:
         labels = naming.environment_labels(NODE, self.uid, ENV)

@@ -108,7 +108,7 @@ async def test_node_gets_nothing_but_assigned_images(here: ApiNode) -> None:
 async def test_image_of_removed_environment_is_refused(here: ApiNode) -> None:
     here.assign(service(small_image()))
     tombstone = stored_pb2.Assignment(node=NODE, node_uid=here.uid, generation=2, removed=True)
-    here.assignments.wants[ENV] = resolve_assignment(tombstone, ENV, here.uid)
+    here.assignments.desired[ENV] = resolve_assignment(tombstone, ENV, here.uid)
     assert (await refused(here, "node:another", small_image())).code() is grpc.StatusCode.NOT_FOUND
 
 

@@ -131,13 +131,13 @@ async def test_assignment_deleted_without_tombstone_changes_nothing(node: AgentN
 async def test_unreadable_assignment_freezes_its_environment_only(node: AgentNode) -> None:
     node.start()
     await node.assign(worker("a"))
-    await node.assign(worker("a"), env=STAGING)
+    await node.assign(worker("a"), ref=STAGING)
     before = service_of(await node.settled(), "a").container
     await node.settled(STAGING)
     await node.etcd.put(node.etcd.keys.assignment(node.name, ENV), b"{not json")
     broken = await node.until("error", lambda status: status.phase == Status.ERROR)
     assert node.etcd.keys.assignment(node.name, ENV) in broken.reason
-    await node.assign(worker("a", B="1"), env=STAGING, release=2)
+    await node.assign(worker("a", B="1"), ref=STAGING, release=2)
     await node.settled(STAGING)
     assert before in node.containers("status=running")
     docker("kill", before)
@@ -169,14 +169,14 @@ async def test_assignment_for_another_machine_is_ignored(node: AgentNode) -> Non
 async def test_environments_share_nothing(node: AgentNode) -> None:
     node.start()
     await node.assign(web(text="production"), worker("db", volume="data"))
-    await node.assign(web(text="staging"), worker("db", volume="data"), env=STAGING)
+    await node.assign(web(text="staging"), worker("db", volume="data"), ref=STAGING)
     production, staging = await node.settled(), await node.settled(STAGING)
     client = service_of(staging, "db").container
     assert docker("exec", client, "wget", "-qO-", "http://web:3000/up") == "staging"
     docker("exec", client, "touch", "/data/here")
     assert docker("exec", service_of(production, "db").container, "ls", "/data") == ""
-    await node.assign(removed=True, env=STAGING)
-    await node.until("removed", lambda status: status.phase == Status.REMOVED, env=STAGING)
+    await node.assign(removed=True, ref=STAGING)
+    await node.until("removed", lambda status: status.phase == Status.REMOVED, ref=STAGING)
     assert len(node.containers("status=running")) == 2
 
 

@@ -33,7 +33,7 @@ async def machine(cluster: FakeAgentCluster, tmp_path: Path) -> AsyncIterator[Ag
         try:
             node.start("--api-listen", "127.0.0.1:0")
             jobs = worker("jobs", "sh", "-c", "echo hello; echo oh >&2; exec sleep 100000", GREETING="hi")
-            await node.assign(jobs, env=REF)
+            await node.assign(jobs, ref=REF)
             await node.settled(REF)
             await eventually("a heartbeat", node.heartbeat)
             greet = Task(name="greet", service="jobs", command=["sh", "-c", 'echo "$GREETING $0"; exit 5'])
