@@ -90,13 +90,13 @@ def started(bare: Cli, pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def member_variables(bundle: Path, data: Path, client: int, peer: int) -> dict[str, str]:
     """Return the variables of ``etcd.env``, with folders and ports of the test's own."""
     text = (bundle / "etcd.env").read_text()
-    for said, meant in (
+    for default, value in (
         ("/etc/etcd/devopsellence", str(bundle)),
         ("/var/lib/etcd/devopsellence", str(data)),
         (":2379", f":{client}"),
         (":2380", f":{peer}"),
     ):
-        text = text.replace(said, meant)
+        text = text.replace(default, value)
     return {"PATH": os.environ["PATH"], **dict(line.split("=", 1) for line in shlex.split(text))}
 
 
@@ -116,7 +116,7 @@ def test_cluster_init_writes_authority_and_bundles(bare: Cli, pki: Path) -> None
     names = load_certificate(pki / "etcd-e2" / "tls.crt").extensions.get_extension_for_class(
         x509.SubjectAlternativeName
     )
-    assert "10.0.0.2" in [str(each) for each in names.value.get_values_for_type(x509.IPAddress)]
+    assert "10.0.0.2" in [str(address) for address in names.value.get_values_for_type(x509.IPAddress)]
 
 
 def test_cluster_init_again_renews_only_unusable_certificates(bare: Cli, pki: Path) -> None:
@@ -142,7 +142,7 @@ def test_concurrent_cluster_inits_make_one_authority(pki: Path) -> None:
                 lambda _: initialize(ClusterFolder(pki), {"e1": "10.0.0.1"}, DEFAULT_PREFIX, force=False), range(4)
             )
         )
-    outcomes = [each.outcome for begun in done for _, each in begun.issued]
+    outcomes = [issued.outcome for begun in done for _, issued in begun.issued]
     assert sorted(outcomes) == ["kept"] * 9 + ["made"] * 3
     authority = CertificateAuthority.load(pki / "ca.crt", pki / "ca.key")
     for bundle in ("root", "controller", "etcd-e1"):

@@ -88,7 +88,7 @@ def test_releases_are_listed_and_shown(ready: Cli) -> None:
     ready.ok("deploy", "--detach", "-m", "second")
     ready.write(lambda etcd: etcd.keys.rollout(REF), Rollout(release=2, phase=Rollout.SETTLED))
     listed = ready.json("release", "list")["releases"]
-    assert [(each["number"], each["message"], each["outcome"]) for each in listed] == [
+    assert [(item["number"], item["message"], item["outcome"]) for item in listed] == [
         (2, "second", "settled"),
         (1, "first", "unknown"),
     ]
@@ -219,7 +219,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(ready: Cli) -> None
     plan = ready.json("deploy", "--dry-run")
     assert plan["dry_run"]
     assert plan["release"] == 1
-    assert [(each["node"], each["service"], each["action"]) for each in plan["plan"]] == [("n1", "web", "created")]
+    assert [(item["node"], item["service"], item["action"]) for item in plan["plan"]] == [("n1", "web", "created")]
     assert release(ready, 1) is None
     assert ready.json("events")["events"][-1]["code"] == "node_attached"
 
@@ -231,7 +231,7 @@ def test_dry_run_compares_with_assignments(ready: Cli) -> None:
     ready.write(
         lambda etcd: etcd.keys.assignment("n1", REF), Assignment(node="n1", release=1, services=stored.services)
     )
-    assert [each["action"] for each in ready.json("deploy", "--dry-run")["plan"]] == ["kept"]
+    assert [item["action"] for item in ready.json("deploy", "--dry-run")["plan"]] == ["kept"]
     file = ready.folder / "devopsellence.yml"
     file.write_text(file.read_text() + "    env: {LEVEL: debug}\n")
     (step,) = ready.json("deploy", "--dry-run")["plan"]

@@ -135,13 +135,13 @@ def test_node_list_shows_agents_environments_and_problems(cli: Cli) -> None:
     cli.write(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat(node="n1", uid=uid, docker_version="20.10"))
     cli.write(lambda etcd: etcd.keys.node("rotten"), b"{ not json")
     document = cli.json("node", "list")
-    found = {node["node"]: node for node in document["nodes"]}
-    assert (found["n1"]["agent"], found["n1"]["note"], found["n1"]["environments"]) == ("up", "", [ENV])
-    assert (found["n2"]["agent"], found["n2"]["note"]) == (
+    nodes = {node["node"]: node for node in document["nodes"]}
+    assert (nodes["n1"]["agent"], nodes["n1"]["note"], nodes["n1"]["environments"]) == ("up", "", [ENV])
+    assert (nodes["n2"]["agent"], nodes["n2"]["note"]) == (
         "gone",
         "no heartbeat: the agent is not running or cannot reach etcd",
     )
-    assert found["rotten"]["note"] == "the node record is unreadable"
+    assert nodes["rotten"]["note"] == "the node record is unreadable"
     assert [problem["key"] for problem in document["problems"]] == [f"{cli.settings.prefix}nodes/rotten"]
     cli.write(lambda etcd: etcd.keys.heartbeat("n1"), Heartbeat(node="n1", uid="another"))
     assert "the agent runs with uid another" in cli.ok("node", "list")
@@ -321,7 +321,7 @@ def test_drain_leaving_service_without_node_needs_force(two: Cli) -> None:
     late = two.error("node", "drain", "n1", "--move-volumes", "--force", "--timeout", "1s")
     assert late["code"] == "node_drain_timeout"
     assert "controller" in late["message"]
-    assert [each["message"] for each in late["findings"][:2]] == [
+    assert [finding["message"] for finding in late["findings"][:2]] == [
         f"{ENV}: redis still runs",
         f"{ENV}: web still runs",
     ]

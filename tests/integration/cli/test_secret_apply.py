@@ -37,8 +37,10 @@ def ann(cli: Cli, tmp_path: Path) -> Operator:
 
 def versions(operator: Operator) -> dict[str, int]:
     release = operator.newest()
-    found = {f"{each.name}/{ref.secret}": ref.version for each in release.services for ref in each.secret_refs}
-    return {**found, "registry": release.registry.password_version}
+    versions = {
+        f"{service.name}/{ref.secret}": ref.version for service in release.services for ref in service.secret_refs
+    }
+    return {**versions, "registry": release.registry.password_version}
 
 
 BEFORE = {"web/DATABASE_URL": 1, "worker/TOKEN": 1, "worker/DATABASE_URL": 1, "registry": 1}
@@ -60,7 +62,7 @@ def test_apply_repeats_newest_release_with_new_version(ann: Operator) -> None:
     assert versions(ann) == {**BEFORE, "web/DATABASE_URL": 2}
     release = ann.newest()
     assert (release.number, release.message) == (2, "secret DATABASE_URL of web set")
-    assert [each.image.pinned for each in release.services] == [f"sha256:{'0' * 64}"] * 2
+    assert [service.image.pinned for service in release.services] == [f"sha256:{'0' * 64}"] * 2
 
 
 def test_apply_reports_failed_rollout(ann: Operator) -> None:

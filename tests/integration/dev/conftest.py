@@ -30,7 +30,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory, image: str) -> Iterator[Dev]:
 
 @pytest.fixture
 def up(dev: Dev) -> Dev:
-    """The module's cluster, running, whatever the test before did to it."""
+    """Running cluster of the module, whatever the previous test did."""
     if len(dev.pids()) < 4:
         dev("up")
     return dev
@@ -47,7 +47,7 @@ def fresh(tmp_path: Path) -> Iterator[Dev]:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An image that holds nothing but a shell."""
+    """Image with nothing but a shell."""
     need_docker()
     if not BUSYBOX.exists():
         lack("needs /bin/busybox (busybox-static)")

@@ -1,4 +1,4 @@
-"""``doctor`` where certificates are the credential: what the agents themselves say, and who does not answer."""
+"""``doctor`` of a cluster with certificates: diagnosis by the agents, and agents without an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An app's way in on the local cluster: through Envoy, on ports that a person chose or that were found free."""
+"""Ingress of the local cluster: through Envoy, on chosen or free ports."""
 
 from __future__ import annotations
 

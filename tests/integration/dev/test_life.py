@@ -46,8 +46,8 @@ def test_killed_process_of_cluster_restarts(up: Dev, name: str) -> None:
     until(f"{name} is another process", lambda: up.pids().get(name, before[name]) != before[name])
     until("all do their work again", up.healthy, every=0.3)
     after = up.pids()
-    assert {each: after[each] for each in after if each != name} == {
-        each: before[each] for each in before if each != name
+    assert {process: after[process] for process in after if process != name} == {
+        process: before[process] for process in before if process != name
     }
     assert up.etcdctl("get", f"/marker/{name}", "--print-value-only").stdout.strip() == "kept"
 
@@ -136,10 +136,10 @@ def test_state_of_version_without_agent_api_is_migrated(up: Dev) -> None:
     old = {name: value for name, value in up.saved_state().items() if name != "agent_port"}
     up.layout.state.write_text(json.dumps(old))
     assert up.document("status")["agent"]["endpoint"] == ""
-    said = up.document("up")
-    assert said["agent"]["port"] == up.saved_state()["agent_port"] > 0
+    document = up.document("up")
+    assert document["agent"]["port"] == up.saved_state()["agent_port"] > 0
     assert {name: up.saved_state()[name] for name in old} == old
-    assert said["agent"]["endpoint"] in up("status").stdout
+    assert document["agent"]["endpoint"] in up("status").stdout
     assert up.healthy()
 
 

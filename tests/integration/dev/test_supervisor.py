@@ -1,4 +1,4 @@
-"""The supervisor with stand-ins for its processes: kill -9, crash loops, order, nothing orphaned, nobody else hurt."""
+"""Supervisor with scripts as processes: kill -9, crash loops, order, no orphans."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ from tests.support.until import until
 
 
 class SupervisedCluster:
-    """A supervisor in a folder of its own."""
+    """Supervisor with a state folder."""
 
     def __init__(self, root: Path) -> None:
         self.layout = DevLayout(root)
@@ -49,7 +49,7 @@ class SupervisedCluster:
         return snapshot.process(name)
 
     def runs(self, name: str, *, other_than: int = 0) -> ProcessReport:
-        """The report on a process that runs, with another pid than the given one."""
+        """Return the report on a running process, with another pid than the previous."""
 
         def look() -> ProcessReport | None:
             report = self.report(name)
@@ -72,7 +72,7 @@ def cluster(tmp_path: Path) -> Iterator[SupervisedCluster]:
 
 
 def script(name: str, text: str, *, stop_seconds: float = 5, stamp: str = "") -> ProcessSpec:
-    """A process that runs a shell script."""
+    """Return a process that runs a shell script."""
     return ProcessSpec(name, ("/bin/sh", "-c", text), {"PATH": os.environ["PATH"]}, stop_seconds, stamp)
 
 
@@ -198,7 +198,7 @@ def test_idle_supervisor_uses_little_cpu_and_memory(cluster: SupervisedCluster) 
 
 
 def status_field(proc: Path, name: str) -> int:
-    """A number of /proc/PID/status; kB where it is a size."""
+    """Return a number of /proc/PID/status; sizes in kB."""
     lines = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
     return int(lines[name].split()[0])
 

@@ -17,7 +17,7 @@ from tests.support.need import need_docker, need_etcd
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredCluster]:
-    """A cluster whose etcd is full with 12 MB, and whose tokens run out long before a test is over."""
+    """Cluster with 12 MB of space in etcd, and tokens that expire within a test."""
     need_etcd()
     need_docker()
     need_host()
@@ -37,7 +37,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
 
 @pytest.fixture
 def untouched(cluster: SecuredCluster) -> Iterator[None]:
-    """The container that nothing may touch is the same afterwards, and so are our programs."""
+    """Check that the untouchable container and all programs are the same afterwards."""
     steady, programs = cluster.steady(), [program.pid for program in cluster.programs]
     assert steady.endswith(" true")
     yield

@@ -1,4 +1,4 @@
-"""A network between three members of etcd that can be cut between them and not from their clients."""
+"""Network between three members of etcd that can be cut between members but not from clients."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.support.run import run
 
 
 class Link:
-    """Three addresses, one of this machine and two of network namespaces, with a wire between any two of them.
+    """Three addresses, on this machine and in two network namespaces, joined by wires.
 
-    Whoever connects does so from its own address: members of etcd check that against each other's certificates.
+    Connections come from the address of the member: members of etcd check the address against the certificate.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Link:
 
     @contextmanager
     def cut(self, client_port: int) -> Iterator[None]:
-        """Nothing passes to or from the first place but what clients ask at ``client_port`` there, and the answers."""
+        """Drop all packets of the first member inside the block, except those of clients at ``client_port``."""
         rules = [
             ("INPUT", "-p", "tcp", "!", "--dport", str(client_port), "-j", "DROP"),
             ("OUTPUT", "-p", "tcp", "!", "--sport", str(client_port), "-j", "DROP"),

@@ -62,11 +62,11 @@ def images(host: Host, node: ImageNode) -> GarbageNode:
 def make(node: ImageNode, tmp_path: Path) -> Callable[..., ImageCollector]:
     """Make a collector of the node; a second collector reads the records of the first."""
 
-    def made(delay: float = 1000.0, ahead: float = 0.0) -> ImageCollector:
+    def make_collector(delay: float = 1000.0, ahead: float = 0.0) -> ImageCollector:
         clock: Callable[[], float] = lambda: time.time() + ahead  # noqa: E731 - named for its type
         return ImageCollector(node.engine, tmp_path / "images.json", ThreadPool(1, "disk"), delay=delay, clock=clock)
 
-    return made
+    return make_collector
 
 
 async def written(garbage: ImageCollector, path: Path, text: str) -> None:
@@ -76,14 +76,14 @@ async def written(garbage: ImageCollector, path: Path, text: str) -> None:
 async def test_images_of_ten_latest_releases_are_kept(
     images: GarbageNode, make: Callable[..., ImageCollector], tmp_path: Path
 ) -> None:
-    made = [images.image(f"release {number}") for number in range(1, 13)]
+    built = [images.image(f"release {number}") for number in range(1, 13)]
     garbage = make()
     await garbage.load()
-    for number, image in enumerate(made, 1):
+    for number, image in enumerate(built, 1):
         garbage.follow(want(number, image), settled=True)
     await garbage.sweep()
-    assert [images.has(image) for image in made] == [False, False, *[True] * 10]
-    await written(garbage, tmp_path / "images.json", made[-1])
+    assert [images.has(image) for image in built] == [False, False, *[True] * 10]
+    await written(garbage, tmp_path / "images.json", built[-1])
     garbage.close()
 
 
@@ -136,13 +136,13 @@ async def test_image_of_missing_release_is_removed_in_the_end(
 async def test_collection_follows_settled_release_after_a_while(
     images: GarbageNode, make: Callable[..., ImageCollector]
 ) -> None:
-    made = [images.image(f"settled {number}") for number in range(1, 12)]
+    built = [images.image(f"settled {number}") for number in range(1, 12)]
     garbage = make(delay=0.2)
-    for number, image in enumerate(made, 1):
+    for number, image in enumerate(built, 1):
         garbage.follow(want(number, image), settled=False)
-    garbage.follow(want(11, made[-1]), settled=True)
-    await asyncio.to_thread(until, "the oldest is gone", lambda: not images.has(made[0]))
-    assert all(images.has(image) for image in made[1:])
+    garbage.follow(want(11, built[-1]), settled=True)
+    await asyncio.to_thread(until, "the oldest is gone", lambda: not images.has(built[0]))
+    assert all(images.has(image) for image in built[1:])
     garbage.close()
 
 

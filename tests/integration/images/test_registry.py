@@ -85,14 +85,14 @@ def registry(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def image() -> Iterator[str]:
-    made = build_image(b"through a registry\n")
-    yield made
+    built = build_image(b"through a registry\n")
+    yield built
     names = docker(
         "image",
         "inspect",
         "-f",
         "{{range .RepoTags}}{{.}} {{end}}{{range .RepoDigests}}{{.}} {{end}}",
-        made,
+        built,
         check=False,
     )
     for name in names.split():
@@ -130,10 +130,10 @@ async def test_registry_password_goes_to_registry_only(
     output = RecordingOutput()
     pin = await push(DockerCli(), Registry(repository=f"{registry}/shop", username="ann"), PASSWORD, image, output)
     assert pin.pinned.startswith(f"{registry}/shop@sha256:")
-    said = commands.read_text()
-    assert "login" in said
-    assert "push" in said
-    assert PASSWORD not in said
+    text = commands.read_text()
+    assert "login" in text
+    assert "push" in text
+    assert PASSWORD not in text
     assert PASSWORD not in str(output.messages)
     assert json.loads((home / "config.json").read_text()) == {"auths": {"elsewhere.example": {"auth": "eDp5"}}}
     assert left_behind() == []

@@ -29,8 +29,8 @@ async def pair(cluster: AgentCluster) -> tuple[AgentNode, AgentNode]:
     cluster.controller()
     first = await cluster.registered("n1", "--labels", "worker")
     second = await cluster.registered("n2", "--labels", "worker")
-    for each in (first, second):
-        each.start("--api-listen", "127.0.0.1:0")
+    for node in (first, second):
+        node.start("--api-listen", "127.0.0.1:0")
     await cluster.listed_as("n1", "ready")
     await cluster.listed_as("n2", "ready")
     return first, second
@@ -42,7 +42,7 @@ async def test_node_is_drained_uncordoned_and_removed(cluster: AgentCluster, pai
     await first.runs(1)
     (kept,) = await second.runs(1)
     shown = await cluster.json("node", "drain", "n1", "--dry-run")
-    assert [(each["service"], each["elsewhere"]) for each in shown["leaving"]] == [("jobs", ["n2"])]
+    assert [(service["service"], service["elsewhere"]) for service in shown["leaving"]] == [("jobs", ["n2"])]
     assert (await cluster.listed("n1"))["state"] == "ready"
 
     done = await cluster.json("node", "drain", "n1")
@@ -68,7 +68,7 @@ async def test_node_is_drained_uncordoned_and_removed(cluster: AgentCluster, pai
     keys = cluster.etcd.keys
     for gone in (keys.node("n1"), keys.heartbeat("n1"), keys.assignment("n1", REF), keys.status("n1", REF)):
         assert await cluster.etcd.get(gone) is None, gone
-    assert not {each for each in cluster.users() | cluster.roles() if each in (f"node:{first.uid}", "node:n1")}
+    assert not {name for name in cluster.users() | cluster.roles() if name in (f"node:{first.uid}", "node:n1")}
     environment = await cluster.etcd.get(keys.environment(REF))
     assert environment is not None
     assert list(decode(Environment, "", environment.value).nodes) == ["n2"]
@@ -86,7 +86,7 @@ async def test_service_with_volume_stays_until_move_volumes(
     await first.runs(2)
     await second.runs(2)
     shown = await cluster.json("node", "drain", "n1", "--dry-run")
-    assert {each["service"]: each["stays"] for each in shown["leaving"]} == {"jobs": False, "redis": True}
+    assert {service["service"]: service["stays"] for service in shown["leaving"]} == {"jobs": False, "redis": True}
     done = await cluster.json("node", "drain", "n1")
     assert (done["drained"], [remaining["service"] for remaining in done["stays"]]) == (True, ["redis"])
     assert len(first.containers("status=running")) == 1

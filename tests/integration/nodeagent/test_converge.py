@@ -26,11 +26,11 @@ async def test_assigned_services_start_and_report_then_rest(node: AgentNode) -> 
     cache.stop_grace_period.FromMilliseconds(1500)
     await node.assign(web(), cache)
     status = await node.settled()
-    found = service_of(status, "web")
-    assert (found.phase, found.health) == (ServiceStatus.RUNNING, ServiceStatus.HEALTHY)
+    service_status = service_of(status, "web")
+    assert (service_status.phase, service_status.health) == (ServiceStatus.RUNNING, ServiceStatus.HEALTHY)
     assert service_of(status, "cache").health == ServiceStatus.NONE
-    assert await asyncio.to_thread(fetch, found.address) == "one"
-    config = node.inspect(found.container)
+    assert await asyncio.to_thread(fetch, service_status.address) == "one"
+    config = node.inspect(service_status.container)
     assert config["Config"]["Labels"]["devopsellence.environment"] == str(ENV)
     assert config["HostConfig"]["RestartPolicy"]["Name"] == "no"
     assert config["HostConfig"]["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "5"}
@@ -86,8 +86,12 @@ async def test_service_with_volumes_stops_first_and_keeps_data(node: AgentNode) 
     await node.assign(one)
     await node.settled()
     await node.assign(two, release=2)
-    found = service_of(await node.settled(), "db")
-    assert docker("exec", found.container, "cat", "/data/log").split("\n") == ["1 started", "1 ended", "2 started"]
+    service_status = service_of(await node.settled(), "db")
+    assert docker("exec", service_status.container, "cat", "/data/log").split("\n") == [
+        "1 started",
+        "1 ended",
+        "2 started",
+    ]
     labels = docker("volume", "ls", "-q", *node.labelled).split()
     assert len(labels) == 1
 
@@ -157,11 +161,11 @@ async def test_assignment_for_another_machine_is_ignored(node: AgentNode) -> Non
     node.start()
     await node.assign(worker("a"), uid="another-machine")
 
-    async def told() -> bool:
+    async def reported() -> bool:
         beat = await node.heartbeat()
         return beat is not None and "another-machine" in beat.problem
 
-    await eventually("told", told)
+    await eventually("reported", reported)
     assert node.containers() == []
     assert await node.status() is None
 

@@ -45,13 +45,13 @@ async def test_crash_loop_reports_exit_code_and_log_lines_and_fails(node: AgentN
     script = "for i in $(seq 30); do echo line $i; done; exit 3"
     await node.assign(worker("a", "sh", "-c", script), worker("b"))
     status = await node.until("failed", lambda status: status.phase == Status.FAILED)
-    found = service_of(status, "a")
-    assert found.failed
-    assert "exit code 3" in found.reason
-    assert found.phase in (ServiceStatus.BACKOFF, ServiceStatus.STARTING)
-    assert found.last_exit.code == 3
-    assert found.last_exit.log_lines[-1] == "line 30"
-    assert len(found.last_exit.log_lines) == 20
+    service_status = service_of(status, "a")
+    assert service_status.failed
+    assert "exit code 3" in service_status.reason
+    assert service_status.phase in (ServiceStatus.BACKOFF, ServiceStatus.STARTING)
+    assert service_status.last_exit.code == 3
+    assert service_status.last_exit.log_lines[-1] == "line 30"
+    assert len(service_status.last_exit.log_lines) == 20
     assert service_of(status, "b").phase == ServiceStatus.RUNNING
     waiting = await node.until("waits", reports("a", phase=ServiceStatus.BACKOFF))
     assert service_of(waiting, "a").next_attempt_at.ToSeconds() > 0
@@ -84,9 +84,9 @@ async def test_unstartable_version_fails_and_old_one_serves(node: AgentNode) -> 
     await node.assign(*services(NO_IMAGE, "/no/such/command"), secretive, release=2)
     status = await node.until("failed", lambda status: all(service.failed for service in status.services))
     for name, reason in (("a", NO_IMAGE), ("b", "/no/such/command"), ("db", NO_IMAGE)):
-        found = service_of(status, name)
-        assert reason in found.reason
-        assert (found.container, found.release) == (service_of(first, name).container, 1)
+        service_status = service_of(status, name)
+        assert reason in service_status.reason
+        assert (service_status.container, service_status.release) == (service_of(first, name).container, 1)
     assert status.phase == Status.FAILED
     assert "DB_PASSWORD" in service_of(status, "s").reason
     assert len(node.containers("status=running")) == 3

@@ -45,10 +45,10 @@ async def serves(node: AgentNode, serial: str, *tokens: str, says: str = "") -> 
     """Return the status once it names this certificate (empty: none), these challenges and ``says``."""
 
     def holds(status: Status) -> bool:
-        found = status.ingress
-        serials = [(certificate.host, certificate.serial) for certificate in found.certificates]
+        ingress = status.ingress
+        serials = [(certificate.host, certificate.serial) for certificate in ingress.certificates]
         expected = [(HOST, serial)] if serial else []
-        return (serials, tuple(found.challenges)) == (expected, tokens) and says in found.reason
+        return (serials, tuple(ingress.challenges)) == (expected, tokens) and says in ingress.reason
 
     return await node.until(f"{serial} {tokens} {says!r}", holds, seconds=60)
 
@@ -82,7 +82,7 @@ async def test_certificate_parts_are_followed_and_kept(node: AgentNode) -> None:
         assert site is not None
         assert "PRIVATE KEY" in site.certificates[HOST].key_pem
     secret = site.certificates[HOST].key_pem.splitlines()[1]
-    files = [each for each in (node.folder / "state").rglob("*") if each.is_file()]
+    files = [path for path in (node.folder / "state").rglob("*") if path.is_file()]
     assert any("+" in file.name and file.parent.name == "ingress" for file in files)
     assert not [file for file in files if secret.encode() in file.read_bytes()]
     # Without etcd, from disk: the last one that could be used.

@@ -34,11 +34,11 @@ def canary() -> str:
 async def recipient(node: AgentNode) -> str:
     """Return the age recipient in the agent's heartbeat."""
 
-    async def told() -> str:
+    async def reported_recipient() -> str:
         beat = await node.heartbeat()
         return beat.age_recipient if beat else ""
 
-    return await eventually("a recipient", told)
+    return await eventually("a recipient", reported_recipient)
 
 
 def refers(service: workload_pb2.Service, version: int = 1) -> workload_pb2.Service:
@@ -51,8 +51,8 @@ def sealed(value: bytes, to: str, version: int = 1, service: str = "a") -> store
 
 
 def variables(node: AgentNode, container: str) -> list[str]:
-    found: list[str] = node.inspect(container)["Config"]["Env"]
-    return found
+    environment: list[str] = node.inspect(container)["Config"]["Env"]
+    return environment
 
 
 def told_of_itself(pid: int, canary: str) -> bool:
@@ -67,16 +67,16 @@ async def test_secret_becomes_variable_and_appears_nowhere_else(node: AgentNode,
     service = refers(worker("a", PASSWORD="overridden", OTHER="kept"))
     await node.assign(service, secrets=[sealed(f"{canary}\n=ü".encode(), to)])
     status = await node.settled()
-    found = variables(node, service_of(status, "a").container)
-    assert f"PASSWORD={canary}\n=ü" in found
-    assert "OTHER=kept" in found
-    assert "PASSWORD=overridden" not in found
+    environment = variables(node, service_of(status, "a").container)
+    assert f"PASSWORD={canary}\n=ü" in environment
+    assert "OTHER=kept" in environment
+    assert "PASSWORD=overridden" not in environment
     # Neither in the agent's folder and log, nor in anything that it wrote, nor in its command line or environment.
     for path in [node.log, *(node.folder / "state").rglob("*")]:
         assert not path.is_file() or canary.encode() not in path.read_bytes(), path
     stored = await node.etcd.list(node.settings.prefix)
     assert len(stored.items) >= 3
-    assert all(canary.encode() not in each.value for each in stored.items)
+    assert all(canary.encode() not in item.value for item in stored.items)
     assert not told_of_itself(node.pid, canary)
 
 
@@ -100,9 +100,9 @@ async def test_missing_secret_is_named_and_old_container_serves(node: AgentNode)
     await node.assign(worker("a"), worker("b"))
     before = service_of(await node.settled(), "a").container
     await node.assign(refers(worker("a"), 3), worker("b"), release=2)
-    found = service_of(await node.until("failed", reports("a", failed=True)), "a")
-    assert found.reason == "secret DB_PASSWORD (version 3) was not sent to this node; run devopsellence deploy"
-    assert found.container == before
+    service_status = service_of(await node.until("failed", reports("a", failed=True)), "a")
+    assert service_status.reason == "secret DB_PASSWORD (version 3) was not sent to this node; run devopsellence deploy"
+    assert service_status.container == before
     to = await recipient(node)
     await node.assign(refers(worker("a"), 3), worker("b"), release=3, secrets=[sealed(b"x", to, 3)])
     await node.settled()

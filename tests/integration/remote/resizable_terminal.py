@@ -1,4 +1,4 @@
-"""Command line on a terminal that can be resized and inspected afterwards."""
+"""Command line on a terminal, for tests that resize and inspect the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.cli import Cli
 
 
 class ResizableTerminal(Terminal):
-    """Terminal that changes its size, and shows whether the terminal settings were restored."""
+    """Terminal with a variable size and a check of the terminal settings."""
 
     def __init__(self, cluster: FakeAgentCluster, *arguments: str) -> None:
         cli = Cli(cluster.settings, cluster.folder)
