@@ -75,21 +75,21 @@ class AgentServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Logs(self, request, context):
-        """The output of services' containers.
+        """Stream the output of services' containers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Exec(self, request_iterator, context):
-        """A command in a service's running container. The first request is the start; ends with the exit code.
+        """Run a command in a running container. The first request is the start; the last answer is the exit code.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RunTask(self, request_iterator, context):
-        """A one-shot container beside the services, removed when it has ended. Otherwise as Exec.
+        """Run a one-shot container, removed at the end. Otherwise as Exec.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,21 +102,21 @@ class AgentServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FindImages(self, request, context):
-        """Which of these images and layers the node has, and how much room.
+        """Check images and layers for presence on the node, and return the free disk space.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SendLayer(self, request_iterator, context):
-        """One layer, from where FindImages said that it is staged to. Bytes that have arrived stay when the call breaks off.
+        """Upload a layer, continuing at the staged size from FindImages. Received bytes are kept if the call breaks off.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoadImage(self, request, context):
-        """Make an image of layers that the engine has or that are staged; then what was staged for it goes.
+        """Create an image from present and staged layers, then delete the staged layers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -362,7 +362,7 @@ class Agent:
 
 
 class PeersStub:
-    """What one node's agent asks of another's. Answered to the certificates of nodes.
+    """Calls between agents. Calls need a node's certificate.
     """
 
     def __init__(self, channel):
@@ -379,11 +379,11 @@ class PeersStub:
 
 
 class PeersServicer:
-    """What one node's agent asks of another's. Answered to the certificates of nodes.
+    """Calls between agents. Calls need a node's certificate.
     """
 
     def FetchImage(self, request, context):
-        """An image, to whoever can name it by its id: only who is told to run it knows that.
+        """Stream an image by id; only nodes assigned to run the image know the id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -406,7 +406,7 @@ def add_PeersServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Peers:
-    """What one node's agent asks of another's. Answered to the certificates of nodes.
+    """Calls between agents. Calls need a node's certificate.
     """
 
     @staticmethod
