@@ -186,7 +186,7 @@ def _image_missing(image: str, nodes: Sequence[str]) -> CliError:
 
 def _other_store(image: str) -> CliError:
     message = (
-        f"the Docker Engine of this machine uses the containerd image store, so its id {image} of an image is not "
+        f"the Docker Engine of this machine uses the containerd image store, so image id {image} is not "
         "valid on other engines"
     )
     fix = [

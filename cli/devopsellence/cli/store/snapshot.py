@@ -130,7 +130,7 @@ _OUTCOMES = {
 def release_verdict(snapshot: Snapshot, number: int) -> ReleaseVerdict:
     """Return the state of the rollout of release ``number``; WAITING until the controller starts the rollout."""
     rollout = snapshot.rollout
-    superseded = ReleaseVerdict(RolloutState.SUPERSEDED, f"release {snapshot.number} was written after it")
+    superseded = ReleaseVerdict(RolloutState.SUPERSEDED, f"release {snapshot.number} is newer")
     if rollout is None or rollout.release < number:
         return superseded if snapshot.number > number else ReleaseVerdict(RolloutState.WAITING)
     if rollout.release == number:
@@ -138,7 +138,7 @@ def release_verdict(snapshot: Snapshot, number: int) -> ReleaseVerdict:
     for past in rollout.history:
         if past.release == number and past.phase in (Rollout.SETTLED, Rollout.FAILED):
             return ReleaseVerdict(_OUTCOMES[past.phase], past.reason)
-    return ReleaseVerdict(RolloutState.SUPERSEDED, f"release {rollout.release} was written after it")
+    return ReleaseVerdict(RolloutState.SUPERSEDED, f"release {rollout.release} is newer")
 
 
 def _of_rollout(rollout: Rollout, overtaken: ReleaseVerdict | None) -> ReleaseVerdict:

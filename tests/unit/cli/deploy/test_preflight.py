@@ -105,7 +105,8 @@ def test_release_without_reachable_replica_is_refused() -> None:
     problem = placement_error("production", [one], nodes, {"n1": Assignment(services=[one])})
     assert problem is not None
     assert problem.message == (
-        'production: service "queue" runs only on nodes that take no new copies (n1: cordoned); run devopsellence node uncordon n1'
+        'production: service "queue" runs only on nodes that take no new copies (n1: cordoned); '
+        "run devopsellence node uncordon n1"
     )
 
 
