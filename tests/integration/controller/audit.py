@@ -1,4 +1,4 @@
-"""Reads all revisions of etcd under a prefix, and tells who wrote what a controller alone writes, and who led then."""
+"""Audit of all revisions of etcd under a prefix: controller-owned keys, their writers, and the leader at the time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Candidacy:
 
 @dataclass(frozen=True)
 class Findings:
-    """What the audit saw: revisions that controllers wrote, who was leader at one of them, and what must not be."""
+    """Result of an audit: revisions written by controllers, leaders with a write, and violations."""
 
     writes: int
     leaders: Sequence[str]
@@ -39,12 +39,12 @@ class Findings:
 
 
 async def next_revision(etcd: Etcd) -> int:
-    """Where a history begins that nobody has written to yet. Who shares the etcd may have compacted what is before."""
+    """Return the next revision, as the start of a history. Earlier revisions may have been compacted by other tests."""
     return (await etcd.head(etcd.keys.prefix)).revision + 1
 
 
 async def read_history(etcd: Etcd, since: int) -> History:
-    """All changes under the prefix from revision ``since`` on, by revision; nothing of it may have been compacted."""
+    """All changes under the prefix from revision ``since`` on, by revision; none of them may have been compacted."""
     prefix = etcd.keys.prefix
     until = await etcd.put(f"{prefix}audit-end", b"")
     history: dict[int, list[WatchEvent]] = defaultdict(list)
@@ -58,9 +58,9 @@ async def read_history(etcd: Etcd, since: int) -> History:
 
 
 def audit(history: History, keys: Keys, *, certificates: bool = False) -> Findings:
-    """Whether the leader of the moment, in the term that it signed with, wrote each of the controllers' revisions.
+    """Check that each revision of a controller was written by the leader, in the term of its signature.
 
-    ``certificates``: they are the controllers' as well, because nobody wrote them by hand.
+    ``certificates``: Certificate records count as written by controllers too, because the test writes none by hand.
     """
     ours = [keys.all_assignments_prefix, keys.rollouts_prefix, keys.all_ingress_prefix]
     if certificates:

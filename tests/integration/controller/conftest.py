@@ -1,4 +1,4 @@
-"""What the tests of the controller share: controllers c0, c1, … as processes, and an environment driven by hand."""
+"""Fixtures of the tests of the controller: controllers c0, c1, … as processes, and an environment driven by hand."""
 
 from __future__ import annotations
 

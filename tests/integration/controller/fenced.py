@@ -90,16 +90,16 @@ class Controllers:
         self._processes[identity].send_signal(number)
 
     async def end(self, identity: str, number: signal.Signals) -> int:
-        """Send it away; its exit code."""
+        """Send a signal that ends the controller, and return its exit code."""
         process = self._processes.pop(identity)
         process.send_signal(number)
         return await asyncio.to_thread(process.wait, 10)
 
     async def stopped(self, identity: str) -> bool:
-        """Whether it has stopped itself, after at most a second."""
+        """Return whether the controller has stopped itself, waiting for at most a second."""
         with suppress(TimeoutError):
             async with asyncio.timeout(1):
-                while not self._is_stopped(identity):  # noqa: ASYNC110 - the kernel tells nobody
+                while not self._is_stopped(identity):  # noqa: ASYNC110 - the kernel sends no notification
                     await asyncio.sleep(0.005)
                 return True
         return False
@@ -111,7 +111,7 @@ class Controllers:
 
 @dataclass
 class Pauses:
-    """What was done to the controllers."""
+    """Counts of the pauses of controllers."""
 
     past_the_lease: int = 0
     shorter: int = 0

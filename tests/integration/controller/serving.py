@@ -61,7 +61,7 @@ class Nodes:
         self._reported: dict[str, pb.AssignmentStatus] = {}
 
     async def register(self) -> None:
-        """Their records and heartbeats."""
+        """Write the Nodes and their heartbeats."""
         for name, identity in self.identities.items():
             node = pb.Node(name=name, uid=f"uid-{name}", labels=["web"])
             beat = pb.Heartbeat(node=name, uid=f"uid-{name}", age_recipient=identity.recipient)
@@ -69,14 +69,14 @@ class Nodes:
             await self._environment.write(self._etcd.keys.heartbeat(name), beat)
 
     async def look(self) -> None:
-        """What the agents do when something has changed, or was changed here."""
+        """Report the status of each node after a change, as agents do."""
         keys = self._etcd.keys
         items = (await self._etcd.list(keys.all_ingress_prefix)).items
         parts = [decode(pb.NodeIngress, item.key, item.value) for item in items]
-        given = {(part.node, part.part): part for part in parts}
+        parts_of = {(part.node, part.part): part for part in parts}
         for item in (await self._etcd.list(keys.all_assignments_prefix)).items:
             assignment = decode(pb.Assignment, item.key, item.value)
-            mine = [part for (node, _), part in sorted(given.items()) if node == assignment.node]
+            mine = [part for (node, _), part in sorted(parts_of.items()) if node == assignment.node]
             status = self._status(assignment, mine)
             if status != self._reported.get(assignment.node):
                 await self._etcd.put(keys.status(assignment.node, REF), encode(status))
@@ -91,12 +91,12 @@ class Nodes:
                 await self.look()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One HTTP request."""
+        """Serve an HTTP request."""
         path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
         token = path.removeprefix(_PATH)
         body = self._answers.get(token, "")
-        said = {name for name, status in self._reported.items() if token in status.ingress.challenges}
-        self.asked.setdefault(token, said)
+        served_by = {name for name, status in self._reported.items() if token in status.ingress.challenges}
+        self.asked.setdefault(token, served_by)
         head = f"HTTP/1.1 {200 if body else 404} X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         writer.write((head + body).encode())
         await writer.drain()
@@ -157,7 +157,7 @@ def release(number: int, directory_url: str, *hosts: str) -> pb.Release:
     )
     for host in hosts:
         ingress.rules.add(host=host, path_prefix="/", service="web", port="http")
-    made = pb.Release(
+    release = pb.Release(
         organization=REF.organization,
         project=REF.project,
         environment=REF.environment,
@@ -166,9 +166,9 @@ def release(number: int, directory_url: str, *hosts: str) -> pb.Release:
         rollout=workload_pb2.RolloutPolicy(max_parallel="100%"),
     )
     if hosts:
-        made.ingress.CopyFrom(ingress)
-    made.rollout.progress_deadline.FromSeconds(600)
-    return made
+        release.ingress.CopyFrom(ingress)
+    release.rollout.progress_deadline.FromSeconds(600)
+    return release
 
 
 async def certificate(etcd: Etcd, host: str, check: Callable[[pb.Certificate], bool]) -> pb.Certificate:
@@ -186,7 +186,7 @@ def is_there(one: pb.Certificate) -> bool:
 
 
 def opened(one: pb.Certificate, identity: AgeIdentity) -> bool:
-    """Whether ``identity`` opens the key that belongs to the certificate."""
+    """Return whether ``identity`` decrypts the key of the certificate."""
     key = serialization.load_pem_private_key(identity.decrypt(one.key_age), None)
     leaf = x509.load_pem_x509_certificate(one.chain_pem.encode())
     return key.public_key() == leaf.public_key()

@@ -81,7 +81,7 @@ def stub() -> Iterator[Stub]:
 def refused(
     url: str, ca_cert: Path | None = None, *, host: str = HOST, seconds: int = 20, email: str = ""
 ) -> IssuanceFailure:
-    """Why an order fails."""
+    """Return the failure of an order."""
     with pytest.raises(IssuanceError) as caught:
         AcmeClient(ca_cert, request_seconds=seconds).order(AcmeAccount(url, email), csr(host))
     return caught.value.failure

@@ -47,7 +47,7 @@ async def authority(folder: Path, port: int, **how: Any) -> AsyncIterator[Pebble
 
 @asynccontextmanager
 async def impatient_controller(settings: Settings, ca_cert: Path) -> AsyncIterator[None]:
-    """One in this process, whose backoff is short."""
+    """Run a controller with a short backoff in this process."""
     async with Etcd(settings) as etcd, LeaseKeeper(etcd) as keeper:
         stop = asyncio.Event()
         options = CertificateOptions(ca_cert, IssuancePace(first_backoff=0.3, longest_backoff=1.0))
@@ -122,13 +122,13 @@ async def test_failing_host_delays_no_other(
         for host in good:
             await certificate(etcd, host, is_there)
         blocked = await certificate(etcd, refused, lambda one: one.issuance.phase == BACKOFF)
-        assert "use a host that it certifies" in blocked.issuance.reason
+        assert "use a host that the authority certifies" in blocked.issuance.reason
         unknown = await certificate(etcd, lost, lambda one: one.issuance.phase == BACKOFF)
         assert f"let http://{lost}/ (port 80) reach the nodes" in unknown.issuance.reason
         assert unknown.issuance.failures == 1
         assert unknown.issuance.next_attempt_at.seconds > unknown.issuance.since.seconds
         assert not unknown.issuance.challenges
-        warned = [one for one in await events(etcd) if one.severity == pb.Event.WARNING]
+        warned = [event for event in await events(etcd) if event.severity == pb.Event.WARNING]
         assert {one.code for one in warned} == {"certificate_failed"}
         assert len(warned) == 2
         # Mended, and an operator does not wait.
@@ -162,7 +162,7 @@ async def test_renewed_ahead_of_its_end_and_kept_while_authority_is_away(
         # Another server, as far as it can tell: pebble forgets everything.
         await asyncio.to_thread(acme.start)
         await certificate(etcd, HOST, lambda one: is_there(one) and one.serial != failed.serial)
-    told = [one.code for one in await events(etcd)]
+    told = [event.code for event in await events(etcd)]
     # On a machine that is slow enough one of those short lives may be over before it is stored.
     assert [code for code in dict.fromkeys(told) if code != "certificate_failed"] == [
         "certificate_obtained",
@@ -276,4 +276,4 @@ async def test_killed_in_every_phase_there_is_one_certificate(
     findings = audit(await read_history(etcd, since), etcd.keys, certificates=True)
     assert findings.defects == []
     assert len(findings.leaders) == 5
-    assert [one.code for one in await events(etcd)] == ["certificate_obtained"]
+    assert [event.code for event in await events(etcd)] == ["certificate_obtained"]

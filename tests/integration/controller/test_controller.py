@@ -27,8 +27,8 @@ async def settle(
     await environment.release(number, hosts=hosts, **services)
     await environment.attach(*names, latest=number)
     for name in names:
-        found = await environment.assignment(name, lambda one: one.release == number)
-        await environment.report(found, SETTLED)
+        assignment = await environment.assignment(name, lambda one: one.release == number)
+        await environment.report(assignment, SETTLED)
     await environment.rollout(lambda one: one.release == number and one.phase == pb.Rollout.SETTLED)
 
 
@@ -43,8 +43,8 @@ async def test_from_release_to_settled_relabelled_detached_and_deleted(
     await environment.attach("n1", "n2", latest=1)
     first = await environment.assignment("n1")
     second = await environment.assignment("n2")
-    assert [one.name for one in first.services] == ["web"]
-    assert [one.name for one in second.services] == ["redis", "web"]
+    assert [service.name for service in first.services] == ["web"]
+    assert [service.name for service in second.services] == ["redis", "web"]
     assert (first.node_uid, first.generation, first.release) == ("uid-n1", 1, 1)
     await environment.rollout(lambda one: one.phase == pb.Rollout.PROGRESSING)
     await environment.report(first, SETTLED)
@@ -55,10 +55,10 @@ async def test_from_release_to_settled_relabelled_detached_and_deleted(
     # A label moves a service.
     await environment.add_node("n1", "web", "worker")
     moved = await environment.assignment("n1", lambda one: one.generation == 2)
-    assert [one.name for one in moved.services] == ["redis", "web"]
+    assert [service.name for service in moved.services] == ["redis", "web"]
     await environment.add_node("n1", "web")
     moved = await environment.assignment("n1", lambda one: one.generation == 3)
-    assert [one.name for one in moved.services] == ["web"]
+    assert [service.name for service in moved.services] == ["web"]
 
     # A crash after it has settled.
     crashed = pb.ServiceStatus(name="web", phase=pb.ServiceStatus.BACKOFF, failed=True, reason="ended")
@@ -120,7 +120,7 @@ async def test_garbage_stops_its_own_key_only(start: StartController, environmen
 
     await etcd.put(keys.assignment("n2", REF), b"[]")
     renewed = await environment.assignment("n2", lambda one: one.generation > 0)
-    assert (renewed.generation, [one.name for one in renewed.services]) == (2, ["redis", "web"])
+    assert (renewed.generation, [service.name for service in renewed.services]) == (2, ["redis", "web"])
 
     await etcd.put(keys.rollout(REF), b"")
     await environment.rollout(lambda one: one.release == 2)
@@ -160,7 +160,7 @@ async def test_other_controller_goes_on_when_leader_is_killed(
     after = await environment.assignment("n1", lambda one: one.release == 2)
     assert after.generation == before.generation + 1
     rollout = await environment.rollout(lambda one: one.release == 2)
-    assert [(one.release, one.phase) for one in rollout.history] == [(1, pb.Rollout.SETTLED)]
+    assert [(outcome.release, outcome.phase) for outcome in rollout.history] == [(1, pb.Rollout.SETTLED)]
 
 
 async def test_clean_stop_hands_over_at_once(start: StartController, environment: EnvironmentDriver) -> None:

@@ -88,7 +88,7 @@ class Blindable(Etcd):
 
 @asynccontextmanager
 async def controller(settings: Settings, identity: str, patience: float = 0.5) -> AsyncIterator[Blindable]:
-    """One in this process, that gives up after ``patience`` seconds without sight."""
+    """Run a controller in this process that gives up its term after ``patience`` seconds of disconnected caches."""
     async with Blindable(settings) as etcd, LeaseKeeper(etcd) as keeper:
         stop = asyncio.Event()
         election = Election(etcd, keeper, identity, ttl=1)

@@ -1,4 +1,4 @@
-"""Who no longer leads writes nothing: proven by etcd's own revisions, over more than a hundred pauses.
+"""Fencing: a former leader writes nothing, proven by the revisions of etcd over more than a hundred pauses.
 
 ``FENCING_SEED`` repeats a run's choices; the moments at which etcd and the machine answer remain their own.
 """
@@ -30,7 +30,7 @@ def _settings(server: EtcdServer) -> Settings:
 
 
 async def _group(settings: Settings, folder: Path, controllers: int, seed: str) -> tuple[Pauses, Findings]:
-    """One environment, its controllers, and a share of the pauses."""
+    """Run an environment with controllers and a share of the pauses."""
     rng = random.Random(seed)
     async with Etcd(settings) as etcd:
         since = await next_revision(etcd)
@@ -59,14 +59,14 @@ async def test_paused_leader_writes_nothing_after_its_lease(etcd_server: EtcdSer
     )
     for pauses, findings in groups:
         assert findings.defects == [], pauses.done
-        assert len(findings.leaders) > 1, "the pauses deposed nobody"
+        assert len(findings.leaders) > 1, "the pauses deposed no leader"
         assert findings.writes > pauses.count, "too little was written to tell"
     assert sum(pauses.count for pauses, _ in groups) >= 100
     assert sum(pauses.at_a_write for pauses, _ in groups) >= 20
 
 
 async def test_audit_finds_leader_without_fence(settings: Settings, etcd: Etcd, tmp_path: Path) -> None:
-    """What the audit above rests on: stopped with a write in hand, resumed past its lease, it writes, and is found."""
+    """Check the audit itself: a leader without a fence, paused before a write until after its lease, is found."""
     since = await next_revision(etcd)
     with Controllers(etcd, settings, tmp_path, 1, UNFENCED="yes") as standing:
         await standing.all_stand()

@@ -25,8 +25,8 @@ def _is_at(number: int, assignment: pb.Assignment) -> bool:
 async def settle(environment: EnvironmentDriver, number: int) -> None:
     """Both nodes report that they have settled at release ``number``."""
     for name in NODES:
-        found = await environment.assignment(name, lambda one: one.release == number and not one.HasField("task"))
-        await environment.report(found, SETTLED)
+        assignment = await environment.assignment(name, lambda one: one.release == number and not one.HasField("task"))
+        await environment.report(assignment, SETTLED)
     await environment.rollout(lambda one: one.release == number and one.phase == pb.Rollout.SETTLED)
 
 
@@ -45,7 +45,10 @@ async def test_task_runs_after_supporting_services_and_before_app(
     await begin(environment)
     await environment.deploy(release(2, REDIS, app(2), task=migration()), *NODES)
     told = await environment.assignment("n1", lambda one: one.HasField("task"))
-    assert [(one.name, one.image.reference) for one in told.services] == [("redis", "app:1"), ("web", "app:1")]
+    assert [(service.name, service.image.reference) for service in told.services] == [
+        ("redis", "app:1"),
+        ("web", "app:1"),
+    ]
     assert told.task_service == app(2)
     await environment.report_task(told, pb.TaskStatus.RUNNING)
     await environment.rollout(lambda one: one.task.phase == pb.TaskStatus.RUNNING)
@@ -86,12 +89,12 @@ async def test_next_leader_goes_on_with_task_from_etcd_alone(
         await environment.leader(f"c{len(controllers) - 1}")
 
     await environment.deploy(release(2, REDIS, app(2), task=migration()), *NODES)
-    told = await environment.assignment("n1", lambda one: one.HasField("task"))
+    assignment = await environment.assignment("n1", lambda one: one.HasField("task"))
     await hand_over()
-    await environment.report_task(told, pb.TaskStatus.RUNNING)
+    await environment.report_task(assignment, pb.TaskStatus.RUNNING)
     await environment.rollout(lambda one: one.task.phase == pb.TaskStatus.RUNNING)
     await hand_over()
-    await environment.report_task(told, pb.TaskStatus.SUCCEEDED)
+    await environment.report_task(assignment, pb.TaskStatus.SUCCEEDED)
     await settle(environment, 2)
     rollout = await environment.rollout(lambda one: one.task.phase == pb.TaskStatus.SUCCEEDED)
     assert rollout.task.node == "n1"
@@ -108,7 +111,7 @@ async def test_release_that_follows_its_secret_at_once_has_it(
         await environment.write(keys.secret(REF, "web", "A"), secret("web", "A", *range(2, number + 1)))
         await environment.deploy(release(number, REDIS, app(1, A=number)), *NODES)
         found = await environment.assignment("n1", partial(_is_at, number))
-        assert [(one.name, one.version) for one in found.secrets] == [("A", number)]
+        assert [(secret.name, secret.version) for secret in found.secrets] == [("A", number)]
 
     renewed = secret("web", "A", *range(2, 12), recipients="n1,n2")
     await environment.write(keys.secret(REF, "web", "A"), renewed)

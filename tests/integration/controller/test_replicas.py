@@ -57,8 +57,8 @@ def runs(*services: str) -> Callable[[pb.Assignment], bool]:
 async def report(environment: EnvironmentDriver, assignment: pb.Assignment, *also: pb.ServiceStatus) -> None:
     """As its agent would: all that is assigned runs, and ``also``."""
     running = [
-        pb.ServiceStatus(name=one.name, phase=pb.ServiceStatus.RUNNING, health=pb.ServiceStatus.NONE)
-        for one in assignment.services
+        pb.ServiceStatus(name=service.name, phase=pb.ServiceStatus.RUNNING, health=pb.ServiceStatus.NONE)
+        for service in assignment.services
     ]
     phase = pb.AssignmentStatus.CONVERGING if also else SETTLED
     await environment.report(assignment, phase, *running, *also)

@@ -18,9 +18,9 @@ SETTLED = pb.AssignmentStatus.SETTLED
 
 async def arrive(environment: EnvironmentDriver, name: str, number: int) -> pb.Assignment:
     """``name`` settles at release ``number`` as soon as it is assigned that."""
-    found = await environment.assignment(name, lambda one: one.release == number)
-    await environment.report(found, SETTLED)
-    return found
+    assignment = await environment.assignment(name, lambda one: one.release == number)
+    await environment.report(assignment, SETTLED)
+    return assignment
 
 
 async def begin(environment: EnvironmentDriver) -> None:
@@ -39,7 +39,7 @@ async def begin(environment: EnvironmentDriver) -> None:
 async def told(environment: EnvironmentDriver, release: int) -> list[str]:
     items = (await environment.etcd.list(environment.keys.events_prefix(REF))).items
     events = [decode(pb.Event, item.key, item.value) for item in items]
-    return sorted(one.code for one in events if one.release == release and one.code.startswith("rollout"))
+    return sorted(event.code for event in events if event.release == release and event.code.startswith("rollout"))
 
 
 async def test_batches_are_sequential_and_cut_off_node_skips_to_newest(
@@ -101,4 +101,7 @@ async def test_bad_release_rolls_back_although_leader_is_killed_on_way(
     for name in NODES:
         await arrive(environment, name, 3)
     rollout = await environment.rollout(lambda one: one.release == 3 and one.phase == pb.Rollout.SETTLED)
-    assert [(one.release, one.phase) for one in rollout.history] == [(2, pb.Rollout.FAILED), (1, pb.Rollout.SETTLED)]
+    assert [(outcome.release, outcome.phase) for outcome in rollout.history] == [
+        (2, pb.Rollout.FAILED),
+        (1, pb.Rollout.SETTLED),
+    ]

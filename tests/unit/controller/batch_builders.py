@@ -71,23 +71,25 @@ def come_back(store: Store, *names: str) -> None:
 def drain(store: Store, name: str) -> None:
     found = store.records[KEYS.node(name)].message
     assert isinstance(found, pb.Node)
-    made = pb.Node()
-    made.CopyFrom(found)
-    made.cordoned = True
-    made.drain.requested_by = "ann"
-    store.put(KEYS.node(name), made)
+    node = pb.Node()
+    node.CopyFrom(found)
+    node.cordoned = True
+    node.drain.requested_by = "ann"
+    store.put(KEYS.node(name), node)
     store.converge()
 
 
 def outcomes(store: Store) -> list[tuple[int, str]]:
-    return [(one.release, pb.Rollout.Phase.Name(one.phase)) for one in store.rollout().history]
+    return [(outcome.release, pb.Rollout.Phase.Name(outcome.phase)) for outcome in store.rollout().history]
 
 
 def codes(store: Store, release: int) -> list[str]:
     """Return the codes of the events about ``release``, without assignments."""
-    return [one.code for one in store.events if one.release == release and not one.code.startswith("assignment")]
+    return [
+        event.code for event in store.events if event.release == release and not event.code.startswith("assignment")
+    ]
 
 
 def generation(store: Store, name: str) -> int:
-    found = store.assignment(name)
-    return found.generation if found is not None else 0
+    assignment = store.assignment(name)
+    return assignment.generation if assignment is not None else 0

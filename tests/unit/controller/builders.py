@@ -231,7 +231,7 @@ class Store:
         """``name``'s agent reports about the assignment it has; by default that all of it has settled."""
         assignment = self.assignment(name)
         assert assignment is not None
-        settled = [service_status(one.name) for one in assignment.services]
+        settled = [service_status(service.name) for service in assignment.services]
         default = "REMOVED" if assignment.removed else "CONVERGING" if services else "SETTLED"
         status = pb.AssignmentStatus(
             node=name,

@@ -86,7 +86,7 @@ def blank(host: str = HOST) -> pb.Certificate:
 def obtained(
     *recipients: str, days: float = 90, source: pb.Certificate.Source.ValueType = pb.Certificate.ACME
 ) -> pb.Certificate:
-    """One that is valid from the tests' beginning of time on."""
+    """Return a certificate valid from the start of the tests on."""
     made = blank()
     made.source = source
     made.chain_pem, made.key_age, made.serial = "chain", "key", "abc"
@@ -97,12 +97,12 @@ def obtained(
 
 
 def under_way(phase: str, base: pb.Certificate | None = None, *, node: str = "n0", failures: int = 0) -> pb.Certificate:
-    """One that is being obtained, with the key request "id-1" to n0 for recipient 0."""
-    made = pb.Certificate()
-    made.CopyFrom(base if base is not None else blank())
-    made.issuance.phase = pb.Issuance.Phase.Value(phase)
-    made.issuance.failures = failures
+    """Return a certificate in issuance, with the key request "id-1" to n0 for recipient 0."""
+    certificate = pb.Certificate()
+    certificate.CopyFrom(base if base is not None else blank())
+    certificate.issuance.phase = pb.Issuance.Phase.Value(phase)
+    certificate.issuance.failures = failures
     if phase != "BACKOFF":
-        made.issuance.key_node = node
-        made.issuance.key_request.CopyFrom(pb.KeyRequest(id="id-1", host=HOST, recipients=[recipient(0)]))
-    return made
+        certificate.issuance.key_node = node
+        certificate.issuance.key_request.CopyFrom(pb.KeyRequest(id="id-1", host=HOST, recipients=[recipient(0)]))
+    return certificate

@@ -25,13 +25,15 @@ def ingress(*hosts: str, to: Sequence[str] = ("web",), **fields: Any) -> workloa
 
 def certificate(host: str = HOST, serial: str = "", **issuance: Any) -> pb.Certificate:
     """With ``serial`` empty there is none yet; ``issuance``: how one comes about."""
-    made = pb.Certificate(organization=REF.organization, project=REF.project, environment=REF.environment, host=host)
+    certificate = pb.Certificate(
+        organization=REF.organization, project=REF.project, environment=REF.environment, host=host
+    )
     if serial:
-        made.source = pb.Certificate.ACME
-        made.serial, made.chain_pem, made.key_age = serial, f"chain {serial}", f"key {serial}"
+        certificate.source = pb.Certificate.ACME
+        certificate.serial, certificate.chain_pem, certificate.key_age = serial, f"chain {serial}", f"key {serial}"
     if issuance:
-        made.issuance.CopyFrom(pb.Issuance(**issuance))
-    return made
+        certificate.issuance.CopyFrom(pb.Issuance(**issuance))
+    return certificate
 
 
 def put_certificate(store: Store, host: str = HOST, serial: str = "", **issuance: Any) -> None:
@@ -59,14 +61,14 @@ def settle(store: Store) -> None:
     """Until every agent has reported, and there is nothing left to do."""
     store.converge()
     for name in [view.name for view in store.snapshot().nodes]:
-        found = store.assignment(name)
-        if found is not None and KEYS.heartbeat(name) in store.records:
+        assignment = store.assignment(name)
+        if assignment is not None and KEYS.heartbeat(name) in store.records:
             store.report(name)
     store.converge()
 
 
 def parts(store: Store, name: str) -> dict[str, pb.NodeIngress]:
-    """What ``name`` has, by part; None would be what cannot be read."""
+    """Return the ingress parts of ``name`` by name of the part; None if unreadable."""
     found = {part: record.message for part, record in store.parts(name).items()}
     assert all(found.values())
     return {part: message for part, message in found.items() if message is not None}
@@ -79,6 +81,6 @@ def serial(store: Store, name: str, host: str = HOST) -> str:
 
 
 def peers(store: Store, name: str) -> dict[str, str]:
-    """Whom ``name`` can turn to, and where."""
+    """Return the peers of ``name`` with their addresses."""
     found = parts(store, name).get("+peers")
     return {peer.node: peer.address for peer in found.peers} if found is not None else {}

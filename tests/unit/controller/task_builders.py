@@ -44,9 +44,9 @@ def first_preparing_store() -> Store:
 
 
 def pinned(store: Store, name: str) -> dict[str, str]:
-    found = store.assignment(name)
-    assert found is not None
-    return {one.name: one.image.pinned.removeprefix("sha256:") for one in found.services}
+    assignment = store.assignment(name)
+    assert assignment is not None
+    return {service.name: service.image.pinned.removeprefix("sha256:") for service in assignment.services}
 
 
 def task_phase(store: Store) -> str:

@@ -50,10 +50,10 @@ def test_services_are_sorted_and_whole() -> None:
     store = settled_store()
     store.deploy(2, WEB, service("api", image="api:2"), REDIS)
     store.converge()
-    found = store.assignment("n1")
-    assert found is not None
-    assert [one.name for one in found.services] == ["api", "redis", "web"]
-    assert found.services[0].image.pinned == "sha256:api:2"
+    assignment = store.assignment("n1")
+    assert assignment is not None
+    assert [service.name for service in assignment.services] == ["api", "redis", "web"]
+    assert assignment.services[0].image.pinned == "sha256:api:2"
 
 
 def test_unchanged_state_writes_nothing() -> None:
@@ -71,19 +71,19 @@ def test_environment_without_release_is_left_alone() -> None:
 def test_new_release_raises_generation_by_one_and_writes_rollout_first() -> None:
     store = settled_store()
     store.deploy(2, REDIS, service("web", image="app:2"))
-    made = store.step()
-    assert kinds(made) == [WriteKind.WRITE_ROLLOUT, WriteKind.WRITE_ASSIGNMENT, WriteKind.WRITE_ASSIGNMENT]
-    found = store.assignment("n1")
-    assert found is not None
-    assert (found.generation, found.release) == (2, 2)
-    assert writes(made)[0].reason == "release 2 replaces release 1: redis, web"
+    planned = store.step()
+    assert kinds(planned) == [WriteKind.WRITE_ROLLOUT, WriteKind.WRITE_ASSIGNMENT, WriteKind.WRITE_ASSIGNMENT]
+    assignment = store.assignment("n1")
+    assert assignment is not None
+    assert (assignment.generation, assignment.release) == (2, 2)
+    assert writes(planned)[0].reason == "release 2 replaces release 1: redis, web"
 
 
 def test_label_that_is_added_brings_its_services_to_that_node_alone() -> None:
     store = settled_store()
     store.add_node("n2", "web", "worker")
-    made = store.step()
-    [action] = writes(made)
+    planned = store.step()
+    [action] = writes(planned)
     assert action.node == "n2"
     assert action.reason == "its labels have changed; release 1 now gives it redis, web"
     assert action.rests_on == (), "nothing is taken away"
@@ -104,9 +104,9 @@ def test_node_that_is_registered_again_gets_assignment_for_new_machine() -> None
     store.add_node("n1", "web", "worker", uid="another")
     [action] = writes(store.step())
     assert "registered again" in action.reason
-    found = store.assignment("n1")
-    assert found is not None
-    assert (found.node_uid, found.generation) == ("another", 2)
+    assignment = store.assignment("n1")
+    assert assignment is not None
+    assert (assignment.node_uid, assignment.generation) == ("another", 2)
 
 
 def test_node_that_is_attached_later_gets_newest_release() -> None:
@@ -119,17 +119,17 @@ def test_node_that_is_attached_later_gets_newest_release() -> None:
 
 def test_assignment_that_someone_has_changed_is_replaced() -> None:
     store = settled_store()
-    found = store.assignment("n1")
-    assert found is not None
+    assignment = store.assignment("n1")
+    assert assignment is not None
     changed = pb.Assignment()
-    changed.CopyFrom(found)
+    changed.CopyFrom(assignment)
     changed.services[0].image.pinned = "sha256:evil"
     store.put(KEYS.assignment("n1", REF), changed)
     [action] = writes(store.step())
     assert action.warning
     restored = store.assignment("n1")
     assert restored is not None
-    assert restored.services == found.services
+    assert restored.services == assignment.services
     assert restored.generation == 2
 
 
@@ -140,9 +140,9 @@ def test_generation_of_lost_assignment_continues_from_status() -> None:
     store.report("n1")
     store.delete(KEYS.assignment("n1", REF))
     store.converge()
-    found = store.assignment("n1")
-    assert found is not None
-    assert found.generation == 3
+    assignment = store.assignment("n1")
+    assert assignment is not None
+    assert assignment.generation == 3
 
 
 # How it is taken back
@@ -151,8 +151,8 @@ def test_generation_of_lost_assignment_continues_from_status() -> None:
 def test_detached_node_gets_tombstone_until_removal_is_reported() -> None:
     store = settled_store()
     store.set_environment("n1", latest=1)
-    made = store.step()
-    [action] = writes(made)
+    planned = store.step()
+    [action] = writes(planned)
     assert (action.kind, action.reason) == (WriteKind.WITHDRAW_ASSIGNMENT, "no longer attached")
     tombstone = store.assignment("n2")
     assert tombstone is not None
@@ -176,9 +176,9 @@ def test_node_reattached_before_removal_gets_services_back() -> None:
     store.set_environment("n1", "n2", latest=1)
     [action] = writes(store.step())
     assert action.reason == "attached again; release 1 gives it web"
-    found = store.assignment("n2")
-    assert found is not None
-    assert (found.removed, found.generation) == (False, 3)
+    assignment = store.assignment("n2")
+    assert assignment is not None
+    assert (assignment.removed, assignment.generation) == (False, 3)
 
 
 def test_deleted_node_keeps_tombstone_while_it_has_a_heartbeat() -> None:
@@ -232,9 +232,9 @@ def test_status_without_assignment_of_detached_node_gets_tombstone() -> None:
     [action] = writes(store.step())
     assert "still reports services" in action.reason
     assert Precondition(KEYS.status("n2", REF), store.records[KEYS.status("n2", REF)].mod_revision) in action.rests_on
-    found = store.assignment("n2")
-    assert found is not None
-    assert (found.removed, found.node_uid, found.generation) == (True, "uid-n2", 2)
+    assignment = store.assignment("n2")
+    assert assignment is not None
+    assert (assignment.removed, assignment.node_uid, assignment.generation) == (True, "uid-n2", 2)
 
 
 def test_status_that_outlives_its_tombstone_is_deleted() -> None:
@@ -276,9 +276,9 @@ def test_unreadable_assignment_is_replaced_above_every_generation_reported() -> 
     [action] = writes(store.step())
     assert action.warning
     assert "could not be read" in action.reason
-    found = store.assignment("n1")
-    assert found is not None
-    assert found.generation == 8
+    assignment = store.assignment("n1")
+    assert assignment is not None
+    assert assignment.generation == 8
     assert store.assigned("n1") == ["redis", "web"]
 
 
@@ -287,9 +287,9 @@ def test_unreadable_assignment_of_detached_node_becomes_tombstone() -> None:
     store.garbage(KEYS.assignment("n2", REF))
     store.set_environment("n1", latest=1)
     store.step()
-    found = store.assignment("n2")
-    assert found is not None
-    assert (found.removed, found.generation, found.node_uid) == (True, 2, "uid-n2")
+    assignment = store.assignment("n2")
+    assert assignment is not None
+    assert (assignment.removed, assignment.generation, assignment.node_uid) == (True, 2, "uid-n2")
 
 
 def test_unreadable_newest_release_fails_rollout_and_keeps_assignments() -> None:
@@ -424,14 +424,14 @@ def test_events_group_nodes_with_the_same_reason() -> None:
     store.set_environment(*[f"n{number}" for number in range(1, 8)])
     store.deploy(1, WEB)
     store.converge()
-    assert [(one.code, one.message) for one in store.events] == [
+    assert [(event.code, event.message) for event in store.events] == [
         ("rollout_started", "release 1 is rolled out"),
         ("assignment_written", "n1, n2, n3, n4, n5 and 2 more: attached; release 1 gives it web"),
     ]
     for number in range(1, 8):
         store.report(f"n{number}")
         store.converge()
-    assert [one.code for one in store.events[2:]] == ["rollout_settled"]
+    assert [event.code for event in store.events[2:]] == ["rollout_settled"]
     last = store.events[-1]
     assert (last.source, last.release, last.severity) == ("controller", 1, pb.Event.INFO)
 
@@ -443,7 +443,7 @@ def test_event_about_one_node_names_it() -> None:
     store.step()
     store.report("n2")
     store.step()
-    assert [(one.code, one.node) for one in store.events] == [
+    assert [(event.code, event.node) for event in store.events] == [
         ("assignment_withdrawn", "n2"),
         ("assignment_deleted", "n2"),
     ]

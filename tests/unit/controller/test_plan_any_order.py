@@ -139,13 +139,13 @@ class AnyOrder(RuleBasedStateMachine):
         return record.message.target if record is not None and record.message is not None else 0
 
     def _is_held(self, name: str) -> bool:
-        """Whether its Node or the release that is to run cannot be read."""
+        """Return whether the Node or the target release cannot be read."""
         node, target = self.store.records.get(KEYS.node(name)), self._target()
         found = self.store.records.get(KEYS.release(REF, target)) if target else None
         return node is not None and (node.error is not None or (found is not None and found.error is not None))
 
     def _may_be_left(self, name: str) -> bool:
-        """Whether it does not answer, so that it is not moved before it is back."""
+        """Return whether the node is unreachable, and so is not updated before its return."""
         node, heartbeat = self.store.records.get(KEYS.node(name)), self.store.records.get(KEYS.heartbeat(name))
         if node is None or node.message is None or heartbeat is None:
             return True
@@ -165,8 +165,8 @@ class AnyOrder(RuleBasedStateMachine):
             return
         assert assignment is not None
         expected = sorted(one for one in SERVICES if SERVICES[one] in node.message.labels)
-        released = {one.name for one in found.message.services}
-        assert [one.name for one in assignment.services] == [one for one in expected if one in released]
+        released = {service.name for service in found.message.services}
+        assert [service.name for service in assignment.services] == [one for one in expected if one in released]
         assert (assignment.release, assignment.node_uid, assignment.removed) == (target, node.message.uid, False)
         assert rollout.release == self.number
         assert target in (rollout.release, rollout.last_settled)

@@ -26,17 +26,17 @@ class Sharing(Store):
         self.put(KEYS.heartbeat(name), pb.Heartbeat(node=name, uid=uid or self._uid(name), api_address=api))
 
     def peers(self, name: str) -> list[str]:
-        found = self.assignment(name)
-        assert found is not None
-        return [peer.node for peer in found.peers]
+        assignment = self.assignment(name)
+        assert assignment is not None
+        return [peer.node for peer in assignment.peers]
 
     def stuck(self, name: str, *services: str) -> EnvironmentPlan:
         """``name`` reports that it could not make a container of these, and the controller looks."""
         backing_off = {"phase": pb.ServiceStatus.BACKOFF, "reason": "its image is not on this machine"}
-        self.report(name, *(service_status(each, **backing_off) for each in services))
-        made = self.step()
+        self.report(name, *(service_status(service, **backing_off) for service in services))
+        planned = self.step()
         self.converge()
-        return made
+        return planned
 
     @staticmethod
     def _uid(name: str) -> str:
@@ -70,9 +70,9 @@ def test_late_node_is_told_its_peers() -> None:
     store.set_environment("n1", "n2", "n3", latest=1)
     store.converge()
     assert sorted(store.peers("n3")) == ["n1", "n2"]
-    found = store.assignment("n3")
-    assert found is not None
-    assert {(peer.uid, peer.api_address) for peer in found.peers} == {
+    assignment = store.assignment("n3")
+    assert assignment is not None
+    assert {(peer.uid, peer.api_address) for peer in assignment.peers} == {
         ("uid-n1", "0.0.0.0:7443"),
         ("uid-n2", "0.0.0.0:7443"),
     }
@@ -93,9 +93,9 @@ def test_registered_address_stands_before_what_agent_says_of_itself() -> None:
     store.add_node("n2")
     store.set_environment("n1", "n2", latest=1)
     store.converge()
-    found = store.assignment("n2")
-    assert found is not None
-    assert [peer.api_address for peer in found.peers] == ["[fd00::1]:7443"]
+    assignment = store.assignment("n2")
+    assert assignment is not None
+    assert [peer.api_address for peer in assignment.peers] == ["[fd00::1]:7443"]
 
 
 @pytest.mark.parametrize("how", ["silent", "another-machine", "no-api", "not-settled", "pulls-it"])
@@ -144,25 +144,25 @@ def test_rolled_back_node_is_told_peers_that_never_moved() -> None:
     store.converge()
     store.report("n1", crashed("web", failed=True))
     store.converge()
-    found = store.assignment("n1")
-    assert found is not None
-    assert (found.release, sorted(store.peers("n1"))) == (1, ["n2", "n3"])
+    assignment = store.assignment("n1")
+    assert assignment is not None
+    assert (assignment.release, sorted(store.peers("n1"))) == (1, ["n2", "n3"])
 
 
 def test_stuck_node_is_told_peers_once() -> None:
     store = settled("n1", away=("n2",))
-    found = store.assignment("n2")
-    assert found is not None
+    assignment = store.assignment("n2")
+    assert assignment is not None
     assert store.peers("n2") == [], "it was told when nobody ran it"
     store.beat("n2")
     store.converge()
-    assert store.assignment("n2") == found, "it may have the image"
+    assert store.assignment("n2") == assignment, "it may have the image"
     (action,) = writes(store.stuck("n2", "web"))
     assert action.reason == "an image that it lacks can be pulled from n1"
     assert store.peers("n2") == ["n1"]
     told = store.assignment("n2")
     assert told is not None
-    assert told.generation == found.generation + 1
+    assert told.generation == assignment.generation + 1
     assert store.progress("n2").phase == pb.NodeProgress.PENDING
     store.stuck("n2", "web")
     assert store.assignment("n2") == told

@@ -15,9 +15,9 @@ REDIS = service("redis", "worker")
 
 
 def has_ingress(store: Store, name: str) -> bool:
-    found = store.assignment(name)
-    assert found is not None
-    return found.HasField("ingress")
+    assignment = store.assignment(name)
+    assert assignment is not None
+    return assignment.HasField("ingress")
 
 
 def two_kinds() -> Store:
@@ -48,9 +48,9 @@ def test_node_with_all_targets_serves(targets: list[str], serving: list[str]) ->
     store.converge()
     assert [name for name in ("n1", "n2", "n3") if has_ingress(store, name)] == serving
     for name in serving:
-        found = store.assignment(name)
-        assert found is not None
-        assert found.ingress == made
+        assignment = store.assignment(name)
+        assert assignment is not None
+        assert assignment.ingress == made
 
 
 def test_release_without_ingress_assigns_none() -> None:
@@ -66,11 +66,11 @@ def test_label_that_is_removed_takes_ingress_with_service() -> None:
     settle(store)
     store.add_node("n1", "web")
     settle(store)
-    found = store.assignment("n1")
-    assert found is not None
-    assert [one.name for one in found.services] == ["web"]
-    assert not found.HasField("ingress")
-    assert found.generation == 2
+    assignment = store.assignment("n1")
+    assert assignment is not None
+    assert [service.name for service in assignment.services] == ["web"]
+    assert not assignment.HasField("ingress")
+    assert assignment.generation == 2
 
 
 def test_drained_node_loses_it_with_service_that_leaves_first() -> None:
@@ -90,18 +90,18 @@ def test_cordoned_node_goes_on_serving_what_it_served() -> None:
     store.add_node("n1", "web", cordoned=True)
     store.deploy(2, WEB, ingress=ingress("other.example.com"))
     settle(store)
-    found = store.assignment("n1")
-    assert found is not None
-    assert list(found.ingress.hosts) == [HOST]
+    assignment = store.assignment("n1")
+    assert assignment is not None
+    assert list(assignment.ingress.hosts) == [HOST]
 
 
 def test_another_ingress_alone_is_another_generation() -> None:
     store = serving_store("n1")
     store.deploy(2, WEB, ingress=ingress("other.example.com"))
     store.converge()
-    found = store.assignment("n1")
-    assert found is not None
-    assert (list(found.ingress.hosts), found.generation) == (["other.example.com"], 2)
+    assignment = store.assignment("n1")
+    assert assignment is not None
+    assert (list(assignment.ingress.hosts), assignment.generation) == (["other.example.com"], 2)
 
 
 def test_during_release_task_it_stays_what_it_was() -> None:
@@ -146,16 +146,16 @@ def test_replaced_machine_serves_nothing_before_release_task() -> None:
 
 def test_assignment_of_earlier_version_is_completed_without_warning() -> None:
     store = serving_store("n1")
-    found = store.assignment("n1")
-    assert found is not None
+    assignment = store.assignment("n1")
+    assert assignment is not None
     old = pb.Assignment()
-    old.CopyFrom(found)
+    old.CopyFrom(assignment)
     old.ClearField("ingress")
     store.put(KEYS.assignment("n1", REF), old)
-    made = store.step()
+    planned = store.step()
     assert has_ingress(store, "n1")
-    assert [event.message for event in made.events] == [f"n1: release 1 routes {HOST} to it"]
-    assert [event.severity for event in made.events] == [pb.Event.INFO]
+    assert [event.message for event in planned.events] == [f"n1: release 1 routes {HOST} to it"]
+    assert [event.severity for event in planned.events] == [pb.Event.INFO]
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ REDIS = service("redis", "worker")
 
 
 def sealed(store: Store, name: str) -> list[str]:
-    """What the node is given, as "service/ciphertext"; it is sorted."""
-    found = store.assignment(name)
-    assert found is not None
-    given = [(one.service, one.name, one.version) for one in found.secrets]
+    """Return the sorted secrets of the node, as "service/ciphertext"."""
+    assignment = store.assignment(name)
+    assert assignment is not None
+    given = [(secret.service, secret.name, secret.version) for secret in assignment.secrets]
     assert given == sorted(given)
-    return [f"{one.service}/{one.age}" for one in found.secrets]
+    return [f"{secret.service}/{secret.age}" for secret in assignment.secrets]
 
 
 def deployed_store() -> Store:
@@ -53,9 +53,9 @@ def test_secret_that_was_encrypted_again_is_written_to_its_users_alone() -> None
     [action] = writes(store.step())
     assert (action.node, action.reason) == ("n1", "secrets were encrypted again: B of web")
     assert sealed(store, "n1") == ["web/A/2 for n1", "web/B/1 for n1,n2"]
-    found = store.assignment("n1")
-    assert found is not None
-    assert found.generation == 2
+    assignment = store.assignment("n1")
+    assert assignment is not None
+    assert assignment.generation == 2
 
 
 def test_new_version_that_no_release_pins_yet_changes_nothing() -> None:
@@ -152,9 +152,9 @@ def test_tasks_node_gets_what_task_and_what_kept_services_need() -> None:
     store.deploy(2, app(2, A=3), REDIS, task=migration(), registry=REGISTERED)
     store.converge()
     assert sealed(store, "n1") == [f"{REGISTRY}/PASS/1 for n1", "web/A/2 for n1", "web/A/3 for n1", "web/B/1 for n1"]
-    found = store.assignment("n1")
-    assert found is not None
-    assert found.registry == REGISTERED
+    assignment = store.assignment("n1")
+    assert assignment is not None
+    assert assignment.registry == REGISTERED
     assert sealed(store, "n2") == ["redis/C/3 for n1"], "it keeps what it has"
 
 
@@ -175,7 +175,7 @@ def test_no_ciphertext_and_no_value_is_told() -> None:
     store.store_secret("web", "B", 1, recipients="n1,n2")
     store.converge()
     settle(store)
-    assert not [one.message for one in store.events if " for n1" in one.message]
+    assert not [event.message for event in store.events if " for n1" in event.message]
     assert " for n1" not in str(store.rollout())
 
 

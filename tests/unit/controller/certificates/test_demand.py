@@ -22,9 +22,9 @@ OTHER = "other.example.com"
 
 
 def found(store: Store) -> CertificateDemands:
-    made = demands(store.snapshot())
-    assert made is not None
-    return made
+    all_demands = demands(store.snapshot())
+    assert all_demands is not None
+    return all_demands
 
 
 def of(store: Store, host: str = HOST) -> CertificateDemand:

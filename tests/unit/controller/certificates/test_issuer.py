@@ -65,9 +65,9 @@ class Memory:
     async def txn(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> TxnResult:
         if self.trouble:
             raise self.trouble.pop(0)
-        for one in compares:
-            record = self.store.records.get(one.key)
-            if one.revision != revision_of(record):
+        for compare in compares:
+            record = self.store.records.get(compare.key)
+            if compare.revision != revision_of(record):
                 return TxnResult(False, 1)
         for operation in operations:
             if isinstance(operation, Delete):
@@ -200,10 +200,10 @@ async def test_first_certificate_is_readable_by_operators() -> None:
     store.garbage(KEYS.operator("bob"))
     async with issuing(store) as scene:
         await scene.until(lambda: bool(scene.memory.certificate().chain_pem))
-        found = scene.memory.certificate()
-    assert (found.source, found.key_age, found.serial) == (pb.Certificate.ACME, "sealed", "abc123")
-    assert list(found.recipients) == sorted([recipient(1), recipient(2)])
-    assert not found.HasField("issuance")
+        certificate = scene.memory.certificate()
+    assert (certificate.source, certificate.key_age, certificate.serial) == (pb.Certificate.ACME, "sealed", "abc123")
+    assert list(certificate.recipients) == sorted([recipient(1), recipient(2)])
+    assert not certificate.HasField("issuance")
     assert scene.memory.told == ["obtained"]
     assert len(scene.authority.ordered) == 1
 

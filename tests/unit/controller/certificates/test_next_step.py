@@ -232,12 +232,14 @@ def test_served_certificate_changes_only_in_last_step() -> None:
     ):
         assert record.stopped(made) == before
     challenged = record.challenged(asked, challenges, "", START)
-    assert [one.token for one in challenged.issuance.challenges] == ["a", "b"]
-    assert [one.token for one in record.challenged(challenged, challenges[:1], "", START).issuance.challenges] == ["b"]
+    assert [challenge.token for challenge in challenged.issuance.challenges] == ["a", "b"]
+    assert [
+        challenge.token for challenge in record.challenged(challenged, challenges[:1], "", START).issuance.challenges
+    ] == ["b"]
     assert before == obtained()
 
 
-def test_whole_target_from_nothing_to_certificate_and_round_again() -> None:
+def test_steps_lead_from_nothing_to_certificate_and_renewal() -> None:
     """Each step's record is the next one's; nothing but the record is kept in between."""
     certificate, answered = blank(), signing_request(recipients=[recipient(0)])
     for seconds in (0.0, 60 * DAY):

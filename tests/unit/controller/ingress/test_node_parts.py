@@ -66,9 +66,9 @@ def test_renewed_certificate_replaces_part_with_precondition() -> None:
     settle(store)
     generation = store.records[KEYS.assignment("n1", REF)].mod_revision
     put_certificate(store, HOST, "bb")
-    made = store.step()
+    planned = store.step()
     record = store.records[KEYS.certificate(REF, HOST)]
-    assert [(action.kind, action.reason, action.rests_on) for action in made.actions] == [
+    assert [(action.kind, action.reason, action.rests_on) for action in planned.actions] == [
         (WriteKind.WRITE_PART, f"{HOST}: its certificate is bb", (Precondition(record.key, record.mod_revision),))
     ]
     assert serial(store, "n1") == "bb"
@@ -81,8 +81,8 @@ def test_certificate_comes_together_with_assignment_of_new_node() -> None:
     settle(store)
     store.add_node("n2", "web")
     store.set_environment("n1", "n2", latest=1)
-    made = store.step()
-    assert [(one.kind, one.node) for one in made.actions if one.node == "n2"] == [
+    planned = store.step()
+    assert [(action.kind, action.node) for action in planned.actions if action.node == "n2"] == [
         (WriteKind.WRITE_ASSIGNMENT, "n2"),
         (WriteKind.WRITE_PART, "n2"),
         (WriteKind.WRITE_PART, "n2"),
@@ -107,8 +107,8 @@ def test_finished_challenges_are_removed() -> None:
     put_certificate(store, HOST, challenges=[TOKEN], key_request=REQUEST, key_node="n1")
     settle(store)
     put_certificate(store, HOST, "aa")
-    made = store.step()
-    assert [one.reason for one in made.actions] == [
+    planned = store.step()
+    assert [action.reason for action in planned.actions] == [
         f"{HOST}: its certificate is aa, challenges to serve: 0, no key is to be created any more"
     ]
     assert not parts(store, "n1")[HOST].challenges
@@ -161,9 +161,9 @@ def test_host_that_is_not_named_any_more_is_withdrawn_once_node_knows() -> None:
     store.converge()
     assert serial(store, "n1", HOST) == "aa"
     store.report("n1")
-    made = store.step()
+    planned = store.step()
     assigned = store.records[KEYS.assignment("n1", REF)]
-    deletes = [one for one in made.actions if one.kind is WriteKind.DELETE_PART]
+    deletes = [action for action in planned.actions if action.kind is WriteKind.DELETE_PART]
     assert [one.rests_on for one in deletes] == [(Precondition(assigned.key, assigned.mod_revision),)]
     assert set(parts(store, "n1")) == {OTHER}
 
@@ -325,8 +325,8 @@ def test_router_whose_agent_is_away_is_kept(how: str) -> None:
         store.delete(KEYS.heartbeat("n2"))
     else:
         beat(store, "n2", uid="another" if how == "of another machine" else "", address="")
-    made = store.step()
-    assert [one for one in made.actions if one.kind is not WriteKind.WRITE_ROLLOUT] == []
+    planned = store.step()
+    assert [action for action in planned.actions if action.kind is not WriteKind.WRITE_ROLLOUT] == []
     assert peers(store, "n1") == {"n2": "n2.internal:7444", "n3": "n3.internal:7444"}
 
 
@@ -378,7 +378,7 @@ def routers(count: int) -> PeerRouters:
 def test_many_peers_are_limited_evenly() -> None:
     found = routers(100)
     chosen = {f"n{number}": [one.node for one in found.near(f"n{number}")] for number in range(100)}
-    assert {len(one) for one in chosen.values()} == {MAX_PEERS}
+    assert {len(value) for value in chosen.values()} == {MAX_PEERS}
     assert all(names == sorted(names) and node not in names for node, names in chosen.items())
     named = [name for names in chosen.values() for name in names]
     assert {named.count(name) for name in chosen} == {MAX_PEERS}

@@ -116,8 +116,8 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(actions=st.integers(0, 4))
     def die_in_the_middle(self, actions: int) -> None:
-        made = self.store.plan()
-        for action in made.actions[:actions]:
+        planned = self.store.plan()
+        for action in planned.actions[:actions]:
             self.check_that_it_knows(action)
             self.store.carry_out(action)
         self.store.stopwatch = None
@@ -127,15 +127,15 @@ class AnyOrder(RuleBasedStateMachine):
         environment = self.store.records.get(KEYS.environment(REF))
         before = {name: self.store.parts(name) for name in NODES}
         for _ in range(10):
-            made = self.store.plan()
-            for action in made.actions:
+            planned = self.store.plan()
+            for action in planned.actions:
                 self.check_that_it_knows(action)
                 self.store.carry_out(action)
-            self.store.stopwatch = made.stopwatch
-            if not made.actions:
+            self.store.stopwatch = planned.stopwatch
+            if not planned.actions:
                 break
         else:
-            raise AssertionError(f"does not come to rest: {made.actions}")
+            raise AssertionError(f"does not come to rest: {planned.actions}")
         for name in NODES:
             if environment is not None and environment.error is not None:
                 assert self.store.parts(name) == before[name], "an environment that cannot be read changes nothing"
@@ -175,7 +175,7 @@ class AnyOrder(RuleBasedStateMachine):
             told_of = found.get("+peers")
             others = {peer.node for peer in told_of.peers} if told_of is not None else set()
             assert name not in others
-            assert others <= {one for one in NODES if self.serves(one)}
+            assert others <= {name for name in NODES if self.serves(name)}
             answering = {one for one in NODES if one != name and self.serves(one) and self.answers(one)}
             assert answering <= others
         status = self.store.records.get(KEYS.status(name, REF))
@@ -203,11 +203,11 @@ class AnyOrder(RuleBasedStateMachine):
             assert list(part.challenges) == list(certificate.issuance.challenges)
 
     def serves(self, name: str) -> bool:
-        found = self.store.assignment(name)
-        return name in self.store.attached() and found is not None and found.HasField("ingress")
+        assignment = self.store.assignment(name)
+        return name in self.store.attached() and assignment is not None and assignment.HasField("ingress")
 
     def answers(self, name: str) -> bool:
-        """Whether its agent says where its router answers."""
+        """Return whether the heartbeat of the node has a router address."""
         beat, assignment = self.store.records.get(KEYS.heartbeat(name)), self.store.assignment(name)
         message = message_of(beat)
         return (

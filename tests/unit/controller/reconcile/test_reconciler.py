@@ -65,7 +65,7 @@ class FakeEtcd:
         return TxnResult(not self.refuse, 1)
 
     def keys_written(self, prefix: str) -> list[str]:
-        return [one.key for one in self.written if one.key.startswith(prefix)]
+        return [operation.key for operation in self.written if operation.key.startswith(prefix)]
 
 
 def make() -> tuple[FakeEtcd, Store, EnvironmentReconciler]:
@@ -88,7 +88,9 @@ async def test_round_writes_rollout_assignment_and_events_in_one_transaction() -
     assert len(events) == 2
     assert events == sorted(events)
     assert all(KEYS.parse_event(key)[0] == REF for key in events)
-    assert {one.lease for one in etcd.written if isinstance(one, Put) and one.key in events} == {1}
+    assert {
+        operation.lease for operation in etcd.written if isinstance(operation, Put) and operation.key in events
+    } == {1}
 
 
 async def test_disconnected_caches_decide_nothing() -> None:
@@ -135,8 +137,12 @@ async def test_secret_that_has_not_reached_cache_is_read_from_etcd(cached: str) 
     store.deploy(1, service("web", A=2))
     etcd.values[KEYS.secret(REF, "web", "A")] = encode(secret("web", "A", 1, 2))
     await reconciler.reconcile(REF)
-    [written] = [one for one in etcd.written if isinstance(one, Put) and one.key == KEYS.assignment("n1", REF)]
-    assert [(one.name, one.version) for one in decode(pb.Assignment, "", written.value).secrets] == [("A", 2)]
+    [written] = [
+        operation
+        for operation in etcd.written
+        if isinstance(operation, Put) and operation.key == KEYS.assignment("n1", REF)
+    ]
+    assert [(secret.name, secret.version) for secret in decode(pb.Assignment, "", written.value).secrets] == [("A", 2)]
 
 
 @pytest.mark.parametrize("value", [None, b"nonsense", b"{}"])
@@ -146,7 +152,11 @@ async def test_secret_that_is_not_in_etcd_either_or_is_nonsense_is_left_out(valu
     if value is not None:
         etcd.values[KEYS.secret(REF, "web", "A")] = value
     await reconciler.reconcile(REF)
-    [written] = [one for one in etcd.written if isinstance(one, Put) and one.key == KEYS.assignment("n1", REF)]
+    [written] = [
+        operation
+        for operation in etcd.written
+        if isinstance(operation, Put) and operation.key == KEYS.assignment("n1", REF)
+    ]
     assert not decode(pb.Assignment, "", written.value).secrets
 
 
@@ -177,8 +187,8 @@ async def test_events_of_one_hour_share_lease_and_lost_lease_is_replaced() -> No
 async def test_deadline_is_counted_from_first_round() -> None:
     etcd, store, reconciler = make()
     await reconciler.reconcile(REF)
-    for one in etcd.written:
-        if isinstance(one, Put) and not one.key.startswith(KEYS.all_events_prefix):
+    for operation in etcd.written:
+        if isinstance(operation, Put) and not operation.key.startswith(KEYS.all_events_prefix):
             store.step()
             break
     store.seconds = 100

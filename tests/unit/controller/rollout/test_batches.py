@@ -235,10 +235,10 @@ def test_counts_cover_all_nodes_and_list_worst_hundred() -> None:
     store.report(names[29], crashed("web"), phase="FAILED")
     store.converge()
     rollout = store.rollout()
-    assert [one.node for one in rollout.nodes] == sorted(one.node for one in rollout.nodes)
+    assert [node.node for node in rollout.nodes] == sorted(node.node for node in rollout.nodes)
     assert len(rollout.nodes) == MAX_NODES
-    assert names[29] in [one.node for one in rollout.nodes]
-    assert [one.node for one in rollout.nodes if one.phase == pb.NodeProgress.SETTLED] == []
+    assert names[29] in [node.node for node in rollout.nodes]
+    assert [node.node for node in rollout.nodes if node.phase == pb.NodeProgress.SETTLED] == []
     assert (rollout.counts.settled, rollout.counts.failed, rollout.counts.pending) == (29, 1, 29)
     assert (rollout.counts.services_settled, rollout.counts.services_total) == (29, 59)
 
@@ -280,10 +280,10 @@ def test_batch_follows_recorded_progress() -> None:
     store = rolling_store("n1", "n2")
     store.step(only=1)
     store.report("n1")
-    made = store.step(only=1)
+    planned = store.step(only=1)
     assert at(store, "n2") == [1], "the controller died between the record and the assignment"
     record = store.records[KEYS.rollout(REF)]
-    assert made.actions[0].changes[0].key == record.key
+    assert planned.actions[0].changes[0].key == record.key
     [move] = writes(store.plan())
     assert (move.node, Precondition(record.key, record.mod_revision) in move.rests_on) == ("n2", True)
 
@@ -351,6 +351,6 @@ def test_verdict_comparisons_fit_into_transaction() -> None:
         store.add_node(name, "web")
     store.set_environment(*names)
     store.deploy(1, web(1), service("redis", "worker"), task=migration(service="web"))
-    made = store.plan()
-    [first, *_] = transactions(made, [])
+    planned = store.plan()
+    [first, *_] = transactions(planned, [])
     assert len(first.compares) < MAX_OPERATIONS

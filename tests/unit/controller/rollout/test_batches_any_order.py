@@ -67,23 +67,23 @@ class MovingInAnyOrder(RuleBasedStateMachine):
 
     @rule(name=nodes)
     def start(self, name: str) -> None:
-        found = self.store.assignment(name)
-        if self._answers(name) and found is not None and not found.removed and found.services:
+        assignment = self.store.assignment(name)
+        if self._answers(name) and assignment is not None and not assignment.removed and assignment.services:
             self.store.report(name, service_status("web", phase=pb.ServiceStatus.STARTING))
 
     @rule(name=nodes)
     def lack_an_image(self, name: str) -> None:
-        found = self.store.assignment(name)
-        if self._answers(name) and found is not None and not found.removed and found.services:
+        assignment = self.store.assignment(name)
+        if self._answers(name) and assignment is not None and not assignment.removed and assignment.services:
             self.store.report(name, service_status("web", phase=pb.ServiceStatus.BACKOFF))
 
     @rule(name=nodes)
     def arrive(self, name: str) -> None:
         """The node comes to where it is told to, or gives up."""
-        found = self.store.assignment(name)
-        if found is None or not self._answers(name):
+        assignment = self.store.assignment(name)
+        if assignment is None or not self._answers(name):
             return
-        if name in self.bad.get(found.release, ()) and found.services:
+        if name in self.bad.get(assignment.release, ()) and assignment.services:
             self.store.report(name, crashed("web", code=3, failed=True))
         else:
             self.store.report(name)
@@ -113,17 +113,17 @@ class MovingInAnyOrder(RuleBasedStateMachine):
 
     def step(self, only: int | None) -> int:
         """Plan and carry out, the first ``only`` of the actions; how many there were."""
-        made = self.store.plan()
+        planned = self.store.plan()
         interrupted = []
-        for action in made.actions[:only]:
+        for action in planned.actions[:only]:
             self._check(action)
             interrupted += [action.node] if self._interrupts(action) else []
             self.store.carry_out(action)
             self._check_record()
         if interrupted:
             self._check_batch(interrupted)
-        self.store.stopwatch = made.stopwatch
-        return len(made.actions)
+        self.store.stopwatch = planned.stopwatch
+        return len(planned.actions)
 
     # What holds always
 
@@ -185,11 +185,11 @@ class MovingInAnyOrder(RuleBasedStateMachine):
         return found
 
     def _is_at(self, name: str, target: int) -> bool:
-        found = self.store.assignment(name)
-        return found is not None and not found.removed and found.release == target
+        assignment = self.store.assignment(name)
+        return assignment is not None and not assignment.removed and assignment.release == target
 
     def _has_arrived(self, name: str) -> bool:
-        """Whether its last report says that all of its assignment has settled."""
+        """Return whether the last report of the node says that all of its assignment has settled."""
         found, record = self.store.assignment(name), self.store.records.get(KEYS.status(name, REF))
         status = message_of(record)
         if found is None or not isinstance(status, pb.AssignmentStatus):

@@ -71,10 +71,10 @@ def test_all_that_were_midway_roll_back_at_once() -> None:
 def test_rollout_is_recorded_before_assignments_roll_back() -> None:
     store = rolling_store(*THREE)
     store.report("n1", crashed("web", code=3, failed=True))
-    made = store.plan()
-    assert kinds(made) == [WriteKind.WRITE_ROLLOUT, WriteKind.WRITE_ASSIGNMENT]
+    planned = store.plan()
+    assert kinds(planned) == [WriteKind.WRITE_ROLLOUT, WriteKind.WRITE_ASSIGNMENT]
     for key in (KEYS.status("n1", REF), KEYS.assignment("n1", REF)):
-        assert Precondition(key, store.records[key].mod_revision) in made.actions[0].rests_on
+        assert Precondition(key, store.records[key].mod_revision) in planned.actions[0].rests_on
     store.step(only=1)
     assert (at(store, "n1"), store.rollout().target) == ([2], 1)
     store.report("n1")

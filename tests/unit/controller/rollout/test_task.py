@@ -35,15 +35,15 @@ from tests.unit.controller.task_builders import (
 def test_task_node_gets_supporting_services_and_task_first() -> None:
     store = settled_store()
     store.deploy(2, REDIS_2, app(2), task=migration())
-    made = store.step()
-    assert kinds(made) == [WriteKind.WRITE_ROLLOUT, WriteKind.WRITE_ASSIGNMENT], "the record comes first"
-    assert writes(made)[0].reason == "release 2 begins with its release task, release, here; beside it: redis, web"
-    found = store.assignment("n1")
-    assert found is not None
-    assert (found.release, found.generation, found.revision) == (2, 2, "rev2")
+    planned = store.step()
+    assert kinds(planned) == [WriteKind.WRITE_ROLLOUT, WriteKind.WRITE_ASSIGNMENT], "the record comes first"
+    assert writes(planned)[0].reason == "release 2 begins with its release task, release, here; beside it: redis, web"
+    assignment = store.assignment("n1")
+    assert assignment is not None
+    assert (assignment.release, assignment.generation, assignment.revision) == (2, 2, "rev2")
     assert pinned(store, "n1") == {"redis": "redis:2", "web": "app:1"}
-    assert found.task == migration()
-    assert found.task_service == app(2)
+    assert assignment.task == migration()
+    assert assignment.task_service == app(2)
     assert pinned(store, "n2") == {"redis": "app:1", "web": "app:1"}
     assert not store.plan().actions
     assert (store.task().node, task_phase(store)) == ("n1", "WAITING")
@@ -79,9 +79,13 @@ def test_successful_task_moves_all_nodes() -> None:
     store.report_task("n1", "SUCCEEDED", code=0)
     store.converge()
     for name in ("n1", "n2"):
-        found = store.assignment(name)
-        assert found is not None
-        assert (found.release, found.HasField("task"), found.HasField("task_service")) == (2, False, False)
+        assignment = store.assignment(name)
+        assert assignment is not None
+        assert (assignment.release, assignment.HasField("task"), assignment.HasField("task_service")) == (
+            2,
+            False,
+            False,
+        )
         assert pinned(store, name) == {"redis": "redis:2", "web": "app:2"}
     assert store.phase() == "PROGRESSING"
     store.report("n1")
@@ -89,7 +93,7 @@ def test_successful_task_moves_all_nodes() -> None:
     store.converge()
     assert store.phase() == "SETTLED"
     assert (task_phase(store), store.task().node, store.task().exit.code) == ("SUCCEEDED", "n1", 0)
-    told = [one.code for one in store.events if one.release == 2]
+    told = [event.code for event in store.events if event.release == 2]
     assert told == [
         "rollout_started",
         "assignment_written",
@@ -118,15 +122,19 @@ def test_failed_task_rolls_back_with_exit_code_and_log_lines() -> None:
         store.rollout().reason == f"{reason}; back to release 1: n1 has not yet reported generation 3 of its assignment"
     )
     for name in ("n1", "n2"):
-        found = store.assignment(name)
-        assert found is not None
-        assert (found.release, found.HasField("task"), found.HasField("task_service")) == (1, False, False)
+        assignment = store.assignment(name)
+        assert assignment is not None
+        assert (assignment.release, assignment.HasField("task"), assignment.HasField("task_service")) == (
+            1,
+            False,
+            False,
+        )
         assert pinned(store, name) == {"redis": "app:1", "web": "app:1"}, "the supporting services as well"
     store.report("n1")
     store.converge()
     assert (store.phase(), store.rollout().reason) == ("FAILED", f"{reason}; release 1 runs again")
     assert (task_phase(store), store.task().release) == ("FAILED", 2)
-    failed = [one for one in store.events if one.code == "release_task_failed"]
+    failed = [event for event in store.events if event.code == "release_task_failed"]
     assert [(one.node, one.severity) for one in failed] == [("n1", pb.Event.ERROR)]
 
 
@@ -300,4 +308,4 @@ def test_after_any_controller_crash_next_one_goes_on_to_same_end(turn: int, writ
 
     assert story(store, step) == expected
     assert (store.phase(), task_phase(store)) == ("SETTLED", "SUCCEEDED")
-    assert [one.release for one in store.rollout().history] == [1]
+    assert [outcome.release for outcome in store.rollout().history] == [1]

@@ -91,20 +91,20 @@ class TaskInAnyOrder(RuleBasedStateMachine):
     @rule(name=nodes, succeeds=st.booleans())
     def work(self, name: str, succeeds: bool) -> None:
         """The machine that is called so goes one step on with what it is told, and reports it."""
-        found = self.store.assignment(name)
-        if found is None or found.node_uid != self.uids[name]:
+        assignment = self.store.assignment(name)
+        if assignment is None or assignment.node_uid != self.uids[name]:
             return
-        if found.removed or not found.HasField("task"):
+        if assignment.removed or not assignment.HasField("task"):
             self.store.report(name)
         else:
             disk = self.disks.setdefault((name, self.uids[name]), {})
-            before = disk.get(found.release, pb.TaskStatus.WAITING)
+            before = disk.get(assignment.release, pb.TaskStatus.WAITING)
             if before == pb.TaskStatus.WAITING:
-                disk[found.release] = pb.TaskStatus.RUNNING
-                self.begun.setdefault(found.release, []).append((name, self.uids[name]))
+                disk[assignment.release] = pb.TaskStatus.RUNNING
+                self.begun.setdefault(assignment.release, []).append((name, self.uids[name]))
             elif before == pb.TaskStatus.RUNNING:
-                disk[found.release] = pb.TaskStatus.SUCCEEDED if succeeds else pb.TaskStatus.FAILED
-            self.store.report_task(name, pb.TaskStatus.Phase.Name(disk[found.release]))
+                disk[assignment.release] = pb.TaskStatus.SUCCEEDED if succeeds else pb.TaskStatus.FAILED
+            self.store.report_task(name, pb.TaskStatus.Phase.Name(disk[assignment.release]))
         status = self.store.records[KEYS.status(name, REF)].message
         assert isinstance(status, pb.AssignmentStatus)
         self.reports.append((name, status))
@@ -134,7 +134,7 @@ class TaskInAnyOrder(RuleBasedStateMachine):
             self.store.delete(KEYS.rollout(REF))
 
     def _is_written_elsewhere(self) -> bool:
-        """Whether what the Rollout says about the task can still be told from the assignments."""
+        """Return whether the record of the task can be recovered from the assignments."""
         record = self.store.records.get(KEYS.rollout(REF))
         if record is None or not isinstance(record.message, pb.Rollout) or record.message.release != self.number:
             return False
@@ -143,8 +143,8 @@ class TaskInAnyOrder(RuleBasedStateMachine):
             return not self.told.get(self.number)
         if task.phase == pb.TaskStatus.SUCCEEDED and self._whole():
             return True
-        found = self.store.assignment(task.node)
-        return found is not None and found.HasField("task") and found.release == self.number
+        assignment = self.store.assignment(task.node)
+        return assignment is not None and assignment.HasField("task") and assignment.release == self.number
 
     @rule(name=nodes)
     def spoil_an_assignment(self, name: str) -> None:
@@ -168,13 +168,13 @@ class TaskInAnyOrder(RuleBasedStateMachine):
             past = self.past[-1 - min(lag, len(self.past) - 1)]
             seen |= {key: record for key, record in past.items() if key.startswith(prefix)}
         self.store.records = seen
-        made = plan(self.store.snapshot(), moment(self.store.seconds), KEYS)
+        planned = plan(self.store.snapshot(), moment(self.store.seconds), KEYS)
         self.store.records = now
-        if not self._holds(made.rests_on.key, made.rests_on.mod_revision):
+        if not self._holds(planned.rests_on.key, planned.rests_on.mod_revision):
             return
-        for action in made.actions:
-            compared = [(one.key, one.replaces) for one in action.changes]
-            compared += [(one.key, one.mod_revision) for one in action.rests_on]
+        for action in planned.actions:
+            compared = [(change.key, change.replaces) for change in action.changes]
+            compared += [(precondition.key, precondition.mod_revision) for precondition in action.rests_on]
             if not all(self._holds(key, revision) for key, revision in compared):
                 return
             self.store.carry_out(action)
@@ -211,9 +211,9 @@ class TaskInAnyOrder(RuleBasedStateMachine):
     @invariant()
     def once(self) -> None:
         for name in NODES:
-            found = self.store.assignment(name)
-            if found is not None and found.HasField("task"):
-                self.told.setdefault(found.release, set()).add((name, found.node_uid))
+            assignment = self.store.assignment(name)
+            if assignment is not None and assignment.HasField("task"):
+                self.told.setdefault(assignment.release, set()).add((name, assignment.node_uid))
         for release, machines in self.told.items():
             assert len(machines) == 1, f"release {release}: {machines}"
         for release, machines_in_turn in self.begun.items():

@@ -137,7 +137,9 @@ def test_task_of_service_that_is_not_there_has_failed() -> None:
 
 
 @pytest.mark.parametrize("phase", ["WAITING", "RUNNING"])
-@pytest.mark.parametrize("loss", ["was detached", "is no longer registered", "was registered again, as another machine"])
+@pytest.mark.parametrize(
+    "loss", ["was detached", "is no longer registered", "was registered again, as another machine"]
+)
 def test_node_that_goes_before_its_task_has_ended_fails_it(loss: str, phase: str) -> None:
     store = preparing_store()
     store.report_task("n1", phase)

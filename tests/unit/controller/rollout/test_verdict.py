@@ -37,7 +37,7 @@ def test_rollout_progresses_until_every_node_has_settled() -> None:
     store = deployed_store("n1", "n2")
     assert store.phase() == "PROGRESSING"
     assert store.rollout().reason.startswith("n1 has not yet reported generation 1 of its assignment; n2 ")
-    assert [one.phase for one in store.rollout().nodes] == [pb.NodeProgress.PENDING] * 2
+    assert [node.phase for node in store.rollout().nodes] == [pb.NodeProgress.PENDING] * 2
     store.report("n1")
     store.converge()
     assert store.phase() == "PROGRESSING"
@@ -172,7 +172,7 @@ def test_given_up_service_fails_rollout_with_exit_code() -> None:
     assert store.rollout().reason == 'service "web" on n2: ended by itself (exit code 3)'
     assert store.progress("n2").phase == pb.NodeProgress.FAILED
     assert store.progress("n1").phase == pb.NodeProgress.SETTLED
-    assert [one.severity for one in store.events if one.code == "rollout_failed"] == [pb.Event.ERROR]
+    assert [event.severity for event in store.events if event.code == "rollout_failed"] == [pb.Event.ERROR]
 
 
 def test_exit_code_that_reason_already_names_is_not_repeated() -> None:
@@ -201,7 +201,7 @@ def test_failed_rollout_stays_failed_with_its_reason_until_all_has_settled() -> 
     store.report("n1")
     store.converge()
     assert (store.phase(), store.rollout().reason) == ("SETTLED", "")
-    assert [one.code for one in store.events][-2:] == ["rollout_failed", "rollout_settled"]
+    assert [event.code for event in store.events][-2:] == ["rollout_failed", "rollout_settled"]
 
 
 def test_failure_reported_about_release_before_does_not_fail_this_one() -> None:
@@ -216,8 +216,8 @@ def test_failure_reported_about_release_before_does_not_fail_this_one() -> None:
 def test_no_progress_within_deadline_fails_rollout() -> None:
     store = deployed_store("n1", deadline=60)
     store.seconds = 20
-    made = store.step()
-    assert made.recheck_after == pytest.approx(40)
+    planned = store.step()
+    assert planned.recheck_after == pytest.approx(40)
     store.seconds = 60
     store.step()
     assert store.phase() == "FAILED"
@@ -383,7 +383,7 @@ def test_skipped_releases_are_superseded() -> None:
     store = settled_store("n1")
     store.deploy(4, WEB)
     store.converge()
-    assert [(one.release, one.phase) for one in store.rollout().history] == [
+    assert [(outcome.release, outcome.phase) for outcome in store.rollout().history] == [
         (3, pb.Rollout.SUPERSEDED),
         (2, pb.Rollout.SUPERSEDED),
         (1, pb.Rollout.SETTLED),
@@ -397,7 +397,7 @@ def test_history_is_bounded_and_newest_first() -> None:
         store.converge()
     history = store.rollout().history
     assert len(history) == MAX_HISTORY
-    assert [one.release for one in history] == list(range(249, 149, -1))
+    assert [outcome.release for outcome in history] == list(range(249, 149, -1))
 
 
 def test_lower_release_number_after_restore_starts_new_rollout() -> None:
@@ -407,7 +407,7 @@ def test_lower_release_number_after_restore_starts_new_rollout() -> None:
     store.set_environment("n1", latest=1)
     store.converge()
     assert store.rollout().release == 1
-    assert [one.release for one in store.rollout().history] == [2]
+    assert [outcome.release for outcome in store.rollout().history] == [2]
 
 
 def test_started_at_is_when_release_was_first_seen() -> None:

@@ -131,7 +131,7 @@ def test_replica_of_unreachable_node_moves_after_reschedule_after() -> None:
     made.seconds += 60
     made.converge()
     assert homes(made) == ["n1", "n2", "n3"], "it keeps its copy until the other one runs"
-    (event,) = (one for one in made.events if one.code == "assignment_written" and "moves here" in one.message)
+    (event,) = (event for event in made.events if event.code == "assignment_written" and "moves here" in event.message)
     assert "jobs moves here from n1 (unreachable for more than 60 s)" in event.message
     made.report("n3")
     made.converge()

@@ -28,7 +28,7 @@ def services(jobs_replicas: int) -> list[workload_pb2.Service]:
 
 
 class Simulation:
-    """One cluster: what is stored, and what really runs on each node."""
+    """Simulated cluster: stored records, and the services that really run on each node."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -45,11 +45,11 @@ class Simulation:
     # The agents
 
     def agent(self, name: str) -> None:
-        """One round of the agent: ends what is not assigned, takes what is one step further, and reports."""
+        """Run a round of the agent: end unassigned services, advance starting services, report."""
         assignment = self.store.assignment(name)
         if assignment is None or not answers(self.store, name):
             return
-        wanted = {one.name for one in assignment.services}
+        wanted = {service.name for service in assignment.services}
         runs = self.runs[name]
         for gone in runs.keys() - wanted:
             # It ends in two steps, too.
@@ -76,14 +76,14 @@ class Simulation:
 
     def controller(self, *, only: int | None = None) -> None:
         """Plans once, carries out the first actions, and checks what each of them takes away."""
-        made = self.store.plan()
-        for action in made.actions[:only]:
+        planned = self.store.plan()
+        for action in planned.actions[:only]:
             before = {name: self.serving(name) for name in MOVABLE}
             self.store.carry_out(action)
             for name, running in before.items():
                 least = min(len(running), self.count(name))
                 assert len(self.serving(name)) >= least, f"{action.reason} takes {name} from {action.node}"
-        self.store.stopwatch = made.stopwatch
+        self.store.stopwatch = planned.stopwatch
 
     def count(self, name: str) -> int:
         return self.replicas if name == "jobs" else MOVABLE[name]
@@ -93,7 +93,7 @@ class Simulation:
         found = set()
         for node in NODES:
             assignment = self.store.assignment(node)
-            assigned = assignment is not None and any(one.name == name for one in assignment.services)
+            assigned = assignment is not None and any(service.name == name for service in assignment.services)
             if assigned and answers(self.store, node) and self.runs[node].get(name) == "running":
                 found.add(node)
         return found
@@ -101,7 +101,7 @@ class Simulation:
     # What happens
 
     def happen(self) -> None:
-        """One thing, of those that may happen while at most two nodes are away."""
+        """Let a random event happen, with at most two unreachable nodes."""
         self.store.seconds += self.random.choice([0, 1, 20, 61])
         away = {name for name in NODES if not answers(self.store, name)} | {self.drained} - {""}
         kind = self.random.choice(
