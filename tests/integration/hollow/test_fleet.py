@@ -32,7 +32,7 @@ async def environment(etcd: Etcd, settings: Settings, tmp_path: Path) -> AsyncIt
 
 
 def release(number: int, **variables: str) -> pb.Release:
-    """One web service; everything moves at once, and what fails stays as it is."""
+    """Return a release of a web service, all nodes in one batch, halting on failure."""
     made = pb.Release(
         organization=REF.organization,
         project=REF.project,
@@ -58,7 +58,7 @@ async def settled(environment: EnvironmentDriver, number: int) -> pb.Rollout:
     return await environment.rollout(lambda one: one.release == number and one.phase == pb.Rollout.SETTLED)
 
 
-async def test_twenty_agents_settle_one_release_after_the_other(
+async def test_twenty_agents_settle_successive_releases(
     environment: EnvironmentDriver, settings: Settings, tmp_path: Path
 ) -> None:
     await environment.etcd.txn([], registrations(environment.etcd, NAMES, ["web"]))
@@ -73,9 +73,7 @@ async def test_twenty_agents_settle_one_release_after_the_other(
     assert not (await environment.etcd.list(environment.keys.heartbeats_prefix)).items
 
 
-async def test_a_release_that_is_never_healthy_fails(
-    environment: EnvironmentDriver, settings: Settings, tmp_path: Path
-) -> None:
+async def test_unhealthy_release_fails(environment: EnvironmentDriver, settings: Settings, tmp_path: Path) -> None:
     await environment.etcd.txn([], registrations(environment.etcd, NAMES[:3], ["web"]))
     bad = release(1, HOLLOW_READY="never")
     bad.services[0].healthcheck.interval.FromMilliseconds(50)
@@ -87,9 +85,7 @@ async def test_a_release_that_is_never_healthy_fails(
         assert "answered 503" in failed.reason
 
 
-async def test_a_killed_agent_is_taken_over_by_the_next_one(
-    environment: EnvironmentDriver, settings: Settings, tmp_path: Path
-) -> None:
+async def test_killed_agent_is_replaced(environment: EnvironmentDriver, settings: Settings, tmp_path: Path) -> None:
     await environment.etcd.txn([], registrations(environment.etcd, ["n00"], ["web"]))
     agent = HollowAgent("n00", uid_of("n00"), tmp_path / "n00", settings)
     agent.start()

@@ -1,4 +1,4 @@
-"""Many cutovers, quickly: what requests go to, or are under way on, is never stopped."""
+"""Many quick cutovers: a container with routes or current requests is never stopped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IMAGE = "sha256:" + "a" * 64
 
 
 class Watched(HollowMachine):
-    """Says when a container is stopped that is held."""
+    """Engine that records stops of containers still in use."""
 
     def __init__(self, routes: FakeRouter) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def assignment(release: int, *services: workload_pb2.Service, removed: bool = Fa
 async def settled(
     etcd: Etcd, routes: FakeRouter, release: int, phase: stored_pb2.AssignmentStatus.Phase.ValueType
 ) -> None:
-    """Returns when that is the status; requests end all the time."""
+    """Return when the status is settled, ending requests meanwhile."""
     key = etcd.keys.status("n1", ENV)
 
     async def look() -> bool:

@@ -1,4 +1,4 @@
-"""The clients that other tests rely on: what is answered counts, and nothing that goes wrong goes unseen."""
+"""Load clients: answers are counted, and no failure is missed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def listens(port: int) -> bool:
 
 @contextmanager
 def app(port: int, version: str = "v1") -> Iterator[subprocess.Popen[bytes]]:
-    """The test app as a process of this machine, which answers."""
+    """Start the test app as a local process, ready for requests."""
     environ = {**os.environ, "PORT": str(port), "VERSION": version}
     process = subprocess.Popen([sys.executable, str(SERVER)], env=environ)
     try:
@@ -42,7 +42,7 @@ def plan(port: int, **how: float) -> Plan:
     return Plan("127.0.0.1", port, "shop.test", **{"kept": 1, "new": 1, "rate": 40.0, **how})  # type: ignore[arg-type]
 
 
-def test_every_kind_of_client_is_answered() -> None:
+def test_all_kinds_of_clients_are_answered() -> None:
     port = free_port()
     with (
         app(port),
@@ -58,7 +58,7 @@ def test_every_kind_of_client_is_answered() -> None:
     assert min(sample.seconds for sample in result.samples if sample.kind == SLOW) >= 0.1
 
 
-def test_a_server_that_ends_is_noticed_by_all_and_found_again() -> None:
+def test_stopped_server_is_noticed_and_found_again() -> None:
     port = free_port()
     with Load(plan(port, slow=1, slow_seconds=30.0, sockets=1, socket_seconds=30.0), wait=False) as load:
         with app(port):
@@ -75,7 +75,7 @@ def test_a_server_that_ends_is_noticed_by_all_and_found_again() -> None:
     assert load.result.outages() != "none failed"
 
 
-def test_a_server_that_is_not_well_fails_the_request() -> None:
+def test_unhealthy_server_fails_the_request() -> None:
     port = free_port()
     how = plan(port)
     with app(port, "broken"), Load(Plan(**{**vars(how), "path": "/up"}), wait=False) as load:
@@ -84,8 +84,8 @@ def test_a_server_that_is_not_well_fails_the_request() -> None:
     assert not load.result.answered
 
 
-def test_a_request_counts_from_when_it_was_due() -> None:
-    """A server that hangs for a while is not measured by the few that asked meanwhile."""
+def test_latency_counts_from_due_time() -> None:
+    """No coordinated omission: a hanging server delays all requests due meanwhile."""
     port = free_port()
     with app(port) as server, Load(plan(port, kept=1, new=0, rate=50.0, seconds=3.0)) as load:
         server.send_signal(signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""Who may do what, against a real etcd with client certificates; and passwords, whose tokens run out."""
+"""Access control in a real etcd with client certificates; passwords with expiring tokens."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOST = "app.example.com"
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    """An etcd whose access has been set up, twice over, with the nodes n1 and n10."""
+    """Start an etcd with access control (set up twice) and the nodes n1 and n10."""
     need_etcd()
     folder = tmp_path_factory.mktemp("secured")
 
@@ -50,7 +50,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
         yield server
 
 
-async def test_a_node_reads_and_writes_its_own(secured: EtcdServer) -> None:
+async def test_node_accesses_its_own_keys(secured: EtcdServer) -> None:
     async with Etcd(secured.settings(user=acl.user_of_node("uid-n1"))) as etcd, LeaseKeeper(etcd) as keeper:
         keys = etcd.keys
         assert await etcd.get(keys.node("n1"))
@@ -72,7 +72,7 @@ async def test_a_node_reads_and_writes_its_own(secured: EtcdServer) -> None:
         await etcd.put(keys.event(ENV, "e1"), b"{}")
 
 
-async def test_a_node_touches_nothing_else(secured: EtcdServer) -> None:
+async def test_node_cannot_access_other_keys(secured: EtcdServer) -> None:
     async with Etcd(secured.settings(user=acl.user_of_node("uid-n1"))) as etcd:
         keys = etcd.keys
         refused = [
@@ -109,7 +109,7 @@ async def test_a_node_touches_nothing_else(secured: EtcdServer) -> None:
                 await attempt
 
 
-async def test_the_controller_has_the_prefix_and_no_more(secured: EtcdServer) -> None:
+async def test_controller_access_is_limited_to_the_prefix(secured: EtcdServer) -> None:
     async with Etcd(secured.settings(user=acl.USER_CONTROLLER)) as etcd:
         assert len((await etcd.list(etcd.keys.nodes_prefix)).items) == 2
         await etcd.put(etcd.keys.candidate(1), b"{}")
@@ -120,13 +120,13 @@ async def test_the_controller_has_the_prefix_and_no_more(secured: EtcdServer) ->
         assert (await etcd.member()).alarms == ()
 
 
-async def test_a_certificate_without_a_user_opens_nothing(secured: EtcdServer) -> None:
+async def test_certificate_without_user_is_denied(secured: EtcdServer) -> None:
     async with Etcd(secured.settings(user="stranger")) as etcd:
         with pytest.raises((PermissionDenied, Unauthenticated)):
             await etcd.get(etcd.keys.node("n1"))
 
 
-async def test_a_revoked_node_is_out_and_an_informer_comes_back_with_the_grant(secured: EtcdServer) -> None:
+async def test_revoked_node_is_denied_until_granted_again(secured: EtcdServer) -> None:
     async with (
         Etcd(secured.settings(user=acl.USER_OPERATOR)) as operator,
         Etcd(secured.settings(user=acl.user_of_node("uid-n3"))) as etcd,
@@ -149,7 +149,7 @@ async def test_a_revoked_node_is_out_and_an_informer_comes_back_with_the_grant(s
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_role_that_an_earlier_version_made_gets_what_is_new_when_it_is_granted_again(
+async def test_role_of_earlier_version_gets_new_grants(
     secured: EtcdServer,
 ) -> None:
     async with (
@@ -168,7 +168,7 @@ async def test_a_role_that_an_earlier_version_made_gets_what_is_new_when_it_is_g
         assert (await etcd.list(etcd.keys.ingress_prefix("n4"))).items == ()
 
 
-async def test_users_that_change_meanwhile_disturb_nobody(secured: EtcdServer) -> None:
+async def test_concurrent_user_changes_are_harmless(secured: EtcdServer) -> None:
     async with (
         Etcd(secured.settings(user=acl.USER_OPERATOR)) as operator,
         Etcd(secured.settings(user=acl.USER_CONTROLLER)) as etcd,
@@ -188,7 +188,7 @@ async def test_users_that_change_meanwhile_disturb_nobody(secured: EtcdServer) -
         await asyncio.gather(*tasks)
 
 
-async def test_passwords_and_their_tokens_that_run_out(tmp_path: Path) -> None:
+async def test_expired_tokens_are_renewed_with_password(tmp_path: Path) -> None:
     need_etcd()
     secret = tmp_path / "password"
     secret.write_text("pw\n")

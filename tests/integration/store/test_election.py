@@ -21,7 +21,7 @@ pytestmark = pytest.mark.etcd
 
 
 class Candidate:
-    """Campaigns in a task of its own; leads until told otherwise."""
+    """Candidate in a separate task; leads until stopped."""
 
     def __init__(self, etcd: Etcd, keeper: LeaseKeeper, name: str, ttl: int) -> None:
         self.leadership: Leadership | None = None
@@ -72,7 +72,7 @@ async def candidate(settings: Settings, name: str, ttl: int = 2) -> AsyncIterato
             await stands.stop()
 
 
-async def test_the_first_leads_and_a_clean_stop_hands_over_at_once(etcd: Etcd, settings: Settings) -> None:
+async def test_first_candidate_leads_and_clean_stop_hands_over_at_once(etcd: Etcd, settings: Settings) -> None:
     async with candidate(settings, "a", ttl=60) as a, AsyncExitStack() as stack:
         first = await a.leads()
         b = await stack.enter_async_context(candidate(settings, "b", ttl=60))
@@ -87,7 +87,7 @@ async def test_the_first_leads_and_a_clean_stop_hands_over_at_once(etcd: Etcd, s
         assert len((await etcd.list(etcd.keys.election_prefix)).items) == 1
 
 
-async def test_a_leader_that_returns_steps_down_and_stands_again(settings: Settings) -> None:
+async def test_returning_leader_steps_down_and_campaigns_again(settings: Settings) -> None:
     async with candidate(settings, "a") as a:
         await a.leads()
         a.resign()
@@ -96,7 +96,7 @@ async def test_a_leader_that_returns_steps_down_and_stands_again(settings: Setti
         assert a.terms == 2
 
 
-async def test_a_leader_whose_key_or_lease_is_taken_away_is_cancelled(etcd: Etcd, settings: Settings) -> None:
+async def test_leader_without_key_or_lease_is_cancelled(etcd: Etcd, settings: Settings) -> None:
     async with candidate(settings, "a", ttl=60) as a:
         first = await a.leads()
         await etcd.revoke_lease(first.lease.id)
@@ -108,8 +108,8 @@ async def test_a_leader_whose_key_or_lease_is_taken_away_is_cancelled(etcd: Etcd
         assert first.create_revision < second.create_revision < third.create_revision
 
 
-async def test_a_leader_that_was_busy_for_a_second_goes_on(settings: Settings) -> None:
-    """Nothing is sent and nothing heard in that time: planning for thousands of nodes, or a starved machine."""
+async def test_busy_leader_keeps_leading(settings: Settings) -> None:
+    """The loop is blocked, as by planning for thousands of nodes or a starved machine."""
     async with candidate(settings, "a", ttl=LEASE_SECONDS) as a:
         before = await a.leads()
         for _ in range(3):
@@ -119,16 +119,14 @@ async def test_a_leader_that_was_busy_for_a_second_goes_on(settings: Settings) -
         assert a.terms == 1
 
 
-async def test_a_key_without_the_lease_it_is_named_after_does_not_lead(etcd: Etcd, settings: Settings) -> None:
+async def test_candidate_key_without_its_lease_does_not_lead(etcd: Etcd, settings: Settings) -> None:
     await etcd.put(etcd.keys.election_prefix + "garbage", b"\xff")
     await etcd.put(etcd.keys.candidate(42), b"{}")
     async with candidate(settings, "a") as a:
         await a.leads()
 
 
-async def test_a_silent_network_deposes_the_leader_before_another_one_leads(
-    etcd_server: EtcdServer, settings: Settings
-) -> None:
+async def test_network_loss_deposes_leader_before_next_leads(etcd_server: EtcdServer, settings: Settings) -> None:
     async with (
         Relay(etcd_server.port) as relay,
         candidate(Settings((relay.endpoint,), prefix=settings.prefix), "a") as a,
@@ -148,8 +146,8 @@ async def test_a_silent_network_deposes_the_leader_before_another_one_leads(
         await new.txn([], [Put(settings.prefix + "written", b"by the new leader")])
 
 
-async def test_a_leader_that_slept_through_its_term_writes_nothing(etcd: Etcd, settings: Settings) -> None:
-    """SIGSTOP, and SIGCONT after the lease ran out, before anything on its loop has noticed."""
+async def test_suspended_leader_writes_nothing(etcd: Etcd, settings: Settings) -> None:
+    """SIGSTOP, then SIGCONT after the lease expired, before the loop has noticed."""
     async with candidate(settings, "a") as a:
         leadership = await a.leads()
         key = settings.prefix + "written"
@@ -164,7 +162,7 @@ async def test_a_leader_that_slept_through_its_term_writes_nothing(etcd: Etcd, s
         assert found.value == b"1"
 
 
-async def test_another_compare_that_fails_is_not_the_fence(etcd: Etcd, settings: Settings) -> None:
+async def test_failed_compare_is_not_fenced(etcd: Etcd, settings: Settings) -> None:
     async with candidate(settings, "a") as a:
         leadership = await a.leads()
         key = settings.prefix + "written"
@@ -174,7 +172,7 @@ async def test_another_compare_that_fails_is_not_the_fence(etcd: Etcd, settings:
         assert (await leadership.txn(full, [Put(key + str(n), b"1") for n in range(MAX_OPERATIONS)])).succeeded
 
 
-async def test_a_leader_that_fails_stands_again_and_the_next_one_takes_over(
+async def test_failed_leader_is_replaced_and_campaigns_again(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with candidate(settings, "b") as b, Etcd(settings) as etcd, LeaseKeeper(etcd) as keeper:
@@ -195,7 +193,7 @@ async def test_a_leader_that_fails_stands_again_and_the_next_one_takes_over(
         await asyncio.gather(failing, return_exceptions=True)
 
 
-async def test_etcd_restarts_under_a_leader(tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_leader_survives_etcd_restart(tmp_path_factory: pytest.TempPathFactory) -> None:
     with EtcdServer(tmp_path_factory.mktemp("etcd")) as server:
         async with candidate(server.settings(), "a", ttl=5) as a:
             before = await a.leads()

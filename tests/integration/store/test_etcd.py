@@ -1,4 +1,4 @@
-"""Single requests against a real etcd: what they return, and which of our errors each failure becomes."""
+"""Single requests against a real etcd: results, and mapping of failures to errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.relay import Relay
 pytestmark = pytest.mark.etcd
 
 
-async def test_a_key_is_written_read_and_deleted(etcd: Etcd) -> None:
+async def test_key_is_written_read_and_deleted(etcd: Etcd) -> None:
     key = etcd.keys.node("n1")
     assert await etcd.get(key) is None
     first = await etcd.put(key, b"one")
@@ -33,7 +33,7 @@ async def test_a_key_is_written_read_and_deleted(etcd: Etcd) -> None:
     assert await etcd.get(key) is None
 
 
-async def test_a_list_holds_its_prefix_and_nothing_beside_it(etcd: Etcd) -> None:
+async def test_list_contains_only_the_prefix(etcd: Etcd) -> None:
     for name in ("n1", "n2"):
         await etcd.put(etcd.keys.node(name), name.encode())
     await etcd.put(etcd.keys.prefix + "nodes", b"not under the prefix")
@@ -47,7 +47,7 @@ async def test_a_list_holds_its_prefix_and_nothing_beside_it(etcd: Etcd) -> None
     assert head.revision >= listing.revision
 
 
-async def test_a_name_without_a_slash_is_one_key(etcd: Etcd) -> None:
+async def test_name_without_slash_is_a_single_key(etcd: Etcd) -> None:
     for name in ("n1", "n10"):
         await etcd.put(etcd.keys.node(name), b"x")
     listing = await etcd.list(etcd.keys.node("n1"))
@@ -95,7 +95,7 @@ async def test_compares(etcd: Etcd, *, present: bool) -> None:
     assert await holds(Compare.created_at(key, revision)) is present
 
 
-async def test_a_transaction_is_whole_or_not_at_all(etcd: Etcd) -> None:
+async def test_transaction_is_atomic(etcd: Etcd) -> None:
     a, b = etcd.keys.node("a"), etcd.keys.node("b")
     await etcd.put(a, b"a")
     refused = await etcd.txn([Compare.exists(a), Compare.exists(b)], [Put(b, b"b"), Delete(a)])
@@ -121,7 +121,7 @@ async def test_etcd_refusals_are_distinguished(etcd: Etcd) -> None:
     assert await etcd.get(key) is None
 
 
-async def test_a_lease_takes_its_keys_with_it_and_is_revoked_twice_in_peace(etcd: Etcd) -> None:
+async def test_revoked_lease_deletes_keys_and_revoke_is_idempotent(etcd: Etcd) -> None:
     lease = await etcd.grant_lease(60)
     key = etcd.keys.heartbeat("n1")
     await etcd.put(key, b"x", lease=lease)
@@ -133,7 +133,7 @@ async def test_a_lease_takes_its_keys_with_it_and_is_revoked_twice_in_peace(etcd
     await etcd.revoke_lease(lease)
 
 
-async def test_a_member_names_its_version(etcd: Etcd) -> None:
+async def test_member_reports_version(etcd: Etcd) -> None:
     member = await etcd.member()
     assert member.version.startswith("3.")
     assert member.cluster_id
@@ -150,7 +150,7 @@ async def test_unreachable_endpoint_is_unavailable() -> None:
             await anext(etcd.watch("/a/", start_revision=1))
 
 
-async def test_an_unanswered_write_is_ambiguous_and_an_unanswered_read_is_not(etcd_server: EtcdServer) -> None:
+async def test_unanswered_write_is_ambiguous_and_an_unanswered_read_is_not(etcd_server: EtcdServer) -> None:
     async with Relay(etcd_server.port) as relay, Etcd(Settings((relay.endpoint,)), timeout=0.4) as etcd:
         key = f"/{uuid.uuid4().hex}/a"
         await etcd.put(key, b"1")
@@ -168,7 +168,7 @@ async def test_an_unanswered_write_is_ambiguous_and_an_unanswered_read_is_not(et
         assert found.value == b"3"
 
 
-async def test_a_write_is_sent_once_and_only_where_somebody_listens(tmp_path: Path) -> None:
+async def test_write_is_sent_once_to_a_listening_member(tmp_path: Path) -> None:
     need_etcd()
     with EtcdServer(tmp_path) as server:
         async with Etcd(server.settings(), timeout=0.5) as etcd:
@@ -189,7 +189,7 @@ async def test_a_write_is_sent_once_and_only_where_somebody_listens(tmp_path: Pa
             assert (found.value, found.version) in {(b"1", 1), (b"2", 2)}
 
 
-async def test_a_read_waits_out_a_restart(tmp_path: Path) -> None:
+async def test_read_survives_a_restart(tmp_path: Path) -> None:
     need_etcd()
     with EtcdServer(tmp_path) as server:
         async with Etcd(server.settings()) as etcd:
@@ -204,7 +204,7 @@ async def test_a_read_waits_out_a_restart(tmp_path: Path) -> None:
             assert found is not None
 
 
-async def test_a_full_etcd_says_so(tmp_path: Path) -> None:
+async def test_full_etcd_raises_no_space(tmp_path: Path) -> None:
     need_etcd()
     with EtcdServer(tmp_path, arguments=("--quota-backend-bytes=300000",)) as server:
         async with Etcd(server.settings()) as etcd:
@@ -219,7 +219,7 @@ async def test_a_full_etcd_says_so(tmp_path: Path) -> None:
             assert await etcd.get("/k0")
 
 
-async def test_another_member_answers_when_one_is_dead_or_mute(tmp_path: Path) -> None:
+async def test_another_member_answers_for_a_dead_or_silent_member(tmp_path: Path) -> None:
     need_etcd()
     (dead,) = free_ports(1)
     with EtcdServer(tmp_path) as server:
@@ -245,7 +245,7 @@ async def test_another_member_answers_when_one_is_dead_or_mute(tmp_path: Path) -
             member.kill()
 
 
-async def test_only_certificates_of_the_right_authority_get_in(tmp_path: Path) -> None:
+async def test_foreign_certificates_are_rejected(tmp_path: Path) -> None:
     need_etcd()
     authority, stranger = Authority(tmp_path / "ca"), Authority(tmp_path / "stranger")
     with EtcdServer(tmp_path / "etcd", authority=authority) as server:

@@ -1,4 +1,4 @@
-"""What the command line imports before it needs etcd stays cheap."""
+"""Imports of the CLI before the use of etcd stay cheap."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.etcd
 
 
 class Following:
-    """An informer of nodes that runs, with everything it reported."""
+    """Running informer of nodes, with all reported keys."""
 
     def __init__(self, etcd: Etcd, *, resync_seconds: float = 600) -> None:
         self.reported: list[str] = []
@@ -79,7 +79,7 @@ async def put(etcd: Etcd, name: str, address: str) -> int:
     return await etcd.put(etcd.keys.node(name), node(address))
 
 
-async def test_the_cache_follows(etcd: Etcd) -> None:
+async def test_cache_follows_changes(etcd: Etcd) -> None:
     await put(etcd, "n1", "1")
     async with following(etcd) as follow:
         assert follow.informer.connected
@@ -104,7 +104,7 @@ async def test_informer_follows_a_single_key(etcd: Etcd) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_garbage_stops_its_own_key_alone(etcd: Etcd) -> None:
+async def test_malformed_record_affects_only_its_key(etcd: Etcd) -> None:
     await etcd.put(etcd.keys.node("bad"), b"{not json")
     await put(etcd, "good", "1")
     async with following(etcd) as follow:
@@ -119,7 +119,7 @@ async def test_garbage_stops_its_own_key_alone(etcd: Etcd) -> None:
         await follow.until(lambda: follow.addresses == {"bad": "2", "good": "3"})
 
 
-async def test_keys_that_are_no_text_kill_nothing(etcd: Etcd) -> None:
+async def test_keys_that_are_not_text_are_harmless(etcd: Etcd) -> None:
     raw = etcd.keys.nodes_prefix.encode() + b"\xff\xfe"
     await etcd._kv.put(raw, node("1"), timeout=5)
     async with following(etcd) as follow:
@@ -131,7 +131,7 @@ async def test_keys_that_are_no_text_kill_nothing(etcd: Etcd) -> None:
             key.encode()  # can be printed
 
 
-async def test_a_consumer_that_raises_harms_only_itself(etcd: Etcd, caplog: pytest.LogCaptureFixture) -> None:
+async def test_failing_callback_does_not_stop_the_informer(etcd: Etcd, caplog: pytest.LogCaptureFixture) -> None:
     def refuse(key: str) -> None:
         raise ZeroDivisionError(key)
 
@@ -145,7 +145,7 @@ async def test_a_consumer_that_raises_harms_only_itself(etcd: Etcd, caplog: pyte
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_resync_reports_every_key_and_changes_nothing(etcd: Etcd) -> None:
+async def test_resync_reports_every_key(etcd: Etcd) -> None:
     await put(etcd, "n1", "1")
     await put(etcd, "n2", "2")
     async with following(etcd, resync_seconds=0.2) as follow:
@@ -194,7 +194,7 @@ async def test_etcd_restart_loses_and_repeats_no_event(tmp_path: Path, monkeypat
                 assert follow.informer.epoch == 0
 
 
-async def test_while_etcd_is_away_the_cache_stays_and_says_so(etcd_server: EtcdServer, settings: Settings) -> None:
+async def test_cache_stays_but_is_disconnected_without_etcd(etcd_server: EtcdServer, settings: Settings) -> None:
     async with (
         Relay(etcd_server.port) as relay,
         Etcd(Settings((relay.endpoint,), prefix=settings.prefix), timeout=0.3) as etcd,
@@ -222,7 +222,7 @@ async def test_while_etcd_is_away_the_cache_stays_and_says_so(etcd_server: EtcdS
             assert follow.informer.epoch == 0
 
 
-async def test_etcd_may_come_later(tmp_path: Path) -> None:
+async def test_informer_waits_for_etcd(tmp_path: Path) -> None:
     need_etcd()
     server = EtcdServer(tmp_path)
     async with Etcd(server.settings(), timeout=0.3) as etcd:
@@ -243,8 +243,8 @@ async def test_etcd_may_come_later(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cluster", ["etcd-cluster", "another"])
-async def test_a_restored_etcd_is_noticed(tmp_path: Path, cluster: str) -> None:
-    """With etcd's default cluster token the restored cluster has the old id, and only its revision falls."""
+async def test_restored_etcd_is_detected(tmp_path: Path, cluster: str) -> None:
+    """With etcd's default cluster token, the restored cluster has the old id; only the revision decreases."""
     need_etcd()
     with EtcdServer(tmp_path / "etcd") as server:
         async with Etcd(server.settings()) as etcd:
@@ -269,7 +269,7 @@ async def test_a_restored_etcd_is_noticed(tmp_path: Path, cluster: str) -> None:
                 await follow.until(lambda: follow.addresses["changed"] == "newer")
 
 
-async def test_an_emptied_etcd_is_noticed(tmp_path: Path) -> None:
+async def test_emptied_etcd_is_detected(tmp_path: Path) -> None:
     need_etcd()
     with EtcdServer(tmp_path / "etcd") as server:
         async with Etcd(server.settings()) as etcd:
@@ -285,8 +285,8 @@ async def test_an_emptied_etcd_is_noticed(tmp_path: Path) -> None:
                 await follow.until(lambda: follow.addresses == {"n1": "again"})
 
 
-async def test_a_restored_etcd_that_has_caught_up_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the revision nor the cluster's id tells; the list after the reconnection does."""
+async def test_restored_etcd_with_same_revision_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Revision and cluster id are unchanged; only the list after the reconnection shows the restore."""
     monkeypatch.setattr(informer_module, "_VERIFY_SECONDS", (0.2, 0.4))
     need_etcd()
     with EtcdServer(tmp_path / "etcd") as server:

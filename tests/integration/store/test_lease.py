@@ -1,4 +1,4 @@
-"""Leases against a real etcd: kept on one stream, and lost in time when nobody answers."""
+"""Leases against a real etcd: keepalive on one stream, and expiry in time without answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.etcd
 
 
 async def lost(lease: Lease, seconds: float) -> float:
-    """Wait until ``lease`` is lost; how long it took."""
+    """Wait until ``lease`` is lost; return the seconds."""
     loop = asyncio.get_running_loop()
     started = loop.time()
     async with asyncio.timeout(seconds):
@@ -33,7 +33,7 @@ async def bound(etcd: Etcd, leases: Sequence[Lease]) -> list[str]:
     return [etcd.keys.heartbeat(f"n{number}") for number in range(len(leases))]
 
 
-async def test_many_leases_outlive_their_ttl_on_one_stream(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_leases_are_kept_alive_on_one_stream(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
     streams: list[KeepaliveStream] = []
     opened = etcd.keepalive
 
@@ -54,7 +54,7 @@ async def test_many_leases_outlive_their_ttl_on_one_stream(etcd: Etcd, monkeypat
     assert all(lease.lost.is_set() for lease in leases)
 
 
-async def test_revoking_takes_the_keys_along_and_leaves_the_others(etcd: Etcd) -> None:
+async def test_revoke_deletes_only_keys_of_the_lease(etcd: Etcd) -> None:
     async with LeaseKeeper(etcd) as keeper:
         leases = [await keeper.grant(1), await keeper.grant(1)]
         keys = await bound(etcd, leases)
@@ -66,7 +66,7 @@ async def test_revoking_takes_the_keys_along_and_leaves_the_others(etcd: Etcd) -
         assert not leases[1].lost.is_set()
 
 
-async def test_a_lease_that_another_hand_revoked_is_lost_at_the_next_beat(etcd: Etcd) -> None:
+async def test_externally_revoked_lease_is_lost_at_next_keepalive(etcd: Etcd) -> None:
     async with LeaseKeeper(etcd) as keeper:
         lease = await keeper.grant(3)
         await etcd.revoke_lease(lease.id)
@@ -89,7 +89,7 @@ async def test_unanswered_lease_is_lost_before_etcd_expires_it(etcd_server: Etcd
         assert await direct.get(key)
 
 
-async def test_a_broken_stream_is_reopened_within_the_ttl(etcd_server: EtcdServer, settings: Settings) -> None:
+async def test_broken_stream_is_reopened_within_the_ttl(etcd_server: EtcdServer, settings: Settings) -> None:
     async with (
         Relay(etcd_server.port) as relay,
         Etcd(Settings((relay.endpoint,), prefix=settings.prefix), timeout=1) as etcd,
@@ -103,7 +103,7 @@ async def test_a_broken_stream_is_reopened_within_the_ttl(etcd_server: EtcdServe
         assert not lease.lost.is_set()
 
 
-async def test_a_mute_member_is_left_for_another_within_the_ttl(tmp_path: Path) -> None:
+async def test_silent_member_is_replaced_within_the_ttl(tmp_path: Path) -> None:
     need_etcd()
     members = EtcdServer.cluster(tmp_path, 3)
     try:
@@ -128,7 +128,7 @@ async def test_a_mute_member_is_left_for_another_within_the_ttl(tmp_path: Path) 
             member.kill()
 
 
-async def test_an_answer_that_comes_too_late_does_not_revive_it(etcd: Etcd) -> None:
+async def test_late_answer_does_not_revive_lease(etcd: Etcd) -> None:
     """As after SIGSTOP and SIGCONT: the answer waits in the socket, and the time is long over."""
     async with LeaseKeeper(etcd) as keeper:
         lease = await keeper.grant(2)

@@ -1,4 +1,4 @@
-"""One watch stream's life against a real etcd."""
+"""Watch streams against a real etcd."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_watch_starts_before_first_change_and_distinguishes_deletes(etcd: 
         assert batch.events[0].mod_revision == gone
 
 
-async def test_history_comes_first_and_a_transaction_comes_whole(etcd: Etcd) -> None:
+async def test_history_is_first_and_transactions_are_complete(etcd: Etcd) -> None:
     start = await etcd.put(etcd.keys.node("n1"), b"1")
     await etcd.txn([], [Delete(etcd.keys.node("n1")), Put(etcd.keys.node("n2"), b"2")])
     async with asyncio.timeout(5), aclosing(etcd.watch(etcd.keys.nodes_prefix, start_revision=start)) as batches:
@@ -59,7 +59,7 @@ async def test_history_comes_first_and_a_transaction_comes_whole(etcd: Etcd) -> 
         assert told(batch) == [("n1", b"1"), ("n1", None), ("n2", b"2")]
 
 
-async def test_fragments_are_put_together(tmp_path: Path) -> None:
+async def test_fragments_are_joined(tmp_path: Path) -> None:
     need_etcd()
     # etcd cuts an answer to a watch where it passes --max-request-bytes.
     with EtcdServer(tmp_path, arguments=("--max-request-bytes=100000",)) as server:
@@ -74,7 +74,7 @@ async def test_fragments_are_put_together(tmp_path: Path) -> None:
                 ]
 
 
-async def test_a_compacted_start_names_what_is_left(etcd_server: EtcdServer, etcd: Etcd) -> None:
+async def test_compacted_start_reports_oldest_revision(etcd_server: EtcdServer, etcd: Etcd) -> None:
     start = await etcd.put(etcd.keys.node("n1"), b"1")
     last = await etcd.put(etcd.keys.node("n1"), b"2")
     await asyncio.to_thread(etcd_server.etcdctl, "compact", str(last))
@@ -84,7 +84,7 @@ async def test_a_compacted_start_names_what_is_left(etcd_server: EtcdServer, etc
     assert caught.value.revision == last
 
 
-async def test_a_broken_connection_ends_it(etcd_server: EtcdServer) -> None:
+async def test_broken_connection_ends_watch(etcd_server: EtcdServer) -> None:
     async with Relay(etcd_server.port) as relay, Etcd(Settings((relay.endpoint,))) as etcd, asyncio.timeout(5):
         batches = etcd.watch("/k/", start_revision=0)
         await anext(batches)
@@ -93,7 +93,7 @@ async def test_a_broken_connection_ends_it(etcd_server: EtcdServer) -> None:
             await anext(batches)
 
 
-async def test_a_silent_server_is_not_waited_for(etcd_server: EtcdServer) -> None:
+async def test_silent_server_times_out(etcd_server: EtcdServer) -> None:
     async with Relay(etcd_server.port) as relay, Etcd(Settings((relay.endpoint,)), timeout=0.4) as etcd:
         await etcd.get("/k")
         relay.hold()
@@ -101,7 +101,7 @@ async def test_a_silent_server_is_not_waited_for(etcd_server: EtcdServer) -> Non
             await anext(etcd.watch("/k/", start_revision=0))
 
 
-async def test_a_peer_that_falls_silent_is_found_by_keepalive(etcd_server: EtcdServer) -> None:
+async def test_dead_member_is_detected_by_keepalive(etcd_server: EtcdServer) -> None:
     async with Relay(etcd_server.port) as relay, Etcd(Settings((relay.endpoint,))) as etcd, asyncio.timeout(17):
         batches = etcd.watch("/k/", start_revision=0)
         await anext(batches)
@@ -110,7 +110,7 @@ async def test_a_peer_that_falls_silent_is_found_by_keepalive(etcd_server: EtcdS
             await anext(batches)
 
 
-async def test_a_member_that_lost_its_cluster_says_so(tmp_path: Path) -> None:
+async def test_member_without_quorum_fails_watch(tmp_path: Path) -> None:
     """etcd does this for streams that ask for a leader; otherwise the minority's side would only be silent."""
     need_etcd()
     members = EtcdServer.cluster(tmp_path, 3)
@@ -132,7 +132,7 @@ async def test_a_member_that_lost_its_cluster_says_so(tmp_path: Path) -> None:
 
 
 class CancellingWatch:
-    """Speaks etcd's watch protocol on a live connection: makes the watch, tells one event, and cancels it."""
+    """Server of etcd's watch protocol that creates a watch, sends an event, and cancels the watch."""
 
     def __init__(self, reason: str, compact_revision: int = 0) -> None:
         self._last = rpc.WatchResponse(canceled=True, cancel_reason=reason, compact_revision=compact_revision)
@@ -170,9 +170,7 @@ class CancellingWatch:
         (CancellingWatch("whatever comes next"), WatchLost),
     ],
 )
-async def test_a_watch_that_etcd_cancels_on_a_live_connection_ends(
-    server: CancellingWatch, error: type[StoreError]
-) -> None:
+async def test_cancelled_watch_ends(server: CancellingWatch, error: type[StoreError]) -> None:
     async with server.served() as settings, Etcd(settings) as etcd, asyncio.timeout(5):
         batches = etcd.watch("/k/", start_revision=1)
         assert (await anext(batches)).events == ()

@@ -14,7 +14,7 @@ async def looped(runs: int) -> list[Figure]:
     return [Figure("looped", "s", [1.0] * runs)]
 
 
-def test_what_is_chosen_is_measured_in_order() -> None:
+def test_chosen_groups_run_in_order() -> None:
     known: dict[str, Group] = {"plain": plain, "looped": looped}
     assert [one.name for one in measure(["looped", "plain"], 2, known)] == ["looped", "plain"]
     assert [one.name for one in measure(["plain"], 1, known)] == ["plain"]

@@ -53,11 +53,11 @@ def machine(**faults: Any) -> HollowMachine:
     ],
     ids=["usual", "late", "never", "ends", "completes"],
 )
-def test_a_service_says_how_its_containers_behave(environ: dict[str, str], expected: Behaviour) -> None:
+def test_service_environment_sets_container_behaviour(environ: dict[str, str], expected: Behaviour) -> None:
     assert Behaviour.of(environ) == expected
 
 
-def test_a_container_from_its_creation_to_its_removal() -> None:
+def test_container_lifecycle() -> None:
     where = machine()
     identity = where.create("web-1", body())
     created = where.inspect("web-1")
@@ -82,7 +82,7 @@ def test_a_container_from_its_creation_to_its_removal() -> None:
         where.inspect(identity)
 
 
-def test_names_are_given_once() -> None:
+def test_container_names_are_unique() -> None:
     where = machine()
     where.create("web-1", body())
     with pytest.raises(errors.Conflict):
@@ -91,7 +91,7 @@ def test_names_are_given_once() -> None:
         where.create_network("net", {})
 
 
-def test_an_image_of_a_registry_is_there_once_it_was_pulled() -> None:
+def test_registry_image_is_present_after_pull() -> None:
     where = machine()
     with pytest.raises(errors.ImageNotAvailable):
         where.create("web-1", body(image=REMOTE))
@@ -103,7 +103,7 @@ def test_an_image_of_a_registry_is_there_once_it_was_pulled() -> None:
         where.create("web-2", body(image=REMOTE))
 
 
-def test_a_container_is_not_started_without_its_network() -> None:
+def test_start_fails_without_network() -> None:
     where = machine()
     identity = where.create("web-1", body())
     where.remove_network(next(iter(where.networks)))
@@ -142,8 +142,8 @@ async def test_spontaneous_exits_produce_events_and_calls_do_not() -> None:
     assert told.empty()
 
 
-class Told:
-    """What the agent hears of an engine."""
+class EventRecorder:
+    """Recorder of engine events."""
 
     def __init__(self) -> None:
         self.changed: list[str] = []
@@ -163,8 +163,8 @@ def start(identity: str) -> Callable[[DockerApi], Container | None]:
     return lambda calls: calls.start(identity)
 
 
-async def test_an_engine_that_goes_away_and_comes_back() -> None:
-    where, told = machine(), Told()
+async def test_engine_outage() -> None:
+    where, told = machine(), EventRecorder()
     engine = HollowEngine(where, told.callbacks)
     running = asyncio.create_task(engine.run())
     await told.connection()
@@ -188,8 +188,8 @@ async def test_an_engine_that_goes_away_and_comes_back() -> None:
     running.cancel()
 
 
-async def test_a_call_that_is_cut_off_may_have_happened() -> None:
-    where, told = machine(call_seconds=0.02), Told()
+async def test_interrupted_call_may_have_happened() -> None:
+    where, told = machine(call_seconds=0.02), EventRecorder()
     engine = HollowEngine(where, told.callbacks)
     created = asyncio.Event()
 

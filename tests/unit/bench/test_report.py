@@ -1,4 +1,4 @@
-"""What a figure says of its values."""
+"""Figures: ratios, limits, JSON."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from bench.report import Figure, as_json
 
 
-def test_a_ratio_is_the_median_of_pairs_not_the_ratio_of_medians() -> None:
+def test_ratio_is_the_median_of_pairs_not_the_ratio_of_medians() -> None:
     figure = Figure("x", "s", [1.0, 4.0, 9.0], "peer", [1.0, 2.0, 3.0])
     assert figure.ratio == 2.0
 
 
-def test_without_a_peer_there_is_no_ratio() -> None:
+def test_figure_without_peer_has_no_ratio() -> None:
     assert Figure("x", "s", [1.0]).ratio is None
 
 
@@ -28,11 +28,11 @@ def test_without_a_peer_there_is_no_ratio() -> None:
         (Figure("the ratio counts", "s", [1.0], "peer", [0.5], limit=1.5), False),
     ],
 )
-def test_a_limit_is_on_the_ratio_where_there_is_one(figure: Figure, within: bool | None) -> None:
+def test_limit_is_on_the_ratio_where_there_is_one(figure: Figure, within: bool | None) -> None:
     assert figure.within is within
 
 
-def test_the_document_holds_every_run() -> None:
+def test_document_holds_every_run() -> None:
     document = json.loads(as_json([Figure("x", "s", [1.0, 2.0, 3.0], limit=1.5)]))
     assert document["figures"][0]["values"] == [1.0, 2.0, 3.0]
     assert document["figures"][0]["within"] is False

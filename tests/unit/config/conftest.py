@@ -1,4 +1,4 @@
-"""What the tests of the configuration share: a sound file to spoil, and what is wrong with a text."""
+"""Shared by the tests of the configuration: a valid file, and the problems of a text."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def _parse(text: str) -> Config:
 
 @pytest.fixture
 def read() -> Parse:
-    """The configuration in a text."""
+    """Parse a text as configuration."""
     return _parse
 
 
 @pytest.fixture
 def problems() -> Problems:
-    """The messages of everything that is wrong with a text, in order; nothing for a sound one."""
+    """Return the messages of all problems of a text, in order; empty for a valid text."""
 
     def check(text: str) -> list[str]:
         try:

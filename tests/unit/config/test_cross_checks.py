@@ -1,4 +1,4 @@
-"""What one part of a file says about another."""
+"""Checks across sections: kinds, references, duplicates, cycles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HTTP = "ports: [{name: http, port: 80}]"
         ("Web is not web", "Web: {}", []),
     ],
 )
-def test_a_web_service_needs_an_http_port_and_a_health_check(
+def test_web_service_needs_an_http_port_and_a_health_check(
     problems: Problems, why: str, service: str, expected: list[str]
 ) -> None:
     assert problems(HEAD + "services:\n  " + service) == expected, why
@@ -82,13 +82,11 @@ def services(**depends_on: object) -> str:
         ),
     ],
 )
-def test_services_wait_for_others_but_not_in_a_circle(
-    problems: Problems, why: str, text: str, expected: list[str]
-) -> None:
+def test_dependency_problems(problems: Problems, why: str, text: str, expected: list[str]) -> None:
     assert problems(text) == expected, why
 
 
-def test_a_very_long_chain_is_followed_to_its_end(problems: Problems) -> None:
+def test_long_dependency_chain(problems: Problems) -> None:
     chain = {f"s{n}": [f"s{(n + 1) % 200}"] for n in range(200)}
     (message,) = problems(services(**chain))
     assert message.startswith("services.s0.depends_on is a dependency cycle: s0 -> s1 -> s2")
@@ -98,7 +96,7 @@ def test_a_very_long_chain_is_followed_to_its_end(problems: Problems) -> None:
 @pytest.mark.parametrize(
     ("other", "healthy"), [("{}", False), ("{readiness: {tcp: 1}}", True), ("{" + HTTP + ", healthcheck: {}}", True)]
 )
-def test_service_healthy_needs_a_check_to_wait_for(problems: Problems, other: str, healthy: bool) -> None:
+def test_service_healthy_requires_a_probe(problems: Problems, other: str, healthy: bool) -> None:
     text = HEAD + f"services:\n  db: {other}\n  app: {{depends_on: {{db: {{condition: service_healthy}}}}}}"
     message = (
         "services.app.depends_on.db.condition service_healthy requires services.db to have a healthcheck or readiness"
@@ -150,7 +148,7 @@ def test_ingress_rules_name_hosts_services_and_ports(
     assert problems(text) == [f"ingress.{fact}" for fact in expected]
 
 
-def test_a_service_without_ports_is_no_target(problems: Problems) -> None:
+def test_service_without_ports_is_not_a_target(problems: Problems) -> None:
     text = INGRESS.replace("{hosts}", "[a.org]").replace("{rules}", json.dumps([rule(service="job")]))
     text = text.replace("ingress:", "  job:\ningress:")
     assert problems(text) == ['ingress.rules[0].target.port "http" not found on service "job" (it has no ports)']
@@ -160,7 +158,7 @@ def test_a_service_without_ports_is_no_target(problems: Problems) -> None:
     ("tls", "redirect"),
     [("", True), ("  tls: {mode: auto}\n", True), ("  tls: {mode: off}\n", False), ("  tls: {mode: manual}\n", False)],
 )
-def test_plain_http_is_redirected_where_certificates_come_by_themselves(read: Parse, tls: str, redirect: bool) -> None:
+def test_http_is_redirected_with_automatic_certificates(read: Parse, tls: str, redirect: bool) -> None:
     text = INGRESS.replace("{hosts}", "[A.Org]").replace("{rules}", json.dumps([rule()])) + tls
     ingress = read(text).resolve("production").ingress
     assert ingress is not None

@@ -16,15 +16,15 @@ def refusal(path: Path) -> str:
     return str(caught.value).removeprefix(str(path))
 
 
-def test_a_missing_file_says_how_to_write_one(tmp_path: Path) -> None:
+def test_missing_file_says_how_to_write_one(tmp_path: Path) -> None:
     assert refusal(tmp_path / "devopsellence.yml") == ":1:1: file not found; write one, or run: devopsellence init"
 
 
-def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
+def test_folder_is_not_a_file(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f":1:1: is a folder; give the path of a file, such as {tmp_path}/devopsellence.yml"
 
 
-def test_a_path_that_the_system_refuses_is_an_error_like_the_others() -> None:
+def test_unreadable_path_is_a_config_error() -> None:
     assert "cannot be read: embedded null byte" in refusal(Path("a\0b"))
     assert "cannot be read: File name too long" in refusal(Path("a" * 5000))
 
@@ -47,21 +47,21 @@ def test_non_text_file_is_refused_with_the_place(tmp_path: Path, content: bytes,
     assert refusal(path) == said
 
 
-def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
+def test_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "devopsellence.yml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\r\nb: 2\r\n")
     assert read_file(path) == "a: 1\r\nb: 2\r\n"
 
 
 class TestFind:
-    def test_the_nearest_file_upwards_is_found(self, tmp_path: Path) -> None:
+    def test_nearest_file_upwards_is_found(self, tmp_path: Path) -> None:
         (tmp_path / "app/src/deep").mkdir(parents=True)
         (tmp_path / "app/devopsellence.yml").touch()
         (tmp_path / "devopsellence.yml").touch()
         assert find(tmp_path / "app/src/deep") == tmp_path / "app/devopsellence.yml"
         assert find(tmp_path / "app") == tmp_path / "app/devopsellence.yml"
 
-    def test_the_search_ends_at_the_root_of_the_working_tree(self, tmp_path: Path) -> None:
+    def test_search_ends_at_the_root_of_the_working_tree(self, tmp_path: Path) -> None:
         (tmp_path / "devopsellence.yml").touch()
         (tmp_path / "app/.git").mkdir(parents=True)
         (tmp_path / "app/src").mkdir()
@@ -69,13 +69,13 @@ class TestFind:
         (tmp_path / "app/devopsellence.yml").touch()
         assert find(tmp_path / "app/src") == tmp_path / "app/devopsellence.yml"
 
-    def test_the_search_ends_at_the_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_search_ends_at_the_home_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
         (tmp_path / "home/app").mkdir(parents=True)
         (tmp_path / "devopsellence.yml").touch()
         assert find(tmp_path / "home/app") is None
 
-    def test_a_folder_of_that_name_is_not_the_file(self, tmp_path: Path) -> None:
+    def test_folder_named_like_the_file_is_ignored(self, tmp_path: Path) -> None:
         (tmp_path / "devopsellence.yml").mkdir()
         (tmp_path / ".git").mkdir()
         assert find(tmp_path) is None

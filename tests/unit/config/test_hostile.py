@@ -1,4 +1,4 @@
-"""Whatever a file holds, it is read or refused: nothing but ConfigError comes out; what is accepted holds together."""
+"""Malicious and arbitrary files: accepted or rejected with ConfigError, never another error."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TREES = st.recursive(
 
 
 def outcome(text: str) -> Config | None:
-    """Parse and use everything that comes out; None where ConfigError did, which is the only other outcome."""
+    """Parse, resolve and export; None for a ConfigError, the only allowed error."""
     try:
         config = parse(text, PATH)
         for environment in (config.default_environment, *config.environments[:1]):
@@ -112,7 +112,7 @@ def test_arbitrary_services_and_overlays(services: dict[str, Any]) -> None:
 
 @quick
 @given(st.text(max_size=30))
-def test_any_text_that_is_accepted_as_a_variable_comes_out_as_it_went_in(value: str) -> None:
+def test_accepted_variable_values_are_unchanged(value: str) -> None:
     config = outcome(HEAD + WEB + f"    env: {json.dumps({'A': value})}")
     if config is not None:
         assert config.resolve("production").services[0].env["A"] == value

@@ -1,4 +1,4 @@
-"""Environments: what merges, what replaces, what is refused, and where it is said."""
+"""Overlays of environments: merging, replacing, rejected entries, positions of findings."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ ingress:
 
 
 def staging(read: Parse, overlay: str) -> dict[str, Any]:
-    """What staging resolves to."""
+    """Resolve staging as a document."""
     config = read(f"{BASE}environments:\n  staging: {overlay}\n")
     assert config.environments == ("staging",)
     return to_document(config.resolve("staging"))
 
 
-def test_an_environment_that_is_not_named_runs_the_file_as_it_stands(read: Parse) -> None:
+def test_unnamed_environment_uses_the_file_unchanged(read: Parse) -> None:
     config = read(f"{BASE}environments:\n  staging: {{services: {{web: {{image: app:2}}}}}}\n")
     assert to_document(config.resolve("production")) == to_document(read(BASE).resolve("production"))
     assert to_document(config.resolve("other"))["services"] == to_document(read(BASE).resolve("other"))["services"]
@@ -53,7 +53,7 @@ def test_an_environment_that_is_not_named_runs_the_file_as_it_stands(read: Parse
 @pytest.mark.parametrize(
     "overlay", ["", "{}", "{services: , tasks: , ingress: }", "{services: {web: {env: , image: app:1}}}"]
 )
-def test_an_overlay_that_says_nothing_changes_nothing(read: Parse, overlay: str) -> None:
+def test_empty_overlay_changes_nothing(read: Parse, overlay: str) -> None:
     assert staging(read, overlay) == to_document(read(BASE).resolve("staging"))
 
 
@@ -78,14 +78,14 @@ def test_an_overlay_that_says_nothing_changes_nothing(read: Parse, overlay: str)
         ),
     ],
 )
-def test_a_service_is_overlaid(read: Parse, why: str, overlay: str, path: str, expected: object) -> None:
+def test_service_is_overlaid(read: Parse, why: str, overlay: str, path: str, expected: object) -> None:
     value: Any = staging(read, f"{{services: {{web: {overlay}}}}}")["services"]["web"]
     for step in path.split("."):
         value = value.get(step)
     assert value == expected, why
 
 
-def test_a_readiness_of_another_way_takes_the_place_of_the_first_but_keeps_the_timing(read: Parse) -> None:
+def test_other_probe_kind_replaces_probe_but_keeps_timing(read: Parse) -> None:
     readiness = staging(read, "{services: {redis: {readiness: {tcp: 6379}}}}")["services"]["redis"]["readiness"]
     assert readiness == {"tcp": 6379, "interval": "1s", "timeout": "2s", "retries": 3, "start_period": "1s"}
 
@@ -155,11 +155,11 @@ def test_ingress_hosts_and_rules_replace_and_the_rest_stays(read: Parse) -> None
         ),
     ],
 )
-def test_an_overlay_is_judged_by_what_it_resolves_to(problems: Problems, overlay: str, expected: list[str]) -> None:
+def test_overlay_is_validated_as_merged_document(problems: Problems, overlay: str, expected: list[str]) -> None:
     assert problems(f"{BASE}environments:\n  staging: {overlay}\n") == expected
 
 
-def test_the_place_is_in_the_overlay_as_deep_as_it_goes(places: Problems) -> None:
+def test_findings_have_positions_in_the_overlay(places: Problems) -> None:
     text = """\
         schema_version: 1
         organization: acme
@@ -195,7 +195,7 @@ def test_base_problem_is_reported_once(problems: Problems) -> None:
     ]
 
 
-def test_the_same_mistake_in_the_overlay_itself_is_said_again(problems: Problems) -> None:
+def test_repeated_mistake_in_overlay_is_reported_again(problems: Problems) -> None:
     text = HEAD + "services: {a: {image: }}\nenvironments: {x: {services: {a: {env: {X: true}, args: [~]}}}}"
     text = text.replace("{image: }", "{env: {X: true}, args: [~]}")
     assert [message.split(" ")[0:2] for message in problems(text)] == [
@@ -222,7 +222,7 @@ environments:
 """
 
 
-def test_hosts_and_rules_may_be_left_to_the_overlays(read: Parse) -> None:
+def test_base_may_omit_hosts_and_rules(read: Parse) -> None:
     config = read(ONLY_OVERLAYS_HAVE_HOSTS)
     assert to_document(config.resolve("production"))["ingress"]["tls"]["email"] == "ops@example.com"
     with pytest.raises(ConfigError) as caught:
@@ -233,12 +233,12 @@ def test_hosts_and_rules_may_be_left_to_the_overlays(read: Parse) -> None:
     ]
 
 
-def test_but_not_where_the_default_environment_has_none(problems: Problems) -> None:
+def test_default_environment_without_overlay_needs_hosts_and_rules(problems: Problems) -> None:
     text = ONLY_OVERLAYS_HAVE_HOSTS.replace("project:", "default_environment: staging\nproject:")
     assert problems(text) == ["ingress.hosts is required", "ingress.rules is required"]
 
 
-def test_an_overlay_that_forgets_them_as_well_is_told(problems: Problems) -> None:
+def test_overlay_without_hosts_and_rules_is_reported(problems: Problems) -> None:
     assert problems(ONLY_OVERLAYS_HAVE_HOSTS + "  staging: {ingress: {redirect_http: false}}\n") == [
         "environments.staging: ingress.hosts is required",
         "environments.staging: ingress.rules is required",
@@ -246,12 +246,12 @@ def test_an_overlay_that_forgets_them_as_well_is_told(problems: Problems) -> Non
 
 
 @pytest.mark.parametrize("name", ["a b", "", "a/b", "-x"])
-def test_an_environment_has_a_name(read: Parse, name: str) -> None:
+def test_environment_has_a_name(read: Parse, name: str) -> None:
     with pytest.raises(InvalidName):
         read(BASE).resolve(name)
 
 
-def test_an_overlay_may_say_how_many_replicas(read: Parse) -> None:
+def test_overlay_may_say_how_many_replicas(read: Parse) -> None:
     text = (
         HEAD + "services: {job: , queue: {replicas: 2}}\nenvironments: {staging: {services: {queue: {replicas: 1}}}}\n"
     )

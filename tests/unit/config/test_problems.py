@@ -7,7 +7,7 @@ from devopsellence.config.problems import dotted, in_order, quoted
 from tests.unit.config.conftest import HEAD, WEB, Problems
 
 
-def test_a_value_is_at_the_value_and_an_unknown_key_at_the_key(places: Problems) -> None:
+def test_value_is_at_the_value_and_an_unknown_key_at_the_key(places: Problems) -> None:
     text = """\
         schema_version: 1
         organization:   a b
@@ -57,13 +57,13 @@ def test_missing_key_is_reported_at_its_parent(places: Problems) -> None:
     ]
 
 
-def test_a_value_without_anything_is_at_its_key(places: Problems) -> None:
+def test_empty_value_is_reported_at_its_key(places: Problems) -> None:
     assert places(HEAD + WEB + "build:\n  context:\n\n\n") == [
         "9:3: build.context has no value: set a value or remove the key"
     ]
 
 
-def test_a_map_or_list_as_a_whole_is_at_its_key(places: Problems) -> None:
+def test_map_or_list_is_reported_at_its_key(places: Problems) -> None:
     text = (
         HEAD
         + "services:\n  a:\n    depends_on:\n      - b\n  b:\n    depends_on: [a]\n"
@@ -83,7 +83,7 @@ def test_aliased_value_is_reported_at_its_definition(places: Problems) -> None:
     ]
 
 
-def test_a_key_that_stands_there_twice_is_at_the_second_and_hides_nothing(places: Problems) -> None:
+def test_duplicate_key_is_reported_at_the_second(places: Problems) -> None:
     assert places(HEAD + "services:\n  a: {}\n  a: {}\n  b: {x: y}\nproject: other\n") == [
         "6:3: services.a is a duplicate key, first on line 5; remove one",
         "7:7: services.b.x is not a known key; known keys: image, command, args, env, secret_refs, ports, healthcheck, "
@@ -92,13 +92,13 @@ def test_a_key_that_stands_there_twice_is_at_the_second_and_hides_nothing(places
     ]
 
 
-def test_a_finding_reads_as_editors_and_compilers_have_it() -> None:
+def test_findings_have_compiler_format() -> None:
     finding = ConfigFinding("services.web", "services.web is wrong", "devopsellence.yml", 12, 5)
     assert str(finding) == "devopsellence.yml:12:5: services.web is wrong"
     assert str(ConfigError([finding, finding])) == f"{finding}\n{finding}"
 
 
-def test_more_than_a_hundred_findings_are_counted_only() -> None:
+def test_findings_beyond_a_hundred_are_counted() -> None:
     findings = [ConfigFinding("a", f"m{n}", "f", n, 1) for n in range(150, 0, -1)]
     ordered = in_order(findings)
     assert [finding.line for finding in ordered[:100]] == list(range(1, 101))
@@ -106,7 +106,7 @@ def test_more_than_a_hundred_findings_are_counted_only() -> None:
     assert len(ordered) == 101
 
 
-def test_paths_and_words_are_fit_for_a_terminal() -> None:
+def test_paths_and_words_are_escaped_for_terminals() -> None:
     assert dotted(("services", "web.v2", "ports", 0, "port")) == 'services."web.v2".ports[0].port'
     assert quoted('a"b\x1b[2J\u202e') == '"a\\"b\\x1b[2J\\u202e"'
     assert quoted("x" * 100) == '"' + "x" * 60 + '…"'

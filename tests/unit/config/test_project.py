@@ -1,4 +1,4 @@
-"""Who a file belongs to, without the rest."""
+"""Project names of a file, without validation of the rest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_project_names_are_read_without_validating_the_rest(tmp_path: Path) -> N
     assert of(tmp_path, text) == ProjectIdentity("acme", "ShopApp", "staging")
 
 
-def test_the_default_environment_is_production(tmp_path: Path) -> None:
+def test_default_environment_is_production(tmp_path: Path) -> None:
     assert of(tmp_path, "organization: acme\nproject: shop\n").default_environment == "production"
 
 

@@ -1,4 +1,4 @@
-"""What a file becomes: messages with every default filled in, and back to a document."""
+"""Resolving to messages with all defaults, and export back to a document."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def resolved(read: Parse, text: str) -> Resolved:
     return read(text).resolve("production")
 
 
-def test_a_web_service_with_nothing_but_the_least_gets_the_designs_defaults(read: Parse) -> None:
+def test_minimal_web_service_gets_defaults(read: Parse) -> None:
     (web,) = resolved(read, HEAD + WEB).services
     assert web == pb.Service(
         name="web",
@@ -41,7 +41,7 @@ def test_a_web_service_with_nothing_but_the_least_gets_the_designs_defaults(read
     )
 
 
-def test_a_supporting_service_keeps_its_image_and_its_images_entrypoint(read: Parse) -> None:
+def test_supporting_service_keeps_its_image_and_its_images_entrypoint(read: Parse) -> None:
     args, volumes = '[redis-server, --appendonly, "yes"]', "[{source: redis_data, target: /data/}]"
     text = HEAD + f"services: {{redis: {{image: redis:7-alpine, args: {args}, volumes: {volumes}}}}}"
     (redis,) = resolved(read, text).services
@@ -125,13 +125,13 @@ def test_absent_sections_resolve_to_nothing(read: Parse) -> None:
     )
 
 
-def test_the_same_list_of_dependencies_in_another_order_is_the_same_message(read: Parse) -> None:
+def test_dependency_order_does_not_change_the_message(read: Parse) -> None:
     one = resolved(read, HEAD + "services: {a: {depends_on: [c, b]}, b: , c: }")
     other = resolved(read, HEAD + "services: {a: {depends_on: {b: , c: }}, b: , c: }")
     assert one == other
 
 
-def test_a_service_that_others_wait_for_to_complete_says_so_itself(read: Parse) -> None:
+def test_awaited_service_is_marked_as_completing(read: Parse) -> None:
     text = "services: {job: , db: , a: {depends_on: {job: {condition: service_completed_successfully}, db: }}}"
     found = resolved(read, HEAD + text)
     assert {service.name: service.completes for service in found.services} == {"a": False, "db": False, "job": True}
@@ -140,11 +140,11 @@ def test_a_service_that_others_wait_for_to_complete_says_so_itself(read: Parse) 
 @pytest.mark.parametrize(
     ("context", "expected"), [(".", "/app"), ("./web", "/app/web"), ("../lib", "/lib"), ("/srv/x", "/srv/x")]
 )
-def test_the_build_context_is_relative_to_the_file(read: Parse, context: str, expected: str) -> None:
+def test_build_context_is_relative_to_the_file(read: Parse, context: str, expected: str) -> None:
     assert read(HEAD + WEB + f"build: {{context: {context}}}").build.context == Path(expected)
 
 
-def test_the_whole_files_fields_are_on_the_config(read: Parse) -> None:
+def test_top_level_fields_are_on_the_config(read: Parse) -> None:
     registry = "registry: {repository: r.example.com/shop, username: u, password_secret: P}\n"
     config = read(HEAD + WEB + registry + "environments: {staging: , eu: {}}")
     assert (config.organization, config.project, config.default_environment) == ("acme", "shop", "production")
@@ -155,7 +155,7 @@ def test_the_whole_files_fields_are_on_the_config(read: Parse) -> None:
 
 
 @pytest.mark.parametrize("environment", ["production", "staging"])
-def test_a_resolved_document_loads_to_the_same_again(environment: str) -> None:
+def test_exported_document_loads_to_the_same_result(environment: str) -> None:
     first = load(EXAMPLE).resolve(environment)
     document = to_document(first)
     config = parse(to_yaml(document), EXAMPLE)
@@ -168,7 +168,7 @@ def test_a_resolved_document_loads_to_the_same_again(environment: str) -> None:
 @pytest.mark.parametrize(
     "text", ["yes", "n", "1_000", "12:30", "2024-01-31", "-", "", "1.50", "true", "~", " a ", "a: b", "#", "é\n"]
 )
-def test_yaml_is_written_so_that_no_reader_takes_text_for_something_else(read: Parse, text: str) -> None:
+def test_rendered_yaml_is_unambiguous(read: Parse, text: str) -> None:
     document = to_document(resolved(read, HEAD + WEB))
     document["services"]["web"]["env"] = {"A": text}
     written = to_yaml(document)
@@ -180,5 +180,5 @@ def test_yaml_is_written_so_that_no_reader_takes_text_for_something_else(read: P
 @pytest.mark.parametrize(
     ("time", "written"), [(0, "0s"), (0.5, "500ms"), (5, "5s"), (90, "1m30s"), (600, "10m"), (3723.004, "1h2m3s4ms")]
 )
-def test_durations_are_written_as_they_are_read(time: float, written: str) -> None:
+def test_duration_formats_are_parsed_back(time: float, written: str) -> None:
     assert format_duration(timedelta(seconds=time)) == written

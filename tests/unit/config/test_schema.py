@@ -1,4 +1,4 @@
-"""Each field: what it takes, what it refuses and how it says so."""
+"""Fields of the schema: accepted values, rejected values, messages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def said(problems: Problems, template: str, value: str) -> str:
 
 
 @pytest.mark.parametrize("value", ["acme", "ShopApp", "a.b-c_d", "42", "2024.10", '"7"', "x" * 63])
-def test_a_name_may_be(problems: Problems, value: str) -> None:
+def test_name_may_be(problems: Problems, value: str) -> None:
     fits(problems, ROOT, value)
 
 
@@ -48,7 +48,7 @@ def test_a_name_may_be(problems: Problems, value: str) -> None:
         ('"\\e[31m"', '"\\x1b[31m" is not a name'),
     ],
 )
-def test_a_name_may_not_be(problems: Problems, value: str, fact: str) -> None:
+def test_name_may_not_be(problems: Problems, value: str, fact: str) -> None:
     assert fact in said(problems, ROOT, value)
 
 
@@ -62,7 +62,7 @@ def test_a_name_may_not_be(problems: Problems, value: str, fact: str) -> None:
         ("schema_version: 1.0", "schema_version must be 1, the only schema version, not the number 1.0"),
     ],
 )
-def test_the_schema_version_is_1(problems: Problems, written: str, fact: str) -> None:
+def test_schema_version_is_1(problems: Problems, written: str, fact: str) -> None:
     assert problems((HEAD + WEB).replace("schema_version: 1", written)) == [fact]
 
 
@@ -111,7 +111,7 @@ SERVICE_FITS = [
 
 
 @pytest.mark.parametrize("written", SERVICE_FITS)
-def test_a_service_may_have(problems: Problems, written: str) -> None:
+def test_service_may_have(problems: Problems, written: str) -> None:
     fits(problems, SERVICE, written)
 
 
@@ -233,14 +233,14 @@ def test_a_service_may_have(problems: Problems, written: str) -> None:
         ("privileged: true", "privileged is not a known key; known keys: image, command, args, env,"),
     ],
 )
-def test_a_service_may_not_have(problems: Problems, written: str, fact: str) -> None:
+def test_service_may_not_have(problems: Problems, written: str, fact: str) -> None:
     message = said(problems, SERVICE, written)
     assert message.startswith("services.job."), message
     assert fact in message
 
 
 @pytest.mark.parametrize("written", ["", "path: /healthz?full=1", "port: 8080", "interval: 100ms", "start_period: 0s"])
-def test_a_health_check_may_have(problems: Problems, written: str) -> None:
+def test_health_check_may_have(problems: Problems, written: str) -> None:
     fits(problems, HEALTH, written)
 
 
@@ -260,7 +260,7 @@ def test_a_health_check_may_have(problems: Problems, written: str) -> None:
         ("prot: 1", 'healthcheck.prot is not a known key; did you mean "port"?'),
     ],
 )
-def test_a_health_check_may_not_have(problems: Problems, written: str, fact: str) -> None:
+def test_health_check_may_not_have(problems: Problems, written: str, fact: str) -> None:
     assert fact in said(problems, HEALTH, written)
 
 
@@ -282,7 +282,7 @@ def test_a_health_check_may_not_have(problems: Problems, written: str, fact: str
         "registry:",
     ],
 )
-def test_a_file_may_have(problems: Problems, written: str) -> None:
+def test_file_may_have(problems: Problems, written: str) -> None:
     fits(problems, TOP, written)
 
 
@@ -336,7 +336,7 @@ def test_a_file_may_have(problems: Problems, written: str) -> None:
         ("x-anything: 3", "x-anything is not a known key; known keys: schema_version, organization"),
     ],
 )
-def test_a_file_may_not_have(problems: Problems, written: str, fact: str) -> None:
+def test_file_may_not_have(problems: Problems, written: str, fact: str) -> None:
     assert fact in said(problems, TOP, written)
 
 
@@ -351,7 +351,7 @@ def test_a_file_may_not_have(problems: Problems, written: str, fact: str) -> Non
         "tls: {}",
     ],
 )
-def test_an_ingress_may_have(problems: Problems, written: str) -> None:
+def test_ingress_may_have(problems: Problems, written: str) -> None:
     fits(problems, INGRESS, written)
 
 
@@ -372,12 +372,12 @@ def test_an_ingress_may_have(problems: Problems, written: str) -> None:
         ("tls: auto", "ingress.tls must be a map, not text"),
     ],
 )
-def test_an_ingress_may_not_have(problems: Problems, written: str, fact: str) -> None:
+def test_ingress_may_not_have(problems: Problems, written: str, fact: str) -> None:
     assert fact in said(problems, INGRESS, written)
 
 
 @pytest.mark.parametrize("host", ["a.example.com", "A.Example.COM", "localhost", "10.0.0.1", "203.0.113.10.sslip.io"])
-def test_a_host_may_be(problems: Problems, host: str) -> None:
+def test_host_may_be(problems: Problems, host: str) -> None:
     text = INGRESS.replace("HERE", "redirect_http: false").replace("a.example.com", host)
     assert problems(text) == []
 
@@ -401,7 +401,7 @@ def test_a_host_may_be(problems: Problems, host: str) -> None:
         (".".join(["a" * 60] * 5), "is not a host name such as app.example.com"),
     ],
 )
-def test_a_host_may_not_be(problems: Problems, host: str, fact: str) -> None:
+def test_host_may_not_be(problems: Problems, host: str, fact: str) -> None:
     text = INGRESS.replace("HERE", "redirect_http: false").replace("host: a.example.com", f"host: {host}")
     messages = problems(text.replace("hosts: [a.example.com]", f"hosts: [{host}]"))
     assert [message.split(" ")[0] for message in messages] == ["ingress.hosts[0]", "ingress.rules[0].match.host"]
@@ -409,11 +409,11 @@ def test_a_host_may_not_be(problems: Problems, host: str, fact: str) -> None:
 
 
 @pytest.mark.parametrize("count", [200, 500])
-def test_an_ingress_may_have_many_hosts(problems: Problems, count: int) -> None:
+def test_ingress_may_have_many_hosts(problems: Problems, count: int) -> None:
     assert problems(_with_hosts(count)) == []
 
 
-def test_an_ingress_may_have_500_hosts_and_no_more(problems: Problems) -> None:
+def test_ingress_may_have_500_hosts_and_no_more(problems: Problems) -> None:
     assert problems(_with_hosts(501)) == ["ingress.hosts has 501 entries; at most 500 are accepted"]
 
 
@@ -429,7 +429,7 @@ PREFIX = INGRESS.replace("HERE", "redirect_http: false").replace(
 
 
 @pytest.mark.parametrize("prefix", ["/", "/api", "/api/", "/api/v1.2", "/a%20b", "/.well-known", "/a..b", "/~ann"])
-def test_a_path_prefix_may_be(problems: Problems, prefix: str) -> None:
+def test_path_prefix_may_be(problems: Problems, prefix: str) -> None:
     assert problems(PREFIX.replace("PREFIX", prefix)) == []
 
 
@@ -450,24 +450,24 @@ def test_a_path_prefix_may_be(problems: Problems, prefix: str) -> None:
         ("'/a\\b'", "contains %2F, %5C or \\: routes cannot"),
     ],
 )
-def test_a_path_prefix_may_not_be(problems: Problems, prefix: str, fact: str) -> None:
+def test_path_prefix_may_not_be(problems: Problems, prefix: str, fact: str) -> None:
     (message,) = problems(PREFIX.replace("PREFIX", prefix))
     assert message.startswith("ingress.rules[0].match.path_prefix ")
     assert fact in message
 
 
 @pytest.mark.parametrize("written", ["0s", "30s", "1h"])
-def test_a_drain_timeout_may_be(problems: Problems, written: str) -> None:
+def test_drain_timeout_may_be(problems: Problems, written: str) -> None:
     assert problems(INGRESS.replace("HERE", f"drain_timeout: {written}")) == []
 
 
 @pytest.mark.parametrize("text", ["a", "- a", "~", "3", "true"])
-def test_a_file_that_is_no_map_says_so(problems: Problems, text: str) -> None:
+def test_file_that_is_not_a_map_is_rejected(problems: Problems, text: str) -> None:
     (message,) = problems(text)
     assert message.startswith("the file must be a map of keys such as schema_version, not ")
 
 
-def test_an_empty_map_lacks_everything_that_is_required(problems: Problems) -> None:
+def test_empty_map_lacks_required_keys(problems: Problems) -> None:
     assert problems("{}") == [
         "schema_version is required",
         "organization is required",
@@ -481,7 +481,7 @@ def test_at_least_one_service_is_needed(problems: Problems, services: str) -> No
     assert problems(HEAD + services) == ["services needs at least one service"]
 
 
-def test_a_file_may_have_200_services_and_no_more(problems: Problems) -> None:
+def test_file_may_have_200_services_and_no_more(problems: Problems) -> None:
     assert problems(HEAD + "services: " + json.dumps({f"s{n}": None for n in range(200)})) == []
     assert problems(HEAD + "services: " + json.dumps({f"s{n}": None for n in range(201)})) == [
         "services has 201 entries; at most 200 are accepted"

@@ -1,4 +1,4 @@
-"""Sealing for several recipients, opening by each of them, and by nobody else."""
+"""Encryption for several recipients, decryption only by recipients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OLD = "age1mendh2wxy5ggtjh097gkess6qlsvpc70aucj9j5z87h0shml59vqjfpejn"
 NEW = "age1s0u5zaz6fslazmacdwsckff5t3aqmxa7s0d8ehp7e9xch7vhd5aspd35ft"
 
 
-def test_each_recipient_opens_it_and_nobody_else_does() -> None:
+def test_only_recipients_can_decrypt() -> None:
     node, operator, stranger = AgeIdentity.generate(), AgeIdentity.generate(), AgeIdentity.generate()
     sealed = encrypt(b"s3cret\x00\n", [node.recipient, operator.recipient, node.recipient])
     assert "s3cret" not in sealed
@@ -21,7 +21,7 @@ def test_each_recipient_opens_it_and_nobody_else_does() -> None:
         stranger.decrypt(sealed)
 
 
-def test_an_identity_survives_its_file_and_shows_itself_nowhere_else() -> None:
+def test_identity_round_trip_without_leaks() -> None:
     identity = AgeIdentity.generate()
     assert AgeIdentity(identity.text()).recipient == identity.recipient
     assert "SECRET" not in repr(identity)
@@ -41,7 +41,7 @@ def test_encryption_without_recipients_is_refused(recipients: list[str]) -> None
         encrypt(b"value", recipients)
 
 
-def test_a_file_is_no_secret() -> None:
+def test_oversized_secret_is_rejected() -> None:
     with pytest.raises(EncryptionError, match="64 KiB"):
         encrypt(b"x" * (MAX_BYTES + 1), [AgeIdentity.generate().recipient])
 
@@ -68,5 +68,5 @@ def test_node_recipient_is_trusted_only_for_its_uid(recorded: str, uid: str, sai
     assert node_recipient(node, Heartbeat(node="n1", uid=uid, age_recipient=said)) == key, because
 
 
-def test_a_node_without_a_heartbeat_keeps_its_key() -> None:
+def test_node_without_a_heartbeat_keeps_its_key() -> None:
     assert node_recipient(Node(name="n1", age_recipient=OLD), None) == OLD

@@ -7,13 +7,13 @@ import pytest
 from devopsellence.agent_identity import api_address, is_node, is_operator, server_name
 
 
-def test_every_machine_has_a_server_name_of_its_own_that_is_a_dns_name() -> None:
+def test_server_names_are_unique_dns_names() -> None:
     names = {server_name(uid) for uid in ("6c8f", "6C8F", "6c_8f", "a" * 63)}
     assert len(names) == 4
     assert all(len(label) <= 63 for name in names for label in name.split("."))
 
 
-def test_no_certificate_does_for_a_machine_without_a_uid() -> None:
+def test_machine_without_uid_has_no_server_name() -> None:
     with pytest.raises(ValueError, match="has no server name"):
         server_name("")
 
@@ -30,7 +30,7 @@ def test_no_certificate_does_for_a_machine_without_a_uid() -> None:
         ("", False),
     ],
 )
-def test_only_operators_are_operators(common_name: str, operator: bool) -> None:
+def test_operator_common_names(common_name: str, operator: bool) -> None:
     assert is_operator(common_name) is operator
 
 
@@ -38,7 +38,7 @@ def test_only_operators_are_operators(common_name: str, operator: bool) -> None:
     ("common_name", "node"),
     [("node:8f3a", True), ("node:", False), ("node", False), ("operator:node:1", False), ("root", False), ("", False)],
 )
-def test_only_nodes_are_nodes(common_name: str, node: bool) -> None:
+def test_node_common_names(common_name: str, node: bool) -> None:
     assert is_node(common_name) is node
 
 
@@ -53,5 +53,5 @@ def test_only_nodes_are_nodes(common_name: str, node: bool) -> None:
         ("", "7443", ""),
     ],
 )
-def test_a_registered_address_stands_before_what_an_agent_says(registered: str, said: str, address: str) -> None:
+def test_registered_address_overrides_reported_host(registered: str, said: str, address: str) -> None:
     assert api_address(registered, said) == address

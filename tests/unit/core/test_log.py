@@ -22,7 +22,7 @@ def _afterwards_as_before() -> Iterator[None]:
     root.handlers, root.level = handlers, level
 
 
-def test_a_line_is_one_json_object_with_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+def test_line_is_one_json_object_with_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     configure("agent")
     structlog.get_logger().info("action", kind="start")
     line = json.loads(capsys.readouterr().err)

@@ -19,6 +19,6 @@ def test_invalid_name_is_refused_with_the_rule(name: str) -> None:
         check_name("node", name)
 
 
-def test_the_store_uses_the_same_rule() -> None:
+def test_store_uses_the_same_rule() -> None:
     assert keys.check_name is check_name
     assert keys.InvalidName is InvalidName

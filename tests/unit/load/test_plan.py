@@ -9,7 +9,7 @@ from tests.support.load.plan import Plan
 PLAN = Plan("10.0.0.1", 80, "shop.test", kept=3, new=2, rate=100.0, slow=1, sockets=2)
 
 
-def test_it_arrives_as_it_was_sent() -> None:
+def test_plan_survives_serialization() -> None:
     assert Plan.of_json(PLAN.to_json()) == PLAN
 
 
@@ -22,5 +22,5 @@ def test_shares_are_the_whole_together(processes: int) -> None:
     assert sum(part.rate for part in parts) == pytest.approx(PLAN.rate)
 
 
-def test_as_fast_as_they_can_stays_so() -> None:
+def test_unlimited_rate_survives_serialization() -> None:
     assert {part.rate for part in Plan("10.0.0.1", 80, "x", rate=0.0).split(2)} == {0.0}

@@ -1,4 +1,4 @@
-"""What results say of what was seen."""
+"""Results of load: percentiles, merging, outages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.support.load.plan import KEPT, NEW, SLOW
-from tests.support.load.result import Failure, Result, Sample, together
+from tests.support.load.result import Failure, Result, Sample, merge_results
 
 SAMPLES = [Sample(float(number), number / 1000, NEW if number % 2 else KEPT) for number in range(1001)]
 
@@ -29,7 +29,7 @@ def test_percentiles_can_be_of_a_time_and_of_a_kind() -> None:
 def test_several_processes_are_one_result() -> None:
     first = Result(Counter(a=2), Counter(kept=2), [Failure(5.0, 0.1, "new-0", 503, "503")], 1, 3, 0.2, SAMPLES[10:])
     second = Result(Counter(a=1, b=1), Counter(new=2), [Failure(4.0, 0.1, "new-0", 0, "gone")], 2, 4, 0.1, SAMPLES[:10])
-    both = together([first, second])
+    both = merge_results([first, second])
     assert both.answered == Counter(a=3, b=1)
     assert both.finished == Counter(kept=2, new=2)
     assert [failure.at for failure in both.failures] == [4.0, 5.0]
@@ -37,7 +37,7 @@ def test_several_processes_are_one_result() -> None:
     assert both.samples == SAMPLES
 
 
-def test_outages_are_told_in_a_line() -> None:
+def test_outages_are_summarized_in_a_line() -> None:
     assert Result(finished=Counter(new=3)).outages() == "none failed"
     failures = [Failure(1.0, 0.5, "new-0", 503, "503 no healthy upstream"), Failure(2.0, 1.0, "new-0", 0, "refused")]
     told = Result(finished=Counter(new=3), failures=failures, failed=2).outages()

@@ -1,4 +1,4 @@
-"""What each filter refuses, what it lets stay, and how it says so."""
+"""Placement filters: rejected nodes, kept copies, reasons."""
 
 from __future__ import annotations
 
@@ -70,5 +70,5 @@ def test_filters_refuse_new_and_keep_existing_copies(
         ),
     ],
 )
-def test_why_nowhere(where: Node, filters: tuple[UnreachableFilter, ...], expected: str) -> None:
+def test_unplaceable_service_is_explained(where: Node, filters: tuple[UnreachableFilter, ...], expected: str) -> None:
     assert str(why_nowhere(JOBS, [where], filters)) == expected

@@ -1,4 +1,4 @@
-"""How many nodes may move at once, as a table."""
+"""Limit of nodes updated at the same time, as a table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,5 @@ from devopsellence.placement.max_parallel import limit_of
         ("²", 8, 1),
     ],
 )
-def test_the_limit_is_a_count_or_a_share_rounded_down_and_at_least_one(
-    max_parallel: str, nodes: int, limit: int
-) -> None:
+def test_limit_is_a_count_or_a_share_rounded_down_and_at_least_one(max_parallel: str, nodes: int, limit: int) -> None:
     assert limit_of(max_parallel, nodes) == limit

@@ -27,29 +27,27 @@ def node(*labels: str, name: str = "n1") -> Node:
         (ODD, ["web", "worker", ""], False),
     ],
 )
-def test_a_node_runs_the_services_whose_kind_is_among_its_labels(
-    service: Service, labels: list[str], runs: bool
-) -> None:
+def test_node_runs_the_services_whose_kind_is_among_its_labels(service: Service, labels: list[str], runs: bool) -> None:
     assert may_run(service, node(*labels)) is runs
     assert (why_not(service, node(*labels)) == "") is runs
 
 
-def test_why_not_names_the_label_and_those_there_are() -> None:
+def test_missing_label_names_existing_labels() -> None:
     assert why_not(REDIS, node("web")) == 'not labelled "worker" (labels: web)'
     assert why_not(WEB, node()) == 'not labelled "web" (labels: none)'
 
 
-def test_unplaced_are_those_that_no_node_runs_in_order() -> None:
+def test_unplaced_services_are_listed_in_order() -> None:
     assert unplaced_services([WEB, REDIS, ODD], [node("web"), node("web", name="n2")]) == [REDIS, ODD]
     assert unplaced_services([WEB, REDIS], [node("web"), node("worker", name="n2")]) == []
     assert unplaced_services([WEB], []) == [WEB]
 
 
-def test_a_kind_that_is_not_known_needs_no_label_that_anyone_has() -> None:
+def test_unknown_kind_runs_nowhere() -> None:
     assert label_needed(ODD) == ""
 
 
-def test_a_cordoned_node_takes_nothing() -> None:
+def test_cordoned_node_takes_nothing() -> None:
     cordoned = Node(name="n1", labels=["web"], cordoned=True)
     assert services_for_node(cordoned, [WEB]) == []
     assert why_not(WEB, cordoned) == "cordoned"
@@ -81,5 +79,5 @@ def test_a_cordoned_node_takes_nothing() -> None:
     ],
     ids=["label", "one node", "nothing attached", "cordoned", "no kind", "placed"],
 )
-def test_the_filter_that_leaves_no_node_says_why(service: Service, nodes: list[Node], expected: str) -> None:
+def test_last_rejecting_filter_explains(service: Service, nodes: list[Node], expected: str) -> None:
     assert str(why_nowhere(service, nodes) or "") == expected

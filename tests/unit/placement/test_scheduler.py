@@ -1,4 +1,4 @@
-"""Where replicas go; and that nothing moves but what a change is about."""
+"""Placement of replicas; changes move no unrelated replica."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ GONE = UnreachableFilter({"n1": "unreachable"}, frozenset({"n1"}))
         ),
     ],
 )
-def test_where_replicas_run(services: list[Service], given: list[Node], held: HeldCopies, expected: list[str]) -> None:
+def test_replica_placement(services: list[Service], given: list[Node], held: HeldCopies, expected: list[str]) -> None:
     assert list(compute_placement(services, given, held).replica_placements["jobs"].nodes) == expected
 
 
-def test_from_a_node_that_is_gone_they_move_but_not_their_volumes() -> None:
+def test_replicas_leave_lost_nodes_except_with_volumes() -> None:
     filters = (*FILTERS, GONE)
     held = {"jobs": {"n1": 0}}
     assert compute_placement([jobs(1)], nodes("n1", "n2"), held, filters).replica_placements["jobs"].nodes == ("n2",)
@@ -124,13 +124,12 @@ def test_services_by_node() -> None:
             jobs(3),
             nodes("n1", "n2"),
             {},
-            'service "jobs" needs 3 replicas, but 2 attached nodes may run it; '
-            "run devopsellence node attach <node>",
+            'service "jobs" needs 3 replicas, but 2 attached nodes may run it; run devopsellence node attach <node>',
             id="none refused",
         ),
     ],
 )
-def test_the_shortage_names_who_was_refused(
+def test_missing_replicas_name_rejected_nodes(
     service: Service, given: list[Node], held: HeldCopies, expected: str
 ) -> None:
     found = compute_placement([service], given, held).replica_placements["jobs"]
@@ -179,7 +178,7 @@ def places(found: Placement) -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_as_many_as_there_are_nodes_and_evenly(seed: int) -> None:
+def test_replicas_are_spread_evenly(seed: int) -> None:
     cluster = Cluster(seed)
     found = compute_placement(cluster.services, cluster.nodes, {})
     matching = cluster.matching()
@@ -204,7 +203,7 @@ def test_placement_is_stable_in_any_order(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_new_node_or_service_moves_nothing(seed: int) -> None:
+def test_new_node_or_service_moves_no_replica(seed: int) -> None:
     cluster = Cluster(seed)
     # All have their nodes, so that none waits for one.
     cluster.services = [
@@ -251,7 +250,7 @@ def test_only_the_copies_of_a_lost_node_move(seed: int, way: str) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_scaling_starts_or_stops_only_what_it_says(seed: int) -> None:
+def test_scaling_moves_no_other_replica(seed: int) -> None:
     cluster = Cluster(seed)
     before = compute_placement(cluster.services, cluster.nodes, {})
     chosen = cluster.random.choice([service for service in cluster.services if service.replicas])

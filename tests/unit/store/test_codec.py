@@ -14,7 +14,7 @@ from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import MalformedRecord
 
 
-def test_a_value_reads_like_a_document() -> None:
+def test_encoded_value_is_readable_json() -> None:
     node = stored_pb2.Node(name="n1", labels=["web", "worker"], cordoned=True)
     value = encode(node)
     assert json.loads(value) == {"name": "n1", "labels": ["web", "worker"], "cordoned": True}

@@ -1,4 +1,4 @@
-"""Each way in which a request to etcd fails, and the error that it becomes. The texts are those of etcd 3.4 to 3.6."""
+"""Mapping of failed requests to errors, with the texts of etcd 3.4 to 3.6."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ UNANSWERED = [
 
 @pytest.mark.parametrize("write", [False, True])
 @pytest.mark.parametrize(("code", "detail", "kind"), ALIKE)
-def test_the_same_for_reads_and_writes(code: str, detail: str, kind: type[StoreError], *, write: bool) -> None:
+def test_refusals_map_alike_for_reads_and_writes(
+    code: str, detail: str, kind: type[StoreError], *, write: bool
+) -> None:
     error = classify(code, detail, what="write /a", write=write)
     assert type(error) is kind
     if kind is not Compacted:
@@ -69,7 +71,7 @@ def test_the_same_for_reads_and_writes(code: str, detail: str, kind: type[StoreE
 
 
 @pytest.mark.parametrize(("code", "detail"), UNANSWERED)
-def test_no_answer_is_ambiguous_for_a_write_alone(code: str, detail: str) -> None:
+def test_missing_answer_is_ambiguous_only_for_writes(code: str, detail: str) -> None:
     assert type(classify(code, detail, what="write /a", write=True)) is Ambiguous
     assert type(classify(code, detail, what="read /a", write=False)) is Unavailable
 

@@ -1,4 +1,4 @@
-"""What the informer makes of lists and watches that repeat, run ahead, go backwards, break or lie."""
+"""Informer with lists and watches that repeat, run ahead, go backwards, break or lie."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_own_writes_are_not_parsed_again() -> None:
     assert not followed.informer._expected
 
 
-async def test_a_deletion_is_not_undone_by_a_late_repetition() -> None:
+async def test_deletion_is_not_undone_by_a_late_repetition() -> None:
     fake = FakeEtcd(
         [listing(4)], [[batch(4), batch(6, put("k", 5), deleted("k", 6), put("k", 5)), batch(6, put("k", 5))]]
     )
@@ -128,7 +128,7 @@ async def test_a_deletion_is_not_undone_by_a_late_repetition() -> None:
     assert followed.cache == {}
 
 
-async def test_the_header_runs_ahead_while_events_are_still_to_come() -> None:
+async def test_header_revision_may_be_ahead_of_events() -> None:
     fake = FakeEtcd([listing(10)], [[batch(100), batch(100, put("a", 11), put("b", 12))], [batch(100)]])
     followed = Followed(fake)
     await followed.step()
@@ -144,7 +144,7 @@ async def test_progress_moves_the_resume_point() -> None:
     assert fake.started_at == [11, 51]
 
 
-async def test_a_lost_watch_is_resumed_without_a_list() -> None:
+async def test_lost_watch_is_resumed_without_a_list() -> None:
     fake = FakeEtcd([listing(10, kv("a", 10))], [[batch(10)], [batch(11), batch(11, put("b", 11))]])
     followed = Followed(fake)
     await followed.step()
@@ -172,7 +172,7 @@ async def test_compaction_lists_again_and_reports_the_differences() -> None:
     assert followed.informer.epoch == 0
 
 
-async def test_a_list_that_fails_empties_nothing() -> None:
+async def test_failed_list_keeps_the_cache() -> None:
     fake = FakeEtcd([Unavailable("no"), listing(10, kv("a", 5)), Unavailable("gone")], [[batch(10)], [Compacted(15)]])
     followed = Followed(fake)
     await followed.step()
@@ -183,7 +183,7 @@ async def test_a_list_that_fails_empties_nothing() -> None:
     assert followed.informer.problem == "/p/nodes/ cannot be watched: gone"
 
 
-async def test_a_member_that_lags_behind_is_no_other_history() -> None:
+async def test_lagging_member_is_not_another_history() -> None:
     fake = FakeEtcd([listing(10)], [[batch(8), batch(11, put("a", 11))]], heads=[listing(10)])
     followed = Followed(fake)
     await followed.step()
@@ -219,7 +219,7 @@ async def test_another_history_replaces_the_cache(told: WatchBatch, head: KeyLis
     assert fake.started_at[-1] == head.revision + 1
 
 
-async def test_a_bug_ends_nothing() -> None:
+async def test_unexpected_error_does_not_end_the_informer() -> None:
     fake = FakeEtcd([listing(10)], [[batch(10)]])
     followed = Followed(fake)
     await followed.step()

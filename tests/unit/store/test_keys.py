@@ -1,4 +1,4 @@
-"""Every key is built and parsed in one place, and nothing that is not a name gets into one."""
+"""Building and parsing of keys; invalid names are rejected."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_invalid_names_are_kept_out_of_keys(name: str) -> None:
         "",
     ],
 )
-def test_a_key_of_another_kind_is_refused(key: str) -> None:
+def test_key_of_another_kind_is_refused(key: str) -> None:
     for parse in (KEYS.parse_node, KEYS.parse_environment, KEYS.parse_release, KEYS.parse_assignment, KEYS.parse_event):
         with pytest.raises(ValueError):
             parse(key)
@@ -88,13 +88,13 @@ def test_releases_sort_by_number() -> None:
 
 
 @pytest.mark.parametrize("number", [0, -1, 10**10])
-def test_a_number_that_does_not_fit_is_refused(number: int) -> None:
+def test_number_that_does_not_fit_is_refused(number: int) -> None:
     with pytest.raises(ValueError, match="is not a release number"):
         KEYS.release(ENV, number)
 
 
 @pytest.mark.parametrize("prefix", ["", "a/", "/a", "a"])
-def test_a_prefix_begins_and_ends_with_a_slash(prefix: str) -> None:
+def test_prefix_begins_and_ends_with_a_slash(prefix: str) -> None:
     with pytest.raises(ValueError, match="must begin and end"):
         Keys(prefix)
 

@@ -9,7 +9,7 @@ import pytest
 from devopsellence.store.retry import repeat
 
 
-async def test_a_step_that_ends_or_was_steady_runs_again_and_errors_are_told() -> None:
+async def test_finished_or_steady_step_runs_again_at_once() -> None:
     errors: list[Exception] = []
     steps = 0
 
@@ -26,7 +26,7 @@ async def test_a_step_that_ends_or_was_steady_runs_again_and_errors_are_told() -
     assert [str(error) for error in errors] == ["1", "3"]
 
 
-async def test_an_early_failure_waits_a_little() -> None:
+async def test_early_failure_waits_a_little() -> None:
     errors: list[Exception] = []
 
     async def step() -> None:

@@ -1,4 +1,4 @@
-"""Keys, compares and batches on their way to etcd."""
+"""Conversion of keys, compares and batches to etcd messages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from devopsellence.store.etcd import MAX_OPERATIONS, Compare, Delete
 from devopsellence.store.rpc import compare_message, key_range, key_value
 
 
-def test_a_prefix_ends_where_its_slash_does() -> None:
+def test_prefix_ends_where_its_slash_does() -> None:
     assert key_range("/p/nodes/") == (b"/p/nodes/", b"/p/nodes0")
     assert key_range("/p/nodes/n1") == (b"/p/nodes/n1", None)
 
 
-def test_a_key_that_is_no_text_can_be_shown() -> None:
+def test_non_text_key_can_be_shown() -> None:
     raw = SimpleNamespace(key=b"/p/\xff", value=b"", create_revision=1, mod_revision=2, version=3, lease=0)
     assert key_value(raw).key == "/p/\\xff"
 

@@ -1,4 +1,4 @@
-"""Settings from variables and back, and what cannot be right."""
+"""Settings from environment variables and back; invalid settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_missing_endpoints_mean_no_cluster() -> None:
     assert Settings.from_environ({"DEVOPSELLENCE_ETCD_ENDPOINTS": " , "}) is None
 
 
-def test_the_least_that_is_needed() -> None:
+def test_minimal_settings() -> None:
     settings = Settings.from_environ({"DEVOPSELLENCE_ETCD_ENDPOINTS": "127.0.0.1:2379"})
     assert settings == Settings(("127.0.0.1:2379",), server_name=ETCD_SERVER_NAME, prefix="/devopsellence/v1/")
 
@@ -37,7 +37,7 @@ def test_endpoints(text: str, endpoints: tuple[str, ...], target: str) -> None:
     assert settings.target == target
 
 
-def test_a_child_gets_what_its_parent_has() -> None:
+def test_settings_round_trip_through_environment() -> None:
     full = Settings(
         endpoints=("10.0.0.1:2379", "10.0.0.2:2379"),
         ca_cert=Path("/pki/ca.pem"),
@@ -66,6 +66,6 @@ def test_a_child_gets_what_its_parent_has() -> None:
         ({"DEVOPSELLENCE_PREFIX": "devopsellence"}, "DEVOPSELLENCE_PREFIX.*begin and end with '/'"),
     ],
 )
-def test_nonsense_is_named(variables: dict[str, str], reason: str) -> None:
+def test_invalid_settings_name_the_variable(variables: dict[str, str], reason: str) -> None:
     with pytest.raises(SettingsError, match=reason):
         Settings.from_environ({"DEVOPSELLENCE_ETCD_ENDPOINTS": "127.0.0.1:2379", **variables})
