@@ -108,8 +108,8 @@ def test_finished_streams_are_merged_in_exact_order(streams: list[list[int]], ra
     assert merge.due() is None
 
 
-class FakeTail:
-    """Brings lines at the given times, then raises ``error``, if any, or ends."""
+class FakeLogStream:
+    """Stream of lines at the given times, then ``error``, if any."""
 
     def __init__(self, node: str, *batches: list[int], error: Exception | None = None, ends: bool = True) -> None:
         self._node = node
@@ -126,8 +126,8 @@ class FakeTail:
             await asyncio.Event().wait()
 
 
-async def run(*tails: FakeTail) -> tuple[list[int], list[str]]:
-    """The times of what was written, in its order, and the codes of the streams that failed."""
+async def run(*tails: FakeLogStream) -> tuple[list[int], list[str]]:
+    """Return the times of the written lines, in order, and the codes of failed streams."""
     written: list[int] = []
     failed: list[str] = []
 
@@ -142,19 +142,19 @@ async def run(*tails: FakeTail) -> tuple[list[int], list[str]]:
 
 
 async def test_merged_lines_are_in_order() -> None:
-    written, failed = await run(FakeTail("a", [1, 4], [5]), FakeTail("b", [2], [3, 6]))
+    written, failed = await run(FakeLogStream("a", [1, 4], [5]), FakeLogStream("b", [2], [3, 6]))
     assert (written, failed) == ([1, 2, 3, 4, 5, 6], [])
 
 
 async def test_more_lines_than_the_buffer_are_all_written() -> None:
     many = [list(range(first, first + 1000)) for first in range(0, 20_000, 1000)]
-    written, _ = await run(FakeTail("a", *many), FakeTail("b", [20_001]))
+    written, _ = await run(FakeLogStream("a", *many), FakeLogStream("b", [20_001]))
     assert written == [*range(20_000), 20_001]
 
 
 async def test_failed_stream_is_reported_and_the_rest_continue() -> None:
-    broken = FakeTail("a", [1], error=CliError("docker_unavailable", "no"))
-    assert await run(broken, FakeTail("b", [2], [3])) == ([1, 2, 3], ["docker_unavailable"])
+    broken = FakeLogStream("a", [1], error=CliError("docker_unavailable", "no"))
+    assert await run(broken, FakeLogStream("b", [2], [3])) == ([1, 2, 3], ["docker_unavailable"])
 
 
 async def test_no_sources_end_the_merge() -> None:
@@ -163,4 +163,4 @@ async def test_no_sources_end_the_merge() -> None:
 
 async def test_unexpected_error_ends_all_streams() -> None:
     with pytest.raises(ZeroDivisionError):
-        await run(FakeTail("a", error=ZeroDivisionError()), FakeTail("b", [1], ends=False))
+        await run(FakeLogStream("a", error=ZeroDivisionError()), FakeLogStream("b", [1], ends=False))

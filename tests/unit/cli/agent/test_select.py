@@ -24,7 +24,7 @@ def survey(
     cordoned: Sequence[str] = (),
     release: Release | None = None,
 ) -> EnvironmentAgents:
-    """``running``: node to services; ``away``: nodes whose agents cannot be asked."""
+    """Return an environment; ``running`` has services by node, ``away`` the unreachable nodes."""
     return EnvironmentAgents(
         REF,
         {

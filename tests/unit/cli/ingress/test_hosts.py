@@ -16,7 +16,7 @@ OURS, THEIRS = (EnvironmentRef("acme", "shop", name) for name in ("production", 
 
 
 def ingress(*rules: str, mode: Ingress.TlsMode.ValueType = Ingress.AUTO, **fields: object) -> Ingress:
-    """``host/prefix service`` each."""
+    """Return an ingress with rules given as ``host/prefix service``."""
     parsed = []
     for rule in rules:
         where, _, service = rule.partition(" ")

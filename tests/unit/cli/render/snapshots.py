@@ -72,7 +72,7 @@ def rollout(phase: Rollout.Phase.ValueType, settled: int = 2, **more: Any) -> Ro
 
 
 def snapshot(**more: Any) -> Snapshot:
-    """One node, two services, all settled at release 2."""
+    """Return a snapshot of a node with two services, settled at release 2."""
     fields: dict[str, Any] = {
         "ref": REF,
         "environment": Environment(organization="acme", nodes=["n1"], latest_release=2),

@@ -12,7 +12,7 @@ _CODES = re.compile(r"\x1b\[(\??\d*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n]+)")
 
 
 class Terminal:
-    """Enough of a terminal to see what a painter draws; fails when it meets a code that it does not know."""
+    """Minimal terminal emulator; fails at an unknown control code."""
 
     def __init__(self, height: int = 10, *before: str) -> None:
         self.height = height
@@ -32,7 +32,7 @@ class Terminal:
             self._do(match)
 
     def seen(self) -> list[str]:
-        """The lines down to the cursor, and those below it that are not empty."""
+        """Return the lines down to the cursor, and non-empty lines below."""
         shown = [line.rstrip() for line in self.lines]
         while len(shown) > self.row + 1 and not shown[-1]:
             shown.pop()
