@@ -30,8 +30,8 @@ def measure(groups: Sequence[str], runs: int, known: Mapping[str, Group] = GROUP
     """Measure the figures of ``groups``."""
     figures = []
     for name in groups:
-        made = known[name](runs)
-        figures += asyncio.run(made) if isinstance(made, Coroutine) else made
+        result = known[name](runs)
+        figures += asyncio.run(result) if isinstance(result, Coroutine) else result
     return figures
 
 

@@ -31,7 +31,7 @@ class Rolling:
 
 def measure(deploys: int = 3) -> list[Rolling]:
     """Deploy ``deploys`` times on a new test bed. AssertionError if the final audit of the bed fails."""
-    found = []
+    rollings = []
     with tempfile.TemporaryDirectory(prefix="devopsellence-bench-") as folder:
         began = time.monotonic()
         with Bed(Path(folder) / "bed") as bed:
@@ -45,19 +45,19 @@ def measure(deploys: int = 3) -> list[Rolling]:
                     app.deploy(f"{number + 1}")
                     seconds = time.monotonic() - began
                 gap = max(result.longest_gap for result in load.results.values())
-                found.append(Rolling(len(bed.hosts), up_seconds, seconds, load.requests, len(load.failed), gap))
+                rollings.append(Rolling(len(bed.hosts), up_seconds, seconds, load.requests, len(load.failed), gap))
                 nothing_amiss(bed)
-    return found
+    return rollings
 
 
 def all_figures(runs: int) -> list[Figure]:
     """Measure ``runs`` deploys over three hosts under load."""
     rolls = measure(runs)
     return [
-        Figure("three hosts: rolling deploy under load", "s", [one.deploy_seconds for one in rolls]),
+        Figure("three hosts: rolling deploy under load", "s", [roll.deploy_seconds for roll in rolls]),
         Figure(
-            "three hosts: requests that failed meanwhile", "requests", [float(one.failed) for one in rolls], limit=0.0
+            "three hosts: requests that failed meanwhile", "requests", [float(roll.failed) for roll in rolls], limit=0.0
         ),
-        Figure("three hosts: requests answered meanwhile", "requests", [float(one.requests) for one in rolls]),
-        Figure("three hosts: longest time without an answer", "s", [one.longest_gap for one in rolls]),
+        Figure("three hosts: requests answered meanwhile", "requests", [float(roll.requests) for roll in rolls]),
+        Figure("three hosts: longest time without an answer", "s", [roll.longest_gap for roll in rolls]),
     ]

@@ -54,9 +54,9 @@ class Setting:
 
     @staticmethod
     def ingress() -> Ingress:
-        made = Ingress(hosts=[HOST], tls_mode=Ingress.OFF)
-        made.rules.add(host=HOST, path_prefix="/", service="web", port="http")
-        return made
+        config = Ingress(hosts=[HOST], tls_mode=Ingress.OFF)
+        config.rules.add(host=HOST, path_prefix="/", service="web", port="http")
+        return config
 
     async def next_version(self) -> str:
         """Release the next version and return once settled."""
@@ -139,7 +139,7 @@ async def cutovers(setting: Setting) -> list[Figure]:
                 if number % 5 == 0:
                     await hand.add(asyncio.to_thread(setting.by_hand, f"{number}"))
     seen = load.result
-    changing, resting, by_hand = ([each.p99(seen) for each in one] for one in zip(*windows, strict=True))
+    changing, resting, by_hand = ([window.p99(seen) for window in kind] for kind in zip(*windows, strict=True))
     return [
         Figure(f"{CUTOVERS} new versions under load: failed requests", "requests", [float(seen.failed)], limit=0.0),
         Figure(f"{CUTOVERS} new versions under load: requests", "requests", [float(seen.requests)]),
@@ -189,12 +189,12 @@ async def throughput(setting: Setting, runs: int) -> list[Figure]:
             direct: list[float] = []
             through: list[float] = []
             for _ in range(runs):
-                for host, port, found in ((address, PORT, direct), ("127.0.0.1", setting.port, through)):
+                for host, port, rates in ((address, PORT, direct), ("127.0.0.1", setting.port, through)):
                     # Thousands of new connections: if the clients closed first, local ports would be exhausted at once.
                     plan = Plan(
                         host, port, HOST, path, kept=kept, new=new, server_closes=True, rate=0.0, seconds=FAST_SECONDS
                     )
-                    found.append(await asyncio.to_thread(requests_a_second, plan))
+                    rates.append(await asyncio.to_thread(requests_a_second, plan))
             name = f"{app}, {connections} connections: requests a second, directly"
             figures.append(Figure(name, "1/s", direct, "through Envoy", through, limit=2.0))
     return figures

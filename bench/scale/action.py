@@ -70,8 +70,8 @@ async def _sample(where: Setting, running: Sequence[HollowProcess], first: int) 
     took = []
     for number, at in started.items():
         created: dict[str, float] = {}
-        for each in running:
-            created |= await each.ask(f"created {number}")
+        for process in running:
+            created |= await process.ask(f"created {number}")
         took += [(moment - at) * 1000 for moment in created.values()]
     if len(took) != SAMPLES:
         raise RuntimeError(f"{SAMPLES - len(took)} assignments led to nothing")
@@ -91,11 +91,11 @@ async def figures(runs: int) -> list[Figure]:
     beside = f"{WRITES_A_SECOND} writes a second elsewhere"
     watcher = "a plain watcher of the same"
     return [
-        Figure(f"assignment written to first call, p99, {beside}", "ms", [_p99(one) for one in ours], limit=25.0),
+        Figure(f"assignment written to first call, p99, {beside}", "ms", [_p99(run) for run in ours], limit=25.0),
         *(
             Figure(
-                f"assignment written to first call, {name}", "ms", [of(one) for one in ours],
-                watcher, [of(one) for one in theirs],
+                f"assignment written to first call, {name}", "ms", [of(run) for run in ours],
+                watcher, [of(run) for run in theirs],
             )
             for name, of in (("p50", statistics.median), ("p99, as a ratio", _p99))
         ),

@@ -101,10 +101,10 @@ async def figures(runs: int, *, sizes: tuple[int, ...] = SIZES) -> list[Figure]:
     measured = {size: await _at(size, runs) for size in sizes}
     print(f"status changes: {time.monotonic() - started:.0f} s")
     base, base_burst = measured[sizes[0]]
-    made = []
+    results = []
     for size, (single, burst) in measured.items():
         against = f"{sizes[0]} nodes" if size != sizes[0] else ""
-        made += [
+        results += [
             Figure(
                 f"controller: processor for one status change, {size} nodes", "ms", single,
                 against, base if against else (), limit=1.5 if against else None,
@@ -114,4 +114,4 @@ async def figures(runs: int, *, sizes: tuple[int, ...] = SIZES) -> list[Figure]:
                 against, base_burst if against else (), limit=1.5 if against else None,
             ),
         ]  # fmt: skip
-    return made
+    return results

@@ -23,13 +23,13 @@ async def _deploy(where: Setting, running: Sequence[HollowProcess], number: int)
     await publish(where, release(number, services=1))
     await settled(where, number)
     seconds = time.monotonic() - started
-    followed = [await each.ask(f"followed {number}") for each in running]
+    followed = [await process.ask(f"followed {number}") for process in running]
     created: dict[str, float] = {}
-    for each in running:
-        created |= await each.ask(f"created {number}")
-    if min(len(created), sum(each["count"] for each in followed)) < len(where.nodes):
+    for process in running:
+        created |= await process.ask(f"created {number}")
+    if min(len(created), sum(answer["count"] for answer in followed)) < len(where.nodes):
         raise RuntimeError(f"{len(where.nodes) - len(created)} agents have not acted on release {number}")
-    return max(each["last"] for each in followed) - started, max(created.values()) - started, seconds
+    return max(answer["last"] for answer in followed) - started, max(created.values()) - started, seconds
 
 
 async def _at_rest(where: Setting) -> list[Figure]:

@@ -137,13 +137,13 @@ async def fleets(where: Setting) -> AsyncIterator[Sequence[HollowProcess]]:
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, limit=2**24,
                 )  # fmt: skip
                 running.append(HollowProcess(process))
-            for each in running:
-                await each.hear()
+            for fleet_process in running:
+                await fleet_process.hear()
             await _until_all_beat(where)
             yield running
         finally:
-            for each in running:
-                await each.end()
+            for fleet_process in running:
+                await fleet_process.end()
 
 
 def _memory() -> Path | None:
@@ -171,12 +171,12 @@ async def put_all(etcd: Etcd, puts: Sequence[Put]) -> None:
 
 def release(number: int, *, services: int = 2) -> stored_pb2.Release:
     """Return a release that replaces every container on all nodes at once."""
-    made = stored_pb2.Release(
+    release_message = stored_pb2.Release(
         organization=REF.organization, project=REF.project, environment=REF.environment, number=number,
         created_by="bench",
     )  # fmt: skip
     for place in range(services):
-        service = made.services.add(
+        service = release_message.services.add(
             name=f"s{place}",
             kind=workload_pb2.Service.WEB,
             image=workload_pb2.Image(reference="bench", pinned=f"sha256:{number:064x}"),
@@ -185,22 +185,25 @@ def release(number: int, *, services: int = 2) -> stored_pb2.Release:
             stop_grace_period=Duration(seconds=10),
         )
         service.healthcheck.path, service.healthcheck.port = "/up", 3000
-    made.rollout.max_parallel = "100%"
-    made.rollout.on_failure = workload_pb2.RolloutPolicy.HALT
-    made.rollout.progress_deadline.seconds = 600
-    return made
+    release_message.rollout.max_parallel = "100%"
+    release_message.rollout.on_failure = workload_pb2.RolloutPolicy.HALT
+    release_message.rollout.progress_deadline.seconds = 600
+    return release_message
 
 
-async def publish(where: Setting, made: stored_pb2.Release) -> None:
-    """Write ``made`` as the newest release with all nodes attached, in one transaction."""
+async def publish(where: Setting, release_message: stored_pb2.Release) -> None:
+    """Write ``release_message`` as the newest release with all nodes attached, in one transaction."""
     environment = stored_pb2.Environment(
         organization=REF.organization, project=REF.project, environment=REF.environment,
-        nodes=where.nodes, latest_release=made.number,
+        nodes=where.nodes, latest_release=release_message.number,
     )  # fmt: skip
     keys = where.etcd.keys
     await where.etcd.txn(
         [],
-        [Put(keys.release(REF, made.number), encode(made)), Put(keys.environment(REF), encode(environment))],
+        [
+            Put(keys.release(REF, release_message.number), encode(release_message)),
+            Put(keys.environment(REF), encode(environment)),
+        ],
     )
 
 
