@@ -47,7 +47,7 @@ def to_document(resolved: Resolved) -> dict[str, Any]:
 
 
 def service_document(service: pb.Service) -> dict[str, Any]:
-    """A service as it stands under ``services.<name>``; without what is empty."""
+    """Export a service as under ``services.<name>``, without empty fields."""
     fields = {
         "image": service.image.reference if not service.image.app else "",
         "command": list(service.command),
@@ -68,7 +68,7 @@ def service_document(service: pb.Service) -> dict[str, Any]:
 
 
 def task_document(task: pb.Task) -> dict[str, Any]:
-    """A task as it stands under ``tasks.<name>``; without what is empty."""
+    """Export a task as under ``tasks.<name>``, without empty fields."""
     fields = {
         "service": task.service,
         "command": list(task.command),
@@ -79,7 +79,7 @@ def task_document(task: pb.Task) -> dict[str, Any]:
 
 
 def ingress_document(ingress: pb.Ingress) -> dict[str, Any]:
-    """An ingress as it stands under ``ingress``."""
+    """Export an ingress as under ``ingress``."""
     tls = {
         "mode": _word(TLS_MODES, ingress.tls_mode),
         "email": ingress.tls_email,
@@ -99,7 +99,7 @@ def ingress_document(ingress: pb.Ingress) -> dict[str, Any]:
 
 
 def rollout_document(rollout: pb.RolloutPolicy) -> dict[str, Any]:
-    """A rollout policy as it stands under ``deploy``."""
+    """Export a rollout policy as under ``deploy``."""
     return {
         "max_parallel": int(rollout.max_parallel) if rollout.max_parallel.isdecimal() else rollout.max_parallel,
         "on_failure": _word(ON_FAILURE, rollout.on_failure),

@@ -73,7 +73,7 @@ class StatusWriter:
         self._node = node
         self._folder = folder
         self._disk = disk
-        self._journal = EventWriter(etcd)
+        self._event_writer = EventWriter(etcd)
         self._reports: dict[EnvironmentRef, _Report] = {}
         self._dirty: set[EnvironmentRef] = set()
         self._wake = asyncio.Event()
@@ -193,10 +193,10 @@ class StatusWriter:
         for event in new_events:
             event.at.FromDatetime(now)
         try:
-            for batch in batches(await self._journal.puts(ref, new_events, now, time.monotonic())):
+            for batch in batches(await self._event_writer.puts(ref, new_events, now, time.monotonic())):
                 await self._etcd.txn([], batch)
         except StoreError as error:
-            self._journal.forget_lease()
+            self._event_writer.forget_lease()
             _log.warning("events not stored", env=str(ref), error=str(error))
 
     def _holds(self, ref: EnvironmentRef, report: _Report, value: bytes) -> bool:
