@@ -71,11 +71,7 @@ class _NodeParts:
         if self.assignment is not None and self.assignment.HasField("ingress"):
             wanted = self._wanted(self.assignment)
             named = {*hosts_of(self.assignment.ingress), PEERS}
-            actions += [
-                self._write(part, part_message)
-                for part, part_message in wanted.items()
-                if self._differs(part, part_message)
-            ]
+            actions += [self._write(part, content) for part, content in wanted.items() if self._differs(part, content)]
             emptied = sorted(
                 part for part in stored_parts if part in named and part not in wanted and self._is_known(part)
             )
@@ -93,13 +89,9 @@ class _NodeParts:
         wanted: dict[str, pb.NodeIngress] = {}
         for host in hosts_of(assignment.ingress):
             record = self.certificates.get(host)
-            part_message = self._empty(assignment, host)
-            if (
-                record is not None
-                and record.message is not None
-                and _fill(part_message, record.message, assignment.ingress)
-            ):
-                wanted[host] = part_message
+            content = self._empty(assignment, host)
+            if record is not None and record.message is not None and _fill(content, record.message, assignment.ingress):
+                wanted[host] = content
         if near := self.routers.near(self.view.name):
             wanted[PEERS] = self._empty(assignment, PEERS)
             wanted[PEERS].peers.extend(near)
@@ -115,8 +107,8 @@ class _NodeParts:
             part=part,
         )
 
-    def _differs(self, part: str, part_message: pb.NodeIngress) -> bool:
-        return part not in self.view.parts or self.view.parts[part].message != part_message
+    def _differs(self, part: str, content: pb.NodeIngress) -> bool:
+        return part not in self.view.parts or self.view.parts[part].message != content
 
     def _is_known(self, part: str) -> bool:
         """Return whether the certificate of the part can be read."""
@@ -137,10 +129,10 @@ class _NodeParts:
         )
         return knows or self.view.heartbeat is None
 
-    def _write(self, part: str, part_message: pb.NodeIngress) -> WriteAction:
+    def _write(self, part: str, content: pb.NodeIngress) -> WriteAction:
         record = self.view.parts.get(part)
-        change = KeyChange(self._key(part), revision_of(record), part_message)
-        reason = _why(message_of(record), part_message)
+        change = KeyChange(self._key(part), revision_of(record), content)
+        reason = _why(message_of(record), content)
         return WriteAction(
             WriteKind.WRITE_PART, reason, (change,), self.view.name, self._certificate_precondition(part)
         )
@@ -165,35 +157,33 @@ class _NodeParts:
         return (Precondition(self.keys.certificate(self.ref, part), revision_of(record)),)
 
 
-def _fill(part_message: pb.NodeIngress, certificate: pb.Certificate, ingress: workload_pb2.Ingress) -> bool:
-    """Fill ``part_message`` with the needs of its node from ``certificate``; return whether there are any."""
+def _fill(content: pb.NodeIngress, certificate: pb.Certificate, ingress: workload_pb2.Ingress) -> bool:
+    """Fill ``content`` with the needs of its node from ``certificate``; return whether there are any."""
     served = ingress.tls_mode != workload_pb2.Ingress.OFF and certificate.chain_pem and certificate.key_age
     if served:
-        part_message.certificate.serial = certificate.serial
-        part_message.certificate.chain_pem = certificate.chain_pem
-        part_message.certificate.key_age = certificate.key_age
+        content.certificate.serial = certificate.serial
+        content.certificate.chain_pem = certificate.chain_pem
+        content.certificate.key_age = certificate.key_age
     issuance = certificate.issuance
-    part_message.challenges.extend(sorted(issuance.challenges, key=lambda challenge: challenge.token))
-    if issuance.HasField("key_request") and issuance.key_node == part_message.node:
-        part_message.key_request.CopyFrom(issuance.key_request)
-    return bool(served or part_message.challenges or part_message.HasField("key_request"))
+    content.challenges.extend(sorted(issuance.challenges, key=lambda challenge: challenge.token))
+    if issuance.HasField("key_request") and issuance.key_node == content.node:
+        content.key_request.CopyFrom(issuance.key_request)
+    return bool(served or content.challenges or content.HasField("key_request"))
 
 
-def _why(before: pb.NodeIngress | None, part_message: pb.NodeIngress) -> str:
-    """Return what has changed from ``before`` (None: absent or unreadable) to ``part_message``, in a sentence."""
-    if part_message.part == PEERS:
-        return f"peer routers: {', '.join(peer.node for peer in part_message.peers)}"
+def _why(before: pb.NodeIngress | None, content: pb.NodeIngress) -> str:
+    """Return what has changed from ``before`` (None: absent or unreadable) to ``content``, in a sentence."""
+    if content.part == PEERS:
+        return f"peer routers: {', '.join(peer.node for peer in content.peers)}"
     before = before if before is not None else pb.NodeIngress()
     changed = []
-    if part_message.certificate != before.certificate:
-        serial = part_message.certificate.serial
+    if content.certificate != before.certificate:
+        serial = content.certificate.serial
+        changed.append(f"its certificate is {serial}" if content.HasField("certificate") else "it has no certificate")
+    if list(content.challenges) != list(before.challenges):
+        changed.append(f"challenges to serve: {len(content.challenges)}")
+    if content.key_request != before.key_request:
         changed.append(
-            f"its certificate is {serial}" if part_message.HasField("certificate") else "it has no certificate"
+            "a key is to be created" if content.HasField("key_request") else "no key is to be created any more"
         )
-    if list(part_message.challenges) != list(before.challenges):
-        changed.append(f"challenges to serve: {len(part_message.challenges)}")
-    if part_message.key_request != before.key_request:
-        changed.append(
-            "a key is to be created" if part_message.HasField("key_request") else "no key is to be created any more"
-        )
-    return f"{part_message.part}: {', '.join(changed) or 'for the new registration of the node'}"
+    return f"{content.part}: {', '.join(changed) or 'for the new registration of the node'}"
