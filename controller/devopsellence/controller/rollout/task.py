@@ -108,14 +108,15 @@ def _recovered(snapshot: EnvironmentSnapshot, release: pb.Release) -> pb.TaskSta
     node may have one, so a lost record may mean that the task has started.
     """
     task = _fresh(release)
+    assignments = [assignment for view in snapshot.nodes if (assignment := view.current_assignment) is not None]
+    if any(assignment.release == release.number and not is_partial(assignment) for assignment in assignments):
+        task.phase = _Phase.SUCCEEDED
+        return task
     for view in snapshot.nodes:
         status, assignment = _status_of(view), view.current_assignment
         if assignment is not None and assignment.release == release.number and not assignment.HasField("task"):
-            if is_partial(assignment):
-                task.node = view.name
-                return _failed(task, "it had not ended when the release failed")
-            task.phase = _Phase.SUCCEEDED
-            return task
+            task.node = view.name
+            return _failed(task, "it had not ended when the release failed")
         if status is not None and _is_about(status, task):
             task = _as_reported(task, status, view.name)
             if task.phase not in _ENDED and not _may_go_on(view, status, release.number):

@@ -8,6 +8,7 @@ import pytest
 
 from devopsellence.api.v1 import stored_pb2 as pb
 from devopsellence.controller.model.actions import Precondition
+from devopsellence.store.record import message_of
 from tests.unit.controller.builders import (
     KEYS,
     REF,
@@ -181,6 +182,24 @@ def test_lost_record_of_task_that_had_succeeded_does_not_begin_it_again() -> Non
     store.converge()
     assert task_phase(store) == "SUCCEEDED"
     assert pinned(store, "n1")["web"] == "app:2"
+
+
+def test_lost_record_of_succeeded_task_outweighs_outdated_report() -> None:
+    store = preparing_store()
+    store.report_task("n1", "RUNNING")
+    outdated = message_of(store.records[KEYS.status("n1", REF)])
+    assert outdated is not None
+    store.report_task("n1", "SUCCEEDED")
+    store.converge()
+    store.report("n1")
+    store.converge()
+    assert pinned(store, "n2")["web"] == "app:2"
+    store.put(KEYS.status("n1", REF), outdated)
+    store.delete(KEYS.assignment("n1", REF))
+    store.add_node("n1", "web", "worker", uid="another")
+    store.delete(KEYS.rollout(REF))
+    store.converge()
+    assert task_phase(store) == "SUCCEEDED"
 
 
 def test_lost_record_and_lost_assignment_are_read_back_from_report() -> None:
