@@ -6,4 +6,6 @@
 
 No imports of the controller or the agent. Decisions needed by another program belong in the core. ``main`` starts
 without importing gRPC, Docker, pydantic or rich: the module of a command is imported when the command runs.
+
+``context`` and ``options`` are covered by tests/integration/cli.
 """

@@ -6,4 +6,6 @@
 leads, ``__main__`` is the command.
 
 No code here talks to Docker or to an agent, and no state that the next leader would need is kept in memory.
+
+``controller`` is covered by tests/integration/controller.
 """

@@ -7,4 +7,6 @@ stands beside ``reconcile`` and serves operators and other nodes. Imports go dow
 
 Anything about other nodes, releases or rollouts belongs in the controller, and direct use of the etcd client in
 ``devopsellence.store``.
+
+The modules beside the packages are covered by tests/integration/nodeagent.
 """

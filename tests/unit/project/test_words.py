@@ -25,6 +25,7 @@ PRONOUN = re.compile(
 )
 TEST_OPENING = re.compile(r"test_(what|who|whom|whose|which|one|of|without|it|that|those|nobody|nothing)(_|$)")
 LARGEST_PACKAGE = 18
+LEAST_TESTED = 3 / 4
 MOST_PRONOUNS = 0.06
 WIDEST_LINE = 120
 
@@ -106,6 +107,21 @@ def test_classes_and_modules_avoid_retired_names() -> None:
     assert avoided, "docs/glossary.md has no section 'Retired names'"
     named = [*classes(), *((path.stem, path) for path in MODULES)]
     assert sorted(f"{relative(path)}: {name}" for name, path in named if words(name) & avoided) == []
+
+
+def unit_tests(package: Path) -> Path:
+    """The folder of the unit tests of a package."""
+    parts = package.relative_to(PROJECT).parts
+    return PROJECT.joinpath("tests/unit", *(parts[2:] if parts[0] == "core" else (parts[0], *parts[3:])))
+
+
+@pytest.mark.parametrize("package", sorted({path.parent for path in MODULES} - {PROJECT / PROGRAMS[0]}), ids=relative)
+def test_modules_have_a_test_of_their_name_or_the_package_says_where(package: Path) -> None:
+    modules = [path.stem for path in package.glob("*.py") if not path.stem.startswith("__")]
+    tested = [module for module in modules if (unit_tests(package) / f"test_{module}.py").exists()]
+    places = re.findall(r"\btests/[\w/]*\w(?:\.py)?", ast.get_docstring(TREES[package / "__init__.py"]) or "")
+    assert [place for place in places if not (PROJECT / place).exists()] == []
+    assert places or len(tested) >= LEAST_TESTED * len(modules), f"{package} has {tested} of {modules}"
 
 
 @pytest.mark.parametrize("folder", ["unit", "integration", "cluster", "schedules"])

@@ -8,7 +8,7 @@ commands.
 
 A plaintext value stays in memory and must not appear in a record, event, message or exception. etcd holds age files
 (``devopsellence.age``). Publishing releases belongs in ``deploy``. Reads and writes of etcd are covered by
-tests/integration/cli/test_secret*.py.
+tests/integration/cli.
 """
 
 from __future__ import annotations
