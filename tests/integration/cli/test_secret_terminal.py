@@ -39,7 +39,7 @@ def test_secret_deletion_asks_for_confirmation(ann: Operator) -> None:
     ann.set("DATABASE_URL", b"value")
     for answer, stays in ((b"n\r", True), (b"y\r", False)):
         terminal = Terminal(ann, "secret", "delete", "DATABASE_URL", "--service", "web")
-        terminal.read_until(b"Go on?")
+        terminal.read_until(b"[y/N]")
         terminal.type(answer)
         terminal.end()
         assert (ann.stored("DATABASE_URL") is not None) == stays

@@ -140,7 +140,7 @@ def test_init_asks_on_a_terminal(cli: Cli) -> None:
     terminal.type(b"\r")
     terminal.read_until(b"[8080]")
     terminal.type(b"\r")
-    terminal.read_until(b"Health path [/up]")
+    terminal.read_until(b"[/up]")
     terminal.type(b"healthz\r")
     assert terminal.end() == 0
     written = config.load(cli.folder / "devopsellence.yml")
