@@ -50,8 +50,11 @@ class Terminal:
     def read_until(self, wanted: bytes, seconds: float = 20.0, *, times: int = 1) -> None:
         give_up = time.monotonic() + seconds
         while self.seen.count(wanted) < times:
-            assert time.monotonic() < give_up, self.seen
-            if not self._read(0.2):
+            if time.monotonic() >= give_up or not self._read(0.2):
+                # A process left behind would fail the next test as well.
+                self._process.kill()
+                self._process.wait()
+                os.close(self._descriptor)
                 raise AssertionError(self.seen)
 
     def type(self, keys: bytes) -> None:
