@@ -43,10 +43,23 @@ def test_secret_reference_means_current_version_by_default(ann: Operator) -> Non
     assert pinned(ann, services, login) == []
     assert [ref.version for each in services for ref in each.secret_refs] == [2, 1]
     assert login.password_version == 1
-    # As a release that is repeated has them: what is still kept stays, what is not becomes the current one.
-    again = [service("web", DATABASE_URL=1), service("worker", TOKEN=7)]
+    # As a release that is repeated has them.
+    again = [service("web", DATABASE_URL=1), service("worker", TOKEN=1)]
     assert pinned(ann, again) == []
     assert [ref.version for each in again for ref in each.secret_refs] == [1, 1]
+
+
+def test_version_no_longer_stored_is_refused_instead_of_replaced(ann: Operator) -> None:
+    ann.set("TOKEN", VALUE, service="worker")
+    ann.set("REGISTRY_PASSWORD", VALUE, service=REGISTRY)
+    before, login = ann.dump(), registry()
+    login.password_version = 5
+    with pytest.raises(CliError, match="TOKEN of worker \\(version 7\\)") as caught:
+        pinned(ann, [service("worker", TOKEN=7)])
+    assert caught.value.code == "secret_version_gone"
+    with pytest.raises(CliError, match="REGISTRY_PASSWORD of the registry \\(version 5\\)"):
+        ann.etcd(lambda etcd: registry_password(etcd, REF, login))
+    assert ann.dump() == before
 
 
 def test_missing_secrets_are_named_together_with_commands(ann: Operator) -> None:

@@ -6,10 +6,11 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Environment, Heartbeat, Node, Release
+from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Environment, Heartbeat, Node, Release, Rollout
 from devopsellence.cli.agent.client import AgentEndpoint, endpoint_of
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.cli.store.reader import Reader
+from devopsellence.cli.store.snapshot import release_numbers
 from devopsellence.store.keys import EnvironmentRef
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EnvironmentAgents:
-    """Newest release and attached nodes of an environment; absent and unreadable records are left out.
+    """Release that runs and attached nodes of an environment; absent and unreadable records are left out.
 
     ``agents`` has all attached nodes, or the requested nodes, sorted by name.
     """
@@ -37,7 +38,9 @@ async def read_agents(etcd: Etcd, ref: EnvironmentRef, node_names: tuple[str, ..
         CliError: ``environment_unknown``; ``node_not_attached`` for a name in ``node_names``.
     """
     keys, reader = etcd.keys, Reader(etcd)
-    environment = await reader.get(keys.environment(ref), Environment)
+    environment, rollout = await asyncio.gather(
+        reader.get(keys.environment(ref), Environment), reader.get(keys.rollout(ref), Rollout)
+    )
     if environment is None:
         fix = NextAction("list nodes and environments", "devopsellence node list")
         raise CliError("environment_unknown", f"there is no environment {ref}", next_actions=[fix])
@@ -48,7 +51,7 @@ async def read_agents(etcd: Etcd, ref: EnvironmentRef, node_names: tuple[str, ..
             fix = NextAction("attach it", f"devopsellence node attach {name}")
             raise CliError("node_not_attached", message, next_actions=[fix])
     names = [name for name in attached if not node_names or name in node_names]
-    number = environment.latest_release
+    number = release_numbers(environment.latest_release, rollout).target
     release, nodes, beats, statuses = await asyncio.gather(
         reader.get_many({"": keys.release(ref, number)} if number else {}, Release),
         reader.get_many({name: keys.node(name) for name in names}, Node),

@@ -42,7 +42,7 @@ async def preview(etcd: Etcd, run: DeployRun) -> None:
     lines += [f"app image: {app}"] if app else []
     task = _task_plan(draft, target.nodes)
     lines += [f"release task: {task}"] if task else []
-    before = await releases.newest_release(etcd, run.ref)
+    before = await releases.target_release(etcd, run.ref)
     routes = before.ingress if before is not None and before.HasField("ingress") else None
     ingress = run.resolved.ingress
     serving = (

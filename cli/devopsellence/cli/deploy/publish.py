@@ -12,6 +12,7 @@ from devopsellence.cli.deploy import preflight, replicas
 from devopsellence.cli.output import CliError
 from devopsellence.cli.store import transaction
 from devopsellence.cli.store.reader import concurrently
+from devopsellence.cli.store.releases import read_numbers
 from devopsellence.cli.util.text import plural
 from devopsellence.store.codec import decode, encode
 from devopsellence.store.errors import MalformedRecord
@@ -79,27 +80,33 @@ async def _nodes(etcd: Etcd, names: Sequence[str]) -> tuple[tuple[Node, ...], tu
 
 
 class NewerReleaseExists(Exception):
-    """A newer release than the base of the draft exists; nothing was written."""
+    """A newer release than the base of the draft exists, or another release runs; nothing was written."""
 
 
 async def publish(
-    etcd: Etcd, ref: EnvironmentRef, draft: Release, *, default_node: str = "", onto: int | None = None
+    etcd: Etcd,
+    ref: EnvironmentRef,
+    draft: Release,
+    *,
+    default_node: str = "",
+    onto: int | None = None,
+    runs: int | None = None,
 ) -> tuple[Release, PublishTarget]:
     """Store ``draft`` under the next number and return the numbered release with its environment.
 
-    The environment is read and the nodes are checked before every attempt. ``onto`` is the release on which the draft
-    is based: write only if it is still the newest.
+    The environment is read and the nodes are checked before every attempt. ``onto`` is the newest release known to
+    the caller, ``runs`` the rollout target: write only if that is still so.
 
     Raises:
         CliError: ``no_node_for_service``; ``busy``: other deploys won every attempt.
-        NewerReleaseExists: ``onto`` is not the newest release.
+        NewerReleaseExists: ``onto`` is not the newest release, or ``runs`` not the rollout target.
         Ambiguous: etcd stopped answering; the release may have been written.
     """
     marker = event_id(datetime.now(UTC))
     try:
         async for attempt in transaction.retrying():
             with attempt:
-                return await _publish_once(etcd, ref, draft, default_node, marker, onto)
+                return await _publish_once(etcd, ref, draft, default_node, marker, onto, runs)
     except transaction.WriteConflict as error:
         message = f"{ref}: other deploys kept writing first, so nothing was written; deploy again"
         raise CliError("busy", message) from error
@@ -107,7 +114,13 @@ async def publish(
 
 
 async def _publish_once(
-    etcd: Etcd, ref: EnvironmentRef, draft: Release, default_node: str, marker: str, onto: int | None
+    etcd: Etcd,
+    ref: EnvironmentRef,
+    draft: Release,
+    default_node: str,
+    marker: str,
+    onto: int | None,
+    runs: int | None,
 ) -> tuple[Release, PublishTarget]:
     target = await read_target(etcd, ref, default_node=default_node)
     # The marker is written with the release, at most once: its presence proves that an unanswered attempt succeeded,
@@ -117,6 +130,8 @@ async def _publish_once(
     if written is not None:
         return numbered(draft, decode(Event, marker_key, written.value).release), target
     if onto is not None and target.environment.latest_release != onto:
+        raise NewerReleaseExists
+    if runs is not None and (await read_numbers(etcd, ref)).target != runs:
         raise NewerReleaseExists
     assigned = await replicas.assignments(etcd, ref, draft.services, target.nodes)
     if problem := preflight.placement_error(ref.environment, draft.services, target.nodes, assigned):

@@ -1,4 +1,4 @@
-"""``secret set``: store the value and, with ``--apply``, publish the newest release again with the new version."""
+"""``secret set``: store the value and, with ``--apply``, publish the release that runs again with the new version."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.secrets.vault import StoredVersion
 from devopsellence.cli.store import transaction
-from devopsellence.cli.store.releases import newest_release
+from devopsellence.cli.store.releases import read_numbers, read_release
 from devopsellence.cli.util.text import iso, plural
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
@@ -117,15 +117,25 @@ def _facts(ref: EnvironmentRef, secret: SecretId, stored: StoredVersion, readers
 
 
 async def base_release(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> Release:
-    """Return the newest release, to be published again.
+    """Return the release that runs, to be published again: after a rollback not the newest.
 
     Raises:
-        CliError: ``secret_unused``: no release yet, or the newest release does not use ``secret``.
+        CliError: ``secret_unused``: no release yet, or the release that runs does not use ``secret``;
+            ``release_unknown``: the record of the release that runs is missing.
     """
-    release = await newest_release(etcd, ref)
+    numbers = await read_numbers(etcd, ref)
+    release = await read_release(etcd, ref, numbers.target) if numbers.target else None
     if release is not None and releases.pinned(release, secret):
         return release
-    why = "there is no release yet" if release is None else f"release {release.number} does not use it"
+    if release is None and numbers.target:
+        message = f"{ref}: cannot apply secret {secret}: release {numbers.target}, which runs, is not stored"
+        list_ = NextAction("list the releases", "devopsellence release list")
+        raise CliError("release_unknown", f"{message}; nothing was written", next_actions=[list_])
+    why = "there is no release yet"
+    if release is not None:
+        why = f"release {release.number} does not use it"
+        if numbers.newest != numbers.target:
+            why += f", and it runs because release {numbers.newest} was rolled back"
     message = f"{ref}: cannot apply secret {secret}: {why}; nothing was written"
     action = NextAction("set it without --apply, then", "devopsellence deploy")
     raise CliError("secret_unused", message, next_actions=[action])
@@ -136,15 +146,20 @@ async def publish_with(
 ) -> Release | None:
     """Publish the content of ``base`` with ``version`` of ``secret``; None for a base with that version already.
 
-    If another release is published at the same time, uses that release as the base instead.
+    If another release is published, or the rollout rolls back, at the same time, the release that runs then is the
+    base instead.
     """
     while releases.pinned(base, secret) != {version}:
+        numbers = await read_numbers(etcd, ref)
+        if numbers.target != base.number:
+            base = await base_release(etcd, ref, secret)
+            continue
         draft = _draft(base, secret, version)
         target = await read_target(etcd, ref)
         registry = draft.registry if draft.HasField("registry") else None
         warn_of_keyless(output, await pin(etcd, ref, draft.services, registry, nodes=target.nodes))
         try:
-            return (await publish(etcd, ref, draft, onto=base.number))[0]
+            return (await publish(etcd, ref, draft, onto=numbers.newest, runs=base.number))[0]
         except NewerReleaseExists:
             base = await base_release(etcd, ref, secret)
     return None

@@ -1,7 +1,7 @@
 """``release rollback``: publish the content of an older release as a new release.
 
 Nothing is built: nodes keep the images of ten releases, and missing images are uploaded. Secrets are the versions
-named by the older release, as long as stored.
+named by the older release; if one is no longer stored, nothing is written.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from devopsellence.api.v1.stored_pb2 import Release, Rollout
+from devopsellence.api.v1.stored_pb2 import Environment, Release, Rollout
 from devopsellence.cli import secrets
 from devopsellence.cli.deploy import ingress as deploy_ingress
 from devopsellence.cli.deploy.follow import follow_release
@@ -22,7 +22,8 @@ from devopsellence.cli.output import CliError, NextAction, Output
 from devopsellence.cli.render import json
 from devopsellence.cli.store import releases, transaction
 from devopsellence.cli.store.reader import Reader
-from devopsellence.cli.store.snapshot import target_of
+from devopsellence.cli.store.snapshot import release_numbers
+from devopsellence.store.codec import decode
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 from devopsellence.store.settings import Settings
@@ -48,9 +49,9 @@ async def rollback(etcd: Etcd, run: RollbackRun, *, dry_run: bool) -> None:
     """Publish the release and follow the rollout; with ``dry_run`` only print the plan.
 
     Raises:
-        CliError: ``release_unknown``, ``rollback_pointless``; what a deploy raises.
+        CliError: ``release_unknown``, ``rollback_pointless``, ``secret_version_gone``; what a deploy raises.
     """
-    newest, older = await choose_releases(etcd, run.ref, run.number)
+    newest, older = await choose_release(etcd, run.ref, run.number)
     draft = copy_of_release(older, run.message)
     target = await read_target(etcd, run.ref)
     registry = draft.registry if draft.HasField("registry") else None
@@ -64,7 +65,7 @@ async def rollback(etcd: Etcd, run: RollbackRun, *, dry_run: bool) -> None:
     await distribute(etcd, run.settings, run.docker, draft, target.nodes, run.output)
     run.stage = "the release may have been written; check with devopsellence status"
     try:
-        release, _ = await publish(etcd, run.ref, draft, onto=newest.number)
+        release, _ = await publish(etcd, run.ref, draft, onto=newest)
     except NewerReleaseExists as error:
         message = f"{run.ref}: another release was written at the same time, so nothing was written; try again"
         raise CliError("busy", message, next_actions=[_LIST]) from error
@@ -74,26 +75,30 @@ async def rollback(etcd: Etcd, run: RollbackRun, *, dry_run: bool) -> None:
     await follow_release(etcd, run.ref, run.output, OPERATION, release)
 
 
-async def choose_releases(etcd: Etcd, ref: EnvironmentRef, number: int | None) -> tuple[Release, Release]:
-    """Return the newest release and the older release to roll back to.
+async def choose_release(etcd: Etcd, ref: EnvironmentRef, number: int | None) -> tuple[int, Release]:
+    """Return the number of the newest release, whose record may be missing, and the older release to roll back to.
 
     Raises:
         CliError: ``release_unknown``, ``rollback_pointless``.
     """
-    newest = await releases.newest_release(etcd, ref)
-    if newest is None:
+    newest = await _newest_number(etcd, ref)
+    if not newest:
         raise CliError("release_unknown", f"{ref} has no release to roll back", next_actions=[_LIST])
-    rollout = await Reader(etcd).get(etcd.keys.rollout(ref), Rollout)
-    current = running(rollout, newest.number)
+    reader = Reader(etcd)
+    rollout = await reader.get(etcd.keys.rollout(ref), Rollout)
+    current = running(rollout, newest)
     if number is None:
-        number = last_settled(rollout, current)
+        # Unreadable or missing: its own number.
+        origin = content_of(await reader.get(etcd.keys.release(ref, current), Release), current)
+        number = last_settled(rollout, origin)
         if number is None:
-            message = f"no release of {ref} before release {current} is known to have settled; name a release"
+            repeats = f", which release {current} repeats," if origin != current else ""
+            message = f"no release of {ref} before release {origin}{repeats} is known to have settled; name a release"
             raise CliError("release_unknown", message, next_actions=[_LIST])
     if number == current:
         message = f"release {number} is the newest of {ref} and runs already"
-        if current != newest.number:
-            message = f"release {number} of {ref} runs already, because release {newest.number} was rolled back"
+        if current != newest:
+            message = f"release {number} of {ref} runs already, because release {newest} was rolled back"
         raise CliError("rollback_pointless", message, next_actions=[_LIST])
     older = await releases.read_release(etcd, ref, number)
     if older is None:
@@ -103,7 +108,26 @@ async def choose_releases(etcd: Etcd, ref: EnvironmentRef, number: int | None) -
 
 def running(rollout: Rollout | None, newest: int) -> int:
     """Return the rollout target: ``newest``, or the release to which ``newest`` was rolled back. Pure."""
-    return target_of(rollout) if rollout is not None and rollout.release == newest else newest
+    return release_numbers(newest, rollout).target
+
+
+def content_of(release: Release | None, number: int) -> int:
+    """Return the release whose content ``release`` repeats after a rollback, else ``number``, its own. Pure.
+
+    Otherwise a second rollback would return to the release that the first one has left.
+    """
+    return (release.rollback_of if release is not None else 0) or number
+
+
+async def _newest_number(etcd: Etcd, ref: EnvironmentRef) -> int:
+    """Return the number of the newest release; 0 before the first.
+
+    Raises:
+        MalformedRecord: the record of the environment cannot be read.
+    """
+    key = etcd.keys.environment(ref)
+    stored = await etcd.get(key)
+    return decode(Environment, key, stored.value).latest_release if stored else 0
 
 
 def last_settled(rollout: Rollout | None, current: int) -> int | None:

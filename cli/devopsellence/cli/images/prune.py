@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from devopsellence.api.v1.stored_pb2 import Release
+from devopsellence.api.v1.stored_pb2 import Release, Rollout
 from devopsellence.cli.images.build import image_name, image_repository
 from devopsellence.cli.images.docker_cli import DockerCli, LocalImage
+from devopsellence.cli.store.snapshot import releases_named_by
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import MalformedRecord
 from devopsellence.store.etcd import Etcd, KeyValue
@@ -23,20 +25,38 @@ _FRESH: Final = timedelta(hours=1)
 
 
 async def pinned_images(etcd: Etcd, ref: EnvironmentRef) -> set[str] | None:
-    """Return the images pinned by the latest releases of all environments of the project.
+    """Return the images pinned by the latest releases of all environments of the project, and by those that run.
 
-    None if a release is unreadable, because then no image is known to be unused.
+    None if a release or a rollout is unreadable, because then no image is known to be unused.
     """
     listing = await etcd.list(f"{etcd.keys.all_releases_prefix}{ref.organization}/{ref.project}/")
     by_environment: dict[str, list[KeyValue]] = {}
     for item in listing.items:
-        by_environment.setdefault(item.key.rpartition("/")[0], []).append(item)
-    latest = [item for items in by_environment.values() for item in items[-KEPT_RELEASES:]]
+        by_environment.setdefault(f"{item.key.rpartition('/')[0]}/", []).append(item)
     try:
-        releases = [decode(Release, item.key, item.value) for item in latest]
+        named = await _named_by_rollouts(etcd, ref)
+        releases = [
+            decode(Release, item.key, item.value) for items in by_environment.values() for item in kept(items, named)
+        ]
     except MalformedRecord:
         return None
     return {service.image.pinned for release in releases for service in release.services}
+
+
+async def _named_by_rollouts(etcd: Etcd, ref: EnvironmentRef) -> set[str]:
+    """Return the keys of the rollout targets and of the last settled releases of all environments of the project."""
+    named = set[str]()
+    for item in (await etcd.list(f"{etcd.keys.rollouts_prefix}{ref.organization}/{ref.project}/")).items:
+        with suppress(ValueError):
+            environment = etcd.keys.parse_environment(item.key)
+            numbers = releases_named_by(decode(Rollout, item.key, item.value))
+            named |= {etcd.keys.release(environment, number) for number in numbers}
+    return named
+
+
+def kept(items: Sequence[KeyValue], named: Set[str]) -> list[KeyValue]:
+    """Return the releases with kept images of an environment's ``items``: the latest, and the ``named`` keys. Pure."""
+    return [item for index, item in enumerate(items) if index >= len(items) - KEPT_RELEASES or item.key in named]
 
 
 async def prune(docker: DockerCli, ref: EnvironmentRef, keep: Set[str]) -> list[str]:

@@ -10,7 +10,7 @@ from devopsellence.api.v1.stored_pb2 import AssignmentStatus, Certificate, Envir
 from devopsellence.cli.render import ingress as ingress_view
 from devopsellence.cli.render.ingress import IngressProblem
 from devopsellence.cli.store.reader import Reader, certificates_by_host, concurrently
-from devopsellence.cli.store.snapshot import target_of
+from devopsellence.cli.store.snapshot import release_numbers
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
 
@@ -40,10 +40,8 @@ async def _ingress_summary(
 ) -> IngressSummary | None:
     if not environment.latest_release:
         return None
-    keys, number = reader.etcd.keys, environment.latest_release
-    rollout = await reader.get(keys.rollout(ref), Rollout)
-    if rollout is not None and rollout.release == number:
-        number = target_of(rollout)
+    keys = reader.etcd.keys
+    number = release_numbers(environment.latest_release, await reader.get(keys.rollout(ref), Rollout)).target
     release = await reader.get(keys.release(ref, number), Release)
     if release is None or not release.HasField("ingress"):
         return None

@@ -13,7 +13,7 @@ from devopsellence.api.v1.stored_pb2 import Environment, Release, Rollout
 from devopsellence.api.v1.workload_pb2 import Ingress
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.store.reader import Reader, concurrently
-from devopsellence.cli.store.snapshot import target_of
+from devopsellence.cli.store.snapshot import release_numbers
 from devopsellence.cli.util.text import few
 from devopsellence.placement import Placement
 from devopsellence.store.etcd import Etcd
@@ -91,8 +91,9 @@ async def find_conflict(
 ) -> CliError | None:
     """Return the error about hosts of another environment on one of ``nodes``, else None.
 
-    An environment owns the hosts of its newest release and of the rollout target. Unreadable records are ignored,
-    because agents route a host for a single environment anyway.
+    An environment owns the hosts of its releases in use: the newest, the rollout target, and of a rollout that has not
+    settled the release to roll back to. Unreadable records are ignored, because agents route a host for a single
+    environment anyway.
     """
     if not hosts or not nodes:
         return None
@@ -101,7 +102,7 @@ async def find_conflict(
 
 
 async def environment_hosts(etcd: Etcd, ref: EnvironmentRef) -> frozenset[str]:
-    """Return the hosts of the environment: those of its newest release and of the rollout target."""
+    """Return the hosts of the environment: those of its releases in use."""
     reader = Reader(etcd)
     environment = await reader.get(etcd.keys.environment(ref), Environment)
     return await _hosts_of(reader, ref, environment) if environment is not None else frozenset()
@@ -126,8 +127,8 @@ async def _others(
 async def _hosts_of(reader: Reader, ref: EnvironmentRef, environment: Environment) -> frozenset[str]:
     keys = reader.etcd.keys
     rollout = await reader.get(keys.rollout(ref), Rollout)
-    numbers = {environment.latest_release, target_of(rollout) if rollout is not None else 0} - {0}
-    releases = await asyncio.gather(*(reader.get(keys.release(ref, number), Release) for number in sorted(numbers)))
+    numbers = sorted(release_numbers(environment.latest_release, rollout).in_use)
+    releases = await asyncio.gather(*(reader.get(keys.release(ref, number), Release) for number in numbers))
     return frozenset(host for release in releases if release is not None for host in release.ingress.hosts)
 
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from devopsellence.api.v1.stored_pb2 import Environment, Node, Release
+from devopsellence.api.v1.stored_pb2 import Environment, Node, Release, Rollout
 from devopsellence.cli import errors
 from devopsellence.cli.deploy import replicas
 from devopsellence.cli.nodes.moves import ServiceMove, service_moves
 from devopsellence.cli.output import CliError, Finding, NextAction
 from devopsellence.cli.store.reader import Reader, concurrently
-from devopsellence.cli.store.snapshot import UnreadableKey
+from devopsellence.cli.store.snapshot import UnreadableKey, release_numbers
 from devopsellence.cli.util.text import safe
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import EnvironmentRef
@@ -47,9 +47,7 @@ async def preview_relabel(etcd: Etcd, name: str, edit: Callable[[list[str]], lis
         for ref, stored in (await _environments(reader)).items()
         if name in stored.nodes and stored.latest_release
     }
-    releases = await concurrently(
-        reader.get(keys.release(ref, environment.latest_release), Release) for ref, environment in environments.items()
-    )
+    releases = await concurrently(_running(reader, ref, environment) for ref, environment in environments.items())
     moves_: list[ServiceMove] = []
     for (ref, environment), release in zip(environments.items(), releases, strict=True):
         others = [node for other in environment.nodes if other != name and (node := listing.get(keys.node(other)))]
@@ -80,6 +78,12 @@ async def _environments(reader: Reader) -> dict[EnvironmentRef, Environment]:
         with suppress(ValueError):
             environments[keys.parse_environment(key)] = environment
     return environments
+
+
+async def _running(reader: Reader, ref: EnvironmentRef, environment: Environment) -> Release | None:
+    rollout = await reader.get(reader.etcd.keys.rollout(ref), Rollout)
+    number = release_numbers(environment.latest_release, rollout).target
+    return await reader.get(reader.etcd.keys.release(ref, number), Release)
 
 
 def _unreadable(reader: Reader, key: str) -> CliError | None:

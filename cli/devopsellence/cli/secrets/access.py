@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -14,7 +14,7 @@ from devopsellence.cli.secrets.grant import GrantRequest, GrantResult, grant
 from devopsellence.cli.secrets.items import KEY, CertificateKeyItem, SecretItem
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.store.reader import Reader
-from devopsellence.cli.store.releases import newest_release
+from devopsellence.cli.store.releases import releases_in_use
 from devopsellence.cli.store.snapshot import UnreadableKey
 from devopsellence.store.codec import decode
 from devopsellence.store.errors import MalformedRecord, StoreError
@@ -99,7 +99,7 @@ async def stored_secrets(etcd: Etcd, ref: EnvironmentRef) -> StoredSecrets:
 async def grant_to_node(etcd: Etcd, ref: EnvironmentRef, name: str) -> ReencryptResult:
     """Encrypt secrets and certificate keys of the environment for the registered node ``name``, before its attachment.
 
-    Covers the current versions of secrets, the versions in the newest release, and the private keys of certificates.
+    Covers the current versions of secrets, the versions in the releases in use, and the private keys of certificates.
     Waits some seconds for the public key of a reachable node.
 
     Raises:
@@ -113,7 +113,7 @@ async def grant_to_node(etcd: Etcd, ref: EnvironmentRef, name: str) -> Reencrypt
     if node_keys.keyless:
         await _key_said(etcd, name)
     everybody = await recipients.of_nodes(etcd, {name, *await recipients.attached(etcd, ref)})
-    requests = _grant_requests(secrets, served, await newest_release(etcd, ref), everybody.keys([name]))
+    requests = _grant_requests(secrets, served, await releases_in_use(etcd, ref), everybody.keys([name]))
     done = await grant(etcd, ref, requests, everybody.names)
     return _result(done, tuple({name} & set(everybody.keyless)), problems)
 
@@ -128,7 +128,7 @@ async def reencrypt(etcd: Etcd, ref: EnvironmentRef) -> ReencryptResult:
     await identity.own_identity(etcd)
     secrets, served = await stored_secrets(etcd, ref), await stored_certificates(etcd, ref)
     everybody = await recipients.of_nodes(etcd, await recipients.attached(etcd, ref))
-    requests = _grant_requests(secrets, served, await newest_release(etcd, ref), everybody.recipients)
+    requests = _grant_requests(secrets, served, await releases_in_use(etcd, ref), everybody.recipients)
     done = await grant(etcd, ref, requests, everybody.names)
     return _result(done, everybody.keyless, secrets.problems + served.problems)
 
@@ -189,15 +189,15 @@ def _with_keys(served: StoredCertificates) -> Mapping[str, Certificate]:
 
 
 def _grant_requests(
-    secrets: StoredSecrets, served: StoredCertificates, release: Release | None, must: frozenset[str]
+    secrets: StoredSecrets, served: StoredCertificates, in_use: Sequence[Release], must: frozenset[str]
 ) -> list[GrantRequest]:
-    """Return the requests for access of ``must`` to secrets (current versions and those in ``release``) and keys.
+    """Return the requests for access of ``must`` to secrets (current versions and those ``in_use``) and keys.
 
     Access to the key of an ACME certificate is optional, because the controller can obtain another certificate.
     """
     requests = [
         GrantRequest(
-            SecretItem(secret), stored, releases.pinned(release, secret) | {records.current(stored).version}, must
+            SecretItem(secret), stored, releases.pinned_in(in_use, secret) | {records.current(stored).version}, must
         )
         for secret, stored in secrets.stored.items()
     ]

@@ -1,8 +1,9 @@
-"""``secret list``: stored secrets, the nodes with access, and the release using them; never values."""
+"""``secret list``: stored secrets, the nodes with access, and the releases in use that name them; never values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -11,7 +12,8 @@ from devopsellence.api.v1.stored_pb2 import Release, Secret, SecretVersion
 from devopsellence.cli.secrets import access, recipients, records, releases
 from devopsellence.cli.secrets.recipients import Recipients
 from devopsellence.cli.secrets.records import SecretId
-from devopsellence.cli.store.releases import newest_release
+from devopsellence.cli.store.reader import Reader
+from devopsellence.cli.store.releases import readable_in_use
 from devopsellence.cli.store.snapshot import UnreadableKey
 from devopsellence.cli.util.text import columns, iso, safe, since
 from devopsellence.store.errors import MalformedRecord
@@ -25,8 +27,8 @@ _HEADER: Final = ("SERVICE", "SECRET", "VERSION", "SET", "BY", "READABLE ON", "R
 class SecretEntry:
     """Row of the list of secrets.
 
-    ``without_access`` are the attached nodes that cannot decrypt the secret; ``used`` are the versions in ``release``,
-    the newest release.
+    ``without_access`` are the attached nodes that cannot decrypt the secret; ``uses`` are the releases in use
+    that name the secret, with the versions: the release that runs first, then the newest and the one to roll back to.
     """
 
     secret: SecretId
@@ -34,24 +36,22 @@ class SecretEntry:
     nodes: tuple[str, ...]
     without_access: tuple[str, ...]
     operators: tuple[str, ...]
-    release: int
-    used: tuple[int, ...]
+    uses: tuple[tuple[int, tuple[int, ...]], ...]
 
 
 async def read_entries(etcd: Etcd, ref: EnvironmentRef) -> tuple[list[SecretEntry], list[UnreadableKey]]:
     """Return all secrets of the environment, sorted, and the problems of unreadable records."""
     secrets = await access.stored_secrets(etcd, ref)
-    problems, names, release = list(secrets.problems), [], None
-    try:
+    reader, names = Reader(etcd), []
+    in_use = await readable_in_use(reader, ref)
+    with suppress(MalformedRecord):  # Among the problems of the reader already.
         names = await recipients.attached(etcd, ref)
-        release = await newest_release(etcd, ref)
-    except MalformedRecord as error:
-        problems.append(UnreadableKey(error.key, f"not a readable {error.kind}: {error.reason}"))
     keys = await recipients.of_nodes(etcd, names, record=False)
-    return [entry_of(secret, stored, keys, release) for secret, stored in secrets.stored.items()], problems
+    entries = [entry_of(secret, stored, keys, in_use) for secret, stored in secrets.stored.items()]
+    return entries, [*secrets.problems, *reader.problems]
 
 
-def entry_of(secret: SecretId, stored: Secret, keys: Recipients, release: Release | None) -> SecretEntry:
+def entry_of(secret: SecretId, stored: Secret, keys: Recipients, in_use: Sequence[Release]) -> SecretEntry:
     """Return the row of a secret."""
     version = records.current(stored)
     nodes = keys.nodes_among(version.recipients)
@@ -61,8 +61,11 @@ def entry_of(secret: SecretId, stored: Secret, keys: Recipients, release: Releas
         nodes=tuple(nodes),
         without_access=tuple(name for name in keys.names if name not in nodes),
         operators=tuple(keys.operators_among(version.recipients)),
-        release=release.number if release else 0,
-        used=tuple(sorted(releases.pinned(release, secret))),
+        uses=tuple(
+            (release.number, tuple(sorted(versions)))
+            for release in in_use
+            if (versions := releases.pinned(release, secret))
+        ),
     )
 
 
@@ -82,8 +85,9 @@ def document(entry: SecretEntry) -> dict[str, Any]:
         "nodes": list(entry.nodes),
         "nodes_without_access": list(entry.without_access),
         "operators": list(entry.operators),
-        "release": entry.release if entry.used else None,
-        "release_versions": list(entry.used),
+        "release": entry.uses[0][0] if entry.uses else None,
+        "release_versions": list(entry.uses[0][1]) if entry.uses else [],
+        "used_by": [{"release": number, "versions": list(versions)} for number, versions in entry.uses],
     }
 
 
@@ -106,7 +110,8 @@ def _cells(entry: SecretEntry, now: datetime) -> list[str]:
 
 
 def _use(entry: SecretEntry) -> str:
-    if not entry.used:
-        return "-"
-    old = [str(number) for number in entry.used if number != entry.version.version]
-    return f"{entry.release} (version {', '.join(old)})" if old else str(entry.release)
+    cells = []
+    for release, versions in entry.uses:
+        old = [str(number) for number in versions if number != entry.version.version]
+        cells.append(f"{release} (version {', '.join(old)})" if old else str(release))
+    return ", ".join(cells) or "-"

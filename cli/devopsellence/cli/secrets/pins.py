@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from devopsellence.age import EncryptionError
@@ -13,6 +13,7 @@ from devopsellence.cli.secrets import identity, recipients, records, vault
 from devopsellence.cli.secrets.grant import GrantRequest, cannot_decrypt, grant
 from devopsellence.cli.secrets.items import SecretItem
 from devopsellence.cli.secrets.records import SecretId
+from devopsellence.cli.util.text import few
 from devopsellence.placement import label_needed
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
@@ -63,10 +64,11 @@ async def pin_versions(
 ) -> dict[SecretId, Secret]:
     """Set the version of each secret reference in place, and return the secrets; writes nothing to etcd.
 
-    A reference keeps its version if that version is stored; else it gets the current version.
+    A reference without a version gets the current version; a version that is named stays.
 
     Raises:
-        CliError: ``missing_secret``: lists all missing secrets.
+        CliError: ``missing_secret``: lists all missing secrets; ``secret_version_gone``: lists the named versions that
+            are no longer stored.
         MalformedRecord: the record of a secret cannot be read.
     """
     services = list(services)
@@ -74,6 +76,8 @@ async def pin_versions(
     if registry is not None and registry.password_secret:
         wanted.add(SecretId(REGISTRY, registry.password_secret))
     stored = await vault.read(etcd, ref, wanted)
+    if gone := sorted(named_but_gone(services, registry, stored)):
+        raise versions_gone(ref, gone)
     if missing := sorted(wanted - stored.keys()):
         raise missing_secrets(ref, missing)
     for service in services:
@@ -91,7 +95,7 @@ async def registry_password(etcd: Etcd, ref: EnvironmentRef, registry: Registry)
     """Return the password of the registry: the pinned version, else the current one; "" for none configured.
 
     Raises:
-        CliError: ``missing_secret``, ``secret_sealed`` or ``identity_unusable``.
+        CliError: ``missing_secret``, ``secret_version_gone``, ``secret_sealed`` or ``identity_unusable``.
         MalformedRecord: the record of the secret cannot be read.
     """
     if not registry.password_secret:
@@ -100,6 +104,8 @@ async def registry_password(etcd: Etcd, ref: EnvironmentRef, registry: Registry)
     stored = await vault.read(etcd, ref, [secret])
     if secret not in stored:
         raise missing_secrets(ref, [secret])
+    if gone := sorted(named_but_gone([], registry, stored)):
+        raise versions_gone(ref, gone)
     number = records.version_to_pin(stored[secret], registry.password_version)
     version = next(kept for kept in stored[secret].versions if kept.version == number)
     me = await identity.own_identity(etcd)
@@ -130,6 +136,37 @@ def missing_secrets(ref: EnvironmentRef, missing: Sequence[SecretId]) -> CliErro
     names = ", ".join(dict.fromkeys(secret.name for secret in missing))
     message = f"missing secrets: {names} (run devopsellence secret set <name> --service <service> --stdin)"
     return CliError("missing_secret", message, findings=findings)
+
+
+def versions_gone(ref: EnvironmentRef, gone: Sequence[tuple[SecretId, int]]) -> CliError:
+    """Return the error for versions of secrets in an older release that are no longer stored."""
+    findings = [
+        Finding("secret_version_gone", f"version {version} of secret {secret} is no longer stored")
+        for secret, version in gone
+    ]
+    names = few([f"{secret} (version {version})" for secret, version in gone])
+    message = f"{ref}: the release names secrets that are no longer stored, so no release was written: {names}"
+    deploy = NextAction("deploy that configuration again, with the current values", "devopsellence deploy")
+    look = NextAction("see the stored versions", f"devopsellence secret list --env {ref}")
+    return CliError("secret_version_gone", message, findings=findings, next_actions=[deploy, look])
+
+
+def named_but_gone(
+    services: Iterable[Service], registry: Registry | None, stored: Mapping[SecretId, Secret]
+) -> set[tuple[SecretId, int]]:
+    """Return the versions that the references name and that are not stored. Pure."""
+    named = {
+        (SecretId(service.name, secret_ref.secret), secret_ref.version)
+        for service in services
+        for secret_ref in service.secret_refs
+    }
+    if registry is not None and registry.password_secret:
+        named.add((SecretId(REGISTRY, registry.password_secret), registry.password_version))
+    return {
+        (secret, version)
+        for secret, version in named
+        if version and (secret not in stored or records.find(stored[secret], version) is None)
+    }
 
 
 def _uses(services: Sequence[Service], registry: Registry | None, nodes: Sequence[Node]) -> list[_Use]:

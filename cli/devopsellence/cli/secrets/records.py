@@ -67,8 +67,8 @@ def find(secret: Secret, version: int) -> SecretVersion | None:
 
 
 def version_to_pin(secret: Secret, version: int) -> int:
-    """Return the version to pin in a release: ``version`` if kept, else the current version."""
-    return version if find(secret, version) else current(secret).version
+    """Return the version to pin in a release: ``version``, which must be kept, or for 0 the current version."""
+    return version or current(secret).version
 
 
 def new_version(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterable
 
 from devopsellence.api.v1.stored_pb2 import Release
 from devopsellence.cli.secrets.records import SecretId
 from devopsellence.cli.store.reader import Reader
-from devopsellence.cli.store.releases import newest_release
-from devopsellence.store.errors import MalformedRecord
+from devopsellence.cli.store.releases import readable_in_use
 from devopsellence.store.etcd import Etcd
 from devopsellence.store.keys import REGISTRY, EnvironmentRef
 
@@ -29,6 +28,11 @@ def pinned(release: Release | None, secret: SecretId) -> frozenset[int]:
     )
 
 
+def pinned_in(releases: Iterable[Release], secret: SecretId) -> frozenset[int]:
+    """Return the versions of ``secret`` in any of ``releases``."""
+    return frozenset(version for release in releases for version in pinned(release, secret))
+
+
 def with_version(base: Release, secret: SecretId, version: int) -> Release:
     """Return a copy of ``base`` with ``version`` of ``secret``."""
     after = Release()
@@ -43,11 +47,9 @@ def with_version(base: Release, secret: SecretId, version: int) -> Release:
     return after
 
 
-async def newest_in_use(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> frozenset[int]:
-    """Return the versions of ``secret`` in the newest release; empty for an unreadable release."""
-    with suppress(MalformedRecord):
-        return pinned(await newest_release(etcd, ref), secret)
-    return frozenset()
+async def versions_in_use(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> frozenset[int]:
+    """Return the versions of ``secret`` in the readable releases in use."""
+    return pinned_in(await readable_in_use(Reader(etcd), ref), secret)
 
 
 async def highest_in_use(etcd: Etcd, ref: EnvironmentRef, secret: SecretId) -> int:

@@ -55,7 +55,7 @@ async def store(
     """
     key = etcd.keys.secret(ref, secret.service, secret.name)
     floor, in_use = await asyncio.gather(
-        releases.highest_in_use(etcd, ref, secret), releases.newest_in_use(etcd, ref, secret)
+        releases.highest_in_use(etcd, ref, secret), releases.versions_in_use(etcd, ref, secret)
     )
     stamp, ours = transaction.now(), set[str]()
 
@@ -103,7 +103,7 @@ def flags(secret: SecretId) -> str:
 
 
 def secret_in_use(ref: EnvironmentRef, secret: SecretId, release: int) -> CliError:
-    """Return the error for the deletion of a secret in the newest release."""
+    """Return the error for the deletion of a secret in a release in use."""
     message = f"release {release} of {ref} uses secret {secret}: without it, containers could not be recreated"
     actions = [
         NextAction("remove it from secret_refs first, then", "devopsellence deploy"),

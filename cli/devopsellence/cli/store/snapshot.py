@@ -66,7 +66,7 @@ class Snapshot:
     @cached_property
     def target(self) -> int:
         """Rollout target: the newest release, unless that was rolled back; 0 before the first."""
-        return target_of(self.current) if self.current is not None else self.number
+        return release_numbers(self.number, self.rollout).target
 
     def numbered(self, number: int) -> Release | None:
         """Return release ``number``; None if the release was not read or is unreadable."""
@@ -81,6 +81,32 @@ class Snapshot:
 def target_of(rollout: Rollout) -> int:
     """Return the release number of the rollout target."""
     return rollout.target or rollout.release
+
+
+@dataclass(frozen=True)
+class ReleaseNumbers:
+    """Numbers of the releases of an environment: the newest, the one that runs, those in use; 0 before the first.
+
+    ``target`` is the rollout target: the release that nodes are to run now, which is an older one than ``newest``
+    after a rollback. ``in_use`` has both, and of a rollout that has not settled the release that the remaining nodes
+    run and that the rollout can return to.
+    """
+
+    newest: int
+    target: int
+    in_use: frozenset[int]
+
+
+def release_numbers(newest: int, rollout: Rollout | None) -> ReleaseNumbers:
+    """Return the numbers of the releases that run, from the newest number and the rollout (None: no rollout). Pure."""
+    if rollout is None:
+        return ReleaseNumbers(newest, newest, frozenset({newest} - {0}))
+    # The rollout of an earlier release: the controller has not started that of the newest yet.
+    target = target_of(rollout) if rollout.release == newest else newest
+    in_use = {newest, target_of(rollout)}
+    if rollout.release != newest or rollout.phase != Rollout.SETTLED:
+        in_use.add(rollout.last_settled)
+    return ReleaseNumbers(newest, target, frozenset(in_use - {0}))
 
 
 def releases_named_by(rollout: Rollout | None) -> frozenset[int]:

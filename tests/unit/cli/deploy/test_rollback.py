@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from devopsellence.api.v1.stored_pb2 import Rollout, RolloutOutcome
-from devopsellence.cli.deploy.rollback import last_settled, running
+from devopsellence.api.v1.stored_pb2 import Release, Rollout, RolloutOutcome
+from devopsellence.cli.deploy.rollback import content_of, last_settled, running
 
 _P = Rollout
 
@@ -49,3 +49,14 @@ def test_last_settled_release_is_chosen(record: Rollout | None, newest: int, exp
 )
 def test_rollback_target_is_relative_to_running_release(record: Rollout | None, expected: int) -> None:
     assert running(record, 4) == expected
+
+
+def test_second_rollback_goes_further_back_than_the_release_just_left() -> None:
+    # Releases 1 to 3 settled; 4 repeats 2.
+    record = rollout(4, _P.SETTLED, (3, _P.SETTLED), (2, _P.SETTLED), (1, _P.SETTLED))
+    assert last_settled(record, content_of(Release(number=4, rollback_of=2), 4)) == 1
+    assert last_settled(record, content_of(Release(number=4), 4)) == 3
+
+
+def test_content_of_missing_release_is_its_own() -> None:
+    assert content_of(None, 4) == 4

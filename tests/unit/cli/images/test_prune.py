@@ -8,7 +8,8 @@ import pytest
 
 from devopsellence.cli.images.build import image_name
 from devopsellence.cli.images.docker_cli import LocalImage
-from devopsellence.cli.images.prune import unused_names
+from devopsellence.cli.images.prune import KEPT_RELEASES, kept, unused_names
+from devopsellence.store.etcd import KeyValue
 from devopsellence.store.keys import EnvironmentRef
 
 REF = EnvironmentRef("acme", "shop", "production")
@@ -50,3 +51,10 @@ def test_foreign_tags_are_kept() -> None:
 def test_pushed_tag_is_removed_too() -> None:
     pushed = f"127.0.0.1:5000/shop:{'a' * 12}"
     assert unused_names(REF, [image("a", pushed, "127.0.0.1:5000/shop:latest")], set(), NOW) == [pushed, name("a")]
+
+
+def test_images_of_running_release_are_kept_however_old() -> None:
+    items = [KeyValue(f"r/{number:02}", b"", 1, number, 1, 0) for number in range(1, 21)]
+    latest = [f"r/{number:02}" for number in range(21 - KEPT_RELEASES, 21)]
+    assert [item.key for item in kept(items, set())] == latest
+    assert [item.key for item in kept(items, {"r/03", "r/20"})] == ["r/03", *latest]

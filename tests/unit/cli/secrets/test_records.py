@@ -48,7 +48,6 @@ def test_ten_newest_versions_are_kept() -> None:
     [
         (0, 3, "a configuration says no version: the current one"),
         (2, 2, "a release says one that is kept"),
-        (1, 3, "a release says one that is not kept any more"),
     ],
 )
 def test_reference_resolves_to_a_version(asked: int, picked: int, because: str) -> None:

@@ -25,6 +25,12 @@ def test_release_lists_its_secret_versions() -> None:
     assert releases.pinned(None, WEB) == frozenset()
 
 
+def test_versions_of_several_releases_are_joined() -> None:
+    older = releases.with_version(release(), WEB, 1)
+    assert releases.pinned_in([older, release(), Release(number=8)], WEB) == {1, 2}
+    assert releases.pinned_in([], WEB) == frozenset()
+
+
 def test_with_version_changes_only_that_secret() -> None:
     after = releases.with_version(release(), WEB, 3)
     assert releases.pinned(after, WEB) == {3}

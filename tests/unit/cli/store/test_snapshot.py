@@ -11,7 +11,7 @@ from devopsellence.api.v1.stored_pb2 import (
     Rollout,
     RolloutOutcome,
 )
-from devopsellence.cli.store.snapshot import RolloutState, release_verdict
+from devopsellence.cli.store.snapshot import RolloutState, release_numbers, release_verdict
 from tests.unit.cli.render.snapshots import (
     rollout,
     snapshot,
@@ -98,3 +98,31 @@ def test_release_rolling_back_when_superseded_has_failed() -> None:
     record = rollout(Rollout.ROLLING_BACK, target=1, halted="web ended")
     verdict = release_verdict(snapshot(environment=Environment(latest_release=3), rollout=record), 2)
     assert (verdict.outcome, verdict.reason) == (RolloutState.FAILED, "web ended")
+
+
+@pytest.mark.parametrize(
+    ("record", "target", "in_use"),
+    [
+        pytest.param(None, 4, {4}, id="no rollout"),
+        pytest.param(Rollout(release=4, phase=Rollout.SETTLED, target=4, last_settled=3), 4, {4}, id="settled"),
+        pytest.param(
+            Rollout(release=4, phase=Rollout.PROGRESSING, target=4, last_settled=2), 4, {2, 4}, id="progressing"
+        ),
+        pytest.param(
+            Rollout(release=4, phase=Rollout.ROLLING_BACK, target=2, last_settled=2), 2, {2, 4}, id="rolling back"
+        ),
+        pytest.param(Rollout(release=4, phase=Rollout.FAILED, target=2, last_settled=2), 2, {2, 4}, id="rolled back"),
+        pytest.param(Rollout(release=4, phase=Rollout.FAILED, target=4, last_settled=2), 4, {2, 4}, id="halted"),
+        pytest.param(Rollout(release=4, phase=Rollout.FAILED), 4, {4}, id="failed, nothing settled before"),
+        pytest.param(
+            Rollout(release=3, phase=Rollout.FAILED, target=2, last_settled=2), 4, {2, 4}, id="newest not started"
+        ),
+    ],
+)
+def test_release_that_runs_and_releases_in_use(record: Rollout | None, target: int, in_use: set[int]) -> None:
+    numbers = release_numbers(4, record)
+    assert (numbers.newest, numbers.target, numbers.in_use) == (4, target, frozenset(in_use))
+
+
+def test_no_release_is_in_use_before_the_first() -> None:
+    assert release_numbers(0, None).in_use == frozenset()

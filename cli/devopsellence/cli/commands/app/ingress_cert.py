@@ -170,11 +170,11 @@ def _content(path: Path) -> bytes:
 
 
 async def _ingress(ctx: click.Context, etcd: Etcd, ref: EnvironmentRef) -> Ingress | None:
-    """Return the ingress of the environment: from the newest release, else from the configuration in this folder."""
+    """Return the ingress of the environment: from the release that runs, else from the configuration in this folder."""
     from devopsellence import config
-    from devopsellence.cli.store.releases import newest_release
+    from devopsellence.cli.store.releases import target_release
 
-    release = await newest_release(etcd, ref)
+    release = await target_release(etcd, ref)
     if release is not None and release.HasField("ingress"):
         return release.ingress
     path = context.config_path()

@@ -101,7 +101,7 @@ def rollback(ctx: click.Context, output: Output, number: int | None, dry_run: bo
     """Roll back to an earlier release and follow the rollout.
 
     Creates a new release with the content of release NUMBER. Without NUMBER, the command rolls back to the last release
-    that settled before the current one.
+    that settled before the one that runs, or, if that repeats an older one, before that.
 
     \b
     Example:

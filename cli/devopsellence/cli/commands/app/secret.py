@@ -55,7 +55,7 @@ def _which(command: F) -> F:
 @click.option("--stdin", is_flag=True, help="Read the value from stdin, without a trailing newline.")
 @click.option("--value", metavar="VALUE", help="Value; visible in the process list, so prefer --stdin.")
 @click.option("--allow-empty", is_flag=True, help="Allow an empty value.")
-@click.option("--apply", is_flag=True, help="Redeploy the newest release with this value now.")
+@click.option("--apply", is_flag=True, help="Redeploy the release that runs with this value now.")
 @environment_option
 @pass_output
 @click.pass_context
@@ -134,7 +134,7 @@ def list_(ctx: click.Context, output: Output) -> None:
 
 @secret.command()
 @_which
-@click.option("--force", is_flag=True, help="Delete even if the newest release uses it.")
+@click.option("--force", is_flag=True, help="Delete even if a release in use names it.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @environment_option
 @pass_output
@@ -158,15 +158,15 @@ def delete(
       devopsellence secret delete SEARCH_KEY --service web
     """
     from devopsellence.cli.secrets import releases, vault
-    from devopsellence.cli.store.releases import newest_release
+    from devopsellence.cli.store.releases import releases_in_use
 
     secret_id = _secret_id(name, left_over, service, registry)
 
     async def check_unused(etcd: Etcd) -> EnvironmentRef:
         ref = await context.environment(ctx, etcd)
-        release = None if force else await newest_release(etcd, ref)
-        if release is not None and releases.pinned(release, secret_id):
-            raise vault.secret_in_use(ref, secret_id, release.number)
+        for release in () if force else await releases_in_use(etcd, ref):
+            if releases.pinned(release, secret_id):
+                raise vault.secret_in_use(ref, secret_id, release.number)
         return ref
 
     ref = context.run(ctx, check_unused)

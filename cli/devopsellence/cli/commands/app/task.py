@@ -52,7 +52,7 @@ def run(
     tty: bool,
     yes: bool,
 ) -> None:
-    """Run a task of the newest release in a new container.
+    """Run a task of the release that runs, in a new container.
 
     The container is removed afterwards, and devopsellence exits with the exit code of the task. ARGS replace the args
     of the task. The first Ctrl-C sends SIGTERM to the task and the second Ctrl-C ends the task.
@@ -83,8 +83,11 @@ async def _run(
     from devopsellence.cli.agent import exec as agent_exec
     from devopsellence.cli.agent.locate import read_agents
     from devopsellence.cli.agent.select import agent_for_task, task_named
+    from devopsellence.cli.store.releases import read_numbers
 
     ref = await context.environment(ctx, etcd)
+    # An unreadable record of the rollout is an error: the newest release may be one that was rolled back.
+    await read_numbers(etcd, ref)
     nodes = await read_agents(etcd, ref, (node,) if node else ())
     chosen = task_named(nodes, name, sure=sure)
     agent = agent_for_task(nodes, chosen)
@@ -101,7 +104,7 @@ async def _run(
 @pass_output
 @click.pass_context
 def list_(ctx: click.Context, output: Output) -> None:
-    """List the tasks of the newest release.
+    """List the tasks of the release that runs.
 
     \b
     Example:
