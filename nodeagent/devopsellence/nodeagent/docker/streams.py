@@ -20,7 +20,7 @@ from docker.types import CancellableStream
 
 from devopsellence.nodeagent.docker import errors, names
 from devopsellence.nodeagent.docker.client import CALL_SECONDS, DockerClient
-from devopsellence.nodeagent.docker.frames import FrameParser, MalformedFrame
+from devopsellence.nodeagent.docker.frames import FrameParser, MalformedFrame, count_lines
 
 _CHUNK: Final = 64 * 1024
 #: Limit for the first byte of an image: the engine writes the whole image to its disk before.
@@ -30,6 +30,8 @@ _SAVE_SECONDS: Final = 600
 #: container takes bytes: these two are never part of UTF-8.
 EXEC_DETACH_KEYS: Final = ",".join(["ctrl-^", "ctrl-@", "ctrl-_"] * 3)
 ATTACH_DETACH_KEYS: Final = b"\xff,\xfe,\xff,\xfe"
+#: Factor by which a tail with too few lines is widened; a line of the greatest length has 16 entries.
+_WIDER: Final = 4
 _BRIDGE_NAME: Final = "com.docker.network.bridge.name"
 
 
@@ -153,6 +155,24 @@ def open_log(
         except requests.HTTPError as error:
             create_api_error_from_http_exception(error)
     return LogStream(response)
+
+
+def find_tail(docker: DockerClient, container: str, lines: int, since: tuple[int, int]) -> tuple[int, int]:
+    """Return the tail of a log with its last ``lines`` lines: number of entries, and of lines to skip at its beginning.
+
+    The engine counts a long line as several entries, so the tail is widened until it has enough lines. Its first line
+    may lack its beginning and counts as skipped, unless the tail is the whole log.
+    """
+    entries = lines + 1
+    while True:
+        log = open_log(docker, container, follow=False, tail=entries, since=since)
+        try:
+            seen, found = count_lines(log)
+        finally:
+            log.release()
+        if found > lines or seen < entries:
+            return entries, max(0, found - lines)
+        entries *= _WIDER
 
 
 def create_exec(docker: DockerClient, container: str, command: Sequence[str], *, stdin: bool, tty: bool) -> str:
