@@ -213,3 +213,24 @@ async def read_to_end(call: Call, result: CommandResult) -> None:
     """Read answers until the call has ended."""
     while isinstance(answer := await call.read(), RunAnswer):
         result.add(answer)
+
+
+#: Script that prints each key of its terminal as hexadecimal.
+SHOW_KEYS = "stty raw -echo; echo ready; while key=$(dd bs=1 count=1 2>/dev/null | od -An -tx1); do echo =$key=; done"
+
+
+async def until_output(call: Call, *texts: str) -> None:
+    """Read answers until stdout has had all ``texts``, in this order."""
+    result = CommandResult()
+    for text in texts:
+        while text.encode() not in result.stdout:
+            result.add(await next_answer(call))
+        result.stdout = result.stdout.partition(text.encode())[2]
+
+
+async def press_keys(call: Call, keys: Sequence[int]) -> None:
+    """Type each key once the one before it has been printed by :data:`SHOW_KEYS`."""
+    await until_output(call, "ready")
+    for key in keys:
+        await call.write(RunRequest(stdin=bytes([key])))
+        await until_output(call, f" {key:02x}=")

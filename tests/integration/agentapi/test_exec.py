@@ -10,13 +10,16 @@ import pytest
 
 from devopsellence.api.v1.agent_pb2 import RunRequest, WindowSize
 from tests.integration.agentapi.api_node import (
+    SHOW_KEYS,
     ApiNode,
     CommandResult,
     command,
     execute,
     first_output,
     next_answer,
+    press_keys,
     read_to_end,
+    until_output,
 )
 from tests.support.docker import docker
 from tests.support.until import eventually
@@ -80,6 +83,20 @@ async def test_exec_terminal_has_size_of_window(here: ApiNode) -> None:
         await asyncio.wait_for(until(b"40 120"), SECONDS)
         await read_to_end(call, seen)
     assert seen.exit_code == 0
+
+
+async def test_exec_terminal_passes_each_control_key_at_once(here: ApiNode) -> None:
+    await here.start("web", "sleep", "1000")
+    # Ctrl-^ begins the detach keys, of which the engine must have some: it arrives with the next key.
+    keys = [key for key in [*range(0x20), 0x7F] if key != 0x1E]
+    async with here.client() as stub:
+        call = stub.Exec()
+        await call.write(command("web", "sh", "-c", SHOW_KEYS, interactive=True, tty=True))
+        await asyncio.wait_for(press_keys(call, keys), SECONDS)
+        await call.write(RunRequest(stdin=b"\x1e"))
+        await call.write(RunRequest(stdin=b"a"))
+        await asyncio.wait_for(until_output(call, "1e", "61"), SECONDS)
+        call.cancel()
 
 
 @pytest.mark.parametrize(("signal", "code"), [("SIGINT", 130), ("TERM", 143), ("SIGKILL", 137)])

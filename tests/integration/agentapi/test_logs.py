@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from devopsellence.api.v1.agent_pb2 import LogLine, LogsRequest
+from devopsellence.nodeagent.docker.frames import MAX_LINE_BYTES
 from tests.integration.agentapi.api_node import ENV, ApiNode
 from tests.support.docker import docker
 from tests.support.until import eventually
@@ -96,12 +97,34 @@ async def test_since_omits_older_lines(here: ApiNode) -> None:
     assert [line.line for line in again][-4:] == [b"7", b"8", b"9", b"10"]
 
 
-async def test_long_line_arrives_in_pieces(here: ApiNode) -> None:
-    await ended(here, "web", "head -c 40000 /dev/zero | tr '\\0' x; echo; echo end")
+LONG = "head -c 40000 /dev/zero | tr '\\0' x; echo; head -c 16384 /dev/zero | tr '\\0' y; echo; echo end"
+LONG_LINES = [b"x" * 40000, b"y" * 16384, b"end"]
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_long_line_arrives_whole(here: ApiNode, follow: bool) -> None:
+    await here.start("web", "sh", "-c", f"{LONG}; sleep 1000")
     async with here.client() as stub:
-        lines = [line.line async for line in lines_of(stub, request())]
-    assert b"".join(lines) == b"x" * 40000 + b"end"
-    assert len(lines) == 4
+        lines = lines_of(stub, request("web", follow=True))
+        seen = await until(lines, lambda seen: len(seen) == 3)
+        if not follow:
+            seen = [line async for line in lines_of(stub, request("web"))]
+    assert [line.line for line in seen] == LONG_LINES
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 50])
+async def test_tail_counts_whole_lines(here: ApiNode, count: int) -> None:
+    await ended(here, "web", f"echo begin; {LONG}; head -c 40000 /dev/zero | tr '\\0' z")
+    async with here.client() as stub:
+        lines = [line.line async for line in lines_of(stub, request("web", lines=count))]
+    assert lines == [b"begin", *LONG_LINES, b"z" * 40000][-count:]
+
+
+async def test_endless_line_arrives_in_parts_of_bounded_size(here: ApiNode) -> None:
+    await ended(here, "web", "head -c 700000 /dev/zero | tr '\\0' x; echo; echo end")
+    async with here.client() as stub:
+        lines = [line.line async for line in lines_of(stub, request("web"))]
+    assert [len(line) for line in lines] == [MAX_LINE_BYTES, MAX_LINE_BYTES, 700_000 - 2 * MAX_LINE_BYTES, 3]
 
 
 async def test_restarting_container_is_followed_without_gap_or_repetition(here: ApiNode) -> None:

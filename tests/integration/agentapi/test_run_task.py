@@ -12,7 +12,15 @@ from devopsellence.api.v1 import workload_pb2
 from devopsellence.api.v1.agent_pb2 import RunRequest
 from devopsellence.nodeagent.api.run_task import discard_leftovers
 from devopsellence.nodeagent.docker import names
-from tests.integration.agentapi.api_node import ENV, ApiNode, CommandResult, first_output, read_to_end
+from tests.integration.agentapi.api_node import (
+    ENV,
+    SHOW_KEYS,
+    ApiNode,
+    CommandResult,
+    first_output,
+    press_keys,
+    read_to_end,
+)
 from tests.support.agent import worker
 from tests.support.docker import docker
 from tests.support.until import eventually
@@ -173,3 +181,11 @@ async def test_impossible_task_is_refused(assigned: ApiNode) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="KEY"):
         await run(assigned, task("true"))
     assert left(assigned) == []
+
+
+async def test_task_terminal_passes_each_control_key_at_once(assigned: ApiNode) -> None:
+    async with assigned.client() as stub:
+        call = stub.RunTask()
+        await call.write(task("sh", "-c", SHOW_KEYS, interactive=True, tty=True))
+        await asyncio.wait_for(press_keys(call, [*range(0x20), 0x7F]), 30)
+        call.cancel()

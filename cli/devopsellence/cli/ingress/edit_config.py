@@ -1,6 +1,7 @@
 """``ingress set``: edit the ingress section of devopsellence.yml and leave the rest of the file unchanged.
 
-ruamel.yaml keeps comments, order and quotes; layout changed by ruamel.yaml is restored from the original text.
+ruamel.yaml keeps comments, order and quotes; layout changed by ruamel.yaml is restored from the original text. Line
+ends, a missing final newline and a byte order mark stay as they are.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ from ruamel.yaml.error import YAMLError
 from devopsellence import config
 from devopsellence.cli.output import CliError, NextAction
 from devopsellence.config.cross_checks import HTTP, is_web
+from devopsellence.config.file import read_file
+
+_BOM: Final = "\ufeff"
+# Line breaks of YAML 1.2 (section 5.4).
+_LINE: Final = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+_NO_NEWLINE: Final = "\\ No newline at end of file"
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,17 @@ class IngressEdit:
         return self.service is not None or self.port is not None or self.path is not None
 
 
+def read(path: Path) -> str:
+    """Return the text of the file at ``path``, with its line ends and byte order mark.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not text.
+    """
+    # Raises the usual errors about an unusable file.
+    read_file(path)
+    return path.read_bytes().decode()
+
+
 def edit_ingress(text: str, path: Path, options: IngressEdit, overlay: str = "") -> str:
     """Return the edited ``text`` of the file at ``path``; ``overlay`` is the environment to edit, "" for the base.
 
@@ -56,6 +74,19 @@ def edit_ingress(text: str, path: Path, options: IngressEdit, overlay: str = "")
         ConfigError: the file is invalid, or would be invalid after the edit.
         CliError: ``missing_option`` (exit code 2): hosts, service or port must be given.
     """
+    unmarked = text.removeprefix(_BOM)
+    before = _line_feeds(unmarked)
+    after = _edited(before, path, options, overlay)
+    if after == before:
+        return text
+    restored = restore_line_ends(unmarked, after)
+    if _meaning(restored) != _meaning(after):
+        # The end of a block scalar: its newline is data.
+        restored += _line_end(unmarked)
+    return text[: len(text) - len(unmarked)] + restored
+
+
+def _edited(text: str, path: Path, options: IngressEdit, overlay: str) -> str:
     try:
         yaml = _library(text)
         data = yaml.load(text)
@@ -77,9 +108,41 @@ def edit_ingress(text: str, path: Path, options: IngressEdit, overlay: str = "")
 
 
 def difference(before: str, after: str, name: str) -> str:
-    """Return a unified diff; "" without changes."""
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, lineterm="")
-    return "\n".join(lines)
+    """Return a unified diff in which each changed line has its line end, as in the files; "" without changes."""
+    diff = difflib.unified_diff(_LINE.findall(before), _LINE.findall(after), name, name)
+    lines = [line if line.endswith("\n") else f"{line}\n{_NO_NEWLINE}\n" for line in diff]
+    return "".join(lines).removesuffix("\n")
+
+
+def restore_line_ends(text: str, edited: str) -> str:
+    """Return ``edited`` with the line ends of ``text``: of the same line, of the first line for a new one. Pure.
+
+    ``edited`` has line feeds only. Without a newline at the end of ``text`` there is none at the end of the result.
+    """
+    original, usual = _LINE.findall(text), _line_end(text)
+    before, after = (_LINE.findall(each) for each in (_line_feeds(text), edited))
+    result: list[str] = []
+    for kind, start, end, new_start, new_end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if kind == "equal":
+            result += original[start:end]
+        else:
+            result += [line.removesuffix("\n") + usual for line in after[new_start:new_end]]
+    # A last line without an end may now be followed by others.
+    last = len(result) - 1
+    result = [line if line[-1:] in "\r\n" or at == last else line + usual for at, line in enumerate(result)]
+    if text and text[-1] not in "\r\n":
+        return "".join(result).removesuffix(usual)
+    return "".join(result)
+
+
+def _line_feeds(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _line_end(text: str) -> str:
+    """Return the end of the first line; a line feed without any."""
+    match = re.search(r"\r\n|\r|\n", text)
+    return match[0] if match else "\n"
 
 
 def write(path: Path, text: str) -> None:

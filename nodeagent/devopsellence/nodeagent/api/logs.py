@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,7 +20,7 @@ from devopsellence.nodeagent.api import targets
 from devopsellence.nodeagent.api.backpressure import BoundedQueue
 from devopsellence.nodeagent.docker import errors, streams
 from devopsellence.nodeagent.docker.engine import DockerEngine
-from devopsellence.nodeagent.docker.frames import log_entry
+from devopsellence.nodeagent.docker.frames import LineJoiner, LogText
 from devopsellence.nodeagent.docker.model import Container
 
 #: Size limit of a message; a longer line is sent alone.
@@ -38,12 +38,14 @@ LogTime = tuple[int, int]
 
 @dataclass(slots=True)
 class _Reader:
-    """Reader of a container's log. ``run``: start time of the run being read. ``last``: time of the newest line."""
+    """Reader of a container's log. ``run``: start time of the run being read. ``last``: time of the newest line.
+    ``skip``: number of lines to leave out at the beginning."""
 
     service: str
     container: str
     run: str = _UNREAD
     last: LogTime = (0, 0)
+    skip: int = 0
     stream: streams.LogStream | None = None
 
 
@@ -130,6 +132,11 @@ class LogTail:
         since = max((self.request.since.seconds, self.request.since.nanos), reader.last)
         follow = self.request.follow and container.up
         try:
+            if tail:
+                lines = tail
+                tail, reader.skip = await self.engine.ask(
+                    lambda docker: streams.find_tail(docker, container.id, lines, since)
+                )
             reader.stream = await self.engine.ask(
                 lambda docker: streams.open_log(docker, container.id, follow=follow, tail=tail, since=since)
             )
@@ -151,24 +158,18 @@ class LogTail:
         """Move lines from a log to the queue, on a thread, until the log ends or the queue is closed."""
         interrupted = False
         after = reader.last
+        joiner = LineJoiner()
+
+        def put(lines: Iterable[LogText]) -> bool:
+            return all(_put(reader, queue, line) for line in lines if not after >= line.at > (0, 0))
+
         try:
-            for stderr, payload in stream:
-                seconds, nanos, text = log_entry(payload)
-                at = (seconds, nanos)
-                if after >= at > (0, 0):
-                    continue
-                reader.last = max(reader.last, at)
-                line = LogLine(
-                    service=reader.service,
-                    container=reader.container,
-                    stderr=stderr,
-                    at=Timestamp(seconds=seconds, nanos=nanos),
-                    line=text,
-                )
-                if not queue.put(line, len(text) + _LINE_OVERHEAD):
-                    break
+            if all(put(joiner.feed(stderr, payload)) for stderr, payload in stream):
+                put(joiner.finish())
         except errors.EngineUnavailable:
             interrupted = True
+            # Later lines are read again as a whole.
+            put(line for line in joiner.finish() if line.at <= reader.last)
         finally:
             stream.release()
             # RuntimeError: the event loop is closed.
@@ -177,6 +178,7 @@ class LogTail:
 
     def _ended(self, reader: _Reader, interrupted: bool) -> None:
         reader.stream = None
+        reader.skip = 0
         if interrupted:
             # Reading continues after a reconnect, reported by the cache.
             reader.run = _UNREAD
@@ -184,3 +186,20 @@ class LogTail:
         else:
             self._on_change()
         self._ready.set()
+
+
+def _put(reader: _Reader, queue: BoundedQueue[LogLine], line: LogText) -> bool:
+    """Wait for space and add a line; False if the queue is closed."""
+    reader.last = max(reader.last, line.at)
+    if reader.skip:
+        reader.skip -= 1
+        return True
+    seconds, nanos = line.at
+    message = LogLine(
+        service=reader.service,
+        container=reader.container,
+        stderr=line.stderr,
+        at=Timestamp(seconds=seconds, nanos=nanos),
+        line=line.text,
+    )
+    return queue.put(message, len(line.text) + _LINE_OVERHEAD)

@@ -1,14 +1,16 @@
 """Parser of the engine's output stream: frames with stdout or stderr, and log entries. Pure.
 
 Without a terminal the engine multiplexes stdout and stderr into frames: stream number, size and payload (Engine API,
-"Attach to a container", stream format). A frame of a log holds exactly one entry.
+"Attach to a container", stream format). A frame of a log holds exactly one entry: a
+line, or a piece of a long line.
 """
 
 from __future__ import annotations
 
 import datetime
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
@@ -17,6 +19,12 @@ STDOUT: Final = 1
 _HEADER: Final = struct.Struct(">BxxxL")
 #: Upper limit for a frame: the engine's buffers have 32 KiB, a log entry 16 KiB.
 MAX_FRAME_BYTES: Final = 1 << 20
+#: Size of the pieces into which the engine splits a longer line.
+PIECE_BYTES: Final = 16 * 1024
+#: Limit of a joined line; a longer one continues as the next line.
+MAX_LINE_BYTES: Final = 256 * 1024
+#: Longest continuation of a UTF-8 character after its first byte.
+_CONTINUATION_BYTES: Final = 3
 #: ``2026-01-01T00:00:00``
 _SECOND: Final = 19
 
@@ -63,6 +71,70 @@ def log_entry(payload: bytes) -> tuple[int, int, bytes]:
     if at is None:
         return 0, 0, payload.removesuffix(b"\n")
     return *at, line.removesuffix(b"\n")
+
+
+@dataclass(frozen=True, slots=True)
+class LogText:
+    """Line of a log. ``at``: seconds and nanoseconds, zeros if unknown. ``text`` has no line end."""
+
+    stderr: bool
+    at: tuple[int, int]
+    text: bytes
+
+
+@dataclass(slots=True)
+class LineJoiner:
+    """Joiner of the entries of one log to lines.
+
+    The pieces of a long line are entries with the same time, interleaved with the other stream. Each but the last is
+    full. The last ends with a newline; at the end of the output, and with the log driver "local", without.
+    """
+
+    limit: int = MAX_LINE_BYTES
+    _unfinished: dict[bool, LogText] = field(default_factory=dict)
+
+    def feed(self, stderr: bool, payload: bytes) -> Iterator[LogText]:
+        """Add an entry and yield the lines that end with it."""
+        seconds, nanos, piece = log_entry(payload)
+        at, text = (seconds, nanos), piece
+        if (before := self._unfinished.pop(stderr, None)) is not None:
+            if before.at == at:
+                text = before.text + piece
+            else:
+                # The output ended, and began again.
+                yield before
+        while len(text) > self.limit:
+            end = _character_end(text, self.limit)
+            yield LogText(stderr, at, text[:end])
+            text = text[end:]
+        line = LogText(stderr, at, text)
+        if len(piece) < PIECE_BYTES or payload.endswith(b"\n"):
+            yield line
+        else:
+            self._unfinished[stderr] = line
+
+    def finish(self) -> list[LogText]:
+        """Return and forget the lines still without an end."""
+        lines = sorted(self._unfinished.values(), key=lambda line: line.at)
+        self._unfinished.clear()
+        return lines
+
+
+def count_lines(entries: Iterable[tuple[bool, bytes]]) -> tuple[int, int]:
+    """Return the numbers of entries and of joined lines."""
+    joiner, seen, lines = LineJoiner(), 0, 0
+    for stderr, payload in entries:
+        seen += 1
+        lines += sum(1 for _ in joiner.feed(stderr, payload))
+    return seen, lines + len(joiner.finish())
+
+
+def _character_end(text: bytes, limit: int) -> int:
+    """Return the greatest position up to ``limit`` that is not inside a UTF-8 character; ``limit`` for other text."""
+    for end in range(limit, max(0, limit - _CONTINUATION_BYTES - 1), -1):
+        if text[end] & 0xC0 != 0x80:
+            return end
+    return limit
 
 
 def _time(stamp: bytes) -> tuple[int, int] | None:

@@ -20,11 +20,18 @@ from docker.types import CancellableStream
 
 from devopsellence.nodeagent.docker import errors, names
 from devopsellence.nodeagent.docker.client import CALL_SECONDS, DockerClient
-from devopsellence.nodeagent.docker.frames import FrameParser, MalformedFrame
+from devopsellence.nodeagent.docker.frames import FrameParser, MalformedFrame, count_lines
 
 _CHUNK: Final = 64 * 1024
 #: Limit for the first byte of an image: the engine writes the whole image to its disk before.
 _SAVE_SECONDS: Final = 600
+#: Detach keys of a terminal. The engine holds back the first key until the next, cannot be told to have none, and has
+#: Ctrl-P, Ctrl-Q by default. An exec takes ASCII only: of the control characters, Ctrl-^ is the least used. An attached
+#: container takes bytes: these two are never part of UTF-8.
+EXEC_DETACH_KEYS: Final = ",".join(["ctrl-^", "ctrl-@", "ctrl-_"] * 3)
+ATTACH_DETACH_KEYS: Final = b"\xff,\xfe,\xff,\xfe"
+#: Factor by which a tail with too few lines is widened; a line of the greatest length has 16 entries.
+_WIDER: Final = 4
 _BRIDGE_NAME: Final = "com.docker.network.bridge.name"
 
 
@@ -150,10 +157,28 @@ def open_log(
     return LogStream(response)
 
 
+def find_tail(docker: DockerClient, container: str, lines: int, since: tuple[int, int]) -> tuple[int, int]:
+    """Return the tail of a log with its last ``lines`` lines: number of entries, and of lines to skip at its beginning.
+
+    The engine counts a long line as several entries, so the tail is widened until it has enough lines. Its first line
+    may lack its beginning and counts as skipped, unless the tail is the whole log.
+    """
+    entries = lines + 1
+    while True:
+        log = open_log(docker, container, follow=False, tail=entries, since=since)
+        try:
+            seen, found = count_lines(log)
+        finally:
+            log.release()
+        if found > lines or seen < entries:
+            return entries, max(0, found - lines)
+        entries *= _WIDER
+
+
 def create_exec(docker: DockerClient, container: str, command: Sequence[str], *, stdin: bool, tty: bool) -> str:
     """Create an exec of a command in a running container and return the exec id."""
     with docker.client() as client:
-        created = client.exec_create(container, list(command), stdin=stdin, tty=tty)
+        created = client.exec_create(container, list(command), stdin=stdin, tty=tty, detach_keys=EXEC_DETACH_KEYS)
     return str(created["Id"])
 
 
@@ -179,7 +204,7 @@ def resize_exec(docker: DockerClient, exec_id: str, columns: int, rows: int) -> 
 
 def attach(docker: DockerClient, container: str, *, stdin: bool) -> HijackedConnection:
     """Attach to a container's stdin and output; call before the start, so that no output is lost."""
-    params = {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
+    params = {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1, "detachKeys": ATTACH_DETACH_KEYS}
     with docker.client() as client:
         return _connection(client.attach_socket(container, params=params))
 

@@ -39,7 +39,7 @@ class LogsRequest(_message.Message):
     """organization/project/environment"""
     follow: _builtins.bool
     lines: _builtins.int
-    """Number of last lines per container; negative: all."""
+    """Number of last whole lines per container; negative: all."""
     @_builtins.property
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Empty: all services."""
@@ -101,7 +101,7 @@ class LogLine(_message.Message):
     """12 digits."""
     stderr: _builtins.bool
     line: _builtins.bytes
-    """Without line end. Lines over 16 KiB arrive in pieces, as stored by the engine."""
+    """Without line end. A line over 256 KiB arrives as several, divided between characters."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """Time at which the engine received the line."""

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from devopsellence import config
-from devopsellence.cli.ingress.edit_config import IngressEdit, difference, edit_ingress, write
+from devopsellence.cli.ingress.edit_config import IngressEdit, difference, edit_ingress, read, write
 from devopsellence.cli.output import CliError
 from devopsellence.config import ConfigError
 from devopsellence.config.export import ingress_document
@@ -215,3 +216,70 @@ def test_file_behind_link_is_replaced_with_its_mode(tmp_path: Path) -> None:
     write(link, "after")
     assert (real.read_text(), real.stat().st_mode & 0o777, link.is_symlink()) == ("after", 0o640, True)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["devopsellence.yml", "real.yml"]
+
+
+HOST = IngressEdit(hosts=("shop.example.com",))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize("text", [TWO, SHOP, TWO.rstrip("\n")], ids=["block", "comments", "no final newline"])
+def test_edit_keeps_line_ends_final_newline_and_byte_order_mark(text: str, bom: str, end: str, tmp_path: Path) -> None:
+    options = IngressEdit(hosts=("shop.example.com",), service="app" if "app:" in text else None)
+    path = tmp_path / "devopsellence.yml"
+    path.write_bytes((bom + text.replace("\n", end)).encode())
+    write(path, edit_ingress(read(path), path, options))
+    plain = edit_ingress(text.rstrip("\n") + "\n", path, options)
+    expected = plain if text.endswith("\n") else plain.rstrip("\n")
+    assert path.read_bytes() == (bom + expected.replace("\n", end)).encode()
+
+
+def test_edit_of_mixed_line_ends_keeps_each_line_and_adds_lines_like_the_first() -> None:
+    mixed = "".join(line + ("\n" if at % 3 else "\r\n") for at, line in enumerate(TWO.splitlines()))
+    after = edit_ingress(mixed, PATH, IngressEdit(hosts=("shop.example.com",), service="app"))
+    assert after.startswith(mixed)
+    assert after[len(mixed) :].count("\n") == after[len(mixed) :].count("\r\n") > 0
+
+
+def test_unchanged_crlf_file_is_returned_as_it_is() -> None:
+    once = edit_ingress(SHOP.replace("\n", "\r\n"), PATH, HOST)
+    assert edit_ingress(once, PATH, HOST) == once
+
+
+@pytest.mark.parametrize("style", ["|", "|+", "|-", ">"])
+def test_edit_above_block_scalar_without_final_newline_keeps_its_value(style: str) -> None:
+    head, tail = TWO.split("services:\n")
+    before = f"{head}ingress:\n  hosts: [a.example.com]\nservices:\n{tail}    env:\n      A: {style}\n        last"
+    after = edit_ingress(before, PATH, IngressEdit(hosts=("b.example.com",), service="app"))
+    services = [YAML(typ="safe", pure=True).load(each)["services"] for each in (before, after)]
+    assert services[0] == services[1]
+    assert "b.example.com" in after
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_diff_shows_only_changed_lines_with_their_ends(end: str) -> None:
+    before = SHOP.replace("\n", end)
+    after = edit_ingress(before, PATH, HOST)
+    lines = difference(before, after, "f").split("\n")[2:]
+    assert not [line for line in lines if line.startswith("-")]
+    assert all(line.endswith("\r") == (end == "\r\n") for line in lines[:-1] if line.startswith("+"))
+
+
+def test_diff_shows_missing_final_newline() -> None:
+    assert difference("a: 1\nb: 2", "a: 1\nb: 3", "f").split("\n") == [
+        "--- f",
+        "+++ f",
+        "@@ -1,2 +1,2 @@",
+        " a: 1",
+        "-b: 2",
+        "\\ No newline at end of file",
+        "+b: 3",
+        "\\ No newline at end of file",
+    ]
+
+
+def test_file_that_is_not_text_is_a_config_error(tmp_path: Path) -> None:
+    path = tmp_path / "devopsellence.yml"
+    path.write_bytes(b"project: \xff\n")
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        read(path)

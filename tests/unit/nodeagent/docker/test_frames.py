@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devopsellence.nodeagent.docker.frames import MAX_FRAME_BYTES, FrameParser, MalformedFrame, log_entry
+from devopsellence.nodeagent.docker.frames import (
+    MAX_FRAME_BYTES,
+    PIECE_BYTES,
+    FrameParser,
+    LineJoiner,
+    LogText,
+    MalformedFrame,
+    count_lines,
+    log_entry,
+)
 
 
 def frame(stream: int, payload: bytes) -> bytes:
@@ -51,3 +60,78 @@ def test_oversized_frame_is_malformed() -> None:
 )
 def test_log_entry_is_split_into_time_and_line(payload: bytes, entry: tuple[int, int, bytes]) -> None:
     assert log_entry(payload) == entry
+
+
+def pieces(line: bytes, second: int, *, newline: bool = True) -> list[bytes]:
+    """Return the entries of a line as the engine stores them; without ``newline`` as with the log driver "local"."""
+    stamp = f"2026-01-01T00:00:{second:02}Z ".encode()
+    text = line + b"\n" if newline else line
+    cut = range(0, len(text) or 1, PIECE_BYTES)
+    entries = [stamp + text[at : at + PIECE_BYTES] for at in cut]
+    # The driver "local" marks the end of a line of full pieces by an empty entry.
+    return entries if newline or len(line) % PIECE_BYTES or not line else [*entries, stamp]
+
+
+def joined(entries: list[tuple[bool, bytes]], limit: int = 1 << 20) -> list[tuple[bool, bytes]]:
+    joiner = LineJoiner(limit)
+    lines = [line for stderr, payload in entries for line in joiner.feed(stderr, payload)]
+    return [(line.stderr, line.text) for line in [*lines, *joiner.finish()]]
+
+
+SIZES = [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 2 * PIECE_BYTES - 1, 2 * PIECE_BYTES, 40_000]
+
+
+@pytest.mark.parametrize("newline", [True, False], ids=["json-file", "local"])
+def test_pieces_of_long_lines_are_joined_at_every_size(newline: bool) -> None:
+    lines = [bytes([65 + at]) * size for at, size in enumerate(SIZES)]
+    entries = [(False, entry) for at, line in enumerate(lines) for entry in pieces(line, at, newline=newline)]
+    assert joined(entries) == [(False, line) for line in lines]
+    assert count_lines(entries) == (len(entries), len(lines))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(SIZES)), max_size=6), st.data())
+def test_lines_are_joined_in_any_interleaving_of_the_streams(said: list[tuple[bool, int]], data: st.DataObject) -> None:
+    lines = [(stderr, bytes([65 + at]) * size) for at, (stderr, size) in enumerate(said)]
+    waiting = {
+        side: [entry for at, (stderr, line) in enumerate(lines) if stderr == side for entry in pieces(line, at)]
+        for side in (False, True)
+    }
+    entries: list[tuple[bool, bytes]] = []
+    while sides := [side for side, left in waiting.items() if left]:
+        side = data.draw(st.sampled_from(sides))
+        entries.append((side, waiting[side].pop(0)))
+    for side in (False, True):
+        assert [line for line in joined(entries) if line[0] == side] == [line for line in lines if line[0] == side]
+
+
+def test_character_between_two_pieces_is_whole() -> None:
+    line = "日".encode() * 10_000
+    assert joined([(False, entry) for entry in pieces(line, 0)]) == [(False, line)]
+
+
+def test_last_full_piece_without_newline_is_a_line_when_the_log_ends_or_the_output_begins_again() -> None:
+    cut = pieces(b"x" * PIECE_BYTES, 0)[0]
+    assert joined([(False, cut)]) == [(False, b"x" * PIECE_BYTES)]
+    assert joined([(False, cut), (False, pieces(b"new", 1)[0])]) == [(False, b"x" * PIECE_BYTES), (False, b"new")]
+
+
+def test_line_waits_only_while_its_last_piece_is_full() -> None:
+    joiner = LineJoiner()
+    first, second = pieces(b"x" * (PIECE_BYTES + 5), 0)
+    assert list(joiner.feed(False, first)) == []
+    assert list(joiner.feed(False, second)) == [LogText(False, (1767225600, 0), b"x" * (PIECE_BYTES + 5))]
+    assert joiner.finish() == []
+
+
+@pytest.mark.parametrize("character", ["x", "é", "日", "🎉"])
+def test_line_beyond_the_limit_continues_as_next_line_at_a_character(character: str) -> None:
+    line = b"a" + character.encode() * 50_000
+    lines = [text for _, text in joined([(False, entry) for entry in pieces(line, 0)], limit=20_000)]
+    assert b"".join(lines) == line
+    assert all(19_996 < len(text) <= 20_000 for text in lines[:-1])
+    assert [text.decode() for text in lines]
+
+
+def test_binary_line_beyond_the_limit_is_cut_at_the_limit() -> None:
+    lines = [text for _, text in joined([(False, entry) for entry in pieces(b"\x80" * 50_000, 0)], limit=20_000)]
+    assert [len(text) for text in lines] == [20_000, 20_000, 10_000]

@@ -78,7 +78,7 @@ def set_(ctx: click.Context, output: Output, /, hosts: Sequence[str], dry_run: b
     wanted = edit_config.IngressEdit(hosts=tuple(hosts), **said)
     if wanted == edit_config.IngressEdit():
         raise CliError("usage", "nothing to set: give an option such as --host app.example.com", exit_code=2)
-    before = path.read_text(encoding="utf-8")
+    before = edit_config.read(path)
     after = edit_config.edit_ingress(before, path, wanted, overlay)
     changed, diff = after != before, edit_config.difference(before, after, path.name)
     if changed and not dry_run:
