@@ -1,8 +1,7 @@
 """Parser of the engine's output stream: frames with stdout or stderr, and log entries. Pure.
 
 Without a terminal the engine multiplexes stdout and stderr into frames: stream number, size and payload (Engine API,
-"Attach to a container", stream format). A frame of a log holds exactly one entry: a
-line, or a piece of a long line.
+"Attach to a container", stream format). A frame of a log holds exactly one entry: a line, or a piece of a long line.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 #: Number of the stdout stream; higher numbers are stderr and, as a third stream, the engine's own errors.
 STDOUT: Final = 1
@@ -73,8 +72,7 @@ def log_entry(payload: bytes) -> tuple[int, int, bytes]:
     return *at, line.removesuffix(b"\n")
 
 
-@dataclass(frozen=True, slots=True)
-class LogText:
+class LogText(NamedTuple):
     """Line of a log. ``at``: seconds and nanoseconds, zeros if unknown. ``text`` has no line end."""
 
     stderr: bool
@@ -93,10 +91,16 @@ class LineJoiner:
     limit: int = MAX_LINE_BYTES
     _unfinished: dict[bool, LogText] = field(default_factory=dict)
 
-    def feed(self, stderr: bool, payload: bytes) -> Iterator[LogText]:
-        """Add an entry and yield the lines that end with it."""
+    def feed(self, stderr: bool, payload: bytes) -> Iterable[LogText]:
+        """Add an entry and return the lines that end with it."""
         seconds, nanos, piece = log_entry(payload)
-        at, text = (seconds, nanos), piece
+        if not self._unfinished and len(piece) < PIECE_BYTES:
+            # Nearly every entry of a log.
+            return (LogText(stderr, (seconds, nanos), piece),)
+        return self._join(stderr, payload, (seconds, nanos), piece)
+
+    def _join(self, stderr: bool, payload: bytes, at: tuple[int, int], piece: bytes) -> Iterator[LogText]:
+        text = piece
         if (before := self._unfinished.pop(stderr, None)) is not None:
             if before.at == at:
                 text = before.text + piece
