@@ -49,7 +49,7 @@ def connection(ctx: click.Context) -> Settings:
             NextAction("start a local cluster", "devopsellence dev up"),
             NextAction("or set the address of etcd", "export DEVOPSELLENCE_ETCD_ENDPOINTS=host:2379"),
         ]
-        message = "no cluster: run devopsellence dev up, or set DEVOPSELLENCE_ETCD_ENDPOINTS"
+        message = "no cluster is configured"
         raise CliError("etcd_unavailable", message, next_actions=actions)
     return settings
 

@@ -17,7 +17,7 @@ from devopsellence.cli.output import Output
 
 F = TypeVar("F", bound=Callable[..., Any])
 _META: Final = "devopsellence.global_flags"
-_ENVIRONMENT_HELP: Final = "Environment: a name or organization/project/name.  [env: DEVOPSELLENCE_ENVIRONMENT]"
+_ENVIRONMENT_HELP: Final = "Environment: a name or organization/project/environment.  [env: DEVOPSELLENCE_ENVIRONMENT]"
 
 # Flag, metavar, help, environment variable of the same meaning.
 CONNECTION_FLAGS: Final = (

@@ -64,7 +64,7 @@ def _lines(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
     show_default=True,
     callback=_lines,
     metavar="N",
-    help="Number of recent lines, or 'all'.",
+    help="Number of recent lines of each service, or 'all'.",
 )
 @click.option("--since", callback=_since, metavar="TIME", help="Show lines since: 5m, 1h30m, or an RFC 3339 time.")
 @click.option("--timestamps", is_flag=True, help="Prefix each line with its timestamp.")

@@ -55,7 +55,7 @@ def _which(command: F) -> F:
 @click.option("--stdin", is_flag=True, help="Read the value from stdin, without a trailing newline.")
 @click.option("--value", metavar="VALUE", help="Value; visible in the process list, so prefer --stdin.")
 @click.option("--allow-empty", is_flag=True, help="Allow an empty value.")
-@click.option("--apply", is_flag=True, help="Redeploy the release that runs with this value now.")
+@click.option("--apply", is_flag=True, help="Redeploy the running release now, with this value.")
 @environment_option
 @pass_output
 @click.pass_context

@@ -52,7 +52,7 @@ def run(
     tty: bool,
     yes: bool,
 ) -> None:
-    """Run a task of the release that runs, in a new container.
+    """Run a task of the running release in a new container.
 
     The container is removed afterwards, and devopsellence exits with the exit code of the task. ARGS replace the args
     of the task. The first Ctrl-C sends SIGTERM to the task and the second Ctrl-C ends the task.
@@ -104,7 +104,7 @@ async def _run(
 @pass_output
 @click.pass_context
 def list_(ctx: click.Context, output: Output) -> None:
-    """List the tasks of the release that runs.
+    """List the tasks of the running release.
 
     \b
     Example:

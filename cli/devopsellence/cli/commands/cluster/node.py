@@ -236,7 +236,7 @@ def cordon(ctx: click.Context, output: Output, name: str) -> None:
 def uncordon(ctx: click.Context, output: Output, name: str) -> None:
     """Resume placing work on a node, and cancel a drain.
 
-    The node updates to the release that runs (the rollout target) at once.
+    The node updates to the running release at once.
 
     \b
     Example:
